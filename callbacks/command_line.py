@@ -1,0 +1,185 @@
+"""Around every root script: names of folders, going on from a checkpoint, errors in words. Imports no torch."""
+
+import time
+
+STARTED = time.perf_counter()
+
+import functools
+import hashlib
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from reports.records import Record
+
+from . import console, errors
+from .going_on import run_of, saved_config, take_up
+
+log = logging.getLogger(__name__)
+
+CONF = errors.PROJECT / "conf"
+OUTPUTS = errors.PROJECT / "outputs"
+LONGEST_NAME = 90
+
+
+class Failed(NamedTuple):
+    """A job that did not come to its end."""
+
+    name: str
+    error: Exception
+    alone: bool  # not one of a sweep
+
+
+FAILED: list[Failed] = []  # of this process
+
+
+def start(main: Callable[[], None]) -> None:
+    """Runs a root script's main: arguments completed before, errors in words and the exit status after."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print
+    warnings.showwarning = console.show_warning
+    try:
+        if "LOCAL_RANK" not in os.environ:  # a further process of DDP gets its arguments complete
+            sys.argv[1:] = complete(sys.argv[1:])
+        main()
+        if len(FAILED) == 1 and FAILED[0].alone:
+            raise FAILED[0].error
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        message = errors.for_user(error)
+        if wants_traceback or message is None:
+            raise
+        print(f"ERROR: {message}", file=sys.stderr)
+        sys.exit(1)
+    if FAILED:
+        names = ", ".join(failed.name for failed in FAILED)
+        print(f"ERROR: {len(FAILED)} of the sweep's jobs failed: {names}", file=sys.stderr)
+        sys.exit(1)
+
+
+def job(config: DictConfig, run: Callable[[DictConfig, Record], None]) -> None:
+    """One job: its settings, its record, and what becomes of an error.
+
+    An error is recorded and kept for `start`, not raised: in a sweep the other jobs go on, and Hydra comes to its end.
+    """
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    in_sweep = hydra_config.mode == RunMode.MULTIRUN
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    if rank:
+        logging.disable(logging.WARNING)
+    warning_list = console.WarningList()
+    logging.getLogger().addHandler(warning_list)
+    overrides = list(hydra_config.overrides.task)
+    command = ["python", Path(sys.argv[0]).name, *sys.argv[1:]]
+    record = None
+    try:
+        record = Record(folder, command=command, overrides=overrides, write=rank == 0)
+        config = take_up(config, overrides, folder)
+        record.run["seed"] = config.seed
+        if in_sweep and str(config.trainer.strategy).startswith("ddp"):
+            raise ValueError(
+                "trainer=ddp in a sweep: each of its processes would start the whole sweep again. Use one "
+                "device a job (trainer=auto), or start the runs one by one without -m"
+            )
+        run(config, record)
+        record.finish(warning_list.messages)
+    except Exception as error:
+        message = errors.for_user(error)
+        if record is not None:
+            record.fail(message or f"{type(error).__name__}: {error}", warning_list.messages)
+        if in_sweep:
+            log.error("%s: %s", folder.name, message or error, exc_info=message is None)
+        FAILED.append(Failed(folder.name, error, alone=not in_sweep))
+    finally:
+        logging.getLogger().removeHandler(warning_list)
+
+
+def complete(arguments: list[str]) -> list[str]:
+    """Adds to the arguments where the run or the sweep goes, unless they say so themselves."""
+    try:
+        overrides = OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")])
+    except OverrideParseException:
+        return arguments  # Hydra will say it
+    values = {override.key_or_group: override for override in overrides}
+    added = []
+    if "hydra.sweep.dir" not in values:
+        added.append(_quoted("hydra.sweep.dir", OUTPUTS / "sweeps" / sweep_name(arguments, overrides)))
+    ckpt_path = values["ckpt_path"].value() if "ckpt_path" in values else None
+    if isinstance(ckpt_path, str) and not values["ckpt_path"].is_sweep_override():
+        goes_on = "stages" not in values or "fit" in values["stages"].value()
+        folder = run_of(Path(ckpt_path))
+        if folder and "hydra.run.dir" not in values:
+            place = folder if goes_on else run_folder(saved_config(folder).model.name)
+            added.append(_quoted("hydra.run.dir", place))
+        if folder and goes_on:
+            added.append("hydra.output_subdir=null")  # the run's own .hydra stays
+    return [*arguments, *added]
+
+
+def sweep_name(arguments: list[str], overrides: list[Override]) -> str:
+    """The experiment's name, or the swept keys and a hash of the whole command: the same command, the same sweep."""
+    for override in overrides:
+        if override.key_or_group == "experiment" and not override.is_sweep_override():
+            return safe_name(str(override.value()))
+    swept = [o.key_or_group.split(".")[-1] for o in overrides if o.is_sweep_override()]
+    digest = hashlib.blake2b("\0".join(sorted(arguments)).encode(), digest_size=4).hexdigest()
+    return safe_name(f"{'_'.join(swept) or 'sweep'}-{digest}")
+
+
+def safe_name(text: str) -> str:
+    """`text` in [A-Za-z0-9._-] and under 100 characters; with a hash where that loses something."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
+    lossless = re.fullmatch(r"[A-Za-z0-9._=,-]*", text)
+    if lossless and safe and len(safe) <= LONGEST_NAME:
+        return safe
+    digest = hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=4).hexdigest()
+    return f"{safe[: LONGEST_NAME - 9]}-{digest}".lstrip("-")
+
+
+def job_folder(overrides: list[str]) -> str:
+    """A sweep's job is named from its overrides, by the last word of each key: `batch_size-16_lr-0.1`."""
+    parts = []
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key != "experiment":
+            parts.append(f"{key.split('.')[-1]}-{value}")
+    return safe_name("_".join(parts) or "job")
+
+
+@functools.cache
+def run_folder(model: str) -> str:
+    """outputs/MODEL/DATE_TIME, made here so that no other run of the same second gets it; one for each process."""
+    stem = OUTPUTS / safe_name(model) / time.strftime("%Y-%m-%d_%H-%M-%S")
+    for count in range(1, 1000):
+        folder = stem if count == 1 else stem.with_name(f"{stem.name}-{count}")
+        try:
+            folder.mkdir(parents=True)
+            return str(folder)
+        except FileExistsError:
+            continue
+    raise ValueError(f"{stem}: a thousand runs started in one second; wait a second")
+
+
+def _quoted(key: str, path: Path | str) -> str:
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'{key}="{text}"'
+
+
+OmegaConf.register_new_resolver("run_folder", run_folder)
+OmegaConf.register_new_resolver("job_folder", job_folder)
+OmegaConf.register_new_resolver("project", lambda path: str(errors.PROJECT / path))

@@ -1,0 +1,42 @@
+"""What the screen shows of the log: the message alone, with the level before it from warning on."""
+
+import logging
+import sys
+
+
+class ScreenFormatter(logging.Formatter):
+    """`text` for information, `WARNING: text` and `ERROR: text` for the rest."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        return text if record.levelno < logging.WARNING else f"{record.levelname}: {text}"
+
+
+class ScreenHandler(logging.Handler):
+    """Writes to standard output, above a progress bar where one is drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        if "tqdm" in sys.modules:  # not imported for its own sake: help and errors have to be quick
+            sys.modules["tqdm"].tqdm.write(text, file=sys.stdout)
+        else:
+            print(text)
+        sys.stdout.flush()
+
+
+class WarningList(logging.Handler):
+    """Keeps the warnings of a run, for its record."""
+
+    def __init__(self):
+        super().__init__(level=logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message not in self.messages:
+            self.messages.append(message)
+
+
+def show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """Stands in for warnings.showwarning: one line on the screen and in the record."""
+    logging.getLogger("warnings").warning("%s (%s)", " ".join(str(message).split()), category.__name__)

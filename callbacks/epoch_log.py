@@ -1,0 +1,55 @@
+"""The study's line an epoch, metrics.csv, and the scalars in TensorBoard."""
+
+import logging
+import time
+from pathlib import Path
+
+import lightning as L
+
+from reports.files import write_csv
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")
+
+
+class EpochLog(L.Callback):
+    """One row an epoch, counted from 1. The rows are part of every checkpoint, so that none is lost or doubled."""
+
+    def __init__(self):
+        self.rows: list[dict[str, float]] = []
+        self._started = 0.0
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        metrics = trainer.callback_metrics
+        row = {"epoch": trainer.current_epoch + 1}
+        row |= {name: float(metrics[name]) for name in COLUMNS[1:-1]}
+        row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        self.rows.append(row)
+        if not trainer.is_global_zero:
+            return
+        write_csv(Path(trainer.default_root_dir) / "metrics.csv", COLUMNS, self.rows)
+        for logger in trainer.loggers:
+            logger.log_metrics({name: row[name] for name in COLUMNS[1:]}, step=row["epoch"])
+        digits = len(str(trainer.max_epochs))
+        log.info(
+            "epoch %*d/%d  loss %.4f  train accuracy %.4f  val accuracy %.4f  val loss %.4f  lr %.1e  (%.1f s)",
+            digits,
+            row["epoch"],
+            trainer.max_epochs,
+            row["train/loss"],
+            row["train/accuracy"],
+            row["val/accuracy"],
+            row["val/loss"],
+            row["lr"],
+            time.perf_counter() - self._started,
+        )
+
+    def state_dict(self) -> dict:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.rows = list(state_dict["rows"])

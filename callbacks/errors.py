@@ -1,0 +1,86 @@
+"""What a user reads when something is wrong: what, where, what is allowed, the next step, and no traceback.
+
+A ValueError from this project's own code is a message to the user. Errors of the operating system and of Hydra's
+command line are put into words here. Everything else is a defect of ours and keeps its traceback.
+"""
+
+import errno
+import re
+import traceback
+from pathlib import Path
+
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from .build import nearest
+
+PROJECT = Path(__file__).resolve().parent.parent
+PLACES = {
+    errno.ENOSPC: "no space is left on the disk; free some, or put the run elsewhere: hydra.run.dir=DIR",
+    errno.EDQUOT: "the disk quota is used up; free some space, or put the run elsewhere: hydra.run.dir=DIR",
+    errno.EACCES: "no permission; put the run where you may write: hydra.run.dir=DIR",
+    errno.EPERM: "not permitted; put the run where you may write: hydra.run.dir=DIR",
+    errno.EROFS: "the file system is read-only; put the run elsewhere: hydra.run.dir=DIR",
+    errno.ENOTDIR: "a part of this path is a file, not a folder; put the run elsewhere: hydra.run.dir=DIR",
+}
+
+
+def for_user(error: BaseException) -> str | None:
+    """The message for the user, or None where the error is not one of his."""
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    for link in chain:
+        if isinstance(link, OverrideParseException):
+            return _unparsable(link)
+        if isinstance(link, MissingConfigException):
+            return _no_such_choice(link)
+        if isinstance(link, ConfigCompositionException):
+            return _no_such_key(link)
+        if isinstance(link, ValueError) and _is_ours(link):
+            return str(link)
+    for link in chain:
+        if isinstance(link, OSError) and link.errno in PLACES:
+            return f"{link.filename or link.strerror}: {PLACES[link.errno]}"
+        if isinstance(link, OmegaConfBaseException | HydraException):
+            return str(link)
+    return None
+
+
+def _is_ours(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and PROJECT in Path(frames[-1].filename).parents and "site-packages" not in frames[-1].filename
+
+
+def _unparsable(error: OverrideParseException) -> str:
+    override = error.override
+    key, _, value = override.partition("=")
+    return (
+        f"cannot read the argument {override!r}. A value with spaces, commas, brackets, = or letters beyond ASCII "
+        f"goes into two kinds of quotes: '{key}=\"{value}\"'"
+    )
+
+
+def _no_such_choice(error: MissingConfigException) -> str:
+    if not error.options:
+        return str(error)
+    group, _, name = error.missing_cfg_file.rpartition("/")
+    return f"{group}={name}: no such choice; {nearest(name, error.options)}"
+
+
+def _no_such_key(error: ConfigCompositionException) -> str:
+    text = str(error)
+    match = re.search(r"Could not (?:override|append) '([^']+)'", text) or re.search(r"'([^']+)'", text)
+    key = match.group(1).split("@")[0].lstrip("+~") if match else ""
+    cause = error.__cause__
+    parent = getattr(cause, "parent_node", None)
+    if isinstance(cause, OmegaConfBaseException) and parent is not None and hasattr(parent, "keys"):
+        *above, last = (cause.full_key or key).split(".")
+        keys = [k for k in parent if not str(k).startswith("_")]
+        place = f" in {'.'.join(above)}" if above else ""
+        hint = f". To add a setting that the file does not list: +{key}=VALUE" if above else ""
+        return f"{key}: no such key{place}; {nearest(last, keys)}{hint}"
+    if "No match in the defaults list" in text or "Could not override" in text:
+        groups = [folder.name for folder in (PROJECT / "conf").iterdir() if folder.is_dir()]
+        return f"{key}: no such group or key; {nearest(key, [*groups, 'stages', 'seed', 'ckpt_path'])}"
+    return text.splitlines()[0]

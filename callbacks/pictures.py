@@ -1,0 +1,38 @@
+"""Pictures in TensorBoard: one augmented batch as the network sees it, and the confusion matrix."""
+
+import lightning as L
+import torch
+
+from reports.figures import confusion_matrix, figure_pixels, picture_grid
+
+SHOWN = 16  # pictures of the batch
+
+
+class Pictures(L.Callback):
+    """Draws the first training batch when training starts and the confusion matrix of each pass over val or test."""
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        if trainer.current_epoch or not trainer.is_global_zero:
+            return
+        batch = next(iter(trainer.datamodule.train_dataloader()))
+        batch = trainer.datamodule.on_after_batch_transfer(batch, 0)
+        mean, std = (torch.tensor(pl_module.hparams[name]).view(3, 1, 1) for name in ("mean", "std"))
+        pixels = (batch["pixels"][:SHOWN] * std + mean).clamp(0, 1)  # (B, 3, H, W), back to colours one can look at
+        titles = [pl_module.classes[label] for label in batch["labels"][:SHOWN].tolist()]
+        self._draw(trainer, "augmented_batch", picture_grid(pixels.permute(0, 2, 3, 1).numpy(), titles))
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        if trainer.state.fn == "validate":
+            self._draw_confusion(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer, pl_module) -> None:
+        self._draw_confusion(trainer, pl_module, "test")
+
+    def _draw_confusion(self, trainer, pl_module, stage: str) -> None:
+        if trainer.is_global_zero:
+            matrix = pl_module.results[stage]["confusion"]
+            self._draw(trainer, f"confusion/{stage}", confusion_matrix(matrix, pl_module.classes))
+
+    def _draw(self, trainer, name: str, figure) -> None:
+        for logger in trainer.loggers:
+            logger.experiment.add_image(name, figure_pixels(figure), trainer.current_epoch, dataformats="HWC")

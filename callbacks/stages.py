@@ -1,0 +1,240 @@
+"""The steps of a run, for the root scripts: from the configuration to objects, through training, into the record."""
+
+import logging
+import shlex
+import sys
+import warnings
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from lightning_modules.checkpoint import check_same_network, load_classifier
+from lightning_modules.classifier import Classifier
+from lightning_modules.cost import count_parameters, measure_cost
+from lightning_modules.weights import load_initial_weights
+from reports.files import write_csv
+from reports.records import Record
+from reports.statistics import accuracy_entry, accuracy_in_words
+
+from .build import build, nearest
+from .predictions import Predictions
+from .tensorboard import flat
+from .throughput import Throughput
+
+log = logging.getLogger(__name__)
+
+STAGES = ("cost", "fit", "test")
+NOT_OF_THE_NETWORK = ("name", "weights", "image_size")  # keys of conf/model that say something else
+KNOWN_WARNINGS = (
+    ".*does not have many workers.*",  # none is the fastest where pictures are decoded already: conf/datamodule/base
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # lightning 2.6 with torch 2.14
+    "Checkpoint directory .* exists and is not empty.*",  # a run that goes on in its own folder
+)
+
+
+def check(config: DictConfig) -> None:
+    """What can be said before anything is read.
+
+    Raises:
+        ValueError: names the key.
+    """
+    chosen = config.stages if isinstance(config.stages, ListConfig) else [config.stages]
+    for stage in chosen:
+        if stage not in STAGES:
+            raise ValueError(
+                f"stages={OmegaConf.to_container(config)['stages']}: {stage!r} is no stage; "
+                f"{nearest(str(stage), STAGES)}"
+            )
+    config.stages = [stage for stage in STAGES if stage in chosen]
+    if not config.stages:
+        raise ValueError("stages=[]: nothing to do; use some of cost, fit, test")
+    if "test" in config.stages and "fit" not in config.stages and config.ckpt_path is None:
+        raise ValueError(
+            f"stages={list(config.stages)}: without fit there is nothing to test; add "
+            "ckpt_path=RUN/checkpoints/best.ckpt"
+        )
+    if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            "trainer=gpu: there is no CUDA device here (torch.cuda.is_available() is false). Use "
+            "trainer=auto or trainer=cpu; with a GPU in the machine, check its driver with nvidia-smi"
+        )
+    if not isinstance(config.trainer.max_epochs, int) or config.trainer.max_epochs < 1:
+        raise ValueError(f"trainer.max_epochs={config.trainer.max_epochs}: use a whole number of 1 or more")
+
+
+def describe_data(data: L.LightningDataModule, record: Record) -> dict:
+    """The record's `data`, and splits.csv."""
+    catalog = data.catalog
+    columns = (catalog.paths, [catalog.classes[label] for label in catalog.labels], catalog.splits, catalog.groups)
+    names = ("path", "label", "split", "group")
+    if record.writes:
+        write_csv(
+            record.folder / "splits.csv",
+            names,
+            (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)),
+        )
+    counts = {f"n_{split}": len(catalog.rows(split)) for split in ("train", "val", "test")}
+    return {"name": catalog.name, "classes": catalog.classes, **counts, "fingerprint": None, "protocol": "validation"}
+
+
+def model(config: DictConfig, data: L.LightningDataModule) -> Classifier:
+    """The classifier to train, with random weights; or, where nothing is trained, the one of the checkpoint.
+
+    Raises:
+        ValueError: the checkpoint is of another network, or of other classes than the data.
+    """
+    classes = data.catalog.classes
+    if config.ckpt_path is not None and "fit" not in config.stages:
+        classifier = load_classifier(Path(config.ckpt_path))
+        if classifier.classes != classes:
+            raise ValueError(
+                f"ckpt_path={config.ckpt_path}: knows the classes {', '.join(classifier.classes)}, the data "
+                f"has {', '.join(classes)}; give the data that it was trained on"
+            )
+        return classifier
+    network = _network(config)
+    if config.ckpt_path is not None:
+        check_same_network(Path(config.ckpt_path), network, classes)
+    return Classifier(
+        network=network,
+        classes=classes,
+        image_size=config.model.image_size,
+        mean=data.mean,
+        std=data.std,
+        optimizer=build(config, "optimizer"),
+        scheduler=build(config, "scheduler"),
+    )
+
+
+def _network(config: DictConfig) -> dict:
+    arguments = OmegaConf.to_container(config.model, resolve=True, throw_on_missing=True)
+    return {key: value for key, value in arguments.items() if key not in NOT_OF_THE_NETWORK}
+
+
+def describe_model(config: DictConfig, model: Classifier) -> dict:
+    """The record's `model` before anything is measured."""
+    return {
+        "name": config.model.name,
+        "weights": None,
+        "parameters": count_parameters(model.network),
+        "macs": None,
+        "macs_thop": None,
+        "checkpoint_mib": None,
+    }
+
+
+def cost(model: Classifier) -> dict:
+    """Measures the cost and says it."""
+    size = model.hparams["image_size"]
+    costs = measure_cost(model.network, size)
+    log.info(
+        "cost: %s parameters; MACs of a picture of %d x %d: %s by thop, %s by FlopCounterMode (which leaves batch "
+        "norms and pooling out)",
+        f"{costs['parameters']:,}",
+        size,
+        size,
+        f"{costs['macs_thop']:,}",
+        f"{costs['macs']:,}",
+    )
+    return costs
+
+
+def initial_weights(config: DictConfig, model: Classifier) -> str:
+    """Gives the network the weights that it starts from; returns them in words."""
+    if config.ckpt_path is not None:
+        return f"checkpoint {config.ckpt_path}"
+    # the whole network's name where nothing is cut off
+    backbone = config.model.get("backbone", config.model.name)
+    cache = Path(config.datamodule.cache) / "weights"
+    described = load_initial_weights(model.network, config.model.weights, backbone=backbone, download_to=cache)
+    log.info("initial weights: %s", described)
+    return described
+
+
+def trainer(config: DictConfig, record: Record) -> L.Trainer:
+    """Lightning's trainer for this run's folder, and the device in the record."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its import has set it to INFO
+    for message in KNOWN_WARNINGS:
+        warnings.filterwarnings("ignore", message)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and is for code that reads such memory
+    callbacks = [build(config, f"callbacks.{name}") for name in config.callbacks]
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint):
+            callback.dirpath = str(record.folder / "checkpoints")
+    on_terminal = sys.stderr.isatty()
+    if on_terminal:
+        callbacks.append(TQDMProgressBar(leave=False))
+    made = build(
+        config,
+        "trainer",
+        callbacks=callbacks,
+        logger=build(config, "logger", folder=str(record.folder)) or False,
+        default_root_dir=str(record.folder),
+        enable_progress_bar=on_terminal,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        use_distributed_sampler=False,
+    )
+    device = made.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    record.run |= {"device": name, "processes": made.world_size, "threads": torch.get_num_threads()}
+    log.info("device: %s, processes: %d, threads: %d", name, made.world_size, torch.get_num_threads())
+    return made
+
+
+def fit(config: DictConfig, trainer: L.Trainer, model: Classifier, data: L.LightningDataModule) -> dict:
+    """Trains, or goes on training; returns the record's `best`.
+
+    Raises:
+        ValueError: the run to go on with has had all of its epochs.
+    """
+    if config.ckpt_path is not None:
+        done = torch.load(config.ckpt_path, map_location="cpu", weights_only=True)["epoch"] + 1
+        if done >= config.trainer.max_epochs:
+            raise ValueError(
+                f"ckpt_path={config.ckpt_path}: has had {done} of trainer.max_epochs={config.trainer.max_epochs} "
+                f"epochs; to train longer: trainer.max_epochs={done + 10}; to measure again: stages=[test]"
+            )
+        log.info("going on after epoch %d", done)
+    trainer.fit(model, data, ckpt_path=config.ckpt_path, weights_only=True)
+    best = next(c for c in trainer.checkpoint_callbacks if c.monitor)
+    epoch = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["epoch"] + 1
+    log.info("best: epoch %d, %s %.4f", epoch, best.monitor, best.best_model_score)
+    return {
+        "epoch": epoch,
+        "monitor": best.monitor,
+        "value": float(best.best_model_score),
+        "checkpoint": best.best_model_path,
+    }
+
+
+def evaluate(trainer: L.Trainer, model: Classifier, data: L.LightningDataModule, split: str) -> dict:
+    """One pass over `val` or `test`; returns that section of the record."""
+    (trainer.validate if split == "val" else trainer.test)(model, datamodule=data, verbose=False)
+    table = next(c for c in trainer.callbacks if isinstance(c, Predictions)).tables[split]
+    correct = sum(line["label"] == line["predicted"] for line in table)
+    return {**model.results[split], "accuracy": accuracy_entry(correct, len(table))}
+
+
+def conclude(config: DictConfig, record: Record, trainer: L.Trainer, data: L.LightningDataModule) -> None:
+    """What is known at the end, into the record, TensorBoard and the last lines of the screen."""
+    checkpoint = Path(record.best["checkpoint"] if record.best else config.ckpt_path)
+    record.model["checkpoint_mib"] = round(checkpoint.stat().st_size / 2**20, 3)
+    record.data["fingerprint"] = data.fingerprint()
+    record.throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput)).measured()
+    finals = {
+        f"final/{split}_accuracy": getattr(record, split)["accuracy"]["value"]
+        for split in ("val", "test")
+        if getattr(record, split)
+    }
+    for logger in trainer.loggers:
+        logger.log_hyperparams(flat(OmegaConf.to_container(config, resolve=True)), finals)
+        logger.close()
+    split = "test" if record.test else "val"
+    log.info("Accuracy %s: %s", split, accuracy_in_words(getattr(record, split)["accuracy"]))
+    log.info("Run: %s", record.folder)
+    log.info("TensorBoard: tensorboard --logdir %s", shlex.quote(str(record.folder)))

@@ -1,0 +1,26 @@
+"""Randomness that depends on the seed and the step alone."""
+
+import hashlib
+import random
+
+import lightning as L
+import numpy as np
+import torch
+
+
+class StepSeed(L.Callback):
+    """Seeds Python, NumPy and torch before every training step from (seed, step, process).
+
+    What is drawn in a step (dropout, mostly) then does not depend on what was drawn before it, so that going on from a
+    checkpoint equals never having stopped without any state to keep.
+    """
+
+    def __init__(self, *, seed: int):
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        key = f"{self.seed} {trainer.global_step} {trainer.global_rank}".encode()
+        seed = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 the old global generator is what libraries draw from
+        torch.manual_seed(seed)

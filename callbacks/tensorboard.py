@@ -1,0 +1,31 @@
+"""TensorBoard's event file, directly in the run's folder."""
+
+from lightning.pytorch.loggers import TensorBoardLogger
+
+
+class TensorBoard(TensorBoardLogger):
+    """Lightning's logger without its version folders and without its hparams.yaml (.hydra/config.yaml has it all)."""
+
+    def __init__(self, *, folder: str):
+        super().__init__(save_dir=folder, name="", version="", default_hp_metric=False)
+
+    def save(self) -> None:
+        self.experiment.flush()
+
+    def finalize(self, status: str) -> None:
+        """Keeps the file open: fit, validate and test of one run go into the same one, until `close`."""
+        self.save()
+
+    def close(self) -> None:
+        self.experiment.close()
+
+
+def flat(settings: dict, prefix: str = "") -> dict[str, str | int | float | bool]:
+    """Nested settings as the HParams tab wants them: dotted keys and scalars."""
+    lines = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            lines |= flat(value, f"{prefix}{key}.")
+        elif not key.startswith("_"):
+            lines[f"{prefix}{key}"] = value if isinstance(value, (int, float, bool, str)) else str(value)
+    return lines

@@ -1,0 +1,114 @@
+"""Catalog of the user's own pictures: DIR/{train,val,test}/CLASS/* or DIR/CLASS/*."""
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+
+from .catalog import SPLITS, UNASSIGNED, Catalog, assign_splits
+
+log = logging.getLogger(__name__)
+
+LAYOUTS = "DIR/{train,val,test}/CLASS/* or DIR/CLASS/*"
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
+
+
+def folder_catalog(root: Path, seed: int) -> Catalog:
+    """Reads the names of files below `root`; opens none.
+
+    Val is split off train (20%, stratified, seeded) where there is no val folder. A root without split folders is
+    split 60/20/20. With train and without test there is no test split.
+
+    Raises:
+        ValueError: root missing or empty, fewer than two classes, a class without pictures, or classes that differ.
+    """
+    if not root.is_dir():
+        raise ValueError(f"datamodule.root={root}: no such folder; it should hold {LAYOUTS}")
+    folders = _folders(root)
+    split_folders = {f.name.lower(): f for f in folders if f.name.lower() in SPLITS}
+    if split_folders and "train" not in split_folders:
+        raise ValueError(
+            f"datamodule.root={root}: has {', '.join(sorted(split_folders))} but no train; it should hold {LAYOUTS}"
+        )
+    split_folders = split_folders or {UNASSIGNED: root}
+    outside = [f.name for f in folders if f not in split_folders.values()] if "train" in split_folders else []
+    if outside:
+        log.warning("datamodule.root=%s: left out, neither train, val nor test: %s", root, ", ".join(outside))
+
+    classes = _classes(root, split_folders)
+    paths, labels, splits = [], [], []
+    for split, folder in split_folders.items():
+        for label, name in enumerate(classes):
+            files = _pictures(folder / name)
+            if not files:
+                raise ValueError(
+                    f"{folder / name}: a class folder without pictures; add some ({_kinds()}) or remove the folder"
+                )
+            paths += [os.path.relpath(file, root) for file in files]
+            labels += [label] * len(files)
+            splits += [split] * len(files)
+    catalog = Catalog(
+        name=root.resolve().name,
+        root=root,
+        classes=classes,
+        paths=paths,
+        labels=np.array(labels),
+        splits=np.array(splits, dtype="<U5"),
+    )
+    _fill_in_splits(catalog, set(split_folders), seed)
+    return catalog
+
+
+def _fill_in_splits(catalog: Catalog, given: set[str], seed: int) -> None:
+    if UNASSIGNED in given:
+        catalog.splits = assign_splits(catalog.labels, {"train": 0.6, "val": 0.2, "test": 0.2}, seed)
+        log.info("no train folder: split 60/20/20, stratified, seed %d", seed)
+    elif "val" not in given:
+        train = catalog.rows("train")
+        catalog.splits[train] = assign_splits(catalog.labels[train], {"train": 0.8, "val": 0.2}, seed)
+        log.info("no val folder: 20%% of train split off, stratified, seed %d", seed)
+    if UNASSIGNED not in given and "test" not in given:
+        log.warning(
+            "no test folder: there will be no test figure, only that of the validation split, which also "
+            "chose the best epoch"
+        )
+
+
+def _classes(root: Path, split_folders: dict[str, Path]) -> list[str]:
+    of_split = {split: [f.name for f in _folders(folder)] for split, folder in split_folders.items()}
+    classes = next(iter(of_split.values()))
+    for split, names in of_split.items():
+        if "train" in of_split and set(names) != set(of_split["train"]):
+            only = sorted(set(names) ^ set(of_split["train"]))
+            raise ValueError(
+                f"datamodule.root={root}: classes differ between train and {split}: only in one of them: "
+                f"{', '.join(only)}; every split needs the same class folders"
+            )
+    if not classes:
+        raise ValueError(f"datamodule.root={root}: no class folders inside; it should hold {LAYOUTS}")
+    if len(classes) < 2:
+        raise ValueError(f"datamodule.root={root}: a single class ({classes[0]}); a classifier needs two or more")
+    return sorted(classes)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted((f for f in folder.iterdir() if f.is_dir() and not _hidden(f.name)), key=lambda f: f.name)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """Picture files anywhere below a class folder, sorted; links are followed, hidden and system files left out."""
+    found = []
+    for base, names, files in os.walk(folder, followlinks=True):
+        names[:] = sorted(n for n in names if not _hidden(n))
+        found += [Path(base, f) for f in files if Path(f).suffix.lower() in SUFFIXES and not _hidden(f)]
+    return sorted(found, key=str)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM_FILES
+
+
+def _kinds() -> str:
+    return ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))

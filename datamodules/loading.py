@@ -1,0 +1,77 @@
+"""From rows to batches: which rows in which order, and their pixels."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from .augmentation import Augmentation
+from .catalog import Catalog
+from .pixels import PixelStore
+
+
+class RowSampler(Sampler):
+    """Rows of a split for one of `world_size` processes, as (epoch, row) pairs.
+
+    Shuffled: the order follows from (seed, epoch) alone; all processes take equally many, for which the last few rows
+    may be filled up from the front (their gradients are averaged step by step). Not shuffled: every row exactly once
+    over all processes, so that metrics summed over them are exact.
+    """
+
+    def __init__(self, rows: np.ndarray, *, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1):
+        self.rows = rows
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.shuffle:
+            return -(-len(self.rows) // self.world_size)
+        return len(range(self.rank, len(self.rows), self.world_size))
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rows = self.rows
+        if self.shuffle:
+            rows = np.random.default_rng((self.seed, self.epoch)).permutation(rows)
+            rows = np.resize(rows, len(self) * self.world_size)  # repeats from the front
+        for row in rows[self.rank :: self.world_size]:
+            yield self.epoch, int(row)
+
+
+class PictureDataset(Dataset):
+    """Whole batches of pixels, augmented where an augmentation is given.
+
+    An item is a list of (epoch, row) pairs; it gives `pixels` (B, 3, H, W) uint8 in channels-last memory, `labels` (B,)
+    and `rows` (B,), both int64.
+    """
+
+    def __init__(self, catalog: Catalog, store: PixelStore, augmentation: Augmentation | None, seed: int):
+        self.labels = torch.from_numpy(catalog.labels.astype(np.int64))
+        self.store = store
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitems__(self, items: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
+        rows = torch.tensor([row for _, row in items])
+        pixels = np.empty((len(items), *self.store[0].shape), np.uint8)  # (B, H, W, 3)
+        for place, (epoch, row) in enumerate(items):
+            picture = self.store[row]
+            if self.augmentation is not None:
+                picture = self.augmentation(picture, np.random.default_rng((self.seed, epoch, row)))
+            pixels[place] = picture
+        return {"pixels": torch.from_numpy(pixels).permute(0, 3, 1, 2), "labels": self.labels[rows], "rows": rows}
+
+
+def as_it_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Collate function: the data set already gives batches."""
+    return batch

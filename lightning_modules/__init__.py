@@ -1,0 +1,1 @@
+"""The LightningModule, its networks, cost and weights."""

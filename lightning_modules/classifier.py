@@ -1,0 +1,120 @@
+"""The LightningModule: one network, its loss, its metrics, its optimizer."""
+
+from collections.abc import Callable, Iterable
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .metrics import Metrics
+from .networks import build_network
+
+
+class Classifier(L.LightningModule):
+    """A network for K classes of pictures that knows how to be trained and what it is.
+
+    All arguments but `optimizer` and `scheduler` are plain values and go into every checkpoint, from which
+    `checkpoint.load_classifier` builds the same classifier again.
+
+    Args:
+        network: `network`, one of `networks.NETWORKS`, and its arguments.
+        classes: names, in the order of the logits.
+        image_size: pixels, height and width.
+        mean: of each channel, as the pictures are normalised.
+        std: of each channel.
+        optimizer: parameters -> optimizer. Not needed where nothing is trained.
+        scheduler: optimizer -> Lightning's scheduler dictionary (scheduler, monitor); None keeps the learning rate.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: dict,
+        classes: list[str],
+        image_size: int,
+        mean: list[float],
+        std: list[float],
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
+        scheduler: Callable[[torch.optim.Optimizer], dict] | None = None,
+    ):
+        super().__init__()
+        self.save_hyperparameters(ignore=["optimizer", "scheduler"], logger=False)
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.classes = list(classes)
+        # channels_last: 1.4 times as fast on a processor with this network, and the batches come like that
+        self.network = build_network(num_classes=len(classes), **network).to(memory_format=torch.channels_last)
+        self.train_metrics = Metrics(len(classes))
+        self.val_metrics = Metrics(len(classes))
+        self.full_metrics = Metrics(len(classes), full=True)  # of one pass over the val or the test split
+        self.results: dict[str, dict] = {}  # stage -> its last metrics
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalised pictures (B, 3, H, W) -> logits (B, K)."""
+        return self.network(pixels)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        logits = self(batch["pixels"])
+        loss = F.cross_entropy(logits, batch["labels"])
+        self.train_metrics.update(logits.detach(), batch["labels"], loss.detach())
+        return loss
+
+    def on_train_batch_end(self, outputs, batch, batch_idx) -> None:
+        # With the last batch and not in on_train_epoch_end, since callbacks have theirs before the module.
+        if self.trainer.is_last_batch:
+            self._finish("train", self.train_metrics)
+
+    def on_train_epoch_end(self) -> None:
+        # Lightning steps the scheduler after the epoch's checkpoint is written, so that going on from it would miss
+        # the step. Here it comes before.
+        for config in self.trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau:
+                config.scheduler.step(float(self.trainer.callback_metrics[config.monitor]))
+            else:
+                config.scheduler.step()
+
+    def lr_scheduler_step(self, scheduler, metric) -> None:
+        """Does nothing: `on_train_epoch_end` has stepped it."""
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluation_step(batch, self._val_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish("val", self._val_metrics)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluation_step(batch, self.full_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        self._finish("test", self.full_metrics)
+
+    def configure_optimizers(self):
+        optimizer = self.optimizer(self.parameters())
+        if self.scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+
+    @property
+    def _val_metrics(self) -> Metrics:
+        return self.val_metrics if self.trainer.state.fn == "fit" else self.full_metrics
+
+    def _evaluation_step(self, batch: dict[str, Tensor], metrics: Metrics) -> dict[str, Tensor]:
+        logits = self(batch["pixels"]).float()
+        metrics.update(logits, batch["labels"], F.cross_entropy(logits, batch["labels"]))
+        return {"rows": batch["rows"], "probabilities": logits.softmax(1)}  # (B,), (B, K)
+
+    def _finish(self, stage: str, metrics: Metrics) -> None:
+        """Ends an epoch of a stage: the metrics go to `results` and, for callbacks that monitor, to Lightning."""
+        self.results[stage] = metrics.compute_and_reset()
+        for name, value in self.results[stage].items():
+            if isinstance(value, float):
+                self.log(
+                    f"{stage}/{name}",
+                    value,
+                    on_step=False,
+                    on_epoch=True,
+                    logger=False,
+                    batch_size=1,
+                    sync_dist=self.trainer.world_size > 1,
+                )

@@ -1,0 +1,44 @@
+"""Metrics of one pass over a split: exact sums, also over a short last batch and over several processes."""
+
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassAUROC,
+    MulticlassCalibrationError,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+)
+
+ECE_BINS = 15  # Guo et al. 2017, arXiv:1706.04599
+
+
+class Metrics(nn.Module):
+    """Loss and accuracy; with `full` also balanced accuracy, macro F1, macro AUROC, ECE and the confusion matrix."""
+
+    def __init__(self, num_classes: int, full: bool = False):
+        super().__init__()
+        self.loss = MeanMetric(nan_strategy="disable")
+        options = {"num_classes": num_classes, "validate_args": False}
+        scores = {"accuracy": MulticlassAccuracy(average="micro", **options)}
+        if full:
+            scores |= {
+                "balanced_accuracy": MulticlassAccuracy(average="macro", **options),
+                "f1": MulticlassF1Score(average="macro", **options),
+                "auroc": MulticlassAUROC(average="macro", **options),
+                "ece": MulticlassCalibrationError(n_bins=ECE_BINS, norm="l1", **options),
+                "confusion": MulticlassConfusionMatrix(**options),  # rows: true class, columns: predicted
+            }
+        self.scores = MetricCollection(scores)
+
+    def update(self, logits: Tensor, labels: Tensor, mean_loss: Tensor) -> None:
+        """Adds a batch: logits (B, K), labels (B,), mean loss of the batch."""
+        self.loss.update(mean_loss, len(labels))
+        self.scores.update(logits.softmax(1), labels)
+
+    def compute_and_reset(self) -> dict[str, float | list]:
+        """Plain numbers, and lists for the confusion matrix."""
+        values = {"loss": self.loss.compute(), **self.scores.compute()}
+        self.loss.reset()
+        self.scores.reset()
+        return {name: value.tolist() for name, value in values.items()}

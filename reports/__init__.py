@@ -1,0 +1,1 @@
+"""Records, statistics, figures. Imports no torch."""

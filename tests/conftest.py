@@ -1,0 +1,75 @@
+"""Fixtures: made-up pictures, and the command line in this process."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from reports.records import read_record
+from tests.helpers import PROJECT, make_pictures
+
+
+@pytest.fixture(scope="session")
+def two_colours(tmp_path_factory) -> Path:
+    """train 24, val 12 and test 14 pictures of two colours."""
+    counts = {
+        f"{split}/{colour}": n for split, n in (("train", 12), ("val", 6), ("test", 7)) for colour in ("blue", "red")
+    }
+    return make_pictures(tmp_path_factory.mktemp("two_colours"), counts)
+
+
+@dataclass
+class Ran:
+    """What a command left: exit status, what it printed, its folder."""
+
+    status: int
+    out: str
+    err: str
+    folder: Path
+
+    @property
+    def record(self) -> dict:
+        return read_record(self.folder / "result.json")
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch, capsys, two_colours):
+    """Runs `python train.py ...` in this process on small pictures; paths of the run can be chosen by `to`."""
+    import train as script
+    from callbacks import command_line
+
+    small_cache = f"datamodule.cache={tmp_path / 'cache'}"
+    small_run = [
+        "datamodule=image_folder",
+        "model.image_size=32",
+        "datamodule.batch_size=8",
+        "trainer=cpu",
+        "trainer.max_epochs=2",
+        "optimizer.lr=0.003",
+        "model.weights=null",
+        small_cache,
+    ]
+
+    def run(*overrides: str, root: Path = two_colours, to: Path | None = None, small: bool = True) -> Ran:
+        folder = to or tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
+        arguments = list(overrides)
+        if small:
+            options = [a for a in arguments if a.startswith("-")]
+            arguments = [*options, f"datamodule.root={root}", *small_run, *(a for a in arguments if a not in options)]
+        if not any(a.startswith(("hydra.run.dir", "ckpt_path", "-m", "hydra.sweep.dir")) for a in arguments):
+            arguments.append(f"hydra.run.dir={folder}")
+        GlobalHydra.instance().clear()
+        command_line.FAILED.clear()
+        monkeypatch.setattr(sys, "argv", [str(PROJECT / "train.py"), *arguments])
+        capsys.readouterr()
+        status = 0
+        try:
+            command_line.start(script.main)
+        except SystemExit as error:
+            status = error.code
+        printed = capsys.readouterr()
+        return Ran(status, printed.out, printed.err, folder)
+
+    return run

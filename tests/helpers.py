@@ -1,0 +1,28 @@
+"""What the tests share."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+PROJECT = Path(__file__).resolve().parent.parent
+SHARED = PROJECT.parent / "shared"  # real pictures and weights, where they are; tests that need them say so
+COLOURS = {"blue": (40, 60, 200), "red": (200, 60, 40), "green": (50, 190, 60)}
+FINAL = {
+    "network": "truncated",
+    "backbone": "shufflenet_v2_x0_5",
+    "keep": 5,
+    "head": {"widths": [2], "dropout": [0.2, 0.02]},
+}  # the study's final network
+
+
+def make_pictures(root: Path, counts: dict[str, int], *, size: int = 48, seed: int = 0) -> Path:
+    """`counts` of noisy pictures a folder, e.g. {"train/red": 8}; the last part of the name gives the colour."""
+    generator = np.random.default_rng(seed)
+    for folder, count in counts.items():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        colour = np.array(COLOURS.get(Path(folder).name, (128, 128, 128)))
+        for index in range(count):
+            pixels = (colour + generator.normal(0, 25, (size, size, 3))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / folder / f"{index:03}.png")
+    return root

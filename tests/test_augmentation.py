@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.transforms import functional as F
+
+from datamodules.augmentation import Augmentation, erase, jitter
+
+OFF = {"horizontal_flip": 0, "vertical_flip": 0, "rotation_degrees": 0, "color_jitter": 0, "erasing": 0}
+
+
+@pytest.fixture
+def picture():
+    return np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+
+
+class Script:
+    """A generator that gives the numbers it was told to."""
+
+    def __init__(self, uniform=(), random=()):
+        self._uniform, self._random = list(uniform), list(random)
+
+    def uniform(self, *_, **__):
+        return self._uniform.pop(0)
+
+    def random(self):
+        return self._random.pop(0)
+
+
+def test_nothing_drawn_changes_nothing(picture):
+    assert Augmentation(**OFF)(picture, np.random.default_rng(0)) is picture
+
+
+def test_flips_and_rotation_equal_torchvision_in_the_study_s_order(picture):
+    both = Augmentation(**OFF | {"horizontal_flip": 0.5, "vertical_flip": 0.5, "rotation_degrees": 15})
+    ours = both(picture, Script(uniform=[11.25], random=[0.1, 0.2]))
+    theirs = F.rotate(F.vflip(F.hflip(Image.fromarray(picture))), 11.25)
+    assert np.array_equal(ours, np.asarray(theirs))
+
+
+def test_jitter_equals_torchvision(picture):
+    theirs = F.adjust_saturation(F.adjust_contrast(F.adjust_brightness(Image.fromarray(picture), 1.1), 0.9), 1.2)
+    assert np.array_equal(jitter(picture, np.array([1.1, 0.9, 1.2])), np.asarray(theirs))
+    assert np.array_equal(jitter(picture, np.ones(3)), picture)
+
+
+def test_erasing_blackens_one_rectangle_within_the_paper_s_bounds(picture):
+    bright = np.maximum(picture, 1)
+    shares = []
+    for seed in range(300):
+        erased = erase(bright, np.random.default_rng(seed))
+        black = (erased == 0).all(axis=2)
+        rows, columns = np.flatnonzero(black.any(axis=1)), np.flatnonzero(black.any(axis=0))
+        assert black.sum() == len(rows) * len(columns) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+        assert np.array_equal(erased[~black], bright[~black])
+        shares.append(black.mean())
+        assert 0.3 * 0.7 < len(columns) / len(rows) < 3.3 * 1.4  # rounded to whole pixels of a small picture
+    assert 0.01 < min(shares) < 0.05 and 0.28 < max(shares) < 0.36
+    assert np.mean(shares) == pytest.approx((0.02 + 0.33) / 2, abs=0.02)
+
+
+@pytest.mark.parametrize("step", ["horizontal_flip", "vertical_flip", "erasing"])
+def test_probabilities_are_kept(step, picture):
+    augmentation = Augmentation(**OFF | {step: 0.3})
+    changed = sum(
+        not np.array_equal(augmentation(picture, np.random.default_rng(seed)), picture) for seed in range(1000)
+    )
+    assert changed == pytest.approx(300, abs=60)  # four standard deviations
+
+
+def test_rotation_covers_both_sides_up_to_its_bound():
+    class Angles(np.random.Generator):
+        seen: list = []
+
+        def uniform(self, low, high):
+            self.seen.append((low, high))
+            return super().uniform(low, high)
+
+    Augmentation(**OFF | {"rotation_degrees": 15})(np.zeros((4, 4, 3), np.uint8), Angles(np.random.PCG64(0)))
+    assert Angles.seen == [(-15, 15)]
+
+
+@pytest.mark.parametrize(("name", "value"), [("erasing", 1.5), ("horizontal_flip", -0.1), ("rotation_degrees", 200)])
+def test_bad_values_are_named(name, value):
+    with pytest.raises(ValueError, match=f"augmentation.{name}={value}"):
+        Augmentation(**OFF | {name: value})

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules.augmentation import Augmentation
+from datamodules.catalog import Catalog
+from datamodules.image_datamodule import normalise
+from datamodules.loading import PictureDataset, RowSampler, as_it_is
+from datamodules.pixels import PixelStore
+
+ROWS = np.arange(100, 123)
+
+
+def rows_of(**options):
+    return [row for _, row in RowSampler(ROWS, seed=1, **options)]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_evaluation_takes_every_row_exactly_once_over_all_processes(world_size):
+    parts = [rows_of(shuffle=False, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert sorted(row for part in parts for row in part) == ROWS.tolist()
+    samplers = [RowSampler(ROWS, shuffle=False, seed=1, rank=r, world_size=world_size) for r in range(world_size)]
+    assert [len(s) for s in samplers] == [len(part) for part in parts]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_training_takes_every_row_and_equally_many_a_process(world_size):
+    parts = [rows_of(shuffle=True, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert {len(part) for part in parts} == {-(-len(ROWS) // world_size)}
+    assert {row for part in parts for row in part} == set(ROWS.tolist())
+
+
+def test_order_follows_from_seed_and_epoch():
+    sampler = RowSampler(ROWS, shuffle=True, seed=1)
+    first = list(sampler)
+    assert first == list(sampler)
+    sampler.set_epoch(1)
+    assert [row for _, row in sampler] != [row for _, row in first]
+    assert all(epoch == 1 for epoch, _ in sampler)
+    assert [row for _, row in RowSampler(ROWS, shuffle=True, seed=2)] != [row for _, row in first]
+
+
+@pytest.fixture
+def dataset():
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)
+    catalog = Catalog(
+        name="x",
+        root=None,
+        classes=["a", "b"],
+        paths=[""] * 10,
+        labels=np.arange(10) % 2,
+        splits=np.array(["train"] * 10),
+    )
+    augmentation = Augmentation(
+        horizontal_flip=0.5, vertical_flip=0.5, rotation_degrees=15, color_jitter=0.2, erasing=0.5
+    )
+    return PictureDataset(catalog, PixelStore(pixels, [""] * 10), augmentation, seed=3)
+
+
+def test_a_batch_is_channels_last_with_the_right_labels(dataset):
+    dataset.augmentation = None
+    batch = dataset.__getitems__([(0, 7), (0, 2), (0, 3)])
+    assert batch["pixels"].shape == (3, 3, 16, 16) and batch["pixels"].dtype == torch.uint8
+    assert batch["pixels"].is_contiguous(memory_format=torch.channels_last)
+    assert batch["labels"].tolist() == [1, 0, 1] and batch["rows"].tolist() == [7, 2, 3]
+    assert np.array_equal(batch["pixels"][1].permute(1, 2, 0).numpy(), dataset.store[2])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_augmentation_is_the_same_on_any_number_of_workers_and_differs_between_epochs(dataset, num_workers):
+    def epoch(number, workers):
+        sampler = RowSampler(np.arange(10), shuffle=True, seed=3)
+        sampler.set_epoch(number)
+        loader = DataLoader(dataset, batch_size=4, sampler=sampler, num_workers=workers, collate_fn=as_it_is)
+        batches = list(loader)
+        order = torch.cat([b["rows"] for b in batches]).argsort()
+        return torch.cat([b["pixels"] for b in batches])[order]
+
+    assert torch.equal(epoch(0, num_workers), epoch(0, 0))
+    assert not torch.equal(epoch(0, 0), epoch(1, 0))
+
+
+def test_normalisation_by_hand():
+    pixels = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    result = normalise(pixels, [0.5, 0.4, 0.3], [0.2, 0.25, 0.5]).flatten()
+    expected = torch.tensor([(0 - 0.5) / 0.2, (128 / 255 - 0.4) / 0.25, (1 - 0.3) / 0.5])
+    torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6)

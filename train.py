@@ -1,0 +1,47 @@
+"""Train a classifier, reload its best checkpoint, test it and record the run: python train.py model=shufflenet_mod"""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from callbacks import command_line
+from reports.records import Record
+
+
+@hydra.main(version_base="1.3", config_path=str(command_line.CONF), config_name="train")
+def main(config: DictConfig) -> None:
+    command_line.job(config, run)
+
+
+def run(config: DictConfig, record: Record) -> None:
+    """One run: what is asked of cost, fit and test, in this order."""
+    import lightning as L  # late: help and errors of the command line come without torch
+
+    from callbacks import stages
+    from callbacks.build import build
+    from lightning_modules.checkpoint import load_classifier
+
+    stages.check(config)
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    data = build(config, "datamodule", augmentation=build(config, "augmentation"))
+    record.data = stages.describe_data(data, record)
+    model = stages.model(config, data)
+    record.model = stages.describe_model(config, model)
+    if "cost" in config.stages:
+        record.model |= stages.cost(model)
+    if config.stages == ["cost"]:
+        return
+    trainer = stages.trainer(config, record)
+    if "fit" in config.stages:
+        record.model["weights"] = stages.initial_weights(config, model)
+        record.best = stages.fit(config, trainer, model, data)
+        model = load_classifier(Path(record.best["checkpoint"]))
+    record.val = stages.evaluate(trainer, model, data, "val")
+    if "test" in config.stages and data.has_test:
+        record.test = stages.evaluate(trainer, model, data, "test")
+    stages.conclude(config, record, trainer, data)
+
+
+if __name__ == "__main__":
+    command_line.start(main)
