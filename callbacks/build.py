@@ -6,6 +6,7 @@ import types
 import typing
 
 import hydra
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
@@ -26,7 +27,13 @@ def build(config: DictConfig, key: str, **arguments):
     except MissingMandatoryValue as error:
         raise ValueError(f"{error.full_key or key} has no value; give it one: {error.full_key or key}=VALUE") from error
     _check(key, values, given=arguments)
-    return hydra.utils.instantiate(values, _convert_="all", **arguments)
+    try:
+        return hydra.utils.instantiate(values, _convert_="all", **arguments)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if type(cause) in (ValueError, TypeError) or type(cause).__name__ == "MisconfigurationException":
+            raise ValueError(f"{key}: {cause}") from error
+        raise
 
 
 def nearest(name: str, allowed) -> str:

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from reports.records import Record
 
 from . import console, errors
-from .going_on import run_of, saved_config, take_up
+from .going_on import run_of, saved_choices, saved_config, take_up
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +119,8 @@ def complete(arguments: list[str]) -> list[str]:
     added = []
     if "hydra.sweep.dir" not in values:
         added.append(_quoted("hydra.sweep.dir", OUTPUTS / "sweeps" / sweep_name(arguments, overrides)))
+    same_in_all_jobs = [key for key, override in values.items() if not override.is_sweep_override()]
+    added.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(same_in_all_jobs)}]")
     ckpt_path = values["ckpt_path"].value() if "ckpt_path" in values else None
     if isinstance(ckpt_path, str) and not values["ckpt_path"].is_sweep_override():
         goes_on = "stages" not in values or "fit" in values["stages"].value()
@@ -126,6 +128,8 @@ def complete(arguments: list[str]) -> list[str]:
         if folder and "hydra.run.dir" not in values:
             place = folder if goes_on else run_folder(saved_config(folder).model.name)
             added.append(_quoted("hydra.run.dir", place))
+        if folder:  # single settings on top then find the groups that they belong to
+            added = [f"{group}={name}" for group, name in saved_choices(folder).items() if group not in values] + added
         if folder and goes_on:
             added.append("hydra.output_subdir=null")  # the run's own .hydra stays
     return [*arguments, *added]
@@ -151,12 +155,12 @@ def safe_name(text: str) -> str:
     return f"{safe[: LONGEST_NAME - 9]}-{digest}".lstrip("-")
 
 
-def job_folder(overrides: list[str]) -> str:
-    """A sweep's job is named from its overrides, by the last word of each key: `batch_size-16_lr-0.1`."""
+def job_folder(overrides: list[str], same_in_all_jobs: list[str]) -> str:
+    """A sweep's job is named from what is swept, by the last word of each key: `batch_size-16_lr-0.1`."""
     parts = []
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if key != "experiment":
+        if key not in same_in_all_jobs:
             parts.append(f"{key.split('.')[-1]}-{value}")
     return safe_name("_".join(parts) or "job")
 

@@ -9,7 +9,13 @@ import re
 import traceback
 from pathlib import Path
 
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf.errors import OmegaConfBaseException
 
 from .build import nearest
@@ -42,7 +48,7 @@ def for_user(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, OSError) and link.errno in PLACES:
             return f"{link.filename or link.strerror}: {PLACES[link.errno]}"
-        if isinstance(link, OmegaConfBaseException | HydraException):
+        if isinstance(link, OmegaConfBaseException | HydraException) and not isinstance(link, InstantiationException):
             return str(link)
     return None
 

@@ -32,6 +32,13 @@ def saved_config(folder: Path) -> DictConfig:
     return OmegaConf.load(folder / CONFIG)
 
 
+def saved_choices(folder: Path) -> dict[str, str]:
+    """The file that a run took of each group."""
+    choices = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.choices
+    own = {group: name for group, name in choices.items() if group.isidentifier() and isinstance(name, str)}
+    return {group: name for group, name in own.items() if group != "experiment"}
+
+
 def take_up(config: DictConfig, overrides: list[str], folder: Path) -> DictConfig:
     """`config`, or with a checkpoint the configuration of its run with the command line's overrides on top.
 
@@ -49,13 +56,15 @@ def take_up(config: DictConfig, overrides: list[str], folder: Path) -> DictConfi
         )
         return config
     merged = saved_config(run)
-    changed = []
+    changed, choices = [], saved_choices(run)
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0].partition("@")[0]
         if key == "experiment":
             raise ValueError(
                 "experiment=... with ckpt_path: the run has its settings; change single ones on top of them"
             )
+        if override.partition("=")[2] == str(choices.get(key)):
+            continue  # what the run has chosen already
         name = key.replace("/", ".")
         value = OmegaConf.select(config, name)
         if name not in OF_THE_COMMAND and OmegaConf.select(merged, name) != value:

@@ -90,7 +90,10 @@ class Classifier(L.LightningModule):
         self._finish("test", self.full_metrics)
 
     def configure_optimizers(self):
-        optimizer = self.optimizer(self.parameters())
+        try:
+            optimizer = self.optimizer(self.parameters())
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"optimizer: {error}") from error
         if self.scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}

@@ -62,6 +62,7 @@ def train(tmp_path, monkeypatch, capsys, two_colours):
             arguments.append(f"hydra.run.dir={folder}")
         GlobalHydra.instance().clear()
         command_line.FAILED.clear()
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         monkeypatch.setattr(sys, "argv", [str(PROJECT / "train.py"), *arguments])
         capsys.readouterr()
         status = 0

@@ -1,0 +1,63 @@
+import logging
+import re
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from callbacks import command_line
+from callbacks.command_line import complete, job_folder, run_folder, safe_name
+
+
+@pytest.fixture(autouse=True)
+def outputs(tmp_path, monkeypatch):
+    monkeypatch.setattr(command_line, "OUTPUTS", tmp_path)
+    run_folder.cache_clear()
+    yield tmp_path
+    run_folder.cache_clear()
+
+
+def test_two_runs_of_one_second_get_two_folders(monkeypatch):
+    monkeypatch.setattr(command_line.time, "strftime", lambda _: "2026-01-01_00-00-00")
+    first = run_folder("resnet18")
+    assert run_folder("resnet18") == first  # one process, one folder
+    run_folder.cache_clear()
+    assert run_folder("resnet18") == f"{first}-2"
+
+
+@pytest.mark.parametrize("text", ["a b", "ä=1,2", "x" * 200, "../../etc", "a/b", "", "-m", "数"])
+def test_names_can_be_typed_back_and_stay_apart(text):
+    name = safe_name(text)
+    assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,98}", name)
+    assert name != safe_name(text + "!")
+
+
+def test_jobs_are_named_from_what_is_swept():
+    overrides = ["experiment=batch_sizes", "datamodule.batch_size=16", "optimizer.lr=0.1", "seed=1"]
+    assert job_folder(overrides, ["experiment", "seed"]) == "batch_size-16_lr-0.1"
+
+
+def sweep_of(*arguments):
+    added = OverridesParser.create().parse_overrides(complete(list(arguments))[len(arguments) :])
+    return next(o.value() for o in added if o.key_or_group == "hydra.sweep.dir").rsplit("/", 1)[1]
+
+
+def test_the_same_sweep_has_the_same_folder():
+    typed = ("-m", "datamodule.batch_size=8,16", "seed=1")
+    assert sweep_of(*typed) == sweep_of(*typed) != sweep_of("-m", "datamodule.batch_size=8,32", "seed=1")
+    assert re.fullmatch(r"batch_size-[0-9a-f]{8}", sweep_of(*typed))
+    assert sweep_of("-m", "experiment=batch_sizes", "seed=1") == "batch_sizes"
+
+
+def test_what_the_user_says_of_folders_stays():
+    assert not [a for a in complete(["hydra.sweep.dir=/x"]) if a.startswith("hydra.sweep.dir=") and "/x" not in a]
+
+
+def test_a_folder_with_quotes_and_spaces_can_be_read_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(command_line, "OUTPUTS", tmp_path / 'with "quotes", = and ünïcode')
+    assert sweep_of("-m", "seed=1,2").startswith("seed-")
+
+
+def test_warnings_of_python_are_one_line_of_the_log(caplog):
+    with caplog.at_level(logging.WARNING):
+        command_line.console.show_warning("two\n  lines", UserWarning, "f.py", 3)
+    assert caplog.messages == ["two lines (UserWarning)"]
