@@ -20,16 +20,17 @@ def run(config: DictConfig, record: Record) -> None:
 
     from callbacks import stages
     from callbacks.build import build
+    from callbacks.checks import check_settings
     from lightning_modules.checkpoint import load_classifier
 
-    stages.check(config)
+    check_settings(config)
     L.seed_everything(config.seed, workers=True, verbose=False)
     data = build(config, "datamodule", augmentation=build(config, "augmentation"))
     record.data = stages.describe_data(data, record)
     model = stages.model(config, data)
     record.model = stages.describe_model(config, model)
-    if "cost" in config.stages:
-        record.model |= stages.cost(model)
+    if "cost" in config.stages and record.writes:
+        record.model |= stages.cost(config, model, record.folder)
     if config.stages == ["cost"]:
         return
     trainer = stages.trainer(config, record)

@@ -9,60 +9,31 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.checkpoint import check_same_network, load_classifier
 from lightning_modules.classifier import Classifier
-from lightning_modules.cost import count_parameters, measure_cost
+from lightning_modules.cost import count_parameters, measure_cost, summary
+from lightning_modules.networks import network_arguments, pretrained_name, set_frozen
 from lightning_modules.weights import load_initial_weights
-from reports.files import write_csv
+from reports.files import write_csv, write_text
 from reports.records import Record
 from reports.statistics import accuracy_entry, accuracy_in_words
 
-from .build import build, nearest
+from .build import build
+from .checks import check_image_size
+from .freeze import Freeze
 from .predictions import Predictions
 from .tensorboard import flat
 from .throughput import Throughput
 
 log = logging.getLogger(__name__)
 
-STAGES = ("cost", "fit", "test")
-NOT_OF_THE_NETWORK = ("name", "weights", "image_size")  # keys of conf/model that say something else
 KNOWN_WARNINGS = (
     ".*does not have many workers.*",  # none is the fastest where pictures are decoded already: conf/datamodule/base
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # lightning 2.6 with torch 2.14
     "Checkpoint directory .* exists and is not empty.*",  # a run that goes on in its own folder
 )
-
-
-def check(config: DictConfig) -> None:
-    """What can be said before anything is read.
-
-    Raises:
-        ValueError: names the key.
-    """
-    chosen = config.stages if isinstance(config.stages, ListConfig) else [config.stages]
-    for stage in chosen:
-        if stage not in STAGES:
-            raise ValueError(
-                f"stages={OmegaConf.to_container(config)['stages']}: {stage!r} is no stage; "
-                f"{nearest(str(stage), STAGES)}"
-            )
-    config.stages = [stage for stage in STAGES if stage in chosen]
-    if not config.stages:
-        raise ValueError("stages=[]: nothing to do; use some of cost, fit, test")
-    if "test" in config.stages and "fit" not in config.stages and config.ckpt_path is None:
-        raise ValueError(
-            f"stages={list(config.stages)}: without fit there is nothing to test; add "
-            "ckpt_path=RUN/checkpoints/best.ckpt"
-        )
-    if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            "trainer=gpu: there is no CUDA device here (torch.cuda.is_available() is false). Use "
-            "trainer=auto or trainer=cpu; with a GPU in the machine, check its driver with nvidia-smi"
-        )
-    if not isinstance(config.trainer.max_epochs, int) or config.trainer.max_epochs < 1:
-        raise ValueError(f"trainer.max_epochs={config.trainer.max_epochs}: use a whole number of 1 or more")
 
 
 def describe_data(data: L.LightningDataModule, record: Record) -> dict:
@@ -95,10 +66,11 @@ def model(config: DictConfig, data: L.LightningDataModule) -> Classifier:
                 f"has {', '.join(classes)}; give the data that it was trained on"
             )
         return classifier
-    network = _network(config)
+    settings = OmegaConf.to_container(config.model, resolve=True, throw_on_missing=True)
+    network = network_arguments(settings)
     if config.ckpt_path is not None:
         check_same_network(Path(config.ckpt_path), network, classes)
-    return Classifier(
+    classifier = Classifier(
         network=network,
         classes=classes,
         image_size=config.model.image_size,
@@ -107,11 +79,10 @@ def model(config: DictConfig, data: L.LightningDataModule) -> Classifier:
         optimizer=build(config, "optimizer"),
         scheduler=build(config, "scheduler"),
     )
-
-
-def _network(config: DictConfig) -> dict:
-    arguments = OmegaConf.to_container(config.model, resolve=True, throw_on_missing=True)
-    return {key: value for key, value in arguments.items() if key not in NOT_OF_THE_NETWORK}
+    check_image_size(config, classifier.network)
+    if config.model.freeze:
+        set_frozen(classifier.network, True)
+    return classifier
 
 
 def describe_model(config: DictConfig, model: Classifier) -> dict:
@@ -126,18 +97,26 @@ def describe_model(config: DictConfig, model: Classifier) -> dict:
     }
 
 
-def cost(model: Classifier) -> dict:
-    """Measures the cost and says it."""
+def cost(config: DictConfig, model: Classifier, folder: Path) -> dict:
+    """Measures the cost, says it, and writes summary.txt."""
     size = model.hparams["image_size"]
-    costs = measure_cost(model.network, size)
+    on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
+    costs = measure_cost(model.network, size, config.datamodule.batch_size, torch.device("cuda" if on_gpu else "cpu"))
+    write_text(folder / "summary.txt", summary(model.network, size))
+    trainable = costs["parameters_trainable"]
+    single = costs["latency"][0]
     log.info(
-        "cost: %s parameters; MACs of a picture of %d x %d: %s by thop, %s by FlopCounterMode (which leaves batch "
-        "norms and pooling out)",
+        "cost: %s parameters%s; %s MACs by thop, %s by FlopCounterMode for a picture of %d x %d; latency p50 %.1f ms, p95 "
+        "%.1f ms at batch 1 (%d repeats)",
         f"{costs['parameters']:,}",
-        size,
-        size,
+        "" if trainable == costs["parameters"] else f" ({trainable:,} trainable)",
         f"{costs['macs_thop']:,}",
         f"{costs['macs']:,}",
+        size,
+        size,
+        single["latency_p50_ms"],
+        single["latency_p95_ms"],
+        single["repeats"],
     )
     return costs
 
@@ -146,8 +125,7 @@ def initial_weights(config: DictConfig, model: Classifier) -> str:
     """Gives the network the weights that it starts from; returns them in words."""
     if config.ckpt_path is not None:
         return f"checkpoint {config.ckpt_path}"
-    # the whole network's name where nothing is cut off
-    backbone = config.model.get("backbone", config.model.name)
+    backbone = pretrained_name(model.hparams["network"])
     cache = Path(config.datamodule.cache) / "weights"
     described = load_initial_weights(model.network, config.model.weights, backbone=backbone, download_to=cache)
     log.info("initial weights: %s", described)
@@ -161,6 +139,8 @@ def trainer(config: DictConfig, record: Record) -> L.Trainer:
         warnings.filterwarnings("ignore", message)
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and is for code that reads such memory
     callbacks = [build(config, f"callbacks.{name}") for name in config.callbacks]
+    if config.model.freeze:
+        callbacks.append(Freeze(epochs=config.model.freeze))
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint):
             callback.dirpath = str(record.folder / "checkpoints")

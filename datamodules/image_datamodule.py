@@ -130,9 +130,14 @@ class ImageDataModule(L.LightningDataModule):
             self.catalog.rows(split), shuffle=shuffle, seed=self.seed, rank=rank, world_size=world_size
         )
         dataset = PictureDataset(self.catalog, self.store, self.augmentation if shuffle else None, self.seed)
+        single_left = shuffle and self.batch_size > 1 and len(sampler) % self.batch_size == 1
+        if single_left:
+            log.warning("the last training batch would hold a single picture, too few for batch norm: it is left out, "
+                        "another one each epoch")  # fmt: skip
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
+            drop_last=single_left,
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=as_it_is,

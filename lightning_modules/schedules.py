@@ -3,7 +3,7 @@
 from typing import Literal
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
 Monitored = Literal["train/loss", "train/accuracy", "val/loss", "val/accuracy"]
 
@@ -15,3 +15,8 @@ def plateau(optimizer: Optimizer, *, monitor: Monitored, factor: float, patience
         "scheduler": ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience),
         "monitor": monitor,
     }
+
+
+def cosine(optimizer: Optimizer, *, epochs: int) -> dict:
+    """From the full learning rate to zero along half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983, no restart)."""
+    return {"scheduler": CosineAnnealingLR(optimizer, T_max=epochs)}

@@ -1,11 +1,16 @@
 """Figures, drawn without a screen and without matplotlib's global state."""
 
+import io
 import math
 import textwrap
+from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from .files import write_bytes
 
 
 def confusion_matrix(counts: list[list[int]], classes: list[str]) -> Figure:
@@ -56,3 +61,62 @@ def figure_pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
 
 def _short(name: str) -> str:
     return textwrap.shorten(name, 24, placeholder="…") if " " in name else name if len(name) <= 24 else name[:23] + "…"
+
+
+def feature_maps(picture: np.ndarray, title: str, maps: dict[str, np.ndarray]) -> Figure:
+    """The picture (H, W, 3) above rows of feature maps (C, H, W), the most varied channels of each layer.
+
+    Every map is drawn from its own 1st to its own 99th percentile, dark to bright.
+    """
+    shown = 8
+    figure = Figure(figsize=(1.35 * shown + 2.4, 1.5 * (len(maps) + 1.1)), layout="constrained")
+    grid = figure.add_gridspec(len(maps) + 1, shown + 2)
+    axes = figure.add_subplot(grid[0, 2:5])
+    axes.imshow(picture)
+    axes.set_title(_short(Path(title).name), fontsize=9)
+    axes.set_axis_off()
+    for row, (words, channels) in enumerate(maps.items(), 1):
+        label = figure.add_subplot(grid[row, :2])
+        label.set_axis_off()
+        side = f"{channels.shape[0]} maps of {channels.shape[1]} x {channels.shape[2]}"
+        label.text(0, 0.5, f"{words}\n{side}", ha="left", va="center", fontsize=8)
+        spread = channels.reshape(len(channels), -1).std(axis=1)
+        for column, channel in enumerate(sorted(np.argsort(-spread, kind="stable")[:shown])):
+            axes = figure.add_subplot(grid[row, column + 2])
+            low, high = np.percentile(channels[channel], (1, 99))
+            axes.imshow(channels[channel], cmap="gray", vmin=low, vmax=max(high, low + 1e-12), interpolation="nearest")
+            axes.set_title(f"channel {channel}", fontsize=7)
+            axes.set_axis_off()
+    return figure
+
+
+def channel_order(order: list[int], groups: int) -> Figure:
+    """Where channel shuffle moves the channels of a grouped convolution: `order[place]` is the channel that goes there."""
+    count = len(order)
+    colours = [colormaps["tab10"](channel * groups // count) for channel in range(count)]
+    figure = Figure(figsize=(max(6.0, 0.55 * count), 3.0), layout="constrained")
+    axes = figure.add_subplot()
+    for place, channel in enumerate(order):
+        axes.plot([channel, place], [0.86, 0.14], color=colours[channel], linewidth=1.5)
+        for x, y in ((channel, 1), (place, 0)):
+            box = {"boxstyle": "square,pad=0.35", "facecolor": colours[channel], "edgecolor": "none"}
+            axes.text(x, y, f"{channel:2d}", ha="center", va="center", color="white", fontsize=9, bbox=box)
+    for group in range(1, groups):
+        axes.axvline(group * count / groups - 0.5, color="0.7", linewidth=0.8, linestyle=":")
+    axes.set_yticks([1, 0], ["out of the grouped\nconvolution", "into the next one"])
+    axes.set_xticks(
+        [count / groups * (group + 0.5) - 0.5 for group in range(groups)], [f"group {g + 1}" for g in range(groups)]
+    )
+    axes.set_ylim(-0.3, 1.3)
+    axes.set_xlim(-0.7, count - 0.3)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title(f"Channel shuffle: each of {groups} groups gets channels of all groups", fontsize=10)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path, dpi: int = 120) -> None:
+    """Writes a PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    write_bytes(path, buffer.getvalue())

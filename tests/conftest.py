@@ -49,6 +49,7 @@ def train(tmp_path, monkeypatch, capsys, two_colours):
         "trainer.max_epochs=2",
         "optimizer.lr=0.003",
         "model.weights=null",
+        "stages=[fit,test]",
         small_cache,
     ]
 

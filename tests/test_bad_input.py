@@ -32,7 +32,7 @@ def says(ran, *texts):
     ("datamodule.batch_size=0", ["datamodule.batch_size=0", "1 or more"]),
     ("datamodule.batch_size=64", ["datamodule.batch_size=64 is larger than the train split (24"]),
     ("augmentation.erasing=2", ["augmentation.erasing=2", "0 to 1"]),
-    ("scheduler.monitor=val/los", ["scheduler.monitor='val/los'", "val/loss"]),
+    ("scheduler=plateau  scheduler.monitor=val/los", ["scheduler.monitor='val/los'", "val/loss"]),
     ("trainer.max_epochs=0", ["trainer.max_epochs=0", "1 or more"]),
     ("stages=[fitt]", ["'fitt' is no stage", "did you mean fit"]),
     ("stages=[]", ["nothing to do"]),
@@ -45,7 +45,7 @@ def says(ran, *texts):
     ("datamodule.root=/a (b", ["cannot read the argument", "two kinds of quotes", "'datamodule.root=\"/a (b\"'"]),
 ])  # fmt: skip
 def test_settings(train, override, texts):
-    assert says(train(override), *texts)
+    assert says(train(*override.split("  ")), *texts)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

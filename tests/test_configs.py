@@ -11,7 +11,7 @@ from tests.helpers import PROJECT
 
 CONF = PROJECT / "conf"
 FILES = sorted(p for p in CONF.glob("*/*.yaml"))
-EXTRA = {"datamodule=image_folder": ["datamodule.root=/nowhere"]}
+EXTRA = {"datamodule=image_folder": ["datamodule.root=/nowhere"], "model=timm": ["model.name=lcnet_050"]}
 
 
 def composed(*overrides):

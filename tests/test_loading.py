@@ -5,10 +5,12 @@ from torch.utils.data import DataLoader
 
 from datamodules.augmentation import Augmentation
 from datamodules.catalog import Catalog
-from datamodules.image_datamodule import normalise
+from datamodules.image_datamodule import ImageDataModule, normalise
 from datamodules.loading import PictureDataset, RowSampler, as_it_is
 from datamodules.pixels import PixelStore
+from tests.helpers import make_pictures
 
+NONE = Augmentation(horizontal_flip=0, vertical_flip=0, rotation_degrees=0, color_jitter=0, erasing=0)
 ROWS = np.arange(100, 123)
 
 
@@ -79,6 +81,18 @@ def test_augmentation_is_the_same_on_any_number_of_workers_and_differs_between_e
 
     assert torch.equal(epoch(0, num_workers), epoch(0, 0))
     assert not torch.equal(epoch(0, 0), epoch(1, 0))
+
+
+def test_a_single_left_over_picture_is_no_training_batch_and_is_said(tmp_path, caplog):
+    root = make_pictures(tmp_path, {f"{s}/{c}": n for s, n in (("train", 5), ("val", 5)) for c in ("blue", "red")})
+    data = ImageDataModule(
+        source="image_folder", root=str(root), image_size=16, batch_size=3, num_workers=0, augmentation=NONE, seed=0,
+        cache=str(tmp_path / "cache"),
+    )  # fmt: skip
+    data.setup()
+    assert [len(batch["rows"]) for batch in data.train_dataloader()] == [3, 3, 3]
+    assert "single picture" in caplog.text
+    assert [len(batch["rows"]) for batch in data.val_dataloader()] == [3, 3, 3, 1]
 
 
 def test_normalisation_by_hand():

@@ -5,7 +5,17 @@ from torchvision import models
 
 # name -> where torchvision keeps its ImageNet weights. An explicit list: a checkpoint names a network, never code.
 TORCHVISION_WEIGHTS = {
+    "resnet18": models.ResNet18_Weights.IMAGENET1K_V1,
+    "resnet50": models.ResNet50_Weights.IMAGENET1K_V2,
     "shufflenet_v2_x0_5": models.ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1,
+    "shufflenet_v2_x1_0": models.ShuffleNet_V2_X1_0_Weights.IMAGENET1K_V1,
+    "shufflenet_v2_x1_5": models.ShuffleNet_V2_X1_5_Weights.IMAGENET1K_V1,
+    "shufflenet_v2_x2_0": models.ShuffleNet_V2_X2_0_Weights.IMAGENET1K_V1,
+    "efficientnet_b0": models.EfficientNet_B0_Weights.IMAGENET1K_V1,
+    "mobilenet_v2": models.MobileNet_V2_Weights.IMAGENET1K_V2,
+    "vgg16": models.VGG16_Weights.IMAGENET1K_V1,
+    "vgg19": models.VGG19_Weights.IMAGENET1K_V1,
+    "densenet121": models.DenseNet121_Weights.IMAGENET1K_V1,
 }
 
 
@@ -16,5 +26,7 @@ def torchvision_model(*, name: str, num_classes: int) -> nn.Module:
         ValueError: a name that is not in the list.
     """
     if name not in TORCHVISION_WEIGHTS:
-        raise ValueError(f"unknown backbone {name!r}; the backbones are {', '.join(sorted(TORCHVISION_WEIGHTS))}")
+        raise ValueError(
+            f"model.name={name}: unknown; torchvision's networks here are {', '.join(TORCHVISION_WEIGHTS)}"
+        )
     return models.get_model(name, weights=None, num_classes=num_classes)

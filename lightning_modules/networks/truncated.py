@@ -3,12 +3,29 @@
 Shapes: B batch, C channels, H, W pixels, K classes.
 """
 
+import copy
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from .torchvision_models import torchvision_model
+from .shufflenet_v1 import shufflenet_v1
+from .simple_cnn import simple_cnn
+from .torchvision_models import TORCHVISION_WEIGHTS, torchvision_model
+
+PROBE_SIZE = 256  # pixels of the picture that finds out the trunk's channels; nothing is computed
+
+
+def _named(name: str) -> Callable[[], nn.Module]:
+    return lambda: torchvision_model(name=name, num_classes=1000)
+
+
+BACKBONES: dict[str, Callable[[], nn.Module]] = {
+    **{name: _named(name) for name in TORCHVISION_WEIGHTS},
+    "shufflenet_v1": lambda: shufflenet_v1(num_classes=1000),
+    "simple_cnn": lambda: simple_cnn(num_classes=1000, image_size=48),
+}
 
 
 class Truncated(nn.Module):
@@ -50,31 +67,16 @@ class Truncated(nn.Module):
         return {self.prefix + name: f"trunk.{name}" for name in self.trunk.state_dict()}
 
 
-@torch.no_grad()
-def feature_channels(trunk: nn.Module) -> int:
-    """Channels that the trunk gives, found out by a forward pass.
+def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -> Truncated:
+    """Builds `backbone` up to and with a block, with random weights.
+
+    Args:
+        keep: how many blocks, or the name of the last one. Blocks are the children of `features` where the backbone has
+            one, else its own; a name may go deeper (`layer2.0`) along containers that run their children in order.
+        head: `widths` of the linear layers before the last, `dropout` before each linear layer.
 
     Raises:
-        ValueError: the trunk does not give a map of features (its last block is past the pooling of its network).
-    """
-    was_training = trunk.training
-    try:
-        features = trunk.eval()(torch.zeros(1, 3, 224, 224))
-    except RuntimeError:
-        features = None
-    trunk.train(was_training)
-    if features is None or features.dim() != 4:
-        raise ValueError("the last kept block works on pooled features, not on a map of them")
-    return features.shape[1]
-
-
-def truncated(*, backbone: str, keep: int, head: dict, num_classes: int) -> Truncated:
-    """Builds `backbone` up to and with its `keep`-th block (1 is the first).
-
-    Blocks are the children of `features` where the backbone has one, else its own children.
-
-    Raises:
-        ValueError: keep out of range, or a head whose dropouts do not fit its widths.
+        ValueError: an unknown backbone, a cut that is out of range or impossible, or a head that does not fit.
     """
     widths, dropout = list(head["widths"]), list(head["dropout"])
     if len(dropout) != len(widths) + 1:
@@ -82,22 +84,84 @@ def truncated(*, backbone: str, keep: int, head: dict, num_classes: int) -> Trun
             f"model.head.dropout={dropout}: one dropout before each linear layer is needed, that is "
             f"{len(widths) + 1} for model.head.widths={widths} and the classes"
         )
-    network = torchvision_model(name=backbone, num_classes=1)
+    if backbone not in BACKBONES:
+        raise ValueError(f"model.backbone={backbone}: unknown; the backbones are {', '.join(BACKBONES)}")
+    network = BACKBONES[backbone]()
     prefix = "features." if hasattr(network, "features") else ""
-    children = dict(network.features.named_children() if prefix else network.named_children())
-    if not 1 <= keep <= len(children):
-        raise ValueError(
-            f"model.keep={keep}: {backbone} has {len(children)} blocks ({', '.join(children)}); "
-            f"use 1 to {len(children)}"
-        )
-    trunk = nn.Sequential(OrderedDict(list(children.items())[:keep]))
+    blocks = OrderedDict((network.features if prefix else network).named_children())
+    names = list(blocks)
+    if isinstance(keep, int):
+        if not 1 <= keep <= len(names):
+            raise ValueError(
+                f"model.keep={keep}: {backbone} has {len(names)} blocks ({', '.join(names)}); use 1 to {len(names)}"
+            )
+        trunk = nn.Sequential(OrderedDict(list(blocks.items())[:keep]))
+    else:
+        trunk = cut_after(blocks, keep.removeprefix(prefix), backbone)
     try:
         features = feature_channels(trunk)
     except ValueError as error:
         raise ValueError(
-            f"model.keep={keep}: cannot cut {backbone} after {list(children)[keep - 1]}: {error}. "
-            f"Use a smaller model.keep; the blocks are {', '.join(children)}"
+            f"model.keep={keep}: cannot cut {backbone} after {list(trunk._modules)[-1]}: {error}. "
+            f"Cut earlier; the blocks are {', '.join(names)}"
         ) from error
     return Truncated(
         trunk=trunk, prefix=prefix, features=features, num_classes=num_classes, widths=widths, dropout=dropout
     )
+
+
+def cut_after(blocks: OrderedDict[str, nn.Module], layer: str, backbone: str) -> nn.Sequential:
+    """The blocks up to and with the named layer.
+
+    Raises:
+        ValueError: no such layer, or it lies inside a block that does not run its children one after the other.
+    """
+    name, _, inner = layer.partition(".")
+    if name not in blocks:
+        raise ValueError(f"model.keep={layer}: no such layer in {backbone}; there is {', '.join(blocks)}")
+    names = list(blocks)
+    kept = OrderedDict((n, blocks[n]) for n in names[: names.index(name) + 1])
+    if inner:
+        if not isinstance(kept[name], nn.Sequential):
+            raise ValueError(
+                f"model.keep={layer}: {name} of {backbone} is a {type(kept[name]).__name__}, which cannot be cut inside; "
+                f"use model.keep={name} or the block before"
+            )
+        kept[name] = cut_after(OrderedDict(kept[name].named_children()), inner, f"{backbone}'s {name}")
+    return nn.Sequential(kept)
+
+
+@torch.no_grad()
+def feature_channels(trunk: nn.Module) -> int:
+    """Channels that the trunk gives, found out by a forward pass of shapes alone (torch's meta device).
+
+    Raises:
+        ValueError: the trunk does not give a map of features (its last block is past the pooling of its network).
+    """
+    try:
+        features = _on_meta(trunk)(torch.empty(1, 3, PROBE_SIZE, PROBE_SIZE, device="meta"))
+    except RuntimeError:
+        features = None
+    if features is None or features.dim() != 4:
+        raise ValueError("the last kept block works on pooled features, not on a map of them")
+    return features.shape[1]
+
+
+@torch.no_grad()
+def smallest_image_size(network: nn.Module, upto: int, start: int = 1) -> int | None:
+    """The smallest side of a picture, from `start` to `upto`, that the network can take; or None. Computes shapes alone."""
+    network = _on_meta(network)
+
+    def works(size: int) -> bool:
+        try:
+            network(torch.empty(2, 3, size, size, device="meta"))
+        except (RuntimeError, ValueError):
+            return False
+        return True
+
+    return next((size for size in range(start, upto + 1) if works(size)), None)
+
+
+def _on_meta(module: nn.Module) -> nn.Module:
+    """A copy in eval mode without any numbers in it."""
+    return copy.deepcopy(module).to("meta").eval()

@@ -1,0 +1,75 @@
+"""Pictures of what a network sees: feature maps of one picture, and the order that channel shuffle makes."""
+
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import nn
+
+from lightning_modules.networks import shuffle_order
+from reports.figures import channel_order, feature_maps, figure_pixels, save_figure
+
+
+class FeatureMaps(L.Callback):
+    """Draws feature_maps.png, and channel_shuffle.png where the network has one, after the last pass over test (or val).
+
+    The maps are those after the first and the last depthwise and pointwise convolution; of a network without depthwise
+    convolutions, after its first and last convolution.
+    """
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        if trainer.state.fn == "validate" and not trainer.datamodule.has_test:
+            self._draw(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer, pl_module) -> None:
+        self._draw(trainer, pl_module, "test")
+
+    def _draw(self, trainer, pl_module, split: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        data = trainer.datamodule
+        row = int(data.catalog.rows(split)[0])
+        picture = torch.from_numpy(data.store[row].copy()).permute(2, 0, 1)[None]  # (1, 3, H, W)
+        batch = data.on_after_batch_transfer({"pixels": picture.to(pl_module.device)}, 0)
+        maps = capture(pl_module.network, batch["pixels"])
+        figures = {"feature_maps": feature_maps(data.store[row], data.catalog.paths[row], maps)}
+        order = shuffle_order(pl_module.network)
+        if order is not None:
+            figures["channel_shuffle"] = channel_order(*order)
+        for name, figure in figures.items():
+            save_figure(figure, Path(trainer.default_root_dir) / f"{name}.png")
+            for logger in trainer.loggers:
+                logger.experiment.add_image(name, figure_pixels(figure), trainer.current_epoch, dataformats="HWC")
+
+
+def chosen_layers(network: nn.Module) -> dict[str, nn.Conv2d]:
+    """Words for a layer -> the layer."""
+    convolutions = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)}
+    depthwise = [name for name, layer in convolutions.items() if layer.groups == layer.in_channels > 1]
+    pointwise = [name for name, layer in convolutions.items() if layer.kernel_size == (1, 1)]
+    kinds = {"depthwise": depthwise, "pointwise": pointwise} if depthwise else {"": list(convolutions)}
+    chosen = {}
+    for kind, names in kinds.items():
+        for place, name in (("first", names[0]), ("last", names[-1])):
+            chosen[f"{place} {kind} convolution".replace("  ", " ") + f"\n{name}"] = convolutions[name]
+    return chosen
+
+
+@torch.no_grad()
+def capture(network: nn.Module, picture: torch.Tensor) -> dict:
+    """Words for a layer -> its output for the picture (1, 3, H, W), as (C, H', W') floats."""
+    captured, handles = {}, []
+    was_training = network.training
+    try:
+        for words, layer in chosen_layers(network).items():
+
+            def keep(_module, _inputs, output, words=words):
+                captured[words] = output[0].float().cpu().numpy()
+
+            handles.append(layer.register_forward_hook(keep))
+        network.eval()(picture)
+    finally:
+        for handle in handles:
+            handle.remove()
+        network.train(was_training)
+    return captured
