@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lightning_modules.networks import shuffle_order
-from reports.figures import channel_order, feature_maps, figure_pixels, save_figure
+from reports.figures import channel_order, feature_maps, figure_pixels, save_png
 
 
 class FeatureMaps(L.Callback):
@@ -37,9 +37,10 @@ class FeatureMaps(L.Callback):
         if order is not None:
             figures["channel_shuffle"] = channel_order(*order)
         for name, figure in figures.items():
-            save_figure(figure, Path(trainer.default_root_dir) / f"{name}.png")
+            pixels = figure_pixels(figure)
+            save_png(pixels, Path(trainer.default_root_dir) / f"{name}.png")
             for logger in trainer.loggers:
-                logger.experiment.add_image(name, figure_pixels(figure), trainer.current_epoch, dataformats="HWC")
+                logger.experiment.add_image(name, pixels, trainer.current_epoch, dataformats="HWC")
 
 
 def chosen_layers(network: nn.Module) -> dict[str, nn.Conv2d]:

@@ -1,7 +1,7 @@
 """Metrics of one pass over a split: exact sums, also over a short last batch and over several processes."""
 
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection, SumMetric
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassAUROC,
@@ -18,7 +18,9 @@ class Metrics(nn.Module):
 
     def __init__(self, num_classes: int, full: bool = False):
         super().__init__()
-        self.loss = MeanMetric(nan_strategy="disable")
+        # Not MeanMetric: torchmetrics 1.9 forgets its weights with nan_strategy="disable", and a NaN has to stay visible
+        self.loss_sum = SumMetric(nan_strategy="disable")
+        self.count = SumMetric(nan_strategy="disable")
         options = {"num_classes": num_classes, "validate_args": False}
         scores = {"accuracy": MulticlassAccuracy(average="micro", **options)}
         if full:
@@ -33,12 +35,13 @@ class Metrics(nn.Module):
 
     def update(self, logits: Tensor, labels: Tensor, mean_loss: Tensor) -> None:
         """Adds a batch: logits (B, K), labels (B,), mean loss of the batch."""
-        self.loss.update(mean_loss, len(labels))
+        self.loss_sum.update(mean_loss * len(labels))
+        self.count.update(len(labels))
         self.scores.update(logits.softmax(1), labels)
 
     def compute_and_reset(self) -> dict[str, float | list]:
         """Plain numbers, and lists for the confusion matrix."""
-        values = {"loss": self.loss.compute(), **self.scores.compute()}
-        self.loss.reset()
-        self.scores.reset()
+        values = {"loss": self.loss_sum.compute() / self.count.compute(), **self.scores.compute()}
+        for metric in self.children():
+            metric.reset()
         return {name: value.tolist() for name, value in values.items()}

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from .files import write_bytes
 
@@ -115,8 +116,8 @@ def channel_order(order: list[int], groups: int) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, path: Path, dpi: int = 120) -> None:
-    """Writes a PNG, whole or not at all."""
+def save_png(pixels: np.ndarray, path: Path) -> None:
+    """Writes (H, W, 3) uint8 as a PNG, whole or not at all."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    Image.fromarray(pixels).save(buffer, format="png")
     write_bytes(path, buffer.getvalue())
