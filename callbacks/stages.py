@@ -82,6 +82,7 @@ def model(config: DictConfig, data: L.LightningDataModule) -> Classifier:
     check_image_size(config, classifier.network)
     if config.model.freeze:
         set_frozen(classifier.network, True)
+        classifier.train()  # eval mode of what is frozen comes with each epoch: callbacks/freeze.py
     return classifier
 
 

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from reports.records import read_record
 from tests.helpers import PROJECT, make_pictures
+
+torch.set_num_threads(1)  # small networks; the cores are for the other test processes
 
 
 @pytest.fixture(scope="session")
