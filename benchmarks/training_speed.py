@@ -56,9 +56,8 @@ def main() -> None:
     for name, values in rates.items():
         print(f"{name:10}  median {statistics.median(values):6.1f} images/s  ({min(values):.1f} to {max(values):.1f})")
     ratios = [b / a for a, b in zip(*rates.values(), strict=True)]
-    print(
-        f"ratio       median {statistics.median(ratios):6.2f}           ({min(ratios):.2f} to {max(ratios):.2f}), n = {len(ratios)}"
-    )
+    spread = f"({min(ratios):.2f} to {max(ratios):.2f}), n = {len(ratios)}"
+    print(f"ratio       median {statistics.median(ratios):6.2f}           {spread}")
     out = PROJECT / "outputs" / "benchmarks" / "training_speed.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     result = {"images_per_s": rates, "ratios": ratios, "machine": platform.processor() or platform.machine()}
