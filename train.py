@@ -26,6 +26,8 @@ def run(config: DictConfig, record: Record) -> None:
     check_settings(config)
     L.seed_everything(config.seed, workers=True, verbose=False)
     data = build(config, "datamodule", augmentation=build(config, "augmentation"))
+    if config.stages != ["cost"]:
+        data.setup()
     record.data = stages.describe_data(data, record)
     model = stages.model(config, data)
     record.model = stages.describe_model(config, model)
@@ -41,7 +43,7 @@ def run(config: DictConfig, record: Record) -> None:
     record.val = stages.evaluate(trainer, model, data, "val")
     if "test" in config.stages and data.has_test:
         record.test = stages.evaluate(trainer, model, data, "test")
-    stages.conclude(config, record, trainer, data)
+    stages.conclude(config, record, trainer)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class Predictions(L.Callback):
             table.append(
                 {
                     "path": catalog.paths[row],
-                    "fingerprint": store.fingerprints[row],
+                    "fingerprint": store.facts.fingerprints[row],
                     "label": classes[catalog.labels[row]],
                     "predicted": classes[max(range(len(line)), key=line.__getitem__)],
                     **{f"p_{name}": f"{p:.6f}" for name, p in zip(classes, line, strict=True)},

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from lightning_modules.checkpoint import check_same_network, load_classifier
 from lightning_modules.classifier import Classifier
@@ -37,18 +38,30 @@ KNOWN_WARNINGS = (
 
 
 def describe_data(data: L.LightningDataModule, record: Record) -> dict:
-    """The record's `data`, and splits.csv."""
+    """The record's `data`, and splits.csv once the splits are decided."""
     catalog = data.catalog
-    columns = (catalog.paths, [catalog.classes[label] for label in catalog.labels], catalog.splits, catalog.groups)
-    names = ("path", "label", "split", "group")
+    described = {"name": catalog.name, "classes": catalog.classes, "protocol": "validation"}
+    if data.store is None:
+        return described
+    columns = {
+        "path": catalog.paths,
+        "label": [catalog.classes[label] for label in catalog.labels],
+        "split": catalog.splits,
+        "group": catalog.groups,
+        **({"weight": catalog.weights} if catalog.weights is not None else {}),
+    }
     if record.writes:
-        write_csv(
-            record.folder / "splits.csv",
-            names,
-            (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)),
-        )
-    counts = {f"n_{split}": len(catalog.rows(split)) for split in ("train", "val", "test")}
-    return {"name": catalog.name, "classes": catalog.classes, **counts, "fingerprint": None, "protocol": "validation"}
+        rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        write_csv(record.folder / "splits.csv", list(columns), rows)
+    return {
+        **described,
+        **{f"n_{split}": len(catalog.rows(split)) for split in ("train", "val", "test")},
+        "folds": data.rules["folds"],
+        "fold": data.rules["fold"],
+        "fingerprint": data.fingerprint(),
+        "left_out": [{"path": catalog.paths[row], "reason": reason} for row, reason in catalog.left_out.items()],
+        "audit": [{"kind": f.kind, "leak": f.leak, "text": f.text} for f in data.findings],
+    }
 
 
 def model(config: DictConfig, data: L.LightningDataModule) -> Classifier:
@@ -76,6 +89,7 @@ def model(config: DictConfig, data: L.LightningDataModule) -> Classifier:
         image_size=config.model.image_size,
         mean=data.mean,
         std=data.std,
+        loss=loss(config, data) if "fit" in config.stages else None,
         optimizer=build(config, "optimizer"),
         scheduler=build(config, "scheduler"),
     )
@@ -84,6 +98,12 @@ def model(config: DictConfig, data: L.LightningDataModule) -> Classifier:
         set_frozen(classifier.network, True)
         classifier.train()  # eval mode of what is frozen comes with each epoch: callbacks/freeze.py
     return classifier
+
+
+def loss(config: DictConfig, data: L.LightningDataModule) -> nn.Module:
+    """The training loss; one that weighs classes is told how many pictures each has."""
+    made = build(config, "loss")
+    return made if isinstance(made, nn.Module) else made(class_counts=data.class_counts)
 
 
 def describe_model(config: DictConfig, model: Classifier) -> dict:
@@ -201,11 +221,10 @@ def evaluate(trainer: L.Trainer, model: Classifier, data: L.LightningDataModule,
     return {**model.results[split], "accuracy": accuracy_entry(correct, len(table))}
 
 
-def conclude(config: DictConfig, record: Record, trainer: L.Trainer, data: L.LightningDataModule) -> None:
+def conclude(config: DictConfig, record: Record, trainer: L.Trainer) -> None:
     """What is known at the end, into the record, TensorBoard and the last lines of the screen."""
     checkpoint = Path(record.best["checkpoint"] if record.best else config.ckpt_path)
     record.model["checkpoint_mib"] = round(checkpoint.stat().st_size / 2**20, 3)
-    record.data["fingerprint"] = data.fingerprint()
     record.throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput)).measured()
     finals = {
         f"final/{split}_accuracy": getattr(record, split)["accuracy"]["value"]

@@ -1,10 +1,12 @@
-"""Augmentation of one picture on the processor: uint8 in, uint8 out, in the study's order.
+"""Augmentation: what is drawn for a picture, and how it is applied on the processor, in the study's order.
 
-Geometry is Pillow's, which is ten times as fast on uint8 as tensors. Every draw comes from a generator that the data
-module makes from (seed, epoch, row), so that a picture looks the same on any number of workers and processes.
+Every draw comes from a generator that the data set makes from (seed, epoch, row), so that a picture looks the same on any
+number of workers and processes. On the processor geometry is Pillow's, which is ten times as fast on uint8 as tensors; on a
+GPU `device_augmentation` applies the same draws to whole batches.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -14,6 +16,21 @@ from torchvision.transforms import functional as F
 ERASING_SCALE = (0.02, 0.33)
 ERASING_RATIO = (0.3, 3.3)
 ERASING_TRIES = 10
+
+
+class Draw(NamedTuple):
+    """What happens to one picture, all as plain numbers."""
+
+    horizontal_flip: float = 0.0  # 1 or 0
+    vertical_flip: float = 0.0
+    angle_degrees: float = 0.0  # counter-clockwise
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    erased_top: float = 0.0  # a rectangle in pixels; of no height where nothing is erased
+    erased_left: float = 0.0
+    erased_height: float = 0.0
+    erased_width: float = 0.0
 
 
 class Augmentation:
@@ -51,40 +68,53 @@ class Augmentation:
         self.color_jitter = color_jitter
         self.erasing = erasing
 
+    def draw(self, size: int, generator: np.random.Generator) -> Draw:
+        """What is to happen to a picture of `size` pixels a side."""
+        drawn = {}
+        if self.horizontal_flip:
+            drawn["horizontal_flip"] = float(generator.random() < self.horizontal_flip)
+        if self.vertical_flip:
+            drawn["vertical_flip"] = float(generator.random() < self.vertical_flip)
+        if self.rotation_degrees:
+            drawn["angle_degrees"] = generator.uniform(-self.rotation_degrees, self.rotation_degrees)
+        if self.color_jitter:
+            factors = generator.uniform(1 - self.color_jitter, 1 + self.color_jitter, size=3)
+            drawn |= dict(zip(("brightness", "contrast", "saturation"), factors, strict=True))
+        if self.erasing and generator.random() < self.erasing:
+            drawn |= draw_rectangle(size, generator)
+        return Draw(**drawn)
+
     def __call__(self, pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """A new (H, W, 3) uint8 array, or `pixels` itself where nothing was drawn."""
-        if self.horizontal_flip and generator.random() < self.horizontal_flip:
-            pixels = pixels[:, ::-1]
-        if self.vertical_flip and generator.random() < self.vertical_flip:
-            pixels = pixels[::-1]
-        if self.rotation_degrees:
-            angle = generator.uniform(-self.rotation_degrees, self.rotation_degrees)
-            pixels = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).rotate(angle))
-        if self.color_jitter:
-            pixels = jitter(pixels, generator.uniform(1 - self.color_jitter, 1 + self.color_jitter, size=3))
-        if self.erasing and generator.random() < self.erasing:
-            pixels = erase(pixels, generator)
-        return pixels
+        return apply(pixels, self.draw(len(pixels), generator))
 
 
-def jitter(pixels: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Brightness, contrast and saturation scaled by three factors; 1 changes nothing."""
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    for adjust, factor in zip((F.adjust_brightness, F.adjust_contrast, F.adjust_saturation), factors, strict=True):
-        image = adjust(image, factor)
-    return np.asarray(image)
-
-
-def erase(pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A copy with one black rectangle (Zhong et al. 2017, arXiv:1708.04896, algorithm 1)."""
-    height, width = pixels.shape[:2]
+def draw_rectangle(size: int, generator: np.random.Generator) -> dict[str, float]:
+    """Zhong et al. 2017, arXiv:1708.04896, algorithm 1; nothing where no rectangle fits in ten tries."""
     for _ in range(ERASING_TRIES):
-        area = height * width * generator.uniform(*ERASING_SCALE)
+        area = size * size * generator.uniform(*ERASING_SCALE)
         ratio = math.exp(generator.uniform(math.log(ERASING_RATIO[0]), math.log(ERASING_RATIO[1])))
-        h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if h < height and w < width:
-            top, left = generator.integers(height - h + 1), generator.integers(width - w + 1)
-            pixels = pixels.copy()
-            pixels[top : top + h, left : left + w] = 0
-            return pixels
+        height, width = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if height < size and width < size:
+            top, left = generator.integers(size - height + 1), generator.integers(size - width + 1)
+            return {"erased_top": top, "erased_left": left, "erased_height": height, "erased_width": width}
+    return {}
+
+
+def apply(pixels: np.ndarray, draw: Draw) -> np.ndarray:
+    """Does to (H, W, 3) uint8 what was drawn."""
+    if draw.horizontal_flip:
+        pixels = pixels[:, ::-1]
+    if draw.vertical_flip:
+        pixels = pixels[::-1]
+    if draw.angle_degrees:
+        pixels = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).rotate(draw.angle_degrees))
+    if (draw.brightness, draw.contrast, draw.saturation) != (1, 1, 1):
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        image = F.adjust_contrast(F.adjust_brightness(image, draw.brightness), draw.contrast)
+        pixels = np.asarray(F.adjust_saturation(image, draw.saturation))
+    if draw.erased_height:
+        top, left = int(draw.erased_top), int(draw.erased_left)
+        pixels = pixels.copy()
+        pixels[top : top + int(draw.erased_height), left : left + int(draw.erased_width)] = 0
     return pixels

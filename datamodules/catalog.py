@@ -1,4 +1,4 @@
-"""What is in a data set: one row a picture. Sources make a catalog, the data module reads it."""
+"""What is in a data set: one row a picture. Sources make a catalog, the data module completes and reads it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ UNASSIGNED = ""
 class Catalog:
     """Rows of a data set, as columns of one length.
 
-    `splits` holds one of SPLITS a row, or "" where `assign_splits` still has to choose. `paths` are relative to `root`.
+    `splits` holds one of SPLITS a row, or "" where it is not assigned yet, or left out. `paths` are relative to `root`.
     """
 
     name: str
@@ -23,38 +23,39 @@ class Catalog:
     labels: np.ndarray  # (rows,) index into classes
     splits: np.ndarray  # (rows,) of str
     groups: list[str] = field(default_factory=list)  # (rows,); "" where a picture is its own group
+    weights: np.ndarray | None = None  # (rows,) of the loss in training; None: all the same
 
     def __post_init__(self):
         self.groups = self.groups or [""] * len(self.paths)
+        self.left_out: dict[int, str] = {}  # row -> reason
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.root / path for path in self.paths]
 
     def rows(self, split: str) -> np.ndarray:
         """Indices of the rows of a split, in the order of the catalog."""
         return np.flatnonzero(self.splits == split)
 
+    def leave_out(self, rows, reason: str) -> None:
+        """Takes rows out of every split."""
+        for row in rows:
+            self.splits[row] = UNASSIGNED
+            self.left_out[int(row)] = reason
+
+    def present(self) -> np.ndarray:
+        """(rows,) whether a row was not left out."""
+        present = np.ones(len(self), bool)
+        present[list(self.left_out)] = False
+        return present
+
     def describe(self) -> str:
         """`train 1,333, val 445, test 445 pictures`."""
         counts = [f"{split} {len(self.rows(split)):,}" for split in SPLITS if len(self.rows(split))]
         return f"{', '.join(counts)} pictures"
-
-
-def assign_splits(labels: np.ndarray, fractions: dict[str, float], seed: int) -> np.ndarray:
-    """A seeded split of the rows, stratified by label: (rows,) of split names.
-
-    Within each class, rows are shuffled and cut at the rounded cumulative fractions, so that every split gets its
-    share of the class to within one picture.
-    """
-    splits = np.full(len(labels), UNASSIGNED, dtype="<U5")
-    generator = np.random.default_rng(seed)
-    edges = np.cumsum(list(fractions.values()))
-    for label in np.unique(labels):
-        rows = generator.permutation(np.flatnonzero(labels == label))
-        cuts = np.floor(edges * len(rows) / edges[-1] + 0.5).astype(int)
-        for name, begin, end in zip(fractions, [0, *cuts[:-1]], cuts, strict=True):
-            splits[rows[begin:end]] = name
-    return splits
 
 
 def check_splits(catalog: Catalog) -> None:

@@ -3,20 +3,38 @@
 import hashlib
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 Image.MAX_IMAGE_PIXELS = 200_000_000  # above this Pillow warns, which is an error here: a decompression bomb is refused
-DECODER = f"pillow {Image.__version__}, exif, white behind alpha, bilinear, 1"  # part of a pixel store's key
+DRAFT_SIZE = 512  # big JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, not below this many pixels a side
+DECODER = f"pillow {Image.__version__}, draft {DRAFT_SIZE}, exif, white behind alpha, bilinear, 2"  # of a store's key
 
 
 class UnreadablePictureError(ValueError):
     """A file that is no picture, is cut off, is empty or is absurdly large."""
 
 
-def open_picture(path: Path) -> Image.Image:
-    """The upright RGB picture of a file: first frame, EXIF rotation applied, alpha over white, 16 bits scaled to 8.
+class Opened(NamedTuple):
+    """A picture, and what its file holds."""
+
+    image: Image.Image  # upright RGB
+    size: tuple[int, int]  # width and height in the file
+    mode: str  # Pillow's, in the file
+
+
+def open_picture(path: Path, image_size: int = 0) -> Image.Image:
+    """The upright RGB picture of a file; see `read_picture`."""
+    return read_picture(path, image_size).image
+
+
+def read_picture(path: Path, image_size: int = 0) -> Opened:
+    """First frame, EXIF rotation applied, alpha over white, 16 bits scaled to 8.
+
+    A big JPEG is decoded at a fraction of its size that is still twice `image_size`, and not below DRAFT_SIZE: a quarter of
+    the time at 12 megapixels. (Its fingerprint is that of the reduced picture, the same for all sizes up to 256.)
 
     Raises:
         UnreadablePictureError: names the file and the reason.
@@ -25,8 +43,11 @@ def open_picture(path: Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
+                size, mode = image.size, image.mode
+                side = max(DRAFT_SIZE, 2 * image_size)
+                image.draft(None, (side, side))
                 image.load()
-                return to_rgb(ImageOps.exif_transpose(image))
+                return Opened(to_rgb(ImageOps.exif_transpose(image)), size, mode)
     except (
         OSError,
         ValueError,

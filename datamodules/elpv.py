@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from .catalog import Catalog, assign_splits
+from .catalog import UNASSIGNED, Catalog
 
 log = logging.getLogger(__name__)
 
 LICENCE = "CC BY-NC-SA 4.0, not for commercial use"
 
 
-def elpv_catalog(seed: int) -> Catalog:
-    """Functional (defect probability 0) against defective (1); the uncertain cells (1/3, 2/3) are left out.
+def elpv_root() -> Path:
+    """The package's folder of pictures.
 
     Raises:
         ValueError: the package elpv-dataset is not installed.
@@ -30,7 +30,12 @@ def elpv_catalog(seed: int) -> Catalog:
             "pip install -e '.[samples]', or take your own pictures: "
             "datamodule=image_folder datamodule.root=DIR"
         )
-    root = Path(package.submodule_search_locations[0]) / "data"
+    return Path(package.submodule_search_locations[0]) / "data"
+
+
+def elpv_catalog() -> Catalog:
+    """Functional (defect probability 0) against defective (1); the uncertain cells (1/3, 2/3) are left out."""
+    root = elpv_root()
     rows = [line.split() for line in (root / "labels.csv").read_text().splitlines()]
     certain = [(path, float(probability)) for path, probability, _ in rows if float(probability) in (0.0, 1.0)]
     labels = np.array([int(probability) for _, probability in certain])
@@ -47,5 +52,5 @@ def elpv_catalog(seed: int) -> Catalog:
         classes=["functional", "defective"],
         paths=[path for path, _ in certain],
         labels=labels,
-        splits=assign_splits(labels, {"train": 0.6, "val": 0.2, "test": 0.2}, seed),
+        splits=np.full(len(labels), UNASSIGNED, dtype="<U5"),
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .catalog import SPLITS, UNASSIGNED, Catalog, assign_splits
+from .catalog import SPLITS, UNASSIGNED, Catalog
 
 log = logging.getLogger(__name__)
 
@@ -15,11 +15,10 @@ SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", "
 SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
-def folder_catalog(root: Path, seed: int) -> Catalog:
+def folder_catalog(root: Path) -> Catalog:
     """Reads the names of files below `root`; opens none.
 
-    Val is split off train (20%, stratified, seeded) where there is no val folder. A root without split folders is
-    split 60/20/20. With train and without test there is no test split.
+    Rows of a root without split folders have no split yet.
 
     Raises:
         ValueError: root missing or empty, fewer than two classes, a class without pictures, or classes that differ.
@@ -49,7 +48,7 @@ def folder_catalog(root: Path, seed: int) -> Catalog:
             paths += [os.path.relpath(file, root) for file in files]
             labels += [label] * len(files)
             splits += [split] * len(files)
-    catalog = Catalog(
+    return Catalog(
         name=root.resolve().name,
         root=root,
         classes=classes,
@@ -57,23 +56,6 @@ def folder_catalog(root: Path, seed: int) -> Catalog:
         labels=np.array(labels),
         splits=np.array(splits, dtype="<U5"),
     )
-    _fill_in_splits(catalog, set(split_folders), seed)
-    return catalog
-
-
-def _fill_in_splits(catalog: Catalog, given: set[str], seed: int) -> None:
-    if UNASSIGNED in given:
-        catalog.splits = assign_splits(catalog.labels, {"train": 0.6, "val": 0.2, "test": 0.2}, seed)
-        log.info("no train folder: split 60/20/20, stratified, seed %d", seed)
-    elif "val" not in given:
-        train = catalog.rows("train")
-        catalog.splits[train] = assign_splits(catalog.labels[train], {"train": 0.8, "val": 0.2}, seed)
-        log.info("no val folder: 20%% of train split off, stratified, seed %d", seed)
-    if UNASSIGNED not in given and "test" not in given:
-        log.warning(
-            "no test folder: there will be no test figure, only that of the validation split, which also "
-            "chose the best epoch"
-        )
 
 
 def _classes(root: Path, split_folders: dict[str, Path]) -> list[str]:

@@ -7,16 +7,21 @@ from pathlib import Path
 from typing import Literal
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from .audit import Finding
 from .augmentation import Augmentation
-from .catalog import Catalog, check_splits
-from .elpv import elpv_catalog
+from .catalog import Catalog
+from .completing import complete
+from .device_augmentation import apply_on_device
+from .elpv import elpv_catalog, elpv_root
 from .folders import folder_catalog
 from .loading import PictureDataset, RowSampler, as_it_is
 from .pixels import PixelStore, open_store
+from .table import table_catalog
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +36,17 @@ class ImageDataModule(L.LightningDataModule):
     Args:
         source: `elpv`, or `image_folder` for the pictures under `root`.
         root: folder of the user's own pictures.
+        table: CSV of path, label and where wanted split, group and weight, in place of what the folders say.
+        folds: train and val become so many folds, of which number `fold` is val; the test split stays closed.
+        unreadable: whether files that are no pictures end the run or are left out.
+        leaks: what becomes of training pictures that stand in val or test as well.
+        sampler: every training picture once an epoch, or as many drawn with all classes equally likely.
         image_size: pixels, height and width after resizing.
         batch_size: pictures a batch, for each process.
         num_workers: loader processes; 0 decodes nothing twice and is the fastest where there are only two cores.
         seed: of the splits, the order and the augmentation.
         cache: folder of the pixel stores.
+        cache_limit_gib: all pixel stores together; those not used for longest are removed.
     """
 
     def __init__(
@@ -43,12 +54,19 @@ class ImageDataModule(L.LightningDataModule):
         *,
         source: Literal["elpv", "image_folder"],
         root: str | None = None,
+        table: str | None,
+        folds: int | None,
+        fold: int | None,
+        unreadable: Literal["error", "skip"],
+        leaks: Literal["warn", "error", "drop"],
+        sampler: Literal["shuffle", "balanced"],
         image_size: int,
         batch_size: int,
         num_workers: int,
         augmentation: Augmentation,
         seed: int,
         cache: str,
+        cache_limit_gib: float,
     ):
         super().__init__()
         for name, value, least in (
@@ -58,26 +76,41 @@ class ImageDataModule(L.LightningDataModule):
         ):
             if value < least:
                 raise ValueError(f"{name}={value}: use {least} or more")
-        self.source = source
-        self.root = root
+        if source == "image_folder" and root is None and table is None:
+            raise ValueError(
+                "datamodule.root has no value; give it one: datamodule.root=DIR (or datamodule.table=FILE)"
+            )
+        self.source, self.root, self.table = source, root and Path(root), table and Path(table)
+        self.rules = {"seed": seed, "folds": folds, "fold": fold, "unreadable": unreadable, "leaks": leaks}
+        self.sampler = sampler
         self.image_size = image_size
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.augmentation = augmentation
         self.seed = seed
-        self.cache = Path(cache)
+        self.cache, self.cache_limit_gib = Path(cache), cache_limit_gib
         self.mean, self.std = list(IMAGENET_MEAN), list(IMAGENET_STD)
         self.store: PixelStore | None = None
+        self.findings: list[Finding] = []
 
     @functools.cached_property
     def catalog(self) -> Catalog:
-        """Which pictures there are and how they are split; opens none of them.
+        """Which pictures there are; opens none. Splits and what is left out are decided in `setup`."""
+        if self.table is not None:
+            return table_catalog(self.table, elpv_root() if self.source == "elpv" else self.root)
+        return elpv_catalog() if self.source == "elpv" else folder_catalog(self.root)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Opens or builds the pixel store, decides the splits and audits the pictures; called again, it does nothing.
 
         Raises:
-            ValueError: what is wrong with the folders or the batch size.
+            ValueError: what is wrong with the pictures, the splits or the batch size.
         """
-        catalog = elpv_catalog(self.seed) if self.source == "elpv" else folder_catalog(Path(self.root), self.seed)
-        check_splits(catalog)
+        if self.store is not None:
+            return
+        catalog = self.catalog
+        store = open_store(catalog.files, self.image_size, self.cache / "pixels", self.cache_limit_gib)
+        self.findings = complete(catalog, store.facts, **self.rules)
         n_train = len(catalog.rows("train"))
         if self.batch_size > n_train:
             raise ValueError(
@@ -85,30 +118,25 @@ class ImageDataModule(L.LightningDataModule):
                 f"pictures); use {n_train} or fewer"
             )
         log.info("%s: %s; classes %s", catalog.name, catalog.describe(), ", ".join(catalog.classes))
-        return catalog
-
-    def prepare_data(self) -> None:
-        """Builds the pixel store where it is not there yet; Lightning calls it in one process of a machine."""
-        self._open()
-
-    def setup(self, stage: str | None = None) -> None:
-        """Opens the pixel store and writes nothing else; called again, it does nothing."""
-        self._open()
-
-    def _open(self) -> None:
-        if self.store is None:
-            files = [self.catalog.root / path for path in self.catalog.paths]
-            self.store = open_store(files, self.image_size, self.cache / "pixels")
+        self.store = store
 
     def fingerprint(self) -> str:
         """16 hex digits that name the data set: pictures, labels and splits, whatever the files are called."""
-        rows = zip(self.store.fingerprints, self.catalog.labels, self.catalog.splits, strict=True)
-        lines = sorted(f"{picture} {self.catalog.classes[label]} {split}" for picture, label, split in rows)
+        rows = zip(self.store.facts.fingerprints, self.catalog.labels, self.catalog.splits, strict=True)
+        lines = sorted(f"{picture} {self.catalog.classes[label]} {split}" for picture, label, split in rows if split)
         return hashlib.blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
 
     @property
     def has_test(self) -> bool:
-        return len(self.catalog.rows("test")) > 0
+        """Whether there is a test split that may be opened: in cross-validation it stays closed."""
+        return len(self.catalog.rows("test")) > 0 and self.rules["folds"] is None
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Training pictures of each class."""
+        return np.bincount(
+            self.catalog.labels[self.catalog.rows("train")], minlength=len(self.catalog.classes)
+        ).tolist()
 
     def train_dataloader(self) -> DataLoader:
         return self._loader("train", shuffle=True)
@@ -120,16 +148,19 @@ class ImageDataModule(L.LightningDataModule):
         return self._loader("test", shuffle=False)
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
-        """Pixels to normalised floats, on the device: uint8 is a quarter of the bytes to move."""
+        """Augmented there on a GPU, and normalised: uint8 is a quarter of the bytes to move."""
+        if "draws" in batch:
+            batch["pixels"] = apply_on_device(batch["pixels"], batch.pop("draws"), self.augmentation.color_jitter > 0)
         batch["pixels"] = normalise(batch["pixels"], self.mean, self.std)
         return batch
 
     def _loader(self, split: str, shuffle: bool) -> DataLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = RowSampler(
-            self.catalog.rows(split), shuffle=shuffle, seed=self.seed, rank=rank, world_size=world_size
-        )
-        dataset = PictureDataset(self.catalog, self.store, self.augmentation if shuffle else None, self.seed)
+        on_device = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        rows = self.catalog.rows(split)
+        balance = self.catalog.labels[rows] if shuffle and self.sampler == "balanced" else None
+        sampler = RowSampler(rows, shuffle=shuffle, balance=balance, seed=self.seed, rank=rank, world_size=world_size)
+        dataset = PictureDataset(self.catalog, self.store, self.augmentation if shuffle else None, self.seed, on_device)
         single_left = shuffle and self.batch_size > 1 and len(sampler) % self.batch_size == 1
         if single_left:
             log.warning("the last training batch would hold a single picture, too few for batch norm: it is left out, "

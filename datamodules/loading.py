@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from .augmentation import Augmentation
+from .augmentation import Augmentation, apply
 from .catalog import Catalog
 from .pixels import PixelStore
 
@@ -17,12 +17,24 @@ class RowSampler(Sampler):
     Shuffled: the order follows from (seed, epoch) alone; all processes take equally many, for which the last few rows
     may be filled up from the front (their gradients are averaged step by step). Not shuffled: every row exactly once
     over all processes, so that metrics summed over them are exact.
+
+    With `balance`, the labels (rows,) of the rows, as many rows are drawn with replacement, all classes equally likely.
     """
 
-    def __init__(self, rows: np.ndarray, *, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self,
+        rows: np.ndarray,
+        *,
+        shuffle: bool,
+        seed: int,
+        balance: np.ndarray | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
         self.rows = rows
         self.shuffle = shuffle
         self.seed = seed
+        self.balance = balance
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
@@ -39,37 +51,61 @@ class RowSampler(Sampler):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rows = self.rows
         if self.shuffle:
-            rows = np.random.default_rng((self.seed, self.epoch)).permutation(rows)
+            generator = np.random.default_rng((self.seed, self.epoch))
+            rows = self._balanced(generator) if self.balance is not None else generator.permutation(rows)
             rows = np.resize(rows, len(self) * self.world_size)  # repeats from the front
         for row in rows[self.rank :: self.world_size]:
             yield self.epoch, int(row)
+
+    def _balanced(self, generator: np.random.Generator) -> np.ndarray:
+        kinds = np.unique(self.balance)
+        drawn = generator.integers(len(kinds), size=len(self.rows))
+        picks = np.empty_like(self.rows)
+        for index, kind in enumerate(kinds):
+            places = np.flatnonzero(drawn == index)
+            picks[places] = generator.choice(self.rows[self.balance == kind], size=len(places))
+        return picks
 
 
 class PictureDataset(Dataset):
     """Whole batches of pixels, augmented where an augmentation is given.
 
     An item is a list of (epoch, row) pairs; it gives `pixels` (B, 3, H, W) uint8 in channels-last memory, `labels` (B,)
-    and `rows` (B,), both int64.
+    and `rows` (B,), both int64, `weights` (B,) float32 where the catalog has them, and with `on_device` the `draws`
+    (B, len(Draw)) that are left to the device.
     """
 
-    def __init__(self, catalog: Catalog, store: PixelStore, augmentation: Augmentation | None, seed: int):
+    def __init__(
+        self, catalog: Catalog, store: PixelStore, augmentation: Augmentation | None, seed: int, on_device: bool = False
+    ):
         self.labels = torch.from_numpy(catalog.labels.astype(np.int64))
+        self.weights = None if catalog.weights is None else torch.from_numpy(catalog.weights)
         self.store = store
         self.augmentation = augmentation
         self.seed = seed
+        self.on_device = on_device
 
     def __len__(self) -> int:
         return len(self.store)
 
     def __getitems__(self, items: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
         rows = torch.tensor([row for _, row in items])
-        pixels = np.empty((len(items), *self.store[0].shape), np.uint8)  # (B, H, W, 3)
+        side = self.store.image_size
+        pixels = np.empty((len(items), side, side, 3), np.uint8)
+        draws = []
         for place, (epoch, row) in enumerate(items):
             picture = self.store[row]
             if self.augmentation is not None:
-                picture = self.augmentation(picture, np.random.default_rng((self.seed, epoch, row)))
+                draw = self.augmentation.draw(side, np.random.default_rng((self.seed, epoch, row)))
+                draws.append(draw)
+                picture = picture if self.on_device else apply(picture, draw)
             pixels[place] = picture
-        return {"pixels": torch.from_numpy(pixels).permute(0, 3, 1, 2), "labels": self.labels[rows], "rows": rows}
+        batch = {"pixels": torch.from_numpy(pixels).permute(0, 3, 1, 2), "labels": self.labels[rows], "rows": rows}
+        if self.weights is not None:
+            batch["weights"] = self.weights[rows]
+        if draws and self.on_device:
+            batch["draws"] = torch.tensor(draws)
+        return batch
 
 
 def as_it_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -5,60 +5,80 @@ All loader workers, processes and runs of a sweep share its pages. A store is fo
 
 import errno
 import hashlib
-import json
 import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from .decode import DECODER, UnreadablePictureError, fingerprint, open_picture, resize
+from .decode import DECODER, open_picture, resize
+from .facts import Facts, look_at
 
 log = logging.getLogger(__name__)
 
-SHOWN = 20  # unreadable files named on the screen
+NOT_WRITABLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM)
+ABANDONED_S = 3600  # a store still being built after an hour was killed
+CHUNK = 1024  # files that a thread pool is given at once
 
 
 class PixelStore:
-    """`pixels[row]` is an (H, W, 3) uint8 array; `fingerprints[row]` names the picture before it was resized."""
+    """`store[row]` is an (H, W, 3) uint8 array, `facts` what is known of each picture."""
 
-    def __init__(self, pixels: np.ndarray, fingerprints: list[str]):
+    def __init__(self, pixels: np.ndarray, facts: Facts):
         self.pixels = pixels
-        self.fingerprints = fingerprints
+        self.image_size = pixels.shape[1]
+        self.facts = facts
 
     def __len__(self) -> int:
-        return len(self.fingerprints)
+        return len(self.facts.fingerprints)
 
     def __getitem__(self, row: int) -> np.ndarray:
         return self.pixels[row]
 
 
-def open_store(files: Sequence[Path], image_size: int, folder: Path) -> PixelStore:
+class DecodingStore(PixelStore):
+    """The same without a file: decodes a picture each time that it is asked for."""
+
+    def __init__(self, files: Sequence[Path], image_size: int, facts: Facts):
+        self.files = files
+        self.image_size = image_size
+        self.facts = facts
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return np.asarray(resize(open_picture(self.files[row], self.image_size), self.image_size))
+
+
+def open_store(files: Sequence[Path], image_size: int, folder: Path, limit_gib: float = 50.0) -> PixelStore:
     """The store of these files in this order, built where it is not there yet.
 
-    Raises:
-        ValueError: files that are no pictures, all of them listed.
+    Unreadable files are not an error here: their rows are black, and `facts.errors` says why.
+
+    Args:
+        limit_gib: all stores together; those not used for longest are removed when a new one is built.
     """
     place = folder / _key(files, image_size)
     if not place.is_dir():
         try:
+            _make_room(folder, needed=len(files) * image_size**2 * 3, limit=int(limit_gib * 2**30))
             _build(files, image_size, place)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM):
+            if error.errno not in NOT_WRITABLE:
                 raise
-            log.warning(
-                "pixel store: %s cannot be written (%s); pictures are held in memory instead", folder, error.strerror
-            )
-            pixels = np.empty((len(files), image_size, image_size, 3), np.uint8)
-            return PixelStore(pixels, _decode_all(files, pixels))
-    os.utime(place)  # last used
-    return PixelStore(
-        np.load(place / "pixels.npy", mmap_mode="r"), json.loads((place / "fingerprints.json").read_text())
-    )
+            reason = error.strerror
+            log.warning("pixel store: %s cannot be written (%s); pictures are decoded anew each epoch", folder, reason)
+            facts = Facts.empty(len(files))
+            _decode_all(files, image_size, facts, None)
+            return DecodingStore(files, image_size, facts)
+    try:
+        os.utime(place)  # last used
+    except OSError as error:
+        log.warning("pixel store: %s cannot be marked as used (%s)", place, error.strerror)
+    return PixelStore(np.load(place / "pixels.npy", mmap_mode="r"), Facts.load(place / "facts.npz"))
 
 
 def _key(files: Sequence[Path], image_size: int) -> str:
@@ -66,23 +86,24 @@ def _key(files: Sequence[Path], image_size: int) -> str:
     digest = hashlib.blake2b(f"{DECODER} {image_size}".encode(), digest_size=12)
     for file in files:
         stat = file.stat()
-        digest.update(f"\0{file.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode(errors="surrogateescape"))
+        digest.update(f"\0{file}\0{stat.st_size}\0{stat.st_mtime_ns}".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
 def _build(files: Sequence[Path], image_size: int, place: Path) -> None:
     """Writes into a folder of another name and renames it: a store is whole or absent, also with two builders."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    shape = (len(files), image_size, image_size, 3)
-    needed = int(np.prod(shape)) + 2**20
-    if shutil.disk_usage(place.parent).free < needed:
-        raise OSError(errno.ENOSPC, f"no space for {needed / 2**20:,.0f} MiB")
     building = Path(tempfile.mkdtemp(prefix=f"{place.name}.building-", dir=place.parent))
     try:
-        pixels = np.lib.format.open_memmap(building / "pixels.npy", "w+", np.uint8, shape)
-        fingerprints = _decode_all(files, pixels)
+        pixels = np.lib.format.open_memmap(
+            building / "pixels.npy", "w+", np.uint8, (len(files), image_size, image_size, 3)
+        )
+        if hasattr(os, "posix_fallocate"):  # a full disk is then an error here and not a killed process later
+            with (building / "pixels.npy").open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, file.seek(0, os.SEEK_END))
+        facts = Facts.empty(len(files))
+        _decode_all(files, image_size, facts, pixels)
         pixels.flush()
-        (building / "fingerprints.json").write_text(json.dumps(fingerprints))
+        facts.save(building / "facts.npz")
         building.rename(place)
     except OSError:
         if not place.is_dir():  # otherwise another process was first: its store is the same
@@ -91,25 +112,40 @@ def _build(files: Sequence[Path], image_size: int, place: Path) -> None:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _decode_all(files: Sequence[Path], pixels: np.ndarray) -> list[str]:
-    """Fills `pixels` and returns the fingerprints. In threads: Pillow lets go of the interpreter while it works."""
-    unreadable = []
+def _decode_all(files: Sequence[Path], image_size: int, facts: Facts, pixels: np.ndarray | None) -> None:
+    """Fills facts and pixels, in threads: Pillow lets go of the interpreter while it works."""
 
-    def decode(row: int) -> str:
-        try:
-            image = open_picture(files[row])
-        except UnreadablePictureError as error:
-            unreadable.append(str(error))
-            return ""
-        pixels[row] = resize(image, pixels.shape[1])
-        return fingerprint(image)
+    def decode(row: int) -> None:
+        image = look_at(files[row], row, facts, image_size)
+        if image is not None and pixels is not None:
+            pixels[row] = image
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        fingerprints = list(pool.map(decode, range(len(files))))
-    if unreadable:
-        listed = "\n  ".join(sorted(unreadable)[:SHOWN])
-        more = f"\n  and {len(unreadable) - SHOWN} more" if len(unreadable) > SHOWN else ""
-        raise UnreadablePictureError(
-            f"{len(unreadable)} of {len(files)} files cannot be read; repair or remove them:\n  {listed}{more}"
-        )
-    return fingerprints
+        for begin in range(0, len(files), CHUNK):  # all futures of 100,000 files at once would take memory
+            list(pool.map(decode, range(begin, min(begin + CHUNK, len(files)))))
+
+
+def _make_room(folder: Path, needed: int, limit: int) -> None:
+    """Removes what was abandoned, and the stores used longest ago while all together would be above the limit.
+
+    Raises:
+        OSError: the disk has no space for the new store; a memory-mapped file would end the process half-way.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stores = []
+    for store in folder.iterdir():
+        used = store.stat().st_mtime
+        if ".building-" in store.name:
+            if time.time() - used > ABANDONED_S:
+                shutil.rmtree(store, ignore_errors=True)
+            continue
+        stores.append((used, store, sum(file.stat().st_size for file in store.iterdir())))
+    total = needed + sum(size for _, _, size in stores)
+    for _, store, size in sorted(stores):
+        if total <= limit:
+            break
+        log.info("pixel store: removed %s (%d MiB), not used for longest", store.name, size // 2**20)
+        shutil.rmtree(store, ignore_errors=True)
+        total -= size
+    if shutil.disk_usage(folder).free < needed + 2**20:
+        raise OSError(errno.ENOSPC, f"no space for {needed / 2**20:,.0f} MiB")

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .losses import CrossEntropy
 from .metrics import Metrics
 from .networks import build_network
 
@@ -14,7 +15,7 @@ from .networks import build_network
 class Classifier(L.LightningModule):
     """A network for K classes of pictures that knows how to be trained and what it is.
 
-    All arguments but `optimizer` and `scheduler` are plain values and go into every checkpoint, from which
+    All arguments but `loss`, `optimizer` and `scheduler` are plain values and go into every checkpoint, from which
     `checkpoint.load_classifier` builds the same classifier again.
 
     Args:
@@ -24,6 +25,7 @@ class Classifier(L.LightningModule):
         mean: of each channel, as the pictures are normalised.
         std: of each channel.
         optimizer: parameters -> optimizer. Not needed where nothing is trained.
+        loss: logits (B, K), labels (B,) -> (B,), for training.
         scheduler: optimizer -> Lightning's scheduler dictionary (scheduler, monitor); None keeps the learning rate.
     """
 
@@ -35,11 +37,13 @@ class Classifier(L.LightningModule):
         image_size: int,
         mean: list[float],
         std: list[float],
+        loss: nn.Module | None = None,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
         scheduler: Callable[[torch.optim.Optimizer], dict] | None = None,
     ):
         super().__init__()
-        self.save_hyperparameters(ignore=["optimizer", "scheduler"], logger=False)
+        self.save_hyperparameters(ignore=["loss", "optimizer", "scheduler"], logger=False)
+        self.loss = loss or CrossEntropy()
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.classes = list(classes)
@@ -56,7 +60,8 @@ class Classifier(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits = self(batch["pixels"])
-        loss = F.cross_entropy(logits, batch["labels"])
+        losses = self.loss(logits, batch["labels"])  # (B,)
+        loss = (losses * batch["weights"]).mean() if "weights" in batch else losses.mean()
         self.train_metrics.update(logits.detach(), batch["labels"], loss.detach())
         return loss
 

@@ -52,6 +52,23 @@ def picture_grid(pictures: np.ndarray, titles: list[str]) -> Figure:
     return figure
 
 
+def contact_sheet(strips: list[tuple[str, list[tuple[np.ndarray, str]]]]) -> Figure:
+    """Strips of pictures (H, W, 3) with a title each, a heading before each strip."""
+    columns = max(len(pictures) for _, pictures in strips)
+    figure = Figure(figsize=(2.6 + 1.5 * columns, 1.75 * len(strips)), layout="constrained")
+    grid = figure.add_gridspec(len(strips), columns + 2)
+    for row, (heading, pictures) in enumerate(strips):
+        label = figure.add_subplot(grid[row, :2])
+        label.set_axis_off()
+        label.text(0, 0.5, "\n".join(textwrap.wrap(heading, 30)), ha="left", va="center", fontsize=9)
+        for column, (picture, title) in enumerate(pictures):
+            axes = figure.add_subplot(grid[row, column + 2])
+            axes.imshow(picture, interpolation="nearest")
+            axes.set_title(_short(title), fontsize=7)
+            axes.set_axis_off()
+    return figure
+
+
 def figure_pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
     """The figure as (H, W, 3) uint8."""
     figure.set_dpi(dpi)

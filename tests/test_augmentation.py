@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torchvision.transforms import functional as F
 
-from datamodules.augmentation import Augmentation, erase, jitter
+from datamodules.augmentation import Augmentation, Draw, apply, draw_rectangle
+from datamodules.device_augmentation import apply_on_device
 
 OFF = {"horizontal_flip": 0, "vertical_flip": 0, "rotation_degrees": 0, "color_jitter": 0, "erasing": 0}
 
@@ -13,41 +15,26 @@ def picture():
     return np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
 
 
-class Script:
-    """A generator that gives the numbers it was told to."""
-
-    def __init__(self, uniform=(), random=()):
-        self._uniform, self._random = list(uniform), list(random)
-
-    def uniform(self, *_, **__):
-        return self._uniform.pop(0)
-
-    def random(self):
-        return self._random.pop(0)
-
-
 def test_nothing_drawn_changes_nothing(picture):
     assert Augmentation(**OFF)(picture, np.random.default_rng(0)) is picture
 
 
 def test_flips_and_rotation_equal_torchvision_in_the_study_s_order(picture):
-    both = Augmentation(**OFF | {"horizontal_flip": 0.5, "vertical_flip": 0.5, "rotation_degrees": 15})
-    ours = both(picture, Script(uniform=[11.25], random=[0.1, 0.2]))
+    ours = apply(picture, Draw(horizontal_flip=1, vertical_flip=1, angle_degrees=11.25))
     theirs = F.rotate(F.vflip(F.hflip(Image.fromarray(picture))), 11.25)
     assert np.array_equal(ours, np.asarray(theirs))
 
 
 def test_jitter_equals_torchvision(picture):
     theirs = F.adjust_saturation(F.adjust_contrast(F.adjust_brightness(Image.fromarray(picture), 1.1), 0.9), 1.2)
-    assert np.array_equal(jitter(picture, np.array([1.1, 0.9, 1.2])), np.asarray(theirs))
-    assert np.array_equal(jitter(picture, np.ones(3)), picture)
+    assert np.array_equal(apply(picture, Draw(brightness=1.1, contrast=0.9, saturation=1.2)), np.asarray(theirs))
 
 
 def test_erasing_blackens_one_rectangle_within_the_paper_s_bounds(picture):
     bright = np.maximum(picture, 1)
     shares = []
     for seed in range(300):
-        erased = erase(bright, np.random.default_rng(seed))
+        erased = apply(bright, Draw(**draw_rectangle(40, np.random.default_rng(seed))))
         black = (erased == 0).all(axis=2)
         rows, columns = np.flatnonzero(black.any(axis=1)), np.flatnonzero(black.any(axis=0))
         assert black.sum() == len(rows) * len(columns) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
@@ -83,3 +70,39 @@ def test_rotation_covers_both_sides_up_to_its_bound():
 def test_bad_values_are_named(name, value):
     with pytest.raises(ValueError, match=f"augmentation.{name}={value}"):
         Augmentation(**OFF | {name: value})
+
+
+DRAWS = [
+    Draw(),
+    Draw(horizontal_flip=1),
+    Draw(vertical_flip=1),
+    Draw(horizontal_flip=1, vertical_flip=1, erased_top=3, erased_left=20, erased_height=10, erased_width=5),
+    Draw(angle_degrees=15),
+    Draw(angle_degrees=-7.5, vertical_flip=1, erased_top=0, erased_left=0, erased_height=8, erased_width=39),
+]
+
+
+def on_device(picture, draws):
+    batch = torch.from_numpy(np.stack([picture] * len(draws))).permute(0, 3, 1, 2)
+    return apply_on_device(batch, torch.tensor(draws), jitter=True).permute(0, 2, 3, 1).numpy()
+
+
+def test_a_batch_on_the_device_is_what_each_picture_is_on_the_processor(picture):
+    for draw, theirs in zip(DRAWS, on_device(picture, DRAWS), strict=True):
+        ours = apply(picture, draw)
+        different = (ours != theirs).any(axis=2).mean()
+        assert different <= (0.03 if draw.angle_degrees else 0), draw  # nearest neighbour: ties may fall either way
+
+
+def test_jitter_on_the_device_is_that_of_the_processor_to_rounding(picture):
+    draw = Draw(brightness=1.1, contrast=0.9, saturation=1.2)
+    assert np.abs(apply(picture, draw) - on_device(picture, [draw, Draw()])[0]).max() <= 3
+
+
+def test_draws_are_the_same_wherever_they_are_applied(picture):
+    augmentation = Augmentation(
+        horizontal_flip=0.5, vertical_flip=0.5, rotation_degrees=15, color_jitter=0.2, erasing=1
+    )
+    draw = augmentation.draw(40, np.random.default_rng(3))
+    assert draw == augmentation.draw(40, np.random.default_rng(3)) and draw.erased_height > 0
+    assert np.array_equal(augmentation(picture, np.random.default_rng(3)), apply(picture, draw))

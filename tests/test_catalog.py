@@ -1,35 +1,31 @@
 import numpy as np
 import pytest
 
-from datamodules.catalog import assign_splits
-
-FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
+from datamodules.catalog import Catalog, check_splits
 
 
-@pytest.mark.parametrize("counts", [(1508, 715), (5, 5), (101, 7, 33)])
-def test_every_split_has_its_share_of_every_class(counts):
-    labels = np.repeat(np.arange(len(counts)), counts)
-    splits = assign_splits(labels, FRACTIONS, seed=48763)
-    for label, count in enumerate(counts):
-        for split, fraction in FRACTIONS.items():
-            assert abs(((labels == label) & (splits == split)).sum() - fraction * count) <= 1
-    assert set(splits) == set(FRACTIONS)  # every row in exactly one split
+def catalog():
+    return Catalog(name="x", root="DIR", classes=["a", "b"], paths=list("pqrstu"), labels=np.array([0, 1] * 3),
+                   splits=np.array(["train", "train", "val", "val", "test", "test"]))  # fmt: skip
 
 
-def test_splits_are_stable_and_follow_the_seed():
-    labels = np.arange(200) % 2
-    assert np.array_equal(assign_splits(labels, FRACTIONS, 1), assign_splits(labels, FRACTIONS, 1))
-    assert not np.array_equal(assign_splits(labels, FRACTIONS, 1), assign_splits(labels, FRACTIONS, 2))
+def test_rows_and_what_is_left_out():
+    pictures = catalog()
+    assert pictures.rows("val").tolist() == [2, 3] and pictures.describe() == "train 2, val 2, test 2 pictures"
+    pictures.leave_out([3], "too dark")
+    assert pictures.rows("val").tolist() == [2] and pictures.left_out == {3: "too dark"}
+    assert pictures.present().tolist() == [True, True, True, False, True, True]
 
 
-def test_the_default_split_of_the_default_data_never_changes():
-    pytest.importorskip("elpv_dataset", reason="needs the extra samples")
-    from datamodules.elpv import elpv_catalog
-
-    catalog = elpv_catalog(48763)
-    assert [len(catalog.rows(split)) for split in FRACTIONS] == [1334, 444, 445]
-    assert np.bincount(catalog.labels).tolist() == [1508, 715]
-    assert [catalog.paths[row] for row in catalog.rows("test")[:3]] == FIRST_TEST_CELLS
+def test_every_split_needs_every_class():
+    pictures = catalog()
+    check_splits(pictures)
+    pictures.leave_out([3], "too dark")
+    with pytest.raises(ValueError, match="val split has no picture of class b"):
+        check_splits(pictures)
 
 
-FIRST_TEST_CELLS = ["images/cell0002.png", "images/cell0004.png", "images/cell0005.png"]
+def test_a_data_set_may_have_no_test_split():
+    pictures = catalog()
+    pictures.leave_out([4, 5], "none")
+    check_splits(pictures)

@@ -3,14 +3,16 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from callbacks.build import build
 from datamodules.augmentation import Augmentation
 from datamodules.catalog import Catalog
-from datamodules.image_datamodule import ImageDataModule, normalise
+from datamodules.facts import Facts
+from datamodules.image_datamodule import normalise
 from datamodules.loading import PictureDataset, RowSampler, as_it_is
 from datamodules.pixels import PixelStore
 from tests.helpers import make_pictures
+from tests.test_configs import composed
 
-NONE = Augmentation(horizontal_flip=0, vertical_flip=0, rotation_degrees=0, color_jitter=0, erasing=0)
 ROWS = np.arange(100, 123)
 
 
@@ -43,6 +45,24 @@ def test_order_follows_from_seed_and_epoch():
     assert [row for _, row in RowSampler(ROWS, shuffle=True, seed=2)] != [row for _, row in first]
 
 
+def test_balanced_sampling_draws_all_classes_alike():
+    labels = np.array([0] * 900 + [1] * 90 + [2] * 10)
+    sampler = RowSampler(np.arange(1000) + 7, shuffle=True, balance=labels, seed=1)
+    drawn = np.array([row for _, row in sampler])
+    assert len(drawn) == 1000 and drawn.min() >= 7
+    assert np.bincount(labels[drawn - 7]) == pytest.approx([1000 / 3] * 3, abs=60)
+    sampler.set_epoch(1)
+    assert drawn.tolist() != [row for _, row in sampler]
+
+
+def test_sample_weights_come_with_their_pictures(dataset):
+    catalog = Catalog(name="x", root=None, classes=["a", "b"], paths=[""] * 10, labels=np.zeros(10, int),
+                      splits=np.array([""] * 10), weights=np.arange(10, dtype=np.float32))  # fmt: skip
+    batch = PictureDataset(catalog, dataset.store, None, seed=0).__getitems__([(0, 3), (0, 9)])
+    assert batch["weights"].tolist() == [3, 9]
+    assert "weights" not in dataset.__getitems__([(0, 3)])
+
+
 @pytest.fixture
 def dataset():
     pixels = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)
@@ -57,7 +77,7 @@ def dataset():
     augmentation = Augmentation(
         horizontal_flip=0.5, vertical_flip=0.5, rotation_degrees=15, color_jitter=0.2, erasing=0.5
     )
-    return PictureDataset(catalog, PixelStore(pixels, [""] * 10), augmentation, seed=3)
+    return PictureDataset(catalog, PixelStore(pixels, Facts.empty(10)), augmentation, seed=3)
 
 
 def test_a_batch_is_channels_last_with_the_right_labels(dataset):
@@ -85,10 +105,9 @@ def test_augmentation_is_the_same_on_any_number_of_workers_and_differs_between_e
 
 def test_a_single_left_over_picture_is_no_training_batch_and_is_said(tmp_path, caplog):
     root = make_pictures(tmp_path, {f"{s}/{c}": n for s, n in (("train", 5), ("val", 5)) for c in ("blue", "red")})
-    data = ImageDataModule(
-        source="image_folder", root=str(root), image_size=16, batch_size=3, num_workers=0, augmentation=NONE, seed=0,
-        cache=str(tmp_path / "cache"),
-    )  # fmt: skip
+    config = composed("datamodule=image_folder", f"datamodule.root={root}", "model.image_size=16", "datamodule.batch_size=3",
+                      f"datamodule.cache={tmp_path / 'cache'}", "augmentation=none")  # fmt: skip
+    data = build(config, "datamodule", augmentation=build(config, "augmentation"))
     data.setup()
     assert [len(batch["rows"]) for batch in data.train_dataloader()] == [3, 3, 3]
     assert "single picture" in caplog.text

@@ -1,4 +1,7 @@
 import errno
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -8,7 +11,7 @@ from PIL import Image
 from datamodules import pixels as module
 from datamodules.decode import open_picture, resize
 from datamodules.pixels import open_store
-from tests.helpers import make_pictures
+from tests.helpers import PROJECT, make_pictures
 
 
 @pytest.fixture
@@ -21,10 +24,10 @@ def test_a_store_holds_the_pixels_of_decoding_and_is_found_again(files, tmp_path
     store = open_store(files, 32, tmp_path / "store")
     for row, file in enumerate(files):
         assert np.array_equal(store[row], np.asarray(resize(open_picture(file), 32)))
-    assert len(set(store.fingerprints)) == len(files)
+    assert len(set(store.facts.fingerprints)) == len(files)
     monkeypatch.setattr(module, "_decode_all", lambda *_: pytest.fail("built again"))
     again = open_store(files, 32, tmp_path / "store")
-    assert np.array_equal(again.pixels, store.pixels) and again.fingerprints == store.fingerprints
+    assert np.array_equal(again.pixels, store.pixels) and again.facts.fingerprints == store.facts.fingerprints
 
 
 def test_a_changed_file_or_size_makes_another_store(files, tmp_path):
@@ -38,30 +41,69 @@ def test_a_changed_file_or_size_makes_another_store(files, tmp_path):
 def test_fingerprint_is_of_the_pixels_and_not_of_the_file(files, tmp_path):
     Image.open(files[0]).save(files[1].with_suffix(".bmp"))
     store = open_store([files[0], files[1].with_suffix(".bmp"), files[2]], 32, tmp_path / "store")
-    assert store.fingerprints[0] == store.fingerprints[1] != store.fingerprints[2]
+    assert store.facts.fingerprints[0] == store.facts.fingerprints[1] != store.facts.fingerprints[2]
 
 
-def test_all_unreadable_files_are_listed_and_no_store_is_left(files, tmp_path):
+def test_unreadable_files_are_black_and_say_why(files, tmp_path):
     files[1].write_bytes(b"")
     files[3].write_text("no picture")
-    files[4].write_bytes(files[4].read_bytes()[:-200])
-    with pytest.raises(ValueError, match="3 of 6 files cannot be read") as error:
-        open_store(files, 32, tmp_path / "store")
-    assert all(files[index].name in str(error.value) for index in (1, 3, 4))
-    assert list((tmp_path / "store").iterdir()) == []
+    store = open_store(files, 32, tmp_path / "store")
+    assert [bool(error) for error in store.facts.errors] == [False, True, False, True, False, False]
+    assert "is empty" in store.facts.errors[1] and files[3].name in store.facts.errors[3]
+    assert not store[1].any() and store[2].any()
 
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EROFS])
-def test_without_space_pictures_are_held_in_memory_and_it_is_said(files, tmp_path, monkeypatch, caplog, reason):
-    expected = open_store(files, 32, tmp_path / "store").pixels.copy()
+def test_without_space_pictures_are_decoded_anew_and_it_is_said(files, tmp_path, monkeypatch, caplog, reason):
+    expected = open_store(files, 32, tmp_path / "store")
 
     def refuse(*_, **__):
         raise OSError(reason, "refused")
 
     monkeypatch.setattr(module.np.lib.format, "open_memmap", refuse)
     store = open_store(files, 32, tmp_path / "other")
-    assert np.array_equal(store.pixels, expected)
-    assert "held in memory" in caplog.text
+    assert all(np.array_equal(store[row], expected[row]) for row in range(len(files)))
+    assert store.facts.fingerprints == expected.facts.fingerprints
+    assert "decoded anew" in caplog.text and not list((tmp_path / "other").iterdir())
+
+
+def test_a_disk_without_room_is_known_before_anything_is_written(files, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    store = open_store(files, 32, tmp_path / "store")
+    assert store[0].shape == (32, 32, 3) and "no space for" in caplog.text
+
+
+def test_stores_not_used_for_longest_make_room(files, tmp_path):
+    size_gib = 6 * 32 * 32 * 3 / 2**30
+    names = []
+    for image_size, limit in ((32, 1), (31, 1), (30, 2.5 * size_gib)):
+        open_store(files, image_size, tmp_path / "store", limit_gib=limit)
+        names.append({place.name for place in (tmp_path / "store").iterdir()})
+        for age, place in enumerate((tmp_path / "store").iterdir()):
+            os.utime(place, (age + 1000 * (place.name in names[0]), 2000 - 1000 * (place.name in names[0])))
+    assert len(names[1]) == 2 and len(names[2]) == 2 and not names[0] & names[2]
+
+
+def test_a_killed_builder_leaves_nothing_that_counts(files, tmp_path):
+    script = (
+        "import sys; from pathlib import Path; from datamodules import pixels, facts\n"
+        "slow = pixels.look_at\n"
+        "def look(*a):\n    print('building', flush=True); import time; time.sleep(60)\n"
+        "pixels.look_at = look\n"
+        "pixels.open_store([Path(p) for p in sys.argv[2:]], 32, Path(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "store"), *map(str, files)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=PROJECT)
+    process.stdout.readline()
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert [place for place in (tmp_path / "store").iterdir() if ".building-" in place.name]
+    assert open_store(files, 32, tmp_path / "store")[5].any()
+    old = next(place for place in (tmp_path / "store").iterdir() if ".building-" in place.name)
+    os.utime(old, (0, 0))
+    open_store(files, 16, tmp_path / "store")
+    assert not old.exists()
 
 
 def test_two_builders_at_once_end_with_one_whole_store(files, tmp_path):

@@ -39,6 +39,7 @@ def test_a_run_leaves_what_it_should(train):
         "predictions_val.csv",
         "splits.csv",
         "feature_maps.png",
+        "contact_sheet.png",
         "channel_shuffle.png",
         "summary.txt",
         "result.json",
@@ -61,6 +62,10 @@ def test_a_run_leaves_what_it_should(train):
         "n_test": 14,
         "fingerprint": None,
         "protocol": "validation",
+        "audit": [],
+        "left_out": [],
+        "fold": None,
+        "folds": None,
     }
     assert record["model"]["parameters"] == 143_528 and record["model"]["macs_thop"] > record["model"]["macs"] > 0
     assert record["model"]["weights"] == "random"
@@ -170,6 +175,7 @@ def test_tensorboard_holds_scalars_pictures_and_hyper_parameters(train):
     assert [scalar.step for scalar in events.Scalars("val/accuracy")] == [1, 2]
     assert set(events.Tags()["images"]) == {
         "augmented_batch",
+        "contact_sheet",
         "confusion/val",
         "confusion/test",
         "feature_maps",
@@ -270,3 +276,44 @@ def test_columns_of_csv_are_those_of_the_reader(train):
     ran = train("trainer.max_epochs=1")
     with (ran.folder / "metrics.csv").open(newline="") as file:
         assert next(csv.reader(file)) == list(read_csv(ran.folder / "metrics.csv")[0])
+
+
+def test_a_fold_leaves_the_test_split_closed(train):
+    ran = train("datamodule.folds=3", "datamodule.fold=1", "trainer.max_epochs=1")
+    assert ran.status == 0 and ran.record["test"] is None and not (ran.folder / "predictions.csv").exists()
+    assert (ran.record["data"]["folds"], ran.record["data"]["fold"]) == (3, 1)
+    assert ran.record["data"]["n_train"] == 24 and ran.record["data"]["n_val"] == 12
+    assert "stays closed" in ran.out and "Accuracy val" in ran.out
+
+
+def test_a_run_s_own_splits_can_be_given_back(train, tmp_path):
+    root = make_pictures(tmp_path / "data", {"blue": 30, "red": 20}, size=32)
+    first = train("seed=5", root=root)
+    table = f"datamodule.table={first.folder / 'splits.csv'}"
+    again = train("seed=5", table, root=root)
+    for name in ("splits.csv", "metrics.csv", "predictions.csv"):
+        assert (first.folder / name).read_bytes() == (again.folder / name).read_bytes()
+    other = train("seed=6", table, root=root)
+    assert (other.folder / "splits.csv").read_bytes() == (first.folder / "splits.csv").read_bytes()
+
+
+def test_what_was_left_out_is_in_the_record(train, tmp_path):
+    root = make_pictures(tmp_path / "data", {f"{s}/{c}": 8 for s in ("train", "val", "test") for c in ("blue", "red")})
+    (root / "train" / "red" / "broken.png").write_bytes(b"")
+    (root / "val" / "red" / "again.png").write_bytes((root / "train" / "red" / "000.png").read_bytes())
+    ran = train("datamodule.unreadable=skip", "datamodule.leaks=drop", "trainer.max_epochs=1", root=root)
+    assert ran.status == 0
+    left_out = {entry["path"]: entry["reason"] for entry in ran.record["data"]["left_out"]}
+    assert (
+        set(left_out) == {"train/red/broken.png", "train/red/000.png"} and "empty" in left_out["train/red/broken.png"]
+    )
+    assert [(entry["kind"], entry["leak"]) for entry in ran.record["data"]["audit"]] == [("exact duplicate", True)]
+    assert ran.record["data"]["n_train"] == 15
+    assert any("000.png" in message for message in ran.record["run"]["warnings"])
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "weighted_cross_entropy", "focal"])
+def test_losses_and_balanced_sampling_train(train, loss):
+    ran = train(f"loss={loss}", "datamodule.sampler=balanced", "trainer.max_epochs=3")
+    losses = [float(row["train/loss"]) for row in read_csv(ran.folder / "metrics.csv")]
+    assert ran.status == 0 and losses[-1] < losses[0]

@@ -112,7 +112,12 @@ def test_auto_falls_back_to_random_with_a_warning(network, tmp_path, unreachable
 
 def test_auto_does_not_wait_for_a_server_that_says_nothing(network, tmp_path, unreachable, monkeypatch):
     monkeypatch.setattr(weights, "REACHABLE_WITHIN_S", 0.2)
-    monkeypatch.setattr(weights.urllib.request, "urlopen", lambda *_, **__: time.sleep(3))
+
+    def hang(*_, **__):
+        time.sleep(3)
+        raise OSError("at last")
+
+    monkeypatch.setattr(weights.urllib.request, "urlopen", hang)
     started = time.perf_counter()
     assert load(network, "auto", tmp_path).startswith("random")
     assert time.perf_counter() - started < 2

@@ -1,0 +1,68 @@
+"""What one look at a file tells of its picture: size, mode, fingerprint, and what near duplicates are found by."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .decode import UnreadablePictureError, fingerprint, read_picture, resize
+
+THUMBNAIL = 16  # pixels a side, grey
+HASH_SIDE = 8  # a dHash has 8 x 8 bits
+
+
+@dataclass
+class Facts:
+    """Columns of one length, a row a file. Rows of unreadable files hold an error and otherwise nothing."""
+
+    fingerprints: list[str]
+    errors: list[str]  # "" where the file could be read
+    sizes: np.ndarray  # (rows, 2) int32: width and height in the file
+    modes: list[str]  # Pillow's mode of the file
+    hashes: np.ndarray  # (rows,) uint64
+    thumbnails: np.ndarray  # (rows, THUMBNAIL, THUMBNAIL) uint8
+
+    @classmethod
+    def empty(cls, rows: int) -> "Facts":
+        return cls(
+            fingerprints=[""] * rows,
+            errors=[""] * rows,
+            sizes=np.zeros((rows, 2), np.int32),
+            modes=[""] * rows,
+            hashes=np.zeros(rows, np.uint64),
+            thumbnails=np.zeros((rows, THUMBNAIL, THUMBNAIL), np.uint8),
+        )
+
+    def save(self, path: Path) -> None:
+        """One file of plain arrays."""
+        np.savez(
+            path, fingerprints=np.array(self.fingerprints), errors=np.array(self.errors), modes=np.array(self.modes),
+            sizes=self.sizes, hashes=self.hashes, thumbnails=self.thumbnails,
+        )  # fmt: skip
+
+    @classmethod
+    def load(cls, path: Path) -> "Facts":
+        with np.load(path, allow_pickle=False) as saved:
+            texts = {name: saved[name].tolist() for name in ("fingerprints", "errors", "modes")}
+            return cls(**texts, **{name: saved[name] for name in ("sizes", "hashes", "thumbnails")})
+
+
+def look_at(path: Path, row: int, facts: Facts, image_size: int) -> Image.Image | None:
+    """Fills a row of the facts; returns the picture at `image_size`, or None where the file cannot be read."""
+    try:
+        image, facts.sizes[row], facts.modes[row] = read_picture(path, image_size)
+    except UnreadablePictureError as error:
+        facts.errors[row] = str(error)
+        return None
+    facts.fingerprints[row] = fingerprint(image)
+    grey = image.convert("L")
+    facts.hashes[row] = difference_hash(grey)
+    facts.thumbnails[row] = resize(grey, THUMBNAIL)
+    return resize(image, image_size)
+
+
+def difference_hash(grey: Image.Image) -> np.uint64:
+    """64 bits: whether each of 8 x 8 areas is darker than its right neighbour (dHash, Krawetz 2013)."""
+    small = np.asarray(grey.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX), np.int16)
+    return np.packbits(small[:, 1:] > small[:, :-1]).view(">u8")[0].astype(np.uint64)
