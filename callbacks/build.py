@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import re
 import types
 import typing
 
@@ -32,7 +33,8 @@ def build(config: DictConfig, key: str, **arguments):
     except InstantiationException as error:
         cause = error.__cause__
         if type(cause) in (ValueError, TypeError) or type(cause).__name__ == "MisconfigurationException":
-            raise ValueError(f"{key}: {cause}") from error
+            names_its_key = re.match(r"\w+\.[\w.]+[ =:]", str(cause))
+            raise ValueError(str(cause) if names_its_key else f"{key}: {cause}") from error
         raise
 
 

@@ -58,6 +58,7 @@ def describe_data(data: L.LightningDataModule, record: Record) -> dict:
         **{f"n_{split}": len(catalog.rows(split)) for split in ("train", "val", "test")},
         "folds": data.rules["folds"],
         "fold": data.rules["fold"],
+        "read_s": round(data.read_s, 2),
         "fingerprint": data.fingerprint(),
         "left_out": [{"path": catalog.paths[row], "reason": reason} for row, reason in catalog.left_out.items()],
         "audit": [{"kind": f.kind, "leak": f.leak, "text": f.text} for f in data.findings],
@@ -237,4 +238,5 @@ def conclude(config: DictConfig, record: Record, trainer: L.Trainer) -> None:
     split = "test" if record.test else "val"
     log.info("Accuracy %s: %s", split, accuracy_in_words(getattr(record, split)["accuracy"]))
     log.info("Run: %s", record.folder)
-    log.info("TensorBoard: tensorboard --logdir %s", shlex.quote(str(record.folder)))
+    if trainer.loggers:
+        log.info("TensorBoard: tensorboard --logdir %s", shlex.quote(str(record.folder)))

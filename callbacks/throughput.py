@@ -38,6 +38,7 @@ class Throughput(L.Callback):
         rate = sum(epoch["pictures"] for epoch in steady) / seconds if seconds else None
         return {
             "train_images_per_s": rate and round(rate, 1),
+            "epochs": [{"pictures": e["pictures"], "seconds": round(e["seconds"], 3)} for e in self.epochs],
             "time_to_first_step_s": self.first_step_s and round(self.first_step_s, 2),
             "peak_memory_mib": peak_memory_mib(),
         }

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import logging
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -92,6 +93,7 @@ class ImageDataModule(L.LightningDataModule):
         self.mean, self.std = list(IMAGENET_MEAN), list(IMAGENET_STD)
         self.store: PixelStore | None = None
         self.findings: list[Finding] = []
+        self.read_s = 0.0  # what listing, decoding and auditing took
 
     @functools.cached_property
     def catalog(self) -> Catalog:
@@ -108,6 +110,7 @@ class ImageDataModule(L.LightningDataModule):
         """
         if self.store is not None:
             return
+        started = time.perf_counter()
         catalog = self.catalog
         store = open_store(catalog.files, self.image_size, self.cache / "pixels", self.cache_limit_gib)
         self.findings = complete(catalog, store.facts, **self.rules)
@@ -119,6 +122,7 @@ class ImageDataModule(L.LightningDataModule):
             )
         log.info("%s: %s; classes %s", catalog.name, catalog.describe(), ", ".join(catalog.classes))
         self.store = store
+        self.read_s = time.perf_counter() - started
 
     def fingerprint(self) -> str:
         """16 hex digits that name the data set: pictures, labels and splits, whatever the files are called."""

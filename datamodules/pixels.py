@@ -6,6 +6,8 @@ All loader workers, processes and runs of a sweep share its pages. A store is fo
 import errno
 import hashlib
 import logging
+import math
+import mmap
 import os
 import shutil
 import tempfile
@@ -23,22 +25,41 @@ log = logging.getLogger(__name__)
 
 NOT_WRITABLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM)
 ABANDONED_S = 3600  # a store still being built after an hour was killed
+MAPPED_AROUND = 64 * 2**10  # bytes that the system maps around a page that is asked for
 CHUNK = 1024  # files that a thread pool is given at once
 
 
 class PixelStore:
-    """`store[row]` is an (H, W, 3) uint8 array, `facts` what is known of each picture."""
+    """`store[row]` is an (H, W, 3) uint8 array of its own, `facts` what is known of each picture.
 
-    def __init__(self, pixels: np.ndarray, facts: Facts):
-        self.pixels = pixels
-        self.image_size = pixels.shape[1]
+    A row's pages are let go of after the copy: they stay in the system's cache, once for all processes, and the memory of
+    the process does not grow with the number of pictures.
+    """
+
+    def __init__(self, path: Path, facts: Facts):
+        self.path = path
         self.facts = facts
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            (_, self.image_size, _, _), _, _ = np.lib.format.read_array_header_1_0(file)
+            self._begin = file.tell()
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def __len__(self) -> int:
         return len(self.facts.fingerprints)
 
     def __getitem__(self, row: int) -> np.ndarray:
-        return self.pixels[row]
+        side = self.image_size
+        begin, length = self._begin + row * side * side * 3, side * side * 3
+        pixels = np.frombuffer(self._map, np.uint8, length, begin).reshape(side, side, 3).copy()
+        if hasattr(mmap, "MADV_DONTNEED"):
+            start = begin - begin % MAPPED_AROUND
+            end = min(-(-(begin + length) // MAPPED_AROUND) * MAPPED_AROUND, len(self._map))
+            self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
+        return pixels
+
+    def __reduce__(self):
+        return PixelStore, (self.path, self.facts)  # a loader process that is spawned opens the file itself
 
 
 class DecodingStore(PixelStore):
@@ -72,13 +93,13 @@ def open_store(files: Sequence[Path], image_size: int, folder: Path, limit_gib: 
             reason = error.strerror
             log.warning("pixel store: %s cannot be written (%s); pictures are decoded anew each epoch", folder, reason)
             facts = Facts.empty(len(files))
-            _decode_all(files, image_size, facts, None)
+            _decode_all(files, image_size, facts)
             return DecodingStore(files, image_size, facts)
     try:
         os.utime(place)  # last used
     except OSError as error:
         log.warning("pixel store: %s cannot be marked as used (%s)", place, error.strerror)
-    return PixelStore(np.load(place / "pixels.npy", mmap_mode="r"), Facts.load(place / "facts.npz"))
+    return PixelStore(place / "pixels.npy", Facts.load(place / "facts.npz"))
 
 
 def _key(files: Sequence[Path], image_size: int) -> str:
@@ -94,15 +115,14 @@ def _build(files: Sequence[Path], image_size: int, place: Path) -> None:
     """Writes into a folder of another name and renames it: a store is whole or absent, also with two builders."""
     building = Path(tempfile.mkdtemp(prefix=f"{place.name}.building-", dir=place.parent))
     try:
-        pixels = np.lib.format.open_memmap(
-            building / "pixels.npy", "w+", np.uint8, (len(files), image_size, image_size, 3)
-        )
-        if hasattr(os, "posix_fallocate"):  # a full disk is then an error here and not a killed process later
-            with (building / "pixels.npy").open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, file.seek(0, os.SEEK_END))
         facts = Facts.empty(len(files))
-        _decode_all(files, image_size, facts, pixels)
-        pixels.flush()
+        with (building / "pixels.npy").open("wb") as file:
+            shape = (len(files), image_size, image_size, 3)
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            file.flush()
+            file.truncate(file.tell() + math.prod(shape))  # rows that cannot be read stay black
+            _decode_all(files, image_size, facts, file.fileno(), file.tell())
+            os.fsync(file.fileno())
         facts.save(building / "facts.npz")
         building.rename(place)
     except OSError:
@@ -112,13 +132,15 @@ def _build(files: Sequence[Path], image_size: int, place: Path) -> None:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _decode_all(files: Sequence[Path], image_size: int, facts: Facts, pixels: np.ndarray | None) -> None:
-    """Fills facts and pixels, in threads: Pillow lets go of the interpreter while it works."""
+def _decode_all(
+    files: Sequence[Path], image_size: int, facts: Facts, descriptor: int | None = None, offset: int = 0
+) -> None:
+    """Fills the facts and, from byte `offset` of an open file on, the pixels. In threads: Pillow lets go of the interpreter."""
 
     def decode(row: int) -> None:
         image = look_at(files[row], row, facts, image_size)
-        if image is not None and pixels is not None:
-            pixels[row] = image
+        if image is not None and descriptor is not None:
+            os.pwrite(descriptor, image.tobytes(), offset + row * image_size**2 * 3)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for begin in range(0, len(files), CHUNK):  # all futures of 100,000 files at once would take memory
@@ -129,7 +151,7 @@ def _make_room(folder: Path, needed: int, limit: int) -> None:
     """Removes what was abandoned, and the stores used longest ago while all together would be above the limit.
 
     Raises:
-        OSError: the disk has no space for the new store; a memory-mapped file would end the process half-way.
+        OSError: the disk has no space for the new store.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stores = []

@@ -78,7 +78,7 @@ def figure_pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
 
 
 def _short(name: str) -> str:
-    return textwrap.shorten(name, 24, placeholder="…") if " " in name else name if len(name) <= 24 else name[:23] + "…"
+    return name if len(name) <= 24 else name[:23] + "…"
 
 
 def feature_maps(picture: np.ndarray, title: str, maps: dict[str, np.ndarray]) -> Figure:

@@ -55,7 +55,9 @@ def test_a_gpu_that_is_not_there(train):
 
 def test_a_root_that_is_not_there_or_not_given(train, tmp_path):
     assert says(train(root=tmp_path / "nowhere"), "nowhere: no such folder", "DIR/{train,val,test}/CLASS")
-    assert says(train("datamodule=image_folder", small=False), "datamodule.root has no value", "datamodule.root=VALUE")
+    assert says(
+        train("datamodule=image_folder", small=False), "ERROR: datamodule.root has no value", "datamodule.root=DIR"
+    )
 
 
 def test_a_file_that_is_no_picture_is_named(train, tmp_path):

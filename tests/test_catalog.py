@@ -29,3 +29,4 @@ def test_a_data_set_may_have_no_test_split():
     pictures = catalog()
     pictures.leave_out([4, 5], "none")
     check_splits(pictures)
+    assert pictures.describe() == "train 2, val 2 pictures"

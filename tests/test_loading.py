@@ -6,10 +6,8 @@ from torch.utils.data import DataLoader
 from callbacks.build import build
 from datamodules.augmentation import Augmentation
 from datamodules.catalog import Catalog
-from datamodules.facts import Facts
 from datamodules.image_datamodule import normalise
 from datamodules.loading import PictureDataset, RowSampler, as_it_is
-from datamodules.pixels import PixelStore
 from tests.helpers import make_pictures
 from tests.test_configs import composed
 
@@ -63,6 +61,20 @@ def test_sample_weights_come_with_their_pictures(dataset):
     assert "weights" not in dataset.__getitems__([(0, 3)])
 
 
+class Pictures:
+    """Stands in for a pixel store."""
+
+    def __init__(self, pixels):
+        self.pixels = pixels
+        self.image_size = pixels.shape[1]
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def __getitem__(self, row):
+        return self.pixels[row]
+
+
 @pytest.fixture
 def dataset():
     pixels = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)
@@ -77,7 +89,7 @@ def dataset():
     augmentation = Augmentation(
         horizontal_flip=0.5, vertical_flip=0.5, rotation_degrees=15, color_jitter=0.2, erasing=0.5
     )
-    return PictureDataset(catalog, PixelStore(pixels, Facts.empty(10)), augmentation, seed=3)
+    return PictureDataset(catalog, Pictures(pixels), augmentation, seed=3)
 
 
 def test_a_batch_is_channels_last_with_the_right_labels(dataset):

@@ -1,5 +1,6 @@
 import errno
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -27,7 +28,19 @@ def test_a_store_holds_the_pixels_of_decoding_and_is_found_again(files, tmp_path
     assert len(set(store.facts.fingerprints)) == len(files)
     monkeypatch.setattr(module, "_decode_all", lambda *_: pytest.fail("built again"))
     again = open_store(files, 32, tmp_path / "store")
-    assert np.array_equal(again.pixels, store.pixels) and again.facts.fingerprints == store.facts.fingerprints
+    assert (
+        all(np.array_equal(again[row], store[row]) for row in range(len(files)))
+        and again.facts.fingerprints == store.facts.fingerprints
+    )
+
+
+def test_a_store_is_an_ordinary_array_file_and_opens_itself_in_another_process(files, tmp_path):
+    store = open_store(files, 32, tmp_path / "store")
+    array = np.load(store.path, mmap_mode="r")
+    assert array.shape == (6, 32, 32, 3) and all(np.array_equal(array[row], store[row]) for row in range(6))
+    sent = pickle.dumps(store)
+    assert len(sent) < 20_000
+    assert np.array_equal(pickle.loads(sent)[5], store[5])
 
 
 def test_a_changed_file_or_size_makes_another_store(files, tmp_path):
@@ -60,7 +73,7 @@ def test_without_space_pictures_are_decoded_anew_and_it_is_said(files, tmp_path,
     def refuse(*_, **__):
         raise OSError(reason, "refused")
 
-    monkeypatch.setattr(module.np.lib.format, "open_memmap", refuse)
+    monkeypatch.setattr(module.os, "pwrite", refuse)
     store = open_store(files, 32, tmp_path / "other")
     assert all(np.array_equal(store[row], expected[row]) for row in range(len(files)))
     assert store.facts.fingerprints == expected.facts.fingerprints
@@ -113,5 +126,7 @@ def test_two_builders_at_once_end_with_one_whole_store(files, tmp_path):
         threads[-1].start()
     for thread in threads:
         thread.join()
-    assert len(stores) == 4 and all(np.array_equal(store.pixels, stores[0].pixels) for store in stores)
+    assert len(stores) == 4 and all(
+        np.array_equal(store[row], stores[0][row]) for store in stores for row in range(len(files))
+    )
     assert len(list((tmp_path / "store").iterdir())) == 1

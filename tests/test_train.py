@@ -54,7 +54,7 @@ def test_a_run_leaves_what_it_should(train):
 
     record = ran.record
     assert record["status"] == "finished" and record["schema"] == 1
-    assert record["data"] | {"fingerprint": None} == {
+    assert record["data"] | {"fingerprint": None, "read_s": None} == {
         "name": record["data"]["name"],
         "classes": ["blue", "red"],
         "n_train": 24,
@@ -66,6 +66,7 @@ def test_a_run_leaves_what_it_should(train):
         "left_out": [],
         "fold": None,
         "folds": None,
+        "read_s": None,
     }
     assert record["model"]["parameters"] == 143_528 and record["model"]["macs_thop"] > record["model"]["macs"] > 0
     assert record["model"]["weights"] == "random"
