@@ -11,7 +11,7 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor, nn
 
-from .networks import TORCHVISION_WEIGHTS
+from .networks import HEADS, TORCHVISION_WEIGHTS
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +127,12 @@ def _fit_in(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
             f"model.weights={source}: fits nothing in this network. It has names such as "
             f"{', '.join(list(state)[:3])}; the network needs {', '.join(list(own)[:3])}"
         )
+    for name in own:
+        if name in renamed and renamed[name].shape != own[name].shape and name.split(".")[0] not in HEADS:
+            raise ValueError(
+                f"model.weights={source}: is of another network: {name} has the shape {tuple(renamed[name].shape)} there and "
+                f"{tuple(own[name].shape)} here; choose the model that it was saved from, or other weights"
+            )
     network.load_state_dict(fitting, strict=False)
     fresh = _parts(set(own) - set(fitting))
     unused = _parts(name for name in renamed if name not in fitting)

@@ -134,3 +134,24 @@ def test_a_file_put_into_the_cache_is_taken(network, tmp_path, unreachable, monk
     )
     assert load(network, "imagenet", tmp_path).startswith("imagenet (ShuffleNet_V2_X0_5_Weights")
     assert trunk_is(network, state)
+
+
+def test_weights_of_another_network_are_refused_though_some_fit(tmp_path):
+    torch.save(torchvision_model(name="resnet18", num_classes=1000).state_dict(), tmp_path / "resnet18.pth")
+    network = torchvision_model(name="resnet50", num_classes=2)
+    before = network.conv1.weight.clone()
+    with pytest.raises(
+        ValueError, match=r"is of another network: layer1\.0\.conv1\.weight has the shape \(64, 64, 3, 3\)"
+    ):
+        load_initial_weights(network, str(tmp_path / "resnet18.pth"), backbone="resnet50", download_to=tmp_path)
+    assert torch.equal(network.conv1.weight, before)
+
+
+def test_only_the_last_layer_of_a_whole_network_is_fresh(tmp_path, caplog):
+    state = torchvision_model(name="resnet18", num_classes=1000).state_dict()
+    torch.save(state, tmp_path / "resnet18.pth")
+    network = torchvision_model(name="resnet18", num_classes=2)
+    with caplog.at_level(logging.INFO):
+        load_initial_weights(network, str(tmp_path / "resnet18.pth"), backbone="resnet18", download_to=tmp_path)
+    assert "fresh: fc (2)" in caplog.text
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items() if "fc" not in name)

@@ -47,6 +47,7 @@ HEADS = ("head", "fc", "classifier")  # what the last layers are called
 
 __all__ = [
     "BACKBONES",
+    "HEADS",
     "NETWORKS",
     "TORCHVISION_WEIGHTS",
     "Truncated",

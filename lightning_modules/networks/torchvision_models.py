@@ -1,5 +1,7 @@
 """The ready networks that the study compared, by torchvision's own names."""
 
+import difflib
+
 from torch import nn
 from torchvision import models
 
@@ -19,6 +21,13 @@ TORCHVISION_WEIGHTS = {
 }
 
 
+def unknown(setting: str, name: str, allowed: list[str]) -> str:
+    """A message for a name that is not in a list: the nearest names first."""
+    close = difflib.get_close_matches(name, allowed, n=3, cutoff=0.4)
+    meant = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{setting}: unknown; {meant}Allowed: {', '.join(allowed)}"
+
+
 def torchvision_model(*, name: str, num_classes: int) -> nn.Module:
     """The named network with random weights and a last layer for `num_classes`.
 
@@ -26,7 +35,5 @@ def torchvision_model(*, name: str, num_classes: int) -> nn.Module:
         ValueError: a name that is not in the list.
     """
     if name not in TORCHVISION_WEIGHTS:
-        raise ValueError(
-            f"model.name={name}: unknown; torchvision's networks here are {', '.join(TORCHVISION_WEIGHTS)}"
-        )
+        raise ValueError(unknown(f"model.name={name}", name, list(TORCHVISION_WEIGHTS)))
     return models.get_model(name, weights=None, num_classes=num_classes)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .shufflenet_v1 import shufflenet_v1
 from .simple_cnn import simple_cnn
-from .torchvision_models import TORCHVISION_WEIGHTS, torchvision_model
+from .torchvision_models import TORCHVISION_WEIGHTS, torchvision_model, unknown
 
 PROBE_SIZE = 256  # pixels of the picture that finds out the trunk's channels; nothing is computed
 
@@ -85,7 +85,7 @@ def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -
             f"{len(widths) + 1} for model.head.widths={widths} and the classes"
         )
     if backbone not in BACKBONES:
-        raise ValueError(f"model.backbone={backbone}: unknown; the backbones are {', '.join(BACKBONES)}")
+        raise ValueError(unknown(f"model.backbone={backbone}", backbone, list(BACKBONES)))
     network = BACKBONES[backbone]()
     prefix = "features." if hasattr(network, "features") else ""
     blocks = OrderedDict((network.features if prefix else network).named_children())
