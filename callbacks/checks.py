@@ -1,7 +1,7 @@
 """What can be said of a run's settings before anything is read or trained. All raise ValueError and name the key."""
 
 import torch
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 from torch import nn
 
 from lightning_modules.networks import smallest_image_size
@@ -17,10 +17,7 @@ def check_settings(config: DictConfig) -> None:
     chosen = config.stages if isinstance(config.stages, ListConfig) else [config.stages]
     for stage in chosen:
         if stage not in STAGES:
-            raise ValueError(
-                f"stages={OmegaConf.to_container(config)['stages']}: {stage!r} is no stage; "
-                f"{nearest(str(stage), STAGES)}"
-            )
+            raise ValueError(f"stages={config.stages}: {stage!r} is no stage; {nearest(str(stage), STAGES)}")
     config.stages = [stage for stage in STAGES if stage in chosen]
     if not config.stages:
         raise ValueError("stages=[]: nothing to do; use some of cost, fit, test")

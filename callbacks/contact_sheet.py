@@ -7,6 +7,8 @@ import numpy as np
 
 from reports.figures import contact_sheet, figure_pixels, save_png
 
+from .tensorboard import show
+
 SHOWN = 6  # pictures a strip
 MOST_CLASSES = 8
 MOST_SUSPICIONS = 12
@@ -21,8 +23,7 @@ class ContactSheet(L.Callback):
         data = trainer.datamodule
         pixels = figure_pixels(contact_sheet([*self._classes(data), *self._suspicions(data)]))
         save_png(pixels, Path(trainer.default_root_dir) / "contact_sheet.png")
-        for logger in trainer.loggers:
-            logger.experiment.add_image("contact_sheet", pixels, 0, dataformats="HWC")
+        show(trainer, "contact_sheet", pixels)
 
     def _classes(self, data) -> list:
         """A strip for each class and split, of the first classes."""

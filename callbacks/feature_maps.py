@@ -9,6 +9,8 @@ from torch import nn
 from lightning_modules.networks import shuffle_order
 from reports.figures import channel_order, feature_maps, figure_pixels, save_png
 
+from .tensorboard import show
+
 
 class FeatureMaps(L.Callback):
     """Draws feature_maps.png, and channel_shuffle.png where the network has one, after the last pass over test (or val).
@@ -29,18 +31,18 @@ class FeatureMaps(L.Callback):
             return
         data = trainer.datamodule
         row = int(data.catalog.rows(split)[0])
-        picture = torch.from_numpy(data.store[row].copy()).permute(2, 0, 1)[None]  # (1, 3, H, W)
+        pixels = data.store[row]  # (H, W, 3)
+        picture = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]  # (1, 3, H, W)
         batch = data.on_after_batch_transfer({"pixels": picture.to(pl_module.device)}, 0)
         maps = capture(pl_module.network, batch["pixels"])
-        figures = {"feature_maps": feature_maps(data.store[row], data.catalog.paths[row], maps)}
+        figures = {"feature_maps": feature_maps(pixels, data.catalog.paths[row], maps)}
         order = shuffle_order(pl_module.network)
         if order is not None:
             figures["channel_shuffle"] = channel_order(*order)
         for name, figure in figures.items():
             pixels = figure_pixels(figure)
             save_png(pixels, Path(trainer.default_root_dir) / f"{name}.png")
-            for logger in trainer.loggers:
-                logger.experiment.add_image(name, pixels, trainer.current_epoch, dataformats="HWC")
+            show(trainer, name, pixels)
 
 
 def chosen_layers(network: nn.Module) -> dict[str, nn.Conv2d]:

@@ -1,9 +1,13 @@
 """Pictures in TensorBoard: one augmented batch as the network sees it, and the confusion matrix."""
 
+from itertools import islice
+
 import lightning as L
 import torch
 
 from reports.figures import confusion_matrix, figure_pixels, picture_grid
+
+from .tensorboard import show
 
 SHOWN = 16  # pictures of the batch
 
@@ -14,12 +18,15 @@ class Pictures(L.Callback):
     def on_train_start(self, trainer, pl_module) -> None:
         if trainer.current_epoch or not trainer.is_global_zero:
             return
-        batch = next(iter(trainer.datamodule.train_dataloader()))
+        loader = trainer.train_dataloader
+        first = list(islice(loader.sampler, min(SHOWN, loader.batch_size)))
+        batch = loader.dataset.__getitems__(first)  # not a second loader, which would start its workers for one batch
         batch = trainer.datamodule.on_after_batch_transfer(batch, 0)
         mean, std = (torch.tensor(pl_module.hparams[name]).view(3, 1, 1) for name in ("mean", "std"))
-        pixels = (batch["pixels"][:SHOWN] * std + mean).clamp(0, 1)  # (B, 3, H, W), back to colours one can look at
-        titles = [pl_module.classes[label] for label in batch["labels"][:SHOWN].tolist()]
-        self._draw(trainer, "augmented_batch", picture_grid(pixels.permute(0, 2, 3, 1).numpy(), titles))
+        pixels = (batch["pixels"] * std + mean).clamp(0, 1)  # (B, 3, H, W), back to colours one can look at
+        titles = [pl_module.classes[label] for label in batch["labels"].tolist()]
+        figure = picture_grid(pixels.permute(0, 2, 3, 1).numpy(), titles)
+        show(trainer, "augmented_batch", figure_pixels(figure))
 
     def on_validation_end(self, trainer, pl_module) -> None:
         if trainer.state.fn == "validate":
@@ -31,8 +38,4 @@ class Pictures(L.Callback):
     def _draw_confusion(self, trainer, pl_module, stage: str) -> None:
         if trainer.is_global_zero:
             matrix = pl_module.results[stage]["confusion"]
-            self._draw(trainer, f"confusion/{stage}", confusion_matrix(matrix, pl_module.classes))
-
-    def _draw(self, trainer, name: str, figure) -> None:
-        for logger in trainer.loggers:
-            logger.experiment.add_image(name, figure_pixels(figure), trainer.current_epoch, dataformats="HWC")
+            show(trainer, f"confusion/{stage}", figure_pixels(confusion_matrix(matrix, pl_module.classes)))

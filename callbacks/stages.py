@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from lightning_modules.checkpoint import check_same_network, load_classifier
+from lightning_modules.checkpoint import check_same_network, epochs_done, load_classifier
 from lightning_modules.classifier import Classifier
 from lightning_modules.cost import count_parameters, measure_cost, summary
 from lightning_modules.networks import network_arguments, pretrained_name, set_frozen
@@ -195,7 +195,7 @@ def fit(config: DictConfig, trainer: L.Trainer, model: Classifier, data: L.Light
         ValueError: the run to go on with has had all of its epochs.
     """
     if config.ckpt_path is not None:
-        done = torch.load(config.ckpt_path, map_location="cpu", weights_only=True)["epoch"] + 1
+        done = epochs_done(Path(config.ckpt_path))
         if done >= config.trainer.max_epochs:
             raise ValueError(
                 f"ckpt_path={config.ckpt_path}: has had {done} of trainer.max_epochs={config.trainer.max_epochs} "
@@ -204,7 +204,7 @@ def fit(config: DictConfig, trainer: L.Trainer, model: Classifier, data: L.Light
         log.info("going on after epoch %d", done)
     trainer.fit(model, data, ckpt_path=config.ckpt_path, weights_only=True)
     best = next(c for c in trainer.checkpoint_callbacks if c.monitor)
-    epoch = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["epoch"] + 1
+    epoch = epochs_done(Path(best.best_model_path))
     log.info("best: epoch %d, %s %.4f", epoch, best.monitor, best.best_model_score)
     return {
         "epoch": epoch,

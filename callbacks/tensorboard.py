@@ -1,5 +1,6 @@
 """TensorBoard's event file, directly in the run's folder."""
 
+import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
 
 
@@ -18,6 +19,12 @@ class TensorBoard(TensorBoardLogger):
 
     def close(self) -> None:
         self.experiment.close()
+
+
+def show(trainer, name: str, pixels: np.ndarray) -> None:
+    """A picture (H, W, 3) of uint8 into every logger of the run, at the current epoch."""
+    for logger in trainer.loggers:
+        logger.experiment.add_image(name, pixels, trainer.current_epoch, dataformats="HWC")
 
 
 def flat(settings: dict, prefix: str = "") -> dict[str, str | int | float | bool]:

@@ -47,7 +47,6 @@ def fill_in_splits(catalog: Catalog, groups: np.ndarray, seed: int) -> None:
     given = set(catalog.splits[present]) - {UNASSIGNED}
     if not given:
         rows = np.flatnonzero(present)
-        catalog.splits = catalog.splits.astype("<U5")
         catalog.splits[rows] = assign_splits(catalog.labels[rows], FRACTIONS, seed, groups[rows])
         return
     open_rows = np.flatnonzero(present & (catalog.splits == UNASSIGNED))

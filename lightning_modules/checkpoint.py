@@ -37,6 +37,11 @@ def read_checkpoint(path: Path) -> dict:
     return state
 
 
+def epochs_done(path: Path) -> int:
+    """How many epochs of training a checkpoint has behind it; reads its description alone, not the weights."""
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["epoch"] + 1
+
+
 def load_classifier(path: Path) -> Classifier:
     """The classifier that a checkpoint describes, with its weights, in eval mode.
 

@@ -24,7 +24,7 @@ def composed(*overrides):
 def test_every_file_composes_to_a_complete_configuration(file):
     choice = f"{file.parent.name}={file.stem}"
     config = composed(choice, *EXTRA.get(choice, []))
-    OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert OmegaConf.to_container(config, resolve=True, throw_on_missing=True)["seed"] == 48763
 
 
 def test_the_test_knows_all_groups():

@@ -88,9 +88,9 @@ def test_a_checkpoint_saved_after_measuring_loads_strictly(tmp_path):
     network = build_network(num_classes=2, **FINAL)
     measure_cost(network, 32, batch_size=2, device=CPU)
     torch.save(network.state_dict(), tmp_path / "weights.pth")
-    build_network(num_classes=2, **FINAL).load_state_dict(
-        torch.load(tmp_path / "weights.pth", weights_only=True), strict=True
-    )
+    fresh = build_network(num_classes=2, **FINAL)
+    missing = fresh.load_state_dict(torch.load(tmp_path / "weights.pth", weights_only=True), strict=True)
+    assert not missing.missing_keys and not missing.unexpected_keys
 
 
 def test_a_forward_pass_that_fails_leaves_nothing_behind():
