@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--root", required=True, type=Path)
     parser.add_argument("--weights")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--big-repeats", type=int, default=3)
+    parser.add_argument("--big-repeats", type=int, default=5)
     arguments = parser.parse_args()
     results: dict[str, list[float]] = {}
 

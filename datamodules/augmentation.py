@@ -16,6 +16,12 @@ from torchvision.transforms import functional as F
 ERASING_SCALE = (0.02, 0.33)
 ERASING_RATIO = (0.3, 3.3)
 ERASING_TRIES = 10
+FLIPS = {  # horizontal, vertical
+    (False, False): None,
+    (True, False): Image.Transpose.FLIP_LEFT_RIGHT,
+    (False, True): Image.Transpose.FLIP_TOP_BOTTOM,
+    (True, True): Image.Transpose.ROTATE_180,
+}
 
 
 class Draw(NamedTuple):
@@ -103,16 +109,16 @@ def draw_rectangle(size: int, generator: np.random.Generator) -> dict[str, float
 
 def apply(pixels: np.ndarray, draw: Draw) -> np.ndarray:
     """Does to (H, W, 3) uint8 what was drawn."""
-    if draw.horizontal_flip:
-        pixels = pixels[:, ::-1]
-    if draw.vertical_flip:
-        pixels = pixels[::-1]
-    if draw.angle_degrees:
-        pixels = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).rotate(draw.angle_degrees))
-    if (draw.brightness, draw.contrast, draw.saturation) != (1, 1, 1):
-        image = Image.fromarray(np.ascontiguousarray(pixels))
-        image = F.adjust_contrast(F.adjust_brightness(image, draw.brightness), draw.contrast)
-        pixels = np.asarray(F.adjust_saturation(image, draw.saturation))
+    flip = FLIPS[bool(draw.horizontal_flip), bool(draw.vertical_flip)]
+    jitter = (draw.brightness, draw.contrast, draw.saturation) != (1, 1, 1)
+    if flip is not None or draw.angle_degrees or jitter:  # Pillow copies in and out, once for all of it
+        image = Image.fromarray(pixels)
+        image = image if flip is None else image.transpose(flip)
+        image = image.rotate(draw.angle_degrees)
+        if jitter:
+            image = F.adjust_contrast(F.adjust_brightness(image, draw.brightness), draw.contrast)
+            image = F.adjust_saturation(image, draw.saturation)
+        pixels = np.asarray(image)
     if draw.erased_height:
         top, left = int(draw.erased_top), int(draw.erased_left)
         pixels = pixels.copy()
