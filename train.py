@@ -18,7 +18,7 @@ def run(config: DictConfig, record: Record) -> None:
     """One run: what is asked of cost, fit and test, in this order."""
     import lightning as L  # late: help and errors of the command line come without torch
 
-    from callbacks import stages
+    from callbacks import results, stages
     from callbacks.build import build
     from callbacks.checks import check_settings
     from lightning_modules.checkpoint import load_classifier
@@ -28,6 +28,8 @@ def run(config: DictConfig, record: Record) -> None:
     data = build(config, "datamodule", augmentation=build(config, "augmentation"))
     if config.stages != ["cost"]:
         data.setup()
+    rules = build(config, "decision")
+    rules.check(data.catalog.classes)
     record.data = stages.describe_data(data, record)
     model = stages.model(config, data)
     record.model = stages.describe_model(config, model)
@@ -40,10 +42,10 @@ def run(config: DictConfig, record: Record) -> None:
         record.model["weights"] = stages.initial_weights(config, model)
         record.best = stages.fit(config, trainer, model, data)
         model = load_classifier(Path(record.best["checkpoint"]))
-    record.val = stages.evaluate(trainer, model, data, "val")
+    results.validate(record, trainer, model, data, rules)
     if "test" in config.stages and data.has_test:
-        record.test = stages.evaluate(trainer, model, data, "test")
-    stages.conclude(config, record, trainer)
+        results.test(config, record, trainer, model, data)
+    results.conclude(config, record, trainer)
 
 
 if __name__ == "__main__":

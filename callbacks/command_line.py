@@ -2,7 +2,7 @@
 
 import time
 
-STARTED = time.perf_counter()
+STARTED = [time.perf_counter()]  # of the process, then of each further job of a sweep
 
 import functools
 import hashlib
@@ -90,7 +90,7 @@ def job(config: DictConfig, run: Callable[[DictConfig, Record], None]) -> None:
     try:
         record = Record(folder, command=command, overrides=overrides, write=rank == 0)
         config = take_up(config, overrides, folder)
-        record.run["seed"] = config.seed
+        record.describe(OmegaConf.to_container(config, resolve=False), dict(hydra_config.runtime.choices))
         if in_sweep and str(config.trainer.strategy).startswith("ddp"):
             raise ValueError(
                 "trainer=ddp in a sweep: each of its processes would start the whole sweep again. Use one "
@@ -107,6 +107,7 @@ def job(config: DictConfig, run: Callable[[DictConfig, Record], None]) -> None:
         FAILED.append(Failed(folder.name, error, alone=not in_sweep))
     finally:
         logging.getLogger().removeHandler(warning_list)
+        STARTED.append(time.perf_counter())
 
 
 def complete(arguments: list[str]) -> list[str]:

@@ -34,15 +34,18 @@ class EpochLog(L.Callback):
         write_csv(Path(trainer.default_root_dir) / "metrics.csv", COLUMNS, self.rows)
         for logger in trainer.loggers:
             logger.log_metrics({name: row[name] for name in COLUMNS[1:]}, step=row["epoch"])
+        split = "val" if trainer.datamodule.protocol == "validation" else "test"
         digits = len(str(trainer.max_epochs))
         log.info(
-            "epoch %*d/%d  loss %.4f  train accuracy %.4f  val accuracy %.4f  val loss %.4f  lr %.1e  (%.1f s)",
+            "epoch %*d/%d  loss %.4f  train accuracy %.4f  %s accuracy %.4f  %s loss %.4f  lr %.1e  (%.1f s)",
             digits,
             row["epoch"],
             trainer.max_epochs,
             row["train/loss"],
             row["train/accuracy"],
+            split,
             row["val/accuracy"],
+            split,
             row["val/loss"],
             row["lr"],
             time.perf_counter() - self._started,

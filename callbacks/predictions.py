@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import torch
 
 from reports.files import write_csv
@@ -15,6 +16,8 @@ class Predictions(L.Callback):
 
     def __init__(self):
         self.tables: dict[str, list[dict]] = {}  # split -> lines
+        self.labels: dict[str, np.ndarray] = {}  # split -> (n,)
+        self.probabilities: dict[str, np.ndarray] = {}  # split -> (n, K), not rounded
         self._rows: list[torch.Tensor] = []
         self._probabilities: list[torch.Tensor] = []
 
@@ -57,6 +60,9 @@ class Predictions(L.Callback):
                     **{f"p_{name}": f"{p:.6f}" for name, p in zip(classes, line, strict=True)},
                 }
             )
+        order = np.argsort(rows)
+        self.labels[split] = catalog.labels[np.asarray(rows)[order]]
+        self.probabilities[split] = np.asarray(probabilities, dtype=np.float64)[order]
         self.tables[split] = table
         if trainer.is_global_zero:
             write_csv(Path(trainer.default_root_dir) / FILES[split], list(table[0]), table)

@@ -1,7 +1,6 @@
 """The steps of a run, for the root scripts: from the configuration to objects, through training, into the record."""
 
 import logging
-import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -19,14 +18,10 @@ from lightning_modules.networks import network_arguments, pretrained_name, set_f
 from lightning_modules.weights import load_initial_weights
 from reports.files import write_csv, write_text
 from reports.records import Record
-from reports.statistics import accuracy_entry, accuracy_in_words
 
 from .build import build
 from .checks import check_image_size
 from .freeze import Freeze
-from .predictions import Predictions
-from .tensorboard import flat
-from .throughput import Throughput
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +35,7 @@ KNOWN_WARNINGS = (
 def describe_data(data: L.LightningDataModule, record: Record) -> dict:
     """The record's `data`, and splits.csv once the splits are decided."""
     catalog = data.catalog
-    described = {"name": catalog.name, "classes": catalog.classes, "protocol": "validation"}
+    described = {"name": catalog.name, "root": str(catalog.root), "classes": catalog.classes, "protocol": data.protocol}
     if data.store is None:
         return described
     columns = {
@@ -205,38 +200,11 @@ def fit(config: DictConfig, trainer: L.Trainer, model: Classifier, data: L.Light
     trainer.fit(model, data, ckpt_path=config.ckpt_path, weights_only=True)
     best = next(c for c in trainer.checkpoint_callbacks if c.monitor)
     epoch = epochs_done(Path(best.best_model_path))
-    log.info("best: epoch %d, %s %.4f", epoch, best.monitor, best.best_model_score)
+    monitor = best.monitor if data.protocol == "validation" else best.monitor.replace("val/", "test/")
+    log.info("best: epoch %d, %s %.4f", epoch, monitor, best.best_model_score)
     return {
         "epoch": epoch,
-        "monitor": best.monitor,
+        "monitor": monitor,
         "value": float(best.best_model_score),
         "checkpoint": best.best_model_path,
     }
-
-
-def evaluate(trainer: L.Trainer, model: Classifier, data: L.LightningDataModule, split: str) -> dict:
-    """One pass over `val` or `test`; returns that section of the record."""
-    (trainer.validate if split == "val" else trainer.test)(model, datamodule=data, verbose=False)
-    table = next(c for c in trainer.callbacks if isinstance(c, Predictions)).tables[split]
-    correct = sum(line["label"] == line["predicted"] for line in table)
-    return {**model.results[split], "accuracy": accuracy_entry(correct, len(table))}
-
-
-def conclude(config: DictConfig, record: Record, trainer: L.Trainer) -> None:
-    """What is known at the end, into the record, TensorBoard and the last lines of the screen."""
-    checkpoint = Path(record.best["checkpoint"] if record.best else config.ckpt_path)
-    record.model["checkpoint_mib"] = round(checkpoint.stat().st_size / 2**20, 3)
-    record.throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput)).measured()
-    finals = {
-        f"final/{split}_accuracy": getattr(record, split)["accuracy"]["value"]
-        for split in ("val", "test")
-        if getattr(record, split)
-    }
-    for logger in trainer.loggers:
-        logger.log_hyperparams(flat(OmegaConf.to_container(config, resolve=True)), finals)
-        logger.close()
-    split = "test" if record.test else "val"
-    log.info("Accuracy %s: %s", split, accuracy_in_words(getattr(record, split)["accuracy"]))
-    log.info("Run: %s", record.folder)
-    if trainer.loggers:
-        log.info("TensorBoard: tensorboard --logdir %s", shlex.quote(str(record.folder)))

@@ -25,14 +25,3 @@ def show(trainer, name: str, pixels: np.ndarray) -> None:
     """A picture (H, W, 3) of uint8 into every logger of the run, at the current epoch."""
     for logger in trainer.loggers:
         logger.experiment.add_image(name, pixels, trainer.current_epoch, dataformats="HWC")
-
-
-def flat(settings: dict, prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Nested settings as the HParams tab wants them: dotted keys and scalars."""
-    lines = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            lines |= flat(value, f"{prefix}{key}.")
-        elif not key.startswith("_"):
-            lines[f"{prefix}{key}"] = value if isinstance(value, (int, float, bool, str)) else str(value)
-    return lines

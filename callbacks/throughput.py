@@ -25,7 +25,7 @@ class Throughput(L.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self._pictures += len(batch["labels"])
         if self.first_step_s is None:
-            self.first_step_s = time.perf_counter() - STARTED
+            self.first_step_s = time.perf_counter() - STARTED[-1]
         if trainer.is_last_batch:
             self.epochs.append(
                 {"pictures": self._pictures * trainer.world_size, "seconds": time.perf_counter() - self._epoch_started}

@@ -39,13 +39,16 @@ class ImageDataModule(L.LightningDataModule):
         root: folder of the user's own pictures.
         table: CSV of path, label and where wanted split, group and weight, in place of what the folders say.
         folds: train and val become so many folds, of which number `fold` is val; the test split stays closed.
+        protocol: whether the epoch is chosen on val, or on test as the study did.
+        train_fraction: stratified share of the training pictures that is used.
         unreadable: whether files that are no pictures end the run or are left out.
         leaks: what becomes of training pictures that stand in val or test as well.
         sampler: every training picture once an epoch, or as many drawn with all classes equally likely.
         image_size: pixels, height and width after resizing.
         batch_size: pictures a batch, for each process.
         num_workers: loader processes; 0 decodes nothing twice and is the fastest where there are only two cores.
-        seed: of the splits, the order and the augmentation.
+        split_seed: of splits, folds and `train_fraction`; not `seed`, so that runs of other seeds have the same test pictures.
+        seed: of the order and the augmentation.
         cache: folder of the pixel stores.
         cache_limit_gib: all pixel stores together; those not used for longest are removed.
     """
@@ -58,6 +61,8 @@ class ImageDataModule(L.LightningDataModule):
         table: str | None,
         folds: int | None,
         fold: int | None,
+        protocol: Literal["validation", "test_selected"],
+        train_fraction: float,
         unreadable: Literal["error", "skip"],
         leaks: Literal["warn", "error", "drop"],
         sampler: Literal["shuffle", "balanced"],
@@ -65,6 +70,7 @@ class ImageDataModule(L.LightningDataModule):
         batch_size: int,
         num_workers: int,
         augmentation: Augmentation,
+        split_seed: int,
         seed: int,
         cache: str,
         cache_limit_gib: float,
@@ -82,7 +88,13 @@ class ImageDataModule(L.LightningDataModule):
                 "datamodule.root has no value; give it one: datamodule.root=DIR (or datamodule.table=FILE)"
             )
         self.source, self.root, self.table = source, root and Path(root), table and Path(table)
-        self.rules = {"seed": seed, "folds": folds, "fold": fold, "unreadable": unreadable, "leaks": leaks}
+        if not 0 < train_fraction <= 1:
+            raise ValueError(f"datamodule.train_fraction={train_fraction}: use a share above 0 and up to 1")
+        self.protocol = protocol
+        self.rules = {
+            "seed": split_seed, "folds": folds, "fold": fold, "protocol": protocol, "train_fraction": train_fraction,
+            "unreadable": unreadable, "leaks": leaks,
+        }  # fmt: skip
         self.sampler = sampler
         self.image_size = image_size
         self.batch_size = batch_size
@@ -146,7 +158,8 @@ class ImageDataModule(L.LightningDataModule):
         return self._loader("train", shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader("val", shuffle=False)
+        """Of the pictures that choose the epoch: val, or test where the protocol says so."""
+        return self._loader("val" if self.protocol == "validation" else "test", shuffle=False)
 
     def test_dataloader(self) -> DataLoader:
         return self._loader("test", shuffle=False)

@@ -57,6 +57,7 @@ def load_classifier(path: Path) -> Classifier:
             f"{path}: the weights do not fit the network that it names "
             f"({described(classifier)}): {str(error).splitlines()[1].strip()}"
         ) from error
+    classifier.decision = state.get("decision")
     return classifier.eval()
 
 

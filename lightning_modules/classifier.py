@@ -53,6 +53,7 @@ class Classifier(L.LightningModule):
         self.val_metrics = Metrics(len(classes))
         self.full_metrics = Metrics(len(classes), full=True)  # of one pass over the val or the test split
         self.results: dict[str, dict] = {}  # stage -> its last metrics
+        self.decision: dict | None = None  # temperature, threshold, ..., where its checkpoint has them
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pictures (B, 3, H, W) -> logits (B, K)."""

@@ -11,7 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from .calibration import decidable_at, reliability, risk_coverage, with_temperature
 from .files import write_bytes
+from .statistics import wilson
 
 
 def confusion_matrix(counts: list[list[int]], classes: list[str]) -> Figure:
@@ -66,6 +68,42 @@ def contact_sheet(strips: list[tuple[str, list[tuple[np.ndarray, str]]]]) -> Fig
             axes.imshow(picture, interpolation="nearest")
             axes.set_title(_short(title), fontsize=7)
             axes.set_axis_off()
+    return figure
+
+
+def calibration(labels: np.ndarray, probabilities: np.ndarray, split: str, decision: dict | None) -> Figure:
+    """Left, accuracy against confidence in ten bins; right, accuracy among the most confident pictures.
+
+    Labels (n,), probabilities (n, K); with a decision also after its temperature, and where its limit lies.
+    """
+    figure = Figure(figsize=(9.6, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    kinds = [("as the network gives it", probabilities, "tab:blue", -1)]
+    if decision:
+        name = f"with temperature {decision['temperature']:.2f}"
+        kinds.append((name, with_temperature(probabilities, decision["temperature"]), "tab:orange", 1))
+    left.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
+    for name, values, colour, side in kinds:
+        bins = [line for line in reliability(labels, values, bins=10) if line["n"]]
+        shares = np.array([line["accuracy"] for line in bins])
+        limits = np.array([wilson(round(line["accuracy"] * line["n"]), line["n"]) for line in bins])
+        reach = np.abs(limits.T - shares)
+        places = [line["confidence"] + 0.006 * side for line in bins]
+        left.errorbar(places, shares, reach, fmt="o", color=colour, capsize=2, markersize=4, linewidth=1, label=name)
+    left.set(xlim=(1 / probabilities.shape[1] - 0.03, 1.03), ylim=(-0.03, 1.03))
+    left.set(xlabel="confidence (largest probability)", ylabel="accuracy, 95% interval")
+    left.set_title(f"Calibration, {len(labels):,} {split} pictures")
+    left.legend(loc="lower right", fontsize=9)
+    coverage, accuracy = risk_coverage(labels, probabilities)
+    right.plot(coverage, accuracy, color="tab:blue", drawstyle="steps-post")
+    if decision and decision["confidence"] is not None:
+        share = decidable_at(labels, probabilities, decision["confidence"])["share"]
+        right.axvline(share, color="tab:orange", linewidth=1, linestyle="--", label=f"limit chosen on val: {share:.0%}")
+        right.axhline(decision["wanted_accuracy"], color="0.6", linewidth=1, linestyle=":", label="wanted accuracy")
+        right.legend(loc="lower left", fontsize=9)
+    right.set(xlim=(0, 1.02), ylim=(min(0.5, accuracy.min()), 1.01))
+    right.set(xlabel="share of the pictures decided, the most confident first", ylabel="accuracy among them")
+    right.set_title("What can be decided")
     return figure
 
 

@@ -1,5 +1,6 @@
 """result.json, the record of a run: the only thing that reports read besides a run's tables."""
 
+import hashlib
 import importlib.metadata
 import json
 import logging
@@ -16,26 +17,34 @@ from .files import write_json
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
+SECTIONS = ("run", "data", "model", "best", "decision", "val", "test", "throughput")
 PROJECT = Path(__file__).resolve().parent.parent
+PLACES = {"ckpt_path", "datamodule.cache", "datamodule.cache_limit_gib"}
+REPEATS = {"seed", "datamodule.fold"}
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "thop", "numpy", "pillow")
 
 
 class Record:
     """Grows with the run and is written at its start (status `running`), on failure and at its end.
 
-    Sections: run, data, model, best, val, test, throughput; a section stays null where its stage did not run.
+    Sections: run, data, model, best, decision, val, test, throughput; a section stays null where its stage did not run.
     """
 
     def __init__(self, folder: Path, *, command: list[str], overrides: list[str], write: bool = True):
         self.folder = folder
         self.writes = write
         self._started = time.perf_counter()
-        self._earlier_s = _earlier_wall_time_s(folder)
+        earlier = _earlier_record(folder)
+        self._earlier_s = float((earlier.get("run") or {}).get("wall_time_s") or 0)
+        self.earlier_openings = int((earlier.get("test") or {}).get("opened") or 0)  # of the test split
         self.run = {
             "name": _run_name(folder),
             "command": shlex.join(command),
             "overrides": overrides,
             "seed": None,
+            "choices": {},
+            "settings": {},
+            "config_hash": None,
             "started_at": datetime.now().astimezone().isoformat(timespec="seconds"),
             "wall_time_s": None,
             **_git(),
@@ -45,8 +54,19 @@ class Record:
             "threads": None,  # of each process
             "warnings": [],
         }
-        self.data = self.model = self.best = self.val = self.test = self.throughput = None
+        self.data = self.model = self.best = self.decision = self.val = self.test = self.throughput = None
         self._write("running", reason=None)
+
+    def describe(self, settings: dict, choices: dict[str, str | None]) -> None:
+        """The configuration as composed: every setting by its dotted key, and which file each group took.
+
+        What says where files lie is left out. Two runs of one `config_hash` would do the same; runs that differ in
+        REPEATS alone are repetitions of one another.
+        """
+        self.run["seed"] = settings["seed"]
+        self.run["choices"] = {group: choice for group, choice in choices.items() if group.isidentifier()}
+        self.run["settings"] = {k: v for k, v in flat(settings).items() if k not in PLACES}
+        self.run["config_hash"] = digest(self.run["settings"], self.run["choices"])
 
     def finish(self, warnings: list[str]) -> None:
         """The run did all of its stages."""
@@ -64,7 +84,7 @@ class Record:
     def _write(self, status: str, reason: str | None) -> None:
         self.run["wall_time_s"] = round(self._earlier_s + time.perf_counter() - self._started, 2)
         content = {"schema": SCHEMA, "status": status, **({"reason": reason} if reason else {})}
-        for section in ("run", "data", "model", "best", "val", "test", "throughput"):
+        for section in SECTIONS:
             content[section] = getattr(self, section)
         if self.writes:
             write_json(self.folder / "result.json", content)
@@ -86,16 +106,47 @@ def read_record(path: Path) -> dict:
     return content
 
 
-def _earlier_wall_time_s(folder: Path) -> float:
-    """What a run that goes on in this folder has spent before."""
+def flat(settings: dict, prefix: str = "") -> dict:
+    """Nested settings as one level of dotted keys; keys that begin with _ are left out."""
+    lines = {}
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            lines |= flat(value, f"{prefix}{key}.")
+        elif not key.startswith("_"):
+            lines[f"{prefix}{key}"] = value
+    return lines
+
+
+def digest(settings: dict, choices: dict) -> str:
+    """16 hex digits that name a configuration."""
+    text = json.dumps([sorted(settings.items()), sorted(choices.items())], default=str, ensure_ascii=False)
+    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+
+
+def count_opening(folder: Path) -> int | None:
+    """Counts one more opening of the test split in the record of the run that was trained in this folder.
+
+    Returns the number, or None where that run has no record.
+    """
+    content = _earlier_record(folder)
+    if not content:
+        return None
+    content["test"] = content["test"] or {}
+    content["test"]["opened"] = content["test"].get("opened", 0) + 1
+    write_json(folder / "result.json", content)
+    return content["test"]["opened"]
+
+
+def _earlier_record(folder: Path) -> dict:
+    """What a run left in this folder before; empty where there is none, or none that can be read."""
     path = folder / "result.json"
     if not path.is_file():
-        return 0.0
+        return {}
     try:
-        return float(read_record(path)["run"]["wall_time_s"])
-    except (ValueError, KeyError, TypeError) as error:
-        log.warning("%s: the time spent before is not known: %s", path, error)
-        return 0.0
+        return read_record(path)
+    except ValueError as error:
+        log.warning("what the run had recorded before is not known: %s", error)
+        return {}
 
 
 def _run_name(folder: Path) -> str:

@@ -1,8 +1,12 @@
 """Honest numbers about accuracies: pure functions without torch, each with its source."""
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import NamedTuple
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
 
 
 class Interval(NamedTuple):
@@ -10,6 +14,28 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+class Seeds(NamedTuple):
+    """A figure over the seeds of one run; spread and interval are None for a single seed."""
+
+    mean: float
+    standard_deviation: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+class Crossed(NamedTuple):
+    """A mean over seeds and pictures, of which both are a sample; its spreads and the test of mean 0."""
+
+    mean: float
+    seeds_standard_deviation: float | None  # of one seed's true mean; None for a single seed
+    pictures_standard_error: float  # the pictures' part of the mean's standard error
+    low: float
+    high: float
+    p_value: float
+    degrees_of_freedom: float
 
 
 def wilson(correct: int, n: int, confidence: float = 0.95) -> Interval:
@@ -42,3 +68,76 @@ def accuracy_in_words(entry: dict) -> str:
         f"{entry['value']:.4f} ({entry['correct']} of {entry['n']}, "
         f"95% interval {entry['low']:.3f} to {entry['high']:.3f})"
     )
+
+
+def over_seeds(values: Sequence[float], confidence: float = 0.95) -> Seeds:
+    """Mean of a figure over seeds with Student's t interval (Student 1908, Biometrika 6:1-25).
+
+    The interval is of the seeds alone, the pictures as given; `crossed` counts the pictures as well.
+
+    Raises:
+        ValueError: no values.
+    """
+    if len(values) == 0:
+        raise ValueError("a mean over seeds needs at least one value; give the figure of every finished run")
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return Seeds(mean, None, None, None, 1)
+    deviation = float(np.std(values, ddof=1))
+    half = float(stdtrit(len(values) - 1, 0.5 + confidence / 2)) * deviation / math.sqrt(len(values))
+    return Seeds(mean, deviation, mean - half, mean + half, len(values))
+
+
+def crossed(outcomes: np.ndarray, confidence: float = 0.95) -> Crossed:
+    """Mean of what S seeds got on the same n pictures, where other seeds and other pictures could have been drawn.
+
+    Two-way random effects without replication, y_ij = mu + s_i + p_j + e_ij (Searle, Casella & McCulloch 1992,
+    Variance Components, ch. 4): Var(mean) = (MS_s + MS_p - MS_e) / (S n), never below what one of the mean squares
+    gives alone. Degrees of freedom: Satterthwaite 1946, Biometrics Bulletin 2:110-114. With one seed there are the
+    pictures alone: the t test on n pictures. Outcomes that never vary give an interval of no width, and p = 1 where
+    all are 0, else p = 0. The interval is not cut to what the outcomes can be.
+
+    Args:
+        outcomes: (S, n) correct or not, 0 or 1; or differences of two runs, -1, 0 or 1.
+        confidence: of the interval.
+
+    Raises:
+        ValueError: not a table of at least one seed and two pictures.
+    """
+    y = np.asarray(outcomes, dtype=np.float64)
+    if y.ndim != 2 or y.shape[0] < 1 or y.shape[1] < 2:
+        raise ValueError(f"outcomes need a row a seed and a column a picture, two pictures or more, not {y.shape}")
+    seeds, pictures = y.shape
+    mean = float(y.mean())
+    by_seed, by_picture = y.mean(axis=1, keepdims=True), y.mean(axis=0, keepdims=True)
+    pictures_ms = seeds * float(((by_picture - mean) ** 2).sum()) / (pictures - 1)
+    if seeds == 1:
+        deviation, pictures_variance = None, pictures_ms / pictures
+        variance, freedom = pictures_variance, pictures - 1.0
+    else:
+        seeds_ms = pictures * float(((by_seed - mean) ** 2).sum()) / (seeds - 1)
+        residual_ms = float(((y - by_seed - by_picture + mean) ** 2).sum()) / ((seeds - 1) * (pictures - 1))
+        deviation = math.sqrt(max(0.0, seeds_ms - residual_ms) / pictures)
+        pictures_variance = max(0.0, pictures_ms - residual_ms) / y.size
+        combined, freedom = _combined(seeds_ms, pictures_ms, residual_ms, seeds, pictures)
+        variance = combined / y.size
+    error = math.sqrt(variance)
+    half = float(stdtrit(freedom, 0.5 + confidence / 2)) * error
+    p_value = min(1.0, 2 * float(stdtr(freedom, -abs(mean) / error))) if error else float(mean == 0)
+    return Crossed(mean, deviation, math.sqrt(pictures_variance), mean - half, mean + half, p_value, freedom)
+
+
+def _combined(seeds_ms: float, pictures_ms: float, residual_ms: float, seeds: int, pictures: int) -> tuple:
+    """S n Var(mean) and its degrees of freedom."""
+    parts = [(seeds_ms, seeds - 1), (pictures_ms, pictures - 1), (residual_ms, (seeds - 1) * (pictures - 1))]
+    combined = seeds_ms + pictures_ms - residual_ms
+    largest, its_freedom = max(parts)
+    if combined <= largest:  # a component is estimated as negative, so it is taken as none
+        return largest, float(its_freedom)
+    return combined, combined**2 / sum(square**2 / freedom for square, freedom in parts)
+
+
+if __name__ == "__main__":
+    from reports.compare import main
+
+    main()

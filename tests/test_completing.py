@@ -161,3 +161,39 @@ def test_a_table_with_groups_keeps_them_together(tmp_path):
     for patient in range(12):
         assert len(set(catalog.splits[patient * 5 : patient * 5 + 5])) == 1
     assert 30 <= len(catalog.rows("train")) <= 42
+
+
+def test_test_selected_has_no_val_split_and_says_so(root, tmp_path, caplog):
+    catalog, _ = completed(folder_catalog(root), tmp_path, protocol="test_selected")
+    assert [len(catalog.rows(split)) for split in ("train", "val", "test")] == [12, 0, 12]
+    assert set(catalog.left_out.values()) == {"datamodule.protocol=test_selected has no val split"}
+    assert "its test accuracy is too high; 12 val pictures are not used" in caplog.text
+
+
+def test_test_selected_splits_nothing_off_for_val(tmp_path):
+    root = make_pictures(tmp_path / "given", {f"{s}/{c}": 10 for s in ("train", "test") for c in ("blue", "red")})
+    catalog, _ = completed(folder_catalog(root), tmp_path, protocol="test_selected")
+    assert [len(catalog.rows(split)) for split in ("train", "val", "test")] == [20, 0, 20]
+    root = make_pictures(tmp_path / "open", {"blue": 10, "red": 10})
+    catalog, _ = completed(folder_catalog(root), tmp_path, protocol="test_selected")
+    assert [len(catalog.rows(split)) for split in ("train", "val", "test")] == [16, 0, 4]
+
+
+@pytest.mark.parametrize(("rules", "reason"), [({}, "there is none"), ({"folds": 2, "fold": 0}, "keeps it closed")])
+def test_test_selected_needs_a_test_split(tmp_path, rules, reason):
+    splits = ("train", "val") if not rules else ("train", "val", "test")
+    root = make_pictures(tmp_path / "data", {f"{s}/{c}": 6 for s in splits for c in ("blue", "red")})
+    with pytest.raises(ValueError, match=f"protocol=test_selected needs a test split, and .*{reason}"):
+        completed(folder_catalog(root), tmp_path, protocol="test_selected", **rules)
+
+
+def test_train_fraction_is_stratified_and_nested_and_leaves_the_rest_alone(tmp_path):
+    root = make_pictures(tmp_path / "data", {"train/blue": 20, "train/red": 40, "val/blue": 4, "val/red": 4})
+    kept = {}
+    for fraction in (0.25, 0.5):
+        catalog, _ = completed(folder_catalog(root), tmp_path, train_fraction=fraction)
+        train = catalog.rows("train")
+        assert np.bincount(catalog.labels[train]).tolist() == [round(20 * fraction), round(40 * fraction)]
+        assert len(catalog.rows("val")) == 8
+        kept[fraction] = set(train)
+    assert kept[0.25] < kept[0.5]

@@ -39,6 +39,7 @@ def test_a_run_leaves_what_it_should(train):
         "predictions_val.csv",
         "splits.csv",
         "feature_maps.png",
+        "calibration.png",
         "contact_sheet.png",
         "channel_shuffle.png",
         "summary.txt",
@@ -139,14 +140,17 @@ def test_stopped_and_gone_on_equals_never_stopped(train):
 def test_measuring_again_gives_the_same_to_the_last_digit_in_a_new_folder(train, tmp_path):
     ran = train("optimizer=adam_fast")
     best = ran.folder / "checkpoints" / "best.ckpt"
-    stamp = (ran.folder / "result.json").read_bytes()
+    before = ran.record
     again = train(
         "stages=[test]", f"ckpt_path={best}", f"hydra.run.dir={tmp_path / 'again'}", small=False, to=tmp_path / "again"
     )
     assert again.status == 0, again.err
     assert again.record["test"] == ran.record["test"] and again.record["val"] == ran.record["val"]
     assert (again.folder / "predictions.csv").read_bytes() == (ran.folder / "predictions.csv").read_bytes()
-    assert (ran.folder / "result.json").read_bytes() == stamp
+    assert before["test"].pop("opened") == 1
+    after = ran.record
+    assert after["test"].pop("opened") == 2 and after == before  # nothing but the count of openings
+    assert "opened for the 2. time" in again.out
 
 
 def test_without_a_test_folder_the_last_line_is_of_validation(train, tmp_path):
@@ -180,6 +184,7 @@ def test_tensorboard_holds_scalars_pictures_and_hyper_parameters(train):
         "confusion/val",
         "confusion/test",
         "feature_maps",
+        "calibration",
         "channel_shuffle",
     }
     final = events.Scalars("final/test_accuracy")[0].value

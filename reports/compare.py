@@ -1,0 +1,179 @@
+"""python -m reports.statistics compare RUN_A RUN_B: whether two networks can be told apart on their pictures."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .pairs import mcnemar, p_in_words, paired_difference, told_apart, verdict
+from .predictions import Predictions, correct_matrix, has_predictions, read_predictions
+from .records import read_record
+from .statistics import Interval, accuracy_entry, accuracy_in_words, crossed, over_seeds, wilson
+
+USED = {"test": "test pictures", "val": "validation pictures (they also chose the epoch, so accuracies are too good)"}
+HELP = """Compares the predictions of two runs, picture by picture.
+
+RUN is the folder of a run (with result.json and predictions.csv), or a folder with one run a seed, which differ in
+nothing else; both sides then need the same seeds. Pictures are paired by their pixels, whatever the files are called.
+"""
+
+
+class Side(NamedTuple):
+    """One of the two networks: its runs, one a seed, ordered by seed."""
+
+    name: str
+    folders: list[Path]
+    records: list[dict]
+    left_out: list[str]  # folders of runs that are not finished
+
+    @property
+    def seeds(self) -> list[int]:
+        return [record["run"]["seed"] for record in self.records]
+
+
+def load(folder: Path) -> Side:
+    """The run in a folder, or the finished runs below it that differ in the seed only.
+
+    Raises:
+        ValueError: no folder, no record or none finished, a record cut off, or runs that differ in more.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; give the one that a run printed after 'Run:'")
+    single = folder / "result.json"
+    paths = [single] if single.is_file() else sorted(folder.glob("*/result.json"))
+    if not paths:
+        raise ValueError(
+            f"{folder}: no result.json in it or one below; give the folder of a run, or of runs over seeds"
+        )
+    found = [(path.parent, read_record(path)) for path in paths]
+    finished = [(path, record) for path, record in found if record["status"] == "finished"]
+    if not finished:
+        states = ", ".join(sorted({record["status"] for _, record in found}))
+        raise ValueError(f"{folder}: no finished run (status {states}); finish it first")
+    finished.sort(key=lambda entry: (entry[1]["run"]["seed"], entry[0]))
+    left_out = [path.name for path, record in found if record["status"] != "finished"]
+    side = Side(str(folder), [path for path, _ in finished], [record for _, record in finished], left_out)
+    _check_seeds_only(side)
+    return side
+
+
+def _check_seeds_only(side: Side) -> None:
+    first, *others = side.records
+    for folder, record in zip(side.folders[1:], others, strict=True):
+        here, there = _settings(first), _settings(record)
+        if here != there:
+            raise ValueError(
+                f"{side.name}: its runs differ in more than the seed: {' '.join(sorted(here - there)) or 'nothing'} in "
+                f"{side.folders[0].name}, {' '.join(sorted(there - here)) or 'nothing'} in {folder.name}; "
+                "compare two of them by their own folders"
+            )
+        if first["data"].get("fingerprint") != record["data"].get("fingerprint"):
+            raise ValueError(
+                f"{side.name}: {side.folders[0].name} and {folder.name} have other data or splits (fingerprint "
+                f"{first['data'].get('fingerprint')}, {record['data'].get('fingerprint')}); where the seed draws the "
+                "splits, fix them in folders train, val, test or in a column split"
+            )
+    if len(set(side.seeds)) < len(side.seeds):
+        raise ValueError(f"{side.name}: a seed stands there twice ({', '.join(map(str, side.seeds))}); delete one")
+
+
+def _settings(record: dict) -> set[str]:
+    run = record["run"]
+    chosen = [*run["choices"].items(), *run["settings"].items()]
+    return {f"{key}={value}" for key, value in chosen if key != "seed"}
+
+
+def compare(a: Side, b: Side) -> list[str]:
+    """The lines that tell two networks apart, or not.
+
+    Raises:
+        ValueError: other seeds, or other pictures.
+    """
+    several = len(a.folders) > 1 or len(b.folders) > 1
+    if several and a.seeds != b.seeds:
+        raise ValueError(
+            f"seeds only in {a.name}: {_listed(a.seeds, b.seeds)}; only in {b.name}: {_listed(b.seeds, a.seeds)}; "
+            "run the missing ones, or compare two single runs"
+        )
+    folders = [*a.folders, *b.folders]
+    split = "test" if all(has_predictions(folder, "test") for folder in folders) else "val"
+    runs: list[Predictions] = [read_predictions(folder, split) for folder in folders]
+    correct = correct_matrix(runs)
+    right_a, right_b = correct[: len(a.folders)], correct[len(a.folders) :]
+    lines = [f"A, {a.name}: {_accuracy(right_a, a.seeds)}", f"B, {b.name}: {_accuracy(right_b, b.seeds)}"]
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    summed = f", summed over {len(right_a)} seeds" if several else ""
+    lines += [
+        f"{correct.shape[1]:,} {USED[split]}",
+        f"A alone is right on {only_a:,}, B alone on {only_b:,}{summed}",
+        *(_over_seeds(right_a, right_b) if several else _single(only_a, only_b, correct.shape[1])),
+    ]
+    left_out = [f"{side.name}/{name}" for side in (a, b) for name in side.left_out]
+    if left_out:
+        lines.append(f"left out, not finished: {', '.join(left_out)}")
+    selected = [side.name for side in (a, b) if any(r["data"]["protocol"] == "test_selected" for r in side.records)]
+    if selected:
+        lines.append(f"{' and '.join(selected)}: the test pictures chose the epoch, so test accuracies are too good")
+    return lines
+
+
+def _single(only_a: int, only_b: int, n: int) -> list[str]:
+    value, low, high = paired_difference(only_a, only_b, n)
+    difference = f"A - B: {value:z.4f} (95% interval {low:z.3f} to {high:z.3f})"
+    return [
+        f"{difference}, {p_in_words(mcnemar(only_a, only_b))} (exact McNemar test)",
+        f"A and B {verdict(only_a, only_b, n)}",
+    ]
+
+
+def _over_seeds(right_a: np.ndarray, right_b: np.ndarray) -> list[str]:
+    found = crossed(right_a.astype(np.int8) - right_b.astype(np.int8))
+    interval = Interval(max(-1.0, found.low), min(1.0, found.high))
+    what = f"{right_a.shape[1]:,} pictures and {len(right_a)} seeds"
+    return [
+        f"A - B: {found.mean:z.4f} (95% interval {interval.low:z.3f} to {interval.high:z.3f}, standard deviation between "
+        f"seeds {found.seeds_standard_deviation:.4f}), {p_in_words(found.p_value)} (seeds and pictures as random effects)",
+        f"A and B {told_apart(found.p_value, what, found.mean, interval)}",
+    ]
+
+
+def _accuracy(right: np.ndarray, seeds: list[int]) -> str:
+    runs, n = right.shape
+    if runs == 1:
+        return accuracy_in_words(accuracy_entry(int(right.sum()), n))
+    found = crossed(right)
+    low, high = max(0.0, found.low), min(1.0, found.high)
+    if low == high:  # the same in all seeds and pictures: what is left is what n pictures can tell
+        low, high = wilson(int(right[0].sum()), n)
+    deviation = over_seeds(right.mean(axis=1).tolist()).standard_deviation
+    return (
+        f"{found.mean:.4f} (mean of seeds {', '.join(map(str, seeds))}; standard deviation {deviation:.4f}; "
+        f"95% interval {low:.3f} to {high:.3f}, over seeds and pictures)"
+    )
+
+
+def _listed(seeds: list[int], without: list[int]) -> str:
+    return ", ".join(str(seed) for seed in seeds if seed not in without) or "none"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command; an error is one line and exit status 1."""
+    parser = argparse.ArgumentParser(prog="python -m reports.statistics", description="Honest numbers about runs.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser(
+        "compare",
+        help="can two networks be told apart?",
+        description=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example: python -m reports.statistics compare outputs/resnet18/DATE outputs/shufflenet_mod/DATE",
+    )
+    command.add_argument("run_a", metavar="RUN_A", type=Path, help="folder of a run, or of one run a seed")
+    command.add_argument("run_b", metavar="RUN_B", type=Path, help="the same of the other network")
+    options = parser.parse_args(arguments)
+    try:
+        print("\n".join(compare(load(options.run_a), load(options.run_b))))
+    except (ValueError, OSError) as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        sys.exit(1)
