@@ -188,3 +188,4 @@ def _quoted(key: str, path: Path | str) -> str:
 OmegaConf.register_new_resolver("run_folder", run_folder)
 OmegaConf.register_new_resolver("job_folder", job_folder)
 OmegaConf.register_new_resolver("project", lambda path: str(errors.PROJECT / path))
+OmegaConf.register_new_resolver("rounded_quotient", lambda dividend, divisor: round(dividend / divisor))

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 
 from reports.files import write_csv
-
-FILES = {"val": "predictions_val.csv", "test": "predictions.csv"}
+from reports.predictions import FILES
 
 
 class Predictions(L.Callback):

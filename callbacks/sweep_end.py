@@ -6,14 +6,23 @@ from pathlib import Path
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from reports.table import write_table
-
 log = logging.getLogger(__name__)
 
 
 class SweepEnd(Callback):
-    """Prints the table of the sweep's runs and keeps it as table.csv."""
+    """Writes the report of the sweep's runs into its folder, and prints its table and answer."""
 
     def on_multirun_end(self, config: DictConfig, **_) -> None:
         folder = Path(config.hydra.sweep.dir)
-        print(f"\n{write_table(folder)}\n\nSweep: {folder}")
+        try:
+            from reports.writing import write_report  # late: every command line makes this callback
+
+            written = write_report(str(folder))
+        except Exception as error:  # the runs are done and recorded: a defect here must not take them with it
+            known = isinstance(error, ValueError)
+            log.error("%s: no report: %s", folder, error if known else repr(error), exc_info=not known)
+        else:
+            for text in written.warnings:
+                log.warning("left out: %s", text)
+            print(f"\n{written.text}\n\nPage: {written.page}")
+        print(f"Sweep: {folder}")

@@ -1,0 +1,23 @@
+"""What a sweep over the number of training pictures ends with."""
+
+from pathlib import Path
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+
+class LearningCurve(Callback):
+    """Draws learning_curve.png into the sweep's folder and says whether more pictures or a larger network would help."""
+
+    def on_multirun_end(self, config: DictConfig, **_) -> None:
+        from reports.figures import figure_pixels, save_png  # late: every start of a job imports this file
+        from reports.learning_curve import draw, in_words, read_curves
+
+        folder = Path(config.hydra.sweep.dir)
+        try:
+            curves = read_curves(folder)
+        except ValueError as error:
+            print(f"\nNo learning curve: {error}")
+            return
+        save_png(figure_pixels(draw(curves)), folder / "learning_curve.png")
+        print("", *in_words(curves), f"Learning curve: {folder / 'learning_curve.png'}", sep="\n")

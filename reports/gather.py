@@ -1,0 +1,119 @@
+"""Records found below folders: those that can be read, and those that cannot, with the reason."""
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from .records import SECTIONS, read_record
+
+EXAMPLE = "e.g. runs=outputs/sweeps/NAME"
+STATES = ("finished", "failed", "running")
+
+
+class Run(NamedTuple):
+    """A folder and its record, which has all sections and in `run` all keys that reports read."""
+
+    folder: Path
+    record: dict
+
+    @property
+    def seed(self) -> int | None:
+        return self.record["run"]["seed"]
+
+    @property
+    def fold(self) -> int | None:
+        return (self.record["data"] or {}).get("fold")
+
+    @property
+    def name(self) -> str:
+        return self.record["run"]["name"]
+
+
+class Gathered(NamedTuple):
+    """The runs that can be read, by folder, and the folders left out with the reason."""
+
+    runs: list[Run]
+    left_out: list[tuple[str, str]]
+
+
+def find(where: str | Sequence[str] | None) -> list[Path]:
+    """The records below a folder, several folders, or what a pattern with * fits; each once, sorted.
+
+    Raises:
+        ValueError: nothing given, no such folder, or no record in it.
+    """
+    places = [where] if isinstance(where, (str, Path)) else list(where or [])
+    if not places:
+        raise ValueError(f"runs: nothing is given; give the folder of a sweep or of runs, {EXAMPLE}")
+    found = {}
+    for place in map(str, places):
+        folders = [Path(place)]
+        if glob.has_magic(place) and not Path(place).exists():
+            folders = [Path(path) for path in sorted(glob.glob(place, recursive=True))]  # noqa: PTH207 absolute ones too
+        if not folders or not all(folder.exists() for folder in folders):
+            raise ValueError(f"runs={place}: no such folder; give the one that train.py printed at its end, {EXAMPLE}")
+        for folder in folders:
+            paths = [folder] if folder.name == "result.json" else sorted(folder.rglob("result.json"))
+            found |= {path.resolve(): path for path in paths}
+    if not found:
+        raise ValueError(f"runs={', '.join(map(str, places))}: no result.json in it or below; {EXAMPLE}")
+    return list(found.values())
+
+
+def gather(paths: Sequence[Path]) -> Gathered:
+    """Reads records; one that is cut off, odd or of another schema is left out with the reason.
+
+    Raises:
+        ValueError: none is left.
+    """
+    runs, left_out = [], []
+    for path in paths:
+        try:
+            runs.append(Run(path.parent, _completed(read_record(path), path)))
+        except UnicodeDecodeError:
+            left_out.append((str(path.parent), f"{path}: not a whole record (not UTF-8); run it again, or delete it"))
+        except (ValueError, RecursionError) as error:
+            left_out.append((str(path.parent), str(error)))
+        except OSError as error:
+            left_out.append((str(path.parent), f"{path}: cannot be read: {error.strerror}"))
+    if not runs:
+        raise ValueError(f"runs: none of {len(left_out):,} records can be read; the first: {left_out[0][1]}")
+    return Gathered(runs, left_out)
+
+
+def common_folder(paths: Sequence[Path]) -> Path:
+    """The folder that holds all of these records."""
+    parents = [path.parent.absolute() for path in paths]
+    first, *others = parents
+    return next(p for p in (first, *first.parents) if all(p == other or p in other.parents for other in others))
+
+
+def _completed(record: dict, path: Path) -> dict:
+    """The record with every section and key that reports rely on.
+
+    Raises:
+        ValueError: a value of another kind than a run writes.
+    """
+    for section in SECTIONS:
+        if not isinstance(record.setdefault(section, None), dict | None):
+            raise _odd(path, section, record[section])
+    if record.get("status") not in STATES:
+        raise _odd(path, "status", record.get("status"))
+    if record["run"] is None:
+        raise _odd(path, "run", None)
+    run = record["run"]
+    empty = {"name": path.parent.name, "overrides": [], "choices": {}, "settings": {}, "warnings": [], "versions": {}}
+    for key, value in empty.items():
+        if not isinstance(run.setdefault(key, value), type(value)):
+            raise _odd(path, f"run.{key}", run[key])
+    for section, key in (("run", "seed"), ("data", "fold")):
+        value = (record[section] or {}).get(key)
+        if not isinstance(value, int | None) or isinstance(value, bool):
+            raise _odd(path, f"{section}.{key}", value)
+    run.setdefault("seed", None)
+    return record
+
+
+def _odd(path: Path, key: str, value: object) -> ValueError:
+    return ValueError(f"{path}: {key} is {str(value)[:60]!r}, which no run writes; run it again, or delete the folder")

@@ -1,0 +1,168 @@
+"""The pictures that a row's runs get wrong most often, as thumbnails; and confusion matrices."""
+
+import base64
+import io
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .gather import Run
+from .predictions import FILES, has_predictions, pair, read_predictions
+from .records import PROJECT
+from .rows import Row
+from .words import clean, number
+
+SIDE = 144  # pixels, the longer side of a thumbnail
+BACKGROUND = (255, 255, 255)
+MOST_CLASSES = 12  # of a matrix; of more the commonest confusions are listed
+
+
+class Hard(NamedTuple):
+    """A picture, what it is and what it is taken for; probabilities are means over the runs."""
+
+    path: str
+    label: str
+    predicted: str  # by most runs
+    probability: float  # of the predicted class
+    true_probability: float
+    wrong: int  # runs
+    runs: int
+    image: str | None  # JPEG in base64
+    reason: str | None  # why there is no image
+
+
+class Hardest(NamedTuple):
+    """The hardest pictures of a row, or why they are not shown."""
+
+    pictures: list[Hard]
+    split: str
+    reason: str | None
+
+
+class Confusion(NamedTuple):
+    """Counts with true classes down, summed over a row's runs."""
+
+    row: Row
+    split: str
+    classes: list[str]
+    counts: np.ndarray  # (K, K)
+    commonest: list[tuple[str, str, int]] | None  # true, predicted, count; in place of a large matrix
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Of the true class, (K, K)."""
+        return self.counts / np.maximum(self.counts.sum(axis=1, keepdims=True), 1)
+
+
+def hardest(row: Row, most: int = 12) -> Hardest:
+    """Pictures most often wrong, then those whose true class is the least probable; of test, or else of validation."""
+    split = "test" if all(has_predictions(run.folder, "test") for run in row.runs) else "val"
+    try:
+        tables = [read_predictions(run.folder, split) for run in _same_pictures(row)]
+        first, *others = tables
+        for other in others:
+            pair(first, other)
+    except (ValueError, OSError) as error:
+        return Hardest([], split, f"{FILES[split]} cannot be used: {clean(error)}")
+    orders = [[table.classes.index(name) for name in first.classes] for table in tables]
+    chances = [table.probabilities[:, order] for table, order in zip(tables, orders, strict=True)]  # (n, K)
+    says = np.stack([[table.classes[k] for k in table.predicted] for table in tables])  # (R, n)
+    names = np.array([first.classes[k] for k in first.labels])
+    wrong = (says != names).sum(axis=0)
+    mean = np.mean(chances, axis=0)
+    truth = mean[np.arange(len(names)), first.labels]
+    order = [i for i in np.lexsort((truth, -wrong)) if wrong[i]][:most]
+    root, reason = picture_root(row.runs[0])
+    pictures = []
+    for i in order:
+        common = Counter(says[:, i].tolist()).most_common(1)[0][0]
+        image, why = thumbnail(root, first.paths[i]) if root else (None, reason)
+        pictures.append(
+            Hard(
+                first.paths[i], str(names[i]), common, float(mean[i, first.classes.index(common)]), float(truth[i]),
+                int(wrong[i]), len(tables), image, why,
+            )
+        )  # fmt: skip
+    return Hardest(pictures, split, None if pictures else "every picture is right in every run")
+
+
+def picture_root(run: Run) -> tuple[Path | None, str | None]:
+    """The folder that the paths of a run's predictions are below, or why it is not known."""
+    root = (run.record["data"] or {}).get("root") or run.record["run"]["settings"].get("datamodule.root")
+    if not isinstance(root, str) or not root:
+        return None, "the record does not say where the pictures lie"
+    for folder in (Path(root), PROJECT / root):
+        if folder.is_dir():
+            return folder, None
+    return None, "the folder of the pictures is not there"
+
+
+def thumbnail(root: Path, path: str) -> tuple[str | None, str | None]:
+    """A small JPEG in base64, or why there is none; a path must stay below its root."""
+    try:
+        whole = (root / path).resolve()
+        if not whole.is_relative_to(root.resolve()):
+            return None, "its path leaves the folder of the pictures"
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a picture that Pillow warns of is not worth a line more
+            with Image.open(whole) as file:
+                file.draft("RGB", (SIDE * 2, SIDE * 2))
+                image = ImageOps.exif_transpose(file)
+                image.thumbnail((SIDE, SIDE))
+                image = _rgb(image)
+    except FileNotFoundError:
+        return None, "the picture is gone"
+    except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError):
+        return None, "the picture cannot be read"
+    buffer = io.BytesIO()
+    image.save(buffer, format="jpeg", quality=82)
+    return base64.b64encode(buffer.getvalue()).decode(), None
+
+
+def confusion(row: Row) -> Confusion | None:
+    """The test split's, else validation's; None where a run has none, or they do not fit together."""
+    for split in ("test", "val"):
+        found = [(run.record[split] or {}).get("confusion") for run in row.runs]
+        classes = [(run.record["data"] or {}).get("classes") for run in row.runs]
+        if any(not c for c in found) or any(c != classes[0] for c in classes) or not isinstance(classes[0], list):
+            continue
+        try:
+            counts = np.sum([np.asarray(c, dtype=np.int64) for c in found], axis=0)
+        except (ValueError, TypeError, OverflowError):
+            continue
+        names = [str(name) for name in classes[0]]
+        if counts.shape != (len(names), len(names)):
+            continue
+        return Confusion(row, split, names, counts, _commonest(counts, names) if len(names) > MOST_CLASSES else None)
+    return None
+
+
+def _commonest(counts: np.ndarray, names: list[str], most: int = 15) -> list[tuple[str, str, int]]:
+    others = counts.copy()
+    np.fill_diagonal(others, 0)
+    places = np.argsort(-others, axis=None, kind="stable")[:most]
+    pairs = [np.unravel_index(place, counts.shape) for place in places]
+    return [(names[i], names[j], int(others[i, j])) for i, j in pairs if others[i, j]]
+
+
+def _same_pictures(row: Row) -> list[Run]:
+    """All runs, or those of the first fold: other folds have other pictures."""
+    first = row.runs[0].fold
+    return [run for run in row.runs if run.fold == first]
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Eight bits and three channels; alpha over white, sixteen bits scaled."""
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, dtype=np.float64)
+        top = number(float(values.max())) or 1.0
+        image = Image.fromarray((255 * (values / max(top, 1.0)).clip(0, 1)).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        under = Image.new("RGBA", image.size, (*BACKGROUND, 255))
+        image = Image.alpha_composite(under, image)
+    return image.convert("RGB")

@@ -1,0 +1,119 @@
+"""Accuracy against the number of training pictures: would more pictures help, or a larger network?"""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .pairs import p_in_words
+from .predictions import correct_matrix, has_predictions, read_predictions
+from .records import read_record
+from .statistics import Crossed, crossed
+
+
+class Point(NamedTuple):
+    """One network trained on so many pictures."""
+
+    model: str
+    parameters: int
+    n_train: int
+    seeds: list[int]
+    right: np.ndarray  # (seeds, pictures) bool
+    accuracy: Crossed
+
+
+class Curves(NamedTuple):
+    """Points by network, the smallest first, each by the number of training pictures."""
+
+    split: str
+    points: dict[str, list[Point]]
+
+
+def read_curves(folder: Path) -> Curves:
+    """The finished runs below a folder; accuracy on test pictures, on those of val where a run has no test.
+
+    Raises:
+        ValueError: none finished, or runs that were measured on different pictures.
+    """
+    found = [(path.parent, read_record(path)) for path in sorted(folder.rglob("result.json"))]
+    runs = [(path, record) for path, record in found if record["status"] == "finished" and record["best"]]
+    if not runs:
+        raise ValueError(f"{folder}: no finished run to draw a learning curve from; see the errors of its runs")
+    split = "test" if all(has_predictions(path, "test") for path, _ in runs) else "val"
+    predictions = [read_predictions(path, split) for path, _ in runs]
+    correct = correct_matrix(predictions)  # refuses runs on other pictures
+    groups: dict[tuple, list[int]] = defaultdict(list)
+    for index, (_, record) in enumerate(runs):
+        groups[record["model"]["parameters"], record["model"]["name"], record["data"]["n_train"]].append(index)
+    points: dict[str, list[Point]] = defaultdict(list)
+    for (parameters, name, n_train), rows in sorted(groups.items()):
+        rows.sort(key=lambda row: runs[row][1]["run"]["seed"])
+        seeds = [runs[row][1]["run"]["seed"] for row in rows]
+        points[name].append(Point(name, parameters, n_train, seeds, correct[rows], crossed(correct[rows])))
+    return Curves(split, dict(points))
+
+
+def in_words(curves: Curves) -> list[str]:
+    """A sentence on more pictures for each network with two points or more, and one on larger networks."""
+    sentences = []
+    for name, points in curves.points.items():
+        if len(points) > 1:
+            half, full = points[-2], points[-1]
+            gain = _difference(full, half)
+            text = f"{name}: from {half.n_train:,} to {full.n_train:,} training pictures accuracy changes by {_figure(gain)}"
+            helps = "more pictures would probably help" if _gains(gain) else "more pictures cannot be seen to help"
+            sentences.append(f"{text}: {helps}")
+    names = list(curves.points)
+    smallest = curves.points[names[0]][-1]
+    for name in names[1:]:
+        other = curves.points[name][-1]
+        if other.n_train == smallest.n_train:
+            gain = _difference(other, smallest)
+            helps = "a larger network helps" if _gains(gain) else "a larger network cannot be seen to help"
+            sentences.append(f"{name} instead of {smallest.model} at {other.n_train:,}: {_figure(gain)}: {helps}")
+    return sentences
+
+
+def draw(curves: Curves) -> Figure:
+    """Accuracy with its interval over seeds and pictures against training pictures on a logarithmic axis."""
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe & Ito: told apart by colour-blind eyes
+    for index, (name, points) in enumerate(curves.points.items()):
+        accuracies = [point.accuracy for point in points]
+        means = np.array([a.mean for a in accuracies])
+        reach = np.array([[a.mean - max(a.low, 0), min(a.high, 1) - a.mean] for a in accuracies]).T
+        label = f"{name} ({points[0].parameters:,} parameters)"
+        colour, marker = colours[index % len(colours)], "os^Dv"[index % 5]
+        places = [point.n_train * 1.01**index for point in points]
+        axes.errorbar(places, means, reach, fmt=f"{marker}-", color=colour, capsize=3, markersize=5, label=label)
+    ticks = sorted({point.n_train for points in curves.points.values() for point in points})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+    seeds = max(len(point.seeds) for points in curves.points.values() for point in points)
+    n = next(iter(curves.points.values()))[0].right.shape[1]
+    axes.set(xlabel="training pictures", ylabel=f"{curves.split} accuracy, 95% interval")
+    axes.set_title(f"Learning curve, {n:,} {curves.split} pictures, {seeds} seed{'s' * (seeds > 1)}")
+    axes.grid(axis="y", color="0.9")
+    axes.legend(loc="lower right", fontsize=9)
+    return figure
+
+
+def _difference(a: Point, b: Point) -> Crossed:
+    """A minus B over the seeds that both have."""
+    seeds = [seed for seed in a.seeds if seed in b.seeds]
+    if not seeds:
+        raise ValueError(f"{a.model}: no seed was run with {a.n_train} and with {b.n_train} training pictures")
+    right = [side.right[[side.seeds.index(seed) for seed in seeds]].astype(int) for side in (a, b)]
+    return crossed(right[0] - right[1])
+
+
+def _gains(gain: Crossed) -> bool:
+    return gain.p_value < 0.05 and gain.mean > 0
+
+
+def _figure(gain: Crossed) -> str:
+    return f"{gain.mean:+.3f} (95% interval {gain.low:.3f} to {gain.high:.3f}, {p_in_words(gain.p_value)})"

@@ -1,0 +1,57 @@
+"""Numbers and hostile text as a reader sees them."""
+
+import math
+
+SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+CONTROL = dict.fromkeys((*range(32), 127, *range(128, 160), 8232, 8233), " ")
+CONTROL |= dict.fromkeys((*range(8234, 8239), *range(8294, 8298)), "")  # they turn the order of letters round
+
+
+def number(value) -> float | int | None:
+    """The value where it is a finite number, else None: records hold null for NaN."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return value
+
+
+def count(value: float | None) -> str:
+    """Three digits and a suffix, `38.9M`; a dash where there is none."""
+    if value is None:
+        return "-"
+    for size, suffix in SUFFIXES:
+        if value >= size * 0.9995:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def milliseconds(value: float | None) -> str:
+    """`12.2 ms`."""
+    return "-" if value is None else f"{value:.3g} ms" if value < 1000 else f"{value / 1000:.3g} s"
+
+
+def duration(seconds: float | None) -> str:
+    """`2 min 16 s`, `3 h 05 min`, `41.2 s`."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def clean(text: object, longest: int | None = None) -> str:
+    """One line that can be written as UTF-8: without control characters, half letters and turned writing."""
+    line = str(text).encode("utf-8", errors="replace").decode("utf-8").translate(CONTROL)
+    return line if longest is None or len(line) <= longest else line[: longest - 1] + "…"
+
+
+def listed(parts: list[str], most: int = 5) -> str:
+    """`a, b and c`, or `a, b and 7 more`."""
+    if len(parts) > most:
+        parts = [*parts[: most - 1], f"{len(parts) - most + 1:,} more"]
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else "none"
+
+
+def plural(n: int, word: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{n:,} {word}" if n == 1 else f"{n:,} {word}s"

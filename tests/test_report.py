@@ -1,0 +1,116 @@
+import subprocess
+import sys
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from tests.helpers import PROJECT
+from tests.made_up_runs import make_run
+
+WRITTEN = {"report.html", "report.md", "table.csv", "table.tex"}
+
+
+@pytest.fixture
+def report(monkeypatch, capsys):
+    """Runs `python report.py ...` in this process; returns status, output, errors."""
+    import report as script
+    from callbacks import command_line
+
+    def run(*arguments):
+        GlobalHydra.instance().clear()
+        command_line.FAILED.clear()
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        monkeypatch.setattr(sys, "argv", [str(PROJECT / "report.py"), *arguments])
+        capsys.readouterr()
+        status = 0
+        try:
+            command_line.start(script.main)
+        except SystemExit as error:
+            status = error.code
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    yield run
+    command_line.FAILED.clear()
+
+
+@pytest.fixture
+def runs(tmp_path):
+    make_run(tmp_path / "runs" / "a", choices={"model": "a"}, accuracy=0.9)
+    make_run(tmp_path / "runs" / "b", choices={"model": "b"}, accuracy=0.5)
+    return tmp_path / "runs"
+
+
+def test_writes_beside_the_runs_and_nothing_else(report, runs):
+    before = sorted((PROJECT / "outputs").rglob("report.log"))
+    status, out, err = report(f"runs={runs}")
+    assert (status, err) == (0, "")
+    assert {path.name for path in runs.iterdir()} == {"a", "b"} | WRITTEN
+    assert "The best by validation is a:" in out and out.rstrip().endswith(f"Page: {runs / 'report.html'}")
+    assert "<title>Which model?</title>" in (runs / "report.html").read_text()
+    assert sorted((PROJECT / "outputs").rglob("report.log")) == before
+    assert not (PROJECT / "outputs" / ".hydra").exists()
+
+
+def test_chosen_places_and_title(report, runs, tmp_path):
+    status, _, _ = report(f"runs=[{runs}/a,{runs}/b]", f"out={tmp_path}/new/place", "title='A & B'")
+    assert status == 0 and {path.name for path in (tmp_path / "new" / "place").iterdir()} == WRITTEN
+    assert "<h1>A &amp; B</h1>" in (tmp_path / "new" / "place" / "report.html").read_text()
+    assert report(f"runs={runs}/*", f"out={tmp_path}/one.html")[0] == 0
+    assert {path.name for path in tmp_path.glob("one.*")} == {"one.html", "one.md", "one.csv", "one.tex"}
+
+
+def test_errors_are_one_line(report, runs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    for arguments, words in (
+        ([], "runs: nothing is given"),
+        (["runs=/nowhere"], "runs=/nowhere: no such folder"),
+        ([f"runs={tmp_path}/empty"], "no result.json in it or below"),
+        ([f"runs={runs}", f"out={tmp_path}/file/x"], "cannot be written"),
+        (["run=x"], "did you mean runs?"),
+    ):
+        status, _, err = report(*arguments)
+        assert status == 1 and err.startswith("ERROR: ") and words in err and len(err.splitlines()) == 1, err
+
+
+def test_a_record_cut_off_is_a_warning(report, runs):
+    (runs / "c").mkdir()
+    (runs / "c" / "result.json").write_text('{"schema": 1,')
+    status, out, _ = report(f"runs={runs}")
+    assert status == 0 and "WARNING: left out:" in out and "not a whole record" in out
+
+
+def test_reports_never_import_torch(runs):
+    code = (
+        "import sys; from reports.writing import write_report; write_report(sys.argv[1]);"
+        "print([m for m in ('torch', 'lightning', 'pandas', 'matplotlib.pyplot') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(runs)], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_end_of_a_sweep_writes_the_report(runs, capsys):
+    from callbacks.sweep_end import SweepEnd
+
+    SweepEnd().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(runs)}}}))
+    out = capsys.readouterr().out
+    assert {path.name for path in runs.iterdir()} >= WRITTEN
+    assert "The best by validation is a:" in out and f"Page: {runs / 'report.html'}" in out and f"Sweep: {runs}" in out
+
+
+def test_a_defect_in_the_report_does_not_fail_the_sweep(runs, monkeypatch, caplog, tmp_path):
+    from callbacks.sweep_end import SweepEnd
+
+    def broken(*_):
+        raise KeyError("defect")
+
+    monkeypatch.setattr("reports.writing.write_report", broken)
+    SweepEnd().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(runs)}}}))
+    assert "no report: KeyError('defect')" in caplog.text
+    monkeypatch.undo()
+    SweepEnd().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "none")}}}))
+    assert "no such folder" in caplog.text
