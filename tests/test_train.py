@@ -58,6 +58,7 @@ def test_a_run_leaves_what_it_should(train):
     assert record["data"] | {"fingerprint": None, "read_s": None} == {
         "name": record["data"]["name"],
         "classes": ["blue", "red"],
+        "root": record["data"]["root"],
         "n_train": 24,
         "n_val": 12,
         "n_test": 14,
