@@ -11,6 +11,8 @@ from .outcomes import Outcomes, outcomes
 from .statistics import crossed, over_seeds, wilson
 from .words import clean, number, plural
 
+NOT_A_NAME = {"none", "null", "true", "false", "auto"}  # values that say nothing without their key
+
 
 class Accuracy(NamedTuple):
     """A row's accuracy on one split; the interval is None where nothing tells it, as of one seed without counts."""
@@ -142,9 +144,9 @@ def _row(runs: list[Run], keys: dict[str, str], measure: bool = True) -> Row:
     runs.sort(key=lambda run: (run.seed or 0, run.fold or 0))
     changed = {short: value_of(runs[0], key) for key, short in keys.items()}
     told = {name: value for name, value in changed.items() if value != "-"} or changed
-    name = (
-        ", ".join(f"{key}={value}" for key, value in told.items()) if len(changed) != 1 else next(iter(told.values()))
-    )
+    name = ", ".join(f"{key}={value}" for key, value in told.items())
+    if len(changed) == 1 and next(iter(told.values())).lower() not in NOT_A_NAME:
+        name = next(iter(told.values()))
     if not name:
         name = clean((runs[0].record["model"] or {}).get("name") or runs[0].name, 60)
     found = {split: outcomes(runs, split) if measure else "not finished" for split in ("val", "test")}

@@ -138,3 +138,10 @@ def test_pareto_front_by_comparing_all_pairs():
     assert pareto_front(points) == {
         p.rank for p in points if p.rank not in beaten and first[p.cost, p.accuracy] == p.rank
     }
+
+
+def test_a_value_that_says_nothing_alone_is_named_with_its_key(tmp_path):
+    for choice in ("none", "plateau"):
+        make_run(tmp_path / choice, choices={"scheduler": choice}, accuracy=0.9)
+    names = {row.name for section in judged(tmp_path).sections for row in section.rows}
+    assert names == {"scheduler=none", "plateau"}
