@@ -31,7 +31,7 @@ def validate(record: Record, trainer: L.Trainer, model: Classifier, data: L.Ligh
         return
     record.val = _evaluate(trainer, model, data, "val")
     if model.decision is None or not rules.made(model.decision, model.classes):
-        predictions = next(c for c in trainer.callbacks if isinstance(c, Predictions))
+        predictions = _of(trainer, Predictions)
         model.decision = rules.fit(predictions.labels["val"], predictions.probabilities["val"], model.classes)
         if record.best and trainer.is_global_zero:
             add_to_checkpoint(Path(record.best["checkpoint"]), "decision", model.decision)
@@ -60,19 +60,19 @@ def conclude(config: DictConfig, record: Record, trainer: L.Trainer) -> None:
     """What is known at the end, into the record, TensorBoard and the last lines of the screen."""
     checkpoint = Path(record.best["checkpoint"] if record.best else config.ckpt_path)
     record.model["checkpoint_mib"] = round(checkpoint.stat().st_size / 2**20, 3)
-    record.throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput)).measured()
+    record.throughput = _of(trainer, Throughput).measured()
     measured = {split: getattr(record, split) for split in ("val", "test") if getattr(record, split)}
     if trainer.is_global_zero:
-        pixels = figure_pixels(_calibration_figure(trainer, record, list(measured)[-1]))
+        predictions, split = _of(trainer, Predictions), list(measured)[-1]
+        labels, probabilities = predictions.labels[split], predictions.probabilities[split]
+        pixels = figure_pixels(calibration(labels, probabilities, split, record.decision))
         save_png(pixels, record.folder / "calibration.png")
         show(trainer, "calibration", pixels)
     finals = {f"final/{split}_accuracy": section["accuracy"]["value"] for split, section in measured.items()}
     settings = flat(OmegaConf.to_container(config, resolve=True))
-    settings = {
-        k: v if isinstance(v, (int, float, str)) else str(v) for k, v in settings.items()
-    }  # HParams knows no more
+    scalars = {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in settings.items()}
     for logger in trainer.loggers:
-        logger.log_hyperparams(settings, finals)
+        logger.log_hyperparams(scalars, finals)  # the HParams tab knows scalars alone
         logger.close()
     split, section = list(measured.items())[-1]
     for line in in_words(section, record.decision):
@@ -94,16 +94,16 @@ def add_to_checkpoint(path: Path, key: str, value) -> None:
 def _evaluate(trainer: L.Trainer, model: Classifier, data: L.LightningDataModule, split: str) -> dict:
     """One pass over `val` or `test`; returns that section of the record."""
     (trainer.validate if split == "val" else trainer.test)(model, datamodule=data, verbose=False)
-    table = next(c for c in trainer.callbacks if isinstance(c, Predictions)).tables[split]
+    table = _of(trainer, Predictions).tables[split]
     correct = sum(line["label"] == line["predicted"] for line in table)
     return {**model.results[split], "accuracy": accuracy_entry(correct, len(table))}
 
 
 def _measured(trainer: L.Trainer, model: Classifier, split: str) -> dict:
-    predictions = next(c for c in trainer.callbacks if isinstance(c, Predictions))
+    predictions = _of(trainer, Predictions)
     return measure(predictions.labels[split], predictions.probabilities[split], model.classes, model.decision)
 
 
-def _calibration_figure(trainer: L.Trainer, record: Record, split: str):
-    predictions = next(c for c in trainer.callbacks if isinstance(c, Predictions))
-    return calibration(predictions.labels[split], predictions.probabilities[split], split, record.decision)
+def _of(trainer: L.Trainer, kind: type[L.Callback]):
+    """The trainer's callback of a kind."""
+    return next(callback for callback in trainer.callbacks if isinstance(callback, kind))

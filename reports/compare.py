@@ -10,7 +10,7 @@ import numpy as np
 from .pairs import mcnemar, p_in_words, paired_difference, told_apart, verdict
 from .predictions import Predictions, correct_matrix, has_predictions, read_predictions
 from .records import read_record
-from .statistics import Interval, accuracy_entry, accuracy_in_words, crossed, over_seeds, wilson
+from .statistics import Interval, accuracy_entry, accuracy_in_words, accuracy_interval, crossed_difference, over_seeds
 
 USED = {"test": "test pictures", "val": "validation pictures (they also chose the epoch, so accuracies are too good)"}
 HELP = """Compares the predictions of two runs, picture by picture.
@@ -129,8 +129,8 @@ def _single(only_a: int, only_b: int, n: int) -> list[str]:
 
 
 def _over_seeds(right_a: np.ndarray, right_b: np.ndarray) -> list[str]:
-    found = crossed(right_a.astype(np.int8) - right_b.astype(np.int8))
-    interval = Interval(max(-1.0, found.low), min(1.0, found.high))
+    found = crossed_difference(right_a, right_b)
+    interval = Interval(found.low, found.high)
     what = f"{right_a.shape[1]:,} pictures and {len(right_a)} seeds"
     return [
         f"A - B: {found.mean:z.4f} (95% interval {interval.low:z.3f} to {interval.high:z.3f}, standard deviation between "
@@ -143,13 +143,10 @@ def _accuracy(right: np.ndarray, seeds: list[int]) -> str:
     runs, n = right.shape
     if runs == 1:
         return accuracy_in_words(accuracy_entry(int(right.sum()), n))
-    found = crossed(right)
-    low, high = max(0.0, found.low), min(1.0, found.high)
-    if low == high:  # the same in all seeds and pictures: what is left is what n pictures can tell
-        low, high = wilson(int(right[0].sum()), n)
+    low, high = accuracy_interval(right)
     deviation = over_seeds(right.mean(axis=1).tolist()).standard_deviation
     return (
-        f"{found.mean:.4f} (mean of seeds {', '.join(map(str, seeds))}; standard deviation {deviation:.4f}; "
+        f"{right.mean():.4f} (mean of seeds {', '.join(map(str, seeds))}; standard deviation {deviation:.4f}; "
         f"95% interval {low:.3f} to {high:.3f}, over seeds and pictures)"
     )
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from .pairs import p_in_words
 from .predictions import correct_matrix, has_predictions, read_predictions
 from .records import read_record
-from .statistics import Crossed, crossed
+from .statistics import Crossed, crossed, crossed_difference
 
 
 class Point(NamedTuple):
@@ -107,8 +107,8 @@ def _difference(a: Point, b: Point) -> Crossed:
     seeds = [seed for seed in a.seeds if seed in b.seeds]
     if not seeds:
         raise ValueError(f"{a.model}: no seed was run with {a.n_train} and with {b.n_train} training pictures")
-    right = [side.right[[side.seeds.index(seed) for seed in seeds]].astype(int) for side in (a, b)]
-    return crossed(right[0] - right[1])
+    right_a, right_b = (side.right[[side.seeds.index(seed) for seed in seeds]] for side in (a, b))
+    return crossed_difference(right_a, right_b)
 
 
 def _gains(gain: Crossed) -> bool:

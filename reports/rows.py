@@ -8,7 +8,7 @@ from typing import NamedTuple
 from .changed import changed_settings, settings_key, value_of
 from .gather import Gathered, Run
 from .outcomes import Outcomes, outcomes
-from .statistics import crossed, over_seeds, wilson
+from .statistics import accuracy_interval, over_seeds, wilson
 from .words import clean, number, plural
 
 NOT_A_NAME = {"none", "null", "true", "false", "auto"}  # values that say nothing without their key
@@ -172,10 +172,8 @@ def _accuracy(runs: list[Run], split: str, found: Outcomes | str) -> Accuracy | 
     mean, deviation, low, high, _ = over_seeds(values)
     over = "seeds"
     if isinstance(found, Outcomes) and len(found.seeds) == len(values) and found.correct.shape[1] > 1:
-        _, _, _, low, high, _, _ = crossed(found.correct)
+        low, high = accuracy_interval(found.correct)
         over = "seeds and pictures"
-        if low == high:  # the same in all seeds and pictures: what is left is what n pictures can tell
-            low, high = wilson(int(found.correct[0].sum()), found.correct.shape[1])
     return Accuracy(mean, max(0.0, low), min(1.0, high), deviation, n or None, len(values), over)
 
 

@@ -127,6 +127,26 @@ def crossed(outcomes: np.ndarray, confidence: float = 0.95) -> Crossed:
     return Crossed(mean, deviation, math.sqrt(pictures_variance), mean - half, mean + half, p_value, freedom)
 
 
+def accuracy_interval(correct: np.ndarray) -> Interval:
+    """Interval of the mean accuracy of S seeds on the same n pictures, over both, as of `crossed`, within 0 to 1.
+
+    Where all seeds get the same and every picture alike, what is left is what n pictures can tell: Wilson's interval.
+
+    Args:
+        correct: (S, n) bool.
+    """
+    found = crossed(correct)
+    if found.low == found.high:
+        return wilson(int(correct[0].sum()), correct.shape[1])
+    return Interval(max(0.0, found.low), min(1.0, found.high))
+
+
+def crossed_difference(right_a: np.ndarray, right_b: np.ndarray) -> Crossed:
+    """Accuracy of A minus that of B on the same seeds and pictures, (S, n) bool each; the interval within -1 to 1."""
+    found = crossed(right_a.astype(np.int8) - right_b.astype(np.int8))
+    return found._replace(low=max(-1.0, found.low), high=min(1.0, found.high))
+
+
 def _combined(seeds_ms: float, pictures_ms: float, residual_ms: float, seeds: int, pictures: int) -> tuple:
     """S n Var(mean) and its degrees of freedom."""
     parts = [(seeds_ms, seeds - 1), (pictures_ms, pictures - 1), (residual_ms, (seeds - 1) * (pictures - 1))]

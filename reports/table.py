@@ -4,13 +4,10 @@ import csv
 import io
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
-from .files import write_text
-from .gather import find, gather
-from .rows import Accuracy, Row, Section, Summary, summarize
-from .verdicts import SPLITS, answer, judge, optimism_in_words
+from .rows import Accuracy, Row, Section, Summary
+from .verdicts import SPLITS, answer, optimism_in_words
 from .words import clean, count, duration, milliseconds
 
 TAKEN_FOR_FORMULAS = ("=", "+", "-", "@")
@@ -154,18 +151,6 @@ def as_csv(summary: Summary) -> str:
     writer.writerow({name: _harmless(name) for name in names})
     writer.writerows({key: _harmless(value) for key, value in line.items()} for line in lines)
     return text.getvalue()
-
-
-def write_table(folder: Path) -> str:
-    """Writes table.csv of the runs below a folder into it; returns the table as text.
-
-    Raises:
-        ValueError: no record that can be read.
-    """
-    summary = summarize(gather(find(folder)))
-    judge(summary)
-    write_text(folder / "table.csv", as_csv(summary))
-    return as_text(summary)
 
 
 def reason(row: Row) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from .outcomes import Outcomes
 from .pairs import BestOf, best_of, holm, mcnemar, p_in_words, paired_difference, pictures_needed
 from .rows import Accuracy, Row, Section, Summary
-from .statistics import crossed
+from .statistics import crossed_difference
 from .words import count, listed, plural
 
 WANTED_DIFFERENCE = 0.02
@@ -166,8 +166,8 @@ def _against(row: Row, best: Row, split: str) -> Verdict:
         return Verdict(value, low, high, mcnemar(only_a, only_b), n, 1, needed)
     if n < 2:
         return Verdict(reason="one picture tells nothing")
-    found = crossed(a.astype(np.int8) - b.astype(np.int8))
-    return Verdict(found.mean, max(-1.0, found.low), min(1.0, found.high), found.p_value, n, len(pairs), needed)
+    found = crossed_difference(a, b)
+    return Verdict(found.mean, found.low, found.high, found.p_value, n, len(pairs), needed)
 
 
 def _optimism(section: Section) -> tuple[BestOf, int] | None:

@@ -10,6 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from reports.records import read_record
 from tests.helpers import PROJECT, make_pictures
+from tests.made_up_runs import judged, make_run
 
 torch.set_num_threads(1)  # small networks; the cores are for the other test processes
 
@@ -21,6 +22,41 @@ def two_colours(tmp_path_factory) -> Path:
         f"{split}/{colour}": n for split, n in (("train", 12), ("val", 6), ("test", 7)) for colour in ("blue", "red")
     }
     return make_pictures(tmp_path_factory.mktemp("two_colours"), counts)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Makes up a run of this name, without curves."""
+    return lambda name, **options: make_run(tmp_path / name, epochs=0, **options)
+
+
+@pytest.fixture
+def summary(tmp_path):
+    """What a report says of the runs made up so far."""
+    return lambda: judged(tmp_path)
+
+
+@pytest.fixture
+def in_process(monkeypatch, capsys):
+    """Runs `python SCRIPT.py ARGUMENTS` in this process; returns status, output, errors."""
+    from callbacks import command_line
+
+    def call(script, *arguments: str) -> tuple[int, str, str]:
+        GlobalHydra.instance().clear()
+        command_line.FAILED.clear()
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        monkeypatch.setattr(sys, "argv", [str(PROJECT / f"{script.__name__}.py"), *arguments])
+        capsys.readouterr()
+        status = 0
+        try:
+            command_line.start(script.main)
+        except SystemExit as error:
+            status = error.code
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    yield call
+    command_line.FAILED.clear()
 
 
 @dataclass
@@ -38,10 +74,9 @@ class Ran:
 
 
 @pytest.fixture
-def train(tmp_path, monkeypatch, capsys, two_colours):
+def train(tmp_path, in_process, two_colours):
     """Runs `python train.py ...` in this process on small pictures; paths of the run can be chosen by `to`."""
     import train as script
-    from callbacks import command_line
 
     small_cache = f"datamodule.cache={tmp_path / 'cache'}"
     small_run = [
@@ -64,17 +99,6 @@ def train(tmp_path, monkeypatch, capsys, two_colours):
             arguments = [*options, f"datamodule.root={root}", *small_run, *(a for a in arguments if a not in options)]
         if not any(a.startswith(("hydra.run.dir", "ckpt_path", "-m", "hydra.sweep.dir")) for a in arguments):
             arguments.append(f"hydra.run.dir={folder}")
-        GlobalHydra.instance().clear()
-        command_line.FAILED.clear()
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        monkeypatch.setattr(sys, "argv", [str(PROJECT / "train.py"), *arguments])
-        capsys.readouterr()
-        status = 0
-        try:
-            command_line.start(script.main)
-        except SystemExit as error:
-            status = error.code
-        printed = capsys.readouterr()
-        return Ran(status, printed.out, printed.err, folder)
+        return Ran(*in_process(script, *arguments), folder)
 
     return run

@@ -5,17 +5,6 @@ import pytest
 from reports.again import again, title_of
 from reports.gather import find
 from reports.table import as_csv, as_markdown
-from tests.made_up_runs import judged, make_run
-
-
-@pytest.fixture
-def run(tmp_path):
-    return lambda name, **options: make_run(tmp_path / name, epochs=0, **options)
-
-
-@pytest.fixture
-def summary(tmp_path):
-    return lambda: judged(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@ import subprocess
 import sys
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from tests.helpers import PROJECT
@@ -12,27 +11,11 @@ WRITTEN = {"report.html", "report.md", "table.csv", "table.tex"}
 
 
 @pytest.fixture
-def report(monkeypatch, capsys):
+def report(in_process):
     """Runs `python report.py ...` in this process; returns status, output, errors."""
     import report as script
-    from callbacks import command_line
 
-    def run(*arguments):
-        GlobalHydra.instance().clear()
-        command_line.FAILED.clear()
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        monkeypatch.setattr(sys, "argv", [str(PROJECT / "report.py"), *arguments])
-        capsys.readouterr()
-        status = 0
-        try:
-            command_line.start(script.main)
-        except SystemExit as error:
-            status = error.code
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    yield run
-    command_line.FAILED.clear()
+    return lambda *arguments: in_process(script, *arguments)
 
 
 @pytest.fixture

@@ -3,7 +3,9 @@ import io
 
 import pytest
 
-from reports.table import as_csv, as_latex, as_markdown, as_text, write_table
+from reports.table import as_csv, as_latex, as_markdown, as_text
+from reports.verdicts import answer
+from reports.writing import write_report
 from tests.made_up_runs import judged, make_run
 
 FORMULA = '=cmd|" /C calc"!A0'
@@ -61,8 +63,9 @@ def test_latex_is_a_tabular_of_booktabs_with_everything_escaped(summary):
     assert r"=cmd\textbar{}\textquotedbl{} /C calc\textquotedbl{}!A0" in text and r"$\pm$" in text
 
 
-def test_write_table_writes_csv_beside_the_runs(summary, tmp_path):
-    assert write_table(tmp_path) == as_text(summary)
+def test_a_report_writes_csv_beside_the_runs_and_shows_the_table(summary, tmp_path):
+    answers = "\n\n".join(" ".join(answer(section)) for section in summary.sections)
+    assert write_report(str(tmp_path)).text == f"{as_text(summary)}\n\n{answers}"
     assert (tmp_path / "table.csv").read_text() == as_csv(summary)
 
 

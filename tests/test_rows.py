@@ -11,16 +11,6 @@ from reports.verdicts import answer
 from tests.made_up_runs import judged, make_run
 
 
-@pytest.fixture
-def run(tmp_path):
-    return lambda name, **options: make_run(tmp_path / name, epochs=0, **options)
-
-
-@pytest.fixture
-def summary(tmp_path):
-    return lambda: judged(tmp_path)
-
-
 def wilson_by_scipy(correct, n):
     interval = binomtest(correct, n).proportion_ci(method="wilson")
     return pytest.approx((interval.low, interval.high))

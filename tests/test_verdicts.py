@@ -3,17 +3,6 @@ import pytest
 from scipy.stats import binomtest
 
 from reports.verdicts import answer, optimism_in_words
-from tests.made_up_runs import judged, make_run
-
-
-@pytest.fixture
-def run(tmp_path):
-    return lambda name, **options: make_run(tmp_path / name, epochs=0, **options)
-
-
-@pytest.fixture
-def summary(tmp_path):
-    return lambda: judged(tmp_path)
 
 
 def test_verdicts_are_exact_mcnemar_after_holm(run, summary):
