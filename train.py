@@ -1,5 +1,6 @@
 """Train a classifier, reload its best checkpoint, test it and record the run: python train.py model=shufflenet_mod"""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -14,8 +15,8 @@ def main(config: DictConfig) -> None:
     command_line.job(config, run)
 
 
-def run(config: DictConfig, record: Record) -> None:
-    """One run: what is asked of cost, fit and test, in this order."""
+def run(config: DictConfig, record: Record, callbacks: Sequence = ()) -> None:
+    """One run: what is asked of cost, fit and test, in this order; with further callbacks of Lightning around it."""
     import lightning as L  # late: help and errors of the command line come without torch
 
     from callbacks import results, stages
@@ -37,10 +38,11 @@ def run(config: DictConfig, record: Record) -> None:
         record.model |= stages.cost(config, model, record.folder)
     if config.stages == ["cost"]:
         return
-    trainer = stages.trainer(config, record)
+    trainer = stages.trainer(config, record, callbacks=callbacks)
     if "fit" in config.stages:
-        record.model["weights"] = stages.initial_weights(config, model)
-        record.best = stages.fit(config, trainer, model, data)
+        record.model["weights"] = stages.initial_weights(config, record, model)
+        record.start()
+        record.best = stages.fit(config, record, trainer, model, data)
         model = load_classifier(Path(record.best["checkpoint"]))
     results.validate(record, trainer, model, data, rules)
     if "test" in config.stages and data.has_test:

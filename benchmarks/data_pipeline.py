@@ -32,7 +32,7 @@ from lightning_modules.networks import build_network
 net = build_network(num_classes=2, **{FINAL!r}).to(memory_format=torch.channels_last)
 x = torch.randn(16, 3, 256, 256).contiguous(memory_format=torch.channels_last)
 y = torch.randint(0, 2, (16,))
-optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
+optimizer = torch.optim.Adam(net.parameters(), lr=1e-4, fused=True)
 for step in range(65):
     if step == 5:
         started = time.perf_counter()

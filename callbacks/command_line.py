@@ -25,7 +25,9 @@ from omegaconf import DictConfig, OmegaConf
 from reports.records import Record
 
 from . import console, errors
-from .going_on import run_of, saved_choices, saved_config, take_up
+from .going_on import run_of, saved_choices, saved_config
+from .jobs import Job, perform
+from .progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -38,19 +40,24 @@ class Failed(NamedTuple):
     """A job that did not come to its end."""
 
     name: str
-    error: Exception
+    error: Exception | None  # None where it is another process that knows it
     alone: bool  # not one of a sweep
 
 
 FAILED: list[Failed] = []  # of this process
+TYPED: list[str] = []  # the command, as typed
 
 
 def start(main: Callable[[], None]) -> None:
     """Runs a root script's main: arguments completed before, errors in words and the exit status after."""
+    TYPED[:] = ["python", Path(sys.argv[0]).name, *sys.argv[1:]]
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print
     warnings.showwarning = console.show_warning
     try:
+        script = Path(sys.argv[0]).name
+        if script != "train.py" and {"-m", "--multirun"} & set(sys.argv):
+            raise ValueError(f"-m: {script} does not sweep; python train.py -m ... does")
         if "LOCAL_RANK" not in os.environ:  # a further process of DDP gets its arguments complete
             sys.argv[1:] = complete(sys.argv[1:])
         main()
@@ -67,47 +74,36 @@ def start(main: Callable[[], None]) -> None:
         sys.exit(1)
     if FAILED:
         names = ", ".join(failed.name for failed in FAILED)
-        print(f"ERROR: {len(FAILED)} of the sweep's jobs failed: {names}", file=sys.stderr)
+        print(
+            f"ERROR: {len(FAILED)} of the sweep's jobs failed: {names}. The same command runs them again, and no other",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 
 def job(config: DictConfig, run: Callable[[DictConfig, Record], None]) -> None:
-    """One job: its settings, its record, and what becomes of an error.
-
-    An error is recorded and kept for `start`, not raised: in a sweep the other jobs go on, and Hydra comes to its end.
-    """
+    """One job, as Hydra starts it; an error is kept for `start`, so that Hydra comes to its end."""
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
-    rank = int(os.environ.get("LOCAL_RANK", 0))
-    if rank:
-        logging.disable(logging.WARNING)
-    warning_list = console.WarningList()
-    logging.getLogger().addHandler(warning_list)
-    overrides = list(hydra_config.overrides.task)
-    command = ["python", Path(sys.argv[0]).name, *sys.argv[1:]]
-    record = None
-    try:
-        record = Record(folder, command=command, overrides=overrides, write=rank == 0)
-        config = take_up(config, overrides, folder)
-        record.describe(OmegaConf.to_container(config, resolve=False), dict(hydra_config.runtime.choices))
-        if in_sweep and str(config.trainer.strategy).startswith("ddp"):
-            raise ValueError(
-                "trainer=ddp in a sweep: each of its processes would start the whole sweep again. Use one "
-                "device a job (trainer=auto), or start the runs one by one without -m"
-            )
-        run(config, record)
-        record.finish(warning_list.messages)
-    except Exception as error:
-        message = errors.for_user(error)
-        if record is not None:
-            record.fail(message or f"{type(error).__name__}: {error}", warning_list.messages)
-        if in_sweep:
-            log.error("%s: %s", folder.name, message or error, exc_info=message is None)
+    progress = Progress.of(folder.parent) if in_sweep else None
+    if in_sweep and not hydra_config.launcher._target_.endswith(".BasicLauncher"):
+        console.name_lines(folder.name)
+    if progress:
+        log.info("\nJob %d of %d: %s", hydra_config.job.num + 1, progress.jobs, folder.name)
+    job = Job(
+        folder=folder,
+        command=progress.command if progress else TYPED,
+        overrides=list(hydra_config.overrides.task),
+        choices=dict(hydra_config.runtime.choices),
+        one_of_many=in_sweep,
+    )
+    error = perform(job, config, run)
+    if error is not None:
         FAILED.append(Failed(folder.name, error, alone=not in_sweep))
-    finally:
-        logging.getLogger().removeHandler(warning_list)
-        STARTED.append(time.perf_counter())
+    if progress:
+        log.info(progress.in_words())
+    STARTED.append(time.perf_counter())
 
 
 def complete(arguments: list[str]) -> list[str]:
@@ -120,6 +116,9 @@ def complete(arguments: list[str]) -> list[str]:
     added = []
     if "hydra.sweep.dir" not in values:
         added.append(_quoted("hydra.sweep.dir", OUTPUTS / "sweeps" / sweep_name(arguments, overrides)))
+    launcher = values.get("hydra/launcher")
+    if launcher and (CONF / "hydra" / "jobs" / f"{launcher.value()}.yaml").is_file():
+        added.append(f"hydra/jobs={launcher.value()}")  # a plugin's file cannot be extended under its own name
     same_in_all_jobs = [key for key, override in values.items() if not override.is_sweep_override()]
     added.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(same_in_all_jobs)}]")
     ckpt_path = values["ckpt_path"].value() if "ckpt_path" in values else None
@@ -137,12 +136,16 @@ def complete(arguments: list[str]) -> list[str]:
 
 
 def sweep_name(arguments: list[str], overrides: list[Override]) -> str:
-    """The experiment's name, or the swept keys and a hash of the whole command: the same command, the same sweep."""
+    """The experiment's name, or the swept keys and a hash of the command: the same command, the same sweep.
+
+    Which launcher runs the jobs is not a part of it: a sweep may go on with another one.
+    """
     for override in overrides:
         if override.key_or_group == "experiment" and not override.is_sweep_override():
             return safe_name(str(override.value()))
     swept = [o.key_or_group.split(".")[-1] for o in overrides if o.is_sweep_override()]
-    digest = hashlib.blake2b("\0".join(sorted(arguments)).encode(), digest_size=4).hexdigest()
+    said = sorted(a for a in arguments if not a.lstrip("+").startswith(("hydra/launcher", "hydra.launcher.")))
+    digest = hashlib.blake2b("\0".join(said).encode(), digest_size=4).hexdigest()
     return safe_name(f"{'_'.join(swept) or 'sweep'}-{digest}")
 
 
@@ -180,6 +183,17 @@ def run_folder(model: str) -> str:
     raise ValueError(f"{stem}: a thousand runs started in one second; wait a second")
 
 
+def threads_of_job(jobs: int) -> int:
+    """The share of the cores that each of so many jobs at a time has; -1: as many jobs as cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // jobs) if jobs > 0 else 1
+
+
+def gpus_of_job() -> int:
+    """1 where NVIDIA's driver shows a GPU, else 0; asked without torch."""
+    return int(any(Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
 def _quoted(key: str, path: Path | str) -> str:
     text = str(path).replace("\\", "\\\\").replace('"', '\\"')
     return f'{key}="{text}"'
@@ -189,3 +203,5 @@ OmegaConf.register_new_resolver("run_folder", run_folder)
 OmegaConf.register_new_resolver("job_folder", job_folder)
 OmegaConf.register_new_resolver("project", lambda path: str(errors.PROJECT / path))
 OmegaConf.register_new_resolver("rounded_quotient", lambda dividend, divisor: round(dividend / divisor))
+OmegaConf.register_new_resolver("threads_of_job", threads_of_job)
+OmegaConf.register_new_resolver("gpus_of_job", gpus_of_job)

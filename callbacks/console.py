@@ -5,11 +5,14 @@ import sys
 
 
 class ScreenFormatter(logging.Formatter):
-    """`text` for information, `WARNING: text` and `ERROR: text` for the rest."""
+    """`text` for information, `WARNING: text` and `ERROR: text` for the rest; behind a name where there is one."""
+
+    name = ""
 
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()
-        return text if record.levelno < logging.WARNING else f"{record.levelname}: {text}"
+        text = text if record.levelno < logging.WARNING else f"{record.levelname}: {text}"
+        return f"[{self.name}] {text.strip()}" if self.name else text
 
 
 class ScreenHandler(logging.Handler):
@@ -22,6 +25,13 @@ class ScreenHandler(logging.Handler):
         else:
             print(text)
         sys.stdout.flush()
+
+
+def name_lines(name: str) -> None:
+    """Puts a job's name before each line of this process, where other processes write to the same screen."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, ScreenFormatter):
+            handler.formatter.name = name
 
 
 class WarningList(logging.Handler):

@@ -29,6 +29,7 @@ PLACES = {
     errno.EROFS: "the file system is read-only; put the run elsewhere: hydra.run.dir=DIR",
     errno.ENOTDIR: "a part of this path is a file, not a folder; put the run elsewhere: hydra.run.dir=DIR",
 }
+LAUNCHERS = {"joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # and their extras
 
 
 def for_user(error: BaseException) -> str | None:
@@ -45,11 +46,25 @@ def for_user(error: BaseException) -> str | None:
             return _no_such_key(link)
         if isinstance(link, ValueError) and _is_ours(link):
             return str(link)
+        if isinstance(link, RuntimeError) and (message := _out_of_memory(link)):
+            return message
     for link in chain:
         if isinstance(link, OSError) and link.errno in PLACES:
             return f"{link.filename or link.strerror}: {PLACES[link.errno]}"
         if isinstance(link, OmegaConfBaseException | HydraException) and not isinstance(link, InstantiationException):
             return str(link)
+    return None
+
+
+def _out_of_memory(error: RuntimeError) -> str | None:
+    text = str(error)
+    if type(error).__name__ == "TerminatedWorkerError":
+        return (
+            "a worker process was killed, mostly for want of memory: the same command goes on; "
+            "a smaller hydra.launcher.n_jobs needs less"
+        )
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+        return f"out of memory: a smaller datamodule.batch_size or model.image_size needs less ({text.splitlines()[0]})"
     return None
 
 
@@ -68,9 +83,11 @@ def _unparsable(error: OverrideParseException) -> str:
 
 
 def _no_such_choice(error: MissingConfigException) -> str:
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    if group == "hydra/launcher" and name in LAUNCHERS:
+        return f'{group}={name}: not installed; pip install -e ".[{LAUNCHERS[name]}]"'
     if not error.options:
         return str(error)
-    group, _, name = error.missing_cfg_file.rpartition("/")
     return f"{group}={name}: no such choice; {nearest(name, error.options)}"
 
 

@@ -69,6 +69,7 @@ def conclude(config: DictConfig, record: Record, trainer: L.Trainer) -> None:
         save_png(pixels, record.folder / "calibration.png")
         show(trainer, "calibration", pixels)
     finals = {f"final/{split}_accuracy": section["accuracy"]["value"] for split, section in measured.items()}
+    finals |= {f"cost/{name}": record.model[name] for name in ("macs", "parameters") if record.model[name]}
     settings = flat(OmegaConf.to_container(config, resolve=True))
     scalars = {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in settings.items()}
     for logger in trainer.loggers:

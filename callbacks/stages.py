@@ -1,8 +1,10 @@
 """The steps of a run, for the root scripts: from the configuration to objects, through training, into the record."""
 
+import hashlib
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -48,6 +50,12 @@ def describe_data(data: L.LightningDataModule, record: Record) -> dict:
     if record.writes:
         rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
         write_csv(record.folder / "splits.csv", list(columns), rows)
+    pictures = data.store.facts.fingerprints
+    measured_on = sorted(  # the pictures that accuracies are of, whatever the training pictures are
+        f"{pictures[row]} {catalog.classes[catalog.labels[row]]} {split}"
+        for split in ("val", "test")
+        for row in catalog.rows(split)
+    )
     return {
         **described,
         **{f"n_{split}": len(catalog.rows(split)) for split in ("train", "val", "test")},
@@ -55,6 +63,7 @@ def describe_data(data: L.LightningDataModule, record: Record) -> dict:
         "fold": data.rules["fold"],
         "read_s": round(data.read_s, 2),
         "fingerprint": data.fingerprint(),
+        "fingerprint_val_test": hashlib.blake2b("\n".join(measured_on).encode(), digest_size=8).hexdigest(),
         "left_out": [{"path": catalog.paths[row], "reason": reason} for row, reason in catalog.left_out.items()],
         "audit": [{"kind": f.kind, "leak": f.leak, "text": f.text} for f in data.findings],
     }
@@ -138,10 +147,11 @@ def cost(config: DictConfig, model: Classifier, folder: Path) -> dict:
     return costs
 
 
-def initial_weights(config: DictConfig, model: Classifier) -> str:
+def initial_weights(config: DictConfig, record: Record, model: Classifier) -> str:
     """Gives the network the weights that it starts from; returns them in words."""
     if config.ckpt_path is not None:
-        return f"checkpoint {config.ckpt_path}"
+        earlier = (record.earlier.get("model") or {}).get("weights")  # of the run that goes on in its own folder
+        return earlier or f"checkpoint {config.ckpt_path}"
     backbone = pretrained_name(model.hparams["network"])
     cache = Path(config.datamodule.cache) / "weights"
     described = load_initial_weights(model.network, config.model.weights, backbone=backbone, download_to=cache)
@@ -149,13 +159,13 @@ def initial_weights(config: DictConfig, model: Classifier) -> str:
     return described
 
 
-def trainer(config: DictConfig, record: Record) -> L.Trainer:
-    """Lightning's trainer for this run's folder, and the device in the record."""
+def trainer(config: DictConfig, record: Record, *, callbacks: Sequence[L.Callback] = ()) -> L.Trainer:
+    """Lightning's trainer for this run's folder with further `callbacks`, and the device in the record."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its import has set it to INFO
     for message in KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message)
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and is for code that reads such memory
-    callbacks = [build(config, f"callbacks.{name}") for name in config.callbacks]
+    callbacks = [*(build(config, f"callbacks.{name}") for name in config.callbacks), *callbacks]
     if config.model.freeze:
         callbacks.append(Freeze(epochs=config.model.freeze))
     for callback in callbacks:
@@ -183,7 +193,7 @@ def trainer(config: DictConfig, record: Record) -> L.Trainer:
     return made
 
 
-def fit(config: DictConfig, trainer: L.Trainer, model: Classifier, data: L.LightningDataModule) -> dict:
+def fit(config: DictConfig, record: Record, trainer: L.Trainer, model: Classifier, data: L.LightningDataModule) -> dict:
     """Trains, or goes on training; returns the record's `best`.
 
     Raises:
@@ -191,7 +201,7 @@ def fit(config: DictConfig, trainer: L.Trainer, model: Classifier, data: L.Light
     """
     if config.ckpt_path is not None:
         done = epochs_done(Path(config.ckpt_path))
-        if done >= config.trainer.max_epochs:
+        if done >= config.trainer.max_epochs and not record.was_stopped:
             raise ValueError(
                 f"ckpt_path={config.ckpt_path}: has had {done} of trainer.max_epochs={config.trainer.max_epochs} "
                 f"epochs; to train longer: trainer.max_epochs={done + 10}; to measure again: stages=[test]"

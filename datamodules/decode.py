@@ -47,7 +47,7 @@ def read_picture(path: Path, image_size: int = 0) -> Opened:
                 side = max(DRAFT_SIZE, 2 * image_size)
                 image.draft(None, (side, side))
                 image.load()
-                return Opened(to_rgb(ImageOps.exif_transpose(image)), size, mode)
+                return Opened(upright(image), size, mode)
     except (
         OSError,
         ValueError,
@@ -58,6 +58,11 @@ def read_picture(path: Path, image_size: int = 0) -> Opened:
     ) as error:
         reason = "the file is empty" if path.is_file() and path.stat().st_size == 0 else _reason(error)
         raise UnreadablePictureError(f"{path}: not a readable picture ({reason})") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """RGB of an opened picture, turned as its EXIF says."""
+    return to_rgb(ImageOps.exif_transpose(image))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +41,10 @@ def folder_catalog(root: Path) -> Catalog:
     paths, labels, splits = [], [], []
     for split, folder in split_folders.items():
         for label, name in enumerate(classes):
-            files = _pictures(folder / name)
+            files = list(walk_pictures(folder / name))
             if not files:
                 raise ValueError(
-                    f"{folder / name}: a class folder without pictures; add some ({_kinds()}) or remove the folder"
+                    f"{folder / name}: a class folder without pictures; add some ({kinds()}) or remove the folder"
                 )
             paths += [os.path.relpath(file, root) for file in files]
             labels += [label] * len(files)
@@ -79,18 +80,35 @@ def _folders(folder: Path) -> list[Path]:
     return sorted((f for f in folder.iterdir() if f.is_dir() and not _hidden(f.name)), key=lambda f: f.name)
 
 
-def _pictures(folder: Path) -> list[Path]:
-    """Picture files anywhere below a class folder, sorted; links are followed, hidden and system files left out."""
-    found = []
-    for base, names, files in os.walk(folder, followlinks=True):
-        names[:] = sorted(n for n in names if not _hidden(n))
-        found += [Path(base, f) for f in files if Path(f).suffix.lower() in SUFFIXES and not _hidden(f)]
-    return sorted(found, key=str)
+def walk_pictures(folder: Path, say: bool = True) -> Iterator[Path]:
+    """Picture files anywhere below a folder, in the order of their paths, the names of one folder at a time in memory.
+
+    Links are followed, hidden and system files left out, and folders that cannot be read, which is said on the screen.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            below = {entry.name: _is_folder(entry) for entry in entries if not _hidden(entry.name)}
+    except OSError as error:
+        if say:
+            log.warning("%s: left out, the folder cannot be read (%s)", folder, error.strerror)
+        return
+    for name in sorted(below, key=lambda name: name + os.sep * below[name]):
+        if below[name]:
+            yield from walk_pictures(folder / name, say)
+        elif Path(name).suffix.lower() in SUFFIXES:
+            yield folder / name
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads round in a circle
+        return False
 
 
 def _hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM_FILES
 
 
-def _kinds() -> str:
+def kinds() -> str:
     return ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))

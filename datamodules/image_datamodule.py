@@ -21,6 +21,7 @@ from .device_augmentation import apply_on_device
 from .elpv import elpv_catalog, elpv_root
 from .folders import folder_catalog
 from .loading import PictureDataset, RowSampler, as_it_is
+from .normalise import normalise
 from .pixels import PixelStore, open_store
 from .table import table_catalog
 
@@ -192,13 +193,3 @@ class ImageDataModule(L.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
-
-
-def normalise(pixels: Tensor, mean: list[float], std: list[float]) -> Tensor:
-    """(B, 3, H, W) uint8 of 0 to 255 -> float with each channel (value / 255 - mean) / std; channels-last memory is kept."""
-    mean, std = (torch.tensor(values, device=pixels.device) for values in (mean, std))
-    lines = pixels.permute(0, 2, 3, 1)  # (B, H, W, 3)
-    width = lines.shape[2]
-    scale, shift = (1 / (255 * std)).repeat(width), (-mean / std).repeat(width)
-    # Whole lines of W x 3 values: three at a time would cost six times as much
-    return torch.addcmul(shift, lines.flatten(2).float(), scale).unflatten(2, (width, 3)).permute(0, 3, 1, 2)

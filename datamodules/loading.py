@@ -8,6 +8,7 @@ from torch.utils.data import Dataset, Sampler
 
 from .augmentation import Augmentation, apply
 from .catalog import Catalog
+from .normalise import as_batch
 from .pixels import PixelStore
 
 
@@ -100,7 +101,7 @@ class PictureDataset(Dataset):
                 draws.append(draw)
                 picture = picture if self.on_device else apply(picture, draw)
             pixels[place] = picture
-        batch = {"pixels": torch.from_numpy(pixels).permute(0, 3, 1, 2), "labels": self.labels[rows], "rows": rows}
+        batch = {"pixels": as_batch(pixels), "labels": self.labels[rows], "rows": rows}
         if self.weights is not None:
             batch["weights"] = self.weights[rows]
         if draws and self.on_device:

@@ -1,13 +1,27 @@
-"""Checkpoints as input: read without running code, checked, and turned into a classifier again."""
+"""Checkpoints as input: read without running code, checked, and turned into a network or a classifier again."""
 
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import nn
 
-from .classifier import Classifier
+from .networks import build_network
+
+if TYPE_CHECKING:
+    from .classifier import Classifier
 
 SELF_DESCRIPTION = ("network", "classes", "image_size", "mean", "std")
+NETWORK_PREFIX = "network."  # of the network's tensors in a classifier's state dict
+
+
+class Trained(NamedTuple):
+    """A network with its weights, and what its checkpoint says of it."""
+
+    network: nn.Module  # in eval mode; normalised pictures (B, 3, H, W) -> logits (B, K)
+    description: dict  # of SELF_DESCRIPTION
+    decision: dict | None  # temperature, threshold, ..., as of reports.decision
 
 
 def read_checkpoint(path: Path) -> dict:
@@ -42,21 +56,35 @@ def epochs_done(path: Path) -> int:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["epoch"] + 1
 
 
-def load_classifier(path: Path) -> Classifier:
+def load_network(path: Path) -> Trained:
+    """The network that a checkpoint describes, with its weights, without Lightning around it.
+
+    Raises:
+        ValueError: see `read_checkpoint`; or a network that is not in the list of this project's, or weights that do not
+            fit it.
+    """
+    state = read_checkpoint(path)
+    description = {key: state["hyper_parameters"][key] for key in SELF_DESCRIPTION}
+    try:
+        network = build_network(num_classes=len(description["classes"]), **description["network"])
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: names a network that cannot be built here: {error}") from error
+    named = {name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in state["state_dict"].items()}
+    _fill(network, named, path, description["network"])
+    return Trained(network.to(memory_format=torch.channels_last).eval(), description, state.get("decision"))
+
+
+def load_classifier(path: Path) -> "Classifier":
     """The classifier that a checkpoint describes, with its weights, in eval mode.
 
     Raises:
         ValueError: see `read_checkpoint`; or weights that do not fit the network that it names.
     """
+    from .classifier import Classifier  # late: a network alone comes without Lightning, whose import takes seconds
+
     state = read_checkpoint(path)
     classifier = Classifier(**{key: state["hyper_parameters"][key] for key in SELF_DESCRIPTION})
-    try:
-        classifier.load_state_dict(state["state_dict"], strict=True)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path}: the weights do not fit the network that it names "
-            f"({described(classifier)}): {str(error).splitlines()[1].strip()}"
-        ) from error
+    _fill(classifier, state["state_dict"], path, classifier.hparams["network"])
     classifier.decision = state.get("decision")
     return classifier.eval()
 
@@ -76,7 +104,17 @@ def check_same_network(path: Path, network: dict, classes: list[str]) -> None:
             )
 
 
-def described(classifier: Classifier) -> str:
-    """`truncated, backbone shufflenet_v2_x0_5, keep 5`."""
-    network = dict(classifier.hparams["network"])
-    return ", ".join([network.pop("network"), *(f"{key} {value}" for key, value in network.items())])
+def described(network: dict) -> str:
+    """`truncated, backbone shufflenet_v2_x0_5, keep 5`, of a checkpoint's `network`."""
+    arguments = dict(network)
+    return ", ".join([arguments.pop("network"), *(f"{key} {value}" for key, value in arguments.items())])
+
+
+def _fill(module: nn.Module, state_dict: dict, path: Path, network: dict) -> None:
+    try:
+        module.load_state_dict(state_dict, strict=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path}: the weights do not fit the network that it names ({described(network)}): "
+            f"{str(error).splitlines()[1].strip()}"
+        ) from error

@@ -1,6 +1,5 @@
 """What is needed to run a sweep again, and its title: commands, seeds, versions, code, device, data."""
 
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 
@@ -10,13 +9,12 @@ from .words import clean, duration, listed, number, plural
 
 MOST = 20
 MOST_RUNS = 200
-OURS = ("hydra.job.config.override_dirname.exclude_keys=",)  # that train.py adds by itself
 
 
 def again(summary: Summary) -> dict:
     """Commands, facts (name, value), warnings and the list of the runs, for the page."""
     runs = summary.runs
-    commands = Counter(_typed(run.record["run"].get("command", "")) for run in runs)
+    commands = Counter(str(run.record["run"].get("command") or "") for run in runs)
     shown = [command for command, _ in commands.most_common(MOST) if command]
     if len(commands) > MOST:
         shown.append(f"# and {len(commands) - MOST:,} further commands")
@@ -85,14 +83,6 @@ def _each(values: Sequence) -> str:
         if found
         else ""
     )
-
-
-def _typed(command: object) -> str:
-    """The command without what train.py adds to it."""
-    try:
-        return shlex.join(part for part in shlex.split(str(command)) if not part.startswith(OURS))
-    except ValueError:
-        return str(command)
 
 
 def _line(run: Run) -> tuple[str, ...]:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .gather import EXAMPLE, Run, find, gather
 from .pairs import mcnemar, p_in_words, paired_difference, told_apart, verdict
-from .predictions import Predictions, correct_matrix, has_predictions, read_predictions
-from .records import read_record
+from .predictions import correct_matrix, has_predictions, read_predictions
 from .statistics import Interval, accuracy_entry, accuracy_in_words, accuracy_interval, crossed_difference, over_seeds
 
 USED = {"test": "test pictures", "val": "validation pictures (they also chose the epoch, so accuracies are too good)"}
@@ -24,64 +24,60 @@ class Side(NamedTuple):
     """One of the two networks: its runs, one a seed, ordered by seed."""
 
     name: str
-    folders: list[Path]
-    records: list[dict]
-    left_out: list[str]  # folders of runs that are not finished
+    runs: list[Run]
+    left_out: list[str]  # unfinished runs and unreadable records, with the reason
 
     @property
-    def seeds(self) -> list[int]:
-        return [record["run"]["seed"] for record in self.records]
+    def seeds(self) -> list[int | None]:
+        return [run.seed for run in self.runs]
 
 
 def load(folder: Path) -> Side:
     """The run in a folder, or the finished runs below it that differ in the seed only.
 
     Raises:
-        ValueError: no folder, no record or none finished, a record cut off, or runs that differ in more.
+        ValueError: no folder, no record that can be read or none finished, or runs that differ in more.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; give the one that a run printed after 'Run:'")
     single = folder / "result.json"
-    paths = [single] if single.is_file() else sorted(folder.glob("*/result.json"))
-    if not paths:
-        raise ValueError(
-            f"{folder}: no result.json in it or one below; give the folder of a run, or of runs over seeds"
-        )
-    found = [(path.parent, read_record(path)) for path in paths]
-    finished = [(path, record) for path, record in found if record["status"] == "finished"]
+    try:
+        gathered = gather(find(str(single if single.is_file() else folder)))
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix("runs=").replace(EXAMPLE, "e.g. outputs/MODEL/DATE")) from error
+    finished = [run for run in gathered.runs if run.record["status"] == "finished"]
     if not finished:
-        states = ", ".join(sorted({record["status"] for _, record in found}))
+        states = ", ".join(sorted({run.record["status"] for run in gathered.runs}))
         raise ValueError(f"{folder}: no finished run (status {states}); finish it first")
-    finished.sort(key=lambda entry: (entry[1]["run"]["seed"], entry[0]))
-    left_out = [path.name for path, record in found if record["status"] != "finished"]
-    side = Side(str(folder), [path for path, _ in finished], [record for _, record in finished], left_out)
+    finished.sort(key=lambda run: (run.seed or 0, run.folder))
+    unfinished = [f"{run.folder}: not finished" for run in gathered.runs if run.record["status"] != "finished"]
+    side = Side(str(folder), finished, [*unfinished, *(why for _, why in gathered.left_out)])
     _check_seeds_only(side)
     return side
 
 
 def _check_seeds_only(side: Side) -> None:
-    first, *others = side.records
-    for folder, record in zip(side.folders[1:], others, strict=True):
-        here, there = _settings(first), _settings(record)
+    first, *others = side.runs
+    for other in others:
+        here, there = _settings(first), _settings(other)
         if here != there:
             raise ValueError(
                 f"{side.name}: its runs differ in more than the seed: {' '.join(sorted(here - there)) or 'nothing'} in "
-                f"{side.folders[0].name}, {' '.join(sorted(there - here)) or 'nothing'} in {folder.name}; "
+                f"{first.folder.name}, {' '.join(sorted(there - here)) or 'nothing'} in {other.folder.name}; "
                 "compare two of them by their own folders"
             )
-        if first["data"].get("fingerprint") != record["data"].get("fingerprint"):
+        prints = [(run.record["data"] or {}).get("fingerprint") for run in (first, other)]
+        if prints[0] != prints[1]:
             raise ValueError(
-                f"{side.name}: {side.folders[0].name} and {folder.name} have other data or splits (fingerprint "
-                f"{first['data'].get('fingerprint')}, {record['data'].get('fingerprint')}); where the seed draws the "
-                "splits, fix them in folders train, val, test or in a column split"
+                f"{side.name}: {first.folder.name} and {other.folder.name} have other data or splits (fingerprint "
+                f"{prints[0]}, {prints[1]}); where the seed draws the splits, fix them in folders train, val, test or in a "
+                "column split"
             )
     if len(set(side.seeds)) < len(side.seeds):
         raise ValueError(f"{side.name}: a seed stands there twice ({', '.join(map(str, side.seeds))}); delete one")
 
 
-def _settings(record: dict) -> set[str]:
-    run = record["run"]
-    chosen = [*run["choices"].items(), *run["settings"].items()]
+def _settings(run: Run) -> set[str]:
+    about = run.record["run"]
+    chosen = [*about["choices"].items(), *about["settings"].items()]
     return {f"{key}={value}" for key, value in chosen if key != "seed"}
 
 
@@ -91,17 +87,16 @@ def compare(a: Side, b: Side) -> list[str]:
     Raises:
         ValueError: other seeds, or other pictures.
     """
-    several = len(a.folders) > 1 or len(b.folders) > 1
+    several = len(a.runs) > 1 or len(b.runs) > 1
     if several and a.seeds != b.seeds:
         raise ValueError(
             f"seeds only in {a.name}: {_listed(a.seeds, b.seeds)}; only in {b.name}: {_listed(b.seeds, a.seeds)}; "
             "run the missing ones, or compare two single runs"
         )
-    folders = [*a.folders, *b.folders]
+    folders = [run.folder for run in (*a.runs, *b.runs)]
     split = "test" if all(has_predictions(folder, "test") for folder in folders) else "val"
-    runs: list[Predictions] = [read_predictions(folder, split) for folder in folders]
-    correct = correct_matrix(runs)
-    right_a, right_b = correct[: len(a.folders)], correct[len(a.folders) :]
+    correct = correct_matrix([read_predictions(folder, split) for folder in folders])
+    right_a, right_b = correct[: len(a.runs)], correct[len(a.runs) :]
     lines = [f"A, {a.name}: {_accuracy(right_a, a.seeds)}", f"B, {b.name}: {_accuracy(right_b, b.seeds)}"]
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     summed = f", summed over {len(right_a)} seeds" if several else ""
@@ -110,13 +105,15 @@ def compare(a: Side, b: Side) -> list[str]:
         f"A alone is right on {only_a:,}, B alone on {only_b:,}{summed}",
         *(_over_seeds(right_a, right_b) if several else _single(only_a, only_b, correct.shape[1])),
     ]
-    left_out = [f"{side.name}/{name}" for side in (a, b) for name in side.left_out]
-    if left_out:
-        lines.append(f"left out, not finished: {', '.join(left_out)}")
-    selected = [side.name for side in (a, b) if any(r["data"]["protocol"] == "test_selected" for r in side.records)]
+    lines += [f"left out: {why}" for side in (a, b) for why in side.left_out]
+    selected = [side.name for side in (a, b) if any(_test_selected(run) for run in side.runs)]
     if selected:
         lines.append(f"{' and '.join(selected)}: the test pictures chose the epoch, so test accuracies are too good")
     return lines
+
+
+def _test_selected(run: Run) -> bool:
+    return (run.record["data"] or {}).get("protocol") == "test_selected"
 
 
 def _single(only_a: int, only_b: int, n: int) -> list[str]:
@@ -139,7 +136,7 @@ def _over_seeds(right_a: np.ndarray, right_b: np.ndarray) -> list[str]:
     ]
 
 
-def _accuracy(right: np.ndarray, seeds: list[int]) -> str:
+def _accuracy(right: np.ndarray, seeds: list[int | None]) -> str:
     runs, n = right.shape
     if runs == 1:
         return accuracy_in_words(accuracy_entry(int(right.sum()), n))
@@ -151,7 +148,7 @@ def _accuracy(right: np.ndarray, seeds: list[int]) -> str:
     )
 
 
-def _listed(seeds: list[int], without: list[int]) -> str:
+def _listed(seeds: list[int | None], without: list[int | None]) -> str:
     return ", ".join(str(seed) for seed in seeds if seed not in without) or "none"
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from .records import SECTIONS, read_record
 
 EXAMPLE = "e.g. runs=outputs/sweeps/NAME"
-STATES = ("finished", "failed", "running")
+STATES = ("finished", "failed", "running", "pruned")
 
 
 class Run(NamedTuple):

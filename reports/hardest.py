@@ -31,8 +31,8 @@ class Hard(NamedTuple):
     true_probability: float
     wrong: int  # runs
     runs: int
-    image: str | None  # JPEG in base64
-    reason: str | None  # why there is no image
+    image: str | None = None  # JPEG in base64
+    reason: str | None = None  # why there is no image
 
 
 class Hardest(NamedTuple):
@@ -61,13 +61,26 @@ class Confusion(NamedTuple):
 def hardest(row: Row, most: int = 12) -> Hardest:
     """Pictures most often wrong, then those whose true class is the least probable; of test, or else of validation."""
     split = "test" if all(has_predictions(run.folder, "test") for run in row.runs) else "val"
+    folds: dict[int | None, list[Run]] = {}
+    for run in row.runs:
+        folds.setdefault(run.fold, []).append(run)
     try:
-        tables = [read_predictions(run.folder, split) for run in _same_pictures(row)]
-        first, *others = tables
-        for other in others:
-            pair(first, other)
+        found = [picture for runs in folds.values() for picture in _wrong(runs, split, most)]
     except (ValueError, OSError) as error:
         return Hardest([], split, f"{FILES[split]} cannot be used: {clean(error)}")
+    found.sort(key=lambda picture: (-picture.wrong / picture.runs, -picture.wrong, picture.true_probability))
+    root, reason = picture_root(row.runs[0])
+    images = [thumbnail(root, picture.path) if root else (None, reason) for picture in found[:most]]
+    pictures = [p._replace(image=image, reason=why) for p, (image, why) in zip(found, images, strict=False)]
+    return Hardest(pictures, split, None if pictures else "every picture is right in every run")
+
+
+def _wrong(runs: list[Run], split: str, most: int) -> list[Hard]:
+    """The hardest pictures of runs on the same ones, without their images; R runs, n pictures."""
+    tables = [read_predictions(run.folder, split) for run in runs]
+    first, *others = tables
+    for other in others:
+        pair(first, other)
     orders = [[table.classes.index(name) for name in first.classes] for table in tables]
     chances = [table.probabilities[:, order] for table, order in zip(tables, orders, strict=True)]  # (n, K)
     says = np.stack([[table.classes[k] for k in table.predicted] for table in tables])  # (R, n)
@@ -76,18 +89,14 @@ def hardest(row: Row, most: int = 12) -> Hardest:
     mean = np.mean(chances, axis=0)
     truth = mean[np.arange(len(names)), first.labels]
     order = [i for i in np.lexsort((truth, -wrong)) if wrong[i]][:most]
-    root, reason = picture_root(row.runs[0])
-    pictures = []
-    for i in order:
-        common = Counter(says[:, i].tolist()).most_common(1)[0][0]
-        image, why = thumbnail(root, first.paths[i]) if root else (None, reason)
-        pictures.append(
-            Hard(
-                first.paths[i], str(names[i]), common, float(mean[i, first.classes.index(common)]), float(truth[i]),
-                int(wrong[i]), len(tables), image, why,
-            )
-        )  # fmt: skip
-    return Hardest(pictures, split, None if pictures else "every picture is right in every run")
+    commonest = {i: Counter(says[:, i].tolist()).most_common(1)[0][0] for i in order}
+    return [
+        Hard(
+            first.paths[i], str(names[i]), common, float(mean[i, first.classes.index(common)]), float(truth[i]),
+            int(wrong[i]), len(tables),
+        )
+        for i, common in commonest.items()
+    ]  # fmt: skip
 
 
 def picture_root(run: Run) -> tuple[Path | None, str | None]:
@@ -147,12 +156,6 @@ def _commonest(counts: np.ndarray, names: list[str], most: int = 15) -> list[tup
     places = np.argsort(-others, axis=None, kind="stable")[:most]
     pairs = [np.unravel_index(place, counts.shape) for place in places]
     return [(names[i], names[j], int(others[i, j])) for i, j in pairs if others[i, j]]
-
-
-def _same_pictures(row: Row) -> list[Run]:
-    """All runs, or those of the first fold: other folds have other pictures."""
-    first = row.runs[0].fold
-    return [run for run in row.runs if run.fold == first]
 
 
 def _rgb(image: Image.Image) -> Image.Image:

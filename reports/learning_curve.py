@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from .gather import Run, find, gather
 from .pairs import p_in_words
 from .predictions import correct_matrix, has_predictions, read_predictions
-from .records import read_record
 from .statistics import Crossed, crossed, crossed_difference
+from .words import number
 
 
 class Point(NamedTuple):
@@ -19,7 +20,7 @@ class Point(NamedTuple):
     model: str
     parameters: int
     n_train: int
-    seeds: list[int]
+    seeds: list[int | None]
     right: np.ndarray  # (seeds, pictures) bool
     accuracy: Crossed
 
@@ -29,34 +30,43 @@ class Curves(NamedTuple):
 
     split: str
     points: dict[str, list[Point]]
+    left_out: list[str]  # records, with the reason
 
 
 def read_curves(folder: Path) -> Curves:
     """The finished runs below a folder; accuracy on test pictures, on those of val where a run has no test.
 
     Raises:
-        ValueError: none finished, or runs that were measured on different pictures.
+        ValueError: no record, none finished, or runs that were measured on different pictures.
     """
-    found = [(path.parent, read_record(path)) for path in sorted(folder.rglob("result.json"))]
-    runs = [(path, record) for path, record in found if record["status"] == "finished" and record["best"]]
+    gathered = gather(find(str(folder)))
+    finished = [run for run in gathered.runs if run.record["status"] == "finished" and run.record["best"]]
+    runs = [run for run in finished if _place(run)]
     if not runs:
         raise ValueError(f"{folder}: no finished run to draw a learning curve from; see the errors of its runs")
-    split = "test" if all(has_predictions(path, "test") for path, _ in runs) else "val"
-    predictions = [read_predictions(path, split) for path, _ in runs]
-    correct = correct_matrix(predictions)  # refuses runs on other pictures
-    groups: dict[tuple, list[int]] = defaultdict(list)
-    for index, (_, record) in enumerate(runs):
-        groups[record["model"]["parameters"], record["model"]["name"], record["data"]["n_train"]].append(index)
+    left_out = [why for _, why in gathered.left_out]
+    left_out += [f"{run.name}: its record does not tell network and pictures" for run in finished if not _place(run)]
+    split = "test" if all(has_predictions(run.folder, "test") for run in runs) else "val"
+    correct = correct_matrix([read_predictions(run.folder, split) for run in runs])  # refuses runs on other pictures
+    groups: dict[tuple[int, str, int], list[int]] = defaultdict(list)
+    for index in sorted(range(len(runs)), key=lambda index: runs[index].seed or 0):
+        groups[_place(runs[index])].append(index)
     points: dict[str, list[Point]] = defaultdict(list)
     for (parameters, name, n_train), rows in sorted(groups.items()):
-        rows.sort(key=lambda row: runs[row][1]["run"]["seed"])
-        seeds = [runs[row][1]["run"]["seed"] for row in rows]
+        seeds = [runs[row].seed for row in rows]
         points[name].append(Point(name, parameters, n_train, seeds, correct[rows], crossed(correct[rows])))
-    return Curves(split, dict(points))
+    return Curves(split, dict(points), left_out)
+
+
+def _place(run: Run) -> tuple[int, str, int] | None:
+    """Parameters, network and training pictures; None where the record lacks one."""
+    model, data = run.record["model"] or {}, run.record["data"] or {}
+    parameters, n_train = number(model.get("parameters")), number(data.get("n_train"))
+    return None if parameters is None or n_train is None else (parameters, str(model.get("name")), n_train)
 
 
 def in_words(curves: Curves) -> list[str]:
-    """A sentence on more pictures for each network with two points or more, and one on larger networks."""
+    """A sentence on more pictures for each network with two points or more, and one on larger ones; then what was left out."""
     sentences = []
     for name, points in curves.points.items():
         if len(points) > 1:
@@ -73,7 +83,7 @@ def in_words(curves: Curves) -> list[str]:
             gain = _difference(other, smallest)
             helps = "a larger network helps" if _gains(gain) else "a larger network cannot be seen to help"
             sentences.append(f"{name} instead of {smallest.model} at {other.n_train:,}: {_figure(gain)}: {helps}")
-    return sentences
+    return [*sentences, *(f"left out: {why}" for why in curves.left_out)]
 
 
 def draw(curves: Curves) -> Figure:

@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -9,10 +11,12 @@ from markupsafe import Markup
 
 from . import sweep_figures as figures
 from .again import again
+from .best_of_each import best_note, best_of_each, edges, grid, grid_note
+from .cells import Column, columns, columns_of_best, columns_of_grid, note
 from .epochs import over_epochs
 from .hardest import MOST_CLASSES, Confusion, confusion, hardest
 from .rows import Row, Section, Summary, single_latencies
-from .table import columns, note, reason
+from .table import reason
 from .verdicts import SPLITS, answer, optimism_in_words
 from .words import clean, listed, plural
 
@@ -61,23 +65,23 @@ def make_page(summary: Summary, title: str) -> str:
 def _subtitle(summary: Summary) -> str:
     finished = sum(len(row.runs) for section in summary.sections for row in section.rows)
     parts = [f"{finished:,} of {plural(len(summary.runs), 'run')} finished"]
-    parts += [f"{plural(len(summary.unfinished), 'run')} failed or not at the end"] if summary.unfinished else []
+    states = Counter(row.runs[0].record["status"] for row in summary.unfinished)
+    parts += [f"{n:,} {'not at the end' if state == 'running' else state}" for state, n in states.items()]
     parts += [f"{plural(len(summary.left_out), 'record')} left out"] if summary.left_out else []
     return ", ".join(parts) + "."
 
 
 def _section(section: Section, summary: Summary, drawn: bool) -> dict:
-    shown = columns(section, summary.columns)
     part = {
         "heading": section.heading,
         "test_selected": section.rows[0].test_selected,
         "has_best": section.rows[0].ranked_by is not None,
         "answer": answer(section),
-        "columns": shown,
-        "lines": [[column.fill(row) for column in shown] for row in section.rows],
+        **_table(columns(section, summary.columns), section.rows),
         "note": note(section),
         "optimism": optimism_in_words(section),
         "drawn": drawn,
+        **_settings(section, summary),
     }
     if drawn:
         rows = section.rows[:MOST_DRAWN]
@@ -86,6 +90,23 @@ def _section(section: Section, summary: Summary, drawn: bool) -> dict:
         part["others"] = "The other row" if len(matrices) == 2 else f"The {len(matrices) - 1:,} rows that follow"
         part["confusions"] = [_matrix(made, len(rows) > 1) for made in matrices]
     return part
+
+
+def _settings(section: Section, summary: Summary) -> dict:
+    """The best of each value of each setting, and the grid of two settings."""
+    each = [
+        {"title": found.title, "words": found.sentences, **_table(columns_of_best(found), found.bests)}
+        for found in best_of_each(section)
+    ]
+    part = {"each": each, "each_note": best_note(section), "grid": None, "edges": edges(section, summary.unfinished)}
+    if found := grid(section):
+        lines = _table(columns_of_grid(found), found.lines)
+        part["grid"] = {"title": found.title, "note": grid_note(found), **lines}
+    return part
+
+
+def _table(shown: list[Column], lines: Sequence) -> dict:
+    return {"columns": shown, "lines": [[column.fill(line) for column in shown] for line in lines]}
 
 
 def _curves(rows: list[Row]) -> dict:
@@ -144,10 +165,10 @@ def _pictures(best: Row) -> dict:
     found = hardest(best)
     boxes = any(picture.image for picture in found.pictures)
     if found.pictures:
-        fold = f" (fold {best.folds[0]})" if best.folds else ""
+        folds = f" ({plural(len(best.folds), 'fold')})" if best.folds else ""
         common = {picture.reason for picture in found.pictures}
         words = (
-            f"{SPLITS[found.split].capitalize()} pictures that the runs of {best.name}{fold} get wrong most often, those with "
+            f"{SPLITS[found.split].capitalize()} pictures that the runs of {best.name}{folds} get wrong most often, those with "
             "the least probability of the true class first; in brackets the mean probability of what they are taken for."
         )
         if not boxes:

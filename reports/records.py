@@ -25,7 +25,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "
 
 
 class Record:
-    """Grows with the run and is written at its start (status `running`), on failure and at its end.
+    """Grows with the run and is written at its start (status `running`), once training begins, on failure and at its end.
 
     Sections: run, data, model, best, decision, val, test, throughput; a section stays null where its stage did not run.
     """
@@ -34,9 +34,7 @@ class Record:
         self.folder = folder
         self.writes = write
         self._started = time.perf_counter()
-        earlier = _earlier_record(folder)
-        self._earlier_s = float((earlier.get("run") or {}).get("wall_time_s") or 0)
-        self.earlier_openings = int((earlier.get("test") or {}).get("opened") or 0)  # of the test split
+        self.earlier = _earlier_record(folder)  # of the run that this one goes on with
         self.run = {
             "name": _run_name(folder),
             "command": shlex.join(command),
@@ -46,6 +44,7 @@ class Record:
             "settings": {},
             "config_hash": None,
             "started_at": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "process_started_at": time.time(),  # seconds since 1970
             "wall_time_s": None,
             **_git(),
             "versions": {"python": platform.python_version(), **_versions()},
@@ -55,6 +54,23 @@ class Record:
             "warnings": [],
         }
         self.data = self.model = self.best = self.decision = self.val = self.test = self.throughput = None
+
+    @property
+    def earlier_openings(self) -> int:
+        """How often this training's test split was opened before."""
+        return int((self.earlier.get("test") or {}).get("opened") or 0)
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether the run before in this folder did not come to its end."""
+        return self.earlier.get("status") == "running"
+
+    def forget(self) -> None:
+        """The run before in this folder is not the same: nothing of it is taken over."""
+        self.earlier = {}
+
+    def start(self) -> None:
+        """Writes what is known so far."""
         self._write("running", reason=None)
 
     def describe(self, settings: dict, choices: dict[str, str | None]) -> None:
@@ -81,8 +97,14 @@ class Record:
         except OSError as error:
             log.warning("%s: the record of the failure cannot be written: %s", self.folder, error.strerror)
 
+    def prune(self, reason: str, warnings: list[str]) -> None:
+        """A search ended the run before its end, since it was behind others."""
+        self.run["warnings"] = warnings
+        self._write("pruned", reason=reason)
+
     def _write(self, status: str, reason: str | None) -> None:
-        self.run["wall_time_s"] = round(self._earlier_s + time.perf_counter() - self._started, 2)
+        earlier_s = float((self.earlier.get("run") or {}).get("wall_time_s") or 0)
+        self.run["wall_time_s"] = round(earlier_s + time.perf_counter() - self._started, 2)
         content = {"schema": SCHEMA, "status": status, **({"reason": reason} if reason else {})}
         for section in SECTIONS:
             content[section] = getattr(self, section)

@@ -1,29 +1,16 @@
 """Records as rows: runs that differ only in seed or fold are one, and rows of other data stand apart."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import NamedTuple
 
+from .accuracy import Accuracy, accuracy
 from .changed import changed_settings, settings_key, value_of
 from .gather import Gathered, Run
 from .outcomes import Outcomes, outcomes
-from .statistics import accuracy_interval, over_seeds, wilson
 from .words import clean, number, plural
 
+VAL_TEST = "fingerprint_val_test"  # in a record's data: of the pictures that accuracies are of; older ones lack it
 NOT_A_NAME = {"none", "null", "true", "false", "auto"}  # values that say nothing without their key
-
-
-class Accuracy(NamedTuple):
-    """A row's accuracy on one split; the interval is None where nothing tells it, as of one seed without counts."""
-
-    value: float
-    low: float | None
-    high: float | None
-    standard_deviation: float | None  # over seeds, None of a single one
-    n: int | None  # pictures
-    n_seeds: int
-    over: str  # what the interval counts: pictures, seeds, or seeds and pictures
 
 
 @dataclass
@@ -49,6 +36,15 @@ class Row:
     @property
     def data(self) -> dict:
         return self.runs[0].record["data"] or {}
+
+    @property
+    def n_train(self) -> int | None:
+        return number(self.data.get("n_train"))
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of all its pictures and their splits; None of a cross-validation, whose folds have one each."""
+        return _fingerprint(self.runs[0])
 
     @property
     def test_selected(self) -> bool:
@@ -95,15 +91,27 @@ class Section:
 
     @property
     def heading(self) -> str:
-        """Which data: name, pictures, fingerprint."""
+        """Which data: name, pictures, fingerprint of those that accuracies are of."""
         data = self.rows[0].data
         if data.get("fingerprint") is None:
             return f"{clean(data.get('name', 'data'), 60)}: nothing was trained or measured"
-        counts = ", ".join(f"{data[f'n_{s}']:,} {s}" for s in ("train", "val", "test") if number(data.get(f"n_{s}")))
+        counts = ", ".join(text for split in ("train", "val", "test") if (text := self._pictures(split)))
         folds = f", cross-validation in {plural(data['folds'], 'fold')}" if number(data.get("folds")) else ""
         selected = ", the test pictures chose the epoch" if self.rows[0].test_selected else ""
-        prints = "" if folds else f", fingerprint {clean(data['fingerprint'], 20)}"
+        prints = "" if folds else f", {self._fingerprint()}"
         return f"{clean(data.get('name'), 60)}: {counts} pictures{folds}{prints}{selected}"
+
+    def _pictures(self, split: str) -> str:
+        """`445 test`, `200 to 800 train` where runs differ, or nothing."""
+        found = {number((run.record["data"] or {}).get(f"n_{split}")) for row in self.rows for run in row.runs}
+        sizes = sorted(n for n in found if n)
+        return f"{' to '.join(f'{n:,}' for n in dict.fromkeys((sizes[0], sizes[-1])))} {split}" if sizes else ""
+
+    def _fingerprint(self) -> str:
+        alone = [row.data[VAL_TEST] for row in self.rows if row.data.get(VAL_TEST) is not None]
+        if alone:
+            return f"fingerprint of val and test {clean(alone[0], 20)}"
+        return f"fingerprint {clean(self.rows[0].data['fingerprint'], 20)}"
 
 
 @dataclass
@@ -124,7 +132,7 @@ def summarize(gathered: Gathered) -> Summary:
     left_out = list(gathered.left_out)
     groups: dict[tuple, dict[tuple, Run]] = {}
     for run in sorted(finished, key=lambda r: str(r.record["run"].get("started_at"))):
-        group = groups.setdefault((settings_key(run), _data_key(run)), {})
+        group = groups.setdefault((settings_key(run), _fingerprint(run), _protocol(run)), {})
         earlier = group.get((run.seed, run.fold))
         if earlier:
             left_out.append((str(earlier.folder), f"the same settings, seed and fold as the later run {run.name}"))
@@ -144,59 +152,44 @@ def _row(runs: list[Run], keys: dict[str, str], measure: bool = True) -> Row:
     runs.sort(key=lambda run: (run.seed or 0, run.fold or 0))
     changed = {short: value_of(runs[0], key) for key, short in keys.items()}
     told = {name: value for name, value in changed.items() if value != "-"} or changed
-    name = ", ".join(f"{key}={value}" for key, value in told.items())
+    name = " ".join(f"{key}={value}" for key, value in told.items())
     if len(changed) == 1 and next(iter(told.values())).lower() not in NOT_A_NAME:
         name = next(iter(told.values()))
     if not name:
         name = clean((runs[0].record["model"] or {}).get("name") or runs[0].name, 60)
     found = {split: outcomes(runs, split) if measure else "not finished" for split in ("val", "test")}
-    accuracies = {split: _accuracy(runs, split, found[split]) for split in found}
+    accuracies = {split: accuracy(runs, split, found[split]) for split in found}
     return Row(runs, changed, name, accuracies, found)
 
 
-def _accuracy(runs: list[Run], split: str, found: Outcomes | str) -> Accuracy | None:
-    """Mean over seeds of what the records say; the folds of one seed together are one figure."""
-    seeds: dict[int | None, list[dict]] = {}
-    for run in runs:
-        entry = (run.record[split] or {}).get("accuracy")
-        if isinstance(entry, dict) and number(entry.get("value")) is not None:
-            seeds.setdefault(run.seed, []).append(entry)
-    if not seeds:
-        return None
-    counted = [_counts(entries) for entries in seeds.values()]
-    n = counted[0][1]
-    values = [c / n if n else entries[0]["value"] for (c, n), entries in zip(counted, seeds.values(), strict=True)]
-    if len(values) == 1:
-        low, high = wilson(*counted[0]) if n else (None, None)
-        return Accuracy(values[0], low, high, None, n or None, 1, "pictures")
-    mean, deviation, low, high, _ = over_seeds(values)
-    over = "seeds"
-    if isinstance(found, Outcomes) and len(found.seeds) == len(values) and found.correct.shape[1] > 1:
-        low, high = accuracy_interval(found.correct)
-        over = "seeds and pictures"
-    return Accuracy(mean, max(0.0, low), min(1.0, high), deviation, n or None, len(values), over)
+def _fingerprint(run: Run) -> str | None:
+    return str((run.record["data"] or {}).get("fingerprint")) if run.fold is None else None
 
 
-def _counts(entries: Sequence[dict]) -> tuple[int, int]:
-    """Right ones and pictures of all folds; (0, 0) where a record has no counts."""
-    pairs = [(number(entry.get("correct")), number(entry.get("n"))) for entry in entries]
-    if any(c is None or not n or not 0 <= c <= n for c, n in pairs):
-        return 0, 0
-    return int(sum(c for c, _ in pairs)), int(sum(n for _, n in pairs))
-
-
-def _data_key(run: Run) -> tuple:
+def _protocol(run: Run) -> tuple[str, str]:
     data = run.record["data"] or {}
-    fingerprint = data.get("fingerprint") if run.fold is None else None  # each fold has splits of its own
-    return str(fingerprint), str(data.get("protocol")), str(data.get("classes"))
+    return str(data.get("protocol")), str(data.get("classes"))
+
+
+def _measured_on(runs: list[Run]) -> list[str]:
+    """What names the validation and test pictures of each run.
+
+    A record without a fingerprint of those alone has that of another record with the same pictures, else the one of all.
+    """
+    data = [run.record["data"] or {} for run in runs]
+    known = {str(each.get("fingerprint")): each[VAL_TEST] for each in data if each.get(VAL_TEST) is not None}
+    alone = [each.get(VAL_TEST) or known.get(str(each.get("fingerprint"))) for each in data]
+    return [str(name or each.get("fingerprint")) for name, each in zip(alone, data, strict=True)]
 
 
 def _sections(rows: list[Row]) -> list[Section]:
-    """Rows together that were on the same data; of cross-validations, whose common folds are the same."""
+    """Rows together that have the same validation and test pictures; of cross-validations in the folds that they share."""
+    every = [run for row in rows for run in row.runs]
+    measured_on = {id(run): name for run, name in zip(every, _measured_on(every), strict=True)}
     sections: list[tuple[tuple, dict, list[Row]]] = []
     for row in rows:
-        key = _data_key(row.runs[0])
-        prints = {run.fold: (run.record["data"] or {}).get("fingerprint") for run in row.runs}
+        prints = {run.fold: measured_on[id(run)] for run in row.runs}
+        key = prints.get(None), _protocol(row.runs[0])  # each fold has splits of its own
         for other, seen, members in sections:
             common = prints.keys() & seen.keys()
             if key == other and common and all(prints[fold] == seen[fold] for fold in common):

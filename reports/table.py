@@ -1,14 +1,14 @@
-"""The main table as text, Markdown, CSV and LaTeX; its cells also make the page's."""
+"""The tables as text, Markdown, CSV and LaTeX."""
 
 import csv
 import io
-import re
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Sequence
 
-from .rows import Accuracy, Row, Section, Summary
-from .verdicts import SPLITS, answer, optimism_in_words
-from .words import clean, count, duration, milliseconds
+from .best_of_each import best_note, best_of_each, edges, grid, grid_note
+from .cells import Column, columns, columns_of_best, columns_of_grid, note
+from .rows import VAL_TEST, Row, Section, Summary
+from .verdicts import answer, optimism_in_words
+from .words import clean, numeral
 
 TAKEN_FOR_FORMULAS = ("=", "+", "-", "@")
 LATEX = {
@@ -17,75 +17,6 @@ LATEX = {
     "|": r"\textbar{}", "±": r"$\pm$", '"': r"\textquotedbl{}", "[": "{[}", "]": "{]}", "…": r"\ldots{}",
 }  # fmt: skip
 MARKDOWN = {**{c: f"\\{c}" for c in "\\`*_[]|#"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"}
-NOTE = (
-    "With each figure its 95% interval, after ± the standard deviation over seeds, where there are several. The difference is "
-    "that of the {split} accuracy to the best row's, on the same pictures and seeds; p-values are Holm-corrected for "
-    "{m}, intervals are not. Cost is for one picture; MACs are multiply-accumulates."
-)
-
-
-class Cell(NamedTuple):
-    """A text with what stands in brackets after it, and what it is sorted by: a number, a word, or None, which is last."""
-
-    text: str
-    value: float | str | None
-    detail: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.text} ({self.detail})" if self.detail else self.text
-
-
-class Column(NamedTuple):
-    """A title, and how a row fills it."""
-
-    title: str
-    fill: Callable[[Row], Cell]
-    is_text: bool = False
-
-
-def columns(section: Section, changed: list[str]) -> list[Column]:
-    """Those of a section's table of which any row has something."""
-    rows = section.rows
-    made = [Column("#", lambda row: Cell(str(row.rank), row.rank))]
-    made += [Column(name, lambda row, name=name: _setting(row.changed[name]), is_text=True) for name in changed]
-    if not changed:
-        made.append(Column("network", lambda row: Cell(row.name, row.name), is_text=True))
-    for split, word in (("val", "validation accuracy"), ("test", "test accuracy")):
-        sizes = {row.accuracies[split].n for row in rows if row.accuracies[split]}
-        same = f" (n = {sizes.pop():,})" if len(sizes) == 1 and None not in sizes else ""
-        made.append(Column(word + same, lambda row, s=split, n=not same: accuracy_cell(row.accuracies[s], n)))
-    if len(rows) > 1:
-        made += [Column("difference", _difference), Column("from the best", _verdict, is_text=True)]
-    made += [
-        Column("MACs", lambda row: Cell(count(row.macs), row.macs)),
-        Column("parameters", lambda row: Cell(count(row.parameters), row.parameters)),
-        Column("latency p50", lambda row: Cell(milliseconds(row.latency_p50_ms), row.latency_p50_ms)),
-        Column("time a run", lambda row: Cell(duration(row.wall_time_s), row.wall_time_s)),
-        Column("seeds", lambda row: Cell(str(len(row.seeds)), len(row.seeds))),
-        Column("folds", _folds),
-    ]
-    return [column for column in made if column.is_text or any(column.fill(row).value is not None for row in rows)]
-
-
-def accuracy_cell(accuracy: Accuracy | None, with_n: bool = False) -> Cell:
-    """`0.651 ± 0.013 (0.617 to 0.684)`."""
-    if accuracy is None:
-        return Cell("-", None)
-    spread = "" if accuracy.standard_deviation is None else f" ± {accuracy.standard_deviation:.3f}"
-    details = [] if accuracy.low is None else [f"{accuracy.low:.3f} to {accuracy.high:.3f}"]
-    details += [f"n = {accuracy.n:,}"] if with_n and accuracy.n else []
-    return Cell(f"{accuracy.value:.3f}{spread}", accuracy.value, ", ".join(details))
-
-
-def note(section: Section) -> str:
-    """What the figures of a section's table are."""
-    tests = sum(row.verdict.p_value is not None for row in section.rows)
-    text = NOTE.format(split=SPLITS[section.split], m=f"{tests:,} comparison{'s' if tests != 1 else ''}")
-    if section.split == "val" and tests:
-        text += " The best row was chosen on these validation pictures, which flatters it."
-    if section.rows[0].test_selected:
-        text += " Here the test pictures chose the epoch: these accuracies are too good."
-    return text
 
 
 def as_text(summary: Summary) -> str:
@@ -108,17 +39,15 @@ def as_text(summary: Summary) -> str:
 
 
 def as_markdown(summary: Summary, title: str) -> str:
-    """Title, answer, table and what failed."""
+    """Title, answer, tables and what failed."""
     lines = [f"# {_escaped(title, MARKDOWN)}", ""]
     for section in summary.sections:
         shown = columns(section, summary.columns)
         lines += [f"## {_escaped(section.heading, MARKDOWN)}", "", _escaped(" ".join(answer(section)), MARKDOWN), ""]
-        lines.append("| " + " | ".join(_escaped(c.title, MARKDOWN) for c in shown) + " |")
-        lines.append("|" + "|".join("---" if c.is_text else "---:" for c in shown) + "|")
-        for row in section.rows:
-            lines.append("| " + " | ".join(_escaped(str(c.fill(row)), MARKDOWN) for c in shown) + " |")
+        lines += _markdown_table(shown, section.rows)
         best_of = optimism_in_words(section)
         lines += ["", note(section), *([f"\nThe choice of the best: {best_of}."] if best_of else []), ""]
+        lines += _markdown_of_settings(section, summary)
     if summary.unfinished or summary.left_out:
         lines += ["## Not in the table", ""]
         for row in summary.unfinished:
@@ -126,6 +55,32 @@ def as_markdown(summary: Summary, title: str) -> str:
             lines.append(f"- {_escaped(text, MARKDOWN)}")
         lines += [f"- {_escaped(why, MARKDOWN)}" for _, why in summary.left_out]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_of_settings(section: Section, summary: Summary) -> list[str]:
+    """The best of each value of each setting, and the grid of two settings."""
+    lines = []
+    for comparison in best_of_each(section):
+        lines += [f"### {_escaped(comparison.title, MARKDOWN)}", ""]
+        lines += [_escaped(" ".join(comparison.sentences), MARKDOWN), ""]
+        lines += [*_markdown_table(columns_of_best(comparison), comparison.bests), ""]
+    if lines:
+        lines += [best_note(section), ""]
+    if found := grid(section):
+        lines += [f"### {_escaped(found.title, MARKDOWN)}", ""]
+        lines += [*_markdown_table(columns_of_grid(found), found.lines), "", _escaped(grid_note(found), MARKDOWN), ""]
+    ends = edges(section, summary.unfinished)
+    return [*lines, _escaped(" ".join(ends), MARKDOWN), ""] if ends else lines
+
+
+def _markdown_table(shown: Sequence[Column], lines: Sequence) -> list[str]:
+    made = ["| " + " | ".join(_escaped(column.title, MARKDOWN) for column in shown) + " |"]
+    made.append("|" + "|".join("---" if column.is_text else "---:" for column in shown) + "|")
+    for line in lines:
+        cells = [column.fill(line) for column in shown]
+        texts = [(_escaped(str(cell), MARKDOWN), "**" if cell.best else "") for cell in cells]
+        made.append("| " + " | ".join(f"{mark}{text}{mark}" for text, mark in texts) + " |")
+    return made
 
 
 def as_latex(summary: Summary) -> str:
@@ -142,9 +97,9 @@ def as_latex(summary: Summary) -> str:
 
 def as_csv(summary: Summary) -> str:
     """Full digits, a line a row; failed runs and unfinished ones last, without a rank."""
-    lines = [_csv_line(row, section.rows[0].data) for section in summary.sections for row in section.rows]
+    lines = [_csv_line(row) for section in summary.sections for row in section.rows]
     for row in summary.unfinished:
-        lines.append({**_csv_line(row, row.data), "rank": None, "reason": reason(row)})
+        lines.append({**_csv_line(row), "rank": None, "reason": reason(row)})
     names = list(dict.fromkeys(key for line in lines for key in line))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n", restval="")
@@ -156,13 +111,14 @@ def as_csv(summary: Summary) -> str:
 def reason(row: Row) -> str:
     """Why a run is not in the table."""
     record = row.runs[0].record
-    if record["status"] == "failed":
+    if record["status"] != "running":
         return clean(record.get("reason") or "no reason is recorded")
     return f"began {clean(record['run'].get('started_at'), 40)} and is not at its end: still running, or ended from outside"
 
 
-def _csv_line(row: Row, data: dict) -> dict:
-    line = {"rank": row.rank, "status": row.runs[0].record["status"], "data": data.get("fingerprint")}
+def _csv_line(row: Row) -> dict:
+    line = {"rank": row.rank, "status": row.runs[0].record["status"], "data": row.data.get("fingerprint")}
+    line |= {"data_val_test": row.data.get(VAL_TEST), "n_train": row.n_train}
     line |= {f"setting {name}": value for name, value in row.changed.items()}
     for split, accuracy in row.accuracies.items():
         for key in ("value", "low", "high", "standard_deviation", "n"):
@@ -177,31 +133,6 @@ def _csv_line(row: Row, data: dict) -> dict:
     return {**line, "reason": None, "runs": " ".join(run.name for run in row.runs)}
 
 
-def _setting(text: str) -> Cell:
-    number = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text)
-    return Cell(text, float(text) if number else text)
-
-
-def _difference(row: Row) -> Cell:
-    found = row.verdict
-    if found.difference is None:
-        return Cell("-", 0.0 if found.reason == "the best" else None)
-    return Cell(f"{found.difference:+z.3f}", found.difference, f"{found.low:z.3f} to {found.high:z.3f}")
-
-
-def _verdict(row: Row) -> Cell:
-    found = row.verdict
-    if found.reason is not None:
-        return Cell(str(found), -2.0 if found.reason == "the best" else None)
-    words, _, p_value = str(found).partition(" (")
-    return Cell(words, -found.p_value, p_value.rstrip(")"))
-
-
-def _folds(row: Row) -> Cell:
-    wanted = row.data.get("folds")
-    return Cell(f"{len(row.folds)} of {wanted}", len(row.folds)) if row.folds else Cell("-", None)
-
-
 def _escaped(text: str, table: dict[str, str]) -> str:
     return "".join(table.get(letter, letter) for letter in clean(text))
 
@@ -213,5 +144,5 @@ def _harmless(value):
     if not isinstance(value, str):
         return value
     text = clean(value)
-    is_formula = text.lstrip().startswith(TAKEN_FOR_FORMULAS) and not isinstance(_setting(text).value, float)
+    is_formula = text.lstrip().startswith(TAKEN_FOR_FORMULAS) and numeral(text) is None
     return f"'{text}" if is_formula and text != "-" else text

@@ -1,12 +1,14 @@
 """Which rows can be told apart from the best of their section, and the answer in two sentences."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from .accuracy import Accuracy
 from .outcomes import Outcomes
 from .pairs import BestOf, best_of, holm, mcnemar, p_in_words, paired_difference, pictures_needed
-from .rows import Accuracy, Row, Section, Summary
+from .rows import Row, Section, Summary
 from .statistics import crossed_difference
 from .words import count, listed, plural
 
@@ -23,7 +25,7 @@ class Verdict(NamedTuple):
     difference: float | None = None  # accuracy of this row minus that of the best
     low: float | None = None
     high: float | None = None
-    p_value: float | None = None  # after Holm's correction over the section
+    p_value: float | None = None  # after Holm's correction over the comparisons of one table
     n: int | None = None  # pictures
     seeds: int | None = None  # that both have
     needed: int | None = None  # pictures to see WANTED_DIFFERENCE; disagreement as observed, power 0.8
@@ -45,11 +47,16 @@ def judge(summary: Summary) -> None:
         section.split = _common_split(section.rows)
         best, *others = section.rows
         best.verdict = Verdict(reason="the best" if best.ranked_by else "no accuracy")
-        found = [_against(row, best, section.split) for row in others]
-        corrected = iter(holm([v.p_value for v in found if v.reason is None]))
-        for row, verdict in zip(others, found, strict=True):
-            row.verdict = verdict if verdict.reason else verdict._replace(p_value=next(corrected))
+        for row, verdict in zip(others, compare_rows(others, best, section.split), strict=True):
+            row.verdict = verdict
         section.optimism = _optimism(section)
+
+
+def compare_rows(rows: Sequence[Row], best: Row, split: str) -> list[Verdict]:
+    """Each row against the best, with Holm's correction over these comparisons."""
+    found = [_against(row, best, split) for row in rows]
+    corrected = iter(holm([verdict.p_value for verdict in found if verdict.reason is None]))
+    return [verdict if verdict.reason else verdict._replace(p_value=next(corrected)) for verdict in found]
 
 
 def answer(section: Section) -> list[str]:

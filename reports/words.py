@@ -1,8 +1,10 @@
 """Numbers and hostile text as a reader sees them."""
 
 import math
+import re
 
 SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+NUMERAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")
 CONTROL = dict.fromkeys((*range(32), 127, *range(128, 160), 8232, 8233), " ")
 CONTROL |= dict.fromkeys((*range(8234, 8239), *range(8294, 8298)), "")  # they turn the order of letters round
 
@@ -12,6 +14,11 @@ def number(value) -> float | int | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return value
+
+
+def numeral(text: str) -> float | None:
+    """The number that a setting's text writes, `1e-05`, else None."""
+    return float(text) if NUMERAL.fullmatch(text) else None
 
 
 def count(value: float | None) -> str:

@@ -150,3 +150,15 @@ def test_a_value_error_of_a_library_is_not_taken_for_a_message_to_the_user():
     except RuntimeError as error:
         library = errors.for_user(error)
     assert library is None and ours is not None  # raised in this file, which is the project's
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), "smaller datamodule.batch_size"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "datamodule.batch_size"),
+    ],
+)
+def test_want_of_memory_is_put_into_words(error, text):
+    message = errors.for_user(error)
+    assert text in message and "\n" not in message

@@ -44,6 +44,7 @@ def sweep_of(*arguments):
 def test_the_same_sweep_has_the_same_folder():
     typed = ("-m", "datamodule.batch_size=8,16", "seed=1")
     assert sweep_of(*typed) == sweep_of(*typed) != sweep_of("-m", "datamodule.batch_size=8,32", "seed=1")
+    assert sweep_of(*typed, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2") == sweep_of(*typed)
     assert re.fullmatch(r"batch_size-[0-9a-f]{8}", sweep_of(*typed))
     assert sweep_of("-m", "experiment=batch_sizes", "seed=1") == "batch_sizes"
 

@@ -160,7 +160,7 @@ def test_unfinished_runs_below_a_folder_are_left_out_and_said(run, compared, tmp
     run("a/1", seed=1)
     run("a/2", seed=2, status="failed")
     lines = compared(tmp_path / "a", run("b"))
-    assert f"left out, not finished: {tmp_path / 'a'}/2" in lines
+    assert lines[-1] == f"left out: {tmp_path / 'a' / '2'}: not finished"
     assert "no finished run (status failed)" in compared(tmp_path / "a" / "2", tmp_path / "b")
 
 
@@ -210,14 +210,22 @@ def test_spoiled_tables_are_named(run, compared, spoil, message):
 def test_what_is_no_run_is_named(run, compared, tmp_path):
     a = run("a")
     none = tmp_path / "none"
-    assert compared(a, none) == f"ERROR: {none}: no such folder; give the one that a run printed after 'Run:'\n"
+    assert compared(a, none) == (
+        f"ERROR: {none}: no such folder; give the one that train.py printed at its end, e.g. outputs/MODEL/DATE\n"
+    )
     (tmp_path / "empty").mkdir()
-    assert "no result.json in it or one below" in compared(tmp_path / "empty", a)
+    assert "no result.json in it or below; e.g. outputs/MODEL/DATE" in compared(tmp_path / "empty", a)
     b = run("b")
     (b / "predictions.csv").unlink()
     assert f"{a / 'predictions_val.csv'}: no such file; run the stage test" in compared(a, b)
     (b / "result.json").write_text((b / "result.json").read_text()[:40])
     assert "not a whole record" in compared(a, b)
+    run("c/2", seed=1)
+    (tmp_path / "c" / "1").mkdir()
+    (tmp_path / "c" / "1" / "result.json").write_text('{"schema": 7}')
+    assert compared(a, tmp_path / "c")[-1].startswith(
+        f"left out: {tmp_path / 'c' / '1'}/result.json: a record of schema 7"
+    )
 
 
 def test_the_command_line(run):

@@ -46,7 +46,7 @@ def test_every_augmentation_and_data_module_is_built(name):
 def test_final_model_is_the_study_s_recipe():
     config = composed("experiment=final_model")
     assert config.trainer.max_epochs == 50 and config.datamodule.batch_size == 16 and config.seed == 48763
-    assert config.optimizer == {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-4}
+    assert config.optimizer == {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-4, "fused": True}
     assert (config.scheduler.factor, config.scheduler.patience) == (0.1, 7)
     augmentation = {key: value for key, value in config.augmentation.items() if key != "_target_"}
     assert augmentation == {"horizontal_flip": 0.5, "vertical_flip": 0.5, "rotation_degrees": 15, "color_jitter": 0,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reports.files import write_csv, write_json
+from reports.files import read_csv, write_csv, write_json
 from reports.learning_curve import draw, in_words, read_curves
 from tests.test_configs import composed
 
@@ -73,8 +73,12 @@ def test_the_figure_says_what_it_shows(tmp_path):
 
 def test_what_cannot_be_drawn_is_said(tmp_path):
     (tmp_path / "none").mkdir()
-    with pytest.raises(ValueError, match="no finished run"):
+    with pytest.raises(ValueError, match=r"no result\.json in it or below"):
         read_curves(tmp_path / "none")
+    make_run(tmp_path / "failed" / "a", status="failed")
+    make_run(tmp_path / "failed" / "b", best=None)  # was measured alone
+    with pytest.raises(ValueError, match="no finished run to draw"):
+        read_curves(tmp_path / "failed")
     make_run(tmp_path / "some" / "a", seed=1)
     make_run(tmp_path / "some" / "b", seed=1, n_train=200, pictures=300)
     with pytest.raises(ValueError, match="were tested on other pictures"):
@@ -83,6 +87,16 @@ def test_what_cannot_be_drawn_is_said(tmp_path):
     make_run(tmp_path / "seeds" / "b", seed=2, n_train=200)
     with pytest.raises(ValueError, match="small: no seed was run with 200 and with 100"):
         in_words(read_curves(tmp_path / "seeds"))
+
+
+def test_what_is_left_out_is_said(tmp_path):
+    root = make_runs(tmp_path, {("small", 100): 0.6, ("small", 200): 0.7})
+    make_run(root / "odd", model=None, parameters=None)
+    (root / "cut").mkdir()
+    (root / "cut" / "result.json").write_text('{"schema": 1,')
+    _, *left_out = in_words(read_curves(root))
+    assert left_out[0].startswith(f"left out: {root / 'cut' / 'result.json'}: not a whole record")
+    assert left_out[1:] == ["left out: odd: its record does not tell network and pictures"]
 
 
 def test_the_experiment_ends_with_the_answer(train, tmp_path):
@@ -94,6 +108,9 @@ def test_the_experiment_ends_with_the_answer(train, tmp_path):
     assert ran.status == 0, ran.err
     assert "from 12 to 24 training pictures accuracy changes by" in ran.out
     assert (sweep / "learning_curve.png").stat().st_size > 10_000
+    rows = read_csv(sweep / "table.csv")  # one table, though the training pictures differ
+    assert [row["rank"] for row in rows] == ["1", "2"] and {row["n_train"] for row in rows} == {"12", "24"}
+    assert len({row["data"] for row in rows}) == 2 and len({row["data_val_test"] for row in rows}) == 1
 
 
 def test_a_part_of_the_pictures_is_trained_for_as_many_steps():

@@ -109,7 +109,7 @@ def test_the_script_is_ours_and_allowed_by_its_hash(parsed):
 def test_what_the_page_tells(parsed):
     words = parsed.words()
     for part in (
-        "Which model?", "9 of 10 runs finished, 1 run failed or not at the end, 1 record left out.",
+        "Which model?", "9 of 10 runs finished, 1 failed, 1 record left out.",
         "The best by validation is large:", "best of 3:", "The hardest pictures", "Not finished", "not a whole record",
         "python train.py -m seed=1,2", "0000000000000000000000000000000000000000", "d1", "200 train, 60 val, 80 test",
         "metrics.csv is missing in model-small_seed-1", "metrics.csv of model-small_seed-2 is cut off",
@@ -153,6 +153,29 @@ def test_the_hardest_are_those_most_often_wrong(tmp_path):
     assert found.pictures[0].true_probability == pytest.approx(truth)
     assert (found.pictures[0].label, found.pictures[0].predicted) == ("dog", "cat")
     assert found.pictures[0].reason == "the record does not say where the pictures lie"
+
+
+def test_the_hardest_of_a_cross_validation_come_from_all_folds(tmp_path):
+    from reports.rows import summarize
+
+    missed = {(0, 1): {1, 2}, (0, 2): {1}, (1, 1): {3}, (1, 2): {3, 4}, (2, 1): set(), (2, 2): set()}
+    for (fold, seed), wrong in missed.items():
+        settings = {"datamodule.fold": fold, "datamodule.folds": 3}
+        make_run(tmp_path / f"f{fold}s{seed}", seed=seed, settings=settings, n={"val": 20}, wrong={"val": wrong},
+                 data={"fingerprint": f"fold{fold}", "folds": 3}, epochs=0)  # fmt: skip
+    (row,) = summarize(gather(find(str(tmp_path)))).sections[0].rows
+    found = hardest(row)
+    assert {(p.path, p.wrong, p.runs) for p in found.pictures[:2]} == {
+        ("0/val/00001.png", 2, 2), ("1/val/00003.png", 2, 2)
+    }  # fmt: skip
+    assert {(p.path, p.wrong, p.runs) for p in found.pictures[2:]} == {
+        ("0/val/00002.png", 1, 2), ("1/val/00004.png", 1, 2)
+    }  # fmt: skip
+    truths = [p.true_probability for p in found.pictures]
+    assert truths == sorted(truths[:2]) + sorted(truths[2:])
+    assert [p.path for p in hardest(row, most=1).pictures] == [found.pictures[0].path]
+    words = Parsed(write_report(str(tmp_path)).page.read_text()).words()
+    assert "Validation pictures that the runs of resnet18 (3 folds) get wrong most often" in words
 
 
 def test_a_path_may_not_leave_the_folder_of_the_pictures(tmp_path):

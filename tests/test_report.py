@@ -77,23 +77,23 @@ def test_reports_never_import_torch(runs):
 
 
 def test_the_end_of_a_sweep_writes_the_report(runs, capsys):
-    from callbacks.sweep_end import SweepEnd
+    from callbacks.sweep import Sweep
 
-    SweepEnd().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(runs)}}}))
+    Sweep().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(runs)}}}))
     out = capsys.readouterr().out
     assert {path.name for path in runs.iterdir()} >= WRITTEN
     assert "The best by validation is a:" in out and f"Page: {runs / 'report.html'}" in out and f"Sweep: {runs}" in out
 
 
 def test_a_defect_in_the_report_does_not_fail_the_sweep(runs, monkeypatch, caplog, tmp_path):
-    from callbacks.sweep_end import SweepEnd
+    from callbacks.sweep import Sweep
 
     def broken(*_):
         raise KeyError("defect")
 
     monkeypatch.setattr("reports.writing.write_report", broken)
-    SweepEnd().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(runs)}}}))
+    Sweep().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(runs)}}}))
     assert "no report: KeyError('defect')" in caplog.text
     monkeypatch.undo()
-    SweepEnd().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "none")}}}))
+    Sweep().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "none")}}}))
     assert "no such folder" in caplog.text

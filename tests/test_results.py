@@ -120,4 +120,8 @@ def test_runs_of_other_seeds_have_the_same_pictures(train, tmp_path):
     assert records[0]["data"]["fingerprint"] == records[1]["data"]["fingerprint"]
     assert records[0]["run"]["config_hash"] != records[1]["run"]["config_hash"]
     other = train("datamodule.split_seed=7", root=root).record
-    assert other["data"]["fingerprint"] != records[0]["data"]["fingerprint"]
+    half = train("datamodule.train_fraction=0.5", root=root).record
+    for changed in (other, half):
+        assert changed["data"]["fingerprint"] != records[0]["data"]["fingerprint"]
+    val_test = [record["data"]["fingerprint_val_test"] for record in (*records, half, other)]
+    assert val_test[0] == val_test[1] == val_test[2] != val_test[3]

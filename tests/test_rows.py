@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, t
 
+from reports.cells import columns
 from reports.outcomes import Outcomes
 from reports.sweep_figures import Point, pareto_front
 from reports.verdicts import answer
@@ -73,6 +74,51 @@ def test_other_pictures_stand_apart_and_are_not_compared(run, summary):
     assert [[row.name for row in section.rows] for section in sections] == [["a", "b"], ["c"]]
     assert sections[1].rows[0].verdict.p_value is None
     assert "only one setting" in answer(sections[1])[0]
+
+
+def test_rows_of_other_training_pictures_are_compared_on_the_same_test_pictures(run, summary):
+    for fraction, n in ((0.25, 50), (0.5, 100), (1, 200)):
+        data = {"fingerprint": f"all{n}", "fingerprint_val_test": "same", "n_train": n}
+        run(f"f{fraction}", settings={"datamodule.train_fraction": fraction}, accuracy=0.5 + 0.4 * fraction, data=data)
+    run("other", choices={"model": "b"}, data={"fingerprint": "d9", "fingerprint_val_test": "other", "n_train": 300})
+    same, other = summary().sections
+    assert [row.changed["train_fraction"] for row in same.rows] == ["1", "0.5", "0.25"]
+    assert [row.verdict.reason for row in same.rows] == ["the best", None, None]
+    assert "50 to 200 train, 60 val, 80 test pictures, fingerprint of val and test same" in same.heading
+    assert [row.name for row in other.rows] == ["model=b"] and "300 train" in other.heading
+    shown = {column.title: column for column in columns(same, [])}
+    assert [str(shown["training pictures"].fill(row)) for row in same.rows] == ["200", "100", "50"]
+    assert "training pictures" not in {column.title for column in columns(other, [])}
+
+
+def test_records_without_a_fingerprint_of_val_and_test_are_grouped_by_that_of_all(run, summary):
+    run("old", choices={"model": "old"}, data={"fingerprint": "d1"})
+    run("new", choices={"model": "new"}, data={"fingerprint": "d1", "fingerprint_val_test": "t1"})
+    run("part", choices={"model": "part"}, data={"fingerprint": "d2", "fingerprint_val_test": "t1"})
+    run("alone", choices={"model": "alone"}, data={"fingerprint": "d3"})
+    assert [{row.name for row in s.rows} for s in summary().sections] == [{"old", "new", "part"}, {"alone"}]
+
+
+def test_repetitions_on_other_training_pictures_are_rows_of_their_own(run, summary):
+    for seed, own in ((1, "a" * 16), (2, "b" * 16)):
+        run(f"s{seed}", seed=seed, data={"fingerprint": own, "fingerprint_val_test": "same"})
+    (section,) = summary().sections
+    assert [row.seeds for row in section.rows] in ([[1], [2]], [[2], [1]])
+    column = next(column for column in columns(section, []) if column.title == "training pictures")
+    assert {str(column.fill(row)) for row in section.rows} == {
+        "200 (fingerprint aaaaaa…)", "200 (fingerprint bbbbbb…)"
+    }  # fmt: skip
+
+
+def test_folds_are_compared_whatever_share_of_the_others_is_trained_on(run, summary):
+    for fraction in (0.5, 1):
+        for fold in (0, 1):
+            data = {"fingerprint": f"{fold} {fraction}", "fingerprint_val_test": f"fold{fold}", "folds": 2}
+            settings = {"datamodule.fold": fold, "datamodule.folds": 2, "datamodule.train_fraction": fraction}
+            run(f"{fraction}{fold}", settings=settings, n={"val": 20}, data=data, accuracy=0.4 + fraction / 2)
+    (section,) = summary().sections
+    assert [(row.changed["train_fraction"], row.folds) for row in section.rows] == [("1", [0, 1]), ("0.5", [0, 1])]
+    assert section.rows[1].verdict.n == 40
 
 
 def test_a_run_that_was_chosen_on_test_is_ranked_by_it_apart_and_says_so(run, summary):

@@ -55,7 +55,7 @@ def test_a_run_leaves_what_it_should(train):
 
     record = ran.record
     assert record["status"] == "finished" and record["schema"] == 1
-    assert record["data"] | {"fingerprint": None, "read_s": None} == {
+    assert record["data"] | {"fingerprint": None, "fingerprint_val_test": None, "read_s": None} == {
         "name": record["data"]["name"],
         "classes": ["blue", "red"],
         "root": record["data"]["root"],
@@ -63,6 +63,7 @@ def test_a_run_leaves_what_it_should(train):
         "n_val": 12,
         "n_test": 14,
         "fingerprint": None,
+        "fingerprint_val_test": None,
         "protocol": "validation",
         "audit": [],
         "left_out": [],
@@ -190,6 +191,7 @@ def test_tensorboard_holds_scalars_pictures_and_hyper_parameters(train):
     }
     final = events.Scalars("final/test_accuracy")[0].value
     assert final == pytest.approx(ran.record["test"]["accuracy"]["value"])
+    assert events.Scalars("cost/parameters")[0].value == 143_528
     session = str(events.summary_metadata["_hparams_/session_start_info"])
     assert "optimizer.lr" in session and "datamodule.batch_size" in session
 

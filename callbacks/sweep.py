@@ -1,4 +1,4 @@
-"""What is said and written when a sweep is over."""
+"""What happens around a sweep: its file at the start, its report and its exit status at the end."""
 
 import logging
 from pathlib import Path
@@ -6,11 +6,20 @@ from pathlib import Path
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from . import command_line
+from .progress import Progress
+
 log = logging.getLogger(__name__)
 
 
-class SweepEnd(Callback):
-    """Writes the report of the sweep's runs into its folder, and prints its table and answer."""
+class Sweep(Callback):
+    """Writes sweep.json, later the report of the sweep's runs; prints its table and answer."""
+
+    def __init__(self):
+        self.progress: Progress | None = None
+
+    def on_multirun_start(self, config: DictConfig, **_) -> None:
+        self.progress = Progress.begin(config, command_line.TYPED)
 
     def on_multirun_end(self, config: DictConfig, **_) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -26,3 +35,7 @@ class SweepEnd(Callback):
                 log.warning("left out: %s", text)
             print(f"\n{written.text}\n\nPage: {written.page}")
         print(f"Sweep: {folder}")
+        told = {failed.name for failed in command_line.FAILED}
+        for name in self.progress.not_finished() if self.progress else []:
+            if name not in told:  # a job of another process
+                command_line.FAILED.append(command_line.Failed(name, None, alone=False))

@@ -1,0 +1,131 @@
+"""A trained network as a graph: of ONNX, or of torch.export. N pictures, S pixels, K classes."""
+
+import contextlib
+import copy
+import importlib
+import io
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.predicting.backends import Description
+from datamodules.normalise import normalise
+from datamodules.tensor_resize import resize_tensor
+
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+PICTURES, NORMALISED = "pictures", "normalised"  # inputs: (N, H, W, 3) uint8 of any size; (N, 3, S, S) float
+LOGITS, PROBABILITIES = "logits", "probabilities"  # outputs, (N, K)
+
+
+class Preprocessing(nn.Module):
+    """Pictures (N, H, W, 3) uint8 of any one size -> normalised (N, 3, S, S), as training resizes and normalises them."""
+
+    def __init__(self, description: Description):
+        super().__init__()
+        self.description = description
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        pixels = resize_tensor(pictures, self.description.image_size).permute(0, 3, 1, 2)
+        return normalise(pixels, self.description.mean, self.description.std)
+
+
+class WholeNetwork(nn.Module):
+    """Pictures (N, H, W, 3) uint8 -> probabilities (N, K)."""
+
+    def __init__(self, network: nn.Module, description: Description):
+        super().__init__()
+        self.preprocessing = Preprocessing(description)
+        self.network = network
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.network(self.preprocessing(pictures)).softmax(1)
+
+
+def check_packages(wanted_by: str) -> None:
+    """Raises ValueError where a package of the extra is missing."""
+    for name in ONNX_PACKAGES:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ValueError(f"{wanted_by}: {name} is not installed; install it with pip install -e '.[onnx]'") from error
+
+
+def network_graph(network: nn.Module, image_size: int):
+    """The network alone as an ONNX model: normalised pictures -> logits."""
+    example = torch.zeros(2, 3, image_size, image_size)
+    return _onnx(plain(network), example, {0: torch.export.Dim("batch")}, NORMALISED, LOGITS)
+
+
+def whole_graph(core, description: Description):
+    """An ONNX model of the network with resizing and normalisation before it and a softmax behind it."""
+    import onnx
+    from onnx import compose, helper
+
+    sizes = dict(enumerate(torch.export.Dim(name) for name in ("batch", "height", "width")))
+    before = _onnx(Preprocessing(description), example_pictures(), sizes, PICTURES, "resized")
+    before = compose.add_prefix(before, "preprocessing/", rename_inputs=False, rename_outputs=False)
+    before.ir_version = core.ir_version
+    whole = compose.merge_models(before, core, io_map=[("resized", NORMALISED)])
+    whole.graph.node.append(helper.make_node("Softmax", [LOGITS], [PROBABILITIES], axis=-1))
+    shape = ["batch", len(description.classes)]
+    del whole.graph.output[:]
+    whole.graph.output.append(helper.make_tensor_value_info(PROBABILITIES, onnx.TensorProto.FLOAT, shape))
+    onnx.checker.check_model(whole)
+    return whole
+
+
+def save_onnx(model, path: Path, texts: dict[str, str]) -> None:
+    """One file, with texts as its metadata."""
+    import onnx
+
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, texts)
+    onnx.save(model, path)
+
+
+def save_program(network: nn.Module, description: Description, path: Path, texts: dict[str, str], whole: bool) -> None:
+    """A .pt2 file of torch.export; the texts lie in it as extra files."""
+    side = description.image_size
+    if whole:
+        module, example = WholeNetwork(plain(network), description), example_pictures()
+        sizes = dict(enumerate(torch.export.Dim(name) for name in ("batch", "height", "width")))
+    else:
+        module, example, sizes = plain(network), torch.zeros(2, 3, side, side), {0: torch.export.Dim("batch")}
+    with quiet():
+        program = torch.export.export(module.eval(), (example,), dynamic_shapes=(sizes,))
+        torch.export.save(program, path, extra_files=texts)
+
+
+def example_pictures() -> Tensor:
+    """Of a size that is smaller than any network's on one side and larger on the other."""
+    return torch.zeros(2, 7, 1031, 3, dtype=torch.uint8)
+
+
+def plain(network: nn.Module) -> nn.Module:
+    """A copy for the processor without a memory format of its own, in eval mode."""
+    return copy.deepcopy(network).cpu().float().to(memory_format=torch.contiguous_format).eval()
+
+
+@contextlib.contextmanager
+def quiet():
+    """torch's exporters talk of their own insides."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+def _onnx(module: nn.Module, example: Tensor, sizes: dict, input_name: str, output_name: str):
+    with quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            (example,),
+            input_names=[input_name],
+            output_names=[output_name],
+            dynamic_shapes=(sizes,),
+            dynamo=True,
+            verbose=False,
+        )
+    return program.model_proto

@@ -1,0 +1,145 @@
+"""What answers: a run's checkpoint on torch, or an ONNX file of export.py on onnxruntime. B pictures, S pixels, K classes."""
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+
+class Description(NamedTuple):
+    """What a trained network says of itself."""
+
+    classes: list[str]
+    image_size: int  # pixels, height and width
+    mean: list[float]  # of each channel, as pictures are normalised
+    std: list[float]
+    decision: dict | None  # temperature, confidence, ..., as of reports.decision
+
+    def as_metadata(self) -> dict[str, str]:
+        """For a file that keeps texts: JSON of each value."""
+        return {name: json.dumps(value, ensure_ascii=False) for name, value in self._asdict().items()}
+
+    @classmethod
+    def from_metadata(cls, texts: dict[str, str]) -> "Description":
+        """Back from `as_metadata`; raises KeyError or ValueError where something is missing or is no JSON."""
+        return cls(**{name: json.loads(texts[name]) for name in cls._fields})
+
+
+class Backend(Protocol):
+    """Pictures (B, S, S, 3) uint8 to probabilities (B, K) float32."""
+
+    description: Description
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray: ...
+
+
+def open_backend(path: Path, device: str = "auto") -> Backend:
+    """What the file holds, ready on the device: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        ValueError: no such file, one of another kind, a device that is not here, or onnxruntime not installed.
+    """
+    return OnnxFile(path, device) if path.suffix.lower() == ".onnx" else Checkpoint(path, device)
+
+
+class Checkpoint:
+    """best.ckpt or last.ckpt of a run, computed as its test stage did."""
+
+    def __init__(self, path: Path, device: str = "auto"):
+        from lightning_modules.checkpoint import load_network  # late: an ONNX file needs no torch
+
+        self.network, described, decision = load_network(path)
+        self.description = Description(
+            described["classes"], described["image_size"], described["mean"], described["std"], decision
+        )
+        self.device = torch_device(device)
+        self.network.to(self.device)
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        import torch
+
+        from datamodules.normalise import as_batch, normalise
+
+        with torch.inference_mode():
+            batch = as_batch(pixels).to(self.device, non_blocking=True)
+            logits = self.network(normalise(batch, self.description.mean, self.description.std))
+            return logits.float().softmax(1).cpu().numpy()
+
+
+class OnnxFile:
+    """A file of export.py, with its preprocessing inside or without."""
+
+    def __init__(self, path: Path, device: str = "auto"):
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; make it with python export.py ckpt=RUN/checkpoints/best.ckpt")
+        runtime = import_runtime(f"ckpt={path}")
+        available = runtime.get_available_providers()
+        if device not in ("auto", "cpu") and "CUDAExecutionProvider" not in available:
+            raise ValueError(f"device={device}: onnxruntime has {', '.join(available)} here; use device=cpu for {path}")
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3  # errors
+        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", 0))  # as torch; 0: all cores
+        on_gpu = device != "cpu" and "CUDAExecutionProvider" in available
+        providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if on_gpu else ["CPUExecutionProvider"]
+        try:
+            self.session = runtime.InferenceSession(path, options, providers=providers)
+            self.description = Description.from_metadata(self.session.get_modelmeta().custom_metadata_map)
+        except Exception as error:  # its errors have no common class
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{path}: not an ONNX file of export.py, or a damaged one ({reason}); make it anew with python export.py "
+                "ckpt=RUN/checkpoints/best.ckpt"
+            ) from error
+        self.input = self.session.get_inputs()[0]
+        mean, std = (np.array(values, np.float32) for values in (self.description.mean, self.description.std))
+        self._scale, self._shift = 1 / (255 * std), -mean / std
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        if self.input.type == "tensor(uint8)":
+            return self.session.run(None, {self.input.name: pixels})[0]
+        batch = (pixels * self._scale + self._shift).transpose(0, 3, 1, 2)
+        logits = self.session.run(None, {self.input.name: np.ascontiguousarray(batch)})[0]
+        return softmax(logits)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def import_runtime(wanted_by: str):
+    """onnxruntime.
+
+    Raises:
+        ValueError: not installed; names the extra.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ValueError(
+            f"{wanted_by}: onnxruntime is not installed; install it with pip install -e '.[onnx]'"
+        ) from error
+    return onnxruntime
+
+
+def torch_device(name: str):
+    """torch's device of this name; auto: a GPU where there is one.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device={name}: not here ({str(error).splitlines()[0]}); use auto, cpu, or with a GPU cuda or cuda:N"
+        ) from error
+    return device

@@ -1,0 +1,159 @@
+"""predictions.csv of predict.py, written line by line, and what the screen shows of it."""
+
+import contextlib
+import csv
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from reports.words import clean, listed
+
+from .picture_classifier import Prediction
+from .sources import Picture
+
+FIRST = 5  # lines on the screen
+WIDEST = 48  # characters of a path there
+TRUTH = {True: "true", False: "false", None: ""}
+
+
+def columns(classes: list[str], decision: dict | None) -> list[str]:
+    """Those of a run's predictions.csv, and what follows from the checkpoint's decision."""
+    follows = ["decided"] if decision and "threshold" in decision else []
+    return ["path", "fingerprint", "label", "predicted", *(f"p_{name}" for name in classes), *follows, "abstained", "error"]
+
+
+def line(picture: Picture, prediction: Prediction) -> dict[str, str]:
+    """A line of the table."""
+    shares = prediction.probabilities or {}
+    return {
+        "path": picture.path,
+        "fingerprint": prediction.fingerprint,
+        "label": picture.label,
+        "predicted": prediction.predicted or "",
+        **{f"p_{name}": f"{p:.6f}" for name, p in shares.items()},
+        **({"decided": prediction.decided} if prediction.decided else {}),
+        "abstained": TRUTH[prediction.abstained],
+        "error": " ".join(prediction.error.split()),
+    }
+
+
+@contextlib.contextmanager
+def whole_csv(path: Path, names: list[str]) -> Iterator[Callable[[dict], None]]:
+    """Gives a function that writes a line; the file is there, whole, when all are written, or else not at all.
+
+    Raises:
+        ValueError: nothing can be written there.
+    """
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
+
+            def write(row: dict) -> None:
+                with _told(path):
+                    writer.writerow(row)
+
+            writer.writeheader()
+            yield write
+            with _told(path):
+                file.flush()
+                os.fsync(file.fileno())
+                os.chmod(name, 0o644)  # noqa: PTH101 mkstemp gives 600
+                os.replace(name, path)  # noqa: PTH105 the name is a string
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"out={path}: cannot be written ({error.strerror}); use out=DIR or out=NAME.csv") from error
+
+
+class Tally:
+    """Counts, line by line, for the screen."""
+
+    def __init__(self, classes: list[str], decision: dict | None):
+        self.classes = classes
+        self.decision = decision
+        self.first: list[dict] = []
+        self.n = self.errors = self.abstained = 0
+        self.first_error = ""
+        self.predicted = Counter()
+        self.unknown_labels = Counter()
+        self.right: dict[str, list[int]] = {}  # split -> right, n, right of those not abstained from, n of them
+
+    def add(self, picture: Picture, prediction: Prediction) -> None:
+        self.n += 1
+        if len(self.first) < FIRST:
+            self.first.append(line(picture, prediction))
+        if prediction.error:
+            self.errors += 1
+            self.first_error = self.first_error or prediction.error
+            return
+        self.predicted[prediction.predicted] += 1
+        self.abstained += bool(prediction.abstained)
+        if picture.label in self.classes:
+            right, kept = picture.label == prediction.predicted, not prediction.abstained
+            counts = self.right.setdefault(picture.split, [0, 0, 0, 0])
+            for place, count in enumerate((right, 1, right and kept, kept)):
+                counts[place] += count
+        elif picture.label:
+            self.unknown_labels[picture.label] += 1
+
+    def in_words(self) -> list[str]:
+        """The first lines as a table, counts, and accuracy where labels are known."""
+        from reports.statistics import accuracy_entry, accuracy_in_words  # late: scipy
+
+        lines = [*_aligned(self._shown()), ""]
+        if self.n > len(self.first):
+            lines[-1:] = [f"... and {self.n - len(self.first):,} more", ""]
+        lines.append(f"{self.n:,} pictures: {', '.join(f'{name} {self.predicted[name]:,}' for name in self._most())}")
+        if self.decision:
+            limit = self.decision["confidence"]
+            of_what = f"confidence below {limit:.3f}" if limit is not None else "no confidence was high enough on validation"
+            lines.append(f"abstained: {self.abstained:,} ({of_what}, for an accuracy of {self.decision['wanted_accuracy']:g})")
+        if self.errors:
+            lines.append(f"not read: {self.errors:,}")
+        for split, (right, n, right_kept, kept) in self.right.items():
+            name = f"Accuracy {split}".strip()
+            lines.append(f"{name}: {accuracy_in_words(accuracy_entry(right, n))}")
+            if self.decision and 0 < kept < n:
+                lines.append(f"{name} where not abstained: {accuracy_in_words(accuracy_entry(right_kept, kept))}")
+        if self.unknown_labels:
+            lines.append(
+                f"{self.unknown_labels.total():,} pictures have a label that the network does not know "
+                f"({listed([clean(name, 40) for name in sorted(self.unknown_labels)])}) and are not in the accuracy; it knows "
+                f"{listed(self.classes, 20)}"
+            )
+        return lines
+
+    def _most(self) -> list[str]:
+        """Classes as the network has them; of many the commonest."""
+        return self.classes if len(self.classes) <= 12 else [name for name, _ in self.predicted.most_common(12)]
+
+    def _shown(self) -> list[list[str]]:
+        header = ["path", "predicted", "p", *(["decided"] if self.decision and "threshold" in self.decision else [])]
+        header += ["abstained"] if self.decision else []
+        table = [header]
+        for row in self.first:
+            path = clean(row["path"])
+            path = path if len(path) <= WIDEST else f"…{path[1 - WIDEST :]}"
+            if row["error"]:
+                table.append([path, "not read"])
+                continue
+            p = f"{float(row['p_' + row['predicted']]):.4f}"
+            table.append([path, row["predicted"], p, *(row[name] for name in header[3:])])
+        return table
+
+
+def _aligned(table: list[list[str]]) -> list[str]:
+    widths = [max(len(row[place]) for row in table if place < len(row)) for place in range(len(table[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in table]

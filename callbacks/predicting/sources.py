@@ -1,0 +1,122 @@
+"""What `images` names: pictures, folders, patterns, tables. Listed as they are needed: a million of them take no memory."""
+
+import csv
+import glob
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from datamodules.folders import kinds, walk_pictures
+from reports.predictions import FILES
+from reports.records import PROJECT, read_record
+
+RUN_TABLES = ("splits.csv", *FILES.values())  # whose paths are below the pictures' folder, which the run's record knows
+EXAMPLE = "give a picture, a folder, a pattern with *, a table with a column path (.csv), or [A,B] of these"
+
+
+class Picture(NamedTuple):
+    """One line to come."""
+
+    path: str  # as given, or as found below the folder that was given
+    file: Path
+    label: str = ""  # where a table knows it
+    split: str = ""  # where a table knows it
+
+
+class Pictures:
+    """All pictures that `images` names, in their order; can be gone through again and again.
+
+    Folders are searched to any depth. A file that is named itself, in a pattern or in a table is taken whatever it is: that
+    it is no picture is said when it is read.
+
+    Args:
+        images: a picture, folder, pattern or table, or several.
+        root: of the relative paths of tables. None: the folder that a table lies in; for the tables of a run, the folder
+            that its record says.
+
+    Raises:
+        ValueError: nothing given, nothing there, or a table that is none; with its line.
+    """
+
+    def __init__(self, images: str | Sequence[str] | None, root: str | None = None):
+        places = [images] if isinstance(images, (str, Path)) else list(images or [])
+        if not places:
+            raise ValueError(f"images: nothing is given; {EXAMPLE}")
+        self._parts = [_part(str(place), root) for place in places]
+        if root is not None and not any(isinstance(part, Table) for part in self._parts):
+            raise ValueError(f"root={root} is of the relative paths of a table, and images={_in_words(places)} has none")
+        self.count = sum(1 for part in self._parts for _ in part(True))
+        if not self.count:
+            raise ValueError(f"images={_in_words(places)}: no pictures in it or below ({kinds()}); {EXAMPLE}")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Picture]:
+        for part in self._parts:
+            yield from part(False)
+
+
+class Table:
+    """The pictures of a CSV with a column path and, where wanted, label and split."""
+
+    def __init__(self, path: Path, root: str | None):
+        self.path = path
+        self.folder = _folder(path, root)
+
+    def __call__(self, say: bool) -> Iterator[Picture]:
+        try:
+            with self.path.open(encoding="utf-8-sig", newline="") as file:
+                reader = csv.DictReader(file)
+                if "path" not in (reader.fieldnames or []):
+                    found = ", ".join(reader.fieldnames or []) or "nothing"
+                    raise ValueError(f"images={self.path}: the column path is missing; found {found}")
+                for row in reader:
+                    yield self._picture(row, reader.line_num)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"images={self.path}: not a CSV in UTF-8 ({error})") from error
+
+    def _picture(self, row: dict, line: int) -> Picture:
+        path = row["path"] or ""
+        absolute = Path(path).is_absolute()
+        if not path or "\0" in path or (not absolute and ".." in PurePosixPath(path).parts):
+            raise ValueError(
+                f"images={self.path}, line {line}: path={path!r}: a relative path has to stay below {self.folder}; use paths "
+                "below it, absolute ones, or root=DIR"
+            )
+        return Picture(path, self.folder / path, row.get("label") or "", row.get("split") or "")
+
+
+def _part(place: str, root: str | None) -> Callable[[bool], Iterable[Picture]]:
+    """Gives the pictures of one place, each time anew; told whether to say what cannot be read."""
+    path = Path(place)
+    if path.is_dir():
+        return lambda say: (Picture(str(file), file) for file in walk_pictures(path, say))
+    if path.is_file():
+        return Table(path, root) if path.suffix.lower() == ".csv" else lambda _: [Picture(place, path)]
+    if not glob.has_magic(place):
+        raise ValueError(f"images={place}: no such file or folder; {EXAMPLE}")
+    files = sorted(found for found in glob.glob(place, recursive=True) if Path(found).is_file())  # noqa: PTH207
+    if not files:
+        raise ValueError(f"images={place}: the pattern fits no file; a folder is given without a pattern")
+    return lambda _: (Picture(found, Path(found)) for found in files)
+
+
+def _folder(table: Path, root: str | None) -> Path:
+    """What the relative paths of a table are below."""
+    if root is not None:
+        if not Path(root).is_dir():
+            raise ValueError(f"root={root}: no such folder; it is where the relative paths of {table} begin")
+        return Path(root)
+    record = table.parent / "result.json"
+    if table.name not in RUN_TABLES or not record.is_file():
+        return table.parent
+    noted = (read_record(record).get("data") or {}).get("root")
+    for folder in (Path(str(noted)), PROJECT / str(noted)):
+        if noted and folder.is_dir():
+            return folder
+    raise ValueError(f"images={table}: the run's pictures are not at {noted} any more; say where: root=DIR")
+
+
+def _in_words(places: Sequence) -> str:
+    return ",".join(map(str, places)) if len(places) == 1 else f"[{','.join(map(str, places))}]"

@@ -1,0 +1,208 @@
+"""A search: the study proposes, each trial is a run, and at the end the best is trained again."""
+
+import functools
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+from omegaconf import DictConfig
+from optuna.trial import FrozenTrial, TrialState
+
+from reports.files import read_csv
+from reports.words import duration, listed, plural
+
+from . import command_line, processes, search_end
+from .jobs import Pruned
+from .search_settings import Settings, read_settings
+from .search_space import as_overrides, size_of
+from .study import (
+    FOLDER,
+    PROCESS,
+    SETTLED,
+    WITHDRAWN,
+    Seeded,
+    best_trials,
+    counted,
+    enqueue_failed,
+    free_ended,
+    open_study,
+    place_of,
+)
+from .trials import perform_trial, settled, wait_for_others
+
+log = logging.getLogger(__name__)
+
+STAGES = "stages=[cost,fit]"  # the test split stays closed
+
+
+def search(config: DictConfig, folder: Path, run: Callable) -> None:
+    """Runs the trials that are left, then trains the best again, unless other processes are still at trials.
+
+    Trials that end in an error are kept for the exit status.
+
+    Args:
+        run: train.py's, which takes a configuration, a record and further callbacks.
+
+    Raises:
+        ValueError: bad settings, or a storage that cannot be reached.
+    """
+    settings = read_settings(config)
+    searching = Search(settings, folder, run)
+    searching.trials()
+    if searching.is_over():
+        searching.failed += search_end.train_again(settings, searching.study, folder, run)
+    search_end.show(settings, searching.study, folder)
+    for place, error in searching.failed:
+        if settled(place) is None:  # no other process has mended it
+            command_line.FAILED.append(command_line.Failed(place.name, error, alone=False))
+
+
+class Search:
+    """This process's part of a search."""
+
+    def __init__(self, settings: Settings, folder: Path, run: Callable):
+        self.settings, self.folder, self._run = settings, folder, run
+        pruning = settings.pruning
+        self.study = open_study(
+            settings.name,
+            settings.storage,
+            folder,
+            settings.objectives,
+            asked=settings.asked,
+            sampler=Seeded(settings.seed, settings.startup_trials),
+            pruner=optuna.pruners.MedianPruner(pruning["startup_trials"], pruning["warmup_epochs"])
+            if settings.monitor
+            else optuna.pruners.NopPruner(),
+        )
+        self.failed: list[tuple[Path, Exception]] = []
+        self._started = time.monotonic()
+        self._ended_before = 0
+
+    def trials(self) -> None:
+        """Until as many as wanted have begun, here or elsewhere."""
+        self._take_up()
+        while (begun := self._next()) is not None:
+            trial, place = begun
+            point = as_overrides(self.settings.space, trial.params)
+            folder = self.folder / "trials" / command_line.job_folder(point, [])
+            trial.set_user_attr(FOLDER, folder.name)
+            log.info("\nTrial %d of %d: %s", place, self.settings.trials, " ".join(point))
+            said = self._one(trial, folder, point)
+            log.info("Trial %d of %d: %s", place, self.settings.trials, "; ".join([said, *self._so_far()]))
+
+    def is_over(self) -> bool:
+        """Whether no trial is left to others; says whose they are."""
+        running = [trial for trial in counted(self._all()) if trial.state == TrialState.RUNNING]
+        if running:
+            hosts = sorted({str(trial.user_attrs.get(PROCESS, {}).get("host")) for trial in running})
+            log.info(
+                "\n%s still in other processes, on %s; the one that ends last trains the best again",
+                "1 trial is" if len(running) == 1 else f"{len(running)} trials are",
+                listed(hosts),
+            )
+        return not running
+
+    def _take_up(self) -> None:
+        """Goes on with what ended before its end."""
+        unknown = free_ended(self.study, self.settings.take_over)
+        again = enqueue_failed(self.study)
+        trials = counted(self._all())
+        self._ended_before = sum(trial.state.is_finished() for trial in trials)
+        if trials:
+            states = Counter(trial.state for trial in trials)
+            log.info(
+                "The study has %s: %d finished, %d pruned, %d running elsewhere, %d to go on with or to do again",
+                plural(len(trials), "trial"), states[TrialState.COMPLETE], states[TrialState.PRUNED],
+                states[TrialState.RUNNING], states[TrialState.WAITING],
+            )  # fmt: skip
+            log.debug("again: %s", again)
+        if unknown:
+            numbers = [trial.number for trial in unknown]
+            hosts = sorted({str(trial.user_attrs.get(PROCESS, {}).get("host", "a host unknown")) for trial in unknown})
+            log.warning(
+                "of %s on %s it cannot be known here whether the process is still there; where it is gone: take_over=[%s]",
+                plural(len(unknown), "running trial"), listed(hosts), ",".join(map(str, numbers)),
+            )  # fmt: skip
+
+    def _next(self) -> tuple[optuna.Trial, int] | None:
+        """A trial that has a place among those wanted, and that place."""
+        distributions = {key: dimension.distribution for key, dimension in self.settings.space.items()}
+        while True:
+            trials = self._all()
+            waiting = any(trial.state == TrialState.WAITING for trial in trials)
+            if not waiting and (len(counted(trials)) >= self.settings.trials or self._is_exhausted(trials)):
+                return None
+            trial = self.study.ask(distributions)
+            trial.set_user_attr(PROCESS, processes.this_process())
+            place = place_of(trial.number, self._all())
+            if place is not None and place <= self.settings.trials:
+                return trial, place
+            trial.set_user_attr(WITHDRAWN, True)  # another process was quicker
+            self.study.tell(trial, state=TrialState.FAIL)
+
+    def _one(self, trial: optuna.Trial, folder: Path, point: list[str]) -> str:
+        """Runs it and tells the study; returns what became of it in words."""
+        run = functools.partial(self._run, callbacks=self._callbacks(trial))
+        record, error = None, None
+        while record is None and error is None:
+            wait_for_others(folder)
+            ended = perform_trial(folder, [*self.settings.base, *point, STAGES], run)
+            error = None if isinstance(ended, Pruned) else ended
+            record = settled(folder) if error is None else None
+        try:
+            pruned = record is not None and record["status"] == "pruned"
+            values = None if error or pruned else [each.of(record) for each in self.settings.objectives]
+        except ValueError as found:
+            error = found
+        if error is not None:
+            self.failed.append((folder, error))
+            self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+            return f"failed ({command_line.errors.for_user(error) or repr(error)})"
+        self._report(trial, folder)
+        if pruned:
+            self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
+            return f"pruned {record['reason']}"
+        self.study.tell(trial, values, skip_if_finished=True)
+        return f"finished, {', '.join(each.measured(record) for each in self.settings.objectives)}"
+
+    def _callbacks(self, trial: optuna.Trial) -> list:
+        if self.settings.monitor is None:
+            return []
+        from .pruning import Pruning  # late: it needs Lightning
+
+        return [Pruning(trial=trial, monitor=self.settings.monitor)]
+
+    def _report(self, trial: optuna.Trial, folder: Path) -> None:
+        """What a run that was found done says of its epochs."""
+        frozen = next(each for each in self._all() if each.number == trial.number)
+        if self.settings.monitor and not frozen.intermediate_values and frozen.state == TrialState.RUNNING:
+            for row in read_csv(folder / "metrics.csv"):
+                trial.report(float(row[self.settings.monitor]), step=int(row["epoch"]))
+
+    def _so_far(self) -> list[str]:
+        """The best or the front, and the time that is left."""
+        best = best_trials(self.study)
+        said = []
+        if best and len(self.settings.objectives) == 1:
+            value = self.settings.objectives[0].say(best[0].value)
+            said.append(f"best so far {value} by {' '.join(as_overrides(self.settings.space, best[0].params))}")
+        elif best:
+            said.append(f"front so far: {search_end.front_in_words(self.settings, best)}")
+        ended = sum(trial.state.is_finished() for trial in counted(self._all()))
+        left = self.settings.trials - ended
+        if left > 0:
+            pace_s = (time.monotonic() - self._started) / max(ended - self._ended_before, 1)
+            said.append(f"about {duration(pace_s * left)} left")
+        return said
+
+    def _is_exhausted(self, trials: list[FrozenTrial]) -> bool:
+        """Whether every point of a small space has been tried."""
+        size = size_of(self.settings.space)
+        tried = {trial.user_attrs.get(FOLDER) for trial in trials if trial.state in SETTLED}
+        return size is not None and len(tried) >= size
+
+    def _all(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)

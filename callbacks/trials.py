@@ -1,0 +1,75 @@
+"""A trial of a search as a run like any other: its folder, what Hydra would leave there, its log, its record."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from omegaconf import OmegaConf, open_dict
+
+from reports.files import write_text
+from reports.records import read_record
+
+from . import command_line
+from .jobs import Job, alone_in, perform
+from .search_space import composed
+
+log = logging.getLogger(__name__)
+
+POLL_S = 1.0
+
+
+def perform_trial(folder: Path, overrides: Sequence[str], run: Callable) -> Exception | None:
+    """Runs train.py's job with these arguments in a folder, or finds it done; returns the error that it ended with.
+
+    A run of the same folder that was killed goes on from its last checkpoint.
+    """
+    config = composed(list(overrides))
+    with open_dict(config):
+        own = config.pop("hydra")
+        own.runtime.output_dir = own.run.dir = str(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / ".hydra"
+    kept.mkdir(exist_ok=True)
+    write_text(kept / "config.yaml", OmegaConf.to_yaml(config))
+    write_text(kept / "hydra.yaml", OmegaConf.to_yaml({"hydra": own}))
+    write_text(kept / "overrides.yaml", OmegaConf.to_yaml(own.overrides.task))
+    job = Job(folder, command_line.TYPED, list(overrides), dict(own.runtime.choices), one_of_many=True)
+    command_line.STARTED.append(time.perf_counter())
+    with _log_in(folder / "train.log", own.job_logging.formatters.file.format):
+        return perform(job, config, run)
+
+
+def settled(folder: Path) -> dict | None:
+    """The record of a run that is finished or was pruned, or None."""
+    try:
+        record = read_record(folder / "result.json")
+    except (OSError, ValueError):
+        return None
+    return record if record["status"] in ("finished", "pruned") else None
+
+
+def wait_for_others(folder: Path) -> None:
+    """Returns once no other process is in the folder; says so while it waits."""
+    told = False
+    while folder.is_dir():
+        with alone_in(folder, rank=0) as alone:
+            if alone:
+                return
+        if not told:
+            log.info("%s: another process is at the same settings; its result will be taken over", folder.name)
+            told = True
+        time.sleep(POLL_S)
+
+
+@contextlib.contextmanager
+def _log_in(path: Path, form: str) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(form))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()

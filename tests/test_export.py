@@ -1,0 +1,194 @@
+"""python export.py, and its files in python predict.py. Each file is made once: torch's exporter takes seconds."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import export as script
+import predict as predict_script
+from reports.files import read_csv, write_csv
+from tests.helpers import PROJECT
+from tests.made_up_checkpoint import DECISION, make_checkpoint, make_odd_pictures
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+@pytest.fixture
+def export(in_process):
+    """Runs `python export.py ...` in this process; returns status, output, errors."""
+    return lambda *arguments: in_process(script, *arguments)
+
+
+@pytest.fixture
+def predict(in_process):
+    return lambda *arguments: in_process(predict_script, *arguments, "device=cpu")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder as train.py leaves it: a checkpoint, splits.csv, and a record that says where the pictures are."""
+    folder = tmp_path_factory.mktemp("run")
+    files = make_odd_pictures(folder / "pictures", 28)
+    rows = [
+        {"path": file.name, "label": "ants" if n % 2 else "bees", "split": ("train", "val")[n % 3 == 0]}
+        for n, file in enumerate(files)
+    ]
+    write_csv(folder / "splits.csv", list(rows[0]), rows)
+    (folder / "result.json").write_text(json.dumps({"schema": 1, "data": {"root": str(folder / "pictures")}}))
+    make_checkpoint(folder / "checkpoints" / "best.ckpt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(run):
+    """The exported files of the run, by name; made when first asked for."""
+    from callbacks.exporting.making import export
+
+    def make(format: str, preprocessing: bool = True):
+        if (format, preprocessing) not in kept:
+            kept[format, preprocessing] = export(
+                str(run / "checkpoints" / "best.ckpt"), format=format, preprocessing=preprocessing, out=None, images=None,
+                root=None, largest_difference=1e-4,
+            )  # fmt: skip
+        return kept[format, preprocessing]
+
+    kept = {}
+    return make
+
+
+def table(path) -> tuple[list[dict], np.ndarray]:
+    rows = read_csv(path)
+    return rows, np.array([[float(row["p_ants"]), float(row["p_bees"])] for row in rows])
+
+
+def test_predict_gives_the_same_table_from_an_onnx_file(made, run, predict, tmp_path):
+    for name, ckpt in (("ckpt", run / "checkpoints" / "best.ckpt"), ("onnx", made("onnx").path)):
+        status, _, err = predict(f"ckpt={ckpt}", f"images={run}/pictures", f"out={tmp_path}/{name}.csv")
+        assert (status, err) == (0, "")
+    (rows, p), (theirs, q) = table(tmp_path / "ckpt.csv"), table(tmp_path / "onnx.csv")
+    assert np.abs(p - q).max() <= 1e-5 and p.std() > 0.05
+    same = ["path", "fingerprint", "label", "predicted", "decided", "abstained", "error"]
+    assert [[row[name] for name in same] for row in rows] == [[row[name] for name in same] for row in theirs]
+
+
+def test_the_file_resizes_as_pillow_does_and_takes_batches_of_any_size(made, run):
+    from callbacks.predicting.backends import Checkpoint
+    from datamodules.decode import open_picture, resize
+
+    before = Checkpoint(run / "checkpoints" / "best.ckpt", "cpu")
+    session = onnxruntime.InferenceSession(made("onnx").path)
+    assert [(i.name, i.type) for i in session.get_inputs()] == [("pictures", "tensor(uint8)")]
+    assert [o.name for o in session.get_outputs()] == ["probabilities"]
+    for file in sorted((run / "pictures").iterdir()):
+        image = open_picture(file)
+        expected = before(np.asarray(resize(image, 48))[None])
+        got = session.run(None, {"pictures": np.asarray(image)[None]})[0]
+        assert np.abs(got - expected).max() <= 1e-5, file
+    for shape in ((1, 1, 1, 3), (3, 48, 48, 3), (7, 500, 20, 3)):
+        pictures = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        one_by_one = np.concatenate([session.run(None, {"pictures": p[None]})[0] for p in pictures])
+        np.testing.assert_allclose(session.run(None, {"pictures": pictures})[0], one_by_one, atol=1e-6)
+
+
+def test_the_network_alone_gives_logits_of_normalised_pictures(made, run, predict, tmp_path):
+    path = made("onnx", preprocessing=False).path
+    assert path.name == "best_network.onnx"
+    session = onnxruntime.InferenceSession(path)
+    assert [(i.name, i.shape[1:]) for i in session.get_inputs()] == [("normalised", [3, 48, 48])]
+    assert [o.name for o in session.get_outputs()] == ["logits"]
+    for name, ckpt in (("ckpt", run / "checkpoints" / "best.ckpt"), ("onnx", path)):
+        predict(f"ckpt={ckpt}", f"images={run}/pictures", f"out={tmp_path}/{name}.csv")
+    assert np.abs(table(tmp_path / "ckpt.csv")[1] - table(tmp_path / "onnx.csv")[1]).max() <= 1e-5
+
+
+def test_the_file_says_what_it_is(made):
+    texts = onnxruntime.InferenceSession(made("onnx").path).get_modelmeta().custom_metadata_map
+    told = {name: json.loads(text) for name, text in texts.items()}
+    assert told["classes"] == ["ants", "bees"] and told["image_size"] == 48 and told["decision"] == DECISION
+    assert told["mean"] == [0.485, 0.456, 0.406] and told["std"] == [0.229, 0.224, 0.225]
+    assert told["format"] == "onnx" and told["version"]
+
+
+def test_the_proof_is_on_the_run_s_validation_pictures(made):
+    proof = made("onnx").proof
+    assert proof.n == proof.labelled == 10 and proof.words == "10 validation pictures"
+    assert 0 < proof.largest_difference <= 1e-5 and proof.changed == 0 and proof.right_before == proof.right_after
+
+
+def test_predicting_with_an_onnx_file_needs_no_torch(made, run, tmp_path):
+    code = "import sys; sys.modules['torch'] = None\nimport predict\npredict.command_line.start(predict.main)"
+    arguments = [f"ckpt={made('onnx').path}", f"images={run}/pictures", f"out={tmp_path}/out.csv"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0 and len(read_csv(tmp_path / "out.csv")) == 28, done.stderr
+
+
+def test_int8_is_calibrated_on_train_and_measured_on_val(made, run, predict, tmp_path):
+    found = made("int8")
+    assert found.path.name == "best_int8.onnx" and found.calibrated_on == 18
+    assert found.proof.n == 10 and 1e-5 < found.proof.largest_difference < 0.2
+    assert "before, " in found.proof.accuracies() and "of 10, 95% interval" in found.proof.accuracies()
+    status, _, _ = predict(f"ckpt={found.path}", f"images={run}/pictures", f"out={tmp_path}/int8.csv")
+    assert status == 0 and len(read_csv(tmp_path / "int8.csv")) == 28
+    assert found.path.stat().st_size < 0.5 * made("onnx").path.stat().st_size
+
+
+def test_torch_export_answers_without_this_project(made, run):
+    found = made("torch_export")
+    assert found.path.name == "best.pt2" and found.proof.largest_difference <= 1e-5
+    code = (
+        "import json, sys, torch\nextra = {'justenough.json': ''}\n"
+        "module = torch.export.load(sys.argv[1], extra_files=extra).module()\n"
+        "print(module(torch.zeros(2, 31, 77, 3, dtype=torch.uint8)).sum().item(), 'datamodules' in sys.modules)\n"
+        "print(json.loads(json.loads(extra['justenough.json'])['classes']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(found.path)], cwd=run, capture_output=True, text=True, check=True)
+    total, ours = done.stdout.splitlines()[0].split()
+    assert float(total) == pytest.approx(2) and ours == "False" and done.stdout.splitlines()[1] == "['ants', 'bees']"
+
+
+def test_the_command_says_what_it_made(export, run, tmp_path):
+    alone = tmp_path / "alone.ckpt"
+    shutil.copy(run / "checkpoints" / "best.ckpt", alone)
+    status, out, err = export(f"ckpt={alone}", "preprocessing=false", f"out={tmp_path}/new/net.onnx")
+    assert (status, err) == (0, "")
+    assert "no splits.csv of its run beside it" in out and "(16 made-up pictures)" in out
+    assert f"{tmp_path}/new/net.onnx: " in out and "normalised pictures (N, 3, S, S) in, logits out" in out
+    assert "python predict.py ckpt=" in out and [path.name for path in (tmp_path / "new").iterdir()] == ["net.onnx"]
+    status, _, err = export(f"ckpt={alone}", "format=int8")
+    assert status == 1 and "format=int8 needs training pictures" in err and "images=DIR" in err
+
+
+def test_too_large_a_difference_writes_nothing(export, run, tmp_path):
+    status, _, err = export(
+        f"ckpt={run}/checkpoints/best.ckpt", "preprocessing=false", f"out={tmp_path}", "largest_difference=0"
+    )
+    assert status == 1 and "above largest_difference=0; nothing was written" in err and not list(tmp_path.iterdir())
+
+
+def test_errors_are_one_line(export, run, tmp_path, monkeypatch):
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    (tmp_path / "file").write_text("")
+    ckpt = f"ckpt={run}/checkpoints/best.ckpt"
+    for arguments, words in (
+        ([], "ckpt: nothing is given"),
+        (["ckpt=nowhere.ckpt"], "nowhere.ckpt: no such checkpoint"),
+        ([f"ckpt={tmp_path}/text.ckpt"], "text.ckpt: not a checkpoint"),
+        ([f"ckpt={tmp_path}/a.onnx"], "is an exported file already"),
+        ([ckpt, "format=onx"], "format=onx: no such format; did you mean onnx?"),
+        ([ckpt, "format=executorch"], "no such format"),
+        ([ckpt, "preprocessing=maybe"], "preprocessing=maybe: use true or false"),
+        ([ckpt, "largest_difference=small"], "largest_difference=small"),
+        ([ckpt, "images=/nowhere"], "images=/nowhere: no such file or folder"),
+        ([ckpt, "format=torch_export", "preprocessing=false", f"out={tmp_path}/file/x"], "cannot be written"),
+    ):
+        status, _, err = export(*arguments)
+        assert status == 1 and err.startswith("ERROR: ") and words in err and len(err.splitlines()) == 1, err
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    status, _, err = export(ckpt)
+    assert status == 1 and "onnxscript is not installed; install it with pip install -e '.[onnx]'" in err

@@ -1,0 +1,145 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import predict as script
+from reports.files import read_csv
+from tests.helpers import PROJECT, make_pictures
+from tests.made_up_checkpoint import DECISION, make_checkpoint, make_odd_pictures
+
+
+@pytest.fixture
+def predict(in_process):
+    """Runs `python predict.py ...` in this process; returns status, output, errors."""
+    return lambda *arguments: in_process(script, *arguments, "device=cpu")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return make_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")
+
+
+@pytest.fixture
+def files(tmp_path):
+    return make_odd_pictures(tmp_path / "pictures", 9)
+
+
+def lines(path, without=()) -> list[dict]:
+    return [{key: value for key, value in row.items() if key not in without} for row in read_csv(path)]
+
+
+def test_the_test_split_gets_the_run_s_own_predictions_to_the_last_digit(train, predict, two_colours, tmp_path):
+    ran = train()
+    own = lines(ran.folder / "predictions.csv")
+    best = f"ckpt={ran.folder}/checkpoints/best.ckpt"
+    listed = ",".join(f"{two_colours}/{row['path']}" for row in own)
+    decision = torch.load(ran.folder / "checkpoints" / "best.ckpt", weights_only=True)["decision"]
+    for images in (f"{two_colours}/test", f"[{listed}]", f"{ran.folder}/predictions.csv"):
+        status, out, err = predict(best, f"images={images}", "batch_size=8", f"out={tmp_path}/out.csv")
+        assert (status, err) == (0, ""), err
+        rows = lines(tmp_path / "out.csv")
+        for mine, its in zip(rows, own, strict=True):
+            assert mine["path"].endswith(its["path"])
+            same = ["fingerprint", "predicted", "p_blue", "p_red"] + (["label"] if "predictions.csv" in images else [])
+            assert [mine[name] for name in same] == [its[name] for name in same]
+            assert mine["decided"] == ("red" if float(mine["p_red"]) >= decision["threshold"] else "blue")
+            assert mine["error"] == ""
+    accuracy = ran.record["test"]["accuracy"]
+    assert f"({accuracy['correct']} of {accuracy['n']}, 95% interval" in out
+    _, out, _ = predict(best, f"images={ran.folder}/splits.csv", f"out={tmp_path}/all.csv")
+    assert all(f"Accuracy {split}: " in out for split in ("train", "val", "test")) and len(lines(tmp_path / "all.csv")) == 50
+
+
+def test_what_is_written_and_shown(predict, checkpoint, files, tmp_path):
+    status, out, err = predict(f"ckpt={checkpoint}", f"images={tmp_path}/pictures", f"out={tmp_path}/new/place")
+    assert (status, err) == (0, "")
+    table = tmp_path / "new" / "place" / "predictions.csv"
+    assert out.rstrip().endswith(f"Predictions: {table}") and "9 pictures: ants " in out and "... and 4 more" in out
+    assert [row["path"] for row in lines(table)] == [str(file) for file in files]
+    assert {row["label"] for row in lines(table)} == {""} and "Accuracy" not in out
+    for row in lines(table):
+        assert row["abstained"] == str(max(float(row["p_ants"]), float(row["p_bees"])) < DECISION["confidence"]).lower()
+    assert list(table.parent.iterdir()) == [table]
+
+
+def test_without_out_each_command_has_a_folder_of_its_own(predict, checkpoint, files, tmp_path, monkeypatch):
+    from callbacks import command_line
+
+    monkeypatch.setattr(command_line, "OUTPUTS", tmp_path / "outputs")
+    for count in (1, 2):
+        assert predict(f"ckpt={checkpoint}", f"images={files[0]}")[0] == 0
+        assert len(list((tmp_path / "outputs" / "predictions").glob("*/predictions.csv"))) == count
+
+
+def test_unreadable_files_are_lines_and_the_last_line_counts_them(predict, checkpoint, files, tmp_path):
+    (tmp_path / "pictures" / "letter.jpg").write_text("Dear reader")
+    (tmp_path / "pictures" / "cut.png").write_bytes(files[1].read_bytes()[:200])
+    status, out, err = predict(f"ckpt={checkpoint}", f"images={tmp_path}/pictures", f"out={tmp_path}/out.csv")
+    rows = {os.path.basename(row["path"]): row for row in lines(tmp_path / "out.csv")}
+    assert status == 1 and len(rows) == 11
+    assert "no known picture format" in rows["letter.jpg"]["error"] and rows["cut.png"]["error"]
+    assert rows["letter.jpg"]["predicted"] == rows["letter.jpg"]["p_ants"] == rows["letter.jpg"]["abstained"] == ""
+    assert err.splitlines()[-1].startswith("ERROR: 2 of 11 pictures could not be read (the first: ") and len(err.splitlines()) == 1
+    assert "not read: 2" in out and f"Predictions: {tmp_path}/out.csv" in out
+    status, _, err = predict(f"ckpt={checkpoint}", f"images={tmp_path}/pictures/letter.jpg", f"out={tmp_path}/one.csv")
+    assert status == 1 and "1 of 1 pictures could not be read" in err and "letter.jpg: not a readable picture" in err
+
+
+def test_errors_are_one_line(predict, checkpoint, files, tmp_path):
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    torch.save({"state_dict": {}, "hyper_parameters": {}}, tmp_path / "other.ckpt")
+    foreign = torch.load(checkpoint, weights_only=True)
+    foreign["hyper_parameters"]["network"] = {"network": "evil.module"}
+    torch.save(foreign, tmp_path / "foreign.ckpt")
+    images, ckpt = f"images={files[0]}", f"ckpt={checkpoint}"
+    for arguments, words in (
+        ([images], "ckpt: nothing is given"),
+        ([ckpt], "images: nothing is given"),
+        (["ckpt=nowhere.ckpt", images], "nowhere.ckpt: no such checkpoint"),
+        (["ckpt=nowhere.onnx", images], "nowhere.onnx: no such file"),
+        ([f"ckpt={tmp_path}/text.ckpt", images], "text.ckpt: not a checkpoint"),
+        ([f"ckpt={tmp_path}/other.ckpt", images], "not a checkpoint of this project"),
+        ([f"ckpt={tmp_path}/foreign.ckpt", images], "not one of this project's networks"),
+        ([ckpt, f"images={tmp_path}/empty"], "no pictures in it or below"),
+        ([ckpt, f"images={tmp_path}/*.tif"], "fits no file"),
+        ([ckpt, "images=/nowhere"], "images=/nowhere: no such file or folder"),
+        ([ckpt, images, f"out={tmp_path}/file/x"], "cannot be written"),
+        ([ckpt, images, "batch_size=0"], "batch_size=0: use a whole number of 1 or more"),
+        ([ckpt, images, "batch_size=many"], "batch_size=many: use a whole number"),
+        ([ckpt, images, "root=/tmp"], "root=/tmp is of the relative paths of a table"),
+        ([ckpt, images, "ouput=x"], "did you mean out"),
+    ):
+        status, _, err = predict(*arguments)
+        assert status == 1 and err.startswith("ERROR: ") and words in err and len(err.splitlines()) == 1, err
+    assert not list(tmp_path.glob("**/predictions.csv"))
+
+
+def test_help_and_errors_come_without_torch():
+    code = (
+        "import sys; sys.argv[1:] = ['images=/nowhere', 'ckpt=x.ckpt']\nimport predict\ntry:\n"
+        "    predict.command_line.start(predict.main)\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'lightning', 'scipy', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]" and "no such file or folder" in done.stderr
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_pictures(checkpoint, tmp_path):
+    peaks = []
+    for count in (500, 8000):
+        root = make_pictures(tmp_path / str(count), {"red": count}, size=32)
+        code = (
+            "import resource, sys; sys.argv[1:] = sys.argv[1:]\nimport predict\n"
+            "predict.command_line.start(predict.main)\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        arguments = [f"ckpt={checkpoint}", f"images={root}", f"out={tmp_path}/{count}.csv", "device=cpu"]
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.splitlines()[-1]) / 1024)
+    assert peaks[1] - peaks[0] < 20, peaks  # MiB
