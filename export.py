@@ -26,8 +26,8 @@ def run(config: DictConfig) -> None:
     if not config.preprocessing:
         shape = "normalised pictures (N, 3, S, S) in, logits out"
     if made.calibrated_on:
-        print(f"calibrated on {made.calibrated_on} training pictures")
-    print(f"against the checkpoint: {made.proof.in_words()}")
+        print(f"calibrated on {made.calibrated_on:,} pictures")
+    print(f"compared with the checkpoint on {made.proof.in_words()}")
     if accuracies := made.proof.accuracies():
         print(accuracies)
     print(f"{made.path}: {made.path.stat().st_size / 2**20:.2f} MiB, {shape}")

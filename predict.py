@@ -54,7 +54,9 @@ def run(config: DictConfig) -> None:
     print(*tally.in_words(), f"Predictions: {place}", sep="\n")
     if tally.errors:
         example = tally.first_error if tally.errors == 1 else f"the first: {tally.first_error}"
-        raise ValueError(f"{tally.errors:,} of {tally.n:,} pictures could not be read ({example}); see the column error")
+        raise ValueError(
+            f"{tally.errors:,} of {tally.n:,} pictures could not be read ({example}); see the column error"
+        )
 
 
 def out_file(out: str | None) -> Path:

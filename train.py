@@ -21,10 +21,13 @@ def run(config: DictConfig, record: Record, callbacks: Sequence = ()) -> None:
 
     from callbacks import results, stages
     from callbacks.build import build
+    from callbacks.checkpoint_files import whole
     from callbacks.checks import check_settings
     from lightning_modules.checkpoint import load_classifier
 
     check_settings(config)
+    if config.ckpt_path is not None and "fit" in config.stages:
+        config.ckpt_path = str(whole(Path(config.ckpt_path)))
     L.seed_everything(config.seed, workers=True, verbose=False)
     data = build(config, "datamodule", augmentation=build(config, "augmentation"))
     if config.stages != ["cost"]:

@@ -1,10 +1,12 @@
 """The one place where configuration becomes objects."""
 
 import difflib
+import importlib
 import inspect
 import re
 import types
 import typing
+from collections.abc import Callable, Collection
 
 import hydra
 from hydra.errors import InstantiationException
@@ -12,6 +14,21 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 PLAIN = (str, int, float, bool, list, dict, type(None))
+# A configuration is input, it never names code beyond this list: where a class is named -> where it is written
+LISTED = {
+    "callbacks": "callbacks",
+    "datamodules": "datamodules",
+    "lightning_modules": "lightning_modules",
+    "reports.decision": "reports.decision",
+    "torch.nn": "torch.nn.modules.loss",
+    "torch.optim": "torch.optim",
+    "lightning.Trainer": "lightning.pytorch.trainer",
+    "lightning.pytorch.callbacks": "lightning.pytorch.callbacks",
+    "lightning.pytorch.loggers": "lightning.pytorch.loggers",
+    "lightning.pytorch.profilers": "lightning.pytorch.profilers",
+    "lightning.pytorch.strategies": "lightning.pytorch.strategies",
+}
+FACTORIES = ("lightning_modules.losses", "lightning_modules.schedules")  # whose functions may be named too
 
 
 def build(config: DictConfig, key: str, **arguments):
@@ -23,6 +40,8 @@ def build(config: DictConfig, key: str, **arguments):
     node = OmegaConf.select(config, key)
     if not node:
         return None
+    if not OmegaConf.is_dict(node):
+        raise ValueError(f"{key}={str(node)[:60]!r}: expected a _target_ and its settings")
     try:
         values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -46,23 +65,73 @@ def nearest(name: str, allowed) -> str:
     return f"{meant}Allowed: {', '.join(allowed)}"
 
 
-def _check(key: str, values: dict, given: dict) -> None:
-    """The constructor's signature is the schema."""
-    target = hydra.utils.get_object(values["_target_"])
+def listed(name, key: str) -> Callable:
+    """The class that a `_target_` names, or the function of FACTORIES. Nothing that is not listed is imported.
+
+    Raises:
+        ValueError: anything else, as what a module has imported from elsewhere.
+    """
+    said = f"{key}._target_={str(name)[:100]}"
+    module, _, last = str(name).rpartition(".")
+    place = next((p for p in LISTED if f"{name}.".startswith(f"{p}.")), None)
+    if place is None or not re.fullmatch(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", name, re.ASCII):
+        raise ValueError(f"{said}: a configuration cannot name this; allowed are the classes of {', '.join(LISTED)}")
+    try:
+        home = importlib.import_module(module)
+        found = getattr(home, last)
+    except ImportError as error:
+        raise ValueError(f"{said}: {module} cannot be imported ({error})") from error
+    except AttributeError as error:
+        raise ValueError(
+            f"{said}: {nearest(last, (n for n, v in vars(home).items() if _is_listed(v, place)))}"
+        ) from error
+    if not _is_listed(found, place):
+        raise ValueError(f"{said}: is no class of {LISTED[place]}, and a configuration cannot name anything else there")
+    return found
+
+
+def _is_listed(found, place: str) -> bool:
+    factory = inspect.isfunction(found) and found.__module__ in FACTORIES
+    written_in = f"{getattr(found, '__module__', '')}."
+    return (inspect.isclass(found) or factory) and written_in.startswith(f"{LISTED[place]}.")
+
+
+def _check(key: str, values: dict, given: Collection[str] = ()) -> None:
+    """The constructor's signature is the schema, of what is nested too."""
+    if "_target_" not in values:
+        raise ValueError(f"{key}._target_ has no value; give it one: a class of {', '.join(LISTED)}")
+    target = listed(values["_target_"], key)
     try:
         parameters = inspect.signature(target, eval_str=True).parameters
     except NameError:  # an annotation that its library imports for type checkers alone
         parameters = inspect.signature(target).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if not isinstance(values.get("_partial_", False), bool):
+        raise ValueError(f"{key}._partial_={values['_partial_']!r}: use true or false")
     for name, value in values.items():
-        if name.startswith("_") or (isinstance(value, dict) and "_target_" in value):
+        if name in ("_target_", "_partial_"):
             continue
+        _check_within(f"{key}.{name}", value)
         if name not in parameters:
-            if open_ended:
+            if open_ended and not str(name).startswith("_"):
                 continue
-            raise ValueError(f"{key}.{name}: no such setting; {nearest(name, set(parameters) - set(given))}")
-        if not fits(value, parameters[name].annotation):
+            raise ValueError(f"{key}.{name}: no such setting; {nearest(str(name), set(parameters) - set(given))}")
+        nested = isinstance(value, dict) and "_target_" in value
+        if not nested and not fits(value, parameters[name].annotation):
             raise ValueError(f"{key}.{name}={value!r}: expected {_in_words(parameters[name].annotation)}")
+
+
+def _check_within(key: str, value) -> None:
+    """Whatever Hydra would build or put in below a setting."""
+    if isinstance(value, dict) and any(str(name).startswith("_") for name in value):
+        _check(key, value)
+    elif isinstance(value, (dict, list)):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_within(f"{key}.{name}", item)
+    elif isinstance(value, str) and "${" in value:
+        raise ValueError(
+            f"{key}={value[:100]!r}: there is still an interpolation in it once it is put in; use a plain text"
+        )
 
 
 def fits(value, annotation) -> bool:

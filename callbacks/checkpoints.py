@@ -1,5 +1,7 @@
 """Which checkpoints a run keeps: the best by a validation quantity, and the last whole state."""
 
+import time
+from pathlib import Path
 from typing import Literal
 
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -19,7 +21,34 @@ class Best(ModelCheckpoint):
 
 
 class Last(ModelCheckpoint):
-    """checkpoints/last.ckpt: everything that going on needs, after each epoch. It comes after Best, whose state it holds."""
+    """checkpoints/last.ckpt: everything that going on needs, after each epoch. It comes after Best, whose state it holds.
 
-    def __init__(self):
+    Args:
+        every_n_train_steps: also after so many optimizer steps; None: never.
+        minutes: also after so many minutes in an epoch; None: never.
+    """
+
+    def __init__(self, *, every_n_train_steps: int | None = None, minutes: float | None = None):
+        for name, value in (("every_n_train_steps", every_n_train_steps), ("minutes", minutes)):
+            if value is not None and value <= 0:
+                raise ValueError(f"callbacks.checkpoint.{name}={value}: use more than 0, or null for never")
         super().__init__(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+        self.steps = every_n_train_steps
+        self.seconds = None if minutes is None else 60 * minutes
+        self._saved_at = 0.0
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.is_last_batch:  # the epoch's own checkpoint comes soon, with its validation
+            return
+        by_steps = self.steps and trainer.global_step % self.steps == 0
+        by_time = self.seconds and trainer.strategy.broadcast(time.monotonic() - self._saved_at >= self.seconds)
+        if by_steps or by_time:
+            self.save_now(trainer)
+
+    def save_now(self, trainer) -> None:
+        """Writes last.ckpt in the middle of an epoch."""
+        trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
+        self._saved_at = time.monotonic()

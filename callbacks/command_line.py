@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from reports.records import Record
 
 from . import console, errors
+from .earlier import check_folder
 from .going_on import run_of, saved_choices, saved_config
 from .jobs import Job, perform
 from .progress import Progress
@@ -63,6 +64,9 @@ def start(main: Callable[[], None]) -> None:
         main()
         if len(FAILED) == 1 and FAILED[0].alone:
             raise FAILED[0].error
+    except errors.Stopped as stopped:
+        print(f"stopped by {stopped}{stopped.next_step}", file=sys.stderr)
+        sys.exit(128 + stopped.number)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
@@ -121,12 +125,15 @@ def complete(arguments: list[str]) -> list[str]:
         added.append(f"hydra/jobs={launcher.value()}")  # a plugin's file cannot be extended under its own name
     same_in_all_jobs = [key for key, override in values.items() if not override.is_sweep_override()]
     added.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(same_in_all_jobs)}]")
+    run_dir = values["hydra.run.dir"].value() if "hydra.run.dir" in values else None
+    if isinstance(run_dir, str) and "ckpt_path" not in values and check_folder(Path(run_dir)):
+        added.append("hydra.output_subdir=null")  # it goes on with its own .hydra, or is refused
     ckpt_path = values["ckpt_path"].value() if "ckpt_path" in values else None
     if isinstance(ckpt_path, str) and not values["ckpt_path"].is_sweep_override():
         goes_on = "stages" not in values or "fit" in values["stages"].value()
         folder = run_of(Path(ckpt_path))
         if folder and "hydra.run.dir" not in values:
-            place = folder if goes_on else run_folder(saved_config(folder).model.name)
+            place = folder if goes_on else run_folder(OmegaConf.select(saved_config(folder, values), "model.name") or "run")
             added.append(_quoted("hydra.run.dir", place))
         if folder:  # single settings on top then find the groups that they belong to
             added = [f"{group}={name}" for group, name in saved_choices(folder).items() if group not in values] + added

@@ -20,6 +20,9 @@ class EpochLog(L.Callback):
         self.rows: list[dict[str, float]] = []
         self._started = 0.0
 
+    def on_train_start(self, trainer, pl_module) -> None:
+        self._started = time.perf_counter()  # of an epoch that goes on in the middle
+
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         self._started = time.perf_counter()
 

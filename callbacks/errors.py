@@ -6,6 +6,7 @@ command line are put into words here. Everything else is a defect of ours and ke
 
 import errno
 import re
+import signal
 import traceback
 from pathlib import Path
 
@@ -30,6 +31,15 @@ PLACES = {
     errno.ENOTDIR: "a part of this path is a file, not a folder; put the run elsewhere: hydra.run.dir=DIR",
 }
 LAUNCHERS = {"joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # and their extras
+
+
+class Stopped(BaseException):
+    """A signal asked the run to end; nothing catches it on the way that would go on with another job."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+        self.next_step = ""
 
 
 def for_user(error: BaseException) -> str | None:

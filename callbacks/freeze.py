@@ -15,5 +15,8 @@ class Freeze(L.Callback):
     def __init__(self, *, epochs: int | bool):
         self.epochs = epochs
 
+    def on_train_start(self, trainer, pl_module) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # Lightning leaves it out where it goes on in the middle of one
+
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         set_frozen(pl_module.network, self.epochs is True or trainer.current_epoch < self.epochs)

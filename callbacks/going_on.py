@@ -6,17 +6,19 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from .saved_config import CONFIG, saved_choices, saved_config
+
 log = logging.getLogger(__name__)
 
-CONFIG = ".hydra/config.yaml"
-OF_THE_COMMAND = {"ckpt_path", "stages"}  # what a command says of itself and not of the run
+# What a command says of itself and not of the run; the cache too, whose old stores are removed
+OF_THE_COMMAND = ("ckpt_path", "stages", "datamodule.cache", "datamodule.cache_limit_gib")
 
 
 def run_of(ckpt_path: Path) -> Path | None:
     """The folder of the run that a checkpoint lies in, or None where it lies elsewhere.
 
     Raises:
-        ValueError: there is no such checkpoint.
+        ValueError: there is no such checkpoint, or there are links in the folder.
     """
     if not ckpt_path.is_file():
         raise ValueError(
@@ -24,19 +26,19 @@ def run_of(ckpt_path: Path) -> Path | None:
             "checkpoints/last.ckpt"
         )
     folder = ckpt_path.resolve().parent.parent
-    return folder if (folder / CONFIG).is_file() else None
+    if not (folder / CONFIG).is_file():
+        return None
+    _check_links(folder)
+    return folder
 
 
-def saved_config(folder: Path) -> DictConfig:
-    """The configuration that a run was started with."""
-    return OmegaConf.load(folder / CONFIG)
-
-
-def saved_choices(folder: Path) -> dict[str, str]:
-    """The file that a run took of each group."""
-    choices = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.choices
-    own = {group: name for group, name in choices.items() if group.isidentifier() and isinstance(name, str)}
-    return {group: name for group, name in own.items() if group != "experiment"}
+def _check_links(folder: Path) -> None:
+    """A link in a stranger's folder would have us write where it leads: the log, the settings, checkpoints."""
+    for path in (*folder.iterdir(), *folder.glob(".hydra/*"), *folder.glob("checkpoints/*")):
+        if path.is_symlink():
+            raise ValueError(
+                f"{path}: is a link, and a run is gone on with in its own folder alone; put what it leads to in its place"
+            )
 
 
 def take_up(config: DictConfig, overrides: list[str], folder: Path) -> DictConfig:
@@ -55,23 +57,20 @@ def take_up(config: DictConfig, overrides: list[str], folder: Path) -> DictConfi
             CONFIG,
         )
         return config
-    merged = saved_config(run)
-    changed, choices = [], saved_choices(run)
-    for override in overrides:
-        key = override.lstrip("+~").partition("=")[0].partition("@")[0]
-        if key == "experiment":
-            raise ValueError(
-                "experiment=... with ckpt_path: the run has its settings; change single ones on top of them"
-            )
-        if override.partition("=")[2] == str(choices.get(key)):
-            continue  # what the run has chosen already
-        name = key.replace("/", ".")
+    choices = saved_choices(run)
+    keys = {override: override.lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides}
+    if "experiment" in keys.values():
+        raise ValueError("experiment=... with ckpt_path: the run has its settings; change single ones on top of them")
+    # what the run has chosen already is no change
+    given = [k.replace("/", ".") for o, k in keys.items() if o.partition("=")[2] != str(choices.get(k))]
+    merged, changed = saved_config(run, given), []
+    for name in given:
         value = OmegaConf.select(config, name)
         if name not in OF_THE_COMMAND and OmegaConf.select(merged, name) != value:
             changed.append(f"{name}={OmegaConf.select(HydraConfig.get().runtime.choices, name) or value}")
         OmegaConf.update(merged, name, value, merge=False, force_add=True)
     for key in OF_THE_COMMAND:
-        merged[key] = config[key]
+        OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False, force_add=True)
     log.info("settings of %s%s", run, f", changed: {', '.join(changed)}" if changed else "")
     if changed and folder == run:
         log.warning("going on with other settings than the run began with: %s", ", ".join(changed))

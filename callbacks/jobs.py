@@ -3,7 +3,8 @@
 import contextlib
 import logging
 import os
-import shutil
+import shlex
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,15 +13,14 @@ from typing import NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from reports.records import Record
-from reports.words import listed
 
 from . import console, errors
+from .earlier import LAST, is_to_do
 from .going_on import take_up
+from .signals import queue_again, stops_at_once
 
 log = logging.getLogger(__name__)
 
-LAST = "checkpoints/last.ckpt"
-KEPT = {".hydra", "train.log"}  # of the command that is running, not of the run before it
 
 
 class Pruned(Exception):  # noqa: N818 it is no error
@@ -50,7 +50,7 @@ def perform(job: Job, config: DictConfig, run: Callable[[DictConfig, Record], No
     logging.getLogger().addHandler(warning_list)
     record = None
     try:
-        with alone_in(job.folder, rank) as alone:
+        with alone_in(job.folder, rank) as alone, stops_at_once():
             if not alone and job.one_of_many:
                 log.info("%s: another process is at it", job.folder.name)
                 return None
@@ -59,12 +59,18 @@ def perform(job: Job, config: DictConfig, run: Callable[[DictConfig, Record], No
             record = Record(job.folder, command=job.command, overrides=job.overrides, write=rank == 0)
             config = take_up(config, job.overrides, job.folder)
             record.describe(OmegaConf.to_container(config, resolve=False), job.choices)
-            if job.one_of_many and not _is_to_do(job, config, record):
+            if not is_to_do(config, record, one_of_many=job.one_of_many):
                 return None
             record.start()
             run(config, record)
             record.finish(warning_list.messages)
         return None
+    except errors.Stopped as stopped:
+        record.stop(warning_list.messages)
+        stopped.next_step = _how_to_go_on(job)
+        if stopped.number == getattr(signal, "SIGUSR1", None):
+            queue_again()
+        raise
     except Pruned as pruned:
         record.prune(str(pruned), warning_list.messages)
         return pruned
@@ -79,61 +85,13 @@ def perform(job: Job, config: DictConfig, run: Callable[[DictConfig, Record], No
         logging.getLogger().removeHandler(warning_list)
 
 
-def _is_to_do(job: Job, config: DictConfig, record: Record) -> bool:
-    """Whether one of many is still to do. Stopped in the middle, it goes on; failed or changed, it begins anew.
-
-    Raises:
-        ValueError: it would start further processes with the sweep's own command line.
-    """
-    if str(config.trainer.strategy).startswith("ddp"):
-        raise ValueError(
-            "trainer=ddp in a sweep: each of its processes would start the whole sweep again. Use one "
-            "device a job (trainer=auto), or start the runs one by one without -m"
-        )
-    earlier, name = record.earlier, job.folder.name
-    if not earlier:
-        return True
-    before = earlier["run"] or {}
-    same = before.get("config_hash") == record.run["config_hash"]
-    if same and earlier["status"] in ("finished", "pruned"):
-        log.info("%s: done before", name)
-        os.utime(job.folder / "result.json")  # belongs to the sweep that is running now
-        return False
+def _how_to_go_on(job: Job) -> str:
     last = job.folder / LAST
-    if same and earlier["status"] == "running" and last.is_file() and config.ckpt_path is None:
-        log.info("%s: was stopped, goes on from %s", name, LAST)
-        config.ckpt_path = str(last)
-        return True
-    if same:
-        log.info("%s: begins anew, since it %s", name, "failed" if earlier["status"] == "failed" else "was stopped")
-    else:
-        log.warning("%s: begins anew with other settings: %s", name, _differences(before, record.run))
-    _empty(job.folder, keep=earlier["status"] == "finished" and before.get("config_hash"))
-    record.forget()
-    return True
-
-
-def _differences(before: dict, now: dict) -> str:
-    old, new = ({**(each.get("settings") or {}), **(each.get("choices") or {})} for each in (before, now))
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return listed([f"{key}={new.get(key)} for {old.get(key)}" for key in keys]) if old else "unknown before"
-
-
-def _empty(folder: Path, keep: str | None) -> None:
-    """Takes away what an earlier run left: a finished one goes beside the sweep, into SWEEP.replaced/JOB-HASH."""
-    place = folder.parent.with_name(f"{folder.parent.name}.replaced") / f"{folder.name}-{keep}" if keep else None
-    if place:
-        place.mkdir(parents=True, exist_ok=True)
-        log.info("%s: what it left is kept in %s", folder.name, place)
-    for path in folder.iterdir():
-        if path.name in KEPT:
-            continue
-        if place:
-            path.replace(place / path.name)
-        elif path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    if job.one_of_many:
+        return "; the same command goes on"
+    if not last.is_file():
+        return "; nothing was saved yet"
+    return f"; go on: python train.py {shlex.quote(f'ckpt_path={last}')}"
 
 
 @contextlib.contextmanager

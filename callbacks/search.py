@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import optuna
 from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, TrialState
@@ -17,16 +18,19 @@ from reports.words import duration, listed, plural
 from . import command_line, processes, search_end
 from .jobs import Pruned
 from .search_settings import Settings, read_settings
-from .search_space import as_overrides, size_of
+from .search_space import as_overrides, points_of
 from .study import (
+    AGAIN,
     FOLDER,
+    LOST,
     PROCESS,
-    SETTLED,
+    TRIED,
     WITHDRAWN,
     Seeded,
     best_trials,
     counted,
     enqueue_failed,
+    first_line,
     free_ended,
     open_study,
     place_of,
@@ -51,10 +55,14 @@ def search(config: DictConfig, folder: Path, run: Callable) -> None:
     """
     settings = read_settings(config)
     searching = Search(settings, folder, run)
-    searching.trials()
-    if searching.is_over():
+    try:
+        searching.trials()
+    except LOST as error:
+        raise ValueError(f"storage: the connection was lost ({first_line(error)}); the same command goes on") from error
+    is_over = searching.is_over()
+    if is_over:
         searching.failed += search_end.train_again(settings, searching.study, folder, run)
-    search_end.show(settings, searching.study, folder)
+    search_end.show(settings, searching.study, folder, is_over=is_over)
     for place, error in searching.failed:
         if settled(place) is None:  # no other process has mended it
             command_line.FAILED.append(command_line.Failed(place.name, error, alone=False))
@@ -78,6 +86,8 @@ class Search:
             else optuna.pruners.NopPruner(),
         )
         self.failed: list[tuple[Path, Exception]] = []
+        self._points = points_of(settings.space)  # none where there are too many
+        self._total = min(settings.trials, len(self._points) or settings.trials)
         self._started = time.monotonic()
         self._ended_before = 0
 
@@ -87,11 +97,17 @@ class Search:
         while (begun := self._next()) is not None:
             trial, place = begun
             point = as_overrides(self.settings.space, trial.params)
-            folder = self.folder / "trials" / command_line.job_folder(point, [])
+            folder = self.folder / "trials" / self._name(trial.params)
             trial.set_user_attr(FOLDER, folder.name)
-            log.info("\nTrial %d of %d: %s", place, self.settings.trials, " ".join(point))
-            said = self._one(trial, folder, point)
-            log.info("Trial %d of %d: %s", place, self.settings.trials, "; ".join([said, *self._so_far()]))
+            log.info("\nTrial %d of %d: %s", place, self._total, " ".join(point))
+            try:
+                said = self._one(trial, folder, point)
+            except BaseException:  # a signal: it goes on where the same command is given next, on whatever machine
+                self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+                raise
+            log.info("Trial %d of %d: %s", place, self._total, "; ".join([said, *self._so_far()]))
+        if self._total < self.settings.trials:
+            log.info("The space has %s, so there are no more trials", plural(len(self._points), "point"))
 
     def is_over(self) -> bool:
         """Whether no trial is left to others; says whose they are."""
@@ -128,20 +144,28 @@ class Search:
             )  # fmt: skip
 
     def _next(self) -> tuple[optuna.Trial, int] | None:
-        """A trial that has a place among those wanted, and that place."""
+        """A trial that has a place among those wanted, and that place. In a small space no point is tried twice."""
         distributions = {key: dimension.distribution for key, dimension in self.settings.space.items()}
         while True:
             trials = self._all()
             waiting = any(trial.state == TrialState.WAITING for trial in trials)
-            if not waiting and (len(counted(trials)) >= self.settings.trials or self._is_exhausted(trials)):
+            if not waiting and len(counted(trials)) >= self._total:
                 return None
             trial = self.study.ask(distributions)
             trial.set_user_attr(PROCESS, processes.this_process())
-            place = place_of(trial.number, self._all())
-            if place is not None and place <= self.settings.trials:
+            trials = self._all()
+            place = place_of(trial.number, trials)
+            in_time = place is not None and place <= self._total  # else another process was quicker
+            if in_time and (AGAIN in trial.user_attrs or not self._is_tried(trial.params, trials)):
                 return trial, place
-            trial.set_user_attr(WITHDRAWN, True)  # another process was quicker
+            trial.set_user_attr(WITHDRAWN, True)
             self.study.tell(trial, state=TrialState.FAIL)
+            if in_time:
+                others = [point for point in self._points if not self._is_tried(point, trials)]
+                if not others:
+                    return None
+                draw = np.random.default_rng([self.settings.seed, trial.number])
+                self.study.enqueue_trial(others[draw.integers(len(others))])
 
     def _one(self, trial: optuna.Trial, folder: Path, point: list[str]) -> str:
         """Runs it and tells the study; returns what became of it in words."""
@@ -192,17 +216,21 @@ class Search:
         elif best:
             said.append(f"front so far: {search_end.front_in_words(self.settings, best)}")
         ended = sum(trial.state.is_finished() for trial in counted(self._all()))
-        left = self.settings.trials - ended
+        left = self._total - ended
         if left > 0:
             pace_s = (time.monotonic() - self._started) / max(ended - self._ended_before, 1)
             said.append(f"about {duration(pace_s * left)} left")
         return said
 
-    def _is_exhausted(self, trials: list[FrozenTrial]) -> bool:
-        """Whether every point of a small space has been tried."""
-        size = size_of(self.settings.space)
-        tried = {trial.user_attrs.get(FOLDER) for trial in trials if trial.state in SETTLED}
-        return size is not None and len(tried) >= size
+    def _is_tried(self, params: dict, trials: list[FrozenTrial]) -> bool:
+        """Whether a point of a small space is done, or another process is at it."""
+        name = self._name(params)
+        return bool(self._points) and any(
+            trial.state in TRIED and trial.user_attrs.get(FOLDER) == name for trial in trials
+        )
+
+    def _name(self, params: dict) -> str:
+        return command_line.job_folder(as_overrides(self.settings.space, params), [])
 
     def _all(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)

@@ -14,10 +14,17 @@ from reports.words import listed, plural
 from . import command_line
 from .search_settings import Settings
 from .search_space import as_overrides
-from .study import best_trials, counted
+from .study import FOLDER, best_trials, counted
 from .trials import perform_trial, settled
 
 log = logging.getLogger(__name__)
+
+STATES = {
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+}
 
 
 def winners(settings: Settings, study: optuna.Study) -> list[FrozenTrial]:
@@ -35,18 +42,18 @@ def train_again(settings: Settings, study: optuna.Study, folder: Path, run: Call
     if not chosen:
         log.warning("no trial was finished, so there is nothing to train again")
         return []
-    seeds = listed(list(map(str, settings.seeds)), 10)
+    seeds = _seeds(settings)
     finished = sum(trial.state == TrialState.COMPLETE for trial in counted(study.get_trials(deepcopy=False)))
     if len(settings.objectives) == 1:
         value = settings.objectives[0].say(chosen[0].value)
         log.info(
-            "\nThe best of the search has %s: one run, chosen among %d, which flatters it. It is trained again with seeds %s",
+            "\nThe best of the search has %s: one run, chosen among %d, which flatters it. It is trained again with %s",
             value, finished, seeds,
         )  # fmt: skip
     else:
         front = best_trials(study)
         log.info(
-            "\nThe front of the search has %s: %s. Of these %s trained again with seeds %s%s",
+            "\nThe front of the search has %s: %s. Of these %s trained again with %s%s",
             plural(len(front), "member"), front_in_words(settings, front), "1 is" if len(chosen) == 1 else f"{len(chosen)} are",
             seeds, f"; retrain={len(front)} takes them all" if len(chosen) < len(front) else "",
         )  # fmt: skip
@@ -61,49 +68,59 @@ def train_again(settings: Settings, study: optuna.Study, folder: Path, run: Call
     return failed
 
 
-def show(settings: Settings, study: optuna.Study, folder: Path) -> None:
-    """Writes both pages; prints the table of those trained again, and the commands of the best settings."""
+def show(settings: Settings, study: optuna.Study, folder: Path, *, is_over: bool) -> None:
+    """Writes the page of the trials; once they are over that of the winners, its table and the commands of their settings."""
     trials = counted(study.get_trials(deepcopy=False))
     states = Counter(trial.state for trial in trials)
-    counts = [f"{states[TrialState.COMPLETE]} finished", f"{states[TrialState.PRUNED]} pruned"]
-    counts += [f"{states[TrialState.FAIL]} failed"] if states[TrialState.FAIL] else []
-    counts += [f"{states[TrialState.RUNNING]} running"] if states[TrialState.RUNNING] else []
-    seeds = listed(list(map(str, settings.seeds)), 10)
-    chosen = winners(settings, study)
+    counts = [f"{states[state]} {word}" for state, word in STATES.items() if states[state]]
+    which = "the best" if len(settings.objectives) == 1 else "the front"
+    title = f"{settings.name}: the {plural(len(trials), 'trial')} of one run each, among which {which} was chosen"
+    here = folder / "trials"
+    there = [
+        each for each in trials if each.state.is_finished() and not (here / each.user_attrs.get(FOLDER, "-")).is_dir()
+    ]
+    counts += [f"{len(there)} of them ran in a folder elsewhere"] if there else []
+    page = _write(here, here, title) if here.is_dir() else "no page"
+    lines = [f"{plural(len(trials), 'trial')} ({', '.join(counts)}): {page}", f"Search: {folder}"]
+    if is_over:
+        lines = _winners_in_words(settings, winners(settings, study), folder, lines)
+    print("\n" + "\n".join(lines))
+
+
+def _winners_in_words(settings: Settings, chosen: list[FrozenTrial], folder: Path, lines: list[str]) -> list[str]:
+    """Writes their page and prints its table; returns the last lines, of which `lines` are some."""
     jobs = [_job(settings, folder, trial, seed)[0] for trial in chosen for seed in settings.seeds]
-    begun = [place for place in jobs if (place / "result.json").is_file()]
-    page = None
-    if begun:
-        what = "the best" if len(settings.objectives) == 1 else "the front"
-        title = f"{settings.name}: {what} of {plural(len(trials), 'trial')}, trained again with seeds {seeds}"
-        page = _write(list(map(str, begun)), folder, title, prints=True)
-    title = f"{settings.name}: {plural(len(trials), 'trial')} of one run each, the choice and not the result"
-    of_trials = _write(str(folder / "trials"), folder / "trials", title, prints=False)
-    print(f"\n{plural(len(trials), 'trial')}: {', '.join(counts)}; {f'Page: {of_trials}' if of_trials else 'no page'}")
-    if page:
-        print(f"Page: {page}")
-    print(f"Search: {folder}")
-    _print_commands(settings, chosen, sum(settled(place) is not None for place in jobs), len(jobs), seeds)
+    begun = [str(place) for place in jobs if (place / "result.json").is_file()]
+    if not begun:
+        return lines
+    again = f"trained again with {_seeds(settings)}"
+    one = len(settings.objectives) == 1
+    which = f"{' '.join(as_overrides(settings.space, chosen[0].params))}, the best" if one else "the front"
+    page = _write(begun, folder, f"{settings.name}: {which} of {lines[0].partition(' (')[0]}, {again}", prints=True)
+    done = sum(settled(place) is not None for place in jobs)
+    state = again if done == len(jobs) else f"{done} of {len(jobs)} times trained again so far"
+    lines = [f"Page: {page}", *lines, "", f"{'Best settings' if one else 'Settings of the front'}, {state}:"]
+    for trial in chosen:
+        command = ["python", "train.py", *settings.base, *as_overrides(settings.space, trial.params)]
+        lines += [
+            f"    {shlex.join(command)}",
+            f"        in the search {_values(settings, trial)}: one run, chosen for it",
+        ]
+    return lines
 
 
 def front_in_words(settings: Settings, front: list[FrozenTrial]) -> str:
     """`val accuracy 0.8311 with MACs 38.9M to val accuracy 0.7500 with MACs 5.1M`."""
     ends = [front[0], *([front[-1]] if len(front) > 1 else [])]
-    return " to ".join(
-        " with ".join(objective.say(value) for objective, value in zip(settings.objectives, trial.values, strict=True))
-        for trial in ends
-    )
+    return " to ".join(_values(settings, trial) for trial in ends)
 
 
-def _print_commands(settings: Settings, chosen: list[FrozenTrial], done: int, jobs: int, seeds: str) -> None:
-    if not chosen:
-        return
-    which = "Best settings" if len(settings.objectives) == 1 else "Settings of the front"
-    state = f"trained again with seeds {seeds}" if done == jobs else f"{done} of {jobs} times trained again so far"
-    print(f"\n{which}, {state}:")
-    for trial in chosen:
-        command = ["python", "train.py", *settings.base, *as_overrides(settings.space, trial.params)]
-        print(f"    {shlex.join(command)}")
+def _values(settings: Settings, trial: FrozenTrial) -> str:
+    return " with ".join(each.say(value) for each, value in zip(settings.objectives, trial.values, strict=True))
+
+
+def _seeds(settings: Settings) -> str:
+    return f"seed{'s' if len(settings.seeds) > 1 else ''} {listed(list(map(str, settings.seeds)), 10)}"
 
 
 def _base(settings: Settings) -> list[str]:
@@ -117,15 +134,15 @@ def _job(settings: Settings, folder: Path, trial: FrozenTrial, seed: int) -> tup
     return folder / "trained_again" / command_line.job_folder(own, []), [*_base(settings), *own]
 
 
-def _write(where: str | list[str], out: Path, title: str, *, prints: bool) -> Path | None:
+def _write(where: Path | list[str], out: Path, title: str, *, prints: bool = False) -> Path | str:
     try:
         from reports.writing import write_report  # late: it needs scipy
 
-        written = write_report(where, out=str(out), title=title)
+        written = write_report(where if isinstance(where, list) else str(where), out=str(out), title=title)
     except Exception as error:  # the runs are done and recorded: a defect here must not take them with it
         known = isinstance(error, ValueError)
         log.error("%s: no report: %s", out, error if known else repr(error), exc_info=not known)
-        return None
+        return "no page"
     for text in written.warnings:
         log.warning("left out: %s", text)
     if prints:

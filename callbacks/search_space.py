@@ -1,5 +1,6 @@
 """What is searched: keys of train.py, each with choices or a range, checked before anything runs."""
 
+import itertools
 import math
 import re
 import shlex
@@ -18,6 +19,7 @@ from . import errors
 RANGE = {"low", "high", "log", "step"}
 OF_THE_SEARCH = {"stages", "ckpt_path", "seed"}  # what it decides itself; a seed is allowed in base
 DIGITS = 4  # of a number that is drawn; the fifth changes no result, and commands stay short
+MOST_LISTED = 10_000  # points; in a larger space hardly one is proposed twice
 EXAMPLE = "e.g. 'space={optimizer.lr:{low:1e-4,high:1e-2,log:true},datamodule.batch_size:[8,16]}'"
 
 
@@ -33,6 +35,10 @@ class Choices(NamedTuple):
     @property
     def size(self) -> int:
         return len(self.texts)
+
+    @property
+    def values(self) -> list[str]:
+        return self.texts
 
     def text(self, value: str) -> str:
         return value
@@ -67,6 +73,12 @@ class Range(NamedTuple):
         if self.step:
             return int((Decimal(str(self.high)) - Decimal(str(self.low))) // Decimal(str(self.step))) + 1
         return None
+
+    @property
+    def values(self) -> list[float]:
+        """All of them, where they can be counted."""
+        low, step = Decimal(str(self.low)), Decimal(str(self.step or 1))
+        return [(int if self.whole else float)(low + step * index) for index in range(self.size)]
 
     def text(self, value: float) -> str:
         if self.whole:
@@ -121,6 +133,14 @@ def size_of(space: Space) -> int | None:
     """How many points there are, or None."""
     sizes = [dimension.size for dimension in space.values()]
     return None if None in sizes else math.prod(sizes)
+
+
+def points_of(space: Space) -> list[dict]:
+    """Every point of a space of less than MOST_LISTED points; none of a larger one."""
+    size = size_of(space)
+    if size is None or size > MOST_LISTED:
+        return []
+    return [dict(zip(space, point, strict=True)) for point in itertools.product(*(d.values for d in space.values()))]
 
 
 def composed(overrides: list[str]) -> DictConfig:

@@ -22,6 +22,7 @@ from reports.files import write_csv, write_text
 from reports.records import Record
 
 from .build import build
+from .checkpoint_files import BEFORE, CheckpointFiles
 from .checks import check_image_size
 from .freeze import Freeze
 
@@ -171,6 +172,8 @@ def trainer(config: DictConfig, record: Record, *, callbacks: Sequence[L.Callbac
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint):
             callback.dirpath = str(record.folder / "checkpoints")
+    goes_on = config.ckpt_path is not None and "fit" in config.stages
+    first_step = epochs_done(Path(config.ckpt_path)) + 1 if goes_on else None
     on_terminal = sys.stderr.isatty()
     if on_terminal:
         callbacks.append(TQDMProgressBar(leave=False))
@@ -178,7 +181,8 @@ def trainer(config: DictConfig, record: Record, *, callbacks: Sequence[L.Callbac
         config,
         "trainer",
         callbacks=callbacks,
-        logger=build(config, "logger", folder=str(record.folder)) or False,
+        plugins=[CheckpointFiles()],
+        logger=build(config, "logger", folder=str(record.folder), first_step=first_step) or False,
         default_root_dir=str(record.folder),
         enable_progress_bar=on_terminal,
         enable_model_summary=False,
@@ -209,6 +213,8 @@ def fit(config: DictConfig, record: Record, trainer: L.Trainer, model: Classifie
         log.info("going on after epoch %d", done)
     trainer.fit(model, data, ckpt_path=config.ckpt_path, weights_only=True)
     best = next(c for c in trainer.checkpoint_callbacks if c.monitor)
+    if trainer.is_global_zero:
+        Path(best.dirpath, BEFORE).unlink(missing_ok=True)  # last.ckpt is whole, and no other comes
     epoch = epochs_done(Path(best.best_model_path))
     monitor = best.monitor if data.protocol == "validation" else best.monitor.replace("val/", "test/")
     log.info("best: epoch %d, %s %.4f", epoch, monitor, best.best_model_score)

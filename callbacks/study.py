@@ -7,17 +7,20 @@ from pathlib import Path
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from reports.words import listed
 
 from . import processes
 from .objectives import Objective
 
-
 log = logging.getLogger(__name__)
 
 JOURNAL = "study.journal"
-SETTLED = (TrialState.COMPLETE, TrialState.PRUNED)
+LOST = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
+TRIED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+ASKED = "asked"  # what we note of a study
 PROCESS, AGAIN, WITHDRAWN, FOLDER = "process", "again", "withdrawn", "folder"  # what we note of a trial
 
 
@@ -70,11 +73,9 @@ def open_study(
         load_if_exists=True,
     )
     asked = {"objectives": [objective.key for objective in objectives], **asked}
-    begun = study.user_attrs
-    if not begun and not study.get_trials(deepcopy=False):
-        for key, value in asked.items():
-            study.set_user_attr(key, value)
-        return study
+    if ASKED not in study.user_attrs and not study.get_trials(deepcopy=False):
+        study.set_user_attr(ASKED, asked)  # in one go: another process may be here at the same time
+    begun = study.user_attrs.get(ASKED, {})
     differences = [
         f"{key} {_difference(begun.get(key), value)}" for key, value in asked.items() if begun.get(key) != value
     ]
@@ -153,6 +154,13 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
     return front[:1] if len(signs) == 1 else front
 
 
+def first_line(error: Exception) -> str:
+    """What a driver says of a database, without the statement that it was asked."""
+    if error.__cause__ is not None and not hasattr(error, "orig"):
+        error = error.__cause__
+    return " ".join(str(getattr(error, "orig", None) or error).split())[:300]
+
+
 def _journal(folder: Path) -> optuna.storages.BaseStorage:
     path = folder / JOURNAL
     try:
@@ -164,9 +172,6 @@ def _journal(folder: Path) -> optuna.storages.BaseStorage:
 
 
 def _database(url: str) -> optuna.storages.BaseStorage:
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import SQLAlchemyError
-
     try:
         parsed = make_url(url)
     except SQLAlchemyError as error:
@@ -185,8 +190,7 @@ def _database(url: str) -> optuna.storages.BaseStorage:
             "postgresql+psycopg://"
         ) from error
     except SQLAlchemyError as error:
-        cause = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
-        raise ValueError(f"storage={shown}: cannot be reached: {cause}") from error
+        raise ValueError(f"storage={shown}: cannot be reached: {first_line(error)}") from error
 
 
 def _difference(before, now) -> str:

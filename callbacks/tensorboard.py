@@ -5,10 +5,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's logger without its version folders and without its hparams.yaml (.hydra/config.yaml has it all)."""
+    """Lightning's logger without its version folders and without its hparams.yaml (.hydra/config.yaml has it all).
 
-    def __init__(self, *, folder: str):
-        super().__init__(save_dir=folder, name="", version="", default_hp_metric=False)
+    Args:
+        first_step: of a run that goes on; what was written from there on before it was stopped is not shown twice.
+    """
+
+    def __init__(self, *, folder: str, first_step: int | None = None):
+        super().__init__(save_dir=folder, name="", version="", default_hp_metric=False, purge_step=first_step)
 
     def save(self) -> None:
         self.experiment.flush()

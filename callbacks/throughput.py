@@ -18,6 +18,9 @@ class Throughput(L.Callback):
         self._epoch_started = 0.0
         self._pictures = 0
 
+    def on_train_start(self, trainer, pl_module) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # Lightning leaves it out where it goes on in the middle of one
+
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         self._epoch_started = time.perf_counter()
         self._pictures = 0

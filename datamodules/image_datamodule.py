@@ -11,7 +11,6 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from .audit import Finding
 from .augmentation import Augmentation
@@ -20,7 +19,7 @@ from .completing import complete
 from .device_augmentation import apply_on_device
 from .elpv import elpv_catalog, elpv_root
 from .folders import folder_catalog
-from .loading import PictureDataset, RowSampler, as_it_is
+from .loading import PictureDataset, ResumableLoader, RowSampler, as_it_is
 from .normalise import normalise
 from .pixels import PixelStore, open_store
 from .table import table_catalog
@@ -155,14 +154,14 @@ class ImageDataModule(L.LightningDataModule):
             self.catalog.labels[self.catalog.rows("train")], minlength=len(self.catalog.classes)
         ).tolist()
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> ResumableLoader:
         return self._loader("train", shuffle=True)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> ResumableLoader:
         """Of the pictures that choose the epoch: val, or test where the protocol says so."""
         return self._loader("val" if self.protocol == "validation" else "test", shuffle=False)
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> ResumableLoader:
         return self._loader("test", shuffle=False)
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
@@ -172,18 +171,20 @@ class ImageDataModule(L.LightningDataModule):
         batch["pixels"] = normalise(batch["pixels"], self.mean, self.std)
         return batch
 
-    def _loader(self, split: str, shuffle: bool) -> DataLoader:
+    def _loader(self, split: str, shuffle: bool) -> ResumableLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         on_device = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         rows = self.catalog.rows(split)
         balance = self.catalog.labels[rows] if shuffle and self.sampler == "balanced" else None
         sampler = RowSampler(rows, shuffle=shuffle, balance=balance, seed=self.seed, rank=rank, world_size=world_size)
+        if self.trainer:  # worker processes ask for rows before Lightning tells the epoch
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         dataset = PictureDataset(self.catalog, self.store, self.augmentation if shuffle else None, self.seed, on_device)
         single_left = shuffle and self.batch_size > 1 and len(sampler) % self.batch_size == 1
         if single_left:
             log.warning("the last training batch would hold a single picture, too few for batch norm: it is left out, "
                         "another one each epoch")  # fmt: skip
-        return DataLoader(
+        return ResumableLoader(
             dataset,
             batch_size=self.batch_size,
             drop_last=single_left,

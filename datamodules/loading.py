@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .augmentation import Augmentation, apply
 from .catalog import Catalog
@@ -39,6 +39,7 @@ class RowSampler(Sampler):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self.skip = 0  # rows of the next pass that were seen before
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -55,7 +56,8 @@ class RowSampler(Sampler):
             generator = np.random.default_rng((self.seed, self.epoch))
             rows = self._balanced(generator) if self.balance is not None else generator.permutation(rows)
             rows = np.resize(rows, len(self) * self.world_size)  # repeats from the front
-        for row in rows[self.rank :: self.world_size]:
+        skip, self.skip = self.skip, 0
+        for row in rows[self.rank :: self.world_size][skip:]:
             yield self.epoch, int(row)
 
     def _balanced(self, generator: np.random.Generator) -> np.ndarray:
@@ -107,6 +109,25 @@ class PictureDataset(Dataset):
         if draws and self.on_device:
             batch["draws"] = torch.tensor(draws)
         return batch
+
+
+class ResumableLoader(DataLoader):
+    """Knows how many batches of a pass it has given, so that a checkpoint in the middle of an epoch goes on with the next."""
+
+    given = 0
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        skipped = self.sampler.skip // self.batch_size
+        for number, batch in enumerate(super().__iter__(), start=skipped + 1):
+            self.given = number
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Lightning's protocol of a loader that can go on."""
+        return {"batches": self.given % len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.sampler.skip = state["batches"] * self.batch_size
 
 
 def as_it_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

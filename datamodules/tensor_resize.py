@@ -1,6 +1,6 @@
 """Pillow's bilinear resize in tensor operations, which can be exported: equal to `decode.resize` in every bit.
 
-Pillow's src/libImaging/Resample.c works on whole numbers, one direction after the other: each weight is rounded to 22 bits, each
+Its src/libImaging/Resample.c works on whole numbers, one direction after the other: each weight is rounded to 22 bits, each
 sum to 8. So does this. Shapes: B batch, H, W pixels, S pixels a side after it, T taps of the filter.
 """
 

@@ -52,8 +52,9 @@ def read_checkpoint(path: Path) -> dict:
 
 
 def epochs_done(path: Path) -> int:
-    """How many epochs of training a checkpoint has behind it; reads its description alone, not the weights."""
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["epoch"] + 1
+    """How many whole epochs of training a checkpoint has behind it; reads its description alone, not the weights."""
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
 
 
 def load_network(path: Path) -> Trained:

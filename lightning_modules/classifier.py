@@ -80,6 +80,16 @@ class Classifier(L.LightningModule):
             else:
                 config.scheduler.step()
 
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        # In the middle of an epoch; the sums of all processes, since one of them writes the file
+        checkpoint["train_sums"] = [
+            self.trainer.strategy.reduce(value.clone(), reduce_op="sum") for value in self.train_metrics.sums()
+        ]
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        if self._trainer is not None and self.trainer.is_global_zero and "train_sums" in checkpoint:
+            self.train_metrics.add_to_sums(checkpoint["train_sums"])
+
     def lr_scheduler_step(self, scheduler, metric) -> None:
         """Does nothing: `on_train_epoch_end` has stepped it."""
 

@@ -1,7 +1,7 @@
 """Metrics of one pass over a split: exact sums, also over a short last batch and over several processes."""
 
 from torch import Tensor, nn
-from torchmetrics import MetricCollection, SumMetric
+from torchmetrics import Metric, MetricCollection, SumMetric
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassAUROC,
@@ -38,6 +38,19 @@ class Metrics(nn.Module):
         self.loss_sum.update(mean_loss * len(labels))
         self.count.update(len(labels))
         self.scores.update(logits.softmax(1), labels)
+
+    def sums(self) -> list[Tensor]:
+        """What was added up so far, for a checkpoint in the middle of an epoch."""
+        return [getattr(metric, name) for metric in self._metrics() for name in metric._defaults]
+
+    def add_to_sums(self, sums: list[Tensor]) -> None:
+        """Takes up `sums` of before."""
+        places = [(metric, name) for metric in self._metrics() for name in metric._defaults]
+        for (metric, name), value in zip(places, sums, strict=True):
+            setattr(metric, name, getattr(metric, name) + value.to(metric.device))
+
+    def _metrics(self) -> list[Metric]:
+        return [module for module in self.modules() if isinstance(module, Metric)]
 
     def compute_and_reset(self) -> dict[str, float | list]:
         """Plain numbers, and lists for the confusion matrix."""

@@ -69,6 +69,11 @@ class Record:
         """The run before in this folder is not the same: nothing of it is taken over."""
         self.earlier = {}
 
+    def stop(self, warnings: list[str]) -> None:
+        """A signal ended the run; it can go on."""
+        self.run["warnings"] = warnings
+        self._write("running", reason=None)
+
     def start(self) -> None:
         """Writes what is known so far."""
         self._write("running", reason=None)

@@ -97,6 +97,8 @@ def train(tmp_path, in_process, two_colours):
         if small:
             options = [a for a in arguments if a.startswith("-")]
             arguments = [*options, f"datamodule.root={root}", *small_run, *(a for a in arguments if a not in options)]
+        elif any(a.startswith("ckpt_path") for a in arguments):
+            arguments.append(small_cache)  # of each command, never of the run that it takes up
         if not any(a.startswith(("hydra.run.dir", "ckpt_path", "-m", "hydra.sweep.dir")) for a in arguments):
             arguments.append(f"hydra.run.dir={folder}")
         return Ran(*in_process(script, *arguments), folder)

@@ -16,7 +16,12 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 def make_checkpoint(
-    path: Path, *, classes=("ants", "bees"), image_size: int = 48, decision: dict | None = DECISION, network: dict | None = None
+    path: Path,
+    *,
+    classes=("ants", "bees"),
+    image_size: int = 48,
+    decision: dict | None = DECISION,
+    network: dict | None = None,
 ) -> Path:
     """A small network with seeded weights whose answers differ from picture to picture."""
     torch.manual_seed(0)
@@ -68,3 +73,20 @@ def save_in_mode(image: Image.Image, kind: int, stem: Path) -> Path:
     file = stem.with_suffix(".jpg" if kind in (0, 4, 6) else ".png")
     image.save(file, **options)
     return file
+
+
+def odd_copies(files: list[Path], folder: Path, count: int) -> list[Path]:
+    """`count` pictures cut out of real ones at odd places and sizes, in turn in the seven ways of `save_in_mode`."""
+    generator = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    copies = []
+    for index in range(count):
+        with Image.open(files[index * len(files) // count]) as image:
+            image = image.convert("RGB")
+        left, top = (int(generator.integers(0, side // 3 + 1)) for side in image.size)
+        width, height = (
+            int(generator.integers(2 * side // 5, side + 1)) | 1 for side in (image.width - left, image.height - top)
+        )
+        cut = image.crop((left, top, min(left + width, image.width), min(top + height, image.height)))
+        copies.append(save_in_mode(cut, index % 7, folder / f"{index:03}"))
+    return copies

@@ -24,7 +24,9 @@ def test_the_network_alone_needs_no_lightning(tmp_path):
         "import sys; from pathlib import Path; from lightning_modules.checkpoint import load_network;"
         "load_network(Path(sys.argv[1])); print('lightning' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=PROJECT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "False"
 
 

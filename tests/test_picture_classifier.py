@@ -61,7 +61,10 @@ def test_grey_arrays_and_whole_batches(model):
     assert [p.fingerprint for p in model.predict(torch.from_numpy(batch).permute(0, 3, 1, 2))] == one_by_one
 
 
-@pytest.mark.parametrize("picture", [np.zeros((4, 4, 3)), np.zeros((3, 8, 8), np.uint8), torch.zeros(3, 4, 4), [3], [np.zeros(4)]])
+NO_PICTURES = [np.zeros((4, 4, 3)), np.zeros((3, 8, 8), np.uint8), torch.zeros(3, 4, 4), [3], [np.zeros(4)]]
+
+
+@pytest.mark.parametrize("picture", NO_PICTURES)
 def test_what_is_no_picture_of_8_bits(model, picture):
     with pytest.raises(ValueError, match=r"cannot be used; arrays are \(H, W, 3\), tensors \(3, H, W\)"):
         model.predict(picture)
@@ -123,7 +126,9 @@ def test_what_follows_from_the_decision():
     assert abstained({"ants": 0.99, "bees": 0.01}, DECISION | {"confidence": None}) is True
     assert decided({"ants": 0.6, "bees": 0.4}, None) is None is abstained({"ants": 0.6, "bees": 0.4}, None)
     three = {key: DECISION[key] for key in ("temperature", "confidence", "wanted_accuracy")}
-    assert decided({"a": 0.7, "b": 0.2, "c": 0.1}, three) is None and not abstained({"a": 0.7, "b": 0.2, "c": 0.1}, three)
+    assert decided({"a": 0.7, "b": 0.2, "c": 0.1}, three) is None and not abstained(
+        {"a": 0.7, "b": 0.2, "c": 0.1}, three
+    )
 
 
 def test_calibrated_is_with_the_temperature(model, files):

@@ -77,3 +77,12 @@ def test_hostile_letters_can_be_written(tmp_path):
     for text in (as_text(made), as_csv(made), as_latex(made), as_markdown(made, "\udc80")):
         assert text.encode() and "\x00" not in text and "\u202e" not in text
     assert "a? b" in as_text(made)
+
+
+def test_unfinished_runs_have_their_reason(tmp_path):
+    make_run(tmp_path / "a", choices={"model": "a"})
+    for status, why in (("pruned", "behind the median in epoch 3"), ("running", None)):
+        make_run(tmp_path / status, status=status, reason=why, choices={"model": status})
+    lines = as_text(judged(tmp_path)).splitlines()
+    assert "pruned: pruned: behind the median in epoch 3" in lines
+    assert any(line.startswith("running: running: began 2026-01-01") for line in lines)

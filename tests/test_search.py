@@ -115,10 +115,10 @@ def test_one_objective_finds_the_best_and_trains_it_again(search):
     assert {r["run"]["seed"] for r in trials.values()} == {48763}
     assert len(gather(find(str(ran.folder))).runs) == 17 and not gather(find(str(ran.folder))).left_out
     assert "one run, chosen among" in ran.out and "trained again with seeds 1, 2 and 3" in ran.out
-    command = shlex.split(ran.out.strip().splitlines()[-1])
+    command = shlex.split(next(line for line in ran.out.splitlines() if line.startswith("    python train.py")))
     assert command == ["python", "train.py", f"optimizer.lr={best.params['optimizer.lr']:.4g}"]
     for page in (ran.folder / "report.html", ran.folder / "trials" / "report.html"):
-        assert page.is_file() and f"Page: {page}" in ran.out
+        assert page.is_file() and f": {page}\n" in ran.out
 
 
 def test_what_it_says_after_a_trial(search):
@@ -159,18 +159,17 @@ def test_a_trial_behind_the_others_is_pruned_and_is_no_failure(search):
     assert record["reason"].startswith("after epoch 2: val accuracy 0.0500, median of ")
     assert record["reason"].endswith("at that epoch 0.4000")
     pruned = [t for t in ran.trials if t.state == TrialState.PRUNED]
-    assert pruned and {t.params["optimizer.lr"] for t in pruned} == {"1e-05"}
+    assert [t.params["optimizer.lr"] for t in pruned] == ["1e-05"]
     assert list(pruned[0].intermediate_values) == [1, 2]  # not before two epochs, and not after
     assert "pruned after epoch 2" in ran.out and "failed" not in ran.out and "ERROR" not in ran.out + ran.err
-    states = {t.user_attrs[study.FOLDER] for t in ran.trials}
-    assert len(states) == 3 and len(ran.trials) < 30  # three points are all there are
+    assert len(study.counted(ran.trials)) == 3 and "The space has 3 points, so there are no more trials" in ran.out
 
 
 def test_two_objectives_have_a_front_and_its_ends_are_trained_again(search):
     macs = {3: 300, 4: 200, 5: 500, 6: 100, 7: 50}
     accuracy = {3: 0.8, 4: 0.7, 5: 0.75, 6: 0.65, 7: 0.5}  # 5 is beaten by 3
     ran = search(
-        "space={model.keep:[3,4,5,6,7]}", "trials=60", "seed=54", "objectives=[val.accuracy,model.macs]", "seeds=[1]", "retrain=3",
+        "space={model.keep:[3,4,5,6,7]}", "trials=60", "objectives=[val.accuracy,model.macs]", "seeds=[1]", "retrain=3",
         run=made_up(lambda config: accuracy[config.model.keep], lambda config: macs[config.model.keep]),
     )  # fmt: skip
     assert ran.status == 0, ran.err
@@ -223,7 +222,6 @@ def test_a_killed_trial_goes_on_and_nothing_finished_runs_twice(real, monkeypatc
     first = begun.copy()
     begun.clear()
     monkeypatch.setattr(EpochLog, "on_train_epoch_start", counting)
-    monkeypatch.setattr("callbacks.processes._started", lambda pid: "another process of this number")
     ran = real(*arguments)
     assert ran.status == 0, ran.err
     stopped = first[-1][0]

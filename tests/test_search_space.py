@@ -7,7 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 import callbacks.command_line  # noqa: F401 registers the resolvers
-from callbacks.search_space import as_overrides, as_text, check_space, read_base, read_space, size_of
+from callbacks.search_space import as_overrides, as_text, check_space, points_of, read_base, read_space, size_of
 from tests.helpers import PROJECT
 
 
@@ -30,6 +30,21 @@ def test_dimensions_as_optuna_has_them(dimension, distribution, size):
     space = read_space({"a.b": dimension})
     assert space["a.b"].distribution == distribution
     assert size_of(space) == size
+    assert [point["a.b"] for point in points_of(space)] == ([] if size is None else space["a.b"].values)
+    assert all(distribution._contains(distribution.to_internal_repr(p["a.b"])) for p in points_of(space))
+    assert len({str(point) for point in points_of(space)}) == (size or 0)
+
+
+def test_points_of_two_keys():
+    space = read_space({"a": ["x", "y"], "b": {"low": 0.1, "high": 0.3, "step": 0.1}})
+    assert [tuple(p.values()) for p in points_of(space)] == [
+        ("x", 0.1),
+        ("x", 0.2),
+        ("x", 0.3),
+        ("y", 0.1),
+        ("y", 0.2),
+        ("y", 0.3),
+    ]
 
 
 def test_keys_are_dotted_or_nested_and_null_takes_one_out():

@@ -38,7 +38,10 @@ def test_a_picture_a_pattern_and_a_list_keep_their_order(root):
 
 
 def test_a_table_says_label_and_split(root):
-    rows = [{"path": "red/001.png", "label": "red", "split": "val"}, {"path": "blue/000.png", "label": "", "split": "test"}]
+    rows = [
+        {"path": "red/001.png", "label": "red", "split": "val"},
+        {"path": "blue/000.png", "label": "", "split": "test"},
+    ]
     write_csv(root / "list.csv", ["path", "label", "split"], rows)
     found = list(Pictures(f"{root}/list.csv"))
     assert [(p.path, p.label, p.split) for p in found] == [

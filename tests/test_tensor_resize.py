@@ -6,7 +6,17 @@ from PIL import Image
 from datamodules.decode import resize
 from datamodules.tensor_resize import resize_tensor, taps
 
-SIZES = [(37, 53), (256, 256), (257, 255), (500, 375), (48, 1031), (1, 1), (2, 300), (31, 16), (640, 17)]  # width, height
+SIZES = [
+    (37, 53),
+    (256, 256),
+    (257, 255),
+    (500, 375),
+    (48, 1031),
+    (1, 1),
+    (2, 300),
+    (31, 16),
+    (640, 17),
+]  # width, height
 
 
 @pytest.mark.parametrize("size", [32, 48, 224, 256])

@@ -2,8 +2,8 @@
 
 import contextlib
 import copy
-import importlib
 import io
+import logging
 import warnings
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from callbacks.predicting.backends import Description
 from datamodules.normalise import normalise
 from datamodules.tensor_resize import resize_tensor
 
-ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 PICTURES, NORMALISED = "pictures", "normalised"  # inputs: (N, H, W, 3) uint8 of any size; (N, 3, S, S) float
 LOGITS, PROBABILITIES = "logits", "probabilities"  # outputs, (N, K)
 
@@ -43,15 +42,6 @@ class WholeNetwork(nn.Module):
         return self.network(self.preprocessing(pictures)).softmax(1)
 
 
-def check_packages(wanted_by: str) -> None:
-    """Raises ValueError where a package of the extra is missing."""
-    for name in ONNX_PACKAGES:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise ValueError(f"{wanted_by}: {name} is not installed; install it with pip install -e '.[onnx]'") from error
-
-
 def network_graph(network: nn.Module, image_size: int):
     """The network alone as an ONNX model: normalised pictures -> logits."""
     example = torch.zeros(2, 3, image_size, image_size)
@@ -62,16 +52,19 @@ def whole_graph(core, description: Description):
     """An ONNX model of the network with resizing and normalisation before it and a softmax behind it."""
     import onnx
     from onnx import compose, helper
+    from onnxscript.optimizer import remove_unused_nodes
 
     sizes = dict(enumerate(torch.export.Dim(name) for name in ("batch", "height", "width")))
     before = _onnx(Preprocessing(description), example_pictures(), sizes, PICTURES, "resized")
-    before = compose.add_prefix(before, "preprocessing/", rename_inputs=False, rename_outputs=False)
+    core = compose.add_prefix(core, "network/", rename_inputs=False, rename_outputs=False)
     before.ir_version = core.ir_version
     whole = compose.merge_models(before, core, io_map=[("resized", NORMALISED)])
     whole.graph.node.append(helper.make_node("Softmax", [LOGITS], [PROBABILITIES], axis=-1))
     shape = ["batch", len(description.classes)]
     del whole.graph.output[:]
     whole.graph.output.append(helper.make_tensor_value_info(PROBABILITIES, onnx.TensorProto.FLOAT, shape))
+    logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # it counts what it removes
+    remove_unused_nodes(whole)  # onnxruntime would warn of what the exporter left over
     onnx.checker.check_model(whole)
     return whole
 
@@ -80,6 +73,7 @@ def save_onnx(model, path: Path, texts: dict[str, str]) -> None:
     """One file, with texts as its metadata."""
     import onnx
 
+    _strip(model.graph)
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, texts)
     onnx.save(model, path)
@@ -95,6 +89,9 @@ def save_program(network: nn.Module, description: Description, path: Path, texts
         module, example, sizes = plain(network), torch.zeros(2, 3, side, side), {0: torch.export.Dim("batch")}
     with quiet():
         program = torch.export.export(module.eval(), (example,), dynamic_shapes=(sizes,))
+        for module in program.graph_module.modules():
+            for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+                node.meta.pop("stack_trace", None)
         torch.export.save(program, path, extra_files=texts)
 
 
@@ -129,3 +126,13 @@ def _onnx(module: nn.Module, example: Tensor, sizes: dict, input_name: str, outp
             verbose=False,
         )
     return program.model_proto
+
+
+def _strip(graph) -> None:
+    """Takes off what the exporter notes at each node: its stack traces name local folders."""
+    for node in graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _strip(attribute.g)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from callbacks.build import nearest
-from callbacks.predicting.backends import Checkpoint, OnnxFile, softmax
+from callbacks.predicting.backends import Checkpoint, OnnxFile, of_extra, softmax
 from callbacks.predicting.sources import Picture
-from datamodules.decode import open_picture, resize
+from datamodules.decode import DECODER, open_picture, resize
 from datamodules.normalise import as_batch, normalise
 from reports.files import write_bytes
 
@@ -22,6 +22,7 @@ from .int8 import quantise
 from .proof import CALIBRATED_ON, MEASURED_ON, PROVED_ON, Proof, evidence, known_pictures, prove, spread
 
 SUFFIXES = {"onnx": ".onnx", "int8": "_int8.onnx", "torch_export": ".pt2"}
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TEXTS = "justenough.json"  # the metadata within a .pt2 file
 
 
@@ -59,13 +60,14 @@ def export(
     path = _checked(ckpt, format, preprocessing, out)
     if not isinstance(largest_difference, (int, float)) or not largest_difference >= 0:
         raise ValueError(f"largest_difference={largest_difference}: use a number of 0 or more, e.g. 1e-4")
-    if format != "torch_export":
-        graphs.check_packages(f"format={format}")
+    for package in ONNX_PACKAGES if format != "torch_export" else ():
+        of_extra(package, f"format={format}")
     before = Checkpoint(Path(ckpt), "cpu")
     splits = known_pictures(Path(ckpt), images, root)
     calibration = _calibration(splits, images) if format == "int8" else []
     texts = before.description.as_metadata() | {
         "format": json.dumps(format),
+        "decoder": json.dumps(DECODER),
         "version": json.dumps(importlib.metadata.version("justenough")),
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -100,7 +102,7 @@ def _checked(ckpt: str | None, format: str, preprocessing: bool, out: str | None
     name = Path(ckpt).stem + ("" if preprocessing else "_network") + SUFFIXES[format]
     if out is None:
         return Path(ckpt).parent / name
-    suffix = Path(SUFFIXES[format]).suffix
+    suffix = Path(name).suffix
     return Path(out) if Path(out).suffix.lower() == suffix else Path(out) / name
 
 
@@ -113,7 +115,9 @@ def _calibration(splits: dict[str, list[Picture]], images) -> list[Picture]:
     return spread(pictures, CALIBRATED_ON)
 
 
-def _make(before: Checkpoint, format: str, preprocessing: bool, calibration: list[Picture], path: Path, texts: dict) -> None:
+def _make(
+    before: Checkpoint, format: str, preprocessing: bool, calibration: list[Picture], path: Path, texts: dict
+) -> None:
     description = before.description
     if format == "torch_export":
         graphs.save_program(before.network, description, path, {TEXTS: json.dumps(texts)}, preprocessing)
@@ -130,7 +134,7 @@ def _normalised(pictures: list[Picture], before: Checkpoint) -> Iterator[np.ndar
     """Pictures as the network gets them, (1, 3, S, S) each."""
     size, mean, std = before.description.image_size, before.description.mean, before.description.std
     for picture in pictures:
-        pixels = np.asarray(resize(open_picture(picture.file, size), size))[None]
+        pixels = np.array(resize(open_picture(picture.file, size), size))[None]
         yield np.ascontiguousarray(normalise(as_batch(pixels), mean, std).numpy())
 
 
@@ -141,7 +145,7 @@ def _program(path: Path, preprocessing: bool, before: Checkpoint):
     def answer(pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             if preprocessing:
-                return module(torch.from_numpy(pixels)).numpy()
+                return module(torch.tensor(pixels)).numpy()
             batch = normalise(as_batch(pixels), before.description.mean, before.description.std).contiguous()
             return softmax(module(batch).numpy())
 

@@ -40,10 +40,10 @@ class Proof(NamedTuple):
     right_after: int
 
     def in_words(self) -> str:
-        """`3 of 153 validation pictures are called differently; ...`."""
+        """`153 validation pictures: probabilities differ by at most 1.2e-07, 0 are called differently`."""
         return (
-            f"largest difference of a probability {self.largest_difference:.1e}, {self.changed} of {self.n} called "
-            f"differently ({self.words})"
+            f"{self.words}: probabilities differ by at most {self.largest_difference:.1e}, {self.changed:,} of {self.n:,} are "
+            "called differently"
         )
 
     def accuracies(self) -> str | None:
@@ -89,7 +89,8 @@ def evidence(splits: dict[str, list[Picture]], kinds: Sequence[str], most: int) 
 
 def spread(pictures: Sequence, most: int) -> list:
     """At most so many, evenly over the list: tables are sorted by class."""
-    return [pictures[place] for place in np.linspace(0, len(pictures) - 1, min(most, len(pictures))).round().astype(int)]
+    places = np.linspace(0, len(pictures) - 1, min(most, len(pictures))).round().astype(int)
+    return [pictures[place] for place in places]
 
 
 def prove(before: Backend, after: Callable[[np.ndarray], np.ndarray], found: Evidence, native_sizes: bool) -> Proof:
@@ -103,7 +104,7 @@ def prove(before: Backend, after: Callable[[np.ndarray], np.ndarray], found: Evi
     largest, changed, labelled, right_before, right_after, n = 0.0, 0, 0, 0, 0, 0
     resized = []
     for image, label in _images(found, size):
-        small = np.asarray(resize(image, size))[None]
+        small = np.array(resize(image, size))[None]
         expected, got = before(small)[0], after(np.asarray(image)[None] if native_sizes else small)[0]
         largest = max(largest, float(np.abs(expected - got).max()))
         changed += int(expected.argmax() != got.argmax())

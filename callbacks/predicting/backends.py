@@ -1,5 +1,6 @@
 """What answers: a run's checkpoint on torch, or an ONNX file of export.py on onnxruntime. B pictures, S pixels, K classes."""
 
+import importlib
 import json
 import os
 from pathlib import Path
@@ -74,13 +75,14 @@ class OnnxFile:
     def __init__(self, path: Path, device: str = "auto"):
         if not path.is_file():
             raise ValueError(f"{path}: no such file; make it with python export.py ckpt=RUN/checkpoints/best.ckpt")
-        runtime = import_runtime(f"ckpt={path}")
+        runtime = of_extra("onnxruntime", f"ckpt={path}")
         available = runtime.get_available_providers()
         if device not in ("auto", "cpu") and "CUDAExecutionProvider" not in available:
             raise ValueError(f"device={device}: onnxruntime has {', '.join(available)} here; use device=cpu for {path}")
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # errors
-        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", 0))  # as torch; 0: all cores
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        options.intra_op_num_threads = int(threads) if threads.isdigit() else 0  # as torch; 0: all cores
         on_gpu = device != "cpu" and "CUDAExecutionProvider" in available
         providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if on_gpu else ["CPUExecutionProvider"]
         try:
@@ -110,19 +112,18 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def import_runtime(wanted_by: str):
-    """onnxruntime.
+def of_extra(package: str, wanted_by: str):
+    """A package of the extra onnx.
 
     Raises:
         ValueError: not installed; names the extra.
     """
     try:
-        import onnxruntime
+        return importlib.import_module(package)
     except ImportError as error:
         raise ValueError(
-            f"{wanted_by}: onnxruntime is not installed; install it with pip install -e '.[onnx]'"
+            f"{wanted_by}: {package} is not installed; install it with pip install -e '.[onnx]'"
         ) from error
-    return onnxruntime
 
 
 def torch_device(name: str):

@@ -147,8 +147,7 @@ class Classifier:
 
     def _answered(self, pictures: list[tuple[object, Read | str]]) -> Iterator[tuple[object, Prediction]]:
         pixels = [read.pixels for _, read in pictures if isinstance(read, Read)]
-        probabilities = self.backend(np.stack(pixels)).astype(np.float64) if pixels else np.empty((0, len(self.classes)))
-        answers = iter(self._follow(probabilities))
+        answers = self._follow(self.backend(np.stack(pixels)).astype(np.float64)) if pixels else iter(())
         for picture, read in pictures:
             path = _path(picture)
             if isinstance(read, str):
@@ -160,8 +159,8 @@ class Classifier:
         """What follows from probabilities (B, K), a dictionary a picture."""
         decision = self.decision
         calibrated = [None] * len(probabilities)
-        if decision is not None and len(probabilities):
-            from reports.calibration import with_temperature  # late: scipy, which errors of the command line do not need
+        if decision is not None:
+            from reports.calibration import with_temperature  # late: scipy
 
             calibrated = with_temperature(probabilities, decision["temperature"])
         for line, warm in zip(probabilities.tolist(), calibrated, strict=True):

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from reports.words import clean, listed
+from reports.predictions import COLUMNS
+from reports.words import clean, listed, plural
 
 from .picture_classifier import Prediction
 from .sources import Picture
@@ -21,7 +22,7 @@ TRUTH = {True: "true", False: "false", None: ""}
 def columns(classes: list[str], decision: dict | None) -> list[str]:
     """Those of a run's predictions.csv, and what follows from the checkpoint's decision."""
     follows = ["decided"] if decision and "threshold" in decision else []
-    return ["path", "fingerprint", "label", "predicted", *(f"p_{name}" for name in classes), *follows, "abstained", "error"]
+    return [*COLUMNS, *(f"p_{name}" for name in classes), *follows, "abstained", "error"]
 
 
 def line(picture: Picture, prediction: Prediction) -> dict[str, str]:
@@ -115,11 +116,14 @@ class Tally:
         lines = [*_aligned(self._shown()), ""]
         if self.n > len(self.first):
             lines[-1:] = [f"... and {self.n - len(self.first):,} more", ""]
-        lines.append(f"{self.n:,} pictures: {', '.join(f'{name} {self.predicted[name]:,}' for name in self._most())}")
+        lines.append(
+            f"{plural(self.n, 'picture')}: {', '.join(f'{name} {self.predicted[name]:,}' for name in self._most())}"
+        )
         if self.decision:
             limit = self.decision["confidence"]
-            of_what = f"confidence below {limit:.3f}" if limit is not None else "no confidence was high enough on validation"
-            lines.append(f"abstained: {self.abstained:,} ({of_what}, for an accuracy of {self.decision['wanted_accuracy']:g})")
+            why = f"confidence below {limit:.3f}" if limit is not None else "no confidence was enough on validation"
+            wanted = f"for an accuracy of {self.decision['wanted_accuracy']:g}"
+            lines.append(f"abstained: {self.abstained:,} ({why}, {wanted})")
         if self.errors:
             lines.append(f"not read: {self.errors:,}")
         for split, (right, n, right_kept, kept) in self.right.items():
@@ -129,9 +133,8 @@ class Tally:
                 lines.append(f"{name} where not abstained: {accuracy_in_words(accuracy_entry(right_kept, kept))}")
         if self.unknown_labels:
             lines.append(
-                f"{self.unknown_labels.total():,} pictures have a label that the network does not know "
-                f"({listed([clean(name, 40) for name in sorted(self.unknown_labels)])}) and are not in the accuracy; it knows "
-                f"{listed(self.classes, 20)}"
+                f"not in the accuracy: {plural(self.unknown_labels.total(), 'picture')} whose label the network does not know "
+                f"({listed([clean(name, 40) for name in sorted(self.unknown_labels)])}); it knows {listed(self.classes, 20)}"
             )
         return lines
 

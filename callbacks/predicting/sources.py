@@ -44,7 +44,9 @@ class Pictures:
             raise ValueError(f"images: nothing is given; {EXAMPLE}")
         self._parts = [_part(str(place), root) for place in places]
         if root is not None and not any(isinstance(part, Table) for part in self._parts):
-            raise ValueError(f"root={root} is of the relative paths of a table, and images={_in_words(places)} has none")
+            raise ValueError(
+                f"root={root} is of the relative paths of a table, and images={_in_words(places)} has none"
+            )
         self.count = sum(1 for part in self._parts for _ in part(True))
         if not self.count:
             raise ValueError(f"images={_in_words(places)}: no pictures in it or below ({kinds()}); {EXAMPLE}")

@@ -1,0 +1,78 @@
+"""How checkpoints become files: whole or not at all, the one before kept, and held in memory where the disk is full."""
+
+import io
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from lightning_modules.checkpoint import read_checkpoint
+from reports.files import write_bytes
+
+from .errors import PLACES
+
+log = logging.getLogger(__name__)
+
+LAST, BEFORE = "last.ckpt", "last-before.ckpt"
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes checkpoints for Lightning. One that cannot be written is held, and tried again with the next."""
+
+    def __init__(self):
+        self.held: dict[Path, bytes] = {}
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
+        path, buffer = Path(path), io.BytesIO()
+        torch.save(checkpoint, buffer)
+        self.held[path] = buffer.getvalue()
+        self.write_held()
+
+    def write_held(self) -> None:
+        """Tries to write what is held."""
+        for path, content in list(self.held.items()):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if path.name == LAST and path.is_file():
+                    _keep(path, path.with_name(BEFORE))
+                write_bytes(path, content)
+            except OSError as error:
+                if error.errno not in PLACES:
+                    raise
+                log.warning(
+                    "%s cannot be written (%s): training goes on, it is held in memory and tried again", path, error.strerror
+                )
+            else:
+                del self.held[path]
+
+
+def _keep(path: Path, other: Path) -> None:
+    """A second name for a file, so that there is always one of the first name."""
+    between = other.with_name(f".{other.name}")
+    between.unlink(missing_ok=True)
+    try:
+        os.link(path, between)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, between)
+    between.replace(other)
+
+
+def whole(path: Path) -> Path:
+    """`path`, or where it is a damaged last.ckpt the one before it.
+
+    Raises:
+        ValueError: neither can be read.
+    """
+    try:
+        read_checkpoint(path)
+    except ValueError as error:
+        before = path.with_name(BEFORE)
+        if path.name != LAST or not before.is_file():
+            raise
+        read_checkpoint(before)
+        log.warning("%s; going on from the one before it: %s", error, before)
+        return before
+    return path

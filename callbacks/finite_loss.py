@@ -1,0 +1,42 @@
+"""A loss that is no number ends the run before its weights become a checkpoint."""
+
+import lightning as L
+import torch
+
+from reports.words import listed
+
+EVERY_ON_DEVICE = 50  # steps: a look at a number of the device waits for the device
+
+
+class FiniteLoss(L.Callback):
+    """Looks at the loss after each step, on a GPU at the sum of the last steps from time to time.
+
+    Raises:
+        ValueError: NaN or infinite; names step, learning rate and pictures.
+    """
+
+    def __init__(self):
+        self._sum: torch.Tensor | None = None
+        self._since = 0  # first step of the sum
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        loss, step = outputs["loss"].detach(), trainer.global_step
+        if self._sum is None:
+            self._sum, self._since = torch.zeros_like(loss), step
+        self._sum += loss
+        if loss.device.type != "cpu" and step % EVERY_ON_DEVICE and not trainer.is_last_batch:
+            return
+        if not torch.isfinite(self._sum):
+            raise ValueError(self._message(trainer, float(self._sum), step, batch))
+        self._sum = None
+
+    def _message(self, trainer, value: float, step: int, batch: dict) -> str:
+        where = f"step {step}" if self._since == step else f"one of the steps {self._since} to {step}"
+        paths = trainer.datamodule.catalog.paths
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        pictures = listed([paths[row] for row in batch["rows"].tolist()], 16)
+        return (
+            f"the loss is {value} at {where} (epoch {trainer.current_epoch + 1}, learning rate {rate:g}). A smaller "
+            "optimizer.lr or trainer.gradient_clip_val=1 helps mostly; last.ckpt and best.ckpt are from before. "
+            f"Pictures of {'the step' if self._since == step else 'the last step'}: {pictures}"
+        )

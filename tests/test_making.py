@@ -1,0 +1,35 @@
+"""Names and refusals; test_export.py makes files."""
+
+import pytest
+
+from callbacks.exporting import making
+from callbacks.exporting.making import export
+
+COMMON = {"images": None, "root": None, "largest_difference": 1e-4}
+
+
+@pytest.mark.parametrize(("format", "preprocessing", "out", "expected"), [
+    ("onnx", True, None, "run/best.onnx"),
+    ("onnx", False, None, "run/best_network.onnx"),
+    ("int8", True, None, "run/best_int8.onnx"),
+    ("torch_export", True, "other", "other/best.pt2"),
+    ("onnx", True, "other/NAME.ONNX", "other/NAME.ONNX"),
+    ("torch_export", True, "a.onnx", "a.onnx/best.pt2"),
+])  # fmt: skip
+def test_where_a_file_goes(format, preprocessing, out, expected):
+    assert str(making._checked("run/best.ckpt", format, preprocessing, out)) == expected
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"ckpt": None}, "ckpt: nothing is given"),
+    ({"ckpt": "best.pt2"}, "is an exported file already"),
+    ({"format": "tensorrt"}, r"no such format; .*Allowed: int8, onnx, torch_export"),
+    ({"preprocessing": "yes"}, "use true or false"),
+    ({"largest_difference": -1}, "largest_difference=-1: use a number of 0 or more"),
+    ({"largest_difference": float("nan")}, "largest_difference=nan"),
+    ({"largest_difference": None}, "largest_difference=None"),
+])  # fmt: skip
+def test_settings_that_are_none(changes, words):
+    settings = {"ckpt": "best.ckpt", "format": "onnx", "preprocessing": True, "out": None, **COMMON, **changes}
+    with pytest.raises(ValueError, match=words):
+        export(settings.pop("ckpt"), **settings)
