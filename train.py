@@ -23,6 +23,7 @@ def run(config: DictConfig, record: Record, callbacks: Sequence = ()) -> None:
     from callbacks.build import build
     from callbacks.checkpoint_files import whole
     from callbacks.checks import check_settings
+    from callbacks.writing import may_fail
     from lightning_modules.checkpoint import load_classifier
 
     check_settings(config)
@@ -44,7 +45,8 @@ def run(config: DictConfig, record: Record, callbacks: Sequence = ()) -> None:
     trainer = stages.trainer(config, record, callbacks=callbacks)
     if "fit" in config.stages:
         record.model["weights"] = stages.initial_weights(config, record, model)
-        record.start()
+        with may_fail(record.folder / "result.json"):
+            record.start()
         record.best = stages.fit(config, record, trainer, model, data)
         model = load_classifier(Path(record.best["checkpoint"]))
     results.validate(record, trainer, model, data, rules)

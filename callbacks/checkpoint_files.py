@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -47,6 +48,21 @@ class CheckpointFiles(TorchCheckpointIO):
                 )
             else:
                 del self.held[path]
+
+
+    def place_of(self, path: Path) -> Path:
+        """Where a checkpoint lies; one that is held still goes into the system's folder for temporary files.
+
+        Raises:
+            OSError: there is no space there either.
+        """
+        self.write_held()
+        if path not in self.held:
+            return path
+        place = Path(tempfile.mkdtemp(prefix="justenough-")) / path.name
+        write_bytes(place, self.held.pop(path))
+        log.warning("%s cannot be written: it is %s", path, place)
+        return place
 
 
 def _keep(path: Path, other: Path) -> None:

@@ -1,13 +1,41 @@
 """Which checkpoints a run keeps: the best by a validation quantity, and the last whole state."""
 
+import logging
 import time
 from pathlib import Path
 from typing import Literal
 
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 
-class Best(ModelCheckpoint):
+class OneFile(ModelCheckpoint):
+    """A checkpoint of one name, in the run's own folder.
+
+    Lightning takes names of files from the checkpoint that it goes on from, and removes files by them: names of where the
+    run lay before, or a stranger's. Here they are never taken; the file is looked for here, then beside that checkpoint.
+    """
+
+    def setup(self, trainer, pl_module, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        places = [Path(self.dirpath), *([Path(trainer.ckpt_path).parent] if trainer.ckpt_path else [])]
+        self._found = next((str(f) for p in places if (f := p / f"{self.filename}.ckpt").is_file()), "")
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        score = state_dict["best_model_score"]
+        if score is not None and not (isinstance(score, Tensor) and score.numel() == 1):
+            raise ValueError(f"best_model_score of {self.filename}.ckpt is no number")
+        if score is not None and not self._found:
+            log.warning("%s.ckpt is gone: the best of the epochs to come takes its place", self.filename)
+        score = score if self._found else None
+        own = dict.fromkeys(("best_model_path", "kth_best_model_path", "last_model_path"), self._found)
+        own |= {"best_k_models": {} if score is None else {self._found: score}, "best_model_score": score}
+        super().load_state_dict({**state_dict, **own, "dirpath": self.dirpath})
+
+
+class Best(OneFile):
     """checkpoints/best.ckpt: the epoch with the best `monitor`; the earliest one wins a tie."""
 
     def __init__(self, *, monitor: Literal["val/accuracy", "val/loss"]):
@@ -20,7 +48,7 @@ class Best(ModelCheckpoint):
         )
 
 
-class Last(ModelCheckpoint):
+class Last(OneFile):
     """checkpoints/last.ckpt: everything that going on needs, after each epoch. It comes after Best, whose state it holds.
 
     Args:

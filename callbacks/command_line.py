@@ -23,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from reports.records import Record
+from reports.words import printable
 
 from . import console, errors
 from .earlier import check_folder
@@ -74,7 +75,7 @@ def start(main: Callable[[], None]) -> None:
         message = errors.for_user(error)
         if wants_traceback or message is None:
             raise
-        print(f"ERROR: {message}", file=sys.stderr)
+        print(f"ERROR: {printable(message)}", file=sys.stderr)
         sys.exit(1)
     if FAILED:
         names = ", ".join(failed.name for failed in FAILED)

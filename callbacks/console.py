@@ -1,7 +1,11 @@
 """What the screen shows of the log: the message alone, with the level before it from warning on."""
 
+import contextlib
 import logging
 import sys
+from pathlib import Path
+
+from reports.words import printable
 
 
 class ScreenFormatter(logging.Formatter):
@@ -10,7 +14,7 @@ class ScreenFormatter(logging.Formatter):
     name = ""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = record.getMessage()
+        text = printable(record.getMessage())
         text = text if record.levelno < logging.WARNING else f"{record.levelname}: {text}"
         return f"[{self.name}] {text.strip()}" if self.name else text
 
@@ -25,6 +29,22 @@ class ScreenHandler(logging.Handler):
         else:
             print(text)
         sys.stdout.flush()
+
+
+class LogFile(logging.Handler):
+    """Adds lines to a file; on a full disk they are lost, and the run goes on."""
+
+    def __init__(self, filename: str):
+        super().__init__()
+        self._file = Path(filename).open("ab", buffering=0)  # what is written is there, and nothing is left to fail later
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):
+            self._file.write(f"{self.format(record)}\n".encode(errors="backslashreplace"))
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def name_lines(name: str) -> None:

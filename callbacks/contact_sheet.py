@@ -8,6 +8,7 @@ import numpy as np
 from reports.figures import contact_sheet, figure_pixels, save_png
 
 from .tensorboard import show
+from .writing import may_fail
 
 SHOWN = 6  # pictures a strip
 MOST_CLASSES = 8
@@ -22,7 +23,9 @@ class ContactSheet(L.Callback):
             return
         data = trainer.datamodule
         pixels = figure_pixels(contact_sheet([*self._classes(data), *self._suspicions(data)]))
-        save_png(pixels, Path(trainer.default_root_dir) / "contact_sheet.png")
+        path = Path(trainer.default_root_dir) / "contact_sheet.png"
+        with may_fail(path):
+            save_png(pixels, path)
         show(trainer, "contact_sheet", pixels)
 
     def _classes(self, data) -> list:

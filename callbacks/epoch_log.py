@@ -8,6 +8,8 @@ import lightning as L
 
 from reports.files import write_csv
 
+from .writing import may_fail
+
 log = logging.getLogger(__name__)
 
 COLUMNS = ("epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")
@@ -34,7 +36,9 @@ class EpochLog(L.Callback):
         self.rows.append(row)
         if not trainer.is_global_zero:
             return
-        write_csv(Path(trainer.default_root_dir) / "metrics.csv", COLUMNS, self.rows)
+        path = Path(trainer.default_root_dir) / "metrics.csv"
+        with may_fail(path):
+            write_csv(path, COLUMNS, self.rows)
         for logger in trainer.loggers:
             logger.log_metrics({name: row[name] for name in COLUMNS[1:]}, step=row["epoch"])
         split = "val" if trainer.datamodule.protocol == "validation" else "test"

@@ -10,6 +10,7 @@ from lightning_modules.networks import shuffle_order
 from reports.figures import channel_order, feature_maps, figure_pixels, save_png
 
 from .tensorboard import show
+from .writing import may_fail
 
 
 class FeatureMaps(L.Callback):
@@ -41,7 +42,9 @@ class FeatureMaps(L.Callback):
             figures["channel_shuffle"] = channel_order(*order)
         for name, figure in figures.items():
             pixels = figure_pixels(figure)
-            save_png(pixels, Path(trainer.default_root_dir) / f"{name}.png")
+            path = Path(trainer.default_root_dir) / f"{name}.png"
+            with may_fail(path):
+                save_png(pixels, path)
             show(trainer, name, pixels)
 
 

@@ -1,6 +1,9 @@
 """Going on from a checkpoint: its own run's settings, with what the command line says on top."""
 
+import contextlib
 import logging
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -39,6 +42,22 @@ def _check_links(folder: Path) -> None:
             raise ValueError(
                 f"{path}: is a link, and a run is gone on with in its own folder alone; put what it leads to in its place"
             )
+
+
+@contextlib.contextmanager
+def resuming(ckpt_path: str | None) -> Iterator[None]:
+    """Around a training: names the checkpoint where it is the state in it that cannot be taken up."""
+    try:
+        yield
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if ckpt_path is None or not any(frame.filename.endswith("checkpoint_connector.py") for frame in frames):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(
+            f"ckpt_path={ckpt_path}: the state of its training cannot be taken up ({reason}); take another checkpoint, or "
+            "start anew from its weights: model.weights=FILE"
+        ) from error
 
 
 def take_up(config: DictConfig, overrides: list[str], folder: Path) -> DictConfig:

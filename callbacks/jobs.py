@@ -18,6 +18,7 @@ from . import console, errors
 from .earlier import LAST, is_to_do
 from .going_on import take_up
 from .signals import queue_again, stops_at_once
+from .writing import may_fail
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +62,15 @@ def perform(job: Job, config: DictConfig, run: Callable[[DictConfig, Record], No
             record.describe(OmegaConf.to_container(config, resolve=False), job.choices)
             if not is_to_do(config, record, one_of_many=job.one_of_many):
                 return None
-            record.start()
+            with may_fail(record.folder / "result.json"):
+                record.start()
             run(config, record)
             record.finish(warning_list.messages)
         return None
     except errors.Stopped as stopped:
-        record.stop(warning_list.messages)
+        if record is not None:
+            with may_fail(record.folder / "result.json"):
+                record.stop(warning_list.messages)
         stopped.next_step = _how_to_go_on(job)
         if stopped.number == getattr(signal, "SIGUSR1", None):
             queue_again()

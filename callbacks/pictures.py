@@ -1,5 +1,6 @@
 """Pictures in TensorBoard: one augmented batch as the network sees it, and the confusion matrix."""
 
+from copy import copy
 from itertools import islice
 
 import lightning as L
@@ -19,7 +20,9 @@ class Pictures(L.Callback):
         if trainer.current_epoch or not trainer.is_global_zero:
             return
         loader = trainer.train_dataloader
-        first = list(islice(loader.sampler, min(SHOWN, loader.batch_size)))
+        sampler = copy(loader.sampler)
+        sampler.skip = 0  # the loader's own goes on in the middle of an epoch
+        first = list(islice(sampler, min(SHOWN, loader.batch_size)))
         batch = loader.dataset.__getitems__(first)  # not a second loader, which would start its workers for one batch
         batch = trainer.datamodule.on_after_batch_transfer(batch, 0)
         mean, std = (torch.tensor(pl_module.hparams[name]).view(3, 1, 1) for name in ("mean", "std"))

@@ -9,6 +9,8 @@ import torch
 from reports.files import write_csv
 from reports.predictions import FILES
 
+from .writing import may_fail
+
 
 class Predictions(L.Callback):
     """Collects rows and probabilities of a pass over val or test outside of training; one line a picture, each once."""
@@ -64,4 +66,6 @@ class Predictions(L.Callback):
         self.probabilities[split] = np.asarray(probabilities, dtype=np.float64)[order]
         self.tables[split] = table
         if trainer.is_global_zero:
-            write_csv(Path(trainer.default_root_dir) / FILES[split], list(table[0]), table)
+            path = Path(trainer.default_root_dir) / FILES[split]
+            with may_fail(path):
+                write_csv(path, list(table[0]), table)

@@ -2,13 +2,20 @@
 
 import math
 import statistics
+import traceback
 
 import lightning as L
 import optuna
 from optuna.trial import TrialState
 
+from . import finite_loss
 from .epoch_log import EpochLog
 from .jobs import Pruned
+
+
+def diverged(error: Exception) -> bool:
+    """Whether it is FiniteLoss that ended a run: the settings' fault, and no failure of the search."""
+    return any(frame.f_code.co_filename == finite_loss.__file__ for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 class Pruning(L.Callback):
@@ -20,6 +27,7 @@ class Pruning(L.Callback):
     def __init__(self, *, trial: optuna.Trial, monitor: str):
         self._trial = trial
         self._monitor = monitor  # val/accuracy or val/loss
+        self._name = monitor.replace("/", " ")
         self._values: dict[int, float] = {}  # by epoch
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
@@ -28,21 +36,21 @@ class Pruning(L.Callback):
             self._values[row["epoch"]] = row[self._monitor]
             self._trial.report(row[self._monitor], step=row["epoch"])
         epoch = rows[-1]["epoch"]
-        if epoch < trainer.max_epochs and self._trial.should_prune():
+        if epoch == trainer.max_epochs:
+            return
+        if math.isnan(row[self._monitor]):
+            raise Pruned(f"after epoch {epoch}: {self._name} is not a number")
+        if self._trial.should_prune():
             raise Pruned(self._reason(epoch))
 
     def _reason(self, epoch: int) -> str:
         """`after epoch 3: val accuracy 0.6100, median of 5 trials at that epoch 0.7000`."""
         study = self._trial.study
-        name = self._monitor.replace("/", " ")
-        known = [value for value in self._values.values() if not math.isnan(value)]
-        if not known:
-            return f"after epoch {epoch}: {name} is not a number"
-        best = max(known) if study.direction.name == "MAXIMIZE" else min(known)
+        best = (max if study.direction.name == "MAXIMIZE" else min)(self._values.values())
         others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         there = [trial.intermediate_values[epoch] for trial in others if epoch in trial.intermediate_values]
         at_best = "" if best == self._values[epoch] else " at best"
         return (
-            f"after epoch {epoch}: {name} {best:.4f}{at_best}, median of {len(there)} trials at that epoch "
+            f"after epoch {epoch}: {self._name} {best:.4f}{at_best}, median of {len(there)} trials at that epoch "
             f"{statistics.median(there):.4f}"
         )

@@ -9,18 +9,21 @@ import lightning as L
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from datamodules.elpv import LICENCE
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.classifier import Classifier
 from reports.decision import Rules, in_words, measure
 from reports.figures import calibration, figure_pixels, save_png
-from reports.files import write_bytes
-from reports.records import Record, count_opening, flat
+from reports.files import write_bytes, write_text
+from reports.model_card import model_card
+from reports.records import SECTIONS, Record, count_opening, flat
 from reports.statistics import accuracy_entry, accuracy_in_words
 
 from .going_on import run_of
 from .predictions import Predictions
 from .tensorboard import show
 from .throughput import Throughput
+from .writing import may_fail
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +37,8 @@ def validate(record: Record, trainer: L.Trainer, model: Classifier, data: L.Ligh
         predictions = _of(trainer, Predictions)
         model.decision = rules.fit(predictions.labels["val"], predictions.probabilities["val"], model.classes)
         if record.best and trainer.is_global_zero:
-            add_to_checkpoint(Path(record.best["checkpoint"]), "decision", model.decision)
+            with may_fail(Path(record.best["checkpoint"])):
+                add_to_checkpoint(Path(record.best["checkpoint"]), "decision", model.decision)
     record.decision = model.decision
     record.val |= _measured(trainer, model, "val")
 
@@ -66,7 +70,8 @@ def conclude(config: DictConfig, record: Record, trainer: L.Trainer) -> None:
         predictions, split = _of(trainer, Predictions), list(measured)[-1]
         labels, probabilities = predictions.labels[split], predictions.probabilities[split]
         pixels = figure_pixels(calibration(labels, probabilities, split, record.decision))
-        save_png(pixels, record.folder / "calibration.png")
+        with may_fail(record.folder / "calibration.png"):
+            save_png(pixels, record.folder / "calibration.png")
         show(trainer, "calibration", pixels)
     finals = {f"final/{split}_accuracy": section["accuracy"]["value"] for split, section in measured.items()}
     finals |= {f"cost/{name}": record.model[name] for name in ("macs", "parameters") if record.model[name]}
@@ -75,6 +80,8 @@ def conclude(config: DictConfig, record: Record, trainer: L.Trainer) -> None:
     for logger in trainer.loggers:
         logger.log_hyperparams(scalars, finals)  # the HParams tab knows scalars alone
         logger.close()
+    if record.writes:
+        write_card(config, record, checkpoint)
     split, section = list(measured.items())[-1]
     for line in in_words(section, record.decision):
         log.info("%s: %s", split, line)
@@ -83,6 +90,14 @@ def conclude(config: DictConfig, record: Record, trainer: L.Trainer) -> None:
     log.info("Run: %s", record.folder)
     if trainer.loggers:
         log.info("TensorBoard: tensorboard --logdir %s", shlex.quote(str(record.folder)))
+
+
+def write_card(config: DictConfig, record: Record, checkpoint: Path) -> None:
+    """MODEL_CARD.md, and the licence of the pictures, where it is known, in the record."""
+    record.data["licence"] = LICENCE if config.datamodule.source == "elpv" else None
+    content = {section: getattr(record, section) for section in SECTIONS}
+    with may_fail(record.folder / "MODEL_CARD.md"):
+        write_text(record.folder / "MODEL_CARD.md", model_card(content, str(checkpoint)))
 
 
 def add_to_checkpoint(path: Path, key: str, value) -> None:

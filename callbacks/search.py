@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, TrialState
 
 from reports.files import read_csv
+from reports.records import Record
 from reports.words import duration, listed, plural
 
 from . import command_line, processes, search_end
@@ -169,7 +170,7 @@ class Search:
 
     def _one(self, trial: optuna.Trial, folder: Path, point: list[str]) -> str:
         """Runs it and tells the study; returns what became of it in words."""
-        run = functools.partial(self._run, callbacks=self._callbacks(trial))
+        run = functools.partial(self._run_or_prune, trial)
         record, error = None, None
         while record is None and error is None:
             wait_for_others(folder)
@@ -188,22 +189,33 @@ class Search:
         self._report(trial, folder)
         if pruned:
             self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
-            return f"pruned {record['reason']}"
+            return f"pruned, {record['reason']}"
         self.study.tell(trial, values, skip_if_finished=True)
         return f"finished, {', '.join(each.measured(record) for each in self.settings.objectives)}"
 
-    def _callbacks(self, trial: optuna.Trial) -> list:
-        if self.settings.monitor is None:
-            return []
-        from .pruning import Pruning  # late: it needs Lightning
+    def _run_or_prune(self, trial: optuna.Trial, config: DictConfig, record: Record) -> None:
+        """train.py's run; one that is behind the others or whose loss is no number ends as pruned."""
+        from .pruning import Pruning, diverged  # late: it needs Lightning
 
-        return [Pruning(trial=trial, monitor=self.settings.monitor)]
+        monitor = self.settings.monitor
+        try:
+            self._run(config, record, callbacks=[Pruning(trial=trial, monitor=monitor)] if monitor else [])
+        except ValueError as error:
+            if diverged(error):
+                raise Pruned(str(error).partition(". ")[0]) from error  # without the advice
+            raise
 
     def _report(self, trial: optuna.Trial, folder: Path) -> None:
         """What a run that was found done says of its epochs."""
         frozen = next(each for each in self._all() if each.number == trial.number)
-        if self.settings.monitor and not frozen.intermediate_values and frozen.state == TrialState.RUNNING:
-            for row in read_csv(folder / "metrics.csv"):
+        path = folder / "metrics.csv"
+        if (
+            self.settings.monitor
+            and not frozen.intermediate_values
+            and not frozen.state.is_finished()
+            and path.is_file()
+        ):
+            for row in read_csv(path):
                 trial.report(float(row[self.settings.monitor]), step=int(row["epoch"]))
 
     def _so_far(self) -> list[str]:

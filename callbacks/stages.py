@@ -25,6 +25,8 @@ from .build import build
 from .checkpoint_files import BEFORE, CheckpointFiles
 from .checks import check_image_size
 from .freeze import Freeze
+from .going_on import resuming
+from .writing import may_fail
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,8 @@ def describe_data(data: L.LightningDataModule, record: Record) -> dict:
     }
     if record.writes:
         rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-        write_csv(record.folder / "splits.csv", list(columns), rows)
+        with may_fail(record.folder / "splits.csv"):
+            write_csv(record.folder / "splits.csv", list(columns), rows)
     pictures = data.store.facts.fingerprints
     measured_on = sorted(  # the pictures that accuracies are of, whatever the training pictures are
         f"{pictures[row]} {catalog.classes[catalog.labels[row]]} {split}"
@@ -129,7 +132,8 @@ def cost(config: DictConfig, model: Classifier, folder: Path) -> dict:
     size = model.hparams["image_size"]
     on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
     costs = measure_cost(model.network, size, config.datamodule.batch_size, torch.device("cuda" if on_gpu else "cpu"))
-    write_text(folder / "summary.txt", summary(model.network, size))
+    with may_fail(folder / "summary.txt"):
+        write_text(folder / "summary.txt", summary(model.network, size))
     trainable = costs["parameters_trainable"]
     single = costs["latency"][0]
     log.info(
@@ -211,16 +215,18 @@ def fit(config: DictConfig, record: Record, trainer: L.Trainer, model: Classifie
                 f"epochs; to train longer: trainer.max_epochs={done + 10}; to measure again: stages=[test]"
             )
         log.info("going on after epoch %d", done)
-    trainer.fit(model, data, ckpt_path=config.ckpt_path, weights_only=True)
+    with resuming(config.ckpt_path):
+        trainer.fit(model, data, ckpt_path=config.ckpt_path, weights_only=True)
     best = next(c for c in trainer.checkpoint_callbacks if c.monitor)
     if trainer.is_global_zero:
         Path(best.dirpath, BEFORE).unlink(missing_ok=True)  # last.ckpt is whole, and no other comes
-    epoch = epochs_done(Path(best.best_model_path))
+    checkpoint = trainer.strategy.checkpoint_io.place_of(Path(best.best_model_path))
+    epoch = epochs_done(checkpoint)
     monitor = best.monitor if data.protocol == "validation" else best.monitor.replace("val/", "test/")
     log.info("best: epoch %d, %s %.4f", epoch, monitor, best.best_model_score)
     return {
         "epoch": epoch,
         "monitor": monitor,
         "value": float(best.best_model_score),
-        "checkpoint": best.best_model_path,
+        "checkpoint": str(checkpoint),
     }

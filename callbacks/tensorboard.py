@@ -1,7 +1,15 @@
 """TensorBoard's event file, directly in the run's folder."""
 
+import logging
+from pathlib import Path
+
 import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.tensorboard import SummaryWriter
+
+from .errors import PLACES
+
+log = logging.getLogger(__name__)
 
 
 class TensorBoard(TensorBoardLogger):
@@ -14,6 +22,16 @@ class TensorBoard(TensorBoardLogger):
     def __init__(self, *, folder: str, first_step: int | None = None):
         super().__init__(save_dir=folder, name="", version="", default_hp_metric=False, purge_step=first_step)
 
+    @property
+    def experiment(self) -> SummaryWriter:
+        is_new = self._experiment is None
+        writer = super().experiment
+        if is_new and isinstance(writer, SummaryWriter):
+            events = writer.file_writer.event_writer
+            # A thread of TensorBoard writes, and an error in it can be caught nowhere else
+            events._async_writer._writer._writer = FileThatMayEnd(events._general_file_writer, Path(self.log_dir))
+        return writer
+
     def save(self) -> None:
         self.experiment.flush()
 
@@ -23,6 +41,37 @@ class TensorBoard(TensorBoardLogger):
 
     def close(self) -> None:
         self.experiment.close()
+
+
+class FileThatMayEnd:
+    """A file that takes nothing more once a write has failed: half a record would spoil all that come after it."""
+
+    def __init__(self, file, folder: Path):
+        self.file = file
+        self.folder = folder
+        self.closed = False
+        self._ended = False
+
+    def write(self, content: bytes) -> None:
+        self._try(lambda: self.file.write(content))
+
+    def flush(self) -> None:
+        self._try(self.file.flush)
+
+    def close(self) -> None:
+        self._try(self.file.close)
+        self.closed = True
+
+    def _try(self, action) -> None:
+        if self._ended:
+            return
+        try:
+            action()
+        except OSError as error:
+            if error.errno not in PLACES:
+                raise
+            self._ended = True
+            log.warning("%s: TensorBoard's file ends here (%s); the run goes on", self.folder, error.strerror)
 
 
 def show(trainer, name: str, pixels: np.ndarray) -> None:

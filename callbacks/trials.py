@@ -11,7 +11,7 @@ from omegaconf import OmegaConf, open_dict
 from reports.files import write_text
 from reports.records import read_record
 
-from . import command_line
+from . import command_line, console
 from .jobs import Job, alone_in, perform
 from .search_space import composed
 
@@ -65,7 +65,7 @@ def wait_for_others(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _log_in(path: Path, form: str) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = console.LogFile(str(path))
     handler.setFormatter(logging.Formatter(form))
     logging.getLogger().addHandler(handler)
     try:

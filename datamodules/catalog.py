@@ -7,6 +7,7 @@ import numpy as np
 
 SPLITS = ("train", "val", "test")
 UNASSIGNED = ""
+SHOWN = 20  # classes named in a message
 
 
 @dataclass
@@ -71,7 +72,8 @@ def check_splits(catalog: Catalog, optional: set[str]) -> None:
         counts = np.bincount(catalog.labels[rows], minlength=len(catalog.classes))
         missing = [catalog.classes[label] for label in np.flatnonzero(counts == 0)]
         if missing:
+            more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
             raise ValueError(
-                f"{catalog.root}: the {split} split has no picture of class {', '.join(missing)}; "
+                f"{catalog.root}: the {split} split has no picture of class {', '.join(missing[:SHOWN])}{more}; "
                 f"every class needs some in every split (it has {len(rows)} pictures in all)"
             )

@@ -1,6 +1,8 @@
 """From a file to pixels: the one place where pictures are opened, for training, prediction and export alike."""
 
 import hashlib
+import os
+import stat
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-Image.MAX_IMAGE_PIXELS = 200_000_000  # above this Pillow warns, which is an error here: a decompression bomb is refused
+# What a file holds decides how it is read, whatever it is called. Of Pillow's formats these: others start programs (EPS)
+# or draw (WMF). MPO, several JPEGs in one, is read by the reader of JPEG.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+Image.MAX_IMAGE_PIXELS = 200_000_000  # a decompression bomb is refused below; Pillow only warns up to twice of it
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # once for all threads
 DRAFT_SIZE = 512  # big JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, not below this many pixels a side
 DECODER = f"pillow {Image.__version__}, draft {DRAFT_SIZE}, exif, white behind alpha, bilinear, 2"  # of a store's key
 
@@ -40,24 +46,21 @@ def read_picture(path: Path, image_size: int = 0) -> Opened:
         UnreadablePictureError: names the file and the reason.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                size, mode = image.size, image.mode
-                side = max(DRAFT_SIZE, 2 * image_size)
-                image.draft(None, (side, side))
-                image.load()
-                return Opened(upright(image), size, mode)
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
-        reason = "the file is empty" if path.is_file() and path.stat().st_size == 0 else _reason(error)
-        raise UnreadablePictureError(f"{path}: not a readable picture ({reason})") from error
+        status = os.stat(path)  # noqa: PTH116 follows links, and what is no file would be waited for
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is no file but a folder, pipe or device")
+        if not status.st_size:
+            raise ValueError("the file is empty")
+        with Image.open(path, formats=FORMATS) as image:
+            size, mode = image.size, image.mode
+            if size[0] * size[1] > Image.MAX_IMAGE_PIXELS:
+                raise ValueError(f"{size[0]} x {size[1]} pixels, which exceeds limit of {Image.MAX_IMAGE_PIXELS:,}")
+            side = max(DRAFT_SIZE, 2 * image_size)
+            image.draft(None, (side, side))
+            image.load()
+            return Opened(upright(image), size, mode)
+    except Exception as error:  # what is in the file decides which one a reader of Pillow raises
+        raise UnreadablePictureError(f"{path}: not a readable picture ({_reason(error)})") from error
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -69,6 +72,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """RGB of any mode that Pillow reads."""
     if image.mode.startswith(("I", "F")):  # 16 or 32 bits a pixel
         values = np.asarray(image, dtype=np.float64)
+        if np.isnan(values).any():
+            raise ValueError("some of its pixels are NaN")
         top = 65535 if values.max(initial=0) > 255 else 255
         return Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -91,4 +96,6 @@ def fingerprint(image: Image.Image) -> str:
 
 def _reason(error: Exception) -> str:
     text = str(error) or type(error).__name__
-    return "no known picture format" if text.startswith("cannot identify") else text
+    if text.startswith("cannot identify"):
+        return f"no known picture format; known are {', '.join(FORMATS)}"
+    return text if isinstance(error, (OSError, ValueError, SyntaxError)) else f"{type(error).__name__}: {text}"

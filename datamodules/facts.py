@@ -42,10 +42,21 @@ class Facts:
         )  # fmt: skip
 
     @classmethod
-    def load(cls, path: Path) -> "Facts":
-        with np.load(path, allow_pickle=False) as saved:
-            texts = {name: saved[name].tolist() for name in ("fingerprints", "errors", "modes")}
-            return cls(**texts, **{name: saved[name] for name in ("sizes", "hashes", "thumbnails")})
+    def load(cls, path: Path, rows: int) -> "Facts":
+        """Raises ValueError where the file is damaged or is of another number of rows."""
+        wanted = cls.empty(rows)
+        try:
+            with np.load(path, allow_pickle=False) as saved:
+                texts = {name: saved[name].tolist() for name in ("fingerprints", "errors", "modes")}
+                loaded = cls(**texts, **{name: saved[name] for name in ("sizes", "hashes", "thumbnails")})
+        except Exception as error:  # numpy and zipfile raise what they like on a damaged file
+            raise ValueError(f"{path}: damaged ({error})") from error
+        for name, there in vars(loaded).items():
+            here = getattr(wanted, name)
+            shape, kind = (there.shape, there.dtype) if isinstance(there, np.ndarray) else (len(there), type(there))
+            if (shape, kind) != ((here.shape, here.dtype) if isinstance(here, np.ndarray) else (len(here), type(here))):
+                raise ValueError(f"{path}: damaged ({name} are {shape})")
+        return loaded
 
 
 def look_at(path: Path, row: int, facts: Facts, image_size: int) -> Image.Image | None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,10 +39,10 @@ def folder_catalog(root: Path) -> Catalog:
         log.warning("datamodule.root=%s: left out, neither train, val nor test: %s", root, ", ".join(outside))
 
     classes = _classes(root, split_folders)
-    paths, labels, splits = [], [], []
+    paths, labels, splits, others = [], [], [], Counter()
     for split, folder in split_folders.items():
         for label, name in enumerate(classes):
-            files = list(walk_pictures(folder / name))
+            files = list(walk_pictures(folder / name, others=others))
             if not files:
                 raise ValueError(
                     f"{folder / name}: a class folder without pictures; add some ({kinds()}) or remove the folder"
@@ -49,6 +50,12 @@ def folder_catalog(root: Path) -> Catalog:
             paths += [os.path.relpath(file, root) for file in files]
             labels += [label] * len(files)
             splits += [split] * len(files)
+    others += Counter(f"{_kind(file.name)} beside the class folders" for file in _beside(root, split_folders))
+    if others:
+        listed = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(5))
+        log.warning(
+            "datamodule.root=%s: left out, %d file(s) that are no pictures of a class: %s", root, others.total(), listed
+        )
     return Catalog(
         name=root.resolve().name,
         root=root,
@@ -80,23 +87,46 @@ def _folders(folder: Path) -> list[Path]:
     return sorted((f for f in folder.iterdir() if f.is_dir() and not _hidden(f.name)), key=lambda f: f.name)
 
 
-def walk_pictures(folder: Path, say: bool = True) -> Iterator[Path]:
-    """Picture files anywhere below a folder, in the order of their paths, the names of one folder at a time in memory.
+def _beside(root: Path, split_folders: dict[str, Path]) -> Iterator[Path]:
+    """Pictures that lie in no class folder."""
+    for folder in dict.fromkeys((root, *split_folders.values())):
+        for file in folder.iterdir():
+            if file.suffix.lower() in SUFFIXES and not _hidden(file.name) and file.is_file():
+                yield file
 
-    Links are followed, hidden and system files left out, and folders that cannot be read, which is said on the screen.
+
+def walk_pictures(folder: Path, say: bool = True, others: Counter | None = None) -> Iterator[Path]:
+    """Picture files anywhere below a folder, in the order of their paths, the names of a few folders at a time in memory.
+
+    Links are followed, to each folder once. Hidden and system files are left out, and folders that cannot be read, which is
+    said on the screen; `others` counts by suffix the files that are no pictures by their names.
     """
+    seen: set[tuple[int, int]] = set()
+    waiting = [(folder, True)]
+    while waiting:
+        path, is_folder = waiting.pop()
+        if is_folder:
+            waiting += _inside(path, seen, say)
+        elif path.suffix.lower() in SUFFIXES:
+            yield path
+        elif others is not None:
+            others[_kind(path.name)] += 1
+
+
+def _inside(folder: Path, seen: set[tuple[int, int]], say: bool) -> list[tuple[Path, bool]]:
+    """What is in a folder and whether it is one itself, the last first; nothing of one that was seen before."""
     try:
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            raise OSError(0, "a link to a folder that was read already")
+        seen.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as entries:
             below = {entry.name: _is_folder(entry) for entry in entries if not _hidden(entry.name)}
     except OSError as error:
         if say:
             log.warning("%s: left out, the folder cannot be read (%s)", folder, error.strerror)
-        return
-    for name in sorted(below, key=lambda name: name + os.sep * below[name]):
-        if below[name]:
-            yield from walk_pictures(folder / name, say)
-        elif Path(name).suffix.lower() in SUFFIXES:
-            yield folder / name
+        return []
+    return [(folder / name, below[name]) for name in sorted(below, key=lambda n: n + os.sep * below[n], reverse=True)]
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -104,6 +134,10 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads round in a circle
         return False
+
+
+def _kind(name: str) -> str:
+    return Path(name).suffix.lower()[:12] or "without a suffix"
 
 
 def _hidden(name: str) -> bool:

@@ -9,6 +9,7 @@ import logging
 import math
 import mmap
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -41,8 +42,11 @@ class PixelStore:
         self.facts = facts
         with path.open("rb") as file:
             np.lib.format.read_magic(file)
-            (_, self.image_size, _, _), _, _ = np.lib.format.read_array_header_1_0(file)
+            shape, _, _ = np.lib.format.read_array_header_1_0(file)
+            self.image_size = shape[1]
             self._begin = file.tell()
+            if shape != (len(self), shape[1], shape[1], 3) or path.stat().st_size != self._begin + math.prod(shape):
+                raise ValueError(f"{path}: damaged (it says {shape})")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def __len__(self) -> int:
@@ -83,6 +87,12 @@ def open_store(files: Sequence[Path], image_size: int, folder: Path, limit_gib: 
         limit_gib: all stores together; those not used for longest are removed when a new one is built.
     """
     place = folder / _key(files, image_size)
+    if place.is_dir():
+        try:
+            return _opened(place, len(files))
+        except (ValueError, OSError, IndexError) as error:
+            log.warning("pixel store: %s; it is built anew", error)
+            shutil.rmtree(place, ignore_errors=True)
     if not place.is_dir():
         try:
             _make_room(folder, needed=len(files) * image_size**2 * 3, limit=int(limit_gib * 2**30))
@@ -95,11 +105,17 @@ def open_store(files: Sequence[Path], image_size: int, folder: Path, limit_gib: 
             facts = Facts.empty(len(files))
             _decode_all(files, image_size, facts)
             return DecodingStore(files, image_size, facts)
+    return _opened(place, len(files))
+
+
+def _opened(place: Path, rows: int) -> PixelStore:
+    """Raises ValueError or OSError where a file of it is damaged or missing."""
+    store = PixelStore(place / "pixels.npy", Facts.load(place / "facts.npz", rows))
     try:
         os.utime(place)  # last used
     except OSError as error:
         log.warning("pixel store: %s cannot be marked as used (%s)", place, error.strerror)
-    return PixelStore(place / "pixels.npy", Facts.load(place / "facts.npz"))
+    return store
 
 
 def _key(files: Sequence[Path], image_size: int) -> str:
@@ -156,6 +172,8 @@ def _make_room(folder: Path, needed: int, limit: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     stores = []
     for store in folder.iterdir():
+        if not re.fullmatch(r"[0-9a-f]{24}(\.building-.*)?", store.name) or not store.is_dir() or store.is_symlink():
+            continue  # not one of ours, which is all that may be removed
         used = store.stat().st_mtime
         if ".building-" in store.name:
             if time.time() - used > ABANDONED_S:

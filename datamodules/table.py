@@ -1,14 +1,19 @@
 """Catalog from a CSV: path, label, and where wanted split, group and weight. A run's splits.csv is such a table."""
 
 import csv
-import math
+import logging
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from .catalog import SPLITS, UNASSIGNED, Catalog
 
+log = logging.getLogger(__name__)
+
 NEEDED, OPTIONAL = ("path", "label"), ("split", "group", "weight")
+LARGEST = 2**30  # bytes; ten million pictures
+MOST_CLASSES = 100_000
+HEAVIEST = 1e6  # of the weights, so that a loss stays a number
 
 
 def table_catalog(table: Path, root: Path | None) -> Catalog:
@@ -25,27 +30,19 @@ def table_catalog(table: Path, root: Path | None) -> Catalog:
             f"datamodule.table={table}: no such file; a CSV with the columns {', '.join(NEEDED)} is needed"
         )
     folder = root or table.parent
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"datamodule.table={table}: not a CSV in UTF-8 ({error})") from error
-    lacking = [name for name in NEEDED if name not in columns]
-    if lacking or not rows:
-        found = ", ".join(columns) or "nothing"
-        what = f"the column {lacking[0]} is missing" if lacking else "there are no rows"
-        raise ValueError(f"datamodule.table={table}: {what}; found {found}; needed {', '.join(NEEDED)}, "
-                         f"optional {', '.join(OPTIONAL)}")  # fmt: skip
-    seen: dict[str, int] = {}
-    for number, row in enumerate(rows, 2):
-        _check(row, f"datamodule.table={table}, line {number}", folder, seen, number)
+    columns, rows = _read(table, folder)
+    if not rows:
+        raise ValueError(f"datamodule.table={table}: there are no rows; {_wanted(columns)}")
+    if unused := [name for name in columns if name not in (*NEEDED, *OPTIONAL)]:
+        log.warning("datamodule.table=%s: columns that are not used: %s", table, _listed(unused))
     classes = sorted({row["label"] for row in rows})
-    if len(classes) < 2:
-        raise ValueError(f"datamodule.table={table}: a single class ({classes[0]}); a classifier needs two or more")
+    if not 2 <= len(classes) <= MOST_CLASSES:
+        what = f"a single class ({classes[0]})" if len(classes) == 1 else f"{len(classes):,} classes"
+        raise ValueError(f"datamodule.table={table}: {what}; a classifier needs two or more, up to {MOST_CLASSES:,}")
     index = {name: label for label, name in enumerate(classes)}
     weights = [float(row.get("weight") or 1) for row in rows]
+    if not any(weights):
+        raise ValueError(f"datamodule.table={table}: every weight is 0, so that nothing would be learned")
     return Catalog(
         name=table.stem,
         root=folder,
@@ -58,25 +55,74 @@ def table_catalog(table: Path, root: Path | None) -> Catalog:
     )
 
 
+def _read(table: Path, folder: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and checked rows."""
+    if table.stat().st_size > LARGEST:
+        raise ValueError(f"datamodule.table={table}: more than {LARGEST // 2**20:,} MiB; divide it")
+    rows, seen = [], {}
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = reader.fieldnames or []
+            for name in (*NEEDED, *columns):
+                if columns.count(name) != 1:
+                    what = "is missing" if name not in columns else "stands there twice"
+                    raise ValueError(
+                        f"datamodule.table={table}: the column {_listed([name])} {what}; {_wanted(columns)}"
+                    )
+            for row in reader:
+                _check(row, f"datamodule.table={table}, line {reader.line_num}", folder, seen, reader.line_num)
+                rows.append(row)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"datamodule.table={table}: not a CSV in UTF-8 ({error})") from error
+    except csv.Error as error:
+        raise ValueError(f"datamodule.table={table}: not a CSV in UTF-8 (line {reader.line_num}: {error})") from error
+    return columns, rows
+
+
+def _wanted(columns: list[str]) -> str:
+    return f"found {_listed(columns)}; needed {', '.join(NEEDED)}, optional {', '.join(OPTIONAL)}"
+
+
+def _listed(names: list[str]) -> str:
+    """A few names of a stranger's file, as a screen can show them."""
+    shown = [name[:40] if name[:40].isprintable() else ascii(name[:40]) for name in names[:10]]
+    return ", ".join([*shown, *([f"and {len(names) - 10} more"] if len(names) > 10 else [])]) or "nothing"
+
+
 def _check(row: dict, place: str, folder: Path, seen: dict[str, int], number: int) -> None:
     path, label, split = row["path"], row["label"], row.get("split") or UNASSIGNED
     if not path or not label:
-        raise ValueError(f"{place}: path and label are needed, found path={path!r} label={label!r}")
+        raise ValueError(
+            f"{place}: path and label are needed, found path={(path or '')[:200]!r} label={(label or '')[:60]!r}"
+        )
+    if None in row or None in row.values():
+        raise ValueError(f"{place}: has {'more' if None in row else 'fewer'} values than there are columns")
+    if label != label.strip() or "\0" in label:
+        raise ValueError(f"{place}: label={label[:60]!r}: a name without blanks around it is needed")
     if split not in (*SPLITS, UNASSIGNED):
-        raise ValueError(f"{place}: split={split!r}; use {', '.join(SPLITS)} or leave it empty")
+        raise ValueError(f"{place}: split={split[:60]!r}; use {', '.join(SPLITS)} or leave it empty")
     weight = row.get("weight") or "1"
     try:
-        valid = float(weight) >= 0 and math.isfinite(float(weight))
+        valid = 0 <= float(weight) <= HEAVIEST
     except ValueError:
         valid = False
     if not valid:
-        raise ValueError(f"{place}: weight={weight!r}; use a number of 0 or more")
+        raise ValueError(f"{place}: weight={weight[:60]!r}; use a number of 0 or more, up to {HEAVIEST:,.0f}")
     if ".." in PurePosixPath(path).parts or "\0" in path or Path(path).is_absolute():
         raise ValueError(
-            f"{place}: path={path!r} leaves the folder {folder}; use paths below it, or datamodule.root=DIR"
+            f"{place}: path={path[:200]!r} leaves the folder {folder}; use paths below it, or datamodule.root=DIR"
         )
-    if not (folder / path).is_file():
-        raise ValueError(f"{place}: no such file: {folder / path}")
-    if path in seen:
-        raise ValueError(f"{place}: {path} stands in line {seen[path]} already")
-    seen[path] = number
+    if not _is_file(folder / path):
+        raise ValueError(f"{place}: no such file: {str(folder / path)[:300]}")
+    name = str(PurePosixPath(path))  # of a.png, ./a.png and .//a.png
+    if name in seen:
+        raise ValueError(f"{place}: {path[:200]} stands in line {seen[name]} already")
+    seen[name] = number
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for a file
+        return False

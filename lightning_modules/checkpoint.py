@@ -1,19 +1,24 @@
 """Checkpoints as input: read without running code, checked, and turned into a network or a classifier again."""
 
+import logging
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from .description import NEXT, brief, check_decision, check_description, check_network
 from .networks import build_network
+from .plain_load import load_plain
 
 if TYPE_CHECKING:
     from .classifier import Classifier
 
+log = logging.getLogger(__name__)
+
 SELF_DESCRIPTION = ("network", "classes", "image_size", "mean", "std")
 NETWORK_PREFIX = "network."  # of the network's tensors in a classifier's state dict
+MOST_EPOCHS = 10**7
 
 
 class Trained(NamedTuple):
@@ -25,36 +30,65 @@ class Trained(NamedTuple):
 
 
 def read_checkpoint(path: Path) -> dict:
-    """The contents of a checkpoint of this project.
+    """The contents of a checkpoint of this project: what it says of itself is such, its weights are tensors.
 
     Raises:
-        ValueError: missing, damaged, or not a checkpoint of this project.
+        ValueError: missing, damaged, not a checkpoint of this project, or one that describes something absurd.
     """
-    if not path.is_file():
-        raise ValueError(
-            f"{path}: no such checkpoint; a run keeps its own in checkpoints/best.ckpt and checkpoints/last.ckpt"
-        )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise ValueError(
-            f"{path}: not a checkpoint, or a damaged one ({str(error).splitlines()[0]}); "
-            "take best.ckpt or last.ckpt of a run"
-        ) from error
+    state = _load(path)
     described = state.get("hyper_parameters", {}) if isinstance(state, dict) else {}
+    if not isinstance(described, dict):
+        raise ValueError(f"{path}: not a checkpoint of this project (its hyper_parameters are no mapping)")
     missing = [key for key in SELF_DESCRIPTION if key not in described]
     if missing or "state_dict" not in state:
         raise ValueError(
             f"{path}: not a checkpoint of this project (it does not say its {', '.join(missing) or 'weights'}); "
             "for a plain state dict use model.weights=FILE"
         )
+    check_description(*(described[key] for key in SELF_DESCRIPTION[1:]), source=str(path))
+    check_network(described["network"], str(path))
+    check_decision(state.get("decision"), described["classes"], str(path))
+    _check_tensors(state["state_dict"], path)
     return state
 
 
 def epochs_done(path: Path) -> int:
-    """How many whole epochs of training a checkpoint has behind it; reads its description alone, not the weights."""
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    """How many epochs of training a checkpoint has behind it; reads its description alone, not the weights.
+
+    Raises:
+        ValueError: it does not say.
+    """
+    state = _load(path, mmap=True)
+    epoch = state.get("epoch") if isinstance(state, dict) else None
+    if type(epoch) is not int or not 0 <= epoch < MOST_EPOCHS:
+        raise ValueError(f"{path}: its epoch is {brief(epoch)}, {NEXT}")
+    return epoch + 1
+
+
+def _load(path: Path, mmap: bool = False):
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: no such checkpoint; a run keeps its own in checkpoints/best.ckpt and checkpoints/last.ckpt"
+        )
+    try:
+        return load_plain(path, mmap=mmap)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{path}: not a checkpoint, or a damaged one ({error}); take best.ckpt or last.ckpt of a run"
+        ) from error
+
+
+def _check_tensors(state_dict, path: Path) -> None:
+    """Names with tensors that have their numbers in the file: a large one made of a few numbers would fill the memory."""
+    if not isinstance(state_dict, dict) or not all(isinstance(name, str) for name in state_dict):
+        raise ValueError(f"{path}: its state_dict is no mapping of names, {NEXT}")
+    for name, tensor in state_dict.items():
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise ValueError(f"{path}: its weights {name[:100]} are no plain tensor, {NEXT}")
+        if tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{path}: its weights {name[:100]} are {tuple(tensor.shape)} of fewer numbers, {NEXT}")
+    if (nbytes := sum(tensor.nbytes for tensor in state_dict.values())) > path.stat().st_size:
+        raise ValueError(f"{path}: its weights are {nbytes / 2**20:,.0f} MiB in a smaller file, {NEXT}")
 
 
 def load_network(path: Path) -> Trained:
@@ -66,12 +100,9 @@ def load_network(path: Path) -> Trained:
     """
     state = read_checkpoint(path)
     description = {key: state["hyper_parameters"][key] for key in SELF_DESCRIPTION}
-    try:
-        network = build_network(num_classes=len(description["classes"]), **description["network"])
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: names a network that cannot be built here: {error}") from error
-    named = {name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in state["state_dict"].items()}
-    _fill(network, named, path, description["network"])
+    named = _check_fits(state, path)
+    network = build_network(num_classes=len(description["classes"]), **description["network"])
+    _fill(network, named, path)
     return Trained(network.to(memory_format=torch.channels_last).eval(), description, state.get("decision"))
 
 
@@ -84,8 +115,9 @@ def load_classifier(path: Path) -> "Classifier":
     from .classifier import Classifier  # late: a network alone comes without Lightning, whose import takes seconds
 
     state = read_checkpoint(path)
+    _check_fits(state, path)
     classifier = Classifier(**{key: state["hyper_parameters"][key] for key in SELF_DESCRIPTION})
-    _fill(classifier, state["state_dict"], path, classifier.hparams["network"])
+    _fill(classifier, state["state_dict"], path)
     classifier.decision = state.get("decision")
     return classifier.eval()
 
@@ -111,11 +143,36 @@ def described(network: dict) -> str:
     return ", ".join([arguments.pop("network"), *(f"{key} {value}" for key, value in arguments.items())])
 
 
-def _fill(module: nn.Module, state_dict: dict, path: Path, network: dict) -> None:
+def _check_fits(state: dict, path: Path) -> dict[str, Tensor]:
+    """The weights by their names in the network that the checkpoint names, which is built without memory to compare.
+
+    Raises:
+        ValueError: a network that is not in the list of this project's, or that has other weights.
+    """
+    described_as = state["hyper_parameters"]["network"]
     try:
-        module.load_state_dict(state_dict, strict=True)
-    except RuntimeError as error:
+        with torch.device("meta"):
+            network = build_network(num_classes=len(state["hyper_parameters"]["classes"]), **described_as)
+    except Exception as error:  # what the checkpoint says decides which one it is
+        raise ValueError(f"{path}: names a network that cannot be built here: {error or repr(error)}") from error
+    wanted = network.state_dict()
+    named = {name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in state["state_dict"].items()}
+    reason = next((f"{name} is missing" for name in wanted if name not in named), None)
+    reason = reason or next((f"{name[:100]} is not in it" for name in named if name not in wanted), None)
+    for name, tensor in named.items() if not reason else ():
+        here, there = wanted[name], tensor
+        if here.shape != there.shape or here.is_floating_point() != there.is_floating_point() or there.is_complex():
+            reason = f"{name} is {tuple(here.shape)} there and {tuple(there.shape)} in the file, of {there.dtype}"
+            break
+    if reason:
         raise ValueError(
-            f"{path}: the weights do not fit the network that it names ({described(network)}): "
-            f"{str(error).splitlines()[1].strip()}"
-        ) from error
+            f"{path}: the weights do not fit the network that it names ({described(described_as)}): {reason}"
+        )
+    return named
+
+
+def _fill(module: nn.Module, state_dict: dict[str, Tensor], path: Path) -> None:
+    module.load_state_dict(state_dict, strict=True)
+    odd = sum(int((~torch.isfinite(tensor)).sum()) for tensor in state_dict.values())
+    if odd:
+        log.warning("%s: %s of its weights are NaN or infinite: what it says means nothing", path, f"{odd:,}")

@@ -6,12 +6,12 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
 
 from .networks import HEADS, TORCHVISION_WEIGHTS
+from .plain_load import load_plain
 
 log = logging.getLogger(__name__)
 
@@ -99,14 +99,11 @@ def _from_file(network: nn.Module, path: Path) -> str:
     if not path.is_file():
         raise ValueError(f"model.weights={path}: no such file; use auto, imagenet, null or the path of a state dict")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(
-            f"model.weights={path}: not a file of weights (torch.load with weights_only=True says: "
-            f"{str(error).splitlines()[0]})"
-        ) from error
+        state = load_plain(path, archives_only=False)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"model.weights={path}: not a file of weights ({error})") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"model.weights={path}: holds no state dict (names with tensors)")
     _fit_in(network, state, source=str(path))
     return f"file {path.name}"
@@ -134,6 +131,8 @@ def _fit_in(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
                 f"{tuple(own[name].shape)} here; choose the model that it was saved from, or other weights"
             )
     network.load_state_dict(fitting, strict=False)
+    if odd := sum(int((~torch.isfinite(own[name])).sum()) for name in fitting):
+        log.warning("model.weights=%s: %s numbers in it are NaN or infinite", source, f"{odd:,}")
     fresh = _parts(set(own) - set(fitting))
     unused = _parts(name for name in renamed if name not in fitting)
     level = logging.WARNING if "trunk." in fresh else logging.INFO

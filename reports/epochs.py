@@ -8,9 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .files import check_size
 from .gather import Run
+from .words import clean
 
 FILE = "metrics.csv"
+LARGEST = 16 * 2**20  # bytes; some 100,000 epochs
+MOST_EPOCHS = 1_000_000
 COLUMNS = ("val/accuracy", "train/accuracy", "val/loss", "train/loss", "lr")
 
 
@@ -45,14 +49,20 @@ def _read(run: Run) -> tuple[dict[int, list[float]], str | None]:
     """epoch -> figures in the order of COLUMNS."""
     path = run.folder / FILE
     try:
+        check_size(path, LARGEST)
         text = path.read_bytes().decode("utf-8", errors="replace")
     except OSError:
         return {}, f"{FILE} is missing in {run.name}"
+    except ValueError as error:
+        return {}, f"{FILE} is missing in {run.name}" if not path.exists() else clean(error)
     whole = text.endswith("\n")
     rows = {}
     try:
         for row in csv.DictReader(io.StringIO(text if whole else text[: text.rfind("\n") + 1], newline="")):
-            rows[int(float(row["epoch"]))] = [_figure(row.get(column)) for column in COLUMNS]
+            epoch = int(float(row["epoch"]))
+            if not 0 <= epoch <= MOST_EPOCHS:
+                raise ValueError("no number of an epoch")
+            rows[epoch] = [_figure(row.get(column)) for column in COLUMNS]
     except (KeyError, ValueError, TypeError, OverflowError, csv.Error):
         whole = False
     return rows, None if whole and rows else f"{FILE} of {run.name} is cut off or odd after {len(rows):,} epochs"

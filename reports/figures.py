@@ -14,6 +14,7 @@ from PIL import Image
 from .calibration import decidable_at, reliability, risk_coverage, with_temperature
 from .files import write_bytes
 from .statistics import wilson
+from .words import clean
 
 
 def confusion_matrix(counts: list[list[int]], classes: list[str]) -> Figure:
@@ -62,7 +63,9 @@ def contact_sheet(strips: list[tuple[str, list[tuple[np.ndarray, str]]]]) -> Fig
     for row, (heading, pictures) in enumerate(strips):
         label = figure.add_subplot(grid[row, :2])
         label.set_axis_off()
-        label.text(0, 0.5, "\n".join(textwrap.wrap(heading, 30)), ha="left", va="center", fontsize=9)
+        label.text(
+            0, 0.5, "\n".join(map(_literal, textwrap.wrap(clean(heading), 30))), ha="left", va="center", fontsize=9
+        )
         for column, (picture, title) in enumerate(pictures):
             axes = figure.add_subplot(grid[row, column + 2])
             axes.imshow(picture, interpolation="nearest")
@@ -116,7 +119,12 @@ def figure_pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 24 else name[:23] + "…"
+    return _literal(clean(name, 24))
+
+
+def _literal(text: str) -> str:
+    """A stranger's text as it stands: matplotlib takes what is between two $ for a formula."""
+    return text.replace("$", r"\$")
 
 
 def feature_maps(picture: np.ndarray, title: str, maps: dict[str, np.ndarray]) -> Figure:

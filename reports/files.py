@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+LARGEST_TABLE = 2**30  # bytes of a CSV; five million predictions
+
 
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8, whole or not at all."""
@@ -24,8 +26,10 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(name, 0o644)  # noqa: PTH101 mkstemp gives 600
         os.replace(name, path)  # noqa: PTH105 the name is a string
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say of which file
         raise
 
 
@@ -38,10 +42,34 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping]) -> No
     write_text(path, text.getvalue())
 
 
+def check_size(path: Path, largest: int) -> None:
+    """Raises ValueError where a file is larger than what a run writes, or is no file that can be read to its end."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    if (size := path.stat().st_size) > largest:
+        raise ValueError(
+            f"{path}: {size / 2**20:,.0f} MiB, and {largest / 2**20:,.0f} MiB is the most; no run writes that"
+        )
+
+
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Rows as they stand, all values as text."""
+    """Rows as they stand, all values as text.
+
+    Raises:
+        ValueError: too large, cut off in a quoted value, or a line with more or fewer values than there are columns.
+    """
+    check_size(path, LARGEST_TABLE)
+    rows = []
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        return list(csv.DictReader(file))
+        reader = csv.DictReader(file, strict=True)
+        try:
+            for row in reader:
+                if None in row or None in row.values():
+                    raise ValueError("values are missing or too many")
+                rows.append(row)
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"{path}: line {reader.line_num}: {error}") from error
+    return rows
 
 
 def write_json(path: Path, content: dict) -> None:

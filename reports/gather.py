@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .records import SECTIONS, read_record
+from .records import SECTIONS, odd, read_record
 
 EXAMPLE = "e.g. runs=outputs/sweeps/NAME"
-STATES = ("finished", "failed", "running", "pruned")
 
 
 class Run(NamedTuple):
@@ -71,9 +70,7 @@ def gather(paths: Sequence[Path]) -> Gathered:
     for path in paths:
         try:
             runs.append(Run(path.parent, _completed(read_record(path), path)))
-        except UnicodeDecodeError:
-            left_out.append((str(path.parent), f"{path}: not a whole record (not UTF-8); run it again, or delete it"))
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             left_out.append((str(path.parent), str(error)))
         except OSError as error:
             left_out.append((str(path.parent), f"{path}: cannot be read: {error.strerror}"))
@@ -90,30 +87,17 @@ def common_folder(paths: Sequence[Path]) -> Path:
 
 
 def _completed(record: dict, path: Path) -> dict:
-    """The record with every section and key that reports rely on.
+    """The record with every section, and every key of `run` that reports rely on.
 
     Raises:
         ValueError: a value of another kind than a run writes.
     """
     for section in SECTIONS:
-        if not isinstance(record.setdefault(section, None), dict | None):
-            raise _odd(path, section, record[section])
-    if record.get("status") not in STATES:
-        raise _odd(path, "status", record.get("status"))
-    if record["run"] is None:
-        raise _odd(path, "run", None)
+        record.setdefault(section, None)
     run = record["run"]
     empty = {"name": path.parent.name, "overrides": [], "choices": {}, "settings": {}, "warnings": [], "versions": {}}
     for key, value in empty.items():
         if not isinstance(run.setdefault(key, value), type(value)):
-            raise _odd(path, f"run.{key}", run[key])
-    for section, key in (("run", "seed"), ("data", "fold")):
-        value = (record[section] or {}).get(key)
-        if not isinstance(value, int | None) or isinstance(value, bool):
-            raise _odd(path, f"{section}.{key}", value)
+            raise odd(path, f"run.{key}", run[key])
     run.setdefault("seed", None)
     return record
-
-
-def _odd(path: Path, key: str, value: object) -> ValueError:
-    return ValueError(f"{path}: {key} is {str(value)[:60]!r}, which no run writes; run it again, or delete the folder")

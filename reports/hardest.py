@@ -2,13 +2,13 @@
 
 import base64
 import io
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+
+from datamodules.decode import fingerprint, open_picture
 
 from .gather import Run
 from .predictions import FILES, has_predictions, pair, read_predictions
@@ -17,7 +17,7 @@ from .rows import Row
 from .words import clean, number
 
 SIDE = 144  # pixels, the longer side of a thumbnail
-BACKGROUND = (255, 255, 255)
+LARGEST_SIZE = 4096  # pixels a side that a network looks at, to which big JPEGs are read
 MOST_CLASSES = 12  # of a matrix; of more the commonest confusions are listed
 
 
@@ -25,6 +25,7 @@ class Hard(NamedTuple):
     """A picture, what it is and what it is taken for; probabilities are means over the runs."""
 
     path: str
+    fingerprint: str  # of its pixels
     label: str
     predicted: str  # by most runs
     probability: float  # of the predicted class
@@ -70,7 +71,11 @@ def hardest(row: Row, most: int = 12) -> Hardest:
         return Hardest([], split, f"{FILES[split]} cannot be used: {clean(error)}")
     found.sort(key=lambda picture: (-picture.wrong / picture.runs, -picture.wrong, picture.true_probability))
     root, reason = picture_root(row.runs[0])
-    images = [thumbnail(root, picture.path) if root else (None, reason) for picture in found[:most]]
+    size = number(row.runs[0].record["run"]["settings"].get("model.image_size")) or 0
+    images = [
+        thumbnail(root, picture.path, picture.fingerprint, int(size)) if root else (None, reason)
+        for picture in found[:most]
+    ]
     pictures = [p._replace(image=image, reason=why) for p, (image, why) in zip(found, images, strict=False)]
     return Hardest(pictures, split, None if pictures else "every picture is right in every run")
 
@@ -92,8 +97,9 @@ def _wrong(runs: list[Run], split: str, most: int) -> list[Hard]:
     commonest = {i: Counter(says[:, i].tolist()).most_common(1)[0][0] for i in order}
     return [
         Hard(
-            first.paths[i], str(names[i]), common, float(mean[i, first.classes.index(common)]), float(truth[i]),
-            int(wrong[i]), len(tables),
+            path=first.paths[i], fingerprint=first.fingerprints[i], label=str(names[i]), predicted=common,
+            probability=float(mean[i, first.classes.index(common)]), true_probability=float(truth[i]), wrong=int(wrong[i]),
+            runs=len(tables),
         )
         for i, common in commonest.items()
     ]  # fmt: skip
@@ -110,23 +116,24 @@ def picture_root(run: Run) -> tuple[Path | None, str | None]:
     return None, "the folder of the pictures is not there"
 
 
-def thumbnail(root: Path, path: str) -> tuple[str | None, str | None]:
-    """A small JPEG in base64, or why there is none; a path must stay below its root."""
+def thumbnail(root: Path, path: str, own: str, image_size: int) -> tuple[str | None, str | None]:
+    """A small JPEG in base64, or why there is none.
+
+    Root, path and fingerprint (`own`) are what a record and a table say, which may be a stranger's. A picture is shown only
+    where it lies below the root, links followed, and its pixels have that fingerprint: who wrote the table has seen it.
+    """
     try:
         whole = (root / path).resolve()
         if not whole.is_relative_to(root.resolve()):
             return None, "its path leaves the folder of the pictures"
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a picture that Pillow warns of is not worth a line more
-            with Image.open(whole) as file:
-                file.draft("RGB", (SIDE * 2, SIDE * 2))
-                image = ImageOps.exif_transpose(file)
-                image.thumbnail((SIDE, SIDE))
-                image = _rgb(image)
-    except FileNotFoundError:
-        return None, "the picture is gone"
-    except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError):
+        if not whole.exists():
+            return None, "the picture is gone"
+        image = open_picture(whole, min(image_size, LARGEST_SIZE))
+    except (OSError, ValueError, RuntimeError):
         return None, "the picture cannot be read"
+    if fingerprint(image) != own:
+        return None, "the picture is another than the run saw"
+    image.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
     image.save(buffer, format="jpeg", quality=82)
     return base64.b64encode(buffer.getvalue()).decode(), None
@@ -156,16 +163,3 @@ def _commonest(counts: np.ndarray, names: list[str], most: int = 15) -> list[tup
     places = np.argsort(-others, axis=None, kind="stable")[:most]
     pairs = [np.unravel_index(place, counts.shape) for place in places]
     return [(names[i], names[j], int(others[i, j])) for i, j in pairs if others[i, j]]
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Eight bits and three channels; alpha over white, sixteen bits scaled."""
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float64)
-        top = number(float(values.max())) or 1.0
-        image = Image.fromarray((255 * (values / max(top, 1.0)).clip(0, 1)).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        under = Image.new("RGBA", image.size, (*BACKGROUND, 255))
-        image = Image.alpha_composite(under, image)
-    return image.convert("RGB")

@@ -1,14 +1,16 @@
 """predictions.csv and predictions_val.csv read back, and two of them paired by the pictures' pixels."""
 
 import csv
-import io
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from .files import LARGEST_TABLE, check_size
 
 FILES = {"test": "predictions.csv", "val": "predictions_val.csv"}
 COLUMNS = ("path", "fingerprint", "label", "predicted")
@@ -43,23 +45,20 @@ def read_predictions(folder: Path, split: str) -> Predictions:
     path = folder / FILES[split]
     if not path.is_file():
         raise ValueError(f"{path}: no such file; run the stage test: python train.py 'stages=[test]' ckpt_path=...")
-    text = path.read_bytes().decode("utf-8", errors="surrogateescape")
+    check_size(path, LARGEST_TABLE)
     again = "run the stage test again"
-    if not text.endswith("\n"):
+    if not _is_whole(path):
         raise ValueError(f"{path}: cut off in its last line; {again}")
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    names = reader.fieldnames or []
-    classes = [name.removeprefix("p_") for name in names if name.startswith("p_")]
-    missing = [name for name in COLUMNS if name not in names] or (["p_CLASS"] if len(classes) < 2 else [])
-    if missing:
-        raise ValueError(f"{path}: column {', '.join(missing)} is missing; found {', '.join(names)}; {again}")
-    index = {name: k for k, name in enumerate(classes)}
     rows = []
-    try:
-        for row in reader:
-            rows.append(_row(row, index))
-    except (ValueError, csv.Error) as error:
-        raise ValueError(f"{path}: line {reader.line_num}: {error}; {again}") from error
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            classes = _classes(reader.fieldnames or [])
+            index = {name: k for k, name in enumerate(classes)}
+            for row in reader:
+                rows.append(_row(row, index))
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"{path}: line {reader.line_num}: {error}; {again}") from error
     if not rows:
         raise ValueError(f"{path}: there are no pictures; {again}")
     rows.sort(key=lambda row: (row[0], classes[row[1]], row[3]))  # names: their order may differ between runs
@@ -69,12 +68,29 @@ def read_predictions(folder: Path, split: str) -> Predictions:
     )
 
 
+def _is_whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
+
+
+def _classes(names: list[str]) -> list[str]:
+    classes = [name.removeprefix("p_") for name in names if name.startswith("p_")]
+    missing = [name for name in COLUMNS if name not in names] or (["p_CLASS"] if len(classes) < 2 else [])
+    if missing:
+        raise ValueError(f"column {', '.join(missing)} is missing; found {', '.join(names[:20])}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"column {max(names, key=names.count)} stands there twice")
+    return classes
+
+
 def _row(row: dict[str, str], index: dict[str, int]) -> tuple:
     if None in row or None in row.values():
         raise ValueError("values are missing or too many")
     for column in ("label", "predicted"):
         if row[column] not in index:
-            raise ValueError(f"{column} {row[column]!r} is none of the classes {', '.join(index)}")
+            raise ValueError(f"{column} {row[column]!r} is none of the classes {', '.join(list(index)[:20])}")
     probabilities = [float(row[f"p_{name}"]) for name in index]
     if not all(0 <= p <= 1 and math.isfinite(p) for p in probabilities):
         raise ValueError("probabilities lie in 0 to 1")

@@ -6,17 +6,26 @@ import json
 import logging
 import os
 import platform
+import re
 import shlex
 import subprocess
 import time
 from datetime import datetime
 from pathlib import Path
 
-from .files import write_json
+from .files import check_size, write_json
+from .words import number
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
+LARGEST = 16 * 2**20  # bytes; the confusion matrices of a thousand classes are 4 MiB
+STATES = ("finished", "failed", "running", "pruned")
+# What a run that goes on and a report rely on; null or absent is right too
+TYPED = (
+    ("run", "seed", int), ("run", "config_hash", str), ("run", "process_started_at", int | float), ("data", "fold", int),
+    ("test", "opened", int),
+)  # fmt: skip
 SECTIONS = ("run", "data", "model", "best", "decision", "val", "test", "throughput")
 PROJECT = Path(__file__).resolve().parent.parent
 PLACES = {"ckpt_path", "datamodule.cache", "datamodule.cache_limit_gib"}
@@ -108,7 +117,7 @@ class Record:
         self._write("pruned", reason=reason)
 
     def _write(self, status: str, reason: str | None) -> None:
-        earlier_s = float((self.earlier.get("run") or {}).get("wall_time_s") or 0)
+        earlier_s = number((self.earlier.get("run") or {}).get("wall_time_s")) or 0
         self.run["wall_time_s"] = round(earlier_s + time.perf_counter() - self._started, 2)
         content = {"schema": SCHEMA, "status": status, **({"reason": reason} if reason else {})}
         for section in SECTIONS:
@@ -118,19 +127,49 @@ class Record:
 
 
 def read_record(path: Path) -> dict:
-    """The record in a file.
+    """The record in a file: a section is null, absent or a mapping, and `run` is one.
 
     Raises:
-        ValueError: cut off, or of another schema.
+        ValueError: too large, cut off, of another schema, or with values that no run writes; with file and key.
     """
+    check_size(path, LARGEST)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_int=_whole_number, parse_constant=_no_number)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a whole record (not UTF-8); run it again, or delete the folder") from error
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a whole record ({error}); run it again, or delete the folder") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path}: a record of schema {found}; this version reads schema {SCHEMA}")
+        raise ValueError(f"{path}: a record of schema {str(found)[:60]}; this version reads schema {SCHEMA}")
+    for section in SECTIONS:
+        if not isinstance(content.get(section), dict | None):
+            raise odd(path, section, content[section])
+    if content.get("status") not in STATES:
+        raise odd(path, "status", content.get("status"))
+    if content.get("run") is None:
+        raise odd(path, "run", None)
+    for section, key, kind in TYPED:
+        value = (content.get(section) or {}).get(key)
+        if not isinstance(value, kind | None) or isinstance(value, bool):
+            raise odd(path, f"{section}.{key}", value)
+    if not re.fullmatch("[0-9a-f]*", content["run"].get("config_hash") or ""):  # names a folder
+        raise odd(path, "run.config_hash", content["run"]["config_hash"])
     return content
+
+
+def odd(path: Path, key: str, value: object) -> ValueError:
+    return ValueError(f"{path}: {key} is {str(value)[:60]!r}, which no run writes; run it again, or delete the folder")
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > 25:
+        raise ValueError(f"a whole number of {len(digits):,} digits")
+    return int(digits)
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word}, which is not JSON")
 
 
 def flat(settings: dict, prefix: str = "") -> dict:
@@ -158,8 +197,8 @@ def count_opening(folder: Path) -> int | None:
     content = _earlier_record(folder)
     if not content:
         return None
-    content["test"] = content["test"] or {}
-    content["test"]["opened"] = content["test"].get("opened", 0) + 1
+    content["test"] = content.get("test") or {}
+    content["test"]["opened"] = (content["test"].get("opened") or 0) + 1
     write_json(folder / "result.json", content)
     return content["test"]["opened"]
 

@@ -10,7 +10,7 @@ from .rows import VAL_TEST, Row, Section, Summary
 from .verdicts import answer, optimism_in_words
 from .words import clean, numeral
 
-TAKEN_FOR_FORMULAS = ("=", "+", "-", "@")
+TAKEN_FOR_FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",

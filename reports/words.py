@@ -52,6 +52,11 @@ def clean(text: object, longest: int | None = None) -> str:
     return line if longest is None or len(line) <= longest else line[: longest - 1] + "…"
 
 
+def printable(text: object) -> str:
+    """Lines that a screen can show: without what would steer it, half letters and turned writing."""
+    return "\n".join(map(clean, str(text).split("\n")))
+
+
 def listed(parts: list[str], most: int = 5) -> str:
     """`a, b and c`, or `a, b and 7 more`."""
     if len(parts) > most:

@@ -147,4 +147,4 @@ def _write_predictions(
 
 
 def _quoted(text: str) -> str:
-    return f'"{text}"' if set(text) & set(',"\n') else text
+    return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\n') else text

@@ -36,7 +36,7 @@ def test_the_network_alone_needs_no_lightning(tmp_path):
     ({"network": "simple_cnn"}, "names a network that cannot be built here"),
     ({"network": "simple_cnn", "image_size": 32}, "the weights do not fit the network that it names .simple_cnn"),
     ({"network": "simple_cnn", "image_size": 48, "depth": 3}, "cannot be built here"),
-    ("simple_cnn", "cannot be built here"),
+    ("simple_cnn", "its network is 'simple_cnn' .a network of this project and its settings"),
 ])  # fmt: skip
 def test_a_network_that_is_not_ours_or_does_not_fit(tmp_path, change, words):
     path = make_checkpoint(tmp_path / "best.ckpt")

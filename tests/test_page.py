@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.decode import fingerprint, open_picture
 from reports.epochs import over_epochs
+from reports.files import read_csv, write_csv
 from reports.gather import find, gather
 from reports.hardest import hardest, thumbnail
 from reports.writing import write_report
@@ -57,13 +59,21 @@ def sweep(tmp_path_factory):
     root = tmp_path_factory.mktemp("sweep")
     pictures = root / "pictures"
     (pictures / "0" / "test").mkdir(parents=True)
+    own = {}
     for index in range(0, 80, 2):  # every other one is gone
-        Image.fromarray(np.full((20, 30, 3), index * 3, np.uint8)).save(pictures / "0" / "test" / f"{index:05}.png")
+        path = pictures / "0" / "test" / f"{index:05}.png"
+        Image.fromarray(np.full((20, 30, 3), index * 3, np.uint8)).save(path)
+        own[f"0/test/{path.name}"] = fingerprint(open_picture(path))
     costs = {"small": (4e7, 1.4e5, 5.7), "middle": (4e8, 2e6, 13), "large": (5e9, 2e7, 74)}
     for index, (model, cost) in enumerate(costs.items()):
         for seed in (1, 2, 3):
             make_run(root / "runs" / f"model-{model}_seed-{seed}", seed=seed, choices={"model": model}, cost=cost,
                      accuracy=0.7 + 0.08 * index, classes=HOSTILE, data={"root": str(pictures)})  # fmt: skip
+    for table in (root / "runs").glob("*/predictions.csv"):
+        rows = read_csv(table)
+        write_csv(
+            table, list(rows[0]), [row | {"fingerprint": own.get(row["path"], row["fingerprint"])} for row in rows]
+        )
     (root / "runs" / "model-small_seed-1" / "metrics.csv").unlink()
     table = root / "runs" / "model-small_seed-2" / "metrics.csv"
     table.write_text(table.read_text()[:-20])
@@ -185,10 +195,18 @@ def test_a_path_may_not_leave_the_folder_of_the_pictures(tmp_path):
     (root / "link.png").symlink_to(tmp_path / "secret.png")
     (root / "broken.png").write_bytes(b"no picture")
     for path in ("../secret.png", str(tmp_path / "secret.png"), "link.png"):
-        assert thumbnail(root, path) == (None, "its path leaves the folder of the pictures")
-    assert thumbnail(root, "broken.png") == (None, "the picture cannot be read")
-    assert thumbnail(root, "none.png") == (None, "the picture is gone")
-    assert thumbnail(root, "x\0y") == (None, "the picture cannot be read")
+        assert thumbnail(root, path, "", 48) == (None, "its path leaves the folder of the pictures")
+    assert thumbnail(root, "broken.png", "", 48) == (None, "the picture cannot be read")
+    assert thumbnail(root, "none.png", "", 48) == (None, "the picture is gone")
+    assert thumbnail(root, "x\0y", "", 48) == (None, "the picture cannot be read")
+
+
+def test_a_picture_is_shown_to_who_has_seen_it_alone(tmp_path):
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "a.png")
+    own = fingerprint(open_picture(tmp_path / "a.png"))
+    assert thumbnail(tmp_path, "a.png", own, 48)[0]
+    for guessed in ("", "0" * 16, own[:-1]):
+        assert thumbnail(tmp_path, "a.png", guessed, 48) == (None, "the picture is another than the run saw")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "F"])
@@ -196,7 +214,7 @@ def test_any_mode_becomes_a_thumbnail(tmp_path, mode):
     name = "a.tif" if mode in ("CMYK", "F", "I;16") else "a.png"
     image = Image.new("I;16", (300, 20), 40000) if mode == "I;16" else Image.new("L", (300, 20), 200).convert(mode)
     image.save(tmp_path / name)
-    text, reason = thumbnail(tmp_path, name)
+    text, reason = thumbnail(tmp_path, name, fingerprint(open_picture(tmp_path / name)), 48)
     import base64
 
     with Image.open(io.BytesIO(base64.b64decode(text))) as made:

@@ -151,11 +151,10 @@ def test_a_record_that_cannot_be_read_is_named_and_begins_anew(record, tmp_path,
 
 def test_openings_of_the_test_split_are_counted(tmp_path):
     assert count_opening(tmp_path) is None and list(tmp_path.iterdir()) == []
-    write_json(tmp_path / "result.json", {"schema": SCHEMA, "status": "finished", "test": None, "val": {"loss": 1}})
+    record = {"schema": SCHEMA, "status": "finished", "run": {}, "test": None, "val": {"loss": 1}}
+    write_json(tmp_path / "result.json", record)
     assert [count_opening(tmp_path), count_opening(tmp_path)] == [1, 2]
-    assert read_record(tmp_path / "result.json") == {
-        "schema": SCHEMA, "status": "finished", "test": {"opened": 2}, "val": {"loss": 1}
-    }  # fmt: skip
+    assert read_record(tmp_path / "result.json") == record | {"test": {"opened": 2}}
 
 
 def test_a_run_is_named_by_its_place_below_outputs(tmp_path):

@@ -57,12 +57,12 @@ def test_a_table_elsewhere_has_a_root_or_absolute_paths(root, tmp_path):
 
 
 def test_a_run_s_table_finds_the_run_s_pictures(root, tmp_path):
-    run = tmp_path / "run"
+    run, record = tmp_path / "run", {"schema": 1, "status": "finished", "run": {}}
     run.mkdir()
     write_csv(run / "splits.csv", ["path", "label", "split"], [{"path": "red/001.png", "label": "red", "split": "val"}])
-    (run / "result.json").write_text(json.dumps({"schema": 1, "data": {"root": str(root)}}))
+    (run / "result.json").write_text(json.dumps(record | {"data": {"root": str(root)}}))
     assert [p.file for p in Pictures(str(run / "splits.csv"))] == [root / "red/001.png"]
-    (run / "result.json").write_text(json.dumps({"schema": 1, "data": {"root": "/gone"}}))
+    (run / "result.json").write_text(json.dumps(record | {"data": {"root": "/gone"}}))
     with pytest.raises(ValueError, match=r"not at /gone any more.*root=DIR"):
         Pictures(str(run / "splits.csv"))
 

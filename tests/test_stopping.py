@@ -54,7 +54,9 @@ def scalars(folder):
     return {tag: [(s.step, s.value) for s in events.Scalars(tag)] for tag in ("train/loss", "val/accuracy", "lr")}
 
 
-@pytest.mark.parametrize("more", [(), ("datamodule.num_workers=2", "augmentation=study_jitter")], ids=["here", "workers"])
+@pytest.mark.parametrize(
+    "more", [(), ("datamodule.num_workers=2", "augmentation=study_jitter")], ids=["here", "workers"]
+)
 def test_killed_in_the_middle_of_an_epoch_it_ends_in_the_same_bits(train, at_step, more):
     straight = train(*STEPS, *more)
     assert straight.status == 0, straight.err

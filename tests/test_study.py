@@ -1,6 +1,4 @@
 import itertools
-import os
-import socket
 import subprocess
 import sys
 
@@ -140,13 +138,6 @@ def test_trials_whose_process_is_gone_are_freed_and_no_others(opened):
     assert [t.number for t in unknown] == [3, 4]
     assert [t.number for t in study.free_ended(searched, take_over=[3])] == [4]
     assert searched.trials[3].state == TrialState.FAIL
-
-
-def test_a_process_knows_itself():
-    here = processes.this_process()
-    assert here["pid"] == os.getpid() and here["host"] == socket.gethostname()
-    assert processes.is_gone(here) is False and processes.is_gone({}) is None
-    assert processes.is_gone(here | {"pid": os.getppid()}) is True  # there, but begun at another time
 
 
 def test_a_study_keeps_to_what_it_was_begun_with(opened):

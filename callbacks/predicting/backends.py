@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from lightning_modules.description import check_decision, check_description
+
 
 class Description(NamedTuple):
     """What a trained network says of itself."""
@@ -88,6 +90,9 @@ class OnnxFile:
         try:
             self.session = runtime.InferenceSession(path, options, providers=providers)
             self.description = Description.from_metadata(self.session.get_modelmeta().custom_metadata_map)
+            *described, decision = self.description
+            check_description(*described, source="the file")
+            check_decision(decision, self.description.classes, "the file")
         except Exception as error:  # its errors have no common class
             reason = " ".join(str(error).split())[:200]
             raise ValueError(
