@@ -35,23 +35,30 @@ def run(config: DictConfig) -> None:
     """
     from tqdm import tqdm
 
+    from callbacks.explaining.run_pictures import pictures_of
     from callbacks.predicting.prediction_table import Tally, columns, line, whole_csv
-    from callbacks.predicting.sources import Pictures
 
     if config.ckpt is None:
         raise ValueError("ckpt: nothing is given; give a run's, ckpt=outputs/MODEL/DATE/checkpoints/best.ckpt")
     images = OmegaConf.to_container(config.images) if OmegaConf.is_list(config.images) else config.images
-    pictures = Pictures(images, config.root)
+    pictures = pictures_of(images, config.root)
     model = Classifier.from_checkpoint(str(config.ckpt), str(config.device))
     tally = Tally(model.classes, model.decision)
     place = out_file(config.out)
+    explained = None
+    if config.explain:
+        from callbacks.explaining.command import Explaining
+
+        explained = Explaining(model, Path(str(config.ckpt)), pictures, config.explain_most, place)
     hidden = not sys.stderr.isatty()
     with whole_csv(place, columns(model.classes, model.decision)) as write:
         answers = model.stream(pictures, config.batch_size)
         for picture, prediction in tqdm(answers, total=len(pictures), unit="picture", leave=False, disable=hidden):
             write(line(picture, prediction))
             tally.add(picture, prediction)
-    print(*tally.in_words(), f"Predictions: {place}", sep="\n")
+            if explained:
+                explained.add(picture, prediction)
+    print(*tally.in_words(), f"Predictions: {place}", *(explained.write() if explained else []), sep="\n")
     if tally.errors:
         example = tally.first_error if tally.errors == 1 else f"the first: {tally.first_error}"
         raise ValueError(

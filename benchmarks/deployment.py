@@ -3,13 +3,13 @@
     python benchmarks/deployment.py --ckpt outputs/MODEL/DATE/checkpoints/best.ckpt [--repeats 5]
 
 One thread, alternating; latency of one picture (p50 of 50 passes) and pictures a second in batches of 32, each a median
-(smallest to largest) over the repeats. All get normalised pictures and give logits; the last two lines start from a decoded
-photo of 500 x 375: Pillow's resize and channels last, and the ONNX file with its preprocessing. Writes
-outputs/benchmarks/deployment.json.
+(smallest to largest) over the repeats. All get normalised pictures and give logits; the last three lines start from a decoded
+photo of 500 x 375, resized by Pillow or by the ONNX file itself. Writes outputs/benchmarks/deployment.json.
 """
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -23,7 +23,7 @@ from PIL import Image
 
 from callbacks.exporting.graphs import plain
 from callbacks.exporting.making import export
-from callbacks.predicting.backends import Checkpoint
+from callbacks.predicting.backends import Backend, Checkpoint, OnnxFile
 from datamodules.decode import resize
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -59,8 +59,8 @@ def ways(ckpt: str, folder: Path) -> dict[str, tuple[Callable, Callable[[int], n
     def photos(count: int) -> np.ndarray:
         return generator.integers(0, 256, (count, *PHOTO), dtype=np.uint8)
 
-    def with_pillow(batch: np.ndarray) -> np.ndarray:
-        return before(np.stack([np.asarray(resize(Image.fromarray(photo), size)) for photo in batch]))
+    def after_pillow(backend: Backend) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda batch: backend(np.stack([np.asarray(resize(Image.fromarray(photo), size)) for photo in batch]))
 
     common = {"images": None, "root": None, "largest_difference": 1e-4}
     files = {}
@@ -73,7 +73,8 @@ def ways(ckpt: str, folder: Path) -> dict[str, tuple[Callable, Callable[[int], n
         "torch, channels last": (on_torch(before.network, torch.channels_last), normalised),
         "ONNX": (on_runtime(files["ONNX"]), normalised),
         "ONNX int8": (on_runtime(files["ONNX int8"]), normalised),
-        "photo: Pillow, torch, channels last": (with_pillow, photos),
+        "photo: Pillow, torch, channels last": (after_pillow(before), photos),
+        "photo: Pillow, ONNX": (after_pillow(OnnxFile(files["ONNX"], "cpu")), photos),
         "photo: ONNX with preprocessing": (on_runtime(files["whole"]), photos),
     }
 
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
     results: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         compared = ways(arguments.ckpt, Path(folder))

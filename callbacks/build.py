@@ -118,7 +118,7 @@ def _check(key: str, values: dict, given: Collection[str] = ()) -> None:
             raise ValueError(f"{key}.{name}: no such setting; {nearest(str(name), set(parameters) - set(given))}")
         nested = isinstance(value, dict) and "_target_" in value
         if not nested and not fits(value, parameters[name].annotation):
-            raise ValueError(f"{key}.{name}={value!r}: expected {_in_words(parameters[name].annotation)}")
+            raise ValueError(f"{key}.{name}={value!r}: expected {in_words(parameters[name].annotation)}")
 
 
 def _check_within(key: str, value) -> None:
@@ -154,10 +154,11 @@ def fits(value, annotation) -> bool:
     return not isinstance(value, PLAIN) or not isinstance(kind, type) or isinstance(value, kind)
 
 
-def _in_words(annotation) -> str:
+def in_words(annotation) -> str:
+    """`int or null`, of an annotated type."""
     if typing.get_origin(annotation) is typing.Literal:
         return " or ".join(map(str, typing.get_args(annotation)))
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         plain = [o for o in typing.get_args(annotation) if o in PLAIN or typing.get_origin(o)]
-        return " or ".join(_in_words(o) for o in plain or typing.get_args(annotation))
+        return " or ".join(in_words(o) for o in plain or typing.get_args(annotation))
     return "null" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 CONF = errors.PROJECT / "conf"
 OUTPUTS = errors.PROJECT / "outputs"
 LONGEST_NAME = 90
+MULTIRUN = ("-m", "--multirun")
 
 
 class Failed(NamedTuple):
@@ -58,7 +59,7 @@ def start(main: Callable[[], None]) -> None:
     warnings.showwarning = console.show_warning
     try:
         script = Path(sys.argv[0]).name
-        if script != "train.py" and {"-m", "--multirun"} & set(sys.argv):
+        if script != "train.py" and set(MULTIRUN) & set(sys.argv):
             raise ValueError(f"-m: {script} does not sweep; python train.py -m ... does")
         if "LOCAL_RANK" not in os.environ:  # a further process of DDP gets its arguments complete
             sys.argv[1:] = complete(sys.argv[1:])
@@ -118,6 +119,8 @@ def complete(arguments: list[str]) -> list[str]:
     except OverrideParseException:
         return arguments  # Hydra will say it
     values = {override.key_or_group: override for override in overrides}
+    for key, override in values.items():
+        _check_choice(key, override)
     added = []
     if "hydra.sweep.dir" not in values:
         added.append(_quoted("hydra.sweep.dir", OUTPUTS / "sweeps" / sweep_name(arguments, overrides)))
@@ -131,7 +134,7 @@ def complete(arguments: list[str]) -> list[str]:
         added.append("hydra.output_subdir=null")  # it goes on with its own .hydra, or is refused
     ckpt_path = values["ckpt_path"].value() if "ckpt_path" in values else None
     if isinstance(ckpt_path, str) and not values["ckpt_path"].is_sweep_override():
-        goes_on = "stages" not in values or "fit" in values["stages"].value()
+        goes_on = "stages" not in values or "fit" in str(values["stages"].value())
         folder = run_of(Path(ckpt_path))
         if folder and "hydra.run.dir" not in values:
             place = folder if goes_on else run_folder(OmegaConf.select(saved_config(folder, values), "model.name") or "run")
@@ -140,7 +143,18 @@ def complete(arguments: list[str]) -> list[str]:
             added = [f"{group}={name}" for group, name in saved_choices(folder).items() if group not in values] + added
         if folder and goes_on:
             added.append("hydra.output_subdir=null")  # the run's own .hydra stays
-    return [*arguments, *added]
+    flags = [a for a in arguments if a in MULTIRUN]  # argparse does not find them in the midst of overrides
+    return [*flags, *(a for a in arguments if a not in MULTIRUN), *added]
+
+
+def _check_choice(key: str, override: Override) -> None:
+    """Raises ValueError where a group is given a value that is no name of a file, as null, which Hydra cannot tell."""
+    folder = CONF / key
+    if not re.fullmatch(r"[\w/]+", key) or not folder.is_dir() or override.is_delete() or override.is_sweep_override():
+        return
+    if not isinstance(override.value(), (str, list)):
+        names = [path.stem for path in folder.glob("*.yaml")]
+        raise ValueError(f"{override.input_line}: no such choice; {errors.nearest('none', names)}")
 
 
 def sweep_name(arguments: list[str], overrides: list[Override]) -> str:

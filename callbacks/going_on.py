@@ -68,6 +68,8 @@ def take_up(config: DictConfig, overrides: list[str], folder: Path) -> DictConfi
     """
     if config.ckpt_path is None:
         return config
+    if not isinstance(config.ckpt_path, str):
+        raise ValueError(f"ckpt_path={config.ckpt_path}: use the path of a checkpoint, in quotes where it is a number")
     run = run_of(Path(config.ckpt_path))
     if run is None:
         log.warning(

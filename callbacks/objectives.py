@@ -55,9 +55,9 @@ class Objective(NamedTuple):
             ValueError: the run has not measured it.
         """
         section, _, key = self.key.partition(".")
-        found = (record[section] or {}).get(key)
+        found = (record.get(section) or {}).get(key)
         if key == "latency_p50_ms":
-            latencies = (record["model"] or {}).get("latency") or []
+            latencies = (record.get("model") or {}).get("latency") or []
             found = next((entry[key] for entry in latencies if entry["batch_size"] == 1), None)
         value = number(found["value"] if isinstance(found, dict) else found)
         if value is None:

@@ -28,7 +28,6 @@ from .study import (
     TRIED,
     WITHDRAWN,
     Seeded,
-    best_trials,
     counted,
     enqueue_failed,
     first_line,
@@ -40,6 +39,7 @@ from .trials import perform_trial, settled, wait_for_others
 
 log = logging.getLogger(__name__)
 
+MOST_TRIES = 10
 STAGES = "stages=[cost,fit]"  # the test split stays closed
 
 
@@ -55,11 +55,15 @@ def search(config: DictConfig, folder: Path, run: Callable) -> None:
         ValueError: bad settings, or a storage that cannot be reached.
     """
     settings = read_settings(config)
-    searching = Search(settings, folder, run)
     try:
-        searching.trials()
+        _search(settings, folder, run)
     except LOST as error:
         raise ValueError(f"storage: the connection was lost ({first_line(error)}); the same command goes on") from error
+
+
+def _search(settings: Settings, folder: Path, run: Callable) -> None:
+    searching = Search(settings, folder, run)
+    searching.trials()
     is_over = searching.is_over()
     if is_over:
         searching.failed += search_end.train_again(settings, searching.study, folder, run)
@@ -125,7 +129,7 @@ class Search:
     def _take_up(self) -> None:
         """Goes on with what ended before its end."""
         unknown = free_ended(self.study, self.settings.take_over)
-        again = enqueue_failed(self.study)
+        enqueue_failed(self.study)
         trials = counted(self._all())
         self._ended_before = sum(trial.state.is_finished() for trial in trials)
         if trials:
@@ -135,7 +139,6 @@ class Search:
                 plural(len(trials), "trial"), states[TrialState.COMPLETE], states[TrialState.PRUNED],
                 states[TrialState.RUNNING], states[TrialState.WAITING],
             )  # fmt: skip
-            log.debug("again: %s", again)
         if unknown:
             numbers = [trial.number for trial in unknown]
             hosts = sorted({str(trial.user_attrs.get(PROCESS, {}).get("host", "a host unknown")) for trial in unknown})
@@ -171,12 +174,15 @@ class Search:
     def _one(self, trial: optuna.Trial, folder: Path, point: list[str]) -> str:
         """Runs it and tells the study; returns what became of it in words."""
         run = functools.partial(self._run_or_prune, trial)
-        record, error = None, None
-        while record is None and error is None:
+        for _ in range(MOST_TRIES):  # another process may be quicker to take hold of the folder, and be killed in it
             wait_for_others(folder)
             ended = perform_trial(folder, [*self.settings.base, *point, STAGES], run)
             error = None if isinstance(ended, Pruned) else ended
             record = settled(folder) if error is None else None
+            if record or error:
+                break
+        else:
+            error = ValueError(f"{folder / 'result.json'}: no whole record after the run")
         try:
             pruned = record is not None and record["status"] == "pruned"
             values = None if error or pruned else [each.of(record) for each in self.settings.objectives]
@@ -208,25 +214,14 @@ class Search:
     def _report(self, trial: optuna.Trial, folder: Path) -> None:
         """What a run that was found done says of its epochs."""
         frozen = next(each for each in self._all() if each.number == trial.number)
-        path = folder / "metrics.csv"
-        if (
-            self.settings.monitor
-            and not frozen.intermediate_values
-            and not frozen.state.is_finished()
-            and path.is_file()
-        ):
-            for row in read_csv(path):
+        known = frozen.intermediate_values or frozen.state.is_finished()
+        if self.settings.monitor and not known and (folder / "metrics.csv").is_file():
+            for row in read_csv(folder / "metrics.csv"):
                 trial.report(float(row[self.settings.monitor]), step=int(row["epoch"]))
 
     def _so_far(self) -> list[str]:
         """The best or the front, and the time that is left."""
-        best = best_trials(self.study)
-        said = []
-        if best and len(self.settings.objectives) == 1:
-            value = self.settings.objectives[0].say(best[0].value)
-            said.append(f"best so far {value} by {' '.join(as_overrides(self.settings.space, best[0].params))}")
-        elif best:
-            said.append(f"front so far: {search_end.front_in_words(self.settings, best)}")
+        said = search_end.best_so_far(self.settings, self.study)
         ended = sum(trial.state.is_finished() for trial in counted(self._all()))
         left = self._total - ended
         if left > 0:

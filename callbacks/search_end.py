@@ -45,10 +45,9 @@ def train_again(settings: Settings, study: optuna.Study, folder: Path, run: Call
     seeds = _seeds(settings)
     finished = sum(trial.state == TrialState.COMPLETE for trial in counted(study.get_trials(deepcopy=False)))
     if len(settings.objectives) == 1:
-        value = settings.objectives[0].say(chosen[0].value)
         log.info(
             "\nThe best of the search has %s: one run, chosen among %d, which flatters it. It is trained again with %s",
-            value, finished, seeds,
+            _values(settings, chosen[0]), finished, seeds,
         )  # fmt: skip
     else:
         front = best_trials(study)
@@ -107,6 +106,16 @@ def _winners_in_words(settings: Settings, chosen: list[FrozenTrial], folder: Pat
             f"        in the search {_values(settings, trial)}: one run, chosen for it",
         ]
     return lines
+
+
+def best_so_far(settings: Settings, study: optuna.Study) -> list[str]:
+    """One part of a line, or none where no trial is finished."""
+    best = best_trials(study)
+    if not best:
+        return []
+    if len(settings.objectives) > 1:
+        return [f"front so far: {front_in_words(settings, best)}"]
+    return [f"best so far {_values(settings, best[0])} by {' '.join(as_overrides(settings.space, best[0].params))}"]
 
 
 def front_in_words(settings: Settings, front: list[FrozenTrial]) -> str:

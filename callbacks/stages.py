@@ -170,7 +170,8 @@ def trainer(config: DictConfig, record: Record, *, callbacks: Sequence[L.Callbac
     for message in KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message)
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and is for code that reads such memory
-    callbacks = [*(build(config, f"callbacks.{name}") for name in config.callbacks), *callbacks]
+    made = (build(config, f"callbacks.{name}") for name in config.callbacks)
+    callbacks = [*(callback for callback in made if callback is not None), *callbacks]
     if config.model.freeze:
         callbacks.append(Freeze(epochs=config.model.freeze))
     for callback in callbacks:

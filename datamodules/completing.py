@@ -79,11 +79,11 @@ def fill_in_splits(catalog: Catalog, groups: np.ndarray, seed: int, with_val: bo
 
 def _take_fold(catalog: Catalog, groups: np.ndarray, folds: int, fold: int | None, seed: int) -> None:
     """Train and val anew: fold number `fold` is val, the others are train. Test stays what it is, and closed."""
-    if folds < 2:
-        raise ValueError(f"datamodule.folds={folds}: use 2 or more, or null")
+    rows = np.flatnonzero((catalog.splits == "train") | (catalog.splits == "val"))
+    if not 2 <= folds <= max(len(rows), 2):
+        raise ValueError(f"datamodule.folds={folds}: use 2 or more, up to the {len(rows):,} pictures, or null")
     if fold is None or not 0 <= fold < folds:
         raise ValueError(f"datamodule.fold={fold}: use 0 to {folds - 1} with datamodule.folds={folds}")
-    rows = np.flatnonzero((catalog.splits == "train") | (catalog.splits == "val"))
     numbers = assign_folds(catalog.labels[rows], folds, seed, groups[rows])
     catalog.splits[rows] = np.where(numbers == fold, "val", "train")
     log.info("fold %d of 0 to %d is validation; the test split stays closed", fold, folds - 1)

@@ -19,7 +19,7 @@ from .completing import complete
 from .device_augmentation import apply_on_device
 from .elpv import elpv_catalog, elpv_root
 from .folders import folder_catalog
-from .loading import PictureDataset, ResumableLoader, RowSampler, as_it_is
+from .loading import PictureDataset, ResumableLoader, RowSampler, as_it_is, workers_that_fit
 from .normalise import normalise
 from .pixels import PixelStore, open_store
 from .table import table_catalog
@@ -76,13 +76,15 @@ class ImageDataModule(L.LightningDataModule):
         cache_limit_gib: float,
     ):
         super().__init__()
-        for name, value, least in (
-            ("datamodule.batch_size", batch_size, 1),
-            ("datamodule.num_workers", num_workers, 0),
-            ("model.image_size", image_size, 1),
+        for name, value, least, most in (
+            ("datamodule.batch_size", batch_size, 1, 2**20),
+            ("datamodule.num_workers", num_workers, 0, 1024),
+            ("model.image_size", image_size, 1, 4096),
+            ("datamodule.split_seed", split_seed, 0, 2**32 - 1),
+            ("datamodule.cache_limit_gib", cache_limit_gib, 0, 1_000_000),
         ):
-            if value < least:
-                raise ValueError(f"{name}={value}: use {least} or more")
+            if not least <= value <= most:
+                raise ValueError(f"{name}={value}: use {least} or more, up to {most}")
         if source == "image_folder" and root is None and table is None:
             raise ValueError(
                 "datamodule.root has no value; give it one: datamodule.root=DIR (or datamodule.table=FILE)"
@@ -184,13 +186,14 @@ class ImageDataModule(L.LightningDataModule):
         if single_left:
             log.warning("the last training batch would hold a single picture, too few for batch norm: it is left out, "
                         "another one each epoch")  # fmt: skip
+        workers = workers_that_fit(self.num_workers, self.batch_size * self.image_size**2 * 3)
         return ResumableLoader(
             dataset,
             batch_size=self.batch_size,
             drop_last=single_left,
             sampler=sampler,
-            num_workers=self.num_workers,
+            num_workers=workers,
             collate_fn=as_it_is,
-            persistent_workers=self.num_workers > 0,
+            persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )

@@ -1,6 +1,9 @@
 """From rows to batches: which rows in which order, and their pixels."""
 
+import logging
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +13,11 @@ from .augmentation import Augmentation, apply
 from .catalog import Catalog
 from .normalise import as_batch
 from .pixels import PixelStore
+
+log = logging.getLogger(__name__)
+
+SHARED_MEMORY = Path("/dev/shm")
+BATCHES_AHEAD = 2  # of each worker; torch's default
 
 
 class RowSampler(Sampler):
@@ -109,6 +117,21 @@ class PictureDataset(Dataset):
         if draws and self.on_device:
             batch["draws"] = torch.tensor(draws)
         return batch
+
+
+def workers_that_fit(wanted: int, batch_bytes: int) -> int:
+    """`wanted` loader processes, or none where the shared memory that they hand batches over in is too small."""
+    needed = wanted * (BATCHES_AHEAD + 1) * batch_bytes
+    if not wanted or not SHARED_MEMORY.is_dir():
+        return wanted
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if free >= needed:
+        return wanted
+    log.warning(
+        "datamodule.num_workers=%d needs %.0f MiB of shared memory and %s has %.0f: pictures are loaded without workers",
+        wanted, needed / 2**20, SHARED_MEMORY, free / 2**20,
+    )  # fmt: skip
+    return 0
 
 
 class ResumableLoader(DataLoader):

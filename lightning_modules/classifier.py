@@ -112,7 +112,10 @@ class Classifier(L.LightningModule):
             raise ValueError(f"optimizer: {error}") from error
         if self.scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+        try:
+            return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"scheduler: {error}") from error
 
     @property
     def _val_metrics(self) -> Metrics:

@@ -32,12 +32,11 @@ def load_plain(path: Path, *, archives_only: bool = True, mmap: bool = False):
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # what is in the file decides which one it is
-        named = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:class|operand|global)[: ]+(\S+)", str(error))
-        if named:
-            raise ValueError(
-                f"it names {named.group(1) or named.group(2)}, and a file of weights names no code"
-            ) from error
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        text = str(error) or type(error).__name__
+        if named := re.search(r"GLOBAL (\S+)", text):
+            raise ValueError(f"it names {named.group(1)}, and a file of weights names no code") from error
+        told = re.search(r"WeightsUnpickler error: (.+)", text)
+        reason = (told.group(1) if told else text.splitlines()[0])[:200]
         raise ValueError(f"torch.load with weights_only=True says: {reason}") from error
 
 

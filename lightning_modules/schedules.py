@@ -10,6 +10,8 @@ Monitored = Literal["train/loss", "train/accuracy", "val/loss", "val/accuracy"]
 
 def plateau(optimizer: Optimizer, *, monitor: Monitored, factor: float, patience: int) -> dict:
     """Multiplies the learning rate by `factor` when `monitor` has not improved for more than `patience` epochs."""
+    if patience < 0:
+        raise ValueError(f"patience={patience}: use 0 or more")
     mode = "min" if monitor.endswith("loss") else "max"
     return {
         "scheduler": ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience),
@@ -19,4 +21,6 @@ def plateau(optimizer: Optimizer, *, monitor: Monitored, factor: float, patience
 
 def cosine(optimizer: Optimizer, *, epochs: int) -> dict:
     """From the full learning rate to zero along half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983, no restart)."""
+    if epochs < 1:
+        raise ValueError(f"epochs={epochs}: use 1 or more")
     return {"scheduler": CosineAnnealingLR(optimizer, T_max=epochs)}

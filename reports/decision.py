@@ -31,7 +31,7 @@ class Rules:
         cost_ratio: float,
         wanted_accuracy: float,
     ):
-        if cost_ratio <= 0:
+        if not 0 < cost_ratio < np.inf:
             raise ValueError(f"decision.cost_ratio={cost_ratio}: use a number above 0, e.g. 5")
         if not 0 < wanted_accuracy <= 1:
             raise ValueError(f"decision.wanted_accuracy={wanted_accuracy}: use a share above 0 and up to 1")

@@ -49,6 +49,10 @@ def test_the_same_sweep_has_the_same_folder():
     assert sweep_of("-m", "experiment=batch_sizes", "seed=1") == "batch_sizes"
 
 
+def test_the_flag_of_a_sweep_may_stand_anywhere():
+    assert complete(["seed=1,2", "-m"])[:2] == ["-m", "seed=1,2"]
+
+
 def test_what_the_user_says_of_folders_stays():
     assert not [a for a in complete(["hydra.sweep.dir=/x"]) if a.startswith("hydra.sweep.dir=") and "/x" not in a]
 

@@ -70,3 +70,14 @@ def test_a_sweep_killed_again_and_again_ends_as_one_that_was_not(tmp_path, two_c
     assert last.returncode == 0, output
     assert "Sweep: 4 of 4 done, 0 running, 0 failed" in output
     assert results(tmp_path / "killed") == results(tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_run_killed_at_fifty_moments_ends_in_the_same_bits(tmp_path, two_colours):
+    seed = os.environ.get("KILL_SEED", str(int(time.time())))
+    command = [sys.executable, str(PROJECT / "tests" / "killing.py"), str(tmp_path / "runs"), str(two_colours), "--seed", seed]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(ran.stdout)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "50 kills" in ran.stdout

@@ -1,13 +1,17 @@
+from collections import namedtuple
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from callbacks.build import build
+from datamodules import loading
 from datamodules.augmentation import Augmentation
 from datamodules.catalog import Catalog
 from datamodules.image_datamodule import normalise
-from datamodules.loading import PictureDataset, RowSampler, as_it_is
+from datamodules.loading import PictureDataset, ResumableLoader, RowSampler, as_it_is
 from tests.helpers import make_pictures
 from tests.test_configs import composed
 
@@ -115,6 +119,22 @@ def test_augmentation_is_the_same_on_any_number_of_workers_and_differs_between_e
     assert not torch.equal(epoch(0, 0), epoch(1, 0))
 
 
+def test_a_loader_goes_on_in_the_middle_of_a_pass(dataset):
+    def loader():
+        return ResumableLoader(
+            dataset, batch_size=3, sampler=RowSampler(np.arange(10), shuffle=True, seed=3), collate_fn=as_it_is
+        )
+
+    whole = [batch["rows"].tolist() for batch in loader()]
+    stopped, other = loader(), loader()
+    batches = iter(stopped)
+    next(batches), next(batches)
+    other.load_state_dict(stopped.state_dict())
+    assert [batch["rows"].tolist() for batch in other] == whole[2:]
+    assert other.state_dict() == {"batches": 0}  # the pass is over
+    assert [batch["rows"].tolist() for batch in other] == whole  # and the next one is whole
+
+
 def test_a_single_left_over_picture_is_no_training_batch_and_is_said(tmp_path, caplog):
     root = make_pictures(tmp_path, {f"{s}/{c}": n for s, n in (("train", 5), ("val", 5)) for c in ("blue", "red")})
     config = composed("datamodule=image_folder", f"datamodule.root={root}", "model.image_size=16", "datamodule.batch_size=3",
@@ -131,3 +151,13 @@ def test_normalisation_by_hand():
     result = normalise(pixels, [0.5, 0.4, 0.3], [0.2, 0.25, 0.5]).flatten()
     expected = torch.tensor([(0 - 0.5) / 0.2, (128 / 255 - 0.4) / 0.25, (1 - 0.3) / 0.5])
     torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_workers_need_shared_memory(monkeypatch, caplog):
+    free = namedtuple("Usage", "free")
+    monkeypatch.setattr(loading.shutil, "disk_usage", lambda _: free(64 * 2**20))  # what containers have by default
+    monkeypatch.setattr(loading, "SHARED_MEMORY", Path())
+    assert loading.workers_that_fit(2, 10 * 2**20) == 2 and not caplog.messages
+    assert loading.workers_that_fit(4, 10 * 2**20) == 0
+    assert "datamodule.num_workers=4 needs 120 MiB of shared memory" in caplog.text
+    assert loading.workers_that_fit(0, 10**12) == 0

@@ -52,7 +52,7 @@ def test_an_error_is_returned_and_in_the_log_of_the_trial(hydra, tmp_path):
 )
 def test_which_runs_have_come_to_an_end(tmp_path, status, counts):
     assert trials.settled(tmp_path) is None
-    write_json(tmp_path / "result.json", {"schema": 1, "status": status})
+    write_json(tmp_path / "result.json", {"schema": 1, "status": status, "run": {}})
     assert (trials.settled(tmp_path) is not None) == counts
 
 

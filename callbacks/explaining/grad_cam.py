@@ -17,9 +17,17 @@ class Looked(NamedTuple):
     features: Tensor  # (B, C), the mean of the feature map over its places
 
 
-def last_map(network: nn.Module, image_size: int) -> nn.Module:
-    """The part of a network that gives its last feature map: the last one to return a map of several places among the parts
-    that convolve. Where pictures are so small that all maps but the first are a single place, the last of those.
+class LastMap(NamedTuple):
+    """The part of a network that gives its last feature map, and the map's size."""
+
+    layer: nn.Module
+    height: int
+    width: int
+
+
+def last_map(network: nn.Module, image_size: int) -> LastMap:
+    """The last part to return a map of several places among those that convolve; of such small pictures that there is no
+    map of several places, the last of all.
 
     Raises:
         ValueError: a network without convolutions.
@@ -45,8 +53,9 @@ def last_map(network: nn.Module, image_size: int) -> nn.Module:
             handle.remove()
     if not returned:
         raise ValueError("explain=true: this network has no feature map of convolutions to look at; use explain=false")
-    several = [module for module, shape in returned if shape[2] * shape[3] > 1]
-    return several[-1] if several else returned[-1][0]
+    several = [(module, shape) for module, shape in returned if shape[2] * shape[3] > 1]
+    module, shape = (several or returned)[-1]
+    return LastMap(module, shape[2], shape[3])
 
 
 def look(network: nn.Module, layer: nn.Module, pictures: Tensor, classes: Tensor | None = None) -> Looked:
@@ -57,7 +66,7 @@ def look(network: nn.Module, layer: nn.Module, pictures: Tensor, classes: Tensor
 
     Args:
         network: in eval mode.
-        layer: as of `last_map`.
+        layer: of `last_map`.
         pictures: (B, 3, H, W), normalised.
         classes: (B,) which class to explain; None: the one of the largest logit.
     """

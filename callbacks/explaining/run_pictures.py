@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from callbacks.going_on import run_of
 from callbacks.predicting.sources import Picture, Pictures
 from reports.records import read_record
 
@@ -22,13 +21,21 @@ class RunPictures:
     """
 
     def __init__(self, folder: Path, root: str | None):
-        self.folder = folder
+        self.folder, self.root = folder, root
         self.all = Pictures(str(folder / TABLE), root)
         record = folder / "result.json"
         self.split = "test" if record.is_file() and read_record(record).get("test") else "val"
         self.count = sum(1 for _ in self)
         if not self.count:
-            raise ValueError(f"images={folder}: {TABLE} has no {self.split} pictures; name others: images={folder}/{TABLE}")
+            raise ValueError(
+                f"images={folder}: {TABLE} has no {self.split} pictures; name others: images={folder}/{TABLE}"
+            )
+
+    @property
+    def pictures_folder(self) -> Path:
+        """What the paths of the table are below."""
+        first = next(iter(self))
+        return first.file.parents[len(Path(first.path).parts) - 1]
 
     def __len__(self) -> int:
         return self.count
@@ -50,8 +57,8 @@ def is_run(folder: Path) -> bool:
 
 def split_of(checkpoint: Path, split: str, root: str | None = None) -> tuple[list[Picture], str]:
     """The pictures of a split of the run that a checkpoint is of, or none and the reason."""
-    folder = run_of(checkpoint)
-    if folder is None or not (folder / TABLE).is_file():
+    folder = checkpoint.resolve().parent.parent
+    if not is_run(folder):
         return [], f"the checkpoint does not lie in a run's folder with its {TABLE}"
     try:
         found = [picture for picture in Pictures(str(folder / TABLE), root) if picture.split == split]

@@ -120,6 +120,6 @@ def shuffle_order(network: nn.Module) -> tuple[list[int], int] | None:
 
 
 def _accepted(network: str) -> list[str]:
-    if network not in NETWORKS:
+    if not isinstance(network, str) or network not in NETWORKS:
         raise ValueError(f"model.network={network!r} is not one of this project's networks: {', '.join(NETWORKS)}")
     return [name for name in inspect.signature(NETWORKS[network]).parameters if name != "num_classes"]

@@ -12,6 +12,7 @@ FIRST_CHANNELS = 24  # table 1: of the first convolution, width 1
 # The paper does not say how narrow the first convolution gets: with 12 channels at 0.25x the network has the 13 million
 # MACs of its table, with a quarter of 24 it would have 10.8.
 FEWEST_FIRST_CHANNELS = 12
+WIDEST = 16
 BOTTLENECK = 4  # section 3.2: the 3x3 convolution has a quarter of the unit's output channels
 
 
@@ -110,6 +111,8 @@ def shufflenet_v1(*, groups: int = 3, width: float = 1.0, num_classes: int) -> S
     """
     if groups not in STAGE2_CHANNELS:
         raise ValueError(f"model.groups={groups}: the paper has channels for {', '.join(map(str, STAGE2_CHANNELS))}")
+    if not 0 < width <= WIDEST:
+        raise ValueError(f"model.width={width}: use a number above 0 and up to {WIDEST}")
     first, second = first_channels(width), STAGE2_CHANNELS[groups] * width
     counts = {
         "bottleneck channels of stage 2": second / BOTTLENECK,

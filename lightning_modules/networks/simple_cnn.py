@@ -34,7 +34,9 @@ class SimpleCNN(nn.Module):
 
 
 def simple_cnn(*, num_classes: int, image_size: int, dropout: float = 0.5) -> SimpleCNN:
-    """Raises ValueError where the pictures are too small for three poolings."""
+    """Raises ValueError where the pictures are too small for three poolings, or a dropout that is no share."""
+    if not 0 <= dropout <= 1:
+        raise ValueError(f"model.dropout={dropout}: use 0 to 1")
     if image_size < 2 ** len(WIDTHS):
         raise ValueError(
             f"model.image_size={image_size} is too small for simple_cnn; the smallest is {2 ** len(WIDTHS)}"

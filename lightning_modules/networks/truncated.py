@@ -14,6 +14,7 @@ from .shufflenet_v1 import shufflenet_v1
 from .simple_cnn import simple_cnn
 from .torchvision_models import TORCHVISION_WEIGHTS, torchvision_model, unknown
 
+WIDEST = 65_536  # of a layer of the head
 PROBE_SIZE = 256  # pixels of the picture that finds out the trunk's channels; nothing is computed
 
 
@@ -78,7 +79,7 @@ def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -
     Raises:
         ValueError: an unknown backbone, a cut that is out of range or impossible, or a head that does not fit.
     """
-    widths, dropout = list(head["widths"]), list(head["dropout"])
+    widths, dropout = _head(head)
     if len(dropout) != len(widths) + 1:
         raise ValueError(
             f"model.head.dropout={dropout}: one dropout before each linear layer is needed, that is "
@@ -108,6 +109,21 @@ def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -
     return Truncated(
         trunk=trunk, prefix=prefix, features=features, num_classes=num_classes, widths=widths, dropout=dropout
     )
+
+
+def _head(head: dict) -> tuple[list[int], list[float]]:
+    """Widths and dropout; raises ValueError where they are none."""
+    widths, dropout = (head.get(key) for key in ("widths", "dropout"))
+    good = (
+        set(head) == {"widths", "dropout"} and isinstance(widths, (list, tuple)) and isinstance(dropout, (list, tuple))
+    )
+    good = good and all(type(width) is int and 1 <= width <= WIDEST for width in widths)
+    if not good or not all(type(share) in (int, float) and 0 <= share <= 1 for share in dropout):
+        raise ValueError(
+            f"model.head={str(head)[:200]}: use widths, whole numbers from 1 to {WIDEST:,}, and dropout, numbers from 0 to 1: "
+            "model.head.widths=[] model.head.dropout=[0.2]"
+        )
+    return list(widths), list(dropout)
 
 
 def cut_after(blocks: OrderedDict[str, nn.Module], layer: str, backbone: str) -> nn.Sequential:
