@@ -44,21 +44,21 @@ def run(config: DictConfig) -> None:
     pictures = pictures_of(images, config.root)
     model = Classifier.from_checkpoint(str(config.ckpt), str(config.device))
     tally = Tally(model.classes, model.decision)
-    place = out_file(config.out)
     explained = None
     if config.explain:
         from callbacks.explaining.command import Explaining
 
-        explained = Explaining(model, Path(str(config.ckpt)), pictures, config.explain_most, place)
+        explained = Explaining(model, Path(str(config.ckpt)), pictures, config.explain_most)
+    answers = model.stream(pictures, config.batch_size)
     hidden = not sys.stderr.isatty()
+    place = out_file(config.out)
     with whole_csv(place, columns(model.classes, model.decision)) as write:
-        answers = model.stream(pictures, config.batch_size)
         for picture, prediction in tqdm(answers, total=len(pictures), unit="picture", leave=False, disable=hidden):
             write(line(picture, prediction))
             tally.add(picture, prediction)
             if explained:
                 explained.add(picture, prediction)
-    print(*tally.in_words(), f"Predictions: {place}", *(explained.write() if explained else []), sep="\n")
+    print(*tally.in_words(), f"Predictions: {place}", *(explained.write(place) if explained else []), sep="\n")
     if tally.errors:
         example = tally.first_error if tally.errors == 1 else f"the first: {tally.first_error}"
         raise ValueError(

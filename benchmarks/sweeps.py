@@ -1,6 +1,6 @@
 """A sweep of eight jobs one after the other, and side by side with hydra/launcher=joblib: whole processes, alternating.
 
-    python benchmarks/sweeps.py --root DIR [--repeats 3] [--jobs 8] [OVERRIDE ...]
+python benchmarks/sweeps.py --root DIR [--repeats 3] [--jobs 8] [OVERRIDE ...]
 """
 
 import argparse

@@ -44,11 +44,12 @@ class CheckpointFiles(TorchCheckpointIO):
                 if error.errno not in PLACES:
                     raise
                 log.warning(
-                    "%s cannot be written (%s): training goes on, it is held in memory and tried again", path, error.strerror
+                    "%s cannot be written (%s): training goes on, it is held in memory and tried again",
+                    path,
+                    error.strerror,
                 )
             else:
                 del self.held[path]
-
 
     def place_of(self, path: Path) -> Path:
         """Where a checkpoint lies; one that is held still goes into the system's folder for temporary files.

@@ -81,7 +81,7 @@ def start(main: Callable[[], None]) -> None:
     if FAILED:
         names = ", ".join(failed.name for failed in FAILED)
         print(
-            f"ERROR: {len(FAILED)} of the sweep's jobs failed: {names}. The same command runs them again, and no other",
+            f"ERROR: {len(FAILED)} of the jobs failed: {names}. The same command runs them again, and no other",
             file=sys.stderr,
         )
         sys.exit(1)
@@ -137,7 +137,9 @@ def complete(arguments: list[str]) -> list[str]:
         goes_on = "stages" not in values or "fit" in str(values["stages"].value())
         folder = run_of(Path(ckpt_path))
         if folder and "hydra.run.dir" not in values:
-            place = folder if goes_on else run_folder(OmegaConf.select(saved_config(folder, values), "model.name") or "run")
+            place = (
+                folder if goes_on else run_folder(OmegaConf.select(saved_config(folder, values), "model.name") or "run")
+            )
             added.append(_quoted("hydra.run.dir", place))
         if folder:  # single settings on top then find the groups that they belong to
             added = [f"{group}={name}" for group, name in saved_choices(folder).items() if group not in values] + added

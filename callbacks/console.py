@@ -36,7 +36,7 @@ class LogFile(logging.Handler):
 
     def __init__(self, filename: str):
         super().__init__()
-        self._file = Path(filename).open("ab", buffering=0)  # what is written is there, and nothing is left to fail later
+        self._file = Path(filename).open("ab", buffering=0)  # noqa: SIM115 closed below; unbuffered, so that nothing is left to fail
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):

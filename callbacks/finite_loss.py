@@ -8,11 +8,15 @@ from reports.words import listed
 EVERY_ON_DEVICE = 50  # steps: a look at a number of the device waits for the device
 
 
+class DivergedError(ValueError):
+    """The loss is no number; the text is for the user."""
+
+
 class FiniteLoss(L.Callback):
     """Looks at the loss after each step, on a GPU at the sum of the last steps from time to time.
 
     Raises:
-        ValueError: NaN or infinite; names step, learning rate and pictures.
+        DivergedError: NaN or infinite; names step, learning rate and pictures.
     """
 
     def __init__(self):
@@ -27,7 +31,7 @@ class FiniteLoss(L.Callback):
         if loss.device.type != "cpu" and step % EVERY_ON_DEVICE and not trainer.is_last_batch:
             return
         if not torch.isfinite(self._sum):
-            raise ValueError(self._message(trainer, float(self._sum), step, batch))
+            raise DivergedError(self._message(trainer, float(self._sum), step, batch))
         self._sum = None
 
     def _message(self, trainer, value: float, step: int, batch: dict) -> str:

@@ -23,7 +23,6 @@ from .writing import may_fail
 log = logging.getLogger(__name__)
 
 
-
 class Pruned(Exception):  # noqa: N818 it is no error
     """A search ends a run before its end; the text says why."""
 

@@ -52,7 +52,10 @@ class Progress(NamedTuple):
                 record = read_record(path)
             except (OSError, ValueError):
                 continue
-            found[path.parent.name] = (record["status"], (record["run"].get("process_started_at") or 0) >= self.started_at)
+            found[path.parent.name] = (
+                record["status"],
+                (record["run"].get("process_started_at") or 0) >= self.started_at,
+            )
         return found
 
     def in_words(self) -> str:

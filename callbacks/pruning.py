@@ -2,20 +2,13 @@
 
 import math
 import statistics
-import traceback
 
 import lightning as L
 import optuna
 from optuna.trial import TrialState
 
-from . import finite_loss
 from .epoch_log import EpochLog
 from .jobs import Pruned
-
-
-def diverged(error: Exception) -> bool:
-    """Whether it is FiniteLoss that ended a run: the settings' fault, and no failure of the search."""
-    return any(frame.f_code.co_filename == finite_loss.__file__ for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 class Pruning(L.Callback):

@@ -201,13 +201,14 @@ class Search:
 
     def _run_or_prune(self, trial: optuna.Trial, config: DictConfig, record: Record) -> None:
         """train.py's run; one that is behind the others or whose loss is no number ends as pruned."""
-        from .pruning import Pruning, diverged  # late: it needs Lightning
+        from .finite_loss import DivergedError  # late: both need Lightning
+        from .pruning import Pruning
 
         monitor = self.settings.monitor
         try:
             self._run(config, record, callbacks=[Pruning(trial=trial, monitor=monitor)] if monitor else [])
         except ValueError as error:
-            if diverged(error):
+            if isinstance(error, DivergedError):
                 raise Pruned(str(error).partition(". ")[0]) from error  # without the advice
             raise
 

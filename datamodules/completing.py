@@ -109,6 +109,12 @@ def _thin_out(catalog: Catalog, groups: np.ndarray, fraction: float, seed: int) 
     """Keeps a stratified part of train; a smaller part lies within a larger one of the same seed, but for groups."""
     train = catalog.rows("train")
     parts = assign_splits(catalog.labels[train], {"kept": fraction, "rest": 1 - fraction}, seed, groups[train])
+    gone = set(catalog.labels[train]) - set(catalog.labels[train[parts == "kept"]])
+    if gone:
+        name = catalog.classes[min(gone)]
+        raise ValueError(
+            f"datamodule.train_fraction={fraction:g}: leaves no picture of class {name} in train; use a larger share"
+        )
     catalog.leave_out(train[parts == "rest"], f"datamodule.train_fraction={fraction:g}")
     log.info("datamodule.train_fraction=%g: %d of %d train pictures", fraction, (parts == "kept").sum(), len(train))
 

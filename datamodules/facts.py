@@ -46,7 +46,7 @@ class Facts:
         """Raises ValueError where the file is damaged or is of another number of rows."""
         wanted = cls.empty(rows)
         try:
-            with np.load(path, allow_pickle=False) as saved:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
                 texts = {name: saved[name].tolist() for name in ("fingerprints", "errors", "modes")}
                 loaded = cls(**texts, **{name: saved[name] for name in ("sizes", "hashes", "thumbnails")})
         except Exception as error:  # numpy and zipfile raise what they like on a damaged file

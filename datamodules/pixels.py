@@ -24,7 +24,7 @@ from .facts import Facts, look_at
 
 log = logging.getLogger(__name__)
 
-NOT_WRITABLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM)
+NOT_WRITABLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM, errno.ENOTDIR)
 ABANDONED_S = 3600  # a store still being built after an hour was killed
 MAPPED_AROUND = 64 * 2**10  # bytes that the system maps around a page that is asked for
 CHUNK = 1024  # files that a thread pool is given at once

@@ -68,7 +68,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
                     raise ValueError("values are missing or too many")
                 rows.append(row)
         except (ValueError, csv.Error) as error:
-            raise ValueError(f"{path}: line {reader.line_num}: {error}") from error
+            raise ValueError(f"{path}: line {reader.reader.line_num}: {error}") from error
     return rows
 
 

@@ -24,6 +24,7 @@ MOST_DRAWN = figures.MOST_LINES
 MOST_SECTIONS = 4  # that are drawn
 MOST_MATRICES = 12
 MOST_NOTES = 5
+LONGEST = 2000  # characters of one text
 PANELS = (
     ("val/accuracy", "Validation accuracy", "accuracy"),
     ("train/accuracy", "Training accuracy", "accuracy"),
@@ -43,7 +44,7 @@ def make_page(summary: Summary, title: str) -> str:
     """The page; what is wrong with single runs is said on it."""
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        finalize=lambda value: value if isinstance(value, Markup) else clean(value),
+        finalize=lambda value: value if isinstance(value, Markup) else clean(value, LONGEST),
     )  # fmt: skip
     environment.filters["together"] = lambda text: text.replace("n = ", "n\u00a0=\u00a0")
     script = (HERE / "page.js").read_text(encoding="utf-8").strip()
@@ -164,6 +165,9 @@ def _pareto(rows: list[Row]) -> dict:
 def _pictures(best: Row) -> dict:
     found = hardest(best)
     boxes = any(picture.image for picture in found.pictures)
+    shown = [
+        picture._replace(image=picture.image and Markup(picture.image)) for picture in found.pictures
+    ]  # base64, ours
     if found.pictures:
         folds = f" ({plural(len(best.folds), 'fold')})" if best.folds else ""
         common = {picture.reason for picture in found.pictures}
@@ -175,7 +179,7 @@ def _pictures(best: Row) -> dict:
             words += f" They cannot be shown: {listed(sorted(common))}."
     else:
         words = f"None: {found.reason}."
-    return {"hardest": {"pictures": found.pictures, "words": words, "boxes": boxes}}
+    return {"hardest": {"pictures": shown, "words": words, "boxes": boxes}}
 
 
 def _matrix(made: Confusion, named: bool) -> dict:

@@ -58,7 +58,7 @@ def read_predictions(folder: Path, split: str) -> Predictions:
             for row in reader:
                 rows.append(_row(row, index))
         except (ValueError, csv.Error) as error:
-            raise ValueError(f"{path}: line {reader.line_num}: {error}; {again}") from error
+            raise ValueError(f"{path}: line {reader.reader.line_num}: {error}; {again}") from error
     if not rows:
         raise ValueError(f"{path}: there are no pictures; {again}")
     rows.sort(key=lambda row: (row[0], classes[row[1]], row[3]))  # names: their order may differ between runs

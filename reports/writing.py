@@ -12,6 +12,8 @@ from .table import as_csv, as_latex, as_markdown, as_text
 from .verdicts import answer, judge
 from .words import clean
 
+LONGEST_TITLE = 200  # characters
+
 
 class Written(NamedTuple):
     """What was written, and what the screen shows of it."""
@@ -37,7 +39,7 @@ def write_report(where: str | Sequence[str], out: str | None = None, title: str 
     gathered = gather(paths)
     summary = summarize(gathered)
     judge(summary)
-    title = clean(title) if title else title_of(summary)
+    title = clean(title, LONGEST_TITLE) if title else title_of(summary)
     from .page import make_page  # late: errors come without matplotlib
 
     page, markdown, table, latex = _names(Path(out) if out else common_folder(paths))

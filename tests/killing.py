@@ -24,7 +24,12 @@ from callbacks import command_line, results, stages  # noqa: F401
 from reports.records import read_record
 
 SETTINGS = ["datamodule=image_folder", "model.image_size=32", "datamodule.batch_size=8", "trainer=cpu", "seed=7"]
-SETTINGS += ["model.weights=null", "optimizer.lr=0.003", "trainer.max_epochs=4", "callbacks.checkpoint.every_n_train_steps=2"]
+SETTINGS += [
+    "model.weights=null",
+    "optimizer.lr=0.003",
+    "trainer.max_epochs=4",
+    "callbacks.checkpoint.every_n_train_steps=2",
+]
 
 
 def start(folder: Path, pictures: Path) -> int:
@@ -97,7 +102,9 @@ def main() -> None:
         if status != 0:
             sys.exit(f"run {runs} ended with status {status}: {folder.with_suffix('.log')}")
         same += outcome(folder) == wanted
-    print(f"{kills} kills in {runs} runs, {same} of {runs} end in the same bits (an undisturbed run takes {longest:.1f} s)")
+    print(
+        f"{kills} kills in {runs} runs, {same} of {runs} end in the same bits (an undisturbed run takes {longest:.1f} s)"
+    )
     sys.exit(same != runs)
 
 

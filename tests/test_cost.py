@@ -18,7 +18,7 @@ from tests.helpers import FINAL
 
 CPU = torch.device("cpu")
 
-# The study's table, recomputed: name, classes, side of the picture, parameters, MACs by thop (README.md shows both).
+# The study's table, recomputed: name, classes, side of the picture, parameters, MACs by thop (docs/figures.md shows both).
 PUBLISHED = [
     ({"network": "torchvision", "name": "resnet18"}, 1000, 256, 11_689_512, 2_382_254_592),
     ({"network": "torchvision", "name": "resnet50"}, 1000, 256, 25_557_032, 5_398_546_432),

@@ -1,4 +1,4 @@
-"""The project at a path with spaces and letters beyond ASCII, started from another folder, with each start method of workers."""
+"""The project at a path with spaces and letters beyond ASCII, started from another folder."""
 
 import os
 import shutil

@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 import predict as script
-from reports.files import read_csv, write_csv
+from reports.files import read_csv, write_csv, write_json
+from reports.records import read_record
 from tests.made_up_checkpoint import make_checkpoint, make_odd_pictures
+from tests.made_up_explained import make_explained_run
 from tests.made_up_runs import make_run
 from tests.test_page import Parsed
 
@@ -27,14 +29,7 @@ def predict(in_process):
 def explained(predict, two_colours, tmp_path):
     """A run with a network that was never trained, and its hardest test pictures: the run, what was printed, the folder."""
     run, out = tmp_path / "run", tmp_path / "out"
-    make_run(run, epochs=0, classes=("blue", "red"), data={"root": str(two_colours)})
-    make_checkpoint(run / "checkpoints" / "best.ckpt", classes=("blue", "red"), image_size=32, decision=None)
-    rows = [
-        {"path": file.relative_to(two_colours).as_posix(), "label": file.parent.name, "split": split, "group": ""}
-        for split in ("train", "val", "test")
-        for file in sorted((two_colours / split).rglob("*.png"))
-    ]
-    write_csv(run / "splits.csv", list(rows[0]), rows)
+    make_explained_run(run, two_colours)
     status, printed, err = predict(f"ckpt={run}/checkpoints/best.ckpt", f"images={run}", "explain=true", f"out={out}")
     assert (status, err) == (0, ""), err
     return run, printed, out
@@ -143,12 +138,24 @@ def test_errors_are_one_line(predict, tmp_path):
     checkpoint = make_checkpoint(tmp_path / "net.ckpt")
     make_odd_pictures(tmp_path / "pictures", 1)
     images = f"images={tmp_path}/pictures"
-    status, _, err = predict(f"ckpt={checkpoint}", images, "explain=true", "explain_most=0")
+    status, _, err = predict(f"ckpt={checkpoint}", images, "explain=true", "explain_most=0", f"out={tmp_path}/none")
+    assert not (tmp_path / "none").exists()
     assert status == 1 and err == "ERROR: explain_most=0: use 1 or more\n"
     folder = make_run(tmp_path / "run", epochs=0, n={"val": 9}, data={"root": str(tmp_path / "pictures")})
     (folder / "splits.csv").write_text("path,label,split,group\n000.jpg,ants,train,\n")
     status, _, err = predict(f"ckpt={checkpoint}", f"images={folder}", "explain=true")
     assert status == 1 and "splits.csv has no val pictures" in err and len(err.splitlines()) == 1
+
+
+def test_the_positive_class_stays_the_same_where_a_table_would_turn_the_classes_round(explained, predict):
+    run, _, out = explained
+    record = read_record(run / "result.json")
+    record["data"]["classes"], record["decision"] = ["red", "blue"], {"positive_class": "blue"}
+    write_json(run / "result.json", record)
+    again = (f"ckpt={run}/checkpoints/best.ckpt", f"images={run}", "explain=true", "explain_most=1", f"out={out} 2")
+    _, printed, _ = predict(*(f'out="{each[4:]}"' if each.startswith("out") else each for each in again))
+    words = shlex.split(printed.splitlines()[-1].removeprefix("and when they are: "))
+    assert words[-2:] == [f'datamodule.table="{out} 2/labels_to_check.csv"', "decision.positive_class=blue"]
 
 
 def test_an_onnx_file_has_no_gradients(tmp_path):

@@ -43,7 +43,9 @@ def run(tmp_path_factory):
         for n, file in enumerate(files)
     ]
     write_csv(folder / "splits.csv", list(rows[0]), rows)
-    (folder / "result.json").write_text(json.dumps({"schema": 1, "data": {"root": str(folder / "pictures")}}))
+    (folder / "result.json").write_text(
+        json.dumps({"schema": 1, "status": "finished", "run": {}, "data": {"root": str(folder / "pictures")}})
+    )
     make_checkpoint(folder / "checkpoints" / "best.ckpt")
     return folder
 
@@ -170,7 +172,9 @@ def test_the_command_says_what_it_made(export, run, tmp_path):
     shutil.copy(run / "checkpoints" / "best.ckpt", alone)
     status, out, err = export(f"ckpt={alone}", "preprocessing=false", f"out={tmp_path}/new/net.onnx")
     assert (status, err) == (0, "")
-    assert "no splits.csv of its run beside it" in out and "(16 made-up pictures)" in out
+    assert (
+        "no splits.csv of its run beside it" in out and "compared with the checkpoint on 16 made-up pictures: " in out
+    )
     assert f"{tmp_path}/new/net.onnx: " in out and "normalised pictures (N, 3, S, S) in, logits out" in out
     assert "python predict.py ckpt=" in out and [path.name for path in (tmp_path / "new").iterdir()] == ["net.onnx"]
     status, _, err = export(f"ckpt={alone}", "format=int8")
@@ -226,3 +230,17 @@ def test_two_hundred_real_pictures_of_odd_sizes_and_modes(train, export, predict
     session = onnxruntime.InferenceSession(best.with_suffix(".onnx"))
     answers = [session.run(None, {"pictures": np.asarray(open_picture(file))[None]})[0][0, 0] for file in files]
     assert np.abs(tables[0] - answers).max() <= 1e-5  # resized in the graph
+
+
+def test_a_file_whose_answers_do_not_fit_its_classes(made, tmp_path):
+    import onnx
+
+    from callbacks.predicting.backends import open_backend
+
+    model = onnx.load(made("onnx").path)
+    for entry in model.metadata_props:
+        entry.value = '["ants", "bees", "wasps"]' if entry.key == "classes" else entry.value
+        entry.value = "null" if entry.key == "decision" else entry.value
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(ValueError, match=r"other\.onnx: not an ONNX file of export\.py.*for 3 classes.*make it anew"):
+        open_backend(tmp_path / "other.onnx")

@@ -14,7 +14,9 @@ def disk(tmp_path):
     """A disk of 12 MiB that can be filled and freed."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", place], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", place], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("no right to mount a disk of a limited size")
     yield Disk(place)
@@ -66,7 +68,9 @@ def test_full_for_a_while_training_goes_on_and_nothing_is_lost(train, disk, monk
     assert ran.record["test"] == straight.record["test"] and "Traceback" not in ran.out + ran.err
 
 
-def test_full_to_the_end_the_best_model_is_kept_elsewhere_and_the_message_says_where(train, disk, monkeypatch, tmp_path):
+def test_full_to_the_end_the_best_model_is_kept_elsewhere_and_the_message_says_where(
+    train, disk, monkeypatch, tmp_path
+):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     straight = train(*LONGER)
     at_epoch(monkeypatch, 0, disk.fill)

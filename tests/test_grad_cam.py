@@ -26,6 +26,7 @@ OWN = [
     ({"network": "truncated", "backbone": "resnet18", "keep": "layer2.0", "head": FINAL["head"]}, "trunk"),
 ]
 NETWORKS = [({"network": "torchvision", "name": name}, layer) for name, layer in LAST.items()] + OWN
+LARGE = ("vgg16", "vgg19")  # 140 million parameters, which take seconds to be drawn
 SIZE = 64
 
 
@@ -33,7 +34,13 @@ def named(case) -> str:
     return case.get("name") or "_".join(str(part) for part in case.values() if isinstance(part, str))
 
 
-@pytest.mark.parametrize(("network", "layer"), NETWORKS, ids=[named(network) for network, _ in NETWORKS])
+@pytest.mark.parametrize(
+    ("network", "layer"),
+    [
+        pytest.param(network, layer, id=named(network), marks=[pytest.mark.slow] if named(network) in LARGE else [])
+        for network, layer in NETWORKS
+    ],
+)
 def test_it_is_captum_s_grad_cam_on_the_last_map(network, layer):
     pytest.importorskip("captum", reason="captum, the other implementation, is not installed")
     from captum.attr import LayerGradCam

@@ -16,7 +16,14 @@ KILLS = 6
 
 
 def start(folder, pictures):
-    command = [sys.executable, str(PROJECT / "train.py"), "-m", "seed=1,2", "optimizer=adam,sgd", "trainer.max_epochs=3"]
+    command = [
+        sys.executable,
+        str(PROJECT / "train.py"),
+        "-m",
+        "seed=1,2",
+        "optimizer=adam,sgd",
+        "trainer.max_epochs=3",
+    ]
     command += ["datamodule=image_folder", f"datamodule.root={pictures}", f"datamodule.cache={folder.parent / 'cache'}"]
     command += ["model.image_size=32", "datamodule.batch_size=8", "trainer=cpu", "model.weights=null"]
     command += ["stages=[fit,test]", f"hydra.sweep.dir={folder}"]
@@ -76,7 +83,14 @@ def test_a_sweep_killed_again_and_again_ends_as_one_that_was_not(tmp_path, two_c
 @pytest.mark.timeout(1200)
 def test_a_run_killed_at_fifty_moments_ends_in_the_same_bits(tmp_path, two_colours):
     seed = os.environ.get("KILL_SEED", str(int(time.time())))
-    command = [sys.executable, str(PROJECT / "tests" / "killing.py"), str(tmp_path / "runs"), str(two_colours), "--seed", seed]
+    command = [
+        sys.executable,
+        str(PROJECT / "tests" / "killing.py"),
+        str(tmp_path / "runs"),
+        str(two_colours),
+        "--seed",
+        seed,
+    ]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     print(ran.stdout)
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -36,7 +36,7 @@ def check(ran, folder):
     jobs = {path.parent.name: json.loads(path.read_text()) for path in (folder / "sweep").glob("*/result.json")}
     states = {name: job["status"] for name, job in jobs.items()}
     assert states == {"batch_size-8": "finished", "batch_size-12": "finished", "batch_size-99": "failed"}, ran.stderr
-    assert ran.returncode == 1 and "ERROR: 1 of the sweep's jobs failed: batch_size-99" in ran.stderr
+    assert ran.returncode == 1 and "ERROR: 1 of the jobs failed: batch_size-99" in ran.stderr
     assert "Traceback" not in ran.stdout + ran.stderr
     assert "Sweep: 2 of 3 done, 0 running, 1 failed" in ran.stdout and "Page: " in ran.stdout
     commands = {job["run"]["command"] for job in jobs.values()}

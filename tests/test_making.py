@@ -17,7 +17,7 @@ COMMON = {"images": None, "root": None, "largest_difference": 1e-4}
     ("torch_export", True, "a.onnx", "a.onnx/best.pt2"),
 ])  # fmt: skip
 def test_where_a_file_goes(format, preprocessing, out, expected):
-    assert str(making._checked("run/best.ckpt", format, preprocessing, out)) == expected
+    assert str(making._checked("run/best.ckpt", format, preprocessing, out, 1e-4)) == expected
 
 
 @pytest.mark.parametrize(("changes", "words"), [

@@ -49,7 +49,9 @@ def resident_mib(kind, pictures, place, *arguments):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.timeout(600)
 def test_two_hundred_epochs(tmp_path, two_colours):
-    resident = resident_mib("epochs", two_colours, tmp_path, "trainer.max_epochs=200", f"hydra.run.dir={tmp_path / 'run'}")
+    resident = resident_mib(
+        "epochs", two_colours, tmp_path, "trainer.max_epochs=200", f"hydra.run.dir={tmp_path / 'run'}"
+    )
     print(f"after epoch 1: {resident[0]:.0f} MiB, largest of the others: {max(resident[1:]):.0f} MiB")
     assert len(resident) == 200 and max(resident) - resident[0] < MOST_MIB
 

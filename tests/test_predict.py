@@ -112,6 +112,7 @@ def test_errors_are_one_line(predict, checkpoint, files, tmp_path):
         ([ckpt], "images: nothing is given"),
         (["ckpt=nowhere.ckpt", images], "nowhere.ckpt: no such checkpoint"),
         (["ckpt=nowhere.onnx", images], "nowhere.onnx: no such file"),
+        (["ckpt=nowhere.pt2", images], "a program of torch.export"),
         ([f"ckpt={tmp_path}/text.ckpt", images], "text.ckpt: not a checkpoint"),
         ([f"ckpt={tmp_path}/other.ckpt", images], "not a checkpoint of this project"),
         ([f"ckpt={tmp_path}/foreign.ckpt", images], "not one of this project's networks"),

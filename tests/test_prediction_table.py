@@ -64,6 +64,9 @@ def test_a_table_is_whole_or_absent(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"out=.*cannot be written \(No space left"), whole_csv(place, ["path"]):
         pass
     assert list(place.parent.iterdir()) == [place]
+    with pytest.raises(KeyboardInterrupt), whole_csv(tmp_path / "made" / "a.csv", ["path"]):
+        raise KeyboardInterrupt
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_place_that_cannot_be_written_and_errors_of_the_reader(tmp_path):

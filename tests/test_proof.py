@@ -28,7 +28,7 @@ def run(tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     write_csv(tmp_path / "run" / "splits.csv", list(rows[0]), rows)
     (tmp_path / "run" / "result.json").write_text(
-        json.dumps({"schema": 1, "data": {"root": str(tmp_path / "pictures")}})
+        json.dumps({"schema": 1, "status": "finished", "run": {}, "data": {"root": str(tmp_path / "pictures")}})
     )
     return tmp_path / "run"
 

@@ -28,12 +28,11 @@ class Explaining:
 
     Args:
         checkpoint: that the model is of; training pictures are looked for in its run.
-        table: of the predictions; the page lies beside it.
     """
 
-    def __init__(self, model: Classifier, checkpoint: Path, pictures: Pictures | RunPictures, most: int, table: Path):
+    def __init__(self, model: Classifier, checkpoint: Path, pictures: Pictures | RunPictures, most: int):
         self.explainer = Explainer(model)
-        self.checkpoint, self.pictures, self.table = checkpoint, pictures, table
+        self.checkpoint, self.pictures = checkpoint, pictures
         self.doubtful = MostDoubtful(most)
         self.run = pictures.folder if isinstance(pictures, RunPictures) else None
         self.labels = LabelsToCheck(self.run) if self.run else None
@@ -43,11 +42,11 @@ class Explaining:
         if self.labels:
             self.labels.add(picture, prediction)
 
-    def write(self) -> list[str]:
-        """Writes the page and, of a run's pictures, the table; returns where they are."""
+    def write(self, predictions: Path) -> list[str]:
+        """Writes the page beside the table of predictions and, of a run's pictures, those to check; returns where."""
         gallery, similar = self._gallery()
         shown = list(items(self.explainer, gallery, self.doubtful.sorted()))
-        page = self.table.with_suffix(".html")
+        page = predictions.with_suffix(".html")
         write_text(page, render(title=self._title(), subtitle=self._subtitle(len(shown)), warning=self._warning(),
                                 map_size=self._map_size(), similar=similar, items=shown))  # fmt: skip
         lines = [f"Explained: {page}"]
@@ -97,11 +96,15 @@ class Explaining:
 
     def _training(self, table: Path) -> str:
         """The command that trains on the corrected table."""
-        source = read_record(self.run / "result.json")["run"]["settings"].get("datamodule.source", "image_folder")
+        record = read_record(self.run / "result.json")
+        source = record["run"]["settings"].get("datamodule.source", "image_folder")
         settings = {"datamodule": source, "datamodule.root": self.pictures.pictures_folder.resolve()}
         settings |= {"datamodule.table": table.resolve()}
         if source == "elpv":
             del settings["datamodule.root"]
+        positive = (record.get("decision") or {}).get("positive_class")
+        if positive is not None and positive != max(record["data"]["classes"]):  # a table's classes are sorted
+            settings["decision.positive_class"] = positive
         return shlex.join(["python", "train.py", *(setting(key, value) for key, value in settings.items())])
 
 

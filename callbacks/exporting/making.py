@@ -57,22 +57,15 @@ def export(
     Raises:
         ValueError: settings, no pictures to calibrate with, a place that cannot be written, or too large a difference.
     """
-    path = _checked(ckpt, format, preprocessing, out)
-    if not isinstance(largest_difference, (int, float)) or not largest_difference >= 0:
-        raise ValueError(f"largest_difference={largest_difference}: use a number of 0 or more, e.g. 1e-4")
+    path = _checked(ckpt, format, preprocessing, out, largest_difference)
     for package in ONNX_PACKAGES if format != "torch_export" else ():
         of_extra(package, f"format={format}")
     before = Checkpoint(Path(ckpt), "cpu")
     splits = known_pictures(Path(ckpt), images, root)
     calibration = _calibration(splits, images) if format == "int8" else []
-    texts = before.description.as_metadata() | {
-        "format": json.dumps(format),
-        "decoder": json.dumps(DECODER),
-        "version": json.dumps(importlib.metadata.version("justenough")),
-    }
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder, path.name)
-        _make(before, format, preprocessing, calibration, made, texts)
+        _make(before, format, preprocessing, calibration, made)
         after = _program(made, preprocessing, before) if format == "torch_export" else OnnxFile(made, "cpu")
         found = evidence(splits, ("val", "train", ""), MEASURED_ON if format == "int8" else PROVED_ON)
         proof = prove(before, after, found, native_sizes=preprocessing)
@@ -89,7 +82,7 @@ def export(
     return Exported(path, proof, len(calibration))
 
 
-def _checked(ckpt: str | None, format: str, preprocessing: bool, out: str | None) -> Path:
+def _checked(ckpt: str | None, format: str, preprocessing: bool, out: str | None, largest_difference: float) -> Path:
     """Where the file goes, once the settings are found to be such."""
     if ckpt is None:
         raise ValueError("ckpt: nothing is given; give a run's, ckpt=outputs/MODEL/DATE/checkpoints/best.ckpt")
@@ -97,6 +90,8 @@ def _checked(ckpt: str | None, format: str, preprocessing: bool, out: str | None
         raise ValueError(f"format={format}: no such format; {nearest(str(format), SUFFIXES)}")
     if not isinstance(preprocessing, bool):
         raise ValueError(f"preprocessing={preprocessing}: use true or false")
+    if not isinstance(largest_difference, (int, float)) or not largest_difference >= 0:
+        raise ValueError(f"largest_difference={largest_difference}: use a number of 0 or more, e.g. 1e-4")
     if Path(ckpt).suffix.lower() in (".onnx", ".pt2"):
         raise ValueError(f"ckpt={ckpt}: is an exported file already; give the checkpoint that it was made from")
     name = Path(ckpt).stem + ("" if preprocessing else "_network") + SUFFIXES[format]
@@ -115,10 +110,10 @@ def _calibration(splits: dict[str, list[Picture]], images) -> list[Picture]:
     return spread(pictures, CALIBRATED_ON)
 
 
-def _make(
-    before: Checkpoint, format: str, preprocessing: bool, calibration: list[Picture], path: Path, texts: dict
-) -> None:
+def _make(before: Checkpoint, format: str, preprocessing: bool, calibration: list[Picture], path: Path) -> None:
     description = before.description
+    more = {"format": format, "decoder": DECODER, "version": importlib.metadata.version("justenough")}
+    texts = description.as_metadata() | {name: json.dumps(value) for name, value in more.items()}
     if format == "torch_export":
         graphs.save_program(before.network, description, path, {TEXTS: json.dumps(texts)}, preprocessing)
         return

@@ -44,6 +44,10 @@ def open_backend(path: Path, device: str = "auto") -> Backend:
     Raises:
         ValueError: no such file, one of another kind, a device that is not here, or onnxruntime not installed.
     """
+    if path.suffix.lower() == ".pt2":
+        raise ValueError(
+            f"ckpt={path}: a program of torch.export, which is for use elsewhere; give the checkpoint or an .onnx file"
+        )
     return OnnxFile(path, device) if path.suffix.lower() == ".onnx" else Checkpoint(path, device)
 
 
@@ -93,6 +97,9 @@ class OnnxFile:
             *described, decision = self.description
             check_description(*described, source="the file")
             check_decision(decision, self.description.classes, "the file")
+            shape, k = self.session.get_outputs()[0].shape, len(self.description.classes)
+            if shape[1:] != [k]:
+                raise ValueError(f"its answers are of shape {shape}, for {k} classes")
         except Exception as error:  # its errors have no common class
             reason = " ".join(str(error).split())[:200]
             raise ValueError(

@@ -114,6 +114,9 @@ class Classifier:
         """
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: use a whole number of 1 or more")
+        return self._stream(pictures, batch_size)
+
+    def _stream(self, pictures: Iterable, batch_size: int) -> Iterator[tuple[object, Prediction]]:
         waiting, readable = [], 0
         for picture, read in self._read_ahead(pictures, AHEAD * batch_size):
             waiting.append((picture, read))

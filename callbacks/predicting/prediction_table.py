@@ -67,6 +67,8 @@ def whole_csv(path: Path, names: list[str]) -> Iterator[Callable[[dict], None]]:
                 os.replace(name, path)  # noqa: PTH105 the name is a string
     except BaseException:
         Path(name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()  # where nothing else is in it
         raise
 
 
