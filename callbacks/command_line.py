@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -219,8 +219,7 @@ def gpus_of_job() -> int:
 
 
 def _quoted(key: str, path: Path | str) -> str:
-    text = str(path).replace("\\", "\\\\").replace('"', '\\"')
-    return f'{key}="{text}"'
+    return f"{key}={QuotedString(text=str(path), quote=Quote.double).with_quotes()}"
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder)

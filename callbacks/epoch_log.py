@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning as L
 
 from reports.files import write_csv
+from reports.words import number
 
 from .writing import may_fail
 
@@ -62,4 +63,7 @@ class EpochLog(L.Callback):
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self.rows = list(state_dict["rows"])
+        rows = list(state_dict["rows"])
+        if not all(isinstance(row, dict) and set(row) == set(COLUMNS) and number(row["epoch"]) for row in rows):
+            raise ValueError("its lines of metrics.csv are none")
+        self.rows = rows

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 SELF_DESCRIPTION = ("network", "classes", "image_size", "mean", "std")
 NETWORK_PREFIX = "network."  # of the network's tensors in a classifier's state dict
 MOST_EPOCHS = 10**7
+MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum"}
 
 
 class Trained(NamedTuple):
@@ -126,15 +127,28 @@ def check_same_network(path: Path, network: dict, classes: list[str]) -> None:
     """Whether a run with this network can go on from the checkpoint.
 
     Raises:
-        ValueError: names what differs.
+        ValueError: names what differs; or the optimizer's numbers in it are of other weights.
     """
-    saved = read_checkpoint(path)["hyper_parameters"]
+    state = read_checkpoint(path)
+    _check_moments(state.get("optimizer_states"), {tensor.shape for tensor in state["state_dict"].values()}, path)
+    saved = state["hyper_parameters"]
     for name, here, there in (("network", network, saved["network"]), ("classes", classes, saved["classes"])):
         if here != there:
             raise ValueError(
                 f"ckpt_path={path}: is of another model: its {name}: {there}; this run: {here}. "
                 "Go on with the settings of its own run, or start anew with model.weights=FILE"
             )
+
+
+def _check_moments(states, shapes: set[torch.Size], path: Path) -> None:
+    """What an optimizer keeps of each weight has the weight's shape; torch finds that out in the next step only."""
+    kept = [state.get("state") for state in states if isinstance(state, dict)] if isinstance(states, list) else []
+    for of_weight in (each for state in kept if isinstance(state, dict) for each in state.values()):
+        for name in MOMENTS & of_weight.keys() if isinstance(of_weight, dict) else ():
+            moment = of_weight[name]
+            if moment is not None and (not isinstance(moment, Tensor) or moment.shape not in shapes):
+                shape = tuple(moment.shape) if isinstance(moment, Tensor) else brief(moment)
+                raise ValueError(f"{path}: {name} of its optimizer is {shape}, which is the shape of no weight")
 
 
 def described(network: dict) -> str:

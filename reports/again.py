@@ -37,11 +37,12 @@ def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     about = [run.record["run"] for run in runs]
     data = [run.record["data"] or {} for run in runs]
     names = list(dict.fromkeys(name for each in about for name in each["versions"]))
-    sizes = [", ".join(f"{d[f'n_{s}']} {s}" for s in ("train", "val", "test") if f"n_{s}" in d) for d in data]
+    sizes = [", ".join(f"{d[f'n_{s}']} {s}" for s in ("train", "val", "test") if d.get(f"n_{s}") is not None) for d in data]
     lines = [
         ("seeds", listed(sorted({str(each["seed"]) for each in about}, key=lambda s: (len(s), s)), 20)),
         ("data", _each([d.get("name") for d in data])),
         ("data fingerprint", _each([d.get("fingerprint") for d in data])),
+        ("fingerprint of val and test", _each([d.get("fingerprint_val_test") for d in data])),
         ("pictures", _each(sizes)),
         (
             "classes",

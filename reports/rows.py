@@ -128,7 +128,8 @@ class Summary:
 def summarize(gathered: Gathered) -> Summary:
     """Rows, grouped apart by data and ranked by validation accuracy, then MACs."""
     finished = [run for run in gathered.runs if run.record["status"] == "finished"]
-    keys = changed_settings(finished or gathered.runs)
+    compared = [run for run in gathered.runs if run.record["status"] in ("finished", "pruned")]
+    keys = changed_settings(compared or gathered.runs)
     left_out = list(gathered.left_out)
     groups: dict[tuple, dict[tuple, Run]] = {}
     for run in sorted(finished, key=lambda r: str(r.record["run"].get("started_at"))):

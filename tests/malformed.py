@@ -57,11 +57,12 @@ def _of_no_format() -> dict[str, bytes]:
 
 def _bombs(png: bytes) -> dict[str, bytes]:
     """Small files that say they are huge."""
-    size = struct.pack(">II", 60_000, 60_000)
+    head = {side: struct.pack(">II", side, side) + b"\10\2\0\0\0" for side in (17_000, 60_000)}
     text = zlib.compress(bytes(2**26))
     entry = struct.pack("<HHII", 270, 2, 2**32 - 1, 8)  # a description of 4 GiB
     return {
-        "huge.png": _chunk(png[:8], b"IHDR", size + b"\10\2\0\0\0") + png[33:],
+        "huge.png": _chunk(png[:8], b"IHDR", head[60_000]) + png[33:],
+        "large.png": _chunk(png[:8], b"IHDR", head[17_000]) + png[33:],  # of which Pillow only warns
         "text.png": _chunk(png[:33], b"zTXt", b"a\0\0" + text) + png[33:],
         "profile.png": _chunk(png[:33], b"iCCP", b"a\0\0" + text) + png[33:],
         "tags.tif": b"II*\0\10\0\0\0" + struct.pack("<H", 1) + entry + bytes(4),
@@ -104,6 +105,9 @@ def tables() -> list[tuple[bytes, str]]:
         head = f"path,label,{column}\na/000.png,a"
         cases += [(f'{head},"{value}"\nb/000.png,b,\n'.encode(), f"line 2: {column}=") for value in values]
         cases.append((f"{head}\n".encode(), "fewer values"))
+    cases.append(
+        (b'path,label,group\na/000.png,a,g\nb/000.png,b,"g\na/001.png,a,g\n', "unexpected end of data")
+    )  # all in one
     cases.append((b"path,label,weight\na/000.png,a,0\nb/000.png,b,0\n", "every weight is 0"))
     return cases
 

@@ -120,16 +120,16 @@ def test_an_output_folder_that_cannot_be_made(train, tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT])
-def test_no_space_and_no_permission_while_it_runs(train, monkeypatch, number):
-    from callbacks import epoch_log
+def test_no_space_and_no_permission_for_the_record(train, monkeypatch, number):
+    from reports import records
 
     def refuse(path, *_):
         raise OSError(number, "refused", str(path))
 
-    monkeypatch.setattr(epoch_log, "write_csv", refuse)
-    ran = train()
-    assert says(ran, "metrics.csv", "hydra.run.dir=DIR")
-    assert ran.record["status"] == "failed" and "metrics.csv" in ran.record["reason"]
+    monkeypatch.setattr(records, "write_json", refuse)
+    ran = train("trainer.max_epochs=1")
+    assert says(ran, "result.json", "hydra.run.dir=DIR") and "Accuracy test: " in ran.out
+    assert not (ran.folder / "result.json").exists() and (ran.folder / "checkpoints" / "best.ckpt").is_file()
 
 
 def test_our_own_defects_keep_their_traceback(train, monkeypatch):

@@ -7,6 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from callbacks.build import build
+from callbacks.going_on import take_up
 from callbacks.saved_config import saved_choices, saved_config
 from reports.files import write_text
 
@@ -57,12 +58,14 @@ def test_a_configuration_names_no_code_at_any_depth(name, canary):
     {"_target_": "torch.optim.Adam", "_partial_": True, "_convert_": "none"},
     {"_target_": "torch.optim.Adam", "_partial_": True, "betas": {"_partial_": True}},
     {"lr": 1}, 5, "os.system", ["os.system"],
-    {"_target_": "lightning.Trainer", "strategy": "\\${oc.env:HOME}"},  # Hydra puts in once more what is put in already
-    {"_target_": "lightning.Trainer", "strategy": "${key.accelerator}{oc.env:HOME}", "accelerator": "\\$"},
+    {"_target_": "lightning.Trainer", "strategy": "\\${oc.env:SECRET}"},  # Hydra puts in once more what is put in already
+    {"_target_": "lightning.Trainer", "strategy": "${key.accelerator}{oc.env:SECRET}", "accelerator": "\\$"},
 ], ids=str)  # fmt: skip
-def test_special_keys_and_what_is_put_in_twice(node):
-    with pytest.raises(ValueError, match=r"^key"):
+def test_special_keys_and_what_is_put_in_twice(node, monkeypatch):
+    monkeypatch.setenv("SECRET", "swordfish")
+    with pytest.raises(ValueError, match=r"^key") as caught:
         build(OmegaConf.create({"key": node}), "key")
+    assert "swordfish" not in str(caught.value)
 
 
 def test_what_is_listed_can_be_built():
@@ -146,6 +149,16 @@ def test_a_saved_choice_is_a_plain_name(tmp_path, name):
     assert saved_choices(saved(tmp_path / "other", "", allowed)) == {"model": "resnet18"}
 
 
+def test_the_cache_is_that_of_the_command(tmp_path):
+    theirs = "datamodule: {cache: /theirs, cache_limit_gib: 0, root: x}"
+    folder = saved(tmp_path / "run", f"seed: 1\nmodel: {{name: x}}\n{theirs}\ntrainer: {{}}\ncallbacks: {{}}\n")
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.ckpt").touch()
+    mine = {"cache": "/mine", "cache_limit_gib": 50, "root": None}
+    config = OmegaConf.create({"ckpt_path": f"{folder}/checkpoints/last.ckpt", "stages": ["fit"], "datamodule": mine})
+    assert take_up(config, [], tmp_path).datamodule == {"cache": "/mine", "cache_limit_gib": 50, "root": "x"}
+
+
 def everything(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -182,7 +195,7 @@ def test_going_on_with_a_stranger_s_run(train, tmp_path, monkeypatch, canary):
     log.unlink()
 
     usual = usual.replace("cache_limit_gib: 50", "cache_limit_gib: 0")
-    config.write_text(usual.replace("cache: ", f"cache: {tmp_path}/mine #"))
+    config.write_text(usual)
     state = torch.load(last, weights_only=True)
     for callback in state["callbacks"].values():
         if "best_model_path" in callback:

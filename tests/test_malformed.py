@@ -65,6 +65,9 @@ def test_pictures(tmp_path):
     for file, error, size in zip(catalog.files, store.facts.errors, store.facts.sizes.tolist(), strict=True):
         assert (str(file) in error and "not a readable picture (" in error) if error else min(size) > 0
         assert len(error) < 600 and error.isprintable(), error
+    for name in ("huge.png", "large.png"):
+        with pytest.raises(UnreadablePictureError, match="exceeds limit of 200,?000,?000"):
+            open_picture(tmp_path / "root" / "a" / name)
     must = {name for name in made if "_cut_0.02" in name or "_" not in name or name.startswith(("gif_of", "half_a"))}
     assert not must & {path[2:] for path in read}
     assert {f"a/{name}" for name in made if "_is_" in name} <= set(read)  # the content decides, not the name
@@ -90,6 +93,7 @@ def test_checkpoints(tmp_path, caplog):
     base = make_checkpoint(tmp_path / "base.ckpt", image_size=16)
     usual = load_network(base).network.state_dict()
     path = tmp_path / "odd.ckpt"
+    unnoticed = 0
     for what, content, wrong in malformed.checkpoints(base):
         path.write_bytes(content)
         if wrong:
@@ -102,6 +106,8 @@ def test_checkpoints(tmp_path, caplog):
             assert wrong is None and "odd.ckpt" in str(error), what
         else:  # a byte that is not a part of any record
             assert all(torch.equal(loaded[name], tensor) for name, tensor in usual.items()), what
+            unnoticed += wrong is None
+    assert unnoticed <= 3  # of 30 flipped bytes
     for epoch in malformed.ODD:
         torch.save({"epoch": epoch}, path)
         named(lambda: epochs_done(path), "odd.ckpt", "epoch")

@@ -40,8 +40,9 @@ def test_a_decision_leaves_the_weights_as_they_are_and_a_failure_leaves_the_file
     ran = train("trainer.max_epochs=1")
     best = ran.folder / "checkpoints" / "best.ckpt"
     before = weights(best)
-    add_to_checkpoint(best, "decision", {"temperature": 2.0})
-    assert weights(best) == before and torch.load(best, weights_only=True)["decision"] == {"temperature": 2.0}
+    decision = {**torch.load(best, weights_only=True)["decision"], "temperature": 2.0}
+    add_to_checkpoint(best, "decision", decision)
+    assert weights(best) == before and torch.load(best, weights_only=True)["decision"] == decision
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -49,7 +50,7 @@ def test_a_decision_leaves_the_weights_as_they_are_and_a_failure_leaves_the_file
     content = best.read_bytes()
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError):
-        add_to_checkpoint(best, "decision", {"temperature": 3.0})
+        add_to_checkpoint(best, "decision", {**decision, "temperature": 3.0})
     assert best.read_bytes() == content and not list(best.parent.glob(".best*"))
 
 

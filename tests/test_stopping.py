@@ -153,14 +153,15 @@ class TestCheckpointFiles:
         assert epochs == [2, 1] and {p.name for p in tmp_path.iterdir()} == {"last.ckpt", BEFORE}
 
 
-def test_one_flipped_byte_in_last_is_noticed(train, caplog):
+def test_one_flipped_byte_in_last_is_noticed(train, capsys):
     last = train().folder / "checkpoints" / "last.ckpt"
     content = last.read_bytes()
     last.with_name(BEFORE).write_bytes(content)
     damaged = bytearray(content)
     damaged[len(damaged) // 2] ^= 1
     last.write_bytes(damaged)
-    assert whole(last) == last.with_name(BEFORE) and str(last) in caplog.text
+    assert whole(last) == last.with_name(BEFORE)
+    assert f"{last}: not a checkpoint, or a damaged one" in capsys.readouterr().out
     last.with_name(BEFORE).write_bytes(content[:1000])
     with pytest.raises(ValueError, match="last-before"):
         whole(last)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from reports.predictions import COLUMNS
-from reports.words import clean, listed, plural
+from reports.words import clean, listed, plural, printable
 
 from .picture_classifier import Prediction
 from .sources import Picture
@@ -138,7 +138,7 @@ class Tally:
                 f"not in the accuracy: {plural(self.unknown_labels.total(), 'picture')} whose label the network does not know "
                 f"({listed([clean(name, 40) for name in sorted(self.unknown_labels)])}); it knows {listed(self.classes, 20)}"
             )
-        return lines
+        return [printable(line) for line in lines]  # names of classes may be a stranger's
 
     def _most(self) -> list[str]:
         """Classes as the network has them; of many the commonest."""
