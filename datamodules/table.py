@@ -76,7 +76,9 @@ def _read(table: Path, folder: Path) -> tuple[list[str], list[dict[str, str]]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"datamodule.table={table}: not a CSV in UTF-8 ({error})") from error
     except csv.Error as error:
-        raise ValueError(f"datamodule.table={table}: not a CSV in UTF-8 (line {reader.reader.line_num}: {error})") from error
+        raise ValueError(
+            f"datamodule.table={table}: not a CSV in UTF-8 (line {reader.reader.line_num}: {error})"
+        ) from error
     return columns, rows
 
 

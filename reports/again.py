@@ -37,7 +37,9 @@ def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     about = [run.record["run"] for run in runs]
     data = [run.record["data"] or {} for run in runs]
     names = list(dict.fromkeys(name for each in about for name in each["versions"]))
-    sizes = [", ".join(f"{d[f'n_{s}']} {s}" for s in ("train", "val", "test") if d.get(f"n_{s}") is not None) for d in data]
+    sizes = [
+        ", ".join(f"{d[f'n_{s}']} {s}" for s in ("train", "val", "test") if d.get(f"n_{s}") is not None) for d in data
+    ]
     lines = [
         ("seeds", listed(sorted({str(each["seed"]) for each in about}, key=lambda s: (len(s), s)), 20)),
         ("data", _each([d.get("name") for d in data])),

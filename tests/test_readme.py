@@ -32,7 +32,9 @@ def test_commands_run(command, train, pictures, tmp_path, request):
     _, _, *arguments = shlex.split(command, comments=True)
     if "trainer=ddp" in arguments:
         pytest.skip("test_train.py runs it in processes of its own")
-    if any(a.startswith(("experiment=backbones", "experiment=learning_curve", "experiment=optimizers")) for a in arguments):
+    if any(
+        a.startswith(("experiment=backbones", "experiment=learning_curve", "experiment=optimizers")) for a in arguments
+    ):
         pytest.skip("long; test_configs.py composes it, test_learning_curve.py runs a short one")
     if any("ckpt_path=" in a for a in arguments):
         made = train(root=pictures, to=tmp_path / "made")
