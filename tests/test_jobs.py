@@ -91,6 +91,7 @@ def test_what_is_finished_is_not_run_again_and_what_failed_begins_anew(sweep):
     assert read_record(first.folder / "seed-2" / "result.json")["test"]["opened"] == 1
 
 
+@pytest.mark.slow
 def test_changed_settings_begin_anew_and_what_was_finished_is_kept(sweep):
     first = sweep()
     accuracy = accuracies(first.folder)
@@ -103,6 +104,7 @@ def test_changed_settings_begin_anew_and_what_was_finished_is_kept(sweep):
     )
 
 
+@pytest.mark.slow
 def test_stopped_between_training_and_test_it_tests(sweep, monkeypatch):
     first = sweep(to="undisturbed")
     from callbacks import results

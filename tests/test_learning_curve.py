@@ -99,6 +99,7 @@ def test_what_is_left_out_is_said(tmp_path):
     assert left_out[1:] == ["left out: odd: its record does not tell network and pictures"]
 
 
+@pytest.mark.slow
 def test_the_experiment_ends_with_the_answer(train, tmp_path):
     sweep = tmp_path / "sweep"
     ran = train(

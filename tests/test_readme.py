@@ -27,7 +27,14 @@ def pictures(tmp_path_factory):
     return make_pictures(tmp_path_factory.mktemp("pictures"), counts, size=32)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def takes_long(command):
+    """Several runs; the suite without slow tests has one sweep of them."""
+    return " -m " in command and "batch_size" not in command
+
+
+@pytest.mark.parametrize(
+    "command", [pytest.param(c, marks=[pytest.mark.slow] if takes_long(c) else []) for c in COMMANDS]
+)
 def test_commands_run(command, train, pictures, tmp_path, request):
     _, _, *arguments = shlex.split(command, comments=True)
     if "trainer=ddp" in arguments:
@@ -48,6 +55,9 @@ def test_commands_run(command, train, pictures, tmp_path, request):
     if any("weights=FILE" in a for a in arguments):
         made = train("trainer.max_epochs=1", root=pictures, to=tmp_path / "made")
         arguments = [a.replace("FILE", f"{made.folder}/checkpoints/best.ckpt") for a in arguments]
+    if "datamodule.table=labels_to_check.csv" in arguments:
+        splits = train("trainer.max_epochs=1", root=pictures, to=tmp_path / "made").folder / "splits.csv"
+        arguments = [a.replace("labels_to_check.csv", str(splits)) for a in arguments]
     chosen = [a for a in arguments if not a.startswith(("datamodule=", "datamodule.root=", "trainer.max_epochs="))]
     sweep = [f"hydra.sweep.dir={tmp_path / 'sweep'}"] if "-m" in chosen else []
     weights = [] if any("weights" in a for a in chosen) else ["model.weights=null"]

@@ -54,9 +54,10 @@ def scalars(folder):
     return {tag: [(s.step, s.value) for s in events.Scalars(tag)] for tag in ("train/loss", "val/accuracy", "lr")}
 
 
-@pytest.mark.parametrize(
-    "more", [(), ("datamodule.num_workers=2", "augmentation=study_jitter")], ids=["here", "workers"]
-)
+WORKERS = pytest.param(("datamodule.num_workers=2", "augmentation=study_jitter"), marks=pytest.mark.slow, id="workers")
+
+
+@pytest.mark.parametrize("more", [pytest.param((), id="here"), WORKERS])
 def test_killed_in_the_middle_of_an_epoch_it_ends_in_the_same_bits(train, at_step, more):
     straight = train(*STEPS, *more)
     assert straight.status == 0, straight.err
@@ -73,7 +74,7 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_in_the_same_bits(train, at_ste
     assert ran.record["test"] == straight.record["test"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_says_how_to_go_on(train, at_step, number):
     straight = train("trainer.max_epochs=3")
     handlers = signal.getsignal(number)

@@ -35,6 +35,7 @@ def test_a_run_leaves_what_it_should(train):
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         "metrics.csv",
+        "MODEL_CARD.md",
         "predictions.csv",
         "predictions_val.csv",
         "splits.csv",
@@ -57,6 +58,7 @@ def test_a_run_leaves_what_it_should(train):
     assert record["status"] == "finished" and record["schema"] == 1
     assert record["data"] | {"fingerprint": None, "fingerprint_val_test": None, "read_s": None} == {
         "name": record["data"]["name"],
+        "licence": None,
         "classes": ["blue", "red"],
         "root": record["data"]["root"],
         "n_train": 24,
