@@ -38,7 +38,10 @@ def check(ran, folder):
     assert states == {"batch_size-8": "finished", "batch_size-12": "finished", "batch_size-99": "failed"}, ran.stderr
     assert ran.returncode == 1 and "ERROR: 1 of the jobs failed: batch_size-99" in ran.stderr
     assert "Traceback" not in ran.stdout + ran.stderr
-    assert "Sweep: 2 of 3 done, 0 running, 1 failed" in ran.stdout and "Page: " in ran.stdout
+    logs = "".join(
+        path.read_text() for path in (folder / "sweep" / ".submitit").rglob("*.out")
+    )  # submitit's jobs write there
+    assert "Sweep: 2 of 3 done, 0 running, 1 failed" in ran.stdout + logs and "Page: " in ran.stdout
     commands = {job["run"]["command"] for job in jobs.values()}
     assert len(commands) == 1 and "train.py -m datamodule.batch_size=8,12,99" in commands.pop()
     return jobs
