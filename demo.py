@@ -1,11 +1,10 @@
 """A web page: drop a picture, see the answer and why: python demo.py ckpt=outputs/MODEL/DATE/checkpoints/best.ckpt"""
 
-from pathlib import Path
-
 import hydra
 from omegaconf import DictConfig
 
 from callbacks import command_line
+from callbacks.predicting.asked import named_file
 
 
 @hydra.main(version_base="1.3", config_path=str(command_line.CONF), config_name="demo")
@@ -24,12 +23,8 @@ def run(config: DictConfig) -> None:
     """
     from callbacks.explaining import serving
 
-    if config.ckpt is None:
-        raise ValueError("ckpt: nothing is given; give a run's, ckpt=outputs/MODEL/DATE/checkpoints/best.ckpt")
-    checkpoint = Path(str(config.ckpt))
-    if not checkpoint.is_file():
-        raise ValueError(f"ckpt={checkpoint}: no such checkpoint; a run keeps its own in checkpoints/best.ckpt")
-    serving.check_address(config.host, config.port)
+    checkpoint = named_file(config.ckpt)
+    serving.check_address(config.host, config.port, config.share)
     serving.gradio()
 
     from callbacks.explaining.web import Demo  # late: torch

@@ -6,6 +6,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks import command_line
+from callbacks.exporting.asked import check_asked
 
 
 @hydra.main(version_base="1.3", config_path=str(command_line.CONF), config_name="export")
@@ -18,9 +19,10 @@ def main(config: DictConfig) -> None:
 
 def run(config: DictConfig) -> None:
     """Writes the file and says what it was found to do."""
+    settings = {key: value for key, value in OmegaConf.to_container(config).items() if key != "hydra"}
+    check_asked(**settings)
     from callbacks.exporting.making import export  # late: help and errors of the command line come without torch
 
-    settings = {key: value for key, value in OmegaConf.to_container(config).items() if key != "hydra"}
     made = export(**settings)
     shape = "pictures (N, H, W, 3) uint8 of any size in, probabilities out"
     if not config.preprocessing:

@@ -14,6 +14,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks import command_line
+from callbacks.predicting.asked import check_asked, named_file
 from callbacks.predicting.picture_classifier import Classifier
 
 __all__ = ["Classifier"]
@@ -35,20 +36,20 @@ def run(config: DictConfig) -> None:
     """
     from tqdm import tqdm
 
-    from callbacks.explaining.run_pictures import pictures_of
+    from callbacks.explaining.run_pictures import count_opened, pictures_of
     from callbacks.predicting.prediction_table import Tally, columns, line, whole_csv
 
-    if config.ckpt is None:
-        raise ValueError("ckpt: nothing is given; give a run's, ckpt=outputs/MODEL/DATE/checkpoints/best.ckpt")
+    checkpoint = named_file(config.ckpt, exported=True)
+    check_asked(**config)
     images = OmegaConf.to_container(config.images) if OmegaConf.is_list(config.images) else config.images
     pictures = pictures_of(images, config.root)
-    model = Classifier.from_checkpoint(str(config.ckpt), str(config.device))
+    model = Classifier.from_checkpoint(checkpoint, str(config.device))
     tally = Tally(model.classes, model.decision)
     explained = None
     if config.explain:
         from callbacks.explaining.command import Explaining
 
-        explained = Explaining(model, Path(str(config.ckpt)), pictures, config.explain_most)
+        explained = Explaining(model, checkpoint, pictures, config.explain_most)
     answers = model.stream(pictures, config.batch_size)
     hidden = not sys.stderr.isatty()
     place = out_file(config.out)
@@ -58,7 +59,8 @@ def run(config: DictConfig) -> None:
             tally.add(picture, prediction)
             if explained:
                 explained.add(picture, prediction)
-    print(*tally.in_words(), f"Predictions: {place}", *(explained.write(place) if explained else []), sep="\n")
+    opened = count_opened(checkpoint, pictures) if "test" in tally.right else None
+    print(*tally.in_words(opened), f"Predictions: {place}", *(explained.write(place) if explained else []), sep="\n")
     if tally.errors:
         example = tally.first_error if tally.errors == 1 else f"the first: {tally.first_error}"
         raise ValueError(
@@ -68,9 +70,8 @@ def run(config: DictConfig) -> None:
 
 def out_file(out: str | None) -> Path:
     """Where the table goes."""
-    if out is None:
-        return Path(command_line.run_folder("predictions")) / "predictions.csv"
-    return Path(out) if Path(out).suffix.lower() == ".csv" else Path(out) / "predictions.csv"
+    place = Path(command_line.run_folder("predictions") if out is None else str(out))
+    return place if place.suffix.lower() == ".csv" else place / "predictions.csv"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from . import signatures
+
 PLAIN = (str, int, float, bool, list, dict, type(None))
 # A configuration is input, it never names code beyond this list: where a class is named -> where it is written
 LISTED = {
@@ -28,7 +30,8 @@ LISTED = {
     "lightning.pytorch.profilers": "lightning.pytorch.profilers",
     "lightning.pytorch.strategies": "lightning.pytorch.strategies",
 }
-FACTORIES = ("lightning_modules.losses", "lightning_modules.schedules")  # whose functions may be named too
+# whose functions may be named too
+FACTORIES = ("lightning_modules.losses", "lightning_modules.optimizers", "lightning_modules.schedules")
 
 
 def build(config: DictConfig, key: str, **arguments):
@@ -37,15 +40,9 @@ def build(config: DictConfig, key: str, **arguments):
     Raises:
         ValueError: a value of the wrong type, an unknown name or a value left open; names the key.
     """
-    node = OmegaConf.select(config, key)
-    if not node:
+    values = _values(config, key)
+    if values is None:
         return None
-    if not OmegaConf.is_dict(node):
-        raise ValueError(f"{key}={str(node)[:60]!r}: expected a _target_ and its settings")
-    try:
-        values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise ValueError(f"{error.full_key or key} has no value; give it one: {error.full_key or key}=VALUE") from error
     _check(key, values, given=arguments)
     try:
         return hydra.utils.instantiate(values, _convert_="all", **arguments)
@@ -55,6 +52,29 @@ def build(config: DictConfig, key: str, **arguments):
             names_its_key = re.match(r"\w+\.[\w.]+[ =:]", str(cause))
             raise ValueError(str(cause) if names_its_key else f"{key}: {cause}") from error
         raise
+
+
+def check(config: DictConfig, key: str, given: Collection[str] = ()) -> None:
+    """Refuses what `build` would refuse with the arguments `given`, as far as can be told without importing anything.
+
+    Raises:
+        ValueError: as `build`.
+    """
+    values = _values(config, key)
+    if values is not None:
+        _check(key, values, given, lambda target, _: signatures.signature(target))
+
+
+def _values(config: DictConfig, key: str) -> dict | None:
+    node = OmegaConf.select(config, key)
+    if not node:
+        return None
+    if not OmegaConf.is_dict(node):
+        raise ValueError(f"{key}={str(node)[:60]!r}: expected a _target_ and its settings")
+    try:
+        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ValueError(f"{error.full_key or key} has no value; give it one: {error.full_key or key}=VALUE") from error
 
 
 def nearest(name: str, allowed) -> str:
@@ -96,22 +116,30 @@ def _is_listed(found, place: str) -> bool:
     return (inspect.isclass(found) or factory) and written_in.startswith(f"{LISTED[place]}.")
 
 
-def _check(key: str, values: dict, given: Collection[str] = ()) -> None:
+def _imported(target, key: str) -> inspect.Signature:
+    """The signature of what a `_target_` names."""
+    found = listed(target, key)
+    try:
+        return inspect.signature(found, eval_str=True)
+    except NameError:  # an annotation that its library imports for type checkers alone
+        return inspect.signature(found)
+
+
+def _check(key: str, values: dict, given: Collection[str] = (), signature_of: Callable = _imported) -> None:
     """The constructor's signature is the schema, of what is nested too."""
     if "_target_" not in values:
         raise ValueError(f"{key}._target_ has no value; give it one: a class of {', '.join(LISTED)}")
-    target = listed(values["_target_"], key)
-    try:
-        parameters = inspect.signature(target, eval_str=True).parameters
-    except NameError:  # an annotation that its library imports for type checkers alone
-        parameters = inspect.signature(target).parameters
+    found = signature_of(values["_target_"], key)
+    if found is None:
+        return
+    parameters = found.parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     if not isinstance(values.get("_partial_", False), bool):
         raise ValueError(f"{key}._partial_={values['_partial_']!r}: use true or false")
     for name, value in values.items():
         if name in ("_target_", "_partial_"):
             continue
-        _check_within(f"{key}.{name}", value)
+        _check_within(f"{key}.{name}", value, signature_of)
         if name not in parameters:
             if open_ended and not str(name).startswith("_"):
                 continue
@@ -121,13 +149,13 @@ def _check(key: str, values: dict, given: Collection[str] = ()) -> None:
             raise ValueError(f"{key}.{name}={value!r}: expected {in_words(parameters[name].annotation)}")
 
 
-def _check_within(key: str, value) -> None:
+def _check_within(key: str, value, signature_of: Callable) -> None:
     """Whatever Hydra would build or put in below a setting."""
     if isinstance(value, dict) and any(str(name).startswith("_") for name in value):
-        _check(key, value)
+        _check(key, value, (), signature_of)
     elif isinstance(value, (dict, list)):
         for name, item in value.items() if isinstance(value, dict) else enumerate(value):
-            _check_within(f"{key}.{name}", item)
+            _check_within(f"{key}.{name}", item, signature_of)
     elif isinstance(value, str) and "${" in value:
         raise ValueError(
             f"{key}={value[:100]!r}: there is still an interpolation in it once it is put in; use a plain text"

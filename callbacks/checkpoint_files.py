@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from torch import Tensor
 
 from lightning_modules.checkpoint import read_checkpoint
+from lightning_modules.description import brief
 from reports.files import write_bytes
 
 from .errors import PLACES
@@ -18,6 +20,12 @@ from .errors import PLACES
 log = logging.getLogger(__name__)
 
 LAST, BEFORE = "last.ckpt", "last-before.ckpt"
+# key, its type, and the type of what is in it
+TRAINING = (
+    ("global_step", int, object), ("pytorch-lightning_version", str, object), ("loops", dict, dict), ("callbacks", dict, dict),
+    ("optimizer_states", list, dict), ("lr_schedulers", list, dict), ("train_sums", list, Tensor),
+)  # fmt: skip
+NEVER_EMPTY = ("loops", "callbacks", "optimizer_states", "train_sums", "pytorch-lightning_version")
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -84,12 +92,25 @@ def whole(path: Path) -> Path:
         ValueError: neither can be read.
     """
     try:
-        read_checkpoint(path)
+        _check_training(read_checkpoint(path), path)
     except ValueError as error:
         before = path.with_name(BEFORE)
         if path.name != LAST or not before.is_file():
             raise
-        read_checkpoint(before)
+        _check_training(read_checkpoint(before), before)
         log.warning("%s; going on from the one before it: %s", error, before)
         return before
     return path
+
+
+def _check_training(state: dict, path: Path) -> None:
+    """The parts that Lightning goes on from, by their types; what is wrong within them it finds itself."""
+    for key, kind, of in TRAINING:
+        part = state.get(key)
+        inner = list(part.values() if isinstance(part, dict) else part if isinstance(part, list) else ())
+        known = type(part) is kind and all(isinstance(each, of) and (of is Tensor or each) for each in inner)
+        if not known or (key in NEVER_EMPTY and not part):
+            raise ValueError(
+                f"{path}: its {key} is {'missing' if part is None else brief(part)}, so its training cannot be taken up; "
+                "take another checkpoint, or start anew from its weights: model.weights=FILE"
+            )

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from reports.records import Record
 from reports.words import printable
 
-from . import console, errors
+from . import console, errors, help_text
 from .earlier import check_folder
 from .going_on import run_of, saved_choices, saved_config
 from .jobs import Job, perform
@@ -67,6 +67,8 @@ def start(main: Callable[[], None]) -> None:
         if len(FAILED) == 1 and FAILED[0].alone:
             raise FAILED[0].error
     except errors.Stopped as stopped:
+        if int(os.environ.get("LOCAL_RANK", 0)):  # the first process says it; another status would have it killed first
+            sys.exit(0)
         print(f"stopped by {stopped}{stopped.next_step}", file=sys.stderr)
         sys.exit(128 + stopped.number)
     except KeyboardInterrupt:
@@ -228,3 +230,5 @@ OmegaConf.register_new_resolver("project", lambda path: str(errors.PROJECT / pat
 OmegaConf.register_new_resolver("rounded_quotient", lambda dividend, divisor: round(dividend / divisor))
 OmegaConf.register_new_resolver("threads_of_job", threads_of_job)
 OmegaConf.register_new_resolver("gpus_of_job", gpus_of_job)
+OmegaConf.register_new_resolver("help_groups", lambda verb: help_text.groups(CONF, verb))
+OmegaConf.register_new_resolver("help_settings", lambda verb: help_text.settings(CONF, verb))

@@ -75,7 +75,8 @@ def is_to_do(config: DictConfig, record: Record, *, one_of_many: bool) -> bool:
         log.info("%s: begins anew, since it %s", name, "failed" if earlier["status"] == "failed" else "was stopped")
     else:
         log.warning("%s: begins anew with other settings: %s", name, _differences(before, record.run))
-    _empty(record.folder, keep=earlier["status"] == "finished" and before.get("config_hash"))
+    if record.writes:
+        _empty(record.folder, keep=earlier["status"] == "finished" and before.get("config_hash"))
     record.forget()
     return True
 

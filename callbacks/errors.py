@@ -17,19 +17,23 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+
+from reports.words import clean
 
 from .build import nearest
 
 PROJECT = Path(__file__).resolve().parent.parent
+ANOTHER = "hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR"
 PLACES = {
-    errno.ENOSPC: "no space is left on the disk; free some, or put the run elsewhere: hydra.run.dir=DIR",
-    errno.EDQUOT: "the disk quota is used up; free some space, or put the run elsewhere: hydra.run.dir=DIR",
-    errno.EACCES: "no permission; put the run where you may write: hydra.run.dir=DIR",
-    errno.EPERM: "not permitted; put the run where you may write: hydra.run.dir=DIR",
-    errno.EROFS: "the file system is read-only; put the run elsewhere: hydra.run.dir=DIR",
-    errno.ENOTDIR: "a part of this path is a file, not a folder; put the run elsewhere: hydra.run.dir=DIR",
+    errno.ENOSPC: f"no space is left on the disk; free some, or put it elsewhere: {ANOTHER}",
+    errno.EDQUOT: f"the disk quota is used up; free some space, or put it elsewhere: {ANOTHER}",
+    errno.EACCES: f"no permission; put it where you may write: {ANOTHER}",
+    errno.EPERM: f"not permitted; put it where you may write: {ANOTHER}",
+    errno.EROFS: f"the file system is read-only; put it elsewhere: {ANOTHER}",
+    errno.ENOTDIR: f"a part of this path is a file, not a folder; put it elsewhere: {ANOTHER}",
 }
+LONGEST = 80  # characters of an argument that an error repeats
 LAUNCHERS = {"joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # and their extras
 
 
@@ -45,8 +49,8 @@ class Stopped(BaseException):
 def for_user(error: BaseException) -> str | None:
     """The message for the user, or None where the error is not one of his."""
     chain = [error]
-    while chain[-1].__cause__ is not None:
-        chain.append(chain[-1].__cause__)
+    while (cause := _cause(chain[-1])) is not None:
+        chain.append(cause)
     for link in chain:
         if isinstance(link, OverrideParseException):
             return _unparsable(link)
@@ -54,16 +58,21 @@ def for_user(error: BaseException) -> str | None:
             return _no_such_choice(link)
         if isinstance(link, ConfigCompositionException):
             return _no_such_key(link)
-        if isinstance(link, ValueError) and _is_ours(link):
+        if isinstance(link, ValueError) and not isinstance(link, OmegaConfBaseException) and _is_ours(link):
             return str(link)
-        if isinstance(link, RuntimeError) and (message := _out_of_memory(link)):
+        if isinstance(link, RuntimeError) and (message := _out_of_memory(link) or _left_alone(link)):
             return message
-    for link in chain:
         if isinstance(link, OSError) and link.errno in PLACES:
             return f"{link.filename or link.strerror}: {PLACES[link.errno]}"
+    for link in chain:
         if isinstance(link, OmegaConfBaseException | HydraException) and not isinstance(link, InstantiationException):
             return str(link)
     return None
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """OmegaConf hides what a resolver of ours has raised."""
+    return error.__context__ if isinstance(error, InterpolationResolutionError) else error.__cause__
 
 
 def _out_of_memory(error: RuntimeError) -> str | None:
@@ -78,17 +87,23 @@ def _out_of_memory(error: RuntimeError) -> str | None:
     return None
 
 
+def _left_alone(error: RuntimeError) -> str | None:
+    """Of torch.distributed's gloo and NCCL, which say it at length."""
+    if re.search(r"Connection (closed|reset) by peer|ncclRemoteError|Broken pipe", str(error)):
+        return "another process of this run has ended, and this one with it; go on: ckpt_path=RUN/checkpoints/last.ckpt"
+    return None
+
+
 def _is_ours(error: BaseException) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and PROJECT in Path(frames[-1].filename).parents and "site-packages" not in frames[-1].filename
 
 
 def _unparsable(error: OverrideParseException) -> str:
-    override = error.override
-    key, _, value = override.partition("=")
+    key, _, value = (clean(part, LONGEST) for part in error.override.partition("="))
     return (
-        f"cannot read the argument {override!r}. A value with spaces, commas, brackets, = or letters beyond ASCII "
-        f"goes into two kinds of quotes: '{key}=\"{value}\"'"
+        f"cannot read the argument {clean(error.override, LONGEST)!r}. A value with spaces, commas, brackets, = or letters "
+        f"beyond ASCII goes into two kinds of quotes: '{key}=\"{value}\"'"
     )
 
 

@@ -1,9 +1,13 @@
 """A loss that is no number ends the run before its weights become a checkpoint."""
 
+import signal
+
 import lightning as L
 import torch
 
 from reports.words import listed
+
+from .errors import Stopped
 
 EVERY_ON_DEVICE = 50  # steps: a look at a number of the device waits for the device
 
@@ -30,15 +34,25 @@ class FiniteLoss(L.Callback):
         self._sum += loss
         if loss.device.type != "cpu" and step % EVERY_ON_DEVICE and not trainer.is_last_batch:
             return
-        if not torch.isfinite(self._sum):
-            raise DivergedError(self._message(trainer, float(self._sum), step, batch))
+        value = self._sum
+        if trainer.world_size > 1:  # all end in the same step: one that went on would wait for the others
+            value = trainer.strategy.reduce(value.clone(), reduce_op="sum")
+        if not torch.isfinite(value):
+            rows = batch["rows"].tolist()
+            if trainer.world_size > 1:
+                parts: list = [None] * trainer.world_size
+                torch.distributed.all_gather_object(parts, rows)
+                rows = [row for part in parts for row in part]
+            if not trainer.is_global_zero:
+                raise Stopped(signal.SIGTERM)  # the first process says why
+            raise DivergedError(self._message(trainer, float(value), step, rows))
         self._sum = None
 
-    def _message(self, trainer, value: float, step: int, batch: dict) -> str:
+    def _message(self, trainer, value: float, step: int, rows: list[int]) -> str:
         where = f"step {step}" if self._since == step else f"one of the steps {self._since} to {step}"
         paths = trainer.datamodule.catalog.paths
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        pictures = listed([paths[row] for row in batch["rows"].tolist()], 16)
+        pictures = listed([paths[row] for row in rows], 16)
         return (
             f"the loss is {value} at {where} (epoch {trainer.current_epoch + 1}, learning rate {rate:g}). A smaller "
             "optimizer.lr or trainer.gradient_clip_val=1 helps mostly; last.ckpt and best.ckpt are from before. "

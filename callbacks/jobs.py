@@ -17,10 +17,13 @@ from reports.records import Record
 from . import console, errors
 from .earlier import LAST, is_to_do
 from .going_on import take_up
+from .quick_checks import quick_checks
 from .signals import queue_again, stops_at_once
 from .writing import may_fail
 
 log = logging.getLogger(__name__)
+
+GOES_ON = "JUSTENOUGH_GOES_ON"  # tells the further processes of a run what the first one has found in its folder
 
 
 class Pruned(Exception):  # noqa: N818 it is no error
@@ -59,20 +62,29 @@ def perform(job: Job, config: DictConfig, run: Callable[[DictConfig, Record], No
             record = Record(job.folder, command=job.command, overrides=job.overrides, write=rank == 0)
             config = take_up(config, job.overrides, job.folder)
             record.describe(OmegaConf.to_container(config, resolve=False), job.choices)
-            if not is_to_do(config, record, one_of_many=job.one_of_many):
+            if rank and GOES_ON in os.environ:
+                config.ckpt_path = os.environ[GOES_ON] or None
+            elif not is_to_do(config, record, one_of_many=job.one_of_many):
                 return None
+            os.environ[GOES_ON] = config.ckpt_path or ""
             with may_fail(record.folder / "result.json"):
                 record.start()
+            quick_checks(config)
             run(config, record)
             record.finish(warning_list.messages)
+            if record.writes and (record.val or record.test):
+                from reports.model_card import CARD, write_card  # late: scipy
+
+                with may_fail(record.folder / CARD):
+                    write_card(record, config.ckpt_path)
         return None
     except errors.Stopped as stopped:
         if record is not None:
             with may_fail(record.folder / "result.json"):
                 record.stop(warning_list.messages)
         stopped.next_step = _how_to_go_on(job)
-        if stopped.number == getattr(signal, "SIGUSR1", None):
-            queue_again()
+        if stopped.number == getattr(signal, "SIGUSR1", None) and not rank:
+            _queue_again(job)
         raise
     except Pruned as pruned:
         record.prune(str(pruned), warning_list.messages)
@@ -86,6 +98,16 @@ def perform(job: Job, config: DictConfig, run: Callable[[DictConfig, Record], No
         return error
     finally:
         logging.getLogger().removeHandler(warning_list)
+
+
+def _queue_again(job: Job) -> None:
+    """In SLURM, where the same command goes on with this job and does not begin another one."""
+    if job.one_of_many or any(argument.startswith(("hydra.run.dir=", "ckpt_path=")) for argument in job.command):
+        queue_again()
+    else:
+        log.warning(
+            "SLURM's job is not queued again: its command would begin a new run; name a folder: hydra.run.dir=DIR"
+        )
 
 
 def _how_to_go_on(job: Job) -> str:

@@ -14,9 +14,8 @@ from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.classifier import Classifier
 from reports.decision import Rules, in_words, measure
 from reports.figures import calibration, figure_pixels, save_png
-from reports.files import write_bytes, write_text
-from reports.model_card import model_card
-from reports.records import SECTIONS, Record, count_opening, flat
+from reports.files import write_bytes
+from reports.records import Record, count_opening, flat, opened_in_words
 from reports.statistics import accuracy_entry, accuracy_in_words
 
 from .going_on import run_of
@@ -52,12 +51,11 @@ def test(
     trained_in = None if record.best else run_of(Path(config.ckpt_path))
     opened = record.earlier_openings + 1 if record.best else None
     if trained_in and record.writes:
-        opened = count_opening(trained_in)
+        with may_fail(trained_in / "result.json"):  # another's run
+            opened = count_opening(trained_in)
     record.test["opened"] = opened
     if opened and opened > 1:
-        log.warning(
-            "the test split was opened for the %d. time with this training; its first figure is the honest one", opened
-        )
+        log.warning("%s", opened_in_words(opened))
 
 
 def conclude(config: DictConfig, record: Record, trainer: L.Trainer) -> None:
@@ -80,8 +78,7 @@ def conclude(config: DictConfig, record: Record, trainer: L.Trainer) -> None:
     for logger in trainer.loggers:
         logger.log_hyperparams(scalars, finals)  # the HParams tab knows scalars alone
         logger.close()
-    if record.writes:
-        write_card(config, record, checkpoint)
+    record.data["licence"] = LICENCE if config.datamodule.source == "elpv" else None
     split, section = list(measured.items())[-1]
     for line in in_words(section, record.decision):
         log.info("%s: %s", split, line)
@@ -90,14 +87,6 @@ def conclude(config: DictConfig, record: Record, trainer: L.Trainer) -> None:
     log.info("Run: %s", record.folder)
     if trainer.loggers:
         log.info("TensorBoard: tensorboard --logdir %s", shlex.quote(str(record.folder)))
-
-
-def write_card(config: DictConfig, record: Record, checkpoint: Path) -> None:
-    """MODEL_CARD.md, and the licence of the pictures, where it is known, in the record."""
-    record.data["licence"] = LICENCE if config.datamodule.source == "elpv" else None
-    content = {section: getattr(record, section) for section in SECTIONS}
-    with may_fail(record.folder / "MODEL_CARD.md"):
-        write_text(record.folder / "MODEL_CARD.md", model_card(content, str(checkpoint)))
 
 
 def add_to_checkpoint(path: Path, key: str, value) -> None:

@@ -12,6 +12,8 @@ from .errors import Stopped
 
 log = logging.getLogger(__name__)
 
+SCONTROL_S = 60.0  # a busy controller answers late; the time between the signal and the end is of this size
+
 
 def signals() -> list[int]:
     """Those that ask a run to end, as far as this thread may say what becomes of them."""
@@ -39,10 +41,15 @@ def stops_at_once() -> Iterator[None]:
 
 
 def queue_again() -> None:
-    """Asks SLURM to start this job once more."""
-    job = os.environ["SLURM_JOB_ID"]
+    """Asks SLURM to start this job once more. Further signals that it sends meanwhile are nothing new."""
+    for number in signals():
+        signal.signal(number, signal.SIG_IGN)
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    # One of an array has the array's number too; in the last one SLURM_JOB_ID would mean all of them
+    job = f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
     try:
-        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True, timeout=SCONTROL_S)
         log.warning("SLURM job %s is queued again", job)
-    except (OSError, subprocess.CalledProcessError) as error:
-        log.warning("SLURM job %s is not queued again: %s", job, getattr(error, "stderr", "") or error)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = " ".join((getattr(error, "stderr", "") or str(error)).split())
+        log.warning("SLURM job %s is not queued again: %s", job, reason)

@@ -24,6 +24,7 @@ from reports.records import Record
 from .build import build
 from .checkpoint_files import BEFORE, CheckpointFiles
 from .checks import check_image_size
+from .distillation import warn_of_other_splits
 from .freeze import Freeze
 from .going_on import resuming
 from .writing import may_fail
@@ -171,7 +172,8 @@ def trainer(config: DictConfig, record: Record, *, callbacks: Sequence[L.Callbac
         warnings.filterwarnings("ignore", message)
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and is for code that reads such memory
     made = (build(config, f"callbacks.{name}") for name in config.callbacks)
-    callbacks = [*(callback for callback in made if callback is not None), *callbacks]
+    made = (callback for callback in made if callback is not None and not getattr(callback, "idle", False))
+    callbacks = [*made, *callbacks]
     if config.model.freeze:
         callbacks.append(Freeze(epochs=config.model.freeze))
     for callback in callbacks:
@@ -216,6 +218,8 @@ def fit(config: DictConfig, record: Record, trainer: L.Trainer, model: Classifie
                 f"epochs; to train longer: trainer.max_epochs={done + 10}; to measure again: stages=[test]"
             )
         log.info("going on after epoch %d", done)
+    if config.teacher is not None:
+        warn_of_other_splits(config.teacher, record)
     with resuming(config.ckpt_path):
         trainer.fit(model, data, ckpt_path=config.ckpt_path, weights_only=True)
     best = next(c for c in trainer.checkpoint_callbacks if c.monitor)

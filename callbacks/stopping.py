@@ -4,6 +4,8 @@ import logging
 import signal
 
 import lightning as L
+import torch
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from .checkpoints import Last
 from .errors import Stopped
@@ -16,34 +18,43 @@ class Stopping(L.Callback):
     """Ends the training after the step that a signal came in; a second signal ends it at once."""
 
     def __init__(self):
-        self._signal: int | None = None
+        self._signal = 0
 
     def on_train_start(self, trainer, pl_module) -> None:
         # Here and not earlier, since Lightning puts handlers of its own in place before; it takes ours away at the end
         for number in signals():
             signal.signal(number, self._ask)
+        if any(early.stopping_reason != EarlyStoppingReason.NOT_STOPPED for early in trainer.early_stopping_callbacks):
+            log.warning(
+                "early stopping has ended this training before: nothing more is trained; to train on, take that callback "
+                "away: +callbacks.NAME=null"
+            )
+            trainer.should_stop = True
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        if not trainer.is_last_batch and self._asked(trainer):
+        if not trainer.is_last_batch and (number := self._asked(trainer)):
             next(c for c in trainer.checkpoint_callbacks if isinstance(c, Last)).save_now(trainer)
-            self._end()
+            raise Stopped(number)
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:  # of the next epoch: this one's last.ckpt is written
-        if self._asked(trainer):
-            self._end()
+        if number := self._asked(trainer):
+            raise Stopped(number)
 
     def on_train_end(self, trainer, pl_module) -> None:
+        for early in trainer.early_stopping_callbacks:
+            if early.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
+                log.info("early stopping: %s", early.stopping_reason_message)
         self.on_train_epoch_start(trainer, pl_module)
 
     def _ask(self, number: int, frame) -> None:
-        if self._signal is not None:
+        if self._signal:
             raise Stopped(number)
         self._signal = number
         log.warning("%s: ends after this step; once more: at once", signal.Signals(number).name)
 
-    def _asked(self, trainer) -> bool:
-        asked = self._signal is not None
-        return trainer.strategy.reduce_boolean_decision(asked, all=False) if trainer.world_size > 1 else asked
-
-    def _end(self) -> None:
-        raise Stopped(self._signal or signal.SIGTERM)  # another process of this run was asked
+    def _asked(self, trainer) -> int:
+        """The signal that came to this process or another one of the run; 0 for none."""
+        if trainer.world_size == 1:
+            return self._signal
+        number = torch.tensor(self._signal, device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(number, reduce_op="max"))

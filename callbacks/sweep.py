@@ -1,5 +1,6 @@
 """What happens around a sweep: its file at the start, its report and its exit status at the end."""
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -19,7 +20,8 @@ class Sweep(Callback):
         self.progress: Progress | None = None
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
-        self.progress = Progress.begin(config, command_line.TYPED)
+        with contextlib.suppress(OSError):  # Hydra meets it in the next step, and there it ends the sweep
+            self.progress = Progress.begin(config, command_line.TYPED)
 
     def on_multirun_end(self, config: DictConfig, **_) -> None:
         folder = Path(config.hydra.sweep.dir)

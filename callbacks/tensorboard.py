@@ -5,11 +5,16 @@ from pathlib import Path
 
 import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
+
+from reports.files import write_bytes
 
 from .errors import PLACES
 
 log = logging.getLogger(__name__)
+
+PROBE = 2**16  # bytes; the first picture is larger
 
 
 class TensorBoard(TensorBoardLogger):
@@ -24,13 +29,28 @@ class TensorBoard(TensorBoardLogger):
 
     @property
     def experiment(self) -> SummaryWriter:
-        is_new = self._experiment is None
+        is_new = self._experiment is None and rank_zero_only.rank == 0
+        if is_new and not self._can_be_written():
+            self._experiment = Nothing()
         writer = super().experiment
         if is_new and isinstance(writer, SummaryWriter):
             events = writer.file_writer.event_writer
             # A thread of TensorBoard writes, and an error in it can be caught nowhere else
             events._async_writer._writer._writer = FileThatMayEnd(events._general_file_writer, Path(self.log_dir))
         return writer
+
+    def _can_be_written(self) -> bool:
+        """Tried out, since TensorBoard's own first write has no way to fail quietly."""
+        probe = Path(self.log_dir) / ".tensorboard"
+        try:
+            write_bytes(probe, bytes(PROBE))
+            probe.unlink()
+        except OSError as error:
+            if error.errno not in PLACES:
+                raise
+            log.warning("%s: no TensorBoard (%s); the run goes on", probe.parent, error.strerror)
+            return False
+        return True
 
     def save(self) -> None:
         self.experiment.flush()
@@ -41,6 +61,16 @@ class TensorBoard(TensorBoardLogger):
 
     def close(self) -> None:
         self.experiment.close()
+
+
+class Nothing:
+    """Takes whatever a SummaryWriter takes."""
+
+    def __getattr__(self, name: str) -> "Nothing":
+        return self
+
+    def __call__(self, *arguments, **options) -> "Nothing":
+        return self
 
 
 class FileThatMayEnd:

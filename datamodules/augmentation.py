@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 from torchvision.transforms import functional as F
 
+from .settings import check_augmentation
+
 # torchvision.transforms.RandomErasing's own: share of the area erased, and its width to height
 ERASING_SCALE = (0.02, 0.33)
 ERASING_RATIO = (0.3, 3.3)
@@ -59,20 +61,21 @@ class Augmentation:
         color_jitter: float,
         erasing: float,
     ):
-        for name, value, top in (
-            ("horizontal_flip", horizontal_flip, 1),
-            ("vertical_flip", vertical_flip, 1),
-            ("rotation_degrees", rotation_degrees, 180),
-            ("color_jitter", color_jitter, 1),
-            ("erasing", erasing, 1),
-        ):
-            if not 0 <= value <= top:
-                raise ValueError(f"augmentation.{name}={value}: use 0 to {top}")
+        check_augmentation(
+            horizontal_flip=horizontal_flip, vertical_flip=vertical_flip, rotation_degrees=rotation_degrees,
+            color_jitter=color_jitter, erasing=erasing,
+        )  # fmt: skip
         self.horizontal_flip = horizontal_flip
         self.vertical_flip = vertical_flip
         self.rotation_degrees = rotation_degrees
         self.color_jitter = color_jitter
         self.erasing = erasing
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether pictures stay as they are."""
+        steps = (self.horizontal_flip, self.vertical_flip, self.rotation_degrees, self.color_jitter, self.erasing)
+        return not any(steps)
 
     def draw(self, size: int, generator: np.random.Generator) -> Draw:
         """What is to happen to a picture of `size` pixels a side."""

@@ -25,8 +25,7 @@ def folder_catalog(root: Path) -> Catalog:
     Raises:
         ValueError: root missing or empty, fewer than two classes, a class without pictures, or classes that differ.
     """
-    if not root.is_dir():
-        raise ValueError(f"datamodule.root={root}: no such folder; it should hold {LAYOUTS}")
+    check_root(root)
     folders = _folders(root)
     split_folders = {f.name.lower(): f for f in folders if f.name.lower() in SPLITS}
     if split_folders and "train" not in split_folders:
@@ -64,6 +63,12 @@ def folder_catalog(root: Path) -> Catalog:
         labels=np.array(labels),
         splits=np.array(splits, dtype="<U5"),
     )
+
+
+def check_root(root: Path) -> None:
+    """Raises ValueError where there is no such folder."""
+    if not root.is_dir():
+        raise ValueError(f"datamodule.root={root}: no such folder; it should hold {LAYOUTS}")
 
 
 def _classes(root: Path, split_folders: dict[str, Path]) -> list[str]:

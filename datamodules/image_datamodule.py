@@ -11,6 +11,7 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from .audit import Finding
 from .augmentation import Augmentation
@@ -22,6 +23,7 @@ from .folders import folder_catalog
 from .loading import PictureDataset, ResumableLoader, RowSampler, as_it_is, workers_that_fit
 from .normalise import normalise
 from .pixels import PixelStore, open_store
+from .settings import check_data
 from .table import table_catalog
 
 log = logging.getLogger(__name__)
@@ -76,22 +78,11 @@ class ImageDataModule(L.LightningDataModule):
         cache_limit_gib: float,
     ):
         super().__init__()
-        for name, value, least, most in (
-            ("datamodule.batch_size", batch_size, 1, 2**20),
-            ("datamodule.num_workers", num_workers, 0, 1024),
-            ("model.image_size", image_size, 1, 4096),
-            ("datamodule.split_seed", split_seed, 0, 2**32 - 1),
-            ("datamodule.cache_limit_gib", cache_limit_gib, 0, 1_000_000),
-        ):
-            if not least <= value <= most:
-                raise ValueError(f"{name}={value}: use {least} or more, up to {most}")
-        if source == "image_folder" and root is None and table is None:
-            raise ValueError(
-                "datamodule.root has no value; give it one: datamodule.root=DIR (or datamodule.table=FILE)"
-            )
+        check_data(
+            source=source, root=root, table=table, batch_size=batch_size, num_workers=num_workers, image_size=image_size,
+            split_seed=split_seed, train_fraction=train_fraction, cache_limit_gib=cache_limit_gib,
+        )  # fmt: skip
         self.source, self.root, self.table = source, root and Path(root), table and Path(table)
-        if not 0 < train_fraction <= 1:
-            raise ValueError(f"datamodule.train_fraction={train_fraction}: use a share above 0 and up to 1")
         self.protocol = protocol
         self.rules = {
             "seed": split_seed, "folds": folds, "fold": fold, "protocol": protocol, "train_fraction": train_fraction,
@@ -165,6 +156,12 @@ class ImageDataModule(L.LightningDataModule):
 
     def test_dataloader(self) -> ResumableLoader:
         return self._loader("test", shuffle=False)
+
+    def plain_train_dataloader(self) -> DataLoader:
+        """All training pictures as they are, in their order, the same in every process."""
+        rows = RowSampler(self.catalog.rows("train"), shuffle=False, seed=self.seed)
+        dataset = PictureDataset(self.catalog, self.store, None, self.seed)
+        return DataLoader(dataset, batch_size=self.batch_size, sampler=rows, collate_fn=as_it_is)
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         """Augmented there on a GPU, and normalised: uint8 is a quarter of the bytes to move."""

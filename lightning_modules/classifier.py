@@ -1,5 +1,6 @@
 """The LightningModule: one network, its loss, its metrics, its optimizer."""
 
+import inspect
 from collections.abc import Callable, Iterable
 
 import lightning as L
@@ -7,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .losses import CrossEntropy
-from .metrics import Metrics
+from .losses import CrossEntropy, Distillation
+from .metrics import Metrics, gathered
 from .networks import build_network
 
 
@@ -24,9 +25,11 @@ class Classifier(L.LightningModule):
         image_size: pixels, height and width.
         mean: of each channel, as the pictures are normalised.
         std: of each channel.
-        optimizer: parameters -> optimizer. Not needed where nothing is trained.
+        optimizer: parameters, or the network where its argument is called so, -> optimizer. Not needed where nothing is
+            trained.
         loss: logits (B, K), labels (B,) -> (B,), for training.
-        scheduler: optimizer -> Lightning's scheduler dictionary (scheduler, monitor); None keeps the learning rate.
+        scheduler: optimizer, and the `steps` of the whole training where it takes them, -> Lightning's scheduler dictionary
+            (scheduler, monitor, interval); None keeps the learning rate.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Classifier(L.LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["loss", "optimizer", "scheduler"], logger=False)
         self.loss = loss or CrossEntropy()
+        self.distillation: Distillation | None = None  # set where a teacher is asked: callbacks/distillation.py
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.classes = list(classes)
@@ -57,11 +61,13 @@ class Classifier(L.LightningModule):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pictures (B, 3, H, W) -> logits (B, K)."""
-        return self.network(pixels)
+        return self.network(pixels.to(self.dtype))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits = self(batch["pixels"])
         losses = self.loss(logits, batch["labels"])  # (B,)
+        if self.distillation is not None:
+            losses = self.distillation(losses, logits, batch["teacher_logits"])
         loss = (losses * batch["weights"]).mean() if "weights" in batch else losses.mean()
         self.train_metrics.update(logits.detach(), batch["labels"], loss.detach())
         return loss
@@ -75,23 +81,30 @@ class Classifier(L.LightningModule):
         # Lightning steps the scheduler after the epoch's checkpoint is written, so that going on from it would miss
         # the step. Here it comes before.
         for config in self.trainer.lr_scheduler_configs:
+            if config.interval == "step":
+                continue
             if config.reduce_on_plateau:
                 config.scheduler.step(float(self.trainer.callback_metrics[config.monitor]))
             else:
                 config.scheduler.step()
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        # In the middle of an epoch; the sums of all processes, since one of them writes the file
-        checkpoint["train_sums"] = [
-            self.trainer.strategy.reduce(value.clone(), reduce_op="sum") for value in self.train_metrics.sums()
-        ]
+        # In the middle of an epoch; of each process, since one of them writes the file
+        checkpoint["train_sums"] = [gathered(value) for value in self.train_metrics.sums()]
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        if self._trainer is not None and self.trainer.is_global_zero and "train_sums" in checkpoint:
-            self.train_metrics.add_to_sums(checkpoint["train_sums"])
+        if self._trainer is None or "train_sums" not in checkpoint:
+            return
+        sums = checkpoint["train_sums"]  # each (processes, ...)
+        if all(len(value) == self.trainer.world_size for value in sums):  # in this order they add up to the same bits
+            self.train_metrics.add_to_sums([value[self.trainer.global_rank] for value in sums])
+        elif self.trainer.is_global_zero:
+            self.train_metrics.add_to_sums([value.sum(0) for value in sums])
 
     def lr_scheduler_step(self, scheduler, metric) -> None:
-        """Does nothing: `on_train_epoch_end` has stepped it."""
+        """Steps those of every step; `on_train_epoch_end` has stepped the others."""
+        if any(c.scheduler is scheduler and c.interval == "step" for c in self.trainer.lr_scheduler_configs):
+            scheduler.step()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         return self._evaluation_step(batch, self._val_metrics)
@@ -107,13 +120,16 @@ class Classifier(L.LightningModule):
 
     def configure_optimizers(self):
         try:
-            optimizer = self.optimizer(self.parameters())
+            wants = inspect.signature(self.optimizer).parameters
+            optimizer = self.optimizer(self.network if "network" in wants else self.parameters())
         except (ValueError, TypeError) as error:
             raise ValueError(f"optimizer: {error}") from error
         if self.scheduler is None:
             return optimizer
         try:
-            return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+            wants = inspect.signature(self.scheduler).parameters
+            steps = {"steps": int(self.trainer.estimated_stepping_batches)} if "steps" in wants else {}
+            return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer, **steps)}
         except (ValueError, TypeError) as error:
             raise ValueError(f"scheduler: {error}") from error
 

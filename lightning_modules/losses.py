@@ -6,10 +6,20 @@ from torch import Tensor, nn
 
 
 class CrossEntropy(nn.Module):
-    """-log p of the true class."""
+    """-log p of the true class.
+
+    With `label_smoothing` that share of the truth is spread evenly over all classes: Szegedy et al. 2016,
+    arXiv:1512.00567, section 7.
+    """
+
+    def __init__(self, *, label_smoothing: float = 0.0):
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"loss.label_smoothing={label_smoothing}: use a share from 0 to below 1")
+        self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, reduction="none")
+        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
 
 
 class WeightedCrossEntropy(nn.Module):
@@ -40,3 +50,27 @@ class Focal(nn.Module):
         cross_entropy = F.cross_entropy(logits, labels, reduction="none")
         wrong = (-torch.expm1(-cross_entropy)).clamp_min(1e-7)  # 1 - p; a root has no slope at 0
         return wrong**self.gamma * cross_entropy
+
+
+class Distillation(nn.Module):
+    """Part of the loss against the labels, part against what a teacher says of the same pictures.
+
+    (1 - w) loss + w T^2 KL(teacher || network), both softened by the temperature T: Hinton, Vinyals & Dean 2015,
+    arXiv:1503.02531, section 2.
+    """
+
+    def __init__(self, *, temperature: float, weight: float):
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"distillation.temperature={temperature}: use a number above 0")
+        if not 0 <= weight <= 1:
+            raise ValueError(f"distillation.weight={weight}: use a share from 0 to 1")
+        self.temperature = temperature
+        self.weight = weight
+
+    def forward(self, losses: Tensor, logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        """Losses (B,) against the labels, logits (B, K) of the network and of the teacher -> (B,)."""
+        said = F.log_softmax(teacher_logits / self.temperature, 1)
+        own = F.log_softmax(logits / self.temperature, 1)
+        divergence = F.kl_div(own, said, reduction="none", log_target=True).sum(1)
+        return torch.lerp(losses, self.temperature**2 * divergence, self.weight)

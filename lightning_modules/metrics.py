@@ -1,5 +1,6 @@
 """Metrics of one pass over a split: exact sums, also over a short last batch and over several processes."""
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection, SumMetric
 from torchmetrics.classification import (
@@ -47,6 +48,8 @@ class Metrics(nn.Module):
         """Takes up `sums` of before."""
         places = [(metric, name) for metric in self._metrics() for name in metric._defaults]
         for (metric, name), value in zip(places, sums, strict=True):
+            if value.shape != getattr(metric, name).shape:
+                raise ValueError(f"its sum {name} is of shape {tuple(value.shape)}")
             setattr(metric, name, getattr(metric, name) + value.to(metric.device))
 
     def _metrics(self) -> list[Metric]:
@@ -58,3 +61,12 @@ class Metrics(nn.Module):
         for metric in self.children():
             metric.reset()
         return {name: value.tolist() for name, value in values.items()}
+
+
+def gathered(value: Tensor) -> Tensor:
+    """The values (...) of all processes -> (processes, ...)."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value[None]
+    parts = [torch.empty_like(value) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, value)
+    return torch.stack(parts)

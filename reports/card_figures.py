@@ -105,6 +105,8 @@ def cost(record: dict) -> list[str]:
         n = f", n = {each['repeats']}" if each.get("repeats") else ""
         where = escaped(f"{each.get('device')}, {plural(each.get('threads') or 0, 'thread')}")
         lines.append(f"- latency at batch {each['batch_size']}: p50 {each['latency_p50_ms']} ms{p95} ({where}{n})")
+    if number(record["run"].get("wall_time_s")) is not None:
+        lines.append(f"- wall time of the whole run {record['run']['wall_time_s']:,.1f} s")
     if number(speed.get("train_images_per_s")) is not None:
         lines.append(f"- training {speed['train_images_per_s']} images/s on {escaped(record['run'].get('device'))}")
     return lines

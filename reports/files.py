@@ -1,12 +1,14 @@
 """Files that are whole or absent: written under another name, flushed, renamed."""
 
+import contextlib
 import csv
 import io
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 LARGEST_TABLE = 2**30  # bytes of a CSV; five million predictions
 
@@ -18,18 +20,27 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """A reader sees the old file or the new one, never half of it."""
+    try:
+        with whole(path, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say of which file
+        raise
+
+
+@contextlib.contextmanager
+def whole(path: Path, mode: str, **options: str) -> Iterator[IO]:
+    """A file to write to, as of `open`, which gets its name once all is written and the block left without an error."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        with os.fdopen(handle, mode, **options) as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)  # noqa: PTH101 mkstemp gives 600
         os.replace(name, path)  # noqa: PTH105 the name is a string
-    except BaseException as error:
+    except BaseException:
         Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a full disk does not say of which file
         raise
 
 

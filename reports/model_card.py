@@ -7,10 +7,15 @@ import json
 from pathlib import PurePath
 
 from .card_figures import MOST_CLASSES, SPLITS, classes, confusion, cost, decisions, escaped, figures, measured
+from .files import write_text
+from .records import SECTIONS, Record
 from .statistics import accuracy_in_words
 from .words import clean, listed, number, plural
 
+CARD = "MODEL_CARD.md"
 MOST_FINDINGS = 20
+MOST_WARNINGS = 20
+LONGEST_WARNING = 300  # characters
 GROUPS = ("model", "optimizer", "scheduler", "loss", "augmentation", "trainer", "datamodule", "decision")
 USE = """\
 ```python
@@ -26,6 +31,17 @@ LICENCES_OF_WEIGHTS = {
     "file": "begun from a file of weights: its terms are not known to this project, and hold for what came of it.",
     "checkpoint": "of another run: its card says from what it began.",
 }
+
+
+def write_card(record: Record, ckpt_path: str | None) -> None:
+    """Writes the card of a run that has come to its end.
+
+    Args:
+        ckpt_path: what was measured, where nothing was trained.
+    """
+    content = {section: getattr(record, section) for section in SECTIONS}
+    checkpoint = record.best["checkpoint"] if record.best else ckpt_path
+    write_text(record.folder / CARD, model_card(content, str(checkpoint)))
 
 
 def model_card(record: dict, checkpoint: str) -> str:
@@ -44,6 +60,7 @@ def model_card(record: dict, checkpoint: str) -> str:
         "Figures": [*figures(record), *classes(record), *confusion(record)],
         "Calibration and decisions": decisions(record),
         "Cost": cost(record),
+        "Warnings": _warnings(record),
         "Limits": _limits(record),
         "Licences": _licences(record),
     }
@@ -114,6 +131,16 @@ def _training(record: dict) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in run.get("versions", {}).items())
     lines += [f"- {escaped(versions)}"] if versions else []
     return [*lines, "", "```", clean(run["command"]), "```"] if run.get("command") else lines
+
+
+def _warnings(record: dict) -> list[str]:
+    """What the run said while it ran; the audit's findings among them."""
+    found = record["run"].get("warnings")
+    if found is None:
+        return []
+    lines = [f"- {escaped(clean(text, LONGEST_WARNING))}" for text in found[:MOST_WARNINGS]]
+    lines += [f"- and {len(found) - MOST_WARNINGS:,} more"] if len(found) > MOST_WARNINGS else []
+    return lines or ["None."]
 
 
 def _limits(record: dict) -> list[str]:

@@ -203,6 +203,11 @@ def count_opening(folder: Path) -> int | None:
     return content["test"]["opened"]
 
 
+def opened_in_words(opened: int) -> str:
+    """Said whenever it was not the first time."""
+    return f"the test split was opened for the {opened}. time with this training; its first figure is the honest one"
+
+
 def _earlier_record(folder: Path) -> dict:
     """What a run left in this folder before; empty where there is none, or none that can be read."""
     path = folder / "result.json"

@@ -12,6 +12,8 @@ from reports.records import read_record
 from tests.helpers import PROJECT, make_pictures
 from tests.made_up_runs import judged, make_run
 
+NOT_DRAWN = [f"~callbacks.{name}" for name in ("contact_sheet", "pictures", "feature_maps")]
+
 torch.set_num_threads(1)  # small networks; the cores are for the other test processes
 
 
@@ -75,7 +77,10 @@ class Ran:
 
 @pytest.fixture
 def train(tmp_path, in_process, two_colours):
-    """Runs `python train.py ...` in this process on small pictures; paths of the run can be chosen by `to`."""
+    """Runs `python train.py ...` in this process on small pictures; paths of the run can be chosen by `to`.
+
+    What is drawn for the eye takes longer than such a training and is left out, unless a test wants it: `drawn`.
+    """
     import train as script
 
     small_cache = f"datamodule.cache={tmp_path / 'cache'}"
@@ -91,12 +96,16 @@ def train(tmp_path, in_process, two_colours):
         small_cache,
     ]
 
-    def run(*overrides: str, root: Path = two_colours, to: Path | None = None, small: bool = True) -> Ran:
+    def run(
+        *overrides: str, root: Path = two_colours, to: Path | None = None, small: bool = True, drawn: bool = False
+    ) -> Ran:
         folder = to or tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
         arguments = list(overrides)
         if small:
             options = [a for a in arguments if a.startswith("-")]
-            arguments = [*options, f"datamodule.root={root}", *small_run, *(a for a in arguments if a not in options)]
+            bare = [] if drawn else NOT_DRAWN
+            given = [a for a in arguments if a not in options]
+            arguments = [*options, f"datamodule.root={root}", *small_run, *bare, *given]
         elif any(a.startswith("ckpt_path") for a in arguments):
             arguments.append(small_cache)  # of each command, never of the run that it takes up
         if not any(a.startswith(("hydra.run.dir", "ckpt_path", "-m", "hydra.sweep.dir")) for a in arguments):

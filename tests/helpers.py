@@ -26,3 +26,27 @@ def make_pictures(root: Path, counts: dict[str, int], *, size: int = 48, seed: i
             pixels = (colour + generator.normal(0, 25, (size, size, 3))).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / folder / f"{index:03}.png")
     return root
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows of a run: tag -> (epoch, value)."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [(s.step, s.value) for s in events.Scalars(tag)] for tag in ("train/loss", "val/accuracy", "lr")}
+
+
+def at_step(monkeypatch, step: int, action) -> None:
+    """Does something after a training step, once."""
+    from callbacks.finite_loss import FiniteLoss
+
+    usual, done = FiniteLoss.on_train_batch_end, []
+
+    def then(self, trainer, *arguments):
+        usual(self, trainer, *arguments)
+        if trainer.global_step == step and not done:
+            done.append(step)
+            action()
+
+    monkeypatch.setattr(FiniteLoss, "on_train_batch_end", then)

@@ -43,7 +43,7 @@ def test_onnxruntime_not_installed(tmp_path, monkeypatch):
 
 
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(ValueError, match=r"a\.onnx: no such file; make it with python export\.py"):
+    with pytest.raises(ValueError, match=r"a\.onnx: no such checkpoint; make it with python export\.py"):
         open_backend(tmp_path / "a.onnx")
     with pytest.raises(ValueError, match=r"a\.ckpt: no such checkpoint"):
         open_backend(tmp_path / "a.ckpt")

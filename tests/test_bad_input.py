@@ -48,6 +48,11 @@ def test_settings(train, override, texts):
     assert says(train(*override.split("  ")), *texts)
 
 
+def test_a_long_argument_is_cut(train):
+    ran = train(f"datamodule.root=(b{'x' * 5000}")
+    assert says(ran, "cannot read the argument", "two kinds of quotes") and len(ran.err) < 500
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there(train):
     assert says(train("trainer=gpu"), "trainer=gpu", "no CUDA device", "trainer=cpu")

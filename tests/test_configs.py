@@ -30,7 +30,7 @@ def test_every_file_composes_to_a_complete_configuration(file):
 def test_the_test_knows_all_groups():
     assert {f.parent.name for f in FILES} == {
         "augmentation", "callbacks", "datamodule", "decision", "experiment", "logger", "loss", "model", "optimizer",
-        "scheduler", "trainer",
+        "recipe", "scheduler", "trainer",
     }  # fmt: skip
 
 

@@ -40,9 +40,15 @@ def test_errors_are_one_line(demo, tmp_path, monkeypatch):
         port = taken.getsockname()[1]
         for arguments, words in (
             ([], "ckpt: nothing is given; give a run's"),
+            (["ckpt="], "ckpt: nothing is given; give a run's"),
             (["ckpt=nowhere.ckpt"], "ckpt=nowhere.ckpt: no such checkpoint"),
+            ([f"ckpt={tmp_path}"], f"ckpt={tmp_path}: is a folder; give the file, ckpt={tmp_path}/best.ckpt"),
+            ([f"ckpt={tmp_path}/best.onnx"], "is an exported file already; give the checkpoint that it was made from"),
             ([f"ckpt={checkpoint}", f"port={port}"], f"port={port}: taken on 127.0.0.1; use another one"),
             ([f"ckpt={checkpoint}", "port=70000"], "port=70000: use 1 to 65535"),
+            ([f"ckpt={checkpoint}", "port=http"], "port=http: use 1 to 65535"),
+            ([f"ckpt={checkpoint}", "port=80.5"], "port=80.5: use 1 to 65535"),
+            ([f"ckpt={checkpoint}", "share=maybe"], "share=maybe: use true or false"),
             ([f"ckpt={checkpoint}", "host=192.0.2.1"], "host=192.0.2.1: no address of this machine"),
             ([f"ckpt={checkpoint}", f"port={free_port()}"], 'install it with pip install -e ".[demo]"'),
             ([f"ckpt={checkpoint}", "prot=1"], "prot: no such key; did you mean port or"),

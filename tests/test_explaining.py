@@ -140,7 +140,7 @@ def test_errors_are_one_line(predict, tmp_path):
     images = f"images={tmp_path}/pictures"
     status, _, err = predict(f"ckpt={checkpoint}", images, "explain=true", "explain_most=0", f"out={tmp_path}/none")
     assert not (tmp_path / "none").exists()
-    assert status == 1 and err == "ERROR: explain_most=0: use 1 or more\n"
+    assert status == 1 and err == "ERROR: explain_most=0: use a whole number of 1 or more\n"
     folder = make_run(tmp_path / "run", epochs=0, n={"val": 9}, data={"root": str(tmp_path / "pictures")})
     (folder / "splits.csv").write_text("path,label,split,group\n000.jpg,ants,train,\n")
     status, _, err = predict(f"ckpt={checkpoint}", f"images={folder}", "explain=true")

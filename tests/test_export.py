@@ -191,10 +191,12 @@ def test_too_large_a_difference_writes_nothing(export, run, tmp_path):
 def test_errors_are_one_line(export, run, tmp_path, monkeypatch):
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
     ckpt = f"ckpt={run}/checkpoints/best.ckpt"
     for arguments, words in (
         ([], "ckpt: nothing is given"),
         (["ckpt=nowhere.ckpt"], "nowhere.ckpt: no such checkpoint"),
+        ([f"ckpt={run}"], f"ckpt={run}: is a folder; give the file, ckpt={run}/checkpoints/best.ckpt"),
         ([f"ckpt={tmp_path}/text.ckpt"], "text.ckpt: not a checkpoint"),
         ([f"ckpt={tmp_path}/a.onnx"], "is an exported file already"),
         ([ckpt, "format=onx"], "format=onx: no such format; did you mean onnx?"),
@@ -202,7 +204,8 @@ def test_errors_are_one_line(export, run, tmp_path, monkeypatch):
         ([ckpt, "preprocessing=maybe"], "preprocessing=maybe: use true or false"),
         ([ckpt, "largest_difference=small"], "largest_difference=small"),
         ([ckpt, "images=/nowhere"], "images=/nowhere: no such file or folder"),
-        ([ckpt, "preprocessing=false", f"out={tmp_path}/file/x"], "cannot be written"),
+        ([ckpt, f"out={tmp_path}/file/x"], f"cannot be written ({tmp_path}/file is a file); use out=FILE or out=DIR"),
+        ([ckpt, f"images={tmp_path}/empty"], "no pictures in it or below"),
     ):
         status, _, err = export(*arguments)
         assert status == 1 and err.startswith("ERROR: ") and words in err and len(err.splitlines()) == 1, err

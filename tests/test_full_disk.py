@@ -1,10 +1,13 @@
-"""A disk that fills up while a run writes, at several moments. Needs the right to mount one."""
+"""A disk that fills up while a run writes, at several moments. Most of it needs the right to mount one."""
 
+import errno
 import subprocess
 
 import pytest
 
+from callbacks import tensorboard
 from callbacks.epoch_log import EpochLog
+from callbacks.tensorboard import TensorBoard
 from reports.writing import write_report
 from tests.made_up_runs import make_run
 
@@ -58,7 +61,7 @@ def test_full_for_a_while_training_goes_on_and_nothing_is_lost(train, disk, monk
     straight = train(*LONGER)
     at_epoch(monkeypatch, 1, disk.fill)
     at_epoch(monkeypatch, 3, disk.free)
-    ran = train(*LONGER, to=disk.place / "run")
+    ran = train(*LONGER, to=disk.place / "run", drawn=True)
     assert ran.status == 0, ran.err
     warnings = " ".join(ran.record["run"]["warnings"])
     assert "metrics.csv is not written (No space left on device)" in warnings
@@ -74,13 +77,44 @@ def test_full_to_the_end_the_best_model_is_kept_elsewhere_and_the_message_says_w
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     straight = train(*LONGER)
     at_epoch(monkeypatch, 0, disk.fill)
-    ran = train(*LONGER, to=disk.place / "run")
+    ran = train(*LONGER, to=disk.place / "run", drawn=True)
     assert ran.status == 1 and "Traceback" not in ran.out + ran.err, ran.err
     assert "no space is left on the disk" in ran.err and "result.json" in ran.err
     kept = list(tmp_path.glob("justenough-*/best.ckpt"))
     assert len(kept) == 1 and f"it is {kept[0]}" in ran.out
     accuracy = straight.record["test"]["accuracy"]["value"]
     assert f"Accuracy test: {accuracy:.4f}" in ran.out  # what was found out is told all the same
+
+
+def without_tensorboard(ran, straight):
+    assert ran.status == 0 and "Traceback" not in ran.out + ran.err, ran.err
+    (warning,) = [text for text in ran.record["run"]["warnings"] if "TensorBoard" in text]
+    assert warning == f"{ran.folder}: no TensorBoard (No space left on device); the run goes on"
+    assert ran.out.count("no TensorBoard") == 1 and not list(ran.folder.glob("events.out*"))
+    assert (ran.folder / "predictions.csv").read_bytes() == (straight.folder / "predictions.csv").read_bytes()
+
+
+def test_full_from_the_start_there_is_no_tensorboard(train, disk, monkeypatch):
+    straight = train(*LONGER)
+    begin = TensorBoard.__init__
+
+    def then(self, **arguments):
+        disk.fill()
+        begin(self, **arguments)
+
+    monkeypatch.setattr(TensorBoard, "__init__", then)
+    at_epoch(monkeypatch, 3, disk.free)
+    without_tensorboard(train(*LONGER, to=disk.place / "run", drawn=True), straight)
+
+
+def test_without_the_right_to_mount_too(train, monkeypatch):
+    straight = train("trainer.max_epochs=1")
+
+    def write_bytes(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(tensorboard, "write_bytes", write_bytes)
+    without_tensorboard(train("trainer.max_epochs=1", drawn=True), straight)
 
 
 def test_a_store_on_a_full_disk(train, disk):

@@ -116,7 +116,7 @@ def test_hostile_names_stay_text_in_one_line(tmp_path):
     assert "<script" not in card and "<img" not in card and "<b>" not in card
     assert r"a\|b \`x\` \[l\](http://e)" in card
     headings = [line for line in card.splitlines() if line.startswith("#")]
-    assert all(line.startswith(("# Model card: ", "## ")) for line in headings) and len(headings) == 8
+    assert all(line.startswith(("# Model card: ", "## ")) for line in headings) and len(headings) == 9
     tables = [line for line in card.splitlines() if line.startswith("| ")]
     plain = [re.sub(r"\\.", "", line) for line in tables]
     assert {line.count("|") for line in plain} == {4, 5}  # two splits; three classes
@@ -137,16 +137,31 @@ def test_no_test_figure_and_the_study_s_protocol_are_said(tmp_path):
     assert "Nothing was measured." in model_card(selected | {"test": None, "val": None}, "x")
 
 
-def test_a_run_writes_its_card(train):
+def test_wall_time_and_warnings(tmp_path):
+    said = [*(f"warning {n}" for n in range(22)), "<b>\nlong " + "x" * 400]
+    record = read_record(
+        make_run(tmp_path / "a", epochs=0, run={"warnings": said[::-1], "wall_time_s": 4321.06}) / "result.json"
+    )
+    card = model_card(record, "x")
+    assert "- wall time of the whole run 4,321.1 s" in card
+    warnings = card.partition("## Warnings\n\n")[2].partition("\n\n")[0].splitlines()
+    assert len(warnings) == 21 and warnings[1] == "- warning 21" and warnings[-1] == "- and 3 more"
+    assert "<b>" not in warnings[0] and len(warnings[0]) < 320 and warnings[0].endswith("…")
+    none = model_card(read_record(make_run(tmp_path / "b", epochs=0) / "result.json"), "x")
+    assert "## Warnings\n\nNone.\n" in none
+
+
+def test_a_run_writes_its_card(train, two_colours):
     ran = train("stages=[cost,fit,test]")
     assert ran.status == 0, ran.err
     card = (ran.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
     checkpoint = f"{ran.folder}/checkpoints/best.ckpt"
     assert without_origin(card, ran.record, checkpoint) == []
     assert ran.record["data"]["licence"] is None
+    assert f"- wall time of the whole run {ran.record['run']['wall_time_s']:,.1f} s" in card
     accuracy = ran.record["test"]["accuracy"]
     assert f"({accuracy['correct']} of {accuracy['n']}, 95% interval" in card and "opened once" in card
     lines = re.search(r"```python\n(.*?)```", card, re.S).group(1).replace('["a.jpg", "b.png"]', "pictures")
-    names = {"pictures": [str(file) for file in sorted(ran.folder.glob("*.png"))[:2]]}
+    names = {"pictures": [str(file) for file in sorted((two_colours / "test" / "red").glob("*.png"))[:2]]}
     exec(compile(lines, "card", "exec"), names)
     assert names["model"].classes == ["blue", "red"] and names["model"].predict(names["pictures"])[1].predicted

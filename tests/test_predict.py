@@ -8,6 +8,7 @@ import torch
 
 import predict as script
 from reports.files import read_csv
+from reports.writing import write_report
 from tests.helpers import PROJECT, make_pictures
 from tests.made_up_checkpoint import DECISION, make_checkpoint, make_odd_pictures
 
@@ -61,6 +62,30 @@ def test_the_test_split_gets_the_run_s_own_predictions_to_the_last_digit(train, 
     )
 
 
+def test_a_look_at_the_test_pictures_of_the_run_is_counted(train, predict, two_colours, tmp_path):
+    ran, other = train("trainer.max_epochs=1"), train("trainer.max_epochs=1", "stages=[fit]")
+    best, table = f"ckpt={ran.folder}/checkpoints/best.ckpt", f"out={tmp_path}/out.csv"
+    assert ran.record["test"]["opened"] == 1
+    for count, images in enumerate((ran.folder, ran.folder / "predictions.csv", ran.folder / "splits.csv"), start=2):
+        _, out, _ = predict(best, f"images={images}", table)
+        assert (
+            ran.record["test"]["opened"] == count
+            and f"opened for the {count}. time" in out
+            and "Accuracy test: " in out
+        )
+    for images in (ran.folder / "predictions_val.csv", two_colours / "test", other.folder / "splits.csv"):
+        assert "opened for" not in predict(best, f"images={images}", table)[1]
+    assert ran.record["test"]["opened"] == 4 and other.record["test"] is None
+
+    best = f"ckpt={other.folder}/checkpoints/best.ckpt"
+    assert "12 pictures" in predict(best, f"images={other.folder}", table)[1]  # validation: test is closed
+    _, out, _ = predict(best, f"images={other.folder}/splits.csv", table)
+    assert other.record["test"] == {"opened": 1} and "opened for" not in out
+    assert "12 pictures" in predict(best, f"images={other.folder}", table)[1]
+    written = write_report([str(ran.folder), str(other.folder)])
+    assert len(read_csv(written.page.with_name("table.csv"))) == 2
+
+
 def test_what_is_written_and_shown(predict, checkpoint, files, tmp_path):
     status, out, err = predict(f"ckpt={checkpoint}", f"images={tmp_path}/pictures", f"out={tmp_path}/new/place")
     assert (status, err) == (0, "")
@@ -106,13 +131,27 @@ def test_errors_are_one_line(predict, checkpoint, files, tmp_path):
     foreign = torch.load(checkpoint, weights_only=True)
     foreign["hyper_parameters"]["network"] = {"network": "evil.module"}
     torch.save(foreign, tmp_path / "foreign.ckpt")
+    foreign["hyper_parameters"]["network"] = {"network": "torchvision", "name": "resnet18"}
+    torch.save(foreign, tmp_path / "other_network.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes(checkpoint.read_bytes()[:2000])
+    (tmp_path / "made.pt2").write_text("")
     images, ckpt = f"images={files[0]}", f"ckpt={checkpoint}"
     for arguments, words in (
         ([images], "ckpt: nothing is given"),
+        (["ckpt=", images], "ckpt: nothing is given"),
         ([ckpt], "images: nothing is given"),
+        ([ckpt, "images="], "images: nothing is given"),
+        ([ckpt, "images=3"], "images=3: no such file or folder"),
+        ([f"ckpt={tmp_path}/run", images], f"is a folder; give the file, ckpt={tmp_path}/run/checkpoints/best.ckpt"),
+        ([f"ckpt={tmp_path}/empty", images], "is a folder; give the file, ckpt=RUN/checkpoints/best.ckpt"),
+        ([f"ckpt={tmp_path}/other_network.ckpt", images], "do not fit the network that it names"),
+        ([f"ckpt={tmp_path}/cut.ckpt", images], "cut.ckpt: not a checkpoint, or a damaged one"),
+        ([ckpt, images, "batch_size=0"], "batch_size=0: use a whole number of 1 or more"),
+        ([ckpt, images, "explain=maybe"], "explain=maybe: use true or false"),
+        ([ckpt, images, "explain=true", "explain_most=few"], "explain_most=few: use a whole number"),
         (["ckpt=nowhere.ckpt", images], "nowhere.ckpt: no such checkpoint"),
-        (["ckpt=nowhere.onnx", images], "nowhere.onnx: no such file"),
-        (["ckpt=nowhere.pt2", images], "a program of torch.export"),
+        (["ckpt=nowhere.onnx", images], "nowhere.onnx: no such checkpoint; make it with python export.py"),
+        ([f"ckpt={tmp_path}/made.pt2", images], "a program of torch.export"),
         ([f"ckpt={tmp_path}/text.ckpt", images], "text.ckpt: not a checkpoint"),
         ([f"ckpt={tmp_path}/other.ckpt", images], "not a checkpoint of this project"),
         ([f"ckpt={tmp_path}/foreign.ckpt", images], "not one of this project's networks"),
@@ -132,7 +171,7 @@ def test_errors_are_one_line(predict, checkpoint, files, tmp_path):
 
 def test_help_and_errors_come_without_torch():
     code = (
-        "import sys; sys.argv[1:] = ['images=/nowhere', 'ckpt=x.ckpt']\nimport predict\ntry:\n"
+        "import sys; sys.argv[1:] = ['images=/nowhere', 'ckpt=README.md']\nimport predict\ntry:\n"
         "    predict.command_line.start(predict.main)\nexcept SystemExit: pass\n"
         "print([m for m in ('torch', 'lightning', 'scipy', 'matplotlib') if m in sys.modules])"
     )

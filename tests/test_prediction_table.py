@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from callbacks.predicting import prediction_table
 from callbacks.predicting.picture_classifier import Prediction
 from callbacks.predicting.prediction_table import Tally, columns, line, whole_csv
 from callbacks.predicting.sources import Picture
@@ -60,7 +59,7 @@ def test_a_table_is_whole_or_absent(tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(prediction_table.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(ValueError, match=r"out=.*cannot be written \(No space left"), whole_csv(place, ["path"]):
         pass
     assert list(place.parent.iterdir()) == [place]

@@ -1,15 +1,35 @@
 """The README is true: its commands run, its files exist, what it says of settings is so."""
 
+import contextlib
+import importlib
+import importlib.util
 import re
 import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from reports.files import read_csv
 from tests.helpers import PROJECT, make_pictures
+from tests.made_up_explained import make_explained_run
+from tests.made_up_runs import make_run
 
 README = (PROJECT / "README.md").read_text()
-COMMANDS = [line.strip() for line in README.splitlines() if line.startswith("    python train.py ")]
+LINES = [line.strip() for line in README.splitlines() if re.match(r"    (python|tensorboard) ", line)]
+COMMANDS = [line for line in LINES if line.startswith("python train.py ")]
+OTHERS = [line for line in LINES if line not in COMMANDS]
+VERBS = ("train", "search", "report", "predict", "export", "demo")
+NEEDS = {"search.py": "optuna", "export.py": "onnxscript", "demo.py": "gradio"}
 SMALL = ["model.image_size=32", "trainer.max_epochs=1", "stages=[fit,test]"]
 
 
@@ -71,6 +91,135 @@ def test_commands_run(command, train, pictures, tmp_path, request):
 
 def test_there_are_commands_to_run():
     assert len(COMMANDS) >= 8
+    of = [shlex.split(command, comments=True)[1] for command in OTHERS]
+    assert {"search.py", "report.py", "predict.py", "export.py", "demo.py", "-m", "--logdir"} == set(of)
+
+
+@pytest.mark.parametrize(
+    "command", [pytest.param(c, marks=[pytest.mark.slow] if "search.py" in c else []) for c in OTHERS]
+)
+def test_other_commands_run(command, tmp_path, two_colours, pictures, in_process):
+    program, *arguments = shlex.split(command, comments=True)
+    needs = NEEDS.get(arguments[0])
+    if needs and importlib.util.find_spec(needs) is None:
+        pytest.skip(f"{needs} is not installed")
+    checkpoint = make_explained_run(tmp_path / "run", two_colours)
+    for name in ("RUN_A", "RUN_B"):
+        make_run(tmp_path / "sweep" / name, choices={"model": name})
+    filled = {
+        "outputs/sweeps/NAME": tmp_path / "sweep", "RUN/": f"{checkpoint.parent.parent}/", "RUN_A": tmp_path / "sweep/RUN_A",
+        "RUN_B": tmp_path / "sweep/RUN_B", "=RUN": f"={tmp_path}/run", "=DIR": f"={two_colours}", "=NAME": "=found",
+    }  # fmt: skip
+    for placeholder, value in filled.items():
+        arguments = [argument.replace(placeholder, str(value)) for argument in arguments]
+    if program == "tensorboard":
+        with serving([str(Path(sys.executable).with_name("tensorboard")), "--logdir", str(tmp_path), "--port"]) as ask:
+            assert "TensorBoard" in ask("/") and ask("/data/runs") == "[]"
+    elif arguments[0] == "-m":
+        ran = subprocess.run([sys.executable, *arguments], cwd=PROJECT, capture_output=True, text=True)
+        assert ran.returncode == 0 and "A and B cannot be told apart with 80 pictures" in ran.stdout
+    elif arguments[0] == "demo.py":
+        with serving([sys.executable, *arguments, "device=cpu"], "port=") as ask:
+            assert "justenough" in ask("/")
+    else:
+        one_shot(arguments, tmp_path, pictures, in_process)
+
+
+def one_shot(arguments, tmp_path, pictures, in_process):
+    """Runs a verb that comes to its end, and looks at what it left."""
+    small = {
+        "search.py": [
+            f"hydra.run.dir={tmp_path}/found", "seeds=[1]", "trials=2", "retrain=1",
+            f"base=\"datamodule=image_folder datamodule.root={pictures} model.weights=null datamodule.cache={tmp_path}/cache "
+            f"{' '.join(SMALL[:2])}\"",
+        ],
+        "report.py": [],
+        "predict.py": [f"out={tmp_path}/labels", "device=cpu"],
+        "export.py": [f"out={tmp_path}/made"],
+    }  # fmt: skip
+    given = [argument for argument in arguments[1:] if not argument.startswith(("base=", "trials="))]
+    status, _, err = in_process(importlib.import_module(arguments[0].removesuffix(".py")), *given, *small[arguments[0]])
+    assert (status, err) == (0, ""), err
+    if arguments[0] == "predict.py":
+        explained = "explain=true" in arguments
+        assert len(read_csv(tmp_path / "labels" / "predictions.csv")) == (14 if explained else 50)
+        assert (tmp_path / "labels" / "labels_to_check.csv").exists() == explained
+    left = {"report.py": "sweep/report.html", "export.py": "made/best.onnx", "search.py": "found"}.get(arguments[0])
+    assert left is None or (tmp_path / left).exists()
+
+
+@contextlib.contextmanager
+def serving(command: list[str], port_option: str = ""):
+    """A server in a process of its own; gives what asks it for a path."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [*command, f"{port_option}{port}"]
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.1)
+        yield lambda path: urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30).read().decode()
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_lines_of_python_run(tmp_path, two_colours):
+    lines = re.search(r"(    from predict import Classifier\n(?:    .*\n)+)", README).group(1)
+    text = "\n".join(line[4:] for line in lines.splitlines())
+    checkpoint = make_explained_run(tmp_path / "run", two_colours)
+    files = sorted(map(str, (two_colours / "test" / "red").glob("*.png")))
+    for placeholder, value in (
+        ("RUN/checkpoints/best.ckpt", str(checkpoint)),
+        ("a.jpg", files[0]),
+        ("b.png", files[1]),
+    ):
+        assert placeholder in text
+        text = text.replace(placeholder, value)
+    names = {}
+    exec(compile(f"{text}\nanswers = model.predict({files!r})", "README", "exec"), names)
+    assert len(names["answers"]) == 7 and {answer.predicted for answer in names["answers"]} <= {"blue", "red"}
+
+
+def overrides_in_text() -> list[str]:
+    """Each piece of code within a line that is nothing but settings, or a command."""
+    prose = "\n".join(line for line in README.splitlines() if not line.startswith("    "))
+    found = []
+    for code in re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", prose):
+        text = re.sub(r"^python (\w+)\.py ", "", " ".join(code.split()))
+        text = re.sub(r"=(\S+) \|.*", r"=\1", text)  # the first of several values
+        if re.fullmatch(r"(-m )?('?[a-z][\w./]*=\S+'? ?)+", text) and "GROUP" not in text and "=True" not in text:
+            found.append(text.strip())
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("text", overrides_in_text())
+def test_settings_within_the_text_are_such(text):
+    given = [part.replace("=N", "=1") for part in shlex.split(text) if part != "-m"]
+    parsed = OverridesParser.create().parse_overrides(given)
+    given = [
+        f"{o.key_or_group}={next(iter(o.sweep_string_iterator()))}" if o.is_sweep_override() else o.input_line
+        for o in parsed
+    ]
+    reasons = []
+    for verb in VERBS:
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+                compose(verb, overrides=given, return_hydra_config=True)
+            return
+        except Exception as error:  # of each verb; one has to know the setting
+            reasons.append(f"{verb}: {error}")
+    plugin = re.search(r"hydra[./]launcher.(ray|submitit)", text)
+    if plugin and importlib.util.find_spec(f"hydra_plugins.hydra_{plugin.group(1)}_launcher") is None:
+        pytest.skip(f"hydra_{plugin.group(1)}_launcher is not installed")
+    raise AssertionError("\n".join(reasons))
 
 
 def test_every_choice_of_every_group_is_in_the_settings_table():

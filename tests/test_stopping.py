@@ -1,14 +1,18 @@
 """Runs that are stopped in the middle of an epoch go on to the same bits; what is written is whole; NaN ends a run."""
 
+import functools
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks import checkpoint_files, finite_loss
+from callbacks import checkpoint_files
 from callbacks.checkpoint_files import BEFORE, CheckpointFiles, whole
+from lightning_modules.classifier import Classifier
+from tests import helpers
+from tests.helpers import scalars
 
 STEPS = ("trainer.max_epochs=3", "callbacks.checkpoint.every_n_train_steps=2")  # of three steps an epoch
 
@@ -19,21 +23,7 @@ class Killed(BaseException):
 
 @pytest.fixture
 def at_step(monkeypatch):
-    """Does something after a training step, once."""
-
-    def arrange(step, action):
-        whole_method = finite_loss.FiniteLoss.on_train_batch_end
-        done = []
-
-        def then(self, trainer, *arguments):
-            whole_method(self, trainer, *arguments)
-            if trainer.global_step == step and not done:
-                done.append(step)
-                action()
-
-        monkeypatch.setattr(finite_loss.FiniteLoss, "on_train_batch_end", then)
-
-    return arrange
+    return functools.partial(helpers.at_step, monkeypatch)
 
 
 def kill():
@@ -48,22 +38,16 @@ def end_of(folder):
     return tables, tensors, [state["optimizer_states"][0]["state"][0]["exp_avg"].tolist() for state in states]
 
 
-def scalars(folder):
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return {tag: [(s.step, s.value) for s in events.Scalars(tag)] for tag in ("train/loss", "val/accuracy", "lr")}
-
-
 WORKERS = pytest.param(("datamodule.num_workers=2", "augmentation=study_jitter"), marks=pytest.mark.slow, id="workers")
 
 
 @pytest.mark.parametrize("more", [pytest.param((), id="here"), WORKERS])
 def test_killed_in_the_middle_of_an_epoch_it_ends_in_the_same_bits(train, at_step, more):
-    straight = train(*STEPS, *more)
+    straight = train(*STEPS, *more, drawn=True)
     assert straight.status == 0, straight.err
     at_step(5, kill)  # last.ckpt is of step 4: one batch into the second epoch
     with pytest.raises(Killed):
-        train(*STEPS, *more)
+        train(*STEPS, *more, drawn=True)
     killed = straight.folder.parent / "run1"
     last = killed / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 4
@@ -166,3 +150,16 @@ def test_one_flipped_byte_in_last_is_noticed(train, capsys):
     last.with_name(BEFORE).write_bytes(content[:1000])
     with pytest.raises(ValueError, match="last-before"):
         whole(last)
+
+
+@pytest.mark.parametrize(
+    ("processes", "process", "expected"), [(2, 0, 1.0), (2, 1, 2.0), (1, 0, 3.0), (3, 0, 3.0), (3, 2, 0.0)]
+)
+def test_each_process_takes_up_its_own_sums(processes, process, expected):
+    """In the order that they were added in, since another one gives other last digits."""
+    network = {"network": "simple_cnn", "image_size": 8}
+    model = Classifier(network=network, classes=["a", "b"], image_size=8, mean=[0.5] * 3, std=[0.5] * 3)
+    model._trainer = SimpleNamespace(world_size=processes, global_rank=process, is_global_zero=process == 0)
+    sums = [torch.stack([value + 1, value + 2]) for value in model.train_metrics.sums()]
+    model.on_load_checkpoint({"train_sums": sums})
+    assert {float(value) for value in model.train_metrics.sums()} == {expected}

@@ -23,7 +23,7 @@ def weights_digest(path) -> str:
 
 
 def test_a_run_leaves_what_it_should(train):
-    ran = train("trainer.max_epochs=3", "stages=[cost,fit,test]")
+    ran = train("trainer.max_epochs=3", "stages=[cost,fit,test]", drawn=True)
     assert ran.status == 0, ran.err
     names = {path.relative_to(ran.folder).as_posix() for path in ran.folder.rglob("*") if path.is_file()}
     events = {name for name in names if name.startswith("events.out.tfevents.")}

@@ -1,12 +1,15 @@
 """The pictures of a run, by split, from its splits.csv."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from callbacks.predicting.sources import Picture, Pictures
-from reports.records import read_record
+from reports.records import count_opening, read_record
 
 TABLE = "splits.csv"
+
+log = logging.getLogger(__name__)
 
 
 class RunPictures:
@@ -23,8 +26,10 @@ class RunPictures:
     def __init__(self, folder: Path, root: str | None):
         self.folder, self.root = folder, root
         self.all = Pictures(str(folder / TABLE), root)
+        self.tables = self.all.tables
         record = folder / "result.json"
-        self.split = "test" if record.is_file() and read_record(record).get("test") else "val"
+        measured = (read_record(record).get("test") or {}) if record.is_file() else {}
+        self.split = "test" if measured.get("accuracy") else "val"
         self.count = sum(1 for _ in self)
         if not self.count:
             raise ValueError(
@@ -49,6 +54,22 @@ def pictures_of(images: str | Sequence[str] | None, root: str | None) -> RunPict
     if isinstance(images, str) and is_run(Path(images)):
         return RunPictures(Path(images), root)
     return Pictures(images, root)
+
+
+def count_opened(checkpoint: Path, pictures: RunPictures | Pictures) -> int | None:
+    """Counts, in the record of the run that a checkpoint is of, that its test split was opened once more.
+
+    To be called when an accuracy on test pictures has been shown. Returns the number; None where they are not those of the
+    run's own tables, or its record cannot be written.
+    """
+    folder = checkpoint.resolve().parent.parent
+    if not is_run(folder) or folder not in (table.path.resolve().parent for table in pictures.tables):
+        return None
+    try:
+        return count_opening(folder)
+    except OSError as error:
+        log.warning("%s: that the test split was opened cannot be counted (%s)", folder, error.strerror)
+        return None
 
 
 def is_run(folder: Path) -> bool:

@@ -25,16 +25,18 @@ def gradio():
         raise ValueError(f'demo: gradio is not usable ({error}); install it with pip install -e ".[demo]"') from error
 
 
-def check_address(host: str, port: int) -> None:
+def check_address(host: str, port: int, share: bool) -> None:
     """Whether a server can be had there.
 
     Raises:
         ValueError: says why not.
     """
-    if not 1 <= port <= 65535:
+    if type(port) is not int or not 1 <= port <= 65535:
         raise ValueError(f"port={port}: use 1 to 65535, e.g. 7860")
+    if not isinstance(share, bool):
+        raise ValueError(f"share={share}: use true or false")
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(str(host), port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from callbacks.build import nearest
 from callbacks.predicting.backends import Checkpoint, OnnxFile, of_extra, softmax
 from callbacks.predicting.sources import Picture
 from datamodules.decode import DECODER, open_picture, resize
@@ -18,10 +17,10 @@ from datamodules.normalise import as_batch, normalise
 from reports.files import write_bytes
 
 from . import graphs
+from .asked import check_asked
 from .int8 import quantise
 from .proof import CALIBRATED_ON, MEASURED_ON, PROVED_ON, Proof, evidence, known_pictures, prove, spread
 
-SUFFIXES = {"onnx": ".onnx", "int8": "_int8.onnx", "torch_export": ".pt2"}
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TEXTS = "justenough.json"  # the metadata within a .pt2 file
 
@@ -57,7 +56,7 @@ def export(
     Raises:
         ValueError: settings, no pictures to calibrate with, a place that cannot be written, or too large a difference.
     """
-    path = _checked(ckpt, format, preprocessing, out, largest_difference)
+    path = check_asked(ckpt, format=format, preprocessing=preprocessing, out=out, largest_difference=largest_difference)
     for package in ONNX_PACKAGES if format != "torch_export" else ():
         of_extra(package, f"format={format}")
     before = Checkpoint(Path(ckpt), "cpu")
@@ -80,25 +79,6 @@ def export(
         except OSError as error:
             raise ValueError(f"out={path}: cannot be written ({error.strerror}); use out=FILE or out=DIR") from error
     return Exported(path, proof, len(calibration))
-
-
-def _checked(ckpt: str | None, format: str, preprocessing: bool, out: str | None, largest_difference: float) -> Path:
-    """Where the file goes, once the settings are found to be such."""
-    if ckpt is None:
-        raise ValueError("ckpt: nothing is given; give a run's, ckpt=outputs/MODEL/DATE/checkpoints/best.ckpt")
-    if format not in SUFFIXES:
-        raise ValueError(f"format={format}: no such format; {nearest(str(format), SUFFIXES)}")
-    if not isinstance(preprocessing, bool):
-        raise ValueError(f"preprocessing={preprocessing}: use true or false")
-    if not isinstance(largest_difference, (int, float)) or not largest_difference >= 0:
-        raise ValueError(f"largest_difference={largest_difference}: use a number of 0 or more, e.g. 1e-4")
-    if Path(ckpt).suffix.lower() in (".onnx", ".pt2"):
-        raise ValueError(f"ckpt={ckpt}: is an exported file already; give the checkpoint that it was made from")
-    name = Path(ckpt).stem + ("" if preprocessing else "_network") + SUFFIXES[format]
-    if out is None:
-        return Path(ckpt).parent / name
-    suffix = Path(name).suffix
-    return Path(out) if Path(out).suffix.lower() == suffix else Path(out) / name
 
 
 def _calibration(splits: dict[str, list[Picture]], images) -> list[Picture]:

@@ -10,6 +10,8 @@ import numpy as np
 
 from lightning_modules.description import check_decision, check_description
 
+from .asked import named_file
+
 
 class Description(NamedTuple):
     """What a trained network says of itself."""
@@ -44,6 +46,7 @@ def open_backend(path: Path, device: str = "auto") -> Backend:
     Raises:
         ValueError: no such file, one of another kind, a device that is not here, or onnxruntime not installed.
     """
+    path = named_file(path, exported=True)
     if path.suffix.lower() == ".pt2":
         raise ValueError(
             f"ckpt={path}: a program of torch.export, which is for use elsewhere; give the checkpoint or an .onnx file"
@@ -79,8 +82,6 @@ class OnnxFile:
     """A file of export.py, with its preprocessing inside or without."""
 
     def __init__(self, path: Path, device: str = "auto"):
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file; make it with python export.py ckpt=RUN/checkpoints/best.ckpt")
         runtime = of_extra("onnxruntime", f"ckpt={path}")
         available = runtime.get_available_providers()
         if device not in ("auto", "cpu") and "CUDAExecutionProvider" not in available:
@@ -93,7 +94,7 @@ class OnnxFile:
         providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if on_gpu else ["CPUExecutionProvider"]
         try:
             self.session = runtime.InferenceSession(path, options, providers=providers)
-            self.description = Description.from_metadata(self.session.get_modelmeta().custom_metadata_map)
+            self.description = _described(self.session.get_modelmeta().custom_metadata_map)
             *described, decision = self.description
             check_description(*described, source="the file")
             check_decision(decision, self.description.classes, "the file")
@@ -116,6 +117,13 @@ class OnnxFile:
         batch = (pixels * self._scale + self._shift).transpose(0, 3, 1, 2)
         logits = self.session.run(None, {self.input.name: np.ascontiguousarray(batch)})[0]
         return softmax(logits)
+
+
+def _described(texts: dict[str, str]) -> Description:
+    missing = [name for name in Description._fields if name not in texts]
+    if missing:
+        raise ValueError(f"it does not say its {', '.join(missing)}")
+    return Description.from_metadata(texts)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

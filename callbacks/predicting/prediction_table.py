@@ -2,13 +2,13 @@
 
 import contextlib
 import csv
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from reports.files import whole
 from reports.predictions import COLUMNS
+from reports.records import opened_in_words
 from reports.words import clean, listed, plural, printable
 
 from .picture_classifier import Prediction
@@ -47,28 +47,28 @@ def whole_csv(path: Path, names: list[str]) -> Iterator[Callable[[dict], None]]:
     Raises:
         ValueError: nothing can be written there.
     """
-    with _told(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    made = not path.parent.exists()
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with contextlib.ExitStack() as stack:
+            with _told(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                options = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+                file = stack.enter_context(whole(path, "w", **options))
             writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
 
             def write(row: dict) -> None:
                 with _told(path):
                     writer.writerow(row)
 
-            writer.writeheader()
+            with _told(path):
+                writer.writeheader()
             yield write
             with _told(path):
-                file.flush()
-                os.fsync(file.fileno())
-                os.chmod(name, 0o644)  # noqa: PTH101 mkstemp gives 600
-                os.replace(name, path)  # noqa: PTH105 the name is a string
+                stack.close()
     except BaseException:
-        Path(name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            path.parent.rmdir()  # where nothing else is in it
+        if made:
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()  # where nothing else is in it
         raise
 
 
@@ -111,8 +111,12 @@ class Tally:
         elif picture.label:
             self.unknown_labels[picture.label] += 1
 
-    def in_words(self) -> list[str]:
-        """The first lines as a table, counts, and accuracy where labels are known."""
+    def in_words(self, opened: int | None = None) -> list[str]:
+        """The first lines as a table, counts, and accuracy where labels are known.
+
+        Args:
+            opened: how often the test split of a training was opened, this time included.
+        """
         from reports.statistics import accuracy_entry, accuracy_in_words  # late: scipy
 
         lines = [*_aligned(self._shown()), ""]
@@ -133,6 +137,8 @@ class Tally:
             lines.append(f"{name}: {accuracy_in_words(accuracy_entry(right, n))}")
             if self.decision and 0 < kept < n:
                 lines.append(f"{name} where not abstained: {accuracy_in_words(accuracy_entry(right_kept, kept))}")
+        if opened and opened > 1:
+            lines.append(opened_in_words(opened))
         if self.unknown_labels:
             lines.append(
                 f"not in the accuracy: {plural(self.unknown_labels.total(), 'picture')} whose label the network does not know "

@@ -39,11 +39,12 @@ class Pictures:
     """
 
     def __init__(self, images: str | Sequence[str] | None, root: str | None = None):
-        places = [images] if isinstance(images, (str, Path)) else list(images or [])
-        if not places:
+        places = list(images) if isinstance(images, (list, tuple)) else [images]
+        if not places or places[0] in (None, ""):
             raise ValueError(f"images: nothing is given; {EXAMPLE}")
         self._parts = [_part(str(place), root) for place in places]
-        if root is not None and not any(isinstance(part, Table) for part in self._parts):
+        self.tables = [part for part in self._parts if isinstance(part, Table)]
+        if root is not None and not self.tables:
             raise ValueError(
                 f"root={root} is of the relative paths of a table, and images={_in_words(places)} has none"
             )
@@ -65,6 +66,8 @@ class Table:
     def __init__(self, path: Path, root: str | None):
         self.path = path
         self.folder = _folder(path, root)
+        of_a_run = (path.parent / "result.json").is_file()
+        self.split = next((split for split, name in FILES.items() if of_a_run and name == path.name), "")
 
     def __call__(self, say: bool) -> Iterator[Picture]:
         try:
@@ -86,7 +89,7 @@ class Table:
                 f"images={self.path}, line {line}: path={path!r}: a relative path has to stay below {self.folder}; use paths "
                 "below it, absolute ones, or root=DIR"
             )
-        return Picture(path, self.folder / path, row.get("label") or "", row.get("split") or "")
+        return Picture(path, self.folder / path, row.get("label") or "", row.get("split") or self.split)
 
 
 def _part(place: str, root: str | None) -> Callable[[bool], Iterable[Picture]]:
@@ -107,9 +110,9 @@ def _part(place: str, root: str | None) -> Callable[[bool], Iterable[Picture]]:
 def _folder(table: Path, root: str | None) -> Path:
     """What the relative paths of a table are below."""
     if root is not None:
-        if not Path(root).is_dir():
+        if not Path(str(root)).is_dir():
             raise ValueError(f"root={root}: no such folder; it is where the relative paths of {table} begin")
-        return Path(root)
+        return Path(str(root))
     record = table.parent / "result.json"
     if table.name not in RUN_TABLES or not record.is_file():
         return table.parent

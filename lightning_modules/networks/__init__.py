@@ -52,6 +52,7 @@ __all__ = [
     "TORCHVISION_WEIGHTS",
     "Truncated",
     "build_network",
+    "head_of",
     "network_arguments",
     "pretrained_name",
     "set_frozen",
@@ -87,20 +88,25 @@ def pretrained_name(arguments: dict) -> str | None:
     return name if name in TORCHVISION_WEIGHTS and arguments["network"] != "timm" else None
 
 
+def head_of(network: nn.Module) -> nn.Module | None:
+    """The last part, which gives the logits; None where it is not known where it begins."""
+    if hasattr(network, "get_classifier"):  # timm
+        head = network.get_classifier()
+    else:
+        head = next((getattr(network, name) for name in HEADS if hasattr(network, name)), None)
+    return head if any(child is head for child in network.children()) else None
+
+
 def set_frozen(network: nn.Module, frozen: bool) -> None:
     """Keeps everything before the head from being trained, its batch norms in eval mode too; or undoes it.
 
     Raises:
         ValueError: a network of which it is not known where its head begins.
     """
-    if hasattr(network, "get_classifier"):  # timm
-        head = network.get_classifier()
-    else:
-        head = next((getattr(network, name) for name in HEADS if hasattr(network, name)), None)
-    trunk = [child for child in network.children() if child is not head]
-    if head is None or len(trunk) == len(list(network.children())):
+    head = head_of(network)
+    if head is None:
         raise ValueError("model.freeze: it is not known where the head of this network begins; use model.freeze=null")
-    for part in trunk:
+    for part in (child for child in network.children() if child is not head):
         part.requires_grad_(not frozen)
         part.train(network.training and not frozen)
 

@@ -1,0 +1,110 @@
+"""The head learns first, on features that are computed once."""
+
+import logging
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.networks import head_of
+
+from .plain_pass import plain_batches
+
+log = logging.getLogger(__name__)
+
+
+class HeadWarmUp(L.Callback):
+    """Trains the head alone before the first step, on what the backbone gives for the pictures as they are.
+
+    A pretrained backbone is not torn down then by what a random head asks of it (Kumar et al. 2022, arXiv:2202.10054), at
+    the cost of one forward pass. All features are one batch, and standardised while the head learns: the features
+    of the study's network have a standard deviation of 0.02, which a small learning rate takes dozens of epochs to make
+    up for. AdamW. The head's dropout is off from then on: it would take away a feature's mean with it, which is several times
+    its deviation.
+
+    Args:
+        steps: of the optimizer; 0 for none.
+        lr: its learning rate.
+        weight_decay: its decay. A head that fits a few hundred pictures perfectly magnifies every change of the backbone.
+    """
+
+    def __init__(self, *, steps: int, lr: float, weight_decay: float):
+        if steps < 0:
+            raise ValueError(f"callbacks.head_warm_up.steps={steps}: use 0 (none) or more")
+        self.idle = steps == 0
+        self.steps = steps
+        self.lr = lr
+        self.weight_decay = weight_decay
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        head = head_of(pl_module.network)
+        if head is None:
+            raise ValueError(
+                "callbacks.head_warm_up: it is not known where the head of this network begins; use "
+                "callbacks.head_warm_up.steps=0"
+            )
+        for module in head.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        if trainer.global_step > 0:  # going on
+            return
+        features, labels, weights = head_inputs(trainer, pl_module, head)
+        with torch.enable_grad():
+            loss = self._train(pl_module, head, features, labels, weights)
+        log.info("head: %d steps on the features of %d pictures, loss %.4f", self.steps, len(labels), loss)
+
+    def _train(self, pl_module, head, features: Tensor, labels: Tensor, weights: Tensor | None) -> float:
+        head.train()
+        mean, scale = standardisation(features)
+        features = (features - mean) / scale
+        optimizer = torch.optim.AdamW(head.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        for _ in range(self.steps):
+            losses = pl_module.loss(head(features), labels)
+            loss = losses.mean() if weights is None else (losses * weights).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        optimizer.zero_grad()
+        fold_in(first_linear(head), mean, scale)
+        return loss.item()
+
+
+def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (C,) of features (N, C), and one scale for all: a scale each blows up those that hardly vary."""
+    deviation = features.std(0).mean()
+    return features.mean(0), deviation if deviation > 0 else torch.ones_like(deviation)
+
+
+def first_linear(head: nn.Module) -> nn.Linear:
+    """Raises ValueError for a head that has none."""
+    found = next((module for module in head.modules() if isinstance(module, nn.Linear)), None)
+    if found is None:
+        raise ValueError(
+            "callbacks.head_warm_up: the head of this network has no linear layer; use callbacks.head_warm_up.steps=0"
+        )
+    return found
+
+
+@torch.no_grad()
+def fold_in(linear: nn.Linear, mean: Tensor, scale: Tensor) -> None:
+    """Makes the layer give for features what it gives for standardised ones now."""
+    linear.weight /= scale
+    linear.bias -= linear.weight @ mean
+
+
+@torch.no_grad()
+def head_inputs(trainer, pl_module, head) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What reaches the head (N, ...), labels (N,) and, where there are, weights (N,) of all training pictures."""
+    seen = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    pl_module.network.eval()
+    batches = []
+    try:
+        for batch in plain_batches(trainer, pl_module):
+            pl_module.network(batch.pop("pixels"))
+            batches.append(batch)
+    finally:
+        hook.remove()
+        pl_module.network.train()
+    joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    return torch.cat(seen), joined["labels"], joined.get("weights")

@@ -1,0 +1,62 @@
+"""What is read from source says what an import would say."""
+
+import importlib
+import inspect
+import re
+
+import pytest
+
+from callbacks.build import fits, in_words
+from callbacks.signatures import signature
+from tests.helpers import PROJECT
+
+NAMED = sorted({
+    name for file in (PROJECT / "conf").rglob("*.yaml") for name in re.findall(r"_target_: ([\w.]+)", file.read_text())
+})  # fmt: skip
+TARGETS = [*NAMED, "torch.nn.CrossEntropyLoss", "torch.optim.NAdam", "lightning.pytorch.callbacks.EarlyStopping"]
+VALUES = ("fast", "val/loss", "auto", 0, 1, 2.5, True, None, [], [1], [0.9, 0.99], ["a"], {}, {"a": 1})
+
+
+def imported(target: str) -> inspect.Signature:
+    module, _, name = target.rpartition(".")
+    found = getattr(importlib.import_module(module), name)
+    try:
+        return inspect.signature(found, eval_str=True)
+    except NameError:
+        return inspect.signature(found)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_names_are_the_same_and_nothing_is_refused_that_fits(target):
+    read, known = signature(target), imported(target)
+    if read is None:
+        assert "__init__" not in vars(
+            getattr(importlib.import_module(target.rpartition(".")[0]), target.split(".")[-1])
+        )
+        return
+    assert [(p.name, p.kind is p.VAR_KEYWORD) for p in read.parameters.values()] == [
+        (p.name, p.kind is p.VAR_KEYWORD) for p in known.parameters.values()
+    ]
+    for name, parameter in read.parameters.items():
+        for value in VALUES:
+            right = fits(value, known.parameters[name].annotation)
+            said = fits(value, parameter.annotation)
+            assert said or not right, (name, value)
+            if not said:
+                assert in_words(parameter.annotation) == in_words(known.parameters[name].annotation)
+            ours = target.startswith(("datamodules.", "reports.", "callbacks.", "lightning_modules."))
+            plain = "Any" not in str(parameter.annotation)
+            assert said == right or not (ours and plain), (name, value)
+
+
+def test_types_are_known_where_it_matters():
+    assert not fits("fast", signature("torch.optim.Adam").parameters["lr"].annotation)
+    assert not fits(2.5, signature("lightning.Trainer").parameters["max_epochs"].annotation)
+    assert not fits("val/f1", signature("callbacks.checkpoints.Best").parameters["monitor"].annotation)
+
+
+@pytest.mark.parametrize(
+    "name", ["os.system", "nowhere.Thing", "torch.optim.Nothing", "../../x.y", "x./etc/x.Y", "", "Adam", 3]
+)
+def test_what_is_not_there_or_no_name_is_not_known(name):
+    assert signature(name) is None
