@@ -37,6 +37,7 @@ CONF = errors.PROJECT / "conf"
 OUTPUTS = errors.PROJECT / "outputs"
 LONGEST_NAME = 90
 MULTIRUN = ("-m", "--multirun")
+TRACEBACK = "JUSTENOUGH_TRACEBACK"
 
 
 class Failed(NamedTuple):
@@ -54,7 +55,8 @@ TYPED: list[str] = []  # the command, as typed
 def start(main: Callable[[], None]) -> None:
     """Runs a root script's main: arguments completed before, errors in words and the exit status after."""
     TYPED[:] = ["python", Path(sys.argv[0]).name, *sys.argv[1:]]
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # Of this command; the processes that it starts find Hydra's own variable set below
+    wants_traceback = os.environ.setdefault(TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0")) == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print
     warnings.showwarning = console.show_warning
     try:

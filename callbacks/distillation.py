@@ -83,6 +83,8 @@ class Distillation(L.Callback):
 
 def warn_of_other_splits(teacher: str, record: Record) -> None:
     """A teacher that has seen the test pictures in its training gives them away."""
+    if not Path(teacher).is_file():
+        raise ValueError(f"teacher={teacher}: no such checkpoint; a run keeps its own in checkpoints/best.ckpt")
     folder = run_of(Path(teacher))
     of_teacher = (read_record(folder / "result.json").get("data") or {}) if folder else {}
     if of_teacher.get("fingerprint_val_test") != record.data["fingerprint_val_test"]:

@@ -43,10 +43,14 @@ class HeadWarmUp(L.Callback):
                 "callbacks.head_warm_up: it is not known where the head of this network begins; use "
                 "callbacks.head_warm_up.steps=0"
             )
+        going_on = trainer.global_step > 0
+        if not going_on and never_trained(pl_module.network):
+            log.warning("callbacks.head_warm_up: the backbone was never trained, so its features say nothing: left out")
+            return
         for module in head.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-        if trainer.global_step > 0:  # going on
+        if going_on:
             return
         features, labels, weights = head_inputs(trainer, pl_module, head)
         with torch.enable_grad():
@@ -67,6 +71,12 @@ class HeadWarmUp(L.Callback):
         optimizer.zero_grad()
         fold_in(first_linear(head), mean, scale)
         return loss.item()
+
+
+def never_trained(network: nn.Module) -> bool:
+    """Whether all batch norms still have the statistics that they begin with; not of a network without any."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    return bool(norms) and all(not norm.running_mean.any() and bool((norm.running_var == 1).all()) for norm in norms)
 
 
 def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,5 +8,4 @@ from torch import Tensor
 def plain_batches(trainer, pl_module) -> Iterator[dict[str, Tensor]]:
     """Batches of normalised pictures on the device, without augmentation, the same in every process."""
     for batch in trainer.datamodule.plain_train_dataloader():
-        batch = trainer.strategy.batch_to_device(batch, pl_module.device)
-        yield trainer.datamodule.on_after_batch_transfer(batch, 0)
+        yield trainer.strategy.batch_to_device(batch, pl_module.device)  # with the data module's hook, that normalises

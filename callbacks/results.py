@@ -78,7 +78,7 @@ def conclude(config: DictConfig, record: Record, trainer: L.Trainer) -> None:
     for logger in trainer.loggers:
         logger.log_hyperparams(scalars, finals)  # the HParams tab knows scalars alone
         logger.close()
-    record.data["licence"] = LICENCE if config.datamodule.source == "elpv" else None
+    record.data["licence"] = LICENCE if config.datamodule.source.startswith("elpv") else None
     split, section = list(measured.items())[-1]
     for line in in_words(section, record.decision):
         log.info("%s: %s", split, line)

@@ -50,6 +50,7 @@ def describe_data(data: L.LightningDataModule, record: Record) -> dict:
         "split": catalog.splits,
         "group": catalog.groups,
         **({"weight": catalog.weights} if catalog.weights is not None else {}),
+        **catalog.subsets,
     }
     if record.writes:
         rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))

@@ -25,6 +25,9 @@ class Catalog:
     splits: np.ndarray  # (rows,) of str
     groups: list[str] = field(default_factory=list)  # (rows,); "" where a picture is its own group
     weights: np.ndarray | None = None  # (rows,) of the loss in training; None: all the same
+    subsets: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # further columns (rows,), by which figures are told apart
 
     def __post_init__(self):
         self.groups = self.groups or [""] * len(self.paths)

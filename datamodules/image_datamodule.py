@@ -18,7 +18,7 @@ from .augmentation import Augmentation
 from .catalog import Catalog
 from .completing import complete
 from .device_augmentation import apply_on_device
-from .elpv import elpv_catalog, elpv_root
+from .elpv import elpv_catalog, elpv_paper_catalog, elpv_root
 from .folders import folder_catalog
 from .loading import PictureDataset, ResumableLoader, RowSampler, as_it_is, workers_that_fit
 from .normalise import normalise
@@ -37,7 +37,7 @@ class ImageDataModule(L.LightningDataModule):
     """Batches of pictures from one catalog.
 
     Args:
-        source: `elpv`, or `image_folder` for the pictures under `root`.
+        source: `elpv`, `elpv_paper`, or `image_folder` for the pictures under `root`.
         root: folder of the user's own pictures.
         table: CSV of path, label and where wanted split, group and weight, in place of what the folders say.
         folds: train and val become so many folds, of which number `fold` is val; the test split stays closed.
@@ -58,7 +58,7 @@ class ImageDataModule(L.LightningDataModule):
     def __init__(
         self,
         *,
-        source: Literal["elpv", "image_folder"],
+        source: Literal["elpv", "elpv_paper", "image_folder"],
         root: str | None = None,
         table: str | None,
         folds: int | None,
@@ -98,13 +98,16 @@ class ImageDataModule(L.LightningDataModule):
         self.mean, self.std = list(IMAGENET_MEAN), list(IMAGENET_STD)
         self.store: PixelStore | None = None
         self.findings: list[Finding] = []
+        self._told_single = False
         self.read_s = 0.0  # what listing, decoding and auditing took
 
     @functools.cached_property
     def catalog(self) -> Catalog:
         """Which pictures there are; opens none. Splits and what is left out are decided in `setup`."""
         if self.table is not None:
-            return table_catalog(self.table, elpv_root() if self.source == "elpv" else self.root)
+            return table_catalog(self.table, self.root if self.source == "image_folder" else elpv_root())
+        if self.source == "elpv_paper":
+            return elpv_paper_catalog(self.rules["seed"])
         return elpv_catalog() if self.source == "elpv" else folder_catalog(self.root)
 
     def setup(self, stage: str | None = None) -> None:
@@ -180,7 +183,8 @@ class ImageDataModule(L.LightningDataModule):
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         dataset = PictureDataset(self.catalog, self.store, self.augmentation if shuffle else None, self.seed, on_device)
         single_left = shuffle and self.batch_size > 1 and len(sampler) % self.batch_size == 1
-        if single_left:
+        if single_left and not self._told_single:
+            self._told_single = True
             log.warning("the last training batch would hold a single picture, too few for batch norm: it is left out, "
                         "another one each epoch")  # fmt: skip
         workers = workers_that_fit(self.num_workers, self.batch_size * self.image_size**2 * 3)

@@ -1,4 +1,7 @@
-"""Catalog from a CSV: path, label, and where wanted split, group and weight. A run's splits.csv is such a table."""
+"""Catalog from a CSV: path, label, and where wanted split, group and weight. A run's splits.csv is such a table.
+
+Further columns name subsets of the pictures; `python -m reports.subsets RUN` gives the accuracy on each.
+"""
 
 import csv
 import logging
@@ -33,8 +36,8 @@ def table_catalog(table: Path, root: Path | None) -> Catalog:
     columns, rows = _read(table, folder)
     if not rows:
         raise ValueError(f"datamodule.table={table}: there are no rows; {_wanted(columns)}")
-    if unused := [name for name in columns if name not in (*NEEDED, *OPTIONAL)]:
-        log.warning("datamodule.table=%s: columns that are not used: %s", table, _listed(unused))
+    if further := [name for name in columns if name not in (*NEEDED, *OPTIONAL)]:
+        log.info("datamodule.table=%s: further columns, kept for reports.subsets: %s", table, _listed(further))
     classes = sorted({row["label"] for row in rows})
     if not 2 <= len(classes) <= MOST_CLASSES:
         what = f"a single class ({classes[0]})" if len(classes) == 1 else f"{len(classes):,} classes"
@@ -52,6 +55,7 @@ def table_catalog(table: Path, root: Path | None) -> Catalog:
         splits=np.array([row.get("split") or UNASSIGNED for row in rows], dtype="<U5"),
         groups=[row.get("group") or "" for row in rows],
         weights=np.array(weights, np.float32) if "weight" in columns else None,
+        subsets={name: [row[name] for row in rows] for name in further},
     )
 
 

@@ -128,10 +128,19 @@ class Classifier(L.LightningModule):
             return optimizer
         try:
             wants = inspect.signature(self.scheduler).parameters
-            steps = {"steps": int(self.trainer.estimated_stepping_batches)} if "steps" in wants else {}
+            steps = {"steps": self._steps()} if "steps" in wants else {}
             return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer, **steps)}
         except (ValueError, TypeError) as error:
             raise ValueError(f"scheduler: {error}") from error
+
+    def _steps(self) -> int:
+        """Optimizer steps of the whole training.
+
+        Not the trainer's estimated_stepping_batches: asked before a checkpoint is taken up, it makes the trainer forget at
+        which batch of an epoch to go on.
+        """
+        batches = len(self.trainer.datamodule.train_dataloader())
+        return self.trainer.max_epochs * -(-batches // self.trainer.accumulate_grad_batches)
 
     @property
     def _val_metrics(self) -> Metrics:

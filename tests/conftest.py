@@ -9,10 +9,8 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from reports.records import read_record
-from tests.helpers import PROJECT, make_pictures
+from tests.helpers import NOT_DRAWN, PROJECT, make_pictures
 from tests.made_up_runs import judged, make_run
-
-NOT_DRAWN = [f"~callbacks.{name}" for name in ("contact_sheet", "pictures", "feature_maps")]
 
 torch.set_num_threads(1)  # small networks; the cores are for the other test processes
 
@@ -46,7 +44,8 @@ def in_process(monkeypatch, capsys):
     def call(script, *arguments: str) -> tuple[int, str, str]:
         GlobalHydra.instance().clear()
         command_line.FAILED.clear()
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        for name in ("HYDRA_FULL_ERROR", command_line.TRACEBACK):  # start sets both
+            monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(sys, "argv", [str(PROJECT / f"{script.__name__}.py"), *arguments])
         capsys.readouterr()
         status = 0

@@ -7,6 +7,9 @@ from PIL import Image
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHARED = PROJECT.parent / "shared"  # real pictures and weights, where they are; tests that need them say so
+NOT_DRAWN = [
+    f"~callbacks.{name}" for name in ("contact_sheet", "pictures", "feature_maps")
+]  # what takes longer than a small training
 COLOURS = {"blue": (40, 60, 200), "red": (200, 60, 40), "green": (50, 190, 60)}
 FINAL = {
     "network": "truncated",

@@ -57,8 +57,20 @@ def at_epoch(monkeypatch, epoch, action):
 LONGER = ("trainer.max_epochs=4", "optimizer.lr=0.01")
 
 
-def test_full_for_a_while_training_goes_on_and_nothing_is_lost(train, disk, monkeypatch):
-    straight = train(*LONGER)
+@pytest.fixture(scope="module")
+def kept():
+    return []
+
+
+@pytest.fixture
+def straight(train, kept):
+    """The undisturbed run, once for all tests here."""
+    if not kept:
+        kept.append(train(*LONGER))
+    return kept[0]
+
+
+def test_full_for_a_while_training_goes_on_and_nothing_is_lost(train, straight, disk, monkeypatch):
     at_epoch(monkeypatch, 1, disk.fill)
     at_epoch(monkeypatch, 3, disk.free)
     ran = train(*LONGER, to=disk.place / "run", drawn=True)
@@ -72,10 +84,9 @@ def test_full_for_a_while_training_goes_on_and_nothing_is_lost(train, disk, monk
 
 
 def test_full_to_the_end_the_best_model_is_kept_elsewhere_and_the_message_says_where(
-    train, disk, monkeypatch, tmp_path
+    train, straight, disk, monkeypatch, tmp_path
 ):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    straight = train(*LONGER)
     at_epoch(monkeypatch, 0, disk.fill)
     ran = train(*LONGER, to=disk.place / "run", drawn=True)
     assert ran.status == 1 and "Traceback" not in ran.out + ran.err, ran.err
@@ -94,8 +105,7 @@ def without_tensorboard(ran, straight):
     assert (ran.folder / "predictions.csv").read_bytes() == (straight.folder / "predictions.csv").read_bytes()
 
 
-def test_full_from_the_start_there_is_no_tensorboard(train, disk, monkeypatch):
-    straight = train(*LONGER)
+def test_full_from_the_start_there_is_no_tensorboard(train, straight, disk, monkeypatch):
     begin = TensorBoard.__init__
 
     def then(self, **arguments):
@@ -107,14 +117,13 @@ def test_full_from_the_start_there_is_no_tensorboard(train, disk, monkeypatch):
     without_tensorboard(train(*LONGER, to=disk.place / "run", drawn=True), straight)
 
 
-def test_without_the_right_to_mount_too(train, monkeypatch):
-    straight = train("trainer.max_epochs=1")
+def test_without_the_right_to_mount_too(train, straight, monkeypatch):
 
     def write_bytes(path, content):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(tensorboard, "write_bytes", write_bytes)
-    without_tensorboard(train("trainer.max_epochs=1", drawn=True), straight)
+    without_tensorboard(train(*LONGER, drawn=True), straight)
 
 
 def test_a_store_on_a_full_disk(train, disk):

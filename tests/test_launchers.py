@@ -11,7 +11,7 @@ from hydra.errors import MissingConfigException
 
 from callbacks import command_line, errors
 from callbacks.command_line import threads_of_job
-from tests.helpers import PROJECT
+from tests.helpers import NOT_DRAWN, PROJECT
 
 BATCH_SIZES = (8, 12, 99)  # the last one is larger than the training split
 
@@ -25,7 +25,7 @@ def sweep(folder, pictures, *arguments):
     ]
     command += ["datamodule=image_folder", f"datamodule.root={pictures}", f"datamodule.cache={folder / 'cache'}"]
     command += ["model.image_size=32", "trainer=cpu", "trainer.max_epochs=1", "model.weights=null", "stages=[fit,test]"]
-    command += [f"hydra.sweep.dir={folder / 'sweep'}", *arguments]
+    command += [f"hydra.sweep.dir={folder / 'sweep'}", *NOT_DRAWN, *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
     )

@@ -38,3 +38,12 @@ def test_focal_loss_has_gradients_where_the_network_is_certain():
 def test_a_negative_gamma_is_refused():
     with pytest.raises(ValueError, match=r"loss\.gamma=-1"):
         Focal(gamma=-1)
+
+
+def test_label_smoothing_spreads_a_share_of_the_truth():
+    logits, labels = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0])
+    log_p = (logits.exp() / logits.exp().sum()).log()[0]
+    expected = -(0.9 + 0.1 / 3) * log_p[0] - 0.1 / 3 * (log_p[1] + log_p[2])
+    assert CrossEntropy(label_smoothing=0.1)(logits, labels).item() == pytest.approx(expected.item())
+    with pytest.raises(ValueError, match=r"loss\.label_smoothing=1"):
+        CrossEntropy(label_smoothing=1)

@@ -33,7 +33,7 @@ def last(train, monkeypatch, tmp_path):
 
     at_step(monkeypatch, 5, kill)
     with pytest.raises(Killed):
-        train("callbacks.checkpoint.every_n_train_steps=2", "logger=none", "stages=[fit]")
+        train("model=simple_cnn", "callbacks.checkpoint.every_n_train_steps=2", "logger=none", "stages=[fit]")
     (path,) = tmp_path.glob("run*/checkpoints/last.ckpt")
     path.with_name(BEFORE).unlink()
     return path

@@ -60,7 +60,7 @@ def test_commands_run(command, train, pictures, tmp_path, request):
     if "trainer=ddp" in arguments:
         pytest.skip("test_train.py runs it in processes of its own")
     if any(
-        a.startswith(("experiment=backbones", "experiment=learning_curve", "experiment=optimizers")) for a in arguments
+        a.removeprefix("experiment=") in ("backbones", "elpv_paper", "learning_curve", "optimizers") for a in arguments
     ):
         pytest.skip("long; test_configs.py composes it, test_learning_curve.py runs a short one")
     if any("ckpt_path=" in a for a in arguments):
@@ -72,9 +72,10 @@ def test_commands_run(command, train, pictures, tmp_path, request):
         more = [f"hydra.run.dir={tmp_path / 'again'}"] if kind == "best" else ["trainer.max_epochs=3"]
         assert train(*arguments, *more, small=False).status == 0
         return
-    if any("weights=FILE" in a for a in arguments):
+    if any("weights=FILE" in a or a.startswith("teacher=RUN") for a in arguments):
         made = train("trainer.max_epochs=1", root=pictures, to=tmp_path / "made")
         arguments = [a.replace("FILE", f"{made.folder}/checkpoints/best.ckpt") for a in arguments]
+        arguments = [a.replace("teacher=RUN", f"teacher={made.folder}") for a in arguments]
     if "datamodule.table=labels_to_check.csv" in arguments:
         splits = train("trainer.max_epochs=1", root=pictures, to=tmp_path / "made").folder / "splits.csv"
         arguments = [a.replace("labels_to_check.csv", str(splits)) for a in arguments]
@@ -115,6 +116,11 @@ def test_other_commands_run(command, tmp_path, two_colours, pictures, in_process
     if program == "tensorboard":
         with serving([str(Path(sys.executable).with_name("tensorboard")), "--logdir", str(tmp_path), "--port"]) as ask:
             assert "TensorBoard" in ask("/") and ask("/data/runs") == "[]"
+    elif arguments[:2] == ["-m", "reports.subsets"]:
+        ran = subprocess.run(
+            [sys.executable, *arguments[:2], str(with_subsets(tmp_path))], cwd=PROJECT, capture_output=True, text=True
+        )
+        assert ran.returncode == 0 and "| camera=old | 40 |" in ran.stdout, ran.stderr
     elif arguments[0] == "-m":
         ran = subprocess.run([sys.executable, *arguments], cwd=PROJECT, capture_output=True, text=True)
         assert ran.returncode == 0 and "A and B cannot be told apart with 80 pictures" in ran.stdout
@@ -123,6 +129,15 @@ def test_other_commands_run(command, tmp_path, two_colours, pictures, in_process
             assert "justenough" in ask("/")
     else:
         one_shot(arguments, tmp_path, pictures, in_process)
+
+
+def with_subsets(tmp_path) -> Path:
+    """A run of 80 pictures whose table said which camera took them."""
+    folder = make_run(tmp_path / "cameras")
+    rows = read_csv(folder / "predictions.csv")
+    lines = [f"{row['path']},{row['label']},test,{'old' if i % 2 else 'new'}" for i, row in enumerate(rows)]
+    (folder / "splits.csv").write_text("\n".join(["path,label,split,camera", *lines]) + "\n")
+    return folder
 
 
 def one_shot(arguments, tmp_path, pictures, in_process):

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from lightning_modules.schedules import cosine, plateau
+from lightning_modules.schedules import cosine, one_cycle, plateau
 
 
 def optimizer():
@@ -50,3 +50,18 @@ def test_cosine_by_its_formula():
         seen.append(sgd.param_groups[0]["lr"])
         scheduler.step()
     assert seen == pytest.approx([1e-4 * (1 + math.cos(math.pi * epoch / 5)) / 2 for epoch in range(5)])
+
+
+def test_one_cycle_rises_along_a_line_and_falls_along_half_a_cosine():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
+    config = one_cycle(optimizer, steps=10, warm_up=0.2)
+    assert config["interval"] == "step"
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        config["scheduler"].step()
+    falling = [0.4 * (1 + math.cos(math.pi * k / 8)) / 2 for k in range(8)]
+    assert rates == pytest.approx([0.4 / 3, 0.8 / 3, *falling])
+    with pytest.raises(ValueError, match=r"scheduler\.warm_up=1"):
+        one_cycle(optimizer, steps=10, warm_up=1)

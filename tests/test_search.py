@@ -178,7 +178,8 @@ def test_a_loss_that_is_no_number_is_the_settings_fault_and_no_failure(search):
     def run(config, record, callbacks=()):
         if config.model.keep == 4:
             trainer = SimpleNamespace(
-                global_step=7, is_last_batch=True, current_epoch=0, optimizers=[SimpleNamespace(param_groups=[{"lr": 9.0}])],
+                global_step=7, is_last_batch=True, current_epoch=0, world_size=1, is_global_zero=True,
+                optimizers=[SimpleNamespace(param_groups=[{"lr": 9.0}])],
                 datamodule=SimpleNamespace(catalog=SimpleNamespace(paths=["a.png"])),
             )  # fmt: skip
             batch = {"rows": torch.tensor([0])}

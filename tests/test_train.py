@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lightning_modules.checkpoint import load_classifier
 from reports.files import read_csv
 from reports.statistics import wilson
-from tests.helpers import PROJECT, SHARED, make_pictures
+from tests.helpers import NOT_DRAWN, PROJECT, SHARED, make_pictures
 
 
 def weights_digest(path) -> str:
@@ -177,7 +177,7 @@ def test_checkpoints_load_without_running_code_and_describe_themselves(train):
 
 
 def test_tensorboard_holds_scalars_pictures_and_hyper_parameters(train):
-    ran = train()
+    ran = train(drawn=True)
     events = EventAccumulator(str(ran.folder), size_guidance={"images": 0})
     events.Reload()
     assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr"} <= set(events.Tags()["scalars"])
@@ -245,6 +245,7 @@ def test_two_processes_test_every_picture_once(train, tmp_path, two_colours):
         "model.weights=null",
         f"datamodule.cache={tmp_path}/cache",
         f"hydra.run.dir={tmp_path}/ddp",
+        *NOT_DRAWN,
     ]
     ran = subprocess.run(
         command, capture_output=True, text=True, timeout=180, env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -271,16 +272,15 @@ def test_two_processes_test_every_picture_once(train, tmp_path, two_colours):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real pictures and weights beside the project")
 def test_real_photos_with_a_real_trunk_reach_080(train):
+    """The mean of three seeds; one alone differs by 0.05 with the last bits of the processor."""
     weights = SHARED / "weights" / "shufflenet_v2_x0_5_trunk.pth"
-    ran = train(
-        "datamodule=image_folder",
-        f"datamodule.root={SHARED / 'data' / 'ants_bees'}",
-        f"model.weights={weights}",
-        small=False,
-    )
-    assert ran.record["val"]["accuracy"]["value"] >= 0.80
+    root = f"datamodule.root={SHARED / 'data' / 'ants_bees'}"
+    settings = ("datamodule=image_folder", root, f"model.weights={weights}", *NOT_DRAWN)
+    runs = [train(f"seed={seed}", *settings, small=False) for seed in (48763, 1, 2)]
+    assert sum(ran.record["val"]["accuracy"]["value"] for ran in runs) / 3 >= 0.80
 
 
 def test_columns_of_csv_are_those_of_the_reader(train):

@@ -1,0 +1,67 @@
+"""What a user of fastai would write: its vision learner on the truncated trunk, its own augmentation and fine_tune.
+
+python fastai_fine_tuning.py ROOT --weights FILE --epochs 12
+"""
+
+import argparse
+import time
+import warnings
+
+warnings.filterwarnings("ignore")
+STARTED = time.perf_counter()
+
+import torch
+from fastai.callback.core import Callback
+from fastai.vision.all import (
+    ImageDataLoaders,
+    Learner,
+    Normalize,
+    Resize,
+    accuracy,
+    aug_transforms,
+    create_head,
+    imagenet_stats,
+    params,
+)
+from torch import nn
+from torchvision.models import shufflenet_v2_x0_5
+
+
+class Lines(Callback):
+    """One line an epoch, as the other contestants print it."""
+
+    def after_epoch(self):
+        _, valid, score = self.recorder.values[-1]
+        print(
+            f"epoch {self.epoch + 1} val loss {valid:.4f} val {score:.4f} {time.perf_counter() - STARTED:.1f} s",
+            flush=True,
+        )
+
+
+def network(weights: str, classes: int) -> nn.Sequential:
+    """Trunk and fastai's own head."""
+    backbone = shufflenet_v2_x0_5(weights=None)
+    backbone.load_state_dict(torch.load(weights, weights_only=True), strict=False)
+    return nn.Sequential(nn.Sequential(*list(backbone.children())[:-2]), create_head(192, classes))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("root")
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--epochs", type=int, default=12)
+    args = parser.parse_args()
+    loaders = ImageDataLoaders.from_folder(
+        args.root, train="train", valid="val", bs=16, num_workers=2, seed=48763, item_tfms=Resize(256, method="squish"),
+        batch_tfms=[*aug_transforms(flip_vert=True, max_rotate=15), Normalize.from_stats(*imagenet_stats)],
+    )  # fmt: skip
+    learner = Learner(
+        loaders, network(args.weights, len(loaders.vocab)), metrics=accuracy, cbs=Lines(),
+        splitter=lambda net: [params(net[0]), params(net[1])],
+    )  # fmt: skip
+    with learner.no_bar(), learner.no_logging():
+        learner.fine_tune(args.epochs)
+
+
+if __name__ == "__main__":
+    main()
