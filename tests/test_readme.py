@@ -178,8 +178,9 @@ def serving(command: list[str], port_option: str = ""):
             assert process.poll() is None, process.stdout.read()
             time.sleep(0.1)
         yield lambda path: urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30).read().decode()
-        process.send_signal(signal.SIGINT)
-        process.wait(20)
+        if port_option:  # ours ends on Ctrl-C; how long TensorBoard takes is its own matter
+            process.send_signal(signal.SIGINT)
+            process.wait(20)
     finally:
         process.kill()
         process.communicate()
