@@ -30,6 +30,8 @@ from torchvision.models import shufflenet_v2_x0_5
 class Lines(Callback):
     """One line an epoch, as the other contestants print it."""
 
+    order = 60  # after the recorder
+
     def after_epoch(self):
         _, valid, score = self.recorder.values[-1]
         print(
