@@ -3,9 +3,9 @@
     python benchmarks/time_to_accuracy.py --root DIR --weights FILE --plain-loop FILE [--fastai PYTHON] [--target 0.80]
 
 Alternating runs in one session; every contestant starts from the same pretrained trunk, prints a line an epoch, and is
-stopped once its validation accuracy reaches the target, or at the limit. `--fastai` names a Python that has fastai, which
-takes another torch in general. Also: processor seconds and the largest resident memory of all processes together with
-their own. Writes outputs/benchmarks/time_to_accuracy.json and .png.
+stopped once its validation accuracy reaches the target, or at the limit. `--fastai` names a Python that has fastai. Also:
+processor seconds with those of its processes that ended, and the largest resident memory of a single process. Writes
+outputs/benchmarks/time_to_accuracy.json and .png.
 """
 
 import argparse

@@ -13,7 +13,7 @@ import numpy as np
 from .files import LARGEST_TABLE, check_size
 from .gather import find
 from .predictions import Predictions, correct_matrix, has_predictions, read_predictions
-from .statistics import Interval, accuracy_interval, over_seeds
+from .statistics import Interval, Seeds, accuracy_interval, over_seeds
 
 OWN = ("path", "label", "split", "group", "weight")  # columns of splits.csv that name no subset
 MOST = 50  # values of a column; one that has more names pictures
@@ -29,8 +29,17 @@ class Row(NamedTuple):
     interval: Interval  # over runs and pictures, 95%
 
 
-def by_subset(folder: Path) -> tuple[str, int, list[Row]]:
-    """The split, the number of runs, and all pictures, then each subset, then all by their weights in training.
+class Subsets(NamedTuple):
+    """What runs of one split got right of all pictures and of each subset."""
+
+    split: str
+    runs: int
+    rows: list[Row]  # all, then a row a subset
+    weighted: Seeds | None  # accuracy of all by the pictures' weights in training; None where they have none
+
+
+def read_subsets(folder: Path) -> Subsets:
+    """Of the runs below a folder.
 
     Raises:
         ValueError: no runs, runs of different pictures, or splits.csv without a further column.
@@ -49,20 +58,10 @@ def by_subset(folder: Path) -> tuple[str, int, list[Row]]:
         raise ValueError(
             f"{runs[0] / 'splits.csv'}: no column beside {', '.join(OWN)} with up to {MOST} values names subsets"
         )
-    return split, len(runs), rows
-
-
-def weighted_accuracy(folder: Path) -> tuple[float, float | None] | None:
-    """Mean and standard deviation over the runs of the accuracy by the pictures' weights; None where they have none."""
-    runs = [path.parent for path in find(str(folder))]
-    split = "test" if all(has_predictions(run, "test") for run in runs) else "val"
-    tables = [read_predictions(run, split) for run in runs]
-    columns = _columns(tables[0])
-    if "weight" not in columns:
-        return None
-    weights = np.array(columns["weight"], float)
-    found = over_seeds([float(np.average(row, weights=weights)) for row in correct_matrix(tables)])
-    return found.mean, found.standard_deviation
+    weighted = None
+    if "weight" in columns:
+        weighted = over_seeds(np.average(correct, axis=1, weights=np.array(columns["weight"], float)).tolist())
+    return Subsets(split, len(runs), rows, weighted)
 
 
 def _columns(predictions: Predictions) -> dict[str, list[str]]:
@@ -87,7 +86,7 @@ def _row(name: str, correct: np.ndarray) -> Row:
 
 def in_markdown(folder: Path) -> str:
     """The table with what it is of."""
-    split, runs, rows = by_subset(folder)
+    split, runs, rows, weighted = read_subsets(folder)
     lines = [
         f"Accuracy on subsets of {split}, {runs} run{'s' * (runs > 1)}; 95% intervals over runs and pictures.", "",
         "| subset | pictures | accuracy | SD of runs | 95% interval |", "|---|---|---|---|---|",
@@ -96,10 +95,10 @@ def in_markdown(folder: Path) -> str:
         deviation = "" if row.standard_deviation is None else f"{row.standard_deviation:.3f}"
         low, high = row.interval
         lines.append(f"| {row.name} | {row.n:,} | {row.accuracy:.3f} | {deviation} | {low:.3f} to {high:.3f} |")
-    weighted = weighted_accuracy(folder)
     if weighted:
-        spread = "" if weighted[1] is None else f" (SD of runs {weighted[1]:.3f})"
-        lines += ["", f"All, each picture by its weight: {weighted[0]:.3f}{spread}."]
+        deviation = weighted.standard_deviation
+        spread = "" if deviation is None else f" (SD of runs {deviation:.3f})"
+        lines += ["", f"All, each picture by its weight: {weighted.mean:.3f}{spread}."]
     return "\n".join(lines) + "\n"
 
 

@@ -1,8 +1,12 @@
 """What the tests share."""
 
+import contextlib
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -10,6 +14,8 @@ SHARED = PROJECT.parent / "shared"  # real pictures and weights, where they are;
 NOT_DRAWN = [
     f"~callbacks.{name}" for name in ("contact_sheet", "pictures", "feature_maps")
 ]  # what takes longer than a small training
+CHROMIUM = shutil.which("chromium")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
 COLOURS = {"blue": (40, 60, 200), "red": (200, 60, 40), "green": (50, 190, 60)}
 FINAL = {
     "network": "truncated",
@@ -53,3 +59,22 @@ def at_step(monkeypatch, step: int, action) -> None:
             action()
 
     monkeypatch.setattr(FiniteLoss, "on_train_batch_end", then)
+
+
+@contextlib.contextmanager
+def in_chromium(file: Path, **context) -> Iterator[tuple]:
+    """A page of 1280 x 900 that shows a file, what it asked for, and what it said: console, errors and dialogs."""
+    browsers = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
+    )
+    with browsers.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_context(viewport={"width": 1280, "height": 900}, **context).new_page()
+        requests, said = [], []
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        page.goto(file.as_uri())
+        yield page, requests, said
+        browser.close()

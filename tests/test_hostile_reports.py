@@ -15,8 +15,9 @@ from reports.files import read_csv, write_csv
 from reports.gather import find, gather
 from reports.records import read_record
 from reports.writing import write_report
+from tests.helpers import in_chromium, needs_chromium
 from tests.made_up_runs import make_run
-from tests.test_page import CHROMIUM, Parsed
+from tests.test_page import Parsed
 
 OWNED = "document.owned=1"
 TEXTS = (
@@ -106,28 +107,16 @@ def test_in_the_other_files_they_are_text(written):
         assert not set((folder / name).read_text()) & set("\0\x1b\u202e\u2066\u2069\x07")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
+@needs_chromium
 def test_in_chromium_nothing_of_it_runs(written):
-    browsers = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
-    )
-    with browsers.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for without_policy in (False, True):  # the page's policy forbids scripts; without it the escaping alone holds
-            page = browser.new_context(bypass_csp=without_policy).new_page()
-            said, requests = [], []
-            page.on("request", lambda request, seen=requests: seen.append(request.url))
-            page.on("console", lambda message, seen=said: seen.append(message.text))
-            page.on("pageerror", lambda error, seen=said: seen.append(str(error)))
-            page.on("dialog", lambda dialog, seen=said: (seen.append(dialog.message), dialog.dismiss()))
-            page.goto(written.page.as_uri())
+    for without_policy in (False, True):  # the page's policy forbids scripts; without it the escaping alone holds
+        with in_chromium(written.page, bypass_csp=without_policy) as (page, requests, said):
             for head in page.locator("table.main th button").all():
                 head.click()
             assert page.evaluate("document.owned") is None
             assert page.evaluate("document.querySelectorAll('script').length") == 1
             assert (said, requests) == ([], [written.page.as_uri()])
             assert page.evaluate("document.documentElement.scrollWidth") <= 1280
-        browser.close()
 
 
 def says(folder, path: str, own: str) -> None:

@@ -1,6 +1,5 @@
 import csv
 import io
-import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,10 +12,10 @@ from reports.files import read_csv, write_csv
 from reports.gather import find, gather
 from reports.hardest import hardest, thumbnail
 from reports.writing import write_report
+from tests.helpers import in_chromium, needs_chromium
 from tests.made_up_runs import make_run
 
 HOSTILE = ("<script>alert(1)</script>", "=cmd()", '"><img src=x onerror=alert(2)>')
-CHROMIUM = shutil.which("chromium")
 
 
 class Parsed(HTMLParser):
@@ -243,21 +242,10 @@ def test_only_failed_runs_make_a_page(tmp_path):
     assert "No run is finished" in words and "broken" in words
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
+@needs_chromium
 def test_the_page_in_chromium(sweep):
-    browsers = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
-    )
     page_file = sweep[0] / "runs" / "report.html"
-    with browsers.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        requests, said = [], []
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-        page.goto(page_file.as_uri())
+    with in_chromium(page_file) as (page, requests, said):
         ranks = "[...document.querySelectorAll('table.main tbody tr')].map(r => r.cells[0].textContent.trim())"
         assert page.evaluate(ranks) == ["1", "2", "3"]
         head = page.locator("table.main th", has_text="MACs")
@@ -269,4 +257,3 @@ def test_the_page_in_chromium(sweep):
         page.set_viewport_size({"width": 390, "height": 844})
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()] and said == []
-        browser.close()

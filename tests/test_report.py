@@ -1,4 +1,3 @@
-import shutil
 import subprocess
 import sys
 
@@ -6,10 +5,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from reports.files import read_csv
-from tests.helpers import PROJECT
+from tests.helpers import PROJECT, in_chromium, needs_chromium
 from tests.made_up_runs import make_run
 
-CHROMIUM = shutil.which("chromium")
 WRITTEN = {"report.html", "report.md", "table.csv", "table.tex"}
 
 
@@ -102,11 +100,8 @@ def test_a_defect_in_the_report_does_not_fail_the_sweep(runs, monkeypatch, caplo
     assert "no such folder" in caplog.text
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
+@needs_chromium
 def test_the_page_of_real_runs_in_chromium(train, tmp_path):
-    browsers = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
-    )
     sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
     ran = train("-m", "model.keep=2,3,4", "stages=[cost,fit,test]", "trainer.max_epochs=1", sweep)
     assert ran.status == 0, ran.err
@@ -114,14 +109,7 @@ def test_the_page_of_real_runs_in_chromium(train, tmp_path):
     rows = read_csv(page_file.with_name("table.csv"))
     by_cost = [row["setting keep"] for row in sorted(rows, key=lambda row: float(row["macs"]))]
     assert by_cost == ["2", "3", "4"]  # a deeper cut costs more
-    with browsers.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        requests, said = [], []
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.goto(page_file.as_uri())
+    with in_chromium(page_file) as (page, requests, said):
         head = page.locator("table.main th", has_text="MACs")
         place = page.evaluate(
             "[...document.querySelectorAll('table.main th')].findIndex(h => h.textContent.includes('keep'))"
@@ -136,4 +124,3 @@ def test_the_page_of_real_runs_in_chromium(train, tmp_path):
         page.set_viewport_size({"width": 390, "height": 844})
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()] and said == []
-        browser.close()

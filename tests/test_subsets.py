@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reports.statistics import wilson
-from reports.subsets import by_subset, in_markdown, main, weighted_accuracy
+from reports.subsets import in_markdown, main, read_subsets
 
 
 def add_columns(folder, columns):
@@ -26,7 +26,7 @@ def test_each_subset_has_its_accuracy_and_interval_and_weights_count(run, tmp_pa
     rows = add_columns(folder, {"colour": colour, "weight": weight, "name": [f"n{i}" for i in range(n)]})
     right = np.array([row["label"] == row["predicted"] for row in rows])
     dark = np.array(colour) == "dark"
-    split, runs, found = by_subset(folder)
+    split, runs, found, weighted = read_subsets(folder)
     assert (split, runs) == ("test", 1)
     assert [row.name for row in found] == ["all", "colour=dark", "colour=light"]  # a value a picture is no subset
     for row, members in zip(found, (dark | True, dark, ~dark), strict=True):
@@ -35,7 +35,7 @@ def test_each_subset_has_its_accuracy_and_interval_and_weights_count(run, tmp_pa
         low, high = wilson(int(right[members].sum()), row.n)
         assert (row.interval.low, row.interval.high) == pytest.approx((low, high), abs=0.05)
     by_hand = (right[dark].sum() + 0.25 * right[~dark].sum()) / (dark.sum() + 0.25 * (~dark).sum())
-    assert weighted_accuracy(folder)[0] == pytest.approx(by_hand)
+    assert weighted.mean == pytest.approx(by_hand)
     assert main([str(folder)]) == 0
     assert f"| colour=dark | {dark.sum()} | {right[dark].mean():.3f} |" in capsys.readouterr().out
 
