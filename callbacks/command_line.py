@@ -4,7 +4,9 @@ import time
 
 STARTED = [time.perf_counter()]  # of the process, then of each further job of a sweep
 
+import atexit
 import functools
+import gc
 import hashlib
 import logging
 import os
@@ -54,6 +56,8 @@ TYPED: list[str] = []  # the command, as typed
 
 def start(main: Callable[[], None]) -> None:
     """Runs a root script's main: arguments completed before, errors in words and the exit status after."""
+    gc.set_threshold(100_000, 50)  # imports make millions of objects: looking through them was a third of the start
+    atexit.register(gc.freeze)  # and a second and a half of the end
     TYPED[:] = ["python", Path(sys.argv[0]).name, *sys.argv[1:]]
     # Of this command; the processes that it starts find Hydra's own variable set below
     wants_traceback = os.environ.setdefault(TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0")) == "1"

@@ -5,7 +5,7 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 
-from reports.figures import contact_sheet, figure_pixels, save_png
+from reports.mosaic import save_png, strips
 
 from .tensorboard import show
 from .writing import may_fail
@@ -22,7 +22,7 @@ class ContactSheet(L.Callback):
         if trainer.current_epoch or not trainer.is_global_zero:
             return
         data = trainer.datamodule
-        pixels = figure_pixels(contact_sheet([*self._classes(data), *self._suspicions(data)]))
+        pixels = strips([*self._classes(data), *self._suspicions(data)])
         path = Path(trainer.default_root_dir) / "contact_sheet.png"
         with may_fail(path):
             save_png(pixels, path)

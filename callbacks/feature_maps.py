@@ -3,14 +3,17 @@
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import torch
 from torch import nn
 
 from lightning_modules.networks import shuffle_order
-from reports.figures import channel_order, feature_maps, figure_pixels, save_png
+from reports.mosaic import Titled, save_png, strips
 
 from .tensorboard import show
 from .writing import may_fail
+
+SHOWN = 8  # channels of each layer
 
 
 class FeatureMaps(L.Callback):
@@ -35,17 +38,32 @@ class FeatureMaps(L.Callback):
         pixels = data.store[row]  # (H, W, 3)
         picture = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]  # (1, 3, H, W)
         batch = data.on_after_batch_transfer({"pixels": picture.to(pl_module.device)}, 0)
-        maps = capture(pl_module.network, batch["pixels"])
-        figures = {"feature_maps": feature_maps(pixels, data.catalog.paths[row], maps)}
+        rows = [("", [(pixels, Path(data.catalog.paths[row]).name)])]
+        for words, maps in capture(pl_module.network, batch["pixels"]).items():
+            side = f"{maps.shape[0]} maps of {maps.shape[1]} x {maps.shape[2]}"
+            rows.append((f"{words}\n{side}", most_varied(maps)))
+        figures = {"feature_maps": strips(rows)}
         order = shuffle_order(pl_module.network)
         if order is not None:
-            figures["channel_shuffle"] = channel_order(*order)
-        for name, figure in figures.items():
-            pixels = figure_pixels(figure)
+            from reports.figures import channel_order, figure_pixels  # late: nothing is drawn before the first step
+
+            figures["channel_shuffle"] = figure_pixels(channel_order(*order))
+        for name, pixels in figures.items():
             path = Path(trainer.default_root_dir) / f"{name}.png"
             with may_fail(path):
                 save_png(pixels, path)
             show(trainer, name, pixels)
+
+
+def most_varied(maps: np.ndarray) -> list[Titled]:
+    """The channels of (C, H, W) that vary most, each from its own 1st to its own 99th percentile, dark to bright."""
+    spread = maps.reshape(len(maps), -1).std(axis=1)
+    shown = []
+    for channel in sorted(np.argsort(-spread, kind="stable")[:SHOWN]):
+        low, high = np.percentile(maps[channel], (1, 99))
+        bright = np.clip((maps[channel] - low) / max(high - low, 1e-12), 0, 1)
+        shown.append((bright, f"channel {channel}"))
+    return shown
 
 
 def chosen_layers(network: nn.Module) -> dict[str, nn.Conv2d]:

@@ -10,8 +10,9 @@ class LearningCurve(Callback):
     """Draws learning_curve.png into the sweep's folder and says whether more pictures or a larger network would help."""
 
     def on_multirun_end(self, config: DictConfig, **_) -> None:
-        from reports.figures import figure_pixels, save_png  # late: every start of a job imports this file
+        from reports.figures import figure_pixels  # late: every start of a job imports this file
         from reports.learning_curve import draw, in_words, read_curves
+        from reports.mosaic import save_png
 
         folder = Path(config.hydra.sweep.dir)
         try:

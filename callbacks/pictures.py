@@ -6,7 +6,7 @@ from itertools import islice
 import lightning as L
 import torch
 
-from reports.figures import confusion_matrix, figure_pixels, picture_grid
+from reports.mosaic import grid
 
 from .tensorboard import show
 
@@ -28,8 +28,8 @@ class Pictures(L.Callback):
         mean, std = (torch.tensor(pl_module.hparams[name]).view(3, 1, 1) for name in ("mean", "std"))
         pixels = (batch["pixels"] * std + mean).clamp(0, 1)  # (B, 3, H, W), back to colours one can look at
         titles = [pl_module.classes[label] for label in batch["labels"].tolist()]
-        figure = picture_grid(pixels.permute(0, 2, 3, 1).numpy(), titles)
-        show(trainer, "augmented_batch", figure_pixels(figure))
+        pictures = pixels.permute(0, 2, 3, 1).cpu().numpy()
+        show(trainer, "augmented_batch", grid(list(zip(pictures, titles, strict=True))))
 
     def on_validation_end(self, trainer, pl_module) -> None:
         if trainer.state.fn == "validate":
@@ -39,6 +39,8 @@ class Pictures(L.Callback):
         self._draw_confusion(trainer, pl_module, "test")
 
     def _draw_confusion(self, trainer, pl_module, stage: str) -> None:
+        from reports.figures import confusion_matrix, figure_pixels  # late: nothing is drawn before the first step
+
         if trainer.is_global_zero:
             matrix = pl_module.results[stage]["confusion"]
             show(trainer, f"confusion/{stage}", figure_pixels(confusion_matrix(matrix, pl_module.classes)))

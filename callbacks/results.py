@@ -13,8 +13,8 @@ from datamodules.elpv import LICENCE
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.classifier import Classifier
 from reports.decision import Rules, in_words, measure
-from reports.figures import calibration, figure_pixels, save_png
 from reports.files import write_bytes
+from reports.mosaic import save_png
 from reports.records import Record, count_opening, flat, opened_in_words
 from reports.statistics import accuracy_entry, accuracy_in_words
 
@@ -67,6 +67,8 @@ def conclude(config: DictConfig, record: Record, trainer: L.Trainer) -> None:
     if trainer.is_global_zero:
         predictions, split = _of(trainer, Predictions), list(measured)[-1]
         labels, probabilities = predictions.labels[split], predictions.probabilities[split]
+        from reports.figures import calibration, figure_pixels  # late: nothing is drawn before the first step
+
         pixels = figure_pixels(calibration(labels, probabilities, split, record.decision))
         with may_fail(record.folder / "calibration.png"):
             save_png(pixels, record.folder / "calibration.png")

@@ -1,18 +1,11 @@
 """Figures, drawn without a screen and without matplotlib's global state."""
 
-import io
-import math
-import textwrap
-from pathlib import Path
-
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
 from .calibration import decidable_at, reliability, risk_coverage, with_temperature
-from .files import write_bytes
 from .statistics import wilson
 from .words import clean
 
@@ -39,38 +32,6 @@ def confusion_matrix(counts: list[list[int]], classes: list[str]) -> Figure:
                 axes.text(column, row, text, ha="center", va="center", color=colour)
     axes.set_title(f"{counts.trace():,} of {counts.sum():,} right")
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-    return figure
-
-
-def picture_grid(pictures: np.ndarray, titles: list[str]) -> Figure:
-    """Pictures (B, H, W, 3) of 0 to 1 in a grid about as wide as high, a title above each."""
-    columns = math.ceil(math.sqrt(len(pictures)))
-    rows = math.ceil(len(pictures) / columns)
-    figure = Figure(figsize=(1.8 * columns, 2.0 * rows), layout="constrained")
-    for index, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
-        axes = figure.add_subplot(rows, columns, index + 1)
-        axes.imshow(picture, interpolation="nearest")
-        axes.set_title(_short(title), fontsize=9)
-        axes.set_axis_off()
-    return figure
-
-
-def contact_sheet(strips: list[tuple[str, list[tuple[np.ndarray, str]]]]) -> Figure:
-    """Strips of pictures (H, W, 3) with a title each, a heading before each strip."""
-    columns = max(len(pictures) for _, pictures in strips)
-    figure = Figure(figsize=(2.6 + 1.5 * columns, 1.75 * len(strips)), layout="constrained")
-    grid = figure.add_gridspec(len(strips), columns + 2)
-    for row, (heading, pictures) in enumerate(strips):
-        label = figure.add_subplot(grid[row, :2])
-        label.set_axis_off()
-        label.text(
-            0, 0.5, "\n".join(map(_literal, textwrap.wrap(clean(heading), 30))), ha="left", va="center", fontsize=9
-        )
-        for column, (picture, title) in enumerate(pictures):
-            axes = figure.add_subplot(grid[row, column + 2])
-            axes.imshow(picture, interpolation="nearest")
-            axes.set_title(_short(title), fontsize=7)
-            axes.set_axis_off()
     return figure
 
 
@@ -127,33 +88,6 @@ def _literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def feature_maps(picture: np.ndarray, title: str, maps: dict[str, np.ndarray]) -> Figure:
-    """The picture (H, W, 3) above rows of feature maps (C, H, W), the most varied channels of each layer.
-
-    Every map is drawn from its own 1st to its own 99th percentile, dark to bright.
-    """
-    shown = 8
-    figure = Figure(figsize=(1.35 * shown + 2.4, 1.5 * (len(maps) + 1.1)), layout="constrained")
-    grid = figure.add_gridspec(len(maps) + 1, shown + 2)
-    axes = figure.add_subplot(grid[0, 2:5])
-    axes.imshow(picture)
-    axes.set_title(_short(Path(title).name), fontsize=9)
-    axes.set_axis_off()
-    for row, (words, channels) in enumerate(maps.items(), 1):
-        label = figure.add_subplot(grid[row, :2])
-        label.set_axis_off()
-        side = f"{channels.shape[0]} maps of {channels.shape[1]} x {channels.shape[2]}"
-        label.text(0, 0.5, f"{words}\n{side}", ha="left", va="center", fontsize=8)
-        spread = channels.reshape(len(channels), -1).std(axis=1)
-        for column, channel in enumerate(sorted(np.argsort(-spread, kind="stable")[:shown])):
-            axes = figure.add_subplot(grid[row, column + 2])
-            low, high = np.percentile(channels[channel], (1, 99))
-            axes.imshow(channels[channel], cmap="gray", vmin=low, vmax=max(high, low + 1e-12), interpolation="nearest")
-            axes.set_title(f"channel {channel}", fontsize=7)
-            axes.set_axis_off()
-    return figure
-
-
 def channel_order(order: list[int], groups: int) -> Figure:
     """Where channel shuffle moves the channels of a grouped convolution: `order[place]` is the channel that goes there."""
     count = len(order)
@@ -177,10 +111,3 @@ def channel_order(order: list[int], groups: int) -> Figure:
     axes.spines[:].set_visible(False)
     axes.set_title(f"Channel shuffle: each of {groups} groups gets channels of all groups", fontsize=10)
     return figure
-
-
-def save_png(pixels: np.ndarray, path: Path) -> None:
-    """Writes (H, W, 3) uint8 as a PNG, whole or not at all."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="png")
-    write_bytes(path, buffer.getvalue())
