@@ -27,26 +27,31 @@ FINAL = {
     "head": {"widths": [2], "dropout": [0.2, 0.02]},
 }
 LIMIT = f"""
-import time, torch
+import sys, time, torch
 from lightning_modules.networks import build_network
-net = build_network(num_classes=2, **{FINAL!r}).to(memory_format=torch.channels_last)
-x = torch.randn(16, 3, 256, 256).contiguous(memory_format=torch.channels_last)
-y = torch.randint(0, 2, (16,))
+device, batch = sys.argv[1], int(sys.argv[2])
+net = build_network(num_classes=2, **{FINAL!r}).to(device, memory_format=torch.channels_last)
+x = torch.randn(batch, 3, 256, 256, device=device).contiguous(memory_format=torch.channels_last)
+y = torch.randint(0, 2, (batch,), device=device)
 optimizer = torch.optim.Adam(net.parameters(), lr=1e-4, fused=True)
 for step in range(65):
     if step == 5:
+        loss.item()
         started = time.perf_counter()
     optimizer.zero_grad()
-    torch.nn.functional.cross_entropy(net(x), y).backward()
+    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        loss = torch.nn.functional.cross_entropy(net(x), y)
+    loss.backward()
     optimizer.step()
-print(60 * 16 / (time.perf_counter() - started))
+loss.item()
+print(60 * batch / (time.perf_counter() - started))
 """
 
 
-def compute_limit() -> float:
+def compute_limit(device: str = "cpu", batch: int = 16) -> float:
     """Images a second on one batch that is there already."""
-    ran = subprocess.run([sys.executable, "-c", LIMIT], cwd=PROJECT, capture_output=True, text=True, check=True)
-    return float(ran.stdout)
+    command = [sys.executable, "-c", LIMIT, device, str(batch)]
+    return float(subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout)
 
 
 def plain_loop(script: str, root: Path, weights: str | None, epochs: int) -> list[float]:
@@ -56,13 +61,13 @@ def plain_loop(script: str, root: Path, weights: str | None, epochs: int) -> lis
     return [float(rate) for rate in re.findall(r"([\d.]+) images/s", printed)]
 
 
-def ours(root: Path, weights: str | None, epochs: int, cache: Path) -> tuple[list[float], float]:
+def ours(root: Path, weights: str | None, epochs: int, cache: Path, *settings: str) -> tuple[list[float], float]:
     """Images a second of each epoch, and the seconds from the start of reading to the end of the first epoch."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable, str(PROJECT / "train.py"), "datamodule=image_folder", f"datamodule.root={root}",
             f"model.weights={weights or 'null'}", "experiment=final_model", "stages=[fit]", "logger=none",
-            f"trainer.max_epochs={epochs}", f"hydra.run.dir={folder}", f"datamodule.cache={cache}",
+            f"trainer.max_epochs={epochs}", f"hydra.run.dir={folder}", f"datamodule.cache={cache}", *settings,
         ]  # fmt: skip
         subprocess.run(command, capture_output=True, text=True, check=True)
         record = json.loads((Path(folder) / "result.json").read_text())

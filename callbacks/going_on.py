@@ -14,7 +14,7 @@ from .saved_config import CONFIG, saved_choices, saved_config
 log = logging.getLogger(__name__)
 
 # What a command says of itself and not of the run; the cache too, whose old stores are removed
-OF_THE_COMMAND = ("ckpt_path", "stages", "datamodule.cache", "datamodule.cache_limit_gib")
+OF_THE_COMMAND = ("ckpt_path", "stages", "datamodule.cache", "datamodule.cache_limit_gib", "datamodule.resident_gib")
 
 
 def run_of(ckpt_path: Path) -> Path | None:

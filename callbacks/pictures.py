@@ -26,9 +26,9 @@ class Pictures(L.Callback):
         batch = loader.dataset.__getitems__(first)  # not a second loader, which would start its workers for one batch
         batch = trainer.datamodule.on_after_batch_transfer(batch, 0)
         mean, std = (torch.tensor(pl_module.hparams[name]).view(3, 1, 1) for name in ("mean", "std"))
-        pixels = (batch["pixels"] * std + mean).clamp(0, 1)  # (B, 3, H, W), back to colours one can look at
+        pixels = (batch["pixels"].cpu() * std + mean).clamp(0, 1)  # (B, 3, H, W), back to colours one can look at
         titles = [pl_module.classes[label] for label in batch["labels"].tolist()]
-        pictures = pixels.permute(0, 2, 3, 1).cpu().numpy()
+        pictures = pixels.permute(0, 2, 3, 1).numpy()
         show(trainer, "augmented_batch", grid(list(zip(pictures, titles, strict=True))))
 
     def on_validation_end(self, trainer, pl_module) -> None:

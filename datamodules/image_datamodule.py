@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from . import resident
 from .audit import Finding
 from .augmentation import Augmentation
 from .catalog import Catalog
@@ -53,6 +54,7 @@ class ImageDataModule(L.LightningDataModule):
         seed: of the order and the augmentation.
         cache: folder of the pixel stores.
         cache_limit_gib: all pixel stores together; those not used for longest are removed.
+        resident_gib: on a GPU, pictures that take no more than this as uint8 are kept there.
     """
 
     def __init__(
@@ -76,11 +78,13 @@ class ImageDataModule(L.LightningDataModule):
         seed: int,
         cache: str,
         cache_limit_gib: float,
+        resident_gib: float,
     ):
         super().__init__()
         check_data(
             source=source, root=root, table=table, batch_size=batch_size, num_workers=num_workers, image_size=image_size,
             split_seed=split_seed, train_fraction=train_fraction, cache_limit_gib=cache_limit_gib,
+            resident_gib=resident_gib,
         )  # fmt: skip
         self.source, self.root, self.table = source, root and Path(root), table and Path(table)
         self.protocol = protocol
@@ -97,6 +101,8 @@ class ImageDataModule(L.LightningDataModule):
         self.cache, self.cache_limit_gib = Path(cache), cache_limit_gib
         self.mean, self.std = list(IMAGENET_MEAN), list(IMAGENET_STD)
         self.store: PixelStore | None = None
+        self.resident_gib = resident_gib
+        self.resident: Tensor | None = None  # the store's pictures on the device
         self.findings: list[Finding] = []
         self._told_single = False
         self.read_s = 0.0  # what listing, decoding and auditing took
@@ -168,20 +174,34 @@ class ImageDataModule(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         """Augmented there on a GPU, and normalised: uint8 is a quarter of the bytes to move."""
+        if "pixels" not in batch:
+            batch["pixels"] = resident.batch_of(self.resident, batch["rows"])
         if "draws" in batch:
             batch["pixels"] = apply_on_device(batch["pixels"], batch.pop("draws"), self.augmentation.color_jitter > 0)
-        batch["pixels"] = normalise(batch["pixels"], self.mean, self.std)
+        batch["pixels"] = normalise(batch["pixels"], *self._mean_and_std(batch["pixels"].device))
         return batch
+
+    @functools.cache  # noqa: B019 one a process; a tensor made anew each step would have the processor wait for the GPU
+    def _mean_and_std(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode(False):  # also made in validation, they serve training
+            return torch.tensor(self.mean, device=device), torch.tensor(self.std, device=device)
 
     def _loader(self, split: str, shuffle: bool) -> ResumableLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        on_device = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        on_device = device.type == "cuda"
+        if on_device and self.resident is None and resident.fits(self.store, self.resident_gib):
+            self.resident = resident.on_device(self.store, device)
+            log.info("%s pictures are kept on the GPU (%.0f MiB)", f"{len(self.store):,}", self.resident.nbytes / 2**20)
         rows = self.catalog.rows(split)
         balance = self.catalog.labels[rows] if shuffle and self.sampler == "balanced" else None
         sampler = RowSampler(rows, shuffle=shuffle, balance=balance, seed=self.seed, rank=rank, world_size=world_size)
         if self.trainer:  # worker processes ask for rows before Lightning tells the epoch
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
-        dataset = PictureDataset(self.catalog, self.store, self.augmentation if shuffle else None, self.seed, on_device)
+        augmentation = self.augmentation if shuffle else None
+        dataset = PictureDataset(
+            self.catalog, self.store, augmentation, self.seed, on_device, resident=self.resident is not None
+        )
         single_left = shuffle and self.batch_size > 1 and len(sampler) % self.batch_size == 1
         if single_left and not self._told_single:
             self._told_single = True

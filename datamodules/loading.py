@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .augmentation import Augmentation, apply
+from .augmentation import Augmentation, Draw, apply
 from .catalog import Catalog
 from .normalise import as_batch
 from .pixels import PixelStore
@@ -83,11 +83,17 @@ class PictureDataset(Dataset):
 
     An item is a list of (epoch, row) pairs; it gives `pixels` (B, 3, H, W) uint8 in channels-last memory, `labels` (B,)
     and `rows` (B,), both int64, `weights` (B,) float32 where the catalog has them, and with `on_device` the `draws`
-    (B, len(Draw)) that are left to the device.
+    (B, len(Draw)) that are left to the device; with `resident` no `pixels`, since they are there already.
     """
 
     def __init__(
-        self, catalog: Catalog, store: PixelStore, augmentation: Augmentation | None, seed: int, on_device: bool = False
+        self,
+        catalog: Catalog,
+        store: PixelStore,
+        augmentation: Augmentation | None,
+        seed: int,
+        on_device: bool = False,
+        resident: bool = False,
     ):
         self.labels = torch.from_numpy(catalog.labels.astype(np.int64))
         self.weights = None if catalog.weights is None else torch.from_numpy(catalog.weights)
@@ -95,28 +101,32 @@ class PictureDataset(Dataset):
         self.augmentation = augmentation
         self.seed = seed
         self.on_device = on_device
+        self.resident = resident
 
     def __len__(self) -> int:
         return len(self.store)
 
     def __getitems__(self, items: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
         rows = torch.tensor([row for _, row in items])
-        side = self.store.image_size
-        pixels = np.empty((len(items), side, side, 3), np.uint8)
-        draws = []
-        for place, (epoch, row) in enumerate(items):
-            picture = self.store[row]
-            if self.augmentation is not None:
-                draw = self.augmentation.draw(side, np.random.default_rng((self.seed, epoch, row)))
-                draws.append(draw)
-                picture = picture if self.on_device else apply(picture, draw)
-            pixels[place] = picture
-        batch = {"pixels": as_batch(pixels), "labels": self.labels[rows], "rows": rows}
+        batch = {"labels": self.labels[rows], "rows": rows}
         if self.weights is not None:
             batch["weights"] = self.weights[rows]
+        draws = [self._draw(epoch, row) for epoch, row in items] if self.augmentation is not None else []
         if draws and self.on_device:
             batch["draws"] = torch.tensor(draws)
+        if not self.resident:
+            batch["pixels"] = as_batch(self._pixels(rows.tolist(), [] if self.on_device else draws))
         return batch
+
+    def _draw(self, epoch: int, row: int) -> Draw:
+        return self.augmentation.draw(self.store.image_size, np.random.default_rng((self.seed, epoch, row)))
+
+    def _pixels(self, rows: list[int], draws: list[Draw]) -> np.ndarray:
+        side = self.store.image_size
+        pixels = np.empty((len(rows), side, side, 3), np.uint8)
+        for place, row in enumerate(rows):
+            pixels[place] = apply(self.store[row], draws[place]) if draws else self.store[row]
+        return pixels
 
 
 def workers_that_fit(wanted: int, batch_bytes: int) -> int:

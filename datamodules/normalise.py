@@ -10,9 +10,9 @@ def as_batch(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
-def normalise(pixels: Tensor, mean: list[float], std: list[float]) -> Tensor:
+def normalise(pixels: Tensor, mean: list[float] | Tensor, std: list[float] | Tensor) -> Tensor:
     """(B, 3, H, W) uint8 of 0 to 255 -> float with each channel (value / 255 - mean) / std; channels-last memory is kept."""
-    mean, std = (torch.tensor(values, device=pixels.device) for values in (mean, std))
+    mean, std = (torch.as_tensor(values, device=pixels.device) for values in (mean, std))
     lines = pixels.permute(0, 2, 3, 1)  # (B, H, W, 3)
     width = lines.shape[2]
     scale, shift = (1 / (255 * std)).repeat(width), (-mean / std).repeat(width)

@@ -14,6 +14,7 @@ def check_data(
     split_seed: int,
     train_fraction: float,
     cache_limit_gib: float,
+    resident_gib: float,
 ) -> None:
     """Of the data module.
 
@@ -26,6 +27,7 @@ def check_data(
         ("model.image_size", image_size, 1, 4096),
         ("datamodule.split_seed", split_seed, 0, 2**32 - 1),
         ("datamodule.cache_limit_gib", cache_limit_gib, 0, 1_000_000),
+        ("datamodule.resident_gib", resident_gib, 0, 1_000_000),
     )
     if source == "image_folder" and root is None and table is None:
         raise ValueError("datamodule.root has no value; give it one: datamodule.root=DIR (or datamodule.table=FILE)")

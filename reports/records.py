@@ -28,7 +28,7 @@ TYPED = (
 )  # fmt: skip
 SECTIONS = ("run", "data", "model", "best", "decision", "val", "test", "throughput")
 PROJECT = Path(__file__).resolve().parent.parent
-PLACES = {"ckpt_path", "datamodule.cache", "datamodule.cache_limit_gib"}
+PLACES = {"ckpt_path", "datamodule.cache", "datamodule.cache_limit_gib", "datamodule.resident_gib"}
 REPEATS = {"seed", "datamodule.fold"}
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "thop", "numpy", "pillow")
 

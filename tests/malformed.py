@@ -186,7 +186,7 @@ model=timm model.name=5 | model=shufflenet_v1 model.width=abc | model=shufflenet
 model=shufflenet_v1 model.width=nan | model=shufflenet_v1 model.groups=3.0 | model=simple_cnn model.dropout=5
 datamodule.batch_size=-1 | datamodule.batch_size=1000 | datamodule.num_workers=1000000 | datamodule.train_fraction=nan
 datamodule.train_fraction=1e-9 | datamodule.folds=1 | datamodule.folds=1000000 datamodule.fold=0 | datamodule.folds=2
-datamodule.split_seed=-1 | datamodule.cache=5 | datamodule.cache_limit_gib=nan
+datamodule.split_seed=-1 | datamodule.cache=5 | datamodule.cache_limit_gib=nan | datamodule.resident_gib=-1
 datamodule.sampler=x | datamodule.leaks=[] | datamodule.protocol=x | datamodule.source=x | datamodule.root=/dev/null
 datamodule.root=5 | datamodule.table=/dev/zero | datamodule.image_folder=x | +datamodule._args_=[1]
 optimizer.lr=-1 | optimizer.lr=nan | optimizer.lr=null | optimizer.lr=[1] | optimizer=null | optimizer._partial_=5

@@ -1,0 +1,75 @@
+"""Pictures that stay on a GPU give the batches that they give when they move there step by step. On the processor, which
+stands in for the GPU here."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from callbacks.build import build
+from datamodules import resident
+from datamodules.normalise import normalise
+from tests.helpers import make_pictures
+from tests.test_configs import composed
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data module that believes to be on a GPU: settings -> data module."""
+    root = make_pictures(
+        tmp_path / "pictures", {"train/red": 12, "train/blue": 12, "val/red": 4, "val/blue": 4}, size=24
+    )
+
+    def make(*overrides):
+        config = composed(
+            "datamodule=image_folder", f"datamodule.root={root}", "model.image_size=24", "datamodule.batch_size=8",
+            f"datamodule.cache={tmp_path}/cache", "augmentation.color_jitter=0.2", *overrides,
+        )  # fmt: skip
+        made = build(config, "datamodule", augmentation=build(config, "augmentation"))
+        made.setup()
+        strategy = SimpleNamespace(root_device=torch.device("cuda"))
+        epoch = SimpleNamespace(epoch_progress=SimpleNamespace(current=SimpleNamespace(processed=0)))
+        made.trainer = SimpleNamespace(strategy=strategy, global_rank=0, world_size=1, fit_loop=epoch)
+        return made
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def on_the_processor(monkeypatch):
+    usual = resident.on_device
+    monkeypatch.setattr(resident, "on_device", lambda store, device: usual(store, torch.device("cpu")))
+
+
+def batches(data, loader):
+    return [data.on_after_batch_transfer(batch, 0) for batch in loader]
+
+
+def test_batches_are_the_same_where_pictures_stay_there(data):
+    moving, staying = data("datamodule.resident_gib=0"), data()
+    assert moving.train_dataloader().dataset.resident is False
+    assert "pixels" not in next(iter(staying.train_dataloader()))
+    for name in ("train_dataloader", "val_dataloader"):
+        pairs = zip(batches(moving, getattr(moving, name)()), batches(staying, getattr(staying, name)()), strict=True)
+        for theirs, ours in pairs:
+            assert set(theirs) == set(ours)
+            assert all(torch.equal(theirs[key], ours[key]) for key in theirs)
+    assert moving.resident is None
+
+
+def test_val_pictures_are_those_of_the_files(data):
+    made = data()
+    for batch in batches(made, made.val_dataloader()):
+        files = [made.store[row] for row in batch["rows"].tolist()]
+        stacked = torch.from_numpy(np.stack(files)).permute(0, 3, 1, 2)
+        assert torch.equal(batch["pixels"], normalise(stacked, made.mean, made.std))
+        assert batch["pixels"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_limit_is_of_all_pictures_as_uint8(data):
+    store = data().store  # 32 pictures of 24 x 24 x 3 bytes
+    exactly = 32 * 24 * 24 * 3 / 2**30
+    assert resident.fits(store, exactly)
+    assert not resident.fits(store, exactly * 0.999)
+    assert not resident.fits(store, 0)
