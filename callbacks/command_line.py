@@ -4,9 +4,7 @@ import time
 
 STARTED = [time.perf_counter()]  # of the process, then of each further job of a sweep
 
-import atexit
 import functools
-import gc
 import hashlib
 import logging
 import os
@@ -31,6 +29,7 @@ from . import console, errors, help_text
 from .earlier import check_folder
 from .going_on import run_of, saved_choices, saved_config
 from .jobs import Job, perform
+from .process_speed import speed_up
 from .progress import Progress
 
 log = logging.getLogger(__name__)
@@ -56,8 +55,7 @@ TYPED: list[str] = []  # the command, as typed
 
 def start(main: Callable[[], None]) -> None:
     """Runs a root script's main: arguments completed before, errors in words and the exit status after."""
-    gc.set_threshold(100_000, 50)  # imports make millions of objects: looking through them was a third of the start
-    atexit.register(gc.freeze)  # and a second and a half of the end
+    speed_up()
     TYPED[:] = ["python", Path(sys.argv[0]).name, *sys.argv[1:]]
     # Of this command; the processes that it starts find Hydra's own variable set below
     wants_traceback = os.environ.setdefault(TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0")) == "1"
@@ -97,6 +95,7 @@ def start(main: Callable[[], None]) -> None:
 
 def job(config: DictConfig, run: Callable[[DictConfig, Record], None]) -> None:
     """One job, as Hydra starts it; an error is kept for `start`, so that Hydra comes to its end."""
+    speed_up()  # of a process that a launcher has started
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
