@@ -27,21 +27,28 @@ BASELINES = PROJECT / "benchmarks" / "baselines"
 LINE = re.compile(r"epoch +(\d+).*? (?:val accuracy|val(?! loss)) ([\d.]+)")
 
 
-def contestants(args: argparse.Namespace) -> dict[str, list[str]]:
-    """Name -> command."""
+def contestants(args: argparse.Namespace, seed: int) -> dict[str, list[str]]:
+    """Name -> command. The plain loop has a seed of its own, always the same."""
     ours = [
         sys.executable, "train.py", "datamodule=image_folder", f"datamodule.root={args.root}", "trainer=cpu",
-        f"model.weights={args.weights}", "stages=[fit]",
+        f"model.weights={args.weights}", "stages=[fit]", f"seed={seed}",
     ]  # fmt: skip
     given = [str(args.root), "--weights", args.weights, "--epochs", "60"]
     found = {
-        "train.py recipe=fast": [*ours, "recipe=fast"],
+        "train.py recipe=fast": [*ours, "recipe=fast", f"trainer.max_epochs={args.epochs}"],
         "train.py, study's recipe": [*ours, "experiment=final_model"],
         "plain loop": [sys.executable, args.plain_loop, *given],
-        "plain Lightning": [sys.executable, str(BASELINES / "plain_lightning.py"), *given],
+        "plain Lightning": [sys.executable, str(BASELINES / "plain_lightning.py"), *given, "--seed", str(seed)],
     }
     if args.fastai:
-        found["fastai"] = [args.fastai, str(BASELINES / "fastai_fine_tuning.py"), *given[:-1], "12"]
+        found["fastai"] = [
+            args.fastai,
+            str(BASELINES / "fastai_fine_tuning.py"),
+            *given[:-1],
+            "12",
+            "--seed",
+            str(seed),
+        ]
     return found
 
 
@@ -111,12 +118,13 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=0.80)
     parser.add_argument("--limit", type=float, default=150, help="seconds for each run")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=4, help="of recipe=fast")
+    parser.add_argument("--seed", type=int, default=11, help="of the first repeat; the next ones count on")
     args = parser.parse_args()
-    commands = contestants(args)
-    runs: dict[str, list[dict]] = {name: [] for name in commands}
+    runs: dict[str, list[dict]] = {}
     for repeat in range(args.repeats):
-        for name, command in commands.items():
-            runs[name].append(race(command, args.target, args.limit))
+        for name, command in contestants(args, args.seed + repeat).items():
+            runs.setdefault(name, []).append(race(command, args.target, args.limit))
             print(f"{repeat + 1}/{args.repeats} {name}: {spread([runs[name][-1]['seconds']])} s", flush=True)
     columns = [
         f"seconds to {args.target:.2f}",

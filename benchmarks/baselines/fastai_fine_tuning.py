@@ -12,6 +12,7 @@ STARTED = time.perf_counter()
 
 import torch
 from fastai.callback.core import Callback
+from fastai.torch_core import set_seed
 from fastai.vision.all import (
     ImageDataLoaders,
     Learner,
@@ -52,9 +53,11 @@ def main() -> None:
     parser.add_argument("root")
     parser.add_argument("--weights", required=True)
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=48763)
     args = parser.parse_args()
+    set_seed(args.seed)
     loaders = ImageDataLoaders.from_folder(
-        args.root, train="train", valid="val", bs=16, num_workers=2, seed=48763, item_tfms=Resize(256, method="squish"),
+        args.root, train="train", valid="val", bs=16, num_workers=2, seed=args.seed, item_tfms=Resize(256, method="squish"),
         batch_tfms=[*aug_transforms(flip_vert=True, max_rotate=15), Normalize.from_stats(*imagenet_stats)],
     )  # fmt: skip
     learner = Learner(

@@ -48,9 +48,10 @@ def main() -> None:
     parser.add_argument("root")
     parser.add_argument("--weights", required=True)
     parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=48763)
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
-    L.seed_everything(48763, verbose=False)
+    L.seed_everything(args.seed, verbose=False)
     resize, tensor = T.Resize((256, 256)), T.ToTensor()
     flips = [T.RandomHorizontalFlip(), T.RandomVerticalFlip(), T.RandomRotation(15)]
     train = ImageFolder(f"{args.root}/train", T.Compose([resize, *flips, tensor, T.RandomErasing(), NORMALISE]))
