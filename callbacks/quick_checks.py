@@ -55,6 +55,10 @@ def check_values(config: DictConfig) -> None:
             "ckpt_path=RUN/checkpoints/best.ckpt"
         )
     check_numbers(config)
+    weights = config.model.weights
+    needed = "fit" in config.stages and config.ckpt_path is None and weights not in (None, "auto", "imagenet")
+    if needed and not Path(str(weights)).is_file():
+        raise ValueError(f"model.weights={weights}: no such file; use auto, imagenet, null or the path of a state dict")
     missing = [name for name in NEEDED if not config.callbacks.get(name)]
     if missing:
         raise ValueError(f"callbacks.{missing[0]}: no run can be without it; leave it as it is")

@@ -96,8 +96,6 @@ def _reach(url: str) -> None:
 
 
 def _from_file(network: nn.Module, path: Path) -> str:
-    if not path.is_file():
-        raise ValueError(f"model.weights={path}: no such file; use auto, imagenet, null or the path of a state dict")
     try:
         state = load_plain(path, archives_only=False)
     except (ValueError, OSError) as error:

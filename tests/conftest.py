@@ -8,10 +8,12 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
+from callbacks.process_speed import speed_up
 from reports.records import read_record
 from tests.helpers import NOT_DRAWN, PROJECT, make_pictures
 from tests.made_up_runs import judged, make_run
 
+speed_up()
 torch.set_num_threads(1)  # small networks; the cores are for the other test processes
 
 

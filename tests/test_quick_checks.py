@@ -59,3 +59,12 @@ def test_it_says_what_the_building_says(override):
 
     allowed = "Allowed:"
     assert quick.split(allowed)[0] == said(slow).split(allowed)[0]
+
+
+def test_a_missing_file_of_weights_is_told_where_it_is_needed(tmp_path):
+    missing = f"model.weights={tmp_path / 'weights.pth'}"
+    assert said(lambda: quick_checks(composed(missing))).startswith(f"{missing}: no such file")
+    quick_checks(composed(missing, "stages=[cost]"))
+    quick_checks(composed(missing, "ckpt_path=RUN/checkpoints/last.ckpt"))
+    (tmp_path / "weights.pth").touch()
+    quick_checks(composed(missing))

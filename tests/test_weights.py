@@ -81,7 +81,7 @@ def test_the_real_trunk_fits_whole(network, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such file"),
+        (None, "No such file"),
         (b"not weights", "not a file of weights"),
         ({"layer.weight": torch.zeros(2)}, "fits nothing"),
         ([1, 2], "no state dict"),
