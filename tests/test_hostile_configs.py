@@ -150,13 +150,13 @@ def test_a_saved_choice_is_a_plain_name(tmp_path, name):
 
 
 def test_the_cache_is_that_of_the_command(tmp_path):
-    theirs = "datamodule: {cache: /theirs, cache_limit_gib: 0, root: x}"
+    theirs = "datamodule: {cache: /theirs, cache_limit_gib: 0, resident_gib: 0, root: x}"
     folder = saved(tmp_path / "run", f"seed: 1\nmodel: {{name: x}}\n{theirs}\ntrainer: {{}}\ncallbacks: {{}}\n")
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "last.ckpt").touch()
-    mine = {"cache": "/mine", "cache_limit_gib": 50, "root": None}
+    mine = {"cache": "/mine", "cache_limit_gib": 50, "resident_gib": 8, "root": None}
     config = OmegaConf.create({"ckpt_path": f"{folder}/checkpoints/last.ckpt", "stages": ["fit"], "datamodule": mine})
-    assert take_up(config, [], tmp_path).datamodule == {"cache": "/mine", "cache_limit_gib": 50, "root": "x"}
+    assert take_up(config, [], tmp_path).datamodule == {**mine, "root": "x"}
 
 
 def everything(folder: Path) -> dict[str, bytes]:
