@@ -36,9 +36,18 @@ class OneFile(ModelCheckpoint):
 
 
 class Best(OneFile):
-    """checkpoints/best.ckpt: the epoch with the best `monitor`; the earliest one wins a tie."""
+    """checkpoints/best.ckpt: the epoch with the best `monitor`; the earliest one wins a tie.
 
-    def __init__(self, *, monitor: Literal["val/accuracy", "val/loss"]):
+    Args:
+        monitor: a quantity of the validation pictures.
+        after: share of the epochs that pass before one is chosen for good; until then the best so far is kept. Where the
+            learning rate falls to zero the last epochs are the good ones, and few pictures cannot tell which epoch is better.
+    """
+
+    def __init__(self, *, monitor: Literal["val/accuracy", "val/loss"], after: float = 0):
+        if not 0 <= after < 1:
+            raise ValueError(f"callbacks.best.after={after}: use a share from 0 to below 1")
+        self.after = after
         super().__init__(
             filename="best",
             monitor=monitor,
@@ -46,6 +55,10 @@ class Best(OneFile):
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
+
+    def check_monitor_top_k(self, trainer, current: Tensor | None = None) -> bool:
+        takes_over = trainer.current_epoch == int(self.after * trainer.max_epochs)
+        return takes_over or super().check_monitor_top_k(trainer, current)
 
 
 class Last(OneFile):

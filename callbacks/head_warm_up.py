@@ -6,7 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.networks import head_of
+from lightning_modules.networks import head_of, trained_norms
 
 from .plain_pass import plain_batches
 
@@ -44,7 +44,7 @@ class HeadWarmUp(L.Callback):
                 "callbacks.head_warm_up.steps=0"
             )
         going_on = trainer.global_step > 0
-        if not going_on and never_trained(pl_module.network):
+        if not going_on and trained_norms(pl_module.network) == []:
             log.warning("callbacks.head_warm_up: the backbone was never trained, so its features say nothing: left out")
             return
         for module in head.modules():
@@ -71,12 +71,6 @@ class HeadWarmUp(L.Callback):
         optimizer.zero_grad()
         fold_in(first_linear(head), mean, scale)
         return loss.item()
-
-
-def never_trained(network: nn.Module) -> bool:
-    """Whether all batch norms still have the statistics that they begin with; not of a network without any."""
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    return bool(norms) and all(not norm.running_mean.any() and bool((norm.running_var == 1).all()) for norm in norms)
 
 
 def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:

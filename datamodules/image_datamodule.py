@@ -10,6 +10,7 @@ from typing import Literal
 import lightning as L
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -94,6 +95,7 @@ class ImageDataModule(L.LightningDataModule):
         }  # fmt: skip
         self.sampler = sampler
         self.image_size = image_size
+        self.train_size = image_size  # of a training picture as the network sees it
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.augmentation = augmentation
@@ -178,6 +180,9 @@ class ImageDataModule(L.LightningDataModule):
             batch["pixels"] = resident.batch_of(self.resident, batch["rows"])
         if "draws" in batch:
             batch["pixels"] = apply_on_device(batch["pixels"], batch.pop("draws"), self.augmentation.color_jitter > 0)
+        if self.train_size != self.image_size and self.trainer.training:
+            size = (self.train_size, self.train_size)
+            batch["pixels"] = F.interpolate(batch["pixels"], size=size, mode="bilinear", antialias=True)
         batch["pixels"] = normalise(batch["pixels"], *self._mean_and_std(batch["pixels"].device))
         return batch
 

@@ -2,17 +2,26 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from callbacks.build import build
+from callbacks.checkpoints import Best
 from callbacks.head_warm_up import HeadWarmUp, first_linear, fold_in, standardisation
-from lightning_modules.checkpoint import load_classifier
+from callbacks.small_first import SmallFirst
+from datamodules.normalise import as_batch, normalise
+from lightning_modules.checkpoint import epochs_done, load_classifier
+from lightning_modules.classifier import Classifier
 from lightning_modules.networks import build_network, head_of
 from lightning_modules.optimizers import fine_tuning_adamw
-from tests.helpers import FINAL, at_step
+from tests.helpers import FINAL, at_step, make_pictures
 from tests.killing import outcome
+from tests.test_configs import composed
 
 
 def test_head_and_backbone_have_their_rates_and_only_matrices_decay():
@@ -92,9 +101,82 @@ def test_features_of_a_backbone_that_was_never_trained_are_not_learnt_from(train
     assert any("the backbone was never trained" in warning for warning in ran.record["run"]["warnings"])
 
 
+def norms_of(state, ending):
+    return {name: value for name, value in state.items() if name.endswith(ending)}
+
+
+def test_fixed_statistics_are_those_of_the_weights_while_scale_and_shift_learn(train, trained_once):
+    ran = train(f"model.weights={trained_once}", "callbacks.fixed_statistics.enabled=true", "trainer.max_epochs=1")
+    before = torch.load(trained_once, weights_only=True)
+    after = torch.load(ran.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    for ending in ("running_mean", "running_var", "num_batches_tracked"):
+        kept = norms_of(before, ending)
+        assert len(kept) == 55  # one after each convolution of the trunk
+        assert all(torch.equal(after[f"network.trunk.{name}"], value) for name, value in kept.items())
+    learnt = {name: value for name, value in before.items() if name.endswith("bias")}  # convolutions have none
+    assert all(not torch.equal(after[f"network.trunk.{name}"], value) for name, value in learnt.items())
+
+
+def test_batch_norms_that_were_never_trained_are_not_kept(train):
+    ran = train("callbacks.fixed_statistics.enabled=true", "trainer.max_epochs=1")
+    assert any("no batch norm was trained before" in warning for warning in ran.record["run"]["warnings"])
+    after = torch.load(ran.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(int(value) == 3 for value in norms_of(after, "num_batches_tracked").values())  # 24 pictures, 8 a batch
+
+
+def test_small_pictures_come_first_and_are_measured_whole(train, monkeypatch):
+    seen = []
+    usual = Classifier.forward
+    monkeypatch.setattr(
+        Classifier, "forward", lambda self, x: seen.append((self.training, x.shape[-1])) or usual(self, x)
+    )
+    ran = train("callbacks.small_first.scale=0.75", "callbacks.small_first.share=0.7", "trainer.max_epochs=3")
+    assert ran.status == 0, ran.err
+    assert [side for training, side in seen if training] == 6 * [24] + 3 * [32]  # two of three epochs of three steps
+    assert {side for training, side in seen if not training} == {32}
+
+
+def test_a_small_picture_is_that_of_pillow_to_two_levels(tmp_path):
+    root = make_pictures(tmp_path / "pictures", {"train/red": 8, "train/blue": 8, "val/red": 2, "val/blue": 2}, size=40)
+    config = composed("datamodule=image_folder", f"datamodule.root={root}", "model.image_size=40", "augmentation=none",
+                      f"datamodule.cache={tmp_path}/cache")  # fmt: skip
+    data = build(config, "datamodule", augmentation=build(config, "augmentation"))
+    data.setup()
+    batch = next(iter(data.plain_train_dataloader()))
+    data.trainer, data.train_size = SimpleNamespace(training=True), 30
+    whole = [Image.fromarray(data.store[row]) for row in batch["rows"].tolist()]
+    theirs = np.stack([np.asarray(image.resize((30, 30), Image.Resampling.BILINEAR)) for image in whole])
+    ours = data.on_after_batch_transfer(batch, 0)["pixels"]
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    levels = (ours - normalise(as_batch(theirs), data.mean, data.std)) * torch.tensor(data.std).view(3, 1, 1) * 255
+    assert levels.abs().max() < 2.01
+
+
+def test_the_best_epoch_is_one_of_the_last_where_it_is_asked_for(train, monkeypatch):
+    accuracies = iter([0.9, 0.8, 0.3, 0.5, 0.5, 0.5])
+    usual = Classifier.log
+    monkeypatch.setattr(
+        Classifier,
+        "log",
+        lambda self, name, value, **o: usual(self, name, next(accuracies) if name == "val/accuracy" else value, **o),
+    )
+    ran = train("callbacks.best.after=0.5", "trainer.max_epochs=5", "stages=[fit]")
+    assert ran.status == 0, ran.err
+    assert ran.record["best"]["epoch"] == 4 and ran.record["best"]["value"] == 0.5  # of the third to the fifth
+    assert epochs_done(ran.folder / "checkpoints" / "best.ckpt") == 4
+
+
+def test_a_network_of_one_size_cannot_have_smaller_pictures(train):
+    ran = train("model=simple_cnn", "model.image_size=48", "callbacks.small_first.scale=0.5")
+    assert ran.status == 1 and "callbacks.small_first.scale=0.5: this network does not take pictures of 24" in ran.err
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
+        (lambda: Best(monitor="val/loss", after=1), "callbacks.best.after=1: use a share from 0 to below 1"),
+        (lambda: SmallFirst(scale=0, share=0.5), "callbacks.small_first.scale=0: use a share above 0"),
+        (lambda: SmallFirst(scale=0.5, share=1.5), "callbacks.small_first.share=1.5: use a share above 0"),
         (lambda: HeadWarmUp(steps=-1, lr=0.1, weight_decay=0), "callbacks.head_warm_up.steps=-1: use 0"),
     ],
 )

@@ -58,6 +58,7 @@ __all__ = [
     "set_frozen",
     "shuffle_order",
     "smallest_image_size",
+    "trained_norms",
 ]
 
 
@@ -109,6 +110,13 @@ def set_frozen(network: nn.Module, frozen: bool) -> None:
     for part in (child for child in network.children() if child is not head):
         part.requires_grad_(not frozen)
         part.train(network.training and not frozen)
+
+
+def trained_norms(network: nn.Module) -> list[str] | None:
+    """Names of the batch norms whose statistics are not those that they begin with; None where there are no batch norms."""
+    norms = {name: module for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    moved = [name for name, norm in norms.items() if norm.running_mean.any() or (norm.running_var != 1).any()]
+    return moved if norms else None
 
 
 def shuffle_order(network: nn.Module) -> tuple[list[int], int] | None:

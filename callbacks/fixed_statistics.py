@@ -1,0 +1,38 @@
+"""Batch norms keep the statistics that came with the weights."""
+
+import logging
+
+import lightning as L
+
+from lightning_modules.networks import trained_norms
+
+log = logging.getLogger(__name__)
+
+
+class FixedStatistics(L.Callback):
+    """Trains with the mean and variance of a pretrained backbone instead of each batch's own, and leaves them as they are.
+
+    A batch of sixteen says little about either. Scale and shift of the batch norms still learn. Batch norms that were never
+    trained have nothing to keep, and go on as usual.
+    """
+
+    def __init__(self, *, enabled: bool):
+        self.idle = not enabled
+        self.kept: list[str] | None = None  # names of the batch norms; part of every checkpoint
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        if self.kept is None:
+            self.kept = trained_norms(pl_module.network) or []
+            if not self.kept:
+                log.warning("callbacks.fixed_statistics: no batch norm was trained before, so none is kept")
+        self.on_train_epoch_start(trainer, pl_module)  # Lightning leaves it out where it goes on in the middle of one
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        for name in self.kept:
+            pl_module.network.get_submodule(name).eval()
+
+    def state_dict(self) -> dict:
+        return {"kept": self.kept}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.kept = state_dict["kept"]
