@@ -125,7 +125,7 @@ def main() -> None:
         keep("plain loop, steady images/s", steady(rates))
         keep("plain loop, first epoch, s", sum(1 for _ in arguments.root.glob("train/*/*")) / rates[0])
     with tempfile.TemporaryDirectory() as folder:
-        root = big_pictures(Path(folder) / "big")
+        root = big_pictures(Path(folder) / "big") if arguments.big_repeats else None
         for index in range(arguments.big_repeats):
             rates, first = ours(root, arguments.weights, 3, Path(folder) / f"cache{index}")
             keep("train.py, 12 megapixels, steady images/s", steady(rates))

@@ -46,7 +46,12 @@ def contestants(args: argparse.Namespace, seed: int) -> dict[str, list[str]]:
     given = [str(args.root), "--weights", args.weights, "--epochs"]
     seeded = ["--seed", str(seed)]
     found = {
-        "train.py recipe=fast": [*ours, "recipe=fast", f"trainer.max_epochs={args.epochs}"],
+        "train.py recipe=fast": [
+            *ours,
+            "recipe=fast",
+            "callbacks.small_first.scale=0.75",
+            f"trainer.max_epochs={args.epochs}",
+        ],
         "train.py, study's recipe": [*ours, "experiment=final_model"],
         PLAIN: [sys.executable, args.plain_loop, *given, "60"],
         "plain Lightning": [sys.executable, str(BASELINES / "plain_lightning.py"), *given, "60", *seeded],
@@ -189,7 +194,7 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=0.80)
     parser.add_argument("--limit", type=float, default=150, help="seconds for each run")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=4, help="of recipe=fast")
+    parser.add_argument("--epochs", type=int, default=6, help="of recipe=fast")
     parser.add_argument("--seed", type=int, default=11, help="of the first repeat; the next ones count on")
     args = parser.parse_args()
     pictures = sum(1 for _ in args.root.glob("train/*/*"))

@@ -205,7 +205,8 @@ def test_the_lines_of_python_run(tmp_path, two_colours):
 
 def overrides_in_text() -> list[str]:
     """Each piece of code within a line that is nothing but settings, or a command."""
-    prose = "\n".join(line for line in README.splitlines() if not line.startswith("    "))
+    texts = [README, *(path.read_text() for path in sorted((PROJECT / "docs").glob("*.md")))]
+    prose = "\n".join(line for text in texts for line in text.splitlines() if not line.startswith("    "))
     found = []
     for code in re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", prose):
         text = re.sub(r"^python (\w+)\.py ", "", " ".join(code.split()))
@@ -245,6 +246,7 @@ def test_every_choice_of_every_group_is_in_the_settings_table():
             assert f"`{file.stem}`" in table, f"{file.parent.name}={file.stem}"
 
 
-def test_files_that_it_shows_exist():
-    for path in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (PROJECT / path).exists(), path
+def test_files_that_it_and_the_documents_show_exist():
+    for page in (PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")):
+        for path in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / path).exists(), f"{page}: {path}"
