@@ -16,7 +16,7 @@ CARD = "MODEL_CARD.md"
 MOST_FINDINGS = 20
 MOST_WARNINGS = 20
 LONGEST_WARNING = 300  # characters
-GROUPS = ("model", "optimizer", "scheduler", "loss", "augmentation", "trainer", "datamodule", "decision")
+GROUPS = ("model", "recipe", "optimizer", "scheduler", "loss", "augmentation", "trainer", "datamodule", "decision")
 USE = """\
 ```python
 from predict import Classifier

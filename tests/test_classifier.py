@@ -42,8 +42,8 @@ def quiet_trainer(folder, **options) -> L.Trainer:
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
-# vgg19 is vgg16 with three more layers, and takes as long as ten others
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "vgg19" else n for n in MODELS])
+# The two of them take as long as all others together
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * n.startswith("vgg")) for n in MODELS])
 def test_every_model_file_trains_two_steps(name, tmp_path):
     if name == "timm":
         pytest.importorskip("timm", reason="needs the extra timm")

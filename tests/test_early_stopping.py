@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 from reports.files import read_csv
 from tests.helpers import at_step, scalars
 from tests.killing import outcome
@@ -13,6 +15,7 @@ EARLY += ("+callbacks.early_stopping.monitor=val/loss", "+callbacks.early_stoppi
 EARLY += ("+callbacks.early_stopping.min_delta=9", "trainer.max_epochs=6")
 
 
+@pytest.mark.slow
 def test_stopped_and_gone_on_with_it_ends_in_the_same_epoch(train, monkeypatch):
     straight = train(*EARLY)
     assert straight.status == 0 and len(read_csv(straight.folder / "metrics.csv")) == 3, straight.err

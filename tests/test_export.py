@@ -72,6 +72,7 @@ def table(path) -> tuple[list[dict], np.ndarray]:
     return rows, np.array([[float(row["p_ants"]), float(row["p_bees"])] for row in rows])
 
 
+@pytest.mark.slow
 def test_predict_gives_the_same_table_from_an_onnx_file(made, run, predict, tmp_path):
     for name, ckpt in (("ckpt", run / "checkpoints" / "best.ckpt"), ("onnx", made("onnx").path)):
         status, _, err = predict(f"ckpt={ckpt}", f"images={run}/pictures", f"out={tmp_path}/{name}.csv")

@@ -125,6 +125,7 @@ def test_stopped_between_training_and_test_it_tests(sweep, monkeypatch):
     assert accuracies(first.folder) == accuracies(ran.folder)
 
 
+@pytest.mark.slow
 def test_two_sweeps_share_the_jobs_of_one_folder(sweep):
     folder = sweep().folder / "seed-1"
     rewrite(folder, status="failed")

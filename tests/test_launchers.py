@@ -52,6 +52,7 @@ def needs(plugin):
     return pytest.mark.skipif(not found, reason=f"{plugin} is not installed")
 
 
+@pytest.mark.slow
 @needs("hydra_joblib_launcher")
 @pytest.mark.timeout(200)
 def test_joblib_runs_jobs_side_by_side_each_with_its_share_of_the_cores(tmp_path, two_colours):

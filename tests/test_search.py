@@ -229,6 +229,7 @@ def test_a_trial_that_fails_is_told_and_run_again_by_the_same_command(search):
     assert mended.out.count("keep-3: done before") == 0
 
 
+@pytest.mark.slow
 def test_a_killed_trial_goes_on_and_nothing_finished_runs_twice(real, monkeypatch):
     class Killed(BaseException):
         pass
