@@ -197,6 +197,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6, help="of recipe=fast")
     parser.add_argument("--seed", type=int, default=11, help="of the first repeat; the next ones count on")
     args = parser.parse_args()
+    args.root = args.root.resolve()
+    args.weights, args.plain_loop = (str(Path(path).resolve()) for path in (args.weights, args.plain_loop))
     pictures = sum(1 for _ in args.root.glob("train/*/*"))
     place = PROJECT / "outputs" / "benchmarks"
     place.mkdir(parents=True, exist_ok=True)

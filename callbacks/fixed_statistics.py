@@ -4,7 +4,7 @@ import logging
 
 import lightning as L
 
-from lightning_modules.networks import trained_norms
+from lightning_modules.networks import batch_norms, was_trained
 
 log = logging.getLogger(__name__)
 
@@ -20,19 +20,25 @@ class FixedStatistics(L.Callback):
         self.idle = not enabled
         self.kept: list[str] | None = None  # names of the batch norms; part of every checkpoint
 
+    def setup(self, trainer, pl_module, stage: str) -> None:
+        self._norms = batch_norms(pl_module.network)
+
     def on_train_start(self, trainer, pl_module) -> None:
         if self.kept is None:
-            self.kept = trained_norms(pl_module.network) or []
+            self.kept = [name for name, norm in self._norms.items() if was_trained(norm)]
             if not self.kept:
-                log.warning("callbacks.fixed_statistics: no batch norm was trained before, so none is kept")
+                log.warning("callbacks.fixed_statistics: no batch norm here was trained before, so none is kept")
         self.on_train_epoch_start(trainer, pl_module)  # Lightning leaves it out where it goes on in the middle of one
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         for name in self.kept:
-            pl_module.network.get_submodule(name).eval()
+            self._norms[name].eval()
 
     def state_dict(self) -> dict:
         return {"kept": self.kept}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self.kept = state_dict["kept"]
+        kept = state_dict["kept"]
+        if not isinstance(kept, list) or not all(isinstance(name, str) and name in self._norms for name in kept):
+            raise ValueError("its batch norms that keep their statistics are not those of the network")
+        self.kept = kept

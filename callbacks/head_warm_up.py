@@ -6,7 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.networks import head_of, trained_norms
+from lightning_modules.networks import batch_norms, head_of, was_trained
 
 from .plain_pass import plain_batches
 
@@ -35,6 +35,7 @@ class HeadWarmUp(L.Callback):
         self.steps = steps
         self.lr = lr
         self.weight_decay = weight_decay
+        self.done = False  # part of every checkpoint: where it was left out, the dropout stays
 
     def on_train_start(self, trainer, pl_module) -> None:
         head = head_of(pl_module.network)
@@ -44,18 +45,28 @@ class HeadWarmUp(L.Callback):
                 "callbacks.head_warm_up.steps=0"
             )
         going_on = trainer.global_step > 0
-        if not going_on and trained_norms(pl_module.network) == []:
+        norms = batch_norms(pl_module.network).values()
+        if not going_on and norms and not any(map(was_trained, norms)):
             log.warning("callbacks.head_warm_up: the backbone was never trained, so its features say nothing: left out")
+            return
+        if going_on and not self.done:
             return
         for module in head.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         if going_on:
             return
+        self.done = True
         features, labels, weights = head_inputs(trainer, pl_module, head)
         with torch.enable_grad():
             loss = self._train(pl_module, head, features, labels, weights)
         log.info("head: %d steps on the features of %d pictures, loss %.4f", self.steps, len(labels), loss)
+
+    def state_dict(self) -> dict:
+        return {"done": self.done}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.done = bool(state_dict["done"])
 
     def _train(self, pl_module, head, features: Tensor, labels: Tensor, weights: Tensor | None) -> float:
         head.train()

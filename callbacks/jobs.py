@@ -1,6 +1,7 @@
 """One job, alone, of a sweep or of a search: what is done before, its record, and what becomes of an error."""
 
 import contextlib
+import gc
 import logging
 import os
 import shlex
@@ -98,6 +99,8 @@ def perform(job: Job, config: DictConfig, run: Callable[[DictConfig, Record], No
         return error
     finally:
         logging.getLogger().removeHandler(warning_list)
+        if job.one_of_many:
+            gc.collect()  # trainer and data hold each other, with all that is on the device; by itself it would come late
 
 
 def _queue_again(job: Job) -> None:

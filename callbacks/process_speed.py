@@ -7,7 +7,7 @@ import os
 
 OBJECTS = 100_000  # made before garbage is looked for; 700 and again through all of them, by default
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-LARGEST_KEPT = 2**30  # bytes
+LARGEST_KEPT = (2**30, 2**25)  # bytes; the second is the most that glibc before 2.35 takes
 
 
 def speed_up() -> None:
@@ -27,5 +27,5 @@ def speed_up() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # not glibc
         return
-    mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    if any(mallopt(M_MMAP_THRESHOLD, size) for size in LARGEST_KEPT):  # the other one alone would make it worse
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

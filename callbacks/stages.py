@@ -176,7 +176,7 @@ def trainer(config: DictConfig, record: Record, *, callbacks: Sequence[L.Callbac
     made = (callback for callback in made if callback is not None and not getattr(callback, "idle", False))
     callbacks = [*made, *callbacks]
     if config.model.freeze:
-        callbacks.append(Freeze(epochs=config.model.freeze))
+        callbacks.insert(0, Freeze(epochs=config.model.freeze))  # first: FixedStatistics goes further
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint):
             callback.dirpath = str(record.folder / "checkpoints")

@@ -102,6 +102,7 @@ class ImageDataModule(L.LightningDataModule):
         self.seed = seed
         self.cache, self.cache_limit_gib = Path(cache), cache_limit_gib
         self.mean, self.std = list(IMAGENET_MEAN), list(IMAGENET_STD)
+        self._statistics: tuple[Tensor, Tensor] | None = None  # both, on the device
         self.store: PixelStore | None = None
         self.resident_gib = resident_gib
         self.resident: Tensor | None = None  # the store's pictures on the device
@@ -186,16 +187,18 @@ class ImageDataModule(L.LightningDataModule):
         batch["pixels"] = normalise(batch["pixels"], *self._mean_and_std(batch["pixels"].device))
         return batch
 
-    @functools.cache  # noqa: B019 one a process; a tensor made anew each step would have the processor wait for the GPU
     def _mean_and_std(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        with torch.inference_mode(False):  # also made in validation, they serve training
-            return torch.tensor(self.mean, device=device), torch.tensor(self.std, device=device)
+        """Made once: tensors made anew each step would have the processor wait for the GPU."""
+        if self._statistics is None or self._statistics[0].device != device:
+            with torch.inference_mode(False):  # also made in validation, they serve training
+                self._statistics = torch.tensor(self.mean, device=device), torch.tensor(self.std, device=device)
+        return self._statistics
 
     def _loader(self, split: str, shuffle: bool) -> ResumableLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         on_device = device.type == "cuda"
-        if on_device and self.resident is None and resident.fits(self.store, self.resident_gib):
+        if on_device and self.resident is None and resident.fits(self.store, self.resident_gib, resident.free(device)):
             self.resident = resident.on_device(self.store, device)
             log.info("%s pictures are kept on the GPU (%.0f MiB)", f"{len(self.store):,}", self.resident.nbytes / 2**20)
         rows = self.catalog.rows(split)

@@ -1,16 +1,35 @@
 """All pictures of a run on a GPU: row numbers and draws are all that moves there in training."""
 
+import logging
+
 import torch
 from torch import Tensor
 
 from .pixels import PixelStore
 
+log = logging.getLogger(__name__)
+
 CHUNK = 256  # pictures that move at once
 
 
-def fits(store: PixelStore, limit_gib: float) -> bool:
-    """Whether the pictures take no more than the limit, as uint8."""
-    return len(store) * store.image_size**2 * 3 <= limit_gib * 2**30
+def free(device: torch.device) -> int:
+    """Bytes that are free on a GPU."""
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def fits(store: PixelStore, limit_gib: float, free_bytes: int) -> bool:
+    """Whether the pictures, as uint8, take no more than the limit and than half of what is free: training needs room too."""
+    needed = len(store) * store.image_size**2 * 3
+    if needed > limit_gib * 2**30:
+        return False
+    if needed > free_bytes / 2:
+        log.warning(
+            "the pictures would take %.1f GiB of the GPU, of which %.1f are free: each batch is moved there",
+            needed / 2**30,
+            free_bytes / 2**30,
+        )
+        return False
+    return True
 
 
 def on_device(store: PixelStore, device: torch.device) -> Tensor:

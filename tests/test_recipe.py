@@ -12,6 +12,7 @@ from torch import nn
 
 from callbacks.build import build
 from callbacks.checkpoints import Best
+from callbacks.fixed_statistics import FixedStatistics
 from callbacks.head_warm_up import HeadWarmUp, first_linear, fold_in, standardisation
 from callbacks.small_first import SmallFirst
 from datamodules.normalise import as_batch, normalise
@@ -117,9 +118,34 @@ def test_fixed_statistics_are_those_of_the_weights_while_scale_and_shift_learn(t
     assert all(not torch.equal(after[f"network.trunk.{name}"], value) for name, value in learnt.items())
 
 
+def test_statistics_stay_fixed_when_a_frozen_backbone_thaws(train, trained_once):
+    ran = train(f"model.weights={trained_once}", "callbacks.fixed_statistics.enabled=true", "model.freeze=1")
+    assert ran.status == 0, ran.err
+    before = norms_of(torch.load(trained_once, weights_only=True), "running_mean")
+    after = torch.load(ran.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(after[f"network.trunk.{name}"], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("kept", [None, 5, [3], ["nope"], "", {"a": 1}])
+def test_kept_norms_of_another_network_are_refused(kept):
+    callback = FixedStatistics(enabled=True)
+    callback.setup(None, SimpleNamespace(network=build_network(num_classes=2, **FINAL)), "fit")
+    with pytest.raises(ValueError, match="its batch norms"):
+        callback.load_state_dict({"kept": kept})
+
+
+@pytest.mark.parametrize(("done", "left"), [(True, [0.0, 0.0]), (False, [0.2, 0.02])])
+def test_going_on_the_dropout_is_off_only_where_the_head_was_warmed_up(done, left):
+    callback = HeadWarmUp(steps=1, lr=0.1, weight_decay=0)
+    callback.load_state_dict({"done": done})
+    network = build_network(num_classes=2, **FINAL)
+    callback.on_train_start(SimpleNamespace(global_step=7), SimpleNamespace(network=network))
+    assert [module.p for module in network.modules() if isinstance(module, nn.Dropout)] == left
+
+
 def test_batch_norms_that_were_never_trained_are_not_kept(train):
     ran = train("callbacks.fixed_statistics.enabled=true", "trainer.max_epochs=1")
-    assert any("no batch norm was trained before" in warning for warning in ran.record["run"]["warnings"])
+    assert any("no batch norm here was trained before" in warning for warning in ran.record["run"]["warnings"])
     after = torch.load(ran.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(int(value) == 3 for value in norms_of(after, "num_batches_tracked").values())  # 24 pictures, 8 a batch
 

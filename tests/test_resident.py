@@ -1,6 +1,8 @@
 """Pictures that stay on a GPU give the batches that they give when they move there step by step. On the processor, which
 stands in for the GPU here."""
 
+import gc
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -39,6 +41,7 @@ def data(tmp_path):
 @pytest.fixture(autouse=True)
 def on_the_processor(monkeypatch):
     usual = resident.on_device
+    monkeypatch.setattr(resident, "free", lambda device: 2**30)
     monkeypatch.setattr(resident, "on_device", lambda store, device: usual(store, torch.device("cpu")))
 
 
@@ -67,9 +70,26 @@ def test_val_pictures_are_those_of_the_files(data):
         assert batch["pixels"].is_contiguous(memory_format=torch.channels_last)
 
 
+def test_nothing_holds_the_pictures_once_the_data_module_is_gone(data):
+    made = data()
+    batches(made, made.val_dataloader())
+    assert made.resident is not None
+    held = weakref.ref(made)
+    del made
+    gc.collect()
+    assert held() is None
+
+
 def test_the_limit_is_of_all_pictures_as_uint8(data):
     store = data().store  # 32 pictures of 24 x 24 x 3 bytes
-    exactly = 32 * 24 * 24 * 3 / 2**30
-    assert resident.fits(store, exactly)
-    assert not resident.fits(store, exactly * 0.999)
-    assert not resident.fits(store, 0)
+    needed = 32 * 24 * 24 * 3
+    assert resident.fits(store, needed / 2**30, 2 * needed)
+    assert not resident.fits(store, needed / 2**30 * 0.999, 2 * needed)
+    assert not resident.fits(store, 0, 2 * needed)
+
+
+def test_half_of_the_free_memory_is_left_to_the_training(data, caplog):
+    store = data().store
+    needed = 32 * 24 * 24 * 3
+    assert not resident.fits(store, 8, 2 * needed - 1)
+    assert "each batch is moved there" in caplog.text

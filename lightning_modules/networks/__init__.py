@@ -8,6 +8,7 @@ import inspect
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.shufflenetv2 import InvertedResidual
 
 from .shufflenet_v1 import ChannelShuffle, channel_shuffle, shufflenet_v1
@@ -51,6 +52,7 @@ __all__ = [
     "NETWORKS",
     "TORCHVISION_WEIGHTS",
     "Truncated",
+    "batch_norms",
     "build_network",
     "head_of",
     "network_arguments",
@@ -58,7 +60,7 @@ __all__ = [
     "set_frozen",
     "shuffle_order",
     "smallest_image_size",
-    "trained_norms",
+    "was_trained",
 ]
 
 
@@ -112,11 +114,14 @@ def set_frozen(network: nn.Module, frozen: bool) -> None:
         part.train(network.training and not frozen)
 
 
-def trained_norms(network: nn.Module) -> list[str] | None:
-    """Names of the batch norms whose statistics are not those that they begin with; None where there are no batch norms."""
-    norms = {name: module for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
-    moved = [name for name, norm in norms.items() if norm.running_mean.any() or (norm.running_var != 1).any()]
-    return moved if norms else None
+def batch_norms(network: nn.Module) -> dict[str, nn.Module]:
+    """Name -> each batch norm of a network, also those that are in step over several processes."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
+
+
+def was_trained(norm: nn.Module) -> bool:
+    """Whether the mean and variance of a batch norm are others than those that it begins with."""
+    return norm.running_mean is not None and bool(norm.running_mean.any() or (norm.running_var != 1).any())
 
 
 def shuffle_order(network: nn.Module) -> tuple[list[int], int] | None:
