@@ -47,11 +47,7 @@ def perform(job: Job, config: DictConfig, run: Callable[[DictConfig, Record], No
     Returns the error that it ended with, or that a search has ended it, recorded and not raised: the other jobs go on.
     """
     rank = int(os.environ.get("LOCAL_RANK", 0))
-    if rank:
-        logging.disable(logging.WARNING)
-    warnings.showwarning = console.show_warning  # of this process, which may be one that a launcher started
-    warning_list = console.WarningList()
-    logging.getLogger().addHandler(warning_list)
+    warning_list = _listen(rank)
     record = None
     try:
         with alone_in(job.folder, rank) as alone, stops_at_once():
@@ -72,12 +68,7 @@ def perform(job: Job, config: DictConfig, run: Callable[[DictConfig, Record], No
                 record.start()
             quick_checks(config)
             run(config, record)
-            record.finish(warning_list.messages)
-            if record.writes and (record.val or record.test):
-                from reports.model_card import CARD, write_card  # late: scipy
-
-                with may_fail(record.folder / CARD):
-                    write_card(record, config.ckpt_path)
+            _finish(record, config.ckpt_path, warning_list.messages)
         return None
     except errors.Stopped as stopped:
         if record is not None:
@@ -101,6 +92,26 @@ def perform(job: Job, config: DictConfig, run: Callable[[DictConfig, Record], No
         logging.getLogger().removeHandler(warning_list)
         if job.one_of_many:
             gc.collect()  # trainer and data hold each other, with all that is on the device; by itself it would come late
+
+
+def _listen(rank: int) -> console.WarningList:
+    """Collects warnings for the record; further processes of a run keep quiet."""
+    if rank:
+        logging.disable(logging.WARNING)
+    warnings.showwarning = console.show_warning  # of this process, which may be one that a launcher started
+    warning_list = console.WarningList()
+    logging.getLogger().addHandler(warning_list)
+    return warning_list
+
+
+def _finish(record: Record, ckpt_path: str | None, messages: list[str]) -> None:
+    """The record's end, and the card of what was measured."""
+    record.finish(messages)
+    if record.writes and (record.val or record.test):
+        from reports.model_card import CARD, write_card  # late: scipy
+
+        with may_fail(record.folder / CARD):
+            write_card(record, ckpt_path)
 
 
 def _queue_again(job: Job) -> None:
