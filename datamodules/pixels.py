@@ -3,6 +3,7 @@
 All loader workers, processes and runs of a sweep share its pages. A store is found again by what it was made from.
 """
 
+import contextlib
 import errno
 import hashlib
 import logging
@@ -174,12 +175,13 @@ def _make_room(folder: Path, needed: int, limit: int) -> None:
     for store in folder.iterdir():
         if not re.fullmatch(r"[0-9a-f]{24}(\.building-.*)?", store.name) or not store.is_dir() or store.is_symlink():
             continue  # not one of ours, which is all that may be removed
-        used = store.stat().st_mtime
-        if ".building-" in store.name:
-            if time.time() - used > ABANDONED_S:
-                shutil.rmtree(store, ignore_errors=True)
-            continue
-        stores.append((used, store, sum(file.stat().st_size for file in store.iterdir())))
+        with contextlib.suppress(FileNotFoundError):  # another process has finished or removed it in between
+            used = store.stat().st_mtime
+            if ".building-" in store.name:
+                if time.time() - used > ABANDONED_S:
+                    shutil.rmtree(store, ignore_errors=True)
+                continue
+            stores.append((used, store, sum(file.stat().st_size for file in store.iterdir())))
     total = needed + sum(size for _, _, size in stores)
     for _, store, size in sorted(stores):
         if total <= limit:

@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,6 +118,21 @@ def test_a_killed_builder_leaves_nothing_that_counts(files, tmp_path):
     os.utime(old, (0, 0))
     open_store(files, 16, tmp_path / "store")
     assert not old.exists()
+
+
+def test_another_s_store_may_vanish_while_it_is_looked_at(files, tmp_path, monkeypatch):
+    for name in ("a" * 24, "b" * 24 + ".building-x"):
+        (tmp_path / "store" / name).mkdir(parents=True)
+    usual = Path.is_symlink
+
+    def is_symlink(path):  # what is asked last before a store is measured
+        if path.parent == tmp_path / "store":
+            path.rmdir()
+            return False
+        return usual(path)
+
+    monkeypatch.setattr(Path, "is_symlink", is_symlink)
+    assert open_store(files, 32, tmp_path / "store")[5].any()
 
 
 def test_two_builders_at_once_end_with_one_whole_store(files, tmp_path):
