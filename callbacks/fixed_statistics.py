@@ -21,24 +21,24 @@ class FixedStatistics(L.Callback):
         self.kept: list[str] | None = None  # names of the batch norms; part of every checkpoint
 
     def setup(self, trainer, pl_module, stage: str) -> None:
-        self._norms = batch_norms(pl_module.network)
+        self._names = set(batch_norms(pl_module.network))  # the modules themselves may be exchanged after this, for DDP
 
     def on_train_start(self, trainer, pl_module) -> None:
         if self.kept is None:
-            self.kept = [name for name, norm in self._norms.items() if was_trained(norm)]
+            self.kept = [name for name, norm in batch_norms(pl_module.network).items() if was_trained(norm)]
             if not self.kept:
                 log.warning("callbacks.fixed_statistics: no batch norm here was trained before, so none is kept")
         self.on_train_epoch_start(trainer, pl_module)  # Lightning leaves it out where it goes on in the middle of one
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         for name in self.kept:
-            self._norms[name].eval()
+            pl_module.network.get_submodule(name).eval()
 
     def state_dict(self) -> dict:
         return {"kept": self.kept}
 
     def load_state_dict(self, state_dict: dict) -> None:
         kept = state_dict["kept"]
-        if not isinstance(kept, list) or not all(isinstance(name, str) and name in self._norms for name in kept):
+        if not isinstance(kept, list) or not all(isinstance(name, str) and name in self._names for name in kept):
             raise ValueError("its batch norms that keep their statistics are not those of the network")
         self.kept = kept

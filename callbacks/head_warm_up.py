@@ -44,19 +44,16 @@ class HeadWarmUp(L.Callback):
                 "callbacks.head_warm_up: it is not known where the head of this network begins; use "
                 "callbacks.head_warm_up.steps=0"
             )
-        going_on = trainer.global_step > 0
+        if trainer.global_step > 0:  # going on
+            if self.done:
+                switch_dropout_off(head)
+            return
         norms = batch_norms(pl_module.network).values()
-        if not going_on and norms and not any(map(was_trained, norms)):
+        if norms and not any(map(was_trained, norms)):
             log.warning("callbacks.head_warm_up: the backbone was never trained, so its features say nothing: left out")
             return
-        if going_on and not self.done:
-            return
-        for module in head.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-        if going_on:
-            return
         self.done = True
+        switch_dropout_off(head)
         features, labels, weights = head_inputs(trainer, pl_module, head)
         with torch.enable_grad():
             loss = self._train(pl_module, head, features, labels, weights)
@@ -82,6 +79,13 @@ class HeadWarmUp(L.Callback):
         optimizer.zero_grad()
         fold_in(first_linear(head), mean, scale)
         return loss.item()
+
+
+def switch_dropout_off(head: nn.Module) -> None:
+    """Of all layers of the head."""
+    for module in head.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
 
 
 def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:

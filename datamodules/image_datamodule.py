@@ -106,6 +106,7 @@ class ImageDataModule(L.LightningDataModule):
         self.store: PixelStore | None = None
         self.resident_gib = resident_gib
         self.resident: Tensor | None = None  # the store's pictures on the device
+        self._placed = False  # whether it was decided where they are: once for all splits
         self.findings: list[Finding] = []
         self._told_single = False
         self.read_s = 0.0  # what listing, decoding and auditing took
@@ -198,9 +199,13 @@ class ImageDataModule(L.LightningDataModule):
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         on_device = device.type == "cuda"
-        if on_device and self.resident is None and resident.fits(self.store, self.resident_gib, resident.free(device)):
-            self.resident = resident.on_device(self.store, device)
-            log.info("%s pictures are kept on the GPU (%.0f MiB)", f"{len(self.store):,}", self.resident.nbytes / 2**20)
+        if on_device and not self._placed:
+            self._placed = True
+            if resident.fits(self.store, self.resident_gib, resident.free(device)):
+                self.resident = resident.on_device(self.store, device)
+                log.info(
+                    "%s pictures are kept on the GPU (%.0f MiB)", f"{len(self.store):,}", self.resident.nbytes / 2**20
+                )
         rows = self.catalog.rows(split)
         balance = self.catalog.labels[rows] if shuffle and self.sampler == "balanced" else None
         sampler = RowSampler(rows, shuffle=shuffle, balance=balance, seed=self.seed, rank=rank, world_size=world_size)

@@ -93,3 +93,12 @@ def test_half_of_the_free_memory_is_left_to_the_training(data, caplog):
     needed = 32 * 24 * 24 * 3
     assert not resident.fits(store, 8, 2 * needed - 1)
     assert "each batch is moved there" in caplog.text
+
+
+def test_where_the_pictures_are_is_decided_and_said_once(data, monkeypatch, caplog):
+    monkeypatch.setattr(resident, "free", lambda device: 0)
+    made = data()
+    made.train_dataloader()
+    monkeypatch.setattr(resident, "free", lambda device: 2**30)
+    made.val_dataloader()
+    assert made.resident is None and caplog.text.count("each batch is moved there") == 1
