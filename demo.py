@@ -1,18 +1,18 @@
-"""A web page: drop a picture, see the answer and why: python demo.py ckpt=outputs/MODEL/DATE/checkpoints/best.ckpt"""
+"""A web page: drop an image, see the answer and why: python demo.py ckpt=outputs/MODEL/DATE/checkpoints/best.ckpt"""
 
 import hydra
 from omegaconf import DictConfig
 
-from callbacks import command_line
-from callbacks.predicting.asked import named_file
+from engine import cli
+from inference.arguments import checkpoint_argument
 
 
-@hydra.main(version_base="1.3", config_path=str(command_line.CONF), config_name="demo")
+@hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="demo")
 def main(config: DictConfig) -> None:
     try:
         run(config)
     except Exception as error:  # told by start; Hydra would say more around it
-        command_line.FAILED.append(command_line.Failed("demo", error, alone=True))
+        cli.FAILED.append(cli.FailedJob("demo", error, alone=True))
 
 
 def run(config: DictConfig) -> None:
@@ -21,17 +21,17 @@ def run(config: DictConfig) -> None:
     Raises:
         ValueError: no checkpoint, no gradio, or no such host or port.
     """
-    from callbacks.explaining import serving
+    from inference.demo import server
 
-    checkpoint = named_file(config.ckpt)
-    serving.check_address(config.host, config.port, config.share)
-    serving.gradio()
+    checkpoint = checkpoint_argument(config.ckpt)
+    server.check_address(config.host, config.port, config.share)
+    server.gradio()
 
-    from callbacks.explaining.web import Demo  # late: torch
+    from inference.demo.app import DemoApp  # late: torch
 
-    page = Demo(checkpoint, str(config.device)).page()
-    serving.serve(page, host=config.host, port=config.port, share=config.share)
+    page = DemoApp(checkpoint, str(config.device)).page()
+    server.serve(page, host=config.host, port=config.port, share=config.share)
 
 
 if __name__ == "__main__":
-    command_line.start(main)
+    cli.run_cli(main)

@@ -1,9 +1,9 @@
-"""Label pictures with a trained network: python predict.py ckpt=outputs/MODEL/DATE/checkpoints/best.ckpt images=DIR
+"""Label images with a trained network: python predict.py ckpt=outputs/MODEL/DATE/checkpoints/best.ckpt images=DIR
 
 From Python:
 
-    from predict import Classifier
-    model = Classifier.from_checkpoint("outputs/MODEL/DATE/checkpoints/best.ckpt")
+    from predict import Predictor
+    model = Predictor.from_checkpoint("outputs/MODEL/DATE/checkpoints/best.ckpt")
     model.predict(["a.jpg", Image.open("b.png"), array, tensor])
 """
 
@@ -13,19 +13,19 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks import command_line
-from callbacks.predicting.asked import check_asked, named_file
-from callbacks.predicting.picture_classifier import Classifier
+from engine import cli
+from inference.arguments import check_predict_arguments, checkpoint_argument
+from inference.predictor import Predictor
 
-__all__ = ["Classifier"]
+__all__ = ["Predictor"]
 
 
-@hydra.main(version_base="1.3", config_path=str(command_line.CONF), config_name="predict")
+@hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="predict")
 def main(config: DictConfig) -> None:
     try:
         run(config)
     except Exception as error:  # told by start; Hydra would say more around it
-        command_line.FAILED.append(command_line.Failed("predict", error, alone=True))
+        cli.FAILED.append(cli.FailedJob("predict", error, alone=True))
 
 
 def run(config: DictConfig) -> None:
@@ -36,43 +36,41 @@ def run(config: DictConfig) -> None:
     """
     from tqdm import tqdm
 
-    from callbacks.explaining.run_pictures import count_opened, pictures_of
-    from callbacks.predicting.prediction_table import Tally, columns, line, whole_csv
+    from inference.predict import PredictionSummary, prediction_columns, prediction_row, whole_csv
+    from inference.run_images import count_test_evaluation, resolve_images
 
-    checkpoint = named_file(config.ckpt, exported=True)
-    check_asked(**config)
+    checkpoint = checkpoint_argument(config.ckpt, exported=True)
+    check_predict_arguments(**config)
     images = OmegaConf.to_container(config.images) if OmegaConf.is_list(config.images) else config.images
-    pictures = pictures_of(images, config.root)
-    model = Classifier.from_checkpoint(checkpoint, str(config.device))
-    tally = Tally(model.classes, model.decision)
+    sources = resolve_images(images, config.root)
+    model = Predictor.from_checkpoint(checkpoint, str(config.device))
+    tally = PredictionSummary(model.classes, model.decision)
     explained = None
     if config.explain:
-        from callbacks.explaining.command import Explaining
+        from inference.explain.explain import Explanations
 
-        explained = Explaining(model, checkpoint, pictures, config.explain_most)
-    answers = model.stream(pictures, config.batch_size)
+        explained = Explanations(model, checkpoint, sources, config.explain_most)
+    answers = model.stream(sources, config.batch_size)
     hidden = not sys.stderr.isatty()
     place = out_file(config.out)
-    with whole_csv(place, columns(model.classes, model.decision)) as write:
-        for picture, prediction in tqdm(answers, total=len(pictures), unit="picture", leave=False, disable=hidden):
-            write(line(picture, prediction))
-            tally.add(picture, prediction)
+    with whole_csv(place, prediction_columns(model.classes, model.decision)) as write:
+        for source, prediction in tqdm(answers, total=len(sources), unit="image", leave=False, disable=hidden):
+            write(prediction_row(source, prediction))
+            tally.add(source, prediction)
             if explained:
-                explained.add(picture, prediction)
-    opened = count_opened(checkpoint, pictures) if "test" in tally.right else None
+                explained.add(source, prediction)
+    opened = count_test_evaluation(checkpoint, sources) if "test" in tally.right else None
     print(*tally.in_words(opened), f"Predictions: {place}", *(explained.write(place) if explained else []), sep="\n")
     if tally.errors:
         example = tally.first_error if tally.errors == 1 else f"the first: {tally.first_error}"
-        raise ValueError(
-            f"{tally.errors:,} of {tally.n:,} pictures could not be read ({example}); see the column error"
-        )
+        raise ValueError(f"{tally.errors:,} of {tally.n:,} images could not be read ({example}); see the column error")
 
 
 def out_file(out: str | None) -> Path:
     """Where the table goes."""
-    place = Path(command_line.run_folder("predictions") if out is None else str(out))
+    place = Path(cli.new_run_dir("predictions") if out is None else str(out))
     return place if place.suffix.lower() == ".csv" else place / "predictions.csv"
 
 
 if __name__ == "__main__":
-    command_line.start(main)
+    cli.run_cli(main)

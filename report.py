@@ -5,20 +5,20 @@ import logging
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks import command_line
+from engine import cli
 
 log = logging.getLogger(__name__)
 
 
-@hydra.main(version_base="1.3", config_path=str(command_line.CONF), config_name="report")
+@hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="report")
 def main(config: DictConfig) -> None:
-    from reports.writing import write_report  # late: help and errors of the command line come without scipy
+    from reports.report import write_report  # late: help and errors of the command line come without scipy
 
     runs = OmegaConf.to_container(config.runs) if OmegaConf.is_list(config.runs) else config.runs
     try:
         written = write_report(runs, out=config.out, title=config.title)
     except Exception as error:  # told by start; Hydra would say more around it
-        command_line.FAILED.append(command_line.Failed("report", error, alone=True))
+        cli.FAILED.append(cli.FailedJob("report", error, alone=True))
         return
     for text in written.warnings:
         log.warning("left out: %s", text)
@@ -26,4 +26,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    command_line.start(main)
+    cli.run_cli(main)

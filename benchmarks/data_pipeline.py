@@ -24,12 +24,12 @@ FINAL = {
     "network": "truncated",
     "backbone": "shufflenet_v2_x0_5",
     "keep": 5,
-    "head": {"widths": [2], "dropout": [0.2, 0.02]},
+    "head": {"hidden_dims": [2], "dropout": [0.2, 0.02]},
 }
 LIMIT = f"""
 import sys, time, torch
-from callbacks.process_speed import speed_up
-from lightning_modules.networks import build_network
+from engine.process_tuning import speed_up
+from lightning_modules.networks.registry import build_network
 device, batch, kind = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 if kind == "kept":
     speed_up()
@@ -76,10 +76,10 @@ def ours(root: Path, weights: str | None, epochs: int, cache: Path, *settings: s
         record = json.loads((Path(folder) / "result.json").read_text())
     throughput = record["throughput"]
     first = record["data"]["read_s"] + throughput["epochs"][0]["seconds"]
-    return [epoch["pictures"] / epoch["seconds"] for epoch in throughput["epochs"]], first
+    return [epoch["images"] / epoch["seconds"] for epoch in throughput["epochs"]], first
 
 
-def big_pictures(root: Path, count: int = 40) -> Path:
+def big_images(root: Path, count: int = 40) -> Path:
     """`count` noisy JPEGs of 4000 x 3000 pixels a class, and a few for validation."""
     import numpy as np
     from PIL import Image
@@ -125,7 +125,7 @@ def main() -> None:
         keep("plain loop, steady images/s", steady(rates))
         keep("plain loop, first epoch, s", sum(1 for _ in arguments.root.glob("train/*/*")) / rates[0])
     with tempfile.TemporaryDirectory() as folder:
-        root = big_pictures(Path(folder) / "big") if arguments.big_repeats else None
+        root = big_images(Path(folder) / "big") if arguments.big_repeats else None
         for index in range(arguments.big_repeats):
             rates, first = ours(root, arguments.weights, 3, Path(folder) / f"cache{index}")
             keep("train.py, 12 megapixels, steady images/s", steady(rates))

@@ -3,7 +3,7 @@
     python benchmarks/decoders.py --root DIR [--repeats 5]
 
 The photos of DIR and one 12-megapixel JPEG that this script makes; alternating, median (smallest to largest) of the
-repeats, milliseconds a picture. torchcodec (pip install torchcodec) is left out with a line where it is not installed.
+repeats, milliseconds an image. torchcodec (pip install torchcodec) is left out with a line where it is not installed.
 """
 
 import argparse
@@ -14,17 +14,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data_pipeline import big_pictures
+from data_pipeline import big_images
 from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.decode import open_picture, resize
+from datamodules.decode import open_image, resize
 
 SIZE = 256
 
 
 def pillow_with_draft(path: Path) -> np.ndarray:
-    return np.asarray(resize(open_picture(path, SIZE), SIZE))
+    return np.asarray(resize(open_image(path, SIZE), SIZE))
 
 
 def pillow_in_full(path: Path) -> np.ndarray:
@@ -48,7 +48,7 @@ def main() -> None:
     decoders = [pillow_with_draft, pillow_in_full, torchcodec]
     with tempfile.TemporaryDirectory() as folder:
         photos = sorted(arguments.root.rglob("*.jpg"))
-        big = sorted(big_pictures(Path(folder), count=4).rglob("*.jpg"))
+        big = sorted(big_images(Path(folder), count=4).rglob("*.jpg"))
         try:
             torchcodec(photos[0])
         except ImportError as error:
@@ -65,7 +65,7 @@ def main() -> None:
             for decoder, values in times.items():
                 print(
                     f"{name:14} {decoder.__name__:18} {statistics.median(values):7.2f} "
-                    f"({min(values):.2f} to {max(values):.2f}) ms a picture, {len(files)} pictures, n = {len(values)}"
+                    f"({min(values):.2f} to {max(values):.2f}) ms an image, {len(files)} images, n = {len(values)}"
                 )
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/deployment.py --ckpt outputs/MODEL/DATE/checkpoints/best.ckpt [--repeats 5]
 
-One thread, alternating; latency of one picture (p50 of 50 passes) and pictures a second in batches of 32, each a median
-(smallest to largest) over the repeats. All get normalised pictures and give logits; the last three lines start from a decoded
+One thread, alternating; latency of one image (p50 of 50 passes) and images a second in batches of 32, each a median
+(smallest to largest) over the repeats. All get normalized images and give logits; the last three lines start from a decoded
 photo of 500 x 375, resized by Pillow or by the ONNX file itself. Writes outputs/benchmarks/deployment.json.
 """
 
@@ -21,10 +21,10 @@ import onnxruntime
 import torch
 from PIL import Image
 
-from callbacks.exporting.graphs import plain
-from callbacks.exporting.making import export
-from callbacks.predicting.backends import Backend, Checkpoint, OnnxFile
 from datamodules.decode import resize
+from inference.backends import Backend, CheckpointBackend, OnnxBackend
+from inference.export.export import export
+from inference.export.graphs import plain
 
 PROJECT = Path(__file__).resolve().parent.parent
 PASSES, WARM_UP, BATCH = 50, 5, 32
@@ -49,11 +49,11 @@ def on_torch(network: torch.nn.Module, memory_format: torch.memory_format) -> Ca
 
 def ways(ckpt: str, folder: Path) -> dict[str, tuple[Callable, Callable[[int], np.ndarray]]]:
     """Name -> what answers, and what makes a batch of so many for it."""
-    before = Checkpoint(Path(ckpt), "cpu")
+    before = CheckpointBackend(Path(ckpt), "cpu")
     size = before.description.image_size
     generator = np.random.default_rng(0)
 
-    def normalised(count: int) -> np.ndarray:
+    def normalized(count: int) -> np.ndarray:
         return generator.standard_normal((count, 3, size, size)).astype(np.float32)
 
     def photos(count: int) -> np.ndarray:
@@ -69,12 +69,12 @@ def ways(ckpt: str, folder: Path) -> dict[str, tuple[Callable, Callable[[int], n
         files[name] = made.path
         print(f"{name}: {made.path.stat().st_size / 2**20:.2f} MiB; {made.proof.in_words()}; {made.proof.accuracies()}")
     return {
-        "torch": (on_torch(plain(before.network), torch.contiguous_format), normalised),
-        "torch, channels last": (on_torch(before.network, torch.channels_last), normalised),
-        "ONNX": (on_runtime(files["ONNX"]), normalised),
-        "ONNX int8": (on_runtime(files["ONNX int8"]), normalised),
+        "torch": (on_torch(plain(before.network), torch.contiguous_format), normalized),
+        "torch, channels last": (on_torch(before.network, torch.channels_last), normalized),
+        "ONNX": (on_runtime(files["ONNX"]), normalized),
+        "ONNX int8": (on_runtime(files["ONNX int8"]), normalized),
         "photo: Pillow, torch, channels last": (after_pillow(before), photos),
-        "photo: Pillow, ONNX": (after_pillow(OnnxFile(files["ONNX"], "cpu")), photos),
+        "photo: Pillow, ONNX": (after_pillow(OnnxBackend(files["ONNX"], "cpu")), photos),
         "photo: ONNX with preprocessing": (on_runtime(files["whole"]), photos),
     }
 

@@ -1,4 +1,4 @@
-"""What a GPU gives: train.py trainer=gpu with the pictures on it and with each batch moved there, against one batch that
+"""What a GPU gives: train.py trainer=gpu with the images on it and with each batch moved there, against one batch that
 is there already.
 
     python benchmarks/gpu.py --root DIR [--weights FILE] [--repeats 5] [--batch-sizes 16 128] [--device cuda]
@@ -35,9 +35,14 @@ def main() -> None:
             for batch in args.batch_sizes:
                 settings = (trainer, f"datamodule.batch_size={batch}")
                 rates = {"one batch, there already": compute_limit(args.device, batch)}
-                for name, limit in (("pictures stay there", 8), ("pictures move there", 0)):
+                for name, limit in (("images stay there", 8), ("images move there", 0)):
                     made = ours(
-                        args.root, args.weights, args.epochs, Path(cache), *settings, f"datamodule.resident_gib={limit}"
+                        args.root,
+                        args.weights,
+                        args.epochs,
+                        Path(cache),
+                        *settings,
+                        f"datamodule.gpu_cache_gib={limit}",
                     )
                     rates[name] = steady(made[0])
                 for name, rate in rates.items():

@@ -1,4 +1,4 @@
-"""Whether the memory of predict.py grows with the number of pictures.
+"""Whether the memory of predict.py grows with the number of images.
 
     python benchmarks/many_predictions.py --ckpt FILE [--counts 20000 100000] [--repeats 3]
 
@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from many_pictures import make
+from many_images import make
 
 PROJECT = Path(__file__).resolve().parent.parent
 MEASURE = """
@@ -48,9 +48,9 @@ def main() -> None:
         for _ in range(arguments.repeats):
             for count, root in roots.items():
                 found = measure(ckpt, root, Path(folder) / "predictions.csv")
-                results.setdefault(str(count), []).append(found | {"us_a_picture": found["wall_s"] / count * 1e6})
+                results.setdefault(str(count), []).append(found | {"us_a_image": found["wall_s"] / count * 1e6})
     for count, runs in results.items():
-        print(f"{int(count):,} pictures")
+        print(f"{int(count):,} images")
         for key in runs[0]:
             values = [run[key] for run in runs]
             spread = f"({min(values):.1f} to {max(values):.1f}), n = {len(values)}"

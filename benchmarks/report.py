@@ -1,6 +1,6 @@
 """A report of a thousand made-up runs: seconds and memory.
 
-    python benchmarks/report.py [--count 1000] [--pictures 200] [--repeats 3]
+    python benchmarks/report.py [--count 1000] [--images 200] [--repeats 3]
 
 Each run has metrics.csv of 12 epochs and predictions of test and validation. `--settings` is in how many rows the runs
 end up, each with count / settings seeds. A measurement is `python report.py`, a process of its own. Writes
@@ -21,9 +21,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
 
-def make(root: Path, count: int, settings: int, pictures: int) -> None:
+def make(root: Path, count: int, settings: int, images: int) -> None:
     """`count` runs, some networks cheaper and worse than others."""
-    from tests.made_up_runs import make_run
+    from tests.support.fake_runs import make_run
 
     for index in range(count):
         row = index % settings
@@ -32,7 +32,7 @@ def make(root: Path, count: int, settings: int, pictures: int) -> None:
             seed=index // settings,
             accuracy=0.7 + 0.2 * row / settings,
             choices={"model": f"network_{row}"},
-            n={"val": pictures, "test": pictures},
+            n={"val": images, "test": images},
             cost=(1e6 * 1.01**row, 1e5 * 1.008**row, 3 + 0.01 * row),
         )
 
@@ -49,12 +49,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--settings", type=int, default=1000)
-    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
-        make(root, options.count, options.settings, options.pictures)
+        make(root, options.count, options.settings, options.images)
         measured = [measure(root) for _ in range(options.repeats)]
         page_mib = (root / "report.html").stat().st_size / 2**20
     seconds = sorted(s for s, _ in measured)

@@ -49,7 +49,7 @@ def contestants(args: argparse.Namespace, seed: int) -> dict[str, list[str]]:
         "train.py recipe=fast": [
             *ours,
             "recipe=fast",
-            "callbacks.small_first.scale=0.75",
+            "callbacks.progressive_resizing.initial_scale=0.75",
             f"trainer.max_epochs={args.epochs}",
         ],
         "train.py, study's recipe": [*ours, "experiment=final_model"],
@@ -61,7 +61,7 @@ def contestants(args: argparse.Namespace, seed: int) -> dict[str, list[str]]:
     return found
 
 
-def race(command: list[str], target: float, limit_s: float, pictures: int) -> dict:
+def race(command: list[str], target: float, limit_s: float, images: int) -> dict:
     """One run until the target or the limit: what COLUMNS names, and the curve of (seconds, accuracy)."""
     with tempfile.TemporaryDirectory() as folder:
         python, script, *rest = command
@@ -88,7 +88,7 @@ def race(command: list[str], target: float, limit_s: float, pictures: int) -> di
         "seconds": curve[-1][0] if curve[-1][1] >= target else None,
         "curve": curve,
         "first_step_s": times[0],
-        "images_per_s": images_per_s(times, [seconds for seconds, _ in curve], pictures),
+        "images_per_s": images_per_s(times, [seconds for seconds, _ in curve], images),
         "cpu_s": cpu_s,
         "memory_mib": max(memory),
     }
@@ -104,13 +104,13 @@ def end(process: subprocess.Popen) -> None:
             return
 
 
-def images_per_s(steps: list[float], epoch_ends: list[float], pictures: int) -> float | None:
+def images_per_s(steps: list[float], epoch_ends: list[float], images: int) -> float | None:
     """Of the training part of all epochs but the first: from the first to the last step of each."""
     seen, seconds = 0, 0.0
     for start, end in itertools.pairwise(epoch_ends):
         of_epoch = [step for step in steps if start < step < end]
         if len(of_epoch) > 1:
-            seen += min(pictures, BATCH * len(of_epoch)) - BATCH
+            seen += min(images, BATCH * len(of_epoch)) - BATCH
             seconds += of_epoch[-1] - of_epoch[0]
     return seen / seconds if seconds else None
 
@@ -172,11 +172,11 @@ def draw(runs: dict[str, list[dict]], target: float) -> Figure:
     """Validation accuracy against seconds since the command, a line a run."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    colours = ("#D55E00", "#0072B2", "#000000", "#009E73", "#CC79A7")  # Okabe & Ito
-    for colour, (name, many) in zip(colours, runs.items(), strict=False):
+    colors = ("#D55E00", "#0072B2", "#000000", "#009E73", "#CC79A7")  # Okabe & Ito
+    for color, (name, many) in zip(colors, runs.items(), strict=False):
         for index, run in enumerate(many):
             curve = list(zip(*run["curve"], strict=True))
-            axes.plot(*curve, ".-", color=colour, alpha=0.7, linewidth=1, label=name if index == 0 else None)
+            axes.plot(*curve, ".-", color=color, alpha=0.7, linewidth=1, label=name if index == 0 else None)
     axes.axhline(target, color="0.5", linewidth=1, linestyle="--")
     axes.set(xlabel="seconds since the command", ylabel="validation accuracy", xlim=(0, None))
     axes.set_title(f"Until validation accuracy {target:.2f}, {len(runs[PLAIN])} runs each")
@@ -199,13 +199,13 @@ def main() -> None:
     args = parser.parse_args()
     args.root = args.root.resolve()
     args.weights, args.plain_loop = (str(Path(path).resolve()) for path in (args.weights, args.plain_loop))
-    pictures = sum(1 for _ in args.root.glob("train/*/*"))
+    images = sum(1 for _ in args.root.glob("train/*/*"))
     place = PROJECT / "outputs" / "benchmarks"
     place.mkdir(parents=True, exist_ok=True)
     runs: dict[str, list[dict]] = {}
     for repeat in range(args.repeats):
         for name, command in contestants(args, args.seed + repeat).items():
-            runs.setdefault(name, []).append(race(command, args.target, args.limit, pictures))
+            runs.setdefault(name, []).append(race(command, args.target, args.limit, images))
             print(f"{repeat + 1}/{args.repeats} {name}: {spread([runs[name][-1]['seconds']])}", flush=True)
         machine = {"processors": os.cpu_count(), "batch": BATCH}
         (place / "suite.json").write_text(json.dumps({"target": args.target, **machine, "runs": runs}, indent=1))

@@ -32,7 +32,7 @@ def sweep(launcher: str, jobs: int, settings: list[str], folder: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True, help="folder of pictures")
+    parser.add_argument("--root", required=True, help="folder of images")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=8)
     parser.add_argument("overrides", nargs="*", help="further settings of train.py")

@@ -1,16 +1,15 @@
-"""contact_sheet.png: pictures of each class and split, and the suspicious ones with the reason."""
+"""contact_sheet.png: images of each class and split, and the suspicious ones with the reason."""
 
 from pathlib import Path
 
 import lightning as L
 import numpy as np
 
-from reports.mosaic import save_png, strips
+from callbacks.image_logger import log_image
+from common.atomic_io import tolerate_disk_errors
+from common.image_grid import rows_of_images, save_png
 
-from .tensorboard import show
-from .writing import may_fail
-
-SHOWN = 6  # pictures a strip
+SHOWN = 6  # images a strip
 MOST_CLASSES = 8
 MOST_SUSPICIONS = 12
 
@@ -22,11 +21,11 @@ class ContactSheet(L.Callback):
         if trainer.current_epoch or not trainer.is_global_zero:
             return
         data = trainer.datamodule
-        pixels = strips([*self._classes(data), *self._suspicions(data)])
+        pixels = rows_of_images([*self._classes(data), *self._suspicions(data)])
         path = Path(trainer.default_root_dir) / "contact_sheet.png"
-        with may_fail(path):
+        with tolerate_disk_errors(path):
             save_png(pixels, path)
-        show(trainer, "contact_sheet", pixels)
+        log_image(trainer, "contact_sheet", pixels)
 
     def _classes(self, data) -> list:
         """A strip for each class and split, of the first classes."""
@@ -46,13 +45,13 @@ class ContactSheet(L.Callback):
         strips, catalog = [], data.catalog
         for finding in data.findings:
             for group in finding.groups[: MOST_SUSPICIONS // max(len(data.findings), 1) + 1]:
-                pictures = [
+                images = [
                     (data.store[row], f"{catalog.splits[row] or 'left out'}: {_name(catalog, row)}")
                     for row in group[:SHOWN]
                 ]
                 where = " across splits" if finding.leak else ""
                 labels = sorted({catalog.classes[catalog.labels[row]] for row in group})
-                strips.append((f"{finding.kind}{where} ({', '.join(labels)})", pictures))
+                strips.append((f"{finding.kind}{where} ({', '.join(labels)})", images))
         return strips[:MOST_SUSPICIONS]
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what a network sees: feature maps of one picture, and the order that channel shuffle makes."""
+"""Images of what a network sees: feature maps of one image, and the order that channel shuffle makes."""
 
 from pathlib import Path
 
@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from lightning_modules.networks import shuffle_order
-from reports.mosaic import Titled, save_png, strips
-
-from .tensorboard import show
-from .writing import may_fail
+from callbacks.image_logger import log_image
+from common.atomic_io import tolerate_disk_errors
+from common.image_grid import Titled, rows_of_images, save_png
+from lightning_modules.networks.surgery import shuffle_order
 
 SHOWN = 8  # channels of each layer
 
@@ -36,23 +35,23 @@ class FeatureMaps(L.Callback):
         data = trainer.datamodule
         row = int(data.catalog.rows(split)[0])
         pixels = data.store[row]  # (H, W, 3)
-        picture = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]  # (1, 3, H, W)
-        batch = data.on_after_batch_transfer({"pixels": picture.to(pl_module.device)}, 0)
+        image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]  # (1, 3, H, W)
+        batch = data.on_after_batch_transfer({"pixels": image.to(pl_module.device)}, 0)
         rows = [("", [(pixels, Path(data.catalog.paths[row]).name)])]
         for words, maps in capture(pl_module.network, batch["pixels"]).items():
             side = f"{maps.shape[0]} maps of {maps.shape[1]} x {maps.shape[2]}"
             rows.append((f"{words}\n{side}", most_varied(maps)))
-        figures = {"feature_maps": strips(rows)}
+        figures = {"feature_maps": rows_of_images(rows)}
         order = shuffle_order(pl_module.network)
         if order is not None:
-            from reports.figures import channel_order, figure_pixels  # late: nothing is drawn before the first step
+            from evaluation.figures import channel_order, figure_pixels  # late: nothing is drawn before the first step
 
             figures["channel_shuffle"] = figure_pixels(channel_order(*order))
         for name, pixels in figures.items():
             path = Path(trainer.default_root_dir) / f"{name}.png"
-            with may_fail(path):
+            with tolerate_disk_errors(path):
                 save_png(pixels, path)
-            show(trainer, name, pixels)
+            log_image(trainer, name, pixels)
 
 
 def most_varied(maps: np.ndarray) -> list[Titled]:
@@ -80,8 +79,8 @@ def chosen_layers(network: nn.Module) -> dict[str, nn.Conv2d]:
 
 
 @torch.no_grad()
-def capture(network: nn.Module, picture: torch.Tensor) -> dict:
-    """Words for a layer -> its output for the picture (1, 3, H, W), as (C, H', W') floats."""
+def capture(network: nn.Module, image: torch.Tensor) -> dict:
+    """Words for a layer -> its output for the image (1, 3, H, W), as (C, H', W') floats."""
     captured, handles = {}, []
     was_training = network.training
     try:
@@ -91,7 +90,7 @@ def capture(network: nn.Module, picture: torch.Tensor) -> dict:
                 captured[words] = output[0].float().cpu().numpy()
 
             handles.append(layer.register_forward_hook(keep))
-        network.eval()(picture)
+        network.eval()(image)
     finally:
         for handle in handles:
             handle.remove()

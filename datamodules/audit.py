@@ -1,4 +1,4 @@
-"""What is wrong with the pictures: found at the start of every run, from what one look at each file told."""
+"""What is wrong with the images: found at the start of every run, from what one look at each file told."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from .catalog import SPLITS, Catalog
-from .facts import Facts
+from datamodules.image_stats import ImageStats
+from datamodules.sources.catalog import SPLITS, Catalog
 
 HASH_BITS = 6  # near duplicates differ in so many of 64 bits of their dHash at most ...
-THUMBNAIL_LEVELS = 4.0  # ... and by so many grey levels of 255 on average at 16 x 16 pixels
+THUMBNAIL_LEVELS = 4.0  # ... and by so many gray levels of 255 on average at 16 x 16 pixels
 MOST_TOGETHER = (
-    4000  # pictures compared each with each; more of them share a part of their hash only where all look alike
+    4000  # images compared each with each; more of them share a part of their hash only where all look alike
 )
 IMBALANCE = 10  # the largest class against the smallest
 NAMED = 3  # files named on the screen for a finding
@@ -21,7 +21,7 @@ NAMED = 3  # files named on the screen for a finding
 @dataclass
 class Finding:
     """Something suspicious: `kind`, one sentence, the rows concerned in groups that belong together, and whether test or
-    val pictures stand in train as well."""
+    val images stand in train as well."""
 
     kind: str
     text: str
@@ -29,14 +29,14 @@ class Finding:
     leak: bool = False
 
 
-def audit(catalog: Catalog, facts: Facts) -> list[Finding]:
-    """All findings about the pictures that were not left out, the worst first."""
+def audit(catalog: Catalog, facts: ImageStats) -> list[Finding]:
+    """All findings about the images that were not left out, the worst first."""
     rows = np.flatnonzero(catalog.present())
     exact = _exact_groups(facts, rows)
     near = _near_groups(facts, rows)
     conflicts = [group for group in exact if len({int(catalog.labels[row]) for row in group}) > 1]
     findings = [
-        _finding("conflict", "picture(s) under two labels", catalog, conflicts),
+        _finding("conflict", "image(s) under two labels", catalog, conflicts),
         *_by_split("exact duplicate", catalog, exact),
         *_by_split("near duplicate", catalog, near),
         _balance(catalog),
@@ -46,20 +46,20 @@ def audit(catalog: Catalog, facts: Facts) -> list[Finding]:
 
 
 def leaking_train_rows(catalog: Catalog, findings: list[Finding]) -> list[int]:
-    """Training pictures that stand in val or test as well."""
+    """Training images that stand in val or test as well."""
     groups = [group for finding in findings if finding.leak for group in finding.groups]
     return sorted({row for group in groups for row in group if catalog.splits[row] == "train"})
 
 
-def _exact_groups(facts: Facts, rows: np.ndarray) -> list[list[int]]:
+def _exact_groups(facts: ImageStats, rows: np.ndarray) -> list[list[int]]:
     same = defaultdict(list)
     for row in rows.tolist():
         same[facts.fingerprints[row]].append(row)
     return [group for group in same.values() if len(group) > 1]
 
 
-def _near_groups(facts: Facts, rows: np.ndarray) -> list[list[int]]:
-    """Pairs that look the same but are not, put together where they share a picture."""
+def _near_groups(facts: ImageStats, rows: np.ndarray) -> list[list[int]]:
+    """Pairs that look the same but are not, put together where they share an image."""
     partners: dict[int, set[int]] = defaultdict(set)
     for a, b in near_pairs(facts.hashes[rows], facts.thumbnails[rows]):
         a, b = int(rows[a]), int(rows[b])
@@ -84,7 +84,7 @@ def near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> list[tuple[int, in
     """Pairs (a, b), a < b, whose dHashes differ in few bits and whose thumbnails are nearly the same.
 
     Two hashes that differ in at most HASH_BITS of 64 bits agree in one of HASH_BITS + 1 pieces (pigeonhole), so that only
-    pictures that share a piece are compared.
+    images that share a piece are compared.
     """
     found: set[tuple[int, int]] = set()
     edges = np.linspace(0, 64, HASH_BITS + 2).astype(int)
@@ -142,8 +142,8 @@ def _balance(catalog: Catalog) -> Finding | None:
     return Finding("imbalance", text, [])
 
 
-def _odd(catalog: Catalog, facts: Facts, rows: np.ndarray) -> Finding | None:
-    """Pictures much smaller than the others, or of another kind than nearly all others."""
+def _odd(catalog: Catalog, facts: ImageStats, rows: np.ndarray) -> Finding | None:
+    """Images much smaller than the others, or of another kind than nearly all others."""
     area = facts.sizes[rows].prod(axis=1)
     small = rows[area * 16 < np.median(area)]
     modes = Counter(facts.modes[row] for row in rows.tolist())
@@ -156,6 +156,4 @@ def _odd(catalog: Catalog, facts: Facts, rows: np.ndarray) -> Finding | None:
         f"{catalog.paths[r]} ({facts.sizes[r][0]} x {facts.sizes[r][1]}, {facts.modes[r]})" for r in odd[:NAMED]
     )
     more = f" and {len(odd) - NAMED} more" if len(odd) > NAMED else ""
-    return Finding(
-        "odd", f"odd: {len(odd)} picture(s) of an unusual size or mode: {shown}{more}", [[row] for row in odd]
-    )
+    return Finding("odd", f"odd: {len(odd)} image(s) of an unusual size or mode: {shown}{more}", [[row] for row in odd])

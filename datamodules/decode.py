@@ -1,4 +1,4 @@
-"""From a file to pixels: the one place where pictures are opened, for training, prediction and export alike."""
+"""From a file to pixels: the one place where images are opened, for training, prediction and export alike."""
 
 import hashlib
 import os
@@ -19,31 +19,31 @@ DRAFT_SIZE = 512  # big JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, not 
 DECODER = f"pillow {Image.__version__}, draft {DRAFT_SIZE}, exif, white behind alpha, bilinear, 2"  # of a store's key
 
 
-class UnreadablePictureError(ValueError):
-    """A file that is no picture, is cut off, is empty or is absurdly large."""
+class UnreadableImageError(ValueError):
+    """A file that is no image, is cut off, is empty or is absurdly large."""
 
 
-class Opened(NamedTuple):
-    """A picture, and what its file holds."""
+class DecodedFile(NamedTuple):
+    """An image, and what its file holds."""
 
     image: Image.Image  # upright RGB
     size: tuple[int, int]  # width and height in the file
     mode: str  # Pillow's, in the file
 
 
-def open_picture(path: Path, image_size: int = 0) -> Image.Image:
-    """The upright RGB picture of a file; see `read_picture`."""
-    return read_picture(path, image_size).image
+def open_image(path: Path, image_size: int = 0) -> Image.Image:
+    """The upright RGB image of a file; see `read_image`."""
+    return read_image(path, image_size).image
 
 
-def read_picture(path: Path, image_size: int = 0) -> Opened:
+def read_image(path: Path, image_size: int = 0) -> DecodedFile:
     """First frame, EXIF rotation applied, alpha over white, 16 bits scaled to 8.
 
     A big JPEG is decoded at a fraction of its size that is still twice `image_size`, and not below DRAFT_SIZE: a quarter of
-    the time at 12 megapixels. (Its fingerprint is that of the reduced picture, the same for all sizes up to 256.)
+    the time at 12 megapixels. (Its fingerprint is that of the reduced image, the same for all sizes up to 256.)
 
     Raises:
-        UnreadablePictureError: names the file and the reason.
+        UnreadableImageError: names the file and the reason.
     """
     try:
         status = os.stat(path)  # noqa: PTH116 follows links, and what is no file would be waited for
@@ -58,13 +58,13 @@ def read_picture(path: Path, image_size: int = 0) -> Opened:
             side = max(DRAFT_SIZE, 2 * image_size)
             image.draft(None, (side, side))
             image.load()
-            return Opened(upright(image), size, mode)
+            return DecodedFile(upright(image), size, mode)
     except Exception as error:  # what is in the file decides which one a reader of Pillow raises
-        raise UnreadablePictureError(f"{path}: not a readable picture ({_reason(error)})") from error
+        raise UnreadableImageError(f"{path}: not a readable image ({_reason(error)})") from error
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """RGB of an opened picture, turned as its EXIF says."""
+    """RGB of an opened image, turned as its EXIF says."""
     return to_rgb(ImageOps.exif_transpose(image))
 
 
@@ -88,7 +88,7 @@ def resize(image: Image.Image, size: int) -> Image.Image:
 
 
 def fingerprint(image: Image.Image) -> str:
-    """16 hex digits that name the picture's pixels and size, whatever its file is called."""
+    """16 hex digits that name the image's pixels and size, whatever its file is called."""
     digest = hashlib.blake2b(f"{image.width}x{image.height}".encode(), digest_size=8)
     digest.update(image.tobytes())
     return digest.hexdigest()
@@ -97,5 +97,5 @@ def fingerprint(image: Image.Image) -> str:
 def _reason(error: Exception) -> str:
     text = str(error) or type(error).__name__
     if text.startswith("cannot identify"):
-        return f"no known picture format; known are {', '.join(FORMATS)}"
+        return f"no known image format; known are {', '.join(FORMATS)}"
     return text if isinstance(error, (OSError, ValueError, SyntaxError)) else f"{type(error).__name__}: {text}"

@@ -1,4 +1,4 @@
-"""The LightningDataModule: which pictures, split how, resized, augmented and normalised."""
+"""The LightningDataModule: which images, split how, resized, augmented and normalized."""
 
 import functools
 import hashlib
@@ -14,48 +14,48 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from . import resident
-from .audit import Finding
-from .augmentation import Augmentation
-from .catalog import Catalog
-from .completing import complete
-from .device_augmentation import apply_on_device
-from .elpv import elpv_catalog, elpv_paper_catalog, elpv_root
-from .folders import folder_catalog
-from .loading import PictureDataset, ResumableLoader, RowSampler, as_it_is, workers_that_fit
-from .normalise import normalise
-from .pixels import PixelStore, open_store
-from .settings import check_data
-from .table import table_catalog
+from datamodules import gpu_cache
+from datamodules.audit import Finding
+from datamodules.loader import EpochSampler, ImageDataset, StatefulDataLoader, keep_batch, workers_that_fit
+from datamodules.normalize import normalize
+from datamodules.pixel_cache import PixelCache, open_pixel_cache
+from datamodules.prepare import prepare_catalog
+from datamodules.settings import check_data
+from datamodules.sources.catalog import Catalog
+from datamodules.sources.csv_table import table_catalog
+from datamodules.sources.elpv import elpv_catalog, elpv_paper_catalog, elpv_root
+from datamodules.sources.image_folder import folder_catalog
+from datamodules.transforms import Augmentation
+from datamodules.transforms_gpu import apply_on_device
 
 log = logging.getLogger(__name__)
 
-# Mean and standard deviation of ImageNet's pictures, as torchvision's weights expect them
+# Mean and standard deviation of ImageNet's images, as torchvision's weights expect them
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ImageDataModule(L.LightningDataModule):
-    """Batches of pictures from one catalog.
+    """Batches of images from one catalog.
 
     Args:
-        source: `elpv`, `elpv_paper`, or `image_folder` for the pictures under `root`.
-        root: folder of the user's own pictures.
+        source: `elpv`, `elpv_paper`, or `image_folder` for the images under `root`.
+        root: folder of the user's own images.
         table: CSV of path, label and where wanted split, group and weight, in place of what the folders say.
         folds: train and val become so many folds, of which number `fold` is val; the test split stays closed.
-        protocol: whether the epoch is chosen on val, or on test as the study did.
-        train_fraction: stratified share of the training pictures that is used.
-        unreadable: whether files that are no pictures end the run or are left out.
-        leaks: what becomes of training pictures that stand in val or test as well.
-        sampler: every training picture once an epoch, or as many drawn with all classes equally likely.
+        select_on: whether the epoch is chosen on val, or on test as the study did.
+        train_fraction: stratified share of the training images that is used.
+        on_unreadable: whether files that are no images end the run or are left out.
+        on_leak: what becomes of training images that stand in val or test as well.
+        sampler: every training image once an epoch, or as many drawn with all classes equally likely.
         image_size: pixels, height and width after resizing.
-        batch_size: pictures a batch, for each process.
+        batch_size: images a batch, for each process.
         num_workers: loader processes; 0 decodes nothing twice and is the fastest where there are only two cores.
-        split_seed: of splits, folds and `train_fraction`; not `seed`, so that runs of other seeds have the same test pictures.
+        split_seed: of splits, folds and `train_fraction`; not `seed`, so that runs of other seeds have the same test images.
         seed: of the order and the augmentation.
         cache: folder of the pixel stores.
-        cache_limit_gib: all pixel stores together; those not used for longest are removed.
-        resident_gib: on a GPU, pictures that take no more than this as uint8 are kept there.
+        cache_max_gib: all pixel stores together; those not used for longest are removed.
+        gpu_cache_gib: on a GPU, images that take no more than this as uint8 are kept there.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class ImageDataModule(L.LightningDataModule):
         table: str | None,
         folds: int | None,
         fold: int | None,
-        protocol: Literal["validation", "test_selected"],
+        select_on: Literal["val", "test"],
         train_fraction: float,
-        unreadable: Literal["error", "skip"],
-        leaks: Literal["warn", "error", "drop"],
+        on_unreadable: Literal["error", "skip"],
+        on_leak: Literal["warn", "error", "drop"],
         sampler: Literal["shuffle", "balanced"],
         image_size: int,
         batch_size: int,
@@ -78,34 +78,34 @@ class ImageDataModule(L.LightningDataModule):
         split_seed: int,
         seed: int,
         cache: str,
-        cache_limit_gib: float,
-        resident_gib: float,
+        cache_max_gib: float,
+        gpu_cache_gib: float,
     ):
         super().__init__()
         check_data(
             source=source, root=root, table=table, batch_size=batch_size, num_workers=num_workers, image_size=image_size,
-            split_seed=split_seed, train_fraction=train_fraction, cache_limit_gib=cache_limit_gib,
-            resident_gib=resident_gib,
+            split_seed=split_seed, train_fraction=train_fraction, cache_max_gib=cache_max_gib,
+            gpu_cache_gib=gpu_cache_gib,
         )  # fmt: skip
         self.source, self.root, self.table = source, root and Path(root), table and Path(table)
-        self.protocol = protocol
+        self.select_on = select_on
         self.rules = {
-            "seed": split_seed, "folds": folds, "fold": fold, "protocol": protocol, "train_fraction": train_fraction,
-            "unreadable": unreadable, "leaks": leaks,
+            "seed": split_seed, "folds": folds, "fold": fold, "select_on": select_on, "train_fraction": train_fraction,
+            "on_unreadable": on_unreadable, "on_leak": on_leak,
         }  # fmt: skip
         self.sampler = sampler
         self.image_size = image_size
-        self.train_size = image_size  # of a training picture as the network sees it
+        self.train_size = image_size  # of a training image as the network sees it
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.augmentation = augmentation
         self.seed = seed
-        self.cache, self.cache_limit_gib = Path(cache), cache_limit_gib
+        self.cache, self.cache_max_gib = Path(cache), cache_max_gib
         self.mean, self.std = list(IMAGENET_MEAN), list(IMAGENET_STD)
         self._statistics: tuple[Tensor, Tensor] | None = None  # both, on the device
-        self.store: PixelStore | None = None
-        self.resident_gib = resident_gib
-        self.resident: Tensor | None = None  # the store's pictures on the device
+        self.store: PixelCache | None = None
+        self.gpu_cache_gib = gpu_cache_gib
+        self.resident: Tensor | None = None  # the store's images on the device
         self._placed = False  # whether it was decided where they are: once for all splits
         self.findings: list[Finding] = []
         self._told_single = False
@@ -113,7 +113,7 @@ class ImageDataModule(L.LightningDataModule):
 
     @functools.cached_property
     def catalog(self) -> Catalog:
-        """Which pictures there are; opens none. Splits and what is left out are decided in `setup`."""
+        """Which images there are; opens none. Splits and what is left out are decided in `setup`."""
         if self.table is not None:
             return table_catalog(self.table, self.root if self.source == "image_folder" else elpv_root())
         if self.source == "elpv_paper":
@@ -121,31 +121,31 @@ class ImageDataModule(L.LightningDataModule):
         return elpv_catalog() if self.source == "elpv" else folder_catalog(self.root)
 
     def setup(self, stage: str | None = None) -> None:
-        """Opens or builds the pixel store, decides the splits and audits the pictures; called again, it does nothing.
+        """Opens or builds the pixel store, decides the splits and audits the images; called again, it does nothing.
 
         Raises:
-            ValueError: what is wrong with the pictures, the splits or the batch size.
+            ValueError: what is wrong with the images, the splits or the batch size.
         """
         if self.store is not None:
             return
         started = time.perf_counter()
         catalog = self.catalog
-        store = open_store(catalog.files, self.image_size, self.cache / "pixels", self.cache_limit_gib)
-        self.findings = complete(catalog, store.facts, **self.rules)
+        store = open_pixel_cache(catalog.files, self.image_size, self.cache / "pixels", self.cache_max_gib)
+        self.findings = prepare_catalog(catalog, store.facts, **self.rules)
         n_train = len(catalog.rows("train"))
         if self.batch_size > n_train:
             raise ValueError(
                 f"datamodule.batch_size={self.batch_size} is larger than the train split ({n_train} "
-                f"pictures); use {n_train} or fewer"
+                f"images); use {n_train} or fewer"
             )
         log.info("%s: %s; classes %s", catalog.name, catalog.describe(), ", ".join(catalog.classes))
         self.store = store
         self.read_s = time.perf_counter() - started
 
     def fingerprint(self) -> str:
-        """16 hex digits that name the data set: pictures, labels and splits, whatever the files are called."""
+        """16 hex digits that name the data set: images, labels and splits, whatever the files are called."""
         rows = zip(self.store.facts.fingerprints, self.catalog.labels, self.catalog.splits, strict=True)
-        lines = sorted(f"{picture} {self.catalog.classes[label]} {split}" for picture, label, split in rows if split)
+        lines = sorted(f"{image} {self.catalog.classes[label]} {split}" for image, label, split in rows if split)
         return hashlib.blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
 
     @property
@@ -155,37 +155,37 @@ class ImageDataModule(L.LightningDataModule):
 
     @property
     def class_counts(self) -> list[int]:
-        """Training pictures of each class."""
+        """Training images of each class."""
         return np.bincount(
             self.catalog.labels[self.catalog.rows("train")], minlength=len(self.catalog.classes)
         ).tolist()
 
-    def train_dataloader(self) -> ResumableLoader:
+    def train_dataloader(self) -> StatefulDataLoader:
         return self._loader("train", shuffle=True)
 
-    def val_dataloader(self) -> ResumableLoader:
-        """Of the pictures that choose the epoch: val, or test where the protocol says so."""
-        return self._loader("val" if self.protocol == "validation" else "test", shuffle=False)
+    def val_dataloader(self) -> StatefulDataLoader:
+        """Of the images that choose the epoch: val, or test where the protocol says so."""
+        return self._loader("val" if self.select_on == "val" else "test", shuffle=False)
 
-    def test_dataloader(self) -> ResumableLoader:
+    def test_dataloader(self) -> StatefulDataLoader:
         return self._loader("test", shuffle=False)
 
     def plain_train_dataloader(self) -> DataLoader:
-        """All training pictures as they are, in their order, the same in every process."""
-        rows = RowSampler(self.catalog.rows("train"), shuffle=False, seed=self.seed)
-        dataset = PictureDataset(self.catalog, self.store, None, self.seed)
-        return DataLoader(dataset, batch_size=self.batch_size, sampler=rows, collate_fn=as_it_is)
+        """All training images as they are, in their order, the same in every process."""
+        rows = EpochSampler(self.catalog.rows("train"), shuffle=False, seed=self.seed)
+        dataset = ImageDataset(self.catalog, self.store, None, self.seed)
+        return DataLoader(dataset, batch_size=self.batch_size, sampler=rows, collate_fn=keep_batch)
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
-        """Augmented there on a GPU, and normalised: uint8 is a quarter of the bytes to move."""
+        """Augmented there on a GPU, and normalized: uint8 is a quarter of the bytes to move."""
         if "pixels" not in batch:
-            batch["pixels"] = resident.batch_of(self.resident, batch["rows"])
+            batch["pixels"] = gpu_cache.gather_batch(self.resident, batch["rows"])
         if "draws" in batch:
             batch["pixels"] = apply_on_device(batch["pixels"], batch.pop("draws"), self.augmentation.color_jitter > 0)
         if self.train_size != self.image_size and self.trainer.training:
             size = (self.train_size, self.train_size)
             batch["pixels"] = F.interpolate(batch["pixels"], size=size, mode="bilinear", antialias=True)
-        batch["pixels"] = normalise(batch["pixels"], *self._mean_and_std(batch["pixels"].device))
+        batch["pixels"] = normalize(batch["pixels"], *self._mean_and_std(batch["pixels"].device))
         return batch
 
     def _mean_and_std(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -195,39 +195,39 @@ class ImageDataModule(L.LightningDataModule):
                 self._statistics = torch.tensor(self.mean, device=device), torch.tensor(self.std, device=device)
         return self._statistics
 
-    def _loader(self, split: str, shuffle: bool) -> ResumableLoader:
+    def _loader(self, split: str, shuffle: bool) -> StatefulDataLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         on_device = device.type == "cuda"
         if on_device and not self._placed:
             self._placed = True
-            if resident.fits(self.store, self.resident_gib, resident.free(device)):
-                self.resident = resident.on_device(self.store, device)
+            if gpu_cache.fits_on_gpu(self.store, self.gpu_cache_gib, gpu_cache.free_bytes(device)):
+                self.resident = gpu_cache.copy_to_gpu(self.store, device)
                 log.info(
-                    "%s pictures are kept on the GPU (%.0f MiB)", f"{len(self.store):,}", self.resident.nbytes / 2**20
+                    "%s images are kept on the GPU (%.0f MiB)", f"{len(self.store):,}", self.resident.nbytes / 2**20
                 )
         rows = self.catalog.rows(split)
         balance = self.catalog.labels[rows] if shuffle and self.sampler == "balanced" else None
-        sampler = RowSampler(rows, shuffle=shuffle, balance=balance, seed=self.seed, rank=rank, world_size=world_size)
+        sampler = EpochSampler(rows, shuffle=shuffle, balance=balance, seed=self.seed, rank=rank, world_size=world_size)
         if self.trainer:  # worker processes ask for rows before Lightning tells the epoch
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         augmentation = self.augmentation if shuffle else None
-        dataset = PictureDataset(
+        dataset = ImageDataset(
             self.catalog, self.store, augmentation, self.seed, on_device, resident=self.resident is not None
         )
         single_left = shuffle and self.batch_size > 1 and len(sampler) % self.batch_size == 1
         if single_left and not self._told_single:
             self._told_single = True
-            log.warning("the last training batch would hold a single picture, too few for batch norm: it is left out, "
+            log.warning("the last training batch would hold a single image, too few for batch norm: it is left out, "
                         "another one each epoch")  # fmt: skip
         workers = workers_that_fit(self.num_workers, self.batch_size * self.image_size**2 * 3)
-        return ResumableLoader(
+        return StatefulDataLoader(
             dataset,
             batch_size=self.batch_size,
             drop_last=single_left,
             sampler=sampler,
             num_workers=workers,
-            collate_fn=as_it_is,
+            collate_fn=keep_batch,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )

@@ -13,8 +13,8 @@ def check_data(
     image_size: int,
     split_seed: int,
     train_fraction: float,
-    cache_limit_gib: float,
-    resident_gib: float,
+    cache_max_gib: float,
+    gpu_cache_gib: float,
 ) -> None:
     """Of the data module.
 
@@ -26,8 +26,8 @@ def check_data(
         ("datamodule.num_workers", num_workers, 0, 1024),
         ("model.image_size", image_size, 1, 4096),
         ("datamodule.split_seed", split_seed, 0, 2**32 - 1),
-        ("datamodule.cache_limit_gib", cache_limit_gib, 0, 1_000_000),
-        ("datamodule.resident_gib", resident_gib, 0, 1_000_000),
+        ("datamodule.cache_max_gib", cache_max_gib, 0, 1_000_000),
+        ("datamodule.gpu_cache_gib", gpu_cache_gib, 0, 1_000_000),
     )
     if source == "image_folder" and root is None and table is None:
         raise ValueError("datamodule.root has no value; give it one: datamodule.root=DIR (or datamodule.table=FILE)")

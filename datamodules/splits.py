@@ -10,9 +10,9 @@ def assign_splits(
 ) -> np.ndarray:
     """(rows,) names of `fractions`: each class is divided in those proportions, as near as whole groups allow.
 
-    Groups of several pictures go first, the largest first, each to where its classes are missing most. Then single
-    pictures are shuffled within their class and dealt out at the rounded cumulative shares of what is still missing, so
-    that without groups every split has its share of every class to within one picture.
+    Groups of several images go first, the largest first, each to where its classes are missing most. Then single
+    images are shuffled within their class and dealt out at the rounded cumulative shares of what is still missing, so
+    that without groups every split has its share of every class to within one image.
     """
     names = list(fractions)
     generator = np.random.default_rng(seed)

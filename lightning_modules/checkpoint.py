@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .description import NEXT, brief, check_decision, check_description, check_network
-from .networks import build_network
-from .plain_load import load_plain
+from common.untrusted.description import NEXT, brief, check_decision, check_description, check_network
+from common.untrusted.tensors import load_tensors
+from lightning_modules.networks.registry import build_network
 
 if TYPE_CHECKING:
-    from .classifier import Classifier
+    from lightning_modules.image_classifier import ImageClassifier
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +22,12 @@ MOST_EPOCHS = 10**7
 MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum"}
 
 
-class Trained(NamedTuple):
+class TrainedNetwork(NamedTuple):
     """A network with its weights, and what its checkpoint says of it."""
 
-    network: nn.Module  # in eval mode; normalised pictures (B, 3, H, W) -> logits (B, K)
+    network: nn.Module  # in eval mode; normalized images (B, 3, H, W) -> logits (B, K)
     description: dict  # of SELF_DESCRIPTION
-    decision: dict | None  # temperature, threshold, ..., as of reports.decision
+    decision: dict | None  # temperature, threshold, ..., as of evaluation.decision
 
 
 def read_checkpoint(path: Path) -> dict:
@@ -72,7 +72,7 @@ def _load(path: Path, mmap: bool = False):
             f"{path}: no such checkpoint; a run keeps its own in checkpoints/best.ckpt and checkpoints/last.ckpt"
         )
     try:
-        return load_plain(path, mmap=mmap)
+        return load_tensors(path, mmap=mmap)
     except (ValueError, OSError) as error:
         raise ValueError(
             f"{path}: not a checkpoint, or a damaged one ({error}); take best.ckpt or last.ckpt of a run"
@@ -92,7 +92,7 @@ def _check_tensors(state_dict, path: Path) -> None:
         raise ValueError(f"{path}: its weights are {nbytes / 2**20:,.0f} MiB in a smaller file, {NEXT}")
 
 
-def load_network(path: Path) -> Trained:
+def load_network(path: Path) -> TrainedNetwork:
     """The network that a checkpoint describes, with its weights, without Lightning around it.
 
     Raises:
@@ -104,20 +104,22 @@ def load_network(path: Path) -> Trained:
     named = _check_fits(state, path)
     network = build_network(num_classes=len(description["classes"]), **description["network"])
     _fill(network, named, path)
-    return Trained(network.to(memory_format=torch.channels_last).eval(), description, state.get("decision"))
+    return TrainedNetwork(network.to(memory_format=torch.channels_last).eval(), description, state.get("decision"))
 
 
-def load_classifier(path: Path) -> "Classifier":
+def load_classifier(path: Path) -> "ImageClassifier":
     """The classifier that a checkpoint describes, with its weights, in eval mode.
 
     Raises:
         ValueError: see `read_checkpoint`; or weights that do not fit the network that it names.
     """
-    from .classifier import Classifier  # late: a network alone comes without Lightning, whose import takes seconds
+    from lightning_modules.image_classifier import (
+        ImageClassifier,  # late: a network alone comes without Lightning, whose import takes seconds
+    )
 
     state = read_checkpoint(path)
     _check_fits(state, path)
-    classifier = Classifier(**{key: state["hyper_parameters"][key] for key in SELF_DESCRIPTION})
+    classifier = ImageClassifier(**{key: state["hyper_parameters"][key] for key in SELF_DESCRIPTION})
     _fill(classifier, state["state_dict"], path)
     classifier.decision = state.get("decision")
     return classifier.eval()

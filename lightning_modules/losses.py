@@ -1,4 +1,4 @@
-"""Training losses: logits (B, K) and labels (B,) to one loss a picture (B,). Evaluation always uses plain cross entropy."""
+"""Training losses: logits (B, K) and labels (B,) to one loss an image (B,). Evaluation always uses plain cross entropy."""
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +23,9 @@ class CrossEntropy(nn.Module):
 
 
 class WeightedCrossEntropy(nn.Module):
-    """Cross entropy times n / (K n_k) for a picture of class k, of which there are n_k among n training pictures.
+    """Cross entropy times n / (K n_k) for an image of class k, of which there are n_k among n training images.
 
-    The weights average to 1 over the training pictures (King & Zeng 2001, Political Analysis 9:137-163, eq. 8).
+    The weights average to 1 over the training images (King & Zeng 2001, Political Analysis 9:137-163, eq. 8).
     """
 
     def __init__(self, *, class_counts: list[int]):
@@ -37,7 +37,7 @@ class WeightedCrossEntropy(nn.Module):
         return F.cross_entropy(logits, labels, reduction="none") * self.class_weights[labels]
 
 
-class Focal(nn.Module):
+class FocalLoss(nn.Module):
     """-(1 - p)^gamma log p of the true class: Lin et al. 2017, arXiv:1708.02002, eq. 4 (without alpha)."""
 
     def __init__(self, *, gamma: float):
@@ -52,8 +52,8 @@ class Focal(nn.Module):
         return wrong**self.gamma * cross_entropy
 
 
-class Distillation(nn.Module):
-    """Part of the loss against the labels, part against what a teacher says of the same pictures.
+class DistillationLoss(nn.Module):
+    """Part of the loss against the labels, part against what a teacher says of the same images.
 
     (1 - w) loss + w T^2 KL(teacher || network), both softened by the temperature T: Hinton, Vinyals & Dean 2015,
     arXiv:1503.02531, section 2.

@@ -63,7 +63,7 @@ class Metrics(nn.Module):
         return {name: value.tolist() for name, value in values.items()}
 
 
-def gathered(value: Tensor) -> Tensor:
+def all_gather(value: Tensor) -> Tensor:
     """The values (...) of all processes -> (processes, ...)."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return value[None]

@@ -1,4 +1,4 @@
-"""python -m reports.statistics compare RUN_A RUN_B: whether two networks can be told apart on their pictures."""
+"""python -m evaluation.intervals compare RUN_A RUN_B: whether two networks can be told apart on their images."""
 
 import argparse
 import sys
@@ -7,16 +7,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .gather import EXAMPLE, Run, find, gather
-from .pairs import mcnemar, p_in_words, paired_difference, told_apart, verdict
-from .predictions import correct_matrix, has_predictions, read_predictions
-from .statistics import Interval, accuracy_entry, accuracy_in_words, accuracy_interval, crossed_difference, over_seeds
+from common.predictions_csv import correct_matrix, has_predictions, read_predictions
+from evaluation.intervals import (
+    Interval,
+    accuracy_entry,
+    accuracy_interval,
+    format_accuracy,
+    mean_over_seeds,
+    two_way_difference,
+)
+from evaluation.paired_tests import describe_comparison, format_p, mcnemar, paired_difference, verdict
+from reports.load_runs import EXAMPLE, Run, find_records, load_runs
 
-USED = {"test": "test pictures", "val": "validation pictures (they also chose the epoch, so accuracies are too good)"}
-HELP = """Compares the predictions of two runs, picture by picture.
+USED = {"test": "test images", "val": "validation images (they also chose the epoch, so accuracies are too good)"}
+HELP = """Compares the predictions of two runs, image by image.
 
 RUN is the folder of a run (with result.json and predictions.csv), or a folder with one run a seed, which differ in
-nothing else; both sides then need the same seeds. Pictures are paired by their pixels, whatever the files are called.
+nothing else; both sides then need the same seeds. Images are paired by their pixels, whatever the files are called.
 """
 
 
@@ -25,7 +32,7 @@ class Side(NamedTuple):
 
     name: str
     runs: list[Run]
-    left_out: list[str]  # unfinished runs and unreadable records, with the reason
+    excluded: list[str]  # unfinished runs and unreadable records, with the reason
 
     @property
     def seeds(self) -> list[int | None]:
@@ -40,7 +47,7 @@ def load(folder: Path) -> Side:
     """
     single = folder / "result.json"
     try:
-        gathered = gather(find(str(single if single.is_file() else folder)))
+        gathered = load_runs(find_records(str(single if single.is_file() else folder)))
     except ValueError as error:
         raise ValueError(str(error).removeprefix("runs=").replace(EXAMPLE, "e.g. outputs/MODEL/DATE")) from error
     finished = [run for run in gathered.runs if run.record["status"] == "finished"]
@@ -49,7 +56,7 @@ def load(folder: Path) -> Side:
         raise ValueError(f"{folder}: no finished run (status {states}); finish it first")
     finished.sort(key=lambda run: (run.seed or 0, run.folder))
     unfinished = [f"{run.folder}: not finished" for run in gathered.runs if run.record["status"] != "finished"]
-    side = Side(str(folder), finished, [*unfinished, *(why for _, why in gathered.left_out)])
+    side = Side(str(folder), finished, [*unfinished, *(why for _, why in gathered.excluded)])
     _check_seeds_only(side)
     return side
 
@@ -85,7 +92,7 @@ def compare(a: Side, b: Side) -> list[str]:
     """The lines that tell two networks apart, or not.
 
     Raises:
-        ValueError: other seeds, or other pictures.
+        ValueError: other seeds, or other images.
     """
     several = len(a.runs) > 1 or len(b.runs) > 1
     if several and a.seeds != b.seeds:
@@ -105,46 +112,46 @@ def compare(a: Side, b: Side) -> list[str]:
         f"A alone is right on {only_a:,}, B alone on {only_b:,}{summed}",
         *(_over_seeds(right_a, right_b) if several else _single(only_a, only_b, correct.shape[1])),
     ]
-    lines += [f"left out: {why}" for side in (a, b) for why in side.left_out]
-    selected = [side.name for side in (a, b) if any(_test_selected(run) for run in side.runs)]
+    lines += [f"left out: {why}" for side in (a, b) for why in side.excluded]
+    selected = [side.name for side in (a, b) if any(_selected_on_test(run) for run in side.runs)]
     if selected:
-        lines.append(f"{' and '.join(selected)}: the test pictures chose the epoch, so test accuracies are too good")
+        lines.append(f"{' and '.join(selected)}: the test images chose the epoch, so test accuracies are too good")
     return lines
 
 
-def _test_selected(run: Run) -> bool:
-    return (run.record["data"] or {}).get("protocol") == "test_selected"
+def _selected_on_test(run: Run) -> bool:
+    return (run.record["data"] or {}).get("select_on") == "test"
 
 
 def _single(only_a: int, only_b: int, n: int) -> list[str]:
     value, low, high = paired_difference(only_a, only_b, n)
     difference = f"A - B: {value:z.4f} (95% interval {low:z.3f} to {high:z.3f})"
     return [
-        f"{difference}, {p_in_words(mcnemar(only_a, only_b))} (exact McNemar test)",
+        f"{difference}, {format_p(mcnemar(only_a, only_b))} (exact McNemar test)",
         f"A and B {verdict(only_a, only_b, n)}",
     ]
 
 
 def _over_seeds(right_a: np.ndarray, right_b: np.ndarray) -> list[str]:
-    found = crossed_difference(right_a, right_b)
+    found = two_way_difference(right_a, right_b)
     interval = Interval(found.low, found.high)
-    what = f"{right_a.shape[1]:,} pictures and {len(right_a)} seeds"
+    what = f"{right_a.shape[1]:,} images and {len(right_a)} seeds"
     return [
         f"A - B: {found.mean:z.4f} (95% interval {interval.low:z.3f} to {interval.high:z.3f}, standard deviation between "
-        f"seeds {found.seeds_standard_deviation:.4f}), {p_in_words(found.p_value)} (seeds and pictures as random effects)",
-        f"A and B {told_apart(found.p_value, what, found.mean, interval)}",
+        f"seeds {found.seeds_standard_deviation:.4f}), {format_p(found.p_value)} (seeds and images as random effects)",
+        f"A and B {describe_comparison(found.p_value, what, found.mean, interval)}",
     ]
 
 
 def _accuracy(right: np.ndarray, seeds: list[int | None]) -> str:
     runs, n = right.shape
     if runs == 1:
-        return accuracy_in_words(accuracy_entry(int(right.sum()), n))
+        return format_accuracy(accuracy_entry(int(right.sum()), n))
     low, high = accuracy_interval(right)
-    deviation = over_seeds(right.mean(axis=1).tolist()).standard_deviation
+    deviation = mean_over_seeds(right.mean(axis=1).tolist()).standard_deviation
     return (
         f"{right.mean():.4f} (mean of seeds {', '.join(map(str, seeds))}; standard deviation {deviation:.4f}; "
-        f"95% interval {low:.3f} to {high:.3f}, over seeds and pictures)"
+        f"95% interval {low:.3f} to {high:.3f}, over seeds and images)"
     )
 
 
@@ -154,14 +161,14 @@ def _listed(seeds: list[int | None], without: list[int | None]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command; an error is one line and exit status 1."""
-    parser = argparse.ArgumentParser(prog="python -m reports.statistics", description="Honest numbers about runs.")
+    parser = argparse.ArgumentParser(prog="python -m evaluation.intervals", description="Honest numbers about runs.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser(
         "compare",
         help="can two networks be told apart?",
         description=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: python -m reports.statistics compare outputs/resnet18/DATE outputs/shufflenet_mod/DATE",
+        epilog="example: python -m evaluation.intervals compare outputs/resnet18/DATE outputs/shufflenet_mod/DATE",
     )
     command.add_argument("run_a", metavar="RUN_A", type=Path, help="folder of a run, or of one run a seed")
     command.add_argument("run_b", metavar="RUN_B", type=Path, help="the same of the other network")

@@ -1,4 +1,4 @@
-"""Accuracy against the number of training pictures: would more pictures help, or a larger network?"""
+"""Accuracy against the number of training images: would more images help, or a larger network?"""
 
 from collections import defaultdict
 from pathlib import Path
@@ -7,73 +7,77 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from .gather import Run, find, gather
-from .pairs import p_in_words
-from .predictions import correct_matrix, has_predictions, read_predictions
-from .statistics import Crossed, crossed, crossed_difference
-from .words import number
+from common.predictions_csv import correct_matrix, has_predictions, read_predictions
+from common.text import finite_number
+from evaluation.intervals import TwoWayMean, two_way_difference, two_way_random_effects
+from evaluation.paired_tests import format_p
+from reports.load_runs import Run, find_records, load_runs
 
 
 class Point(NamedTuple):
-    """One network trained on so many pictures."""
+    """One network trained on so many images."""
 
     model: str
     parameters: int
     n_train: int
     seeds: list[int | None]
-    right: np.ndarray  # (seeds, pictures) bool
-    accuracy: Crossed
+    right: np.ndarray  # (seeds, images) bool
+    accuracy: TwoWayMean
 
 
 class Curves(NamedTuple):
-    """Points by network, the smallest first, each by the number of training pictures."""
+    """Points by network, the smallest first, each by the number of training images."""
 
     split: str
     points: dict[str, list[Point]]
-    left_out: list[str]  # records, with the reason
+    excluded: list[str]  # records, with the reason
 
 
 def read_curves(folder: Path) -> Curves:
-    """The finished runs below a folder; accuracy on test pictures, on those of val where a run has no test.
+    """The finished runs below a folder; accuracy on test images, on those of val where a run has no test.
 
     Raises:
-        ValueError: no record, none finished, or runs that were measured on different pictures.
+        ValueError: no record, none finished, or runs that were measured on different images.
     """
-    gathered = gather(find(str(folder)))
+    gathered = load_runs(find_records(str(folder)))
     finished = [run for run in gathered.runs if run.record["status"] == "finished" and run.record["best"]]
     runs = [run for run in finished if _place(run)]
     if not runs:
         raise ValueError(f"{folder}: no finished run to draw a learning curve from; see the errors of its runs")
-    left_out = [why for _, why in gathered.left_out]
-    left_out += [f"{run.name}: its record does not tell network and pictures" for run in finished if not _place(run)]
+    excluded = [why for _, why in gathered.excluded]
+    excluded += [f"{run.name}: its record does not tell network and images" for run in finished if not _place(run)]
     split = "test" if all(has_predictions(run.folder, "test") for run in runs) else "val"
-    correct = correct_matrix([read_predictions(run.folder, split) for run in runs])  # refuses runs on other pictures
+    correct = correct_matrix([read_predictions(run.folder, split) for run in runs])  # refuses runs on other images
     groups: dict[tuple[int, str, int], list[int]] = defaultdict(list)
     for index in sorted(range(len(runs)), key=lambda index: runs[index].seed or 0):
         groups[_place(runs[index])].append(index)
     points: dict[str, list[Point]] = defaultdict(list)
     for (parameters, name, n_train), rows in sorted(groups.items()):
         seeds = [runs[row].seed for row in rows]
-        points[name].append(Point(name, parameters, n_train, seeds, correct[rows], crossed(correct[rows])))
-    return Curves(split, dict(points), left_out)
+        points[name].append(
+            Point(name, parameters, n_train, seeds, correct[rows], two_way_random_effects(correct[rows]))
+        )
+    return Curves(split, dict(points), excluded)
 
 
 def _place(run: Run) -> tuple[int, str, int] | None:
-    """Parameters, network and training pictures; None where the record lacks one."""
+    """Parameters, network and training images; None where the record lacks one."""
     model, data = run.record["model"] or {}, run.record["data"] or {}
-    parameters, n_train = number(model.get("parameters")), number(data.get("n_train"))
+    parameters, n_train = finite_number(model.get("parameters")), finite_number(data.get("n_train"))
     return None if parameters is None or n_train is None else (parameters, str(model.get("name")), n_train)
 
 
 def in_words(curves: Curves) -> list[str]:
-    """A sentence on more pictures for each network with two points or more, and one on larger ones; then what was left out."""
+    """A sentence on more images for each network with two points or more, and one on larger ones; then what was left out."""
     sentences = []
     for name, points in curves.points.items():
         if len(points) > 1:
             half, full = points[-2], points[-1]
             gain = _difference(full, half)
-            text = f"{name}: from {half.n_train:,} to {full.n_train:,} training pictures accuracy changes by {_figure(gain)}"
-            helps = "more pictures would probably help" if _gains(gain) else "more pictures cannot be seen to help"
+            text = (
+                f"{name}: from {half.n_train:,} to {full.n_train:,} training images accuracy changes by {_figure(gain)}"
+            )
+            helps = "more images would probably help" if _gains(gain) else "more images cannot be seen to help"
             sentences.append(f"{text}: {helps}")
     names = list(curves.points)
     smallest = curves.points[names[0]][-1]
@@ -83,47 +87,47 @@ def in_words(curves: Curves) -> list[str]:
             gain = _difference(other, smallest)
             helps = "a larger network helps" if _gains(gain) else "a larger network cannot be seen to help"
             sentences.append(f"{name} instead of {smallest.model} at {other.n_train:,}: {_figure(gain)}: {helps}")
-    return [*sentences, *(f"left out: {why}" for why in curves.left_out)]
+    return [*sentences, *(f"left out: {why}" for why in curves.excluded)]
 
 
 def draw(curves: Curves) -> Figure:
-    """Accuracy with its interval over seeds and pictures against training pictures on a logarithmic axis."""
+    """Accuracy with its interval over seeds and images against training images on a logarithmic axis."""
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.add_subplot()
-    colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe & Ito: told apart by colour-blind eyes
+    colors = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe & Ito: told apart by color-blind eyes
     for index, (name, points) in enumerate(curves.points.items()):
         accuracies = [point.accuracy for point in points]
         means = np.array([a.mean for a in accuracies])
         reach = np.array([[a.mean - max(a.low, 0), min(a.high, 1) - a.mean] for a in accuracies]).T
         label = f"{name} ({points[0].parameters:,} parameters)"
-        colour, marker = colours[index % len(colours)], "os^Dv"[index % 5]
+        color, marker = colors[index % len(colors)], "os^Dv"[index % 5]
         places = [point.n_train * 1.01**index for point in points]
-        axes.errorbar(places, means, reach, fmt=f"{marker}-", color=colour, capsize=3, markersize=5, label=label)
+        axes.errorbar(places, means, reach, fmt=f"{marker}-", color=color, capsize=3, markersize=5, label=label)
     ticks = sorted({point.n_train for points in curves.points.values() for point in points})
     axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
     seeds = max(len(point.seeds) for points in curves.points.values() for point in points)
     n = next(iter(curves.points.values()))[0].right.shape[1]
-    axes.set(xlabel="training pictures", ylabel=f"{curves.split} accuracy, 95% interval")
-    axes.set_title(f"Learning curve, {n:,} {curves.split} pictures, {seeds} seed{'s' * (seeds > 1)}")
+    axes.set(xlabel="training images", ylabel=f"{curves.split} accuracy, 95% interval")
+    axes.set_title(f"Learning curve, {n:,} {curves.split} images, {seeds} seed{'s' * (seeds > 1)}")
     axes.grid(axis="y", color="0.9")
     axes.legend(loc="lower right", fontsize=9)
     return figure
 
 
-def _difference(a: Point, b: Point) -> Crossed:
+def _difference(a: Point, b: Point) -> TwoWayMean:
     """A minus B over the seeds that both have."""
     seeds = [seed for seed in a.seeds if seed in b.seeds]
     if not seeds:
-        raise ValueError(f"{a.model}: no seed was run with {a.n_train} and with {b.n_train} training pictures")
+        raise ValueError(f"{a.model}: no seed was run with {a.n_train} and with {b.n_train} training images")
     right_a, right_b = (side.right[[side.seeds.index(seed) for seed in seeds]] for side in (a, b))
-    return crossed_difference(right_a, right_b)
+    return two_way_difference(right_a, right_b)
 
 
-def _gains(gain: Crossed) -> bool:
+def _gains(gain: TwoWayMean) -> bool:
     return gain.p_value < 0.05 and gain.mean > 0
 
 
-def _figure(gain: Crossed) -> str:
-    return f"{gain.mean:+.3f} (95% interval {gain.low:.3f} to {gain.high:.3f}, {p_in_words(gain.p_value)})"
+def _figure(gain: TwoWayMean) -> str:
+    return f"{gain.mean:+.3f} (95% interval {gain.low:.3f} to {gain.high:.3f}, {format_p(gain.p_value)})"

@@ -6,11 +6,11 @@ Mitchell et al. 2019, "Model Cards for Model Reporting", arXiv:1810.03993, whose
 import json
 from pathlib import PurePath
 
-from .card_figures import MOST_CLASSES, SPLITS, classes, confusion, cost, decisions, escaped, figures, measured
-from .files import write_text
-from .records import SECTIONS, Record
-from .statistics import accuracy_in_words
-from .words import clean, listed, number, plural
+from common.atomic_io import write_text
+from common.run_record import SECTIONS, RunRecord
+from common.text import clean, finite_number, join_words, plural
+from evaluation.intervals import format_accuracy
+from reports.card_sections import MOST_CLASSES, SPLITS, classes, confusion, cost, decisions, escaped, figures, measured
 
 CARD = "MODEL_CARD.md"
 MOST_FINDINGS = 20
@@ -19,12 +19,12 @@ LONGEST_WARNING = 300  # characters
 GROUPS = ("model", "recipe", "optimizer", "scheduler", "loss", "augmentation", "trainer", "datamodule", "decision")
 USE = """\
 ```python
-from predict import Classifier
-model = Classifier.from_checkpoint({checkpoint})
+from predict import Predictor
+model = Predictor.from_checkpoint({checkpoint})
 model.predict(["a.jpg", "b.png"])
 ```"""
-LOOKED_UP = "not known to this project: look it up where the pictures come from, before weights trained on them go out"
-LICENCES_OF_WEIGHTS = {
+LOOKED_UP = "not known to this project: look it up where the images come from, before weights trained on them go out"
+LICENSES_OF_WEIGHTS = {
     "random": "begun from random weights: nobody else's.",
     "imagenet": "begun from weights that were trained on ImageNet, whose terms allow research and education that is not "
     "commercial; torchvision, which gives them out, leaves it to the user to find out whether that covers his use.",
@@ -33,7 +33,7 @@ LICENCES_OF_WEIGHTS = {
 }
 
 
-def write_card(record: Record, ckpt_path: str | None) -> None:
+def write_card(record: RunRecord, ckpt_path: str | None) -> None:
     """Writes the card of a run that has come to its end.
 
     Args:
@@ -62,7 +62,7 @@ def model_card(record: dict, checkpoint: str) -> str:
         "Cost": cost(record),
         "Warnings": _warnings(record),
         "Limits": _limits(record),
-        "Licences": _licences(record),
+        "Licenses": _licenses(record),
     }
     lines = []
     for depth, (title, body) in enumerate(parts.items()):
@@ -76,12 +76,12 @@ def _summary(record: dict) -> list[str]:
     names = [escaped(name) for name in data.get("classes", [])]
     size = record["run"].get("settings", {}).get("model.image_size")
     pixels = f" It sees {size} x {size} pixels." if size else ""
-    lines = [f"`{_code(model.get('name'))}` tells {listed(names, MOST_CLASSES)} apart.{pixels}", ""]
+    lines = [f"`{_code(model.get('name'))}` tells {join_words(names, MOST_CLASSES)} apart.{pixels}", ""]
     for split, section in measured(record)[:1]:
         chosen = (
-            "" if split == "test" and not _test_selected(record) else " **The epoch was chosen on these pictures.**"
+            "" if split == "test" and not _selected_on_test(record) else " **The epoch was chosen on these images.**"
         )
-        lines.append(f"Accuracy {SPLITS[split]}: **{accuracy_in_words(section['accuracy'])}**.{chosen}")
+        lines.append(f"Accuracy {SPLITS[split]}: **{format_accuracy(section['accuracy'])}**.{chosen}")
     return lines
 
 
@@ -91,7 +91,7 @@ def _use(record: dict, checkpoint: str) -> list[str]:
         USE.format(checkpoint=json.dumps(text, ensure_ascii=False)),
         "",
         "`python predict.py ckpt=FILE images=DIR` labels a folder, `explain=true` shows why, `python export.py ckpt=FILE` "
-        "makes an ONNX file. It is meant for pictures as it was trained on, and says one of its classes of any other picture "
+        "makes an ONNX file. It is meant for images as it was trained on, and says one of its classes of any other image "
         "too.",
     ]
 
@@ -99,12 +99,12 @@ def _use(record: dict, checkpoint: str) -> list[str]:
 def _data(record: dict) -> list[str]:
     data, settings = record["data"], record["run"].get("settings", {})
     counts = [f"{data[f'n_{split}']:,} {split}" for split in ("train", "val", "test") if data.get(f"n_{split}")]
-    lines = [f"- {escaped(data.get('name'))}: {', '.join(counts) or 'no counts'} pictures"]
-    lines += _items(data, root="folder", fingerprint="fingerprint of pictures, labels and splits")
+    lines = [f"- {escaped(data.get('name'))}: {', '.join(counts) or 'no counts'} images"]
+    lines += _items(data, root="folder", fingerprint="fingerprint of images, labels and splits")
     lines += _items(settings, **{"datamodule.table": "labels from", "datamodule.split_seed": "seed of the splits"})
     if data.get("folds"):
         lines.append(f"- fold {data.get('fold')} of {data['folds']} of a cross-validation: the test split stays closed")
-    lines += [f"- left out: {plural(len(data['left_out']), 'picture')}, see the record"] if data.get("left_out") else []
+    lines += [f"- left out: {plural(len(data['excluded']), 'image')}, see the record"] if data.get("excluded") else []
     found = data.get("audit")
     if found is not None:
         lines.append(f"- audit: {'' if found else 'nothing found'}".rstrip())
@@ -118,8 +118,8 @@ def _training(record: dict) -> list[str]:
     settings, choices = run.get("settings", {}), run.get("choices", {})
     lines = [f"- initial weights: {escaped(record['model']['weights'])}"] if record["model"].get("weights") else []
     if best:
-        on = "**test** pictures" if _test_selected(record) else "validation pictures"
-        value = f" of {best['value']:.4f}" if number(best.get("value")) is not None else ""
+        on = "**test** images" if _selected_on_test(record) else "validation images"
+        value = f" of {best['value']:.4f}" if finite_number(best.get("value")) is not None else ""
         lines.append(f"- chosen on {on}: epoch {best.get('epoch')}, for its {escaped(best.get('monitor'))}{value}")
     for group in GROUPS:
         own = [f"{key.partition('.')[2]} {_value(settings[key])}" for key in settings if key.startswith(f"{group}.")]
@@ -146,22 +146,24 @@ def _warnings(record: dict) -> list[str]:
 def _limits(record: dict) -> list[str]:
     data, found = record["data"], measured(record)
     lines = []
-    if _test_selected(record):
-        lines.append("- The test pictures chose the epoch (`test_selected`): all figures here are too good.")
+    if _selected_on_test(record):
+        lines.append("- The test images chose the epoch (`selected_on_test`): all figures here are too good.")
     elif found and found[0][0] == "val":
         lines.append("- There is no test figure: validation chose the epoch, and its figures are too good.")
-    if ((record.get("test") or {}).get("opened") or 0) > 1:
+    if ((record.get("test") or {}).get("test_evaluations") or 0) > 1:
         lines.append("- The test split was opened before: its first figure is the honest one.")
     leaks = sum(bool(each.get("leak")) for each in data.get("audit") or [])
     if leaks:
         lines.append(
-            f"- {plural(leaks, 'finding')} of the audit: training pictures stand in val or test too, so figures are optimistic."
+            f"- {plural(leaks, 'finding')} of the audit: training images stand in val or test too, so figures are optimistic."
         )
     for split, section in found[:1]:
         rare = [each for each in section.get("per_class") or [] if each["n"] < 30]
         told = [f"{escaped(each['class'])} ({each['n']})" for each in rare]
         lines += (
-            [f"- Few {SPLITS[split]} pictures, so that little is known: {listed(told, MOST_CLASSES)}."] if told else []
+            [f"- Few {SPLITS[split]} images, so that little is known: {join_words(told, MOST_CLASSES)}."]
+            if told
+            else []
         )
     if str(record["model"].get("weights")).startswith("random"):
         lines.append("- It began from random weights; with pretrained ones the same network is mostly better.")
@@ -169,23 +171,23 @@ def _limits(record: dict) -> list[str]:
         "- One training with one seed: another one gives another figure (`-m 'seed=range(1,6)'` shows by how much)."
     )
     lines.append(
-        "- Measured on pictures of the same source as those of training; other cameras, places and times are untested."
+        "- Measured on images of the same source as those of training; other cameras, places and times are untested."
     )
     lines.append("- A group within a class that the labels do not name may fare worse: nothing here tells.")
     return lines
 
 
-def _licences(record: dict) -> list[str]:
+def _licenses(record: dict) -> list[str]:
     kind = str(record["model"].get("weights") or "checkpoint").split(" ")[0]
-    data = record["data"].get("licence")
+    data = record["data"].get("license")
     return [
-        f"- pictures: {escaped(data) if data else LOOKED_UP}",
-        f"- weights: {LICENCES_OF_WEIGHTS.get(kind, LICENCES_OF_WEIGHTS['file'])}",
+        f"- images: {escaped(data) if data else LOOKED_UP}",
+        f"- weights: {LICENSES_OF_WEIGHTS.get(kind, LICENSES_OF_WEIGHTS['file'])}",
     ]
 
 
-def _test_selected(record: dict) -> bool:
-    return record["data"].get("protocol") == "test_selected"
+def _selected_on_test(record: dict) -> bool:
+    return record["data"].get("select_on") == "test"
 
 
 def _items(section: dict, **names: str) -> list[str]:

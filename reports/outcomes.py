@@ -1,4 +1,4 @@
-"""Whether each seed of a row is right on each picture; S seeds, n pictures."""
+"""Whether each seed of a row is right on each image; S seeds, n images."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,22 +6,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .gather import Run
-from .predictions import FILES, has_predictions, read_predictions
+from common.predictions_csv import FILES, has_predictions, read_predictions
+from reports.load_runs import Run
 
 
-class Outcomes(NamedTuple):
-    """What the seeds of one row get on the same pictures."""
+class CorrectnessMatrix(NamedTuple):
+    """What the seeds of one row get on the same images."""
 
     seeds: list[int | None]
     correct: np.ndarray  # (S, n) bool
-    pictures: str  # names the pictures with their labels, in order
+    images: str  # names the images with their labels, in order
 
 
-def outcomes(runs: Sequence[Run], split: str) -> Outcomes | str:
+def correctness_matrix(runs: Sequence[Run], split: str) -> CorrectnessMatrix | str:
     """The predictions of a row's runs, test or val; or, in words, why they cannot be used.
 
-    The folds of one seed's cross-validation are put together: one prediction a picture.
+    The folds of one seed's cross-validation are put together: one prediction an image.
     """
     by_seed: dict[int | None, list[Run]] = {}
     for run in runs:
@@ -40,12 +40,12 @@ def outcomes(runs: Sequence[Run], split: str) -> Outcomes | str:
         lines.append(correct)
         names.add(name)
     if len(names) > 1:
-        return f"the seeds have other pictures in {FILES[split]}"
-    return Outcomes(list(by_seed), np.stack(lines), names.pop())
+        return f"the seeds have other images in {FILES[split]}"
+    return CorrectnessMatrix(list(by_seed), np.stack(lines), names.pop())
 
 
 def _pooled(folds: Sequence[Run], split: str) -> tuple[np.ndarray, str] | str:
-    """Right or not, (n,), and the name of the pictures."""
+    """Right or not, (n,), and the name of the images."""
     lines = []
     for run in folds:
         table = read_predictions(run.folder, split)
@@ -54,7 +54,7 @@ def _pooled(folds: Sequence[Run], split: str) -> tuple[np.ndarray, str] | str:
     if len(folds) > 1:
         lines.sort()
         if len({path for _, _, path, _ in lines}) < len(lines):
-            return f"pictures stand in several folds of seed {folds[0].seed}"
+            return f"images stand in several folds of seed {folds[0].seed}"
     text = "\n".join(f"{fingerprint} {label}" for fingerprint, label, _, _ in lines)
     name = hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
     return np.array([correct for *_, correct in lines]), name

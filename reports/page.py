@@ -9,16 +9,16 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from . import sweep_figures as figures
-from .again import again
-from .best_of_each import best_note, best_of_each, edges, grid, grid_note
-from .cells import Column, columns, columns_of_best, columns_of_grid, note
-from .epochs import over_epochs
-from .hardest import MOST_CLASSES, Confusion, confusion, hardest
-from .rows import Row, Section, Summary, single_latencies
-from .table import reason
-from .verdicts import SPLITS, answer, optimism_in_words
-from .words import clean, listed, plural
+from common.text import clean, join_words, plural
+from reports import svg as figures
+from reports.aggregate import ReportData, ResultGroup, ResultRow, single_latencies
+from reports.columns import Column, columns, columns_of_best, columns_of_grid, note
+from reports.per_setting import best_note, best_per_setting, edges, grid, grid_note
+from reports.provenance import provenance
+from reports.renderers import reason
+from reports.significance import SPLITS, answer, describe_selection_bias
+from reports.top_losses import MOST_CLASSES, Confusion, confusion, top_losses
+from reports.training_curves import over_epochs
 
 MOST_DRAWN = figures.MOST_LINES
 MOST_SECTIONS = 4  # that are drawn
@@ -33,14 +33,14 @@ PANELS = (
     ("lr", "Learning rate", "learning rate"),
 )
 COSTS = (
-    ("macs", "Accuracy and MACs", "MACs of one picture", "MACs"),
+    ("macs", "Accuracy and MACs", "MACs of one image", "MACs"),
     ("parameters", "Accuracy and parameters", "parameters", "parameters"),
-    ("latency_p50_ms", "Accuracy and latency", "latency of one picture, median, ms", "latency"),
+    ("latency_p50_ms", "Accuracy and latency", "latency of one image, median, ms", "latency"),
 )
 HERE = Path(__file__).parent
 
 
-def make_page(summary: Summary, title: str) -> str:
+def make_page(summary: ReportData, title: str) -> str:
     """The page; what is wrong with single runs is said on it."""
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
@@ -56,48 +56,48 @@ def make_page(summary: Summary, title: str) -> str:
             {"name": row.runs[0].name, "status": row.runs[0].record["status"], "reason": reason(row)}
             for row in summary.unfinished
         ],
-        left_out=[why for _, why in summary.left_out],
+        excluded=[why for _, why in summary.excluded],
         script=Markup(script),  # ours
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        **again(summary),
+        **provenance(summary),
     )
 
 
-def _subtitle(summary: Summary) -> str:
+def _subtitle(summary: ReportData) -> str:
     finished = sum(len(row.runs) for section in summary.sections for row in section.rows)
     parts = [f"{finished:,} of {plural(len(summary.runs), 'run')} finished"]
     states = Counter(row.runs[0].record["status"] for row in summary.unfinished)
     parts += [f"{n:,} {'not at the end' if state == 'running' else state}" for state, n in states.items()]
-    parts += [f"{plural(len(summary.left_out), 'record')} left out"] if summary.left_out else []
+    parts += [f"{plural(len(summary.excluded), 'record')} left out"] if summary.excluded else []
     return ", ".join(parts) + "."
 
 
-def _section(section: Section, summary: Summary, drawn: bool) -> dict:
+def _section(section: ResultGroup, summary: ReportData, drawn: bool) -> dict:
     part = {
         "heading": section.heading,
-        "test_selected": section.rows[0].test_selected,
+        "selected_on_test": section.rows[0].selected_on_test,
         "has_best": section.rows[0].ranked_by is not None,
         "answer": answer(section),
         **_table(columns(section, summary.columns), section.rows),
         "note": note(section),
-        "optimism": optimism_in_words(section),
+        "optimism": describe_selection_bias(section),
         "drawn": drawn,
         **_settings(section, summary),
     }
     if drawn:
         rows = section.rows[:MOST_DRAWN]
-        part |= {"capped": len(rows) < len(section.rows), **_curves(rows), **_pareto(rows), **_pictures(rows[0])}
+        part |= {"capped": len(rows) < len(section.rows), **_curves(rows), **_pareto(rows), **_images(rows[0])}
         matrices = [made for row in rows[:MOST_MATRICES] if (made := confusion(row))]
         part["others"] = "The other row" if len(matrices) == 2 else f"The {len(matrices) - 1:,} rows that follow"
         part["confusions"] = [_matrix(made, len(rows) > 1) for made in matrices]
     return part
 
 
-def _settings(section: Section, summary: Summary) -> dict:
+def _settings(section: ResultGroup, summary: ReportData) -> dict:
     """The best of each value of each setting, and the grid of two settings."""
     each = [
         {"title": found.title, "words": found.sentences, **_table(columns_of_best(found), found.bests)}
-        for found in best_of_each(section)
+        for found in best_per_setting(section)
     ]
     part = {"each": each, "each_note": best_note(section), "grid": None, "edges": edges(section, summary.unfinished)}
     if found := grid(section):
@@ -110,29 +110,29 @@ def _table(shown: list[Column], lines: Sequence) -> dict:
     return {"columns": shown, "lines": [[column.fill(line) for column in shown] for line in lines]}
 
 
-def _curves(rows: list[Row]) -> dict:
+def _curves(rows: list[ResultRow]) -> dict:
     read = [over_epochs(row.runs) for row in rows]
     drawings = []
     for column, title, label in PANELS:
         lines = [curves[column] for curves, _ in read]
         if any(len(line.values) for line in lines):
-            if column.startswith("val") and rows[0].test_selected:
+            if column.startswith("val") and rows[0].selected_on_test:
                 title = title.replace("Validation", "Test")
             rates = [line.values[line.values > 0] for line in lines] if column == "lr" else []
             wide = bool(rates) and _ratio([value for found in rates for value in found]) > 20
             drawings.append(Markup(figures.curves(title, lines, label, logarithmic=wide)))
     legend = []
     for index, row in enumerate(rows):
-        colour, dash = figures.line_style(index)
-        colour = figures.PAGE_COLOURS.get(colour, colour)
-        legend.append({"rank": row.rank, "name": row.name, "colour": colour, "dash": figures.SVG_DASHES[dash]})
+        color, dash = figures.line_style(index)
+        color = figures.PAGE_COLORS.get(color, color)
+        legend.append({"rank": row.rank, "name": row.name, "color": color, "dash": figures.SVG_DASHES[dash]})
     notes = [text for _, found in read for text in found]
     if len(notes) > MOST_NOTES:
         notes = [*notes[:MOST_NOTES], f"and {len(notes) - MOST_NOTES:,} more such tables"]
     return {"curves": drawings, "legend": legend, "curve_notes": notes}
 
 
-def _pareto(rows: list[Row]) -> dict:
+def _pareto(rows: list[ResultRow]) -> dict:
     """Drawings of accuracy against each cost that differs, and who is on which front."""
     measured = [row for row in rows if row.ranked_by]
     drawings, fronts, notes = [], {}, []
@@ -157,29 +157,29 @@ def _pareto(rows: list[Row]) -> dict:
         for e in single_latencies(run)
     }
     if len(where) > 1:
-        notes.append(f"Latencies were measured on {listed(sorted(where))}: they cannot be compared with one another.")
-    points = [{"rank": r.rank, "name": r.name, "front": listed(fronts.get(r.rank, [""]))} for r in measured]
+        notes.append(
+            f"Latencies were measured on {join_words(sorted(where))}: they cannot be compared with one another."
+        )
+    points = [{"rank": r.rank, "name": r.name, "front": join_words(fronts.get(r.rank, [""]))} for r in measured]
     return {"pareto": drawings, "points": points, "cost_notes": notes}
 
 
-def _pictures(best: Row) -> dict:
-    found = hardest(best)
-    boxes = any(picture.image for picture in found.pictures)
-    shown = [
-        picture._replace(image=picture.image and Markup(picture.image)) for picture in found.pictures
-    ]  # base64, ours
-    if found.pictures:
+def _images(best: ResultRow) -> dict:
+    found = top_losses(best)
+    boxes = any(loss.image for loss in found.losses)
+    shown = [loss._replace(image=loss.image and Markup(loss.image)) for loss in found.losses]  # base64, ours
+    if found.losses:
         folds = f" ({plural(len(best.folds), 'fold')})" if best.folds else ""
-        common = {picture.reason for picture in found.pictures}
+        common = {loss.reason for loss in found.losses}
         words = (
-            f"{SPLITS[found.split].capitalize()} pictures that the runs of {best.name}{folds} get wrong most often, those with "
+            f"{SPLITS[found.split].capitalize()} images that the runs of {best.name}{folds} get wrong most often, those with "
             "the least probability of the true class first; in brackets the mean probability of what they are taken for."
         )
         if not boxes:
-            words += f" They cannot be shown: {listed(sorted(common))}."
+            words += f" They cannot be shown: {join_words(sorted(common))}."
     else:
         words = f"None: {found.reason}."
-    return {"hardest": {"pictures": shown, "words": words, "boxes": boxes}}
+    return {"top_losses": {"losses": shown, "words": words, "boxes": boxes}}
 
 
 def _matrix(made: Confusion, named: bool) -> dict:
@@ -188,7 +188,7 @@ def _matrix(made: Confusion, named: bool) -> dict:
     name = f"{made.row.rank} {made.row.name}: " if named else ""
     shares = made.shares if len(made.classes) <= MOST_CLASSES else []
     return {
-        "title": f"{name}{right:,} of {total:,} {SPLITS[made.split]} pictures right{summed}",
+        "title": f"{name}{right:,} of {total:,} {SPLITS[made.split]} images right{summed}",
         "classes": made.classes,
         "commonest": made.commonest,
         "lines": [

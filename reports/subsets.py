@@ -1,4 +1,4 @@
-"""Accuracy on subsets of the pictures, over runs that differ in their seed: python -m reports.subsets RUN_OR_FOLDER
+"""Accuracy on subsets of the images, over runs that differ in their seed: python -m reports.subsets RUN_OR_FOLDER
 
 A subset is a value of a further column of the run's splits.csv, such as the camera or the kind of cell.
 """
@@ -10,44 +10,44 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .files import LARGEST_TABLE, check_size
-from .gather import find
-from .predictions import Predictions, correct_matrix, has_predictions, read_predictions
-from .statistics import Interval, Seeds, accuracy_interval, over_seeds
+from common.atomic_io import LARGEST_TABLE, check_size
+from common.predictions_csv import Predictions, correct_matrix, has_predictions, read_predictions
+from evaluation.intervals import Interval, Seeds, accuracy_interval, mean_over_seeds
+from reports.load_runs import find_records
 
 OWN = ("path", "label", "split", "group", "weight")  # columns of splits.csv that name no subset
-MOST = 50  # values of a column; one that has more names pictures
+MOST = 50  # values of a column; one that has more names images
 
 
 class Row(NamedTuple):
-    """A subset of n pictures, measured by so many runs."""
+    """A subset of n images, measured by so many runs."""
 
     name: str
     n: int
     accuracy: float  # mean over the runs
     standard_deviation: float | None  # over the runs
-    interval: Interval  # over runs and pictures, 95%
+    interval: Interval  # over runs and images, 95%
 
 
 class Subsets(NamedTuple):
-    """What runs of one split got right of all pictures and of each subset."""
+    """What runs of one split got right of all images and of each subset."""
 
     split: str
     runs: int
     rows: list[Row]  # all, then a row a subset
-    weighted: Seeds | None  # accuracy of all by the pictures' weights in training; None where they have none
+    weighted: Seeds | None  # accuracy of all by the images' weights in training; None where they have none
 
 
 def read_subsets(folder: Path) -> Subsets:
     """Of the runs below a folder.
 
     Raises:
-        ValueError: no runs, runs of different pictures, or splits.csv without a further column.
+        ValueError: no runs, runs of different images, or splits.csv without a further column.
     """
-    runs = [path.parent for path in find(str(folder))]
+    runs = [path.parent for path in find_records(str(folder))]
     split = "test" if all(has_predictions(run, "test") for run in runs) else "val"
     tables = [read_predictions(run, split) for run in runs]
-    correct = correct_matrix(tables)  # (runs, pictures); refuses runs on other pictures
+    correct = correct_matrix(tables)  # (runs, images); refuses runs on other images
     columns = _columns(tables[0])
     rows = [_row("all", correct)]
     for name in columns:
@@ -60,7 +60,7 @@ def read_subsets(folder: Path) -> Subsets:
         )
     weighted = None
     if "weight" in columns:
-        weighted = over_seeds(np.average(correct, axis=1, weights=np.array(columns["weight"], float)).tolist())
+        weighted = mean_over_seeds(np.average(correct, axis=1, weights=np.array(columns["weight"], float)).tolist())
     return Subsets(split, len(runs), rows, weighted)
 
 
@@ -80,7 +80,7 @@ def _columns(predictions: Predictions) -> dict[str, list[str]]:
 
 
 def _row(name: str, correct: np.ndarray) -> Row:
-    seeds = over_seeds(correct.mean(axis=1).tolist())
+    seeds = mean_over_seeds(correct.mean(axis=1).tolist())
     return Row(name, correct.shape[1], seeds.mean, seeds.standard_deviation, accuracy_interval(correct))
 
 
@@ -88,8 +88,8 @@ def in_markdown(folder: Path) -> str:
     """The table with what it is of."""
     split, runs, rows, weighted = read_subsets(folder)
     lines = [
-        f"Accuracy on subsets of {split}, {runs} run{'s' * (runs > 1)}; 95% intervals over runs and pictures.", "",
-        "| subset | pictures | accuracy | SD of runs | 95% interval |", "|---|---|---|---|---|",
+        f"Accuracy on subsets of {split}, {runs} run{'s' * (runs > 1)}; 95% intervals over runs and images.", "",
+        "| subset | images | accuracy | SD of runs | 95% interval |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for row in rows:
         deviation = "" if row.standard_deviation is None else f"{row.standard_deviation:.3f}"
@@ -98,7 +98,7 @@ def in_markdown(folder: Path) -> str:
     if weighted:
         deviation = weighted.standard_deviation
         spread = "" if deviation is None else f" (SD of runs {deviation:.3f})"
-        lines += ["", f"All, each picture by its weight: {weighted.mean:.3f}{spread}."]
+        lines += ["", f"All, each image by its weight: {weighted.mean:.3f}{spread}."]
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Fixtures: made-up pictures, and the command line in this process."""
+"""Fixtures: made-up images, and the command line in this process."""
 
 import sys
 from dataclasses import dataclass
@@ -8,22 +8,22 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from callbacks.process_speed import speed_up
-from reports.records import read_record
-from tests.helpers import NOT_DRAWN, PROJECT, make_pictures
-from tests.made_up_runs import judged, make_run
+from common.run_record import read_record
+from engine.process_tuning import tune_process
+from tests.support.fake_runs import judged, make_run
+from tests.support.helpers import NOT_DRAWN, PROJECT, make_images
 
-speed_up()
+tune_process()
 torch.set_num_threads(1)  # small networks; the cores are for the other test processes
 
 
 @pytest.fixture(scope="session")
-def two_colours(tmp_path_factory) -> Path:
-    """train 24, val 12 and test 14 pictures of two colours."""
+def two_colors(tmp_path_factory) -> Path:
+    """train 24, val 12 and test 14 images of two colors."""
     counts = {
-        f"{split}/{colour}": n for split, n in (("train", 12), ("val", 6), ("test", 7)) for colour in ("blue", "red")
+        f"{split}/{color}": n for split, n in (("train", 12), ("val", 6), ("test", 7)) for color in ("blue", "red")
     }
-    return make_pictures(tmp_path_factory.mktemp("two_colours"), counts)
+    return make_images(tmp_path_factory.mktemp("two_colors"), counts)
 
 
 @pytest.fixture
@@ -41,25 +41,25 @@ def summary(tmp_path):
 @pytest.fixture
 def in_process(monkeypatch, capsys):
     """Runs `python SCRIPT.py ARGUMENTS` in this process; returns status, output, errors."""
-    from callbacks import command_line
+    from engine import cli
 
     def call(script, *arguments: str) -> tuple[int, str, str]:
         GlobalHydra.instance().clear()
-        command_line.FAILED.clear()
-        for name in ("HYDRA_FULL_ERROR", command_line.TRACEBACK):  # start sets both
+        cli.FAILED.clear()
+        for name in ("HYDRA_FULL_ERROR", cli.TRACEBACK):  # start sets both
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(sys, "argv", [str(PROJECT / f"{script.__name__}.py"), *arguments])
         capsys.readouterr()
         status = 0
         try:
-            command_line.start(script.main)
+            cli.run_cli(script.main)
         except SystemExit as error:
             status = error.code
         printed = capsys.readouterr()
         return status, printed.out, printed.err
 
     yield call
-    command_line.FAILED.clear()
+    cli.FAILED.clear()
 
 
 @dataclass
@@ -77,8 +77,8 @@ class Ran:
 
 
 @pytest.fixture
-def train(tmp_path, in_process, two_colours):
-    """Runs `python train.py ...` in this process on small pictures; paths of the run can be chosen by `to`.
+def train(tmp_path, in_process, two_colors):
+    """Runs `python train.py ...` in this process on small images; paths of the run can be chosen by `to`.
 
     What is drawn for the eye takes longer than such a training and is left out, unless a test wants it: `drawn`.
     """
@@ -98,7 +98,7 @@ def train(tmp_path, in_process, two_colours):
     ]
 
     def run(
-        *overrides: str, root: Path = two_colours, to: Path | None = None, small: bool = True, drawn: bool = False
+        *overrides: str, root: Path = two_colors, to: Path | None = None, small: bool = True, drawn: bool = False
     ) -> Ran:
         folder = to or tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
         arguments = list(overrides)

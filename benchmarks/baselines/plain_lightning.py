@@ -16,7 +16,7 @@ from torch import nn
 from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
 
-NORMALISE = T.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+NORMALIZE = T.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
 class Module(L.LightningModule):
@@ -54,8 +54,8 @@ def main() -> None:
     L.seed_everything(args.seed, verbose=False)
     resize, tensor = T.Resize((256, 256)), T.ToTensor()
     flips = [T.RandomHorizontalFlip(), T.RandomVerticalFlip(), T.RandomRotation(15)]
-    train = ImageFolder(f"{args.root}/train", T.Compose([resize, *flips, tensor, T.RandomErasing(), NORMALISE]))
-    val = ImageFolder(f"{args.root}/val", T.Compose([resize, tensor, NORMALISE]))
+    train = ImageFolder(f"{args.root}/train", T.Compose([resize, *flips, tensor, T.RandomErasing(), NORMALIZE]))
+    val = ImageFolder(f"{args.root}/val", T.Compose([resize, tensor, NORMALIZE]))
     options = {"batch_size": 16, "num_workers": 2, "persistent_workers": True}
     trainer = L.Trainer(
         max_epochs=args.epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 STAGE2_CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}  # table 1: output channels of stage 2 by groups, width 1
-UNITS = (4, 8, 4)  # table 1: units of stages 2 to 4, the first of which halves the picture
+UNITS = (4, 8, 4)  # table 1: units of stages 2 to 4, the first of which halves the image
 FIRST_CHANNELS = 24  # table 1: of the first convolution, width 1
 # The paper does not say how narrow the first convolution gets: with 12 channels at 0.25x the network has the 13 million
 # MACs of its table, with a quarter of 24 it would have 10.8.
@@ -72,7 +72,7 @@ def first_channels(width: float) -> int:
 
 
 class ShuffleNetV1(nn.Module):
-    """Table 1. Weights as the paper's framework leaves them to chance: He initialisation of the convolutions."""
+    """Table 1. Weights as the paper's framework leaves them to chance: He initialization of the convolutions."""
 
     def __init__(self, *, groups: int, width: float, num_classes: int):
         super().__init__()

@@ -34,7 +34,7 @@ class SimpleCNN(nn.Module):
 
 
 def simple_cnn(*, num_classes: int, image_size: int, dropout: float = 0.5) -> SimpleCNN:
-    """Raises ValueError where the pictures are too small for three poolings, or a dropout that is no share."""
+    """Raises ValueError where the images are too small for three poolings, or a dropout that is no share."""
     if not 0 <= dropout <= 1:
         raise ValueError(f"model.dropout={dropout}: use 0 to 1")
     if image_size < 2 ** len(WIDTHS):

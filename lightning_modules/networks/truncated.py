@@ -10,12 +10,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .shufflenet_v1 import shufflenet_v1
-from .simple_cnn import simple_cnn
-from .torchvision_models import TORCHVISION_WEIGHTS, torchvision_model, unknown
+from lightning_modules.networks.shufflenet_v1 import shufflenet_v1
+from lightning_modules.networks.simple_cnn import simple_cnn
+from lightning_modules.networks.torchvision_models import TORCHVISION_WEIGHTS, torchvision_model, unknown
 
 WIDEST = 65_536  # of a layer of the head
-PROBE_SIZE = 256  # pixels of the picture that finds out the trunk's channels; nothing is computed
+PROBE_SIZE = 256  # pixels of the image that finds out the trunk's channels; nothing is computed
 
 
 def _named(name: str) -> Callable[[], nn.Module]:
@@ -32,7 +32,7 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
 class Truncated(nn.Module):
     """The first blocks of a backbone, global average pooling and a small head.
 
-    The head is, for `widths=[2]` and `dropout=[0.2, 0.02]`: dropout 0.2, linear to 2, dropout 0.02, linear to K.
+    The head is, for `hidden_dims=[2]` and `dropout=[0.2, 0.02]`: dropout 0.2, linear to 2, dropout 0.02, linear to K.
     There is no activation between the linear layers: the study has none.
 
     The trunk keeps the backbone's own names, so that a state dict of the backbone fits by its keys;
@@ -46,7 +46,7 @@ class Truncated(nn.Module):
         prefix: str,
         features: int,
         num_classes: int,
-        widths: list[int],
+        hidden_dims: list[int],
         dropout: list[float],
     ):
         super().__init__()
@@ -54,7 +54,7 @@ class Truncated(nn.Module):
         self.trunk = trunk
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Sequential()
-        for index, width in enumerate([*widths, num_classes]):
+        for index, width in enumerate([*hidden_dims, num_classes]):
             self.head.add_module(f"dropout{index}", nn.Dropout(dropout[index]))
             self.head.add_module(f"linear{index}", nn.Linear(features, width))
             features = width
@@ -74,16 +74,16 @@ def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -
     Args:
         keep: how many blocks, or the name of the last one. Blocks are the children of `features` where the backbone has
             one, else its own; a name may go deeper (`layer2.0`) along containers that run their children in order.
-        head: `widths` of the linear layers before the last, `dropout` before each linear layer.
+        head: `hidden_dims` of the linear layers before the last, `dropout` before each linear layer.
 
     Raises:
         ValueError: an unknown backbone, a cut that is out of range or impossible, or a head that does not fit.
     """
-    widths, dropout = _head(head)
-    if len(dropout) != len(widths) + 1:
+    hidden_dims, dropout = _head(head)
+    if len(dropout) != len(hidden_dims) + 1:
         raise ValueError(
             f"model.head.dropout={dropout}: one dropout before each linear layer is needed, that is "
-            f"{len(widths) + 1} for model.head.widths={widths} and the classes"
+            f"{len(hidden_dims) + 1} for model.head.hidden_dims={hidden_dims} and the classes"
         )
     if backbone not in BACKBONES:
         raise ValueError(unknown(f"model.backbone={backbone}", backbone, list(BACKBONES)))
@@ -107,23 +107,25 @@ def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -
             f"Cut earlier; the blocks are {', '.join(names)}"
         ) from error
     return Truncated(
-        trunk=trunk, prefix=prefix, features=features, num_classes=num_classes, widths=widths, dropout=dropout
+        trunk=trunk, prefix=prefix, features=features, num_classes=num_classes, hidden_dims=hidden_dims, dropout=dropout
     )
 
 
 def _head(head: dict) -> tuple[list[int], list[float]]:
     """Widths and dropout; raises ValueError where they are none."""
-    widths, dropout = (head.get(key) for key in ("widths", "dropout"))
+    hidden_dims, dropout = (head.get(key) for key in ("hidden_dims", "dropout"))
     good = (
-        set(head) == {"widths", "dropout"} and isinstance(widths, (list, tuple)) and isinstance(dropout, (list, tuple))
+        set(head) == {"hidden_dims", "dropout"}
+        and isinstance(hidden_dims, (list, tuple))
+        and isinstance(dropout, (list, tuple))
     )
-    good = good and all(type(width) is int and 1 <= width <= WIDEST for width in widths)
+    good = good and all(type(width) is int and 1 <= width <= WIDEST for width in hidden_dims)
     if not good or not all(type(share) in (int, float) and 0 <= share <= 1 for share in dropout):
         raise ValueError(
-            f"model.head={str(head)[:200]}: use widths, whole numbers from 1 to {WIDEST:,}, and dropout, numbers from 0 to 1: "
-            "model.head.widths=[] model.head.dropout=[0.2]"
+            f"model.head={str(head)[:200]}: use hidden_dims, whole numbers from 1 to {WIDEST:,}, and dropout, numbers from 0 to 1: "
+            "model.head.hidden_dims=[] model.head.dropout=[0.2]"
         )
-    return list(widths), list(dropout)
+    return list(hidden_dims), list(dropout)
 
 
 def cut_after(blocks: OrderedDict[str, nn.Module], layer: str, backbone: str) -> nn.Sequential:
@@ -155,7 +157,7 @@ def feature_channels(trunk: nn.Module) -> int:
         ValueError: the trunk does not give a map of features (its last block is past the pooling of its network).
     """
     try:
-        features = _on_meta(trunk)(torch.empty(1, 3, PROBE_SIZE, PROBE_SIZE, device="meta"))
+        features = on_meta(trunk)(torch.empty(1, 3, PROBE_SIZE, PROBE_SIZE, device="meta"))
     except RuntimeError:
         features = None
     if features is None or features.dim() != 4:
@@ -163,21 +165,6 @@ def feature_channels(trunk: nn.Module) -> int:
     return features.shape[1]
 
 
-@torch.no_grad()
-def smallest_image_size(network: nn.Module, upto: int, start: int = 1) -> int | None:
-    """The smallest side of a picture, from `start` to `upto`, that the network can take; or None. Computes shapes alone."""
-    network = _on_meta(network)
-
-    def works(size: int) -> bool:
-        try:
-            network(torch.empty(2, 3, size, size, device="meta"))
-        except (RuntimeError, ValueError):
-            return False
-        return True
-
-    return next((size for size in range(start, upto + 1) if works(size)), None)
-
-
-def _on_meta(module: nn.Module) -> nn.Module:
+def on_meta(module: nn.Module) -> nn.Module:
     """A copy in eval mode without any numbers in it."""
     return copy.deepcopy(module).to("meta").eval()

@@ -1,0 +1,67 @@
+"""The study's line an epoch, metrics.csv, and the scalars in TensorBoard."""
+
+import logging
+import time
+from pathlib import Path
+
+import lightning as L
+
+from common.atomic_io import tolerate_disk_errors, write_csv
+from common.text import finite_number
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")
+
+
+class EpochLogger(L.Callback):
+    """One row an epoch, counted from 1. The rows are part of every checkpoint, so that none is lost or doubled."""
+
+    def __init__(self):
+        self.rows: list[dict[str, float]] = []
+        self._started = 0.0
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        self._started = time.perf_counter()  # of an epoch that goes on in the middle
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        metrics = trainer.callback_metrics
+        row = {"epoch": trainer.current_epoch + 1}
+        row |= {name: float(metrics[name]) for name in COLUMNS[1:-1]}
+        row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        self.rows.append(row)
+        if not trainer.is_global_zero:
+            return
+        path = Path(trainer.default_root_dir) / "metrics.csv"
+        with tolerate_disk_errors(path):
+            write_csv(path, COLUMNS, self.rows)
+        for logger in trainer.loggers:
+            logger.log_metrics({name: row[name] for name in COLUMNS[1:]}, step=row["epoch"])
+        split = "val" if trainer.datamodule.select_on == "val" else "test"
+        digits = len(str(trainer.max_epochs))
+        log.info(
+            "epoch %*d/%d  loss %.4f  train accuracy %.4f  %s accuracy %.4f  %s loss %.4f  lr %.1e  (%.1f s)",
+            digits,
+            row["epoch"],
+            trainer.max_epochs,
+            row["train/loss"],
+            row["train/accuracy"],
+            split,
+            row["val/accuracy"],
+            split,
+            row["val/loss"],
+            row["lr"],
+            time.perf_counter() - self._started,
+        )
+
+    def state_dict(self) -> dict:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        rows = list(state_dict["rows"])
+        if not all(isinstance(row, dict) and set(row) == set(COLUMNS) and finite_number(row["epoch"]) for row in rows):
+            raise ValueError("its lines of metrics.csv are none")
+        self.rows = rows

@@ -1,0 +1,134 @@
+"""The head learns first, on features that are computed once."""
+
+import logging
+from collections.abc import Iterator
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.networks.surgery import batch_norms, find_head, has_trained_statistics
+
+log = logging.getLogger(__name__)
+
+
+class LinearProbe(L.Callback):
+    """Trains the head alone before the first step, on what the backbone gives for the images as they are.
+
+    A pretrained backbone is not torn down then by what a random head asks of it (Kumar et al. 2022, arXiv:2202.10054), at
+    the cost of one forward pass. All features are one batch, and standardized while the head learns: the features
+    of the study's network have a standard deviation of 0.02, which a small learning rate takes dozens of epochs to make
+    up for. AdamW. The head's dropout is off from then on: it would take away a feature's mean with it, which is several times
+    its deviation.
+
+    Args:
+        steps: of the optimizer; 0 for none.
+        lr: its learning rate.
+        weight_decay: its decay. A head that fits a few hundred images perfectly magnifies every change of the backbone.
+    """
+
+    def __init__(self, *, steps: int, lr: float, weight_decay: float):
+        if steps < 0:
+            raise ValueError(f"callbacks.linear_probe.steps={steps}: use 0 (none) or more")
+        self.enabled = steps > 0
+        self.steps = steps
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.done = False  # part of every checkpoint: where it was left out, the dropout stays
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        head = find_head(pl_module.network)
+        if head is None:
+            raise ValueError(
+                "callbacks.linear_probe: it is not known where the head of this network begins; use "
+                "callbacks.linear_probe.steps=0"
+            )
+        if trainer.global_step > 0:  # going on
+            if self.done:
+                disable_dropout(head)
+            return
+        norms = batch_norms(pl_module.network).values()
+        if norms and not any(map(has_trained_statistics, norms)):
+            log.warning("callbacks.linear_probe: the backbone was never trained, so its features say nothing: left out")
+            return
+        self.done = True
+        disable_dropout(head)
+        features, labels, weights = head_features(trainer, pl_module, head)
+        with torch.enable_grad():
+            loss = self._train(pl_module, head, features, labels, weights)
+        log.info("head: %d steps on the features of %d images, loss %.4f", self.steps, len(labels), loss)
+
+    def state_dict(self) -> dict:
+        return {"done": self.done}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.done = bool(state_dict["done"])
+
+    def _train(self, pl_module, head, features: Tensor, labels: Tensor, weights: Tensor | None) -> float:
+        head.train()
+        mean, scale = standardization(features)
+        features = (features - mean) / scale
+        optimizer = torch.optim.AdamW(head.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        for _ in range(self.steps):
+            losses = pl_module.loss(head(features), labels)
+            loss = losses.mean() if weights is None else (losses * weights).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        optimizer.zero_grad()
+        fold_standardization(first_linear(head), mean, scale)
+        return loss.item()
+
+
+def disable_dropout(head: nn.Module) -> None:
+    """Of all layers of the head."""
+    for module in head.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+def standardization(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (C,) of features (N, C), and one scale for all: a scale each blows up those that hardly vary."""
+    deviation = features.std(0).mean()
+    return features.mean(0), deviation if deviation > 0 else torch.ones_like(deviation)
+
+
+def first_linear(head: nn.Module) -> nn.Linear:
+    """Raises ValueError for a head that has none."""
+    found = next((module for module in head.modules() if isinstance(module, nn.Linear)), None)
+    if found is None:
+        raise ValueError(
+            "callbacks.linear_probe: the head of this network has no linear layer; use callbacks.linear_probe.steps=0"
+        )
+    return found
+
+
+@torch.no_grad()
+def fold_standardization(linear: nn.Linear, mean: Tensor, scale: Tensor) -> None:
+    """Makes the layer give for features what it gives for standardized ones now."""
+    linear.weight /= scale
+    linear.bias -= linear.weight @ mean
+
+
+@torch.no_grad()
+def head_features(trainer, pl_module, head) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What reaches the head (N, ...), labels (N,) and, where there are, weights (N,) of all training images."""
+    seen = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    pl_module.network.eval()
+    batches = []
+    try:
+        for batch in unaugmented_batches(trainer, pl_module):
+            pl_module.network(batch.pop("pixels"))
+            batches.append(batch)
+    finally:
+        hook.remove()
+        pl_module.network.train()
+    joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    return torch.cat(seen), joined["labels"], joined.get("weights")
+
+
+def unaugmented_batches(trainer, pl_module) -> Iterator[dict[str, Tensor]]:
+    """Batches of normalized images on the device, without augmentation, the same in every process."""
+    for batch in trainer.datamodule.plain_train_dataloader():
+        yield trainer.strategy.batch_to_device(batch, pl_module.device)  # with the data module's hook, that normalizes

@@ -1,1 +1,0 @@
-"""Labelling pictures with what train.py or export.py made. Imports torch for a checkpoint alone, not for an ONNX file."""

@@ -1,0 +1,59 @@
+"""A loss that is no number ends the run before its weights become a checkpoint."""
+
+import signal
+
+import lightning as L
+import torch
+
+from common.errors import StopRequested
+from common.text import join_words
+
+EVERY_ON_DEVICE = 50  # steps: a look at a number of the device waits for the device
+
+
+class DivergedError(ValueError):
+    """The loss is no number; the text is for the user."""
+
+
+class TerminateOnNaN(L.Callback):
+    """Looks at the loss after each step, on a GPU at the sum of the last steps from time to time.
+
+    Raises:
+        DivergedError: NaN or infinite; names step, learning rate and images.
+    """
+
+    def __init__(self):
+        self._sum: torch.Tensor | None = None
+        self._since = 0  # first step of the sum
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        loss, step = outputs["loss"].detach(), trainer.global_step
+        if self._sum is None:
+            self._sum, self._since = torch.zeros_like(loss), step
+        self._sum += loss
+        if loss.device.type != "cpu" and step % EVERY_ON_DEVICE and not trainer.is_last_batch:
+            return
+        value = self._sum
+        if trainer.world_size > 1:  # all end in the same step: one that went on would wait for the others
+            value = trainer.strategy.reduce(value.clone(), reduce_op="sum")
+        if not torch.isfinite(value):
+            rows = batch["rows"].tolist()
+            if trainer.world_size > 1:
+                parts: list = [None] * trainer.world_size
+                torch.distributed.all_gather_object(parts, rows)
+                rows = [row for part in parts for row in part]
+            if not trainer.is_global_zero:
+                raise StopRequested(signal.SIGTERM)  # the first process says why
+            raise DivergedError(self._message(trainer, float(value), step, rows))
+        self._sum = None
+
+    def _message(self, trainer, value: float, step: int, rows: list[int]) -> str:
+        where = f"step {step}" if self._since == step else f"one of the steps {self._since} to {step}"
+        paths = trainer.datamodule.catalog.paths
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        images = join_words([paths[row] for row in rows], 16)
+        return (
+            f"the loss is {value} at {where} (epoch {trainer.current_epoch + 1}, learning rate {rate:g}). A smaller "
+            "optimizer.lr or trainer.gradient_clip_val=1 helps mostly; last.ckpt and best.ckpt are from before. "
+            f"Images of {'the step' if self._since == step else 'the last step'}: {images}"
+        )

@@ -1,0 +1,1 @@
+"""Ground floor: files, text, records, errors. Imports no torch and no Hydra."""

@@ -1,0 +1,37 @@
+"""What ends a command: an error of the user's, a signal, a search that prunes a trial; and the disk's errors in words."""
+
+import errno
+import signal
+
+
+class UserError(ValueError):
+    """Say what the user can change: the key or file, the value found, what is allowed, the next step.
+
+    The root scripts show its text without a traceback. Every other exception is a defect of this project and keeps its
+    traceback, a plain ValueError too.
+    """
+
+
+class StopRequested(BaseException):
+    """Carry the signal that asked the run to end; no handler of Exception on the way keeps a sweep going."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+        self.next_step = ""
+
+
+class TrialPruned(Exception):  # noqa: N818 it is no error
+    """End a run of a search before its last epoch; the text says why."""
+
+
+ELSEWHERE = "hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR"
+DISK_ERRORS = {
+    errno.ENOSPC: f"no space is left on the disk; free some, or write elsewhere: {ELSEWHERE}",
+    errno.EDQUOT: f"the disk quota is used up; free some space, or write elsewhere: {ELSEWHERE}",
+    errno.EACCES: f"no permission; choose a folder that you may write to: {ELSEWHERE}",
+    errno.EPERM: f"not permitted; choose a folder that you may write to: {ELSEWHERE}",
+    errno.EROFS: f"the file system is read-only; write elsewhere: {ELSEWHERE}",
+    errno.ENOTDIR: f"a part of this path is a file, not a folder; write elsewhere: {ELSEWHERE}",
+    errno.ENOENT: f"no such file or folder, and it cannot be made; write elsewhere: {ELSEWHERE}",
+}

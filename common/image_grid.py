@@ -1,0 +1,82 @@
+"""Many images in one, drawn by Pillow: matplotlib would take a second more before the first training step."""
+
+import io
+import math
+import textwrap
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from common.atomic_io import write_bytes
+from common.text import clean
+
+CELL = 144  # pixels, of an image's longer side
+GAP = 8
+TITLE = 18  # pixels of height
+HEADING = 224  # pixels of width
+BLACK = (20, 20, 20)
+
+Titled = tuple[np.ndarray, str]
+
+
+def rows_of_images(rows: list[tuple[str, list[Titled]]]) -> np.ndarray:
+    """Rows of images with a title above each and a heading to the left, as (H, W, 3) uint8.
+
+    Images are (H, W, 3) or (H, W), of uint8 or floats from 0 to 1.
+    """
+    columns = max(len(images) for _, images in rows)
+    margin = HEADING if any(heading for heading, _ in rows) else GAP
+    height = TITLE + CELL + GAP
+    sheet = Image.new("RGB", (margin + columns * (CELL + GAP), GAP + len(rows) * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (heading, images) in enumerate(rows):
+        top = GAP + row * height
+        lines = [part for line in heading.split("\n") for part in textwrap.wrap(clean(line), 30)]
+        draw.multiline_text(
+            (GAP, top + TITLE + CELL / 2), "\n".join(lines), fill=BLACK, font=font(13), anchor="lm", spacing=5
+        )
+        for column, (image, title) in enumerate(images):
+            left = margin + column * (CELL + GAP)
+            draw.text((left + CELL / 2, top + TITLE - 4), shortened(title), fill=BLACK, font=font(11), anchor="ms")
+            small = fitted(image)
+            sheet.paste(small, (left + (CELL - small.width) // 2, top + TITLE + (CELL - small.height) // 2))
+    return np.asarray(sheet)
+
+
+def grid(images: list[Titled]) -> np.ndarray:
+    """Images in a grid about as wide as high."""
+    columns = math.ceil(math.sqrt(len(images)))
+    return rows_of_images([("", images[start : start + columns]) for start in range(0, len(images), columns)])
+
+
+def fitted(pixels: np.ndarray) -> Image.Image:
+    """The image with a longer side of CELL; small ones in visible pixels."""
+    if pixels.dtype != np.uint8:
+        pixels = np.rint(pixels * 255).astype(np.uint8)
+    image = Image.fromarray(pixels).convert("RGB")
+    scale = CELL / max(image.size)
+    size = [max(round(side * scale), 1) for side in image.size]
+    return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC)
+
+
+def shortened(title: str) -> str:
+    """One line that fits above an image."""
+    title = clean(title)
+    while font(11).getlength(title) > CELL and len(title) > 1:
+        title = title[:-2] + "…"
+    return title
+
+
+@cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+
+
+def save_png(pixels: np.ndarray, path: Path) -> None:
+    """Writes (H, W, 3) uint8 as a PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="png")
+    write_bytes(path, buffer.getvalue())

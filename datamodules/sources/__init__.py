@@ -1,0 +1,1 @@
+"""Data sources: each lists images with their labels."""

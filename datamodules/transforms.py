@@ -1,0 +1,129 @@
+"""Augmentation: what is drawn for an image, and how it is applied on the processor, in the study's order.
+
+Every draw comes from a generator that the data set makes from (seed, epoch, row), so that an image looks the same on any
+number of workers and processes. On the processor geometry is Pillow's, which is ten times as fast on uint8 as tensors; on a
+GPU `device_augmentation` applies the same draws to whole batches.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from torchvision.transforms import functional as F
+
+from datamodules.settings import check_augmentation
+
+# torchvision.transforms.RandomErasing's own: share of the area erased, and its width to height
+ERASING_SCALE = (0.02, 0.33)
+ERASING_RATIO = (0.3, 3.3)
+ERASING_TRIES = 10
+FLIPS = {  # horizontal, vertical
+    (False, False): None,
+    (True, False): Image.Transpose.FLIP_LEFT_RIGHT,
+    (False, True): Image.Transpose.FLIP_TOP_BOTTOM,
+    (True, True): Image.Transpose.ROTATE_180,
+}
+
+
+class AugmentationParams(NamedTuple):
+    """What happens to one image, all as plain numbers."""
+
+    horizontal_flip: float = 0.0  # 1 or 0
+    vertical_flip: float = 0.0
+    angle_degrees: float = 0.0  # counter-clockwise
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    erased_top: float = 0.0  # a rectangle in pixels; of no height where nothing is erased
+    erased_left: float = 0.0
+    erased_height: float = 0.0
+    erased_width: float = 0.0
+
+
+class Augmentation:
+    """Flips, rotation, color jitter, erasing. Zero turns a step off.
+
+    Args:
+        horizontal_flip: probability of a flip left to right.
+        vertical_flip: probability of a flip upside down.
+        rotation_degrees: drawn evenly from plus to minus this, nearest neighbor, black corners.
+        color_jitter: brightness, contrast and saturation are scaled by factors drawn from 1 - j to 1 + j.
+        erasing: probability that a rectangle becomes black, which is before normalization, as in the study.
+    """
+
+    def __init__(
+        self,
+        *,
+        horizontal_flip: float,
+        vertical_flip: float,
+        rotation_degrees: float,
+        color_jitter: float,
+        erasing: float,
+    ):
+        check_augmentation(
+            horizontal_flip=horizontal_flip, vertical_flip=vertical_flip, rotation_degrees=rotation_degrees,
+            color_jitter=color_jitter, erasing=erasing,
+        )  # fmt: skip
+        self.horizontal_flip = horizontal_flip
+        self.vertical_flip = vertical_flip
+        self.rotation_degrees = rotation_degrees
+        self.color_jitter = color_jitter
+        self.erasing = erasing
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether images stay as they are."""
+        steps = (self.horizontal_flip, self.vertical_flip, self.rotation_degrees, self.color_jitter, self.erasing)
+        return not any(steps)
+
+    def draw(self, size: int, generator: np.random.Generator) -> AugmentationParams:
+        """What is to happen to an image of `size` pixels a side."""
+        drawn = {}
+        if self.horizontal_flip:
+            drawn["horizontal_flip"] = float(generator.random() < self.horizontal_flip)
+        if self.vertical_flip:
+            drawn["vertical_flip"] = float(generator.random() < self.vertical_flip)
+        if self.rotation_degrees:
+            drawn["angle_degrees"] = generator.uniform(-self.rotation_degrees, self.rotation_degrees)
+        if self.color_jitter:
+            factors = generator.uniform(1 - self.color_jitter, 1 + self.color_jitter, size=3)
+            drawn |= dict(zip(("brightness", "contrast", "saturation"), factors, strict=True))
+        if self.erasing and generator.random() < self.erasing:
+            drawn |= draw_rectangle(size, generator)
+        return AugmentationParams(**drawn)
+
+    def __call__(self, pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """A new (H, W, 3) uint8 array, or `pixels` itself where nothing was drawn."""
+        return apply(pixels, self.draw(len(pixels), generator))
+
+
+def draw_rectangle(size: int, generator: np.random.Generator) -> dict[str, float]:
+    """Zhong et al. 2017, arXiv:1708.04896, algorithm 1; nothing where no rectangle fits in ten tries."""
+    for _ in range(ERASING_TRIES):
+        area = size * size * generator.uniform(*ERASING_SCALE)
+        ratio = math.exp(generator.uniform(math.log(ERASING_RATIO[0]), math.log(ERASING_RATIO[1])))
+        height, width = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if height < size and width < size:
+            top, left = generator.integers(size - height + 1), generator.integers(size - width + 1)
+            return {"erased_top": top, "erased_left": left, "erased_height": height, "erased_width": width}
+    return {}
+
+
+def apply(pixels: np.ndarray, draw: AugmentationParams) -> np.ndarray:
+    """Does to (H, W, 3) uint8 what was drawn."""
+    flip = FLIPS[bool(draw.horizontal_flip), bool(draw.vertical_flip)]
+    jitter = (draw.brightness, draw.contrast, draw.saturation) != (1, 1, 1)
+    if flip is not None or draw.angle_degrees or jitter:  # Pillow copies in and out, once for all of it
+        image = Image.fromarray(pixels)
+        image = image if flip is None else image.transpose(flip)
+        image = image.rotate(draw.angle_degrees)
+        if jitter:
+            image = F.adjust_contrast(F.adjust_brightness(image, draw.brightness), draw.contrast)
+            image = F.adjust_saturation(image, draw.saturation)
+        pixels = np.asarray(image)
+    if draw.erased_height:
+        top, left = int(draw.erased_top), int(draw.erased_left)
+        pixels = pixels.copy()
+        pixels[top : top + int(draw.erased_height), left : left + int(draw.erased_width)] = 0
+    return pixels

@@ -1,0 +1,1 @@
+"""From the composed configuration to objects."""

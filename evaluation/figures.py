@@ -1,0 +1,113 @@
+"""Figures, drawn without a screen and without matplotlib's global state."""
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from common.text import clean
+from evaluation.calibration import reliability, risk_coverage, selective_accuracy, with_temperature
+from evaluation.intervals import wilson
+
+
+def confusion_matrix(counts: list[list[int]], classes: list[str]) -> Figure:
+    """Counts with true classes down and predicted ones across; the color is the share of the true class."""
+    counts = np.asarray(counts)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    k = len(classes)
+    side = min(3.2 + 0.7 * k, 16)
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    names = [_short(name) for name in classes]
+    axes.set_xticks(range(k), names, rotation=0 if k <= 3 else 45, ha="center" if k <= 3 else "right")
+    axes.set_yticks(range(k), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if k <= 20:
+        for row in range(k):
+            for column in range(k):
+                color = "white" if shares[row, column] > 0.55 else "black"
+                text = f"{counts[row, column]:,}" if k > 6 else f"{counts[row, column]:,}\n{shares[row, column]:.0%}"
+                axes.text(column, row, text, ha="center", va="center", color=color)
+    axes.set_title(f"{counts.trace():,} of {counts.sum():,} right")
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    return figure
+
+
+def calibration(labels: np.ndarray, probabilities: np.ndarray, split: str, decision: dict | None) -> Figure:
+    """Left, accuracy against confidence in ten bins; right, accuracy among the most confident images.
+
+    Labels (n,), probabilities (n, K); with a decision also after its temperature, and where its limit lies.
+    """
+    figure = Figure(figsize=(9.6, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    kinds = [("as the network gives it", probabilities, "tab:blue", -1)]
+    if decision:
+        name = f"with temperature {decision['temperature']:.2f}"
+        kinds.append((name, with_temperature(probabilities, decision["temperature"]), "tab:orange", 1))
+    left.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
+    for name, values, color, side in kinds:
+        bins = [line for line in reliability(labels, values, bins=10) if line["n"]]
+        shares = np.array([line["accuracy"] for line in bins])
+        limits = np.array([wilson(round(line["accuracy"] * line["n"]), line["n"]) for line in bins])
+        reach = np.abs(limits.T - shares)
+        places = [line["confidence"] + 0.006 * side for line in bins]
+        left.errorbar(places, shares, reach, fmt="o", color=color, capsize=2, markersize=4, linewidth=1, label=name)
+    left.set(xlim=(1 / probabilities.shape[1] - 0.03, 1.03), ylim=(-0.03, 1.03))
+    left.set(xlabel="confidence (largest probability)", ylabel="accuracy, 95% interval")
+    left.set_title(f"Calibration, {len(labels):,} {split} images")
+    left.legend(loc="lower right", fontsize=9)
+    coverage, accuracy = risk_coverage(labels, probabilities)
+    right.plot(coverage, accuracy, color="tab:blue", drawstyle="steps-post")
+    if decision and decision["confidence"] is not None:
+        share = selective_accuracy(labels, probabilities, decision["confidence"])["share"]
+        right.axvline(share, color="tab:orange", linewidth=1, linestyle="--", label=f"limit chosen on val: {share:.0%}")
+        right.axhline(decision["target_accuracy"], color="0.6", linewidth=1, linestyle=":", label="wanted accuracy")
+        right.legend(loc="lower left", fontsize=9)
+    right.set(xlim=(0, 1.02), ylim=(min(0.5, accuracy.min()), 1.01))
+    right.set(xlabel="share of the images decided, the most confident first", ylabel="accuracy among them")
+    right.set_title("What can be decided")
+    return figure
+
+
+def figure_pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
+    """The figure as (H, W, 3) uint8."""
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _short(name: str) -> str:
+    return _literal(clean(name, 24))
+
+
+def _literal(text: str) -> str:
+    """A stranger's text as it stands: matplotlib takes what is between two $ for a formula."""
+    return text.replace("$", r"\$")
+
+
+def channel_order(order: list[int], groups: int) -> Figure:
+    """Where channel shuffle moves the channels of a grouped convolution: `order[place]` is the channel that goes there."""
+    count = len(order)
+    colors = [colormaps["tab10"](channel * groups // count) for channel in range(count)]
+    figure = Figure(figsize=(max(6.0, 0.55 * count), 3.0), layout="constrained")
+    axes = figure.add_subplot()
+    for place, channel in enumerate(order):
+        axes.plot([channel, place], [0.86, 0.14], color=colors[channel], linewidth=1.5)
+        for x, y in ((channel, 1), (place, 0)):
+            box = {"boxstyle": "square,pad=0.35", "facecolor": colors[channel], "edgecolor": "none"}
+            axes.text(x, y, f"{channel:2d}", ha="center", va="center", color="white", fontsize=9, bbox=box)
+    for group in range(1, groups):
+        axes.axvline(group * count / groups - 0.5, color="0.7", linewidth=0.8, linestyle=":")
+    axes.set_yticks([1, 0], ["out of the grouped\nconvolution", "into the next one"])
+    axes.set_xticks(
+        [count / groups * (group + 0.5) - 0.5 for group in range(groups)], [f"group {g + 1}" for g in range(groups)]
+    )
+    axes.set_ylim(-0.3, 1.3)
+    axes.set_xlim(-0.7, count - 0.3)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title(f"Channel shuffle: each of {groups} groups gets channels of all groups", fontsize=10)
+    return figure

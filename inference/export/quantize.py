@@ -1,0 +1,53 @@
+"""A network in whole numbers of 8 bits: static, weights per channel, ranges of the activations seen on training images."""
+
+import logging
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from inference.export.graphs import NORMALIZED
+
+
+def quantize(model, batches: Iterable[np.ndarray]):
+    """The ONNX model of a network with quantize and dequantize pairs (QDQ) around its layers.
+
+    Jacob et al. 2018, arXiv:1712.05877.
+
+    Args:
+        model: normalized images -> logits.
+        batches: normalized images (N, 3, S, S) float32, whose smallest and largest activations set the ranges.
+    """
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self):
+            self.batches = iter(batches)
+
+        def get_next(self) -> dict | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {NORMALIZED: batch}
+
+    level = logging.getLogger().level
+    with tempfile.TemporaryDirectory() as folder:
+        source, prepared, made = (Path(folder, f"{name}.onnx") for name in ("source", "prepared", "made"))
+        onnx.save(model, source)
+        logging.getLogger().setLevel(logging.ERROR)  # its advice on preprocessing goes to the root logger
+        try:
+            quant_pre_process(source, prepared, skip_symbolic_shape=True)
+            quantization.quantize_static(
+                prepared,
+                made,
+                Reader(),
+                quant_format=quantization.QuantFormat.QDQ,
+                per_channel=True,
+                reduce_range=True,  # 7 bits of a weight: with 8, processors without VNNI overflow and answer otherwise
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+            )
+        finally:
+            logging.getLogger().setLevel(level)
+        return onnx.load(made)

@@ -1,0 +1,167 @@
+"""The LightningModule: one network, its loss, its metrics, its optimizer."""
+
+import inspect
+from collections.abc import Callable, Iterable
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.losses import CrossEntropy, DistillationLoss
+from lightning_modules.metrics import Metrics, all_gather
+from lightning_modules.networks.registry import build_network
+
+
+class ImageClassifier(L.LightningModule):
+    """A network for K classes of images that knows how to be trained and what it is.
+
+    All arguments but `loss`, `optimizer` and `scheduler` are plain values and go into every checkpoint, from which
+    `checkpoint.load_classifier` builds the same classifier again.
+
+    Args:
+        network: `network`, one of `networks.NETWORKS`, and its arguments.
+        classes: names, in the order of the logits.
+        image_size: pixels, height and width.
+        mean: of each channel, as the images are normalized.
+        std: of each channel.
+        optimizer: parameters, or the network where its argument is called so, -> optimizer. Not needed where nothing is
+            trained.
+        loss: logits (B, K), labels (B,) -> (B,), for training.
+        scheduler: optimizer, and the `steps` of the whole training where it takes them, -> Lightning's scheduler dictionary
+            (scheduler, monitor, interval); None keeps the learning rate.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: dict,
+        classes: list[str],
+        image_size: int,
+        mean: list[float],
+        std: list[float],
+        loss: nn.Module | None = None,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
+        scheduler: Callable[[torch.optim.Optimizer], dict] | None = None,
+    ):
+        super().__init__()
+        self.save_hyperparameters(ignore=["loss", "optimizer", "scheduler"], logger=False)
+        self.loss = loss or CrossEntropy()
+        self.distillation: DistillationLoss | None = None  # set where a teacher is asked: callbacks/distillation.py
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.classes = list(classes)
+        # channels_last: 1.4 times as fast on a processor with this network, and the batches come like that
+        self.network = build_network(num_classes=len(classes), **network).to(memory_format=torch.channels_last)
+        self.train_metrics = Metrics(len(classes))
+        self.val_metrics = Metrics(len(classes))
+        self.full_metrics = Metrics(len(classes), full=True)  # of one pass over the val or the test split
+        self.results: dict[str, dict] = {}  # stage -> its last metrics
+        self.decision: dict | None = None  # temperature, threshold, ..., where its checkpoint has them
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalized images (B, 3, H, W) -> logits (B, K)."""
+        return self.network(pixels.to(self.dtype))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        logits = self(batch["pixels"])
+        losses = self.loss(logits, batch["labels"])  # (B,)
+        if self.distillation is not None:
+            losses = self.distillation(losses, logits, batch["teacher_logits"])
+        loss = (losses * batch["weights"]).mean() if "weights" in batch else losses.mean()
+        self.train_metrics.update(logits.detach(), batch["labels"], loss.detach())
+        return loss
+
+    def on_train_batch_end(self, outputs, batch, batch_idx) -> None:
+        # With the last batch and not in on_train_epoch_end, since callbacks have theirs before the module.
+        if self.trainer.is_last_batch:
+            self._finish("train", self.train_metrics)
+
+    def on_train_epoch_end(self) -> None:
+        # Lightning steps the scheduler after the epoch's checkpoint is written, so that going on from it would miss
+        # the step. Here it comes before.
+        for config in self.trainer.lr_scheduler_configs:
+            if config.interval == "step":
+                continue
+            if config.reduce_on_plateau:
+                config.scheduler.step(float(self.trainer.callback_metrics[config.monitor]))
+            else:
+                config.scheduler.step()
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        # In the middle of an epoch; of each process, since one of them writes the file
+        checkpoint["train_sums"] = [all_gather(value) for value in self.train_metrics.sums()]
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        if self._trainer is None or "train_sums" not in checkpoint:
+            return
+        sums = checkpoint["train_sums"]  # each (processes, ...)
+        if all(len(value) == self.trainer.world_size for value in sums):  # in this order they add up to the same bits
+            self.train_metrics.add_to_sums([value[self.trainer.global_rank] for value in sums])
+        elif self.trainer.is_global_zero:
+            self.train_metrics.add_to_sums([value.sum(0) for value in sums])
+
+    def lr_scheduler_step(self, scheduler, metric) -> None:
+        """Steps those of every step; `on_train_epoch_end` has stepped the others."""
+        if any(c.scheduler is scheduler and c.interval == "step" for c in self.trainer.lr_scheduler_configs):
+            scheduler.step()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluation_step(batch, self._val_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish("val", self._val_metrics)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluation_step(batch, self.full_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        self._finish("test", self.full_metrics)
+
+    def configure_optimizers(self):
+        try:
+            wants = inspect.signature(self.optimizer).parameters
+            optimizer = self.optimizer(self.network if "network" in wants else self.parameters())
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"optimizer: {error}") from error
+        if self.scheduler is None:
+            return optimizer
+        try:
+            wants = inspect.signature(self.scheduler).parameters
+            steps = {"steps": self._steps()} if "steps" in wants else {}
+            return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer, **steps)}
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"scheduler: {error}") from error
+
+    def _steps(self) -> int:
+        """Optimizer steps of the whole training.
+
+        Not the trainer's estimated_stepping_batches: asked before a checkpoint is taken up, it makes the trainer forget at
+        which batch of an epoch to go on.
+        """
+        batches = len(self.trainer.datamodule.train_dataloader())
+        return self.trainer.max_epochs * -(-batches // self.trainer.accumulate_grad_batches)
+
+    @property
+    def _val_metrics(self) -> Metrics:
+        return self.val_metrics if self.trainer.state.fn == "fit" else self.full_metrics
+
+    def _evaluation_step(self, batch: dict[str, Tensor], metrics: Metrics) -> dict[str, Tensor]:
+        logits = self(batch["pixels"]).float()
+        metrics.update(logits, batch["labels"], F.cross_entropy(logits, batch["labels"]))
+        return {"rows": batch["rows"], "probabilities": logits.softmax(1)}  # (B,), (B, K)
+
+    def _finish(self, stage: str, metrics: Metrics) -> None:
+        """Ends an epoch of a stage: the metrics go to `results` and, for callbacks that monitor, to Lightning."""
+        self.results[stage] = metrics.compute_and_reset()
+        for name, value in self.results[stage].items():
+            if isinstance(value, float):
+                self.log(
+                    f"{stage}/{name}",
+                    value,
+                    on_step=False,
+                    on_epoch=True,
+                    logger=False,
+                    batch_size=1,
+                    sync_dist=self.trainer.world_size > 1,
+                )

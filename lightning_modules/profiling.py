@@ -1,0 +1,164 @@
+"""What a network costs: parameters, multiply-accumulates (MACs) in two independent ways, time and memory."""
+
+import copy
+import statistics
+import time
+import warnings
+import weakref
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+WARM_UP = 3  # passes before the clock starts
+LEAST_REPEATS, MOST_REPEATS = 5, 50
+LONG_ENOUGH_S = 1.0  # of measuring, after which the least number of repeats is enough
+
+
+def count_parameters(network: nn.Module, trainable: bool = False) -> int:
+    """All parameters, or those that training changes."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad or not trainable)
+
+
+def count_macs_thop(network: nn.Module, image_size: int) -> int:
+    """MACs of one image as thop counts them, which is how the study's table was made.
+
+    thop counts convolutions and linear layers without their bias, 4 operations for a value of an affine batch norm (2
+    otherwise), and the additions of average pooling. It leaves buffers in the modules that it profiles, and hooks where
+    the forward pass fails: a deep copy goes in and is thrown away.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # its import compares versions the old way
+        import thop
+    macs, _ = thop.profile(_copy(network), inputs=(_image(image_size),), verbose=False)
+    return int(macs)
+
+
+@torch.no_grad()
+def count_macs(network: nn.Module, image_size: int) -> int:
+    """MACs of one image by torch's FlopCounterMode: convolutions, linear layers, matrix products and attention.
+
+    Its unit is 2 FLOPs a MAC.
+    """
+    with FlopCounterMode(display=False) as counter:
+        _copy(network)(_image(image_size))
+    return counter.get_total_flops() // 2
+
+
+def difference_in_words(macs: int, macs_thop: int) -> str:
+    """One sentence on why the two counts are not the same."""
+    if macs == macs_thop:
+        return "thop and FlopCounterMode agree: nothing but convolutions and linear layers costs anything here."
+    if macs_thop > macs:
+        return (
+            f"thop counts {macs_thop - macs:,} more than FlopCounterMode: batch norms and average pooling, which "
+            "FlopCounterMode leaves out."
+        )
+    return (
+        f"thop counts {macs - macs_thop:,} fewer than FlopCounterMode: it does not see attention and functional matrix "
+        "products."
+    )
+
+
+@torch.inference_mode()
+def measure_latency(network: nn.Module, image_size: int, batch_size: int, device: torch.device) -> dict:
+    """Milliseconds of a forward pass in eval mode, p50 and p95 over repeats after a warm-up."""
+    network = _copy(network).to(device, memory_format=torch.channels_last)
+    images = _image(image_size, batch_size).to(device, memory_format=torch.channels_last)
+
+    def one_pass() -> float:
+        started = time.perf_counter()
+        network(images)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return (time.perf_counter() - started) * 1000
+
+    for _ in range(WARM_UP):
+        one_pass()
+    times: list[float] = []
+    while len(times) < LEAST_REPEATS or (len(times) < MOST_REPEATS and sum(times) < LONG_ENOUGH_S * 1000):
+        times.append(one_pass())
+    percentiles = statistics.quantiles(times, n=20, method="inclusive")
+    return {
+        "batch_size": batch_size,
+        "latency_p50_ms": round(statistics.median(times), 3),
+        "latency_p95_ms": round(percentiles[18], 3),
+        "repeats": len(times),
+        "warm_up": WARM_UP,
+        "device": device.type,
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+    }
+
+
+class LiveBytes(TorchDispatchMode):
+    """Adds up the tensors that are alive at once while it is active; `peak` is the most that it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.track(tensor)
+        return result
+
+    def track(self, tensor: torch.Tensor) -> None:
+        """Counts the tensor's storage until it is freed, once however many views there are of it."""
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() in self._known or not storage.nbytes():
+            return
+        key, size = storage.data_ptr(), storage.nbytes()
+        self._known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+@torch.no_grad()
+def peak_memory_mib(network: nn.Module, image_size: int) -> float:
+    """Weights, one image and the activations of its forward pass that are alive at once."""
+    network = _copy(network)
+    weights = sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
+    with LiveBytes() as counter:
+        network(_image(image_size))
+    return round((weights + counter.peak) / 2**20, 3)
+
+
+def measure_cost(network: nn.Module, image_size: int, batch_size: int, device: torch.device) -> dict:
+    """The cost fields of a run's record."""
+    macs, macs_thop = count_macs(network, image_size), count_macs_thop(network, image_size)
+    return {
+        "parameters": count_parameters(network),
+        "parameters_trainable": count_parameters(network, trainable=True),
+        "macs": macs,
+        "macs_thop": macs_thop,
+        "macs_difference": difference_in_words(macs, macs_thop),
+        "peak_memory_mib": peak_memory_mib(network, image_size),
+        "latency": [measure_latency(network, image_size, size, device) for size in sorted({1, batch_size})],
+    }
+
+
+def summary(network: nn.Module, image_size: int) -> str:
+    """Layer by layer: type, output shape, parameters, MACs (torchinfo's, which count the biases of linear layers)."""
+    import torchinfo
+
+    columns = ("output_size", "num_params", "mult_adds")
+    table = torchinfo.summary(_copy(network), input_data=_image(image_size), depth=6, col_names=columns, verbose=0)
+    return str(table) + "\n"
+
+
+def _copy(network: nn.Module) -> nn.Module:
+    return copy.deepcopy(network).cpu().float().eval()
+
+
+def _image(image_size: int, batch_size: int = 1) -> torch.Tensor:
+    return torch.zeros(batch_size, 3, image_size, image_size)

@@ -1,0 +1,87 @@
+"""Which settings runs differ in, and their short names."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+
+from common.run_record import REPEATS
+from common.text import clean
+from reports.load_runs import Run
+
+WIDE = {"experiment"}  # a choice that may set anything
+LONGEST = 48
+
+
+def settings_key(run: Run) -> Hashable:
+    """Equal for runs that differ in nothing but REPEATS."""
+    about = run.record["run"]
+    return _text([{k: v for k, v in about["settings"].items() if k not in REPEATS}, about["choices"]])
+
+
+def changed_settings(runs: Sequence[Run]) -> dict[str, str]:
+    """The keys that differ between runs, each with its short name: groups first, then settings.
+
+    A setting that follows from a group's choice, as the learning rate does from the optimizer's file, is left out,
+    unless the command line says it and it differs there.
+    """
+    told = [run for run in runs if run.record["run"]["settings"]]
+    choices = [run.record["run"]["choices"] for run in told]
+    groups = [key for key in _keys(choices) if len({_text(each.get(key)) for each in choices}) > 1]
+    settings = [run.record["run"]["settings"] for run in told]
+    typed = _typed(told)
+    singles = []
+    for key in _keys(settings):
+        values = [_text(each[key]) if key in each else None for each in settings]
+        if key in REPEATS or len(set(values)) < 2:
+            continue
+        if key in typed or not any(
+            _follows(values, [each.get(group) for each in choices]) for group in groups if _reaches(group, key)
+        ):
+            singles.append(key)
+    return _short([*groups, *singles])
+
+
+def value_of(run: Run, key: str) -> str:
+    """A group's choice or a setting of a run in words; a dash where it has none."""
+    about = run.record["run"]
+    table = about["settings"] if "." in key or key not in about["choices"] else about["choices"]
+    value = table.get(key, "-")
+    if isinstance(value, (dict, list)) or value is None or isinstance(value, bool):
+        value = "-" if value == "-" else json.dumps(value, default=str, ensure_ascii=False)
+    return clean(f"{value:g}" if isinstance(value, float) else value, LONGEST)
+
+
+def _typed(runs: Sequence[Run]) -> set[str]:
+    """Keys that command lines or sweeps set to different values."""
+    values = defaultdict(set)
+    for run in runs:
+        said = dict(str(o).lstrip("+~").partition("=")[::2] for o in run.record["run"]["overrides"])
+        for key, value in said.items():
+            values[key].add(value)
+    return {key for key, found in values.items() if len(found) > 1}
+
+
+def _reaches(group: str, key: str) -> bool:
+    return group in WIDE or key.split(".")[0] == group
+
+
+def _follows(values: list, choices: list) -> bool:
+    """Whether each choice comes with one value."""
+    found = defaultdict(set)
+    for value, choice in zip(values, choices, strict=True):
+        found[_text(choice)].add(value)
+    return all(len(each) == 1 for each in found.values())
+
+
+def _short(keys: list[str]) -> dict[str, str]:
+    """Each key's last word, or the whole key where two end in the same word."""
+    words = Counter(key.split(".")[-1] for key in keys)
+    return {key: clean(key if words[key.split(".")[-1]] > 1 else key.split(".")[-1], LONGEST) for key in keys}
+
+
+def _keys(tables: Sequence[dict]) -> list[str]:
+    return list(dict.fromkeys(key for table in tables for key in table))
+
+
+def _text(value) -> str:
+    return json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from datamodules.sources.csv_table import table_catalog
+from tests.support.helpers import make_images
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_images(tmp_path, {"images": 4}, size=16)
+
+
+def write(root, text):
+    (root / "table.csv").write_text(text, encoding="utf-8")
+    return root / "table.csv"
+
+
+def test_all_columns_are_read(root):
+    text = "path,label,split,group,weight\nimages/000.png,b,train,p1,2\nimages/001.png,a,val,,\n"
+    catalog = table_catalog(write(root, text), None)
+    assert catalog.classes == ["a", "b"] and catalog.labels.tolist() == [1, 0]
+    assert catalog.splits.tolist() == ["train", "val"] and catalog.groups == ["p1", ""]
+    assert np.array_equal(catalog.weights, np.array([2, 1], np.float32))
+    assert [file.is_file() for file in catalog.files] == [True, True]
+
+
+def test_path_and_label_are_enough(root):
+    catalog = table_catalog(write(root, "\ufeffpath,label\nimages/000.png,b\nimages/001.png,a\n"), None)
+    assert catalog.splits.tolist() == ["", ""] and catalog.weights is None
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("", "column path is missing"),
+    ("path,label\n", "there are no rows"),
+    ("file,label\nx,a\n", "column path is missing; found file, label"),
+    ("path,label\nimages/000.png,a\nimages/001.png,a\n", "a single class"),
+    ("path,label\nimages/000.png,a\nimages/009.png,b\n", "line 3: no such file"),
+    ("path,label\nimages/000.png,a\nimages/000.png,b\n", "line 3: images/000.png stands in line 2 already"),
+    ("path,label\nimages/000.png,a\nimages/001.png\n", "line 3: path and label are needed"),
+    ("path,label\n../000.png,a\n", "line 2: .* leaves the folder"),
+    ("path,label\n/etc/passwd,a\n", "line 2: .* leaves the folder"),
+    ("path,label,split\nimages/000.png,a,dev\n", "line 2: split='dev'; use train, val, test"),
+    ("path,label,weight\nimages/000.png,a,-1\n", "line 2: weight='-1'"),
+    ("path,label,weight\nimages/000.png,a,nan\n", "line 2: weight='nan'"),
+    ("path,label,weight\nimages/000.png,a,much\n", "line 2: weight='much'"),
+])  # fmt: skip
+def test_wrong_tables_are_named(root, text, message):
+    with pytest.raises(ValueError, match=message):
+        table_catalog(write(root, text), None)
+
+
+def test_what_is_no_table(root):
+    with pytest.raises(ValueError, match="no such file"):
+        table_catalog(root / "nowhere.csv", None)
+    (root / "binary.csv").write_bytes(b"\xff\xfe\x00path")
+    with pytest.raises(ValueError, match="not a CSV in UTF-8"):
+        table_catalog(root / "binary.csv", None)

@@ -1,0 +1,163 @@
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules import loader
+from datamodules.image_datamodule import normalize
+from datamodules.loader import EpochSampler, ImageDataset, StatefulDataLoader, keep_batch
+from datamodules.sources.catalog import Catalog
+from datamodules.transforms import Augmentation
+from engine.config.instantiate import instantiate
+from tests.support.configs import composed
+from tests.support.helpers import make_images
+
+ROWS = np.arange(100, 123)
+
+
+def rows_of(**options):
+    return [row for _, row in EpochSampler(ROWS, seed=1, **options)]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_evaluation_takes_every_row_exactly_once_over_all_processes(world_size):
+    parts = [rows_of(shuffle=False, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert sorted(row for part in parts for row in part) == ROWS.tolist()
+    samplers = [EpochSampler(ROWS, shuffle=False, seed=1, rank=r, world_size=world_size) for r in range(world_size)]
+    assert [len(s) for s in samplers] == [len(part) for part in parts]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_training_takes_every_row_and_equally_many_a_process(world_size):
+    parts = [rows_of(shuffle=True, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert {len(part) for part in parts} == {-(-len(ROWS) // world_size)}
+    assert {row for part in parts for row in part} == set(ROWS.tolist())
+
+
+def test_order_follows_from_seed_and_epoch():
+    sampler = EpochSampler(ROWS, shuffle=True, seed=1)
+    first = list(sampler)
+    assert first == list(sampler)
+    sampler.set_epoch(1)
+    assert [row for _, row in sampler] != [row for _, row in first]
+    assert all(epoch == 1 for epoch, _ in sampler)
+    assert [row for _, row in EpochSampler(ROWS, shuffle=True, seed=2)] != [row for _, row in first]
+
+
+def test_balanced_sampling_draws_all_classes_alike():
+    labels = np.array([0] * 900 + [1] * 90 + [2] * 10)
+    sampler = EpochSampler(np.arange(1000) + 7, shuffle=True, balance=labels, seed=1)
+    drawn = np.array([row for _, row in sampler])
+    assert len(drawn) == 1000 and drawn.min() >= 7
+    assert np.bincount(labels[drawn - 7]) == pytest.approx([1000 / 3] * 3, abs=60)
+    sampler.set_epoch(1)
+    assert drawn.tolist() != [row for _, row in sampler]
+
+
+def test_sample_weights_come_with_their_images(dataset):
+    catalog = Catalog(name="x", root=None, classes=["a", "b"], paths=[""] * 10, labels=np.zeros(10, int),
+                      splits=np.array([""] * 10), weights=np.arange(10, dtype=np.float32))  # fmt: skip
+    batch = ImageDataset(catalog, dataset.store, None, seed=0).__getitems__([(0, 3), (0, 9)])
+    assert batch["weights"].tolist() == [3, 9]
+    assert "weights" not in dataset.__getitems__([(0, 3)])
+
+
+class Images:
+    """Stands in for a pixel store."""
+
+    def __init__(self, pixels):
+        self.pixels = pixels
+        self.image_size = pixels.shape[1]
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def __getitem__(self, row):
+        return self.pixels[row]
+
+
+@pytest.fixture
+def dataset():
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)
+    catalog = Catalog(
+        name="x",
+        root=None,
+        classes=["a", "b"],
+        paths=[""] * 10,
+        labels=np.arange(10) % 2,
+        splits=np.array(["train"] * 10),
+    )
+    augmentation = Augmentation(
+        horizontal_flip=0.5, vertical_flip=0.5, rotation_degrees=15, color_jitter=0.2, erasing=0.5
+    )
+    return ImageDataset(catalog, Images(pixels), augmentation, seed=3)
+
+
+def test_a_batch_is_channels_last_with_the_right_labels(dataset):
+    dataset.augmentation = None
+    batch = dataset.__getitems__([(0, 7), (0, 2), (0, 3)])
+    assert batch["pixels"].shape == (3, 3, 16, 16) and batch["pixels"].dtype == torch.uint8
+    assert batch["pixels"].is_contiguous(memory_format=torch.channels_last)
+    assert batch["labels"].tolist() == [1, 0, 1] and batch["rows"].tolist() == [7, 2, 3]
+    assert np.array_equal(batch["pixels"][1].permute(1, 2, 0).numpy(), dataset.store[2])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_augmentation_is_the_same_on_any_number_of_workers_and_differs_between_epochs(dataset, num_workers):
+    def epoch(number, workers):
+        sampler = EpochSampler(np.arange(10), shuffle=True, seed=3)
+        sampler.set_epoch(number)
+        loader = DataLoader(dataset, batch_size=4, sampler=sampler, num_workers=workers, collate_fn=keep_batch)
+        batches = list(loader)
+        order = torch.cat([b["rows"] for b in batches]).argsort()
+        return torch.cat([b["pixels"] for b in batches])[order]
+
+    assert torch.equal(epoch(0, num_workers), epoch(0, 0))
+    assert not torch.equal(epoch(0, 0), epoch(1, 0))
+
+
+def test_a_loader_goes_on_in_the_middle_of_a_pass(dataset):
+    def loader():
+        return StatefulDataLoader(
+            dataset, batch_size=3, sampler=EpochSampler(np.arange(10), shuffle=True, seed=3), collate_fn=keep_batch
+        )
+
+    whole = [batch["rows"].tolist() for batch in loader()]
+    stopped, other = loader(), loader()
+    batches = iter(stopped)
+    next(batches), next(batches)
+    other.load_state_dict(stopped.state_dict())
+    assert [batch["rows"].tolist() for batch in other] == whole[2:]
+    assert other.state_dict() == {"batches": 0}  # the pass is over
+    assert [batch["rows"].tolist() for batch in other] == whole  # and the next one is whole
+
+
+def test_a_single_left_over_image_is_no_training_batch_and_is_said(tmp_path, caplog):
+    root = make_images(tmp_path, {f"{s}/{c}": n for s, n in (("train", 5), ("val", 5)) for c in ("blue", "red")})
+    config = composed("datamodule=image_folder", f"datamodule.root={root}", "model.image_size=16", "datamodule.batch_size=3",
+                      f"datamodule.cache={tmp_path / 'cache'}", "augmentation=none")  # fmt: skip
+    data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
+    data.setup()
+    assert [len(batch["rows"]) for batch in data.train_dataloader()] == [3, 3, 3]
+    assert "single image" in caplog.text
+    assert [len(batch["rows"]) for batch in data.val_dataloader()] == [3, 3, 3, 1]
+
+
+def test_normalization_by_hand():
+    pixels = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    result = normalize(pixels, [0.5, 0.4, 0.3], [0.2, 0.25, 0.5]).flatten()
+    expected = torch.tensor([(0 - 0.5) / 0.2, (128 / 255 - 0.4) / 0.25, (1 - 0.3) / 0.5])
+    torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_workers_need_shared_memory(monkeypatch, caplog):
+    free = namedtuple("Usage", "free")
+    monkeypatch.setattr(loader.shutil, "disk_usage", lambda _: free(64 * 2**20))  # what containers have by default
+    monkeypatch.setattr(loader, "SHARED_MEMORY", Path())
+    assert loader.workers_that_fit(2, 10 * 2**20) == 2 and not caplog.messages
+    assert loader.workers_that_fit(4, 10 * 2**20) == 0
+    assert "datamodule.num_workers=4 needs 120 MiB of shared memory" in caplog.text
+    assert loader.workers_that_fit(0, 10**12) == 0

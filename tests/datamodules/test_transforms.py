@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import functional as F
+
+from datamodules.transforms import Augmentation, AugmentationParams, apply, draw_rectangle
+from datamodules.transforms_gpu import apply_on_device
+
+OFF = {"horizontal_flip": 0, "vertical_flip": 0, "rotation_degrees": 0, "color_jitter": 0, "erasing": 0}
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+
+
+def test_nothing_drawn_changes_nothing(image):
+    assert Augmentation(**OFF)(image, np.random.default_rng(0)) is image
+
+
+def test_flips_and_rotation_equal_torchvision_in_the_study_s_order(image):
+    ours = apply(image, AugmentationParams(horizontal_flip=1, vertical_flip=1, angle_degrees=11.25))
+    theirs = F.rotate(F.vflip(F.hflip(Image.fromarray(image))), 11.25)
+    assert np.array_equal(ours, np.asarray(theirs))
+
+
+def test_jitter_equals_torchvision(image):
+    theirs = F.adjust_saturation(F.adjust_contrast(F.adjust_brightness(Image.fromarray(image), 1.1), 0.9), 1.2)
+    assert np.array_equal(
+        apply(image, AugmentationParams(brightness=1.1, contrast=0.9, saturation=1.2)), np.asarray(theirs)
+    )
+
+
+def test_erasing_blackens_one_rectangle_within_the_paper_s_bounds(image):
+    bright = np.maximum(image, 1)
+    shares = []
+    for seed in range(300):
+        erased = apply(bright, AugmentationParams(**draw_rectangle(40, np.random.default_rng(seed))))
+        black = (erased == 0).all(axis=2)
+        rows, columns = np.flatnonzero(black.any(axis=1)), np.flatnonzero(black.any(axis=0))
+        assert black.sum() == len(rows) * len(columns) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+        assert np.array_equal(erased[~black], bright[~black])
+        shares.append(black.mean())
+        assert 0.3 * 0.7 < len(columns) / len(rows) < 3.3 * 1.4  # rounded to whole pixels of a small image
+    assert 0.01 < min(shares) < 0.05 and 0.28 < max(shares) < 0.36
+    assert np.mean(shares) == pytest.approx((0.02 + 0.33) / 2, abs=0.02)
+
+
+@pytest.mark.parametrize("step", ["horizontal_flip", "vertical_flip", "erasing"])
+def test_probabilities_are_kept(step, image):
+    augmentation = Augmentation(**OFF | {step: 0.3})
+    changed = sum(not np.array_equal(augmentation(image, np.random.default_rng(seed)), image) for seed in range(1000))
+    assert changed == pytest.approx(300, abs=60)  # four standard deviations
+
+
+def test_rotation_covers_both_sides_up_to_its_bound():
+    class Angles(np.random.Generator):
+        seen: list = []
+
+        def uniform(self, low, high):
+            self.seen.append((low, high))
+            return super().uniform(low, high)
+
+    Augmentation(**OFF | {"rotation_degrees": 15})(np.zeros((4, 4, 3), np.uint8), Angles(np.random.PCG64(0)))
+    assert Angles.seen == [(-15, 15)]
+
+
+@pytest.mark.parametrize(("name", "value"), [("erasing", 1.5), ("horizontal_flip", -0.1), ("rotation_degrees", 200)])
+def test_bad_values_are_named(name, value):
+    with pytest.raises(ValueError, match=f"augmentation.{name}={value}"):
+        Augmentation(**OFF | {name: value})
+
+
+DRAWS = [
+    AugmentationParams(),
+    AugmentationParams(horizontal_flip=1),
+    AugmentationParams(vertical_flip=1),
+    AugmentationParams(
+        horizontal_flip=1, vertical_flip=1, erased_top=3, erased_left=20, erased_height=10, erased_width=5
+    ),
+    AugmentationParams(angle_degrees=15),
+    AugmentationParams(
+        angle_degrees=-7.5, vertical_flip=1, erased_top=0, erased_left=0, erased_height=8, erased_width=39
+    ),
+]
+
+
+def on_device(image, draws):
+    batch = torch.from_numpy(np.stack([image] * len(draws))).permute(0, 3, 1, 2)
+    return apply_on_device(batch, torch.tensor(draws), jitter=True).permute(0, 2, 3, 1).numpy()
+
+
+def test_a_batch_on_the_device_is_what_each_image_is_on_the_processor(image):
+    for draw, theirs in zip(DRAWS, on_device(image, DRAWS), strict=True):
+        ours = apply(image, draw)
+        different = (ours != theirs).any(axis=2).mean()
+        assert different <= (0.03 if draw.angle_degrees else 0), draw  # nearest neighbor: ties may fall either way
+
+
+def test_jitter_on_the_device_is_that_of_the_processor_to_rounding(image):
+    draw = AugmentationParams(brightness=1.1, contrast=0.9, saturation=1.2)
+    assert np.abs(apply(image, draw) - on_device(image, [draw, AugmentationParams()])[0]).max() <= 3
+
+
+def test_draws_are_the_same_wherever_they_are_applied(image):
+    augmentation = Augmentation(
+        horizontal_flip=0.5, vertical_flip=0.5, rotation_degrees=15, color_jitter=0.2, erasing=1
+    )
+    draw = augmentation.draw(40, np.random.default_rng(3))
+    assert draw == augmentation.draw(40, np.random.default_rng(3)) and draw.erased_height > 0
+    assert np.array_equal(augmentation(image, np.random.default_rng(3)), apply(image, draw))

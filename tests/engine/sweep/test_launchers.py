@@ -1,0 +1,93 @@
+"""Sweeps on the engines that Hydra's plugins bring, as processes of their own."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from hydra.errors import MissingConfigException
+
+from engine import cli, error_messages
+from engine.cli import threads_of_job
+from tests.support.helpers import NOT_DRAWN, PROJECT
+
+BATCH_SIZES = (8, 12, 99)  # the last one is larger than the training split
+
+
+def sweep(folder, images, *arguments):
+    command = [
+        sys.executable,
+        str(PROJECT / "train.py"),
+        "-m",
+        f"datamodule.batch_size={','.join(map(str, BATCH_SIZES))}",
+    ]
+    command += ["datamodule=image_folder", f"datamodule.root={images}", f"datamodule.cache={folder / 'cache'}"]
+    command += ["model.image_size=32", "trainer=cpu", "trainer.max_epochs=1", "model.weights=null", "stages=[fit,test]"]
+    command += [f"hydra.sweep.dir={folder / 'sweep'}", *NOT_DRAWN, *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
+
+
+def check(ran, folder):
+    """Two jobs are done, the third one failed in its own process and is known by the command."""
+    jobs = {path.parent.name: json.loads(path.read_text()) for path in (folder / "sweep").glob("*/result.json")}
+    states = {name: job["status"] for name, job in jobs.items()}
+    assert states == {"batch_size-8": "finished", "batch_size-12": "finished", "batch_size-99": "failed"}, ran.stderr
+    assert ran.returncode == 1 and "ERROR: 1 of the jobs failed: batch_size-99" in ran.stderr
+    assert "Traceback" not in ran.stdout + ran.stderr
+    logs = "".join(
+        path.read_text() for path in (folder / "sweep" / ".submitit").rglob("*.out")
+    )  # submitit's jobs write there
+    assert "Sweep: 2 of 3 done, 0 running, 1 failed" in ran.stdout + logs and "Page: " in ran.stdout
+    commands = {job["run"]["command"] for job in jobs.values()}
+    assert len(commands) == 1 and "train.py -m datamodule.batch_size=8,12,99" in commands.pop()
+    return jobs
+
+
+def needs(plugin):
+    found = importlib.util.find_spec("hydra_plugins") and importlib.util.find_spec(f"hydra_plugins.{plugin}")
+    return pytest.mark.skipif(not found, reason=f"{plugin} is not installed")
+
+
+@pytest.mark.slow
+@needs("hydra_joblib_launcher")
+@pytest.mark.timeout(200)
+def test_joblib_runs_jobs_side_by_side_each_with_its_share_of_the_cores(tmp_path, two_colors):
+    ran = sweep(tmp_path, two_colors, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    jobs = check(ran, tmp_path)
+    threads = {job["run"]["threads"] for job in jobs.values() if job["status"] == "finished"}
+    assert threads == {threads_of_job(2)}
+
+
+@pytest.mark.slow
+@needs("hydra_submitit_launcher")
+def test_submitit_runs_jobs_here(tmp_path, two_colors):
+    check(sweep(tmp_path, two_colors, "hydra/launcher=submitit_local"), tmp_path)
+
+
+@pytest.mark.slow
+@needs("hydra_ray_launcher")
+def test_ray_runs_jobs_here(tmp_path, two_colors):
+    check(sweep(tmp_path, two_colors, "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"), tmp_path)
+
+
+@pytest.mark.parametrize(("launcher", "extra"), [("joblib", "joblib"), ("ray", "ray"), ("submitit_slurm", "slurm")])
+def test_a_launcher_that_is_not_installed_names_its_extra(launcher, extra):
+    missing = MissingConfigException("not found", missing_cfg_file=f"hydra/launcher/{launcher}", options=["basic"])
+    assert (
+        error_messages.user_message(missing) == f'hydra/launcher={launcher}: not installed; pip install -e ".[{extra}]"'
+    )
+
+
+@pytest.mark.skipif(bool(importlib.util.find_spec("ray")), reason="ray is installed")
+def test_the_command_says_so(train, tmp_path):
+    ran = train("-m", "seed=1,2", "hydra/launcher=ray", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert ran.status == 1 and 'pip install -e ".[ray]"' in ran.err and "Traceback" not in ran.err
+
+
+def test_threads_are_shared_out(monkeypatch):
+    monkeypatch.setattr(cli.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert [threads_of_job(jobs) for jobs in (1, 2, 5, 16, 40, -1)] == [16, 8, 3, 1, 1, 1]

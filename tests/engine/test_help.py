@@ -1,0 +1,144 @@
+"""--help of every verb, and what comes without torch; with that engine/help.py and conf/hydra/help."""
+
+import importlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from engine import help
+from tests.support.helpers import PROJECT
+
+CONF = PROJECT / "conf"
+VERBS = ("train", "search", "report", "predict", "export", "demo")
+HEAVY = ("torch", "lightning", "torchvision", "scipy", "matplotlib", "gradio", "optuna")
+
+
+@pytest.fixture
+def shown(in_process):
+    """What `python VERB.py --help` prints."""
+
+    def show(verb: str) -> str:
+        status, out, err = in_process(importlib.import_module(verb), "--help")
+        assert (status, err) == (0, "")
+        return out
+
+    return show
+
+
+def examples(text: str, verb: str) -> list[list[str]]:
+    """Overrides of each line of `Most used`, without what is said behind them."""
+    lines = text.split("Most used:", 1)[1].split("\n\n")[1].splitlines()
+    commands = [shlex.split(re.split(r"\s{3,}", line.strip())[0]) for line in lines]
+    return [command[2:] if command[:2] == ["python", f"{verb}.py"] else command for command in commands]
+
+
+def test_it_fits_a_screen(shown):
+    for verb in VERBS:
+        text = shown(verb)
+        lines = text.splitlines()
+        assert len(lines) <= 40 and max(map(len, lines)) <= 120, verb
+        assert "Hydra" not in text and len(examples(text, verb)) >= 4
+
+
+def test_it_names_every_file_of_every_group(shown):
+    text = " ".join(shown("train").split())
+    for folder in (place for place in CONF.iterdir() if place.is_dir() and place.name != "hydra"):
+        files = sorted(file.stem for file in folder.glob("*.yaml"))
+        listed = r"\*?, ".join(files)
+        assert re.search(rf"\b{folder.name} {listed}\b", text), folder.name
+    for group, taken in OmegaConf.load(CONF / "train.yaml").defaults[1].items():
+        assert f"{taken}*" in text, group
+    assert len(examples(shown("train"), "train")) == 10
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "train"])
+def test_it_names_every_setting_with_its_value_and_what_it_means(shown, verb):
+    text = shown(verb)
+    settings = OmegaConf.to_container(OmegaConf.load(CONF / f"{verb}.yaml"))
+    for key in set(settings) - {"defaults", "hydra"}:
+        value = settings[key]
+        told = "" if isinstance(value, dict) else "null" if value is None else str(value).lower()
+        (line,) = re.findall(rf"^  {key}: *(.*)$", text, re.MULTILINE)
+        assert line.lower().startswith(told) or isinstance(value, (list, str, float)), line
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_example_composes(shown, verb):
+    for overrides in examples(shown(verb), verb):
+        given = [text for text in overrides if text != "-m"]
+        if "-m" in overrides:
+            parsed = OverridesParser.create().parse_overrides(given)
+            assert any(override.is_sweep_override() for override in parsed)
+            given = [f"{o.key_or_group}={next(iter(o.sweep_string_iterator()))}" for o in parsed]
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            compose(verb, overrides=given, return_hydra_config=True)
+
+
+def test_a_new_file_and_a_new_group_show_by_themselves(tmp_path):
+    conf = shutil.copytree(CONF, tmp_path / "conf")
+    (conf / "optimizer" / "zeroth.yaml").write_text("")
+    (conf / "verdict").mkdir()
+    (conf / "verdict" / "harsh.yaml").write_text("")
+    before, after = help.help_groups(CONF, "train"), help.help_groups(conf, "train")
+    assert "zeroth" not in before and "sgd_momentum, zeroth\n" in after and re.search("verdict +harsh\n", after)
+    (conf / "report.yaml").write_text("defaults:\n  - _self_\n\nprice: 3  # in $\n\nhydra:\n  job: {}\n")
+    assert help.help_settings(conf, "report") == "  price: 3  # in $$"  # as string.Template takes it
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
+    kept = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
+    return subprocess.run(
+        [sys.executable, *command], cwd=PROJECT, env=kept | environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "status"),
+    [
+        *((verb, ["--help"], 0) for verb in VERBS),
+        ("train", ["sed=1"], 1),
+        ("train", ["model=shuflenet_mod"], 1),
+        ("train", ["optimizer.lr=fast"], 1),
+        ("train", ["trainer.max_epochs=0"], 1),
+        ("train", ["augmentation.erasing=2"], 1),
+        ("train", ["datamodule=image_folder", "datamodule.root=/nowhere"], 1),
+        ("predict", ["ckpt=x"], 1),
+        ("export", [], 1),
+        ("demo", ["ckpt=x"], 1),
+        ("report", ["runs=/nowhere"], 1),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)  # fmt: skip
+def test_help_and_errors_come_without_what_is_heavy(verb, arguments, status, tmp_path):
+    where = [f"hydra.run.dir={tmp_path / 'run'}"] if arguments != ["--help"] else []
+    code = (
+        f"import sys, {verb}\nfrom callbacks import command_line\nsys.argv[:] = [{verb + '.py'!r}, *sys.argv[1:]]\n"
+        f"try:\n    command_line.start({verb}.main)\n    status = 0\nexcept SystemExit as error:\n    status = error.code\n"
+        f"print(status, [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = run("-c", code, *arguments, *where)
+    allowed = "['scipy']" if verb == "report" and status else "[]"
+    assert done.stdout.splitlines()[-1] in (f"{status} []", f"{status} {allowed}"), done.stdout + done.stderr
+
+
+def test_names_are_completed():
+    def completed(line: str) -> list[str]:
+        done = run("train.py", "-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    assert "model" in completed("python train.py mod")
+    assert completed("python train.py model=resn") == ["model=resnet18", "model=resnet50"]
+    assert "datamodule.batch_size=" in completed("python train.py datamodule.bat")
+    installed = run("train.py", "-sc", "install=bash")
+    assert installed.returncode == 0 and "complete -o nospace" in installed.stdout

@@ -1,0 +1,123 @@
+from math import sqrt
+
+import numpy as np
+import pytest
+from scipy.stats import binom, binomtest, t, ttest_1samp
+
+from evaluation.intervals import accuracy_entry, format_accuracy, mean_over_seeds, two_way_random_effects, wilson
+
+
+@pytest.mark.parametrize(("correct", "n"), [(101, 109), (0, 12), (12, 12), (1, 2), (50, 100), (979, 1000), (1, 1)])
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+def test_wilson_equals_scipy(correct, n, confidence):
+    theirs = binomtest(correct, n).proportion_ci(confidence, method="wilson")
+    assert wilson(correct, n, confidence) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_wilson_by_hand():
+    z = 1.959963984540054
+    p = 101 / 109
+    center = (p + z * z / 218) / (1 + z * z / 109)
+    half = z / (1 + z * z / 109) * sqrt(p * (1 - p) / 109 + z * z / (4 * 109**2))
+    assert wilson(101, 109) == pytest.approx((center - half, center + half), abs=1e-14)
+
+
+@pytest.mark.parametrize(("correct", "n"), [(1, 0), (0, 0), (5, 4), (-1, 4)])
+def test_wilson_refuses_what_is_no_proportion(correct, n):
+    with pytest.raises(ValueError, match="proportion"):
+        wilson(correct, n)
+
+
+def test_accuracy_in_words_is_the_study_s_line():
+    assert format_accuracy(accuracy_entry(101, 109)) == "0.9266 (101 of 109, 95% interval 0.862 to 0.962)"
+
+
+# The least coverage over the accuracies 0.50, 0.51, ... 0.99; summed over the binomial, not simulated
+@pytest.mark.parametrize(("n", "worst"), [(50, 0.9106), (109, 0.9413), (200, 0.9331), (500, 0.9427), (1000, 0.9457)])
+def test_wilson_covers_what_it_says(n, worst):
+    low, high = np.array([wilson(correct, n) for correct in range(n + 1)]).T
+    accuracies = np.arange(50, 100) / 100
+    coverage = np.array([binom.pmf(np.arange(n + 1), n, p)[(low <= p) & (p <= high)].sum() for p in accuracies])
+    assert 0.94 <= coverage.mean() <= 0.96
+    assert coverage.min() == pytest.approx(worst, abs=1e-4)
+
+
+def test_over_seeds_equals_scipy():
+    values = [0.91, 0.93, 0.92, 0.97]
+    found = mean_over_seeds(values, 0.9)
+    theirs = ttest_1samp(values, 0).confidence_interval(0.9)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    assert found.mean == pytest.approx(0.9325) and found.standard_deviation == pytest.approx(np.std(values, ddof=1))
+    assert found.n == 4
+
+
+def test_a_single_seed_has_no_spread():
+    assert mean_over_seeds([0.9]) == (0.9, None, None, None, 1)
+    with pytest.raises(ValueError, match="at least one"):
+        mean_over_seeds([])
+
+
+def scipy_t(values):
+    test = ttest_1samp(values, 0)
+    interval = test.confidence_interval(0.95)
+    return test.statistic, interval.low, interval.high, test.pvalue, test.df
+
+
+def test_crossed_of_one_seed_is_the_paired_t_test():
+    differences = np.random.default_rng(0).choice([-1, 0, 1], 80, p=[0.1, 0.6, 0.3])
+    found = two_way_random_effects(differences[None])
+    assert found.mean == differences.mean() and found.seeds_standard_deviation is None
+    assert (found.mean / found.images_standard_error, *found[3:]) == pytest.approx(scipy_t(differences), abs=1e-12)
+
+
+def test_crossed_with_one_source_is_the_t_test_of_that_source():
+    generator = np.random.default_rng(1)
+    images, seeds = generator.normal(0.1, 1, 30), generator.normal(0.1, 1, 4)
+    found = two_way_random_effects(np.tile(images, (4, 1)))  # every seed the same
+    assert found[3:] == pytest.approx(scipy_t(images)[1:], abs=1e-9) and found.seeds_standard_deviation < 1e-9
+    found = two_way_random_effects(np.tile(seeds[:, None], (1, 30)))  # every image the same
+    assert found[3:] == pytest.approx(scipy_t(seeds)[1:], abs=1e-9) and found.images_standard_error < 1e-9
+    assert found.seeds_standard_deviation == pytest.approx(np.std(seeds, ddof=1))
+
+
+def test_crossed_by_hand():
+    y = [[1, 1, 0, 1], [1, 0, 0, 1], [0, 0, 0, 1]]  # rows 3/4, 2/4, 1/4; columns 2/3, 1/3, 0, 1; mean 1/2
+    seeds_ms = 4 * (1 / 16 + 0 + 1 / 16) / 2
+    images_ms = 3 * (1 / 36 + 1 / 36 + 1 / 4 + 1 / 4) / 3
+    residual_ms = (12 * 1 / 4 - 2 * seeds_ms - 3 * images_ms) / 6  # all squares less those of rows and columns
+    combined = seeds_ms + images_ms - residual_ms
+    freedom = combined**2 / (seeds_ms**2 / 2 + images_ms**2 / 3 + residual_ms**2 / 6)
+    found, error = two_way_random_effects(y), sqrt(combined / 12)
+    assert found.mean == 0.5 and found.degrees_of_freedom == pytest.approx(freedom)
+    assert found.seeds_standard_deviation == pytest.approx(sqrt((seeds_ms - residual_ms) / 4))
+    assert found.images_standard_error == pytest.approx(sqrt((images_ms - residual_ms) / 12))
+    assert found.high - 0.5 == pytest.approx(t.ppf(0.975, freedom) * error)
+    assert found.p_value == pytest.approx(2 * t.sf(0.5 / error, freedom))
+
+
+def test_crossed_covers_seeds_and_images_and_one_of_them_alone_does_not():
+    generator = np.random.default_rng(2)
+    hits = {"both": 0, "seeds": 0, "images": 0}
+    for _ in range(1000):
+        chances = np.where(generator.random(200) < 0.5, 0.85, 0.25)  # easy and hard images, mean 0.55
+        outcomes = generator.random((5, 200)) < chances + generator.normal(0, 0.04, (5, 1))  # good and bad seeds
+        intervals = {
+            "both": two_way_random_effects(outcomes),
+            "seeds": mean_over_seeds(outcomes.mean(axis=1)),
+            "images": two_way_random_effects(outcomes.mean(axis=0, keepdims=True)),
+        }
+        for name, interval in intervals.items():
+            hits[name] += interval.low <= 0.55 <= interval.high
+    assert 930 <= hits["both"] <= 970  # 950 expected, standard deviation 7
+    assert hits["seeds"] < 925 and hits["images"] < 925
+
+
+def test_crossed_of_outcomes_that_never_vary():
+    assert two_way_random_effects(np.zeros((3, 5)))[3:6] == (0, 0, 1)
+    assert two_way_random_effects(np.ones((3, 5)))[3:6] == (1, 1, 0)
+
+
+@pytest.mark.parametrize("shape", [(5,), (0, 5), (3, 1), (2, 2, 2)])
+def test_crossed_refuses_what_is_no_table(shape):
+    with pytest.raises(ValueError, match="a row a seed"):
+        two_way_random_effects(np.zeros(shape))

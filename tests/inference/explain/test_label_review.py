@@ -1,0 +1,33 @@
+import csv
+
+from datamodules.sources.csv_table import table_catalog
+from inference.explain.label_review import LabelReview
+from inference.image_inputs import ImageInput
+from inference.predictor import Prediction
+
+
+def test_all_lines_stay_with_groups_and_weights_and_the_doubtful_come_first(tmp_path):
+    names = ["a,b.png", "ü.png", "c.png", "d.png", "e.png"]
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / "splits.csv").write_text(
+        'path,label,split,group,weight\n"a,b.png",x,test,g1,1.0\nü.png,y,train,g2,2.0\nc.png,y,test,,1.0\nd.png,x,test,,1.0\n'
+        "e.png,x,,,1.0\n",
+        encoding="utf-8",
+    )
+    labels = LabelReview(tmp_path)
+    for path, label, p in (("a,b.png", "x", 0.7), ("c.png", "y", 0.9), ("d.png", "x", 0.25)):
+        shares = {"x": p, "y": 1 - p}
+        labels.add(ImageInput(path, tmp_path / path, label), Prediction(path, "", max(shares, key=shares.get), shares))
+    labels.add(ImageInput("ü.png", tmp_path / "ü.png", "y"), Prediction("ü.png", error="cut off"))
+    labels.write(tmp_path / "check.csv")
+    with (tmp_path / "check.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == ["c.png", "d.png", "a,b.png", "ü.png", "e.png"]
+    assert rows[0] == {"path": "c.png", "label": "y", "split": "test", "group": "", "weight": "1.0", "predicted": "x",
+                       "confidence": "0.900000"}  # fmt: skip
+    assert rows[3] == {"path": "ü.png", "label": "y", "split": "train", "group": "g2", "weight": "2.0", "predicted": "",
+                       "confidence": ""}  # fmt: skip
+    catalog = table_catalog(tmp_path / "check.csv", tmp_path)
+    assert catalog.paths == [row["path"] for row in rows] and catalog.weights.tolist() == [1, 1, 1, 2, 1]
+    assert catalog.splits.tolist() == ["test", "test", "test", "train", ""] and catalog.groups[3] == "g2"

@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.decode import resize
+from inference.export.pillow_resize import resize_tensor, taps
+
+SIZES = [
+    (37, 53),
+    (256, 256),
+    (257, 255),
+    (500, 375),
+    (48, 1031),
+    (1, 1),
+    (2, 300),
+    (31, 16),
+    (640, 17),
+]  # width, height
+
+
+@pytest.mark.parametrize("size", [32, 48, 224, 256])
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_every_bit_is_pillow_s(width, height, size):
+    pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pixels[: height // 2] = np.where(pixels[: height // 2] > 127, 255, 0)  # the ends of the range too
+    expected = np.asarray(resize(Image.fromarray(pixels), size))
+    assert np.array_equal(resize_tensor(torch.from_numpy(pixels)[None], size)[0].numpy(), expected)
+
+
+def test_images_of_a_batch_do_not_mix():
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 40, 30, 3), dtype=np.uint8))
+    together = resize_tensor(pixels, 16)
+    assert all(torch.equal(together[i], resize_tensor(pixels[i : i + 1], 16)[0]) for i in range(3))
+
+
+def test_weights_by_hand():
+    places, weights = taps(4, 2)  # two pixels become one: a triangle of 2 pixels to either side of 1 and of 3
+    assert places.tolist()[0][:4] == [0, 1, 2, 3] and weights.shape == (2, 5)
+    share = np.array([0.75, 0.75, 0.25]) / 1.75  # pixel centers at 0.5, 1.5, 2.5; at 3.5 the triangle has ended
+    assert weights[0].tolist() == [round(s * 2**22) for s in share] + [0, 0]

@@ -1,0 +1,138 @@
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.decode import fingerprint, open_image, resize
+from evaluation.calibration import with_temperature
+from inference import predictor
+from inference.predictor import Predictor, abstained, decided
+from tests.support.fake_checkpoints import DECISION, make_checkpoint, make_odd_images
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("run") / "best.ckpt")
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    return Predictor.from_checkpoint(checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return make_odd_images(tmp_path_factory.mktemp("images"), 14)
+
+
+def test_three_lines_from_predict(checkpoint, files):
+    from predict import Predictor
+
+    model = Predictor.from_checkpoint(checkpoint)
+    predictions = model.predict(files)
+    assert [p.path for p in predictions] == [str(file) for file in files]
+    assert all(p.predicted == max(p.probabilities, key=p.probabilities.get) for p in predictions)
+    assert len({p.probabilities["ants"] for p in predictions}) == len(files)
+
+
+def test_a_image_is_the_same_as_path_image_array_and_tensor(model, files):
+    for file in files:
+        image = open_image(file)
+        array = np.asarray(image)
+        tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+        ways = [str(file), file, Image.open(file), image, array, tensor]
+        found = [model.predict(way) for way in ways]
+        assert all(len(predictions) == 1 for predictions in found)
+        assert len({tuple(predictions[0].probabilities.values()) for predictions in found}) == 1, file
+        assert {predictions[0].fingerprint for predictions in found} == {fingerprint(image)}
+
+
+def test_gray_arrays_and_whole_batches(model):
+    gray = np.random.default_rng(0).integers(0, 256, (30, 20), dtype=np.uint8)
+    as_colors = model.predict(np.stack([gray] * 3, axis=2))
+    for same in (gray, gray[..., None], torch.from_numpy(gray)[None]):
+        assert model.predict(same)[0].probabilities == as_colors[0].probabilities
+    batch = np.random.default_rng(1).integers(0, 256, (5, 30, 20, 3), dtype=np.uint8)
+    one_by_one = [model.predict(source)[0].fingerprint for source in batch]
+    assert [p.fingerprint for p in model.predict(batch)] == one_by_one
+    assert [p.fingerprint for p in model.predict(torch.from_numpy(batch).permute(0, 3, 1, 2))] == one_by_one
+
+
+NO_IMAGES = [np.zeros((4, 4, 3)), np.zeros((3, 8, 8), np.uint8), torch.zeros(3, 4, 4), [3], [np.zeros(4)]]
+
+
+@pytest.mark.parametrize("source", NO_IMAGES)
+def test_what_is_no_image_of_8_bits(model, source):
+    with pytest.raises(ValueError, match=r"cannot be used; arrays are \(H, W, 3\), tensors \(3, H, W\)"):
+        model.predict(source)
+
+
+def test_unreadable_files_keep_their_place(model, files, tmp_path):
+    bad = tmp_path / "letter.jpg"
+    bad.write_text("Dear reader")
+    found = model.predict([bad, files[0], tmp_path / "gone.png", files[1], bad], batch_size=2)
+    assert [bool(p.error) for p in found] == [True, False, True, False, True]
+    assert "letter.jpg: not a readable image" in found[0].error and found[0].predicted is None
+    assert [p.probabilities for p in found if not p.error] == [p.probabilities for p in model.predict(files[:2])]
+    assert all(p.error for p in model.predict([bad] * 100, batch_size=1))
+    with pytest.raises(ValueError, match="no such file or folder"):
+        model.predict(tmp_path / "gone.png")
+
+
+def test_images_go_through_the_network_in_batches_and_in_order(model, files):
+    sizes = []
+
+    class Counting:
+        description = model.description
+
+        def __call__(self, pixels):
+            sizes.append(len(pixels))
+            return model.backend(pixels)
+
+    found = Predictor(Counting()).predict(files, batch_size=4)
+    assert sizes == [4, 4, 4, 2]
+    together = np.stack([np.asarray(resize(open_image(file), 48)) for file in files[:4]])
+    assert [list(p.probabilities.values()) for p in found[:4]] == model.backend(together).astype(float).tolist()
+
+
+def test_reading_is_only_a_few_batches_ahead(model, monkeypatch):
+    read, lock = [], threading.Lock()
+
+    def look(source, size):
+        time.sleep(0.001 * (source % 3))  # out of order, if order could be lost
+        with lock:
+            read.append(source)
+        return Image.new("RGB", (8, 8), (source, 0, 0))
+
+    monkeypatch.setattr(predictor, "as_image", look)
+    stream = model.stream(iter(range(200)), batch_size=5)
+    assert next(stream)[0] == 0
+    assert len(read) <= 5 + 2 * 5 + 1
+    assert [source for source, _ in stream] == list(range(1, 200))
+    abandoned = model.stream(iter(range(200)), batch_size=5)
+    next(abandoned)
+    abandoned.close()  # ends its threads
+    assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor") and t.is_alive()]
+
+
+def test_what_follows_from_the_decision():
+    assert decided({"ants": 0.61, "bees": 0.39}, DECISION) == "ants"
+    assert decided({"ants": 0.60, "bees": 0.40}, DECISION) == "bees"  # predicted would be ants
+    assert abstained({"ants": 0.6, "bees": 0.4}, DECISION) is False
+    assert abstained({"ants": 0.59, "bees": 0.41}, DECISION) is True
+    assert abstained({"ants": 0.99, "bees": 0.01}, DECISION | {"confidence": None}) is True
+    assert decided({"ants": 0.6, "bees": 0.4}, None) is None is abstained({"ants": 0.6, "bees": 0.4}, None)
+    three = {key: DECISION[key] for key in ("temperature", "confidence", "target_accuracy")}
+    assert decided({"a": 0.7, "b": 0.2, "c": 0.1}, three) is None and not abstained(
+        {"a": 0.7, "b": 0.2, "c": 0.1}, three
+    )
+
+
+def test_calibrated_is_with_the_temperature(model, files):
+    found = model.predict(files[0])[0]
+    p = np.array([list(found.probabilities.values())])
+    assert list(found.calibrated.values()) == with_temperature(p, 1.5)[0].tolist()
+    assert model.decision == DECISION and model.classes == ["ants", "bees"] and model.image_size == 48

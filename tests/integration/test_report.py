@@ -1,0 +1,126 @@
+import subprocess
+import sys
+
+import pytest
+from omegaconf import OmegaConf
+
+from common.atomic_io import read_csv
+from tests.support.fake_runs import make_run
+from tests.support.helpers import PROJECT, in_chromium, needs_chromium
+
+WRITTEN = {"report.html", "report.md", "table.csv", "table.tex"}
+
+
+@pytest.fixture
+def report(in_process):
+    """Runs `python report.py ...` in this process; returns status, output, errors."""
+    import report as script
+
+    return lambda *arguments: in_process(script, *arguments)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    make_run(tmp_path / "runs" / "a", choices={"model": "a"}, accuracy=0.9)
+    make_run(tmp_path / "runs" / "b", choices={"model": "b"}, accuracy=0.5)
+    return tmp_path / "runs"
+
+
+def test_writes_beside_the_runs_and_nothing_else(report, runs):
+    before = sorted((PROJECT / "outputs").rglob("report.log"))
+    status, out, err = report(f"runs={runs}")
+    assert (status, err) == (0, "")
+    assert {path.name for path in runs.iterdir()} == {"a", "b"} | WRITTEN
+    assert "The best by validation is a:" in out and out.rstrip().endswith(f"Page: {runs / 'report.html'}")
+    assert "<title>Which model?</title>" in (runs / "report.html").read_text()
+    assert sorted((PROJECT / "outputs").rglob("report.log")) == before
+    assert not (PROJECT / "outputs" / ".hydra").exists()
+
+
+def test_chosen_places_and_title(report, runs, tmp_path):
+    status, _, _ = report(f"runs=[{runs}/a,{runs}/b]", f"out={tmp_path}/new/place", "title='A & B'")
+    assert status == 0 and {path.name for path in (tmp_path / "new" / "place").iterdir()} == WRITTEN
+    assert "<h1>A &amp; B</h1>" in (tmp_path / "new" / "place" / "report.html").read_text()
+    assert report(f"runs={runs}/*", f"out={tmp_path}/one.html")[0] == 0
+    assert {path.name for path in tmp_path.glob("one.*")} == {"one.html", "one.md", "one.csv", "one.tex"}
+
+
+def test_errors_are_one_line(report, runs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    for arguments, words in (
+        ([], "runs: nothing is given"),
+        (["runs=/nowhere"], "runs=/nowhere: no such folder"),
+        ([f"runs={tmp_path}/empty"], "no result.json in it or below"),
+        ([f"runs={runs}", f"out={tmp_path}/file/x"], "cannot be written"),
+        (["run=x"], "did you mean runs?"),
+    ):
+        status, _, err = report(*arguments)
+        assert status == 1 and err.startswith("ERROR: ") and words in err and len(err.splitlines()) == 1, err
+
+
+def test_a_record_cut_off_is_a_warning(report, runs):
+    (runs / "c").mkdir()
+    (runs / "c" / "result.json").write_text('{"schema": 1,')
+    status, out, _ = report(f"runs={runs}")
+    assert status == 0 and "WARNING: left out:" in out and "not a whole record" in out
+
+
+def test_reports_never_import_torch(runs):
+    code = (
+        "import sys; from reports.report import write_report; write_report(sys.argv[1]);"
+        "print([m for m in ('torch', 'lightning', 'pandas', 'matplotlib.pyplot') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(runs)], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_end_of_a_sweep_writes_the_report(runs, capsys):
+    from engine.sweep.hydra_callbacks import SweepReport
+
+    SweepReport().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(runs)}}}))
+    out = capsys.readouterr().out
+    assert {path.name for path in runs.iterdir()} >= WRITTEN
+    assert "The best by validation is a:" in out and f"Page: {runs / 'report.html'}" in out and f"Sweep: {runs}" in out
+
+
+def test_a_defect_in_the_report_does_not_fail_the_sweep(runs, monkeypatch, caplog, tmp_path):
+    from engine.sweep.hydra_callbacks import SweepReport
+
+    def broken(*_):
+        raise KeyError("defect")
+
+    monkeypatch.setattr("reports.report.write_report", broken)
+    SweepReport().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(runs)}}}))
+    assert "no report: KeyError('defect')" in caplog.text
+    monkeypatch.undo()
+    SweepReport().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "none")}}}))
+    assert "no such folder" in caplog.text
+
+
+@needs_chromium
+def test_the_page_of_real_runs_in_chromium(train, tmp_path):
+    sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    ran = train("-m", "model.keep=2,3,4", "stages=[cost,fit,test]", "trainer.max_epochs=1", sweep)
+    assert ran.status == 0, ran.err
+    page_file = tmp_path / "sweep" / "report.html"
+    rows = read_csv(page_file.with_name("table.csv"))
+    by_cost = [row["setting keep"] for row in sorted(rows, key=lambda row: float(row["macs"]))]
+    assert by_cost == ["2", "3", "4"]  # a deeper cut costs more
+    with in_chromium(page_file) as (page, requests, said):
+        head = page.locator("table.main th", has_text="MACs")
+        place = page.evaluate(
+            "[...document.querySelectorAll('table.main th')].findIndex(h => h.textContent.includes('keep'))"
+        )
+        column = f"[...document.querySelectorAll('table.main tbody tr')].map(r => r.cells[{place}].textContent.trim())"
+        shown = page.evaluate(column)
+        assert shown == [row["setting keep"] for row in rows]  # the best first
+        head.locator("button").click()
+        assert (head.get_attribute("aria-sort"), page.evaluate(column)) == ("ascending", by_cost)
+        page.keyboard.press("Enter")
+        assert (head.get_attribute("aria-sort"), page.evaluate(column)) == ("descending", by_cost[::-1])
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()] and said == []

@@ -1,0 +1,186 @@
+import sys
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from lightning_modules.networks.registry import build_network, pretrained_name
+from lightning_modules.networks.shufflenet_v1 import channel_shuffle
+from lightning_modules.networks.surgery import set_frozen, shuffle_order, smallest_image_size
+from lightning_modules.networks.truncated import BACKBONES
+from tests.support.helpers import FINAL
+
+HEAD = {"hidden_dims": [], "dropout": [0.2]}
+
+
+class StudyNetwork(nn.Module):
+    """The study's own way of building its final network."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        children = list(torchvision.models.shufflenet_v2_x0_5(weights=None).children())
+        self.model = nn.Sequential(
+            *children[:-2], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(192, 2)
+        )
+        self.dropout = nn.Dropout(0.02)
+        self.fc = nn.Linear(2, num_classes)
+
+    def forward(self, x):
+        return self.fc(self.dropout(self.model(x)))
+
+
+def test_shufflenet_mod_is_the_study_s_network():
+    torch.manual_seed(0)
+    study, ours = StudyNetwork(2), build_network(num_classes=2, **FINAL)
+    theirs = study.state_dict()
+    assert [t.shape for t in ours.state_dict().values()] == [t.shape for t in theirs.values()]
+    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.values(), strict=True)))
+    x = torch.randn(2, 3, 96, 96)
+    assert torch.equal(ours.eval()(x), study.eval()(x))
+    dropouts = [m.p for m in ours.modules() if isinstance(m, nn.Dropout)]
+    assert dropouts == [m.p for m in study.modules() if isinstance(m, nn.Dropout)] == [0.2, 0.02]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network": "resnet_of_mine"}, "not one of this project's networks: .*truncated"),
+        ({"keep": 0}, "model.keep=0.*use 1 to 7"),
+        ({"keep": 8}, "model.keep=8.*use 1 to 7"),
+        ({"keep": 7}, "cannot cut shufflenet_v2_x0_5 after fc"),
+        ({"backbone": "shufflenet_v3"}, "model.backbone=shufflenet_v3: unknown; did you mean shufflenet_v"),
+        ({"keep": "stage9"}, "model.keep=stage9: no such layer in shufflenet_v2_x0_5; there is conv1"),
+        ({"keep": "stage2.9"}, "no such layer in shufflenet_v2_x0_5's stage2; there is 0, 1, 2, 3"),
+        ({"keep": "stage2.0.branch1"}, "is a InvertedResidual, which cannot be cut inside"),
+        ({"backbone": "vgg16", "keep": 32}, "vgg16 has 31 blocks"),
+        ({"head": {"hidden_dims": [2], "dropout": [0.2]}}, "model.head.dropout"),
+        ({"depth": 3}, "model.depth: the network 'truncated' takes"),
+    ],
+)
+def test_impossible_networks_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        build_network(num_classes=2, **FINAL | change)
+
+
+def test_every_backbone_can_be_cut_and_finds_out_its_features():
+    for backbone in BACKBONES:
+        network = build_network(network="truncated", backbone=backbone, keep=2, head=HEAD, num_classes=3)
+        assert network.eval()(torch.randn(2, 3, 64, 64)).shape == (2, 3)
+        channels = network.trunk(torch.randn(1, 3, 64, 64)).shape[1]
+        assert network.head.linear0.in_features == channels
+
+
+@pytest.mark.parametrize(("keep", "children"), [(4, 4), ("layer1", 5), ("layer2.0", 6)])
+def test_a_cut_keeps_what_comes_before_and_its_names(keep, children):
+    network = build_network(network="truncated", backbone="resnet18", keep=keep, head=HEAD, num_classes=2)
+    whole = torchvision.models.resnet18(weights=None).eval()
+    assert len(network.trunk) == children
+    names = network.weight_names()
+    assert set(names) <= set(whole.state_dict())
+    state = {names[name]: tensor for name, tensor in whole.state_dict().items() if name in names}
+    network.load_state_dict(state, strict=False)
+    x = torch.randn(1, 3, 64, 64)
+    expected = whole.maxpool(whole.relu(whole.bn1(whole.conv1(x))))
+    for block in {4: [], "layer1": [whole.layer1], "layer2.0": [whole.layer1, whole.layer2[0]]}[keep]:
+        expected = block(expected)
+    assert torch.equal(network.trunk.eval()(x), expected)
+
+
+def test_features_of_a_network_are_cut_by_their_names_as_well():
+    by_number = build_network(network="truncated", backbone="mobilenet_v2", keep=4, head=HEAD, num_classes=2)
+    by_name = build_network(network="truncated", backbone="mobilenet_v2", keep="features.3", head=HEAD, num_classes=2)
+    assert by_number.weight_names() == by_name.weight_names()
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("shufflenet_v1", 1_865_728), ("shufflenet_v2", 2_278_604), ("simple_cnn", None)]
+)
+def test_own_networks_have_the_right_number_of_classes(name, parameters):
+    arguments = {"shufflenet_v2": {"width": 1.0}, "simple_cnn": {"image_size": 48}}.get(name, {})
+    network = build_network(network=name, num_classes=1000, **arguments)
+    assert network.eval()(torch.randn(2, 3, 48, 48)).shape == (2, 1000)
+    assert parameters is None or sum(p.numel() for p in network.parameters()) == parameters
+
+
+@pytest.mark.parametrize(("width", "published"), [(0.5, 1.366792), (1.0, 2.278604), (1.5, 3.503624), (2.0, 7.393996)])
+def test_shufflenet_v2_comes_in_four_widths(width, published):
+    network = build_network(network="shufflenet_v2", width=width, num_classes=1000)
+    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(published, abs=1e-9)
+    assert pretrained_name({"network": "shufflenet_v2", "width": width}) == f"shufflenet_v2_x{width}".replace(".", "_")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"network": "shufflenet_v2", "width": 3}, "model.width=3"),
+        ({"network": "shufflenet_v1", "groups": 5}, "model.groups=5"),
+        ({"network": "shufflenet_v1", "groups": 8, "width": 0.5}, "model.groups=8 with model.width=0.5"),
+        ({"network": "simple_cnn", "image_size": 4}, "the smallest is 8"),
+        ({"network": "torchvision", "name": "resnet19"}, "model.name=resnet19: unknown; did you mean resnet18"),
+    ],
+)
+def test_other_impossible_networks_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build_network(num_classes=2, **arguments)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:someone/something", "local-dir:/tmp", "mobilenet_small_of_mine"])
+def test_timm_takes_no_network_from_elsewhere(name):
+    pytest.importorskip("timm", reason="needs the extra timm")
+    with pytest.raises(ValueError, match="timm has no network of this name"):
+        build_network(network="timm", name=name, num_classes=2)
+
+
+def test_timm_that_is_not_installed_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[timm\]'"):
+        build_network(network="timm", name="lcnet_050", num_classes=2)
+
+
+@pytest.mark.parametrize(("name", "smallest"), [("vgg16", 32), ("densenet121", 29), ("resnet18", 1)])
+def test_the_smallest_image_of_a_network_is_what_it_can_take(name, smallest):
+    network = build_network(network="torchvision", name=name, num_classes=2)
+    found = smallest_image_size(network, 64)
+    assert found == smallest
+    network.eval()(torch.randn(1, 3, found, found))
+    if found > 1:
+        with pytest.raises(RuntimeError):
+            network(torch.randn(1, 3, found - 1, found - 1))
+
+
+def test_channel_shuffle_by_hand():
+    assert channel_shuffle(torch.arange(6).view(1, 6, 1, 1), 3).flatten().tolist() == [0, 2, 4, 1, 3, 5]
+    network = build_network(network="shufflenet_v1", num_classes=2)
+    assert shuffle_order(network) == ([0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11], 3)
+    assert shuffle_order(build_network(network="torchvision", name="resnet18", num_classes=2)) is None
+
+
+def test_channel_shuffle_equals_torchvision_s():
+    x = torch.randn(2, 12, 3, 3)
+    assert torch.equal(channel_shuffle(x, 2), torchvision.models.shufflenetv2.channel_shuffle(x, 2))
+
+
+def test_the_first_pointwise_layer_of_stage_2_is_not_grouped_and_all_others_are():
+    network = build_network(network="shufflenet_v1", groups=4, num_classes=2)
+    pointwise = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (1, 1)]
+    assert [m.groups for m in pointwise] == [1] + [4] * (len(pointwise) - 1)
+
+
+@pytest.mark.parametrize("name", ["truncated", "torchvision", "shufflenet_v1", "simple_cnn"])
+def test_a_frozen_trunk_stays_as_it_is_and_the_head_learns(name):
+    arguments = {"truncated": FINAL, "torchvision": {"name": "mobilenet_v2"}, "simple_cnn": {"image_size": 48}}.get(
+        name, {}
+    )
+    network = build_network(**{"network": name, "num_classes": 2} | arguments).train()
+    set_frozen(network, True)
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    network(torch.randn(4, 3, 48, 48)).square().sum().backward()
+    optimizer.step()
+    changed = {
+        key.split(".")[0] for key, tensor in network.state_dict().items() if not torch.equal(tensor, before[key])
+    }
+    assert len(changed) == 1 and changed <= {"head", "fc", "classifier"}
+    set_frozen(network, False)
+    assert all(p.requires_grad for p in network.parameters()) and all(m.training for m in network.modules())

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+import torch
+
+from lightning_modules.losses import CrossEntropy, FocalLoss, WeightedCrossEntropy
+
+LOGITS = np.array([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3], [-3.0, 1.0, 4.0]])
+LABELS = np.array([0, 2, 1])
+P = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=1, keepdims=True)
+TRUE = P[np.arange(3), LABELS]
+
+
+def values(loss):
+    return loss(torch.tensor(LOGITS), torch.tensor(LABELS)).numpy()
+
+
+def test_losses_by_hand():
+    assert values(CrossEntropy()) == pytest.approx(-np.log(TRUE))
+    weights = np.array([100 / (3 * 50), 100 / (3 * 10), 100 / (3 * 40)])  # of classes 0, 2 and 1
+    weighted = WeightedCrossEntropy(class_counts=[50, 40, 10])
+    assert values(weighted) == pytest.approx(-np.log(TRUE) * weights, rel=1e-6)
+    assert values(FocalLoss(gamma=2.0)) == pytest.approx(-((1 - TRUE) ** 2) * np.log(TRUE))
+    assert values(FocalLoss(gamma=0.0)) == pytest.approx(-np.log(TRUE))
+
+
+def test_class_weights_average_to_one_over_the_training_images():
+    counts = [50, 40, 10]
+    weights = WeightedCrossEntropy(class_counts=counts).class_weights.numpy()
+    assert (weights * counts).sum() / sum(counts) == pytest.approx(1)
+
+
+def test_focal_loss_has_gradients_where_the_network_is_certain():
+    logits = torch.tensor([[40.0, -40.0]], requires_grad=True)
+    FocalLoss(gamma=0.5)(logits, torch.tensor([0])).sum().backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_a_negative_gamma_is_refused():
+    with pytest.raises(ValueError, match=r"loss\.gamma=-1"):
+        FocalLoss(gamma=-1)
+
+
+def test_label_smoothing_spreads_a_share_of_the_truth():
+    logits, labels = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0])
+    log_p = (logits.exp() / logits.exp().sum()).log()[0]
+    expected = -(0.9 + 0.1 / 3) * log_p[0] - 0.1 / 3 * (log_p[1] + log_p[2])
+    assert CrossEntropy(label_smoothing=0.1)(logits, labels).item() == pytest.approx(expected.item())
+    with pytest.raises(ValueError, match=r"loss\.label_smoothing=1"):
+        CrossEntropy(label_smoothing=1)

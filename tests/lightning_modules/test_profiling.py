@@ -1,0 +1,156 @@
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_modules.networks.registry import build_network
+from lightning_modules.networks.surgery import set_frozen
+from lightning_modules.profiling import (
+    count_macs,
+    count_macs_thop,
+    count_parameters,
+    difference_in_words,
+    measure_cost,
+    peak_memory_mib,
+    summary,
+)
+from tests.support.helpers import FINAL
+
+CPU = torch.device("cpu")
+
+# The study's table, recomputed: name, classes, side of the image, parameters, MACs by thop (docs/figures.md shows both).
+PUBLISHED = [
+    ({"network": "torchvision", "name": "resnet18"}, 1000, 256, 11_689_512, 2_382_254_592),
+    ({"network": "torchvision", "name": "resnet50"}, 1000, 256, 25_557_032, 5_398_546_432),
+    ({"network": "torchvision", "name": "shufflenet_v2_x0_5"}, 1000, 256, 1_366_792, 57_903_104),
+    ({"network": "torchvision", "name": "efficientnet_b0"}, 1000, 256, 5_288_548, 541_643_264),
+    ({"network": "torchvision", "name": "mobilenet_v2"}, 1000, 256, 3_504_872, 427_345_920),
+    ({"network": "torchvision", "name": "vgg16"}, 1000, 256, 138_357_544, 20_168_270_335),
+    ({"network": "torchvision", "name": "vgg19"}, 1000, 256, 143_667_240, 25_604_088_319),
+    ({"network": "torchvision", "name": "densenet121"}, 1000, 256, 7_978_856, 3_783_532_544),
+    (FINAL, 2, 256, 143_528, 44_046_916),
+    ({"network": "simple_cnn", "image_size": 48}, 2, 48, 1_015_450, 24_146_320),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "classes", "side", "parameters", "macs"),
+    PUBLISHED,
+    ids=[row[0].get("name", row[0]["network"]) for row in PUBLISHED],
+)
+def test_the_published_table_to_the_last_digit(arguments, classes, side, parameters, macs):
+    network = build_network(num_classes=classes, **arguments)
+    assert count_parameters(network) == parameters
+    assert count_macs_thop(network, side) == macs
+
+
+# Zhang et al. 2017, table 1 (width 1) and table 2 (0.5x and 0.25x, where one figure stands for all groups). At width 1
+# the paper's figures are those of the convolutions alone, rounded to a million: with the last layer's linear layer
+# three of the five would be off.
+@pytest.mark.parametrize(
+    ("groups", "width", "millions", "within"),
+    [
+        (1, 1, 143, 0.5),
+        (2, 1, 140, 0.5),
+        (3, 1, 137, 0.5),
+        (4, 1, 133, 0.5),
+        (8, 1, 137, 0.5),
+        (3, 0.5, 38, 1),
+        (3, 0.25, 13, 0.5),
+    ],
+)
+def test_shufflenet_v1_has_the_paper_s_complexity(groups, width, millions, within):
+    network = build_network(network="shufflenet_v1", groups=groups, width=width, num_classes=1000)
+    convolutions = count_macs(network, 224) - network.fc.weight.numel()
+    assert abs(convolutions / 1e6 - millions) <= within
+
+
+def test_costs_by_hand():
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 8 * 8, 5)
+    )
+    convolution, linear, norm = 3 * 8 * 9 * 64, 512 * 5, 4 * 8 * 64
+    assert count_parameters(network) == 3 * 8 * 9 + 16 + 512 * 5 + 5
+    assert count_macs(network, 8) == convolution + linear
+    assert count_macs_thop(network, 8) == convolution + linear + norm
+
+
+def test_measuring_leaves_the_network_as_it_was():
+    network = build_network(num_classes=2, **FINAL).train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    measure_cost(network, 64, batch_size=2, device=torch.device("cpu"))
+    after = network.state_dict()
+    assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
+    assert network.training and not any(m._forward_hooks for m in network.modules())
+
+
+def test_a_checkpoint_saved_after_measuring_loads_strictly(tmp_path):
+    network = build_network(num_classes=2, **FINAL)
+    measure_cost(network, 32, batch_size=2, device=CPU)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    fresh = build_network(num_classes=2, **FINAL)
+    missing = fresh.load_state_dict(torch.load(tmp_path / "weights.pth", weights_only=True), strict=True)
+    assert not missing.missing_keys and not missing.unexpected_keys
+
+
+def test_a_forward_pass_that_fails_leaves_nothing_behind():
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+
+        def forward(self, x):
+            self.layers(x)
+            raise RuntimeError("broken")
+
+    network = Broken()
+    for count in (count_macs, count_macs_thop):
+        with pytest.raises(RuntimeError, match="broken"):
+            count(network, 8)
+    assert list(network.state_dict()) == ["layers.0.weight", "layers.0.bias"]
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+
+
+def test_the_difference_between_the_counts_is_put_into_one_sentence():
+    assert "agree" in difference_in_words(5, 5)
+    assert "2 more" in difference_in_words(5, 7) and "batch norms" in difference_in_words(5, 7)
+    assert "3 fewer" in difference_in_words(8, 5) and "attention" in difference_in_words(8, 5)
+
+
+def test_trainable_parameters_are_those_of_the_head_when_frozen():
+    network = build_network(num_classes=2, **FINAL)
+    set_frozen(network, True)
+    assert count_parameters(network, trainable=True) == 192 * 2 + 2 + 2 * 2 + 2
+
+
+def test_peak_memory_by_hand():
+    network = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.ReLU(), nn.Conv2d(8, 2, 1, bias=False))
+    side = 64
+    weights = (3 * 8 + 8 * 2) * 4
+    image = 3 * side * side * 4
+    activations = 2 * 8 * side * side * 4  # what goes into a ReLU and what comes out are alive together
+    assert peak_memory_mib(network, side) == pytest.approx((weights + image + activations) / 2**20, abs=0.002)
+
+
+def test_the_record_s_cost_says_what_it_was_measured_on():
+    costs = measure_cost(build_network(num_classes=2, **FINAL), 64, batch_size=4, device=CPU)
+    assert [entry["batch_size"] for entry in costs["latency"]] == [1, 4]
+    for entry in costs["latency"]:
+        assert 0 < entry["latency_p50_ms"] <= entry["latency_p95_ms"]
+        assert entry["repeats"] >= 5 and entry["warm_up"] >= 1
+        assert entry["device"] == "cpu" and entry["threads"] == torch.get_num_threads()
+
+
+def test_the_summary_lists_layers_with_shapes_and_parameters():
+    text = summary(build_network(num_classes=2, **FINAL), 256)
+    assert "Conv2d" in text and "[1, 24, 128, 128]" in text
+    assert "Total params: 143,528" in text
+
+
+def test_nothing_is_kept_alive():
+    network = build_network(num_classes=2, **FINAL)
+    alive = weakref.ref(network)
+    measure_cost(network, 32, batch_size=1, device=CPU)
+    del network
+    assert alive() is None

@@ -1,0 +1,241 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from common.atomic_io import write_csv, write_json
+from common.predictions_csv import correct_matrix, pair, read_predictions
+from evaluation.intervals import accuracy_entry, format_accuracy, two_way_random_effects
+from evaluation.paired_tests import verdict
+from reports.compare import main
+from tests.support.helpers import PROJECT
+
+LABELS = np.array([0, 1] * 20)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Writes the folder of a run that is wrong on the given images; the order of its lines follows its name."""
+
+    def write(name, wrong=(), *, seed=1, split="test", prints=None, labels=LABELS, classes=("cat", "dog"), **record):
+        folder = tmp_path / name
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = {"optimizer.lr": 1e-3, "seed": seed, **record.pop("settings", {})}
+        data = {"fingerprint": record.pop("data", "d1"), "select_on": record.pop("select_on", "val")}
+        content = {"schema": 1, "status": record.pop("status", "finished"), "data": data}
+        described = {"name": name, "seed": seed, "choices": {"model": "resnet18"}, "settings": settings}
+        write_json(folder / "result.json", {**content, "run": described})
+        rows = []
+        for image, label in enumerate(labels):
+            predicted = 1 - label if image in wrong else label
+            chances = {f"p_{name}": f"{0.9 if k == predicted else 0.1:.6f}" for k, name in enumerate(("cat", "dog"))}
+            rows.append({
+                "path": f"{name}/{image:03}.png",
+                "fingerprint": prints[image] if prints else f"{image * 7919 % 1000:04x}",
+                "label": ("cat", "dog")[label],
+                "predicted": ("cat", "dog")[predicted],
+                **{f"p_{name}": chances[f"p_{name}"] for name in classes},
+            })  # fmt: skip
+        np.random.default_rng(len(name) + seed).shuffle(rows)
+        write_csv(folder / ("predictions.csv" if split == "test" else "predictions_val.csv"), list(rows[0]), rows)
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def compared(capsys):
+    def call(a, b):
+        status = 0
+        try:
+            main(["compare", str(a), str(b)])
+        except SystemExit as error:
+            status = error.code
+        printed = capsys.readouterr()
+        assert (status == 0) == (printed.err == "") and (status == 0 or printed.out == "")
+        return printed.out.splitlines() if status == 0 else printed.err
+
+    return call
+
+
+def test_two_runs(run, compared):
+    a, b = run("a", {0, 1}), run("b", {1, 2, 3, 4, 5, 6, 7, 8, 9}, classes=("dog", "cat"))
+    assert compared(a, b) == [
+        f"A, {a}: {format_accuracy(accuracy_entry(38, 40))}",
+        f"B, {b}: {format_accuracy(accuracy_entry(31, 40))}",
+        "40 test images",
+        "A alone is right on 8, B alone on 1",
+        "A - B: 0.1750 (95% interval 0.020 to 0.313), p = 0.039 (exact McNemar test)",
+        f"A and B {verdict(8, 1, 40)}",
+    ]
+
+
+def test_images_are_paired_by_their_pixels_and_never_by_line(run):
+    a, b = (read_predictions(run(name, {0, 5, 39}), "test") for name in ("a", "another name"))
+    assert a.fingerprints == b.fingerprints == sorted(a.fingerprints) and a.paths != b.paths
+    assert (correct_matrix([a, b]).sum(axis=1) == 37).all() and (a.predicted == b.predicted).all()
+    assert a.probabilities[np.arange(40), a.predicted] == pytest.approx(0.9)
+
+
+def test_equal_pixels_are_paired_by_occurrence(run):
+    prints = ["same"] * 10 + [f"p{i}" for i in range(30)]
+    a, b = (read_predictions(run(name, {0, 1}, prints=prints), "test") for name in ("a", "another"))
+    assert correct_matrix([a, b]).sum() == 76 and not (a.labels != b.labels).any()
+    assert [path.partition("/")[2] for path in a.paths] == [path.partition("/")[2] for path in b.paths]
+
+
+def test_other_images_are_refused(run, compared):
+    prints = [f"{i:03}" for i in range(40)]
+    a, b = run("a", prints=prints), run("b", prints=[*prints[:37], "x", "y", "000"])
+    message = compared(a, b)
+    assert message.startswith(f"ERROR: {a} and {b} were tested on other images: 3 only in {a}, 3 only in {b}; e.g. a/0")
+    assert message.count("\n") == 1
+    c = run("c", prints=prints[:30], labels=LABELS[:30])
+    assert f"0 only in {c}, 10 only in {a}; e.g. a/0" in compared(c, a)
+
+
+def test_other_labels_and_classes_are_refused(run, compared):
+    prints = [f"{i:03}" for i in range(40)]
+    labels = LABELS.copy()
+    labels[[4, 7]] = 1 - labels[[4, 7]]
+    a, b = run("a", prints=prints), run("b", prints=prints, labels=labels)
+    assert "label 2 images differently; e.g. a/004.png: cat, dog" in compared(a, b)
+    first, second = (read_predictions(folder, "test") for folder in (a, b))
+    with pytest.raises(ValueError, match="know other classes"):
+        pair(first, second._replace(classes=["cat", "cow"]))
+    with pytest.raises(ValueError, match="no runs"):
+        correct_matrix([])
+
+
+def test_seeds_are_matched_by_their_number(run, compared, tmp_path):
+    wrong = {
+        ("a", 1): {0},
+        ("a", 2): {0, 1},
+        ("a", 3): {5},
+        ("b", 1): {0, 3},
+        ("b", 2): {0, 1, 7, 8},
+        ("b", 3): {9, 11},
+    }
+    for (side, seed), images in wrong.items():  # the folders' order is not that of the seeds
+        run(f"{side}/{'zyx'[seed - 1]}{side}", images, seed=seed)
+    lines = compared(tmp_path / "a", tmp_path / "b")
+    assert lines[0].startswith(f"A, {tmp_path / 'a'}: 0.9667 (mean of seeds 1, 2, 3; standard deviation 0.0144; 95%")
+    assert lines[3] == "A alone is right on 5, B alone on 1, summed over 3 seeds"
+    right = np.ones((2, 3, 40), int)
+    for (side, seed), images in wrong.items():
+        right["ab".index(side), seed - 1, list(images)] = 0
+    found = two_way_random_effects(right[0] - right[1])
+    assert f"A - B: {found.mean:.4f} (95% interval {found.low:z.3f} to {found.high:z.3f}" in lines[4]
+    assert f"p = {found.p_value:.2g} (seeds and images" in lines[4]
+    assert "be told apart with 40 images and 3 seeds (difference 0.033" in lines[5] and len(lines) == 6
+
+
+def test_other_seeds_are_refused(run, compared, tmp_path):
+    for side, seeds in (("a", (1, 2)), ("b", (2, 3, 4))):
+        for seed in seeds:
+            run(f"{side}/{seed}", seed=seed)
+    assert f"seeds only in {tmp_path / 'a'}: 1; only in {tmp_path / 'b'}: 3, 4" in compared(
+        tmp_path / "a", tmp_path / "b"
+    )
+    assert "seeds only in" in compared(tmp_path / "a" / "1", tmp_path / "b")
+
+
+@pytest.mark.parametrize(("second", "message"), [
+    ({"settings": {"optimizer.lr": 0.1}}, "more than the seed: optimizer.lr=0.001 in 1, optimizer.lr=0.1 in 2"),
+    ({"settings": {"loss.gamma": 2}}, "more than the seed: nothing in 1, loss.gamma=2 in 2"),
+    ({"data": "d2"}, "1 and 2 have other data or splits (fingerprint d1, d2)"),
+    ({"seed": 1}, "a seed stands there twice (1, 1)"),
+])  # fmt: skip
+def test_runs_that_differ_in_more_than_the_seed_are_refused(run, compared, tmp_path, second, message):
+    run("a/1", seed=1)
+    run("a/2", **{"seed": 2, **second})
+    found = compared(tmp_path / "a", run("b"))
+    assert found.startswith(f"ERROR: {tmp_path / 'a'}: ") and message in found
+
+
+def test_unfinished_runs_below_a_folder_are_left_out_and_said(run, compared, tmp_path):
+    run("a/1", seed=1)
+    run("a/2", seed=2, status="failed")
+    lines = compared(tmp_path / "a", run("b"))
+    assert lines[-1] == f"left out: {tmp_path / 'a' / '2'}: not finished"
+    assert "no finished run (status failed)" in compared(tmp_path / "a" / "2", tmp_path / "b")
+
+
+def test_validation_images_stand_in_and_are_said(run, compared):
+    a, b = run("a", {0}, split="val"), run("b", {1}, split="val")
+    run("b", {1, 2, 3})  # a test table on one side only
+    lines = compared(a, b)
+    assert lines[2] == "40 validation images (they also chose the epoch, so accuracies are too good)"
+    assert lines[3] == "A alone is right on 1, B alone on 1"
+
+
+def test_a_protocol_that_selects_on_test_images_is_said(run, compared):
+    lines = compared(run("a", select_on="test"), run("b"))
+    assert lines[-1].endswith("a: the test images chose the epoch, so test accuracies are too good") and len(lines) == 7
+
+
+def test_seeds_that_are_always_right_still_have_an_interval(run, compared, tmp_path):
+    for side in "ab":
+        for seed in (1, 2):
+            run(f"{side}/{seed}", seed=seed)
+    lines = compared(tmp_path / "a", tmp_path / "b")
+    assert "1.0000 (mean of seeds 1, 2; standard deviation 0.0000; 95% interval 0.912 to 1.000" in lines[0]
+    assert lines[-1].startswith("A and B cannot be told apart") and "p = 1" in lines[-1]
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (lambda t: t[: len(t) // 2].rpartition("\n")[0] + "\nx,y", "cut off in its last line"),
+    (lambda t: t.rpartition(",")[0] + "\n", "line 41: values are missing or too many"),
+    (lambda t: t.replace("fingerprint", "print", 1), "column fingerprint is missing; found path, print"),
+    (lambda t: t.replace("p_dog", "dog", 1), "column p_CLASS is missing"),
+    (lambda t: t.splitlines(keepends=True)[0], "there are no images"),
+    (lambda t: t.replace(",cat,", ",cow,", 1), "label 'cow' is none of the classes cat, dog"),
+    (lambda t: t.replace("0.900000", "nan", 1), "line 2: probabilities lie in 0 to 1"),
+    (lambda t: t.replace("0.900000", "much", 1), "line 2: could not convert"),
+    (lambda t: "", "cut off"),
+])  # fmt: skip
+def test_spoiled_tables_are_named(run, compared, spoil, message):
+    a, b = run("a"), run("b")
+    path = b / "predictions.csv"
+    path.write_text(spoil(path.read_text()))
+    found = compared(a, b)
+    assert found.startswith(f"ERROR: {path}: ") and message in found
+
+
+def test_what_is_no_run_is_named(run, compared, tmp_path):
+    a = run("a")
+    none = tmp_path / "none"
+    assert compared(a, none) == (
+        f"ERROR: {none}: no such folder; give the one that train.py printed at its end, e.g. outputs/MODEL/DATE\n"
+    )
+    (tmp_path / "empty").mkdir()
+    assert "no result.json in it or below; e.g. outputs/MODEL/DATE" in compared(tmp_path / "empty", a)
+    b = run("b")
+    (b / "predictions.csv").unlink()
+    assert f"{a / 'predictions_val.csv'}: no such file; run the stage test" in compared(a, b)
+    (b / "result.json").write_text((b / "result.json").read_text()[:40])
+    assert "not a whole record" in compared(a, b)
+    run("c/2", seed=1)
+    (tmp_path / "c" / "1").mkdir()
+    (tmp_path / "c" / "1" / "result.json").write_text('{"schema": 7}')
+    assert compared(a, tmp_path / "c")[-1].startswith(
+        f"left out: {tmp_path / 'c' / '1'}/result.json: a record of schema 7"
+    )
+
+
+def test_the_command_line(run):
+    command = [sys.executable, "-m", "evaluation.intervals", "compare"]
+    ran = subprocess.run([*command, run("a"), run("b", {3})], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert "A alone is right on 1, B alone on 0" in ran.stdout and ran.stderr == ""
+    ran = subprocess.run([*command, "--help"], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert ran.stdout.startswith("usage: python -m evaluation.intervals compare [-h] RUN_A RUN_B")
+    light = "import sys, reports.compare, evaluation.calibration; sys.exit(bool({'torch', 'scipy.stats'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", light], cwd=PROJECT, check=True)
+
+
+def test_what_training_writes_can_be_compared(train, compared):
+    a, b = train("trainer.max_epochs=1"), train("trainer.max_epochs=1", "optimizer.lr=0.1")
+    lines = compared(a.folder, b.folder)
+    assert lines[0] == f"A, {a.folder}: {format_accuracy(a.record['test']['accuracy'])}"
+    assert lines[1] == f"B, {b.folder}: {format_accuracy(b.record['test']['accuracy'])}"

@@ -1,0 +1,122 @@
+"""Learning curves from made-up runs, and the experiment's command."""
+
+import numpy as np
+import pytest
+
+from common.atomic_io import read_csv, write_csv, write_json
+from reports.learning_curve import draw, in_words, read_curves
+from tests.support.configs import composed
+
+
+def make_run(folder, *, model="small", parameters=100, n_train=100, seed=1, accuracy=0.8, images=400, **record):
+    """A finished run that is right on each test image with the given chance; the same images are hard for all."""
+    folder.mkdir(parents=True)
+    difficulty = (np.random.default_rng(0).permutation(images) + 0.5) / images  # as hard for every run
+    difficulty = (difficulty + np.random.default_rng(seed).normal(0, 0.02, images)) % 1
+    rows = [
+        {"path": f"{i}.png", "fingerprint": f"{i:04}", "label": "a", "predicted": "a" if d < accuracy else "b",
+         "p_a": "0.5", "p_b": "0.5"}
+        for i, d in enumerate(difficulty)
+    ]  # fmt: skip
+    write_csv(folder / "predictions.csv", list(rows[0]), rows)
+    content = {
+        "schema": 1,
+        "status": "finished",
+        "run": {"seed": seed},
+        "best": {"epoch": 1},
+        "data": {"n_train": n_train},
+    }
+    write_json(folder / "result.json", content | {"model": {"name": model, "parameters": parameters}} | record)
+
+
+def make_runs(root, accuracies: dict[tuple[str, int], float]):
+    for (model, n_train), accuracy in accuracies.items():
+        for seed in (1, 2, 3):
+            parameters = {"small": 100, "large": 1000}[model]
+            make_run(root / f"{model}-{n_train}-{seed}", model=model, parameters=parameters, n_train=n_train, seed=seed,
+                     accuracy=accuracy)  # fmt: skip
+    return root
+
+
+def test_a_rising_curve_asks_for_more_images_and_an_equal_one_for_no_larger_network(tmp_path):
+    root = make_runs(
+        tmp_path,
+        {("small", 100): 0.6, ("small", 200): 0.7, ("small", 400): 0.8, ("large", 400): 0.8, ("large", 200): 0.8},
+    )
+    curves = read_curves(root)
+    assert [(p.n_train, p.seeds) for p in curves.points["small"]] == [(n, [1, 2, 3]) for n in (100, 200, 400)]
+    assert curves.points["small"][2].accuracy.mean == pytest.approx(0.8, abs=0.03)
+    words = in_words(curves)
+    assert len(words) == 3
+    assert words[0].startswith("small: from 200 to 400 training images accuracy changes by +0.1")
+    assert words[0].endswith("more images would probably help")
+    assert words[1].startswith("large: ") and words[1].endswith("more images cannot be seen to help")
+    assert words[2].startswith("large instead of small at 400: ") and words[2].endswith(
+        "a larger network cannot be seen to help"
+    )
+
+
+def test_a_better_larger_network_helps_and_a_worse_one_does_not(tmp_path):
+    better = make_runs(tmp_path / "better", {("small", 100): 0.6, ("large", 100): 0.8})
+    assert [words.endswith(": a larger network helps") for words in in_words(read_curves(better))] == [True]
+    worse = make_runs(tmp_path / "worse", {("small", 100): 0.8, ("large", 100): 0.6})
+    assert in_words(read_curves(worse))[0].endswith("a larger network cannot be seen to help")
+
+
+def test_the_figure_says_what_it_shows(tmp_path):
+    figure = draw(read_curves(make_runs(tmp_path, {("small", 100): 0.6, ("small", 1200): 0.7})))
+    axes = figure.axes[0]
+    assert axes.get_title() == "Learning curve, 400 test images, 3 seeds"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["100", "1,200"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["small (100 parameters)"]
+
+
+def test_what_cannot_be_drawn_is_said(tmp_path):
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match=r"no result\.json in it or below"):
+        read_curves(tmp_path / "none")
+    make_run(tmp_path / "failed" / "a", status="failed")
+    make_run(tmp_path / "failed" / "b", best=None)  # was measured alone
+    with pytest.raises(ValueError, match="no finished run to draw"):
+        read_curves(tmp_path / "failed")
+    make_run(tmp_path / "some" / "a", seed=1)
+    make_run(tmp_path / "some" / "b", seed=1, n_train=200, images=300)
+    with pytest.raises(ValueError, match="were tested on other images"):
+        read_curves(tmp_path / "some")
+    make_run(tmp_path / "seeds" / "a", seed=1)
+    make_run(tmp_path / "seeds" / "b", seed=2, n_train=200)
+    with pytest.raises(ValueError, match="small: no seed was run with 200 and with 100"):
+        in_words(read_curves(tmp_path / "seeds"))
+
+
+def test_what_is_left_out_is_said(tmp_path):
+    root = make_runs(tmp_path, {("small", 100): 0.6, ("small", 200): 0.7})
+    make_run(root / "odd", model=None, parameters=None)
+    (root / "cut").mkdir()
+    (root / "cut" / "result.json").write_text('{"schema": 1,')
+    _, *excluded = in_words(read_curves(root))
+    assert excluded[0].startswith(f"left out: {root / 'cut' / 'result.json'}: not a whole record")
+    assert excluded[1:] == ["left out: odd: its record does not tell network and images"]
+
+
+@pytest.mark.slow
+def test_the_experiment_ends_with_the_answer(train, tmp_path):
+    sweep = tmp_path / "sweep"
+    ran = train(
+        "-m", "experiment=learning_curve", "datamodule.train_fraction=0.5,1", "model=shufflenet_mod", "seed=1,2",
+        f"hydra.sweep.dir={sweep}",
+    )  # fmt: skip
+    assert ran.status == 0, ran.err
+    assert "from 12 to 24 training images accuracy changes by" in ran.out
+    assert (sweep / "learning_curve.png").stat().st_size > 10_000
+    rows = read_csv(sweep / "table.csv")  # one table, though the training images differ
+    assert [row["rank"] for row in rows] == ["1", "2"] and {row["n_train"] for row in rows} == {"12", "24"}
+    assert len({row["data"] for row in rows}) == 2 and len({row["data_val_test"] for row in rows}) == 1
+
+
+def test_a_part_of_the_images_is_trained_for_as_many_steps():
+    epochs = {
+        f: composed("experiment=learning_curve", f"datamodule.train_fraction={f}").trainer.max_epochs
+        for f in (1, 0.125)
+    }
+    assert epochs == {1: 12, 0.125: 96}

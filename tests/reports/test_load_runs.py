@@ -1,0 +1,73 @@
+import json
+
+import pytest
+
+from reports.load_runs import find_records
+from reports.provenance import provenance, title_of
+from reports.renderers import as_csv, as_markdown
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"schema": 1, "status": "fin', "not a whole record"),
+        (b'{"schema": 7}', "schema 7"),
+        (b"[]", "schema list"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b'{"schema": 1, "status": "finished", "run": []}', "run is"),
+        (b'{"schema": 1, "status": "finished", "run": {"settings": 3}}', "run.settings"),
+        (b'{"schema": 1, "status": "done", "run": {}}', "status is 'done'"),
+        (b'{"schema": 1, "status": "finished", "run": {"seed": "x"}}', "run.seed"),
+    ],
+)
+def test_records_that_cannot_be_read_are_left_out_and_named(run, summary, tmp_path, content, words):
+    odd = tmp_path / "odd" / "result.json"
+    odd.parent.mkdir()
+    odd.write_bytes(content)
+    with pytest.raises(ValueError, match=f"none of 1 records.*{words}"):
+        summary()
+    run("good")
+    ((folder, why),) = summary().excluded
+    assert folder == str(odd.parent) and words in why
+
+
+def test_places_without_records(tmp_path):
+    for where, words in (
+        (None, "nothing is given"),
+        (str(tmp_path / "x"), "no such folder"),
+        (str(tmp_path), "no result"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            find_records(where)
+
+
+def test_several_folders_and_patterns(run, tmp_path):
+    run("a/1"), run("b/1"), run("c/1")
+    assert len(find_records([str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "a")])) == 2
+    assert len(find_records(str(tmp_path / "[ab]*"))) == 2
+
+
+def places_in(value, place=()):
+    """Every key of a record, to any depth."""
+    for key in value if isinstance(value, dict) else [0] if isinstance(value, list) and value else []:
+        yield (*place, key)
+        yield from places_in(value[key], (*place, key))
+
+
+@pytest.mark.parametrize("odd", [None, True, -1, 2**70, "<b>", [], [["x"]], {}, {"x": [1]}], ids=repr)
+def test_an_odd_value_anywhere_in_a_record_stops_no_report(run, summary, tmp_path, odd):
+    run("good", choices={"model": "good"}, n={"val": 4, "test": 4})
+    path = run("odd", choices={"model": "odd"}, n={"val": 4, "test": 4}) / "result.json"
+    text = path.read_text()
+    for *above, last in places_in(json.loads(text)):
+        record = part = json.loads(text)
+        for key in above:
+            part = part[key]
+        part[last] = odd
+        path.write_text(json.dumps(record))
+        made = summary()
+        assert "good" in as_csv(made) and "good" in as_markdown(made, title_of(made))
+        assert (
+            len(made.excluded) + sum(len(row.runs) for s in made.sections for row in s.rows) + len(made.unfinished) == 2
+        )
+        assert provenance(made)["facts"]

@@ -1,0 +1,225 @@
+import csv
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.atomic_io import read_csv, write_csv
+from datamodules.decode import fingerprint, open_image
+from reports.load_runs import find_records, load_runs
+from reports.report import write_report
+from reports.top_losses import thumbnail, top_losses
+from reports.training_curves import over_epochs
+from tests.support.fake_runs import make_run
+from tests.support.helpers import in_chromium, needs_chromium
+from tests.support.html import Parsed
+
+HOSTILE = ("<script>alert(1)</script>", "=cmd()", '"><img src=x onerror=alert(2)>')
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Three networks and three seeds, hostile class names, a failed run, an odd one, gone images; and its page."""
+    root = tmp_path_factory.mktemp("sweep")
+    images = root / "images"
+    (images / "0" / "test").mkdir(parents=True)
+    own = {}
+    for index in range(0, 80, 2):  # every other one is gone
+        path = images / "0" / "test" / f"{index:05}.png"
+        Image.fromarray(np.full((20, 30, 3), index * 3, np.uint8)).save(path)
+        own[f"0/test/{path.name}"] = fingerprint(open_image(path))
+    costs = {"small": (4e7, 1.4e5, 5.7), "middle": (4e8, 2e6, 13), "large": (5e9, 2e7, 74)}
+    for index, (model, cost) in enumerate(costs.items()):
+        for seed in (1, 2, 3):
+            make_run(root / "runs" / f"model-{model}_seed-{seed}", seed=seed, choices={"model": model}, cost=cost,
+                     accuracy=0.7 + 0.08 * index, classes=HOSTILE, data={"root": str(images)})  # fmt: skip
+    for table in (root / "runs").glob("*/predictions.csv"):
+        rows = read_csv(table)
+        write_csv(
+            table, list(rows[0]), [row | {"fingerprint": own.get(row["path"], row["fingerprint"])} for row in rows]
+        )
+    (root / "runs" / "model-small_seed-1" / "metrics.csv").unlink()
+    table = root / "runs" / "model-small_seed-2" / "metrics.csv"
+    table.write_text(table.read_text()[:-20])
+    make_run(root / "runs" / "failed", status="failed", reason="<b>no memory</b>", choices={"model": "huge"})
+    (root / "runs" / "odd").mkdir()
+    (root / "runs" / "odd" / "result.json").write_text("{")
+    written = write_report(str(root / "runs"))
+    return root, written.page.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def parsed(sweep):
+    return Parsed(sweep[1])
+
+
+def test_the_page_is_whole_and_needs_nothing(parsed):
+    assert (parsed.open, parsed.wrong) == ([], [])
+    for tag, attributes in parsed.tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base")
+        assert not attributes.get("src", "data:").partition("data:")[0], (tag, attributes)
+        for name in ("href", "xlink:href"):
+            assert attributes.get(name, "#").startswith("#")
+    policy = next(a["content"] for t, a in parsed.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+
+
+def test_hostile_names_are_text(parsed, sweep):
+    assert parsed.count("script") == 1
+    assert not any(name.startswith("on") for _, attributes in parsed.tags for name in attributes)
+    assert all(name in parsed.words() for name in HOSTILE)
+    assert "<b>no memory</b>" in parsed.words()
+
+
+def test_the_script_is_ours_and_allowed_by_its_hash(parsed):
+    import base64
+    import hashlib
+
+    (script,) = [data for tag, data in parsed.text if tag == "script"]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert any(f"script-src 'sha256-{digest}'" in (a.get("content") or "") for _, a in parsed.tags)
+
+
+def test_what_the_page_tells(parsed):
+    words = parsed.words()
+    for part in (
+        "Which model?", "9 of 10 runs finished, 1 failed, 1 record left out.",
+        "The best by validation is large:", "best of 3:", "The hardest images", "Not finished", "not a whole record",
+        "python train.py -m seed=1,2", "0000000000000000000000000000000000000000", "d1", "200 train, 60 val, 80 test",
+        "metrics.csv is missing in model-small_seed-1", "metrics.csv of model-small_seed-2 is cut off",
+        "Lines are means over seeds", "Holm-corrected for 2 comparisons", "the image is gone",
+    ):  # fmt: skip
+        assert part in words, part
+    assert parsed.count("h1") == 1
+    labels = [a["aria-label"] for tag, a in parsed.tags if tag == "svg" and "aria-label" in a]
+    assert len(labels) == 8  # five over epochs, three of cost
+    images = [a["src"] for tag, a in parsed.tags if tag == "img"]
+    assert 1 <= len(images) < 12
+
+
+def test_drawings_take_their_colors_from_the_page(sweep):
+    drawings = sweep[1].split('<div class="drawings">', 1)[1]
+    for ours in ("#010203", "#a1a2a3", "#f1f2f3"):
+        assert ours not in sweep[1]
+    assert "currentColor" in drawings and "DejaVu" not in drawings
+
+
+def test_curves_are_means_with_gaps_and_nulls(tmp_path):
+    for seed, rows in ((1, "1,0.5,0.6,0.7,0.5,0.1\n2,nan,0.8,,0.7,0.05\n"), (2, "1,0.7,0.6,0.5,0.9,0.1\n")):
+        folder = make_run(tmp_path / f"s{seed}", seed=seed, epochs=0)
+        (folder / "metrics.csv").write_text("epoch,train/loss,train/accuracy,val/loss,val/accuracy,lr\n" + rows)
+    curves, notes = over_epochs(load_runs(find_records(str(tmp_path))).runs)
+    assert notes == []
+    np.testing.assert_array_equal(curves["val/accuracy"].values, [[0.5, 0.7], [0.9, np.nan]])
+    np.testing.assert_array_equal(curves["train/loss"].values, [[0.5, np.nan], [0.7, np.nan]])
+
+
+def test_the_hardest_are_those_most_often_wrong(tmp_path):
+    from reports.aggregate import aggregate
+
+    for seed, wrong in ((1, {3, 5, 7}), (2, {5, 7}), (3, {7})):
+        make_run(tmp_path / f"s{seed}", seed=seed, wrong={"test": wrong}, epochs=0)
+    (row,) = aggregate(load_runs(find_records(str(tmp_path)))).sections[0].rows
+    found = top_losses(row)
+    assert [(p.path[-6:-4], p.wrong, p.runs) for p in found.images] == [("07", 3, 3), ("05", 2, 3), ("03", 1, 3)]
+    table = csv.DictReader(io.StringIO((tmp_path / "s1" / "predictions.csv").read_text()))
+    truth = next(float(line["p_dog"]) for line in table if line["path"].endswith("07.png"))
+    assert found.images[0].true_probability == pytest.approx(truth)
+    assert (found.images[0].label, found.images[0].predicted) == ("dog", "cat")
+    assert found.images[0].reason == "the record does not say where the images lie"
+
+
+def test_the_hardest_of_a_cross_validation_come_from_all_folds(tmp_path):
+    from reports.aggregate import aggregate
+
+    missed = {(0, 1): {1, 2}, (0, 2): {1}, (1, 1): {3}, (1, 2): {3, 4}, (2, 1): set(), (2, 2): set()}
+    for (fold, seed), wrong in missed.items():
+        settings = {"datamodule.fold": fold, "datamodule.folds": 3}
+        make_run(tmp_path / f"f{fold}s{seed}", seed=seed, settings=settings, n={"val": 20}, wrong={"val": wrong},
+                 data={"fingerprint": f"fold{fold}", "folds": 3}, epochs=0)  # fmt: skip
+    (row,) = aggregate(load_runs(find_records(str(tmp_path)))).sections[0].rows
+    found = top_losses(row)
+    assert {(p.path, p.wrong, p.runs) for p in found.images[:2]} == {
+        ("0/val/00001.png", 2, 2), ("1/val/00003.png", 2, 2)
+    }  # fmt: skip
+    assert {(p.path, p.wrong, p.runs) for p in found.images[2:]} == {
+        ("0/val/00002.png", 1, 2), ("1/val/00004.png", 1, 2)
+    }  # fmt: skip
+    truths = [p.true_probability for p in found.images]
+    assert truths == sorted(truths[:2]) + sorted(truths[2:])
+    assert [p.path for p in top_losses(row, most=1).images] == [found.images[0].path]
+    words = Parsed(write_report(str(tmp_path)).page.read_text()).words()
+    assert "Validation images that the runs of resnet18 (3 folds) get wrong most often" in words
+
+
+def test_a_path_may_not_leave_the_folder_of_the_images(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    (root / "broken.png").write_bytes(b"no image")
+    for path in ("../secret.png", str(tmp_path / "secret.png"), "link.png"):
+        assert thumbnail(root, path, "", 48) == (None, "its path leaves the folder of the images")
+    assert thumbnail(root, "broken.png", "", 48) == (None, "the image cannot be read")
+    assert thumbnail(root, "none.png", "", 48) == (None, "the image is gone")
+    assert thumbnail(root, "x\0y", "", 48) == (None, "the image cannot be read")
+
+
+def test_a_image_is_shown_to_who_has_seen_it_alone(tmp_path):
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "a.png")
+    own = fingerprint(open_image(tmp_path / "a.png"))
+    assert thumbnail(tmp_path, "a.png", own, 48)[0]
+    for guessed in ("", "0" * 16, own[:-1]):
+        assert thumbnail(tmp_path, "a.png", guessed, 48) == (None, "the image is another than the run saw")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "F"])
+def test_any_mode_becomes_a_thumbnail(tmp_path, mode):
+    name = "a.tif" if mode in ("CMYK", "F", "I;16") else "a.png"
+    image = Image.new("I;16", (300, 20), 40000) if mode == "I;16" else Image.new("L", (300, 20), 200).convert(mode)
+    image.save(tmp_path / name)
+    text, reason = thumbnail(tmp_path, name, fingerprint(open_image(tmp_path / name)), 48)
+    import base64
+
+    with Image.open(io.BytesIO(base64.b64decode(text))) as made:
+        assert (reason, made.size, made.mode) == (None, (144, 10), "RGB")
+
+
+def test_many_rows_are_capped_in_the_drawings(tmp_path):
+    for row in range(23):
+        make_run(tmp_path / f"r{row}", choices={"model": f"m{row}"}, n={"val": 8}, cost=(1e6 + row, 1e5, 3), epochs=2)
+    page = write_report(str(tmp_path)).page.read_text()
+    assert "The best 20 of 23 are drawn." in page
+    assert page.count("<tr") > 23
+
+
+def test_runs_on_other_images_have_a_warning_and_tables_of_their_own(tmp_path):
+    for name in ("d1", "d2"):
+        make_run(tmp_path / name, choices={"model": name}, data={"fingerprint": name, "name": name}, epochs=0)
+    page = Parsed(write_report(str(tmp_path)).page.read_text())
+    assert "on 2 different sets of images or splits" in page.words()
+    assert sum(a.get("class") == "main" for tag, a in page.tags if tag == "table") == 2
+
+
+def test_only_failed_runs_make_a_page(tmp_path):
+    make_run(tmp_path / "a", status="failed", reason="broken")
+    words = Parsed(write_report(str(tmp_path)).page.read_text()).words()
+    assert "No run is finished" in words and "broken" in words
+
+
+@needs_chromium
+def test_the_page_in_chromium(sweep):
+    page_file = sweep[0] / "runs" / "report.html"
+    with in_chromium(page_file) as (page, requests, said):
+        ranks = "[...document.querySelectorAll('table.main tbody tr')].map(r => r.cells[0].textContent.trim())"
+        assert page.evaluate(ranks) == ["1", "2", "3"]
+        head = page.locator("table.main th", has_text="MACs")
+        head.locator("button").click()
+        assert (head.get_attribute("aria-sort"), page.evaluate(ranks)) == ("ascending", ["3", "2", "1"])
+        page.keyboard.press("Enter")
+        assert (head.get_attribute("aria-sort"), page.evaluate(ranks)) == ("descending", ["1", "2", "3"])
+        assert page.locator("table.main th[aria-sort]").count() == 1
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()] and said == []

@@ -1,0 +1,88 @@
+import csv
+import io
+
+import pytest
+
+from reports.renderers import as_csv, as_latex, as_markdown, as_text
+from reports.report import write_report
+from reports.significance import answer
+from tests.support.fake_runs import judged, make_run
+
+FORMULA = '=cmd|" /C calc"!A0'
+
+
+@pytest.fixture
+def summary(tmp_path):
+    for seed in (1, 2):
+        make_run(
+            tmp_path / f"a{seed}", seed=seed, choices={"model": "a"}, accuracy=0.9, cost=(123_456_789, 143_528, 5.678)
+        )
+    make_run(tmp_path / "b", choices={"model": FORMULA}, accuracy=0.4, cost=(9e9, 2e7, 50))
+    make_run(tmp_path / "c", status="failed", reason="no memory\nleft & <b>gone</b>", choices={"model": "c"})
+    return judged(tmp_path)
+
+
+def test_text_has_a_line_a_row_and_what_failed(summary):
+    head, best, worse, empty, failed = as_text(summary).splitlines()
+    assert head.split()[:2] == ["#", "model"] and empty == ""
+    assert best.startswith("1  a ") and "0.900 ± 0.000 (" in best and "123M" in best and "5.68 ms" in best
+    assert "can be told apart (p < 0.0001)" in worse and "9G" in worse
+    assert failed == "failed: c: no memory left & <b>gone</b>"
+
+
+def test_csv_has_all_digits_and_no_formulas(summary):
+    text = as_csv(summary)
+    best, worse, failed = csv.DictReader(io.StringIO(text))
+    assert (best["rank"], best["macs"], best["latency_p50_ms"]) == ("1", "123456789", "5.678")
+    assert float(best["val_accuracy"]) == pytest.approx(0.9) and best["seeds"] == "1 2"
+    assert float(worse["difference"]) == pytest.approx((32 - 72) / 80)
+    assert worse["setting model"] == f"'{FORMULA}"
+    assert (failed["rank"], failed["status"]) == ("", "failed") and failed["reason"].startswith("no memory left")
+
+
+def test_markdown_keeps_hostile_text_in_its_cell(summary):
+    lines = as_markdown(summary, "a_b <script>").splitlines()
+    assert lines[0] == r"# a\_b &lt;script&gt;"
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 4 and len({line.replace(r"\|", "").count("|") for line in rows}) == 1
+    assert "&lt;b&gt;gone" in lines[-1]
+
+
+def test_latex_is_a_tabular_of_booktabs_with_everything_escaped(summary):
+    text = as_latex(summary)
+    begin, *body, end = [line for line in text.splitlines() if not line.startswith("%")]
+    assert begin.startswith(r"\begin{tabular}{rl") and end == r"\end{tabular}"
+    assert [line for line in body if line.startswith("\\") and "&" not in line] == [
+        r"\toprule",
+        r"\midrule",
+        r"\bottomrule",
+    ]
+    rows = [line for line in body if "&" in line]
+    columns = len(begin.split("{")[2].rstrip("}"))
+    assert {line.replace(r"\&", "").count(" & ") for line in rows} == {columns - 1}
+    assert r"=cmd\textbar{}\textquotedbl{} /C calc\textquotedbl{}!A0" in text and r"$\pm$" in text
+
+
+def test_a_report_writes_csv_beside_the_runs_and_shows_the_table(summary, tmp_path):
+    answers = "\n\n".join(" ".join(answer(section)) for section in summary.sections)
+    assert write_report(str(tmp_path)).text == f"{as_text(summary)}\n\n{answers}"
+    assert (tmp_path / "table.csv").read_text() == as_csv(summary)
+
+
+def test_hostile_letters_can_be_written(tmp_path):
+    record = make_run(tmp_path / "a", choices={"model": "MARK"}) / "result.json"
+    record.write_text(record.read_text().replace("MARK", "a\\ud800\\u0000\\u202eb"))
+    make_run(tmp_path / "b", choices={"model": "b"})
+    made = judged(tmp_path)
+    for text in (as_text(made), as_csv(made), as_latex(made), as_markdown(made, "\udc80")):
+        assert text.encode() and "\x00" not in text and "\u202e" not in text
+    assert "a? b" in as_text(made)
+
+
+def test_unfinished_runs_have_their_reason(tmp_path):
+    make_run(tmp_path / "a", choices={"model": "a"})
+    for status, why in (("pruned", "behind the median in epoch 3"), ("running", None)):
+        make_run(tmp_path / status, status=status, reason=why, choices={"model": status})
+    lines = as_text(judged(tmp_path)).splitlines()
+    assert "pruned: pruned: behind the median in epoch 3" in lines
+    assert any(line.startswith("running: running: began 2026-01-01") for line in lines)

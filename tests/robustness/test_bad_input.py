@@ -1,0 +1,169 @@
+"""A user's mistakes: one message that names what is wrong and the next step, exit status 1, no traceback."""
+
+import errno
+
+import pytest
+import torch
+
+from engine import error_messages
+from tests.support.helpers import make_images
+
+
+def says(ran, *texts):
+    assert ran.status == 1
+    assert "Traceback" not in ran.out + ran.err
+    message = [line for line in ran.err.splitlines() if line.startswith("ERROR: ")]
+    assert len(message) == 1
+    for text in texts:
+        assert text in ran.err, ran.err
+    return True
+
+
+@pytest.mark.parametrize(("override", "texts"), [
+    ("model=shuflenet_mod", ["model=shuflenet_mod", "did you mean shufflenet_mod"]),
+    ("optimizer=adm", ["optimizer=adm", "did you mean adam"]),
+    ("datamodul=elpv", ["datamodul", "did you mean datamodule"]),
+    ("optimizer.lrr=0.1", ["optimizer.lrr", "did you mean lr"]),
+    ("sed=1", ["sed", "did you mean seed"]),
+    ("+datamodule.batchsize=4", ["datamodule.batchsize", "did you mean batch_size"]),
+    ("+optimizer.momentum=0.9", ["optimizer.momentum: no such setting", "betas"]),
+    ("optimizer.lr=fast", ["optimizer.lr='fast'", "float"]),
+    ("datamodule.batch_size=2.5", ["datamodule.batch_size=2.5", "expected int"]),
+    ("datamodule.batch_size=0", ["datamodule.batch_size=0", "1 or more"]),
+    ("datamodule.batch_size=64", ["datamodule.batch_size=64 is larger than the train split (24"]),
+    ("augmentation.erasing=2", ["augmentation.erasing=2", "0 to 1"]),
+    ("scheduler=plateau  scheduler.monitor=val/los", ["scheduler.monitor='val/los'", "val/loss"]),
+    ("trainer.max_epochs=0", ["trainer.max_epochs=0", "1 or more"]),
+    ("stages=[fitt]", ["'fitt' is no stage", "did you mean fit"]),
+    ("stages=[]", ["nothing to do"]),
+    ("stages=[test]", ["ckpt_path=RUN/checkpoints/best.ckpt"]),
+    ("ckpt_path=nowhere/last.ckpt", ["ckpt_path=nowhere/last.ckpt", "no such checkpoint"]),
+    ("model.weights=nowhere.pth", ["model.weights=nowhere.pth", "no such file"]),
+    ("model.keep=9", ["model.keep=9", "use 1 to 7"]),
+    ("callbacks.best_checkpoint.monitor=val/f1", ["callbacks.best_checkpoint.monitor='val/f1'", "val/accuracy or val/loss"]),
+    ("callbacks.best_checkpoint.monitor=val/acc", ["callbacks.best_checkpoint.monitor", "val/accuracy"]),
+    ("datamodule.root=/a (b", ["cannot read the argument", "two kinds of quotes", "'datamodule.root=\"/a (b\"'"]),
+])  # fmt: skip
+def test_settings(train, override, texts):
+    assert says(train(*override.split("  ")), *texts)
+
+
+def test_a_long_argument_is_cut(train):
+    ran = train(f"datamodule.root=(b{'x' * 5000}")
+    assert says(ran, "cannot read the argument", "two kinds of quotes") and len(ran.err) < 500
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there(train):
+    assert says(train("trainer=gpu"), "trainer=gpu", "no CUDA device", "trainer=cpu")
+
+
+def test_a_root_that_is_not_there_or_not_given(train, tmp_path):
+    assert says(train(root=tmp_path / "nowhere"), "nowhere: no such folder", "DIR/{train,val,test}/CLASS")
+    assert says(
+        train("datamodule=image_folder", small=False), "ERROR: datamodule.root has no value", "datamodule.root=DIR"
+    )
+
+
+def test_a_file_that_is_no_image_is_named(train, tmp_path):
+    root = make_images(tmp_path / "data", {"blue": 10, "red": 10})
+    (root / "red" / "letter.jpg").write_text("Dear reader")
+    (root / "blue" / "cut.png").write_bytes((root / "blue" / "000.png").read_bytes()[:300])
+    assert says(train(root=root), "2 of 22 files", "letter.jpg", "cut.png", "repair or remove")
+
+
+def test_a_sample_package_that_is_not_installed(train, monkeypatch):
+    from datamodules.sources import elpv
+
+    monkeypatch.setattr(elpv.importlib.util, "find_spec", lambda name: None)
+    assert says(train("datamodule=elpv", small=False), "elpv-dataset", "pip install -e '.[samples]'", "image_folder")
+
+
+@pytest.fixture
+def finished(train):
+    return train("trainer.max_epochs=1")
+
+
+def test_checkpoints_that_are_none(train, tmp_path, finished):
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    assert says(train("stages=[test]", f"ckpt_path={tmp_path / 'text.ckpt'}"), "text.ckpt", "not a checkpoint")
+    torch.save({"a.weight": torch.zeros(2)}, tmp_path / "plain.ckpt")
+    assert says(train("stages=[test]", f"ckpt_path={tmp_path / 'plain.ckpt'}"), "model.weights=FILE")
+    cut = tmp_path / "cut.ckpt"
+    cut.write_bytes((finished.folder / "checkpoints" / "best.ckpt").read_bytes()[:50_000])
+    assert says(train("stages=[test]", f"ckpt_path={cut}"), "cut.ckpt", "damaged")
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(train, tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (exec, (f"open({str(tmp_path / 'owned')!r}, 'w')",))
+
+    torch.save({"state_dict": Payload()}, tmp_path / "evil.ckpt")
+    assert says(train("stages=[test]", f"ckpt_path={tmp_path / 'evil.ckpt'}"), "evil.ckpt")
+    assert says(train(f"model.weights={tmp_path / 'evil.ckpt'}"), "not a file of weights")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_checkpoint_of_another_network_or_other_classes(train, tmp_path, finished):
+    last = finished.folder / "checkpoints" / "last.ckpt"
+    assert says(
+        train(f"ckpt_path={last}", "model.keep=4", "trainer.max_epochs=2", small=False), "another model", "keep"
+    )
+    root = make_images(tmp_path / "data", dict.fromkeys(("blue", "red", "green"), 10))
+    assert says(train("stages=[test]", f"ckpt_path={last}", f"datamodule.root={root}", small=False), "blue, green, red")
+
+
+def test_a_run_that_has_had_its_epochs(train, finished):
+    last = finished.folder / "checkpoints" / "last.ckpt"
+    assert says(train(f"ckpt_path={last}", small=False), "has had 1 of trainer.max_epochs=1", "trainer.max_epochs=11")
+
+
+def test_an_output_folder_that_cannot_be_made(train, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert says(train(f"hydra.run.dir={tmp_path / 'file' / 'run'}"), str(tmp_path / "file"), "hydra.run.dir=DIR")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT])
+def test_no_space_and_no_permission_for_the_record(train, monkeypatch, number):
+    from common import run_record
+
+    def refuse(path, *_):
+        raise OSError(number, "refused", str(path))
+
+    monkeypatch.setattr(run_record, "write_json", refuse)
+    ran = train("trainer.max_epochs=1")
+    assert says(ran, "result.json", "hydra.run.dir=DIR") and "Accuracy test: " in ran.out
+    assert not (ran.folder / "result.json").exists() and (ran.folder / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_our_own_defects_keep_their_traceback(train, monkeypatch):
+    from callbacks import epoch_logger
+
+    monkeypatch.setattr(epoch_logger, "write_csv", lambda *_: {}["missing"])
+    with pytest.raises(KeyError, match="missing"):
+        train()
+
+
+def test_a_value_error_of_a_library_is_not_taken_for_a_message_to_the_user():
+    try:
+        int("x")
+    except ValueError as error:
+        ours = error_messages.user_message(error)
+    try:
+        torch.zeros(2).view(3, 3)
+    except RuntimeError as error:
+        library = error_messages.user_message(error)
+    assert library is None and ours is not None  # raised in this file, which is the project's
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), "smaller datamodule.batch_size"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "datamodule.batch_size"),
+    ],
+)
+def test_want_of_memory_is_put_into_words(error, text):
+    message = error_messages.user_message(error)
+    assert text in message and "\n" not in message

@@ -1,0 +1,32 @@
+"""Early stopping ends a run in the same epoch and with the same bits, wherever it was stopped on the way."""
+
+import os
+import signal
+
+import pytest
+
+from common.atomic_io import read_csv
+from tests.support.helpers import at_step, scalars
+from tests.support.killing import outcome
+
+# After the first epoch nothing is better by so much: the third one ends the run
+EARLY = ("+callbacks.early_stopping._target_=lightning.pytorch.callbacks.EarlyStopping",)
+EARLY += ("+callbacks.early_stopping.monitor=val/loss", "+callbacks.early_stopping.patience=2")
+EARLY += ("+callbacks.early_stopping.min_delta=9", "trainer.max_epochs=6")
+
+
+@pytest.mark.slow
+def test_stopped_and_gone_on_with_it_ends_in_the_same_epoch(train, monkeypatch):
+    straight = train(*EARLY)
+    assert straight.status == 0 and len(read_csv(straight.folder / "metrics.csv")) == 3, straight.err
+    assert "early stopping: Monitored metric val/loss did not improve in the last 2 records" in straight.out
+    at_step(monkeypatch, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))  # in the third epoch
+    at_step(monkeypatch, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))  # at its very end
+    stopped = train(*EARLY)
+    last = f"ckpt_path={stopped.folder / 'checkpoints' / 'last.ckpt'}"
+    once_more = train(last, small=False, to=stopped.folder)
+    assert (stopped.status, once_more.status) == (143, 143)
+    ran = train(last, small=False, to=stopped.folder)
+    assert ran.status == 0, ran.err
+    assert "early stopping has ended this training before" in " ".join(ran.record["run"]["warnings"])
+    assert outcome(straight.folder) == outcome(ran.folder) and scalars(straight.folder) == scalars(ran.folder)

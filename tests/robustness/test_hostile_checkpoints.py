@@ -1,0 +1,198 @@
+"""Checkpoints of a stranger: nothing in them runs, fills the memory or names a file elsewhere; each is named."""
+
+import json
+import os
+import pickle
+import zipfile
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from callbacks.checkpoint import BestCheckpoint
+from inference.predictor import Predictor
+from lightning_modules.checkpoint import check_same_network, epochs_done, load_classifier, load_network, read_checkpoint
+from tests.support.fake_checkpoints import make_checkpoint
+
+
+class Payload:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+@pytest.fixture
+def canary(tmp_path):
+    """A file that hostile input tries to make; it is not there in the end, nor is the input's proof that it can be made."""
+    path = tmp_path / "canary"
+    yield path
+    assert not path.exists()
+
+
+@pytest.fixture
+def base(tmp_path):
+    return make_checkpoint(tmp_path / "base" / "best.ckpt", image_size=16)
+
+
+def changed(base: Path, path: Path, place: str, value) -> Path:
+    """The checkpoint with another value at a dotted place; `state_dict.NAME` keeps the dots of its names."""
+    state = torch.load(base, weights_only=True)
+    node = state
+    *above, last = place.split(".", 1) if place.startswith("state_dict.") else place.split(".")
+    for key in above:
+        node = node[key]
+    node[last] = value
+    torch.save(state, path)
+    return path
+
+
+def refused(path: Path, *words: str) -> None:
+    """By everything that opens a checkpoint, with its name and these words."""
+    for load in (load_network, load_classifier, Predictor.from_checkpoint):
+        with pytest.raises(ValueError, match="evil") as caught:
+            load(path)
+        assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize(
+    "place", ["state_dict", "hyper_parameters", "hyper_parameters.classes", "decision", "callbacks"]
+)
+@pytest.mark.parametrize(
+    ("function", "named"), [(os.system, "system"), (eval, "eval"), (exec, "exec"), (Path, "pathlib")]
+)
+def test_what_would_run_when_it_is_unpickled_is_named_and_does_not(base, tmp_path, canary, place, function, named):
+    code = f"touch {canary}" if function is os.system else f"open({str(canary)!r}, 'w')"
+    refused(changed(base, tmp_path / "evil.ckpt", place, Payload(function, code)), named, "names no code")
+    with pytest.raises(ValueError, match=f"evil.*{named}"):
+        epochs_done(tmp_path / "evil.ckpt")
+
+
+def test_files_that_are_no_archives(base, tmp_path, canary):
+    (tmp_path / "evil.ckpt").write_bytes(pickle.dumps(Payload(os.system, f"touch {canary}")))
+    refused(tmp_path / "evil.ckpt", "no archive of torch")
+    torch.save(Payload(os.system, f"touch {canary}"), tmp_path / "evil.ckpt", _use_new_zipfile_serialization=False)
+    refused(tmp_path / "evil.ckpt", "no archive of torch")
+    from lightning_modules.pretrained_weights import _from_file
+
+    with pytest.raises(ValueError, match=r"evil\.ckpt: not a file of weights .*system"):
+        _from_file(torch.nn.Linear(2, 2), tmp_path / "evil.ckpt")
+
+
+@pytest.mark.parametrize(("place", "value", "words"), [
+    ("hyper_parameters.classes", [f"c{index}" for index in range(100_001)], ["100,001 classes"]),
+    ("hyper_parameters.classes", ["a", "\ud800"], ["its classes", "names"]),
+    ("hyper_parameters.image_size", 2**40, ["its image_size is 1099511627776", "1 to 4096"]),
+    ("hyper_parameters.network.image_size", 4096, ["fit the network"]),
+    ("hyper_parameters.network", {"network": "os.system"}, ["network"]),
+    ("hyper_parameters.network", {"network": "torchvision", "name": "../../evil"}, ["network", "resnet18"]),
+    ("hyper_parameters.network", {"network": "timm", "name": "hf-hub:evil/model"}, ["network", "hf-hub:evil/model"]),
+    ("hyper_parameters.network", {"network": "timm", "name": "local-dir:/tmp"}, ["network", "local-dir"]),
+    ("hyper_parameters.network", {"network": "truncated", "backbone": "vgg16", "keep": 3,
+     "head": {"hidden_dims": [10**12], "dropout": [0.1, 0.1]}}, ["network.head", "65,536"]),
+    ("hyper_parameters.network", {"network": "simple_cnn", "image_size": 16, "dropout": [[[[1]]]]}, ["network.dropout"]),
+    ("state_dict.network.features.block1.0.weight", torch.zeros(1).expand(32, 3, 3, 3), ["of fewer numbers"]),
+    ("state_dict.network.features.block1.0.weight", torch.zeros(32, 3, 5, 5), ["fit the network", "(32, 3, 5, 5)"]),
+    ("state_dict.network.features.block1.0.weight", torch.zeros(32, 3, 3, 3).to_sparse(), ["not a checkpoint"]),
+    ("state_dict.network.features.block1.0.weight", torch.zeros(32, 3, 3, 3, dtype=torch.complex64), ["fit the network"]),
+    ("decision", {"temperature": 1.0, "target_accuracy": 0.9, "deep": [[]]}, ["its decision"]),
+    ("callbacks", Payload(bytearray, 2**60), ["evil"]),
+])  # fmt: skip
+def test_absurd_sizes_are_named_before_memory_is_taken(base, tmp_path, place, value, words):
+    refused(changed(base, tmp_path / "evil.ckpt", place, value), *words)
+
+
+def rewritten(base: Path, path: Path, change, method=zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(base) as old, zipfile.ZipFile(path, "w", method) as new:
+        for record in old.infolist():
+            new.writestr(record.filename, change(record.filename, old.read(record)))
+    return path
+
+
+def test_archives_that_unfold_in_memory(base, tmp_path):
+    big = rewritten(
+        base,
+        tmp_path / "evil.ckpt",
+        lambda name, data: b"\0" * 2**26 if "data/0" in name else data,
+        zipfile.ZIP_DEFLATED,
+    )
+    assert big.stat().st_size < 2**20
+    refused(big, "is packed")
+    refused(
+        rewritten(base, tmp_path / "evil.ckpt", lambda name, data: data[:16] if "data/0" in name else data),
+        "record size",
+    )
+    same = rewritten(base, tmp_path / "evil.ckpt", lambda _, data: data)
+    read_checkpoint(same)
+
+
+def test_a_billion_references_to_one_list(base, tmp_path):
+    value = [1]
+    for _ in range(60):
+        value = [value, value]
+    for place in (
+        "hyper_parameters.classes",
+        "hyper_parameters.mean",
+        "hyper_parameters.network.x",
+        "decision",
+        "epoch",
+    ):
+        path = changed(base, tmp_path / "evil.ckpt", place, value)
+        with pytest.raises(ValueError, match="evil") as caught:
+            epochs_done(path) if place == "epoch" else read_checkpoint(path)
+        assert len(str(caught.value)) < 1000
+
+
+def test_last_ckpt_names_no_file_outside_of_its_folder(tmp_path):
+    best = BestCheckpoint(monitor="val/accuracy")
+    best.dirpath = str(tmp_path)
+    strategy = SimpleNamespace(broadcast=lambda value: value)
+    best.setup(SimpleNamespace(ckpt_path=None, is_global_zero=True, strategy=strategy), None, "validate")
+    outside = f"{tmp_path}/../mine.txt"  # Lightning would remove it after the next better epoch
+    names = dict.fromkeys(("best_model_path", "kth_best_model_path", "last_model_path"), outside)
+    score = torch.tensor(0.1)
+    best.load_state_dict(
+        {"best_model_score": score, "dirpath": str(tmp_path), "best_k_models": {outside: score}, **names}
+    )
+    assert (best.best_model_path, best.kth_best_model_path, best.best_k_models) == ("", "", {})
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("classes", 5), ("classes", ["a", "a", "b"]),
+    ("image_size", 10**9), ("mean", [1]), ("std", [0, 1, 1]), ("decision", {"x": []}),
+])  # fmt: skip
+def test_an_onnx_file_says_the_same_of_itself(tmp_path, key, value):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install -e '.[onnx]'")
+    shapes = {"x": ["N", 3, 8, 8], "y": ["N", 3]}
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    nodes = [onnx.helper.make_node(*each) for each in (("GlobalAveragePool", "x", "m"), ("Flatten", "m", "y"))]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:]))
+    model.ir_version = 8
+    good = {"classes": ["a", "b", "c"], "image_size": 8, "mean": [0, 0, 0], "std": [1, 1, 1], "decision": None}
+    for described, wrong in ((good, False), (good | {key: value}, True)):
+        onnx.helper.set_model_props(model, {name: json.dumps(each) for name, each in described.items()})
+        onnx.save(model, tmp_path / "evil.onnx")
+        if not wrong:
+            assert Predictor.from_checkpoint(tmp_path / "evil.onnx", "cpu").classes == good["classes"]
+            continue
+        with pytest.raises(ValueError, match=rf"evil\.onnx.*its {key}"):
+            Predictor.from_checkpoint(tmp_path / "evil.onnx", "cpu")
+
+
+def test_what_an_optimizer_keeps_has_the_shape_of_a_weight(base, tmp_path):
+    state = torch.load(base, weights_only=True)
+    for moment, wrong in ((torch.zeros(32, 3, 3, 3), False), (torch.zeros(7), True), ([[1]], True)):
+        torch.save(
+            state | {"optimizer_states": [{"state": {0: {"exp_avg": moment, "step": torch.tensor(1.0)}}}]},
+            tmp_path / "x.ckpt",
+        )
+        context = pytest.raises(ValueError, match=r"x\.ckpt: exp_avg of its optimizer") if wrong else nullcontext()
+        with context:
+            check_same_network(
+                tmp_path / "x.ckpt", state["hyper_parameters"]["network"], state["hyper_parameters"]["classes"]
+            )

@@ -1,0 +1,216 @@
+"""Configurations and runs of a stranger: they name no code, read no secret and write nowhere else; each is named."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from common.atomic_io import write_text
+from common.untrusted.saved_config import read_saved_choices, read_saved_config
+from engine.config.instantiate import instantiate
+from engine.run.resume import resume_config
+
+
+@pytest.fixture
+def canary(tmp_path):
+    """A file that hostile input tries to make; it is not there in the end."""
+    path = tmp_path / "canary"
+    yield path
+    assert not path.exists()
+
+
+NOT_LISTED = (
+    "os.system", "builtins.eval", "builtins.exec", "subprocess.Popen", "functools.partial", "pathlib.Path.write_text",
+    "hydra.utils.call", "hydra.utils.instantiate", "hydra.utils.get_method", "hydra.utils.get_class", "torch.load",
+    "torch.hub.load", "torch.optim.optimizer.torch.hub.load", "engine.config.instantiate.hydra.utils.instantiate",
+    "engine.config.instantiate.inspect.os.system", "engine.config.instantiate.importlib.import_module", "engine.run.job.os.system",
+    "engine.run.job.run_job", "engine.cli.new_run_dir", "inference.export.export.export",
+    "engine.log_handlers.sys.exit", "engine.config.instantiate.DictConfig", "callbacks.prediction_writer.L.Trainer", "common.atomic_io.write_text",
+    "evaluation.decision.np.save", "datamodules.pixel_cache.shutil.rmtree", "lightning_modules.pretrained_weights.urllib.request.urlopen",
+    "lightning.pytorch.callbacks.callback.pl.Trainer", "lightning.Trainer.fit", "lightning.pytorch.loggers.os.system",
+    "torch.optim.lr_scheduler.partial", "torch.nn.Module", "torch.nn.modules.loss.F.cross_entropy", "callbacks", "", "a..b",
+    "callbacks.__builtins__.eval", "callbacks.\u202ebuild.x", "engine.config.instantiate.instantiate", 5, ["os.system"], None,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOT_LISTED, ids=str)
+def test_a_configuration_names_no_code_at_any_depth(name, canary):
+    evil = {"_target_": name, "_args_": [f"touch {canary}"]}
+    for node in (
+        evil,
+        {"_target_": "torch.optim.Adam", "_partial_": True, "lr": evil},
+        {"_target_": "lightning.Trainer", "plugins": [[{"deep": {"deeper": evil}}]]},
+        {
+            "_target_": "lightning.Trainer",
+            "strategy": {"_target_": "lightning.pytorch.strategies.DDPStrategy", "x": evil},
+        },
+    ):
+        with pytest.raises(ValueError, match=r"key.*(_target_|_args_|_partial_|cannot name)") as caught:
+            instantiate(OmegaConf.create({"key": node}, flags={"allow_objects": True}), "key")
+        assert any(word in str(caught.value) for word in ("lightning.pytorch.callbacks", "Allowed: ", "cannot"))
+
+
+@pytest.mark.parametrize("node", [
+    {"_target_": "torch.optim.Adam", "_partial_": True, "_args_": [1]},
+    {"_target_": "torch.optim.Adam", "_partial_": "yes"},
+    {"_target_": "torch.optim.Adam", "_partial_": True, "_recursive_": False},
+    {"_target_": "torch.optim.Adam", "_partial_": True, "_convert_": "none"},
+    {"_target_": "torch.optim.Adam", "_partial_": True, "betas": {"_partial_": True}},
+    {"lr": 1}, 5, "os.system", ["os.system"],
+    {"_target_": "lightning.Trainer", "strategy": "\\${oc.env:SECRET}"},  # Hydra puts in once more what is put in already
+    {"_target_": "lightning.Trainer", "strategy": "${key.accelerator}{oc.env:SECRET}", "accelerator": "\\$"},
+], ids=str)  # fmt: skip
+def test_special_keys_and_what_is_put_in_twice(node, monkeypatch):
+    monkeypatch.setenv("SECRET", "swordfish")
+    with pytest.raises(ValueError, match=r"^key") as caught:
+        instantiate(OmegaConf.create({"key": node}), "key")
+    assert "swordfish" not in str(caught.value)
+
+
+def test_what_is_listed_can_be_built():
+    node = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.1}
+    assert instantiate(OmegaConf.create({"key": node}), "key").keywords == {"lr": 0.1}
+    pytorch = "lightning.pytorch"
+    for name in (
+        "torch.nn.CrossEntropyLoss",
+        f"{pytorch}.callbacks.LearningRateMonitor",
+        f"{pytorch}.profilers.SimpleProfiler",
+    ):
+        assert (
+            type(instantiate(OmegaConf.create({"key": {"_target_": name}}), "key")).__name__ == name.rpartition(".")[2]
+        )
+
+
+def saved(folder: Path, text: str, choices: str = "{model: simple_cnn}") -> Path:
+    """A run's folder whose configuration is a usual one with these lines below it."""
+    (folder / ".hydra").mkdir(parents=True)
+    usual = "seed: 1\nmodel: {name: simple_cnn}\ndatamodule: {root: x}\ntrainer: {max_epochs: 1}\ncallbacks: {}\n"
+    lines = "" if text.startswith(("model:", "seed:", "callbacks:")) else usual
+    write_text(folder / ".hydra" / "config.yaml", lines + text)
+    write_text(folder / ".hydra" / "hydra.yaml", f"hydra: {{runtime: {{choices: {choices}}}}}")
+    return folder
+
+
+LAUGHS = "\n".join(
+    f"a{n}: [{', '.join([f'*b{n - 1}'] * 9) if n else 'lol'}]".replace(": [", f": &b{n} [") for n in range(10)
+)
+DOUBLED = "\n".join(f'a{n}: "${{a{n + 1}}}${{a{n + 1}}}"' for n in range(40)) + "\na40: lol"
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("optimizer: !!python/object/apply:os.system ['touch CANARY']", ["the tag", "os.system"]),
+    ("optimizer: !!python/object/new:subprocess.Popen [[touch, CANARY]]", ["the tag"]),
+    ("optimizer: !!python/name:os.system", ["the tag"]),
+    ("optimizer: !!python/object/apply:pathlib.PosixPath [/etc]", ["the tag"]),
+    (LAUGHS, ["an anchor"]),
+    (DOUBLED, ["a0 grows without end"]),
+    ('a: "${b}"\nb: "${a}"', ["grows without end"]),
+    ("a: " + "[" * 1000 + "]" * 1000, ["nested deeper"]),
+    ("a: " + "x" * 100_000, ["64 KiB"]),
+    ('model: {name: "${oc.env:SECRET}"}', ["datamodule is 'None'"]),
+    ('optimizer: {lr: "${oc.env:SECRET}"}', ["optimizer.lr", "oc.env:SECRET", "reaches outside", "optimizer=..."]),
+    ('a: [{b: "x ${oc.decode:${oc.env:SECRET}}"}]', ["a.0.b", "reaches outside"]),
+    ('a: "\\\\${oc.env:SECRET}"', ["a is", "reaches outside"]),
+    ('a: "${${b}:SECRET}"\nb: oc.env', ["a is", "reaches outside"]),
+    ('a: "${new_run_dir:evil}"', ["a is", "reaches outside"]),
+    ('a: "${hydra:runtime.cwd}"', ["a is", "reaches outside"]),
+    ('a: "${project:${oc.env:SECRET}}"', ["a is", "reaches outside"]),
+    ("logger: {_target_: lightning.pytorch.loggers.CSVLogger}", ["logger._target_", "could write outside"]),
+    ("logger: {_target_: engine.run.tensorboard.TensorBoard, save_dir: /tmp}", ["logger.save_dir", "could write outside"]),
+    ("a: {_target_: lightning.pytorch.callbacks.ModelCheckpoint, filename: ../../x}", ["a.filename", "could write"]),
+    ("a: {1: 2}", ["a.1", "no plain name"]),
+    ("'a b': 2", ["no plain name"]),
+    ("model: 5", ["model is '5'"]),
+    ("seed: 1\nmodel: [1]\n", ["model is"]),
+    ("callbacks: null", ["model is"]),
+    ("[1, 2]", ["cannot be taken up"]),
+    ("a: \0", ["cannot be taken up"]),
+    ("a: {", ["cannot be taken up"]),
+    ("a: " + "9" * 5000, ["cannot be taken up"]),
+])  # fmt: skip
+def test_a_saved_configuration_is_read_as_a_stranger_s(tmp_path, canary, monkeypatch, text, words):
+    monkeypatch.setenv("SECRET", "swordfish")
+    with pytest.raises(ValueError, match=r"config\.yaml") as caught:
+        read_saved_config(saved(tmp_path / "run", text.replace("CANARY", str(canary))))
+    assert all(word in str(caught.value) for word in words) and "swordfish" not in str(caught.value), caught.value
+
+
+def test_what_the_command_line_gives_anew_is_not_asked_of_a_saved_configuration(tmp_path):
+    folder = saved(tmp_path / "run", 'optimizer: {lr: "${oc.env:SECRET}"}\nloss: {_target_: x, save_dir: /tmp}')
+    assert read_saved_config(folder, given=["optimizer.lr", "loss"]).optimizer.lr is None
+    with pytest.raises(ValueError, match=r"loss\.save_dir"):
+        read_saved_config(folder, given=["optimizer"])
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/etc/x", "a b", "a=b", "x,y", "adam]", "..", "", "-m"])
+def test_a_saved_choice_is_a_plain_name(tmp_path, name):
+    with pytest.raises(ValueError, match="no name of a file in conf/optimizer"):
+        read_saved_choices(saved(tmp_path / "run", "", f"{{optimizer: '{name}', model: resnet18}}"))
+    allowed = "{model: resnet18, ckpt_path: evil, stages: '[test]', hydra/launcher: evil, hydra: evil, scheduler: null}"
+    assert read_saved_choices(saved(tmp_path / "other", "", allowed)) == {"model": "resnet18"}
+
+
+def test_the_cache_is_that_of_the_command(tmp_path):
+    theirs = "datamodule: {cache: /theirs, cache_max_gib: 0, gpu_cache_gib: 0, root: x}"
+    folder = saved(tmp_path / "run", f"seed: 1\nmodel: {{name: x}}\n{theirs}\ntrainer: {{}}\ncallbacks: {{}}\n")
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.ckpt").touch()
+    mine = {"cache": "/mine", "cache_max_gib": 50, "gpu_cache_gib": 8, "root": None}
+    config = OmegaConf.create({"ckpt_path": f"{folder}/checkpoints/last.ckpt", "stages": ["fit"], "datamodule": mine})
+    assert resume_config(config, [], tmp_path).datamodule == {**mine, "root": "x"}
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_going_on_with_a_stranger_s_run(train, tmp_path, monkeypatch, canary):
+    monkeypatch.setenv("SECRET", "swordfish")
+    fit = "stages=[fit]"
+    ran = train("trainer.max_epochs=1", fit, "logger=none")
+    last, config = ran.folder / "checkpoints" / "last.ckpt", ran.folder / ".hydra" / "config.yaml"
+    hydra = ran.folder / ".hydra" / "hydra.yaml"
+    usual, chosen = config.read_text(), hydra.read_text()
+    mine = tmp_path / "mine" / "pixels" / "holiday"
+    mine.mkdir(parents=True)
+    (mine / "photo.png").write_bytes(b"mine")
+    kept = everything(tmp_path / "mine")
+    for old, new, words in (
+        ("_target_: torch.optim.Adam", "_target_: os.system\n  command: touch CANARY", "optimizer._target_=os.system"),
+        ("lr: 0.003", "lr: ${oc.env:SECRET}", "optimizer.lr is '${oc.env:SECRET}'"),
+    ):
+        assert old in usual, old
+        config.write_text(usual.replace(old, new.replace("CANARY", str(canary))))
+        on = train(f"ckpt_path={last}", fit, "trainer.max_epochs=2", small=False)
+        assert on.status == 1 and "Traceback" not in on.err and words in on.err, on.err
+        assert on.err.count("ERROR: ") == 1 and "swordfish" not in on.out + on.err
+    config.write_text(usual)
+    hydra.write_text(chosen.replace("optimizer: adam_1e-3", f"optimizer: ../../..{tmp_path}/evil"))
+    assert "is no name of a file in conf/optimizer" in train(f"ckpt_path={last}", fit, small=False).err
+    hydra.write_text(chosen)
+    log = ran.folder / "train.log"
+    log.unlink()
+    log.symlink_to(mine / "photo.png")
+    assert "train.log: is a link" in train(f"ckpt_path={last}", fit, small=False).err
+    log.unlink()
+
+    usual = usual.replace("cache_max_gib: 50", "cache_max_gib: 0")
+    config.write_text(usual)
+    state = torch.load(last, weights_only=True)
+    for callback in state["callbacks"].values():
+        if "best_model_path" in callback:
+            outside = f"{callback['dirpath']}/../../mine/pixels/holiday"
+            callback |= dict.fromkeys(("best_model_path", "kth_best_model_path", "last_model_path"), outside)
+            callback["best_k_models"] = {outside: torch.tensor(-1.0)} if callback["best_k_models"] else {}
+            callback["best_model_score"] = torch.tensor(-1.0)  # so that the next epoch is better, and Lightning removes
+    torch.save(state, last)
+    on = train(f"ckpt_path={last}", fit, "trainer.max_epochs=2", small=False, to=ran.folder)
+    assert on.status == 0, on.err
+    assert on.record["best"]["checkpoint"] == str(ran.folder / "checkpoints" / "best.ckpt")
+    assert everything(tmp_path / "mine") == kept
+    assert not any(b"swordfish" in content for content in everything(tmp_path).values())
+    for name in ("optimizer_states", "callbacks"):
+        torch.save(state | {name: "odd"}, last)
+        on = train(f"ckpt_path={last}", fit, "trainer.max_epochs=3", small=False, to=ran.folder)
+        assert on.status == 1 and f"{last}: its {name} is 'odd', so its training cannot be taken up" in on.err, on.err

@@ -1,0 +1,79 @@
+"""Folders of a stranger: nothing is waited for, followed without end or removed; and what the source may open files with."""
+
+import ast
+import os
+
+import pytest
+
+from datamodules.decode import UnreadableImageError, open_image
+from datamodules.pixel_cache import open_pixel_cache
+from datamodules.sources.image_folder import folder_catalog
+from tests.support.helpers import PROJECT, make_images
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    root = make_images(tmp_path / "root", {"a": 2, "b": 2}, size=8)
+    os.mkfifo(root / "a" / "pipe.png")
+    (root / "a" / "zero.png").symlink_to("/dev/zero")
+    (root / "a" / "folder.png").mkdir()
+    (root / "b" / "gone.png").symlink_to(tmp_path / "gone")
+    catalog = folder_catalog(root)
+    assert len(catalog) == 7
+    for name in ("pipe.png", "zero.png"):
+        with pytest.raises(UnreadableImageError, match=rf"{name}.*no file but a folder, pipe or device"):
+            open_image(root / "a" / name)
+
+
+def test_links_that_lead_round_are_followed_once(tmp_path, caplog):
+    root = make_images(tmp_path / "root", {"a": 2, "b": 2}, size=8)
+    for name in ("x", "y", "z"):
+        (root / "a" / name).symlink_to(root / "a")
+    (root / "b" / "elsewhere").symlink_to(make_images(tmp_path / "other", {"c": 3}, size=8))
+    assert len(folder_catalog(root)) == 7
+    assert sum("was read already" in message for message in caplog.messages) == 3
+
+
+def test_the_cache_removes_its_own_stores_alone(tmp_path):
+    root = make_images(tmp_path / "root", {"a": 1}, size=8)
+    (tmp_path / "home" / "holiday").mkdir(parents=True)
+    (tmp_path / "home" / "holiday" / "photo.png").write_bytes(b"mine")
+    (tmp_path / "home" / "0123456789abcdef01234567").symlink_to(tmp_path / "home" / "holiday")
+    store = open_pixel_cache([root / "a" / "000.png"], 8, tmp_path / "home", limit_gib=0)
+    assert len(store) == 1 and (tmp_path / "home" / "holiday" / "photo.png").read_bytes() == b"mine"
+
+
+NOWHERE = {
+    "eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.load_all", "yaml.unsafe_load",
+    "yaml.full_load", "hydra.utils.call", "hydra.utils.get_object", "hydra.utils.get_method", "hydra.utils.get_class",
+}  # fmt: skip
+IN_ONE_FILE = {
+    "hydra.utils.instantiate": ("engine/config/instantiate.py",),
+    "importlib.import_module": (
+        "engine/config/instantiate.py",
+        "inference/backends.py",
+    ),  # of names that are no constants
+    "torch.load": ("common/untrusted/tensors.py",),
+    "torch.export.load": ("inference/export/export.py",),  # what it has just written
+}
+KEYWORDS = {"torch.load": ("weights_only", "True"), "np.load": ("allow_pickle", "False")}
+
+
+def test_the_source_opens_no_file_as_code():
+    found = set()
+    for path in sorted(p for place in ("*.py", "*/*.py", "*/*/*.py") for p in PROJECT.glob(place)):
+        name = path.relative_to(PROJECT).as_posix()
+        if name.startswith(("tests/", "benchmarks/", "outputs/")):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                modules = [*(alias.name for alias in node.names), getattr(node, "module", "") or ""]
+                assert not {m.split(".")[0] for m in modules} & {"pickle", "shelve", "marshal", "joblib", "dill"}, name
+            if isinstance(node, ast.Call):
+                called, keywords = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
+                found.add(called)
+                assert called not in NOWHERE and keywords.get("shell") != "True", f"{name}: {called}"
+                constant = called == "importlib.import_module" and isinstance(node.args[0], ast.Constant)
+                assert constant or name in IN_ONE_FILE.get(called, (name,)), f"{name}: {called}"
+                if called in KEYWORDS:
+                    assert KEYWORDS[called] in keywords.items(), f"{name}: {called}"
+    assert found >= IN_ONE_FILE.keys() | KEYWORDS.keys()  # otherwise this test looks for names that are no more

@@ -1,0 +1,220 @@
+"""Some hundreds of malformed inputs: each is read, or named in one line; none is lost, hangs or ends in a traceback."""
+
+import contextlib
+import functools
+import logging
+import time
+import warnings
+from types import SimpleNamespace
+
+import hydra
+import pytest
+import torch
+
+from datamodules.decode import UnreadableImageError, open_image
+from datamodules.image_stats import ImageStats
+from datamodules.pixel_cache import open_pixel_cache
+from datamodules.sources.csv_table import table_catalog
+from datamodules.sources.image_folder import folder_catalog
+from engine import cli, error_messages
+from engine.config.instantiate import instantiate
+from engine.config.validate_network import check_settings
+from engine.run import stages
+from inference.image_inputs import ImageInputs
+from lightning_modules.checkpoint import epochs_done, load_network
+from reports.aggregate import aggregate
+from reports.load_runs import find_records, load_runs
+from reports.report import write_report
+from tests.support import malformed
+from tests.support.fake_checkpoints import make_checkpoint
+from tests.support.fake_runs import make_run
+from tests.support.helpers import make_images
+
+LONGEST_S = 10.0
+
+
+@contextlib.contextmanager
+def quickly(what: str):
+    started = time.perf_counter()
+    yield
+    assert time.perf_counter() - started < LONGEST_S, what
+
+
+def named(call, *words: str) -> str:
+    """The message for the user that a call ends in; it has these words and no end of them."""
+    with quickly(str(words)), pytest.raises(Exception) as caught:
+        call()
+    message = error_messages.user_message(caught.value)
+    assert message is not None, repr(caught.value)
+    assert all(word in message for word in words), (words, message)
+    assert len(message) < 3000 and message.isprintable(), message
+    return message
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's, of files that it can read in part
+def test_images(tmp_path):
+    made = malformed.images()
+    for folder in ("a", "b"):
+        (tmp_path / "root" / folder).mkdir(parents=True)
+        for name, content in made.items():
+            (tmp_path / "root" / folder / name).write_bytes(content)
+    catalog = folder_catalog(tmp_path / "root")
+    assert sorted(catalog.paths) == sorted(f"{folder}/{name}" for folder in ("a", "b") for name in made)
+    with quickly("all images together"):
+        store = open_pixel_cache(catalog.files, 16, tmp_path / "cache")
+    read = [path for path, error in zip(catalog.paths, store.facts.errors, strict=True) if not error]
+    for file, error, size in zip(catalog.files, store.facts.errors, store.facts.sizes.tolist(), strict=True):
+        assert (str(file) in error and "not a readable image (" in error) if error else min(size) > 0
+        assert len(error) < 600 and error.isprintable(), error
+    for name in ("huge.png", "large.png"):
+        with pytest.raises(UnreadableImageError, match=r"exceeds limit of [24]00,?000,?000"):
+            open_image(tmp_path / "root" / "a" / name)
+    must = {name for name in made if "_cut_0.02" in name or "_" not in name or name.startswith(("gif_of", "half_a"))}
+    assert not must & {path[2:] for path in read}
+    assert {f"a/{name}" for name in made if "_is_" in name} <= set(read)  # the content decides, not the name
+    for name in ("eps.jpg", "pdf.jpg", "svg.png", "wmf.bmp", "icon.png", "ppm.bmp"):
+        with pytest.raises(UnreadableImageError, match=rf"{name}.*no known image format; known are JPEG, PNG"):
+            open_image(tmp_path / "root" / "a" / name)
+
+
+def test_tables(tmp_path):
+    make_images(tmp_path, {"a": 3, "b": 3}, size=8)
+    cases = malformed.tables()
+    for content, words in cases:
+        (tmp_path / "table.csv").write_bytes(content)
+        if not words:
+            assert len(table_catalog(tmp_path / "table.csv", None)) == 2
+            continue
+        named(lambda: table_catalog(tmp_path / "table.csv", None), "table.csv", words)
+        with contextlib.suppress(ValueError), quickly(words):
+            list(ImageInputs(str(tmp_path / "table.csv")))  # of predict.py, which asks for less
+
+
+def test_checkpoints(tmp_path, caplog):
+    base = make_checkpoint(tmp_path / "base.ckpt", image_size=16)
+    usual = load_network(base).network.state_dict()
+    path = tmp_path / "odd.ckpt"
+    unnoticed = 0
+    for what, content, wrong in malformed.checkpoints(base):
+        path.write_bytes(content)
+        if wrong:
+            named(lambda: load_network(path), "odd.ckpt")
+            continue
+        try:
+            with quickly(what):
+                loaded = load_network(path).network.state_dict()
+        except ValueError as error:
+            assert wrong is None and "odd.ckpt" in str(error), what
+        else:  # a byte that is not a part of any record
+            assert all(torch.equal(loaded[name], tensor) for name, tensor in usual.items()), what
+            unnoticed += wrong is None
+    assert unnoticed <= 3  # of 30 flipped bytes
+    for epoch in malformed.ODD:
+        torch.save({"epoch": epoch}, path)
+        named(lambda: epochs_done(path), "odd.ckpt", "epoch")
+    state = torch.load(base, weights_only=True)
+    next(iter(state["state_dict"].values()))[0] = float("nan")
+    torch.save(state, path)
+    load_network(path)
+    assert "27 of its weights are NaN" in caplog.text
+
+
+def test_records_and_tables_of_runs(tmp_path):
+    make_run(tmp_path / "good", n={"val": 6, "test": 6}, epochs=2)
+    text = (tmp_path / "good" / "result.json").read_text()
+    made = malformed.records(text)
+    for index, odd in enumerate(made):
+        make_run(tmp_path / f"record{index}", n={"val": 6, "test": 6}, epochs=2)
+        (tmp_path / f"record{index}" / "result.json").write_bytes(odd.encode())
+    usual = (tmp_path / "good" / "predictions.csv").read_text()
+    head, *lines = usual.splitlines(keepends=True)
+    spoiled = [
+        "", head, usual[:-1], usual[:-20], usual.replace("path,", "file,"), usual.replace("p_dog", "p_cat"), "\0" * 100,
+        usual.replace("cat,cat", "cow,cat"), usual.replace("0.", "nan", 1), usual.replace("0.", "-", 1), usual + '"x\n',
+        usual.replace("0.", "1e9", 1), usual + "a,b\n", head + lines[0] * 2, usual.encode("utf-16").decode("latin-1"),
+        usual + "x" * 200_000 + "\n", usual.replace(",", ";"), head.replace("\n", ",p_cat\n") + "".join(lines),
+    ]  # fmt: skip
+    epochs = (tmp_path / "good" / "metrics.csv").read_text()
+    curves = ["", "epoch\n", "\0", epochs[:-9], epochs.replace("1,", "x,", 1), epochs.replace("1,", "1e300,", 1),
+              epochs.replace("1,", "-5,", 1), epochs + '"', epochs + "1" * 200_000 + "\n"]  # fmt: skip
+    for name, contents in (("predictions.csv", spoiled), ("predictions_val.csv", spoiled), ("metrics.csv", curves)):
+        for index, content in enumerate(contents):
+            run = make_run(
+                tmp_path / f"{name}{index}", seed=index, choices={"model": name}, n={"val": 6, "test": 6}, epochs=2
+            )
+            (run / name).write_text(content)
+    with quickly("the report of all of them"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        written = write_report(str(tmp_path))
+    gathered = load_runs(find_records(str(tmp_path)))
+    summary = aggregate(gathered)
+    shown = sum(len(row.runs) for section in summary.sections for row in section.rows) + len(summary.unfinished)
+    assert shown + len(summary.excluded) == len(find_records(str(tmp_path)))
+    assert all("result.json" in why or "the same settings" in why for _, why in summary.excluded)
+    assert len(written.warnings) == len(summary.excluded) and all(len(why) < 600 for why in written.warnings)
+
+
+def test_a_damaged_pixel_store_is_built_anew(tmp_path, caplog):
+    root = make_images(tmp_path / "root", {"a": 3}, size=8)
+    files = sorted(root.glob("*/*"))
+    expected = [open_pixel_cache(files, 8, tmp_path / "cache")[row] for row in range(3)]
+    (place,) = (tmp_path / "cache").iterdir()
+    usual = {name: (place / name).read_bytes() for name in ("pixels.npy", "facts.npz")}
+    count = 0
+    for name, content in usual.items():
+        for odd in (b"", content[:-1], content[: len(content) // 2], b"x" * len(content)):
+            (place / name).write_bytes(odd)
+            with caplog.at_level(logging.WARNING):
+                store = open_pixel_cache(files, 8, tmp_path / "cache")
+            assert all((store[row] == expected[row]).all() for row in range(3))
+            count += 1
+    assert sum("it is built anew" in message for message in caplog.messages) == count
+    with pytest.raises(ValueError, match="damaged"):
+        ImageStats.load(place / "facts.npz", rows=4)
+
+
+@pytest.fixture
+def checked(tmp_path):
+    """Composes and builds all that a run is made of, as train.py does before it trains."""
+    root = make_images(tmp_path / "root", {f"{s}/{c}": 4 for s in ("train", "val", "test") for c in ("a", "b")}, size=8)
+    usual = [
+        "datamodule=image_folder",
+        f"datamodule.root={root}",
+        f"datamodule.cache={tmp_path}/cache",
+        "model.weights=null",
+    ]
+    usual += ["model.image_size=32", "datamodule.batch_size=4", "trainer=cpu", f"hydra.run.dir={tmp_path}/run"]
+
+    def check(overrides: list[str]) -> None:
+        arguments = cli.complete_overrides([*usual, *overrides])
+        with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
+            config = hydra.compose("train", overrides=arguments)
+        check_settings(config)
+        data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
+        data.setup()
+        instantiate(config, "decision").check(data.catalog.classes)
+        model = stages.build_model(config, data)
+        stages.build_trainer(config, SimpleNamespace(folder=tmp_path, run={}, writes=False))
+        model.configure_optimizers()
+
+    return check
+
+
+def test_settings(checked):
+    checked([])
+    for overrides in malformed.settings():
+        key = overrides[-1].lstrip("+~").partition("=")[0]
+        message = named(functools.partial(checked, overrides))
+        assert any(word in message for word in key.split(".")) and "site-packages" not in message, message
+
+
+def test_there_are_more_than_two_hundred(tmp_path, capsys):
+    base = make_checkpoint(tmp_path / "base.ckpt", image_size=16)
+    record = (make_run(tmp_path / "run") / "result.json").read_text()
+    made = {
+        "images": malformed.images(), "tables": malformed.tables(), "checkpoints": list(malformed.checkpoints(base)),
+        "records": malformed.records(record), "settings": malformed.settings(),
+    }  # fmt: skip
+    with capsys.disabled():
+        print("\nmalformed inputs:", ", ".join(f"{len(cases)} {kind}" for kind, cases in made.items()))
+    assert sum(map(len, made.values())) > 200 and all(len(cases) > 40 for cases in made.values())

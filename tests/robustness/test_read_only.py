@@ -1,0 +1,79 @@
+"""A place that cannot be written: one line with the next step, at once and without a traceback."""
+
+import errno
+import os
+import subprocess
+import time
+
+import pytest
+import torch
+
+from engine import cli
+
+QUICK_S = 5
+
+
+@pytest.fixture(params=["mounted", "pretended"])
+def place(request, tmp_path, monkeypatch):
+    """A read-only folder: a file system of its own where one can be mounted (root may write into any other), and one
+    that pretends, anywhere."""
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    if request.param == "pretended":
+        make = os.mkdir
+
+        def mkdir(path, *arguments, **options):
+            if str(path).startswith(str(folder)):
+                raise OSError(errno.EROFS, "Read-only file system", str(path))
+            return make(path, *arguments, **options)
+
+        monkeypatch.setattr(os, "mkdir", mkdir)
+        yield folder
+        return
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("no right to mount a read-only file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def check(ran, where, *words):
+    assert ran.status == 1 and ran.err.count("\n") == 1, ran.err
+    assert ran.err.startswith(f"ERROR: {where}"), ran.err
+    assert all(word in ran.err for word in ("the file system is read-only; put it elsewhere", *words)), ran.err
+    assert "Traceback" not in ran.out and "WARNING" not in ran.out
+
+
+@pytest.mark.parametrize("argument", ["hydra.run.dir", "hydra.sweep.dir", None])
+def test_a_run_and_a_sweep_end_before_they_begin(train, place, monkeypatch, argument):
+    monkeypatch.setattr(torch, "manual_seed", pytest.fail)  # nothing of the run is begun
+    monkeypatch.setattr(cli, "OUTPUTS", place / "outputs")
+    cli.new_run_dir.cache_clear()
+    started = time.monotonic()
+    arguments = {
+        "hydra.run.dir": [f"hydra.run.dir={place / 'run'}"],
+        "hydra.sweep.dir": ["-m", "seed=1,2", f"hydra.sweep.dir={place / 'sweep'}"],
+        None: ['hydra.run.dir="${new_run_dir:${model.name}}"'],  # what a command takes that names no folder
+    }[argument]
+    ran = train(*arguments)
+    cli.new_run_dir.cache_clear()
+    check(ran, place, argument or "hydra.run.dir")
+    assert time.monotonic() - started < QUICK_S
+
+
+def test_a_run_there_can_be_measured_but_not_gone_on_with(train, tmp_path):
+    first = train("trainer.max_epochs=1")
+    bound = subprocess.run(["mount", "--bind", first.folder, first.folder], capture_output=True, check=False)
+    if bound.returncode:
+        pytest.skip("no right to mount a folder once more")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", first.folder], check=True)
+        last = f"ckpt_path={first.folder / 'checkpoints' / 'last.ckpt'}"
+        check(train(last, "trainer.max_epochs=3", small=False, to=first.folder), first.folder)
+        again = tmp_path / "again"
+        measured = train(last, "stages=[test]", f"hydra.run.dir={again}", small=False, to=again)
+        assert measured.status == 0, measured.err
+        assert measured.record["test"]["accuracy"] == first.record["test"]["accuracy"]
+        assert "result.json is not written (Read-only file system)" in " ".join(measured.record["run"]["warnings"])
+    finally:
+        subprocess.run(["umount", "--lazy", first.folder], check=True)

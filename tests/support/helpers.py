@@ -1,0 +1,81 @@
+"""What the tests share."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.run_folder import PROJECT
+
+SHARED = PROJECT.parent / "shared"  # real images and weights, where they are; tests that need them say so
+NOT_DRAWN = [
+    f"~callbacks.{name}" for name in ("contact_sheet", "image_logger", "feature_maps")
+]  # what takes longer than a small training
+CHROMIUM = shutil.which("chromium")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
+COLORS = {"blue": (40, 60, 200), "red": (200, 60, 40), "green": (50, 190, 60)}
+FINAL = {
+    "network": "truncated",
+    "backbone": "shufflenet_v2_x0_5",
+    "keep": 5,
+    "head": {"hidden_dims": [2], "dropout": [0.2, 0.02]},
+}  # the study's final network
+
+
+def make_images(root: Path, counts: dict[str, int], *, size: int = 48, seed: int = 0) -> Path:
+    """`counts` of noisy images a folder, e.g. {"train/red": 8}; the last part of the name gives the color."""
+    generator = np.random.default_rng(seed)
+    for folder, count in counts.items():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        color = np.array(COLORS.get(Path(folder).name, (128, 128, 128)))
+        for index in range(count):
+            pixels = (color + generator.normal(0, 25, (size, size, 3))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / folder / f"{index:03}.png")
+    return root
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows of a run: tag -> (epoch, value)."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [(s.step, s.value) for s in events.Scalars(tag)] for tag in ("train/loss", "val/accuracy", "lr")}
+
+
+def at_step(monkeypatch, step: int, action) -> None:
+    """Does something after a training step, once."""
+    from callbacks.terminate_on_nan import TerminateOnNaN
+
+    usual, done = TerminateOnNaN.on_train_batch_end, []
+
+    def then(self, trainer, *arguments):
+        usual(self, trainer, *arguments)
+        if trainer.global_step == step and not done:
+            done.append(step)
+            action()
+
+    monkeypatch.setattr(TerminateOnNaN, "on_train_batch_end", then)
+
+
+@contextlib.contextmanager
+def in_chromium(file: Path, **context) -> Iterator[tuple]:
+    """A page of 1280 x 900 that shows a file, what it asked for, and what it said: console, errors and dialogs."""
+    browsers = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
+    )
+    with browsers.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_context(viewport={"width": 1280, "height": 900}, **context).new_page()
+        requests, said = [], []
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        page.goto(file.as_uri())
+        yield page, requests, said
+        browser.close()

@@ -1,0 +1,37 @@
+"""HTML as a browser takes it apart."""
+
+from html.parser import HTMLParser
+
+
+class Parsed(HTMLParser):
+    """Tags with attributes, text by the tag that it stands in, and which tags stay open."""
+
+    VOID = {"meta", "img", "br", "input", "hr", "link"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self.open, self.wrong = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+        else:
+            self.wrong.append(tag)
+
+    def handle_data(self, data):
+        self.text.append((self.open[-1] if self.open else "", data))
+
+    def count(self, tag):
+        return sum(name == tag for name, _ in self.tags)
+
+    def words(self):
+        return " ".join(" ".join(data for tag, data in self.text if tag not in ("script", "style")).split())
