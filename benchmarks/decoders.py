@@ -1,21 +1,22 @@
-"""Which decoder the pixel store should use: a JPEG file to upright RGB at 256 x 256, one thread.
+"""Which decoder the pixel cache should use: a JPEG file to upright RGB at 256 x 256, one thread.
 
     python benchmarks/decoders.py --root DIR [--repeats 5]
 
-The photos of DIR and one 12-megapixel JPEG that this script makes; alternating, median (smallest to largest) of the
-repeats, milliseconds an image. torchcodec (pip install torchcodec) is left out with a line where it is not installed.
+The photos of DIR and 12-megapixel JPEGs that this script makes; alternating, milliseconds an image. torchcodec (pip install
+torchcodec) is skipped with a line where it is not installed. Writes outputs/benchmarks/decoders.json.
 """
 
-import argparse
-import statistics
+import functools
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from data_pipeline import big_images
 from PIL import Image, ImageOps
+from timing import alternate, parser, report
 from torchvision.transforms.v2 import functional as F
 
 from datamodules.decode import open_image, resize
@@ -35,38 +36,38 @@ def pillow_in_full(path: Path) -> np.ndarray:
 def torchcodec(path: Path) -> np.ndarray:
     from torchcodec.decoders import decode_image
 
-    pixels = decode_image(path.read_bytes())  # (3, H, W), turned as EXIF says
+    pixels = decode_image(path.read_bytes())  # (3, H, W), rotated according to its EXIF
     return F.resize(pixels, [SIZE, SIZE], antialias=True).permute(1, 2, 0).numpy()
 
 
+def ms_an_image(decoder: Callable[[Path], np.ndarray], files: list[Path]) -> float:
+    """Measure the decoding of all files."""
+    started = time.perf_counter()
+    for file in files:
+        decoder(file)
+    return (time.perf_counter() - started) / len(files) * 1e3
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", required=True, type=Path)
-    parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--root", required=True, type=Path)
+    args = options.parse_args()
     torch.set_num_threads(1)
     decoders = [pillow_with_draft, pillow_in_full, torchcodec]
     with tempfile.TemporaryDirectory() as folder:
-        photos = sorted(arguments.root.rglob("*.jpg"))
+        photos = sorted(args.root.rglob("*.jpg"))
         big = sorted(big_images(Path(folder), count=4).rglob("*.jpg"))
         try:
             torchcodec(photos[0])
         except ImportError as error:
-            print(f"torchcodec is left out: {error}")
+            print(f"torchcodec is skipped: {error}")
             decoders.remove(torchcodec)
-        for name, files in (("photos", photos), ("12 megapixels", big)):
-            times = {decoder: [] for decoder in decoders}
-            for _ in range(arguments.repeats):
-                for decoder in decoders:
-                    started = time.perf_counter()
-                    for file in files:
-                        decoder(file)
-                    times[decoder].append((time.perf_counter() - started) / len(files) * 1e3)
-            for decoder, values in times.items():
-                print(
-                    f"{name:14} {decoder.__name__:18} {statistics.median(values):7.2f} "
-                    f"({min(values):.2f} to {max(values):.2f}) ms an image, {len(files)} images, n = {len(values)}"
-                )
+        measures = {
+            f"{name}, {decoder.__name__}, ms an image": functools.partial(ms_an_image, decoder, files)
+            for name, files in ((f"{len(photos)} photos", photos), ("12 megapixels", big))
+            for decoder in decoders
+        }
+        report("decoders", alternate(measures, args.repeats))
 
 
 if __name__ == "__main__":

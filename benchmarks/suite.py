@@ -2,7 +2,7 @@
 
     python benchmarks/suite.py --root DIR --weights FILE --plain-loop FILE [--fastai PYTHON] [--target 0.80] [--repeats 5]
 
-DIR holds train/CLASS and val/CLASS. Alternating runs in one session; every contestant starts from the same pretrained trunk,
+DIR holds train/CLASS and val/CLASS. Alternating runs in one session; every contestant starts from the same pretrained backbone,
 trains with batches of 16 and prints a line an epoch; a run ends when its validation accuracy reaches the target, or at the
 limit. `--fastai` names a Python that has fastai. Writes outputs/benchmarks/suite.json and .png.
 """
@@ -10,7 +10,6 @@ limit. `--fastai` names a Python that has fastai. Writes outputs/benchmarks/suit
 import argparse
 import contextlib
 import itertools
-import json
 import os
 import re
 import signal
@@ -22,8 +21,8 @@ import time
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from timing import PROJECT, RESULTS, parser, save
 
-PROJECT = Path(__file__).resolve().parent.parent
 BASELINES = PROJECT / "benchmarks" / "baselines"
 LINE = re.compile(r"epoch +(\d+).*? (?:val accuracy|val(?! loss)) ([\d.]+)")
 PLAIN = "plain loop"
@@ -38,7 +37,7 @@ COLUMNS = {  # of the table -> in a run
 
 
 def contestants(args: argparse.Namespace, seed: int) -> dict[str, list[str]]:
-    """Name -> Python, script and arguments. The plain loop has a seed of its own, always the same."""
+    """Return Python, script and arguments by name. The plain loop has a seed of its own, always the same."""
     ours = [
         sys.executable, "train.py", "datamodule=image_folder", f"datamodule.root={args.root}", "trainer=cpu",
         f"model.weights={args.weights}", "stages=[fit]", f"seed={seed}",
@@ -62,7 +61,7 @@ def contestants(args: argparse.Namespace, seed: int) -> dict[str, list[str]]:
 
 
 def race(command: list[str], target: float, limit_s: float, images: int) -> dict:
-    """One run until the target or the limit: what COLUMNS names, and the curve of (seconds, accuracy)."""
+    """Run until the target or the limit; return what COLUMNS names, and the curve of (seconds, accuracy)."""
     with tempfile.TemporaryDirectory() as folder:
         python, script, *rest = command
         rest += [f"hydra.run.dir={folder}/run"] if script == "train.py" else []
@@ -95,7 +94,7 @@ def race(command: list[str], target: float, limit_s: float, images: int) -> dict
 
 
 def end(process: subprocess.Popen) -> None:
-    """With its workers."""
+    """End a contestant with its workers."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -105,7 +104,7 @@ def end(process: subprocess.Popen) -> None:
 
 
 def images_per_s(steps: list[float], epoch_ends: list[float], images: int) -> float | None:
-    """Of the training part of all epochs but the first: from the first to the last step of each."""
+    """Return the rate of the training part of all epochs but the first: from the first to the last step of each."""
     seen, seconds = 0, 0.0
     for start, end in itertools.pairwise(epoch_ends):
         of_epoch = [step for step in steps if start < step < end]
@@ -116,7 +115,7 @@ def images_per_s(steps: list[float], epoch_ends: list[float], images: int) -> fl
 
 
 def processes(session: int) -> list[Path]:
-    """The folders in /proc of a session's processes."""
+    """Return the folders in /proc of a session's processes."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -126,7 +125,7 @@ def processes(session: int) -> list[Path]:
 
 
 def memory_mib(session: int) -> float:
-    """What a contestant and its workers hold, pages that they share counted once."""
+    """Return the memory of a contestant and its workers, pages that they share counted once."""
     total = 0
     for folder in processes(session):
         with contextlib.suppress(OSError):
@@ -135,7 +134,7 @@ def memory_mib(session: int) -> float:
 
 
 def cpu_seconds(session: int) -> float:
-    """Processor time of a contestant and its workers, with those that have ended."""
+    """Return the processor time of a contestant and its workers, with those that have ended."""
     ticks = 0
     for folder in processes(session):
         with contextlib.suppress(OSError):
@@ -144,7 +143,7 @@ def cpu_seconds(session: int) -> float:
 
 
 def spread(values: list[float | None]) -> str:
-    """`12.3 (11.9 to 13.0)`, or how many did not get there."""
+    """Return `12.3 (11.9 to 13.0)`, and how many reached it where not all did."""
     reached = [value for value in values if value is not None]
     if not reached:
         return "not reached"
@@ -155,7 +154,7 @@ def spread(values: list[float | None]) -> str:
 
 
 def table(runs: dict[str, list[dict]], target: float) -> str:
-    """A row a contestant; ratios to the plain loop are run by run."""
+    """Return a table, a row a contestant; ratios to the plain loop are run by run."""
     n = len(runs[PLAIN])
     lines = [f"| contestant (n = {n}) | {' | '.join(COLUMNS)} | of the plain loop's time |", "|---" * 7 + "|"]
     for name, many in runs.items():
@@ -169,7 +168,7 @@ def table(runs: dict[str, list[dict]], target: float) -> str:
 
 
 def draw(runs: dict[str, list[dict]], target: float) -> Figure:
-    """Validation accuracy against seconds since the command, a line a run."""
+    """Draw validation accuracy against seconds since the command, a line a run."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     colors = ("#D55E00", "#0072B2", "#000000", "#009E73", "#CC79A7")  # Okabe & Ito
@@ -186,31 +185,28 @@ def draw(runs: dict[str, list[dict]], target: float) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True, type=Path)
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--plain-loop", required=True)
-    parser.add_argument("--fastai")
-    parser.add_argument("--target", type=float, default=0.80)
-    parser.add_argument("--limit", type=float, default=150, help="seconds for each run")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=6, help="of recipe=fast")
-    parser.add_argument("--seed", type=int, default=11, help="of the first repeat; the next ones count on")
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--root", required=True, type=Path)
+    options.add_argument("--weights", required=True)
+    options.add_argument("--plain-loop", required=True)
+    options.add_argument("--fastai")
+    options.add_argument("--target", type=float, default=0.80)
+    options.add_argument("--limit", type=float, default=150, help="seconds for each run")
+    options.add_argument("--epochs", type=int, default=6, help="of recipe=fast")
+    options.add_argument("--seed", type=int, default=11, help="of the first repeat; each next one is 1 higher")
+    args = options.parse_args()
     args.root = args.root.resolve()
     args.weights, args.plain_loop = (str(Path(path).resolve()) for path in (args.weights, args.plain_loop))
     images = sum(1 for _ in args.root.glob("train/*/*"))
-    place = PROJECT / "outputs" / "benchmarks"
-    place.mkdir(parents=True, exist_ok=True)
     runs: dict[str, list[dict]] = {}
     for repeat in range(args.repeats):
         for name, command in contestants(args, args.seed + repeat).items():
             runs.setdefault(name, []).append(race(command, args.target, args.limit, images))
             print(f"{repeat + 1}/{args.repeats} {name}: {spread([runs[name][-1]['seconds']])}", flush=True)
         machine = {"processors": os.cpu_count(), "batch": BATCH}
-        (place / "suite.json").write_text(json.dumps({"target": args.target, **machine, "runs": runs}, indent=1))
+        save("suite", {"target": args.target, **machine, "runs": runs})
     print(f"\n{table(runs, args.target)}")
-    draw(runs, args.target).savefig(place / "suite.png", dpi=110)
+    draw(runs, args.target).savefig(RESULTS / "suite.png", dpi=110)
 
 
 if __name__ == "__main__":

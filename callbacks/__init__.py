@@ -1,1 +1,1 @@
-"""What happens around training, and around a run."""
+"""Lightning callbacks. They import no engine: engine/run/stages.py gives them what they need."""

@@ -1,4 +1,4 @@
-"""The study's line an epoch, metrics.csv, and the scalars in TensorBoard."""
+"""Log each epoch: a line on the screen, a row of metrics.csv, scalars in TensorBoard."""
 
 import logging
 import time
@@ -6,45 +6,41 @@ from pathlib import Path
 
 import lightning as L
 
-from common.atomic_io import tolerate_disk_errors, write_csv
+from common.errors import UserError
+from common.run_folder import METRIC_COLUMNS, RunFolder
 from common.text import finite_number
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")
-
 
 class EpochLogger(L.Callback):
-    """One row an epoch, counted from 1. The rows are part of every checkpoint, so that none is lost or doubled."""
+    """Log one row an epoch, counted from 1. The rows are part of every checkpoint, so that none is lost or doubled."""
 
     def __init__(self):
         self.rows: list[dict[str, float]] = []
-        self._started = 0.0
+        self._started_s = 0.0
 
     def on_train_start(self, trainer, pl_module) -> None:
-        self._started = time.perf_counter()  # of an epoch that goes on in the middle
+        self._started_s = time.perf_counter()  # of an epoch that is resumed in the middle
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
-        self._started = time.perf_counter()
+        self._started_s = time.perf_counter()
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
         metrics = trainer.callback_metrics
         row = {"epoch": trainer.current_epoch + 1}
-        row |= {name: float(metrics[name]) for name in COLUMNS[1:-1]}
+        row |= {name: float(metrics[name]) for name in METRIC_COLUMNS[1:-1]}
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         self.rows.append(row)
         if not trainer.is_global_zero:
             return
-        path = Path(trainer.default_root_dir) / "metrics.csv"
-        with tolerate_disk_errors(path):
-            write_csv(path, COLUMNS, self.rows)
+        RunFolder(Path(trainer.default_root_dir)).write_metrics(self.rows)
         for logger in trainer.loggers:
-            logger.log_metrics({name: row[name] for name in COLUMNS[1:]}, step=row["epoch"])
-        split = "val" if trainer.datamodule.select_on == "val" else "test"
-        digits = len(str(trainer.max_epochs))
+            logger.log_metrics({name: row[name] for name in METRIC_COLUMNS[1:]}, step=row["epoch"])
+        split = trainer.datamodule.select_on
         log.info(
             "epoch %*d/%d  loss %.4f  train accuracy %.4f  %s accuracy %.4f  %s loss %.4f  lr %.1e  (%.1f s)",
-            digits,
+            len(str(trainer.max_epochs)),
             row["epoch"],
             trainer.max_epochs,
             row["train/loss"],
@@ -54,7 +50,7 @@ class EpochLogger(L.Callback):
             split,
             row["val/loss"],
             row["lr"],
-            time.perf_counter() - self._started,
+            time.perf_counter() - self._started_s,
         )
 
     def state_dict(self) -> dict:
@@ -62,6 +58,8 @@ class EpochLogger(L.Callback):
 
     def load_state_dict(self, state_dict: dict) -> None:
         rows = list(state_dict["rows"])
-        if not all(isinstance(row, dict) and set(row) == set(COLUMNS) and finite_number(row["epoch"]) for row in rows):
-            raise ValueError("its lines of metrics.csv are none")
+        if not all(
+            isinstance(row, dict) and set(row) == set(METRIC_COLUMNS) and finite_number(row["epoch"]) for row in rows
+        ):
+            raise UserError("its rows of metrics.csv are malformed")
         self.rows = rows

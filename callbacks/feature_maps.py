@@ -1,4 +1,4 @@
-"""Images of what a network sees: feature maps of one image, and the order that channel shuffle makes."""
+"""Draw what a network computes: feature maps of one image, and the order that channel shuffle makes."""
 
 from pathlib import Path
 
@@ -7,16 +7,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from callbacks.image_logger import log_image
-from common.atomic_io import tolerate_disk_errors
-from common.image_grid import Titled, rows_of_images, save_png
+from callbacks.image_logger import save_figure
+from common.image_grid import Titled, rows_of_images
 from lightning_modules.networks.surgery import shuffle_order
 
 SHOWN = 8  # channels of each layer
 
 
 class FeatureMaps(L.Callback):
-    """Draws feature_maps.png, and channel_shuffle.png where the network has one, after the last pass over test (or val).
+    """Draw feature_maps.png, and channel_shuffle.png where the network has one, after the last pass over test (or val).
 
     The maps are those after the first and the last depthwise and pointwise convolution; of a network without depthwise
     convolutions, after its first and last convolution.
@@ -34,28 +33,23 @@ class FeatureMaps(L.Callback):
             return
         data = trainer.datamodule
         row = int(data.catalog.rows(split)[0])
-        pixels = data.store[row]  # (H, W, 3)
+        pixels = data.pixel_cache[row]  # (H, W, 3)
         image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]  # (1, 3, H, W)
         batch = data.on_after_batch_transfer({"pixels": image.to(pl_module.device)}, 0)
         rows = [("", [(pixels, Path(data.catalog.paths[row]).name)])]
-        for words, maps in capture(pl_module.network, batch["pixels"]).items():
-            side = f"{maps.shape[0]} maps of {maps.shape[1]} x {maps.shape[2]}"
-            rows.append((f"{words}\n{side}", most_varied(maps)))
-        figures = {"feature_maps": rows_of_images(rows)}
+        for title, maps in capture(pl_module.network, batch["pixels"]).items():
+            size = f"{maps.shape[0]} maps of {maps.shape[1]} x {maps.shape[2]}"
+            rows.append((f"{title}\n{size}", most_varied(maps)))
+        save_figure(trainer, "feature_maps", rows_of_images(rows))
         order = shuffle_order(pl_module.network)
         if order is not None:
             from evaluation.figures import channel_order, figure_pixels  # late: nothing is drawn before the first step
 
-            figures["channel_shuffle"] = figure_pixels(channel_order(*order))
-        for name, pixels in figures.items():
-            path = Path(trainer.default_root_dir) / f"{name}.png"
-            with tolerate_disk_errors(path):
-                save_png(pixels, path)
-            log_image(trainer, name, pixels)
+            save_figure(trainer, "channel_shuffle", figure_pixels(channel_order(*order)))
 
 
 def most_varied(maps: np.ndarray) -> list[Titled]:
-    """The channels of (C, H, W) that vary most, each from its own 1st to its own 99th percentile, dark to bright."""
+    """Return the channels of (C, H, W) that vary most, each scaled from its own 1st to its own 99th percentile."""
     spread = maps.reshape(len(maps), -1).std(axis=1)
     shown = []
     for channel in sorted(np.argsort(-spread, kind="stable")[:SHOWN]):
@@ -66,7 +60,7 @@ def most_varied(maps: np.ndarray) -> list[Titled]:
 
 
 def chosen_layers(network: nn.Module) -> dict[str, nn.Conv2d]:
-    """Words for a layer -> the layer."""
+    """Return the convolutions to draw, by the title of their row."""
     convolutions = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)}
     depthwise = [name for name, layer in convolutions.items() if layer.groups == layer.in_channels > 1]
     pointwise = [name for name, layer in convolutions.items() if layer.kernel_size == (1, 1)]
@@ -79,15 +73,15 @@ def chosen_layers(network: nn.Module) -> dict[str, nn.Conv2d]:
 
 
 @torch.no_grad()
-def capture(network: nn.Module, image: torch.Tensor) -> dict:
-    """Words for a layer -> its output for the image (1, 3, H, W), as (C, H', W') floats."""
+def capture(network: nn.Module, image: torch.Tensor) -> dict[str, np.ndarray]:
+    """Return the output of each chosen layer, (C, H', W') floats by title, for the image (1, 3, H, W)."""
     captured, handles = {}, []
     was_training = network.training
     try:
-        for words, layer in chosen_layers(network).items():
+        for title, layer in chosen_layers(network).items():
 
-            def keep(_module, _inputs, output, words=words):
-                captured[words] = output[0].float().cpu().numpy()
+            def keep(_module, _inputs, output, title=title):
+                captured[title] = output[0].float().cpu().numpy()
 
             handles.append(layer.register_forward_hook(keep))
         network.eval()(image)

@@ -1,4 +1,4 @@
-"""The trunk kept as it is, for the whole training or for its first epochs."""
+"""Freeze the backbone, for the whole training or for its first epochs."""
 
 import lightning as L
 
@@ -6,17 +6,17 @@ from lightning_modules.networks.surgery import set_frozen
 
 
 class FreezeBackbone(L.Callback):
-    """Trains the head alone.
+    """Train only the head.
 
     Args:
-        epochs: thaws the trunk after so many; True keeps it frozen to the end.
+        epochs: after which the backbone is unfrozen; True keeps it frozen to the end.
     """
 
     def __init__(self, *, epochs: int | bool):
         self.epochs = epochs
 
     def on_train_start(self, trainer, pl_module) -> None:
-        self.on_train_epoch_start(trainer, pl_module)  # Lightning leaves it out where it goes on in the middle of one
+        self.on_train_epoch_start(trainer, pl_module)  # Lightning skips it where an epoch is resumed in the middle
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         set_frozen(pl_module.network, self.epochs is True or trainer.current_epoch < self.epochs)

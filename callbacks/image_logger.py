@@ -2,50 +2,65 @@
 
 from copy import copy
 from itertools import islice
+from pathlib import Path
 
 import lightning as L
 import numpy as np
 import torch
 
-from common.image_grid import grid
+from callbacks.prediction_writer import PredictionWriter
+from common.atomic_io import tolerate_disk_errors
+from common.image_grid import grid, save_png
+from common.run_folder import RunFolder
+from evaluation.scores import count_confusion
 
 SHOWN = 16  # images of the batch
 
 
 class ImageLogger(L.Callback):
-    """Draws the first training batch when training starts and the confusion matrix of each pass over val or test."""
+    """Log the first training batch when training starts and the confusion matrix of each pass over val or test."""
 
     def on_train_start(self, trainer, pl_module) -> None:
         if trainer.current_epoch or not trainer.is_global_zero:
             return
         loader = trainer.train_dataloader
         sampler = copy(loader.sampler)
-        sampler.skip = 0  # the loader's own goes on in the middle of an epoch
+        sampler.skip = 0  # the loader's own may resume in the middle of an epoch
         first = list(islice(sampler, min(SHOWN, loader.batch_size)))
         batch = loader.dataset.__getitems__(first)  # not a second loader, which would start its workers for one batch
         batch = trainer.datamodule.on_after_batch_transfer(batch, 0)
         mean, std = (torch.tensor(pl_module.hparams[name]).view(3, 1, 1) for name in ("mean", "std"))
-        pixels = (batch["pixels"].cpu() * std + mean).clamp(0, 1)  # (B, 3, H, W), back to colors one can look at
+        pixels = (batch["pixels"].cpu() * std + mean).clamp(0, 1)  # (B, 3, H, W), back to visible colors
         titles = [pl_module.classes[label] for label in batch["labels"].tolist()]
         images = pixels.permute(0, 2, 3, 1).numpy()
         log_image(trainer, "augmented_batch", grid(list(zip(images, titles, strict=True))))
 
     def on_validation_end(self, trainer, pl_module) -> None:
         if trainer.state.fn == "validate":
-            self._draw_confusion(trainer, pl_module, "val")
+            self._draw_confusion(trainer, "val")
 
     def on_test_end(self, trainer, pl_module) -> None:
-        self._draw_confusion(trainer, pl_module, "test")
+        self._draw_confusion(trainer, "test")
 
-    def _draw_confusion(self, trainer, pl_module, stage: str) -> None:
+    def _draw_confusion(self, trainer, split: str) -> None:
         from evaluation.figures import confusion_matrix, figure_pixels  # late: nothing is drawn before the first step
 
         if trainer.is_global_zero:
-            matrix = pl_module.results[stage]["confusion"]
-            log_image(trainer, f"confusion/{stage}", figure_pixels(confusion_matrix(matrix, pl_module.classes)))
+            writer = next(callback for callback in trainer.callbacks if isinstance(callback, PredictionWriter))
+            found = writer.predictions[split]
+            counts = count_confusion(found.labels, found.predicted, len(found.classes))
+            log_image(trainer, f"confusion/{split}", figure_pixels(confusion_matrix(counts, found.classes)))
 
 
 def log_image(trainer, name: str, pixels: np.ndarray) -> None:
-    """An image (H, W, 3) of uint8 into every logger of the run, at the current epoch."""
+    """Log an image (H, W, 3) of uint8 to every logger of the run, at the current epoch."""
     for logger in trainer.loggers:
         logger.experiment.add_image(name, pixels, trainer.current_epoch, dataformats="HWC")
+
+
+def save_figure(trainer, name: str, pixels: np.ndarray) -> None:
+    """Write NAME.png, an image (H, W, 3) of uint8, into the run's folder, and log it."""
+    path = RunFolder(Path(trainer.default_root_dir)).figure(name)
+    with tolerate_disk_errors(path):
+        save_png(pixels, path)
+    log_image(trainer, name, pixels)

@@ -1,4 +1,4 @@
-"""The head learns first, on features that are computed once."""
+"""Linear probing before fine-tuning: the head learns first, on features that are computed once."""
 
 import logging
 from collections.abc import Iterator
@@ -7,18 +7,19 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from lightning_modules.networks.surgery import batch_norms, find_head, has_trained_statistics
 
 log = logging.getLogger(__name__)
 
 
 class LinearProbe(L.Callback):
-    """Trains the head alone before the first step, on what the backbone gives for the images as they are.
+    """Train only the head before the first step, on the backbone's features of the images without augmentation.
 
-    A pretrained backbone is not torn down then by what a random head asks of it (Kumar et al. 2022, arXiv:2202.10054), at
+    The gradients of a random head then do not distort a pretrained backbone (LP-FT: Kumar et al. 2022, arXiv:2202.10054), at
     the cost of one forward pass. All features are one batch, and standardized while the head learns: the features
     of the study's network have a standard deviation of 0.02, which a small learning rate takes dozens of epochs to make
-    up for. AdamW. The head's dropout is off from then on: it would take away a feature's mean with it, which is several times
+    up for. AdamW. The head's dropout is off from then on: it would remove a feature's mean with it, which is several times
     its deviation.
 
     Args:
@@ -29,34 +30,34 @@ class LinearProbe(L.Callback):
 
     def __init__(self, *, steps: int, lr: float, weight_decay: float):
         if steps < 0:
-            raise ValueError(f"callbacks.linear_probe.steps={steps}: use 0 (none) or more")
+            raise UserError(f"callbacks.linear_probe.steps={steps}: use 0 (none) or more")
         self.enabled = steps > 0
         self.steps = steps
         self.lr = lr
         self.weight_decay = weight_decay
-        self.done = False  # part of every checkpoint: where it was left out, the dropout stays
+        self.done = False  # part of every checkpoint: where it was skipped, the dropout stays
 
     def on_train_start(self, trainer, pl_module) -> None:
         head = find_head(pl_module.network)
         if head is None:
-            raise ValueError(
+            raise UserError(
                 "callbacks.linear_probe: it is not known where the head of this network begins; use "
                 "callbacks.linear_probe.steps=0"
             )
-        if trainer.global_step > 0:  # going on
+        if trainer.global_step > 0:  # resumed
             if self.done:
                 disable_dropout(head)
             return
         norms = batch_norms(pl_module.network).values()
         if norms and not any(map(has_trained_statistics, norms)):
-            log.warning("callbacks.linear_probe: the backbone was never trained, so its features say nothing: left out")
+            log.warning("callbacks.linear_probe: skipped, since the backbone is not pretrained")
             return
         self.done = True
         disable_dropout(head)
         features, labels, weights = head_features(trainer, pl_module, head)
         with torch.enable_grad():
             loss = self._train(pl_module, head, features, labels, weights)
-        log.info("head: %d steps on the features of %d images, loss %.4f", self.steps, len(labels), loss)
+        log.info("linear probe: %d steps on the features of %d images, loss %.4f", self.steps, len(labels), loss)
 
     def state_dict(self) -> dict:
         return {"done": self.done}
@@ -81,23 +82,27 @@ class LinearProbe(L.Callback):
 
 
 def disable_dropout(head: nn.Module) -> None:
-    """Of all layers of the head."""
+    """Set the rate of every dropout layer of the head to 0."""
     for module in head.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
 
 
 def standardization(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (C,) of features (N, C), and one scale for all: a scale each blows up those that hardly vary."""
+    """Return the mean (C,) of features (N, C), and one scale for all: one for each would blow up those that hardly vary."""
     deviation = features.std(0).mean()
     return features.mean(0), deviation if deviation > 0 else torch.ones_like(deviation)
 
 
 def first_linear(head: nn.Module) -> nn.Linear:
-    """Raises ValueError for a head that has none."""
+    """Return the head's first linear layer.
+
+    Raises:
+        UserError: it has none.
+    """
     found = next((module for module in head.modules() if isinstance(module, nn.Linear)), None)
     if found is None:
-        raise ValueError(
+        raise UserError(
             "callbacks.linear_probe: the head of this network has no linear layer; use callbacks.linear_probe.steps=0"
         )
     return found
@@ -105,14 +110,14 @@ def first_linear(head: nn.Module) -> nn.Linear:
 
 @torch.no_grad()
 def fold_standardization(linear: nn.Linear, mean: Tensor, scale: Tensor) -> None:
-    """Makes the layer give for features what it gives for standardized ones now."""
+    """Change the layer so that it maps features as it mapped standardized ones."""
     linear.weight /= scale
     linear.bias -= linear.weight @ mean
 
 
 @torch.no_grad()
 def head_features(trainer, pl_module, head) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What reaches the head (N, ...), labels (N,) and, where there are, weights (N,) of all training images."""
+    """Return the head's input (N, ...), labels (N,) and, where there are, weights (N,) of all training images."""
     seen = []
     hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     pl_module.network.eval()
@@ -129,6 +134,6 @@ def head_features(trainer, pl_module, head) -> tuple[Tensor, Tensor, Tensor | No
 
 
 def unaugmented_batches(trainer, pl_module) -> Iterator[dict[str, Tensor]]:
-    """Batches of normalized images on the device, without augmentation, the same in every process."""
-    for batch in trainer.datamodule.plain_train_dataloader():
-        yield trainer.strategy.batch_to_device(batch, pl_module.device)  # with the data module's hook, that normalizes
+    """Yield batches of normalized training images on the device, without augmentation, the same in every process."""
+    for batch in trainer.datamodule.unaugmented_train_dataloader():
+        yield trainer.strategy.batch_to_device(batch, pl_module.device)  # with the data module's hook, which normalizes

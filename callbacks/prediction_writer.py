@@ -1,4 +1,4 @@
-"""predictions.csv and predictions_val.csv: what the network says of every image of a split."""
+"""Collect the predictions of val and test and write predictions.csv and predictions_val.csv."""
 
 from pathlib import Path
 
@@ -6,17 +6,15 @@ import lightning as L
 import numpy as np
 import torch
 
-from common.atomic_io import tolerate_disk_errors, write_csv
-from common.predictions_csv import FILES
+from common.predictions_csv import Predictions, write_predictions
+from common.run_folder import RunFolder
 
 
 class PredictionWriter(L.Callback):
-    """Collects rows and probabilities of a pass over val or test outside of training; one line an image, each once."""
+    """Collect the probabilities of a pass over val or test outside of training, and write a row an image, each once."""
 
     def __init__(self):
-        self.tables: dict[str, list[dict]] = {}  # split -> lines
-        self.labels: dict[str, np.ndarray] = {}  # split -> (n,)
-        self.probabilities: dict[str, np.ndarray] = {}  # split -> (n, K), not rounded
+        self.predictions: dict[str, Predictions] = {}  # by split, in the order of the catalog
         self._rows: list[torch.Tensor] = []
         self._probabilities: list[torch.Tensor] = []
 
@@ -39,31 +37,24 @@ class PredictionWriter(L.Callback):
         self._probabilities.append(outputs["probabilities"].cpu())
 
     def _finish(self, trainer, classes: list[str], split: str) -> None:
-        rows = [row for batch in self._rows for row in batch.tolist()]
-        probabilities = [p for batch in self._probabilities for p in batch.tolist()]
+        parts = [(torch.cat(self._rows).numpy(), torch.cat(self._probabilities).double().numpy())]
         self._rows, self._probabilities = [], []
         if trainer.world_size > 1:
-            parts = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, (rows, probabilities))
-            rows = [row for part in parts for row in part[0]]
-            probabilities = [p for part in parts for p in part[1]]
-        catalog, store = trainer.datamodule.catalog, trainer.datamodule.store
-        table = []
-        for row, line in sorted(zip(rows, probabilities, strict=True)):
-            table.append(
-                {
-                    "path": catalog.paths[row],
-                    "fingerprint": store.facts.fingerprints[row],
-                    "label": classes[catalog.labels[row]],
-                    "predicted": classes[max(range(len(line)), key=line.__getitem__)],
-                    **{f"p_{name}": f"{p:.6f}" for name, p in zip(classes, line, strict=True)},
-                }
-            )
+            own, parts = parts[0], [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, own)
+        rows, probabilities = (np.concatenate(each) for each in zip(*parts, strict=True))  # (n,), (n, K)
         order = np.argsort(rows)
-        self.labels[split] = catalog.labels[np.asarray(rows)[order]]
-        self.probabilities[split] = np.asarray(probabilities, dtype=np.float64)[order]
-        self.tables[split] = table
+        rows, probabilities = rows[order], probabilities[order]
+        catalog, stats = trainer.datamodule.catalog, trainer.datamodule.pixel_cache.stats
+        folder = RunFolder(Path(trainer.default_root_dir))
+        self.predictions[split] = Predictions(
+            fingerprints=[stats.fingerprints[row] for row in rows],
+            labels=catalog.labels[rows],
+            predicted=probabilities.argmax(axis=1),
+            classes=classes,
+            probabilities=probabilities,
+            paths=[catalog.paths[row] for row in rows],
+            source=folder,
+        )
         if trainer.is_global_zero:
-            path = Path(trainer.default_root_dir) / FILES[split]
-            with tolerate_disk_errors(path):
-                write_csv(path, list(table[0]), table)
+            write_predictions(folder, split, self.predictions[split])

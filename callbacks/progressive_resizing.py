@@ -1,25 +1,26 @@
-"""Smaller images first: most of the training at a fraction of the cost."""
+"""Train on smaller images first: most of the training at a fraction of the cost."""
 
 import lightning as L
 
+from common.errors import UserError
 from lightning_modules.networks.surgery import smallest_image_size
 
 
 class ProgressiveResizing(L.Callback):
-    """Trains on smaller images at first and on whole ones at the end; they are measured whole all the time.
+    """Train on smaller images at first and in full size at the end; val and test are always in full size.
 
     A step costs as the square of the side. Howard 2018, the fast.ai entry to DAWNBench (progressive resizing); Tan & Le 2021,
     arXiv:2104.00298, section 4.
 
     Args:
         initial_scale: side of the smaller images, as a share of the image size.
-        epoch_fraction: of the epochs that see them, rounded down.
+        epoch_fraction: share of the epochs that see them, rounded down to whole epochs.
     """
 
     def __init__(self, *, initial_scale: float, epoch_fraction: float):
         for name, value in (("initial_scale", initial_scale), ("epoch_fraction", epoch_fraction)):
             if not 0 < value <= 1:
-                raise ValueError(f"callbacks.progressive_resizing.{name}={value}: use a share above 0 and up to 1")
+                raise UserError(f"callbacks.progressive_resizing.{name}={value}: use a share above 0 and up to 1")
         self.enabled = initial_scale != 1
         self.initial_scale = initial_scale
         self.epoch_fraction = epoch_fraction
@@ -29,13 +30,13 @@ class ProgressiveResizing(L.Callback):
             return
         side = round(self.initial_scale * trainer.datamodule.image_size)
         if smallest_image_size(pl_module.network, side, start=side) is None:
-            raise ValueError(
-                f"callbacks.progressive_resizing.initial_scale={self.initial_scale}: this network does not take images of {side} pixels; use "
-                "callbacks.progressive_resizing.initial_scale=1"
+            raise UserError(
+                f"callbacks.progressive_resizing.initial_scale={self.initial_scale}: this network does not take images of "
+                f"{side} pixels; use callbacks.progressive_resizing.initial_scale=1"
             )
 
     def on_train_start(self, trainer, pl_module) -> None:
-        self.on_train_epoch_start(trainer, pl_module)  # Lightning leaves it out where it goes on in the middle of one
+        self.on_train_epoch_start(trainer, pl_module)  # Lightning skips it where an epoch is resumed in the middle
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         small = trainer.current_epoch < int(self.epoch_fraction * trainer.max_epochs)

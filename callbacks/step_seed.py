@@ -1,4 +1,4 @@
-"""Randomness that depends on the seed and the step alone."""
+"""Seed every training step, so that its randomness depends on the seed and the step only."""
 
 import hashlib
 import random
@@ -9,10 +9,10 @@ import torch
 
 
 class StepSeed(L.Callback):
-    """Seeds Python, NumPy and torch before every training step from (seed, step, process).
+    """Seed Python, NumPy and torch before every training step from (seed, step, process).
 
-    What is drawn in a step (dropout, mostly) then does not depend on what was drawn before it, so that going on from a
-    checkpoint equals never having stopped without any state to keep.
+    The draws of a step (dropout, mostly) then do not depend on earlier draws, so that resuming from a checkpoint equals
+    never having stopped without any state to keep.
     """
 
     def __init__(self, *, seed: int):

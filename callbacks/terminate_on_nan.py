@@ -1,22 +1,22 @@
-"""A loss that is no number ends the run before its weights become a checkpoint."""
+"""End the run on a NaN or infinite loss, before its weights become a checkpoint."""
 
 import signal
 
 import lightning as L
 import torch
 
-from common.errors import StopRequested
+from common.errors import StopRequested, UserError
 from common.text import join_words
 
-EVERY_ON_DEVICE = 50  # steps: a look at a number of the device waits for the device
+EVERY_ON_DEVICE = 50  # steps: reading a number waits for the device
 
 
-class DivergedError(ValueError):
-    """The loss is no number; the text is for the user."""
+class DivergedError(UserError):
+    """End a run whose loss is NaN or infinite."""
 
 
 class TerminateOnNaN(L.Callback):
-    """Looks at the loss after each step, on a GPU at the sum of the last steps from time to time.
+    """Check the loss after each step; on a GPU now and then the sum over the last steps.
 
     Raises:
         DivergedError: NaN or infinite; names step, learning rate and images.
@@ -34,7 +34,7 @@ class TerminateOnNaN(L.Callback):
         if loss.device.type != "cpu" and step % EVERY_ON_DEVICE and not trainer.is_last_batch:
             return
         value = self._sum
-        if trainer.world_size > 1:  # all end in the same step: one that went on would wait for the others
+        if trainer.world_size > 1:  # all processes end in the same step: one that continued would wait for the others
             value = trainer.strategy.reduce(value.clone(), reduce_op="sum")
         if not torch.isfinite(value):
             rows = batch["rows"].tolist()
@@ -43,17 +43,17 @@ class TerminateOnNaN(L.Callback):
                 torch.distributed.all_gather_object(parts, rows)
                 rows = [row for part in parts for row in part]
             if not trainer.is_global_zero:
-                raise StopRequested(signal.SIGTERM)  # the first process says why
+                raise StopRequested(signal.SIGTERM)  # the first process shows the reason
             raise DivergedError(self._message(trainer, float(value), step, rows))
         self._sum = None
 
     def _message(self, trainer, value: float, step: int, rows: list[int]) -> str:
         where = f"step {step}" if self._since == step else f"one of the steps {self._since} to {step}"
         paths = trainer.datamodule.catalog.paths
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        lr = trainer.optimizers[0].param_groups[0]["lr"]
         images = join_words([paths[row] for row in rows], 16)
         return (
-            f"the loss is {value} at {where} (epoch {trainer.current_epoch + 1}, learning rate {rate:g}). A smaller "
-            "optimizer.lr or trainer.gradient_clip_val=1 helps mostly; last.ckpt and best.ckpt are from before. "
-            f"Images of {'the step' if self._since == step else 'the last step'}: {images}"
+            f"the loss is {value} at {where} (epoch {trainer.current_epoch + 1}, learning rate {lr:g}). Try a smaller "
+            "optimizer.lr or trainer.gradient_clip_val=1; last.ckpt and best.ckpt are from before. "
+            f"Images of {'this step' if self._since == step else 'the last step'}: {images}"
         )

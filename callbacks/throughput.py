@@ -1,4 +1,4 @@
-"""How fast the run trains."""
+"""Measure how fast the run trains and how much memory it takes."""
 
 import sys
 import time
@@ -6,49 +6,53 @@ import time
 import lightning as L
 import torch
 
-from engine.cli import STARTED
+from common import run_record
+from common.run_record import EpochSpeed
 
 
 class Throughput(L.Callback):
-    """Seconds to the first optimizer step, and images a second of the training part of each epoch."""
+    """Measure the seconds to the first optimizer step, and the images a second of the training part of each epoch.
 
-    def __init__(self):
+    Args:
+        started_s: `time.perf_counter()` when the process, or its job of a sweep, started.
+    """
+
+    def __init__(self, *, started_s: float):
+        self.started_s = started_s
         self.first_step_s: float | None = None
-        self.epochs: list[dict] = []  # images, seconds
-        self._epoch_started = 0.0
+        self.epochs: list[EpochSpeed] = []
+        self._epoch_started_s = 0.0
         self._images = 0
 
     def on_train_start(self, trainer, pl_module) -> None:
-        self.on_train_epoch_start(trainer, pl_module)  # Lightning leaves it out where it goes on in the middle of one
+        self.on_train_epoch_start(trainer, pl_module)  # Lightning skips it where an epoch is resumed in the middle
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
-        self._epoch_started = time.perf_counter()
+        self._epoch_started_s = time.perf_counter()
         self._images = 0
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self._images += len(batch["labels"])
         if self.first_step_s is None:
-            self.first_step_s = time.perf_counter() - STARTED[-1]
+            self.first_step_s = time.perf_counter() - self.started_s
         if trainer.is_last_batch:
-            self.epochs.append(
-                {"images": self._images * trainer.world_size, "seconds": time.perf_counter() - self._epoch_started}
-            )
+            seconds = time.perf_counter() - self._epoch_started_s
+            self.epochs.append(EpochSpeed(images=self._images * trainer.world_size, seconds=round(seconds, 3)))
 
-    def measured(self) -> dict:
-        """The record's `throughput`; the first epoch is left out, since it warms up."""
+    def measured(self) -> run_record.Throughput:
+        """Return the record's `throughput`; the rate excludes the first epoch, which warms up."""
         steady = self.epochs[1:]
-        seconds = sum(epoch["seconds"] for epoch in steady)
-        rate = sum(epoch["images"] for epoch in steady) / seconds if seconds else None
-        return {
-            "train_images_per_s": rate and round(rate, 1),
-            "epochs": [{"images": e["images"], "seconds": round(e["seconds"], 3)} for e in self.epochs],
-            "time_to_first_step_s": self.first_step_s and round(self.first_step_s, 2),
-            "peak_memory_mib": peak_memory_mib(),
-        }
+        seconds = sum(epoch.seconds for epoch in steady)
+        return run_record.Throughput(
+            train_images_per_s=round(sum(epoch.images for epoch in steady) / seconds, 1) if seconds else None,
+            epochs=self.epochs,
+            time_to_first_step_s=self.first_step_s and round(self.first_step_s, 2),
+            peak_memory_mib=peak_memory_mib(),
+        )
 
 
 def peak_memory_mib() -> dict[str, float]:
-    """Largest resident memory of the process, and of the GPU where one was used."""
+    """Return the largest resident memory of the process, and of the GPU where there is one."""
     peaks = {}
     if sys.platform != "win32":
         import resource

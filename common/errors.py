@@ -1,19 +1,19 @@
-"""What ends a command: an error of the user's, a signal, a search that prunes a trial; and the disk's errors in words."""
+"""Exceptions that end a command, and the texts for errors of the disk."""
 
 import errno
 import signal
 
 
 class UserError(ValueError):
-    """Say what the user can change: the key or file, the value found, what is allowed, the next step.
+    """Name what the user can change: the key or file, the value found, what is allowed, the next step.
 
-    The root scripts show its text without a traceback. Every other exception is a defect of this project and keeps its
-    traceback, a plain ValueError too.
+    The root scripts show its text without a traceback. Every other exception, a plain ValueError too, is a defect of this
+    project and keeps its traceback.
     """
 
 
 class StopRequested(BaseException):
-    """Carry the signal that asked the run to end; no handler of Exception on the way keeps a sweep going."""
+    """Carry the signal that asked the run to end; it is no Exception, so that no handler of these keeps a sweep running."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -21,8 +21,8 @@ class StopRequested(BaseException):
         self.next_step = ""
 
 
-class TrialPruned(Exception):  # noqa: N818 it is no error
-    """End a run of a search before its last epoch; the text says why."""
+class TrialPruned(Exception):  # noqa: N818 not an error
+    """End a run of a search before its last epoch; the text is the reason."""
 
 
 ELSEWHERE = "hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR"

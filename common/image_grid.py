@@ -1,12 +1,13 @@
-"""Many images in one, drawn by Pillow: matplotlib would take a second more before the first training step."""
+"""Draw many images in one with Pillow: importing matplotlib would delay the first training step by a second."""
 
+import base64
 import io
 import math
 import textwrap
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -23,7 +24,7 @@ Titled = tuple[np.ndarray, str]
 
 
 def rows_of_images(rows: list[tuple[str, list[Titled]]]) -> np.ndarray:
-    """Rows of images with a title above each and a heading to the left, as (H, W, 3) uint8.
+    """Draw rows of images with a title above each and a heading to the left, as (H, W, 3) uint8.
 
     Images are (H, W, 3) or (H, W), of uint8 or floats from 0 to 1.
     """
@@ -40,30 +41,35 @@ def rows_of_images(rows: list[tuple[str, list[Titled]]]) -> np.ndarray:
         )
         for column, (image, title) in enumerate(images):
             left = margin + column * (CELL + GAP)
-            draw.text((left + CELL / 2, top + TITLE - 4), shortened(title), fill=BLACK, font=font(11), anchor="ms")
-            small = fitted(image)
+            draw.text((left + CELL / 2, top + TITLE - 4), fit_title(title), fill=BLACK, font=font(11), anchor="ms")
+            pixels = image if image.dtype == np.uint8 else np.rint(image * 255).astype(np.uint8)
+            small = thumbnail(Image.fromarray(pixels).convert("RGB"), CELL)
             sheet.paste(small, (left + (CELL - small.width) // 2, top + TITLE + (CELL - small.height) // 2))
     return np.asarray(sheet)
 
 
 def grid(images: list[Titled]) -> np.ndarray:
-    """Images in a grid about as wide as high."""
+    """Draw images in a grid about as wide as high, as (H, W, 3) uint8."""
     columns = math.ceil(math.sqrt(len(images)))
     return rows_of_images([("", images[start : start + columns]) for start in range(0, len(images), columns)])
 
 
-def fitted(pixels: np.ndarray) -> Image.Image:
-    """The image with a longer side of CELL; small ones in visible pixels."""
-    if pixels.dtype != np.uint8:
-        pixels = np.rint(pixels * 255).astype(np.uint8)
-    image = Image.fromarray(pixels).convert("RGB")
-    scale = CELL / max(image.size)
-    size = [max(round(side * scale), 1) for side in image.size]
+def thumbnail(image: Image.Image, side: int) -> Image.Image:
+    """Return the image with a longer side of `side` pixels; small ones are enlarged to visible pixels."""
+    scale = side / max(image.size)
+    size = [max(round(length * scale), 1) for length in image.size]
     return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC)
 
 
-def shortened(title: str) -> str:
-    """One line that fits above an image."""
+def jpeg_base64(image: Image.Image, quality: int = 85) -> str:
+    """Return a JPEG of the image in base64, for a page that holds its images."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, format="jpeg", quality=quality)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def fit_title(title: str) -> str:
+    """Return the title as one line that fits above an image."""
     title = clean(title)
     while font(11).getlength(title) > CELL and len(title) > 1:
         title = title[:-2] + "…"
@@ -72,11 +78,13 @@ def shortened(title: str) -> str:
 
 @cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+    """Return DejaVu Sans, found without importing matplotlib; the font inside Pillow has only ASCII letters."""
+    folder = Path(find_spec("matplotlib").origin).parent
+    return ImageFont.truetype(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def save_png(pixels: np.ndarray, path: Path) -> None:
-    """Writes (H, W, 3) uint8 as a PNG, whole or not at all."""
+    """Write (H, W, 3) uint8 as a PNG, whole or not at all."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="png")
     write_bytes(path, buffer.getvalue())

@@ -1,6 +1,160 @@
-"""Where the project and the files of a run lie."""
+"""The files of a run: their names, and the one reader and writer of splits.csv and metrics.csv."""
 
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from common.atomic_io import write_csv
+from common.errors import UserError
+from common.untrusted.tables import check_complete, check_size, iterate_csv
 
 PROJECT = Path(__file__).resolve().parent.parent
 OUTPUTS = PROJECT / "outputs"
+
+# Any other column of splits.csv names subsets of the images
+SPLIT_COLUMNS = ("path", "label", "split", "group", "weight")
+METRIC_COLUMNS = ("epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")
+LARGEST_METRICS = 16 * 2**20  # bytes; some 100,000 epochs
+MOST_EPOCHS = 1_000_000
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Own the name of every file that a run leaves in its folder."""
+
+    path: Path
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Path) -> "RunFolder | None":
+        """Return the folder of the run that a checkpoint lies in, or None where it lies elsewhere."""
+        folder = cls(Path(checkpoint).resolve().parent.parent)
+        return folder if folder.config.is_file() or folder.record.is_file() else None
+
+    @property
+    def name(self) -> str:
+        """The folder's path below outputs/, or its own name where it lies elsewhere."""
+        below = self.path.is_relative_to(OUTPUTS) and self.path != OUTPUTS
+        return self.path.relative_to(OUTPUTS).as_posix() if below else self.path.name
+
+    @property
+    def record(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        """The last checkpoint but one, kept while the run trains."""
+        return self.checkpoints / "last-before.ckpt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def splits(self) -> Path:
+        return self.path / "splits.csv"
+
+    def predictions(self, split: str) -> Path:
+        """The table of `test` or `val`."""
+        return self.path / {"test": "predictions.csv", "val": "predictions_val.csv"}[split]
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.txt"
+
+    @property
+    def model_card(self) -> Path:
+        return self.path / "MODEL_CARD.md"
+
+    @property
+    def calibration(self) -> Path:
+        return self.path / "calibration.png"
+
+    @property
+    def contact_sheet(self) -> Path:
+        return self.path / "contact_sheet.png"
+
+    def figure(self, name: str) -> Path:
+        """An image that a callback draws, by its name without the suffix."""
+        return self.path / f"{name}.png"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "train.log"
+
+    @property
+    def hydra(self) -> Path:
+        return self.path / ".hydra"
+
+    @property
+    def config(self) -> Path:
+        """The configuration as it was composed."""
+        return self.hydra / "config.yaml"
+
+    @property
+    def choices(self) -> Path:
+        """Hydra's own part of the configuration, with the file that each group took."""
+        return self.hydra / "hydra.yaml"
+
+    @property
+    def overrides(self) -> Path:
+        return self.hydra / "overrides.yaml"
+
+    def write_splits(self, columns: Mapping[str, Sequence]) -> None:
+        """Write splits.csv from columns of one length."""
+        rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        write_csv(self.splits, list(columns), rows)
+
+    def iterate_splits(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """Yield line number and row of splits.csv: columns SPLIT_COLUMNS and those that name subsets, all as text.
+
+        Raises:
+            UserError: no such file, or not a whole table.
+        """
+        return iterate_csv(self.splits, needed=("path", "label", "split"))
+
+    def read_splits(self) -> list[dict[str, str]]:
+        """Read all rows of splits.csv; columns and errors as of `iterate_splits`."""
+        return [row for _, row in self.iterate_splits()]
+
+    def write_metrics(self, rows: Iterable[Mapping]) -> None:
+        """Write metrics.csv, a row an epoch with METRIC_COLUMNS."""
+        write_csv(self.metrics, METRIC_COLUMNS, rows)
+
+    def read_metrics(self) -> dict[int, dict[str, float]]:
+        """Read metrics.csv: epoch -> METRIC_COLUMNS, NaN where a value is missing or not finite.
+
+        Raises:
+            UserError: no such file, not a whole table, or an epoch that is none; with file and line.
+        """
+        check_size(self.metrics, LARGEST_METRICS)
+        check_complete(self.metrics)
+        epochs = {}
+        for line, row in iterate_csv(self.metrics, METRIC_COLUMNS):
+            values = {name: _finite(row[name]) for name in METRIC_COLUMNS}
+            if not (0 <= values["epoch"] <= MOST_EPOCHS and values["epoch"].is_integer()):
+                raise UserError(
+                    f"{self.metrics}: line {line}: epoch is {row['epoch'][:40]!r}, not a number of an epoch"
+                )
+            epochs[int(values["epoch"])] = values
+        return epochs
+
+
+def _finite(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan

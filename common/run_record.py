@@ -1,4 +1,4 @@
-"""result.json, the record of a run: the only thing that reports read besides a run's tables."""
+"""result.json, the record of a run, as typed sections; docs/make_result.py makes docs/result.md of their docstrings."""
 
 import hashlib
 import importlib.metadata
@@ -6,240 +6,567 @@ import json
 import logging
 import os
 import platform
-import re
 import shlex
 import subprocess
 import time
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from common.atomic_io import check_size, write_json
-from common.run_folder import OUTPUTS, PROJECT
-from common.text import finite_number
+from msgspec import Meta
+
+from common.atomic_io import write_json
+from common.errors import UserError
+from common.run_folder import PROJECT, RunFolder
+from common.untrusted.json_files import read_json, to_type
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
+SCHEMA = 2
 LARGEST = 16 * 2**20  # bytes; the confusion matrices of a thousand classes are 4 MiB
-STATES = ("finished", "failed", "running", "pruned")
-# What a run that goes on and a report rely on; null or absent is right too
-TYPED = (
-    ("run", "seed", int), ("run", "config_hash", str), ("run", "process_started_at", int | float), ("data", "fold", int),
-    ("test", "test_evaluations", int),
-)  # fmt: skip
-SECTIONS = ("run", "data", "model", "best", "decision", "val", "test", "throughput")
-PLACES = {"ckpt_path", "datamodule.cache", "datamodule.cache_max_gib", "datamodule.gpu_cache_gib"}
-REPEATS = {"seed", "datamodule.fold"}
+OLDER = {1: "0.1.0"}  # schema -> the version that reads it
+PLACES = {"ckpt_path", "datamodule.cache", "datamodule.cache_max_gib", "datamodule.gpu_cache_gib"}  # where files lie
+REPEATS = {"seed", "datamodule.fold"}  # settings that only repeat a run
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "thop", "numpy", "pillow")
 
+Status = Literal["running", "finished", "failed", "pruned"]
+Criterion = Literal["accuracy", "balanced_accuracy", "f1", "cost"]
+Hex = Annotated[str, Meta(pattern="^[0-9a-f]*$")]
 
+
+@dataclass(kw_only=True)
+class RunInfo:
+    """How the run was started, on which machine and with which settings."""
+
+    name: str = ""
+    """Folder of the run, below outputs/ where it lies there."""
+    command: str = ""
+    """The command as typed."""
+    overrides: list[str] = field(default_factory=list)
+    """Settings of the command line and of the sweep."""
+    seed: int | None = None
+    """Seed of weights, order, augmentation and dropout."""
+    choices: dict[str, str | None] = field(default_factory=dict)
+    """The file that each group of conf/ took."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Every setting by its dotted key, as written: interpolations are not resolved. Places of files are excluded."""
+    config_hash: Hex | None = None
+    """16 hex digits that name choices and settings; equal for runs that would do the same."""
+    started_at: str | None = None
+    """Local time with its offset, ISO 8601."""
+    process_started_at: float | None = None
+    """Seconds since 1970 when the last process that wrote this record began with it."""
+    wall_time_s: float | None = None
+    """Seconds of the whole run, those before an interruption included."""
+    git_commit: str | None = None
+    """Commit of the code; null where it is no clone."""
+    git_dirty: bool | None = None
+    """Whether the code had changed since that commit."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Version of Python and of the packages that decide the numbers."""
+    device: str | None = None
+    """cpu, or the name of the GPU."""
+    processes: int | None = None
+    """Processes that trained together."""
+    threads: int | None = None
+    """Threads of each process."""
+    warnings: list[str] = field(default_factory=list)
+    """Every warning that the run showed, once each."""
+
+
+@dataclass(kw_only=True)
+class Excluded:
+    """An image that the run did not use."""
+
+    path: str
+    """Path below the root."""
+    reason: str
+    """Why."""
+
+
+@dataclass(kw_only=True)
+class AuditFinding:
+    """Something suspicious about the images."""
+
+    kind: str
+    """conflict, exact duplicate, near duplicate, imbalance or odd."""
+    leak: bool
+    """Whether training images are also in val or test."""
+    text: str
+    """One sentence with counts and examples."""
+
+
+@dataclass(kw_only=True)
+class DataInfo:
+    """The images: which, how many, split how."""
+
+    name: str | None = None
+    """Name of the data set."""
+    root: str | None = None
+    """Folder that the paths of the tables are below."""
+    classes: list[str] = field(default_factory=list)
+    """Names in the order of the logits."""
+    select_on: str | None = None
+    """Split that chose the epoch: val, or test where the study is replayed."""
+    n_train: int | None = None
+    """Training images."""
+    n_val: int | None = None
+    """Validation images."""
+    n_test: int | None = None
+    """Test images."""
+    folds: int | None = None
+    """Folds of a cross-validation."""
+    fold: int | None = None
+    """Number of the fold that is val, from 0."""
+    read_s: float | None = None
+    """Seconds for listing, decoding and auditing."""
+    fingerprint: str | None = None
+    """16 hex digits of all images with labels and splits."""
+    fingerprint_val_test: str | None = None
+    """The same of only val and test, on which accuracies are measured."""
+    excluded: list[Excluded] = field(default_factory=list)
+    """Images that were not used."""
+    audit: list[AuditFinding] | None = None
+    """Findings of the audit; empty where it found nothing."""
+    license: str | None = None
+    """License of the images where the source states one."""
+
+
+@dataclass(kw_only=True)
+class Latency:
+    """Time of a forward pass in eval mode."""
+
+    batch_size: int
+    """Images at a time."""
+    latency_p50_ms: float | None = None
+    """Median over the repeats, milliseconds."""
+    latency_p95_ms: float | None = None
+    """95th percentile, milliseconds."""
+    repeats: int | None = None
+    """Timed passes."""
+    warm_up: int | None = None
+    """Passes before the clock started."""
+    device: str | None = None
+    """cpu or cuda."""
+    threads: int | None = None
+    """Threads on the processor."""
+
+
+@dataclass(kw_only=True)
+class ModelInfo:
+    """The network and what it costs for one image."""
+
+    name: str | None = None
+    """model.name of the configuration."""
+    weights: str | None = None
+    """Initial weights: random, imagenet (...), file NAME or checkpoint PATH."""
+    parameters: int | None = None
+    """All parameters."""
+    parameters_trainable: int | None = None
+    """Parameters that training changes."""
+    macs: int | None = None
+    """Multiply-accumulates by torch's FlopCounterMode."""
+    macs_thop: int | None = None
+    """Multiply-accumulates by thop, as the study counts them."""
+    macs_difference: str | None = None
+    """Why the two differ."""
+    checkpoint_mib: float | None = None
+    """Size of the evaluated checkpoint, MiB."""
+    peak_memory_mib: float | None = None
+    """Weights, one image and the activations alive at once, MiB."""
+    latency: list[Latency] | None = None
+    """At batch size 1 and at the training batch size."""
+
+    @property
+    def single_latencies(self) -> list[Latency]:
+        """Latencies at batch size 1."""
+        return [each for each in self.latency or [] if each.batch_size == 1]
+
+
+@dataclass(kw_only=True)
+class BestEpoch:
+    """The epoch whose weights were kept."""
+
+    epoch: int | None = None
+    """From 1."""
+    monitor: str | None = None
+    """What chose it: val/accuracy, val/loss, or the same of test."""
+    value: float | None = None
+    """Its value there."""
+    checkpoint: str | None = None
+    """File of the weights."""
+
+
+@dataclass(kw_only=True)
+class Decision:
+    """Temperature, confidence and threshold, fitted on validation images; also in the checkpoint."""
+
+    temperature: float
+    """Divides the logits: Guo et al. 2017, arXiv:1706.04599."""
+    target_accuracy: float
+    """decision.target_accuracy, for which `confidence` was chosen."""
+    confidence: float | None = None
+    """Smallest confidence at which a prediction is made; null where no share of val reached the target."""
+    fitted_on: int | None = None
+    """Validation images."""
+    positive_class: str | None = None
+    """Of two classes, the one that `threshold` is for."""
+    threshold_criterion: Criterion | None = None
+    """What `threshold` maximizes on val: accuracy, balanced_accuracy or f1; or minimizes: cost."""
+    false_negative_cost: float | None = None
+    """With the criterion cost: what a missed positive costs in false alarms."""
+    threshold: float | None = None
+    """Probability of the positive class from which it is predicted; null where val has images of one class only."""
+
+
+@dataclass
+class Proportion:
+    """A share of images with its 95% Wilson interval."""
+
+    value: float
+    """correct / n."""
+    low: float
+    """Lower end of the interval."""
+    high: float
+    """Upper end."""
+    correct: int
+    """Images that count."""
+    n: int
+    """All images."""
+
+
+@dataclass(kw_only=True)
+class ClassScores:
+    """One class against the rest."""
+
+    name: str
+    """The class."""
+    n: int
+    """Images of the class."""
+    recall: Proportion | None = None
+    """Null without images of the class."""
+    precision: Proportion | None = None
+    """Null where it was never predicted."""
+    f1: float | None = None
+    """2 TP / (2 TP + FP + FN)."""
+
+
+@dataclass(kw_only=True)
+class AtThreshold:
+    """Two classes, where the positive one is predicted from a threshold on."""
+
+    threshold: float
+    """Of the positive class's probability."""
+    accuracy: Proportion
+    """Images predicted correctly."""
+    sensitivity: Proportion
+    """Positives predicted as such."""
+    specificity: Proportion
+    """Negatives predicted as such."""
+    balanced_accuracy: float
+    """Mean of sensitivity and specificity."""
+    f1: float
+    """Of the positive class."""
+    precision: Proportion | None = None
+    """Null where nothing is predicted positive."""
+
+
+@dataclass(kw_only=True)
+class Binary:
+    """Metrics that only two classes have."""
+
+    positive_class: str
+    """The class that they are for."""
+    average_precision: float
+    """Sum over thresholds of the gain in recall times the precision."""
+    at_half: AtThreshold
+    """At a threshold of 0.5."""
+    at_threshold: AtThreshold | None = None
+    """At the threshold of `decision`."""
+
+
+@dataclass(kw_only=True)
+class Calibrated:
+    """Metrics of the probabilities after the temperature of `decision`."""
+
+    loss: float
+    """Mean cross entropy, nats."""
+    ece: float
+    """Expected calibration error, 15 bins."""
+    brier: float
+    """Brier score, 0 to 2."""
+
+
+@dataclass
+class Selective:
+    """Selective prediction: images at or above the confidence of `decision`."""
+
+    confidence: float
+    """The limit."""
+    coverage: float
+    """Share of the images at or above it."""
+    n: int
+    """How many these are."""
+    accuracy: Proportion | None = None
+    """Accuracy among them; null where there are none."""
+
+
+@dataclass(kw_only=True)
+class SplitMetrics:
+    """What the best checkpoint reaches on val or test."""
+
+    accuracy: Proportion | None = None
+    """Of the largest probability."""
+    loss: float | None = None
+    """Mean cross entropy, nats."""
+    balanced_accuracy: float | None = None
+    """Mean recall of the classes that have images."""
+    f1: float | None = None
+    """Macro F1."""
+    auroc: float | None = None
+    """Macro AUROC, one against the rest; null where all images are of one class."""
+    ece: float | None = None
+    """Expected calibration error, 15 bins."""
+    brier: float | None = None
+    """Brier score, 0 to 2."""
+    confusion: list[list[int]] | None = None
+    """Counts; rows are true classes, columns predicted ones."""
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """95% bootstrap intervals, stratified by class, by the name of the metric."""
+    per_class: list[ClassScores] | None = None
+    """One entry a class."""
+    binary: Binary | None = None
+    """With images of two classes."""
+    calibrated: Calibrated | None = None
+    """With a decision."""
+    selective: Selective | None = None
+    """With a decision that has a confidence."""
+    test_evaluations: int | None = None
+    """How often this training was evaluated on test, this time included; null on val."""
+
+
+@dataclass(kw_only=True)
+class EpochSpeed:
+    """The training part of one epoch."""
+
+    images: int
+    """Images trained on."""
+    seconds: float
+    """Their wall time."""
+
+
+@dataclass(kw_only=True)
+class Throughput:
+    """How fast the run trained."""
+
+    train_images_per_s: float | None = None
+    """Images a second, of all epochs but the first."""
+    epochs: list[EpochSpeed] = field(default_factory=list)
+    """Every epoch of this process."""
+    time_to_first_step_s: float | None = None
+    """Seconds from the start of the process to the end of the first optimizer step."""
+    peak_memory_mib: dict[str, float] = field(default_factory=dict)
+    """Largest memory of `process` and, where one was used, of `gpu`."""
+
+
+@dataclass(kw_only=True)
 class RunRecord:
-    """Grows with the run and is written at its start (status `running`), once training begins, on failure and at its end.
+    """The record of a run. It grows with the run and is written at its start, at training, on failure and at its end.
 
-    Sections: run, data, model, best, decision, val, test, throughput; a section stays null where its stage did not run.
+    A section is null where its stage did not run.
     """
 
-    def __init__(self, folder: Path, *, command: list[str], overrides: list[str], write: bool = True):
-        self.folder = folder
-        self.writes = write
+    schema: int = SCHEMA
+    """Version of this layout."""
+    status: Status = "running"
+    """running: not at its end; finished; failed; pruned: a search ended it."""
+    reason: str | None = None
+    """Why it failed or was pruned."""
+    run: RunInfo = field(default_factory=RunInfo)
+    data: DataInfo | None = None
+    model: ModelInfo | None = None
+    best: BestEpoch | None = None
+    decision: Decision | None = None
+    val: SplitMetrics | None = None
+    test: SplitMetrics | None = None
+    throughput: Throughput | None = None
+
+    def __post_init__(self):
+        self.folder: RunFolder | None = None
+        self.writes = False
+        self.previous: RunRecord | None = None  # of the run that this one resumes
         self._started = time.perf_counter()
-        self.earlier = _earlier_record(folder)  # of the run that this one goes on with
-        self.run = {
-            "name": _run_name(folder),
-            "command": shlex.join(command),
-            "overrides": overrides,
-            "seed": None,
-            "choices": {},
-            "settings": {},
-            "config_hash": None,
-            "started_at": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "process_started_at": time.time(),  # seconds since 1970
-            "wall_time_s": None,
+
+    @classmethod
+    def begin(cls, folder: RunFolder, *, command: list[str], overrides: list[str], writes: bool = True) -> "RunRecord":
+        """Make the record of a run that starts now.
+
+        Args:
+            folder: of the run; what a run before has recorded there becomes `previous`.
+            command: as typed.
+            overrides: settings of the command line and of the sweep.
+            writes: False in all processes of a run but the first.
+        """
+        about = RunInfo(
+            name=folder.name,
+            command=shlex.join(command),
+            overrides=overrides,
+            started_at=datetime.now().astimezone().isoformat(timespec="seconds"),
+            process_started_at=time.time(),
+            versions={"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in PACKAGES}},
             **_git(),
-            "versions": {"python": platform.python_version(), **_versions()},
-            "device": None,
-            "processes": None,
-            "threads": None,  # of each process
-            "warnings": [],
-        }
-        self.data = self.model = self.best = self.decision = self.val = self.test = self.throughput = None
+        )
+        record = cls(run=about)
+        record.folder, record.writes, record.previous = folder, writes, _previous(folder)
+        return record
+
+    @classmethod
+    def read(cls, folder: RunFolder | Path) -> "RunRecord":
+        """Read the record of a run.
+
+        Args:
+            folder: of the run, or the path of its result.json.
+
+        Raises:
+            UserError: no record, too large, cut off, of another schema, or with values that no run writes; names file and key.
+        """
+        if isinstance(folder, Path):
+            folder = RunFolder(folder.parent if folder.name == "result.json" else folder)
+        content = read_json(folder.record, LARGEST)
+        schema = content.get("schema")
+        if type(schema) is not int or schema != SCHEMA:
+            older = OLDER.get(schema) if type(schema) is int else None
+            by = f"version {older} reads it" if older else f"this version reads schema {SCHEMA}"
+            raise UserError(f"{folder.record}: a record of schema {str(schema)[:60]}; {by}")
+        if "status" not in content or content.get("run") is None:
+            raise UserError(
+                f"{folder.record}: status or run is missing, and no run writes that; rerun it, or delete the folder"
+            )
+        record = to_type(content, cls, folder.record)
+        record.folder = folder
+        record.run.name = record.run.name or folder.path.name
+        return record
 
     @property
-    def earlier_openings(self) -> int:
-        """How often this training's test split was opened before."""
-        return int((self.earlier.get("test") or {}).get("test_evaluations") or 0)
+    def previous_test_evaluations(self) -> int:
+        """How often this training was evaluated on test before."""
+        return (self.previous and self.previous.test and self.previous.test.test_evaluations) or 0
 
     @property
-    def was_stopped(self) -> bool:
-        """Whether the run before in this folder did not come to its end."""
-        return self.earlier.get("status") == "running"
-
-    def forget(self) -> None:
-        """The run before in this folder is not the same: nothing of it is taken over."""
-        self.earlier = {}
-
-    def stop(self, warnings: list[str]) -> None:
-        """A signal ended the run; it can go on."""
-        self.run["warnings"] = warnings
-        self._write("running", reason=None)
-
-    def start(self) -> None:
-        """Writes what is known so far."""
-        self._write("running", reason=None)
+    def resumes(self) -> bool:
+        """Whether the run before in this folder did not reach its end."""
+        return self.previous is not None and self.previous.status == "running"
 
     def describe(self, settings: dict, choices: dict[str, str | None]) -> None:
-        """The configuration as composed: every setting by its dotted key, and which file each group took.
+        """Take in the configuration as composed: every setting by its dotted key, and which file each group took.
 
-        What says where files lie is left out. Two runs of one `config_hash` would do the same; runs that differ in
-        REPEATS alone are repetitions of one another.
+        Two runs of one `config_hash` would do the same; runs that differ only in REPEATS are repetitions of one another.
         """
-        self.run["seed"] = settings["seed"]
-        self.run["choices"] = {group: choice for group, choice in choices.items() if group.isidentifier()}
-        self.run["settings"] = {k: v for k, v in flat(settings).items() if k not in PLACES}
-        self.run["config_hash"] = digest(self.run["settings"], self.run["choices"])
+        self.run.seed = settings["seed"]
+        self.run.choices = {group: choice for group, choice in choices.items() if group.isidentifier()}
+        self.run.settings = {key: value for key, value in flatten(settings).items() if key not in PLACES}
+        self.run.config_hash = config_digest(self.run.settings, self.run.choices)
+
+    def discard_previous(self) -> None:
+        """Take over nothing of the run before in this folder, which is not the same."""
+        self.previous = None
+
+    def save(self) -> None:
+        """Write what is known so far."""
+        self._write("running", None)
+
+    def mark_interrupted(self, warnings: list[str]) -> None:
+        """Write the record of a run that a signal ended and that can be resumed."""
+        self.run.warnings = warnings
+        self._write("running", None)
 
     def finish(self, warnings: list[str]) -> None:
-        """The run did all of its stages."""
-        self.run["warnings"] = warnings
-        self._write("finished", reason=None)
+        """Write the record of a run that did all of its stages."""
+        self.run.warnings = warnings
+        self._write("finished", None)
 
     def fail(self, reason: str, warnings: list[str]) -> None:
-        """The run ended before its end. Where not even that can be written, the log says so."""
-        self.run["warnings"] = warnings
+        """Write the record of a run that an error ended; where not even that can be written, the log says so."""
+        self.run.warnings = warnings
         try:
-            self._write("failed", reason=reason)
+            self._write("failed", reason)
         except OSError as error:
-            log.warning("%s: the record of the failure cannot be written: %s", self.folder, error.strerror)
+            log.warning("could not write %s (%s); continuing", self.folder.record, error.strerror)
 
     def prune(self, reason: str, warnings: list[str]) -> None:
-        """A search ended the run before its end, since it was behind others."""
-        self.run["warnings"] = warnings
-        self._write("pruned", reason=reason)
+        """Write the record of a run that a search ended."""
+        self.run.warnings = warnings
+        self._write("pruned", reason)
 
-    def _write(self, status: str, reason: str | None) -> None:
-        earlier_s = finite_number((self.earlier.get("run") or {}).get("wall_time_s")) or 0
-        self.run["wall_time_s"] = round(earlier_s + time.perf_counter() - self._started, 2)
-        content = {"schema": SCHEMA, "status": status, **({"reason": reason} if reason else {})}
-        for section in SECTIONS:
-            content[section] = getattr(self, section)
+    def _write(self, status: Status, reason: str | None) -> None:
+        before_s = (self.previous and self.previous.run.wall_time_s) or 0
+        self.run.wall_time_s = round(before_s + time.perf_counter() - self._started, 2)
+        self.status, self.reason = status, reason
         if self.writes:
-            write_json(self.folder / "result.json", content)
+            write_record(self)
 
 
-def read_record(path: Path) -> dict:
-    """The record in a file: a section is null, absent or a mapping, and `run` is one.
+def write_record(record: RunRecord) -> None:
+    """Write result.json, whole or not at all."""
+    write_json(record.folder.record, asdict(record))
 
-    Raises:
-        ValueError: too large, cut off, of another schema, or with values that no run writes; with file and key.
+
+def increment_test_evaluations(folder: RunFolder) -> int | None:
+    """Count one more evaluation on test in the record of the run that was trained in this folder.
+
+    Returns the number, or None where that run has no record that can be read.
     """
-    check_size(path, LARGEST)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_int=_whole_number, parse_constant=_no_number)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a whole record (not UTF-8); run it again, or delete the folder") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a whole record ({error}); run it again, or delete the folder") from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        found = content.get("schema") if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path}: a record of schema {str(found)[:60]}; this version reads schema {SCHEMA}")
-    for section in SECTIONS:
-        if not isinstance(content.get(section), dict | None):
-            raise odd(path, section, content[section])
-    if content.get("status") not in STATES:
-        raise odd(path, "status", content.get("status"))
-    if content.get("run") is None:
-        raise odd(path, "run", None)
-    for section, key, kind in TYPED:
-        value = (content.get(section) or {}).get(key)
-        if not isinstance(value, kind | None) or isinstance(value, bool):
-            raise odd(path, f"{section}.{key}", value)
-    if not re.fullmatch("[0-9a-f]*", content["run"].get("config_hash") or ""):  # names a folder
-        raise odd(path, "run.config_hash", content["run"]["config_hash"])
-    return content
+    record = _previous(folder)
+    if record is None:
+        return None
+    record.test = record.test or SplitMetrics()
+    record.test.test_evaluations = (record.test.test_evaluations or 0) + 1
+    write_record(record)
+    return record.test.test_evaluations
 
 
-def odd(path: Path, key: str, value: object) -> ValueError:
-    return ValueError(f"{path}: {key} is {str(value)[:60]!r}, which no run writes; run it again, or delete the folder")
+def describe_test_evaluations(n: int) -> str:
+    """Say how often a model was evaluated on test; shown from the second time on."""
+    return f"this model has now been evaluated on the test set {n} times; only the first result is unbiased"
 
 
-def _whole_number(digits: str) -> int:
-    if len(digits) > 25:
-        raise ValueError(f"a whole number of {len(digits):,} digits")
-    return int(digits)
-
-
-def _no_number(word: str) -> None:
-    raise ValueError(f"{word}, which is not JSON")
-
-
-def flat(settings: dict, prefix: str = "") -> dict:
-    """Nested settings as one level of dotted keys; keys that begin with _ are left out."""
+def flatten(settings: dict, prefix: str = "") -> dict:
+    """Flatten nested settings to one level of dotted keys, without keys that begin with _."""
     lines = {}
     for key, value in settings.items():
         if isinstance(value, dict) and value:
-            lines |= flat(value, f"{prefix}{key}.")
+            lines |= flatten(value, f"{prefix}{key}.")
         elif not key.startswith("_"):
             lines[f"{prefix}{key}"] = value
     return lines
 
 
-def digest(settings: dict, choices: dict) -> str:
-    """16 hex digits that name a configuration."""
+def config_digest(settings: dict, choices: dict) -> str:
+    """Name a configuration with 16 hex digits, whatever the order of its keys."""
     text = json.dumps([sorted(settings.items()), sorted(choices.items())], default=str, ensure_ascii=False)
     return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8).hexdigest()
 
 
-def increment_test_evaluations(folder: Path) -> int | None:
-    """Counts one more opening of the test split in the record of the run that was trained in this folder.
-
-    Returns the number, or None where that run has no record.
-    """
-    content = _earlier_record(folder)
-    if not content:
+def _previous(folder: RunFolder) -> RunRecord | None:
+    """What a run left in this folder before; None where there is none, or none that can be read."""
+    if not folder.record.is_file():
         return None
-    content["test"] = content.get("test") or {}
-    content["test"]["test_evaluations"] = (content["test"].get("test_evaluations") or 0) + 1
-    write_json(folder / "result.json", content)
-    return content["test"]["test_evaluations"]
-
-
-def describe_test_evaluations(opened: int) -> str:
-    """Said whenever it was not the first time."""
-    return f"the test split was opened for the {opened}. time with this training; its first figure is the honest one"
-
-
-def _earlier_record(folder: Path) -> dict:
-    """What a run left in this folder before; empty where there is none, or none that can be read."""
-    path = folder / "result.json"
-    if not path.is_file():
-        return {}
     try:
-        return read_record(path)
-    except ValueError as error:
-        log.warning("what the run had recorded before is not known: %s", error)
-        return {}
-
-
-def _run_name(folder: Path) -> str:
-    return folder.relative_to(OUTPUTS).as_posix() if OUTPUTS in folder.parents else folder.name
-
-
-def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+        return RunRecord.read(folder)
+    except UserError as error:
+        log.warning("the record of the run before is not used: %s", error)
+        return None
 
 
 def _git() -> dict:
-    """The commit that the code is at; null where it is not a clone or there is no git."""
+    """The commit of the code, None where it is no clone or there is no git."""
 
     def ask(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments],
-            cwd=PROJECT,
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-        ).stdout.strip()
+        environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+        command = ["git", *arguments]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True, env=environment)
+        return done.stdout.strip()
 
     try:
         return {"git_commit": ask("rev-parse", "HEAD"), "git_dirty": bool(ask("status", "--porcelain"))}

@@ -1,4 +1,4 @@
-"""What becomes of SIGINT, SIGTERM and SLURM's SIGUSR1 outside of training. Imports no torch."""
+"""Handle SIGINT, SIGTERM and SLURM's SIGUSR1 outside of training."""
 
 import contextlib
 import logging
@@ -12,11 +12,11 @@ from common.errors import StopRequested
 
 log = logging.getLogger(__name__)
 
-SCONTROL_S = 60.0  # a busy controller answers late; the time between the signal and the end is of this size
+SCONTROL_S = 60.0  # a busy controller answers late; SLURM gives about as much between the signal and the end
 
 
 def stop_signals() -> list[int]:
-    """Those that ask a run to end, as far as this thread may say what becomes of them."""
+    """Return the signals that ask a run to end; none in a thread, where Python allows no handlers."""
     if threading.current_thread() is not threading.main_thread():
         return []
     asking = [signal.SIGINT, signal.SIGTERM]
@@ -27,7 +27,7 @@ def stop_signals() -> list[int]:
 
 @contextlib.contextmanager
 def stop_immediately() -> Iterator[None]:
-    """Outside of training: a signal raises Stopped."""
+    """Raise StopRequested on a signal; training has its own handler, callbacks/graceful_shutdown.py."""
 
     def stop(number: int, frame) -> None:
         raise StopRequested(number)
@@ -41,15 +41,15 @@ def stop_immediately() -> Iterator[None]:
 
 
 def slurm_requeue() -> None:
-    """Asks SLURM to start this job once more. Further signals that it sends meanwhile are nothing new."""
+    """Ask SLURM to start this job again, ignoring further signals meanwhile."""
     for number in stop_signals():
         signal.signal(number, signal.SIG_IGN)
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    # One of an array has the array's number too; in the last one SLURM_JOB_ID would mean all of them
+    # A task of an array has the array's number too; of the last one SLURM_JOB_ID would mean all of them
     job = f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
     try:
         subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True, timeout=SCONTROL_S)
-        log.warning("SLURM job %s is queued again", job)
+        log.warning("SLURM job %s was requeued", job)
     except (OSError, subprocess.SubprocessError) as error:
         reason = " ".join((getattr(error, "stderr", "") or str(error)).split())
-        log.warning("SLURM job %s is not queued again: %s", job, reason)
+        log.warning("could not requeue SLURM job %s: %s", job, reason)

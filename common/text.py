@@ -1,29 +1,33 @@
-"""Numbers and hostile text as a reader sees them."""
+"""Numbers, lists and untrusted text for readers, and values for Hydra's command line."""
 
 import difflib
 import math
 import re
+from collections.abc import Iterable
 
 SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 NUMERAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")
 CONTROL = dict.fromkeys((*range(32), 127, *range(128, 160), 8232, 8233), " ")
-CONTROL |= dict.fromkeys((*range(8234, 8239), *range(8294, 8298)), "")  # they turn the order of letters round
+CONTROL |= dict.fromkeys((*range(8234, 8239), *range(8294, 8298)), "")  # they reverse the order of letters
+PLAIN = re.compile(r"([A-Za-z_/]|\.{1,2}/)[A-Za-z0-9_./-]*")  # needs no quotes on Hydra's command line
+HYDRA_WORDS = {"null", "true", "false", "nan", "inf"}  # which are no texts there, in any case
+SPLIT_NAMES = {"val": "validation", "test": "test"}  # as texts name them
 
 
 def finite_number(value) -> float | int | None:
-    """The value where it is a finite number, else None: records hold null for NaN."""
+    """Return the value where it is a finite number, else None: records hold null for NaN."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return value
 
 
 def numeral(text: str) -> float | None:
-    """The number that a setting's text writes, `1e-05`, else None."""
+    """Return the number that a setting's text writes, `1e-05`, else None."""
     return float(text) if NUMERAL.fullmatch(text) else None
 
 
 def compact_count(value: float | None) -> str:
-    """Three digits and a suffix, `38.9M`; a dash where there is none."""
+    """Return three digits and a suffix, `38.9M`; a dash for None."""
     if value is None:
         return "-"
     for size, suffix in SUFFIXES:
@@ -33,12 +37,12 @@ def compact_count(value: float | None) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """`12.2 ms`."""
+    """Return `12.2 ms`; a dash for None."""
     return "-" if value is None else f"{value:.3g} ms" if value < 1000 else f"{value / 1000:.3g} s"
 
 
 def duration(seconds: float | None) -> str:
-    """`2 min 16 s`, `3 h 05 min`, `41.2 s`."""
+    """Return `2 min 16 s`, `3 h 05 min`, `41.2 s`; a dash for None."""
     if seconds is None:
         return "-"
     if seconds < 60:
@@ -48,40 +52,53 @@ def duration(seconds: float | None) -> str:
 
 
 def clean(text: object, longest: int | None = None) -> str:
-    """One line that can be written as UTF-8: without control characters, half letters and turned writing."""
+    """Return one line that UTF-8 can hold, without control characters, lone surrogates and reversed writing."""
     line = str(text).encode("utf-8", errors="replace").decode("utf-8").translate(CONTROL)
     return line if longest is None or len(line) <= longest else line[: longest - 1] + "…"
 
 
 def printable(text: object) -> str:
-    """Lines that a screen can show: without what would steer it, half letters and turned writing."""
+    """Return lines that are safe to print: each as of `clean`."""
     return "\n".join(map(clean, str(text).split("\n")))
 
 
 def join_words(parts: list[str], most: int = 5) -> str:
-    """`a, b and c`, or `a, b and 7 more`."""
+    """Return `a, b and c`, or `a, b and 7 more`."""
     if len(parts) > most:
         parts = [*parts[: most - 1], f"{len(parts) - most + 1:,} more"]
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else "none"
 
 
 def plural(n: int, word: str) -> str:
-    """`1 seed`, `3 seeds`."""
+    """Return `1 seed`, `3 seeds`."""
     return f"{n:,} {word}" if n == 1 else f"{n:,} {word}s"
 
 
-def did_you_mean(name: str, allowed) -> str:
-    """`did you mean adam or adamw? Allowed: ...`; the closest names first."""
+def did_you_mean(name: str, allowed: Iterable) -> str:
+    """Return `did you mean adam or adamw? Allowed: ...`, the closest names first."""
     allowed = sorted(map(str, allowed))
     close = difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
     meant = f"did you mean {' or '.join(close)}? " if close else ""
     return f"{meant}Allowed: {', '.join(allowed)}"
 
 
-def quote_override(key: str, value: object) -> str:
-    """KEY=VALUE as Hydra reads it, whatever the value is."""
+def override_value(value) -> str:
+    """Return a plain value as Hydra reads it back from a command line, with its type; keys of a dict are identifiers."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(override_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{override_value(each)}' for key, each in value.items())}}}"
     text = str(value)
-    if re.fullmatch(r"[A-Za-z0-9._/-]+", text):
-        return f"{key}={text}"
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'{key}="{escaped}"'
+    if PLAIN.fullmatch(text) and text.lower() not in HYDRA_WORDS:
+        return text
+    # In quotes only backslashes before a quote, and before the closing one, are doubled
+    return '"' + re.sub(r'(\\*)("|\Z)', lambda match: 2 * match[1] + match[2].replace('"', r"\""), text) + '"'
+
+
+def quote_override(key: str, value) -> str:
+    """Return `KEY=VALUE` as Hydra reads it; a shell needs quotes of its own around it."""
+    return f"{key}={override_value(value)}"

@@ -1,4 +1,4 @@
-"""What is wrong with the images: found at the start of every run, from what one look at each file told."""
+"""What is wrong with the images: found at the start of every run, from the statistics of its one scan of the files."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -11,59 +11,56 @@ from datamodules.sources.catalog import SPLITS, Catalog
 
 HASH_BITS = 6  # near duplicates differ in so many of 64 bits of their dHash at most ...
 THUMBNAIL_LEVELS = 4.0  # ... and by so many gray levels of 255 on average at 16 x 16 pixels
-MOST_TOGETHER = (
-    4000  # images compared each with each; more of them share a part of their hash only where all look alike
-)
+MOST_TOGETHER = 4000  # images compared pairwise; more of them share a part of their hash only where all look alike
 IMBALANCE = 10  # the largest class against the smallest
 NAMED = 3  # files named on the screen for a finding
 
 
 @dataclass
 class Finding:
-    """Something suspicious: `kind`, one sentence, the rows concerned in groups that belong together, and whether test or
-    val images stand in train as well."""
+    """Describe something suspicious about the images."""
 
     kind: str
-    text: str
-    groups: list[list[int]]
-    leak: bool = False
+    text: str  # one sentence
+    groups: list[list[int]]  # the rows concerned, those that belong together in one list
+    leak: bool = False  # whether images of val or test are also in train
 
 
-def audit(catalog: Catalog, facts: ImageStats) -> list[Finding]:
-    """All findings about the images that were not left out, the worst first."""
+def audit(catalog: Catalog, stats: ImageStats) -> list[Finding]:
+    """Return all findings about the images that are not excluded, the worst first."""
     rows = np.flatnonzero(catalog.present())
-    exact = _exact_groups(facts, rows)
-    near = _near_groups(facts, rows)
+    exact = _exact_groups(stats, rows)
+    near = _near_groups(stats, rows)
     conflicts = [group for group in exact if len({int(catalog.labels[row]) for row in group}) > 1]
     findings = [
         _finding("conflict", "image(s) under two labels", catalog, conflicts),
         *_by_split("exact duplicate", catalog, exact),
         *_by_split("near duplicate", catalog, near),
         _balance(catalog),
-        _odd(catalog, facts, rows),
+        _odd(catalog, stats, rows),
     ]
     return [finding for finding in findings if finding is not None]
 
 
 def leaking_train_rows(catalog: Catalog, findings: list[Finding]) -> list[int]:
-    """Training images that stand in val or test as well."""
+    """Return the training images that are in val or test as well."""
     groups = [group for finding in findings if finding.leak for group in finding.groups]
     return sorted({row for group in groups for row in group if catalog.splits[row] == "train"})
 
 
-def _exact_groups(facts: ImageStats, rows: np.ndarray) -> list[list[int]]:
+def _exact_groups(stats: ImageStats, rows: np.ndarray) -> list[list[int]]:
     same = defaultdict(list)
     for row in rows.tolist():
-        same[facts.fingerprints[row]].append(row)
+        same[stats.fingerprints[row]].append(row)
     return [group for group in same.values() if len(group) > 1]
 
 
-def _near_groups(facts: ImageStats, rows: np.ndarray) -> list[list[int]]:
-    """Pairs that look the same but are not, put together where they share an image."""
+def _near_groups(stats: ImageStats, rows: np.ndarray) -> list[list[int]]:
+    """Return near duplicates that are no exact ones; pairs that share an image are one group."""
     partners: dict[int, set[int]] = defaultdict(set)
-    for a, b in near_pairs(facts.hashes[rows], facts.thumbnails[rows]):
+    for a, b in near_pairs(stats.hashes[rows], stats.thumbnails[rows]):
         a, b = int(rows[a]), int(rows[b])
-        if facts.fingerprints[a] != facts.fingerprints[b]:
+        if stats.fingerprints[a] != stats.fingerprints[b]:
             partners[a].add(b)
             partners[b].add(a)
     groups, seen = [], set()
@@ -81,7 +78,7 @@ def _near_groups(facts: ImageStats, rows: np.ndarray) -> list[list[int]]:
 
 
 def near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs (a, b), a < b, whose dHashes differ in few bits and whose thumbnails are nearly the same.
+    """Return pairs (a, b), a < b, whose dHashes differ in few bits and whose thumbnails are nearly the same.
 
     Two hashes that differ in at most HASH_BITS of 64 bits agree in one of HASH_BITS + 1 pieces (pigeonhole), so that only
     images that share a piece are compared.
@@ -142,18 +139,18 @@ def _balance(catalog: Catalog) -> Finding | None:
     return Finding("imbalance", text, [])
 
 
-def _odd(catalog: Catalog, facts: ImageStats, rows: np.ndarray) -> Finding | None:
-    """Images much smaller than the others, or of another kind than nearly all others."""
-    area = facts.sizes[rows].prod(axis=1)
+def _odd(catalog: Catalog, stats: ImageStats, rows: np.ndarray) -> Finding | None:
+    """Find images much smaller than the others, or of another mode than nearly all others."""
+    area = stats.sizes[rows].prod(axis=1)
     small = rows[area * 16 < np.median(area)]
-    modes = Counter(facts.modes[row] for row in rows.tolist())
+    modes = Counter(stats.modes[row] for row in rows.tolist())
     usual = modes.most_common(1)[0][0]
-    rare = [row for row in rows.tolist() if facts.modes[row] != usual] if modes[usual] >= 0.95 * len(rows) else []
+    rare = [row for row in rows.tolist() if stats.modes[row] != usual] if modes[usual] >= 0.95 * len(rows) else []
     odd = sorted({*small.tolist(), *rare})
     if not odd:
         return None
     shown = ", ".join(
-        f"{catalog.paths[r]} ({facts.sizes[r][0]} x {facts.sizes[r][1]}, {facts.modes[r]})" for r in odd[:NAMED]
+        f"{catalog.paths[r]} ({stats.sizes[r][0]} x {stats.sizes[r][1]}, {stats.modes[r]})" for r in odd[:NAMED]
     )
     more = f" and {len(odd) - NAMED} more" if len(odd) > NAMED else ""
     return Finding("odd", f"odd: {len(odd)} image(s) of an unusual size or mode: {shown}{more}", [[row] for row in odd])

@@ -10,21 +10,23 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-# What a file holds decides how it is read, whatever it is called. Of Pillow's formats these: others start programs (EPS)
-# or draw (WMF). MPO, several JPEGs in one, is read by the reader of JPEG.
+from common.errors import UserError
+
+# The content of a file decides how it is read, whatever its name. Only these of Pillow's formats: others start programs
+# (EPS) or draw (WMF). MPO, several JPEGs in one, is read by the reader of JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 Image.MAX_IMAGE_PIXELS = 200_000_000  # a decompression bomb is refused below; Pillow only warns up to twice of it
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # once for all threads
 DRAFT_SIZE = 512  # big JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, not below this many pixels a side
-DECODER = f"pillow {Image.__version__}, draft {DRAFT_SIZE}, exif, white behind alpha, bilinear, 2"  # of a store's key
+DECODER = f"pillow {Image.__version__}, draft {DRAFT_SIZE}, exif, white behind alpha, bilinear, 3"  # in a cache's key
 
 
-class UnreadableImageError(ValueError):
-    """A file that is no image, is cut off, is empty or is absurdly large."""
+class UnreadableImageError(UserError):
+    """Name a file that is missing, empty, cut off, absurdly large or no image, and the reason."""
 
 
 class DecodedFile(NamedTuple):
-    """An image, and what its file holds."""
+    """Hold an image and the size and mode of its file."""
 
     image: Image.Image  # upright RGB
     size: tuple[int, int]  # width and height in the file
@@ -32,12 +34,12 @@ class DecodedFile(NamedTuple):
 
 
 def open_image(path: Path, image_size: int = 0) -> Image.Image:
-    """The upright RGB image of a file; see `read_image`."""
+    """Return the upright RGB image of a file; see `read_image`."""
     return read_image(path, image_size).image
 
 
 def read_image(path: Path, image_size: int = 0) -> DecodedFile:
-    """First frame, EXIF rotation applied, alpha over white, 16 bits scaled to 8.
+    """Decode the first frame of a file: EXIF rotation applied, alpha over white, 16 bits scaled to 8.
 
     A big JPEG is decoded at a fraction of its size that is still twice `image_size`, and not below DRAFT_SIZE: a quarter of
     the time at 12 megapixels. (Its fingerprint is that of the reduced image, the same for all sizes up to 256.)
@@ -46,7 +48,7 @@ def read_image(path: Path, image_size: int = 0) -> DecodedFile:
         UnreadableImageError: names the file and the reason.
     """
     try:
-        status = os.stat(path)  # noqa: PTH116 follows links, and what is no file would be waited for
+        status = os.stat(path)  # noqa: PTH116 follows links; opening a pipe would wait for a writer
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is no file but a folder, pipe or device")
         if not status.st_size:
@@ -59,21 +61,25 @@ def read_image(path: Path, image_size: int = 0) -> DecodedFile:
             image.draft(None, (side, side))
             image.load()
             return DecodedFile(upright(image), size, mode)
-    except Exception as error:  # what is in the file decides which one a reader of Pillow raises
-        raise UnreadableImageError(f"{path}: not a readable image ({_reason(error)})") from error
+    except Exception as error:  # the content of the file decides which one a reader of Pillow raises
+        raise UnreadableImageError(f"{path}: not a readable image ({_reason(error, path)})") from error
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """RGB of an opened image, turned as its EXIF says."""
+    """Convert an opened image to RGB, turned according to its EXIF."""
     return to_rgb(ImageOps.exif_transpose(image))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of any mode that Pillow reads."""
+    """Convert an image of any mode that Pillow reads to RGB.
+
+    Raises:
+        UserError: floating point pixels that are NaN.
+    """
     if image.mode.startswith(("I", "F")):  # 16 or 32 bits a pixel
         values = np.asarray(image, dtype=np.float64)
         if np.isnan(values).any():
-            raise ValueError("some of its pixels are NaN")
+            raise UserError("some of its pixels are NaN")
         top = 65535 if values.max(initial=0) > 255 else 255
         return Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -83,18 +89,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def resize(image: Image.Image, size: int) -> Image.Image:
-    """`size` x `size` pixels, bilinear with antialiasing; the sides are not kept in proportion, as in the study."""
+    """Resize to `size` x `size` pixels, bilinear with antialiasing; the aspect ratio is not kept, as in the study."""
     return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def fingerprint(image: Image.Image) -> str:
-    """16 hex digits that name the image's pixels and size, whatever its file is called."""
+    """Return 16 hex digits that name the image's pixels and size, whatever its file is called."""
     digest = hashlib.blake2b(f"{image.width}x{image.height}".encode(), digest_size=8)
     digest.update(image.tobytes())
     return digest.hexdigest()
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, path: Path) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        missing = "a link to a file that does not exist" if path.is_symlink() else "no such file"
+        return missing if isinstance(error, FileNotFoundError) else error.strerror
     text = str(error) or type(error).__name__
     if text.startswith("cannot identify"):
         return f"no known image format; known are {', '.join(FORMATS)}"

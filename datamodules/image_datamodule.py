@@ -14,14 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from common.checks import check_between
+from common.errors import UserError
 from datamodules import gpu_cache
 from datamodules.audit import Finding
 from datamodules.loader import EpochSampler, ImageDataset, StatefulDataLoader, keep_batch, workers_that_fit
 from datamodules.normalize import normalize
 from datamodules.pixel_cache import PixelCache, open_pixel_cache
 from datamodules.prepare import prepare_catalog
-from datamodules.settings import check_data
-from datamodules.sources.catalog import Catalog
+from datamodules.sources.catalog import SPLITS, Catalog
 from datamodules.sources.csv_table import table_catalog
 from datamodules.sources.elpv import elpv_catalog, elpv_paper_catalog, elpv_root
 from datamodules.sources.image_folder import folder_catalog
@@ -36,25 +37,25 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ImageDataModule(L.LightningDataModule):
-    """Batches of images from one catalog.
+    """Give batches of images of one catalog.
 
     Args:
         source: `elpv`, `elpv_paper`, or `image_folder` for the images under `root`.
         root: folder of the user's own images.
-        table: CSV of path, label and where wanted split, group and weight, in place of what the folders say.
+        table: CSV of path, label and optionally split, group and weight, in place of what the folders imply.
         folds: train and val become so many folds, of which number `fold` is val; the test split stays closed.
         select_on: whether the epoch is chosen on val, or on test as the study did.
         train_fraction: stratified share of the training images that is used.
-        on_unreadable: whether files that are no images end the run or are left out.
-        on_leak: what becomes of training images that stand in val or test as well.
+        on_unreadable: whether files that are no images end the run or are excluded.
+        on_leak: what to do about training images that are in val or test as well.
         sampler: every training image once an epoch, or as many drawn with all classes equally likely.
         image_size: pixels, height and width after resizing.
         batch_size: images a batch, for each process.
         num_workers: loader processes; 0 decodes nothing twice and is the fastest where there are only two cores.
         split_seed: of splits, folds and `train_fraction`; not `seed`, so that runs of other seeds have the same test images.
         seed: of the order and the augmentation.
-        cache: folder of the pixel stores.
-        cache_max_gib: all pixel stores together; those not used for longest are removed.
+        cache: folder of the pixel caches.
+        cache_max_gib: all pixel caches together; the least recently used are removed.
         gpu_cache_gib: on a GPU, images that take no more than this as uint8 are kept there.
     """
 
@@ -82,11 +83,16 @@ class ImageDataModule(L.LightningDataModule):
         gpu_cache_gib: float,
     ):
         super().__init__()
-        check_data(
-            source=source, root=root, table=table, batch_size=batch_size, num_workers=num_workers, image_size=image_size,
-            split_seed=split_seed, train_fraction=train_fraction, cache_max_gib=cache_max_gib,
-            gpu_cache_gib=gpu_cache_gib,
-        )  # fmt: skip
+        check_between("datamodule.batch_size", batch_size, 1, 2**20)
+        check_between("datamodule.num_workers", num_workers, 0, 1024)
+        check_between("model.image_size", image_size, 1, 4096)
+        check_between("datamodule.split_seed", split_seed, 0, 2**32 - 1)
+        check_between("datamodule.cache_max_gib", cache_max_gib, 0, 1_000_000)
+        check_between("datamodule.gpu_cache_gib", gpu_cache_gib, 0, 1_000_000)
+        if not 0 < train_fraction <= 1:
+            raise UserError(f"datamodule.train_fraction={train_fraction}: use a share above 0 and up to 1")
+        if source == "image_folder" and root is None and table is None:
+            raise UserError("datamodule.root has no value; give it one: datamodule.root=DIR (or datamodule.table=FILE)")
         self.source, self.root, self.table = source, root and Path(root), table and Path(table)
         self.select_on = select_on
         self.rules = {
@@ -103,17 +109,17 @@ class ImageDataModule(L.LightningDataModule):
         self.cache, self.cache_max_gib = Path(cache), cache_max_gib
         self.mean, self.std = list(IMAGENET_MEAN), list(IMAGENET_STD)
         self._statistics: tuple[Tensor, Tensor] | None = None  # both, on the device
-        self.store: PixelCache | None = None
+        self.pixel_cache: PixelCache | None = None
         self.gpu_cache_gib = gpu_cache_gib
-        self.resident: Tensor | None = None  # the store's images on the device
+        self.gpu_pixels: Tensor | None = None  # all images on the device
         self._placed = False  # whether it was decided where they are: once for all splits
         self.findings: list[Finding] = []
-        self._told_single = False
-        self.read_s = 0.0  # what listing, decoding and auditing took
+        self._warned_single = False
+        self.read_s = 0.0  # seconds of listing, decoding and auditing
 
     @functools.cached_property
     def catalog(self) -> Catalog:
-        """Which images there are; opens none. Splits and what is left out are decided in `setup`."""
+        """All images of the source; opens none. `setup` decides splits and exclusions."""
         if self.table is not None:
             return table_catalog(self.table, self.root if self.source == "image_folder" else elpv_root())
         if self.source == "elpv_paper":
@@ -121,31 +127,35 @@ class ImageDataModule(L.LightningDataModule):
         return elpv_catalog() if self.source == "elpv" else folder_catalog(self.root)
 
     def setup(self, stage: str | None = None) -> None:
-        """Opens or builds the pixel store, decides the splits and audits the images; called again, it does nothing.
+        """Open or build the pixel cache, decide the splits and audit the images; do nothing when called again.
 
         Raises:
-            ValueError: what is wrong with the images, the splits or the batch size.
+            UserError: what is wrong with the images, the splits or the batch size.
         """
-        if self.store is not None:
+        if self.pixel_cache is not None:
             return
         started = time.perf_counter()
         catalog = self.catalog
-        store = open_pixel_cache(catalog.files, self.image_size, self.cache / "pixels", self.cache_max_gib)
-        self.findings = prepare_catalog(catalog, store.facts, **self.rules)
+        pixel_cache = open_pixel_cache(catalog.files, self.image_size, self.cache / "pixels", self.cache_max_gib)
+        self.findings = prepare_catalog(catalog, pixel_cache.stats, **self.rules)
         n_train = len(catalog.rows("train"))
         if self.batch_size > n_train:
-            raise ValueError(
+            raise UserError(
                 f"datamodule.batch_size={self.batch_size} is larger than the train split ({n_train} "
                 f"images); use {n_train} or fewer"
             )
         log.info("%s: %s; classes %s", catalog.name, catalog.describe(), ", ".join(catalog.classes))
-        self.store = store
+        self.pixel_cache = pixel_cache
         self.read_s = time.perf_counter() - started
 
-    def fingerprint(self) -> str:
-        """16 hex digits that name the data set: images, labels and splits, whatever the files are called."""
-        rows = zip(self.store.facts.fingerprints, self.catalog.labels, self.catalog.splits, strict=True)
-        lines = sorted(f"{image} {self.catalog.classes[label]} {split}" for image, label, split in rows if split)
+    def fingerprint(self, *splits: str) -> str:
+        """Return 16 hex digits that name images, labels and splits of `splits` (none: all), whatever the files are called."""
+        rows = zip(self.pixel_cache.stats.fingerprints, self.catalog.labels, self.catalog.splits, strict=True)
+        lines = sorted(
+            f"{image} {self.catalog.classes[label]} {split}"
+            for image, label, split in rows
+            if split in (splits or SPLITS)
+        )
         return hashlib.blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
 
     @property
@@ -164,24 +174,24 @@ class ImageDataModule(L.LightningDataModule):
         return self._loader("train", shuffle=True)
 
     def val_dataloader(self) -> StatefulDataLoader:
-        """Of the images that choose the epoch: val, or test where the protocol says so."""
+        """Give the images that choose the epoch: val, or test with `select_on="test"`."""
         return self._loader("val" if self.select_on == "val" else "test", shuffle=False)
 
     def test_dataloader(self) -> StatefulDataLoader:
         return self._loader("test", shuffle=False)
 
-    def plain_train_dataloader(self) -> DataLoader:
-        """All training images as they are, in their order, the same in every process."""
+    def unaugmented_train_dataloader(self) -> DataLoader:
+        """Give all training images as they are, in catalog order, the same in every process."""
         rows = EpochSampler(self.catalog.rows("train"), shuffle=False, seed=self.seed)
-        dataset = ImageDataset(self.catalog, self.store, None, self.seed)
+        dataset = ImageDataset(self.catalog, self.pixel_cache, None, self.seed)
         return DataLoader(dataset, batch_size=self.batch_size, sampler=rows, collate_fn=keep_batch)
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
-        """Augmented there on a GPU, and normalized: uint8 is a quarter of the bytes to move."""
+        """Augment (on a GPU), resize and normalize on the device: uint8 is a quarter of the bytes to move."""
         if "pixels" not in batch:
-            batch["pixels"] = gpu_cache.gather_batch(self.resident, batch["rows"])
-        if "draws" in batch:
-            batch["pixels"] = apply_on_device(batch["pixels"], batch.pop("draws"), self.augmentation.color_jitter > 0)
+            batch["pixels"] = gpu_cache.gather_batch(self.gpu_pixels, batch["rows"])
+        if "params" in batch:
+            batch["pixels"] = apply_on_device(batch["pixels"], batch.pop("params"), self.augmentation.color_jitter > 0)
         if self.train_size != self.image_size and self.trainer.training:
             size = (self.train_size, self.train_size)
             batch["pixels"] = F.interpolate(batch["pixels"], size=size, mode="bilinear", antialias=True)
@@ -189,42 +199,45 @@ class ImageDataModule(L.LightningDataModule):
         return batch
 
     def _mean_and_std(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Made once: tensors made anew each step would have the processor wait for the GPU."""
+        """Return both on the device, made once: new tensors in each step would have the CPU wait for the GPU."""
         if self._statistics is None or self._statistics[0].device != device:
             with torch.inference_mode(False):  # also made in validation, they serve training
                 self._statistics = torch.tensor(self.mean, device=device), torch.tensor(self.std, device=device)
         return self._statistics
 
+    def _place_on_gpu(self, device: torch.device) -> None:
+        """Copy all images to the GPU where they fit."""
+        self._placed = True
+        if gpu_cache.fits_on_gpu(self.pixel_cache, self.gpu_cache_gib, gpu_cache.free_bytes(device)):
+            self.gpu_pixels = gpu_cache.copy_to_gpu(self.pixel_cache, device)
+            mib = self.gpu_pixels.nbytes / 2**20
+            log.info("%s images are kept on the GPU (%.0f MiB)", f"{len(self.pixel_cache):,}", mib)
+
     def _loader(self, split: str, shuffle: bool) -> StatefulDataLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        on_device = device.type == "cuda"
-        if on_device and not self._placed:
-            self._placed = True
-            if gpu_cache.fits_on_gpu(self.store, self.gpu_cache_gib, gpu_cache.free_bytes(device)):
-                self.resident = gpu_cache.copy_to_gpu(self.store, device)
-                log.info(
-                    "%s images are kept on the GPU (%.0f MiB)", f"{len(self.store):,}", self.resident.nbytes / 2**20
-                )
+        on_gpu = device.type == "cuda"
+        if on_gpu and not self._placed:
+            self._place_on_gpu(device)
         rows = self.catalog.rows(split)
         balance = self.catalog.labels[rows] if shuffle and self.sampler == "balanced" else None
         sampler = EpochSampler(rows, shuffle=shuffle, balance=balance, seed=self.seed, rank=rank, world_size=world_size)
-        if self.trainer:  # worker processes ask for rows before Lightning tells the epoch
+        if self.trainer:  # worker processes ask for rows before Lightning sets the epoch
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
-        augmentation = self.augmentation if shuffle else None
         dataset = ImageDataset(
-            self.catalog, self.store, augmentation, self.seed, on_device, resident=self.resident is not None
-        )
-        single_left = shuffle and self.batch_size > 1 and len(sampler) % self.batch_size == 1
-        if single_left and not self._told_single:
-            self._told_single = True
-            log.warning("the last training batch would hold a single image, too few for batch norm: it is left out, "
+            self.catalog, self.pixel_cache, self.augmentation if shuffle else None, self.seed,
+            augment_on_gpu=on_gpu, in_gpu_cache=self.gpu_pixels is not None,
+        )  # fmt: skip
+        drops_single = shuffle and self.batch_size > 1 and len(sampler) % self.batch_size == 1
+        if drops_single and not self._warned_single:
+            self._warned_single = True
+            log.warning("the last training batch would hold a single image, too few for batch norm: it is skipped, "
                         "another one each epoch")  # fmt: skip
         workers = workers_that_fit(self.num_workers, self.batch_size * self.image_size**2 * 3)
         return StatefulDataLoader(
             dataset,
             batch_size=self.batch_size,
-            drop_last=single_left,
+            drop_last=drops_single,
             sampler=sampler,
             num_workers=workers,
             collate_fn=keep_batch,

@@ -1,4 +1,4 @@
-"""What one look at a file tells of its image: size, mode, fingerprint, and what near duplicates are found by."""
+"""Statistics of the images from one scan of the files: size, mode, fingerprint, and what near duplicates are found by."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ HASH_SIDE = 8  # a dHash has 8 x 8 bits
 
 @dataclass
 class ImageStats:
-    """Columns of one length, a row a file. Rows of unreadable files hold an error and otherwise nothing."""
+    """Hold statistics as columns of one length, a row a file. Rows of unreadable files hold an error and otherwise nothing."""
 
     fingerprints: list[str]
     errors: list[str]  # "" where the file could be read
@@ -35,7 +35,7 @@ class ImageStats:
         )
 
     def save(self, path: Path) -> None:
-        """One file of plain arrays."""
+        """Write one file of plain arrays."""
         np.savez(
             path, fingerprints=np.array(self.fingerprints), errors=np.array(self.errors), modes=np.array(self.modes),
             sizes=self.sizes, hashes=self.hashes, thumbnails=self.thumbnails,
@@ -43,7 +43,11 @@ class ImageStats:
 
     @classmethod
     def load(cls, path: Path, rows: int) -> "ImageStats":
-        """Raises ValueError where the file is damaged or is of another number of rows."""
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the file is damaged or has another number of rows.
+        """
         wanted = cls.empty(rows)
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
@@ -51,29 +55,31 @@ class ImageStats:
                 loaded = cls(**texts, **{name: saved[name] for name in ("sizes", "hashes", "thumbnails")})
         except Exception as error:  # numpy and zipfile raise what they like on a damaged file
             raise ValueError(f"{path}: damaged ({error})") from error
-        for name, there in vars(loaded).items():
-            here = getattr(wanted, name)
-            shape, kind = (there.shape, there.dtype) if isinstance(there, np.ndarray) else (len(there), type(there))
-            if (shape, kind) != ((here.shape, here.dtype) if isinstance(here, np.ndarray) else (len(here), type(here))):
-                raise ValueError(f"{path}: damaged ({name} are {shape})")
+        for name, column in vars(loaded).items():
+            if _layout(column) != _layout(getattr(wanted, name)):
+                raise ValueError(f"{path}: damaged ({name} are {_layout(column)})")
         return loaded
 
 
-def scan_image(path: Path, row: int, facts: ImageStats, image_size: int) -> Image.Image | None:
-    """Fills a row of the facts; returns the image at `image_size`, or None where the file cannot be read."""
+def _layout(column: list | np.ndarray) -> tuple:
+    return (column.shape, column.dtype) if isinstance(column, np.ndarray) else (len(column), type(column))
+
+
+def scan_image(path: Path, row: int, stats: ImageStats, image_size: int) -> Image.Image | None:
+    """Fill a row of the statistics; return the image at `image_size`, or None where the file cannot be read."""
     try:
-        image, facts.sizes[row], facts.modes[row] = read_image(path, image_size)
+        image, stats.sizes[row], stats.modes[row] = read_image(path, image_size)
     except UnreadableImageError as error:
-        facts.errors[row] = str(error)
+        stats.errors[row] = str(error)
         return None
-    facts.fingerprints[row] = fingerprint(image)
+    stats.fingerprints[row] = fingerprint(image)
     gray = image.convert("L")
-    facts.hashes[row] = difference_hash(gray)
-    facts.thumbnails[row] = resize(gray, THUMBNAIL)
+    stats.hashes[row] = difference_hash(gray)
+    stats.thumbnails[row] = resize(gray, THUMBNAIL)
     return resize(image, image_size)
 
 
 def difference_hash(gray: Image.Image) -> np.uint64:
-    """64 bits: whether each of 8 x 8 areas is darker than its right neighbor (dHash, Krawetz 2013)."""
+    """Return 64 bits: whether each of 8 x 8 areas is darker than its right neighbor (dHash, Krawetz 2013)."""
     small = np.asarray(gray.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX), np.int16)
     return np.packbits(small[:, 1:] > small[:, :-1]).view(">u8")[0].astype(np.uint64)

@@ -1,4 +1,7 @@
-"""From rows to batches: which rows in which order, and their pixels."""
+"""From rows to batches: which rows in which order, and their pixels.
+
+Shapes: B batch, H = W pixels.
+"""
 
 import logging
 import shutil
@@ -21,11 +24,11 @@ BATCHES_AHEAD = 2  # of each worker; torch's default
 
 
 class EpochSampler(Sampler):
-    """Rows of a split for one of `world_size` processes, as (epoch, row) pairs.
+    """Yield the rows of a split for one of `world_size` processes, as (epoch, row) pairs.
 
-    Shuffled: the order follows from (seed, epoch) alone; all processes take equally many, for which the last few rows
-    may be filled up from the front (their gradients are averaged step by step). Not shuffled: every row exactly once
-    over all processes, so that metrics summed over them are exact.
+    Shuffled: the order depends only on (seed, epoch); all processes take equally many, for which the last few rows may be
+    filled up from the front (their gradients are averaged step by step). Not shuffled: every row exactly once over all
+    processes, so that metrics summed over them are exact.
 
     With `balance`, the labels (rows,) of the rows, as many rows are drawn with replacement, all classes equally likely.
     """
@@ -50,7 +53,7 @@ class EpochSampler(Sampler):
         self.skip = 0  # rows of the next pass that were seen before
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
+        """Set the epoch of the next pass; Lightning calls it before each."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -79,58 +82,59 @@ class EpochSampler(Sampler):
 
 
 class ImageDataset(Dataset):
-    """Whole batches of pixels, augmented where an augmentation is given.
+    """Give whole batches of pixels, augmented where an augmentation is given.
 
-    An item is a list of (epoch, row) pairs; it gives `pixels` (B, 3, H, W) uint8 in channels-last memory, `labels` (B,)
-    and `rows` (B,), both int64, `weights` (B,) float32 where the catalog has them, and with `on_device` the `draws`
-    (B, len(Draw)) that are left to the device; with `resident` no `pixels`, since they are there already.
+    An item is a list of (epoch, row) pairs; its batch has `pixels` (B, 3, H, W) uint8 in channels-last memory, `labels`
+    (B,) and `rows` (B,), both int64, and `weights` (B,) float32 where the catalog has them. With `augment_on_gpu` the
+    pixels are not augmented and `params` (B, len(AugmentationParams)) come with them; with `in_gpu_cache` there are no
+    `pixels`, since they are on the GPU already.
     """
 
     def __init__(
         self,
         catalog: Catalog,
-        store: PixelCache,
+        cache: PixelCache,
         augmentation: Augmentation | None,
         seed: int,
-        on_device: bool = False,
-        resident: bool = False,
+        augment_on_gpu: bool = False,
+        in_gpu_cache: bool = False,
     ):
         self.labels = torch.from_numpy(catalog.labels.astype(np.int64))
         self.weights = None if catalog.weights is None else torch.from_numpy(catalog.weights)
-        self.store = store
+        self.cache = cache
         self.augmentation = augmentation
         self.seed = seed
-        self.on_device = on_device
-        self.resident = resident
+        self.augment_on_gpu = augment_on_gpu
+        self.in_gpu_cache = in_gpu_cache
 
     def __len__(self) -> int:
-        return len(self.store)
+        return len(self.cache)
 
     def __getitems__(self, items: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
         rows = torch.tensor([row for _, row in items])
         batch = {"labels": self.labels[rows], "rows": rows}
         if self.weights is not None:
             batch["weights"] = self.weights[rows]
-        draws = [self._draw(epoch, row) for epoch, row in items] if self.augmentation is not None else []
-        if draws and self.on_device:
-            batch["draws"] = torch.tensor(draws)
-        if not self.resident:
-            batch["pixels"] = as_batch(self._pixels(rows.tolist(), [] if self.on_device else draws))
+        params = [self._draw(epoch, row) for epoch, row in items] if self.augmentation is not None else []
+        if params and self.augment_on_gpu:
+            batch["params"] = torch.tensor(params)
+        if not self.in_gpu_cache:
+            batch["pixels"] = as_batch(self._pixels(rows.tolist(), [] if self.augment_on_gpu else params))
         return batch
 
     def _draw(self, epoch: int, row: int) -> AugmentationParams:
-        return self.augmentation.draw(self.store.image_size, np.random.default_rng((self.seed, epoch, row)))
+        return self.augmentation.draw(self.cache.image_size, np.random.default_rng((self.seed, epoch, row)))
 
-    def _pixels(self, rows: list[int], draws: list[AugmentationParams]) -> np.ndarray:
-        side = self.store.image_size
+    def _pixels(self, rows: list[int], params: list[AugmentationParams]) -> np.ndarray:
+        side = self.cache.image_size
         pixels = np.empty((len(rows), side, side, 3), np.uint8)
         for place, row in enumerate(rows):
-            pixels[place] = apply(self.store[row], draws[place]) if draws else self.store[row]
+            pixels[place] = apply(self.cache[row], params[place]) if params else self.cache[row]
         return pixels
 
 
 def workers_that_fit(wanted: int, batch_bytes: int) -> int:
-    """`wanted` loader processes, or none where the shared memory that they hand batches over in is too small."""
+    """Return `wanted` loader processes, or 0 where the shared memory for their batches of `batch_bytes` is too small."""
     needed = wanted * (BATCHES_AHEAD + 1) * batch_bytes
     if not wanted or not SHARED_MEMORY.is_dir():
         return wanted
@@ -145,7 +149,7 @@ def workers_that_fit(wanted: int, batch_bytes: int) -> int:
 
 
 class StatefulDataLoader(DataLoader):
-    """Knows how many batches of a pass it has given, so that a checkpoint in the middle of an epoch goes on with the next."""
+    """Count the batches of a pass, so that a checkpoint in the middle of an epoch resumes with the next one."""
 
     given = 0
 
@@ -156,13 +160,14 @@ class StatefulDataLoader(DataLoader):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Lightning's protocol of a loader that can go on."""
+        """Return the position for a checkpoint; Lightning's protocol of a loader that can resume."""
         return {"batches": self.given % len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
+        """Skip in the next pass what was seen before."""
         self.sampler.skip = state["batches"] * self.batch_size
 
 
 def keep_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Collate function: the data set already gives batches."""
+    """Collate nothing: the data set already gives batches."""
     return batch

@@ -1,4 +1,4 @@
-"""From the pixels of a batch to what a network takes: the one place, for training, prediction and export alike."""
+"""From the pixels of a batch to the input of a network: the one place, for training, prediction and export alike."""
 
 import numpy as np
 import torch
@@ -6,12 +6,12 @@ from torch import Tensor
 
 
 def as_batch(pixels: np.ndarray) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) of the same memory, which is channels-last then."""
+    """View (B, H, W, 3) uint8 as (B, 3, H, W) of the same memory, which is channels-last then."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 def normalize(pixels: Tensor, mean: list[float] | Tensor, std: list[float] | Tensor) -> Tensor:
-    """(B, 3, H, W) uint8 of 0 to 255 -> float with each channel (value / 255 - mean) / std; channels-last memory is kept."""
+    """Turn (B, 3, H, W) uint8 into float, each channel (value / 255 - mean) / std; channels-last memory is kept."""
     mean, std = (torch.as_tensor(values, device=pixels.device) for values in (mean, std))
     lines = pixels.permute(0, 2, 3, 1)  # (B, H, W, 3)
     width = lines.shape[2]

@@ -1,6 +1,6 @@
-"""Pixel store: every image decoded and resized once, kept as uint8 in a memory-mapped file.
+"""Pixel cache: every image decoded and resized once, kept as uint8 in a memory-mapped file.
 
-All loader workers, processes and runs of a sweep share its pages. A store is found again by what it was made from.
+All loader workers, processes and runs of a sweep share its pages. A cache is found again by what it was made from.
 """
 
 import contextlib
@@ -20,38 +20,38 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import DISK_ERRORS
 from datamodules.decode import DECODER, open_image, resize
 from datamodules.image_stats import ImageStats, scan_image
 
 log = logging.getLogger(__name__)
 
-NOT_WRITABLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM, errno.ENOTDIR)
-ABANDONED_S = 3600  # a store still being built after an hour was killed
+ABANDONED_S = 3600  # a cache still being built after an hour belongs to a killed process
 MAPPED_AROUND = 64 * 2**10  # bytes that the system maps around a page that is asked for
 CHUNK = 1024  # files that a thread pool is given at once
 
 
 class PixelCache:
-    """`store[row]` is an (H, W, 3) uint8 array of its own, `facts` what is known of each image.
+    """Give `cache[row]`, an (H, W, 3) uint8 array of its own, and `stats`, the statistics of all images.
 
-    A row's pages are let go of after the copy: they stay in the system's cache, once for all processes, and the memory of
+    A row's pages are released after the copy: they stay in the system's cache, once for all processes, and the memory of
     the process does not grow with the number of images.
     """
 
-    def __init__(self, path: Path, facts: ImageStats):
+    def __init__(self, path: Path, stats: ImageStats):
         self.path = path
-        self.facts = facts
+        self.stats = stats
         with path.open("rb") as file:
             np.lib.format.read_magic(file)
             shape, _, _ = np.lib.format.read_array_header_1_0(file)
             self.image_size = shape[1]
             self._begin = file.tell()
             if shape != (len(self), shape[1], shape[1], 3) or path.stat().st_size != self._begin + math.prod(shape):
-                raise ValueError(f"{path}: damaged (it says {shape})")
+                raise ValueError(f"{path}: damaged (its header has the shape {shape})")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def __len__(self) -> int:
-        return len(self.facts.fingerprints)
+        return len(self.stats.fingerprints)
 
     def __getitem__(self, row: int) -> np.ndarray:
         side = self.image_size
@@ -64,98 +64,107 @@ class PixelCache:
         return pixels
 
     def __reduce__(self):
-        return PixelCache, (self.path, self.facts)  # a loader process that is spawned opens the file itself
+        return PixelCache, (self.path, self.stats)  # a loader process that is spawned opens the file itself
 
 
 class UncachedPixels(PixelCache):
-    """The same without a file: decodes an image each time that it is asked for."""
+    """Give the same without a file: decode an image each time that it is asked for."""
 
-    def __init__(self, files: Sequence[Path], image_size: int, facts: ImageStats):
+    def __init__(self, files: Sequence[Path], image_size: int, stats: ImageStats):
         self.files = files
         self.image_size = image_size
-        self.facts = facts
+        self.stats = stats
 
     def __getitem__(self, row: int) -> np.ndarray:
         return np.asarray(resize(open_image(self.files[row], self.image_size), self.image_size))
 
+    def __reduce__(self):
+        return UncachedPixels, (self.files, self.image_size, self.stats)
+
 
 def open_pixel_cache(files: Sequence[Path], image_size: int, folder: Path, limit_gib: float = 50.0) -> PixelCache:
-    """The store of these files in this order, built where it is not there yet.
+    """Open the cache of these files in this order; build it where there is none yet.
 
-    Unreadable files are not an error here: their rows are black, and `facts.errors` says why.
+    Unreadable files are no error here: their rows are black, and `stats.errors` holds the reason.
 
     Args:
-        limit_gib: all stores together; those not used for longest are removed when a new one is built.
+        limit_gib: all caches together; the least recently used are removed when a new one is built.
     """
     place = folder / _key(files, image_size)
     if place.is_dir():
         try:
-            return _opened(place, len(files))
+            return _open(place, len(files))
         except (ValueError, OSError, IndexError) as error:
-            log.warning("pixel store: %s; it is built anew", error)
+            log.warning("pixel cache: %s; building it again", error)
             shutil.rmtree(place, ignore_errors=True)
-    if not place.is_dir():
-        try:
-            _make_room(folder, needed=len(files) * image_size**2 * 3, limit=int(limit_gib * 2**30))
-            _build(files, image_size, place)
-        except OSError as error:
-            if error.errno not in NOT_WRITABLE:
-                raise
-            reason = error.strerror
-            log.warning("pixel store: %s cannot be written (%s); images are decoded anew each epoch", folder, reason)
-            facts = ImageStats.empty(len(files))
-            _decode_all(files, image_size, facts)
-            return UncachedPixels(files, image_size, facts)
-    return _opened(place, len(files))
-
-
-def _opened(place: Path, rows: int) -> PixelCache:
-    """Raises ValueError or OSError where a file of it is damaged or missing."""
-    store = PixelCache(place / "pixels.npy", ImageStats.load(place / "facts.npz", rows))
     try:
-        os.utime(place)  # last used
+        _make_room(folder, needed=len(files) * image_size**2 * 3, limit=int(limit_gib * 2**30))
+        _build(files, image_size, place)
     except OSError as error:
-        log.warning("pixel store: %s cannot be marked as used (%s)", place, error.strerror)
-    return store
+        if error.errno not in DISK_ERRORS:
+            raise
+        log.warning("pixel cache: could not write %s (%s); decoding images in every epoch", folder, error.strerror)
+        stats = ImageStats.empty(len(files))
+        _decode_all(files, image_size, stats)
+        return UncachedPixels(files, image_size, stats)
+    return _open(place, len(files))
+
+
+def _open(place: Path, rows: int) -> PixelCache:
+    """Open a cache and mark it as used.
+
+    Raises:
+        ValueError, OSError: a file of it is damaged or missing.
+    """
+    cache = PixelCache(place / "pixels.npy", ImageStats.load(place / "stats.npz", rows))
+    try:
+        os.utime(place)
+    except OSError as error:
+        log.warning("pixel cache: could not mark %s as used (%s)", place, error.strerror)
+    return cache
 
 
 def _key(files: Sequence[Path], image_size: int) -> str:
-    """Names what the store is made from: files with their size and time of change, size of an image, decoder."""
+    """Name what a cache is made from: files with their size and time of change, size of an image, decoder."""
     digest = hashlib.blake2b(f"{DECODER} {image_size}".encode(), digest_size=12)
     for file in files:
-        stat = file.stat()
-        digest.update(f"\0{file}\0{stat.st_size}\0{stat.st_mtime_ns}".encode(errors="surrogateescape"))
+        try:
+            status = file.stat()
+            version = f"{status.st_size}\0{status.st_mtime_ns}"
+        except OSError as error:  # a dangling link, or removed since it was listed: its row holds the reason
+            version = error.strerror
+        digest.update(f"\0{file}\0{version}".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
 def _build(files: Sequence[Path], image_size: int, place: Path) -> None:
-    """Writes into a folder of another name and renames it: a store is whole or absent, also with two builders."""
+    """Write into a folder of another name and rename it: a cache is whole or absent, also with two builders."""
     building = Path(tempfile.mkdtemp(prefix=f"{place.name}.building-", dir=place.parent))
     try:
-        facts = ImageStats.empty(len(files))
+        stats = ImageStats.empty(len(files))
         with (building / "pixels.npy").open("wb") as file:
             shape = (len(files), image_size, image_size, 3)
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             file.flush()
             file.truncate(file.tell() + math.prod(shape))  # rows that cannot be read stay black
-            _decode_all(files, image_size, facts, file.fileno(), file.tell())
+            _decode_all(files, image_size, stats, file.fileno(), file.tell())
             os.fsync(file.fileno())
-        facts.save(building / "facts.npz")
+        stats.save(building / "stats.npz")
         building.rename(place)
     except OSError:
-        if not place.is_dir():  # otherwise another process was first: its store is the same
+        if not place.is_dir():  # otherwise another process was first: its cache is the same
             raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
 def _decode_all(
-    files: Sequence[Path], image_size: int, facts: ImageStats, descriptor: int | None = None, offset: int = 0
+    files: Sequence[Path], image_size: int, stats: ImageStats, descriptor: int | None = None, offset: int = 0
 ) -> None:
-    """Fills the facts and, from byte `offset` of an open file on, the pixels. In threads: Pillow lets go of the interpreter."""
+    """Fill the statistics and, from byte `offset` of an open file, the pixels. In threads: Pillow releases the GIL."""
 
     def decode(row: int) -> None:
-        image = scan_image(files[row], row, facts, image_size)
+        image = scan_image(files[row], row, stats, image_size)
         if image is not None and descriptor is not None:
             os.pwrite(descriptor, image.tobytes(), offset + row * image_size**2 * 3)
 
@@ -165,29 +174,29 @@ def _decode_all(
 
 
 def _make_room(folder: Path, needed: int, limit: int) -> None:
-    """Removes what was abandoned, and the stores used longest ago while all together would be above the limit.
+    """Remove what was abandoned, and the least recently used caches while all together would be above the limit.
 
     Raises:
-        OSError: the disk has no space for the new store.
+        OSError: the disk has no space for the new cache.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stores = []
-    for store in folder.iterdir():
-        if not re.fullmatch(r"[0-9a-f]{24}(\.building-.*)?", store.name) or not store.is_dir() or store.is_symlink():
-            continue  # not one of ours, which is all that may be removed
+    caches = []
+    for cache in folder.iterdir():
+        if not re.fullmatch(r"[0-9a-f]{24}(\.building-.*)?", cache.name) or not cache.is_dir() or cache.is_symlink():
+            continue  # only what this file has made may be removed
         with contextlib.suppress(FileNotFoundError):  # another process has finished or removed it in between
-            used = store.stat().st_mtime
-            if ".building-" in store.name:
+            used = cache.stat().st_mtime
+            if ".building-" in cache.name:
                 if time.time() - used > ABANDONED_S:
-                    shutil.rmtree(store, ignore_errors=True)
+                    shutil.rmtree(cache, ignore_errors=True)
                 continue
-            stores.append((used, store, sum(file.stat().st_size for file in store.iterdir())))
-    total = needed + sum(size for _, _, size in stores)
-    for _, store, size in sorted(stores):
+            caches.append((used, cache, sum(file.stat().st_size for file in cache.iterdir())))
+    total = needed + sum(size for _, _, size in caches)
+    for _, cache, size in sorted(caches):
         if total <= limit:
             break
-        log.info("pixel store: removed %s (%d MiB), not used for longest", store.name, size // 2**20)
-        shutil.rmtree(store, ignore_errors=True)
+        log.info("pixel cache: removed %s (%d MiB), the least recently used", cache.name, size // 2**20)
+        shutil.rmtree(cache, ignore_errors=True)
         total -= size
     if shutil.disk_usage(folder).free < needed + 2**20:
         raise OSError(errno.ENOSPC, f"no space for {needed / 2**20:,.0f} MiB")

@@ -1,8 +1,8 @@
-"""Augmentation: what is drawn for an image, and how it is applied on the processor, in the study's order.
+"""Augmentation: its random parameters for an image, and how they are applied on the CPU, in the study's order.
 
-Every draw comes from a generator that the data set makes from (seed, epoch, row), so that an image looks the same on any
-number of workers and processes. On the processor geometry is Pillow's, which is ten times as fast on uint8 as tensors; on a
-GPU `device_augmentation` applies the same draws to whole batches.
+Parameters come from a generator that the data set makes from (seed, epoch, row), so that an image looks the same on any
+number of workers and processes. On the CPU geometry is Pillow's, which is ten times as fast on uint8 as tensors; on a GPU
+transforms_gpu.py applies the same parameters to whole batches.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torchvision.transforms import functional as F
 
-from datamodules.settings import check_augmentation
+from common.checks import check_between
 
 # torchvision.transforms.RandomErasing's own: share of the area erased, and its width to height
 ERASING_SCALE = (0.02, 0.33)
@@ -27,7 +27,7 @@ FLIPS = {  # horizontal, vertical
 
 
 class AugmentationParams(NamedTuple):
-    """What happens to one image, all as plain numbers."""
+    """Hold what happens to one image, all as plain numbers."""
 
     horizontal_flip: float = 0.0  # 1 or 0
     vertical_flip: float = 0.0
@@ -42,12 +42,12 @@ class AugmentationParams(NamedTuple):
 
 
 class Augmentation:
-    """Flips, rotation, color jitter, erasing. Zero turns a step off.
+    """Flip, rotate, jitter colors and erase at random. Zero turns a step off.
 
     Args:
         horizontal_flip: probability of a flip left to right.
         vertical_flip: probability of a flip upside down.
-        rotation_degrees: drawn evenly from plus to minus this, nearest neighbor, black corners.
+        rotation_degrees: the angle is uniform from minus to plus this, nearest neighbor, black corners.
         color_jitter: brightness, contrast and saturation are scaled by factors drawn from 1 - j to 1 + j.
         erasing: probability that a rectangle becomes black, which is before normalization, as in the study.
     """
@@ -61,10 +61,11 @@ class Augmentation:
         color_jitter: float,
         erasing: float,
     ):
-        check_augmentation(
-            horizontal_flip=horizontal_flip, vertical_flip=vertical_flip, rotation_degrees=rotation_degrees,
-            color_jitter=color_jitter, erasing=erasing,
-        )  # fmt: skip
+        check_between("augmentation.horizontal_flip", horizontal_flip, 0, 1)
+        check_between("augmentation.vertical_flip", vertical_flip, 0, 1)
+        check_between("augmentation.rotation_degrees", rotation_degrees, 0, 180)
+        check_between("augmentation.color_jitter", color_jitter, 0, 1)
+        check_between("augmentation.erasing", erasing, 0, 1)
         self.horizontal_flip = horizontal_flip
         self.vertical_flip = vertical_flip
         self.rotation_degrees = rotation_degrees
@@ -73,12 +74,12 @@ class Augmentation:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether images stay as they are."""
+        """True where images stay as they are."""
         steps = (self.horizontal_flip, self.vertical_flip, self.rotation_degrees, self.color_jitter, self.erasing)
         return not any(steps)
 
     def draw(self, size: int, generator: np.random.Generator) -> AugmentationParams:
-        """What is to happen to an image of `size` pixels a side."""
+        """Draw the parameters for an image of `size` pixels a side."""
         drawn = {}
         if self.horizontal_flip:
             drawn["horizontal_flip"] = float(generator.random() < self.horizontal_flip)
@@ -94,12 +95,12 @@ class Augmentation:
         return AugmentationParams(**drawn)
 
     def __call__(self, pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """A new (H, W, 3) uint8 array, or `pixels` itself where nothing was drawn."""
+        """Return a new (H, W, 3) uint8 array, or `pixels` itself where nothing changes."""
         return apply(pixels, self.draw(len(pixels), generator))
 
 
 def draw_rectangle(size: int, generator: np.random.Generator) -> dict[str, float]:
-    """Zhong et al. 2017, arXiv:1708.04896, algorithm 1; nothing where no rectangle fits in ten tries."""
+    """Draw the rectangle of Zhong et al. 2017, arXiv:1708.04896, algorithm 1; nothing where none fits in ten tries."""
     for _ in range(ERASING_TRIES):
         area = size * size * generator.uniform(*ERASING_SCALE)
         ratio = math.exp(generator.uniform(math.log(ERASING_RATIO[0]), math.log(ERASING_RATIO[1])))
@@ -110,20 +111,20 @@ def draw_rectangle(size: int, generator: np.random.Generator) -> dict[str, float
     return {}
 
 
-def apply(pixels: np.ndarray, draw: AugmentationParams) -> np.ndarray:
-    """Does to (H, W, 3) uint8 what was drawn."""
-    flip = FLIPS[bool(draw.horizontal_flip), bool(draw.vertical_flip)]
-    jitter = (draw.brightness, draw.contrast, draw.saturation) != (1, 1, 1)
-    if flip is not None or draw.angle_degrees or jitter:  # Pillow copies in and out, once for all of it
+def apply(pixels: np.ndarray, params: AugmentationParams) -> np.ndarray:
+    """Augment (H, W, 3) uint8 on the CPU."""
+    flip = FLIPS[bool(params.horizontal_flip), bool(params.vertical_flip)]
+    jitter = (params.brightness, params.contrast, params.saturation) != (1, 1, 1)
+    if flip is not None or params.angle_degrees or jitter:  # Pillow copies in and out, once for all of it
         image = Image.fromarray(pixels)
         image = image if flip is None else image.transpose(flip)
-        image = image.rotate(draw.angle_degrees)
+        image = image.rotate(params.angle_degrees)
         if jitter:
-            image = F.adjust_contrast(F.adjust_brightness(image, draw.brightness), draw.contrast)
-            image = F.adjust_saturation(image, draw.saturation)
+            image = F.adjust_contrast(F.adjust_brightness(image, params.brightness), params.contrast)
+            image = F.adjust_saturation(image, params.saturation)
         pixels = np.asarray(image)
-    if draw.erased_height:
-        top, left = int(draw.erased_top), int(draw.erased_left)
+    if params.erased_height:
+        top, left = int(params.erased_top), int(params.erased_left)
         pixels = pixels.copy()
-        pixels[top : top + int(draw.erased_height), left : left + int(draw.erased_width)] = 0
+        pixels[top : top + int(params.erased_height), left : left + int(params.erased_width)] = 0
     return pixels

@@ -1,4 +1,4 @@
-"""What was drawn for each image of a batch, applied on the device in a few operations for all of them.
+"""Augmentation of a whole batch on the device, by the parameters of each of its images.
 
 Shapes: B batch, H = W pixels.
 """
@@ -13,24 +13,27 @@ GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow
 
 
 @torch.no_grad()
-def apply_on_device(pixels: Tensor, drawn: Tensor, jitter: bool) -> Tensor:
-    """(B, 3, H, W) uint8 and draws (B, len(Draw)) to (B, 3, H, W) float of 0 to 255; as `augmentation.apply` to rounding.
+def apply_on_device(pixels: Tensor, params: Tensor, jitter: bool) -> Tensor:
+    """Augment (B, 3, H, W) uint8 to (B, 3, H, W) float of 0 to 255; equals `transforms.apply` up to rounding.
 
-    Whether there is color jitter is told, not looked up: a look at the draws would wait for the device.
+    Args:
+        params: (B, len(AugmentationParams)).
+        jitter: whether there is color jitter; reading that from the parameters would wait for the device.
     """
-    draw = AugmentationParams(*drawn.to(pixels.device, torch.float32).unbind(1))
+    of_batch = AugmentationParams(*params.to(pixels.device, torch.float32).unbind(1))  # each (B,)
     x = pixels.float()
-    x = F.grid_sample(x, _grid(draw, x), mode="nearest", padding_mode="zeros", align_corners=False)
+    x = F.grid_sample(x, _grid(of_batch, x), mode="nearest", padding_mode="zeros", align_corners=False)
     if jitter:
-        x = _jitter(x, *(factor.view(-1, 1, 1, 1) for factor in (draw.brightness, draw.contrast, draw.saturation)))
-    return x * ~_erased(draw, x)
+        factors = (of_batch.brightness, of_batch.contrast, of_batch.saturation)
+        x = _jitter(x, *(factor.view(-1, 1, 1, 1) for factor in factors))
+    return x * ~_erased(of_batch, x)
 
 
-def _grid(draw: AugmentationParams, x: Tensor) -> Tensor:
-    """Where each pixel comes from: flips first, then the rotation, in one map."""
-    angle = torch.deg2rad(draw.angle_degrees)
+def _grid(params: AugmentationParams, x: Tensor) -> Tensor:
+    """Return (B, H, W, 2), where each pixel comes from: flips first, then the rotation, in one map."""
+    angle = torch.deg2rad(params.angle_degrees)
     cos, sin, zero = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
-    across, down = 1 - 2 * draw.horizontal_flip, 1 - 2 * draw.vertical_flip
+    across, down = 1 - 2 * params.horizontal_flip, 1 - 2 * params.vertical_flip
     theta = torch.stack([across * cos, -across * sin, zero, down * sin, down * cos, zero], dim=1).view(-1, 2, 3)
     return F.affine_grid(theta, list(x.shape), align_corners=False)
 
@@ -44,12 +47,12 @@ def _jitter(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor)
     return (gray + (x - gray) * saturation).clamp(0, 255)
 
 
-def _erased(draw: AugmentationParams, x: Tensor) -> Tensor:
-    """(B, 1, H, W) whether a pixel lies in the erased rectangle."""
+def _erased(params: AugmentationParams, x: Tensor) -> Tensor:
+    """Return (B, 1, H, W), whether a pixel lies in the erased rectangle."""
     steps = torch.arange(x.shape[-1], device=x.device)
 
     def inside(start: Tensor, length: Tensor) -> Tensor:  # (B,) and (B,) to (B, H)
         return (steps >= start[:, None]) & (steps < (start + length)[:, None])
 
-    rows, columns = inside(draw.erased_top, draw.erased_height), inside(draw.erased_left, draw.erased_width)
+    rows, columns = inside(params.erased_top, params.erased_height), inside(params.erased_left, params.erased_width)
     return (rows[:, :, None] & columns[:, None, :])[:, None]

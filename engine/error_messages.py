@@ -1,12 +1,10 @@
-"""What a user reads when something is wrong: what, where, what is allowed, the next step, and no traceback.
+"""Turn an error into the message that a user reads: what, where, what is allowed, the next step, and no traceback.
 
-A ValueError from this project's own code is a message to the user. Errors of the operating system and of Hydra's
-command line are put into words here. Everything else is a defect of ours and keeps its traceback.
+Messages are those of UserError, of the networks, of Hydra's command line and of the operating system. Everything else, also a
+plain ValueError, is a defect of this project and keeps its traceback.
 """
 
 import re
-import traceback
-from pathlib import Path
 
 from hydra.errors import (
     ConfigCompositionException,
@@ -17,7 +15,7 @@ from hydra.errors import (
 )
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from common.errors import DISK_ERRORS
+from common.errors import DISK_ERRORS, UserError
 from common.run_folder import PROJECT
 from common.text import clean, did_you_mean
 
@@ -26,7 +24,7 @@ LAUNCHERS = {"joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm", "submi
 
 
 def user_message(error: BaseException) -> str | None:
-    """The message for the user, or None where the error is not one of his."""
+    """Return the message for the user, or None where the error is a defect of this project."""
     chain = [error]
     while (cause := _cause(chain[-1])) is not None:
         chain.append(cause)
@@ -37,9 +35,11 @@ def user_message(error: BaseException) -> str | None:
             return _no_such_choice(link)
         if isinstance(link, ConfigCompositionException):
             return _no_such_key(link)
-        if isinstance(link, ValueError) and not isinstance(link, OmegaConfBaseException) and _is_ours(link):
+        if isinstance(link, UserError):
             return str(link)
-        if isinstance(link, RuntimeError) and (message := _out_of_memory(link) or _left_alone(link)):
+        if type(link).__name__ == "NetworkError":  # by its name: its module imports torch
+            return f"{link}; {did_you_mean(link.name, link.allowed)}" if link.allowed else str(link)
+        if isinstance(link, RuntimeError) and (message := _out_of_memory(link) or _lost_process(link)):
             return message
         if isinstance(link, OSError) and link.errno in DISK_ERRORS:
             return f"{link.filename or link.strerror}: {DISK_ERRORS[link.errno]}"
@@ -50,7 +50,7 @@ def user_message(error: BaseException) -> str | None:
 
 
 def _cause(error: BaseException) -> BaseException | None:
-    """OmegaConf hides what a resolver of ours has raised."""
+    """Return the cause of an error, also where OmegaConf hides what one of this project's resolvers has raised."""
     return error.__context__ if isinstance(error, InterpolationResolutionError) else error.__cause__
 
 
@@ -58,7 +58,7 @@ def _out_of_memory(error: RuntimeError) -> str | None:
     text = str(error)
     if type(error).__name__ == "TerminatedWorkerError":
         return (
-            "a worker process was killed, mostly for want of memory: the same command goes on; "
+            "a worker process was killed, mostly for lack of memory: rerun the same command to resume; "
             "a smaller hydra.launcher.n_jobs needs less"
         )
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
@@ -66,23 +66,20 @@ def _out_of_memory(error: RuntimeError) -> str | None:
     return None
 
 
-def _left_alone(error: RuntimeError) -> str | None:
-    """Of torch.distributed's gloo and NCCL, which say it at length."""
+def _lost_process(error: RuntimeError) -> str | None:
+    """Shorten what torch.distributed's gloo and NCCL report at length."""
     if re.search(r"Connection (closed|reset) by peer|ncclRemoteError|Broken pipe", str(error)):
-        return "another process of this run has ended, and this one with it; go on: ckpt_path=RUN/checkpoints/last.ckpt"
+        return (
+            "another process of this run has ended, and this one with it; resume: ckpt_path=RUN/checkpoints/last.ckpt"
+        )
     return None
-
-
-def _is_ours(error: BaseException) -> bool:
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and PROJECT in Path(frames[-1].filename).parents and "site-packages" not in frames[-1].filename
 
 
 def _unparsable(error: OverrideParseException) -> str:
     key, _, value = (clean(part, LONGEST) for part in error.override.partition("="))
     return (
         f"cannot read the argument {clean(error.override, LONGEST)!r}. A value with spaces, commas, brackets, = or letters "
-        f"beyond ASCII goes into two kinds of quotes: '{key}=\"{value}\"'"
+        f"beyond ASCII needs two kinds of quotes: '{key}=\"{value}\"'"
     )
 
 

@@ -1,4 +1,4 @@
-"""What --help says of groups and settings: read from conf/, so that a new file shows by itself. The rest is conf/hydra/help."""
+"""Make the parts of --help that list groups and settings from conf/, new files included; conf/hydra/help has the rest."""
 
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -11,32 +11,32 @@ INDENT = "  "
 
 
 def help_groups(conf: Path, verb: str) -> str:
-    """A line or more for each folder of `conf`: its name, and its files with a * at what `verb` takes by itself."""
-    taken = {}
+    """List each folder of `conf` with its files, and a * at the one that `verb` takes by default."""
+    defaults = {}
     for entry in yaml.safe_load((conf / f"{verb}.yaml").read_text(encoding="utf-8"))["defaults"]:
-        taken |= entry if isinstance(entry, dict) else {}
-    choices = {name: _files(conf / name) for name in taken if not name.startswith(("override ", "hydra/"))}
+        defaults |= entry if isinstance(entry, dict) else {}
+    choices = {name: _files(conf / name) for name in defaults if not name.startswith(("override ", "hydra/"))}
     choices |= {place.name: _files(place) for place in sorted(conf.iterdir()) if place.is_dir()}
-    choices |= {"hydra/launcher": _files(conf / "hydra" / "jobs")}
-    taken["hydra/launcher"] = taken.get("hydra/jobs")
+    choices["hydra/launcher"] = ["basic", *_files(conf / "hydra" / "jobs")]
+    defaults["hydra/launcher"] = "basic"
     column = max(map(len, choices)) + 2
     lines = []
     for group, files in choices.items():
         if files:
-            told = ", ".join(f"{file}*" if file == taken.get(group) else file for file in files)
+            names = ", ".join(f"{file}*" if file == defaults.get(group) else file for file in files)
             lines += textwrap.wrap(
-                f"{group:{column}}{told}", WIDTH - len(INDENT), subsequent_indent=" " * column, break_on_hyphens=False
+                f"{group:{column}}{names}", WIDTH - len(INDENT), subsequent_indent=" " * column, break_on_hyphens=False
             )
-    return _escaped(lines)
+    return _escape(lines)
 
 
 def help_settings(conf: Path, verb: str) -> str:
-    """The settings of `verb` with their values and what is said beside them, as its file has them."""
-    return _escaped(_own((conf / f"{verb}.yaml").read_text(encoding="utf-8")))
+    """List the settings of `verb` with their values and comments, as its file has them."""
+    return _escape(_own_lines((conf / f"{verb}.yaml").read_text(encoding="utf-8")))
 
 
-def _own(text: str) -> Iterator[str]:
-    """The lines of a primary configuration between its defaults list and Hydra's own part."""
+def _own_lines(text: str) -> Iterator[str]:
+    """Yield the lines of a primary configuration between its defaults list and Hydra's own part."""
     inside = False
     for line in text.splitlines():
         if line.startswith("hydra:"):
@@ -50,6 +50,6 @@ def _files(folder: Path) -> list[str]:
     return sorted(file.stem for file in folder.glob("*.yaml"))
 
 
-def _escaped(lines: Iterable[str]) -> str:
-    """For string.Template, which Hydra puts a help text through."""
+def _escape(lines: Iterable[str]) -> str:
+    """Join lines for string.Template, by which Hydra formats a help text."""
     return "\n".join(INDENT + line for line in lines).replace("$", "$$")

@@ -1,4 +1,4 @@
-"""What the screen shows of the log: the message alone, with the level before it from warning on."""
+"""Show the log on the screen as plain messages, with the level from warning on; write it to a file; collect warnings."""
 
 import contextlib
 import logging
@@ -9,7 +9,7 @@ from common.text import printable
 
 
 class ScreenFormatter(logging.Formatter):
-    """`text` for information, `WARNING: text` and `ERROR: text` for the rest; behind a name where there is one."""
+    """Format information as `text`, the rest as `WARNING: text` and `ERROR: text`; behind a name where there is one."""
 
     name = ""
 
@@ -20,11 +20,11 @@ class ScreenFormatter(logging.Formatter):
 
 
 class ScreenHandler(logging.Handler):
-    """Writes to standard output, above a progress bar where one is drawn."""
+    """Write to standard output, above a progress bar where one is drawn."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
-        if "tqdm" in sys.modules:  # not imported for its own sake: help and errors have to be quick
+        if "tqdm" in sys.modules:  # not imported for this: help and errors have to be quick
             sys.modules["tqdm"].tqdm.write(text, file=sys.stdout)
         else:
             print(text)
@@ -32,11 +32,11 @@ class ScreenHandler(logging.Handler):
 
 
 class LogFileHandler(logging.Handler):
-    """Adds lines to a file; on a full disk they are lost, and the run goes on."""
+    """Append lines to a file; on a full disk they are lost, and the run continues."""
 
     def __init__(self, filename: str):
         super().__init__()
-        self._file = Path(filename).open("ab", buffering=0)  # noqa: SIM115 closed below; unbuffered, so that nothing is left to fail
+        self._file = Path(filename).open("ab", buffering=0)  # noqa: SIM115 closed below; unbuffered, so that no flush can fail
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):
@@ -47,15 +47,8 @@ class LogFileHandler(logging.Handler):
         super().close()
 
 
-def prefix_log_lines(name: str) -> None:
-    """Puts a job's name before each line of this process, where other processes write to the same screen."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler.formatter, ScreenFormatter):
-            handler.formatter.name = name
-
-
 class WarningCollector(logging.Handler):
-    """Keeps the warnings of a run, for its record."""
+    """Keep the warnings of a run, for its record."""
 
     def __init__(self):
         super().__init__(level=logging.WARNING)
@@ -67,6 +60,13 @@ class WarningCollector(logging.Handler):
             self.messages.append(message)
 
 
+def prefix_log_lines(name: str) -> None:
+    """Put a job's name before each line of this process, where other processes write to the same screen."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, ScreenFormatter):
+            handler.formatter.name = name
+
+
 def log_python_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    """Stands in for warnings.showwarning: one line on the screen and in the record."""
+    """Log a warning in one line, in place of warnings.showwarning, so that it is on the screen and in the record."""
     logging.getLogger("warnings").warning("%s (%s)", " ".join(str(message).split()), category.__name__)

@@ -1,13 +1,13 @@
-"""What follows from a network's probabilities: temperature, threshold, and which images can be decided.
+"""The metrics of a split, and the decision: temperature, threshold and confidence, fitted on validation images.
 
-Fitted on validation images, kept in the checkpoint as plain values, measured on test images. Labels are (n,) class
-indices, probabilities (n, K) as the network gives them; a threshold and a confidence are of these, not of calibrated ones.
+n images, K classes. Labels are (n,) class indices, probabilities (n, K) as the network gives them; a threshold and a
+confidence are of these, not of calibrated ones.
 """
-
-from typing import Literal
 
 import numpy as np
 
+from common.errors import UserError
+from common.run_record import AtThreshold, Binary, Calibrated, Criterion, Decision, Proportion, SplitMetrics
 from evaluation.calibration import (
     brier,
     coverage_at_accuracy,
@@ -17,148 +17,246 @@ from evaluation.calibration import (
     selective_accuracy,
     with_temperature,
 )
-from evaluation.scores import average_precision, bootstrap_intervals, per_class
-from evaluation.thresholds import at_threshold, choose_threshold
+from evaluation.intervals import proportion
+from evaluation.scores import (
+    average_precision,
+    balanced_accuracy,
+    bootstrap_intervals,
+    checked,
+    count_confusion,
+    macro_auroc,
+    macro_f1,
+    per_class,
+    two_classes,
+)
 
 
 class DecisionRules:
-    """What is to be fitted.
+    """Fit a decision to the validation images.
 
     Args:
         positive_class: of two classes; None: the second one.
-        threshold_criterion: what the threshold of the positive class is to be best for.
+        threshold_criterion: what the threshold of the positive class maximizes, or with `cost` minimizes.
         false_negative_cost: what a missed positive costs in false alarms, with `threshold_criterion=cost`.
-        target_accuracy: of the share of the images that is decided.
+        target_accuracy: of the images whose confidence suffices for a prediction.
     """
 
     def __init__(
         self,
         *,
         positive_class: str | None,
-        threshold_criterion: Literal["accuracy", "balanced_accuracy", "f1", "cost"],
+        threshold_criterion: Criterion,
         false_negative_cost: float,
         target_accuracy: float,
     ):
         if not 0 < false_negative_cost < np.inf:
-            raise ValueError(f"decision.false_negative_cost={false_negative_cost}: use a number above 0, e.g. 5")
+            raise UserError(f"decision.false_negative_cost={false_negative_cost}: use a number above 0, e.g. 5")
         if not 0 < target_accuracy <= 1:
-            raise ValueError(f"decision.target_accuracy={target_accuracy}: use a share above 0 and up to 1")
+            raise UserError(f"decision.target_accuracy={target_accuracy}: use a share above 0 and up to 1")
         self.positive_class = positive_class
         self.threshold_criterion = threshold_criterion
         self.false_negative_cost = false_negative_cost
         self.target_accuracy = target_accuracy
 
     def check(self, classes: list[str]) -> None:
-        """Whether the positive class is one of two.
+        """Check that the positive class is one of two.
 
         Raises:
-            ValueError: it is not.
+            UserError: it is not.
         """
         if self.positive_class is not None and (len(classes) != 2 or self.positive_class not in classes):
             of_two = "" if len(classes) == 2 else f", and is for two classes (here are {len(classes)})"
-            raise ValueError(
+            raise UserError(
                 f"decision.positive_class={self.positive_class}: allowed are {', '.join(classes)}{of_two}; null takes the "
                 "second of two"
             )
 
-    def made(self, decision: dict, classes: list[str]) -> bool:
-        """Whether a decision was fitted by these rules."""
-        return all(decision.get(name) == value for name, value in self._own(classes).items())
+    def matches(self, decision: Decision, classes: list[str]) -> bool:
+        """Return whether a decision was fitted by these rules."""
+        return all(getattr(decision, name) == value for name, value in self._settings(classes).items())
 
-    def _own(self, classes: list[str]) -> dict:
-        own = {"target_accuracy": self.target_accuracy}
-        if len(classes) == 2:
-            own |= {
-                "positive_class": self.positive_class or classes[1],
-                "threshold_criterion": self.threshold_criterion,
-            }
-            own |= {"false_negative_cost": self.false_negative_cost} if self.threshold_criterion == "cost" else {}
-        return own
-
-    def fit(self, labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> dict:
-        """The decision, as plain values for a checkpoint and a record."""
-        decided = coverage_at_accuracy(labels, probabilities, self.target_accuracy)
-        decision = {
-            "temperature": fit_temperature(labels, logarithm(probabilities)),
-            "confidence": decided["confidence"],
-            "fitted_on": len(labels),
-            **self._own(classes),
-        }
-        if len(classes) == 2:
-            index = classes.index(decision["positive_class"])
-            decision["threshold"] = choose_threshold(
+    def fit(self, labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> Decision:
+        """Fit temperature and confidence, and a threshold where there are images of two classes."""
+        selective = coverage_at_accuracy(labels, probabilities, self.target_accuracy)
+        decision = Decision(
+            temperature=fit_temperature(labels, logarithm(probabilities)),
+            confidence=selective and selective.confidence,
+            fitted_on=len(labels),
+            **self._settings(classes),
+        )
+        if len(classes) == 2 == len(np.unique(labels)):
+            index = classes.index(decision.positive_class)
+            decision.threshold = choose_threshold(
                 labels == index, probabilities[:, index], self.threshold_criterion, self.false_negative_cost
             )
         return decision
 
-
-def measure(labels: np.ndarray, probabilities: np.ndarray, classes: list[str], decision: dict | None) -> dict:
-    """What a record's `val` and `test` say beside accuracy: intervals, each class, calibration, two classes, deciding."""
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
-    k = len(classes)
-    positive = (decision or {}).get("positive_class", classes[-1])
-    index = classes.index(positive)
-    # Of two classes the positive one comes last: the figures of both are the same, but for average precision
-    order = [1 - index, index] if k == 2 else list(range(k))
-    intervals = bootstrap_intervals(np.argsort(order)[labels], probabilities[:, order])
-    confusion = np.zeros((k, k), np.int64)
-    np.add.at(confusion, (labels, probabilities.argmax(axis=1)), 1)
-    found = {
-        "intervals": {name: [interval.low, interval.high] for name, interval in intervals.items()},
-        "brier": brier(labels, probabilities),
-        "per_class": per_class(confusion, classes),
-    }
-    if k == 2:
-        found["binary"] = {
-            "positive_class": positive,
-            "average_precision": average_precision(labels == index, probabilities[:, index]),
-            "at_half": at_threshold(labels == index, probabilities[:, index], 0.5),
+    def _settings(self, classes: list[str]) -> dict:
+        """Return the fields of a decision that these rules set, as far as they matter for so many classes."""
+        two = len(classes) == 2
+        return {
+            "target_accuracy": self.target_accuracy,
+            "positive_class": (self.positive_class or classes[1]) if two else None,
+            "threshold_criterion": self.threshold_criterion if two else None,
+            "false_negative_cost": self.false_negative_cost if two and self.threshold_criterion == "cost" else None,
         }
-    if decision is None:
-        return found
-    calibrated = with_temperature(probabilities, decision["temperature"])
-    found["calibrated"] = {
-        "loss": float(-logarithm(calibrated)[np.arange(len(labels)), labels].mean()),
-        "ece": ece(labels, calibrated),
-        "brier": brier(labels, calibrated),
+
+
+def measure(
+    labels: np.ndarray, probabilities: np.ndarray, classes: list[str], decision: Decision | None
+) -> SplitMetrics:
+    """Compute every metric of a split but `loss` and `test_evaluations`, which the engine knows.
+
+    A mean over classes is over those with images; `auroc` and `binary` are None where all images are of one class.
+    """
+    labels, probabilities = checked(labels, probabilities)
+    k, several = len(classes), len(np.unique(labels)) > 1
+    confusion = count_confusion(labels, probabilities.argmax(axis=1), k)
+    positive = classes.index((decision and decision.positive_class) or classes[-1])
+    # The positive class comes last: of two classes only average precision depends on which one it is
+    order = [1 - positive, positive] if k == 2 else list(range(k))
+    intervals = bootstrap_intervals(np.argsort(order)[labels], probabilities[:, order])
+    return SplitMetrics(
+        accuracy=proportion(int(confusion.trace()), len(labels)),
+        balanced_accuracy=float(balanced_accuracy(confusion)),
+        f1=float(macro_f1(confusion)),
+        auroc=macro_auroc(labels, probabilities) if several else None,
+        ece=ece(labels, probabilities),
+        brier=brier(labels, probabilities),
+        confusion=confusion.tolist(),
+        intervals={name: tuple(interval) for name, interval in intervals.items()},
+        per_class=per_class(confusion, classes),
+        binary=_binary(labels == positive, probabilities[:, positive], classes[positive], decision)
+        if k == 2 and several
+        else None,
+        calibrated=_calibrated(labels, probabilities, decision.temperature) if decision else None,
+        selective=selective_accuracy(labels, probabilities, decision.confidence)
+        if decision and decision.confidence is not None
+        else None,
+    )
+
+
+def _binary(positive: np.ndarray, scores: np.ndarray, name: str, decision: Decision | None) -> Binary:
+    return Binary(
+        positive_class=name,
+        average_precision=average_precision(positive, scores),
+        at_half=at_threshold(positive, scores, 0.5),
+        at_threshold=at_threshold(positive, scores, decision.threshold)
+        if decision and decision.threshold is not None
+        else None,
+    )
+
+
+def _calibrated(labels: np.ndarray, probabilities: np.ndarray, temperature: float) -> Calibrated:
+    calibrated = with_temperature(probabilities, temperature)
+    return Calibrated(
+        loss=float(-logarithm(calibrated)[np.arange(len(labels)), labels].mean()),
+        ece=ece(labels, calibrated),
+        brier=brier(labels, calibrated),
+    )
+
+
+def at_threshold(labels: np.ndarray, scores: np.ndarray, threshold: float) -> AtThreshold:
+    """Measure two classes where a score of at least `threshold` is predicted positive.
+
+    Args:
+        labels: (n,) 1 positive, 0 negative.
+        scores: (n,) probability of the positive class.
+        threshold: as from `choose_threshold`.
+
+    Raises:
+        ValueError: a class is absent, or the lengths differ.
+    """
+    positive, scores = two_classes(labels, scores)
+    predicted = scores >= threshold
+    hits, predicted_n, positives = (int(x.sum()) for x in (predicted & positive, predicted, positive))
+    n = len(scores)
+    negatives = n - positives
+    rejected = negatives - (predicted_n - hits)
+    return AtThreshold(
+        threshold=float(threshold),
+        accuracy=proportion(hits + rejected, n),
+        sensitivity=proportion(hits, positives),
+        specificity=proportion(rejected, negatives),
+        precision=proportion(hits, predicted_n) if predicted_n else None,
+        balanced_accuracy=(hits / positives + rejected / negatives) / 2,
+        f1=2 * hits / (positives + predicted_n),
+    )
+
+
+def choose_threshold(
+    labels: np.ndarray, scores: np.ndarray, criterion: Criterion, false_negative_cost: float = 1.0
+) -> float:
+    """Choose the threshold that is best on these images, to be measured on others; of equals the one nearest to 0.5.
+
+    Candidates lie halfway between neighboring scores; at 0 every image is predicted positive, at the smallest number
+    above 1 none.
+
+    Args:
+        labels: (n,) 1 positive, 0 negative.
+        scores: (n,) probability of the positive class, 0 to 1.
+        criterion: what it maximizes, with cost what it minimizes; f1 is that of the positive class.
+        false_negative_cost: with cost, what a missed positive costs in false alarms.
+
+    Raises:
+        ValueError: another criterion, or labels and scores as of `auroc`.
+    """
+    positive, scores = two_classes(labels, scores)
+    distinct, group = np.unique(scores, return_inverse=True)
+    middles = (distinct[:-1] + distinct[1:]) / 2
+    middles = np.where(middles > distinct[:-1], middles, distinct[1:])  # between neighboring floats there is none
+    thresholds = np.concatenate([[0.0], middles, [np.nextafter(1.0, 2.0)]])  # (G + 1,)
+    below_positive = np.bincount(group, weights=positive, minlength=len(distinct))
+    below_negative = np.bincount(group, weights=~positive, minlength=len(distinct))
+    missed = np.append(0, np.cumsum(below_positive))  # positives below each threshold
+    rejected = np.append(0, np.cumsum(below_negative))
+    positives, negatives = missed[-1], rejected[-1]
+    hits, alarms = positives - missed, negatives - rejected
+    values = {
+        "accuracy": hits + rejected,
+        "balanced_accuracy": hits / positives + rejected / negatives,
+        "f1": 2 * hits / (positives + hits + alarms),
+        "cost": -(false_negative_cost * missed + alarms),
     }
-    if k == 2:
-        found["binary"]["at_threshold"] = at_threshold(labels == index, probabilities[:, index], decision["threshold"])
-    if decision["confidence"] is not None:
-        found["decided"] = selective_accuracy(labels, probabilities, decision["confidence"])
-    return found
+    if criterion not in values:
+        raise ValueError(f"criterion={criterion!r}; use {', '.join(values)}")
+    value = values[criterion]
+    best = thresholds[value >= value.max() - 1e-12 * max(1.0, abs(value.max()))]
+    return float(best[np.abs(best - 0.5).argmin()])
 
 
-def describe_metrics(section: dict, decision: dict | None) -> list[str]:
-    """A section of a record, as lines for the screen."""
-    low_high = {name: f"{low:.3f} to {high:.3f}" for name, (low, high) in section["intervals"].items()}
+def describe_metrics(metrics: SplitMetrics, decision: Decision | None) -> list[str]:
+    """Return the metrics of a split beside accuracy, as lines for the screen."""
+    names = {"balanced_accuracy": "balanced accuracy", "f1": "macro F1", "auroc": "AUROC"}
+    values = {name: getattr(metrics, name) for name in names}
     lines = [
         ", ".join(
-            f"{words} {section[name]:.3f} ({low_high[name]})"
-            for name, words in (("balanced_accuracy", "balanced accuracy"), ("f1", "macro F1"), ("auroc", "AUROC"))
+            f"{names[name]} {value:.3f} ({metrics.intervals[name][0]:.3f} to {metrics.intervals[name][1]:.3f})"
+            for name, value in values.items()
+            if value is not None
         )
     ]
-    if decision is None:
-        return lines
-    lines.append(
-        f"calibration error (ECE) {section['ece']:.3f}, with temperature {decision['temperature']:.2f} "
-        f"{section['calibrated']['ece']:.3f}"
-    )
-    if "binary" in section:
-        at = section["binary"]["at_threshold"]
-        shares = ", ".join(
-            f"{name} {at[name]['value']:.3f} ({at[name]['low']:.3f} to {at[name]['high']:.3f})"
-            for name in ("sensitivity", "specificity")
-        )
-        best_for = decision["threshold_criterion"].replace("_", " ")
+    if metrics.calibrated:
         lines.append(
-            f"{decision['positive_class']} from p = {decision['threshold']:.3f} on (best {best_for} on val): {shares}"
+            f"calibration error (ECE): {metrics.ece:.3f}, with temperature {decision.temperature:.2f}: "
+            f"{metrics.calibrated.ece:.3f}"
         )
-    if "decided" in section and section["decided"]["n"]:
-        decided = section["decided"]
+    if metrics.binary and metrics.binary.at_threshold:
+        at = metrics.binary.at_threshold
+        goal = "minimizes" if decision.threshold_criterion == "cost" else "maximizes"
         lines.append(
-            f"{decided['share']:.0%} of the images can be decided (confidence {decided['confidence']:.3f} and more, for an "
-            f"accuracy of {decision['target_accuracy']:g} on val): accuracy {decided['accuracy']['value']:.3f} "
-            f"({decided['accuracy']['low']:.3f} to {decided['accuracy']['high']:.3f})"
+            f"threshold for '{decision.positive_class}': {at.threshold:.3f} "
+            f"({goal} {decision.threshold_criterion.replace('_', ' ')} on val): "
+            f"sensitivity {_describe(at.sensitivity)}, specificity {_describe(at.specificity)}"
+        )
+    if metrics.selective and metrics.selective.n:
+        selective = metrics.selective
+        lines.append(
+            f"selective prediction: coverage {selective.coverage:.0%} at confidence >= {selective.confidence:.3f} "
+            f"(target accuracy {decision.target_accuracy:g} on val): accuracy {_describe(selective.accuracy)}"
         )
     return lines
+
+
+def _describe(share: Proportion) -> str:
+    return f"{share.value:.3f} ({share.low:.3f} to {share.high:.3f})"

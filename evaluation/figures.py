@@ -5,13 +5,14 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from common.run_record import Decision
 from common.text import clean
 from evaluation.calibration import reliability, risk_coverage, selective_accuracy, with_temperature
 from evaluation.intervals import wilson
 
 
 def confusion_matrix(counts: list[list[int]], classes: list[str]) -> Figure:
-    """Counts with true classes down and predicted ones across; the color is the share of the true class."""
+    """Draw (K, K) counts, true classes down and predicted ones across, colored by the share of the true class."""
     counts = np.asarray(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     k = len(classes)
@@ -35,24 +36,24 @@ def confusion_matrix(counts: list[list[int]], classes: list[str]) -> Figure:
     return figure
 
 
-def calibration(labels: np.ndarray, probabilities: np.ndarray, split: str, decision: dict | None) -> Figure:
-    """Left, accuracy against confidence in ten bins; right, accuracy among the most confident images.
+def calibration(labels: np.ndarray, probabilities: np.ndarray, split: str, decision: Decision | None) -> Figure:
+    """Draw accuracy against confidence in ten bins, and accuracy against coverage.
 
-    Labels (n,), probabilities (n, K); with a decision also after its temperature, and where its limit lies.
+    Labels (n,), probabilities (n, K); with a decision also after its temperature, and its coverage.
     """
     figure = Figure(figsize=(9.6, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    kinds = [("as the network gives it", probabilities, "tab:blue", -1)]
+    kinds = [("uncalibrated", probabilities, "tab:blue", -1)]
     if decision:
-        name = f"with temperature {decision['temperature']:.2f}"
-        kinds.append((name, with_temperature(probabilities, decision["temperature"]), "tab:orange", 1))
+        calibrated = with_temperature(probabilities, decision.temperature)
+        kinds.append((f"with temperature {decision.temperature:.2f}", calibrated, "tab:orange", 1))
     left.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
     for name, values, color, side in kinds:
-        bins = [line for line in reliability(labels, values, bins=10) if line["n"]]
-        shares = np.array([line["accuracy"] for line in bins])
-        limits = np.array([wilson(round(line["accuracy"] * line["n"]), line["n"]) for line in bins])
+        bins = [each for each in reliability(labels, values, bins=10) if each.n]
+        shares = np.array([each.accuracy for each in bins])
+        limits = np.array([wilson(round(each.accuracy * each.n), each.n) for each in bins])
         reach = np.abs(limits.T - shares)
-        places = [line["confidence"] + 0.006 * side for line in bins]
+        places = [each.confidence + 0.006 * side for each in bins]
         left.errorbar(places, shares, reach, fmt="o", color=color, capsize=2, markersize=4, linewidth=1, label=name)
     left.set(xlim=(1 / probabilities.shape[1] - 0.03, 1.03), ylim=(-0.03, 1.03))
     left.set(xlabel="confidence (largest probability)", ylabel="accuracy, 95% interval")
@@ -60,19 +61,21 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, split: str, decis
     left.legend(loc="lower right", fontsize=9)
     coverage, accuracy = risk_coverage(labels, probabilities)
     right.plot(coverage, accuracy, color="tab:blue", drawstyle="steps-post")
-    if decision and decision["confidence"] is not None:
-        share = selective_accuracy(labels, probabilities, decision["confidence"])["share"]
-        right.axvline(share, color="tab:orange", linewidth=1, linestyle="--", label=f"limit chosen on val: {share:.0%}")
-        right.axhline(decision["target_accuracy"], color="0.6", linewidth=1, linestyle=":", label="wanted accuracy")
+    if decision and decision.confidence is not None:
+        at = selective_accuracy(labels, probabilities, decision.confidence).coverage
+        right.axvline(
+            at, color="tab:orange", linewidth=1, linestyle="--", label=f"confidence chosen on val: coverage {at:.0%}"
+        )
+        right.axhline(decision.target_accuracy, color="0.6", linewidth=1, linestyle=":", label="target accuracy")
         right.legend(loc="lower left", fontsize=9)
     right.set(xlim=(0, 1.02), ylim=(min(0.5, accuracy.min()), 1.01))
-    right.set(xlabel="share of the images decided, the most confident first", ylabel="accuracy among them")
-    right.set_title("What can be decided")
+    right.set(xlabel="coverage, the most confident images first", ylabel="accuracy among them")
+    right.set_title("Selective prediction")
     return figure
 
 
 def figure_pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
-    """The figure as (H, W, 3) uint8."""
+    """Draw a figure into pixels, (H, W, 3) uint8."""
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -80,16 +83,12 @@ def figure_pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
 
 
 def _short(name: str) -> str:
-    return _literal(clean(name, 24))
-
-
-def _literal(text: str) -> str:
-    """A stranger's text as it stands: matplotlib takes what is between two $ for a formula."""
-    return text.replace("$", r"\$")
+    """Return a class's name for an axis; matplotlib would take what is between two $ for a formula."""
+    return clean(name, 24).replace("$", r"\$")
 
 
 def channel_order(order: list[int], groups: int) -> Figure:
-    """Where channel shuffle moves the channels of a grouped convolution: `order[place]` is the channel that goes there."""
+    """Draw where channel shuffle moves the channels of a grouped convolution: `order[place]` is the channel moved there."""
     count = len(order)
     colors = [colormaps["tab10"](channel * groups // count) for channel in range(count)]
     figure = Figure(figsize=(max(6.0, 0.55 * count), 3.0), layout="constrained")

@@ -1,4 +1,4 @@
-"""Honest numbers about accuracies: pure functions without torch, each with its source."""
+"""Intervals of accuracies: pure functions, each with its source."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
+
+from common.run_record import Proportion
 
 
 class Interval(NamedTuple):
@@ -17,7 +19,7 @@ class Interval(NamedTuple):
 
 
 class Seeds(NamedTuple):
-    """A figure over the seeds of one run; spread and interval are None for a single seed."""
+    """A metric over the seeds of one run; spread and interval are None for a single seed."""
 
     mean: float
     standard_deviation: float | None
@@ -39,7 +41,7 @@ class TwoWayMean(NamedTuple):
 
 
 def wilson(correct: int, n: int, confidence: float = 0.95) -> Interval:
-    """Interval of a proportion: Wilson 1927, JASA 22:209-212, without continuity correction.
+    """Return the interval of a proportion: Wilson 1927, JASA 22:209-212, without continuity correction.
 
     Raises:
         ValueError: no observations, or more correct ones than there are.
@@ -56,30 +58,27 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> Interval:
     return Interval(low, high)
 
 
-def accuracy_entry(correct: int, n: int) -> dict[str, float | int]:
-    """An accuracy as records keep it: value, 95% interval, counts."""
-    interval = wilson(correct, n)
-    return {"value": correct / n, "low": interval.low, "high": interval.high, "correct": correct, "n": n}
+def proportion(correct: int, n: int) -> Proportion:
+    """Return a proportion as records keep it; errors as of `wilson`."""
+    low, high = wilson(correct, n)
+    return Proportion(value=correct / n, low=low, high=high, correct=correct, n=n)
 
 
-def format_accuracy(entry: dict) -> str:
-    """`0.9266 (101 of 109, 95% interval 0.862 to 0.962)`."""
-    return (
-        f"{entry['value']:.4f} ({entry['correct']} of {entry['n']}, "
-        f"95% interval {entry['low']:.3f} to {entry['high']:.3f})"
-    )
+def format_accuracy(found: Proportion) -> str:
+    """Return `0.9266 (101 of 109, 95% interval 0.862 to 0.962)`."""
+    return f"{found.value:.4f} ({found.correct} of {found.n}, 95% interval {found.low:.3f} to {found.high:.3f})"
 
 
 def mean_over_seeds(values: Sequence[float], confidence: float = 0.95) -> Seeds:
-    """Mean of a figure over seeds with Student's t interval (Student 1908, Biometrika 6:1-25).
+    """Return the mean of a metric over seeds with Student's t interval (Student 1908, Biometrika 6:1-25).
 
-    The interval is of the seeds alone, the images as given; `crossed` counts the images as well.
+    Only the seeds are a sample here, with the images as given; `two_way_random_effects` counts the images as well.
 
     Raises:
         ValueError: no values.
     """
     if len(values) == 0:
-        raise ValueError("a mean over seeds needs at least one value; give the figure of every finished run")
+        raise ValueError("a mean over seeds needs at least one value; give the metric of every finished run")
     mean = float(np.mean(values))
     if len(values) == 1:
         return Seeds(mean, None, None, None, 1)
@@ -89,12 +88,12 @@ def mean_over_seeds(values: Sequence[float], confidence: float = 0.95) -> Seeds:
 
 
 def two_way_random_effects(outcomes: np.ndarray, confidence: float = 0.95) -> TwoWayMean:
-    """Mean of what S seeds got on the same n images, where other seeds and other images could have been drawn.
+    """Return the mean over S seeds and n images, where other seeds and other images could have been drawn.
 
     Two-way random effects without replication, y_ij = mu + s_i + p_j + e_ij (Searle, Casella & McCulloch 1992,
     Variance Components, ch. 4): Var(mean) = (MS_s + MS_p - MS_e) / (S n), never below what one of the mean squares
-    gives alone. Degrees of freedom: Satterthwaite 1946, Biometrics Bulletin 2:110-114. With one seed there are the
-    images alone: the t test on n images. Outcomes that never vary give an interval of no width, and p = 1 where
+    gives by itself. Degrees of freedom: Satterthwaite 1946, Biometrics Bulletin 2:110-114. With one seed only the
+    images vary: the t test on n images. Outcomes that never vary give an interval of no width, and p = 1 where
     all are 0, else p = 0. The interval is not cut to what the outcomes can be.
 
     Args:
@@ -128,9 +127,9 @@ def two_way_random_effects(outcomes: np.ndarray, confidence: float = 0.95) -> Tw
 
 
 def accuracy_interval(correct: np.ndarray) -> Interval:
-    """Interval of the mean accuracy of S seeds on the same n images, over both, as of `crossed`, within 0 to 1.
+    """Return the interval of the mean accuracy of S seeds on the same n images, over both, within 0 to 1.
 
-    Where all seeds get the same and every image alike, what is left is what n images can tell: Wilson's interval.
+    Where no outcome varies it is Wilson's interval of n images.
 
     Args:
         correct: (S, n) bool.
@@ -142,22 +141,16 @@ def accuracy_interval(correct: np.ndarray) -> Interval:
 
 
 def two_way_difference(right_a: np.ndarray, right_b: np.ndarray) -> TwoWayMean:
-    """Accuracy of A minus that of B on the same seeds and images, (S, n) bool each; the interval within -1 to 1."""
+    """Return the accuracy of A minus that of B on the same seeds and images, (S, n) bool each, within -1 to 1."""
     found = two_way_random_effects(right_a.astype(np.int8) - right_b.astype(np.int8))
     return found._replace(low=max(-1.0, found.low), high=min(1.0, found.high))
 
 
 def _combined(seeds_ms: float, images_ms: float, residual_ms: float, seeds: int, images: int) -> tuple:
-    """S n Var(mean) and its degrees of freedom."""
+    """Return S n Var(mean) and its degrees of freedom."""
     parts = [(seeds_ms, seeds - 1), (images_ms, images - 1), (residual_ms, (seeds - 1) * (images - 1))]
     combined = seeds_ms + images_ms - residual_ms
     largest, its_freedom = max(parts)
     if combined <= largest:  # a component is estimated as negative, so it is taken as none
         return largest, float(its_freedom)
     return combined, combined**2 / sum(square**2 / freedom for square, freedom in parts)
-
-
-if __name__ == "__main__":
-    from reports.compare import main
-
-    main()

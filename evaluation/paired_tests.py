@@ -1,4 +1,4 @@
-"""Two networks, or many, on the same images: tests, intervals, how many images a question needs, the best of many."""
+"""Compare networks on the same images: tests, intervals, sample sizes, the best of many."""
 
 import math
 from collections.abc import Sequence
@@ -22,20 +22,20 @@ class Difference(NamedTuple):
 
 
 class BiasCorrectedBest(NamedTuple):
-    """The best of many runs: which, its accuracy as seen, without the luck of the choice, and the luck."""
+    """The best of many runs: which, its accuracy as measured, corrected for the selection, and the bias."""
 
     index: int
     value: float
     corrected: float
-    optimism: float
+    selection_bias: float
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Exact two-sided p-value of equal accuracies (McNemar 1947, Psychometrika 12:153-157; binomial with one half).
+    """Return the exact two-sided p-value of equal accuracies (McNemar 1947, Psychometrika 12:153-157; binomial with one half).
 
     Args:
-        only_a: images on which A alone is right.
-        only_b: images on which B alone is right.
+        only_a: images on which only A is right.
+        only_b: images on which only B is right.
 
     Raises:
         ValueError: a negative count.
@@ -48,7 +48,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values after Holm's step-down correction for their number, in the order given (Holm 1979, Scand. J. Stat. 6:65-70).
+    """Return p-values after Holm's step-down correction, in the order given (Holm 1979, Scand. J. Stat. 6:65-70).
 
     Raises:
         ValueError: a p-value outside of 0 to 1.
@@ -64,7 +64,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def paired_difference(only_a: int, only_b: int, n: int, confidence: float = 0.95) -> Difference:
-    """Difference of two accuracies on the same n images, with the adjusted Wald interval.
+    """Return the difference of two accuracies on the same n images, with the adjusted Wald interval.
 
     Bonett & Price 2012, J. Educ. Behav. Stat. 37:479-488: one is added to both counts and two to n for the interval;
     the value is that of the counts.
@@ -80,7 +80,7 @@ def paired_difference(only_a: int, only_b: int, n: int, confidence: float = 0.95
 
 
 def sample_size_for(difference: float, disagreement: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Images with which McNemar's test sees a difference with the given power (Connor 1987, Biometrics 43:207-211).
+    """Return the images that McNemar's test needs for a difference (Connor 1987, Biometrics 43:207-211).
 
     Two accuracies cannot differ by more than the share of images on which exactly one is right; a smaller
     `disagreement` is taken as equal to the difference, the fewest images that could do.
@@ -96,7 +96,7 @@ def sample_size_for(difference: float, disagreement: float, power: float = 0.8, 
     """
     size = abs(difference)
     if not 0 < size <= 1:
-        raise ValueError(f"difference={difference}: no number of images shows it; use e.g. 0.02")
+        raise ValueError(f"difference={difference}: no sample size shows it; use e.g. 0.02")
     if not (0 <= disagreement <= 1 and 0 < power < 1 and 0 < alpha < 1):
         raise ValueError(f"disagreement={disagreement}, power={power}, alpha={alpha}: use shares from 0 to 1")
     psi = max(disagreement, size)
@@ -106,14 +106,14 @@ def sample_size_for(difference: float, disagreement: float, power: float = 0.8, 
 
 
 def verdict(only_a: int, only_b: int, n: int, p_value: float | None = None, wanted_difference: float = 0.02) -> str:
-    """Whether two networks can be told apart with n images, in words.
+    """Say whether the accuracies of two networks differ significantly on n images.
 
     Args:
-        only_a: images on which A alone is right.
-        only_b: images on which B alone is right.
+        only_a: images on which only A is right.
+        only_b: images on which only B is right.
         n: images.
         p_value: after Holm's correction, where this is one of many comparisons; None: McNemar's.
-        wanted_difference: the one for which the images needed are told (power 0.8, disagreement as observed).
+        wanted_difference: the one for which the images needed are computed (power 0.8, disagreement as observed).
     """
     difference = paired_difference(only_a, only_b, n)
     p = mcnemar(only_a, only_b) if p_value is None else p_value
@@ -128,20 +128,20 @@ def verdict(only_a: int, only_b: int, n: int, p_value: float | None = None, want
 
 
 def describe_comparison(p_value: float, what: str, difference: float, interval: Interval, after: str = "") -> str:
-    """`cannot be told apart with 109 images (difference 0.018, 95% interval -0.031 to 0.067, p = 0.69)`."""
+    """`cannot be distinguished with 109 images (difference 0.018, 95% interval -0.031 to 0.067, p = 0.69)`."""
     can = "can" if p_value < 0.05 else "cannot"
     spread = f"95% interval {interval.low:z.3f} to {interval.high:z.3f}"
-    return f"{can} be told apart with {what} (difference {difference:z.3f}, {spread}, {format_p(p_value)}{after})"
+    return f"{can} be distinguished with {what} (difference {difference:z.3f}, {spread}, {format_p(p_value)}{after})"
 
 
 def format_p(p_value: float) -> str:
-    """`p = 0.69`; four digits around 0.05, so that 0.0497 does not read 0.05."""
+    """Return `p = 0.69`; four digits around 0.05, so that 0.0497 does not read 0.05."""
     digits = 4 if 0.045 < p_value < 0.055 else 2
     return "p < 0.0001" if p_value < 0.0001 else f"p = {p_value:.{digits}g}"
 
 
 def bias_corrected_best(correct: np.ndarray, resamples: int = 1000, seed: int = 0) -> BiasCorrectedBest:
-    """Accuracy of the best of N runs without the luck of having been chosen on the same images.
+    """Estimate the accuracy of the best of N runs without the bias of choosing it on the same images.
 
     Bootstrap bias correction, Tsamardinos, Greasidou & Borboudakis 2018, Machine Learning 107:1895-1922, alg. 5: draw
     images with replacement, take the best run on them, measure it on those not drawn; the mean over resamples.
@@ -182,4 +182,4 @@ def bias_corrected_best(correct: np.ndarray, resamples: int = 1000, seed: int = 
 
 def _check_counts(only_a: int, only_b: int, n: int) -> None:
     if only_a < 0 or only_b < 0 or only_a + only_b > n:
-        raise ValueError(f"{n} images cannot have {only_a} that A alone gets right and {only_b} that B alone does")
+        raise ValueError(f"{n} images cannot have {only_a} that only A gets right and {only_b} that only B does")

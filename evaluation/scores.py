@@ -1,31 +1,41 @@
-"""Figures from labels and probabilities in float64, and their bootstrap intervals.
+"""Metrics from labels and probabilities in float64, and their bootstrap intervals.
 
 n images, K classes, B resamples, G distinct scores. A confusion matrix has the true classes as rows.
+Classes without images do not count: a mean over classes is over the others.
 """
 
 import numpy as np
 
-from evaluation.intervals import Interval, accuracy_entry
+from common.run_record import ClassScores
+from evaluation.intervals import Interval, proportion
 
 CELLS = 4_000_000  # resamples x images held at a time, some tens of MB
 DRAWS = 40_000_000  # resamples x images x classes scored, two seconds
 FEWEST_RESAMPLES = 200
 
 
+def count_confusion(labels: np.ndarray, predicted: np.ndarray, k: int) -> np.ndarray:
+    """Count the images of each true (rows) and predicted (columns) class: (n,), (n,) indices -> (K, K)."""
+    return np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k)
+
+
 def balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
-    """Mean recall of the classes, of (..., K, K) counts with every class present (Brodersen et al. 2010, ICPR)."""
+    """Return the mean recall of the classes (Brodersen et al. 2010, ICPR): (..., K, K) counts -> (...)."""
     confusion = np.asarray(confusion, dtype=np.float64)
-    return (_diagonal(confusion) / confusion.sum(axis=-1)).mean(axis=-1)
+    return _mean_ratio(_diagonal(confusion), confusion.sum(axis=-1))
 
 
 def macro_f1(confusion: np.ndarray) -> np.ndarray:
-    """Mean over the classes of 2 TP / (2 TP + FP + FN), of (..., K, K) counts with every class present."""
+    """Return the mean over the classes of 2 TP / (2 TP + FP + FN): (..., K, K) counts -> (...).
+
+    A class without images that was predicted has an F1 of 0.
+    """
     confusion = np.asarray(confusion, dtype=np.float64)
-    return (2 * _diagonal(confusion) / (confusion.sum(axis=-1) + confusion.sum(axis=-2))).mean(axis=-1)
+    return _mean_ratio(2 * _diagonal(confusion), confusion.sum(axis=-1) + confusion.sum(axis=-2))
 
 
 def auroc(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Probability that a positive image scores above a negative one, ties counting one half.
+    """Return the probability that a positive image scores above a negative one, ties counting one half.
 
     Mann & Whitney 1947, Ann. Math. Stat. 18:50-60; Hanley & McNeil 1982, Radiology 143:29-36.
 
@@ -41,21 +51,23 @@ def auroc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def macro_auroc(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean over the classes of the AUROC of one against the rest; with two classes that of class 1.
+    """Return the mean over the classes of the AUROC of one against the rest.
+
+    The two of two classes differ only where float32 rounds many probabilities of one class to 1.
 
     Args:
-        labels: (n,) class indices.
+        labels: (n,) class indices of two classes at least.
         probabilities: (n, K).
 
     Raises:
-        ValueError: a class is absent, or the shapes do not fit.
+        ValueError: all images are of one class, or the shapes do not fit.
     """
     labels, probabilities = checked(labels, probabilities)
-    return float(np.mean([auroc(labels == k, probabilities[:, k]) for k in _scored(probabilities)]))
+    return float(np.mean([auroc(labels == k, probabilities[:, k]) for k in np.unique(labels)]))
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Sum over thresholds of the gain in recall times the precision, without interpolation; ties are one threshold.
+    """Return the sum over thresholds of the gain in recall times the precision, uninterpolated; ties are one threshold.
 
     Zhu 2004, Recall, Precision and Average Precision (Waterloo); shapes and errors as of `auroc`.
     """
@@ -69,9 +81,10 @@ def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
 def bootstrap_intervals(
     labels: np.ndarray, probabilities: np.ndarray, resamples: int = 2000, seed: int = 0, confidence: float = 0.95
 ) -> dict[str, Interval]:
-    """Percentile intervals of `balanced_accuracy`, `f1` and `auroc` (both macro), drawn within each class.
+    """Draw percentile intervals of `balanced_accuracy`, `f1` and `auroc` (both macro), stratified by class.
 
-    Of two classes also of `average_precision`, with class 1 as the positive one.
+    With two classes also of `average_precision`, class 1 being the positive one. Where all images are of one class
+    there are none of `auroc` and `average_precision`.
 
     Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13. Of many images or classes fewer resamples are
     drawn (`DRAWS` in all, never under 200 resamples). A class of one image does not vary.
@@ -79,12 +92,12 @@ def bootstrap_intervals(
     Args:
         labels: (n,) class indices.
         probabilities: (n, K).
-        resamples: most of them.
+        resamples: at most.
         seed: of the draws.
         confidence: of each interval.
 
     Raises:
-        ValueError: a class is absent, or the shapes do not fit.
+        ValueError: the shapes do not fit.
     """
     labels, probabilities = checked(labels, probabilities)
     n, classes = probabilities.shape
@@ -93,54 +106,53 @@ def bootstrap_intervals(
     labels, probabilities, cells = labels[order], probabilities[order], cells[order]
     present, starts = np.unique(cells, return_index=True)
     counts = np.bincount(labels, minlength=classes)
-    if counts.min() == 0:
-        raise ValueError(f"class {counts.argmin()} has no image; give images of every class")
-    resamples = min(resamples, max(FEWEST_RESAMPLES, DRAWS // (n * len(_scored(probabilities)))))
+    scored = _scored(labels, probabilities)
+    resamples = min(resamples, max(FEWEST_RESAMPLES, DRAWS // (n * max(1, len(scored)))))
     at_once = max(1, CELLS // max(n, classes * classes))
     generator = np.random.default_rng(seed)
-    found = {"balanced_accuracy": [], "f1": [], "auroc": []} | ({"average_precision": []} if classes == 2 else {})
+    drawn: dict[str, list[np.ndarray]] = {"balanced_accuracy": [], "f1": []}
+    drawn |= {"auroc": []} if scored else {}
+    drawn |= {"average_precision": []} if scored and classes == 2 else {}
     for start in range(0, resamples, at_once):
         weights = _draw(generator, min(at_once, resamples - start), counts)  # (B, n)
         confusion = np.zeros((len(weights), classes * classes))
         confusion[:, present] = np.add.reduceat(weights, starts, axis=1)
         confusion = confusion.reshape(-1, classes, classes)
-        found["balanced_accuracy"].append(balanced_accuracy(confusion))
-        found["f1"].append(macro_f1(confusion))
-        each = [_weighted_auroc(labels == k, probabilities[:, k], weights) for k in _scored(probabilities)]
-        found["auroc"].append(np.mean(each, axis=0))
-        if classes == 2:
-            found["average_precision"].append(_weighted_average_precision(labels == 1, probabilities[:, 1], weights))
+        drawn["balanced_accuracy"].append(balanced_accuracy(confusion))
+        drawn["f1"].append(macro_f1(confusion))
+        if "auroc" in drawn:
+            each = [_weighted_auroc(labels == k, probabilities[:, k], weights) for k in scored]
+            drawn["auroc"].append(np.mean(each, axis=0))
+        if "average_precision" in drawn:
+            drawn["average_precision"].append(_weighted_average_precision(labels == 1, probabilities[:, 1], weights))
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    return {name: Interval(*np.quantile(np.concatenate(parts), tails).tolist()) for name, parts in found.items()}
+    return {name: Interval(*np.quantile(np.concatenate(parts), tails).tolist()) for name, parts in drawn.items()}
 
 
-def per_class(confusion: np.ndarray, classes: list[str]) -> list[dict]:
-    """Recall and precision of each class with Wilson's interval and counts, and its F1.
-
-    None where there is nothing to measure: recall of a class without images, precision of one never predicted.
+def per_class(confusion: np.ndarray, classes: list[str]) -> list[ClassScores]:
+    """Score each class against the rest.
 
     Args:
         confusion: (K, K) counts.
         classes: K names.
     """
-    confusion = np.asarray(confusion)
-    lines = []
+    scores = []
     for k, name in enumerate(classes):
-        hits, n, called = int(confusion[k, k]), int(confusion[k].sum()), int(confusion[:, k].sum())
-        lines.append(
-            {
-                "class": name,
-                "n": n,
-                "recall": accuracy_entry(hits, n) if n else None,
-                "precision": accuracy_entry(hits, called) if called else None,
-                "f1": 2 * hits / (n + called) if n + called else None,
-            }
+        hits, n, predicted = int(confusion[k, k]), int(confusion[k].sum()), int(confusion[:, k].sum())
+        scores.append(
+            ClassScores(
+                name=name,
+                n=n,
+                recall=proportion(hits, n) if n else None,
+                precision=proportion(hits, predicted) if predicted else None,
+                f1=2 * hits / (n + predicted) if n + predicted else None,
+            )
         )
-    return lines
+    return scores
 
 
 def checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (n,) and probabilities (n, K) in float64 that fit together.
+    """Return labels (n,) and probabilities (n, K) in float64 that fit together.
 
     Raises:
         ValueError: they do not.
@@ -156,7 +168,7 @@ def checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, 
 
 
 def two_classes(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whether positive (bool) and scores (float64), (n,) each, that fit together.
+    """Return whether positive (bool) and scores (float64), (n,) each, that fit together.
 
     Raises:
         ValueError: they do not, or one of the classes is absent.
@@ -169,9 +181,18 @@ def two_classes(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.
     return positive, scores
 
 
-def _scored(probabilities: np.ndarray) -> list[int]:
-    """Classes of which the AUROC is taken: of two, both have the same."""
-    return [1] if probabilities.shape[1] == 2 else list(range(probabilities.shape[1]))
+def _scored(labels: np.ndarray, probabilities: np.ndarray) -> list[int]:
+    """Return the classes whose AUROC is resampled: those with images where others have some too; of two the second."""
+    present = np.unique(labels).tolist()
+    if len(present) < 2:
+        return []
+    return [1] if probabilities.shape[1] == 2 else present
+
+
+def _mean_ratio(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
+    """Return the mean of parts / wholes over the last axis, without those whose whole is 0."""
+    ratios = np.divide(parts, wholes, out=np.zeros_like(parts), where=wholes > 0)
+    return ratios.sum(axis=-1) / (wholes > 0).sum(axis=-1)
 
 
 def _diagonal(confusion: np.ndarray) -> np.ndarray:
@@ -179,8 +200,8 @@ def _diagonal(confusion: np.ndarray) -> np.ndarray:
 
 
 def _draw(generator: np.random.Generator, resamples: int, counts: np.ndarray) -> np.ndarray:
-    """How often each image is drawn, (B, n): as many of each class as it has; images sorted by class."""
-    lines = np.arange(resamples)[:, None]
+    """Return how often each image is drawn, (B, n): as many of each class as it has; images sorted by class."""
+    lines, counts = np.arange(resamples)[:, None], counts[counts > 0]
     parts = [
         np.bincount((generator.integers(n, size=(resamples, n)) + n * lines).ravel(), minlength=resamples * n)
         for n in counts
@@ -189,7 +210,7 @@ def _draw(generator: np.random.Generator, resamples: int, counts: np.ndarray) ->
 
 
 def _weighted_auroc(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """AUROC of each line of weights, (B, n)."""
+    """Return the AUROC of each line of weights: (B, n) -> (B,)."""
     order = np.argsort(scores, kind="stable")
     starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))  # (G,) the first of equal scores
     weights, positive = weights[:, order], positive[order]
@@ -200,7 +221,7 @@ def _weighted_auroc(positive: np.ndarray, scores: np.ndarray, weights: np.ndarra
 
 
 def _weighted_average_precision(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Average precision of each line of weights, (B, n)."""
+    """Return the average precision of each line of weights: (B, n) -> (B,)."""
     order = np.argsort(-scores, kind="stable")
     starts = np.flatnonzero(np.diff(-scores[order], prepend=-np.inf))
     weights, positive = weights[:, order], positive[order]

@@ -1,1 +1,1 @@
-"""Labeling images with what train.py or export.py made. Imports torch for a checkpoint alone, not for an ONNX file."""
+"""Use a trained network: predict, export, explain, demo. Only a checkpoint needs torch, an ONNX file does not."""

@@ -1,45 +1,76 @@
-"""What predict.py is asked for, and the file that every `ckpt` names, checked before torch is imported."""
+"""Check the settings of predict.py, export.py and demo.py before torch is imported."""
 
+import os
 from pathlib import Path
 
+from common.errors import UserError
+from common.run_folder import RunFolder
+from common.text import did_you_mean
+
 EXPORTED = (".onnx", ".pt2")
+SUFFIXES = {"onnx": ".onnx", "int8": "_int8.onnx", "torch_export": ".pt2"}  # of each format of export.py
+EXAMPLE = RunFolder(Path("RUN")).best_checkpoint
 
 
 def checkpoint_argument(ckpt: str | Path | None, exported: bool = False) -> Path:
-    """Where the checkpoint is.
+    """Return the path of the file that `ckpt` names.
 
     Args:
-        exported: whether it may be what export.py made.
+        exported: whether a file of export.py is allowed, too.
 
     Raises:
-        ValueError: none given, a folder, nothing there, or an exported file where it has to be a checkpoint.
+        UserError: nothing is given, a folder, no such file, or an exported file where a checkpoint is needed.
     """
     if ckpt is None or ckpt == "":
-        raise ValueError("ckpt: nothing is given; give a run's, ckpt=outputs/MODEL/DATE/checkpoints/best.ckpt")
+        raise UserError("ckpt: nothing is given; give a run's, ckpt=outputs/MODEL/DATE/checkpoints/best.ckpt")
     path = Path(str(ckpt))
     if path.suffix.lower() in EXPORTED and not exported:
-        raise ValueError(f"ckpt={path}: is an exported file already; give the checkpoint that it was made from")
+        raise UserError(f"ckpt={path}: is already an exported file; give the checkpoint that it was made from")
     if path.is_dir():
-        inside = next(
-            (found for found in (path / "checkpoints/best.ckpt", path / "best.ckpt") if found.is_file()), None
-        )
-        raise ValueError(f"ckpt={path}: is a folder; give the file, ckpt={inside or 'RUN/checkpoints/best.ckpt'}")
+        best = RunFolder(path).best_checkpoint
+        inside = next((file for file in (best, path / best.name) if file.is_file()), EXAMPLE)
+        raise UserError(f"ckpt={path}: is a folder; give the file, ckpt={inside}")
     if not path.is_file():
-        made = (
-            "; make it with python export.py ckpt=RUN/checkpoints/best.ckpt" if path.suffix.lower() == ".onnx" else ""
-        )
-        raise ValueError(f"ckpt={path}: no such checkpoint{made or '; a run keeps its own in checkpoints/best.ckpt'}")
+        onnx = path.suffix.lower() == ".onnx"
+        next_step = f"make it with python export.py ckpt={EXAMPLE}" if onnx else f"a run keeps its own in {EXAMPLE}"
+        raise UserError(f"ckpt={path}: no such checkpoint; {next_step}")
     return path
 
 
-def check_predict_arguments(*, batch_size: int, explain: bool, explain_most: int, **_) -> None:
-    """Settings of predict.py that are of the wrong type or size.
+def check_predict_arguments(batch_size: int, explain: bool, explain_most: int) -> None:
+    """Check the settings of predict.py.
 
     Raises:
-        ValueError: names the setting.
+        UserError: one of a wrong type or size.
     """
     for name, value in (("batch_size", batch_size), ("explain_most", explain_most)):
         if type(value) is not int or value < 1:
-            raise ValueError(f"{name}={value}: use a whole number of 1 or more")
+            raise UserError(f"{name}={value}: use a whole number of 1 or more")
     if not isinstance(explain, bool):
-        raise ValueError(f"explain={explain}: use true or false")
+        raise UserError(f"explain={explain}: use true or false")
+
+
+def check_export_arguments(
+    ckpt: str | None, *, format: str, preprocessing: bool, out: str | None, largest_difference: float, **_
+) -> Path:
+    """Check the settings of export.py and return the path of the file to write.
+
+    Raises:
+        UserError: one of a wrong type or size, no checkpoint, or a place that cannot be written.
+    """
+    checkpoint = checkpoint_argument(ckpt)
+    if format not in SUFFIXES:
+        raise UserError(f"format={format}: no such format; {did_you_mean(str(format), SUFFIXES)}")
+    if not isinstance(preprocessing, bool):
+        raise UserError(f"preprocessing={preprocessing}: use true or false")
+    if not isinstance(largest_difference, (int, float)) or not largest_difference >= 0:
+        raise UserError(f"largest_difference={largest_difference}: use a number of 0 or more, e.g. 1e-4")
+    path = checkpoint.with_name(checkpoint.stem + ("" if preprocessing else "_network") + SUFFIXES[format])
+    if out is not None:
+        place = Path(str(out))
+        path = place if place.suffix.lower() == path.suffix else place / path.name
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        reason = "no permission" if parent.is_dir() else f"{parent} is a file"
+        raise UserError(f"out={path}: cannot be written ({reason}); use out=FILE or out=DIR")
+    return path

@@ -1,38 +1,57 @@
-"""What answers: a run's checkpoint on torch, or an ONNX file of export.py on onnxruntime. B images, S pixels, K classes."""
+"""Compute probabilities: a run's checkpoint on torch, or an ONNX file of export.py on onnxruntime.
+
+B images, S pixels a side, K classes.
+"""
 
 import importlib
 import json
 import os
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from common.errors import UserError
+from common.run_record import Decision
 from common.untrusted.description import check_decision, check_description
-from inference.arguments import checkpoint_argument
+from inference.arguments import EXAMPLE, checkpoint_argument
 
 
-class ModelDescription(NamedTuple):
-    """What a trained network says of itself."""
+@dataclass(frozen=True)
+class ModelDescription:
+    """Describe a trained network: what goes in, what comes out, and how to decide on it."""
 
     classes: list[str]
     image_size: int  # pixels, height and width
     mean: list[float]  # of each channel, as images are normalized
     std: list[float]
-    decision: dict | None  # temperature, confidence, ..., as of evaluation.decision
+    decision: Decision | None
 
     def as_metadata(self) -> dict[str, str]:
-        """For a file that keeps texts: JSON of each value."""
-        return {name: json.dumps(value, ensure_ascii=False) for name, value in self._asdict().items()}
+        """Return each value as JSON, for a file that keeps texts."""
+        return {name: json.dumps(value, ensure_ascii=False) for name, value in asdict(self).items()}
 
     @classmethod
     def from_metadata(cls, texts: dict[str, str]) -> "ModelDescription":
-        """Back from `as_metadata`; raises KeyError or ValueError where something is missing or is no JSON."""
-        return cls(**{name: json.loads(texts[name]) for name in cls._fields})
+        """Return the description that `as_metadata` wrote to a file that is not trusted.
+
+        Raises:
+            UserError: a value is missing, is no JSON, or is one that export.py does not write.
+        """
+        missing = [field.name for field in fields(cls) if field.name not in texts]
+        if missing:
+            raise UserError(f"its {', '.join(missing)} is missing")
+        try:
+            classes, image_size, mean, std, decision = (json.loads(texts[field.name]) for field in fields(cls))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"its description is no JSON: {error}") from error
+        check_description(classes, image_size, mean, std, source="the file")
+        return cls(classes, image_size, mean, std, check_decision(decision, classes, "the file"))
 
 
 class Backend(Protocol):
-    """Images (B, S, S, 3) uint8 to probabilities (B, K) float32."""
+    """Compute probabilities (B, K) float32 of images (B, S, S, 3) uint8."""
 
     description: ModelDescription
 
@@ -40,29 +59,29 @@ class Backend(Protocol):
 
 
 def open_backend(path: Path, device: str = "auto") -> Backend:
-    """What the file holds, ready on the device: auto, cpu, cuda or cuda:N.
+    """Load a checkpoint or an ONNX file onto a device: auto, cpu, cuda or cuda:N.
 
     Raises:
-        ValueError: no such file, one of another kind, a device that is not here, or onnxruntime not installed.
+        UserError: no such file, one of another kind, a device that is not here, or onnxruntime not installed.
     """
     path = checkpoint_argument(path, exported=True)
-    if path.suffix.lower() == ".pt2":
-        raise ValueError(
+    suffix = path.suffix.lower()
+    if suffix == ".pt2":
+        raise UserError(
             f"ckpt={path}: a program of torch.export, which is for use elsewhere; give the checkpoint or an .onnx file"
         )
-    return OnnxBackend(path, device) if path.suffix.lower() == ".onnx" else CheckpointBackend(path, device)
+    return OnnxBackend(path, device) if suffix == ".onnx" else CheckpointBackend(path, device)
 
 
 class CheckpointBackend:
-    """best.ckpt or last.ckpt of a run, computed as its test stage did."""
+    """Compute probabilities with a checkpoint of a run, as its test stage did."""
 
     def __init__(self, path: Path, device: str = "auto"):
         from lightning_modules.checkpoint import load_network  # late: an ONNX file needs no torch
 
-        self.network, described, decision = load_network(path)
-        self.description = ModelDescription(
-            described["classes"], described["image_size"], described["mean"], described["std"], decision
-        )
+        self.network, description, decision = load_network(path)
+        values = (description[name] for name in ("classes", "image_size", "mean", "std"))
+        self.description = ModelDescription(*values, decision)
         self.device = torch_device(device)
         self.network.to(self.device)
 
@@ -78,13 +97,13 @@ class CheckpointBackend:
 
 
 class OnnxBackend:
-    """A file of export.py, with its preprocessing inside or without."""
+    """Compute probabilities with a file of export.py, whether or not it has its preprocessing inside."""
 
     def __init__(self, path: Path, device: str = "auto"):
         runtime = import_onnx_extra("onnxruntime", f"ckpt={path}")
         available = runtime.get_available_providers()
         if device not in ("auto", "cpu") and "CUDAExecutionProvider" not in available:
-            raise ValueError(f"device={device}: onnxruntime has {', '.join(available)} here; use device=cpu for {path}")
+            raise UserError(f"device={device}: onnxruntime has {', '.join(available)} here; use device=cpu for {path}")
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # errors
         threads = os.environ.get("OMP_NUM_THREADS", "")
@@ -93,18 +112,15 @@ class OnnxBackend:
         providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if on_gpu else ["CPUExecutionProvider"]
         try:
             self.session = runtime.InferenceSession(path, options, providers=providers)
-            self.description = _described(self.session.get_modelmeta().custom_metadata_map)
-            *described, decision = self.description
-            check_description(*described, source="the file")
-            check_decision(decision, self.description.classes, "the file")
+            self.description = ModelDescription.from_metadata(self.session.get_modelmeta().custom_metadata_map)
             shape, k = self.session.get_outputs()[0].shape, len(self.description.classes)
             if shape[1:] != [k]:
-                raise ValueError(f"its answers are of shape {shape}, for {k} classes")
-        except Exception as error:  # its errors have no common class
+                raise UserError(f"its outputs are of shape {shape}, for {k} classes")
+        except Exception as error:  # onnxruntime's errors have no common class
             reason = " ".join(str(error).split())[:200]
-            raise ValueError(
-                f"{path}: not an ONNX file of export.py, or a damaged one ({reason}); make it anew with python export.py "
-                "ckpt=RUN/checkpoints/best.ckpt"
+            raise UserError(
+                f"{path}: not an ONNX file of export.py, or a damaged one ({reason}); make it again with "
+                f"python export.py ckpt={EXAMPLE}"
             ) from error
         self.input = self.session.get_inputs()[0]
         mean, std = (np.array(values, np.float32) for values in (self.description.mean, self.description.std))
@@ -118,38 +134,29 @@ class OnnxBackend:
         return softmax(logits)
 
 
-def _described(texts: dict[str, str]) -> ModelDescription:
-    missing = [name for name in ModelDescription._fields if name not in texts]
-    if missing:
-        raise ValueError(f"it does not say its {', '.join(missing)}")
-    return ModelDescription.from_metadata(texts)
-
-
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
+    """Return the softmax over the last axis."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def import_onnx_extra(package: str, wanted_by: str):
-    """A package of the extra onnx.
+    """Import a package of the extra onnx.
 
     Raises:
-        ValueError: not installed; names the extra.
+        UserError: not installed; names the extra.
     """
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ValueError(
-            f"{wanted_by}: {package} is not installed; install it with pip install -e '.[onnx]'"
-        ) from error
+        raise UserError(f"{wanted_by}: {package} is not installed; install it with pip install -e '.[onnx]'") from error
 
 
 def torch_device(name: str):
-    """torch's device of this name; auto: a GPU where there is one.
+    """Return torch's device of this name; auto: a GPU where there is one.
 
     Raises:
-        ValueError: no such device here.
+        UserError: no such device here.
     """
     import torch
 
@@ -159,7 +166,7 @@ def torch_device(name: str):
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
+        raise UserError(
             f"device={name}: not here ({str(error).splitlines()[0]}); use auto, cpu, or with a GPU cuda or cuda:N"
         ) from error
     return device

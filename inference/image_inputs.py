@@ -1,57 +1,58 @@
-"""What `images` names: images, folders, patterns, tables. Listed as they are needed: a million of them take no memory."""
+"""List the images that `images` names: files, folders, patterns, tables, runs. Only a few of them are in memory at a time."""
 
-import csv
 import glob
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from common.predictions_csv import FILES
-from common.run_folder import PROJECT
-from common.run_record import read_record
+from common.errors import UserError
+from common.run_folder import PROJECT, RunFolder
+from common.run_record import RunRecord, increment_test_evaluations
+from common.untrusted.tables import iterate_csv
 from datamodules.sources.image_folder import image_suffixes, walk_images
 
-RUN_TABLES = ("splits.csv", *FILES.values())  # whose paths are below the images' folder, which the run's record knows
 EXAMPLE = "give an image, a folder, a pattern with *, a table with a column path (.csv), or [A,B] of these"
+
+log = logging.getLogger(__name__)
 
 
 class ImageInput(NamedTuple):
-    """One line to come."""
+    """Name an image to label."""
 
     path: str  # as given, or as found below the folder that was given
     file: Path
-    label: str = ""  # where a table knows it
-    split: str = ""  # where a table knows it
+    label: str = ""  # where a table has one
+    split: str = ""  # where a table has one
 
 
 class ImageInputs:
-    """All images that `images` names, in their order; can be gone through again and again.
+    """List all images that `images` names, in their order, each time it is iterated over.
 
-    Folders are searched to any depth. A file that is named itself, in a pattern or in a table is taken whatever it is: that
-    it is no image is said when it is read.
+    Folders are searched to any depth. A file that is named itself, by a pattern or by a table is taken whatever it is; one
+    that is no image is found out when it is read.
 
     Args:
         images: an image, folder, pattern or table, or several.
-        root: of the relative paths of tables. None: the folder that a table lies in; for the tables of a run, the folder
-            that its record says.
+        root: folder of the relative paths of tables; None: the folder that a table lies in; for the tables of a run, the
+            folder in its record.
 
     Raises:
-        ValueError: nothing given, nothing there, or a table that is none; with its line.
+        UserError: nothing is given, no images are there, or a table is damaged, which is named with its line.
     """
 
     def __init__(self, images: str | Sequence[str] | None, root: str | None = None):
         places = list(images) if isinstance(images, (list, tuple)) else [images]
         if not places or places[0] in (None, ""):
-            raise ValueError(f"images: nothing is given; {EXAMPLE}")
-        self._parts = [_part(str(place), root) for place in places]
-        self.tables = [part for part in self._parts if isinstance(part, Table)]
+            raise UserError(f"images: nothing is given; {EXAMPLE}")
+        self._parts = [_open_place(str(place), root) for place in places]
+        self.tables = [part for part in self._parts if isinstance(part, ImageTable)]
+        given = ",".join(map(str, places)) if len(places) == 1 else f"[{','.join(map(str, places))}]"
         if root is not None and not self.tables:
-            raise ValueError(
-                f"root={root} is of the relative paths of a table, and images={_in_words(places)} has none"
-            )
+            raise UserError(f"root={root} is for the relative paths of a table, and images={given} has none")
         self.count = sum(1 for part in self._parts for _ in part(True))
         if not self.count:
-            raise ValueError(f"images={_in_words(places)}: no images in it or below ({image_suffixes()}); {EXAMPLE}")
+            raise UserError(f"images={given}: no images in it or below ({image_suffixes()}); {EXAMPLE}")
 
     def __len__(self) -> int:
         return self.count
@@ -61,68 +62,145 @@ class ImageInputs:
             yield from part(False)
 
 
-class Table:
-    """The images of a CSV with a column path and, where wanted, label and split."""
+class ImageTable:
+    """List the images of a table with a column path and, optionally, label and split."""
 
     def __init__(self, path: Path, root: str | None):
         self.path = path
-        self.folder = _folder(path, root)
-        of_a_run = (path.parent / "result.json").is_file()
-        self.split = next((split for split, name in FILES.items() if of_a_run and name == path.name), "")
+        run = RunFolder(path.parent)
+        self._iterate = run.iterate_splits if path == run.splits and is_run(run) else self._iterate_csv
+        predictions = {run.predictions(split): split for split in ("test", "val")} if run.record.is_file() else {}
+        self.split = predictions.get(path, "")  # of all images, in a table without the column
+        self.folder = self._resolve_folder(run, root, of_run=path == run.splits or path in predictions)
 
-    def __call__(self, say: bool) -> Iterator[ImageInput]:
+    def __call__(self, warn: bool) -> Iterator[ImageInput]:
         try:
-            with self.path.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.DictReader(file)
-                if "path" not in (reader.fieldnames or []):
-                    found = ", ".join(reader.fieldnames or []) or "nothing"
-                    raise ValueError(f"images={self.path}: the column path is missing; found {found}")
-                for row in reader:
-                    yield self._image(row, reader.line_num)
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"images={self.path}: not a CSV in UTF-8 ({error})") from error
+            for line, row in self._iterate():
+                yield self._image(row, line)
+        except UserError as error:
+            raise UserError(f"images={error}") from error
 
-    def _image(self, row: dict, line: int) -> ImageInput:
-        path = row["path"] or ""
-        absolute = Path(path).is_absolute()
-        if not path or "\0" in path or (not absolute and ".." in PurePosixPath(path).parts):
-            raise ValueError(
-                f"images={self.path}, line {line}: path={path!r}: a relative path has to stay below {self.folder}; use paths "
-                "below it, absolute ones, or root=DIR"
+    def _iterate_csv(self) -> Iterator[tuple[int, dict[str, str]]]:
+        return iterate_csv(self.path, needed=("path",))
+
+    def _image(self, row: dict[str, str], line: int) -> ImageInput:
+        path = row["path"]
+        below = Path(path).is_absolute() or ".." not in PurePosixPath(path).parts
+        if not path or "\0" in path or not below:
+            raise UserError(
+                f"{self.path}: line {line}: path={path!r}: a relative path has to stay below {self.folder}; use paths below "
+                "it, absolute ones, or root=DIR"
             )
-        return ImageInput(path, self.folder / path, row.get("label") or "", row.get("split") or self.split)
+        return ImageInput(path, self.folder / path, row.get("label", ""), row.get("split") or self.split)
+
+    def _resolve_folder(self, run: RunFolder, root: str | None, of_run: bool) -> Path:
+        """Return the folder of the relative paths."""
+        if root is not None:
+            if not Path(str(root)).is_dir():
+                raise UserError(f"root={root}: no such folder; it is the folder of the relative paths in {self.path}")
+            return Path(str(root))
+        if not of_run or not run.record.is_file():
+            return run.path
+        data = RunRecord.read(run).data
+        recorded = data and data.root
+        for folder in (Path(recorded), PROJECT / recorded) if recorded else ():
+            if folder.is_dir():
+                return folder
+        raise UserError(
+            f"images={self.path}: the run's images are not at {recorded} any more; give their folder: root=DIR"
+        )
 
 
-def _part(place: str, root: str | None) -> Callable[[bool], Iterable[ImageInput]]:
-    """Gives the images of one place, each time anew; told whether to say what cannot be read."""
+class RunImages:
+    """List the test images of a run, or the validation images of one that was not evaluated on test.
+
+    Args:
+        root: folder of its images; None: the one in its record.
+
+    Raises:
+        UserError: no images of this split, or not where they were.
+    """
+
+    def __init__(self, run: RunFolder, root: str | None):
+        self.run, self.root = run, root
+        metrics = RunRecord.read(run).test
+        self.split = "test" if metrics and metrics.accuracy else "val"
+        self._table = ImageTable(run.splits, root)
+        self.tables = [self._table]
+        self.images_folder = self._table.folder
+        self.count = sum(1 for _ in self)
+        if not self.count:
+            raise UserError(
+                f"images={run.path}: {run.splits.name} has no {self.split} images; name others: images={run.splits}"
+            )
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[ImageInput]:
+        return (image_input for image_input in self._table(False) if image_input.split == self.split)
+
+
+def resolve_images(images: str | Sequence[str] | None, root: str | None) -> RunImages | ImageInputs:
+    """Return the images that `images` names; the folder of a run means its test images."""
+    if isinstance(images, str) and is_run(run := RunFolder(Path(images))):
+        return RunImages(run, root)
+    return ImageInputs(images, root)
+
+
+def is_run(folder: RunFolder) -> bool:
+    """Whether the folder has the record and the splits of a run."""
+    return folder.record.is_file() and folder.splits.is_file()
+
+
+def run_of_checkpoint(checkpoint: Path) -> RunFolder | None:
+    """Return the run that a checkpoint lies in; None where its record or its splits are missing."""
+    run = RunFolder.of_checkpoint(checkpoint)
+    return run if run and is_run(run) else None
+
+
+def count_test_evaluation(checkpoint: Path, inputs: RunImages | ImageInputs) -> int | None:
+    """Count one more evaluation on test in the record of the run that a checkpoint lies in.
+
+    To be called when an accuracy on test images has been shown. Return the number of evaluations; None where the images are
+    not from the run's own tables, or its record cannot be written.
+    """
+    run = run_of_checkpoint(checkpoint)
+    if run is None or run.path not in (table.path.resolve().parent for table in inputs.tables):
+        return None
+    try:
+        return increment_test_evaluations(run)
+    except OSError as error:
+        log.warning("could not write %s (%s), which counts test evaluations; continuing", run.record, error.strerror)
+        return None
+
+
+def split_images(checkpoint: Path, split: str, root: str | None = None) -> tuple[list[ImageInput], str]:
+    """Return the images of a split of the run that a checkpoint lies in, or none and the reason."""
+    run = run_of_checkpoint(checkpoint)
+    if run is None:
+        return [], "the checkpoint does not lie in the folder of a run with its record and splits"
+    try:
+        images = [image_input for image_input in ImageTable(run.splits, root)(False) if image_input.split == split]
+    except UserError as error:
+        return [], str(error)
+    if not images:
+        return [], f"{run.splits.name} of the run has no {split} images"
+    if not any(image_input.file.is_file() for image_input in images[:100]):
+        return [], f"the {split} images of the run are not where they were ({images[0].file.parent})"
+    return images, ""
+
+
+def _open_place(place: str, root: str | None) -> Callable[[bool], Iterable[ImageInput]]:
+    """Return a function that lists the images of one place; its argument: whether to warn of what cannot be read."""
     path = Path(place)
     if path.is_dir():
-        return lambda say: (ImageInput(str(file), file) for file in walk_images(path, say))
+        return lambda warn: (ImageInput(str(file), file) for file in walk_images(path, warn))
     if path.is_file():
-        return Table(path, root) if path.suffix.lower() == ".csv" else lambda _: [ImageInput(place, path)]
+        return ImageTable(path, root) if path.suffix.lower() == ".csv" else lambda _: [ImageInput(place, path)]
     if not glob.has_magic(place):
-        raise ValueError(f"images={place}: no such file or folder; {EXAMPLE}")
+        raise UserError(f"images={place}: no such file or folder; {EXAMPLE}")
     files = sorted(found for found in glob.glob(place, recursive=True) if Path(found).is_file())  # noqa: PTH207
     if not files:
-        raise ValueError(f"images={place}: the pattern fits no file; a folder is given without a pattern")
+        raise UserError(f"images={place}: the pattern fits no file; a folder is given without a pattern")
     return lambda _: (ImageInput(found, Path(found)) for found in files)
-
-
-def _folder(table: Path, root: str | None) -> Path:
-    """What the relative paths of a table are below."""
-    if root is not None:
-        if not Path(str(root)).is_dir():
-            raise ValueError(f"root={root}: no such folder; it is where the relative paths of {table} begin")
-        return Path(str(root))
-    record = table.parent / "result.json"
-    if table.name not in RUN_TABLES or not record.is_file():
-        return table.parent
-    noted = (read_record(record).get("data") or {}).get("root")
-    for folder in (Path(str(noted)), PROJECT / str(noted)):
-        if noted and folder.is_dir():
-            return folder
-    raise ValueError(f"images={table}: the run's images are not at {noted} any more; say where: root=DIR")
-
-
-def _in_words(places: Sequence) -> str:
-    return ",".join(map(str, places)) if len(places) == 1 else f"[{','.join(map(str, places))}]"

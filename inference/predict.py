@@ -1,38 +1,96 @@
-"""predictions.csv of predict.py, written line by line, and what the screen shows of it."""
+"""Label images: predictions.csv, written row by row, and a summary on the screen."""
 
 import contextlib
 import csv
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from common.atomic_io import whole
-from common.predictions_csv import COLUMNS
-from common.run_record import describe_test_evaluations
-from common.text import clean, join_words, plural, printable
-from inference.image_inputs import ImageInput
-from inference.predictor import Prediction
+from omegaconf import DictConfig, OmegaConf
 
-FIRST = 5  # lines on the screen
+from common import predictions_csv
+from common.atomic_io import atomic_open
+from common.errors import UserError
+from common.run_folder import RunFolder
+from common.run_record import Decision, describe_test_evaluations
+from common.text import clean, join_words, plural, printable
+from inference.arguments import check_predict_arguments, checkpoint_argument
+from inference.image_inputs import ImageInput, count_test_evaluation, resolve_images
+from inference.predictor import Prediction, Predictor
+
+FIRST = 5  # rows on the screen
 WIDEST = 48  # characters of a path there
 TRUTH = {True: "true", False: "false", None: ""}
 
 
-def prediction_columns(classes: list[str], decision: dict | None) -> list[str]:
-    """Those of a run's predictions.csv, and what follows from the checkpoint's decision."""
-    follows = ["decided"] if decision and "threshold" in decision else []
-    return [*COLUMNS, *(f"p_{name}" for name in classes), *follows, "abstained", "error"]
+def run(config: DictConfig) -> None:
+    """Write predictions.csv and print a summary.
+
+    Raises:
+        UserError: a wrong setting; or, once all is written, that some files could not be read.
+    """
+    from tqdm import tqdm
+
+    checkpoint = checkpoint_argument(config.ckpt, exported=True)
+    check_predict_arguments(config.batch_size, config.explain, config.explain_most)
+    images = OmegaConf.to_container(config.images) if OmegaConf.is_list(config.images) else config.images
+    inputs = resolve_images(images, config.root)
+    model = Predictor.from_checkpoint(checkpoint, str(config.device))
+    summary = PredictionSummary(model.classes, model.decision)
+    explanations = None
+    if config.explain:
+        from inference.explain.explain import Explanations
+
+        explanations = Explanations(model, checkpoint, inputs, config.explain_most)
+    table = _table_path(config.out)
+    stream = model.stream(inputs, config.batch_size)
+    hidden = not sys.stderr.isatty()
+    with open_table(table, prediction_columns(model.classes, model.decision)) as write_row:
+        for image_input, prediction in tqdm(stream, total=len(inputs), unit="image", leave=False, disable=hidden):
+            write_row(prediction_row(image_input, prediction))
+            summary.add(image_input, prediction)
+            if explanations:
+                explanations.add(image_input, prediction)
+    test_evaluations = count_test_evaluation(checkpoint, inputs) if "test" in summary.counts else None
+    print(*summary.lines(test_evaluations), f"Predictions: {table}", sep="\n")
+    if explanations:
+        print(*explanations.write(table), sep="\n")
+    if summary.errors:
+        example = summary.first_error if summary.errors == 1 else f"the first: {summary.first_error}"
+        raise UserError(
+            f"{summary.errors:,} of {summary.n:,} images could not be read ({example}); see the column error"
+        )
 
 
-def prediction_row(source: ImageInput, prediction: Prediction) -> dict[str, str]:
-    """A line of the table."""
-    shares = prediction.probabilities or {}
+def _table_path(out: str | None) -> Path:
+    if out is None:
+        raise UserError("out: nothing is given; use out=DIR or out=NAME.csv")
+    path = Path(str(out))
+    return path if path.suffix.lower() == ".csv" else RunFolder(path).predictions("test")  # named as a run's
+
+
+def prediction_columns(classes: list[str], decision: Decision | None) -> list[str]:
+    """Return the columns of a run's predictions.csv, and those that the decision adds."""
+    decided = ["decided"] if has_threshold(decision) else []
+    return [*predictions_csv.prediction_columns(classes), *decided, "abstained", "error"]
+
+
+def has_threshold(decision: Decision | None) -> bool:
+    """Whether predictions have a class that the threshold of the positive class chose."""
+    return decision is not None and decision.threshold is not None
+
+
+def prediction_row(image_input: ImageInput, prediction: Prediction) -> dict[str, str]:
+    """Return a row of the table."""
     return {
-        "path": source.path,
-        "fingerprint": prediction.fingerprint,
-        "label": source.label,
-        "predicted": prediction.predicted or "",
-        **{f"p_{name}": f"{p:.6f}" for name, p in shares.items()},
+        **predictions_csv.prediction_row(
+            image_input.path,
+            prediction.fingerprint,
+            image_input.label,
+            prediction.predicted or "",
+            prediction.probabilities or {},
+        ),
         **({"decided": prediction.decided} if prediction.decided else {}),
         "abstained": TRUTH[prediction.abstained],
         "error": " ".join(prediction.error.split()),
@@ -40,49 +98,48 @@ def prediction_row(source: ImageInput, prediction: Prediction) -> dict[str, str]
 
 
 @contextlib.contextmanager
-def whole_csv(path: Path, names: list[str]) -> Iterator[Callable[[dict], None]]:
-    """Gives a function that writes a line; the file is there, whole, when all are written, or else not at all.
+def open_table(path: Path, columns: list[str]) -> Iterator[Callable[[dict], None]]:
+    """Yield a function that writes a row; the file appears once all are written without an error, or not at all.
 
     Raises:
-        ValueError: nothing can be written there.
+        UserError: nothing can be written there.
     """
-    made = not path.parent.exists()
+    is_new_folder = not path.parent.exists()
     try:
         with contextlib.ExitStack() as stack:
-            with _told(path):
+            with _disk_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                options = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-                file = stack.enter_context(whole(path, "w", **options))
-            writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
+                file = stack.enter_context(atomic_open(path, "w"))
+            writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
 
-            def write(row: dict) -> None:
-                with _told(path):
+            def write_row(row: dict) -> None:
+                with _disk_errors(path):
                     writer.writerow(row)
 
-            with _told(path):
+            with _disk_errors(path):
                 writer.writeheader()
-            yield write
-            with _told(path):
+            yield write_row
+            with _disk_errors(path):
                 stack.close()
     except BaseException:
-        if made:
+        if is_new_folder:
             with contextlib.suppress(OSError):
                 path.parent.rmdir()  # where nothing else is in it
         raise
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(f"out={path}: cannot be written ({error.strerror}); use out=DIR or out=NAME.csv") from error
+        raise UserError(f"out={path}: cannot be written ({error.strerror}); use out=DIR or out=NAME.csv") from error
 
 
 class PredictionSummary:
-    """Counts, line by line, for the screen."""
+    """Count predictions as they are made, for the screen."""
 
-    def __init__(self, classes: list[str], decision: dict | None):
+    def __init__(self, classes: list[str], decision: Decision | None):
         self.classes = classes
         self.decision = decision
         self.first: list[dict] = []
@@ -90,67 +147,67 @@ class PredictionSummary:
         self.first_error = ""
         self.predicted = Counter()
         self.unknown_labels = Counter()
-        self.right: dict[str, list[int]] = {}  # split -> right, n, right of those not abstained from, n of them
+        # Split -> images that are correct, all, those of them that the model did not abstain from: correct, all
+        self.counts: dict[str, list[int]] = {}
 
-    def add(self, source: ImageInput, prediction: Prediction) -> None:
+    def add(self, image_input: ImageInput, prediction: Prediction) -> None:
         self.n += 1
         if len(self.first) < FIRST:
-            self.first.append(prediction_row(source, prediction))
+            self.first.append(prediction_row(image_input, prediction))
         if prediction.error:
             self.errors += 1
             self.first_error = self.first_error or prediction.error
             return
         self.predicted[prediction.predicted] += 1
         self.abstained += bool(prediction.abstained)
-        if source.label in self.classes:
-            right, kept = source.label == prediction.predicted, not prediction.abstained
-            counts = self.right.setdefault(source.split, [0, 0, 0, 0])
-            for place, count in enumerate((right, 1, right and kept, kept)):
-                counts[place] += count
-        elif source.label:
-            self.unknown_labels[source.label] += 1
+        if image_input.label in self.classes:
+            correct, kept = image_input.label == prediction.predicted, not prediction.abstained
+            counts = self.counts.setdefault(image_input.split, [0, 0, 0, 0])
+            for index, count in enumerate((correct, 1, correct and kept, kept)):
+                counts[index] += count
+        elif image_input.label:
+            self.unknown_labels[image_input.label] += 1
 
-    def in_words(self, opened: int | None = None) -> list[str]:
-        """The first lines as a table, counts, and accuracy where labels are known.
+    def lines(self, test_evaluations: int | None = None) -> list[str]:
+        """Return the first rows as a table, counts, and accuracy where labels are known.
 
         Args:
-            opened: how often the test split of a training was opened, this time included.
+            test_evaluations: of this model so far, this one included; None where this is none.
         """
-        from evaluation.intervals import accuracy_entry, format_accuracy  # late: scipy
+        from evaluation.intervals import format_accuracy, proportion  # late: scipy
 
-        lines = [*_aligned(self._shown()), ""]
+        lines = [*_aligned(self._first_cells()), ""]
         if self.n > len(self.first):
             lines[-1:] = [f"... and {self.n - len(self.first):,} more", ""]
-        lines.append(
-            f"{plural(self.n, 'image')}: {', '.join(f'{name} {self.predicted[name]:,}' for name in self._most())}"
-        )
+        counts = ", ".join(f"{name} {self.predicted[name]:,}" for name in self._frequent_classes())
+        lines.append(f"{plural(self.n, 'image')}: {counts}")
         if self.decision:
-            limit = self.decision["confidence"]
-            why = f"confidence below {limit:.3f}" if limit is not None else "no confidence was enough on validation"
-            wanted = f"for an accuracy of {self.decision['target_accuracy']:g}"
-            lines.append(f"abstained: {self.abstained:,} ({why}, {wanted})")
+            limit = self.decision.confidence
+            reason = f"confidence below {limit:.3f}" if limit is not None else "no confidence reached it on validation"
+            lines.append(f"abstained: {self.abstained:,} ({reason}, target accuracy {self.decision.target_accuracy:g})")
         if self.errors:
             lines.append(f"not read: {self.errors:,}")
-        for split, (right, n, right_kept, kept) in self.right.items():
-            name = f"Accuracy {split}".strip()
-            lines.append(f"{name}: {format_accuracy(accuracy_entry(right, n))}")
+        for split, (correct, n, correct_kept, kept) in self.counts.items():
+            name = f"{split} accuracy".strip().capitalize()
+            lines.append(f"{name}: {format_accuracy(proportion(correct, n))}")
             if self.decision and 0 < kept < n:
-                lines.append(f"{name} where not abstained: {format_accuracy(accuracy_entry(right_kept, kept))}")
-        if opened and opened > 1:
-            lines.append(describe_test_evaluations(opened))
+                lines.append(f"{name} where not abstained: {format_accuracy(proportion(correct_kept, kept))}")
+        if test_evaluations and test_evaluations > 1:
+            lines.append(describe_test_evaluations(test_evaluations))
         if self.unknown_labels:
+            unknown = join_words([clean(name, 40) for name in sorted(self.unknown_labels)])
             lines.append(
-                f"not in the accuracy: {plural(self.unknown_labels.total(), 'image')} whose label the network does not know "
-                f"({join_words([clean(name, 40) for name in sorted(self.unknown_labels)])}); it knows {join_words(self.classes, 20)}"
+                f"not in the accuracy: {plural(self.unknown_labels.total(), 'image')} with a label that the network does not "
+                f"know ({unknown}); it knows {join_words(self.classes, 20)}"
             )
-        return [printable(line) for line in lines]  # names of classes may be a stranger's
+        return [printable(line) for line in lines]  # names of classes may come from an untrusted file
 
-    def _most(self) -> list[str]:
-        """Classes as the network has them; of many the commonest."""
+    def _frequent_classes(self) -> list[str]:
+        """All classes in the order of the network, or the most frequent of many."""
         return self.classes if len(self.classes) <= 12 else [name for name, _ in self.predicted.most_common(12)]
 
-    def _shown(self) -> list[list[str]]:
-        header = ["path", "predicted", "p", *(["decided"] if self.decision and "threshold" in self.decision else [])]
+    def _first_cells(self) -> list[list[str]]:
+        header = ["path", "predicted", "p", *(["decided"] if has_threshold(self.decision) else [])]
         header += ["abstained"] if self.decision else []
         table = [header]
         for row in self.first:
@@ -165,5 +222,5 @@ class PredictionSummary:
 
 
 def _aligned(table: list[list[str]]) -> list[str]:
-    widths = [max(len(row[place]) for row in table if place < len(row)) for place in range(len(table[0]))]
+    widths = [max(len(row[column]) for row in table if column < len(row)) for column in range(len(table[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in table]

@@ -1,4 +1,4 @@
-"""A trained network as a user sees it: images in, predictions out. B images, S pixels, K classes."""
+"""Predict with a trained network: images in, predictions out. B images, S pixels a side, K classes."""
 
 import os
 from collections import deque
@@ -11,28 +11,30 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from common.errors import UserError
+from common.run_record import Decision
 from datamodules.decode import UnreadableImageError, fingerprint, open_image, resize, upright
 from inference.backends import Backend, ModelDescription, open_backend
 from inference.image_inputs import ImageInput, ImageInputs
 
 BATCH_SIZE = 16
-AHEAD = 2  # batches that are being read while the network is at one
-MOST_TOGETHER = 16  # batches' worth of lines that wait for one batch, where hardly a file can be read
+AHEAD = 2  # batches that are being read while the network computes one
+MOST_WAITING = 16  # batches' worth of inputs that wait for one full batch, where hardly a file can be read
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a network says of one image; of one that could not be read, `error` says why and all else is empty.
+    """Hold the prediction for one image; for one that could not be read, `error` is the reason and all else is empty.
 
     Attributes:
         path: where the image came from; None for one that was in memory.
-        fingerprint: 16 hex digits that name the image's pixels.
+        fingerprint: 16 hex digits that identify the image's pixels.
         predicted: the class of the largest probability.
-        probabilities: of each class, as the network gives them.
+        probabilities: of each class, as the network computes them.
         calibrated: the same with the checkpoint's temperature; None where it has none.
-        decided: what the checkpoint's threshold says; None for more than two classes, or without a decision.
-        abstained: whether the largest probability is below the confidence from which on the checkpoint keeps the accuracy
-            that was wanted; None without a decision.
+        decided: the class by the checkpoint's threshold; None for more than two classes, or without a decision.
+        abstained: whether the largest probability is below the confidence from which the checkpoint reached its target
+            accuracy; None without a decision.
     """
 
     path: str | None
@@ -53,14 +55,13 @@ class DecodedImage(NamedTuple):
 
 
 class Predictor:
-    """Three lines:
+    """Predict the classes of images in three lines:
 
         from predict import Predictor
         model = Predictor.from_checkpoint("outputs/MODEL/DATE/checkpoints/best.ckpt")
         model.predict(["a.jpg", Image.open("b.png"), array, tensor])
 
-    Images of any size are resized and normalized as in training. `classes`, `image_size` and `decision` say what the
-    network knows.
+    Images of any size are resized and normalized as in training. `classes`, `image_size` and `decision` describe the network.
     """
 
     def __init__(self, backend: Backend):
@@ -69,13 +70,13 @@ class Predictor:
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "auto") -> "Predictor":
-        """Of a run's best.ckpt, or of what export.py made of it (.onnx, which needs no torch).
+        """Load a run's best.ckpt, or what export.py made of it (.onnx, which needs no torch).
 
         Args:
             device: auto (a GPU where there is one), cpu, cuda or cuda:N.
 
         Raises:
-            ValueError: no such file, one of another kind, or no such device.
+            UserError: no such file, one of another kind, or no such device.
         """
         return cls(open_backend(Path(path), device))
 
@@ -88,147 +89,149 @@ class Predictor:
         return self.description.image_size
 
     @property
-    def decision(self) -> dict | None:
+    def decision(self) -> Decision | None:
         return self.description.decision
 
     def predict(self, images, batch_size: int = BATCH_SIZE) -> list[Prediction]:
-        """Predictions in the order of the images, also of a single one.
+        """Return predictions in the order of the images; a list for a single one, too.
 
         Args:
             images: one image or an iterable of them: a path, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4) of
                 uint8, a tensor (3, H, W) or (1, H, W) of uint8; or an array (N, H, W, 3) or tensor (N, 3, H, W); or a
-                folder, pattern or table (.csv) as of `python predict.py images=`.
-            batch_size: images at a time; another one changes probabilities in their seventh digit or so.
+                folder, pattern or table (.csv) as in `python predict.py images=`.
+            batch_size: images at a time; another one changes probabilities in about the seventh digit.
 
         Raises:
-            ValueError: one path that is not there, or something that is no image of 8 bits. A file of several that cannot
-                be read is a prediction with an `error`.
+            UserError: a single path that does not exist, or something that is no image of 8 bits. One unreadable file of
+                several is a prediction with an `error`.
         """
-        return [prediction for _, prediction in self.stream(_listed(images), batch_size)]
+        return [prediction for _, prediction in self.stream(_as_list(images), batch_size)]
 
-    def stream(self, sources: Iterable, batch_size: int = BATCH_SIZE) -> Iterator[tuple[object, Prediction]]:
-        """Each image with its prediction, in their order, while the next ones are being read in threads.
+    def stream(self, images: Iterable, batch_size: int = BATCH_SIZE) -> Iterator[tuple[object, Prediction]]:
+        """Yield each image with its prediction, in their order, while the next ones are being read in threads.
 
-        Takes what `predict` takes an iterable of, and holds a few batches at a time.
+        Takes the same iterables as `predict`, and holds a few batches at a time.
+
+        Raises:
+            UserError: a batch size below 1.
         """
         if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: use a whole number of 1 or more")
-        return self._stream(sources, batch_size)
+            raise UserError(f"batch_size={batch_size}: use a whole number of 1 or more")
+        return self._stream(images, batch_size)
 
-    def _stream(self, sources: Iterable, batch_size: int) -> Iterator[tuple[object, Prediction]]:
+    def _stream(self, images: Iterable, batch_size: int) -> Iterator[tuple[object, Prediction]]:
         waiting, readable = [], 0
-        for source, read in self._read_ahead(sources, AHEAD * batch_size):
-            waiting.append((source, read))
-            readable += isinstance(read, DecodedImage)
-            if readable == batch_size or len(waiting) >= MOST_TOGETHER * batch_size:
-                yield from self._answered(waiting)
+        for item, decoded in self._read_ahead(images, AHEAD * batch_size):
+            waiting.append((item, decoded))
+            readable += isinstance(decoded, DecodedImage)
+            if readable == batch_size or len(waiting) >= MOST_WAITING * batch_size:
+                yield from self._predict_batch(waiting)
                 waiting, readable = [], 0
-        yield from self._answered(waiting)
+        yield from self._predict_batch(waiting)
 
-    def _read_ahead(self, sources: Iterable, ahead: int) -> Iterator[tuple[object, DecodedImage | str]]:
-        """Each image with its pixels, or the reason why there are none. Pillow lets go of the interpreter."""
+    def _read_ahead(self, images: Iterable, ahead: int) -> Iterator[tuple[object, DecodedImage | str]]:
+        """Yield each image with its pixels or the reason why there are none; Pillow decodes outside of Python's lock."""
         pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
         try:
-            begun = deque()
-            for source in sources:
-                begun.append((source, pool.submit(self._read, source)))
-                if len(begun) > ahead:
-                    first, result = begun.popleft()
+            started = deque()
+            for item in images:
+                started.append((item, pool.submit(self._read, item)))
+                if len(started) > ahead:
+                    first, result = started.popleft()
                     yield first, result.result()
-            for first, result in begun:
+            for first, result in started:
                 yield first, result.result()
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _read(self, source) -> DecodedImage | str:
+    def _read(self, item) -> DecodedImage | str:
         try:
-            image = as_image(source, self.image_size)
+            image = as_image(item, self.image_size)
         except UnreadableImageError as error:
             return str(error)
         return DecodedImage(np.asarray(resize(image, self.image_size)), fingerprint(image))
 
-    def _answered(self, sources: list[tuple[object, DecodedImage | str]]) -> Iterator[tuple[object, Prediction]]:
-        pixels = [read.pixels for _, read in sources if isinstance(read, DecodedImage)]
-        answers = self._follow(self.backend(np.stack(pixels)).astype(np.float64)) if pixels else iter(())
-        for source, read in sources:
-            path = _path(source)
-            if isinstance(read, str):
-                yield source, Prediction(path, error=read)
+    def _predict_batch(self, batch: list[tuple[object, DecodedImage | str]]) -> Iterator[tuple[object, Prediction]]:
+        pixels = [decoded.pixels for _, decoded in batch if isinstance(decoded, DecodedImage)]
+        results = self._decide(self.backend(np.stack(pixels)).astype(np.float64)) if pixels else iter(())
+        for item, decoded in batch:
+            if isinstance(decoded, str):
+                yield item, Prediction(_path(item), error=decoded)
             else:
-                yield source, Prediction(path, read.fingerprint, **next(answers))
+                yield item, Prediction(_path(item), decoded.fingerprint, **next(results))
 
-    def _follow(self, probabilities: np.ndarray) -> Iterator[dict]:
-        """What follows from probabilities (B, K), a dictionary an image."""
+    def _decide(self, probabilities: np.ndarray) -> Iterator[dict]:
+        """Yield the fields of a Prediction that are computed from probabilities (B, K), one dictionary an image."""
         decision = self.decision
         calibrated = [None] * len(probabilities)
         if decision is not None:
             from evaluation.calibration import with_temperature  # late: scipy
 
-            calibrated = with_temperature(probabilities, decision["temperature"])
-        for line, warm in zip(probabilities.tolist(), calibrated, strict=True):
-            named = dict(zip(self.classes, line, strict=True))
+            calibrated = with_temperature(probabilities, decision.temperature).tolist()
+        for row, calibrated_row in zip(probabilities.tolist(), calibrated, strict=True):
+            by_class = dict(zip(self.classes, row, strict=True))
             yield {
-                "predicted": max(named, key=named.get),
-                "probabilities": named,
-                "calibrated": None if warm is None else dict(zip(self.classes, warm.tolist(), strict=True)),
-                "decided": decided(named, decision),
-                "abstained": abstained(named, decision),
+                "predicted": max(by_class, key=by_class.get),
+                "probabilities": by_class,
+                "calibrated": calibrated_row and dict(zip(self.classes, calibrated_row, strict=True)),
+                "decided": decided(by_class, decision),
+                "abstained": abstained(by_class, decision),
             }
 
 
-def decided(probabilities: dict[str, float], decision: dict | None) -> str | None:
-    """The class that the threshold of the positive one says; None where there is no threshold."""
-    if not decision or "threshold" not in decision:
+def decided(probabilities: dict[str, float], decision: Decision | None) -> str | None:
+    """Return the class by the threshold of the positive one; None where there is no threshold."""
+    if decision is None or decision.threshold is None:
         return None
-    positive = decision["positive_class"]
+    positive = decision.positive_class
     other = next(name for name in probabilities if name != positive)
-    return positive if probabilities[positive] >= decision["threshold"] else other
+    return positive if probabilities[positive] >= decision.threshold else other
 
 
-def abstained(probabilities: dict[str, float], decision: dict | None) -> bool | None:
-    """Whether the confidence is too low; all are, where no share of the images could be decided as well as wanted."""
-    if not decision:
+def abstained(probabilities: dict[str, float], decision: Decision | None) -> bool | None:
+    """Whether the confidence is too low; always, where no share of the validation images reached the target accuracy."""
+    if decision is None:
         return None
-    return decision["confidence"] is None or max(probabilities.values()) < decision["confidence"]
+    return decision.confidence is None or max(probabilities.values()) < decision.confidence
 
 
-def as_image(source, image_size: int) -> Image.Image:
-    """Upright RGB of a path, a PIL image, an array or a tensor.
+def as_image(item, image_size: int) -> Image.Image:
+    """Return the upright RGB image of a path, a PIL image, an array or a tensor.
 
-    A big JPEG is read at a fraction of its size where a path says where it is; see `datamodules.decode`.
+    The file of a big JPEG is decoded at a fraction of its size; see `datamodules.decode`.
 
     Raises:
         UnreadableImageError: a file that is no image.
-        ValueError: an array that is no image of 8 bits.
+        UserError: an array that is no image of 8 bits.
     """
-    if isinstance(source, ImageInput):
-        source = source.file
-    if isinstance(source, (str, Path)):
-        return open_image(Path(source), image_size)
-    if isinstance(source, Image.Image):
-        return upright(source)
-    if hasattr(source, "detach"):  # a tensor, channels first
-        source = source.detach().cpu().numpy()
-        source = np.moveaxis(source, 0, -1) if source.ndim == 3 else source
-    array = np.asarray(source)
+    if isinstance(item, ImageInput):
+        item = item.file
+    if isinstance(item, (str, Path)):
+        return open_image(Path(item), image_size)
+    if isinstance(item, Image.Image):
+        return upright(item)
+    if hasattr(item, "detach"):  # a tensor, channels first
+        item = item.detach().cpu().numpy()
+        item = np.moveaxis(item, 0, -1) if item.ndim == 3 else item
+    array = np.asarray(item)
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4) or not array.size:
-        raise ValueError(
+        raise UserError(
             f"an image of shape {array.shape} and {array.dtype} cannot be used; arrays are (H, W, 3), tensors (3, H, W), "
             "both uint8 of 0 to 255"
         )
     return upright(Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array))
 
 
-def _listed(images) -> Iterable:
-    """One image as a list of one."""
+def _as_list(images) -> Iterable:
+    """Return one image as a list of one, and a path as the images that it names."""
     if isinstance(images, (str, Path)):
         return ImageInputs(str(images))
-    one = isinstance(images, Image.Image) or (hasattr(images, "ndim") and images.ndim < 4)
-    return [images] if one else images
+    single = isinstance(images, Image.Image) or (hasattr(images, "ndim") and images.ndim < 4)
+    return [images] if single else images
 
 
-def _path(source) -> str | None:
-    if isinstance(source, ImageInput):
-        return source.path
-    return str(source) if isinstance(source, (str, Path)) else None
+def _path(item) -> str | None:
+    if isinstance(item, ImageInput):
+        return item.path
+    return str(item) if isinstance(item, (str, Path)) else None

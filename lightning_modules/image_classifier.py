@@ -8,19 +8,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.run_record import Decision
+from common.untrusted.description import CHECKPOINT_SCHEMA
 from lightning_modules.losses import CrossEntropy, DistillationLoss
-from lightning_modules.metrics import Metrics, all_gather
+from lightning_modules.metrics import EpochMetrics, all_gather
+from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import build_network
 
 
 class ImageClassifier(L.LightningModule):
-    """A network for K classes of images that knows how to be trained and what it is.
+    """Train a network for K classes of images, and describe it in every checkpoint.
 
     All arguments but `loss`, `optimizer` and `scheduler` are plain values and go into every checkpoint, from which
     `checkpoint.load_classifier` builds the same classifier again.
 
     Args:
-        network: `network`, one of `networks.NETWORKS`, and its arguments.
+        network: `network`, one of `networks.registry.NETWORKS`, and its arguments.
         classes: names, in the order of the logits.
         image_size: pixels, height and width.
         mean: of each channel, as the images are normalized.
@@ -28,8 +31,11 @@ class ImageClassifier(L.LightningModule):
         optimizer: parameters, or the network where its argument is called so, -> optimizer. Not needed where nothing is
             trained.
         loss: logits (B, K), labels (B,) -> (B,), for training.
-        scheduler: optimizer, and the `steps` of the whole training where it takes them, -> Lightning's scheduler dictionary
-            (scheduler, monitor, interval); None keeps the learning rate.
+        scheduler: optimizer, and the `steps` of the whole training where it has that argument, -> Lightning's scheduler
+            dictionary (scheduler, monitor, interval); None keeps the learning rate.
+
+    Raises:
+        UserError: a network that cannot be built.
     """
 
     def __init__(
@@ -46,21 +52,23 @@ class ImageClassifier(L.LightningModule):
     ):
         super().__init__()
         self.save_hyperparameters(ignore=["loss", "optimizer", "scheduler"], logger=False)
+        self.hparams["schema"] = CHECKPOINT_SCHEMA
         self.loss = loss or CrossEntropy()
-        self.distillation: DistillationLoss | None = None  # set where a teacher is asked: callbacks/distillation.py
+        self.distillation: DistillationLoss | None = None  # set by callbacks/distillation.py
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.classes = list(classes)
-        # channels_last: 1.4 times as fast on a processor with this network, and the batches come like that
-        self.network = build_network(num_classes=len(classes), **network).to(memory_format=torch.channels_last)
-        self.train_metrics = Metrics(len(classes))
-        self.val_metrics = Metrics(len(classes))
-        self.full_metrics = Metrics(len(classes), full=True)  # of one pass over the val or the test split
-        self.results: dict[str, dict] = {}  # stage -> its last metrics
-        self.decision: dict | None = None  # temperature, threshold, ..., where its checkpoint has them
+        with network_errors():
+            built = build_network(num_classes=len(classes), **network)
+        # channels_last: 1.4 times as fast on a processor with this network, and the batches have that layout
+        self.network = built.to(memory_format=torch.channels_last)
+        self.train_metrics = EpochMetrics()
+        self.evaluation_metrics = EpochMetrics()  # of a pass over val or test
+        self.results: dict[str, dict[str, float]] = {}  # stage -> its last metrics
+        self.decision: Decision | None = None  # temperature, threshold, ..., where its checkpoint has them
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Normalized images (B, 3, H, W) -> logits (B, K)."""
+        """Return logits (B, K) of normalized images (B, 3, H, W)."""
         return self.network(pixels.to(self.dtype))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -78,8 +86,8 @@ class ImageClassifier(L.LightningModule):
             self._finish("train", self.train_metrics)
 
     def on_train_epoch_end(self) -> None:
-        # Lightning steps the scheduler after the epoch's checkpoint is written, so that going on from it would miss
-        # the step. Here it comes before.
+        # Lightning steps the scheduler after it has written the epoch's checkpoint, so that a run that resumes from it
+        # would miss the step. Here it comes before.
         for config in self.trainer.lr_scheduler_configs:
             if config.interval == "step":
                 continue
@@ -87,6 +95,11 @@ class ImageClassifier(L.LightningModule):
                 config.scheduler.step(float(self.trainer.callback_metrics[config.monitor]))
             else:
                 config.scheduler.step()
+
+    def lr_scheduler_step(self, scheduler, metric) -> None:
+        """Step a scheduler of every step; `on_train_epoch_end` has stepped the others."""
+        if any(c.scheduler is scheduler and c.interval == "step" for c in self.trainer.lr_scheduler_configs):
+            scheduler.step()
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         # In the middle of an epoch; of each process, since one of them writes the file
@@ -101,67 +114,52 @@ class ImageClassifier(L.LightningModule):
         elif self.trainer.is_global_zero:
             self.train_metrics.add_to_sums([value.sum(0) for value in sums])
 
-    def lr_scheduler_step(self, scheduler, metric) -> None:
-        """Steps those of every step; `on_train_epoch_end` has stepped the others."""
-        if any(c.scheduler is scheduler and c.interval == "step" for c in self.trainer.lr_scheduler_configs):
-            scheduler.step()
-
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        return self._evaluation_step(batch, self._val_metrics)
+        return self._evaluation_step(batch)
 
     def on_validation_epoch_end(self) -> None:
-        self._finish("val", self._val_metrics)
+        self._finish("val", self.evaluation_metrics)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        return self._evaluation_step(batch, self.full_metrics)
+        return self._evaluation_step(batch)
 
     def on_test_epoch_end(self) -> None:
-        self._finish("test", self.full_metrics)
+        self._finish("test", self.evaluation_metrics)
 
     def configure_optimizers(self):
-        try:
-            wants = inspect.signature(self.optimizer).parameters
-            optimizer = self.optimizer(self.network if "network" in wants else self.parameters())
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"optimizer: {error}") from error
+        arguments = inspect.signature(self.optimizer).parameters
+        optimizer = self.optimizer(self.network if "network" in arguments else self.parameters())
         if self.scheduler is None:
             return optimizer
-        try:
-            wants = inspect.signature(self.scheduler).parameters
-            steps = {"steps": self._steps()} if "steps" in wants else {}
-            return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer, **steps)}
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"scheduler: {error}") from error
+        arguments = inspect.signature(self.scheduler).parameters
+        steps = {"steps": self._total_steps()} if "steps" in arguments else {}
+        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer, **steps)}
 
-    def _steps(self) -> int:
-        """Optimizer steps of the whole training.
+    def _total_steps(self) -> int:
+        """Return the optimizer steps of the whole training.
 
-        Not the trainer's estimated_stepping_batches: asked before a checkpoint is taken up, it makes the trainer forget at
-        which batch of an epoch to go on.
+        Not the trainer's estimated_stepping_batches: read before a checkpoint is loaded, it makes the trainer forget at
+        which batch of an epoch to resume.
         """
         batches = len(self.trainer.datamodule.train_dataloader())
         return self.trainer.max_epochs * -(-batches // self.trainer.accumulate_grad_batches)
 
-    @property
-    def _val_metrics(self) -> Metrics:
-        return self.val_metrics if self.trainer.state.fn == "fit" else self.full_metrics
-
-    def _evaluation_step(self, batch: dict[str, Tensor], metrics: Metrics) -> dict[str, Tensor]:
+    def _evaluation_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return `rows` (B,) and `probabilities` (B, K) for callbacks/prediction_writer.py."""
         logits = self(batch["pixels"]).float()
-        metrics.update(logits, batch["labels"], F.cross_entropy(logits, batch["labels"]))
-        return {"rows": batch["rows"], "probabilities": logits.softmax(1)}  # (B,), (B, K)
+        self.evaluation_metrics.update(logits, batch["labels"], F.cross_entropy(logits, batch["labels"]))
+        return {"rows": batch["rows"], "probabilities": logits.softmax(1)}
 
-    def _finish(self, stage: str, metrics: Metrics) -> None:
-        """Ends an epoch of a stage: the metrics go to `results` and, for callbacks that monitor, to Lightning."""
+    def _finish(self, stage: str, metrics: EpochMetrics) -> None:
+        """End an epoch of a stage: the metrics go to `results` and, for callbacks that monitor, to Lightning."""
         self.results[stage] = metrics.compute_and_reset()
         for name, value in self.results[stage].items():
-            if isinstance(value, float):
-                self.log(
-                    f"{stage}/{name}",
-                    value,
-                    on_step=False,
-                    on_epoch=True,
-                    logger=False,
-                    batch_size=1,
-                    sync_dist=self.trainer.world_size > 1,
-                )
+            self.log(
+                f"{stage}/{name}",
+                value,
+                on_step=False,
+                on_epoch=True,
+                logger=False,
+                batch_size=1,
+                sync_dist=self.trainer.world_size > 1,
+            )

@@ -4,9 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.errors import UserError
+
 
 class CrossEntropy(nn.Module):
-    """-log p of the true class.
+    """Compute -log p of the true class.
 
     With `label_smoothing` that share of the truth is spread evenly over all classes: Szegedy et al. 2016,
     arXiv:1512.00567, section 7.
@@ -15,7 +17,7 @@ class CrossEntropy(nn.Module):
     def __init__(self, *, label_smoothing: float = 0.0):
         super().__init__()
         if not 0 <= label_smoothing < 1:
-            raise ValueError(f"loss.label_smoothing={label_smoothing}: use a share from 0 to below 1")
+            raise UserError(f"loss.label_smoothing={label_smoothing}: use a share from 0 to below 1")
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -23,7 +25,7 @@ class CrossEntropy(nn.Module):
 
 
 class WeightedCrossEntropy(nn.Module):
-    """Cross entropy times n / (K n_k) for an image of class k, of which there are n_k among n training images.
+    """Compute cross entropy times n / (K n_k) for an image of class k, of which there are n_k among n training images.
 
     The weights average to 1 over the training images (King & Zeng 2001, Political Analysis 9:137-163, eq. 8).
     """
@@ -38,12 +40,12 @@ class WeightedCrossEntropy(nn.Module):
 
 
 class FocalLoss(nn.Module):
-    """-(1 - p)^gamma log p of the true class: Lin et al. 2017, arXiv:1708.02002, eq. 4 (without alpha)."""
+    """Compute -(1 - p)^gamma log p of the true class: Lin et al. 2017, arXiv:1708.02002, eq. 4 (without alpha)."""
 
     def __init__(self, *, gamma: float):
         super().__init__()
         if gamma < 0:
-            raise ValueError(f"loss.gamma={gamma}: use 0 or more")
+            raise UserError(f"loss.gamma={gamma}: use 0 or more")
         self.gamma = gamma
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -53,7 +55,7 @@ class FocalLoss(nn.Module):
 
 
 class DistillationLoss(nn.Module):
-    """Part of the loss against the labels, part against what a teacher says of the same images.
+    """Mix the loss against the labels with the divergence from a teacher's answers for the same images.
 
     (1 - w) loss + w T^2 KL(teacher || network), both softened by the temperature T: Hinton, Vinyals & Dean 2015,
     arXiv:1503.02531, section 2.
@@ -62,15 +64,15 @@ class DistillationLoss(nn.Module):
     def __init__(self, *, temperature: float, weight: float):
         super().__init__()
         if not temperature > 0:
-            raise ValueError(f"distillation.temperature={temperature}: use a number above 0")
+            raise UserError(f"callbacks.distillation.temperature={temperature}: use a number above 0")
         if not 0 <= weight <= 1:
-            raise ValueError(f"distillation.weight={weight}: use a share from 0 to 1")
+            raise UserError(f"callbacks.distillation.weight={weight}: use a share from 0 to 1")
         self.temperature = temperature
         self.weight = weight
 
     def forward(self, losses: Tensor, logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """Losses (B,) against the labels, logits (B, K) of the network and of the teacher -> (B,)."""
-        said = F.log_softmax(teacher_logits / self.temperature, 1)
+        """Mix losses (B,) with the divergence of logits (B, K) from the teacher's; return (B,)."""
+        teacher = F.log_softmax(teacher_logits / self.temperature, 1)
         own = F.log_softmax(logits / self.temperature, 1)
-        divergence = F.kl_div(own, said, reduction="none", log_target=True).sum(1)
+        divergence = F.kl_div(own, teacher, reduction="none", log_target=True).sum(1)
         return torch.lerp(losses, self.temperature**2 * divergence, self.weight)

@@ -1,70 +1,57 @@
-"""Metrics of one pass over a split: exact sums, also over a short last batch and over several processes."""
+"""Loss and accuracy of one pass over a split. Everything else is computed from the probabilities: evaluation/scores.py."""
 
 import torch
-from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection, SumMetric
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassAUROC,
-    MulticlassCalibrationError,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-)
+from torch import Tensor
+from torchmetrics import Metric
 
-ECE_BINS = 15  # Guo et al. 2017, arXiv:1706.04599
+from common.errors import UserError
 
 
-class Metrics(nn.Module):
-    """Loss and accuracy; with `full` also balanced accuracy, macro F1, macro AUROC, ECE and the confusion matrix."""
+class EpochMetrics(Metric):
+    """Average loss and accuracy over a pass: exact sums, also over a short last batch and over several processes."""
 
-    def __init__(self, num_classes: int, full: bool = False):
+    full_state_update = False
+    SUMS = ("loss_sum", "correct", "count")
+
+    def __init__(self):
         super().__init__()
-        # Not MeanMetric: torchmetrics 1.9 forgets its weights with nan_strategy="disable", and a NaN has to stay visible
-        self.loss_sum = SumMetric(nan_strategy="disable")
-        self.count = SumMetric(nan_strategy="disable")
-        options = {"num_classes": num_classes, "validate_args": False}
-        scores = {"accuracy": MulticlassAccuracy(average="micro", **options)}
-        if full:
-            scores |= {
-                "balanced_accuracy": MulticlassAccuracy(average="macro", **options),
-                "f1": MulticlassF1Score(average="macro", **options),
-                "auroc": MulticlassAUROC(average="macro", **options),
-                "ece": MulticlassCalibrationError(n_bins=ECE_BINS, norm="l1", **options),
-                "confusion": MulticlassConfusionMatrix(**options),  # rows: true class, columns: predicted
-            }
-        self.scores = MetricCollection(scores)
+        self.add_state("loss_sum", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("correct", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, labels: Tensor, mean_loss: Tensor) -> None:
-        """Adds a batch: logits (B, K), labels (B,), mean loss of the batch."""
-        self.loss_sum.update(mean_loss * len(labels))
-        self.count.update(len(labels))
-        self.scores.update(logits.softmax(1), labels)
+        """Add a batch: logits (B, K), labels (B,), mean loss of the batch."""
+        self.loss_sum += (mean_loss * len(labels)).float()
+        self.correct += (logits.argmax(1) == labels).sum()
+        self.count += len(labels)
+
+    def compute(self) -> dict[str, Tensor]:
+        return {"loss": self.loss_sum / self.count, "accuracy": self.correct / self.count}
+
+    def compute_and_reset(self) -> dict[str, float]:
+        """Return the averages as plain numbers and start again."""
+        values = {name: value.item() for name, value in self.compute().items()}
+        self.reset()
+        return values
 
     def sums(self) -> list[Tensor]:
-        """What was added up so far, for a checkpoint in the middle of an epoch."""
-        return [getattr(metric, name) for metric in self._metrics() for name in metric._defaults]
+        """Return the sums so far, for a checkpoint in the middle of an epoch."""
+        return [getattr(self, name) for name in self.SUMS]
 
     def add_to_sums(self, sums: list[Tensor]) -> None:
-        """Takes up `sums` of before."""
-        places = [(metric, name) for metric in self._metrics() for name in metric._defaults]
-        for (metric, name), value in zip(places, sums, strict=True):
-            if value.shape != getattr(metric, name).shape:
-                raise ValueError(f"its sum {name} is of shape {tuple(value.shape)}")
-            setattr(metric, name, getattr(metric, name) + value.to(metric.device))
+        """Add `sums` of an earlier process.
 
-    def _metrics(self) -> list[Metric]:
-        return [module for module in self.modules() if isinstance(module, Metric)]
-
-    def compute_and_reset(self) -> dict[str, float | list]:
-        """Plain numbers, and lists for the confusion matrix."""
-        values = {"loss": self.loss_sum.compute() / self.count.compute(), **self.scores.compute()}
-        for metric in self.children():
-            metric.reset()
-        return {name: value.tolist() for name, value in values.items()}
+        Raises:
+            UserError: they have another shape.
+        """
+        for name, value in zip(self.SUMS, sums, strict=True):
+            if value.shape != getattr(self, name).shape:
+                raise UserError(f"its sum {name} is of shape {tuple(value.shape)}")
+            setattr(self, name, getattr(self, name) + value.to(self.device))
 
 
 def all_gather(value: Tensor) -> Tensor:
-    """The values (...) of all processes -> (processes, ...)."""
+    """Gather the values (...) of all processes as (processes, ...)."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return value[None]
     parts = [torch.empty_like(value) for _ in range(torch.distributed.get_world_size())]

@@ -12,18 +12,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from lightning_modules.networks.truncated import on_meta
+
 WARM_UP = 3  # passes before the clock starts
 LEAST_REPEATS, MOST_REPEATS = 5, 50
 LONG_ENOUGH_S = 1.0  # of measuring, after which the least number of repeats is enough
 
 
 def count_parameters(network: nn.Module, trainable: bool = False) -> int:
-    """All parameters, or those that training changes."""
+    """Count all parameters, or those that training changes."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad or not trainable)
 
 
 def count_macs_thop(network: nn.Module, image_size: int) -> int:
-    """MACs of one image as thop counts them, which is how the study's table was made.
+    """Count the MACs of one image with thop, as the study's table does.
 
     thop counts convolutions and linear layers without their bias, 4 operations for a value of an affine batch norm (2
     otherwise), and the additions of average pooling. It leaves buffers in the modules that it profiles, and hooks where
@@ -32,29 +34,29 @@ def count_macs_thop(network: nn.Module, image_size: int) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # its import compares versions the old way
         import thop
-    macs, _ = thop.profile(_copy(network), inputs=(_image(image_size),), verbose=False)
+    macs, _ = thop.profile(on_meta(network), inputs=(_image(image_size, device="meta"),), verbose=False)
     return int(macs)
 
 
 @torch.no_grad()
 def count_macs(network: nn.Module, image_size: int) -> int:
-    """MACs of one image by torch's FlopCounterMode: convolutions, linear layers, matrix products and attention.
+    """Count the MACs of one image with torch's FlopCounterMode: convolutions, linear layers, matrix products and attention.
 
     Its unit is 2 FLOPs a MAC.
     """
     with FlopCounterMode(display=False) as counter:
-        _copy(network)(_image(image_size))
+        on_meta(network)(_image(image_size, device="meta"))
     return counter.get_total_flops() // 2
 
 
-def difference_in_words(macs: int, macs_thop: int) -> str:
-    """One sentence on why the two counts are not the same."""
+def describe_difference(macs: int, macs_thop: int) -> str:
+    """Return one sentence on why the two counts differ."""
     if macs == macs_thop:
         return "thop and FlopCounterMode agree: nothing but convolutions and linear layers costs anything here."
     if macs_thop > macs:
         return (
             f"thop counts {macs_thop - macs:,} more than FlopCounterMode: batch norms and average pooling, which "
-            "FlopCounterMode leaves out."
+            "FlopCounterMode does not count."
         )
     return (
         f"thop counts {macs - macs_thop:,} fewer than FlopCounterMode: it does not see attention and functional matrix "
@@ -64,7 +66,7 @@ def difference_in_words(macs: int, macs_thop: int) -> str:
 
 @torch.inference_mode()
 def measure_latency(network: nn.Module, image_size: int, batch_size: int, device: torch.device) -> dict:
-    """Milliseconds of a forward pass in eval mode, p50 and p95 over repeats after a warm-up."""
+    """Measure a forward pass in eval mode: milliseconds, p50 and p95 over repeats after a warm-up."""
     network = _copy(network).to(device, memory_format=torch.channels_last)
     images = _image(image_size, batch_size).to(device, memory_format=torch.channels_last)
 
@@ -93,7 +95,7 @@ def measure_latency(network: nn.Module, image_size: int, batch_size: int, device
 
 
 class LiveBytes(TorchDispatchMode):
-    """Adds up the tensors that are alive at once while it is active; `peak` is the most that it saw."""
+    """Sum the bytes of the tensors that are alive at once while it is active; `peak` is the largest sum."""
 
     def __init__(self):
         super().__init__()
@@ -108,7 +110,7 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def track(self, tensor: torch.Tensor) -> None:
-        """Counts the tensor's storage until it is freed, once however many views there are of it."""
+        """Count the tensor's storage until it is freed, once however many views of it there are."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() in self._known or not storage.nbytes():
             return
@@ -125,7 +127,7 @@ class LiveBytes(TorchDispatchMode):
 
 @torch.no_grad()
 def peak_memory_mib(network: nn.Module, image_size: int) -> float:
-    """Weights, one image and the activations of its forward pass that are alive at once."""
+    """Measure weights, one image and the activations of its forward pass that are alive at once, in MiB."""
     network = _copy(network)
     weights = sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
     with LiveBytes() as counter:
@@ -134,21 +136,21 @@ def peak_memory_mib(network: nn.Module, image_size: int) -> float:
 
 
 def measure_cost(network: nn.Module, image_size: int, batch_size: int, device: torch.device) -> dict:
-    """The cost fields of a run's record."""
+    """Measure the cost fields of a run's record."""
     macs, macs_thop = count_macs(network, image_size), count_macs_thop(network, image_size)
     return {
         "parameters": count_parameters(network),
         "parameters_trainable": count_parameters(network, trainable=True),
         "macs": macs,
         "macs_thop": macs_thop,
-        "macs_difference": difference_in_words(macs, macs_thop),
+        "macs_difference": describe_difference(macs, macs_thop),
         "peak_memory_mib": peak_memory_mib(network, image_size),
         "latency": [measure_latency(network, image_size, size, device) for size in sorted({1, batch_size})],
     }
 
 
 def summary(network: nn.Module, image_size: int) -> str:
-    """Layer by layer: type, output shape, parameters, MACs (torchinfo's, which count the biases of linear layers)."""
+    """Return a table of layers: type, output shape, parameters, MACs (torchinfo's, which count the biases of linear layers)."""
     import torchinfo
 
     columns = ("output_size", "num_params", "mult_adds")
@@ -160,5 +162,5 @@ def _copy(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).cpu().float().eval()
 
 
-def _image(image_size: int, batch_size: int = 1) -> torch.Tensor:
-    return torch.zeros(batch_size, 3, image_size, image_size)
+def _image(image_size: int, batch_size: int = 1, device: str = "cpu") -> torch.Tensor:
+    return torch.zeros(batch_size, 3, image_size, image_size, device=device)

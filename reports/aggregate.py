@@ -1,206 +1,103 @@
-"""Records as rows: runs that differ only in seed or fold are one, and rows of other data stand apart."""
+"""Turn runs into the rows of a report: runs that differ only in seed or fold are one, and rows on other data are apart."""
 
-from dataclasses import dataclass, field
-from statistics import median
+from collections import defaultdict
 
-from common.text import clean, finite_number, plural
-from reports.accuracy import Accuracy, accuracy
+from common.predictions_csv import has_predictions
+from common.text import SPLIT_NAMES, clean
+from reports.accuracy import accuracy, correctness_matrix, read_tables
 from reports.config_diff import changed_settings, settings_key, value_of
 from reports.load_runs import LoadedRuns, Run
-from reports.outcomes import CorrectnessMatrix, correctness_matrix
+from reports.per_setting import compare_settings
+from reports.report_data import ReportData, ResultGroup, ResultRow, split_fingerprint
+from reports.significance import compare_to_best
+from reports.top_losses import TopLosses, top_losses
 
-VAL_TEST = "fingerprint_val_test"  # in a record's data: of the images that accuracies are of; older ones lack it
-NOT_A_NAME = {"none", "null", "true", "false", "auto"}  # values that say nothing without their key
-
-
-@dataclass
-class ResultRow:
-    """Runs that differ in seed or fold alone, ordered by both."""
-
-    runs: list[Run]
-    changed: dict[str, str]  # short name of a setting -> its value in words
-    name: str
-    accuracies: dict[str, Accuracy | None]
-    outcomes: dict[str, CorrectnessMatrix | str]  # or why there are none
-    rank: int = 0
-    verdict: object = None  # reports.significance.Comparison
-
-    @property
-    def seeds(self) -> list[int | None]:
-        return list(dict.fromkeys(run.seed for run in self.runs))
-
-    @property
-    def folds(self) -> list[int]:
-        return sorted({run.fold for run in self.runs if run.fold is not None})
-
-    @property
-    def data(self) -> dict:
-        return self.runs[0].record["data"] or {}
-
-    @property
-    def n_train(self) -> int | None:
-        return finite_number(self.data.get("n_train"))
-
-    @property
-    def fingerprint(self) -> str | None:
-        """Of all its images and their splits; None of a cross-validation, whose folds have one each."""
-        return _fingerprint(self.runs[0])
-
-    @property
-    def selected_on_test(self) -> bool:
-        """Whether the test images chose the epoch, so that there are no validation figures."""
-        return self.data.get("select_on") == "test"
-
-    @property
-    def ranked_by(self) -> Accuracy | None:
-        return self.accuracies["test" if self.selected_on_test else "val"]
-
-    def measured(self, section: str, key: str) -> float | None:
-        """The median over the runs of a number in their records."""
-        values = [finite_number((run.record[section] or {}).get(key)) for run in self.runs]
-        return median(found) if (found := [v for v in values if v is not None]) else None
-
-    @property
-    def macs(self) -> float | None:
-        return self.measured("model", "macs")
-
-    @property
-    def parameters(self) -> float | None:
-        return self.measured("model", "parameters")
-
-    @property
-    def latency_p50_ms(self) -> float | None:
-        """For one image."""
-        values = [finite_number(entry.get("latency_p50_ms")) for run in self.runs for entry in single_latencies(run)]
-        return median(found) if (found := [v for v in values if v is not None]) else None
-
-    @property
-    def wall_time_s(self) -> float | None:
-        """Of one run."""
-        return self.measured("run", "wall_time_s")
+NOT_A_NAME = {"none", "null", "true", "false", "auto"}  # values that mean nothing without their key
 
 
-@dataclass
-class ResultGroup:
-    """Rows on the same images, splits and protocol, ranked; only they are compared."""
-
-    rows: list[ResultRow]
-    data: list[dict[int | None, str | None]] = field(default_factory=list)
-    split: str = "test"  # that the differences are of
-    optimism: tuple | None = None  # evaluation.paired_tests.BiasCorrectedBest, and of how many rows
-
-    @property
-    def heading(self) -> str:
-        """Which data: name, images, fingerprint of those that accuracies are of."""
-        data = self.rows[0].data
-        if data.get("fingerprint") is None:
-            return f"{clean(data.get('name', 'data'), 60)}: nothing was trained or measured"
-        counts = ", ".join(text for split in ("train", "val", "test") if (text := self._images(split)))
-        folds = f", cross-validation in {plural(data['folds'], 'fold')}" if finite_number(data.get("folds")) else ""
-        selected = ", the test images chose the epoch" if self.rows[0].selected_on_test else ""
-        prints = "" if folds else f", {self._fingerprint()}"
-        return f"{clean(data.get('name'), 60)}: {counts} images{folds}{prints}{selected}"
-
-    def _images(self, split: str) -> str:
-        """`445 test`, `200 to 800 train` where runs differ, or nothing."""
-        found = {finite_number((run.record["data"] or {}).get(f"n_{split}")) for row in self.rows for run in row.runs}
-        sizes = sorted(n for n in found if n)
-        return f"{' to '.join(f'{n:,}' for n in dict.fromkeys((sizes[0], sizes[-1])))} {split}" if sizes else ""
-
-    def _fingerprint(self) -> str:
-        alone = [row.data[VAL_TEST] for row in self.rows if row.data.get(VAL_TEST) is not None]
-        if alone:
-            return f"fingerprint of val and test {clean(alone[0], 20)}"
-        return f"fingerprint {clean(self.rows[0].data['fingerprint'], 20)}"
-
-
-@dataclass
-class ReportData:
-    """All that a report says."""
-
-    sections: list[ResultGroup]
-    unfinished: list[ResultRow]  # failed or not at their end, one run each
-    excluded: list[tuple[str, str]]  # folder, reason
-    columns: list[str]  # short names of the changed settings
-    runs: list[Run]
-
-
-def aggregate(gathered: LoadedRuns) -> ReportData:
-    """Rows, grouped apart by data and ranked by validation accuracy, then MACs."""
-    finished = [run for run in gathered.runs if run.record["status"] == "finished"]
-    compared = [run for run in gathered.runs if run.record["status"] in ("finished", "pruned")]
-    keys = changed_settings(compared or gathered.runs)
-    excluded = list(gathered.excluded)
-    groups: dict[tuple, dict[tuple, Run]] = {}
-    for run in sorted(finished, key=lambda r: str(r.record["run"].get("started_at"))):
-        group = groups.setdefault((settings_key(run), _fingerprint(run), _select_on(run)), {})
-        earlier = group.get((run.seed, run.fold))
+def aggregate(loaded: LoadedRuns) -> ReportData:
+    """Make all that a report shows: rows, grouped by data, ranked by validation accuracy, then MACs, and compared."""
+    compared = [run for run in loaded.runs if run.status in ("finished", "pruned")]
+    keys = changed_settings(compared or loaded.runs)
+    excluded = list(loaded.excluded)
+    repetitions: dict[tuple, dict[tuple, Run]] = defaultdict(dict)
+    for run in sorted(loaded.finished, key=lambda r: str(r.record.run.started_at)):
+        same = repetitions[settings_key(run), split_fingerprint(run), _selection(run)]
+        earlier = same.get((run.seed, run.fold))
         if earlier:
-            excluded.append((str(earlier.folder), f"the same settings, seed and fold as the later run {run.name}"))
-        group[run.seed, run.fold] = run
-    rows = [_row(list(group.values()), keys) for group in groups.values()]
-    unfinished = [_row([run], keys, measure=False) for run in gathered.runs if run.record["status"] != "finished"]
-    return ReportData(_sections(rows), unfinished, excluded, list(keys.values()), gathered.runs)
+            excluded.append((str(earlier.folder.path), f"the same settings, seed and fold as the later run {run.name}"))
+        same[run.seed, run.fold] = run
+    rows = [_finished_row(list(runs.values()), keys) for runs in repetitions.values()]
+    unfinished = [_unfinished_row(run, keys) for run in loaded.runs if run.status != "finished"]
+    groups = _groups(rows)
+    for group in groups:
+        compare_to_best(group)
+        compare_settings(group, unfinished)
+    return ReportData(groups, unfinished, excluded, list(keys.values()), loaded.runs)
 
 
-def single_latencies(run: Run) -> list[dict]:
-    """The record's latencies at batch size 1."""
-    entries = (run.record["model"] or {}).get("latency")
-    return [e for e in entries if isinstance(e, dict) and e.get("batch_size") == 1] if isinstance(entries, list) else []
-
-
-def _row(runs: list[Run], keys: dict[str, str], measure: bool = True) -> ResultRow:
+def _finished_row(runs: list[Run], keys: dict[str, str]) -> ResultRow:
     runs.sort(key=lambda run: (run.seed or 0, run.fold or 0))
-    changed = {short: value_of(runs[0], key) for key, short in keys.items()}
-    told = {name: value for name, value in changed.items() if value != "-"} or changed
-    name = " ".join(f"{key}={value}" for key, value in told.items())
-    if len(changed) == 1 and next(iter(told.values())).lower() not in NOT_A_NAME:
-        name = next(iter(told.values()))
-    if not name:
-        name = clean((runs[0].record["model"] or {}).get("name") or runs[0].name, 60)
-    found = {split: correctness_matrix(runs, split) if measure else "not finished" for split in ("val", "test")}
-    accuracies = {split: accuracy(runs, split, found[split]) for split in found}
-    return ResultRow(runs, changed, name, accuracies, found)
+    shown = "test" if all(has_predictions(run.folder, "test") for run in runs) else "val"
+    outcomes, accuracies = {}, {}
+    for split in SPLIT_NAMES:  # one after the other, since tables may be large
+        tables = read_tables(runs, split)
+        outcomes[split] = correctness_matrix(runs, tables)
+        accuracies[split] = accuracy(runs, split, outcomes[split])
+        if split == shown:
+            losses = top_losses(runs, tables, split)
+    return ResultRow(runs, *_changed(runs[0], keys), accuracies, outcomes, losses)
 
 
-def _fingerprint(run: Run) -> str | None:
-    return str((run.record["data"] or {}).get("fingerprint")) if run.fold is None else None
+def _unfinished_row(run: Run, keys: dict[str, str]) -> ResultRow:
+    outcomes = dict.fromkeys(SPLIT_NAMES, "not finished")
+    losses = TopLosses([], "test", "not finished")
+    return ResultRow([run], *_changed(run, keys), dict.fromkeys(SPLIT_NAMES), outcomes, losses)
 
 
-def _select_on(run: Run) -> tuple[str, str]:
-    data = run.record["data"] or {}
-    return str(data.get("select_on")), str(data.get("classes"))
+def _changed(run: Run, keys: dict[str, str]) -> tuple[dict[str, str], str]:
+    """Return the value of each changed setting, and the name that a row has by them."""
+    changed = {short: value_of(run, key) for key, short in keys.items()}
+    present = {name: value for name, value in changed.items() if value != "-"} or changed
+    name = " ".join(f"{key}={value}" for key, value in present.items())
+    if len(changed) == 1 and next(iter(present.values())).lower() not in NOT_A_NAME:
+        name = next(iter(present.values()))
+    return changed, name or clean(run.model.name or run.name, 60)
+
+
+def _selection(run: Run) -> tuple[str, str]:
+    """Return what rows of one group have in common besides their images: the split that chose the epoch, and classes."""
+    return str(run.data.select_on), str(run.data.classes)
 
 
 def _measured_on(runs: list[Run]) -> list[str]:
-    """What names the validation and test images of each run.
+    """Name the validation and test images of each run.
 
-    A record without a fingerprint of those alone has that of another record with the same images, else the one of all.
+    A record without a fingerprint of only those has that of another record with the same images, else the one of all.
     """
-    data = [run.record["data"] or {} for run in runs]
-    known = {str(each.get("fingerprint")): each[VAL_TEST] for each in data if each.get(VAL_TEST) is not None}
-    alone = [each.get(VAL_TEST) or known.get(str(each.get("fingerprint"))) for each in data]
-    return [str(name or each.get("fingerprint")) for name, each in zip(alone, data, strict=True)]
+    data = [run.data for run in runs]
+    known = {str(each.fingerprint): each.fingerprint_val_test for each in data if each.fingerprint_val_test is not None}
+    return [str(each.fingerprint_val_test or known.get(str(each.fingerprint)) or each.fingerprint) for each in data]
 
 
-def _sections(rows: list[ResultRow]) -> list[ResultGroup]:
-    """Rows together that have the same validation and test images; of cross-validations in the folds that they share."""
-    every = [run for row in rows for run in row.runs]
-    measured_on = {id(run): name for run, name in zip(every, _measured_on(every), strict=True)}
-    sections: list[tuple[tuple, dict, list[ResultRow]]] = []
+def _groups(rows: list[ResultRow]) -> list[ResultGroup]:
+    """Group rows that have the same validation and test images; of cross-validations in the folds that they share."""
+    runs = [run for row in rows for run in row.runs]
+    measured_on = {id(run): name for run, name in zip(runs, _measured_on(runs), strict=True)}
+    groups: list[tuple[tuple, dict, list[ResultRow]]] = []
     for row in rows:
         prints = {run.fold: measured_on[id(run)] for run in row.runs}
-        key = prints.get(None), _select_on(row.runs[0])  # each fold has splits of its own
-        for other, seen, members in sections:
+        key = prints.get(None), _selection(row.runs[0])  # each fold has splits of its own
+        for other, seen, members in groups:
             common = prints.keys() & seen.keys()
             if key == other and common and all(prints[fold] == seen[fold] for fold in common):
                 members.append(row)
                 seen.update(prints)
                 break
         else:
-            sections.append((key, prints, [row]))
+            groups.append((key, prints, [row]))
     ranked = []
-    for _, _, members in sorted(sections, key=lambda entry: -len(entry[2])):
+    for _, _, members in sorted(groups, key=lambda entry: -len(entry[2])):
         members.sort(key=_order)
         for rank, row in enumerate(members, 1):
             row.rank = rank
@@ -209,5 +106,5 @@ def _sections(rows: list[ResultRow]) -> list[ResultGroup]:
 
 
 def _order(row: ResultRow) -> tuple:
-    accuracy = row.ranked_by.value if row.ranked_by else -1.0
-    return -accuracy, float("inf") if row.macs is None else row.macs, row.name
+    value = row.ranked_by.value if row.ranked_by else -1.0
+    return -value, float("inf") if row.macs is None else row.macs, row.name

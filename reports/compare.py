@@ -1,4 +1,4 @@
-"""python -m evaluation.intervals compare RUN_A RUN_B: whether two networks can be told apart on their images."""
+"""Can two networks be distinguished on their images? python -m reports.compare RUN_A RUN_B"""
 
 import argparse
 import sys
@@ -7,19 +7,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.errors import UserError
 from common.predictions_csv import correct_matrix, has_predictions, read_predictions
+from common.run_folder import RunFolder
 from evaluation.intervals import (
     Interval,
-    accuracy_entry,
     accuracy_interval,
     format_accuracy,
     mean_over_seeds,
+    proportion,
     two_way_difference,
 )
 from evaluation.paired_tests import describe_comparison, format_p, mcnemar, paired_difference, verdict
 from reports.load_runs import EXAMPLE, Run, find_records, load_runs
 
-USED = {"test": "test images", "val": "validation images (they also chose the epoch, so accuracies are too good)"}
+IMAGES = {"test": "test images", "val": "validation images (they also chose the epoch, so accuracies are too good)"}
 HELP = """Compares the predictions of two runs, image by image.
 
 RUN is the folder of a run (with result.json and predictions.csv), or a folder with one run a seed, which differ in
@@ -40,63 +42,62 @@ class Side(NamedTuple):
 
 
 def load(folder: Path) -> Side:
-    """The run in a folder, or the finished runs below it that differ in the seed only.
+    """Load the run in a folder, or the finished runs below it that differ only in the seed.
 
     Raises:
-        ValueError: no folder, no record that can be read or none finished, or runs that differ in more.
+        UserError: no folder, no record that can be read or none finished, or runs that differ in more.
     """
-    single = folder / "result.json"
+    single = RunFolder(folder).record
     try:
-        gathered = load_runs(find_records(str(single if single.is_file() else folder)))
-    except ValueError as error:
-        raise ValueError(str(error).removeprefix("runs=").replace(EXAMPLE, "e.g. outputs/MODEL/DATE")) from error
-    finished = [run for run in gathered.runs if run.record["status"] == "finished"]
-    if not finished:
-        states = ", ".join(sorted({run.record["status"] for run in gathered.runs}))
-        raise ValueError(f"{folder}: no finished run (status {states}); finish it first")
-    finished.sort(key=lambda run: (run.seed or 0, run.folder))
-    unfinished = [f"{run.folder}: not finished" for run in gathered.runs if run.record["status"] != "finished"]
-    side = Side(str(folder), finished, [*unfinished, *(why for _, why in gathered.excluded)])
-    _check_seeds_only(side)
+        loaded = load_runs(find_records(str(single if single.is_file() else folder)))
+    except UserError as error:
+        raise UserError(str(error).removeprefix("runs=").replace(EXAMPLE, "e.g. outputs/MODEL/DATE")) from error
+    if not loaded.finished:
+        states = ", ".join(sorted({run.status for run in loaded.runs}))
+        raise UserError(f"{folder}: no finished run (status {states}); finish it first")
+    finished = sorted(loaded.finished, key=lambda run: (run.seed or 0, run.folder.path))
+    unfinished = [f"{run.folder.path}: not finished" for run in loaded.runs if run.status != "finished"]
+    side = Side(str(folder), finished, [*unfinished, *(why for _, why in loaded.excluded)])
+    _check_only_seeds_differ(side)
     return side
 
 
-def _check_seeds_only(side: Side) -> None:
+def _check_only_seeds_differ(side: Side) -> None:
     first, *others = side.runs
     for other in others:
+        names = first.folder.path.name, other.folder.path.name
         here, there = _settings(first), _settings(other)
         if here != there:
-            raise ValueError(
+            raise UserError(
                 f"{side.name}: its runs differ in more than the seed: {' '.join(sorted(here - there)) or 'nothing'} in "
-                f"{first.folder.name}, {' '.join(sorted(there - here)) or 'nothing'} in {other.folder.name}; "
+                f"{names[0]}, {' '.join(sorted(there - here)) or 'nothing'} in {names[1]}; "
                 "compare two of them by their own folders"
             )
-        prints = [(run.record["data"] or {}).get("fingerprint") for run in (first, other)]
+        prints = first.data.fingerprint, other.data.fingerprint
         if prints[0] != prints[1]:
-            raise ValueError(
-                f"{side.name}: {first.folder.name} and {other.folder.name} have other data or splits (fingerprint "
-                f"{prints[0]}, {prints[1]}); where the seed draws the splits, fix them in folders train, val, test or in a "
-                "column split"
+            raise UserError(
+                f"{side.name}: {names[0]} and {names[1]} have other data or splits (fingerprint {prints[0]}, {prints[1]}); "
+                "where the seed draws the splits, fix them in folders train, val, test or in a column split"
             )
     if len(set(side.seeds)) < len(side.seeds):
-        raise ValueError(f"{side.name}: a seed stands there twice ({', '.join(map(str, side.seeds))}); delete one")
+        raise UserError(f"{side.name}: a seed appears twice ({', '.join(map(str, side.seeds))}); delete one")
 
 
 def _settings(run: Run) -> set[str]:
-    about = run.record["run"]
-    chosen = [*about["choices"].items(), *about["settings"].items()]
+    about = run.record.run
+    chosen = [*about.choices.items(), *about.settings.items()]
     return {f"{key}={value}" for key, value in chosen if key != "seed"}
 
 
 def compare(a: Side, b: Side) -> list[str]:
-    """The lines that tell two networks apart, or not.
+    """Return the lines that compare two networks.
 
     Raises:
-        ValueError: other seeds, or other images.
+        UserError: other seeds, or other images.
     """
     several = len(a.runs) > 1 or len(b.runs) > 1
     if several and a.seeds != b.seeds:
-        raise ValueError(
+        raise UserError(
             f"seeds only in {a.name}: {_listed(a.seeds, b.seeds)}; only in {b.name}: {_listed(b.seeds, a.seeds)}; "
             "run the missing ones, or compare two single runs"
         )
@@ -104,23 +105,20 @@ def compare(a: Side, b: Side) -> list[str]:
     split = "test" if all(has_predictions(folder, "test") for folder in folders) else "val"
     correct = correct_matrix([read_predictions(folder, split) for folder in folders])
     right_a, right_b = correct[: len(a.runs)], correct[len(a.runs) :]
-    lines = [f"A, {a.name}: {_accuracy(right_a, a.seeds)}", f"B, {b.name}: {_accuracy(right_b, b.seeds)}"]
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     summed = f", summed over {len(right_a)} seeds" if several else ""
-    lines += [
-        f"{correct.shape[1]:,} {USED[split]}",
-        f"A alone is right on {only_a:,}, B alone on {only_b:,}{summed}",
+    lines = [
+        f"A, {a.name}: {_accuracy(right_a, a.seeds)}",
+        f"B, {b.name}: {_accuracy(right_b, b.seeds)}",
+        f"{correct.shape[1]:,} {IMAGES[split]}",
+        f"only A is right on {only_a:,}, only B on {only_b:,}{summed}",
         *(_over_seeds(right_a, right_b) if several else _single(only_a, only_b, correct.shape[1])),
+        *(f"excluded: {why}" for side in (a, b) for why in side.excluded),
     ]
-    lines += [f"left out: {why}" for side in (a, b) for why in side.excluded]
-    selected = [side.name for side in (a, b) if any(_selected_on_test(run) for run in side.runs)]
+    selected = [side.name for side in (a, b) if any(run.selected_on_test for run in side.runs)]
     if selected:
         lines.append(f"{' and '.join(selected)}: the test images chose the epoch, so test accuracies are too good")
     return lines
-
-
-def _selected_on_test(run: Run) -> bool:
-    return (run.record["data"] or {}).get("select_on") == "test"
 
 
 def _single(only_a: int, only_b: int, n: int) -> list[str]:
@@ -146,7 +144,7 @@ def _over_seeds(right_a: np.ndarray, right_b: np.ndarray) -> list[str]:
 def _accuracy(right: np.ndarray, seeds: list[int | None]) -> str:
     runs, n = right.shape
     if runs == 1:
-        return format_accuracy(accuracy_entry(int(right.sum()), n))
+        return format_accuracy(proportion(int(right.sum()), n))
     low, high = accuracy_interval(right)
     deviation = mean_over_seeds(right.mean(axis=1).tolist()).standard_deviation
     return (
@@ -159,22 +157,24 @@ def _listed(seeds: list[int | None], without: list[int | None]) -> str:
     return ", ".join(str(seed) for seed in seeds if seed not in without) or "none"
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command; an error is one line and exit status 1."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.intervals", description="Honest numbers about runs.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser(
-        "compare",
-        help="can two networks be told apart?",
+def main(arguments: list[str] | None = None) -> int:
+    """Print the comparison, or an error of one line; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reports.compare",
         description=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: python -m evaluation.intervals compare outputs/resnet18/DATE outputs/shufflenet_mod/DATE",
+        epilog="example: python -m reports.compare outputs/resnet18/DATE outputs/shufflenet_mod/DATE",
     )
-    command.add_argument("run_a", metavar="RUN_A", type=Path, help="folder of a run, or of one run a seed")
-    command.add_argument("run_b", metavar="RUN_B", type=Path, help="the same of the other network")
+    parser.add_argument("run_a", metavar="RUN_A", type=Path, help="folder of a run, or of one run a seed")
+    parser.add_argument("run_b", metavar="RUN_B", type=Path, help="the same of the other network")
     options = parser.parse_args(arguments)
     try:
         print("\n".join(compare(load(options.run_a), load(options.run_b))))
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"ERROR: {error}", file=sys.stderr)
-        sys.exit(1)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,54 +9,53 @@ from common.text import clean
 from reports.load_runs import Run
 
 WIDE = {"experiment"}  # a choice that may set anything
-LONGEST = 48
+LONGEST = 48  # characters of a name or value
 
 
 def settings_key(run: Run) -> Hashable:
-    """Equal for runs that differ in nothing but REPEATS."""
-    about = run.record["run"]
-    return _text([{k: v for k, v in about["settings"].items() if k not in REPEATS}, about["choices"]])
+    """Return a key that is equal for runs that differ in nothing but REPEATS."""
+    about = run.record.run
+    return _text([{k: v for k, v in about.settings.items() if k not in REPEATS}, about.choices])
 
 
 def changed_settings(runs: Sequence[Run]) -> dict[str, str]:
-    """The keys that differ between runs, each with its short name: groups first, then settings.
+    """Return the keys that differ between runs, each with its short name: groups first, then settings.
 
-    A setting that follows from a group's choice, as the learning rate does from the optimizer's file, is left out,
-    unless the command line says it and it differs there.
+    A setting that depends on a group's choice, as the learning rate does on the optimizer's file, is skipped,
+    unless the command lines set it to different values.
     """
-    told = [run for run in runs if run.record["run"]["settings"]]
-    choices = [run.record["run"]["choices"] for run in told]
+    known = [run.record.run for run in runs if run.record.run.settings]
+    choices = [about.choices for about in known]
     groups = [key for key in _keys(choices) if len({_text(each.get(key)) for each in choices}) > 1]
-    settings = [run.record["run"]["settings"] for run in told]
-    typed = _typed(told)
+    settings = [about.settings for about in known]
+    typed = _typed([about.overrides for about in known])
     singles = []
     for key in _keys(settings):
         values = [_text(each[key]) if key in each else None for each in settings]
         if key in REPEATS or len(set(values)) < 2:
             continue
         if key in typed or not any(
-            _follows(values, [each.get(group) for each in choices]) for group in groups if _reaches(group, key)
+            _depends(values, [each.get(group) for each in choices]) for group in groups if _reaches(group, key)
         ):
             singles.append(key)
     return _short([*groups, *singles])
 
 
 def value_of(run: Run, key: str) -> str:
-    """A group's choice or a setting of a run in words; a dash where it has none."""
-    about = run.record["run"]
-    table = about["settings"] if "." in key or key not in about["choices"] else about["choices"]
+    """Return a group's choice or a setting of a run as text; a dash where it has none."""
+    about = run.record.run
+    table = about.settings if "." in key or key not in about.choices else about.choices
     value = table.get(key, "-")
-    if isinstance(value, (dict, list)) or value is None or isinstance(value, bool):
-        value = "-" if value == "-" else json.dumps(value, default=str, ensure_ascii=False)
+    if isinstance(value, (dict, list, bool)) or value is None:
+        value = json.dumps(value, default=str, ensure_ascii=False)
     return clean(f"{value:g}" if isinstance(value, float) else value, LONGEST)
 
 
-def _typed(runs: Sequence[Run]) -> set[str]:
-    """Keys that command lines or sweeps set to different values."""
+def _typed(overrides: Sequence[list[str]]) -> set[str]:
+    """Return the keys that command lines or sweeps set to different values."""
     values = defaultdict(set)
-    for run in runs:
-        said = dict(str(o).lstrip("+~").partition("=")[::2] for o in run.record["run"]["overrides"])
-        for key, value in said.items():
+    for each in overrides:
+        for key, value in dict(text.lstrip("+~").partition("=")[::2] for text in each).items():
             values[key].add(value)
     return {key for key, found in values.items() if len(found) > 1}
 
@@ -65,8 +64,8 @@ def _reaches(group: str, key: str) -> bool:
     return group in WIDE or key.split(".")[0] == group
 
 
-def _follows(values: list, choices: list) -> bool:
-    """Whether each choice comes with one value."""
+def _depends(values: list, choices: list) -> bool:
+    """Return whether each choice comes with one value."""
     found = defaultdict(set)
     for value, choice in zip(values, choices, strict=True):
         found[_text(choice)].add(value)
@@ -74,7 +73,7 @@ def _follows(values: list, choices: list) -> bool:
 
 
 def _short(keys: list[str]) -> dict[str, str]:
-    """Each key's last word, or the whole key where two end in the same word."""
+    """Return each key with its last word, or with the whole key where two end in the same word."""
     words = Counter(key.split(".")[-1] for key in keys)
     return {key: clean(key if words[key.split(".")[-1]] > 1 else key.split(".")[-1], LONGEST) for key in keys}
 

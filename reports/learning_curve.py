@@ -7,15 +7,15 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from common.errors import UserError
 from common.predictions_csv import correct_matrix, has_predictions, read_predictions
-from common.text import finite_number
 from evaluation.intervals import TwoWayMean, two_way_difference, two_way_random_effects
 from evaluation.paired_tests import format_p
 from reports.load_runs import Run, find_records, load_runs
 
 
 class Point(NamedTuple):
-    """One network trained on so many images."""
+    """One network trained on one number of images."""
 
     model: str
     parameters: int
@@ -34,67 +34,65 @@ class Curves(NamedTuple):
 
 
 def read_curves(folder: Path) -> Curves:
-    """The finished runs below a folder; accuracy on test images, on those of val where a run has no test.
+    """Read the finished runs below a folder; accuracy is on test images, or on those of val where a run has no test.
 
     Raises:
-        ValueError: no record, none finished, or runs that were measured on different images.
+        UserError: no record, none finished, or runs that were measured on different images.
     """
-    gathered = load_runs(find_records(str(folder)))
-    finished = [run for run in gathered.runs if run.record["status"] == "finished" and run.record["best"]]
-    runs = [run for run in finished if _place(run)]
+    loaded = load_runs(find_records(str(folder)))
+    trained = [run for run in loaded.finished if run.record.best]
+    runs = [run for run in trained if _has_sizes(run)]
     if not runs:
-        raise ValueError(f"{folder}: no finished run to draw a learning curve from; see the errors of its runs")
-    excluded = [why for _, why in gathered.excluded]
-    excluded += [f"{run.name}: its record does not tell network and images" for run in finished if not _place(run)]
+        raise UserError(f"{folder}: no finished run to draw a learning curve from; see the errors of its runs")
+    excluded = [why for _, why in loaded.excluded]
+    excluded += [
+        f"{run.name}: its record lacks parameters or training images" for run in trained if not _has_sizes(run)
+    ]
     split = "test" if all(has_predictions(run.folder, "test") for run in runs) else "val"
     correct = correct_matrix([read_predictions(run.folder, split) for run in runs])  # refuses runs on other images
-    groups: dict[tuple[int, str, int], list[int]] = defaultdict(list)
+    places: dict[tuple[int, str, int], list[int]] = defaultdict(list)
     for index in sorted(range(len(runs)), key=lambda index: runs[index].seed or 0):
-        groups[_place(runs[index])].append(index)
+        run = runs[index]
+        places[run.model.parameters, str(run.model.name), run.data.n_train].append(index)
     points: dict[str, list[Point]] = defaultdict(list)
-    for (parameters, name, n_train), rows in sorted(groups.items()):
+    for (parameters, name, n_train), rows in sorted(places.items()):
         seeds = [runs[row].seed for row in rows]
-        points[name].append(
-            Point(name, parameters, n_train, seeds, correct[rows], two_way_random_effects(correct[rows]))
-        )
+        accuracy = two_way_random_effects(correct[rows])
+        points[name].append(Point(name, parameters, n_train, seeds, correct[rows], accuracy))
     return Curves(split, dict(points), excluded)
 
 
-def _place(run: Run) -> tuple[int, str, int] | None:
-    """Parameters, network and training images; None where the record lacks one."""
-    model, data = run.record["model"] or {}, run.record["data"] or {}
-    parameters, n_train = finite_number(model.get("parameters")), finite_number(data.get("n_train"))
-    return None if parameters is None or n_train is None else (parameters, str(model.get("name")), n_train)
+def _has_sizes(run: Run) -> bool:
+    return run.model.parameters is not None and run.data.n_train is not None
 
 
-def in_words(curves: Curves) -> list[str]:
-    """A sentence on more images for each network with two points or more, and one on larger ones; then what was left out."""
+def describe_curves(curves: Curves) -> list[str]:
+    """Return a sentence on more images for each network with two points, one on larger networks, and what is excluded."""
     sentences = []
     for name, points in curves.points.items():
         if len(points) > 1:
             half, full = points[-2], points[-1]
             gain = _difference(full, half)
-            text = (
-                f"{name}: from {half.n_train:,} to {full.n_train:,} training images accuracy changes by {_figure(gain)}"
+            helps = "more images would probably help" if _gains(gain) else "more images show no clear gain"
+            change = (
+                f"from {half.n_train:,} to {full.n_train:,} training images accuracy changes by {_format_gain(gain)}"
             )
-            helps = "more images would probably help" if _gains(gain) else "more images cannot be seen to help"
-            sentences.append(f"{text}: {helps}")
-    names = list(curves.points)
-    smallest = curves.points[names[0]][-1]
-    for name in names[1:]:
-        other = curves.points[name][-1]
+            sentences.append(f"{name}: {change}: {helps}")
+    smallest, *larger = [points[-1] for points in curves.points.values()]
+    for other in larger:
         if other.n_train == smallest.n_train:
             gain = _difference(other, smallest)
-            helps = "a larger network helps" if _gains(gain) else "a larger network cannot be seen to help"
-            sentences.append(f"{name} instead of {smallest.model} at {other.n_train:,}: {_figure(gain)}: {helps}")
-    return [*sentences, *(f"left out: {why}" for why in curves.excluded)]
+            helps = "a larger network helps" if _gains(gain) else "a larger network shows no clear gain"
+            change = f"instead of {smallest.model} at {other.n_train:,}: {_format_gain(gain)}"
+            sentences.append(f"{other.model} {change}: {helps}")
+    return [*sentences, *(f"excluded: {why}" for why in curves.excluded)]
 
 
 def draw(curves: Curves) -> Figure:
-    """Accuracy with its interval over seeds and images against training images on a logarithmic axis."""
+    """Draw accuracy with its interval over seeds and images against training images on a logarithmic axis."""
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.add_subplot()
-    colors = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe & Ito: told apart by color-blind eyes
+    colors = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe & Ito: distinct for color-blind readers
     for index, (name, points) in enumerate(curves.points.items()):
         accuracies = [point.accuracy for point in points]
         means = np.array([a.mean for a in accuracies])
@@ -117,10 +115,10 @@ def draw(curves: Curves) -> Figure:
 
 
 def _difference(a: Point, b: Point) -> TwoWayMean:
-    """A minus B over the seeds that both have."""
+    """Return A minus B over the seeds that both have."""
     seeds = [seed for seed in a.seeds if seed in b.seeds]
     if not seeds:
-        raise ValueError(f"{a.model}: no seed was run with {a.n_train} and with {b.n_train} training images")
+        raise UserError(f"{a.model}: no seed was run with {a.n_train} and with {b.n_train} training images")
     right_a, right_b = (side.right[[side.seeds.index(seed) for seed in seeds]] for side in (a, b))
     return two_way_difference(right_a, right_b)
 
@@ -129,5 +127,5 @@ def _gains(gain: TwoWayMean) -> bool:
     return gain.p_value < 0.05 and gain.mean > 0
 
 
-def _figure(gain: TwoWayMean) -> str:
+def _format_gain(gain: TwoWayMean) -> str:
     return f"{gain.mean:+.3f} (95% interval {gain.low:.3f} to {gain.high:.3f}, {format_p(gain.p_value)})"

@@ -1,103 +1,113 @@
-"""Records found below folders: those that can be read, and those that cannot, with the reason."""
+"""Find and read the records below folders: those that can be read, and the excluded ones with the reason."""
 
 import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from common.run_record import SECTIONS, odd, read_record
+from common.errors import UserError
+from common.run_folder import RunFolder
+from common.run_record import DataInfo, ModelInfo, RunRecord
 
 EXAMPLE = "e.g. runs=outputs/sweeps/NAME"
 
 
 class Run(NamedTuple):
-    """A folder and its record, which has all sections and in `run` all keys that reports read."""
+    """A run: its folder and its record."""
 
-    folder: Path
-    record: dict
-
-    @property
-    def seed(self) -> int | None:
-        return self.record["run"]["seed"]
-
-    @property
-    def fold(self) -> int | None:
-        return (self.record["data"] or {}).get("fold")
+    folder: RunFolder
+    record: RunRecord
 
     @property
     def name(self) -> str:
-        return self.record["run"]["name"]
+        return self.record.run.name
+
+    @property
+    def status(self) -> str:
+        return self.record.status
+
+    @property
+    def seed(self) -> int | None:
+        return self.record.run.seed
+
+    @property
+    def data(self) -> DataInfo:
+        """The record's section, empty where the run did not come to its data."""
+        return self.record.data or DataInfo()
+
+    @property
+    def model(self) -> ModelInfo:
+        """The record's section, empty where the run did not come to its network."""
+        return self.record.model or ModelInfo()
+
+    @property
+    def fold(self) -> int | None:
+        return self.data.fold
+
+    @property
+    def selected_on_test(self) -> bool:
+        """Whether the test images chose the epoch."""
+        return self.data.select_on == "test"
 
 
 class LoadedRuns(NamedTuple):
-    """The runs that can be read, by folder, and the folders left out with the reason."""
+    """The runs whose records can be read, and the excluded folders with the reason."""
 
     runs: list[Run]
     excluded: list[tuple[str, str]]
 
+    @property
+    def finished(self) -> list[Run]:
+        return [run for run in self.runs if run.status == "finished"]
+
 
 def find_records(where: str | Sequence[str] | None) -> list[Path]:
-    """The records below a folder, several folders, or what a pattern with * fits; each once, sorted.
+    """Find the records below a folder, below several, or below those that match a pattern with *; each once, sorted.
 
     Raises:
-        ValueError: nothing given, no such folder, or no record in it.
+        UserError: nothing given, no such folder, or no record in it.
     """
     places = [where] if isinstance(where, (str, Path)) else list(where or [])
     if not places:
-        raise ValueError(f"runs: nothing is given; give the folder of a sweep or of runs, {EXAMPLE}")
+        raise UserError(f"runs: nothing is given; give the folder of a sweep or of runs, {EXAMPLE}")
     found = {}
     for place in map(str, places):
         folders = [Path(place)]
         if glob.has_magic(place) and not Path(place).exists():
             folders = [Path(path) for path in sorted(glob.glob(place, recursive=True))]  # noqa: PTH207 absolute ones too
         if not folders or not all(folder.exists() for folder in folders):
-            raise ValueError(f"runs={place}: no such folder; give the one that train.py printed at its end, {EXAMPLE}")
+            raise UserError(f"runs={place}: no such folder; give the one that train.py printed at its end, {EXAMPLE}")
         for folder in folders:
-            paths = [folder] if folder.name == "result.json" else sorted(folder.rglob("result.json"))
+            name = RunFolder(folder).record.name
+            paths = [folder] if folder.name == name else sorted(folder.rglob(name))
             found |= {path.resolve(): path for path in paths}
     if not found:
-        raise ValueError(f"runs={', '.join(map(str, places))}: no result.json in it or below; {EXAMPLE}")
+        raise UserError(f"runs={', '.join(map(str, places))}: no result.json in it or below; {EXAMPLE}")
     return list(found.values())
 
 
 def load_runs(paths: Sequence[Path]) -> LoadedRuns:
-    """Reads records; one that is cut off, odd or of another schema is left out with the reason.
+    """Read records; one that is cut off, damaged or of another schema is excluded with the reason.
 
     Raises:
-        ValueError: none is left.
+        UserError: none can be read.
     """
     runs, excluded = [], []
     for path in paths:
+        folder = RunFolder(path.parent)
         try:
-            runs.append(Run(path.parent, _completed(read_record(path), path)))
-        except ValueError as error:
-            excluded.append((str(path.parent), str(error)))
+            runs.append(Run(folder, RunRecord.read(folder)))
+        except UserError as error:
+            excluded.append((str(folder.path), str(error)))
         except OSError as error:
-            excluded.append((str(path.parent), f"{path}: cannot be read: {error.strerror}"))
+            excluded.append((str(folder.path), f"{path}: cannot be read: {error.strerror}"))
     if not runs:
-        raise ValueError(f"runs: none of {len(excluded):,} records can be read; the first: {excluded[0][1]}")
+        raise UserError(f"runs: none of {len(excluded):,} records can be read; the first: {excluded[0][1]}")
     return LoadedRuns(runs, excluded)
 
 
 def common_folder(paths: Sequence[Path]) -> Path:
-    """The folder that holds all of these records."""
+    """Return the folder that holds all of these records."""
     parents = [path.parent.absolute() for path in paths]
     first, *others = parents
     return next(p for p in (first, *first.parents) if all(p == other or p in other.parents for other in others))
-
-
-def _completed(record: dict, path: Path) -> dict:
-    """The record with every section, and every key of `run` that reports rely on.
-
-    Raises:
-        ValueError: a value of another kind than a run writes.
-    """
-    for section in SECTIONS:
-        record.setdefault(section, None)
-    run = record["run"]
-    empty = {"name": path.parent.name, "overrides": [], "choices": {}, "settings": {}, "warnings": [], "versions": {}}
-    for key, value in empty.items():
-        if not isinstance(run.setdefault(key, value), type(value)):
-            raise odd(path, f"run.{key}", run[key])
-    run.setdefault("seed", None)
-    return record

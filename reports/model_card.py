@@ -1,202 +1,256 @@
-"""MODEL_CARD.md of a run: what was trained on what, how good it is, what it costs and where it ends; from the record alone.
+"""MODEL_CARD.md of a run: what was trained on what, how good it is, what it costs and where its limits are; from the record.
 
 Mitchell et al. 2019, "Model Cards for Model Reporting", arXiv:1810.03993, whose sections it follows.
 """
 
 import json
-from pathlib import PurePath
+import re
+from pathlib import Path, PurePath
+
+from markupsafe import Markup
 
 from common.atomic_io import write_text
-from common.run_record import SECTIONS, RunRecord
-from common.text import clean, finite_number, join_words, plural
+from common.html import jinja_environment
+from common.run_record import Latency, Proportion, RunRecord, SplitMetrics
+from common.text import SPLIT_NAMES, clean, join_words, plural
 from evaluation.intervals import format_accuracy
-from reports.card_sections import MOST_CLASSES, SPLITS, classes, confusion, cost, decisions, escaped, figures, measured
+from reports.load_runs import Run
+from reports.renderers import escape_markdown
 
-CARD = "MODEL_CARD.md"
+MOST_CLASSES = 12  # of the confusion matrix; the table of each class has all of them
 MOST_FINDINGS = 20
 MOST_WARNINGS = 20
 LONGEST_WARNING = 300  # characters
+FEW_IMAGES = 30  # of a class
 GROUPS = ("model", "recipe", "optimizer", "scheduler", "loss", "augmentation", "trainer", "datamodule", "decision")
-USE = """\
-```python
-from predict import Predictor
-model = Predictor.from_checkpoint({checkpoint})
-model.predict(["a.jpg", "b.png"])
-```"""
-LOOKED_UP = "not known to this project: look it up where the images come from, before weights trained on them go out"
+METRICS = (("balanced_accuracy", "balanced accuracy"), ("f1", "macro F1"), ("auroc", "AUROC"))
+UNKNOWN_LICENSE = "not known to this project: look it up at their source before publishing weights trained on them"
 LICENSES_OF_WEIGHTS = {
-    "random": "begun from random weights: nobody else's.",
-    "imagenet": "begun from weights that were trained on ImageNet, whose terms allow research and education that is not "
-    "commercial; torchvision, which gives them out, leaves it to the user to find out whether that covers his use.",
-    "file": "begun from a file of weights: its terms are not known to this project, and hold for what came of it.",
-    "checkpoint": "of another run: its card says from what it began.",
+    "random": "initialized randomly, so that no other license applies.",
+    "imagenet": "initialized from weights trained on ImageNet, whose terms allow non-commercial research and education; "
+    "torchvision, which distributes them, leaves it to users to find out whether that covers their use.",
+    "file": "initialized from a file: its terms are not known to this project, and apply to what was trained from it.",
+    "checkpoint": "of another run: its model card lists what it was initialized from.",
 }
+
+Table = tuple[list[str], list[list[str]]]  # titles, rows
 
 
 def write_card(record: RunRecord, ckpt_path: str | None) -> None:
-    """Writes the card of a run that has come to its end.
+    """Write the card of a run that has finished.
 
     Args:
         ckpt_path: what was measured, where nothing was trained.
     """
-    content = {section: getattr(record, section) for section in SECTIONS}
-    checkpoint = record.best["checkpoint"] if record.best else ckpt_path
-    write_text(record.folder / CARD, model_card(content, str(checkpoint)))
+    checkpoint = record.best.checkpoint if record.best else ckpt_path
+    write_text(record.folder.model_card, model_card(record, str(checkpoint)))
 
 
-def model_card(record: dict, checkpoint: str) -> str:
-    """The card as Markdown.
+def model_card(record: RunRecord, checkpoint: str) -> str:
+    """Make the card of a run as Markdown, in which every value is text of one line.
 
     Args:
-        record: of a run that has measured something, as `read_record` gives it; what is missing in it is left out.
-        checkpoint: path of what it is about.
+        record: of a run that has measured something; missing sections are skipped.
+        checkpoint: path of the model that the card describes.
     """
-    record = {**record, **{name: record.get(name) or {} for name in ("run", "data", "model", "best", "throughput")}}
-    parts = {
-        f"Model card: {escaped(record['run'].get('name'))}": _summary(record),
-        "Use": _use(record, checkpoint),
-        "Data": _data(record),
-        "Training": _training(record),
-        "Figures": [*figures(record), *classes(record), *confusion(record)],
-        "Calibration and decisions": decisions(record),
-        "Cost": cost(record),
-        "Warnings": _warnings(record),
-        "Limits": _limits(record),
-        "Licenses": _licenses(record),
-    }
-    lines = []
-    for depth, (title, body) in enumerate(parts.items()):
-        if body:
-            lines += [f"{'##' if depth else '#'} {title}", "", *body, ""]
-    return "\n".join(lines)
+    environment = jinja_environment(Path(__file__).parent).overlay(finalize=_escaped)
+    run, measured = Run(record.folder, record), measured_splits(record)
+    split, metrics = measured[0] if measured else (None, None)
+    text = environment.get_template("model_card.md.jinja").render(
+        name=run.name,
+        classes=_classes(run),
+        accuracy=measured and (f"Accuracy {SPLIT_NAMES[split]}", format_accuracy(metrics.accuracy)),
+        biased=split == "val" or run.selected_on_test,
+        checkpoint=Markup(json.dumps(clean(PurePath(checkpoint)), ensure_ascii=False)),  # in a block of code
+        data=_data(run),
+        audit=run.data.audit and _capped([finding.text for finding in run.data.audit], MOST_FINDINGS),
+        training=_training(run),
+        command=Markup(clean(record.run.command).replace("`", "'")),  # in a block of code
+        tables=[_metrics_table(measured), *_class_tables(run, split, metrics)] if measured else [],
+        test_evaluations=record.test and record.test.test_evaluations,
+        decisions=_decisions(record, split, metrics) if measured else [],
+        cost=_cost(run),
+        warnings=_capped([clean(text, LONGEST_WARNING) for text in record.run.warnings], MOST_WARNINGS),
+        limits=_limits(run, split, metrics),
+        licenses=_licenses(run),
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def _summary(record: dict) -> list[str]:
-    data, model = record["data"], record["model"]
-    names = [escaped(name) for name in data.get("classes", [])]
-    size = record["run"].get("settings", {}).get("model.image_size")
-    pixels = f" It sees {size} x {size} pixels." if size else ""
-    lines = [f"`{_code(model.get('name'))}` tells {join_words(names, MOST_CLASSES)} apart.{pixels}", ""]
-    for split, section in measured(record)[:1]:
-        chosen = (
-            "" if split == "test" and not _selected_on_test(record) else " **The epoch was chosen on these images.**"
-        )
-        lines.append(f"Accuracy {SPLITS[split]}: **{format_accuracy(section['accuracy'])}**.{chosen}")
-    return lines
+def measured_splits(record: RunRecord) -> list[tuple[str, SplitMetrics]]:
+    """Return name and metrics of each split that was measured, test first."""
+    found = [("test", record.test), ("val", record.val)]
+    return [(split, metrics) for split, metrics in found if metrics and metrics.accuracy]
 
 
-def _use(record: dict, checkpoint: str) -> list[str]:
-    text = clean(PurePath(checkpoint))
-    return [
-        USE.format(checkpoint=json.dumps(text, ensure_ascii=False)),
-        "",
-        "`python predict.py ckpt=FILE images=DIR` labels a folder, `explain=true` shows why, `python export.py ckpt=FILE` "
-        "makes an ONNX file. It is meant for images as it was trained on, and says one of its classes of any other image "
-        "too.",
-    ]
+def _escaped(value: object) -> Markup:
+    return value if isinstance(value, Markup) else Markup(escape_markdown(value))
 
 
-def _data(record: dict) -> list[str]:
-    data, settings = record["data"], record["run"].get("settings", {})
-    counts = [f"{data[f'n_{split}']:,} {split}" for split in ("train", "val", "test") if data.get(f"n_{split}")]
-    lines = [f"- {escaped(data.get('name'))}: {', '.join(counts) or 'no counts'} images"]
-    lines += _items(data, root="folder", fingerprint="fingerprint of images, labels and splits")
-    lines += _items(settings, **{"datamodule.table": "labels from", "datamodule.split_seed": "seed of the splits"})
-    if data.get("folds"):
-        lines.append(f"- fold {data.get('fold')} of {data['folds']} of a cross-validation: the test split stays closed")
-    lines += [f"- left out: {plural(len(data['excluded']), 'image')}, see the record"] if data.get("excluded") else []
-    found = data.get("audit")
-    if found is not None:
-        lines.append(f"- audit: {'' if found else 'nothing found'}".rstrip())
-        lines += [f"  - {escaped(each['text'])}" for each in found[:MOST_FINDINGS]]
-        lines += [f"  - and {len(found) - MOST_FINDINGS:,} more"] if len(found) > MOST_FINDINGS else []
-    return lines
+def _capped(lines: list[str], most: int) -> list[str]:
+    return lines if len(lines) <= most else [*lines[:most], f"and {len(lines) - most:,} more"]
 
 
-def _training(record: dict) -> list[str]:
-    run, best = record["run"], record["best"]
-    settings, choices = run.get("settings", {}), run.get("choices", {})
-    lines = [f"- initial weights: {escaped(record['model']['weights'])}"] if record["model"].get("weights") else []
+def _facts(**facts: object) -> list[str]:
+    """Return `name: value` of those that are known; underscores in names are spaces."""
+    return [f"{name.replace('_', ' ')}: {value}" for name, value in facts.items() if value not in (None, "")]
+
+
+def _classes(run: Run) -> str:
+    size = run.record.run.settings.get("model.image_size")
+    pixels = f" Its input is {size} x {size} pixels." if size else ""
+    return f"{run.model.name} distinguishes {join_words(run.data.classes, MOST_CLASSES)}.{pixels}"
+
+
+def _data(run: Run) -> list[str]:
+    data, settings = run.data, run.record.run.settings
+    counts = [f"{n:,} {split}" for split in ("train", "val", "test") if (n := getattr(data, f"n_{split}"))]
+    lines = [f"{data.name}: {', '.join(counts) or 'no counts'} images"]
+    lines += _facts(
+        folder=data.root,
+        fingerprint=data.fingerprint,
+        labels_from=settings.get("datamodule.table"),
+        seed_of_the_splits=settings.get("datamodule.split_seed"),
+    )
+    if data.folds:
+        lines.append(f"fold {data.fold} of {data.folds} of a cross-validation, which does not use the test split")
+    return [*lines, f"excluded: {plural(len(data.excluded), 'image')}, see result.json"] if data.excluded else lines
+
+
+def _training(run: Run) -> list[str]:
+    about, best = run.record.run, run.record.best
+    lines = _facts(initial_weights=run.model.weights)
     if best:
-        on = "**test** images" if _selected_on_test(record) else "validation images"
-        value = f" of {best['value']:.4f}" if finite_number(best.get("value")) is not None else ""
-        lines.append(f"- chosen on {on}: epoch {best.get('epoch')}, for its {escaped(best.get('monitor'))}{value}")
+        on = "test" if run.selected_on_test else "validation"
+        value = "" if best.value is None else f" of {best.value:.4f}"
+        lines.append(f"chosen on {on} images: epoch {best.epoch}, for its {best.monitor}{value}")
     for group in GROUPS:
-        own = [f"{key.partition('.')[2]} {_value(settings[key])}" for key in settings if key.startswith(f"{group}.")]
-        told = [value for value in own if "$" not in value]
-        if choices.get(group) or told:
-            lines.append(f"- {group} {escaped(choices.get(group) or '')}: {escaped(', '.join(told) or 'as it is')}")
-    lines += _items(run, seed="seed", git_commit="git commit")
-    lines += ["- the code had changed since that commit"] if run.get("git_dirty") else []
-    versions = ", ".join(f"{name} {version}" for name, version in run.get("versions", {}).items())
-    lines += [f"- {escaped(versions)}"] if versions else []
-    return [*lines, "", "```", clean(run["command"]), "```"] if run.get("command") else lines
+        own = {k.partition(".")[2]: v for k, v in about.settings.items() if k.startswith(f"{group}.")}
+        shown = [f"{key} {_value(value)}" for key, value in own.items() if "$" not in str(value)]
+        if about.choices.get(group) or shown:
+            named = f"{group} {about.choices[group]}" if about.choices.get(group) else group
+            lines.append(f"{named}: {', '.join(shown) or 'no settings'}")
+    lines += _facts(seed=about.seed, git_commit=about.git_commit)
+    lines += ["the code had changed since that commit"] if about.git_dirty else []
+    return [*lines, ", ".join(f"{name} {version}" for name, version in about.versions.items())]
 
 
-def _warnings(record: dict) -> list[str]:
-    """What the run said while it ran; the audit's findings among them."""
-    found = record["run"].get("warnings")
-    if found is None:
-        return []
-    lines = [f"- {escaped(clean(text, LONGEST_WARNING))}" for text in found[:MOST_WARNINGS]]
-    lines += [f"- and {len(found) - MOST_WARNINGS:,} more"] if len(found) > MOST_WARNINGS else []
-    return lines or ["None."]
+def _metrics_table(measured: list[tuple[str, SplitMetrics]]) -> Table:
+    rows = [["accuracy", *(format_accuracy(metrics.accuracy) for _, metrics in measured)]]
+    for key, name in METRICS:
+        rows.append([f"{name} (95% interval)", *(_with_interval(metrics, key) for _, metrics in measured)])
+    rows.append(["cross entropy", *(_digits(metrics.loss) for _, metrics in measured)])
+    rows.append(["images (n)", *(f"{metrics.accuracy.n:,}" for _, metrics in measured)])
+    return ["", *(SPLIT_NAMES[split] for split, _ in measured)], rows
 
 
-def _limits(record: dict) -> list[str]:
-    data, found = record["data"], measured(record)
-    lines = []
-    if _selected_on_test(record):
-        lines.append("- The test images chose the epoch (`selected_on_test`): all figures here are too good.")
-    elif found and found[0][0] == "val":
-        lines.append("- There is no test figure: validation chose the epoch, and its figures are too good.")
-    if ((record.get("test") or {}).get("test_evaluations") or 0) > 1:
-        lines.append("- The test split was opened before: its first figure is the honest one.")
-    leaks = sum(bool(each.get("leak")) for each in data.get("audit") or [])
-    if leaks:
+def _class_tables(run: Run, split: str, metrics: SplitMetrics) -> list[Table]:
+    """Return the scores of each class, and the confusion matrix of a few classes."""
+    tables, names = [], run.data.classes
+    if metrics.per_class:
+        head = [f"class ({SPLIT_NAMES[split]})", "recall (95% interval)", "precision (95% interval)", "F1", "n"]
+        rows = [[e.name, _share(e.recall), _share(e.precision), _digits(e.f1), f"{e.n:,}"] for e in metrics.per_class]
+        tables.append((head, rows))
+    if metrics.confusion and len(names) == len(metrics.confusion) <= MOST_CLASSES:
+        rows = [[name, *(f"{n:,}" for n in line)] for name, line in zip(names, metrics.confusion, strict=True)]
+        tables.append(([f"true (down), predicted (across), {SPLIT_NAMES[split]}", *names], rows))
+    return tables
+
+
+def _decisions(record: RunRecord, split: str, metrics: SplitMetrics) -> list[str]:
+    decision, n, lines = record.decision, metrics.accuracy.n, []
+    if decision:
+        lines.append(f"fitted on {decision.fitted_on:,} validation images, kept in the checkpoint")
+    if metrics.ece is not None:
+        scaled = metrics.calibrated if decision else None
+        after = f", {scaled.ece:.3f} with temperature {decision.temperature:.2f}" if scaled else ""
+        lines.append(f"expected calibration error (ECE) {SPLIT_NAMES[split]}: {metrics.ece:.3f}{after} (n = {n:,})")
+    if decision is None:
+        return lines
+    if metrics.binary and (at := metrics.binary.at_threshold):
+        criterion = decision.threshold_criterion.replace("_", " ")
         lines.append(
-            f"- {plural(leaks, 'finding')} of the audit: training images stand in val or test too, so figures are optimistic."
+            f"threshold for {decision.positive_class}: {decision.threshold:.3f} (best {criterion} on validation): "
+            f"sensitivity {_share(at.sensitivity)}, specificity {_share(at.specificity)}"
         )
-    for split, section in found[:1]:
-        rare = [each for each in section.get("per_class") or [] if each["n"] < 30]
-        told = [f"{escaped(each['class'])} ({each['n']})" for each in rare]
-        lines += (
-            [f"- Few {SPLITS[split]} images, so that little is known: {join_words(told, MOST_CLASSES)}."]
-            if told
-            else []
+    if decision.confidence is None:
+        lines.append(f"no confidence reached the target accuracy of {decision.target_accuracy:g} on validation")
+    if selective := metrics.selective:
+        correct = f", {_share(selective.accuracy)} of them correct" if selective.accuracy else ""
+        target = f"target accuracy {decision.target_accuracy:g} on validation"
+        lines.append(
+            f"selective prediction at confidence >= {selective.confidence:.3f} ({target}): {selective.n:,} of {n:,} "
+            f"images{correct}; it abstains from the others"
         )
-    if str(record["model"].get("weights")).startswith("random"):
-        lines.append("- It began from random weights; with pretrained ones the same network is mostly better.")
-    lines.append(
-        "- One training with one seed: another one gives another figure (`-m 'seed=range(1,6)'` shows by how much)."
-    )
-    lines.append(
-        "- Measured on images of the same source as those of training; other cameras, places and times are untested."
-    )
-    lines.append("- A group within a class that the labels do not name may fare worse: nothing here tells.")
     return lines
 
 
-def _licenses(record: dict) -> list[str]:
-    kind = str(record["model"].get("weights") or "checkpoint").split(" ")[0]
-    data = record["data"].get("license")
+def _cost(run: Run) -> list[str]:
+    model, about, speed = run.model, run.record.run, run.record.throughput
+    lines = [f"{model.parameters:,} parameters"] if model.parameters else []
+    if model.macs:
+        by_thop = f", {model.macs_thop:,} by thop" if model.macs_thop else ""
+        lines.append(f"{model.macs:,} multiply-accumulates an image (FlopCounterMode){by_thop}")
+    lines += [f"checkpoint {model.checkpoint_mib} MiB"] if model.checkpoint_mib else []
+    lines += [_latency(each) for each in model.latency or []]
+    lines += [f"wall time of the whole run {about.wall_time_s:,.1f} s"] if about.wall_time_s is not None else []
+    if speed and speed.train_images_per_s is not None:
+        lines.append(f"training {speed.train_images_per_s} images/s on {about.device}")
+    return lines
+
+
+def _latency(found: Latency) -> str:
+    p95 = f", p95 {found.latency_p95_ms} ms" if found.latency_p95_ms else ""
+    n = f", n = {found.repeats}" if found.repeats else ""
+    where = f"{found.device}, {plural(found.threads or 0, 'thread')}"
+    return f"latency at batch size {found.batch_size}: p50 {found.latency_p50_ms} ms{p95} ({where}{n})"
+
+
+def _limits(run: Run, split: str | None, metrics: SplitMetrics | None) -> list[str]:
+    lines = []
+    if run.selected_on_test:
+        lines.append("The test images chose the epoch (datamodule.select_on=test): all results here are too good.")
+    elif split == "val":
+        lines.append("There is no test result: validation chose the epoch, so its results are too good.")
+    if run.record.test and (run.record.test.test_evaluations or 0) > 1:
+        lines.append("The model was evaluated on test before: only the first result is unbiased.")
+    if leaks := sum(finding.leak for finding in run.data.audit or []):
+        lines.append(
+            f"{plural(leaks, 'finding')} of the audit: training images are also in val or test, which flatters."
+        )
+    if rare := [f"{e.name} ({e.n})" for e in (metrics and metrics.per_class) or [] if e.n < FEW_IMAGES]:
+        lines.append(f"Few {SPLIT_NAMES[split]} images, so that little is known: {join_words(rare, MOST_CLASSES)}.")
+    if (run.model.weights or "").startswith("random"):
+        lines.append("It was trained from random weights; with pretrained ones the same network is mostly better.")
     return [
-        f"- images: {escaped(data) if data else LOOKED_UP}",
-        f"- weights: {LICENSES_OF_WEIGHTS.get(kind, LICENSES_OF_WEIGHTS['file'])}",
+        *lines,
+        "One training with one seed: another seed gives another result (-m 'seed=range(1,6)' shows by how much).",
+        "Measured on images of the same source as those of training; other cameras, places and times are untested.",
+        "A group within a class that the labels do not name may do worse: nothing here shows it.",
     ]
 
 
-def _selected_on_test(record: dict) -> bool:
-    return record["data"].get("select_on") == "test"
+def _licenses(run: Run) -> list[str]:
+    kind = (run.model.weights or "checkpoint").split(" ")[0]
+    weights = LICENSES_OF_WEIGHTS.get(kind, LICENSES_OF_WEIGHTS["file"])
+    return [f"images: {run.data.license or UNKNOWN_LICENSE}", f"weights: {weights}"]
 
 
-def _items(section: dict, **names: str) -> list[str]:
-    return [f"- {words}: {escaped(section[key])}" for key, words in names.items() if section.get(key) not in (None, "")]
-
-
-def _value(value) -> str:
+def _value(value: object) -> str:
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _code(text: object) -> str:
-    return clean(text).replace("`", "'")
+def _digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _with_interval(metrics: SplitMetrics, key: str) -> str:
+    interval = metrics.intervals.get(key)
+    return _digits(getattr(metrics, key)) + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+
+
+def _share(found: Proportion | None) -> str:
+    """Return `0.846 (11 of 13, 0.578 to 0.957)`."""
+    if found is None:
+        return "-"
+    return f"{found.value:.3f} ({found.correct:,} of {found.n:,}, {found.low:.3f} to {found.high:.3f})"

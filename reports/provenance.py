@@ -1,102 +1,89 @@
-"""What is needed to run a sweep again, and its title: commands, seeds, versions, code, device, data."""
+"""What is needed to reproduce a sweep, and its title: commands, seeds, versions, code, device, data."""
 
 from collections import Counter
 from collections.abc import Sequence
 
-from common.text import clean, duration, finite_number, join_words, plural
-from reports.aggregate import ReportData
+from common.text import clean, duration, join_words, plural
 from reports.load_runs import Run
+from reports.report_data import ReportData
 
 MOST = 20
 MOST_RUNS = 200
 
 
-def provenance(summary: ReportData) -> dict:
-    """Commands, facts (name, value), warnings and the list of the runs, for the page."""
-    runs = summary.runs
-    commands = Counter(str(run.record["run"].get("command") or "") for run in runs)
+def provenance(data: ReportData) -> dict:
+    """Return commands, facts (name, value), warnings and the list of the runs, for the page."""
+    runs = data.runs
+    commands = Counter(run.record.run.command for run in runs)
     shown = [command for command, _ in commands.most_common(MOST) if command]
     if len(commands) > MOST:
         shown.append(f"# and {len(commands) - MOST:,} further commands")
-    warnings = Counter(clean(text) for run in runs for text in run.record["run"]["warnings"])
-    told = [f"{text}{f' (in {n:,} runs)' if n > 1 else ''}" for text, n in warnings.most_common(MOST)]
+    warnings = Counter(clean(text) for run in runs for text in run.record.run.warnings)
+    listed = [f"{text}{f' (in {n:,} runs)' if n > 1 else ''}" for text, n in warnings.most_common(MOST)]
     if len(warnings) > MOST:
-        told.append(f"and {len(warnings) - MOST:,} further warnings")
+        listed.append(f"and {len(warnings) - MOST:,} further warnings")
     capped = f", the first {MOST_RUNS} of them" if len(runs) > MOST_RUNS else ""
     return {
         "commands": shown,
         "facts": facts(runs),
-        "warnings": told,
+        "warnings": listed,
         "runs": [_line(run) for run in runs[:MOST_RUNS]],
         "runs_title": f"{plural(len(runs), 'run')}{capped}",
     }
 
 
 def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """Name and value; where runs differ, each value with its number of runs."""
-    about = [run.record["run"] for run in runs]
-    data = [run.record["data"] or {} for run in runs]
-    names = list(dict.fromkeys(name for each in about for name in each["versions"]))
-    sizes = [
-        ", ".join(f"{d[f'n_{s}']} {s}" for s in ("train", "val", "test") if d.get(f"n_{s}") is not None) for d in data
-    ]
+    """Return name and value; where runs differ, each value with its number of runs."""
+    about = [run.record.run for run in runs]
+    data = [run.data for run in runs]
+    names = list(dict.fromkeys(name for each in about for name in each.versions))
+    versions = [f"{name} {_each([each.versions.get(name) for each in about])}" for name in names]
+    changed = ["yes" if each.git_dirty else "no" for each in about if each.git_dirty is not None]
     lines = [
-        ("seeds", join_words(sorted({str(each["seed"]) for each in about}, key=lambda s: (len(s), s)), 20)),
-        ("data", _each([d.get("name") for d in data])),
-        ("data fingerprint", _each([d.get("fingerprint") for d in data])),
-        ("fingerprint of val and test", _each([d.get("fingerprint_val_test") for d in data])),
-        ("images", _each(sizes)),
-        (
-            "classes",
-            _each([", ".join(map(str, d["classes"])) if isinstance(d.get("classes"), list) else None for d in data]),
-        ),
-        ("git commit", _each([each.get("git_commit") for each in about])),
-        (
-            "code changed after it",
-            _each(["yes" if each["git_dirty"] else "no" for each in about if each.get("git_dirty") is not None]),
-        ),
-        ("device", _each([each.get("device") for each in about])),
-        ("processes", _each([each.get("processes") for each in about])),
-        ("threads", _each([each.get("threads") for each in about])),
-        ("versions", ", ".join(f"{name} {_each([each['versions'].get(name) for each in about])}" for name in names)),
-        ("initial weights", _each([(run.record["model"] or {}).get("weights") for run in runs])),
-        ("time together", duration(sum(finite_number(each.get("wall_time_s")) or 0 for each in about))),
+        ("seeds", join_words(sorted({str(each.seed) for each in about}, key=lambda s: (len(s), s)), 20)),
+        ("data", _each([each.name for each in data])),
+        ("data fingerprint", _each([each.fingerprint for each in data])),
+        ("fingerprint of val and test", _each([each.fingerprint_val_test for each in data])),
+        ("images", _each([_sizes(run) for run in runs])),
+        ("classes", _each([", ".join(each.classes) for each in data])),
+        ("git commit", _each([each.git_commit for each in about])),
+        ("uncommitted changes", _each(changed)),
+        ("device", _each([each.device for each in about])),
+        ("processes", _each([each.processes for each in about])),
+        ("threads", _each([each.threads for each in about])),
+        ("versions", ", ".join(versions)),
+        ("initial weights", _each([run.model.weights for run in runs])),
+        ("total time", duration(sum(each.wall_time_s or 0 for each in about))),
     ]
     return [(name, value) for name, value in lines if value]
 
 
-def title_of(summary: ReportData) -> str:
-    """The experiment's name, or what differs between the runs, as a question."""
-    experiments = {clean(run.record["run"]["choices"].get("experiment") or "") for run in summary.runs}
+def title_of(data: ReportData) -> str:
+    """Return the experiment's name, or what differs between the runs, as a question."""
+    experiments = {clean(run.record.run.choices.get("experiment") or "") for run in data.runs}
     name = experiments.pop() if len(experiments) == 1 else None
-    if summary.columns:
-        question = f"Which {join_words([column.replace('_', ' ') for column in summary.columns], 4)}?"
+    if data.changed:
+        question = f"Which {join_words([setting.replace('_', ' ') for setting in data.changed], 4)}?"
     else:
         question = "How good is it?"
     return clean(f"{name}: {question[0].lower()}{question[1:]}" if name else question, 120)
 
 
+def _sizes(run: Run) -> str:
+    sizes = {"train": run.data.n_train, "val": run.data.n_val, "test": run.data.n_test}
+    return ", ".join(f"{n} {split}" for split, n in sizes.items() if n is not None)
+
+
 def _each(values: Sequence) -> str:
-    """One value, or each with its number of runs; empty where there is none."""
+    """Return the one value, or each with its number of runs; empty where there is none."""
     found = Counter(clean(value, 300) for value in values if value is not None and value != "")
     if len(found) == 1 and found.total() == len(values):
         return next(iter(found))
-    return (
-        join_words([f"{value} ({n:,} of {plural(len(values), 'run')})" for value, n in found.most_common(6)], 6)
-        if found
-        else ""
-    )
+    counts = [f"{value} ({n:,} of {plural(len(values), 'run')})" for value, n in found.most_common(6)]
+    return join_words(counts, 6) if counts else ""
 
 
 def _line(run: Run) -> tuple[str, ...]:
-    about = run.record["run"]
+    about = run.record.run
     fold = "-" if run.fold is None else str(run.fold)
-    started = clean(about.get("started_at"), 40)
-    return (
-        run.name,
-        run.record["status"],
-        str(run.seed),
-        fold,
-        started,
-        duration(finite_number(about.get("wall_time_s"))),
-    )
+    return run.name, run.status, str(run.seed), fold, clean(about.started_at, 40), duration(about.wall_time_s)

@@ -5,12 +5,12 @@ import io
 from collections.abc import Sequence
 
 from common.text import clean, numeral
-from reports.aggregate import VAL_TEST, ReportData, ResultGroup, ResultRow
-from reports.columns import Column, columns, columns_of_best, columns_of_grid, note
-from reports.per_setting import best_note, best_per_setting, edges, grid, grid_note
+from reports.columns import Table, grid_table, note, result_table, setting_table
+from reports.per_setting import best_note, grid_note
+from reports.report_data import Comparison, ReportData, ResultGroup, ResultRow
 from reports.significance import answer, describe_selection_bias
 
-TAKEN_FOR_FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -19,87 +19,97 @@ LATEX = {
 MARKDOWN = {**{c: f"\\{c}" for c in "\\`*_[]|#"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
-def as_text(summary: ReportData) -> str:
-    """For the screen: a line a row, then what failed."""
+def as_text(data: ReportData) -> str:
+    """Format the tables for the screen, a line a row, then what is not in them."""
     parts = []
-    for section in summary.sections:
-        shown = columns(section, summary.columns)
-        lines = [[c.title for c in shown], *([str(c.fill(row)) for c in shown] for row in section.rows)]
-        widths = [max(len(line[index]) for line in lines) for index in range(len(shown))]
+    for group in data.groups:
+        table = result_table(group, data.changed)
+        lines = [table.titles, *([str(cell) for cell in line] for line in table.lines)]
+        widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
         aligned = [
             "  ".join(
-                text.ljust(w) if c.is_text else text.rjust(w) for text, w, c in zip(line, widths, shown, strict=True)
+                text.ljust(width) if column.is_text else text.rjust(width)
+                for text, width, column in zip(line, widths, table.columns, strict=True)
             ).rstrip()
             for line in lines
         ]
-        parts.append("\n".join([section.heading, *aligned] if len(summary.sections) > 1 else aligned))
-    unfinished = [f"{row.runs[0].record['status']}: {row.runs[0].name}: {reason(row)}" for row in summary.unfinished]
-    unfinished += [f"left out: {why}" for _, why in summary.excluded]
-    return "\n\n".join([*parts, *(["\n".join(map(clean, unfinished))] if unfinished else [])]) or "no finished runs"
+        parts.append("\n".join([group.heading, *aligned] if len(data.groups) > 1 else aligned))
+    rest = [f"{row.status}: {row.runs[0].name}: {row.reason}" for row in data.unfinished]
+    rest += [f"excluded: {why}" for _, why in data.excluded]
+    return "\n\n".join([*parts, *(["\n".join(map(clean, rest))] if rest else [])]) or "no finished runs"
 
 
-def as_markdown(summary: ReportData, title: str) -> str:
-    """Title, answer, tables and what failed."""
-    lines = [f"# {_escaped(title, MARKDOWN)}", ""]
-    for section in summary.sections:
-        shown = columns(section, summary.columns)
-        lines += [f"## {_escaped(section.heading, MARKDOWN)}", "", _escaped(" ".join(answer(section)), MARKDOWN), ""]
-        lines += _markdown_table(shown, section.rows)
-        best_of = describe_selection_bias(section)
-        lines += ["", note(section), *([f"\nThe choice of the best: {best_of}."] if best_of else []), ""]
-        lines += _markdown_of_settings(section, summary)
-    if summary.unfinished or summary.excluded:
+def as_markdown(data: ReportData, title: str) -> str:
+    """Format title, answer, tables and what is not in them."""
+    lines = [f"# {escape_markdown(title)}", ""]
+    for group in data.groups:
+        lines += [f"## {escape_markdown(group.heading)}", "", escape_markdown(" ".join(answer(group))), ""]
+        lines += [*_markdown_table(result_table(group, data.changed)), "", note(group), ""]
+        if bias := describe_selection_bias(group):
+            lines += [f"Selection bias: {bias}.", ""]
+        lines += _markdown_of_settings(group)
+    if data.unfinished or data.excluded:
         lines += ["## Not in the table", ""]
-        for row in summary.unfinished:
-            text = f"{row.runs[0].name} ({row.runs[0].record['status']}): {reason(row)}"
-            lines.append(f"- {_escaped(text, MARKDOWN)}")
-        lines += [f"- {_escaped(why, MARKDOWN)}" for _, why in summary.excluded]
+        lines += [f"- {escape_markdown(f'{r.runs[0].name} ({r.status}): {r.reason}')}" for r in data.unfinished]
+        lines += [f"- {escape_markdown(why)}" for _, why in data.excluded]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _markdown_of_settings(section: ResultGroup, summary: ReportData) -> list[str]:
-    """The best of each value of each setting, and the grid of two settings."""
+def _markdown_of_settings(group: ResultGroup) -> list[str]:
+    """Format the best of each value of each setting, the grid of two settings, and optima at an edge."""
     lines = []
-    for comparison in best_per_setting(section):
-        lines += [f"### {_escaped(comparison.title, MARKDOWN)}", ""]
-        lines += [_escaped(" ".join(comparison.sentences), MARKDOWN), ""]
-        lines += [*_markdown_table(columns_of_best(comparison), comparison.bests), ""]
+    for comparison in group.settings:
+        lines += [f"### {escape_markdown(comparison.title)}", ""]
+        lines += [escape_markdown(" ".join(comparison.sentences)), ""]
+        lines += [*_markdown_table(setting_table(comparison)), ""]
     if lines:
-        lines += [best_note(section), ""]
-    if found := grid(section):
-        lines += [f"### {_escaped(found.title, MARKDOWN)}", ""]
-        lines += [*_markdown_table(columns_of_grid(found), found.lines), "", _escaped(grid_note(found), MARKDOWN), ""]
-    ends = edges(section, summary.unfinished)
-    return [*lines, _escaped(" ".join(ends), MARKDOWN), ""] if ends else lines
+        lines += [best_note(group), ""]
+    if group.grid:
+        lines += [f"### {escape_markdown(group.grid.title)}", ""]
+        lines += [*_markdown_table(grid_table(group.grid)), "", escape_markdown(grid_note(group.grid)), ""]
+    return [*lines, escape_markdown(" ".join(group.edges)), ""] if group.edges else lines
 
 
-def _markdown_table(shown: Sequence[Column], lines: Sequence) -> list[str]:
-    made = ["| " + " | ".join(_escaped(column.title, MARKDOWN) for column in shown) + " |"]
-    made.append("|" + "|".join("---" if column.is_text else "---:" for column in shown) + "|")
-    for line in lines:
-        cells = [column.fill(line) for column in shown]
-        texts = [(_escaped(str(cell), MARKDOWN), "**" if cell.best else "") for cell in cells]
-        made.append("| " + " | ".join(f"{mark}{text}{mark}" for text, mark in texts) + " |")
+def _markdown_table(table: Table) -> list[str]:
+    made = [markdown_row(map(escape_markdown, table.titles))]
+    made.append("|" + "|".join("---" if column.is_text else "---:" for column in table.columns) + "|")
+    for line in table.lines:
+        texts = [(escape_markdown(cell), "**" if cell.best else "") for cell in line]
+        made.append(markdown_row(f"{mark}{text}{mark}" for text, mark in texts))
     return made
 
 
-def as_latex(summary: ReportData) -> str:
-    r"""Tabulars in the style of booktabs; the document needs \usepackage{booktabs}."""
+def markdown_row(cells) -> str:
+    """Return `| a | b |`; the cells are escaped already."""
+    return f"| {' | '.join(cells)} |"
+
+
+def as_latex(data: ReportData) -> str:
+    r"""Format tabulars in the style of booktabs; the document needs \usepackage{booktabs}."""
     parts = []
-    for section in summary.sections:
-        shown = columns(section, summary.columns)
-        lines = [f"% {clean(section.heading)}", rf"\begin{{tabular}}{{{''.join('rl'[c.is_text] for c in shown)}}}"]
-        lines += [r"\toprule", " & ".join(_escaped(c.title, LATEX) for c in shown) + r" \\", r"\midrule"]
-        lines += [" & ".join(_escaped(str(c.fill(row)), LATEX) for c in shown) + r" \\" for row in section.rows]
-        parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
+    for group in data.groups:
+        table = result_table(group, data.changed)
+        alignment = "".join("l" if column.is_text else "r" for column in table.columns)
+        lines = [f"% {clean(group.heading)}", rf"\begin{{tabular}}{{{alignment}}}", r"\toprule"]
+        lines += [
+            _latex_row(table.titles),
+            r"\midrule",
+            *map(_latex_row, table.lines),
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 
-def as_csv(summary: ReportData) -> str:
-    """Full digits, a line a row; failed runs and unfinished ones last, without a rank."""
-    lines = [_csv_line(row) for section in summary.sections for row in section.rows]
-    for row in summary.unfinished:
-        lines.append({**_csv_line(row), "rank": None, "reason": reason(row)})
+def _latex_row(cells: Sequence) -> str:
+    return " & ".join(_escape(cell, LATEX) for cell in cells) + r" \\"
+
+
+def as_csv(data: ReportData) -> str:
+    """Format all rows with full digits; unfinished runs come last, without a rank."""
+    lines = [_csv_line(row) for group in data.groups for row in group.rows]
+    lines += [{**_csv_line(row), "rank": None, "reason": row.reason} for row in data.unfinished]
     names = list(dict.fromkeys(key for line in lines for key in line))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n", restval="")
@@ -108,41 +118,37 @@ def as_csv(summary: ReportData) -> str:
     return text.getvalue()
 
 
-def reason(row: ResultRow) -> str:
-    """Why a run is not in the table."""
-    record = row.runs[0].record
-    if record["status"] != "running":
-        return clean(record.get("reason") or "no reason is recorded")
-    return f"began {clean(record['run'].get('started_at'), 40)} and is not at its end: still running, or ended from outside"
-
-
 def _csv_line(row: ResultRow) -> dict:
-    line = {"rank": row.rank, "status": row.runs[0].record["status"], "data": row.data.get("fingerprint")}
-    line |= {"data_val_test": row.data.get(VAL_TEST), "n_train": row.n_train}
+    line = {"rank": row.rank, "status": row.status, "data": row.data.fingerprint}
+    line |= {"data_val_test": row.data.fingerprint_val_test, "n_train": row.data.n_train}
     line |= {f"setting {name}": value for name, value in row.changed.items()}
     for split, accuracy in row.accuracies.items():
         for key in ("value", "low", "high", "standard_deviation", "n"):
             name = f"{split}_accuracy" if key == "value" else f"{split}_accuracy_{key}"
             line[name] = getattr(accuracy, key) if accuracy else None
-    verdict = row.verdict
-    line |= {f"difference{k}": getattr(verdict, v, None) for k, v in (("", "difference"), ("_low", "low"))}
-    line |= {"difference_high": getattr(verdict, "high", None), "p_holm": getattr(verdict, "p_value", None)}
-    line |= {"verdict": str(verdict) if verdict else None}
+    found = row.comparison or Comparison()
+    line |= {"difference": found.difference, "difference_low": found.low, "difference_high": found.high}
+    line |= {"p_holm": found.p_value, "verdict": str(found) if row.comparison else None}
     line |= {key: getattr(row, key) for key in ("macs", "parameters", "latency_p50_ms", "wall_time_s")}
     line |= {"seeds": " ".join(map(str, row.seeds)), "n_seeds": len(row.seeds), "n_folds": len(row.folds)}
     return {**line, "reason": None, "runs": " ".join(run.name for run in row.runs)}
 
 
-def _escaped(text: str, table: dict[str, str]) -> str:
+def escape_markdown(text: object) -> str:
+    """Return text that Markdown shows as it is, in one line."""
+    return _escape(text, MARKDOWN)
+
+
+def _escape(text: object, table: dict[str, str]) -> str:
     return "".join(table.get(letter, letter) for letter in clean(text))
 
 
 def _harmless(value):
-    """A spreadsheet runs a text that looks like a formula; a quote before it stops that."""
+    """Put a quote before a text that a spreadsheet would run as a formula."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if not isinstance(value, str):
         return value
     text = clean(value)
-    is_formula = text.lstrip().startswith(TAKEN_FOR_FORMULAS) and numeral(text) is None
+    is_formula = text.lstrip().startswith(FORMULA_STARTS) and numeral(text) is None
     return f"'{text}" if is_formula and text != "-" else text

@@ -1,16 +1,22 @@
 """The report of many runs: page, Markdown, CSV and LaTeX, whole or not at all."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from omegaconf import DictConfig, OmegaConf
+
 from common.atomic_io import write_text
+from common.errors import UserError
 from common.text import clean
 from reports.aggregate import aggregate
 from reports.load_runs import common_folder, find_records, load_runs
 from reports.provenance import title_of
 from reports.renderers import as_csv, as_latex, as_markdown, as_text
-from reports.significance import answer, compare_to_best
+from reports.significance import answer
+
+log = logging.getLogger(__name__)
 
 LONGEST_TITLE = 200  # characters
 
@@ -20,11 +26,20 @@ class Written(NamedTuple):
 
     page: Path
     text: str  # table, then the answer
-    warnings: list[str]  # records left out
+    warnings: list[str]  # why records are excluded
+
+
+def run(config: DictConfig) -> None:
+    """Write the report that conf/report.yaml describes; print its table and answer."""
+    runs = OmegaConf.to_container(config.runs) if OmegaConf.is_list(config.runs) else config.runs
+    written = write_report(runs, out=config.out, title=config.title)
+    for text in written.warnings:
+        log.warning("excluded: %s", text)
+    print(f"{written.text}\n\nPage: {written.page}")
 
 
 def write_report(where: str | Sequence[str], out: str | None = None, title: str | None = None) -> Written:
-    """Writes report.html, report.md, table.csv and table.tex.
+    """Write report.html, report.md, table.csv and table.tex.
 
     Args:
         where: folder of the runs, several, or a pattern with *; searched to any depth.
@@ -33,30 +48,28 @@ def write_report(where: str | Sequence[str], out: str | None = None, title: str 
         title: of the page; None: the experiment's name, or what differs.
 
     Raises:
-        ValueError: no runs, none that can be read, or no permission to write.
+        UserError: no runs, none that can be read, or no permission to write.
     """
     paths = find_records(where)
-    gathered = load_runs(paths)
-    summary = aggregate(gathered)
-    compare_to_best(summary)
-    title = clean(title, LONGEST_TITLE) if title else title_of(summary)
+    data = aggregate(load_runs(paths))
+    title = clean(title, LONGEST_TITLE) if title else title_of(data)
     from reports.page import make_page  # late: errors come without matplotlib
 
     page, markdown, table, latex = _names(Path(out) if out else common_folder(paths))
     contents = {
-        page: make_page(summary, title),
-        markdown: as_markdown(summary, title),
-        table: as_csv(summary),
-        latex: as_latex(summary),
+        page: make_page(data, title),
+        markdown: as_markdown(data, title),
+        table: as_csv(data),
+        latex: as_latex(data),
     }
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         for path, text in contents.items():
             write_text(path, text)
     except OSError as error:
-        raise ValueError(f"out={out}: {page.parent} cannot be written: {error.strerror}; use out=DIR") from error
-    answers = "\n\n".join(" ".join(answer(section)) for section in summary.sections)
-    return Written(page, f"{as_text(summary)}\n\n{answers}".strip(), [why for _, why in summary.excluded])
+        raise UserError(f"out={out}: {page.parent} cannot be written: {error.strerror}; use out=DIR") from error
+    answers = "\n\n".join(" ".join(answer(group)) for group in data.groups)
+    return Written(page, f"{as_text(data)}\n\n{answers}".strip(), [why for _, why in data.excluded])
 
 
 def _names(out: Path) -> tuple[Path, Path, Path, Path]:

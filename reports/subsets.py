@@ -3,30 +3,30 @@
 A subset is a value of a further column of the run's splits.csv, such as the camera or the kind of cell.
 """
 
-import csv
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from common.atomic_io import LARGEST_TABLE, check_size
+from common.errors import UserError
 from common.predictions_csv import Predictions, correct_matrix, has_predictions, read_predictions
+from common.run_folder import SPLIT_COLUMNS, RunFolder
+from common.text import clean, plural
 from evaluation.intervals import Interval, Seeds, accuracy_interval, mean_over_seeds
 from reports.load_runs import find_records
 
-OWN = ("path", "label", "split", "group", "weight")  # columns of splits.csv that name no subset
 MOST = 50  # values of a column; one that has more names images
 
 
-class Row(NamedTuple):
-    """A subset of n images, measured by so many runs."""
+class SubsetRow(NamedTuple):
+    """The accuracy of all runs on one subset of n images."""
 
     name: str
     n: int
     accuracy: float  # mean over the runs
     standard_deviation: float | None  # over the runs
-    interval: Interval  # over runs and images, 95%
+    interval: Interval | None  # over runs and images, 95%; None for a single image
 
 
 class Subsets(NamedTuple):
@@ -34,67 +34,72 @@ class Subsets(NamedTuple):
 
     split: str
     runs: int
-    rows: list[Row]  # all, then a row a subset
+    rows: list[SubsetRow]  # all, then a row a subset
     weighted: Seeds | None  # accuracy of all by the images' weights in training; None where they have none
 
 
 def read_subsets(folder: Path) -> Subsets:
-    """Of the runs below a folder.
+    """Measure the subsets over the runs below a folder.
 
     Raises:
-        ValueError: no runs, runs of different images, or splits.csv without a further column.
+        UserError: no runs, runs of different images, or splits.csv without a further column.
     """
-    runs = [path.parent for path in find_records(str(folder))]
+    runs = [RunFolder(path.parent) for path in find_records(str(folder))]
     split = "test" if all(has_predictions(run, "test") for run in runs) else "val"
     tables = [read_predictions(run, split) for run in runs]
     correct = correct_matrix(tables)  # (runs, images); refuses runs on other images
     columns = _columns(tables[0])
     rows = [_row("all", correct)]
-    for name in columns:
-        values = sorted(set(columns[name]))
-        if name not in OWN and len(values) <= MOST:
-            rows += [_row(f"{name}={value}", correct[:, np.array(columns[name]) == value]) for value in values]
+    for name, column in columns.items():
+        values = sorted(set(column))
+        if name not in SPLIT_COLUMNS and len(values) <= MOST:
+            rows += [_row(f"{name}={value}", correct[:, np.array(column) == value]) for value in values]
     if len(rows) == 1:
-        raise ValueError(
-            f"{runs[0] / 'splits.csv'}: no column beside {', '.join(OWN)} with up to {MOST} values names subsets"
-        )
-    weighted = None
-    if "weight" in columns:
-        weighted = mean_over_seeds(np.average(correct, axis=1, weights=np.array(columns["weight"], float)).tolist())
+        own = ", ".join(SPLIT_COLUMNS)
+        raise UserError(f"{runs[0].splits}: no column beside {own} with up to {MOST} values names subsets")
+    weights = _weights(columns, runs[0])
+    weighted = None if weights is None else mean_over_seeds(np.average(correct, axis=1, weights=weights).tolist())
     return Subsets(split, len(runs), rows, weighted)
 
 
 def _columns(predictions: Predictions) -> dict[str, list[str]]:
-    """Columns of the run's splits.csv, each in the order of its predictions."""
-    path = predictions.source / "splits.csv"
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; every run of train.py writes one")
-    check_size(path, LARGEST_TABLE)
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = {row["path"]: row for row in csv.DictReader(file)}
-    missing = [name for name in predictions.paths if name not in rows]
+    """Return the columns of the run's splits.csv, each in the order of its predictions."""
+    run = predictions.source
+    rows = {row["path"]: row for row in run.read_splits()}
+    missing = [path for path in predictions.paths if path not in rows]
     if missing:
-        raise ValueError(f"{path}: {missing[0]} of predictions is not in it; run train.py again")
-    names = list(next(iter(rows.values())))
-    return {name: [rows[path][name] for path in predictions.paths] for name in names}
+        raise UserError(f"{run.splits}: {missing[0]} of predictions is not in it; run train.py again")
+    return {name: [rows[path][name] for path in predictions.paths] for name in next(iter(rows.values()))}
 
 
-def _row(name: str, correct: np.ndarray) -> Row:
+def _weights(columns: dict[str, list[str]], run: RunFolder) -> np.ndarray | None:
+    """Return the images' weights in training, (n,), or None where they have none."""
+    if "weight" not in columns:
+        return None
+    try:
+        weights = np.array(columns["weight"], float)
+    except ValueError as error:
+        raise UserError(f"{run.splits}: column weight: {error}; run train.py again") from error
+    return weights if weights.sum() > 0 else None
+
+
+def _row(name: str, correct: np.ndarray) -> SubsetRow:
     seeds = mean_over_seeds(correct.mean(axis=1).tolist())
-    return Row(name, correct.shape[1], seeds.mean, seeds.standard_deviation, accuracy_interval(correct))
+    n = correct.shape[1]
+    return SubsetRow(name, n, seeds.mean, seeds.standard_deviation, accuracy_interval(correct) if n > 1 else None)
 
 
-def in_markdown(folder: Path) -> str:
-    """The table with what it is of."""
+def subset_table(folder: Path) -> str:
+    """Return the subsets below a folder as a Markdown table with its explanation."""
     split, runs, rows, weighted = read_subsets(folder)
     lines = [
-        f"Accuracy on subsets of {split}, {runs} run{'s' * (runs > 1)}; 95% intervals over runs and images.", "",
+        f"Accuracy on subsets of {split}, {plural(runs, 'run')}; 95% intervals over runs and images.", "",
         "| subset | images | accuracy | SD of runs | 95% interval |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for row in rows:
         deviation = "" if row.standard_deviation is None else f"{row.standard_deviation:.3f}"
-        low, high = row.interval
-        lines.append(f"| {row.name} | {row.n:,} | {row.accuracy:.3f} | {deviation} | {low:.3f} to {high:.3f} |")
+        interval = "{:.3f} to {:.3f}".format(*row.interval) if row.interval else ""
+        lines.append(f"| {clean(row.name)} | {row.n:,} | {row.accuracy:.3f} | {deviation} | {interval} |")
     if weighted:
         deviation = weighted.standard_deviation
         spread = "" if deviation is None else f" (SD of runs {deviation:.3f})"
@@ -103,13 +108,13 @@ def in_markdown(folder: Path) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the table; the exit status."""
+    """Print the table; return the exit status."""
     if len(arguments) != 1:
         print("use: python -m reports.subsets RUN_OR_FOLDER", file=sys.stderr)
         return 2
     try:
-        print(in_markdown(Path(arguments[0])), end="")
-    except ValueError as error:
+        print(subset_table(Path(arguments[0])), end="")
+    except (UserError, OSError) as error:
         print(f"ERROR: {error}", file=sys.stderr)
         return 1
     return 0

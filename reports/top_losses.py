@@ -1,32 +1,33 @@
-"""The images that a row's runs get wrong most often, as thumbnails; and confusion matrices."""
+"""Top losses: the images that the runs of a row get wrong most often, as thumbnails; and confusion matrices."""
 
-import base64
-import io
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from common.predictions_csv import FILES, has_predictions, pair, read_predictions
+from common.errors import UserError
+from common.image_grid import jpeg_base64, thumbnail
+from common.predictions_csv import Predictions, pair
 from common.run_folder import PROJECT
-from common.text import clean, finite_number
+from common.text import clean
 from datamodules.decode import fingerprint, open_image
-from reports.aggregate import ResultRow
 from reports.load_runs import Run
 
 SIDE = 144  # pixels, the longer side of a thumbnail
-LARGEST_SIZE = 4096  # pixels a side that a network looks at, to which big JPEGs are read
-MOST_CLASSES = 12  # of a matrix; of more the commonest confusions are listed
+LARGEST_SIZE = 4096  # pixels a side of a network's input, to which large JPEGs are decoded
+MOST_CLASSES = 12  # of a matrix; with more the most frequent confusions are listed
+MOST_LOSSES = 12
 
 
 class TopLoss(NamedTuple):
-    """An image, what it is and what it is taken for; probabilities are means over the runs."""
+    """An image with its label and the predicted class; probabilities are means over the runs."""
 
     path: str
     fingerprint: str  # of its pixels
     label: str
-    predicted: str  # by most runs
+    predicted: str  # by most of the runs that get it wrong
     probability: float  # of the predicted class
     true_probability: float
     wrong: int  # runs
@@ -36,7 +37,7 @@ class TopLoss(NamedTuple):
 
 
 class TopLosses(NamedTuple):
-    """The hardest images of a row, or why they are not shown."""
+    """The top losses of a row, or why there are none."""
 
     losses: list[TopLoss]
     split: str
@@ -44,118 +45,124 @@ class TopLosses(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """Counts with true classes down, summed over a row's runs."""
+    """Counts with true classes down, summed over the runs of a row."""
 
-    row: ResultRow
     split: str
     classes: list[str]
     counts: np.ndarray  # (K, K)
-    commonest: list[tuple[str, str, int]] | None  # true, predicted, count; in place of a large matrix
+    most_frequent: list[tuple[str, str, int]] | None  # true, predicted, count; in place of a large matrix
 
     @property
     def shares(self) -> np.ndarray:
-        """Of the true class, (K, K)."""
+        """Share of each count among the images of its true class, (K, K)."""
         return self.counts / np.maximum(self.counts.sum(axis=1, keepdims=True), 1)
 
 
-def top_losses(row: ResultRow, most: int = 12) -> TopLosses:
-    """Images most often wrong, then those whose true class is the least probable; of test, or else of validation."""
-    split = "test" if all(has_predictions(run.folder, "test") for run in row.runs) else "val"
-    folds: dict[int | None, list[Run]] = {}
-    for run in row.runs:
-        folds.setdefault(run.fold, []).append(run)
+def top_losses(runs: Sequence[Run], tables: list[Predictions] | str, split: str, most: int = MOST_LOSSES) -> TopLosses:
+    """Find the images most often wrong, of equal ones those whose true class is the least probable; without thumbnails."""
+    if isinstance(tables, str):
+        return TopLosses([], split, clean(tables))
+    folds: dict[int | None, list[Predictions]] = defaultdict(list)
+    for run, table in zip(runs, tables, strict=True):
+        folds[run.fold].append(table)
     try:
-        found = [loss for runs in folds.values() for loss in _wrong(runs, split, most)]
-    except (ValueError, OSError) as error:
-        return TopLosses([], split, f"{FILES[split]} cannot be used: {clean(error)}")
+        found = [loss for fold in folds.values() for loss in _wrong_images(fold, most)]
+    except UserError as error:
+        return TopLosses([], split, clean(error))
     found.sort(key=lambda loss: (-loss.wrong / loss.runs, -loss.wrong, loss.true_probability))
-    root, reason = image_root(row.runs[0])
-    size = finite_number(row.runs[0].record["run"]["settings"].get("model.image_size")) or 0
-    thumbnails = [
-        thumbnail(root, loss.path, loss.fingerprint, int(size)) if root else (None, reason) for loss in found[:most]
-    ]
-    losses = [loss._replace(image=image, reason=why) for loss, (image, why) in zip(found, thumbnails, strict=False)]
-    return TopLosses(losses, split, None if losses else "every image is right in every run")
+    return TopLosses(found[:most], split, None if found else "every image is right in every run")
 
 
-def _wrong(runs: list[Run], split: str, most: int) -> list[TopLoss]:
-    """The hardest images of runs on the same ones, without their images; R runs, n images."""
-    tables = [read_predictions(run.folder, split) for run in runs]
+def _wrong_images(tables: list[Predictions], most: int) -> list[TopLoss]:
+    """Return the top losses of runs on the same images; R runs, n images, K classes."""
     first, *others = tables
     for other in others:
         pair(first, other)
-    orders = [[table.classes.index(name) for name in first.classes] for table in tables]
-    chances = [table.probabilities[:, order] for table, order in zip(tables, orders, strict=True)]  # (n, K)
-    says = np.stack([[table.classes[k] for k in table.predicted] for table in tables])  # (R, n)
-    names = np.array([first.classes[k] for k in first.labels])
-    wrong = (says != names).sum(axis=0)
-    mean = np.mean(chances, axis=0)
-    truth = mean[np.arange(len(names)), first.labels]
+    probabilities, predicted = [], []  # in the order of the first one's classes
+    for table in tables:
+        probabilities.append(table.probabilities[:, [table.classes.index(name) for name in first.classes]])  # (n, K)
+        predicted.append(np.array([first.classes.index(name) for name in table.classes])[table.predicted])  # (n,)
+    predicted = np.stack(predicted)  # (R, n)
+    wrong = (predicted != first.labels).sum(axis=0)
+    mean = np.mean(probabilities, axis=0)
+    truth = mean[np.arange(len(first.labels)), first.labels]
     order = [i for i in np.lexsort((truth, -wrong)) if wrong[i]][:most]
-    commonest = {i: Counter(says[:, i].tolist()).most_common(1)[0][0] for i in order}
-    return [
-        TopLoss(
-            path=first.paths[i], fingerprint=first.fingerprints[i], label=str(names[i]), predicted=common,
-            probability=float(mean[i, first.classes.index(common)]), true_probability=float(truth[i]), wrong=int(wrong[i]),
-            runs=len(tables),
-        )
-        for i, common in commonest.items()
-    ]  # fmt: skip
+    losses = []
+    for i in order:
+        wrong_classes = predicted[predicted[:, i] != first.labels[i], i].tolist()
+        k = Counter(wrong_classes).most_common(1)[0][0]
+        losses.append(
+            TopLoss(
+                path=first.paths[i], fingerprint=first.fingerprints[i], label=first.classes[first.labels[i]],
+                predicted=first.classes[k], probability=float(mean[i, k]), true_probability=float(truth[i]),
+                wrong=len(wrong_classes), runs=len(tables),
+            )
+        )  # fmt: skip
+    return losses
+
+
+def with_thumbnails(found: TopLosses, run: Run) -> TopLosses:
+    """Add a thumbnail to each image, or the reason why it cannot be shown."""
+    root, reason = image_root(run)
+    size = run.record.run.settings.get("model.image_size")
+    size = min(size, LARGEST_SIZE) if isinstance(size, int) and size > 0 else 0
+    shown = []
+    for loss in found.losses:
+        image, why = verified_thumbnail(root, loss.path, loss.fingerprint, size) if root else (None, reason)
+        shown.append(loss._replace(image=image, reason=why))
+    return found._replace(losses=shown)
 
 
 def image_root(run: Run) -> tuple[Path | None, str | None]:
-    """The folder that the paths of a run's predictions are below, or why it is not known."""
-    root = (run.record["data"] or {}).get("root") or run.record["run"]["settings"].get("datamodule.root")
+    """Return the folder that the paths of a run's predictions are below, or why it is not known."""
+    root = run.data.root or run.record.run.settings.get("datamodule.root")
     if not isinstance(root, str) or not root:
-        return None, "the record does not say where the images lie"
+        return None, "the record does not contain the folder of the images"
     for folder in (Path(root), PROJECT / root):
         if folder.is_dir():
             return folder, None
-    return None, "the folder of the images is not there"
+    return None, "the folder of the images is missing"
 
 
-def thumbnail(root: Path, path: str, own: str, image_size: int) -> tuple[str | None, str | None]:
-    """A small JPEG in base64, or why there is none.
+def verified_thumbnail(root: Path, path: str, own: str, image_size: int) -> tuple[str | None, str | None]:
+    """Return a small JPEG in base64, or why there is none.
 
-    Root, path and fingerprint (`own`) are what a record and a table say, which may be a stranger's. An image is shown only
-    where it lies below the root, links followed, and its pixels have that fingerprint: who wrote the table has seen it.
+    Root, path and fingerprint (`own`) come from a record and a table, which may be untrusted. An image is shown only where
+    it lies below the root, links followed, and its pixels have that fingerprint: whoever wrote the table has seen it.
     """
     try:
-        whole = (root / path).resolve()
-        if not whole.is_relative_to(root.resolve()):
+        resolved = (root / path).resolve()
+        if not resolved.is_relative_to(root.resolve()):
             return None, "its path leaves the folder of the images"
-        if not whole.exists():
-            return None, "the image is gone"
-        image = open_image(whole, min(image_size, LARGEST_SIZE))
+        if not resolved.exists():
+            return None, "the image is missing"
+        image = open_image(resolved, image_size)
     except (OSError, ValueError, RuntimeError):
         return None, "the image cannot be read"
     if fingerprint(image) != own:
-        return None, "the image is another than the run saw"
-    image.thumbnail((SIDE, SIDE))
-    buffer = io.BytesIO()
-    image.save(buffer, format="jpeg", quality=82)
-    return base64.b64encode(buffer.getvalue()).decode(), None
+        return None, "the image is not the one that the run used"
+    return jpeg_base64(thumbnail(image, SIDE)), None
 
 
-def confusion(row: ResultRow) -> Confusion | None:
-    """The test split's, else validation's; None where a run has none, or they do not fit together."""
+def confusion(runs: Sequence[Run]) -> Confusion | None:
+    """Sum the confusion matrices of the test split, or else of validation; None where a run has none or shapes differ."""
+    names = runs[0].data.classes
     for split in ("test", "val"):
-        found = [(run.record[split] or {}).get("confusion") for run in row.runs]
-        classes = [(run.record["data"] or {}).get("classes") for run in row.runs]
-        if any(not c for c in found) or any(c != classes[0] for c in classes) or not isinstance(classes[0], list):
+        measured = [getattr(run.record, split) for run in runs]
+        matrices = [metrics.confusion for metrics in measured if metrics and metrics.confusion]
+        if len(matrices) < len(runs) or any(run.data.classes != names for run in runs):
             continue
         try:
-            counts = np.sum([np.asarray(c, dtype=np.int64) for c in found], axis=0)
-        except (ValueError, TypeError, OverflowError):
+            counts = np.sum([np.asarray(matrix, dtype=np.int64) for matrix in matrices], axis=0)
+        except (ValueError, OverflowError):  # lines of different lengths, or counts that no run writes
             continue
-        names = [str(name) for name in classes[0]]
         if counts.shape != (len(names), len(names)):
             continue
-        return Confusion(row, split, names, counts, _commonest(counts, names) if len(names) > MOST_CLASSES else None)
+        return Confusion(split, names, counts, _most_frequent(counts, names) if len(names) > MOST_CLASSES else None)
     return None
 
 
-def _commonest(counts: np.ndarray, names: list[str], most: int = 15) -> list[tuple[str, str, int]]:
+def _most_frequent(counts: np.ndarray, names: list[str], most: int = 15) -> list[tuple[str, str, int]]:
     others = counts.copy()
     np.fill_diagonal(others, 0)
     places = np.argsort(-others, axis=None, kind="stable")[:most]

@@ -1,17 +1,15 @@
-"""Fixtures: made-up images, and the command line in this process."""
+"""Fixtures: made-up images, the command line in this process, one finished run."""
 
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 
-from common.run_record import read_record
 from engine.process_tuning import tune_process
+from lightning_modules.networks.registry import build_network
+from tests.support.commands import Ran, run_script, train_in
 from tests.support.fake_runs import judged, make_run
-from tests.support.helpers import NOT_DRAWN, PROJECT, make_images
+from tests.support.helpers import FINAL, make_images
 
 tune_process()
 torch.set_num_threads(1)  # small networks; the cores are for the other test processes
@@ -28,89 +26,44 @@ def two_colors(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(tmp_path):
-    """Makes up a run of this name, without curves."""
+    """Make up a run of this name, without curves."""
     return lambda name, **options: make_run(tmp_path / name, epochs=0, **options)
 
 
 @pytest.fixture
 def summary(tmp_path):
-    """What a report says of the runs made up so far."""
+    """Summarize the runs made up so far, as a report does."""
     return lambda: judged(tmp_path)
 
 
 @pytest.fixture
-def in_process(monkeypatch, capsys):
-    """Runs `python SCRIPT.py ARGUMENTS` in this process; returns status, output, errors."""
-    from engine import cli
-
-    def call(script, *arguments: str) -> tuple[int, str, str]:
-        GlobalHydra.instance().clear()
-        cli.FAILED.clear()
-        for name in ("HYDRA_FULL_ERROR", cli.TRACEBACK):  # start sets both
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(sys, "argv", [str(PROJECT / f"{script.__name__}.py"), *arguments])
-        capsys.readouterr()
-        status = 0
-        try:
-            cli.run_cli(script.main)
-        except SystemExit as error:
-            status = error.code
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    yield call
-    cli.FAILED.clear()
+def in_process():
+    """Run `python SCRIPT.py ARGUMENTS` in this process; return status, output, errors."""
+    return run_script
 
 
-@dataclass
-class Ran:
-    """What a command left: exit status, what it printed, its folder."""
+@pytest.fixture(scope="session")
+def finished_run(two_colors, tmp_path_factory) -> Ran:
+    """One run of all stages, two epochs of three steps on two_colors with everything drawn: never change its folder."""
+    ran = train_in(tmp_path_factory.mktemp("finished"), two_colors)("stages=[cost,fit,test]", drawn=True)
+    assert ran.status == 0, ran.err
+    return ran
 
-    status: int
-    out: str
-    err: str
-    folder: Path
 
-    @property
-    def record(self) -> dict:
-        return read_record(self.folder / "result.json")
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory):
+    """Write weights of a backbone whose batch norms have seen images; return their path."""
+    path = tmp_path_factory.mktemp("pretrained") / "weights.pth"
+    torch.manual_seed(0)
+    network = build_network(num_classes=2, **FINAL)
+    with torch.no_grad():
+        for _ in range(20):
+            network(torch.randn(16, 3, 32, 32))
+    torch.save(network.backbone.state_dict(), path)
+    return path
 
 
 @pytest.fixture
-def train(tmp_path, in_process, two_colors):
-    """Runs `python train.py ...` in this process on small images; paths of the run can be chosen by `to`.
-
-    What is drawn for the eye takes longer than such a training and is left out, unless a test wants it: `drawn`.
-    """
-    import train as script
-
-    small_cache = f"datamodule.cache={tmp_path / 'cache'}"
-    small_run = [
-        "datamodule=image_folder",
-        "model.image_size=32",
-        "datamodule.batch_size=8",
-        "trainer=cpu",
-        "trainer.max_epochs=2",
-        "optimizer.lr=0.003",
-        "model.weights=null",
-        "stages=[fit,test]",
-        small_cache,
-    ]
-
-    def run(
-        *overrides: str, root: Path = two_colors, to: Path | None = None, small: bool = True, drawn: bool = False
-    ) -> Ran:
-        folder = to or tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
-        arguments = list(overrides)
-        if small:
-            options = [a for a in arguments if a.startswith("-")]
-            bare = [] if drawn else NOT_DRAWN
-            given = [a for a in arguments if a not in options]
-            arguments = [*options, f"datamodule.root={root}", *small_run, *bare, *given]
-        elif any(a.startswith("ckpt_path") for a in arguments):
-            arguments.append(small_cache)  # of each command, never of the run that it takes up
-        if not any(a.startswith(("hydra.run.dir", "ckpt_path", "-m", "hydra.sweep.dir")) for a in arguments):
-            arguments.append(f"hydra.run.dir={folder}")
-        return Ran(*in_process(script, *arguments), folder)
-
-    return run
+def train(tmp_path, two_colors):
+    """Run `python train.py ...` in this process on small images."""
+    return train_in(tmp_path, two_colors)

@@ -1,4 +1,4 @@
-"""What a user of fastai would write: its vision learner on the truncated trunk, its own augmentation and fine_tune.
+"""What a user of fastai would write: its vision learner on the truncated backbone, its own augmentation and fine_tune.
 
 python fastai_fine_tuning.py ROOT --weights FILE --epochs 12
 """
@@ -31,7 +31,7 @@ from torchvision.models import shufflenet_v2_x0_5
 
 
 class Lines(Callback):
-    """One line an epoch, as the other contestants print it; each step into the file STEPS, where there is one."""
+    """Print a line an epoch, as the other contestants do, and each step into the file STEPS, where there is one."""
 
     order = 60  # after the recorder
 
@@ -48,7 +48,7 @@ class Lines(Callback):
 
 
 def network(weights: str, classes: int) -> nn.Sequential:
-    """Trunk and fastai's own head."""
+    """Return the truncated backbone with fastai's own head."""
     backbone = shufflenet_v2_x0_5(weights=None)
     backbone.load_state_dict(torch.load(weights, weights_only=True), strict=False)
     return nn.Sequential(nn.Sequential(*list(backbone.children())[:-2]), create_head(192, classes))

@@ -1,4 +1,4 @@
-"""Runs a script as it is and writes when each optimizer step was done: python timed.py FILE SCRIPT [ARGUMENT ...]
+"""Run a script as it is and write when each optimizer step was done: python timed.py FILE SCRIPT [ARGUMENT ...]
 
 FILE gets a line a step: the seconds of the system's monotonic clock, which all processes share. A script whose optimizer is
 none of torch's writes them itself, into the file that the variable STEPS names.
@@ -16,7 +16,7 @@ OPTIMIZER = "torch.optim.optimizer"
 
 
 class AfterImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Registers the hook once the script itself has imported torch, so that nothing is imported earlier than without it."""
+    """Register the hook once the script itself has imported torch, so that nothing is imported earlier than without it."""
 
     def __init__(self, steps):
         self.steps = steps

@@ -1,1 +1,12 @@
-"""The border of trust: the one place where files that a stranger may have made are read."""
+"""Read files that somebody else may have made: nothing in them runs, fills the memory or names a file elsewhere.
+
+What a user types or writes under conf/ is trusted. Everything else that a run, an export or a person may have written comes
+in here, one entry a kind of file, each with a limit of its size:
+
+- checkpoint, state dict: `tensors.load_tensors`
+- description inside a checkpoint or an exported file: `description.check_schema`, `check_description`, `check_network`,
+  `check_decision`
+- saved configuration of a run: `saved_config.read_saved_config`, `read_saved_choices`
+- record of a run: `json_files.read_json`, `to_type`
+- CSV table: `tables.read_csv`, `iterate_csv`
+"""

@@ -1,30 +1,51 @@
-"""What a checkpoint or an exported file says of itself, checked as a stranger's word. Imports no torch."""
+"""Check the description of a network inside an untrusted checkpoint or exported file."""
 
 import math
 from reprlib import Repr
 
+import msgspec
+
+from common.errors import UserError
+from common.run_record import Decision
+
 MOST_CLASSES = 100_000
 LARGEST_IMAGE = 4096  # pixels a side
 LONGEST_NAME = 1000  # characters
-LARGEST_SETTING = 65_536  # of a number that describes a network: widths, groups, blocks
-MOST_SETTINGS = 32  # of a network, and numbers of a list
+LARGEST_SETTING = 65_536  # of a number in the description of a network: widths, groups, blocks
+MOST_SETTINGS = 32  # of a network, and items of a list in them
+CHECKPOINT_SCHEMA = 2  # of hyper_parameters; 0.1.0 wrote none
 NEXT = "which no run writes; take best.ckpt or last.ckpt of a run"
 
 _short = Repr()
 _short.maxlevel, _short.maxstring, _short.maxother = 2, 60, 60
-brief = _short.repr  # of values that may go on without end
+brief = _short.repr  # of values that may be endless
+
+
+def check_schema(described: dict, source: str) -> None:
+    """Refuse the checkpoint of another version.
+
+    Args:
+        described: its hyper_parameters.
+
+    Raises:
+        UserError: names `source` and the version that reads it.
+    """
+    if (schema := described.get("schema")) is None:
+        raise UserError(f"{source}: written by version 0.1.0, which reads it; this version has other names of weights")
+    if type(schema) is not int or schema != CHECKPOINT_SCHEMA:
+        raise UserError(f"{source}: of schema {brief(schema)}; this version reads schema {CHECKPOINT_SCHEMA}")
 
 
 def check_description(classes, image_size, mean, std, source: str) -> None:
-    """Classes, size of an image and how it is normalized.
+    """Check the names of the classes, the image size in pixels and the normalization of each channel.
 
     Raises:
-        ValueError: names `source`, the value and what is allowed.
+        UserError: names `source`, the value and what is allowed.
     """
     if not isinstance(classes, (list, tuple)) or len(classes) < 2 or not all(_is_name(name) for name in classes):
         raise _odd(source, "classes", classes, f"two names or more, of up to {LONGEST_NAME:,} characters")
     if len(classes) > MOST_CLASSES:
-        raise ValueError(f"{source}: has {len(classes):,} classes, and {MOST_CLASSES:,} are the most")
+        raise UserError(f"{source}: has {len(classes):,} classes, and {MOST_CLASSES:,} are the most")
     if len(set(classes)) < len(classes):
         raise _odd(source, "classes", classes, "no name twice")
     if type(image_size) is not int or not 1 <= image_size <= LARGEST_IMAGE:
@@ -36,10 +57,10 @@ def check_description(classes, image_size, mean, std, source: str) -> None:
 
 
 def check_network(network, source: str) -> None:
-    """The name of a network and its arguments: short texts, small numbers, and one level of lists and mappings of them.
+    """Check the name of a network and its arguments: short texts, small numbers, and nested lists and mappings of these.
 
     Raises:
-        ValueError: as above.
+        UserError: names `source`, the value and what is allowed.
     """
     if not isinstance(network, dict) or not isinstance(network.get("network"), str):
         raise _odd(source, "network", network, "a network of this project and its settings")
@@ -49,32 +70,36 @@ def check_network(network, source: str) -> None:
             raise _odd(source, f"network.{brief(key).strip(chr(39))}", value, allowed)
 
 
-def check_decision(decision, classes: list[str], source: str) -> None:
-    """What follows from probabilities, as of evaluation.decision; None where nothing does.
+def check_decision(decision, classes: list[str], source: str) -> Decision | None:
+    """Return the decision of a checkpoint or an exported file, which holds its plain values; None where it has none.
 
     Raises:
-        ValueError: as above.
+        UserError: names `source`, the value and what is allowed.
     """
     if decision is None:
-        return
-    if not isinstance(decision, dict) or not all(_is_name(k) and _is_plain(v) for k, v in decision.items()):
-        raise _odd(source, "decision", decision, "names with numbers and short texts")
-    wanted = {"temperature": (0, math.inf), "target_accuracy": (0, 1)}
-    wanted |= {"confidence": (0, 2)} if decision.get("confidence") is not None else {}
-    if "threshold" in decision or len(classes) == 2:
-        wanted["threshold"] = (0, math.inf)  # above 1: no image is called positive
-        if len(classes) != 2 or decision.get("positive_class") not in classes:
-            raise _odd(source, "decision.positive_class", decision.get("positive_class"), "one of two classes")
-        if not isinstance(decision.get("threshold_criterion"), str):
-            raise _odd(source, "decision.criterion", decision.get("threshold_criterion"), "a name")
-    for key, (low, high) in wanted.items():
-        value = decision.get(key)
+        return None
+    try:
+        checked = msgspec.convert(decision, Decision)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise _odd(source, "decision", decision, str(error)) from error
+    ranges = {"temperature": (0, math.inf), "target_accuracy": (0, 1)}
+    ranges |= {"confidence": (0, 2)} if checked.confidence is not None else {}
+    if checked.threshold is not None:
+        ranges["threshold"] = (0, math.inf)  # above 1: no image is predicted positive
+        if checked.threshold_criterion is None:
+            raise _odd(source, "decision.threshold_criterion", None, "a name")
+    two = len(classes) == 2
+    if (checked.positive_class not in classes) if two else (checked.positive_class or checked.threshold) is not None:
+        raise _odd(source, "decision.positive_class", checked.positive_class, "one of two classes")
+    for key, (low, high) in ranges.items():
+        value = getattr(checked, key)
         if not _is_number(value) or not low <= value <= high or (key == "temperature" and value == 0):
             raise _odd(source, f"decision.{key}", value, f"a number from {low} to {high}")
+    return checked
 
 
 def _is_name(value) -> bool:
-    """A text that a file can hold: half letters that come from no file name cannot be written."""
+    """Return whether it is a text that a file can hold: lone surrogates that come from no file name cannot be written."""
     if not isinstance(value, str) or not 0 < len(value) <= LONGEST_NAME:
         return False
     try:
@@ -100,5 +125,5 @@ def _is_setting(value, depth: int) -> bool:
     return nested and all(_is_setting(item, depth - 1) for item in items)
 
 
-def _odd(source: str, key: str, value, allowed: str) -> ValueError:
-    return ValueError(f"{source}: its {key} is {brief(value)} ({allowed}), {NEXT}")
+def _odd(source: str, key: str, value, allowed: str) -> UserError:
+    return UserError(f"{source}: its {key} is {brief(value)} ({allowed}), {NEXT}")

@@ -1,5 +1,7 @@
-"""The configuration that a run left, read as a stranger's: plain YAML that names no code and reaches nowhere else."""
+"""Read the configuration of a run folder as untrusted: plain YAML that names only listed classes and reaches nowhere else."""
 
+import importlib
+import inspect
 import logging
 import re
 from collections.abc import Collection, Iterator
@@ -9,106 +11,166 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from common.errors import UserError
+from common.run_folder import RunFolder
+
 log = logging.getLogger(__name__)
 
-CONFIG = ".hydra/config.yaml"
-CHOICES = ".hydra/hydra.yaml"
 LARGEST = 64 * 2**10  # bytes; a run's has 2 to 4 KiB. OmegaConf takes 1.2 s for 64 KiB, and half a minute for 1 MiB
 DEEPEST = 20  # collections within one another
-LONGEST = 100_000  # characters, once every interpolation is put in
+LONGEST = 100_000  # characters, once every interpolation is resolved
 GROUPS = ("model", "datamodule", "trainer", "callbacks")  # that every run has
 MAY_BE_EMPTY = ("augmentation", "loss", "decision", "optimizer", "scheduler", "logger")
-OF_EACH_COMMAND = {"stages", "ckpt_path", "seed", "experiment", "hydra"}  # that no saved choice may stand in for
+OF_EACH_COMMAND = {"stages", "ckpt_path", "seed", "experiment", "hydra"}  # that no saved choice may replace
 REFERENCE = re.compile(r"\$\{(\.*)(\w+(?:\.\w+)*)\}")
-# Of the resolvers only those that compute; oc.env, run_folder and the like tell of this machine or write on it
+# Of the resolvers only those that compute; oc.env, new_run_dir and the like tell of this machine or write on it
 ALLOWED = re.compile(rf"{REFERENCE.pattern}|\$\{{(?:project|rounded_quotient):")
-# Settings of Lightning's own classes that say where to write, and what sends elsewhere
+# Settings of Lightning's own classes that name a place to write to or an address to send to
 WRITES = {
     "dirpath", "filename", "save_dir", "root_dir", "dir", "default_root_dir", "exclude_batches_path", "nvme_path",
     "model_registry", "profiler_kwargs",
 }  # fmt: skip
 LOGGERS = "lightning.pytorch.loggers"
+# Where a class of a saved configuration is named -> where it is defined
+ALLOWED_TARGETS = {
+    "callbacks": "callbacks",
+    "datamodules": "datamodules",
+    "engine.run.tensorboard": "engine.run.tensorboard",
+    "evaluation.decision": "evaluation.decision",
+    "lightning_modules": "lightning_modules",
+    "torch.nn": "torch.nn.modules.loss",
+    "torch.optim": "torch.optim",
+    "lightning.Trainer": "lightning.pytorch.trainer",
+    "lightning.pytorch.callbacks": "lightning.pytorch.callbacks",
+    LOGGERS: LOGGERS,
+    "lightning.pytorch.profilers": "lightning.pytorch.profilers",
+    "lightning.pytorch.strategies": "lightning.pytorch.strategies",
+}
+FACTORIES = ("lightning_modules.losses", "lightning_modules.optim")  # whose functions may be named, too
 
 
-def read_saved_config(folder: Path, given: Collection[str] = ()) -> DictConfig:
-    """The configuration that a run was started with.
+def read_saved_config(run: RunFolder, given: Collection[str], composed: DictConfig) -> DictConfig:
+    """Read the configuration that a run started with.
 
     Args:
-        given: keys that the command line gives anew; what the file says of them is left out where it could not be taken.
+        given: keys that the command line sets again; the file's value of one that would be refused is set to null.
+        composed: the user's own configuration with the run's choices, which is trusted: a class that is not in
+            ALLOWED_TARGETS, or a place to write to, is accepted where `composed` has the same value at its key.
 
     Raises:
-        ValueError: cut off, too large, of another shape, or something in it that a run's own does not need; with the key.
+        UserError: cut off, too large, of another shape, or with something that no run needs; names file and key.
     """
-    path = folder / CONFIG
-    config = read_plain_yaml(path)
-    for key, reason in _odd(OmegaConf.to_container(config, resolve=False)):
-        if not any(f"{key}.".startswith(f"{name}.") for name in given):
-            name = key.split(".")[0] if key.split(".")[0] in MAY_BE_EMPTY else key
-            raise ValueError(f"{path}: {key} {reason}; give it anew, {name}=..., or take the checkpoint of another run")
-        OmegaConf.update(config, key, None)
+    config = _read(run, given)
+    values, trusted = (OmegaConf.to_container(each, resolve=False) for each in (config, composed))
+    _refuse(run, _find_untrusted(values, trusted), config, given)
     return config
 
 
-def read_saved_choices(folder: Path) -> dict[str, str]:
-    """The file that a run took of each group.
+def read_saved_name(run: RunFolder, given: Collection[str]) -> str:
+    """Read `model.name` of a run, "run" where there is none.
 
     Raises:
-        ValueError: a file that is none, or a choice that is no plain name.
+        UserError: as `read_saved_config`.
     """
-    path = folder / CHOICES
+    return str(OmegaConf.select(_read(run, given), "model.name") or "run")
+
+
+def read_saved_choices(run: RunFolder) -> dict[str, str]:
+    """Read which file a run took of each group.
+
+    Raises:
+        UserError: not a YAML file, or a choice that is not a plain name.
+    """
+    path = run.choices
     if not path.is_file():
-        log.warning("%s is not there, so that it is not known which file the run took of each group", path)
+        log.warning("%s is missing, so it is not known which file the run took of each group", path)
         return {}
-    choices = OmegaConf.to_container(read_plain_yaml(path), resolve=False)
+    choices = OmegaConf.to_container(_read_plain_yaml(path), resolve=False)
     for key in ("hydra", "runtime", "choices"):
         choices = choices.get(key) if isinstance(choices, dict) else None
     if not isinstance(choices, dict):
-        raise ValueError(f"{path}: hydra.runtime.choices is missing; take the checkpoint of another run")
+        raise UserError(f"{path}: hydra.runtime.choices is missing; use the checkpoint of another run")
     found = {}
     for group, name in choices.items():
         if not str(group).isidentifier() or group in OF_EACH_COMMAND or not isinstance(name, str):
             continue
         if not re.fullmatch(r"\w[\w-]*", name, re.ASCII):  # Hydra would look for it outside of conf/
-            raise ValueError(f"{path}: the choice {group}={name[:60]!r} is no name of a file in conf/{group}")
+            raise UserError(f"{path}: the choice {group}={name[:60]!r} is no name of a file in conf/{group}")
         found[group] = name
     return found
 
 
-def read_plain_yaml(path: Path) -> DictConfig:
-    """A YAML file of a run: small, without anchors and tags, a mapping.
+def is_allowed_target(name: object) -> bool:
+    """Return whether a `_target_` is a class of ALLOWED_TARGETS or a function of FACTORIES. Imports nothing else.
+
+    What one of these modules has imported from elsewhere is not allowed.
+    """
+    place = next((p for p in ALLOWED_TARGETS if f"{name}.".startswith(f"{p}.")), None)
+    if place is None or not re.fullmatch(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", name, re.ASCII):
+        return False
+    module, _, last = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), last)
+    except (ImportError, AttributeError):
+        return False
+    factory = inspect.isfunction(found) and found.__module__ in FACTORIES
+    defined_in = f"{getattr(found, '__module__', '')}."
+    return (inspect.isclass(found) or factory) and defined_in.startswith(f"{ALLOWED_TARGETS[place]}.")
+
+
+def _read(run: RunFolder, given: Collection[str]) -> DictConfig:
+    """Read .hydra/config.yaml and check all but what it names outside of itself."""
+    config = _read_plain_yaml(run.config)
+    _refuse(run, _find_malformed(OmegaConf.to_container(config, resolve=False)), config, given)
+    return config
+
+
+def _refuse(run: RunFolder, problems: Iterator[tuple[str, str]], config: DictConfig, given: Collection[str]) -> None:
+    """Raise UserError for the first problem; set what is given again to null in place."""
+    for key, reason in problems:
+        if not any(f"{key}.".startswith(f"{name}.") for name in given):
+            name = key.split(".")[0] if key.split(".")[0] in MAY_BE_EMPTY else key
+            raise UserError(
+                f"{run.config}: {key} {reason}; set it again, {name}=..., or use the checkpoint of another run"
+            )
+        OmegaConf.update(config, key, None)
+
+
+def _read_plain_yaml(path: Path) -> DictConfig:
+    """Read a YAML file of a run: small, without anchors and tags, a mapping.
 
     Raises:
-        ValueError: anything else.
+        UserError: anything else.
     """
     try:
         if path.stat().st_size > LARGEST:
-            raise ValueError(f"more than {LARGEST // 2**10} KiB, which no run writes")
+            raise UserError(f"more than {LARGEST // 2**10} KiB, which no run writes")
         text = path.read_text(encoding="utf-8")
         _check_events(text)
         config = OmegaConf.create(text)
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}: cannot be taken up ({reason}); take the checkpoint of another run") from error
+        raise UserError(f"{path}: cannot be read ({reason}); use the checkpoint of another run") from error
     if not isinstance(config, DictConfig):
-        raise ValueError(f"{path}: cannot be taken up (it is no mapping); take the checkpoint of another run")
+        raise UserError(f"{path}: cannot be read (it is no mapping); use the checkpoint of another run")
     return config
 
 
 def _check_events(text: str) -> None:
-    """Anchors make billions of lines out of ten, tags make objects: a run's YAML has neither."""
+    """Refuse anchors, which make billions of lines out of ten, and tags, which make objects: a run's YAML has neither."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise ValueError(f"line {event.start_mark.line + 1}: an anchor, which no run writes")
+            raise UserError(f"line {event.start_mark.line + 1}: an anchor, which no run writes")
         if getattr(event, "tag", None):
-            raise ValueError(f"line {event.start_mark.line + 1}: the tag {event.tag[:60]}, which no run writes")
+            raise UserError(f"line {event.start_mark.line + 1}: the tag {event.tag[:60]}, which no run writes")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
-            raise ValueError(f"line {event.start_mark.line + 1}: nested deeper than {DEEPEST}")
+            raise UserError(f"line {event.start_mark.line + 1}: nested deeper than {DEEPEST}")
 
 
-def _odd(config: dict) -> Iterator[tuple[str, str]]:
-    """Each key that cannot be taken up, and why."""
+def _find_malformed(config: dict) -> Iterator[tuple[str, str]]:
+    """Yield each key that is not as in a run's configuration or whose interpolation reaches outside of it, and why."""
     for key in (*GROUPS, *MAY_BE_EMPTY):
         if not isinstance(config.get(key), dict) and (key in GROUPS or config.get(key)):
             yield key, f"is {str(config.get(key))[:60]!r} and not a mapping, which no run writes"
@@ -123,14 +185,24 @@ def _odd(config: dict) -> Iterator[tuple[str, str]]:
         elif isinstance(value, str) and "${" in value:
             if value.count("${") != len(ALLOWED.findall(value)):
                 yield key, f"is {value[:100]!r}, an interpolation that reaches outside of the configuration"
-            elif _length(place, value, config, lengths) > LONGEST:
-                yield key, "grows without end when its interpolations are put in"
-        elif value is not None and (name in WRITES or (name == "_target_" and str(value).startswith(LOGGERS))):
+            elif _resolved_length(place, value, config, lengths) > LONGEST:
+                yield key, "grows without end when its interpolations are resolved"
+
+
+def _find_untrusted(config: dict, trusted: dict) -> Iterator[tuple[str, str]]:
+    """Yield each key that names a class or a place to write to other than `trusted` has it there, and why."""
+    for place, name, value in _entries(config):
+        key = ".".join(map(str, place))
+        if isinstance(value, str) and "${" not in value and _at(trusted, place) == value:
+            continue
+        if name == "_target_" and not is_allowed_target(value):
+            yield key, f"is {str(value)[:100]!r}, neither in your conf/ nor a class of {', '.join(ALLOWED_TARGETS)}"
+        elif value is not None and (name in WRITES or (name == "_target_" and value.startswith(LOGGERS))):
             yield key, f"is {str(value)[:100]!r}, which could write outside of the run's folder"
 
 
 def _entries(node: dict | list, place: tuple = ()) -> Iterator[tuple[tuple, str, object]]:
-    """Place, name and value of everything in a configuration, to any depth; "" is a name that is no text."""
+    """Yield place, name and value of everything in a configuration, to any depth; "" for a name that is no text."""
     for name, value in _items(node):
         yield (*place, name), name if isinstance(name, str) else "", value
         if isinstance(value, (dict, list)):
@@ -141,24 +213,24 @@ def _items(node: dict | list) -> list[tuple]:
     return list(node.items()) if isinstance(node, dict) else [(str(index), item) for index, item in enumerate(node)]
 
 
-def _length(place: tuple, value, config: dict, known: dict[tuple, int]) -> int:
-    """Characters of a value with its interpolations put in, over LONGEST where they lead round in a circle."""
+def _resolved_length(place: tuple, value, config: dict, known: dict[tuple, int]) -> int:
+    """Count the characters of a value once its interpolations are resolved; over LONGEST where they form a circle."""
     if place in known:
         return known[place]
-    known[place] = LONGEST + 1  # while it is looked at: who comes here again goes round
+    known[place] = LONGEST + 1  # while it is counted: whoever comes here again goes in a circle
     if isinstance(value, (dict, list)):
-        length = sum(_length((*place, name), item, config, known) for name, item in _items(value))
+        length = sum(_resolved_length((*place, name), item, config, known) for name, item in _items(value))
     else:
         length = len(str(value))
         for dots, name in REFERENCE.findall(value) if isinstance(value, str) else ():
             target = (*(place[: -len(dots)] if dots else ()), *name.split("."))
-            length += _length(target, _at(config, target), config, known)
+            length += _resolved_length(target, _at(config, target), config, known)
     known[place] = length
     return length
 
 
 def _at(config: dict, place: tuple):
-    """What is there, or None."""
+    """Return the value at a place, or None."""
     node = config
     for name in place:
         node = dict(_items(node)).get(name) if isinstance(node, (dict, list)) else None

@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.errors import UserError
 from datamodules.sources.catalog import UNASSIGNED, Catalog
+from datamodules.splits import stratified_rows
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +23,7 @@ PAPER_TEST = 656  # of 2,624, a quarter
 
 
 class Cell(NamedTuple):
-    """A line of the data set's labels."""
+    """Hold a line of the data set's labels."""
 
     path: str
     probability: float  # of a defect, as the raters see it: 0, 1/3, 2/3 or 1
@@ -29,28 +31,28 @@ class Cell(NamedTuple):
 
 
 def elpv_root() -> Path:
-    """The package's folder of images.
+    """Return the package's folder of images.
 
     Raises:
-        ValueError: the package elpv-dataset is not installed.
+        UserError: the package elpv-dataset is not installed.
     """
     package = importlib.util.find_spec("elpv_dataset")
     if package is None:
-        raise ValueError(
+        raise UserError(
             "datamodule=elpv: the package elpv-dataset is not installed. Install it with "
-            "pip install -e '.[samples]', or take your own images: "
+            "pip install -e '.[samples]', or use your own images: "
             "datamodule=image_folder datamodule.root=DIR"
         )
     return Path(package.submodule_search_locations[0]) / "data"
 
 
 def elpv_catalog() -> Catalog:
-    """Functional (defect probability 0) against defective (1); the uncertain cells (1/3, 2/3) are left out."""
+    """Return functional cells (defect probability 0) and defective ones (1), without the uncertain ones (1/3, 2/3)."""
     root = elpv_root()
     cells = _cells(root)
     certain = [cell for cell in cells if cell.probability in (0.0, 1.0)]
     log.info(
-        "elpv: %s of %s solar cells (%d of uncertain label left out); license %s",
+        "elpv: %s of %s solar cells (%d of uncertain label excluded); license %s",
         f"{len(certain):,}",
         f"{len(cells):,}",
         len(cells) - len(certain),
@@ -63,11 +65,12 @@ def elpv_catalog() -> Catalog:
         paths=[cell.path for cell in certain],
         labels=np.array([int(cell.probability) for cell in certain]),
         splits=np.full(len(certain), UNASSIGNED, dtype="<U5"),
+        license=LICENSE,
     )
 
 
 def elpv_paper_catalog(seed: int) -> Catalog:
-    """All cells as Deitsch et al. 2019 take them: 1,968 for training, 656 for test, by type and probability.
+    """Return all cells as Deitsch et al. 2019 use them: 1,968 for training, 656 for test, by type and probability.
 
     Every cell with a defect probability above 0 is defective. The loss weighs a certain cell 1 and an uncertain one as
     much as its probability, 1/3 or 2/3: table 1 of the paper, whose split itself was not published.
@@ -89,6 +92,7 @@ def elpv_paper_catalog(seed: int) -> Catalog:
         paths=[cell.path for cell in cells],
         labels=(probabilities > 0).astype(np.int64),
         splits=splits,
+        license=LICENSE,
         weights=np.where(certain, 1, probabilities).astype(np.float32),
         subsets={
             "cell": [f"{cell.kind}crystalline" for cell in cells],
@@ -101,15 +105,3 @@ def elpv_paper_catalog(seed: int) -> Catalog:
 def _cells(root: Path) -> list[Cell]:
     rows = [line.split() for line in (root / "labels.csv").read_text().splitlines()]
     return [Cell(path, round(3 * float(probability)) / 3, kind) for path, probability, kind in rows]
-
-
-def stratified_rows(strata: list[str], wanted: int, seed: int) -> np.ndarray:
-    """`wanted` rows drawn by chance, of each stratum its share; what rounding leaves goes to the largest remainders."""
-    names, codes = np.unique(strata, return_inverse=True)
-    quotas = np.bincount(codes) * wanted / len(strata)
-    counts = np.floor(quotas).astype(int)
-    remainders = np.argsort(counts - quotas, kind="stable")
-    counts[remainders[: wanted - counts.sum()]] += 1
-    generator = np.random.default_rng(seed)
-    drawn = [generator.permutation(np.flatnonzero(codes == code))[: counts[code]] for code in range(len(names))]
-    return np.sort(np.concatenate(drawn))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import UserError
 from datamodules.sources.catalog import SPLITS, UNASSIGNED, Catalog
 
 log = logging.getLogger(__name__)
@@ -18,24 +19,23 @@ SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
 def folder_catalog(root: Path) -> Catalog:
-    """Reads the names of files below `root`; opens none.
-
-    Rows of a root without split folders have no split yet.
+    """Read the names of the files below `root`; open none. Rows of a root without split folders have no split yet.
 
     Raises:
-        ValueError: root missing or empty, fewer than two classes, a class without images, or classes that differ.
+        UserError: `root` is missing or empty, fewer than two classes, a class without images, or classes that differ.
     """
-    check_root(root)
+    if not root.is_dir():
+        raise UserError(f"datamodule.root={root}: no such folder; it should hold {LAYOUTS}")
     folders = _folders(root)
     split_folders = {f.name.lower(): f for f in folders if f.name.lower() in SPLITS}
     if split_folders and "train" not in split_folders:
-        raise ValueError(
+        raise UserError(
             f"datamodule.root={root}: has {', '.join(sorted(split_folders))} but no train; it should hold {LAYOUTS}"
         )
     split_folders = split_folders or {UNASSIGNED: root}
     outside = [f.name for f in folders if f not in split_folders.values()] if "train" in split_folders else []
     if outside:
-        log.warning("datamodule.root=%s: left out, neither train, val nor test: %s", root, ", ".join(outside))
+        log.warning("datamodule.root=%s: skipped, neither train, val nor test: %s", root, ", ".join(outside))
 
     classes = _classes(root, split_folders)
     paths, labels, splits, others = [], [], [], Counter()
@@ -43,7 +43,7 @@ def folder_catalog(root: Path) -> Catalog:
         for label, name in enumerate(classes):
             files = list(walk_images(folder / name, others=others))
             if not files:
-                raise ValueError(
+                raise UserError(
                     f"{folder / name}: a class folder without images; add some ({image_suffixes()}) or remove the folder"
                 )
             paths += [os.path.relpath(file, root) for file in files]
@@ -53,7 +53,7 @@ def folder_catalog(root: Path) -> Catalog:
     if others:
         listed = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(5))
         log.warning(
-            "datamodule.root=%s: left out, %d file(s) that are no images of a class: %s", root, others.total(), listed
+            "datamodule.root=%s: skipped %d file(s) that are no images of a class: %s", root, others.total(), listed
         )
     return Catalog(
         name=root.resolve().name,
@@ -65,26 +65,20 @@ def folder_catalog(root: Path) -> Catalog:
     )
 
 
-def check_root(root: Path) -> None:
-    """Raises ValueError where there is no such folder."""
-    if not root.is_dir():
-        raise ValueError(f"datamodule.root={root}: no such folder; it should hold {LAYOUTS}")
-
-
 def _classes(root: Path, split_folders: dict[str, Path]) -> list[str]:
     of_split = {split: [f.name for f in _folders(folder)] for split, folder in split_folders.items()}
     classes = next(iter(of_split.values()))
     for split, names in of_split.items():
         if "train" in of_split and set(names) != set(of_split["train"]):
             only = sorted(set(names) ^ set(of_split["train"]))
-            raise ValueError(
+            raise UserError(
                 f"datamodule.root={root}: classes differ between train and {split}: only in one of them: "
                 f"{', '.join(only)}; every split needs the same class folders"
             )
     if not classes:
-        raise ValueError(f"datamodule.root={root}: no class folders inside; it should hold {LAYOUTS}")
+        raise UserError(f"datamodule.root={root}: no class folders inside; it should hold {LAYOUTS}")
     if len(classes) < 2:
-        raise ValueError(f"datamodule.root={root}: a single class ({classes[0]}); a classifier needs two or more")
+        raise UserError(f"datamodule.root={root}: a single class ({classes[0]}); a classifier needs two or more")
     return sorted(classes)
 
 
@@ -93,33 +87,36 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _beside(root: Path, split_folders: dict[str, Path]) -> Iterator[Path]:
-    """Images that lie in no class folder."""
+    """Yield the images that are in no class folder."""
     for folder in dict.fromkeys((root, *split_folders.values())):
         for file in folder.iterdir():
             if file.suffix.lower() in SUFFIXES and not _hidden(file.name) and file.is_file():
                 yield file
 
 
-def walk_images(folder: Path, say: bool = True, others: Counter | None = None) -> Iterator[Path]:
-    """Image files anywhere below a folder, in the order of their paths, the names of a few folders at a time in memory.
+def walk_images(folder: Path, warn: bool = True, others: Counter | None = None) -> Iterator[Path]:
+    """Yield the image files anywhere below a folder in the order of their paths, with a few folders in memory at a time.
 
-    Links are followed, to each folder once. Hidden and system files are left out, and folders that cannot be read, which is
-    said on the screen; `others` counts by suffix the files that are no images by their names.
+    Links are followed, to each folder once. Hidden and system files are skipped, and folders that cannot be read.
+
+    Args:
+        warn: log the folders that are skipped.
+        others: counts by suffix the files that are no images by their names.
     """
     seen: set[tuple[int, int]] = set()
     waiting = [(folder, True)]
     while waiting:
         path, is_folder = waiting.pop()
         if is_folder:
-            waiting += _inside(path, seen, say)
+            waiting += _entries(path, seen, warn)
         elif path.suffix.lower() in SUFFIXES:
             yield path
         elif others is not None:
             others[_kind(path.name)] += 1
 
 
-def _inside(folder: Path, seen: set[tuple[int, int]], say: bool) -> list[tuple[Path, bool]]:
-    """What is in a folder and whether it is one itself, the last first; nothing of one that was seen before."""
+def _entries(folder: Path, seen: set[tuple[int, int]], warn: bool) -> list[tuple[Path, bool]]:
+    """Return each entry of a folder and whether it is one itself, the last first; nothing where it was seen before."""
     try:
         status = folder.stat()
         if (status.st_dev, status.st_ino) in seen:
@@ -128,8 +125,8 @@ def _inside(folder: Path, seen: set[tuple[int, int]], say: bool) -> list[tuple[P
         with os.scandir(folder) as entries:
             below = {entry.name: _is_folder(entry) for entry in entries if not _hidden(entry.name)}
     except OSError as error:
-        if say:
-            log.warning("%s: left out, the folder cannot be read (%s)", folder, error.strerror)
+        if warn:
+            log.warning("%s: skipped, the folder cannot be read (%s)", folder, error.strerror)
         return []
     return [(folder / name, below[name]) for name in sorted(below, key=lambda n: n + os.sep * below[n], reverse=True)]
 
@@ -137,7 +134,7 @@ def _inside(folder: Path, seen: set[tuple[int, int]], say: bool) -> list[tuple[P
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads round in a circle
+    except OSError:  # a link to itself
         return False
 
 
@@ -150,4 +147,5 @@ def _hidden(name: str) -> bool:
 
 
 def image_suffixes() -> str:
+    """Return `bmp, gif, ...` for messages."""
     return ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))

@@ -1,24 +1,37 @@
-"""What can be said of a run's settings without torch, whose import takes seconds. All raise ValueError and name the key."""
+"""Check a run's configuration before anything is read or trained: the constructors' signatures are its schema."""
 
 import inspect
+import pkgutil
+import re
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+from torch import nn
 
+from common.errors import UserError
 from common.text import did_you_mean
-from datamodules.settings import check_augmentation, check_data
-from datamodules.sources.image_folder import check_root
-from engine.config.instantiate import check_node
+from engine.config.annotations import matches_type, type_name
+from engine.config.instantiate import instantiate, is_about_settings, setting_error
+from lightning_modules.network_errors import network_errors
+from lightning_modules.networks.registry import NETWORKS, network_arguments
+from lightning_modules.networks.surgery import smallest_image_size
 
 STAGES = ("cost", "fit", "test")
 MOST_DEVICES = 1024
-GROUPS = ("augmentation", "loss", "decision", "optimizer", "scheduler", "trainer", "logger")
-# What the code gives besides the configuration, and no user
+LARGEST_TRIED = 512  # pixels, where a smallest image size is searched
+NODES = ("datamodule", "augmentation", "loss", "decision", "optimizer", "trainer")
+MAY_BE_EMPTY = ("scheduler", "logger")
+# Arguments that the run gives and that are no settings
 GIVEN = {
     "datamodule": ("augmentation",),
     "loss": ("class_counts",),
     "logger": ("folder", "first_step"),
+    "optimizer": ("params", "network"),
+    "scheduler": ("optimizer", "steps"),
     "trainer": (
         "callbacks", "plugins", "logger", "default_root_dir", "enable_progress_bar", "enable_model_summary",
         "num_sanity_val_steps", "log_every_n_steps", "use_distributed_sampler",
@@ -26,62 +39,204 @@ GIVEN = {
 }  # fmt: skip
 
 
-def validate_early(config: DictConfig) -> None:
-    """All that this file knows; Lightning, torch and the images say the rest later."""
-    check_values(config)
-    for key in ("datamodule", *GROUPS, *(f"callbacks.{name}" for name in config.callbacks)):
-        check_node(config, key, GIVEN.get(key, ()))
-    data, augmentation = (OmegaConf.to_container(config[key], resolve=True) for key in ("datamodule", "augmentation"))
-    check_data(**_of(check_data, data))
-    if augmentation:
-        check_augmentation(**_of(check_augmentation, augmentation))
-    if data["source"] == "image_folder" and data["table"] is None:
-        check_root(Path(data["root"]))
+def validate(config: DictConfig) -> DictConfig:
+    """Resolve a run's configuration and check it, except for the ranges that the constructors check themselves.
+
+    Returns:
+        A configuration without interpolations and with `stages` in their order, from which `instantiate` builds.
+
+    Raises:
+        UserError: names key, value and what is allowed.
+    """
+    try:
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} has no value; give it one: {error.full_key}=VALUE") from error
+    values["callbacks"] = values.get("callbacks") or {}
+    values["stages"] = _stages(values)
+    for key in NODES:
+        if not values.get(key):
+            raise UserError(f"{key} has no value; choose a file of conf/{key}: {key}=NAME")
+        _check_node(key, values[key], GIVEN.get(key, ()))
+    for key in MAY_BE_EMPTY:
+        if values.get(key):
+            _check_node(key, values[key], GIVEN[key])
+    for name, node in values["callbacks"].items():
+        if node:
+            _check_node(f"callbacks.{name}", node)
+    _check_run(values)
+    _check_trainer(values["trainer"])
+    _check_model(values)
+    checked = OmegaConf.create(values)
+    if "fit" in checked.stages:
+        _try_optimizer(checked)
+    return checked
 
 
-def check_values(config: DictConfig) -> None:
-    """Stages, epochs, freezing, callbacks, numbers. Brings `stages` into their order."""
-    chosen = config.stages if isinstance(config.stages, ListConfig) else [config.stages]
+def _stages(values: dict) -> list[str]:
+    """Return the chosen stages in their order."""
+    stages = values["stages"]
+    chosen = stages if isinstance(stages, list) else [stages]
     for stage in chosen:
         if stage not in STAGES:
-            raise ValueError(f"stages={config.stages}: {stage!r} is no stage; {did_you_mean(str(stage), STAGES)}")
-    config.stages = [stage for stage in STAGES if stage in chosen]
-    if not config.stages:
-        raise ValueError("stages=[]: nothing to do; use some of cost, fit, test")
-    if "test" in config.stages and "fit" not in config.stages and config.ckpt_path is None:
-        raise ValueError(
-            f"stages={list(config.stages)}: without fit there is nothing to test; add "
-            "ckpt_path=RUN/checkpoints/best.ckpt"
+            raise UserError(f"stages={stages}: {stage!r} is no stage; {did_you_mean(str(stage), STAGES)}")
+    if not chosen:
+        raise UserError("stages=[]: nothing to do; use some of cost, fit, test")
+    ordered = [stage for stage in STAGES if stage in chosen]
+    if "test" in chosen and "fit" not in chosen and values["ckpt_path"] is None:
+        raise UserError(
+            f"stages={ordered}: without fit there is nothing to test; add ckpt_path=RUN/checkpoints/best.ckpt"
         )
-    check_numbers(config)
-    weights = config.model.weights
-    needed = "fit" in config.stages and config.ckpt_path is None and weights not in (None, "auto", "imagenet")
-    if needed and not Path(str(weights)).is_file():
-        raise ValueError(f"model.weights={weights}: no such file; use auto, imagenet, null or the path of a state dict")
-    freeze = config.model.freeze
+    return ordered
+
+
+def _check_run(values: dict) -> None:
+    seed, weights, freeze = values["seed"], values["model"]["weights"], values["model"]["freeze"]
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}: use a whole number from 0 to {2**32 - 1}")
+    needs_weights = "fit" in values["stages"] and values["ckpt_path"] is None
+    if needs_weights and weights not in (None, "auto", "imagenet") and not Path(str(weights)).is_file():
+        raise UserError(f"model.weights={weights}: no such file; use auto, imagenet, null or the path of a state dict")
     if not (freeze is None or isinstance(freeze, bool) or (isinstance(freeze, int) and freeze > 0)):
-        raise ValueError(f"model.freeze={freeze}: use null, true, or the number of epochs after which to thaw")
-    if type(freeze) is int and str(config.trainer.strategy).startswith("ddp"):
-        raise ValueError(
+        raise UserError(f"model.freeze={freeze}: use null, true, or the number of epochs after which to thaw")
+    if type(freeze) is int and str(values["trainer"]["strategy"]).startswith("ddp"):
+        raise UserError(
             f"model.freeze={freeze} with trainer=ddp: parameters that thaw later would not be averaged over the "
             "processes; use model.freeze=true, or one process"
         )
-    if not isinstance(config.trainer.max_epochs, int) or config.trainer.max_epochs < 1:
-        raise ValueError(f"trainer.max_epochs={config.trainer.max_epochs}: use a whole number of 1 or more")
 
 
-def check_numbers(config: DictConfig) -> None:
-    """What a library would take, and then do nothing, everything or the contrary."""
-    if type(config.seed) is not int or not 0 <= config.seed < 2**32:
-        raise ValueError(f"seed={config.seed}: use a whole number from 0 to {2**32 - 1}")
-    devices, clip = config.trainer.devices, config.trainer.get("gradient_clip_val")
+def _check_trainer(trainer: dict) -> None:
+    """Refuse what Lightning accepts, and then does nothing, everything or the contrary."""
+    epochs, devices, clip = trainer["max_epochs"], trainer["devices"], trainer.get("gradient_clip_val")
+    if not isinstance(epochs, int) or epochs < 1:
+        raise UserError(f"trainer.max_epochs={epochs}: use a whole number of 1 or more")
     if isinstance(devices, int) and devices > MOST_DEVICES:
-        raise ValueError(f"trainer.devices={devices}: use up to {MOST_DEVICES}")
+        raise UserError(f"trainer.devices={devices}: use up to {MOST_DEVICES}")
     if isinstance(clip, (int, float)) and not clip > 0:
-        raise ValueError(f"trainer.gradient_clip_val={clip}: use a number above 0, or null")
+        raise UserError(f"trainer.gradient_clip_val={clip}: use a number above 0, or null")
+    if trainer["accelerator"] in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(
+            "trainer=gpu: there is no CUDA device here (torch.cuda.is_available() is false). Use "
+            "trainer=auto or trainer=cpu; with a GPU in the machine, check its driver with nvidia-smi"
+        )
 
 
-def _of(function: Callable, settings: dict) -> dict:
-    """Those settings that a function takes."""
-    taken = inspect.signature(function).parameters.items()
-    return {name: settings.get(name) for name, p in taken if name in settings or p.default is p.empty}
+def _check_model(values: dict) -> None:
+    """Check that the model's settings are of the types that its network takes; their ranges the network checks itself."""
+    with network_errors():
+        arguments = network_arguments(values["model"])
+    for name, parameter in inspect.signature(NETWORKS[arguments["network"]]).parameters.items():
+        if name in arguments and not matches_type(arguments[name], parameter.annotation):
+            raise UserError(f"model.{name}={arguments[name]!r}: expected {type_name(parameter.annotation)}")
+
+
+def check_image_size(config: DictConfig, network: nn.Module) -> None:
+    """Check that a network takes images of this size.
+
+    Raises:
+        UserError: too small; names the smallest size that it takes.
+    """
+    size = config.model.image_size
+    if smallest_image_size(network, size, start=size) is None:
+        smallest = smallest_image_size(network, LARGEST_TRIED)
+        raise UserError(
+            f"model.image_size={size} is too small for {config.model.name}; "
+            f"the smallest is {smallest or f'above {LARGEST_TRIED}'}"
+        )
+
+
+def _try_optimizer(config: DictConfig) -> None:
+    """Build optimizer and scheduler of this project or of torch for a tiny network, so that they check their settings."""
+    network = nn.Sequential(
+        OrderedDict(body=nn.LayerNorm(1), head=nn.LayerNorm(1))
+    )  # their start draws no random numbers
+    optimizer = _try(config, "optimizer", network=network, params=network.parameters())
+    if optimizer is not None:
+        _try(config, "scheduler", optimizer=optimizer, steps=1)
+
+
+def _try(config: DictConfig, key: str, **given):
+    node = config.get(key)
+    if not node or not str(node._target_).startswith(("torch.", "lightning_modules.")):
+        return None
+    make = instantiate(config, key)
+    wanted = inspect.signature(make).parameters
+    try:
+        return make(**{name: value for name, value in given.items() if name in wanted})
+    except UserError:
+        raise
+    except Exception as error:
+        if is_about_settings(error) or isinstance(error, RuntimeError):
+            raise setting_error(key, OmegaConf.to_container(node), error) from error
+        raise
+
+
+def _check_node(key: str, node, given: tuple[str, ...] = ()) -> None:
+    """Check a node and all that is nested in it against the signatures of their constructors."""
+    if not isinstance(node, dict):
+        raise UserError(f"{key}={str(node)[:60]!r}: expected a _target_ and its settings")
+    if node.get("_target_") is None:
+        raise UserError(f"{key}._target_ has no value; give it one: the full name of a class, as torch.optim.Adam")
+    partial = node.get("_partial_", False)
+    if not isinstance(partial, bool):
+        raise UserError(f"{key}._partial_={partial!r}: use true or false")
+    parameters = _parameters(_resolve_target(node["_target_"], key))
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name, value in node.items():
+        if name in ("_target_", "_partial_"):
+            continue
+        _check_nested(f"{key}.{name}", value)
+        if name in given:
+            raise UserError(f"{key}.{name}: no setting, since every run sets it itself; leave it out")
+        if name not in parameters:
+            if open_ended and not str(name).startswith("_"):
+                continue
+            raise UserError(f"{key}.{name}: no such setting; {did_you_mean(str(name), set(parameters) - set(given))}")
+        nested = isinstance(value, dict) and "_target_" in value
+        if not nested and not matches_type(value, parameters[name].annotation):
+            raise UserError(f"{key}.{name}={value!r}: expected {type_name(parameters[name].annotation)}")
+    for name, parameter in parameters.items():
+        later = name in given or (partial and parameter.kind is not parameter.KEYWORD_ONLY)
+        variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if name not in node and parameter.default is parameter.empty and not later and not variadic:
+            raise UserError(f"{key}.{name} has no value; give it one: {key}.{name}=VALUE")
+
+
+def _check_nested(key: str, value) -> None:
+    """Check whatever Hydra would build or resolve below a setting."""
+    if isinstance(value, dict) and any(str(name).startswith("_") for name in value):
+        _check_node(key, value)
+    elif isinstance(value, (dict, list)):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_nested(f"{key}.{name}", item)
+    elif isinstance(value, str) and "${" in value:
+        raise UserError(f"{key}={value[:100]!r}: is an interpolation again once it is resolved; use a plain text")
+
+
+def _resolve_target(name, key: str) -> Callable:
+    """Import what a `_target_` names."""
+    shown = f"{key}._target_={str(name)[:100]}"
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", str(name), re.ASCII):
+        raise UserError(f"{shown}: use the full name of a class, as torch.optim.Adam")
+    try:
+        found = pkgutil.resolve_name(name)
+    except ImportError as error:
+        raise UserError(f"{shown}: cannot be imported ({error})") from error
+    except AttributeError as error:
+        module, _, last = name.rpartition(".")
+        classes = [n for n, v in inspect.getmembers(error.obj, inspect.isclass) if not n.startswith("_")]
+        raise UserError(f"{shown}: not found in {module}; {did_you_mean(last, classes)}") from error
+    if not callable(found):
+        raise UserError(f"{shown}: is no class and no function; use the full name of one, as torch.optim.Adam")
+    return found
+
+
+def _parameters(target: Callable) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a class or function; any keyword where Python cannot tell them."""
+    try:
+        return dict(inspect.signature(target, eval_str=True).parameters)
+    except NameError:  # an annotation that its library imports for type checkers only
+        return dict(inspect.signature(target).parameters)
+    except ValueError:  # written in C
+        return {"settings": inspect.Parameter("settings", inspect.Parameter.VAR_KEYWORD)}

@@ -1,8 +1,9 @@
-"""The end of a run: what the best network gets on val and test, what follows from its probabilities, the last lines."""
+"""The end of a run: the best network's metrics on val and test, the decision, and the last lines of the screen."""
 
 import io
 import logging
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 
 import lightning as L
@@ -14,11 +15,17 @@ from callbacks.prediction_writer import PredictionWriter
 from callbacks.throughput import Throughput
 from common.atomic_io import tolerate_disk_errors, write_bytes
 from common.image_grid import save_png
-from common.run_record import RunRecord, describe_test_evaluations, flat, increment_test_evaluations
-from datamodules.sources.elpv import LICENSE
-from engine.run.resume import run_of_checkpoint
+from common.run_folder import RunFolder
+from common.run_record import (
+    Decision,
+    RunRecord,
+    SplitMetrics,
+    describe_test_evaluations,
+    flatten,
+    increment_test_evaluations,
+)
 from evaluation.decision import DecisionRules, describe_metrics, measure
-from evaluation.intervals import accuracy_entry, format_accuracy
+from evaluation.intervals import format_accuracy
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.image_classifier import ImageClassifier
 
@@ -28,89 +35,84 @@ log = logging.getLogger(__name__)
 def evaluate_val(
     record: RunRecord, trainer: L.Trainer, model: ImageClassifier, data: L.LightningDataModule, rules: DecisionRules
 ) -> None:
-    """Fills the record's `val` and `decision`; a decision fitted now goes into the run's best.ckpt."""
-    if data.select_on == "test":  # no val: nothing to fit on
+    """Fill the record's `val` and `decision`; a decision that is fitted here goes into the run's best.ckpt."""
+    if data.select_on == "test":  # there is no val to fit on
         return
-    record.val = _evaluate(trainer, model, data, "val")
-    if model.decision is None or not rules.made(model.decision, model.classes):
-        predictions = _of(trainer, PredictionWriter)
-        model.decision = rules.fit(predictions.labels["val"], predictions.probabilities["val"], model.classes)
+    trainer.validate(model, datamodule=data, verbose=False)
+    predictions = find_callback(trainer, PredictionWriter).predictions["val"]
+    if model.decision is None or not rules.matches(model.decision, model.classes):
+        model.decision = rules.fit(predictions.labels, predictions.probabilities, model.classes)
         if record.best and trainer.is_global_zero:
-            with tolerate_disk_errors(Path(record.best["checkpoint"])):
-                add_to_checkpoint(Path(record.best["checkpoint"]), "decision", model.decision)
+            add_decision(Path(record.best.checkpoint), model.decision)
     record.decision = model.decision
-    record.val |= _measured(trainer, model, "val")
+    record.val = _metrics(trainer, model, "val")
 
 
 def evaluate_test(
     config: DictConfig, record: RunRecord, trainer: L.Trainer, model: ImageClassifier, data: L.LightningDataModule
 ) -> None:
-    """Opens the test split: fills the record's `test`, and counts how often that was done with this training."""
-    record.test = _evaluate(trainer, model, data, "test")
-    record.test |= _measured(trainer, model, "test")
-    trained_in = None if record.best else run_of_checkpoint(Path(config.ckpt_path))
-    opened = record.earlier_openings + 1 if record.best else None
+    """Fill the record's `test`, and count how often this training was evaluated on the test images."""
+    trainer.test(model, datamodule=data, verbose=False)
+    record.test = _metrics(trainer, model, "test")
+    n = record.previous_test_evaluations + 1 if record.best else None
+    trained_in = None if record.best else RunFolder.of_checkpoint(Path(config.ckpt_path))
     if trained_in and record.writes:
-        with tolerate_disk_errors(trained_in / "result.json"):  # another's run
-            opened = increment_test_evaluations(trained_in)
-    record.test["test_evaluations"] = opened
-    if opened and opened > 1:
-        log.warning("%s", describe_test_evaluations(opened))
+        with tolerate_disk_errors(trained_in.record):  # perhaps somebody else's
+            n = increment_test_evaluations(trained_in)
+    record.test.test_evaluations = n
+    if n and n > 1:
+        log.warning("%s", describe_test_evaluations(n))
 
 
 def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer) -> None:
-    """What is known at the end, into the record, TensorBoard and the last lines of the screen."""
-    checkpoint = Path(record.best["checkpoint"] if record.best else config.ckpt_path)
-    record.model["checkpoint_mib"] = round(checkpoint.stat().st_size / 2**20, 3)
-    record.throughput = _of(trainer, Throughput).measured()
-    measured = {split: getattr(record, split) for split in ("val", "test") if getattr(record, split)}
+    """Complete the record, write calibration.png, complete TensorBoard and log the last lines."""
+    checkpoint = Path(record.best.checkpoint if record.best else config.ckpt_path)
+    record.model.checkpoint_mib = round(checkpoint.stat().st_size / 2**20, 3)
+    record.throughput = find_callback(trainer, Throughput).measured()
+    measured = {split: metrics for split in ("val", "test") if (metrics := getattr(record, split))}
+    split, metrics = list(measured.items())[-1]
     if trainer.is_global_zero:
-        predictions, split = _of(trainer, PredictionWriter), list(measured)[-1]
-        labels, probabilities = predictions.labels[split], predictions.probabilities[split]
-        from evaluation.figures import calibration, figure_pixels  # late: nothing is drawn before the first step
-
-        pixels = figure_pixels(calibration(labels, probabilities, split, record.decision))
-        with tolerate_disk_errors(record.folder / "calibration.png"):
-            save_png(pixels, record.folder / "calibration.png")
-        log_image(trainer, "calibration", pixels)
-    finals = {f"final/{split}_accuracy": section["accuracy"]["value"] for split, section in measured.items()}
-    finals |= {f"cost/{name}": record.model[name] for name in ("macs", "parameters") if record.model[name]}
-    settings = flat(OmegaConf.to_container(config, resolve=True))
+        _draw_calibration(record, trainer, split)
+    finals = {f"final/{name}_accuracy": each.accuracy.value for name, each in measured.items()}
+    finals |= {f"cost/{name}": value for name in ("macs", "parameters") if (value := getattr(record.model, name))}
+    settings = flatten(OmegaConf.to_container(config, resolve=True))
     scalars = {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in settings.items()}
     for logger in trainer.loggers:
-        logger.log_hyperparams(scalars, finals)  # the HParams tab knows scalars alone
+        logger.log_hyperparams(scalars, finals)  # the HParams tab shows scalars only
         logger.close()
-    record.data["license"] = LICENSE if config.datamodule.source.startswith("elpv") else None
-    split, section = list(measured.items())[-1]
-    for line in describe_metrics(section, record.decision):
+    for line in describe_metrics(metrics, record.decision):
         log.info("%s: %s", split, line)
-    selected = " (the epoch was chosen on these images)" if record.data["select_on"] == "test" else ""
-    log.info("Accuracy %s: %s%s", split, format_accuracy(section["accuracy"]), selected)
-    log.info("Run: %s", record.folder)
+    selected = " (the epoch was chosen on these images)" if record.data.select_on == "test" else ""
+    log.info("%s accuracy: %s%s", split.capitalize(), format_accuracy(metrics.accuracy), selected)
+    log.info("Run: %s", record.folder.path)
     if trainer.loggers:
-        log.info("TensorBoard: tensorboard --logdir %s", shlex.quote(str(record.folder)))
+        log.info("TensorBoard: tensorboard --logdir %s", shlex.quote(str(record.folder.path)))
 
 
-def add_to_checkpoint(path: Path, key: str, value) -> None:
-    """One more entry in a checkpoint, which is whole before and after; the weights keep their bits."""
+def add_decision(path: Path, decision: Decision) -> None:
+    """Write a decision into a checkpoint, which is whole before and after; the weights keep their bits."""
     buffer = io.BytesIO()
-    torch.save({**read_checkpoint(path), key: value}, buffer)
+    torch.save({**read_checkpoint(path), "decision": asdict(decision)}, buffer)
     write_bytes(path, buffer.getvalue())
 
 
-def _evaluate(trainer: L.Trainer, model: ImageClassifier, data: L.LightningDataModule, split: str) -> dict:
-    """One pass over `val` or `test`; returns that section of the record."""
-    (trainer.validate if split == "val" else trainer.test)(model, datamodule=data, verbose=False)
-    table = _of(trainer, PredictionWriter).tables[split]
-    correct = sum(line["label"] == line["predicted"] for line in table)
-    return {**model.results[split], "accuracy": accuracy_entry(correct, len(table))}
-
-
-def _measured(trainer: L.Trainer, model: ImageClassifier, split: str) -> dict:
-    predictions = _of(trainer, PredictionWriter)
-    return measure(predictions.labels[split], predictions.probabilities[split], model.classes, model.decision)
-
-
-def _of(trainer: L.Trainer, kind: type[L.Callback]):
-    """The trainer's callback of a kind."""
+def find_callback(trainer: L.Trainer, kind: type[L.Callback]):
+    """Return the trainer's callback of a kind."""
     return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
+
+
+def _metrics(trainer: L.Trainer, model: ImageClassifier, split: str) -> SplitMetrics:
+    predictions = find_callback(trainer, PredictionWriter).predictions[split]
+    metrics = measure(predictions.labels, predictions.probabilities, model.classes, model.decision)
+    metrics.loss = model.results[split]["loss"]
+    return metrics
+
+
+def _draw_calibration(record: RunRecord, trainer: L.Trainer, split: str) -> None:
+    from evaluation.figures import calibration, figure_pixels  # late: nothing is drawn before the first step
+
+    predictions = find_callback(trainer, PredictionWriter).predictions[split]
+    pixels = figure_pixels(calibration(predictions.labels, predictions.probabilities, split, record.decision))
+    with tolerate_disk_errors(record.folder.calibration):
+        save_png(pixels, record.folder.calibration)
+    log_image(trainer, "calibration", pixels)

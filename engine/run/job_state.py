@@ -1,100 +1,102 @@
-"""What an earlier run in a job's folder means for the job."""
+"""Decide what an earlier run in a job's folder means for the job: skip it, resume it, restart it or refuse."""
 
 import logging
 import os
 import shutil
-from pathlib import Path
 
 from omegaconf import DictConfig
 
-from common.run_record import RunRecord, read_record
+from common.errors import UserError
+from common.run_folder import RunFolder
+from common.run_record import RunInfo, RunRecord
 from common.text import join_words
 
 log = logging.getLogger(__name__)
 
-LAST = "checkpoints/last.ckpt"
-KEPT = {".hydra", "train.log"}  # of the command that is running, not of the run before it
 
-
-def is_interrupted_run(folder: Path) -> bool:
-    """Whether a run was stopped in this folder, which a command names for a run of its own.
+def is_interrupted_run(folder: RunFolder) -> bool:
+    """Return whether a run was interrupted in this folder, which a command names for a run of its own.
 
     Raises:
-        ValueError: a run was finished there.
+        UserError: a run was finished there.
     """
-    path = folder / "result.json"
-    if not path.is_file():
+    if not folder.record.is_file():
         return False
     try:
-        status = read_record(path)["status"]
-    except (ValueError, KeyError):
+        status = RunRecord.read(folder).status
+    except UserError:
         return False
     if status == "finished":
-        raise ValueError(
-            f"hydra.run.dir={folder}: holds a finished run; use another folder, or 'stages=[test]' "
-            f"ckpt_path={folder / 'checkpoints/best.ckpt'} to measure it again"
+        raise UserError(
+            f"hydra.run.dir={folder.path}: holds a finished run; use another folder, or 'stages=[test]' "
+            f"ckpt_path={folder.best_checkpoint} to evaluate it again"
         )
     return status == "running"
 
 
-def should_run(config: DictConfig, record: RunRecord, *, one_of_many: bool) -> bool:
-    """Whether a job is still to do, after what is in its folder. Stopped in the middle, it goes on.
+def should_run(config: DictConfig, record: RunRecord, *, in_sweep: bool) -> bool:
+    """Return whether a job is still to run, judged by what is in its folder; an interrupted one resumes (`ckpt_path`).
 
-    One of many that was finished is left alone; that failed or has changed begins anew.
+    In a sweep a finished job is skipped; one that failed or has other settings restarts.
 
     Raises:
-        ValueError: a single run whose folder holds another one; or one of many would start further processes with the
-            sweep's own command line.
+        UserError: a single run whose folder holds another one; or a sweep whose jobs would start further processes with
+            the command line of the sweep.
     """
-    if one_of_many and str(config.trainer.strategy).startswith("ddp"):
-        raise ValueError(
+    if in_sweep and str(config.trainer.strategy).startswith("ddp"):
+        raise UserError(
             "trainer=ddp in a sweep: each of its processes would start the whole sweep again. Use one "
             "device a job (trainer=auto), or start the runs one by one without -m"
         )
-    earlier, name = record.earlier, record.folder.name
-    if not earlier or config.ckpt_path is not None:
+    previous, folder, name = record.previous, record.folder, record.folder.path.name
+    if previous is None or config.ckpt_path is not None:
         return True
-    before = earlier["run"] or {}
-    last = record.folder / LAST
-    same = before.get("config_hash") == record.run["config_hash"]
-    if not one_of_many and earlier["status"] == "running" and not same:
-        record.writes = False  # it is the other run's
-        raise ValueError(
-            f"hydra.run.dir={record.folder}: holds a run that was stopped, with other settings: "
-            f"{_differences(before, record.run)}. Use another folder, or ckpt_path={last} to go on with it"
+    same = previous.run.config_hash == record.run.config_hash
+    if not in_sweep and previous.status == "running" and not same:
+        record.writes = False  # result.json belongs to the other run
+        raise UserError(
+            f"hydra.run.dir={folder.path}: holds an interrupted run with other settings: "
+            f"{_differences(previous.run, record.run)}. Use another folder, or resume it with "
+            f"ckpt_path={folder.last_checkpoint}"
         )
-    if same and earlier["status"] in ("finished", "pruned"):
-        log.info("%s: done before", name)
-        os.utime(record.folder / "result.json")  # belongs to the sweep that is running now
+    if same and previous.status in ("finished", "pruned"):
+        log.info("%s: already finished, skipping", name)
+        os.utime(folder.record)  # belongs to the sweep that is running now
         return False
-    if same and earlier["status"] == "running" and last.is_file():
-        log.info("%s: was stopped, goes on from %s", name, LAST)
-        config.ckpt_path = str(last)
+    if same and previous.status == "running" and folder.last_checkpoint.is_file():
+        log.info("%s: interrupted; resuming from %s", name, folder.last_checkpoint.relative_to(folder.path))
+        config.ckpt_path = str(folder.last_checkpoint)
         return True
     if same:
-        log.info("%s: begins anew, since it %s", name, "failed" if earlier["status"] == "failed" else "was stopped")
+        reason = "failed" if previous.status == "failed" else "interrupted before its first checkpoint"
+        log.info("%s: %s, restarting", name, reason)
     else:
-        log.warning("%s: begins anew with other settings: %s", name, _differences(before, record.run))
+        log.warning("%s: settings changed, restarting: %s", name, _differences(previous.run, record.run))
     if record.writes:
-        _empty(record.folder, keep=earlier["status"] == "finished" and before.get("config_hash"))
-    record.forget()
+        _empty(folder, keep_as=previous.run.config_hash if previous.status == "finished" else None)
+    record.discard_previous()
     return True
 
 
-def _differences(before: dict, now: dict) -> str:
-    old, new = ({**(each.get("settings") or {}), **(each.get("choices") or {})} for each in (before, now))
+def _differences(before: RunInfo, now: RunInfo) -> str:
+    """Describe each changed setting: `optimizer=sgd (was adam)`."""
+    old, new = ({**each.settings, **each.choices} for each in (before, now))
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return join_words([f"{key}={new.get(key)} for {old.get(key)}" for key in keys]) if old else "unknown before"
+    return join_words([f"{key}={new.get(key)} (was {old.get(key)})" for key in keys]) if old else "not recorded before"
 
 
-def _empty(folder: Path, keep: str | None) -> None:
-    """Takes away what an earlier run left: a finished one goes beside the sweep, into SWEEP.replaced/JOB-HASH."""
-    place = folder.parent.with_name(f"{folder.parent.name}.replaced") / f"{folder.name}-{keep}" if keep else None
+def _empty(folder: RunFolder, keep_as: str | None) -> None:
+    """Remove what an earlier run left; with `keep_as` move it beside the sweep, to SWEEP.replaced/JOB-HASH.
+
+    The log and .hydra are those of the command that is running.
+    """
+    job = folder.path
+    place = job.parent.with_name(f"{job.parent.name}.replaced") / f"{job.name}-{keep_as}" if keep_as else None
     if place:
         place.mkdir(parents=True, exist_ok=True)
-        log.info("%s: what it left is kept in %s", folder.name, place)
-    for path in folder.iterdir():
-        if path.name in KEPT:
+        log.info("%s: the earlier run is kept in %s", job.name, place)
+    for path in job.iterdir():
+        if path in (folder.hydra, folder.log):
             continue
         if place:
             path.replace(place / path.name)

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: its own run's settings, with what the command line says on top."""
+"""Resume from a checkpoint: the settings of its own run, with the command line's on top."""
 
 import contextlib
 import logging
@@ -9,44 +9,40 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from common.untrusted.saved_config import CONFIG, read_saved_choices, read_saved_config
+from common.errors import UserError
+from common.run_folder import RunFolder
+from common.untrusted.saved_config import read_saved_choices, read_saved_config
 
 log = logging.getLogger(__name__)
 
-# What a command says of itself and not of the run; the cache too, whose old stores are removed
+# Settings of a command and not of the run; the cache too, whose old entries are removed
 COMMAND_KEYS = ("ckpt_path", "stages", "datamodule.cache", "datamodule.cache_max_gib", "datamodule.gpu_cache_gib")
 
 
-def run_of_checkpoint(ckpt_path: Path) -> Path | None:
-    """The folder of the run that a checkpoint lies in, or None where it lies elsewhere.
+def run_to_resume(ckpt_path: Path) -> RunFolder | None:
+    """Return the run that a checkpoint belongs to, or None where no configuration lies beside its folder.
 
     Raises:
-        ValueError: there is no such checkpoint, or there are links in the folder.
+        UserError: there is no such checkpoint, or there are links in the run's folder.
     """
     if not ckpt_path.is_file():
-        raise ValueError(
+        raise UserError(
             f"ckpt_path={ckpt_path}: no such checkpoint; a run keeps its own in checkpoints/best.ckpt and "
             "checkpoints/last.ckpt"
         )
-    folder = ckpt_path.resolve().parent.parent
-    if not (folder / CONFIG).is_file():
+    folder = RunFolder.of_checkpoint(ckpt_path)
+    if folder is None or not folder.config.is_file():
         return None
-    _check_links(folder)
-    return folder
-
-
-def _check_links(folder: Path) -> None:
-    """A link in a stranger's folder would have us write where it leads: the log, the settings, checkpoints."""
-    for path in (*folder.iterdir(), *folder.glob(".hydra/*"), *folder.glob("checkpoints/*")):
+    # A link in an untrusted folder would redirect what we write there: log, settings, checkpoints
+    for path in (*folder.path.iterdir(), *folder.hydra.glob("*"), *folder.checkpoints.glob("*")):
         if path.is_symlink():
-            raise ValueError(
-                f"{path}: is a link, and a run is gone on with in its own folder alone; put what it leads to in its place"
-            )
+            raise UserError(f"{path}: is a link, and a run resumes in its own folder only; replace it by its target")
+    return folder
 
 
 @contextlib.contextmanager
 def resume_errors(ckpt_path: str | None) -> Iterator[None]:
-    """Around a training: names the checkpoint where it is the state in it that cannot be taken up."""
+    """Name the checkpoint in an error of the training inside, where the checkpoint's state caused it."""
     try:
         yield
     except Exception as error:
@@ -54,37 +50,39 @@ def resume_errors(ckpt_path: str | None) -> Iterator[None]:
         if ckpt_path is None or not any(frame.filename.endswith("checkpoint_connector.py") for frame in frames):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ValueError(
-            f"ckpt_path={ckpt_path}: the state of its training cannot be taken up ({reason}); take another checkpoint, or "
-            "start anew from its weights: model.weights=FILE"
+        raise UserError(
+            f"ckpt_path={ckpt_path}: the state of its training cannot be resumed ({reason}); use another checkpoint, or "
+            "start from its weights: model.weights=FILE"
         ) from error
 
 
-def resume_config(config: DictConfig, overrides: list[str], folder: Path) -> DictConfig:
-    """`config`, or with a checkpoint the configuration of its run with the command line's overrides on top.
+def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -> DictConfig:
+    """Return `config`, or with a checkpoint the configuration of its run with the command line's overrides on top.
+
+    Args:
+        folder: of the run that starts now.
 
     Raises:
-        ValueError: an experiment on top, which would not say which of its settings win.
+        UserError: an experiment on top, where it would be unclear which of its settings win.
     """
     if config.ckpt_path is None:
         return config
     if not isinstance(config.ckpt_path, str):
-        raise ValueError(f"ckpt_path={config.ckpt_path}: use the path of a checkpoint, in quotes where it is a number")
-    run = run_of_checkpoint(Path(config.ckpt_path))
+        raise UserError(f"ckpt_path={config.ckpt_path}: use the path of a checkpoint, in quotes where it is a number")
+    run = run_to_resume(Path(config.ckpt_path))
     if run is None:
         log.warning(
-            "ckpt_path=%s: no %s beside its folder, so the settings are those of this command, not of its run",
+            "ckpt_path=%s: no .hydra/config.yaml beside its folder, so the settings are those of this command, not of its run",
             config.ckpt_path,
-            CONFIG,
         )
         return config
     choices = read_saved_choices(run)
     keys = {override: override.lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides}
     if "experiment" in keys.values():
-        raise ValueError("experiment=... with ckpt_path: the run has its settings; change single ones on top of them")
+        raise UserError("experiment=... with ckpt_path: the run has its settings; change single ones on top of them")
     # what the run has chosen already is no change
     given = [k.replace("/", ".") for o, k in keys.items() if o.partition("=")[2] != str(choices.get(k))]
-    merged, changed = read_saved_config(run, given), []
+    merged, changed = read_saved_config(run, given, config), []
     for name in given:
         value = OmegaConf.select(config, name)
         if name not in COMMAND_KEYS and OmegaConf.select(merged, name) != value:
@@ -92,8 +90,8 @@ def resume_config(config: DictConfig, overrides: list[str], folder: Path) -> Dic
         OmegaConf.update(merged, name, value, merge=False, force_add=True)
     for key in COMMAND_KEYS:
         OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False, force_add=True)
-    log.info("settings of %s%s", run, f", changed: {', '.join(changed)}" if changed else "")
+    log.info("settings of %s%s", run.path, f", changed: {', '.join(changed)}" if changed else "")
     if changed and folder == run:
-        log.warning("going on with other settings than the run began with: %s", ", ".join(changed))
-        OmegaConf.save(merged, run / CONFIG)
+        log.warning("resuming with other settings than the run started with: %s", ", ".join(changed))
+        OmegaConf.save(merged, run.config)
     return merged

@@ -1,6 +1,5 @@
-"""The steps of a run, for the root scripts: from the configuration to objects, through training, into the record."""
+"""The stages of a run: from the configuration to objects, through training and evaluation, into the record."""
 
-import hashlib
 import logging
 import sys
 import warnings
@@ -13,15 +12,28 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from callbacks.distillation import warn_of_other_splits
-from common.atomic_io import tolerate_disk_errors, write_csv, write_text
-from common.run_record import RunRecord
+from callbacks.epoch_logger import EpochLogger
+from callbacks.freeze_backbone import FreezeBackbone
+from callbacks.graceful_shutdown import GracefulShutdown
+from callbacks.prediction_writer import PredictionWriter
+from callbacks.step_seed import StepSeed
+from callbacks.terminate_on_nan import TerminateOnNaN
+from callbacks.throughput import Throughput
+from common.atomic_io import tolerate_disk_errors, write_text
+from common.errors import UserError
+from common.run_folder import RunFolder
+from common.run_record import AuditFinding, BestEpoch, DataInfo, Excluded, Latency, ModelInfo, RunRecord
 from engine.config.instantiate import instantiate
-from engine.config.validate_network import check_image_size
-from engine.run.checkpoint_io import PREVIOUS, AtomicCheckpointIO
+from engine.config.validate import check_image_size, validate
+from engine.run.checkpoint_io import AtomicCheckpointIO, intact_checkpoint
+from engine.run.evaluate import evaluate_test, evaluate_val, finalize
 from engine.run.resume import resume_errors
+from engine.state import STATE
 from lightning_modules.checkpoint import check_same_network, epochs_done, load_classifier
 from lightning_modules.image_classifier import ImageClassifier
+from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import network_arguments, pretrained_name
 from lightning_modules.networks.surgery import set_frozen
 from lightning_modules.pretrained_weights import load_initial_weights
@@ -32,22 +44,67 @@ log = logging.getLogger(__name__)
 KNOWN_WARNINGS = (
     ".*does not have many workers.*",  # none is the fastest where images are decoded already: conf/datamodule/base
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # lightning 2.6 with torch 2.14
-    "Checkpoint directory .* exists and is not empty.*",  # a run that goes on in its own folder
+    "Checkpoint directory .* exists and is not empty.*",  # a run that resumes in its own folder
 )
 
 
-def describe_data(data: L.LightningDataModule, record: RunRecord) -> dict:
-    """The record's `data`, and splits.csv once the splits are decided."""
+def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.Callback] = ()) -> None:
+    """Do the stages of `config` (cost, fit, test, in this order) and fill the record; `callbacks` come on top."""
+    config = validate(config)
+    if config.ckpt_path is not None and "fit" in config.stages:
+        config.ckpt_path = str(intact_checkpoint(Path(config.ckpt_path)))
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
+    rules = instantiate(config, "decision")
+    if config.stages != ["cost"]:
+        data.setup()
+    rules.check(data.catalog.classes)
+    record.data = describe_data(data)
+    if data.pixel_cache is not None and record.writes:
+        record.folder.write_splits(split_columns(data))
+    model = build_model(config, data)
+    profiled = "cost" in config.stages and record.writes
+    record.model = profile_model(config, model, record.folder) if profiled else describe_model(config, model)
+    if config.stages == ["cost"]:
+        return
+    trainer = build_trainer(config, record, callbacks=callbacks)
+    if "fit" in config.stages:
+        record.model.weights = load_weights(config, record, model)
+        record.save()
+        record.best = fit(config, record, trainer, model, data)
+        model = load_classifier(Path(record.best.checkpoint))
+    evaluate_val(record, trainer, model, data, rules)
+    if "test" in config.stages and data.has_test:
+        evaluate_test(config, record, trainer, model, data)
+    finalize(config, record, trainer)
+
+
+def describe_data(data: L.LightningDataModule) -> DataInfo:
+    """Return the record's `data`; without counts and audit where the images were not opened."""
     catalog = data.catalog
-    described = {
-        "name": catalog.name,
-        "root": str(catalog.root),
-        "classes": catalog.classes,
-        "select_on": data.select_on,
-    }
-    if data.store is None:
-        return described
-    columns = {
+    info = DataInfo(
+        name=catalog.name,
+        root=str(catalog.root),
+        classes=catalog.classes,
+        select_on=data.select_on,
+        license=catalog.license,
+    )
+    if data.pixel_cache is None:
+        return info
+    info.n_train, info.n_val, info.n_test = (len(catalog.rows(split)) for split in ("train", "val", "test"))
+    info.folds, info.fold = data.rules["folds"], data.rules["fold"]
+    info.read_s = round(data.read_s, 2)
+    info.fingerprint = data.fingerprint()
+    info.fingerprint_val_test = data.fingerprint("val", "test")
+    info.excluded = [Excluded(path=catalog.paths[row], reason=reason) for row, reason in catalog.excluded.items()]
+    info.audit = [AuditFinding(kind=f.kind, leak=f.leak, text=f.text) for f in data.findings]
+    return info
+
+
+def split_columns(data: L.LightningDataModule) -> dict[str, Sequence]:
+    """Return the columns of splits.csv; `weight` only where images have weights."""
+    catalog = data.catalog
+    return {
         "path": catalog.paths,
         "label": [catalog.classes[label] for label in catalog.labels],
         "split": catalog.splits,
@@ -55,46 +112,24 @@ def describe_data(data: L.LightningDataModule, record: RunRecord) -> dict:
         **({"weight": catalog.weights} if catalog.weights is not None else {}),
         **catalog.subsets,
     }
-    if record.writes:
-        rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-        with tolerate_disk_errors(record.folder / "splits.csv"):
-            write_csv(record.folder / "splits.csv", list(columns), rows)
-    images = data.store.facts.fingerprints
-    measured_on = sorted(  # the images that accuracies are of, whatever the training images are
-        f"{images[row]} {catalog.classes[catalog.labels[row]]} {split}"
-        for split in ("val", "test")
-        for row in catalog.rows(split)
-    )
-    return {
-        **described,
-        **{f"n_{split}": len(catalog.rows(split)) for split in ("train", "val", "test")},
-        "folds": data.rules["folds"],
-        "fold": data.rules["fold"],
-        "read_s": round(data.read_s, 2),
-        "fingerprint": data.fingerprint(),
-        "fingerprint_val_test": hashlib.blake2b("\n".join(measured_on).encode(), digest_size=8).hexdigest(),
-        "excluded": [{"path": catalog.paths[row], "reason": reason} for row, reason in catalog.excluded.items()],
-        "audit": [{"kind": f.kind, "leak": f.leak, "text": f.text} for f in data.findings],
-    }
 
 
 def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassifier:
-    """The classifier to train, with random weights; or, where nothing is trained, the one of the checkpoint.
+    """Build the classifier to train, with random weights; or load that of the checkpoint where nothing is trained.
 
     Raises:
-        ValueError: the checkpoint is of another network, or of other classes than the data.
+        UserError: the checkpoint is of another network, or of other classes than the data.
     """
     classes = data.catalog.classes
     if config.ckpt_path is not None and "fit" not in config.stages:
         classifier = load_classifier(Path(config.ckpt_path))
         if classifier.classes != classes:
-            raise ValueError(
+            raise UserError(
                 f"ckpt_path={config.ckpt_path}: knows the classes {', '.join(classifier.classes)}, the data "
                 f"has {', '.join(classes)}; give the data that it was trained on"
             )
         return classifier
-    settings = OmegaConf.to_container(config.model, resolve=True, throw_on_missing=True)
-    network = network_arguments(settings)
+    network = network_arguments(OmegaConf.to_container(config.model))
     if config.ckpt_path is not None:
         check_same_network(Path(config.ckpt_path), network, classes)
     classifier = ImageClassifier(
@@ -109,128 +144,148 @@ def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassif
     )
     check_image_size(config, classifier.network)
     if config.model.freeze:
-        set_frozen(classifier.network, True)
-        classifier.train()  # eval mode of what is frozen comes with each epoch: callbacks/freeze_backbone.py
+        with network_errors():
+            set_frozen(classifier.network, True)
+        classifier.train()  # callbacks/freeze_backbone.py puts what is frozen into eval mode in each epoch
     return classifier
 
 
 def build_loss(config: DictConfig, data: L.LightningDataModule) -> nn.Module:
-    """The training loss; one that weighs classes is told how many images each has."""
+    """Build the training loss; one that weighs classes gets the number of training images of each."""
     made = instantiate(config, "loss")
     return made if isinstance(made, nn.Module) else made(class_counts=data.class_counts)
 
 
-def describe_model(config: DictConfig, model: ImageClassifier) -> dict:
-    """The record's `model` before anything is measured."""
-    return {
-        "name": config.model.name,
-        "weights": None,
-        "parameters": count_parameters(model.network),
-        "macs": None,
-        "macs_thop": None,
-        "checkpoint_mib": None,
-    }
+def describe_model(config: DictConfig, model: ImageClassifier) -> ModelInfo:
+    """Return the record's `model` where its cost is not measured."""
+    return ModelInfo(name=config.model.name, parameters=count_parameters(model.network))
 
 
-def profile_model(config: DictConfig, model: ImageClassifier, folder: Path) -> dict:
-    """Measures the cost, says it, and writes summary.txt."""
+def profile_model(config: DictConfig, model: ImageClassifier, folder: RunFolder) -> ModelInfo:
+    """Measure the cost of the network, log it and write summary.txt; return the record's `model`."""
     size = model.hparams["image_size"]
     on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
     costs = measure_cost(model.network, size, config.datamodule.batch_size, torch.device("cuda" if on_gpu else "cpu"))
-    with tolerate_disk_errors(folder / "summary.txt"):
-        write_text(folder / "summary.txt", summary(model.network, size))
-    trainable = costs["parameters_trainable"]
-    single = costs["latency"][0]
+    info = ModelInfo(name=config.model.name, **costs | {"latency": [Latency(**each) for each in costs["latency"]]})
+    with tolerate_disk_errors(folder.summary):
+        write_text(folder.summary, summary(model.network, size))
+    frozen = info.parameters_trainable != info.parameters
     log.info(
         "cost: %s parameters%s; %s MACs by thop, %s by FlopCounterMode for an image of %d x %d; latency p50 %.1f ms, p95 "
-        "%.1f ms at batch 1 (%d repeats)",
-        f"{costs['parameters']:,}",
-        "" if trainable == costs["parameters"] else f" ({trainable:,} trainable)",
-        f"{costs['macs_thop']:,}",
-        f"{costs['macs']:,}",
+        "%.1f ms at batch size 1 (%d repeats)",
+        f"{info.parameters:,}",
+        f" ({info.parameters_trainable:,} trainable)" if frozen else "",
+        f"{info.macs_thop:,}",
+        f"{info.macs:,}",
         size,
         size,
-        single["latency_p50_ms"],
-        single["latency_p95_ms"],
-        single["repeats"],
+        info.latency[0].latency_p50_ms,
+        info.latency[0].latency_p95_ms,
+        info.latency[0].repeats,
     )
-    return costs
+    return info
 
 
 def load_weights(config: DictConfig, record: RunRecord, model: ImageClassifier) -> str:
-    """Gives the network the weights that it starts from; returns them in words."""
+    """Load the initial weights into the network; return their description for the record."""
     if config.ckpt_path is not None:
-        earlier = (record.earlier.get("model") or {}).get("weights")  # of the run that goes on in its own folder
-        return earlier or f"checkpoint {config.ckpt_path}"
+        previous = record.previous and record.previous.model  # of the run that resumes in its own folder
+        return (previous and previous.weights) or f"checkpoint {config.ckpt_path}"
     backbone = pretrained_name(model.hparams["network"])
     cache = Path(config.datamodule.cache) / "weights"
-    described = load_initial_weights(model.network, config.model.weights, backbone=backbone, download_to=cache)
-    log.info("initial weights: %s", described)
-    return described
+    description = load_initial_weights(model.network, config.model.weights, backbone=backbone, download_to=cache)
+    log.info("initial weights: %s", description)
+    return description
 
 
 def build_trainer(config: DictConfig, record: RunRecord, *, callbacks: Sequence[L.Callback] = ()) -> L.Trainer:
-    """Lightning's trainer for this run's folder with further `callbacks`, and the device in the record."""
+    """Build Lightning's trainer for this run's folder with further `callbacks`; record the device."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its import has set it to INFO
     for message in KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message)
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and is for code that reads such memory
     callbacks = all_callbacks(config, record, callbacks)
-    goes_on = config.ckpt_path is not None and "fit" in config.stages
-    first_step = epochs_done(Path(config.ckpt_path)) + 1 if goes_on else None
+    resumes = config.ckpt_path is not None and "fit" in config.stages
+    first_step = epochs_done(Path(config.ckpt_path)) + 1 if resumes else None
     on_terminal = sys.stderr.isatty()
     if on_terminal:
         callbacks.append(TQDMProgressBar(leave=False))
-    made = instantiate(
+    folder = str(record.folder.path)
+    trainer = instantiate(
         config,
         "trainer",
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
-        logger=instantiate(config, "logger", folder=str(record.folder), first_step=first_step) or False,
-        default_root_dir=str(record.folder),
+        logger=instantiate(config, "logger", folder=folder, first_step=first_step) or False,
+        default_root_dir=folder,
         enable_progress_bar=on_terminal,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
         use_distributed_sampler=False,
     )
-    device = made.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    record.run |= {"device": name, "processes": made.world_size, "threads": torch.get_num_threads()}
-    log.info("device: %s, processes: %d, threads: %d", name, made.world_size, torch.get_num_threads())
-    return made
+    device = trainer.strategy.root_device
+    about = record.run
+    about.device = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    about.processes, about.threads = trainer.world_size, torch.get_num_threads()
+    log.info("device: %s, processes: %d, threads: %d", about.device, about.processes, about.threads)
+    return trainer
+
+
+def all_callbacks(config: DictConfig, record: RunRecord, further: Sequence[L.Callback]) -> list[L.Callback]:
+    """List what every run needs, what conf/callbacks asks for and `further` callbacks, in the order that Lightning calls them.
+
+    BestCheckpoint comes before LastCheckpoint, which keeps its state; FreezeBackbone before FreezeBatchNorm, which
+    freezes more.
+    """
+    configured = (instantiate(config, f"callbacks.{name}") for name in config.callbacks)
+    configured = [callback for callback in configured if callback is not None and getattr(callback, "enabled", True)]
+    kinds = (BestCheckpoint, LastCheckpoint)
+    best, last = (next((c for c in configured if isinstance(c, kind)), None) or kind() for kind in kinds)
+    best.dirpath = last.dirpath = str(record.folder.checkpoints)
+    return [
+        StepSeed(seed=config.seed),
+        *([FreezeBackbone(epochs=config.model.freeze)] if config.model.freeze else []),
+        *(callback for callback in configured if not isinstance(callback, kinds)),
+        Throughput(started_s=STATE.started_s),
+        EpochLogger(),
+        PredictionWriter(),
+        TerminateOnNaN(),
+        GracefulShutdown(),
+        best,
+        last,
+        *further,
+    ]
 
 
 def fit(
     config: DictConfig, record: RunRecord, trainer: L.Trainer, model: ImageClassifier, data: L.LightningDataModule
-) -> dict:
-    """Trains, or goes on training; returns the record's `best`.
+) -> BestEpoch:
+    """Train, or resume training; return the record's `best`.
 
     Raises:
-        ValueError: the run to go on with has had all of its epochs.
+        UserError: the run to resume has finished all of its epochs.
     """
     if config.ckpt_path is not None:
         done = epochs_done(Path(config.ckpt_path))
-        if done >= config.trainer.max_epochs and not record.was_stopped:
-            raise ValueError(
-                f"ckpt_path={config.ckpt_path}: has had {done} of trainer.max_epochs={config.trainer.max_epochs} "
-                f"epochs; to train longer: trainer.max_epochs={done + 10}; to measure again: stages=[test]"
+        if done >= config.trainer.max_epochs and not record.resumes:
+            raise UserError(
+                f"ckpt_path={config.ckpt_path}: has finished {done} of trainer.max_epochs={config.trainer.max_epochs} "
+                f"epochs; to train longer: trainer.max_epochs={done + 10}; to evaluate it again: stages=[test]"
             )
-        log.info("going on after epoch %d", done)
+        log.info("resuming after epoch %d", done)
     if config.teacher is not None:
         warn_of_other_splits(config.teacher, record)
     with resume_errors(config.ckpt_path):
         trainer.fit(model, data, ckpt_path=config.ckpt_path, weights_only=True)
-    best = next(c for c in trainer.checkpoint_callbacks if c.monitor)
     if trainer.is_global_zero:
-        Path(best.dirpath, PREVIOUS).unlink(missing_ok=True)  # last.ckpt is whole, and no other comes
-    checkpoint = trainer.strategy.checkpoint_io.place_of(Path(best.best_model_path))
-    epoch = epochs_done(checkpoint)
-    monitor = best.monitor if data.select_on == "val" else best.monitor.replace("val/", "test/")
-    log.info("best: epoch %d, %s %.4f", epoch, monitor, best.best_model_score)
-    return {
-        "epoch": epoch,
-        "monitor": monitor,
-        "value": float(best.best_model_score),
-        "checkpoint": str(checkpoint),
-    }
+        record.folder.previous_checkpoint.unlink(missing_ok=True)  # last.ckpt is whole, and no other one comes
+    best = next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint))
+    found = BestEpoch(
+        epoch=epochs_done(Path(best.best_model_path)),
+        monitor=best.monitor if data.select_on == "val" else best.monitor.replace("val/", "test/"),
+        value=float(best.best_model_score),
+        checkpoint=best.best_model_path,
+    )
+    log.info("best: epoch %d, %s %.4f", found.epoch, found.monitor, found.value)
+    return found

@@ -1,102 +1,38 @@
 """TensorBoard's event file, directly in the run's folder."""
 
-import logging
-from pathlib import Path
+import contextlib
+import threading
 
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch.utils.tensorboard import SummaryWriter
 
-from common.atomic_io import write_bytes
 from common.errors import DISK_ERRORS
-
-log = logging.getLogger(__name__)
-
-PROBE = 2**16  # bytes; the first image is larger
 
 
 class TensorBoard(TensorBoardLogger):
     """Lightning's logger without its version folders and without its hparams.yaml (.hydra/config.yaml has it all).
 
     Args:
-        first_step: of a run that goes on; what was written from there on before it was stopped is not shown twice.
+        folder: of the run.
+        first_step: of a resumed run; what was logged from there on before the interruption is hidden.
     """
 
     def __init__(self, *, folder: str, first_step: int | None = None):
         super().__init__(save_dir=folder, name="", version="", default_hp_metric=False, purge_step=first_step)
-
-    @property
-    def experiment(self) -> SummaryWriter:
-        is_new = self._experiment is None and rank_zero_only.rank == 0
-        if is_new and not self._can_be_written():
-            self._experiment = Nothing()
-        writer = super().experiment
-        if is_new and isinstance(writer, SummaryWriter):
-            events = writer.file_writer.event_writer
-            # A thread of TensorBoard writes, and an error in it can be caught nowhere else
-            events._async_writer._writer._writer = FileThatMayEnd(events._general_file_writer, Path(self.log_dir))
-        return writer
-
-    def _can_be_written(self) -> bool:
-        """Tried out, since TensorBoard's own first write has no way to fail quietly."""
-        probe = Path(self.log_dir) / ".tensorboard"
-        try:
-            write_bytes(probe, bytes(PROBE))
-            probe.unlink()
-        except OSError as error:
-            if error.errno not in DISK_ERRORS:
-                raise
-            log.warning("%s: no TensorBoard (%s); the run goes on", probe.parent, error.strerror)
-            return False
-        return True
+        threading.excepthook = _ignore_disk_errors
 
     def save(self) -> None:
         self.experiment.flush()
 
     def finalize(self, status: str) -> None:
-        """Keeps the file open: fit, validate and test of one run go into the same one, until `close`."""
-        self.save()
+        """Keep the file open for validate and test after fit, until `close`; after an error write what can be written."""
+        with contextlib.suppress(OSError) if status == "failed" else contextlib.nullcontext():
+            self.save()
 
     def close(self) -> None:
         self.experiment.close()
 
 
-class Nothing:
-    """Takes whatever a SummaryWriter takes."""
-
-    def __getattr__(self, name: str) -> "Nothing":
-        return self
-
-    def __call__(self, *arguments, **options) -> "Nothing":
-        return self
-
-
-class FileThatMayEnd:
-    """A file that takes nothing more once a write has failed: half a record would spoil all that come after it."""
-
-    def __init__(self, file, folder: Path):
-        self.file = file
-        self.folder = folder
-        self.closed = False
-        self._ended = False
-
-    def write(self, content: bytes) -> None:
-        self._try(lambda: self.file.write(content))
-
-    def flush(self) -> None:
-        self._try(self.file.flush)
-
-    def close(self) -> None:
-        self._try(self.file.close)
-        self.closed = True
-
-    def _try(self, action) -> None:
-        if self._ended:
-            return
-        try:
-            action()
-        except OSError as error:
-            if error.errno not in DISK_ERRORS:
-                raise
-            self._ended = True
-            log.warning("%s: TensorBoard's file ends here (%s); the run goes on", self.folder, error.strerror)
+def _ignore_disk_errors(arguments: threading.ExceptHookArgs) -> None:
+    """Print the traceback of a thread's error, but of none that TensorBoard's writer raises again in the main thread."""
+    if not (isinstance(arguments.exc_value, OSError) and arguments.exc_value.errno in DISK_ERRORS):
+        threading.__excepthook__(arguments)

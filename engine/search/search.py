@@ -1,245 +1,229 @@
-"""A search: the study proposes, each trial is a run, and at the end the best is trained again."""
+"""Search: Optuna proposes trials and keeps the study, each trial is a run, and at the end the best are retrained."""
 
 import functools
 import logging
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import optuna
 from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, TrialState
 
-from common.atomic_io import read_csv
-from common.errors import TrialPruned
+from common.errors import StopRequested, TrialPruned, UserError
+from common.run_folder import RunFolder
 from common.run_record import RunRecord
-from common.text import duration, join_words, plural
-from engine import cli
+from common.signals import stop_immediately
+from common.text import duration, plural
 from engine.error_messages import user_message
-from engine.search import processes, retrain
+from engine.search import study
+from engine.search.retrain import describe_best, report_search, retrain
 from engine.search.settings import SearchSettings, read_settings
-from engine.search.space import as_overrides, points_of
-from engine.search.study import (
-    AGAIN,
-    FOLDER,
-    LOST,
-    PROCESS,
-    TRIED,
-    WITHDRAWN,
-    SeededTPESampler,
-    effective_trials,
-    enqueue_failed,
-    fail_stale_trials,
-    first_line,
-    open_study,
-    place_of,
-)
-from engine.search.trial import completed_record, run_trial, wait_for_lock
+from engine.search.space import as_overrides, list_points, run_name, suggest_point
+from engine.search.trial import completed_record, run_trial
+from engine.state import STATE, FailedJob
 
 log = logging.getLogger(__name__)
 
-MOST_TRIES = 10
+POLL_S = 1.0
 STAGES = "stages=[cost,fit]"  # the test split stays closed
 
 
-def run_search(config: DictConfig, folder: Path, run: Callable) -> None:
-    """Runs the trials that are left, then trains the best again, unless other processes are still at trials.
+class RunFailed(Exception):  # noqa: N818 the error is its cause
+    """Make Optuna mark a trial as failed and continue with the next one."""
 
-    Trials that end in an error are kept for the exit status.
+
+def run_search(config: DictConfig, folder: Path, run: Callable) -> None:
+    """Run the remaining trials, then retrain the best, unless other processes still run trials.
+
+    Failed runs are kept in STATE for the exit status.
 
     Args:
-        run: train.py's, which takes a configuration, a record and further callbacks.
+        folder: of the search.
+        run: the one of train.py, which takes a configuration, a record and further callbacks.
 
     Raises:
-        ValueError: bad settings, or a storage that cannot be reached.
+        UserError: bad settings, or a storage that is not available.
     """
     settings = read_settings(config)
     try:
-        _search(settings, folder, run)
-    except LOST as error:
-        raise ValueError(f"storage: the connection was lost ({first_line(error)}); the same command goes on") from error
+        with stop_immediately():
+            search = Search(settings, folder, run)
+            is_over = search.run_trials()
+            if is_over:
+                search.failed += retrain(settings, search.study, folder, run)
+            report_search(settings, search.study, folder, is_over=is_over)
+    except study.LOST as error:
+        raise UserError(
+            f"storage: the connection was lost ({study.first_line(error)}); rerun the same command"
+        ) from error
+    except StopRequested as stopped:
+        stopped.next_step = stopped.next_step or f". Resume with: {shlex.join(STATE.command)}"
+        raise
+    for run_folder, error in search.failed:
+        if completed_record(run_folder) is None:  # else another process has finished it
+            STATE.failed.append(FailedJob(run_folder.path.name, error, in_sweep=True))
 
 
-def _search(settings: SearchSettings, folder: Path, run: Callable) -> None:
-    searching = Search(settings, folder, run)
-    searching.trials()
-    is_over = searching.is_over()
-    if is_over:
-        searching.failed += retrain.retrain(settings, searching.study, folder, run)
-    retrain.report_search(settings, searching.study, folder, is_over=is_over)
-    for place, error in searching.failed:
-        if completed_record(place) is None:  # no other process has mended it
-            cli.FAILED.append(cli.FailedJob(place.name, error, alone=False))
+class TakenOver(BaseException):
+    """Leave Optuna's loop, which could not report a trial that another process has marked as failed."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
 
 
 class Search:
-    """This process's part of a search."""
+    """Run trials in this process; the processes of a search share its study and its folder, and nothing else."""
 
     def __init__(self, settings: SearchSettings, folder: Path, run: Callable):
         self.settings, self.folder, self._run = settings, folder, run
-        pruning = settings.pruning
-        self.study = open_study(
-            settings.name,
-            settings.storage,
-            folder,
-            settings.objectives,
-            asked=settings.asked,
-            sampler=SeededTPESampler(settings.seed, settings.startup_trials),
-            pruner=optuna.pruners.MedianPruner(pruning["startup_trials"], pruning["warmup_epochs"])
-            if settings.monitor
-            else optuna.pruners.NopPruner(),
-        )
-        self.failed: list[tuple[Path, Exception]] = []
-        self._points = points_of(settings.space)  # none where there are too many
-        self._total = min(settings.trials, len(self._points) or settings.trials)
-        self._started = time.monotonic()
-        self._ended_before = 0
+        self.study = study.open_study(settings, folder)
+        self.failed: list[tuple[RunFolder, Exception]] = []
+        self._n_trials = min(settings.n_trials, len(list_points(settings.space)) or settings.n_trials)
+        self._n_ended_before = 0
+        self._started_s = time.monotonic()
+        self._title, self._outcome = "", ""  # of the latest trial
 
-    def trials(self) -> None:
-        """Until as many as wanted have begun, here or elsewhere."""
-        self._take_up()
-        while (begun := self._next()) is not None:
-            trial, place = begun
-            point = as_overrides(self.settings.space, trial.params)
-            folder = self.folder / "trials" / self._name(trial.params)
-            trial.set_user_attr(FOLDER, folder.name)
-            log.info("\nTrial %d of %d: %s", place, self._total, " ".join(point))
-            try:
-                said = self._one(trial, folder, point)
-            except BaseException:  # a signal: it goes on where the same command is given next, on whatever machine
-                self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
-                raise
-            log.info("Trial %d of %d: %s", place, self._total, "; ".join([said, *self._so_far()]))
-        if self._total < self.settings.trials:
-            log.info("The space has %s, so there are no more trials", plural(len(self._points), "point"))
-
-    def is_over(self) -> bool:
-        """Whether no trial is left to others; says whose they are."""
-        running = [trial for trial in effective_trials(self._all()) if trial.state == TrialState.RUNNING]
-        if running:
-            hosts = sorted({str(trial.user_attrs.get(PROCESS, {}).get("host")) for trial in running})
-            log.info(
-                "\n%s still in other processes, on %s; the one that ends last trains the best again",
-                "1 trial is" if len(running) == 1 else f"{len(running)} trials are",
-                join_words(hosts),
-            )
-        return not running
-
-    def _take_up(self) -> None:
-        """Goes on with what ended before its end."""
-        unknown = fail_stale_trials(self.study, self.settings.take_over)
-        enqueue_failed(self.study)
-        trials = effective_trials(self._all())
-        self._ended_before = sum(trial.state.is_finished() for trial in trials)
+    def run_trials(self) -> bool:
+        """Run trials until none is left; return whether those of other processes have ended, too."""
+        trials = self._trials()
+        states = Counter(trial.state for trial in trials.values())
+        self._n_ended_before = states[TrialState.COMPLETE] + states[TrialState.PRUNED]
         if trials:
-            states = Counter(trial.state for trial in trials)
             log.info(
-                "The study has %s: %d finished, %d pruned, %d running elsewhere, %d to go on with or to do again",
+                "The study has %s: %d finished, %d pruned, %d running, %d to retry",
                 plural(len(trials), "trial"), states[TrialState.COMPLETE], states[TrialState.PRUNED],
-                states[TrialState.RUNNING], states[TrialState.WAITING],
+                states[TrialState.RUNNING], states[TrialState.WAITING] + states[TrialState.FAIL],
             )  # fmt: skip
-        if unknown:
-            numbers = [trial.number for trial in unknown]
-            hosts = sorted({str(trial.user_attrs.get(PROCESS, {}).get("host", "a host unknown")) for trial in unknown})
-            log.warning(
-                "of %s on %s it cannot be known here whether the process is still there; where it is gone: take_over=[%s]",
-                plural(len(unknown), "running trial"), join_words(hosts), ",".join(map(str, numbers)),
-            )  # fmt: skip
-
-    def _next(self) -> tuple[optuna.Trial, int] | None:
-        """A trial that has a place among those wanted, and that place. In a small space no point is tried twice."""
-        distributions = {key: dimension.distribution for key, dimension in self.settings.space.items()}
+        for trial in trials.values():
+            if trial.state == TrialState.FAIL:
+                self._retry(trial.number)
         while True:
-            trials = self._all()
-            waiting = any(trial.state == TrialState.WAITING for trial in trials)
-            if not waiting and len(effective_trials(trials)) >= self._total:
-                return None
-            trial = self.study.ask(distributions)
-            trial.set_user_attr(PROCESS, processes.this_process())
-            trials = self._all()
-            place = place_of(trial.number, trials)
-            in_time = place is not None and place <= self._total  # else another process was quicker
-            if in_time and (AGAIN in trial.user_attrs or not self._is_tried(trial.params, trials)):
-                return trial, place
-            trial.set_user_attr(WITHDRAWN, True)
-            self.study.tell(trial, state=TrialState.FAIL)
-            if in_time:
-                others = [point for point in self._points if not self._is_tried(point, trials)]
-                if not others:
-                    return None
-                draw = np.random.default_rng([self.settings.seed, trial.number])
-                self.study.enqueue_trial(others[draw.integers(len(others))])
-
-    def _one(self, trial: optuna.Trial, folder: Path, point: list[str]) -> str:
-        """Runs it and tells the study; returns what became of it in words."""
-        run = functools.partial(self._run_or_prune, trial)
-        for _ in range(MOST_TRIES):  # another process may be quicker to take hold of the folder, and be killed in it
-            wait_for_lock(folder)
-            ended = run_trial(folder, [*self.settings.base, *point, STAGES], run)
-            error = None if isinstance(ended, TrialPruned) else ended
-            record = completed_record(folder) if error is None else None
-            if record or error:
+            if self._is_trial_left():
+                self._optimize()
+            n_running = self._wait_for_other_processes()
+            if not self._is_trial_left():
                 break
-        else:
-            error = ValueError(f"{folder / 'result.json'}: no whole record after the run")
+        if self._n_trials < self.settings.n_trials:
+            log.info("The space has %s, so there are no more trials", plural(self._n_trials, "point"))
+        if n_running:
+            log.info(
+                "\n%s still running in another process; the process that finishes last retrains the best",
+                "1 trial is" if n_running == 1 else f"{n_running} trials are",
+            )
+        return not n_running
+
+    def _optimize(self) -> None:
         try:
-            pruned = record is not None and record["status"] == "pruned"
-            values = None if error or pruned else [each.of(record) for each in self.settings.objectives]
-        except ValueError as found:
-            error = found
-        if error is not None:
-            self.failed.append((folder, error))
+            self.study.optimize(self._objective, catch=(RunFailed,), callbacks=[self._after_trial])
+        except TakenOver as taken_over:
+            log.warning("%s: its heartbeats had stopped, so that it counted as failed; its result is used", self._title)
+            self._retry(taken_over.number)
+
+    def _wait_for_other_processes(self) -> int:
+        """Wait until no trial can be of a killed process; return how many are running."""
+        running = self._running()
+        deadline_s = time.monotonic() + study.GRACE_S + 2  # databases keep whole seconds
+        if running:
+            log.info(
+                "Waiting for other processes, at most %d s unless a trial of theirs has to be retried", study.GRACE_S
+            )
+        while running and not self._is_trial_left() and time.monotonic() < deadline_s:
+            time.sleep(POLL_S)
+            optuna.storages.fail_stale_trials(self.study)
+            running = self._running()
+        return len(running)
+
+    def _objective(self, trial: optuna.Trial) -> list[float]:
+        """Evaluate a trial for Optuna.
+
+        Raises:
+            RunFailed: the run ended in an error, or another process runs this point or took the last trial.
+            optuna.TrialPruned: the run was pruned.
+        """
+        self._outcome = ""
+        if not trial.params and len(self._trials()) >= self._n_trials:
+            raise RunFailed
+        try:
+            return self._evaluate(trial)
+        except StopRequested:  # Optuna would leave the trial running
             self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
-            return f"failed ({user_message(error) or repr(error)})"
-        self._report(trial, folder)
-        if pruned:
-            self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
-            return f"pruned, {record['reason']}"
-        self.study.tell(trial, values, skip_if_finished=True)
-        return f"finished, {', '.join(each.measured(record) for each in self.settings.objectives)}"
+            self._retry(trial.number)
+            raise
+
+    def _evaluate(self, trial: optuna.Trial) -> list[float]:
+        settings = self.settings
+        point = suggest_point(settings.space, trial)
+        overrides = as_overrides(settings.space, point)
+        folder = RunFolder(self.folder / "trials" / run_name(settings.space, point))
+        numbers = [each.number for each in self._trials().values()]
+        position = numbers.index(trial.number) + 1 if trial.number in numbers else len(numbers)
+        self._title = f"Trial {position} of {self._n_trials}"
+        log.info("\n%s: %s", self._title, " ".join(overrides))
+        run = functools.partial(self._run_or_prune, trial)
+        error = run_trial(folder, [*settings.base_overrides, *overrides, STAGES], run)
+        if self._frozen(trial.number).state.is_finished():
+            raise TakenOver(trial.number)
+        record, values = completed_record(folder), []
+        if record is not None and record.status == "pruned":
+            self._outcome = f"pruned, {record.reason}"
+            raise optuna.TrialPruned(record.reason)
+        try:
+            if record is not None:
+                values = [each.value_in(record) for each in settings.objectives]
+                self._outcome = f"finished, {', '.join(each.describe(record) for each in settings.objectives)}"
+        except UserError as not_measured:
+            error = not_measured
+        if error is not None:
+            self._outcome = f"failed ({user_message(error) or repr(error)})"
+            self.failed.append((folder, error))
+        if not values:
+            raise RunFailed from error
+        return values
 
     def _run_or_prune(self, trial: optuna.Trial, config: DictConfig, record: RunRecord) -> None:
-        """train.py's run; one that is behind the others or whose loss is no number ends as pruned."""
+        """Run train.py's job; prune one that is behind the others or whose loss is NaN."""
         from callbacks.optuna_pruning import OptunaPruning
-        from callbacks.terminate_on_nan import DivergedError  # late: both need Lightning
+        from callbacks.terminate_on_nan import DivergedError  # late: both import Lightning
 
         monitor = self.settings.monitor
         try:
             self._run(config, record, callbacks=[OptunaPruning(trial=trial, monitor=monitor)] if monitor else [])
-        except ValueError as error:
-            if isinstance(error, DivergedError):
-                raise TrialPruned(str(error).partition(". ")[0]) from error  # without the advice
-            raise
+        except DivergedError as error:
+            raise TrialPruned(str(error).partition(". ")[0]) from error  # without the advice
 
-    def _report(self, trial: optuna.Trial, folder: Path) -> None:
-        """What a run that was found done says of its epochs."""
-        frozen = next(each for each in self._all() if each.number == trial.number)
-        known = frozen.intermediate_values or frozen.state.is_finished()
-        if self.settings.monitor and not known and (folder / "metrics.csv").is_file():
-            for row in read_csv(folder / "metrics.csv"):
-                trial.report(float(row[self.settings.monitor]), step=int(row["epoch"]))
+    def _after_trial(self, _, trial: FrozenTrial) -> None:
+        """Log how a trial ended, and end the loop of Optuna where no trial is left."""
+        if self._outcome:
+            log.info("%s: %s", self._title, "; ".join([self._outcome, *self._progress()]))
+        if not self._is_trial_left():
+            self.study.stop()
 
-    def _so_far(self) -> list[str]:
-        """The best or the front, and the time that is left."""
-        said = retrain.best_so_far(self.settings, self.study)
-        ended = sum(trial.state.is_finished() for trial in effective_trials(self._all()))
-        left = self._total - ended
-        if left > 0:
-            pace_s = (time.monotonic() - self._started) / max(ended - self._ended_before, 1)
-            said.append(f"about {duration(pace_s * left)} left")
-        return said
+    def _progress(self) -> list[str]:
+        """Return the best or the front so far, and the time that is left."""
+        parts = describe_best(self.settings, self.study)
+        n_ended = sum(trial.state.is_finished() for trial in self._trials().values())
+        if n_ended < self._n_trials:
+            pace_s = (time.monotonic() - self._started_s) / max(n_ended - self._n_ended_before, 1)
+            parts.append(f"about {duration(pace_s * (self._n_trials - n_ended))} left")
+        return parts
 
-    def _is_tried(self, params: dict, trials: list[FrozenTrial]) -> bool:
-        """Whether a point of a small space is done, or another process is at it."""
-        name = self._name(params)
-        return bool(self._points) and any(
-            trial.state in TRIED and trial.user_attrs.get(FOLDER) == name for trial in trials
-        )
+    def _is_trial_left(self) -> bool:
+        """Return whether a trial can be proposed or retried."""
+        trials = self._trials()
+        return len(trials) < self._n_trials or any(trial.state == TrialState.WAITING for trial in trials.values())
 
-    def _name(self, params: dict) -> str:
-        return cli.job_dir_name(as_overrides(self.settings.space, params), [])
+    def _running(self) -> list[FrozenTrial]:
+        return [trial for trial in self._trials().values() if trial.state == TrialState.RUNNING]
 
-    def _all(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False)
+    def _trials(self) -> dict[str | int, FrozenTrial]:
+        return study.effective_trials(self.study, self.settings.space)
+
+    def _retry(self, number: int) -> None:
+        study.retry_trial(self.study, self._frozen(number))
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[number]

@@ -1,152 +1,148 @@
-"""The study in Optuna: where it is kept, what is proposed, which of its trials count, and those whose process is gone."""
+"""The study in Optuna: its storage, what it proposes, and which of its trials count."""
 
+import copy
 import logging
-from collections.abc import Sequence
+import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from common.text import join_words
-from engine.search import processes
-from engine.search.objectives import Objective
+from common.errors import UserError
+from common.text import join_words, override_value
+from engine.search.settings import SearchSettings
+from engine.search.space import Space, list_points, run_name
 
 log = logging.getLogger(__name__)
 
-JOURNAL = "study.journal"
-LOST = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
-TRIED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-ASKED = "asked"  # what we note of a study
-PROCESS, AGAIN, WITHDRAWN, FOLDER = "process", "again", "withdrawn", "folder"  # what we note of a trial
+DATABASE = "study.db"
+HEARTBEAT_S, GRACE_S = 10, 30  # the trial of a killed process is retried GRACE_S after its last heartbeat
+TIMEOUT_S = 60  # for the writes of another process
+ATTEMPTS = 10  # at opening a database whose tables another process creates at that moment
+LOST = (SQLAlchemyError, StorageInternalError)
+SETTINGS = "settings"  # user attribute of a study: what it was started with
+STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING, TrialState.FAIL)
 
 
 class SeededTPESampler(optuna.samplers.BaseSampler):
-    """TPE whose draws depend on the seed, the trial's number and the trials before it, and on no process.
+    """Propose points by TPE, drawn from the seed, the trial's number and the trials before it, whatever the process.
 
-    Several processes with one seed therefore propose different things, and a search that goes on proposes what it would
-    have proposed. TPE: Bergstra et al. 2011, NeurIPS 24; for two objectives Ozaki et al. 2022, JAIR 73.
+    Several processes with one seed therefore propose different points, and a search that is resumed proposes what it would
+    have proposed. A point of a small space is not proposed twice. TPE: Bergstra et al. 2011, NeurIPS 24; for two objectives
+    Ozaki et al. 2022, JAIR 73.
     """
 
-    def __init__(self, seed: int, startup_trials: int):
-        self._seed = seed
-        self._startup_trials = startup_trials
-        self._tpe: optuna.samplers.TPESampler | None = None
-
-    def before_trial(self, study, trial) -> None:
-        seed = int(np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0])
-        self._tpe = optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._startup_trials)
+    def __init__(self, space: Space, *, seed: int, n_startup_trials: int):
+        self._space, self._seed, self._n_startup_trials = space, seed, n_startup_trials
+        self._points = {run_name(space, point): point for point in list_points(space)}  # none of a large space
 
     def infer_relative_search_space(self, study, trial) -> dict:
-        return self._tpe.infer_relative_search_space(study, trial)
+        return self._space
 
     def sample_relative(self, study, trial, search_space) -> dict:
-        return self._tpe.sample_relative(study, trial, search_space)
+        seed = int(np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0])
+        tpe = optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._n_startup_trials)
+        point = tpe.sample_relative(study, trial, tpe.infer_relative_search_space(study, trial))
+        for key, distribution in search_space.items():
+            if key not in point:
+                point[key] = tpe.sample_independent(study, trial, key, distribution)
+        if self._points:
+            tried = effective_trials(study, self._space)
+            untried = [each for name, each in self._points.items() if name not in tried]
+            if run_name(self._space, point) in tried and untried:
+                return untried[np.random.default_rng(seed).integers(len(untried))]
+        return point
 
     def sample_independent(self, study, trial, param_name, param_distribution):
-        return self._tpe.sample_independent(study, trial, param_name, param_distribution)
+        raise NotImplementedError("every key of the space is sampled together")
 
 
-def open_study(
-    name: str, storage: str | None, folder: Path, objectives: Sequence[Objective], *, asked: dict, sampler, pruner
-) -> optuna.Study:
-    """The study of this name, made where there is none.
+def open_study(settings: SearchSettings, folder: Path) -> optuna.Study:
+    """Open the study of this name, or create it.
 
     Args:
-        asked: what a study cannot change, as plain values: the space, what all trials share.
+        folder: of the search, which holds the database where `storage` names none.
 
     Raises:
-        ValueError: the storage cannot be reached, or the study was begun with other objectives or something else `asked`.
+        UserError: the storage is not available, or the study was started with other objectives, space or base_overrides.
     """
+    warnings.filterwarnings("ignore", category=ExperimentalWarning)  # of heartbeats and retries
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the search logs failed trials itself
+    pruning = settings.pruning
     study = optuna.create_study(
-        study_name=name,
-        storage=_journal(folder) if storage is None else _database(storage),
-        sampler=sampler,
-        pruner=pruner,
-        directions=[objective.direction for objective in objectives],
+        study_name=settings.name,
+        storage=_open_storage(settings.storage, folder),
+        sampler=SeededTPESampler(settings.space, seed=settings.seed, n_startup_trials=settings.n_startup_trials),
+        pruner=optuna.pruners.MedianPruner(pruning["n_startup_trials"], pruning["n_warmup_epochs"])
+        if pruning
+        else optuna.pruners.NopPruner(),
+        directions=[objective.direction for objective in settings.objectives],
         load_if_exists=True,
     )
-    asked = {"objectives": [objective.key for objective in objectives], **asked}
-    if ASKED not in study.user_attrs and not study.get_trials(deepcopy=False):
-        study.set_user_attr(ASKED, asked)  # in one go: another process may be here at the same time
-    begun = study.user_attrs.get(ASKED, {})
+    current = {
+        "objectives": override_value([objective.key for objective in settings.objectives]),
+        "base_overrides": override_value(settings.base_overrides),
+        **{f"space {key}": _describe(dimension) for key, dimension in settings.space.items()},
+    }
+    if SETTINGS not in study.user_attrs:
+        study.set_user_attr(SETTINGS, current)
+    first = study.user_attrs[SETTINGS]
     differences = [
-        f"{key} {_difference(begun.get(key), value)}" for key, value in asked.items() if begun.get(key) != value
+        f"{key}={current.get(key, 'absent')} instead of {first.get(key, 'absent')}"
+        for key in {**first, **current}
+        if first.get(key) != current.get(key)
     ]
     if differences:
-        raise ValueError(
-            f"name={name}: this study was begun with other settings: {'; '.join(differences)}. name=OTHER begins a new one"
+        raise UserError(
+            f"name={settings.name}: this study was started with other settings: {join_words(differences, 20)}. "
+            "name=OTHER starts a new one"
         )
     return study
 
 
-def effective_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Those that the search consists of, by number.
+def effective_trials(study: optuna.Study, space: Space) -> dict[str | int, FrozenTrial]:
+    """Return the trials that the search consists of, in the order of their proposals.
 
-    Not among them: one that runs again as a later trial, a second one that does so, one that was begun after others had
-    taken the last place, and one that was killed before it had a point.
+    A retried trial takes the place of the failed one, and in a small space two processes that propose one point at the same
+    moment have one trial: of several the first one counts that got furthest (STATES). A trial that ended before all of its
+    point was proposed does not count.
     """
-    by_number = sorted(trials, key=lambda trial: trial.number)
-    first: dict[int, int] = {}  # failed trial -> the trial that does it again
-    for trial in by_number:
-        if (number := trial.user_attrs.get(AGAIN)) is not None:
-            first.setdefault(number, trial.number)
-    return [
-        trial
-        for trial in by_number
-        if trial.number not in first
-        and first.get(trial.user_attrs.get(AGAIN), trial.number) == trial.number
-        and not trial.user_attrs.get(WITHDRAWN)
-        and (trial.params or trial.state != TrialState.FAIL)
-    ]
+    small = bool(list_points(space))
+    found: dict[str | int, FrozenTrial] = {}
+    for trial in sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number):
+        if trial.params.keys() != space.keys():
+            continue
+        first = optuna.storages.RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
+        place = run_name(space, trial.params) if small else trial.number if first is None else first
+        if place not in found or STATES.index(trial.state) < STATES.index(found[place].state):
+            found[place] = trial
+    return found
 
 
-def place_of(number: int, trials: Sequence[FrozenTrial]) -> int | None:
-    """Which of the counted trials it is, from 1; None where it is none."""
-    numbers = [trial.number for trial in effective_trials(trials)]
-    return numbers.index(number) + 1 if number in numbers else None
+def retry_trial(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queue the point of a failed trial again."""
+    retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
+    retry(study, copy.deepcopy(trial))  # it appends to the list in the trial's attributes
 
 
-def fail_stale_trials(study: optuna.Study, take_over: Sequence[int]) -> list[FrozenTrial]:
-    """Marks as failed the trials whose process is gone, or that are to be taken over; returns those nobody knows of."""
-    unknown = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        gone = trial.number in take_over or processes.is_gone(trial.user_attrs.get(PROCESS, {}))
-        if gone:
-            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-        elif gone is None:
-            unknown.append(trial)
-    return unknown
-
-
-def enqueue_failed(study: optuna.Study) -> list[int]:
-    """Proposes the points of failed trials again, once each; returns the numbers of those trials."""
-    failed = [trial for trial in effective_trials(study.get_trials(deepcopy=False)) if trial.state == TrialState.FAIL]
-    for trial in failed:
-        study.enqueue_trial(trial.params, user_attrs={AGAIN: trial.number})
-    return [trial.number for trial in failed]
-
-
-def best_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The best one first, or with two objectives the front from the best by the first to the best by the second.
-
-    Of trials that are the same run, the first counts.
-    """
-    found: dict[str, FrozenTrial] = {}
-    for trial in sorted(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), key=lambda t: t.number):
-        found.setdefault(trial.user_attrs[FOLDER], trial)
+def best_trials(study: optuna.Study, space: Space) -> list[FrozenTrial]:
+    """Return the best trial, or with two objectives the front from the best by the first to the best by the second."""
     signs = [1 if direction.name == "MAXIMIZE" else -1 for direction in study.directions]
 
     def merit(trial: FrozenTrial) -> list[float]:
         return [sign * value for sign, value in zip(signs, trial.values, strict=True)]
 
+    complete = [trial for trial in effective_trials(study, space).values() if trial.state == TrialState.COMPLETE]
     front, best = [], -np.inf
-    for trial in sorted(found.values(), key=lambda t: ([-each for each in merit(t)], t.number)):
+    for trial in sorted(complete, key=lambda t: ([-each for each in merit(t)], t.number)):
         if merit(trial)[-1] > best:
             front.append(trial)
             best = merit(trial)[-1]
@@ -154,50 +150,51 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def first_line(error: Exception) -> str:
-    """What a driver says of a database, without the statement that it was asked."""
+    """Return the message of a database's driver, without the statement that failed."""
     if error.__cause__ is not None and not hasattr(error, "orig"):
         error = error.__cause__
     return " ".join(str(getattr(error, "orig", None) or error).split())[:300]
 
 
-def _journal(folder: Path) -> optuna.storages.BaseStorage:
-    path = folder / JOURNAL
+def _open_storage(url: str | None, folder: Path) -> optuna.storages.RDBStorage:
+    """Open the database of this URL, or the one in the search's folder."""
     try:
-        return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
-    except ValueError as error:  # JSON that is cut off
-        raise ValueError(
-            f"{path}: not a whole journal ({error}); take it away: trials that are finished are found by their records"
-        ) from error
-
-
-def _database(url: str) -> optuna.storages.BaseStorage:
-    try:
-        parsed = make_url(url)
+        parsed = make_url(url) if url is not None else URL.create("sqlite", database=str(folder / DATABASE))
     except SQLAlchemyError as error:
-        raise ValueError(
+        raise UserError(
             f"storage={url}: not a URL of a database; use null, or postgresql+psycopg://USER@HOST/DATABASE"
         ) from error
     shown = parsed.render_as_string(hide_password=True)
-    options = {"pool_pre_ping": True}  # a trial takes longer than some servers keep a connection
-    if parsed.get_backend_name() == "postgresql":
-        options["connect_args"] = {"connect_timeout": 10}
-    try:
-        return optuna.storages.RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=options)
-    except ImportError as error:
-        raise ValueError(
-            f'storage={shown}: no driver for it is installed; pip install -e ".[postgresql]" and a URL that begins with '
-            "postgresql+psycopg://"
-        ) from error
-    except SQLAlchemyError as error:
-        raise ValueError(f"storage={shown}: cannot be reached: {first_line(error)}") from error
+    timeouts = {"postgresql": {"connect_timeout": 10}, "sqlite": {"timeout": TIMEOUT_S}}
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return optuna.storages.RDBStorage(
+                parsed.render_as_string(hide_password=False),
+                engine_kwargs={
+                    "pool_pre_ping": True,  # a trial takes longer than some servers keep a connection
+                    "connect_args": timeouts.get(parsed.get_backend_name(), {}),
+                },
+                heartbeat_interval=HEARTBEAT_S,
+                grace_period=GRACE_S,
+                heartbeat_stale_trial_callback=retry_trial,
+            )
+        except ImportError as error:
+            raise UserError(
+                f'storage={shown}: no driver for it is installed; pip install -e ".[postgresql]" and a URL that begins '
+                "with postgresql+psycopg://"
+            ) from error
+        except SQLAlchemyError as error:
+            created_twice = isinstance(error, IntegrityError) or "already exists" in str(error)
+            if not created_twice or attempt == ATTEMPTS:
+                hint = "" if url else ". Where it is damaged, delete it: finished trials are found by their records"
+                raise UserError(f"storage={shown}: not available: {first_line(error)}{hint}") from error
+            time.sleep(0.2)
+    raise AssertionError("unreachable")
 
 
-def _difference(before, now) -> str:
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-        return join_words([f"{key}={now.get(key, 'absent')} for {before.get(key, 'absent')}" for key in keys], 20)
-    return f"{_plain(now)} for {_plain(before)}"
-
-
-def _plain(value) -> str:
-    return " ".join(map(str, value)) or "nothing" if isinstance(value, list) else str(value)
+def _describe(dimension: BaseDistribution) -> str:
+    """Return `[adam,sgd]` or `{low:0.1,high:1.0}`."""
+    if isinstance(dimension, CategoricalDistribution):
+        return f"[{','.join(dimension.choices)}]"
+    parts = {"low": dimension.low, "high": dimension.high, "log": dimension.log or None, "step": dimension.step}
+    return override_value({key: value for key, value in parts.items() if value is not None})

@@ -1,1 +1,1 @@
-"""What surrounds a sweep."""
+"""Sweeps: what Hydra's callbacks do around the jobs, and how far they are."""

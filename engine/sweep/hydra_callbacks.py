@@ -1,4 +1,4 @@
-"""What happens around a sweep: its file at the start, its report and its exit status at the end."""
+"""Hydra callbacks around a sweep: sweep.json at its start, its report and its exit status at its end."""
 
 import contextlib
 import logging
@@ -7,37 +7,75 @@ from pathlib import Path
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from engine import cli
+from common.errors import UserError
+from engine.state import STATE, FailedJob
 from engine.sweep.progress import SweepProgress
 
 log = logging.getLogger(__name__)
+# Imports in the methods are late, since every start of a job imports this file
 
 
 class SweepReport(Callback):
-    """Writes sweep.json, later the report of the sweep's runs; prints its table and answer."""
+    """Write sweep.json, later the report of the sweep's runs; print its table and answer."""
 
     def __init__(self):
         self.progress: SweepProgress | None = None
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
-        with contextlib.suppress(OSError):  # Hydra meets it in the next step, and there it ends the sweep
-            self.progress = SweepProgress.begin(config, cli.TYPED)
+        with contextlib.suppress(OSError):  # Hydra meets the same error in its next step, and there it ends the sweep
+            self.progress = SweepProgress.begin(config, STATE.command)
 
     def on_multirun_end(self, config: DictConfig, **_) -> None:
+        from reports.report import write_report
+
         folder = Path(config.hydra.sweep.dir)
         try:
-            from reports.report import write_report  # late: every command line makes this callback
-
-            written = write_report(str(folder))
-        except Exception as error:  # the runs are done and recorded: a defect here must not take them with it
-            known = isinstance(error, ValueError)
-            log.error("%s: no report: %s", folder, error if known else repr(error), exc_info=not known)
+            report = write_report(str(folder))
+        except UserError as error:
+            log.error("%s: no report: %s", folder, error)
+        except Exception as error:  # the runs are done and recorded: a defect of the report must not fail them
+            log.exception("%s: no report: %r", folder, error)
         else:
-            for text in written.warnings:
-                log.warning("left out: %s", text)
-            print(f"\n{written.text}\n\nPage: {written.page}")
+            for text in report.warnings:
+                log.warning("excluded: %s", text)
+            print(f"\n{report.text}\n\nPage: {report.page}")
         print(f"Sweep: {folder}")
-        told = {failed.name for failed in cli.FAILED}
-        for name in self.progress.not_finished() if self.progress else []:
-            if name not in told:  # a job of another process
-                cli.FAILED.append(cli.FailedJob(name, None, alone=False))
+        known = {failed.name for failed in STATE.failed}
+        for name in self.progress.unfinished() if self.progress else []:
+            if name not in known:  # a job of another process
+                STATE.failed.append(FailedJob(name, None, in_sweep=True))
+
+
+class LearningCurveCallback(Callback):
+    """Draw learning_curve.png of a sweep over the number of training images, and print what more images would bring."""
+
+    def on_multirun_end(self, config: DictConfig, **_) -> None:
+        from common.image_grid import save_png
+        from evaluation.figures import figure_pixels
+        from reports.learning_curve import describe_curves, draw, read_curves
+
+        folder = Path(config.hydra.sweep.dir)
+        try:
+            curves = read_curves(folder)
+        except UserError as error:
+            print(f"\nNo learning curve: {error}")
+            return
+        save_png(figure_pixels(draw(curves)), folder / "learning_curve.png")
+        print("", *describe_curves(curves), f"Learning curve: {folder / 'learning_curve.png'}", sep="\n")
+
+
+class SubsetTableCallback(Callback):
+    """Write subsets.md of a sweep over seeds, and print it: the accuracy of each kind of image."""
+
+    def on_multirun_end(self, config: DictConfig, **_) -> None:
+        from common.atomic_io import write_text
+        from reports.subsets import subset_table
+
+        folder = Path(config.hydra.sweep.dir)
+        try:
+            table = subset_table(folder)
+        except UserError as error:
+            print(f"\nNo table of subsets: {error}")
+            return
+        write_text(folder / "subsets.md", table)
+        print("", table, f"Subsets: {folder / 'subsets.md'}", sep="\n")

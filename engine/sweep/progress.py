@@ -10,14 +10,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from common.atomic_io import write_json
-from common.run_record import read_record
+from common.errors import UserError
+from common.run_folder import RunFolder
+from common.run_record import RunRecord
 from common.text import duration
 
 FILE = "sweep.json"
 
 
 class SweepProgress(NamedTuple):
-    """A sweep that is running, as each of its processes knows it."""
+    """A running sweep, as each of its processes knows it."""
 
     folder: Path
     command: list[str]  # as typed
@@ -26,56 +28,54 @@ class SweepProgress(NamedTuple):
 
     @classmethod
     def begin(cls, config: DictConfig, command: list[str]) -> "SweepProgress":
-        """Writes the file; `config` has Hydra's own part."""
+        """Write sweep.json; `config` has Hydra's own part."""
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        made = cls(folder, command, count_jobs(config), time.time())
-        write_json(folder / FILE, {"command": made.command, "jobs": made.jobs, "started_at": made.started_at})
-        return made
+        progress = cls(folder, command, count_jobs(config), time.time())
+        write_json(folder / FILE, {name: value for name, value in progress._asdict().items() if name != "folder"})
+        return progress
 
     @classmethod
     def of(cls, folder: Path) -> "SweepProgress | None":
-        """The sweep that runs in this folder, or None where that is not known."""
+        """Return the sweep that runs in this folder, or None where that is not known."""
         try:
             content = json.loads((folder / FILE).read_text(encoding="utf-8"))
             return cls(folder, list(content["command"]), int(content["jobs"]), float(content["started_at"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def states(self) -> dict[str, tuple[str, bool]]:
-        """Job, its status and whether it ran now, of each job that was looked at since the sweep started."""
-        found = {}
+    def records(self) -> list[RunRecord]:
+        """Read the record of each job that ran or was skipped since the sweep started."""
+        records = []
         for path in self.folder.glob("*/result.json"):
             try:
-                if path.stat().st_mtime < self.started_at - 1:  # clocks of file systems tick coarsely
-                    continue
-                record = read_record(path)
-            except (OSError, ValueError):
+                if path.stat().st_mtime >= self.started_at - 1:  # clocks of file systems tick coarsely
+                    records.append(RunRecord.read(RunFolder(path.parent)))
+            except (OSError, UserError):
                 continue
-            found[path.parent.name] = (
-                record["status"],
-                (record["run"].get("process_started_at") or 0) >= self.started_at,
-            )
-        return found
+        return records
 
-    def in_words(self) -> str:
-        """`Sweep: 3 of 8 done, 1 running, 1 failed, about 4 min 10 s left`."""
-        states = self.states()
-        count = {status: sum(s == status for s, _ in states.values()) for status in ("finished", "running", "failed")}
-        ran_now = sum(now and status != "running" for status, now in states.values())
-        left = self.jobs - count["finished"] - count["failed"]
-        text = f"Sweep: {count['finished']} of {self.jobs} done, {count['running']} running, {count['failed']} failed"
+    def describe(self) -> str:
+        """Return `Sweep: 3 of 8 done, 1 running, 1 failed, about 4 min 10 s left`."""
+        records = self.records()
+        finished, running, failed = (
+            sum(record.status == status for record in records) for status in ("finished", "running", "failed")
+        )
+        ended = [record for record in records if record.status != "running"]
+        ran_now = sum((record.run.process_started_at or 0) >= self.started_at for record in ended)  # not skipped
+        left = self.jobs - finished - failed
+        text = f"Sweep: {finished} of {self.jobs} done, {running} running, {failed} failed"
         if left > 0 and ran_now:
             text += f", about {duration((time.time() - self.started_at) / ran_now * left)} left"
         return text
 
-    def not_finished(self) -> list[str]:
-        """Jobs of this sweep that have begun and did not come to their end."""
-        return sorted(name for name, (status, _) in self.states().items() if status != "finished")
+    def unfinished(self) -> list[str]:
+        """Return the names of the jobs of this sweep that started and did not finish."""
+        return sorted(record.folder.path.name for record in self.records() if record.status != "finished")
 
 
 def count_jobs(config: DictConfig) -> int:
-    """The product of what is swept, on the command line and in an experiment's file."""
+    """Multiply the numbers of values of what is swept, on the command line and in an experiment's file."""
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     swept = {}
     for override in OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task]):

@@ -1,1 +1,1 @@
-"""The web page of demo.py."""
+"""Serve a web page that predicts and explains."""

@@ -1,118 +1,139 @@
-"""The page of demo.py: images in, answers with their reasons out."""
+"""Show the page of demo.py: images in, explained predictions out."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from common.run_record import read_record
-from common.text import clean, join_words, plural
-from evaluation.intervals import format_accuracy
-from inference.demo.server import gradio
-from inference.explain.explainer import Explainer, FeatureIndex, open_images
-from inference.explain.overlay import SMALL_SIDE, fit_for_page
-from inference.explain.page import HERE, environment, page_items
-from inference.image_inputs import ImageInput
-from inference.predictor import Predictor
-from inference.run_images import is_run, split_images
-from reports.card_sections import SPLITS, measured
+from omegaconf import DictConfig
 
+from common.html import jinja_environment
+from common.image_grid import thumbnail
+from common.run_record import RunRecord
+from common.text import SPLIT_NAMES, clean, join_words, plural
+from evaluation.intervals import format_accuracy
+from inference.arguments import checkpoint_argument
+from inference.demo import server
+from inference.explain import page as explained_page
+from inference.explain.explainer import Explainer, FeatureIndex, open_images
+from inference.image_inputs import ImageInput, run_of_checkpoint, split_images
+from inference.predictor import Predictor
+
+TEMPLATES = Path(__file__).parent
 MOST = 16  # images at a time
 MOST_EXAMPLES = 12
 
 
 class Page(NamedTuple):
-    """What `serving.serve` serves."""
+    """Hold what `server.serve` serves."""
 
     blocks: object
     css: str
 
 
+def run(config: DictConfig) -> None:
+    """Serve the page until it is stopped with Ctrl-C.
+
+    Raises:
+        UserError: no checkpoint, no gradio, or no such host or port.
+    """
+    checkpoint = checkpoint_argument(config.ckpt)
+    server.check_address(config.host, config.port, config.share)
+    server.import_gradio()
+    page = DemoApp(checkpoint, str(config.device)).page()
+    server.serve(page, host=config.host, port=config.port, share=config.share)
+
+
 class DemoApp:
-    """A checkpoint behind a page, with examples and similar images from its run where they are there."""
+    """Predict and explain uploaded images, with examples and similar images from the checkpoint's run where it has one."""
 
     def __init__(self, checkpoint: Path, device: str):
         self.model = Predictor.from_checkpoint(checkpoint, device)
         self.explainer = Explainer(self.model)
         self.checkpoint = checkpoint
+        self.environment = jinja_environment(TEMPLATES, explained_page.TEMPLATES)
         training, reason = split_images(checkpoint, "train")
-        self.gallery = FeatureIndex(self.explainer, training) if training else None
+        self.feature_index = FeatureIndex(self.explainer, training) if training else None
         self.similar = reason and f"No similar training images: {reason}."
         self.examples = self._examples()
-        print(f"{plural(len(training), 'training source')} to compare with{f' ({reason})' if reason else ''}")
+        print(f"{plural(len(training), 'training image')} to compare with{f' ({reason})' if reason else ''}")
 
-    def answer(self, files: Sequence[str] | str | None) -> str:
-        """HTML for uploaded files."""
+    def predict(self, files: Sequence[str] | str | None) -> str:
+        """Return HTML for uploaded files."""
         files = [files] if isinstance(files, str) else list(files or [])
         return self.explain([ImageInput(Path(file).name, Path(file)) for file in files])
 
-    def explain(self, sources: Sequence[ImageInput]) -> str:
-        """HTML with an answer for each image."""
-        answers = list(self.model.stream(sources[:MOST]))
-        errors = [f"{each.path}: {said.error.removeprefix(f'{each.file}: ')}" for each, said in answers if said.error]
+    def explain(self, images: Sequence[ImageInput]) -> str:
+        """Return HTML with an explained prediction for each image."""
+        predictions = list(self.model.stream(images[:MOST]))
+        readable = [entry for entry in predictions if not entry[1].error]
         height, width = self.explainer.map_size
-        return environment().get_template("answer.html").render(
-            items=list(page_items(self.explainer, self.gallery, [each for each in answers if not each[1].error])),
-            errors=errors,
-            excluded=max(0, len(sources) - MOST),
+        return self.environment.get_template("prediction.html").render(
+            items=list(explained_page.page_items(self.explainer, self.feature_index, readable)),
+            errors=[
+                f"{image_input.path}: {prediction.error.removeprefix(f'{image_input.file}: ')}"
+                for image_input, prediction in predictions
+                if prediction.error
+            ],
+            n_skipped=max(0, len(images) - MOST),
             most=MOST,
-            map_size=f"{height} x {width} places",
+            map_size=f"{height} x {width} positions",
             similar=self.similar,
-        )  # fmt: skip
+        )
 
     def page(self) -> Page:
-        """Gradio's blocks around `answer`."""
-        gr = gradio()
+        """Return gradio's blocks around `predict`."""
+        gr = server.import_gradio()
         # One at a time: an explanation hooks itself into the network
-        alone = {
+        exclusive = {
             "concurrency_limit": 1,
             "concurrency_id": "network",
             "api_visibility": "private",
             "show_progress": "minimal",
         }
         with gr.Blocks(analytics_enabled=False, title="justenough") as blocks:
-            gr.HTML(self._head())
+            gr.HTML(self.head())
             files = gr.File(file_count="multiple", file_types=["image"], label="Images", elem_id="files")
             with gr.Accordion("Use the camera", open=False):
                 camera = gr.Image(sources=["webcam"], type="filepath", label="Camera")
-            answer = gr.HTML(elem_id="answer")
-            files.change(self.answer, files, answer, **alone)
-            camera.change(self.answer, camera, answer, **alone)
+            output = gr.HTML(elem_id="prediction")
+            files.change(self.predict, files, output, **exclusive)
+            camera.change(self.predict, camera, output, **exclusive)
             if self.examples:
-                self._show_examples(gr, answer, alone)
-        css = "".join((HERE / name).read_text(encoding="utf-8") for name in ("demo.css", "explained.css"))
-        return Page(blocks, css)
+                self._show_examples(gr, output, exclusive)
+        files = (TEMPLATES / "demo.css", explained_page.TEMPLATES / "explained.css")
+        return Page(blocks, "".join(file.read_text(encoding="utf-8") for file in files))
 
-    def _show_examples(self, gr, answer, alone: dict) -> None:
-        thumbnails = [fit_for_page(image, SMALL_SIDE) for _, image in self.examples]
-        labels = [clean(source.label, 40) for source, _ in self.examples]
+    def _show_examples(self, gr, output, exclusive: dict) -> None:
+        captioned = [(image, clean(image_input.label, 40)) for image_input, image in self.examples]
         gallery = gr.Gallery(
-            list(zip(thumbnails, labels, strict=True)), label=f"{self.split.capitalize()} images of the run",
+            captioned, label=f"{self.examples_split.capitalize()} images of the run",
             columns=3, height="auto", object_fit="contain", allow_preview=False, interactive=False, elem_id="examples",
         )  # fmt: skip
 
-        def chosen(event: gr.SelectData) -> str:
+        def explain_example(event: gr.SelectData) -> str:
             return self.explain([self.examples[event.index][0]])
 
-        gallery.select(chosen, None, answer, **alone)
+        gallery.select(explain_example, None, output, **exclusive)
 
     def _examples(self) -> list[tuple]:
-        """Images of the run that it was not trained on, evenly taken, with their images."""
+        """Return evenly spaced images of the run that it was not trained on, with their thumbnails."""
+        side = explained_page.SIMILAR_SIDE
         for split in ("test", "val"):
             found, _ = split_images(self.checkpoint, split)
             if found:
-                self.split = SPLITS[split]
-                some = found[:: -(-len(found) // MOST_EXAMPLES)]
-                images = open_images(some, SMALL_SIDE)
-                return [(source, image) for source, image in zip(some, images, strict=True) if image]
+                self.examples_split = SPLIT_NAMES[split]
+                chosen = found[:: -(-len(found) // MOST_EXAMPLES)]
+                opened = zip(chosen, open_images(chosen, side), strict=True)
+                return [(image_input, thumbnail(image, side)) for image_input, image in opened if image]
         return []
 
-    def _head(self) -> str:
-        """What the network knows, and how well."""
-        folder = self.checkpoint.resolve().parent.parent
-        known = measured(read_record(folder / "result.json"))[:1] if is_run(folder) else []
-        names = join_words([clean(name, 60) for name in self.model.classes], 12)
-        accuracy = [f"Accuracy {SPLITS[split]}: {format_accuracy(section['accuracy'])}." for split, section in known]
-        return environment().from_string(
-            '<div class="why"><p><b>Drop images</b>: this network tells {{ names }} apart, and says one of them of anything '
-            "else too.</p><p class='quiet'>{{ accuracy }}</p></div>"
-        ).render(names=names, accuracy=" ".join(accuracy))  # fmt: skip
+    def head(self) -> str:
+        """Return HTML with the classes of the network and its accuracy."""
+        run = run_of_checkpoint(self.checkpoint)
+        accuracy = ""
+        for split in ("val", "test") if run else ():
+            metrics = getattr(RunRecord.read(run), split)
+            if metrics and metrics.accuracy:
+                accuracy = f"{SPLIT_NAMES[split].capitalize()} accuracy: {format_accuracy(metrics.accuracy)}."
+        classes = join_words([clean(name, 60) for name in self.model.classes], 12)
+        return self.environment.get_template("head.html").render(classes=classes, accuracy=accuracy)

@@ -1,4 +1,4 @@
-"""Gradio without telemetry and without the network, on an address that is free."""
+"""Serve gradio without telemetry and without the network, on an address that is free."""
 
 import errno
 import importlib
@@ -6,35 +6,37 @@ import logging
 import os
 import socket
 
+from common.errors import UserError
+
 NO_NETWORK = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-# The page may ask its own server alone; gradio's frontend is put together while it runs
+# The page may request from its own server only; gradio's frontend is assembled while it runs
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'; form-action 'self'"
 LARGEST_FILE = "100mb"
 
 
-def gradio():
-    """The package.
+def import_gradio():
+    """Import gradio.
 
     Raises:
-        ValueError: not installed; names the extra.
+        UserError: not installed; names the extra.
     """
     os.environ.update(NO_NETWORK)  # read when it is imported
     try:
         return importlib.import_module("gradio")
     except ImportError as error:
-        raise ValueError(f'demo: gradio is not usable ({error}); install it with pip install -e ".[demo]"') from error
+        raise UserError(f'demo: gradio is not usable ({error}); install it with pip install -e ".[demo]"') from error
 
 
 def check_address(host: str, port: int, share: bool) -> None:
-    """Whether a server can be had there.
+    """Check that a server can listen there.
 
     Raises:
-        ValueError: says why not.
+        UserError: a wrong setting, or the address is taken, not permitted or of another machine.
     """
     if type(port) is not int or not 1 <= port <= 65535:
-        raise ValueError(f"port={port}: use 1 to 65535, e.g. 7860")
+        raise UserError(f"port={port}: use 1 to 65535, e.g. 7860")
     if not isinstance(share, bool):
-        raise ValueError(f"share={share}: use true or false")
+        raise UserError(f"share={share}: use true or false")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(str(host), port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -42,16 +44,16 @@ def check_address(host: str, port: int, share: bool) -> None:
             probe.bind(address)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise ValueError(f"port={port}: taken on {host}; use another one, e.g. port={port % 65535 + 1}") from error
+            raise UserError(f"port={port}: taken on {host}; use another one, e.g. port={port % 65535 + 1}") from error
         if error.errno == errno.EACCES:
-            raise ValueError(f"port={port}: not permitted; use one from 1024 on, e.g. port=7860") from error
-        raise ValueError(
+            raise UserError(f"port={port}: not permitted; use one from 1024 on, e.g. port=7860") from error
+        raise UserError(
             f"host={host}: no address of this machine ({error.strerror}); use 127.0.0.1, or 0.0.0.0 for all of them"
         ) from error
 
 
 class SameOriginOnly:
-    """ASGI: every answer tells the browser to ask no other server."""
+    """Add headers to every response (ASGI) by which the browser requests nothing from another server."""
 
     def __init__(self, app):
         self.app = app
@@ -67,16 +69,16 @@ class SameOriginOnly:
 
 
 def serve(page, *, host: str, port: int, share: bool) -> None:
-    """Serves gradio's blocks until Ctrl-C; `page` has `blocks` and `css`."""
+    """Serve gradio's blocks until Ctrl-C; `page` has `blocks` and `css`."""
     from starlette.middleware import Middleware
 
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio asks its own server whether it is there
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio requests from its own server at the start
     fonts = ["system-ui", "sans-serif"]
-    theme = gradio().themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"])
+    theme = import_gradio().themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"])
     _, local, public = page.blocks.launch(
         server_name=host, server_port=port, share=share, theme=theme, css=page.css, quiet=True, prevent_thread_lock=True,
         ssr_mode=False, footer_links=[], enable_monitoring=False, max_file_size=LARGEST_FILE,
         app_kwargs={"middleware": [Middleware(SameOriginOnly)]},
     )  # fmt: skip
-    print(f"Demo: {local}", *([f"and for all: {public}"] if public else []), "(stop with Ctrl-C)", flush=True)
+    print(f"Demo: {local}", *([f"public: {public}"] if public else []), "(stop with Ctrl-C)", flush=True)
     page.blocks.block_thread()

@@ -1,1 +1,1 @@
-"""Why a network says what it says: where it looked, and which training images are like it."""
+"""Explain predictions: where the network looked, and which training images are similar."""

@@ -1,106 +1,100 @@
-"""What `explain=true` adds to predict.py: a page of the most doubtful images, and of a run's also labels to check."""
+"""Add to predict.py what `explain=true` asks for: a page of the least certain images and, for a run's, labels to check."""
 
 import shlex
 from pathlib import Path
 
 from common.atomic_io import write_text
-from common.run_record import read_record
-from common.text import clean, plural, quote_override
+from common.run_record import RunRecord
+from common.text import SPLIT_NAMES, clean, plural, quote_override
 from inference.explain.explainer import Explainer, FeatureIndex
-from inference.explain.label_review import NAME, LabelReview
+from inference.explain.label_review import LABELS_TO_CHECK, LabelReview
 from inference.explain.page import page_items, render
 from inference.explain.ranking import LeastCertain
-from inference.image_inputs import ImageInput, ImageInputs
+from inference.image_inputs import ImageInput, ImageInputs, RunImages, run_of_checkpoint, split_images
 from inference.predictor import Prediction, Predictor
-from inference.run_images import RunImages, is_run, split_images
-from reports.card_sections import SPLITS
 
-LOOKED_AT = (
-    "These are test images of the run. What is changed after looking at them, a label or a setting, is chosen on them: the "
-    "figure of a training that follows is no longer that of images that nobody had seen."
+TEST_WARNING = (
+    "These are test images of the run. A label or a setting that is changed after looking at them is selected on them: the "
+    "test accuracy of a model that is trained afterwards is no longer unbiased."
 )
 
 
 class Explanations:
-    """Collects answers while they are written, then explains the most doubtful.
+    """Collect predictions while they are written, then explain the least certain ones.
 
     Args:
-        checkpoint: that the model is of; training images are looked for in its run.
+        checkpoint: of the model; similar training images are searched for in its run.
     """
 
-    def __init__(self, model: Predictor, checkpoint: Path, sources: ImageInputs | RunImages, most: int):
+    def __init__(self, model: Predictor, checkpoint: Path, inputs: ImageInputs | RunImages, most: int):
         self.explainer = Explainer(model)
-        self.checkpoint, self.sources = checkpoint, sources
-        self.doubtful = LeastCertain(most)
-        self.run = sources.folder if isinstance(sources, RunImages) else None
-        self.labels = LabelReview(self.run) if self.run else None
+        self.checkpoint, self.inputs = checkpoint, inputs
+        self.least_certain = LeastCertain(most)
+        self.run = inputs.run if isinstance(inputs, RunImages) else None
+        self.label_review = LabelReview(self.run) if self.run else None
 
-    def add(self, source: ImageInput, prediction: Prediction) -> None:
-        self.doubtful.add(source, prediction)
-        if self.labels:
-            self.labels.add(source, prediction)
+    def add(self, image_input: ImageInput, prediction: Prediction) -> None:
+        self.least_certain.add(image_input, prediction)
+        if self.label_review:
+            self.label_review.add(image_input, prediction)
 
     def write(self, predictions: Path) -> list[str]:
-        """Writes the page beside the table of predictions and, of a run's images, those to check; returns where."""
-        gallery, similar = self._gallery()
-        shown = list(page_items(self.explainer, gallery, self.doubtful.sorted()))
+        """Write the page beside the table of predictions and, for a run's images, the labels to check; return where."""
+        feature_index, similar = self._feature_index()
+        items = list(page_items(self.explainer, feature_index, self.least_certain.sorted()))
         page = predictions.with_suffix(".html")
-        write_text(page, render(title=self._title(), subtitle=self._subtitle(len(shown)), warning=self._warning(),
-                                map_size=self._map_size(), similar=similar, items=shown))  # fmt: skip
+        write_text(page, render(title=self._title(), subtitle=self._subtitle(len(items)), warning=self._warning(),
+                                map_size=self._map_size(), similar=similar, items=items))  # fmt: skip
         lines = [f"Explained: {page}"]
-        if self.labels:
-            self.labels.write(page.with_name(NAME))
-            lines += [
-                f"Labels to check: {page.with_name(NAME)}",
-                f"and when they are: {self._training(page.with_name(NAME))}",
-            ]
+        if self.label_review:
+            table = page.with_name(LABELS_TO_CHECK)
+            self.label_review.write(table)
+            lines += [f"Labels to check: {table}", f"then train on them: {self._training_command(table)}"]
         return lines
 
-    def _gallery(self) -> tuple[FeatureIndex | None, str]:
-        """Training images, and what is to be said of them."""
-        found, reason = split_images(self.checkpoint, "train", self.sources.root if self.run else None)
-        if not found:
+    def _feature_index(self) -> tuple[FeatureIndex | None, str]:
+        """Return the index of training images, and a description of it."""
+        images, reason = split_images(self.checkpoint, "train", self.inputs.root if self.run else None)
+        if not images:
             return None, f"No similar training images: {reason}."
-        gallery = FeatureIndex(self.explainer, found)
-        among = f"{len(gallery.sources):,} training images"
-        if len(gallery.sources) + gallery.unread < gallery.total:
-            among = f"{len(gallery.sources):,} of the {gallery.total:,} training images, evenly taken,"
-        unread = f" {plural(gallery.unread, 'other')} could not be read." if gallery.unread else ""
-        return gallery, (
-            f"Below stand the three most similar of {among} with their label and the cosine of the features (the mean of the "
-            f"last feature map; 1 is the same).{unread}"
+        index = FeatureIndex(self.explainer, images)
+        among = f"{len(index.images):,} training images"
+        if len(index.images) + index.n_unread < index.total:
+            among = f"{len(index.images):,} of the {index.total:,} training images, evenly spaced,"
+        unread = f" {plural(index.n_unread, 'other')} could not be read." if index.n_unread else ""
+        return index, (
+            f"Below each image are the three most similar of {among} with their label and the cosine of the features (the "
+            f"mean of the last feature map; 1 is the same).{unread}"
         )
 
     def _title(self) -> str:
-        folder = self.checkpoint.resolve().parent.parent
-        name = read_record(folder / "result.json")["run"].get("name") if is_run(folder) else self.checkpoint.name
-        return f"What a network looks at: {clean(name, 100)}"
+        run = run_of_checkpoint(self.checkpoint)
+        return f"Where the network looked: {clean(RunRecord.read(run).run.name if run else self.checkpoint.name, 100)}"
 
-    def _subtitle(self, shown: int) -> str:
-        n, kept = self.doubtful.n, len(self.doubtful.sorted())
+    def _subtitle(self, n_shown: int) -> str:
+        n, n_kept = self.least_certain.n, len(self.least_certain.sorted())
         parts = [f"{plural(n, 'image')} that could be read"]
-        parts[0] += f" ({SPLITS[self.sources.split]} split of the run)" if self.run else ""
-        parts.append("the most doubtful first, wrong ones before right ones where labels are known")
-        parts += [f"{n - kept:,} less doubtful left out"] if kept < n else []
-        parts += [f"{kept - shown:,} gone since"] if shown < kept else []
+        parts[0] += f" ({SPLIT_NAMES[self.inputs.split]} split of the run)" if self.run else ""
+        parts.append("the least certain first, wrong ones before correct ones where labels are known")
+        parts += [f"{n - n_kept:,} more certain ones not shown"] if n_kept < n else []
+        parts += [f"{n_kept - n_shown:,} deleted since"] if n_shown < n_kept else []
         return "; ".join(parts) + "."
 
     def _warning(self) -> str:
-        return LOOKED_AT if self.run and self.sources.split == "test" else ""
+        return TEST_WARNING if self.run and self.inputs.split == "test" else ""
 
     def _map_size(self) -> str:
         (height, width), side = self.explainer.map_size, self.explainer.model.image_size
-        return f"{height} x {width} places over an image of {side} x {side} pixels"
+        return f"{height} x {width} positions over an image of {side} x {side} pixels"
 
-    def _training(self, table: Path) -> str:
-        """The command that trains on the corrected table."""
-        record = read_record(self.run / "result.json")
-        source = record["run"]["settings"].get("datamodule.source", "image_folder")
-        settings = {"datamodule": source, "datamodule.root": self.sources.images_folder.resolve()}
-        settings |= {"datamodule.table": table.resolve()}
-        if source == "elpv":
-            del settings["datamodule.root"]
-        positive = (record.get("decision") or {}).get("positive_class")
-        if positive is not None and positive != max(record["data"]["classes"]):  # a table's classes are sorted
-            settings["decision.positive_class"] = positive
-        return shlex.join(["python", "train.py", *(quote_override(key, value) for key, value in settings.items())])
+    def _training_command(self, table: Path) -> str:
+        """Return the command that trains on the corrected table."""
+        record = RunRecord.read(self.run)
+        source = record.run.settings.get("datamodule.source", "image_folder")
+        overrides = {"datamodule": source, "datamodule.table": table.resolve()}
+        if source == "image_folder" or self.inputs.root is not None:  # the other sources bring their images
+            overrides["datamodule.root"] = self.inputs.images_folder.resolve()
+        positive = record.decision and record.decision.positive_class
+        if positive is not None and positive != max(record.data.classes):  # a table's classes are sorted
+            overrides["decision.positive_class"] = positive
+        return shlex.join(["python", "train.py", *(quote_override(key, value) for key, value in overrides.items())])

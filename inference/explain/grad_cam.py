@@ -1,4 +1,4 @@
-"""Where a network looks. B images, C channels and h, w pixels of its last feature map, K classes.
+"""Compute where a network looks. B images, C channels and h, w pixels of its last feature map, K classes.
 
 Grad-CAM: Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2.
 """
@@ -8,17 +8,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
+
 
 class GradCam(NamedTuple):
-    """What comes of one pass."""
+    """Hold the results of one pass."""
 
     probabilities: Tensor  # (B, K)
-    heat: Tensor  # (B, h, w), 0 and more: how much each place speaks for the class
-    features: Tensor  # (B, C), the mean of the feature map over its places
+    heat: Tensor  # (B, h, w), 0 or more: how much each position adds to the class
+    features: Tensor  # (B, C), the mean of the feature map over its positions
 
 
 class LastFeatureMap(NamedTuple):
-    """The part of a network that gives its last feature map, and the map's size."""
+    """Hold the layer of a network that returns its last feature map, and the map's size."""
 
     layer: nn.Module
     height: int
@@ -26,24 +28,24 @@ class LastFeatureMap(NamedTuple):
 
 
 def last_feature_map(network: nn.Module, image_size: int) -> LastFeatureMap:
-    """The last part to return a map of several places among those that convolve; of such small images that there is no
-    map of several places, the last of all.
+    """Return the last layer with convolutions whose output has several positions; for images so small that there is none,
+    the last of all.
 
     Raises:
-        ValueError: a network without convolutions.
+        UserError: a network without convolutions.
     """
     returned: list[tuple[nn.Module, torch.Size]] = []
 
-    def note(module, _inputs, output) -> None:
+    def record(module, _inputs, output) -> None:
         if isinstance(output, Tensor) and output.dim() == 4:
             returned.append((module, output.shape))
 
     convolving = [
         module
         for module in network.modules()
-        if module is not network and any(isinstance(part, nn.Conv2d) for part in module.modules())
+        if module is not network and any(isinstance(child, nn.Conv2d) for child in module.modules())
     ]
-    handles = [module.register_forward_hook(note) for module in convolving]
+    handles = [module.register_forward_hook(record) for module in convolving]
     try:
         parameter = next(network.parameters())
         with torch.inference_mode():
@@ -52,21 +54,21 @@ def last_feature_map(network: nn.Module, image_size: int) -> LastFeatureMap:
         for handle in handles:
             handle.remove()
     if not returned:
-        raise ValueError("explain=true: this network has no feature map of convolutions to look at; use explain=false")
+        raise UserError("explain=true: this network has no feature map of convolutions to look at; use explain=false")
     several = [(module, shape) for module, shape in returned if shape[2] * shape[3] > 1]
     module, shape = (several or returned)[-1]
     return LastFeatureMap(module, shape[2], shape[3])
 
 
-def grad_cam(network: nn.Module, layer: nn.Module, sources: Tensor, classes: Tensor | None = None) -> GradCam:
-    """One pass forward, and one backward as far as the layer's map.
+def grad_cam(network: nn.Module, layer: nn.Module, images: Tensor, classes: Tensor | None = None) -> GradCam:
+    """Compute Grad-CAM with one forward pass, and one backward pass down to the layer's map.
 
-    The weight of a channel is the mean gradient of the class's logit over the channel's places (equation 1), the heat the
+    The weight of a channel is the mean gradient of the class's logit over the channel's positions (equation 1), the heat the
     positive part of the weighted sum of the channels (equation 2).
 
     Args:
         network: in eval mode.
-        layer: of `last_map`.
+        layer: of `last_feature_map`.
         images: (B, 3, H, W), normalized.
         classes: (B,) which class to explain; None: the one of the largest logit.
     """
@@ -74,16 +76,18 @@ def grad_cam(network: nn.Module, layer: nn.Module, sources: Tensor, classes: Ten
 
     def keep(_module, _inputs, output: Tensor) -> Tensor:
         maps.append(output.detach())
-        torch.set_grad_enabled(True)  # from here on; what comes before needs no memory for gradients
+        torch.set_grad_enabled(True)  # only from here: the layers before need no memory for gradients
         maps[-1].requires_grad_()
-        return maps[-1].clone()  # what follows may work in place
+        return maps[-1].clone()  # later layers may work in place
 
     handle = layer.register_forward_hook(keep)
     try:
         with torch.no_grad():
-            logits = network(sources)
+            logits = network(images)
             chosen = logits.argmax(1) if classes is None else classes
-            total = logits.gather(1, chosen[:, None]).sum()  # images do not mix in eval mode: one pass serves all
+            total = logits.gather(
+                1, chosen[:, None]
+            ).sum()  # images do not mix in eval mode: one pass is enough for all
             (gradient,) = torch.autograd.grad(total, maps[-1])
     finally:
         handle.remove()
@@ -94,12 +98,12 @@ def grad_cam(network: nn.Module, layer: nn.Module, sources: Tensor, classes: Ten
 
 
 @torch.inference_mode()
-def pooled_features(network: nn.Module, layer: nn.Module, sources: Tensor) -> Tensor:
-    """(B, C) features as of `look`, without the way back."""
+def pooled_features(network: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
+    """Return the features (B, C) of `grad_cam` without a backward pass."""
     maps: list[Tensor] = []
     handle = layer.register_forward_hook(lambda _module, _inputs, output: maps.append(output.mean((2, 3))))
     try:
-        network(sources)
+        network(images)
     finally:
         handle.remove()
     return maps[-1]

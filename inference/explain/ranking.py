@@ -1,4 +1,4 @@
-"""Which images to look at first."""
+"""Rank images by the certainty of their prediction, to look at the least certain ones first."""
 
 import heapq
 import itertools
@@ -6,40 +6,38 @@ import itertools
 from inference.image_inputs import ImageInput
 from inference.predictor import Prediction
 
-Answered = tuple[ImageInput, Prediction]
 
+def certainty(image_input: ImageInput, prediction: Prediction) -> tuple[bool, float]:
+    """Return a sort key that is small for what to look at first.
 
-def certainty(source: ImageInput, prediction: Prediction) -> tuple[bool, float]:
-    """Small for what is to be looked at first: wrong ones by the probability of their label, then those that are right or
-    of unknown label by their confidence, which is the same thing where the label is known.
+    Wrong predictions come first, by the probability of their label; then correct ones and those of unknown label, by their
+    confidence, which is the probability of the label where it is known.
     """
-    shares = prediction.probabilities
-    label = source.label if source.label in shares else prediction.predicted
-    return label == prediction.predicted, shares[label]
+    probabilities = prediction.probabilities
+    label = image_input.label if image_input.label in probabilities else prediction.predicted
+    return label == prediction.predicted, probabilities[label]
 
 
 class LeastCertain:
-    """Keeps the most doubtful of any number of answers."""
+    """Keep the least certain `most` of any number of predictions."""
 
     def __init__(self, most: int):
-        if most < 1:
-            raise ValueError(f"explain_most={most}: use 1 or more")
         self.most = most
         self.n = 0  # images that could be read
-        self._kept: list[tuple] = []  # a heap, the least doubtful first
+        self._kept: list[tuple] = []  # a heap, the most certain first
         self._count = itertools.count()
 
-    def add(self, source: ImageInput, prediction: Prediction) -> None:
+    def add(self, image_input: ImageInput, prediction: Prediction) -> None:
         if prediction.error:
             return
         self.n += 1
-        right, p = certainty(source, prediction)
-        entry = ((-right, -p), -next(self._count), source, prediction)
+        correct, p = certainty(image_input, prediction)
+        entry = ((-correct, -p), -next(self._count), image_input, prediction)
         if len(self._kept) < self.most:
             heapq.heappush(self._kept, entry)
         else:
             heapq.heappushpop(self._kept, entry)
 
-    def sorted(self) -> list[Answered]:
-        """The most doubtful first; of equals the one that came first."""
+    def sorted(self) -> list[tuple[ImageInput, Prediction]]:
+        """Return the least certain first; among equals, the one that was added first."""
         return [entry[2:] for entry in sorted(self._kept, reverse=True)]

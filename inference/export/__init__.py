@@ -1,1 +1,1 @@
-"""From a checkpoint to files that run without this project, each proved against the checkpoint."""
+"""Turn a checkpoint into a file that runs without this project, verified against the checkpoint."""

@@ -1,26 +1,25 @@
-"""From a checkpoint to a file: made under another name, proved, and only then put where it belongs."""
+"""Export a checkpoint: write the file to a temporary folder, verify it, and only then move it to its place."""
 
 import importlib.metadata
 import json
+import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
+from omegaconf import DictConfig, OmegaConf
 
 from common.atomic_io import write_bytes
+from common.errors import UserError
 from datamodules.decode import DECODER, open_image, resize
-from datamodules.normalize import as_batch, normalize
+from inference.arguments import check_export_arguments
 from inference.backends import CheckpointBackend, OnnxBackend, import_onnx_extra, softmax
-from inference.export import graphs
-from inference.export.arguments import check_export_arguments
-from inference.export.quantize import quantize
 from inference.export.verify import (
-    CALIBRATED_ON,
-    MEASURED_ON,
-    PROVED_ON,
+    N_CALIBRATION,
+    N_VERIFICATION,
+    N_VERIFICATION_INT8,
     Verification,
     compare_outputs,
     known_images,
@@ -30,15 +29,32 @@ from inference.export.verify import (
 from inference.image_inputs import ImageInput
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-TEXTS = "justenough.json"  # the metadata within a .pt2 file
+METADATA = "justenough.json"  # the metadata within a .pt2 file
 
 
 class Exported(NamedTuple):
-    """What was written, and what it was found to do."""
+    """Hold the file that was written and how it compares with the checkpoint."""
 
     path: Path
-    proof: Verification
+    verification: Verification
     calibrated_on: int  # images; 0 where nothing was calibrated
+
+
+def run(config: DictConfig) -> None:
+    """Export a checkpoint and print the file, its inputs and outputs, and how it compares with the checkpoint."""
+    settings = {key: value for key, value in OmegaConf.to_container(config).items() if key != "hydra"}
+    exported = export(**settings)
+    shape = "images (N, H, W, 3) uint8 of any size in, probabilities out"
+    if not config.preprocessing:
+        shape = "normalized images (N, 3, S, S) in, logits out"
+    if exported.calibrated_on:
+        print(f"calibrated on {exported.calibrated_on:,} images")
+    print(f"compared with the checkpoint on {exported.verification.describe()}")
+    if accuracies := exported.verification.describe_accuracies():
+        print(accuracies)
+    print(f"{exported.path}: {exported.path.stat().st_size / 2**20:.2f} MiB, {shape}")
+    if exported.path.suffix == ".onnx":
+        print(f"Label images with it: python predict.py ckpt={shlex.quote(str(exported.path))} images=DIR")
 
 
 def export(
@@ -51,89 +67,104 @@ def export(
     root: str | None,
     largest_difference: float,
 ) -> Exported:
-    """Makes the file and proves it.
+    """Write the file and verify it against the checkpoint.
 
     Args:
         format: onnx, int8 or torch_export.
         preprocessing: uint8 images of any size in and probabilities out, or normalized images in and logits out.
         out: the file, or its folder; None: beside the checkpoint.
-        images: images to prove it on and, for int8, to calibrate with; None: those of the run.
-        root: of the relative paths of a table.
-        largest_difference: of a probability from the checkpoint's; int8 is measured and not bound by it.
+        images: images to verify it on and, for int8, to calibrate with; None: those of the run.
+        root: folder of the relative paths of a table.
+        largest_difference: allowed between a probability and the checkpoint's; int8 is measured, but not limited by it.
 
     Raises:
-        ValueError: settings, no images to calibrate with, a place that cannot be written, or too large a difference.
+        UserError: wrong settings, no images to calibrate with, a place that cannot be written, or too large a difference.
     """
     path = check_export_arguments(
         ckpt, format=format, preprocessing=preprocessing, out=out, largest_difference=largest_difference
     )
     for package in ONNX_PACKAGES if format != "torch_export" else ():
         import_onnx_extra(package, f"format={format}")
-    before = CheckpointBackend(Path(ckpt), "cpu")
+    checkpoint = CheckpointBackend(Path(ckpt), "cpu")
     splits = known_images(Path(ckpt), images, root)
-    calibration = _calibration(splits, images) if format == "int8" else []
+    calibration = _calibration_images(splits, images) if format == "int8" else []
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder, path.name)
-        _make(before, format, preprocessing, calibration, made)
-        after = _program(made, preprocessing, before) if format == "torch_export" else OnnxBackend(made, "cpu")
-        found = verification_images(splits, ("val", "train", ""), MEASURED_ON if format == "int8" else PROVED_ON)
-        proof = compare_outputs(before, after, found, native_sizes=preprocessing)
-        if format != "int8" and not proof.largest_difference <= largest_difference:
-            raise ValueError(
-                f"format={format}: {proof.in_words()}, which is above largest_difference={largest_difference:g}; nothing was "
-                "written. Please report this with the name of the network"
+        file = Path(folder, path.name)
+        _write(checkpoint, format, preprocessing, calibration, file)
+        opened = (
+            _open_program(file, preprocessing, checkpoint) if format == "torch_export" else OnnxBackend(file, "cpu")
+        )
+        n = N_VERIFICATION_INT8 if format == "int8" else N_VERIFICATION
+        compared = verification_images(splits, ("val", "train", ""), n)
+        verification = compare_outputs(checkpoint, opened, compared, native_sizes=preprocessing)
+        if format != "int8" and not verification.largest_difference <= largest_difference:
+            raise UserError(
+                f"format={format}: {verification.describe()}, which is above largest_difference={largest_difference:g}; "
+                "nothing was written. Please report this with the name of the network"
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, made.read_bytes())
+            write_bytes(path, file.read_bytes())
         except OSError as error:
-            raise ValueError(f"out={path}: cannot be written ({error.strerror}); use out=FILE or out=DIR") from error
-    return Exported(path, proof, len(calibration))
+            raise UserError(f"out={path}: cannot be written ({error.strerror}); use out=FILE or out=DIR") from error
+    return Exported(path, verification, len(calibration))
 
 
-def _calibration(splits: dict[str, list[ImageInput]], images) -> list[ImageInput]:
-    """Training images, or those that are given without a split."""
-    sources = splits.get("train") or splits.get("")
-    if not sources:
-        whence = f"images={images} has none" if images is not None else "those of the run are not to be had"
-        raise ValueError(f"format=int8 needs training images, and {whence}; give some: images=DIR")
-    return spread(sources, CALIBRATED_ON)
+def _calibration_images(splits: dict[str, list[ImageInput]], images) -> list[ImageInput]:
+    """Return training images, or those that are given without a split."""
+    candidates = splits.get("train") or splits.get("")
+    if not candidates:
+        reason = f"images={images} has none" if images is not None else "those of the run are not available"
+        raise UserError(f"format=int8 needs training images, and {reason}; give some: images=DIR")
+    return spread(candidates, N_CALIBRATION)
 
 
-def _make(
-    before: CheckpointBackend, format: str, preprocessing: bool, calibration: list[ImageInput], path: Path
+def _write(
+    checkpoint: CheckpointBackend, format: str, preprocessing: bool, calibration: list[ImageInput], path: Path
 ) -> None:
-    description = before.description
+    from inference.export import graphs  # late: torch
+    from inference.export.quantize import quantize
+
+    description = checkpoint.description
     more = {"format": format, "decoder": DECODER, "version": importlib.metadata.version("justenough")}
-    texts = description.as_metadata() | {name: json.dumps(value) for name, value in more.items()}
+    metadata = description.as_metadata() | {name: json.dumps(value) for name, value in more.items()}
     if format == "torch_export":
-        graphs.save_program(before.network, description, path, {TEXTS: json.dumps(texts)}, preprocessing)
+        extra_files = {METADATA: json.dumps(metadata)}
+        graphs.save_program(checkpoint.network, description, path, extra_files, preprocessing)
         return
-    graph = graphs.network_graph(before.network, description.image_size)
+    graph = graphs.network_graph(checkpoint.network, description.image_size)
     if format == "int8":
-        graph = quantize(graph, _normalized(calibration, before))
+        graph = quantize(graph, _normalized(calibration, checkpoint))
     if preprocessing:
-        graph = graphs.whole_graph(graph, description)
-    graphs.save_onnx(graph, path, texts)
+        graph = graphs.add_preprocessing(graph, description)
+    graphs.save_onnx(graph, path, metadata)
 
 
-def _normalized(sources: list[ImageInput], before: CheckpointBackend) -> Iterator[np.ndarray]:
-    """Images as the network gets them, (1, 3, S, S) each."""
-    size, mean, std = before.description.image_size, before.description.mean, before.description.std
-    for source in sources:
-        pixels = np.array(resize(open_image(source.file, size), size))[None]
-        yield np.ascontiguousarray(normalize(as_batch(pixels), mean, std).numpy())
+def _normalized(images: list[ImageInput], checkpoint: CheckpointBackend) -> Iterator[np.ndarray]:
+    """Yield images as the network takes them, (1, 3, S, S) each."""
+    from datamodules.normalize import as_batch, normalize
+
+    description = checkpoint.description
+    for image_input in images:
+        image = open_image(image_input.file, description.image_size)
+        pixels = np.array(resize(image, description.image_size))[None]
+        yield np.ascontiguousarray(normalize(as_batch(pixels), description.mean, description.std).numpy())
 
 
-def _program(path: Path, preprocessing: bool, before: CheckpointBackend):
-    """A .pt2 file as a function of images (N, H, W, 3) to probabilities."""
+def _open_program(path: Path, preprocessing: bool, checkpoint: CheckpointBackend) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a .pt2 file as a function from images (N, H, W, 3) to probabilities."""
+    import torch
+
+    from datamodules.normalize import as_batch, normalize
+
     module = torch.export.load(path).module()
+    description = checkpoint.description
 
-    def answer(pixels: np.ndarray) -> np.ndarray:
+    def compute(pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             if preprocessing:
                 return module(torch.tensor(pixels)).numpy()
-            batch = normalize(as_batch(pixels), before.description.mean, before.description.std).contiguous()
+            batch = normalize(as_batch(pixels), description.mean, description.std).contiguous()
             return softmax(module(batch).numpy())
 
-    return answer
+    return compute

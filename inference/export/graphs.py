@@ -1,4 +1,4 @@
-"""A trained network as a graph: of ONNX, or of torch.export. N images, S pixels, K classes."""
+"""Turn a trained network into a graph of ONNX or of torch.export. N images, S pixels a side, K classes."""
 
 import contextlib
 import copy
@@ -19,37 +19,37 @@ LOGITS, PROBABILITIES = "logits", "probabilities"  # outputs, (N, K)
 
 
 class Preprocessing(nn.Module):
-    """Images (N, H, W, 3) uint8 of any one size -> normalized (N, 3, S, S), as training resizes and normalizes them."""
+    """Resize and normalize images (N, H, W, 3) uint8 of one size to (N, 3, S, S), as training does."""
 
     def __init__(self, description: ModelDescription):
         super().__init__()
         self.description = description
 
-    def forward(self, sources: Tensor) -> Tensor:
-        pixels = resize_tensor(sources, self.description.image_size).permute(0, 3, 1, 2)
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = resize_tensor(images, self.description.image_size).permute(0, 3, 1, 2)
         return normalize(pixels, self.description.mean, self.description.std)
 
 
-class WholeNetwork(nn.Module):
-    """Images (N, H, W, 3) uint8 -> probabilities (N, K)."""
+class PreprocessedNetwork(nn.Module):
+    """Compute probabilities (N, K) of images (N, H, W, 3) uint8."""
 
     def __init__(self, network: nn.Module, description: ModelDescription):
         super().__init__()
         self.preprocessing = Preprocessing(description)
         self.network = network
 
-    def forward(self, sources: Tensor) -> Tensor:
-        return self.network(self.preprocessing(sources)).softmax(1)
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(self.preprocessing(images)).softmax(1)
 
 
 def network_graph(network: nn.Module, image_size: int):
-    """The network alone as an ONNX model: normalized images -> logits."""
+    """Return the network as an ONNX model from normalized images to logits."""
     example = torch.zeros(2, 3, image_size, image_size)
     return _onnx(plain(network), example, {0: torch.export.Dim("batch")}, NORMALIZED, LOGITS)
 
 
-def whole_graph(core, description: ModelDescription):
-    """An ONNX model of the network with resizing and normalization before it and a softmax behind it."""
+def add_preprocessing(core, description: ModelDescription):
+    """Return an ONNX model with resizing and normalization before that of `network_graph` and a softmax after it."""
     import onnx
     from onnx import compose, helper
     from onnxscript.optimizer import remove_unused_nodes
@@ -58,34 +58,34 @@ def whole_graph(core, description: ModelDescription):
     before = _onnx(Preprocessing(description), example_images(), sizes, IMAGES, "resized")
     core = compose.add_prefix(core, "network/", rename_inputs=False, rename_outputs=False)
     before.ir_version = core.ir_version
-    whole = compose.merge_models(before, core, io_map=[("resized", NORMALIZED)])
-    whole.graph.node.append(helper.make_node("Softmax", [LOGITS], [PROBABILITIES], axis=-1))
+    model = compose.merge_models(before, core, io_map=[("resized", NORMALIZED)])
+    model.graph.node.append(helper.make_node("Softmax", [LOGITS], [PROBABILITIES], axis=-1))
     shape = ["batch", len(description.classes)]
-    del whole.graph.output[:]
-    whole.graph.output.append(helper.make_tensor_value_info(PROBABILITIES, onnx.TensorProto.FLOAT, shape))
-    logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # it counts what it removes
-    remove_unused_nodes(whole)  # onnxruntime would warn of what the exporter left over
-    onnx.checker.check_model(whole)
-    return whole
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info(PROBABILITIES, onnx.TensorProto.FLOAT, shape))
+    logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # it logs what it removes
+    remove_unused_nodes(model)  # onnxruntime would warn of what the exporter leaves over
+    onnx.checker.check_model(model)
+    return model
 
 
-def save_onnx(model, path: Path, texts: dict[str, str]) -> None:
-    """One file, with texts as its metadata."""
+def save_onnx(model, path: Path, metadata: dict[str, str]) -> None:
+    """Write an ONNX model with its metadata to one file."""
     import onnx
 
     _strip(model.graph)
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, texts)
+    onnx.helper.set_model_props(model, metadata)
     onnx.save(model, path)
 
 
 def save_program(
-    network: nn.Module, description: ModelDescription, path: Path, texts: dict[str, str], whole: bool
+    network: nn.Module, description: ModelDescription, path: Path, extra_files: dict[str, str], preprocessing: bool
 ) -> None:
-    """A .pt2 file of torch.export; the texts lie in it as extra files."""
+    """Write a .pt2 file of torch.export, with the texts of `extra_files` inside."""
     side = description.image_size
-    if whole:
-        module, example = WholeNetwork(plain(network), description), example_images()
+    if preprocessing:
+        module, example = PreprocessedNetwork(plain(network), description), example_images()
         sizes = dict(enumerate(torch.export.Dim(name) for name in ("batch", "height", "width")))
     else:
         module, example, sizes = plain(network), torch.zeros(2, 3, side, side), {0: torch.export.Dim("batch")}
@@ -94,22 +94,22 @@ def save_program(
         for module in program.graph_module.modules():
             for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
                 node.meta.pop("stack_trace", None)
-        torch.export.save(program, path, extra_files=texts)
+        torch.export.save(program, path, extra_files=extra_files)
 
 
 def example_images() -> Tensor:
-    """Of a size that is smaller than any network's on one side and larger on the other."""
+    """Return images (2, 7, 1031, 3) uint8: smaller than any network's on one side and larger on the other."""
     return torch.zeros(2, 7, 1031, 3, dtype=torch.uint8)
 
 
 def plain(network: nn.Module) -> nn.Module:
-    """A copy for the processor without a memory format of its own, in eval mode."""
+    """Return a copy on the CPU, in eval mode and in contiguous memory format."""
     return copy.deepcopy(network).cpu().float().to(memory_format=torch.contiguous_format).eval()
 
 
 @contextlib.contextmanager
 def quiet():
-    """torch's exporters talk of their own insides."""
+    """Silence torch's exporters, which warn of their own internals."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -131,7 +131,7 @@ def _onnx(module: nn.Module, example: Tensor, sizes: dict, input_name: str, outp
 
 
 def _strip(graph) -> None:
-    """Takes off what the exporter notes at each node: its stack traces name local folders."""
+    """Remove what the exporter notes at each node: its stack traces name local folders."""
     for node in graph.node:
         del node.metadata_props[:]
         node.doc_string = ""

@@ -1,7 +1,7 @@
-"""Pillow's bilinear resize in tensor operations, which can be exported: equal to `decode.resize` in every bit.
+"""Resize like Pillow, bilinear, in tensor operations that can be exported: equal to `decode.resize` in every bit.
 
 Its src/libImaging/Resample.c works on whole numbers, one direction after the other: each weight is rounded to 22 bits, each
-sum to 8. So does this. Shapes: B batch, H, W pixels, S pixels a side after it, T taps of the filter.
+sum to 8. This does the same. Shapes: B batch, H, W pixels, S pixels a side after it, T taps of the filter.
 """
 
 import torch
@@ -9,11 +9,11 @@ from PIL import Image
 from torch import Tensor
 
 PRECISION_BITS = 32 - 8 - 2  # Resample.c: of a weight, so that a sum of 255 times all of them fits into 32 bits
-TALL_FIRST_DOWN = int(Image.__version__.split(".")[0]) >= 13  # before, it was always across first (Pillow's #9549)
+TALL_FIRST_DOWN = int(Image.__version__.split(".")[0]) >= 13  # earlier, always across first (Pillow's #9549)
 
 
 def resize_tensor(pixels: Tensor, size: int) -> Tensor:
-    """(B, H, W, C) uint8 to (B, S, S, C) uint8; B, H and W may be symbols of torch.export."""
+    """Resize (B, H, W, C) uint8 to (B, S, S, C) uint8; B, H and W may be symbols of torch.export."""
     height, width = pixels.shape[1:3]
     down_first = TALL_FIRST_DOWN & (height > size) & (height - size > 2 * (width - size))
     operands = (pixels, *taps(height, size), *taps(width, size))
@@ -23,7 +23,7 @@ def resize_tensor(pixels: Tensor, size: int) -> Tensor:
 
 
 def taps(length: int, size: int) -> tuple[Tensor, Tensor]:
-    """Which of `length` pixels each of `size` takes (S, T) int64, and how much of each (S, T) int32.
+    """Return which of `length` pixels each of `size` takes (S, T) int64, and how much of each (S, T) int32.
 
     precompute_coeffs and normalize_coeffs_8bpc of Resample.c, with the triangle as filter. Taps past a filter's end have no
     weight.
@@ -34,11 +34,11 @@ def taps(length: int, size: int) -> tuple[Tensor, Tensor]:
     centers = (torch.arange(size, dtype=torch.float64)[:, None] + 0.5) * scale  # (S, 1)
     first = (centers - support + 0.5).floor().clamp(min=0)
     end = (centers + support + 0.5).floor().clamp(max=length)
-    places = first + torch.arange(count, dtype=torch.float64)  # (S, T)
-    weights = (1 - ((places - centers + 0.5) * (1 / support)).abs()).clamp(min=0) * (places < end)
+    indices = first + torch.arange(count, dtype=torch.float64)  # (S, T)
+    weights = (1 - ((indices - centers + 0.5) * (1 / support)).abs()).clamp(min=0) * (indices < end)
     weights = weights / weights.sum(1, keepdim=True)
-    whole = (weights * 2**PRECISION_BITS + 0.5).floor().to(torch.int32)
-    return places.clamp(max=length - 1).to(torch.int64), whole
+    rounded = (weights * 2**PRECISION_BITS + 0.5).floor().to(torch.int32)
+    return indices.clamp(max=length - 1).to(torch.int64), rounded
 
 
 def _across_first(pixels: Tensor, rows: Tensor, row_weights: Tensor, columns: Tensor, column_weights: Tensor) -> Tensor:
@@ -49,12 +49,12 @@ def _down_first(pixels: Tensor, rows: Tensor, row_weights: Tensor, columns: Tens
     return _across(_down(pixels, rows, row_weights), columns, column_weights)
 
 
-def _across(pixels: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+def _across(pixels: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     # Whole lines are gathered three times as fast as pixels of three bytes
-    return _down(pixels.transpose(1, 2).contiguous(), places, weights).transpose(1, 2).contiguous()
+    return _down(pixels.transpose(1, 2).contiguous(), indices, weights).transpose(1, 2).contiguous()
 
 
-def _down(pixels: Tensor, places: Tensor, weights: Tensor) -> Tensor:
-    lines = pixels.flatten(2).index_select(1, places.flatten()).unflatten(1, places.shape)  # (B, S, T, W * C)
+def _down(pixels: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    lines = pixels.flatten(2).index_select(1, indices.flatten()).unflatten(1, indices.shape)  # (B, S, T, W * C)
     total = torch.matmul(weights[:, None, :], lines.to(torch.int32))[:, :, 0]  # (B, S, W * C), exact in 32 bits
     return (total.double() * 2.0**-PRECISION_BITS + 0.5).floor().to(torch.uint8).unflatten(2, (-1, pixels.shape[3]))

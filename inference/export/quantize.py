@@ -1,4 +1,4 @@
-"""A network in whole numbers of 8 bits: static, weights per channel, ranges of the activations seen on training images."""
+"""Quantize a network to 8 bits: static, weights per channel, ranges of the activations measured on training images."""
 
 import logging
 import tempfile
@@ -11,7 +11,7 @@ from inference.export.graphs import NORMALIZED
 
 
 def quantize(model, batches: Iterable[np.ndarray]):
-    """The ONNX model of a network with quantize and dequantize pairs (QDQ) around its layers.
+    """Return the ONNX model of a network with quantize and dequantize pairs (QDQ) around its layers.
 
     Jacob et al. 2018, arXiv:1712.05877.
 
@@ -33,21 +33,21 @@ def quantize(model, batches: Iterable[np.ndarray]):
 
     level = logging.getLogger().level
     with tempfile.TemporaryDirectory() as folder:
-        source, prepared, made = (Path(folder, f"{name}.onnx") for name in ("source", "prepared", "made"))
-        onnx.save(model, source)
+        original, prepared, quantized = (Path(folder, f"{n}.onnx") for n in ("original", "prepared", "quantized"))
+        onnx.save(model, original)
         logging.getLogger().setLevel(logging.ERROR)  # its advice on preprocessing goes to the root logger
         try:
-            quant_pre_process(source, prepared, skip_symbolic_shape=True)
+            quant_pre_process(original, prepared, skip_symbolic_shape=True)
             quantization.quantize_static(
                 prepared,
-                made,
+                quantized,
                 Reader(),
                 quant_format=quantization.QuantFormat.QDQ,
                 per_channel=True,
-                reduce_range=True,  # 7 bits of a weight: with 8, processors without VNNI overflow and answer otherwise
+                reduce_range=True,  # 7 bits of a weight: with 8, processors without VNNI overflow and give other results
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
             )
         finally:
             logging.getLogger().setLevel(level)
-        return onnx.load(made)
+        return onnx.load(quantized)

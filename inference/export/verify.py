@@ -1,4 +1,4 @@
-"""Whether a file says what its checkpoint says: on which images, and how far apart the two are."""
+"""Compare an exported file with its checkpoint: on which images, and how far apart the outputs are."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -6,70 +6,75 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
+from common.errors import UserError
 from datamodules.decode import UnreadableImageError, open_image, resize
-from evaluation.intervals import accuracy_entry, format_accuracy
+from evaluation.intervals import format_accuracy, proportion
 from inference.backends import Backend
-from inference.image_inputs import ImageInput, ImageInputs
+from inference.image_inputs import ImageInput, ImageInputs, run_of_checkpoint
 
 log = logging.getLogger(__name__)
 
-PROVED_ON = 200  # images, of a float file
-MEASURED_ON = 2000  # images, of an int8 file, which has another accuracy
-CALIBRATED_ON = 200  # images
-TOGETHER = 16  # images of the batch that proves that a batch can be had
-WORDS = {"val": " validation", "train": " training", "": ""}  # of splits; test stays closed
+N_VERIFICATION = 200  # images, for a float file
+N_VERIFICATION_INT8 = 2000  # images, for an int8 file, whose accuracy differs
+N_CALIBRATION = 200  # images
+BATCH_SIZE = 16  # of the batch that shows that the file takes batches
+SPLITS = {"val": " validation", "train": " training", "": ""}  # test images are not used
 
 
 class VerificationImages(NamedTuple):
-    """Images to compare on, and in words which ones they are."""
+    """Hold the images to compare on, and a text that describes them."""
 
-    sources: list[ImageInput]  # none: made-up ones
-    words: str
+    images: list[ImageInput]  # none: synthetic ones
+    description: str
 
 
 class Verification(NamedTuple):
-    """How far a file is from its checkpoint; accuracy where labels are known."""
+    """Hold how far a file is from its checkpoint, and both accuracies where labels are known."""
 
     n: int
-    words: str  # which images
+    images: str  # described
     largest_difference: float  # of a probability
-    changed: int  # images of another predicted class
-    labeled: int
-    right_before: int
-    right_after: int
+    changed: int  # images whose predicted class differs
+    n_labeled: int
+    correct_checkpoint: int
+    correct_exported: int
 
-    def in_words(self) -> str:
-        """`153 validation images: probabilities differ by at most 1.2e-07, 0 are called differently`."""
+    def describe(self) -> str:
+        """Return `153 validation images: probabilities differ by at most 1.2e-07, 0 of 153 predictions differ`."""
         return (
-            f"{self.words}: probabilities differ by at most {self.largest_difference:.1e}, {self.changed:,} of {self.n:,} are "
-            "called differently"
+            f"{self.images}: probabilities differ by at most {self.largest_difference:.1e}, {self.changed:,} of {self.n:,} "
+            "predictions differ"
         )
 
-    def accuracies(self) -> str | None:
-        """Before and after, with intervals; None where no label is known."""
-        if not self.labeled:
+    def describe_accuracies(self) -> str | None:
+        """Return both accuracies with intervals; None where no label is known."""
+        if not self.n_labeled:
             return None
-        before, after = (
-            format_accuracy(accuracy_entry(right, self.labeled)) for right in (self.right_before, self.right_after)
+        checkpoint, exported = (
+            format_accuracy(proportion(correct, self.n_labeled))
+            for correct in (self.correct_checkpoint, self.correct_exported)
         )
-        return f"accuracy {before} before, {after} after"
+        return f"accuracy of the checkpoint {checkpoint}, of the file {exported}"
 
 
 def known_images(checkpoint: Path, images: str | list[str] | None, root: str | None) -> dict[str, list[ImageInput]]:
-    """Images by split: those that are given ("" without a split), or those of the run that a checkpoint lies in.
+    """Return images by split: those that are given ("" without a split), or those of the run that a checkpoint lies in.
 
-    Empty, and said, where the run's are not to be had.
+    Empty, with a warning, where those of the run are not available.
     """
-    table = checkpoint.resolve().parent.parent / "splits.csv"
-    if images is None and not table.is_file():
-        log.warning("%s: no splits.csv of its run beside it, so that its images are not known", checkpoint)
+    run = run_of_checkpoint(checkpoint)
+    if images is None and run is None:
+        log.warning(
+            "%s: does not lie in the folder of a run with its splits; verifying on synthetic images", checkpoint
+        )
         return {}
     found: dict[str, list[ImageInput]] = {}
     try:
-        for source in ImageInputs(str(table) if images is None else images, root):
-            found.setdefault(source.split, []).append(source)
-    except ValueError as error:
+        for image_input in ImageInputs(str(run.splits) if images is None else images, root):
+            found.setdefault(image_input.split, []).append(image_input)
+    except UserError as error:
         if images is not None:
             raise
         log.warning("%s", error)
@@ -77,74 +82,73 @@ def known_images(checkpoint: Path, images: str | list[str] | None, root: str | N
     return found
 
 
-def verification_images(splits: dict[str, list[ImageInput]], kinds: Sequence[str], most: int) -> VerificationImages:
-    """Images of the first of these splits that there is, else made-up ones."""
-    for split in kinds:
+def verification_images(splits: dict[str, list[ImageInput]], order: Sequence[str], most: int) -> VerificationImages:
+    """Return images of the first split of `order` that has any, else synthetic ones."""
+    for split in order:
         if splits.get(split):
             chosen, n = spread(splits[split], most), len(splits[split])
             of_all = f"{len(chosen):,} of " if len(chosen) < n else ""
-            return VerificationImages(chosen, f"{of_all}{n:,}{WORDS[split]} images")
-    return VerificationImages([], f"{TOGETHER} made-up images")
+            return VerificationImages(chosen, f"{of_all}{n:,}{SPLITS[split]} images")
+    return VerificationImages([], f"{BATCH_SIZE} synthetic images")
 
 
-def spread(sources: Sequence, most: int) -> list:
-    """At most so many, evenly over the list: tables are sorted by class."""
-    places = np.linspace(0, len(sources) - 1, min(most, len(sources))).round().astype(int)
-    return [sources[place] for place in places]
+def spread(items: Sequence, most: int) -> list:
+    """Return at most so many, evenly spaced: tables are sorted by class."""
+    indices = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
+    return [items[index] for index in indices]
 
 
 def compare_outputs(
-    before: Backend, after: Callable[[np.ndarray], np.ndarray], found: VerificationImages, native_sizes: bool
+    checkpoint: Backend, exported: Callable[[np.ndarray], np.ndarray], images: VerificationImages, native_sizes: bool
 ) -> Verification:
-    """Compares two ways from pixels to probabilities image by image, and at last on one batch.
+    """Compare the probabilities of both image by image, and then on one batch.
 
     Args:
-        before: the checkpoint; gets images as training resizes them.
-        after: the file; gets them as they were decoded where it resizes itself (`native_sizes`).
+        checkpoint: gets images as training resizes them.
+        exported: gets them as they were decoded where it resizes itself (`native_sizes`).
     """
-    size, classes = before.description.image_size, before.description.classes
-    largest, changed, labeled, right_before, right_after, n = 0.0, 0, 0, 0, 0, 0
-    resized = []
-    for image, label in _images(found, size):
-        small = np.array(resize(image, size))[None]
-        expected, got = before(small)[0], after(np.asarray(image)[None] if native_sizes else small)[0]
-        largest = max(largest, float(np.abs(expected - got).max()))
-        changed += int(expected.argmax() != got.argmax())
+    size, classes = checkpoint.description.image_size, checkpoint.description.classes
+    largest, changed, n_labeled, correct_checkpoint, correct_exported, n = 0.0, 0, 0, 0, 0, 0
+    first = []
+    for image, label in _decoded(images, size):
+        resized = np.array(resize(image, size))[None]
+        expected = checkpoint(resized)[0]
+        actual = exported(np.asarray(image)[None] if native_sizes else resized)[0]
+        largest = max(largest, float(np.abs(expected - actual).max()))
+        changed += int(expected.argmax() != actual.argmax())
         n += 1
         if label in classes:
-            labeled += 1
-            right_before += classes[expected.argmax()] == label
-            right_after += classes[got.argmax()] == label
-        if len(resized) < TOGETHER:
-            resized.append(small[0])
-    batch = np.stack(resized)
-    largest = max(largest, float(np.abs(before(batch) - after(batch)).max()))
-    return Verification(n, found.words, largest, changed, labeled, right_before, right_after)
+            n_labeled += 1
+            correct_checkpoint += classes[expected.argmax()] == label
+            correct_exported += classes[actual.argmax()] == label
+        if len(first) < BATCH_SIZE:
+            first.append(resized[0])
+    batch = np.stack(first)
+    largest = max(largest, float(np.abs(checkpoint(batch) - exported(batch)).max()))
+    return Verification(n, images.description, largest, changed, n_labeled, correct_checkpoint, correct_exported)
 
 
-def _images(found: VerificationImages, size: int) -> Iterator[tuple]:
-    """Decoded images with their labels; files that cannot be read are left out, which is said."""
-    if not found.sources:
+def _decoded(images: VerificationImages, size: int) -> Iterator[tuple[Image.Image, str]]:
+    """Yield decoded images with their labels; files that cannot be read are skipped with a warning."""
+    if not images.images:
         yield from ((image, "") for image in synthetic_images())
         return
     count = 0
-    for source in found.sources:
+    for image_input in images.images:
         try:
-            image = open_image(source.file, size)
+            image = open_image(image_input.file, size)
         except UnreadableImageError as error:
-            log.warning("left out: %s", error)
+            log.warning("skipped: %s", error)
             continue
         count += 1
-        yield image, source.label
+        yield image, image_input.label
     if not count:
-        raise ValueError(f"none of the {found.words} can be read; give others: images=DIR")
+        raise UserError(f"none of the {images.description} can be read; give others: images=DIR")
 
 
-def synthetic_images() -> Iterator:
-    """Coarse noise in color, of odd sizes."""
-    from PIL import Image
-
+def synthetic_images() -> Iterator[Image.Image]:
+    """Yield coarse noise in color, of odd sizes."""
     generator = np.random.default_rng(0)
-    for _ in range(TOGETHER):
+    for _ in range(BATCH_SIZE):
         coarse = Image.fromarray(generator.integers(0, 256, (9, 7, 3), dtype=np.uint8))
         yield coarse.resize(tuple(generator.integers(20, 600, 2).tolist()), Image.Resampling.BICUBIC)

@@ -6,6 +6,8 @@ Shapes: B batch, C channels, G groups, H, W pixels, K classes.
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.networks.errors import NetworkError
+
 STAGE2_CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}  # table 1: output channels of stage 2 by groups, width 1
 UNITS = (4, 8, 4)  # table 1: units of stages 2 to 4, the first of which halves the image
 FIRST_CHANNELS = 24  # table 1: of the first convolution, width 1
@@ -17,14 +19,14 @@ BOTTLENECK = 4  # section 3.2: the 3x3 convolution has a quarter of the unit's o
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
-    """Section 3.1: channels (G, C/G) are transposed, so that every group of the next layer sees all groups."""
+    """Transpose channels (G, C/G), so that every group of the next layer sees all groups: section 3.1."""
     batch, channels, height, width = x.shape
     x = x.view(batch, groups, channels // groups, height, width)
     return x.transpose(1, 2).reshape(batch, channels, height, width)
 
 
 class ChannelShuffle(nn.Module):
-    """`channel_shuffle` as a layer."""
+    """Shuffle channels as a layer."""
 
     def __init__(self, groups: int):
         super().__init__()
@@ -38,7 +40,7 @@ class ChannelShuffle(nn.Module):
 
 
 class ShuffleUnit(nn.Module):
-    """Figure 2: (b) with stride 1, which adds its input; (c) with stride 2, which appends its pooled input.
+    """Run the unit of figure 2: (b) with stride 1, which adds its input; (c) with stride 2, which appends its pooled input.
 
     Grouped 1x1 convolution, batch norm, ReLU, shuffle, 3x3 depthwise convolution, batch norm, grouped 1x1 convolution,
     batch norm.
@@ -67,12 +69,12 @@ class ShuffleUnit(nn.Module):
 
 
 def first_channels(width: float) -> int:
-    """Channels of the first convolution."""
+    """Return the channels of the first convolution."""
     return max(FEWEST_FIRST_CHANNELS, round(FIRST_CHANNELS * width))
 
 
 class ShuffleNetV1(nn.Module):
-    """Table 1. Weights as the paper's framework leaves them to chance: He initialization of the convolutions."""
+    """Run the network of table 1. He initialization of the convolutions; the paper states none."""
 
     def __init__(self, *, groups: int, width: float, num_classes: int):
         super().__init__()
@@ -104,15 +106,15 @@ class ShuffleNetV1(nn.Module):
 
 
 def shufflenet_v1(*, groups: int = 3, width: float = 1.0, num_classes: int) -> ShuffleNetV1:
-    """ShuffleNet `width`x with `groups`.
+    """Build ShuffleNet `width`x with `groups`.
 
     Raises:
-        ValueError: groups that the paper has no channels for, or that do not divide the channels at this width.
+        NetworkError: groups that the paper has no channels for, or that do not divide the channels at this width.
     """
     if groups not in STAGE2_CHANNELS:
-        raise ValueError(f"model.groups={groups}: the paper has channels for {', '.join(map(str, STAGE2_CHANNELS))}")
+        raise NetworkError(f"model.groups={groups}: the paper has channels for {', '.join(map(str, STAGE2_CHANNELS))}")
     if not 0 < width <= WIDEST:
-        raise ValueError(f"model.width={width}: use a number above 0 and up to {WIDEST}")
+        raise NetworkError(f"model.width={width}: use a number above 0 and up to {WIDEST}")
     first, second = first_channels(width), STAGE2_CHANNELS[groups] * width
     counts = {
         "bottleneck channels of stage 2": second / BOTTLENECK,
@@ -120,7 +122,7 @@ def shufflenet_v1(*, groups: int = 3, width: float = 1.0, num_classes: int) -> S
     }
     for what, count in counts.items():
         if count <= 0 or count % groups:
-            raise ValueError(
+            raise NetworkError(
                 f"model.groups={groups} with model.width={width}: {count:g} {what} cannot be divided into {groups} "
                 "equal groups of whole channels; use width 1, 0.5 or 0.25, or fewer groups"
             )

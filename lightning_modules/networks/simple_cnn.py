@@ -2,12 +2,14 @@
 
 from torch import Tensor, nn
 
+from lightning_modules.networks.errors import NetworkError
+
 WIDTHS = (32, 64, 128)
 HIDDEN = 200
 
 
 class SimpleCNN(nn.Module):
-    """Three times (3x3 convolution, ReLU, 2x2 max pool) with 32, 64 and 128 channels, then two linear layers.
+    """Run three times (3x3 convolution, ReLU, 2x2 max pool) with 32, 64 and 128 channels, then two linear layers.
 
     1,015,450 parameters and 24,146,320 MACs for two classes at 48 x 48.
     """
@@ -34,11 +36,15 @@ class SimpleCNN(nn.Module):
 
 
 def simple_cnn(*, num_classes: int, image_size: int, dropout: float = 0.5) -> SimpleCNN:
-    """Raises ValueError where the images are too small for three poolings, or a dropout that is no share."""
+    """Build the network for images of `image_size` pixels a side.
+
+    Raises:
+        NetworkError: the images are too small for three poolings, or `dropout` is no share.
+    """
     if not 0 <= dropout <= 1:
-        raise ValueError(f"model.dropout={dropout}: use 0 to 1")
+        raise NetworkError(f"model.dropout={dropout}: use 0 to 1")
     if image_size < 2 ** len(WIDTHS):
-        raise ValueError(
+        raise NetworkError(
             f"model.image_size={image_size} is too small for simple_cnn; the smallest is {2 ** len(WIDTHS)}"
         )
     return SimpleCNN(num_classes=num_classes, image_size=image_size, dropout=dropout)

@@ -1,18 +1,19 @@
-"""What is looked up and changed in a network that is built: its head, its batch norms, the smallest image that it takes."""
+"""Inspect and change a network that is built: its head, its batch norms, the smallest image that it accepts."""
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.shufflenetv2 import InvertedResidual
 
+from lightning_modules.networks.errors import NetworkError
 from lightning_modules.networks.shufflenet_v1 import ChannelShuffle, channel_shuffle
 from lightning_modules.networks.truncated import on_meta
 
-HEADS = ("head", "fc", "classifier")  # what the last layers are called
+HEADS = ("head", "fc", "classifier")  # names of the last layers
 
 
 def find_head(network: nn.Module) -> nn.Module | None:
-    """The last part, which gives the logits; None where it is not known where it begins."""
+    """Return the last part, which gives the logits; None where it is not known where it begins."""
     if hasattr(network, "get_classifier"):  # timm
         head = network.get_classifier()
     else:
@@ -21,31 +22,31 @@ def find_head(network: nn.Module) -> nn.Module | None:
 
 
 def set_frozen(network: nn.Module, frozen: bool) -> None:
-    """Keeps everything before the head from being trained, its batch norms in eval mode too; or undoes it.
+    """Freeze everything before the head, with its batch norms in eval mode; or thaw it.
 
     Raises:
-        ValueError: a network of which it is not known where its head begins.
+        NetworkError: a network of which it is not known where its head begins.
     """
     head = find_head(network)
     if head is None:
-        raise ValueError("model.freeze: it is not known where the head of this network begins; use model.freeze=null")
+        raise NetworkError("model.freeze: it is not known where the head of this network begins; use model.freeze=null")
     for part in (child for child in network.children() if child is not head):
         part.requires_grad_(not frozen)
         part.train(network.training and not frozen)
 
 
 def batch_norms(network: nn.Module) -> dict[str, nn.Module]:
-    """Name -> each batch norm of a network, also those that are in step over several processes."""
+    """Return the batch norms of a network by name, synchronized ones too."""
     return {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
 
 
 def has_trained_statistics(norm: nn.Module) -> bool:
-    """Whether the mean and variance of a batch norm are others than those that it begins with."""
+    """Return whether the mean and variance of a batch norm differ from their initial values."""
     return norm.running_mean is not None and bool(norm.running_mean.any() or (norm.running_var != 1).any())
 
 
 def shuffle_order(network: nn.Module) -> tuple[list[int], int] | None:
-    """What the network's channel shuffle does to a few channels: (the channel at each place, groups); None without one."""
+    """Return what the network's channel shuffle does to a few channels, (channel at each place, groups); None without one."""
     groups = 0
     for module in network.modules():
         if isinstance(module, ChannelShuffle):
@@ -60,7 +61,7 @@ def shuffle_order(network: nn.Module) -> tuple[list[int], int] | None:
 
 @torch.no_grad()
 def smallest_image_size(network: nn.Module, upto: int, start: int = 1) -> int | None:
-    """The smallest side of an image, from `start` to `upto`, that the network can take; or None. Computes shapes alone."""
+    """Return the smallest side of an image, from `start` to `upto`, that the network accepts, or None; computes only shapes."""
     network = on_meta(network)
 
     def works(size: int) -> bool:

@@ -1,11 +1,11 @@
 """The ready networks that the study compared, by torchvision's own names."""
 
-import difflib
-
 from torch import nn
 from torchvision import models
 
-# name -> where torchvision keeps its ImageNet weights. An explicit list: a checkpoint names a network, never code.
+from lightning_modules.networks.errors import NetworkError
+
+# Name -> torchvision's ImageNet weights. An explicit list: a checkpoint names a network, never code.
 TORCHVISION_WEIGHTS = {
     "resnet18": models.ResNet18_Weights.IMAGENET1K_V1,
     "resnet50": models.ResNet50_Weights.IMAGENET1K_V2,
@@ -21,19 +21,12 @@ TORCHVISION_WEIGHTS = {
 }
 
 
-def unknown(setting: str, name: str, allowed: list[str]) -> str:
-    """A message for a name that is not in a list: the nearest names first."""
-    close = difflib.get_close_matches(name, allowed, n=3, cutoff=0.4)
-    meant = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"{setting}: unknown; {meant}Allowed: {', '.join(allowed)}"
-
-
 def torchvision_model(*, name: str, num_classes: int) -> nn.Module:
-    """The named network with random weights and a last layer for `num_classes`.
+    """Build the named network with random weights and a last layer for `num_classes`.
 
     Raises:
-        ValueError: a name that is not in the list.
+        NetworkError: a name that is not in the list.
     """
     if name not in TORCHVISION_WEIGHTS:
-        raise ValueError(unknown(f"model.name={name}", name, list(TORCHVISION_WEIGHTS)))
+        raise NetworkError(f"model.name={name}: unknown", name=name, allowed=TORCHVISION_WEIGHTS)
     return models.get_model(name, weights=None, num_classes=num_classes)

@@ -1,11 +1,19 @@
+import shutil
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from callbacks.distillation import Distillation, warn_of_other_splits
+from common.errors import UserError
+from common.run_folder import RunFolder
+from common.run_record import DataInfo, RunRecord
+from lightning_modules.checkpoint import load_classifier
 from lightning_modules.losses import DistillationLoss
 from tests.support.fake_checkpoints import make_checkpoint
 
 
-def test_the_loss_is_the_paper_s_written_out():
+def test_the_loss_is_that_of_the_paper():
     logits, teacher = torch.tensor([[1.0, -1.0], [0.2, 0.6]]), torch.tensor([[2.0, 0.0], [-1.0, 3.0]])
     losses = torch.tensor([0.7, 0.1])
     soft = torch.exp(teacher / 4) / torch.exp(teacher / 4).sum(1, keepdim=True)
@@ -25,58 +33,68 @@ def test_a_teacher_that_agrees_adds_nothing():
 
 @pytest.mark.parametrize("options", [{"temperature": 0, "weight": 0.5}, {"temperature": 1, "weight": 1.5}])
 def test_bad_values_are_named(options):
-    with pytest.raises(ValueError, match=r"distillation\.(temperature|weight)="):
+    with pytest.raises(UserError, match=r"distillation\.(temperature|weight)="):
         DistillationLoss(**options)
 
 
-def test_a_trained_network_teaches_a_small_one(train):
-    teacher = train("model=simple_cnn", "model.image_size=48", "trainer.max_epochs=1")
-    path = teacher.folder / "checkpoints" / "best.ckpt"
-    alone = train("trainer.max_epochs=1")
-    taught = train(f"teacher={path}", "trainer.max_epochs=1")
+def test_a_trained_network_teaches_a_small_one(train, finished_run):
+    teacher = finished_run.folder / "checkpoints" / "best.ckpt"
+    student = ("model=simple_cnn", "model.image_size=48", "trainer.max_epochs=1", "stages=[fit]")
+    by_itself, taught = train(*student), train(*student, f"teacher={teacher}")
     assert taught.status == 0, taught.err
-    assert "other val and test images" not in taught.err
+    assert not any("teacher=" in warning for warning in taught.record.run.warnings)  # the splits are the same
     first, other = (
-        torch.load(r.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for r in (alone, taught)
+        torch.load(r.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for r in (by_itself, taught)
     )
     assert set(first) == set(other)  # the teacher is no part of what is kept
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_asked_once_where_nothing_is_augmented_the_answers_are_those_of_every_step(train):
-    teacher = train("model=simple_cnn", "model.image_size=48", "trainer.max_epochs=1")
-    options = [
-        f"teacher={teacher.folder / 'checkpoints' / 'best.ckpt'}",
-        "augmentation=none",
-        "trainer.max_epochs=1",
-        "optimizer=sgd",
-    ]
-    once = train(*options)
-    always = train(*options, "callbacks.distillation.cache_teacher=false")
-    weights = [
-        torch.load(r.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for r in (once, always)
-    ]
-    for name, tensor in weights[0].items():
-        assert torch.allclose(tensor.float(), weights[1][name].float(), atol=1e-5), name
-
-
-def test_a_teacher_of_unknown_or_other_images_is_warned_of(train, tmp_path):
-    path = make_checkpoint(tmp_path / "teacher.ckpt", classes=("blue", "red"), decision=None)
-    ran = train(f"teacher={path}", "trainer.max_epochs=1")
-    assert ran.status == 0, ran.err
-    assert any("does not say on which images it was trained" in w for w in ran.record["run"]["warnings"])
+@pytest.mark.parametrize("cache_teacher", [None, True, False])
+def test_without_augmentation_cached_predictions_are_those_of_every_step(finished_run, fake_trainer, cache_teacher):
+    path = finished_run.folder / "checkpoints" / "best.ckpt"
+    callback = Distillation(teacher=str(path), temperature=4, weight=0.5, cache_teacher=cache_teacher)
+    student = load_classifier(path)
+    callback.setup(fake_trainer, student, "fit")
+    callback.on_train_start(fake_trainer, student)
+    assert (callback.cache is None) == (cache_teacher is False)
+    data = fake_trainer.datamodule
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    callback.on_train_batch_start(fake_trainer, student, batch, 0)
+    with torch.no_grad():
+        assert torch.allclose(batch["teacher_logits"], student(batch["pixels"]), atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("classes", "name", "said"),
+    ("data", "reason"),
     [
-        (("ants", "bees"), "teacher.ckpt", "knows the classes ants, bees, the data has blue, red"),
-        (("blue", "red"), "other.ckpt", "no such checkpoint"),
+        (None, "does not record on which images it was trained"),
+        (DataInfo(fingerprint_val_test="0" * 16), "was trained with other val and test images"),
+        (DataInfo(fingerprint_val_test="1" * 16), None),
     ],
 )
-def test_a_wrong_teacher_is_told_in_a_line(train, tmp_path, classes, name, said):
-    make_checkpoint(tmp_path / "teacher.ckpt", classes=classes, decision=None)
-    ran = train(f"teacher={tmp_path / name}", "trainer.max_epochs=1")
-    assert ran.status == 1
-    errors = [line for line in ran.err.splitlines() if "ERROR" in line]
-    assert len(errors) == 1 and f"teacher={tmp_path / name}" in errors[0] and said in errors[0]
+def test_a_teacher_of_unknown_or_other_images_is_warned_of(tmp_path, finished_run, caplog, data, reason):
+    folder = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "teacher"))
+    teacher = finished_run.record
+    teacher.folder, teacher.data, teacher.writes = folder, data, True
+    teacher.save()
+    student = RunRecord(data=DataInfo(fingerprint_val_test="1" * 16))
+    warn_of_other_splits(str(folder.best_checkpoint), student)
+    assert (reason in caplog.text) if reason else not caplog.text
+
+
+def test_a_teacher_outside_of_a_run_is_warned_of(tmp_path, caplog):
+    path = make_checkpoint(tmp_path / "teacher.ckpt")
+    warn_of_other_splits(str(path), RunRecord(data=DataInfo(fingerprint_val_test="1" * 16)))
+    assert "does not record on which images it was trained" in caplog.text
+
+
+def test_a_wrong_teacher_is_refused_in_one_line(tmp_path):
+    path = make_checkpoint(tmp_path / "teacher.ckpt", classes=("ants", "bees"))
+    callback = Distillation(teacher=str(path), temperature=4, weight=0.5)
+    student = SimpleNamespace(classes=["blue", "red"])
+    with pytest.raises(UserError, match=r"teacher=.*knows the classes ants, bees, the data has blue, red"):
+        callback.setup(None, student, "fit")
+    missing = tmp_path / "other.ckpt"
+    with pytest.raises(UserError, match=f"^teacher={missing}: no such checkpoint"):
+        warn_of_other_splits(str(missing), RunRecord(data=DataInfo()))

@@ -43,7 +43,7 @@ def study():
 
 
 def epochs(trial, values, max_epochs=4, monitor="val/accuracy", before=0):
-    """Lets a trial have these values, `before` of them before its process was killed; returns its callback."""
+    """Give a trial these values, `before` of them before its process was killed; return its callback."""
     log = Rows(values, monitor)
     callback = OptunaPruning(trial=trial, monitor=monitor)
     trainer = SimpleNamespace(callbacks=[log], max_epochs=max_epochs)
@@ -54,7 +54,7 @@ def epochs(trial, values, max_epochs=4, monitor="val/accuracy", before=0):
     return callback
 
 
-def test_behind_the_median_it_ends_but_not_before_it_may(study):
+def test_a_trial_behind_the_median_is_pruned_after_its_warmup(study):
     searched = study()
     trial = searched.ask()
     with pytest.raises(
@@ -64,7 +64,7 @@ def test_behind_the_median_it_ends_but_not_before_it_may(study):
     assert searched.trials[-1].intermediate_values == {1: 0.0, 2: 0.1}
 
 
-def test_its_best_so_far_is_what_counts(study):
+def test_its_best_value_so_far_counts(study):
     trial = study().ask()
     with pytest.raises(
         TrialPruned, match=r"^after epoch 3: val accuracy 0\.5000 at best, median of 3 trials at that epoch 0\.6000$"
@@ -72,28 +72,35 @@ def test_its_best_so_far_is_what_counts(study):
         epochs(trial, [0.5, 0.0, 0.0, 0.0])
 
 
-def test_after_the_last_epoch_nothing_is_left_to_save(study):
+def test_the_last_epoch_prunes_nothing(study):
     trial = study().ask()
     epochs(trial, [0.5, 0.5, 0.7, 0.0])
     assert trial.study.trials[-1].intermediate_values == {1: 0.5, 2: 0.5, 3: 0.7, 4: 0.0}
 
 
-def test_a_loss_is_better_when_it_is_less(study):
+def test_a_smaller_loss_is_better(study):
     epochs(study("minimize").ask(), [0.9, 0.3, 0.5, 0.7], monitor="val/loss")
     with pytest.raises(TrialPruned, match=r"after epoch 2: val loss 0\.5000, median of 3"):
         epochs(study("minimize").ask(), [0.9, 0.5], monitor="val/loss")
 
 
-def test_what_is_no_number_ends(study):
-    with pytest.raises(TrialPruned, match=r"^after epoch 1: val loss is not a number$"):
+def test_nan_is_pruned(study):
+    with pytest.raises(TrialPruned, match=r"^after epoch 1: val loss is NaN$"):
         epochs(study("minimize").ask(), [math.nan, math.nan], monitor="val/loss")
 
 
 @pytest.mark.filterwarnings("error")  # Optuna warns of an epoch that is reported twice
-def test_going_on_reports_what_was_before_once(study):
+def test_a_resumed_trial_reports_the_earlier_epochs_once(study):
     trial = study().ask()
     epochs(trial, [0.5, 0.6, 0.7, 0.8], before=2)
     assert trial.study.trials[-1].intermediate_values == {1: 0.5, 2: 0.6, 3: 0.7, 4: 0.8}
+
+
+def test_a_trial_that_counts_as_failed_still_completes(study):
+    trial = study().ask()
+    trial.study.tell(trial, state=TrialState.FAIL)  # by another process, after its heartbeats had stopped
+    epochs(trial, [0.9, 0.9, 0.9, 0.9])
+    assert trial.study.trials[-1].intermediate_values == {}
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:The number of training batches.*")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.image_grid import CELL, GAP, HEADING, TITLE, font, grid, rows_of_images, save_png, shortened
+from common.image_grid import CELL, GAP, HEADING, TITLE, fit_title, font, grid, rows_of_images, save_png
 
 RED, BLUE = np.zeros((30, 30, 3), np.uint8), np.zeros((30, 30, 3), np.uint8)
 RED[..., 0], BLUE[..., 2] = 255, 255
@@ -15,7 +15,7 @@ def cell(sheet: np.ndarray, row: int, column: int, margin: int) -> np.ndarray:
     return sheet[top : top + CELL, left : left + CELL]
 
 
-def test_each_image_stands_in_its_row_and_column():
+def test_each_image_is_in_its_row_and_column():
     sheet = rows_of_images([("first", [(RED, "a"), (BLUE, "b")]), ("second", [(BLUE, "c")])])
     assert (cell(sheet, 0, 0, HEADING) == [255, 0, 0]).all()
     assert (cell(sheet, 0, 1, HEADING) == [0, 0, 255]).all()
@@ -25,7 +25,7 @@ def test_each_image_stands_in_its_row_and_column():
     assert not (sheet[:, HEADING - GAP : HEADING] < 128).any()  # end before the images
 
 
-def test_a_image_keeps_its_shape_in_the_middle_of_its_cell():
+def test_an_image_keeps_its_shape_in_the_middle_of_its_cell():
     wide = np.zeros((100, 200, 3), np.uint8)
     found = cell(grid([(wide, "")]), 0, 0, GAP)
     dark = np.argwhere((found == 0).all(axis=-1))
@@ -49,13 +49,18 @@ def test_a_grid_is_about_as_wide_as_high(count, shape):
 
 
 @pytest.mark.parametrize("title", ["x" * 300, "$\\frac{1}{0}$", "a\nb\u202e.jpg", "ä 图", ""])
-def test_titles_of_strangers_take_one_line(title):
-    line = shortened(title)
+def test_untrusted_titles_take_one_line(title):
+    line = fit_title(title)
     assert font(11).getlength(line) <= CELL
     assert "\n" not in line
     assert "\u202e" not in line
-    assert shortened("short.jpg") == "short.jpg"
+    assert fit_title("short.jpg") == "short.jpg"
     grid([(RED, title)])
+
+
+@pytest.mark.parametrize("letter", "aä…×Ж")
+def test_the_font_has_the_letters_of_file_names_and_titles(letter):
+    assert bytes(font(11).getmask(letter)) != bytes(font(11).getmask("\uffff"))  # the box of a missing glyph
 
 
 def test_a_png_holds_the_pixels(tmp_path):

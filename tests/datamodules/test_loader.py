@@ -37,7 +37,7 @@ def test_training_takes_every_row_and_equally_many_a_process(world_size):
     assert {row for part in parts for row in part} == set(ROWS.tolist())
 
 
-def test_order_follows_from_seed_and_epoch():
+def test_order_depends_on_seed_and_epoch():
     sampler = EpochSampler(ROWS, shuffle=True, seed=1)
     first = list(sampler)
     assert first == list(sampler)
@@ -60,13 +60,13 @@ def test_balanced_sampling_draws_all_classes_alike():
 def test_sample_weights_come_with_their_images(dataset):
     catalog = Catalog(name="x", root=None, classes=["a", "b"], paths=[""] * 10, labels=np.zeros(10, int),
                       splits=np.array([""] * 10), weights=np.arange(10, dtype=np.float32))  # fmt: skip
-    batch = ImageDataset(catalog, dataset.store, None, seed=0).__getitems__([(0, 3), (0, 9)])
+    batch = ImageDataset(catalog, dataset.cache, None, seed=0).__getitems__([(0, 3), (0, 9)])
     assert batch["weights"].tolist() == [3, 9]
     assert "weights" not in dataset.__getitems__([(0, 3)])
 
 
 class Images:
-    """Stands in for a pixel store."""
+    """Play a pixel cache."""
 
     def __init__(self, pixels):
         self.pixels = pixels
@@ -102,7 +102,7 @@ def test_a_batch_is_channels_last_with_the_right_labels(dataset):
     assert batch["pixels"].shape == (3, 3, 16, 16) and batch["pixels"].dtype == torch.uint8
     assert batch["pixels"].is_contiguous(memory_format=torch.channels_last)
     assert batch["labels"].tolist() == [1, 0, 1] and batch["rows"].tolist() == [7, 2, 3]
-    assert np.array_equal(batch["pixels"][1].permute(1, 2, 0).numpy(), dataset.store[2])
+    assert np.array_equal(batch["pixels"][1].permute(1, 2, 0).numpy(), dataset.cache[2])
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -119,7 +119,7 @@ def test_augmentation_is_the_same_on_any_number_of_workers_and_differs_between_e
     assert not torch.equal(epoch(0, 0), epoch(1, 0))
 
 
-def test_a_loader_goes_on_in_the_middle_of_a_pass(dataset):
+def test_a_loader_resumes_in_the_middle_of_a_pass(dataset):
     def loader():
         return StatefulDataLoader(
             dataset, batch_size=3, sampler=EpochSampler(np.arange(10), shuffle=True, seed=3), collate_fn=keep_batch
@@ -135,7 +135,7 @@ def test_a_loader_goes_on_in_the_middle_of_a_pass(dataset):
     assert [batch["rows"].tolist() for batch in other] == whole  # and the next one is whole
 
 
-def test_a_single_left_over_image_is_no_training_batch_and_is_said(tmp_path, caplog):
+def test_a_single_remaining_image_is_no_training_batch_and_is_logged(tmp_path, caplog):
     root = make_images(tmp_path, {f"{s}/{c}": n for s, n in (("train", 5), ("val", 5)) for c in ("blue", "red")})
     config = composed("datamodule=image_folder", f"datamodule.root={root}", "model.image_size=16", "datamodule.batch_size=3",
                       f"datamodule.cache={tmp_path / 'cache'}", "augmentation=none")  # fmt: skip

@@ -1,29 +1,31 @@
 import numpy as np
 import pytest
 
-from datamodules.splits import FRACTIONS, assign_folds, assign_splits, join_groups
+from common.errors import UserError
+from datamodules.sources.catalog import Catalog
+from datamodules.splits import TRAIN_VAL_TEST, assign_folds, assign_splits, check_splits, join_groups, stratified_rows
 
 
 @pytest.mark.parametrize("counts", [(1508, 715), (5, 5), (101, 7, 33)])
 def test_every_split_has_its_share_of_every_class(counts):
     labels = np.repeat(np.arange(len(counts)), counts)
-    splits = assign_splits(labels, FRACTIONS, seed=48763)
+    splits = assign_splits(labels, TRAIN_VAL_TEST, seed=48763)
     for label, count in enumerate(counts):
-        for split, fraction in FRACTIONS.items():
+        for split, fraction in TRAIN_VAL_TEST.items():
             assert abs(((labels == label) & (splits == split)).sum() - fraction * count) <= 1
-    assert set(splits) == set(FRACTIONS)  # every row in exactly one split
+    assert set(splits) == set(TRAIN_VAL_TEST)  # every row in exactly one split
 
 
-def test_splits_are_stable_and_follow_the_seed():
+def test_splits_are_stable_and_depend_on_the_seed():
     labels = np.arange(200) % 2
-    assert np.array_equal(assign_splits(labels, FRACTIONS, 1), assign_splits(labels, FRACTIONS, 1))
-    assert not np.array_equal(assign_splits(labels, FRACTIONS, 1), assign_splits(labels, FRACTIONS, 2))
+    assert np.array_equal(assign_splits(labels, TRAIN_VAL_TEST, 1), assign_splits(labels, TRAIN_VAL_TEST, 1))
+    assert not np.array_equal(assign_splits(labels, TRAIN_VAL_TEST, 1), assign_splits(labels, TRAIN_VAL_TEST, 2))
 
 
 def test_single_groups_change_nothing():
     labels = np.arange(200) % 3
     groups = np.arange(200)
-    assert np.array_equal(assign_splits(labels, FRACTIONS, 1, groups), assign_splits(labels, FRACTIONS, 1))
+    assert np.array_equal(assign_splits(labels, TRAIN_VAL_TEST, 1, groups), assign_splits(labels, TRAIN_VAL_TEST, 1))
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -31,11 +33,11 @@ def test_a_group_never_crosses_a_border_and_shares_stay_near(seed):
     generator = np.random.default_rng(seed)
     groups = generator.integers(0, 120, 600)  # about five images each
     labels = (generator.random(600) < 0.3).astype(int)
-    splits = assign_splits(labels, FRACTIONS, seed, groups)
+    splits = assign_splits(labels, TRAIN_VAL_TEST, seed, groups)
     for group in np.unique(groups):
         assert len(set(splits[groups == group])) == 1
     for label in (0, 1):
-        for split, fraction in FRACTIONS.items():
+        for split, fraction in TRAIN_VAL_TEST.items():
             share = (splits[labels == label] == split).mean()
             assert abs(share - fraction) < 0.05
 
@@ -60,3 +62,29 @@ def test_named_groups_and_equal_pixels_are_joined_also_over_several_steps():
     assert len(set(joined.tolist())) == 3
     assert len(set(join_groups(["a", "a", ""], ["1", "2", "2"]).tolist())) == 1
     assert len(set(join_groups(["", ""], ["", ""]).tolist())) == 2  # unreadable files are no duplicates of each other
+
+
+def catalog():
+    return Catalog(name="x", root="DIR", classes=["a", "b"], paths=list("pqrstu"), labels=np.array([0, 1] * 3),
+                   splits=np.array(["train", "train", "val", "val", "test", "test"]))  # fmt: skip
+
+
+def test_every_split_needs_every_class():
+    images = catalog()
+    check_splits(images, optional={"test"})
+    images.exclude([3], "too dark")
+    with pytest.raises(UserError, match="val split has no image of class b"):
+        check_splits(images, optional={"test"})
+
+
+def test_a_data_set_may_have_no_test_split():
+    images = catalog()
+    images.exclude([4, 5], "none")
+    check_splits(images, optional={"test"})
+    assert images.describe() == "train 2, val 2 images"
+
+
+def test_stratified_rows_depend_on_the_seed_and_keep_the_shares():
+    one, again, other = (stratified_rows(["a"] * 90 + ["b"] * 11, 26, seed) for seed in (1, 1, 2))
+    assert one.tolist() == again.tolist() != other.tolist()
+    assert len(set(one)) == 26 and (one >= 90).sum() in (2, 3)  # 11 * 26 / 101 = 2.8

@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as F
 
+from common.errors import UserError
 from datamodules.transforms import Augmentation, AugmentationParams, apply, draw_rectangle
 from datamodules.transforms_gpu import apply_on_device
 
@@ -68,7 +69,7 @@ def test_rotation_covers_both_sides_up_to_its_bound():
 
 @pytest.mark.parametrize(("name", "value"), [("erasing", 1.5), ("horizontal_flip", -0.1), ("rotation_degrees", 200)])
 def test_bad_values_are_named(name, value):
-    with pytest.raises(ValueError, match=f"augmentation.{name}={value}"):
+    with pytest.raises(UserError, match=f"augmentation.{name}={value}"):
         Augmentation(**OFF | {name: value})
 
 

@@ -1,73 +1,53 @@
-"""What a process keeps, and how often it looks for garbage, seen from the outside: in processes of their own."""
-
-import subprocess
-import sys
+import atexit
+import ctypes
+import gc
+import os
+import weakref
 
 import pytest
 
-FAULTS = """
-import resource, sys
-from engine.process_tuning import speed_up
-if sys.argv[1] == "fast":
-    speed_up()
-    speed_up()
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-block = b"x" * (40 << 20)
-del block
-before = faults()
-for _ in range(10):
-    block = b"x" * (40 << 20)
-    del block
-print(faults() - before)
-"""
-COLLECTIONS = """
-import gc, sys
-from engine.process_tuning import speed_up
-if sys.argv[1] == "fast":
-    speed_up()
-kept = [[number] for number in range(300_000)]
-print(sum(generation["collections"] for generation in gc.get_stats()))
-"""
-MEMORY = """
-import gc, sys
-from engine.process_tuning import speed_up
-speed_up()
-class Node: pass
-alive = 0
-def gone(_):
-    global alive
-    alive -= 1
-import weakref
-watched = []
-for _ in range(400_000):
-    node = Node()
-    node.itself = node
-    alive += 1
-    watched.append(weakref.ref(node, gone))
-print(alive)
-"""
+from engine.process_tuning import OBJECTS, tune_process
 
 
-def printed(code: str, kind: str, **environment: str) -> int:
-    command = [sys.executable, "-c", code, kind]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True, env=environment or None).stdout)
+@pytest.fixture
+def untuned(monkeypatch):
+    """A process before tuning; returns the options of malloc that are set later."""
+    threshold, options = gc.get_threshold(), []
+
+    class Libc:
+        def __init__(self, name):
+            self.mallopt = lambda option, value: options.append(option) or 1
+
+    monkeypatch.setattr(ctypes, "CDLL", Libc)
+    monkeypatch.setattr(atexit, "register", lambda function: None)
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    gc.set_threshold(700, 10, 10)
+    yield options
+    gc.set_threshold(*threshold)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
-def test_blocks_that_come_again_in_each_step_cost_no_faults():
-    assert printed(FAULTS, "fast") * 5 < printed(FAULTS, "usual")
+def test_it_changes_a_process_once(untuned):
+    tune_process()
+    assert gc.get_threshold()[0] == OBJECTS and len(untuned) == 2
+    tune_process()
+    assert len(untuned) == 2
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
-def test_settings_of_malloc_in_the_environment_are_left_alone():
-    theirs = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
-    assert printed(FAULTS, "fast", **theirs) > 0.9 * printed(FAULTS, "usual", **theirs)
+def test_settings_of_malloc_in_the_environment_are_kept(untuned, monkeypatch):
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    tune_process()
+    assert gc.get_threshold()[0] == OBJECTS and not untuned
 
 
-def test_garbage_is_looked_for_less_often():
-    assert printed(COLLECTIONS, "fast") * 20 < printed(COLLECTIONS, "usual")
+def test_garbage_is_still_collected(untuned):
+    class Node:
+        pass
 
-
-def test_garbage_is_still_found():
-    assert printed(MEMORY, "fast") < 250_000
+    tune_process()
+    alive = weakref.WeakSet()
+    for _ in range(2 * OBJECTS):
+        node = Node()
+        node.itself = node
+        alive.add(node)
+    assert len(alive) < 2 * OBJECTS

@@ -4,6 +4,7 @@ import torch
 from scipy.special import log_softmax, softmax
 from torchmetrics.classification import MulticlassCalibrationError
 
+from common.run_record import Selective
 from evaluation.calibration import (
     brier,
     coverage_at_accuracy,
@@ -15,7 +16,7 @@ from evaluation.calibration import (
     selective_accuracy,
     with_temperature,
 )
-from evaluation.intervals import accuracy_entry
+from evaluation.intervals import proportion
 
 
 def made_up(n, classes, temperature=1.0, seed=0):
@@ -50,7 +51,7 @@ def test_ece_at_the_ends_of_bins():
 def test_ece_is_the_gap_of_the_bins():
     labels, logits = made_up(400, 3, 3.0)
     bins = reliability(labels, softmax(logits, axis=1))
-    gap = sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in bins if b["n"]) / 400
+    gap = sum(b.n * abs(b.accuracy - b.confidence) for b in bins if b.n) / 400
     assert gap == pytest.approx(ece(labels, softmax(logits, axis=1)))
 
 
@@ -58,12 +59,10 @@ def test_reliability_by_hand():
     labels = np.array([0, 0, 1, 1, 0])
     p = np.array([0.9, 1.0, 0.3, 0.6, 0.55])
     bins = reliability(labels, np.stack([p, 1 - p], axis=1), bins=4)
-    assert [(b["low"], b["high"], b["n"]) for b in bins] == [(0, 0.25, 0), (0.25, 0.5, 0), (0.5, 0.75, 3), (0.75, 1, 2)]
-    assert bins[0]["confidence"] is None and bins[0]["accuracy"] is None
-    assert bins[2]["confidence"] == pytest.approx((0.7 + 0.6 + 0.55) / 3) and bins[2]["accuracy"] == pytest.approx(
-        2 / 3
-    )
-    assert bins[3]["confidence"] == pytest.approx(0.95) and bins[3]["accuracy"] == 1
+    assert [(b.low, b.high, b.n) for b in bins] == [(0, 0.25, 0), (0.25, 0.5, 0), (0.5, 0.75, 3), (0.75, 1, 2)]
+    assert bins[0].confidence is None and bins[0].accuracy is None
+    assert bins[2].confidence == pytest.approx((0.7 + 0.6 + 0.55) / 3) and bins[2].accuracy == pytest.approx(2 / 3)
+    assert bins[3].confidence == pytest.approx(0.95) and bins[3].accuracy == 1
 
 
 def test_brier_by_hand():
@@ -99,7 +98,7 @@ def test_with_temperature():
     assert np.isfinite(with_temperature(np.array([[1.0, 0.0]]), 0.05)).all()
 
 
-def test_what_is_rounded_to_zero_does_not_hinder_the_fit():
+def test_probabilities_rounded_to_zero_do_not_hinder_the_fit():
     probabilities = np.array([[1.0, 0.0]] * 20)
     labels = np.array([0] * 18 + [1] * 2)
     temperature = fit_temperature(labels, logarithm(probabilities))
@@ -112,25 +111,14 @@ def test_risk_coverage_by_hand():
     probabilities = np.stack([p, 1 - p], axis=1)
     coverage, accuracy = risk_coverage(labels, probabilities)
     assert coverage == pytest.approx([0.2, 0.6, 0.6, 1, 1]) and accuracy == pytest.approx([1, 2 / 3, 2 / 3, 0.8, 0.8])
-    assert coverage_at_accuracy(labels, probabilities, 0.8) == selective_accuracy(labels, probabilities, 0.6) | {
-        "share": 1.0
-    }
-    found = coverage_at_accuracy(labels, probabilities, 0.9)
-    assert found == {"share": 0.2, "n": 1, "accuracy": accuracy_entry(1, 1), "confidence": 0.9}
-    assert selective_accuracy(labels, probabilities, 0.8) == {
-        "share": 0.6, "n": 3, "accuracy": accuracy_entry(2, 3), "confidence": 0.8,
-    }  # fmt: skip
-    assert selective_accuracy(labels, probabilities, 0.95) == {
-        "share": 0.0,
-        "n": 0,
-        "accuracy": None,
-        "confidence": 0.95,
-    }
+    at = {0.6: Selective(0.6, 1.0, 5, proportion(4, 5)), 0.8: Selective(0.8, 0.6, 3, proportion(2, 3)),
+          0.9: Selective(0.9, 0.2, 1, proportion(1, 1)), 0.95: Selective(0.95, 0.0, 0, None)}  # fmt: skip
+    assert {limit: selective_accuracy(labels, probabilities, limit) for limit in at} == at
+    assert [coverage_at_accuracy(labels, probabilities, target) for target in (0.8, 0.9)] == [at[0.6], at[0.9]]
 
 
-def test_nothing_is_decidable_where_the_most_confident_is_wrong():
-    none = {"share": 0.0, "n": 0, "accuracy": None, "confidence": None}
-    assert coverage_at_accuracy(np.array([1, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]), 0.5) == none
+def test_there_is_no_coverage_where_the_most_confident_is_wrong():
+    assert coverage_at_accuracy(np.array([1, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]), 0.5) is None
 
 
 @pytest.mark.parametrize(("call", "message"), [

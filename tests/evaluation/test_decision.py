@@ -1,16 +1,36 @@
-"""The decision: fitted on validation images by the rules, measured on others, in words."""
+"""The metrics of a split in one go, and the decision: fitted on validation images, measured on others, described."""
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import minimize_scalar
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassAUROC,
+    MulticlassCalibrationError,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+)
 
-from evaluation.decision import DecisionRules, describe_metrics, measure
+from common.errors import UserError
+from common.run_record import Decision
+from evaluation.calibration import brier
+from evaluation.decision import DecisionRules, at_threshold, choose_threshold, describe_metrics, measure
+from evaluation.intervals import proportion
+from evaluation.scores import per_class
 
-RULES = {"positive_class": None, "threshold": "balanced_accuracy", "false_negative_cost": 1, "target_accuracy": 0.95}
+RULES = {
+    "positive_class": None, "threshold_criterion": "balanced_accuracy", "false_negative_cost": 1, "target_accuracy": 0.95,
+}  # fmt: skip
+TWO = ["cat", "dog"]
+
+
+def rules(**changes):
+    return DecisionRules(**RULES | changes)
 
 
 def made_up(n=400, classes=2, sharpness=3.0, seed=0):
-    """Labels, and probabilities that are too sure of themselves by the factor `sharpness`."""
+    """Return labels, and probabilities that are overconfident by the factor `sharpness`."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(0, 1.5, (n, classes))
     true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -19,12 +39,35 @@ def made_up(n=400, classes=2, sharpness=3.0, seed=0):
     return labels, sharp / sharp.sum(axis=1, keepdims=True)
 
 
-def test_the_temperature_undoes_what_made_the_network_too_sure():
-    labels, probabilities = made_up(20_000)
-    decision = DecisionRules(**RULES).fit(labels, probabilities, ["cat", "dog"])
-    assert decision["temperature"] == pytest.approx(3.0, rel=0.05)
-    section = measure(labels, probabilities, ["cat", "dog"], decision)
-    assert section["calibrated"]["ece"] < 0.015 < 0.1 < measure(labels, probabilities, ["cat", "dog"], None)["brier"]
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_metrics_equal_torchmetrics(classes):
+    labels, probabilities = made_up(classes=classes)
+    found = measure(labels, probabilities, [f"c{k}" for k in range(classes)], None)
+    options = {"num_classes": classes}
+    theirs = {
+        "balanced_accuracy": MulticlassAccuracy(average="macro", **options),
+        "f1": MulticlassF1Score(average="macro", **options),
+        "auroc": MulticlassAUROC(average="macro", **options),
+        "ece": MulticlassCalibrationError(n_bins=15, norm="l1", **options),
+    }
+    tensors = torch.tensor(probabilities), torch.tensor(labels)
+    for name, metric in theirs.items():
+        assert getattr(found, name) == pytest.approx(metric(*tensors).item(), abs=1e-6), name
+        assert name == "ece" or found.intervals[name][0] < getattr(found, name) < found.intervals[name][1]
+    confusion = MulticlassConfusionMatrix(**options)(*tensors).numpy()
+    assert found.confusion == confusion.tolist()
+    assert found.accuracy == proportion(int(confusion.trace()), 400)
+    assert found.per_class == per_class(confusion, [f"c{k}" for k in range(classes)])
+    assert found.brier == brier(labels, probabilities)
+    assert (found.loss, found.calibrated, found.selective, found.test_evaluations) == (None, None, None, None)
+
+
+def test_the_temperature_undoes_overconfidence():
+    labels, probabilities = made_up(4000)
+    decision = rules().fit(labels, probabilities, TWO)
+    assert decision.temperature == pytest.approx(3.0, rel=0.1)
+    found = measure(labels, probabilities, TWO, decision)
+    assert found.calibrated.ece < 0.03 < 0.1 < found.ece and found.calibrated.brier < found.brier
 
     def loss(temperature):
         q = probabilities ** (1 / temperature)
@@ -32,84 +75,162 @@ def test_the_temperature_undoes_what_made_the_network_too_sure():
         return -np.log(q[np.arange(len(labels)), labels]).mean()
 
     best = minimize_scalar(loss, bounds=(1, 6), method="bounded")
-    assert section["calibrated"]["loss"] == pytest.approx(best.fun, abs=1e-6)
+    assert found.calibrated.loss == pytest.approx(best.fun, abs=1e-6)
 
 
-@pytest.mark.parametrize("positive", ["cat", "dog"])
+@pytest.mark.parametrize("positive", TWO)
 def test_the_positive_class_is_the_named_one(positive):
     labels, probabilities = made_up()
-    decision = DecisionRules(**RULES | {"positive_class": positive}).fit(labels, probabilities, ["cat", "dog"])
-    binary = measure(labels, probabilities, ["cat", "dog"], decision)["binary"]
-    index = ["cat", "dog"].index(positive)
-    called = probabilities[:, index] >= decision["threshold"]
-    assert binary["positive_class"] == positive
-    assert binary["at_threshold"]["sensitivity"]["value"] == called[labels == index].mean()
-    assert binary["at_threshold"]["specificity"]["value"] == (~called)[labels != index].mean()
+    decision = rules(positive_class=positive).fit(labels, probabilities, TWO)
+    binary = measure(labels, probabilities, TWO, decision).binary
+    index = TWO.index(positive)
+    predicted = probabilities[:, index] >= decision.threshold
+    assert binary.positive_class == positive
+    assert binary.at_half == at_threshold(labels == index, probabilities[:, index], 0.5)
+    assert binary.at_threshold.sensitivity.value == predicted[labels == index].mean()
+    assert binary.at_threshold.specificity.value == (~predicted)[labels != index].mean()
 
 
-def test_figures_of_two_classes_do_not_depend_on_which_is_positive_but_average_precision_does():
+def test_only_average_precision_depends_on_which_class_is_positive():
     labels, probabilities = made_up()
-    sections = [
-        measure(labels, probabilities, ["cat", "dog"], DecisionRules(**RULES | {"positive_class": name}).fit(
-            labels, probabilities, ["cat", "dog"]))
-        for name in ("cat", "dog")
-    ]  # fmt: skip
-    precisions = [section["binary"]["average_precision"] for section in sections]
+    found = [
+        measure(labels, probabilities, TWO, rules(positive_class=name).fit(labels, probabilities, TWO)) for name in TWO
+    ]
+    precisions = [each.binary.average_precision for each in found]
     assert precisions[0] != precisions[1]
-    for section, precision in zip(sections, precisions, strict=True):
-        low, high = section["intervals"]["average_precision"]
+    for each, precision in zip(found, precisions, strict=True):
+        low, high = each.intervals["average_precision"]
         assert low < precision < high
-    assert sections[0]["brier"] == sections[1]["brier"] and sections[0]["per_class"] == sections[1]["per_class"]
+    assert all(getattr(found[0], name) == getattr(found[1], name) for name in ("auroc", "f1", "brier", "per_class"))
 
 
 def test_a_dear_miss_lowers_the_threshold():
     labels, probabilities = made_up(sharpness=1)
     cheap, dear = (
-        DecisionRules(**RULES | {"threshold": "cost", "false_negative_cost": ratio}).fit(
-            labels, probabilities, ["cat", "dog"]
-        )
-        for ratio in (1, 20)
+        rules(threshold_criterion="cost", false_negative_cost=cost).fit(labels, probabilities, TWO) for cost in (1, 20)
     )
-    assert dear["threshold"] < cheap["threshold"] and dear["false_negative_cost"] == 20
+    assert dear.threshold < cheap.threshold and dear.false_negative_cost == 20
 
 
 def test_more_classes_have_no_threshold():
     labels, probabilities = made_up(classes=3)
-    decision = DecisionRules(**RULES).fit(labels, probabilities, ["a", "b", "c"])
-    section = measure(labels, probabilities, ["a", "b", "c"], decision)
-    assert "threshold" not in decision and "binary" not in section and len(section["per_class"]) == 3
-    assert "average_precision" not in section["intervals"]
-    lines = describe_metrics({**section, "balanced_accuracy": 0.5, "f1": 0.5, "auroc": 0.5, "ece": 0.1}, decision)
-    assert "AUROC 0.500" in lines[0] and not any("p =" in line for line in lines)
-
-
-def test_what_is_decided_is_measured_with_the_limit_of_validation():
-    labels, probabilities = made_up(3000, sharpness=1)
-    decision = DecisionRules(**RULES | {"target_accuracy": 0.9}).fit(
-        labels[:1000], probabilities[:1000], ["cat", "dog"]
+    decision = rules().fit(labels, probabilities, ["a", "b", "c"])
+    assert decision == Decision(
+        temperature=decision.temperature, target_accuracy=0.95, confidence=decision.confidence, fitted_on=400
     )
-    decided = measure(labels[1000:], probabilities[1000:], ["cat", "dog"], decision)["decided"]
-    sure = probabilities[1000:].max(axis=1) >= decision["confidence"]
+    found = measure(labels, probabilities, ["a", "b", "c"], decision)
+    assert found.binary is None and len(found.per_class) == 3 and "average_precision" not in found.intervals
+    lines = describe_metrics(found, decision)
+    assert f"AUROC {found.auroc:.3f}" in lines[0] and not any("threshold" in line for line in lines)
+
+
+def test_selective_prediction_is_measured_at_the_confidence_chosen_on_val():
+    labels, probabilities = made_up(3000, sharpness=1)
+    decision = rules(target_accuracy=0.9).fit(labels[:1000], probabilities[:1000], TWO)
+    selective = measure(labels[1000:], probabilities[1000:], TWO, decision).selective
+    sure = probabilities[1000:].max(axis=1) >= decision.confidence
     right = probabilities[1000:].argmax(axis=1) == labels[1000:]
-    assert decided["share"] == sure.mean() and decided["accuracy"]["value"] == right[sure].mean()
-    assert decided["accuracy"]["value"] == pytest.approx(0.9, abs=0.04)
+    assert selective.coverage == sure.mean() and selective.accuracy.value == right[sure].mean()
+    assert selective.accuracy.value == pytest.approx(0.9, abs=0.04)
 
 
-def test_rules_know_their_decisions_again():
+def test_a_class_without_images_leaves_its_metrics_out():
+    labels, probabilities = np.zeros(50, int), made_up(50)[1]
+    decision = rules().fit(labels, probabilities, TWO)
+    found = measure(labels, probabilities, TWO, decision)
+    assert (decision.threshold, found.auroc, found.binary) == (None, None, None)
+    assert found.balanced_accuracy == found.accuracy.value and set(found.intervals) == {"balanced_accuracy", "f1"}
+    assert len(describe_metrics(found, decision)) >= 2
+    three = measure(made_up(50)[0], made_up(50, classes=3)[1], ["a", "b", "c"], None)
+    assert three.per_class[2].recall is None and 0 < three.auroc < 1
+
+
+def test_what_the_screen_shows():
+    labels, probabilities = made_up(sharpness=1)
+    decision = rules(target_accuracy=0.9).fit(labels, probabilities, TWO)
+    found = measure(labels, probabilities, TWO, decision)
+    at, low_high = found.binary.at_threshold, "({0.low:.3f} to {0.high:.3f})".format
+    scores, calibration, threshold, selective = describe_metrics(found, decision)
+    assert scores.startswith(f"balanced accuracy {found.balanced_accuracy:.3f} (") and "macro F1" in scores
+    assert calibration == (
+        f"calibration error (ECE): {found.ece:.3f}, with temperature {decision.temperature:.2f}: {found.calibrated.ece:.3f}"
+    )
+    assert threshold == (
+        f"threshold for 'dog': {decision.threshold:.3f} (maximizes balanced accuracy on val): "
+        f"sensitivity {at.sensitivity.value:.3f} {low_high(at.sensitivity)}, "
+        f"specificity {at.specificity.value:.3f} {low_high(at.specificity)}"
+    )
+    assert selective == (
+        f"selective prediction: coverage {found.selective.coverage:.0%} at confidence >= {decision.confidence:.3f} "
+        f"(target accuracy 0.9 on val): accuracy {found.selective.accuracy.value:.3f} {low_high(found.selective.accuracy)}"
+    )
+
+
+def test_rules_recognize_their_decisions():
     labels, probabilities = made_up()
-    rules = DecisionRules(**RULES)
-    decision = rules.fit(labels, probabilities, ["cat", "dog"])
-    assert rules.made(decision, ["cat", "dog"])
-    for change in ({"threshold": "f1"}, {"positive_class": "cat"}, {"target_accuracy": 0.9}):
-        assert not DecisionRules(**RULES | change).made(decision, ["cat", "dog"])
+    decision = rules().fit(labels, probabilities, TWO)
+    assert rules().matches(decision, TWO)
+    for change in ({"threshold_criterion": "f1"}, {"positive_class": "cat"}, {"target_accuracy": 0.9}):
+        assert not rules(**change).matches(decision, TWO)
+    assert rules(false_negative_cost=3).matches(decision, TWO)  # matters only with the criterion cost
 
 
 @pytest.mark.parametrize(("change", "classes", "message"), [
-    ({"positive_class": "fox"}, ["cat", "dog"], "decision.positive_class=fox: allowed are cat, dog"),
+    ({"positive_class": "fox"}, TWO, "decision.positive_class=fox: allowed are cat, dog"),
     ({"positive_class": "a"}, ["a", "b", "c"], "is for two classes .here are 3."),
-    ({"false_negative_cost": 0}, ["cat", "dog"], "decision.false_negative_cost=0"),
-    ({"target_accuracy": 1.5}, ["cat", "dog"], "decision.target_accuracy=1.5"),
+    ({"false_negative_cost": 0}, TWO, "decision.false_negative_cost=0"),
+    ({"target_accuracy": 1.5}, TWO, "decision.target_accuracy=1.5"),
 ])  # fmt: skip
 def test_bad_rules_are_named(change, classes, message):
-    with pytest.raises(ValueError, match=message):
-        DecisionRules(**RULES | change).check(classes)
+    with pytest.raises(UserError, match=message):
+        rules(**change).check(classes)
+
+
+def test_at_threshold_by_hand():
+    labels = np.array([1, 1, 1, 0, 0, 0, 0])
+    found = at_threshold(labels, np.array([0.9, 0.5, 0.2, 0.7, 0.4, 0.3, 0.1]), 0.5)
+    for name, correct, n in (("accuracy", 5, 7), ("sensitivity", 2, 3), ("specificity", 3, 4), ("precision", 2, 3)):
+        assert getattr(found, name) == proportion(correct, n)
+    assert found.balanced_accuracy == pytest.approx((2 / 3 + 3 / 4) / 2) and found.f1 == pytest.approx(2 / 3)
+    assert at_threshold(labels, np.full(7, 0.2), 0.5).precision is None
+
+
+@pytest.mark.parametrize("criterion", ["accuracy", "balanced_accuracy", "f1", "cost"])
+@pytest.mark.parametrize("seed", range(20))
+def test_the_threshold_is_the_best_of_all(criterion, seed):
+    labels, probabilities = made_up(25, seed=seed)
+    p = probabilities[:, 1].round(1)
+    steps = np.unique(p)
+    candidates = [0.0, *((steps[:-1] + steps[1:]) / 2), np.nextafter(1.0, 2.0)]
+
+    def value(threshold):
+        called = p >= threshold
+        tp, fp = (called & (labels == 1)).sum(), (called & (labels == 0)).sum()
+        fn, tn = (~called & (labels == 1)).sum(), (~called & (labels == 0)).sum()
+        return {
+            "accuracy": (tp + tn) / 25,
+            "balanced_accuracy": (tp / (tp + fn) + tn / (tn + fp)) / 2,
+            "f1": 2 * tp / (2 * tp + fp + fn),
+            "cost": -(3 * fn + fp),
+        }[criterion]
+
+    best = max(value(c) for c in candidates)
+    nearest = min(abs(c - 0.5) for c in candidates if value(c) == pytest.approx(best, abs=1e-12))
+    threshold = choose_threshold(labels, p, criterion, false_negative_cost=3)
+    assert value(threshold) == pytest.approx(best, abs=1e-12) and abs(threshold - 0.5) == pytest.approx(nearest)
+
+
+def test_the_threshold_follows_the_cost():
+    labels, scores = np.array([0, 1, 0, 1]), np.array([0.2, 0.3, 0.6, 0.8])
+    assert [choose_threshold(labels, scores, "cost", cost) for cost in (10, 0.5)] == [0.25, 0.7]
+    certain = np.array([0.0, 1.0, 0.0, 1.0])
+    assert choose_threshold(labels, 1 - certain, "accuracy") == 0.0  # as good as above 1, and equally far from 0.5
+    assert choose_threshold(labels, certain, "f1") == 0.5
+    near = np.array([0.5, np.nextafter(0.5, 1)])  # there is no float between them
+    assert choose_threshold(np.array([0, 1]), near, "accuracy") == near[1]
+
+
+def test_a_criterion_that_there_is_not_is_a_defect():
+    with pytest.raises(ValueError, match="criterion='auc'; use accuracy") as caught:
+        choose_threshold(np.array([0, 1]), np.array([0.1, 0.2]), "auc")
+    assert not isinstance(caught.value, UserError)

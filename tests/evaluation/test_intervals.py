@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest, t, ttest_1samp
 
-from evaluation.intervals import accuracy_entry, format_accuracy, mean_over_seeds, two_way_random_effects, wilson
+from evaluation.intervals import format_accuracy, mean_over_seeds, proportion, two_way_random_effects, wilson
 
 
 @pytest.mark.parametrize(("correct", "n"), [(101, 109), (0, 12), (12, 12), (1, 2), (50, 100), (979, 1000), (1, 1)])
@@ -28,13 +28,13 @@ def test_wilson_refuses_what_is_no_proportion(correct, n):
         wilson(correct, n)
 
 
-def test_accuracy_in_words_is_the_study_s_line():
-    assert format_accuracy(accuracy_entry(101, 109)) == "0.9266 (101 of 109, 95% interval 0.862 to 0.962)"
+def test_an_accuracy_is_shown_as_in_the_study():
+    assert format_accuracy(proportion(101, 109)) == "0.9266 (101 of 109, 95% interval 0.862 to 0.962)"
 
 
 # The least coverage over the accuracies 0.50, 0.51, ... 0.99; summed over the binomial, not simulated
 @pytest.mark.parametrize(("n", "worst"), [(50, 0.9106), (109, 0.9413), (200, 0.9331), (500, 0.9427), (1000, 0.9457)])
-def test_wilson_covers_what_it_says(n, worst):
+def test_wilson_covers_as_stated(n, worst):
     low, high = np.array([wilson(correct, n) for correct in range(n + 1)]).T
     accuracies = np.arange(50, 100) / 100
     coverage = np.array([binom.pmf(np.arange(n + 1), n, p)[(low <= p) & (p <= high)].sum() for p in accuracies])
@@ -63,14 +63,14 @@ def scipy_t(values):
     return test.statistic, interval.low, interval.high, test.pvalue, test.df
 
 
-def test_crossed_of_one_seed_is_the_paired_t_test():
+def test_two_way_of_one_seed_is_the_paired_t_test():
     differences = np.random.default_rng(0).choice([-1, 0, 1], 80, p=[0.1, 0.6, 0.3])
     found = two_way_random_effects(differences[None])
     assert found.mean == differences.mean() and found.seeds_standard_deviation is None
     assert (found.mean / found.images_standard_error, *found[3:]) == pytest.approx(scipy_t(differences), abs=1e-12)
 
 
-def test_crossed_with_one_source_is_the_t_test_of_that_source():
+def test_two_way_with_one_source_is_the_t_test_of_that_source():
     generator = np.random.default_rng(1)
     images, seeds = generator.normal(0.1, 1, 30), generator.normal(0.1, 1, 4)
     found = two_way_random_effects(np.tile(images, (4, 1)))  # every seed the same
@@ -80,7 +80,7 @@ def test_crossed_with_one_source_is_the_t_test_of_that_source():
     assert found.seeds_standard_deviation == pytest.approx(np.std(seeds, ddof=1))
 
 
-def test_crossed_by_hand():
+def test_two_way_by_hand():
     y = [[1, 1, 0, 1], [1, 0, 0, 1], [0, 0, 0, 1]]  # rows 3/4, 2/4, 1/4; columns 2/3, 1/3, 0, 1; mean 1/2
     seeds_ms = 4 * (1 / 16 + 0 + 1 / 16) / 2
     images_ms = 3 * (1 / 36 + 1 / 36 + 1 / 4 + 1 / 4) / 3
@@ -95,7 +95,7 @@ def test_crossed_by_hand():
     assert found.p_value == pytest.approx(2 * t.sf(0.5 / error, freedom))
 
 
-def test_crossed_covers_seeds_and_images_and_one_of_them_alone_does_not():
+def test_two_way_covers_seeds_and_images_and_one_of_them_by_itself_does_not():
     generator = np.random.default_rng(2)
     hits = {"both": 0, "seeds": 0, "images": 0}
     for _ in range(1000):
@@ -112,12 +112,12 @@ def test_crossed_covers_seeds_and_images_and_one_of_them_alone_does_not():
     assert hits["seeds"] < 925 and hits["images"] < 925
 
 
-def test_crossed_of_outcomes_that_never_vary():
+def test_two_way_of_outcomes_that_never_vary():
     assert two_way_random_effects(np.zeros((3, 5)))[3:6] == (0, 0, 1)
     assert two_way_random_effects(np.ones((3, 5)))[3:6] == (1, 1, 0)
 
 
 @pytest.mark.parametrize("shape", [(5,), (0, 5), (3, 1), (2, 2, 2)])
-def test_crossed_refuses_what_is_no_table(shape):
+def test_two_way_refuses_what_is_no_table(shape):
     with pytest.raises(ValueError, match="a row a seed"):
         two_way_random_effects(np.zeros(shape))

@@ -41,7 +41,7 @@ def test_mcnemar_equals_exact_fractions():
 
 def test_nothing_disagrees():
     assert mcnemar(0, 0) == 1.0
-    with pytest.raises(ValueError, match="-1 that A alone"):
+    with pytest.raises(ValueError, match="-1 that only A"):
         mcnemar(-1, 3)
 
 
@@ -70,7 +70,7 @@ def test_paired_difference_by_hand():
 
 
 @pytest.mark.parametrize(("share_a", "share_b"), [(0.05, 0.05), (0.1, 0.05), (0.3, 0.1)])
-def test_paired_difference_covers_what_it_says(share_a, share_b):
+def test_paired_difference_covers_as_stated(share_a, share_b):
     b, c, chances = trinomial(50, share_a, share_b)
     covered = 0.0
     for x, y, chance in zip(b, c, chances, strict=True):
@@ -79,14 +79,14 @@ def test_paired_difference_covers_what_it_says(share_a, share_b):
     assert 0.94 <= covered <= 0.99
 
 
-def test_images_needed_by_hand():
+def test_sample_size_by_hand():
     root = 1.959963984540054 * sqrt(0.1) + 0.8416212335729143 * sqrt(0.1 - 0.0025)
     assert sample_size_for(0.05, 0.1) == sample_size_for(-0.05, 0.1) == ceil(root**2 / 0.0025)
     assert sample_size_for(0.05, 0.0) == sample_size_for(0.05, 0.05) < sample_size_for(0.05, 0.06)
 
 
 @pytest.mark.parametrize(("difference", "disagreement", "power"), [(0.05, 0.1, 0.8), (0.02, 0.08, 0.9)])
-def test_the_images_needed_give_the_power(difference, disagreement, power):
+def test_the_sample_size_gives_the_power(difference, disagreement, power):
     n = sample_size_for(difference, disagreement, power)
     shares = [(disagreement + difference) / 2, (disagreement - difference) / 2, 1 - disagreement]
     b, c, _ = np.random.default_rng(0).multinomial(n, shares, 20_000).T
@@ -97,18 +97,18 @@ def test_the_images_needed_give_the_power(difference, disagreement, power):
 @pytest.mark.parametrize(("arguments", "message"), [
     ((0, 0.1), "difference=0"), ((2, 0.1), "difference=2"), ((0.1, 1.5), r"disagreement=1\.5"), ((0.1, 0.2, 1.0), "power=1"),
 ])  # fmt: skip
-def test_images_needed_refuses_what_has_no_answer(arguments, message):
+def test_sample_size_refuses_what_has_no_answer(arguments, message):
     with pytest.raises(ValueError, match=message):
         sample_size_for(*arguments)
 
 
-def test_verdict_in_words():
+def test_a_verdict_as_it_is_shown():
     assert verdict(4, 2, 109) == (
-        "cannot be told apart with 109 images (difference 0.018, 95% interval -0.032 to 0.068, p = 0.69); "
+        "cannot be distinguished with 109 images (difference 0.018, 95% interval -0.032 to 0.068, p = 0.69); "
         "1,078 would be needed to see a difference of 0.02"
     )
     assert verdict(12, 1, 109) == (
-        "can be told apart with 109 images (difference 0.101, 95% interval 0.033 to 0.165, p = 0.0034)"
+        "can be distinguished with 109 images (difference 0.101, 95% interval 0.033 to 0.165, p = 0.0034)"
     )
     assert "p = 0.0547 after Holm's correction); 1,798 would be" in verdict(10, 0, 109, p_value=0.0547)
     assert "difference 0.000, 95% interval -0.000" not in verdict(100, 101, 20_000)
@@ -126,10 +126,10 @@ def test_the_best_of_equal_runs_is_corrected_to_what_they_are():
     naive, corrected = np.mean([f.value for f in found]), np.mean([f.corrected for f in found])
     assert naive > 0.86  # the largest of 20 accuracies with a standard deviation of 0.04
     assert corrected == pytest.approx(0.8, abs=0.01)
-    assert all(f.optimism == pytest.approx(f.value - f.corrected) for f in found)
+    assert all(f.selection_bias == pytest.approx(f.value - f.corrected) for f in found)
 
 
-def test_best_of_equals_a_plain_loop():
+def test_the_corrected_best_equals_a_plain_loop():
     correct = np.random.default_rng(1).random((4, 30)) < np.array([[0.6], [0.7], [0.8], [0.75]])
     generator, values = np.random.default_rng(2), []
     for _ in range(4000):
@@ -142,7 +142,7 @@ def test_best_of_equals_a_plain_loop():
     assert bias_corrected_best(correct) == bias_corrected_best(correct) != bias_corrected_best(correct, seed=1)
 
 
-def test_best_of_takes_the_first_of_equals_and_refuses_no_table():
+def test_the_corrected_best_takes_the_first_of_equals_and_refuses_no_table():
     row = np.arange(40) % 5 > 0
     found = bias_corrected_best(np.stack([row[::-1] & False, row, row]))
     assert found.index == 1 and found.value == 0.8 and found.corrected == pytest.approx(0.8, abs=0.01)

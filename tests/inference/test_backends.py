@@ -1,53 +1,90 @@
-"""Checkpoints as backends; ONNX files, which take time to make, in test_export.py."""
+"""Checkpoints as backends; ONNX files, which take time to make, are in tests/integration/test_export.py."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from common.errors import UserError
 from inference.backends import ModelDescription, open_backend, softmax
 from tests.support.fake_checkpoints import DECISION, MEAN, STD, make_checkpoint
 
 
-def test_a_checkpoint_answers_as_its_network_does(tmp_path):
-    backend = open_backend(make_checkpoint(tmp_path / "best.ckpt"), "cpu")
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("run") / "best.ckpt")
+
+
+def test_a_checkpoint_computes_what_its_network_does(checkpoint):
+    backend = open_backend(checkpoint, "cpu")
+    assert backend.description == ModelDescription(["ants", "bees"], 48, MEAN, STD, DECISION)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), dtype=np.uint8)
     normalized = (pixels / 255 - np.array(MEAN)) / np.array(STD)
     with torch.no_grad():
         logits = backend.network(torch.tensor(normalized, dtype=torch.float32).permute(0, 3, 1, 2))
     np.testing.assert_allclose(backend(pixels), softmax(logits.numpy()), atol=1e-6)
-    assert backend(pixels).std(axis=0).max() > 0.01  # the images do get different answers
+    assert backend(pixels).std(axis=0).max() > 0.01  # the predictions do differ
 
 
-def test_a_description_survives_as_texts():
-    description = ModelDescription(["ä", 'b"'], 32, MEAN, STD, DECISION)
+def test_a_description_survives_as_metadata():
+    description = ModelDescription(["ä", 'b"'], 32, MEAN, STD, replace(DECISION, positive_class="ä"))
     assert ModelDescription.from_metadata(description.as_metadata()) == description
-    assert ModelDescription.from_metadata(description._replace(decision=None).as_metadata()).decision is None
-    with pytest.raises(KeyError):
-        ModelDescription.from_metadata({"classes": "[]"})
+    without = replace(description, decision=None)
+    assert ModelDescription.from_metadata(without.as_metadata()) == without
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"classes": None}, "its classes is missing"),
+    ({"mean": "[1, 2"}, "no JSON"),
+    ({"classes": '["ants"]'}, "its classes is"),
+    ({"image_size": "1000000"}, "its image_size is 1000000"),
+    ({"decision": '{"temperature": 0, "target_accuracy": 1, "positive_class": "ants"}'}, r"its decision\.temperature is 0"),
+    ({"decision": '{"temperature": "1", "target_accuracy": 1}'}, "its decision is .*Expected `float`"),
+    ({"decision": "[" * 2000}, "no JSON"),
+])  # fmt: skip
+def test_a_description_is_not_trusted(changes, words):
+    texts = ModelDescription(["ants", "bees"], 32, MEAN, STD, DECISION).as_metadata() | changes
+    with pytest.raises(UserError, match=words):
+        ModelDescription.from_metadata({name: text for name, text in texts.items() if text is not None})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "gpu", "xla"])
-def test_a_device_that_is_not_here(tmp_path, device):
-    with pytest.raises(ValueError, match=f"device={device}: not here .*use auto, cpu"):
-        open_backend(make_checkpoint(tmp_path / "best.ckpt"), device)
+def test_a_device_that_is_not_here(checkpoint, device):
+    with pytest.raises(UserError, match=f"device={device}: not here .*use auto, cpu"):
+        open_backend(checkpoint, device)
 
 
 def test_onnxruntime_not_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     (tmp_path / "best.onnx").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"onnxruntime is not installed; install it with pip install -e '\.\[onnx\]'"):
+    with pytest.raises(UserError, match=r"onnxruntime is not installed; install it with pip install -e '\.\[onnx\]'"):
         open_backend(tmp_path / "best.onnx")
 
 
-def test_files_that_are_none(tmp_path):
-    with pytest.raises(ValueError, match=r"a\.onnx: no such checkpoint; make it with python export\.py"):
-        open_backend(tmp_path / "a.onnx")
-    with pytest.raises(ValueError, match=r"a\.ckpt: no such checkpoint"):
-        open_backend(tmp_path / "a.ckpt")
+def test_files_of_another_kind(checkpoint, tmp_path):
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    (tmp_path / "cut.ckpt").write_bytes(checkpoint.read_bytes()[:2000])
+    (tmp_path / "made.pt2").write_text("")
+    torch.save({"state_dict": {}, "hyper_parameters": {}}, tmp_path / "other.ckpt")
+    state = torch.load(checkpoint, weights_only=True)
+    for name, network in (("evil", "evil.module"), ("unfit", "torchvision")):
+        state["hyper_parameters"]["network"] = {"network": network, "name": "resnet18"}
+        torch.save(state, tmp_path / f"{name}.ckpt")
+    for name, words in (
+        ("gone.ckpt", "gone.ckpt: no such checkpoint"),
+        ("text.ckpt", "text.ckpt: not a checkpoint"),
+        ("cut.ckpt", "cut.ckpt: not a checkpoint, or a damaged one"),
+        ("other.ckpt", "not a checkpoint of this project"),
+        ("evil.ckpt", "evil.module"),
+        ("unfit.ckpt", "do not fit the network that it names"),
+        ("made.pt2", "a program of torch.export"),
+    ):
+        with pytest.raises(UserError, match=words):
+            open_backend(tmp_path / name)
     pytest.importorskip("onnxruntime")
     (tmp_path / "b.onnx").write_text("no graph")
-    with pytest.raises(ValueError, match=r"b\.onnx: not an ONNX file of export\.py"):
+    with pytest.raises(UserError, match=r"b\.onnx: not an ONNX file of export\.py"):
         open_backend(tmp_path / "b.onnx")

@@ -1,9 +1,15 @@
-import json
+import logging
+import shutil
 
 import pytest
 
 from common.atomic_io import write_csv
-from inference.image_inputs import ImageInputs
+from common.errors import UserError
+from common.run_folder import RunFolder
+from common.run_record import RunRecord
+from inference.image_inputs import ImageInputs, RunImages, count_test_evaluation, is_run, resolve_images, split_images
+from tests.support.fake_explained import make_explained_run, make_labeled_run
+from tests.support.fake_runs import change_record, make_run
 from tests.support.helpers import make_images
 
 
@@ -15,8 +21,14 @@ def root(tmp_path):
     return root
 
 
+@pytest.fixture
+def checkpoint(tmp_path, two_colors):
+    """Of a run on two_colors: train 24, val 12, test 14 images."""
+    return make_explained_run(tmp_path / "run", two_colors)
+
+
 def paths(*arguments, **options) -> list[str]:
-    return [source.path for source in ImageInputs(*arguments, **options)]
+    return [image_input.path for image_input in ImageInputs(*arguments, **options)]
 
 
 def test_a_folder_is_searched_in_the_order_of_its_paths(root):
@@ -27,17 +39,17 @@ def test_a_folder_is_searched_in_the_order_of_its_paths(root):
     ]  # fmt: skip
 
 
-def test_a_image_a_pattern_and_a_list_keep_their_order(root):
+def test_an_image_a_pattern_and_a_list_keep_their_order(root):
     one, pattern = f"{root}/red/001.png", f"{root}/*/000.png"
     assert paths(one) == [one]
     assert paths(pattern) == [f"{root}/blue/000.png", f"{root}/red/000.png"]
     assert paths([one, pattern, f"{root}/blue"])[0] == one and len(ImageInputs([one, pattern, f"{root}/blue"])) == 5
-    assert len(paths(f"{root}/**")) == 8  # files alone, each once; notes.txt was named
+    assert len(paths(f"{root}/**")) == 8  # only files, each once; notes.txt was named
     (root / "a[1].png").write_bytes(b"")
     assert paths(f"{root}/a[1].png") == [f"{root}/a[1].png"]
 
 
-def test_a_table_says_label_and_split(root):
+def test_a_table_has_labels_and_splits(root):
     rows = [
         {"path": "red/001.png", "label": "red", "split": "val"},
         {"path": "blue/000.png", "label": "", "split": "test"},
@@ -57,49 +69,51 @@ def test_a_table_elsewhere_has_a_root_or_absolute_paths(root, tmp_path):
 
 
 def test_a_run_s_table_finds_the_run_s_images(root, tmp_path):
-    run, record = tmp_path / "run", {"schema": 1, "status": "finished", "run": {}}
-    run.mkdir()
-    write_csv(run / "splits.csv", ["path", "label", "split"], [{"path": "red/001.png", "label": "red", "split": "val"}])
-    (run / "result.json").write_text(json.dumps(record | {"data": {"root": str(root)}}))
-    assert [p.file for p in ImageInputs(str(run / "splits.csv"))] == [root / "red/001.png"]
-    (run / "result.json").write_text(json.dumps(record | {"data": {"root": "/gone"}}))
-    with pytest.raises(ValueError, match=r"not at /gone any more.*root=DIR"):
-        ImageInputs(str(run / "splits.csv"))
+    run = make_labeled_run(tmp_path / "run", root, [root / "red/001.png"], ["red"], ["val"])
+    assert [p.file for p in ImageInputs(str(run.splits))] == [root / "red/001.png"]
+    change_record(run.path, data={"root": "/gone"})
+    with pytest.raises(UserError, match=r"not at /gone any more.*root=DIR"):
+        ImageInputs(str(run.splits))
 
 
 @pytest.mark.parametrize("path", ["../a.png", "red/../../a.png", "", "a\0b"])
-def test_a_relative_path_may_not_leave_its_folder(root, path):
-    write_csv(root / "list.csv", ["path"], [{"path": "red/001.png"}, {"path": path}] if path else [{"path": ""}])
-    if not path:
-        (root / "list.csv").write_text("path,label\nred/001.png,\n,red\n")
-    with pytest.raises(ValueError, match=r"list\.csv, line 3: path=.*stay below"):
+def test_a_relative_path_may_not_leave_its_folder(root, tmp_path, path):
+    rows = [{"path": "red/001.png", "label": "", "split": ""}, {"path": path, "label": "red", "split": ""}]
+    write_csv(root / "list.csv", list(rows[0]), rows)
+    with pytest.raises(UserError, match=r"^images=.*list\.csv: line 3: .*(stay below|NUL)"):
         ImageInputs(f"{root}/list.csv")
+    run = make_labeled_run(tmp_path / "run", root, [root / "red/001.png"], ["red"], ["test"])
+    write_csv(run.splits, list(rows[0]), rows)
+    with pytest.raises(UserError, match=r"^images=.*splits\.csv: line 3: .*(stay below|NUL)"):
+        RunImages(run, None)
 
 
-def test_what_is_wrong_is_said_before_anything_is_read(root, tmp_path):
+def test_wrong_inputs_are_found_before_anything_is_read(root, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "other.csv").write_text("file\na.png\n")
-    (tmp_path / "latin.csv").write_bytes("path\nä.png\n".encode("latin-1"))
+    (tmp_path / "short.csv").write_text("path,label\na.png\n")
     for images, options, words in (
-        (None, {}, "nothing is given"),
-        ([], {}, "nothing is given"),
+        (None, {}, "images: nothing is given"),
+        ("", {}, "images: nothing is given"),
+        ([], {}, "images: nothing is given"),
         (str(tmp_path / "empty"), {}, "no images in it or below"),
         ("/nowhere", {}, "images=/nowhere: no such file or folder"),
+        (3, {}, "images=3: no such file or folder"),
         (f"{root}/*.tif", {}, "fits no file"),
         (f"{root}/*/", {}, "fits no file; a folder is given without a pattern"),
-        (str(tmp_path / "other.csv"), {}, "the column path is missing; found file"),
-        (str(tmp_path / "latin.csv"), {}, "not a CSV in UTF-8"),
-        (str(root), {"root": str(root)}, "is of the relative paths of a table"),
+        (str(tmp_path / "other.csv"), {}, "column path is missing; found file"),
+        (str(tmp_path / "short.csv"), {}, "short.csv: line 2: values are missing"),
+        (str(root), {"root": str(root)}, "is for the relative paths of a table"),
     ):
-        with pytest.raises(ValueError, match=r"^(images|root)") as caught:
+        with pytest.raises(UserError, match=r"^(images|root)") as caught:
             ImageInputs(images, **options)
         assert words in str(caught.value), images
     write_csv(root / "list.csv", ["path"], [{"path": "a.png"}])
-    with pytest.raises(ValueError, match="root=/nowhere: no such folder"):
+    with pytest.raises(UserError, match="root=/nowhere: no such folder"):
         ImageInputs(f"{root}/list.csv", root="/nowhere")
 
 
-def test_a_folder_that_cannot_be_read_is_said_once(root, monkeypatch, caplog):
+def test_a_folder_that_cannot_be_read_is_logged_once(root, monkeypatch, caplog):
     from datamodules.sources import image_folder
 
     scandir = image_folder.os.scandir
@@ -110,5 +124,64 @@ def test_a_folder_that_cannot_be_read_is_said_once(root, monkeypatch, caplog):
         return scandir(folder)
 
     monkeypatch.setattr(image_folder.os, "scandir", refuse)
-    assert len(paths(str(root))) == 6
-    assert caplog.text.count("deeper: left out, the folder cannot be read (Permission denied)") == 1
+    with caplog.at_level(logging.WARNING):
+        assert len(paths(str(root))) == 6
+    assert len([text for text in caplog.messages if "deeper" in text and "Permission denied" in text]) == 1
+
+
+def test_a_run_means_its_test_images(checkpoint, tmp_path, two_colors):
+    run = RunFolder(tmp_path / "run")
+    found = resolve_images(str(run.path), None)
+    assert isinstance(found, RunImages) and len(found) == 14 and len(list(found)) == len(list(found)) == 14
+    assert {image_input.split for image_input in found} == {"test"} and found.images_folder == two_colors
+    assert all(p.file.is_file() and p.label == p.file.parent.name for p in found)
+    assert isinstance(resolve_images(str(two_colors), None), ImageInputs) and not is_run(RunFolder(two_colors))
+    assert len(resolve_images(str(run.splits), None)) == 50
+
+
+def test_a_run_without_test_metrics_means_its_validation_images(checkpoint, tmp_path, two_colors):
+    make_run(tmp_path / "run", epochs=0, n={"val": 9}, data={"root": str(two_colors)})
+    found = resolve_images(str(tmp_path / "run"), None)
+    assert found.split == "val" and len(found) == 12
+    RunFolder(tmp_path / "run").write_splits({"path": ["a.png"], "label": ["red"], "split": ["train"]})
+    with pytest.raises(UserError, match=r"splits\.csv has no val images; name others: images=.*splits\.csv"):
+        resolve_images(str(tmp_path / "run"), None)
+
+
+def test_the_images_of_a_checkpoint_s_run_or_why_there_are_none(checkpoint, tmp_path, two_colors):
+    found, reason = split_images(checkpoint, "train")
+    assert len(found) == 24 and reason == ""
+    elsewhere = tmp_path / "elsewhere" / "net.ckpt"
+    elsewhere.parent.mkdir()
+    shutil.copy(checkpoint, elsewhere)
+    found, reason = split_images(elsewhere, "train")
+    assert not found and "does not lie in the folder of a run" in reason
+    change_record(tmp_path / "run", data={"root": str(tmp_path / "moved")})
+    found, reason = split_images(checkpoint, "train")
+    assert not found and "are not at" in reason and "root=DIR" in reason
+    assert len(split_images(checkpoint, "train", str(two_colors))[0]) == 24
+    (tmp_path / "empty").mkdir()
+    found, reason = split_images(checkpoint, "train", str(tmp_path / "empty"))
+    assert not found and "are not where they were" in reason
+
+
+def test_test_evaluations_are_counted_for_the_run_s_own_tables_only(checkpoint, tmp_path, two_colors, caplog):
+    run, other = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "other")
+    shutil.copytree(run.path, other.path)
+    change_record(run.path, test={"test_evaluations": 1})
+    tables = (run.path, run.splits, run.predictions("test"))
+    assert [count_test_evaluation(checkpoint, resolve_images(str(images), None)) for images in tables] == [2, 3, 4]
+    for images in (two_colors / "test", other.splits):
+        assert count_test_evaluation(checkpoint, resolve_images(str(images), None)) is None
+    assert RunRecord.read(run).test.test_evaluations == 4 and RunRecord.read(other).test.test_evaluations is None
+    shutil.copy(checkpoint, tmp_path / "net.ckpt")
+    assert count_test_evaluation(tmp_path / "net.ckpt", resolve_images(str(run.splits), None)) is None
+
+
+def test_a_record_that_cannot_be_written_counts_nothing(checkpoint, tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("inference.image_inputs.increment_test_evaluations", refuse)
+    assert count_test_evaluation(checkpoint, resolve_images(str(tmp_path / "run"), None)) is None
+    assert "could not write" in caplog.text and "Permission denied" in caplog.text

@@ -1,11 +1,13 @@
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from common.errors import UserError
 from datamodules.decode import fingerprint, open_image, resize
 from evaluation.calibration import with_temperature
 from inference import predictor
@@ -38,7 +40,7 @@ def test_three_lines_from_predict(checkpoint, files):
     assert len({p.probabilities["ants"] for p in predictions}) == len(files)
 
 
-def test_a_image_is_the_same_as_path_image_array_and_tensor(model, files):
+def test_an_image_is_the_same_as_path_image_array_and_tensor(model, files):
     for file in files:
         image = open_image(file)
         array = np.asarray(image)
@@ -56,7 +58,7 @@ def test_gray_arrays_and_whole_batches(model):
     for same in (gray, gray[..., None], torch.from_numpy(gray)[None]):
         assert model.predict(same)[0].probabilities == as_colors[0].probabilities
     batch = np.random.default_rng(1).integers(0, 256, (5, 30, 20, 3), dtype=np.uint8)
-    one_by_one = [model.predict(source)[0].fingerprint for source in batch]
+    one_by_one = [model.predict(image)[0].fingerprint for image in batch]
     assert [p.fingerprint for p in model.predict(batch)] == one_by_one
     assert [p.fingerprint for p in model.predict(torch.from_numpy(batch).permute(0, 3, 1, 2))] == one_by_one
 
@@ -64,10 +66,10 @@ def test_gray_arrays_and_whole_batches(model):
 NO_IMAGES = [np.zeros((4, 4, 3)), np.zeros((3, 8, 8), np.uint8), torch.zeros(3, 4, 4), [3], [np.zeros(4)]]
 
 
-@pytest.mark.parametrize("source", NO_IMAGES)
-def test_what_is_no_image_of_8_bits(model, source):
-    with pytest.raises(ValueError, match=r"cannot be used; arrays are \(H, W, 3\), tensors \(3, H, W\)"):
-        model.predict(source)
+@pytest.mark.parametrize("item", NO_IMAGES)
+def test_what_is_no_image_of_8_bits(model, item):
+    with pytest.raises(UserError, match=r"cannot be used; arrays are \(H, W, 3\), tensors \(3, H, W\)"):
+        model.predict(item)
 
 
 def test_unreadable_files_keep_their_place(model, files, tmp_path):
@@ -78,7 +80,7 @@ def test_unreadable_files_keep_their_place(model, files, tmp_path):
     assert "letter.jpg: not a readable image" in found[0].error and found[0].predicted is None
     assert [p.probabilities for p in found if not p.error] == [p.probabilities for p in model.predict(files[:2])]
     assert all(p.error for p in model.predict([bad] * 100, batch_size=1))
-    with pytest.raises(ValueError, match="no such file or folder"):
+    with pytest.raises(UserError, match="no such file or folder"):
         model.predict(tmp_path / "gone.png")
 
 
@@ -101,34 +103,33 @@ def test_images_go_through_the_network_in_batches_and_in_order(model, files):
 def test_reading_is_only_a_few_batches_ahead(model, monkeypatch):
     read, lock = [], threading.Lock()
 
-    def look(source, size):
-        time.sleep(0.001 * (source % 3))  # out of order, if order could be lost
+    def decode(item, size):
+        time.sleep(0.001 * (item % 3))  # out of order, if order could be lost
         with lock:
-            read.append(source)
-        return Image.new("RGB", (8, 8), (source, 0, 0))
+            read.append(item)
+        return Image.new("RGB", (8, 8), (item, 0, 0))
 
-    monkeypatch.setattr(predictor, "as_image", look)
+    monkeypatch.setattr(predictor, "as_image", decode)
     stream = model.stream(iter(range(200)), batch_size=5)
     assert next(stream)[0] == 0
     assert len(read) <= 5 + 2 * 5 + 1
-    assert [source for source, _ in stream] == list(range(1, 200))
+    assert [item for item, _ in stream] == list(range(1, 200))
     abandoned = model.stream(iter(range(200)), batch_size=5)
     next(abandoned)
     abandoned.close()  # ends its threads
     assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor") and t.is_alive()]
 
 
-def test_what_follows_from_the_decision():
+def test_the_decision_by_hand():
     assert decided({"ants": 0.61, "bees": 0.39}, DECISION) == "ants"
     assert decided({"ants": 0.60, "bees": 0.40}, DECISION) == "bees"  # predicted would be ants
     assert abstained({"ants": 0.6, "bees": 0.4}, DECISION) is False
     assert abstained({"ants": 0.59, "bees": 0.41}, DECISION) is True
-    assert abstained({"ants": 0.99, "bees": 0.01}, DECISION | {"confidence": None}) is True
+    assert abstained({"ants": 0.99, "bees": 0.01}, replace(DECISION, confidence=None)) is True
     assert decided({"ants": 0.6, "bees": 0.4}, None) is None is abstained({"ants": 0.6, "bees": 0.4}, None)
-    three = {key: DECISION[key] for key in ("temperature", "confidence", "target_accuracy")}
-    assert decided({"a": 0.7, "b": 0.2, "c": 0.1}, three) is None and not abstained(
-        {"a": 0.7, "b": 0.2, "c": 0.1}, three
-    )
+    of_three = replace(DECISION, positive_class=None, threshold_criterion=None, threshold=None)
+    probabilities = {"a": 0.7, "b": 0.2, "c": 0.1}
+    assert decided(probabilities, of_three) is None and abstained(probabilities, of_three) is False
 
 
 def test_calibrated_is_with_the_temperature(model, files):

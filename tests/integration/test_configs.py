@@ -1,32 +1,30 @@
-"""Every file under conf/ is composed, and what it describes is built."""
+"""The files of conf/, and files and classes of the user's own beside them."""
 
 import pytest
+from lightning import Callback
 from omegaconf import OmegaConf
 
-import engine.cli  # noqa: F401 registers the resolvers
 from engine.config.instantiate import instantiate
-from tests.support.configs import CONF, EXTRA, FILES, composed
+from engine.config.validate import validate
+from tests.support.configs import EXTRA, FILES, composed
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.name}/{f.stem}")
-def test_every_file_composes_to_a_complete_configuration(file):
-    choice = f"{file.parent.name}={file.stem}"
-    config = composed(choice, *EXTRA.get(choice, []))
-    assert OmegaConf.to_container(config, resolve=True, throw_on_missing=True)["seed"] == 48763
+class Stamp(Callback):
+    """A callback of the user's own, which writes a file when training ends."""
 
+    def __init__(self, text: str = "x"):
+        self.text = text
 
-def test_the_test_knows_all_groups():
-    assert {f.parent.name for f in FILES} == {
-        "augmentation", "callbacks", "datamodule", "decision", "experiment", "logger", "loss", "model", "optimizer",
-        "recipe", "scheduler", "trainer",
-    }  # fmt: skip
+    def on_fit_end(self, trainer, pl_module) -> None:
+        with open(f"{trainer.default_root_dir}/stamp.txt", "a") as file:
+            file.write(self.text)
 
 
 @pytest.mark.parametrize("name", [f.stem for f in FILES if f.parent.name == "augmentation"])
 def test_every_augmentation_and_data_module_is_built(name):
     for datamodule in ("elpv", "image_folder"):
         choice = f"datamodule={datamodule}"
-        config = composed(f"augmentation={name}", choice, *EXTRA.get(choice, []))
+        config = validate(composed(f"augmentation={name}", choice, *EXTRA.get(choice, [])))
         data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
         assert data.image_size == config.model.image_size == 256
 
@@ -45,5 +43,31 @@ def test_the_command_line_s_choice_wins_over_an_experiment():
     assert composed("experiment=final_model", "optimizer=adam_1e-3").optimizer.lr == 1e-3
 
 
-def test_one_screen_tells_the_run():
-    assert len((CONF / "train.yaml").read_text().splitlines()) <= 40
+def test_none_is_a_choice():
+    config = validate(composed("scheduler=none", "logger=none"))
+    assert instantiate(config, "scheduler") is None and instantiate(config, "logger") is None
+
+
+def test_callbacks_can_be_a_file_of_the_user_s_own(train, tmp_path):
+    (tmp_path / "conf" / "callbacks").mkdir(parents=True)
+    node = {"stamp": {"_target_": f"{Stamp.__module__}.Stamp", "text": "mine"}}
+    OmegaConf.save(OmegaConf.create(node), tmp_path / "conf" / "callbacks" / "mine.yaml")
+    own = [f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "callbacks=mine"]
+    settings = ["stages=[fit]", "model=simple_cnn", "logger=none", "trainer.max_epochs=1"]
+    first = train(*settings, *own, drawn=True)
+    assert first.status == 0, first.err
+    assert (first.folder / "stamp.txt").read_text() == "mine"
+    assert sorted(path.name for path in (first.folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+    last, more = f"ckpt_path={first.folder / 'checkpoints' / 'last.ckpt'}", ["stages=[fit]", "trainer.max_epochs=2"]
+    resumed = train(last, *more, own[0], small=False, to=first.folder)
+    assert resumed.status == 0, resumed.err
+    assert (first.folder / "stamp.txt").read_text() == "minemine"
+
+
+def test_a_class_of_the_user_s_own_can_be_typed(train):
+    stamp = f"+callbacks.stamp._target_={Stamp.__module__}.Stamp"
+    ran = train("stages=[fit]", "model=simple_cnn", "logger=none", "trainer.max_epochs=1", stamp)
+    assert ran.status == 0 and (ran.folder / "stamp.txt").read_text() == "x", ran.err
+    again = train(f"ckpt_path={ran.folder / 'checkpoints' / 'last.ckpt'}", "trainer.max_epochs=2", small=False)
+    assert again.status == 1 and "callbacks.stamp._target_ is" in again.err, again.err

@@ -7,10 +7,11 @@ import sys
 
 import pytest
 
-from common.run_record import read_record
+from common.run_record import RunRecord
 from tests.support.helpers import PROJECT
 
-PARTS = ("train.py", "report.py", "conf", "callbacks", "datamodules", "lightning_modules", "reports")
+PARTS = ("train.py", "report.py", "conf", "common", "evaluation", "lightning_modules", "datamodules", "callbacks")
+PARTS += ("reports", "engine")
 
 
 @pytest.mark.slow
@@ -33,11 +34,11 @@ def test_it_runs_there(tmp_path, two_colors):
     assert (sweep / "report.html").is_file() and sorted(p.name for p in tmp_path.iterdir()) == sorted(
         [project.name, images.name]
     )
-    records = [read_record(path) for path in sweep.glob("*/result.json")]
-    assert [record["status"] for record in records] == ["finished"] * 2
+    records = [RunRecord.read(path) for path in sweep.glob("*/result.json")]
+    assert [record.status for record in records] == ["finished"] * 2
     last = next(sweep.glob("seed-1/checkpoints/last.ckpt"))
-    going_on = [sys.executable, str(project / "train.py"), f'ckpt_path="{last}"', "trainer.max_epochs=2"]
-    ran = subprocess.run(going_on, check=False, **options)
+    resume = [sys.executable, str(project / "train.py"), f'ckpt_path="{last}"', "trainer.max_epochs=2"]
+    ran = subprocess.run(resume, check=False, **options)
     assert ran.returncode == 0 and "epoch 2/2" in ran.stdout, ran.stderr
     again = [sys.executable, str(project / "report.py"), f'runs="{sweep}"']
     assert subprocess.run(again, check=False, **options).returncode == 0

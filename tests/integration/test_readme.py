@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from common.atomic_io import read_csv
+from common.untrusted.tables import read_csv
 from tests.support.fake_explained import make_explained_run
 from tests.support.fake_runs import make_run
 from tests.support.helpers import PROJECT, make_images
@@ -123,7 +123,7 @@ def test_other_commands_run(command, tmp_path, two_colors, images, in_process):
         assert ran.returncode == 0 and "| camera=old | 40 |" in ran.stdout, ran.stderr
     elif arguments[0] == "-m":
         ran = subprocess.run([sys.executable, *arguments], cwd=PROJECT, capture_output=True, text=True)
-        assert ran.returncode == 0 and "A and B cannot be told apart with 80 images" in ran.stdout
+        assert ran.returncode == 0 and "A and B cannot be distinguished with 80 images" in ran.stdout
     elif arguments[0] == "demo.py":
         with serving([sys.executable, *arguments, "device=cpu"], "port=") as ask:
             assert "justenough" in ask("/")

@@ -1,19 +1,24 @@
+"""report.py, and the report at the end of a sweep."""
+
 import subprocess
 import sys
 
 import pytest
 from omegaconf import OmegaConf
 
-from common.atomic_io import read_csv
+from common.run_record import RunRecord
+from reports.report import write_report
+from reports.top_losses import MOST_LOSSES
 from tests.support.fake_runs import make_run
-from tests.support.helpers import PROJECT, in_chromium, needs_chromium
+from tests.support.helpers import PROJECT
+from tests.support.html import Parsed
 
 WRITTEN = {"report.html", "report.md", "table.csv", "table.tex"}
 
 
 @pytest.fixture
 def report(in_process):
-    """Runs `python report.py ...` in this process; returns status, output, errors."""
+    """Run `python report.py ...` in this process; return status, output, errors."""
     import report as script
 
     return lambda *arguments: in_process(script, *arguments)
@@ -61,9 +66,9 @@ def test_errors_are_one_line(report, runs, tmp_path):
 
 def test_a_record_cut_off_is_a_warning(report, runs):
     (runs / "c").mkdir()
-    (runs / "c" / "result.json").write_text('{"schema": 1,')
+    (runs / "c" / "result.json").write_text('{"schema": 2,')
     status, out, _ = report(f"runs={runs}")
-    assert status == 0 and "WARNING: left out:" in out and "not a whole record" in out
+    assert status == 0 and "WARNING: excluded:" in out and "not a whole record" in out
 
 
 def test_reports_never_import_torch(runs):
@@ -100,27 +105,12 @@ def test_a_defect_in_the_report_does_not_fail_the_sweep(runs, monkeypatch, caplo
     assert "no such folder" in caplog.text
 
 
-@needs_chromium
-def test_the_page_of_real_runs_in_chromium(train, tmp_path):
-    sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
-    ran = train("-m", "model.keep=2,3,4", "stages=[cost,fit,test]", "trainer.max_epochs=1", sweep)
-    assert ran.status == 0, ran.err
-    page_file = tmp_path / "sweep" / "report.html"
-    rows = read_csv(page_file.with_name("table.csv"))
-    by_cost = [row["setting keep"] for row in sorted(rows, key=lambda row: float(row["macs"]))]
-    assert by_cost == ["2", "3", "4"]  # a deeper cut costs more
-    with in_chromium(page_file) as (page, requests, said):
-        head = page.locator("table.main th", has_text="MACs")
-        place = page.evaluate(
-            "[...document.querySelectorAll('table.main th')].findIndex(h => h.textContent.includes('keep'))"
-        )
-        column = f"[...document.querySelectorAll('table.main tbody tr')].map(r => r.cells[{place}].textContent.trim())"
-        shown = page.evaluate(column)
-        assert shown == [row["setting keep"] for row in rows]  # the best first
-        head.locator("button").click()
-        assert (head.get_attribute("aria-sort"), page.evaluate(column)) == ("ascending", by_cost)
-        page.keyboard.press("Enter")
-        assert (head.get_attribute("aria-sort"), page.evaluate(column)) == ("descending", by_cost[::-1])
-        page.set_viewport_size({"width": 390, "height": 844})
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()] and said == []
+def test_the_page_of_a_trained_run(finished_run, tmp_path):
+    page = Parsed(write_report(str(finished_run.folder), out=str(tmp_path)).page.read_text(encoding="utf-8"))
+    record = RunRecord.read(finished_run.folder)
+    words = page.words()
+    assert f"{record.test.accuracy.value:.3f}" in words and "There is only one setting" in words
+    drawings = [attributes for tag, attributes in page.tags if tag == "svg" and "aria-label" in attributes]
+    assert len(drawings) == 5  # over epochs
+    wrong = record.test.accuracy.n - record.test.accuracy.correct
+    assert page.count("img") == min(wrong, MOST_LOSSES) and "cut off" not in words

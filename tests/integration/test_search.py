@@ -1,4 +1,4 @@
-"""python search.py, with runs that are made up where it is the search that is tested, and real small ones where not."""
+"""python search.py, with fake runs where the search itself is tested, and real small ones where not."""
 
 import math
 import os
@@ -16,40 +16,41 @@ from optuna.trial import TrialState
 
 from callbacks.epoch_logger import EpochLogger
 from callbacks.terminate_on_nan import TerminateOnNaN
-from common.atomic_io import write_csv
-from common.run_record import read_record
+from common.errors import StopRequested
+from common.run_record import DataInfo, ModelInfo, RunRecord, SplitMetrics
 from engine.search import study
-from evaluation.intervals import accuracy_entry
+from evaluation.intervals import proportion
 from reports.load_runs import find_records, load_runs
-from tests.support.helpers import PROJECT
+from tests.support.helpers import NOT_DRAWN, PROJECT
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # of heartbeats and retries
 
 EPOCHS = 4
 RATE = "optimizer.lr:{low:1e-5,high:1e-1,log:true}"
 
 
-def made_up(accuracy, macs=lambda config: 1_000_000):
-    """Stands in for train.run: the accuracy of 1,000 images follows from the settings, a quarter of it each epoch."""
+class Killed(BaseException):
+    """Nothing catches it, as nothing notices a SIGKILL."""
+
+
+def fake_run(accuracy, macs=lambda config: 1_000_000):
+    """Replace train.run: the accuracy of 1,000 images depends on the settings, a quarter of it each epoch."""
 
     def run(config, record, callbacks=()):
         correct = round(1000 * accuracy(config))
-        kept = EpochLogger()
-        trainer = SimpleNamespace(callbacks=[kept], max_epochs=EPOCHS)
-        record.data = {
-            "name": "made_up",
-            "classes": ["a", "b"],
-            "select_on": "val",
-            "n_val": 1000,
-            "fingerprint": "d",
-        }
-        record.model = {"name": config.model.name, "macs": macs(config), "parameters": 10}
+        epoch_logger = EpochLogger()
+        trainer = SimpleNamespace(callbacks=[epoch_logger], max_epochs=EPOCHS)
+        record.data = DataInfo(name="made_up", classes=["a", "b"], select_on="val", n_val=1000, fingerprint="d")
+        record.model = ModelInfo(name=config.model.name, macs=macs(config), parameters=10)
         for epoch in range(1, EPOCHS + 1):
-            kept.rows.append({"epoch": epoch, "val/accuracy": correct / 1000 * epoch / EPOCHS, "val/loss": 1.0})
-            write_csv(record.folder / "metrics.csv", ("epoch", "val/accuracy", "val/loss"), kept.rows)
+            row = {"epoch": epoch, "train/loss": 1.0, "train/accuracy": 0.5, "val/loss": 1.0, "lr": 0.1}
+            epoch_logger.rows.append({**row, "val/accuracy": correct / 1000 * epoch / EPOCHS})
+            record.folder.write_metrics(epoch_logger.rows)
             for callback in callbacks:
                 callback.on_train_epoch_end(trainer, None)
-        record.val = {"accuracy": accuracy_entry(correct, 1000), "loss": 1.0}
+        record.val = SplitMetrics(accuracy=proportion(correct, 1000), loss=1.0)
         if "test" in config.stages:
-            record.test = {"accuracy": accuracy_entry(correct, 1000), "test_evaluations": 1}
+            record.test = SplitMetrics(accuracy=proportion(correct, 1000), test_evaluations=1)
 
     return run
 
@@ -64,123 +65,113 @@ class Searched(SimpleNamespace):
 
     @property
     def trials(self):
-        storage = optuna.storages.JournalStorage(
-            optuna.storages.journal.JournalFileBackend(str(self.folder / study.JOURNAL))
-        )
-        return optuna.load_study(study_name=self.folder.name, storage=storage).trials
+        return optuna.load_study(
+            study_name=self.folder.name, storage=f"sqlite:///{self.folder / study.DATABASE}"
+        ).trials
 
     def records(self, kind):
-        return {p.parent.name: read_record(p) for p in sorted((self.folder / kind).glob("*/result.json"))}
+        return {path.parent.name: RunRecord.read(path) for path in sorted((self.folder / kind).glob("*/result.json"))}
 
 
 @pytest.fixture
 def search(tmp_path, in_process, monkeypatch):
-    """Runs `python search.py ...` in this process; `run` stands in for train.py's, and drawing pages takes long."""
+    """Run `python search.py ...` in this process; `run` replaces that of train.py, and pages are drawn where `pages`."""
     import search as script
+
+    monkeypatch.setattr(study, "HEARTBEAT_S", 1)
+    monkeypatch.setattr(study, "GRACE_S", 1)
 
     def call(*overrides, run=None, name="study", pages=False):
         with monkeypatch.context() as patched:
             if not pages:
-                patched.setattr("engine.search.retrain._write", lambda *_, **__: "no page")
+                patched.setattr("engine.search.retrain._write_page", lambda *_, **__: "no page")
             if run is not None:
                 patched.setattr(script, "run", run)
-            given = [f"hydra.run.dir={tmp_path / name}", f"name={name}", *overrides]
-            return Searched(**dict(zip(("status", "out", "err"), in_process(script, *given), strict=True)),
-                            folder=tmp_path / name)  # fmt: skip
+            arguments = [f"hydra.run.dir={tmp_path / name}", f"name={name}", *overrides]
+            status, out, err = in_process(script, *arguments)
+            return Searched(status=status, out=out, err=err, folder=tmp_path / name)
 
     return call
 
 
 @pytest.fixture
-def base(two_colors, tmp_path):
-    """train.py's arguments of real runs on small images."""
-    return (
-        f"datamodule=image_folder datamodule.root={two_colors} model.image_size=32 datamodule.batch_size=8 trainer=cpu "
-        f"trainer.max_epochs=3 model=simple_cnn logger=none datamodule.cache={tmp_path / 'cache'} "
-        "~callbacks.contact_sheet ~callbacks.image_logger ~callbacks.feature_maps"
-    )
+def base_overrides(two_colors, tmp_path):
+    """Arguments of train.py for real runs on small images."""
+    return " ".join([
+        f"datamodule=image_folder datamodule.root={two_colors} model.image_size=32 datamodule.batch_size=8 trainer=cpu",
+        f"trainer.max_epochs=3 model=simple_cnn logger=none datamodule.cache={tmp_path / 'cache'}", *NOT_DRAWN,
+    ])  # fmt: skip
 
 
-@pytest.fixture
-def real(search, base):
-    """A search over real runs."""
-    return lambda *overrides, **options: search(f'base="{base}"', *overrides, **options)
-
-
-def test_one_objective_finds_the_best_and_trains_it_again(search):
-    ran = search(f"space={{{RATE}}}", "trials=12", run=made_up(near(1e-3)), pages=True)
+def test_one_objective_finds_the_best_and_retrains_it(search):
+    ran = search(f"space={{{RATE}}}", "n_trials=4", "seeds=[1,2]", run=fake_run(near(1e-3)), pages=True)
     assert ran.status == 0, ran.err
-    assert [t.state for t in ran.trials].count(TrialState.RUNNING) == 0 and len(ran.trials) == 12
-    complete = [t for t in ran.trials if t.state == TrialState.COMPLETE]
-    best = max(complete, key=lambda t: t.value)
-    assert abs(math.log10(best.params["optimizer.lr"]) + 3) < 0.5
-    again = ran.records("trained_again")
-    assert sorted(r["run"]["seed"] for r in again.values()) == [1, 2, 3] and all(r["test"] for r in again.values())
-    assert {r["run"]["settings"]["optimizer.lr"] for r in again.values()} == {
-        float(f"{best.params['optimizer.lr']:.4g}")
-    }
-    trials = ran.records("trials")
-    assert len(trials) == 12 and not any(r["test"] for r in trials.values())
-    assert {r["run"]["seed"] for r in trials.values()} == {48763}
-    assert (
-        len(load_runs(find_records(str(ran.folder))).runs) == 15
-        and not load_runs(find_records(str(ran.folder))).excluded
-    )
-    assert "one run, chosen among" in ran.out and "trained again with seeds 1, 2 and 3" in ran.out
+    assert len(ran.trials) == 4 and {t.state.name for t in ran.trials} <= {"COMPLETE", "PRUNED"}
+    best = max((t for t in ran.trials if t.state == TrialState.COMPLETE), key=lambda t: t.value)
+    rate = f"{best.params['optimizer.lr']:.4g}"
+    retrained, trials = ran.records("retrained").values(), ran.records("trials").values()
+    assert sorted(r.run.seed for r in retrained) == [1, 2] and all(r.test for r in retrained)
+    assert {r.run.settings["optimizer.lr"] for r in retrained} == {float(rate)}
+    assert len(trials) == 4 and not any(r.test for r in trials) and {r.run.seed for r in trials} == {48763}
+    loaded = load_runs(find_records(str(ran.folder)))
+    assert len(loaded.runs) == 6 and not loaded.excluded
+    assert "one run, selected among" in ran.out and "retrained with seeds 1 and 2" in ran.out
     command = shlex.split(next(line for line in ran.out.splitlines() if line.startswith("    python train.py")))
-    assert command == ["python", "train.py", f"optimizer.lr={best.params['optimizer.lr']:.4g}"]
+    assert command == ["python", "train.py", f"optimizer.lr={rate}"]
     for page in (ran.folder / "report.html", ran.folder / "trials" / "report.html"):
         assert page.is_file() and f": {page}\n" in ran.out
 
 
-def test_what_it_says_after_a_trial(search):
-    ran = search(f"space={{{RATE}}}", "trials=2", "seeds=[1]", "pruning=null", run=made_up(near(1e-3)))
+def test_the_screen_after_a_trial(search):
+    ran = search(f"space={{{RATE}}}", "n_trials=2", "seeds=[1]", "pruning=null", run=fake_run(near(1e-3)))
     lines = [line for line in ran.out.splitlines() if line.startswith("Trial ")]
     values = [t.value for t in ran.trials]
     assert lines[0].startswith("Trial 1 of 2: optimizer.lr=")
-    first = accuracy_entry(round(values[0] * 1000), 1000)
-    assert f"Trial 1 of 2: finished, val accuracy {values[0]:.4f} ({first['correct']} of 1000, 95% interval" in lines[1]
+    correct = round(values[0] * 1000)
+    assert f"Trial 1 of 2: finished, val accuracy {values[0]:.4f} ({correct} of 1000, 95% interval" in lines[1]
     assert "; best so far val accuracy" in lines[1] and lines[1].endswith(" left")
     assert f"best so far val accuracy {max(values):.4f} by optimizer.lr=" in lines[3] and "left" not in lines[3]
 
 
-def test_the_same_command_finds_it_done_and_more_trials_go_on(search):
-    once = search(f"space={{{RATE}}}", "trials=2", "seeds=[1]", run=made_up(near(1e-3)))
-    before = {p: p.read_bytes() for p in once.folder.glob("*/*/result.json")}
+def test_the_same_command_skips_what_is_finished_even_without_its_database(search):
+    arguments = ("space={model.keep:[3,4,5]}", "seeds=[1]")
+    accuracy = fake_run(lambda config: config.model.keep / 10)
+    once = search(*arguments, "n_trials=2", run=accuracy)
+    once_trials = once.trials
+    before = {path: path.read_bytes() for path in once.folder.glob("*/*/result.json")}
 
     def never(*_, **__):
         raise AssertionError("was run again")
 
-    ran = search(f"space={{{RATE}}}", "trials=2", "seeds=[1]", run=never)
-    assert ran.status == 0 and "The study has 2 trials: 2 finished" in ran.out and "done before" in ran.out
-    assert {p: p.read_bytes() for p in ran.folder.glob("*/*/result.json")} == before
-    more = search(f"space={{{RATE}}}", "trials=3", "seeds=[1]", run=made_up(near(1e-3)))
-    whole = search(f"space={{{RATE}}}", "trials=3", "seeds=[1]", run=made_up(near(1e-3)), name="whole")
-    assert [t.params for t in more.trials] == [t.params for t in whole.trials]
+    ran = search(*arguments, "n_trials=2", run=never)
+    assert ran.status == 0 and "The study has 2 trials: 2 finished" in ran.out and "already finished" in ran.out
+    (once.folder / study.DATABASE).unlink()
+    ran = search(*arguments, "n_trials=2", run=never)
+    assert ran.status == 0 and [t.value for t in ran.trials] == [t.value for t in once_trials]
+    assert {path: path.read_bytes() for path in ran.folder.glob("*/*/result.json")} == before
+    more = search(*arguments, run=accuracy)
+    assert [t.params for t in more.trials[:2]] == [t.params for t in once_trials] and len(more.trials) == 3
 
 
 def test_a_trial_behind_the_others_is_pruned_and_is_no_failure(search):
-    planted = "optimizer.lr=1e-05"
-    accuracy = lambda config: 0.1 if config.optimizer.lr < 2e-5 else 0.8  # noqa: E731
-    space = "space={optimizer.lr:[1e-3,1e-2,1e-05]}"
-    arguments = (space, "trials=30", "seeds=[1]", "pruning={startup_trials:1,warmup_epochs:2}", "seed=3")
-    ran = search(*arguments, run=made_up(accuracy))
+    ran = search(
+        "space={optimizer.lr:[1e-3,1e-2,1e-05]}", "n_trials=30", "seeds=[1]", "seed=3",
+        "pruning={n_startup_trials:1,n_warmup_epochs:2}",
+        run=fake_run(lambda config: 0.1 if config.optimizer.lr < 2e-5 else 0.8),
+    )  # fmt: skip
     assert ran.status == 0, ran.err
-    record = ran.records("trials")[planted.replace("optimizer.", "").replace("=", "-")]
-    assert record["status"] == "pruned" and record["val"] is None
-    assert record["reason"].startswith("after epoch 2: val accuracy 0.0500, median of ")
-    assert record["reason"].endswith("at that epoch 0.4000")
+    record = ran.records("trials")["lr-1e-05"]
+    assert record.status == "pruned" and record.val is None
+    assert record.reason.startswith("after epoch 2: val accuracy 0.0500, median of ")
+    assert record.reason.endswith("at that epoch 0.4000")
     pruned = [t for t in ran.trials if t.state == TrialState.PRUNED]
     assert [t.params["optimizer.lr"] for t in pruned] == ["1e-05"]
     assert list(pruned[0].intermediate_values) == [1, 2]  # not before two epochs, and not after
     assert "pruned, after epoch 2" in ran.out and "failed" not in ran.out and "ERROR" not in ran.out + ran.err
-    assert (
-        len(study.effective_trials(ran.trials)) == 3
-        and "The space has 3 points, so there are no more trials" in ran.out
-    )
+    assert len(ran.trials) == 3 and "The space has 3 points, so there are no more trials" in ran.out
 
 
-def test_a_loss_that_is_no_number_is_the_settings_fault_and_no_failure(search):
+def test_a_nan_loss_prunes_the_trial_and_is_no_failure(search):
     def run(config, record, callbacks=()):
         if config.model.keep == 4:
             trainer = SimpleNamespace(
@@ -190,90 +181,151 @@ def test_a_loss_that_is_no_number_is_the_settings_fault_and_no_failure(search):
             )  # fmt: skip
             batch = {"rows": torch.tensor([0])}
             TerminateOnNaN().on_train_batch_end(trainer, None, {"loss": torch.tensor(math.nan)}, batch, 0)
-        made_up(lambda _: 0.7)(config, record, callbacks)
+        fake_run(lambda _: 0.7)(config, record, callbacks)
 
-    for objectives in ("[val.accuracy]", "[val.accuracy,model.macs]"):
-        ran = search(
-            "space={model.keep:[3,4]}", f"objectives={objectives}", "seeds=[1]", run=run, name=f"n{len(objectives)}"
-        )
-        assert ran.status == 0, ran.err
-        record = ran.records("trials")["keep-4"]
-        assert record["status"] == "pruned" and record["reason"].startswith("the loss is nan at step 7 (epoch 1")
-        assert sorted(t.state.name for t in study.effective_trials(ran.trials)) == ["COMPLETE", "PRUNED"]
+    ran = search("space={model.keep:[3,4]}", "objectives=[val.accuracy,model.macs]", "seeds=[1]", run=run)
+    assert ran.status == 0, ran.err
+    record = ran.records("trials")["keep-4"]
+    assert record.status == "pruned" and record.reason.startswith("the loss is nan at step 7 (epoch 1")
+    assert sorted(t.state.name for t in ran.trials) == ["COMPLETE", "PRUNED"]
 
 
-def test_two_objectives_have_a_front_and_its_ends_are_trained_again(search):
+def test_two_objectives_have_a_front_and_its_ends_are_retrained(search):
     macs = {3: 300, 4: 200, 5: 500, 6: 100, 7: 50}
-    accuracy = {3: 0.8, 4: 0.7, 5: 0.75, 6: 0.65, 7: 0.5}  # 5 is beaten by 3
+    accuracy = {3: 0.8, 4: 0.7, 5: 0.75, 6: 0.65, 7: 0.5}  # 5 is worse than 3 in both
     ran = search(
-        "space={model.keep:[3,4,5,6,7]}", "trials=60", "objectives=[val.accuracy,model.macs]", "seeds=[1]", "retrain=3",
-        run=made_up(lambda config: accuracy[config.model.keep], lambda config: macs[config.model.keep]),
+        "space={model.keep:[3,4,5,6,7]}", "n_trials=60", "objectives=[val.accuracy,model.macs]", "seeds=[1]", "n_retrain=2",
+        run=fake_run(lambda config: accuracy[config.model.keep], lambda config: macs[config.model.keep]),
     )  # fmt: skip
     assert ran.status == 0, ran.err
-    assert {r["model"]["macs"] for r in ran.records("trials").values()} == set(macs.values())
-    again = [f"keep-{keep}_seed-1" for keep in (3, 6, 7)]  # of 3, 4, 6 and 7
-    assert sorted(ran.records("trained_again")) == again
-    assert "front of the search has 4 members" in ran.out and "retrain=4 takes them all" in ran.out
-    assert ran.out.count("python train.py model.keep=") == 3 and not any(
-        t.state == TrialState.PRUNED for t in ran.trials
-    )
+    assert {r.model.macs for r in ran.records("trials").values()} == set(macs.values())
+    assert sorted(ran.records("retrained")) == [f"keep-{keep}_seed-1" for keep in (3, 7)]  # of 3, 4, 6 and 7
+    assert "front of the search has 4 members" in ran.out and "n_retrain=4 retrains all of them" in ran.out
+    assert ran.out.count("python train.py model.keep=") == 2
+    assert [t.state for t in ran.trials] == [TrialState.COMPLETE] * 5
 
 
-def test_a_trial_that_fails_is_told_and_run_again_by_the_same_command(search):
+def test_a_trial_that_fails_is_shown_and_retried_by_the_same_command(search):
     def breaks(config, record, callbacks=()):
+        runs.append(config.model.keep)
         if config.model.keep == 4:
             raise RuntimeError("made to fail")
-        made_up(lambda _: 0.7)(config, record, callbacks)
+        fake_run(lambda _: 0.7)(config, record, callbacks)
 
-    arguments = ("space={model.keep:[3,4]}", "trials=4", "seeds=[1]")
+    arguments = ("space={model.keep:[3,4]}", "n_trials=4", "seeds=[1]")
+    runs = []
     ran = search(*arguments, run=breaks)
-    assert ran.status == 1 and "keep-4" in ran.err and "The same command runs them again" in ran.err
-    assert read_record(ran.folder / "trials" / "keep-4" / "result.json")["status"] == "failed"
+    assert ran.status == 1 and "keep-4" in ran.err and "Rerun the same command" in ran.err
+    assert sorted(runs) == [3, 3, 4]  # 3 once more with its seed
+    assert ran.records("trials")["keep-4"].status == "failed" and ran.records("retrained")["keep-3_seed-1"].test
     assert "failed (RuntimeError('made to fail'))" in ran.out
-    mended = search(*arguments, run=made_up(lambda _: 0.7))
-    assert mended.status == 0 and mended.records("trials")["keep-4"]["status"] == "finished"
-    assert mended.out.count("keep-3: done before") == 0
+    mended = search(*arguments, run=fake_run(lambda _: 0.7))
+    assert mended.status == 0 and mended.records("trials")["keep-4"].status == "finished"
+    assert "1 finished, 0 pruned, 0 running, 1 to retry" in mended.out
+    assert next(line for line in mended.out.splitlines() if line.startswith("Trial ")).endswith(": model.keep=4")
+
+
+def test_a_metric_that_is_not_measured_fails_the_trial(search):
+    arguments = ("space={model.keep:[3]}", "objectives=[val.auroc]")
+    ran = search(*arguments, run=fake_run(lambda _: 0.7))
+    assert "failed (objectives: val.auroc is not a number in the record (None))" in ran.out
+    assert "no trial finished, so there is nothing to retrain" in ran.out
+
+
+def test_a_signal_ends_the_search_and_the_same_command_retries_the_trial(search):
+    def stopped(config, record, callbacks=()):
+        raise StopRequested(signal.SIGTERM)
+
+    arguments = ("space={model.keep:[3,4]}", "n_trials=4", "seeds=[1]")
+    ran = search(*arguments, run=stopped)
+    assert ran.status == 128 + signal.SIGTERM and "stopped by SIGTERM. Resume with: python search.py" in ran.err
+    assert [t.state.name for t in ran.trials] == ["FAIL", "WAITING"]
+    resumed = search(*arguments, run=fake_run(lambda _: 0.7))
+    assert resumed.status == 0 and [t.state.name for t in resumed.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert resumed.trials[1].params == resumed.trials[0].params
+    assert "Trial 1 of 2: finished" in resumed.out
+
+
+def test_the_last_process_retrains_and_a_killed_one_is_replaced(search, tmp_path):
+    """Another process has a trial: first it lives, then it is killed."""
+    arguments = ("space={model.keep:[3,4]}", "n_trials=4", "seeds=[1]")
+    other = {}
+
+    def killed(config, record, callbacks=()):
+        raise Killed
+
+    with pytest.raises(Killed):
+        search(*arguments, run=killed)
+    living = optuna.storages.RDBStorage(
+        f"sqlite:///{tmp_path / 'study' / study.DATABASE}", heartbeat_interval=1, grace_period=1
+    )
+    number = optuna.load_study(study_name="study", storage=living).trials[0]._trial_id
+    with optuna.storages._heartbeat.get_heartbeat_thread(number, living):
+        time.sleep(1.5)
+        other = search(*arguments, run=fake_run(lambda _: 0.7))
+    assert other.status == 0 and not other.records("retrained"), other.err
+    assert "1 trial is still running in another process; the process that finishes last retrains the best" in other.out
+    assert sorted(t.state.name for t in other.trials) == ["COMPLETE", "RUNNING"]
+    last = search(*arguments, run=fake_run(lambda _: 0.7))
+    assert last.status == 0 and sorted(t.state.name for t in last.trials) == ["COMPLETE", "COMPLETE", "FAIL"]
+    assert len(last.records("trials")) == 2 and len(last.records("retrained")) == 1
+
+
+def test_a_trial_that_another_process_takes_over_still_counts(search):
+    """The heartbeats of a process had stopped, as those of a computer that slept."""
+
+    def run(config, record, callbacks=()):
+        if not taken_over:
+            taken_over.append(True)
+            storage = f"sqlite:///{record.folder.path.parent.parent / study.DATABASE}"
+            optuna.load_study(study_name="study", storage=storage).tell(0, state=TrialState.FAIL)
+        runs.append(config.model.keep)
+        fake_run(lambda _: 0.7)(config, record, callbacks)
+
+    taken_over, runs = [], []
+    ran = search("space={model.keep:[3,4]}", "seeds=[1]", run=run)
+    assert ran.status == 0, ran.err
+    assert len(runs) == 3 and sorted(t.state.name for t in ran.trials) == ["COMPLETE", "COMPLETE", "FAIL"]
+    assert "its heartbeats had stopped" in ran.out
 
 
 @pytest.mark.slow
-def test_a_killed_trial_goes_on_and_nothing_finished_runs_twice(real, monkeypatch):
-    class Killed(BaseException):
-        pass
-
-    arguments = ("space={optimizer.lr:[1e-3,3e-3,1e-2]}", "trials=3", "seeds=[1]", "seed=5")
-    begun = []
-    whole = EpochLogger.on_train_epoch_start
+def test_a_killed_trial_resumes_and_nothing_finished_runs_twice(search, base_overrides, monkeypatch):
+    arguments = (
+        f'base_overrides="{base_overrides}"', "space={optimizer.lr:[1e-3,3e-3,1e-2]}", "n_trials=3", "seeds=[1]", "seed=5",
+    )  # fmt: skip
+    epochs = []
+    on_train_epoch_start = EpochLogger.on_train_epoch_start
 
     def counting(self, trainer, pl_module):
-        begun.append((os.path.basename(trainer.default_root_dir), trainer.current_epoch + 1))  # noqa: PTH119
-        whole(self, trainer, pl_module)
+        epochs.append((os.path.basename(trainer.default_root_dir), trainer.current_epoch + 1))  # noqa: PTH119
+        on_train_epoch_start(self, trainer, pl_module)
 
     def killed(self, trainer, pl_module):
         counting(self, trainer, pl_module)
-        if len({name for name, _ in begun}) == 2 and trainer.current_epoch == 2:
+        if len({name for name, _ in epochs}) == 2 and trainer.current_epoch == 2:
             raise Killed
 
     with monkeypatch.context() as patched:
         patched.setattr(EpochLogger, "on_train_epoch_start", killed)
         with pytest.raises(Killed):
-            real(*arguments)
-    first = begun.copy()
-    begun.clear()
+            search(*arguments)
+    first = epochs.copy()
+    epochs.clear()
     monkeypatch.setattr(EpochLogger, "on_train_epoch_start", counting)
-    ran = real(*arguments)
+    ran = search(*arguments)
     assert ran.status == 0, ran.err
-    stopped = first[-1][0]
-    assert f"{stopped}: was stopped, goes on from checkpoints/last.ckpt" in ran.out
-    assert [epoch for name, epoch in begun if name == stopped] == [3]
-    finished = first[0][0]
-    assert finished != stopped and finished not in {name for name, _ in begun}
-    freed, again = ran.trials[1], next(t for t in ran.trials if t.user_attrs.get(study.AGAIN) == 1)
-    assert freed.state == TrialState.FAIL and again.params == freed.params
-    assert list(freed.intermediate_values) == [1, 2] and list(again.intermediate_values) == [1, 2, 3]
-    assert len(study.effective_trials(ran.trials)) == 3
-    assert all(r["status"] in ("finished", "pruned") for r in ran.records("trials").values())
-    assert (ran.folder / "trials" / stopped / ".hydra" / "config.yaml").is_file()
-    assert "goes on from" in (ran.folder / "trials" / stopped / "train.log").read_text()
+    finished, interrupted = first[0][0], first[-1][0]
+    assert f"{interrupted}: interrupted; resuming from checkpoints/last.ckpt" in ran.out
+    assert [epoch for name, epoch in epochs if name == interrupted] == [3]
+    assert finished != interrupted and finished not in {name for name, _ in epochs}
+    failed = next(t for t in ran.trials if t.state == TrialState.FAIL)
+    retried = next(t for t in ran.trials if t.number > failed.number and t.params == failed.params)
+    assert list(failed.intermediate_values) == [1, 2] and list(retried.intermediate_values) == [1, 2, 3]
+    assert len(ran.trials) == 4 and len(ran.records("trials")) == 3
+    assert all(r.status in ("finished", "pruned") for r in ran.records("trials").values())
+    folder = ran.folder / "trials" / interrupted
+    assert (folder / ".hydra" / "config.yaml").is_file() and "resuming from" in (folder / "train.log").read_text()
 
 
 @pytest.mark.parametrize(
@@ -282,42 +334,37 @@ def test_a_killed_trial_goes_on_and_nothing_finished_runs_twice(real, monkeypatc
         (["space={}"], "space: nothing to search"),
         (["space={optimizer.lrr:[1,2]}"], "space: optimizer.lrr: no such key in optimizer; did you mean lr"),
         (["space={optimizer:[adm]}"], "space: optimizer=adm: no such choice; did you mean adam"),
-        (["space={optimizer.lr:{low:2,high:1}}"], "low is above high"),
-        (["space={optimizer.lr:{low:0,high:1.0,log:true}}"], "with log, low has to be above 0"),
+        (["space={optimizer.lr:{low:2,high:1}}"], "`low <= high` must hold"),
         (["objectives=[val.accurac]"], "objectives=val.accurac: no such objective; did you mean val.accuracy"),
         (["objectives=[test.accuracy]"], "the test split stays closed"),
-        (["trials=0"], "trials=0: use 1 or more"),
-        (["trials=many"], "trials='many': expected int"),
+        (["n_trials=0"], "n_trials=0: use 1 or more"),
+        (["n_trials=many"], "n_trials='many': expected int"),
         (["name=a/b"], "name=a/b: use letters"),
         (["seeds=[]"], "seeds=[]: give at least one"),
         (["seeds=[1,1]"], "none twice"),
-        (["pruning={startup_trials:-1}"], "pruning={'startup_trials': -1"),
-        (["+trails=3"], "trails: no such key; did you mean trials"),
-        (["trails=3"], "did you mean trials"),
-        (["base=optimizer.lr=0.1"], "cannot read the argument"),
-        (["'base=\"model=rsnet18\"'"], "rsnet18"),
+        (["pruning={n_startup_trials:-1}"], "pruning={'n_startup_trials': -1"),
+        (["+trails=3"], "trails: no such key; did you mean n_trials"),
+        (["trails=3"], "did you mean n_trials"),
+        (["base_overrides=optimizer.lr=0.1"], "cannot read the argument"),
+        (["base_overrides=\"model=rsnet18\""], "rsnet18"),
         (["storage=postgresql+psycopg://me:secret@127.0.0.1/x"], "PGPASSWORD"),
-        (["space={model.keep:[3]}", "storage=postgresql+psycopg://me@127.0.0.1:9/x"], "127.0.0.1:9/x: cannot be reached"),
+        (["space={model.keep:[3]}", "storage=postgresql+psycopg://me@127.0.0.1:9/x"], "127.0.0.1:9/x: not available"),
         (["space={model.keep:[3]}", "storage=nonsense"], "storage=nonsense: not a URL"),
         (["-m"], "search.py does not sweep"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(search, arguments, words):
-    ran = search(*(argument.strip("'") for argument in arguments), run=made_up(near(1e-3)))
+    ran = search(*arguments, run=fake_run(near(1e-3)))
     assert ran.status == 1 and words in ran.err, ran.err
     assert ran.err.startswith("ERROR: ") and len(ran.err.splitlines()) == 1 and "Traceback" not in ran.out
     assert "secret" not in ran.err and not (ran.folder / "trials").exists()
 
 
 def test_a_study_of_the_same_name_and_another_space(search):
-    search("space={model.keep:[3,4]}", "trials=1", "seeds=[1]", run=made_up(lambda _: 0.7))
-    ran = search("space={model.keep:[3,4,5]}", "trials=2", run=made_up(lambda _: 0.7))
-    assert (
-        ran.status == 1
-        and "space model.keep=[3,4,5] for [3,4]" in ran.err
-        and "name=OTHER" in ran.err
-        and len(ran.err.splitlines()) == 1
-    )
+    search("space={model.keep:[3,4]}", "n_trials=1", "seeds=[1]", run=fake_run(lambda _: 0.7))
+    ran = search("space={model.keep:[3,4,5]}", "n_trials=2", run=fake_run(lambda _: 0.7))
+    assert ran.status == 1 and "space model.keep=[3,4,5] instead of [3,4]" in ran.err
+    assert "name=OTHER" in ran.err and len(ran.err.splitlines()) == 1
 
 
 def test_without_optuna(search, monkeypatch):
@@ -333,10 +380,10 @@ def test_a_folder_that_cannot_be_written(search, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_search_and_a_killed_one_is_taken_up(base, tmp_path):
+def test_two_processes_share_a_search_and_a_killed_one_is_retried(base_overrides, tmp_path):
     command = [
-        sys.executable, str(PROJECT / "search.py"), f"hydra.run.dir={tmp_path / 'shared'}", "name=shared", "trials=8",
-        f'base="{base}"', f"space={{{RATE}}}", "seeds=[1]",
+        sys.executable, str(PROJECT / "search.py"), f"hydra.run.dir={tmp_path / 'shared'}", "name=shared", "n_trials=8",
+        f'base_overrides="{base_overrides}"', f"space={{{RATE}}}", "seeds=[1]",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     folder = tmp_path / "shared"
@@ -356,11 +403,10 @@ def test_two_processes_share_a_search_and_a_killed_one_is_taken_up(base, tmp_pat
     outputs = [process.communicate(timeout=200)[0] for process in (second, third)]
     assert (second.returncode, third.returncode) == (0, 0), outputs
     ran = Searched(folder=folder)
-    trials = study.effective_trials(ran.trials)
-    assert len(trials) == 8 and all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
-    names = [t.user_attrs[study.FOLDER] for t in trials]
-    assert sorted(names) == sorted(ran.records("trials")) and len(set(names)) == 8
-    logs = {name: (folder / "trials" / name / "train.log").read_text() for name in names}
+    ended = [t for t in ran.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(ended) == 8 and [t.state for t in ran.trials if t not in ended] == [TrialState.FAIL]  # of the killed one
+    logs = {name: (folder / "trials" / name / "train.log").read_text() for name in ran.records("trials")}
+    assert len(logs) == 8
     assert all(text.count("epoch 1/3") == 1 for text in logs.values())  # no folder was run twice
-    assert sum("goes on from" in text or "begins anew" in text for text in logs.values()) <= 1
-    assert (folder / "report.html").is_file() and sum("Best settings, trained again" in out for out in outputs) >= 1
+    assert sum("resuming from" in text or "restarting" in text for text in logs.values()) <= 1
+    assert (folder / "report.html").is_file() and sum("Best settings, retrained" in out for out in outputs) >= 1

@@ -1,15 +1,17 @@
-import json
+"""Rows of a report: which runs are one row, which rows are one group, their accuracies, ranks and costs."""
+
 import math
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest, t
 
-from reports.columns import columns
-from reports.outcomes import CorrectnessMatrix
+from common.run_record import Latency, Proportion
+from reports.accuracy import CorrectnessMatrix
+from reports.columns import result_table
 from reports.significance import answer
 from reports.svg import Point, pareto_front
-from tests.support.fake_runs import judged, make_run
+from tests.support.fake_runs import change_record, judged, make_run
 
 
 def wilson_by_scipy(correct, n):
@@ -21,41 +23,43 @@ def test_seeds_are_one_row_with_mean_and_standard_deviation(run, summary):
     for seed, missed in ((1, 12), (2, 18), (3, 15)):
         run(f"s{seed}", seed=seed, wrong={"val": set(range(missed)), "test": set(range(40))})
     run("other", choices={"optimizer": "sgd"}, accuracy=0.5)
-    best, other = summary().sections[0].rows
+    best, other = summary().groups[0].rows
     values = np.array([48, 42, 45]) / 60
     val = best.accuracies["val"]
     assert (best.name, best.seeds, val.n, val.n_seeds) == ("adam", [1, 2, 3], 60, 3)
     assert val.value == pytest.approx(values.mean())
     assert val.standard_deviation == pytest.approx(math.sqrt(((values - values.mean()) ** 2).sum() / 2))
     assert val.over == "seeds and images"
-    assert val.high - val.low > 2 * 1.96 * math.sqrt(0.75 * 0.25 / 60) * 0.9  # the images alone give nearly this
+    assert (
+        val.high - val.low > 2 * 1.96 * math.sqrt(0.75 * 0.25 / 60) * 0.9
+    )  # the images by themselves give nearly this
     test = best.accuracies["test"]  # half of the images, the same in all seeds: the t interval over images
     half = t.ppf(0.975, 79) * np.std([0, 1] * 40, ddof=1) / math.sqrt(80)
     assert (test.low, test.high) == pytest.approx((0.5 - half, 0.5 + half))
     assert other.accuracies["val"].standard_deviation is None
 
 
-def test_without_predictions_the_interval_is_over_seeds_alone(run, summary):
+def test_without_predictions_the_interval_is_over_seeds_only(run, summary):
     for seed, missed in ((1, 12), (2, 18)):
         (run(f"s{seed}", seed=seed, wrong={"val": set(range(missed))}) / "predictions_val.csv").unlink()
-    val = summary().sections[0].rows[0].accuracies["val"]
+    val = summary().groups[0].rows[0].accuracies["val"]
     half = t.ppf(0.975, 1) * np.std([0.8, 0.7], ddof=1) / math.sqrt(2)
     assert (val.value, val.over) == (pytest.approx(0.75), "seeds")
     assert (val.low, val.high) == (pytest.approx(max(0, 0.75 - half)), pytest.approx(min(1, 0.75 + half)))
 
 
-def test_folds_of_a_cross_validation_are_one_prediction_a_image(run, summary):
+def test_folds_of_a_cross_validation_are_one_prediction_an_image(run, summary):
     for fold, missed in enumerate((2, 5, 3)):
         settings = {"datamodule.fold": fold, "datamodule.folds": 3}
         run(f"f{fold}", settings=settings, n={"val": 20}, wrong={"val": set(range(missed))},
             data={"fingerprint": f"fold{fold}", "folds": 3})  # fmt: skip
-    (section,) = summary().sections
-    (row,) = section.rows
+    (group,) = summary().groups
+    (row,) = group.rows
     val = row.accuracies["val"]
     assert (row.folds, val.value, val.n) == ([0, 1, 2], 50 / 60, 60)
     assert (val.low, val.high) == wilson_by_scipy(50, 60)
     assert row.outcomes["val"].correct.shape == (1, 60)
-    assert "cross-validation in 3 folds" in section.heading
+    assert "cross-validation in 3 folds" in group.heading
 
 
 def test_equal_accuracies_are_ranked_by_macs(run, summary):
@@ -63,17 +67,17 @@ def test_equal_accuracies_are_ranked_by_macs(run, summary):
     run("large", choices={"model": "large"}, wrong=wrong, cost=(2e9, 1e7, 9))
     run("small", choices={"model": "small"}, wrong=wrong, cost=(1e6, 1e5, 3))
     run("worse", choices={"model": "worse"}, wrong={"val": {1, 2, 3}}, cost=(1e5, 1e5, 3))
-    assert [(row.rank, row.name) for row in summary().sections[0].rows] == [(1, "small"), (2, "large"), (3, "worse")]
+    assert [(row.rank, row.name) for row in summary().groups[0].rows] == [(1, "small"), (2, "large"), (3, "worse")]
 
 
-def test_other_images_stand_apart_and_are_not_compared(run, summary):
+def test_rows_on_other_images_are_a_group_of_their_own(run, summary):
     run("a", choices={"model": "a"}, accuracy=0.9)
     run("b", choices={"model": "b"}, accuracy=0.5)
     run("c", choices={"model": "c"}, data={"fingerprint": "d2"})
-    sections = summary().sections
-    assert [[row.name for row in section.rows] for section in sections] == [["a", "b"], ["c"]]
-    assert sections[1].rows[0].verdict.p_value is None
-    assert "only one setting" in answer(sections[1])[0]
+    groups = summary().groups
+    assert [[row.name for row in group.rows] for group in groups] == [["a", "b"], ["c"]]
+    assert groups[1].rows[0].comparison.p_value is None
+    assert "only one setting" in answer(groups[1])[0]
 
 
 def test_rows_of_other_training_images_are_compared_on_the_same_test_images(run, summary):
@@ -81,33 +85,32 @@ def test_rows_of_other_training_images_are_compared_on_the_same_test_images(run,
         data = {"fingerprint": f"all{n}", "fingerprint_val_test": "same", "n_train": n}
         run(f"f{fraction}", settings={"datamodule.train_fraction": fraction}, accuracy=0.5 + 0.4 * fraction, data=data)
     run("other", choices={"model": "b"}, data={"fingerprint": "d9", "fingerprint_val_test": "other", "n_train": 300})
-    same, other = summary().sections
+    same, other = summary().groups
     assert [row.changed["train_fraction"] for row in same.rows] == ["1", "0.5", "0.25"]
-    assert [row.verdict.reason for row in same.rows] == ["the best", None, None]
+    assert [row.comparison.reason for row in same.rows] == ["the best", None, None]
     assert "50 to 200 train, 60 val, 80 test images, fingerprint of val and test same" in same.heading
     assert [row.name for row in other.rows] == ["model=b"] and "300 train" in other.heading
-    shown = {column.title: column for column in columns(same, [])}
-    assert [str(shown["training images"].fill(row)) for row in same.rows] == ["200", "100", "50"]
-    assert "training images" not in {column.title for column in columns(other, [])}
+    table = result_table(same, [])
+    assert [str(line[table.titles.index("training images")]) for line in table.lines] == ["200", "100", "50"]
+    assert "training images" not in result_table(other, []).titles
 
 
 def test_records_without_a_fingerprint_of_val_and_test_are_grouped_by_that_of_all(run, summary):
     run("old", choices={"model": "old"}, data={"fingerprint": "d1"})
     run("new", choices={"model": "new"}, data={"fingerprint": "d1", "fingerprint_val_test": "t1"})
     run("part", choices={"model": "part"}, data={"fingerprint": "d2", "fingerprint_val_test": "t1"})
-    run("alone", choices={"model": "alone"}, data={"fingerprint": "d3"})
-    assert [{row.name for row in s.rows} for s in summary().sections] == [{"old", "new", "part"}, {"alone"}]
+    run("other", choices={"model": "other"}, data={"fingerprint": "d3"})
+    assert [{row.name for row in s.rows} for s in summary().groups] == [{"old", "new", "part"}, {"other"}]
 
 
 def test_repetitions_on_other_training_images_are_rows_of_their_own(run, summary):
     for seed, own in ((1, "a" * 16), (2, "b" * 16)):
         run(f"s{seed}", seed=seed, data={"fingerprint": own, "fingerprint_val_test": "same"})
-    (section,) = summary().sections
-    assert [row.seeds for row in section.rows] in ([[1], [2]], [[2], [1]])
-    column = next(column for column in columns(section, []) if column.title == "training images")
-    assert {str(column.fill(row)) for row in section.rows} == {
-        "200 (fingerprint aaaaaa…)", "200 (fingerprint bbbbbb…)"
-    }  # fmt: skip
+    (group,) = summary().groups
+    assert [row.seeds for row in group.rows] in ([[1], [2]], [[2], [1]])
+    table = result_table(group, [])
+    cells = {str(line[table.titles.index("training images")]) for line in table.lines}
+    assert cells == {"200 (fingerprint aaaaaa…)", "200 (fingerprint bbbbbb…)"}
 
 
 def test_folds_are_compared_whatever_share_of_the_others_is_trained_on(run, summary):
@@ -116,20 +119,20 @@ def test_folds_are_compared_whatever_share_of_the_others_is_trained_on(run, summ
             data = {"fingerprint": f"{fold} {fraction}", "fingerprint_val_test": f"fold{fold}", "folds": 2}
             settings = {"datamodule.fold": fold, "datamodule.folds": 2, "datamodule.train_fraction": fraction}
             run(f"{fraction}{fold}", settings=settings, n={"val": 20}, data=data, accuracy=0.4 + fraction / 2)
-    (section,) = summary().sections
-    assert [(row.changed["train_fraction"], row.folds) for row in section.rows] == [("1", [0, 1]), ("0.5", [0, 1])]
-    assert section.rows[1].verdict.n == 40
+    (group,) = summary().groups
+    assert [(row.changed["train_fraction"], row.folds) for row in group.rows] == [("1", [0, 1]), ("0.5", [0, 1])]
+    assert group.rows[1].comparison.n == 40
 
 
-def test_a_run_that_was_chosen_on_test_is_ranked_by_it_apart_and_says_so(run, summary):
+def test_runs_selected_on_test_are_ranked_by_it_in_a_group_with_a_warning(run, summary):
     run("honest", choices={"model": "a"}, accuracy=0.6)
     selected = {"select_on": "test", "n_val": 0}
     for name, accuracy in (("b", 0.8), ("c", 0.9)):
         run(name, choices={"model": name}, n={"test": 80}, accuracy=accuracy, data=selected)
-    honest, chosen = sorted(summary().sections, key=lambda s: len(s.rows))
+    honest, chosen = sorted(summary().groups, key=lambda s: len(s.rows))
     assert [row.name for row in chosen.rows] == ["c", "b"] and not honest.rows[0].selected_on_test
     assert "too good" in answer(chosen)[0] and "the test images chose the epoch" in chosen.heading
-    assert chosen.optimism is None
+    assert chosen.selection_bias is None
 
 
 def test_failed_and_running_runs_are_not_ranked(run, summary):
@@ -137,30 +140,35 @@ def test_failed_and_running_runs_are_not_ranked(run, summary):
     run("failed", status="failed", reason="out of memory", choices={}, settings={})
     run("running", status="running", seed=4)
     made = summary()
-    assert [len(section.rows) for section in made.sections] == [1]
+    assert [len(group.rows) for group in made.groups] == [1]
     assert {row.runs[0].name for row in made.unfinished} == {"failed", "running"}
 
 
-def test_of_a_run_that_was_done_twice_the_later_counts(run, summary):
+def test_of_two_equal_runs_the_later_counts(run, summary):
     run("z_early", accuracy=0.5, run={"started_at": "2026-01-01"})
     run("a_late", accuracy=0.9, run={"started_at": "2026-01-02"})
     made = summary()
-    assert [r.name for r in made.sections[0].rows[0].runs] == ["a_late"]
+    assert [r.name for r in made.groups[0].rows[0].runs] == ["a_late"]
     assert "the later run a_late" in made.excluded[0][1]
 
 
-def test_nulls_and_odd_figures_are_gaps(run, summary):
+def test_nulls_are_gaps(run, summary):
     folder = run("a", choices={"model": "a"})
-    record = json.loads((folder / "result.json").read_text())
-    record["val"]["accuracy"] = {"value": None}
-    record["test"] = {"accuracy": "high"}
-    record["model"] = {"macs": "many", "latency": [3, {"batch_size": 1}]}
-    record["run"]["wall_time_s"] = True
-    (folder / "result.json").write_text(json.dumps(record))
+    latency = [Latency(batch_size=1), Latency(batch_size=8, latency_p50_ms=3.0)]
+    change_record(folder, val={"accuracy": None}, test={"accuracy": None}, model={"macs": None, "latency": latency})
+    change_record(folder, run={"wall_time_s": None})
     run("b", choices={"model": "b"})
-    row = summary().sections[0].rows[1]
+    row = summary().groups[0].rows[1]
     assert (row.name, row.macs, row.latency_p50_ms, row.wall_time_s) == ("a", None, None, None)
     assert row.accuracies == {"val": None, "test": None} and isinstance(row.outcomes["val"], CorrectnessMatrix)
+
+
+@pytest.mark.parametrize("counts", [(90, 80), (-1, 80), (0, 0)], ids=str)
+def test_counts_that_contradict_each_other_give_no_interval(run, summary, counts):
+    folder = run("a")
+    change_record(folder, test={"accuracy": Proportion(0.9, 0.8, 0.95, *counts)})
+    found = summary().groups[0].rows[0].accuracies["test"]
+    assert (found.value, found.low, found.n) == (0.9, None, None)
 
 
 def test_pareto_front_by_comparing_all_pairs():
@@ -176,8 +184,8 @@ def test_pareto_front_by_comparing_all_pairs():
     }
 
 
-def test_a_value_that_says_nothing_alone_is_named_with_its_key(tmp_path):
+def test_a_value_without_meaning_is_named_with_its_key(tmp_path):
     for choice in ("none", "plateau"):
         make_run(tmp_path / choice, choices={"scheduler": choice}, accuracy=0.9)
-    names = {row.name for section in judged(tmp_path).sections for row in section.rows}
+    names = {row.name for group in judged(tmp_path).groups for row in group.rows}
     assert names == {"scheduler=none", "plateau"}

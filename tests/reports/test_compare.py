@@ -1,12 +1,16 @@
+"""Two networks compared on their images: what is paired, what is refused, and the words."""
+
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from common.atomic_io import write_csv, write_json
+from common.atomic_io import write_csv
 from common.predictions_csv import correct_matrix, pair, read_predictions
-from evaluation.intervals import accuracy_entry, format_accuracy, two_way_random_effects
+from common.run_folder import RunFolder
+from common.run_record import DataInfo, RunInfo, RunRecord, write_record
+from evaluation.intervals import format_accuracy, proportion, two_way_random_effects
 from evaluation.paired_tests import verdict
 from reports.compare import main
 from tests.support.helpers import PROJECT
@@ -16,29 +20,32 @@ LABELS = np.array([0, 1] * 20)
 
 @pytest.fixture
 def run(tmp_path):
-    """Writes the folder of a run that is wrong on the given images; the order of its lines follows its name."""
+    """Write the folder of a run that is wrong on the given images; the order of its lines follows its name."""
 
-    def write(name, wrong=(), *, seed=1, split="test", prints=None, labels=LABELS, classes=("cat", "dog"), **record):
+    def write(name, wrong=(), *, seed=1, split="test", prints=None, labels=LABELS, classes=("cat", "dog"),
+              status="finished", data="d1", select_on="val", settings=None):  # fmt: skip
         folder = tmp_path / name
         folder.mkdir(parents=True, exist_ok=True)
-        settings = {"optimizer.lr": 1e-3, "seed": seed, **record.pop("settings", {})}
-        data = {"fingerprint": record.pop("data", "d1"), "select_on": record.pop("select_on", "val")}
-        content = {"schema": 1, "status": record.pop("status", "finished"), "data": data}
-        described = {"name": name, "seed": seed, "choices": {"model": "resnet18"}, "settings": settings}
-        write_json(folder / "result.json", {**content, "run": described})
+        settings = {"optimizer.lr": 1e-3, "seed": seed, **(settings or {})}
+        about = RunInfo(name=name, seed=seed, choices={"model": "resnet18"}, settings=settings)
+        record = RunRecord(status=status, run=about, data=DataInfo(fingerprint=data, select_on=select_on))
+        record.folder = RunFolder(folder)
+        write_record(record)
         rows = []
         for image, label in enumerate(labels):
             predicted = 1 - label if image in wrong else label
-            chances = {f"p_{name}": f"{0.9 if k == predicted else 0.1:.6f}" for k, name in enumerate(("cat", "dog"))}
+            probabilities = {
+                f"p_{name}": f"{0.9 if k == predicted else 0.1:.6f}" for k, name in enumerate(("cat", "dog"))
+            }
             rows.append({
                 "path": f"{name}/{image:03}.png",
                 "fingerprint": prints[image] if prints else f"{image * 7919 % 1000:04x}",
                 "label": ("cat", "dog")[label],
                 "predicted": ("cat", "dog")[predicted],
-                **{f"p_{name}": chances[f"p_{name}"] for name in classes},
+                **{f"p_{name}": probabilities[f"p_{name}"] for name in classes},
             })  # fmt: skip
         np.random.default_rng(len(name) + seed).shuffle(rows)
-        write_csv(folder / ("predictions.csv" if split == "test" else "predictions_val.csv"), list(rows[0]), rows)
+        write_csv(record.folder.predictions(split), list(rows[0]), rows)
         return folder
 
     return write
@@ -47,11 +54,7 @@ def run(tmp_path):
 @pytest.fixture
 def compared(capsys):
     def call(a, b):
-        status = 0
-        try:
-            main(["compare", str(a), str(b)])
-        except SystemExit as error:
-            status = error.code
+        status = main([str(a), str(b)])
         printed = capsys.readouterr()
         assert (status == 0) == (printed.err == "") and (status == 0 or printed.out == "")
         return printed.out.splitlines() if status == 0 else printed.err
@@ -62,17 +65,17 @@ def compared(capsys):
 def test_two_runs(run, compared):
     a, b = run("a", {0, 1}), run("b", {1, 2, 3, 4, 5, 6, 7, 8, 9}, classes=("dog", "cat"))
     assert compared(a, b) == [
-        f"A, {a}: {format_accuracy(accuracy_entry(38, 40))}",
-        f"B, {b}: {format_accuracy(accuracy_entry(31, 40))}",
+        f"A, {a}: {format_accuracy(proportion(38, 40))}",
+        f"B, {b}: {format_accuracy(proportion(31, 40))}",
         "40 test images",
-        "A alone is right on 8, B alone on 1",
+        "only A is right on 8, only B on 1",
         "A - B: 0.1750 (95% interval 0.020 to 0.313), p = 0.039 (exact McNemar test)",
         f"A and B {verdict(8, 1, 40)}",
     ]
 
 
 def test_images_are_paired_by_their_pixels_and_never_by_line(run):
-    a, b = (read_predictions(run(name, {0, 5, 39}), "test") for name in ("a", "another name"))
+    a, b = (read_predictions(RunFolder(run(name, {0, 5, 39})), "test") for name in ("a", "another name"))
     assert a.fingerprints == b.fingerprints == sorted(a.fingerprints) and a.paths != b.paths
     assert (correct_matrix([a, b]).sum(axis=1) == 37).all() and (a.predicted == b.predicted).all()
     assert a.probabilities[np.arange(40), a.predicted] == pytest.approx(0.9)
@@ -80,7 +83,7 @@ def test_images_are_paired_by_their_pixels_and_never_by_line(run):
 
 def test_equal_pixels_are_paired_by_occurrence(run):
     prints = ["same"] * 10 + [f"p{i}" for i in range(30)]
-    a, b = (read_predictions(run(name, {0, 1}, prints=prints), "test") for name in ("a", "another"))
+    a, b = (read_predictions(RunFolder(run(name, {0, 1}, prints=prints)), "test") for name in ("a", "another"))
     assert correct_matrix([a, b]).sum() == 76 and not (a.labels != b.labels).any()
     assert [path.partition("/")[2] for path in a.paths] == [path.partition("/")[2] for path in b.paths]
 
@@ -101,7 +104,7 @@ def test_other_labels_and_classes_are_refused(run, compared):
     labels[[4, 7]] = 1 - labels[[4, 7]]
     a, b = run("a", prints=prints), run("b", prints=prints, labels=labels)
     assert "label 2 images differently; e.g. a/004.png: cat, dog" in compared(a, b)
-    first, second = (read_predictions(folder, "test") for folder in (a, b))
+    first, second = (read_predictions(RunFolder(folder), "test") for folder in (a, b))
     with pytest.raises(ValueError, match="know other classes"):
         pair(first, second._replace(classes=["cat", "cow"]))
     with pytest.raises(ValueError, match="no runs"):
@@ -121,14 +124,14 @@ def test_seeds_are_matched_by_their_number(run, compared, tmp_path):
         run(f"{side}/{'zyx'[seed - 1]}{side}", images, seed=seed)
     lines = compared(tmp_path / "a", tmp_path / "b")
     assert lines[0].startswith(f"A, {tmp_path / 'a'}: 0.9667 (mean of seeds 1, 2, 3; standard deviation 0.0144; 95%")
-    assert lines[3] == "A alone is right on 5, B alone on 1, summed over 3 seeds"
+    assert lines[3] == "only A is right on 5, only B on 1, summed over 3 seeds"
     right = np.ones((2, 3, 40), int)
     for (side, seed), images in wrong.items():
         right["ab".index(side), seed - 1, list(images)] = 0
     found = two_way_random_effects(right[0] - right[1])
     assert f"A - B: {found.mean:.4f} (95% interval {found.low:z.3f} to {found.high:z.3f}" in lines[4]
     assert f"p = {found.p_value:.2g} (seeds and images" in lines[4]
-    assert "be told apart with 40 images and 3 seeds (difference 0.033" in lines[5] and len(lines) == 6
+    assert "be distinguished with 40 images and 3 seeds (difference 0.033" in lines[5] and len(lines) == 6
 
 
 def test_other_seeds_are_refused(run, compared, tmp_path):
@@ -145,7 +148,7 @@ def test_other_seeds_are_refused(run, compared, tmp_path):
     ({"settings": {"optimizer.lr": 0.1}}, "more than the seed: optimizer.lr=0.001 in 1, optimizer.lr=0.1 in 2"),
     ({"settings": {"loss.gamma": 2}}, "more than the seed: nothing in 1, loss.gamma=2 in 2"),
     ({"data": "d2"}, "1 and 2 have other data or splits (fingerprint d1, d2)"),
-    ({"seed": 1}, "a seed stands there twice (1, 1)"),
+    ({"seed": 1}, "a seed appears twice (1, 1)"),
 ])  # fmt: skip
 def test_runs_that_differ_in_more_than_the_seed_are_refused(run, compared, tmp_path, second, message):
     run("a/1", seed=1)
@@ -154,23 +157,23 @@ def test_runs_that_differ_in_more_than_the_seed_are_refused(run, compared, tmp_p
     assert found.startswith(f"ERROR: {tmp_path / 'a'}: ") and message in found
 
 
-def test_unfinished_runs_below_a_folder_are_left_out_and_said(run, compared, tmp_path):
+def test_unfinished_runs_below_a_folder_are_excluded_and_listed(run, compared, tmp_path):
     run("a/1", seed=1)
     run("a/2", seed=2, status="failed")
     lines = compared(tmp_path / "a", run("b"))
-    assert lines[-1] == f"left out: {tmp_path / 'a' / '2'}: not finished"
+    assert lines[-1] == f"excluded: {tmp_path / 'a' / '2'}: not finished"
     assert "no finished run (status failed)" in compared(tmp_path / "a" / "2", tmp_path / "b")
 
 
-def test_validation_images_stand_in_and_are_said(run, compared):
+def test_validation_images_replace_missing_test_images(run, compared):
     a, b = run("a", {0}, split="val"), run("b", {1}, split="val")
     run("b", {1, 2, 3})  # a test table on one side only
     lines = compared(a, b)
     assert lines[2] == "40 validation images (they also chose the epoch, so accuracies are too good)"
-    assert lines[3] == "A alone is right on 1, B alone on 1"
+    assert lines[3] == "only A is right on 1, only B on 1"
 
 
-def test_a_protocol_that_selects_on_test_images_is_said(run, compared):
+def test_runs_selected_on_test_images_are_named(run, compared):
     lines = compared(run("a", select_on="test"), run("b"))
     assert lines[-1].endswith("a: the test images chose the epoch, so test accuracies are too good") and len(lines) == 7
 
@@ -181,7 +184,7 @@ def test_seeds_that_are_always_right_still_have_an_interval(run, compared, tmp_p
             run(f"{side}/{seed}", seed=seed)
     lines = compared(tmp_path / "a", tmp_path / "b")
     assert "1.0000 (mean of seeds 1, 2; standard deviation 0.0000; 95% interval 0.912 to 1.000" in lines[0]
-    assert lines[-1].startswith("A and B cannot be told apart") and "p = 1" in lines[-1]
+    assert lines[-1].startswith("A and B cannot be distinguished") and "p = 1" in lines[-1]
 
 
 @pytest.mark.parametrize(("spoil", "message"), [
@@ -191,7 +194,7 @@ def test_seeds_that_are_always_right_still_have_an_interval(run, compared, tmp_p
     (lambda t: t.replace("p_dog", "dog", 1), "column p_CLASS is missing"),
     (lambda t: t.splitlines(keepends=True)[0], "there are no images"),
     (lambda t: t.replace(",cat,", ",cow,", 1), "label 'cow' is none of the classes cat, dog"),
-    (lambda t: t.replace("0.900000", "nan", 1), "line 2: probabilities lie in 0 to 1"),
+    (lambda t: t.replace("0.900000", "nan", 1), "line 2: probabilities are from 0 to 1"),
     (lambda t: t.replace("0.900000", "much", 1), "line 2: could not convert"),
     (lambda t: "", "cut off"),
 ])  # fmt: skip
@@ -220,22 +223,22 @@ def test_what_is_no_run_is_named(run, compared, tmp_path):
     (tmp_path / "c" / "1").mkdir()
     (tmp_path / "c" / "1" / "result.json").write_text('{"schema": 7}')
     assert compared(a, tmp_path / "c")[-1].startswith(
-        f"left out: {tmp_path / 'c' / '1'}/result.json: a record of schema 7"
+        f"excluded: {tmp_path / 'c' / '1'}/result.json: a record of schema 7"
     )
 
 
 def test_the_command_line(run):
-    command = [sys.executable, "-m", "evaluation.intervals", "compare"]
+    command = [sys.executable, "-m", "reports.compare"]
     ran = subprocess.run([*command, run("a"), run("b", {3})], cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert "A alone is right on 1, B alone on 0" in ran.stdout and ran.stderr == ""
+    assert "only A is right on 1, only B on 0" in ran.stdout and ran.stderr == ""
     ran = subprocess.run([*command, "--help"], cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert ran.stdout.startswith("usage: python -m evaluation.intervals compare [-h] RUN_A RUN_B")
+    assert ran.stdout.startswith("usage: python -m reports.compare [-h] RUN_A RUN_B")
     light = "import sys, reports.compare, evaluation.calibration; sys.exit(bool({'torch', 'scipy.stats'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", light], cwd=PROJECT, check=True)
 
 
-def test_what_training_writes_can_be_compared(train, compared):
-    a, b = train("trainer.max_epochs=1"), train("trainer.max_epochs=1", "optimizer.lr=0.1")
-    lines = compared(a.folder, b.folder)
-    assert lines[0] == f"A, {a.folder}: {format_accuracy(a.record['test']['accuracy'])}"
-    assert lines[1] == f"B, {b.folder}: {format_accuracy(b.record['test']['accuracy'])}"
+def test_what_training_writes_can_be_compared(finished_run, compared):
+    lines = compared(finished_run.folder, finished_run.folder)
+    accuracy = format_accuracy(RunRecord.read(finished_run.folder).test.accuracy)
+    assert lines[0] == f"A, {finished_run.folder}: {accuracy}"
+    assert lines[3] == "only A is right on 0, only B on 0"

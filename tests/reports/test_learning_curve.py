@@ -1,10 +1,15 @@
 """Learning curves from made-up runs, and the experiment's command."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from common.atomic_io import read_csv, write_csv, write_json
-from reports.learning_curve import draw, in_words, read_curves
+from common.atomic_io import write_csv
+from common.run_folder import RunFolder
+from common.run_record import BestEpoch, DataInfo, ModelInfo, RunInfo, RunRecord, write_record
+from common.untrusted.tables import read_csv
+from reports.learning_curve import describe_curves, draw, read_curves
 from tests.support.configs import composed
 
 
@@ -18,15 +23,14 @@ def make_run(folder, *, model="small", parameters=100, n_train=100, seed=1, accu
          "p_a": "0.5", "p_b": "0.5"}
         for i, d in enumerate(difficulty)
     ]  # fmt: skip
-    write_csv(folder / "predictions.csv", list(rows[0]), rows)
-    content = {
-        "schema": 1,
-        "status": "finished",
-        "run": {"seed": seed},
-        "best": {"epoch": 1},
-        "data": {"n_train": n_train},
-    }
-    write_json(folder / "result.json", content | {"model": {"name": model, "parameters": parameters}} | record)
+    made = RunRecord(
+        status="finished", run=RunInfo(seed=seed), best=BestEpoch(epoch=1), data=DataInfo(n_train=n_train),
+        model=ModelInfo(name=model, parameters=parameters),
+    )  # fmt: skip
+    made = replace(made, **record)
+    made.folder = RunFolder(folder)
+    write_csv(made.folder.predictions("test"), list(rows[0]), rows)
+    write_record(made)
 
 
 def make_runs(root, accuracies: dict[tuple[str, int], float]):
@@ -46,24 +50,24 @@ def test_a_rising_curve_asks_for_more_images_and_an_equal_one_for_no_larger_netw
     curves = read_curves(root)
     assert [(p.n_train, p.seeds) for p in curves.points["small"]] == [(n, [1, 2, 3]) for n in (100, 200, 400)]
     assert curves.points["small"][2].accuracy.mean == pytest.approx(0.8, abs=0.03)
-    words = in_words(curves)
+    words = describe_curves(curves)
     assert len(words) == 3
     assert words[0].startswith("small: from 200 to 400 training images accuracy changes by +0.1")
     assert words[0].endswith("more images would probably help")
-    assert words[1].startswith("large: ") and words[1].endswith("more images cannot be seen to help")
+    assert words[1].startswith("large: ") and words[1].endswith("more images show no clear gain")
     assert words[2].startswith("large instead of small at 400: ") and words[2].endswith(
-        "a larger network cannot be seen to help"
+        "a larger network shows no clear gain"
     )
 
 
 def test_a_better_larger_network_helps_and_a_worse_one_does_not(tmp_path):
     better = make_runs(tmp_path / "better", {("small", 100): 0.6, ("large", 100): 0.8})
-    assert [words.endswith(": a larger network helps") for words in in_words(read_curves(better))] == [True]
+    assert [words.endswith(": a larger network helps") for words in describe_curves(read_curves(better))] == [True]
     worse = make_runs(tmp_path / "worse", {("small", 100): 0.8, ("large", 100): 0.6})
-    assert in_words(read_curves(worse))[0].endswith("a larger network cannot be seen to help")
+    assert describe_curves(read_curves(worse))[0].endswith("a larger network shows no clear gain")
 
 
-def test_the_figure_says_what_it_shows(tmp_path):
+def test_the_figure_is_labeled(tmp_path):
     figure = draw(read_curves(make_runs(tmp_path, {("small", 100): 0.6, ("small", 1200): 0.7})))
     axes = figure.axes[0]
     assert axes.get_title() == "Learning curve, 400 test images, 3 seeds"
@@ -71,12 +75,12 @@ def test_the_figure_says_what_it_shows(tmp_path):
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["small (100 parameters)"]
 
 
-def test_what_cannot_be_drawn_is_said(tmp_path):
+def test_what_cannot_be_drawn_is_an_error(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(ValueError, match=r"no result\.json in it or below"):
         read_curves(tmp_path / "none")
     make_run(tmp_path / "failed" / "a", status="failed")
-    make_run(tmp_path / "failed" / "b", best=None)  # was measured alone
+    make_run(tmp_path / "failed" / "b", best=None)  # only measured
     with pytest.raises(ValueError, match="no finished run to draw"):
         read_curves(tmp_path / "failed")
     make_run(tmp_path / "some" / "a", seed=1)
@@ -86,17 +90,17 @@ def test_what_cannot_be_drawn_is_said(tmp_path):
     make_run(tmp_path / "seeds" / "a", seed=1)
     make_run(tmp_path / "seeds" / "b", seed=2, n_train=200)
     with pytest.raises(ValueError, match="small: no seed was run with 200 and with 100"):
-        in_words(read_curves(tmp_path / "seeds"))
+        describe_curves(read_curves(tmp_path / "seeds"))
 
 
-def test_what_is_left_out_is_said(tmp_path):
+def test_what_is_excluded_is_reported(tmp_path):
     root = make_runs(tmp_path, {("small", 100): 0.6, ("small", 200): 0.7})
     make_run(root / "odd", model=None, parameters=None)
     (root / "cut").mkdir()
-    (root / "cut" / "result.json").write_text('{"schema": 1,')
-    _, *excluded = in_words(read_curves(root))
-    assert excluded[0].startswith(f"left out: {root / 'cut' / 'result.json'}: not a whole record")
-    assert excluded[1:] == ["left out: odd: its record does not tell network and images"]
+    (root / "cut" / "result.json").write_text('{"schema": 2,')
+    _, *excluded = describe_curves(read_curves(root))
+    assert excluded[0].startswith(f"excluded: {root / 'cut' / 'result.json'}: not a whole record")
+    assert excluded[1:] == ["excluded: odd: its record lacks parameters or training images"]
 
 
 @pytest.mark.slow

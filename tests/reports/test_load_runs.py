@@ -1,3 +1,5 @@
+"""Records: found below folders, read, or excluded with the reason."""
+
 import json
 
 import pytest
@@ -10,17 +12,18 @@ from reports.renderers import as_csv, as_markdown
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b'{"schema": 1, "status": "fin', "not a whole record"),
+        (b'{"schema": 2, "status": "fin', "not a whole record"),
         (b'{"schema": 7}', "schema 7"),
-        (b"[]", "schema list"),
-        (b"\xff\xfe", "not UTF-8"),
-        (b'{"schema": 1, "status": "finished", "run": []}', "run is"),
-        (b'{"schema": 1, "status": "finished", "run": {"settings": 3}}', "run.settings"),
-        (b'{"schema": 1, "status": "done", "run": {}}', "status is 'done'"),
-        (b'{"schema": 1, "status": "finished", "run": {"seed": "x"}}', "run.seed"),
+        (b'{"schema": 1, "status": "finished", "run": {}}', "a record of schema 1; version 0.1.0 reads it"),
+        (b"[]", "not a whole record"),
+        (b"\xff\xfe", "not a whole record"),
+        (b'{"schema": 2, "status": "finished", "run": []}', "run: Expected"),
+        (b'{"schema": 2, "status": "finished", "run": {"settings": 3}}', "run.settings"),
+        (b'{"schema": 2, "status": "done", "run": {}}', "status: Invalid enum value 'done'"),
+        (b'{"schema": 2, "status": "finished", "run": {"seed": "x"}}', "run.seed"),
     ],
 )
-def test_records_that_cannot_be_read_are_left_out_and_named(run, summary, tmp_path, content, words):
+def test_records_that_cannot_be_read_are_excluded_with_the_reason(run, summary, tmp_path, content, words):
     odd = tmp_path / "odd" / "result.json"
     odd.parent.mkdir()
     odd.write_bytes(content)
@@ -54,7 +57,7 @@ def places_in(value, place=()):
         yield from places_in(value[key], (*place, key))
 
 
-@pytest.mark.parametrize("odd", [None, True, -1, 2**70, "<b>", [], [["x"]], {}, {"x": [1]}], ids=repr)
+@pytest.mark.parametrize("odd", [None, -1, 2**62, 1.7e308, "<b>", [], {}], ids=repr)
 def test_an_odd_value_anywhere_in_a_record_stops_no_report(run, summary, tmp_path, odd):
     run("good", choices={"model": "good"}, n={"val": 4, "test": 4})
     path = run("odd", choices={"model": "odd"}, n={"val": 4, "test": 4}) / "result.json"
@@ -68,6 +71,6 @@ def test_an_odd_value_anywhere_in_a_record_stops_no_report(run, summary, tmp_pat
         made = summary()
         assert "good" in as_csv(made) and "good" in as_markdown(made, title_of(made))
         assert (
-            len(made.excluded) + sum(len(row.runs) for s in made.sections for row in s.rows) + len(made.unfinished) == 2
+            len(made.excluded) + sum(len(row.runs) for s in made.groups for row in s.rows) + len(made.unfinished) == 2
         )
         assert provenance(made)["facts"]

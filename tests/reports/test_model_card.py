@@ -1,11 +1,27 @@
+"""The model card: every number is in the record, hostile texts stay texts, limits and licenses are named."""
+
 import json
 import re
+import shutil
+from dataclasses import asdict, replace
 
 import pytest
 
-from common.run_record import read_record
-from reports.model_card import model_card
-from tests.support.fake_runs import make_run
+from common.run_record import (
+    AtThreshold,
+    AuditFinding,
+    BestEpoch,
+    Binary,
+    Calibrated,
+    ClassScores,
+    Decision,
+    Proportion,
+    RunRecord,
+    Selective,
+    Throughput,
+)
+from reports.model_card import model_card, write_card
+from tests.support.fake_runs import change_record, make_run
 
 NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?![\w.]*\d)")
 FIXED = {"95", "range(1,6)"}  # of intervals, and of a command that is advised
@@ -16,16 +32,16 @@ def numbers_of(value) -> list[float]:
     """Every number of a record, those inside its texts too."""
     if isinstance(value, dict):
         return [x for item in value.items() for part in item for x in numbers_of(part)]
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [x for item in value for x in numbers_of(item)]
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return [float(value)]
     return [float(found.replace(",", "")) for found in NUMBER.findall(str(value))] if isinstance(value, str) else []
 
 
-def without_origin(card: str, record: dict, checkpoint: str) -> list[str]:
+def without_origin(card: str, record: RunRecord, checkpoint: str) -> list[str]:
     """Numbers of a card that are no rounding of any number of the record."""
-    known = numbers_of(record) + numbers_of(checkpoint)
+    known = numbers_of(asdict(record)) + numbers_of(checkpoint)
     text = card.replace("range(1,6)", "").replace("\\", "")
     missing = []
     for shown in NUMBER.findall(text):
@@ -42,27 +58,38 @@ def row(card: str, begins: str) -> str:
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
-    """Of a run that never ran, with numbers of its own everywhere."""
+    """The record of a run that never ran, with numbers of its own everywhere."""
     folder = make_run(tmp_path_factory.mktemp("card") / "run", epochs=0, settings={"model.image_size": 48})
-    made = read_record(folder / "result.json")
-    share = {"value": 0.7143, "low": 0.3589, "high": 0.9178, "correct": 5, "n": 7}
-    made["best"] = {"epoch": 17, "monitor": "val/accuracy", "value": 0.8765, "checkpoint": "best.ckpt"}
-    made["test"] |= {
-        "balanced_accuracy": 0.6543, "f1": 0.6432, "auroc": 0.7654, "ece": 0.1234, "test_evaluations": 3,
-        "intervals": {"balanced_accuracy": [0.6111, 0.6999], "f1": [0.6222, 0.6888], "auroc": [0.7333, 0.7777]},
-        "per_class": [
-            {"class": "cat", "n": 7, "recall": share, "precision": None, "f1": 0.4321},
-            {"class": "dog", "n": 73, "recall": share, "precision": share, "f1": None},
-        ],
-        "calibrated": {"ece": 0.0876, "loss": 0.4, "brier": 0.2},
-        "binary": {"at_threshold": {"sensitivity": share, "specificity": share | {"correct": 6}}},
-        "decided": {"share": 0.5, "n": 41, "confidence": 0.9321, "accuracy": share | {"n": 41, "correct": 39}},
-    }  # fmt: skip
-    made["decision"] = {
-        "temperature": 1.37, "confidence": 0.9321, "fitted_on": 61, "target_accuracy": 0.97, "positive_class": "dog",
-        "threshold_criterion": "balanced_accuracy", "threshold": 0.4123,
-    }  # fmt: skip
-    made["throughput"] = {"train_images_per_s": 222.2}
+    share = Proportion(0.7143, 0.3589, 0.9178, 5, 7)
+    at_half = AtThreshold(
+        threshold=0.5,
+        accuracy=share,
+        sensitivity=share,
+        specificity=replace(share, correct=6),
+        balanced_accuracy=0.6,
+        f1=0.7,
+    )
+    change_record(
+        folder,
+        test={
+            "balanced_accuracy": 0.6543, "f1": 0.6432, "auroc": 0.7654, "ece": 0.1234, "test_evaluations": 3,
+            "intervals": {"balanced_accuracy": (0.6111, 0.6999), "f1": (0.6222, 0.6888), "auroc": (0.7333, 0.7777)},
+            "per_class": [
+                ClassScores(name="cat", n=7, recall=share, f1=0.4321),
+                ClassScores(name="dog", n=73, recall=share, precision=share),
+            ],
+            "calibrated": Calibrated(ece=0.0876, loss=0.4, brier=0.2),
+            "binary": Binary(positive_class="dog", average_precision=0.5, at_half=at_half, at_threshold=at_half),
+            "selective": Selective(0.9321, 0.5, 41, replace(share, n=41, correct=39)),
+        },
+    )  # fmt: skip
+    made = RunRecord.read(folder)
+    made.best = BestEpoch(epoch=17, monitor="val/accuracy", value=0.8765, checkpoint="best.ckpt")
+    made.decision = Decision(
+        temperature=1.37, confidence=0.9321, fitted_on=61, target_accuracy=0.97, positive_class="dog",
+        threshold_criterion="balanced_accuracy", threshold=0.4123,
+    )  # fmt: skip
+    made.throughput = Throughput(train_images_per_s=222.2)
     return made
 
 
@@ -73,44 +100,46 @@ def test_every_number_of_a_made_up_run_is_in_its_record(record):
     assert without_origin(card.replace("0.8765", "0.8764"), record, "") == ["0.8764"]  # the check itself can fail
 
 
-def test_what_the_card_says_and_where(record):
+def test_each_result_is_in_its_place(record):
     card = model_card(record, "checkpoints/best.ckpt")
     assert row(card, "| balanced accuracy").startswith(
         "| balanced accuracy (95% interval) | 0.654 (0.611 to 0.700) | - |"
     )
     assert row(card, "| cat | 0.7") == "| cat | 0.714 (5 of 7, 0.359 to 0.918) | - | 0.432 | 7 |"
     assert "- chosen on validation images: epoch 17, for its val/accuracy of 0.8765" in card
-    assert "The test split was opened 3 times" in card and "its first figure is the honest one" in card
+    assert "was evaluated on the test split 3 times" in card and "only the first result is unbiased" in card
     assert "(ECE) test: 0.123, 0.088 with temperature 1.37 (n = 80)" in card
-    assert "dog from p = 0.412 on (best balanced accuracy on validation): sensitivity 0.714 (5 of 7" in card
-    assert "for an accuracy of 0.97 on validation): 41 of 80 images, 0.714 (39 of 41" in card
+    assert "threshold for dog: 0.412 (best balanced accuracy on validation): sensitivity 0.714 (5 of 7" in card
+    assert "(target accuracy 0.97 on validation): 41 of 80 images, 0.714 (39 of 41" in card
     assert "Few test images, so that little is known: cat (7)." in card
-    assert "images: not known to this project" in card and "random weights: nobody else's" in card
-    accuracy = record["test"]["accuracy"]
-    assert f"Accuracy test: **{accuracy['value']:.4f} ({accuracy['correct']} of 80, 95% interval" in card
+    assert "images: not known to this project" in card and "initialized randomly" in card
+    accuracy = record.test.accuracy
+    assert f"Accuracy test: **{accuracy.value:.4f} ({accuracy.correct} of 80, 95% interval" in card
 
 
 @pytest.mark.parametrize(
     ("weights", "words"),
     [
         ("imagenet (ResNet18_Weights.IMAGENET1K_V1)", "trained on ImageNet, whose terms"),
-        ("file trunk.pth", "begun from a file of weights: its terms are not known"),
-        ("random (auto: imagenet could not be had)", "nobody else's"),
-        ("checkpoint RUN/best.ckpt", "its card says"),
-        (None, "its card says"),
+        ("file weights.pth", "initialized from a file: its terms are not known"),
+        ("random (auto: imagenet not available)", "initialized randomly"),
+        ("checkpoint RUN/best.ckpt", "its model card lists"),
+        (None, "its model card lists"),
     ],
 )
 def test_licenses(record, weights, words):
-    data = record["data"] | {"license": "CC BY-NC-SA 4.0, not for commercial use"}
-    lines = model_card(record | {"data": data, "model": record["model"] | {"weights": weights}}, "x").splitlines()
+    data = replace(record.data, license="CC BY-NC-SA 4.0, not for commercial use")
+    other = replace(record, data=data, model=replace(record.model, weights=weights))
+    other.folder = record.folder
+    lines = model_card(other, "x").splitlines()
     assert "- images: CC BY-NC-SA 4.0, not for commercial use" in lines
     assert words in next(line for line in lines if line.startswith("- weights: "))
 
 
 def test_hostile_names_stay_text_in_one_line(tmp_path):
-    folder = make_run(tmp_path / "run", epochs=0, classes=HOSTILE, data={"root": "a`b\n# c", "name": "<b>"})
-    record = read_record(folder / "result.json")
-    record["data"]["audit"] = [{"kind": "x", "leak": True, "text": "<img src=x> | in\n# train"}]
+    audit = [AuditFinding(kind="x", leak=True, text="<img src=x> | in\n# train")]
+    data = {"root": "a`b\n# c", "name": "<b>", "audit": audit}
+    record = RunRecord.read(make_run(tmp_path / "run", epochs=0, classes=HOSTILE, data=data))
     checkpoint = 'a"\n```\n# out'
     card = model_card(record, checkpoint)
     assert "<script" not in card and "<img" not in card and "<b>" not in card
@@ -125,42 +154,39 @@ def test_hostile_names_stay_text_in_one_line(tmp_path):
     assert sum(line.startswith("```") for line in card.splitlines()) == 4  # two fences, each closed
 
 
-def test_no_test_figure_and_the_study_s_protocol_are_said(tmp_path):
-    closed = read_record(
-        make_run(tmp_path / "a", epochs=0, n={"val": 60}, data={"folds": 5, "fold": 2}) / "result.json"
-    )
+def test_limits_name_a_missing_test_result_and_a_selection_on_test(tmp_path):
+    closed = RunRecord.read(make_run(tmp_path / "a", epochs=0, n={"val": 60}, data={"folds": 5, "fold": 2}))
     card = model_card(closed, "x")
-    assert "fold 2 of 5 of a cross-validation: the test split stays closed" in card
-    assert "There is no test figure" in card and "**The epoch was chosen on these images.**" in card
-    selected = read_record(make_run(tmp_path / "b", epochs=0, data={"select_on": "test"}) / "result.json")
-    assert "all figures here are too good" in model_card(selected, "x")
-    assert "Nothing was measured." in model_card(selected | {"test": None, "val": None}, "x")
+    assert "fold 2 of 5 of a cross-validation, which does not use the test split" in card
+    assert "There is no test result" in card and "**The epoch was chosen on these images.**" in card
+    selected = RunRecord.read(make_run(tmp_path / "b", epochs=0, data={"select_on": "test"}))
+    assert "all results here are too good" in model_card(selected, "x")
+    selected.test = selected.val = None
+    assert "Nothing was measured." in model_card(selected, "x")
 
 
 def test_wall_time_and_warnings(tmp_path):
-    said = [*(f"warning {n}" for n in range(22)), "<b>\nlong " + "x" * 400]
-    record = read_record(
-        make_run(tmp_path / "a", epochs=0, run={"warnings": said[::-1], "wall_time_s": 4321.06}) / "result.json"
-    )
-    card = model_card(record, "x")
+    shown = [*(f"warning {n}" for n in range(22)), "<b>\nlong " + "x" * 400]
+    run = {"warnings": shown[::-1], "wall_time_s": 4321.06}
+    card = model_card(RunRecord.read(make_run(tmp_path / "a", epochs=0, run=run)), "x")
     assert "- wall time of the whole run 4,321.1 s" in card
     warnings = card.partition("## Warnings\n\n")[2].partition("\n\n")[0].splitlines()
     assert len(warnings) == 21 and warnings[1] == "- warning 21" and warnings[-1] == "- and 3 more"
     assert "<b>" not in warnings[0] and len(warnings[0]) < 320 and warnings[0].endswith("…")
-    none = model_card(read_record(make_run(tmp_path / "b", epochs=0) / "result.json"), "x")
+    none = model_card(RunRecord.read(make_run(tmp_path / "b", epochs=0)), "x")
     assert "## Warnings\n\nNone.\n" in none
 
 
-def test_a_run_writes_its_card(train, two_colors):
-    ran = train("stages=[cost,fit,test]")
-    assert ran.status == 0, ran.err
-    card = (ran.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
-    checkpoint = f"{ran.folder}/checkpoints/best.ckpt"
-    assert without_origin(card, ran.record, checkpoint) == []
-    assert ran.record["data"]["license"] is None
-    assert f"- wall time of the whole run {ran.record['run']['wall_time_s']:,.1f} s" in card
-    accuracy = ran.record["test"]["accuracy"]
-    assert f"({accuracy['correct']} of {accuracy['n']}, 95% interval" in card and "opened once" in card
+def test_the_card_of_a_trained_run(finished_run, two_colors, tmp_path):
+    record = RunRecord.read(shutil.copytree(finished_run.folder, tmp_path / "run"))
+    write_card(record, None)
+    card = record.folder.model_card.read_text(encoding="utf-8")
+    assert card == (finished_run.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert without_origin(card, record, record.best.checkpoint) == []
+    assert record.data.license is None
+    assert f"- wall time of the whole run {record.run.wall_time_s:,.1f} s" in card
+    accuracy = record.test.accuracy
+    assert f"({accuracy.correct} of {accuracy.n}, 95% interval" in card and "test split once" in card
     lines = re.search(r"```python\n(.*?)```", card, re.S).group(1).replace('["a.jpg", "b.png"]', "images")
     names = {"images": [str(file) for file in sorted((two_colors / "test" / "red").glob("*.png"))[:2]]}
     exec(compile(lines, "card", "exec"), names)

@@ -1,17 +1,23 @@
+"""The page: whole, self-contained, hostile texts as text; curves, top losses and thumbnails."""
+
+import base64
 import csv
+import hashlib
 import io
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from common.atomic_io import read_csv, write_csv
+from common.atomic_io import write_csv
+from common.untrusted.tables import read_csv
 from datamodules.decode import fingerprint, open_image
+from reports.accuracy import read_tables
 from reports.load_runs import find_records, load_runs
 from reports.report import write_report
-from reports.top_losses import thumbnail, top_losses
-from reports.training_curves import over_epochs
-from tests.support.fake_runs import make_run
+from reports.top_losses import top_losses, verified_thumbnail, with_thumbnails
+from reports.training_curves import training_curves
+from tests.support.fake_runs import judged, make_run
 from tests.support.helpers import in_chromium, needs_chromium
 from tests.support.html import Parsed
 
@@ -20,12 +26,12 @@ HOSTILE = ("<script>alert(1)</script>", "=cmd()", '"><img src=x onerror=alert(2)
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """Three networks and three seeds, hostile class names, a failed run, an odd one, gone images; and its page."""
+    """Three networks and three seeds, hostile class names, a failed run, a damaged one, missing images; and its page."""
     root = tmp_path_factory.mktemp("sweep")
     images = root / "images"
     (images / "0" / "test").mkdir(parents=True)
     own = {}
-    for index in range(0, 80, 2):  # every other one is gone
+    for index in range(0, 80, 2):  # every other one is missing
         path = images / "0" / "test" / f"{index:05}.png"
         Image.fromarray(np.full((20, 30, 3), index * 3, np.uint8)).save(path)
         own[f"0/test/{path.name}"] = fingerprint(open_image(path))
@@ -72,23 +78,20 @@ def test_hostile_names_are_text(parsed, sweep):
     assert "<b>no memory</b>" in parsed.words()
 
 
-def test_the_script_is_ours_and_allowed_by_its_hash(parsed):
-    import base64
-    import hashlib
-
+def test_the_only_script_is_allowed_by_its_hash(parsed):
     (script,) = [data for tag, data in parsed.text if tag == "script"]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert any(f"script-src 'sha256-{digest}'" in (a.get("content") or "") for _, a in parsed.tags)
 
 
-def test_what_the_page_tells(parsed):
+def test_the_page_has_all_of_its_parts(parsed):
     words = parsed.words()
     for part in (
-        "Which model?", "9 of 10 runs finished, 1 failed, 1 record left out.",
-        "The best by validation is large:", "best of 3:", "The hardest images", "Not finished", "not a whole record",
+        "Which model?", "9 of 10 runs finished, 1 failed, 1 record excluded.", "Excluded", "Reproduce",
+        "The best by validation is large:", "Selection bias: best of 3", "Top losses", "Not finished", "not a whole record",
         "python train.py -m seed=1,2", "0000000000000000000000000000000000000000", "d1", "200 train, 60 val, 80 test",
-        "metrics.csv is missing in model-small_seed-1", "metrics.csv of model-small_seed-2 is cut off",
-        "Lines are means over seeds", "Holm-corrected for 2 comparisons", "the image is gone",
+        "metrics.csv is missing in model-small_seed-1", "model-small_seed-2/metrics.csv: cut off in its last line",
+        "Lines are means over seeds", "Holm-corrected for 2 comparisons", "the image is missing",
     ):  # fmt: skip
         assert part in words, part
     assert parsed.count("h1") == 1
@@ -100,8 +103,8 @@ def test_what_the_page_tells(parsed):
 
 def test_drawings_take_their_colors_from_the_page(sweep):
     drawings = sweep[1].split('<div class="drawings">', 1)[1]
-    for ours in ("#010203", "#a1a2a3", "#f1f2f3"):
-        assert ours not in sweep[1]
+    for color in ("#010203", "#a1a2a3", "#f1f2f3"):
+        assert color not in sweep[1]
     assert "currentColor" in drawings and "DejaVu" not in drawings
 
 
@@ -109,46 +112,43 @@ def test_curves_are_means_with_gaps_and_nulls(tmp_path):
     for seed, rows in ((1, "1,0.5,0.6,0.7,0.5,0.1\n2,nan,0.8,,0.7,0.05\n"), (2, "1,0.7,0.6,0.5,0.9,0.1\n")):
         folder = make_run(tmp_path / f"s{seed}", seed=seed, epochs=0)
         (folder / "metrics.csv").write_text("epoch,train/loss,train/accuracy,val/loss,val/accuracy,lr\n" + rows)
-    curves, notes = over_epochs(load_runs(find_records(str(tmp_path))).runs)
+    curves, notes = training_curves(load_runs(find_records(str(tmp_path))).runs)
     assert notes == []
     np.testing.assert_array_equal(curves["val/accuracy"].values, [[0.5, 0.7], [0.9, np.nan]])
     np.testing.assert_array_equal(curves["train/loss"].values, [[0.5, np.nan], [0.7, np.nan]])
 
 
-def test_the_hardest_are_those_most_often_wrong(tmp_path):
-    from reports.aggregate import aggregate
-
+def test_top_losses_are_those_most_often_wrong(tmp_path):
     for seed, wrong in ((1, {3, 5, 7}), (2, {5, 7}), (3, {7})):
         make_run(tmp_path / f"s{seed}", seed=seed, wrong={"test": wrong}, epochs=0)
-    (row,) = aggregate(load_runs(find_records(str(tmp_path)))).sections[0].rows
-    found = top_losses(row)
-    assert [(p.path[-6:-4], p.wrong, p.runs) for p in found.images] == [("07", 3, 3), ("05", 2, 3), ("03", 1, 3)]
+    (row,) = judged(tmp_path).groups[0].rows
+    found = with_thumbnails(row.top_losses, row.runs[0])
+    assert [(p.path[-6:-4], p.wrong, p.runs) for p in found.losses] == [("07", 3, 3), ("05", 2, 3), ("03", 1, 3)]
     table = csv.DictReader(io.StringIO((tmp_path / "s1" / "predictions.csv").read_text()))
     truth = next(float(line["p_dog"]) for line in table if line["path"].endswith("07.png"))
-    assert found.images[0].true_probability == pytest.approx(truth)
-    assert (found.images[0].label, found.images[0].predicted) == ("dog", "cat")
-    assert found.images[0].reason == "the record does not say where the images lie"
+    assert found.losses[0].true_probability == pytest.approx(truth)
+    assert (found.losses[0].label, found.losses[0].predicted) == ("dog", "cat")
+    assert found.losses[0].reason == "the record does not contain the folder of the images"
 
 
-def test_the_hardest_of_a_cross_validation_come_from_all_folds(tmp_path):
-    from reports.aggregate import aggregate
-
+def test_top_losses_of_a_cross_validation_come_from_all_folds(tmp_path):
     missed = {(0, 1): {1, 2}, (0, 2): {1}, (1, 1): {3}, (1, 2): {3, 4}, (2, 1): set(), (2, 2): set()}
     for (fold, seed), wrong in missed.items():
         settings = {"datamodule.fold": fold, "datamodule.folds": 3}
         make_run(tmp_path / f"f{fold}s{seed}", seed=seed, settings=settings, n={"val": 20}, wrong={"val": wrong},
                  data={"fingerprint": f"fold{fold}", "folds": 3}, epochs=0)  # fmt: skip
-    (row,) = aggregate(load_runs(find_records(str(tmp_path)))).sections[0].rows
-    found = top_losses(row)
-    assert {(p.path, p.wrong, p.runs) for p in found.images[:2]} == {
+    (row,) = judged(tmp_path).groups[0].rows
+    found = with_thumbnails(row.top_losses, row.runs[0])
+    assert {(p.path, p.wrong, p.runs) for p in found.losses[:2]} == {
         ("0/val/00001.png", 2, 2), ("1/val/00003.png", 2, 2)
     }  # fmt: skip
-    assert {(p.path, p.wrong, p.runs) for p in found.images[2:]} == {
+    assert {(p.path, p.wrong, p.runs) for p in found.losses[2:]} == {
         ("0/val/00002.png", 1, 2), ("1/val/00004.png", 1, 2)
     }  # fmt: skip
-    truths = [p.true_probability for p in found.images]
+    truths = [p.true_probability for p in found.losses]
     assert truths == sorted(truths[:2]) + sorted(truths[2:])
-    assert [p.path for p in top_losses(row, most=1).images] == [found.images[0].path]
+    tables = read_tables(row.runs, "val")
+    assert [p.path for p in top_losses(row.runs, tables, "val", most=1).losses] == [found.losses[0].path]
     words = Parsed(write_report(str(tmp_path)).page.read_text()).words()
     assert "Validation images that the runs of resnet18 (3 folds) get wrong most often" in words
 
@@ -160,28 +160,29 @@ def test_a_path_may_not_leave_the_folder_of_the_images(tmp_path):
     (root / "link.png").symlink_to(tmp_path / "secret.png")
     (root / "broken.png").write_bytes(b"no image")
     for path in ("../secret.png", str(tmp_path / "secret.png"), "link.png"):
-        assert thumbnail(root, path, "", 48) == (None, "its path leaves the folder of the images")
-    assert thumbnail(root, "broken.png", "", 48) == (None, "the image cannot be read")
-    assert thumbnail(root, "none.png", "", 48) == (None, "the image is gone")
-    assert thumbnail(root, "x\0y", "", 48) == (None, "the image cannot be read")
+        assert verified_thumbnail(root, path, "", 48) == (None, "its path leaves the folder of the images")
+    assert verified_thumbnail(root, "broken.png", "", 48) == (None, "the image cannot be read")
+    assert verified_thumbnail(root, "none.png", "", 48) == (None, "the image is missing")
+    assert verified_thumbnail(root, "x\0y", "", 48) == (None, "the image cannot be read")
 
 
-def test_a_image_is_shown_to_who_has_seen_it_alone(tmp_path):
+def test_an_image_is_shown_only_to_who_has_seen_it(tmp_path):
     Image.new("RGB", (4, 4), "red").save(tmp_path / "a.png")
     own = fingerprint(open_image(tmp_path / "a.png"))
-    assert thumbnail(tmp_path, "a.png", own, 48)[0]
+    assert verified_thumbnail(tmp_path, "a.png", own, 48)[0]
     for guessed in ("", "0" * 16, own[:-1]):
-        assert thumbnail(tmp_path, "a.png", guessed, 48) == (None, "the image is another than the run saw")
+        assert verified_thumbnail(tmp_path, "a.png", guessed, 48) == (
+            None,
+            "the image is not the one that the run used",
+        )
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "F"])
-def test_any_mode_becomes_a_thumbnail(tmp_path, mode):
+def test_any_mode_becomes_a_verified_thumbnail(tmp_path, mode):
     name = "a.tif" if mode in ("CMYK", "F", "I;16") else "a.png"
     image = Image.new("I;16", (300, 20), 40000) if mode == "I;16" else Image.new("L", (300, 20), 200).convert(mode)
     image.save(tmp_path / name)
-    text, reason = thumbnail(tmp_path, name, fingerprint(open_image(tmp_path / name)), 48)
-    import base64
-
+    text, reason = verified_thumbnail(tmp_path, name, fingerprint(open_image(tmp_path / name)), 48)
     with Image.open(io.BytesIO(base64.b64decode(text))) as made:
         assert (reason, made.size, made.mode) == (None, (144, 10), "RGB")
 

@@ -1,9 +1,11 @@
+"""The best of each value of a setting, grids of two settings, and optima at the edge of what was tried."""
+
 from html import unescape
 
 import pytest
 from scipy.stats import binomtest
 
-from reports.per_setting import best_note, best_per_setting, edges, grid, grid_note
+from reports.per_setting import best_note, grid_note
 from reports.renderers import as_csv, as_latex, as_markdown
 from reports.report import write_report
 from reports.significance import answer
@@ -29,12 +31,12 @@ def add(run, optimizer, rate, missed, test=frozenset(range(40)), **options):
     run(name, choices=choices, settings=settings, wrong=wrong, **options)
 
 
-def test_each_value_stands_with_the_best_of_its_rows(optimizers, summary):
-    (section,) = summary().sections
-    by_optimizer, by_rate = best_per_setting(section)
+def test_each_value_has_the_best_of_its_rows(optimizers, summary):
+    (group,) = summary().groups
+    by_optimizer, by_rate = group.settings
     assert (by_optimizer.title, by_rate.title) == ("The best of each optimizer", "The best of each learning rate")
-    told = [(b.value, b.others, b.row.accuracies["val"].value, b.n_rows, b.n_runs) for b in by_optimizer.bests]
-    assert told == [
+    found = [(b.value, b.others, b.row.accuracies["val"].value, b.n_rows, b.n_runs) for b in by_optimizer.bests]
+    assert found == [
         ("adam", "lr=0.001", 58 / 60, 3, 3), ("rmsprop", "lr=0.01", 56 / 60, 3, 3), ("sgd", "lr=0.01", 50 / 60, 3, 3)
     ]  # fmt: skip
     assert [(b.value, b.others) for b in by_rate.bests] == [
@@ -42,33 +44,36 @@ def test_each_value_stands_with_the_best_of_its_rows(optimizers, summary):
     ]  # fmt: skip
 
 
-def test_verdicts_are_corrected_for_the_comparisons_of_one_table(optimizers, summary):
-    (section,) = summary().sections
-    best, rmsprop, sgd = best_per_setting(section)[0].bests
-    p_rmsprop, p_sgd = binomtest(1, 5).pvalue, binomtest(0, 18).pvalue  # alone right: 1 and 4; 0 and 18
-    assert str(best.verdict) == "the best"
-    assert rmsprop.verdict.p_value == pytest.approx(p_rmsprop) and sgd.verdict.p_value == pytest.approx(2 * p_sgd)
-    assert (rmsprop.verdict.difference, sgd.verdict.difference) == pytest.approx((-3 / 80, -18 / 80))
-    assert sgd.row.verdict.p_value == pytest.approx(8 * p_sgd)  # in the table of all
-    assert best_per_setting(section)[0].sentences == [
-        "The best by validation is adam with lr=0.001; rmsprop cannot be told apart from it; sgd can be told apart from it "
-        "as worse on test.",
+def test_p_values_are_corrected_for_the_comparisons_of_one_table(optimizers, summary):
+    (group,) = summary().groups
+    best, rmsprop, sgd = group.settings[0].bests
+    p_rmsprop, p_sgd = (
+        binomtest(1, 5).pvalue,
+        binomtest(0, 18).pvalue,
+    )  # right where the other is wrong: 1 and 4; 0 and 18
+    assert str(best.comparison) == "the best"
+    assert rmsprop.comparison.p_value == pytest.approx(p_rmsprop) and sgd.comparison.p_value == pytest.approx(2 * p_sgd)
+    assert (rmsprop.comparison.difference, sgd.comparison.difference) == pytest.approx((-3 / 80, -18 / 80))
+    assert sgd.row.comparison.p_value == pytest.approx(8 * p_sgd)  # in the table of all
+    assert group.settings[0].sentences == [
+        "The best by validation is adam with lr=0.001; rmsprop cannot be distinguished from it; sgd is distinguishably "
+        "worse on test.",
         "Each was chosen from 3 runs.",
     ]
 
 
-def test_a_value_that_is_better_on_test_is_said_to_be(run, summary):
+def test_a_value_that_is_better_on_test_is_named(run, summary):
     for rate, missed in ((1e-3, 2), (1e-2, 3)):
         add(run, "adam", rate, missed, range(30))
         add(run, "sgd", rate, missed + 5, ())
-    sentence, _ = best_per_setting(summary().sections[0])[0].sentences
-    assert sentence.endswith("; sgd can be told apart from it as better on test.")
+    sentence, _ = summary().groups[0].settings[0].sentences
+    assert sentence.endswith("; sgd is distinguishably better on test.")
 
 
-def test_unequal_budgets_are_said_with_whom_they_favor(optimizers, run, summary):
+def test_unequal_budgets_are_reported_with_whom_they_favor(optimizers, run, summary):
     add(run, "sgd", 1e-1, 25)
     add(run, "failed", 1e-1, 0, status="failed", reason="diverged")
-    assert best_per_setting(summary().sections[0])[0].sentences[1] == (
+    assert summary().groups[0].settings[0].sentences[1] == (
         "Budgets differ: sgd from 4 runs and adam and rmsprop from 3 runs, so the comparison favors sgd."
     )
 
@@ -78,11 +83,11 @@ def test_seeds_are_no_tries(run, summary):
         for rate, missed in ((1e-3, 2), (1e-2, 5)):
             add(run, "adam", rate, missed, seed=seed)
             add(run, "sgd", rate, missed + 5, seed=seed)
-    (section,) = summary().sections
-    comparison = best_per_setting(section)[0]
+    (group,) = summary().groups
+    comparison = group.settings[0]
     assert [(best.n_rows, best.n_runs) for best in comparison.bests] == [(2, 4), (2, 4)]
     assert comparison.sentences[1] == "Each was chosen from 2 rows."
-    assert comparison.bests[1].verdict.seeds == 2
+    assert comparison.bests[1].comparison.seeds == 2
     assert "| 2 rows (4 runs) |" in as_markdown(summary(), "")
 
 
@@ -92,8 +97,8 @@ def test_seeds_are_no_tries(run, summary):
 def test_where_nothing_was_chosen_the_main_table_is_all(run, summary, pairs):
     for optimizer, rate in pairs:
         add(run, optimizer, rate, 5)
-    (section,) = summary().sections
-    assert best_per_setting(section) == [] and grid(section) is None
+    (group,) = summary().groups
+    assert group.settings == [] and group.grid is None
     assert "best of each" not in as_markdown(summary(), "")
 
 
@@ -102,7 +107,7 @@ def test_a_setting_that_some_rows_lack_is_compared_among_the_others(run, summary
         for model, keep in (("truncated", 3), ("truncated", 4), ("resnet18", None)):
             settings = {"optimizer.lr": rate} | ({"model.keep": keep} if keep else {})
             run(f"{model}{keep}{rate}", choices={"model": model}, settings=settings, wrong={"val": {keep or 0}})
-    comparisons = {c.setting: c for c in best_per_setting(summary().sections[0])}
+    comparisons = {c.setting: c for c in summary().groups[0].settings}
     assert {b.value for b in comparisons["keep"].bests} == {"3", "4"}
     budgets = "Budgets differ: truncated from 4 runs and resnet18 from 2 runs, so the comparison favors truncated."
     assert comparisons["model"].sentences[1] == budgets
@@ -110,8 +115,8 @@ def test_a_setting_that_some_rows_lack_is_compared_among_the_others(run, summary
 
 def test_the_grid_has_every_pair_and_the_best_of_each_line(optimizers, run, summary):
     add(run, "sgd", 1e-1, 25)
-    (section,) = summary().sections
-    found = grid(section)
+    (group,) = summary().groups
+    found = group.grid
     assert (found.down, found.across, found.values) == ("optimizer", "lr", ["0.0001", "0.001", "0.01", "0.1"])
     right = {line.value: [row and round(60 * row.accuracies["val"].value) for row in line.rows] for line in found.lines}
     assert right == {"adam": [51, 58, 55, None], "rmsprop": [52, 53, 56, None], "sgd": [30, 40, 50, 35]}
@@ -128,16 +133,16 @@ def test_numbers_go_across_and_a_few_of_many_pairs_are_no_grid(run, summary):
     for size in (8, 16, 32):
         for rate in (1e-3, 1e-2):
             run(f"{size}-{rate}", settings={"datamodule.batch_size": size, "optimizer.lr": rate})
-    found = grid(summary().sections[0])
+    found = summary().groups[0].grid
     assert (found.down, found.values) == ("batch_size", ["0.001", "0.01"])
     assert [line.value for line in found.lines] == ["8", "16", "32"]
     for index in range(5):
         run(f"x{index}", settings={"datamodule.batch_size": 100 + index, "optimizer.lr": 10.0 + index})
-    assert grid(summary().sections[0]) is None
+    assert summary().groups[0].grid is None
 
 
-def test_an_optimum_at_the_edge_is_said(optimizers, summary):
-    assert edges(summary().sections[0]) == [
+def test_an_optimum_at_the_edge_is_reported(optimizers, summary):
+    assert summary().groups[0].edges == [
         "The best learning rate for rmsprop and sgd is the largest tried (0.01): try larger ones."
     ]
 
@@ -145,7 +150,7 @@ def test_an_optimum_at_the_edge_is_said(optimizers, summary):
 @pytest.mark.parametrize(("setting", "values", "missed", "words"), [
     ("optimizer.lr", (1e-4, 1e-3, 1e-2), (3, 4, 5), "The best learning rate is the smallest tried (0.0001): try smaller ones."),
     ("optimizer.lr", (1e-4, 1e-3, 1e-2), (4, 3, 5), None),
-    ("optimizer.lr", (1e-4, 1e-3, 1e-2), (3, 3, 5), None),  # an inner one is as good, and nothing tells which is the best
+    ("optimizer.lr", (1e-4, 1e-3, 1e-2), (3, 3, 5), None),  # an inner one is as good, so that there is no single best
     ("optimizer.lr", (1e-3, 1e-2), (4, 3), None),  # two values are both at an edge
     ("datamodule.batch_size", (8, 16, 64), (5, 4, 3), "The best batch size is the largest tried (64): try larger ones."),
     ("model.keep", (1, 2, 3), (3, 4, 5), None),  # there is nothing below one
@@ -157,29 +162,27 @@ def test_an_optimum_at_the_edge_is_said(optimizers, summary):
 def test_edges_of_a_single_setting(run, summary, setting, values, missed, words):
     for index, (value, count) in enumerate(zip(values, missed, strict=True)):
         run(f"r{index}", settings={setting: value}, wrong={"val": set(range(count))}, cost=(1e6 + index, 1e5, 3))
-    assert edges(summary().sections[0]) == ([words] if words else [])
+    assert summary().groups[0].edges == ([words] if words else [])
 
 
 def test_a_value_that_failed_was_tried(optimizers, run, summary):
     add(run, "sgd", 1e-1, 0, status="failed", reason="diverged")
     made = summary()
-    assert edges(made.sections[0], made.unfinished) == [
-        "The best learning rate for rmsprop is the largest tried (0.01): try larger ones."
-    ]
+    assert made.groups[0].edges == ["The best learning rate for rmsprop is the largest tried (0.01): try larger ones."]
 
 
-def test_page_and_markdown_tell_it_and_the_other_tables_do_not(optimizers, summary, tmp_path):
+def test_page_and_markdown_have_it_and_the_other_tables_do_not(optimizers, summary, tmp_path):
     made = summary()
-    (section,) = made.sections
+    (group,) = made.groups
     page = unescape(write_report(str(tmp_path)).page.read_text())
     for text in (page, as_markdown(made, "")):
-        for title in (*(c.title for c in best_per_setting(section)), grid(section).title):
+        for title in (*(c.title for c in group.settings), group.grid.title):
             assert text.count(f"{title}<" if text is page else f"# {title}\n") == 1
-        assert "Each was chosen from 3 runs." in text and "try larger ones" in text and best_note(section) in text
+        assert "Each was chosen from 3 runs." in text and "try larger ones" in text and best_note(group) in text
     assert page.count('<td class="best"') == 3
-    for text in (as_csv(made), as_latex(made), " ".join(answer(section))):
+    for text in (as_csv(made), as_latex(made), " ".join(answer(group))):
         assert "chosen from" not in text and "try larger" not in text
-    assert len(answer(section)) == 2
+    assert len(answer(group)) == 2
 
 
 def test_hostile_values_are_text(run, summary, tmp_path):
@@ -192,22 +195,22 @@ def test_hostile_values_are_text(run, summary, tmp_path):
         assert "<b>" not in line and "*sgd*" not in line.replace(r"\*", "")
 
 
-def test_where_the_test_images_chose_that_is_said(run, summary):
+def test_where_the_test_images_chose_there_is_a_warning(run, summary):
     selected = {"select_on": "test", "n_val": 0}
     for optimizer in ("adam", "sgd"):
         for rate in RATES:
             run(f"{optimizer}{rate}", choices={"optimizer": optimizer}, settings={"optimizer.lr": rate}, n={"test": 80},
                 accuracy=0.9 if optimizer == "adam" else 0.5, data=selected)  # fmt: skip
-    (section,) = summary().sections
-    sentence, _ = best_per_setting(section)[0].sentences
+    (group,) = summary().groups
+    sentence, _ = group.settings[0].sentences
     assert sentence.startswith("The best by test (which chose the epoch too) is adam with lr=")
-    assert "The test accuracy, by which it was chosen, flatters" in best_note(section)
-    assert grid_note(grid(section)).startswith("Test accuracy (n = 80)")
+    assert "The test accuracy, by which it was chosen, flatters" in best_note(group)
+    assert grid_note(group.grid).startswith("Test accuracy (n = 80)")
 
 
-def test_runs_without_accuracies_are_left_out(run, summary):
+def test_runs_without_accuracies_are_not_compared(run, summary):
     for optimizer in ("adam", "sgd"):
         for rate in RATES:
             run(f"{optimizer}{rate}", choices={"optimizer": optimizer}, settings={"optimizer.lr": rate}, n={"train": 1})
-    (section,) = summary().sections
-    assert (best_per_setting(section), grid(section), edges(section)) == ([], None, [])
+    (group,) = summary().groups
+    assert (group.settings, group.grid, group.edges) == ([], None, [])

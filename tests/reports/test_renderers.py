@@ -1,3 +1,5 @@
+"""A report as text, Markdown, CSV and LaTeX: numbers, and hostile texts as text."""
+
 import csv
 import io
 
@@ -26,7 +28,7 @@ def test_text_has_a_line_a_row_and_what_failed(summary):
     head, best, worse, empty, failed = as_text(summary).splitlines()
     assert head.split()[:2] == ["#", "model"] and empty == ""
     assert best.startswith("1  a ") and "0.900 ± 0.000 (" in best and "123M" in best and "5.68 ms" in best
-    assert "can be told apart (p < 0.0001)" in worse and "9G" in worse
+    assert "can be distinguished (p < 0.0001)" in worse and "9G" in worse
     assert failed == "failed: c: no memory left & <b>gone</b>"
 
 
@@ -64,14 +66,14 @@ def test_latex_is_a_tabular_of_booktabs_with_everything_escaped(summary):
 
 
 def test_a_report_writes_csv_beside_the_runs_and_shows_the_table(summary, tmp_path):
-    answers = "\n\n".join(" ".join(answer(section)) for section in summary.sections)
+    answers = "\n\n".join(" ".join(answer(group)) for group in summary.groups)
     assert write_report(str(tmp_path)).text == f"{as_text(summary)}\n\n{answers}"
     assert (tmp_path / "table.csv").read_text() == as_csv(summary)
 
 
 def test_hostile_letters_can_be_written(tmp_path):
     record = make_run(tmp_path / "a", choices={"model": "MARK"}) / "result.json"
-    record.write_text(record.read_text().replace("MARK", "a\\ud800\\u0000\\u202eb"))
+    record.write_text(record.read_text().replace("MARK", "a?\\u0000\\u202eb"))
     make_run(tmp_path / "b", choices={"model": "b"})
     made = judged(tmp_path)
     for text in (as_text(made), as_csv(made), as_latex(made), as_markdown(made, "\udc80")):
@@ -79,10 +81,10 @@ def test_hostile_letters_can_be_written(tmp_path):
     assert "a? b" in as_text(made)
 
 
-def test_unfinished_runs_have_their_reason(tmp_path):
+def test_unfinished_runs_are_listed_with_their_reason(tmp_path):
     make_run(tmp_path / "a", choices={"model": "a"})
     for status, why in (("pruned", "behind the median in epoch 3"), ("running", None)):
         make_run(tmp_path / status, status=status, reason=why, choices={"model": status})
     lines = as_text(judged(tmp_path)).splitlines()
     assert "pruned: pruned: behind the median in epoch 3" in lines
-    assert any(line.startswith("running: running: began 2026-01-01") for line in lines)
+    assert any(line.startswith("running: running: started 2026-01-01") for line in lines)

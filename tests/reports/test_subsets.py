@@ -1,14 +1,21 @@
+"""Accuracy on subsets of the images that a further column of the table names."""
+
 import csv
+import shutil
 
 import numpy as np
 import pytest
 
+from common.run_folder import RunFolder
+from engine.config.instantiate import instantiate
+from engine.run.stages import split_columns
 from evaluation.intervals import wilson
-from reports.subsets import in_markdown, main, read_subsets
+from reports.subsets import main, read_subsets, subset_table
+from tests.support.configs import composed
 
 
 def add_columns(folder, columns):
-    """splits.csv of a made-up run with further columns, one value an image."""
+    """Write splits.csv of a fake run with further columns, one value an image."""
     rows = list(csv.DictReader((folder / "predictions.csv").read_text().splitlines()))
     names = ["path", "label", "split", *columns]
     lines = [",".join(names)]
@@ -28,7 +35,7 @@ def test_each_subset_has_its_accuracy_and_interval_and_weights_count(run, tmp_pa
     dark = np.array(color) == "dark"
     split, runs, found, weighted = read_subsets(folder)
     assert (split, runs) == ("test", 1)
-    assert [row.name for row in found] == ["all", "color=dark", "color=light"]  # a value an image is no subset
+    assert [row.name for row in found] == ["all", "color=dark", "color=light"]  # a value for each image is no subset
     for row, members in zip(found, (dark | True, dark, ~dark), strict=True):
         assert row.n == members.sum() and row.accuracy == pytest.approx(right[members].mean())
         assert row.interval.low < row.accuracy < row.interval.high
@@ -48,17 +55,43 @@ def test_without_subsets_one_line_says_what_is_needed(run, capsys):
     assert main([]) == 2 and "use: python -m reports.subsets" in capsys.readouterr().err
 
 
-def test_a_table_s_further_columns_reach_the_run_s_splits(train, two_colors, tmp_path):
-    images = sorted(two_colors.rglob("*.png"))
+def test_a_table_s_further_columns_reach_the_run_s_splits(finished_run, two_colors, tmp_path):
     lines = ["path,label,split,camera"]
-    for index, path in enumerate(images):
+    for index, path in enumerate(sorted(two_colors.rglob("*.png"))):
         relative = path.relative_to(two_colors)
         lines.append(f"{relative},{relative.parts[1]},{relative.parts[0]},{'old' if index % 2 else 'new'}")
-    table = tmp_path / "table.csv"
-    table.write_text("\n".join(lines) + "\n")
-    ran = train(f"datamodule.table={table}", "trainer.max_epochs=1")
-    rows = list(csv.DictReader((ran.folder / "splits.csv").read_text().splitlines()))
-    assert {row["path"]: row["camera"] for row in rows} == {
-        line.split(",")[0]: line.split(",")[3] for line in lines[1:]
-    }
-    assert "camera=new" in in_markdown(ran.folder)
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
+    config = composed(
+        "datamodule=image_folder", f"datamodule.root={two_colors}", f"datamodule.cache={tmp_path / 'cache'}",
+        f"datamodule.table={tmp_path / 'table.csv'}",
+    )  # fmt: skip
+    data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
+    data.setup()
+    folder = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "run"))
+    folder.write_splits(split_columns(data))
+    rows = {row["path"]: row["camera"] for row in folder.read_splits()}
+    assert rows == {line.split(",")[0]: line.split(",")[3] for line in lines[1:]}
+    assert "camera=new" in subset_table(folder.path)
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [({"weight": "much"}, "column weight: could not convert"), ({"kind": "a,b"}, "values are missing or too many")],
+    ids=str,
+)
+def test_tables_that_no_run_writes_are_an_error(run, capsys, column, words):
+    folder = run("one")
+    n = len((folder / "predictions.csv").read_text().splitlines()) - 1
+    add_columns(
+        folder, {"color": ["dark", "light"] * (n // 2), **{name: [value] * n for name, value in column.items()}}
+    )
+    assert main([str(folder)]) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_a_subset_of_one_image_has_no_interval(run, capsys):
+    folder = run("one")
+    n = len((folder / "predictions.csv").read_text().splitlines()) - 1
+    add_columns(folder, {"color": ["red"] + ["blue"] * (n - 1)})
+    assert main([str(folder)]) == 0
+    assert "| color=red | 1 | 1.000 |  |  |" in capsys.readouterr().out

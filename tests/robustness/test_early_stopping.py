@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from common.atomic_io import read_csv
+from common.untrusted.tables import read_csv
 from tests.support.helpers import at_step, scalars
 from tests.support.killing import outcome
 
@@ -16,7 +16,7 @@ EARLY += ("+callbacks.early_stopping.min_delta=9", "trainer.max_epochs=6")
 
 
 @pytest.mark.slow
-def test_stopped_and_gone_on_with_it_ends_in_the_same_epoch(train, monkeypatch):
+def test_interrupted_and_resumed_it_ends_in_the_same_epoch(train, monkeypatch):
     straight = train(*EARLY)
     assert straight.status == 0 and len(read_csv(straight.folder / "metrics.csv")) == 3, straight.err
     assert "early stopping: Monitored metric val/loss did not improve in the last 2 records" in straight.out
@@ -28,5 +28,5 @@ def test_stopped_and_gone_on_with_it_ends_in_the_same_epoch(train, monkeypatch):
     assert (stopped.status, once_more.status) == (143, 143)
     ran = train(last, small=False, to=stopped.folder)
     assert ran.status == 0, ran.err
-    assert "early stopping has ended this training before" in " ".join(ran.record["run"]["warnings"])
+    assert "early stopping has ended this training before" in " ".join(ran.record.run.warnings)
     assert outcome(straight.folder) == outcome(ran.folder) and scalars(straight.folder) == scalars(ran.folder)

@@ -1,20 +1,31 @@
-"""A disk that fills up while a run writes, at several moments. Most of it needs the right to mount one."""
+"""A disk that fills up while a run writes: one line ends the run, what was written stays whole, and it can be resumed.
+
+Most of it needs the right to mount a disk.
+"""
 
 import errno
 import subprocess
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
+from tensorboard.compat.tensorflow_stub.io import gfile
 
+from callbacks import image_logger
 from callbacks.epoch_logger import EpochLogger
-from engine.run import tensorboard
+from callbacks.image_logger import save_figure
+from common.run_folder import RunFolder
+from common.run_record import RunRecord
 from engine.run.tensorboard import TensorBoard
+from lightning_modules.checkpoint import epochs_done, load_network
 from reports.report import write_report
 from tests.support.fake_runs import make_run
 
 
 @pytest.fixture
 def disk(tmp_path):
-    """A disk of 12 MiB that can be filled and freed."""
+    """Mount a disk of 12 MiB that can be filled and freed."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(
@@ -43,93 +54,85 @@ class Disk:
         (self.place / "ballast").unlink()
 
 
-def at_epoch(monkeypatch, epoch, action):
-    whole = EpochLogger.on_train_epoch_start
-
-    def then(self, trainer, pl_module):
-        if trainer.current_epoch == epoch:
-            action()
-        whole(self, trainer, pl_module)
-
-    monkeypatch.setattr(EpochLogger, "on_train_epoch_start", then)
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
-LONGER = ("trainer.max_epochs=4", "optimizer.lr=0.01")
-
-
-@pytest.fixture(scope="module")
-def kept():
-    return []
-
-
-@pytest.fixture
-def straight(train, kept):
-    """The undisturbed run, once for all tests here."""
-    if not kept:
-        kept.append(train(*LONGER))
-    return kept[0]
-
-
-def test_full_for_a_while_training_goes_on_and_nothing_is_lost(train, straight, disk, monkeypatch):
-    at_epoch(monkeypatch, 1, disk.fill)
-    at_epoch(monkeypatch, 3, disk.free)
-    ran = train(*LONGER, to=disk.place / "run", drawn=True)
-    assert ran.status == 0, ran.err
-    warnings = " ".join(ran.record["run"]["warnings"])
-    assert "metrics.csv is not written (No space left on device)" in warnings
-    assert "last.ckpt cannot be written (No space left on device): training goes on" in warnings
-    for name in ("metrics.csv", "predictions.csv"):
-        assert (ran.folder / name).read_bytes() == (straight.folder / name).read_bytes()
-    assert ran.record["test"] == straight.record["test"] and "Traceback" not in ran.out + ran.err
-
-
-def test_full_to_the_end_the_best_model_is_kept_elsewhere_and_the_message_says_where(
-    train, straight, disk, monkeypatch, tmp_path
-):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    at_epoch(monkeypatch, 0, disk.fill)
-    ran = train(*LONGER, to=disk.place / "run", drawn=True)
+def ends_in_one_line(ran):
     assert ran.status == 1 and "Traceback" not in ran.out + ran.err, ran.err
-    assert "no space is left on the disk" in ran.err and "result.json" in ran.err
-    kept = list(tmp_path.glob("justenough-*/best.ckpt"))
-    assert len(kept) == 1 and f"it is {kept[0]}" in ran.out
-    accuracy = straight.record["test"]["accuracy"]["value"]
-    assert f"Accuracy test: {accuracy:.4f}" in ran.out  # what was found out is told all the same
+    errors = [line for line in ran.err.splitlines() if line]
+    assert len(errors) == 1 and errors[0].startswith("ERROR: "), ran.err
+    assert "no space is left on the disk; free some, or write elsewhere: hydra.run.dir=DIR" in errors[0]
 
 
-def without_tensorboard(ran, straight):
-    assert ran.status == 0 and "Traceback" not in ran.out + ran.err, ran.err
-    (warning,) = [text for text in ran.record["run"]["warnings"] if "TensorBoard" in text]
-    assert warning == f"{ran.folder}: no TensorBoard (No space left on device); the run goes on"
-    assert ran.out.count("no TensorBoard") == 1 and not list(ran.folder.glob("events.out*"))
-    assert (ran.folder / "predictions.csv").read_bytes() == (straight.folder / "predictions.csv").read_bytes()
+def test_filled_while_it_trains_the_best_checkpoint_stays_and_it_resumes_to_the_same_bits(
+    train, finished_run, disk, monkeypatch
+):
+    usual = EpochLogger.on_train_epoch_start
+
+    def fill(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            disk.fill()
+        usual(self, trainer, pl_module)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EpochLogger, "on_train_epoch_start", fill)
+        ran = train(to=disk.place / "run")
+    ends_in_one_line(ran)
+    folder = RunFolder(ran.folder)
+    assert f"could not write {folder.record} (No space left on device); continuing" in ran.out
+    assert ran.record.status == "running"  # the whole record of before
+    assert epochs_done(folder.best_checkpoint) == epochs_done(folder.last_checkpoint) == 1
+    load_network(folder.best_checkpoint)
+    assert not [path for path in ran.folder.rglob(".*") if path.is_file()]  # nothing half written
+    disk.free()
+    resumed = train(f"ckpt_path={folder.last_checkpoint}", small=False, to=ran.folder)
+    assert resumed.status == 0, resumed.err
+    for name in ("metrics.csv", "predictions.csv"):
+        assert (ran.folder / name).read_bytes() == (finished_run.folder / name).read_bytes()
+    assert resumed.record.test == finished_run.record.test
 
 
-def test_full_from_the_start_there_is_no_tensorboard(train, straight, disk, monkeypatch):
-    begin = TensorBoard.__init__
-
-    def then(self, **arguments):
-        disk.fill()
-        begin(self, **arguments)
-
-    monkeypatch.setattr(TensorBoard, "__init__", then)
-    at_epoch(monkeypatch, 3, disk.free)
-    without_tensorboard(train(*LONGER, to=disk.place / "run", drawn=True), straight)
-
-
-def test_without_the_right_to_mount_too(train, straight, monkeypatch):
-
-    def write_bytes(path, content):
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
-
-    monkeypatch.setattr(tensorboard, "write_bytes", write_bytes)
-    without_tensorboard(train(*LONGER, drawn=True), straight)
-
-
-def test_a_store_on_a_full_disk(train, disk):
+def test_full_from_the_start(train, disk):
+    (disk.place / "run").mkdir()
     disk.fill()
-    ran = train(f"datamodule.cache={disk.place / 'cache'}")
-    assert ran.status == 0 and "images are decoded anew each epoch" in ran.out
+    ran = train(to=disk.place / "run")
+    ends_in_one_line(ran)
+    assert not (ran.folder / "checkpoints").exists() and not (ran.folder / "result.json").exists()
+
+
+def test_an_error_of_tensorboards_thread_is_raised_here_and_ending_is_quiet(tmp_path, monkeypatch, capsys):
+    logger = TensorBoard(folder=str(tmp_path))
+    logger.log_metrics({"val/loss": 1.0}, step=1)
+    logger.save()
+    monkeypatch.setattr(gfile.LocalFileSystem, "append", full)
+    monkeypatch.setattr(gfile.LocalFileSystem, "write", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        for step in range(2, 200):
+            logger.experiment.add_image("image", torch.zeros(3, 64, 64), step)
+            logger.save()
+    logger.finalize("failed")
+    assert capsys.readouterr().err == ""
+
+
+def test_figures_are_skipped(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(image_logger, "save_png", full)
+    trainer = SimpleNamespace(default_root_dir=str(tmp_path), loggers=[])
+    save_figure(trainer, "feature_maps", np.zeros((2, 2, 3), np.uint8))
+    assert f"could not write {tmp_path / 'feature_maps.png'} (No space left on device); continuing" in caplog.text
+
+
+def test_a_pixel_cache_on_a_full_disk(train, disk):
+    disk.fill()
+    ran = train(f"datamodule.cache={disk.place / 'cache'}", "trainer.max_epochs=1", "stages=[fit]")
+    assert ran.status == 0 and "pixel cache: could not write" in ran.out
+
+
+def test_a_record_that_cannot_be_written_is_reported_in_one_line(train, monkeypatch):
+    monkeypatch.setattr(RunRecord, "save", full)
+    ran = train("stages=[cost]")
+    ends_in_one_line(ran)
+    assert ran.record.status == "failed" and "no space is left" in ran.record.reason
 
 
 def test_a_report_on_a_full_disk(disk, tmp_path):

@@ -1,4 +1,4 @@
-"""Checkpoints of a stranger: nothing in them runs, fills the memory or names a file elsewhere; each is named."""
+"""Untrusted checkpoints: nothing in them runs, fills the memory or names a file elsewhere; each is named."""
 
 import json
 import os
@@ -12,13 +12,15 @@ import pytest
 import torch
 
 from callbacks.checkpoint import BestCheckpoint
+from common.errors import UserError
 from inference.predictor import Predictor
 from lightning_modules.checkpoint import check_same_network, epochs_done, load_classifier, load_network, read_checkpoint
+from lightning_modules.pretrained_weights import load_initial_weights
 from tests.support.fake_checkpoints import make_checkpoint
 
 
 class Payload:
-    """Runs a command when it is unpickled."""
+    """Run a command when it is unpickled."""
 
     def __init__(self, function, *arguments):
         self.function, self.arguments = function, arguments
@@ -29,19 +31,19 @@ class Payload:
 
 @pytest.fixture
 def canary(tmp_path):
-    """A file that hostile input tries to make; it is not there in the end, nor is the input's proof that it can be made."""
+    """Yield the path of a file that hostile input tries to make, and which must not exist in the end."""
     path = tmp_path / "canary"
     yield path
     assert not path.exists()
 
 
-@pytest.fixture
-def base(tmp_path):
-    return make_checkpoint(tmp_path / "base" / "best.ckpt", image_size=16)
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("base") / "best.ckpt", image_size=16)
 
 
 def changed(base: Path, path: Path, place: str, value) -> Path:
-    """The checkpoint with another value at a dotted place; `state_dict.NAME` keeps the dots of its names."""
+    """Save the checkpoint with another value at a dotted place; `state_dict.NAME` keeps the dots of its names."""
     state = torch.load(base, weights_only=True)
     node = state
     *above, last = place.split(".", 1) if place.startswith("state_dict.") else place.split(".")
@@ -53,9 +55,9 @@ def changed(base: Path, path: Path, place: str, value) -> Path:
 
 
 def refused(path: Path, *words: str) -> None:
-    """By everything that opens a checkpoint, with its name and these words."""
+    """Check that everything that opens a checkpoint names it with these words."""
     for load in (load_network, load_classifier, Predictor.from_checkpoint):
-        with pytest.raises(ValueError, match="evil") as caught:
+        with pytest.raises(UserError, match="evil") as caught:
             load(path)
         assert all(word in str(caught.value) for word in words), caught.value
 
@@ -69,7 +71,7 @@ def refused(path: Path, *words: str) -> None:
 def test_what_would_run_when_it_is_unpickled_is_named_and_does_not(base, tmp_path, canary, place, function, named):
     code = f"touch {canary}" if function is os.system else f"open({str(canary)!r}, 'w')"
     refused(changed(base, tmp_path / "evil.ckpt", place, Payload(function, code)), named, "names no code")
-    with pytest.raises(ValueError, match=f"evil.*{named}"):
+    with pytest.raises(UserError, match=f"evil.*{named}"):
         epochs_done(tmp_path / "evil.ckpt")
 
 
@@ -78,10 +80,9 @@ def test_files_that_are_no_archives(base, tmp_path, canary):
     refused(tmp_path / "evil.ckpt", "no archive of torch")
     torch.save(Payload(os.system, f"touch {canary}"), tmp_path / "evil.ckpt", _use_new_zipfile_serialization=False)
     refused(tmp_path / "evil.ckpt", "no archive of torch")
-    from lightning_modules.pretrained_weights import _from_file
 
-    with pytest.raises(ValueError, match=r"evil\.ckpt: not a file of weights .*system"):
-        _from_file(torch.nn.Linear(2, 2), tmp_path / "evil.ckpt")
+    with pytest.raises(UserError, match=r"evil\.ckpt: not a file of weights .*system"):
+        load_initial_weights(torch.nn.Linear(2, 2), str(tmp_path / "evil.ckpt"), backbone=None, download_to=tmp_path)
 
 
 @pytest.mark.parametrize(("place", "value", "words"), [
@@ -100,7 +101,8 @@ def test_files_that_are_no_archives(base, tmp_path, canary):
     ("state_dict.network.features.block1.0.weight", torch.zeros(32, 3, 5, 5), ["fit the network", "(32, 3, 5, 5)"]),
     ("state_dict.network.features.block1.0.weight", torch.zeros(32, 3, 3, 3).to_sparse(), ["not a checkpoint"]),
     ("state_dict.network.features.block1.0.weight", torch.zeros(32, 3, 3, 3, dtype=torch.complex64), ["fit the network"]),
-    ("decision", {"temperature": 1.0, "target_accuracy": 0.9, "deep": [[]]}, ["its decision"]),
+    ("decision", {"temperature": 1.0, "target_accuracy": 0.9, "fitted_on": [[]]}, ["its decision", "fitted_on"]),
+    ("decision", {"temperature": 1.0, "target_accuracy": 0.9, "positive_class": "fox"}, ["decision.positive_class", "'fox'"]),
     ("callbacks", Payload(bytearray, 2**60), ["evil"]),
 ])  # fmt: skip
 def test_absurd_sizes_are_named_before_memory_is_taken(base, tmp_path, place, value, words):
@@ -143,7 +145,7 @@ def test_a_billion_references_to_one_list(base, tmp_path):
         "epoch",
     ):
         path = changed(base, tmp_path / "evil.ckpt", place, value)
-        with pytest.raises(ValueError, match="evil") as caught:
+        with pytest.raises(UserError, match="evil") as caught:
             epochs_done(path) if place == "epoch" else read_checkpoint(path)
         assert len(str(caught.value)) < 1000
 
@@ -166,7 +168,7 @@ def test_last_ckpt_names_no_file_outside_of_its_folder(tmp_path):
     ("classes", 5), ("classes", ["a", "a", "b"]),
     ("image_size", 10**9), ("mean", [1]), ("std", [0, 1, 1]), ("decision", {"x": []}),
 ])  # fmt: skip
-def test_an_onnx_file_says_the_same_of_itself(tmp_path, key, value):
+def test_the_description_in_an_onnx_file_is_checked_alike(tmp_path, key, value):
     onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install -e '.[onnx]'")
     shapes = {"x": ["N", 3, 8, 8], "y": ["N", 3]}
     ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()]
@@ -180,18 +182,18 @@ def test_an_onnx_file_says_the_same_of_itself(tmp_path, key, value):
         if not wrong:
             assert Predictor.from_checkpoint(tmp_path / "evil.onnx", "cpu").classes == good["classes"]
             continue
-        with pytest.raises(ValueError, match=rf"evil\.onnx.*its {key}"):
+        with pytest.raises(UserError, match=rf"evil\.onnx.*its {key}"):
             Predictor.from_checkpoint(tmp_path / "evil.onnx", "cpu")
 
 
-def test_what_an_optimizer_keeps_has_the_shape_of_a_weight(base, tmp_path):
+def test_the_state_of_an_optimizer_has_the_shapes_of_the_weights(base, tmp_path):
     state = torch.load(base, weights_only=True)
     for moment, wrong in ((torch.zeros(32, 3, 3, 3), False), (torch.zeros(7), True), ([[1]], True)):
         torch.save(
             state | {"optimizer_states": [{"state": {0: {"exp_avg": moment, "step": torch.tensor(1.0)}}}]},
             tmp_path / "x.ckpt",
         )
-        context = pytest.raises(ValueError, match=r"x\.ckpt: exp_avg of its optimizer") if wrong else nullcontext()
+        context = pytest.raises(UserError, match=r"x\.ckpt: exp_avg of its optimizer") if wrong else nullcontext()
         with context:
             check_same_network(
                 tmp_path / "x.ckpt", state["hyper_parameters"]["network"], state["hyper_parameters"]["classes"]

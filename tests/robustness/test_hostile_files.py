@@ -1,12 +1,14 @@
-"""Folders of a stranger: nothing is waited for, followed without end or removed; and what the source may open files with."""
+"""Untrusted folders: nothing is waited for, followed without end or removed; and how the source may open files."""
 
 import ast
 import os
 
 import pytest
 
+from common.errors import UserError
 from datamodules.decode import UnreadableImageError, open_image
 from datamodules.pixel_cache import open_pixel_cache
+from datamodules.prepare import prepare_catalog
 from datamodules.sources.image_folder import folder_catalog
 from tests.support.helpers import PROJECT, make_images
 
@@ -24,7 +26,34 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
             open_image(root / "a" / name)
 
 
-def test_links_that_lead_round_are_followed_once(tmp_path, caplog):
+def test_a_dangling_link_is_an_unreadable_file(tmp_path):
+    root = make_images(tmp_path / "root", {"a": 6, "b": 6}, size=8)
+    (root / "b" / "gone.png").symlink_to(tmp_path / "gone")
+    (root / "b" / "self.png").symlink_to(root / "b" / "self.png")
+
+    def prepared(**rules):
+        catalog = folder_catalog(root)
+        stats = open_pixel_cache(catalog.files, 8, tmp_path / "cache").stats
+        prepare_catalog(catalog, stats, seed=0, **rules)
+        return catalog
+
+    with pytest.raises(UserError, match=r"2 of 14 files cannot be read.*on_unreadable=skip") as error:
+        prepared()
+    lines = str(error.value).splitlines()
+    assert (
+        len(lines) == 3
+        and f"{root}/b/gone.png: not a readable image (a link to a file that does not exist)" in lines[1]
+    )
+    catalog = prepared(on_unreadable="skip")
+    reasons = {catalog.paths[row]: reason for row, reason in catalog.excluded.items()}
+    assert "does not exist" in reasons["b/gone.png"] and "symbolic links" in reasons["b/self.png"]
+    make_images(tmp_path / "late", {"a": 1}, size=8)
+    (tmp_path / "gone").symlink_to(tmp_path / "late" / "a" / "000.png")  # repaired: another cache
+    catalog = prepared(on_unreadable="skip")
+    assert [catalog.paths[row] for row in catalog.excluded] == ["b/self.png"]
+
+
+def test_circular_links_are_followed_once(tmp_path, caplog):
     root = make_images(tmp_path / "root", {"a": 2, "b": 2}, size=8)
     for name in ("x", "y", "z"):
         (root / "a" / name).symlink_to(root / "a")
@@ -33,13 +62,13 @@ def test_links_that_lead_round_are_followed_once(tmp_path, caplog):
     assert sum("was read already" in message for message in caplog.messages) == 3
 
 
-def test_the_cache_removes_its_own_stores_alone(tmp_path):
+def test_the_cache_removes_only_what_it_has_made(tmp_path):
     root = make_images(tmp_path / "root", {"a": 1}, size=8)
     (tmp_path / "home" / "holiday").mkdir(parents=True)
     (tmp_path / "home" / "holiday" / "photo.png").write_bytes(b"mine")
     (tmp_path / "home" / "0123456789abcdef01234567").symlink_to(tmp_path / "home" / "holiday")
-    store = open_pixel_cache([root / "a" / "000.png"], 8, tmp_path / "home", limit_gib=0)
-    assert len(store) == 1 and (tmp_path / "home" / "holiday" / "photo.png").read_bytes() == b"mine"
+    cache = open_pixel_cache([root / "a" / "000.png"], 8, tmp_path / "home", limit_gib=0)
+    assert len(cache) == 1 and (tmp_path / "home" / "holiday" / "photo.png").read_bytes() == b"mine"
 
 
 NOWHERE = {
@@ -49,9 +78,10 @@ NOWHERE = {
 IN_ONE_FILE = {
     "hydra.utils.instantiate": ("engine/config/instantiate.py",),
     "importlib.import_module": (
-        "engine/config/instantiate.py",
+        "common/untrusted/saved_config.py",
         "inference/backends.py",
     ),  # of names that are no constants
+    "pkgutil.resolve_name": ("engine/config/validate.py",),
     "torch.load": ("common/untrusted/tensors.py",),
     "torch.export.load": ("inference/export/export.py",),  # what it has just written
 }
@@ -76,4 +106,4 @@ def test_the_source_opens_no_file_as_code():
                 assert constant or name in IN_ONE_FILE.get(called, (name,)), f"{name}: {called}"
                 if called in KEYWORDS:
                     assert KEYWORDS[called] in keywords.items(), f"{name}: {called}"
-    assert found >= IN_ONE_FILE.keys() | KEYWORDS.keys()  # otherwise this test looks for names that are no more
+    assert found >= IN_ONE_FILE.keys() | KEYWORDS.keys()  # otherwise this test looks for names that do not exist

@@ -1,4 +1,4 @@
-"""Runs of a stranger in a report: their texts are texts on every page, and no file is shown that they name blindly."""
+"""Untrusted runs in a report: their texts are texts on every page, and no file is shown that they name blindly."""
 
 import base64
 import csv
@@ -10,12 +10,13 @@ import shutil
 import pytest
 from PIL import Image
 
-from common.atomic_io import read_csv, write_csv
-from common.run_record import read_record
+from common.atomic_io import write_csv
+from common.run_record import RunRecord
+from common.untrusted.tables import read_csv
 from datamodules.decode import fingerprint, open_image
 from reports.load_runs import find_records, load_runs
 from reports.report import write_report
-from tests.support.fake_runs import make_run
+from tests.support.fake_runs import change_record, make_run
 from tests.support.helpers import in_chromium, needs_chromium
 from tests.support.html import Parsed
 
@@ -30,7 +31,7 @@ TEXTS = (
     "=cmd|' /C calc'!A0",
     "@SUM(1)\t\r\n=1+1",
     "\u202egnp.evil \u2066x\u2069 \u200b",
-    "half HERE letter, NUL \0, escape \x1b]0;owned\x07, end \u2028 of line",
+    "letter, NUL \0, escape \x1b]0;owned\x07, end \u2028 of line",
     "\\input{/etc/passwd} \\write18{touch owned} $\\frac{$ & % # _ ^ ~",
     "[a](javascript:alert(1)) ![b](x) `c` | d | <e>",
     "long " + "x" * 10_000,
@@ -39,23 +40,14 @@ NAMES = tuple(f"{index} {text}" for index, text in enumerate(TEXTS))
 
 
 def texts_everywhere(folder, index: int, classes) -> None:
-    """A run whose record and tables hold the texts wherever a text can stand."""
+    """Make a run whose record and tables hold the texts wherever a text is possible."""
     text = NAMES[index % len(NAMES)]
     make_run(folder, seed=1, choices={"model": f"{index} {text}", "experiment": text}, settings={f"a.b{text}": text},
              overrides=(f"x={text}",), classes=classes, n={"val": 26, "test": 26}, epochs=3,
              data={"name": text, "fingerprint": "d", "root": "/etc"},
              run={"name": text, "command": text, "device": text, "warnings": list(NAMES), "git_commit": text,
                   "versions": {text: text}, "started_at": text})  # fmt: skip
-    record = json.loads((folder / "result.json").read_text())
-    record["model"] |= {"name": text, "weights": text}
-    (folder / "result.json").write_text(json.dumps(record))
-    halve(folder)
-
-
-def halve(folder) -> None:
-    """Puts half a letter, which no file name has but JSON can write, into a record."""
-    path = folder / "result.json"
-    path.write_text(path.read_text().replace("half HERE", "half \\ud800"))
+    change_record(folder, model={"name": text, "weights": text})
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +56,7 @@ def written(tmp_path_factory):
     for index in range(3):
         texts_everywhere(root / "runs" / f"{index}", index * 4, NAMES)
     for index, text in enumerate(NAMES):
-        halve(make_run(root / "runs" / f"failed{index}", status="failed", reason=text, run={"name": text}, epochs=0))
+        make_run(root / "runs" / f"failed{index}", status="failed", reason=text, run={"name": text}, epochs=0)
         (root / "runs" / f"odd{index}").mkdir()
         (root / "runs" / f"odd{index}" / "result.json").write_text(json.dumps({"schema": text}))
     return write_report(str(root / "runs"), title=" ".join(TEXTS[:3]))
@@ -119,8 +111,8 @@ def test_in_chromium_nothing_of_it_runs(written):
             assert page.evaluate("document.documentElement.scrollWidth") <= 1280
 
 
-def says(folder, path: str, own: str) -> None:
-    """Has the run's tables say that every image is this one, each wrong."""
+def name_one_image(folder, path: str, own: str) -> None:
+    """Replace every image of the run's tables by this one, each wrong."""
     for name in ("predictions.csv", "predictions_val.csv"):
         rows = read_csv(folder / name)
         write_csv(folder / name, list(rows[0]), [row | {"path": path, "fingerprint": own} for row in rows])
@@ -135,7 +127,7 @@ def test_a_report_shows_no_file_that_a_record_names_blindly(tmp_path, case):
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "link.png").symlink_to(private / "me.png")
     own = fingerprint(open_image(private / "me.png"))
-    root, path, told = {
+    root, path, claimed = {
         "no image": (private, "passwd", own),
         "guessed": (private, "me.png", "0" * 16),
         "above": (tmp_path / "root", "../private/me.png", own),
@@ -145,7 +137,7 @@ def test_a_report_shows_no_file_that_a_record_names_blindly(tmp_path, case):
         "seen": (private, "me.png", own),
     }[case]
     run = make_run(tmp_path / "run", accuracy=0.1, epochs=0, data={"root": str(root)}, n={"val": 8, "test": 8})
-    says(run, path, told)
+    name_one_image(run, path, claimed)
     text = write_report(str(run)).page.read_text()
     assert ("data:image/jpeg;base64," in text) == (case == "seen")
     assert "root:x:0:0" not in text and base64.b64encode(b"root:x:0:0").decode()[:12] not in text
@@ -157,12 +149,15 @@ def test_records_that_would_fill_the_memory_or_name_a_folder_elsewhere(tmp_path,
     for record, words in (
         (usual | {"x": "y" * 17 * 2**20}, "16 MiB is the most"),
         (usual | {"run": usual["run"] | {"config_hash": "../../../home"}}, "run.config_hash"),
-        (usual | {"run": usual["run"] | {"seed": 10**30}}, "whole number of 31 digits"),
+        (usual | {"run": usual["run"] | {"seed": 10**30}}, "a number of more than 64 bits"),
     ):
         (run / "result.json").write_text(json.dumps(record))
         with pytest.raises(ValueError, match=rf"result\.json: .*{words}"):
-            read_record(run / "result.json")
-    for text, words in (("[" * 100_000, "not a whole record"), (json.dumps(usual)[:-1] + ', "x": NaN}', "NaN")):
+            RunRecord.read(run)
+    for text, words in (
+        ("[" * 100_000, "not a whole record"),
+        (json.dumps(usual)[:-1] + ', "x": NaN}', "not a whole record"),
+    ):
         (run / "result.json").write_text(text)
         with pytest.raises(ValueError, match=words):
             load_runs(find_records(str(run)))

@@ -1,4 +1,4 @@
-"""Sweeps whose process is killed at random moments. The moments follow from a seed that is printed."""
+"""Sweeps whose process is killed at random moments. A seed, which is printed, gives the moments."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def finished(folder):
 
 
 def results(folder):
-    """Everything that a job found out, to the last digit."""
+    """Return all results of the jobs, to the last digit."""
     tables = {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for name in ("metrics.csv", "predictions.csv", "predictions_val.csv", "splits.csv")
@@ -71,7 +71,7 @@ def test_a_sweep_killed_again_and_again_ends_as_one_that_was_not(tmp_path, two_c
             process.send_signal(signal.SIGKILL)
             process.communicate()
         after = finished(tmp_path / "killed")
-        assert all(after[path] == content for path, content in before.items())  # nothing is run again
+        assert all(after[path] == content for path, content in before.items())  # nothing finished runs twice
     last = start(tmp_path / "killed", two_colors)
     output, _ = last.communicate()
     assert last.returncode == 0, output
@@ -85,7 +85,7 @@ def test_a_run_killed_at_fifty_moments_ends_in_the_same_bits(tmp_path, two_color
     seed = os.environ.get("KILL_SEED", str(int(time.time())))
     command = [
         sys.executable,
-        str(PROJECT / "tests" / "killing.py"),
+        str(PROJECT / "tests" / "support" / "killing.py"),
         str(tmp_path / "runs"),
         str(two_colors),
         "--seed",

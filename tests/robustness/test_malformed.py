@@ -1,16 +1,17 @@
-"""Some hundreds of malformed inputs: each is read, or named in one line; none is lost, hangs or ends in a traceback."""
+"""Hundreds of malformed inputs: each is read, or named in one line; none is lost, hangs or ends in a traceback."""
 
 import contextlib
 import functools
 import logging
 import time
 import warnings
-from types import SimpleNamespace
 
 import hydra
 import pytest
 import torch
 
+from common.run_folder import RunFolder
+from common.run_record import RunRecord
 from datamodules.decode import UnreadableImageError, open_image
 from datamodules.image_stats import ImageStats
 from datamodules.pixel_cache import open_pixel_cache
@@ -18,7 +19,7 @@ from datamodules.sources.csv_table import table_catalog
 from datamodules.sources.image_folder import folder_catalog
 from engine import cli, error_messages
 from engine.config.instantiate import instantiate
-from engine.config.validate_network import check_settings
+from engine.config.validate import validate
 from engine.run import stages
 from inference.image_inputs import ImageInputs
 from lightning_modules.checkpoint import epochs_done, load_network
@@ -62,8 +63,8 @@ def test_images(tmp_path):
     assert sorted(catalog.paths) == sorted(f"{folder}/{name}" for folder in ("a", "b") for name in made)
     with quickly("all images together"):
         store = open_pixel_cache(catalog.files, 16, tmp_path / "cache")
-    read = [path for path, error in zip(catalog.paths, store.facts.errors, strict=True) if not error]
-    for file, error, size in zip(catalog.files, store.facts.errors, store.facts.sizes.tolist(), strict=True):
+    read = [path for path, error in zip(catalog.paths, store.stats.errors, strict=True) if not error]
+    for file, error, size in zip(catalog.files, store.stats.errors, store.stats.sizes.tolist(), strict=True):
         assert (str(file) in error and "not a readable image (" in error) if error else min(size) > 0
         assert len(error) < 600 and error.isprintable(), error
     for name in ("huge.png", "large.png"):
@@ -146,20 +147,20 @@ def test_records_and_tables_of_runs(tmp_path):
     with quickly("the report of all of them"), warnings.catch_warnings():
         warnings.simplefilter("error")
         written = write_report(str(tmp_path))
-    gathered = load_runs(find_records(str(tmp_path)))
-    summary = aggregate(gathered)
-    shown = sum(len(row.runs) for section in summary.sections for row in section.rows) + len(summary.unfinished)
-    assert shown + len(summary.excluded) == len(find_records(str(tmp_path)))
-    assert all("result.json" in why or "the same settings" in why for _, why in summary.excluded)
-    assert len(written.warnings) == len(summary.excluded) and all(len(why) < 600 for why in written.warnings)
+    paths = find_records(str(tmp_path))
+    data = aggregate(load_runs(paths))
+    shown = sum(len(row.runs) for group in data.groups for row in group.rows) + len(data.unfinished)
+    assert shown + len(data.excluded) == len(paths)
+    assert all("result.json" in why or "the same settings" in why for _, why in data.excluded)
+    assert len(written.warnings) == len(data.excluded) and all(len(why) < 600 for why in written.warnings)
 
 
-def test_a_damaged_pixel_store_is_built_anew(tmp_path, caplog):
+def test_a_damaged_pixel_cache_is_rebuilt(tmp_path, caplog):
     root = make_images(tmp_path / "root", {"a": 3}, size=8)
     files = sorted(root.glob("*/*"))
     expected = [open_pixel_cache(files, 8, tmp_path / "cache")[row] for row in range(3)]
     (place,) = (tmp_path / "cache").iterdir()
-    usual = {name: (place / name).read_bytes() for name in ("pixels.npy", "facts.npz")}
+    usual = {name: (place / name).read_bytes() for name in ("pixels.npy", "stats.npz")}
     count = 0
     for name, content in usual.items():
         for odd in (b"", content[:-1], content[: len(content) // 2], b"x" * len(content)):
@@ -168,14 +169,14 @@ def test_a_damaged_pixel_store_is_built_anew(tmp_path, caplog):
                 store = open_pixel_cache(files, 8, tmp_path / "cache")
             assert all((store[row] == expected[row]).all() for row in range(3))
             count += 1
-    assert sum("it is built anew" in message for message in caplog.messages) == count
+    assert sum("building it again" in message for message in caplog.messages) == count
     with pytest.raises(ValueError, match="damaged"):
-        ImageStats.load(place / "facts.npz", rows=4)
+        ImageStats.load(place / "stats.npz", rows=4)
 
 
 @pytest.fixture
 def checked(tmp_path):
-    """Composes and builds all that a run is made of, as train.py does before it trains."""
+    """Compose, check and build all that a run is made of, as train.py does before it trains."""
     root = make_images(tmp_path / "root", {f"{s}/{c}": 4 for s in ("train", "val", "test") for c in ("a", "b")}, size=8)
     usual = [
         "datamodule=image_folder",
@@ -184,18 +185,18 @@ def checked(tmp_path):
         "model.weights=null",
     ]
     usual += ["model.image_size=32", "datamodule.batch_size=4", "trainer=cpu", f"hydra.run.dir={tmp_path}/run"]
+    record = RunRecord.begin(RunFolder(tmp_path / "run"), command=[], overrides=[], writes=False)
 
     def check(overrides: list[str]) -> None:
         arguments = cli.complete_overrides([*usual, *overrides])
         with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
-            config = hydra.compose("train", overrides=arguments)
-        check_settings(config)
+            config = validate(hydra.compose("train", overrides=arguments))
         data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
+        rules = instantiate(config, "decision")
         data.setup()
-        instantiate(config, "decision").check(data.catalog.classes)
-        model = stages.build_model(config, data)
-        stages.build_trainer(config, SimpleNamespace(folder=tmp_path, run={}, writes=False))
-        model.configure_optimizers()
+        rules.check(data.catalog.classes)
+        stages.build_model(config, data)
+        stages.build_trainer(config, record)
 
     return check
 

@@ -14,8 +14,8 @@ import json, os, sys
 sys.path.insert(0, sys.argv[1])
 import torch
 import train
-from callbacks import command_line, jobs
-from callbacks.epoch_logger import EpochLog
+from callbacks.epoch_logger import EpochLogger
+from engine import cli
 
 torch.set_num_threads(1)
 resident = []
@@ -25,13 +25,13 @@ def look():
         resident.append(int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20)
 
 if sys.argv[2] == "epochs":
-    finish = EpochLog.on_train_epoch_end
-    EpochLog.on_train_epoch_end = lambda *arguments: (finish(*arguments), look())
+    finish = EpochLogger.on_train_epoch_end
+    EpochLogger.on_train_epoch_end = lambda *arguments: (finish(*arguments), look())
 else:
-    perform = command_line.perform
-    command_line.perform = lambda *arguments: (perform(*arguments), look())[0]
+    run_job = cli.run_job
+    cli.run_job = lambda *arguments: (run_job(*arguments), look())[0]
 sys.argv = [os.path.join(sys.argv[1], "train.py"), *sys.argv[3:]]
-command_line.start(train.main)
+cli.run_cli(train.main)
 print("RESIDENT", json.dumps(resident))
 """
 

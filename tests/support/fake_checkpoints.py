@@ -1,17 +1,19 @@
-"""Checkpoints of networks that were never trained, as train.py leaves them, and images of every size and mode."""
+"""Make checkpoints of networks that were never trained, as train.py leaves them, and images of every size and mode."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from common.run_record import Decision
 from lightning_modules.image_classifier import ImageClassifier
 
-DECISION = {
-    "temperature": 1.5, "confidence": 0.6, "fitted_on": 20, "target_accuracy": 0.95, "positive_class": "bees",
-    "threshold_criterion": "accuracy", "threshold": 0.4,
-}  # fmt: skip
+DECISION = Decision(
+    temperature=1.5, confidence=0.6, fitted_on=20, target_accuracy=0.95, positive_class="bees",
+    threshold_criterion="accuracy", threshold=0.4,
+)  # fmt: skip
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
@@ -20,34 +22,34 @@ def make_checkpoint(
     *,
     classes=("ants", "bees"),
     image_size: int = 48,
-    decision: dict | None = DECISION,
+    decision: Decision | None = DECISION,
     network: dict | None = None,
 ) -> Path:
-    """A small network with seeded weights whose answers differ from image to image."""
+    """Save a small network with seeded weights whose predictions differ from image to image."""
     torch.manual_seed(0)
     network = network or {"network": "simple_cnn", "image_size": image_size}
     model = ImageClassifier(network=network, classes=list(classes), image_size=image_size, mean=MEAN, std=STD).eval()
     with torch.no_grad():
         last = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
-        answers = torch.randn(64, 3, image_size, image_size)
-        logits = model(answers)
+        images = torch.randn(64, 3, image_size, image_size)
+        logits = model(images)
         last.weight.mul_(1 / logits.std())
-        last.bias.sub_(model(answers).mean(0))
+        last.bias.sub_(model(images).mean(0))
     state = {"epoch": 0, "state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state | ({"decision": decision} if decision else {}), path)
+    torch.save(state | ({"decision": asdict(decision)} if decision else {}), path)
     return path
 
 
 def noisy(generator: np.random.Generator, width: int, height: int) -> Image.Image:
-    """Coarse shapes and fine noise."""
+    """Draw coarse shapes and fine noise."""
     coarse = Image.fromarray(generator.integers(0, 256, (5, 4, 3), dtype=np.uint8)).resize((width, height))
     fine = generator.normal(0, 20, (height, width, 3))
     return Image.fromarray((np.asarray(coarse) + fine).clip(0, 255).astype(np.uint8))
 
 
 def make_odd_images(folder: Path, count: int, seed: int = 0) -> list[Path]:
-    """`count` files of odd sizes, in turn RGB, gray, palette, alpha, CMYK, 16 bits and turned by EXIF."""
+    """Save `count` images of odd sizes, in turn RGB, gray, palette, alpha, CMYK, 16 bits and turned by EXIF."""
     generator = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
@@ -58,7 +60,7 @@ def make_odd_images(folder: Path, count: int, seed: int = 0) -> list[Path]:
 
 
 def save_in_mode(image: Image.Image, kind: int, stem: Path) -> Path:
-    """Saves an RGB image in one of seven ways; returns the file."""
+    """Save an RGB image in one of seven ways and return the file."""
     options = {}
     if kind in (1, 2, 4):
         image = image.convert({1: "L", 2: "P", 4: "CMYK"}[kind])
@@ -76,7 +78,7 @@ def save_in_mode(image: Image.Image, kind: int, stem: Path) -> Path:
 
 
 def odd_copies(files: list[Path], folder: Path, count: int) -> list[Path]:
-    """`count` images cut out of real ones at odd places and sizes, in turn in the seven ways of `save_in_mode`."""
+    """Save `count` images cut out of real ones at odd places and sizes, in turn in the seven ways of `save_in_mode`."""
     generator = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     copies = []

@@ -1,4 +1,4 @@
-"""What the tests share."""
+"""Images, scalars, a browser, and a hook into a training step."""
 
 import contextlib
 import shutil
@@ -11,10 +11,9 @@ from PIL import Image
 
 from common.run_folder import PROJECT
 
-SHARED = PROJECT.parent / "shared"  # real images and weights, where they are; tests that need them say so
-NOT_DRAWN = [
-    f"~callbacks.{name}" for name in ("contact_sheet", "image_logger", "feature_maps")
-]  # what takes longer than a small training
+SHARED = PROJECT.parent / "shared"  # real images and weights, where they are available; tests that need them are marked
+# What takes longer than a small training
+NOT_DRAWN = [f"~callbacks.{name}" for name in ("contact_sheet", "image_logger", "feature_maps")]
 CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
 COLORS = {"blue": (40, 60, 200), "red": (200, 60, 40), "green": (50, 190, 60)}
@@ -27,7 +26,7 @@ FINAL = {
 
 
 def make_images(root: Path, counts: dict[str, int], *, size: int = 48, seed: int = 0) -> Path:
-    """`counts` of noisy images a folder, e.g. {"train/red": 8}; the last part of the name gives the color."""
+    """Save `counts` of noisy images a folder, e.g. {"train/red": 8}; the last part of the name is the color."""
     generator = np.random.default_rng(seed)
     for folder, count in counts.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -39,7 +38,7 @@ def make_images(root: Path, counts: dict[str, int], *, size: int = 48, seed: int
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard shows of a run: tag -> (epoch, value)."""
+    """Return TensorBoard's scalars of a run: tag -> (epoch, value)."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder))
@@ -48,7 +47,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def at_step(monkeypatch, step: int, action) -> None:
-    """Does something after a training step, once."""
+    """Do something after a training step, once."""
     from callbacks.terminate_on_nan import TerminateOnNaN
 
     usual, done = TerminateOnNaN.on_train_batch_end, []
@@ -64,18 +63,18 @@ def at_step(monkeypatch, step: int, action) -> None:
 
 @contextlib.contextmanager
 def in_chromium(file: Path, **context) -> Iterator[tuple]:
-    """A page of 1280 x 900 that shows a file, what it asked for, and what it said: console, errors and dialogs."""
+    """Yield a page of 1280 x 900 that shows a file, its requests, and its messages: console, errors and dialogs."""
     browsers = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
     )
     with browsers.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_context(viewport={"width": 1280, "height": 900}, **context).new_page()
-        requests, said = [], []
+        requests, messages = [], []
         page.on("request", lambda request: requests.append(request.url))
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
         page.goto(file.as_uri())
-        yield page, requests, said
+        yield page, requests, messages
         browser.close()

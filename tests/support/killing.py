@@ -1,7 +1,7 @@
-"""Kills one run again and again at random moments, and lets the same command go on: python tests/support/killing.py WHERE IMAGES
+"""Kill one run again and again at random moments, and resume it: python tests/support/killing.py WHERE IMAGES
 
-A process that has imported everything already forks each attempt, so that the moments fall into the run and not into its
-imports. Prints the seed of the moments and each moment; ends with status 1 where a run does not end in the bits of one
+A process that has imported everything already forks each attempt, so that the moments are in the run and not in its
+imports. Print the seed of the moments and each moment; end with status 1 where a run does not end in the bits of one
 that was never stopped.
 """
 
@@ -20,7 +20,7 @@ import lightning  # noqa: F401
 import torch
 
 import train
-from common.run_record import read_record
+from common.run_record import RunRecord
 from engine import cli
 
 SETTINGS = ["datamodule=image_folder", "model.image_size=32", "datamodule.batch_size=8", "trainer=cpu", "seed=7"]
@@ -33,13 +33,13 @@ SETTINGS += [
 
 
 def start(folder: Path, images: Path) -> int:
-    """Forks a process that trains in `folder`, or goes on there; returns its number."""
+    """Fork a process that trains in `folder`, or resumes there; return its number."""
     number = os.fork()
     if number:
         return number
     log = os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1), os.dup2(log, 2)
-    cache = f"datamodule.cache={folder.with_name(folder.name + '-cache')}"  # built anew: a kill may fall into it
+    cache = f"datamodule.cache={folder.with_name(folder.name + '-cache')}"  # built for this folder: a kill may hit the building
     sys.argv = [str(PROJECT / "train.py"), f"datamodule.root={images}", f"hydra.run.dir={folder}", cache, *SETTINGS]
     status = 0
     try:
@@ -52,7 +52,7 @@ def start(folder: Path, images: Path) -> int:
 
 
 def wait(number: int, seconds: float | None) -> int | None:
-    """The exit status, or None where the process was killed because the time was up."""
+    """Return the exit status, or None where the process was killed because the time was up."""
     ends = None if seconds is None else time.monotonic() + seconds
     while ends is None or time.monotonic() < ends:
         ended, status = os.waitpid(number, 0 if ends is None else os.WNOHANG)
@@ -65,13 +65,13 @@ def wait(number: int, seconds: float | None) -> int | None:
 
 
 def outcome(folder: Path) -> list:
-    """What a run comes to, to the last bit."""
+    """Return all results of a run, to the last bit."""
     tables = [(folder / name).read_bytes() for name in ("metrics.csv", "predictions.csv", "predictions_val.csv")]
-    record = read_record(folder / "result.json")
+    record = RunRecord.read(folder)
     states = [torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True) for name in ("best", "last")]
     weights = [value.numpy().tobytes() for state in states for value in state["state_dict"].values()]
     moments = [value["exp_avg_sq"].numpy().tobytes() for value in states[1]["optimizer_states"][0]["state"].values()]
-    return [tables, weights, moments, record["val"], record["test"], record["decision"]]
+    return [tables, weights, moments, record.val, record.test, record.decision]
 
 
 def main() -> None:

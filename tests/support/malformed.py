@@ -56,7 +56,7 @@ def _of_no_format() -> dict[str, bytes]:
 
 
 def _bombs(png: bytes) -> dict[str, bytes]:
-    """Small files that say they are huge."""
+    """Small files whose headers promise huge images."""
     head = {side: struct.pack(">II", side, side) + b"\10\2\0\0\0" for side in (17_000, 60_000)}
     text = zlib.compress(bytes(2**26))
     entry = struct.pack("<HHII", 270, 2, 2**32 - 1, 8)  # a description of 4 GiB
@@ -78,19 +78,19 @@ def _chunk(before: bytes, kind: bytes, content: bytes) -> bytes:
 
 
 def tables() -> list[tuple[bytes, str]]:
-    """Content of a table of images a/000.png and b/000.png and what the message says; "" where it is right."""
+    """Content of a table of images a/000.png and b/000.png and words of its message; "" where it is right."""
     good = b"path,label\na/000.png,a\nb/000.png,b\n"
     cases: list[tuple[bytes, str]] = [
         (good, ""), (b"\xef\xbb\xbf" + good, ""), (good.replace(b"\n", b"\r\n"), ""), (good.replace(b"\n", b"\r"), ""),
-        (b"", "path is missing"), (b"\n", "path is missing"), (b"path\n", "label is missing"), (b"path,label", "no rows"),
+        (b"", "path, label is missing"), (b"\n", "path, label is missing"), (b"path\n", "label is missing"), (b"path,label", "no rows"),
         (b"path,label\n", "no rows"), (good.decode().encode("utf-16"), "UTF-8"), (good.decode().encode("utf-16-be"), "missing"),
         (good.decode().encode("utf-32"), "UTF-8"), (b"\0" * 1000, "missing"),
         (good.replace(b"a/", b"a/\0"), "leaves the folder"),
         (good.replace(b",a", b",\xff"), "UTF-8"), (good.replace(b",", b";"), "missing"), (good.replace(b",", b"\t"), "missing"),
-        (b"path,label,label\na/000.png,a,a\n", "label stands there twice"), (b"x" * 10_000_000 + b"\n" + good, "line 1: field"),
-        (good + b'"' + b"x" * 10_000_000, "line 4"), (good + b"a/000.png,a\n", "line 4: a/000.png stands in line 2"),
-        (good + b"./a//000.png,b\n", "stands in line 2"), (good + b"a/000.png\n", "line 4: path and label"),
-        (good + b",a\n", "line 4"), (good + b"a/001.png,a,b,c\n", "line 4: has more values"),
+        (b"path,label,label\na/000.png,a,a\n", "label appears twice"), (b"x" * 10_000_000 + b"\n" + good, "line 1: field"),
+        (good + b'"' + b"x" * 10_000_000, "line 4"), (good + b"a/000.png,a\n", "line 4: a/000.png is in line 2"),
+        (good + b"./a//000.png,b\n", "is in line 2"), (good + b"a/000.png\n", "line 4: values are missing"),
+        (good + b",a\n", "line 4"), (good + b"a/001.png,a,b,c\n", "line 4: values are missing or too many"),
         (good + b'"a/001.png,a\n', "line 4"),
         (good + b'"a"b,a\n', "line 4"), (good + b"a/gone.png,a\n", "line 4: no such file"), (good + b"a,a\n", "no such file"),
         (good + b"../a/000.png,a\n", "leaves the folder"), (good + b"/etc/passwd,a\n", "leaves the folder"),
@@ -104,7 +104,7 @@ def tables() -> list[tuple[bytes, str]]:
     for column, values in odd.items():
         head = f"path,label,{column}\na/000.png,a"
         cases += [(f'{head},"{value}"\nb/000.png,b,\n'.encode(), f"line 2: {column}=") for value in values]
-        cases.append((f"{head}\n".encode(), "fewer values"))
+        cases.append((f"{head}\n".encode(), "values are missing"))
     cases.append(
         (b'path,label,group\na/000.png,a,g\nb/000.png,b,"g\na/001.png,a,g\n', "unexpected end of data")
     )  # all in one
@@ -134,7 +134,7 @@ def checkpoints(base: Path, seed: int = 0):
         yield f"decision is {odd!r}", _saved(state, ["decision"], odd), True
     for key in ("temperature", "target_accuracy", "positive_class", "threshold", "threshold_criterion"):
         for odd in (None, True, -1, float("nan"), [], {}):
-            yield f"decision.{key} is {odd!r}", _saved(state, ["decision", key], odd), True
+            yield f"decision.{key} is {odd!r}", _saved(state, ["decision", key], odd), key != "threshold" or odd is not None
     name, weight = next(iter(state["state_dict"].items()))
     yield "weights of 64 bits", _saved(state, ["state_dict", name], weight.double()), False
     for odd in (weight[:1], weight.long(), weight[..., None], torch.zeros(0), 1.0, None, [weight]):
@@ -164,7 +164,7 @@ def records(text: str, seed: int = 0) -> list[str]:
     generator = np.random.default_rng(seed)
     whole = json.loads(text)
     made = [text[: int(len(text) * share)] for share in (0, 0.01, 0.3, 0.7, 0.99)]
-    made += ["{}", "[]", "null", "5", '"x"', '{"schema": 1}', text.replace('"schema": 1', '"schema": 99'), text + "}"]
+    made += ["{}", "[]", "null", "5", '"x"', '{"schema": 1}', text.replace('"schema": 2', '"schema": 99'), text + "}"]
     more = ("1e999", "NaN", "9" * 5000, "[" * 500 + "]" * 500, "[" * 50_000)
     made += ["\ufeff" + text, "[" * 50_000, *(text.replace("{", f'{{"a": {value}, ', 1) for value in more)]
     places = [(section, key) for section in whole if isinstance(whole[section], dict) for key in whole[section]]
@@ -196,8 +196,8 @@ augmentation.erasing=-1 | augmentation.color_jitter=x | loss=focal loss.gamma=-1
 decision.threshold_criterion=x | trainer.max_epochs=1e9
 trainer.max_epochs=null | trainer.devices=0 | trainer.devices=1000000 | trainer.precision=8
 trainer.accelerator=x | trainer.strategy=x | trainer.gradient_clip_val=-1 | +trainer.max_time=x | +trainer.plugins=[x]
-callbacks.best_checkpoint=null | callbacks.best_checkpoint.monitor=x | +callbacks.x=5 | +callbacks.x.a=1 | ~callbacks.checkpoint | callbacks=5
-stages=5 | stages=[1] | stages=null | logger._target_=os.system | model=5 | trainer=null | experiment=null
+callbacks.best_checkpoint.monitor=x | +callbacks.x=5 | +callbacks.x.a=1 | ~callbacks.checkpoint | callbacks=5 | +trainer.logger=5 | ~optimizer
+stages=5 | stages=[1] | stages=null | logger._target_=os.system | model=5 | trainer=null
 """
 
 

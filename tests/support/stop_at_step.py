@@ -1,4 +1,4 @@
-"""train.py that gets a signal at a step: STOP_AT=PROCESS:STEP:SIGNAL python tests/support/stop_at_step.py ARGUMENTS of train.py"""
+"""Run train.py and send it a signal: STOP_AT=PROCESS:STEP:SIGNAL python tests/support/stop_at_step.py ARGUMENTS"""
 
 import os
 import sys

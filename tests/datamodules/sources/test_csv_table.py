@@ -1,6 +1,9 @@
+import os
+
 import numpy as np
 import pytest
 
+from common.errors import UserError
 from datamodules.sources.csv_table import table_catalog
 from tests.support.helpers import make_images
 
@@ -30,13 +33,15 @@ def test_path_and_label_are_enough(root):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("", "column path is missing"),
+    ("", "line 0: column path, label is missing; found nothing"),
     ("path,label\n", "there are no rows"),
-    ("file,label\nx,a\n", "column path is missing; found file, label"),
+    ("file,label\nx,a\n", "line 1: column path is missing; found file, label"),
+    ("path,label,label\nx,a,a\n", "line 1: column label appears twice"),
     ("path,label\nimages/000.png,a\nimages/001.png,a\n", "a single class"),
     ("path,label\nimages/000.png,a\nimages/009.png,b\n", "line 3: no such file"),
-    ("path,label\nimages/000.png,a\nimages/000.png,b\n", "line 3: images/000.png stands in line 2 already"),
-    ("path,label\nimages/000.png,a\nimages/001.png\n", "line 3: path and label are needed"),
+    ("path,label\nimages/000.png,a\nimages/000.png,b\n", "line 3: images/000.png is in line 2 already"),
+    ("path,label\nimages/000.png,a\nimages/001.png\n", "line 3: values are missing or too many"),
+    ("path,label\nimages/000.png,a\nimages/001.png,\n", "line 3: path and label are needed"),
     ("path,label\n../000.png,a\n", "line 2: .* leaves the folder"),
     ("path,label\n/etc/passwd,a\n", "line 2: .* leaves the folder"),
     ("path,label,split\nimages/000.png,a,dev\n", "line 2: split='dev'; use train, val, test"),
@@ -45,13 +50,23 @@ def test_path_and_label_are_enough(root):
     ("path,label,weight\nimages/000.png,a,much\n", "line 2: weight='much'"),
 ])  # fmt: skip
 def test_wrong_tables_are_named(root, text, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         table_catalog(write(root, text), None)
 
 
 def test_what_is_no_table(root):
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         table_catalog(root / "nowhere.csv", None)
-    (root / "binary.csv").write_bytes(b"\xff\xfe\x00path")
-    with pytest.raises(ValueError, match="not a CSV in UTF-8"):
+    (root / "binary.csv").write_bytes("path,label".encode("utf-16"))
+    with pytest.raises(UserError, match="is it a CSV in UTF-8"):
         table_catalog(root / "binary.csv", None)
+
+
+def test_labels_are_utf8_and_paths_are_bytes(root):
+    (root / "images" / "000.png").rename(root / "images" / os.fsdecode(b"\xfc.png"))
+    table = root / "table.csv"
+    table.write_bytes(b"path,label\nimages/\xfc.png,a\nimages/001.png,b\n")
+    assert all(file.is_file() for file in table_catalog(table, None).files)
+    table.write_bytes(b"path,label\nimages/\xfc.png,gr\xfcn\nimages/001.png,b\n")
+    with pytest.raises(UserError, match=r"line 2: label=.*the table is not in UTF-8"):
+        table_catalog(table, None)

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 
+from common.errors import UserError
 from datamodules.sources.image_folder import folder_catalog
 from tests.support.helpers import make_images
 
 
-def test_three_split_folders_are_taken_as_they_are(two_colors):
+def test_three_split_folders_are_kept(two_colors):
     catalog = folder_catalog(two_colors)
     assert catalog.classes == ["blue", "red"]
     assert [len(catalog.rows(split)) for split in ("train", "val", "test")] == [24, 12, 14]
@@ -13,7 +14,7 @@ def test_three_split_folders_are_taken_as_they_are(two_colors):
         assert path.startswith(f"{split}/{catalog.classes[label]}/")
 
 
-def test_class_folders_alone_have_no_split_yet(tmp_path):
+def test_plain_class_folders_have_no_split_yet(tmp_path):
     root = make_images(tmp_path, {"blue": 10, "red": 20, "green": 5})
     catalog = folder_catalog(root)
     assert catalog.classes == ["blue", "green", "red"]
@@ -41,5 +42,5 @@ def test_hidden_and_system_files_are_no_images(tmp_path):
     ],
 )
 def test_wrong_folders_are_named(tmp_path, counts, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         folder_catalog(make_images(tmp_path, counts))

@@ -1,29 +1,32 @@
 import pytest
 
+from common.errors import UserError
+from common.run_record import Latency, ModelInfo, RunRecord, SplitMetrics
 from engine.search.objectives import DIRECTIONS, Objective, parse_objectives
-from evaluation.intervals import accuracy_entry
+from evaluation.intervals import proportion
 
-RECORD = {
-    "val": {"accuracy": accuracy_entry(80, 100), "loss": 0.5, "auroc": float("nan")},
-    "model": {"macs": 38_947_204, "latency": [{"batch_size": 16, "latency_p50_ms": 50.0},
-                                              {"batch_size": 1, "latency_p50_ms": 5.5}]},
-}  # fmt: skip
+LATENCY = [Latency(batch_size=16, latency_p50_ms=50.0), Latency(batch_size=1, latency_p50_ms=5.5)]
+RECORD = RunRecord(
+    val=SplitMetrics(accuracy=proportion(80, 100), loss=0.5, auroc=float("nan")),
+    model=ModelInfo(macs=38_947_204, latency=LATENCY),
+)
 
 
-def test_numbers_of_a_record():
+def test_values_in_a_record():
     keys = ("val.accuracy", "val.loss", "model.macs", "model.latency_p50_ms")
-    assert [Objective(key).of(RECORD) for key in keys] == [0.8, 0.5, 38_947_204, 5.5]
-    assert Objective("val.accuracy").measured(RECORD) == "val accuracy 0.8000 (80 of 100, 95% interval 0.711 to 0.867)"
-    assert Objective("model.macs").measured(RECORD) == "MACs 38.9M"
+    assert [Objective(key).value_in(RECORD) for key in keys] == [0.8, 0.5, 38_947_204, 5.5]
+    assert Objective("val.accuracy").describe(RECORD) == "val accuracy 0.8000 (80 of 100, 95% interval 0.711 to 0.867)"
+    assert Objective("model.macs").describe(RECORD) == "model macs 38.9M"
 
 
 @pytest.mark.parametrize("key", ["val.auroc", "val.f1", "model.parameters"])
-def test_what_is_not_measured_is_named(key):
-    with pytest.raises(ValueError, match=f"objectives: {key} is not a number"):
-        Objective(key).of(RECORD)
+def test_a_metric_that_was_not_measured_is_named(key):
+    for record in (RECORD, RunRecord()):
+        with pytest.raises(UserError, match=f"objectives: {key} is not a number"):
+            Objective(key).value_in(record)
 
 
-def test_more_is_better_of_scores_alone():
+def test_more_is_better_for_scores_only():
     up = {key for key, direction in DIRECTIONS.items() if direction == "maximize"}
     assert up == {"val.accuracy", "val.balanced_accuracy", "val.f1", "val.auroc"}
 
@@ -38,6 +41,6 @@ def test_more_is_better_of_scores_alone():
         (["val.loss", "val.accuracy", "model.macs"], "one, or two"),
     ],
 )
-def test_what_is_no_objective(keys, words):
-    with pytest.raises(ValueError, match=words):
+def test_bad_objectives(keys, words):
+    with pytest.raises(UserError, match=words):
         parse_objectives(keys)

@@ -1,192 +1,216 @@
 import itertools
-import subprocess
-import sys
+import time
 
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from engine.search import processes, study
+from common.errors import UserError
+from engine.search import study
 from engine.search.objectives import Objective
-from engine.search.study import AGAIN, FOLDER, PROCESS, WITHDRAWN, SeededTPESampler
+from engine.search.settings import SearchSettings
+from engine.search.space import suggest_point
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # of heartbeats and retries
 
 SPACE = {"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.0, 1.0)}
+LETTERS = {"x": CategoricalDistribution(["a", "b", "c", "d"])}
 
 
 @pytest.fixture
 def opened(tmp_path):
-    def call(objectives=("val.accuracy",), *, seed=1, asked=None, storage=None, name="made_up"):
-        return study.open_study(
-            name,
-            storage,
-            tmp_path,
-            [Objective(key) for key in objectives],
-            asked=asked or {"space": {"x": "0 to 1"}, "base": []},
-            sampler=SeededTPESampler(seed, startup_trials=5),
-            pruner=optuna.pruners.NopPruner(),
-        )
+    """Open a study."""
+
+    def call(objectives=("val.accuracy",), **changed):
+        settings = {
+            "name": "made_up", "n_trials": 9, "objectives": [Objective(key) for key in objectives], "base_overrides": [],
+            "space": SPACE, "seeds": [1], "n_retrain": 1, "n_startup_trials": 5, "seed": 1, "pruning": None, "storage": None,
+        }  # fmt: skip
+        return study.open_study(SearchSettings(**settings | changed), tmp_path)
 
     return call
 
 
-def made(opened_study, *values, state=TrialState.COMPLETE, **attributes):
-    """A trial that has come to an end."""
-    number = len(opened_study.trials)
+def add(opened_study, *values, state=TrialState.COMPLETE, space=SPACE, **params):
+    """Add a trial; return its number."""
+    params = params or {"x": 0.5, "y": len(opened_study.trials) / 1000}
+    values = values if state == TrialState.COMPLETE else None
     opened_study.add_trial(
         optuna.trial.create_trial(
-            state=state,
-            values=values if state == TrialState.COMPLETE else None,
-            params={"x": 0.5},
-            distributions={"x": SPACE["x"]},
-            user_attrs={FOLDER: f"trial{number}", **attributes},
+            state=state, values=values, params=params, distributions={k: space[k] for k in params}
         )
     )
-    return number
+    return len(opened_study.trials) - 1
 
 
-def test_the_front_is_that_of_brute_force(opened):
+def in_memory(*directions, seed=1, space=SPACE):
+    """Create a study that proposes as one of a search does."""
+    sampler = study.SeededTPESampler(space, seed=seed, n_startup_trials=5)
+    return optuna.create_study(directions=directions or ["maximize"], sampler=sampler)
+
+
+def optimize(searched, n_trials):
+    """Search for the point (0.3, 0.8); return the proposals of these trials."""
+    proposals = []
+
+    def objective(trial):
+        proposals.append(suggest_point(SPACE, trial))
+        return -((proposals[-1]["x"] - 0.3) ** 2) - (proposals[-1]["y"] - 0.8) ** 2
+
+    searched.optimize(objective, n_trials=n_trials)
+    return [tuple(point.values()) for point in proposals]
+
+
+@pytest.mark.parametrize(
+    ("directions", "signs"), [(("maximize", "minimize"), (1, -1)), (("minimize", "maximize"), (-1, 1))]
+)
+def test_the_front_is_that_of_brute_force(directions, signs):
     """Every trial that no other is at least as good as in both and better in one."""
     generator = np.random.default_rng(3)
-    for objectives, signs in ((("val.accuracy", "model.macs"), (1, -1)), (("val.loss", "val.auroc"), (-1, 1))):
-        searched = opened(objectives, name=objectives[0])
-        points = [tuple(map(float, point)) for point in generator.integers(0, 12, (60, 2))]
-        for point in points:
-            made(searched, *point)
-        merits = [tuple(s * v for s, v in zip(signs, point, strict=True)) for point in points]
-        front = {m for m in merits if not any(o != m and o[0] >= m[0] and o[1] >= m[1] for o in merits)}
-        found = study.best_trials(searched)
-        assert [tuple(s * v for s, v in zip(signs, t.values, strict=True)) for t in found] == sorted(
-            front, reverse=True
-        )
-        assert {tuple(t.values) for t in found} == {tuple(t.values) for t in searched.best_trials}  # Optuna's own
-        assert all(t.number == points.index(tuple(t.values)) for t in found)  # the first of equal ones
+    searched = in_memory(*directions)
+    points = [tuple(map(float, point)) for point in generator.integers(0, 12, (60, 2))]
+    for point in points:
+        add(searched, *point)
+    merits = [tuple(s * v for s, v in zip(signs, point, strict=True)) for point in points]
+    front = {m for m in merits if not any(o != m and o[0] >= m[0] and o[1] >= m[1] for o in merits)}
+    found = study.best_trials(searched, SPACE)
+    found_merits = [tuple(s * v for s, v in zip(signs, t.values, strict=True)) for t in found]
+    assert found_merits == sorted(front, reverse=True)
+    assert {tuple(t.values) for t in found} == {tuple(t.values) for t in searched.best_trials}  # Optuna's own
+    assert all(t.number == points.index(tuple(t.values)) for t in found)  # the first of equal ones
 
 
-def test_the_best_is_the_first_of_the_best(opened):
-    up, down = opened(), opened(("val.loss",), name="down")
+def test_permutations_of_a_front_are_the_same():
+    for order in itertools.permutations([(0.9, 5.0), (0.8, 3.0), (0.7, 4.0), (0.8, 2.0)]):
+        searched = in_memory("maximize", "minimize")
+        for point in order:
+            add(searched, *point)
+        assert [tuple(t.values) for t in study.best_trials(searched, SPACE)] == [(0.9, 5.0), (0.8, 2.0)]
+
+
+def test_the_best_is_the_first_of_the_best():
+    up, down = in_memory("maximize"), in_memory("minimize")
     for value in (0.5, 0.9, 0.9, 0.1, 0.1):
-        made(up, value)
-        made(down, value)
-    assert [t.number for t in study.best_trials(up)] == [1] and [t.number for t in study.best_trials(down)] == [3]
+        add(up, value)
+        add(down, value)
+    assert [t.number for t in study.best_trials(up, SPACE)] == [1]
+    assert [t.number for t in study.best_trials(down, SPACE)] == [3]
 
 
 def test_proposals_depend_on_seed_and_number_and_on_no_process(opened):
-    def points(searched, count):
-        found = []
-        for _ in range(count):
-            trial = searched.ask(SPACE)
-            searched.tell(trial, -((trial.params["x"] - 0.3) ** 2) - (trial.params["y"] - 0.8) ** 2)
-            found.append(tuple(trial.params.values()))
-        return found
-
-    whole = points(opened(name="whole"), 12)
-    parts = [*points(opened(name="parts"), 4), *points(opened(name="parts"), 8)]  # opened again, as after a kill
-    assert whole == parts and len(set(whole)) == 12
-    assert points(opened(name="other", seed=2), 1) != whole[:1]
-    first, second = opened(name="two").ask(SPACE), opened(name="two").ask(SPACE)  # two processes, the same seed
-    assert first.params != second.params
+    straight = optimize(in_memory(), 12)
+    resumed = [*optimize(opened(), 4), *optimize(opened(), 8)]  # opened again, as after a kill
+    assert straight == resumed and len(set(straight)) == 12
+    assert optimize(in_memory(seed=2), 1) != straight[:1]
 
 
-def test_tpe_comes_nearer_than_its_random_start(opened):
-    searched = opened()
-    for _ in range(40):
-        trial = searched.ask(SPACE)
-        searched.tell(trial, -((trial.params["x"] - 0.3) ** 2) - (trial.params["y"] - 0.8) ** 2)
+def test_tpe_comes_nearer_than_its_random_start():
+    searched = in_memory()
+    optimize(searched, 40)
     best = searched.best_params
     assert abs(best["x"] - 0.3) < 0.1 and abs(best["y"] - 0.8) < 0.1
     distances = [-t.value for t in searched.trials]
     assert np.median(distances[-15:]) < np.median(distances[:5]) / 3
 
 
-def test_which_trials_count(opened):
-    searched = opened()
-    failed = made(searched, state=TrialState.FAIL)
-    whole = made(searched, 0.5)
-    again = made(searched, 0.5, **{AGAIN: failed})
-    twice = made(searched, 0.5, **{AGAIN: failed})  # two processes had the same thought
-    late = made(searched, state=TrialState.FAIL, **{WITHDRAWN: True})
-    searched.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))  # killed before it had a point
-    failed_again = made(searched, state=TrialState.FAIL, **{AGAIN: again})
-    assert [t.number for t in study.effective_trials(searched.trials)] == [whole, failed_again]
-    assert study.place_of(failed_again, searched.trials) == 2
-    assert [study.place_of(n, searched.trials) for n in (failed, again, twice, late)] == [None] * 4
+def test_no_point_of_a_small_space_is_proposed_twice():
+    searched = in_memory(space=LETTERS)
+    add(searched, state=TrialState.RUNNING, space=LETTERS, x="b")  # in another process
+    seen = []
+    searched.optimize(lambda trial: seen.append(suggest_point(LETTERS, trial)["x"]) or 0.5, n_trials=3)
+    assert sorted(seen) == ["a", "c", "d"]
 
 
-def test_a_failed_trial_is_proposed_again_once(opened):
-    searched = opened()
-    failed = made(searched, state=TrialState.FAIL)
-    assert study.enqueue_failed(searched) == [failed] and study.enqueue_failed(searched) == []
-    trial = searched.ask({"x": SPACE["x"]})
-    assert trial.params == {"x": 0.5} and trial.user_attrs[AGAIN] == failed
+def test_which_trials_count():
+    searched = in_memory()
+    failed = add(searched, state=TrialState.FAIL, x=0.1, y=0.2)
+    whole = add(searched, 0.5, x=0.3, y=0.4)
+    for _ in range(2):  # two processes retry it
+        study.retry_trial(searched, searched.trials[failed])
+    add(searched, state=TrialState.FAIL, x=0.1)  # killed before all of its point was proposed
+    same = add(searched, 0.5, x=0.3, y=0.4)
+    assert [t.number for t in study.effective_trials(searched, SPACE).values()] == [2, whole, same]
+    searched.optimize(lambda trial: suggest_point(SPACE, trial)["x"], n_trials=1)
+    retried = study.effective_trials(searched, SPACE)[failed]
+    assert retried.state == TrialState.COMPLETE and retried.params == {"x": 0.1, "y": 0.2}
+    study.retry_trial(searched, retried)
+    assert study.effective_trials(searched, SPACE)[failed].number == retried.number
 
 
-def test_trials_whose_process_is_gone_are_freed_and_no_others(opened):
-    searched = opened()
-    child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    here = processes.this_process()
-    gone = here | {"pid": int(child.stdout)}
-    notes = [here, gone, here | {"started": "another process had this number"}, here | {"host": "elsewhere"}, None]
-    trials = [searched.ask(SPACE) for _ in notes]
-    for trial, note in zip(trials, notes, strict=True):
-        if note is not None:
-            trial.set_user_attr(PROCESS, note)
-    unknown = study.fail_stale_trials(searched, take_over=[])
-    states = [t.state for t in searched.trials]
-    assert states == [TrialState.RUNNING, TrialState.FAIL, TrialState.FAIL, TrialState.RUNNING, TrialState.RUNNING]
-    assert [t.number for t in unknown] == [3, 4]
-    assert [t.number for t in study.fail_stale_trials(searched, take_over=[3])] == [4]
-    assert searched.trials[3].state == TrialState.FAIL
+def test_in_a_small_space_equal_points_are_one_trial():
+    searched = in_memory(space=LETTERS)
+    for state in (TrialState.FAIL, TrialState.RUNNING, TrialState.COMPLETE, TrialState.COMPLETE):
+        add(searched, 0.5, state=state, space=LETTERS, x="a")
+    add(searched, state=TrialState.PRUNED, space=LETTERS, x="b")
+    assert {name: t.number for name, t in study.effective_trials(searched, LETTERS).items()} == {"x-a": 2, "x-b": 4}
 
 
-def test_a_study_keeps_to_what_it_was_begun_with(opened):
+def test_the_trial_of_a_killed_process_is_retried_and_no_other(opened, monkeypatch):
+    monkeypatch.setattr(study, "HEARTBEAT_S", 1)
+    monkeypatch.setattr(study, "GRACE_S", 1)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(trial):
+        points.append(suggest_point(SPACE, trial))
+        raise Killed
+
+    points, searched = [], opened()
+    with pytest.raises(Killed):
+        searched.optimize(killed, n_trials=1)
+    assert [t.state for t in searched.trials] == [TrialState.RUNNING]
+    other = opened()
+
+    def slow(trial):
+        points.append(suggest_point(SPACE, trial))
+        time.sleep(3)
+        optuna.storages.fail_stale_trials(opened())
+        return 0.5
+
+    other.optimize(slow, n_trials=1)  # runs longer than the grace period, with heartbeats
+    other.optimize(lambda trial: points.append(suggest_point(SPACE, trial)) or 0.6, n_trials=1)
+    assert points[1] != points[0] and points[2] == points[0]
+    assert [t.state.name for t in opened().trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert [t.values for t in study.effective_trials(opened(), SPACE).values()] == [[0.6], [0.5]]
+
+
+def test_a_study_keeps_its_settings(opened):
     opened()
     opened()
-    asked = {"space": {"x": "0 to 2", "z": "[1,2]"}, "base": ["seed=3"]}
-    with pytest.raises(ValueError, match=r"name=made_up.*x=0 to 2 for 0 to 1 and z=\[1,2\] for absent.*name=OTHER"):
-        opened(asked=asked)
-    with pytest.raises(ValueError, match=r"base seed=3 for nothing"):
-        opened(asked={"space": {"x": "0 to 1"}, "base": ["seed=3"]})
-    with pytest.raises(ValueError, match=r"objectives val.loss for val.accuracy"):
+    space = {"x": FloatDistribution(0.0, 2.0), "z": CategoricalDistribution(["1", "2"])}
+    expected = (
+        r"name=made_up.*space x=\{low:0.0,high:2.0\} instead of \{low:0.0,high:1.0\}, space y=absent instead of.*"
+        r"space z=\[1,2\] instead of absent.*name=OTHER"
+    )
+    with pytest.raises(UserError, match=expected):
+        opened(space=space)
+    with pytest.raises(UserError, match=r"base_overrides=\[.?seed=3.?\] instead of \[\]"):
+        opened(base_overrides=["seed=3"])
+    with pytest.raises(UserError, match=r"objectives=\[val.loss\] instead of \[val.accuracy\]"):
         opened(("val.loss",))
-    with pytest.raises(ValueError, match=r"objectives val.accuracy model.macs for val.accuracy"):
+    with pytest.raises(UserError, match=r"objectives=\[val.accuracy,model.macs\] instead of \[val.accuracy\]"):
         opened(("val.accuracy", "model.macs"))
 
 
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("postgresql+psycopg://nobody@127.0.0.1:9/none", "cannot be reached"),
+        ("postgresql+psycopg://nobody@127.0.0.1:9/none", "not available"),
         ("postgresql+nodriver://nobody@127.0.0.1/none", "driver"),
         ("no url", "not a URL of a database"),
-        ("sqlite:////nowhere/at/all.db", "cannot be reached"),
+        ("sqlite:////nowhere/at/all.db", "not available"),
     ],
 )
-def test_a_storage_that_cannot_be_reached(opened, url, words):
+def test_a_storage_that_is_not_available(opened, url, words):
     pytest.importorskip("psycopg")
-    with pytest.raises(ValueError, match=f"storage=.*{words}"):
+    with pytest.raises(UserError, match=f"storage=.*{words}"):
         opened(storage=url)
 
 
-def test_a_database_keeps_a_study_like_a_journal(opened, tmp_path):
-    url = f"sqlite:///{tmp_path}/study.db"
-    made(opened(storage=url), 0.5)
-    assert [t.value for t in opened(storage=url).trials] == [0.5] and not (tmp_path / study.JOURNAL).exists()
-
-
-def test_a_journal_that_is_damaged(opened, tmp_path):
-    opened()
-    path = tmp_path / study.JOURNAL
-    path.write_text(path.read_text()[:-30] + "\n{}\n")
-    with pytest.raises(ValueError, match=r"study\.journal: not a whole journal.*take it away"):
+def test_a_database_that_is_damaged(opened, tmp_path):
+    (tmp_path / study.DATABASE).write_text("no database" * 100)
+    with pytest.raises(UserError, match=r"study\.db: not available: file is not a database.*delete it"):
         opened()
-
-
-def test_permutations_of_a_front_are_the_same(opened):
-    points = [(0.9, 5.0), (0.8, 3.0), (0.7, 4.0), (0.8, 2.0)]
-    for number, order in enumerate(itertools.permutations(points)):
-        searched = opened(("val.accuracy", "model.macs"), name=f"order{number}")
-        for point in order:
-            made(searched, *point)
-        assert [tuple(t.values) for t in study.best_trials(searched)] == [(0.9, 5.0), (0.8, 2.0)]

@@ -32,11 +32,11 @@ def sweep(folder, images, *arguments):
 
 
 def check(ran, folder):
-    """Two jobs are done, the third one failed in its own process and is known by the command."""
+    """Check that two jobs finished, and that the command knows of the third one, which failed in its own process."""
     jobs = {path.parent.name: json.loads(path.read_text()) for path in (folder / "sweep").glob("*/result.json")}
     states = {name: job["status"] for name, job in jobs.items()}
     assert states == {"batch_size-8": "finished", "batch_size-12": "finished", "batch_size-99": "failed"}, ran.stderr
-    assert ran.returncode == 1 and "ERROR: 1 of the jobs failed: batch_size-99" in ran.stderr
+    assert ran.returncode == 1 and "ERROR: 1 job failed: batch_size-99" in ran.stderr
     assert "Traceback" not in ran.stdout + ran.stderr
     logs = "".join(
         path.read_text() for path in (folder / "sweep" / ".submitit").rglob("*.out")
@@ -83,7 +83,7 @@ def test_a_launcher_that_is_not_installed_names_its_extra(launcher, extra):
 
 
 @pytest.mark.skipif(bool(importlib.util.find_spec("ray")), reason="ray is installed")
-def test_the_command_says_so(train, tmp_path):
+def test_the_command_names_the_extra(train, tmp_path):
     ran = train("-m", "seed=1,2", "hydra/launcher=ray", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert ran.status == 1 and 'pip install -e ".[ray]"' in ran.err and "Traceback" not in ran.err
 

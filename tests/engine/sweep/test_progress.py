@@ -4,7 +4,8 @@ import time
 import pytest
 from omegaconf import OmegaConf
 
-from common.atomic_io import write_json
+from common.run_folder import RunFolder
+from common.run_record import RunInfo, RunRecord, write_record
 from engine.sweep.progress import SweepProgress, count_jobs
 
 
@@ -33,28 +34,30 @@ def test_jobs_are_counted_as_hydra_makes_them(params, task, jobs):
     assert count_jobs(config("x", params, task)) == jobs
 
 
-def record(folder, status, started_at):
+def make_record(folder, status, started_at):
     folder.mkdir(parents=True)
-    write_json(folder / "result.json", {"schema": 1, "status": status, "run": {"process_started_at": started_at}})
+    record = RunRecord(status=status, run=RunInfo(process_started_at=started_at))
+    record.folder = RunFolder(folder)
+    write_record(record)
 
 
-def test_it_tells_done_running_failed_and_time_left(tmp_path):
-    record(tmp_path / "of_an_earlier_sweep", "failed", 0.0)
+def test_it_describes_done_running_failed_and_time_left(tmp_path):
+    make_record(tmp_path / "of_an_earlier_sweep", "failed", 0.0)
     os.utime(tmp_path / "of_an_earlier_sweep" / "result.json", (1, 1))
     begun = SweepProgress.begin(config(tmp_path, {"seed": "1,2,3,4,5,6"}), ["python", "train.py"])
     progress = SweepProgress.of(tmp_path)
     assert progress == begun and progress.jobs == 6 and progress.command == ["python", "train.py"]
-    assert progress.in_words() == "Sweep: 0 of 6 done, 0 running, 0 failed"
-    record(tmp_path / "before", "finished", progress.started_at - 1000)  # found done, so it tells nothing of the pace
-    record(tmp_path / "now", "finished", time.time())
-    record(tmp_path / "failed", "failed", time.time())
-    record(tmp_path / "on", "running", time.time())
+    assert progress.describe() == "Sweep: 0 of 6 done, 0 running, 0 failed"
+    make_record(tmp_path / "skipped", "finished", progress.started_at - 1000)  # does not count for the pace
+    make_record(tmp_path / "now", "finished", time.time())
+    make_record(tmp_path / "failed", "failed", time.time())
+    make_record(tmp_path / "on", "running", time.time())
     progress = progress._replace(started_at=time.time() - 20)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "result.json").write_text("{")
     # two ran in 20 s; three are left: one that runs and two that have not begun
-    assert progress.in_words().startswith("Sweep: 2 of 6 done, 1 running, 1 failed, about 30.")
-    assert progress.not_finished() == ["failed", "on"]
+    assert progress.describe().startswith("Sweep: 2 of 6 done, 1 running, 1 failed, about 30.")
+    assert progress.unfinished() == ["failed", "on"]
 
 
 def test_a_folder_without_a_sweep(tmp_path):

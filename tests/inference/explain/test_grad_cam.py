@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.errors import UserError
 from inference.explain.grad_cam import grad_cam, last_feature_map, pooled_features
 from lightning_modules.networks.registry import build_network
 from tests.support.helpers import FINAL
@@ -22,8 +23,8 @@ LAST = {  # network -> the part that gives its last feature map, as its authors 
 OWN = [
     ({"network": "simple_cnn", "image_size": 64}, "features"),
     ({"network": "shufflenet_v1", "width": 0.5}, "stage4"),
-    (FINAL, "trunk"),
-    ({"network": "truncated", "backbone": "resnet18", "keep": "layer2.0", "head": FINAL["head"]}, "trunk"),
+    (FINAL, "backbone"),
+    ({"network": "truncated", "backbone": "resnet18", "keep": "layer2.0", "head": FINAL["head"]}, "backbone"),
 ]
 NETWORKS = [({"network": "torchvision", "name": name}, layer) for name, layer in LAST.items()] + OWN
 LARGE = ("vgg16", "vgg19")  # 140 million parameters, which take seconds to be drawn
@@ -41,26 +42,26 @@ def named(case) -> str:
         for network, layer in NETWORKS
     ],
 )
-def test_it_is_captum_s_grad_cam_on_the_last_map(network, layer):
+def test_it_equals_captum_s_grad_cam_on_the_last_map(network, layer):
     pytest.importorskip("captum", reason="captum, the other implementation, is not installed")
     from captum.attr import LayerGradCam
 
     torch.manual_seed(0)
     made = build_network(num_classes=3, **network).eval()
-    sources = torch.randn(2, 3, SIZE, SIZE)
+    images = torch.randn(2, 3, SIZE, SIZE)
     found = last_feature_map(made, SIZE)
     assert found.layer is made.get_submodule(layer)
     for k in range(3):
         classes = torch.tensor([k, (k + 1) % 3])
-        mine = grad_cam(made, found.layer, sources, classes)
-        theirs = LayerGradCam(made, found.layer).attribute(sources, classes, relu_attributions=True)[:, 0].detach()
+        mine = grad_cam(made, found.layer, images, classes)
+        theirs = LayerGradCam(made, found.layer).attribute(images, classes, relu_attributions=True)[:, 0].detach()
         assert mine.heat.shape == theirs.shape == (2, found.height, found.width)
         scale = theirs.amax((1, 2), keepdim=True).clamp_min(1e-12)
         torch.testing.assert_close(mine.heat / scale, theirs / scale, rtol=1e-5, atol=1e-5)
         assert k or mine.heat.any()
     with torch.no_grad():
-        torch.testing.assert_close(mine.probabilities, made(sources).softmax(1))
-    torch.testing.assert_close(pooled_features(made, found.layer, sources), mine.features)
+        torch.testing.assert_close(mine.probabilities, made(images).softmax(1))
+    torch.testing.assert_close(pooled_features(made, found.layer, images), mine.features)
 
 
 class Small(nn.Module):
@@ -80,14 +81,14 @@ def test_by_hand():
     with torch.no_grad():
         network.convolution.weight.copy_(torch.tensor([[1.0, 0, 0], [0, 1, 0]])[:, :, None, None])
         network.linear.weight.copy_(torch.tensor([[2.0, -1], [-3, 1]]))
-    sources = torch.tensor([[4.0, 0], [1, 2]]), torch.tensor([[1.0, 5], [0, 6]]), torch.zeros(2, 2)
-    found = grad_cam(network, last_feature_map(network, 2).layer, torch.stack(sources)[None], torch.tensor([0]))
+    channels = torch.tensor([[4.0, 0], [1, 2]]), torch.tensor([[1.0, 5], [0, 6]]), torch.zeros(2, 2)
+    found = grad_cam(network, last_feature_map(network, 2).layer, torch.stack(channels)[None], torch.tensor([0]))
     # All maps are positive or 0, where relu's slope is 0; a logit's gradient at each of four places is its weight / 4
     slope = np.array([[[1, 0], [1, 1]], [[1, 1], [0, 1]]]).mean((1, 2))
-    a, b = (part.numpy() for part in sources[:2])
+    a, b = (part.numpy() for part in channels[:2])
     np.testing.assert_allclose(found.heat[0], np.maximum(2 / 4 * slope[0] * a - 1 / 4 * slope[1] * b, 0), rtol=1e-6)
     np.testing.assert_allclose(found.features[0], [7 / 4, 12 / 4])
-    assert grad_cam(network, network.convolution, torch.stack(sources)[None]).heat.any()  # of the largest logit
+    assert grad_cam(network, network.convolution, torch.stack(channels)[None]).heat.any()  # of the largest logit
 
 
 def test_it_leaves_the_network_as_it_was():
@@ -101,13 +102,13 @@ def test_it_leaves_the_network_as_it_was():
 
 def test_the_smallest_images_and_no_convolution():
     network = build_network(num_classes=2, network="torchvision", name="resnet18").eval()
-    assert last_feature_map(network, 32)[0] is network.layer3  # layer4 is a single place
+    assert last_feature_map(network, 32)[0] is network.layer3  # layer4 has a single position
     assert last_feature_map(network, 1)[1:] == (1, 1)
-    with pytest.raises(ValueError, match="no feature map"):
+    with pytest.raises(UserError, match="no feature map"):
         last_feature_map(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), 2)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
-def test_what_comes_after_the_pooling_is_no_map():
+def test_a_convolution_after_the_pooling_has_no_map():
     network = build_network(num_classes=2, network="timm", name="lcnet_050").eval()
     assert last_feature_map(network, 64).layer is network.blocks  # and not conv_head, a convolution of pooled features

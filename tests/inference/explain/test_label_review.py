@@ -1,12 +1,12 @@
-import csv
-
+from common.run_folder import RunFolder
+from common.untrusted.tables import read_csv
 from datamodules.sources.csv_table import table_catalog
 from inference.explain.label_review import LabelReview
 from inference.image_inputs import ImageInput
 from inference.predictor import Prediction
 
 
-def test_all_lines_stay_with_groups_and_weights_and_the_doubtful_come_first(tmp_path):
+def test_all_rows_stay_with_groups_and_weights_and_the_least_certain_come_first(tmp_path):
     names = ["a,b.png", "ü.png", "c.png", "d.png", "e.png"]
     for name in names:
         (tmp_path / name).touch()
@@ -15,14 +15,13 @@ def test_all_lines_stay_with_groups_and_weights_and_the_doubtful_come_first(tmp_
         "e.png,x,,,1.0\n",
         encoding="utf-8",
     )
-    labels = LabelReview(tmp_path)
+    labels = LabelReview(RunFolder(tmp_path))
     for path, label, p in (("a,b.png", "x", 0.7), ("c.png", "y", 0.9), ("d.png", "x", 0.25)):
         shares = {"x": p, "y": 1 - p}
         labels.add(ImageInput(path, tmp_path / path, label), Prediction(path, "", max(shares, key=shares.get), shares))
     labels.add(ImageInput("ü.png", tmp_path / "ü.png", "y"), Prediction("ü.png", error="cut off"))
     labels.write(tmp_path / "check.csv")
-    with (tmp_path / "check.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(tmp_path / "check.csv")
     assert [row["path"] for row in rows] == ["c.png", "d.png", "a,b.png", "ü.png", "e.png"]
     assert rows[0] == {"path": "c.png", "label": "y", "split": "test", "group": "", "weight": "1.0", "predicted": "x",
                        "confidence": "0.900000"}  # fmt: skip

@@ -6,17 +6,9 @@ from PIL import Image
 from datamodules.decode import resize
 from inference.export.pillow_resize import resize_tensor, taps
 
-SIZES = [
-    (37, 53),
-    (256, 256),
-    (257, 255),
-    (500, 375),
-    (48, 1031),
-    (1, 1),
-    (2, 300),
-    (31, 16),
-    (640, 17),
-]  # width, height
+SIZES = [  # width, height
+    (37, 53), (256, 256), (257, 255), (500, 375), (48, 1031), (1, 1), (2, 300), (31, 16), (640, 17)
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("size", [32, 48, 224, 256])
@@ -35,7 +27,7 @@ def test_images_of_a_batch_do_not_mix():
 
 
 def test_weights_by_hand():
-    places, weights = taps(4, 2)  # two pixels become one: a triangle of 2 pixels to either side of 1 and of 3
-    assert places.tolist()[0][:4] == [0, 1, 2, 3] and weights.shape == (2, 5)
+    indices, weights = taps(4, 2)  # two pixels become one: a triangle of 2 pixels to either side of 1 and of 3
+    assert indices.tolist()[0][:4] == [0, 1, 2, 3] and weights.shape == (2, 5)
     share = np.array([0.75, 0.75, 0.25]) / 1.75  # pixel centers at 0.5, 1.5, 2.5; at 3.5 the triangle has ended
     assert weights[0].tolist() == [round(s * 2**22) for s in share] + [0, 0]

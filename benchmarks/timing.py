@@ -1,0 +1,76 @@
+"""What the benchmarks share: alternating measurements, their spread, and the file of results in outputs/benchmarks."""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+RESULTS = PROJECT / "outputs" / "benchmarks"
+
+Measured = dict[str, list[float]]
+
+
+def parser(doc: str, repeats: int = 5) -> argparse.ArgumentParser:
+    """Return a parser of `--repeats` that shows the script's docstring as its help."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--repeats", type=int, default=repeats, help=f"of every measurement; {repeats} by default")
+    return made
+
+
+def alternate(measures: Mapping[str, Callable[[], float | dict[str, float]]], repeats: int) -> Measured:
+    """Run every measure in turn, `repeats` times; return the values of each by its name.
+
+    A measure that returns several values names them; they are kept as `NAME, VALUE'S NAME`.
+    """
+    found: Measured = {}
+    for _ in range(repeats):
+        for name, measure in measures.items():
+            values = measure()
+            for key, value in values.items() if isinstance(values, dict) else ((None, values),):
+                label = f"{name}, {key}" if key else name
+                found.setdefault(label, []).append(value)
+                print(f"{label}: {value:.4g}", flush=True)
+    return found
+
+
+def run_python(*arguments: object, check: bool = True) -> tuple[float, str]:
+    """Run Python with these arguments in the project's folder; return its wall time in seconds and what it printed."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    seconds = time.perf_counter() - started
+    if check and done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    return seconds, done.stdout
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return `12.3 (11.9 to 13.0)`: the median, the smallest and the largest value."""
+    low, middle, high = (f"{f(values):.4g}" for f in (min, statistics.median, max))
+    return f"{middle} ({low} to {high})"
+
+
+def ratios(values: Sequence[float], baseline: Sequence[float]) -> list[float]:
+    """Return the ratio of each pair of measurements that followed one another."""
+    return [ours / theirs for ours, theirs in zip(values, baseline, strict=True)]
+
+
+def report(name: str, measured: Measured, **context: object) -> None:
+    """Print a table of the measurements and write NAME.json, with the date and `context`."""
+    width = max(map(len, measured))
+    print(f"\n{'':{width}} median (smallest to largest)")
+    for label, values in measured.items():
+        print(f"{label:{width}} {spread(values)}, n = {len(values)}")
+    save(name, {"measured": measured, "date": time.strftime("%Y-%m-%d"), **context})
+
+
+def save(name: str, content: dict) -> None:
+    """Write outputs/benchmarks/NAME.json."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")

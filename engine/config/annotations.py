@@ -1,0 +1,37 @@
+"""Compare values of a configuration with type annotations."""
+
+import inspect
+import types
+import typing
+
+PLAIN = (str, int, float, bool, list, dict, type(None))
+
+
+def matches_type(value, annotation) -> bool:
+    """Return whether a plain value is of an annotated type; without an annotation, or with one in quotes, every value is."""
+    origin, options = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation in (inspect.Parameter.empty, typing.Any) or isinstance(annotation, (str, typing.TypeVar)):
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(matches_type(value, option) for option in options)
+    if origin is typing.Literal:
+        return value in options
+    if annotation is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if origin in (list, tuple) or annotation in (list, tuple):
+        kinds = [option for option in options if option is not Ellipsis]
+        return isinstance(value, list) and (not kinds or all(any(matches_type(v, k) for k in kinds) for v in value))
+    kind = origin or annotation
+    return not isinstance(value, PLAIN) or not isinstance(kind, type) or isinstance(value, kind)
+
+
+def type_name(annotation) -> str:
+    """Name an annotated type as a user writes its values: `int or null`."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return " or ".join(map(str, typing.get_args(annotation)))
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        plain = [o for o in typing.get_args(annotation) if o in PLAIN or typing.get_origin(o)]
+        return " or ".join(type_name(o) for o in plain or typing.get_args(annotation))
+    return "null" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))

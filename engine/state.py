@@ -1,0 +1,25 @@
+"""What this process knows of the command that it runs."""
+
+import time
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class FailedJob(NamedTuple):
+    """A job that did not reach its end."""
+
+    name: str
+    error: Exception | None  # None where another process knows it
+    in_sweep: bool
+
+
+@dataclass
+class CliState:
+    """Command, failed jobs and the clock of one process."""
+
+    started_s: float = field(default_factory=time.perf_counter)  # of the process, then of each further job of a sweep
+    command: list[str] = field(default_factory=list)  # as typed
+    failed: list[FailedJob] = field(default_factory=list)
+
+
+STATE = CliState()

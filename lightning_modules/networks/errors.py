@@ -1,0 +1,19 @@
+"""The error of a network's arguments."""
+
+from collections.abc import Iterable
+
+
+class NetworkError(ValueError):
+    """Name a setting that no network can be built with.
+
+    Attributes:
+        message: the setting and its value.
+        name: the name that is not allowed, where names are to choose from.
+        allowed: those names.
+    """
+
+    def __init__(self, message: str, *, name: str = "", allowed: Iterable[str] = ()):
+        self.message = message
+        self.name = name
+        self.allowed = tuple(allowed)
+        super().__init__(f"{message}; allowed: {', '.join(self.allowed)}" if self.allowed else message)

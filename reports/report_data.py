@@ -1,0 +1,222 @@
+"""What a report shows: computed once by `aggregate`, shared by the page, Markdown, CSV, LaTeX and the screen."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import median
+from typing import NamedTuple
+
+from common.run_record import DataInfo
+from common.text import clean, plural
+from evaluation.paired_tests import BiasCorrectedBest, format_p
+from reports.accuracy import Accuracy, CorrectnessMatrix
+from reports.load_runs import Run
+from reports.top_losses import TopLosses
+
+LEVEL = 0.05  # of the tests
+SETTING_WORDS = {"lr": "learning rate"}
+
+
+class Comparison(NamedTuple):
+    """A row against the best of its group; where they cannot be compared, `reason` says why and the rest is None."""
+
+    difference: float | None = None  # accuracy of this row minus that of the best
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None  # after Holm's correction over the comparisons of one table
+    n: int | None = None  # images
+    seeds: int | None = None  # that both have
+    needed: int | None = None  # images to detect the difference of interest; disagreement as observed, power 0.8
+    reason: str | None = None
+
+    @property
+    def distinguishable(self) -> bool | None:
+        return None if self.p_value is None else self.p_value < LEVEL
+
+    @property
+    def is_best(self) -> bool:
+        return self.reason == "the best"
+
+    def __str__(self) -> str:
+        if self.reason is not None:
+            return self.reason if self.is_best else f"not compared: {self.reason}"
+        return f"{'can' if self.distinguishable else 'cannot'} be distinguished ({format_p(self.p_value)})"
+
+
+@dataclass
+class ResultRow:
+    """Runs that differ only in seed or fold, ordered by both."""
+
+    runs: list[Run]
+    changed: dict[str, str]  # short name of a setting -> its value as text
+    name: str
+    accuracies: dict[str, Accuracy | None]
+    outcomes: dict[str, CorrectnessMatrix | str]  # or why there are none
+    top_losses: TopLosses
+    rank: int = 0
+    comparison: Comparison | None = None
+
+    @property
+    def seeds(self) -> list[int | None]:
+        return list(dict.fromkeys(run.seed for run in self.runs))
+
+    @property
+    def folds(self) -> list[int]:
+        return sorted({run.fold for run in self.runs if run.fold is not None})
+
+    @property
+    def data(self) -> DataInfo:
+        return self.runs[0].data
+
+    @property
+    def status(self) -> str:
+        return self.runs[0].status
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Fingerprint of all its images and their splits; None for a cross-validation, whose folds have one each."""
+        return split_fingerprint(self.runs[0])
+
+    @property
+    def selected_on_test(self) -> bool:
+        """Whether the test images chose the epoch, so that there are no validation accuracies."""
+        return self.runs[0].selected_on_test
+
+    @property
+    def ranked_by(self) -> Accuracy | None:
+        return self.accuracies["test" if self.selected_on_test else "val"]
+
+    def _median(self, value_of: Callable[[Run], float | None]) -> float | None:
+        values = [value for run in self.runs if (value := value_of(run)) is not None]
+        return median(values) if values else None
+
+    @property
+    def macs(self) -> float | None:
+        return self._median(lambda run: run.model.macs)
+
+    @property
+    def parameters(self) -> float | None:
+        return self._median(lambda run: run.model.parameters)
+
+    @property
+    def latency_p50_ms(self) -> float | None:
+        """Milliseconds for one image."""
+        found = [each.latency_p50_ms for run in self.runs for each in run.model.single_latencies]
+        values = [value for value in found if value is not None]
+        return median(values) if values else None
+
+    @property
+    def wall_time_s(self) -> float | None:
+        """Seconds of one run."""
+        return self._median(lambda run: run.record.run.wall_time_s)
+
+    @property
+    def reason(self) -> str:
+        """Why an unfinished run is not in the table."""
+        record = self.runs[0].record
+        if record.status != "running":
+            return clean(record.reason or "no reason is recorded")
+        return f"started {clean(record.run.started_at, 40)} and did not finish: still running, or killed"
+
+
+class BestOfValue(NamedTuple):
+    """The best row, by validation, among those with one value of a setting."""
+
+    value: str
+    row: ResultRow
+    others: str  # its other settings
+    n_rows: int  # that it was chosen from
+    n_runs: int
+    comparison: Comparison  # with the best value; p-values after Holm's correction over the values
+
+
+class SettingComparison(NamedTuple):
+    """The values of one setting, the best first."""
+
+    setting: str
+    bests: list[BestOfValue]
+    sentences: list[str]  # the answer, and whether it is fair
+
+    @property
+    def title(self) -> str:
+        return f"The best of each {setting_words(self.setting)}"
+
+
+class GridLine(NamedTuple):
+    """One value of a grid's first setting: its row for each value of the second, or None; and which is the best."""
+
+    value: str
+    rows: list[ResultRow | None]
+    best: int
+
+
+class Grid(NamedTuple):
+    """Every value of one setting with every value of another."""
+
+    down: str
+    across: str
+    values: list[str]  # of `across`
+    lines: list[GridLine]
+
+    @property
+    def title(self) -> str:
+        return f"Each {setting_words(self.down)} at each {setting_words(self.across)}"
+
+
+@dataclass
+class ResultGroup:
+    """Rows on the same validation and test images, ranked; only they are compared."""
+
+    rows: list[ResultRow]
+    split: str = "test"  # that the differences are measured on
+    selection_bias: tuple[BiasCorrectedBest, int] | None = None  # and the number of rows
+    settings: list[SettingComparison] = field(default_factory=list)
+    grid: Grid | None = None
+    edges: list[str] = field(default_factory=list)  # sentences on optima at the edge of what was tried
+
+    @property
+    def selected_on_test(self) -> bool:
+        return self.rows[0].selected_on_test
+
+    @property
+    def heading(self) -> str:
+        """Name of the data, numbers of images, and fingerprint of those that accuracies are measured on."""
+        data = self.rows[0].data
+        if data.fingerprint is None:
+            return f"{clean(data.name or 'data', 60)}: nothing was trained or measured"
+        counts = ", ".join(text for split in ("train", "val", "test") if (text := self._images(split)))
+        folds = f", cross-validation in {plural(data.folds, 'fold')}" if data.folds else ""
+        prints = "" if folds else f", {self._fingerprint()}"
+        selected = ", the test images chose the epoch" if self.selected_on_test else ""
+        return f"{clean(data.name, 60)}: {counts} images{folds}{prints}{selected}"
+
+    def _images(self, split: str) -> str:
+        """Return `445 test`, `200 to 800 train` where runs differ, or nothing."""
+        sizes = sorted({n for row in self.rows for run in row.runs if (n := getattr(run.data, f"n_{split}"))})
+        return f"{' to '.join(f'{n:,}' for n in dict.fromkeys((sizes[0], sizes[-1])))} {split}" if sizes else ""
+
+    def _fingerprint(self) -> str:
+        known = [row.data.fingerprint_val_test for row in self.rows if row.data.fingerprint_val_test is not None]
+        if known:
+            return f"fingerprint of val and test {clean(known[0], 20)}"
+        return f"fingerprint {clean(self.rows[0].data.fingerprint, 20)}"
+
+
+@dataclass
+class ReportData:
+    """Everything that a report shows."""
+
+    groups: list[ResultGroup]
+    unfinished: list[ResultRow]  # failed, pruned or still running, one run each
+    excluded: list[tuple[str, str]]  # folder, reason
+    changed: list[str]  # short names of the settings that differ
+    runs: list[Run]
+
+
+def split_fingerprint(run: Run) -> str | None:
+    """Return the fingerprint of a run's images and splits; None for a fold, which has splits of its own."""
+    return str(run.data.fingerprint) if run.fold is None else None
+
+
+def setting_words(setting: str) -> str:
+    """Return a setting's name as a sentence has it, `learning rate`."""
+    return SETTING_WORDS.get(setting, setting.replace("_", " "))

@@ -1,0 +1,28 @@
+"""A prepared data module, and a trainer that is a plain object."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from engine.config.instantiate import instantiate
+from tests.support.configs import composed
+
+
+@pytest.fixture
+def small_data(tmp_path, two_colors):
+    """Open two_colors at 32 pixels without augmentation."""
+    config = composed("datamodule=image_folder", f"datamodule.root={two_colors}", f"datamodule.cache={tmp_path}/cache",
+                      "model.image_size=32", "datamodule.batch_size=8", "augmentation=none")  # fmt: skip
+    data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
+    data.setup()
+    return data
+
+
+@pytest.fixture
+def fake_trainer(small_data):
+    """What the callbacks ask of a trainer before the first step."""
+    return SimpleNamespace(
+        datamodule=small_data,
+        global_step=0,
+        strategy=SimpleNamespace(batch_to_device=lambda batch, device: small_data.on_after_batch_transfer(batch, 0)),
+    )

@@ -1,0 +1,41 @@
+import pytest
+
+from callbacks.checkpoint import BestCheckpoint, LastCheckpoint
+from common.errors import UserError
+from lightning_modules.checkpoint import epochs_done
+from lightning_modules.image_classifier import ImageClassifier
+
+
+def test_the_best_epoch_is_one_of_the_last_where_that_is_configured(train, monkeypatch):
+    accuracies = iter([0.9, 0.8, 0.3, 0.5, 0.5, 0.5])
+    usual = ImageClassifier.log
+    monkeypatch.setattr(
+        ImageClassifier,
+        "log",
+        lambda self, name, value, **o: usual(self, name, next(accuracies) if name == "val/accuracy" else value, **o),
+    )
+    fraction = "callbacks.best_checkpoint.select_after_fraction=0.5"
+    ran = train(
+        fraction, "trainer.max_epochs=5", "stages=[fit]", "model=simple_cnn", "model.image_size=16", "logger=none"
+    )
+    assert ran.status == 0, ran.err
+    assert ran.record.best.epoch == 4 and ran.record.best.value == 0.5  # of the third to the fifth
+    assert epochs_done(ran.folder / "checkpoints" / "best.ckpt") == 4
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: BestCheckpoint(monitor="val/loss", select_after_fraction=1),
+            "callbacks.best_checkpoint.select_after_fraction=1: use a share from 0 to below 1",
+        ),
+        (
+            lambda: LastCheckpoint(every_n_minutes=0),
+            "callbacks.last_checkpoint.every_n_minutes=0: use more than 0, or null for never",
+        ),
+    ],
+)
+def test_bad_values_are_named(make, message):
+    with pytest.raises(UserError, match=message):
+        make()

@@ -1,0 +1,70 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from callbacks.linear_probe import LinearProbe, first_linear, fold_standardization, standardization
+from common.errors import UserError
+from lightning_modules.image_classifier import ImageClassifier
+from lightning_modules.networks.registry import build_network
+from lightning_modules.networks.surgery import find_head
+from lightning_modules.pretrained_weights import load_initial_weights
+from tests.support.fake_checkpoints import MEAN, STD
+from tests.support.helpers import FINAL
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return ImageClassifier(network=FINAL, classes=["blue", "red"], image_size=32, mean=MEAN, std=STD)
+
+
+def test_a_folded_layer_gives_for_features_what_it_gave_for_standardized_ones():
+    torch.manual_seed(0)
+    features = 0.3 + 0.02 * torch.randn(50, 6)
+    layer = nn.Linear(6, 3)
+    mean, scale = standardization(features)
+    before = layer((features - mean) / scale)
+    fold_standardization(layer, mean, scale)
+    assert torch.allclose(layer(features), before, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "efficientnet_b0", "densenet121"])
+def test_every_network_s_head_has_a_layer_to_fold_into(name):
+    network = build_network(network="torchvision", name=name, num_classes=2)
+    assert isinstance(first_linear(find_head(network)), nn.Linear)
+
+
+def test_only_the_head_learns_before_the_first_step(model, fake_trainer, pretrained, tmp_path, caplog):
+    caplog.set_level("INFO")
+    load_initial_weights(model.network, str(pretrained), backbone=None, download_to=tmp_path)
+    before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    probe = LinearProbe(steps=100, lr=0.01, weight_decay=5)
+    probe.on_train_start(fake_trainer, model)
+    assert "linear probe: 100 steps on the features of 24 images" in caplog.text and probe.done
+    after = model.network.state_dict()
+    assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == {"head"}
+    assert {module.p for module in model.network.modules() if isinstance(module, nn.Dropout)} == {0.0}
+
+
+def test_features_of_a_backbone_that_is_not_pretrained_are_not_learned_from(model, fake_trainer, caplog):
+    before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    probe = LinearProbe(steps=100, lr=0.01, weight_decay=5)
+    probe.on_train_start(fake_trainer, model)
+    assert "callbacks.linear_probe: skipped, since the backbone is not pretrained" in caplog.text and not probe.done
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.network.state_dict().items())
+
+
+@pytest.mark.parametrize(("done", "rates"), [(True, [0.0, 0.0]), (False, [0.2, 0.02])])
+def test_resumed_the_dropout_is_off_only_where_the_head_was_probed(done, rates):
+    probe = LinearProbe(steps=1, lr=0.1, weight_decay=0)
+    probe.load_state_dict({"done": done})
+    network = build_network(num_classes=2, **FINAL)
+    probe.on_train_start(SimpleNamespace(global_step=7), SimpleNamespace(network=network))
+    assert [module.p for module in network.modules() if isinstance(module, nn.Dropout)] == rates
+
+
+def test_a_bad_value_is_named():
+    with pytest.raises(UserError, match=r"callbacks\.linear_probe.steps=-1: use 0"):
+        LinearProbe(steps=-1, lr=0.1, weight_decay=0)

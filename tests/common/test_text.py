@@ -1,0 +1,65 @@
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from common.text import (
+    clean,
+    compact_count,
+    did_you_mean,
+    duration,
+    join_words,
+    numeral,
+    plural,
+    printable,
+    quote_override,
+)
+
+
+@pytest.mark.parametrize("value", [
+    None, True, False, 3, -2, 10**30, 0.1, 1e-5, 1 / 3, 2.0, 1e22, float("inf"), -0.0,
+    "adam", "a/b.pth", "/tmp/x", "../a",
+    "C:\\x\\", 'a\\"', '\\\\"', "\\", "back\\slash", 'say "no"', "it's", "a b", "", "ä 図", "a\nb",
+    "null", "True", "NaN", "inf", "1", ".5",
+    "1e-3", "-1", "2026-01-01", "x=1,2", "[1]", "{a:1}", "${seed}", "x${a.b}y", "glob(*)",
+    [], [1, [2, "a b"]], {}, {"a": [1], "b": {"c": "d,e"}},
+], ids=repr)  # fmt: skip
+def test_an_override_is_read_back_by_hydra_with_its_type(value):
+    read = OverridesParser.create().parse_override(quote_override("key", value)).value()
+    assert read == value and type(read) is type(value)
+
+
+def test_plain_values_have_no_quotes():
+    typed = [("lr", 1e-05), ("x", "/tmp/a_b/c-d.ckpt"), ("list", [1, "a", None]), ("map", {"a": True})]
+    assert [quote_override(*each) for each in typed] == [
+        "lr=1e-05",
+        "x=/tmp/a_b/c-d.ckpt",
+        "list=[1,a,null]",
+        "map={a:true}",
+    ]
+
+
+def test_untrusted_text_is_one_line_that_steers_nothing():
+    assert clean("a\nb\x1b[31m\u202ec\ud800") == "a b [31mc?"
+    assert clean("abcdef", 4) == "abc…" and clean("abcd", 4) == "abcd"
+    assert printable("a\tb\nc\r") == "a b\nc "
+
+
+def test_a_mistyped_name_gets_its_neighbors_first():
+    assert did_you_mean("adan", ["sgd", "adam", "adamw"]) == "did you mean adam or adamw? Allowed: adam, adamw, sgd"
+    assert did_you_mean("x", {5: 0, "b": 1}) == "Allowed: 5, b"
+
+
+def test_lists_and_counts():
+    assert [join_words(list("abcdef")[:n]) for n in (0, 1, 2, 6)] == ["none", "a", "a and b", "a, b, c, d and 2 more"]
+    assert [plural(n, "seed") for n in (1, 3, 1200)] == ["1 seed", "3 seeds", "1,200 seeds"]
+
+
+def test_numbers():
+    assert [compact_count(n) for n in (None, 5, 999.6, 38_947_204, 2.5e12)] == ["-", "5", "1k", "38.9M", "2.5T"]
+    assert [duration(s) for s in (None, 41.24, 59.96, 136, 11_100)] == [
+        "-",
+        "41.2 s",
+        "60.0 s",
+        "2 min 16 s",
+        "3 h 05 min",
+    ]
+    assert [numeral(text) for text in ("1e-05", "-.5", "3.", "1_0", "nan", "")] == [1e-05, -0.5, 3.0, None, None, None]

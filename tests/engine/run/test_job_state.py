@@ -1,0 +1,154 @@
+"""What a job does in a folder where another one ran before: skip, resume, restart or refuse."""
+
+import fcntl
+import os
+import signal
+
+import pytest
+
+from common.errors import StopRequested, TrialPruned, UserError
+from common.run_folder import RunFolder
+from common.run_record import RunRecord
+from engine.run.job import Job, folder_lock, run_job
+from engine.run.job_state import is_interrupted_run
+from tests.support.configs import composed
+
+
+class Jobs:
+    """Run jobs of one folder, whose work is a function instead of a training."""
+
+    def __init__(self, path):
+        self.folder = RunFolder(path)
+        path.mkdir(parents=True)
+
+    def run(self, *overrides, work=lambda record: None, in_sweep=True):
+        """Return the error that the job ended with, and the ckpt_path with which it ran, "skipped" where it did not."""
+        seen = ["skipped"]
+
+        def train(config, record):
+            seen.append(config.ckpt_path)
+            record.folder.checkpoints.mkdir(exist_ok=True)
+            record.folder.last_checkpoint.touch()
+            work(record)
+
+        command = ["python", "train.py", "-m", "seed=1,2"]
+        job = Job(self.folder, command, list(overrides), {"optimizer": "adam"}, in_sweep=in_sweep)
+        config = composed("datamodule=image_folder", "datamodule.root=/nowhere", *overrides)
+        return run_job(job, config, train), seen[-1]
+
+    @property
+    def record(self):
+        return RunRecord.read(self.folder)
+
+
+def raising(error):
+    def work(record):
+        raise error
+
+    return work
+
+
+@pytest.fixture
+def jobs(tmp_path, caplog):
+    caplog.set_level("INFO")
+    return Jobs(tmp_path / "sweep" / "seed-1")
+
+
+def test_a_finished_job_is_skipped(jobs, caplog):
+    assert jobs.run() == (None, None)
+    os.utime(jobs.folder.record, (1, 1))
+    content = jobs.folder.record.read_bytes()
+    assert jobs.run() == (None, "skipped") and "seed-1: already finished, skipping" in caplog.text
+    assert jobs.folder.record.read_bytes() == content
+    assert jobs.folder.record.stat().st_mtime > 1  # it belongs to this sweep
+
+
+def test_a_pruned_job_is_skipped(jobs):
+    pruned = TrialPruned("behind the others")
+    assert jobs.run(work=raising(pruned)) == (pruned, None)
+    assert (jobs.record.status, jobs.record.reason) == ("pruned", "behind the others")
+    assert jobs.run() == (None, "skipped")
+
+
+def test_a_failed_job_restarts_and_its_files_go(jobs, caplog):
+    error = UserError("optimizer.lr=-1: use more than 0")
+    assert jobs.run(work=raising(error)) == (error, None)
+    assert (jobs.record.status, jobs.record.reason) == ("failed", str(error))
+    (jobs.folder.path / "left.txt").touch()
+    jobs.folder.log.touch()
+    assert jobs.run() == (None, None) and "seed-1: failed, restarting" in caplog.text
+    assert not (jobs.folder.path / "left.txt").exists() and jobs.folder.log.exists()
+
+
+def test_a_defect_is_recorded_and_logged_with_its_traceback(jobs, caplog):
+    error, _ = jobs.run(work=lambda record: list(zip([1], [], strict=True)))
+    assert isinstance(error, ValueError) and jobs.record.reason.startswith("ValueError: zip()")
+    assert "Traceback" in caplog.text
+
+
+def test_an_interrupted_job_resumes_from_its_last_checkpoint(jobs, caplog):
+    with pytest.raises(StopRequested) as stopped:
+        jobs.run(work=raising(StopRequested(signal.SIGTERM)))
+    assert stopped.value.next_step == ". Resume with: python train.py -m seed=1,2"
+    assert jobs.record.status == "running"
+    last = str(jobs.folder.last_checkpoint)
+    assert jobs.run() == (None, last) and "seed-1: interrupted; resuming from checkpoints/last.ckpt" in caplog.text
+    assert jobs.record.status == "finished"
+
+
+def test_one_interrupted_before_its_first_checkpoint_restarts(jobs, caplog):
+    with pytest.raises(StopRequested):
+        jobs.run(work=raising(StopRequested(signal.SIGTERM)))
+    jobs.folder.last_checkpoint.unlink()
+    assert jobs.run() == (None, None) and "seed-1: interrupted before its first checkpoint, restarting" in caplog.text
+
+
+def test_with_other_settings_it_restarts_and_a_finished_run_is_kept(jobs, caplog):
+    jobs.run()
+    digest = jobs.record.run.config_hash
+    assert jobs.run("seed=5") == (None, None)
+    assert "seed-1: settings changed, restarting: seed=5 (was 48763)" in caplog.text
+    kept = RunRecord.read(RunFolder(jobs.folder.path.parent.with_name("sweep.replaced") / f"seed-1-{digest}"))
+    assert (kept.run.seed, jobs.record.run.seed) == (48763, 5)
+
+
+def test_a_single_run_refuses_an_interrupted_one_with_other_settings(jobs):
+    with pytest.raises(StopRequested):
+        jobs.run(work=raising(StopRequested(signal.SIGTERM)), in_sweep=False)
+    content = jobs.folder.record.read_bytes()
+    error, ran = jobs.run("seed=5", in_sweep=False)
+    assert ran == "skipped" and "holds an interrupted run with other settings: seed=5 (was 48763)" in str(error)
+    assert jobs.folder.record.read_bytes() == content
+
+
+def test_a_folder_that_is_named_again(jobs):
+    assert not is_interrupted_run(jobs.folder)
+    with pytest.raises(StopRequested) as stopped:
+        jobs.run(work=raising(StopRequested(signal.SIGTERM)), in_sweep=False)
+    resume = f". Resume with: python train.py ckpt_path={jobs.folder.last_checkpoint}"
+    assert stopped.value.next_step == resume and is_interrupted_run(jobs.folder)
+    jobs.run(in_sweep=False)
+    with pytest.raises(UserError, match=r"holds a finished run; use another folder, or 'stages=\[test\]'"):
+        is_interrupted_run(jobs.folder)
+    jobs.folder.record.write_text("{")
+    assert not is_interrupted_run(jobs.folder)
+
+
+def test_a_folder_in_which_another_process_runs(jobs, caplog):
+    handle = os.open(jobs.folder.path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        assert jobs.run() == (None, "skipped")
+        assert "seed-1: skipped: another process is running this job" in caplog.text
+        error, ran = jobs.run(in_sweep=False)
+        assert ran == "skipped" and "another process is training in this folder" in str(error)
+        assert not jobs.folder.record.exists()
+    finally:
+        os.close(handle)
+    with folder_lock(jobs.folder.path) as locked:
+        assert locked
+
+
+def test_a_sweep_of_runs_of_several_processes_is_refused(jobs):
+    error, ran = jobs.run("trainer=ddp")
+    assert ran == "skipped" and "trainer=auto" in str(error)

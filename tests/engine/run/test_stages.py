@@ -1,0 +1,99 @@
+"""The stages of a run, called without the command line."""
+
+import pytest
+
+from callbacks.checkpoint import BestCheckpoint, LastCheckpoint
+from callbacks.freeze_backbone import FreezeBackbone
+from callbacks.freeze_batch_norm import FreezeBatchNorm
+from common.errors import UserError
+from common.run_folder import RunFolder
+from common.run_record import RunRecord
+from engine.config.instantiate import instantiate
+from engine.run.stages import all_callbacks, build_model, describe_data, split_columns
+from tests.support.configs import composed
+from tests.support.helpers import make_images
+
+SPLITS = ("train", "val", "test")
+
+
+@pytest.fixture
+def prepared(tmp_path, two_colors):
+    """Compose a configuration and open its images."""
+
+    def prepare(*overrides, root=two_colors):
+        config = composed(
+            "datamodule=image_folder", f"datamodule.root={root}", f"datamodule.cache={tmp_path / 'cache'}",
+            "model.image_size=32", "datamodule.batch_size=8", "trainer=cpu", "model.weights=null", *overrides,
+        )  # fmt: skip
+        data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
+        data.setup()
+        return config, data
+
+    return prepare
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "weighted_cross_entropy", "focal"])
+def test_the_network_overfits_one_batch_with_every_loss(prepared, loss):
+    config, data = prepared(
+        f"loss={loss}", "augmentation=none", "optimizer.lr=0.01", "scheduler=none", "datamodule.sampler=balanced"
+    )
+    model = build_model(config, data).train()
+    optimizer = model.configure_optimizers()
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    losses = []
+    for step in range(25):
+        optimizer.zero_grad()
+        loss = model.training_step(batch, step)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_runs_of_other_seeds_have_the_same_images(prepared, tmp_path):
+    root = make_images(tmp_path / "data", {"blue": 20, "red": 20})
+    seed_1, seed_2, split_seed, half = (
+        describe_data(prepared(override, root=root)[1])
+        for override in ("seed=1", "seed=2", "datamodule.split_seed=7", "datamodule.train_fraction=0.5")
+    )
+    assert len({data.fingerprint for data in (seed_1, seed_2)}) == 1
+    assert len({data.fingerprint for data in (seed_1, split_seed, half)}) == 3
+    assert seed_1.fingerprint_val_test == half.fingerprint_val_test != split_seed.fingerprint_val_test
+
+
+def test_splits_csv_gives_the_same_splits_to_any_seed(prepared, tmp_path):
+    root = make_images(tmp_path / "data", {"blue": 30, "red": 20}, size=32)
+    folder = RunFolder(tmp_path)
+    columns = split_columns(prepared("seed=5", root=root)[1])
+    folder.write_splits(columns)
+    table = f"datamodule.table={folder.splits}"
+    assert list(split_columns(prepared("seed=6", table, root=root)[1])["split"]) == list(columns["split"])
+
+
+def test_excluded_images_are_in_the_record(prepared, tmp_path, caplog):
+    root = make_images(tmp_path / "data", {f"{s}/{c}": 8 for s in SPLITS for c in ("blue", "red")})
+    (root / "train" / "red" / "broken.png").write_bytes(b"")
+    (root / "val" / "red" / "again.png").write_bytes((root / "train" / "red" / "000.png").read_bytes())
+    info = describe_data(prepared("datamodule.on_unreadable=skip", "datamodule.on_leak=drop", root=root)[1])
+    excluded = {each.path: each.reason for each in info.excluded}
+    assert set(excluded) == {"train/red/broken.png", "train/red/000.png"}
+    assert "empty" in excluded["train/red/broken.png"]
+    assert [(finding.kind, finding.leak) for finding in info.audit] == [("exact duplicate", True)]
+    assert info.n_train == 15 and "000.png" in caplog.text
+
+
+def test_select_on_test_needs_a_test_split(prepared, tmp_path):
+    root = make_images(tmp_path / "data", {f"{s}/{c}": 8 for s in ("train", "val") for c in ("blue", "red")})
+    with pytest.raises(UserError, match=r"datamodule\.select_on=test needs a test split"):
+        prepared("datamodule.select_on=test", root=root)
+
+
+def test_callbacks_come_in_the_order_that_they_need(tmp_path):
+    config = composed("callbacks.freeze_batch_norm.enabled=true", "callbacks.image_logger=null", "+model.freeze=true")
+    record = RunRecord.begin(RunFolder(tmp_path), command=[], overrides=[])
+    kinds = [type(callback) for callback in all_callbacks(config, record, [])]
+    assert kinds.index(FreezeBackbone) < kinds.index(FreezeBatchNorm)
+    assert kinds[-2:] == [BestCheckpoint, LastCheckpoint]
+    names = {kind.__name__ for kind in kinds}
+    assert {"StepSeed", "Throughput", "EpochLogger", "PredictionWriter", "TerminateOnNaN", "GracefulShutdown"} < names
+    assert not {"ImageLogger", "Distillation", "LinearProbe", "ProgressiveResizing"} & names  # null, or not enabled

@@ -1,0 +1,52 @@
+"""A sweep that was killed ends as one that was not."""
+
+import json
+
+import pytest
+
+from callbacks.epoch_logger import EpochLogger
+from common.atomic_io import write_json
+from common.run_record import RunRecord
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing notices a SIGKILL."""
+
+
+def tables(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for name in ("metrics.csv", "predictions.csv", "predictions_val.csv")
+        for path in sorted(folder.rglob(name))
+    }
+
+
+def test_a_killed_sweep_ends_as_one_that_was_not_and_reruns_only_what_failed(train, tmp_path, monkeypatch):
+    def sweep(name):
+        return train("-m", "seed=1,2", f"hydra.sweep.dir={tmp_path / name}", to=tmp_path / name)
+
+    def killed(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            raise Killed
+
+    undisturbed = sweep("undisturbed")
+    assert undisturbed.status == 0, undisturbed.err
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(EpochLogger, "on_train_epoch_start", killed)
+        sweep("killed")
+    ran = sweep("killed")
+    assert ran.status == 0, ran.err
+    first_job = ran.out.split("Job 2")[0]
+    assert "seed-1: interrupted; resuming from checkpoints/last.ckpt" in first_job
+    assert "epoch 2/2" in first_job and "epoch 1/2" not in first_job
+    assert "Job 2 of 2: seed-2" in ran.out and "Sweep: 2 of 2 done, 0 running, 0 failed" in ran.out
+    assert tables(undisturbed.folder) == tables(ran.folder)
+    for job in ("seed-1", "seed-2"):
+        expected, found = (RunRecord.read(each.folder / job) for each in (undisturbed, ran))
+        assert found.test == expected.test and found.model.weights == expected.model.weights
+    path = ran.folder / "seed-2" / "result.json"
+    write_json(path, json.loads(path.read_text()) | {"status": "failed", "reason": "made up"})
+    again = sweep("killed")
+    assert again.status == 0 and again.out.count("epoch 1/2") == 1
+    assert "seed-1: already finished, skipping" in again.out and "seed-2: failed, restarting" in again.out
+    assert RunRecord.read(ran.folder / "seed-2").test.test_evaluations == 1

@@ -1,0 +1,93 @@
+"""The command line in this process, on small images."""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+from hydra.core.global_hydra import GlobalHydra
+
+from common.run_record import RunRecord
+from engine import cli
+from engine.state import STATE
+from tests.support.helpers import NOT_DRAWN, PROJECT
+
+SMALL_RUN = (
+    "datamodule=image_folder",
+    "model.image_size=32",
+    "datamodule.batch_size=8",
+    "trainer=cpu",
+    "trainer.max_epochs=2",
+    "optimizer.lr=0.003",
+    "model.weights=null",
+)
+
+
+@dataclass
+class Ran:
+    """What a command left: exit status, what it printed, its folder."""
+
+    status: int
+    out: str
+    err: str
+    folder: Path
+
+    @property
+    def record(self) -> RunRecord:
+        return RunRecord.read(self.folder)
+
+
+def run_script(script, *arguments: str) -> tuple[int, str, str]:
+    """Run `python SCRIPT.py ARGUMENTS` in this process; return status, output, errors."""
+    GlobalHydra.instance().clear()
+    STATE.failed.clear()
+    status, out, err = 0, io.StringIO(), io.StringIO()
+    environment = {k: v for k, v in os.environ.items() if k not in ("HYDRA_FULL_ERROR", cli.TRACEBACK)}  # both are set
+    with (
+        patch.dict(os.environ, environment, clear=True),
+        patch.object(sys, "argv", [str(PROJECT / f"{script.__name__}.py"), *arguments]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            cli.run_cli(script.main)
+        except SystemExit as error:
+            status = error.code
+        finally:
+            STATE.failed.clear()
+    return status, out.getvalue(), err.getvalue()
+
+
+def train_in(place: Path, images: Path) -> Callable[..., Ran]:
+    """Return a function that runs `python train.py ...` on small images in folders of `place`.
+
+    Figures and costs take longer than such a training: figures are drawn with `drawn`, costs measured with `stages`. `to` is
+    where the run is expected; `small=False` gives a command as it is.
+    """
+    import train as script
+
+    cache = f"datamodule.cache={place / 'cache'}"
+
+    def run(
+        *overrides: str, root: Path = images, to: Path | None = None, small: bool = True, drawn: bool = False
+    ) -> Ran:
+        folder = to or place / f"run{len(list(place.glob('run*')))}"
+        arguments = list(overrides)
+        if small:
+            options = [a for a in arguments if a.startswith("-")]
+            given = [a for a in arguments if a not in options]
+            settings = [*SMALL_RUN, f"datamodule.root={root}", "stages=[fit,test]", cache]
+            arguments = [*options, *settings, *([] if drawn else NOT_DRAWN), *given]
+        elif any(a.startswith("ckpt_path") for a in arguments):
+            arguments.append(cache)  # of each command, never of the run that it resumes
+            if not any(a.startswith("stages=") for a in arguments):
+                arguments.append("stages=[fit,test]")
+        if not any(a.startswith(("hydra.run.dir", "ckpt_path", "-m", "hydra.sweep.dir")) for a in arguments):
+            arguments.append(f"hydra.run.dir={folder}")
+        return Ran(*run_script(script, *arguments), folder)
+
+    return run
