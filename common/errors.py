@@ -33,5 +33,4 @@ DISK_ERRORS = {
     errno.EPERM: f"not permitted; choose a folder that you may write to: {ELSEWHERE}",
     errno.EROFS: f"the file system is read-only; write elsewhere: {ELSEWHERE}",
     errno.ENOTDIR: f"a part of this path is a file, not a folder; write elsewhere: {ELSEWHERE}",
-    errno.ENOENT: f"no such file or folder, and it cannot be made; write elsewhere: {ELSEWHERE}",
 }

@@ -43,7 +43,7 @@ def milliseconds(value: float | None) -> str:
 
 def duration(seconds: float | None) -> str:
     """Return `2 min 16 s`, `3 h 05 min`, `41.2 s`; a dash for None."""
-    if seconds is None:
+    if finite_number(seconds) is None:
         return "-"
     if seconds < 60:
         return f"{seconds:.1f} s"

@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 CONF = PROJECT / "conf"
 LONGEST_NAME = 90  # characters of a folder
 MULTIRUN = ("-m", "--multirun")
-MAY_BE_NULL = ("experiment", "recipe")  # groups without a choice by default
 TRACEBACK = "JUSTENOUGH_TRACEBACK"
 
 
@@ -169,7 +168,7 @@ def _check_choice(key: str, override: Override) -> None:
     folder = CONF / key
     if not re.fullmatch(r"[\w/]+", key) or not folder.is_dir() or override.is_delete() or override.is_sweep_override():
         return
-    if not isinstance(override.value(), (str, list)) and not (override.value() is None and key in MAY_BE_NULL):
+    if not isinstance(override.value(), (str, list)):
         names = [path.stem for path in folder.glob("*.yaml")]
         raise UserError(f"{override.input_line}: no such choice; {did_you_mean('none', names)}")
 

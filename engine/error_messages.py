@@ -1,10 +1,11 @@
 """Turn an error into the message that a user reads: what, where, what is allowed, the next step, and no traceback.
 
-Messages are those of UserError, of the networks, of Hydra's command line and of the operating system. Everything else, also a
+Messages are those of UserError, of Hydra's command line and of the operating system. Everything else, also a
 plain ValueError, is a defect of this project and keeps its traceback.
 """
 
 import re
+import traceback
 
 from hydra.errors import (
     ConfigCompositionException,
@@ -15,7 +16,7 @@ from hydra.errors import (
 )
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from common.errors import DISK_ERRORS, UserError
+from common.errors import DISK_ERRORS, ELSEWHERE, UserError
 from common.run_folder import PROJECT
 from common.text import clean, did_you_mean
 
@@ -37,16 +38,21 @@ def user_message(error: BaseException) -> str | None:
             return _no_such_key(link)
         if isinstance(link, UserError):
             return str(link)
-        if type(link).__name__ == "NetworkError":  # by its name: its module imports torch
-            return f"{link}; {did_you_mean(link.name, link.allowed)}" if link.allowed else str(link)
         if isinstance(link, RuntimeError) and (message := _out_of_memory(link) or _lost_process(link)):
             return message
         if isinstance(link, OSError) and link.errno in DISK_ERRORS:
             return f"{link.filename or link.strerror}: {DISK_ERRORS[link.errno]}"
+        if isinstance(link, FileNotFoundError) and _makes_a_folder(link):
+            return f"{link.filename}: cannot be created; write elsewhere: {ELSEWHERE}"
     for link in chain:
         if isinstance(link, OmegaConfBaseException | HydraException) and not isinstance(link, InstantiationException):
             return str(link)
     return None
+
+
+def _makes_a_folder(error: FileNotFoundError) -> bool:
+    """Return whether it was raised while a folder was made, as in /proc, and not by reading what should be there."""
+    return traceback.extract_tb(error.__traceback__)[-1].name in ("mkdir", "makedirs")
 
 
 def _cause(error: BaseException) -> BaseException | None:

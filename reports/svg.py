@@ -1,7 +1,7 @@
 """Figures of many runs as SVG that takes its colors from the page, so that one drawing serves light, dark and paper.
 
-No user's text is drawn: names stand in the page's legends. PAGE_COLORS says which colors the page
-chooses, as they differ between light and dark.
+No user's text is drawn: names are in the page's legends. PAGE_COLORS are those that the page chooses, as they differ
+between light and dark.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ STYLE = {
 
 
 class Point(NamedTuple):
-    """One setting's accuracy, with its interval, and what it costs."""
+    """The accuracy of a row with its interval, and its cost."""
 
     rank: int
     accuracy: float
@@ -60,12 +60,12 @@ class Point(NamedTuple):
 
 
 def line_style(index: int) -> tuple[str, int]:
-    """Color and kind of dash of the line with this index, below MOST_LINES."""
+    """Return color and index of the dash of the line with this index, below MOST_LINES."""
     return COLORS[index % len(COLORS)], index // len(COLORS)
 
 
 def curves(title: str, lines: Sequence[Curve], y_label: str, logarithmic: bool = False) -> str:
-    """Means over the runs of each setting, with the band from the smallest to the largest.
+    """Draw the mean over the runs of each row, with the band from the smallest to the largest.
 
     Line i has the style of `line_style(i)`.
     """
@@ -94,7 +94,7 @@ def curves(title: str, lines: Sequence[Curve], y_label: str, logarithmic: bool =
 
 
 def pareto(title: str, points: Sequence[Point], front: set[int], x_label: str) -> str:
-    """Accuracy against a cost on a logarithmic axis; ranks stand in the points, those of the front filled and joined."""
+    """Draw accuracy against a cost on a logarithmic axis; points hold their ranks, those of the front filled and joined."""
     with mpl.rc_context(STYLE):
         figure, axes = _panel()
         on_front = sorted((p for p in points if p.rank in front), key=lambda p: p.cost)
@@ -126,7 +126,7 @@ def pareto(title: str, points: Sequence[Point], front: set[int], x_label: str) -
 
 
 def pareto_front(points: Sequence[Point]) -> set[int]:
-    """Ranks of the points that no other beats: at most the cost, at least the accuracy, and better in one."""
+    """Return the ranks of the points that no other beats: at most the cost, at least the accuracy, and better in one."""
     front, best = set(), -np.inf
     for point in sorted(points, key=lambda p: (p.cost, -p.accuracy, p.rank)):
         if point.accuracy > best:
@@ -148,7 +148,7 @@ def _decades(axes: mpl.axes.Axes) -> float:
 
 
 def _cost_ticks(axes: mpl.axes.Axes, costs: list[float]) -> None:
-    """A little room on both sides, and about four round numbers."""
+    """Leave a little room on both sides, and choose about four round numbers."""
     low, high = min(costs), max(costs)
     room = (high / low) ** 0.08 if high > low else 1.2
     axes.set_xlim(low / room / 1.05, high * room * 1.05)
@@ -161,7 +161,7 @@ def _cost_ticks(axes: mpl.axes.Axes, costs: list[float]) -> None:
 
 
 def _svg(figure: Figure, label: str) -> str:
-    """The drawing for a page: sized by the page, without names that would clash with those of other drawings."""
+    """Return the drawing for a page: sized by the page, without names that would clash with those of other drawings."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": label}):
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))

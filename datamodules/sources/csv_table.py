@@ -27,7 +27,7 @@ def table_catalog(table: Path, root: Path | None) -> Catalog:
     Rows without a split are split later; so are the excluded rows of a run's splits.csv, which have none either.
 
     Raises:
-        UserError: names the line: a column missing, an unknown split, a weight that is no number, a path that leaves the
+        UserError: names the line: a column missing, an unknown split, a weight that is not a number, a path that leaves the
             folder or does not exist, an image twice.
     """
     folder = root or table.parent

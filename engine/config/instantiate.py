@@ -37,7 +37,7 @@ def instantiate(config: DictConfig, key: str, **arguments):
         if cause is None:  # refused by Hydra's own list of what a configuration cannot call
             raise UserError(f"{key}: {' '.join(str(error).split())}") from error
         if isinstance(cause, UserError):
-            raise cause from error
+            raise cause from None  # not from `error`, whose cause it is
         if str(node._target_).startswith(LIBRARIES) and is_about_settings(cause):
             raise setting_error(key, OmegaConf.to_container(node), cause) from cause
         raise

@@ -54,19 +54,17 @@ def validate(config: DictConfig) -> DictConfig:
         raise UserError(f"{error.full_key} has no value; give it one: {error.full_key}=VALUE") from error
     values["callbacks"] = values.get("callbacks") or {}
     values["stages"] = _stages(values)
-    for key in NODES:
-        if not values.get(key):
-            raise UserError(f"{key} has no value; choose a file of conf/{key}: {key}=NAME")
-        _check_node(key, values[key], GIVEN.get(key, ()))
-    for key in MAY_BE_EMPTY:
-        if values.get(key):
-            _check_node(key, values[key], GIVEN[key])
-    for name, node in values["callbacks"].items():
-        if node:
-            _check_node(f"callbacks.{name}", node)
-    _check_run(values)
+    for key in ("model", *NODES):
+        if not isinstance(values.get(key), dict) or not values[key]:
+            raise UserError(f"{key}={values.get(key)}: choose a file of conf/{key}: {key}=NAME")
+    _check_run(values)  # first, since other settings refer to these
     _check_trainer(values["trainer"])
-    _check_model(values)
+    _check_model(values["model"])
+    nodes = {key: values.get(key) for key in (*NODES, *MAY_BE_EMPTY)}
+    nodes |= {f"callbacks.{name}": node for name, node in values["callbacks"].items()}
+    for key, node in nodes.items():
+        if node:
+            _check_node(key, node, GIVEN.get(key, ()))
     checked = OmegaConf.create(values)
     if "fit" in checked.stages:
         _try_optimizer(checked)
@@ -91,7 +89,7 @@ def _stages(values: dict) -> list[str]:
 
 
 def _check_run(values: dict) -> None:
-    seed, weights, freeze = values["seed"], values["model"]["weights"], values["model"]["freeze"]
+    seed, weights, freeze = values.get("seed"), values["model"].get("weights"), values["model"].get("freeze")
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise UserError(f"seed={seed}: use a whole number from 0 to {2**32 - 1}")
     needs_weights = "fit" in values["stages"] and values["ckpt_path"] is None
@@ -99,7 +97,7 @@ def _check_run(values: dict) -> None:
         raise UserError(f"model.weights={weights}: no such file; use auto, imagenet, null or the path of a state dict")
     if not (freeze is None or isinstance(freeze, bool) or (isinstance(freeze, int) and freeze > 0)):
         raise UserError(f"model.freeze={freeze}: use null, true, or the number of epochs after which to thaw")
-    if type(freeze) is int and str(values["trainer"]["strategy"]).startswith("ddp"):
+    if type(freeze) is int and str(values["trainer"].get("strategy")).startswith("ddp"):
         raise UserError(
             f"model.freeze={freeze} with trainer=ddp: parameters that thaw later would not be averaged over the "
             "processes; use model.freeze=true, or one process"
@@ -108,24 +106,24 @@ def _check_run(values: dict) -> None:
 
 def _check_trainer(trainer: dict) -> None:
     """Refuse what Lightning accepts, and then does nothing, everything or the contrary."""
-    epochs, devices, clip = trainer["max_epochs"], trainer["devices"], trainer.get("gradient_clip_val")
+    epochs, devices, clip = (trainer.get(name) for name in ("max_epochs", "devices", "gradient_clip_val"))
     if not isinstance(epochs, int) or epochs < 1:
         raise UserError(f"trainer.max_epochs={epochs}: use a whole number of 1 or more")
     if isinstance(devices, int) and devices > MOST_DEVICES:
         raise UserError(f"trainer.devices={devices}: use up to {MOST_DEVICES}")
     if isinstance(clip, (int, float)) and not clip > 0:
         raise UserError(f"trainer.gradient_clip_val={clip}: use a number above 0, or null")
-    if trainer["accelerator"] in ("gpu", "cuda") and not torch.cuda.is_available():
+    if trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(
             "trainer=gpu: there is no CUDA device here (torch.cuda.is_available() is false). Use "
             "trainer=auto or trainer=cpu; with a GPU in the machine, check its driver with nvidia-smi"
         )
 
 
-def _check_model(values: dict) -> None:
+def _check_model(model: dict) -> None:
     """Check that the model's settings are of the types that its network takes; their ranges the network checks itself."""
     with network_errors():
-        arguments = network_arguments(values["model"])
+        arguments = network_arguments(model)
     for name, parameter in inspect.signature(NETWORKS[arguments["network"]]).parameters.items():
         if name in arguments and not matches_type(arguments[name], parameter.annotation):
             raise UserError(f"model.{name}={arguments[name]!r}: expected {type_name(parameter.annotation)}")

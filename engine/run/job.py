@@ -47,13 +47,9 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
     record = None
     try:
         with folder_lock(job.folder.path, rank) as locked, stop_immediately():
-            if not locked and job.in_sweep:
-                log.info("%s: skipped: another process is running this job", job.folder.path.name)
-                return None
             if not locked:
-                raise UserError(
-                    f"{job.folder.path}: another process is training in this folder; wait for it or stop it"
-                )
+                _skip(job)
+                return None
             record = RunRecord.begin(job.folder, command=job.command, overrides=job.overrides, writes=rank == 0)
             config = resume_config(config, job.overrides, job.folder)
             record.describe(OmegaConf.to_container(config, resolve=False), job.choices)
@@ -98,6 +94,17 @@ def _collect_warnings(rank: int) -> log_handlers.WarningCollector:
     warning_list = log_handlers.WarningCollector()
     logging.getLogger().addHandler(warning_list)
     return warning_list
+
+
+def _skip(job: Job) -> None:
+    """Log that another process runs this job of a sweep.
+
+    Raises:
+        UserError: it is a single run.
+    """
+    if not job.in_sweep:
+        raise UserError(f"{job.folder.path}: another process is training in this folder; wait for it or stop it")
+    log.info("%s: skipped: another process is running this job", job.folder.path.name)
 
 
 def _finish(record: RunRecord, ckpt_path: str | None, messages: list[str]) -> None:

@@ -30,7 +30,7 @@ STATES = {
 
 def selected_trials(settings: SearchSettings, study: optuna.Study) -> list[FrozenTrial]:
     """Return the best trial, or `n_retrain` members of the front with both of its ends, evenly spaced."""
-    front = best_trials(study, settings.space)
+    front = best_trials(study)
     n = min(settings.n_retrain, len(front))
     if n < 2:
         return front[:1]
@@ -53,7 +53,7 @@ def retrain(
             _values(settings, selected[0]), sum(trial.state == TrialState.COMPLETE for trial in trials), _seeds(settings),
         )  # fmt: skip
     else:
-        front = best_trials(study, settings.space)
+        front = best_trials(study)
         log.info(
             "\nThe front of the search has %s: %s. Of these %s retrained with %s%s",
             plural(len(front), "member"), _ends(settings, front),
@@ -115,7 +115,7 @@ def report_search(settings: SearchSettings, study: optuna.Study, folder: Path, *
 
 def describe_best(settings: SearchSettings, study: optuna.Study) -> list[str]:
     """Return the best or the ends of the front in one part of a line, or no part where no trial has finished."""
-    best = best_trials(study, settings.space)
+    best = best_trials(study)
     if not best:
         return []
     if len(settings.objectives) > 1:

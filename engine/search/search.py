@@ -35,6 +35,14 @@ class RunFailed(Exception):  # noqa: N818 the error is its cause
     """Make Optuna mark a trial as failed and continue with the next one."""
 
 
+class TakenOver(BaseException):
+    """Leave Optuna's loop, which could not report a trial that another process has marked as failed."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
 def run_search(config: DictConfig, folder: Path, run: Callable) -> None:
     """Run the remaining trials, then retrain the best, unless other processes still run trials.
 
@@ -65,14 +73,6 @@ def run_search(config: DictConfig, folder: Path, run: Callable) -> None:
     for run_folder, error in search.failed:
         if completed_record(run_folder) is None:  # else another process has finished it
             STATE.failed.append(FailedJob(run_folder.path.name, error, in_sweep=True))
-
-
-class TakenOver(BaseException):
-    """Leave Optuna's loop, which could not report a trial that another process has marked as failed."""
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.number = number
 
 
 class Search:

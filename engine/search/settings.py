@@ -44,7 +44,7 @@ class SearchSettings:
     n_retrain: int
     n_startup_trials: int
     seed: int
-    pruning: dict[str, int] | None  # PRUNING; None where nothing is measured after each epoch, too
+    pruning: dict[str, int] | None  # of Optuna's MedianPruner; None where no objective is measured after each epoch
     storage: str | None
 
     @property
@@ -88,7 +88,9 @@ def _pruning(pruning: dict | None, objectives: list[Objective]) -> dict | None:
         return None
     if set(pruning) != set(PRUNING) or not all(type(each) is int and each >= 0 for each in pruning.values()):
         raise UserError(f"pruning={pruning}: give {' and '.join(PRUNING)}, whole numbers of 0 or more, or null")
-    return pruning if len(objectives) == 1 and objectives[0].key in EPOCH_METRICS else None
+    if len(objectives) > 1 or objectives[0].key not in EPOCH_METRICS:
+        return None
+    return {"n_startup_trials": pruning["n_startup_trials"], "n_warmup_steps": pruning["n_warmup_epochs"]}
 
 
 def _check_password(storage: str | None) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
@@ -23,8 +24,6 @@ log = logging.getLogger(__name__)
 
 DATABASE = "study.db"
 HEARTBEAT_S, GRACE_S = 10, 30  # the trial of a killed process is retried GRACE_S after its last heartbeat
-TIMEOUT_S = 60  # for the writes of another process
-ATTEMPTS = 10  # at opening a database whose tables another process creates at that moment
 LOST = (SQLAlchemyError, StorageInternalError)
 SETTINGS = "settings"  # user attribute of a study: what it was started with
 STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING, TrialState.FAIL)
@@ -33,8 +32,8 @@ STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState
 class SeededTPESampler(optuna.samplers.BaseSampler):
     """Propose points by TPE, drawn from the seed, the trial's number and the trials before it, whatever the process.
 
-    Several processes with one seed therefore propose different points, and a search that is resumed proposes what it would
-    have proposed. A point of a small space is not proposed twice. TPE: Bergstra et al. 2011, NeurIPS 24; for two objectives
+    Several processes with one seed therefore propose different points, and a resumed search proposes what it would have
+    proposed. A point of a small space is not proposed twice. TPE: Bergstra et al. 2011, NeurIPS 24; for two objectives:
     Ozaki et al. 2022, JAIR 73.
     """
 
@@ -52,11 +51,10 @@ class SeededTPESampler(optuna.samplers.BaseSampler):
         for key, distribution in search_space.items():
             if key not in point:
                 point[key] = tpe.sample_independent(study, trial, key, distribution)
-        if self._points:
-            tried = effective_trials(study, self._space)
-            untried = [each for name, each in self._points.items() if name not in tried]
-            if run_name(self._space, point) in tried and untried:
-                return untried[np.random.default_rng(seed).integers(len(untried))]
+        tried = effective_trials(study, self._space) if self._points else {}
+        untried = [each for name, each in self._points.items() if name not in tried]
+        if untried and run_name(self._space, point) in tried:
+            return untried[np.random.default_rng(seed).integers(len(untried))]
         return point
 
     def sample_independent(self, study, trial, param_name, param_distribution):
@@ -70,20 +68,17 @@ def open_study(settings: SearchSettings, folder: Path) -> optuna.Study:
         folder: of the search, which holds the database where `storage` names none.
 
     Raises:
-        UserError: the storage is not available, or the study was started with other objectives, space or base_overrides.
+        UserError: the storage is not available, or the study has other objectives, another space or base_overrides.
     """
     warnings.filterwarnings("ignore", category=ExperimentalWarning)  # of heartbeats and retries
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the search logs failed trials itself
-    pruning = settings.pruning
     study = optuna.create_study(
         study_name=settings.name,
         storage=_open_storage(settings.storage, folder),
         sampler=SeededTPESampler(settings.space, seed=settings.seed, n_startup_trials=settings.n_startup_trials),
-        pruner=optuna.pruners.MedianPruner(pruning["n_startup_trials"], pruning["n_warmup_epochs"])
-        if pruning
-        else optuna.pruners.NopPruner(),
+        pruner=optuna.pruners.MedianPruner(**settings.pruning) if settings.pruning else optuna.pruners.NopPruner(),
         directions=[objective.direction for objective in settings.objectives],
         load_if_exists=True,
     )
@@ -111,13 +106,13 @@ def open_study(settings: SearchSettings, folder: Path) -> optuna.Study:
 def effective_trials(study: optuna.Study, space: Space) -> dict[str | int, FrozenTrial]:
     """Return the trials that the search consists of, in the order of their proposals.
 
-    A retried trial takes the place of the failed one, and in a small space two processes that propose one point at the same
-    moment have one trial: of several the first one counts that got furthest (STATES). A trial that ended before all of its
-    point was proposed does not count.
+    A retried trial takes the place of the failed one, and in a small space two trials of one point, which two processes
+    proposed at the same moment, have one place: the one that got furthest (STATES) counts. A trial that ended before all
+    of its point was proposed does not count.
     """
     small = bool(list_points(space))
     found: dict[str | int, FrozenTrial] = {}
-    for trial in sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number):
+    for trial in study.get_trials(deepcopy=False):
         if trial.params.keys() != space.keys():
             continue
         first = optuna.storages.RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
@@ -133,20 +128,16 @@ def retry_trial(study: optuna.Study, trial: FrozenTrial) -> None:
     retry(study, copy.deepcopy(trial))  # it appends to the list in the trial's attributes
 
 
-def best_trials(study: optuna.Study, space: Space) -> list[FrozenTrial]:
-    """Return the best trial, or with two objectives the front from the best by the first to the best by the second."""
-    signs = [1 if direction.name == "MAXIMIZE" else -1 for direction in study.directions]
+def best_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the best trial, or with two objectives the front from the best by the first to the best by the second.
 
-    def merit(trial: FrozenTrial) -> list[float]:
-        return [sign * value for sign, value in zip(signs, trial.values, strict=True)]
-
-    complete = [trial for trial in effective_trials(study, space).values() if trial.state == TrialState.COMPLETE]
-    front, best = [], -np.inf
-    for trial in sorted(complete, key=lambda t: ([-each for each in merit(t)], t.number)):
-        if merit(trial)[-1] > best:
-            front.append(trial)
-            best = merit(trial)[-1]
-    return front[:1] if len(signs) == 1 else front
+    Of trials with equal values only the first is in it.
+    """
+    sign = 1 if study.directions[0] == StudyDirection.MINIMIZE else -1
+    front: dict[tuple[float, ...], FrozenTrial] = {}
+    for trial in sorted(study.best_trials, key=lambda trial: (sign * trial.values[0], trial.number)):
+        front.setdefault(tuple(trial.values), trial)
+    return list(front.values())
 
 
 def first_line(error: Exception) -> str:
@@ -156,40 +147,35 @@ def first_line(error: Exception) -> str:
     return " ".join(str(getattr(error, "orig", None) or error).split())[:300]
 
 
-def _open_storage(url: str | None, folder: Path) -> optuna.storages.RDBStorage:
+def _open_storage(url: str | None, folder: Path, attempts: int = 10) -> optuna.storages.RDBStorage:
     """Open the database of this URL, or the one in the search's folder."""
     try:
         parsed = make_url(url) if url is not None else URL.create("sqlite", database=str(folder / DATABASE))
     except SQLAlchemyError as error:
-        raise UserError(
-            f"storage={url}: not a URL of a database; use null, or postgresql+psycopg://USER@HOST/DATABASE"
-        ) from error
+        message = f"storage={url}: not a URL of a database; use null, or postgresql+psycopg://USER@HOST/DATABASE"
+        raise UserError(message) from error
     shown = parsed.render_as_string(hide_password=True)
-    timeouts = {"postgresql": {"connect_timeout": 10}, "sqlite": {"timeout": TIMEOUT_S}}
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return optuna.storages.RDBStorage(
-                parsed.render_as_string(hide_password=False),
-                engine_kwargs={
-                    "pool_pre_ping": True,  # a trial takes longer than some servers keep a connection
-                    "connect_args": timeouts.get(parsed.get_backend_name(), {}),
-                },
-                heartbeat_interval=HEARTBEAT_S,
-                grace_period=GRACE_S,
-                heartbeat_stale_trial_callback=retry_trial,
-            )
-        except ImportError as error:
-            raise UserError(
-                f'storage={shown}: no driver for it is installed; pip install -e ".[postgresql]" and a URL that begins '
-                "with postgresql+psycopg://"
-            ) from error
-        except SQLAlchemyError as error:
-            created_twice = isinstance(error, IntegrityError) or "already exists" in str(error)
-            if not created_twice or attempt == ATTEMPTS:
-                hint = "" if url else ". Where it is damaged, delete it: finished trials are found by their records"
-                raise UserError(f"storage={shown}: not available: {first_line(error)}{hint}") from error
-            time.sleep(0.2)
-    raise AssertionError("unreachable")
+    timeouts = {"postgresql": {"connect_timeout": 10}, "sqlite": {"timeout": 60}}  # seconds; sqlite: for other writers
+    try:
+        return optuna.storages.RDBStorage(
+            parsed.render_as_string(hide_password=False),
+            # A trial takes longer than some servers keep a connection
+            engine_kwargs={"pool_pre_ping": True, "connect_args": timeouts.get(parsed.get_backend_name(), {})},
+            heartbeat_interval=HEARTBEAT_S,
+            grace_period=GRACE_S,
+            heartbeat_stale_trial_callback=retry_trial,
+        )
+    except ImportError as error:
+        raise UserError(
+            f'storage={shown}: no driver for it is installed; pip install -e ".[postgresql]" and a URL that begins '
+            "with postgresql+psycopg://"
+        ) from error
+    except SQLAlchemyError as error:
+        if attempts and (isinstance(error, IntegrityError) or "already exists" in str(error)):
+            time.sleep(0.2)  # another process is creating the tables
+            return _open_storage(url, folder, attempts - 1)
+        hint = "" if url else ". If it is damaged, delete it: finished trials are found by their records"
+        raise UserError(f"storage={shown}: not available: {first_line(error)}{hint}") from error
 
 
 def _describe(dimension: BaseDistribution) -> str:

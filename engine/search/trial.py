@@ -19,7 +19,7 @@ from engine.state import STATE
 
 
 def run_trial(folder: RunFolder, overrides: Sequence[str], run: Callable) -> Exception | None:
-    """Run the job of train.py with these arguments in a folder, unless it has finished there; return the error that ended it.
+    """Run the job of train.py with these arguments in a folder, unless it has finished; return the error that ended it.
 
     A run that was killed in this folder resumes from its last checkpoint.
     """

@@ -18,6 +18,7 @@ from lightning_modules.networks.torchvision_models import TORCHVISION_WEIGHTS, t
 
 WIDEST = 65_536  # of a layer of the head
 PROBE_SIZE = 256  # pixels of the image that determines the backbone's channels; nothing is computed
+CHANNELS: dict[tuple[str, int | str], int | None] = {}  # (backbone, keep) -> channels: a run builds its network thrice
 
 BACKBONES: dict[str, Callable[[], nn.Module]] = {
     **{name: functools.partial(torchvision_model, name=name, num_classes=1000) for name in TORCHVISION_WEIGHTS},
@@ -91,7 +92,9 @@ def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -
         kept = nn.Sequential(OrderedDict(list(blocks.items())[:keep]))
     else:
         kept = cut_after(blocks, keep.removeprefix(prefix), backbone)
-    features = feature_channels(kept)
+    if (backbone, keep) not in CHANNELS:
+        CHANNELS[backbone, keep] = feature_channels(kept)
+    features = CHANNELS[backbone, keep]
     if features is None:
         raise NetworkError(
             f"model.keep={keep}: cannot cut {backbone} after {list(kept._modules)[-1]}, which works on pooled features, not "

@@ -4,6 +4,7 @@ from callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from common.errors import UserError
 from lightning_modules.checkpoint import epochs_done
 from lightning_modules.image_classifier import ImageClassifier
+from tests.support.helpers import SIMPLE_CNN
 
 
 def test_the_best_epoch_is_one_of_the_last_where_that_is_configured(train, monkeypatch):
@@ -15,9 +16,7 @@ def test_the_best_epoch_is_one_of_the_last_where_that_is_configured(train, monke
         lambda self, name, value, **o: usual(self, name, next(accuracies) if name == "val/accuracy" else value, **o),
     )
     fraction = "callbacks.best_checkpoint.select_after_fraction=0.5"
-    ran = train(
-        fraction, "trainer.max_epochs=5", "stages=[fit]", "model=simple_cnn", "model.image_size=16", "logger=none"
-    )
+    ran = train(fraction, "trainer.max_epochs=5", "stages=[fit]", *SIMPLE_CNN, "logger=none")
     assert ran.status == 0, ran.err
     assert ran.record.best.epoch == 4 and ran.record.best.value == 0.5  # of the third to the fifth
     assert epochs_done(ran.folder / "checkpoints" / "best.ckpt") == 4

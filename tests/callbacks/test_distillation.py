@@ -11,6 +11,7 @@ from common.run_record import DataInfo, RunRecord
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.losses import DistillationLoss
 from tests.support.fake_checkpoints import make_checkpoint
+from tests.support.helpers import SIMPLE_CNN
 
 
 def test_the_loss_is_that_of_the_paper():
@@ -39,7 +40,7 @@ def test_bad_values_are_named(options):
 
 def test_a_trained_network_teaches_a_small_one(train, finished_run):
     teacher = finished_run.folder / "checkpoints" / "best.ckpt"
-    student = ("model=simple_cnn", "model.image_size=48", "trainer.max_epochs=1", "stages=[fit]")
+    student = (*SIMPLE_CNN, "trainer.max_epochs=1", "stages=[fit]")
     by_itself, taught = train(*student), train(*student, f"teacher={teacher}")
     assert taught.status == 0, taught.err
     assert not any("teacher=" in warning for warning in taught.record.run.warnings)  # the splits are the same

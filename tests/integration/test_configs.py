@@ -1,5 +1,7 @@
 """The files of conf/, and files and classes of the user's own beside them."""
 
+from pathlib import Path
+
 import pytest
 from lightning import Callback
 from omegaconf import OmegaConf
@@ -16,7 +18,7 @@ class Stamp(Callback):
         self.text = text
 
     def on_fit_end(self, trainer, pl_module) -> None:
-        with open(f"{trainer.default_root_dir}/stamp.txt", "a") as file:
+        with Path(trainer.default_root_dir, "stamp.txt").open("a") as file:
             file.write(self.text)
 
 

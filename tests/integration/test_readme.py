@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from common.untrusted.tables import read_csv
 from tests.support.fake_explained import make_explained_run
 from tests.support.fake_runs import make_run
-from tests.support.helpers import PROJECT, make_images
+from tests.support.helpers import NOT_DRAWN, PROJECT, make_images
 
 README = (PROJECT / "README.md").read_text()
 LINES = [line.strip() for line in README.splitlines() if re.match(r"    (python|tensorboard) ", line)]
@@ -55,7 +56,7 @@ def takes_long(command):
 @pytest.mark.parametrize(
     "command", [pytest.param(c, marks=[pytest.mark.slow] if takes_long(c) else []) for c in COMMANDS]
 )
-def test_commands_run(command, train, images, tmp_path, request):
+def test_commands_run(command, train, finished_run, images, tmp_path):
     _, _, *arguments = shlex.split(command, comments=True)
     if "trainer=ddp" in arguments:
         pytest.skip("test_train.py runs it in processes of its own")
@@ -63,29 +64,28 @@ def test_commands_run(command, train, images, tmp_path, request):
         a.removeprefix("experiment=") in ("backbones", "elpv_paper", "learning_curve", "optimizers") for a in arguments
     ):
         pytest.skip("long; test_configs.py composes it, test_learning_curve.py runs a short one")
+    made = finished_run.folder
     if any("ckpt_path=" in a for a in arguments):
-        made = train(root=images, to=tmp_path / "made")
+        made = shutil.copytree(made, tmp_path / "made")
         kind = "best" if "stages=[test]" in arguments else "last"
-        arguments = [a for a in arguments if "ckpt_path" not in a] + [
-            f"ckpt_path={made.folder}/checkpoints/{kind}.ckpt"
-        ]
+        arguments = [a for a in arguments if "ckpt_path" not in a] + [f"ckpt_path={made}/checkpoints/{kind}.ckpt"]
         more = [f"hydra.run.dir={tmp_path / 'again'}"] if kind == "best" else ["trainer.max_epochs=3"]
         assert train(*arguments, *more, small=False).status == 0
         return
-    if any("weights=FILE" in a or a.startswith("teacher=RUN") for a in arguments):
-        made = train("trainer.max_epochs=1", root=images, to=tmp_path / "made")
-        arguments = [a.replace("FILE", f"{made.folder}/checkpoints/best.ckpt") for a in arguments]
-        arguments = [a.replace("teacher=RUN", f"teacher={made.folder}") for a in arguments]
-    if "datamodule.table=labels_to_check.csv" in arguments:
-        splits = train("trainer.max_epochs=1", root=images, to=tmp_path / "made").folder / "splits.csv"
-        arguments = [a.replace("labels_to_check.csv", str(splits)) for a in arguments]
+    for placeholder, value in (
+        ("weights=FILE", f"weights={made}/checkpoints/best.ckpt"), ("teacher=RUN", f"teacher={made}"),
+        ("table=labels_to_check.csv", f"table={made}/splits.csv"),
+    ):  # fmt: skip
+        arguments = [a.replace(placeholder, value) for a in arguments]
+    root = images
+    if any(a.startswith("datamodule.table=") for a in arguments):
+        root = finished_run.record.data.root
     chosen = [a for a in arguments if not a.startswith(("datamodule=", "datamodule.root=", "trainer.max_epochs="))]
     sweep = [f"hydra.sweep.dir={tmp_path / 'sweep'}"] if "-m" in chosen else []
     weights = [] if any("weights" in a for a in chosen) else ["model.weights=null"]
     cache = f"datamodule.cache={tmp_path / 'cache'}"
-    ran = train(
-        *chosen, "datamodule=image_folder", f"datamodule.root={images}", *SMALL, *weights, *sweep, cache, small=False
-    )
+    data = ["datamodule=image_folder", f"datamodule.root={root}"]
+    ran = train(*chosen, *data, *SMALL, *NOT_DRAWN, *weights, *sweep, cache, small=False)
     needs_gpu = "trainer=gpu" in chosen and not torch.cuda.is_available()
     assert ran.status == (1 if needs_gpu else 0), ran.err
 
@@ -132,7 +132,7 @@ def test_other_commands_run(command, tmp_path, two_colors, images, in_process):
 
 
 def with_subsets(tmp_path) -> Path:
-    """A run of 80 images whose table said which camera took them."""
+    """A run of 80 images whose table names the camera of each."""
     folder = make_run(tmp_path / "cameras")
     rows = read_csv(folder / "predictions.csv")
     lines = [f"{row['path']},{row['label']},test,{'old' if i % 2 else 'new'}" for i, row in enumerate(rows)]

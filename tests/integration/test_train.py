@@ -15,7 +15,7 @@ from common.run_record import Proportion, RunRecord
 from common.untrusted.tables import read_csv
 from evaluation.intervals import wilson
 from lightning_modules.checkpoint import load_classifier
-from tests.support.helpers import NOT_DRAWN, PROJECT, SHARED, make_images
+from tests.support.helpers import NOT_DRAWN, PROJECT, SHARED, SIMPLE_CNN, make_images
 
 
 def weights_digest(path) -> str:
@@ -105,8 +105,8 @@ def test_the_same_settings_give_the_same_bits_and_another_seed_others(train, fin
 
 def test_a_run_of_more_epochs_resumes_to_what_it_had_given_at_once(train):
     plateau = ("scheduler=plateau", "scheduler.patience=0", "scheduler.monitor=train/loss")
-    straight = train("trainer.max_epochs=3", *plateau)
-    stopped = train("trainer.max_epochs=1", *plateau)
+    straight = train("trainer.max_epochs=3", *plateau, *SIMPLE_CNN)
+    stopped = train("trainer.max_epochs=1", *plateau, *SIMPLE_CNN)
     last = stopped.folder / "checkpoints" / "last.ckpt"
     before = {p.name for p in stopped.folder.parent.iterdir()}
     ran = train(f"ckpt_path={last}", "trainer.max_epochs=3", small=False, to=stopped.folder)
@@ -127,7 +127,7 @@ def test_a_run_of_more_epochs_resumes_to_what_it_had_given_at_once(train):
 
 def test_without_a_test_folder_the_last_line_is_of_validation(train, tmp_path):
     root = make_images(tmp_path / "data", {f"{s}/{c}": 8 for s in ("train", "val") for c in ("blue", "red")})
-    ran = train("trainer.max_epochs=1", root=root)
+    ran = train("trainer.max_epochs=1", *SIMPLE_CNN, root=root)
     assert ran.status == 0 and ran.record.test is None
     assert "no test folder" in ran.out and "Val accuracy: " in ran.out and "Test accuracy" not in ran.out
     assert not (ran.folder / "predictions.csv").exists() and (ran.folder / "predictions_val.csv").exists()
@@ -174,7 +174,7 @@ def test_the_stage_cost_by_itself_opens_no_image_and_loads_no_weights(train, tmp
 
 
 def test_a_job_of_a_sweep_that_fails_is_recorded_and_the_others_run(train, tmp_path):
-    ran = train("-m", "trainer.max_epochs=1", "datamodule.batch_size=99,8", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    ran = train("-m", "datamodule.batch_size=99,8", *SIMPLE_CNN, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert ran.status == 1
     failed, finished = (RunRecord.read(tmp_path / "sweep" / f"batch_size-{size}") for size in (99, 8))
     assert (failed.status, finished.status) == ("failed", "finished")
@@ -189,7 +189,7 @@ def test_two_processes_test_every_image_once(train, tmp_path, two_colors):
         str(PROJECT / "train.py"),
         "datamodule=image_folder",
         f"datamodule.root={two_colors}",
-        "model.image_size=32",
+        *SIMPLE_CNN,
         "datamodule.batch_size=4",
         "trainer=ddp",
         "trainer.accelerator=cpu",
@@ -236,7 +236,7 @@ def test_real_photos_with_a_real_backbone_reach_080(train):
 
 
 def test_a_fold_leaves_the_test_split_closed(train):
-    ran = train("datamodule.folds=3", "datamodule.fold=1", "trainer.max_epochs=1")
+    ran = train("datamodule.folds=3", "datamodule.fold=1", "trainer.max_epochs=1", *SIMPLE_CNN)
     assert ran.status == 0 and ran.record.test is None and not (ran.folder / "predictions.csv").exists()
     assert (ran.record.data.folds, ran.record.data.fold) == (3, 1)
     assert ran.record.data.n_train == 24 and ran.record.data.n_val == 12
@@ -245,7 +245,7 @@ def test_a_fold_leaves_the_test_split_closed(train):
 
 def test_a_run_s_own_splits_can_be_given_back(train, tmp_path):
     root = make_images(tmp_path / "data", {"blue": 30, "red": 20}, size=32)
-    settings = ("seed=5", "trainer.max_epochs=1")
+    settings = ("seed=5", "trainer.max_epochs=1", *SIMPLE_CNN)
     first = train(*settings, root=root)
     again = train(*settings, f"datamodule.table={first.folder / 'splits.csv'}", root=root)
     for name in ("splits.csv", "metrics.csv", "predictions.csv"):

@@ -13,7 +13,7 @@ OLD = {
     r"gone on": "resumed",
     r"anew": "again, from scratch",
     r"alone": "only, by itself",
-    r"told(?! apart)|said": "shown, logged, reported",
+    r"told|said": "shown, logged, reported",
     r"of ours": "the project's",
     r"strangers?('s)?": "untrusted",
     r"no number": "NaN",
@@ -21,7 +21,7 @@ OLD = {
     r"stands? (in|there)": "is in, appears",
     r"be had": "available",
 }
-SUFFIXES = {".py", ".yaml", ".yml", ".toml", ".md", ".html", ".css", ".js"}
+SUFFIXES = {".py", ".yaml", ".yml", ".toml", ".md", ".html", ".css", ".js", ".jinja"}
 THIS = "tests/integration/test_words.py"
 
 
@@ -42,6 +42,8 @@ def test_an_old_word_is_gone(old):
         for number, line in enumerate((PROJECT / name).read_text(encoding="utf-8").splitlines(), 1):
             if name == "CHANGELOG.md":
                 line = re.sub(r"`[^`]*`", "", line)  # settings that were renamed keep their old names there
+            if name == "CONTRIBUTING.md" and line.startswith("| "):
+                continue  # its table of words, with the old ones beside them
             if word.search(line.replace("_", " ")):
                 found.append(f"{name}:{number}: {line.strip()[:100]}")
     assert not found, f"{len(found)} lines; write {OLD[old]}:\n" + "\n".join(found[:40])

@@ -10,7 +10,6 @@ from common.run_record import Latency, Proportion
 from reports.accuracy import CorrectnessMatrix
 from reports.columns import result_table
 from reports.significance import answer
-from reports.svg import Point, pareto_front
 from tests.support.fake_runs import change_record, judged, make_run
 
 
@@ -169,19 +168,6 @@ def test_counts_that_contradict_each_other_give_no_interval(run, summary, counts
     change_record(folder, test={"accuracy": Proportion(0.9, 0.8, 0.95, *counts)})
     found = summary().groups[0].rows[0].accuracies["test"]
     assert (found.value, found.low, found.n) == (0.9, None, None)
-
-
-def test_pareto_front_by_comparing_all_pairs():
-    generator = np.random.default_rng(1)
-    points = [Point(i, float(a), None, None, float(c)) for i, (a, c) in enumerate(generator.integers(0, 12, (60, 2)))]
-    beaten = {
-        p.rank for p in points for q in points
-        if q.cost <= p.cost and q.accuracy >= p.accuracy and (q.cost < p.cost or q.accuracy > p.accuracy)
-    }  # fmt: skip
-    first = {(p.cost, p.accuracy): p.rank for p in reversed(points)}  # of equal ones the first
-    assert pareto_front(points) == {
-        p.rank for p in points if p.rank not in beaten and first[p.cost, p.accuracy] == p.rank
-    }
 
 
 def test_a_value_without_meaning_is_named_with_its_key(tmp_path):

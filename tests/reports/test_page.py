@@ -1,9 +1,7 @@
 """The page: whole, self-contained, hostile texts as text; curves, top losses and thumbnails."""
 
 import base64
-import csv
 import hashlib
-import io
 
 import numpy as np
 import pytest
@@ -12,12 +10,8 @@ from PIL import Image
 from common.atomic_io import write_csv
 from common.untrusted.tables import read_csv
 from datamodules.decode import fingerprint, open_image
-from reports.accuracy import read_tables
-from reports.load_runs import find_records, load_runs
 from reports.report import write_report
-from reports.top_losses import top_losses, verified_thumbnail, with_thumbnails
-from reports.training_curves import training_curves
-from tests.support.fake_runs import judged, make_run
+from tests.support.fake_runs import make_run
 from tests.support.helpers import in_chromium, needs_chromium
 from tests.support.html import Parsed
 
@@ -108,85 +102,6 @@ def test_drawings_take_their_colors_from_the_page(sweep):
     assert "currentColor" in drawings and "DejaVu" not in drawings
 
 
-def test_curves_are_means_with_gaps_and_nulls(tmp_path):
-    for seed, rows in ((1, "1,0.5,0.6,0.7,0.5,0.1\n2,nan,0.8,,0.7,0.05\n"), (2, "1,0.7,0.6,0.5,0.9,0.1\n")):
-        folder = make_run(tmp_path / f"s{seed}", seed=seed, epochs=0)
-        (folder / "metrics.csv").write_text("epoch,train/loss,train/accuracy,val/loss,val/accuracy,lr\n" + rows)
-    curves, notes = training_curves(load_runs(find_records(str(tmp_path))).runs)
-    assert notes == []
-    np.testing.assert_array_equal(curves["val/accuracy"].values, [[0.5, 0.7], [0.9, np.nan]])
-    np.testing.assert_array_equal(curves["train/loss"].values, [[0.5, np.nan], [0.7, np.nan]])
-
-
-def test_top_losses_are_those_most_often_wrong(tmp_path):
-    for seed, wrong in ((1, {3, 5, 7}), (2, {5, 7}), (3, {7})):
-        make_run(tmp_path / f"s{seed}", seed=seed, wrong={"test": wrong}, epochs=0)
-    (row,) = judged(tmp_path).groups[0].rows
-    found = with_thumbnails(row.top_losses, row.runs[0])
-    assert [(p.path[-6:-4], p.wrong, p.runs) for p in found.losses] == [("07", 3, 3), ("05", 2, 3), ("03", 1, 3)]
-    table = csv.DictReader(io.StringIO((tmp_path / "s1" / "predictions.csv").read_text()))
-    truth = next(float(line["p_dog"]) for line in table if line["path"].endswith("07.png"))
-    assert found.losses[0].true_probability == pytest.approx(truth)
-    assert (found.losses[0].label, found.losses[0].predicted) == ("dog", "cat")
-    assert found.losses[0].reason == "the record does not contain the folder of the images"
-
-
-def test_top_losses_of_a_cross_validation_come_from_all_folds(tmp_path):
-    missed = {(0, 1): {1, 2}, (0, 2): {1}, (1, 1): {3}, (1, 2): {3, 4}, (2, 1): set(), (2, 2): set()}
-    for (fold, seed), wrong in missed.items():
-        settings = {"datamodule.fold": fold, "datamodule.folds": 3}
-        make_run(tmp_path / f"f{fold}s{seed}", seed=seed, settings=settings, n={"val": 20}, wrong={"val": wrong},
-                 data={"fingerprint": f"fold{fold}", "folds": 3}, epochs=0)  # fmt: skip
-    (row,) = judged(tmp_path).groups[0].rows
-    found = with_thumbnails(row.top_losses, row.runs[0])
-    assert {(p.path, p.wrong, p.runs) for p in found.losses[:2]} == {
-        ("0/val/00001.png", 2, 2), ("1/val/00003.png", 2, 2)
-    }  # fmt: skip
-    assert {(p.path, p.wrong, p.runs) for p in found.losses[2:]} == {
-        ("0/val/00002.png", 1, 2), ("1/val/00004.png", 1, 2)
-    }  # fmt: skip
-    truths = [p.true_probability for p in found.losses]
-    assert truths == sorted(truths[:2]) + sorted(truths[2:])
-    tables = read_tables(row.runs, "val")
-    assert [p.path for p in top_losses(row.runs, tables, "val", most=1).losses] == [found.losses[0].path]
-    words = Parsed(write_report(str(tmp_path)).page.read_text()).words()
-    assert "Validation images that the runs of resnet18 (3 folds) get wrong most often" in words
-
-
-def test_a_path_may_not_leave_the_folder_of_the_images(tmp_path):
-    root = tmp_path / "root"
-    root.mkdir()
-    Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
-    (root / "link.png").symlink_to(tmp_path / "secret.png")
-    (root / "broken.png").write_bytes(b"no image")
-    for path in ("../secret.png", str(tmp_path / "secret.png"), "link.png"):
-        assert verified_thumbnail(root, path, "", 48) == (None, "its path leaves the folder of the images")
-    assert verified_thumbnail(root, "broken.png", "", 48) == (None, "the image cannot be read")
-    assert verified_thumbnail(root, "none.png", "", 48) == (None, "the image is missing")
-    assert verified_thumbnail(root, "x\0y", "", 48) == (None, "the image cannot be read")
-
-
-def test_an_image_is_shown_only_to_who_has_seen_it(tmp_path):
-    Image.new("RGB", (4, 4), "red").save(tmp_path / "a.png")
-    own = fingerprint(open_image(tmp_path / "a.png"))
-    assert verified_thumbnail(tmp_path, "a.png", own, 48)[0]
-    for guessed in ("", "0" * 16, own[:-1]):
-        assert verified_thumbnail(tmp_path, "a.png", guessed, 48) == (
-            None,
-            "the image is not the one that the run used",
-        )
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "F"])
-def test_any_mode_becomes_a_verified_thumbnail(tmp_path, mode):
-    name = "a.tif" if mode in ("CMYK", "F", "I;16") else "a.png"
-    image = Image.new("I;16", (300, 20), 40000) if mode == "I;16" else Image.new("L", (300, 20), 200).convert(mode)
-    image.save(tmp_path / name)
-    text, reason = verified_thumbnail(tmp_path, name, fingerprint(open_image(tmp_path / name)), 48)
-    with Image.open(io.BytesIO(base64.b64decode(text))) as made:
-        assert (reason, made.size, made.mode) == (None, (144, 10), "RGB")
-
-
 def test_many_rows_are_capped_in_the_drawings(tmp_path):
     for row in range(23):
         make_run(tmp_path / f"r{row}", choices={"model": f"m{row}"}, n={"val": 8}, cost=(1e6 + row, 1e5, 3), epochs=2)
@@ -212,7 +127,7 @@ def test_only_failed_runs_make_a_page(tmp_path):
 @needs_chromium
 def test_the_page_in_chromium(sweep):
     page_file = sweep[0] / "runs" / "report.html"
-    with in_chromium(page_file) as (page, requests, said):
+    with in_chromium(page_file) as (page, requests, messages):
         ranks = "[...document.querySelectorAll('table.main tbody tr')].map(r => r.cells[0].textContent.trim())"
         assert page.evaluate(ranks) == ["1", "2", "3"]
         head = page.locator("table.main th", has_text="MACs")
@@ -223,4 +138,4 @@ def test_the_page_in_chromium(sweep):
         assert page.locator("table.main th[aria-sort]").count() == 1
         page.set_viewport_size({"width": 390, "height": 844})
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()] and said == []
+        assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()] and messages == []

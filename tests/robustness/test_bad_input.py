@@ -11,7 +11,6 @@ from common.errors import DISK_ERRORS, UserError
 from common.run_folder import RunFolder
 from engine import error_messages
 from lightning_modules.image_classifier import ImageClassifier
-from lightning_modules.networks.errors import NetworkError
 from tests.support.helpers import make_images
 
 
@@ -46,6 +45,7 @@ def says(ran, *texts):
     ("ckpt_path=nowhere/last.ckpt", ["ckpt_path=nowhere/last.ckpt", "no such checkpoint"]),
     ("model.weights=nowhere.pth", ["model.weights=nowhere.pth", "no such file"]),
     ("model.keep=9", ["model.keep=9", "use 1 to 7"]),
+    ("model.backbone=resnet19", ["model.backbone=resnet19", "did you mean resnet18"]),
     ("datamodule.root=/a (b", ["cannot read the argument", "two kinds of quotes", "'datamodule.root=\"/a (b\"'"]),
     ("hydra.run.dir=/proc/nowhere", ["ERROR: /proc/nowhere: ", "hydra.run.dir=DIR"]),
     ("-m  seed=1,2  hydra.sweep.dir=/proc/nowhere", ["ERROR: /proc/nowhere: ", "hydra.sweep.dir=DIR"]),
@@ -114,14 +114,18 @@ def test_a_checkpoint_that_would_run_code_is_refused(train, tmp_path):
 
 def test_a_checkpoint_of_another_network_or_other_classes(train, tmp_path, finished):
     last = finished.last_checkpoint
-    assert says(train(f"ckpt_path={last}", "model.keep=4", "trainer.max_epochs=3", small=False), "another model", "keep")
+    assert says(
+        train(f"ckpt_path={last}", "model.keep=4", "trainer.max_epochs=3", small=False), "another model", "keep"
+    )
     root = make_images(tmp_path / "data", dict.fromkeys(("blue", "red", "green"), 10))
     assert says(train("stages=[test]", f"ckpt_path={last}", f"datamodule.root={root}", small=False), "blue, green, red")
 
 
-def test_a_run_that_has_had_its_epochs(train, finished):
+def test_a_run_whose_epochs_are_done(train, finished):
     last = finished.last_checkpoint
-    assert says(train(f"ckpt_path={last}", small=False), "has had 2 of trainer.max_epochs=2", "trainer.max_epochs=12")
+    assert says(
+        train(f"ckpt_path={last}", small=False), "has finished 2 of trainer.max_epochs=2", "trainer.max_epochs=12"
+    )
 
 
 def test_an_output_folder_that_cannot_be_made(train, tmp_path):
@@ -161,9 +165,6 @@ def test_a_defect_deep_inside_a_run_keeps_its_traceback(train, monkeypatch):
     (KeyError("x"), None),
     (RuntimeError("shape '[3, 3]' is invalid for input of size 2"), None),
     (UserError("seed=x: use a number"), "seed=x: use a number"),
-    (NetworkError("model.keep=9: use 1 to 7"), "model.keep=9: use 1 to 7"),
-    (NetworkError("model.name=resnet19: unknown", name="resnet19", allowed=("resnet18", "vgg16")),
-     "model.name=resnet19: unknown; did you mean resnet18? Allowed: resnet18, vgg16"),
     (OSError(errno.ENOSPC, "x", "/a/b"), f"/a/b: {DISK_ERRORS[errno.ENOSPC]}"),
     (ConnectionError("x"), None),
 ], ids=repr)  # fmt: skip

@@ -21,6 +21,7 @@ from engine.run.tensorboard import TensorBoard
 from lightning_modules.checkpoint import epochs_done, load_network
 from reports.report import write_report
 from tests.support.fake_runs import make_run
+from tests.support.helpers import SIMPLE_CNN
 
 
 @pytest.fixture
@@ -124,13 +125,13 @@ def test_figures_are_skipped(tmp_path, monkeypatch, caplog):
 
 def test_a_pixel_cache_on_a_full_disk(train, disk):
     disk.fill()
-    ran = train(f"datamodule.cache={disk.place / 'cache'}", "trainer.max_epochs=1", "stages=[fit]")
+    ran = train(f"datamodule.cache={disk.place / 'cache'}", "trainer.max_epochs=1", "stages=[fit]", *SIMPLE_CNN)
     assert ran.status == 0 and "pixel cache: could not write" in ran.out
 
 
 def test_a_record_that_cannot_be_written_is_reported_in_one_line(train, monkeypatch):
     monkeypatch.setattr(RunRecord, "save", full)
-    ran = train("stages=[cost]")
+    ran = train("stages=[cost]", *SIMPLE_CNN)
     ends_in_one_line(ran)
     assert ran.record.status == "failed" and "no space is left" in ran.record.reason
 

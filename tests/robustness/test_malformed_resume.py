@@ -10,7 +10,7 @@ from callbacks.epoch_logger import EpochLogger
 from common.errors import UserError
 from common.run_folder import RunFolder
 from engine.run.checkpoint_io import TRAINING, intact_checkpoint
-from tests.support.helpers import at_step
+from tests.support.helpers import SIMPLE_CNN, at_step
 
 ODD = (None, True, -1.5, "", "x" * 10_000, b"x", (), [1], [[1]], [{}], {1}, {"a": 1}, {"a": {}}, OrderedDict(a=1))
 WITHIN = {
@@ -36,8 +36,7 @@ def last(train, monkeypatch, tmp_path):
     at_step(monkeypatch, 5, kill)
     with pytest.raises(Killed):
         train(
-            "model=simple_cnn",
-            "model.image_size=16",
+            *SIMPLE_CNN,
             "callbacks.last_checkpoint.every_n_train_steps=2",
             "logger=none",
             "stages=[fit]",

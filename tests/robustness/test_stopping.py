@@ -15,7 +15,7 @@ from engine.run import checkpoint_io
 from engine.run.checkpoint_io import AtomicCheckpointIO, intact_checkpoint
 from lightning_modules.image_classifier import ImageClassifier
 from tests.support import helpers
-from tests.support.helpers import scalars
+from tests.support.helpers import SIMPLE_CNN, scalars
 
 EVERY_TWO_STEPS = "callbacks.last_checkpoint.every_n_train_steps=2"  # of three steps an epoch
 
@@ -86,14 +86,14 @@ def test_a_signal_saves_and_the_message_names_the_command_that_resumes(train, fi
 
 def test_a_signal_in_the_last_step_of_an_epoch_waits_for_its_end(train, at_step):
     at_step(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    stopped = train("stages=[fit]")
+    stopped = train("stages=[fit]", *SIMPLE_CNN)
     state = torch.load(stopped.folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert stopped.status == 143 and state["global_step"] == 3 and state["callbacks"]["EpochLogger"]["rows"]
 
 
 def test_a_signal_ends_a_whole_sweep(train, at_step, tmp_path):
     at_step(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    stopped = train("-m", "seed=1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    stopped = train("-m", "seed=1,2", *SIMPLE_CNN, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert stopped.status == 143 and "stopped by SIGTERM. Resume with: python train.py -m " in stopped.err
     assert not (tmp_path / "sweep" / "seed-2").exists()
 

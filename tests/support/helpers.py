@@ -14,6 +14,7 @@ from common.run_folder import PROJECT
 SHARED = PROJECT.parent / "shared"  # real images and weights, where they are available; tests that need them are marked
 # What takes longer than a small training
 NOT_DRAWN = [f"~callbacks.{name}" for name in ("contact_sheet", "image_logger", "feature_maps")]
+SIMPLE_CNN = ("model=simple_cnn", "model.image_size=16")  # the quickest, for tests in which the network does not matter
 CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
 COLORS = {"blue": (40, 60, 200), "red": (200, 60, 40), "green": (50, 190, 60)}

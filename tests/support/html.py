@@ -1,10 +1,10 @@
-"""HTML as a browser takes it apart."""
+"""HTML as a browser parses it."""
 
 from html.parser import HTMLParser
 
 
 class Parsed(HTMLParser):
-    """Tags with attributes, text by the tag that it stands in, and which tags stay open."""
+    """Parse a page: tags with attributes, text by the tag that it is in, and which tags are not closed."""
 
     VOID = {"meta", "img", "br", "input", "hr", "link"}
 

@@ -82,7 +82,9 @@ def tables() -> list[tuple[bytes, str]]:
     good = b"path,label\na/000.png,a\nb/000.png,b\n"
     cases: list[tuple[bytes, str]] = [
         (good, ""), (b"\xef\xbb\xbf" + good, ""), (good.replace(b"\n", b"\r\n"), ""), (good.replace(b"\n", b"\r"), ""),
-        (b"", "path, label is missing"), (b"\n", "path, label is missing"), (b"path\n", "label is missing"), (b"path,label", "no rows"),
+        (b"", "path, label is missing"), (b"\n", "path, label is missing"),
+        (b"path\n", "label is missing"),
+        (b"path,label", "no rows"),
         (b"path,label\n", "no rows"), (good.decode().encode("utf-16"), "UTF-8"), (good.decode().encode("utf-16-be"), "missing"),
         (good.decode().encode("utf-32"), "UTF-8"), (b"\0" * 1000, "missing"),
         (good.replace(b"a/", b"a/\0"), "leaves the folder"),
@@ -134,7 +136,11 @@ def checkpoints(base: Path, seed: int = 0):
         yield f"decision is {odd!r}", _saved(state, ["decision"], odd), True
     for key in ("temperature", "target_accuracy", "positive_class", "threshold", "threshold_criterion"):
         for odd in (None, True, -1, float("nan"), [], {}):
-            yield f"decision.{key} is {odd!r}", _saved(state, ["decision", key], odd), key != "threshold" or odd is not None
+            yield (
+                f"decision.{key} is {odd!r}",
+                _saved(state, ["decision", key], odd),
+                key != "threshold" or odd is not None,
+            )
     name, weight = next(iter(state["state_dict"].items()))
     yield "weights of 64 bits", _saved(state, ["state_dict", name], weight.double()), False
     for odd in (weight[:1], weight.long(), weight[..., None], torch.zeros(0), 1.0, None, [weight]):
@@ -176,28 +182,30 @@ def records(text: str, seed: int = 0) -> list[str]:
 
 
 SETTINGS = """
-seed=abc | seed=-1 | seed=99999999999999999999 | seed=1.5 | seed=null | seed=[1,2] | sed=1
-model.image_size=0 | model.image_size=100000 | model.image_size=abc | model.image_size=null | model.image_size=1e3
-model.keep=1000000 | model.keep=-1 | model.keep=[1] | model.keep=null | model.keep=1.5 | model.keep=nowhere
-model.backbone=5 | model.backbone=[a] | model.backbone=resnet19 | model.head=null | model.head.hidden_dims=5 | model.head.hidden_dims=[a]
-model.head.hidden_dims=[1000000000] | model.head.hidden_dims=[-4] | model.head.dropout=[2,2] | model.head.dropout=null | +model.head.x=1
-model.freeze=maybe | model.freeze=-3 | model.network=os.system | model.network=[x] | model=timm model.name=hf-hub:evil/x
-model=timm model.name=5 | model=shufflenet_v1 model.width=abc | model=shufflenet_v1 model.width=1e300 | +model.depth=3
-model=shufflenet_v1 model.width=nan | model=shufflenet_v1 model.groups=3.0 | model=simple_cnn model.dropout=5
-datamodule.batch_size=-1 | datamodule.batch_size=1000 | datamodule.num_workers=1000000 | datamodule.train_fraction=nan
+seed=abc | seed=-1 | seed=99999999999999999999 | seed=1.5 | seed=null | seed=[1,2] | sed=1 | model.image_size=0
+model.image_size=100000 | model.image_size=abc | model.image_size=null | model.image_size=1e3 | model.keep=1000000
+model.keep=-1 | model.keep=[1] | model.keep=null | model.keep=1.5 | model.keep=nowhere | model.backbone=5
+model.backbone=[a] | model.backbone=resnet19 | model.head=null | model.head.hidden_dims=5 | model.head.hidden_dims=[a]
+model.head.hidden_dims=[1000000000] | model.head.hidden_dims=[-4] | model.head.dropout=[2,2] | model.head.dropout=null
++model.head.x=1 | model.freeze=maybe | model.freeze=-3 | model.network=os.system | model.network=[x]
+model=timm model.name=hf-hub:evil/x | model=timm model.name=5 | model=shufflenet_v1 model.width=abc
+model=shufflenet_v1 model.width=1e300 | +model.depth=3 | model=shufflenet_v1 model.width=nan
+model=shufflenet_v1 model.groups=3.0 | model=simple_cnn model.dropout=5 | datamodule.batch_size=-1
+datamodule.batch_size=1000 | datamodule.num_workers=1000000 | datamodule.train_fraction=nan
 datamodule.train_fraction=1e-9 | datamodule.folds=1 | datamodule.folds=1000000 datamodule.fold=0 | datamodule.folds=2
 datamodule.split_seed=-1 | datamodule.cache=5 | datamodule.cache_max_gib=nan | datamodule.gpu_cache_gib=-1
-datamodule.sampler=x | datamodule.on_leak=[] | datamodule.select_on=x | datamodule.source=x | datamodule.root=/dev/null
-datamodule.root=5 | datamodule.table=/dev/zero | datamodule.image_folder=x | +datamodule._args_=[1]
-optimizer.lr=-1 | optimizer.lr=nan | optimizer.lr=null | optimizer.lr=[1] | optimizer=null | optimizer._partial_=5
-optimizer._target_=os.system | optimizer._target_=torch.optim.Adamm | optimizer=sgd +optimizer.momentum=-1
-scheduler.epochs=0 | scheduler.epochs=x | scheduler=plateau scheduler.factor=2 | scheduler=plateau scheduler.patience=-1
-augmentation.erasing=-1 | augmentation.color_jitter=x | loss=focal loss.gamma=-1 | decision.false_negative_cost=nan
-decision.threshold_criterion=x | trainer.max_epochs=1e9
-trainer.max_epochs=null | trainer.devices=0 | trainer.devices=1000000 | trainer.precision=8
-trainer.accelerator=x | trainer.strategy=x | trainer.gradient_clip_val=-1 | +trainer.max_time=x | +trainer.plugins=[x]
-callbacks.best_checkpoint.monitor=x | +callbacks.x=5 | +callbacks.x.a=1 | ~callbacks.checkpoint | callbacks=5 | +trainer.logger=5 | ~optimizer
-stages=5 | stages=[1] | stages=null | logger._target_=os.system | model=5 | trainer=null
+datamodule.sampler=x | datamodule.on_leak=[] | datamodule.select_on=x | datamodule.source=x
+datamodule.root=/dev/null | datamodule.root=5 | datamodule.table=/dev/zero | datamodule.image_folder=x
++datamodule._args_=[1] | optimizer.lr=-1 | optimizer.lr=nan | optimizer.lr=null | optimizer.lr=[1] | optimizer=null
+optimizer._partial_=5 | optimizer._target_=os.system | optimizer._target_=torch.optim.Adamm
+optimizer=sgd +optimizer.momentum=-1 | scheduler.epochs=0 | scheduler.epochs=x | scheduler=plateau scheduler.factor=2
+scheduler=plateau scheduler.patience=-1 | augmentation.erasing=-1 | augmentation.color_jitter=x
+loss=focal loss.gamma=-1 | decision.false_negative_cost=nan | decision.threshold_criterion=x | trainer.max_epochs=1e9
+trainer.max_epochs=null | trainer.devices=0 | trainer.devices=1000000 | trainer.precision=8 | trainer.accelerator=x
+trainer.strategy=x | trainer.gradient_clip_val=-1 | +trainer.max_time=x | +trainer.plugins=[x]
+callbacks.best_checkpoint.monitor=x | +callbacks.x=5 | +callbacks.x.a=1 | ~callbacks.checkpoint | callbacks=5
++trainer.logger=5 | experiment=null | ~optimizer | stages=5 | stages=[1] | stages=null | logger._target_=os.system | model=5
+trainer=null
 """
 
 

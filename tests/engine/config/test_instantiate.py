@@ -64,4 +64,3 @@ def test_a_defect_of_another_class_keeps_its_traceback():
 )
 def test_the_setting_that_a_message_is_about(text, settings, expected):
     assert str(setting_error("key", settings, ValueError(text))) == expected
-

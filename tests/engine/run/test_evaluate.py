@@ -12,7 +12,7 @@ from common.run_record import Decision
 from common.untrusted.tables import read_csv
 from engine.run.evaluate import add_decision
 from evaluation.calibration import with_temperature
-from tests.support.helpers import make_images
+from tests.support.helpers import SIMPLE_CNN, make_images
 
 
 def weights(path) -> dict[str, bytes]:
@@ -81,7 +81,7 @@ def test_evaluating_again_gives_the_same_and_is_counted_as_is_resuming(train, fi
 
 
 def test_selection_on_test_is_marked_everywhere(train):
-    ran = train("datamodule.select_on=test")
+    ran = train("datamodule.select_on=test", *SIMPLE_CNN)
     assert ran.status == 0, ran.err
     record = ran.record
     assert record.data.select_on == "test" and record.val is None and record.decision is None
@@ -95,7 +95,7 @@ def test_selection_on_test_is_marked_everywhere(train):
 
 def test_three_classes_have_metrics_of_each(train, tmp_path):
     counts = {f"{s}/{c}": 6 for s in ("train", "val", "test") for c in ("blue", "red", "green")}
-    ran = train("trainer.max_epochs=1", root=make_images(tmp_path / "data", counts))
+    ran = train("trainer.max_epochs=1", *SIMPLE_CNN, root=make_images(tmp_path / "data", counts))
     assert ran.status == 0, ran.err
     assert [scores.name for scores in ran.record.test.per_class] == ["blue", "green", "red"]
     assert ran.record.test.binary is None and ran.record.decision.threshold is None

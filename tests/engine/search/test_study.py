@@ -75,10 +75,9 @@ def test_the_front_is_that_of_brute_force(directions, signs):
         add(searched, *point)
     merits = [tuple(s * v for s, v in zip(signs, point, strict=True)) for point in points]
     front = {m for m in merits if not any(o != m and o[0] >= m[0] and o[1] >= m[1] for o in merits)}
-    found = study.best_trials(searched, SPACE)
+    found = study.best_trials(searched)
     found_merits = [tuple(s * v for s, v in zip(signs, t.values, strict=True)) for t in found]
     assert found_merits == sorted(front, reverse=True)
-    assert {tuple(t.values) for t in found} == {tuple(t.values) for t in searched.best_trials}  # Optuna's own
     assert all(t.number == points.index(tuple(t.values)) for t in found)  # the first of equal ones
 
 
@@ -87,7 +86,7 @@ def test_permutations_of_a_front_are_the_same():
         searched = in_memory("maximize", "minimize")
         for point in order:
             add(searched, *point)
-        assert [tuple(t.values) for t in study.best_trials(searched, SPACE)] == [(0.9, 5.0), (0.8, 2.0)]
+        assert [tuple(t.values) for t in study.best_trials(searched)] == [(0.9, 5.0), (0.8, 2.0)]
 
 
 def test_the_best_is_the_first_of_the_best():
@@ -95,8 +94,8 @@ def test_the_best_is_the_first_of_the_best():
     for value in (0.5, 0.9, 0.9, 0.1, 0.1):
         add(up, value)
         add(down, value)
-    assert [t.number for t in study.best_trials(up, SPACE)] == [1]
-    assert [t.number for t in study.best_trials(down, SPACE)] == [3]
+    assert [t.number for t in study.best_trials(up)] == [1]
+    assert [t.number for t in study.best_trials(down)] == [3]
 
 
 def test_proposals_depend_on_seed_and_number_and_on_no_process(opened):

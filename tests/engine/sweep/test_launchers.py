@@ -11,7 +11,7 @@ from hydra.errors import MissingConfigException
 
 from engine import cli, error_messages
 from engine.cli import threads_of_job
-from tests.support.helpers import NOT_DRAWN, PROJECT
+from tests.support.helpers import NOT_DRAWN, PROJECT, SIMPLE_CNN
 
 BATCH_SIZES = (8, 12, 99)  # the last one is larger than the training split
 
@@ -24,7 +24,7 @@ def sweep(folder, images, *arguments):
         f"datamodule.batch_size={','.join(map(str, BATCH_SIZES))}",
     ]
     command += ["datamodule=image_folder", f"datamodule.root={images}", f"datamodule.cache={folder / 'cache'}"]
-    command += ["model.image_size=32", "trainer=cpu", "trainer.max_epochs=1", "model.weights=null", "stages=[fit,test]"]
+    command += [*SIMPLE_CNN, "trainer=cpu", "trainer.max_epochs=1", "model.weights=null", "stages=[fit,test]"]
     command += [f"hydra.sweep.dir={folder / 'sweep'}", *NOT_DRAWN, *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False

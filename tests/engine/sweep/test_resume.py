@@ -7,6 +7,7 @@ import pytest
 from callbacks.epoch_logger import EpochLogger
 from common.atomic_io import write_json
 from common.run_record import RunRecord
+from tests.support.helpers import SIMPLE_CNN
 
 
 class Killed(BaseException):
@@ -23,7 +24,7 @@ def tables(folder):
 
 def test_a_killed_sweep_ends_as_one_that_was_not_and_reruns_only_what_failed(train, tmp_path, monkeypatch):
     def sweep(name):
-        return train("-m", "seed=1,2", f"hydra.sweep.dir={tmp_path / name}", to=tmp_path / name)
+        return train("-m", "seed=1,2", *SIMPLE_CNN, f"hydra.sweep.dir={tmp_path / name}", to=tmp_path / name)
 
     def killed(self, trainer, pl_module):
         if trainer.current_epoch == 1:

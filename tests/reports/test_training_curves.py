@@ -1,0 +1,17 @@
+"""metrics.csv of several runs as curves."""
+
+import numpy as np
+
+from reports.load_runs import find_records, load_runs
+from reports.training_curves import training_curves
+from tests.support.fake_runs import make_run
+
+
+def test_curves_are_means_with_gaps_and_nulls(tmp_path):
+    for seed, rows in ((1, "1,0.5,0.6,0.7,0.5,0.1\n2,nan,0.8,,0.7,0.05\n"), (2, "1,0.7,0.6,0.5,0.9,0.1\n")):
+        folder = make_run(tmp_path / f"s{seed}", seed=seed, epochs=0)
+        (folder / "metrics.csv").write_text("epoch,train/loss,train/accuracy,val/loss,val/accuracy,lr\n" + rows)
+    curves, notes = training_curves(load_runs(find_records(str(tmp_path))).runs)
+    assert notes == []
+    np.testing.assert_array_equal(curves["val/accuracy"].values, [[0.5, 0.7], [0.9, np.nan]])
+    np.testing.assert_array_equal(curves["train/loss"].values, [[0.5, np.nan], [0.7, np.nan]])
