@@ -14,7 +14,7 @@ from typing import NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from common.atomic_io import tolerate_disk_errors
-from common.errors import StopRequested, TrialPruned, UserError
+from common.errors import DISK_ERRORS, StopRequested, TrialPruned, UserError
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from common.signals import slurm_requeue, stop_immediately
@@ -76,7 +76,7 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
     except Exception as error:
         message = error_messages.user_message(error)
         if record is not None:
-            record.fail(message or f"{type(error).__name__}: {error}", warning_list.messages)
+            _record_error(record, error, message, warning_list.messages)
         if job.in_sweep:
             log.error("%s: %s", job.folder.path.name, message or error, exc_info=message is None)
         return error
@@ -115,6 +115,15 @@ def _finish(record: RunRecord, ckpt_path: str | None, messages: list[str]) -> No
 
         with tolerate_disk_errors(record.folder.model_card):
             write_card(record, ckpt_path)
+
+
+def _record_error(record: RunRecord, error: Exception, message: str | None, messages: list[str]) -> None:
+    """Record that a run failed; one that the disk ended after its first checkpoint as interrupted, since it can be resumed."""
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS and record.folder.last_checkpoint.is_file():
+        with tolerate_disk_errors(record.folder.record):
+            record.mark_interrupted([*messages, message])
+    else:
+        record.fail(message or f"{type(error).__name__}: {error}", messages)
 
 
 def _requeue(job: Job) -> None:

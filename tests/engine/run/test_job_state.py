@@ -1,5 +1,6 @@
 """What a job does in a folder where another one ran before: skip, resume, restart or refuse."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -94,6 +95,13 @@ def test_an_interrupted_job_resumes_from_its_last_checkpoint(jobs, caplog):
     last = str(jobs.folder.last_checkpoint)
     assert jobs.run() == (None, last) and "seed-1: interrupted; resuming from checkpoints/last.ckpt" in caplog.text
     assert jobs.record.status == "finished"
+
+
+def test_a_job_that_a_full_disk_ended_resumes(jobs):
+    full = OSError(errno.ENOSPC, "No space left on device", "best.ckpt")
+    assert jobs.run(work=raising(full)) == (full, None)
+    assert jobs.record.status == "running" and "no space is left on the disk" in jobs.record.run.warnings[-1]
+    assert jobs.run() == (None, str(jobs.folder.last_checkpoint))
 
 
 def test_one_interrupted_before_its_first_checkpoint_restarts(jobs, caplog):
