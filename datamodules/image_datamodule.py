@@ -120,6 +120,12 @@ class ImageDataModule(L.LightningDataModule):
     @functools.cached_property
     def catalog(self) -> Catalog:
         """All images of the source; opens none. `setup` decides splits and exclusions."""
+        started = time.perf_counter()
+        catalog = self._list()
+        self.read_s += time.perf_counter() - started
+        return catalog
+
+    def _list(self) -> Catalog:
         if self.table is not None:
             return table_catalog(self.table, self.root if self.source == "image_folder" else elpv_root())
         if self.source == "elpv_paper":
@@ -134,8 +140,8 @@ class ImageDataModule(L.LightningDataModule):
         """
         if self.pixel_cache is not None:
             return
-        started = time.perf_counter()
         catalog = self.catalog
+        started = time.perf_counter()
         pixel_cache = open_pixel_cache(catalog.files, self.image_size, self.cache / "pixels", self.cache_max_gib)
         self.findings = prepare_catalog(catalog, pixel_cache.stats, **self.rules)
         n_train = len(catalog.rows("train"))
@@ -146,7 +152,7 @@ class ImageDataModule(L.LightningDataModule):
             )
         log.info("%s: %s; classes %s", catalog.name, catalog.describe(), ", ".join(catalog.classes))
         self.pixel_cache = pixel_cache
-        self.read_s = time.perf_counter() - started
+        self.read_s += time.perf_counter() - started
 
     def fingerprint(self, *splits: str) -> str:
         """Return 16 hex digits that name images, labels and splits of `splits` (none: all), whatever the files are called."""

@@ -30,7 +30,8 @@ class ImageClassifier(L.LightningModule):
         std: of each channel.
         optimizer: parameters, or the network where its argument is called so, -> optimizer. Not needed where nothing is
             trained.
-        loss: logits (B, K), labels (B,) -> (B,), for training.
+        loss: logits (B, K), labels (B,) -> (B,), for training; or a function of `class_counts` that makes it, to be
+            called before training starts (engine.run.stages.complete_loss).
         scheduler: optimizer, and the `steps` of the whole training where it has that argument, -> Lightning's scheduler
             dictionary (scheduler, monitor, interval); None keeps the learning rate.
 
@@ -46,7 +47,7 @@ class ImageClassifier(L.LightningModule):
         image_size: int,
         mean: list[float],
         std: list[float],
-        loss: nn.Module | None = None,
+        loss: nn.Module | Callable[..., nn.Module] | None = None,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
         scheduler: Callable[[torch.optim.Optimizer], dict] | None = None,
     ):

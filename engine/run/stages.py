@@ -56,19 +56,20 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
     L.seed_everything(config.seed, workers=True, verbose=False)
     data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
     rules = instantiate(config, "decision")
-    if config.stages != ["cost"]:
-        data.setup()
     rules.check(data.catalog.classes)
+    model = build_model(config, data)
+    if config.stages != ["cost"]:
+        data.setup()  # reads the images, which may take minutes: what can be refused without them was refused before
     record.data = describe_data(data)
     if data.pixel_cache is not None and record.writes:
         record.folder.write_splits(split_columns(data))
-    model = build_model(config, data)
     profiled = "cost" in config.stages and record.writes
     record.model = profile_model(config, model, record.folder) if profiled else describe_model(config, model)
     if config.stages == ["cost"]:
         return
     trainer = build_trainer(config, record, callbacks=callbacks)
     if "fit" in config.stages:
+        complete_loss(model, data)
         record.model.weights = load_weights(config, record, model)
         record.save()
         record.best = fit(config, record, trainer, model, data)
@@ -138,7 +139,7 @@ def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassif
         image_size=config.model.image_size,
         mean=data.mean,
         std=data.std,
-        loss=build_loss(config, data) if "fit" in config.stages else None,
+        loss=instantiate(config, "loss") if "fit" in config.stages else None,
         optimizer=instantiate(config, "optimizer"),
         scheduler=instantiate(config, "scheduler"),
     )
@@ -150,10 +151,10 @@ def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassif
     return classifier
 
 
-def build_loss(config: DictConfig, data: L.LightningDataModule) -> nn.Module:
-    """Build the training loss; one that weighs classes gets the number of training images of each."""
-    made = instantiate(config, "loss")
-    return made if isinstance(made, nn.Module) else made(class_counts=data.class_counts)
+def complete_loss(model: ImageClassifier, data: L.LightningDataModule) -> None:
+    """Give a loss that weighs classes the number of training images of each, once the splits are known."""
+    if not isinstance(model.loss, nn.Module):
+        model.loss = model.loss(class_counts=data.class_counts)
 
 
 def describe_model(config: DictConfig, model: ImageClassifier) -> ModelInfo:

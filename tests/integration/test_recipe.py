@@ -15,8 +15,7 @@ from engine.config.instantiate import instantiate
 from lightning_modules.networks.registry import build_network
 from lightning_modules.optim import discriminative_adamw
 from tests.support.configs import composed
-from tests.support.helpers import FINAL, at_step, make_images
-from tests.support.killing import outcome
+from tests.support.helpers import FINAL, at_step, make_images, outcome
 
 
 def test_head_and_backbone_have_their_rates_and_only_matrices_decay():

@@ -6,8 +6,7 @@ import signal
 import pytest
 
 from common.untrusted.tables import read_csv
-from tests.support.helpers import at_step, scalars
-from tests.support.killing import outcome
+from tests.support.helpers import at_step, outcome, scalars
 
 # After the first epoch nothing is better by so much: the third one ends the run
 EARLY = ("+callbacks.early_stopping._target_=lightning.pytorch.callbacks.EarlyStopping",)

@@ -11,8 +11,7 @@ from common import signals
 from common.run_folder import RunFolder
 from engine.run import job as jobs
 from engine.run.job import Job
-from tests.support.helpers import at_step, scalars
-from tests.support.killing import outcome
+from tests.support.helpers import at_step, outcome, scalars
 
 SLURM = {
     "SLURM_JOB_ID": "4711",

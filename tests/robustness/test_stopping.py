@@ -15,7 +15,7 @@ from engine.run import checkpoint_io
 from engine.run.checkpoint_io import AtomicCheckpointIO, intact_checkpoint
 from lightning_modules.image_classifier import ImageClassifier
 from tests.support import helpers
-from tests.support.helpers import SIMPLE_CNN, scalars
+from tests.support.helpers import SIMPLE_CNN, outcome, scalars
 
 EVERY_TWO_STEPS = "callbacks.last_checkpoint.every_n_train_steps=2"  # of three steps an epoch
 
@@ -33,14 +33,6 @@ def kill():
     raise Killed
 
 
-def results(folder):
-    """Return all results of a run, to the last digit."""
-    states = [torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last")]
-    tables = [(folder / f"{name}.csv").read_bytes() for name in ("metrics", "predictions", "predictions_val")]
-    tensors = [{name: value.tolist() for name, value in state["state_dict"].items()} for state in states]
-    return tables, tensors, [state["optimizer_states"][0]["state"][0]["exp_avg"].tolist() for state in states]
-
-
 def test_killed_in_the_middle_of_an_epoch_it_resumes_to_the_same_bits(train, finished_run, at_step, tmp_path):
     at_step(5, kill)  # last.ckpt is of step 4: one batch into the second epoch
     with pytest.raises(Killed):
@@ -49,7 +41,7 @@ def test_killed_in_the_middle_of_an_epoch_it_resumes_to_the_same_bits(train, fin
     assert torch.load(killed.last_checkpoint, weights_only=True)["global_step"] == 4
     ran = train(f"ckpt_path={killed.last_checkpoint}", small=False, to=killed.path)
     assert ran.status == 0, ran.err
-    assert results(finished_run.folder) == results(killed.path)
+    assert outcome(finished_run.folder) == outcome(killed.path)
     assert scalars(finished_run.folder) == scalars(killed.path)
     assert ran.record.test == finished_run.record.test
 
@@ -65,7 +57,7 @@ def test_with_loader_processes_too(train, at_step, tmp_path):
     killed = RunFolder(tmp_path / "run1")
     ran = train(f"ckpt_path={killed.last_checkpoint}", small=False, to=killed.path)
     assert ran.status == 0, ran.err
-    assert results(straight.folder) == results(killed.path) and scalars(straight.folder) == scalars(killed.path)
+    assert outcome(straight.folder) == outcome(killed.path) and scalars(straight.folder) == scalars(killed.path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
@@ -80,7 +72,7 @@ def test_a_signal_saves_and_the_message_names_the_command_that_resumes(train, fi
     assert stopped.record.status == "running"
     ran = train(f"ckpt_path={last}", small=False, to=stopped.folder)
     assert ran.status == 0, ran.err
-    assert results(finished_run.folder) == results(stopped.folder)
+    assert outcome(finished_run.folder) == outcome(stopped.folder)
     assert scalars(finished_run.folder) == scalars(stopped.folder)
 
 

@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from common.untrusted.tables import read_csv
-from tests.support.helpers import PROJECT, scalars
-from tests.support.killing import outcome
+from tests.support.helpers import PROJECT, outcome, scalars
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from common.run_folder import PROJECT
+from common.run_folder import PROJECT, RunFolder
+from common.run_record import RunRecord
 
 SHARED = PROJECT.parent / "shared"  # real images and weights, where they are available; tests that need them are marked
 # What takes longer than a small training
@@ -45,6 +47,18 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(folder))
     events.Reload()
     return {tag: [(s.step, s.value) for s in events.Scalars(tag)] for tag in ("train/loss", "val/accuracy", "lr")}
+
+
+def outcome(folder: Path) -> list:
+    """Return all results of a run, to the last bit."""
+    run = RunFolder(folder)
+    tables = [path.read_bytes() for path in (run.metrics, run.predictions("val"), run.predictions("test"))]
+    record = RunRecord.read(run)
+    best, last = (torch.load(path, weights_only=True) for path in (run.best_checkpoint, run.last_checkpoint))
+    weights = [value.numpy().tobytes() for state in (best, last) for value in state["state_dict"].values()]
+    moments = last["optimizer_states"][0]["state"].values()
+    moments = [each[name].numpy().tobytes() for each in moments for name in ("exp_avg", "exp_avg_sq")]
+    return [tables, weights, moments, record.val, record.test, record.decision]
 
 
 def at_step(monkeypatch, step: int, action) -> None:

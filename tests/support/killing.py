@@ -14,14 +14,14 @@ import time
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(PROJECT))
+sys.path[0] = str(PROJECT)  # not this folder, whose html.py would hide the standard one
 
 import lightning  # noqa: F401
 import torch
 
 import train
-from common.run_record import RunRecord
 from engine import cli
+from tests.support.helpers import outcome
 
 SETTINGS = ["datamodule=image_folder", "model.image_size=32", "datamodule.batch_size=8", "trainer=cpu", "seed=7"]
 SETTINGS += [
@@ -62,16 +62,6 @@ def wait(number: int, seconds: float | None) -> int | None:
     os.kill(number, signal.SIGKILL)
     os.waitpid(number, 0)
     return None
-
-
-def outcome(folder: Path) -> list:
-    """Return all results of a run, to the last bit."""
-    tables = [(folder / name).read_bytes() for name in ("metrics.csv", "predictions.csv", "predictions_val.csv")]
-    record = RunRecord.read(folder)
-    states = [torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True) for name in ("best", "last")]
-    weights = [value.numpy().tobytes() for state in states for value in state["state_dict"].values()]
-    moments = [value["exp_avg_sq"].numpy().tobytes() for value in states[1]["optimizer_states"][0]["state"].values()]
-    return [tables, weights, moments, record.val, record.test, record.decision]
 
 
 def main() -> None:

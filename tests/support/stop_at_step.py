@@ -4,7 +4,9 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+sys.path[0] = str(
+    Path(__file__).resolve().parent.parent.parent
+)  # not this folder, whose html.py would hide the standard one
 
 import train
 from callbacks.step_seed import StepSeed

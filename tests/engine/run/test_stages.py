@@ -9,7 +9,7 @@ from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from engine.config.instantiate import instantiate
-from engine.run.stages import all_callbacks, build_model, describe_data, split_columns
+from engine.run.stages import all_callbacks, build_model, complete_loss, describe_data, split_columns
 from tests.support.configs import composed
 from tests.support.helpers import make_images
 
@@ -38,6 +38,7 @@ def test_the_network_overfits_one_batch_with_every_loss(prepared, loss):
         f"loss={loss}", "augmentation=none", "optimizer.lr=0.01", "scheduler=none", "datamodule.sampler=balanced"
     )
     model = build_model(config, data).train()
+    complete_loss(model, data)
     optimizer = model.configure_optimizers()
     batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
     losses = []
