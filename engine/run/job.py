@@ -109,10 +109,10 @@ def _skip(job: Job) -> None:
 
 def _finish(record: RunRecord, ckpt_path: str | None, messages: list[str]) -> None:
     """Complete the record and write the model card of what was measured."""
+    from reports.model_card import write_card  # late: scipy; but not between the record and the card
+
     record.finish(messages)
     if record.writes and (record.val or record.test):
-        from reports.model_card import write_card  # late: scipy
-
         with tolerate_disk_errors(record.folder.model_card):
             write_card(record, ckpt_path)
 

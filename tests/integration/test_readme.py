@@ -16,11 +16,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from common.untrusted.tables import read_csv
+from tests.support.configs import compose_verb
 from tests.support.fake_explained import make_explained_run
 from tests.support.fake_runs import make_run
 from tests.support.helpers import NOT_DRAWN, PROJECT, make_images
@@ -49,8 +48,8 @@ def images(tmp_path_factory):
 
 
 def takes_long(command):
-    """Several runs; the suite without slow tests has one sweep of them."""
-    return " -m " in command and "batch_size" not in command
+    """Several runs; tests/engine/sweep has sweeps that are not slow."""
+    return " -m " in command
 
 
 @pytest.mark.parametrize(
@@ -97,7 +96,8 @@ def test_there_are_commands_to_run():
 
 
 @pytest.mark.parametrize(
-    "command", [pytest.param(c, marks=[pytest.mark.slow] if "search.py" in c else []) for c in OTHERS]
+    "command",
+    [pytest.param(c, marks=[pytest.mark.slow] if "search.py" in c or "export.py" in c else []) for c in OTHERS],
 )
 def test_other_commands_run(command, tmp_path, two_colors, images, in_process):
     program, *arguments = shlex.split(command, comments=True)
@@ -226,10 +226,8 @@ def test_settings_within_the_text_are_such(text):
     ]
     reasons = []
     for verb in VERBS:
-        GlobalHydra.instance().clear()
         try:
-            with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-                compose(verb, overrides=given, return_hydra_config=True)
+            compose_verb(verb, *given)
             return
         except Exception as error:  # of each verb; one has to know the setting
             reasons.append(f"{verb}: {error}")

@@ -42,7 +42,7 @@ def test_the_smallest_p_value_is_that_of_contained_errors():
         assert min(every) == smallest_p_values(CORRECT)[a, b]
 
 
-def test_only_the_pairs_with_shufflenet_can_be_told_apart_at_all():
+def test_only_the_pairs_with_shufflenet_can_be_distinguished_at_all():
     smallest = smallest_p_values(CORRECT)
     assert len(smallest) == 28
     below = {pair for pair, p in smallest.items() if p < 0.05}
@@ -56,7 +56,7 @@ def test_after_holm_s_correction_no_pair_can():
     assert 28 * 2 * 0.5**10 > 0.05
 
 
-def test_with_independent_errors_no_pair_is_told_apart_after_holm_s_correction():
+def test_with_independent_errors_no_pair_is_distinguished_after_holm_s_correction():
     p_values = independent_p_values(CORRECT)
     assert min(holm(list(p_values.values()))) > 0.05
     assert min(p_values.values()) > 0.05

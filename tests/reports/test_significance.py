@@ -51,7 +51,7 @@ def test_predictions_of_other_images_are_not_compared(run, summary):
     assert summary().groups[0].selection_bias is None
 
 
-def test_the_answer_names_the_smallest_that_cannot_be_told_apart(run, summary):
+def test_the_answer_names_the_smallest_that_cannot_be_distinguished(run, summary):
     wrong = {"val": set(), "test": {0, 1}}
     run("large", choices={"model": "large"}, wrong=wrong, cost=(200e6, 1e7, 9))
     run("middle", choices={"model": "middle"}, wrong={"val": {1}, "test": {1, 2}}, cost=(100e6, 1e6, 9))

@@ -6,9 +6,9 @@ import logging
 import time
 import warnings
 
-import hydra
 import pytest
 import torch
+from omegaconf import open_dict
 
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
@@ -27,6 +27,7 @@ from reports.aggregate import aggregate
 from reports.load_runs import find_records, load_runs
 from reports.report import write_report
 from tests.support import malformed
+from tests.support.configs import compose_verb
 from tests.support.fake_checkpoints import make_checkpoint
 from tests.support.fake_runs import make_run
 from tests.support.helpers import make_images
@@ -188,9 +189,11 @@ def checked(tmp_path):
     record = RunRecord.begin(RunFolder(tmp_path / "run"), command=[], overrides=[], writes=False)
 
     def check(overrides: list[str]) -> None:
-        arguments = cli.complete_overrides([*usual, *overrides])
-        with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
-            config = validate(hydra.compose("train", overrides=arguments))
+        cli.complete_overrides([*usual, *overrides])
+        config = compose_verb("train", *overrides, base=tuple(cli.complete_overrides(usual)))
+        with open_dict(config):
+            del config.hydra
+        config = validate(config)
         data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
         rules = instantiate(config, "decision")
         data.setup()

@@ -88,6 +88,8 @@ def train_in(place: Path, images: Path) -> Callable[..., Ran]:
                 arguments.append("stages=[fit,test]")
         if not any(a.startswith(("hydra.run.dir", "ckpt_path", "-m", "hydra.sweep.dir")) for a in arguments):
             arguments.append(f"hydra.run.dir={folder}")
-        return Ran(*run_script(script, *arguments), folder)
+        figure = contextlib.nullcontext() if drawn else patch("engine.run.evaluate._draw_calibration")
+        with figure:
+            return Ran(*run_script(script, *arguments), folder)
 
     return run
