@@ -37,6 +37,7 @@ def test_one_rate_for_all_needs_no_head():
         discriminative_adamw(network, lr=1e-2, backbone_lr_factor=0.5, weight_decay=0, fused=False)
 
 
+@pytest.mark.slow
 def test_interrupted_in_an_epoch_and_resumed_equals_never_stopped(train, monkeypatch, pretrained):
     options = ["recipe=fast", f"model.weights={pretrained}"]
     straight = train(*options)
