@@ -13,7 +13,9 @@ PAGES = [PROJECT / "CONTRIBUTING.md", PROJECT / "README.md", *sorted((PROJECT / 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_a_page_names_exist(page):
     named = set(re.findall(r"`((?:[a-z_]+/)+[\w.-]*)`", page.read_text()))
-    gone = sorted(path for path in named if not path.startswith(("outputs/", "checkpoints/")) and not (PROJECT / path).exists())
+    gone = sorted(
+        path for path in named if not path.startswith(("outputs/", "checkpoints/")) and not (PROJECT / path).exists()
+    )
     assert not gone
 
 
