@@ -19,7 +19,7 @@ from datamodules.sources.csv_table import table_catalog
 from tests.support.fake_checkpoints import make_checkpoint, make_odd_images
 from tests.support.fake_explained import make_explained_run
 from tests.support.helpers import CHROMIUM, needs_chromium
-from tests.support.html import Parsed
+from tests.support.parsed_html import Parsed
 
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>')
 

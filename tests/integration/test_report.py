@@ -11,7 +11,7 @@ from reports.report import write_report
 from reports.top_losses import MOST_LOSSES
 from tests.support.fake_runs import make_run
 from tests.support.helpers import PROJECT
-from tests.support.html import Parsed
+from tests.support.parsed_html import Parsed
 
 WRITTEN = {"report.html", "report.md", "table.csv", "table.tex"}
 

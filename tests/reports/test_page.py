@@ -13,7 +13,7 @@ from datamodules.decode import fingerprint, open_image
 from reports.report import write_report
 from tests.support.fake_runs import make_run
 from tests.support.helpers import in_chromium, needs_chromium
-from tests.support.html import Parsed
+from tests.support.parsed_html import Parsed
 
 HOSTILE = ("<script>alert(1)</script>", "=cmd()", '"><img src=x onerror=alert(2)>')
 

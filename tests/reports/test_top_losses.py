@@ -12,7 +12,7 @@ from reports.accuracy import read_tables
 from reports.report import write_report
 from reports.top_losses import top_losses, verified_thumbnail, with_thumbnails
 from tests.support.fake_runs import judged, make_run
-from tests.support.html import Parsed
+from tests.support.parsed_html import Parsed
 
 
 def test_top_losses_are_those_most_often_wrong(tmp_path):

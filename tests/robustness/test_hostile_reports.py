@@ -18,7 +18,7 @@ from reports.load_runs import find_records, load_runs
 from reports.report import write_report
 from tests.support.fake_runs import change_record, make_run
 from tests.support.helpers import in_chromium, needs_chromium
-from tests.support.html import Parsed
+from tests.support.parsed_html import Parsed
 
 OWNED = "document.owned=1"
 TEXTS = (
