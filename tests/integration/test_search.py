@@ -260,6 +260,7 @@ def test_a_signal_ends_the_search_and_the_same_command_retries_the_trial(search)
     assert "Trial 1 of 2: finished" in resumed.out
 
 
+@pytest.mark.slow
 def test_the_last_process_retrains_and_a_killed_one_is_replaced(search, tmp_path):
     """Another process has a trial: first it lives, then it is killed."""
     arguments = ("space={model.keep:[3,4]}", "n_trials=4", "seeds=[1]")

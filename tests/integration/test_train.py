@@ -183,6 +183,7 @@ def test_a_job_of_a_sweep_that_fails_is_recorded_and_the_others_run(train, tmp_p
 
 
 @pytest.mark.timeout(200)
+@pytest.mark.slow
 def test_two_processes_test_every_image_once(train, tmp_path, two_colors):
     command = [
         sys.executable,

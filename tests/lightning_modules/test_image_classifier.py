@@ -42,8 +42,10 @@ def quiet_trainer(folder, **options) -> L.Trainer:
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
-# The two of them take as long as all others together
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * n.startswith("vgg")) for n in MODELS])
+# These take as long as all others together
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * n.startswith(("vgg", "resnet50", "densenet"))) for n in MODELS]
+)
 def test_every_model_file_trains_two_steps(name, tmp_path):
     if name == "timm":
         pytest.importorskip("timm", reason="needs the extra timm")
