@@ -35,6 +35,10 @@ Criterion = Literal["accuracy", "balanced_accuracy", "f1", "cost"]
 Hex = Annotated[str, Meta(pattern="^[0-9a-f]*$")]
 
 
+class OlderRecordError(UserError):
+    """Name the version that reads a record of an older schema."""
+
+
 @dataclass(kw_only=True)
 class RunInfo:
     """How the run was started, on which machine and with which settings."""
@@ -403,7 +407,7 @@ class RunRecord:
         """Make the record of a run that starts now.
 
         Args:
-            folder: of the run; what a run before has recorded there becomes `previous`.
+            folder: of the run; what a run before has recorded there becomes `previous`, unless it cannot be read.
             command: as typed.
             overrides: settings of the command line and of the sweep.
             writes: False in all processes of a run but the first.
@@ -438,7 +442,8 @@ class RunRecord:
         if type(schema) is not int or schema != SCHEMA:
             older = OLDER.get(schema) if type(schema) is int else None
             by = f"version {older} reads it" if older else f"this version reads schema {SCHEMA}"
-            raise UserError(f"{folder.record}: a record of schema {str(schema)[:60]}; {by}")
+            kind = OlderRecordError if older else UserError
+            raise kind(f"{folder.record}: a record of schema {str(schema)[:60]}; {by}")
         if "status" not in content or content.get("run") is None:
             raise UserError(
                 f"{folder.record}: status or run is missing, and no run writes that; rerun it, or delete the folder"
@@ -554,9 +559,21 @@ def _previous(folder: RunFolder) -> RunRecord | None:
         return None
     try:
         return RunRecord.read(folder)
+    except OlderRecordError:
+        raise  # its folder is whole, and neither resumed nor written over by this version
     except UserError as error:
         log.warning("the record of the run before is not used: %s", error)
         return None
+
+
+def refuse_older_run(folder: RunFolder) -> None:
+    """Raise OlderRecordError where a run was recorded by a version whose settings and weights have other names."""
+    try:
+        RunRecord.read(folder)
+    except OlderRecordError:
+        raise
+    except UserError:
+        return  # no record, or a damaged one: the checkpoint may still be whole
 
 
 def _git() -> dict:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.errors import StopRequested, UserError
 from common.run_folder import OUTPUTS, PROJECT, RunFolder
-from common.run_record import RunRecord
+from common.run_record import RunRecord, refuse_older_run
 from common.text import did_you_mean, printable, quote_override
 from common.untrusted.saved_config import read_saved_choices, read_saved_name
 from engine import help, log_handlers
@@ -152,6 +152,7 @@ def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str
     run = run_to_resume(ckpt_path)
     if run is None:
         return added
+    refuse_older_run(run)
     resumes = "stages" not in values or "fit" in str(values["stages"].value())
     if "hydra.run.dir" not in values:
         added.append(

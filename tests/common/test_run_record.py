@@ -149,7 +149,6 @@ START = '{"schema": 2, "status": "finished", "run": {}'
     ("", "not a whole record"),
     ("[1]", "not a whole record .a list"),
     ('{"schema": 2, "status": "finished", "run": {"wall_time_s": NaN}}', "not a whole record"),
-    ('{"schema": 1, "status": "finished"}', "a record of schema 1; version 0.1.0 reads it"),
     ('{"schema": 3}', "a record of schema 3; this version reads schema 2"),
     ('{"schema": true}', "a record of schema True; this version"),
     ("{}", "a record of schema None; this version"),
@@ -212,3 +211,11 @@ def test_the_page_of_the_record_is_up_to_date_and_explains_every_field():
         "python -m docs.make_result > docs/result.md"
     )
     assert "|  |" not in page
+
+
+def test_a_run_of_an_older_version_is_neither_resumed_nor_written_over(tmp_path):
+    record = tmp_path / "result.json"
+    record.write_text('{"schema": 1, "status": "running", "run": {}}')
+    with pytest.raises(UserError, match=r"a record of schema 1; version 0\.1\.0 reads it"):
+        RunRecord.begin(RunFolder(tmp_path), command=[], overrides=[])
+    assert record.read_text() == '{"schema": 1, "status": "running", "run": {}}'
