@@ -10,7 +10,7 @@ import numpy as np
 from common.atomic_io import write_csv
 from common.errors import UserError
 from common.run_folder import RunFolder
-from common.untrusted.tables import check_complete, iterate_csv
+from common.untrusted.tables import iterate_csv
 
 COLUMNS = ("path", "fingerprint", "label", "predicted")  # then p_CLASS of each class
 RERUN = "run the stage test again"
@@ -79,8 +79,7 @@ def read_predictions(folder: RunFolder, split: str) -> Predictions:
         raise UserError(f"{path}: no such file; run the stage test: python train.py 'stages=[test]' ckpt_path=...")
     rows, index, line = [], {}, 1
     try:
-        check_complete(path)
-        for line, row in iterate_csv(path, COLUMNS):  # noqa: B007 an error below names the line
+        for line, row in iterate_csv(path, COLUMNS, complete=True):  # noqa: B007 an error below names the line
             index = index or _class_indices(row)
             rows.append(_parse(row, index))
     except UserError as error:

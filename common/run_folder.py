@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.atomic_io import write_csv
 from common.errors import UserError
-from common.untrusted.tables import check_complete, check_size, iterate_csv
+from common.untrusted.tables import iterate_csv
 
 PROJECT = Path(__file__).resolve().parent.parent
 OUTPUTS = PROJECT / "outputs"
@@ -78,16 +78,8 @@ class RunFolder:
     def model_card(self) -> Path:
         return self.path / "MODEL_CARD.md"
 
-    @property
-    def calibration(self) -> Path:
-        return self.path / "calibration.png"
-
-    @property
-    def contact_sheet(self) -> Path:
-        return self.path / "contact_sheet.png"
-
     def figure(self, name: str) -> Path:
-        """An image that a callback draws, by its name without the suffix."""
+        """An image that a run draws, by its name without the suffix."""
         return self.path / f"{name}.png"
 
     @property
@@ -139,10 +131,8 @@ class RunFolder:
         Raises:
             UserError: no such file, not a whole table, or an epoch that is none; with file and line.
         """
-        check_size(self.metrics, LARGEST_METRICS)
-        check_complete(self.metrics)
         epochs = {}
-        for line, row in iterate_csv(self.metrics, METRIC_COLUMNS):
+        for line, row in iterate_csv(self.metrics, METRIC_COLUMNS, LARGEST_METRICS, complete=True):
             values = {name: _finite(row[name]) for name in METRIC_COLUMNS}
             if not (0 <= values["epoch"] <= MOST_EPOCHS and values["epoch"].is_integer()):
                 raise UserError(

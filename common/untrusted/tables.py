@@ -39,15 +39,23 @@ def check_complete(path: Path) -> None:
 
 
 def iterate_csv(
-    path: Path, needed: Sequence[str] = (), largest: int = LARGEST_TABLE
+    path: Path, needed: Sequence[str] = (), largest: int = LARGEST_TABLE, complete: bool = False
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield line number and row of a table, all values as text.
+    """Yield line number and row of a table, all values as text; bytes that are not UTF-8 stay, as they do in file names.
+
+    Args:
+        path: of the table.
+        needed: columns that must be there.
+        largest: bytes of the table.
+        complete: refuse a table whose last line does not end, as every table that a run wrote does.
 
     Raises:
-        UserError: no such file, too large, not UTF-8, a column of `needed` missing or any column twice, cut off in a quoted
-            value, or a line with more or fewer values than columns; with file and line.
+        UserError: no such file, too large, a column of `needed` missing or any column twice, cut off, or a line with more
+            or fewer values than columns; with file and line.
     """
     check_size(path, largest)
+    if complete:
+        check_complete(path)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:

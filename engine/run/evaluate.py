@@ -10,11 +10,10 @@ import lightning as L
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks.image_logger import log_image
+from callbacks.image_logger import save_figure
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.throughput import Throughput
 from common.atomic_io import tolerate_disk_errors, write_bytes
-from common.image_grid import save_png
 from common.run_folder import RunFolder
 from common.run_record import (
     Decision,
@@ -113,6 +112,4 @@ def _draw_calibration(record: RunRecord, trainer: L.Trainer, split: str) -> None
 
     predictions = find_callback(trainer, PredictionWriter).predictions[split]
     pixels = figure_pixels(calibration(predictions.labels, predictions.probabilities, split, record.decision))
-    with tolerate_disk_errors(record.folder.calibration):
-        save_png(pixels, record.folder.calibration)
-    log_image(trainer, "calibration", pixels)
+    save_figure(trainer, "calibration", pixels)
