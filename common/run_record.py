@@ -135,6 +135,8 @@ class DataInfo:
     """Findings of the audit; empty where it found nothing."""
     license: str | None = None
     """License of the images where the source states one."""
+    citation: str | None = None
+    """What to cite for the images, where the source states it."""
 
 
 @dataclass(kw_only=True)

@@ -23,9 +23,8 @@ from datamodules.normalize import normalize
 from datamodules.pixel_cache import PixelCache, open_pixel_cache
 from datamodules.prepare import prepare_catalog
 from datamodules.sources.catalog import SPLITS, Catalog
-from datamodules.sources.csv_table import table_catalog
-from datamodules.sources.elpv import elpv_catalog, elpv_paper_catalog, elpv_root
-from datamodules.sources.image_folder import folder_catalog
+from datamodules.sources.csv_table import CsvTable
+from datamodules.sources.source import Source, read_source
 from datamodules.transforms import Augmentation
 from datamodules.transforms_gpu import apply_on_device
 
@@ -40,9 +39,9 @@ class ImageDataModule(L.LightningDataModule):
     """Give batches of images of one catalog.
 
     Args:
-        source: `elpv`, `elpv_paper`, or `image_folder` for the images under `root`.
-        root: folder of the user's own images.
-        table: CSV of path, label and optionally split, group and weight, in place of what the folders imply.
+        source: lists the images.
+        root: folder of the user's own images, for the sources that refer to it and for `table`.
+        table: CSV of path, label and optionally split, group and weight, in place of what the source lists.
         folds: train and val become so many folds, of which number `fold` is val; the test split stays closed.
         select_on: whether the epoch is chosen on val, or on test as the study did.
         train_fraction: stratified share of the training images that is used.
@@ -62,7 +61,7 @@ class ImageDataModule(L.LightningDataModule):
     def __init__(
         self,
         *,
-        source: Literal["elpv", "elpv_paper", "image_folder"],
+        source: Source,
         root: str | None = None,
         table: str | None,
         folds: int | None,
@@ -91,9 +90,11 @@ class ImageDataModule(L.LightningDataModule):
         check_between("datamodule.gpu_cache_gib", gpu_cache_gib, 0, 1_000_000)
         if not 0 < train_fraction <= 1:
             raise UserError(f"datamodule.train_fraction={train_fraction}: use a share above 0 and up to 1")
-        if source == "image_folder" and root is None and table is None:
-            raise UserError("datamodule.root has no value; give it one: datamodule.root=DIR (or datamodule.table=FILE)")
-        self.source, self.root, self.table = source, root and Path(root), table and Path(table)
+        if not isinstance(source, Source):
+            raise UserError(
+                f"datamodule.source={type(source).__name__}: is no Source; see datamodules/sources/source.py"
+            )
+        self.source = source if table is None else CsvTable(table=table, root=root or source.root)
         self.select_on = select_on
         self.rules = {
             "seed": split_seed, "folds": folds, "fold": fold, "select_on": select_on, "train_fraction": train_fraction,
@@ -121,16 +122,10 @@ class ImageDataModule(L.LightningDataModule):
     def catalog(self) -> Catalog:
         """All images of the source; opens none. `setup` decides splits and exclusions."""
         started = time.perf_counter()
-        catalog = self._list()
+        self.source.cache = self.cache / "sources"
+        catalog = read_source(self.source)
         self.read_s += time.perf_counter() - started
         return catalog
-
-    def _list(self) -> Catalog:
-        if self.table is not None:
-            return table_catalog(self.table, self.root if self.source == "image_folder" else elpv_root())
-        if self.source == "elpv_paper":
-            return elpv_paper_catalog(self.rules["seed"])
-        return elpv_catalog() if self.source == "elpv" else folder_catalog(self.root)
 
     def setup(self, stage: str | None = None) -> None:
         """Open or build the pixel cache, decide the splits and audit the images; do nothing when called again.

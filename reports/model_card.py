@@ -233,7 +233,8 @@ def _limits(run: Run, split: str | None, metrics: SplitMetrics | None) -> list[s
 def _licenses(run: Run) -> list[str]:
     kind = (run.model.weights or "checkpoint").split(" ")[0]
     weights = LICENSES_OF_WEIGHTS.get(kind, LICENSES_OF_WEIGHTS["file"])
-    return [f"images: {run.data.license or UNKNOWN_LICENSE}", f"weights: {weights}"]
+    cite = [f"cite for the images: {run.data.citation}"] if run.data.citation else []
+    return [f"images: {run.data.license or UNKNOWN_LICENSE}", *cite, f"weights: {weights}"]
 
 
 def _value(value: object) -> str:

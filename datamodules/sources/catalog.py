@@ -27,6 +27,7 @@ class Catalog:
     weights: np.ndarray | None = None  # (rows,) of the training loss; None: all equal
     subsets: dict[str, list[str]] = field(default_factory=dict)  # further columns (rows,), for accuracies by subset
     license: str | None = None  # of the images, where the source states one
+    citation: str | None = None  # of the data set, likewise
 
     def __post_init__(self):
         self.groups = self.groups or [""] * len(self.paths)

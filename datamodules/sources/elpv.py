@@ -1,4 +1,4 @@
-"""Catalog of the ELPV data set: photographs of solar cells in electroluminescence.
+"""The ELPV data set: photographs of solar cells in electroluminescence.
 
 Buerhop-Lutz et al. 2018, "A Benchmark for Visual Identification of Defective Solar Cells in Electroluminescence
 Imagery"; Deitsch et al. 2019, arXiv:1807.02894. 2,624 cells of 300 x 300 pixels, gray.
@@ -6,19 +6,16 @@ Imagery"; Deitsch et al. 2019, arXiv:1807.02894. 2,624 cells of 300 x 300 pixels
 
 import importlib.util
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from common.errors import UserError
-from datamodules.sources.catalog import UNASSIGNED, Catalog
+from datamodules.sources.source import ImageRow, Source
 from datamodules.splits import stratified_rows
 
 log = logging.getLogger(__name__)
 
-LICENSE = "CC BY-NC-SA 4.0, not for commercial use"
-CLASSES = ["functional", "defective"]
 PAPER_TEST = 656  # of 2,624, a quarter
 
 
@@ -29,79 +26,82 @@ class Cell(NamedTuple):
     probability: float  # of a defect, as the raters see it: 0, 1/3, 2/3 or 1
     kind: str  # mono or poly
 
-
-def elpv_root() -> Path:
-    """Return the package's folder of images.
-
-    Raises:
-        UserError: the package elpv-dataset is not installed.
-    """
-    package = importlib.util.find_spec("elpv_dataset")
-    if package is None:
-        raise UserError(
-            "datamodule=elpv: the package elpv-dataset is not installed. Install it with "
-            "pip install -e '.[samples]', or use your own images: "
-            "datamodule=image_folder datamodule.root=DIR"
-        )
-    return Path(package.submodule_search_locations[0]) / "data"
+    @property
+    def is_certain(self) -> bool:
+        return self.probability in (0.0, 1.0)
 
 
-def elpv_catalog() -> Catalog:
-    """Return functional cells (defect probability 0) and defective ones (1), without the uncertain ones (1/3, 2/3)."""
-    root = elpv_root()
-    cells = _cells(root)
-    certain = [cell for cell in cells if cell.probability in (0.0, 1.0)]
-    log.info(
-        "elpv: %s of %s solar cells (%d of uncertain label excluded); license %s",
-        f"{len(certain):,}",
-        f"{len(cells):,}",
-        len(cells) - len(certain),
-        LICENSE,
-    )
-    return Catalog(
-        name="elpv",
-        root=root,
-        classes=CLASSES,
-        paths=[cell.path for cell in certain],
-        labels=np.array([int(cell.probability) for cell in certain]),
-        splits=np.full(len(certain), UNASSIGNED, dtype="<U5"),
-        license=LICENSE,
-    )
+class Elpv(Source):
+    """List functional cells (defect probability 0) and defective ones (1), without the uncertain ones (1/3, 2/3)."""
+
+    name = "elpv"
+    classes = ["functional", "defective"]
+    license = "CC BY-NC-SA 4.0, not for commercial use"
+    citation = "Deitsch et al. 2019, Automatic classification of defective photovoltaic module cells, arXiv:1807.02894"
+
+    @property
+    def root(self) -> Path:
+        """The package's folder of images.
+
+        Raises:
+            UserError: the package elpv-dataset is not installed.
+        """
+        package = importlib.util.find_spec("elpv_dataset")
+        if package is None:
+            raise UserError(
+                "datamodule=elpv: the package elpv-dataset is not installed. Install it with "
+                "pip install -e '.[samples]', or use your own images: "
+                "datamodule=image_folder datamodule.root=DIR"
+            )
+        return Path(package.submodule_search_locations[0]) / "data"
+
+    def cells(self) -> list[Cell]:
+        """Read the labels of all cells."""
+        rows = [line.split() for line in (self.root / "labels.csv").read_text().splitlines()]
+        return [Cell(path, round(3 * float(probability)) / 3, kind) for path, probability, kind in rows]
+
+    def images(self) -> Iterator[ImageRow]:
+        cells = self.cells()
+        certain = [cell for cell in cells if cell.is_certain]
+        log.info(
+            "elpv: %s of %s solar cells (%d of uncertain label excluded); license %s",
+            f"{len(certain):,}", f"{len(cells):,}", len(cells) - len(certain), self.license,
+        )  # fmt: skip
+        for cell in certain:
+            yield ImageRow(cell.path, self.classes[int(cell.probability)])
 
 
-def elpv_paper_catalog(seed: int) -> Catalog:
-    """Return all cells as Deitsch et al. 2019 use them: 1,968 for training, 656 for test, by type and probability.
+class ElpvPaper(Elpv):
+    """List all cells as Deitsch et al. 2019 use them: 1,968 for training, 656 for test, by type and probability.
 
     Every cell with a defect probability above 0 is defective. The loss weighs a certain cell 1 and an uncertain one as
     much as its probability, 1/3 or 2/3: table 1 of the paper, whose split itself was not published.
+
+    Args:
+        split_seed: of the test cells.
     """
-    root = elpv_root()
-    cells = _cells(root)
-    probabilities = np.array([cell.probability for cell in cells])
-    certain = np.isin(probabilities, (0.0, 1.0))
-    strata = [f"{cell.kind} {cell.probability}" for cell in cells]
-    splits = np.full(len(cells), "train", dtype="<U5")
-    splits[stratified_rows(strata, PAPER_TEST, seed)] = "test"
-    log.info(
-        "elpv: all %s solar cells, %d of uncertain label; license %s", f"{len(cells):,}", (~certain).sum(), LICENSE
-    )
-    return Catalog(
-        name="elpv_paper",
-        root=root,
-        classes=CLASSES,
-        paths=[cell.path for cell in cells],
-        labels=(probabilities > 0).astype(np.int64),
-        splits=splits,
-        license=LICENSE,
-        weights=np.where(certain, 1, probabilities).astype(np.float32),
-        subsets={
-            "cell": [f"{cell.kind}crystalline" for cell in cells],
-            "label_is": ["certain" if c else "uncertain" for c in certain],
-            "defect_probability": [f"{p:.2f}" for p in probabilities],
-        },
-    )
 
+    name = "elpv_paper"
 
-def _cells(root: Path) -> list[Cell]:
-    rows = [line.split() for line in (root / "labels.csv").read_text().splitlines()]
-    return [Cell(path, round(3 * float(probability)) / 3, kind) for path, probability, kind in rows]
+    def __init__(self, *, split_seed: int):
+        self.split_seed = split_seed
+
+    def images(self) -> Iterator[ImageRow]:
+        cells = self.cells()
+        test = set(stratified_rows([f"{cell.kind} {cell.probability}" for cell in cells], PAPER_TEST, self.split_seed))
+        uncertain = sum(not cell.is_certain for cell in cells)
+        log.info(
+            "elpv: all %s solar cells, %d of uncertain label; license %s", f"{len(cells):,}", uncertain, self.license
+        )
+        for row, cell in enumerate(cells):
+            yield ImageRow(
+                cell.path,
+                self.classes[int(cell.probability > 0)],
+                split="test" if row in test else "train",
+                weight=1.0 if cell.is_certain else cell.probability,
+                subsets={
+                    "cell": f"{cell.kind}crystalline",
+                    "label_is": "certain" if cell.is_certain else "uncertain",
+                    "defect_probability": f"{cell.probability:.2f}",
+                },
+            )

@@ -1,4 +1,4 @@
-"""Catalog of the user's own images: DIR/{train,val,test}/CLASS/* or DIR/CLASS/*."""
+"""The user's own images: DIR/{train,val,test}/CLASS/* or DIR/CLASS/*."""
 
 import logging
 import os
@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from common.errors import UserError
-from datamodules.sources.catalog import SPLITS, UNASSIGNED, Catalog
+from datamodules.sources.catalog import SPLITS, UNASSIGNED
+from datamodules.sources.source import ImageRow, Source
 
 log = logging.getLogger(__name__)
 
@@ -18,12 +17,52 @@ SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", "
 SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
-def folder_catalog(root: Path) -> Catalog:
-    """Read the names of the files below `root`; open none. Rows of a root without split folders have no split yet.
+class ImageFolder(Source):
+    """List the files below a folder; open none. Images of a folder without split folders have no split yet.
 
-    Raises:
-        UserError: `root` is missing or empty, fewer than two classes, a class without images, or classes that differ.
+    Args:
+        root: the folder; None where a table takes its place (datamodule.table).
     """
+
+    def __init__(self, *, root: str | None):
+        self.root = None if root is None else Path(root)
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.root.resolve().name
+
+    def images(self) -> Iterator[ImageRow]:
+        """Yield split by split and class by class.
+
+        Raises:
+            UserError: `root` is missing or empty, fewer than two classes, a class without images, or classes that differ.
+        """
+        root = self.root
+        if root is None:
+            raise UserError("datamodule.root has no value; give it one: datamodule.root=DIR (or datamodule.table=FILE)")
+        split_folders, others = _split_folders(root), Counter()
+        self.classes = _classes(root, split_folders)
+        for split, folder in split_folders.items():
+            for name in self.classes:
+                n = 0
+                for file in walk_images(folder / name, others=others):
+                    yield ImageRow(os.path.relpath(file, root), name, split)
+                    n += 1
+                if not n:
+                    raise UserError(
+                        f"{folder / name}: a class folder without images; add some ({image_suffixes()}) or remove the folder"
+                    )
+        others += Counter(f"{_kind(file.name)} beside the class folders" for file in _beside(root, split_folders))
+        if others:
+            listed = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(5))
+            log.warning(
+                "datamodule.root=%s: skipped %d file(s) that are no images of a class: %s", root, others.total(), listed
+            )
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Return the folder of each split; of images without a split, `root` itself."""
     if not root.is_dir():
         raise UserError(f"datamodule.root={root}: no such folder; it should hold {LAYOUTS}")
     folders = _folders(root)
@@ -32,37 +71,10 @@ def folder_catalog(root: Path) -> Catalog:
         raise UserError(
             f"datamodule.root={root}: has {', '.join(sorted(split_folders))} but no train; it should hold {LAYOUTS}"
         )
-    split_folders = split_folders or {UNASSIGNED: root}
-    outside = [f.name for f in folders if f not in split_folders.values()] if "train" in split_folders else []
+    outside = [f.name for f in folders if f not in split_folders.values()] if split_folders else []
     if outside:
         log.warning("datamodule.root=%s: skipped, neither train, val nor test: %s", root, ", ".join(outside))
-
-    classes = _classes(root, split_folders)
-    paths, labels, splits, others = [], [], [], Counter()
-    for split, folder in split_folders.items():
-        for label, name in enumerate(classes):
-            files = list(walk_images(folder / name, others=others))
-            if not files:
-                raise UserError(
-                    f"{folder / name}: a class folder without images; add some ({image_suffixes()}) or remove the folder"
-                )
-            paths += [os.path.relpath(file, root) for file in files]
-            labels += [label] * len(files)
-            splits += [split] * len(files)
-    others += Counter(f"{_kind(file.name)} beside the class folders" for file in _beside(root, split_folders))
-    if others:
-        listed = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(5))
-        log.warning(
-            "datamodule.root=%s: skipped %d file(s) that are no images of a class: %s", root, others.total(), listed
-        )
-    return Catalog(
-        name=root.resolve().name,
-        root=root,
-        classes=classes,
-        paths=paths,
-        labels=np.array(labels),
-        splits=np.array(splits, dtype="<U5"),
-    )
+    return split_folders or {UNASSIGNED: root}
 
 
 def _classes(root: Path, split_folders: dict[str, Path]) -> list[str]:

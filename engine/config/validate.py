@@ -14,7 +14,7 @@ from torch import nn
 
 from common.errors import UserError
 from common.text import did_you_mean
-from engine.config.annotations import matches_type, type_name
+from engine.config.annotations import PLAIN, matches_type, type_name
 from engine.config.instantiate import instantiate, is_about_settings, setting_error
 from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import NETWORKS, network_arguments
@@ -193,7 +193,10 @@ def _check_node(key: str, node, given: tuple[str, ...] = ()) -> None:
             raise UserError(f"{key}.{name}: no such setting; {did_you_mean(str(name), set(parameters) - set(given))}")
         nested = isinstance(value, dict) and "_target_" in value
         if not nested and not matches_type(value, parameters[name].annotation):
-            raise UserError(f"{key}.{name}={value!r}: expected {type_name(parameters[name].annotation)}")
+            expected = type_name(parameters[name].annotation)
+            if isinstance(parameters[name].annotation, type) and parameters[name].annotation not in PLAIN:
+                expected = f"a _target_ and its settings, which make a {expected}; a file of conf/ has them: {key}=NAME"
+            raise UserError(f"{key}.{name}={value!r}: expected {expected}")
     for name, parameter in parameters.items():
         later = name in given or (partial and parameter.kind is not parameter.KEYWORD_ONLY)
         variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)

@@ -89,6 +89,7 @@ def describe_data(data: L.LightningDataModule) -> DataInfo:
         classes=catalog.classes,
         select_on=data.select_on,
         license=catalog.license,
+        citation=catalog.citation,
     )
     if data.pixel_cache is None:
         return info

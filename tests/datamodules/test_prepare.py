@@ -9,8 +9,9 @@ from PIL import Image
 from common.errors import UserError
 from datamodules.pixel_cache import open_pixel_cache
 from datamodules.prepare import prepare_catalog
-from datamodules.sources.csv_table import table_catalog
-from datamodules.sources.image_folder import folder_catalog
+from datamodules.sources.csv_table import CsvTable
+from datamodules.sources.image_folder import ImageFolder
+from datamodules.sources.source import read_source
 from tests.support.helpers import make_images
 
 SPLIT_COUNTS = {f"{s}/{c}": 6 for s in ("train", "val", "test") for c in ("blue", "red")}
@@ -35,12 +36,12 @@ def kinds(findings):
 
 
 def test_clean_folders_have_no_findings(root, tmp_path):
-    assert prepared(folder_catalog(root), tmp_path)[1] == []
+    assert prepared(read_source(ImageFolder(root=root)), tmp_path)[1] == []
 
 
 def test_an_exact_copy_across_splits_is_a_leak_whatever_its_name_and_format(root, tmp_path, caplog):
     copy(root, "train/blue/000.png", "val/blue/other name.bmp")
-    catalog, findings = prepared(folder_catalog(root), tmp_path)
+    catalog, findings = prepared(read_source(ImageFolder(root=root)), tmp_path)
     assert kinds(findings) == [("exact duplicate", True)]
     assert "train/blue/000.png = val/blue/other name.bmp" in caplog.text and "datamodule.on_leak=drop" in caplog.text
     assert len(catalog.rows("train")) == 12  # a warning changes nothing
@@ -49,13 +50,13 @@ def test_an_exact_copy_across_splits_is_a_leak_whatever_its_name_and_format(root
 def test_a_leak_can_be_an_error(root, tmp_path):
     copy(root, "train/blue/000.png", "test/blue/copy.png")
     with pytest.raises(UserError, match=r"on_leak=error.*\n.*test/blue/copy.png = train/blue/000.png"):
-        prepared(folder_catalog(root), tmp_path, on_leak="error")
+        prepared(read_source(ImageFolder(root=root)), tmp_path, on_leak="error")
 
 
 def test_a_leak_can_be_repaired_by_dropping_from_train_only(root, tmp_path, caplog):
     copy(root, "train/blue/000.png", "test/blue/copy.png")
     copy(root, "val/red/001.png", "train/red/copy.png")
-    catalog, _ = prepared(folder_catalog(root), tmp_path, on_leak="drop")
+    catalog, _ = prepared(read_source(ImageFolder(root=root)), tmp_path, on_leak="drop")
     excluded = {catalog.paths[row]: reason for row, reason in catalog.excluded.items()}
     assert excluded == {"train/blue/000.png": "in val or test too", "train/red/copy.png": "in val or test too"}
     assert [len(catalog.rows(split)) for split in ("train", "val", "test")] == [11, 12, 13]
@@ -80,14 +81,14 @@ def test_near_duplicates_are_found_within_and_across_splits(root, tmp_path, how)
     else:
         Image.fromarray((np.asarray(image) * 0.98).astype(np.uint8)).save(root / "test/blue/b.png")
     image_with_shapes(2).save(root / "test/red/c.png")
-    _, findings = prepared(folder_catalog(root), tmp_path)
+    _, findings = prepared(read_source(ImageFolder(root=root)), tmp_path)
     near = [f for f in findings if f.kind == "near duplicate"]
     assert len(near) == 1 and near[0].leak and len(near[0].groups) == 1 and len(near[0].groups[0]) == 2
 
 
 def test_an_image_under_two_labels_is_named(root, tmp_path, caplog):
     copy(root, "train/blue/000.png", "train/red/wrong.png")
-    _, findings = prepared(folder_catalog(root), tmp_path)
+    _, findings = prepared(read_source(ImageFolder(root=root)), tmp_path)
     assert kinds(findings) == [("conflict", False), ("exact duplicate", False)]
     assert "train/blue/000.png = train/red/wrong.png" in findings[0].text
 
@@ -96,7 +97,7 @@ def test_imbalance_and_odd_images_are_found(tmp_path):
     root = make_images(tmp_path / "data", {"blue": 200, "red": 10}, size=64)
     Image.new("RGB", (8, 8), "red").save(root / "red" / "tiny.png")
     Image.new("L", (64, 64), 200).save(root / "blue" / "gray.png")
-    _, findings = prepared(folder_catalog(root), tmp_path)
+    _, findings = prepared(read_source(ImageFolder(root=root)), tmp_path)
     assert [f.kind for f in findings] == ["imbalance", "odd"]
     assert "tiny.png (8 x 8, RGB)" in findings[1].text and "gray.png (64 x 64, L)" in findings[1].text
 
@@ -107,9 +108,9 @@ def test_unreadable_files_are_an_error_that_lists_all_or_are_skipped(root, tmp_p
     cut = (root / "test/red/000.png").read_bytes()[:-900]
     (root / "test/red/cut.png").write_bytes(cut)
     with pytest.raises(UserError, match="3 of 39 files cannot be read") as error:
-        prepared(folder_catalog(root), tmp_path)
+        prepared(read_source(ImageFolder(root=root)), tmp_path)
     assert all(name in str(error.value) for name in ("empty.png", "text.jpg", "cut.png", "on_unreadable=skip"))
-    catalog, _ = prepared(folder_catalog(root), tmp_path, on_unreadable="skip")
+    catalog, _ = prepared(read_source(ImageFolder(root=root)), tmp_path, on_unreadable="skip")
     assert sorted(catalog.paths[row] for row in catalog.excluded) == [
         "test/red/cut.png", "train/blue/empty.png", "val/red/text.jpg",
     ]  # fmt: skip
@@ -120,7 +121,7 @@ def test_copies_stay_together_in_a_split(tmp_path):
     root = make_images(tmp_path / "data", {"blue": 30, "red": 30}, size=32)
     for index in range(10):
         copy(root, f"blue/{index:03}.png", f"blue/copy{index}.png")
-    catalog, findings = prepared(folder_catalog(root), tmp_path)
+    catalog, findings = prepared(read_source(ImageFolder(root=root)), tmp_path)
     assert not any(f.leak for f in findings)
     assert {len(catalog.rows(s)) for s in ("val", "test")} <= {13, 14, 15}
 
@@ -128,7 +129,7 @@ def test_copies_stay_together_in_a_split(tmp_path):
 def test_val_is_split_off_train_and_missing_test_is_logged(tmp_path, caplog):
     root = make_images(tmp_path / "data", {"train/blue": 10, "train/red": 20}, size=32)
     with caplog.at_level(logging.INFO):
-        catalog, _ = prepared(folder_catalog(root), tmp_path)
+        catalog, _ = prepared(read_source(ImageFolder(root=root)), tmp_path)
     assert {s: np.bincount(catalog.labels[catalog.rows(s)]).tolist() for s in ("train", "val")} == {
         "train": [8, 16], "val": [2, 4],
     }  # fmt: skip
@@ -138,7 +139,7 @@ def test_val_is_split_off_train_and_missing_test_is_logged(tmp_path, caplog):
 def test_folds_partition_train_and_val_but_not_test(root, tmp_path):
     seen = []
     for fold in range(3):
-        catalog, _ = prepared(folder_catalog(root), tmp_path, folds=3, fold=fold)
+        catalog, _ = prepared(read_source(ImageFolder(root=root)), tmp_path, folds=3, fold=fold)
         assert len(catalog.rows("test")) == 12 and len(catalog.rows("train")) == 16
         seen += catalog.rows("val").tolist()
     assert sorted(seen) == sorted(set(seen)) and len(seen) == 24
@@ -151,21 +152,21 @@ def test_folds_partition_train_and_val_but_not_test(root, tmp_path):
 ])  # fmt: skip
 def test_impossible_folds(root, tmp_path, rules, message):
     with pytest.raises(UserError, match=message):
-        prepared(folder_catalog(root), tmp_path, **rules)
+        prepared(read_source(ImageFolder(root=root)), tmp_path, **rules)
 
 
 def test_a_table_with_groups_keeps_them_together(tmp_path):
     root = make_images(tmp_path / "data", {"all": 60}, size=32)
     lines = ["path,label,group"] + [f"all/{i:03}.png,{'ab'[i % 2]},patient {i // 5}" for i in range(60)]
     (tmp_path / "table.csv").write_text("\n".join(lines))
-    catalog, _ = prepared(table_catalog(tmp_path / "table.csv", root), tmp_path)
+    catalog, _ = prepared(read_source(CsvTable(table=tmp_path / "table.csv", root=root)), tmp_path)
     for patient in range(12):
         assert len(set(catalog.splits[patient * 5 : patient * 5 + 5])) == 1
     assert 30 <= len(catalog.rows("train")) <= 42
 
 
 def test_select_on_test_has_no_val_split_and_logs_it(root, tmp_path, caplog):
-    catalog, _ = prepared(folder_catalog(root), tmp_path, select_on="test")
+    catalog, _ = prepared(read_source(ImageFolder(root=root)), tmp_path, select_on="test")
     assert [len(catalog.rows(split)) for split in ("train", "val", "test")] == [12, 0, 12]
     assert set(catalog.excluded.values()) == {"datamodule.select_on=test has no val split"}
     assert "its test accuracy is too high; 12 val images are not used" in caplog.text
@@ -173,10 +174,10 @@ def test_select_on_test_has_no_val_split_and_logs_it(root, tmp_path, caplog):
 
 def test_select_on_test_splits_nothing_off_for_val(tmp_path):
     root = make_images(tmp_path / "given", {f"{s}/{c}": 10 for s in ("train", "test") for c in ("blue", "red")})
-    catalog, _ = prepared(folder_catalog(root), tmp_path, select_on="test")
+    catalog, _ = prepared(read_source(ImageFolder(root=root)), tmp_path, select_on="test")
     assert [len(catalog.rows(split)) for split in ("train", "val", "test")] == [20, 0, 20]
     root = make_images(tmp_path / "open", {"blue": 10, "red": 10})
-    catalog, _ = prepared(folder_catalog(root), tmp_path, select_on="test")
+    catalog, _ = prepared(read_source(ImageFolder(root=root)), tmp_path, select_on="test")
     assert [len(catalog.rows(split)) for split in ("train", "val", "test")] == [16, 0, 4]
 
 
@@ -185,14 +186,14 @@ def test_select_on_test_needs_a_test_split(tmp_path, rules, reason):
     splits = ("train", "val") if not rules else ("train", "val", "test")
     root = make_images(tmp_path / "data", {f"{s}/{c}": 6 for s in splits for c in ("blue", "red")})
     with pytest.raises(UserError, match=f"select_on=test needs a test split, and .*{reason}"):
-        prepared(folder_catalog(root), tmp_path, select_on="test", **rules)
+        prepared(read_source(ImageFolder(root=root)), tmp_path, select_on="test", **rules)
 
 
 def test_train_fraction_is_stratified_and_nested_and_changes_nothing_else(tmp_path):
     root = make_images(tmp_path / "data", {"train/blue": 20, "train/red": 40, "val/blue": 4, "val/red": 4})
     kept = {}
     for fraction in (0.25, 0.5):
-        catalog, _ = prepared(folder_catalog(root), tmp_path, train_fraction=fraction)
+        catalog, _ = prepared(read_source(ImageFolder(root=root)), tmp_path, train_fraction=fraction)
         train = catalog.rows("train")
         assert np.bincount(catalog.labels[train]).tolist() == [round(20 * fraction), round(40 * fraction)]
         assert len(catalog.rows("val")) == 8

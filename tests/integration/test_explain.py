@@ -15,7 +15,8 @@ from common.atomic_io import write_csv
 from common.run_folder import RunFolder
 from common.run_record import Decision, RunRecord, write_record
 from common.untrusted.tables import read_csv
-from datamodules.sources.csv_table import table_catalog
+from datamodules.sources.csv_table import CsvTable
+from datamodules.sources.source import read_source
 from tests.support.fake_checkpoints import make_checkpoint, make_odd_images
 from tests.support.fake_explained import make_explained_run
 from tests.support.helpers import CHROMIUM, needs_chromium
@@ -83,7 +84,7 @@ def test_corrected_labels_are_a_table_for_training(explained, two_colors):
     write_csv(table, list(rows[0]), [corrected, *rows[1:]])
     assert training_command(printed) == ["python", "train.py", "datamodule=image_folder", f"datamodule.table={table}",
                                          f"datamodule.root={two_colors}"]  # fmt: skip
-    catalog = table_catalog(table, two_colors)
+    catalog = read_source(CsvTable(table=table, root=two_colors))
     counts = {split: int((catalog.splits == split).sum()) for split in ("train", "val", "test")}
     assert counts == {"train": 24, "val": 12, "test": 14}
     now = {path: catalog.classes[label] for path, label in zip(catalog.paths, catalog.labels, strict=True)}

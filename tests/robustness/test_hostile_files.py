@@ -9,7 +9,8 @@ from common.errors import UserError
 from datamodules.decode import UnreadableImageError, open_image
 from datamodules.pixel_cache import open_pixel_cache
 from datamodules.prepare import prepare_catalog
-from datamodules.sources.image_folder import folder_catalog
+from datamodules.sources.image_folder import ImageFolder
+from datamodules.sources.source import read_source
 from tests.support.helpers import PROJECT, make_images
 
 
@@ -19,7 +20,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
     (root / "a" / "zero.png").symlink_to("/dev/zero")
     (root / "a" / "folder.png").mkdir()
     (root / "b" / "gone.png").symlink_to(tmp_path / "gone")
-    catalog = folder_catalog(root)
+    catalog = read_source(ImageFolder(root=root))
     assert len(catalog) == 7
     for name in ("pipe.png", "zero.png"):
         with pytest.raises(UnreadableImageError, match=rf"{name}.*no file but a folder, pipe or device"):
@@ -32,7 +33,7 @@ def test_a_dangling_link_is_an_unreadable_file(tmp_path):
     (root / "b" / "self.png").symlink_to(root / "b" / "self.png")
 
     def prepared(**rules):
-        catalog = folder_catalog(root)
+        catalog = read_source(ImageFolder(root=root))
         stats = open_pixel_cache(catalog.files, 8, tmp_path / "cache").stats
         prepare_catalog(catalog, stats, seed=0, **rules)
         return catalog
@@ -58,7 +59,7 @@ def test_circular_links_are_followed_once(tmp_path, caplog):
     for name in ("x", "y", "z"):
         (root / "a" / name).symlink_to(root / "a")
     (root / "b" / "elsewhere").symlink_to(make_images(tmp_path / "other", {"c": 3}, size=8))
-    assert len(folder_catalog(root)) == 7
+    assert len(read_source(ImageFolder(root=root))) == 7
     assert sum("was read already" in message for message in caplog.messages) == 3
 
 

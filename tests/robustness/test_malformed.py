@@ -15,8 +15,9 @@ from common.run_record import RunRecord
 from datamodules.decode import UnreadableImageError, open_image
 from datamodules.image_stats import ImageStats
 from datamodules.pixel_cache import open_pixel_cache
-from datamodules.sources.csv_table import table_catalog
-from datamodules.sources.image_folder import folder_catalog
+from datamodules.sources.csv_table import CsvTable
+from datamodules.sources.image_folder import ImageFolder
+from datamodules.sources.source import read_source
 from engine import cli, error_messages
 from engine.config.instantiate import instantiate
 from engine.config.validate import validate
@@ -60,7 +61,7 @@ def test_images(tmp_path):
         (tmp_path / "root" / folder).mkdir(parents=True)
         for name, content in made.items():
             (tmp_path / "root" / folder / name).write_bytes(content)
-    catalog = folder_catalog(tmp_path / "root")
+    catalog = read_source(ImageFolder(root=tmp_path / "root"))
     assert sorted(catalog.paths) == sorted(f"{folder}/{name}" for folder in ("a", "b") for name in made)
     with quickly("all images together"):
         store = open_pixel_cache(catalog.files, 16, tmp_path / "cache")
@@ -85,9 +86,9 @@ def test_tables(tmp_path):
     for content, words in cases:
         (tmp_path / "table.csv").write_bytes(content)
         if not words:
-            assert len(table_catalog(tmp_path / "table.csv", None)) == 2
+            assert len(read_source(CsvTable(table=tmp_path / "table.csv"))) == 2
             continue
-        named(lambda: table_catalog(tmp_path / "table.csv", None), "table.csv", words)
+        named(lambda: read_source(CsvTable(table=tmp_path / "table.csv")), "table.csv", words)
         with contextlib.suppress(ValueError), quickly(words):
             list(ImageInputs(str(tmp_path / "table.csv")))  # of predict.py, which asks for less
 

@@ -11,7 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from engine.cli import CONF
 
 FILES = sorted(p for p in CONF.glob("*/*.yaml"))
-EXTRA = {"datamodule=image_folder": ["datamodule.root=/nowhere"], "model=timm": ["model.name=lcnet_050"]}
+EXTRA = {
+    "datamodule=image_folder": ["datamodule.root=/nowhere"],
+    "datamodule=csv": ["datamodule.table=/nowhere.csv"],
+    "datamodule=torchvision": ["datamodule.source.dataset=CIFAR10"],
+    "datamodule=huggingface": ["datamodule.source.path=ORG/NAME"],
+    "model=timm": ["model.name=lcnet_050"],
+}
 
 
 def composed(*overrides: str) -> DictConfig:

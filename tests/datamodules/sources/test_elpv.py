@@ -1,15 +1,16 @@
 import numpy as np
 import pytest
 
-from datamodules.sources.elpv import LICENSE, elpv_catalog, elpv_paper_catalog
+from datamodules.sources.elpv import Elpv, ElpvPaper
+from datamodules.sources.source import read_source
 from datamodules.splits import TRAIN_VAL_TEST, assign_splits
 
 pytest.importorskip("elpv_dataset", reason="needs the extra samples")
 
 
 def test_the_certain_cells_and_their_split_never_change():
-    catalog = elpv_catalog()
-    assert np.bincount(catalog.labels).tolist() == [1508, 715] and catalog.license == LICENSE
+    catalog = read_source(Elpv())
+    assert np.bincount(catalog.labels).tolist() == [1508, 715] and catalog.license == Elpv.license
     assert all(path.is_file() for path in catalog.files)
     splits = assign_splits(catalog.labels, TRAIN_VAL_TEST, 48763)
     assert [int((splits == split).sum()) for split in TRAIN_VAL_TEST] == [1334, 444, 445]
@@ -18,7 +19,7 @@ def test_the_certain_cells_and_their_split_never_change():
 
 
 def test_the_paper_s_cells_are_split_by_type_and_probability_and_weighted():
-    catalog = elpv_paper_catalog(48763)
+    catalog = read_source(ElpvPaper(split_seed=48763))
     assert [len(catalog.rows(split)) for split in ("train", "test")] == [1968, 656]
     assert np.bincount(catalog.labels).tolist() == [1508, 2624 - 1508]  # every probability above 0 is defective
     kinds = list(zip(catalog.subsets["cell"], catalog.subsets["defect_probability"], strict=True))

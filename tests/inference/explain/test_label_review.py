@@ -1,6 +1,7 @@
 from common.run_folder import RunFolder
 from common.untrusted.tables import read_csv
-from datamodules.sources.csv_table import table_catalog
+from datamodules.sources.csv_table import CsvTable
+from datamodules.sources.source import read_source
 from inference.explain.label_review import LabelReview
 from inference.image_inputs import ImageInput
 from inference.predictor import Prediction
@@ -27,6 +28,6 @@ def test_all_rows_stay_with_groups_and_weights_and_the_least_certain_come_first(
                        "confidence": "0.900000"}  # fmt: skip
     assert rows[3] == {"path": "ü.png", "label": "y", "split": "train", "group": "g2", "weight": "2.0", "predicted": "",
                        "confidence": ""}  # fmt: skip
-    catalog = table_catalog(tmp_path / "check.csv", tmp_path)
+    catalog = read_source(CsvTable(table=tmp_path / "check.csv", root=tmp_path))
     assert catalog.paths == [row["path"] for row in rows] and catalog.weights.tolist() == [1, 1, 1, 2, 1]
     assert catalog.splits.tolist() == ["test", "test", "test", "train", ""] and catalog.groups[3] == "g2"

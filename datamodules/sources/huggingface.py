@@ -1,0 +1,121 @@
+"""Data sets of Hugging Face: the hub, a folder, or parquet files with an image and a label column. Needs the extra `hf`."""
+
+import glob
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from common.errors import UserError
+from datamodules.sources.unpacked import Record, UnpackedSource
+
+log = logging.getLogger(__name__)
+
+SPLITS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val", "test": "test"}
+IMAGE_NAMES, LABEL_NAMES = ("image", "img", "pixels"), ("label", "labels", "class", "target")
+
+
+class HuggingFace(UnpackedSource):
+    """List the images of a data set that `datasets` can load. A data set of one split is split by this project.
+
+    Args:
+        path: ORG/NAME on the hub, a folder (of save_to_disk, or with parquet files in it), a parquet file or a pattern of them.
+        subset: name of one of several configurations.
+        revision: of a data set on the hub: branch, tag or commit.
+        image: column of the images; None: the only one of that type, or the one that is called so.
+        label: column of the labels, likewise.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        subset: str | None = None,
+        revision: str | None = None,
+        image: str | None = None,
+        label: str | None = None,
+    ):
+        try:
+            import datasets
+        except ImportError as error:
+            raise UserError(
+                "datamodule=huggingface: datasets is not installed; install it with pip install -e '.[hf]'"
+            ) from error
+        datasets.disable_progress_bars()
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of every retry; the last error is shown
+        self._datasets = datasets
+        self.path, self.subset, self.revision = path, subset, revision
+        self.image, self.label = image, label
+        self.name = Path(path).stem if Path(path).exists() or "*" in path else path.rpartition("/")[2]
+        self._splits = None
+
+    def version(self) -> str:
+        """Return the fingerprints of all splits, which change with their files."""
+        splits = self._load()
+        info = next(iter(splits.values())).info
+        self.license, self.citation = info.license or None, " ".join((info.citation or "").split()) or None
+        return f"{self.image} {self.label} {[(name, split._fingerprint) for name, split in splits.items()]}"
+
+    def records(self) -> Iterator[Record]:
+        splits = self._load()
+        for name, split in splits.items():
+            if len(splits) > 1 and name not in SPLITS:
+                log.warning("%s: split %s is skipped; used are %s", self.path, name, ", ".join(SPLITS))
+                continue
+            image, label = _column(split, self.image, "image"), _column(split, self.label, "label")
+            names = getattr(split.features[label], "names", None)
+            rows = split.select_columns([image, label]).cast_column(image, self._datasets.Image(decode=False))
+            without = 0
+            for row in rows:
+                if row[label] is None or row[label] == -1 or row[image] is None:
+                    without += 1
+                    continue
+                content = row[image]["bytes"] or Path(row[image]["path"]).read_bytes()
+                yield Record(
+                    content, names[row[label]] if names else str(row[label]), SPLITS[name] if len(splits) > 1 else ""
+                )
+            if without:
+                log.warning("%s: %d rows of %s have no image or no label and are excluded", self.path, without, name)
+
+    def _load(self) -> dict:
+        """Return the splits by their names."""
+        if self._splits is None:
+            try:
+                loaded = self._open()
+            except Exception as error:  # of many types, and of the network's libraries
+                reason = " ".join(str(error).split())[:300]
+                raise UserError(
+                    f"datamodule.source.path={self.path}: cannot be loaded ({type(error).__name__}: {reason}); use ORG/NAME of "
+                    "the hub, a folder, or parquet files"
+                ) from error
+            self._splits = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+        return self._splits
+
+    def _open(self):
+        folder = Path(self.path)
+        if folder.is_dir() and any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+            return self._datasets.load_from_disk(self.path)
+        if folder.is_file() or "*" in self.path:
+            return self._datasets.load_dataset("parquet", data_files=sorted(glob.glob(self.path)))  # noqa: PTH207 any folder
+        return self._datasets.load_dataset(self.path, self.subset, revision=self.revision)
+
+
+def _column(split, given: str | None, kind: str) -> str:
+    """Return the column of images or labels.
+
+    Raises:
+        UserError: no such column, or none and several that may be meant.
+    """
+    columns = split.column_names
+    if given is not None:
+        if given not in columns:
+            raise UserError(f"datamodule.source.{kind}={given}: no such column; found {', '.join(columns)}")
+        return given
+    wanted, type_name = (IMAGE_NAMES, "Image") if kind == "image" else (LABEL_NAMES, "ClassLabel")
+    typed = [name for name in columns if type(split.features[name]).__name__ == type_name]
+    found = typed if len(typed) == 1 else [name for name in wanted if name in columns][:1]
+    if not found:
+        raise UserError(
+            f"datamodule.source.{kind} has no value, and it is not clear which column is meant: {', '.join(columns)}; give it "
+            f"one: datamodule.source.{kind}=COLUMN"
+        )
+    return found[0]

@@ -1,0 +1,130 @@
+"""What a data source is: a class that lists the images of a data set, in one file, with one YAML file in conf/datamodule."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from common.errors import UserError
+from datamodules.sources.catalog import SPLITS, UNASSIGNED, Catalog
+
+MOST_CLASSES = 100_000
+LARGEST_WEIGHT = 1e6  # so that a loss stays finite
+
+
+class ImageRow(NamedTuple):
+    """Describe one image of a data set."""
+
+    path: str  # of its file, relative to the root of the source
+    label: str  # name of its class
+    split: str = UNASSIGNED  # train, val or test; "": this project splits
+    group: str = ""  # images of one group, as of one patient, stay in one split; "": by itself
+    weight: float = 1.0  # in the training loss
+    subsets: dict[str, str] = {}  # further columns, for the accuracy on each of their values
+
+
+class Source:
+    """List the images of a data set. A subclass sets `name` and `root` and yields rows from `images`.
+
+    Attributes:
+        name: of the data set, for the record.
+        root: folder that the paths are relative to; it may be set while `images` runs.
+        classes: names in the order of the logits; None: the labels, sorted.
+        license: of the images, for the record and the model card; None: not known.
+        citation: of the data set, likewise.
+        cache: folder for what a source unpacks, set before `images` is called; outputs/.cache/sources.
+        key: of the configuration, as messages begin.
+    """
+
+    name: str
+    root: Path
+    classes: list[str] | None = None
+    license: str | None = None
+    citation: str | None = None
+    cache: Path | None = None
+    key: str = "datamodule.source"
+
+    def images(self) -> Iterable[ImageRow]:
+        """Yield a row an image; open none, unless there is no other way to list them."""
+        raise NotImplementedError(f"{type(self).__qualname__} has no method images")
+
+    def __str__(self) -> str:
+        """Name the source in a message."""
+        return f"{type(self).__module__}.{type(self).__qualname__}"
+
+    def place(self, row: int) -> str:
+        """Name a row that was yielded, by its number from 0, in a message."""
+        return f"{self}: row {row + 1}"
+
+
+def read_source(source: Source) -> Catalog:
+    """List all images of a source.
+
+    Raises:
+        UserError: no images, fewer than two classes, or a row with a value that cannot be used; names source and row.
+    """
+    rows: list[ImageRow] = []
+    seen: dict[str, int] = {}
+    for number, row in enumerate(source.images()):
+        problem = _find_problem(row, source)
+        if problem is None and (earlier := seen.setdefault(_plain(row.path), number)) != number:
+            problem = f"{row.path[:200]} is in {source.place(earlier).rpartition(': ')[2]} already"
+        if problem:
+            raise UserError(f"{source.key}={source.place(number)}: {problem}")
+        rows.append(row)
+    shown = f"{source.key}={source}"
+    if not rows:
+        raise UserError(f"{shown}: lists no images")
+    classes = list(source.classes or sorted({row.label for row in rows}))
+    if not 2 <= len(classes) <= MOST_CLASSES:
+        what = f"a single class ({classes[0]})" if len(classes) == 1 else f"{len(classes):,} classes"
+        raise UserError(f"{shown}: {what}; a classifier needs two or more, up to {MOST_CLASSES:,}")
+    index = {name: label for label, name in enumerate(classes)}
+    weights = np.array([row.weight for row in rows], np.float32)
+    if not weights.any():
+        raise UserError(f"{shown}: every weight is 0, so that nothing would be learned")
+    return Catalog(
+        name=source.name,
+        root=Path(source.root),
+        classes=classes,
+        paths=[row.path for row in rows],
+        labels=np.array([index[row.label] for row in rows]),
+        splits=np.array([row.split for row in rows], dtype="<U5"),
+        groups=[row.group for row in rows],
+        weights=None if (weights == 1).all() else weights,
+        subsets={column: [row.subsets.get(column, "") for row in rows] for column in rows[0].subsets},
+        license=source.license,
+        citation=source.citation,
+    )
+
+
+def _find_problem(row, source: Source) -> str | None:
+    """Return what is wrong with a row, None where it can be used."""
+    if not isinstance(row, ImageRow):
+        return f"{str(row)[:60]!r} is no ImageRow"
+    path, label, split = row.path, row.label, row.split
+    if not isinstance(path, str) or not isinstance(label, str) or not path or not label:
+        return f"path and label are needed, two texts; found path={path!r:.200} label={label!r:.60}"
+    if label != label.strip() or "\0" in label:
+        return f"label={label[:60]!r}: a name without blanks around it is needed"
+    if any(
+        "\ud800" <= letter <= "\udfff" for letter in label
+    ):  # a path may be of other bytes, where there is such a file
+        return f"label={label[:60]!r}: not in UTF-8"
+    if source.classes and label not in source.classes:
+        return f"label={label[:60]!r} is not among the classes {', '.join(source.classes)[:200]}"
+    if split not in (*SPLITS, UNASSIGNED):
+        return f"split={str(split)[:60]!r}; use {', '.join(SPLITS)} or leave it empty"
+    if not isinstance(row.weight, (int, float)) or not 0 <= row.weight <= LARGEST_WEIGHT:
+        return f"weight={str(row.weight)[:60]!r}; use a number of 0 or more, up to {LARGEST_WEIGHT:,.0f}"
+    leaves = ".." in path and ".." in PurePosixPath(path).parts
+    if leaves or "\0" in path or os.path.isabs(path):  # noqa: PTH117 a tenth of the time
+        return f"path={path[:200]!r} leaves the folder {source.root}; use paths below it, or datamodule.root=DIR"
+    return None
+
+
+def _plain(path: str) -> str:
+    """Return the same text for a.png, ./a.png and .//a.png."""
+    return str(PurePosixPath(path)) if "//" in path or "./" in path else path

@@ -1,0 +1,125 @@
+"""torchvision's classification data sets, by the names of their classes."""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torchvision
+from PIL import Image
+from torch.utils.data import Dataset
+
+from common.errors import UserError
+from common.text import did_you_mean
+from datamodules.sources.unpacked import Record, UnpackedSource
+
+log = logging.getLogger(__name__)
+
+# This project's splits, and torchvision's words for each, of which the first that a data set has is taken
+SPLITS = {"train": ("train", "trainval", "train-standard"), "val": ("val", "valid"), "test": ("test",)}
+# Data sets of pairs, boxes, masks, texts, videos or optical flow, and the bases of others
+NO_CLASSES = {
+    "_optical_flow", "_stereo_matching", "cityscapes", "coco", "phototour", "flickr", "voc", "kinetics", "hmdb51", "ucf101",
+    "kitti", "sbd", "sbu", "widerface", "moving_mnist", "vision", "folder", "celeba", "VisionDataset", "DatasetFolder",
+    "ImageFolder", "LFWPairs", "wrap_dataset_for_transforms_v2",
+}  # fmt: skip
+
+
+class TorchvisionDataset(UnpackedSource):
+    """List the images of torchvision.datasets.NAME, with torchvision's own splits; without any, this project splits.
+
+    Args:
+        dataset: name of the class, as CIFAR10.
+        root: folder where its files lie, as torchvision documents it; None: downloaded into the cache.
+        arguments: further ones of the class, as {split: letters} of EMNIST.
+    """
+
+    def __init__(self, *, dataset: str, root: str | None = None, arguments: dict | None = None):
+        kinds = {name: kind for name in torchvision.datasets.__all__ if (kind := _classifies(name))}
+        if dataset not in kinds:
+            raise UserError(f"datamodule.source.dataset={dataset}: no such data set; {did_you_mean(dataset, kinds)}")
+        self.name, self.kind = dataset, kinds[dataset]
+        self.given_root = None if root is None else Path(root)
+        self.arguments = arguments or {}
+
+    def version(self) -> str:
+        where = "downloaded" if self.given_root is None else self.given_root.resolve()
+        return f"torchvision {torchvision.__version__} {self.name} {where} {sorted(self.arguments.items())}"
+
+    def records(self) -> Iterator[Record]:
+        found = list(self._open_splits())
+        if not found:
+            raise UserError(f"datamodule.source.dataset={self.name}: has none of the splits {', '.join(SPLITS)}")
+        for split, dataset in found:
+            names, without = getattr(dataset, "classes", None) or getattr(dataset, "categories", None), 0
+            for index in range(len(dataset)):
+                image, target = dataset[index]
+                if target is None:
+                    without += 1
+                else:
+                    yield Record(_as_image(image), _label(names, target), split)
+            if without:
+                log.warning("%s: %d images of %s have no label and are excluded", self.name, without, split)
+
+    def _open_splits(self) -> Iterator[tuple[str, Dataset]]:
+        """Yield each split that the data set has; one without a name where it has none."""
+        accepted = inspect.signature(self.kind).parameters
+        if "train" in accepted or issubclass(
+            self.kind, torchvision.datasets.MNIST
+        ):  # EMNIST's `split` is another thing
+            yield "train", self._open(train=True)
+            yield "test", self._open(train=False)
+        elif "split" in accepted and "split" not in self.arguments:
+            for split, words in SPLITS.items():
+                opened = (self._open(split=word) for word in words)
+                if (dataset := next((each for each in opened if each is not None), None)) is not None:
+                    yield split, dataset
+        else:
+            yield "", self._open()
+
+    def _open(self, **arguments) -> Dataset | None:
+        """Return the data set, or None where it has no such split."""
+        accepted = inspect.signature(self.kind).parameters
+        if "root" in accepted:
+            arguments["root"] = str(self.given_root or self.cache / "torchvision")
+        if "download" in accepted or issubclass(self.kind, torchvision.datasets.MNIST):
+            arguments["download"] = self.given_root is None
+        try:
+            return self.kind(**arguments, **self.arguments)
+        except Exception as error:  # of many types, and of the network's libraries
+            if isinstance(error, ValueError) and "for argument split" in str(error):  # which lists those that it has
+                return None
+            raise self._not_available(error) from error
+
+    def _not_available(self, error: Exception) -> UserError:
+        reason = " ".join(str(error).split())[:200]
+        if self.given_root is None:
+            return UserError(
+                f"datamodule.source.dataset={self.name}: cannot be downloaded or opened ({reason}); with its files in a "
+                "folder, as torchvision documents it: datamodule.root=DIR"
+            )
+        return UserError(
+            f"datamodule.root={self.given_root}: torchvision cannot open {self.name} there ({reason}); without datamodule.root "
+            "it is downloaded"
+        )
+
+
+def _classifies(name: str) -> Callable | None:
+    """Return a data set class whose items are an image and one class; None for others."""
+    kind = getattr(torchvision.datasets, name)
+    module = kind.__module__.rpartition(".")[2]
+    return None if module in NO_CLASSES or name in NO_CLASSES else kind
+
+
+def _as_image(image) -> Image.Image:
+    return image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
+
+
+def _label(names: list[str] | None, target) -> str:
+    """Return the name of a class where the data set has names, else its number."""
+    target = int(target)
+    if names is None or not 0 <= target < len(names):
+        return str(target)
+    name = names[target]
+    return str(name[0] if isinstance(name, tuple) else name)

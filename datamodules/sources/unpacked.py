@@ -1,0 +1,87 @@
+"""A data set whose images are no files: they are written once below the cache, and are files like all others from then on."""
+
+import contextlib
+import csv
+import hashlib
+import io
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from datamodules.sources.csv_table import CsvTable
+from datamodules.sources.source import UNASSIGNED, ImageRow, Source
+
+log = logging.getLogger(__name__)
+
+TABLE = "images.csv"
+
+
+class Record(NamedTuple):
+    """Hold one image of such a data set."""
+
+    image: bytes | Image.Image  # the content of a file, or pixels, which are written as PNG
+    label: str
+    split: str = UNASSIGNED
+
+
+class UnpackedSource(Source):
+    """List the images of a data set that gives records. A subclass has `records` and `version`.
+
+    The files lie in CACHE/NAME-HASH, with images.csv beside them; remove that folder to unpack again. It is whole or absent.
+    """
+
+    def records(self) -> Iterable[Record]:
+        """Yield every image with its label and split."""
+        raise NotImplementedError
+
+    def version(self) -> str:
+        """Return what the records depend on: another text, another folder."""
+        raise NotImplementedError
+
+    def images(self) -> Iterator[ImageRow]:
+        digest = hashlib.blake2b(self.version().encode(), digest_size=8).hexdigest()
+        self.root = self.cache / f"{self.name}-{digest}"
+        if not (self.root / TABLE).is_file():
+            log.info("%s: writing its images to %s, once", self.name, self.root)
+            _unpack(self.records(), self.root)
+        yield from CsvTable(table=self.root / TABLE).images()
+
+
+def _unpack(records: Iterable[Record], folder: Path) -> None:
+    """Write all records into a folder of another name, and rename it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f"{folder.name}.building-", dir=folder.parent))
+    try:
+        with (building / TABLE).open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(("path", "label", "split"))
+            for number, record in enumerate(records):
+                content, suffix = _encode(record.image)
+                path = f"{record.split or 'images'}/{number // 1000:03d}/{number:06d}.{suffix}"  # few files a folder
+                (building / path).parent.mkdir(parents=True, exist_ok=True)
+                (building / path).write_bytes(content)
+                table.writerow((path, record.label, record.split))
+        with contextlib.suppress(OSError):  # another process was first: its files are the same
+            building.rename(folder)
+        if not (folder / TABLE).is_file():
+            raise OSError(f"{folder}: could not be written")
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _encode(image: bytes | Image.Image) -> tuple[bytes, str]:
+    """Return the content of a file and its suffix."""
+    if not isinstance(image, bytes):
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG")
+        return buffer.getvalue(), "png"
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            return image, opened.format.lower()
+    except Exception:  # of many types; the data set is read like any other, and names the file that is no image
+        return image, "unknown"

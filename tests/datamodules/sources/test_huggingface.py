@@ -1,0 +1,85 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.errors import UserError
+from datamodules.sources.huggingface import HuggingFace
+from datamodules.sources.source import read_source
+
+datasets = pytest.importorskip("datasets", reason="needs the extra hf")
+LABELS = [0, 1, 0, 1, 1, 0]
+
+
+def png(value):
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((4, 4, 3), value, np.uint8)).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+@pytest.fixture(autouse=True)
+def hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub")
+
+
+def typed(labels=LABELS, label="label"):
+    columns = {"image": datasets.Image(), label: datasets.ClassLabel(names=["cat", "dog"])}
+    rows = {"image": [png(40 * index) for index in range(len(labels))], label: labels}
+    return datasets.Dataset.from_dict(rows, features=datasets.Features(columns))
+
+
+def opened(tmp_path, path, **arguments):
+    source = HuggingFace(path=str(path), **arguments)
+    source.cache = tmp_path / "cache"
+    return read_source(source)
+
+
+def check(catalog, labels, values):
+    assert [catalog.classes[label] for label in catalog.labels] == labels
+    assert [np.asarray(Image.open(file))[0, 0, 0] for file in catalog.files] == values
+
+
+def test_a_parquet_file_with_two_plain_columns(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    table = {
+        "image": [png(40 * index) for index in range(4)],
+        "label": ["cat", "dog", "dog", "cat"],
+        "size": [1, 2, 3, 4],
+    }
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "pets.parquet")
+    catalog = opened(tmp_path, tmp_path / "pets.parquet")
+    check(catalog, ["cat", "dog", "dog", "cat"], [0, 40, 80, 120])
+    assert catalog.name == "pets" and set(catalog.splits) == {""}  # one split: this project splits
+
+
+def test_splits_names_and_missing_labels_of_a_saved_data_set(tmp_path, caplog):
+    splits = {"train": typed(), "validation": typed([1, 0]), "test": typed([1, -1, 0]), "extra": typed([0])}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "pets")
+    catalog = opened(tmp_path, tmp_path / "pets")
+    assert catalog.splits.tolist() == ["train"] * 6 + ["val"] * 2 + ["test"] * 2
+    check(catalog, [("cat", "dog")[i] for i in [*LABELS, 1, 0, 1, 0]], [0, 40, 80, 120, 160, 200, 0, 40, 0, 80])
+    assert "1 rows of test have no image or no label" in caplog.text and "split extra is skipped" in caplog.text
+
+
+def test_columns_that_are_not_clear_are_asked_for(tmp_path):
+    two = typed().add_column("second", [1] * 6).rename_column("label", "kind").cast_column(
+        "second", datasets.ClassLabel(names=["cat", "dog"]))  # fmt: skip
+    two.save_to_disk(tmp_path / "two")
+    with pytest.raises(UserError, match=r"source.label has no value, .*: image, kind, second; give it one"):
+        opened(tmp_path, tmp_path / "two")
+    check(
+        opened(tmp_path, tmp_path / "two", label="kind"),
+        [("cat", "dog")[i] for i in LABELS],
+        [0, 40, 80, 120, 160, 200],
+    )
+    with pytest.raises(UserError, match=r"source.image=photo: no such column; found image, kind, second"):
+        opened(tmp_path, tmp_path / "two", image="photo")
+
+
+def test_what_is_no_data_set_is_named(tmp_path):
+    (tmp_path / "x.parquet").write_bytes(b"no parquet")
+    with pytest.raises(UserError, match=r"datamodule.source.path=.*x.parquet: cannot be loaded"):
+        opened(tmp_path, tmp_path / "x.parquet")

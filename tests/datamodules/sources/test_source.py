@@ -1,0 +1,54 @@
+import pytest
+
+from common.errors import UserError
+from datamodules.sources.source import ImageRow, Source, read_source
+
+
+class Cells(Source):
+    name, root, license, citation = "cells", "DIR", "CC0", "Somebody 2026"
+
+    def __init__(self, *rows, classes=None):
+        self.rows, self.classes = rows, classes
+
+    def images(self):
+        return self.rows
+
+
+def test_a_row_has_what_its_source_gives_and_defaults_for_the_rest():
+    catalog = read_source(Cells(ImageRow("a.png", "x"), ImageRow("b.png", "y", "val", "p1", 2.0, {"site": "north"})))
+    assert (catalog.paths, catalog.classes, catalog.labels.tolist()) == (["a.png", "b.png"], ["x", "y"], [0, 1])
+    assert (catalog.splits.tolist(), catalog.groups, catalog.weights.tolist()) == (["", "val"], ["", "p1"], [1, 2])
+    assert (catalog.name, catalog.license, catalog.citation) == ("cells", "CC0", "Somebody 2026")
+    assert str(catalog.files[0]) == "DIR/a.png"
+
+
+def test_classes_keep_the_order_of_the_source():
+    catalog = read_source(Cells(ImageRow("a", "small"), ImageRow("b", "large"), classes=["small", "large"]))
+    assert catalog.classes == ["small", "large"] and catalog.labels.tolist() == [0, 1] and catalog.weights is None
+
+
+OTHER = ImageRow("b", "y")
+
+
+@pytest.mark.parametrize(("rows", "message"), [
+    ([], "test_source.Cells: lists no images"),
+    ([ImageRow("a", "x"), ImageRow("b", "x")], r"Cells: a single class \(x\)"),
+    ([("a", "x"), OTHER], r"Cells: row 1: .* is no ImageRow"),
+    ([ImageRow("a", "x"), ImageRow("b", 1)], "row 2: path and label are needed, two texts; found path='b' label=1"),
+    ([ImageRow("", "x"), OTHER], "row 1: path and label are needed"),
+    ([ImageRow("a", "x "), OTHER], "row 1: label='x ': a name without blanks"),
+    ([ImageRow("a", "x", "dev"), OTHER], "row 1: split='dev'; use train, val, test"),
+    ([ImageRow("a", "x", weight=-1), OTHER], "row 1: weight='-1'; use a number of 0 or more"),
+    ([ImageRow("a", "x", weight=0), OTHER._replace(weight=0)], "every weight is 0"),
+    ([ImageRow("../a", "x"), OTHER], r"row 1: path='../a' leaves the folder DIR"),
+    ([ImageRow("/a", "x"), OTHER], "row 1: path='/a' leaves the folder DIR"),
+    ([ImageRow("a", "x"), OTHER, ImageRow("./a", "y")], "row 3: ./a is in row 1 already"),
+])  # fmt: skip
+def test_rows_that_cannot_be_used_are_named(rows, message):
+    with pytest.raises(UserError, match=f"^datamodule.source=.*{message}"):
+        read_source(Cells(*rows))
+
+
+def test_a_label_that_the_source_does_not_declare_is_named():
+    with pytest.raises(UserError, match="row 2: label='z' is not among the classes x, y"):
+        read_source(Cells(ImageRow("a", "x"), ImageRow("b", "z"), classes=["x", "y"]))

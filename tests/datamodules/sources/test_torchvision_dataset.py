@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+import torchvision
+from PIL import Image
+
+from common.errors import UserError
+from datamodules.sources.source import read_source
+from datamodules.sources.torchvision_dataset import TorchvisionDataset
+
+FAKE = {"size": 6, "image_size": [3, 8, 8], "num_classes": 3}
+
+
+def opened(tmp_path, **arguments):
+    source = TorchvisionDataset(**arguments)
+    source.cache = tmp_path / "cache"
+    return read_source(source)
+
+
+def test_pixels_and_labels_are_torchvision_s_and_written_once(tmp_path):
+    catalog = opened(tmp_path, dataset="FakeData", arguments=FAKE)
+    expected = torchvision.datasets.FakeData(**FAKE)
+    for file, label, (image, target) in zip(catalog.files, catalog.labels, expected, strict=True):
+        assert np.array_equal(np.asarray(Image.open(file)), np.asarray(image)) and catalog.classes[label] == str(target)
+    assert set(catalog.splits) == {""}  # FakeData has none
+    written = [file.stat().st_mtime_ns for file in catalog.files]
+    assert [file.stat().st_mtime_ns for file in opened(tmp_path, dataset="FakeData", arguments=FAKE).files] == written
+    assert opened(tmp_path, dataset="FakeData", arguments=FAKE | {"size": 5}).root != catalog.root
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {catalog.root.name, opened(
+        tmp_path, dataset="FakeData", arguments=FAKE | {"size": 5}).root.name}  # nothing half-made stays  # fmt: skip
+
+
+def write_idx(path, array):
+    """Write the format of http://yann.lecun.com/exdb/mnist: two zeros, the type, the dimensions, the numbers."""
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+def test_files_in_a_folder_are_read_with_their_splits(tmp_path):
+    generator = np.random.default_rng(0)
+    images = {"train": generator.integers(0, 256, (5, 28, 28)), "t10k": generator.integers(0, 256, (3, 28, 28))}
+    for name, pixels in images.items():
+        write_idx(tmp_path / "MNIST" / "raw" / f"{name}-images-idx3-ubyte", pixels)
+        write_idx(tmp_path / "MNIST" / "raw" / f"{name}-labels-idx1-ubyte", np.arange(len(pixels)) % 2)
+    catalog = opened(tmp_path, dataset="MNIST", root=str(tmp_path))
+    assert catalog.splits.tolist() == ["train"] * 5 + ["test"] * 3 and catalog.classes == ["0 - zero", "1 - one"]
+    assert np.array_equal(np.asarray(Image.open(catalog.files[6])), images["t10k"][1])
+
+
+def test_what_is_not_there_is_named_and_leaves_nothing_behind(tmp_path):
+    with pytest.raises(UserError, match=r"datamodule.root=.*torchvision cannot open CIFAR10 there \(Dataset not found"):
+        opened(tmp_path, dataset="CIFAR10", root=str(tmp_path / "nowhere"))
+    assert not list((tmp_path / "cache").iterdir())
+    with pytest.raises(UserError, match="dataset=CIFAR: no such data set; did you mean CIFAR10"):
+        opened(tmp_path, dataset="CIFAR")
+    with pytest.raises(UserError, match="dataset=CocoDetection: no such data set"):  # boxes, no classes
+        opened(tmp_path, dataset="CocoDetection")
