@@ -340,6 +340,8 @@ class SplitMetrics:
     """Counts; rows are true classes, columns predicted ones."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     """95% bootstrap intervals, stratified by class, by the name of the metric."""
+    further: dict[str, float | None] = field(default_factory=dict)
+    """Metrics of the user's own (conf/metrics) by their names; `intervals` has theirs. Null where one is NaN."""
     per_class: list[ClassScores] | None = None
     """One entry a class."""
     binary: Binary | None = None

@@ -26,6 +26,7 @@ from common.text import did_you_mean, printable, quote_override
 from common.untrusted.saved_config import read_saved_choices, read_saved_name
 from engine import help, log_handlers
 from engine.error_messages import user_message
+from engine.flags import config_dir, split_flags
 from engine.process_tuning import tune_process
 from engine.run.job import Job, run_job
 from engine.run.job_state import is_interrupted_run
@@ -122,8 +123,9 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     Raises:
         UserError: a choice that is no file of its group, a checkpoint that does not exist, or a folder with a finished run.
     """
+    flags, typed = split_flags(arguments)
     try:
-        overrides = OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")])
+        overrides = OverridesParser.create().parse_overrides(typed)
     except OverrideParseException:
         return arguments  # Hydra reports it
     values = {override.key_or_group: override for override in overrides}
@@ -142,13 +144,19 @@ def complete_overrides(arguments: list[str]) -> list[str]:
         added.append("hydra.output_subdir=null")  # it resumes with its own .hydra, or is refused
     ckpt_path = values["ckpt_path"].value() if "ckpt_path" in values else None
     if isinstance(ckpt_path, str) and not values["ckpt_path"].is_sweep_override():
-        added = _of_checkpoint(Path(ckpt_path), values, added)
-    flags = [a for a in arguments if a in MULTIRUN]  # argparse does not find them between overrides
-    return [*flags, *(a for a in arguments if a not in MULTIRUN), *added]
+        added = _of_checkpoint(Path(ckpt_path), values, added, config_dir(arguments))
+    return [*flags, *typed, *added]  # argparse does not find flags between overrides
 
 
-def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str]) -> list[str]:
-    """`added` with the folder and the choices of the run that a checkpoint lies in."""
+def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str], further: str | None) -> list[str]:
+    """Return `added` with the folder and the choices of the run that a checkpoint lies in.
+
+    Args:
+        further: the user's own folder of configuration files, where one is given.
+
+    Raises:
+        UserError: the run took a file from a folder that is not given now.
+    """
     run = run_to_resume(ckpt_path)
     if run is None:
         return added
@@ -161,7 +169,13 @@ def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str
     if resumes:
         added.append("hydra.output_subdir=null")  # the run's own .hydra stays
     choices = read_saved_choices(run).items()  # single settings on top then find the groups that they belong to
-    return [*(f"{group}={name}" for group, name in choices if group not in values), *added]
+    chosen = [(group, name) for group, name in choices if group not in values]
+    for group, name in chosen:
+        if further is None and (CONF / group).is_dir() and not (CONF / group / f"{name}.yaml").is_file():
+            raise UserError(
+                f"ckpt_path={ckpt_path}: its run took {group}={name} from a folder of its own; add it: --config-dir=DIR"
+            )
+    return [*(f"{group}={name}" for group, name in chosen), *added]
 
 
 def _check_choice(key: str, override: Override) -> None:
@@ -239,5 +253,5 @@ OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path))
 OmegaConf.register_new_resolver("rounded_quotient", lambda dividend, divisor: round(dividend / divisor))
 OmegaConf.register_new_resolver("threads_of_job", threads_of_job)
 OmegaConf.register_new_resolver("gpus_of_job", gpus_of_job)
-OmegaConf.register_new_resolver("help_groups", lambda verb: help.help_groups(CONF, verb))
+OmegaConf.register_new_resolver("help_groups", lambda verb: help.help_groups(CONF, verb, config_dir(sys.argv[1:])))
 OmegaConf.register_new_resolver("help_settings", lambda verb: help.help_settings(CONF, verb))

@@ -19,11 +19,13 @@ from evaluation.calibration import (
 )
 from evaluation.intervals import proportion
 from evaluation.scores import (
+    Metric,
     average_precision,
     balanced_accuracy,
     bootstrap_intervals,
     checked,
     count_confusion,
+    further_metric,
     macro_auroc,
     macro_f1,
     per_class,
@@ -103,9 +105,20 @@ class DecisionRules:
 
 
 def measure(
-    labels: np.ndarray, probabilities: np.ndarray, classes: list[str], decision: Decision | None
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    classes: list[str],
+    decision: Decision | None,
+    further: dict[str, Metric] | None = None,
 ) -> SplitMetrics:
     """Compute every metric of a split but `loss` and `test_evaluations`, which the engine knows.
+
+    Args:
+        labels: (n,) class indices.
+        probabilities: (n, K).
+        classes: K names.
+        decision: of the checkpoint.
+        further: the user's own metrics by their names.
 
     A mean over classes is over those with images; `auroc` and `binary` are None where all images are of one class.
     """
@@ -116,6 +129,8 @@ def measure(
     # The positive class comes last: of two classes only average precision depends on which one it is
     order = [1 - positive, positive] if k == 2 else list(range(k))
     intervals = bootstrap_intervals(np.argsort(order)[labels], probabilities[:, order])
+    own = {name: further_metric(metric, labels, probabilities) for name, metric in (further or {}).items()}
+    intervals |= {name: interval for name, (_, interval) in own.items() if interval is not None}
     return SplitMetrics(
         accuracy=proportion(int(confusion.trace()), len(labels)),
         balanced_accuracy=float(balanced_accuracy(confusion)),
@@ -125,6 +140,7 @@ def measure(
         brier=brier(labels, probabilities),
         confusion=confusion.tolist(),
         intervals={name: tuple(interval) for name, interval in intervals.items()},
+        further={name: value for name, (value, _) in own.items()},
         per_class=per_class(confusion, classes),
         binary=_binary(labels == positive, probabilities[:, positive], classes[positive], decision)
         if k == 2 and several
@@ -225,13 +241,17 @@ def choose_threshold(
     return float(best[np.abs(best - 0.5).argmin()])
 
 
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
 def describe_metrics(metrics: SplitMetrics, decision: Decision | None) -> list[str]:
     """Return the metrics of a split beside accuracy, as lines for the screen."""
     names = {"balanced_accuracy": "balanced accuracy", "f1": "macro F1", "auroc": "AUROC"}
-    values = {name: getattr(metrics, name) for name in names}
+    values = {name: getattr(metrics, name) for name in names} | metrics.further
     lines = [
         ", ".join(
-            f"{names[name]} {value:.3f} ({metrics.intervals[name][0]:.3f} to {metrics.intervals[name][1]:.3f})"
+            f"{names.get(name, name)} {value:.3f}{_interval(metrics.intervals.get(name))}"
             for name, value in values.items()
             if value is not None
         )

@@ -4,6 +4,8 @@ n images, K classes, B resamples, G distinct scores. A confusion matrix has the 
 Classes without images do not count: a mean over classes is over the others.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from common.run_record import ClassScores
@@ -12,6 +14,9 @@ from evaluation.intervals import Interval, proportion
 CELLS = 4_000_000  # resamples x images held at a time, some tens of MB
 DRAWS = 40_000_000  # resamples x images x classes scored, two seconds
 FEWEST_RESAMPLES = 200
+FURTHER_RESAMPLES = 400  # of a metric that takes one resample at a time
+
+Metric = Callable[[np.ndarray, np.ndarray], float]  # labels (n,), probabilities (n, K)
 
 
 def count_confusion(labels: np.ndarray, predicted: np.ndarray, k: int) -> np.ndarray:
@@ -127,6 +132,33 @@ def bootstrap_intervals(
             drawn["average_precision"].append(_weighted_average_precision(labels == 1, probabilities[:, 1], weights))
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     return {name: Interval(*np.quantile(np.concatenate(parts), tails).tolist()) for name, parts in drawn.items()}
+
+
+def further_metric(
+    metric: Metric, labels: np.ndarray, probabilities: np.ndarray
+) -> tuple[float | None, Interval | None]:
+    """Compute a metric of the user's own with a percentile interval, stratified by class.
+
+    Args:
+        metric: labels (n,), probabilities (n, K) -> number.
+        labels: (n,) class indices.
+        probabilities: (n, K).
+
+    Returns:
+        Value and 95% interval; None each where they are NaN or infinite.
+    """
+    labels, probabilities = checked(labels, probabilities)
+    value = float(metric(labels, probabilities))
+    generator, drawn = np.random.default_rng(0), []
+    of_class = [np.flatnonzero(labels == k) for k in np.unique(labels)]
+    for _ in range(FURTHER_RESAMPLES):
+        rows = np.concatenate([generator.choice(rows, len(rows)) for rows in of_class])
+        drawn.append(float(metric(labels[rows], probabilities[rows])))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return (
+        value if np.isfinite(value) else None,
+        Interval(float(low), float(high)) if np.isfinite([low, high]).all() else None,
+    )
 
 
 def per_class(confusion: np.ndarray, classes: list[str]) -> list[ClassScores]:

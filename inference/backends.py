@@ -6,6 +6,7 @@ B images, S pixels a side, K classes.
 import importlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Protocol
@@ -58,8 +59,11 @@ class Backend(Protocol):
     def __call__(self, pixels: np.ndarray) -> np.ndarray: ...
 
 
-def open_backend(path: Path, device: str = "auto") -> Backend:
+def open_backend(path: Path, device: str = "auto", register: Sequence[str] = ()) -> Backend:
     """Load a checkpoint or an ONNX file onto a device: auto, cpu, cuda or cuda:N.
+
+    Args:
+        register: full names of networks and heads of the user's own, which the checkpoint may name.
 
     Raises:
         UserError: no such file, one of another kind, a device that is not here, or onnxruntime not installed.
@@ -70,15 +74,17 @@ def open_backend(path: Path, device: str = "auto") -> Backend:
         raise UserError(
             f"ckpt={path}: a program of torch.export, which is for use elsewhere; give the checkpoint or an .onnx file"
         )
-    return OnnxBackend(path, device) if suffix == ".onnx" else CheckpointBackend(path, device)
+    return OnnxBackend(path, device) if suffix == ".onnx" else CheckpointBackend(path, device, register)
 
 
 class CheckpointBackend:
     """Compute probabilities with a checkpoint of a run, as its test stage did."""
 
-    def __init__(self, path: Path, device: str = "auto"):
+    def __init__(self, path: Path, device: str = "auto", register: Sequence[str] = ()):
         from lightning_modules.checkpoint import load_network  # late: an ONNX file needs no torch
+        from lightning_modules.network_errors import register_by_name
 
+        register_by_name(register, "register")
         self.network, description, decision = load_network(path)
         values = (description[name] for name in ("classes", "image_size", "mean", "std"))
         self.description = ModelDescription(*values, decision)

@@ -36,7 +36,7 @@ def run(config: DictConfig) -> None:
     check_predict_arguments(config.batch_size, config.explain, config.explain_most)
     images = OmegaConf.to_container(config.images) if OmegaConf.is_list(config.images) else config.images
     inputs = resolve_images(images, config.root)
-    model = Predictor.from_checkpoint(checkpoint, str(config.device))
+    model = Predictor.from_checkpoint(checkpoint, str(config.device), list(config.register))
     summary = PredictionSummary(model.classes, model.decision)
     explanations = None
     if config.explain:

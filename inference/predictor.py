@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,16 +69,17 @@ class Predictor:
         self.description: ModelDescription = backend.description
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, device: str = "auto") -> "Predictor":
+    def from_checkpoint(cls, path: str | Path, device: str = "auto", register: Sequence[str] = ()) -> "Predictor":
         """Load a run's best.ckpt, or what export.py made of it (.onnx, which needs no torch).
 
         Args:
             device: auto (a GPU where there is one), cpu, cuda or cuda:N.
+            register: full names of networks and heads of your own, which the checkpoint may name; it can name no others.
 
         Raises:
             UserError: no such file, one of another kind, or no such device.
         """
-        return cls(open_backend(Path(path), device))
+        return cls(open_backend(Path(path), device, register))
 
     @property
     def classes(self) -> list[str]:

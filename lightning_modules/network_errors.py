@@ -1,11 +1,13 @@
-"""Errors of the networks as the project's own: networks/ imports nothing of it."""
+"""Between the networks and the rest of the project, of which networks/ imports nothing: their errors, and the user's own."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from common.errors import UserError
+from common.targets import resolve_target
 from common.text import did_you_mean
 from lightning_modules.networks.errors import NetworkError
+from lightning_modules.networks.registry import OWN
 
 
 @contextlib.contextmanager
@@ -16,3 +18,19 @@ def network_errors() -> Iterator[None]:
     except NetworkError as error:
         allowed = f"; {did_you_mean(error.name, error.allowed)}" if error.allowed else ""
         raise UserError(f"{error.message}{allowed}") from error
+
+
+def register_by_name(names: Sequence[str], key: str) -> None:
+    """Make networks and heads of the user's own known by their full names, so that checkpoints may name them.
+
+    Args:
+        names: package.module.Class of each; from the command line or the user's configuration, never from a checkpoint.
+        key: of the setting, for messages.
+
+    Raises:
+        UserError: no list of names, or one that cannot be imported.
+    """
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{key}={names}: use a list of full names, {key}=[package.module.Class]")
+    for name in names:
+        OWN[name] = resolve_target(name, key)

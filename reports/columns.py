@@ -53,7 +53,7 @@ def result_table(group: ResultGroup, changed: list[str]) -> Table:
     columns += [Column(name, lambda row, name=name: setting_cell(row.changed[name]), is_text=True) for name in changed]
     if not changed:
         columns.append(Column("network", lambda row: Cell(row.name, row.name), is_text=True))
-    columns += [*_training_images(rows), *_accuracies(rows)]
+    columns += [*_training_images(rows), *_accuracies(rows), *_further_metrics(rows)]
     if len(rows) > 1:
         columns += [
             Column("difference", lambda row: difference_cell(row.comparison)),
@@ -159,6 +159,17 @@ def _accuracies(rows: Sequence[ResultRow]) -> list[Column]:
         fill = partial(_accuracy_of, split=split, with_n=not same)
         made.append(Column(f"{name} accuracy{same}", fill))
     return made
+
+
+def _further_metrics(rows: Sequence[ResultRow]) -> list[Column]:
+    """Make a column for each metric of the user's own, on test where there is one: the mean over the runs of a row."""
+    names = dict.fromkeys(name for row in rows for name in row.further)
+    return [Column(clean(name, 40), partial(_further_of, name=name)) for name in names]
+
+
+def _further_of(row: ResultRow, name: str) -> Cell:
+    value = row.further.get(name)
+    return Cell("-" if value is None else f"{value:.3f}", value)
 
 
 def _accuracy_of(row: ResultRow, split: str, with_n: bool) -> Cell:

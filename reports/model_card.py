@@ -137,7 +137,8 @@ def _training(run: Run) -> list[str]:
 
 def _metrics_table(measured: list[tuple[str, SplitMetrics]]) -> Table:
     rows = [["accuracy", *(format_accuracy(metrics.accuracy) for _, metrics in measured)]]
-    for key, name in METRICS:
+    further = {name: name for _, metrics in measured for name in metrics.further}
+    for key, name in (dict(METRICS) | further).items():
         rows.append([f"{name} (95% interval)", *(_with_interval(metrics, key) for _, metrics in measured)])
     rows.append(["cross entropy", *(_digits(metrics.loss) for _, metrics in measured)])
     rows.append(["images (n)", *(f"{metrics.accuracy.n:,}" for _, metrics in measured)])
@@ -247,7 +248,8 @@ def _digits(value: float | None) -> str:
 
 def _with_interval(metrics: SplitMetrics, key: str) -> str:
     interval = metrics.intervals.get(key)
-    return _digits(getattr(metrics, key)) + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+    value = metrics.further[key] if key in metrics.further else getattr(metrics, key, None)
+    return _digits(value) + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
 
 
 def _share(found: Proportion | None) -> str:

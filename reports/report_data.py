@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean, median
 from typing import NamedTuple
 
 from common.run_record import DataInfo
@@ -103,6 +103,14 @@ class ResultRow:
         found = [each.latency_p50_ms for run in self.runs for each in run.model.single_latencies]
         values = [value for value in found if value is not None]
         return median(values) if values else None
+
+    @property
+    def further(self) -> dict[str, float | None]:
+        """Mean over the runs of each metric of the user's own, on test where it was measured, else on val."""
+        measured = [found.further for run in self.runs if (found := run.record.test or run.record.val)]
+        names = dict.fromkeys(name for each in measured for name in each)
+        values = {name: [each[name] for each in measured if each.get(name) is not None] for name in names}
+        return {name: fmean(each) if each else None for name, each in values.items()}
 
     @property
     def wall_time_s(self) -> float | None:

@@ -20,7 +20,7 @@ LARGEST = 64 * 2**10  # bytes; a run's has 2 to 4 KiB. OmegaConf takes 1.2 s for
 DEEPEST = 20  # collections within one another
 LONGEST = 100_000  # characters, once every interpolation is resolved
 GROUPS = ("model", "datamodule", "trainer", "callbacks")  # that every run has
-MAY_BE_EMPTY = ("augmentation", "loss", "decision", "optimizer", "scheduler", "logger")
+MAY_BE_EMPTY = ("augmentation", "loss", "decision", "metrics", "optimizer", "scheduler", "logger")
 OF_EACH_COMMAND = {"stages", "ckpt_path", "seed", "experiment", "hydra"}  # that no saved choice may replace
 REFERENCE = re.compile(r"\$\{(\.*)(\w+(?:\.\w+)*)\}")
 # Of the resolvers only those that compute; oc.env, new_run_dir and the like tell of this machine or write on it
@@ -46,6 +46,7 @@ ALLOWED_TARGETS = {
     "lightning.pytorch.profilers": "lightning.pytorch.profilers",
     "lightning.pytorch.strategies": "lightning.pytorch.strategies",
 }
+OWN_NAMES = {("model", "network"), ("model", "head", "name")}  # which a user's own class may be named at
 FACTORIES = ("lightning_modules.losses", "lightning_modules.optim")  # whose functions may be named, too
 
 
@@ -195,7 +196,9 @@ def _find_untrusted(config: dict, trusted: dict) -> Iterator[tuple[str, str]]:
         key = ".".join(map(str, place))
         if isinstance(value, str) and "${" not in value and _at(trusted, place) == value:
             continue
-        if name == "_target_" and not is_allowed_target(value):
+        if place in OWN_NAMES and isinstance(value, str) and "." in value:
+            yield key, f"is {value[:100]!r}, a class that your conf/ does not name"
+        elif name == "_target_" and not is_allowed_target(value):
             yield key, f"is {str(value)[:100]!r}, neither in your conf/ nor a class of {', '.join(ALLOWED_TARGETS)}"
         elif value is not None and (name in WRITES or (name == "_target_" and value.startswith(LOGGERS))):
             yield key, f"is {str(value)[:100]!r}, which could write outside of the run's folder"

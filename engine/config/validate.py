@@ -1,8 +1,6 @@
 """Check a run's configuration before anything is read or trained: the constructors' signatures are its schema."""
 
 import inspect
-import pkgutil
-import re
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +11,12 @@ from omegaconf.errors import MissingMandatoryValue
 from torch import nn
 
 from common.errors import UserError
+from common.targets import resolve_target
 from common.text import did_you_mean
 from engine.config.annotations import PLAIN, matches_type, type_name
 from engine.config.instantiate import instantiate, is_about_settings, setting_error
-from lightning_modules.network_errors import network_errors
-from lightning_modules.networks.registry import NETWORKS, network_arguments
+from lightning_modules.network_errors import network_errors, register_by_name
+from lightning_modules.networks.registry import find_network, head_name, is_full_name, network_arguments
 from lightning_modules.networks.surgery import smallest_image_size
 
 STAGES = ("cost", "fit", "test")
@@ -52,16 +51,18 @@ def validate(config: DictConfig) -> DictConfig:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} has no value; give it one: {error.full_key}=VALUE") from error
-    values["callbacks"] = values.get("callbacks") or {}
+    for group in ("callbacks", "metrics"):
+        values[group] = values.get(group) or {}
     values["stages"] = _stages(values)
     for key in ("model", *NODES):
         if not isinstance(values.get(key), dict) or not values[key]:
             raise UserError(f"{key}={values.get(key)}: choose a file of conf/{key}: {key}=NAME")
+    register_by_name(values.get("register") or [], "register")
     _check_run(values)  # first, since other settings refer to these
     _check_trainer(values["trainer"])
     _check_model(values["model"])
     nodes = {key: values.get(key) for key in (*NODES, *MAY_BE_EMPTY)}
-    nodes |= {f"callbacks.{name}": node for name, node in values["callbacks"].items()}
+    nodes |= {f"{group}.{name}": node for group in ("callbacks", "metrics") for name, node in values[group].items()}
     for key, node in nodes.items():
         if node:
             _check_node(key, node, GIVEN.get(key, ()))
@@ -121,10 +122,17 @@ def _check_trainer(trainer: dict) -> None:
 
 
 def _check_model(model: dict) -> None:
-    """Check that the model's settings are of the types that its network takes; their ranges the network checks itself."""
+    """Check that the model's settings are of the types that its network takes; their ranges the network checks itself.
+
+    A network or head that is named by its full name is registered: the user's configuration names it, not a checkpoint.
+    """
+    for key, name in (("model.network", model.get("network")), ("model.head.name", head_name(model))):
+        if is_full_name(name):
+            register_by_name([name], key)
     with network_errors():
         arguments = network_arguments(model)
-    for name, parameter in inspect.signature(NETWORKS[arguments["network"]]).parameters.items():
+        build = find_network(arguments["network"])
+    for name, parameter in inspect.signature(build).parameters.items():
         if name in arguments and not matches_type(arguments[name], parameter.annotation):
             raise UserError(f"model.{name}={arguments[name]!r}: expected {type_name(parameter.annotation)}")
 
@@ -136,11 +144,30 @@ def check_image_size(config: DictConfig, network: nn.Module) -> None:
         UserError: too small; names the smallest size that it takes.
     """
     size = config.model.image_size
-    if smallest_image_size(network, size, start=size) is None:
+    if is_full_name(config.model.network):
+        check_logits(config, network)
+    elif smallest_image_size(network, size, start=size) is None:
         smallest = smallest_image_size(network, LARGEST_TRIED)
         raise UserError(
             f"model.image_size={size} is too small for {config.model.name}; "
             f"the smallest is {smallest or f'above {LARGEST_TRIED}'}"
+        )
+
+
+@torch.no_grad()
+def check_logits(config: DictConfig, network: nn.Module) -> None:
+    """Check that a network of the user's own gives logits (1, K) for one image (1, 3, S, S).
+
+    Raises:
+        UserError: another shape; names it. What the network itself raises is raised as it is.
+    """
+    size, was_training = config.model.image_size, network.training
+    logits = network.eval()(torch.zeros(1, 3, size, size))
+    network.train(was_training)
+    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if not isinstance(shape, tuple) or len(shape) != 2 or shape[0] != 1:
+        raise UserError(
+            f"model.network={config.model.network}: gives {shape} for one image; logits (1, classes) are needed"
         )
 
 
@@ -179,7 +206,7 @@ def _check_node(key: str, node, given: tuple[str, ...] = ()) -> None:
     partial = node.get("_partial_", False)
     if not isinstance(partial, bool):
         raise UserError(f"{key}._partial_={partial!r}: use true or false")
-    parameters = _parameters(_resolve_target(node["_target_"], key))
+    parameters = _parameters(resolve_target(node["_target_"], f"{key}._target_"))
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name, value in node.items():
         if name in ("_target_", "_partial_"):
@@ -213,24 +240,6 @@ def _check_nested(key: str, value) -> None:
             _check_nested(f"{key}.{name}", item)
     elif isinstance(value, str) and "${" in value:
         raise UserError(f"{key}={value[:100]!r}: is an interpolation again once it is resolved; use a plain text")
-
-
-def _resolve_target(name, key: str) -> Callable:
-    """Import what a `_target_` names."""
-    shown = f"{key}._target_={str(name)[:100]}"
-    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", str(name), re.ASCII):
-        raise UserError(f"{shown}: use the full name of a class, as torch.optim.Adam")
-    try:
-        found = pkgutil.resolve_name(name)
-    except ImportError as error:
-        raise UserError(f"{shown}: cannot be imported ({error})") from error
-    except AttributeError as error:
-        module, _, last = name.rpartition(".")
-        classes = [n for n, v in inspect.getmembers(error.obj, inspect.isclass) if not n.startswith("_")]
-        raise UserError(f"{shown}: not found in {module}; {did_you_mean(last, classes)}") from error
-    if not callable(found):
-        raise UserError(f"{shown}: is no class and no function; use the full name of one, as torch.optim.Adam")
-    return found
 
 
 def _parameters(target: Callable) -> dict[str, inspect.Parameter]:

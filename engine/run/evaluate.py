@@ -23,6 +23,7 @@ from common.run_record import (
     flatten,
     increment_test_evaluations,
 )
+from engine.config.instantiate import instantiate
 from evaluation.decision import DecisionRules, describe_metrics, measure
 from evaluation.intervals import format_accuracy
 from lightning_modules.checkpoint import read_checkpoint
@@ -32,7 +33,12 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_val(
-    record: RunRecord, trainer: L.Trainer, model: ImageClassifier, data: L.LightningDataModule, rules: DecisionRules
+    config: DictConfig,
+    record: RunRecord,
+    trainer: L.Trainer,
+    model: ImageClassifier,
+    data: L.LightningDataModule,
+    rules: DecisionRules,
 ) -> None:
     """Fill the record's `val` and `decision`; a decision that is fitted here goes into the run's best.ckpt."""
     if data.select_on == "test":  # there is no val to fit on
@@ -44,7 +50,7 @@ def evaluate_val(
         if record.best and trainer.is_global_zero:
             add_decision(Path(record.best.checkpoint), model.decision)
     record.decision = model.decision
-    record.val = _metrics(trainer, model, "val")
+    record.val = _metrics(config, trainer, model, "val")
 
 
 def evaluate_test(
@@ -52,7 +58,7 @@ def evaluate_test(
 ) -> None:
     """Fill the record's `test`, and count how often this training was evaluated on the test images."""
     trainer.test(model, datamodule=data, verbose=False)
-    record.test = _metrics(trainer, model, "test")
+    record.test = _metrics(config, trainer, model, "test")
     n = record.previous_test_evaluations + 1 if record.best else None
     trained_in = None if record.best else RunFolder.of_checkpoint(Path(config.ckpt_path))
     if trained_in and record.writes:
@@ -100,9 +106,10 @@ def find_callback(trainer: L.Trainer, kind: type[L.Callback]):
     return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
 
 
-def _metrics(trainer: L.Trainer, model: ImageClassifier, split: str) -> SplitMetrics:
+def _metrics(config: DictConfig, trainer: L.Trainer, model: ImageClassifier, split: str) -> SplitMetrics:
     predictions = find_callback(trainer, PredictionWriter).predictions[split]
-    metrics = measure(predictions.labels, predictions.probabilities, model.classes, model.decision)
+    further = {name: instantiate(config, f"metrics.{name}") for name in config.metrics}
+    metrics = measure(predictions.labels, predictions.probabilities, model.classes, model.decision, further)
     metrics.loss = model.results[split]["loss"]
     return metrics
 

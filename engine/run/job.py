@@ -19,7 +19,9 @@ from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from common.signals import slurm_requeue, stop_immediately
 from engine import error_messages, log_handlers
+from engine.flags import config_dir
 from engine.run.job_state import should_run
+from engine.run.own_classes import own_class_error
 from engine.run.resume import resume_config
 
 log = logging.getLogger(__name__)
@@ -73,7 +75,8 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
     except TrialPruned as pruned:
         record.prune(str(pruned), warning_list.messages)
         return pruned
-    except Exception as error:
+    except Exception as raised:
+        error = own_class_error(raised, config) or raised
         message = error_messages.user_message(error)
         if record is not None:
             _record_error(record, error, message, warning_list.messages)
@@ -141,7 +144,9 @@ def _how_to_resume(job: Job) -> str:
         return f". Resume with: {shlex.join(job.command)}"
     if not job.folder.last_checkpoint.is_file():
         return "; no checkpoint was written yet"
-    return f". Resume with: python train.py {shlex.quote(f'ckpt_path={job.folder.last_checkpoint}')}"
+    further = config_dir(job.command)
+    flag = [f"--config-dir={further}"] if further else []
+    return f". Resume with: {shlex.join(['python', 'train.py', *flag, f'ckpt_path={job.folder.last_checkpoint}'])}"
 
 
 @contextlib.contextmanager

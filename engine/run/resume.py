@@ -16,7 +16,14 @@ from common.untrusted.saved_config import read_saved_choices, read_saved_config
 log = logging.getLogger(__name__)
 
 # Settings of a command and not of the run; the cache too, whose old entries are removed
-COMMAND_KEYS = ("ckpt_path", "stages", "datamodule.cache", "datamodule.cache_max_gib", "datamodule.gpu_cache_gib")
+COMMAND_KEYS = (
+    "ckpt_path",
+    "stages",
+    "register",
+    "datamodule.cache",
+    "datamodule.cache_max_gib",
+    "datamodule.gpu_cache_gib",
+)
 
 
 def run_to_resume(ckpt_path: Path) -> RunFolder | None:

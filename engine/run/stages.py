@@ -74,7 +74,7 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
         record.save()
         record.best = fit(config, record, trainer, model, data)
         model = load_classifier(Path(record.best.checkpoint))
-    evaluate_val(record, trainer, model, data, rules)
+    evaluate_val(config, record, trainer, model, data, rules)
     if "test" in config.stages and data.has_test:
         evaluate_test(config, record, trainer, model, data)
     finalize(config, record, trainer)

@@ -39,15 +39,15 @@ def run(config: DictConfig) -> None:
     checkpoint = checkpoint_argument(config.ckpt)
     server.check_address(config.host, config.port, config.share)
     server.import_gradio()
-    page = DemoApp(checkpoint, str(config.device)).page()
+    page = DemoApp(checkpoint, str(config.device), list(config.register)).page()
     server.serve(page, host=config.host, port=config.port, share=config.share)
 
 
 class DemoApp:
     """Predict and explain uploaded images, with examples and similar images from the checkpoint's run where it has one."""
 
-    def __init__(self, checkpoint: Path, device: str):
-        self.model = Predictor.from_checkpoint(checkpoint, device)
+    def __init__(self, checkpoint: Path, device: str, register: Sequence[str] = ()):
+        self.model = Predictor.from_checkpoint(checkpoint, device, register)
         self.explainer = Explainer(self.model)
         self.checkpoint = checkpoint
         self.environment = jinja_environment(TEMPLATES, explained_page.TEMPLATES)

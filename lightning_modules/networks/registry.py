@@ -1,10 +1,12 @@
 """The networks that a config or a checkpoint can ask for, by name."""
 
 import inspect
+from collections.abc import Callable
 
 from torch import nn
 
 from lightning_modules.networks.errors import NetworkError
+from lightning_modules.networks.heads import OWN, is_full_name
 from lightning_modules.networks.shufflenet_v1 import shufflenet_v1
 from lightning_modules.networks.simple_cnn import simple_cnn
 from lightning_modules.networks.timm_models import timm_model
@@ -40,17 +42,37 @@ OF_EVERY_MODEL = ("name", "weights", "freeze", "image_size")  # settings of conf
 
 
 def build_network(*, network: str, num_classes: int, **arguments) -> nn.Module:
-    """Build a network of NETWORKS by its name, with random weights.
+    """Build a network by its name, with random weights.
 
     Raises:
-        NetworkError: no such network, or arguments that it does not accept.
+        NetworkError: no such network, arguments that it does not accept, or no module came out.
     """
     accepted = _accepted(network)
     unknown = sorted(set(arguments) - set(accepted))
     if unknown:
         message = f"model.{unknown[0]}: unknown for the network {network!r}"
         raise NetworkError(message, name=unknown[0], allowed=accepted)
-    return NETWORKS[network](num_classes=num_classes, **arguments)
+    built = find_network(network)(num_classes=num_classes, **arguments)
+    if not isinstance(built, nn.Module):
+        raise NetworkError(f"model.network={network}: makes a {type(built).__name__} and no torch.nn.Module")
+    return built
+
+
+def find_network(name: str) -> Callable[..., nn.Module]:
+    """Return what builds a network: one of NETWORKS, or the user's own by its full name.
+
+    Raises:
+        NetworkError: no such network, or one of the user's own that nothing has registered.
+    """
+    if is_full_name(name):
+        if name not in OWN:
+            raise NetworkError(f"the network {name!r} is not one of this project; if it is yours: register=[{name}]")
+        if "num_classes" not in inspect.signature(OWN[name]).parameters:
+            raise NetworkError(f"model.network={name}: takes no num_classes, which every network is built with")
+        return OWN[name]
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise NetworkError(f"model.network={name!r}: no such network", name=str(name), allowed=NETWORKS)
+    return NETWORKS[name]
 
 
 def network_arguments(settings: dict) -> dict:
@@ -63,15 +85,21 @@ def network_arguments(settings: dict) -> dict:
     return {key: value for key, value in settings.items() if key in accepted or key not in OF_EVERY_MODEL}
 
 
+def head_name(settings: dict) -> str | None:
+    """Return the name of the head in the settings of a model; None where it has none."""
+    head = settings.get("head")
+    return head.get("name") if isinstance(head, dict) else None
+
+
 def pretrained_name(arguments: dict) -> str | None:
     """Return torchvision's name of the network whose weights fit these `network_arguments`, or None without any."""
     if arguments["network"] == "shufflenet_v2":
         return shufflenet_v2_name(arguments["width"])
+    if is_full_name(arguments["network"]):
+        return None
     name = arguments.get("backbone", arguments.get("name"))
     return name if name in TORCHVISION_WEIGHTS and arguments["network"] != "timm" else None
 
 
 def _accepted(network: str) -> list[str]:
-    if not isinstance(network, str) or network not in NETWORKS:
-        raise NetworkError(f"model.network={network!r}: no such network", name=str(network), allowed=NETWORKS)
-    return [name for name in inspect.signature(NETWORKS[network]).parameters if name != "num_classes"]
+    return [name for name in inspect.signature(find_network(network)).parameters if name != "num_classes"]

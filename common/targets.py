@@ -1,0 +1,38 @@
+"""Import what a user names: a class or function by its full name."""
+
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable
+
+from common.errors import UserError
+from common.text import did_you_mean
+
+
+def resolve_target(name: object, key: str) -> Callable:
+    """Import a class or function that the user names; never what a file of somebody else does.
+
+    Args:
+        name: package.module.Class.
+        key: of the setting, for messages.
+
+    Raises:
+        UserError: no such name, or it is neither a class nor a function.
+    """
+    shown = f"{key}={str(name)[:100]}"
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", str(name), re.ASCII):
+        raise UserError(f"{shown}: use the full name of a class, as torch.optim.Adam")
+    try:
+        found = pkgutil.resolve_name(name)
+    except ImportError as error:
+        hint = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == str(name).split(".")[0]:
+            hint = "; install its package, or add its folder to PYTHONPATH"
+        raise UserError(f"{shown}: cannot be imported ({error}){hint}") from error
+    except AttributeError as error:
+        module, _, last = name.rpartition(".")
+        classes = [n for n, v in inspect.getmembers(error.obj, inspect.isclass) if not n.startswith("_")]
+        raise UserError(f"{shown}: not found in {module}; {did_you_mean(last, classes)}") from error
+    if not callable(found):
+        raise UserError(f"{shown}: is no class and no function; use the full name of one, as torch.optim.Adam")
+    return found

@@ -1,0 +1,39 @@
+"""Tell Hydra's flags from overrides on a command line."""
+
+import itertools
+from collections.abc import Sequence
+
+CONFIG_DIR = ("-cd", "--config-dir")
+FLAGS_WITH_VALUE = {
+    *CONFIG_DIR,
+    "-cp",
+    "--config-path",
+    "-cn",
+    "--config-name",
+    "-p",
+    "--package",
+    "--experimental-rerun",
+}
+
+
+def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return Hydra's flags with their values, and the overrides."""
+    flags, overrides, waiting = [], [], iter(arguments)
+    for argument in waiting:
+        if argument.startswith("-"):
+            flags.append(argument)
+            if argument in FLAGS_WITH_VALUE:
+                flags += itertools.islice(waiting, 1)
+        else:
+            overrides.append(argument)
+    return flags, overrides
+
+
+def config_dir(arguments: Sequence[str]) -> str | None:
+    """Return the folder of --config-dir, in which a user has further files of the groups; None without."""
+    flags, _ = split_flags(arguments)
+    for flag, value in itertools.zip_longest(flags, flags[1:], fillvalue=None):
+        name, _, joined = flag.partition("=")
+        if name in CONFIG_DIR:
+            return joined or value
+    return None

@@ -1,0 +1,75 @@
+"""What a truncated backbone ends in: from pooled features to logits; and what the user has registered.
+
+Shapes: B batch, C features, K classes.
+"""
+
+import inspect
+from collections.abc import Callable
+
+from torch import nn
+
+from lightning_modules.networks.errors import NetworkError
+
+WIDEST = 65_536  # of a layer
+# Networks and heads of the user's own, by their full names: what network_errors.register_by_name has put there
+OWN: dict[str, Callable[..., nn.Module]] = {}
+
+
+def is_full_name(name: object) -> bool:
+    """Return whether a name is that of a class or function in a module, as the user's own have."""
+    return isinstance(name, str) and "." in name
+
+
+def build_head(*, features: int, num_classes: int, name: str | None = None, **settings) -> nn.Module:
+    """Build a head (B, C) -> (B, K): linear layers, or one of the user's own by its full name.
+
+    Raises:
+        NetworkError: settings that do not fit, or a name that nothing has registered.
+    """
+    if name is None:
+        return _linear_layers(features, num_classes, settings)
+    if name not in OWN:
+        raise NetworkError(f"the head {name!r} is not one of this project; if it is yours: register=[{name}]")
+    accepted = [each for each in inspect.signature(OWN[name]).parameters if each not in ("features", "num_classes")]
+    if unknown := sorted(set(settings) - set(accepted)):
+        raise NetworkError(f"model.head.{unknown[0]}: unknown for the head {name}", name=unknown[0], allowed=accepted)
+    built = OWN[name](features=features, num_classes=num_classes, **settings)
+    if not isinstance(built, nn.Module):
+        raise NetworkError(f"model.head.name={name}: makes a {type(built).__name__} and no torch.nn.Module")
+    return built
+
+
+def _linear_layers(features: int, num_classes: int, settings: dict) -> nn.Sequential:
+    """Build, for `hidden_dims=[2]` and `dropout=[0.2, 0.02]`: dropout 0.2, linear to 2, dropout 0.02, linear to K.
+
+    There is no activation between the linear layers: the study has none.
+    """
+    hidden_dims, dropout = _check(settings)
+    head = nn.Sequential()
+    for index, width in enumerate([*hidden_dims, num_classes]):
+        head.add_module(f"dropout{index}", nn.Dropout(dropout[index]))
+        head.add_module(f"linear{index}", nn.Linear(features, width))
+        features = width
+    return head
+
+
+def _check(head: dict) -> tuple[list[int], list[float]]:
+    """Return the checked `hidden_dims` and `dropout` of a head.
+
+    Raises:
+        NetworkError: others, or not one dropout before each linear layer.
+    """
+    hidden_dims, dropout = (head.get(key) for key in ("hidden_dims", "dropout"))
+    lists = isinstance(hidden_dims, (list, tuple)) and isinstance(dropout, (list, tuple)) and len(head) == 2
+    dims_fit = lists and all(type(width) is int and 1 <= width <= WIDEST for width in hidden_dims)
+    if not dims_fit or not all(type(share) in (int, float) and 0 <= share <= 1 for share in dropout):
+        raise NetworkError(
+            f"model.head={str(head)[:200]}: use hidden_dims, whole numbers from 1 to {WIDEST:,}, and dropout, numbers from "
+            "0 to 1: model.head.hidden_dims=[] model.head.dropout=[0.2]"
+        )
+    if len(dropout) != len(hidden_dims) + 1:
+        raise NetworkError(
+            f"model.head.dropout={dropout}: one dropout before each linear layer is needed, that is "
+            f"{len(hidden_dims) + 1} for model.head.hidden_dims={hidden_dims} and the classes"
+        )
+    return list(hidden_dims), list(dropout)
