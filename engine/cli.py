@@ -26,7 +26,7 @@ from common.text import did_you_mean, printable, quote_override
 from common.untrusted.saved_config import read_saved_choices, read_saved_name
 from engine import help, log_handlers
 from engine.error_messages import user_message
-from engine.flags import config_dir, split_flags
+from engine.flags import config_dir, own_folders, split_flags
 from engine.process_tuning import tune_process
 from engine.run.job import Job, run_job
 from engine.run.job_state import is_interrupted_run
@@ -144,15 +144,15 @@ def complete_overrides(arguments: list[str]) -> list[str]:
         added.append("hydra.output_subdir=null")  # it resumes with its own .hydra, or is refused
     ckpt_path = values["ckpt_path"].value() if "ckpt_path" in values else None
     if isinstance(ckpt_path, str) and not values["ckpt_path"].is_sweep_override():
-        added = _of_checkpoint(Path(ckpt_path), values, added, config_dir(arguments))
+        added = _of_checkpoint(Path(ckpt_path), values, added, bool(own_folders(arguments)))
     return [*flags, *typed, *added]  # argparse does not find flags between overrides
 
 
-def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str], further: str | None) -> list[str]:
+def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str], with_own: bool) -> list[str]:
     """Return `added` with the folder and the choices of the run that a checkpoint lies in.
 
     Args:
-        further: the user's own folder of configuration files, where one is given.
+        with_own: whether a folder of the user's own configuration files is given.
 
     Raises:
         UserError: the run took a file from a folder that is not given now.
@@ -171,7 +171,7 @@ def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str
     choices = read_saved_choices(run).items()  # single settings on top then find the groups that they belong to
     chosen = [(group, name) for group, name in choices if group not in values]
     for group, name in chosen:
-        if further is None and (CONF / group).is_dir() and not (CONF / group / f"{name}.yaml").is_file():
+        if not with_own and (CONF / group).is_dir() and not (CONF / group / f"{name}.yaml").is_file():
             raise UserError(
                 f"ckpt_path={ckpt_path}: its run took {group}={name} from a folder of its own; add it: --config-dir=DIR"
             )

@@ -32,8 +32,15 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def config_dir(arguments: Sequence[str]) -> str | None:
     """Return the folder of --config-dir, in which a user has further files of the groups; None without."""
     flags, _ = split_flags(arguments)
-    for flag, value in itertools.zip_longest(flags, flags[1:], fillvalue=None):
+    for flag, value in itertools.zip_longest(flags, flags[1:]):
         name, _, joined = flag.partition("=")
         if name in CONFIG_DIR:
             return joined or value
     return None
+
+
+def own_folders(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments that name folders of the user's own configuration files, in a form of one word each."""
+    further = config_dir(arguments)
+    search_path = [argument for argument in arguments if argument.startswith("hydra.searchpath=")]
+    return [*([f"--config-dir={further}"] if further else []), *search_path]

@@ -19,7 +19,7 @@ from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from common.signals import slurm_requeue, stop_immediately
 from engine import error_messages, log_handlers
-from engine.flags import config_dir
+from engine.flags import own_folders
 from engine.run.job_state import should_run
 from engine.run.own_classes import own_class_error
 from engine.run.resume import resume_config
@@ -144,9 +144,8 @@ def _how_to_resume(job: Job) -> str:
         return f". Resume with: {shlex.join(job.command)}"
     if not job.folder.last_checkpoint.is_file():
         return "; no checkpoint was written yet"
-    further = config_dir(job.command)
-    flag = [f"--config-dir={further}"] if further else []
-    return f". Resume with: {shlex.join(['python', 'train.py', *flag, f'ckpt_path={job.folder.last_checkpoint}'])}"
+    command = ["python", "train.py", *own_folders(job.command), f"ckpt_path={job.folder.last_checkpoint}"]
+    return f". Resume with: {shlex.join(command)}"
 
 
 @contextlib.contextmanager

@@ -1,0 +1,134 @@
+"""docs/extending.md is run as it is: its package and its YAML files are written out, and used from training to the report."""
+
+import re
+import shutil
+import sys
+
+import pytest
+
+from common.run_folder import PROJECT
+from common.run_record import RunRecord
+from lightning_modules.networks.heads import OWN
+from tests.support.helpers import make_images
+
+BLOCKS = re.findall(
+    r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", (PROJECT / "docs" / "extending.md").read_text(), re.S | re.M
+)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Write the package and the folder of the page; return the folder. Its modules are forgotten at the end."""
+    for name, text in BLOCKS:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"# {name}\n{text}")
+    (tmp_path / "my_package" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("my_package")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def cells(tmp_path):
+    """40 images, red_*.png and blue_*.png in one folder."""
+    made = make_images(tmp_path / "made", {"red": 20, "blue": 20}, size=32)
+    (tmp_path / "cells").mkdir()
+    for file in made.glob("*/*.png"):
+        shutil.copy(file, tmp_path / "cells" / f"{file.parent.name}_{file.name}")
+    return tmp_path / "cells"
+
+
+def test_each_door_is_one_file_and_its_yaml_of_ten_to_thirty_lines():
+    lengths = {name: text.count("\n") for name, text in BLOCKS}
+    pairs = list(zip(lengths, list(lengths)[1:], strict=False))[::2]
+    assert all(code.endswith(".py") and settings.endswith(".yaml") for code, settings in pairs) and len(pairs) >= 6
+    assert all(8 <= lengths[code] + lengths[settings] <= 40 for code, settings in pairs), lengths
+
+
+def test_the_user_s_own_classes_from_training_to_the_report(own, cells, train, in_process, tmp_path):
+    import export
+    import predict
+    import report
+
+    mine = f"--config-dir={own / 'my_conf'}"
+    chosen = ["model=tiny", "datamodule=cells", "loss=poly", "metrics=kappa", "callbacks=weight_norms"]
+    first = train(mine, *chosen, root=cells)
+    assert first.status == 0, first.err
+    record = first.record
+    assert (record.data.name, record.data.license, record.data.classes) == ("cells", "CC0", ["blue", "red"])
+    assert record.data.n_train + record.data.n_val + record.data.n_test == 40
+    assert -1 <= record.test.further["kappa"] <= 1 and "kappa" in first.out
+    assert len((first.folder / "weight_norms.txt").read_text().splitlines()) == 2
+    assert "kappa" in (first.folder / "MODEL_CARD.md").read_text()
+
+    last, best = (first.folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+    without = train(f"ckpt_path={last}", "trainer.max_epochs=3", small=False)
+    assert without.status == 1 and "from a folder of its own; add it: --config-dir=DIR" in without.err, without.err
+    resumed = train(mine, f"ckpt_path={last}", "trainer.max_epochs=3", small=False, to=first.folder)
+    assert resumed.status == 0, resumed.err
+    assert len((first.folder / "weight_norms.txt").read_text().splitlines()) == 3
+
+    OWN.clear()  # another process would know none
+    status, out, err = in_process(predict, f"ckpt={best}", f"images={cells}", f"out={tmp_path / 'labels'}")
+    assert status == 1 and "if it is yours: register=[my_package.networks.Tiny]" in err, (out, err)
+    register = "register=[my_package.networks.Tiny]"
+    status, out, err = in_process(predict, f"ckpt={best}", f"images={cells}", f"out={tmp_path / 'labels'}", register)
+    assert status == 0 and len((tmp_path / "labels" / "predictions.csv").read_text().splitlines()) == 41, err
+    status, out, err = in_process(export, f"ckpt={best}", f"out={tmp_path / 'net.onnx'}", register)
+    assert status == 0 and "0 of" in out, err  # predictions that differ
+    status, out, err = in_process(report, f"runs={first.folder}", f"out={tmp_path / 'page'}")
+    assert status == 0 and "kappa" in (tmp_path / "page" / "report.html").read_text(), err
+
+
+def test_a_head_of_the_user_s_own(own, cells, train, in_process, tmp_path):
+    import predict
+
+    ran = train(f"--config-dir={own / 'my_conf'}", "model=cosine", "datamodule=cells", "stages=[fit]", root=cells)
+    assert ran.status == 0, ran.err
+    arguments = [f"ckpt={ran.folder / 'checkpoints' / 'best.ckpt'}", f"images={cells}", f"out={tmp_path / 'labels'}"]
+    OWN.clear()
+    status, _, err = in_process(predict, *arguments)
+    assert status == 1 and "the head 'my_package.heads.CosineHead' is not one of this project" in err, err
+    status, _, err = in_process(predict, *arguments, "register=[my_package.heads.CosineHead]")
+    assert status == 0, err
+
+
+RAISES = [
+    (
+        "data.py",
+        "for file in",
+        "raise KeyError('lost'); yield\n        for file in",
+        "datamodule.source=my_package.data.Cells",
+    ),
+    (
+        "networks.py",
+        "return self.head(self.pool(",
+        "return self.head(self.pol(",
+        "model.network=my_package.networks.Tiny",
+    ),
+    ("callbacks.py", "norm = sum(", "norm = 1 / 0 + sum(", "callbacks.weight_norms=my_package.callbacks.WeightNorms"),
+    ("losses.py", "return losses +", "return logits @ losses +", "loss=my_package.losses.PolyLoss"),
+    (
+        "metrics.py",
+        "k = probabilities",
+        "assert labels is None, 'why'\n    k = probabilities",
+        "metrics.kappa=my_package.metrics.kappa",
+    ),
+]
+
+
+@pytest.mark.parametrize(("file", "old", "new", "words"), RAISES, ids=[case[0] for case in RAISES])
+def test_what_the_user_s_own_class_raises_is_one_line(own, cells, train, file, old, new, words):
+    path = own / "my_package" / file
+    path.write_text(path.read_text().replace(old, new, 1))
+    chosen = ["model=tiny", "datamodule=cells", "loss=poly", "metrics=kappa", "callbacks=weight_norms"]
+    ran = train(f"--config-dir={own / 'my_conf'}", *chosen, "trainer.max_epochs=1", root=cells)
+    group = words.split("=")[0].split(".")[0]
+    yaml = next(choice for choice in chosen if choice.startswith(group)).split("=")[1]
+    assert ran.status == 1 and ran.err.count("ERROR:") == 1 and "Traceback" not in ran.err, ran.err
+    assert f"ERROR: {words} in {own / 'my_conf' / group / yaml}.yaml: " in ran.err and f"({file}, line " in ran.err, (
+        ran.err
+    )
+    record = RunRecord.read(ran.folder)
+    assert record.status == "failed" and words in record.reason
