@@ -196,7 +196,7 @@ def _find_untrusted(config: dict, trusted: dict) -> Iterator[tuple[str, str]]:
         key = ".".join(map(str, place))
         if isinstance(value, str) and "${" not in value and _at(trusted, place) == value:
             continue
-        if place in OWN_NAMES and isinstance(value, str) and "." in value:
+        if place in OWN_NAMES and isinstance(value, str) and ("." in value or "${" in value):
             yield key, f"is {value[:100]!r}, a class that your conf/ does not name"
         elif name == "_target_" and not is_allowed_target(value):
             yield key, f"is {str(value)[:100]!r}, neither in your conf/ nor a class of {', '.join(ALLOWED_TARGETS)}"

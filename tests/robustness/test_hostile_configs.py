@@ -97,6 +97,20 @@ def test_a_class_of_the_user_s_own_conf_is_trusted_at_its_key_only(tmp_path):
         read_saved_config(indirect, (), mine)
 
 
+@pytest.mark.parametrize("model", [
+    {"network": "os.system"}, {"network": "truncated", "head": {"name": "os.system"}}, {"network": "${evil}"},
+    {"network": "truncated", "head": {"name": "${evil}"}}, {"network": "${evil}.${evil}"},
+])  # fmt: skip
+def test_a_network_or_head_of_somebody_s_own_is_not_imported(tmp_path, model):
+    run = saved(tmp_path / "run", OmegaConf.to_yaml({"evil": "os.system", "model": {"name": "x"} | model}).replace(
+        "evil:", "seed: 1\ndatamodule: {root: x}\ntrainer: {max_epochs: 1}\ncallbacks: {}\nevil:"))  # fmt: skip
+    with pytest.raises(UserError, match=r"model\.(network|head\.name) is .*, a class that your conf/ does not name"):
+        read_saved_config(run, (), OmegaConf.create({"model": {"network": "truncated"}}))
+    mine = saved(tmp_path / "mine", "")
+    (mine.config).write_text(mine.config.read_text().replace("name: simple_cnn", "network: my.Net"))
+    assert read_saved_config(mine, (), OmegaConf.create({"model": {"network": "my.Net"}})).model.network == "my.Net"
+
+
 LAUGHS = "\n".join(
     f"a{n}: [{', '.join([f'*b{n - 1}'] * 9) if n else 'lol'}]".replace(": [", f": &b{n} [") for n in range(10)
 )
