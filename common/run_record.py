@@ -465,7 +465,7 @@ class RunRecord:
     @property
     def resumes(self) -> bool:
         """Whether the run before in this folder did not reach its end."""
-        return self.previous is not None and self.previous.status == "running"
+        return self.previous is not None and self.previous.status in ("running", "failed")
 
     def describe(self, settings: dict, choices: dict[str, str | None]) -> None:
         """Take in the configuration as composed: every setting by its dotted key, and which file each group took.

@@ -76,7 +76,8 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
         record.prune(str(pruned), warning_list.messages)
         return pruned
     except Exception as raised:
-        error = own_class_error(raised, config) or raised
+        kept = _how_to_resume(job) if job.folder.last_checkpoint.is_file() else ""
+        error = own_class_error(raised, config, kept) or raised
         message = error_messages.user_message(error)
         if record is not None:
             _record_error(record, error, message, warning_list.messages)

@@ -37,7 +37,7 @@ def is_interrupted_run(folder: RunFolder) -> bool:
 def should_run(config: DictConfig, record: RunRecord, *, in_sweep: bool) -> bool:
     """Return whether a job is still to run, judged by what is in its folder; an interrupted one resumes (`ckpt_path`).
 
-    In a sweep a finished job is skipped; one that failed or has other settings restarts.
+    In a sweep a finished job is skipped; one that failed resumes, too; one that has other settings restarts.
 
     Raises:
         UserError: a single run whose folder holds another one; or a sweep whose jobs would start further processes with
@@ -63,13 +63,13 @@ def should_run(config: DictConfig, record: RunRecord, *, in_sweep: bool) -> bool
         log.info("%s: already finished, skipping", name)
         os.utime(folder.record)  # belongs to the sweep that is running now
         return False
-    if same and previous.status == "running" and folder.last_checkpoint.is_file():
-        log.info("%s: interrupted; resuming from %s", name, folder.last_checkpoint.relative_to(folder.path))
+    ended = "failed" if previous.status == "failed" else "interrupted"
+    if same and previous.status in ("running", "failed") and folder.last_checkpoint.is_file():
+        log.info("%s: %s; resuming from %s", name, ended, folder.last_checkpoint.relative_to(folder.path))
         config.ckpt_path = str(folder.last_checkpoint)
         return True
     if same:
-        reason = "failed" if previous.status == "failed" else "interrupted before its first checkpoint"
-        log.info("%s: %s, restarting", name, reason)
+        log.info("%s: %s before its first checkpoint, restarting", name, ended)
     else:
         log.warning("%s: settings changed, restarting: %s", name, _differences(previous.run, record.run))
     if record.writes:

@@ -17,7 +17,7 @@ LIBRARIES = {"lightning", "pytorch_lightning", "timm", "torch", "torchmetrics", 
 LONGEST = 300  # characters of its message
 
 
-def own_class_error(error: BaseException, config: DictConfig) -> UserError | None:
+def own_class_error(error: BaseException, config: DictConfig, next_step: str = "") -> UserError | None:
     """Return the error for the user where a class that the configuration names raised it; None where it is another's.
 
     The innermost frame of the traceback decides that is of such a class or of this project: what a library raises belongs to
@@ -25,6 +25,7 @@ def own_class_error(error: BaseException, config: DictConfig) -> UserError | Non
 
     Args:
         config: of the run, as composed or as checked.
+        next_step: shown after the message.
     """
     if isinstance(error, UserError):
         return None

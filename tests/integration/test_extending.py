@@ -132,3 +132,5 @@ def test_what_the_user_s_own_class_raises_is_one_line(own, cells, train, file, o
     )
     record = RunRecord.read(ran.folder)
     assert record.status == "failed" and words in record.reason
+    kept = (ran.folder / "checkpoints" / "last.ckpt").is_file()  # nothing that was trained is lost
+    assert kept == (file == "metrics.py") == ("Resume with: python train.py --config-dir=" in ran.err), ran.err

@@ -71,14 +71,22 @@ def test_a_pruned_job_is_skipped(jobs):
     assert jobs.run() == (None, "skipped")
 
 
-def test_a_failed_job_restarts_and_its_files_go(jobs, caplog):
+def test_a_failed_job_without_a_checkpoint_restarts_and_its_files_go(jobs, caplog):
     error = UserError("optimizer.lr=-1: use more than 0")
     assert jobs.run(work=raising(error)) == (error, None)
     assert (jobs.record.status, jobs.record.reason) == ("failed", str(error))
+    jobs.folder.last_checkpoint.unlink()
     (jobs.folder.path / "left.txt").touch()
     jobs.folder.log.touch()
-    assert jobs.run() == (None, None) and "seed-1: failed, restarting" in caplog.text
+    assert jobs.run() == (None, None) and "seed-1: failed before its first checkpoint, restarting" in caplog.text
     assert not (jobs.folder.path / "left.txt").exists() and jobs.folder.log.exists()
+
+
+def test_a_failed_job_resumes_from_its_last_checkpoint(jobs, caplog):
+    jobs.run(work=raising(UserError("callbacks.mine=my.Callback: ValueError: x (callbacks.py, line 3)")))
+    last = str(jobs.folder.last_checkpoint)
+    assert jobs.run() == (None, last) and "seed-1: failed; resuming from checkpoints/last.ckpt" in caplog.text
+    assert jobs.record.status == "finished"
 
 
 def test_a_defect_is_recorded_and_logged_with_its_traceback(jobs, caplog):

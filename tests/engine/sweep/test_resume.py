@@ -48,6 +48,9 @@ def test_a_killed_sweep_ends_as_one_that_was_not_and_reruns_only_what_failed(tra
     path = ran.folder / "seed-2" / "result.json"
     write_json(path, json.loads(path.read_text()) | {"status": "failed", "reason": "made up"})
     again = sweep("killed")
-    assert again.status == 0 and again.out.count("epoch 1/2") == 1
-    assert "seed-1: already finished, skipping" in again.out and "seed-2: failed, restarting" in again.out
-    assert RunRecord.read(ran.folder / "seed-2").test.test_evaluations == 1
+    assert again.status == 0 and again.out.count("epoch 1/2") == 0
+    assert (
+        "seed-1: already finished, skipping" in again.out
+        and "seed-2: failed; resuming from checkpoints/last.ckpt" in again.out
+    )
+    assert RunRecord.read(ran.folder / "seed-2").test.test_evaluations == 2
