@@ -3,7 +3,6 @@
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +14,7 @@ from common.text import clean
 OURS = {"callbacks", "common", "datamodules", "engine", "evaluation", "inference", "lightning_modules", "reports"}
 LIBRARIES = {"lightning", "pytorch_lightning", "timm", "torch", "torchmetrics", "torchvision"}
 LONGEST = 300  # characters of its message
+SHOW_TRACEBACK = "HYDRA_FULL_ERROR=1 shows the traceback"
 
 
 def own_class_error(error: BaseException, config: DictConfig, next_step: str = "") -> UserError | None:
@@ -41,10 +41,9 @@ def own_class_error(error: BaseException, config: DictConfig, next_step: str = "
             key, name = (near or [each for each in named if each[1].split(".")[0] == module.split(".")[0]])[0]
             text = clean(" ".join(f"{type(cause).__name__}: {cause}".split()), LONGEST)
             where = f"{Path(frame.f_code.co_filename).name}, line {line}"
-            return _chained(
-                UserError(f"{key}={name}{_file_of(key)}: {text} ({where}). HYDRA_FULL_ERROR=1 shows the traceback"),
-                error,
-            )
+            made = UserError(f"{key}={name}{_file_of(key)}: {text} ({where}). {SHOW_TRACEBACK}{next_step}")
+            made.__cause__ = error
+            return made
     return None
 
 
@@ -62,12 +61,6 @@ def _innermost(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-def _chained(made: UserError, cause: BaseException) -> UserError:
-    made.__cause__ = cause
-    traceback_of: TracebackType | None = cause.__traceback__
-    return made.with_traceback(traceback_of)
 
 
 def _file_of(key: str) -> str:
