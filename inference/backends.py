@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from PIL import Image
 
 from common.errors import UserError
 from common.run_record import Decision
-from common.untrusted.description import check_decision, check_description
+from common.untrusted.description import Fit, check_decision, check_description
+from datamodules.decode import resize
 from inference.arguments import EXAMPLE, checkpoint_argument
 
 
@@ -27,6 +29,11 @@ class ModelDescription:
     mean: list[float]  # of each channel, as images are normalized
     std: list[float]
     decision: Decision | None
+    fit: Fit = "squash"  # how an image becomes a square
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """Return an upright RGB image as the network takes it, (S, S, 3) uint8."""
+        return np.array(resize(image, self.image_size, self.fit))
 
     def as_metadata(self) -> dict[str, str]:
         """Return each value as JSON, for a file that keeps texts."""
@@ -39,15 +46,16 @@ class ModelDescription:
         Raises:
             UserError: a value is missing, is no JSON, or is one that export.py does not write.
         """
+        texts = {"fit": json.dumps(cls.fit)} | texts  # not in files that were written before there was a choice
         missing = [field.name for field in fields(cls) if field.name not in texts]
         if missing:
             raise UserError(f"its {', '.join(missing)} is missing")
         try:
-            classes, image_size, mean, std, decision = (json.loads(texts[field.name]) for field in fields(cls))
+            classes, image_size, mean, std, decision, fit = (json.loads(texts[field.name]) for field in fields(cls))
         except (ValueError, RecursionError) as error:
             raise UserError(f"its description is no JSON: {error}") from error
-        check_description(classes, image_size, mean, std, source="the file")
-        return cls(classes, image_size, mean, std, check_decision(decision, classes, "the file"))
+        check_description(classes, image_size, mean, std, fit, source="the file")
+        return cls(classes, image_size, mean, std, check_decision(decision, classes, "the file"), fit)
 
 
 class Backend(Protocol):
@@ -80,8 +88,8 @@ class CheckpointBackend:
         from lightning_modules.checkpoint import load_network  # late: an ONNX file needs no torch
 
         self.network, description, decision = load_network(path)
-        values = (description[name] for name in ("classes", "image_size", "mean", "std"))
-        self.description = ModelDescription(*values, decision)
+        del description["network"]
+        self.description = ModelDescription(**description, decision=decision)
         self.device = torch_device(device)
         self.network.to(self.device)
 

@@ -26,7 +26,7 @@ class Preprocessing(nn.Module):
         self.description = description
 
     def forward(self, images: Tensor) -> Tensor:
-        pixels = resize_tensor(images, self.description.image_size).permute(0, 3, 1, 2)
+        pixels = resize_tensor(images, self.description.image_size, self.description.fit).permute(0, 3, 1, 2)
         return normalize(pixels, self.description.mean, self.description.std)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError
-from datamodules.decode import UnreadableImageError, open_image, resize
+from datamodules.decode import UnreadableImageError, open_image
 from evaluation.intervals import format_accuracy, proportion
 from inference.backends import Backend
 from inference.image_inputs import ImageInput, ImageInputs, run_of_checkpoint
@@ -107,11 +107,11 @@ def compare_outputs(
         checkpoint: gets images as training resizes them.
         exported: gets them as they were decoded where it resizes itself (`native_sizes`).
     """
-    size, classes = checkpoint.description.image_size, checkpoint.description.classes
+    description, classes = checkpoint.description, checkpoint.description.classes
     largest, changed, n_labeled, correct_checkpoint, correct_exported, n = 0.0, 0, 0, 0, 0, 0
     first = []
-    for image, label in _decoded(images, size):
-        resized = np.array(resize(image, size))[None]
+    for image, label in _decoded(images, description.image_size):
+        resized = description.pixels(image)[None]
         expected = checkpoint(resized)[0]
         actual = exported(np.asarray(image)[None] if native_sizes else resized)[0]
         largest = max(largest, float(np.abs(expected - actual).max()))
