@@ -11,14 +11,14 @@ INDENT = "  "
 
 
 def help_groups(conf: Path, verb: str) -> str:
-    """List each folder of `conf` with its files, and a * at the one that `verb` takes by default."""
+    """List each folder of `conf` in the defaults of `verb` with its files, and a * at the one that it takes."""
     defaults = {}
     for entry in yaml.safe_load((conf / f"{verb}.yaml").read_text(encoding="utf-8"))["defaults"]:
         defaults |= entry if isinstance(entry, dict) else {}
     choices = {name: _files(conf / name) for name in defaults if not name.startswith(("override ", "hydra/"))}
-    choices |= {place.name: _files(place) for place in sorted(conf.iterdir()) if place.is_dir()}
-    choices["hydra/launcher"] = ["basic", *_files(conf / "hydra" / "jobs")]
-    defaults["hydra/launcher"] = "basic"
+    if "hydra/jobs" in defaults:  # the verb sweeps
+        choices["hydra/launcher"] = ["basic", *_files(conf / "hydra" / "jobs")]
+        defaults["hydra/launcher"] = "basic"
     column = max(map(len, choices)) + 2
     lines = []
     for group, files in choices.items():

@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.run_record import Decision
 from common.untrusted.description import Fit, check_decision, check_description
 from datamodules.decode import resize
-from inference.arguments import EXAMPLE, checkpoint_argument
+from inference.arguments import EXAMPLE, checkpoint_argument, is_read_by_predict
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,7 @@ def open_backend(path: Path, device: str = "auto") -> Backend:
         UserError: no such file, one of another kind, a device that is not here, or onnxruntime not installed.
     """
     path = checkpoint_argument(path, exported=True)
-    suffix = path.suffix.lower()
-    if suffix == ".pt2":
-        raise UserError(
-            f"ckpt={path}: a program of torch.export, which is for use elsewhere; give the checkpoint or an .onnx file"
-        )
-    return OnnxBackend(path, device) if suffix == ".onnx" else CheckpointBackend(path, device)
+    return OnnxBackend(path, device) if is_read_by_predict(path) else CheckpointBackend(path, device)
 
 
 class CheckpointBackend:
@@ -108,7 +103,7 @@ class OnnxBackend:
     """Compute probabilities with a file of export.py, whether or not it has its preprocessing inside."""
 
     def __init__(self, path: Path, device: str = "auto"):
-        runtime = import_onnx_extra("onnxruntime", f"ckpt={path}")
+        runtime = import_extra("onnxruntime", f"ckpt={path}", "onnx")
         available = runtime.get_available_providers()
         if device not in ("auto", "cpu") and "CUDAExecutionProvider" not in available:
             raise UserError(f"device={device}: onnxruntime has {', '.join(available)} here; use device=cpu for {path}")
@@ -148,16 +143,17 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def import_onnx_extra(package: str, wanted_by: str):
-    """Import a package of the extra onnx.
+def import_extra(package: str, wanted_by: str, extra: str):
+    """Import a package of an extra of this project; "" where it is of none.
 
     Raises:
-        UserError: not installed; names the extra.
+        UserError: not installed; names how to install it.
     """
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise UserError(f"{wanted_by}: {package} is not installed; install it with pip install -e '.[onnx]'") from error
+        install = f"-e '.[{extra}]'" if extra else package
+        raise UserError(f"{wanted_by}: {package} is not installed; install it with pip install {install}") from error
 
 
 def torch_device(name: str):

@@ -58,14 +58,15 @@ def page_items(
     explainer: Explainer, feature_index: FeatureIndex | None, predictions: Sequence[tuple[ImageInput, Prediction]]
 ) -> Iterator[Item]:
     """Yield what the page shows for each prediction whose image can still be read."""
+    description = explainer.model.description
     for start in range(0, len(predictions), BATCH_SIZE):
         batch = predictions[start : start + BATCH_SIZE]
         images = open_images([image_input for image_input, _ in batch], explainer.model.image_size)
         opened = [(*entry, image) for entry, image in zip(batch, images, strict=True) if image]
         if opened:
-            explanation = explainer.explain(np.stack([explainer.model.description.pixels(image) for *_, image in opened]))
+            explanation = explainer.explain(np.stack([description.pixels(image) for *_, image in opened]))
             for entry, *of_image in zip(opened, *explanation, strict=True):
-                yield _item(*entry, Explanation(*of_image), feature_index, explainer.model.description)
+                yield _item(*entry, Explanation(*of_image), feature_index, description)
 
 
 def _item(

@@ -16,8 +16,8 @@ from inference.image_inputs import ImageInput, ImageInputs, run_of_checkpoint
 
 log = logging.getLogger(__name__)
 
-N_VERIFICATION = 200  # images, for a float file
-N_VERIFICATION_INT8 = 2000  # images, for an int8 file, whose accuracy differs
+N_VERIFICATION = 200  # images
+N_INEXACT = 2000  # images, for a format whose accuracy may differ
 N_CALIBRATION = 200  # images
 BATCH_SIZE = 16  # of the batch that shows that the file takes batches
 SPLITS = {"val": " validation", "train": " training", "": ""}  # test images are not used

@@ -67,7 +67,6 @@ def test_onnxruntime_not_installed(tmp_path, monkeypatch):
 def test_files_of_another_kind(checkpoint, tmp_path):
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     (tmp_path / "cut.ckpt").write_bytes(checkpoint.read_bytes()[:2000])
-    (tmp_path / "made.pt2").write_text("")
     torch.save({"state_dict": {}, "hyper_parameters": {}}, tmp_path / "other.ckpt")
     state = torch.load(checkpoint, weights_only=True)
     for name, network in (("evil", "evil.module"), ("unfit", "torchvision")):
@@ -80,7 +79,6 @@ def test_files_of_another_kind(checkpoint, tmp_path):
         ("other.ckpt", "not a checkpoint of this project"),
         ("evil.ckpt", "evil.module"),
         ("unfit.ckpt", "do not fit the network that it names"),
-        ("made.pt2", "a program of torch.export"),
     ):
         with pytest.raises(UserError, match=words):
             open_backend(tmp_path / name)
