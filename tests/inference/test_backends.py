@@ -33,6 +33,11 @@ def test_a_description_survives_as_metadata():
     assert ModelDescription.from_metadata(description.as_metadata()) == description
     without = replace(description, decision=None)
     assert ModelDescription.from_metadata(without.as_metadata()) == without
+    padded = replace(description, fit="pad")
+    texts = padded.as_metadata()
+    assert ModelDescription.from_metadata(texts) == padded
+    del texts["fit"]  # as in a file that was made before there was a choice
+    assert ModelDescription.from_metadata(texts) == description
 
 
 @pytest.mark.parametrize(("changes", "words"), [
@@ -43,6 +48,8 @@ def test_a_description_survives_as_metadata():
     ({"decision": '{"temperature": 0, "target_accuracy": 1, "positive_class": "ants"}'}, r"its decision\.temperature is 0"),
     ({"decision": '{"temperature": "1", "target_accuracy": 1}'}, "its decision is .*Expected `float`"),
     ({"decision": "[" * 2000}, "no JSON"),
+    ({"fit": '"stretch"'}, "its fit is 'stretch' .one of squash, crop, pad."),
+    ({"fit": '["pad"]'}, "its fit is"),
 ])  # fmt: skip
 def test_a_description_is_not_trusted(changes, words):
     texts = ModelDescription(["ants", "bees"], 32, MEAN, STD, DECISION).as_metadata() | changes

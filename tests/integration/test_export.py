@@ -27,6 +27,7 @@ from inference.export import onnx_file
 from inference.export.int8 import Int8
 from inference.export.onnx_file import OnnxFile
 from inference.export.torch_export import TorchExport
+from inference.predictor import Predictor
 from tests.support.fake_checkpoints import DECISION, MEAN, STD, make_checkpoint, make_odd_images, odd_copies
 from tests.support.fake_explained import make_labeled_run
 from tests.support.helpers import PROJECT, SHARED
@@ -127,6 +128,23 @@ def test_without_preprocessing_it_computes_logits_of_normalized_images(exported,
     for name, ckpt in (("ckpt", run.best_checkpoint), ("onnx", path)):
         predict(f"ckpt={ckpt}", f"images={images}", f"out={tmp_path}/{name}.csv")
     assert np.abs(table(tmp_path / "ckpt.csv")[1] - table(tmp_path / "onnx.csv")[1]).max() <= 1e-5
+
+
+@pytest.mark.parametrize("fit", [pytest.param("crop", marks=pytest.mark.slow), "pad"])
+def test_the_file_crops_and_pads_as_training_does(exported, images, tmp_path, fit):
+    best = make_checkpoint(tmp_path / "best.ckpt", fit=fit)
+    made = module.export(str(best), format=OnnxFile(), images=str(images))
+    assert made.verification.n == 28 and made.verification.largest_difference <= 1e-5
+    assert open_backend(made.path).description.fit == fit
+    session, model = onnxruntime.InferenceSession(made.path), Predictor.from_checkpoint(best, "cpu")
+    generator = np.random.default_rng(0)
+    for width, height in ((1, 1), (48, 48), (3, 150), (150, 3), (97, 31), (31, 97), (2, 600), (641, 480), (480, 641)):
+        pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        (predicted,) = model.predict(pixels)
+        actual = session.run(None, {"images": pixels[None]})[0][0]
+        np.testing.assert_allclose(
+            actual, list(predicted.probabilities.values()), atol=1e-5, err_msg=f"{width} x {height}"
+        )
 
 
 def test_the_file_describes_itself(exported):
