@@ -9,9 +9,10 @@ from engine import cli
 @hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="export")
 def main(config: DictConfig) -> None:
     with cli.keep_error("export"):
+        from engine.config.instantiate import instantiate
         from inference.export.export import run  # late: help and errors of the command line come without torch
 
-        run(config)
+        run(config, lambda: instantiate(config, "format"))
 
 
 if __name__ == "__main__":

@@ -21,10 +21,11 @@ import torch
 from PIL import Image
 from timing import alternate, parser, report
 
-from datamodules.decode import resize
 from inference.backends import Backend, CheckpointBackend, OnnxBackend
 from inference.export.export import export
-from inference.export.graphs import plain
+from inference.export.int8 import Int8
+from inference.export.onnx_file import OnnxFile
+from inference.export.preprocessing import plain
 
 PASSES, WARM_UP, BATCH = 50, 5, 32
 PHOTO = (375, 500, 3)
@@ -61,12 +62,16 @@ def models(ckpt: str, folder: Path) -> dict[str, tuple[Model, Callable[[int], np
         return generator.integers(0, 256, (count, *PHOTO), dtype=np.uint8)
 
     def after_pillow(backend: Backend) -> Model:
-        return lambda batch: backend(np.stack([np.asarray(resize(Image.fromarray(photo), size)) for photo in batch]))
+        pixels = checkpoint.description.pixels
+        return lambda batch: backend(np.stack([pixels(Image.fromarray(photo)) for photo in batch]))
 
-    common = {"images": None, "root": None, "largest_difference": 1e-4}
     files = {}
-    for name, format, preprocessing in (("ONNX", "onnx", False), ("ONNX int8", "int8", False), ("whole", "onnx", True)):
-        made = export(ckpt, format=format, preprocessing=preprocessing, out=str(folder / name), **common)
+    for name, format, preprocessing in (
+        ("ONNX", OnnxFile, False),
+        ("ONNX int8", Int8, False),
+        ("whole", OnnxFile, True),
+    ):
+        made = export(ckpt, format=format(), preprocessing=preprocessing, out=str(folder / name))
         files[name] = made.path
         compared = f"{made.verification.describe()}; {made.verification.describe_accuracies()}"
         print(f"{name}: {made.path.stat().st_size / 2**20:.2f} MiB; {compared}")

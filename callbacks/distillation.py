@@ -52,6 +52,11 @@ class Distillation(L.Callback):
         for key in ("mean", "std"):
             if self.teacher.hparams[key] != pl_module.hparams[key]:
                 raise UserError(f"teacher={self.path}: normalizes images with another {key}; use another teacher")
+        if (theirs := self.teacher.hparams["fit"]) != (ours := pl_module.hparams["fit"]):
+            raise UserError(
+                f"teacher={self.path}: was trained with datamodule.fit={theirs}, and this run has {ours}; use a teacher "
+                f"of the same fit, or datamodule.fit={theirs}"
+            )
         pl_module.distillation = self.loss
 
     def on_train_start(self, trainer, pl_module) -> None:

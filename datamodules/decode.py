@@ -88,9 +88,44 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def resize(image: Image.Image, size: int) -> Image.Image:
-    """Resize to `size` x `size` pixels, bilinear with antialiasing; the aspect ratio is not kept, as in the study."""
-    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
+class Placement(NamedTuple):
+    """Hold which part of an image is used, and which part of the square it fills: (left, top, right, bottom) in pixels."""
+
+    used: tuple[float, float, float, float]  # of the image
+    filled: tuple[int, int, int, int]  # of the square; black around it
+
+
+def place(width: int, height: int, size: int, fit: str) -> Placement:
+    """Return how an image of this size becomes a square of `size` pixels a side.
+
+    Args:
+        fit: squash: all of it, the aspect ratio is not kept, as in the study; crop: the largest square in the center;
+            pad: all of it in its aspect ratio, centered between black borders.
+    """
+    used, filled = (0, 0, width, height), (0, 0, size, size)
+    if fit == "crop":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        used = (left, top, left + side, top + side)
+    elif fit == "pad":
+        longer = 2 * max(width, height)  # whole numbers only, so that an exported file rounds in the same way
+        across, down = (max(1, (2 * size * length + longer // 2) // longer) for length in (width, height))
+        left, top = (size - across) // 2, (size - down) // 2
+        filled = (left, top, left + across, top + down)
+    return Placement(used, filled)
+
+
+def resize(image: Image.Image, size: int, fit: str = "squash") -> Image.Image:
+    """Resize to `size` x `size` pixels, bilinear with antialiasing; `fit` is that of `place`."""
+    if image.size == (size, size):
+        return image
+    used, (left, top, right, bottom) = place(*image.size, size, fit)
+    resized = image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=used)
+    if resized.size == (size, size):
+        return resized
+    square = Image.new(image.mode, (size, size))
+    square.paste(resized, (left, top))
+    return square
 
 
 def fingerprint(image: Image.Image) -> str:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from common.checks import check_between
 from common.errors import UserError
+from common.untrusted.description import Fit
 from datamodules import gpu_cache
 from datamodules.audit import Finding
 from datamodules.loader import EpochSampler, ImageDataset, StatefulDataLoader, keep_batch, workers_that_fit
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+LONG = 2.0  # times as long as wide: images that are squashed to a square with a warning
+
 
 class ImageDataModule(L.LightningDataModule):
     """Give batches of images of one catalog.
@@ -49,6 +52,7 @@ class ImageDataModule(L.LightningDataModule):
         on_leak: what to do about training images that are in val or test as well.
         sampler: every training image once an epoch, or as many drawn with all classes equally likely.
         image_size: pixels, height and width after resizing.
+        fit: how an image becomes a square of that size: `decode.place`.
         batch_size: images a batch, for each process.
         num_workers: loader processes; 0 decodes nothing twice and is the fastest where there are only two cores.
         split_seed: of splits, folds and `train_fraction`; not `seed`, so that runs of other seeds have the same test images.
@@ -80,6 +84,7 @@ class ImageDataModule(L.LightningDataModule):
         cache: str,
         cache_max_gib: float,
         gpu_cache_gib: float,
+        fit: Fit = "squash",  # runs that were made before there was a choice resume with it
     ):
         super().__init__()
         check_between("datamodule.batch_size", batch_size, 1, 2**20)
@@ -101,7 +106,7 @@ class ImageDataModule(L.LightningDataModule):
             "on_unreadable": on_unreadable, "on_leak": on_leak,
         }  # fmt: skip
         self.sampler = sampler
-        self.image_size = image_size
+        self.image_size, self.fit = image_size, fit
         self.train_size = image_size  # of a training image as the network sees it
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -137,7 +142,8 @@ class ImageDataModule(L.LightningDataModule):
             return
         catalog = self.catalog
         started = time.perf_counter()
-        pixel_cache = open_pixel_cache(catalog.files, self.image_size, self.cache / "pixels", self.cache_max_gib)
+        folder = self.cache / "pixels"
+        pixel_cache = open_pixel_cache(catalog.files, self.image_size, folder, self.cache_max_gib, self.fit)
         self.findings = prepare_catalog(catalog, pixel_cache.stats, **self.rules)
         n_train = len(catalog.rows("train"))
         if self.batch_size > n_train:
@@ -146,6 +152,10 @@ class ImageDataModule(L.LightningDataModule):
                 f"images); use {n_train} or fewer"
             )
         log.info("%s: %s; classes %s", catalog.name, catalog.describe(), ", ".join(catalog.classes))
+        width, height = pixel_cache.stats.sizes[catalog.present()].T
+        if self.fit == "squash" and np.median(np.maximum(width, height) / np.minimum(width, height)) >= LONG:
+            log.warning("half of the images are %g times as long as wide or more; datamodule.fit=squash distorts them, "
+                        "crop and pad do not", LONG)  # fmt: skip
         self.pixel_cache = pixel_cache
         self.read_s += time.perf_counter() - started
 

@@ -65,8 +65,8 @@ def _layout(column: list | np.ndarray) -> tuple:
     return (column.shape, column.dtype) if isinstance(column, np.ndarray) else (len(column), type(column))
 
 
-def scan_image(path: Path, row: int, stats: ImageStats, image_size: int) -> Image.Image | None:
-    """Fill a row of the statistics; return the image at `image_size`, or None where the file cannot be read."""
+def scan_image(path: Path, row: int, stats: ImageStats, image_size: int, fit: str) -> Image.Image | None:
+    """Fill a row of the statistics; return the image as `decode.resize` makes it, or None where the file cannot be read."""
     try:
         image, stats.sizes[row], stats.modes[row] = read_image(path, image_size)
     except UnreadableImageError as error:
@@ -76,7 +76,7 @@ def scan_image(path: Path, row: int, stats: ImageStats, image_size: int) -> Imag
     gray = image.convert("L")
     stats.hashes[row] = difference_hash(gray)
     stats.thumbnails[row] = resize(gray, THUMBNAIL)
-    return resize(image, image_size)
+    return resize(image, image_size, fit)
 
 
 def difference_hash(gray: Image.Image) -> np.uint64:

@@ -70,27 +70,31 @@ class PixelCache:
 class UncachedPixels(PixelCache):
     """Give the same without a file: decode an image each time that it is asked for."""
 
-    def __init__(self, files: Sequence[Path], image_size: int, stats: ImageStats):
+    def __init__(self, files: Sequence[Path], image_size: int, fit: str, stats: ImageStats):
         self.files = files
         self.image_size = image_size
+        self.fit = fit
         self.stats = stats
 
     def __getitem__(self, row: int) -> np.ndarray:
-        return np.asarray(resize(open_image(self.files[row], self.image_size), self.image_size))
+        return np.asarray(resize(open_image(self.files[row], self.image_size), self.image_size, self.fit))
 
     def __reduce__(self):
-        return UncachedPixels, (self.files, self.image_size, self.stats)
+        return UncachedPixels, (self.files, self.image_size, self.fit, self.stats)
 
 
-def open_pixel_cache(files: Sequence[Path], image_size: int, folder: Path, limit_gib: float = 50.0) -> PixelCache:
+def open_pixel_cache(
+    files: Sequence[Path], image_size: int, folder: Path, limit_gib: float = 50.0, fit: str = "squash"
+) -> PixelCache:
     """Open the cache of these files in this order; build it where there is none yet.
 
     Unreadable files are no error here: their rows are black, and `stats.errors` holds the reason.
 
     Args:
         limit_gib: all caches together; the least recently used are removed when a new one is built.
+        fit: as of `decode.resize`.
     """
-    place = folder / _key(files, image_size)
+    place = folder / _key(files, image_size, fit)
     if place.is_dir():
         try:
             return _open(place, len(files))
@@ -99,14 +103,14 @@ def open_pixel_cache(files: Sequence[Path], image_size: int, folder: Path, limit
             shutil.rmtree(place, ignore_errors=True)
     try:
         _make_room(folder, needed=len(files) * image_size**2 * 3, limit=int(limit_gib * 2**30))
-        _build(files, image_size, place)
+        _build(files, image_size, fit, place)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
         log.warning("pixel cache: could not write %s (%s); decoding images in every epoch", folder, error.strerror)
         stats = ImageStats.empty(len(files))
-        _decode_all(files, image_size, stats)
-        return UncachedPixels(files, image_size, stats)
+        _decode_all(files, image_size, fit, stats)
+        return UncachedPixels(files, image_size, fit, stats)
     return _open(place, len(files))
 
 
@@ -124,9 +128,10 @@ def _open(place: Path, rows: int) -> PixelCache:
     return cache
 
 
-def _key(files: Sequence[Path], image_size: int) -> str:
-    """Name what a cache is made from: files with their size and time of change, size of an image, decoder."""
-    digest = hashlib.blake2b(f"{DECODER} {image_size}".encode(), digest_size=12)
+def _key(files: Sequence[Path], image_size: int, fit: str) -> str:
+    """Name what a cache is made from: files with their size and time of change, size and fit of an image, decoder."""
+    made_by = f"{DECODER} {image_size}" + (f" {fit}" if fit != "squash" else "")  # as named before there was a fit
+    digest = hashlib.blake2b(made_by.encode(), digest_size=12)
     for file in files:
         try:
             status = file.stat()
@@ -137,7 +142,7 @@ def _key(files: Sequence[Path], image_size: int) -> str:
     return digest.hexdigest()
 
 
-def _build(files: Sequence[Path], image_size: int, place: Path) -> None:
+def _build(files: Sequence[Path], image_size: int, fit: str, place: Path) -> None:
     """Write into a folder of another name and rename it: a cache is whole or absent, also with two builders."""
     building = Path(tempfile.mkdtemp(prefix=f"{place.name}.building-", dir=place.parent))
     try:
@@ -147,7 +152,7 @@ def _build(files: Sequence[Path], image_size: int, place: Path) -> None:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             file.flush()
             file.truncate(file.tell() + math.prod(shape))  # rows that cannot be read stay black
-            _decode_all(files, image_size, stats, file.fileno(), file.tell())
+            _decode_all(files, image_size, fit, stats, file.fileno(), file.tell())
             os.fsync(file.fileno())
         stats.save(building / "stats.npz")
         building.rename(place)
@@ -159,12 +164,12 @@ def _build(files: Sequence[Path], image_size: int, place: Path) -> None:
 
 
 def _decode_all(
-    files: Sequence[Path], image_size: int, stats: ImageStats, descriptor: int | None = None, offset: int = 0
+    files: Sequence[Path], image_size: int, fit: str, stats: ImageStats, descriptor: int | None = None, offset: int = 0
 ) -> None:
     """Fill the statistics and, from byte `offset` of an open file, the pixels. In threads: Pillow releases the GIL."""
 
     def decode(row: int) -> None:
-        image = scan_image(files[row], row, stats, image_size)
+        image = scan_image(files[row], row, stats, image_size, fit)
         if image is not None and descriptor is not None:
             os.pwrite(descriptor, image.tobytes(), offset + row * image_size**2 * 3)
 

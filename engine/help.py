@@ -11,7 +11,7 @@ INDENT = "  "
 
 
 def help_groups(conf: Path, verb: str, further: str | None = None) -> str:
-    """List each folder of `conf` with its files, and a * at the one that `verb` takes by default.
+    """List each folder of `conf` in the defaults of `verb` with its files, and a * at the one that it takes.
 
     Args:
         further: the user's own folder of the same shape (--config-dir).
@@ -20,11 +20,11 @@ def help_groups(conf: Path, verb: str, further: str | None = None) -> str:
     for entry in yaml.safe_load((conf / f"{verb}.yaml").read_text(encoding="utf-8"))["defaults"]:
         defaults |= entry if isinstance(entry, dict) else {}
     choices = {name: _files(conf / name) for name in defaults if not name.startswith(("override ", "hydra/"))}
-    choices |= {place.name: _files(place) for place in sorted(conf.iterdir()) if place.is_dir()}
-    for place in sorted(Path(further).iterdir()) if further and Path(further).is_dir() else ():
-        choices[place.name] = [*choices.get(place.name, []), *_files(place)]
-    choices["hydra/launcher"] = ["basic", *_files(conf / "hydra" / "jobs")]
-    defaults["hydra/launcher"] = "basic"
+    for name in choices if further else ():
+        choices[name] += _files(Path(further) / name)
+    if "hydra/jobs" in defaults:  # the verb sweeps
+        choices["hydra/launcher"] = ["basic", *_files(conf / "hydra" / "jobs")]
+        defaults["hydra/launcher"] = "basic"
     column = max(map(len, choices)) + 2
     lines = []
     for group, files in choices.items():

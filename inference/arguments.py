@@ -5,11 +5,13 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.run_folder import RunFolder
-from common.text import did_you_mean
 
-EXPORTED = (".onnx", ".pt2")
-SUFFIXES = {"onnx": ".onnx", "int8": "_int8.onnx", "torch_export": ".pt2"}  # of each format of export.py
 EXAMPLE = RunFolder(Path("RUN")).best_checkpoint
+
+
+def is_read_by_predict(path: Path) -> bool:
+    """Return whether predict.py reads an exported file of this name in place of a checkpoint."""
+    return path.suffix.lower() == ".onnx"
 
 
 def checkpoint_argument(ckpt: str | Path | None, exported: bool = False) -> Path:
@@ -24,15 +26,15 @@ def checkpoint_argument(ckpt: str | Path | None, exported: bool = False) -> Path
     if ckpt is None or ckpt == "":
         raise UserError("ckpt: nothing is given; give a run's, ckpt=outputs/MODEL/DATE/checkpoints/best.ckpt")
     path = Path(str(ckpt))
-    if path.suffix.lower() in EXPORTED and not exported:
+    if is_read_by_predict(path) and not exported:
         raise UserError(f"ckpt={path}: is already an exported file; give the checkpoint that it was made from")
     if path.is_dir():
         best = RunFolder(path).best_checkpoint
         inside = next((file for file in (best, path / best.name) if file.is_file()), EXAMPLE)
         raise UserError(f"ckpt={path}: is a folder; give the file, ckpt={inside}")
     if not path.is_file():
-        onnx = path.suffix.lower() == ".onnx"
-        next_step = f"make it with python export.py ckpt={EXAMPLE}" if onnx else f"a run keeps its own in {EXAMPLE}"
+        made = f"make it with python export.py ckpt={EXAMPLE}"
+        next_step = made if is_read_by_predict(path) else f"a run keeps its own in {EXAMPLE}"
         raise UserError(f"ckpt={path}: no such checkpoint; {next_step}")
     return path
 
@@ -51,21 +53,19 @@ def check_predict_arguments(batch_size: int, explain: bool, explain_most: int) -
 
 
 def check_export_arguments(
-    ckpt: str | None, *, format: str, preprocessing: bool, out: str | None, largest_difference: float, **_
+    ckpt: str | None, *, suffix: str, preprocessing: bool, out: str | None, largest_difference: float
 ) -> Path:
-    """Check the settings of export.py and return the path of the file to write.
+    """Check the settings of export.py and return the path of the file to write, which ends in the format's suffix.
 
     Raises:
         UserError: one of a wrong type or size, no checkpoint, or a place that cannot be written.
     """
     checkpoint = checkpoint_argument(ckpt)
-    if format not in SUFFIXES:
-        raise UserError(f"format={format}: no such format; {did_you_mean(str(format), SUFFIXES)}")
     if not isinstance(preprocessing, bool):
         raise UserError(f"preprocessing={preprocessing}: use true or false")
     if not isinstance(largest_difference, (int, float)) or not largest_difference >= 0:
         raise UserError(f"largest_difference={largest_difference}: use a number of 0 or more, e.g. 1e-4")
-    path = checkpoint.with_name(checkpoint.stem + ("" if preprocessing else "_network") + SUFFIXES[format])
+    path = checkpoint.with_name(checkpoint.stem + ("" if preprocessing else "_network") + suffix)
     if out is not None:
         place = Path(str(out))
         path = place if place.suffix.lower() == path.suffix else place / path.name

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from PIL import Image
 
 from common.errors import UserError
 from common.run_record import Decision
-from common.untrusted.description import check_decision, check_description
-from inference.arguments import EXAMPLE, checkpoint_argument
+from common.untrusted.description import Fit, check_decision, check_description
+from datamodules.decode import resize
+from inference.arguments import EXAMPLE, checkpoint_argument, is_read_by_predict
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ class ModelDescription:
     mean: list[float]  # of each channel, as images are normalized
     std: list[float]
     decision: Decision | None
+    fit: Fit = "squash"  # how an image becomes a square
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """Return an upright RGB image as the network takes it, (S, S, 3) uint8."""
+        return np.array(resize(image, self.image_size, self.fit))
 
     def as_metadata(self) -> dict[str, str]:
         """Return each value as JSON, for a file that keeps texts."""
@@ -40,15 +47,16 @@ class ModelDescription:
         Raises:
             UserError: a value is missing, is no JSON, or is one that export.py does not write.
         """
+        texts = {"fit": json.dumps(cls.fit)} | texts  # not in files that were written before there was a choice
         missing = [field.name for field in fields(cls) if field.name not in texts]
         if missing:
             raise UserError(f"its {', '.join(missing)} is missing")
         try:
-            classes, image_size, mean, std, decision = (json.loads(texts[field.name]) for field in fields(cls))
+            classes, image_size, mean, std, decision, fit = (json.loads(texts[field.name]) for field in fields(cls))
         except (ValueError, RecursionError) as error:
             raise UserError(f"its description is no JSON: {error}") from error
-        check_description(classes, image_size, mean, std, source="the file")
-        return cls(classes, image_size, mean, std, check_decision(decision, classes, "the file"))
+        check_description(classes, image_size, mean, std, fit, source="the file")
+        return cls(classes, image_size, mean, std, check_decision(decision, classes, "the file"), fit)
 
 
 class Backend(Protocol):
@@ -69,12 +77,7 @@ def open_backend(path: Path, device: str = "auto", register: Sequence[str] = ())
         UserError: no such file, one of another kind, a device that is not here, or onnxruntime not installed.
     """
     path = checkpoint_argument(path, exported=True)
-    suffix = path.suffix.lower()
-    if suffix == ".pt2":
-        raise UserError(
-            f"ckpt={path}: a program of torch.export, which is for use elsewhere; give the checkpoint or an .onnx file"
-        )
-    return OnnxBackend(path, device) if suffix == ".onnx" else CheckpointBackend(path, device, register)
+    return OnnxBackend(path, device) if is_read_by_predict(path) else CheckpointBackend(path, device, register)
 
 
 class CheckpointBackend:
@@ -86,8 +89,8 @@ class CheckpointBackend:
 
         register_by_name(register, "register")
         self.network, description, decision = load_network(path)
-        values = (description[name] for name in ("classes", "image_size", "mean", "std"))
-        self.description = ModelDescription(*values, decision)
+        del description["network"]
+        self.description = ModelDescription(**description, decision=decision)
         self.device = torch_device(device)
         self.network.to(self.device)
 
@@ -106,7 +109,7 @@ class OnnxBackend:
     """Compute probabilities with a file of export.py, whether or not it has its preprocessing inside."""
 
     def __init__(self, path: Path, device: str = "auto"):
-        runtime = import_onnx_extra("onnxruntime", f"ckpt={path}")
+        runtime = import_extra("onnxruntime", f"ckpt={path}", "onnx")
         available = runtime.get_available_providers()
         if device not in ("auto", "cpu") and "CUDAExecutionProvider" not in available:
             raise UserError(f"device={device}: onnxruntime has {', '.join(available)} here; use device=cpu for {path}")
@@ -146,16 +149,17 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def import_onnx_extra(package: str, wanted_by: str):
-    """Import a package of the extra onnx.
+def import_extra(package: str, wanted_by: str, extra: str):
+    """Import a package of an extra of this project; "" where it is of none.
 
     Raises:
-        UserError: not installed; names the extra.
+        UserError: not installed; names how to install it.
     """
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise UserError(f"{wanted_by}: {package} is not installed; install it with pip install -e '.[onnx]'") from error
+        install = f"-e '.[{extra}]'" if extra else package
+        raise UserError(f"{wanted_by}: {package} is not installed; install it with pip install {install}") from error
 
 
 def torch_device(name: str):

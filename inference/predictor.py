@@ -13,7 +13,7 @@ from PIL import Image
 
 from common.errors import UserError
 from common.run_record import Decision
-from datamodules.decode import UnreadableImageError, fingerprint, open_image, resize, upright
+from datamodules.decode import UnreadableImageError, fingerprint, open_image, upright
 from inference.backends import Backend, ModelDescription, open_backend
 from inference.image_inputs import ImageInput, ImageInputs
 
@@ -150,7 +150,7 @@ class Predictor:
             image = as_image(item, self.image_size)
         except UnreadableImageError as error:
             return str(error)
-        return DecodedImage(np.asarray(resize(image, self.image_size)), fingerprint(image))
+        return DecodedImage(self.description.pixels(image), fingerprint(image))
 
     def _predict_batch(self, batch: list[tuple[object, DecodedImage | str]]) -> Iterator[tuple[object, Prediction]]:
         pixels = [decoded.pixels for _, decoded in batch if isinstance(decoded, DecodedImage)]

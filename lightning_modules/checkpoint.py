@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SELF_DESCRIPTION = ("network", "classes", "image_size", "mean", "std")
+SELF_DESCRIPTION = ("network", "classes", "image_size", "mean", "std", "fit")
 NETWORK_PREFIX = "network."  # of the network's tensors in a classifier's state dict
 MOST_EPOCHS = 10**7
 MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum"}
@@ -43,6 +43,7 @@ def read_checkpoint(path: Path) -> dict:
     described = state.get("hyper_parameters", {}) if isinstance(state, dict) else {}
     if not isinstance(described, dict):
         raise UserError(f"{path}: not a checkpoint of this project (its hyper_parameters are no mapping)")
+    described.setdefault("fit", "squash")  # in checkpoints that were written before there was a choice
     missing = [key for key in SELF_DESCRIPTION if key not in described]
     if missing or "state_dict" not in state:
         raise UserError(

@@ -28,6 +28,7 @@ class ImageClassifier(L.LightningModule):
         image_size: pixels, height and width.
         mean: of each channel, as the images are normalized.
         std: of each channel.
+        fit: how images become squares, as of the datamodule.
         optimizer: parameters, or the network where its argument is called so, -> optimizer. Not needed where nothing is
             trained.
         loss: logits (B, K), labels (B,) -> (B,), for training; or a function of `class_counts` that makes it, to be
@@ -47,6 +48,7 @@ class ImageClassifier(L.LightningModule):
         image_size: int,
         mean: list[float],
         std: list[float],
+        fit: str = "squash",
         loss: nn.Module | Callable[..., nn.Module] | None = None,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
         scheduler: Callable[[torch.optim.Optimizer], dict] | None = None,

@@ -24,6 +24,10 @@ LONGEST_WARNING = 300  # characters
 FEW_IMAGES = 30  # of a class
 GROUPS = ("model", "recipe", "optimizer", "scheduler", "loss", "augmentation", "trainer", "datamodule", "decision")
 METRICS = (("balanced_accuracy", "balanced accuracy"), ("f1", "macro F1"), ("auroc", "AUROC"))
+FITS = {  # what datamodule.fit does to images that are no squares, where it does not squash them
+    "crop": ", of which it sees the largest square in the center of an image",
+    "pad": ", into which an image is put whole, between black borders",
+}
 UNKNOWN_LICENSE = "not known to this project: look it up at their source before publishing weights trained on them"
 LICENSES_OF_WEIGHTS = {
     "random": "initialized randomly, so that no other license applies.",
@@ -98,7 +102,8 @@ def _facts(**facts: object) -> list[str]:
 
 def _classes(run: Run) -> str:
     size = run.record.run.settings.get("model.image_size")
-    pixels = f" Its input is {size} x {size} pixels." if size else ""
+    fit = FITS.get(run.record.run.settings.get("datamodule.fit"), "")
+    pixels = f" Its input is {size} x {size} pixels{fit}." if size else ""
     return f"{run.model.name} distinguishes {join_words(run.data.classes, MOST_CLASSES)}.{pixels}"
 
 

@@ -2,6 +2,7 @@
 
 import math
 from reprlib import Repr
+from typing import Literal, get_args
 
 import msgspec
 
@@ -13,6 +14,7 @@ LARGEST_IMAGE = 4096  # pixels a side
 LONGEST_NAME = 1000  # characters
 LARGEST_SETTING = 65_536  # of a number in the description of a network: widths, groups, blocks
 MOST_SETTINGS = 32  # of a network, and items of a list in them
+Fit = Literal["squash", "crop", "pad"]  # how an image becomes a square: datamodules.decode.place
 CHECKPOINT_SCHEMA = 2  # of hyper_parameters; 0.1.0 wrote none
 NEXT = "which no run writes; take best.ckpt or last.ckpt of a run"
 
@@ -36,8 +38,8 @@ def check_schema(described: dict, source: str) -> None:
         raise UserError(f"{source}: of schema {brief(schema)}; this version reads schema {CHECKPOINT_SCHEMA}")
 
 
-def check_description(classes, image_size, mean, std, source: str) -> None:
-    """Check the names of the classes, the image size in pixels and the normalization of each channel.
+def check_description(classes, image_size, mean, std, fit, source: str) -> None:
+    """Check the names of the classes, the image size in pixels, the normalization of each channel and the fit.
 
     Raises:
         UserError: names `source`, the value and what is allowed.
@@ -54,6 +56,8 @@ def check_description(classes, image_size, mean, std, source: str) -> None:
         three = isinstance(values, (list, tuple)) and len(values) == 3
         if not three or not all(_is_number(value) and value > above for value in values):
             raise _odd(source, name, values, f"three numbers{' above 0' if above == 0 else ''}")
+    if not isinstance(fit, str) or fit not in get_args(Fit):
+        raise _odd(source, "fit", fit, f"one of {', '.join(get_args(Fit))}")
 
 
 def check_network(network, source: str) -> None:

@@ -120,7 +120,7 @@ def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassif
     """Build the classifier to train, with random weights; or load that of the checkpoint where nothing is trained.
 
     Raises:
-        UserError: the checkpoint is of another network, or of other classes than the data.
+        UserError: the checkpoint is of another network, or of other classes, image size or fit than the data.
     """
     classes = data.catalog.classes
     if config.ckpt_path is not None and "fit" not in config.stages:
@@ -130,6 +130,13 @@ def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassif
                 f"ckpt_path={config.ckpt_path}: knows the classes {', '.join(classifier.classes)}, the data "
                 f"has {', '.join(classes)}; give the data that it was trained on"
             )
+        trained, given = classifier.hparams, {"fit": data.fit, "image_size": data.image_size}
+        for key, name in (("fit", "datamodule.fit"), ("image_size", "model.image_size")):
+            if trained[key] != given[key]:
+                raise UserError(
+                    f"ckpt_path={config.ckpt_path}: was trained with {name}={trained[key]}, and here it is {given[key]}; "
+                    f"give {name}={trained[key]}"
+                )
         return classifier
     network = network_arguments(OmegaConf.to_container(config.model))
     if config.ckpt_path is not None:
@@ -140,6 +147,7 @@ def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassif
         image_size=config.model.image_size,
         mean=data.mean,
         std=data.std,
+        fit=data.fit,
         loss=instantiate(config, "loss") if "fit" in config.stages else None,
         optimizer=instantiate(config, "optimizer"),
         scheduler=instantiate(config, "scheduler"),

@@ -66,7 +66,6 @@ class DemoApp:
         """Return HTML with an explained prediction for each image."""
         predictions = list(self.model.stream(images[:MOST]))
         readable = [entry for entry in predictions if not entry[1].error]
-        height, width = self.explainer.map_size
         return self.environment.get_template("prediction.html").render(
             items=list(explained_page.page_items(self.explainer, self.feature_index, readable)),
             errors=[
@@ -76,7 +75,7 @@ class DemoApp:
             ],
             n_skipped=max(0, len(images) - MOST),
             most=MOST,
-            map_size=f"{height} x {width} positions",
+            map_size=self.explainer.map_size,
             similar=self.similar,
         )
 

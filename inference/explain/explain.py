@@ -44,7 +44,7 @@ class Explanations:
         items = list(page_items(self.explainer, feature_index, self.least_certain.sorted()))
         page = predictions.with_suffix(".html")
         write_text(page, render(title=self._title(), subtitle=self._subtitle(len(items)), warning=self._warning(),
-                                map_size=self._map_size(), similar=similar, items=items))  # fmt: skip
+                                map_size=self.explainer.map_size, similar=similar, items=items))  # fmt: skip
         lines = [f"Explained: {page}"]
         if self.label_review:
             table = page.with_name(LABELS_TO_CHECK)
@@ -82,10 +82,6 @@ class Explanations:
 
     def _warning(self) -> str:
         return TEST_WARNING if self.run and self.inputs.split == "test" else ""
-
-    def _map_size(self) -> str:
-        (height, width), side = self.explainer.map_size, self.explainer.model.image_size
-        return f"{height} x {width} positions over an image of {side} x {side} pixels"
 
     def _training_command(self, table: Path) -> str:
         """Return the command that trains on the corrected table."""

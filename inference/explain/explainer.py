@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError
-from datamodules.decode import UnreadableImageError, open_image, resize
+from datamodules.decode import UnreadableImageError, open_image
 from inference.arguments import EXAMPLE
 from inference.image_inputs import ImageInput
 from inference.predictor import Predictor
@@ -46,7 +46,11 @@ class Explainer:
             raise UserError(f"explain=true needs a checkpoint with its gradients; give ckpt={EXAMPLE}")
         self.model = model
         self.network = model.backend.network
-        self.layer, *self.map_size = last_feature_map(self.network, model.image_size)  # height and width of the map
+        self.layer, height, width = last_feature_map(self.network, model.image_size)
+        side, crops = model.image_size, model.description.fit == "crop"
+        self.map_size = f"{height} x {width} positions over an image of {side} x {side} pixels" + (
+            ", the square in the center: the network does not see what has no color" if crops else ""
+        )
 
     def explain(self, pixels: np.ndarray) -> Explanation:
         """Explain images (B, S, S, 3) uint8, each for the class of its largest probability."""
@@ -65,14 +69,10 @@ class Explainer:
             decoded = zip(batch, open_images(batch, self.model.image_size), strict=True)
             opened = [(image_input, image) for image_input, image in decoded if image]
             if opened:
-                pixels = np.stack([self.pixels(image) for _, image in opened])
+                pixels = np.stack([self.model.description.pixels(image) for _, image in opened])
                 vectors.append(pooled_features(self.network, self.layer, self._batch(pixels)).float().cpu().numpy())
                 read += [image_input for image_input, _ in opened]
         return np.concatenate(vectors) if vectors else np.empty((0, 0), np.float32), read
-
-    def pixels(self, image: Image.Image) -> np.ndarray:
-        """Return the image as the network takes it, (S, S, 3) uint8."""
-        return np.asarray(resize(image, self.model.image_size))
 
     def _batch(self, pixels: np.ndarray):
         from datamodules.normalize import as_batch, normalize

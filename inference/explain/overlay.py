@@ -5,20 +5,29 @@ import functools
 import numpy as np
 from PIL import Image
 
+from datamodules.decode import place
+
 OPACITY = 0.55  # of the colors over the gray image
 
 
-def overlay(image: Image.Image, heat: np.ndarray) -> Image.Image:
-    """Draw the heat (h, w) in colors over the gray image, scaled to its own largest value.
+def overlay(image: Image.Image, heat: np.ndarray, image_size: int, fit: str = "squash") -> Image.Image:
+    """Draw the heat (h, w) in colors over the part of the gray image that the network saw, scaled to its own largest value.
 
+    `image_size` and `fit` are those of the network's input, over which the heat lies: heat over black borders is not shown.
     Without any heat, all of it has the darkest color. Viridis rises evenly in lightness, and can be read without telling red
     from green (Nunez et al. 2018, PLoS ONE 13:e0199239, on such maps).
     """
-    scaled = heat.astype(np.float32) / (float(heat.max()) or 1.0)
-    scaled = np.asarray(Image.fromarray(scaled).resize(image.size, Image.Resampling.BILINEAR))  # (H, W)
-    colors = viridis()[(scaled.clip(0, 1) * 255).round().astype(np.uint8)]  # (H, W, 3)
-    gray = np.asarray(image.convert("L"), np.float32)[..., None]
-    return Image.fromarray((OPACITY * colors + (1 - OPACITY) * gray).round().astype(np.uint8))
+    used, filled = place(*image.size, image_size, fit)
+    left, top, right, bottom = map(round, used)
+    rows, columns = heat.shape
+    box = [edge * length / image_size for edge, length in zip(filled, (columns, rows) * 2, strict=True)]
+    scaled = Image.fromarray(heat.astype(np.float32) / (float(heat.max()) or 1.0))
+    scaled = np.asarray(scaled.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=box))
+    colors = viridis()[(scaled.clip(0, 1) * 255).round().astype(np.uint8)]  # (H, W, 3), of what was used
+    drawn = np.repeat(np.asarray(image.convert("L"), np.float32)[..., None], 3, axis=2)
+    seen = drawn[top:bottom, left:right]
+    seen[:] = OPACITY * colors + (1 - OPACITY) * seen
+    return Image.fromarray(drawn.round().astype(np.uint8))
 
 
 @functools.cache

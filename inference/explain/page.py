@@ -9,6 +9,7 @@ from PIL import Image
 
 from common.html import jinja_environment
 from common.image_grid import jpeg_base64, thumbnail
+from inference.backends import ModelDescription
 from inference.explain.explainer import BATCH_SIZE, Explainer, Explanation, FeatureIndex, open_images
 from inference.explain.overlay import overlay
 from inference.image_inputs import ImageInput
@@ -57,14 +58,15 @@ def page_items(
     explainer: Explainer, feature_index: FeatureIndex | None, predictions: Sequence[tuple[ImageInput, Prediction]]
 ) -> Iterator[Item]:
     """Yield what the page shows for each prediction whose image can still be read."""
+    description = explainer.model.description
     for start in range(0, len(predictions), BATCH_SIZE):
         batch = predictions[start : start + BATCH_SIZE]
         images = open_images([image_input for image_input, _ in batch], explainer.model.image_size)
         opened = [(*entry, image) for entry, image in zip(batch, images, strict=True) if image]
         if opened:
-            explanation = explainer.explain(np.stack([explainer.pixels(image) for *_, image in opened]))
+            explanation = explainer.explain(np.stack([description.pixels(image) for *_, image in opened]))
             for entry, *of_image in zip(opened, *explanation, strict=True):
-                yield _item(*entry, Explanation(*of_image), feature_index)
+                yield _item(*entry, Explanation(*of_image), feature_index, description)
 
 
 def _item(
@@ -73,6 +75,7 @@ def _item(
     image: Image.Image,
     explanation: Explanation,
     feature_index: FeatureIndex | None,
+    description: ModelDescription,
 ) -> Item:
     """Return what the page shows for one image; its explanation is without the batch dimension."""
     shown = thumbnail(image, SIDE)
@@ -91,7 +94,7 @@ def _item(
         probabilities=by_probability[:MOST_CLASSES],
         n_more=max(0, len(by_probability) - MOST_CLASSES),
         image=jpeg_base64(shown),
-        overlay=jpeg_base64(overlay(shown, explanation.heat)),
+        overlay=jpeg_base64(overlay(shown, explanation.heat, description.image_size, description.fit)),
         has_heat=bool(explanation.heat.any()),
         similar=[
             SimilarItem(

@@ -1,25 +1,30 @@
 """Export a checkpoint: write the file to a temporary folder, verify it, and only then move it to its place."""
 
+import contextlib
+import functools
 import importlib.metadata
 import json
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from common.atomic_io import write_bytes
-from common.errors import UserError
-from datamodules.decode import DECODER, open_image, resize
-from inference.arguments import check_export_arguments
-from inference.backends import CheckpointBackend, OnnxBackend, import_onnx_extra, softmax
+from common.errors import DISK_ERRORS, UserError
+from datamodules.decode import DECODER
+from inference.arguments import check_export_arguments, checkpoint_argument, is_read_by_predict
+from inference.backends import CheckpointBackend, import_extra
+from inference.export.file_format import Computes, FileFormat, TrainedModel
 from inference.export.verify import (
     N_CALIBRATION,
+    N_INEXACT,
     N_VERIFICATION,
-    N_VERIFICATION_INT8,
     Verification,
     compare_outputs,
     known_images,
@@ -28,8 +33,7 @@ from inference.export.verify import (
 )
 from inference.image_inputs import ImageInput
 
-ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-METADATA = "justenough.json"  # the metadata within a .pt2 file
+LONGEST = 300  # characters of an error that a format raises
 
 
 class Exported(NamedTuple):
@@ -40,67 +44,80 @@ class Exported(NamedTuple):
     calibrated_on: int  # images; 0 where nothing was calibrated
 
 
-def run(config: DictConfig) -> None:
-    """Export a checkpoint and print the file, its inputs and outputs, and how it compares with the checkpoint."""
-    settings = {key: value for key, value in OmegaConf.to_container(config).items() if key != "hydra"}
-    exported = export(**settings)
-    shape = "images (N, H, W, 3) uint8 of any size in, probabilities out"
-    if not config.preprocessing:
-        shape = "normalized images (N, 3, S, S) in, logits out"
+def run(config: DictConfig, make_format: Callable[[], object]) -> None:
+    """Export a checkpoint and print the file, its inputs and outputs, and how it compares with the checkpoint.
+
+    Args:
+        make_format: builds what the node `format` describes.
+    """
+    checkpoint_argument(config.ckpt)  # what can be refused before the format imports torch
+    name = HydraConfig.get().runtime.choices["format"]
+    with _format_errors(f"format={name} ({OmegaConf.select(config, 'format._target_')})", "its constructor"):
+        made = make_format()
+    settings = {key: value for key, value in OmegaConf.to_container(config).items() if key not in ("hydra", "format")}
+    exported = export(**settings, format=made)
     if exported.calibrated_on:
         print(f"calibrated on {exported.calibrated_on:,} images")
     print(f"compared with the checkpoint on {exported.verification.describe()}")
     if accuracies := exported.verification.describe_accuracies():
         print(accuracies)
-    print(f"{exported.path}: {exported.path.stat().st_size / 2**20:.2f} MiB, {shape}")
-    if exported.path.suffix == ".onnx":
-        print(f"Label images with it: python predict.py ckpt={shlex.quote(str(exported.path))} images=DIR")
+    path = exported.path
+    print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB, {made.describe(config.preprocessing)}")
+    if is_read_by_predict(path):
+        print(f"Label images with it: python predict.py ckpt={shlex.quote(str(path))} images=DIR")
 
 
 def export(
     ckpt: str | None,
     *,
-    format: str,
-    preprocessing: bool,
-    out: str | None,
-    images: str | list[str] | None,
-    root: str | None,
-    largest_difference: float,
+    format: FileFormat,
+    preprocessing: bool = True,
+    out: str | None = None,
+    images: str | list[str] | None = None,
+    root: str | None = None,
+    largest_difference: float = 1e-4,
+    register: Sequence[str] = (),
 ) -> Exported:
     """Write the file and verify it against the checkpoint.
 
     Args:
-        format: onnx, int8 or torch_export.
+        format: OnnxFile(), Int8(), TorchExport() or one of your own.
         preprocessing: uint8 images of any size in and probabilities out, or normalized images in and logits out.
         out: the file, or its folder; None: beside the checkpoint.
-        images: images to verify it on and, for int8, to calibrate with; None: those of the run.
+        images: images to verify it on and, where the format does, to calibrate with; None: those of the run.
         root: folder of the relative paths of a table.
-        largest_difference: allowed between a probability and the checkpoint's; int8 is measured, but not limited by it.
+        largest_difference: allowed between a probability and the checkpoint's; binds exact formats only.
+        register: full names of networks and heads of your own, which the checkpoint may name.
 
     Raises:
-        UserError: wrong settings, no images to calibrate with, a place that cannot be written, or too large a difference.
+        UserError: wrong settings, no images to calibrate with, a place that cannot be written, too large a difference, or a
+            format that fails.
     """
+    label = _label(format)
     path = check_export_arguments(
-        ckpt, format=format, preprocessing=preprocessing, out=out, largest_difference=largest_difference
+        ckpt, suffix=format.suffix, preprocessing=preprocessing, out=out, largest_difference=largest_difference
     )
-    for package in ONNX_PACKAGES if format != "torch_export" else ():
-        import_onnx_extra(package, f"format={format}")
-    checkpoint = CheckpointBackend(Path(ckpt), "cpu")
+    for package in format.packages:
+        import_extra(package, f"format={format.name}", format.extra)
+    checkpoint = CheckpointBackend(Path(ckpt), "cpu", register)
     splits = known_images(Path(ckpt), images, root)
-    calibration = _calibration_images(splits, images) if format == "int8" else []
+    calibration = _calibration_images(format, splits, images) if format.calibrates else []
+    model = _model(checkpoint, format, preprocessing, calibration)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, path.name)
-        _write(checkpoint, format, preprocessing, calibration, file)
-        opened = (
-            _open_program(file, preprocessing, checkpoint) if format == "torch_export" else OnnxBackend(file, "cpu")
-        )
-        n = N_VERIFICATION_INT8 if format == "int8" else N_VERIFICATION
-        compared = verification_images(splits, ("val", "train", ""), n)
-        verification = compare_outputs(checkpoint, opened, compared, native_sizes=preprocessing)
-        if format != "int8" and not verification.largest_difference <= largest_difference:
+        with _format_errors(label, "write"):
+            format.write(model, file)
+        if not file.is_file() or not file.stat().st_size:
+            raise UserError(f"{label}: its write has written no file; it has to write to the path that it is given")
+        with _format_errors(label, "open"):
+            computes = format.open(file, model)
+        compared = verification_images(splits, ("val", "train", ""), N_VERIFICATION if format.exact else N_INEXACT)
+        checked = functools.partial(_compute, label, computes, len(model.description.classes))
+        verification = compare_outputs(checkpoint, checked, compared, native_sizes=preprocessing)
+        if format.exact and not verification.largest_difference <= largest_difference:
             raise UserError(
-                f"format={format}: {verification.describe()}, which is above largest_difference={largest_difference:g}; "
-                "nothing was written. Please report this with the name of the network"
+                f"{label}: {verification.describe()}, which is above largest_difference={largest_difference:g}; nothing was "
+                "written. Please report this with the name of the network"
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,61 +127,59 @@ def export(
     return Exported(path, verification, len(calibration))
 
 
-def _calibration_images(splits: dict[str, list[ImageInput]], images) -> list[ImageInput]:
+def _label(format: FileFormat) -> str:
+    """Return a format's name with its class, for messages.
+
+    Raises:
+        UserError: no format, or one without a name or suffix.
+    """
+    kind = f"{type(format).__module__}.{type(format).__qualname__}"
+    if not isinstance(format, FileFormat):
+        raise UserError(f"format: {kind} is no subclass of {FileFormat.__module__}.{FileFormat.__qualname__}")
+    for attribute in ("name", "suffix"):
+        value = getattr(format, attribute, None)
+        if not isinstance(value, str) or not value or Path(value).name != value:
+            raise UserError(f"format: {kind}.{attribute} is {value!r}; use a text such as onnx or .onnx")
+    return f"format={format.name} ({kind})"
+
+
+@contextlib.contextmanager
+def _format_errors(label: str, method: str) -> Iterator[None]:
+    """Name the format in what its class raises, which may be a user's; the disk's errors have their own text."""
+    try:
+        yield
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        if isinstance(cause, UserError) or (isinstance(cause, OSError) and cause.errno in DISK_ERRORS):
+            raise
+        text = " ".join(f"{type(cause).__name__}: {cause}".split())[:LONGEST]
+        message = f"{label}: {method} raised {text}; nothing was written. HYDRA_FULL_ERROR=1 shows where"
+        raise UserError(message) from error
+
+
+def _compute(label: str, computes: Computes, k: int, pixels: np.ndarray) -> np.ndarray:
+    """Return the probabilities (N, k) of a written file, if that is what they are."""
+    with _format_errors(label, "what open returned"):
+        found = np.asarray(computes(pixels))
+    if found.shape != (len(pixels), k):
+        raise UserError(f"{label}: what open returned gives {found.shape}, where ({len(pixels)}, {k}) is expected")
+    return found
+
+
+def _calibration_images(format: FileFormat, splits: dict[str, list[ImageInput]], images) -> list[ImageInput]:
     """Return training images, or those that are given without a split."""
     candidates = splits.get("train") or splits.get("")
     if not candidates:
         reason = f"images={images} has none" if images is not None else "those of the run are not available"
-        raise UserError(f"format=int8 needs training images, and {reason}; give some: images=DIR")
+        raise UserError(f"format={format.name} needs training images, and {reason}; give some: images=DIR")
     return spread(candidates, N_CALIBRATION)
 
 
-def _write(
-    checkpoint: CheckpointBackend, format: str, preprocessing: bool, calibration: list[ImageInput], path: Path
-) -> None:
-    from inference.export import graphs  # late: torch
-    from inference.export.quantize import quantize
+def _model(
+    checkpoint: CheckpointBackend, format: FileFormat, preprocessing: bool, calibration: list[ImageInput]
+) -> TrainedModel:
+    from inference.export.preprocessing import plain  # late: torch
 
-    description = checkpoint.description
-    more = {"format": format, "decoder": DECODER, "version": importlib.metadata.version("justenough")}
-    metadata = description.as_metadata() | {name: json.dumps(value) for name, value in more.items()}
-    if format == "torch_export":
-        extra_files = {METADATA: json.dumps(metadata)}
-        graphs.save_program(checkpoint.network, description, path, extra_files, preprocessing)
-        return
-    graph = graphs.network_graph(checkpoint.network, description.image_size)
-    if format == "int8":
-        graph = quantize(graph, _normalized(calibration, checkpoint))
-    if preprocessing:
-        graph = graphs.add_preprocessing(graph, description)
-    graphs.save_onnx(graph, path, metadata)
-
-
-def _normalized(images: list[ImageInput], checkpoint: CheckpointBackend) -> Iterator[np.ndarray]:
-    """Yield images as the network takes them, (1, 3, S, S) each."""
-    from datamodules.normalize import as_batch, normalize
-
-    description = checkpoint.description
-    for image_input in images:
-        image = open_image(image_input.file, description.image_size)
-        pixels = np.array(resize(image, description.image_size))[None]
-        yield np.ascontiguousarray(normalize(as_batch(pixels), description.mean, description.std).numpy())
-
-
-def _open_program(path: Path, preprocessing: bool, checkpoint: CheckpointBackend) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a .pt2 file as a function from images (N, H, W, 3) to probabilities."""
-    import torch
-
-    from datamodules.normalize import as_batch, normalize
-
-    module = torch.export.load(path).module()
-    description = checkpoint.description
-
-    def compute(pixels: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            if preprocessing:
-                return module(torch.tensor(pixels)).numpy()
-            batch = normalize(as_batch(pixels), description.mean, description.std).contiguous()
-            return softmax(module(batch).numpy())
-
-    return compute
+    more = {"format": format.name, "decoder": DECODER, "version": importlib.metadata.version("justenough")}
+    metadata = checkpoint.description.as_metadata() | {name: json.dumps(value) for name, value in more.items()}
+    return TrainedModel(plain(checkpoint.network), checkpoint.description, preprocessing, metadata, calibration)

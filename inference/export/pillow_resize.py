@@ -12,33 +12,54 @@ PRECISION_BITS = 32 - 8 - 2  # Resample.c: of a weight, so that a sum of 255 tim
 TALL_FIRST_DOWN = int(Image.__version__.split(".")[0]) >= 13  # earlier, always across first (Pillow's #9549)
 
 
-def resize_tensor(pixels: Tensor, size: int) -> Tensor:
+def resize_tensor(pixels: Tensor, size: int, fit: str = "squash") -> Tensor:
     """Resize (B, H, W, C) uint8 to (B, S, S, C) uint8; B, H and W may be symbols of torch.export."""
     height, width = pixels.shape[1:3]
-    down_first = TALL_FIRST_DOWN & (height > size) & (height - size > 2 * (width - size))
-    operands = (pixels, *taps(height, size), *taps(width, size))
+    used_height, used_width, filled_height, filled_width = height, width, size, size
+    if fit == "crop":
+        used_height = used_width = torch.sym_min(height, width)
+    elif fit == "pad":
+        longer = 2 * torch.sym_max(height, width)
+        filled_height, filled_width = (
+            torch.sym_max(1, (2 * size * length + longer // 2) // longer) for length in (height, width)
+        )
+    shrinks = height - filled_height
+    down_first = TALL_FIRST_DOWN & (shrinks > 0) & (shrinks > 2 * (width - filled_width))
+    rows = taps(height, size, used_height, filled_height)
+    operands = (pixels, *rows, *taps(width, size, used_width, filled_width))
     if isinstance(down_first, bool):
         return (_down_first if down_first else _across_first)(*operands)
     return torch.cond(down_first, _down_first, _across_first, operands)
 
 
-def taps(length: int, size: int) -> tuple[Tensor, Tensor]:
+def taps(length: int, size: int, used: int | None = None, filled: int | None = None) -> tuple[Tensor, Tensor]:
     """Return which of `length` pixels each of `size` takes (S, T) int64, and how much of each (S, T) int32.
 
     precompute_coeffs and normalize_coeffs_8bpc of Resample.c, with the triangle as filter. Taps past a filter's end have no
     weight.
+
+    Args:
+        used: pixels in the center that become the `filled` ones; None: all.
+        filled: pixels in the center that they become, those around take none of them; None: all.
     """
-    count = 2 * ((length + size - 1) // size) + 1  # not -(-length // size): ONNX divides towards zero
-    scale = torch.full((1, 1), length, dtype=torch.float64) / size
+    used, filled = length if used is None else used, size if filled is None else filled
+    count = 2 * ((used + filled - 1) // filled) + 1  # not -(-used // filled): ONNX divides towards zero
+    scale = _number(used) / _number(filled)
     support = scale.clamp(min=1)
-    centers = (torch.arange(size, dtype=torch.float64)[:, None] + 0.5) * scale  # (S, 1)
+    places = torch.arange(size, dtype=torch.float64)[:, None] - (size - filled) // 2  # (S, 1)
+    centers = _number(length - used) / 2 + (places + 0.5) * scale
     first = (centers - support + 0.5).floor().clamp(min=0)
     end = (centers + support + 0.5).floor().clamp(max=length)
     indices = first + torch.arange(count, dtype=torch.float64)  # (S, T)
     weights = (1 - ((indices - centers + 0.5) * (1 / support)).abs()).clamp(min=0) * (indices < end)
     weights = weights / weights.sum(1, keepdim=True)
+    weights = torch.where((places >= 0) & (places < filled), weights, 0.0)
     rounded = (weights * 2**PRECISION_BITS + 0.5).floor().to(torch.int32)
     return indices.clamp(max=length - 1).to(torch.int64), rounded
+
+
+def _number(value: int) -> Tensor:
+    return torch.full((1, 1), value, dtype=torch.float64)
 
 
 def _across_first(pixels: Tensor, rows: Tensor, row_weights: Tensor, columns: Tensor, column_weights: Tensor) -> Tensor:

@@ -9,15 +9,15 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError
-from datamodules.decode import UnreadableImageError, open_image, resize
+from datamodules.decode import UnreadableImageError, open_image
 from evaluation.intervals import format_accuracy, proportion
 from inference.backends import Backend
 from inference.image_inputs import ImageInput, ImageInputs, run_of_checkpoint
 
 log = logging.getLogger(__name__)
 
-N_VERIFICATION = 200  # images, for a float file
-N_VERIFICATION_INT8 = 2000  # images, for an int8 file, whose accuracy differs
+N_VERIFICATION = 200  # images
+N_INEXACT = 2000  # images, for a format whose accuracy may differ
 N_CALIBRATION = 200  # images
 BATCH_SIZE = 16  # of the batch that shows that the file takes batches
 SPLITS = {"val": " validation", "train": " training", "": ""}  # test images are not used
@@ -107,11 +107,11 @@ def compare_outputs(
         checkpoint: gets images as training resizes them.
         exported: gets them as they were decoded where it resizes itself (`native_sizes`).
     """
-    size, classes = checkpoint.description.image_size, checkpoint.description.classes
+    description, classes = checkpoint.description, checkpoint.description.classes
     largest, changed, n_labeled, correct_checkpoint, correct_exported, n = 0.0, 0, 0, 0, 0, 0
     first = []
-    for image, label in _decoded(images, size):
-        resized = np.array(resize(image, size))[None]
+    for image, label in _decoded(images, description.image_size):
+        resized = description.pixels(image)[None]
         expected = checkpoint(resized)[0]
         actual = exported(np.asarray(image)[None] if native_sizes else resized)[0]
         largest = max(largest, float(np.abs(expected - actual).max()))

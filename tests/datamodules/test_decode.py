@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms import functional as F
 
-from datamodules.decode import UnreadableImageError, fingerprint, open_image, resize, to_rgb
+from datamodules.decode import UnreadableImageError, fingerprint, open_image, place, resize, to_rgb
 
 GRADIENT = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
 
@@ -68,6 +68,59 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
 def test_resize_is_torchvision_s():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8))
     assert np.array_equal(np.asarray(resize(image, 24)), np.asarray(F.resize(image, [24, 24])))
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(1, 256, (height, width, 3), dtype=np.uint8))
+
+
+def halved(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.resize((image.width // 2, image.height // 2), Image.Resampling.BILINEAR))
+
+
+def test_crop_scales_the_shorter_side_and_takes_the_center():
+    wide, tall = noise(96, 48), noise(48, 72)  # to 24 pixels a side: both sides are halved, then the ends are cut off
+    assert np.array_equal(np.asarray(resize(wide, 24, "crop")), halved(wide)[:, 12:36])
+    assert np.array_equal(np.asarray(resize(tall, 24, "crop")), halved(tall)[6:30])
+    for size in ((97, 31), (31, 97), (500, 10), (3, 2), (1, 50), (640, 481)):
+        image = noise(*size)
+        assert np.array_equal(np.asarray(resize(image, 24, "crop")), np.asarray(ImageOps.fit(image, (24, 24), 2))), size
+
+
+def test_pad_scales_the_longer_side_and_centers_it_between_black_borders():
+    for image, inside in ((noise(48, 24), np.s_[6:18, :]), (noise(24, 48), np.s_[:, 6:18])):
+        expected = np.zeros((24, 24, 3), np.uint8)
+        expected[inside] = halved(image)
+        assert np.array_equal(np.asarray(resize(image, 24, "pad")), expected)
+
+
+@pytest.mark.parametrize(("width", "height", "shorter"), [
+    (97, 31, 8), (31, 97, 8), (500, 10, 1), (10, 500, 1), (3, 2, 16), (1, 1, 24), (1, 50, 1), (640, 481, 18), (49, 48, 24),
+])  # fmt: skip
+def test_pad_of_odd_sizes(width, height, shorter):
+    """`shorter`: 24 / longer side * shorter side, rounded, and one pixel at least."""
+    padded = np.asarray(resize(noise(width, height), 24, "pad"))
+    lit = padded.any(axis=2)
+    rows, columns = (np.flatnonzero(lit.any(axis=axis)) for axis in (1, 0))
+    assert padded.shape == (24, 24, 3) and lit.sum() == len(rows) * len(columns)  # a rectangle; all around it is black
+    assert sorted((len(rows), len(columns))) == [shorter, 24] and (len(columns) == 24) == (width >= height)
+    for filled in (rows, columns):
+        assert abs(filled[0] - (23 - filled[-1])) <= 1
+
+
+def test_squares_are_the_same_with_every_fit():
+    for side in (24, 7, 100):
+        image = noise(side, side)
+        pixels = [np.asarray(resize(image, 24, fit)) for fit in ("squash", "crop", "pad")]
+        assert np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[0], pixels[2])
+        assert place(side, side, 24, "crop") == place(side, side, 24, "pad") == place(side, side, 24, "squash")
+
+
+@pytest.mark.parametrize("size", [(4096, 1200), (1200, 4096)])
+def test_a_reduced_jpeg_still_has_twice_the_pixels_of_what_is_cropped_from_it(tmp_path, size):
+    noise(*size).save(tmp_path / "a.jpg")
+    opened = open_image(tmp_path / "a.jpg", 256)
+    assert opened.size == (size[0] // 2, size[1] // 2) and min(opened.size) >= 2 * 256
 
 
 def test_fingerprint_tells_size_and_pixels_apart():

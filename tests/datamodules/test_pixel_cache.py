@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import os
 import pickle
 import subprocess
@@ -20,6 +21,22 @@ from tests.support.helpers import PROJECT, make_images
 def files(tmp_path):
     root = make_images(tmp_path / "images", {"red": 6}, size=50)
     return sorted((root / "red").iterdir())
+
+
+def test_each_fit_has_a_cache_of_its_own(files, tmp_path):
+    for file in files:
+        Image.open(file).resize((60, 30)).save(file)
+    caches = {fit: open_pixel_cache(files, 32, tmp_path / "cache", fit=fit) for fit in ("squash", "crop", "pad")}
+    for fit, cache in caches.items():
+        without = module.UncachedPixels(files, 32, fit, cache.stats)
+        assert np.array_equal(cache[0], np.asarray(resize(open_image(files[0]), 32, fit)))
+        assert np.array_equal(pickle.loads(pickle.dumps(without))[0], cache[0])
+    assert not caches["pad"][0][:7].any() and not np.array_equal(caches["crop"][0], caches["squash"][0])
+    assert caches["crop"].stats.fingerprints == caches["squash"].stats.fingerprints
+    digest = hashlib.blake2b(f"{module.DECODER} 32".encode(), digest_size=12)  # as before there was a fit
+    for file in files:
+        digest.update(f"\0{file}\0{file.stat().st_size}\0{file.stat().st_mtime_ns}".encode())
+    assert caches["squash"].path.parent.name == digest.hexdigest()
 
 
 def test_a_cache_holds_the_pixels_of_decoding_and_is_found_again(files, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ def run(tmp_path, monkeypatch):
     ("whole", "is a folder; give the file, ckpt=whole/checkpoints/best.ckpt"),
     ("empty", "is a folder; give the file, ckpt=RUN/checkpoints/best.ckpt"),
     ("nowhere.ckpt", "nowhere.ckpt: no such checkpoint; a run keeps its own in RUN/checkpoints/best.ckpt"),
-    ("best.pt2", "is already an exported file; give the checkpoint that it was made from"),
+    ("best.onnx", "is already an exported file; give the checkpoint that it was made from"),
 ])  # fmt: skip
 def test_what_is_no_checkpoint(ckpt, words):
     with pytest.raises(UserError, match=words):
@@ -47,32 +47,30 @@ def test_wrong_settings_of_predict(values, words):
         check_predict_arguments(*values)
 
 
-@pytest.mark.parametrize(("format", "preprocessing", "out", "expected"), [
-    ("onnx", True, None, "run/best.onnx"),
-    ("onnx", False, None, "run/best_network.onnx"),
-    ("int8", True, None, "run/best_int8.onnx"),
-    ("torch_export", True, "other", "other/best.pt2"),
-    ("onnx", True, "other/NAME.ONNX", "other/NAME.ONNX"),
-    ("torch_export", True, "a.onnx", "a.onnx/best.pt2"),
+@pytest.mark.parametrize(("suffix", "preprocessing", "out", "expected"), [
+    (".onnx", True, None, "run/best.onnx"),
+    (".onnx", False, None, "run/best_network.onnx"),
+    ("_int8.onnx", True, None, "run/best_int8.onnx"),
+    (".pt2", True, "other", "other/best.pt2"),
+    (".onnx", True, "other/NAME.ONNX", "other/NAME.ONNX"),
+    (".pt2", True, "a.onnx", "a.onnx/best.pt2"),
 ])  # fmt: skip
-def test_where_an_exported_file_goes(format, preprocessing, out, expected):
-    settings = {"format": format, "preprocessing": preprocessing, "out": out, "largest_difference": 1e-4}
+def test_where_an_exported_file_goes(suffix, preprocessing, out, expected):
+    settings = {"suffix": suffix, "preprocessing": preprocessing, "out": out, "largest_difference": 1e-4}
     assert str(check_export_arguments("run/best.ckpt", **settings)) == expected
 
 
 @pytest.mark.parametrize(("changes", "words"), [
     ({"ckpt": None}, "ckpt: nothing is given"),
-    ({"ckpt": "best.pt2"}, "is already an exported file"),
+    ({"ckpt": "best.onnx"}, "is already an exported file"),
     ({"out": "file/x"}, r"out=file/x/best.onnx: cannot be written \(.*/file is a file\); use out=FILE or out=DIR"),
-    ({"format": "onx"}, r"format=onx: no such format; did you mean onnx\?"),
-    ({"format": "tensorrt"}, r"no such format; .*Allowed: int8, onnx, torch_export"),
     ({"preprocessing": "yes"}, "preprocessing=yes: use true or false"),
     ({"largest_difference": -1}, "largest_difference=-1: use a number of 0 or more"),
     ({"largest_difference": float("nan")}, "largest_difference=nan"),
     ({"largest_difference": None}, "largest_difference=None"),
 ])  # fmt: skip
 def test_wrong_settings_of_export(changes, words):
-    settings = {"format": "onnx", "preprocessing": True, "out": None, "largest_difference": 1e-4}
+    settings = {"suffix": ".onnx", "preprocessing": True, "out": None, "largest_difference": 1e-4}
     settings |= {"ckpt": "run/best.ckpt"} | changes
     with pytest.raises(UserError, match=words):
         check_export_arguments(settings.pop("ckpt"), **settings)

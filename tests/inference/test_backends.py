@@ -33,6 +33,11 @@ def test_a_description_survives_as_metadata():
     assert ModelDescription.from_metadata(description.as_metadata()) == description
     without = replace(description, decision=None)
     assert ModelDescription.from_metadata(without.as_metadata()) == without
+    padded = replace(description, fit="pad")
+    texts = padded.as_metadata()
+    assert ModelDescription.from_metadata(texts) == padded
+    del texts["fit"]  # as in a file that was made before there was a choice
+    assert ModelDescription.from_metadata(texts) == description
 
 
 @pytest.mark.parametrize(("changes", "words"), [
@@ -43,6 +48,8 @@ def test_a_description_survives_as_metadata():
     ({"decision": '{"temperature": 0, "target_accuracy": 1, "positive_class": "ants"}'}, r"its decision\.temperature is 0"),
     ({"decision": '{"temperature": "1", "target_accuracy": 1}'}, "its decision is .*Expected `float`"),
     ({"decision": "[" * 2000}, "no JSON"),
+    ({"fit": '"stretch"'}, "its fit is 'stretch' .one of squash, crop, pad."),
+    ({"fit": '["pad"]'}, "its fit is"),
 ])  # fmt: skip
 def test_a_description_is_not_trusted(changes, words):
     texts = ModelDescription(["ants", "bees"], 32, MEAN, STD, DECISION).as_metadata() | changes
@@ -67,7 +74,6 @@ def test_onnxruntime_not_installed(tmp_path, monkeypatch):
 def test_files_of_another_kind(checkpoint, tmp_path):
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     (tmp_path / "cut.ckpt").write_bytes(checkpoint.read_bytes()[:2000])
-    (tmp_path / "made.pt2").write_text("")
     torch.save({"state_dict": {}, "hyper_parameters": {}}, tmp_path / "other.ckpt")
     state = torch.load(checkpoint, weights_only=True)
     for name, network in (("evil", "evil.module"), ("unfit", "torchvision")):
@@ -80,7 +86,6 @@ def test_files_of_another_kind(checkpoint, tmp_path):
         ("other.ckpt", "not a checkpoint of this project"),
         ("evil.ckpt", "evil.module"),
         ("unfit.ckpt", "do not fit the network that it names"),
-        ("made.pt2", "a program of torch.export"),
     ):
         with pytest.raises(UserError, match=words):
             open_backend(tmp_path / name)

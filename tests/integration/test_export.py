@@ -1,4 +1,4 @@
-"""python export.py, and its files in python predict.py; with that inference/export/graphs.py and quantize.py.
+"""python export.py, and its files in python predict.py; with that the formats in inference/export.
 
 Each file is exported once: torch's exporter takes seconds.
 """
@@ -23,7 +23,11 @@ from common.untrusted.tables import read_csv
 from datamodules.decode import open_image, resize
 from inference.backends import CheckpointBackend, open_backend
 from inference.export import export as module
-from inference.export import graphs
+from inference.export import onnx_file
+from inference.export.int8 import Int8
+from inference.export.onnx_file import OnnxFile
+from inference.export.torch_export import TorchExport
+from inference.predictor import Predictor
 from tests.support.fake_checkpoints import DECISION, MEAN, STD, make_checkpoint, make_odd_images, odd_copies
 from tests.support.fake_explained import make_labeled_run
 from tests.support.helpers import PROJECT, SHARED
@@ -69,17 +73,17 @@ def exported(run):
     """Export the run's checkpoint when first asked for; all files are made of one graph of the network."""
 
     @functools.cache
-    def of_format(format: str, preprocessing: bool = True) -> module.Exported:
-        return module.export(
-            str(run.best_checkpoint), format=format, preprocessing=preprocessing, out=None, images=None, root=None,
-            largest_difference=1e-4,
-        )  # fmt: skip
+    def of_format(kind: type = OnnxFile, preprocessing: bool = True) -> module.Exported:
+        return module.export(str(run.best_checkpoint), format=kind(), preprocessing=preprocessing)
 
-    network_graph = functools.cache(graphs.network_graph)
+    network_graph, made = onnx_file.network_graph, []
+
+    def same_graph(*arguments):
+        made.append(made[0] if made else network_graph(*arguments))
+        return copy.deepcopy(made[0])
+
     with pytest.MonkeyPatch.context() as patch:
-        backend = functools.cache(module.CheckpointBackend)
-        patch.setattr(module, "CheckpointBackend", backend)
-        patch.setattr(graphs, "network_graph", lambda *arguments: copy.deepcopy(network_graph(*arguments)))
+        patch.setattr(onnx_file, "network_graph", same_graph)
         yield of_format
 
 
@@ -90,7 +94,7 @@ def table(path) -> tuple[list[dict], np.ndarray]:
 
 @pytest.mark.slow
 def test_predict_gives_the_same_table_from_an_onnx_file(exported, run, images, predict, tmp_path):
-    for name, ckpt in (("ckpt", run.best_checkpoint), ("onnx", exported("onnx").path)):
+    for name, ckpt in (("ckpt", run.best_checkpoint), ("onnx", exported().path)):
         status, _, err = predict(f"ckpt={ckpt}", f"images={images}", f"out={tmp_path}/{name}.csv")
         assert (status, err) == (0, "")
     (rows, p), (others, q) = table(tmp_path / "ckpt.csv"), table(tmp_path / "onnx.csv")
@@ -101,7 +105,7 @@ def test_predict_gives_the_same_table_from_an_onnx_file(exported, run, images, p
 
 def test_the_file_resizes_as_pillow_does_and_takes_batches_of_any_size(exported, run, images):
     checkpoint = CheckpointBackend(run.best_checkpoint, "cpu")
-    session = onnxruntime.InferenceSession(exported("onnx").path)
+    session = onnxruntime.InferenceSession(exported().path)
     assert [(i.name, i.type) for i in session.get_inputs()] == [("images", "tensor(uint8)")]
     assert [o.name for o in session.get_outputs()] == ["probabilities"]
     for file in sorted(images.iterdir()):
@@ -116,7 +120,7 @@ def test_the_file_resizes_as_pillow_does_and_takes_batches_of_any_size(exported,
 
 
 def test_without_preprocessing_it_computes_logits_of_normalized_images(exported, run, images, predict, tmp_path):
-    path = exported("onnx", preprocessing=False).path
+    path = exported(preprocessing=False).path
     assert path.name == "best_network.onnx"
     session = onnxruntime.InferenceSession(path)
     assert [(i.name, i.shape[1:]) for i in session.get_inputs()] == [("normalized", [3, 48, 48])]
@@ -126,21 +130,35 @@ def test_without_preprocessing_it_computes_logits_of_normalized_images(exported,
     assert np.abs(table(tmp_path / "ckpt.csv")[1] - table(tmp_path / "onnx.csv")[1]).max() <= 1e-5
 
 
+@pytest.mark.parametrize("fit", [pytest.param("crop", marks=pytest.mark.slow), "pad"])
+def test_the_file_crops_and_pads_as_training_does(exported, images, tmp_path, fit):
+    best = make_checkpoint(tmp_path / "best.ckpt", fit=fit)
+    made = module.export(str(best), format=OnnxFile(), images=str(images))
+    assert made.verification.n == 28 and made.verification.largest_difference <= 1e-5
+    assert open_backend(made.path).description.fit == fit
+    session, model = onnxruntime.InferenceSession(made.path), Predictor.from_checkpoint(best, "cpu")
+    generator = np.random.default_rng(0)
+    for width, height in ((1, 1), (48, 48), (3, 150), (150, 3), (97, 31), (31, 97), (2, 600), (641, 480), (480, 641)):
+        pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        (predicted,) = model.predict(pixels)
+        actual = session.run(None, {"images": pixels[None]})[0][0]
+        np.testing.assert_allclose(
+            actual, list(predicted.probabilities.values()), atol=1e-5, err_msg=f"{width} x {height}"
+        )
+
+
 def test_the_file_describes_itself(exported):
-    texts = onnxruntime.InferenceSession(exported("onnx").path).get_modelmeta().custom_metadata_map
+    texts = onnxruntime.InferenceSession(exported().path).get_modelmeta().custom_metadata_map
     metadata = {name: json.loads(text) for name, text in texts.items()}
     assert metadata["classes"] == ["ants", "bees"] and metadata["image_size"] == 48
-    assert (
-        metadata["decision"] == asdict(DECISION)
-        and open_backend(exported("onnx").path).description.decision == DECISION
-    )
+    assert metadata["decision"] == asdict(DECISION) and open_backend(exported().path).description.decision == DECISION
     assert metadata["mean"] == MEAN and metadata["std"] == STD
     assert metadata["format"] == "onnx" and metadata["version"]
-    assert str(PROJECT).encode() not in exported("onnx").path.read_bytes()  # torch's exporter notes stack traces
+    assert str(PROJECT).encode() not in exported().path.read_bytes()  # torch's exporter notes stack traces
 
 
 def test_it_is_verified_on_the_run_s_validation_images(exported):
-    found = exported("onnx").verification
+    found = exported().verification
     assert found.n == found.n_labeled == 10 and found.images == "10 validation images"
     assert 0 < found.largest_difference <= 1e-5 and found.changed == 0
     assert found.correct_checkpoint == found.correct_exported
@@ -152,25 +170,25 @@ def test_predicting_with_an_onnx_file_needs_no_torch(exported, images, tmp_path)
         "def without_torch(name, *rest):\n    assert name.split('.')[0] != 'torch', name\n    return load(name, *rest)\n"
         f"builtins.__import__ = without_torch\n{CLI}"
     )
-    arguments = [f"ckpt={exported('onnx').path}", f"images={images}", f"out={tmp_path}/out.csv"]
+    arguments = [f"ckpt={exported().path}", f"images={images}", f"out={tmp_path}/out.csv"]
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0 and len(read_csv(tmp_path / "out.csv")) == 28, done.stderr
 
 
 @pytest.mark.slow
 def test_int8_is_calibrated_on_train_and_measured_on_val(exported, images, predict, tmp_path):
-    path, verification, calibrated_on = exported("int8")
+    path, verification, calibrated_on = exported(Int8)
     assert path.name == "best_int8.onnx" and calibrated_on == 18
     assert verification.n == 10 and 1e-5 < verification.largest_difference < 0.2
     assert "of 10, 95% interval" in verification.describe_accuracies()
     status, _, _ = predict(f"ckpt={path}", f"images={images}", f"out={tmp_path}/int8.csv")
     assert status == 0 and len(read_csv(tmp_path / "int8.csv")) == 28
-    assert path.stat().st_size < 0.5 * exported("onnx").path.stat().st_size
+    assert path.stat().st_size < 0.5 * exported().path.stat().st_size
 
 
 @pytest.mark.slow
 def test_a_program_of_torch_export_runs_without_this_project(exported, run):
-    path, verification, _ = exported("torch_export")
+    path, verification, _ = exported(TorchExport)
     assert path.name == "best.pt2" and verification.largest_difference <= 1e-5
     code = (
         "import json, sys, torch\nextra = {'justenough.json': ''}\n"
@@ -188,9 +206,9 @@ def test_a_program_of_torch_export_runs_without_this_project(exported, run):
 
 @pytest.fixture
 def copy_network(exported):
-    """Return a function in place of `_write`, which copies the file that was exported before."""
-    path = exported("onnx", preprocessing=False).path
-    return lambda *arguments: shutil.copy(path, arguments[-1])
+    """Return a function in place of `OnnxFile.write`, which copies the file that was exported before."""
+    path = exported(preprocessing=False).path
+    return lambda self, model, to: shutil.copy(path, to)
 
 
 def test_what_the_command_prints(copy_network, export, run, tmp_path):
@@ -198,7 +216,7 @@ def test_what_the_command_prints(copy_network, export, run, tmp_path):
     shutil.copy(run.best_checkpoint, elsewhere)
     place = tmp_path / "new" / "net.onnx"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_write", copy_network)
+        patch.setattr(OnnxFile, "write", copy_network)
         status, out, err = export(f"ckpt={elsewhere}", "preprocessing=false", f"out={place}")
     assert (status, err) == (0, "")
     assert (
@@ -211,8 +229,8 @@ def test_what_the_command_prints(copy_network, export, run, tmp_path):
 
 
 def test_too_large_a_difference_writes_nothing(copy_network, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_write", copy_network)
-    settings = {"format": "onnx", "preprocessing": False, "out": str(tmp_path), "images": None, "root": None}
+    monkeypatch.setattr(OnnxFile, "write", copy_network)
+    settings = {"format": OnnxFile(), "preprocessing": False, "out": str(tmp_path)}
     with pytest.raises(UserError, match="above largest_difference=0; nothing was written"):
         module.export(str(run.best_checkpoint), **settings, largest_difference=0)
     assert not list(tmp_path.iterdir())
@@ -224,7 +242,7 @@ def test_errors_are_one_line(export, run, tmp_path, monkeypatch):
     for arguments, words in (
         ([], "ckpt: nothing is given"),
         ([f"ckpt={tmp_path}/text.ckpt"], "text.ckpt: not a checkpoint"),
-        ([ckpt, "format=onx"], "format=onx: no such format; did you mean onnx?"),
+        ([ckpt, "format=onx"], "format=onx: no such choice; did you mean onnx?"),
         ([ckpt, "images=/nowhere"], "images=/nowhere: no such file or folder"),
     ):
         status, _, err = export(*arguments)
@@ -256,7 +274,7 @@ def test_two_hundred_real_images_of_odd_sizes_and_modes(train, export, predict, 
 
 
 def test_a_file_whose_outputs_do_not_fit_its_classes(exported, tmp_path):
-    model = onnx.load(exported("onnx").path)
+    model = onnx.load(exported().path)
     for entry in model.metadata_props:
         entry.value = '["ants", "bees", "wasps"]' if entry.key == "classes" else entry.value
         entry.value = "null" if entry.key == "decision" else entry.value

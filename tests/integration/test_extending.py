@@ -76,7 +76,10 @@ def test_the_user_s_own_classes_from_training_to_the_report(own, cells, train, i
     status, out, err = in_process(predict, f"ckpt={best}", f"images={cells}", f"out={tmp_path / 'labels'}", register)
     assert status == 0 and len((tmp_path / "labels" / "predictions.csv").read_text().splitlines()) == 41, err
     status, out, err = in_process(export, f"ckpt={best}", f"out={tmp_path / 'net.onnx'}", register)
-    assert status == 0 and "0 of" in out, err  # predictions that differ
+    assert status == 0 and "0 of 8 predictions differ" in out, err
+    out_file = f"out={tmp_path / 'net.npz'}"
+    status, out, err = in_process(export, mine, f"ckpt={best}", out_file, register, "format=npz", "preprocessing=false")
+    assert status == 0 and "differ by at most 0.0e+00" in out and (tmp_path / "net.npz").is_file(), (out, err)
     status, out, err = in_process(report, f"runs={first.folder}", f"out={tmp_path / 'page'}")
     assert status == 0 and "kappa" in (tmp_path / "page" / "report.html").read_text(), err
 

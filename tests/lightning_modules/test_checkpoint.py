@@ -21,6 +21,19 @@ def test_the_plain_network_predicts_what_the_classifier_predicts(tmp_path):
     assert not trained.network.training and trained.description["classes"] == ["ants", "bees"]
 
 
+def test_a_checkpoint_from_before_there_was_a_fit_squashes(tmp_path):
+    path = make_checkpoint(tmp_path / "best.ckpt", fit="pad")
+    assert load_network(path).description["fit"] == load_classifier(path).hparams["fit"] == "pad"
+    state = torch.load(path, weights_only=True)
+    del state["hyper_parameters"]["fit"]
+    torch.save(state, path)
+    assert load_network(path).description["fit"] == load_classifier(path).hparams["fit"] == "squash"
+    state["hyper_parameters"]["fit"] = "stretch"
+    torch.save(state, path)
+    with pytest.raises(UserError, match=r"best\.ckpt: its fit is 'stretch' \(one of squash, crop, pad\)"):
+        load_network(path)
+
+
 def test_networks_need_only_torchvision_and_checkpoints_no_lightning(tmp_path):
     path = make_checkpoint(tmp_path / "best.ckpt")
     code = (

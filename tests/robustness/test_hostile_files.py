@@ -84,7 +84,7 @@ IN_ONE_FILE = {
     ),  # of names that are no constants
     "pkgutil.resolve_name": ("engine/config/validate.py",),
     "torch.load": ("common/untrusted/tensors.py",),
-    "torch.export.load": ("inference/export/export.py",),  # what it has just written
+    "torch.export.load": ("inference/export/torch_export.py",),  # what it has just written
 }
 KEYWORDS = {"torch.load": ("weights_only", "True"), "np.load": ("allow_pickle", "False")}
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from engine.cli import CONF
 
-FILES = sorted(p for p in CONF.glob("*/*.yaml"))
+FILES = sorted(p for p in CONF.glob("*/*.yaml") if p.parent.name != "format")  # which is a group of export.py
 EXTRA = {
     "datamodule=image_folder": ["datamodule.root=/nowhere"],
     "datamodule=csv": ["datamodule.table=/nowhere.csv"],

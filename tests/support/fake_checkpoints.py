@@ -24,11 +24,13 @@ def make_checkpoint(
     image_size: int = 48,
     decision: Decision | None = DECISION,
     network: dict | None = None,
+    fit: str = "squash",
 ) -> Path:
     """Save a small network with seeded weights whose predictions differ from image to image."""
     torch.manual_seed(0)
     network = network or {"network": "simple_cnn", "image_size": image_size}
-    model = ImageClassifier(network=network, classes=list(classes), image_size=image_size, mean=MEAN, std=STD).eval()
+    described = {"classes": list(classes), "image_size": image_size, "mean": MEAN, "std": STD, "fit": fit}
+    model = ImageClassifier(network=network, **described).eval()
     with torch.no_grad():
         last = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
         images = torch.randn(64, 3, image_size, image_size)

@@ -129,7 +129,7 @@ def checkpoints(base: Path, seed: int = 0):
         ["hyper_parameters"],
         *(["hyper_parameters", key] for key in state["hyper_parameters"]),
     ):
-        yield f"without {keys}", _saved(state, keys, None, remove=True), True
+        yield f"without {keys}", _saved(state, keys, None, remove=True), keys[-1] != "fit"  # which is squash then
         for odd in ODD:
             yield f"{keys} is {odd!r}", _saved(state, keys, odd), True
     for odd in ODD[1:]:

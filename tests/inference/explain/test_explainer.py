@@ -28,7 +28,7 @@ def test_features_are_the_mean_of_the_last_map(model, images):
     explainer = Explainer(model)
     vectors, read = explainer.features(images)
     assert read == [*images[:5], *images[6:]] and vectors.shape == (36, 128)
-    pixels = np.stack([explainer.pixels(image) for image in open_images(read, 48)])
+    pixels = np.stack([explainer.model.description.pixels(image) for image in open_images(read, 48)])
     with torch.inference_mode():
         maps = model.backend.network.features(normalize(as_batch(pixels), MEAN, STD))  # (36, 128, 6, 6)
     np.testing.assert_allclose(vectors, maps.mean((2, 3)), rtol=1e-4, atol=1e-6)
@@ -36,7 +36,8 @@ def test_features_are_the_mean_of_the_last_map(model, images):
     np.testing.assert_allclose(explanation.features, vectors, rtol=1e-4, atol=1e-6)
     predicted = [list(p.probabilities.values()) for p in model.predict([image_input.file for image_input in read])]
     np.testing.assert_allclose(explanation.probabilities, predicted, rtol=1e-4, atol=1e-6)
-    assert explainer.map_size == [6, 6] and explanation.heat.shape == (36, 6, 6)
+    assert explainer.map_size == "6 x 6 positions over an image of 48 x 48 pixels"
+    assert explanation.heat.shape == (36, 6, 6)
 
 
 def test_the_nearest_are_those_of_the_largest_cosine_without_itself(model, images):

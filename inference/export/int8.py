@@ -1,4 +1,4 @@
-"""Quantize a network to 8 bits: static, weights per channel, ranges of the activations measured on training images."""
+"""Write an ONNX file in 8 bits: static, weights per channel, ranges of the activations measured on training images."""
 
 import logging
 import tempfile
@@ -7,7 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.export.graphs import NORMALIZED
+from inference.export.file_format import TrainedModel
+from inference.export.onnx_file import NORMALIZED, OnnxFile
+
+
+class Int8(OnnxFile):
+    """Write an ONNX file in whole numbers, whose probabilities are not quite those of the checkpoint."""
+
+    name, suffix = "int8", "_int8.onnx"
+    calibrates, exact = True, False
+
+    def make_graph(self, model: TrainedModel):
+        """Return the quantized graph of the network."""
+        return quantize(super().make_graph(model), model.calibration_batches())
 
 
 def quantize(model, batches: Iterable[np.ndarray]):

@@ -1,0 +1,90 @@
+"""A format of export.py: one class, and a file in conf/format (or in DIR/format with --config-dir=DIR) that names it."""
+
+import abc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from datamodules.decode import open_image
+from inference.backends import ModelDescription, softmax
+from inference.image_inputs import ImageInput
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Computes = Callable[[np.ndarray], np.ndarray]  # images -> probabilities (N, K)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """Hold what a format writes. N images, S pixels a side, K classes."""
+
+    network: "nn.Module"  # normalized images (N, 3, S, S) -> logits (N, K); on the CPU, in eval mode
+    description: ModelDescription
+    preprocessing: bool  # the file takes images (N, H, W, 3) uint8 and gives probabilities; else it is the network only
+    metadata: dict[str, str]  # description, format, decoder and version, each as JSON
+    calibration: list[ImageInput]  # training images; none unless the format calibrates
+
+    def calibration_batches(self) -> Iterator[np.ndarray]:
+        """Yield training images as the network takes them, (1, 3, S, S) float32 each."""
+        for image_input in self.calibration:
+            image = open_image(image_input.file, self.description.image_size)
+            yield self._normalized(self.description.pixels(image)[None]).numpy()
+
+    def as_function(self, module: "nn.Module") -> Computes:
+        """Return a torch module that computes what the file does as `FileFormat.open` has to."""
+        import torch
+
+        def compute(pixels: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                if self.preprocessing:
+                    return module(torch.tensor(pixels)).numpy()
+                return softmax(module(self._normalized(pixels)).numpy())
+
+        return compute
+
+    def _normalized(self, pixels: np.ndarray) -> "Tensor":
+        from datamodules.normalize import as_batch, normalize  # late: torch
+
+        return normalize(as_batch(pixels), self.description.mean, self.description.std).contiguous()
+
+
+class FileFormat(abc.ABC):
+    """Write a trained network to one file, and open that file to compare it with the checkpoint.
+
+    Attributes:
+        name: of the format, in messages and in the file's metadata.
+        suffix: of the file, behind the name of the checkpoint.
+        packages: that have to be installed.
+        extra: of this project, which installs them.
+        calibrates: whether it needs training images.
+        exact: whether `largest_difference` binds it; one that is not exact is measured on more images.
+    """
+
+    name: str
+    suffix: str
+    packages: tuple[str, ...] = ()
+    extra = ""
+    calibrates = False
+    exact = True
+
+    @abc.abstractmethod
+    def write(self, model: TrainedModel, path: Path) -> None:
+        """Write the file; whatever this raises, nothing is left of it."""
+
+    @abc.abstractmethod
+    def open(self, path: Path, model: TrainedModel) -> Computes:
+        """Return a function that computes with the written file, by which it is compared with the checkpoint.
+
+        It takes images (N, H, W, 3) uint8, of any size with preprocessing and (N, S, S, 3) without, and returns
+        probabilities (N, K).
+        """
+
+    def describe(self, preprocessing: bool) -> str:
+        """Return what goes into the file and what comes out, for the screen."""
+        if preprocessing:
+            return "images (N, H, W, 3) uint8 of any size in, probabilities out"
+        return "normalized images (N, 3, S, S) in, logits out"

@@ -1,0 +1,95 @@
+"""Write an ONNX file, which onnxruntime and predict.py read. N images, S pixels a side, K classes."""
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from inference.backends import ModelDescription, OnnxBackend
+from inference.export.file_format import Computes, FileFormat, TrainedModel
+from inference.export.preprocessing import Preprocessing, example_images, quiet
+
+IMAGES, NORMALIZED = "images", "normalized"  # inputs: (N, H, W, 3) uint8 of any size; (N, 3, S, S) float
+LOGITS, PROBABILITIES = "logits", "probabilities"  # outputs, (N, K)
+
+
+class OnnxFile(FileFormat):
+    """Write one ONNX file with the description of the network in its metadata."""
+
+    name, suffix = "onnx", ".onnx"
+    packages, extra = ("onnx", "onnxscript", "onnxruntime"), "onnx"
+
+    def write(self, model: TrainedModel, path: Path) -> None:
+        """Write the network's graph, with its preprocessing around it where that is asked for."""
+        graph = self.make_graph(model)
+        save_onnx(add_preprocessing(graph, model.description) if model.preprocessing else graph, path, model.metadata)
+
+    def make_graph(self, model: TrainedModel):
+        """Return the graph of the network only."""
+        return network_graph(model.network, model.description.image_size)
+
+    def open(self, path: Path, model: TrainedModel) -> Computes:
+        """Open the file as predict.py does."""
+        return OnnxBackend(path, "cpu")
+
+
+def network_graph(network: nn.Module, image_size: int):
+    """Return the network as an ONNX model from normalized images to logits."""
+    example = torch.zeros(2, 3, image_size, image_size)
+    return _onnx(network, example, {0: torch.export.Dim("batch")}, NORMALIZED, LOGITS)
+
+
+def add_preprocessing(core, description: ModelDescription):
+    """Return an ONNX model with resizing and normalization before that of `network_graph` and a softmax after it."""
+    import onnx
+    from onnx import compose, helper
+    from onnxscript.optimizer import remove_unused_nodes
+
+    sizes = dict(enumerate(torch.export.Dim(name) for name in ("batch", "height", "width")))
+    before = _onnx(Preprocessing(description), example_images(), sizes, IMAGES, "resized")
+    core = compose.add_prefix(core, "network/", rename_inputs=False, rename_outputs=False)
+    before.ir_version = core.ir_version
+    model = compose.merge_models(before, core, io_map=[("resized", NORMALIZED)])
+    model.graph.node.append(helper.make_node("Softmax", [LOGITS], [PROBABILITIES], axis=-1))
+    shape = ["batch", len(description.classes)]
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info(PROBABILITIES, onnx.TensorProto.FLOAT, shape))
+    logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # it logs what it removes
+    remove_unused_nodes(model)  # onnxruntime would warn of what the exporter leaves over
+    onnx.checker.check_model(model)
+    return model
+
+
+def save_onnx(model, path: Path, metadata: dict[str, str]) -> None:
+    """Write an ONNX model with its metadata to one file."""
+    import onnx
+
+    _strip(model.graph)
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save(model, path)
+
+
+def _onnx(module: nn.Module, example: Tensor, sizes: dict, input_name: str, output_name: str):
+    with quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            (example,),
+            input_names=[input_name],
+            output_names=[output_name],
+            dynamic_shapes=(sizes,),
+            dynamo=True,
+            verbose=False,
+        )
+    return program.model_proto
+
+
+def _strip(graph) -> None:
+    """Remove what the exporter notes at each node: its stack traces name local folders."""
+    for node in graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _strip(attribute.g)

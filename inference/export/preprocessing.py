@@ -1,0 +1,56 @@
+"""Resize and normalize inside of an exported file, and what torch's exporters need. N images, S pixels a side, K classes."""
+
+import contextlib
+import copy
+import io
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.normalize import normalize
+from inference.backends import ModelDescription
+from inference.export.pillow_resize import resize_tensor
+
+
+class Preprocessing(nn.Module):
+    """Resize and normalize images (N, H, W, 3) uint8 of one size to (N, 3, S, S), as training does."""
+
+    def __init__(self, description: ModelDescription):
+        super().__init__()
+        self.description = description
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = resize_tensor(images, self.description.image_size, self.description.fit).permute(0, 3, 1, 2)
+        return normalize(pixels, self.description.mean, self.description.std)
+
+
+class PreprocessedNetwork(nn.Module):
+    """Compute probabilities (N, K) of images (N, H, W, 3) uint8."""
+
+    def __init__(self, network: nn.Module, description: ModelDescription):
+        super().__init__()
+        self.preprocessing = Preprocessing(description)
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(self.preprocessing(images)).softmax(1)
+
+
+def example_images() -> Tensor:
+    """Return images (2, 7, 1031, 3) uint8: smaller than any network's on one side and larger on the other."""
+    return torch.zeros(2, 7, 1031, 3, dtype=torch.uint8)
+
+
+def plain(network: nn.Module) -> nn.Module:
+    """Return a copy on the CPU, in eval mode and in contiguous memory format."""
+    return copy.deepcopy(network).cpu().float().to(memory_format=torch.contiguous_format).eval()
+
+
+@contextlib.contextmanager
+def quiet():
+    """Silence torch's exporters, which warn of their own internals."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield

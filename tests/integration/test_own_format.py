@@ -1,0 +1,176 @@
+"""A format of the user's own in `python export.py --config-dir=DIR format=NAME`, and what is wrong with one."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+import export as script
+from common.errors import UserError
+from inference.export.export import export
+from inference.export.file_format import FileFormat
+from lightning_modules.checkpoint import load_network
+from tests.support.fake_checkpoints import make_checkpoint
+
+MINE = '''
+import copy
+import json
+
+import numpy as np
+import torch
+
+from common.errors import UserError
+from inference.export.file_format import FileFormat
+
+
+class NumpyWeights(FileFormat):
+    """A NumPy file of the weights by name, for a runtime of one's own, with the description of the network as JSON."""
+
+    name, suffix = "npz", ".npz"
+
+    def write(self, model, path):
+        if model.preprocessing:
+            raise UserError("preprocessing=true: format=npz holds the network only; use preprocessing=false")
+        weights = {name: tensor.numpy() for name, tensor in model.network.state_dict().items()}
+        np.savez(path, description=json.dumps(model.metadata), **weights)
+
+    def open(self, path, model):
+        network = copy.deepcopy(model.network)
+        with np.load(path, allow_pickle=False) as file:
+            network.load_state_dict({name: torch.from_numpy(file[name]) for name in network.state_dict()})
+        return model.as_function(network)
+'''
+
+
+class Wrong(FileFormat):
+    """A format whose parts the tests replace."""
+
+    name, suffix = "wrong", ".txt"
+
+    def write(self, model, path):
+        path.write_text("file")
+
+    def open(self, path, model):
+        return model.as_function(model.network)
+
+
+class WithoutOpen(FileFormat):
+    name, suffix = "half", ".txt"
+
+    def write(self, model, path):
+        path.write_text("file")
+
+
+class Refuses(Wrong):
+    def write(self, model, path):
+        path.write_text("half of the fi")
+        raise KeyError("layer\n7")
+
+
+class Unwritten(Wrong):
+    def write(self, model, path):
+        pass
+
+
+class Unopened(Wrong):
+    def open(self, path, model):
+        return None
+
+
+class OfOtherShape(Wrong):
+    def open(self, path, model):
+        return lambda pixels: np.zeros(2)
+
+
+class OfOtherWeights(Wrong):
+    def open(self, path, model):
+        return lambda pixels: 0.9 * model.as_function(model.network)(pixels)
+
+
+class Nameless(Wrong):
+    name = ""
+
+
+class NeedsPackage(Wrong):
+    packages = ("no_such_package",)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return make_checkpoint(tmp_path / "run" / "best.ckpt")
+
+
+@pytest.fixture
+def of_mine(tmp_path, in_process, monkeypatch, checkpoint):
+    """Run `python export.py` with a format `mine` that names a class, and return status, output and errors."""
+    (tmp_path / "conf" / "format").mkdir(parents=True)
+    (tmp_path / "my_format.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def run(target: str, *arguments: str):
+        (tmp_path / "conf" / "format" / "mine.yaml").write_text(f"_target_: {target}\n")
+        return in_process(script, f"--config-dir={tmp_path}/conf", f"ckpt={checkpoint}", "format=mine", *arguments)
+
+    return run
+
+
+def test_one_class_and_one_file_are_a_format(of_mine, checkpoint):
+    status, out, err = of_mine("my_format.NumpyWeights", "preprocessing=false")
+    made = checkpoint.with_name("best_network.npz")
+    assert (status, err) == (0, "") and f"{made}: " in out
+    assert re.search(r"16 synthetic images: probabilities differ by at most \d\.\de-0[78], 0 of 16 predictions", out), (
+        out
+    )
+    assert "predict.py" not in out  # which does not read it
+    network = load_network(checkpoint).network
+    with np.load(made) as file:
+        metadata = json.loads(str(file["description"]))
+        assert all(np.array_equal(file[name], tensor.numpy()) for name, tensor in network.state_dict().items())
+    assert json.loads(metadata["classes"]) == ["ants", "bees"] and json.loads(metadata["format"]) == "npz"
+
+    made.unlink()
+    status, _, err = of_mine("my_format.NumpyWeights")
+    assert (
+        status == 1 and err == "ERROR: preprocessing=true: format=npz holds the network only; use preprocessing=false\n"
+    )
+    status, _, err = of_mine("my_format.NumpyWeights", "format=mien")
+    assert (
+        status == 1
+        and "format=mien: no such choice; did you mean mine or int8? Allowed: int8, mine, onnx, torch_export" in err
+    )
+    assert sorted(checkpoint.parent.iterdir()) == [checkpoint]
+
+
+@pytest.mark.parametrize(("target", "words"), [
+    (f"{__name__}.WithoutOpen", r"its constructor raised TypeError: Can't instantiate abstract class .*open"),
+    ("my_format.Nothing", r"its constructor raised .*Nothing"),
+    ("no_such_module.Format", r"its constructor raised .*no_such_module"),
+    ("collections.Counter", r"format: collections\.Counter is no subclass of inference\.export\.file_format\.FileFormat"),
+])  # fmt: skip
+def test_a_class_that_is_no_format_is_one_line(of_mine, checkpoint, target, words):
+    status, _, err = of_mine(target)
+    start = "ERROR: " + ("" if words.startswith("format") else rf"format=mine \({target}\): ")
+    assert status == 1 and len(err.splitlines()) == 1
+    assert re.match(start + words, err), err
+    assert sorted(checkpoint.parent.iterdir()) == [checkpoint]
+
+
+@pytest.mark.parametrize(("kind", "words"), [
+    (Refuses, r"format=wrong \(.*Refuses\): write raised KeyError: 'layer\\n7'; nothing was written"),
+    (Unwritten, r"format=wrong \(.*Unwritten\): its write has written no file"),
+    (Unopened, r"format=wrong \(.*Unopened\): what open returned raised TypeError: 'NoneType' object is not callable"),
+    (OfOtherShape, r"format=wrong \(.*OfOtherShape\): what open returned gives \(2,\), where \(1, 2\) is expected"),
+    (OfOtherWeights, r"format=wrong \(.*OfOtherWeights\): .*above largest_difference=0\.0001; nothing was written"),
+    (Nameless, r"format: .*Nameless\.name is ''"),
+    (NeedsPackage, r"format=wrong: no_such_package is not installed; install it with pip install no_such_package"),
+])  # fmt: skip
+def test_a_format_that_fails_is_named_and_leaves_nothing(checkpoint, tmp_path, kind, words):
+    with pytest.raises(UserError, match=words):
+        export(str(checkpoint), format=kind(), preprocessing=False, out=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists() and sorted(checkpoint.parent.iterdir()) == [checkpoint]
+
+
+def test_the_python_api_takes_an_object(checkpoint, tmp_path):
+    made = export(str(checkpoint), format=Wrong(), preprocessing=False, out=str(tmp_path / "out" / "name.txt"))
+    assert made.path.read_text() == "file" and made.verification.largest_difference < 1e-5 and made.calibrated_on == 0
