@@ -11,7 +11,6 @@ import functools
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import numpy as np
 import onnxruntime
 import torch
 from PIL import Image
-from timing import alternate, parser, report
+from timing import alternate, parser, report, times_ms
 
 from inference.backends import Backend, CheckpointBackend, OnnxBackend
 from inference.export.export import export
@@ -27,7 +26,7 @@ from inference.export.int8 import Int8
 from inference.export.onnx_file import OnnxFile
 from inference.export.preprocessing import plain
 
-PASSES, WARM_UP, BATCH = 50, 5, 32
+PASSES, BATCH = 50, 32
 PHOTO = (375, 500, 3)
 
 Model = Callable[[np.ndarray], object]
@@ -88,18 +87,10 @@ def models(ckpt: str, folder: Path) -> dict[str, tuple[Model, Callable[[int], np
 
 def measure(model: Model, make: Callable[[int], np.ndarray]) -> dict[str, float]:
     """Measure the latency of one image and the throughput of a batch."""
-    image, batch, times = make(1), make(BATCH), []
-    for _ in range(WARM_UP + PASSES):
-        started = time.perf_counter()
-        model(image)
-        times.append((time.perf_counter() - started) * 1000)
-    model(batch)
-    started, passes = time.perf_counter(), 0
-    while passes < 3 or time.perf_counter() - started < 1.0:
-        model(batch)
-        passes += 1
-    rate = passes * len(batch) / (time.perf_counter() - started)
-    return {"latency p50, ms": statistics.median(times[WARM_UP:]), f"images/s, batch {BATCH}": rate}
+    image, batch = make(1), make(BATCH)
+    latencies, rest = times_ms(lambda: model(image), PASSES), times_ms(lambda: model(batch), PASSES // 10, warm_up=1)
+    rate = BATCH / statistics.median(rest) * 1000
+    return {"latency p50, ms": statistics.median(latencies), f"images/s, batch {BATCH}": rate}
 
 
 def main() -> None:

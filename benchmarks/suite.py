@@ -4,36 +4,39 @@
 
 DIR holds train/CLASS and val/CLASS. Alternating runs in one session; every contestant starts from the same pretrained backbone,
 trains with batches of 16 and prints a line an epoch; a run ends when its validation accuracy reaches the target, or at the
-limit. `--fastai` names a Python that has fastai. Writes outputs/benchmarks/suite.json and .png.
+limit. `--fastai` names a Python that has fastai; memory and processor time need psutil (pip install psutil). Writes
+outputs/benchmarks/suite.json and .png.
 """
 
 import argparse
 import contextlib
+import functools
 import itertools
+import math
 import os
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import psutil
 from matplotlib.figure import Figure
-from timing import PROJECT, RESULTS, parser, save
+from timing import PROJECT, RESULTS, Measured, alternate, parser, ratios, report, spread
+
+from common.table import Table
 
 BASELINES = PROJECT / "benchmarks" / "baselines"
 LINE = re.compile(r"epoch +(\d+).*? (?:val accuracy|val(?! loss)) ([\d.]+)")
 PLAIN = "plain loop"
 BATCH = 16
-COLUMNS = {  # of the table -> in a run
-    "s to the first step": "first_step_s",
-    "images/s": "images_per_s",
-    "s to the target": "seconds",
-    "processor s": "cpu_s",
-    "memory, MiB": "memory_mib",
-}
+TO_TARGET = "s to the target"
+COLUMNS = ("s to the first step", "images/s", TO_TARGET, "processor s", "memory, MiB")
+
+Curve = list[tuple[float, float]]  # seconds, accuracy
 
 
 def contestants(args: argparse.Namespace, seed: int) -> dict[str, list[str]]:
@@ -60,14 +63,14 @@ def contestants(args: argparse.Namespace, seed: int) -> dict[str, list[str]]:
     return found
 
 
-def race(command: list[str], target: float, limit_s: float, images: int) -> dict:
-    """Run until the target or the limit; return what COLUMNS names, and the curve of (seconds, accuracy)."""
+def race(command: list[str], target: float, limit_s: float, images: int, curves: list[Curve]) -> dict[str, float]:
+    """Run until the target or the limit; return what COLUMNS names, and append the curve of accuracy over seconds."""
     with tempfile.TemporaryDirectory() as folder:
         python, script, *rest = command
         rest += [f"hydra.run.dir={folder}/run"] if script == "train.py" else []
         steps = Path(folder, "steps")
         started, curve, printed, memory = time.perf_counter(), [], [], []
-        process = subprocess.Popen(
+        process = psutil.Popen(
             [python, str(BASELINES / "timed.py"), str(steps), script, *rest],
             cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
@@ -75,22 +78,31 @@ def race(command: list[str], target: float, limit_s: float, images: int) -> dict
             printed.append(line)
             if found := LINE.search(line):
                 curve.append((time.perf_counter() - started, float(found[2])))
-                memory.append(memory_mib(process.pid))
+                family = [process, *process.children(recursive=True)]
+                memory.append(
+                    total(family, lambda each: each.memory_full_info().pss / 2**20)
+                )  # shared pages counted once
                 if curve[-1][1] >= target or curve[-1][0] > limit_s:
                     break
-        cpu_s = cpu_seconds(process.pid)
-        end(process)
         if not curve:
             raise SystemExit(f"{' '.join(command)} printed no epoch:\n{''.join(printed[-20:])}")
+        cpu_s = total(family, lambda each: sum(each.cpu_times()[:4]))  # with that of children that have ended
+        end(process)
         times = [float(line) - started for line in steps.read_text().split()]
-    return {
-        "seconds": curve[-1][0] if curve[-1][1] >= target else None,
-        "curve": curve,
-        "first_step_s": times[0],
-        "images_per_s": images_per_s(times, [seconds for seconds, _ in curve], images),
-        "cpu_s": cpu_s,
-        "memory_mib": max(memory),
-    }
+    curves.append(curve)
+    return dict(zip(COLUMNS, (
+        times[0], images_per_s(times, [seconds for seconds, _ in curve], images),
+        curve[-1][0] if curve[-1][1] >= target else math.nan, cpu_s, max(memory),
+    ), strict=True))  # fmt: skip
+
+
+def total(family: list[psutil.Process], value_of: Callable[[psutil.Process], float]) -> float:
+    """Sum a value over the processes of a contestant that have not ended in between."""
+    values = []
+    for each in family:
+        with contextlib.suppress(psutil.Error):
+            values.append(value_of(each))
+    return sum(values)
 
 
 def end(process: subprocess.Popen) -> None:
@@ -103,7 +115,7 @@ def end(process: subprocess.Popen) -> None:
             return
 
 
-def images_per_s(steps: list[float], epoch_ends: list[float], images: int) -> float | None:
+def images_per_s(steps: list[float], epoch_ends: list[float], images: int) -> float:
     """Return the rate of the training part of all epochs but the first: from the first to the last step of each."""
     seen, seconds = 0, 0.0
     for start, end in itertools.pairwise(epoch_ends):
@@ -111,74 +123,34 @@ def images_per_s(steps: list[float], epoch_ends: list[float], images: int) -> fl
         if len(of_epoch) > 1:
             seen += min(images, BATCH * len(of_epoch)) - BATCH
             seconds += of_epoch[-1] - of_epoch[0]
-    return seen / seconds if seconds else None
+    return seen / seconds if seconds else math.nan
 
 
-def processes(session: int) -> list[Path]:
-    """Return the folders in /proc of a session's processes."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[3]) == session:
-                found.append(stat.parent)
-    return found
+def table(measured: Measured, names: Iterable[str], target: float) -> str:
+    """Return a Markdown table, a row a contestant; ratios to the plain loop are run by run."""
+    baseline = measured[f"{PLAIN}, {TO_TARGET}"]
+    titles = [f"contestant (n = {len(baseline)})", *COLUMNS, "of the plain loop's time"]
+    lines = [
+        [name, *(spread(measured[f"{name}, {column}"]) for column in COLUMNS),
+         spread(ratios(measured[f"{name}, {TO_TARGET}"], baseline))]
+        for name in names
+    ]  # fmt: skip
+    return "\n".join(Table.of(titles, lines).as_markdown()).replace(TO_TARGET, f"s to {target:.2f}")
 
 
-def memory_mib(session: int) -> float:
-    """Return the memory of a contestant and its workers, pages that they share counted once."""
-    total = 0
-    for folder in processes(session):
-        with contextlib.suppress(OSError):
-            total += int(re.search(r"^Pss: +(\d+)", (folder / "smaps_rollup").read_text(), re.MULTILINE)[1])
-    return total / 1024
-
-
-def cpu_seconds(session: int) -> float:
-    """Return the processor time of a contestant and its workers, with those that have ended."""
-    ticks = 0
-    for folder in processes(session):
-        with contextlib.suppress(OSError):
-            ticks += sum(map(int, (folder / "stat").read_text().rpartition(")")[2].split()[11:15]))
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def spread(values: list[float | None]) -> str:
-    """Return `12.3 (11.9 to 13.0)`, and how many reached it where not all did."""
-    reached = [value for value in values if value is not None]
-    if not reached:
-        return "not reached"
-    digits = 0 if min(reached) >= 100 else 1
-    low, middle, high = (f"{f(reached):.{digits}f}" for f in (min, statistics.median, max))
-    text = f"{middle} ({low} to {high})"
-    return text if len(reached) == len(values) else f"{text}, {len(reached)} of {len(values)} runs"
-
-
-def table(runs: dict[str, list[dict]], target: float) -> str:
-    """Return a table, a row a contestant; ratios to the plain loop are run by run."""
-    n = len(runs[PLAIN])
-    lines = [f"| contestant (n = {n}) | {' | '.join(COLUMNS)} | of the plain loop's time |", "|---" * 7 + "|"]
-    for name, many in runs.items():
-        cells = [spread([run[key] for run in many]) for key in COLUMNS.values()]
-        pairs = [(ours["seconds"], theirs["seconds"]) for ours, theirs in zip(many, runs[PLAIN], strict=True)]
-        ratios = [ours / theirs for ours, theirs in pairs if ours and theirs]
-        low, middle, high = (f(ratios) if ratios else 0 for f in (min, statistics.median, max))
-        cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})" if ratios else "-")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines).replace("s to the target", f"s to {target:.2f}")
-
-
-def draw(runs: dict[str, list[dict]], target: float) -> Figure:
+def draw(curves: dict[str, list[Curve]], target: float) -> Figure:
     """Draw validation accuracy against seconds since the command, a line a run."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     colors = ("#D55E00", "#0072B2", "#000000", "#009E73", "#CC79A7")  # Okabe & Ito
-    for color, (name, many) in zip(colors, runs.items(), strict=False):
-        for index, run in enumerate(many):
-            curve = list(zip(*run["curve"], strict=True))
-            axes.plot(*curve, ".-", color=color, alpha=0.7, linewidth=1, label=name if index == 0 else None)
+    for color, (name, many) in zip(colors, curves.items(), strict=False):
+        for index, curve in enumerate(many):
+            axes.plot(
+                *zip(*curve, strict=True), ".-", color=color, alpha=0.7, linewidth=1, label=name if index == 0 else None
+            )
     axes.axhline(target, color="0.5", linewidth=1, linestyle="--")
     axes.set(xlabel="seconds since the command", ylabel="validation accuracy", xlim=(0, None))
-    axes.set_title(f"Until validation accuracy {target:.2f}, {len(runs[PLAIN])} runs each")
+    axes.set_title(f"Until validation accuracy {target:.2f}, {len(curves[PLAIN])} runs each")
     axes.grid(color="0.92")
     axes.legend(loc="lower right", fontsize=9)
     return figure
@@ -198,15 +170,17 @@ def main() -> None:
     args.root = args.root.resolve()
     args.weights, args.plain_loop = (str(Path(path).resolve()) for path in (args.weights, args.plain_loop))
     images = sum(1 for _ in args.root.glob("train/*/*"))
-    runs: dict[str, list[dict]] = {}
-    for repeat in range(args.repeats):
-        for name, command in contestants(args, args.seed + repeat).items():
-            runs.setdefault(name, []).append(race(command, args.target, args.limit, images))
-            print(f"{repeat + 1}/{args.repeats} {name}: {spread([runs[name][-1]['seconds']])}", flush=True)
-        machine = {"processors": os.cpu_count(), "batch": BATCH}
-        save("suite", {"target": args.target, **machine, "runs": runs})
-    print(f"\n{table(runs, args.target)}")
-    draw(runs, args.target).savefig(RESULTS / "suite.png", dpi=110)
+    names = list(contestants(args, args.seed))
+    curves: dict[str, list[Curve]] = {name: [] for name in names}
+
+    def run(name: str) -> dict[str, float]:
+        command = contestants(args, args.seed + len(curves[name]))[name]
+        return race(command, args.target, args.limit, images, curves[name])
+
+    measured = alternate({name: functools.partial(run, name) for name in names}, args.repeats)
+    report("suite", measured, target=args.target, processors=os.cpu_count(), batch=BATCH, curves=curves)
+    print(f"\n{table(measured, names, args.target)}")
+    draw(curves, args.target).savefig(RESULTS / "suite.png", dpi=110)
 
 
 if __name__ == "__main__":

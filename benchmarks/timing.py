@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -38,6 +39,16 @@ def alternate(measures: Mapping[str, Callable[[], float | dict[str, float]]], re
     return found
 
 
+def times_ms(call: Callable[[], object], passes: int, warm_up: int = 5) -> list[float]:
+    """Call `passes` times after a warm-up; return the milliseconds of each call."""
+    times = []
+    for _ in range(warm_up + passes):
+        started = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - started) * 1000)
+    return times[warm_up:]
+
+
 def run_python(*arguments: object, check: bool = True) -> tuple[float, str]:
     """Run Python with these arguments in the project's folder; return its wall time in seconds and what it printed."""
     started = time.perf_counter()
@@ -51,9 +62,13 @@ def run_python(*arguments: object, check: bool = True) -> tuple[float, str]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return `12.3 (11.9 to 13.0)`: the median, the smallest and the largest value."""
-    low, middle, high = (f"{f(values):.4g}" for f in (min, statistics.median, max))
-    return f"{middle} ({low} to {high})"
+    """Return `12.3 (11.9 to 13.0)`: the median, the smallest and the largest; of those reached, where some are NaN."""
+    reached = [value for value in values if not math.isnan(value)]
+    if not reached:
+        return "-"
+    low, middle, high = (f"{f(reached):.4g}" for f in (min, statistics.median, max))
+    text = f"{middle} ({low} to {high})"
+    return text if len(reached) == len(values) else f"{text}, {len(reached)} of {len(values)} runs"
 
 
 def ratios(values: Sequence[float], baseline: Sequence[float]) -> list[float]:
@@ -62,15 +77,11 @@ def ratios(values: Sequence[float], baseline: Sequence[float]) -> list[float]:
 
 
 def report(name: str, measured: Measured, **context: object) -> None:
-    """Print a table of the measurements and write NAME.json, with the date and `context`."""
+    """Print a table of the measurements and write outputs/benchmarks/NAME.json, with the date and `context`."""
     width = max(map(len, measured))
     print(f"\n{'':{width}} median (smallest to largest)")
     for label, values in measured.items():
         print(f"{label:{width}} {spread(values)}, n = {len(values)}")
-    save(name, {"measured": measured, "date": time.strftime("%Y-%m-%d"), **context})
-
-
-def save(name: str, content: dict) -> None:
-    """Write outputs/benchmarks/NAME.json."""
     RESULTS.mkdir(parents=True, exist_ok=True)
+    content = {"measured": measured, "date": time.strftime("%Y-%m-%d"), **context}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")

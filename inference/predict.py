@@ -14,6 +14,7 @@ from common.atomic_io import atomic_open
 from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import Decision, describe_test_evaluations
+from common.table import Table
 from common.text import clean, join_words, plural, printable
 from inference.arguments import check_predict_arguments, checkpoint_argument
 from inference.image_inputs import ImageInput, count_test_evaluation, resolve_images
@@ -176,7 +177,7 @@ class PredictionSummary:
         """
         from evaluation.intervals import format_accuracy, proportion  # late: scipy
 
-        lines = [*_aligned(self._first_cells()), ""]
+        lines = [*self._first_rows().as_text(), ""]
         if self.n > len(self.first):
             lines[-1:] = [f"... and {self.n - len(self.first):,} more", ""]
         counts = ", ".join(f"{name} {self.predicted[name]:,}" for name in self._frequent_classes())
@@ -206,21 +207,14 @@ class PredictionSummary:
         """All classes in the order of the network, or the most frequent of many."""
         return self.classes if len(self.classes) <= 12 else [name for name, _ in self.predicted.most_common(12)]
 
-    def _first_cells(self) -> list[list[str]]:
-        header = ["path", "predicted", "p", *(["decided"] if has_threshold(self.decision) else [])]
-        header += ["abstained"] if self.decision else []
-        table = [header]
+    def _first_rows(self) -> Table:
+        titles = ["path", "predicted", "p", *(["decided"] if has_threshold(self.decision) else [])]
+        titles += ["abstained"] if self.decision else []
+        lines = []
         for row in self.first:
             path = clean(row["path"])
             path = path if len(path) <= WIDEST else f"…{path[1 - WIDEST :]}"
-            if row["error"]:
-                table.append([path, "not read"])
-                continue
-            p = f"{float(row['p_' + row['predicted']]):.4f}"
-            table.append([path, row["predicted"], p, *(row[name] for name in header[3:])])
-        return table
-
-
-def _aligned(table: list[list[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in table if column < len(row)) for column in range(len(table[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in table]
+            p = "" if row["error"] else f"{float(row['p_' + row['predicted']]):.4f}"
+            line = {**row, "path": path, "predicted": "not read" if row["error"] else row["predicted"], "p": p}
+            lines.append([line.get(name, "") for name in titles])
+        return Table.of(titles, lines, texts=len(titles))

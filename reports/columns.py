@@ -1,9 +1,9 @@
 """The tables of a report: columns and cells, the same on the page and in Markdown, LaTeX and on the screen."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
 
+from common.table import Cell, Column, Table
 from common.text import SPLIT_NAMES, clean, compact_count, duration, milliseconds, numeral, plural
 from reports.accuracy import Accuracy
 from reports.report_data import BestOfValue, Comparison, Grid, GridLine, ResultGroup, ResultRow, SettingComparison
@@ -13,37 +13,6 @@ NOTE = (
     "is that of the {split} accuracy to the best row's, on the same images and seeds; p-values are Holm-corrected for "
     "{m}, intervals are not. Cost is for one image; MACs are multiply-accumulates."
 )
-
-
-class Cell(NamedTuple):
-    """A text, a detail shown in brackets after it, and what it is sorted by: a number, a word, or None, which is last."""
-
-    text: str
-    value: float | str | None
-    detail: str = ""
-    best: bool = False  # of its line
-
-    def __str__(self) -> str:
-        return f"{self.text} ({self.detail})" if self.detail else self.text
-
-
-class Column(NamedTuple):
-    """A title, and the cell of each line of the table."""
-
-    title: str
-    fill: Callable[..., Cell]
-    is_text: bool = False
-
-
-class Table(NamedTuple):
-    """Columns, and a line of cells for each row."""
-
-    columns: list[Column]
-    lines: list[list[Cell]]
-
-    @property
-    def titles(self) -> list[str]:
-        return [column.title for column in self.columns]
 
 
 def result_table(group: ResultGroup, changed: list[str]) -> Table:
@@ -67,7 +36,7 @@ def result_table(group: ResultGroup, changed: list[str]) -> Table:
         Column("seeds", lambda row: Cell(str(len(row.seeds)), len(row.seeds))),
         Column("folds", _folds),
     ]
-    return _table(columns, rows)
+    return Table.filled(columns, rows)
 
 
 def setting_table(comparison: SettingComparison) -> Table:
@@ -84,7 +53,7 @@ def setting_table(comparison: SettingComparison) -> Table:
         Column("difference", lambda best: difference_cell(best.comparison)),
         Column("from the best", lambda best: comparison_cell(best.comparison), is_text=True),
     ]
-    return _table(columns, comparison.bests)
+    return Table.filled(columns, comparison.bests)
 
 
 def grid_table(grid: Grid) -> Table:
@@ -98,14 +67,6 @@ def grid_table(grid: Grid) -> Table:
     columns = [Column(f"{grid.down} \\ {grid.across}", lambda line: setting_cell(line.value), is_text=True)]
     columns += [Column(value, partial(fill, place=place)) for place, value in enumerate(grid.values)]
     return Table(columns, [[column.fill(line) for column in columns] for line in grid.lines])
-
-
-def _table(columns: list[Column], rows: Sequence) -> Table:
-    """Fill a table; columns of numbers without any are dropped."""
-    filled = [(column, [column.fill(row) for row in rows]) for column in columns]
-    kept = [(column, cells) for column, cells in filled if column.is_text or any(c.value is not None for c in cells)]
-    lines = [list(line) for line in zip(*(cells for _, cells in kept), strict=True)]
-    return Table([column for column, _ in kept], lines)
 
 
 def accuracy_cell(accuracy: Accuracy | None, with_n: bool = False) -> Cell:

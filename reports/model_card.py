@@ -12,10 +12,10 @@ from markupsafe import Markup
 from common.atomic_io import write_text
 from common.html import jinja_environment
 from common.run_record import Latency, Proportion, RunRecord, SplitMetrics
+from common.table import Table, escape_markdown
 from common.text import SPLIT_NAMES, clean, join_words, plural
 from evaluation.intervals import format_accuracy
 from reports.load_runs import Run
-from reports.renderers import escape_markdown
 
 MOST_CLASSES = 12  # of the confusion matrix; the table of each class has all of them
 MOST_FINDINGS = 20
@@ -36,8 +36,6 @@ LICENSES_OF_WEIGHTS = {
     "file": "initialized from a file: its terms are not known to this project, and apply to what was trained from it.",
     "checkpoint": "of another run: its model card lists what it was initialized from.",
 }
-
-Table = tuple[list[str], list[list[str]]]  # titles, rows
 
 
 def write_card(record: RunRecord, ckpt_path: str | None) -> None:
@@ -60,6 +58,7 @@ def model_card(record: RunRecord, checkpoint: str) -> str:
     environment = jinja_environment(Path(__file__).parent).overlay(finalize=_escaped)
     run, measured = Run(record.folder, record), measured_splits(record)
     split, metrics = measured[0] if measured else (None, None)
+    tables = [_metrics_table(measured), *_class_tables(run, split, metrics)] if measured else []
     text = environment.get_template("model_card.md.jinja").render(
         name=run.name,
         classes=_classes(run),
@@ -70,7 +69,7 @@ def model_card(record: RunRecord, checkpoint: str) -> str:
         audit=run.data.audit and _capped([finding.text for finding in run.data.audit], MOST_FINDINGS),
         training=_training(run),
         command=Markup(clean(record.run.command).replace("`", "'")),  # in a block of code
-        tables=[_metrics_table(measured), *_class_tables(run, split, metrics)] if measured else [],
+        tables=[Markup("\n".join(table.as_markdown())) for table in tables],  # their cells are escaped
         test_evaluations=record.test and record.test.test_evaluations,
         decisions=_decisions(record, split, metrics) if measured else [],
         cost=_cost(run),
@@ -147,7 +146,7 @@ def _metrics_table(measured: list[tuple[str, SplitMetrics]]) -> Table:
         rows.append([f"{name} (95% interval)", *(_with_interval(metrics, key) for _, metrics in measured)])
     rows.append(["cross entropy", *(_digits(metrics.loss) for _, metrics in measured)])
     rows.append(["images (n)", *(f"{metrics.accuracy.n:,}" for _, metrics in measured)])
-    return ["", *(SPLIT_NAMES[split] for split, _ in measured)], rows
+    return Table.of(["", *(SPLIT_NAMES[split] for split, _ in measured)], rows)
 
 
 def _class_tables(run: Run, split: str, metrics: SplitMetrics) -> list[Table]:
@@ -156,10 +155,10 @@ def _class_tables(run: Run, split: str, metrics: SplitMetrics) -> list[Table]:
     if metrics.per_class:
         head = [f"class ({SPLIT_NAMES[split]})", "recall (95% interval)", "precision (95% interval)", "F1", "n"]
         rows = [[e.name, _share(e.recall), _share(e.precision), _digits(e.f1), f"{e.n:,}"] for e in metrics.per_class]
-        tables.append((head, rows))
+        tables.append(Table.of(head, rows))
     if metrics.confusion and len(names) == len(metrics.confusion) <= MOST_CLASSES:
         rows = [[name, *(f"{n:,}" for n in line)] for name, line in zip(names, metrics.confusion, strict=True)]
-        tables.append(([f"true (down), predicted (across), {SPLIT_NAMES[split]}", *names], rows))
+        tables.append(Table.of([f"true (down), predicted (across), {SPLIT_NAMES[split]}", *names], rows))
     return tables
 
 

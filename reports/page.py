@@ -8,9 +8,10 @@ from pathlib import Path
 from markupsafe import Markup
 
 from common.html import jinja_environment
+from common.table import Table
 from common.text import SPLIT_NAMES, clean, join_words, plural
 from reports import svg
-from reports.columns import Table, grid_table, note, result_table, setting_table
+from reports.columns import grid_table, note, result_table, setting_table
 from reports.per_setting import best_note, grid_note
 from reports.provenance import provenance
 from reports.report_data import ReportData, ResultGroup, ResultRow

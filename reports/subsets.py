@@ -12,7 +12,8 @@ import numpy as np
 from common.errors import UserError
 from common.predictions_csv import Predictions, correct_matrix, has_predictions, read_predictions
 from common.run_folder import SPLIT_COLUMNS, RunFolder
-from common.text import clean, plural
+from common.table import Table
+from common.text import plural
 from evaluation.intervals import Interval, Seeds, accuracy_interval, mean_over_seeds
 from reports.load_runs import find_records
 
@@ -89,17 +90,18 @@ def _row(name: str, correct: np.ndarray) -> SubsetRow:
     return SubsetRow(name, n, seeds.mean, seeds.standard_deviation, accuracy_interval(correct) if n > 1 else None)
 
 
+def _cells(row: SubsetRow) -> list[str]:
+    deviation = "" if row.standard_deviation is None else f"{row.standard_deviation:.3f}"
+    interval = "{:.3f} to {:.3f}".format(*row.interval) if row.interval else ""
+    return [row.name, f"{row.n:,}", f"{row.accuracy:.3f}", deviation, interval]
+
+
 def subset_table(folder: Path) -> str:
     """Return the subsets below a folder as a Markdown table with its explanation."""
     split, runs, rows, weighted = read_subsets(folder)
-    lines = [
-        f"Accuracy on subsets of {split}, {plural(runs, 'run')}; 95% intervals over runs and images.", "",
-        "| subset | images | accuracy | SD of runs | 95% interval |", "|---|---|---|---|---|",
-    ]  # fmt: skip
-    for row in rows:
-        deviation = "" if row.standard_deviation is None else f"{row.standard_deviation:.3f}"
-        interval = "{:.3f} to {:.3f}".format(*row.interval) if row.interval else ""
-        lines.append(f"| {clean(row.name)} | {row.n:,} | {row.accuracy:.3f} | {deviation} | {interval} |")
+    table = Table.of(["subset", "images", "accuracy", "SD of runs", "95% interval"], map(_cells, rows))
+    lines = [f"Accuracy on subsets of {split}, {plural(runs, 'run')}; 95% intervals over runs and images.", ""]
+    lines += table.as_markdown()
     if weighted:
         deviation = weighted.standard_deviation
         spread = "" if deviation is None else f" (SD of runs {deviation:.3f})"
