@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from common.table import Table
 from lightning_modules.networks.truncated import on_meta
 
 WARM_UP = 3  # passes before the clock starts
@@ -149,13 +150,27 @@ def measure_cost(network: nn.Module, image_size: int, batch_size: int, device: t
     }
 
 
+@torch.no_grad()
 def summary(network: nn.Module, image_size: int) -> str:
-    """Return a table of layers: type, output shape, parameters, MACs (torchinfo's, which count the biases of linear layers)."""
-    import torchinfo
+    """Return a table of all layers for one image: type, output shape, parameters and MACs as `count_macs` counts them.
 
-    columns = ("output_size", "num_params", "mult_adds")
-    table = torchinfo.summary(_copy(network), input_data=_image(image_size), depth=6, col_names=columns, verbose=0)
-    return str(table) + "\n"
+    A module's line has the sums of the layers within, so that the last one, the whole network, has those of the record.
+    """
+    network, shapes = on_meta(network), {}
+    for module in network.modules():
+        module.register_forward_hook(lambda module, _, output: shapes.update({module: getattr(output, "shape", None)}))
+    with FlopCounterMode(display=False) as counter:
+        network(_image(image_size, device="meta"))
+    whole = type(network).__name__
+    (_, first), *inner = network.named_modules()
+    lines = []
+    for name, module in (*inner, ("", first)):
+        shape = shapes.get(module)
+        macs = sum(counter.flop_counts.get(f"{whole}.{name}" if name else "Global", {}).values()) // 2
+        shown = "x".join(map(str, shape[1:])) if shape else "-"
+        lines.append([name or "total", type(module).__name__, shown, f"{count_parameters(module):,}", f"{macs:,}"])
+    table = Table.of(["layer", "type", "output", "parameters", "MACs"], lines, texts=3)
+    return "\n".join(table.as_text()) + "\n"
 
 
 def _copy(network: nn.Module) -> nn.Module:

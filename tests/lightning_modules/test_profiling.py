@@ -141,7 +141,28 @@ def test_peak_memory_by_hand():
     assert peak_memory_mib(network, side) == pytest.approx((weights + image + activations) / 2**20, abs=0.002)
 
 
-def test_the_summary_lists_layers_with_shapes_and_parameters():
-    text = summary(build_network(num_classes=2, **FINAL), 256)
-    assert "Conv2d" in text and "[1, 24, 128, 128]" in text
-    assert "Total params: 143,528" in text
+def layers_of(text):
+    """Read the summary: name -> type, output, parameters, MACs."""
+    return {name: (kind, output, int(parameters.replace(",", "")), int(macs.replace(",", "")))
+            for name, kind, output, parameters, macs in map(str.split, text.splitlines()[1:])}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments", [FINAL, {"network": "torchvision", "name": "resnet18"}], ids=["final", "resnet18"]
+)
+def test_the_summary_has_each_layer_and_the_totals_of_the_record(arguments):
+    network = build_network(num_classes=2, **arguments)
+    before = list(network.state_dict())
+    layers = layers_of(summary(network, 64))
+    assert layers["total"][2:] == (count_parameters(network), count_macs(network, 64))
+    leaves = [name for name, module in network.named_modules() if not list(module.children())]
+    assert tuple(sum(layers[name][i] for name in leaves) for i in (2, 3)) == layers["total"][2:]
+    assert set(layers) == {name or "total" for name, _ in network.named_modules()}
+    assert list(network.state_dict()) == before and not any(m._forward_hooks for m in network.modules())
+
+
+def test_a_layer_by_hand():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.Flatten(), nn.Linear(8 * 7 * 7, 5))
+    layers = layers_of(summary(network, 16))
+    assert layers["0"] == ("Conv2d", "8x7x7", 3 * 8 * 9 + 8, 3 * 9 * 8 * 49)
+    assert layers["2"] == ("Linear", "5", 392 * 5 + 5, 392 * 5)
