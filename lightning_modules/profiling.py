@@ -4,12 +4,10 @@ import copy
 import statistics
 import time
 import warnings
-import weakref
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.table import Table
@@ -95,45 +93,15 @@ def measure_latency(network: nn.Module, image_size: int, batch_size: int, device
     }
 
 
-class LiveBytes(TorchDispatchMode):
-    """Sum the bytes of the tensors that are alive at once while it is active; `peak` is the largest sum."""
-
-    def __init__(self):
-        super().__init__()
-        self.live = self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                self.track(tensor)
-        return result
-
-    def track(self, tensor: torch.Tensor) -> None:
-        """Count the tensor's storage until it is freed, once however many views of it there are."""
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() in self._known or not storage.nbytes():
-            return
-        key, size = storage.data_ptr(), storage.nbytes()
-        self._known.add(key)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._free, key, size)
-
-    def _free(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
-
-
 @torch.no_grad()
 def peak_memory_mib(network: nn.Module, image_size: int) -> float:
     """Measure weights, one image and the activations of its forward pass that are alive at once, in MiB."""
-    network = _copy(network)
-    weights = sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
-    with LiveBytes() as counter:
-        network(_image(image_size))
-    return round((weights + counter.peak) / 2**20, 3)
+    network, image, tracker = _copy(network), _image(image_size), MemTracker()
+    tracker.track_external(network, image)
+    with tracker:
+        network(image)
+    peak = tracker.get_tracker_snapshot("peak")
+    return round(sum(device["Total"] for device in peak.values()) / 2**20, 3)
 
 
 def measure_cost(network: nn.Module, image_size: int, batch_size: int, device: torch.device) -> dict:

@@ -141,6 +141,12 @@ def test_peak_memory_by_hand():
     assert peak_memory_mib(network, side) == pytest.approx((weights + image + activations) / 2**20, abs=0.002)
 
 
+def test_the_weights_of_a_linear_layer_are_counted_once():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 100))
+    parameters, image, logits = 3 * 32 * 32 * 100 + 100, 3 * 32 * 32, 100
+    assert peak_memory_mib(network, 32) == pytest.approx((parameters + image + logits) * 4 / 2**20, abs=0.002)
+
+
 def layers_of(text):
     """Read the summary: name -> type, output, parameters, MACs."""
     return {name: (kind, output, int(parameters.replace(",", "")), int(macs.replace(",", "")))
