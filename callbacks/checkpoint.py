@@ -1,7 +1,7 @@
 """The checkpoints of a run: the best epoch by a validation metric, and the last state."""
 
 import logging
-import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -73,7 +73,7 @@ class LastCheckpoint(SingleFileCheckpoint):
 
     Args:
         every_n_train_steps: also after so many optimizer steps; None: never.
-        every_n_minutes: also after so many minutes in an epoch; None: never.
+        every_n_minutes: also after so many minutes, within an epoch; None: never.
     """
 
     def __init__(self, *, every_n_train_steps: int | None = None, every_n_minutes: float | None = None):
@@ -81,23 +81,14 @@ class LastCheckpoint(SingleFileCheckpoint):
             if value is not None and value <= 0:
                 raise UserError(f"callbacks.last_checkpoint.{name}={value}: use more than 0, or null for never")
         super().__init__(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-        self.steps = every_n_train_steps
-        self.interval_s = None if every_n_minutes is None else 60 * every_n_minutes
-        self._saved_at_s = 0.0
-
-    def on_train_epoch_start(self, trainer, pl_module) -> None:
-        self._saved_at_s = time.monotonic()
+        # Set here, since ModelCheckpoint's constructor takes one of its triggers, and each epoch is one
+        self._every_n_train_steps = every_n_train_steps or 0
+        self._train_time_interval = None if every_n_minutes is None else timedelta(minutes=every_n_minutes)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        if trainer.is_last_batch:  # the epoch's own checkpoint comes soon, with its validation
-            return
-        by_steps = self.steps and trainer.global_step % self.steps == 0
-        elapsed_s = time.monotonic() - self._saved_at_s
-        by_time = self.interval_s and trainer.strategy.broadcast(elapsed_s >= self.interval_s)
-        if by_steps or by_time:
-            self.save_now(trainer)
+        if not trainer.is_last_batch:  # the epoch's own checkpoint comes soon, with its validation
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def save_now(self, trainer) -> None:
         """Write last.ckpt in the middle of an epoch."""
-        trainer.save_checkpoint(Path(self.dirpath) / f"{self.filename}.ckpt")
-        self._saved_at_s = time.monotonic()
+        self._save_topk_checkpoint(trainer, {})

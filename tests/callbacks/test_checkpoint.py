@@ -1,10 +1,13 @@
+import contextlib
+
 import pytest
+import torch
 
 from callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from common.errors import UserError
 from lightning_modules.checkpoint import epochs_done
 from lightning_modules.image_classifier import ImageClassifier
-from tests.support.helpers import SIMPLE_CNN
+from tests.support.helpers import SIMPLE_CNN, at_step
 
 
 def test_the_best_epoch_is_one_of_the_last_where_that_is_configured(train, monkeypatch):
@@ -20,6 +23,17 @@ def test_the_best_epoch_is_one_of_the_last_where_that_is_configured(train, monke
     assert ran.status == 0, ran.err
     assert ran.record.best.epoch == 4 and ran.record.best.value == 0.5  # of the third to the fifth
     assert epochs_done(ran.folder / "checkpoints" / "best.ckpt") == 4
+
+
+def test_the_last_state_is_kept_after_so_many_minutes_too(train, monkeypatch, tmp_path):
+    def stop():
+        raise KeyboardInterrupt
+
+    at_step(monkeypatch, 2, stop)
+    with contextlib.suppress(KeyboardInterrupt):
+        train("callbacks.last_checkpoint.every_n_minutes=1e-6", "stages=[fit]", *SIMPLE_CNN, "logger=none")
+    last = tmp_path / "run0" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 1  # the first of three steps an epoch
 
 
 @pytest.mark.parametrize(
