@@ -87,6 +87,11 @@ class RunFolder:
         return self.path / "train.log"
 
     @property
+    def lock(self) -> Path:
+        """Locked and there while a process runs in the folder; left by a killed one, whose lock is gone."""
+        return self.path / ".lock"
+
+    @property
     def hydra(self) -> Path:
         return self.path / ".hydra"
 

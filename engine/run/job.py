@@ -8,9 +8,9 @@ import shlex
 import signal
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from common.atomic_io import tolerate_disk_errors
@@ -48,7 +48,7 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
     warning_list = _collect_warnings(rank)
     record = None
     try:
-        with folder_lock(job.folder.path, rank) as locked, stop_immediately():
+        with folder_lock(job.folder, rank) as locked, stop_immediately():
             if not locked:
                 _skip(job)
                 return None
@@ -150,28 +150,23 @@ def _how_to_resume(job: Job) -> str:
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path, rank: int = 0) -> Iterator[bool]:
+def folder_lock(folder: RunFolder, rank: int = 0) -> Iterator[bool]:
     """Lock a folder against other processes; yield whether that succeeded, True too where there are no locks.
 
-    The system releases the lock of a killed process.
+    The system releases the lock of a killed process. Its file stays, which means nothing; the next run takes and removes it.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield True
-        return
-    if rank or not folder.is_dir():
-        yield True
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        locked = True
-    except BlockingIOError:
-        locked = False
-    except OSError:  # a file system without locks
-        locked = True
+    lock, locked = FileLock(folder.lock, timeout=0), True
+    if not rank and folder.path.is_dir():
+        try:
+            lock.acquire()
+        except Timeout:
+            locked = False
+        except (OSError, NotImplementedError):  # a file system that is read-only, full or without locks
+            pass
     try:
         yield locked
     finally:
-        os.close(handle)
+        if lock.is_locked:
+            with contextlib.suppress(OSError):
+                folder.lock.unlink()  # before the release: afterwards it could be another process's
+            lock.release()

@@ -88,7 +88,7 @@ def _differences(before: RunInfo, now: RunInfo) -> str:
 def _empty(folder: RunFolder, keep_as: str | None) -> None:
     """Remove what an earlier run left; with `keep_as` move it beside the sweep, to SWEEP.replaced/JOB-HASH.
 
-    The log and .hydra are those of the command that is running.
+    The log, .hydra and the lock are those of the command that is running.
     """
     job = folder.path
     place = job.parent.with_name(f"{job.parent.name}.replaced") / f"{job.name}-{keep_as}" if keep_as else None
@@ -96,7 +96,7 @@ def _empty(folder: RunFolder, keep_as: str | None) -> None:
         place.mkdir(parents=True, exist_ok=True)
         log.info("%s: the earlier run is kept in %s", job.name, place)
     for path in job.iterdir():
-        if path in (folder.hydra, folder.log):
+        if path in (folder.hydra, folder.log, folder.lock):
             continue
         if place:
             path.replace(place / path.name)

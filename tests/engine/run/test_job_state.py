@@ -4,11 +4,13 @@ import errno
 import fcntl
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from common.errors import StopRequested, TrialPruned, UserError
-from common.run_folder import RunFolder
+from common.run_folder import PROJECT, RunFolder
 from common.run_record import RunRecord
 from engine.run.job import Job, folder_lock, run_job
 from engine.run.job_state import is_interrupted_run
@@ -151,18 +153,52 @@ def test_a_folder_that_is_named_again(jobs):
 
 
 def test_a_folder_in_which_another_process_runs(jobs, caplog):
-    handle = os.open(jobs.folder.path, os.O_RDONLY)
+    handle = os.open(jobs.folder.lock, os.O_RDWR | os.O_CREAT)
     fcntl.flock(handle, fcntl.LOCK_EX)
     try:
         assert jobs.run() == (None, "skipped")
         assert "seed-1: skipped: another process is running this job" in caplog.text
         error, ran = jobs.run(in_sweep=False)
         assert ran == "skipped" and "another process is training in this folder" in str(error)
-        assert not jobs.folder.record.exists()
+        assert [path.name for path in jobs.folder.path.iterdir()] == [".lock"]
+        with folder_lock(jobs.folder, rank=1) as locked:  # a further process of the run that has the lock
+            assert locked
     finally:
         os.close(handle)
-    with folder_lock(jobs.folder.path) as locked:
+    with folder_lock(jobs.folder) as locked:
         assert locked
+    assert not list(jobs.folder.path.iterdir())
+
+
+def test_the_lock_is_held_while_a_job_runs_and_restarts(jobs):
+    def locked(record):
+        handle = os.open(jobs.folder.lock, os.O_RDWR)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(handle)
+
+    assert jobs.run(work=locked) == (None, None)
+    assert jobs.run("seed=5", work=locked) == (None, None)  # the finished run is moved elsewhere, the lock is not
+    assert not jobs.folder.lock.exists() and not list(jobs.folder.path.parent.parent.rglob(".lock"))
+
+
+def test_a_killed_process_leaves_no_lock(jobs):
+    script = (
+        "import os, sys, pathlib, common.run_folder, engine.run.job as job\n"
+        "with job.folder_lock(common.run_folder.RunFolder(pathlib.Path(sys.argv[1]))) as locked:\n"
+        "    os.kill(os.getpid(), 9) if locked else None"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, jobs.folder.path], check=False, cwd=PROJECT)
+    assert killed.returncode == -signal.SIGKILL and jobs.folder.lock.exists()
+    assert jobs.run() == (None, None) and not jobs.folder.lock.exists()
+
+
+def test_where_no_file_can_be_locked_a_job_runs(jobs, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert jobs.run() == (None, None)
 
 
 def test_a_sweep_of_runs_of_several_processes_is_refused(jobs):
