@@ -9,8 +9,9 @@ import numpy as np
 from scipy.special import betainc
 
 from evaluation.intervals import Interval
+from evaluation.scores import CELLS, draw
 
-CELLS = 4_000_000  # resamples x images held at a time, some tens of MB
+WANTED_DIFFERENCE = 0.02  # of accuracies, for which the images needed are computed: power 0.8, disagreement as observed
 
 
 class Difference(NamedTuple):
@@ -105,33 +106,28 @@ def sample_size_for(difference: float, disagreement: float, power: float = 0.8, 
     return math.ceil((root / size) ** 2)
 
 
-def verdict(only_a: int, only_b: int, n: int, p_value: float | None = None, wanted_difference: float = 0.02) -> str:
+def verdict(only_a: int, only_b: int, n: int) -> str:
     """Say whether the accuracies of two networks differ significantly on n images.
 
     Args:
         only_a: images on which only A is right.
         only_b: images on which only B is right.
         n: images.
-        p_value: after Holm's correction, where this is one of many comparisons; None: McNemar's.
-        wanted_difference: the one for which the images needed are computed (power 0.8, disagreement as observed).
     """
-    difference = paired_difference(only_a, only_b, n)
-    p = mcnemar(only_a, only_b) if p_value is None else p_value
-    after = "" if p_value is None else " after Holm's correction"
-    text = describe_comparison(p, f"{n:,} images", difference.value, Interval(difference.low, difference.high), after)
+    difference, p = paired_difference(only_a, only_b, n), mcnemar(only_a, only_b)
+    text = describe_comparison(p, f"{n:,} images", difference.value, Interval(difference.low, difference.high))
     if p < 0.05:
         return text
-    needed = sample_size_for(wanted_difference, (only_a + only_b) / n)
-    if needed > n:
-        return f"{text}; {needed:,} would be needed to see a difference of {wanted_difference:g}"
-    return f"{text}; {needed:,} are enough to see a difference of {wanted_difference:g}"
+    needed = sample_size_for(WANTED_DIFFERENCE, (only_a + only_b) / n)
+    enough = "would be needed" if needed > n else "are enough"
+    return f"{text}; {needed:,} {enough} to see a difference of {WANTED_DIFFERENCE:g}"
 
 
-def describe_comparison(p_value: float, what: str, difference: float, interval: Interval, after: str = "") -> str:
+def describe_comparison(p_value: float, what: str, difference: float, interval: Interval) -> str:
     """`cannot be distinguished with 109 images (difference 0.018, 95% interval -0.031 to 0.067, p = 0.69)`."""
     can = "can" if p_value < 0.05 else "cannot"
     spread = f"95% interval {interval.low:z.3f} to {interval.high:z.3f}"
-    return f"{can} be distinguished with {what} (difference {difference:z.3f}, {spread}, {format_p(p_value)}{after})"
+    return f"{can} be distinguished with {what} (difference {difference:z.3f}, {spread}, {format_p(p_value)})"
 
 
 def format_p(p_value: float) -> str:
@@ -166,8 +162,7 @@ def bias_corrected_best(correct: np.ndarray, resamples: int = 1000, seed: int = 
     at_once = max(1, CELLS // n)
     for start in range(0, resamples, at_once):
         count = min(at_once, resamples - start)
-        draws = generator.integers(n, size=(count, n)) + n * np.arange(count)[:, None]
-        times = np.bincount(draws.ravel(), minlength=count * n).reshape(count, n)  # (resamples, n)
+        times = draw(generator, count, np.array([n]))  # (resamples, n)
         best = (times @ correct.T).argmax(axis=1)
         excluded = times == 0
         counts = excluded.sum(axis=1)

@@ -77,10 +77,7 @@ def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
     Zhu 2004, Recall, Precision and Average Precision (Waterloo); shapes and errors as of `auroc`.
     """
     positive, scores = two_classes(labels, scores)
-    order = np.argsort(-scores, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # (G,) the last of equal scores
-    hits = np.cumsum(positive[order])[last]
-    return float(np.sum(np.diff(hits, prepend=0) * hits / (last + 1)) / hits[-1])
+    return float(_weighted_average_precision(positive, scores, np.ones((1, len(scores)), np.int64))[0])
 
 
 def bootstrap_intervals(
@@ -119,7 +116,7 @@ def bootstrap_intervals(
     drawn |= {"auroc": []} if scored else {}
     drawn |= {"average_precision": []} if scored and classes == 2 else {}
     for start in range(0, resamples, at_once):
-        weights = _draw(generator, min(at_once, resamples - start), counts)  # (B, n)
+        weights = draw(generator, min(at_once, resamples - start), counts)  # (B, n)
         confusion = np.zeros((len(weights), classes * classes))
         confusion[:, present] = np.add.reduceat(weights, starts, axis=1)
         confusion = confusion.reshape(-1, classes, classes)
@@ -231,7 +228,7 @@ def _diagonal(confusion: np.ndarray) -> np.ndarray:
     return np.diagonal(confusion, axis1=-2, axis2=-1)
 
 
-def _draw(generator: np.random.Generator, resamples: int, counts: np.ndarray) -> np.ndarray:
+def draw(generator: np.random.Generator, resamples: int, counts: np.ndarray) -> np.ndarray:
     """Return how often each image is drawn, (B, n): as many of each class as it has; images sorted by class."""
     lines, counts = np.arange(resamples)[:, None], counts[counts > 0]
     parts = [

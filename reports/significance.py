@@ -7,6 +7,7 @@ import numpy as np
 from common.text import SPLIT_NAMES, compact_count, join_words, plural
 from evaluation.intervals import two_way_difference
 from evaluation.paired_tests import (
+    WANTED_DIFFERENCE,
     BiasCorrectedBest,
     bias_corrected_best,
     holm,
@@ -17,7 +18,6 @@ from evaluation.paired_tests import (
 from reports.accuracy import Accuracy, CorrectnessMatrix
 from reports.report_data import Comparison, ResultGroup, ResultRow
 
-WANTED_DIFFERENCE = 0.02
 RESAMPLES = 1000
 DRAWS = 4_000_000_000  # resamples x images x rows, about a second
 

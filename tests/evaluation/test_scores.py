@@ -108,9 +108,9 @@ def test_bootstrap_is_seeded_and_bounded(monkeypatch):
     assert bootstrap_intervals(labels, probabilities) == bootstrap_intervals(labels, probabilities)
     assert bootstrap_intervals(labels, probabilities) != bootstrap_intervals(labels, probabilities, seed=1)
     drawn = []
-    draw = scores._draw
+    draw = scores.draw
     monkeypatch.setattr(
-        scores, "_draw", lambda g, resamples, counts: drawn.append(resamples) or draw(g, resamples, counts)
+        scores, "draw", lambda g, resamples, counts: drawn.append(resamples) or draw(g, resamples, counts)
     )
     bootstrap_intervals(labels, probabilities)
     assert sum(drawn) == 2000
