@@ -87,22 +87,28 @@ def find_records(where: str | Sequence[str] | None) -> list[Path]:
 
 
 def load_runs(paths: Sequence[Path]) -> LoadedRuns:
-    """Read records; one that is cut off, damaged or of another schema is excluded with the reason.
+    """Read records; one that is cut off, damaged or of another schema is excluded with the reason, and so is a debug run.
 
     Raises:
-        UserError: none can be read.
+        UserError: none can be read, or there are debug runs only.
     """
     runs, excluded = [], []
     for path in paths:
         folder = RunFolder(path.parent)
         try:
-            runs.append(Run(folder, RunRecord.read(folder)))
+            run = Run(folder, RunRecord.read(folder))
+            if run.record.run.debug:
+                excluded.append(
+                    (str(folder.path), f"{folder.path}: a debug run ({run.record.run.debug}), never ranked")
+                )
+            else:
+                runs.append(run)
         except UserError as error:
             excluded.append((str(folder.path), str(error)))
         except OSError as error:
             excluded.append((str(folder.path), f"{path}: cannot be read: {error.strerror}"))
     if not runs:
-        raise UserError(f"runs: none of {len(excluded):,} records can be read; the first: {excluded[0][1]}")
+        raise UserError(f"runs: none of {len(excluded):,} records can be used; the first: {excluded[0][1]}")
     return LoadedRuns(runs, excluded)
 
 
