@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import NamedTuple
 
 from common.errors import UserError
 from common.run_folder import RunFolder
@@ -25,35 +26,42 @@ PROFILERS = {
     "advanced": "lightning.pytorch.profilers.AdvancedProfiler",
     "pytorch": "lightning.pytorch.profilers.PyTorchProfiler",
 }
-# Flag -> values that change nothing, and why there are no others
+
+
+class Refused(NamedTuple):
+    """A flag that cannot be used: the values that change nothing, and why there are no others."""
+
+    neutral: tuple
+    reason: str
+
+
 REFUSED = {
-    "val_check_interval": (
+    "val_check_interval": Refused(
         (None, 1.0),
         "validation ends an epoch, and with it the best epoch is chosen; for shorter epochs: datamodule.train_fraction, "
         "for fewer validations: trainer.check_val_every_n_epoch",
     ),
-    "enable_checkpointing": (
+    "enable_checkpointing": Refused(
         (None, True),
         "best.ckpt is what is measured and last.ckpt what resumes; to measure nothing but the cost: stages=[cost]",
     ),
-    "barebones": (
+    "barebones": Refused(
         (None, False),
         "a run without checkpoints and metrics has no result; to see where its time goes: trainer.profiler=simple",
     ),
-    "reload_dataloaders_every_n_epochs": (
+    "reload_dataloaders_every_n_epochs": Refused(
         (None, 0),
-        "a run has the same images in every epoch, and another order in each; other images are another run: datamodule.root=DIR",
+        "a run has the same images in every epoch, and another order in each; other images are another run",
     ),
-    "limit_predict_batches": (
+    "limit_predict_batches": Refused(
         (None, 1.0),
         "training predicts nothing; python predict.py ckpt=FILE images=... takes the images that you name",
     ),
-    "enable_autolog_hparams": (
-        (None, True),
-        "a run logs its settings once, at its end; for no logger: logger=none",
+    "enable_autolog_hparams": Refused(
+        (None, True), "a run logs its settings once, at its end; for no logger: logger=none"
     ),
-    "model_registry": ((None,), "checkpoints are kept in the run's folder: hydra.run.dir=DIR"),
-}  # fmt: skip
+    "model_registry": Refused((None,), "checkpoints are kept in the run's folder: hydra.run.dir=DIR"),
+}
 
 
 def check_trainer(trainer: dict) -> dict:
@@ -65,11 +73,11 @@ def check_trainer(trainer: dict) -> dict:
     Raises:
         UserError: names flag, value and what is allowed, or what to use in its place.
     """
-    for name, (neutral, reason) in REFUSED.items():
-        if name in trainer and not any(
-            trainer[name] == value and type(trainer[name]) is type(value) for value in neutral
-        ):
-            raise UserError(f"trainer.{name}={trainer[name]}: cannot be used here: {reason}")
+    for name, flag in REFUSED.items():
+        if name in trainer and (type(trainer[name]), trainer[name]) not in [
+            (type(each), each) for each in flag.neutral
+        ]:
+            raise UserError(f"trainer.{name}={trainer[name]}: cannot be used here: {flag.reason}")
     _check_numbers(trainer)
     _check_limits(trainer)
     _check_time(trainer.get("max_time"))
@@ -200,7 +208,8 @@ def debug_reason(trainer: Mapping, choice: str | None) -> str | None:
     """
     if choice is not None:
         return f"debug={choice}"
-    return ", ".join(f"trainer.{name}={trainer[name]}" for name in DEBUGGING if _cuts(name, trainer.get(name))) or None
+    flags = [f"trainer.{name}={trainer[name]}".lower() for name in DEBUGGING if _cuts(name, trainer.get(name))]
+    return ", ".join(flags) or None
 
 
 def batch_limits(trainer: Mapping) -> dict[str, int | float]:

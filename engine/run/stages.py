@@ -98,8 +98,8 @@ def log_limits(config: DictConfig, data: L.LightningDataModule) -> None:
             config.trainer.overfit_batches, f"{len(data.rows('train')):,}",
         )  # fmt: skip
     counts = [
-        f"{len(data.rows(split)):,} of {len(data.catalog.rows(split)):,} {split}" for split in data.limits
-        if not data.overfits or split == "test"
+        f"{len(data.rows(split)):,} of {total:,} {split}" for split in data.limits
+        if (total := len(data.catalog.rows(split))) and (not data.overfits or split == "test")
     ]  # fmt: skip
     if counts:
         log.info("limited to %s images, the same in every epoch", ", ".join(counts))
@@ -321,9 +321,14 @@ def fit(
         )
     found = BestEpoch(
         epoch=epochs_done(Path(best.best_model_path)),
-        monitor=best.monitor if data.select_on == "val" else best.monitor.replace("val/", "test/"),
+        monitor=best.monitor.replace("val/", "train/" if data.overfits else f"{data.select_on}/"),
         value=float(best.best_model_score),
         checkpoint=best.best_model_path,
     )
     log.info("best: epoch %d, %s %.4f", found.epoch, found.monitor, found.value)
+    if found.monitor == "train/accuracy" and found.value < 1:
+        log.warning(
+            "the network did not learn its training images by heart: try more trainer.max_epochs or a larger optimizer.lr, "
+            "then look for what is wrong with loss, labels or network"
+        )
     return found

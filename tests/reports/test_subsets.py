@@ -33,7 +33,7 @@ def test_each_subset_has_its_accuracy_and_interval_and_weights_count(run, tmp_pa
     rows = add_columns(folder, {"color": color, "weight": weight, "name": [f"n{i}" for i in range(n)]})
     right = np.array([row["label"] == row["predicted"] for row in rows])
     dark = np.array(color) == "dark"
-    split, runs, found, weighted = read_subsets(folder)
+    split, runs, found, weighted, _ = read_subsets(folder)
     assert (split, runs) == ("test", 1)
     assert [row.name for row in found] == ["all", "color=dark", "color=light"]  # a value for each image is no subset
     for row, members in zip(found, (dark | True, dark, ~dark), strict=True):
