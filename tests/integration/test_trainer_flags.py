@@ -202,8 +202,9 @@ def test_overfitting_sees_the_same_images_without_augmentation_and_learns_them_b
 
     seen = {"training_step": [], "validation_step": []}
     for name in seen:
+        usual = getattr(ImageClassifier, name)
 
-        def look(self, batch, batch_idx, name=name, usual=getattr(ImageClassifier, name)):
+        def look(self, batch, batch_idx, name=name, usual=usual):
             seen[name].append((batch["rows"].tolist(), batch["pixels"].clone()))
             return usual(self, batch, batch_idx)
 
