@@ -95,3 +95,13 @@ def test_a_subset_of_one_image_has_no_interval(run, capsys):
     add_columns(folder, {"color": ["red"] + ["blue"] * (n - 1)})
     assert main([str(folder)]) == 0
     assert "| color=red | 1 | 1.000 |  |  |" in capsys.readouterr().out
+
+
+def test_debug_runs_do_not_count(run, tmp_path, capsys):
+    add_columns(run("one"), {"color": ["dark", "light"] * 40})
+    before = subset_table(tmp_path)
+    run("two", run={"debug": "trainer.limit_val_batches=2"}, accuracy=0.1)
+    after = subset_table(tmp_path)
+    assert after == before + f"\nExcluded: {tmp_path / 'two'}: a debug run (trainer.limit_val_batches=2).\n"
+    assert main([str(tmp_path / "two")]) == 1
+    assert "a debug run (trainer.limit_val_batches=2): its results mean nothing" in capsys.readouterr().err
