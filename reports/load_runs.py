@@ -8,7 +8,9 @@ from typing import NamedTuple
 from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import DataInfo, ModelInfo, RunRecord
+from common.text import clean
 
+LONGEST_REASON = 200  # characters
 EXAMPLE = "e.g. runs=outputs/sweeps/NAME"
 
 
@@ -97,10 +99,8 @@ def load_runs(paths: Sequence[Path]) -> LoadedRuns:
         folder = RunFolder(path.parent)
         try:
             run = Run(folder, RunRecord.read(folder))
-            if run.record.run.debug:
-                excluded.append(
-                    (str(folder.path), f"{folder.path}: a debug run ({run.record.run.debug}), never ranked")
-                )
+            if reason := clean(run.record.run.debug or "", LONGEST_REASON):
+                excluded.append((str(folder.path), f"{folder.path}: a debug run ({reason}), never ranked"))
             else:
                 runs.append(run)
         except UserError as error:

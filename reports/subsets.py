@@ -71,7 +71,7 @@ def _without_debug_runs(runs: list[RunFolder]) -> tuple[list[RunFolder], list[st
         UserError: there are debug runs only.
     """
     reasons = {run: RunRecord.read(run).run.debug for run in runs}
-    debug = [f"{run.path}: a debug run ({reason})" for run, reason in reasons.items() if reason]
+    debug = [clean(f"{run.path}: a debug run ({reason})") for run, reason in reasons.items() if reason]
     if len(debug) == len(runs):
         raise UserError(f"{debug[0]}: its results mean nothing; train without it")
     return [run for run, reason in reasons.items() if not reason], debug
