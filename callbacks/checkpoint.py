@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from common.errors import UserError
+from lightning_modules.epoch_end import may_save
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +64,18 @@ class BestCheckpoint(SingleFileCheckpoint):
             enable_version_counter=False,
         )
 
+    def on_train_start(self, trainer, pl_module) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._every_n_validated = trainer.check_val_every_n_epoch
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        if "val" in pl_module.results:  # else its metric is of an earlier epoch
+            super().on_train_epoch_end(trainer, pl_module)
+
     def check_monitor_top_k(self, trainer, current: Tensor | None = None) -> bool:
-        starts_over = trainer.current_epoch == int(self.select_after_fraction * trainer.max_epochs)
-        return starts_over or super().check_monitor_top_k(trainer, current)
+        start = int(self.select_after_fraction * trainer.max_epochs)
+        first = start + -(start + 1) % self._every_n_validated  # validated epoch, from `start` on
+        return start <= trainer.current_epoch <= first or super().check_monitor_top_k(trainer, current)
 
 
 class LastCheckpoint(SingleFileCheckpoint):
@@ -86,7 +96,7 @@ class LastCheckpoint(SingleFileCheckpoint):
         self._train_time_interval = None if every_n_minutes is None else timedelta(minutes=every_n_minutes)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        if not trainer.is_last_batch:  # the epoch's own checkpoint comes soon, with its validation
+        if may_save(trainer, batch_idx):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def save_now(self, trainer) -> None:

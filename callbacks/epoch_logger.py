@@ -27,30 +27,41 @@ class EpochLogger(L.Callback):
         self._started_s = time.perf_counter()
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
-        metrics = trainer.callback_metrics
+        results = {
+            f"{stage}/{name}": value for stage, each in pl_module.results.items() for name, value in each.items()
+        }
         row = {"epoch": trainer.current_epoch + 1}
-        row |= {name: float(metrics[name]) for name in METRIC_COLUMNS[1:-1]}
+        row |= {name: results.get(name) for name in METRIC_COLUMNS[1:-1]}  # none of val in an epoch without validation
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         self.rows.append(row)
         if not trainer.is_global_zero:
             return
         RunFolder(Path(trainer.default_root_dir)).write_metrics(self.rows)
         for logger in trainer.loggers:
-            logger.log_metrics({name: row[name] for name in METRIC_COLUMNS[1:]}, step=row["epoch"])
-        split = trainer.datamodule.select_on
-        log.info(
-            "epoch %*d/%d  loss %.4f  train accuracy %.4f  %s accuracy %.4f  %s loss %.4f  lr %.1e  (%.1f s)",
+            known = {name: row[name] for name in METRIC_COLUMNS[1:] if row[name] is not None}
+            logger.log_metrics(known, step=row["epoch"])
+        log.info("%s", self._line(trainer, row))
+
+    def _line(self, trainer, row: dict) -> str:
+        """Return `epoch  2/12  loss 0.4552  train accuracy 0.7954  val accuracy 0.8131 ... (22.4 s)`."""
+        split = "same images" if trainer.datamodule.overfits else trainer.datamodule.select_on
+        shown = {
+            "loss": row["train/loss"], "train accuracy": row["train/accuracy"], f"{split} accuracy": row["val/accuracy"],
+            f"{split} loss": row["val/loss"],
+        }  # fmt: skip
+        width, done, batches = (
             len(str(trainer.max_epochs)),
-            row["epoch"],
-            trainer.max_epochs,
-            row["train/loss"],
-            row["train/accuracy"],
-            split,
-            row["val/accuracy"],
-            split,
-            row["val/loss"],
-            row["lr"],
-            time.perf_counter() - self._started_s,
+            trainer.fit_loop.batch_idx + 1,
+            trainer.num_training_batches,
+        )
+        cut = f", stopped after {done:,} of {batches:,} batches" if done < batches else ""
+        return "  ".join(
+            [
+                f"epoch {row['epoch']:{width}}/{trainer.max_epochs}",
+                *(f"{name} {value:.4f}" for name, value in shown.items() if value is not None),
+                f"lr {row['lr']:.1e}",
+                f"({time.perf_counter() - self._started_s:.1f} s{cut})",
+            ]
         )
 
     def state_dict(self) -> dict:

@@ -5,11 +5,13 @@ import signal
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from callbacks.checkpoint import LastCheckpoint
 from common.errors import StopRequested
 from common.signals import stop_signals
+from lightning_modules.epoch_end import may_save
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ class GracefulShutdown(L.Callback):
             trainer.should_stop = True
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        if not trainer.is_last_batch and (number := self._received(trainer)):
+        if may_save(trainer, batch_idx) and (number := self._received(trainer)):
             next(c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)).save_now(trainer)
             raise StopRequested(number)
 
@@ -45,6 +47,9 @@ class GracefulShutdown(L.Callback):
         for early in trainer.early_stopping_callbacks:
             if early.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
                 log.info("early stopping: %s", early.stopping_reason_message)
+        for timer in (callback for callback in trainer.callbacks if isinstance(callback, Timer)):
+            if (left_s := timer.time_remaining()) is not None and left_s <= 0:
+                log.info("stopped: the time is up (%.0f s of training)", timer.time_elapsed())
         self.on_train_epoch_start(trainer, pl_module)
 
     def _on_signal(self, number: int, frame) -> None:

@@ -30,12 +30,14 @@ class OptunaPruning(L.Callback):
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
         rows = next(callback for callback in trainer.callbacks if isinstance(callback, EpochLogger)).rows
-        for row in rows[len(self._values) :]:
+        for row in rows:
+            if row["epoch"] in self._values or row[self._monitor] is None:  # reported, or not validated
+                continue
             self._values[row["epoch"]] = row[self._monitor]
             with contextlib.suppress(UpdateFinishedTrialError):  # its heartbeats had stopped; the run completes
                 self._trial.report(row[self._monitor], step=row["epoch"])
         epoch = rows[-1]["epoch"]
-        if epoch == trainer.max_epochs:
+        if epoch == trainer.max_epochs or epoch not in self._values:
             return
         if math.isnan(self._values[epoch]):
             raise TrialPruned(f"after epoch {epoch}: {self._label} is NaN")

@@ -19,8 +19,10 @@ class StepSeed(L.Callback):
         self.seed = seed
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        key = f"{self.seed} {trainer.global_step} {trainer.global_rank}".encode()
-        seed = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
+        key = f"{self.seed} {trainer.global_step} {trainer.global_rank}"
+        if accumulated := batch_idx % trainer.accumulate_grad_batches:  # another batch of the same step
+            key = f"{key} {accumulated}"
+        seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "little")
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002 the old global generator is what libraries draw from
         torch.manual_seed(seed)

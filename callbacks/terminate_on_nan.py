@@ -7,6 +7,7 @@ import torch
 
 from common.errors import StopRequested, UserError
 from common.text import join_words
+from lightning_modules.epoch_end import ends_epoch
 
 EVERY_ON_DEVICE = 50  # steps: reading a number waits for the device
 
@@ -25,19 +26,27 @@ class TerminateOnNaN(L.Callback):
     def __init__(self):
         self._sum: torch.Tensor | None = None
         self._since = 0  # first step of the sum
+        self._rows: torch.Tensor | None = None  # of the last batch
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         loss, step = outputs["loss"].detach(), trainer.global_step
         if self._sum is None:
             self._sum, self._since = torch.zeros_like(loss), step
         self._sum += loss
-        if loss.device.type != "cpu" and step % EVERY_ON_DEVICE and not trainer.is_last_batch:
-            return
-        value = self._sum
+        self._rows = batch["rows"]
+        if loss.device.type == "cpu" or step % EVERY_ON_DEVICE == 0 or ends_epoch(trainer):
+            self._check(trainer)
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        if self._sum is not None:  # stopped by a callback that comes after this one
+            self._check(trainer)
+
+    def _check(self, trainer) -> None:
+        value, step = self._sum, trainer.global_step
         if trainer.world_size > 1:  # all processes end in the same step: one that continued would wait for the others
             value = trainer.strategy.reduce(value.clone(), reduce_op="sum")
         if not torch.isfinite(value):
-            rows = batch["rows"].tolist()
+            rows = self._rows.tolist()
             if trainer.world_size > 1:
                 parts: list = [None] * trainer.world_size
                 torch.distributed.all_gather_object(parts, rows)

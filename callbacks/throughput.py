@@ -23,6 +23,7 @@ class Throughput(L.Callback):
         self.epochs: list[EpochSpeed] = []
         self._epoch_started_s = 0.0
         self._images = 0
+        self._seconds = 0.0  # of the training part of the epoch so far
 
     def on_train_start(self, trainer, pl_module) -> None:
         self.on_train_epoch_start(trainer, pl_module)  # Lightning skips it where an epoch is resumed in the middle
@@ -35,9 +36,10 @@ class Throughput(L.Callback):
         self._images += len(batch["labels"])
         if self.first_step_s is None:
             self.first_step_s = time.perf_counter() - self.started_s
-        if trainer.is_last_batch:
-            seconds = time.perf_counter() - self._epoch_started_s
-            self.epochs.append(EpochSpeed(images=self._images * trainer.world_size, seconds=round(seconds, 3)))
+        self._seconds = time.perf_counter() - self._epoch_started_s
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        self.epochs.append(EpochSpeed(images=self._images * trainer.world_size, seconds=round(self._seconds, 3)))
 
     def measured(self) -> run_record.Throughput:
         """Return the record's `throughput`; the rate excludes the first epoch, which warms up."""

@@ -78,6 +78,13 @@ class RunFolder:
     def model_card(self) -> Path:
         return self.path / "MODEL_CARD.md"
 
+    PROFILE = "profile"
+
+    @property
+    def profiles(self) -> list[Path]:
+        """What trainer.profiler has written: a table for each of fit, validate and test, and traces."""
+        return sorted(path for path in self.path.glob(f"*-{self.PROFILE}*") if path.is_file())
+
     def figure(self, name: str) -> Path:
         """An image that a run draws, by its name without the suffix."""
         return self.path / f"{name}.png"

@@ -75,6 +75,8 @@ class RunInfo:
     """Processes that trained together."""
     threads: int | None = None
     """Threads of each process."""
+    debug: str | None = None
+    """What made it a debug run, as debug=fast or trainer.limit_train_batches=0.1: never ranked; null for any other."""
     warnings: list[str] = field(default_factory=list)
     """Every warning that the run showed, once each."""
 
@@ -197,7 +199,7 @@ class BestEpoch:
     epoch: int | None = None
     """From 1."""
     monitor: str | None = None
-    """What chose it: val/accuracy, val/loss, or the same of test."""
+    """What chose it: val/accuracy, val/loss, or the same of test, or of train where a debug run overfits."""
     value: float | None = None
     """Its value there."""
     checkpoint: str | None = None

@@ -26,6 +26,7 @@ from datamodules.prepare import prepare_catalog
 from datamodules.sources.catalog import SPLITS, Catalog
 from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.source import Source, read_source
+from datamodules.splits import spread_rows
 from datamodules.transforms import Augmentation
 from datamodules.transforms_gpu import apply_on_device
 
@@ -121,6 +122,8 @@ class ImageDataModule(L.LightningDataModule):
         self._placed = False  # whether it was decided where they are: once for all splits
         self.findings: list[Finding] = []
         self._warned_single = False
+        self.limits: dict[str, int | float] = {}  # split -> batches or share of them that are used; all others in full
+        self.overfits = False  # validates on its training images, which are not augmented
         self.read_s = 0.0  # seconds of listing, decoding and auditing
 
     @functools.cached_property
@@ -181,19 +184,42 @@ class ImageDataModule(L.LightningDataModule):
             self.catalog.labels[self.catalog.rows("train")], minlength=len(self.catalog.classes)
         ).tolist()
 
+    def rows(self, split: str, limit: str | None = None) -> np.ndarray:
+        """Return the rows of a split that are used: all, or what its limit leaves, the same in every epoch, of every class.
+
+        Lightning would take the first batches of the loader, which are of one class where a catalog is sorted by class.
+
+        Args:
+            split: train, val or test.
+            limit: key of `limits`; None: the split's own.
+        """
+        rows = self.catalog.rows(split)
+        together = self.batch_size * self._world_size  # images of one batch of each process
+        batches, limit = -(-len(rows) // together), self.limits.get(limit or split, 1.0)
+        wanted = limit if isinstance(limit, int) else max(1, int(limit * batches))
+        if wanted >= batches:
+            return rows
+        return rows[spread_rows(self.catalog.labels[rows], wanted * together, self.rules["seed"])]
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
     def train_dataloader(self) -> StatefulDataLoader:
-        return self._loader("train", shuffle=True)
+        return self._loader(self.rows("train"), training=True)
 
     def val_dataloader(self) -> StatefulDataLoader:
-        """Give the images that choose the epoch: val, or test with `select_on="test"`."""
-        return self._loader("val" if self.select_on == "val" else "test", shuffle=False)
+        """Give the images that choose the epoch: val, or test with `select_on="test"`; those of train to overfit."""
+        if self.overfits:
+            return self._loader(self.rows("train"))
+        return self._loader(self.rows("val" if self.select_on == "val" else "test", limit="val"))
 
     def test_dataloader(self) -> StatefulDataLoader:
-        return self._loader("test", shuffle=False)
+        return self._loader(self.rows("test"))
 
     def unaugmented_train_dataloader(self) -> DataLoader:
         """Give all training images as they are, in catalog order, the same in every process."""
-        rows = EpochSampler(self.catalog.rows("train"), shuffle=False, seed=self.seed)
+        rows = EpochSampler(np.sort(self.rows("train")), shuffle=False, seed=self.seed)
         dataset = ImageDataset(self.catalog, self.pixel_cache, None, self.seed)
         return DataLoader(dataset, batch_size=self.batch_size, sampler=rows, collate_fn=keep_batch)
 
@@ -224,13 +250,15 @@ class ImageDataModule(L.LightningDataModule):
             mib = self.gpu_pixels.nbytes / 2**20
             log.info("%s images are kept on the GPU (%.0f MiB)", f"{len(self.pixel_cache):,}", mib)
 
-    def _loader(self, split: str, shuffle: bool) -> StatefulDataLoader:
+    def _loader(self, rows: np.ndarray, training: bool = False) -> StatefulDataLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         on_gpu = device.type == "cuda"
         if on_gpu and not self._placed:
             self._place_on_gpu(device)
-        rows = self.catalog.rows(split)
+        shuffle = training and not self.overfits
+        if training and self.overfits:
+            rows = rows[: len(rows) // world_size * world_size]  # as many for each process, which step together
         balance = self.catalog.labels[rows] if shuffle and self.sampler == "balanced" else None
         sampler = EpochSampler(rows, shuffle=shuffle, balance=balance, seed=self.seed, rank=rank, world_size=world_size)
         if self.trainer:  # worker processes ask for rows before Lightning sets the epoch
@@ -239,7 +267,7 @@ class ImageDataModule(L.LightningDataModule):
             self.catalog, self.pixel_cache, self.augmentation if shuffle else None, self.seed,
             augment_on_gpu=on_gpu, in_gpu_cache=self.gpu_pixels is not None,
         )  # fmt: skip
-        drops_single = shuffle and self.batch_size > 1 and len(sampler) % self.batch_size == 1
+        drops_single = training and self.batch_size > 1 and len(sampler) % self.batch_size == 1
         if drops_single and not self._warned_single:
             self._warned_single = True
             log.warning("the last training batch would hold a single image, too few for batch norm: it is skipped, "

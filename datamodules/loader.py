@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from common.errors import UserError
 from datamodules.normalize import as_batch
 from datamodules.pixel_cache import PixelCache
 from datamodules.sources.catalog import Catalog
@@ -164,7 +165,16 @@ class StatefulDataLoader(DataLoader):
         return {"batches": self.given % len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Skip in the next pass what was seen before."""
+        """Skip in the next pass what was seen before.
+
+        Raises:
+            UserError: an epoch has fewer batches here.
+        """
+        if state["batches"] >= len(self):
+            raise UserError(
+                f"ckpt_path: was written after {state['batches']} batches of an epoch, which has {len(self)} here; resume "
+                "with the run's own datamodule.batch_size and trainer.limit_train_batches"
+            )
         self.sampler.skip = state["batches"] * self.batch_size
 
 

@@ -168,6 +168,22 @@ def stratified_rows(strata: list[str], wanted: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(drawn))
 
 
+def spread_rows(labels: np.ndarray, wanted: int, seed: int) -> np.ndarray:
+    """Draw `wanted` rows with every class among the first ones, then each by its share; in that order, so classes alternate.
+
+    Args:
+        labels: (rows,) class indices.
+        wanted: rows; of fewer than there are classes only so many classes are drawn.
+        seed: of the draw within a class.
+    """
+    generator = np.random.default_rng(seed)
+    place = np.empty(len(labels))  # in its class, from 0 to 1
+    for label in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == label))
+        place[rows] = np.arange(len(rows)) / len(rows)
+    return np.argsort(place, kind="stable")[:wanted]
+
+
 def join_groups(groups: list[str], fingerprints: list[str]) -> np.ndarray:
     """Return (rows,) group numbers that join rows of one named group and rows of equal pixels, also over several steps."""
     parent = np.arange(len(groups))

@@ -131,6 +131,11 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     values = {override.key_or_group: override for override in overrides}
     for key, override in values.items():
         _check_choice(key, override)
+    if "debug" in values and set(MULTIRUN) & set(arguments):
+        raise UserError(
+            f"{values['debug'].input_line} with -m: a debug run is never ranked, and the sweep's page would be empty; "
+            "debug one of its runs, without -m"
+        )
     added = []
     if "hydra.sweep.dir" not in values:
         added.append(quote_override("hydra.sweep.dir", OUTPUTS / "sweeps" / sweep_name(arguments, overrides)))

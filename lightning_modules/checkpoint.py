@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 SELF_DESCRIPTION = ("network", "classes", "image_size", "mean", "std", "fit")
 NETWORK_PREFIX = "network."  # of the network's tensors in a classifier's state dict
 MOST_EPOCHS = 10**7
+MOST_STEPS = 10**12
 MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum"}
 
 
@@ -64,11 +65,20 @@ def epochs_done(path: Path) -> int:
     Raises:
         UserError: it holds no such number.
     """
+    return _read_count(path, "epoch", MOST_EPOCHS) + 1
+
+
+def steps_done(path: Path) -> int:
+    """Return how many optimizer steps a checkpoint was trained for; as `epochs_done`."""
+    return _read_count(path, "global_step", MOST_STEPS)
+
+
+def _read_count(path: Path, key: str, most: int) -> int:
     state = _load(path, mmap=True)
-    epoch = state.get("epoch") if isinstance(state, dict) else None
-    if type(epoch) is not int or not 0 <= epoch < MOST_EPOCHS:
-        raise UserError(f"{path}: its epoch is {brief(epoch)}, {NEXT}")
-    return epoch + 1
+    count = state.get(key) if isinstance(state, dict) else None
+    if type(count) is not int or not 0 <= count < most:
+        raise UserError(f"{path}: its {key} is {brief(count)}, {NEXT}")
+    return count
 
 
 def _load(path: Path, mmap: bool = False):

@@ -1,6 +1,7 @@
 """The LightningModule: one network, its loss, its metrics, its optimizer."""
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable
 
 import lightning as L
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from common.run_record import Decision
 from common.untrusted.description import CHECKPOINT_SCHEMA
+from lightning_modules.epoch_end import ends_epoch, stops
 from lightning_modules.losses import CrossEntropy, DistillationLoss
 from lightning_modules.metrics import EpochMetrics, all_gather
 from lightning_modules.network_errors import network_errors
@@ -58,6 +60,7 @@ class ImageClassifier(L.LightningModule):
         self.hparams["schema"] = CHECKPOINT_SCHEMA
         self.loss = loss or CrossEntropy()
         self.distillation: DistillationLoss | None = None  # set by callbacks/distillation.py
+        self.max_steps: int | None = None  # of the optimizer, set by callbacks/max_steps.py
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.classes = list(classes)
@@ -83,19 +86,26 @@ class ImageClassifier(L.LightningModule):
         self.train_metrics.update(logits.detach(), batch["labels"], loss.detach())
         return loss
 
+    def on_train_epoch_start(self) -> None:
+        self.results.pop("val", None)  # of an earlier epoch: with check_val_every_n_epoch not each has some
+
     def on_train_batch_end(self, outputs, batch, batch_idx) -> None:
-        # With the last batch and not in on_train_epoch_end, since callbacks have theirs before the module.
-        if self.trainer.is_last_batch:
+        # With the last batch and not in on_train_epoch_end, since callbacks have theirs before the module. Here all
+        # callbacks had theirs, so that whoever stops the training has done so.
+        if ends_epoch(self.trainer):
             self._finish("train", self.train_metrics)
+        if stops(self.trainer):  # Lightning validates after this batch, which else it would not in each epoch
+            self.trainer.check_val_every_n_epoch = 1
 
     def on_train_epoch_end(self) -> None:
         # Lightning steps the scheduler after it has written the epoch's checkpoint, so that a run that resumes from it
-        # would miss the step. Here it comes before.
+        # would miss the step. Here it comes before. A plateau is not stepped on the value of an earlier epoch.
         for config in self.trainer.lr_scheduler_configs:
             if config.interval == "step":
                 continue
             if config.reduce_on_plateau:
-                config.scheduler.step(float(self.trainer.callback_metrics[config.monitor]))
+                if not str(config.monitor).startswith("val/") or "val" in self.results:
+                    config.scheduler.step(float(self.trainer.callback_metrics[config.monitor]))
             else:
                 config.scheduler.step()
 
@@ -135,8 +145,12 @@ class ImageClassifier(L.LightningModule):
         if self.scheduler is None:
             return optimizer
         arguments = inspect.signature(self.scheduler).parameters
-        steps = {"steps": self._total_steps()} if "steps" in arguments else {}
-        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer, **steps)}
+        given = {"steps": self._total_steps} if "steps" in arguments else {}
+        given |= {"max_steps": self._total_steps} if "max_steps" in arguments and self.max_steps else {}
+        scheduler = self.scheduler(optimizer, **{name: value() for name, value in given.items()})
+        if "monitor" in scheduler:  # not by Lightning, which fails before the first validation
+            scheduler = {**scheduler, "frequency": sys.maxsize}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def _total_steps(self) -> int:
         """Return the optimizer steps of the whole training.
@@ -145,7 +159,8 @@ class ImageClassifier(L.LightningModule):
         which batch of an epoch to resume.
         """
         batches = len(self.trainer.datamodule.train_dataloader())
-        return self.trainer.max_epochs * -(-batches // self.trainer.accumulate_grad_batches)
+        steps = self.trainer.max_epochs * -(-batches // self.trainer.accumulate_grad_batches)
+        return min(steps, self.max_steps or steps)
 
     def _evaluation_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return `rows` (B,) and `probabilities` (B, K) for callbacks/prediction_writer.py."""

@@ -66,10 +66,17 @@ def plateau(optimizer: Optimizer, *, monitor: Monitored, factor: float, patience
     }
 
 
-def cosine(optimizer: Optimizer, *, epochs: int) -> dict:
-    """Lower the learning rate to zero along half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983, no restart)."""
+def cosine(optimizer: Optimizer, *, epochs: int, max_steps: int | None = None) -> dict:
+    """Lower the learning rate to zero along half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983, no restart).
+
+    Args:
+        epochs: in which it falls, epoch by epoch.
+        max_steps: optimizer steps that end the training, in which it falls instead, step by step.
+    """
     if epochs < 1:
         raise UserError(f"scheduler.epochs={epochs}: use 1 or more")
+    if max_steps is not None:
+        return {"scheduler": CosineAnnealingLR(optimizer, T_max=max_steps), "interval": "step"}
     return {"scheduler": CosineAnnealingLR(optimizer, T_max=epochs)}
 
 

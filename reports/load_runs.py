@@ -8,7 +8,9 @@ from typing import NamedTuple
 from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import DataInfo, ModelInfo, RunRecord
+from common.text import clean
 
+LONGEST_REASON = 200  # characters
 EXAMPLE = "e.g. runs=outputs/sweeps/NAME"
 
 
@@ -87,22 +89,26 @@ def find_records(where: str | Sequence[str] | None) -> list[Path]:
 
 
 def load_runs(paths: Sequence[Path]) -> LoadedRuns:
-    """Read records; one that is cut off, damaged or of another schema is excluded with the reason.
+    """Read records; one that is cut off, damaged or of another schema is excluded with the reason, and so is a debug run.
 
     Raises:
-        UserError: none can be read.
+        UserError: none can be read, or there are debug runs only.
     """
     runs, excluded = [], []
     for path in paths:
         folder = RunFolder(path.parent)
         try:
-            runs.append(Run(folder, RunRecord.read(folder)))
+            run = Run(folder, RunRecord.read(folder))
+            if reason := clean(run.record.run.debug or "", LONGEST_REASON):
+                excluded.append((str(folder.path), f"{folder.path}: a debug run ({reason}), never ranked"))
+            else:
+                runs.append(run)
         except UserError as error:
             excluded.append((str(folder.path), str(error)))
         except OSError as error:
             excluded.append((str(folder.path), f"{path}: cannot be read: {error.strerror}"))
     if not runs:
-        raise UserError(f"runs: none of {len(excluded):,} records can be read; the first: {excluded[0][1]}")
+        raise UserError(f"runs: none of {len(excluded):,} records can be used; the first: {excluded[0][1]}")
     return LoadedRuns(runs, excluded)
 
 

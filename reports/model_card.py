@@ -63,6 +63,7 @@ def model_card(record: RunRecord, checkpoint: str) -> str:
         name=run.name,
         classes=_classes(run),
         accuracy=measured and (f"Accuracy {SPLIT_NAMES[split]}", format_accuracy(metrics.accuracy)),
+        debug=record.run.debug,
         biased=split == "val" or run.selected_on_test,
         checkpoint=Markup(json.dumps(clean(PurePath(checkpoint)), ensure_ascii=False)),  # in a block of code
         data=_data(run),
@@ -130,7 +131,10 @@ def _training(run: Run) -> list[str]:
         lines.append(f"chosen on {on} images: epoch {best.epoch}, for its {best.monitor}{value}")
     for group in GROUPS:
         own = {k.partition(".")[2]: v for k, v in about.settings.items() if k.startswith(f"{group}.")}
-        shown = [f"{key} {_value(value)}" for key, value in own.items() if "$" not in str(value)]
+        known = {key: value for key, value in own.items() if "$" not in str(value)}
+        if group == "trainer":  # lists all flags of Lightning's, most of which are not used
+            known = {key: value for key, value in known.items() if value is not None}
+        shown = [f"{key} {_value(value)}" for key, value in known.items()]
         if about.choices.get(group) or shown:
             named = f"{group} {about.choices[group]}" if about.choices.get(group) else group
             lines.append(f"{named}: {', '.join(shown) or 'no settings'}")
@@ -213,6 +217,8 @@ def _latency(found: Latency) -> str:
 
 def _limits(run: Run, split: str | None, metrics: SplitMetrics | None) -> list[str]:
     lines = []
+    if run.record.run.debug:
+        lines.append("A debug run: its results mean nothing.")
     if run.selected_on_test:
         lines.append("The test images chose the epoch (datamodule.select_on=test): all results here are too good.")
     elif split == "val":

@@ -12,8 +12,9 @@ import numpy as np
 from common.errors import UserError
 from common.predictions_csv import Predictions, correct_matrix, has_predictions, read_predictions
 from common.run_folder import SPLIT_COLUMNS, RunFolder
+from common.run_record import RunRecord
 from common.table import Table
-from common.text import plural
+from common.text import clean, plural
 from evaluation.intervals import Interval, Seeds, accuracy_interval, mean_over_seeds
 from reports.load_runs import find_records
 
@@ -37,6 +38,7 @@ class Subsets(NamedTuple):
     runs: int
     rows: list[SubsetRow]  # all, then a row a subset
     weighted: Seeds | None  # accuracy of all by the images' weights in training; None where they have none
+    debug: list[str]  # debug runs, which are excluded, with the reason
 
 
 def read_subsets(folder: Path) -> Subsets:
@@ -45,7 +47,7 @@ def read_subsets(folder: Path) -> Subsets:
     Raises:
         UserError: no runs, runs of different images, or splits.csv without a further column.
     """
-    runs = [RunFolder(path.parent) for path in find_records(str(folder))]
+    runs, debug = _without_debug_runs([RunFolder(path.parent) for path in find_records(str(folder))])
     split = "test" if all(has_predictions(run, "test") for run in runs) else "val"
     tables = [read_predictions(run, split) for run in runs]
     correct = correct_matrix(tables)  # (runs, images); refuses runs on other images
@@ -60,7 +62,20 @@ def read_subsets(folder: Path) -> Subsets:
         raise UserError(f"{runs[0].splits}: no column beside {own} with up to {MOST} values names subsets")
     weights = _weights(columns, runs[0])
     weighted = None if weights is None else mean_over_seeds(np.average(correct, axis=1, weights=weights).tolist())
-    return Subsets(split, len(runs), rows, weighted)
+    return Subsets(split, len(runs), rows, weighted, debug)
+
+
+def _without_debug_runs(runs: list[RunFolder]) -> tuple[list[RunFolder], list[str]]:
+    """Return the runs that count, and the debug runs with the reason.
+
+    Raises:
+        UserError: there are debug runs only.
+    """
+    reasons = {run: RunRecord.read(run).run.debug for run in runs}
+    debug = [clean(f"{run.path}: a debug run ({reason})") for run, reason in reasons.items() if reason]
+    if len(debug) == len(runs):
+        raise UserError(f"{debug[0]}: its results mean nothing; train without it")
+    return [run for run, reason in reasons.items() if not reason], debug
 
 
 def _columns(predictions: Predictions) -> dict[str, list[str]]:
@@ -98,7 +113,7 @@ def _cells(row: SubsetRow) -> list[str]:
 
 def subset_table(folder: Path) -> str:
     """Return the subsets below a folder as a Markdown table with its explanation."""
-    split, runs, rows, weighted = read_subsets(folder)
+    split, runs, rows, weighted, debug = read_subsets(folder)
     table = Table.of(["subset", "images", "accuracy", "SD of runs", "95% interval"], map(_cells, rows))
     lines = [f"Accuracy on subsets of {split}, {plural(runs, 'run')}; 95% intervals over runs and images.", ""]
     lines += table.as_markdown()
@@ -106,6 +121,8 @@ def subset_table(folder: Path) -> str:
         deviation = weighted.standard_deviation
         spread = "" if deviation is None else f" (SD of runs {deviation:.3f})"
         lines += ["", f"All, each image by its weight: {weighted.mean:.3f}{spread}."]
+    if debug:
+        lines += ["", *(f"Excluded: {clean(why)}." for why in debug)]
     return "\n".join(lines) + "\n"
 
 

@@ -45,7 +45,8 @@ def instantiate(config: DictConfig, key: str, **arguments):
 
 def is_about_settings(error: BaseException) -> bool:
     """Return whether an error of a library's constructor is about its arguments."""
-    return isinstance(error, (ValueError, TypeError)) or type(error).__name__ == "MisconfigurationException"
+    kinds = (ValueError, TypeError, ModuleNotFoundError)  # the last for a package that a setting needs
+    return isinstance(error, kinds) or type(error).__name__ == "MisconfigurationException"
 
 
 def setting_error(key: str, settings: dict, error: Exception) -> UserError:

@@ -15,12 +15,12 @@ from common.targets import resolve_target
 from common.text import did_you_mean
 from engine.config.annotations import PLAIN, matches_type, type_name
 from engine.config.instantiate import instantiate, is_about_settings, setting_error
+from engine.config.trainer_flags import check_trainer
 from lightning_modules.network_errors import network_errors, register_by_name
 from lightning_modules.networks.registry import find_network, head_name, is_full_name, network_arguments
 from lightning_modules.networks.surgery import smallest_image_size
 
 STAGES = ("cost", "fit", "test")
-MOST_DEVICES = 1024
 LARGEST_TRIED = 512  # pixels, where a smallest image size is searched
 NODES = ("datamodule", "augmentation", "loss", "decision", "optimizer", "trainer")
 MAY_BE_EMPTY = ("scheduler", "logger")
@@ -30,7 +30,7 @@ GIVEN = {
     "loss": ("class_counts",),
     "logger": ("folder", "first_step"),
     "optimizer": ("params", "network"),
-    "scheduler": ("optimizer", "steps"),
+    "scheduler": ("optimizer", "steps", "max_steps"),
     "trainer": (
         "callbacks", "plugins", "logger", "default_root_dir", "enable_progress_bar", "enable_model_summary",
         "num_sanity_val_steps", "log_every_n_steps", "use_distributed_sampler",
@@ -59,7 +59,7 @@ def validate(config: DictConfig) -> DictConfig:
             raise UserError(f"{key}={values.get(key)}: choose a file of conf/{key}: {key}=NAME")
     register_by_name(values.get("register") or [], "register")
     _check_run(values)  # first, since other settings refer to these
-    _check_trainer(values["trainer"])
+    values["trainer"] = check_trainer(values["trainer"])
     _check_model(values["model"])
     nodes = {key: values.get(key) for key in (*NODES, *MAY_BE_EMPTY)}
     nodes |= {f"{group}.{name}": node for group in ("callbacks", "metrics") for name, node in values[group].items()}
@@ -102,22 +102,6 @@ def _check_run(values: dict) -> None:
         raise UserError(
             f"model.freeze={freeze} with trainer=ddp: parameters that thaw later would not be averaged over the "
             "processes; use model.freeze=true, or one process"
-        )
-
-
-def _check_trainer(trainer: dict) -> None:
-    """Refuse what Lightning accepts, and then does nothing, everything or the contrary."""
-    epochs, devices, clip = (trainer.get(name) for name in ("max_epochs", "devices", "gradient_clip_val"))
-    if not isinstance(epochs, int) or epochs < 1:
-        raise UserError(f"trainer.max_epochs={epochs}: use a whole number of 1 or more")
-    if isinstance(devices, int) and devices > MOST_DEVICES:
-        raise UserError(f"trainer.devices={devices}: use up to {MOST_DEVICES}")
-    if isinstance(clip, (int, float)) and not clip > 0:
-        raise UserError(f"trainer.gradient_clip_val={clip}: use a number above 0, or null")
-    if trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise UserError(
-            "trainer=gpu: there is no CUDA device here (torch.cuda.is_available() is false). Use "
-            "trainer=auto or trainer=cpu; with a GPU in the machine, check its driver with nvidia-smi"
         )
 
 

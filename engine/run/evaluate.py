@@ -85,10 +85,15 @@ def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer) -> None:
     for logger in trainer.loggers:
         logger.log_hyperparams(scalars, finals)  # the HParams tab shows scalars only
         logger.close()
+    name = "training images" if trainer.datamodule.overfits and split == "val" else split
     for line in describe_metrics(metrics, record.decision):
-        log.info("%s: %s", split, line)
+        log.info("%s: %s", name, line)
     selected = " (the epoch was chosen on these images)" if record.data.select_on == "test" else ""
-    log.info("%s accuracy: %s%s", split.capitalize(), format_accuracy(metrics.accuracy), selected)
+    log.info("%s accuracy: %s%s", name.capitalize(), format_accuracy(metrics.accuracy), selected)
+    if record.run.debug:
+        log.info("Debug run (%s): its results mean nothing, and no report ranks it", record.run.debug)
+    for path in record.folder.profiles if trainer.is_global_zero else ():
+        log.info("Profile: %s", path)
     log.info("Run: %s", record.folder.path)
     if trainer.loggers:
         log.info("TensorBoard: tensorboard --logdir %s", shlex.quote(str(record.folder.path)))

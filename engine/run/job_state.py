@@ -48,6 +48,11 @@ def should_run(config: DictConfig, record: RunRecord, *, in_sweep: bool) -> bool
             "trainer=ddp in a sweep: each of its processes would start the whole sweep again. Use one "
             "device a job (trainer=auto), or start the runs one by one without -m"
         )
+    if in_sweep and (choice := record.run.choices.get("debug")):
+        raise UserError(
+            f"debug={choice} in a sweep: a debug run is never ranked, and its page would be empty; debug one of its runs "
+            "without -m"
+        )
     previous, folder, name = record.previous, record.folder, record.folder.path.name
     if previous is None or config.ckpt_path is not None:
         return True

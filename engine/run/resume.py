@@ -6,11 +6,13 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import UserError
 from common.run_folder import RunFolder
+from common.run_record import flatten
 from common.untrusted.saved_config import read_saved_choices, read_saved_config
 
 log = logging.getLogger(__name__)
@@ -89,6 +91,8 @@ def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -
         raise UserError("experiment=... with ckpt_path: the run has its settings; change single ones on top of them")
     # what the run has chosen already is no change
     given = [k.replace("/", ".") for o, k in keys.items() if o.partition("=")[2] != str(choices.get(k))]
+    if "debug" in given:
+        given = list(dict.fromkeys([*_keys_of_debug(), *(key for key in given if key != "debug")]))
     merged, changed = read_saved_config(run, given, config), []
     for name in given:
         value = OmegaConf.select(config, name)
@@ -102,3 +106,9 @@ def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -
         log.warning("resuming with other settings than the run started with: %s", ", ".join(changed))
         OmegaConf.save(merged, run.config)
     return merged
+
+
+def _keys_of_debug() -> list[str]:
+    """Return the settings of the chosen file of conf/debug, which is a group without a place of its own."""
+    name = HydraConfig.get().runtime.choices.get("debug")
+    return list(flatten(OmegaConf.to_container(hydra.compose(f"debug/{name}"), resolve=False))) if name else []

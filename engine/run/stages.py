@@ -17,6 +17,7 @@ from callbacks.distillation import warn_of_other_splits
 from callbacks.epoch_logger import EpochLogger
 from callbacks.freeze_backbone import FreezeBackbone
 from callbacks.graceful_shutdown import GracefulShutdown
+from callbacks.max_steps import MaxSteps
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.step_seed import StepSeed
 from callbacks.terminate_on_nan import TerminateOnNaN
@@ -26,12 +27,14 @@ from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import AuditFinding, BestEpoch, DataInfo, Excluded, Latency, ModelInfo, RunRecord
 from engine.config.instantiate import instantiate
+from engine.config.trainer_flags import batch_limits, lightning_flags
 from engine.config.validate import check_image_size, validate
 from engine.run.checkpoint_io import AtomicCheckpointIO, intact_checkpoint
+from engine.run.debug import mark_debug
 from engine.run.evaluate import evaluate_test, evaluate_val, finalize
 from engine.run.resume import resume_errors
 from engine.state import STATE
-from lightning_modules.checkpoint import check_same_network, epochs_done, load_classifier
+from lightning_modules.checkpoint import check_same_network, epochs_done, load_classifier, steps_done
 from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import network_arguments, pretrained_name
@@ -51,10 +54,14 @@ KNOWN_WARNINGS = (
 def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.Callback] = ()) -> None:
     """Do the stages of `config` (cost, fit, test, in this order) and fill the record; `callbacks` come on top."""
     config = validate(config)
+    mark_debug(config, record)
     if config.ckpt_path is not None and "fit" in config.stages:
         config.ckpt_path = str(intact_checkpoint(Path(config.ckpt_path)))
+        if config.trainer.get("fast_dev_run"):
+            config.trainer.max_epochs = epochs_done(Path(config.ckpt_path)) + 1
     L.seed_everything(config.seed, workers=True, verbose=False)
     data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
+    data.limits, data.overfits = batch_limits(config.trainer), bool(config.trainer.get("overfit_batches"))
     rules = instantiate(config, "decision")
     rules.check(data.catalog.classes)
     model = build_model(config, data)
@@ -68,6 +75,8 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
     if config.stages == ["cost"]:
         return
     trainer = build_trainer(config, record, callbacks=callbacks)
+    data.trainer = trainer  # as Lightning sets it later: the limits count batches of all processes
+    log_limits(config, data)
     if "fit" in config.stages:
         complete_loss(model, data)
         record.model.weights = load_weights(config, record, model)
@@ -78,6 +87,22 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
     if "test" in config.stages and data.has_test:
         evaluate_test(config, record, trainer, model, data)
     finalize(config, record, trainer)
+
+
+def log_limits(config: DictConfig, data: L.LightningDataModule) -> None:
+    """Log how many images a debug run uses of each split, and what to look at where it overfits."""
+    if data.overfits:
+        log.info(
+            "trainer.overfit_batches=%s: trains on the same %s images in every epoch, without augmentation, and validates on "
+            "these very images: their accuracy should go to 1",
+            config.trainer.overfit_batches, f"{len(data.rows('train')):,}",
+        )  # fmt: skip
+    counts = [
+        f"{len(data.rows(split)):,} of {total:,} {split}" for split in data.limits
+        if (total := len(data.catalog.rows(split))) and (not data.overfits or split == "test")
+    ]  # fmt: skip
+    if counts:
+        log.info("limited to %s images, the same in every epoch", ", ".join(counts))
 
 
 def describe_data(data: L.LightningDataModule) -> DataInfo:
@@ -222,7 +247,7 @@ def build_trainer(config: DictConfig, record: RunRecord, *, callbacks: Sequence[
         callbacks.append(TQDMProgressBar(leave=False))
     folder = str(record.folder.path)
     trainer = instantiate(
-        config,
+        OmegaConf.create({"trainer": lightning_flags(config.trainer, record.folder)}),
         "trainer",
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
@@ -255,6 +280,7 @@ def all_callbacks(config: DictConfig, record: RunRecord, further: Sequence[L.Cal
     best.dirpath = last.dirpath = str(record.folder.checkpoints)
     return [
         StepSeed(seed=config.seed),
+        *([MaxSteps(max_steps=max_steps)] if (max_steps := config.trainer.get("max_steps")) else []),
         *([FreezeBackbone(epochs=config.model.freeze)] if config.model.freeze else []),
         *(callback for callback in configured if not isinstance(callback, kinds)),
         Throughput(started_s=STATE.started_s),
@@ -274,10 +300,16 @@ def fit(
     """Train, or resume training; return the record's `best`.
 
     Raises:
-        UserError: the run to resume has finished all of its epochs.
+        UserError: the run to resume has finished all of its epochs or steps; or nothing was trained in the time that it had.
     """
     if config.ckpt_path is not None:
-        done = epochs_done(Path(config.ckpt_path))
+        done, steps = epochs_done(Path(config.ckpt_path)), steps_done(Path(config.ckpt_path))
+        max_steps = config.trainer.get("max_steps")
+        if max_steps and steps >= max_steps and not record.resumes:
+            raise UserError(
+                f"ckpt_path={config.ckpt_path}: has done {steps} of trainer.max_steps={max_steps} optimizer steps; to train "
+                f"longer: trainer.max_steps={2 * steps} (and enough trainer.max_epochs); to evaluate it again: stages=[test]"
+            )
         if done >= config.trainer.max_epochs and not record.resumes:
             raise UserError(
                 f"ckpt_path={config.ckpt_path}: has finished {done} of trainer.max_epochs={config.trainer.max_epochs} "
@@ -291,11 +323,21 @@ def fit(
     if trainer.is_global_zero:
         record.folder.previous_checkpoint.unlink(missing_ok=True)  # last.ckpt is whole, and no other one comes
     best = next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint))
+    if not best.best_model_path:
+        raise UserError(
+            "the training ended before its first validation, so that there is no best epoch; remove what ended it "
+            "(trainer.max_time, a callback that stops), or trainer.check_val_every_n_epoch"
+        )
     found = BestEpoch(
         epoch=epochs_done(Path(best.best_model_path)),
-        monitor=best.monitor if data.select_on == "val" else best.monitor.replace("val/", "test/"),
+        monitor=best.monitor.replace("val/", "train/" if data.overfits else f"{data.select_on}/"),
         value=float(best.best_model_score),
         checkpoint=best.best_model_path,
     )
     log.info("best: epoch %d, %s %.4f", found.epoch, found.monitor, found.value)
+    if found.monitor == "train/accuracy" and found.value < 1:
+        log.warning(
+            "the network did not learn its training images by heart: try more trainer.max_epochs or a larger optimizer.lr, "
+            "then look for what is wrong with loss, labels or network"
+        )
     return found

@@ -17,12 +17,19 @@ from optuna.trial import Trial
 from common.errors import UserError
 from common.text import override_value
 from engine.cli import job_dir_name
+from engine.config.trainer_flags import debug_reason
 from engine.error_messages import user_message
 
 Space = dict[str, BaseDistribution]  # by dotted key; choices are texts as on a command line
 
 RANGE = {"low", "high", "log", "step"}
-RESERVED = {"stages", "ckpt_path", "seed", "hydra"}  # the search sets them; a seed is allowed in base_overrides
+RESERVED = {
+    "stages",
+    "ckpt_path",
+    "seed",
+    "hydra",
+    "debug",
+}  # the search sets them; a seed is allowed in base_overrides
 DIGITS = 4  # of a proposed number; the fifth changes no result, and commands stay short
 MAX_LISTED_POINTS = 10_000  # in a larger space hardly a point is proposed twice
 EXAMPLE = "e.g. 'space={optimizer.lr:{low:1e-4,high:1e-2,log:true},datamodule.batch_size:[8,16]}'"
@@ -117,7 +124,8 @@ def check_space(space: Space, base_overrides: list[str]) -> None:
         name = key.lstrip("+~").partition("@")[0]
         where = "space" if key in space else "base_overrides"
         if name.split(".")[0] in RESERVED and (name != "seed" or key in space):
-            raise UserError(f"{where}: {name} is set by the search itself; remove it")
+            reason = "makes debug runs, which are never ranked" if name == "debug" else "is set by the search itself"
+            raise UserError(f"{where}: {name} {reason}; remove it")
         if key in space and name in base_keys:
             raise UserError(f"{name} is in base_overrides and in space; remove it from one of them")
     _check_composed(base_overrides, "base_overrides")
@@ -179,5 +187,7 @@ def _check_composed(overrides: list[str], where: str) -> None:
         raise UserError(f"{where}: {' '.join(overrides)} sweeps {keys} itself; search those keys in its place")
     if config.datamodule.get("select_on") == "test":
         raise UserError(f"{where}: datamodule.select_on=test would search on the test images; remove it")
+    if reason := debug_reason(OmegaConf.to_container(config.trainer, resolve=True), None):
+        raise UserError(f"{where}: {reason} makes debug runs, which are never ranked; remove it")
     if str(config.trainer.strategy).startswith("ddp"):
         raise UserError(f"{where}: trainer=ddp would start one search per process; start search.py several times")

@@ -3,7 +3,15 @@ import pytest
 
 from common.errors import UserError
 from datamodules.sources.catalog import Catalog
-from datamodules.splits import TRAIN_VAL_TEST, assign_folds, assign_splits, check_splits, join_groups, stratified_rows
+from datamodules.splits import (
+    TRAIN_VAL_TEST,
+    assign_folds,
+    assign_splits,
+    check_splits,
+    join_groups,
+    spread_rows,
+    stratified_rows,
+)
 
 
 @pytest.mark.parametrize("counts", [(1508, 715), (5, 5), (101, 7, 33)])
@@ -88,3 +96,14 @@ def test_stratified_rows_depend_on_the_seed_and_keep_the_shares():
     one, again, other = (stratified_rows(["a"] * 90 + ["b"] * 11, 26, seed) for seed in (1, 1, 2))
     assert one.tolist() == again.tolist() != other.tolist()
     assert len(set(one)) == 26 and (one >= 90).sum() in (2, 3)  # 11 * 26 / 101 = 2.8
+
+
+def test_a_spread_part_has_every_class_first_and_then_each_by_its_share():
+    labels = np.repeat([0, 1, 2], [80, 16, 4])  # sorted by class, as the folders of a catalog
+    chosen = spread_rows(labels, 25, seed=3)
+    assert sorted(labels[chosen[:3]]) == [0, 1, 2] and len(set(chosen)) == 25
+    assert np.bincount(labels[chosen]).tolist() == [20, 4, 1]  # a quarter of each
+    assert chosen.tolist() == spread_rows(labels, 25, seed=3).tolist() != spread_rows(labels, 25, seed=4).tolist()
+    assert spread_rows(labels, 10, seed=3).tolist() == chosen[:10].tolist()
+    assert sorted(labels[spread_rows(labels, 2, seed=3)]) == [0, 1]
+    assert sorted(spread_rows(labels, 1000, seed=3)) == list(range(100))

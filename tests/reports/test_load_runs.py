@@ -74,3 +74,11 @@ def test_an_odd_value_anywhere_in_a_record_stops_no_report(run, summary, tmp_pat
             len(made.excluded) + sum(len(row.runs) for s in made.groups for row in s.rows) + len(made.unfinished) == 2
         )
         assert provenance(made)["facts"]
+
+
+def test_a_debug_run_is_excluded_with_the_reason(run, summary, tmp_path):
+    run("good", accuracy=0.5)
+    run("quick", accuracy=1.0, run={"debug": "debug=fast"})
+    data = summary()
+    assert [row.runs[0].name for group in data.groups for row in group.rows] == ["good"]
+    assert data.excluded == [(str(tmp_path / "quick"), f"{tmp_path / 'quick'}: a debug run (debug=fast), never ranked")]

@@ -33,7 +33,7 @@ def test_each_subset_has_its_accuracy_and_interval_and_weights_count(run, tmp_pa
     rows = add_columns(folder, {"color": color, "weight": weight, "name": [f"n{i}" for i in range(n)]})
     right = np.array([row["label"] == row["predicted"] for row in rows])
     dark = np.array(color) == "dark"
-    split, runs, found, weighted = read_subsets(folder)
+    split, runs, found, weighted, _ = read_subsets(folder)
     assert (split, runs) == ("test", 1)
     assert [row.name for row in found] == ["all", "color=dark", "color=light"]  # a value for each image is no subset
     for row, members in zip(found, (dark | True, dark, ~dark), strict=True):
@@ -95,3 +95,13 @@ def test_a_subset_of_one_image_has_no_interval(run, capsys):
     add_columns(folder, {"color": ["red"] + ["blue"] * (n - 1)})
     assert main([str(folder)]) == 0
     assert "| color=red | 1 | 1.000 |  |  |" in capsys.readouterr().out
+
+
+def test_debug_runs_do_not_count(run, tmp_path, capsys):
+    add_columns(run("one"), {"color": ["dark", "light"] * 40})
+    before = subset_table(tmp_path)
+    run("two", run={"debug": "trainer.limit_val_batches=2"}, accuracy=0.1)
+    after = subset_table(tmp_path)
+    assert after == before + f"\nExcluded: {tmp_path / 'two'}: a debug run (trainer.limit_val_batches=2).\n"
+    assert main([str(tmp_path / "two")]) == 1
+    assert "a debug run (trainer.limit_val_batches=2): its results mean nothing" in capsys.readouterr().err

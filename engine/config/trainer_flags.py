@@ -1,0 +1,237 @@
+"""The flags of Lightning's Trainer: what is allowed, what is refused and why, and which of them make a debug run."""
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import NamedTuple
+
+from common.errors import UserError
+from common.run_folder import RunFolder
+
+MOST_DEVICES = 1024
+LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches")
+DEBUGGING = ("fast_dev_run", "overfit_batches", *LIMITS)  # what a run of them measures says nothing about the network
+OWN = (*DEBUGGING, "max_steps")  # done by this project, not by Lightning
+WHOLE = (
+    "max_epochs",
+    "min_epochs",
+    "max_steps",
+    "min_steps",
+    "accumulate_grad_batches",
+    "check_val_every_n_epoch",
+    "num_nodes",
+)
+PROFILERS = {
+    "simple": "lightning.pytorch.profilers.SimpleProfiler",
+    "advanced": "lightning.pytorch.profilers.AdvancedProfiler",
+    "pytorch": "lightning.pytorch.profilers.PyTorchProfiler",
+}
+
+
+class Refused(NamedTuple):
+    """A flag that cannot be used: the values that change nothing, and why there are no others."""
+
+    neutral: tuple
+    reason: str
+
+
+REFUSED = {
+    "val_check_interval": Refused(
+        (None, 1.0),
+        "validation ends an epoch, and with it the best epoch is chosen; for shorter epochs: datamodule.train_fraction, "
+        "for fewer validations: trainer.check_val_every_n_epoch",
+    ),
+    "enable_checkpointing": Refused(
+        (None, True),
+        "best.ckpt is what is measured and last.ckpt what resumes; to measure nothing but the cost: stages=[cost]",
+    ),
+    "barebones": Refused(
+        (None, False),
+        "a run without checkpoints and metrics has no result; to see where its time goes: trainer.profiler=simple",
+    ),
+    "reload_dataloaders_every_n_epochs": Refused(
+        (None, 0),
+        "a run has the same images in every epoch, and another order in each; other images are another run",
+    ),
+    "limit_predict_batches": Refused(
+        (None, 1.0),
+        "training predicts nothing; python predict.py ckpt=FILE images=... takes the images that you name",
+    ),
+    "enable_autolog_hparams": Refused(
+        (None, True), "a run logs its settings once, at its end; for no logger: logger=none"
+    ),
+    "model_registry": Refused((None,), "checkpoints are kept in the run's folder: hydra.run.dir=DIR"),
+}
+
+
+def check_trainer(trainer: dict) -> dict:
+    """Refuse what Lightning accepts, and then does nothing, everything or the contrary; and what this project cannot do.
+
+    Returns:
+        The settings without those that are null or otherwise change nothing.
+
+    Raises:
+        UserError: names flag, value and what is allowed, or what to use in its place.
+    """
+    for name, flag in REFUSED.items():
+        if name in trainer and (type(trainer[name]), trainer[name]) not in [
+            (type(each), each) for each in flag.neutral
+        ]:
+            raise UserError(f"trainer.{name}={trainer[name]}: cannot be used here: {flag.reason}")
+    _check_numbers(trainer)
+    _check_limits(trainer)
+    _check_time(trainer.get("max_time"))
+    _check_profiler(trainer.get("profiler"))
+    _check_devices(trainer)
+    kept = {name: value for name, value in trainer.items() if value is not None and name not in REFUSED}
+    if kept.get("max_steps") == -1:  # Lightning's word for no limit
+        del kept["max_steps"]
+    if kept.get("fast_dev_run"):
+        kept |= {"max_epochs": 1, "check_val_every_n_epoch": 1}
+        kept.pop("min_epochs", None)
+        kept.pop("min_steps", None)
+    return kept
+
+
+def _check_numbers(trainer: dict) -> None:
+    for name in WHOLE:
+        value = trainer.get(name)
+        if name == "max_epochs" and value == -1:
+            raise UserError(
+                "trainer.max_epochs=-1: a schedule of the learning rate needs an end; use a whole number of 1 or more, and "
+                "trainer.max_steps or trainer.max_time to stop before"
+            )
+        unlimited = value is None or (name == "max_steps" and value == -1)
+        if (name == "max_epochs" or not unlimited) and not (type(value) is int and value >= 1):
+            raise UserError(f"trainer.{name}={value}: use a whole number of 1 or more")
+    epochs, clip = trainer["max_epochs"], trainer.get("gradient_clip_val")
+    for name in ("min_epochs", "check_val_every_n_epoch"):
+        if (trainer.get(name) or 1) > epochs and not trainer.get("fast_dev_run"):
+            raise UserError(f"trainer.{name}={trainer[name]}: use up to trainer.max_epochs={epochs}")
+    most_steps = trainer.get("max_steps") or -1
+    if -1 < most_steps < (trainer.get("min_steps") or 0):
+        raise UserError(f"trainer.min_steps={trainer['min_steps']}: use up to trainer.max_steps={most_steps}")
+    if clip is not None and not (type(clip) in (int, float) and clip > 0):
+        raise UserError(f"trainer.gradient_clip_val={clip}: use a number above 0, or null")
+    algorithm = trainer.get("gradient_clip_algorithm")
+    if algorithm not in (None, "norm", "value"):
+        raise UserError(f"trainer.gradient_clip_algorithm={algorithm}: use norm, value or null")
+    if algorithm is not None and clip is None:
+        raise UserError(
+            f"trainer.gradient_clip_algorithm={algorithm}: does nothing without trainer.gradient_clip_val; add e.g. "
+            "trainer.gradient_clip_val=1"
+        )
+
+
+def _check_limits(trainer: dict) -> None:
+    fast, overfit = trainer.get("fast_dev_run"), trainer.get("overfit_batches")
+    if not (fast is None or type(fast) in (bool, int)) or (fast or 0) < 0:
+        raise UserError(f"trainer.fast_dev_run={fast}: use true, a number of batches, or false")
+    for name in (*LIMITS, "overfit_batches"):
+        value = trainer.get(name)
+        if name == "overfit_batches" and not value and type(value) in (int, float, type(None)):
+            continue  # 0: none
+        if value is None or (type(value) is float and 0 < value <= 1) or (type(value) is int and value > 0):
+            continue
+        instead = ""
+        if type(value) in (int, float) and value == 0:
+            what = {"limit_train_batches": "stages=[test] ckpt_path=FILE", "limit_test_batches": "stages=[cost,fit]"}
+            instead = f"; for none: {what[name]}" if name in what else "; they choose the best epoch"
+        raise UserError(
+            f"trainer.{name}={value}: use a number of batches (2), a share of them (above 0, up to 1.0), or null{instead}"
+        )
+    for name in LIMITS[:2]:
+        if overfit and _cuts(name, trainer.get(name)):
+            raise UserError(
+                f"trainer.{name}={trainer[name]} with trainer.overfit_batches={overfit}: the latter is for train and val; "
+                "remove one of them"
+            )
+
+
+def _check_time(duration) -> None:
+    """Check trainer.max_time."""
+    if duration is None:
+        return
+    seconds = None
+    if isinstance(duration, str) and re.fullmatch(r"\d+:\d\d:\d\d:\d\d", duration):
+        days, hours, minutes, rest = map(int, duration.split(":"))
+        seconds = timedelta(days=days, hours=hours, minutes=minutes, seconds=rest).total_seconds()
+    elif isinstance(duration, dict) and all(type(value) in (int, float) for value in duration.values()):
+        try:
+            seconds = timedelta(**duration).total_seconds()
+        except TypeError:
+            seconds = None
+    if seconds is None or not seconds > 0:
+        raise UserError(
+            f"trainer.max_time={duration}: use days:hours:minutes:seconds above 0, as 00:00:30:00 (in a YAML file in "
+            "quotes), or {minutes: 30}"
+        )
+
+
+def _check_profiler(profiler) -> None:
+    if profiler is not None and not isinstance(profiler, dict) and profiler not in PROFILERS:
+        raise UserError(
+            f"trainer.profiler={profiler}: use {', '.join(PROFILERS)}, or a _target_ and its settings, as "
+            f"{{_target_: {PROFILERS['simple']}, extended: false}}"
+        )
+
+
+def _check_devices(trainer: dict) -> None:
+    import torch  # late: errors of a search's settings come without it
+
+    devices, accelerator = trainer.get("devices"), trainer.get("accelerator")
+    if isinstance(devices, int) and devices > MOST_DEVICES:
+        raise UserError(f"trainer.devices={devices}: use up to {MOST_DEVICES}")
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(
+            "trainer=gpu: there is no CUDA device here (torch.cuda.is_available() is false). Use "
+            "trainer=auto or trainer=cpu; with a GPU in the machine, check its driver with nvidia-smi"
+        )
+    on_processor = accelerator == "cpu" or not torch.cuda.is_available()
+    if trainer.get("sync_batchnorm") and on_processor and str(trainer.get("strategy")).startswith("ddp"):
+        raise UserError("trainer.sync_batchnorm=true: torch has it for GPUs only; use false")
+
+
+def _cuts(name: str, value) -> bool:
+    """Return whether a flag of DEBUGGING cuts the data or the training short."""
+    if name in LIMITS:
+        return value is not None and not (type(value) is float and value == 1)
+    return bool(value)
+
+
+def debug_reason(trainer: Mapping, choice: str | None) -> str | None:
+    """Return what makes a run a debug run, as `debug=fast` or `trainer.limit_train_batches=0.1`; None for any other run.
+
+    Args:
+        trainer: settings of the trainer, resolved.
+        choice: file of the group `debug`.
+    """
+    if choice is not None:
+        return f"debug={choice}"
+    flags = [f"trainer.{name}={trainer[name]}".lower() for name in DEBUGGING if _cuts(name, trainer.get(name))]
+    return ", ".join(flags) or None
+
+
+def batch_limits(trainer: Mapping) -> dict[str, int | float]:
+    """Return how many batches, or which share of them, of train, val and test a run uses; splits without a limit are absent."""
+    limits = {name.split("_")[1]: trainer[name] for name in LIMITS if _cuts(name, trainer.get(name))}
+    if fast := trainer.get("fast_dev_run"):
+        limits = dict.fromkeys(("train", "val", "test"), int(fast))
+    if overfit := trainer.get("overfit_batches"):
+        limits |= {"train": overfit, "val": overfit}
+    return limits
+
+
+def lightning_flags(trainer: Mapping, folder: RunFolder) -> dict:
+    """Return the settings that Lightning's Trainer itself gets; a profiler writes into the run's folder.
+
+    Lightning's own fast_dev_run would switch off checkpoints and loggers, its overfit_batches would replace our sampler, and
+    its limits take the first batches of val and test, which may be of one class: datamodules/image_datamodule.py has them.
+    """
+    flags = {name: value for name, value in trainer.items() if name not in OWN}
+    profiler = flags.get("profiler")
+    if isinstance(profiler, str):
+        profiler = {"_target_": PROFILERS[profiler]}
+    if profiler:
+        flags["profiler"] = {"dirpath": str(folder.path), "filename": folder.PROFILE, **profiler}
+    return flags

@@ -1,0 +1,33 @@
+"""Mark a run as a debug run: in its record, on the screen, and so in its model card and for every report."""
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from common.errors import UserError
+from common.run_folder import RunFolder
+from common.run_record import RunRecord
+from engine.config.trainer_flags import debug_reason
+
+log = logging.getLogger(__name__)
+
+
+def mark_debug(config: DictConfig, record: RunRecord) -> None:
+    """Fill the record's `run.debug`, and log it. What started from a debug run's checkpoint remains one."""
+    reason = debug_reason(config.trainer, record.run.choices.get("debug"))
+    if reason is None and config.ckpt_path is not None:
+        reason = _of_checkpoint(Path(config.ckpt_path))
+    record.run.debug = reason
+    if reason:
+        log.warning("debug run (%s): its results mean nothing, and no report ranks it", reason)
+
+
+def _of_checkpoint(path: Path) -> str | None:
+    """Return why the run that a checkpoint comes from is a debug run; None where it is none or its record cannot be read."""
+    folder = RunFolder.of_checkpoint(path)
+    try:
+        reason = RunRecord.read(folder).run.debug if folder else None
+    except UserError:
+        return None
+    return reason and (reason if reason.startswith("from a checkpoint of") else f"from a checkpoint of {reason}")

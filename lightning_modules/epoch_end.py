@@ -1,0 +1,23 @@
+"""Where an epoch ends: with its last batch, or with the batch after which the training stops."""
+
+
+def ends_epoch(trainer) -> bool:
+    """Return whether this training batch is the last one of its epoch, also where the training is stopped within it.
+
+    In `on_train_batch_end`; a callback that stops the training may still come, and is known to those after it.
+    """
+    return trainer.is_last_batch or stops(trainer)
+
+
+def stops(trainer) -> bool:
+    """Return whether the training was asked to stop and may: trainer.min_epochs and min_steps hold it up."""
+    return trainer.should_stop and trainer.fit_loop._can_stop_early
+
+
+def may_save(trainer, batch_idx: int) -> bool:
+    """Return whether a checkpoint may be written after this training batch, in the middle of the epoch.
+
+    Not where gradients were accumulated and not applied, since no checkpoint keeps them; nor where the epoch ends, whose
+    own checkpoint comes after its validation.
+    """
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not ends_epoch(trainer)

@@ -1,0 +1,260 @@
+"""Flags of Lightning's Trainer on the command line: what a run with them leaves. 24, 12 and 14 images in batches of 8."""
+
+import csv
+import os
+import signal
+
+import pytest
+import torch
+
+from common.run_record import RunRecord
+from reports import compare
+from tests.support.helpers import SIMPLE_CNN, at_step, outcome
+
+
+def steps(folder) -> int:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+
+
+def metrics(folder) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def trained(ran):
+    assert ran.status == 0, ran.err
+    assert ran.record.status == "finished" and ran.record.test.test_evaluations == 1
+    return metrics(ran.folder)
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "one_cycle"])
+def test_max_steps_ends_an_epoch_in_its_middle_with_a_whole_result(train, scheduler):
+    """Three steps an epoch: the fourth is the first of the second."""
+    ran = train(*SIMPLE_CNN, "trainer.max_steps=4", "trainer.max_epochs=9", f"scheduler={scheduler}")
+    rows = trained(ran)
+    assert steps(ran.folder) == 4 and len(rows) == 2
+    assert all(value for row in rows for value in row.values())  # the cut epoch was validated too
+    assert "epoch 2/2" in ran.out and "stopped after 1 of 3 batches" in ran.out and "trainer.max_steps=4" in ran.out
+    assert float(rows[0]["lr"]) > 1e-4 and float(rows[1]["lr"]) == pytest.approx(0, abs=1e-12)  # the schedule's end
+    assert [epoch.images for epoch in ran.record.throughput.epochs] == [24, 8]
+    assert ran.record.run.debug is None
+
+
+def test_accumulated_batches_are_one_step_and_the_end_of_an_epoch_too(train):
+    """Of three batches the first two are a step, the last one is another: two an epoch."""
+    ran = train(*SIMPLE_CNN, "trainer.accumulate_grad_batches=2", "trainer.max_steps=3", "trainer.min_epochs=2")
+    rows = trained(ran)
+    assert steps(ran.folder) == 3 and len(rows) == 2
+    assert "stopped after 2 of 3 batches" in ran.out
+    longer = train(f"ckpt_path={ran.folder}/checkpoints/last.ckpt", "trainer.max_steps=3", small=False, to=ran.folder)
+    assert "has done 3 of trainer.max_steps=3 optimizer steps; to train longer: trainer.max_steps=6" in longer.err
+    arguments = ("trainer.max_steps=5", "trainer.max_epochs=9", "trainer.min_epochs=null")
+    longer = train(f"ckpt_path={ran.folder}/checkpoints/last.ckpt", *arguments, small=False, to=ran.folder)
+    assert longer.status == 0, longer.err
+    assert steps(ran.folder) == 5 and [row["epoch"] for row in metrics(ran.folder)] == ["1", "2", "3"]
+
+
+def test_stopped_between_accumulated_batches_it_resumes_to_the_same_bits(train, monkeypatch):
+    """Five batches of four images are stopped after the third, which waits for the step that the fourth makes."""
+    flags = (
+        "datamodule.batch_size=4", "trainer.accumulate_grad_batches=2", "trainer.max_steps=5", "trainer.gradient_clip_val=1",
+        "callbacks.last_checkpoint.every_n_train_steps=1",
+    )  # fmt: skip
+    straight = train(*flags)
+    trained(straight)
+    from callbacks.step_seed import StepSeed
+
+    usual = StepSeed.on_train_batch_start
+
+    def stop(self, trainer, pl_module, batch, batch_idx):
+        usual(self, trainer, pl_module, batch, batch_idx)
+        if trainer.current_epoch == 0 and batch_idx == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(StepSeed, "on_train_batch_start", stop)
+    stopped = train(*flags)
+    assert stopped.status == 128 + signal.SIGTERM and steps(stopped.folder) == 2
+    monkeypatch.setattr(StepSeed, "on_train_batch_start", usual)
+    resumed = train(f"ckpt_path={stopped.folder}/checkpoints/last.ckpt", small=False, to=stopped.folder)
+    assert resumed.status == 0, resumed.err
+    assert outcome(straight.folder) == outcome(stopped.folder)
+
+
+def test_a_signal_in_the_step_that_ends_the_training_waits_for_its_result(train, monkeypatch):
+    at_step(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    stopped = train(*SIMPLE_CNN, "trainer.max_steps=2", "callbacks.last_checkpoint.every_n_train_steps=2")
+    assert stopped.status == 128 + signal.SIGTERM and len(metrics(stopped.folder)) == 1
+    resumed = train(f"ckpt_path={stopped.folder}/checkpoints/last.ckpt", small=False, to=stopped.folder)
+    assert resumed.status == 0, resumed.err
+    assert resumed.record.status == "finished" and len(metrics(stopped.folder)) == 1
+
+
+def test_the_time_is_up_in_the_middle_of_an_epoch(train, monkeypatch):
+    """After the fifth step, by a clock of the test; whoever else sets should_stop has the same end."""
+    from lightning.pytorch.callbacks import Timer
+
+    late = []
+    at_step(monkeypatch, 5, lambda: late.append(True))
+    monkeypatch.setattr(Timer, "time_elapsed", lambda self, stage=None: 60 if late else 0)
+    ran = train(*SIMPLE_CNN, "trainer.max_time=00:00:00:30", "trainer.max_epochs=100")
+    rows = trained(ran)
+    assert steps(ran.folder) == 5 and len(rows) == 2 and all(value for row in rows for value in row.values())
+    assert "stopped after 2 of 3 batches" in ran.out and "the time is up (60 s of training)" in ran.out
+    longer = train(f"ckpt_path={ran.folder}/checkpoints/last.ckpt", small=False, to=ran.folder)
+    assert longer.status == 0 and len(metrics(ran.folder)) == 2, (
+        longer.err
+    )  # there is no time left: it is measured only
+
+
+def test_epochs_without_validation_have_empty_cells_and_are_never_the_best(train):
+    flags = ("trainer.check_val_every_n_epoch=2", "trainer.max_epochs=5", "scheduler=plateau", "scheduler.patience=0")
+    ran = train(*SIMPLE_CNN, *flags, "scheduler.monitor=val/accuracy")
+    rows = trained(ran)
+    assert [bool(row["val/loss"]) for row in rows] == [False, True, False, True, False]
+    assert all(row["train/loss"] and row["lr"] for row in rows)
+    assert ran.record.best.epoch == 2  # of two epochs with accuracy 1 the first
+    assert rows[1]["val/accuracy"] == rows[3]["val/accuracy"] == "1.0"
+    # Only the second validation shows no improvement: one reduction, after the epoch whose line comes before it
+    assert [float(row["lr"]) for row in rows] == pytest.approx([0.003] * 4 + [0.0003])
+
+
+@pytest.mark.parametrize("flags", [
+    ["trainer.precision=bf16-mixed"],
+    ["trainer.gradient_clip_val=0.01", "trainer.gradient_clip_algorithm=value", "trainer.detect_anomaly=true"],
+    ["+trainer.inference_mode=false", "+trainer.benchmark=true", "trainer.deterministic=false", "+trainer.sync_batchnorm=true",
+     "+trainer.num_nodes=1", "trainer.min_epochs=1", "trainer.min_steps=1", "trainer.max_time={minutes: 5}"],
+])  # fmt: skip
+def test_other_flags_train(train, flags):
+    ran = train(*SIMPLE_CNN, "trainer.max_epochs=1", *flags)
+    assert len(trained(ran)) == 1 and steps(ran.folder) == 3 and ran.record.run.debug is None
+
+
+def test_clipping_reaches_the_optimizer(train):
+    """SGD moves each weight by no more than the learning rate times the largest allowed gradient."""
+    flags = (
+        "optimizer=sgd",
+        "optimizer.lr=1",
+        "scheduler=none",
+        "trainer.max_steps=1",
+        "trainer.gradient_clip_algorithm=value",
+    )
+    weights = []
+    for clip in ("1e-6", "1e-12"):
+        ran = train(*SIMPLE_CNN, *flags, "trainer.gradient_clip_algorithm=value", f"trainer.gradient_clip_val={clip}")
+        trained(ran)
+        state = torch.load(ran.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        weights.append({name: value for name, value in state.items() if name.endswith(("weight", "bias"))})
+    moved = [(weights[0][name] - weights[1][name]).abs().max() for name in weights[0]]
+    assert 0 < max(moved) < 1.2e-6
+
+
+def test_a_profile_lies_in_the_folder_and_the_screen_says_where(train):
+    ran = train(*SIMPLE_CNN, "trainer.profiler=simple", "trainer.max_epochs=1")
+    trained(ran)
+    for stage in ("fit", "validate", "test"):
+        path = ran.folder / f"{stage}-profile.txt"
+        assert "Profiler Report" in path.read_text() and f"Profile: {path}" in ran.out
+    assert "run_training_batch" in (ran.folder / "fit-profile.txt").read_text()
+
+
+def test_a_fast_run_does_everything_is_marked_and_never_ranked(train, capsys):
+    ran = train(*SIMPLE_CNN, "debug=fast", "trainer.check_val_every_n_epoch=2", drawn=True)
+    assert len(trained(ran)) == 1 and steps(ran.folder) == 1
+    record = ran.record
+    assert record.run.debug == "debug=fast" and record.val.accuracy.n == record.test.accuracy.n == 8
+    assert [each.n for each in record.test.per_class] == [4, 4] and record.test.auroc is not None
+    assert (
+        ran.out.startswith("WARNING: debug run (debug=fast)") and "Debug run (debug=fast)" in ran.out.splitlines()[-3]
+    )
+    assert "**A debug run (debug=fast): its results mean nothing.**" in (ran.folder / "MODEL_CARD.md").read_text()
+    assert compare.main([str(ran.folder)] * 2) == 1
+    assert "a debug run (debug=fast), never ranked" in capsys.readouterr().err
+    again = train(
+        "stages=[test]", f"ckpt_path={ran.folder}/checkpoints/best.ckpt", small=False, to=ran.folder / "again"
+    )
+    assert again.status == 0, again.err
+    assert RunRecord.read(max(ran.folder.parent.rglob("result.json"), key=os.path.getmtime)).run.debug
+
+
+def test_limits_leave_images_of_every_class_and_the_same_in_each_epoch(train, monkeypatch):
+    from callbacks.prediction_writer import PredictionWriter
+
+    seen = []
+    monkeypatch.setattr(
+        PredictionWriter, "on_train_batch_end",
+        lambda self, trainer, module, outputs, batch, index: seen.append((trainer.current_epoch, batch["rows"].tolist())),
+    )  # fmt: skip
+    ran = train(
+        *SIMPLE_CNN, "trainer.limit_train_batches=0.7", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"
+    )
+    trained(ran)
+    assert steps(ran.folder) == 4  # int(0.7 * 3) = 2 batches in each of two epochs
+    epochs = [sorted(row for epoch, rows in seen if epoch == number for row in rows) for number in (0, 1)]
+    assert epochs[0] == epochs[1] and len(set(epochs[0])) == 16
+    for split in (ran.record.val, ran.record.test):
+        assert [each.n for each in split.per_class] == [4, 4]
+    assert ran.record.run.debug.startswith("trainer.limit_train_batches=0.7, trainer.limit_val_batches=1")
+    assert "limited to 16 of 24 train, 8 of 12 val, 8 of 14 test images" in ran.out
+
+
+def test_overfitting_sees_the_same_images_without_augmentation_and_learns_them_by_heart(train, monkeypatch):
+    from lightning_modules.image_classifier import ImageClassifier
+
+    seen = {"training_step": [], "validation_step": []}
+    for name in seen:
+        usual = getattr(ImageClassifier, name)
+
+        def look(self, batch, batch_idx, name=name, usual=usual):
+            seen[name].append((batch["rows"].tolist(), batch["pixels"].clone()))
+            return usual(self, batch, batch_idx)
+
+        monkeypatch.setattr(ImageClassifier, name, look)
+    ran = train(*SIMPLE_CNN, "debug=overfit", "trainer.max_epochs=8", "stages=[fit]", "augmentation=study_jitter")
+    assert ran.status == 0, ran.err
+    first, pixels = seen["training_step"][0]
+    assert len(seen["training_step"]) == 8 and len(seen["validation_step"]) == 9 and len(first) == 8
+    for rows, same in (*seen["training_step"], *seen["validation_step"]):
+        assert rows == first and torch.equal(same, pixels)
+    record = ran.record
+    assert [each.n for each in record.val.per_class] == [4, 4] and record.test is None
+    assert (
+        (record.best.monitor, record.best.value)
+        == ("train/accuracy", 1.0)
+        == ("train/accuracy", record.val.accuracy.value)
+    )
+    assert "trains on the same 8 images in every epoch, without augmentation" in ran.out
+    assert "same images accuracy 1.0000" in ran.out and "Training images accuracy: 1.0000 (8 of 8" in ran.out
+
+
+def test_a_checkpoint_in_the_middle_of_a_longer_epoch_is_refused(train, monkeypatch):
+    at_step(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    stopped = train(*SIMPLE_CNN)
+    last = stopped.folder / "checkpoints" / "last.ckpt"
+    ran = train(f"ckpt_path={last}", "debug=fast", small=False, to=stopped.folder)
+    assert ran.status == 1
+    assert "ckpt_path: was written after 2 batches of an epoch, which has 1 here" in ran.err
+
+
+def test_debug_on_top_of_a_run_that_resumes_sets_its_flags_and_marks_it(train):
+    ran = train(*SIMPLE_CNN)
+    last = ran.folder / "checkpoints" / "last.ckpt"
+    fast = train(f"ckpt_path={last}", "debug=fast", "hydra.run.dir=" + str(ran.folder.parent / "copy"), small=False,
+                 to=ran.folder.parent / "copy")  # fmt: skip
+    assert fast.status == 0, fast.err
+    assert fast.record.run.debug == "debug=fast" and fast.record.test.accuracy.n == 8
+    assert [row["epoch"] for row in metrics(fast.folder)] == ["1", "2", "3"] and ran.record.run.debug is None
+
+
+def test_a_sweep_of_a_debug_file_is_refused_and_one_of_debug_runs_has_no_page(train, tmp_path):
+    refused = train("-m", "debug=fast", "seed=1,2")
+    assert refused.status == 1 and refused.err.startswith("ERROR: debug=fast with -m: a debug run is never ranked")
+    folder = tmp_path / "sweep"
+    ran = train(
+        "-m", *SIMPLE_CNN, "trainer.max_epochs=1", "trainer.limit_train_batches=1,null", f"hydra.sweep.dir={folder}"
+    )
+    assert ran.status == 0, ran.err
+    excluded = [line for line in ran.out.splitlines() if line.startswith("WARNING: excluded: ")]
+    (line,) = excluded
+    assert line.endswith("limit_train_batches-1: a debug run (trainer.limit_train_batches=1), never ranked")
+    page = (folder / "report.md").read_text()
+    assert page.count("debug run") == 1 and "limit_train_batches-null" not in line
