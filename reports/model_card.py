@@ -22,7 +22,9 @@ MOST_FINDINGS = 20
 MOST_WARNINGS = 20
 LONGEST_WARNING = 300  # characters
 FEW_IMAGES = 30  # of a class
-GROUPS = ("model", "recipe", "optimizer", "scheduler", "loss", "augmentation", "trainer", "datamodule", "decision")
+GROUPS = (
+    "model", "recipe", "optimizer", "scheduler", "loss", "augmentation", "batch_transform", "trainer", "datamodule", "decision",
+)  # fmt: skip
 METRICS = (("balanced_accuracy", "balanced accuracy"), ("f1", "macro F1"), ("auroc", "AUROC"))
 UNKNOWN_LICENSE = "not known to this project: look it up at their source before publishing weights trained on them"
 LICENSES_OF_WEIGHTS = {

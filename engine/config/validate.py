@@ -24,10 +24,10 @@ STAGES = ("cost", "fit", "test")
 MOST_DEVICES = 1024
 LARGEST_TRIED = 512  # pixels, where a smallest image size is searched
 NODES = ("datamodule", "augmentation", "loss", "decision", "optimizer", "trainer")
-MAY_BE_EMPTY = ("scheduler", "logger")
+MAY_BE_EMPTY = ("batch_transform", "scheduler", "logger")
 # Arguments that the run gives and that are no settings
 GIVEN = {
-    "datamodule": ("augmentation",),
+    "datamodule": ("augmentation", "batch_transform"),
     "loss": ("class_counts",),
     "logger": ("folder", "first_step"),
     "optimizer": ("params", "network"),
@@ -207,7 +207,7 @@ def _check_nested(key: str, value) -> None:
         _check_node(key, value)
     elif isinstance(value, (dict, list)):
         for name, item in value.items() if isinstance(value, dict) else enumerate(value):
-            _check_nested(f"{key}.{name}", item)
+            _check_nested(f"{key}.{name}" if isinstance(value, dict) else f"{key}[{name}]", item)
     elif isinstance(value, str) and "${" in value:
         raise UserError(f"{key}={value[:100]!r}: is an interpolation again once it is resolved; use a plain text")
 

@@ -54,7 +54,8 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
     if config.ckpt_path is not None and "fit" in config.stages:
         config.ckpt_path = str(intact_checkpoint(Path(config.ckpt_path)))
     L.seed_everything(config.seed, workers=True, verbose=False)
-    data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
+    transforms = {key: instantiate(config, key) for key in ("augmentation", "batch_transform")}
+    data = instantiate(config, "datamodule", **transforms)
     rules = instantiate(config, "decision")
     rules.check(data.catalog.classes)
     model = build_model(config, data)
@@ -152,9 +153,22 @@ def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassif
 
 
 def complete_loss(model: ImageClassifier, data: L.LightningDataModule) -> None:
-    """Give a loss that weighs classes the number of training images of each, once the splits are known."""
+    """Give a loss that weighs classes the number of training images of each, once the splits are known.
+
+    Raises:
+        UserError: a loss that takes no mixed labels, where there is a batch transform.
+    """
     if not isinstance(model.loss, nn.Module):
         model.loss = model.loss(class_counts=data.class_counts)
+    if data.batch_transform is not None:
+        shares = torch.full((2, len(model.classes)), 1 / len(model.classes))
+        try:
+            model.loss(torch.zeros_like(shares), shares)
+        except Exception as error:
+            raise UserError(
+                f"batch_transform with loss={type(model.loss).__name__}: the loss takes no shares of classes (B, K) "
+                f"({' '.join(str(error).split())[:200]}); use batch_transform=none, or a loss of conf/loss"
+            ) from error
 
 
 def describe_model(config: DictConfig, model: ImageClassifier) -> ModelInfo:
