@@ -212,8 +212,9 @@ class ImageDataModule(L.LightningDataModule):
         if "params" in batch:
             batch["pixels"] = self.augmentation.apply_on_device(batch["pixels"], batch.pop("params"))
         if self.train_size != self.image_size and self.trainer.training:
-            size = (self.train_size, self.train_size)
-            batch["pixels"] = F.interpolate(batch["pixels"], size=size, mode="bilinear", antialias=True)
+            size, on_cpu = (self.train_size, self.train_size), batch["pixels"].device.type == "cpu"
+            pixels = batch["pixels"] if on_cpu else batch["pixels"].float()  # CUDA resizes no uint8 with antialias
+            batch["pixels"] = F.interpolate(pixels, size=size, mode="bilinear", antialias=True)
         batch["pixels"] = normalize(batch["pixels"], *self._mean_and_std(batch["pixels"].device))
         if "mix_seed" in batch:
             mix_batch(batch, self.batch_transform, len(self.catalog.classes), batch.pop("mix_seed"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from common.errors import UserError
 from datamodules.normalize import as_batch
@@ -90,8 +90,8 @@ class ImageDataset(Dataset):
     (B,) and `rows` (B,), both int64, and `weights` (B,) float32 where the catalog has them. With `augment_on_gpu` the
     pixels are not augmented and `params` (B, P), what the augmentation has drawn, come with them; with `in_gpu_cache` there
     are no `pixels`, since they are on the GPU already. With `mixes` there is `mix_seed`, a number drawn from (seed, epoch,
-    rows). A batch whose augmentation failed is its UserError, which StatefulDataLoader raises: a worker process would pass
-    on its traceback as the message.
+    rows). In a worker process a batch whose augmentation failed is its UserError, which StatefulDataLoader raises: raised
+    there, it would come with its traceback as the message.
     """
 
     def __init__(
@@ -128,6 +128,8 @@ class ImageDataset(Dataset):
             try:
                 batch["pixels"] = as_batch(self._pixels(rows.tolist(), [] if self.augment_on_gpu else params))
             except UserError as error:
+                if get_worker_info() is None:
+                    raise
                 return error
         if self.mixes:
             batch["mix_seed"] = int(np.random.default_rng((self.seed, *items[0], *rows[1:].tolist())).integers(SEEDS))

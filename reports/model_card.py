@@ -239,6 +239,12 @@ def _licenses(run: Run) -> list[str]:
 
 
 def _value(value: object) -> str:
+    """Return a setting as a line of text; a nested class as its name and its settings."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, dict):
+        settings = ", ".join(f"{name} {_value(each)}" for name, each in value.items() if name != "_target_")
+        return str(value.get("_target_", "")).rpartition(".")[2] + (f" ({settings})" if settings else "")
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

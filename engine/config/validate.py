@@ -194,7 +194,11 @@ def _check_node(key: str, node, given: tuple[str, ...] = ()) -> None:
         nested = isinstance(value, dict) and "_target_" in value
         if not nested and not matches_type(value, parameters[name].annotation):
             raise UserError(f"{key}.{name}={value!r}: expected {type_name(parameters[name].annotation)}")
-        if parameters[name].annotation is float and type(value) is int and str(node["_target_"]).startswith("torchvision."):
+        if (
+            parameters[name].annotation is float
+            and type(value) is int
+            and str(node["_target_"]).startswith("torchvision.")
+        ):
             node[name] = float(value)  # MixUp and CutMix draw from a distribution of the type that they are given
     for name, parameter in parameters.items():
         later = name in given or (partial and parameter.kind is not parameter.KEYWORD_ONLY)
