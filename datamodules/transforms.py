@@ -55,7 +55,7 @@ class Augmentation:
         erasing: probability that a rectangle becomes black, which is before normalization, as in the study.
     """
 
-    on_device = True
+    on_device = True  # on a GPU whole batches are augmented there
 
     def __init__(
         self,

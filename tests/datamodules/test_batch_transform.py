@@ -66,7 +66,7 @@ def test_images_without_weight_give_no_nan(batch):
 
 
 @pytest.mark.parametrize("transform", [v2.MixUp(alpha=0.4), v2.CutMix(), v2.RandomChoice([v2.MixUp(), v2.CutMix()])])
-def test_the_seed_decides_and_the_global_generators_go_on(batch, transform):
+def test_the_seed_decides_and_the_global_generators_continue(batch, transform):
     def mixed(seed: int) -> torch.Tensor:
         copy = dict(batch)
         mix_batch(copy, transform, 3, seed)

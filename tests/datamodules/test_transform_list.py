@@ -64,7 +64,7 @@ def test_all_that_transforms_draw_from_depends_on_the_parameters_only(image):
     assert all(len({pixel[channel] for pixel in first}) > 10 for channel in range(3))
 
 
-def test_the_global_generators_go_on_as_if_nothing_had_been_drawn(image):
+def test_the_global_generators_continue_as_if_nothing_had_been_drawn(image):
     def after(act) -> tuple:
         random.seed(5), np.random.seed(5), torch.manual_seed(5)  # noqa: NPY002
         act()
