@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 class Distillation(L.Callback):
     """Add the distance to a teacher's predictions for the same images to the loss: Hinton et al. 2015, arXiv:1503.02531.
 
-    The teacher sees every augmented view (Beyer et al. 2022, arXiv:2106.05237, find that to matter), or each image once
-    without augmentation, where the augmentation changes nothing or `cache_teacher` asks for it.
+    The teacher sees every augmented and mixed view (Beyer et al. 2022, arXiv:2106.05237, find that to matter), or each image
+    once without augmentation, where neither augmentation nor batch transform changes anything or `cache_teacher` asks for it.
 
     Args:
         teacher: checkpoint of a classifier of the same classes; None for none.
         temperature: of both, T.
         weight: share of the teacher in the loss.
-        cache_teacher: whether the teacher sees each image once; None: where the augmentation changes nothing.
+        cache_teacher: whether the teacher sees each image once; None: where nothing changes them.
     """
 
     def __init__(self, *, teacher: str | None, temperature: float, weight: float, cache_teacher: bool | None = None):
@@ -61,7 +61,13 @@ class Distillation(L.Callback):
 
     def on_train_start(self, trainer, pl_module) -> None:
         self.teacher.to(pl_module.device).eval()
-        changes_nothing = trainer.datamodule.augmentation.changes_nothing
+        mixes = trainer.datamodule.batch_transform is not None
+        if mixes and self.cache_teacher:
+            raise UserError(
+                "callbacks.distillation.cache_teacher=true with a batch_transform: the teacher would not see the mixed images; "
+                "use callbacks.distillation.cache_teacher=null or batch_transform=none"
+            )
+        changes_nothing = trainer.datamodule.augmentation.changes_nothing and not mixes
         cached = changes_nothing if self.cache_teacher is None else self.cache_teacher
         self.cache = self._predict_all(trainer, pl_module) if cached else None
 

@@ -19,6 +19,7 @@ from common.errors import UserError
 from common.untrusted.description import Fit
 from datamodules import gpu_cache
 from datamodules.audit import Finding
+from datamodules.batch_transform import BatchTransform, check_batch_transform, mix_batch
 from datamodules.loader import EpochSampler, ImageDataset, StatefulDataLoader, keep_batch, workers_that_fit
 from datamodules.normalize import normalize
 from datamodules.pixel_cache import PixelCache, open_pixel_cache
@@ -27,8 +28,8 @@ from datamodules.sources.catalog import SPLITS, Catalog
 from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.source import Source, read_source
 from datamodules.splits import spread_rows
+from datamodules.transform_list import TransformList, full_name
 from datamodules.transforms import Augmentation
-from datamodules.transforms_gpu import apply_on_device
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,10 @@ class ImageDataModule(L.LightningDataModule):
         fit: how an image becomes a square of that size: `decode.place`.
         batch_size: images a batch, for each process.
         num_workers: loader processes; 0 decodes nothing twice and is the fastest where there are only two cores.
+        augmentation: of each training image by itself.
+        batch_transform: of a batch of augmented and normalized training images and their labels; None for none.
         split_seed: of splits, folds and `train_fraction`; not `seed`, so that runs of other seeds have the same test images.
-        seed: of the order and the augmentation.
+        seed: of the order, the augmentation and the batch transform.
         cache: folder of the pixel caches.
         cache_max_gib: all pixel caches together; the least recently used are removed.
         gpu_cache_gib: on a GPU, images that take no more than this as uint8 are kept there.
@@ -79,7 +82,8 @@ class ImageDataModule(L.LightningDataModule):
         image_size: int,
         batch_size: int,
         num_workers: int,
-        augmentation: Augmentation,
+        augmentation: Augmentation | TransformList,
+        batch_transform: BatchTransform | None = None,
         split_seed: int,
         seed: int,
         cache: str,
@@ -101,6 +105,11 @@ class ImageDataModule(L.LightningDataModule):
                 f"datamodule.source={type(source).__name__}: is no Source; see datamodules/sources/source.py"
             )
         self.source = source if table is None else CsvTable(table=table, root=root or source.root)
+        if not hasattr(augmentation, "draw"):
+            raise UserError(
+                f"augmentation._target_={full_name(augmentation)}: no augmentation by itself; name it in a list, as "
+                "conf/augmentation/trivial_augment.yaml does"
+            )
         self.select_on = select_on
         self.rules = {
             "seed": split_seed, "folds": folds, "fold": fold, "select_on": select_on, "train_fraction": train_fraction,
@@ -112,6 +121,7 @@ class ImageDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.augmentation = augmentation
+        self.batch_transform = batch_transform
         self.seed = seed
         self.cache, self.cache_max_gib = Path(cache), cache_max_gib
         self.mean, self.std = list(IMAGENET_MEAN), list(IMAGENET_STD)
@@ -139,11 +149,14 @@ class ImageDataModule(L.LightningDataModule):
         """Open or build the pixel cache, decide the splits and audit the images; do nothing when called again.
 
         Raises:
-            UserError: what is wrong with the images, the splits or the batch size.
+            UserError: what is wrong with the transforms, the images, the splits or the batch size.
         """
         if self.pixel_cache is not None:
             return
         catalog = self.catalog
+        self.augmentation.check(self.image_size, torch.device("cpu"))
+        if self.batch_transform is not None:
+            check_batch_transform(self.batch_transform, len(catalog.classes), self.image_size)
         started = time.perf_counter()
         folder = self.cache / "pixels"
         pixel_cache = open_pixel_cache(catalog.files, self.image_size, folder, self.cache_max_gib, self.fit)
@@ -224,15 +237,18 @@ class ImageDataModule(L.LightningDataModule):
         return DataLoader(dataset, batch_size=self.batch_size, sampler=rows, collate_fn=keep_batch)
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
-        """Augment (on a GPU), resize and normalize on the device: uint8 is a quarter of the bytes to move."""
+        """Augment (on a GPU), resize, normalize and mix on the device: uint8 is a quarter of the bytes to move."""
         if "pixels" not in batch:
             batch["pixels"] = gpu_cache.gather_batch(self.gpu_pixels, batch["rows"])
         if "params" in batch:
-            batch["pixels"] = apply_on_device(batch["pixels"], batch.pop("params"), self.augmentation.color_jitter > 0)
+            batch["pixels"] = self.augmentation.apply_on_device(batch["pixels"], batch.pop("params"))
         if self.train_size != self.image_size and self.trainer.training:
-            size = (self.train_size, self.train_size)
-            batch["pixels"] = F.interpolate(batch["pixels"], size=size, mode="bilinear", antialias=True)
+            size, on_cpu = (self.train_size, self.train_size), batch["pixels"].device.type == "cpu"
+            pixels = batch["pixels"] if on_cpu else batch["pixels"].float()  # CUDA resizes no uint8 with antialias
+            batch["pixels"] = F.interpolate(pixels, size=size, mode="bilinear", antialias=True)
         batch["pixels"] = normalize(batch["pixels"], *self._mean_and_std(batch["pixels"].device))
+        if "mix_seed" in batch:
+            mix_batch(batch, self.batch_transform, len(self.catalog.classes), batch.pop("mix_seed"))
         return batch
 
     def _mean_and_std(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -263,9 +279,14 @@ class ImageDataModule(L.LightningDataModule):
         sampler = EpochSampler(rows, shuffle=shuffle, balance=balance, seed=self.seed, rank=rank, world_size=world_size)
         if self.trainer:  # worker processes ask for rows before Lightning sets the epoch
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+        augment_on_gpu = on_gpu and self.augmentation.on_device
+        if augment_on_gpu and shuffle:
+            self.augmentation.check(self.image_size, device)
         dataset = ImageDataset(
             self.catalog, self.pixel_cache, self.augmentation if shuffle else None, self.seed,
-            augment_on_gpu=on_gpu, in_gpu_cache=self.gpu_pixels is not None,
+            augment_on_gpu=augment_on_gpu,
+            in_gpu_cache=self.gpu_pixels is not None and (augment_on_gpu or not shuffle),
+            mixes=shuffle and self.batch_transform is not None,
         )  # fmt: skip
         drops_single = training and self.batch_size > 1 and len(sampler) % self.batch_size == 1
         if drops_single and not self._warned_single:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from common.errors import UserError
 from datamodules.normalize import as_batch
 from datamodules.pixel_cache import PixelCache
 from datamodules.sources.catalog import Catalog
-from datamodules.transforms import Augmentation, AugmentationParams, apply
+from datamodules.transform_list import SEEDS, TransformList
+from datamodules.transforms import Augmentation
 
 log = logging.getLogger(__name__)
 
@@ -87,18 +88,21 @@ class ImageDataset(Dataset):
 
     An item is a list of (epoch, row) pairs; its batch has `pixels` (B, 3, H, W) uint8 in channels-last memory, `labels`
     (B,) and `rows` (B,), both int64, and `weights` (B,) float32 where the catalog has them. With `augment_on_gpu` the
-    pixels are not augmented and `params` (B, len(AugmentationParams)) come with them; with `in_gpu_cache` there are no
-    `pixels`, since they are on the GPU already.
+    pixels are not augmented and `params` (B, P), what the augmentation has drawn, come with them; with `in_gpu_cache` there
+    are no `pixels`, since they are on the GPU already. With `mixes` there is `mix_seed`, a number drawn from (seed, epoch,
+    rows). In a worker process a batch whose augmentation failed is its UserError, which StatefulDataLoader raises: raised
+    there, it would come with its traceback as the message.
     """
 
     def __init__(
         self,
         catalog: Catalog,
         cache: PixelCache,
-        augmentation: Augmentation | None,
+        augmentation: Augmentation | TransformList | None,
         seed: int,
         augment_on_gpu: bool = False,
         in_gpu_cache: bool = False,
+        mixes: bool = False,
     ):
         self.labels = torch.from_numpy(catalog.labels.astype(np.int64))
         self.weights = None if catalog.weights is None else torch.from_numpy(catalog.weights)
@@ -107,11 +111,12 @@ class ImageDataset(Dataset):
         self.seed = seed
         self.augment_on_gpu = augment_on_gpu
         self.in_gpu_cache = in_gpu_cache
+        self.mixes = mixes
 
     def __len__(self) -> int:
         return len(self.cache)
 
-    def __getitems__(self, items: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
+    def __getitems__(self, items: list[tuple[int, int]]) -> dict[str, torch.Tensor | int] | UserError:
         rows = torch.tensor([row for _, row in items])
         batch = {"labels": self.labels[rows], "rows": rows}
         if self.weights is not None:
@@ -120,17 +125,24 @@ class ImageDataset(Dataset):
         if params and self.augment_on_gpu:
             batch["params"] = torch.tensor(params)
         if not self.in_gpu_cache:
-            batch["pixels"] = as_batch(self._pixels(rows.tolist(), [] if self.augment_on_gpu else params))
+            try:
+                batch["pixels"] = as_batch(self._pixels(rows.tolist(), [] if self.augment_on_gpu else params))
+            except UserError as error:
+                if get_worker_info() is None:
+                    raise
+                return error
+        if self.mixes:
+            batch["mix_seed"] = int(np.random.default_rng((self.seed, *items[0], *rows[1:].tolist())).integers(SEEDS))
         return batch
 
-    def _draw(self, epoch: int, row: int) -> AugmentationParams:
+    def _draw(self, epoch: int, row: int) -> tuple[float, ...]:
         return self.augmentation.draw(self.cache.image_size, np.random.default_rng((self.seed, epoch, row)))
 
-    def _pixels(self, rows: list[int], params: list[AugmentationParams]) -> np.ndarray:
+    def _pixels(self, rows: list[int], params: list[tuple[float, ...]]) -> np.ndarray:
         side = self.cache.image_size
         pixels = np.empty((len(rows), side, side, 3), np.uint8)
         for place, row in enumerate(rows):
-            pixels[place] = apply(self.cache[row], params[place]) if params else self.cache[row]
+            pixels[place] = self.augmentation.apply(self.cache[row], params[place]) if params else self.cache[row]
         return pixels
 
 
@@ -157,6 +169,8 @@ class StatefulDataLoader(DataLoader):
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         skipped = self.sampler.skip // self.batch_size
         for number, batch in enumerate(super().__iter__(), start=skipped + 1):
+            if isinstance(batch, UserError):
+                raise batch
             self.given = number
             yield batch
 

@@ -2,17 +2,20 @@
 
 Parameters come from a generator that the data set makes from (seed, epoch, row), so that an image looks the same on any
 number of workers and processes. On the CPU geometry is Pillow's, which is ten times as fast on uint8 as tensors; on a GPU
-transforms_gpu.py applies the same parameters to whole batches.
+transforms_gpu.py applies the same parameters to whole batches. transform_list.py is the same for any other transforms.
 """
 
 import math
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 from torchvision.transforms import functional as F
 
 from common.checks import check_between
+from datamodules.transforms_gpu import apply_to_batch
 
 # torchvision.transforms.RandomErasing's own: share of the area erased, and its width to height
 ERASING_SCALE = (0.02, 0.33)
@@ -51,6 +54,8 @@ class Augmentation:
         color_jitter: brightness, contrast and saturation are scaled by factors drawn from 1 - j to 1 + j.
         erasing: probability that a rectangle becomes black, which is before normalization, as in the study.
     """
+
+    on_device = True  # on a GPU whole batches are augmented there
 
     def __init__(
         self,
@@ -94,9 +99,32 @@ class Augmentation:
             drawn |= draw_rectangle(size, generator)
         return AugmentationParams(**drawn)
 
-    def __call__(self, pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Return a new (H, W, 3) uint8 array, or `pixels` itself where nothing changes."""
-        return apply(pixels, self.draw(len(pixels), generator))
+    def check(self, size: int, device: torch.device) -> None:
+        """Do nothing: the constructor has checked all that can be wrong."""
+
+    @staticmethod
+    def apply(pixels: np.ndarray, params: AugmentationParams) -> np.ndarray:
+        """Augment (H, W, 3) uint8 on the CPU."""
+        flip = FLIPS[bool(params.horizontal_flip), bool(params.vertical_flip)]
+        jitter = (params.brightness, params.contrast, params.saturation) != (1, 1, 1)
+        if flip is not None or params.angle_degrees or jitter:  # Pillow copies in and out, once for all of it
+            image = Image.fromarray(pixels)
+            image = image if flip is None else image.transpose(flip)
+            image = image.rotate(params.angle_degrees)
+            if jitter:
+                image = F.adjust_contrast(F.adjust_brightness(image, params.brightness), params.contrast)
+                image = F.adjust_saturation(image, params.saturation)
+            pixels = np.asarray(image)
+        if params.erased_height:
+            top, left = int(params.erased_top), int(params.erased_left)
+            pixels = pixels.copy()
+            pixels[top : top + int(params.erased_height), left : left + int(params.erased_width)] = 0
+        return pixels
+
+    def apply_on_device(self, pixels: Tensor, params: Tensor) -> Tensor:
+        """Augment (B, 3, H, W) uint8 by params (B, len(AugmentationParams)); return floats of 0 to 255."""
+        of_batch = AugmentationParams(*params.to(pixels.device, torch.float32).unbind(1))  # each (B,)
+        return apply_to_batch(pixels, of_batch, jitter=self.color_jitter > 0)
 
 
 def draw_rectangle(size: int, generator: np.random.Generator) -> dict[str, float]:
@@ -109,22 +137,3 @@ def draw_rectangle(size: int, generator: np.random.Generator) -> dict[str, float
             top, left = generator.integers(size - height + 1), generator.integers(size - width + 1)
             return {"erased_top": top, "erased_left": left, "erased_height": height, "erased_width": width}
     return {}
-
-
-def apply(pixels: np.ndarray, params: AugmentationParams) -> np.ndarray:
-    """Augment (H, W, 3) uint8 on the CPU."""
-    flip = FLIPS[bool(params.horizontal_flip), bool(params.vertical_flip)]
-    jitter = (params.brightness, params.contrast, params.saturation) != (1, 1, 1)
-    if flip is not None or params.angle_degrees or jitter:  # Pillow copies in and out, once for all of it
-        image = Image.fromarray(pixels)
-        image = image if flip is None else image.transpose(flip)
-        image = image.rotate(params.angle_degrees)
-        if jitter:
-            image = F.adjust_contrast(F.adjust_brightness(image, params.brightness), params.contrast)
-            image = F.adjust_saturation(image, params.saturation)
-        pixels = np.asarray(image)
-    if params.erased_height:
-        top, left = int(params.erased_top), int(params.erased_left)
-        pixels = pixels.copy()
-        pixels[top : top + int(params.erased_height), left : left + int(params.erased_width)] = 0
-    return pixels

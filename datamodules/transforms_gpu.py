@@ -3,33 +3,35 @@
 Shapes: B batch, H = W pixels.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules.transforms import AugmentationParams
+if TYPE_CHECKING:
+    from datamodules.transforms import AugmentationParams
 
 GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow
 
 
 @torch.no_grad()
-def apply_on_device(pixels: Tensor, params: Tensor, jitter: bool) -> Tensor:
-    """Augment (B, 3, H, W) uint8 to (B, 3, H, W) float of 0 to 255; equals `transforms.apply` up to rounding.
+def apply_to_batch(pixels: Tensor, params: "AugmentationParams", jitter: bool) -> Tensor:
+    """Augment (B, 3, H, W) uint8 to (B, 3, H, W) float of 0 to 255; equals `Augmentation.apply` up to rounding.
 
     Args:
-        params: (B, len(AugmentationParams)).
+        params: each (B,), float, on the device.
         jitter: whether there is color jitter; reading that from the parameters would wait for the device.
     """
-    of_batch = AugmentationParams(*params.to(pixels.device, torch.float32).unbind(1))  # each (B,)
     x = pixels.float()
-    x = F.grid_sample(x, _grid(of_batch, x), mode="nearest", padding_mode="zeros", align_corners=False)
+    x = F.grid_sample(x, _grid(params, x), mode="nearest", padding_mode="zeros", align_corners=False)
     if jitter:
-        factors = (of_batch.brightness, of_batch.contrast, of_batch.saturation)
+        factors = (params.brightness, params.contrast, params.saturation)
         x = _jitter(x, *(factor.view(-1, 1, 1, 1) for factor in factors))
-    return x * ~_erased(of_batch, x)
+    return x * ~_erased(params, x)
 
 
-def _grid(params: AugmentationParams, x: Tensor) -> Tensor:
+def _grid(params: "AugmentationParams", x: Tensor) -> Tensor:
     """Return (B, H, W, 2), where each pixel comes from: flips first, then the rotation, in one map."""
     angle = torch.deg2rad(params.angle_degrees)
     cos, sin, zero = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
@@ -47,7 +49,7 @@ def _jitter(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor)
     return (gray + (x - gray) * saturation).clamp(0, 255)
 
 
-def _erased(params: AugmentationParams, x: Tensor) -> Tensor:
+def _erased(params: "AugmentationParams", x: Tensor) -> Tensor:
     """Return (B, 1, H, W), whether a pixel lies in the erased rectangle."""
     steps = torch.arange(x.shape[-1], device=x.device)
 

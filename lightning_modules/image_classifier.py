@@ -33,8 +33,8 @@ class ImageClassifier(L.LightningModule):
         fit: how images become squares, as of the datamodule.
         optimizer: parameters, or the network where its argument is called so, -> optimizer. Not needed where nothing is
             trained.
-        loss: logits (B, K), labels (B,) -> (B,), for training; or a function of `class_counts` that makes it, to be
-            called before training starts (engine.run.stages.complete_loss).
+        loss: logits (B, K), and labels (B,) or the shares of mixed ones (B, K), -> (B,), for training; or a function of
+            `class_counts` that makes it, to be called before training starts (engine.run.stages.complete_loss).
         scheduler: optimizer, and the `steps` of the whole training where it has that argument, -> Lightning's scheduler
             dictionary (scheduler, monitor, interval); None keeps the learning rate.
 
@@ -79,11 +79,13 @@ class ImageClassifier(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits = self(batch["pixels"])
-        losses = self.loss(logits, batch["labels"])  # (B,)
+        targets = batch.get("targets")  # (B, K), where the batch is mixed
+        labels = batch["labels"] if targets is None else targets.argmax(1)
+        losses = self.loss(logits, labels if targets is None else targets)  # (B,)
         if self.distillation is not None:
             losses = self.distillation(losses, logits, batch["teacher_logits"])
         loss = (losses * batch["weights"]).mean() if "weights" in batch else losses.mean()
-        self.train_metrics.update(logits.detach(), batch["labels"], loss.detach())
+        self.train_metrics.update(logits.detach(), labels, loss.detach())
         return loss
 
     def on_train_epoch_start(self) -> None:

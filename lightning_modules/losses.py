@@ -1,4 +1,8 @@
-"""Training losses: logits (B, K) and labels (B,) to one loss an image (B,). Evaluation always uses plain cross entropy."""
+"""Training losses: logits (B, K) and labels (B,) to one loss an image (B,). Evaluation always uses plain cross entropy.
+
+In place of labels each takes the shares of mixed ones, (B, K) with rows that sum to 1: the loss is then the sum over the
+classes of share times loss, as in mixup (Zhang et al. 2018, arXiv:1710.09412, section 2).
+"""
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +40,8 @@ class WeightedCrossEntropy(nn.Module):
         self.register_buffer("class_weights", counts.sum() / (len(counts) * counts), persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if labels.ndim == 2:
+            return F.cross_entropy(logits, labels, weight=self.class_weights, reduction="none")
         return F.cross_entropy(logits, labels, reduction="none") * self.class_weights[labels]
 
 
@@ -49,9 +55,12 @@ class FocalLoss(nn.Module):
         self.gamma = gamma
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        cross_entropy = F.cross_entropy(logits, labels, reduction="none")
+        mixed = labels.ndim == 2
+        # (B,) of the true class, or (B, K) of all
+        cross_entropy = -F.log_softmax(logits, 1) if mixed else F.cross_entropy(logits, labels, reduction="none")
         wrong = (-torch.expm1(-cross_entropy)).clamp_min(1e-7)  # 1 - p; a root has no slope at 0
-        return wrong**self.gamma * cross_entropy
+        losses = wrong**self.gamma * cross_entropy
+        return (labels * losses).sum(1) if mixed else losses
 
 
 class DistillationLoss(nn.Module):

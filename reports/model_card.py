@@ -22,7 +22,9 @@ MOST_FINDINGS = 20
 MOST_WARNINGS = 20
 LONGEST_WARNING = 300  # characters
 FEW_IMAGES = 30  # of a class
-GROUPS = ("model", "recipe", "optimizer", "scheduler", "loss", "augmentation", "trainer", "datamodule", "decision")
+GROUPS = (
+    "model", "recipe", "optimizer", "scheduler", "loss", "augmentation", "batch_transform", "trainer", "datamodule", "decision",
+)  # fmt: skip
 METRICS = (("balanced_accuracy", "balanced accuracy"), ("f1", "macro F1"), ("auroc", "AUROC"))
 FITS = {  # what datamodule.fit does to images that are no squares, where it does not squash them
     "crop": ", of which it sees the largest square in the center of an image",
@@ -249,6 +251,12 @@ def _licenses(run: Run) -> list[str]:
 
 
 def _value(value: object) -> str:
+    """Return a setting as a line of text; a nested class as its name and its settings."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, dict):
+        settings = ", ".join(f"{name} {_value(each)}" for name, each in value.items() if name != "_target_")
+        return str(value.get("_target_", "")).rpartition(".")[2] + (f" ({settings})" if settings else "")
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -20,7 +20,7 @@ LARGEST = 64 * 2**10  # bytes; a run's has 2 to 4 KiB. OmegaConf takes 1.2 s for
 DEEPEST = 20  # collections within one another
 LONGEST = 100_000  # characters, once every interpolation is resolved
 GROUPS = ("model", "datamodule", "trainer", "callbacks")  # that every run has
-MAY_BE_EMPTY = ("augmentation", "loss", "decision", "metrics", "optimizer", "scheduler", "logger")
+MAY_BE_EMPTY = ("augmentation", "batch_transform", "loss", "decision", "metrics", "optimizer", "scheduler", "logger")
 OF_EACH_COMMAND = {"stages", "ckpt_path", "seed", "experiment", "hydra"}  # that no saved choice may replace
 REFERENCE = re.compile(r"\$\{(\.*)(\w+(?:\.\w+)*)\}")
 # Of the resolvers only those that compute; oc.env, new_run_dir and the like tell of this machine or write on it
@@ -40,6 +40,7 @@ ALLOWED_TARGETS = {
     "lightning_modules": "lightning_modules",
     "torch.nn": "torch.nn.modules.loss",
     "torch.optim": "torch.optim",
+    "torchvision.transforms.v2": "torchvision.transforms.v2",
     "lightning.Trainer": "lightning.pytorch.trainer",
     "lightning.pytorch.callbacks": "lightning.pytorch.callbacks",
     LOGGERS: LOGGERS,

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterator
 
 import hydra
 from hydra.errors import InstantiationException
@@ -9,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.errors import UserError
 
-LIBRARIES = ("torch.", "lightning.")  # whose errors are about the settings that they are given
+LIBRARIES = ("torch.", "torchvision.", "lightning.")  # whose errors are about the settings that they are given
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?|-?\binf\b|\bnan\b")
 
 
@@ -38,9 +39,29 @@ def instantiate(config: DictConfig, key: str, **arguments):
             raise UserError(f"{key}: {' '.join(str(error).split())}") from error
         if isinstance(cause, UserError):
             raise cause from None  # not from `error`, whose cause it is
-        if str(node._target_).startswith(LIBRARIES) and is_about_settings(cause):
-            raise setting_error(key, OmegaConf.to_container(node), cause) from cause
+        name, settings = _failed_node(key, OmegaConf.to_container(node), error)
+        if str(settings.get("_target_")).startswith(LIBRARIES) and is_about_settings(cause):
+            raise setting_error(name, settings, cause) from cause
         raise
+
+
+def _failed_node(key: str, settings: dict, error: InstantiationException) -> tuple[str, dict]:
+    """Return key and settings of the node, this one or one nested in it, that Hydra could not build."""
+    failed = re.search(r"full_key: (\S+)", str(error))  # of an item of a list without its brackets
+    nodes = dict(_nodes(key, settings))
+    found = [name for name in nodes if failed and re.sub(r"[][]", "", name) == re.sub(r"[][]", "", failed[1])]
+    return (found[0], nodes[found[0]]) if found else (key, settings)
+
+
+def _nodes(key: str, value) -> Iterator[tuple[str, dict]]:
+    """Yield key and settings of every node in a configuration."""
+    if isinstance(value, dict):
+        yield key, value
+        for name, item in value.items():
+            yield from _nodes(f"{key}.{name}", item)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _nodes(f"{key}[{index}]", item)
 
 
 def is_about_settings(error: BaseException) -> bool:

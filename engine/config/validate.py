@@ -23,10 +23,10 @@ from lightning_modules.networks.surgery import smallest_image_size
 STAGES = ("cost", "fit", "test")
 LARGEST_TRIED = 512  # pixels, where a smallest image size is searched
 NODES = ("datamodule", "augmentation", "loss", "decision", "optimizer", "trainer")
-MAY_BE_EMPTY = ("scheduler", "logger")
+MAY_BE_EMPTY = ("batch_transform", "scheduler", "logger")
 # Arguments that the run gives and that are no settings
 GIVEN = {
-    "datamodule": ("augmentation",),
+    "datamodule": ("augmentation", "batch_transform"),
     "loss": ("class_counts",),
     "logger": ("folder", "first_step"),
     "optimizer": ("params", "network"),
@@ -208,6 +208,12 @@ def _check_node(key: str, node, given: tuple[str, ...] = ()) -> None:
             if isinstance(parameters[name].annotation, type) and parameters[name].annotation not in PLAIN:
                 expected = f"a _target_ and its settings, which make a {expected}; a file of conf/ has them: {key}=NAME"
             raise UserError(f"{key}.{name}={value!r}: expected {expected}")
+        if (
+            parameters[name].annotation is float
+            and type(value) is int
+            and str(node["_target_"]).startswith("torchvision.")
+        ):
+            node[name] = float(value)  # MixUp and CutMix draw from a distribution of the type that they are given
     for name, parameter in parameters.items():
         later = name in given or (partial and parameter.kind is not parameter.KEYWORD_ONLY)
         variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
@@ -221,7 +227,7 @@ def _check_nested(key: str, value) -> None:
         _check_node(key, value)
     elif isinstance(value, (dict, list)):
         for name, item in value.items() if isinstance(value, dict) else enumerate(value):
-            _check_nested(f"{key}.{name}", item)
+            _check_nested(f"{key}.{name}" if isinstance(value, dict) else f"{key}[{name}]", item)
     elif isinstance(value, str) and "${" in value:
         raise UserError(f"{key}={value[:100]!r}: is an interpolation again once it is resolved; use a plain text")
 

@@ -60,7 +60,8 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
         if config.trainer.get("fast_dev_run"):
             config.trainer.max_epochs = epochs_done(Path(config.ckpt_path)) + 1
     L.seed_everything(config.seed, workers=True, verbose=False)
-    data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
+    transforms = {key: instantiate(config, key) for key in ("augmentation", "batch_transform")}
+    data = instantiate(config, "datamodule", **transforms)
     data.limits, data.overfits = batch_limits(config.trainer), bool(config.trainer.get("overfit_batches"))
     rules = instantiate(config, "decision")
     rules.check(data.catalog.classes)
@@ -186,9 +187,22 @@ def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassif
 
 
 def complete_loss(model: ImageClassifier, data: L.LightningDataModule) -> None:
-    """Give a loss that weighs classes the number of training images of each, once the splits are known."""
+    """Give a loss that weighs classes the number of training images of each, once the splits are known.
+
+    Raises:
+        UserError: a loss that takes no mixed labels, where there is a batch transform.
+    """
     if not isinstance(model.loss, nn.Module):
         model.loss = model.loss(class_counts=data.class_counts)
+    if data.batch_transform is not None:
+        shares = torch.full((2, len(model.classes)), 1 / len(model.classes))
+        try:
+            model.loss(torch.zeros_like(shares), shares)
+        except Exception as error:
+            raise UserError(
+                f"batch_transform with loss={type(model.loss).__name__}: the loss takes no shares of classes (B, K) "
+                f"({' '.join(str(error).split())[:200]}); use batch_transform=none, or a loss of conf/loss"
+            ) from error
 
 
 def describe_model(config: DictConfig, model: ImageClassifier) -> ModelInfo:

@@ -1,13 +1,17 @@
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from callbacks.distillation import Distillation, warn_of_other_splits
+from callbacks.linear_probe import unaugmented_batches
 from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import DataInfo, RunRecord
+from datamodules.normalize import normalize
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.losses import DistillationLoss
 from tests.support.fake_checkpoints import make_checkpoint
@@ -64,6 +68,28 @@ def test_without_augmentation_cached_predictions_are_those_of_every_step(finishe
     callback.on_train_batch_start(fake_trainer, student, batch, 0)
     with torch.no_grad():
         assert torch.allclose(batch["teacher_logits"], student(batch["pixels"]), atol=1e-5)
+
+
+def test_the_teacher_sees_the_mixed_images(finished_run, fake_trainer):
+    path = finished_run.folder / "checkpoints" / "best.ckpt"
+    student, data = load_classifier(path), fake_trainer.datamodule
+    data.batch_transform = v2.MixUp()
+    callback = Distillation(teacher=str(path), temperature=4, weight=0.5)
+    callback.setup(fake_trainer, student, "fit")
+    callback.on_train_start(fake_trainer, student)
+    assert callback.cache is None and data.augmentation.changes_nothing
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    callback.on_train_batch_start(fake_trainer, student, batch, 0)
+    plain = torch.from_numpy(np.stack([data.pixel_cache[row] for row in batch["rows"].tolist()]))
+    mixed = batch["pixels"] - normalize(plain.permute(0, 3, 1, 2), data.mean, data.std)
+    assert mixed.abs().max() > 0.1 and batch["targets"].shape == (8, 2)
+    with torch.no_grad():
+        assert torch.allclose(batch["teacher_logits"], student(batch["pixels"]), atol=1e-5)
+    # what sees each image once sees it unmixed: the linear probe, and a teacher that is cached
+    assert not any("targets" in each for each in unaugmented_batches(fake_trainer, student))
+    callback.cache_teacher = True
+    with pytest.raises(UserError, match=r"cache_teacher=true with a batch_transform: .*use callbacks\.distillation"):
+        callback.on_train_start(fake_trainer, student)
 
 
 @pytest.mark.parametrize(

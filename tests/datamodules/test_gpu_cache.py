@@ -10,6 +10,7 @@ import torch
 
 from datamodules import gpu_cache
 from datamodules.normalize import normalize
+from datamodules.transform_list import TransformList
 from engine.config.instantiate import instantiate
 from tests.support.configs import composed
 from tests.support.helpers import make_images
@@ -65,6 +66,15 @@ def test_val_images_are_those_of_the_files(data):
         stacked = torch.from_numpy(np.stack(files)).permute(0, 3, 1, 2)
         assert torch.equal(batch["pixels"], normalize(stacked, made.mean, made.std))
         assert batch["pixels"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_list_may_keep_training_images_on_the_processor(data):
+    made = data()
+    made.augmentation = TransformList(transforms=[lambda image: image.rotate(90)], on_device=False)  # only Pillow's
+    batch = next(iter(made.train_dataloader()))
+    rotated = [np.rot90(made.pixel_cache[row]) for row in batch["rows"].tolist()]
+    assert "params" not in batch and np.array_equal(batch["pixels"].permute(0, 2, 3, 1), np.stack(rotated))
+    assert "pixels" not in next(iter(made.val_dataloader()))
 
 
 def test_nothing_holds_the_images_once_the_data_module_is_gone(data):

@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
+from common.errors import UserError
 from datamodules import loader
 from datamodules.image_datamodule import normalize
 from datamodules.loader import EpochSampler, ImageDataset, StatefulDataLoader, keep_batch
 from datamodules.sources.catalog import Catalog
+from datamodules.transform_list import TransformList
 from datamodules.transforms import Augmentation
 from engine.config.instantiate import instantiate
 from tests.support.configs import composed
@@ -106,17 +109,39 @@ def test_a_batch_is_channels_last_with_the_right_labels(dataset):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_augmentation_is_the_same_on_any_number_of_workers_and_differs_between_epochs(dataset, num_workers):
+@pytest.mark.parametrize(
+    "augmentation", [None, TransformList(transforms=[v2.TrivialAugmentWide(), v2.RandomCrop(16, 4)])]
+)
+def test_augmentation_is_the_same_on_any_number_of_workers_and_differs_between_epochs(
+    dataset, augmentation, num_workers
+):
+    dataset.augmentation, dataset.mixes = augmentation or dataset.augmentation, True
+
     def epoch(number, workers):
         sampler = EpochSampler(np.arange(10), shuffle=True, seed=3)
         sampler.set_epoch(number)
         loader = DataLoader(dataset, batch_size=4, sampler=sampler, num_workers=workers, collate_fn=keep_batch)
         batches = list(loader)
         order = torch.cat([b["rows"] for b in batches]).argsort()
-        return torch.cat([b["pixels"] for b in batches])[order]
+        return torch.cat([b["pixels"] for b in batches])[order], [b["mix_seed"] for b in batches]
 
-    assert torch.equal(epoch(0, num_workers), epoch(0, 0))
-    assert not torch.equal(epoch(0, 0), epoch(1, 0))
+    (pixels, seeds), (theirs, same), (others, different) = epoch(0, num_workers), epoch(0, 0), epoch(1, 0)
+    assert torch.equal(pixels, theirs) and seeds == same and len(set(seeds)) == 3
+    assert not torch.equal(pixels, others) and not set(seeds) & set(different)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_transform_that_fails_in_a_worker_is_one_line(dataset, num_workers):
+    def fail(image):
+        raise KeyError("color")
+
+    dataset.augmentation = TransformList(transforms=[v2.Identity(), fail])
+    sampler = EpochSampler(np.arange(10), shuffle=True, seed=3)
+    batches = StatefulDataLoader(dataset, batch_size=4, sampler=sampler, num_workers=num_workers, collate_fn=keep_batch)
+    with pytest.raises(
+        UserError, match=r"^augmentation\.transforms\[1\] \(.*fail\): raised KeyError: 'color' .*tensor of it\)$"
+    ):
+        list(batches)
 
 
 def test_a_loader_resumes_in_the_middle_of_a_pass(dataset):

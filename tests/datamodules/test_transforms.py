@@ -5,9 +5,9 @@ from PIL import Image
 from torchvision.transforms import functional as F
 
 from common.errors import UserError
-from datamodules.transforms import Augmentation, AugmentationParams, apply, draw_rectangle
-from datamodules.transforms_gpu import apply_on_device
+from datamodules.transforms import Augmentation, AugmentationParams, draw_rectangle
 
+apply = Augmentation.apply
 OFF = {"horizontal_flip": 0, "vertical_flip": 0, "rotation_degrees": 0, "color_jitter": 0, "erasing": 0}
 
 
@@ -17,7 +17,8 @@ def image():
 
 
 def test_nothing_drawn_changes_nothing(image):
-    assert Augmentation(**OFF)(image, np.random.default_rng(0)) is image
+    augmentation = Augmentation(**OFF)
+    assert augmentation.apply(image, augmentation.draw(40, np.random.default_rng(0))) is image
 
 
 def test_flips_and_rotation_equal_torchvision_in_the_study_s_order(image):
@@ -51,7 +52,8 @@ def test_erasing_blackens_one_rectangle_within_the_paper_s_bounds(image):
 @pytest.mark.parametrize("step", ["horizontal_flip", "vertical_flip", "erasing"])
 def test_probabilities_are_kept(step, image):
     augmentation = Augmentation(**OFF | {step: 0.3})
-    changed = sum(not np.array_equal(augmentation(image, np.random.default_rng(seed)), image) for seed in range(1000))
+    draws = [augmentation.draw(40, np.random.default_rng(seed)) for seed in range(1000)]
+    changed = sum(not np.array_equal(apply(image, draw), image) for draw in draws)
     assert changed == pytest.approx(300, abs=60)  # four standard deviations
 
 
@@ -63,7 +65,7 @@ def test_rotation_covers_both_sides_up_to_its_bound():
             self.seen.append((low, high))
             return super().uniform(low, high)
 
-    Augmentation(**OFF | {"rotation_degrees": 15})(np.zeros((4, 4, 3), np.uint8), Angles(np.random.PCG64(0)))
+    Augmentation(**OFF | {"rotation_degrees": 15}).draw(4, Angles(np.random.PCG64(0)))
     assert Angles.seen == [(-15, 15)]
 
 
@@ -89,7 +91,8 @@ DRAWS = [
 
 def on_device(image, draws):
     batch = torch.from_numpy(np.stack([image] * len(draws))).permute(0, 3, 1, 2)
-    return apply_on_device(batch, torch.tensor(draws), jitter=True).permute(0, 2, 3, 1).numpy()
+    augmentation = Augmentation(**OFF | {"color_jitter": 0.2})
+    return augmentation.apply_on_device(batch, torch.tensor(draws)).permute(0, 2, 3, 1).numpy()
 
 
 def test_a_batch_on_the_device_is_what_each_image_is_on_the_processor(image):
@@ -110,4 +113,3 @@ def test_draws_are_the_same_wherever_they_are_applied(image):
     )
     draw = augmentation.draw(40, np.random.default_rng(3))
     assert draw == augmentation.draw(40, np.random.default_rng(3)) and draw.erased_height > 0
-    assert np.array_equal(augmentation(image, np.random.default_rng(3)), apply(image, draw))

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from engine.config.instantiate import instantiate
 from engine.config.validate import validate
 from tests.support.configs import EXTRA, FILES, composed
+from tests.support.helpers import SIMPLE_CNN
 
 
 class Stamp(Callback):
@@ -29,6 +30,24 @@ def test_every_augmentation_and_data_module_is_built(name):
         config = validate(composed(f"augmentation={name}", choice, *EXTRA.get(choice, [])))
         data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
         assert data.image_size == config.model.image_size == 256
+
+
+V2 = "torchvision.transforms.v2"
+
+
+@pytest.mark.parametrize(("augmentation", "mixed"), [
+    ("random_resized_crop", ["batch_transform=mixup", "loss=focal"]),
+    ("trivial_augment", ["batch_transform=cutmix", "loss=weighted_cross_entropy"]),
+    ("rand_augment", [f"+batch_transform._target_={V2}.RandomChoice",
+                      f"+batch_transform.transforms=[{{_target_:{V2}.MixUp,alpha:1}},{{_target_:{V2}.CutMix}}]"]),
+    ("study_upright", ["batch_transform=cutmix", "teacher=best.ckpt"]),
+])  # fmt: skip
+def test_every_augmentation_trains_with_mixed_batches(train, finished_run, augmentation, mixed):
+    mixed = [text.replace("best.ckpt", str(finished_run.folder / "checkpoints" / "best.ckpt")) for text in mixed]
+    ran = train(f"augmentation={augmentation}", *mixed, *SIMPLE_CNN, "trainer.max_epochs=1")
+    assert ran.status == 0, ran.err
+    assert not ran.record.run.warnings and ran.record.test.accuracy.n == 14
+    assert ran.record.run.choices["augmentation"] == augmentation
 
 
 def test_final_model_is_the_study_s_recipe():

@@ -1,5 +1,7 @@
 """The LightningModule: every model file trains."""
 
+from types import SimpleNamespace
+
 import lightning as L
 import pytest
 import torch
@@ -83,3 +85,25 @@ def test_an_impossible_network_is_a_user_error_with_the_closest_names():
         classifier(network=FINAL | {"kep": 3})
     with pytest.raises(UserError, match=r"model\.keep=8: shufflenet_v2_x0_5 has 7 blocks"):
         classifier(network=FINAL | {"keep": 8})
+
+
+def test_a_mixed_batch_is_trained_on_its_shares_and_counts_the_larger_one():
+    model = classifier().eval()
+    batch = batches(1, 4, 32, classes=2)[0] | {"weights": torch.tensor([1.0, 2.0, 0.5, 1.0])}
+    batch["targets"] = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.8, 0.2]])
+    loss = model.training_step(batch, 0)
+    log_p = model(batch["pixels"]).log_softmax(1)
+    assert loss.item() == pytest.approx((-(batch["targets"] * log_p).sum(1) * batch["weights"]).mean().item())
+    expected = (log_p.argmax(1) == torch.tensor([0, 1, 1, 0])).float().mean().item()
+    assert model.train_metrics.compute_and_reset() == pytest.approx({"loss": loss.item(), "accuracy": expected})
+
+
+def test_a_loss_that_takes_no_shares_is_refused_with_a_batch_transform():
+    data = SimpleNamespace(batch_transform=torch.nn.Identity(), class_counts=[3, 4])
+    model = classifier(loss=torch.nn.MultiMarginLoss(reduction="none"))
+    with pytest.raises(
+        UserError, match=r"batch_transform with loss=MultiMarginLoss: the loss takes no shares of classes"
+    ):
+        stages.complete_loss(model, data)
+    data.batch_transform = None
+    stages.complete_loss(model, data)

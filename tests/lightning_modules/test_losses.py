@@ -23,6 +23,27 @@ def test_losses_by_hand():
     assert values(FocalLoss(gamma=0.0)) == pytest.approx(-np.log(TRUE))
 
 
+@pytest.mark.parametrize("loss", [
+    CrossEntropy(), CrossEntropy(label_smoothing=0.1), WeightedCrossEntropy(class_counts=[50, 40, 10]), FocalLoss(gamma=2.0),
+    FocalLoss(gamma=0.5),
+], ids=lambda loss: type(loss).__name__)  # fmt: skip
+def test_shares_of_classes_give_the_mix_of_their_losses(loss):
+    logits, others = torch.tensor(LOGITS), torch.tensor([1, 2, 0])
+    hard = torch.nn.functional.one_hot(torch.tensor(LABELS), 3).double()
+    shares = 0.7 * hard + 0.3 * torch.nn.functional.one_hot(others, 3)
+    expected = 0.7 * loss(logits, torch.tensor(LABELS)) + 0.3 * loss(logits, others)
+    assert loss(logits, shares).numpy() == pytest.approx(expected.numpy(), rel=1e-5)
+    assert loss(logits, hard).numpy() == pytest.approx(values(loss), rel=1e-5)
+
+
+def test_cross_entropy_of_shares_is_torch_s():
+    shares = torch.tensor([[0.2, 0.5, 0.3], [1.0, 0, 0], [0, 0.9, 0.1]], dtype=torch.float64)
+    expected = -(shares.numpy() * np.log(P)).sum(axis=1)
+    assert CrossEntropy()(torch.tensor(LOGITS), shares).numpy() == pytest.approx(expected)
+    theirs = torch.nn.CrossEntropyLoss(reduction="none", label_smoothing=0.1)(torch.tensor(LOGITS), shares)
+    assert torch.equal(CrossEntropy(label_smoothing=0.1)(torch.tensor(LOGITS), shares), theirs)
+
+
 def test_class_weights_average_to_one_over_the_training_images():
     counts = [50, 40, 10]
     weights = WeightedCrossEntropy(class_counts=counts).class_weights.numpy()

@@ -191,3 +191,12 @@ def test_the_card_of_a_trained_run(finished_run, two_colors, tmp_path):
     names = {"images": [str(file) for file in sorted((two_colors / "test" / "red").glob("*.png"))[:2]]}
     exec(compile(lines, "card", "exec"), names)
     assert names["model"].classes == ["blue", "red"] and names["model"].predict(names["images"])[1].predicted
+
+
+def test_nested_classes_are_shown_by_name_and_settings(tmp_path):
+    step = {"_target_": "torchvision.transforms.v2.RandomHorizontalFlip", "p": 0.25}
+    settings = {"augmentation.transforms": [step, {"_target_": "my.Own"}], "model.head.dropout": [0.2, 0.02]}
+    card = model_card(RunRecord.read(make_run(tmp_path / "run", epochs=0, settings=settings)), "best.ckpt").replace(
+        "\\", ""
+    )
+    assert "augmentation: transforms [RandomHorizontalFlip (p 0.25), Own]" in card and "dropout [0.2, 0.02]" in card

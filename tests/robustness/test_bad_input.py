@@ -54,6 +54,37 @@ def test_settings(train, override, texts):
     assert says(train(*override.split("  ")), *texts)
 
 
+NAMES = "torchvision.transforms.v2"
+
+
+@pytest.mark.parametrize(("transforms", "texts"), [
+    (f"[{{_target_:{NAMES}.RandomAply}}]", ["augmentation.transforms[0]._target_", "did you mean RandomApply"]),
+    (f"[{{_target_:{NAMES}.RandomHorizontalFlip,p:3}}]", ["augmentation.transforms[0].p=3.0: `p` should be"]),
+    (f"[{{_target_:{NAMES}.Identity}},{{_target_:{NAMES}.Resize,size:8}}]",
+     [f"augmentation.transforms[1] ({NAMES}.Resize): gives (3, 8, 8) uint8; an image of 32 x 32"]),
+    ("[{_target_:tests.datamodules.test_transform_list.Fails,share:1}]",
+     ["augmentation.transforms[0] (tests.datamodules.test_transform_list.Fails): raised KeyError"]),
+])  # fmt: skip
+def test_augmentations(train, transforms, texts):
+    assert says(train("augmentation=trivial_augment", f"augmentation.transforms={transforms}"), *texts)
+
+
+def test_what_is_no_augmentation_by_itself_is_put_in_a_list(train):
+    ran = train("~augmentation", f"+augmentation._target_={NAMES}.TrivialAugmentWide")
+    assert says(
+        ran, f"augmentation._target_={NAMES}.TrivialAugmentWide: no augmentation by itself", "trivial_augment.yaml"
+    )
+
+
+def test_a_transform_that_fails_later_in_a_loader_process(train, monkeypatch):
+    monkeypatch.setattr("datamodules.transform_list.TRIES", 0)
+    fails = "[{_target_:tests.datamodules.test_transform_list.Fails,share:0.05}]"
+    ran = train("augmentation=trivial_augment", f"augmentation.transforms={fails}", "datamodule.num_workers=2",
+                "trainer.max_epochs=5", "model=simple_cnn", "model.image_size=16")  # fmt: skip
+    assert says(ran, "augmentation.transforms[0] (tests.datamodules.test_transform_list.Fails): raised KeyError")
+    assert ran.record.status == "failed" and "augmentation.transforms[0]" in ran.record.reason
+
+
 def test_a_long_argument_is_cut(train):
     ran = train(f"datamodule.root=(b{'x' * 5000}")
     assert says(ran, "cannot read the argument", "two kinds of quotes") and len(ran.err) < 500

@@ -80,6 +80,26 @@ def test_listed_classes_are_those_that_conf_names():
     assert all(map(is_allowed_target, ("torch.nn.CrossEntropyLoss", "lightning.pytorch.callbacks.EarlyStopping")))
 
 
+def test_torchvision_s_transforms_are_listed_and_nothing_that_they_could_call(tmp_path):
+    transforms = ("RandomHorizontalFlip", "TrivialAugmentWide", "MixUp", "Lambda")
+    assert all(is_allowed_target(f"torchvision.transforms.v2.{name}") for name in transforms)
+    others = ("functional.resize", "query_size", "InterpolationMode", "functional._utils.Callable", "_utils.Transform")
+    assert not any(is_allowed_target(f"torchvision.transforms.v2.{name}") for name in others)
+    assert not any(
+        map(is_allowed_target, ("torchvision.io.write_file", "torchvision.transforms.v2", "torchvision.datasets.MNIST"))
+    )
+    for evil in (
+        {"_target_": "os.system", "_partial_": True},
+        {"_target_": "hydra.utils.get_method", "path": "os.system"},
+    ):
+        step = {"_target_": "torchvision.transforms.v2.Lambda", "lambd": evil}
+        listed = {"_target_": "datamodules.transform_list.TransformList", "transforms": [step]}
+        for group, node in (("augmentation", listed), ("batch_transform", step)):
+            run = saved(tmp_path / f"{group}{evil['_target_']}", OmegaConf.to_yaml({group: node}))
+            with pytest.raises(UserError, match=rf"{group}\..*lambd\._target_ is .*neither in your conf/"):
+                read_saved_config(run, (), NOTHING)
+
+
 def test_a_class_of_the_user_s_own_conf_is_trusted_at_its_key_only(tmp_path):
     run = saved(tmp_path / "run", "loss: {_target_: my.Loss, gamma: 2}")
     assert read_saved_config(run, (), OmegaConf.create({"loss": {"_target_": "my.Loss"}})).loss.gamma == 2
