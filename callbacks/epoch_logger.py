@@ -1,10 +1,11 @@
-"""Log each epoch: a line on the screen, a row of metrics.csv, scalars in TensorBoard."""
+"""Log each epoch: a line on the screen, a row of metrics.csv, metrics for the loggers."""
 
 import logging
 import time
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from common.errors import UserError
 from common.run_folder import METRIC_COLUMNS, RunFolder
@@ -22,6 +23,10 @@ class EpochLogger(L.Callback):
 
     def on_train_start(self, trainer, pl_module) -> None:
         self._started_s = time.perf_counter()  # of an epoch that is resumed in the middle
+        for logger in trainer.loggers:  # of a resumed run: TensorBoard adds to what is there, another one starts over
+            if not isinstance(logger, TensorBoardLogger):
+                for row in self.rows:
+                    self._log_row(logger, row)
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         self._started_s = time.perf_counter()
@@ -36,7 +41,7 @@ class EpochLogger(L.Callback):
             return
         RunFolder(Path(trainer.default_root_dir)).write_metrics(self.rows)
         for logger in trainer.loggers:
-            logger.log_metrics({name: row[name] for name in METRIC_COLUMNS[1:]}, step=row["epoch"])
+            self._log_row(logger, row)
         split = trainer.datamodule.select_on
         log.info(
             "epoch %*d/%d  loss %.4f  train accuracy %.4f  %s accuracy %.4f  %s loss %.4f  lr %.1e  (%.1f s)",
@@ -52,6 +57,9 @@ class EpochLogger(L.Callback):
             row["lr"],
             time.perf_counter() - self._started_s,
         )
+
+    def _log_row(self, logger: Logger, row: dict[str, float]) -> None:
+        logger.log_metrics({name: row[name] for name in METRIC_COLUMNS[1:]}, step=row["epoch"])
 
     def state_dict(self) -> dict:
         return {"rows": self.rows}

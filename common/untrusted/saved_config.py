@@ -35,7 +35,7 @@ LOGGERS = "lightning.pytorch.loggers"
 ALLOWED_TARGETS = {
     "callbacks": "callbacks",
     "datamodules": "datamodules",
-    "engine.run.tensorboard": "engine.run.tensorboard",
+    "engine.run.loggers": "engine.run.loggers",
     "evaluation.decision": "evaluation.decision",
     "lightning_modules": "lightning_modules",
     "torch.nn": "torch.nn.modules.loss",

@@ -1,14 +1,19 @@
-"""Build objects from a validated configuration."""
+"""Build objects from a validated configuration, and name the one that an error comes from."""
 
+import contextlib
 import math
 import re
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
 
 import hydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from common.errors import UserError
+from common.errors import DISK_ERRORS, TrialPruned, UserError
 
+EXTRAS = {"wandb": "wandb", "mlflow": "mlflow", "psutil": "device_stats", "timm": "timm"}  # package -> extra that has it
+OURS = ("callbacks.", "datamodules.", "engine.", "evaluation.", "lightning_modules.")
 LIBRARIES = ("torch.", "lightning.")  # whose errors are about the settings that they are given
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?|-?\binf\b|\bnan\b")
 
@@ -25,7 +30,7 @@ def instantiate(config: DictConfig, key: str, **arguments):
         The object; a function where the node has `_partial_`; None where it is empty.
 
     Raises:
-        UserError: a setting that the constructor refuses, or a `_target_` that Hydra does.
+        UserError: a setting that the constructor refuses, a package that it misses, or a `_target_` that Hydra refuses.
     """
     node = OmegaConf.select(config, key)
     if not node:
@@ -38,9 +43,55 @@ def instantiate(config: DictConfig, key: str, **arguments):
             raise UserError(f"{key}: {' '.join(str(error).split())}") from error
         if isinstance(cause, UserError):
             raise cause from None  # not from `error`, whose cause it is
+        if isinstance(cause, ImportError):
+            raise missing_package(key, cause) from cause
         if str(node._target_).startswith(LIBRARIES) and is_about_settings(cause):
             raise setting_error(key, OmegaConf.to_container(node), cause) from cause
         raise
+
+
+@contextlib.contextmanager
+def component_errors(config: DictConfig, groups: Iterable[str] = ("callbacks", "logger")) -> Iterator[None]:
+    """Name the node of a group in whose class an error is raised inside; what this project's own classes raise passes.
+
+    Raises:
+        UserError: names the key and the error.
+    """
+    try:
+        yield
+    except (UserError, TrialPruned):
+        raise
+    except Exception as error:
+        found = _raised_in(error, {f"{group}.{name}": node for group in groups for name, node in config[group].items()})
+        about_the_machine = (isinstance(error, OSError) and error.errno in DISK_ERRORS) or isinstance(error, MemoryError)
+        if found is None or about_the_machine or type(error).__name__ == "OutOfMemoryError":
+            raise
+        key, kind = found
+        if isinstance(error, ImportError):
+            raise missing_package(key, error) from error
+        text = " ".join(str(error).split())
+        if not kind.__module__.startswith(LIBRARIES):
+            text = f"{kind.__name__} raised {type(error).__name__}: {text}; its traceback: HYDRA_FULL_ERROR=1 python ..."
+        raise UserError(f"{key}: {text}") from error
+
+
+def _raised_in(error: Exception, nodes: Mapping[str, DictConfig]) -> tuple[str, type] | None:
+    """Return key and class of the innermost object in the traceback whose class is that of a node and not of this project."""
+    keys = {hydra.utils.get_object(node._target_): key for key, node in nodes.items() if node}
+    for frame in reversed([frame for frame, _ in traceback.walk_tb(error.__traceback__)]):
+        kind = type(frame.f_locals.get("self"))
+        if kind in keys and not f"{kind.__module__}.".startswith(OURS):
+            return keys[kind], kind
+    return None
+
+
+def missing_package(key: str, error: ImportError) -> UserError:
+    """Return the error of a class whose package is not installed, with the extra that has it."""
+    text = " ".join(str(error).split())
+    package = next((name for name in EXTRAS if re.search(rf"\b{name}\b", f"{error.name} {text}")), None)
+    if package is None:
+        return UserError(f"{key}: {text}")
+    return UserError(f'{key}: needs the package {package}; pip install -e ".[{EXTRAS[package]}]"')
 
 
 def is_about_settings(error: BaseException) -> bool:

@@ -8,29 +8,23 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from callbacks.checkpoint import BestCheckpoint, LastCheckpoint
+from callbacks.checkpoint import BestCheckpoint
 from callbacks.distillation import warn_of_other_splits
-from callbacks.epoch_logger import EpochLogger
-from callbacks.freeze_backbone import FreezeBackbone
-from callbacks.graceful_shutdown import GracefulShutdown
-from callbacks.prediction_writer import PredictionWriter
-from callbacks.step_seed import StepSeed
-from callbacks.terminate_on_nan import TerminateOnNaN
-from callbacks.throughput import Throughput
 from common.atomic_io import tolerate_disk_errors, write_text
 from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import AuditFinding, BestEpoch, DataInfo, Excluded, Latency, ModelInfo, RunRecord
-from engine.config.instantiate import instantiate
+from engine.config.instantiate import component_errors, instantiate
 from engine.config.validate import check_image_size, validate
+from engine.run.callback_list import all_callbacks, evaluation_callbacks
 from engine.run.checkpoint_io import AtomicCheckpointIO, intact_checkpoint
 from engine.run.evaluate import evaluate_test, evaluate_val, finalize
+from engine.run.loggers import Loggers, log_settings, open_loggers
 from engine.run.resume import resume_errors
-from engine.state import STATE
 from lightning_modules.checkpoint import check_same_network, epochs_done, load_classifier
 from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.network_errors import network_errors
@@ -58,26 +52,28 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
     rules = instantiate(config, "decision")
     rules.check(data.catalog.classes)
     model = build_model(config, data)
-    if config.stages != ["cost"]:
-        data.setup()  # reads the images, which may take minutes: what can be refused without them was refused before
-    record.data = describe_data(data)
-    if data.pixel_cache is not None and record.writes:
-        record.folder.write_splits(split_columns(data))
-    profiled = "cost" in config.stages and record.writes
-    record.model = profile_model(config, model, record.folder) if profiled else describe_model(config, model)
     if config.stages == ["cost"]:
+        record.data, record.model = describe_data(data), describe_model(config, model, record)
         return
-    trainer = build_trainer(config, record, callbacks=callbacks)
-    if "fit" in config.stages:
-        complete_loss(model, data)
-        record.model.weights = load_weights(config, record, model)
-        record.save()
-        record.best = fit(config, record, trainer, model, data)
-        model = load_classifier(Path(record.best.checkpoint))
-    evaluate_val(record, trainer, model, data, rules)
-    if "test" in config.stages and data.has_test:
-        evaluate_test(config, record, trainer, model, data)
-    finalize(config, record, trainer)
+    with component_errors(config), open_loggers(config, record) as loggers:
+        trainer = build_trainer(config, record, loggers, callbacks=callbacks)
+        data.setup()  # reads the images, which may take minutes: what can be refused without them was refused before
+        record.data = describe_data(data)
+        if record.writes:
+            record.folder.write_splits(split_columns(data))
+        record.model = describe_model(config, model, record)
+        log_settings(loggers, config, record)
+        if "fit" in config.stages:
+            complete_loss(model, data)
+            record.model.weights = load_weights(config, record, model)
+            record.save()
+            record.best = fit(config, record, trainer, model, data)
+            model = load_classifier(Path(record.best.checkpoint))
+            trainer.callbacks = evaluation_callbacks(config, trainer.callbacks)
+        evaluate_val(record, trainer, model, data, rules)
+        if "test" in config.stages and data.has_test:
+            evaluate_test(config, record, trainer, model, data)
+        finalize(config, record, trainer, loggers)
 
 
 def describe_data(data: L.LightningDataModule) -> DataInfo:
@@ -157,8 +153,10 @@ def complete_loss(model: ImageClassifier, data: L.LightningDataModule) -> None:
         model.loss = model.loss(class_counts=data.class_counts)
 
 
-def describe_model(config: DictConfig, model: ImageClassifier) -> ModelInfo:
-    """Return the record's `model` where its cost is not measured."""
+def describe_model(config: DictConfig, model: ImageClassifier, record: RunRecord) -> ModelInfo:
+    """Return the record's `model`, with its cost where that is a stage of the run."""
+    if "cost" in config.stages and record.writes:
+        return profile_model(config, model, record.folder)
     return ModelInfo(name=config.model.name, parameters=count_parameters(model.network))
 
 
@@ -199,27 +197,27 @@ def load_weights(config: DictConfig, record: RunRecord, model: ImageClassifier) 
     return description
 
 
-def build_trainer(config: DictConfig, record: RunRecord, *, callbacks: Sequence[L.Callback] = ()) -> L.Trainer:
+def build_trainer(
+    config: DictConfig, record: RunRecord, loggers: Loggers, *, callbacks: Sequence[L.Callback] = ()
+) -> L.Trainer:
     """Build Lightning's trainer for this run's folder with further `callbacks`; record the device."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its import has set it to INFO
     for message in KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message)
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and is for code that reads such memory
     callbacks = all_callbacks(config, record, callbacks)
-    resumes = config.ckpt_path is not None and "fit" in config.stages
-    first_step = epochs_done(Path(config.ckpt_path)) + 1 if resumes else None
-    on_terminal = sys.stderr.isatty()
-    if on_terminal:
+    shows_progress = any(isinstance(callback, ProgressBar) for callback in callbacks)  # one of the user's choice
+    if sys.stderr.isatty() and not shows_progress:
         callbacks.append(TQDMProgressBar(leave=False))
-    folder = str(record.folder.path)
+        shows_progress = True
     trainer = instantiate(
         config,
         "trainer",
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
-        logger=instantiate(config, "logger", folder=folder, first_step=first_step) or False,
-        default_root_dir=folder,
-        enable_progress_bar=on_terminal,
+        logger=list(loggers.values()) or False,
+        default_root_dir=str(record.folder.path),
+        enable_progress_bar=shows_progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
@@ -231,32 +229,6 @@ def build_trainer(config: DictConfig, record: RunRecord, *, callbacks: Sequence[
     about.processes, about.threads = trainer.world_size, torch.get_num_threads()
     log.info("device: %s, processes: %d, threads: %d", about.device, about.processes, about.threads)
     return trainer
-
-
-def all_callbacks(config: DictConfig, record: RunRecord, further: Sequence[L.Callback]) -> list[L.Callback]:
-    """List what every run needs, what conf/callbacks asks for and `further` callbacks, in the order that Lightning calls them.
-
-    BestCheckpoint comes before LastCheckpoint, which keeps its state; FreezeBackbone before FreezeBatchNorm, which
-    freezes more.
-    """
-    configured = (instantiate(config, f"callbacks.{name}") for name in config.callbacks)
-    configured = [callback for callback in configured if callback is not None and getattr(callback, "enabled", True)]
-    kinds = (BestCheckpoint, LastCheckpoint)
-    best, last = (next((c for c in configured if isinstance(c, kind)), None) or kind() for kind in kinds)
-    best.dirpath = last.dirpath = str(record.folder.checkpoints)
-    return [
-        StepSeed(seed=config.seed),
-        *([FreezeBackbone(epochs=config.model.freeze)] if config.model.freeze else []),
-        *(callback for callback in configured if not isinstance(callback, kinds)),
-        Throughput(started_s=STATE.started_s),
-        EpochLogger(),
-        PredictionWriter(),
-        TerminateOnNaN(),
-        GracefulShutdown(),
-        best,
-        last,
-        *further,
-    ]
 
 
 def fit(
