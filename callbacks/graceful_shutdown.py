@@ -5,6 +5,7 @@ import signal
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from callbacks.checkpoint import LastCheckpoint
@@ -24,10 +25,11 @@ class GracefulShutdown(L.Callback):
         # Not earlier: Lightning installs handlers of its own before, and restores the usual ones at the end
         for number in stop_signals():
             signal.signal(number, self._on_signal)
-        if any(early.stopping_reason != EarlyStoppingReason.NOT_STOPPED for early in trainer.early_stopping_callbacks):
+        for ending in ended_by(trainer):
             log.warning(
-                "early stopping has ended this training before: nothing more is trained; to train longer, remove that "
-                "callback: +callbacks.NAME=null"
+                "%s: has ended this training before: nothing more is trained; to train longer, remove that callback: "
+                "+callbacks.NAME=null",
+                ending,
             )
             trainer.should_stop = True
 
@@ -42,9 +44,8 @@ class GracefulShutdown(L.Callback):
             raise StopRequested(number)
 
     def on_train_end(self, trainer, pl_module) -> None:
-        for early in trainer.early_stopping_callbacks:
-            if early.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
-                log.info("early stopping: %s", early.stopping_reason_message)
+        for ending in ended_by(trainer):
+            log.info("%s", ending)
         self.on_train_epoch_start(trainer, pl_module)
 
     def _on_signal(self, number: int, frame) -> None:
@@ -59,3 +60,18 @@ class GracefulShutdown(L.Callback):
             return self._signal
         number = torch.tensor(self._signal, device=trainer.strategy.root_device)
         return int(trainer.strategy.reduce(number, reduce_op="max"))
+
+
+def ended_by(trainer) -> list[str]:
+    """Return what each callback that has ended the training says of it, which Lightning shows on a level that is off."""
+    said = [
+        f"early stopping: {early.stopping_reason_message}"
+        for early in trainer.early_stopping_callbacks
+        if early.stopping_reason != EarlyStoppingReason.NOT_STOPPED
+    ]
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
+    return said + [
+        f"timer: {timer.time_elapsed():.0f} s of training are over"
+        for timer in timers
+        if (left_s := timer.time_remaining()) is not None and left_s <= 0
+    ]

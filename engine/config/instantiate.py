@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.errors import DISK_ERRORS, TrialPruned, UserError
 
-EXTRAS = {"wandb": "wandb", "mlflow": "mlflow", "psutil": "device_stats", "timm": "timm"}  # package -> extra that has it
+# package -> the extra that has it
+EXTRAS = {"wandb": "wandb", "mlflow": "mlflow", "psutil": "device_stats", "timm": "timm"}
 OURS = ("callbacks.", "datamodules.", "engine.", "evaluation.", "lightning_modules.")
 LIBRARIES = ("torch.", "lightning.")  # whose errors are about the settings that they are given
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?|-?\binf\b|\bnan\b")
@@ -63,15 +64,15 @@ def component_errors(config: DictConfig, groups: Iterable[str] = ("callbacks", "
         raise
     except Exception as error:
         found = _raised_in(error, {f"{group}.{name}": node for group in groups for name, node in config[group].items()})
-        about_the_machine = (isinstance(error, OSError) and error.errno in DISK_ERRORS) or isinstance(error, MemoryError)
-        if found is None or about_the_machine or type(error).__name__ == "OutOfMemoryError":
+        disk_is_full = isinstance(error, OSError) and error.errno in DISK_ERRORS
+        if found is None or disk_is_full or type(error).__name__ in ("MemoryError", "OutOfMemoryError"):
             raise
         key, kind = found
         if isinstance(error, ImportError):
             raise missing_package(key, error) from error
         text = " ".join(str(error).split())
         if not kind.__module__.startswith(LIBRARIES):
-            text = f"{kind.__name__} raised {type(error).__name__}: {text}; its traceback: HYDRA_FULL_ERROR=1 python ..."
+            text = f"{kind.__name__} raised {type(error).__name__}: {text}; for the traceback: HYDRA_FULL_ERROR=1"
         raise UserError(f"{key}: {text}") from error
 
 

@@ -55,7 +55,9 @@ def validate(config: DictConfig) -> DictConfig:
     for group in NAMED:
         values[group] = values.get(group) or {}
         if not isinstance(values[group], dict):
-            raise UserError(f"{group}={str(values[group])[:60]!r}: choose files of conf/{group}: {group}=NAME or {group}=[A,B]")
+            raise UserError(
+                f"{group}={str(values[group])[:60]!r}: choose files of conf/{group}: {group}=NAME or {group}=[A,B]"
+            )
     values["stages"] = _stages(values)
     for key in ("model", *NODES):
         if not isinstance(values.get(key), dict) or not values[key]:

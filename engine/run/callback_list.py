@@ -70,7 +70,9 @@ def configured_callbacks(config: DictConfig) -> dict[str, L.Callback]:
     for key, callback in built.items():
         if callback is not None and not isinstance(callback, Callback):
             target = OmegaConf.select(config, key)._target_
-            raise UserError(f"{key}._target_={target}: is no callback of Lightning; use a subclass of lightning.Callback")
+            raise UserError(
+                f"{key}._target_={target}: is no callback of Lightning; use a subclass of lightning.Callback"
+            )
     return {key: each for key, each in built.items() if each is not None and getattr(each, "enabled", True)}
 
 

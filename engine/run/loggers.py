@@ -1,4 +1,4 @@
-"""The run's loggers, any that Lightning can use: built before images are read, given settings and results, closed at the end."""
+"""The run's loggers: any of Lightning, built before images are read, given settings and results, closed at the end."""
 
 import contextlib
 import inspect
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hydra
+from hydra.errors import InstantiationException
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 Loggers = dict[str, Logger]  # by their keys: logger.csv
 SQLITE = "sqlite:///"
+# Lightning warns of what is usual in a new store
+logging.getLogger("lightning.pytorch.loggers.mlflow").addFilter(lambda line: "not found. Creating it" not in line.msg)
 
 
 class TensorBoard(TensorBoardLogger):
@@ -73,17 +76,20 @@ def open_loggers(config: DictConfig, record: RunRecord) -> Iterator[Loggers]:
 def _start(config: DictConfig, key: str, record: RunRecord, first_step: int | None) -> Logger:
     """Build a logger and let it begin, so that a missing account or server ends the run before it reads images."""
     node = OmegaConf.select(config, key)
-    logger = instantiate(config, key, **_given(node, record, first_step))
-    if not isinstance(logger, Logger):
-        raise UserError(f"{key}._target_={node._target_}: is no logger of Lightning; use a class of lightning.pytorch.loggers")
     try:
+        logger = instantiate(config, key, **_given(node, record, first_step))
+        if not isinstance(logger, Logger):
+            raise UserError(
+                f"{key}._target_={node._target_}: is no logger of Lightning; use a class of lightning.pytorch.loggers"
+            )
         logger.experiment  # noqa: B018 Lightning's loggers begin here
     except UserError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
             raise
-        raise UserError(f"{key}: cannot be started: {' '.join(str(error).split())}") from error
+        raise UserError(f"{key}: cannot be started: {' '.join(str(cause).split())}") from error
     return logger
 
 
