@@ -63,14 +63,14 @@ class GracefulShutdown(L.Callback):
 
 
 def ended_by(trainer) -> list[str]:
-    """Return what each callback that has ended the training says of it, which Lightning shows on a level that is off."""
-    said = [
+    """Return why each callback has ended the training, which Lightning logs on a level that is off."""
+    reasons = [
         f"early stopping: {early.stopping_reason_message}"
         for early in trainer.early_stopping_callbacks
         if early.stopping_reason != EarlyStoppingReason.NOT_STOPPED
     ]
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
-    return said + [
+    return reasons + [
         f"timer: {timer.time_elapsed():.0f} s of training are over"
         for timer in timers
         if (left_s := timer.time_remaining()) is not None and left_s <= 0

@@ -114,7 +114,7 @@ def _doubled(node: DictConfig, one: L.Callback, other_node: DictConfig, other: L
             return f"a run has one {kind.__name__} only"
     keep_state = all(is_overridden("state_dict", instance=each, parent=Callback) for each in (one, other))
     if keep_state and one.state_key == other.state_key:
-        return f"two of {type(one).__name__} with the same settings cannot be told apart in a checkpoint"
+        return f"two of {type(one).__name__} with the same settings would overwrite each other's state in a checkpoint"
     return None
 
 
