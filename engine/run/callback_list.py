@@ -82,8 +82,10 @@ def evaluation_callbacks(config: DictConfig, trained_with: Sequence[L.Callback])
     What these have kept from the training is not of the network that is evaluated: an average of the weights, for
     example, would replace those of best.ckpt. So evaluation is the same as in a command of its own.
     """
-    again = [each for each in configured_callbacks(config).values() if not isinstance(each, SingleFileCheckpoint)]
-    return [*again, *(c for c in trained_with if isinstance(c, (*OF_EVERY_RUN, ProgressBar)))]
+    kept = (*OF_EVERY_RUN, ProgressBar)
+    again = configured_callbacks(config).values()
+    again = [callback for callback in again if not isinstance(callback, (*kept, ModelCheckpoint))]
+    return [*again, *(callback for callback in trained_with if isinstance(callback, kept))]
 
 
 def _check(config: DictConfig, configured: dict[str, L.Callback]) -> None:

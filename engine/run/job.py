@@ -51,7 +51,11 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
                 _skip(job)
                 return None
             record = RunRecord.begin(job.folder, command=job.command, overrides=job.overrides, writes=rank == 0)
+            record.writes = (
+                rank == 0 and record.previous is None
+            )  # a refusal to resume leaves the run's record as it is
             config = resume_config(config, job.overrides, job.folder)
+            record.writes = rank == 0
             record.describe(OmegaConf.to_container(config, resolve=False), job.choices)
             if rank and RESUME_FROM in os.environ:
                 config.ckpt_path = os.environ[RESUME_FROM] or None

@@ -82,7 +82,7 @@ def _start(config: DictConfig, key: str, record: RunRecord, first_step: int | No
             raise UserError(
                 f"{key}._target_={node._target_}: is no logger of Lightning; use a class of lightning.pytorch.loggers"
             )
-        logger.experiment  # noqa: B018 Lightning's loggers begin here
+        hasattr(logger, "experiment")  # Lightning's loggers begin where they are asked for it
     except UserError:
         raise
     except Exception as error:

@@ -14,6 +14,7 @@ from torch import nn
 
 from callbacks.checkpoint import BestCheckpoint
 from callbacks.distillation import warn_of_other_splits
+from callbacks.graceful_shutdown import ended_by
 from common.atomic_io import tolerate_disk_errors, write_text
 from common.errors import UserError
 from common.run_folder import RunFolder
@@ -254,6 +255,10 @@ def fit(
     if trainer.is_global_zero:
         record.folder.previous_checkpoint.unlink(missing_ok=True)  # last.ckpt is whole, and no other one comes
     best = next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint))
+    if not best.best_model_path:
+        raise UserError(
+            f"nothing was trained, so there is no best.ckpt; {'; '.join(ended_by(trainer)) or 'no epoch ended'}"
+        )
     found = BestEpoch(
         epoch=epochs_done(Path(best.best_model_path)),
         monitor=best.monitor if data.select_on == "val" else best.monitor.replace("val/", "test/"),

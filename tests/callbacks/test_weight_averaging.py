@@ -1,0 +1,80 @@
+"""callbacks=ema: the average is what is validated, kept, tested and recorded, and resuming it equals never having stopped."""
+
+import os
+import signal
+
+import lightning as L
+import pytest
+import torch
+
+from common.untrusted.tables import read_csv
+from tests.support.helpers import SIMPLE_CNN, at_step, outcome
+
+EMA = ("callbacks=ema", "callbacks.ema.decay=0.7", *SIMPLE_CNN, "callbacks.best_checkpoint.monitor=val/loss")
+
+
+class Weights(L.Callback):
+    """Keep the weights after each step."""
+
+    made: list["Weights"] = []
+
+    def __init__(self):
+        self.steps = []
+        self.made.append(self)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.steps.append({name: value.detach().clone() for name, value in pl_module.named_parameters()})
+
+
+def state(folder, name):
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def test_the_average_is_that_of_the_formula_and_best_ckpt_is_what_was_validated(train):
+    mine = f"+callbacks.mine._target_={Weights.__module__}.Weights"
+    ran = train(*EMA, "trainer.max_epochs=4", "optimizer.lr=0.0003", mine)
+    assert ran.status == 0, ran.err
+    steps = next(each.steps for each in Weights.made if each.steps)
+    average = steps[0]
+    averages = [average]
+    for weights in steps[1:]:
+        average = {name: 0.7 * value + 0.3 * weights[name] for name, value in average.items()}
+        averages.append(average)
+    best = ran.record.best
+    for name, step in (("last", 12), ("best", 3 * best.epoch)):
+        found = state(ran.folder, name)
+        for key, value in averages[step - 1].items():
+            torch.testing.assert_close(found["state_dict"][key], value)
+            assert torch.equal(found["current_model_state"][key], steps[step - 1][key])
+    rows = read_csv(ran.folder / "metrics.csv")
+    losses = [float(row["val/loss"]) for row in rows]
+    assert best.value == min(losses)
+    assert ran.record.val.loss == pytest.approx(best.value, rel=1e-6)
+    again = train("stages=[test]", f"ckpt_path={ran.folder / 'checkpoints' / 'best.ckpt'}", mine, small=False)
+    assert again.status == 0, again.err
+    assert again.record.test.loss == ran.record.test.loss
+
+
+def test_evaluation_is_of_best_ckpt_where_that_is_not_the_last_average(train):
+    """With a learning rate that ruins the network, the first epoch is the best one."""
+    ran = train(*EMA, "trainer.max_epochs=3", "optimizer.lr=0.5", "scheduler=none")
+    assert ran.status == 0, ran.err
+    losses = [float(row["val/loss"]) for row in read_csv(ran.folder / "metrics.csv")]
+    assert ran.record.best.value == min(losses) and losses[-1] > 1.01 * min(losses)
+    assert ran.record.val.loss == pytest.approx(min(losses), rel=1e-6)
+
+
+def test_interrupted_in_the_middle_and_resumed_it_has_the_same_bits(train, monkeypatch):
+    straight = train(*EMA)
+    at_step(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    at_step(monkeypatch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    stopped = train(*EMA)
+    last = f"ckpt_path={stopped.folder / 'checkpoints' / 'last.ckpt'}"
+    once_more = train(last, small=False, to=stopped.folder)
+    assert (stopped.status, once_more.status) == (143, 143), once_more.err
+    ran = train(last, small=False, to=stopped.folder)
+    assert ran.status == 0, ran.err
+    assert outcome(straight.folder) == outcome(ran.folder)
+    for key in ("current_model_state", "averaging_state"):
+        expected, found = (state(folder, "last")[key] for folder in (straight.folder, ran.folder))
+        assert expected.keys() == found.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
