@@ -30,7 +30,7 @@ def state(folder, name):
     return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
-def test_the_average_is_that_of_the_formula_and_best_ckpt_is_what_was_validated(train):
+def test_the_average_is_that_of_the_formula_and_best_ckpt_is_what_was_validated(train, tmp_path):
     mine = f"+callbacks.mine._target_={Weights.__module__}.Weights"
     ran = train(*EMA, "trainer.max_epochs=4", "optimizer.lr=0.0003", mine)
     assert ran.status == 0, ran.err
@@ -50,7 +50,9 @@ def test_the_average_is_that_of_the_formula_and_best_ckpt_is_what_was_validated(
     losses = [float(row["val/loss"]) for row in rows]
     assert best.value == min(losses)
     assert ran.record.val.loss == pytest.approx(best.value, rel=1e-6)
-    again = train("stages=[test]", f"ckpt_path={ran.folder / 'checkpoints' / 'best.ckpt'}", mine, small=False)
+    best_file = ran.folder / "checkpoints" / "best.ckpt"
+    place = tmp_path / "again"
+    again = train("stages=[test]", f"ckpt_path={best_file}", mine, f"hydra.run.dir={place}", small=False, to=place)
     assert again.status == 0, again.err
     assert again.record.test.loss == ran.record.test.loss
 
