@@ -21,17 +21,19 @@ class GracefulShutdown(L.Callback):
     def __init__(self):
         self._signal = 0
 
-    def on_train_start(self, trainer, pl_module) -> None:
-        # Not earlier: Lightning installs handlers of its own before, and restores the usual ones at the end
-        for number in stop_signals():
-            signal.signal(number, self._on_signal)
+    def on_fit_start(self, trainer, pl_module) -> None:
         for ending in ended_by(trainer):
             log.warning(
-                "%s: has ended this training before: nothing more is trained; to train longer, remove that callback: "
+                "a callback has ended this training before (%s): nothing more is trained; to train longer, remove it: "
                 "+callbacks.NAME=null",
                 ending,
             )
             trainer.should_stop = True
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        # Not earlier: Lightning installs handlers of its own before, and restores the usual ones at the end
+        for number in stop_signals():
+            signal.signal(number, self._on_signal)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if not trainer.is_last_batch and (number := self._received(trainer)):

@@ -96,7 +96,7 @@ def test_a_timer_and_a_checkpoint_of_lightning_s_own(train, monkeypatch):
     assert {path.stem for path in (ran.folder / "checkpoints").iterdir()} == {"best", "last", "mine"}
     resumed = train(f"ckpt_path={ran.folder / 'checkpoints' / 'last.ckpt'}", own, small=False, to=ran.folder)
     assert resumed.status == 0, resumed.err
-    assert "has ended this training before: nothing more is trained" in resumed.out
+    assert "has ended this training before (timer: 7200 s of training are over): nothing more is trained" in resumed.out
 
 
 def test_what_lightning_s_callbacks_refuse_later_is_named(train, monkeypatch):
