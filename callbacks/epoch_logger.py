@@ -24,7 +24,7 @@ class EpochLogger(L.Callback):
     def on_train_start(self, trainer, pl_module) -> None:
         self._started_s = time.perf_counter()  # of an epoch that is resumed in the middle
         for logger in trainer.loggers:  # of a resumed run: TensorBoard adds to what is there, another one starts over
-            if not isinstance(logger, TensorBoardLogger):
+            if trainer.is_global_zero and not isinstance(logger, TensorBoardLogger):
                 for row in self.rows:
                     self._log_row(logger, row)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.callbacks import device_stats_monitor as lightning_device_stats
 from lightning_utilities.core.imports import RequirementCache
 
@@ -66,10 +66,10 @@ def test_what_is_not(tmp_path):
     assert [type(each) for each in found[-2:]] == [BestCheckpoint, LastCheckpoint]
     assert sum(type(each).__name__ == "EarlyStopping" for each in found) == 3
     names = {type(each).__name__ for each in found}
-    assert {"EMAWeightAveraging", "ImageLogger", "LinearProbe"} <= names  # those of every run, and of the recipe
+    assert {"WeightAveraging", "ImageLogger", "LinearProbe"} <= names  # those of every run, and of the recipe
     own = next(each for each in found if type(each) is ModelCheckpoint)
     assert own.dirpath == str(tmp_path / "mine")
-    assert any(isinstance(each, EMAWeightAveraging) for each in listed(tmp_path, "callbacks=ema"))
+    assert any(isinstance(each, WeightAveraging) for each in listed(tmp_path, "callbacks=ema"))
 
 
 def test_files_of_a_checkpoint_s_callbacks_are_in_their_own_folder(tmp_path, caplog):
