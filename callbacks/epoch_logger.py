@@ -1,10 +1,11 @@
-"""Log each epoch: a line on the screen, a row of metrics.csv, scalars in TensorBoard."""
+"""Log each epoch: a line on the screen, a row of metrics.csv, metrics for the loggers."""
 
 import logging
 import time
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from common.errors import UserError
 from common.run_folder import METRIC_COLUMNS, RunFolder
@@ -22,6 +23,10 @@ class EpochLogger(L.Callback):
 
     def on_train_start(self, trainer, pl_module) -> None:
         self._started_s = time.perf_counter()  # of an epoch that is resumed in the middle
+        for logger in trainer.loggers:  # of a resumed run: TensorBoard adds to what is there, another one starts over
+            if trainer.is_global_zero and not isinstance(logger, TensorBoardLogger):
+                for row in self.rows:
+                    self._log_row(logger, row)
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         self._started_s = time.perf_counter()
@@ -38,8 +43,7 @@ class EpochLogger(L.Callback):
             return
         RunFolder(Path(trainer.default_root_dir)).write_metrics(self.rows)
         for logger in trainer.loggers:
-            known = {name: row[name] for name in METRIC_COLUMNS[1:] if row[name] is not None}
-            logger.log_metrics(known, step=row["epoch"])
+            self._log_row(logger, row)
         log.info("%s", self._line(trainer, row))
 
     def _line(self, trainer, row: dict) -> str:
@@ -63,6 +67,10 @@ class EpochLogger(L.Callback):
                 f"({time.perf_counter() - self._started_s:.1f} s{cut})",
             ]
         )
+
+    def _log_row(self, logger: Logger, row: dict[str, float]) -> None:
+        known = {name: row[name] for name in METRIC_COLUMNS[1:] if row[name] is not None}
+        logger.log_metrics(known, step=row["epoch"])
 
     def state_dict(self) -> dict:
         return {"rows": self.rows}

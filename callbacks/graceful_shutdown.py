@@ -22,16 +22,19 @@ class GracefulShutdown(L.Callback):
     def __init__(self):
         self._signal = 0
 
+    def on_fit_start(self, trainer, pl_module) -> None:
+        for ending in ended_by(trainer):
+            log.warning(
+                "a callback has ended this training before (%s): nothing more is trained; to train longer, remove it: "
+                "+callbacks.NAME=null",
+                ending,
+            )
+            trainer.should_stop = True
+
     def on_train_start(self, trainer, pl_module) -> None:
         # Not earlier: Lightning installs handlers of its own before, and restores the usual ones at the end
         for number in stop_signals():
             signal.signal(number, self._on_signal)
-        if any(early.stopping_reason != EarlyStoppingReason.NOT_STOPPED for early in trainer.early_stopping_callbacks):
-            log.warning(
-                "early stopping has ended this training before: nothing more is trained; to train longer, remove that "
-                "callback: +callbacks.NAME=null"
-            )
-            trainer.should_stop = True
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if may_save(trainer, batch_idx) and (number := self._received(trainer)):
@@ -44,12 +47,8 @@ class GracefulShutdown(L.Callback):
             raise StopRequested(number)
 
     def on_train_end(self, trainer, pl_module) -> None:
-        for early in trainer.early_stopping_callbacks:
-            if early.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
-                log.info("early stopping: %s", early.stopping_reason_message)
-        for timer in (callback for callback in trainer.callbacks if isinstance(callback, Timer)):
-            if (left_s := timer.time_remaining()) is not None and left_s <= 0:
-                log.info("stopped: the time is up (%.0f s of training)", timer.time_elapsed())
+        for ending in ended_by(trainer):
+            log.info("%s", ending)
         self.on_train_epoch_start(trainer, pl_module)
 
     def _on_signal(self, number: int, frame) -> None:
@@ -64,3 +63,18 @@ class GracefulShutdown(L.Callback):
             return self._signal
         number = torch.tensor(self._signal, device=trainer.strategy.root_device)
         return int(trainer.strategy.reduce(number, reduce_op="max"))
+
+
+def ended_by(trainer) -> list[str]:
+    """Return why each callback has ended the training, which Lightning logs on a level that is off."""
+    reasons = [
+        f"early stopping: {early.stopping_reason_message}"
+        for early in trainer.early_stopping_callbacks
+        if early.stopping_reason != EarlyStoppingReason.NOT_STOPPED
+    ]
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
+    return reasons + [
+        f"timer: {timer.time_elapsed():.0f} s of training are over"
+        for timer in timers
+        if (left_s := timer.time_remaining()) is not None and left_s <= 0
+    ]

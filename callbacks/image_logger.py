@@ -1,4 +1,4 @@
-"""Images in TensorBoard: one augmented batch as the network sees it, and the confusion matrix."""
+"""Images for the loggers: one augmented batch as the network sees it, and the confusion matrix."""
 
 from copy import copy
 from itertools import islice
@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 
 from callbacks.prediction_writer import PredictionWriter
 from common.atomic_io import tolerate_disk_errors
@@ -53,9 +54,14 @@ class ImageLogger(L.Callback):
 
 
 def log_image(trainer, name: str, pixels: np.ndarray) -> None:
-    """Log an image (H, W, 3) of uint8 to every logger of the run, at the current epoch."""
+    """Log an image (H, W, 3) of uint8 to every logger of the run that takes images, at the current epoch."""
     for logger in trainer.loggers:
-        logger.experiment.add_image(name, pixels, trainer.current_epoch, dataformats="HWC")
+        if isinstance(logger, MLFlowLogger):
+            logger.experiment.log_image(logger.run_id, pixels, artifact_file=f"{name}.png")
+        elif callable(getattr(logger, "log_image", None)):  # WandbLogger, and what follows its example
+            logger.log_image(key=name, images=[pixels], step=trainer.current_epoch)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, pixels, trainer.current_epoch, dataformats="HWC")
 
 
 def save_figure(trainer, name: str, pixels: np.ndarray) -> None:

@@ -23,7 +23,7 @@ from common.errors import StopRequested, UserError
 from common.run_folder import OUTPUTS, PROJECT, RunFolder
 from common.run_record import RunRecord, refuse_older_run
 from common.text import did_you_mean, printable, quote_override
-from common.untrusted.saved_config import read_saved_choices, read_saved_name
+from common.untrusted.saved_config import choices_of_several, read_saved_choices, read_saved_name
 from engine import help, log_handlers
 from engine.error_messages import user_message
 from engine.flags import config_dir, own_folders, split_flags
@@ -102,11 +102,12 @@ def run_hydra_job(config: DictConfig, run: Callable[[DictConfig, RunRecord], Non
         log_handlers.prefix_log_lines(folder.name)
     if progress:
         log.info("\nJob %d of %d: %s", hydra_config.job.num + 1, progress.jobs, folder.name)
+    overrides = list(hydra_config.overrides.task)
     job = Job(
         folder=RunFolder(folder),
         command=progress.command if progress else STATE.command,
-        overrides=list(hydra_config.overrides.task),
-        choices=dict(hydra_config.runtime.choices),
+        overrides=overrides,
+        choices={**hydra_config.runtime.choices, **choices_of_several(overrides)},
         in_sweep=in_sweep,
     )
     error = run_job(job, config, run)

@@ -21,6 +21,7 @@ DEEPEST = 20  # collections within one another
 LONGEST = 100_000  # characters, once every interpolation is resolved
 GROUPS = ("model", "datamodule", "trainer", "callbacks")  # that every run has
 MAY_BE_EMPTY = ("augmentation", "batch_transform", "loss", "decision", "metrics", "optimizer", "scheduler", "logger")
+GROUP_OF_SEVERAL = re.compile(r"(\w+)=\[\s*(\w[\w-]*(?:\s*,\s*\w[\w-]*)*)\s*\]", re.ASCII)  # logger=[tensorboard,csv]
 OF_EACH_COMMAND = {"stages", "ckpt_path", "seed", "experiment", "hydra"}  # that no saved choice may replace
 REFERENCE = re.compile(r"\$\{(\.*)(\w+(?:\.\w+)*)\}")
 # Of the resolvers only those that compute; oc.env, new_run_dir and the like tell of this machine or write on it
@@ -30,12 +31,10 @@ WRITES = {
     "dirpath", "filename", "save_dir", "root_dir", "dir", "default_root_dir", "exclude_batches_path", "nvme_path",
     "model_registry", "profiler_kwargs",
 }  # fmt: skip
-LOGGERS = "lightning.pytorch.loggers"
 # Where a class of a saved configuration is named -> where it is defined
 ALLOWED_TARGETS = {
     "callbacks": "callbacks",
     "datamodules": "datamodules",
-    "engine.run.tensorboard": "engine.run.tensorboard",
     "evaluation.decision": "evaluation.decision",
     "lightning_modules": "lightning_modules",
     "torch.nn": "torch.nn.modules.loss",
@@ -43,7 +42,6 @@ ALLOWED_TARGETS = {
     "torchvision.transforms.v2": "torchvision.transforms.v2",
     "lightning.Trainer": "lightning.pytorch.trainer",
     "lightning.pytorch.callbacks": "lightning.pytorch.callbacks",
-    LOGGERS: LOGGERS,
     "lightning.pytorch.profilers": "lightning.pytorch.profilers",
     "lightning.pytorch.strategies": "lightning.pytorch.strategies",
 }
@@ -63,6 +61,7 @@ def read_saved_config(run: RunFolder, given: Collection[str], composed: DictConf
         UserError: cut off, too large, of another shape, or with something that no run needs; names file and key.
     """
     config = _read(run, given)
+    _refuse(run, _find_other_loggers(config, composed), config, given)
     values, trusted = (OmegaConf.to_container(each, resolve=False) for each in (config, composed))
     _refuse(run, _find_untrusted(values, trusted), config, given)
     return config
@@ -78,7 +77,7 @@ def read_saved_name(run: RunFolder, given: Collection[str]) -> str:
 
 
 def read_saved_choices(run: RunFolder) -> dict[str, str]:
-    """Read which file a run took of each group.
+    """Read which file a run took of each group, or which files: "[tensorboard,csv]".
 
     Raises:
         UserError: not a YAML file, or a choice that is not a plain name.
@@ -87,12 +86,11 @@ def read_saved_choices(run: RunFolder) -> dict[str, str]:
     if not path.is_file():
         log.warning("%s is missing, so it is not known which file the run took of each group", path)
         return {}
-    choices = OmegaConf.to_container(_read_plain_yaml(path), resolve=False)
-    for key in ("hydra", "runtime", "choices"):
-        choices = choices.get(key) if isinstance(choices, dict) else None
+    hydra = OmegaConf.to_container(_read_plain_yaml(path), resolve=False)
+    choices, overrides = (_at(hydra, ("hydra", *place)) for place in (("runtime", "choices"), ("overrides", "task")))
     if not isinstance(choices, dict):
         raise UserError(f"{path}: hydra.runtime.choices is missing; use the checkpoint of another run")
-    found = {}
+    found = choices_of_several(overrides if isinstance(overrides, list) else [])
     for group, name in choices.items():
         if not str(group).isidentifier() or group in OF_EACH_COMMAND or not isinstance(name, str):
             continue
@@ -100,6 +98,13 @@ def read_saved_choices(run: RunFolder) -> dict[str, str]:
             raise UserError(f"{path}: the choice {group}={name[:60]!r} is no name of a file in conf/{group}")
         found[group] = name
     return found
+
+
+def choices_of_several(overrides: Collection) -> dict[str, str]:
+    """Return the groups that overrides give several files, which Hydra's own list of choices does not have."""
+    matches = (GROUP_OF_SEVERAL.fullmatch(override) for override in overrides if isinstance(override, str))
+    found = {match[1]: f"[{re.sub(r'[^A-Za-z0-9_,-]', '', match[2])}]" for match in matches if match}
+    return {group: names for group, names in found.items() if group in (*GROUPS, *MAY_BE_EMPTY)}
 
 
 def is_allowed_target(name: object) -> bool:
@@ -131,7 +136,8 @@ def _refuse(run: RunFolder, problems: Iterator[tuple[str, str]], config: DictCon
     """Raise UserError for the first problem; set what is given again to null in place."""
     for key, reason in problems:
         if not any(f"{key}.".startswith(f"{name}.") for name in given):
-            name = key.split(".")[0] if key.split(".")[0] in MAY_BE_EMPTY else key
+            group = key.split(".")[0]
+            name = group if group in MAY_BE_EMPTY and (group != "logger" or key.count(".") == 1) else key
             raise UserError(
                 f"{run.config}: {key} {reason}; set it again, {name}=..., or use the checkpoint of another run"
             )
@@ -191,17 +197,46 @@ def _find_malformed(config: dict) -> Iterator[tuple[str, str]]:
                 yield key, "grows without end when its interpolations are resolved"
 
 
+def _find_other_loggers(config: DictConfig, composed: DictConfig) -> Iterator[tuple[str, str]]:
+    """Yield each logger and setting of one that is not as in the user's own configuration, and why.
+
+    They name addresses, accounts and folders to which a run sends and writes, so none is taken from a run's folder.
+    """
+    theirs, own = (dict(_leaves(each, "logger")) for each in (config, composed))
+    names = composed.get("logger") or {}
+    for key in sorted({*theirs, *own}):
+        name = key.split(".")[1]
+        same = key in theirs and key in own and theirs[key] == own[key]
+        if same and REFERENCE.search(str(own[key])):  # to another setting, which may differ
+            same = OmegaConf.select(config, key) == OmegaConf.select(composed, key)
+        if not same:
+            yield (
+                key if name in names else f"logger.{name}",
+                f"is {str(theirs.get(key))[:100]!r}, not as in your conf/, and could send or write elsewhere",
+            )
+
+
+def _leaves(config: DictConfig, group: str) -> Iterator[tuple[str, object]]:
+    """Yield dotted key and value of everything in a group that holds nothing else."""
+    node = OmegaConf.to_container(config.get(group) or OmegaConf.create(), resolve=False)
+    for place, _, value in _entries({group: node} if node else {}):
+        if not isinstance(value, (dict, list)) or not value:
+            yield ".".join(map(str, place)), value
+
+
 def _find_untrusted(config: dict, trusted: dict) -> Iterator[tuple[str, str]]:
     """Yield each key that names a class or a place to write to other than `trusted` has it there, and why."""
     for place, name, value in _entries(config):
         key = ".".join(map(str, place))
+        if place[0] == "logger":  # is as `trusted` has it: _find_other_loggers
+            continue
         if isinstance(value, str) and "${" not in value and _at(trusted, place) == value:
             continue
         if place in OWN_NAMES and isinstance(value, str) and ("." in value or "${" in value):
             yield key, f"is {value[:100]!r}, a class that your conf/ does not name"
         elif name == "_target_" and not is_allowed_target(value):
             yield key, f"is {str(value)[:100]!r}, neither in your conf/ nor a class of {', '.join(ALLOWED_TARGETS)}"
-        elif value is not None and (name in WRITES or (name == "_target_" and value.startswith(LOGGERS))):
+        elif value is not None and name in WRITES:
             yield key, f"is {str(value)[:100]!r}, which could write outside of the run's folder"
 
 

@@ -10,6 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.errors import UserError
 
+# package -> the extra that has it
+EXTRAS = {"wandb": "wandb", "mlflow": "mlflow", "psutil": "device_stats", "timm": "timm"}
+OURS = ("callbacks.", "datamodules.", "engine.", "evaluation.", "lightning_modules.")
 LIBRARIES = ("torch.", "torchvision.", "lightning.")  # whose errors are about the settings that they are given
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?|-?\binf\b|\bnan\b")
 
@@ -26,7 +29,7 @@ def instantiate(config: DictConfig, key: str, **arguments):
         The object; a function where the node has `_partial_`; None where it is empty.
 
     Raises:
-        UserError: a setting that the constructor refuses, or a `_target_` that Hydra does.
+        UserError: a setting that the constructor refuses, a package that it misses, or a `_target_` that Hydra refuses.
     """
     node = OmegaConf.select(config, key)
     if not node:
@@ -40,6 +43,8 @@ def instantiate(config: DictConfig, key: str, **arguments):
         if isinstance(cause, UserError):
             raise cause from None  # not from `error`, whose cause it is
         name, settings = _failed_node(key, OmegaConf.to_container(node), error)
+        if isinstance(cause, ImportError):
+            raise missing_package(name, cause) from cause
         if str(settings.get("_target_")).startswith(LIBRARIES) and is_about_settings(cause):
             raise setting_error(name, settings, cause) from cause
         raise
@@ -62,6 +67,15 @@ def _nodes(key: str, value) -> Iterator[tuple[str, dict]]:
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _nodes(f"{key}[{index}]", item)
+
+
+def missing_package(key: str, error: ImportError) -> UserError:
+    """Return the error of a class whose package is not installed, with the extra that has it."""
+    text = " ".join(str(error).split())
+    package = next((name for name in EXTRAS if re.search(rf"\b{name}\b", f"{error.name} {text}")), None)
+    if package is None:
+        return UserError(f"{key}: {text}")
+    return UserError(f'{key}: needs the package {package}; pip install -e ".[{EXTRAS[package]}]"')
 
 
 def is_about_settings(error: BaseException) -> bool:

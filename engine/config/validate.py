@@ -23,12 +23,12 @@ from lightning_modules.networks.surgery import smallest_image_size
 STAGES = ("cost", "fit", "test")
 LARGEST_TRIED = 512  # pixels, where a smallest image size is searched
 NODES = ("datamodule", "augmentation", "loss", "decision", "optimizer", "trainer")
-MAY_BE_EMPTY = ("batch_transform", "scheduler", "logger")
+MAY_BE_EMPTY = ("batch_transform", "scheduler")
+NAMED = ("callbacks", "logger", "metrics")  # several nodes, each with a name
 # Arguments that the run gives and that are no settings
 GIVEN = {
     "datamodule": ("augmentation", "batch_transform"),
     "loss": ("class_counts",),
-    "logger": ("folder", "first_step"),
     "optimizer": ("params", "network"),
     "scheduler": ("optimizer", "steps", "max_steps"),
     "trainer": (
@@ -51,8 +51,12 @@ def validate(config: DictConfig) -> DictConfig:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} has no value; give it one: {error.full_key}=VALUE") from error
-    for group in ("callbacks", "metrics"):
+    for group in NAMED:
         values[group] = values.get(group) or {}
+        if not isinstance(values[group], dict):
+            raise UserError(
+                f"{group}={str(values[group])[:60]!r}: choose files of conf/{group}: {group}=NAME or {group}=[A,B]"
+            )
     values["stages"] = _stages(values)
     for key in ("model", *NODES):
         if not isinstance(values.get(key), dict) or not values[key]:
@@ -62,10 +66,11 @@ def validate(config: DictConfig) -> DictConfig:
     values["trainer"] = check_trainer(values["trainer"])
     _check_model(values["model"])
     nodes = {key: values.get(key) for key in (*NODES, *MAY_BE_EMPTY)}
-    nodes |= {f"{group}.{name}": node for group in ("callbacks", "metrics") for name, node in values[group].items()}
+    nodes |= {f"{group}.{name}": node for group in NAMED for name, node in values[group].items()}
     for key, node in nodes.items():
         if node:
-            _check_node(key, node, GIVEN.get(key, ()))
+            # a logger without a place of its own writes into the run's folder
+            _check_node(key, node, GIVEN.get(key, ()), filled=("save_dir",) if key.startswith("logger.") else ())
     checked = OmegaConf.create(values)
     if "fit" in checked.stages:
         _try_optimizer(checked)
@@ -181,8 +186,13 @@ def _try(config: DictConfig, key: str, **given):
         raise
 
 
-def _check_node(key: str, node, given: tuple[str, ...] = ()) -> None:
-    """Check a node and all that is nested in it against the signatures of their constructors."""
+def _check_node(key: str, node, given: tuple[str, ...] = (), filled: tuple[str, ...] = ()) -> None:
+    """Check a node and all that is nested in it against the signatures of their constructors.
+
+    Args:
+        given: arguments that the run gives and that are no settings.
+        filled: arguments that the run gives where they have no value.
+    """
     if not isinstance(node, dict):
         raise UserError(f"{key}={str(node)[:60]!r}: expected a _target_ and its settings")
     if node.get("_target_") is None:
@@ -193,7 +203,7 @@ def _check_node(key: str, node, given: tuple[str, ...] = ()) -> None:
     parameters = _parameters(resolve_target(node["_target_"], f"{key}._target_"))
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name, value in node.items():
-        if name in ("_target_", "_partial_"):
+        if name in ("_target_", "_partial_") or (name in filled and name in parameters and value is None):
             continue
         _check_nested(f"{key}.{name}", value)
         if name in given:
@@ -215,7 +225,7 @@ def _check_node(key: str, node, given: tuple[str, ...] = ()) -> None:
         ):
             node[name] = float(value)  # MixUp and CutMix draw from a distribution of the type that they are given
     for name, parameter in parameters.items():
-        later = name in given or (partial and parameter.kind is not parameter.KEYWORD_ONLY)
+        later = name in (*given, *filled) or (partial and parameter.kind is not parameter.KEYWORD_ONLY)
         variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if name not in node and parameter.default is parameter.empty and not later and not variadic:
             raise UserError(f"{key}.{name} has no value; give it one: {key}.{name}=VALUE")

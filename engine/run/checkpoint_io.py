@@ -27,7 +27,7 @@ NEVER_EMPTY = ("loops", "callbacks", "optimizer_states", "train_sums", "pytorch-
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write checkpoints for Lightning, whole or not at all, and keep the previous last.ckpt."""
+    """Write checkpoints for Lightning, whole or not at all, and keep the previous last.ckpt; read them as untrusted."""
 
     def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
         path, buffer = Path(path), io.BytesIO()
@@ -37,6 +37,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if path == folder.last_checkpoint and path.is_file():
             _duplicate(path, folder.previous_checkpoint)
         write_bytes(path, buffer.getvalue())
+
+    def load_checkpoint(self, path, *arguments, **settings) -> dict:
+        """Read a checkpoint without the files that its callbacks claim to have written elsewhere.
+
+        ModelCheckpoint removes files by these names where their path begins with its own folder, also FOLDER/../mine.
+        """
+        checkpoint = super().load_checkpoint(path, *arguments, **settings)
+        for state in checkpoint.get("callbacks", {}).values():
+            kept = state.get("best_k_models")
+            if isinstance(kept, dict) and any(".." in Path(str(name)).parts for name in kept):
+                log.warning("%s: the files of its best_k_models lie elsewhere, so they are not looked after", path)
+                state["best_k_models"] = {}
+            for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                if ".." in Path(str(state.get(name, ""))).parts:
+                    state[name] = ""
+        return checkpoint
 
 
 def _duplicate(path: Path, other: Path) -> None:

@@ -2,13 +2,12 @@
 
 import io
 import logging
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 
 import lightning as L
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from callbacks.image_logger import save_figure
 from callbacks.prediction_writer import PredictionWriter
@@ -20,10 +19,10 @@ from common.run_record import (
     RunRecord,
     SplitMetrics,
     describe_test_evaluations,
-    flatten,
     increment_test_evaluations,
 )
 from engine.config.instantiate import instantiate
+from engine.run.loggers import Loggers, how_to_view, log_results
 from evaluation.decision import DecisionRules, describe_metrics, measure
 from evaluation.intervals import format_accuracy
 from lightning_modules.checkpoint import read_checkpoint
@@ -69,8 +68,8 @@ def evaluate_test(
         log.warning("%s", describe_test_evaluations(n))
 
 
-def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer) -> None:
-    """Complete the record, write calibration.png, complete TensorBoard and log the last lines."""
+def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers: Loggers) -> None:
+    """Complete the record, write calibration.png, give the loggers the results and log the last lines."""
     checkpoint = Path(record.best.checkpoint if record.best else config.ckpt_path)
     record.model.checkpoint_mib = round(checkpoint.stat().st_size / 2**20, 3)
     record.throughput = find_callback(trainer, Throughput).measured()
@@ -80,12 +79,8 @@ def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer) -> None:
         _draw_calibration(record, trainer, split)
     finals = {f"final/{name}_accuracy": each.accuracy.value for name, each in measured.items()}
     finals |= {f"cost/{name}": value for name in ("macs", "parameters") if (value := getattr(record.model, name))}
-    settings = flatten(OmegaConf.to_container(config, resolve=True))
-    scalars = {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in settings.items()}
-    for logger in trainer.loggers:
-        logger.log_hyperparams(scalars, finals)  # the HParams tab shows scalars only
-        logger.close()
     name = "training images" if trainer.datamodule.overfits and split == "val" else split
+    log_results(loggers, config, finals)
     for line in describe_metrics(metrics, record.decision):
         log.info("%s: %s", name, line)
     selected = " (the epoch was chosen on these images)" if record.data.select_on == "test" else ""
@@ -95,8 +90,9 @@ def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer) -> None:
     for path in record.folder.profiles if trainer.is_global_zero else ():
         log.info("Profile: %s", path)
     log.info("Run: %s", record.folder.path)
-    if trainer.loggers:
-        log.info("TensorBoard: tensorboard --logdir %s", shlex.quote(str(record.folder.path)))
+    if trainer.is_global_zero:
+        for line in how_to_view(loggers):
+            log.info("%s", line)
 
 
 def add_decision(path: Path, decision: Decision) -> None:

@@ -20,8 +20,8 @@ from common.run_record import RunRecord
 from common.signals import slurm_requeue, stop_immediately
 from engine import error_messages, log_handlers
 from engine.flags import own_folders
+from engine.run.component_errors import component_error
 from engine.run.job_state import should_run
-from engine.run.own_classes import own_class_error
 from engine.run.resume import resume_config
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,11 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
                 _skip(job)
                 return None
             record = RunRecord.begin(job.folder, command=job.command, overrides=job.overrides, writes=rank == 0)
+            record.writes = (
+                rank == 0 and record.previous is None
+            )  # a refusal to resume leaves the run's record as it is
             config = resume_config(config, job.overrides, job.folder)
+            record.writes = rank == 0
             record.describe(OmegaConf.to_container(config, resolve=False), job.choices)
             if rank and RESUME_FROM in os.environ:
                 config.ckpt_path = os.environ[RESUME_FROM] or None
@@ -77,7 +81,7 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
         return pruned
     except Exception as raised:
         kept = _how_to_resume(job) if job.folder.last_checkpoint.is_file() else ""
-        error = own_class_error(raised, config, kept) or raised
+        error = component_error(raised, config, kept) or raised
         message = error_messages.user_message(error)
         if record is not None:
             _record_error(record, error, message, warning_list.messages)

@@ -90,14 +90,15 @@ def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -
     if "experiment" in keys.values():
         raise UserError("experiment=... with ckpt_path: the run has its settings; change single ones on top of them")
     # what the run has chosen already is no change
-    given = [k.replace("/", ".") for o, k in keys.items() if o.partition("=")[2] != str(choices.get(k))]
+    typed = {key.replace("/", "."): override.partition("=")[2] for override, key in keys.items()}
+    given = [name for name, text in typed.items() if text != str(choices.get(name))]
     if "debug" in given:
         given = list(dict.fromkeys([*_keys_of_debug(), *(key for key in given if key != "debug")]))
     merged, changed = read_saved_config(run, given, config), []
     for name in given:
         value = OmegaConf.select(config, name)
         if name not in COMMAND_KEYS and OmegaConf.select(merged, name) != value:
-            changed.append(f"{name}={OmegaConf.select(HydraConfig.get().runtime.choices, name) or value}")
+            changed.append(f"{name}={typed.get(name, value) if OmegaConf.is_config(value) else value}")
         OmegaConf.update(merged, name, value, merge=False, force_add=True)
     for key in COMMAND_KEYS:
         OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False, force_add=True)

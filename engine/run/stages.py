@@ -8,20 +8,13 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from callbacks.checkpoint import BestCheckpoint, LastCheckpoint
+from callbacks.checkpoint import BestCheckpoint
 from callbacks.distillation import warn_of_other_splits
-from callbacks.epoch_logger import EpochLogger
-from callbacks.freeze_backbone import FreezeBackbone
-from callbacks.graceful_shutdown import GracefulShutdown
-from callbacks.max_steps import MaxSteps
-from callbacks.prediction_writer import PredictionWriter
-from callbacks.step_seed import StepSeed
-from callbacks.terminate_on_nan import TerminateOnNaN
-from callbacks.throughput import Throughput
+from callbacks.graceful_shutdown import ended_by
 from common.atomic_io import tolerate_disk_errors, write_text
 from common.errors import UserError
 from common.run_folder import RunFolder
@@ -29,11 +22,12 @@ from common.run_record import AuditFinding, BestEpoch, DataInfo, Excluded, Laten
 from engine.config.instantiate import instantiate
 from engine.config.trainer_flags import batch_limits, lightning_flags
 from engine.config.validate import check_image_size, validate
+from engine.run.callback_list import all_callbacks, evaluation_callbacks
 from engine.run.checkpoint_io import AtomicCheckpointIO, intact_checkpoint
 from engine.run.debug import mark_debug
 from engine.run.evaluate import evaluate_test, evaluate_val, finalize
+from engine.run.loggers import Loggers, log_settings, open_loggers
 from engine.run.resume import resume_errors
-from engine.state import STATE
 from lightning_modules.checkpoint import check_same_network, epochs_done, load_classifier, steps_done
 from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.network_errors import network_errors
@@ -66,28 +60,30 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
     rules = instantiate(config, "decision")
     rules.check(data.catalog.classes)
     model = build_model(config, data)
-    if config.stages != ["cost"]:
-        data.setup()  # reads the images, which may take minutes: what can be refused without them was refused before
-    record.data = describe_data(data)
-    if data.pixel_cache is not None and record.writes:
-        record.folder.write_splits(split_columns(data))
-    profiled = "cost" in config.stages and record.writes
-    record.model = profile_model(config, model, record.folder) if profiled else describe_model(config, model)
     if config.stages == ["cost"]:
+        record.data, record.model = describe_data(data), describe_model(config, model, record)
         return
-    trainer = build_trainer(config, record, callbacks=callbacks)
-    data.trainer = trainer  # as Lightning sets it later: the limits count batches of all processes
-    log_limits(config, data)
-    if "fit" in config.stages:
-        complete_loss(model, data)
-        record.model.weights = load_weights(config, record, model)
-        record.save()
-        record.best = fit(config, record, trainer, model, data)
-        model = load_classifier(Path(record.best.checkpoint))
-    evaluate_val(config, record, trainer, model, data, rules)
-    if "test" in config.stages and data.has_test:
-        evaluate_test(config, record, trainer, model, data)
-    finalize(config, record, trainer)
+    with open_loggers(config, record) as loggers:
+        trainer = build_trainer(config, record, loggers, callbacks=callbacks)
+        data.trainer = trainer  # as Lightning sets it later: the limits count batches of all processes
+        data.setup()  # reads the images, which may take minutes: what can be refused without them was refused before
+        record.data = describe_data(data)
+        if record.writes:
+            record.folder.write_splits(split_columns(data))
+        record.model = describe_model(config, model, record)
+        log_settings(loggers, config, record)
+        log_limits(config, data)
+        if "fit" in config.stages:
+            complete_loss(model, data)
+            record.model.weights = load_weights(config, record, model)
+            record.save()
+            record.best = fit(config, record, trainer, model, data)
+            model = load_classifier(Path(record.best.checkpoint))
+            trainer.callbacks = evaluation_callbacks(config, trainer.callbacks)
+        evaluate_val(config, record, trainer, model, data, rules)
+        if "test" in config.stages and data.has_test:
+            evaluate_test(config, record, trainer, model, data)
+        finalize(config, record, trainer, loggers)
 
 
 def log_limits(config: DictConfig, data: L.LightningDataModule) -> None:
@@ -205,8 +201,10 @@ def complete_loss(model: ImageClassifier, data: L.LightningDataModule) -> None:
             ) from error
 
 
-def describe_model(config: DictConfig, model: ImageClassifier) -> ModelInfo:
-    """Return the record's `model` where its cost is not measured."""
+def describe_model(config: DictConfig, model: ImageClassifier, record: RunRecord) -> ModelInfo:
+    """Return the record's `model`, with its cost where that is a stage of the run."""
+    if "cost" in config.stages and record.writes:
+        return profile_model(config, model, record.folder)
     return ModelInfo(name=config.model.name, parameters=count_parameters(model.network))
 
 
@@ -247,27 +245,27 @@ def load_weights(config: DictConfig, record: RunRecord, model: ImageClassifier) 
     return description
 
 
-def build_trainer(config: DictConfig, record: RunRecord, *, callbacks: Sequence[L.Callback] = ()) -> L.Trainer:
+def build_trainer(
+    config: DictConfig, record: RunRecord, loggers: Loggers, *, callbacks: Sequence[L.Callback] = ()
+) -> L.Trainer:
     """Build Lightning's trainer for this run's folder with further `callbacks`; record the device."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its import has set it to INFO
     for message in KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message)
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and is for code that reads such memory
     callbacks = all_callbacks(config, record, callbacks)
-    resumes = config.ckpt_path is not None and "fit" in config.stages
-    first_step = epochs_done(Path(config.ckpt_path)) + 1 if resumes else None
-    on_terminal = sys.stderr.isatty()
-    if on_terminal:
+    shows_progress = any(isinstance(callback, ProgressBar) for callback in callbacks)  # one of the user's choice
+    if sys.stderr.isatty() and not shows_progress:
         callbacks.append(TQDMProgressBar(leave=False))
-    folder = str(record.folder.path)
+        shows_progress = True
     trainer = instantiate(
         OmegaConf.create({"trainer": lightning_flags(config.trainer, record.folder)}),
         "trainer",
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
-        logger=instantiate(config, "logger", folder=folder, first_step=first_step) or False,
-        default_root_dir=folder,
-        enable_progress_bar=on_terminal,
+        logger=list(loggers.values()) or False,
+        default_root_dir=str(record.folder.path),
+        enable_progress_bar=shows_progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
@@ -279,33 +277,6 @@ def build_trainer(config: DictConfig, record: RunRecord, *, callbacks: Sequence[
     about.processes, about.threads = trainer.world_size, torch.get_num_threads()
     log.info("device: %s, processes: %d, threads: %d", about.device, about.processes, about.threads)
     return trainer
-
-
-def all_callbacks(config: DictConfig, record: RunRecord, further: Sequence[L.Callback]) -> list[L.Callback]:
-    """List what every run needs, what conf/callbacks asks for and `further` callbacks, in the order that Lightning calls them.
-
-    BestCheckpoint comes before LastCheckpoint, which keeps its state; FreezeBackbone before FreezeBatchNorm, which
-    freezes more.
-    """
-    configured = (instantiate(config, f"callbacks.{name}") for name in config.callbacks)
-    configured = [callback for callback in configured if callback is not None and getattr(callback, "enabled", True)]
-    kinds = (BestCheckpoint, LastCheckpoint)
-    best, last = (next((c for c in configured if isinstance(c, kind)), None) or kind() for kind in kinds)
-    best.dirpath = last.dirpath = str(record.folder.checkpoints)
-    return [
-        StepSeed(seed=config.seed),
-        *([MaxSteps(max_steps=max_steps)] if (max_steps := config.trainer.get("max_steps")) else []),
-        *([FreezeBackbone(epochs=config.model.freeze)] if config.model.freeze else []),
-        *(callback for callback in configured if not isinstance(callback, kinds)),
-        Throughput(started_s=STATE.started_s),
-        EpochLogger(),
-        PredictionWriter(),
-        TerminateOnNaN(),
-        GracefulShutdown(),
-        best,
-        last,
-        *further,
-    ]
 
 
 def fit(
@@ -339,8 +310,8 @@ def fit(
     best = next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint))
     if not best.best_model_path:
         raise UserError(
-            "the training ended before its first validation, so that there is no best epoch; remove what ended it "
-            "(trainer.max_time, a callback that stops), or trainer.check_val_every_n_epoch"
+            f"the training ended before its first validation, so there is no best.ckpt "
+            f"({'; '.join(ended_by(trainer)) or 'no epoch ended'}); remove what ended it, or trainer.check_val_every_n_epoch"
         )
     found = BestEpoch(
         epoch=epochs_done(Path(best.best_model_path)),

@@ -62,7 +62,9 @@ def test_every_model_file_trains_two_steps(name, tmp_path):
     changed = [key for key, tensor in model.network.named_parameters() if not torch.equal(tensor, before[key])]
     assert len(changed) > 0.9 * len(before)  # the rest are biases in front of a batch norm, whose gradient is nothing
     assert model.eval()(torch.randn(1, 3, 48, 48)).shape == (1, 3)
-    assert stages.describe_model(config, model).parameters == sum(p.numel() for p in model.network.parameters())
+    assert stages.describe_model(config, model, RunRecord()).parameters == sum(
+        p.numel() for p in model.network.parameters()
+    )
 
 
 def classifier(**options) -> ImageClassifier:

@@ -28,6 +28,7 @@ def says(ran, *texts):
     ("model=shuflenet_mod", ["model=shuflenet_mod", "did you mean shufflenet_mod"]),
     ("optimizer=adm", ["optimizer=adm", "did you mean adam"]),
     ("optimizer=null", ["optimizer=null: no such choice", "adamw"]),
+    ("logger=[csv,nope]", ["logger=nope: no such choice", "tensorboard"]),
     ("datamodul=elpv", ["datamodul", "did you mean datamodule"]),
     ("optimizer.lrr=0.1", ["optimizer.lrr", "did you mean lr"]),
     ("sed=1", ["sed", "did you mean seed"]),

@@ -27,5 +27,5 @@ def test_interrupted_and_resumed_it_ends_in_the_same_epoch(train, monkeypatch):
     assert (stopped.status, once_more.status) == (143, 143)
     ran = train(last, small=False, to=stopped.folder)
     assert ran.status == 0, ran.err
-    assert "early stopping has ended this training before" in " ".join(ran.record.run.warnings)
+    assert "a callback has ended this training before (early stopping: " in " ".join(ran.record.run.warnings)
     assert outcome(straight.folder) == outcome(ran.folder) and scalars(straight.folder) == scalars(ran.folder)

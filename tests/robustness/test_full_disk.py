@@ -17,7 +17,7 @@ from callbacks.epoch_logger import EpochLogger
 from callbacks.image_logger import save_figure
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
-from engine.run.tensorboard import TensorBoard
+from engine.run.loggers import TensorBoard, _quiet_threads
 from lightning_modules.checkpoint import epochs_done, load_network
 from reports.report import write_report
 from tests.support.fake_runs import make_run
@@ -103,12 +103,12 @@ def test_full_from_the_start(train, disk):
 
 
 def test_an_error_of_tensorboards_thread_is_raised_here_and_ending_is_quiet(tmp_path, monkeypatch, capsys):
-    logger = TensorBoard(folder=str(tmp_path))
+    logger = TensorBoard(str(tmp_path))
     logger.log_metrics({"val/loss": 1.0}, step=1)
     logger.save()
     monkeypatch.setattr(gfile.LocalFileSystem, "append", full)
     monkeypatch.setattr(gfile.LocalFileSystem, "write", full)
-    with pytest.raises(OSError, match="No space left on device"):
+    with _quiet_threads(), pytest.raises(OSError, match="No space left on device"):
         for step in range(2, 200):
             logger.experiment.add_image("image", torch.zeros(3, 64, 64), step)
             logger.save()

@@ -74,7 +74,8 @@ def test_a_saved_configuration_names_no_code_at_any_depth(tmp_path, name, canary
 
 def test_listed_classes_are_those_that_conf_names():
     named = {name for file in CONF.rglob("*.yaml") for name in re.findall(r"_target_: (\w[\w.]+)", file.read_text())}
-    elsewhere = ("engine.sweep.", "inference.")  # of Hydra's own part, and of export.py, which reads no saved one
+    # Not of Hydra's own part and of export.py, which are never read; a run's conf/logger is never taken from it
+    elsewhere = ("engine.", "inference.", "lightning.pytorch.loggers.")
     ours = {name for name in named if not name.startswith(elsewhere)}
     assert len(ours) > 15 and all(map(is_allowed_target, ours))
     assert all(map(is_allowed_target, ("torch.nn.CrossEntropyLoss", "lightning.pytorch.callbacks.EarlyStopping")))
@@ -107,11 +108,6 @@ def test_a_class_of_the_user_s_own_conf_is_trusted_at_its_key_only(tmp_path):
         with pytest.raises(UserError, match=r"loss\._target_ is 'my\.Loss'"):
             read_saved_config(run, (), OmegaConf.create(other))
     assert read_saved_config(run, ["loss"], NOTHING).loss._target_ is None  # the command line sets it
-    place = {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "/mine"}
-    logged = saved(tmp_path / "logged", OmegaConf.to_yaml({"logger": place}))
-    assert read_saved_config(logged, (), OmegaConf.create({"logger": place})).logger == place
-    with pytest.raises(UserError, match=r"logger\.save_dir is '/mine', which could write"):
-        read_saved_config(logged, (), OmegaConf.create({"logger": place | {"save_dir": "/other"}}))
     mine = OmegaConf.create({"a": {"b": "my.Loss"}, "loss": {"_target_": "${a.b}"}})
     indirect = saved(tmp_path / "indirect", 'a: {b: os.system}\nloss: {_target_: "${a.b}"}')
     with pytest.raises(UserError, match=r"loss\._target_ is"):
@@ -130,6 +126,58 @@ def test_a_network_or_head_of_somebody_s_own_is_not_imported(tmp_path, model):
     mine = saved(tmp_path / "mine", "")
     (mine.config).write_text(mine.config.read_text().replace("name: simple_cnn", "network: my.Net"))
     assert read_saved_config(mine, (), OmegaConf.create({"model": {"network": "my.Net"}})).model.network == "my.Net"
+
+
+WANDB = {"_target_": "lightning.pytorch.loggers.WandbLogger", "project": "mine", "offline": True, "tags": ["a"]}
+TRACKED = {
+    "_target_": "lightning.pytorch.loggers.MLFlowLogger",
+    "tracking_uri": "${project:outputs/x}",
+    "run_name": "${model.name}",
+}
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"wandb": WANDB | {"project": "theirs"}}, "logger.wandb.project is 'theirs'"),
+    ({"wandb": WANDB | {"offline": False}}, "logger.wandb.offline is 'False'"),
+    ({"wandb": {key: value for key, value in WANDB.items() if key != "offline"}}, "logger.wandb.offline is 'None'"),
+    ({"wandb": WANDB | {"entity": "theirs"}}, "logger.wandb.entity is 'theirs'"),
+    ({"wandb": WANDB | {"tags": ["b"]}}, "logger.wandb.tags.0 is 'b'"),
+    ({"wandb": WANDB | {"_target_": "lightning.pytorch.loggers.CSVLogger"}}, "logger.wandb._target_ is"),
+    ({"wandb": None}, "logger.wandb is 'None'"),
+    ({"mlflow": TRACKED | {"tracking_uri": "http://theirs"}}, "logger.mlflow.tracking_uri is 'http://theirs'"),
+    ({"other": WANDB}, "logger.other is"),
+    ({"wandb": {}}, "logger.wandb"),
+])  # fmt: skip
+def test_a_saved_logger_sends_and_writes_only_where_the_user_s_own_does(tmp_path, change, words):
+    own = {"wandb": WANDB, "mlflow": TRACKED}
+    composed = OmegaConf.create({"logger": own, "model": {"name": "simple_cnn"}})
+    same = saved(tmp_path / "same", OmegaConf.to_yaml({"logger": own}))
+    assert read_saved_config(same, (), composed).logger == composed.logger
+    run = saved(tmp_path / "run", OmegaConf.to_yaml({"logger": own | change}))
+    with pytest.raises(
+        UserError, match=rf"config\.yaml: {re.escape(words)}.*could send or write elsewhere; set it again, logger"
+    ):
+        read_saved_config(run, (), composed)
+    read_saved_config(run, ["logger"], composed)  # the command line sets it again
+    other_name = OmegaConf.create({"logger": own, "model": {"name": "resnet18"}})
+    with pytest.raises(UserError, match=r"logger\.mlflow\.run_name"):  # an interpolation leads to a value of the run
+        read_saved_config(same, (), other_name)
+
+
+def test_saved_choices_of_several_files_are_plain_names(tmp_path):
+    run = saved(tmp_path / "run", "")
+    task = [
+        "logger=[tensorboard, csv]",
+        "callbacks=[../evil]",
+        "stages=[fit]",
+        "optimizer=[a,b c]",
+        "x=[a]",
+        5,
+        "seed=3",
+    ]
+    settings = {"hydra": {"runtime": {"choices": {"model": "resnet18"}}, "overrides": {"task": task}}}
+    write_text(run.choices, OmegaConf.to_yaml(settings))
+    assert read_saved_choices(run) == {"model": "resnet18", "logger": "[tensorboard,csv]"}
 
 
 LAUGHS = "\n".join(
@@ -156,8 +204,7 @@ DOUBLED = "\n".join(f'a{n}: "${{a{n + 1}}}${{a{n + 1}}}"' for n in range(40)) + 
     ('a: "${new_run_dir:evil}"', ["a is", "reaches outside"]),
     ('a: "${hydra:runtime.cwd}"', ["a is", "reaches outside"]),
     ('a: "${project:${oc.env:SECRET}}"', ["a is", "reaches outside"]),
-    ("logger: {_target_: lightning.pytorch.loggers.CSVLogger}", ["logger._target_", "could write outside"]),
-    ("logger: {_target_: engine.run.tensorboard.TensorBoard, save_dir: /tmp}", ["logger.save_dir", "could write outside"]),
+    ("logger: {csv: {_target_: lightning.pytorch.loggers.CSVLogger}}", ["logger.csv is", "elsewhere", "logger=..."]),
     ("a: {_target_: lightning.pytorch.callbacks.ModelCheckpoint, filename: ../../x}", ["a.filename", "could write"]),
     ("a: {1: 2}", ["a.1", "no plain name"]),
     ("'a b': 2", ["no plain name"]),

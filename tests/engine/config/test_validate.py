@@ -90,7 +90,9 @@ def test_every_file_passes(file):
     ("+loss._target_=../../x.y", "loss._target_=../../x.y: use the full name of a class"),
     ("+loss.weight=3", "loss.weight: no such setting"),
     ("loss=focal loss.gamma=two", "loss.gamma='two': expected float"),
-    ("+logger.name=x", "logger.name: no such setting"),
+    ("+logger.name=x", "logger.name='x': expected a _target_ and its settings"),
+    ("logger=csv +logger.csv.nam=x", "logger.csv.nam: no such setting; did you mean name"),
+    ("callbacks=early_stopping callbacks.early_stopping.patience=often", "callbacks.early_stopping.patience='often': expected"),
     ("~loss", "loss=None: choose a file of conf/loss: loss=NAME"),
     ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1: use a number above 0, or null"),
     ("stages=[test]", "stages=['test']: without fit there is nothing to test; add ckpt_path=RUN/checkpoints/best.ckpt"),
@@ -160,6 +162,6 @@ def test_trying_the_optimizer_draws_no_random_numbers():
 def test_the_arguments_that_a_run_gives_exist():
     """A library that renames one would otherwise let users set it."""
     config = composed("loss=weighted_cross_entropy")
-    for key in ("datamodule", "loss", "logger", "trainer"):
+    for key in ("datamodule", "loss", "trainer"):
         parameters = inspect.signature(validation.resolve_target(config[key]._target_, key)).parameters
         assert set(validation.GIVEN[key]) <= set(parameters), key

@@ -9,7 +9,8 @@ from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from engine.config.instantiate import instantiate
-from engine.run.stages import all_callbacks, build_model, complete_loss, describe_data, split_columns
+from engine.run.callback_list import all_callbacks
+from engine.run.stages import build_model, complete_loss, describe_data, split_columns
 from tests.support.configs import composed
 from tests.support.helpers import make_images
 

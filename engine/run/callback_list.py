@@ -1,0 +1,141 @@
+"""The callbacks of a run: what every run needs, and what conf/callbacks asks for."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, StochasticWeightAveraging, Timer
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from omegaconf import DictConfig, OmegaConf
+
+from callbacks.checkpoint import BestCheckpoint, LastCheckpoint, SingleFileCheckpoint
+from callbacks.epoch_logger import EpochLogger
+from callbacks.freeze_backbone import FreezeBackbone
+from callbacks.graceful_shutdown import GracefulShutdown
+from callbacks.max_steps import MaxSteps
+from callbacks.prediction_writer import PredictionWriter
+from callbacks.step_seed import StepSeed
+from callbacks.terminate_on_nan import TerminateOnNaN
+from callbacks.throughput import Throughput
+from common.errors import UserError
+from common.run_folder import METRIC_COLUMNS
+from common.run_record import RunRecord
+from common.text import did_you_mean
+from engine.config.instantiate import OURS, instantiate
+from engine.state import STATE
+
+OF_EVERY_RUN = (StepSeed, Throughput, EpochLogger, PredictionWriter, TerminateOnNaN, GracefulShutdown)
+METRICS = METRIC_COLUMNS[1:-1]
+
+
+def all_callbacks(config: DictConfig, record: RunRecord, further: Sequence[L.Callback]) -> list[L.Callback]:
+    """List what every run needs, what conf/callbacks asks for and `further` callbacks, in the order that Lightning calls them.
+
+    BestCheckpoint comes before LastCheckpoint, which keeps its state; FreezeBackbone before FreezeBatchNorm, which
+    freezes more.
+
+    Raises:
+        UserError: two callbacks that do the same, or one that cannot work here; names their keys.
+    """
+    configured = configured_callbacks(config)
+    _check(config, configured)
+    for key, callback in configured.items():
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = str(record.folder.checkpoints)
+            _check_file_names(key, callback)
+    kinds = (BestCheckpoint, LastCheckpoint)
+    best, last = (next((c for c in configured.values() if isinstance(c, kind)), None) or kind() for kind in kinds)
+    best.dirpath = last.dirpath = str(record.folder.checkpoints)
+    return [
+        StepSeed(seed=config.seed),
+        *([MaxSteps(max_steps=max_steps)] if (max_steps := config.trainer.get("max_steps")) else []),
+        *([FreezeBackbone(epochs=config.model.freeze)] if config.model.freeze else []),
+        *(callback for callback in configured.values() if not isinstance(callback, kinds)),
+        Throughput(started_s=STATE.started_s),
+        EpochLogger(),
+        PredictionWriter(),
+        TerminateOnNaN(),
+        GracefulShutdown(),
+        best,
+        last,
+        *further,
+    ]
+
+
+def configured_callbacks(config: DictConfig) -> dict[str, L.Callback]:
+    """Build the callbacks of conf/callbacks and the command line, by their keys, without those that have nothing to do.
+
+    Raises:
+        UserError: a class that is no callback.
+    """
+    built = {f"callbacks.{name}": instantiate(config, f"callbacks.{name}") for name in config.callbacks}
+    for key, callback in built.items():
+        if callback is not None and not isinstance(callback, Callback):
+            target = OmegaConf.select(config, key)._target_
+            raise UserError(
+                f"{key}._target_={target}: is no callback of Lightning; use a subclass of lightning.Callback"
+            )
+    return {key: each for key, each in built.items() if each is not None and getattr(each, "enabled", True)}
+
+
+def evaluation_callbacks(config: DictConfig, trained_with: Sequence[L.Callback]) -> list[L.Callback]:
+    """List the callbacks for evaluating after training: those of every run, and those of conf/callbacks built again.
+
+    What these have kept from the training is not of the network that is evaluated: an average of the weights, for
+    example, would replace those of best.ckpt. So evaluation is the same as in a command of its own.
+    """
+    kept = (*OF_EVERY_RUN, ProgressBar)
+    again = configured_callbacks(config).values()
+    again = [callback for callback in again if not isinstance(callback, (*kept, ModelCheckpoint))]
+    return [*again, *(callback for callback in trained_with if isinstance(callback, kept))]
+
+
+def _check(config: DictConfig, configured: dict[str, L.Callback]) -> None:
+    """Refuse callbacks that do the same as another one, or that cannot work in this project's runs."""
+    for (key, one), (other_key, other) in combinations(configured.items(), 2):
+        if reason := _doubled(OmegaConf.select(config, key), one, OmegaConf.select(config, other_key), other):
+            raise UserError(f"{key} and {other_key}: {reason}; remove one of them: ~{other_key}")
+    for key, callback in configured.items():
+        name, way_out = type(callback).__name__, f"remove it: ~{key}"
+        if isinstance(callback, OF_EVERY_RUN) or (isinstance(callback, FreezeBackbone) and config.model.freeze):
+            raise UserError(f"{key}: every run has {name} already; {way_out}")
+        if isinstance(callback, StochasticWeightAveraging):
+            raise UserError(
+                f"{key}: its average is there only after the last epoch, when best.ckpt is chosen; use callbacks=ema, "
+                "or lightning.pytorch.callbacks.WeightAveraging"
+            )
+        if isinstance(callback, Timer) and config.trainer.get("max_time") is not None:
+            raise UserError(f"{key} and trainer.max_time: both end the training after a time; {way_out}")
+        _check_monitor(config, key, callback)
+
+
+def _doubled(node: DictConfig, one: L.Callback, other_node: DictConfig, other: L.Callback) -> str | None:
+    """Return why two callbacks do the same, or None."""
+    if node == other_node:
+        return "are the same"
+    for kind in (BestCheckpoint, LastCheckpoint, ProgressBar):
+        if isinstance(one, kind) and isinstance(other, kind):
+            return f"a run has one {kind.__name__} only"
+    keep_state = all(is_overridden("state_dict", instance=each, parent=Callback) for each in (one, other))
+    if keep_state and one.state_key == other.state_key:
+        return f"two of {type(one).__name__} with the same settings would overwrite each other's state in a checkpoint"
+    return None
+
+
+def _check_monitor(config: DictConfig, key: str, callback: L.Callback) -> None:
+    """Refuse to wait for a metric that no run logs; where a class of the user's own could log it, training shows."""
+    monitor = getattr(callback, "monitor", None)
+    targets = [str(node._target_) for node in config.callbacks.values() if node]
+    known = all(target.startswith((*OURS, "lightning.")) for target in targets)
+    if isinstance(monitor, str) and monitor not in METRICS and known:
+        raise UserError(f"{key}.monitor={monitor}: no such metric; {did_you_mean(monitor, METRICS)}")
+
+
+def _check_file_names(key: str, callback: ModelCheckpoint) -> None:
+    """Refuse the names of best.ckpt and last.ckpt for files of another callback in the same folder."""
+    if isinstance(callback, SingleFileCheckpoint):
+        return
+    if callback.save_last:
+        raise UserError(f"{key}.save_last={callback.save_last}: every run keeps last.ckpt already; leave it out")
+    if callback.filename in ("best", "last", "last-before"):
+        raise UserError(f"{key}.filename={callback.filename}: every run has this file already; use another name")

@@ -1,0 +1,108 @@
+"""An error of a class that the configuration names, in one line: the setting, its file, the class and the place.
+
+Classes of the user's own raise anything; Lightning's callbacks and loggers raise where their settings do not fit the run. What
+this project's own classes raise is another matter: a UserError, or a defect that keeps its traceback.
+"""
+
+import re
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from common.errors import DISK_ERRORS, UserError
+from common.text import clean
+
+# Top packages whose classes a configuration names without them being the user's own
+OURS = {"callbacks", "common", "datamodules", "engine", "evaluation", "inference", "lightning_modules", "reports"}
+LIBRARIES = {"lightning", "pytorch_lightning", "timm", "torch", "torchmetrics", "torchvision"}
+LONGEST = 300  # characters of its message
+SHOW_TRACEBACK = "HYDRA_FULL_ERROR=1 shows the traceback"
+
+
+def component_error(error: BaseException, config: DictConfig, next_step: str = "") -> UserError | None:
+    """Return the error for the user where a class that the configuration names raised it; None where it is another's.
+
+    Args:
+        config: of the run, as composed or as checked.
+        next_step: shown after the message.
+    """
+    full_disk = isinstance(error, OSError) and error.errno in DISK_ERRORS
+    if isinstance(error, UserError) or full_disk or type(error).__name__ in ("MemoryError", "OutOfMemoryError"):
+        return None
+    cause = _innermost(error)
+    text = clean(" ".join(f"{type(cause).__name__}: {cause}".split()), LONGEST)
+    if found := _own_class(cause, config):
+        key, name, where = found
+        made = UserError(f"{key}={name}{_file_of(key)}: {text} ({where}). {SHOW_TRACEBACK}{next_step}")
+    elif found := _library_class(cause, config):
+        key, name = found
+        made = UserError(f"{key}={name}: {text}. {SHOW_TRACEBACK}{next_step}")
+    else:
+        return None
+    made.__cause__ = error
+    return made
+
+
+def _own_class(cause: BaseException, config: DictConfig) -> tuple[str, str, str] | None:
+    """Return key and name of the user's own class that raised an error, and file and line of the raising frame.
+
+    The innermost frame of the traceback decides that is of such a class or of this project: what a library raises belongs to
+    who called it.
+    """
+    named = list(_own_names(OmegaConf.to_container(config, resolve=False)))
+    packages = {name.split(".")[0] for _, name in named}
+    for frame, line in reversed(list(traceback.walk_tb(cause.__traceback__))):
+        module = str(frame.f_globals.get("__name__", ""))
+        package = module.split(".")[0]
+        if package in OURS:
+            return None
+        if package in packages:
+            near = [each for each in named if each[1].startswith(f"{module}.")]
+            key, name = (near or [each for each in named if each[1].split(".")[0] == package])[0]
+            return key, name, f"{Path(frame.f_code.co_filename).name}, line {line}"
+    return None
+
+
+def _own_names(node, place: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Yield key and name of each class of the user's own in a configuration, networks and heads included."""
+    for name, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        here = (*place, str(name))
+        is_name = name == "_target_" or here in (("model", "network"), ("model", "head", "name"))
+        if is_name and isinstance(value, str) and "." in value and value.split(".")[0] not in OURS | LIBRARIES:
+            yield ".".join(here).removesuffix("._target_"), value
+        yield from _own_names(value, here)
+
+
+def _library_class(cause: BaseException, config: DictConfig) -> tuple[str, str] | None:
+    """Return key and name of the callback or logger in one of whose methods an error was raised, and not of this project."""
+    nodes = {f"{group}.{name}": node for group in ("callbacks", "logger") for name, node in config[group].items()}
+    names = {key: str(node["_target_"]) for key, node in nodes.items() if node and "_target_" in node}
+    theirs = {key: name for key, name in names.items() if name.split(".")[0] not in OURS}
+    kinds = {hydra.utils.get_object(name): key for key, name in theirs.items()}
+    for frame in reversed([frame for frame, _ in traceback.walk_tb(cause.__traceback__)]):
+        if (key := kinds.get(type(frame.f_locals.get("self")))) is not None:
+            return key, names[key]
+    return None
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _file_of(key: str) -> str:
+    """Return ` in DIR/GROUP/NAME.yaml`, the file that the group of a key was taken from; nothing where it is not known."""
+    if not HydraConfig.initialized():
+        return ""
+    runtime, group = HydraConfig.get().runtime, key.split(".")[0]
+    names = re.findall(r"[\w-]+", str(runtime.choices.get(group)))  # of one file, or a list of several
+    folders = [Path(source.path) / group for source in runtime.config_sources if source.schema == "file"]
+    files = [file for folder in folders for name in names if (file := folder / f"{name}.yaml").is_file()]
+    if len(names) > 1:
+        files = [file for file in files if key.split(".")[1] in file.read_text()]
+    return f" in {files[0]}" if files else ""

@@ -1,0 +1,184 @@
+"""The run's loggers: any of Lightning, built before images are read, given settings and results, closed at the end."""
+
+import contextlib
+import inspect
+import logging
+import shlex
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import hydra
+from hydra.errors import InstantiationException
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from omegaconf import DictConfig, OmegaConf
+
+from common.errors import DISK_ERRORS, StopRequested, TrialPruned, UserError
+from common.run_record import RunRecord, flatten
+from engine.config.instantiate import instantiate
+from lightning_modules.checkpoint import epochs_done
+
+log = logging.getLogger(__name__)
+
+Loggers = dict[str, Logger]  # by their keys: logger.csv
+SQLITE = "sqlite:///"
+# Lightning warns of what is usual in a new store
+logging.getLogger("lightning.pytorch.loggers.mlflow").addFilter(lambda line: "not found. Creating it" not in line.msg)
+
+
+class TensorBoard(TensorBoardLogger):
+    """Log to one event file directly in the run's folder, without version folders and without hparams.yaml.
+
+    Lightning ends its loggers after each of fit, validate and test: this one only writes what it has then, since a closed
+    writer begins another file.
+
+    Args:
+        save_dir: of the event file.
+        settings: further ones of TensorBoard's SummaryWriter, as flush_secs.
+    """
+
+    def __init__(self, save_dir: str, **settings):
+        super().__init__(save_dir, name="", version="", default_hp_metric=False, **settings)
+
+    def save(self) -> None:
+        self.experiment.flush()
+
+    def finalize(self, status: str) -> None:
+        with contextlib.nullcontext() if status == "success" else contextlib.suppress(OSError):  # of a full disk
+            self.save()
+
+
+@contextlib.contextmanager
+def open_loggers(config: DictConfig, record: RunRecord) -> Iterator[Loggers]:
+    """Build and start the loggers of a run, and close them in the end, after an error and a stop too.
+
+    Raises:
+        UserError: a logger that cannot be built or started; names its key.
+    """
+    resumes = config.ckpt_path is not None and "fit" in config.stages
+    first_step = epochs_done(Path(config.ckpt_path)) + 1 if resumes else None
+    loggers: Loggers = {}
+    with _quiet_threads():
+        try:
+            for name in config.logger:
+                if config.logger[name]:
+                    loggers[f"logger.{name}"] = _start(config, f"logger.{name}", record, first_step)
+            yield loggers
+        except (StopRequested, TrialPruned):
+            _close(loggers, "aborted")
+            raise
+        except BaseException:
+            _close(loggers, "failed")
+            raise
+        _close(loggers, "success")
+
+
+def _start(config: DictConfig, key: str, record: RunRecord, first_step: int | None) -> Logger:
+    """Build a logger and let it begin, so that a missing account or server ends the run before it reads images."""
+    node = OmegaConf.select(config, key)
+    try:
+        logger = instantiate(config, key, **_given(node, record, first_step))
+        if not isinstance(logger, Logger):
+            raise UserError(
+                f"{key}._target_={node._target_}: is no logger of Lightning; use a class of lightning.pytorch.loggers"
+            )
+        hasattr(logger, "experiment")  # Lightning's loggers begin where they are asked for it
+    except UserError:
+        raise
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
+            raise
+        raise UserError(f"{key}: cannot be started: {' '.join(str(cause).split())}") from error
+    return logger
+
+
+def _given(node: DictConfig, record: RunRecord, first_step: int | None) -> dict:
+    """Return what the run gives a logger where its settings leave it open: where to write, and under which name."""
+    kind = hydra.utils.get_object(node._target_)
+    folder = record.folder.path
+    values = {"save_dir": str(folder)}
+    if inspect.isclass(kind) and issubclass(kind, TensorBoardLogger) and first_step is not None:
+        values["purge_step"] = first_step  # hides what was logged from there on before the interruption
+    if inspect.isclass(kind) and issubclass(kind, WandbLogger):
+        values["name"] = folder.name
+    if inspect.isclass(kind) and issubclass(kind, MLFlowLogger):
+        values["run_name"] = folder.name
+        uri = str(node.get("tracking_uri") or "")
+        if uri.startswith(SQLITE):  # otherwise ./mlruns, wherever the command was typed
+            values["artifact_location"] = str(Path(uri.removeprefix(SQLITE)).parent / "mlartifacts")
+    parameters = inspect.signature(kind).parameters
+    takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {
+        name: value
+        for name, value in values.items()
+        if node.get(name) is None and (name in parameters or (name == "purge_step" and takes_more))
+    }
+
+
+def _close(loggers: Loggers, status: str) -> None:
+    """Close the loggers; one that cannot be closed is a warning, since the run has ended by itself or by another error."""
+    for key, logger in loggers.items():
+        try:
+            killed = status == "aborted" and isinstance(logger, MLFlowLogger)
+            logger.finalize("KILLED" if killed else status)  # of Lightning's loggers only this one has its own words
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.close()
+            if isinstance(logger, WandbLogger):  # the next job of a sweep would log to the same run
+                logger.experiment.finish(exit_code=int(status != "success"))
+        except Exception as error:
+            log.warning("%s: could not be closed (%s: %s)", key, type(error).__name__, error)
+
+
+def log_settings(loggers: Loggers, config: DictConfig, record: RunRecord) -> None:
+    """Log the run's settings and its folder; TensorBoard takes them together with the results, in `log_results`."""
+    for logger in loggers.values():
+        if not isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams({"run": str(record.folder.path), **_settings(config)})
+
+
+def log_results(loggers: Loggers, config: DictConfig, results: dict[str, float]) -> None:
+    """Log the run's results, for TensorBoard's HParams tab with the settings."""
+    for logger in loggers.values():
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(_settings(config), results)
+        else:
+            logger.log_metrics(results)
+
+
+def _settings(config: DictConfig) -> dict[str, int | float | str]:
+    settings = flatten(OmegaConf.to_container(config, resolve=True))
+    return {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in settings.items()}
+
+
+def how_to_view(loggers: Loggers) -> list[str]:
+    """Return a line for each of these loggers that says where to look; in the first process only."""
+    lines = []
+    for logger in loggers.values():
+        if isinstance(logger, TensorBoardLogger):
+            lines.append(f"TensorBoard: tensorboard --logdir {shlex.quote(str(Path(logger.log_dir)))}")
+        elif isinstance(logger, MLFlowLogger):
+            uri = logger.experiment.tracking_uri
+            served = uri.startswith("http")
+            lines.append(f"MLflow: {uri}" if served else f"MLflow: mlflow ui --backend-store-uri {shlex.quote(uri)}")
+        elif isinstance(logger, WandbLogger):
+            run = logger.experiment
+            folder = shlex.quote(str(Path(run.dir).parent))
+            lines.append(f"W&B: wandb sync {folder}" if run.offline else f"W&B: {run.url}")
+    return lines
+
+
+@contextlib.contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Keep Python from printing the traceback of a full disk in TensorBoard's thread, whose writer raises it again here."""
+    usual = threading.excepthook
+
+    def show(arguments: threading.ExceptHookArgs) -> None:
+        if not (isinstance(arguments.exc_value, OSError) and arguments.exc_value.errno in DISK_ERRORS):
+            usual(arguments)
+
+    threading.excepthook = show
+    try:
+        yield
+    finally:
+        threading.excepthook = usual

@@ -1,0 +1,28 @@
+"""The moving average of the weights that conf/callbacks/ema.yaml gives to Lightning's callback."""
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+
+
+class WarmedUpEMA:
+    """Average weights exponentially, over fewer steps at first: decay min(`decay`, (1 + n) / (10 + n)) after n steps.
+
+    That is an average over the last ninth of the steps so far, and in the end over the last 1 / (1 - decay). With a fixed decay
+    the first epochs would be validated with the random weights of the start. The schedule is that of TensorFlow's
+    ExponentialMovingAverage.
+
+    Args:
+        decay: in the end, from 0 (no average) to below 1.
+    """
+
+    def __init__(self, *, decay: float):
+        if not 0 <= decay < 1:
+            raise UserError(f"callbacks.ema.avg_fn.decay={decay}: use a number from 0 to below 1")
+        self.decay = decay
+
+    def __call__(self, average: Tensor, current: Tensor, steps: Tensor) -> Tensor:
+        """Return the new average of a weight; `steps` are those in `average`."""
+        decay = torch.clamp((1 + steps) / (10 + steps), max=self.decay)
+        return average + (1 - decay) * (current - average)
