@@ -177,7 +177,8 @@ def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str
     choices = read_saved_choices(run).items()  # single settings on top then find the groups that they belong to
     chosen = [(group, name) for group, name in choices if group not in values]
     for group, name in chosen:
-        if not with_own and (CONF / group).is_dir() and not (CONF / group / f"{name}.yaml").is_file():
+        files = [CONF / group / f"{each}.yaml" for each in re.findall(r"[\w-]+", name)]  # of a list, several
+        if not with_own and (CONF / group).is_dir() and not all(file.is_file() for file in files):
             raise UserError(
                 f"ckpt_path={ckpt_path}: its run took {group}={name} from a folder of its own; add it: --config-dir=DIR"
             )

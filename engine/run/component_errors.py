@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.errors import DISK_ERRORS, UserError
 from common.text import clean
+from engine.config.instantiate import missing_package
 
 # Top packages whose classes a configuration names without them being the user's own
 OURS = {"callbacks", "common", "datamodules", "engine", "evaluation", "inference", "lightning_modules", "reports"}
@@ -39,8 +40,12 @@ def component_error(error: BaseException, config: DictConfig, next_step: str = "
         key, name, where = found
         made = UserError(f"{key}={name}{_file_of(key)}: {text} ({where}). {SHOW_TRACEBACK}{next_step}")
     elif found := _library_class(cause, config):
-        key, name = found
-        made = UserError(f"{key}={name}: {text}. {SHOW_TRACEBACK}{next_step}")
+        text = " ".join(str(cause).split())
+        made = (
+            missing_package(found, cause)
+            if isinstance(cause, ImportError)
+            else UserError(f"{found}: {text}{next_step}")
+        )
     else:
         return None
     made.__cause__ = error
@@ -77,15 +82,15 @@ def _own_names(node, place: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
         yield from _own_names(value, here)
 
 
-def _library_class(cause: BaseException, config: DictConfig) -> tuple[str, str] | None:
-    """Return key and name of the callback or logger in one of whose methods an error was raised, and not of this project."""
+def _library_class(cause: BaseException, config: DictConfig) -> str | None:
+    """Return the key of the callback or logger in one of whose methods an error was raised, and not of this project."""
     nodes = {f"{group}.{name}": node for group in ("callbacks", "logger") for name, node in config[group].items()}
     names = {key: str(node["_target_"]) for key, node in nodes.items() if node and "_target_" in node}
     theirs = {key: name for key, name in names.items() if name.split(".")[0] not in OURS}
     kinds = {hydra.utils.get_object(name): key for key, name in theirs.items()}
     for frame in reversed([frame for frame, _ in traceback.walk_tb(cause.__traceback__)]):
         if (key := kinds.get(type(frame.f_locals.get("self")))) is not None:
-            return key, names[key]
+            return key
     return None
 
 
@@ -103,6 +108,6 @@ def _file_of(key: str) -> str:
     names = re.findall(r"[\w-]+", str(runtime.choices.get(group)))  # of one file, or a list of several
     folders = [Path(source.path) / group for source in runtime.config_sources if source.schema == "file"]
     files = [file for folder in folders for name in names if (file := folder / f"{name}.yaml").is_file()]
-    if len(names) > 1:
-        files = [file for file in files if key.split(".")[1] in file.read_text()]
+    if group in ("callbacks", "logger", "metrics"):  # of several files, and of what was typed
+        files = [file for file in files if f"{key.split('.')[1]}:" in file.read_text()]
     return f" in {files[0]}" if files else ""

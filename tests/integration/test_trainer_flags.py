@@ -99,7 +99,7 @@ def test_the_time_is_up_in_the_middle_of_an_epoch(train, monkeypatch):
     ran = train(*SIMPLE_CNN, "trainer.max_time=00:00:00:30", "trainer.max_epochs=100")
     rows = trained(ran)
     assert steps(ran.folder) == 5 and len(rows) == 2 and all(value for row in rows for value in row.values())
-    assert "stopped after 2 of 3 batches" in ran.out and "the time is up (60 s of training)" in ran.out
+    assert "stopped after 2 of 3 batches" in ran.out and "timer: 60 s of training are over" in ran.out
     longer = train(f"ckpt_path={ran.folder}/checkpoints/last.ckpt", small=False, to=ran.folder)
     assert longer.status == 0 and len(metrics(ran.folder)) == 2, (
         longer.err

@@ -110,6 +110,6 @@ def test_what_lightning_s_callbacks_refuse_later_is_named(train, monkeypatch):
 
 def test_a_timer_without_time_is_one_line(train):
     ran = train(f"+callbacks.timer={{_target_:{LIGHTNING}.Timer,duration:{{hours:0}}}}", *SIMPLE_CNN)
-    assert ran.status == 1 and ran.err.startswith("ERROR: nothing was trained, so there is no best.ckpt; timer: "), (
-        ran.err
-    )
+    assert ran.status == 1 and ran.err.startswith(
+        "ERROR: the training ended before its first validation, so there is no best.ckpt (timer: "
+    ), ran.err
