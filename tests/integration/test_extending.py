@@ -1,5 +1,6 @@
 """docs/extending.md is run as it is: its package and its YAML files are written out, and used from training to the report."""
 
+import json
 import re
 import shutil
 import sys
@@ -14,6 +15,7 @@ from tests.support.helpers import make_images
 BLOCKS = re.findall(
     r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", (PROJECT / "docs" / "extending.md").read_text(), re.S | re.M
 )
+CHOSEN = ("model=tiny", "datamodule=cells", "loss=poly", "metrics=kappa", "callbacks=weight_norms")
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def cells(tmp_path):
 def test_each_door_is_one_file_and_its_yaml_of_ten_to_thirty_lines():
     lengths = {name: text.count("\n") for name, text in BLOCKS}
     pairs = list(zip(lengths, list(lengths)[1:], strict=False))[::2]
-    assert all(code.endswith(".py") and settings.endswith(".yaml") for code, settings in pairs) and len(pairs) >= 6
+    assert all(code.endswith(".py") and settings.endswith(".yaml") for code, settings in pairs) and len(pairs) == 9
     assert all(8 <= lengths[code] + lengths[settings] <= 40 for code, settings in pairs), lengths
 
 
@@ -52,8 +54,7 @@ def test_the_user_s_own_classes_from_training_to_the_report(own, cells, train, i
     import report
 
     mine = f"--config-dir={own / 'my_conf'}"
-    chosen = ["model=tiny", "datamodule=cells", "loss=poly", "metrics=kappa", "callbacks=weight_norms"]
-    first = train(mine, *chosen, root=cells)
+    first = train(mine, *CHOSEN, "logger=[tensorboard,json_lines]", "augmentation=solarize", root=cells)
     assert first.status == 0, first.err
     record = first.record
     assert (record.data.name, record.data.license, record.data.classes) == ("cells", "CC0", ["blue", "red"])
@@ -61,6 +62,8 @@ def test_the_user_s_own_classes_from_training_to_the_report(own, cells, train, i
     assert -1 <= record.test.further["kappa"] <= 1 and "kappa" in first.out
     assert len((first.folder / "weight_norms.txt").read_text().splitlines()) == 2
     assert "kappa" in (first.folder / "MODEL_CARD.md").read_text()
+    lines = [json.loads(line) for line in (first.folder / "log.jsonl").read_text().splitlines()]
+    assert "model.width" in lines[0]["settings"] and [line["step"] for line in lines if "val/loss" in line] == [1, 2]
 
     last, best = (first.folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
     without = train(f"ckpt_path={last}", "trainer.max_epochs=3", small=False)
@@ -125,10 +128,9 @@ RAISES = [
 def test_what_the_user_s_own_class_raises_is_one_line(own, cells, train, file, old, new, words):
     path = own / "my_package" / file
     path.write_text(path.read_text().replace(old, new, 1))
-    chosen = ["model=tiny", "datamodule=cells", "loss=poly", "metrics=kappa", "callbacks=weight_norms"]
-    ran = train(f"--config-dir={own / 'my_conf'}", *chosen, "trainer.max_epochs=1", root=cells)
+    ran = train(f"--config-dir={own / 'my_conf'}", *CHOSEN, "trainer.max_epochs=1", root=cells)
     group = words.split("=")[0].split(".")[0]
-    yaml = next(choice for choice in chosen if choice.startswith(group)).split("=")[1]
+    yaml = next(choice for choice in CHOSEN if choice.startswith(group)).split("=")[1]
     assert ran.status == 1 and ran.err.count("ERROR:") == 1 and "Traceback" not in ran.err, ran.err
     assert f"ERROR: {words} in {own / 'my_conf' / group / yaml}.yaml: " in ran.err and f"({file}, line " in ran.err, (
         ran.err
