@@ -3,6 +3,7 @@
 import contextlib
 import math
 import re
+import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -78,7 +79,10 @@ def component_errors(config: DictConfig, groups: Iterable[str] = ("callbacks", "
 
 def _raised_in(error: Exception, nodes: Mapping[str, DictConfig]) -> tuple[str, type] | None:
     """Return key and class of the innermost object in the traceback whose class is that of a node and not of this project."""
-    keys = {hydra.utils.get_object(node._target_): key for key, node in nodes.items() if node}
+    keys = {}
+    for key, node in nodes.items():
+        module, _, name = str(node._target_).rpartition(".") if node else ("", "", "")
+        keys[getattr(sys.modules.get(module), name, None)] = key
     for frame in reversed([frame for frame, _ in traceback.walk_tb(error.__traceback__)]):
         kind = type(frame.f_locals.get("self"))
         if kind in keys and not f"{kind.__module__}.".startswith(OURS):

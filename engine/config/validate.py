@@ -190,7 +190,7 @@ def _check_node(key: str, node, given: tuple[str, ...] = (), filled: tuple[str, 
     partial = node.get("_partial_", False)
     if not isinstance(partial, bool):
         raise UserError(f"{key}._partial_={partial!r}: use true or false")
-    parameters = _parameters(_resolve_target(node["_target_"], key))
+    parameters = _parameters(resolve_target(node["_target_"], key))
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name, value in node.items():
         if name in ("_target_", "_partial_") or (name in filled and name in parameters and value is None):
@@ -223,8 +223,12 @@ def _check_nested(key: str, value) -> None:
         raise UserError(f"{key}={value[:100]!r}: is an interpolation again once it is resolved; use a plain text")
 
 
-def _resolve_target(name, key: str) -> Callable:
-    """Import what a `_target_` names."""
+def resolve_target(name, key: str) -> Callable:
+    """Import what a `_target_` names.
+
+    Raises:
+        UserError: it cannot be imported, or is nothing that can be called.
+    """
     shown = f"{key}._target_={str(name)[:100]}"
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", str(name), re.ASCII):
         raise UserError(f"{shown}: use the full name of a class, as torch.optim.Adam")

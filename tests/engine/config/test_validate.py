@@ -163,5 +163,5 @@ def test_the_arguments_that_a_run_gives_exist():
     """A library that renames one would otherwise let users set it."""
     config = composed("loss=weighted_cross_entropy")
     for key in ("datamodule", "loss", "trainer"):
-        parameters = inspect.signature(validation._resolve_target(config[key]._target_, key)).parameters
+        parameters = inspect.signature(validation.resolve_target(config[key]._target_, key)).parameters
         assert set(validation.GIVEN[key]) <= set(parameters), key
