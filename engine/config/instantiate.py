@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from common.errors import UserError
 
 # package -> the extra that has it
-EXTRAS = {"wandb": "wandb", "mlflow": "mlflow", "psutil": "device_stats", "timm": "timm"}
+EXTRAS = {"wandb": "wandb", "mlflow": "mlflow", "psutil": "device_stats", "datasets": "hf", "timm": "timm"}
 OURS = ("callbacks.", "datamodules.", "engine.", "evaluation.", "lightning_modules.")
 LIBRARIES = ("torch.", "torchvision.", "lightning.")  # whose errors are about the settings that they are given
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?|-?\binf\b|\bnan\b")

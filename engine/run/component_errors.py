@@ -5,11 +5,11 @@ this project's own classes raise is another matter: a UserError, or a defect tha
 """
 
 import re
+import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -85,9 +85,11 @@ def _own_names(node, place: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
 def _library_class(cause: BaseException, config: DictConfig) -> str | None:
     """Return the key of the callback or logger in one of whose methods an error was raised, and not of this project."""
     nodes = {f"{group}.{name}": node for group in ("callbacks", "logger") for name, node in config[group].items()}
-    names = {key: str(node["_target_"]) for key, node in nodes.items() if node and "_target_" in node}
-    theirs = {key: name for key, name in names.items() if name.split(".")[0] not in OURS}
-    kinds = {hydra.utils.get_object(name): key for key, name in theirs.items()}
+    kinds = {}
+    for key, node in nodes.items():
+        module, _, name = str(node.get("_target_")).rpartition(".") if node else ("", "", "")
+        if module.split(".")[0] not in OURS:
+            kinds[getattr(sys.modules.get(module), name, None)] = key
     for frame in reversed([frame for frame, _ in traceback.walk_tb(cause.__traceback__)]):
         if (key := kinds.get(type(frame.f_locals.get("self")))) is not None:
             return key

@@ -8,13 +8,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import hydra
 from hydra.errors import InstantiationException
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import DISK_ERRORS, StopRequested, TrialPruned, UserError
 from common.run_record import RunRecord, flatten
+from common.targets import resolve_target
 from engine.config.instantiate import instantiate
 from lightning_modules.checkpoint import epochs_done
 
@@ -77,7 +77,7 @@ def _start(config: DictConfig, key: str, record: RunRecord, first_step: int | No
     """Build a logger and let it begin, so that a missing account or server ends the run before it reads images."""
     node = OmegaConf.select(config, key)
     try:
-        logger = instantiate(config, key, **_given(node, record, first_step))
+        logger = instantiate(config, key, **_given(key, node, record, first_step))
         if not isinstance(logger, Logger):
             raise UserError(
                 f"{key}._target_={node._target_}: is no logger of Lightning; use a class of lightning.pytorch.loggers"
@@ -93,9 +93,9 @@ def _start(config: DictConfig, key: str, record: RunRecord, first_step: int | No
     return logger
 
 
-def _given(node: DictConfig, record: RunRecord, first_step: int | None) -> dict:
+def _given(key: str, node: DictConfig, record: RunRecord, first_step: int | None) -> dict:
     """Return what the run gives a logger where its settings leave it open: where to write, and under which name."""
-    kind = hydra.utils.get_object(node._target_)
+    kind = resolve_target(node._target_, f"{key}._target_")
     folder = record.folder.path
     values = {"save_dir": str(folder)}
     if inspect.isclass(kind) and issubclass(kind, TensorBoardLogger) and first_step is not None:

@@ -22,6 +22,7 @@ from engine import cli, error_messages
 from engine.config.instantiate import instantiate
 from engine.config.validate import validate
 from engine.run import stages
+from engine.run.loggers import open_loggers
 from inference.image_inputs import ImageInputs
 from lightning_modules.checkpoint import epochs_done, load_network
 from reports.aggregate import aggregate
@@ -200,7 +201,8 @@ def checked(tmp_path):
         data.setup()
         rules.check(data.catalog.classes)
         stages.build_model(config, data)
-        stages.build_trainer(config, record)
+        with open_loggers(config, record) as loggers:
+            stages.build_trainer(config, record, loggers)
 
     return check
 
