@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.atomic_io import write_bytes
 from common.errors import DISK_ERRORS, UserError
+from common.targets import resolve_target
 from datamodules.decode import DECODER
 from inference.arguments import check_export_arguments, checkpoint_argument, is_read_by_predict
 from inference.backends import CheckpointBackend, import_extra
@@ -52,7 +53,9 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
     """
     checkpoint_argument(config.ckpt)  # what can be refused before the format imports torch
     name = HydraConfig.get().runtime.choices["format"]
-    with _format_errors(f"format={name} ({OmegaConf.select(config, 'format._target_')})", "its constructor"):
+    target = OmegaConf.select(config, "format._target_")
+    resolve_target(target, "format._target_")
+    with _format_errors(f"format={name} ({target})", "its constructor"):
         made = make_format()
     settings = {key: value for key, value in OmegaConf.to_container(config).items() if key not in ("hydra", "format")}
     exported = export(**settings, format=made)

@@ -144,8 +144,8 @@ def test_one_class_and_one_file_are_a_format(of_mine, checkpoint):
 
 @pytest.mark.parametrize(("target", "words"), [
     (f"{__name__}.WithoutOpen", r"its constructor raised TypeError: Can't instantiate abstract class .*open"),
-    ("my_format.Nothing", r"its constructor raised .*Nothing"),
-    ("no_such_module.Format", r"its constructor raised .*no_such_module"),
+    ("my_format.Nothing", r"format\._target_=my_format\.Nothing: "),
+    ("no_such_module.Format", r"format\._target_=no_such_module\.Format: cannot be imported .*install its package"),
     ("collections.Counter", r"format: collections\.Counter is no subclass of inference\.export\.file_format\.FileFormat"),
 ])  # fmt: skip
 def test_a_class_that_is_no_format_is_one_line(of_mine, checkpoint, target, words):

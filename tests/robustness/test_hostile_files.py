@@ -82,7 +82,7 @@ IN_ONE_FILE = {
         "common/untrusted/saved_config.py",
         "inference/backends.py",
     ),  # of names that are no constants
-    "pkgutil.resolve_name": ("engine/config/validate.py",),
+    "pkgutil.resolve_name": ("common/targets.py",),
     "torch.load": ("common/untrusted/tensors.py",),
     "torch.export.load": ("inference/export/torch_export.py",),  # what it has just written
 }
