@@ -406,6 +406,7 @@ class RunRecord:
         self.folder: RunFolder | None = None
         self.writes = False
         self.previous: RunRecord | None = None  # of the run that this one resumes
+        self.has_trained = False  # a step of the optimizer, in this command
         self._started = time.perf_counter()
 
     @classmethod

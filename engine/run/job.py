@@ -8,12 +8,13 @@ import shlex
 import signal
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from common.atomic_io import tolerate_disk_errors
+from common.atomic_io import tolerate_disk_errors, write_bytes
 from common.errors import DISK_ERRORS, StopRequested, TrialPruned, UserError
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
@@ -52,12 +53,10 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
             if not locked:
                 _skip(job)
                 return None
+            files = (job.folder.record, job.folder.config)
+            before = {path: path.read_bytes() if path.is_file() else None for path in files}
             record = RunRecord.begin(job.folder, command=job.command, overrides=job.overrides, writes=rank == 0)
-            record.writes = (
-                rank == 0 and record.previous is None
-            )  # a refusal to resume leaves the run's record as it is
             config = resume_config(config, job.overrides, job.folder)
-            record.writes = rank == 0
             record.describe(OmegaConf.to_container(config, resolve=False), job.choices)
             if rank and RESUME_FROM in os.environ:
                 config.ckpt_path = os.environ[RESUME_FROM] or None
@@ -83,7 +82,10 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
         kept = _how_to_resume(job) if job.folder.last_checkpoint.is_file() else ""
         error = component_error(raised, config, kept) or raised
         message = error_messages.user_message(error)
-        if record is not None:
+        refused = isinstance(error, UserError) and record is not None and record.previous and not record.has_trained
+        if refused and not rank:  # what the run before in this folder has left stays
+            _restore(before)
+        elif record is not None:
             _record_error(record, error, message, warning_list.messages)
         if job.in_sweep:
             log.error("%s: %s", job.folder.path.name, message or error, exc_info=message is None)
@@ -123,6 +125,13 @@ def _finish(record: RunRecord, ckpt_path: str | None, messages: list[str]) -> No
     if record.writes and (record.val or record.test):
         with tolerate_disk_errors(record.folder.model_card):
             write_card(record, ckpt_path)
+
+
+def _restore(before: dict[Path, bytes | None]) -> None:
+    """Put files back that a command has changed before it was refused."""
+    for path, content in before.items():
+        if content is not None:
+            write_bytes(path, content)
 
 
 def _record_error(record: RunRecord, error: Exception, message: str | None, messages: list[str]) -> None:

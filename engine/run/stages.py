@@ -15,6 +15,7 @@ from torch import nn
 from callbacks.checkpoint import BestCheckpoint
 from callbacks.distillation import warn_of_other_splits
 from callbacks.graceful_shutdown import ended_by
+from callbacks.throughput import Throughput
 from common.atomic_io import tolerate_disk_errors, write_text
 from common.errors import UserError
 from common.run_folder import RunFolder
@@ -25,7 +26,7 @@ from engine.config.validate import check_image_size, validate
 from engine.run.callback_list import all_callbacks, evaluation_callbacks
 from engine.run.checkpoint_io import AtomicCheckpointIO, intact_checkpoint
 from engine.run.debug import mark_debug
-from engine.run.evaluate import evaluate_test, evaluate_val, finalize
+from engine.run.evaluate import evaluate_test, evaluate_val, finalize, find_callback
 from engine.run.loggers import Loggers, log_settings, open_loggers
 from engine.run.resume import resume_errors
 from lightning_modules.checkpoint import check_same_network, epochs_done, load_classifier, steps_done
@@ -303,8 +304,11 @@ def fit(
         log.info("resuming after epoch %d", done)
     if config.teacher is not None:
         warn_of_other_splits(config.teacher, record)
-    with resume_errors(config.ckpt_path):
-        trainer.fit(model, data, ckpt_path=config.ckpt_path, weights_only=True)
+    try:
+        with resume_errors(config.ckpt_path):
+            trainer.fit(model, data, ckpt_path=config.ckpt_path, weights_only=True)
+    finally:
+        record.has_trained = find_callback(trainer, Throughput).first_step_s is not None
     if trainer.is_global_zero:
         record.folder.previous_checkpoint.unlink(missing_ok=True)  # last.ckpt is whole, and no other one comes
     best = next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint))

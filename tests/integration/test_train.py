@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -251,3 +253,19 @@ def test_a_run_s_own_splits_can_be_given_back(train, tmp_path):
     again = train(*settings, f"datamodule.table={first.folder / 'splits.csv'}", root=root)
     for name in ("splits.csv", "metrics.csv", "predictions.csv"):
         assert (first.folder / name).read_bytes() == (again.folder / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "more", [[], ["trainer.max_epochs=5", "optimizer.lr=-1"], ["trainer.max_epochs=5", "model.keep=3"]]
+)
+def test_a_refusal_to_resume_leaves_the_run_as_it_was(train, finished_run, tmp_path, more):
+    made = Path(shutil.copytree(finished_run.folder, tmp_path / "made"))
+    files = [
+        made / "result.json",
+        made / ".hydra" / "config.yaml",
+        made / "MODEL_CARD.md",
+        made / "checkpoints" / "best.ckpt",
+    ]
+    before = [file.read_bytes() for file in files]
+    ran = train(f"ckpt_path={made / 'checkpoints' / 'last.ckpt'}", *more, small=False, to=made)
+    assert ran.status == 1 and [file.read_bytes() for file in files] == before, ran.err
