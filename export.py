@@ -8,7 +8,7 @@ from engine import cli
 
 @hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="export")
 def main(config: DictConfig) -> None:
-    with cli.keep_error("export"):
+    with cli.keep_error("export", config):
         from engine.config.instantiate import instantiate
         from inference.export.export import run  # late: help and errors of the command line come without torch
 

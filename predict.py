@@ -19,7 +19,7 @@ __all__ = ["Predictor"]
 
 @hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="predict")
 def main(config: DictConfig) -> None:
-    with cli.keep_error("predict"):
+    with cli.keep_error("predict", config):
         run(config)
 
 

@@ -14,7 +14,7 @@ from train import run
 
 @hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="search")
 def main(config: DictConfig) -> None:
-    with cli.keep_error("search"):
+    with cli.keep_error("search", config):
         if importlib.util.find_spec("optuna") is None:
             raise UserError('search.py needs Optuna, which is not installed: pip install -e ".[search]"')
         from engine.search.search import run_search  # late: help and errors of the command line need no Optuna

@@ -28,6 +28,7 @@ from engine import help, log_handlers
 from engine.error_messages import user_message
 from engine.flags import config_dir, own_folders, split_flags
 from engine.process_tuning import tune_process
+from engine.run.component_errors import component_error
 from engine.run.job import Job, run_job
 from engine.run.job_state import is_interrupted_run
 from engine.run.resume import run_to_resume
@@ -83,12 +84,12 @@ def run_cli(main: Callable[[], None]) -> None:
 
 
 @contextlib.contextmanager
-def keep_error(name: str) -> Iterator[None]:
+def keep_error(name: str, config: DictConfig) -> Iterator[None]:
     """Keep what a root script's own work raises for `run_cli`: Hydra would print more around it."""
     try:
         yield
     except Exception as error:
-        STATE.failed = [FailedJob(name, error, in_sweep=False)]
+        STATE.failed = [FailedJob(name, component_error(error, config) or error, in_sweep=False)]
 
 
 def run_hydra_job(config: DictConfig, run: Callable[[DictConfig, RunRecord], None]) -> None:

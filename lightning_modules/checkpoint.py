@@ -1,5 +1,6 @@
 """Checkpoints as input: read without running code, checked, and turned into a network or a classifier again."""
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,7 +13,7 @@ from common.run_record import Decision
 from common.untrusted.description import NEXT, brief, check_decision, check_description, check_network, check_schema
 from common.untrusted.tensors import load_tensors
 from lightning_modules.network_errors import network_errors
-from lightning_modules.networks.registry import build_network
+from lightning_modules.networks.registry import build_network, is_full_name
 
 if TYPE_CHECKING:
     from lightning_modules.image_classifier import ImageClassifier
@@ -179,7 +180,9 @@ def _check_fits(state: dict, path: Path) -> dict[str, Tensor]:
     """
     described = state["hyper_parameters"]["network"]
     try:
-        with network_errors(), torch.device("meta"):
+        # One of the user's own may compute with its weights when it is built
+        own = is_full_name(described.get("network"))
+        with network_errors(), contextlib.nullcontext() if own else torch.device("meta"):
             network = build_network(num_classes=len(state["hyper_parameters"]["classes"]), **described)
     except Exception as error:  # the content of the checkpoint decides which one
         raise UserError(f"{path}: its network cannot be built here: {error or repr(error)}") from error

@@ -4,6 +4,7 @@ import copy
 import statistics
 import time
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -33,8 +34,9 @@ def count_macs_thop(network: nn.Module, image_size: int) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # its import compares versions the old way
         import thop
-    macs, _ = thop.profile(on_meta(network), inputs=(_image(image_size, device="meta"),), verbose=False)
-    return int(macs)
+    return int(
+        _by_shapes(lambda module, image: thop.profile(module, inputs=(image,), verbose=False)[0], network, image_size)
+    )
 
 
 @torch.no_grad()
@@ -43,9 +45,13 @@ def count_macs(network: nn.Module, image_size: int) -> int:
 
     Its unit is 2 FLOPs a MAC.
     """
-    with FlopCounterMode(display=False) as counter:
-        on_meta(network)(_image(image_size, device="meta"))
-    return counter.get_total_flops() // 2
+
+    def count(module: nn.Module, image: torch.Tensor) -> int:
+        with FlopCounterMode(display=False) as counter:
+            module(image)
+        return counter.get_total_flops() // 2
+
+    return _by_shapes(count, network, image_size)
 
 
 def describe_difference(macs: int, macs_thop: int) -> str:
@@ -124,11 +130,16 @@ def summary(network: nn.Module, image_size: int) -> str:
 
     A module's line has the sums of the layers within, so that the last one, the whole network, has those of the record.
     """
-    network, shapes = on_meta(network), {}
-    for module in network.modules():
-        module.register_forward_hook(lambda module, _, output: shapes.update({module: getattr(output, "shape", None)}))
-    with FlopCounterMode(display=False) as counter:
-        network(_image(image_size, device="meta"))
+    shapes: dict[nn.Module, torch.Size | None] = {}
+
+    def count(module: nn.Module, image: torch.Tensor) -> tuple[nn.Module, FlopCounterMode]:
+        for each in module.modules():
+            each.register_forward_hook(lambda each, _, output: shapes.update({each: getattr(output, "shape", None)}))
+        with FlopCounterMode(display=False) as counter:
+            module(image)
+        return module, counter
+
+    network, counter = _by_shapes(count, network, image_size)
     whole = type(network).__name__
     (_, first), *inner = network.named_modules()
     lines = []
@@ -139,6 +150,14 @@ def summary(network: nn.Module, image_size: int) -> str:
         lines.append([name or "total", type(module).__name__, shown, f"{count_parameters(module):,}", f"{macs:,}"])
     table = Table.of(["layer", "type", "output", "parameters", "MACs"], lines, texts=3)
     return "\n".join(table.as_text()) + "\n"
+
+
+def _by_shapes(count: Callable[[nn.Module, torch.Tensor], object], network: nn.Module, image_size: int):
+    """Count on a copy without numbers, or on one with them where a network of the user's own needs them to run."""
+    try:
+        return count(on_meta(network), _image(image_size, device="meta"))
+    except (RuntimeError, TypeError, ValueError):
+        return count(_copy(network), _image(image_size))
 
 
 def _copy(network: nn.Module) -> nn.Module:

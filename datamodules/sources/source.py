@@ -29,7 +29,7 @@ class Source:
     """List the images of a data set. A subclass sets `name` and `root` and yields rows from `images`.
 
     Attributes:
-        name: of the data set, for the record.
+        name: of the data set, for the record and the screen.
         root: folder that the paths are relative to; it may be set while `images` runs.
         classes: names in the order of the logits; None: the labels, sorted.
         license: of the images, for the record and the model card; None: not known.
@@ -38,8 +38,8 @@ class Source:
         key: of the configuration, as messages begin.
     """
 
-    name: str
-    root: Path
+    name: str = "images"
+    root: Path | None = None
     classes: list[str] | None = None
     license: str | None = None
     citation: str | None = None
@@ -77,6 +77,8 @@ def read_source(source: Source) -> Catalog:
     shown = f"{source.key}={source}"
     if not rows:
         raise UserError(f"{shown}: lists no images")
+    if source.root is None:
+        raise UserError(f"{shown}: has no root, the folder that its paths are relative to")
     classes = list(source.classes or sorted({row.label for row in rows}))
     if not 2 <= len(classes) <= MOST_CLASSES:
         what = f"a single class ({classes[0]})" if len(classes) == 1 else f"{len(classes):,} classes"

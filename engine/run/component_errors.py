@@ -76,7 +76,9 @@ def _own_names(node, place: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
     """Yield key and name of each class of the user's own in a configuration, networks and heads included."""
     for name, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
         here = (*place, str(name))
-        is_name = name == "_target_" or here in (("model", "network"), ("model", "head", "name"))
+        is_name = (
+            name == "_target_" or here[0] == "register" or here in (("model", "network"), ("model", "head", "name"))
+        )
         if is_name and isinstance(value, str) and "." in value and value.split(".")[0] not in OURS | LIBRARIES:
             yield ".".join(here).removesuffix("._target_"), value
         yield from _own_names(value, here)
@@ -84,7 +86,9 @@ def _own_names(node, place: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
 
 def _library_class(cause: BaseException, config: DictConfig) -> str | None:
     """Return the key of the callback or logger in one of whose methods an error was raised, and not of this project."""
-    nodes = {f"{group}.{name}": node for group in ("callbacks", "logger") for name, node in config[group].items()}
+    nodes = {
+        f"{group}.{name}": node for group in ("callbacks", "logger") for name, node in (config.get(group) or {}).items()
+    }
     kinds = {}
     for key, node in nodes.items():
         module, _, name = str(node.get("_target_")).rpartition(".") if node else ("", "", "")

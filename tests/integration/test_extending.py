@@ -87,6 +87,21 @@ def test_the_user_s_own_classes_from_training_to_the_report(own, cells, train, i
     assert status == 0 and "kappa" in (tmp_path / "page" / "report.html").read_text(), err
 
 
+def test_a_network_that_raises_in_predict_is_one_line(own, cells, train, in_process, tmp_path):
+    import predict
+
+    ran = train(f"--config-dir={own / 'my_conf'}", "model=tiny", "datamodule=cells", "stages=[fit]", root=cells)
+    exec("def forward(self, x):\n    return x.missing", vars(sys.modules["my_package.networks"]))
+    OWN["my_package.networks.Tiny"].forward = sys.modules["my_package.networks"].forward
+    best = f"ckpt={ran.folder / 'checkpoints' / 'best.ckpt'}"
+    register = "register=[my_package.networks.Tiny]"
+    status, _, err = in_process(predict, best, f"images={cells}", f"out={tmp_path / 'labels'}", register)
+    assert status == 1 and err.startswith(
+        "ERROR: register.0=my_package.networks.Tiny: AttributeError: 'Tensor' object"
+    ), err
+    assert len(err.splitlines()) == 1
+
+
 def test_a_head_of_the_user_s_own(own, cells, train, in_process, tmp_path):
     import predict
 

@@ -172,3 +172,20 @@ def test_a_layer_by_hand():
     layers = layers_of(summary(network, 16))
     assert layers["0"] == ("Conv2d", "8x7x7", 3 * 8 * 9 + 8, 3 * 9 * 8 * 49)
     assert layers["2"] == ("Linear", "5", 392 * 5 + 5, 392 * 5)
+
+
+class Looks(nn.Module):
+    """A network of the user's own whose forward pass depends on its numbers, so that shapes are not enough to run it."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.head(x.mean((2, 3)) if x.sum().item() >= 0 else x[:, :, 0, 0])
+
+
+def test_a_network_that_looks_at_its_numbers_is_counted_too():
+    costs = measure_cost(Looks(), 8, 2, torch.device("cpu"))
+    assert costs["macs"] == costs["macs_thop"] == 3 * 2 and costs["parameters"] == 3 * 2 + 2
+    assert summary(Looks(), 8).splitlines()[-1].split()[-2:] == ["8", "6"]

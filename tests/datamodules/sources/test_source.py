@@ -49,6 +49,13 @@ def test_rows_that_cannot_be_used_are_named(rows, message):
         read_source(Cells(*rows))
 
 
+def test_a_source_without_a_root_is_named():
+    source = Cells(ImageRow("a", "x"), OTHER)
+    source.root = None
+    with pytest.raises(UserError, match="Cells: has no root, the folder"):
+        read_source(source)
+
+
 def test_a_label_that_the_source_does_not_declare_is_named():
     with pytest.raises(UserError, match="row 2: label='z' is not among the classes x, y"):
         read_source(Cells(ImageRow("a", "x"), ImageRow("b", "z"), classes=["x", "y"]))
