@@ -12,8 +12,10 @@ from common.errors import UserError
 
 # package -> the extra that has it
 EXTRAS = {"wandb": "wandb", "mlflow": "mlflow", "psutil": "device_stats", "datasets": "hf", "timm": "timm"}
-OURS = ("callbacks.", "datamodules.", "engine.", "evaluation.", "lightning_modules.")
-LIBRARIES = ("torch.", "torchvision.", "lightning.")  # whose errors are about the settings that they are given
+# Top packages of the classes that a configuration names without them being the user's own: this project's, and libraries, whose
+# errors are about the settings that they are given
+OURS = {"callbacks", "common", "datamodules", "engine", "evaluation", "inference", "lightning_modules", "reports"}
+LIBRARIES = {"lightning", "pytorch_lightning", "timm", "torch", "torchmetrics", "torchvision"}
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?|-?\binf\b|\bnan\b")
 
 
@@ -45,7 +47,7 @@ def instantiate(config: DictConfig, key: str, **arguments):
         name, settings = _failed_node(key, OmegaConf.to_container(node), error)
         if isinstance(cause, ImportError):
             raise missing_package(name, cause) from cause
-        if str(settings.get("_target_")).startswith(LIBRARIES) and is_about_settings(cause):
+        if str(settings.get("_target_")).split(".")[0] in LIBRARIES and is_about_settings(cause):
             raise setting_error(name, settings, cause) from cause
         raise
 

@@ -21,7 +21,7 @@ from common.errors import UserError
 from common.run_folder import METRIC_COLUMNS
 from common.run_record import RunRecord
 from common.text import did_you_mean
-from engine.config.instantiate import OURS, instantiate
+from engine.config.instantiate import LIBRARIES, OURS, instantiate
 from engine.state import STATE
 
 OF_EVERY_RUN = (StepSeed, Throughput, EpochLogger, PredictionWriter, TerminateOnNaN, GracefulShutdown)
@@ -126,7 +126,7 @@ def _check_monitor(config: DictConfig, key: str, callback: L.Callback) -> None:
     """Refuse to wait for a metric that no run logs; where a class of the user's own could log it, training shows."""
     monitor = getattr(callback, "monitor", None)
     targets = [str(node._target_) for node in config.callbacks.values() if node]
-    known = all(target.startswith((*OURS, "lightning.")) for target in targets)
+    known = all(target.split(".")[0] in OURS | LIBRARIES for target in targets)
     if isinstance(monitor, str) and monitor not in METRICS and known:
         raise UserError(f"{key}.monitor={monitor}: no such metric; {did_you_mean(monitor, METRICS)}")
 

@@ -15,11 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.errors import DISK_ERRORS, UserError
 from common.text import clean
-from engine.config.instantiate import missing_package
+from engine.config.instantiate import LIBRARIES, OURS, missing_package
 
-# Top packages whose classes a configuration names without them being the user's own
-OURS = {"callbacks", "common", "datamodules", "engine", "evaluation", "inference", "lightning_modules", "reports"}
-LIBRARIES = {"lightning", "pytorch_lightning", "timm", "torch", "torchmetrics", "torchvision"}
 LONGEST = 300  # characters of its message
 SHOW_TRACEBACK = "HYDRA_FULL_ERROR=1 shows the traceback"
 
