@@ -144,15 +144,15 @@ def one_shot(arguments, tmp_path, images, in_process):
     """Runs a verb that comes to its end, and looks at what it left."""
     small = {
         "search.py": [
-            f"hydra.run.dir={tmp_path}/found", "seeds=[1]", "trials=2", "retrain=1",
-            f"base=\"datamodule=image_folder datamodule.root={images} model.weights=null datamodule.cache={tmp_path}/cache "
+            f"hydra.run.dir={tmp_path}/found", "seeds=[1]", "n_trials=2", "n_retrain=1",
+            f"base_overrides=\"datamodule=image_folder datamodule.root={images} model.weights=null datamodule.cache={tmp_path}/cache "
             f"{' '.join(SMALL[:2])}\"",
         ],
         "report.py": [],
         "predict.py": [f"out={tmp_path}/labels", "device=cpu"],
         "export.py": [f"out={tmp_path}/made"],
     }  # fmt: skip
-    given = [argument for argument in arguments[1:] if not argument.startswith(("base=", "trials="))]
+    given = [argument for argument in arguments[1:] if not argument.startswith(("base_overrides=", "n_trials="))]
     status, _, err = in_process(importlib.import_module(arguments[0].removesuffix(".py")), *given, *small[arguments[0]])
     assert (status, err) == (0, ""), err
     if arguments[0] == "predict.py":
