@@ -76,11 +76,13 @@ def exported(run):
     def of_format(kind: type = OnnxFile, preprocessing: bool = True) -> module.Exported:
         return module.export(str(run.best_checkpoint), format=kind(), preprocessing=preprocessing)
 
-    network_graph, made = onnx_file.network_graph, []
+    network_graph, made = onnx_file.network_graph, {}
 
-    def same_graph(*arguments):
-        made.append(made[0] if made else network_graph(*arguments))
-        return copy.deepcopy(made[0])
+    def same_graph(network, image_size):
+        key = type(network).__name__, image_size  # of the checkpoint of `run`, or of another test's own
+        if key not in made:
+            made[key] = network_graph(network, image_size)
+        return copy.deepcopy(made[key])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_file, "network_graph", same_graph)
