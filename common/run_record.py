@@ -75,6 +75,8 @@ class RunInfo:
     """Processes that trained together."""
     threads: int | None = None
     """Threads of each process."""
+    ended_by: str | None = None
+    """What ended the training before its last epoch: early stopping or the time that it had."""
     debug: str | None = None
     """What made it a debug run, as debug=fast or trainer.limit_train_batches=0.1: never ranked; null for any other."""
     warnings: list[str] = field(default_factory=list)
@@ -470,6 +472,11 @@ class RunRecord:
         """Whether the run before in this folder did not reach its end."""
         return self.previous is not None and self.previous.status in ("running", "failed")
 
+    @property
+    def has_done(self) -> bool:
+        """Whether this command has trained or measured anything."""
+        return self.has_trained or self.val is not None or self.test is not None
+
     def describe(self, settings: dict, choices: dict[str, str | None]) -> None:
         """Take in the configuration as composed: every setting by its dotted key, and which file each group took.
 
@@ -544,18 +551,27 @@ def describe_test_evaluations(n: int) -> str:
 
 
 def flatten(settings: dict, prefix: str = "") -> dict:
-    """Flatten nested settings to one level of dotted keys, without keys that begin with _."""
+    """Flatten nested settings to one level of dotted keys; of those that begin with _ only the class, `_target_`."""
     lines = {}
     for key, value in settings.items():
         if isinstance(value, dict) and value:
             lines |= flatten(value, f"{prefix}{key}.")
-        elif not key.startswith("_"):
+        elif key == "_target_" or not key.startswith("_"):
             lines[f"{prefix}{key}"] = value
     return lines
 
 
 def config_digest(settings: dict, choices: dict) -> str:
-    """Name a configuration with 16 hex digits, whatever the order of its keys."""
+    """Name a configuration with 16 hex digits, whatever the order of its keys.
+
+    torch.optim.adam.Adam is torch.optim.Adam: of a library's class the package and the last name count.
+    """
+    settings = {
+        key: ".".join(value.split(".")[:: max(1, value.count("."))])
+        if key.endswith("_target_") and str(value).startswith(("torch.", "torchvision.", "lightning."))
+        else value
+        for key, value in settings.items()
+    }
     text = json.dumps([sorted(settings.items()), sorted(choices.items())], default=str, ensure_ascii=False)
     return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8).hexdigest()
 

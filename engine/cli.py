@@ -38,6 +38,7 @@ from engine.sweep.progress import SweepProgress
 log = logging.getLogger(__name__)
 
 CONF = PROJECT / "conf"
+OF_SEVERAL = ("callbacks", "logger", "metrics")  # groups of which several files can be chosen
 LONGEST_NAME = 90  # characters of a folder
 MULTIRUN = ("-m", "--multirun")
 TRACEBACK = "JUSTENOUGH_TRACEBACK"
@@ -191,6 +192,8 @@ def _check_choice(key: str, override: Override) -> None:
     folder = CONF / key
     if not re.fullmatch(r"[\w/]+", key) or not folder.is_dir() or override.is_delete() or override.is_sweep_override():
         return
+    if isinstance(override.value(), list) and key not in OF_SEVERAL:
+        raise UserError(f"{override.input_line}: {key} takes one choice; {', '.join(OF_SEVERAL)} take several")
     if not isinstance(override.value(), (str, list)):
         names = [path.stem for path in folder.glob("*.yaml")]
         raise UserError(f"{override.input_line}: no such choice; {did_you_mean('none', names)}")

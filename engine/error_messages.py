@@ -7,6 +7,7 @@ plain ValueError, is a defect of this project and keeps its traceback.
 import re
 import traceback
 
+import yaml
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -39,6 +40,9 @@ def user_message(error: BaseException) -> str | None:
             return _no_such_key(link)
         if isinstance(link, UserError):
             return str(link)
+        if isinstance(link, yaml.MarkedYAMLError) and link.problem_mark is not None:
+            mark = link.problem_mark
+            return f"{mark.name}: line {mark.line + 1}: no YAML: {link.problem or link.context}"
         if isinstance(link, RuntimeError) and (message := _out_of_memory(link) or _lost_process(link)):
             return message
         if isinstance(link, OSError) and link.errno in DISK_ERRORS:

@@ -19,13 +19,12 @@ from evaluation.calibration import (
 )
 from evaluation.intervals import proportion
 from evaluation.scores import (
-    Metric,
+    FurtherMetric,
     average_precision,
     balanced_accuracy,
     bootstrap_intervals,
     checked,
     count_confusion,
-    further_metric,
     macro_auroc,
     macro_f1,
     per_class,
@@ -109,7 +108,7 @@ def measure(
     probabilities: np.ndarray,
     classes: list[str],
     decision: Decision | None,
-    further: dict[str, Metric] | None = None,
+    further: dict[str, FurtherMetric] | None = None,
 ) -> SplitMetrics:
     """Compute every metric of a split but `loss` and `test_evaluations`, which the engine knows.
 
@@ -129,8 +128,8 @@ def measure(
     # The positive class comes last: of two classes only average precision depends on which one it is
     order = [1 - positive, positive] if k == 2 else list(range(k))
     intervals = bootstrap_intervals(np.argsort(order)[labels], probabilities[:, order])
-    own = {name: further_metric(metric, labels, probabilities) for name, metric in (further or {}).items()}
-    intervals |= {name: interval for name, (_, interval) in own.items() if interval is not None}
+    own = further or {}
+    intervals |= {name: metric.interval for name, metric in own.items() if metric.interval is not None}
     return SplitMetrics(
         accuracy=proportion(int(confusion.trace()), len(labels)),
         balanced_accuracy=float(balanced_accuracy(confusion)),
@@ -140,7 +139,7 @@ def measure(
         brier=brier(labels, probabilities),
         confusion=confusion.tolist(),
         intervals={name: tuple(interval) for name, interval in intervals.items()},
-        further={name: value for name, (value, _) in own.items()},
+        further={name: metric.value for name, metric in own.items()},
         per_class=per_class(confusion, classes),
         binary=_binary(labels == positive, probabilities[:, positive], classes[positive], decision)
         if k == 2 and several

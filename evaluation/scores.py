@@ -5,6 +5,7 @@ Classes without images do not count: a mean over classes is over the others.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -131,18 +132,20 @@ def bootstrap_intervals(
     return {name: Interval(*np.quantile(np.concatenate(parts), tails).tolist()) for name, parts in drawn.items()}
 
 
-def further_metric(
-    metric: Metric, labels: np.ndarray, probabilities: np.ndarray
-) -> tuple[float | None, Interval | None]:
+class FurtherMetric(NamedTuple):
+    """Hold a metric of the user's own; None where it is NaN or infinite."""
+
+    value: float | None
+    interval: Interval | None
+
+
+def further_metric(metric: Metric, labels: np.ndarray, probabilities: np.ndarray) -> FurtherMetric:
     """Compute a metric of the user's own with a percentile interval, stratified by class.
 
     Args:
         metric: labels (n,), probabilities (n, K) -> number.
         labels: (n,) class indices.
         probabilities: (n, K).
-
-    Returns:
-        Value and 95% interval; None each where they are NaN or infinite.
     """
     labels, probabilities = checked(labels, probabilities)
     value = float(metric(labels, probabilities))
@@ -152,7 +155,7 @@ def further_metric(
         rows = np.concatenate([generator.choice(rows, len(rows)) for rows in of_class])
         drawn.append(float(metric(labels[rows], probabilities[rows])))
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return (
+    return FurtherMetric(
         value if np.isfinite(value) else None,
         Interval(float(low), float(high)) if np.isfinite([low, high]).all() else None,
     )

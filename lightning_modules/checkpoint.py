@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 SELF_DESCRIPTION = ("network", "classes", "image_size", "mean", "std", "fit")
 NETWORK_PREFIX = "network."  # of the network's tensors in a classifier's state dict
+LOSS_PREFIX = "loss."  # of those that a loss of the user's own keeps, to resume with
 MOST_EPOCHS = 10**7
 MOST_STEPS = 10**12
 MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum"}
@@ -175,6 +176,8 @@ def _describe(network: dict) -> str:
 def _check_fits(state: dict, path: Path) -> dict[str, Tensor]:
     """Return the weights by their names in the checkpoint's network, which is built without memory to compare.
 
+    What a loss has kept is taken out of `state`: evaluation has no use for it.
+
     Raises:
         UserError: no network of this project, or one that has other weights.
     """
@@ -187,6 +190,7 @@ def _check_fits(state: dict, path: Path) -> dict[str, Tensor]:
     except Exception as error:  # the content of the checkpoint decides which one
         raise UserError(f"{path}: its network cannot be built here: {error or repr(error)}") from error
     wanted = network.state_dict()
+    state["state_dict"] = {name: t for name, t in state["state_dict"].items() if not name.startswith(LOSS_PREFIX)}
     named = {name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in state["state_dict"].items()}
     reason = next((f"{name} is missing" for name in wanted if name not in named), None)
     reason = reason or next((f"{name[:100]} is not in it" for name in named if name not in wanted), None)

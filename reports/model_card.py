@@ -133,7 +133,7 @@ def _training(run: Run) -> list[str]:
         lines.append(f"chosen on {on} images: epoch {best.epoch}, for its {best.monitor}{value}")
     for group in GROUPS:
         own = {k.partition(".")[2]: v for k, v in about.settings.items() if k.startswith(f"{group}.")}
-        known = {key: value for key, value in own.items() if "$" not in str(value)}
+        known = {key: value for key, value in own.items() if "$" not in str(value) and not key.endswith("_target_")}
         if group == "trainer":  # lists all flags of Lightning's, most of which are not used
             known = {key: value for key, value in known.items() if value is not None}
         shown = [f"{key} {_value(value)}" for key, value in known.items()]

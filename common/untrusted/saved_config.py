@@ -45,6 +45,8 @@ ALLOWED_TARGETS = {
     "lightning.pytorch.profilers": "lightning.pytorch.profilers",
     "lightning.pytorch.strategies": "lightning.pytorch.strategies",
 }
+TRANSFORMS = ("augmentation", "batch_transform")  # whose sizes take memory
+LARGEST_SETTING = 4096  # in them
 OWN_NAMES = {("model", "network"), ("model", "head", "name")}  # which a user's own class may be named at
 FACTORIES = ("lightning_modules.losses", "lightning_modules.optim")  # whose functions may be named, too
 
@@ -230,9 +232,16 @@ def _find_untrusted(config: dict, trusted: dict) -> Iterator[tuple[str, str]]:
         key = ".".join(map(str, place))
         if place[0] == "logger":  # is as `trusted` has it: _find_other_loggers
             continue
+        if place[:2] == ("datamodule", "source") and name != "_target_":
+            if not isinstance(value, dict) and value != _at(trusted, place):  # what it reads may also be fetched
+                yield key, f"is {str(value)[:100]!r}, not as in your conf/, and could read or fetch elsewhere"
+            continue
         if isinstance(value, str) and "${" not in value and _at(trusted, place) == value:
             continue
-        if place in OWN_NAMES and isinstance(value, str) and ("." in value or "${" in value):
+        if place[0] in TRANSFORMS and type(value) in (int, float) and abs(value) > LARGEST_SETTING:
+            yield key, f"is {value}, and {LARGEST_SETTING:,} is the most"
+        on_the_way = any(place == own[: len(place)] for own in OWN_NAMES)
+        if isinstance(value, str) and ((place in OWN_NAMES and "." in value) or (on_the_way and "${" in value)):
             yield key, f"is {value[:100]!r}, a class that your conf/ does not name"
         elif name == "_target_" and not is_allowed_target(value):
             yield key, f"is {str(value)[:100]!r}, neither in your conf/ nor a class of {', '.join(ALLOWED_TARGETS)}"

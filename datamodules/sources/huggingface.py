@@ -69,12 +69,22 @@ class HuggingFace(UnpackedSource):
                 if row[label] is None or row[label] == -1 or row[image] is None:
                     without += 1
                     continue
-                content = row[image]["bytes"] or Path(row[image]["path"]).read_bytes()
-                yield Record(
-                    content, names[row[label]] if names else str(row[label]), SPLITS[name] if len(splits) > 1 else ""
-                )
+                named = names[row[label]] if names else str(row[label])
+                yield Record(self._content(row[image]), named, SPLITS[name] if len(splits) > 1 else "")
             if without:
                 log.warning("%s: %d rows of %s have no image or no label and are excluded", self.path, without, name)
+
+    def _content(self, image: dict) -> bytes:
+        """Return the bytes of an image; from its file only where that belongs to the data set, which may be somebody else's."""
+        if image["bytes"]:
+            return image["bytes"]
+        file, config = Path(image["path"] or "").resolve(), self._datasets.config
+        folders = [Path(place).resolve() for place in (self.path, config.HF_CACHE_HOME, config.HF_DATASETS_CACHE)]
+        if not file.is_file() or not any(file.is_relative_to(folder) for folder in folders):
+            raise UserError(
+                f"datamodule.source.path={self.path}: names the file {file}, which is no file of the data set"
+            )
+        return file.read_bytes()
 
     def _load(self) -> dict:
         """Return the splits by their names."""

@@ -67,7 +67,12 @@ def read_source(source: Source) -> Catalog:
     """
     rows: list[ImageRow] = []
     seen: dict[str, int] = {}
-    for number, row in enumerate(source.images()):
+    listed = source.images()
+    if not isinstance(listed, Iterable):
+        raise UserError(
+            f"{source.key}={source}: its images() gives a {type(listed).__name__}; it yields an ImageRow an image"
+        )
+    for number, row in enumerate(listed):
         problem = _find_problem(row, source)
         if problem is None and (earlier := seen.setdefault(_plain(row.path), number)) != number:
             problem = f"{row.path[:200]} is in {source.place(earlier).rpartition(': ')[2]} already"
@@ -121,8 +126,8 @@ def _find_problem(row, source: Source) -> str | None:
         return f"split={str(split)[:60]!r}; use {', '.join(SPLITS)} or leave it empty"
     if not isinstance(row.weight, (int, float)) or not 0 <= row.weight <= LARGEST_WEIGHT:
         return f"weight={str(row.weight)[:60]!r}; use a number of 0 or more, up to {LARGEST_WEIGHT:,.0f}"
-    leaves = ".." in path and ".." in PurePosixPath(path).parts
-    if leaves or "\0" in path or os.path.isabs(path):  # noqa: PTH117 a tenth of the time
+    escapes = ".." in path and ".." in PurePosixPath(path).parts
+    if escapes or "\0" in path or os.path.isabs(path):  # noqa: PTH117 a tenth of the time
         return f"path={path[:200]!r} leaves the folder {source.root}; use paths below it, or datamodule.root=DIR"
     return None
 

@@ -21,7 +21,7 @@ SPLITS = {"train": ("train", "trainval", "train-standard"), "val": ("val", "vali
 # Data sets of pairs, boxes, masks, texts, videos or optical flow, and the bases of others
 NO_CLASSES = {
     "_optical_flow", "_stereo_matching", "cityscapes", "coco", "phototour", "flickr", "voc", "kinetics", "hmdb51", "ucf101",
-    "kitti", "sbd", "sbu", "widerface", "moving_mnist", "vision", "folder", "celeba", "VisionDataset", "DatasetFolder",
+    "kitti", "lsun", "sbd", "sbu", "widerface", "moving_mnist", "vision", "folder", "celeba", "VisionDataset", "DatasetFolder",
     "ImageFolder", "LFWPairs", "wrap_dataset_for_transforms_v2",
 }  # fmt: skip
 

@@ -3,14 +3,17 @@
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from torch import nn
 
 from common.errors import UserError
+from common.run_record import SplitMetrics
 from common.targets import resolve_target
 from common.text import did_you_mean
 from engine.config.annotations import PLAIN, matches_type, type_name
@@ -51,6 +54,9 @@ def validate(config: DictConfig) -> DictConfig:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} has no value; give it one: {error.full_key}=VALUE") from error
+    measured = {each.name for each in fields(SplitMetrics)} | {"average_precision"}
+    if taken := sorted(measured & set(values.get("metrics") or {})):
+        raise UserError(f"metrics.{taken[0]}: every run has a metric of this name; call it otherwise")
     for group in NAMED:
         values[group] = values.get(group) or {}
         if not isinstance(values[group], dict):
@@ -68,6 +74,7 @@ def validate(config: DictConfig) -> DictConfig:
     nodes = {key: values.get(key) for key in (*NODES, *MAY_BE_EMPTY)}
     nodes |= {f"{group}.{name}": node for group in NAMED for name, node in values[group].items()}
     for key, node in nodes.items():
+        _complete_partial(key, node)
         if node:
             # a logger without a place of its own writes into the run's folder
             _check_node(key, node, GIVEN.get(key, ()), filled=("save_dir",) if key.startswith("logger.") else ())
@@ -126,15 +133,32 @@ def _check_model(model: dict) -> None:
             raise UserError(f"model.{name}={arguments[name]!r}: expected {type_name(parameter.annotation)}")
 
 
-def check_image_size(config: DictConfig, network: nn.Module) -> None:
-    """Check that a network takes images of this size.
+def check_metrics(config: DictConfig, k: int) -> None:
+    """Check that the user's own metrics give a number, on made-up predictions of `k` classes, before anything is trained.
+
+    Raises:
+        UserError: one that gives something else. What it raises itself is raised as it is.
+    """
+    generator = np.random.default_rng(0)
+    labels = np.arange(4 * k) % k
+    probabilities = generator.dirichlet(np.ones(k), len(labels))
+    for name in config.metrics:
+        value = instantiate(config, f"metrics.{name}")(labels, probabilities)
+        if not isinstance(value, (int, float, np.number)):
+            raise UserError(
+                f"metrics.{name}={config.metrics[name]._target_}: gives {str(value)[:60]!r}; a number is needed"
+            )
+
+
+def check_image_size(config: DictConfig, network: nn.Module, k: int) -> None:
+    """Check that a network takes images of this size, and one of the user's own that it gives `k` logits.
 
     Raises:
         UserError: too small; names the smallest size that it takes.
     """
     size = config.model.image_size
-    if is_full_name(config.model.network):
-        check_logits(config, network)
+    if is_full_name(config.model.network) or is_full_name(head_name(config.model)):
+        check_logits(config, network, k)
     elif smallest_image_size(network, size, start=size) is None:
         smallest = smallest_image_size(network, LARGEST_TRIED)
         raise UserError(
@@ -144,7 +168,7 @@ def check_image_size(config: DictConfig, network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def check_logits(config: DictConfig, network: nn.Module) -> None:
+def check_logits(config: DictConfig, network: nn.Module, k: int) -> None:
     """Check that a network of the user's own gives logits (1, K) for one image (1, 3, S, S).
 
     Raises:
@@ -154,9 +178,9 @@ def check_logits(config: DictConfig, network: nn.Module) -> None:
     logits = network.eval()(torch.zeros(1, 3, size, size))
     network.train(was_training)
     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-    if not isinstance(shape, tuple) or len(shape) != 2 or shape[0] != 1:
+    if shape != (1, k):
         raise UserError(
-            f"model.network={config.model.network}: gives {shape} for one image; logits (1, classes) are needed"
+            f"model.network={config.model.network}: gives {shape} for one image; logits (1, classes) are needed: (1, {k})"
         )
 
 
@@ -207,7 +231,7 @@ def _check_node(key: str, node, given: tuple[str, ...] = (), filled: tuple[str, 
             continue
         _check_nested(f"{key}.{name}", value)
         if name in given:
-            raise UserError(f"{key}.{name}: no setting, since every run sets it itself; leave it out")
+            raise UserError(f"{key}.{name}: no setting, since every run sets it itself; remove it")
         if name not in parameters:
             if open_ended and not str(name).startswith("_"):
                 continue
@@ -229,6 +253,15 @@ def _check_node(key: str, node, given: tuple[str, ...] = (), filled: tuple[str, 
         variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if name not in node and parameter.default is parameter.empty and not later and not variadic:
             raise UserError(f"{key}.{name} has no value; give it one: {key}.{name}=VALUE")
+
+
+def _complete_partial(key: str, node) -> None:
+    """Add `_partial_` where a class or function is to be called later, with what only the run knows."""
+    if not isinstance(node, dict) or "_target_" not in node or "_partial_" in node:
+        return
+    if key == "loss" or key.startswith("metrics."):
+        target = resolve_target(node["_target_"], f"{key}._target_")
+        node["_partial_"] = "class_counts" in _parameters(target) or (key != "loss" and not inspect.isclass(target))
 
 
 def _check_nested(key: str, value) -> None:

@@ -13,6 +13,7 @@ from callbacks.image_logger import save_figure
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.throughput import Throughput
 from common.atomic_io import tolerate_disk_errors, write_bytes
+from common.predictions_csv import Predictions
 from common.run_folder import RunFolder
 from common.run_record import (
     Decision,
@@ -22,9 +23,11 @@ from common.run_record import (
     increment_test_evaluations,
 )
 from engine.config.instantiate import instantiate
+from engine.run.component_errors import component_error
 from engine.run.loggers import Loggers, how_to_view, log_results
 from evaluation.decision import DecisionRules, describe_metrics, measure
 from evaluation.intervals import format_accuracy
+from evaluation.scores import FurtherMetric, further_metric
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.image_classifier import ImageClassifier
 
@@ -74,17 +77,20 @@ def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers:
     record.model.checkpoint_mib = round(checkpoint.stat().st_size / 2**20, 3)
     record.throughput = find_callback(trainer, Throughput).measured()
     measured = {split: metrics for split in ("val", "test") if (metrics := getattr(record, split))}
-    split, metrics = list(measured.items())[-1]
-    if trainer.is_global_zero:
+    split, metrics = list(measured.items())[-1] if measured else (None, None)
+    if measured and trainer.is_global_zero:
         _draw_calibration(record, trainer, split)
     finals = {f"final/{name}_accuracy": each.accuracy.value for name, each in measured.items()}
     finals |= {f"cost/{name}": value for name in ("macs", "parameters") if (value := getattr(record.model, name))}
     name = "training images" if trainer.datamodule.overfits and split == "val" else split
-    log_results(loggers, config, finals)
-    for line in describe_metrics(metrics, record.decision):
+    log_results(loggers, config, finals, record.best.epoch if record.best else None)
+    for line in describe_metrics(metrics, record.decision) if measured else ():
         log.info("%s: %s", name, line)
     selected = " (the epoch was chosen on these images)" if record.data.select_on == "test" else ""
-    log.info("%s accuracy: %s%s", name.capitalize(), format_accuracy(metrics.accuracy), selected)
+    if measured:
+        log.info("%s accuracy: %s%s", name.capitalize(), format_accuracy(metrics.accuracy), selected)
+    else:
+        log.info("Nothing was measured: there is no val split with datamodule.select_on=test, and test is not a stage")
     if record.run.debug:
         log.info("Debug run (%s): its results mean nothing, and no report ranks it", record.run.debug)
     for path in record.folder.profiles if trainer.is_global_zero else ():
@@ -109,10 +115,24 @@ def find_callback(trainer: L.Trainer, kind: type[L.Callback]):
 
 def _metrics(config: DictConfig, trainer: L.Trainer, model: ImageClassifier, split: str) -> SplitMetrics:
     predictions = find_callback(trainer, PredictionWriter).predictions[split]
-    further = {name: instantiate(config, f"metrics.{name}") for name in config.metrics}
+    further = {name: _further(config, name, predictions, split) for name in config.metrics}
     metrics = measure(predictions.labels, predictions.probabilities, model.classes, model.decision, further)
     metrics.loss = model.results[split]["loss"]
     return metrics
+
+
+def _further(config: DictConfig, name: str, predictions: Predictions, split: str) -> FurtherMetric:
+    """Compute a metric of the user's own; one that fails here costs the run nothing else."""
+    try:
+        found = further_metric(instantiate(config, f"metrics.{name}"), predictions.labels, predictions.probabilities)
+    except Exception as error:  # of a class of the user's, so of any type
+        log.warning(
+            "%s: %s", split, component_error(error, config) or f"metrics.{name}: {type(error).__name__}: {error}"
+        )
+        return FurtherMetric(None, None)
+    if found.value is None or found.interval is None:
+        log.warning("%s: metrics.%s is NaN or infinite%s", split, name, "" if found.value is None else " on a resample")
+    return found
 
 
 def _draw_calibration(record: RunRecord, trainer: L.Trainer, split: str) -> None:

@@ -53,7 +53,7 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
             if not locked:
                 _skip(job)
                 return None
-            files = (job.folder.record, job.folder.config)
+            files = (job.folder.record, job.folder.config, job.folder.splits, job.folder.summary)
             before = {path: path.read_bytes() if path.is_file() else None for path in files}
             record = RunRecord.begin(job.folder, command=job.command, overrides=job.overrides, writes=rank == 0)
             config = resume_config(config, job.overrides, job.folder)
@@ -82,7 +82,7 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
         kept = _how_to_resume(job) if job.folder.last_checkpoint.is_file() else ""
         error = component_error(raised, config, kept) or raised
         message = error_messages.user_message(error)
-        refused = isinstance(error, UserError) and record is not None and record.previous and not record.has_trained
+        refused = isinstance(error, UserError) and record is not None and record.previous and not record.has_done
         if refused and not rank:  # what the run before in this folder has left stays
             _restore(before)
         elif record is not None:
@@ -158,7 +158,8 @@ def _how_to_resume(job: Job) -> str:
         return f". Resume with: {shlex.join(job.command)}"
     if not job.folder.last_checkpoint.is_file():
         return "; no checkpoint was written yet"
-    command = ["python", "train.py", *own_folders(job.command), f"ckpt_path={job.folder.last_checkpoint}"]
+    again = [each for each in job.overrides if each.lstrip("+").startswith(("datamodule.source.", "logger."))]
+    command = ["python", "train.py", *own_folders(job.command), f"ckpt_path={job.folder.last_checkpoint}", *again]
     return f". Resume with: {shlex.join(command)}"
 
 

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def is_interrupted_run(folder: RunFolder) -> bool:
-    """Return whether a run was interrupted in this folder, which a command names for a run of its own.
+    """Return whether a run was interrupted or failed in this folder and can resume; a command names it for a run of its own.
 
     Raises:
         UserError: a run was finished there.
@@ -31,7 +31,7 @@ def is_interrupted_run(folder: RunFolder) -> bool:
             f"hydra.run.dir={folder.path}: holds a finished run; use another folder, or 'stages=[test]' "
             f"ckpt_path={folder.best_checkpoint} to evaluate it again"
         )
-    return status == "running"
+    return status == "running" or (status == "failed" and folder.last_checkpoint.is_file())
 
 
 def should_run(config: DictConfig, record: RunRecord, *, in_sweep: bool) -> bool:
@@ -57,10 +57,11 @@ def should_run(config: DictConfig, record: RunRecord, *, in_sweep: bool) -> bool
     if previous is None or config.ckpt_path is not None:
         return True
     same = previous.run.config_hash == record.run.config_hash
-    if not in_sweep and previous.status == "running" and not same:
+    resumable = previous.status == "running" or (previous.status == "failed" and folder.last_checkpoint.is_file())
+    if not in_sweep and resumable and not same:
         record.writes = False  # result.json belongs to the other run
         raise UserError(
-            f"hydra.run.dir={folder.path}: holds an interrupted run with other settings: "
+            f"hydra.run.dir={folder.path}: holds a run that did not finish, with other settings: "
             f"{_differences(previous.run, record.run)}. Use another folder, or resume it with "
             f"ckpt_path={folder.last_checkpoint}"
         )

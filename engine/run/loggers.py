@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hydra.errors import InstantiationException
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import DISK_ERRORS, StopRequested, TrialPruned, UserError
@@ -23,7 +24,9 @@ log = logging.getLogger(__name__)
 Loggers = dict[str, Logger]  # by their keys: logger.csv
 SQLITE = "sqlite:///"
 # Lightning warns of what is usual in a new store
-logging.getLogger("lightning.pytorch.loggers.mlflow").addFilter(lambda line: "not found. Creating it" not in line.msg)
+logging.getLogger("lightning.pytorch.loggers.mlflow").addFilter(
+    lambda line: "not found. Creating it" not in line.getMessage()
+)
 
 
 class TensorBoard(TensorBoardLogger):
@@ -132,18 +135,19 @@ def _close(loggers: Loggers, status: str) -> None:
 
 def log_settings(loggers: Loggers, config: DictConfig, record: RunRecord) -> None:
     """Log the run's settings and its folder; TensorBoard takes them together with the results, in `log_results`."""
-    for logger in loggers.values():
+    for logger in loggers.values() if record.writes else ():
         if not isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams({"run": str(record.folder.path), **_settings(config)})
 
 
-def log_results(loggers: Loggers, config: DictConfig, results: dict[str, float]) -> None:
-    """Log the run's results, for TensorBoard's HParams tab with the settings."""
+@rank_zero_only
+def log_results(loggers: Loggers, config: DictConfig, results: dict[str, float], step: int | None) -> None:
+    """Log the run's results at the epoch that they are of, for TensorBoard's HParams tab with the settings."""
     for logger in loggers.values():
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(_settings(config), results)
         else:
-            logger.log_metrics(results)
+            logger.log_metrics(results, step)
 
 
 def _settings(config: DictConfig) -> dict[str, int | float | str]:

@@ -22,7 +22,7 @@ from common.run_folder import RunFolder
 from common.run_record import AuditFinding, BestEpoch, DataInfo, Excluded, Latency, ModelInfo, RunRecord
 from engine.config.instantiate import instantiate
 from engine.config.trainer_flags import batch_limits, lightning_flags
-from engine.config.validate import check_image_size, validate
+from engine.config.validate import check_image_size, check_metrics, validate
 from engine.run.callback_list import all_callbacks, evaluation_callbacks
 from engine.run.checkpoint_io import AtomicCheckpointIO, intact_checkpoint
 from engine.run.debug import mark_debug
@@ -54,12 +54,14 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
         config.ckpt_path = str(intact_checkpoint(Path(config.ckpt_path)))
         if config.trainer.get("fast_dev_run"):
             config.trainer.max_epochs = epochs_done(Path(config.ckpt_path)) + 1
+        check_left_to_train(config, record)
     L.seed_everything(config.seed, workers=True, verbose=False)
     transforms = {key: instantiate(config, key) for key in ("augmentation", "batch_transform")}
     data = instantiate(config, "datamodule", **transforms)
     data.limits, data.overfits = batch_limits(config.trainer), bool(config.trainer.get("overfit_batches"))
     rules = instantiate(config, "decision")
     rules.check(data.catalog.classes)
+    check_metrics(config, len(data.catalog.classes))
     model = build_model(config, data)
     if config.stages == ["cost"]:
         record.data, record.model = describe_data(data), describe_model(config, model, record)
@@ -85,6 +87,26 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
         if "test" in config.stages and data.has_test:
             evaluate_test(config, record, trainer, model, data)
         finalize(config, record, trainer, loggers)
+
+
+def check_left_to_train(config: DictConfig, record: RunRecord) -> None:
+    """Check that a checkpoint has epochs or steps before it, before anything is opened or written.
+
+    Raises:
+        UserError: its run has finished all of them.
+    """
+    done, steps = epochs_done(Path(config.ckpt_path)), steps_done(Path(config.ckpt_path))
+    max_steps = config.trainer.get("max_steps")
+    if max_steps and steps >= max_steps and not record.resumes:
+        raise UserError(
+            f"ckpt_path={config.ckpt_path}: has done {steps} of trainer.max_steps={max_steps} optimizer steps; to train "
+            f"longer: trainer.max_steps={2 * steps} (and enough trainer.max_epochs); to evaluate it again: stages=[test]"
+        )
+    if done >= config.trainer.max_epochs and not record.resumes:
+        raise UserError(
+            f"ckpt_path={config.ckpt_path}: has finished {done} of trainer.max_epochs={config.trainer.max_epochs} "
+            f"epochs; to train longer: trainer.max_epochs={done + 10}; to evaluate it again: stages=[test]"
+        )
 
 
 def log_limits(config: DictConfig, data: L.LightningDataModule) -> None:
@@ -175,7 +197,7 @@ def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassif
         optimizer=instantiate(config, "optimizer"),
         scheduler=instantiate(config, "scheduler"),
     )
-    check_image_size(config, classifier.network)
+    check_image_size(config, classifier.network, len(classes))
     if config.model.freeze:
         with network_errors():
             set_frozen(classifier.network, True)
@@ -187,10 +209,17 @@ def complete_loss(model: ImageClassifier, data: L.LightningDataModule) -> None:
     """Give a loss that weighs classes the number of training images of each, once the splits are known.
 
     Raises:
-        UserError: a loss that takes no mixed labels, where there is a batch transform.
+        UserError: a loss that gives no number an image, or takes no mixed labels where there is a batch transform.
     """
     if not isinstance(model.loss, nn.Module):
         model.loss = model.loss(class_counts=data.class_counts)
+    name = f"loss={type(model.loss).__module__}.{type(model.loss).__qualname__}"
+    losses = model.loss(torch.zeros(2, len(model.classes), requires_grad=True), torch.tensor([0, 1]))
+    if not isinstance(losses, torch.Tensor) or losses.shape != (2,):
+        shape = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
+        raise UserError(f"{name}: gives {shape} for two images; a loss an image, (2,), is needed")
+    if not losses.requires_grad:
+        raise UserError(f"{name}: its result does not depend on the logits, so that nothing would be learned")
     if data.batch_transform is not None:
         shares = torch.full((2, len(model.classes)), 1 / len(model.classes))
         try:
@@ -286,22 +315,10 @@ def fit(
     """Train, or resume training; return the record's `best`.
 
     Raises:
-        UserError: the run to resume has finished all of its epochs or steps; or nothing was trained in the time that it had.
+        UserError: nothing was trained in the time that it had.
     """
     if config.ckpt_path is not None:
-        done, steps = epochs_done(Path(config.ckpt_path)), steps_done(Path(config.ckpt_path))
-        max_steps = config.trainer.get("max_steps")
-        if max_steps and steps >= max_steps and not record.resumes:
-            raise UserError(
-                f"ckpt_path={config.ckpt_path}: has done {steps} of trainer.max_steps={max_steps} optimizer steps; to train "
-                f"longer: trainer.max_steps={2 * steps} (and enough trainer.max_epochs); to evaluate it again: stages=[test]"
-            )
-        if done >= config.trainer.max_epochs and not record.resumes:
-            raise UserError(
-                f"ckpt_path={config.ckpt_path}: has finished {done} of trainer.max_epochs={config.trainer.max_epochs} "
-                f"epochs; to train longer: trainer.max_epochs={done + 10}; to evaluate it again: stages=[test]"
-            )
-        log.info("resuming after epoch %d", done)
+        log.info("resuming after epoch %d", epochs_done(Path(config.ckpt_path)))
     if config.teacher is not None:
         warn_of_other_splits(config.teacher, record)
     try:
@@ -317,6 +334,7 @@ def fit(
             f"the training ended before its first validation, so there is no best.ckpt "
             f"({'; '.join(ended_by(trainer)) or 'no epoch ended'}); remove what ended it, or trainer.check_val_every_n_epoch"
         )
+    record.run.ended_by = "; ".join(ended_by(trainer)) or None
     found = BestEpoch(
         epoch=epochs_done(Path(best.best_model_path)),
         monitor=best.monitor.replace("val/", "train/" if data.overfits else f"{data.select_on}/"),

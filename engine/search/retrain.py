@@ -13,10 +13,12 @@ from common.errors import UserError
 from common.run_folder import RunFolder
 from common.text import join_words, plural
 from engine.cli import job_dir_name
+from engine.flags import own_folders
 from engine.search.settings import SearchSettings
 from engine.search.space import as_overrides, run_name
 from engine.search.study import best_trials, effective_trials
 from engine.search.trial import completed_record, run_trial
+from engine.state import STATE
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +107,13 @@ def report_search(settings: SearchSettings, study: optuna.Study, folder: Path, *
             f"{'Best settings' if selection == 'best' else 'Settings of the front'}, {state}:",
         ]
         for trial in selected:
-            command = ["python", "train.py", *settings.base_overrides, *as_overrides(settings.space, trial.params)]
+            command = [
+                "python",
+                "train.py",
+                *own_folders(STATE.command),
+                *settings.base_overrides,
+                *as_overrides(settings.space, trial.params),
+            ]
             lines += [
                 f"    {shlex.join(command)}",
                 f"        in the search {_values(settings, trial)}: one run, selected for it",

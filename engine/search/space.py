@@ -65,10 +65,13 @@ def read_base_overrides(base_overrides: str | list[str]) -> list[str]:
         UserError: a quotation that is not closed.
     """
     try:
-        return shlex.split(base_overrides) if isinstance(base_overrides, str) else base_overrides
+        arguments = shlex.split(base_overrides) if isinstance(base_overrides, str) else base_overrides
     except ValueError as error:
         message = f"base_overrides={base_overrides!r}: {error}; write them as the arguments of train.py are typed"
         raise UserError(message) from error
+    if flag := next((argument for argument in arguments if argument.startswith("-")), None):
+        raise UserError(f"base_overrides: {flag} is a flag; type it as an argument of search.py itself")
+    return arguments
 
 
 def suggest_point(space: Space, trial: Trial) -> dict:

@@ -120,7 +120,7 @@ def export(
         if format.exact and not verification.largest_difference <= largest_difference:
             raise UserError(
                 f"{label}: {verification.describe()}, which is above largest_difference={largest_difference:g}; nothing was "
-                "written. Please report this with the name of the network"
+                "written. Where the format is this project's, please report it with the name of the network"
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,10 @@ def build_head(*, features: int, num_classes: int, name: str | None = None, **se
         return _linear_layers(features, num_classes, settings)
     if name not in OWN:
         raise NetworkError(f"the head {name!r} is not one of this project; if it is yours: register=[{name}]")
-    accepted = [each for each in inspect.signature(OWN[name]).parameters if each not in ("features", "num_classes")]
+    parameters = inspect.signature(OWN[name]).parameters
+    if missing := [given for given in ("features", "num_classes") if given not in parameters]:
+        raise NetworkError(f"model.head.name={name}: takes no {missing[0]}, which every head is built with")
+    accepted = [each for each in parameters if each not in ("features", "num_classes")]
     if unknown := sorted(set(settings) - set(accepted)):
         raise NetworkError(f"model.head.{unknown[0]}: unknown for the head {name}", name=unknown[0], allowed=accepted)
     built = OWN[name](features=features, num_classes=num_classes, **settings)

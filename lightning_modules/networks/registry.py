@@ -81,7 +81,7 @@ def network_arguments(settings: dict) -> dict:
     Raises:
         NetworkError: no such network.
     """
-    accepted = _accepted(settings["network"])
+    accepted = _accepted(settings.get("network"))
     return {key: value for key, value in settings.items() if key in accepted or key not in OF_EVERY_MODEL}
 
 

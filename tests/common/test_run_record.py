@@ -61,7 +61,7 @@ def test_one_configuration_in_other_places_has_one_hash(record, place):
 @pytest.mark.parametrize("change", [
     {"seed": 2}, {"datamodule.root": "b"}, {"datamodule.fold": 0}, {"optimizer.lr": 1e-4}, {"optimizer.lr": "0.001"},
     {"optimizer.momentum": 0.9}, {"stages": ["fit", "cost", "test"]}, {"choices": {"optimizer": "sgd"}},
-    {"choices": {"loss": None}},
+    {"choices": {"loss": None}}, {"optimizer._target_": "my.Adam"},
 ], ids=str)  # fmt: skip
 def test_any_other_setting_has_another_hash(record, change):
     assert record(**change).run.config_hash != record().run.config_hash
@@ -83,9 +83,12 @@ def test_what_describes_the_configuration(record):
     assert (about.seed, about.command, about.overrides) == (1, "train.py 'a b=1'", ["a b=1"])
     assert about.choices == {"model": "resnet18", "optimizer": "adam"}  # no group of Hydra's own
     assert about.settings == {
-        "seed": 1, "stages": ["cost", "fit", "test"], "datamodule.root": "a", "datamodule.fold": None, "optimizer.lr": 1e-3
+        "seed": 1, "stages": ["cost", "fit", "test"], "datamodule.root": "a", "datamodule.fold": None, "optimizer.lr": 1e-3,
+        "optimizer._target_": "torch.optim.Adam",
     }  # fmt: skip
-    assert flatten({"a": {"b": {}, "_c": 1, "d": {"e": [1]}}}) == {"a.b": {}, "a.d.e": [1]}
+    assert flatten({"a": {"b": {}, "_c": 1, "_target_": "x.Y", "d": {"e": [1]}}}) == {
+        "a.b": {}, "a._target_": "x.Y", "a.d.e": [1]
+    }  # fmt: skip
 
 
 def test_the_states_of_a_run(record, tmp_path):

@@ -45,7 +45,7 @@ def test_each_door_is_one_file_and_its_yaml_of_ten_to_thirty_lines():
     lengths = {name: text.count("\n") for name, text in BLOCKS}
     pairs = list(zip(lengths, list(lengths)[1:], strict=False))[::2]
     assert all(code.endswith(".py") and settings.endswith(".yaml") for code, settings in pairs) and len(pairs) == 9
-    assert all(8 <= lengths[code] + lengths[settings] <= 40 for code, settings in pairs), lengths
+    assert all(10 <= lengths[code] + lengths[settings] <= 30 for code, settings in pairs), lengths
 
 
 def test_the_user_s_own_classes_from_training_to_the_report(own, cells, train, in_process, tmp_path):
@@ -128,7 +128,12 @@ RAISES = [
         "return self.head(self.pol(",
         "model.network=my_package.networks.Tiny",
     ),
-    ("callbacks.py", "norm = sum(", "norm = 1 / 0 + sum(", "callbacks.weight_norms=my_package.callbacks.WeightNorms"),
+    (
+        "callbacks.py",
+        "norm = sum(",
+        "norm = 1 / (1 - trainer.current_epoch) + sum(",
+        "callbacks.weight_norms=my_package.callbacks.WeightNorms",
+    ),
     ("losses.py", "return losses +", "return logits @ losses +", "loss=my_package.losses.PolyLoss"),
     (
         "metrics.py",
@@ -143,7 +148,7 @@ RAISES = [
 def test_what_the_user_s_own_class_raises_is_one_line(own, cells, train, file, old, new, words):
     path = own / "my_package" / file
     path.write_text(path.read_text().replace(old, new, 1))
-    ran = train(f"--config-dir={own / 'my_conf'}", *CHOSEN, "trainer.max_epochs=1", root=cells)
+    ran = train(f"--config-dir={own / 'my_conf'}", *CHOSEN, root=cells)
     group = words.split("=")[0].split(".")[0]
     yaml = next(choice for choice in CHOSEN if choice.startswith(group)).split("=")[1]
     assert ran.status == 1 and ran.err.count("ERROR:") == 1 and "Traceback" not in ran.err, ran.err
@@ -153,4 +158,47 @@ def test_what_the_user_s_own_class_raises_is_one_line(own, cells, train, file, o
     record = RunRecord.read(ran.folder)
     assert record.status == "failed" and words in record.reason
     kept = (ran.folder / "checkpoints" / "last.ckpt").is_file()  # nothing that was trained is lost
-    assert kept == (file == "metrics.py") == ("Resume with: python train.py --config-dir=" in ran.err), ran.err
+    assert kept == (file == "callbacks.py") == ("Resume with: python train.py --config-dir=" in ran.err), ran.err
+
+
+BAD = [  # file of the page, what is replaced in it, and the message
+    ("losses.py", 'reduction="none"', 'reduction="mean"', r"loss=my_package.losses.PolyLoss: gives \(\) for two images; a loss"),
+    ("losses.py", "return losses +", "return losses.detach() +", "nothing would be learned"),
+    ("metrics.py", "return (np", "return 'good' if len(labels) else (np", "metrics.kappa=my_package.metrics.kappa: gives 'good'; a number"),
+    ("networks.py", "nn.Linear(width, num_classes)", "nn.Linear(width, 5)", r"model.network=my_package.networks.Tiny: gives \(1, 5\)"),
+    ("data.py", "def images(self):", "def images(self):\n        return None\n\n    def other(self):", r"its images\(\) gives a NoneType"),
+    ("data.py", "yield ImageRow(", "if False:\n                yield ImageRow(", "datamodule.source=my_package.data.Cells: lists no images"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "old", "new", "words"), BAD, ids=[words[:30] for *_, words in BAD])
+def test_what_does_not_do_its_part_is_refused_before_training(own, cells, train, file, old, new, words):
+    path = own / "my_package" / file
+    path.write_text(path.read_text().replace(old, new, 1))
+    if words == "nothing would be learned":
+        path.write_text(path.read_text().replace("(1 - (-losses).exp())", "(1 - (-losses.detach()).exp())"))
+    ran = train(f"--config-dir={own / 'my_conf'}", *CHOSEN, root=cells)
+    assert ran.status == 1 and re.search(words, ran.err) and len(ran.err.splitlines()) == 1, ran.err
+    assert not (ran.folder / "checkpoints").exists()
+
+
+def test_a_loss_that_keeps_weights_and_a_metric_that_fails_once_cost_nothing_else(own, cells, train):
+    """The loss has a buffer, the metric raises on resamples only; the network is measured all the same."""
+    path = own / "my_package" / "losses.py"
+    buffered = 'self.epsilon = epsilon\n        self.register_buffer("kept", torch.ones(2))'
+    path.write_text("import torch\n" + path.read_text().replace("self.epsilon = epsilon", buffered))
+    path = own / "my_package" / "metrics.py"
+    path.write_text(
+        path.read_text().replace(
+            "    k = prob",
+            "    assert len(labels) == 8 and labels[0] != 2\n    1 / (len(set(map(tuple, probabilities))) == 8)\n    k = prob",
+        )
+    )
+    first = train(f"--config-dir={own / 'my_conf'}", *CHOSEN, "trainer.max_epochs=1", root=cells)
+    assert first.status == 0 and "WARNING: test: metrics.kappa=my_package.metrics.kappa" in first.out, (
+        first.err + first.out
+    )
+    assert first.record.test.further == {"kappa": None} and first.record.test.accuracy.n == 8
+    last = f"ckpt_path={first.folder / 'checkpoints' / 'last.ckpt'}"
+    resumed = train(f"--config-dir={own / 'my_conf'}", last, "trainer.max_epochs=2", small=False, to=first.folder)
+    assert resumed.status == 0, resumed.err

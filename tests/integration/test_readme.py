@@ -145,8 +145,8 @@ def one_shot(arguments, tmp_path, images, in_process):
     small = {
         "search.py": [
             f"hydra.run.dir={tmp_path}/found", "seeds=[1]", "n_trials=2", "n_retrain=1",
-            f"base_overrides=\"datamodule=image_folder datamodule.root={images} model.weights=null datamodule.cache={tmp_path}/cache "
-            f"{' '.join(SMALL[:2])}\"",
+            f"base_overrides=\"datamodule=image_folder datamodule.root={images} model.weights=null "
+            f"datamodule.cache={tmp_path}/cache {' '.join(SMALL[:2])}\"",
         ],
         "report.py": [],
         "predict.py": [f"out={tmp_path}/labels", "device=cpu"],

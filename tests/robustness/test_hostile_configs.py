@@ -117,11 +117,15 @@ def test_a_class_of_the_user_s_own_conf_is_trusted_at_its_key_only(tmp_path):
 @pytest.mark.parametrize("model", [
     {"network": "os.system"}, {"network": "truncated", "head": {"name": "os.system"}}, {"network": "${evil}"},
     {"network": "truncated", "head": {"name": "${evil}"}}, {"network": "${evil}.${evil}"},
+    {"network": "truncated", "head": "${indirect}"},
 ])  # fmt: skip
 def test_a_network_or_head_of_somebody_s_own_is_not_imported(tmp_path, model):
-    run = saved(tmp_path / "run", OmegaConf.to_yaml({"evil": "os.system", "model": {"name": "x"} | model}).replace(
-        "evil:", "seed: 1\ndatamodule: {root: x}\ntrainer: {max_epochs: 1}\ncallbacks: {}\nevil:"))  # fmt: skip
-    with pytest.raises(UserError, match=r"model\.(network|head\.name) is .*, a class that your conf/ does not name"):
+    values = {"evil": "os.system", "indirect": {"name": "os.system"}, "model": {"name": "x"} | model}
+    usual = "seed: 1\ndatamodule: {root: x}\ntrainer: {max_epochs: 1}\ncallbacks: {}\nevil:"
+    run = saved(tmp_path / "run", OmegaConf.to_yaml(values).replace("evil:", usual, 1))
+    with pytest.raises(
+        UserError, match=r"model\.(network|head|head\.name) is .*, a class that your conf/ does not name"
+    ):
         read_saved_config(run, (), OmegaConf.create({"model": {"network": "truncated"}}))
     mine = saved(tmp_path / "mine", "")
     (mine.config).write_text(mine.config.read_text().replace("name: simple_cnn", "network: my.Net"))
@@ -178,6 +182,27 @@ def test_saved_choices_of_several_files_are_plain_names(tmp_path):
     settings = {"hydra": {"runtime": {"choices": {"model": "resnet18"}}, "overrides": {"task": task}}}
     write_text(run.choices, OmegaConf.to_yaml(settings))
     assert read_saved_choices(run) == {"model": "resnet18", "logger": "[tensorboard,csv]"}
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ("datamodule: {source: {_target_: datamodules.sources.huggingface.HuggingFace, path: theirs/images}}",
+     "datamodule.source.path is 'theirs/images', not as in your conf/, and could read or fetch elsewhere"),
+    ("datamodule: {source: {_target_: datamodules.sources.huggingface.HuggingFace, path: '${evil}'}}\nevil: x",
+     "datamodule.source.path is"),
+    ("datamodule: {source: {_target_: datamodules.sources.torchvision_dataset.TorchvisionDataset, arguments: {size: 9}}}",
+     "datamodule.source.arguments.size is '9'"),
+    ("augmentation: {_target_: datamodules.transform_list.TransformList, transforms: [{_target_: "
+     "torchvision.transforms.v2.Resize, size: [60000, 60000]}]}", "augmentation.transforms.0.size.0 is 60000, and 4,096"),
+])  # fmt: skip
+def test_a_saved_configuration_reads_and_fetches_only_what_the_user_s_own_names(tmp_path, change, words):
+    run = saved(tmp_path / "run", "")
+    lines = run.config.read_text().replace(
+        "datamodule: {root: x}\n", "" if "datamodule" in change[:11] else "datamodule: {root: x}\n"
+    )
+    run.config.write_text(lines + change)
+    mine = {"_target_": "datamodules.sources.huggingface.HuggingFace", "path": "???"}
+    with pytest.raises(UserError, match=re.escape(words)):
+        read_saved_config(run, (), OmegaConf.create({"datamodule": {"source": mine}}))
 
 
 LAUGHS = "\n".join(

@@ -79,6 +79,20 @@ def test_columns_that_are_not_clear_are_asked_for(tmp_path):
         opened(tmp_path, tmp_path / "two", image="photo")
 
 
+def test_a_file_outside_of_the_data_set_is_not_read(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "secret").write_bytes(b"x")
+    (tmp_path / "data").mkdir()
+    for path in (tmp_path / "secret", "/dev/zero", tmp_path / "data"):
+        table = pyarrow.table({"image": [png(0), {"bytes": None, "path": str(path)}], "label": ["cat", "dog"]})
+        pyarrow.parquet.write_table(table, tmp_path / "data" / "train.parquet")
+        with pytest.raises(UserError, match=f"names the file {path}, which is no file of the data set"):
+            opened(tmp_path, tmp_path / "data")
+    assert not list((tmp_path / "cache").iterdir())
+
+
 def test_what_is_no_data_set_is_named(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"no parquet")
     with pytest.raises(UserError, match=r"datamodule.source.path=.*x.parquet: cannot be loaded"):

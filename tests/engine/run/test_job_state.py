@@ -135,7 +135,7 @@ def test_a_single_run_refuses_an_interrupted_one_with_other_settings(jobs):
         jobs.run(work=raising(StopRequested(signal.SIGTERM)), in_sweep=False)
     content = jobs.folder.record.read_bytes()
     error, ran = jobs.run("seed=5", in_sweep=False)
-    assert ran == "skipped" and "holds an interrupted run with other settings: seed=5 (was 48763)" in str(error)
+    assert ran == "skipped" and "holds a run that did not finish, with other settings: seed=5 (was 48763)" in str(error)
     assert jobs.folder.record.read_bytes() == content
 
 

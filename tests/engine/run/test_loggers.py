@@ -189,7 +189,7 @@ def test_a_logger_of_the_user_s_own_gets_settings_metrics_and_images(train):
     assert ran.status == 0, ran.err
     own = Own.made[-1]
     assert own.params["optimizer.lr"] == 0.003 and own.params["run"] == str(ran.folder)
-    assert [step for step, _ in own.metrics] == [1, None] and "final/test_accuracy" in own.metrics[1][1]
+    assert [step for step, _ in own.metrics] == [1, 1] and "final/test_accuracy" in own.metrics[1][1]
     assert ("confusion/test", [3]) in own.images and set(own.statuses) == {"success"}
 
 
