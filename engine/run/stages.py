@@ -209,7 +209,7 @@ def complete_loss(model: ImageClassifier, data: L.LightningDataModule) -> None:
     """Give a loss that weighs classes the number of training images of each, once the splits are known.
 
     Raises:
-        UserError: a loss that gives no number an image, or takes no mixed labels where there is a batch transform.
+        UserError: a loss that does not give one loss an image, or takes no mixed labels where there is a batch transform.
     """
     if not isinstance(model.loss, nn.Module):
         model.loss = model.loss(class_counts=data.class_counts)
