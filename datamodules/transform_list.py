@@ -128,9 +128,8 @@ def own_generators(device: torch.device) -> Iterator[Callable[[int], None]]:
     def seed(number: int) -> None:
         random.seed(number)
         np.random.seed(number)  # noqa: NPY002
-        torch.default_generator.manual_seed(
-            number
-        )  # torch.manual_seed writes down a traceback for a GPU that is not used
+        # Not torch.manual_seed, which keeps a traceback for a GPU that is not used
+        torch.default_generator.manual_seed(number)
         if on_gpu:
             torch.cuda.manual_seed(number)
 

@@ -34,12 +34,8 @@ class HuggingFace(UnpackedSource):
         image: str | None = None,
         label: str | None = None,
     ):
-        try:
-            import datasets
-        except ImportError as error:
-            raise UserError(
-                "datamodule=huggingface: datasets is not installed; install it with pip install -e '.[hf]'"
-            ) from error
+        import datasets  # the extra hf: engine.config.instantiate names it where it is missing
+
         datasets.disable_progress_bars()
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of every retry; the last error is shown
         self._datasets = datasets

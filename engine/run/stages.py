@@ -114,7 +114,7 @@ def log_limits(config: DictConfig, data: L.LightningDataModule) -> None:
     if data.overfits:
         log.info(
             "trainer.overfit_batches=%s: trains on the same %s images in every epoch, without augmentation, and validates on "
-            "these very images: their accuracy should go to 1",
+            "these very images: their accuracy should reach 1",
             config.trainer.overfit_batches, f"{len(data.rows('train')):,}",
         )  # fmt: skip
     counts = [
@@ -344,7 +344,7 @@ def fit(
     log.info("best: epoch %d, %s %.4f", found.epoch, found.monitor, found.value)
     if found.monitor == "train/accuracy" and found.value < 1:
         log.warning(
-            "the network did not learn its training images by heart: try more trainer.max_epochs or a larger optimizer.lr, "
+            "the network did not memorize its training images: try more trainer.max_epochs or a larger optimizer.lr, "
             "then look for what is wrong with loss, labels or network"
         )
     return found
