@@ -1,11 +1,13 @@
 """End the run on a NaN or infinite loss, before its weights become a checkpoint."""
 
 import signal
+from pathlib import Path
 
 import lightning as L
 import torch
 
 from common.errors import StopRequested, UserError
+from common.run_folder import RunFolder
 from common.text import join_words
 from lightning_modules.epoch_end import ends_epoch
 
@@ -61,8 +63,9 @@ class TerminateOnNaN(L.Callback):
         paths = trainer.datamodule.catalog.paths
         lr = trainer.optimizers[0].param_groups[0]["lr"]
         images = join_words([paths[row] for row in rows], 16)
+        kept = RunFolder(Path(trainer.default_root_dir)).last_checkpoint.is_file()
         return (
             f"the loss is {value} at {where} (epoch {trainer.current_epoch + 1}, learning rate {lr:g}). Try a smaller "
-            "optimizer.lr or trainer.gradient_clip_val=1; last.ckpt and best.ckpt are from before. "
+            f"optimizer.lr or trainer.gradient_clip_val=1{'; last.ckpt and best.ckpt are from before' if kept else ''}. "
             f"Images of {'this step' if self._since == step else 'the last step'}: {images}"
         )

@@ -77,7 +77,8 @@ def plural(n: int, word: str) -> str:
 def did_you_mean(name: str, allowed: Iterable) -> str:
     """Return `did you mean adam or adamw? Allowed: ...`, the closest names first."""
     allowed = sorted(map(str, allowed))
-    close = difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
+    by_lower = {each.lower(): each for each in allowed}
+    close = [by_lower[each] for each in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)]
     meant = f"did you mean {' or '.join(close)}? " if close else ""
     return f"{meant}Allowed: {', '.join(allowed)}"
 

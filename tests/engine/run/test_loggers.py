@@ -51,7 +51,7 @@ class Own(Logger):
 
     def finalize(self, status) -> None:
         self.statuses.append(status)
-        if self.fails == "closing":
+        if self.fails == "closing" and len(self.statuses) == 3:  # Lightning's own after fit and validate come before
             raise OSError("gone")
 
 
@@ -204,4 +204,4 @@ def test_a_logger_that_raises_is_named_and_nothing_is_lost(train):
 
 def test_a_logger_that_cannot_be_closed_is_a_warning(train):
     ran = train("logger=none", OWN, "+logger.own.fails=closing", "stages=[fit]", "trainer.max_epochs=1", *SIMPLE_CNN)
-    assert "logger.own: OSError" in ran.err or "logger.own: could not be closed" in ran.out, ran.err
+    assert ran.status == 0 and "WARNING: logger.own: could not be closed (OSError: gone)" in ran.out, ran.err
