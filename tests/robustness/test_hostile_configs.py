@@ -184,6 +184,13 @@ def test_saved_choices_of_several_files_are_plain_names(tmp_path):
     assert read_saved_choices(run) == {"model": "resnet18", "logger": "[tensorboard,csv]"}
 
 
+@pytest.mark.parametrize(("saved_loggers", "choice"), [
+    ("logger: {tensorboard: {}, csv: {}}", "[tensorboard,csv]"), ("logger: {../evil: {}}", None), ("logger: {}", None),
+])  # fmt: skip
+def test_loggers_that_a_file_has_chosen_are_known_by_their_names(tmp_path, saved_loggers, choice):
+    assert read_saved_choices(saved(tmp_path / "run", saved_loggers)).get("logger") == choice
+
+
 @pytest.mark.parametrize(("change", "words"), [
     ("datamodule: {source: {_target_: datamodules.sources.huggingface.HuggingFace, path: theirs/images}}",
      "datamodule.source.path is 'theirs/images', not as in your conf/, and could read or fetch elsewhere"),
