@@ -189,7 +189,8 @@ def test_a_nan_loss_prunes_the_trial_and_is_no_failure(search):
     def run(config, record, callbacks=()):
         if config.model.keep == 4:
             trainer = SimpleNamespace(
-                global_step=7, is_last_batch=True, current_epoch=0, world_size=1, is_global_zero=True, default_root_dir="nowhere",
+                global_step=7, is_last_batch=True, current_epoch=0, world_size=1, is_global_zero=True,
+                default_root_dir="nowhere",
                 optimizers=[SimpleNamespace(param_groups=[{"lr": 9.0}])],
                 datamodule=SimpleNamespace(catalog=SimpleNamespace(paths=["a.png"])),
             )  # fmt: skip
