@@ -192,7 +192,10 @@ def _check_choice(key: str, override: Override) -> None:
     folder = CONF / key
     if not re.fullmatch(r"[\w/]+", key) or not folder.is_dir() or override.is_delete() or override.is_sweep_override():
         return
-    if isinstance(override.value(), list) and key not in OF_SEVERAL:
+    listed = [str(each) for each in override.value()] if isinstance(override.value(), list) else []
+    if len(set(listed)) < len(listed):
+        raise UserError(f"{override.input_line}: names a file twice")
+    if listed and key not in OF_SEVERAL:
         raise UserError(f"{override.input_line}: {key} takes one choice; {', '.join(OF_SEVERAL)} take several")
     if not isinstance(override.value(), (str, list)):
         names = [path.stem for path in folder.glob("*.yaml")]

@@ -4,8 +4,10 @@ import re
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from common.errors import UserError
 from engine import cli, log_handlers
 from engine.cli import complete_overrides, job_dir_name, new_run_dir, safe_name
+from engine.flags import own_folders, split_flags
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +69,21 @@ def test_warnings_of_python_are_one_line_of_the_log(caplog):
     with caplog.at_level(logging.WARNING):
         log_handlers.log_python_warning("two\n  lines", UserWarning, "f.py", 3)
     assert caplog.messages == ["two lines (UserWarning)"]
+
+
+@pytest.mark.parametrize(("argument", "message"), [
+    ("augmentation=[study,none]", r"augmentation=\[study,none\]: augmentation takes one choice; callbacks, logger, metrics take"),
+    ("callbacks=[ema,ema]", r"callbacks=\[ema,ema\]: names a file twice"),
+    ("optimizer=null", "optimizer=null: no such choice"),
+])  # fmt: skip
+def test_choices_that_are_none_are_named(argument, message):
+    with pytest.raises(UserError, match=message):
+        complete_overrides([argument])
+
+
+def test_flags_with_a_value_in_two_words_are_no_overrides():
+    arguments = ["--config-dir", "my_conf", "seed=1", "-m", "-c", "job", "model=tiny"]
+    assert split_flags(arguments) == (["--config-dir", "my_conf", "-m", "-c", "job"], ["seed=1", "model=tiny"])
+    for given in (arguments, ["--config-dir=my_conf"], ["-cd", "my_conf"]):
+        assert own_folders(given) == ["--config-dir=my_conf"]
+    assert own_folders(["seed=1", "hydra.searchpath=[file:///x]"]) == ["hydra.searchpath=[file:///x]"]
