@@ -5,15 +5,8 @@ from collections.abc import Sequence
 
 CONFIG_DIR = ("-cd", "--config-dir")
 FLAGS_WITH_VALUE = {
-    *CONFIG_DIR,
-    "-cp",
-    "--config-path",
-    "-cn",
-    "--config-name",
-    "-p",
-    "--package",
-    "--experimental-rerun",
-}
+    *CONFIG_DIR, "-cp", "--config-path", "-cn", "--config-name", "-c", "--cfg", "-p", "--package", "--experimental-rerun",
+}  # fmt: skip
 
 
 def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
