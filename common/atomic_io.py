@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,21 @@ def atomic_open(path: Path, mode: Literal["w", "wb"]) -> Iterator[IO]:
         if isinstance(error, OSError):
             error.filename = error.filename or str(path)  # the error of a full disk has no name
         raise
+
+
+@contextlib.contextmanager
+def atomic_folder(place: Path) -> Iterator[Path]:
+    """Give a folder of another name to fill, which becomes `place`: whole or absent; of two processes the first one's stays."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f"{place.name}.building-", dir=place.parent))
+    try:
+        yield building
+        building.rename(place)
+    except OSError:
+        if not place.is_dir():  # otherwise another process was first: its files are the same
+            raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -12,7 +12,6 @@ import mmap
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.atomic_io import atomic_folder
 from common.errors import DISK_ERRORS
 from datamodules.decode import DECODER, open_image, resize
 from datamodules.image_stats import ImageStats, scan_image
@@ -143,9 +143,8 @@ def _key(files: Sequence[Path], image_size: int, fit: str) -> str:
 
 
 def _build(files: Sequence[Path], image_size: int, fit: str, place: Path) -> None:
-    """Write into a folder of another name and rename it: a cache is whole or absent, also with two builders."""
-    building = Path(tempfile.mkdtemp(prefix=f"{place.name}.building-", dir=place.parent))
-    try:
+    """Write a cache: whole or absent, also with two builders."""
+    with atomic_folder(place) as building:
         stats = ImageStats.empty(len(files))
         with (building / "pixels.npy").open("wb") as file:
             shape = (len(files), image_size, image_size, 3)
@@ -155,12 +154,6 @@ def _build(files: Sequence[Path], image_size: int, fit: str, place: Path) -> Non
             _decode_all(files, image_size, fit, stats, file.fileno(), file.tell())
             os.fsync(file.fileno())
         stats.save(building / "stats.npz")
-        building.rename(place)
-    except OSError:
-        if not place.is_dir():  # otherwise another process was first: its cache is the same
-            raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def _decode_all(

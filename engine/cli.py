@@ -25,6 +25,7 @@ from common.run_record import RunRecord, refuse_older_run
 from common.text import did_you_mean, printable, quote_override
 from common.untrusted.saved_config import choices_of_several, read_saved_choices, read_saved_name
 from engine import help, log_handlers
+from engine.config.instantiate import OF_SEVERAL
 from engine.error_messages import user_message
 from engine.flags import config_dir, own_folders, split_flags
 from engine.process_tuning import tune_process
@@ -38,7 +39,6 @@ from engine.sweep.progress import SweepProgress
 log = logging.getLogger(__name__)
 
 CONF = PROJECT / "conf"
-OF_SEVERAL = ("callbacks", "logger", "metrics")  # groups of which several files can be chosen
 LONGEST_NAME = 90  # characters of a folder
 MULTIRUN = ("-m", "--multirun")
 TRACEBACK = "JUSTENOUGH_TRACEBACK"

@@ -98,9 +98,8 @@ def _no_such_choice(error: MissingConfigException) -> str:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     if group == "hydra/launcher" and name in LAUNCHERS:
         return f'{group}={name}: not installed; pip install -e ".[{LAUNCHERS[name]}]"'
-    options = error.options or [
-        path.stem for path in (PROJECT / "conf" / group).glob("*.yaml")
-    ]  # None for one of several
+    # Hydra gives none for one of several
+    options = error.options or [path.stem for path in (PROJECT / "conf" / group).glob("*.yaml")]
     return f"{group}={name}: no such choice; {did_you_mean(name, options)}" if group and options else str(error)
 
 

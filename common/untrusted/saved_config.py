@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import UserError
 from common.run_folder import RunFolder
+from common.untrusted.description import LARGEST_IMAGE
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,6 @@ ALLOWED_TARGETS = {
     "lightning.pytorch.strategies": "lightning.pytorch.strategies",
 }
 TRANSFORMS = ("augmentation", "batch_transform")  # whose sizes take memory
-LARGEST_SETTING = 4096  # in them
 OWN_NAMES = {("model", "network"), ("model", "head", "name")}  # which a user's own class may be named at
 FACTORIES = ("lightning_modules.losses", "lightning_modules.optim")  # whose functions may be named, too
 
@@ -244,8 +244,8 @@ def _find_untrusted(config: dict, trusted: dict) -> Iterator[tuple[str, str]]:
             continue
         if isinstance(value, str) and "${" not in value and _at(trusted, place) == value:
             continue
-        if place[0] in TRANSFORMS and type(value) in (int, float) and abs(value) > LARGEST_SETTING:
-            yield key, f"is {value}, and {LARGEST_SETTING:,} is the most"
+        if place[0] in TRANSFORMS and type(value) in (int, float) and abs(value) > LARGEST_IMAGE:
+            yield key, f"is {value}, and {LARGEST_IMAGE:,} is the most"
         on_the_way = any(place == own[: len(place)] for own in OWN_NAMES)
         if isinstance(value, str) and ((place in OWN_NAMES and "." in value) or (on_the_way and "${" in value)):
             yield key, f"is {value[:100]!r}, a class that your conf/ does not name"

@@ -48,7 +48,7 @@ class Source:
 
     def images(self) -> Iterable[ImageRow]:
         """Yield a row an image; open none, unless there is no other way to list them."""
-        raise NotImplementedError(f"{type(self).__qualname__} has no method images")
+        raise UserError(f"{self.key}={self}: its class has no method images, which yields an ImageRow an image")
 
     def __str__(self) -> str:
         """Name the source in a message."""

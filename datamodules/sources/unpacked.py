@@ -1,18 +1,16 @@
 """A data set whose images are no files: they are written once below the cache, and are files like all others from then on."""
 
-import contextlib
 import csv
 import hashlib
 import io
 import logging
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
+from common.atomic_io import atomic_folder
 from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.source import UNASSIGNED, ImageRow, Source
 
@@ -53,25 +51,16 @@ class UnpackedSource(Source):
 
 
 def _unpack(records: Iterable[Record], folder: Path) -> None:
-    """Write all records into a folder of another name, and rename it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f"{folder.name}.building-", dir=folder.parent))
-    try:
-        with (building / TABLE).open("w", encoding="utf-8", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(("path", "label", "split"))
-            for number, record in enumerate(records):
-                content, suffix = _encode(record.image)
-                path = f"{record.split or 'images'}/{number // 1000:03d}/{number:06d}.{suffix}"  # few files a folder
-                (building / path).parent.mkdir(parents=True, exist_ok=True)
-                (building / path).write_bytes(content)
-                table.writerow((path, record.label, record.split))
-        with contextlib.suppress(OSError):  # another process was first: its files are the same
-            building.rename(folder)
-        if not (folder / TABLE).is_file():
-            raise OSError(f"{folder}: could not be written")
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    """Write all records into a folder with their table."""
+    with atomic_folder(folder) as building, (building / TABLE).open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("path", "label", "split"))
+        for number, record in enumerate(records):
+            content, suffix = _encode(record.image)
+            path = f"{record.split or 'images'}/{number // 1000:03d}/{number:06d}.{suffix}"  # few files a folder
+            (building / path).parent.mkdir(parents=True, exist_ok=True)
+            (building / path).write_bytes(content)
+            table.writerow((path, record.label, record.split))
 
 
 def _encode(image: bytes | Image.Image) -> tuple[bytes, str]:

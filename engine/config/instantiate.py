@@ -16,6 +16,7 @@ EXTRAS = {"wandb": "wandb", "mlflow": "mlflow", "psutil": "device_stats", "datas
 # errors are about the settings that they are given
 OURS = {"callbacks", "common", "datamodules", "engine", "evaluation", "inference", "lightning_modules", "reports"}
 LIBRARIES = {"lightning", "pytorch_lightning", "timm", "torch", "torchmetrics", "torchvision"}
+OF_SEVERAL = ("callbacks", "logger", "metrics")  # groups of which several files can be chosen: names, each with a node
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?|-?\binf\b|\bnan\b")
 
 

@@ -13,14 +13,8 @@ LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches")
 DEBUGGING = ("fast_dev_run", "overfit_batches", *LIMITS)  # what a run of them measures says nothing about the network
 OWN = (*DEBUGGING, "max_steps")  # done by this project, not by Lightning
 WHOLE = (
-    "max_epochs",
-    "min_epochs",
-    "max_steps",
-    "min_steps",
-    "accumulate_grad_batches",
-    "check_val_every_n_epoch",
-    "num_nodes",
-)
+    "max_epochs", "min_epochs", "max_steps", "min_steps", "accumulate_grad_batches", "check_val_every_n_epoch", "num_nodes",
+)  # fmt: skip
 PROFILERS = {
     "simple": "lightning.pytorch.profilers.SimpleProfiler",
     "advanced": "lightning.pytorch.profilers.AdvancedProfiler",

@@ -17,7 +17,7 @@ from common.run_record import SplitMetrics
 from common.targets import resolve_target
 from common.text import did_you_mean
 from engine.config.annotations import PLAIN, matches_type, type_name
-from engine.config.instantiate import instantiate, is_about_settings, setting_error
+from engine.config.instantiate import OF_SEVERAL, instantiate, is_about_settings, setting_error
 from engine.config.trainer_flags import check_trainer
 from lightning_modules.network_errors import network_errors, register_by_name
 from lightning_modules.networks.registry import find_network, head_name, is_full_name, network_arguments
@@ -27,7 +27,6 @@ STAGES = ("cost", "fit", "test")
 LARGEST_TRIED = 512  # pixels, where a smallest image size is searched
 NODES = ("datamodule", "augmentation", "loss", "decision", "optimizer", "trainer")
 MAY_BE_EMPTY = ("batch_transform", "scheduler")
-NAMED = ("callbacks", "logger", "metrics")  # several nodes, each with a name
 # Arguments that the run gives and that are no settings
 GIVEN = {
     "datamodule": ("augmentation", "batch_transform"),
@@ -57,7 +56,7 @@ def validate(config: DictConfig) -> DictConfig:
     measured = {each.name for each in fields(SplitMetrics)} | {"average_precision"}
     if taken := sorted(measured & set(values.get("metrics") or {})):
         raise UserError(f"metrics.{taken[0]}: every run has a metric of this name; call it otherwise")
-    for group in NAMED:
+    for group in OF_SEVERAL:
         values[group] = values.get(group) or {}
         if not isinstance(values[group], dict):
             raise UserError(
@@ -72,7 +71,7 @@ def validate(config: DictConfig) -> DictConfig:
     values["trainer"] = check_trainer(values["trainer"])
     _check_model(values["model"])
     nodes = {key: values.get(key) for key in (*NODES, *MAY_BE_EMPTY)}
-    nodes |= {f"{group}.{name}": node for group in NAMED for name, node in values[group].items()}
+    nodes |= {f"{group}.{name}": node for group in OF_SEVERAL for name, node in values[group].items()}
     for key, node in nodes.items():
         _complete_partial(key, node)
         if node:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.errors import DISK_ERRORS, UserError
 from common.text import clean
-from engine.config.instantiate import LIBRARIES, OURS, missing_package
+from engine.config.instantiate import LIBRARIES, OF_SEVERAL, OURS, missing_package
 
 LONGEST = 300  # characters of its message
 SHOW_TRACEBACK = "HYDRA_FULL_ERROR=1 shows the traceback"
@@ -111,6 +111,6 @@ def _file_of(key: str) -> str:
     names = re.findall(r"[\w-]+", str(runtime.choices.get(group)))  # of one file, or a list of several
     folders = [Path(source.path) / group for source in runtime.config_sources if source.schema == "file"]
     files = [file for folder in folders for name in names if (file := folder / f"{name}.yaml").is_file()]
-    if group in ("callbacks", "logger", "metrics"):  # of several files, and of what was typed
+    if group in OF_SEVERAL:  # of several files, and of what was typed
         files = [file for file in files if f"{key.split('.')[1]}:" in file.read_text()]
     return f" in {files[0]}" if files else ""

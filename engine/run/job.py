@@ -53,8 +53,7 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
             if not locked:
                 _skip(job)
                 return None
-            files = (job.folder.record, job.folder.config, job.folder.splits, job.folder.summary)
-            before = {path: path.read_bytes() if path.is_file() else None for path in files}
+            before = _read(job.folder.config)
             record = RunRecord.begin(job.folder, command=job.command, overrides=job.overrides, writes=rank == 0)
             config = resume_config(config, job.overrides, job.folder)
             record.describe(OmegaConf.to_container(config, resolve=False), job.choices)
@@ -63,6 +62,8 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
             elif not should_run(config, record, in_sweep=job.in_sweep):
                 return None
             os.environ[RESUME_FROM] = config.ckpt_path or ""
+            if record.previous is not None:
+                before |= _read(job.folder.record, job.folder.splits, job.folder.summary)
             record.save()
             run(config, record)
             _finish(record, config.ckpt_path, warning_list.messages)
@@ -127,11 +128,14 @@ def _finish(record: RunRecord, ckpt_path: str | None, messages: list[str]) -> No
             write_card(record, ckpt_path)
 
 
-def _restore(before: dict[Path, bytes | None]) -> None:
+def _read(*paths: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in paths if path.is_file()}
+
+
+def _restore(before: dict[Path, bytes]) -> None:
     """Put files back that a command has changed before it was refused."""
     for path, content in before.items():
-        if content is not None:
-            write_bytes(path, content)
+        write_bytes(path, content)
 
 
 def _record_error(record: RunRecord, error: Exception, message: str | None, messages: list[str]) -> None:

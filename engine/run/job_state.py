@@ -23,15 +23,20 @@ def is_interrupted_run(folder: RunFolder) -> bool:
     if not folder.record.is_file():
         return False
     try:
-        status = RunRecord.read(folder).status
+        record = RunRecord.read(folder)
     except UserError:
         return False
-    if status == "finished":
+    if record.status == "finished":
         raise UserError(
             f"hydra.run.dir={folder.path}: holds a finished run; use another folder, or 'stages=[test]' "
             f"ckpt_path={folder.best_checkpoint} to evaluate it again"
         )
-    return status == "running" or (status == "failed" and folder.last_checkpoint.is_file())
+    return _is_unfinished(record)
+
+
+def _is_unfinished(record: RunRecord) -> bool:
+    """Return whether a run was interrupted, or failed after its first checkpoint."""
+    return record.status == "running" or (record.status == "failed" and record.folder.last_checkpoint.is_file())
 
 
 def should_run(config: DictConfig, record: RunRecord, *, in_sweep: bool) -> bool:
@@ -57,8 +62,7 @@ def should_run(config: DictConfig, record: RunRecord, *, in_sweep: bool) -> bool
     if previous is None or config.ckpt_path is not None:
         return True
     same = previous.run.config_hash == record.run.config_hash
-    resumable = previous.status == "running" or (previous.status == "failed" and folder.last_checkpoint.is_file())
-    if not in_sweep and resumable and not same:
+    if not in_sweep and _is_unfinished(previous) and not same:
         record.writes = False  # result.json belongs to the other run
         raise UserError(
             f"hydra.run.dir={folder.path}: holds a run that did not finish, with other settings: "
@@ -70,7 +74,7 @@ def should_run(config: DictConfig, record: RunRecord, *, in_sweep: bool) -> bool
         os.utime(folder.record)  # belongs to the sweep that is running now
         return False
     ended = "failed" if previous.status == "failed" else "interrupted"
-    if same and previous.status in ("running", "failed") and folder.last_checkpoint.is_file():
+    if same and _is_unfinished(previous) and folder.last_checkpoint.is_file():
         log.info("%s: %s; resuming from %s", name, ended, folder.last_checkpoint.relative_to(folder.path))
         config.ckpt_path = str(folder.last_checkpoint)
         return True

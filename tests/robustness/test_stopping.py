@@ -46,8 +46,8 @@ def test_killed_in_the_middle_of_an_epoch_it_resumes_to_the_same_bits(train, fin
     assert ran.record.test == finished_run.record.test
 
 
-def test_with_a_list_of_transforms_and_mixed_batches_too(train, at_step, tmp_path):
-    settings = (*SIMPLE_CNN, "augmentation=trivial_augment", "batch_transform=mixup", EVERY_TWO_STEPS)
+def straight_and_killed(train, at_step, tmp_path, *settings):
+    """Train twice, the second time killed in its fifth step and resumed; return both folders."""
     straight = train(*settings)
     assert straight.status == 0, straight.err
     at_step(5, kill)
@@ -56,21 +56,20 @@ def test_with_a_list_of_transforms_and_mixed_batches_too(train, at_step, tmp_pat
     killed = RunFolder(tmp_path / "run1")
     ran = train(f"ckpt_path={killed.last_checkpoint}", small=False, to=killed.path)
     assert ran.status == 0, ran.err
-    assert outcome(straight.folder) == outcome(killed.path)
+    return straight.folder, killed.path
+
+
+def test_with_a_list_of_transforms_and_mixed_batches_too(train, at_step, tmp_path):
+    settings = (*SIMPLE_CNN, "augmentation=trivial_augment", "batch_transform=mixup", EVERY_TWO_STEPS)
+    straight, killed = straight_and_killed(train, at_step, tmp_path, *settings)
+    assert outcome(straight) == outcome(killed)
 
 
 @pytest.mark.slow
 def test_with_loader_processes_too(train, at_step, tmp_path):
     workers = ("datamodule.num_workers=2", "augmentation=study_jitter", EVERY_TWO_STEPS)
-    straight = train(*workers)
-    assert straight.status == 0, straight.err
-    at_step(5, kill)
-    with pytest.raises(Killed):
-        train(*workers)
-    killed = RunFolder(tmp_path / "run1")
-    ran = train(f"ckpt_path={killed.last_checkpoint}", small=False, to=killed.path)
-    assert ran.status == 0, ran.err
-    assert outcome(straight.folder) == outcome(killed.path) and scalars(straight.folder) == scalars(killed.path)
+    straight, killed = straight_and_killed(train, at_step, tmp_path, *workers)
+    assert outcome(straight) == outcome(killed) and scalars(straight) == scalars(killed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])

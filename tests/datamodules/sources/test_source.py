@@ -59,3 +59,8 @@ def test_a_source_without_a_root_is_named():
 def test_a_label_that_the_source_does_not_declare_is_named():
     with pytest.raises(UserError, match="row 2: label='z' is not among the classes x, y"):
         read_source(Cells(ImageRow("a", "x"), ImageRow("b", "z"), classes=["x", "y"]))
+
+
+def test_a_source_without_its_method_is_named():
+    with pytest.raises(UserError, match=r"^datamodule\.source=.*Source: its class has no method images"):
+        read_source(Source())
