@@ -7,7 +7,6 @@ import signal
 import pytest
 import torch
 
-from common.run_record import RunRecord
 from reports import compare
 from tests.support.helpers import SIMPLE_CNN, at_step, outcome
 
@@ -170,10 +169,14 @@ def test_a_fast_run_does_everything_is_marked_and_never_ranked(train, capsys):
     assert compare.main([str(ran.folder)] * 2) == 1
     assert "a debug run (debug=fast), never ranked" in capsys.readouterr().err
     again = train(
-        "stages=[test]", f"ckpt_path={ran.folder}/checkpoints/best.ckpt", small=False, to=ran.folder / "again"
+        "stages=[test]",
+        f"ckpt_path={ran.folder}/checkpoints/best.ckpt",
+        f"hydra.run.dir={ran.folder}/again",
+        small=False,
+        to=ran.folder / "again",
     )
     assert again.status == 0, again.err
-    assert RunRecord.read(max(ran.folder.parent.rglob("result.json"), key=os.path.getmtime)).run.debug
+    assert again.record.run.debug == "debug=fast"
 
 
 def test_limits_leave_images_of_every_class_and_the_same_in_each_epoch(train, monkeypatch):
