@@ -6,11 +6,15 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import betainc
+from scipy.optimize import brentq
+from scipy.special import betainc, chdtri, stdtrit
 
-from evaluation.intervals import Interval
+from evaluation.intervals import Interval, over_images, over_seeds_and_images
 from evaluation.scores import CELLS, draw
 
+DRAWS = 4000  # of mean squares
+MOST_IMAGES = 10_000_000
+MOST_SEEDS = 30
 WANTED_DIFFERENCE = 0.02  # of accuracies, for which the images needed are computed: power 0.8, disagreement as observed
 
 
@@ -65,19 +69,186 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def paired_difference(only_a: int, only_b: int, n: int, confidence: float = 0.95) -> Difference:
-    """Return the difference of two accuracies on the same n images, with the adjusted Wald interval.
+    """Return the difference of two accuracies on the same n images, with the score interval.
 
-    Bonett & Price 2012, J. Educ. Behav. Stat. 37:479-488: one is added to both counts and two to n for the interval;
-    the value is that of the counts.
+    Tango 1998, Statistics in Medicine 17:891-908: the differences that its score test does not reject. It has a width
+    where the networks agree on all images, and its lower end is a one-sided bound of (1 + confidence) / 2.
 
     Raises:
-        ValueError: counts that n images cannot give.
+        ValueError: counts that n images cannot give, or no images.
     """
     _check_counts(only_a, only_b, n)
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    a, b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
-    half = z * math.sqrt((a + b - (a - b) ** 2) / (n + 2))
-    return Difference((only_a - only_b) / n, max(-1.0, a - b - half), min(1.0, a - b + half))
+    if n < 1:
+        raise ValueError("a difference of accuracies needs at least one image")
+    z, value = NormalDist().inv_cdf(0.5 + confidence / 2), (only_a - only_b) / n
+
+    def excess(difference: float, side: float) -> float:
+        return side * tango_score(only_a, only_b, n, difference) - z
+
+    inner = 1e-12
+    low = -1.0 if value <= inner - 1 else brentq(excess, inner - 1, value, args=(1.0,), xtol=1e-12)
+    high = 1.0 if value >= 1 - inner else brentq(excess, value, 1 - inner, args=(-1.0,), xtol=1e-12)
+    return Difference(value, low, high)
+
+
+def tango_score(only_a: int, only_b: int, n: int, difference: float) -> float:
+    """Return the standard normal score of a true difference of the accuracies (A minus B): Tango 1998, eq. 12.
+
+    Args:
+        only_a: images on which only A is right.
+        only_b: images on which only B is right.
+        n: images.
+        difference: above -1 and below 1.
+    """
+    b = -only_a - only_b + (2 * n - only_a + only_b) * difference
+    c = -only_b * difference * (1 - difference)
+    q = (math.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (4 * n)  # share of `only_b` under this difference
+    variance = n * (2 * q + difference * (1 - difference))
+    distance = only_a - only_b - n * difference
+    if variance <= 0:  # no difference and no disagreement
+        return 0.0 if abs(distance) < 1e-9 else math.copysign(math.inf, distance)
+    return distance / math.sqrt(variance)
+
+
+class PairedComparison(NamedTuple):
+    """The accuracy of A minus that of B on the same n images and S seeds; every sentence on the pair comes from here."""
+
+    difference: float
+    low: float  # 95% interval
+    high: float
+    p_value: float  # of equal accuracy, two-sided
+    at_least: float  # one-sided 95% bound of the difference
+    margin: float
+    margin_p_value: float  # of a difference of -margin or less, one-sided
+    n: int
+    n_seeds: int
+    spread: "Spread"
+
+
+def compare_pair(
+    right_a: np.ndarray, right_b: np.ndarray, margin: float, groups: np.ndarray | None = None
+) -> PairedComparison:
+    """Compare two networks, or two settings over seeds, on the same images.
+
+    One seed: exact McNemar test and Tango's score interval, of these two trained networks. Several: `over_seeds_and_images`
+    with a pseudo-image that only A gets right and one that only B does. Images in groups: t tests on the groups.
+
+    Args:
+        right_a: (S, n) bool.
+        right_b: (S, n) bool, line i of the same seed.
+        margin: how far A may be below B and still be good enough, above 0.
+        groups: (n,) group numbers; None: each image is its own.
+
+    Raises:
+        ValueError: shapes that differ, or no image.
+    """
+    if right_a.shape != right_b.shape or right_a.ndim != 2 or right_a.size == 0:
+        raise ValueError(f"two tables of the same seeds and images are needed, not {right_a.shape} and {right_b.shape}")
+    differences = right_a.astype(np.int8) - right_b.astype(np.int8)
+    seeds, n = differences.shape
+    pseudo, spread = [(1.0, 1.0), (-1.0, 1.0)], Spread.of(differences, groups)
+    if seeds == 1 and groups is None:
+        only_a, only_b = int((differences > 0).sum()), int((differences < 0).sum())
+        value, low, high = paired_difference(only_a, only_b, n)
+        p_value, at_least = mcnemar(only_a, only_b), paired_difference(only_a, only_b, n, 0.9).low
+        margin_p = NormalDist().cdf(-tango_score(only_a, only_b, n, -margin))
+    else:
+        found = (
+            (over_images(differences[0], pseudo, groups),)
+            if seeds == 1
+            else over_seeds_and_images(differences, pseudo, groups)
+        )
+        value = float(differences.mean())
+        low, high = (extreme(each.interval()[i] for each in found) for i, extreme in ((0, min), (1, max)))
+        p_value = max(each.p_value() for each in found)
+        at_least = min(each.interval(0.9).low for each in found)
+        margin_p = max(each.p_above(-margin) for each in found)
+    if p_value >= 0.05:  # the exact test is the stricter one in 1 to 5% of tables: the interval follows it
+        low, high = min(low, 0.0), max(high, 0.0)
+    low, high = min(low, value), max(high, value)
+    return PairedComparison(
+        value, max(-1.0, low), min(1.0, high), p_value, max(-1.0, at_least), margin, margin_p, n, seeds, spread
+    )
+
+
+class Spread(NamedTuple):
+    """Where the differences of a pair come from: variances of the seeds, of the images and of the rest."""
+
+    seeds: float
+    units: float  # images, or groups of them
+    residual: float
+    n_seeds: int
+    images_per_unit: float
+
+    @classmethod
+    def of(cls, differences: np.ndarray, groups: np.ndarray | None = None) -> "Spread":
+        """Estimate the variances from differences (S, n) of -1, 0 or 1; the two pseudo-images count as images.
+
+        Few seeds say little about the variance between seeds: it is taken at the upper end of its one-sided 80% interval, so
+        that what is planned with it suffices in four of five cases (Browne 1995, Statistics in Medicine 14:1933-1940).
+        """
+        y = differences.astype(np.float64)
+        per_unit = 1.0
+        if groups is not None:
+            _, groups = np.unique(groups, return_inverse=True)
+            sizes = np.bincount(groups).astype(np.float64)
+            per_unit = float(sizes.mean())
+            y = (np.stack([np.bincount(groups, weights=x) for x in y]) - y.mean() * sizes) / per_unit + y.mean()
+        n_seeds, n = y.shape
+        by_unit = y.mean(axis=0)
+        between = float(((by_unit - y.mean()) ** 2).sum() + 2 / per_unit) / (n + 1)
+        if n_seeds == 1:
+            return cls(0.0, between, 0.0, 1, per_unit)
+        rest = y - by_unit - y.mean(axis=1, keepdims=True) + y.mean()
+        residual = float((rest**2).sum()) / ((n_seeds - 1) * (n - 1)) if n > 1 else 0.0
+        at_most = float(y.mean(axis=1).var(ddof=1)) * (n_seeds - 1) / float(chdtri(n_seeds - 1, 0.8))
+        seeds = max(0.0, at_most - residual / n)
+        return cls(seeds, max(0.0, between - residual / n_seeds), residual, n_seeds, per_unit)
+
+    def power(self, gap: float, n: float, n_seeds: int, alpha: float = 0.05) -> float:
+        """Return the chance that `compare_pair` shows, one-sided at `alpha`, a true difference that is `gap` off.
+
+        By drawing the mean squares of n images and so many seeds from their distributions (4,000 times, always the same).
+        """
+        units = n / self.images_per_unit
+        variance = self.seeds / n_seeds + self.units / units + self.residual / (n_seeds * units)
+        if n_seeds == 1:
+            return NormalDist().cdf(gap / math.sqrt(variance) + NormalDist().inv_cdf(alpha))
+        generator = np.random.default_rng(0)
+        mean = gap + math.sqrt(variance) * generator.standard_normal(DRAWS)
+        s, r = n_seeds - 1, (n_seeds - 1) * max(units - 1, 1)
+
+        def square(expected: float, freedom: float) -> np.ndarray:
+            return expected * generator.chisquare(freedom, DRAWS) / freedom
+
+        of_seeds = square(units * self.seeds + self.residual, s)
+        of_units = square(n_seeds * self.units + self.residual, max(units - 1, 1))
+        rest = square(self.residual, r)
+        combined = of_seeds + of_units - rest
+        freedom = combined**2 / (of_seeds**2 / s + of_units**2 / max(units - 1, 1) + rest**2 / r)
+        shown = mean > stdtrit(np.maximum(freedom, 1), 1 - alpha) * np.sqrt(np.maximum(combined, 0) / (n_seeds * units))
+        shown &= mean > stdtrit(s, 1 - alpha) * np.sqrt(of_seeds / (n_seeds * units))
+        return float(shown.mean())
+
+
+def images_needed(spread: Spread, gap: float, n_seeds: int, alpha: float = 0.05, power: float = 0.8) -> int | None:
+    """Return the images with which a true difference that is `gap` off is shown, one-sided; None: no number of them does.
+
+    Where the seeds' part is too large, more images cannot help.
+    """
+    if gap <= 0 or spread.power(gap, MOST_IMAGES, n_seeds, alpha) < power:
+        return None
+    low, high = 1.0, float(MOST_IMAGES)
+    while high / low > 1.001:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if spread.power(gap, middle, n_seeds, alpha) >= power else (middle, high)
+    return math.ceil(high)
+
+
+def seeds_needed(spread: Spread, gap: float, n: int, alpha: float = 0.05, power: float = 0.8) -> int | None:
+    """Return the seeds with which it is shown on n images; None: not with MOST_SEEDS of them."""
+    enough = (count for count in range(2, MOST_SEEDS + 1) if spread.power(gap, n, count, alpha) >= power)
+    return next(enough, None) if gap > 0 else None
 
 
 def sample_size_for(difference: float, disagreement: float, power: float = 0.8, alpha: float = 0.05) -> int:
