@@ -10,15 +10,17 @@ own, so that a part gives the same table whatever else runs. Uses every core.
 
 import argparse
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import Pool
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.optimize import brentq
+from scipy.special import logsumexp, ndtr, softmax
+from scipy.stats import mannwhitneyu
 
 from evaluation.intervals import Interval
-from evaluation.scores import bootstrap_intervals
+from evaluation.scores import estimate_metrics
 
 Simulate = Callable[[np.random.Generator], dict[str, tuple[Interval, float]]]
 
@@ -65,27 +67,80 @@ def table(title: str, rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+COUNTS = (
+    (25, 25), (50, 50), (100, 100), (500, 500), (45, 5), (90, 10), (190, 10), (48, 2), (302, 143), (60, 30, 10),
+    (10,) * 10, (100,) * 10, (5,) * 20,
+)  # fmt: skip
+RECALLS = (0.7, 0.8, 0.9, 0.95, 0.97, 0.99)
+METRICS = {"balanced_accuracy": "BA", "f1": "macro F1", "auroc": "AUROC", "average_precision": "AP"}
+
+
 def scores() -> list[Case]:
     """Return the worlds of balanced accuracy, macro F1, AUROC and average precision of one run."""
     return [
-        Case(f"{' + '.join(map(str, counts))}, {accuracy}", functools.partial(two_classes, counts, accuracy))
-        for counts in ((25, 25), (45, 5))
-        for accuracy in (0.8, 0.97)
+        Case(f"{_name(counts)}, {recall}", functools.partial(one_run, counts, recall))
+        for counts in COUNTS
+        for recall in RECALLS
     ]
 
 
-def two_classes(counts, accuracy, generator):
-    """Draw one run of two classes whose scores are normal, the threshold in the middle between their means."""
-    shift = 2 * ndtri(accuracy)
-    labels = np.repeat([0, 1], counts)
-    scores = generator.normal(size=len(labels)) + shift * (labels - 0.5)
-    probability = 1 / (1 + np.exp(-scores))
-    found = bootstrap_intervals(labels, np.stack([1 - probability, probability], axis=1))
-    return {"balanced accuracy": (found["balanced_accuracy"], accuracy)}
+def _name(counts: Sequence[int]) -> str:
+    return f"{len(counts)} x {counts[0]}" if len(counts) > 3 else " + ".join(map(str, counts))
+
+
+def one_run(
+    counts: tuple[int, ...], recall: float, generator: np.random.Generator
+) -> dict[str, tuple[Interval, float]]:
+    """Draw one run's logits, normal with SD 1 and the true class shifted, and estimate its metrics.
+
+    Args:
+        counts: images of each class.
+        recall: true one of each class; of two classes the threshold lies in the middle.
+        generator: of the logits.
+    """
+    labels = np.repeat(np.arange(len(counts)), counts)
+    logits = generator.normal(size=(len(labels), len(counts)))
+    logits[np.arange(len(labels)), labels] += shift(recall, len(counts))
+    found = estimate_metrics(labels, softmax(logits, axis=1), logits, resamples=1000)
+    truth = true_metrics(counts, recall)
+    return {METRICS[name]: (each.interval, truth[name]) for name, each in found.items()}
+
+
+@functools.cache
+def shift(recall: float, classes: int) -> float:
+    """Return the shift with which the true class has the largest of the normal logits with probability `recall`."""
+    at, weights = normal_quadrature()
+    return brentq(lambda d: weights @ ndtr(at + d) ** (classes - 1) - recall, 0, 20)
+
+
+@functools.cache
+def true_metrics(counts: tuple[int, ...], recall: float) -> dict[str, float]:
+    """Return the metrics of endlessly many images with the shares of `counts`; AUROC by 200,000 images of either kind."""
+    n, classes, d = np.array(counts, dtype=np.float64), len(counts), shift(recall, len(counts))
+    wrong = (1 - recall) / (classes - 1)
+    predicted = recall * n + wrong * (n.sum() - n)
+    truth = {"balanced_accuracy": recall, "f1": float(np.mean(2 * recall * n / (n + predicted)))}
+    if classes == 2:
+        at, weights = normal_quadrature()
+        at = np.sqrt(2) * at + d  # log odds of the positives
+        above = n[1] * ndtr((d - at) / np.sqrt(2))
+        precision = above / (above + n[0] * ndtr((-d - at) / np.sqrt(2)))
+        return truth | {"auroc": float(ndtr(d)), "average_precision": float(weights @ precision)}
+    logits = np.random.default_rng(0).normal(size=(400_000, classes))
+    logits[::2, 0] += d
+    logits[1::2, 1] += d
+    odds = logits[:, 0] - logsumexp(logits[:, 1:], axis=1)
+    return truth | {"auroc": float(mannwhitneyu(odds[::2], odds[1::2]).statistic) / 200_000**2}
+
+
+def normal_quadrature() -> tuple[np.ndarray, np.ndarray]:
+    """Return 200 places and weights by which an expectation over a standard normal variable is a sum."""
+    at, weights = np.polynomial.hermite_e.hermegauss(200)
+    return at, weights / weights.sum()
 
 
 PARTS: dict[str, tuple[str, Callable[[], list[Case]]]] = {
-    "scores": ("Metrics of one run: images of each class, true balanced accuracy", scores),
+    "scores": ("One run: images of each class, true recall of each class", scores),
 }
 
 
