@@ -147,11 +147,8 @@ def _verdicts(
     ]
     for one, other, pair in (("A", "B", of_a), ("B", "A", of_b)):
         shown = pair.margin_p_value < LEVEL
-        found = evidence(pair, split, shown)
         is_shown = "good enough" if shown else "not shown to be good enough"
-        lines.append(
-            f"{one} in place of {other} (margin {pair.margin:g}): {is_shown}: {found.removesuffix(f', margin {pair.margin:g}')}"
-        )
+        lines.append(f"{one} in place of {other}: {is_shown} (margin {pair.margin:g}): {evidence(pair, split, shown)}")
     if n_seeds < FEWEST_SEEDS:
         one = "one seed" if n_seeds == 1 else f"{n_seeds} seeds"
         lines.append(

@@ -43,7 +43,7 @@ def best_note(group: ResultGroup) -> str:
     return (
         f"Each line is the row that {by} puts first among those with this value, # its rank in the table of all. The {by} "
         f"accuracy, by which it was chosen, flatters a value that had more tries. Differences are to the best row of all, "
-        f"{group.rows[0].name}, as in the table of all."
+        "as in the table of all."
     )
 
 

@@ -46,6 +46,8 @@ def evidence(pair: PairedComparison, split: str, shown: bool) -> str:
     on = f"with {pair.n:,} {SPLIT_NAMES[split]} images{seeds}"
     if shown:
         return f"{difference(pair)}, {at_most(pair)} (95%) {on}"
+    if pair.high < -pair.margin:
+        return f"{difference(pair)}, at least {-pair.high:.3f} below (95%) {on}"
     bound = at_most(pair).removeprefix("at most ")
     return f"{difference(pair)}, and up to {bound} cannot be excluded (95%) {on}; {what_would_decide(pair, split)}"
 
@@ -54,7 +56,7 @@ def what_would_decide(pair: PairedComparison, split: str) -> str:
     """Say how many images or seeds would show it, if the true difference is the one observed; with a power of 0.8."""
     gap = pair.margin + min(pair.difference, 0.0)
     if gap <= 0:
-        return f"that is not within {pair.margin:g}, and more images would show it only if the difference shrinks"
+        return f"the difference is not within {pair.margin:g}, so that more images show it only if it shrinks"
     if images := images_needed(pair.spread, gap, pair.n_seeds):
         return f"if the difference stays, about {_rounded(max(images, pair.n + 1))} {SPLIT_NAMES[split]} images would decide"
     if pair.n_seeds == 1:
