@@ -32,9 +32,7 @@ def test_seeds_are_one_row_with_mean_and_standard_deviation(run, summary):
     assert (
         val.high - val.low > 2 * 1.96 * math.sqrt(0.75 * 0.25 / 60) * 0.9
     )  # the images by themselves give nearly this
-    test = best.accuracies[
-        "test"
-    ]  # half of the images, in all seeds: t over images and four pseudo-images
+    test = best.accuracies["test"]  # half of the images, in all seeds: t over images and four pseudo-images
     half = t.ppf(0.975, 83) * np.std([0, 1] * 42, ddof=1) / math.sqrt(84)
     assert (test.low, test.high) == pytest.approx((0.5 - half, 0.5 + half))
     assert other.accuracies["val"].standard_deviation is None
