@@ -3,7 +3,7 @@
 from collections import defaultdict
 
 from common.predictions_csv import has_predictions
-from common.text import SPLIT_NAMES, clean
+from common.text import SPLIT_NAMES, clean, numeral
 from reports.accuracy import GroupNames, accuracy, correctness_matrix, read_tables
 from reports.config_diff import changed_settings, settings_key, value_of
 from reports.load_runs import LoadedRuns, Run
@@ -66,8 +66,9 @@ def _changed(run: Run, keys: dict[str, str]) -> tuple[dict[str, str], str]:
     changed = {short: value_of(run, key) for key, short in keys.items()}
     present = {name: value for name, value in changed.items() if value != "-"} or changed
     name = " ".join(f"{key}={value}" for key, value in present.items())
-    if len(changed) == 1 and next(iter(present.values())).lower() not in NOT_A_NAME:
-        name = next(iter(present.values()))
+    if len(changed) == 1:
+        value = next(iter(present.values()))
+        name = name if value.lower() in NOT_A_NAME or numeral(value) is not None else value
     return changed, name or clean(run.model.name or run.name, 60)
 
 

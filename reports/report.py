@@ -15,6 +15,7 @@ from reports.load_runs import common_folder, find_records, load_runs
 from reports.provenance import title_of
 from reports.renderers import as_csv, as_latex, as_markdown, as_text
 from reports.significance import answer
+from reports.wording import check_margin
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +52,9 @@ def write_report(
         good_enough: accuracy that a smaller network may lack against the best and still be good enough.
 
     Raises:
-        UserError: no runs, none that can be read, or no permission to write.
+        UserError: no runs, none that can be read, no such margin, or no permission to write.
     """
+    check_margin("good_enough", good_enough)
     paths = find_records(where)
     data = aggregate(load_runs(paths), good_enough)
     title = clean(title, LONGEST_TITLE) if title else title_of(data)

@@ -100,20 +100,20 @@ def _good_enough(group: ResultGroup) -> str:
         reason = smaller[0].comparison.reason or "validation predictions are missing"
         which = "The smaller network was" if len(smaller) == 1 else f"The {len(smaller):,} smaller networks were"
         return f"{which} not compared with it: {reason}."
-    row, on_val, _ = group.choice
+    shown = [row for row in smaller if row.comparison.shown]
+    row = min(shown, key=lambda each: (each.macs, each.rank)) if shown else group.choice.row
     size = f"{row.name} with {_macs(row)}, {row.macs / best.macs:.2g} times those of {best.name}"
-    if group.split != "test" or row.comparison.pair is None:
+    pair = row.comparison.pair
+    if group.split != "test" or pair is None:
+        found = evidence(group.choice.on_validation, "val", group.choice.within)
         return (
-            f"Chosen on validation, not proved: {size}: {evidence(on_val, 'val', group.choice.within)}. Test images, on "
-            f"which nothing was chosen, would have to show that it is {within}."
+            f"Chosen on validation, not proved: {size}: {found}. Test images, on which nothing was chosen, would have to show "
+            f"that it is {within}."
         )
-    found = evidence(row.comparison.pair, "test", row.comparison.shown)
-    if row.comparison.shown:
-        chosen = "chosen" if group.choice.within else "the nearest"
-        return (
-            f"The smallest network that is shown to be good enough, {within}, is {size}: {chosen} on validation, shown on "
-            f"test: {found}."
-        )
+    found, trained = evidence(pair, "test", bool(shown)), "" if is_of_settings(pair) else " as trained"
+    if shown:
+        how = "chosen on validation, shown on test" if row is group.choice.row else "shown on test"
+        return f"The smallest network that is shown to be good enough{trained}, {within}, is {size}: {how}: {found}."
     nearest = "The one chosen on validation" if group.choice.within else "The nearest on validation"
     if len(smaller) == 1:
         nearest = "The only smaller one"
