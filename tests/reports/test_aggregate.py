@@ -32,8 +32,8 @@ def test_seeds_are_one_row_with_mean_and_standard_deviation(run, summary):
     assert (
         val.high - val.low > 2 * 1.96 * math.sqrt(0.75 * 0.25 / 60) * 0.9
     )  # the images by themselves give nearly this
-    test = best.accuracies["test"]  # half of the images, the same in all seeds: the t interval over images
-    half = t.ppf(0.975, 79) * np.std([0, 1] * 40, ddof=1) / math.sqrt(80)
+    test = best.accuracies["test"]  # half of the images, in all seeds: t over images and four pseudo-images
+    half = t.ppf(0.975, 83) * np.std([0, 1] * 42, ddof=1) / math.sqrt(84)
     assert (test.low, test.high) == pytest.approx((0.5 - half, 0.5 + half))
     assert other.accuracies["val"].standard_deviation is None
 
@@ -120,7 +120,7 @@ def test_folds_are_compared_whatever_share_of_the_others_is_trained_on(run, summ
             run(f"{fraction}{fold}", settings=settings, n={"val": 20}, data=data, accuracy=0.4 + fraction / 2)
     (group,) = summary().groups
     assert [(row.changed["train_fraction"], row.folds) for row in group.rows] == [("1", [0, 1]), ("0.5", [0, 1])]
-    assert group.rows[1].comparison.n == 40
+    assert group.rows[1].comparison.pair.n == 40
 
 
 def test_runs_selected_on_test_are_ranked_by_it_in_a_group_with_a_warning(run, summary):

@@ -49,22 +49,24 @@ def test_a_rising_curve_asks_for_more_images_and_an_equal_one_for_no_larger_netw
     )
     curves = read_curves(root)
     assert [(p.n_train, p.seeds) for p in curves.points["small"]] == [(n, [1, 2, 3]) for n in (100, 200, 400)]
-    assert curves.points["small"][2].accuracy.mean == pytest.approx(0.8, abs=0.03)
+    assert curves.points["small"][2].accuracy == pytest.approx(0.8, abs=0.03)
     words = describe_curves(curves)
     assert len(words) == 3
     assert words[0].startswith("small: from 200 to 400 training images accuracy changes by +0.1")
-    assert words[0].endswith("more images would probably help")
-    assert words[1].startswith("large: ") and words[1].endswith("more images show no clear gain")
+    assert words[0].endswith("more images helped here")
+    assert words[1].startswith("large: ") and words[1].endswith("more images showed no clear gain")
     assert words[2].startswith("large instead of small at 400: ") and words[2].endswith(
-        "a larger network shows no clear gain"
+        "a larger network showed no clear gain"
     )
 
 
 def test_a_better_larger_network_helps_and_a_worse_one_does_not(tmp_path):
     better = make_runs(tmp_path / "better", {("small", 100): 0.6, ("large", 100): 0.8})
-    assert [words.endswith(": a larger network helps") for words in describe_curves(read_curves(better))] == [True]
+    assert [words.endswith(": a larger network helped here") for words in describe_curves(read_curves(better))] == [
+        True
+    ]
     worse = make_runs(tmp_path / "worse", {("small", 100): 0.8, ("large", 100): 0.6})
-    assert describe_curves(read_curves(worse))[0].endswith("a larger network shows no clear gain")
+    assert describe_curves(read_curves(worse))[0].endswith("a larger network showed no clear gain")
 
 
 def test_the_figure_is_labeled(tmp_path):
