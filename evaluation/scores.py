@@ -173,7 +173,7 @@ def estimate_metrics(
     predicted, k = probabilities.argmax(axis=1), probabilities.shape[1]
     confusion = count_confusion(labels, predicted, k)
     effect = design_effect(predicted == labels, groups)
-    drawn = _resample(labels, predicted, scores, groups, resamples, seed)
+    drawn = resample_metrics(labels, predicted, scores, groups, resamples, seed)
     closed = {
         "balanced_accuracy": (
             balanced_accuracy(confusion),
@@ -200,10 +200,22 @@ def estimate_metrics(
     }
 
 
-def _resample(
+def resample_metrics(
     labels: np.ndarray, predicted: np.ndarray, scores: np.ndarray, groups: np.ndarray | None, resamples: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Draw resamples of the images, or of the groups of each class, and compute every metric of each: (B,) by its name."""
+    """Draw resamples of the images of each class, or of its groups, and compute every metric of each.
+
+    Args:
+        labels: (n,) class indices.
+        predicted: (n,) class indices.
+        scores: (n, K) `ranking_scores`.
+        groups: (n,) group numbers or None.
+        resamples: at most.
+        seed: of the draws.
+
+    Returns:
+        The metrics of `estimate_metrics` by name, (B,) each.
+    """
     n, classes = scores.shape
     cells = labels * classes + predicted
     order = np.argsort(cells, kind="stable")  # by true class, then by predicted
@@ -388,10 +400,15 @@ def _weighted_auroc(positive: np.ndarray, scores: np.ndarray, weights: np.ndarra
     order = np.argsort(scores, kind="stable")
     starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))  # (G,) the first of equal scores
     weights, positive = weights[:, order], positive[order]
-    above = np.add.reduceat(weights * positive, starts, axis=1)  # (B, G) positives at each score
-    below = np.add.reduceat(weights * ~positive, starts, axis=1)
+    above = _sum_equal(weights * positive, starts)  # (B, G) positives at each score
+    below = _sum_equal(weights * ~positive, starts)
     pairs = (above * (np.cumsum(below, axis=1) - below / 2)).sum(axis=1)
     return pairs / (above.sum(axis=1) * below.sum(axis=1))
+
+
+def _sum_equal(weights: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Return the sums over equal scores, (B, n) -> (B, G)."""
+    return weights if len(starts) == weights.shape[1] else np.add.reduceat(weights, starts, axis=1)
 
 
 def _weighted_average_precision(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -399,7 +416,7 @@ def _weighted_average_precision(positive: np.ndarray, scores: np.ndarray, weight
     order = np.argsort(-scores, kind="stable")
     starts = np.flatnonzero(np.diff(-scores[order], prepend=-np.inf))
     weights, positive = weights[:, order], positive[order]
-    gained = np.add.reduceat(weights * positive, starts, axis=1)  # (B, G)
+    gained = _sum_equal(weights * positive, starts)  # (B, G)
     hits = np.cumsum(gained, axis=1)
-    called = np.cumsum(np.add.reduceat(weights, starts, axis=1), axis=1)
+    called = np.cumsum(_sum_equal(weights, starts), axis=1)
     return (gained * hits / np.maximum(called, 1)).sum(axis=1) / hits[:, -1]
