@@ -343,7 +343,7 @@ class SplitMetrics:
     confusion: list[list[int]] | None = None
     """Counts; rows are true classes, columns predicted ones."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """95% bootstrap intervals, stratified by class, by the name of the metric."""
+    """95% intervals by the name of the metric, of a score interval and a bootstrap stratified by class the wider ends."""
     further: dict[str, float | None] = field(default_factory=dict)
     """Metrics of the user's own (conf/metrics) by their names; `intervals` has theirs. Null where one is NaN."""
     per_class: list[ClassScores] | None = None

@@ -116,7 +116,10 @@ def find_callback(trainer: L.Trainer, kind: type[L.Callback]):
 def _metrics(config: DictConfig, trainer: L.Trainer, model: ImageClassifier, split: str) -> SplitMetrics:
     predictions = find_callback(trainer, PredictionWriter).predictions[split]
     further = {name: _further(config, name, predictions, split) for name in config.metrics}
-    metrics = measure(predictions.labels, predictions.probabilities, model.classes, model.decision, further)
+    metrics = measure(
+        predictions.labels, predictions.probabilities, model.classes, model.decision, further,
+        logits=predictions.logits, groups=predictions.groups,
+    )  # fmt: skip
     metrics.loss = model.results[split]["loss"]
     return metrics
 
@@ -124,14 +127,15 @@ def _metrics(config: DictConfig, trainer: L.Trainer, model: ImageClassifier, spl
 def _further(config: DictConfig, name: str, predictions: Predictions, split: str) -> FurtherMetric:
     """Compute a metric of the user's own; one that fails here costs the run nothing else."""
     try:
-        found = further_metric(instantiate(config, f"metrics.{name}"), predictions.labels, predictions.probabilities)
+        metric = instantiate(config, f"metrics.{name}")
+        found = further_metric(metric, predictions.labels, predictions.probabilities, predictions.groups)
     except Exception as error:  # of a class of the user's, so of any type
         log.warning(
             "%s: %s", split, component_error(error, config) or f"metrics.{name}: {type(error).__name__}: {error}"
         )
         return FurtherMetric(None, None)
-    if found.value is None or found.interval is None:
-        log.warning("%s: metrics.%s is NaN or infinite%s", split, name, "" if found.value is None else " on a resample")
+    if found.reason:
+        log.warning("%s: metrics.%s %s", split, name, found.reason)
     return found
 
 
