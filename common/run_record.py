@@ -131,8 +131,10 @@ class DataInfo:
     """Seconds for listing, decoding and auditing."""
     fingerprint: str | None = None
     """16 hex digits of all images with labels and splits."""
+    fingerprint_full: str | None = None
+    """The same with the training images that `datamodule.train_fraction` excluded: equal for all seeds."""
     fingerprint_val_test: str | None = None
-    """The same of only val and test, on which accuracies are measured."""
+    """`fingerprint` of only val and test, on which accuracies are measured."""
     excluded: list[Excluded] = field(default_factory=list)
     """Images that were not used."""
     audit: list[AuditFinding] | None = None

@@ -20,6 +20,7 @@ from evaluation.intervals import (
 )
 from evaluation.paired_tests import describe_comparison, format_p, mcnemar, paired_difference, verdict
 from reports.load_runs import EXAMPLE, Run, find_records, load_runs
+from reports.report_data import data_fingerprint
 
 IMAGES = {"test": "test images", "val": "validation images (they also chose the epoch, so accuracies are too good)"}
 HELP = """Compares the predictions of two runs, image by image.
@@ -73,7 +74,7 @@ def _check_only_seeds_differ(side: Side) -> None:
                 f"{names[0]}, {' '.join(sorted(there - here)) or 'nothing'} in {names[1]}; "
                 "compare two of them by their own folders"
             )
-        prints = first.data.fingerprint, other.data.fingerprint
+        prints = data_fingerprint(first), data_fingerprint(other)
         if prints[0] != prints[1]:
             raise UserError(
                 f"{side.name}: {names[0]} and {names[1]} have other data or splits (fingerprint {prints[0]}, {prints[1]}); "
