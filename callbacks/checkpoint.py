@@ -90,7 +90,7 @@ class BestCheckpoint(SingleFileCheckpoint):
         return is_best
 
     def _wins_tie(self, trainer, current: Tensor, loss: float) -> bool:
-        wins = self.best_loss is not None and bool(current == self.kth_value) and loss < self.best_loss
+        wins = self.best_loss is not None and float(current) == float(self.best_model_score) and loss < self.best_loss
         return trainer.strategy.reduce_boolean_decision(wins)  # the same in all processes
 
     def state_dict(self) -> dict:
