@@ -6,7 +6,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
+from scipy.special import expit, logit, stdtr, stdtrit
 
 from common.run_record import Proportion
 
@@ -40,8 +40,33 @@ class TwoWayMean(NamedTuple):
     degrees_of_freedom: float
 
 
-def wilson(correct: int, n: int, confidence: float = 0.95) -> Interval:
+class StudentT(NamedTuple):
+    """What a t distribution says of a mean; an error of 0 is certainty."""
+
+    mean: float
+    error: float  # standard error
+    degrees_of_freedom: float  # inf: normal
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """Return the two-sided interval; its lower end is a one-sided bound of (1 + confidence) / 2."""
+        half = float(stdtrit(self.degrees_of_freedom, 0.5 + confidence / 2)) * self.error
+        return Interval(self.mean - half, self.mean + half)
+
+    def p_above(self, value: float) -> float:
+        """Return the one-sided p-value of a true mean at `value` or below."""
+        if self.error == 0:
+            return float(self.mean <= value)
+        return float(stdtr(self.degrees_of_freedom, (value - self.mean) / self.error))
+
+    def p_value(self) -> float:
+        """Return the two-sided p-value of a true mean of 0."""
+        return min(1.0, 2 * min(self.p_above(0.0), StudentT(-self.mean, *self[1:]).p_above(0.0)))
+
+
+def wilson(correct: float, n: float, confidence: float = 0.95) -> Interval:
     """Return the interval of a proportion: Wilson 1927, JASA 22:209-212, without continuity correction.
+
+    Both may be fractions, as the effective numbers of images in groups are.
 
     Raises:
         ValueError: no observations, or more correct ones than there are.
@@ -58,9 +83,15 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> Interval:
     return Interval(low, high)
 
 
-def proportion(correct: int, n: int) -> Proportion:
-    """Return a proportion as records keep it; errors as of `wilson`."""
-    low, high = wilson(correct, n)
+def proportion(correct: int, n: int, effect: float = 1.0) -> Proportion:
+    """Return a proportion as records keep it; errors as of `wilson`.
+
+    Args:
+        correct: images that count.
+        n: all images.
+        effect: `design_effect` of images in groups; the interval is that of n / effect images.
+    """
+    low, high = wilson(correct / effect, n / effect)
     return Proportion(value=correct / n, low=low, high=high, correct=correct, n=n)
 
 
@@ -108,49 +139,176 @@ def two_way_random_effects(outcomes: np.ndarray, confidence: float = 0.95) -> Tw
         raise ValueError(f"outcomes need a row a seed and a column an image, two images or more, not {y.shape}")
     seeds, images = y.shape
     mean = float(y.mean())
-    by_seed, by_image = y.mean(axis=1, keepdims=True), y.mean(axis=0, keepdims=True)
-    images_ms = seeds * float(((by_image - mean) ** 2).sum()) / (images - 1)
     if seeds == 1:
-        deviation, images_variance = None, images_ms / images
-        variance, freedom = images_variance, images - 1.0
+        found = StudentT(mean, float(y.std(ddof=1)) / math.sqrt(images), images - 1.0)
+        deviation, images_error = None, found.error
     else:
-        seeds_ms = images * float(((by_seed - mean) ** 2).sum()) / (seeds - 1)
-        residual_ms = float(((y - by_seed - by_image + mean) ** 2).sum()) / ((seeds - 1) * (images - 1))
-        deviation = math.sqrt(max(0.0, seeds_ms - residual_ms) / images)
-        images_variance = max(0.0, images_ms - residual_ms) / y.size
-        combined, freedom = _combined(seeds_ms, images_ms, residual_ms, seeds, images)
-        variance = combined / y.size
-    error = math.sqrt(variance)
-    half = float(stdtrit(freedom, 0.5 + confidence / 2)) * error
-    p_value = min(1.0, 2 * float(stdtr(freedom, -abs(mean) / error))) if error else float(mean == 0)
-    return TwoWayMean(mean, deviation, math.sqrt(images_variance), mean - half, mean + half, p_value, freedom)
+        squares = _mean_squares(y, np.ones(images))
+        found = squares.student()
+        deviation = math.sqrt(max(0.0, squares.seeds - squares.residual) / images)
+        images_error = math.sqrt(max(0.0, squares.images - squares.residual) / y.size)
+    return TwoWayMean(
+        mean, deviation, images_error, *found.interval(confidence), found.p_value(), found.degrees_of_freedom
+    )
 
 
-def accuracy_interval(correct: np.ndarray) -> Interval:
+class MeanSquares(NamedTuple):
+    """The analysis of variance of S seeds by columns: images, or groups of them."""
+
+    mean: float
+    seeds: float
+    images: float
+    residual: float
+    n_seeds: int
+    n_images: float  # columns, weighted
+
+    def student(self) -> StudentT:
+        """Return the mean with S n Var(mean) = MS_s + MS_p - MS_e, never below what one mean square gives by itself."""
+        s, n = self.n_seeds - 1, self.n_images - 1
+        parts = [(self.seeds, s), (self.images, n), (self.residual, s * n)]
+        combined, largest = self.seeds + self.images - self.residual, max(square for square, _ in parts)
+        if combined <= largest * (
+            1 + 1e-9
+        ):  # a component is estimated as none; of equals the fewest degrees of freedom
+            combined, freedom = largest, min(f for square, f in parts if square >= largest * (1 - 1e-9))
+        else:
+            freedom = combined**2 / sum(square**2 / f for square, f in parts)
+        return StudentT(self.mean, math.sqrt(combined / (self.n_seeds * self.n_images)), float(freedom))
+
+
+def _mean_squares(y: np.ndarray, weights: np.ndarray) -> MeanSquares:
+    """Return the mean squares of y (S, n), whose columns count as often as `weights` (n,) says."""
+    seeds, n = len(y), float(weights.sum())
+    by_seed = y @ weights / n
+    mean = float(by_seed.mean())
+    by_image = y.mean(axis=0)
+    rest = y - by_seed[:, None] - by_image + mean
+    return MeanSquares(
+        mean,
+        n * float(((by_seed - mean) ** 2).sum()) / (seeds - 1),
+        seeds * float((weights * (by_image - mean) ** 2).sum()) / (n - 1),
+        float((weights * rest**2).sum()) / ((seeds - 1) * (n - 1)),
+        seeds,
+        n,
+    )
+
+
+def over_seeds_and_images(
+    outcomes: np.ndarray, pseudo: Sequence[tuple[float, float]], groups: np.ndarray | None = None
+) -> tuple[StudentT, StudentT]:
+    """Return two t distributions of the mean over S >= 2 seeds and n images, both samples; intervals unite the two.
+
+    The first is two-way random effects with pseudo-images, as Agresti & Coull 1998 (Am. Stat. 52:119-126) and Bonett &
+    Price 2012 (J. Educ. Behav. Stat. 37:479-488) add them for one seed: without them there is no width where no outcome
+    varies, and too little near an accuracy of 1. The second is Student's of the S means: few seeds are never trusted
+    beyond what they say themselves. With groups a group of images is the unit (ratio estimate, Cochran 1977, ch. 6).
+
+    Args:
+        outcomes: (S, n) 0 or 1, or differences -1, 0 or 1.
+        pseudo: outcome and number of pseudo-images.
+        groups: (n,) group numbers; None: each image is its own.
+    """
+    y, scale = _by_group(outcomes, groups)
+    added = np.broadcast_to([value for value, _ in pseudo], (len(y), len(pseudo)))
+    weights = np.append(np.ones(y.shape[1]), [number * scale for _, number in pseudo])
+    means = y.mean(axis=1)
+    alone = StudentT(float(means.mean()), float(means.std(ddof=1)) / math.sqrt(len(y)), len(y) - 1.0)
+    return _mean_squares(np.hstack([y, added]), weights).student(), alone
+
+
+def over_images(outcomes: np.ndarray, pseudo: Sequence[tuple[float, float]], groups: np.ndarray) -> StudentT:
+    """Return the t distribution of the mean of one network's outcomes (n,) in groups; as `over_seeds_and_images`."""
+    y, scale = _by_group(outcomes[None], groups)
+    values = np.append(y[0], [value for value, _ in pseudo])
+    weights = np.append(np.ones(y.shape[1]), [number * scale for _, number in pseudo])
+    n = float(weights.sum())
+    mean = float(weights @ values) / n
+    error = math.sqrt(float(weights @ (values - mean) ** 2) / (n - 1) / n)
+    return StudentT(mean, error, max(1.0, _effective_groups(groups) - 1))
+
+
+def _by_group(outcomes: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, float]:
+    """Return the outcomes (S, n) of images, or of groups (S, G) with the same means; and how many columns one image is."""
+    y = np.asarray(outcomes, dtype=np.float64)
+    if groups is None:
+        return y, 1.0
+    _, groups = np.unique(groups, return_inverse=True)
+    sizes, mean = np.bincount(groups).astype(np.float64), y.mean()
+    sums = np.stack([np.bincount(groups, weights=line) for line in y])
+    return (sums - mean * sizes) / sizes.mean() + mean, _clustering(y, groups) / sizes.mean()
+
+
+def _effective_groups(groups: np.ndarray) -> float:
+    """Return how many groups of equal size tell as much as these."""
+    sizes = np.unique(groups, return_counts=True)[1].astype(np.float64)
+    return float(sizes.sum() ** 2 / (sizes**2).sum())
+
+
+def accuracy_interval(correct: np.ndarray, groups: np.ndarray | None = None, confidence: float = 0.95) -> Interval:
     """Return the interval of the mean accuracy of S seeds on the same n images, over both, within 0 to 1.
 
-    Where no outcome varies it is Wilson's interval of n images.
+    One seed: Wilson's interval, of that trained network. Several: `over_seeds_and_images` with two pseudo-images that all
+    get right and two that all get wrong; the first of its two also on the scale of log odds, since the accuracies of seeds
+    near 1 are skewed: most a little better than the mean, few much worse. It always holds the mean itself.
 
     Args:
         correct: (S, n) bool.
+        groups: (n,) group numbers; None: each image is its own.
+        confidence: of the interval.
     """
-    found = two_way_random_effects(correct)
-    if found.low == found.high:
-        return wilson(int(correct[0].sum()), correct.shape[1])
-    return Interval(max(0.0, found.low), min(1.0, found.high))
+    if len(correct) == 1:
+        effect = design_effect(correct, groups)
+        return wilson(int(correct.sum()) / effect, correct.size / effect, confidence)
+    both, alone = over_seeds_and_images(correct, [(1.0, 2.0), (0.0, 2.0)], groups)
+    intervals = [both.interval(confidence), alone.interval(confidence), _by_log_odds(both, confidence)]
+    return Interval(max(0.0, min(each.low for each in intervals)), min(1.0, max(each.high for each in intervals)))
 
 
-def two_way_difference(right_a: np.ndarray, right_b: np.ndarray) -> TwoWayMean:
-    """Return the accuracy of A minus that of B on the same seeds and images, (S, n) bool each, within -1 to 1."""
-    found = two_way_random_effects(right_a.astype(np.int8) - right_b.astype(np.int8))
-    return found._replace(low=max(-1.0, found.low), high=min(1.0, found.high))
+def _by_log_odds(found: StudentT, confidence: float) -> Interval:
+    """Return the interval of a mean within 0 to 1 that is symmetric in its log odds."""
+    odds = StudentT(float(logit(found.mean)), found.error / (found.mean * (1 - found.mean)), found.degrees_of_freedom)
+    return Interval(*(float(expit(end)) for end in odds.interval(confidence)))
 
 
-def _combined(seeds_ms: float, images_ms: float, residual_ms: float, seeds: int, images: int) -> tuple:
-    """Return S n Var(mean) and its degrees of freedom."""
-    parts = [(seeds_ms, seeds - 1), (images_ms, images - 1), (residual_ms, (seeds - 1) * (images - 1))]
-    combined = seeds_ms + images_ms - residual_ms
-    largest, its_freedom = max(parts)
-    if combined <= largest:  # a component is estimated as negative, so it is taken as none
-        return largest, float(its_freedom)
-    return combined, combined**2 / sum(square**2 / freedom for square, freedom in parts)
+def group_numbers(names: Sequence[str]) -> np.ndarray | None:
+    """Return the number of each image's group, (n,); "" is a group of its own. None where no group has two images."""
+    keys = [name or index for index, name in enumerate(names)]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return np.array([numbers[key] for key in keys]) if len(numbers) < len(keys) else None
+
+
+def design_effect(correct: np.ndarray, groups: np.ndarray | None) -> float:
+    """Return how many images in groups tell as much as one image by itself: 1 without groups.
+
+    The variance of the share of right images between groups over that of as many independent images (Kish 1965, Survey
+    Sampling, ch. 5), with the t quantile of the effective number of groups (Dean & Pagano 2015, J. Surv. Stat. Methodol.
+    3:484-503). A quarter of an all-right and of an all-wrong group of mean size are added, since a few groups that
+    are all right say little about how alike the images of a group are.
+
+    Args:
+        correct: (n,) or (S, n) bool, of one network or of S.
+        groups: (n,) group numbers; None: each image is its own.
+    """
+    if groups is None or len(np.unique(groups)) == len(groups):
+        return 1.0
+    quantile = float(stdtrit(max(1.0, _effective_groups(groups) - 1), 0.975)) / NormalDist().inv_cdf(0.975)
+    return _clustering(np.atleast_2d(correct), groups) * quantile**2
+
+
+def _clustering(outcomes: np.ndarray, groups: np.ndarray, pseudo: float = 0.25) -> float:
+    """Return the design effect of groups on each line of outcomes (S, n), averaged; 1 to that of groups all alike."""
+    _, groups = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(groups).astype(np.float64)
+    most, size = float((sizes**2).sum() / sizes.sum()), float(sizes.mean())
+    low, high = (-1.0, 1.0) if outcomes.min() < 0 else (0.0, 1.0)
+    weights = np.append(np.ones(len(sizes)), [pseudo, pseudo])
+    of_all, found = np.append(sizes, [size, size]), []
+    for line in outcomes:
+        sums = np.append(np.bincount(groups, weights=line), [size * low, size * high])
+        squares = np.append(np.bincount(groups, weights=line.astype(np.float64) ** 2), [size * low**2, size * high**2])
+        n, number = float(weights @ of_all), float(weights.sum())
+        mean = float(weights @ sums) / n
+        between = number / (number - 1) * float(weights @ (sums - mean * of_all) ** 2) / n**2
+        single = (float(weights @ squares) / n - mean**2) / n
+        found.append(between / single)
+    return float(np.clip(np.mean(found), 1.0, most))

@@ -6,12 +6,12 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.special import betainc
 
-from evaluation.intervals import Interval
+from evaluation.intervals import over_images, over_seeds_and_images
+from evaluation.planning import Spread
 from evaluation.scores import CELLS, draw
-
-WANTED_DIFFERENCE = 0.02  # of accuracies, for which the images needed are computed: power 0.8, disagreement as observed
 
 
 class Difference(NamedTuple):
@@ -65,69 +65,106 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def paired_difference(only_a: int, only_b: int, n: int, confidence: float = 0.95) -> Difference:
-    """Return the difference of two accuracies on the same n images, with the adjusted Wald interval.
+    """Return the difference of two accuracies on the same n images, with the score interval.
 
-    Bonett & Price 2012, J. Educ. Behav. Stat. 37:479-488: one is added to both counts and two to n for the interval;
-    the value is that of the counts.
+    Tango 1998, Statistics in Medicine 17:891-908: the differences that its score test does not reject. It has a width
+    where the networks agree on all images, and its lower end is a one-sided bound of (1 + confidence) / 2.
 
     Raises:
-        ValueError: counts that n images cannot give.
+        ValueError: counts that n images cannot give, or no images.
     """
     _check_counts(only_a, only_b, n)
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    a, b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
-    half = z * math.sqrt((a + b - (a - b) ** 2) / (n + 2))
-    return Difference((only_a - only_b) / n, max(-1.0, a - b - half), min(1.0, a - b + half))
+    if n < 1:
+        raise ValueError("a difference of accuracies needs at least one image")
+    z, value = NormalDist().inv_cdf(0.5 + confidence / 2), (only_a - only_b) / n
+
+    def excess(difference: float, side: float) -> float:
+        return side * tango_score(only_a, only_b, n, difference) - z
+
+    inner = 1e-12
+    low = -1.0 if value <= inner - 1 else brentq(excess, inner - 1, value, args=(1.0,), xtol=1e-12)
+    high = 1.0 if value >= 1 - inner else brentq(excess, value, 1 - inner, args=(-1.0,), xtol=1e-12)
+    return Difference(value, low, high)
 
 
-def sample_size_for(difference: float, disagreement: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Return the images that McNemar's test needs for a difference (Connor 1987, Biometrics 43:207-211).
-
-    Two accuracies cannot differ by more than the share of images on which exactly one is right; a smaller
-    `disagreement` is taken as equal to the difference, the fewest images that could do.
-
-    Args:
-        difference: of the accuracies, either sign.
-        disagreement: share of the images on which exactly one is right.
-        power: probability of seeing it.
-        alpha: two-sided level of the test.
-
-    Raises:
-        ValueError: no difference, or shares that are none.
-    """
-    size = abs(difference)
-    if not 0 < size <= 1:
-        raise ValueError(f"difference={difference}: no sample size shows it; use e.g. 0.02")
-    if not (0 <= disagreement <= 1 and 0 < power < 1 and 0 < alpha < 1):
-        raise ValueError(f"disagreement={disagreement}, power={power}, alpha={alpha}: use shares from 0 to 1")
-    psi = max(disagreement, size)
-    z_alpha, z_power = NormalDist().inv_cdf(1 - alpha / 2), NormalDist().inv_cdf(power)
-    root = z_alpha * math.sqrt(psi) + z_power * math.sqrt(psi - size**2)
-    return math.ceil((root / size) ** 2)
-
-
-def verdict(only_a: int, only_b: int, n: int) -> str:
-    """Say whether the accuracies of two networks differ significantly on n images.
+def tango_score(only_a: int, only_b: int, n: int, difference: float) -> float:
+    """Return the standard normal score of a true difference of the accuracies (A minus B): Tango 1998, eq. 12.
 
     Args:
         only_a: images on which only A is right.
         only_b: images on which only B is right.
         n: images.
+        difference: above -1 and below 1.
     """
-    difference, p = paired_difference(only_a, only_b, n), mcnemar(only_a, only_b)
-    text = describe_comparison(p, f"{n:,} images", difference.value, Interval(difference.low, difference.high))
-    if p < 0.05:
-        return text
-    needed = sample_size_for(WANTED_DIFFERENCE, (only_a + only_b) / n)
-    enough = "would be needed" if needed > n else "are enough"
-    return f"{text}; {needed:,} {enough} to see a difference of {WANTED_DIFFERENCE:g}"
+    b = -only_a - only_b + (2 * n - only_a + only_b) * difference
+    c = -only_b * difference * (1 - difference)
+    q = (math.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (4 * n)  # share of `only_b` under this difference
+    variance = n * (2 * q + difference * (1 - difference))
+    distance = only_a - only_b - n * difference
+    if variance <= 0:  # no difference and no disagreement
+        return 0.0 if abs(distance) < 1e-9 else math.copysign(math.inf, distance)
+    return distance / math.sqrt(variance)
 
 
-def describe_comparison(p_value: float, what: str, difference: float, interval: Interval) -> str:
-    """`cannot be distinguished with 109 images (difference 0.018, 95% interval -0.031 to 0.067, p = 0.69)`."""
-    can = "can" if p_value < 0.05 else "cannot"
-    spread = f"95% interval {interval.low:z.3f} to {interval.high:z.3f}"
-    return f"{can} be distinguished with {what} (difference {difference:z.3f}, {spread}, {format_p(p_value)})"
+class PairedComparison(NamedTuple):
+    """The accuracy of A minus that of B on the same n images and S seeds; every sentence on the pair comes from here."""
+
+    difference: float
+    low: float  # 95% interval
+    high: float
+    p_value: float  # of equal accuracy, two-sided
+    at_least: float  # one-sided 95% bound of the difference
+    margin: float
+    margin_p_value: float  # of a difference of -margin or less, one-sided
+    n: int
+    n_seeds: int
+    spread: Spread
+
+
+def compare_pair(
+    right_a: np.ndarray, right_b: np.ndarray, margin: float, groups: np.ndarray | None = None
+) -> PairedComparison:
+    """Compare two networks, or two settings over seeds, on the same images.
+
+    One seed: exact McNemar test and Tango's score interval, of these two trained networks. Several: `over_seeds_and_images`
+    with a pseudo-image that only A gets right and one that only B does. Images in groups: t tests on the groups.
+
+    Args:
+        right_a: (S, n) bool.
+        right_b: (S, n) bool, line i of the same seed.
+        margin: how far A may be below B and still be good enough, above 0.
+        groups: (n,) group numbers; None: each image is its own.
+
+    Raises:
+        ValueError: shapes that differ, or no image.
+    """
+    if right_a.shape != right_b.shape or right_a.ndim != 2 or right_a.size == 0:
+        raise ValueError(f"two tables of the same seeds and images are needed, not {right_a.shape} and {right_b.shape}")
+    differences = right_a.astype(np.int8) - right_b.astype(np.int8)
+    seeds, n = differences.shape
+    pseudo, spread = [(1.0, 1.0), (-1.0, 1.0)], Spread.of(differences, groups)
+    if seeds == 1 and groups is None:
+        only_a, only_b = int((differences > 0).sum()), int((differences < 0).sum())
+        value, low, high = paired_difference(only_a, only_b, n)
+        p_value, at_least = mcnemar(only_a, only_b), paired_difference(only_a, only_b, n, 0.9).low
+        margin_p = NormalDist().cdf(-tango_score(only_a, only_b, n, -margin))
+    else:
+        found = (
+            (over_images(differences[0], pseudo, groups),)
+            if seeds == 1
+            else over_seeds_and_images(differences, pseudo, groups)
+        )
+        value = float(differences.mean())
+        low, high = (extreme(each.interval()[i] for each in found) for i, extreme in ((0, min), (1, max)))
+        p_value = max(each.p_value() for each in found)
+        at_least = min(each.interval(0.9).low for each in found)
+        margin_p = max(each.p_above(-margin) for each in found)
+    if p_value >= 0.05:  # the exact test is the stricter one in 1 to 5% of tables: the interval follows it
+        low, high = min(low, 0.0), max(high, 0.0)
+    low, high = min(low, value), max(high, value)
+    return PairedComparison(
+        value, max(-1.0, low), min(1.0, high), p_value, max(-1.0, at_least), margin, margin_p, n, seeds, spread
+    )
 
 
 def format_p(p_value: float) -> str:
@@ -141,7 +178,8 @@ def bias_corrected_best(correct: np.ndarray, resamples: int = 1000, seed: int = 
 
     Bootstrap bias correction, Tsamardinos, Greasidou & Borboudakis 2018, Machine Learning 107:1895-1922, alg. 5: draw
     images with replacement, take the best run on them, measure it on those not drawn; the mean over resamples.
-    Of equal runs the first is the best.
+    Equal runs share a resample: taking the first, where runs come in order of their accuracy on all images, would choose
+    by the images that were left out. It corrects for the choice among the runs, not for that of each run's epoch.
 
     Args:
         correct: (N, n) bool or 0/1, runs on the same validation images.
@@ -163,15 +201,16 @@ def bias_corrected_best(correct: np.ndarray, resamples: int = 1000, seed: int = 
     for start in range(0, resamples, at_once):
         count = min(at_once, resamples - start)
         times = draw(generator, count, np.array([n]))  # (resamples, n)
-        best = (times @ correct.T).argmax(axis=1)
-        excluded = times == 0
+        drawn = times @ correct.T  # (resamples, N)
+        best = drawn >= drawn.max(axis=1, keepdims=True) - 1e-9
+        excluded = (times == 0).astype(np.float64)
         counts = excluded.sum(axis=1)
-        hits = np.einsum("ij,ij->i", excluded, correct[best])
+        hits = np.einsum("ij,ij->i", best, excluded @ correct.T) / best.sum(axis=1)
         accuracies.append(hits[counts > 0] / counts[counts > 0])  # a draw of few images may hold them all
     index = int(correct.sum(axis=1).argmax())
     value = float(correct[index].mean())
-    drawn = np.concatenate(accuracies)
-    corrected = float(drawn.mean()) if len(drawn) else value
+    measured = np.concatenate(accuracies)
+    corrected = float(measured.mean()) if len(measured) else value
     return BiasCorrectedBest(index, value, corrected, value - corrected)
 
 

@@ -32,13 +32,15 @@ class Written(NamedTuple):
 def run(config: DictConfig) -> None:
     """Write the report that conf/report.yaml describes; print its table and answer."""
     runs = OmegaConf.to_container(config.runs) if OmegaConf.is_list(config.runs) else config.runs
-    written = write_report(runs, out=config.out, title=config.title)
+    written = write_report(runs, out=config.out, title=config.title, good_enough=config.good_enough)
     for text in written.warnings:
         log.warning("excluded: %s", text)
     print(f"{written.text}\n\nPage: {written.page}")
 
 
-def write_report(where: str | Sequence[str], out: str | None = None, title: str | None = None) -> Written:
+def write_report(
+    where: str | Sequence[str], out: str | None = None, title: str | None = None, good_enough: float = 0.02
+) -> Written:
     """Write report.html, report.md, table.csv and table.tex.
 
     Args:
@@ -46,12 +48,13 @@ def write_report(where: str | Sequence[str], out: str | None = None, title: str 
         out: folder of what is written, or the page's own name ending in .html, whose name the other three then share;
             None: the folder that holds the runs.
         title: of the page; None: the experiment's name, or what differs.
+        good_enough: accuracy that a smaller network may lack against the best and still be good enough.
 
     Raises:
         UserError: no runs, none that can be read, or no permission to write.
     """
     paths = find_records(where)
-    data = aggregate(load_runs(paths))
+    data = aggregate(load_runs(paths), good_enough)
     title = clean(title, LONGEST_TITLE) if title else title_of(data)
     from reports.page import make_page  # late: errors come without matplotlib
 

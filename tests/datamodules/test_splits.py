@@ -14,7 +14,7 @@ from datamodules.splits import (
     stratified_rows,
     thin_train,
 )
-from evaluation.intervals import two_way_difference
+from evaluation.paired_tests import compare_pair
 
 
 @pytest.mark.parametrize("counts", [(1508, 715), (5, 5), (101, 7, 33)])
@@ -150,7 +150,7 @@ def test_the_gain_from_twice_as_many_images_is_covered_where_each_seed_has_a_hal
         seeds = generator.choice(100, 5, replace=False)
         for name, drawn_by in (("own", seeds), ("shared", [seeds[0]] * 5)):
             half = np.stack([right(*trained(halves[seed], train)) for seed in drawn_by])
-            found = two_way_difference(np.stack([right(*full)] * 5), half)
+            found = compare_pair(np.stack([right(*full)] * 5), half, margin=0.02)
             covered[name] += found.low <= expected <= found.high
     error = np.sqrt(0.95 * 0.05 / replicates)
     assert covered["own"] / replicates > 0.95 - 3 * error
