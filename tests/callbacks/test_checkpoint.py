@@ -64,6 +64,14 @@ def test_a_checkpoint_of_an_older_version_resumes_and_keeps_its_best_epoch_in_a_
     assert resumed.record.best.epoch == 2
 
 
+@pytest.mark.parametrize("loss", [1, True, "0.1", [0.1], torch.tensor(0.1)], ids=str)
+def test_a_malformed_loss_of_the_best_epoch_is_named(loss):
+    best = BestCheckpoint()
+    best._found = ""
+    with pytest.raises(UserError, match=r"best_loss of best\.ckpt is not a single number"):
+        best.load_state_dict(best.state_dict() | {"best_loss": loss})
+
+
 def test_all_processes_decide_a_tie_together():
     """One process of two whose last bit differs does not save by itself, which would wait forever for the other."""
     best = BestCheckpoint()

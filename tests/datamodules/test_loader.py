@@ -107,7 +107,7 @@ def test_no_item_comes_twice_over_all_processes_and_resuming_gives_the_same(samp
     assert list(resumed) == parts[-1]
 
 
-def test_occurrences_change_no_number_of_an_image_that_comes_once(dataset):
+def test_an_image_that_comes_once_is_drawn_as_before(dataset):
     """The keys are those of version 0.2.0, which knew no occurrences."""
     dataset.mixes = True
     items = [(2, row, 0) for row in (4, 0, 9)]
