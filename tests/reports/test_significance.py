@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from benchmarks.worlds import draw_rows, seed_world
 from reports.accuracy import Accuracy, CorrectnessMatrix
 from reports.renderers import as_markdown
 from reports.report_data import ResultGroup
 from reports.significance import answer, compare_to_best, describe_selection_bias
-from tests.support.worlds import draw_rows, seed_world
 
 
 def test_comparisons_are_exact_mcnemar_after_holm(run, summary):
