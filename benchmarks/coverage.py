@@ -19,7 +19,9 @@ from scipy.optimize import brentq
 from scipy.special import logsumexp, ndtr, softmax
 from scipy.stats import mannwhitneyu
 
-from evaluation.intervals import Interval
+from benchmarks.worlds import draw_groups, draw_rows, seed_world
+from evaluation.intervals import Interval, accuracy_interval, design_effect, proportion
+from evaluation.paired_tests import compare_pair
 from evaluation.scores import estimate_metrics
 
 Simulate = Callable[[np.random.Generator], dict[str, tuple[Interval, float]]]
@@ -139,7 +141,82 @@ def normal_quadrature() -> tuple[np.ndarray, np.ndarray]:
     return at, weights / weights.sum()
 
 
+SEEDS, IMAGES, ACCURACIES = (1, 2, 3, 5), (25, 50, 100, 250, 1000), (0.7, 0.8, 0.9, 0.95, 0.97, 0.99)
+SPREADS = (0.0, 0.01, 0.02)  # standard deviations of the accuracies of seeds
+GROUPS = ((20, 5, 1.2), (20, 10, 1.2), (40, 5, 3.0), (10, 20, 1.2), (44, 10, 0.5))  # groups, images in each, how alike
+
+
+def accuracy() -> list[Case]:
+    """Return the worlds of an accuracy over seeds and images; one seed: of that trained network."""
+    return [Case(name, functools.partial(one_accuracy, *world)) for name, world in _seed_worlds()]
+
+
+def difference() -> list[Case]:
+    """Return the worlds of the difference of two settings of which the second is 0.02 worse."""
+    return [Case(name, functools.partial(one_difference, *world)) for name, world in _seed_worlds()]
+
+
+def groups() -> list[Case]:
+    """Return the worlds of images in groups."""
+    return [
+        Case(f"{number} groups of {size}, alike {alike:g}", functools.partial(one_grouped, number, size, alike))
+        for number, size, alike in GROUPS
+    ]
+
+
+def _seed_worlds() -> list[tuple[str, tuple[int, int, float]]]:
+    worlds = [(seeds, n, sd) for seeds in SEEDS for n in IMAGES for sd in (SPREADS if seeds > 1 else (0.0,))]
+    return [(f"{seeds} seed{'s' * (seeds > 1)} (SD {sd:g}), {n:,} images", (seeds, n, sd)) for seeds, n, sd in worlds]
+
+
+def _possible(value: float, spread: float) -> bool:
+    return spread <= (1 - value) + 1e-9  # seeds that differ by more than their errors are another world
+
+
+def one_accuracy(
+    seeds: int, n: int, spread: float, generator: np.random.Generator
+) -> dict[str, tuple[Interval, float]]:
+    """Draw what the seeds of a setting get right, for each accuracy."""
+    found = {}
+    for value in ACCURACIES:
+        if _possible(value, spread):
+            (right,) = draw_rows(generator, [seed_world(value, spread)], seeds, n)
+            found[f"{value:g}"] = accuracy_interval(right), value
+    return found
+
+
+def one_difference(
+    seeds: int, n: int, spread: float, generator: np.random.Generator
+) -> dict[str, tuple[Interval, float]]:
+    """Draw two settings on the same images, for each accuracy of the better one."""
+    found = {}
+    for value in ACCURACIES:
+        if _possible(value, spread):
+            worlds = [seed_world(value - 0.02, spread), seed_world(value, spread)]
+            pair = compare_pair(*draw_rows(generator, worlds, seeds, n), 0.02)
+            found[f"{value:g}"] = Interval(pair.low, pair.high), -0.02
+    return found
+
+
+def one_grouped(
+    number: int, size: int, alike: float, generator: np.random.Generator
+) -> dict[str, tuple[Interval, float]]:
+    """Draw one network's right images in groups, for each accuracy."""
+    found = {}
+    for value in ACCURACIES:
+        right, of = draw_groups(generator, value, number, size, alike)
+        share = proportion(int(right.sum()), len(right), design_effect(right, of))
+        found[f"{value:g}"] = Interval(share.low, share.high), value
+    return found
+
+
 PARTS: dict[str, tuple[str, Callable[[], list[Case]]]] = {
+    "accuracy": ("Accuracy: columns are true accuracies", accuracy),
+    "difference": (
+        "Difference of two settings, the second 0.02 worse: columns are accuracies of the first",
+        difference,
+    ),
+    "groups": ("Accuracy of one network on images in groups: columns are true accuracies", groups),
     "scores": ("One run: images of each class, true recall of each class", scores),
 }
 

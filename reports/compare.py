@@ -21,6 +21,7 @@ from evaluation.intervals import (
 from evaluation.paired_tests import compare_pair, format_p
 from reports.accuracy import GroupNames
 from reports.load_runs import EXAMPLE, Run, find_records, load_runs
+from reports.report_data import data_fingerprint
 from reports.wording import FEWEST_SEEDS, LEVEL, check_margin, evidence
 
 IMAGES = {"test": "test images", "val": "validation images (they also chose the epoch, so accuracies are too good)"}
@@ -75,7 +76,7 @@ def _check_only_seeds_differ(side: Side) -> None:
                 f"{names[0]}, {' '.join(sorted(there - here)) or 'nothing'} in {names[1]}; "
                 "compare two of them by their own folders"
             )
-        prints = first.data.fingerprint, other.data.fingerprint
+        prints = data_fingerprint(first), data_fingerprint(other)
         if prints[0] != prints[1]:
             raise UserError(
                 f"{side.name}: {names[0]} and {names[1]} have other data or splits (fingerprint {prints[0]}, {prints[1]}); "

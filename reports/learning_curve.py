@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from pathlib import Path
+from statistics import mean
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ MARGIN = 0.02  # of the comparison; nothing here depends on it
 
 
 class Point(NamedTuple):
-    """One network trained on one number of images."""
+    """One network trained on one number of images, or one share of them: then `n_train` is a mean over the seeds."""
 
     model: str
     parameters: int
@@ -61,16 +62,24 @@ def read_curves(folder: Path) -> Curves:
     tables = [read_predictions(run.folder, split) for run in runs]
     correct = correct_matrix(tables)  # refuses runs on other images
     groups = group_numbers(GroupNames().of(runs[0], tables[0].paths))
-    places: dict[tuple[int, str, int], list[int]] = defaultdict(list)
+    places: dict[tuple, list[int]] = defaultdict(list)
     for index in sorted(range(len(runs)), key=lambda index: runs[index].seed or 0):
         run = runs[index]
-        places[run.model.parameters, str(run.model.name), run.data.n_train].append(index)
+        places[run.model.parameters, str(run.model.name), _share(run)].append(index)
     points: dict[str, list[Point]] = defaultdict(list)
-    for (parameters, name, n_train), rows in sorted(places.items()):
-        seeds = [runs[row].seed for row in rows]
+    sizes = {place: round(mean(runs[row].data.n_train for row in rows)) for place, rows in places.items()}
+    for place, rows in sorted(places.items(), key=lambda item: (*item[0][:2], sizes[item[0]])):
+        (parameters, name, _), n_train, seeds = place, sizes[place], [runs[row].seed for row in rows]
         interval = accuracy_interval(correct[rows], groups)
         points[name].append(Point(name, parameters, n_train, seeds, correct[rows], interval, groups))
     return Curves(split, dict(points), excluded)
+
+
+def _share(run: Run) -> tuple:
+    """Return what seeds have in common that train on as many images, or nearly, where groups are not divided."""
+    data, fraction = run.data, run.record.run.settings.get("datamodule.train_fraction")
+    known = data.fingerprint_full is not None and isinstance(fraction, (int, float))
+    return (fraction, data.fingerprint_full) if known else (data.n_train,)
 
 
 def _has_sizes(run: Run) -> bool:

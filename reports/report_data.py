@@ -269,9 +269,22 @@ class ReportData:
     runs: list[Run]
 
 
+def data_fingerprint(run: Run) -> str:
+    """Return a fingerprint of a run's images and splits that is equal for runs that differ only in the seed.
+
+    With datamodule.train_fraction each seed trains on a part of its own of the same images.
+    """
+    data, fraction = run.data, run.record.run.settings.get("datamodule.train_fraction", 1)
+    if data.fingerprint_full is not None:
+        return data.fingerprint_full
+    if data.fingerprint_val_test is not None and isinstance(fraction, (int, float)) and fraction < 1:
+        return f"{data.fingerprint_val_test} {data.n_train}"
+    return str(data.fingerprint)
+
+
 def split_fingerprint(run: Run) -> str | None:
     """Return the fingerprint of a run's images and splits; None for a fold, which has splits of its own."""
-    return str(run.data.fingerprint) if run.fold is None else None
+    return data_fingerprint(run) if run.fold is None else None
 
 
 def setting_words(setting: str) -> str:

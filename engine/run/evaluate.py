@@ -13,6 +13,7 @@ from callbacks.image_logger import save_figure
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.throughput import Throughput
 from common.atomic_io import tolerate_disk_errors, write_bytes
+from common.own_test_images import OwnTestImages
 from common.predictions_csv import Predictions
 from common.run_folder import RunFolder
 from common.run_record import (
@@ -58,17 +59,35 @@ def evaluate_val(
 def evaluate_test(
     config: DictConfig, record: RunRecord, trainer: L.Trainer, model: ImageClassifier, data: L.LightningDataModule
 ) -> None:
-    """Fill the record's `test`, and count how often this training was evaluated on the test images."""
+    """Fill the record's `test`, and count how often this training was evaluated on its test images."""
     trainer.test(model, datamodule=data, verbose=False)
     record.test = _metrics(config, trainer, model, "test")
-    n = record.previous_test_evaluations + 1 if record.best else None
-    trained_in = None if record.best else RunFolder.of_checkpoint(Path(config.ckpt_path))
-    if trained_in and record.writes:
-        with tolerate_disk_errors(trained_in.record):  # perhaps somebody else's
-            n = increment_test_evaluations(trained_in)
-    record.test.test_evaluations = n
+    n = record.test.test_evaluations = _count_test_evaluation(config, record, data)
     if n and n > 1:
-        log.warning("%s", describe_test_evaluations(n))
+        log.warning("%s", describe_test_evaluations(n, record.data.select_on == "test"))
+
+
+def _count_test_evaluation(config: DictConfig, record: RunRecord, data: L.LightningDataModule) -> int | None:
+    """Count this evaluation in the record of the training, where its test images are among those evaluated.
+
+    Return how often they were evaluated with it, 1 for images of which none is one of them; None where it is unknown.
+    """
+    trained_in = record.folder if record.best else RunFolder.of_checkpoint(Path(config.ckpt_path))
+    if trained_in is None or not record.writes:
+        return None
+    if trained_in.path.resolve() == record.folder.path.resolve():
+        return record.previous_test_evaluations + 1
+    own, catalog = OwnTestImages(trained_in), data.catalog
+    if own.unknown:
+        log.warning("how often %s was evaluated on test is unknown: %s", config.ckpt_path, own.unknown)
+        return None
+    files, fingerprints = catalog.files, data.pixel_cache.stats.fingerprints
+    images = ((fingerprints[row], files[row]) for row in catalog.rows("test"))
+    if own.data.fingerprint_val_test != record.data.fingerprint_val_test and not own.include_any(images):
+        return 1
+    with tolerate_disk_errors(trained_in.record):  # perhaps somebody else's
+        return increment_test_evaluations(trained_in)
+    return None
 
 
 def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers: Loggers) -> None:

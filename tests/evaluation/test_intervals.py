@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest, t, ttest_1samp
 
+from benchmarks.worlds import draw_groups, draw_rows, seed_world
 from evaluation.intervals import (
     accuracy_interval,
     design_effect,
@@ -14,7 +15,6 @@ from evaluation.intervals import (
     two_way_random_effects,
     wilson,
 )
-from tests.support.worlds import draw_groups, draw_rows, seed_world
 
 
 @pytest.mark.parametrize(("correct", "n"), [(101, 109), (0, 12), (12, 12), (1, 2), (50, 100), (979, 1000), (1, 1)])

@@ -6,9 +6,9 @@ import pytest
 from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import binomtest, multinomial
 
+from benchmarks.worlds import draw_groups, draw_rows, seed_world
 from evaluation.intervals import design_effect
 from evaluation.paired_tests import bias_corrected_best, compare_pair, format_p, holm, mcnemar, paired_difference
-from tests.support.worlds import draw_groups, draw_rows, seed_world
 
 
 def trinomial(n, share_a, share_b):

@@ -5,9 +5,9 @@ from math import sqrt
 import numpy as np
 import pytest
 
+from benchmarks.worlds import draw_rows, seed_world
 from evaluation.paired_tests import compare_pair
 from evaluation.planning import Spread, images_needed, seeds_needed
-from tests.support.worlds import draw_rows, seed_world
 
 
 def pair(worlds, n_seeds, n, seed=0):

@@ -95,7 +95,7 @@ def test_the_summary_is_counted_by_hand():
         "not in the accuracy: 1 image with a label that the network does not know (wasps); it knows ants and bees"
         in text
     )
-    assert "evaluated on the test set 3 times" in "\n".join(summary.lines(3))
+    assert "the test images were evaluated 3 times with this model; only the first" in "\n".join(summary.lines(3))
     assert "evaluated" not in "\n".join(summary.lines(1)) + text
     assert summary.errors == 1 and summary.first_error == "7.jpg: not a readable image"
 

@@ -1,6 +1,7 @@
 """Rows of a report: which runs are one row, which rows are one group, their accuracies, ranks and costs."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from scipy.stats import binomtest, t
 from common.run_record import Latency, Proportion
 from reports.accuracy import CorrectnessMatrix
 from reports.columns import result_table
+from reports.compare import compare, load
 from reports.significance import answer
 from tests.support.fake_runs import change_record, judged, make_run
+from tests.support.helpers import SIMPLE_CNN
 
 
 def wilson_by_scipy(correct, n):
@@ -110,6 +113,37 @@ def test_repetitions_on_other_training_images_are_rows_of_their_own(run, summary
     table = result_table(group, [])
     cells = {str(line[table.titles.index("training images")]) for line in table.lines}
     assert cells == {"200 (fingerprint aaaaaa…)", "200 (fingerprint bbbbbb…)"}
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["with fingerprint_full", "of a version without it"])
+def test_seeds_that_train_on_parts_of_their_own_are_one_row_unless_the_data_changed(run, summary, full):
+    def made(name, seed, *, val_test="v1", n_train=100, all_images="f1"):
+        data = {"fingerprint": f"part {seed}", "fingerprint_val_test": val_test, "n_train": n_train}
+        data |= {"fingerprint_full": all_images} if full else {}
+        run(name, seed=seed, settings={"datamodule.train_fraction": 0.5}, data=data)
+
+    for seed in (1, 2, 3):
+        made(f"s{seed}", seed)
+    (group,) = summary().groups
+    assert [row.seeds for row in group.rows] == [[1, 2, 3]]
+    made("relabeled", 4, val_test="v2", all_images="f2")
+    made("more", 5, n_train=110, all_images="f3")
+    assert sorted(row.seeds for group in summary().groups for row in group.rows) == [[1, 2, 3], [4], [5]]
+
+
+def test_seeds_of_a_command_with_half_of_the_training_images_are_one_row(train, tmp_path):
+    sweep = tmp_path / "sweep"
+    half = ("datamodule.train_fraction=0.5", "stages=[fit,test]", "trainer.max_epochs=1", *SIMPLE_CNN, "logger=none")
+    ran = train("-m", "seed=1,2", *half, f"hydra.sweep.dir={sweep}")
+    assert ran.status == 0, ran.err
+    records = [run.data for run in judged(sweep).runs]
+    assert [data.n_train for data in records] == [12, 12]
+    assert len({data.fingerprint for data in records}) == 2  # they trained on other halves
+    (group,) = judged(sweep).groups
+    assert [row.seeds for row in group.rows] == [[1, 2]]
+    sides = [shutil.copytree(sweep, tmp_path / name) for name in ("a", "b")]
+    lines = compare(*(load(side) for side in sides))
+    assert lines[0].startswith(f"A, {tmp_path / 'a'}: ") and "mean of seeds 1, 2" in lines[0]
 
 
 def test_folds_are_compared_whatever_share_of_the_others_is_trained_on(run, summary):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from benchmarks.worlds import draw_rows, seed_world
 from reports.accuracy import Accuracy, CorrectnessMatrix
 from reports.renderers import as_markdown
 from reports.report_data import ResultGroup
 from reports.significance import answer, compare_to_best, describe_selection_bias
-from tests.support.worlds import draw_rows, seed_world
 
 
 def test_comparisons_are_exact_mcnemar_after_holm(run, summary):
@@ -91,8 +91,8 @@ def test_the_answer_names_the_smallest_that_is_shown_to_be_good_enough(run, summ
         "The best by validation is large: validation accuracy 1.000 (0.996 to 1.000, n = 900), test acc"
     )
     assert second == (
-        "The smallest network that is shown to be good enough, at most 0.02 below large, is small with 50M "
-        "multiply-accumulates, 0.25 times those of large: chosen on validation, shown on test: 0.003 below, at most 0.008 "
+        "The smallest network that is shown to be good enough as trained, at most 0.02 below large, is small with "
+        "50M multiply-accumulates, 0.25 times those of large: chosen on validation, shown on test: 0.003 below, at most 0.008 "
         "below (95%) with 1,000 test images and 1 seed."
     )
     assert third.startswith("One seed a setting: the comparisons are of these trained networks, not of the settings")

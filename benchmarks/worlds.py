@@ -1,5 +1,6 @@
 """Worlds with known truth: seeds and images of which every outcome's chance is known."""
 
+import functools
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ WEIGHTS = WEIGHTS / WEIGHTS.sum()
 IMAGES = 2.0  # standard deviation of how easy images are
 
 
+@functools.cache
 def seed_world(accuracy: float, seeds_sd: float) -> tuple[float, float]:
     """Return a and the SD of s for these accuracies of seeds that are right with chance Phi(a + s + d), d ~ N(0, 2^2)."""
     scale = math.sqrt(1 + IMAGES**2)
