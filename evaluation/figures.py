@@ -61,12 +61,13 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, split: str, decis
     left.legend(loc="lower right", fontsize=9)
     coverage, accuracy = risk_coverage(labels, probabilities)
     right.plot(coverage, accuracy, color="tab:blue", drawstyle="steps-post")
-    if decision and decision.confidence is not None:
-        at = selective_accuracy(labels, probabilities, decision.confidence).coverage
-        right.axvline(
-            at, color="tab:orange", linewidth=1, linestyle="--", label=f"confidence chosen on val: coverage {at:.0%}"
-        )
+    if decision:
         right.axhline(decision.target_accuracy, color="0.6", linewidth=1, linestyle=":", label="target accuracy")
+        at, label = 0.0, "promised for no share of the images"
+        if decision.confidence is not None:
+            at = selective_accuracy(labels, probabilities, decision.confidence).coverage
+            label = f"promised from confidence {decision.confidence:.3f} on: {at:.0%}"
+        right.axvline(at, color="tab:orange", linewidth=1, linestyle="--", label=label)
         right.legend(loc="lower left", fontsize=9)
     right.set(xlim=(0, 1.02), ylim=(min(0.5, accuracy.min()), 1.01))
     right.set(xlabel="coverage, the most confident images first", ylabel="accuracy among them")

@@ -25,8 +25,8 @@ from common.run_record import (
 from engine.config.instantiate import instantiate
 from engine.run.component_errors import component_error
 from engine.run.loggers import Loggers, how_to_view, log_results
-from evaluation.decision import DecisionRules, describe_metrics, measure
-from evaluation.intervals import format_accuracy
+from evaluation.decision import DecisionRules, measure
+from evaluation.describe import describe_accuracy, describe_guessing, describe_metrics
 from evaluation.scores import FurtherMetric, further_metric
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.image_classifier import ImageClassifier
@@ -84,11 +84,13 @@ def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers:
     finals |= {f"cost/{name}": value for name in ("macs", "parameters") if (value := getattr(record.model, name))}
     name = "training images" if trainer.datamodule.overfits and split == "val" else split
     log_results(loggers, config, finals, record.best.epoch if record.best else None)
-    for line in describe_metrics(metrics, record.decision) if measured else ():
+    for line in describe_metrics(metrics, record.decision, name) if measured else ():
         log.info("%s: %s", name, line)
     selected = " (the epoch was chosen on these images)" if record.data.select_on == "test" else ""
     if measured:
-        log.info("%s accuracy: %s%s", name.capitalize(), format_accuracy(metrics.accuracy), selected)
+        log.info("%s accuracy: %s%s", name.capitalize(), describe_accuracy(metrics), selected)
+        if guessing := describe_guessing(metrics):
+            log.warning("%s: %s", name, guessing)
     else:
         log.info("Nothing was measured: there is no val split with datamodule.select_on=test, and test is not a stage")
     if record.run.debug:

@@ -15,12 +15,14 @@ from torchmetrics.classification import (
 from common.errors import UserError
 from common.run_record import Decision
 from evaluation.calibration import brier
-from evaluation.decision import DecisionRules, at_threshold, choose_threshold, describe_metrics, measure
+from evaluation.decision import DecisionRules, at_threshold, choose_threshold, measure
+from evaluation.describe import describe_metrics
 from evaluation.intervals import proportion
 from evaluation.scores import per_class
 
 RULES = {
     "positive_class": None, "threshold_criterion": "balanced_accuracy", "false_negative_cost": 1, "target_accuracy": 0.95,
+    "delta": 0.1,
 }  # fmt: skip
 TWO = ["cat", "dog"]
 
