@@ -30,6 +30,8 @@ class Predictions(NamedTuple):
     probabilities: np.ndarray  # (n, K) float64
     paths: list[str]
     source: RunFolder
+    logits: np.ndarray | None = None  # (n, K) float64; only where the network just ran, since no table has them
+    groups: np.ndarray | None = None  # (n,) numbers; None where each image is its own, and in a table read back
 
     @property
     def correct(self) -> np.ndarray:

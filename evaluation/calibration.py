@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import betainc, log_softmax, logsumexp
 
 from common.run_record import EceByChance, Selective
-from evaluation.intervals import proportion
+from evaluation.intervals import design_effect, proportion
 from evaluation.scores import CELLS, DRAWS, FEWEST_RESAMPLES, checked
 
 ROUNDED_TO_ZERO = 5e-7  # the largest probability that the six digits of predictions.csv show as 0
@@ -63,7 +63,9 @@ def ece(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
     return float(np.abs(hits - sums).sum() / len(confidence))
 
 
-def ece_by_chance(probabilities: np.ndarray, bins: int = 15, draws: int = 1000, seed: int = 0) -> EceByChance:
+def ece_by_chance(
+    probabilities: np.ndarray, bins: int = 15, effect: float = 1.0, draws: int = 1000, seed: int = 0
+) -> EceByChance:
     """Return the ECE that a perfectly calibrated network with these confidences shows: it is not 0 with few images.
 
     Each draw calls an image right with the probability of its confidence. Broecker & Smith 2007, Weather and Forecasting
@@ -72,6 +74,7 @@ def ece_by_chance(probabilities: np.ndarray, bins: int = 15, draws: int = 1000, 
     Args:
         probabilities: (n, K).
         bins: as of `ece`.
+        effect: `design_effect` of images in groups, by whose root the error of chance is larger.
         draws: at most.
         seed: of the draws.
     """
@@ -83,7 +86,7 @@ def ece_by_chance(probabilities: np.ndarray, bins: int = 15, draws: int = 1000, 
     for start in range(0, draws, max(1, CELLS // n)):
         right = generator.random((min(max(1, CELLS // n), draws - start), n)) < confidence  # (B, n)
         found.append(np.abs(np.add.reduceat(right, starts, axis=1, dtype=np.float64) - sums).sum(axis=1) / n)
-    errors = np.concatenate(found)
+    errors = np.concatenate(found) * math.sqrt(effect)
     return EceByChance(mean=float(errors.mean()), p95=float(np.quantile(errors, 0.95)))
 
 
@@ -196,12 +199,19 @@ def images_needed(target_accuracy: float, delta: float, effect: float = 1.0) -> 
     return max(1, math.ceil(effect * math.log(delta) / math.log(target_accuracy)))
 
 
-def selective_accuracy(labels: np.ndarray, probabilities: np.ndarray, confidence: float) -> Selective:
-    """Measure selective prediction: the images with at least this confidence."""
-    found, correct = _sorted(labels, probabilities)
-    n = int((found >= confidence).sum())
-    accuracy = proportion(int(correct[:n].sum()), n) if n else None
-    return Selective(confidence=confidence, coverage=n / len(found), n=n, accuracy=accuracy)
+def selective_accuracy(
+    labels: np.ndarray, probabilities: np.ndarray, confidence: float, groups: np.ndarray | None = None
+) -> Selective:
+    """Measure selective prediction: the images with at least this confidence.
+
+    Labels (n,), probabilities (n, K), group numbers (n,) that widen the interval; None: each image is its own.
+    """
+    labels, probabilities = checked(labels, probabilities)
+    kept = probabilities.max(axis=1) >= confidence
+    correct, n = (probabilities.argmax(axis=1) == labels)[kept], int(kept.sum())
+    effect = design_effect(correct, None if groups is None else groups[kept]) if n else 1.0
+    accuracy = proportion(int(correct.sum()), n, effect) if n else None
+    return Selective(confidence=confidence, coverage=n / len(kept), n=n, accuracy=accuracy)
 
 
 def _sorted(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

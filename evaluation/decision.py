@@ -58,7 +58,7 @@ class DecisionRules:
         threshold_criterion: Criterion,
         false_negative_cost: float,
         target_accuracy: float,
-        delta: float,
+        delta: float = 0.1,  # settings of older runs have none
     ):
         if not 0 < false_negative_cost < np.inf:
             raise UserError(f"decision.false_negative_cost={false_negative_cost}: use a number above 0, e.g. 5")

@@ -48,7 +48,9 @@ def evaluate_val(
     trainer.validate(model, datamodule=data, verbose=False)
     predictions = find_callback(trainer, PredictionWriter).predictions["val"]
     if model.decision is None or not rules.matches(model.decision, model.classes):
-        model.decision = rules.fit(predictions.labels, predictions.probabilities, model.classes)
+        model.decision = rules.fit(
+            predictions.labels, predictions.probabilities, model.classes, predictions.logits, predictions.groups
+        )
         if record.best and trainer.is_global_zero:
             add_decision(Path(record.best.checkpoint), model.decision)
     record.decision = model.decision
@@ -140,6 +142,6 @@ def _further(config: DictConfig, name: str, predictions: Predictions, split: str
 def _draw_calibration(record: RunRecord, trainer: L.Trainer, split: str) -> None:
     from evaluation.figures import calibration, figure_pixels  # late: nothing is drawn before the first step
 
-    predictions = find_callback(trainer, PredictionWriter).predictions[split]
-    pixels = figure_pixels(calibration(predictions.labels, predictions.probabilities, split, record.decision))
-    save_figure(trainer, "calibration", pixels)
+    found = find_callback(trainer, PredictionWriter).predictions[split]
+    figure = calibration(found.labels, found.probabilities, split, record.decision, found.groups)
+    save_figure(trainer, "calibration", figure_pixels(figure))

@@ -7,7 +7,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 from common.run_record import Selective
 from evaluation.calibration import (
     brier,
-    coverage_at_accuracy,
+    confidence_for_accuracy,
     ece,
     fit_temperature,
     logarithm,
