@@ -23,7 +23,10 @@ def test_the_decision_is_in_best_ckpt_and_in_the_record(finished_run):
     state = torch.load(finished_run.folder / "checkpoints" / "best.ckpt", weights_only=True)
     decision = finished_run.record.decision
     assert state["decision"] == asdict(decision)
-    assert decision.fitted_on == 12 and decision.positive_class == "red"
+    assert (decision.fitted_on, decision.delta, decision.confidence, decision.positive_class) == (12, 0.1, None, "red")
+    assert (
+        "accuracy 0.95 cannot be promised with 12 validation images (at least 45 without an error" in finished_run.out
+    )
     assert "threshold for 'red': " in finished_run.out and "AUROC" in finished_run.out
 
 
