@@ -40,7 +40,10 @@ class SingleFileCheckpoint(ModelCheckpoint):
 
 
 class BestCheckpoint(SingleFileCheckpoint):
-    """Keep the epoch with the best `monitor` as best.ckpt; the earliest one wins a tie.
+    """Keep the epoch with the best `monitor` as best.ckpt.
+
+    Of epochs with equally many correct validation images, which are common where these are few, the one with the lowest
+    validation loss is kept, and of equal losses the earliest. The earliest of all is mostly one that has learned less.
 
     Args:
         monitor: metric of the validation images.
@@ -56,6 +59,7 @@ class BestCheckpoint(SingleFileCheckpoint):
                 f"callbacks.best_checkpoint.select_after_fraction={select_after_fraction}: use a share from 0 to below 1"
             )
         self.select_after_fraction = select_after_fraction
+        self.best_loss: float | None = None  # val/loss of best.ckpt; None: unknown, as in checkpoints of older versions
         super().__init__(
             filename="best",
             monitor=monitor,
@@ -75,7 +79,29 @@ class BestCheckpoint(SingleFileCheckpoint):
     def check_monitor_top_k(self, trainer, current: Tensor | None = None) -> bool:
         start = int(self.select_after_fraction * trainer.max_epochs)
         first = start + -(start + 1) % self._every_n_validated  # validated epoch, from `start` on
-        return start <= trainer.current_epoch <= first or super().check_monitor_top_k(trainer, current)
+        loss = float(trainer.callback_metrics["val/loss"])
+        is_best = (
+            start <= trainer.current_epoch <= first
+            or super().check_monitor_top_k(trainer, current)
+            or self._wins_tie(trainer, current, loss)
+        )
+        if is_best:
+            self.best_loss = loss
+        return is_best
+
+    def _wins_tie(self, trainer, current: Tensor, loss: float) -> bool:
+        wins = self.best_loss is not None and float(current) == float(self.best_model_score) and loss < self.best_loss
+        return trainer.strategy.reduce_boolean_decision(wins)  # the same in all processes
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "best_loss": self.best_loss}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        loss = state_dict.get("best_loss")
+        if loss is not None and type(loss) is not float:
+            raise UserError(f"best_loss of {self.filename}.ckpt is not a single number")
+        super().load_state_dict(state_dict)
+        self.best_loss = loss
 
 
 class LastCheckpoint(SingleFileCheckpoint):

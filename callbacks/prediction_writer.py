@@ -8,14 +8,16 @@ import torch
 
 from common.predictions_csv import Predictions, write_predictions
 from common.run_folder import RunFolder
+from evaluation.intervals import group_numbers
 
 
 class PredictionWriter(L.Callback):
-    """Collect the probabilities of a pass over val or test outside of training, and write a row an image, each once."""
+    """Collect what the network says of val or test outside of training, and write a row an image, each once."""
 
     def __init__(self):
         self.predictions: dict[str, Predictions] = {}  # by split, in the order of the catalog
         self._rows: list[torch.Tensor] = []
+        self._logits: list[torch.Tensor] = []
         self._probabilities: list[torch.Tensor] = []
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
@@ -34,17 +36,21 @@ class PredictionWriter(L.Callback):
 
     def _collect(self, outputs: dict[str, torch.Tensor]) -> None:
         self._rows.append(outputs["rows"].cpu())
+        self._logits.append(outputs["logits"].cpu())
         self._probabilities.append(outputs["probabilities"].cpu())
 
     def _finish(self, trainer, classes: list[str], split: str) -> None:
-        parts = [(torch.cat(self._rows).numpy(), torch.cat(self._probabilities).double().numpy())]
-        self._rows, self._probabilities = [], []
+        outputs = (torch.cat(self._logits).double().numpy(), torch.cat(self._probabilities).double().numpy())
+        parts = [(torch.cat(self._rows).numpy(), *outputs)]
+        self._rows, self._logits, self._probabilities = [], [], []
         if trainer.world_size > 1:
             own, parts = parts[0], [None] * trainer.world_size
             torch.distributed.all_gather_object(parts, own)
-        rows, probabilities = (np.concatenate(each) for each in zip(*parts, strict=True))  # (n,), (n, K)
+        rows, logits, probabilities = (
+            np.concatenate(each) for each in zip(*parts, strict=True)
+        )  # (n,), (n, K), (n, K)
         order = np.argsort(rows)
-        rows, probabilities = rows[order], probabilities[order]
+        rows, logits, probabilities = rows[order], logits[order], probabilities[order]
         catalog, stats = trainer.datamodule.catalog, trainer.datamodule.pixel_cache.stats
         folder = RunFolder(Path(trainer.default_root_dir))
         self.predictions[split] = Predictions(
@@ -55,6 +61,8 @@ class PredictionWriter(L.Callback):
             probabilities=probabilities,
             paths=[catalog.paths[row] for row in rows],
             source=folder,
+            logits=logits,
+            groups=group_numbers([catalog.groups[row] for row in rows]),
         )
         if trainer.is_global_zero:
             write_predictions(folder, split, self.predictions[split])

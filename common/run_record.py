@@ -132,8 +132,10 @@ class DataInfo:
     """Seconds for listing, decoding and auditing."""
     fingerprint: str | None = None
     """16 hex digits of all images with labels and splits."""
+    fingerprint_full: str | None = None
+    """The same with the training images that `datamodule.train_fraction` excluded: equal for all seeds."""
     fingerprint_val_test: str | None = None
-    """The same of only val and test, on which accuracies are measured."""
+    """`fingerprint` of only val and test, on which accuracies are measured."""
     excluded: list[Excluded] = field(default_factory=list)
     """Images that were not used."""
     audit: list[AuditFinding] | None = None
@@ -378,7 +380,7 @@ class SplitMetrics:
     confusion: list[list[int]] | None = None
     """Counts; rows are true classes, columns predicted ones."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """95% bootstrap intervals, stratified by class, by the name of the metric."""
+    """95% intervals by the name of the metric, of a score interval and a bootstrap stratified by class the wider ends."""
     further: dict[str, float | None] = field(default_factory=dict)
     """Metrics of the user's own (conf/metrics) by their names; `intervals` has theirs. Null where one is NaN."""
     per_class: list[ClassScores] | None = None
@@ -390,7 +392,7 @@ class SplitMetrics:
     selective: Selective | None = None
     """With a decision that has a confidence."""
     test_evaluations: int | None = None
-    """How often this training was evaluated on test, this time included; null on val."""
+    """How often this training was evaluated on its test images, this time included; on others it is 1. Null on val."""
 
     @property
     def guessing(self) -> Baseline | None:
@@ -522,8 +524,11 @@ class RunRecord:
 
     @property
     def previous_test_evaluations(self) -> int:
-        """How often this training was evaluated on test before."""
-        return (self.previous and self.previous.test and self.previous.test.test_evaluations) or 0
+        """How often this training was evaluated on these test images before."""
+        if self.previous is None or self.previous.test is None:
+            return 0
+        before, now = (each.data and each.data.fingerprint_val_test for each in (self.previous, self))
+        return (self.previous.test.test_evaluations or 0) if before is None or before == now else 0
 
     @property
     def resumes(self) -> bool:
@@ -603,9 +608,18 @@ def increment_test_evaluations(folder: RunFolder) -> int | None:
     return record.test.test_evaluations
 
 
-def describe_test_evaluations(n: int) -> str:
-    """Say how often a model was evaluated on test; shown from the second time on."""
-    return f"this model has now been evaluated on the test set {n} times; only the first result is unbiased"
+def describe_test_evaluations(n: int, selected_on_test: bool = False) -> str:
+    """Say how often a model was evaluated on its test images; shown from the second time on.
+
+    Args:
+        selected_on_test: whether they chose the epoch, too.
+    """
+    bias = (
+        ", and they chose its epoch: no result is unbiased"
+        if selected_on_test
+        else "; only the first result is unbiased"
+    )
+    return f"the test images were evaluated {n} times with this model{bias}"
 
 
 def flatten(settings: dict, prefix: str = "") -> dict:

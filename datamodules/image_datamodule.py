@@ -27,7 +27,7 @@ from datamodules.prepare import prepare_catalog
 from datamodules.sources.catalog import SPLITS, Catalog
 from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.source import Source, read_source
-from datamodules.splits import spread_rows
+from datamodules.splits import THINNED, spread_rows
 from datamodules.transform_list import TransformList, full_name
 from datamodules.transforms import Augmentation
 
@@ -49,7 +49,7 @@ class ImageDataModule(L.LightningDataModule):
         table: CSV of path, label and optionally split, group and weight, in place of what the source lists.
         folds: train and val become so many folds, of which number `fold` is val; the test split stays closed.
         select_on: whether the epoch is chosen on val, or on test as the study did.
-        train_fraction: stratified share of the training images that is used.
+        train_fraction: stratified share of the training images that is used, another part for each `seed`.
         on_unreadable: whether files that are no images end the run or are excluded.
         on_leak: what to do about training images that are in val or test as well.
         sampler: every training image once an epoch, or as many drawn with all classes equally likely.
@@ -59,8 +59,8 @@ class ImageDataModule(L.LightningDataModule):
         num_workers: loader processes; 0 decodes nothing twice and is the fastest where there are only two cores.
         augmentation: of each training image by itself.
         batch_transform: of a batch of augmented and normalized training images and their labels; None for none.
-        split_seed: of splits, folds and `train_fraction`; not `seed`, so that runs of other seeds have the same test images.
-        seed: of the order, the augmentation and the batch transform.
+        split_seed: of splits and folds; not `seed`, so that runs of other seeds have the same test images.
+        seed: of `train_fraction`, the order, the augmentation and the batch transform.
         cache: folder of the pixel caches.
         cache_max_gib: all pixel caches together; the least recently used are removed.
         gpu_cache_gib: on a GPU, images that take no more than this as uint8 are kept there.
@@ -113,7 +113,7 @@ class ImageDataModule(L.LightningDataModule):
         self.select_on = select_on
         self.rules = {
             "seed": split_seed, "folds": folds, "fold": fold, "select_on": select_on, "train_fraction": train_fraction,
-            "on_unreadable": on_unreadable, "on_leak": on_leak,
+            "train_seed": seed, "on_unreadable": on_unreadable, "on_leak": on_leak,
         }  # fmt: skip
         self.sampler = sampler
         self.image_size, self.fit = image_size, fit
@@ -175,9 +175,17 @@ class ImageDataModule(L.LightningDataModule):
         self.pixel_cache = pixel_cache
         self.read_s += time.perf_counter() - started
 
-    def fingerprint(self, *splits: str) -> str:
-        """Return 16 hex digits that name images, labels and splits of `splits` (none: all), whatever the files are called."""
-        rows = zip(self.pixel_cache.stats.fingerprints, self.catalog.labels, self.catalog.splits, strict=True)
+    def fingerprint(self, *splits: str, thinned: bool = True) -> str:
+        """Return 16 hex digits that name images, labels and splits of `splits` (none: all), whatever the files are called.
+
+        Args:
+            thinned: whether without the training images that `train_fraction` excluded; with them it is that of all seeds.
+        """
+        in_split = self.catalog.splits.copy()
+        if not thinned:
+            reason = THINNED.format(self.rules["train_fraction"])
+            in_split[[row for row, why in self.catalog.excluded.items() if why == reason]] = "train"
+        rows = zip(self.pixel_cache.stats.fingerprints, self.catalog.labels, in_split, strict=True)
         lines = sorted(
             f"{image} {self.catalog.classes[label]} {split}"
             for image, label, split in rows
@@ -200,7 +208,8 @@ class ImageDataModule(L.LightningDataModule):
     def rows(self, split: str, limit: str | None = None) -> np.ndarray:
         """Return the rows of a split that are used: all, or what its limit leaves, the same in every epoch, of every class.
 
-        Lightning would take the first batches of the loader, which are of one class where a catalog is sorted by class.
+        Lightning would take the first batches of the loader, which are of one class where a catalog is sorted by class. What is
+        left of val and test is the same for all seeds, as these splits are.
 
         Args:
             split: train, val or test.
@@ -212,7 +221,8 @@ class ImageDataModule(L.LightningDataModule):
         wanted = limit if isinstance(limit, int) else max(1, int(limit * batches))
         if wanted >= batches:
             return rows
-        return rows[spread_rows(self.catalog.labels[rows], wanted * together, self.rules["seed"])]
+        seed = self.seed if split == "train" else self.rules["seed"]
+        return rows[spread_rows(self.catalog.labels[rows], wanted * together, seed)]
 
     @property
     def _world_size(self) -> int:

@@ -23,10 +23,13 @@ log = logging.getLogger(__name__)
 
 SHARED_MEMORY = Path("/dev/shm")
 BATCHES_AHEAD = 2  # of each worker; torch's default
+NO_ROW = 2**32 - 1  # separates rows from their occurrences in the key of a random draw
 
 
 class EpochSampler(Sampler):
-    """Yield the rows of a split for one of `world_size` processes, as (epoch, row) pairs.
+    """Yield the rows of a split for one of `world_size` processes, as items (epoch, row, occurrence).
+
+    The occurrence is how often the row came before in the epoch, over all processes: it keeps the views of an image apart.
 
     Shuffled: the order depends only on (seed, epoch); all processes take equally many, for which the last few rows may be
     filled up from the front (their gradients are averaged step by step). Not shuffled: every row exactly once over all
@@ -63,15 +66,16 @@ class EpochSampler(Sampler):
             return -(-len(self.rows) // self.world_size)
         return len(range(self.rank, len(self.rows), self.world_size))
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
         rows = self.rows
         if self.shuffle:
             generator = np.random.default_rng((self.seed, self.epoch))
             rows = self._balanced(generator) if self.balance is not None else generator.permutation(rows)
             rows = np.resize(rows, len(self) * self.world_size)  # repeats from the front
         skip, self.skip = self.skip, 0
-        for row in rows[self.rank :: self.world_size][skip:]:
-            yield self.epoch, int(row)
+        items = np.stack([rows, occurrences(rows)], axis=1)  # of the whole epoch, before each process takes its own
+        for row, occurrence in items[self.rank :: self.world_size][skip:].tolist():
+            yield self.epoch, row, occurrence
 
     def _balanced(self, generator: np.random.Generator) -> np.ndarray:
         kinds = np.unique(self.balance)
@@ -83,14 +87,24 @@ class EpochSampler(Sampler):
         return picks
 
 
+def occurrences(rows: np.ndarray) -> np.ndarray:
+    """Return (rows,) how often each row number came before in the list."""
+    order = np.argsort(rows, kind="stable")
+    places = np.arange(len(rows))
+    is_first = np.diff(rows[order], prepend=-1) != 0
+    before = np.empty_like(places)
+    before[order] = places - np.maximum.accumulate(np.where(is_first, places, 0))
+    return before
+
+
 class ImageDataset(Dataset):
     """Give whole batches of pixels, augmented where an augmentation is given.
 
-    An item is a list of (epoch, row) pairs; its batch has `pixels` (B, 3, H, W) uint8 in channels-last memory, `labels`
+    An index is a list of EpochSampler's items; its batch has `pixels` (B, 3, H, W) uint8 in channels-last memory, `labels`
     (B,) and `rows` (B,), both int64, and `weights` (B,) float32 where the catalog has them. With `augment_on_gpu` the
     pixels are not augmented and `params` (B, P), what the augmentation has drawn, come with them; with `in_gpu_cache` there
-    are no `pixels`, since they are on the GPU already. With `mixes` there is `mix_seed`, a number drawn from (seed, epoch,
-    rows). In a worker process a batch whose augmentation failed is its UserError, which StatefulDataLoader raises: raised
+    are no `pixels`, since they are on the GPU already. With `mixes` there is `mix_seed`, a number drawn from the seed and the
+    items. In a worker process a batch whose augmentation failed is its UserError, which StatefulDataLoader raises: raised
     there, it would come with its traceback as the message.
     """
 
@@ -116,12 +130,12 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.cache)
 
-    def __getitems__(self, items: list[tuple[int, int]]) -> dict[str, torch.Tensor | int] | UserError:
-        rows = torch.tensor([row for _, row in items])
+    def __getitems__(self, items: list[tuple[int, int, int]]) -> dict[str, torch.Tensor | int] | UserError:
+        rows = torch.tensor([row for _, row, _ in items])
         batch = {"labels": self.labels[rows], "rows": rows}
         if self.weights is not None:
             batch["weights"] = self.weights[rows]
-        params = [self._draw(epoch, row) for epoch, row in items] if self.augmentation is not None else []
+        params = [self._draw(item) for item in items] if self.augmentation is not None else []
         if params and self.augment_on_gpu:
             batch["params"] = torch.tensor(params)
         if not self.in_gpu_cache:
@@ -132,11 +146,19 @@ class ImageDataset(Dataset):
                     raise
                 return error
         if self.mixes:
-            batch["mix_seed"] = int(np.random.default_rng((self.seed, *items[0], *rows[1:].tolist())).integers(SEEDS))
+            batch["mix_seed"] = int(self._generator(items).integers(SEEDS))
         return batch
 
-    def _draw(self, epoch: int, row: int) -> tuple[float, ...]:
-        return self.augmentation.draw(self.cache.image_size, np.random.default_rng((self.seed, epoch, row)))
+    def _draw(self, item: tuple[int, int, int]) -> tuple[float, ...]:
+        return self.augmentation.draw(self.cache.image_size, self._generator([item]))
+
+    def _generator(self, items: list[tuple[int, int, int]]) -> np.random.Generator:
+        """Return the generator for items of one epoch: other numbers for a row that comes again in it."""
+        _, rows, occurrences_of_rows = zip(*items, strict=True)
+        key = [self.seed, items[0][0], *rows]
+        if any(occurrences_of_rows):
+            key += [NO_ROW, *occurrences_of_rows]
+        return np.random.default_rng(key)
 
     def _pixels(self, rows: list[int], params: list[tuple[float, ...]]) -> np.ndarray:
         side = self.cache.image_size

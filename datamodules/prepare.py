@@ -22,10 +22,16 @@ def prepare_catalog(
     fold: int | None = None,
     select_on: str = "val",
     train_fraction: float = 1.0,
+    train_seed: int = 0,
     on_unreadable: str = "error",
     on_leak: str = "warn",
 ) -> list[Finding]:
     """Exclude unreadable files, assign splits and handle leaks, in place; return the findings of the audit.
+
+    Args:
+        seed: of splits and folds.
+        train_seed: of `train_fraction`. It is the run's own, since a mean over seeds that share one part of the training images
+            would be that of this part, and not of so many images.
 
     Raises:
         UserError: unreadable images, leaks or splits that the settings do not allow.
@@ -40,7 +46,7 @@ def prepare_catalog(
     findings = audit(catalog, stats)
     _handle_leaks(catalog, findings, on_leak)
     if train_fraction < 1:
-        thin_train(catalog, groups, train_fraction, seed)
+        thin_train(catalog, groups, train_fraction, train_seed)
     check_splits(catalog, optional={"test"} if select_on == "val" else {"val"})
     return findings
 

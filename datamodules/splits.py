@@ -13,6 +13,7 @@ TRAIN_VAL_TEST = {"train": 0.6, "val": 0.2, "test": 0.2}
 TRAIN_TEST = {"train": 0.8, "test": 0.2}  # where test also selects the epoch
 TRAIN_VAL = {"train": 0.8, "val": 0.2}  # of a train split that comes without val
 CLASSES_SHOWN = 20  # in a message
+THINNED = "datamodule.train_fraction={:g}"  # why an image is excluded
 
 
 def fill_in_splits(catalog: Catalog, groups: np.ndarray, seed: int, with_val: bool = True) -> None:
@@ -78,6 +79,9 @@ def exclude_val(catalog: Catalog, folds: int | None) -> None:
 def thin_train(catalog: Catalog, groups: np.ndarray, fraction: float, seed: int) -> None:
     """Keep a stratified part of train; a smaller part lies within a larger one of the same seed, except for groups.
 
+    Args:
+        seed: of the run, so that repetitions of it train on different parts.
+
     Raises:
         UserError: a class would have no image left.
     """
@@ -89,7 +93,7 @@ def thin_train(catalog: Catalog, groups: np.ndarray, fraction: float, seed: int)
         raise UserError(
             f"datamodule.train_fraction={fraction:g}: leaves no image of class {name} in train; use a larger share"
         )
-    catalog.exclude(train[parts == "rest"], f"datamodule.train_fraction={fraction:g}")
+    catalog.exclude(train[parts == "rest"], THINNED.format(fraction))
     log.info("datamodule.train_fraction=%g: %d of %d train images", fraction, (parts == "kept").sum(), len(train))
 
 

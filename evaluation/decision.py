@@ -26,13 +26,9 @@ from evaluation.calibration import (
 from evaluation.intervals import design_effect, proportion
 from evaluation.scores import (
     FurtherMetric,
-    average_precision,
-    balanced_accuracy,
-    bootstrap_intervals,
     checked,
     count_confusion,
-    macro_auroc,
-    macro_f1,
+    estimate_metrics,
     per_class,
     two_classes,
 )
@@ -146,6 +142,9 @@ def measure(
     classes: list[str],
     decision: Decision | None,
     further: dict[str, FurtherMetric] | None = None,
+    *,
+    logits: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
 ) -> SplitMetrics:
     """Compute every metric of a split but `loss` and `test_evaluations`, which the engine knows.
 
@@ -155,48 +154,49 @@ def measure(
         classes: K names.
         decision: of the checkpoint.
         further: the user's own metrics by their names.
+        logits: (n, K), by which AUROC and average precision rank the images; None where they are not known.
+        groups: (n,) group numbers, which widen the intervals; None where each image is its own.
 
     A mean over classes is over those with images; `auroc` and `binary` are None where all images are of one class.
     """
     labels, probabilities = checked(labels, probabilities)
     k, several = len(classes), len(np.unique(labels)) > 1
-    confusion = count_confusion(labels, probabilities.argmax(axis=1), k)
+    predicted = probabilities.argmax(axis=1)
+    confusion, effect = count_confusion(labels, predicted, k), design_effect(predicted == labels, groups)
     positive = classes.index((decision and decision.positive_class) or classes[-1])
     # The positive class comes last: of two classes only average precision depends on which one it is
     order = [1 - positive, positive] if k == 2 else list(range(k))
-    intervals = bootstrap_intervals(np.argsort(order)[labels], probabilities[:, order])
+    found = estimate_metrics(
+        np.argsort(order)[labels], probabilities[:, order], None if logits is None else logits[:, order], groups
+    )
     own = further or {}
-    intervals |= {name: metric.interval for name, metric in own.items() if metric.interval is not None}
+    intervals = {name: each.interval for name, each in (found | own).items() if each.interval is not None}
     return SplitMetrics(
-        accuracy=proportion(int(confusion.trace()), len(labels)),
+        accuracy=proportion(int(confusion.trace()), len(labels), effect),
         baseline=Baseline.of(dict(zip(classes, confusion.sum(axis=1).tolist(), strict=True))),
-        balanced_accuracy=float(balanced_accuracy(confusion)),
-        f1=float(macro_f1(confusion)),
-        auroc=macro_auroc(labels, probabilities) if several else None,
+        balanced_accuracy=found["balanced_accuracy"].value,
+        f1=found["f1"].value,
+        auroc=found["auroc"].value if several else None,
         ece=ece(labels, probabilities),
-        ece_by_chance=ece_by_chance(probabilities),
+        ece_by_chance=ece_by_chance(probabilities, effect=effect),
         brier=brier(labels, probabilities),
         confusion=confusion.tolist(),
         intervals={name: tuple(interval) for name, interval in intervals.items()},
         further={name: metric.value for name, metric in own.items()},
-        per_class=per_class(confusion, classes),
-        binary=_binary(labels == positive, probabilities[:, positive], classes[positive], decision)
+        per_class=per_class(confusion, classes, effect),
+        binary=Binary(
+            positive_class=classes[positive],
+            average_precision=found["average_precision"].value,
+            at_half=at_threshold(labels == positive, probabilities[:, positive], 0.5, groups),
+            at_threshold=at_threshold(labels == positive, probabilities[:, positive], decision.threshold, groups)
+            if decision and decision.threshold is not None
+            else None,
+        )
         if k == 2 and several
         else None,
         calibrated=_calibrated(labels, probabilities, decision.temperature) if decision else None,
-        selective=selective_accuracy(labels, probabilities, decision.confidence)
+        selective=selective_accuracy(labels, probabilities, decision.confidence, groups)
         if decision and decision.confidence is not None
-        else None,
-    )
-
-
-def _binary(positive: np.ndarray, scores: np.ndarray, name: str, decision: Decision | None) -> Binary:
-    return Binary(
-        positive_class=name,
-        average_precision=average_precision(positive, scores),
-        at_half=at_threshold(positive, scores, 0.5),
-        at_threshold=at_threshold(positive, scores, decision.threshold)
-        if decision and decision.threshold is not None
         else None,
     )
 
@@ -210,13 +210,16 @@ def _calibrated(labels: np.ndarray, probabilities: np.ndarray, temperature: floa
     )
 
 
-def at_threshold(labels: np.ndarray, scores: np.ndarray, threshold: float) -> AtThreshold:
+def at_threshold(
+    labels: np.ndarray, scores: np.ndarray, threshold: float, groups: np.ndarray | None = None
+) -> AtThreshold:
     """Measure two classes where a score of at least `threshold` is predicted positive.
 
     Args:
         labels: (n,) 1 positive, 0 negative.
         scores: (n,) probability of the positive class.
         threshold: as from `choose_threshold`.
+        groups: (n,) group numbers; None where each image is its own.
 
     Raises:
         ValueError: a class is absent, or the lengths differ.
@@ -224,15 +227,15 @@ def at_threshold(labels: np.ndarray, scores: np.ndarray, threshold: float) -> At
     positive, scores = two_classes(labels, scores)
     predicted = scores >= threshold
     hits, predicted_n, positives = (int(x.sum()) for x in (predicted & positive, predicted, positive))
-    n = len(scores)
+    n, effect = len(scores), design_effect(predicted == positive, groups)
     negatives = n - positives
     rejected = negatives - (predicted_n - hits)
     return AtThreshold(
         threshold=float(threshold),
-        accuracy=proportion(hits + rejected, n),
-        sensitivity=proportion(hits, positives),
-        specificity=proportion(rejected, negatives),
-        precision=proportion(hits, predicted_n) if predicted_n else None,
+        accuracy=proportion(hits + rejected, n, effect),
+        sensitivity=proportion(hits, positives, effect),
+        specificity=proportion(rejected, negatives, effect),
+        precision=proportion(hits, predicted_n, effect) if predicted_n else None,
         balanced_accuracy=(hits / positives + rejected / negatives) / 2,
         f1=2 * hits / (positives + predicted_n),
     )

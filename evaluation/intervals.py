@@ -314,12 +314,6 @@ def _clustering(outcomes: np.ndarray, groups: np.ndarray, pseudo: float = 0.25) 
     return float(np.clip(np.mean(found), 1.0, most))
 
 
-def two_way_difference(right_a: np.ndarray, right_b: np.ndarray) -> TwoWayMean:
-    """Return the accuracy of A minus that of B on the same seeds and images, (S, n) bool each, within -1 to 1."""
-    found = two_way_random_effects(right_a.astype(np.int8) - right_b.astype(np.int8))
-    return found._replace(low=max(-1.0, found.low), high=min(1.0, found.high))
-
-
 def few_errors(found: Proportion) -> str | None:
     """Return a caveat of Wilson's interval near 0 and 1, where it covers less than it says; None elsewhere.
 

@@ -7,15 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import betainc, chdtri, stdtrit
+from scipy.special import betainc
 
-from evaluation.intervals import Interval, over_images, over_seeds_and_images
+from evaluation.intervals import over_images, over_seeds_and_images
+from evaluation.planning import Spread
 from evaluation.scores import CELLS, draw
-
-DRAWS = 4000  # of mean squares
-MOST_IMAGES = 10_000_000
-MOST_SEEDS = 30
-WANTED_DIFFERENCE = 0.02  # of accuracies, for which the images needed are computed: power 0.8, disagreement as observed
 
 
 class Difference(NamedTuple):
@@ -122,7 +118,7 @@ class PairedComparison(NamedTuple):
     margin_p_value: float  # of a difference of -margin or less, one-sided
     n: int
     n_seeds: int
-    spread: "Spread"
+    spread: Spread
 
 
 def compare_pair(
@@ -171,136 +167,6 @@ def compare_pair(
     )
 
 
-class Spread(NamedTuple):
-    """Where the differences of a pair come from: variances of the seeds, of the images and of the rest."""
-
-    seeds: float
-    units: float  # images, or groups of them
-    residual: float
-    n_seeds: int
-    images_per_unit: float
-
-    @classmethod
-    def of(cls, differences: np.ndarray, groups: np.ndarray | None = None) -> "Spread":
-        """Estimate the variances from differences (S, n) of -1, 0 or 1; the two pseudo-images count as images.
-
-        Few seeds say little about the variance between seeds: it is taken at the upper end of its one-sided 80% interval, so
-        that what is planned with it suffices in four of five cases (Browne 1995, Statistics in Medicine 14:1933-1940).
-        """
-        y = differences.astype(np.float64)
-        per_unit = 1.0
-        if groups is not None:
-            _, groups = np.unique(groups, return_inverse=True)
-            sizes = np.bincount(groups).astype(np.float64)
-            per_unit = float(sizes.mean())
-            y = (np.stack([np.bincount(groups, weights=x) for x in y]) - y.mean() * sizes) / per_unit + y.mean()
-        n_seeds, n = y.shape
-        by_unit = y.mean(axis=0)
-        between = float(((by_unit - y.mean()) ** 2).sum() + 2 / per_unit) / (n + 1)
-        if n_seeds == 1:
-            return cls(0.0, between, 0.0, 1, per_unit)
-        rest = y - by_unit - y.mean(axis=1, keepdims=True) + y.mean()
-        residual = float((rest**2).sum()) / ((n_seeds - 1) * (n - 1)) if n > 1 else 0.0
-        at_most = float(y.mean(axis=1).var(ddof=1)) * (n_seeds - 1) / float(chdtri(n_seeds - 1, 0.8))
-        seeds = max(0.0, at_most - residual / n)
-        return cls(seeds, max(0.0, between - residual / n_seeds), residual, n_seeds, per_unit)
-
-    def power(self, gap: float, n: float, n_seeds: int, alpha: float = 0.05) -> float:
-        """Return the chance that `compare_pair` shows, one-sided at `alpha`, a true difference that is `gap` off.
-
-        By drawing the mean squares of n images and so many seeds from their distributions (4,000 times, always the same).
-        """
-        units = n / self.images_per_unit
-        variance = self.seeds / n_seeds + self.units / units + self.residual / (n_seeds * units)
-        if n_seeds == 1:
-            return NormalDist().cdf(gap / math.sqrt(variance) + NormalDist().inv_cdf(alpha))
-        generator = np.random.default_rng(0)
-        mean = gap + math.sqrt(variance) * generator.standard_normal(DRAWS)
-        s, r = n_seeds - 1, (n_seeds - 1) * max(units - 1, 1)
-
-        def square(expected: float, freedom: float) -> np.ndarray:
-            return expected * generator.chisquare(freedom, DRAWS) / freedom
-
-        of_seeds = square(units * self.seeds + self.residual, s)
-        of_units = square(n_seeds * self.units + self.residual, max(units - 1, 1))
-        rest = square(self.residual, r)
-        combined = of_seeds + of_units - rest
-        freedom = combined**2 / (of_seeds**2 / s + of_units**2 / max(units - 1, 1) + rest**2 / r)
-        shown = mean > stdtrit(np.maximum(freedom, 1), 1 - alpha) * np.sqrt(np.maximum(combined, 0) / (n_seeds * units))
-        shown &= mean > stdtrit(s, 1 - alpha) * np.sqrt(of_seeds / (n_seeds * units))
-        return float(shown.mean())
-
-
-def images_needed(spread: Spread, gap: float, n_seeds: int, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """Return the images with which a true difference that is `gap` off is shown, one-sided; None: no number of them does.
-
-    Where the seeds' part is too large, more images cannot help.
-    """
-    if gap <= 0 or spread.power(gap, MOST_IMAGES, n_seeds, alpha) < power:
-        return None
-    low, high = 1.0, float(MOST_IMAGES)
-    while high / low > 1.001:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if spread.power(gap, middle, n_seeds, alpha) >= power else (middle, high)
-    return math.ceil(high)
-
-
-def seeds_needed(spread: Spread, gap: float, n: int, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """Return the seeds with which it is shown on n images; None: not with MOST_SEEDS of them."""
-    enough = (count for count in range(2, MOST_SEEDS + 1) if spread.power(gap, n, count, alpha) >= power)
-    return next(enough, None) if gap > 0 else None
-
-
-def sample_size_for(difference: float, disagreement: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Return the images that McNemar's test needs for a difference (Connor 1987, Biometrics 43:207-211).
-
-    Two accuracies cannot differ by more than the share of images on which exactly one is right; a smaller
-    `disagreement` is taken as equal to the difference, the fewest images that could do.
-
-    Args:
-        difference: of the accuracies, either sign.
-        disagreement: share of the images on which exactly one is right.
-        power: probability of seeing it.
-        alpha: two-sided level of the test.
-
-    Raises:
-        ValueError: no difference, or shares that are none.
-    """
-    size = abs(difference)
-    if not 0 < size <= 1:
-        raise ValueError(f"difference={difference}: no sample size shows it; use e.g. 0.02")
-    if not (0 <= disagreement <= 1 and 0 < power < 1 and 0 < alpha < 1):
-        raise ValueError(f"disagreement={disagreement}, power={power}, alpha={alpha}: use shares from 0 to 1")
-    psi = max(disagreement, size)
-    z_alpha, z_power = NormalDist().inv_cdf(1 - alpha / 2), NormalDist().inv_cdf(power)
-    root = z_alpha * math.sqrt(psi) + z_power * math.sqrt(psi - size**2)
-    return math.ceil((root / size) ** 2)
-
-
-def verdict(only_a: int, only_b: int, n: int) -> str:
-    """Say whether the accuracies of two networks differ significantly on n images.
-
-    Args:
-        only_a: images on which only A is right.
-        only_b: images on which only B is right.
-        n: images.
-    """
-    difference, p = paired_difference(only_a, only_b, n), mcnemar(only_a, only_b)
-    text = describe_comparison(p, f"{n:,} images", difference.value, Interval(difference.low, difference.high))
-    if p < 0.05:
-        return text
-    needed = sample_size_for(WANTED_DIFFERENCE, (only_a + only_b) / n)
-    enough = "would be needed" if needed > n else "are enough"
-    return f"{text}; {needed:,} {enough} to see a difference of {WANTED_DIFFERENCE:g}"
-
-
-def describe_comparison(p_value: float, what: str, difference: float, interval: Interval) -> str:
-    """`cannot be distinguished with 109 images (difference 0.018, 95% interval -0.031 to 0.067, p = 0.69)`."""
-    can = "can" if p_value < 0.05 else "cannot"
-    spread = f"95% interval {interval.low:z.3f} to {interval.high:z.3f}"
-    return f"{can} be distinguished with {what} (difference {difference:z.3f}, {spread}, {format_p(p_value)})"
-
-
 def format_p(p_value: float) -> str:
     """Return `p = 0.69`; four digits around 0.05, so that 0.0497 does not read 0.05."""
     digits = 4 if 0.045 < p_value < 0.055 else 2
@@ -312,7 +178,8 @@ def bias_corrected_best(correct: np.ndarray, resamples: int = 1000, seed: int = 
 
     Bootstrap bias correction, Tsamardinos, Greasidou & Borboudakis 2018, Machine Learning 107:1895-1922, alg. 5: draw
     images with replacement, take the best run on them, measure it on those not drawn; the mean over resamples.
-    Of equal runs the first is the best.
+    Equal runs share a resample: taking the first, where runs come in order of their accuracy on all images, would choose
+    by the images that were left out. It corrects for the choice among the runs, not for that of each run's epoch.
 
     Args:
         correct: (N, n) bool or 0/1, runs on the same validation images.
@@ -334,15 +201,16 @@ def bias_corrected_best(correct: np.ndarray, resamples: int = 1000, seed: int = 
     for start in range(0, resamples, at_once):
         count = min(at_once, resamples - start)
         times = draw(generator, count, np.array([n]))  # (resamples, n)
-        best = (times @ correct.T).argmax(axis=1)
-        excluded = times == 0
+        drawn = times @ correct.T  # (resamples, N)
+        best = drawn >= drawn.max(axis=1, keepdims=True) - 1e-9
+        excluded = (times == 0).astype(np.float64)
         counts = excluded.sum(axis=1)
-        hits = np.einsum("ij,ij->i", excluded, correct[best])
+        hits = np.einsum("ij,ij->i", best, excluded @ correct.T) / best.sum(axis=1)
         accuracies.append(hits[counts > 0] / counts[counts > 0])  # a draw of few images may hold them all
     index = int(correct.sum(axis=1).argmax())
     value = float(correct[index].mean())
-    drawn = np.concatenate(accuracies)
-    corrected = float(drawn.mean()) if len(drawn) else value
+    measured = np.concatenate(accuracies)
+    corrected = float(measured.mean()) if len(measured) else value
     return BiasCorrectedBest(index, value, corrected, value - corrected)
 
 

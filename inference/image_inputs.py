@@ -7,8 +7,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from common.errors import UserError
-from common.run_folder import PROJECT, RunFolder
-from common.run_record import RunRecord, increment_test_evaluations
+from common.own_test_images import OwnTestImages, images_folder
+from common.run_folder import RunFolder
+from common.run_record import DataInfo, RunRecord, increment_test_evaluations
 from common.untrusted.tables import iterate_csv
 from datamodules.sources.image_folder import image_suffixes, walk_images
 
@@ -101,14 +102,12 @@ class ImageTable:
             return Path(str(root))
         if not of_run or not run.record.is_file():
             return run.path
-        data = RunRecord.read(run).data
-        recorded = data and data.root
-        for folder in (Path(recorded), PROJECT / recorded) if recorded else ():
-            if folder.is_dir():
-                return folder
-        raise UserError(
-            f"images={self.path}: the run's images are not at {recorded} any more; give their folder: root=DIR"
-        )
+        data = RunRecord.read(run).data or DataInfo()
+        if (folder := images_folder(data)) is None:
+            raise UserError(
+                f"images={self.path}: the run's images are not at {data.root} any more; give their folder: root=DIR"
+            )
+        return folder
 
 
 class RunImages:
@@ -159,15 +158,19 @@ def run_of_checkpoint(checkpoint: Path) -> RunFolder | None:
     return run if run and is_run(run) else None
 
 
-def count_test_evaluation(checkpoint: Path, inputs: RunImages | ImageInputs) -> int | None:
+def own_test_images(checkpoint: Path, root: str | None) -> OwnTestImages | None:
+    """Return the test images of the run that a checkpoint lies in; None where it lies elsewhere."""
+    run = run_of_checkpoint(checkpoint)
+    return OwnTestImages(run, root) if run else None
+
+
+def count_test_evaluation(checkpoint: Path) -> int | None:
     """Count one more evaluation on test in the record of the run that a checkpoint lies in.
 
-    To be called when an accuracy on test images has been shown. Return the number of evaluations; None where the images are
-    not from the run's own tables, or its record cannot be written.
+    To be called when an accuracy on its test images has been shown. Return the number of evaluations; None where its record
+    cannot be written.
     """
     run = run_of_checkpoint(checkpoint)
-    if run is None or run.path not in (table.path.resolve().parent for table in inputs.tables):
-        return None
     try:
         return increment_test_evaluations(run)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,13 +13,16 @@ from omegaconf import DictConfig, OmegaConf
 from common import predictions_csv
 from common.atomic_io import atomic_open
 from common.errors import UserError
+from common.own_test_images import OwnTestImages
 from common.run_folder import RunFolder
 from common.run_record import Baseline, Decision, SplitMetrics, describe_test_evaluations
 from common.table import Table
 from common.text import clean, join_words, plural, printable
 from inference.arguments import check_predict_arguments, checkpoint_argument
-from inference.image_inputs import ImageInput, count_test_evaluation, resolve_images
+from inference.image_inputs import ImageInput, count_test_evaluation, own_test_images, resolve_images
 from inference.predictor import Prediction, Predictor
+
+log = logging.getLogger(__name__)
 
 FIRST = 5  # rows on the screen
 WIDEST = 48  # characters of a path there
@@ -38,7 +42,8 @@ def run(config: DictConfig) -> None:
     images = OmegaConf.to_container(config.images) if OmegaConf.is_list(config.images) else config.images
     inputs = resolve_images(images, config.root)
     model = Predictor.from_checkpoint(checkpoint, str(config.device), list(config.register))
-    summary = PredictionSummary(model.classes, model.decision)
+    own_test = own_test_images(checkpoint, config.root)
+    summary = PredictionSummary(model.classes, model.decision, own_test)
     explanations = None
     if config.explain:
         from inference.explain.explain import Explanations
@@ -53,7 +58,9 @@ def run(config: DictConfig) -> None:
             summary.add(image_input, prediction)
             if explanations:
                 explanations.add(image_input, prediction)
-    test_evaluations = count_test_evaluation(checkpoint, inputs) if "test" in summary.counts else None
+    if own_test and own_test.unknown and summary.counts:
+        log.warning("whether these are test images of the model is unknown, and not counted: %s", own_test.unknown)
+    test_evaluations = count_test_evaluation(checkpoint) if summary.evaluates_test else None
     print(*summary.lines(test_evaluations), f"Predictions: {table}", sep="\n")
     if explanations:
         print(*explanations.write(table), sep="\n")
@@ -138,11 +145,19 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 
 class PredictionSummary:
-    """Count predictions as they are made, for the screen."""
+    """Count predictions as they are made, for the screen.
 
-    def __init__(self, classes: list[str], decision: Decision | None):
+    Args:
+        own_test: the test images of the run that trained the model; None where they are unknown.
+
+    Attributes:
+        evaluates_test: whether the accuracy is one on those.
+    """
+
+    def __init__(self, classes: list[str], decision: Decision | None, own_test: OwnTestImages | None = None):
         self.classes = classes
         self.decision = decision
+        self.own_test, self.evaluates_test = own_test, False
         self.first: list[dict] = []
         self.n = self.errors = self.abstained = 0
         self.first_error = ""
@@ -168,6 +183,8 @@ class PredictionSummary:
             for index, count in enumerate((correct, 1, correct and kept, kept)):
                 counts[index] += count
             self.labels.setdefault(image_input.split, Counter())[image_input.label] += 1
+            if self.own_test and not self.evaluates_test:
+                self.evaluates_test = self.own_test.include(prediction.fingerprint, image_input.file)
         elif image_input.label:
             self.unknown_labels[image_input.label] += 1
 
@@ -197,7 +214,8 @@ class PredictionSummary:
             if self.decision and 0 < kept < n:
                 lines.append(f"{name} where not abstained: {format_accuracy(proportion(correct_kept, kept))}")
         if test_evaluations and test_evaluations > 1:
-            lines.append(describe_test_evaluations(test_evaluations))
+            selected_on_test = self.own_test is not None and self.own_test.data.select_on == "test"
+            lines.append(describe_test_evaluations(test_evaluations, selected_on_test))
         if self.unknown_labels:
             unknown = join_words([clean(name, 40) for name in sorted(self.unknown_labels)])
             lines.append(

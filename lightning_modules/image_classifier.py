@@ -165,10 +165,10 @@ class ImageClassifier(L.LightningModule):
         return min(steps, self.max_steps or steps)
 
     def _evaluation_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return `rows` (B,) and `probabilities` (B, K) for callbacks/prediction_writer.py."""
+        """Return `rows` (B,), `logits` and `probabilities` (B, K) each, for callbacks/prediction_writer.py."""
         logits = self(batch["pixels"]).float()
         self.evaluation_metrics.update(logits, batch["labels"], F.cross_entropy(logits, batch["labels"]))
-        return {"rows": batch["rows"], "probabilities": logits.softmax(1)}
+        return {"rows": batch["rows"], "logits": logits, "probabilities": logits.softmax(1)}
 
     def _finish(self, stage: str, metrics: EpochMetrics) -> None:
         """End an epoch of a stage: the metrics go to `results` and, for callbacks that monitor, to Lightning."""

@@ -10,7 +10,7 @@ import numpy as np
 from common.errors import UserError
 from common.predictions_csv import Predictions, has_predictions, read_predictions
 from common.run_record import Proportion
-from evaluation.intervals import accuracy_interval, mean_over_seeds, wilson
+from evaluation.intervals import accuracy_interval, group_numbers, mean_over_seeds, wilson
 from reports.load_runs import Run
 
 
@@ -32,6 +32,23 @@ class CorrectnessMatrix(NamedTuple):
     seeds: list[int | None]
     correct: np.ndarray  # (S, n) bool
     images: str  # names the images with their labels, in order
+    groups: np.ndarray | None = None  # (n,) numbers of the groups that images belong to; None: each is its own
+
+
+class GroupNames:
+    """The group of each image as splits.csv has it, read once for all runs on the same data."""
+
+    def __init__(self):
+        self._known: dict[tuple, dict[str, str]] = {}
+
+    def of(self, run: Run, paths: Sequence[str]) -> list[str]:
+        """Return the names of the groups of images, "" for none, also where the run has no splits.csv."""
+        key = run.data.fingerprint, run.data.root, None if run.data.fingerprint else run.folder.path
+        if key not in self._known:
+            rows = run.folder.read_splits() if run.folder.splits.is_file() else []
+            self._known[key] = {row["path"]: row["group"] for row in rows if row.get("group")}
+        known = self._known[key]
+        return [known.get(path, "") for path in paths] if known else [""] * len(paths)
 
 
 def read_tables(runs: Sequence[Run], split: str) -> list[Predictions] | str:
@@ -45,41 +62,48 @@ def read_tables(runs: Sequence[Run], split: str) -> list[Predictions] | str:
         return str(error)
 
 
-def correctness_matrix(runs: Sequence[Run], tables: list[Predictions] | str) -> CorrectnessMatrix | str:
+def correctness_matrix(
+    runs: Sequence[Run], tables: list[Predictions] | str, names: GroupNames
+) -> CorrectnessMatrix | str:
     """Return which images the seeds of a row get right, or why that is not known.
 
     The folds of one seed's cross-validation are put together: one prediction an image.
     """
     if isinstance(tables, str):
         return tables
-    seeds: dict[int | None, list[Predictions]] = defaultdict(list)
+    seeds: dict[int | None, list[tuple[Run, Predictions]]] = defaultdict(list)
     for run, table in zip(runs, tables, strict=True):
-        seeds[run.seed].append(table)
-    lines, names = [], set()
+        seeds[run.seed].append((run, table))
+    lines, images, groups = [], set(), None
     for seed, folds in seeds.items():
-        pooled = _pool(folds)
+        try:
+            pooled = _pool(folds, names)
+        except (UserError, OSError) as error:  # of splits.csv
+            return str(error)
         if pooled is None:
             return f"images are in several folds of seed {seed}"
         lines.append(pooled[0])
-        names.add(pooled[1])
-    if len(names) > 1:
+        images.add(pooled[1])
+        groups = pooled[2]
+    if len(images) > 1:
         return "its seeds were measured on different images"
-    return CorrectnessMatrix(list(seeds), np.stack(lines), names.pop())
+    return CorrectnessMatrix(list(seeds), np.stack(lines), images.pop(), group_numbers(groups))
 
 
-def _pool(folds: Sequence[Predictions]) -> tuple[np.ndarray, str] | None:
-    """Return correct or not, (n,) bool, and the name of the images; None where folds share images."""
+def _pool(folds: Sequence[tuple[Run, Predictions]], names: GroupNames) -> tuple[np.ndarray, str, list[str]] | None:
+    """Return correct or not, (n,) bool, the name of the images and their groups; None where folds share images."""
     lines = []
-    for table in folds:
+    for run, table in folds:
         labels = [table.classes[k] for k in table.labels]
-        lines += zip(table.fingerprints, labels, table.paths, table.correct.tolist(), strict=True)
+        groups = names.of(run, table.paths)
+        lines += zip(table.fingerprints, labels, table.paths, table.correct.tolist(), groups, strict=True)
     if len(folds) > 1:
         lines.sort()
-        if len({path for _, _, path, _ in lines}) < len(lines):
+        if len({path for _, _, path, _, _ in lines}) < len(lines):
             return None
-    text = "\n".join(f"{fingerprint} {label}" for fingerprint, label, _, _ in lines)
+    text = "\n".join(f"{fingerprint} {label}" for fingerprint, label, *_ in lines)
     name = hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
-    return np.array([correct for *_, correct in lines]), name
+    return np.array([correct for *_, correct, _ in lines]), name, [group for *_, group in lines]
 
 
 def accuracy(runs: Sequence[Run], split: str, found: CorrectnessMatrix | str) -> Accuracy | None:
@@ -94,14 +118,20 @@ def accuracy(runs: Sequence[Run], split: str, found: CorrectnessMatrix | str) ->
     counted = [_counts(entries) for entries in seeds.values()]
     n = counted[0][1]
     values = [c / n if n else entries[0].value for (c, n), entries in zip(counted, seeds.values(), strict=True)]
+    known = isinstance(found, CorrectnessMatrix) and len(found.seeds) == len(values)
     if len(values) == 1:
-        low, high = wilson(*counted[0]) if n else (None, None)
+        low, high = None, None
+        if n:
+            low, high = accuracy_interval(found.correct, found.groups) if known else wilson(*counted[0])
         return Accuracy(values[0], low, high, None, n or None, 1, "images")
     mean, deviation, low, high, _ = mean_over_seeds(values)
     over = "seeds"
-    if isinstance(found, CorrectnessMatrix) and len(found.seeds) == len(values) and found.correct.shape[1] > 1:
-        low, high = accuracy_interval(found.correct)
+    if known:
+        low, high = accuracy_interval(found.correct, found.groups)
         over = "seeds and images"
+    elif n:  # images count as well: never narrower than one network's interval
+        of_images = wilson(mean * n, n)
+        low, high = min(low, of_images.low), max(high, of_images.high)
     return Accuracy(mean, max(0.0, low), min(1.0, high), deviation, n or None, len(values), over)
 
 

@@ -3,8 +3,8 @@
 from collections import defaultdict
 
 from common.predictions_csv import has_predictions
-from common.text import SPLIT_NAMES, clean
-from reports.accuracy import accuracy, correctness_matrix, read_tables
+from common.text import SPLIT_NAMES, clean, numeral
+from reports.accuracy import GroupNames, accuracy, correctness_matrix, read_tables
 from reports.config_diff import changed_settings, settings_key, value_of
 from reports.load_runs import LoadedRuns, Run
 from reports.per_setting import compare_settings
@@ -15,8 +15,13 @@ from reports.top_losses import TopLosses, top_losses
 NOT_A_NAME = {"none", "null", "true", "false", "auto"}  # values that mean nothing without their key
 
 
-def aggregate(loaded: LoadedRuns) -> ReportData:
-    """Make all that a report shows: rows, grouped by data, ranked by validation accuracy, then MACs, and compared."""
+def aggregate(loaded: LoadedRuns, good_enough: float = 0.02) -> ReportData:
+    """Make all that a report shows: rows, grouped by data, ranked by validation accuracy, then MACs, and compared.
+
+    Args:
+        loaded: the runs.
+        good_enough: accuracy that a smaller network may lack against the best and still be good enough.
+    """
     compared = [run for run in loaded.runs if run.status in ("finished", "pruned")]
     keys = changed_settings(compared or loaded.runs)
     excluded = list(loaded.excluded)
@@ -27,22 +32,23 @@ def aggregate(loaded: LoadedRuns) -> ReportData:
         if earlier:
             excluded.append((str(earlier.folder.path), f"the same settings, seed and fold as the later run {run.name}"))
         same[run.seed, run.fold] = run
-    rows = [_finished_row(list(runs.values()), keys) for runs in repetitions.values()]
+    names = GroupNames()
+    rows = [_finished_row(list(runs.values()), keys, names) for runs in repetitions.values()]
     unfinished = [_unfinished_row(run, keys) for run in loaded.runs if run.status != "finished"]
     groups = _groups(rows)
     for group in groups:
-        compare_to_best(group)
+        compare_to_best(group, good_enough)
         compare_settings(group, unfinished)
     return ReportData(groups, unfinished, excluded, list(keys.values()), loaded.runs)
 
 
-def _finished_row(runs: list[Run], keys: dict[str, str]) -> ResultRow:
+def _finished_row(runs: list[Run], keys: dict[str, str], names: GroupNames) -> ResultRow:
     runs.sort(key=lambda run: (run.seed or 0, run.fold or 0))
     shown = "test" if all(has_predictions(run.folder, "test") for run in runs) else "val"
     outcomes, accuracies = {}, {}
     for split in SPLIT_NAMES:  # one after the other, since tables may be large
         tables = read_tables(runs, split)
-        outcomes[split] = correctness_matrix(runs, tables)
+        outcomes[split] = correctness_matrix(runs, tables, names)
         accuracies[split] = accuracy(runs, split, outcomes[split])
         if split == shown:
             losses = top_losses(runs, tables, split)
@@ -60,8 +66,9 @@ def _changed(run: Run, keys: dict[str, str]) -> tuple[dict[str, str], str]:
     changed = {short: value_of(run, key) for key, short in keys.items()}
     present = {name: value for name, value in changed.items() if value != "-"} or changed
     name = " ".join(f"{key}={value}" for key, value in present.items())
-    if len(changed) == 1 and next(iter(present.values())).lower() not in NOT_A_NAME:
-        name = next(iter(present.values()))
+    if len(changed) == 1:
+        value = next(iter(present.values()))
+        name = name if value.lower() in NOT_A_NAME or numeral(value) is not None else value
     return changed, name or clean(run.model.name or run.name, 60)
 
 
@@ -106,5 +113,6 @@ def _groups(rows: list[ResultRow]) -> list[ResultGroup]:
 
 
 def _order(row: ResultRow) -> tuple:
+    """Order by accuracy, then cost; what is no better than guessing comes last, so that it is never the best."""
     value = row.ranked_by.value if row.ranked_by else -1.0
-    return -value, float("inf") if row.macs is None else row.macs, row.name
+    return row.guesses, -value, float("inf") if row.macs is None else row.macs, row.name

@@ -9,9 +9,11 @@ from reports.accuracy import Accuracy
 from reports.report_data import BestOfValue, Comparison, Grid, GridLine, ResultGroup, ResultRow, SettingComparison
 
 NOTE = (
-    "Each accuracy with its 95% interval, after ± the standard deviation over seeds, where there are several. The difference "
-    "is that of the {split} accuracy to the best row's, on the same images and seeds; p-values are Holm-corrected for "
-    "{m}, intervals are not. Cost is for one image; MACs are multiply-accumulates."
+    "Each accuracy with its 95% interval, after ± the standard deviation over seeds, where there are several. Validation also "
+    "chose the epochs, which flatters its accuracies. The difference is that of the {split} accuracy to the best row's, on the "
+    "same images and seeds, with its 95% interval. Good enough: at most {margin:g} below the best, shown on test images; at "
+    "most: one-sided 95% bound; p: of equal accuracy, Holm-corrected for {m}. Cost is for one image; MACs are "
+    "multiply-accumulates."
 )
 
 
@@ -26,7 +28,7 @@ def result_table(group: ResultGroup, changed: list[str]) -> Table:
     if len(rows) > 1:
         columns += [
             Column("difference", lambda row: difference_cell(row.comparison)),
-            Column("from the best", lambda row: comparison_cell(row.comparison), is_text=True),
+            Column("from the best", comparison_cell, is_text=True),
         ]
     columns += [
         Column("MACs", lambda row: Cell(compact_count(row.macs), row.macs)),
@@ -51,7 +53,7 @@ def setting_table(comparison: SettingComparison) -> Table:
     columns += [
         Column("chosen from", _chosen_from),
         Column("difference", lambda best: difference_cell(best.comparison)),
-        Column("from the best", lambda best: comparison_cell(best.comparison), is_text=True),
+        Column("from the best", lambda best: comparison_cell(best.row), is_text=True),
     ]
     return Table.filled(columns, comparison.bests)
 
@@ -87,27 +89,36 @@ def setting_cell(text: str) -> Cell:
 
 def difference_cell(found: Comparison) -> Cell:
     """Return `-0.031 (-0.062 to 0.001)`."""
-    if found.difference is None:
+    if found.pair is None:
         return Cell("-", 0.0 if found.is_best else None)
-    return Cell(f"{found.difference:+z.3f}", found.difference, f"{found.low:z.3f} to {found.high:z.3f}")
+    pair = found.pair
+    return Cell(f"{pair.difference:+z.3f}", pair.difference, f"{pair.low:z.3f} to {pair.high:z.3f}")
 
 
-def comparison_cell(found: Comparison) -> Cell:
-    """Return `cannot be distinguished (p = 0.12)`, or why there is no test."""
-    if found.reason is not None:
-        return Cell(str(found), -2.0 if found.is_best else None)
-    words, _, p_value = str(found).partition(" (")
-    return Cell(words, -found.p_value, p_value.rstrip(")"))
+def comparison_cell(row: ResultRow) -> Cell:
+    """Return `not decided (at most 0.031 below, p = 0.12)`, or why there is no comparison."""
+    found = row.comparison
+    if found.pair is None:
+        return Cell(found.verdict, 1.0 if found.is_best else None)
+    guess = "no better than guessing; " if row.guesses else ""
+    return Cell(f"{guess}{found.verdict}", found.pair.at_least, found.details)
 
 
 def note(group: ResultGroup) -> str:
     """Explain the numbers of a group's table."""
-    tests = sum(row.comparison.p_value is not None for row in group.rows)
-    text = NOTE.format(split=SPLIT_NAMES[group.split], m=plural(tests, "comparison"))
+    tests = sum(row.comparison.pair is not None for row in group.rows)
+    text = NOTE.format(split=SPLIT_NAMES[group.split], m=plural(tests, "comparison"), margin=group.margin)
+    if guess := group.rows[0].baseline:
+        text += f" Always predicting {guess.name!r} would be right on {guess.share:.3f} of the images that rows are ranked by."
     if group.split == "val" and tests:
         text += " The best row was chosen on these validation images, which flatters it."
     if group.selected_on_test:
         text += " Here the test images chose the epoch: these accuracies are too good."
+    evaluated = sum(run.record.test is not None for row in group.rows for run in row.runs)
+    if evaluated and not group.selected_on_test:
+        text += (
+            f" Test images were evaluated once for each of {plural(evaluated, 'run')}; nothing here was chosen on them."
+        )
     return text
 
 

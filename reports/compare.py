@@ -11,15 +11,18 @@ from common.errors import UserError
 from common.predictions_csv import correct_matrix, has_predictions, read_predictions
 from common.run_folder import RunFolder
 from evaluation.intervals import (
-    Interval,
     accuracy_interval,
+    design_effect,
     format_accuracy,
+    group_numbers,
     mean_over_seeds,
     proportion,
-    two_way_difference,
 )
-from evaluation.paired_tests import describe_comparison, format_p, mcnemar, paired_difference, verdict
+from evaluation.paired_tests import compare_pair, format_p
+from reports.accuracy import GroupNames
 from reports.load_runs import EXAMPLE, Run, find_records, load_runs
+from reports.report_data import data_fingerprint
+from reports.wording import FEWEST_SEEDS, LEVEL, check_margin, evidence
 
 IMAGES = {"test": "test images", "val": "validation images (they also chose the epoch, so accuracies are too good)"}
 HELP = """Compares the predictions of two runs, image by image.
@@ -73,7 +76,7 @@ def _check_only_seeds_differ(side: Side) -> None:
                 f"{names[0]}, {' '.join(sorted(there - here)) or 'nothing'} in {names[1]}; "
                 "compare two of them by their own folders"
             )
-        prints = first.data.fingerprint, other.data.fingerprint
+        prints = data_fingerprint(first), data_fingerprint(other)
         if prints[0] != prints[1]:
             raise UserError(
                 f"{side.name}: {names[0]} and {names[1]} have other data or splits (fingerprint {prints[0]}, {prints[1]}); "
@@ -89,8 +92,13 @@ def _settings(run: Run) -> set[str]:
     return {f"{key}={value}" for key, value in chosen if key != "seed"}
 
 
-def compare(a: Side, b: Side) -> list[str]:
+def compare(a: Side, b: Side, good_enough: float = 0.02) -> list[str]:
     """Return the lines that compare two networks.
+
+    Args:
+        a: one side.
+        b: the other side.
+        good_enough: accuracy that one may lack against the other and still take its place.
 
     Raises:
         UserError: other seeds, or other images.
@@ -103,16 +111,17 @@ def compare(a: Side, b: Side) -> list[str]:
         )
     folders = [run.folder for run in (*a.runs, *b.runs)]
     split = "test" if all(has_predictions(folder, "test") for folder in folders) else "val"
-    correct = correct_matrix([read_predictions(folder, split) for folder in folders])
+    tables = [read_predictions(folder, split) for folder in folders]
+    correct = correct_matrix(tables)
+    groups = group_numbers(GroupNames().of(a.runs[0], tables[0].paths))
     right_a, right_b = correct[: len(a.runs)], correct[len(a.runs) :]
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    summed = f", summed over {len(right_a)} seeds" if several else ""
     lines = [
-        f"A, {a.name}: {_accuracy(right_a, a.seeds)}",
-        f"B, {b.name}: {_accuracy(right_b, b.seeds)}",
-        f"{correct.shape[1]:,} {IMAGES[split]}",
-        f"only A is right on {only_a:,}, only B on {only_b:,}{summed}",
-        *(_over_seeds(right_a, right_b) if several else _single(only_a, only_b, correct.shape[1])),
+        f"A, {a.name}: {_accuracy(right_a, a.seeds, groups)}",
+        f"B, {b.name}: {_accuracy(right_b, b.seeds, groups)}",
+        f"{correct.shape[1]:,} {IMAGES[split]}{_in_groups(groups)}",
+        f"only A is right on {only_a:,}, only B on {only_b:,}{f', summed over {len(right_a)} seeds' if several else ''}",
+        *_verdicts(right_a, right_b, groups, split, good_enough),
         *(f"excluded: {why}" for side in (a, b) for why in side.excluded),
     ]
     selected = [side.name for side in (a, b) if any(run.selected_on_test for run in side.runs)]
@@ -121,31 +130,45 @@ def compare(a: Side, b: Side) -> list[str]:
     return lines
 
 
-def _single(only_a: int, only_b: int, n: int) -> list[str]:
-    value, low, high = paired_difference(only_a, only_b, n)
-    difference = f"A - B: {value:z.4f} (95% interval {low:z.3f} to {high:z.3f})"
-    return [
-        f"{difference}, {format_p(mcnemar(only_a, only_b))} (exact McNemar test)",
-        f"A and B {verdict(only_a, only_b, n)}",
+def _verdicts(
+    right_a: np.ndarray, right_b: np.ndarray, groups: np.ndarray | None, split: str, good_enough: float
+) -> list[str]:
+    """Say whether the two differ, and whether each could take the other's place."""
+    of_a, of_b = (compare_pair(*sides, good_enough, groups) for sides in ((right_a, right_b), (right_b, right_a)))
+    n_seeds = len(right_a)
+    if n_seeds == 1:
+        test = "exact McNemar test" if groups is None else "t test on groups"
+    else:
+        test = "seeds and images as random effects" if groups is None else "seeds and groups as random effects"
+    seeds = f" and {n_seeds} seeds" if n_seeds > 1 else ""
+    can = "can" if of_a.p_value < LEVEL else "cannot"
+    lines = [
+        f"A - B: {of_a.difference:z.4f} (95% interval {of_a.low:z.3f} to {of_a.high:z.3f}), {format_p(of_a.p_value)} ({test})",
+        f"A and B {can} be distinguished with {of_a.n:,} images{seeds}",
     ]
+    for one, other, pair in (("A", "B", of_a), ("B", "A", of_b)):
+        shown = pair.margin_p_value < LEVEL
+        is_shown = "good enough" if shown else "not shown to be good enough"
+        lines.append(f"{one} in place of {other}: {is_shown} (margin {pair.margin:g}): {evidence(pair, split, shown)}")
+    if n_seeds < FEWEST_SEEDS:
+        one = "one seed" if n_seeds == 1 else f"{n_seeds} seeds"
+        lines.append(
+            f"with {one} each this is about these trained networks; about their settings say three seeds or more"
+        )
+    return lines
 
 
-def _over_seeds(right_a: np.ndarray, right_b: np.ndarray) -> list[str]:
-    found = two_way_difference(right_a, right_b)
-    interval = Interval(found.low, found.high)
-    what = f"{right_a.shape[1]:,} images and {len(right_a)} seeds"
-    return [
-        f"A - B: {found.mean:z.4f} (95% interval {interval.low:z.3f} to {interval.high:z.3f}, standard deviation between "
-        f"seeds {found.seeds_standard_deviation:.4f}), {format_p(found.p_value)} (seeds and images as random effects)",
-        f"A and B {describe_comparison(found.p_value, what, found.mean, interval)}",
-    ]
+def _in_groups(groups: np.ndarray | None) -> str:
+    return (
+        "" if groups is None else f" in {len(np.unique(groups)):,} groups, which intervals and tests take into account"
+    )
 
 
-def _accuracy(right: np.ndarray, seeds: list[int | None]) -> str:
+def _accuracy(right: np.ndarray, seeds: list[int | None], groups: np.ndarray | None) -> str:
     runs, n = right.shape
     if runs == 1:
-        return format_accuracy(proportion(int(right.sum()), n))
-    low, high = accuracy_interval(right)
+        return format_accuracy(proportion(int(right.sum()), n, design_effect(right, groups)))
+    low, high = accuracy_interval(right, groups)
     deviation = mean_over_seeds(right.mean(axis=1).tolist()).standard_deviation
     return (
         f"{right.mean():.4f} (mean of seeds {', '.join(map(str, seeds))}; standard deviation {deviation:.4f}; "
@@ -167,9 +190,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("run_a", metavar="RUN_A", type=Path, help="folder of a run, or of one run a seed")
     parser.add_argument("run_b", metavar="RUN_B", type=Path, help="the same of the other network")
+    parser.add_argument(
+        "--good-enough", metavar="MARGIN", type=float, default=0.02,
+        help="accuracy that one may lack against the other and still take its place (default: 0.02)",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     try:
-        print("\n".join(compare(load(options.run_a), load(options.run_b))))
+        check_margin("--good-enough", options.good_enough)
+        print("\n".join(compare(load(options.run_a), load(options.run_b), options.good_enough)))
     except (UserError, OSError) as error:
         print(f"ERROR: {error}", file=sys.stderr)
         return 1

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from pathlib import Path
+from statistics import mean
 from typing import NamedTuple
 
 import numpy as np
@@ -9,20 +10,29 @@ from matplotlib.figure import Figure
 
 from common.errors import UserError
 from common.predictions_csv import correct_matrix, has_predictions, read_predictions
-from evaluation.intervals import TwoWayMean, two_way_difference, two_way_random_effects
-from evaluation.paired_tests import format_p
+from evaluation.intervals import Interval, accuracy_interval, group_numbers
+from evaluation.paired_tests import PairedComparison, compare_pair, format_p, holm
+from reports.accuracy import GroupNames
 from reports.load_runs import Run, find_records, load_runs
+from reports.wording import FEWEST_SEEDS, LEVEL
+
+MARGIN = 0.02  # of the comparison; nothing here depends on it
 
 
 class Point(NamedTuple):
-    """One network trained on one number of images."""
+    """One network trained on one number of images, or one share of them: then `n_train` is a mean over the seeds."""
 
     model: str
     parameters: int
     n_train: int
     seeds: list[int | None]
     right: np.ndarray  # (seeds, images) bool
-    accuracy: TwoWayMean
+    interval: Interval  # of the accuracy, 95%, over seeds and images
+    groups: np.ndarray | None  # (images,) numbers
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.right.mean())
 
 
 class Curves(NamedTuple):
@@ -49,17 +59,27 @@ def read_curves(folder: Path) -> Curves:
         f"{run.name}: its record lacks parameters or training images" for run in trained if not _has_sizes(run)
     ]
     split = "test" if all(has_predictions(run.folder, "test") for run in runs) else "val"
-    correct = correct_matrix([read_predictions(run.folder, split) for run in runs])  # refuses runs on other images
-    places: dict[tuple[int, str, int], list[int]] = defaultdict(list)
+    tables = [read_predictions(run.folder, split) for run in runs]
+    correct = correct_matrix(tables)  # refuses runs on other images
+    groups = group_numbers(GroupNames().of(runs[0], tables[0].paths))
+    places: dict[tuple, list[int]] = defaultdict(list)
     for index in sorted(range(len(runs)), key=lambda index: runs[index].seed or 0):
         run = runs[index]
-        places[run.model.parameters, str(run.model.name), run.data.n_train].append(index)
+        places[run.model.parameters, str(run.model.name), _share(run)].append(index)
     points: dict[str, list[Point]] = defaultdict(list)
-    for (parameters, name, n_train), rows in sorted(places.items()):
-        seeds = [runs[row].seed for row in rows]
-        accuracy = two_way_random_effects(correct[rows])
-        points[name].append(Point(name, parameters, n_train, seeds, correct[rows], accuracy))
+    sizes = {place: round(mean(runs[row].data.n_train for row in rows)) for place, rows in places.items()}
+    for place, rows in sorted(places.items(), key=lambda item: (*item[0][:2], sizes[item[0]])):
+        (parameters, name, _), n_train, seeds = place, sizes[place], [runs[row].seed for row in rows]
+        interval = accuracy_interval(correct[rows], groups)
+        points[name].append(Point(name, parameters, n_train, seeds, correct[rows], interval, groups))
     return Curves(split, dict(points), excluded)
+
+
+def _share(run: Run) -> tuple:
+    """Return what seeds have in common that train on as many images, or nearly, where groups are not divided."""
+    data, fraction = run.data, run.record.run.settings.get("datamodule.train_fraction")
+    known = data.fingerprint_full is not None and isinstance(fraction, (int, float))
+    return (fraction, data.fingerprint_full) if known else (data.n_train,)
 
 
 def _has_sizes(run: Run) -> bool:
@@ -67,24 +87,30 @@ def _has_sizes(run: Run) -> bool:
 
 
 def describe_curves(curves: Curves) -> list[str]:
-    """Return a sentence on more images for each network with two points, one on larger networks, and what is excluded."""
-    sentences = []
+    """Return a sentence on more images for each network with two points, one on larger networks, and what is excluded.
+
+    Their p-values are Holm-corrected together.
+    """
+    found: list[tuple[str, str, PairedComparison]] = []  # what changed, what that may help, how much
     for name, points in curves.points.items():
         if len(points) > 1:
             half, full = points[-2], points[-1]
-            gain = _difference(full, half)
-            helps = "more images would probably help" if _gains(gain) else "more images show no clear gain"
-            change = (
-                f"from {half.n_train:,} to {full.n_train:,} training images accuracy changes by {_format_gain(gain)}"
-            )
-            sentences.append(f"{name}: {change}: {helps}")
+            change = f"{name}: from {half.n_train:,} to {full.n_train:,} training images accuracy changes by"
+            found.append((change, "more images", _difference(full, half)))
     smallest, *larger = [points[-1] for points in curves.points.values()]
     for other in larger:
         if other.n_train == smallest.n_train:
-            gain = _difference(other, smallest)
-            helps = "a larger network helps" if _gains(gain) else "a larger network shows no clear gain"
-            change = f"instead of {smallest.model} at {other.n_train:,}: {_format_gain(gain)}"
-            sentences.append(f"{other.model} {change}: {helps}")
+            change = f"{other.model} instead of {smallest.model} at {other.n_train:,}:"
+            found.append((change, "a larger network", _difference(other, smallest)))
+    p_values = holm([gain.p_value for _, _, gain in found])
+    sentences = [
+        f"{change} {_format_gain(gain, p)}: {_verdict(what, gain, p)}"
+        for (change, what, gain), p in zip(found, p_values, strict=True)
+    ]
+    if any(gain.n_seeds < FEWEST_SEEDS for _, _, gain in found):
+        sentences.append(
+            f"fewer than {FEWEST_SEEDS} seeds: this is about these trained networks and these training images"
+        )
     return [*sentences, *(f"excluded: {why}" for why in curves.excluded)]
 
 
@@ -94,9 +120,8 @@ def draw(curves: Curves) -> Figure:
     axes = figure.add_subplot()
     colors = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe & Ito: distinct for color-blind readers
     for index, (name, points) in enumerate(curves.points.items()):
-        accuracies = [point.accuracy for point in points]
-        means = np.array([a.mean for a in accuracies])
-        reach = np.array([[a.mean - max(a.low, 0), min(a.high, 1) - a.mean] for a in accuracies]).T
+        means = np.array([point.accuracy for point in points])
+        reach = np.abs(np.array([point.interval for point in points]).T - means)
         label = f"{name} ({points[0].parameters:,} parameters)"
         color, marker = colors[index % len(colors)], "os^Dv"[index % 5]
         places = [point.n_train * 1.01**index for point in points]
@@ -114,18 +139,18 @@ def draw(curves: Curves) -> Figure:
     return figure
 
 
-def _difference(a: Point, b: Point) -> TwoWayMean:
+def _difference(a: Point, b: Point) -> PairedComparison:
     """Return A minus B over the seeds that both have."""
     seeds = [seed for seed in a.seeds if seed in b.seeds]
     if not seeds:
         raise UserError(f"{a.model}: no seed was run with {a.n_train} and with {b.n_train} training images")
     right_a, right_b = (side.right[[side.seeds.index(seed) for seed in seeds]] for side in (a, b))
-    return two_way_difference(right_a, right_b)
+    return compare_pair(right_a, right_b, MARGIN, a.groups)
 
 
-def _gains(gain: TwoWayMean) -> bool:
-    return gain.p_value < 0.05 and gain.mean > 0
+def _verdict(what: str, gain: PairedComparison, p_value: float) -> str:
+    return f"{what} helped here" if p_value < LEVEL and gain.difference > 0 else f"{what} showed no clear gain"
 
 
-def _format_gain(gain: TwoWayMean) -> str:
-    return f"{gain.mean:+.3f} (95% interval {gain.low:.3f} to {gain.high:.3f}, {format_p(gain.p_value)})"
+def _format_gain(gain: PairedComparison, p_value: float) -> str:
+    return f"{gain.difference:+.3f} (95% interval {gain.low:.3f} to {gain.high:.3f}, {format_p(p_value)})"

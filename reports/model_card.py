@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from common.atomic_io import write_text
 from common.html import jinja_environment
-from common.run_record import Latency, Proportion, RunRecord, SplitMetrics
+from common.run_record import Latency, Proportion, RunRecord, SplitMetrics, describe_test_evaluations
 from common.table import Table, escape_markdown
 from common.text import SPLIT_NAMES, clean, join_words, plural
 from evaluation.describe import (
@@ -249,8 +249,9 @@ def _limits(run: Run, split: str | None, metrics: SplitMetrics | None) -> list[s
         lines.append("The test images chose the epoch (datamodule.select_on=test): all results here are too good.")
     elif split == "val":
         lines.append("There is no test result: validation chose the epoch, so its results are too good.")
-    if run.record.test and (run.record.test.test_evaluations or 0) > 1:
-        lines.append("The model was evaluated on test before: only the first result is unbiased.")
+    if run.record.test and (n := run.record.test.test_evaluations or 0) > 1:
+        text = describe_test_evaluations(n, run.selected_on_test)
+        lines.append(f"{text[0].upper()}{text[1:]}.")
     if leaks := sum(finding.leak for finding in run.data.audit or []):
         lines.append(
             f"{plural(leaks, 'finding')} of the audit: training images are also in val or test, which flatters."

@@ -69,7 +69,7 @@ def _group(group: ResultGroup, changed: list[str], drawn: bool) -> dict:
     part = {
         "heading": group.heading,
         "selected_on_test": group.selected_on_test,
-        "has_best": group.rows[0].ranked_by is not None,
+        "has_best": group.rows[0].comparison.is_best,
         "answer": answer(group),
         "table": result_table(group, changed),
         "note": note(group),

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from common.text import SPLIT_NAMES, join_words, numeral, plural
 from reports.report_data import (
     BestOfValue,
-    Comparison,
     Grid,
     GridLine,
     ResultGroup,
@@ -17,7 +16,6 @@ from reports.report_data import (
     SettingComparison,
     setting_words,
 )
-from reports.significance import compare_rows
 
 MOST_SETTINGS = 8  # with a table
 MOST_VALUES = 20  # of a table
@@ -44,9 +42,8 @@ def best_note(group: ResultGroup) -> str:
     by = "test" if group.selected_on_test else "validation"
     return (
         f"Each line is the row that {by} puts first among those with this value, # its rank in the table of all. The {by} "
-        f"accuracy, by which it was chosen, flatters a value that had more tries. The difference is that of the "
-        f"{SPLIT_NAMES[group.split]} accuracy to the first line's, on the same images and seeds; p-values are "
-        "Holm-corrected within each table, intervals are not."
+        f"accuracy, by which it was chosen, flatters a value that had more tries. Differences are to the best row of all, "
+        "as in the table of all."
     )
 
 
@@ -85,38 +82,30 @@ def _comparison(group: ResultGroup, setting: str, swept: Swept) -> SettingCompar
             by_value[row.changed[setting]].append(row)
     if len(by_value) < 2 or all(len(rows) == 1 for rows in by_value.values()):
         return None
-    first, *others = [rows[0] for rows in by_value.values()]  # rows come by rank
-    comparisons = [Comparison(reason="the best"), *compare_rows(others, first, group.split)]
     bests = []
-    for (value, rows), comparison in zip(by_value.items(), comparisons, strict=True):
+    for value, rows in by_value.items():  # rows come by rank
         names = [name for name in swept if name != setting and rows[0].changed[name] != "-"]
         rest = " ".join(f"{name}={rows[0].changed[name]}" for name in names)
-        bests.append(BestOfValue(value, rows[0], rest, len(rows), sum(len(row.runs) for row in rows), comparison))
-    sentences = [_answer(bests, SPLIT_NAMES[group.split]), _budget(bests)]
+        bests.append(BestOfValue(value, rows[0], rest, len(rows), sum(len(row.runs) for row in rows)))
+    sentences = [_answer(bests, group), _budget(bests)]
     if len(bests) > MOST_VALUES:
         sentences.append(f"The first {MOST_VALUES} of {len(bests):,} are shown.")
     return SettingComparison(setting, bests[:MOST_VALUES], sentences)
 
 
-def _answer(bests: list[BestOfValue], split: str) -> str:
-    """Say which value is the best, and which cannot be distinguished from it."""
+def _answer(bests: list[BestOfValue], group: ResultGroup) -> str:
+    """Say which value is the best, and what is known of the others against the best row of all."""
     best, *others = bests
-    compared = [each for each in others if each.comparison.reason is None]
-    same = [each.value for each in compared if not each.comparison.distinguishable]
-    different = [each for each in compared if each.comparison.distinguishable]
-    worse = [each.value for each in different if each.comparison.difference < 0]
-    better = [each.value for each in different if each.comparison.difference >= 0]
-    parts = []
-    if same:
-        parts.append(f"{join_words(same)} cannot be distinguished from it")
-    for values, how in ((worse, "worse"), (better, "better")):
-        if values:
-            parts.append(f"{join_words(values)} {'is' if len(values) == 1 else 'are'} distinguishably {how} on {split}")
-    if len(compared) < len(others):
-        parts.append(f"{plural(len(others) - len(compared), 'value')} could not be compared")
     by = "test (which chose the epoch too)" if best.row.selected_on_test else "validation"
     chosen = f"{best.value} with {best.others}" if best.others else best.value
-    return f"The best by {by} is {chosen}; {'; '.join(parts)}."
+    by_verdict: dict[str, list[str]] = defaultdict(list)
+    for each in others:
+        comparison = each.comparison
+        by_verdict[comparison.verdict if comparison.pair else "not compared"].append(each.value)
+    parts = [
+        f"{join_words(values)} {'is' if len(values) == 1 else 'are'} {words}" for words, values in by_verdict.items()
+    ]
+    return f"The best by {by} is {chosen}. Against the best of all, on {SPLIT_NAMES[group.split]}: {'; '.join(parts)}."
 
 
 def _budget(bests: list[BestOfValue]) -> str:

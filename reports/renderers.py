@@ -73,8 +73,12 @@ def _csv_line(row: ResultRow) -> dict:
             name = f"{split}_accuracy" if key == "value" else f"{split}_accuracy_{key}"
             line[name] = getattr(accuracy, key) if accuracy else None
     found = row.comparison or Comparison()
-    line |= {"difference": found.difference, "difference_low": found.low, "difference_high": found.high}
-    line |= {"p_holm": found.p_value, "verdict": str(found) if row.comparison else None}
+    for key in ("difference", "low", "high", "at_least"):
+        name = "difference" if key == "difference" else f"difference_{key}"
+        line[name] = getattr(found.pair, key) if found.pair else None
+    line |= {"p_holm": found.p_value, "verdict": found.verdict if row.comparison else None}
+    line |= {"good_enough": found.shown if found.pair else None}
+    line |= {"baseline": row.baseline.share if row.comparison and row.baseline else None}
     line |= {key: getattr(row, key) for key in ("macs", "parameters", "latency_p50_ms", "wall_time_s")}
     line |= {"seeds": " ".join(map(str, row.seeds)), "n_seeds": len(row.seeds), "n_folds": len(row.folds)}
     return {**line, "reason": None, "runs": " ".join(run.name for run in row.runs)}

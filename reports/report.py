@@ -15,6 +15,7 @@ from reports.load_runs import common_folder, find_records, load_runs
 from reports.provenance import title_of
 from reports.renderers import as_csv, as_latex, as_markdown, as_text
 from reports.significance import answer
+from reports.wording import check_margin
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +33,15 @@ class Written(NamedTuple):
 def run(config: DictConfig) -> None:
     """Write the report that conf/report.yaml describes; print its table and answer."""
     runs = OmegaConf.to_container(config.runs) if OmegaConf.is_list(config.runs) else config.runs
-    written = write_report(runs, out=config.out, title=config.title)
+    written = write_report(runs, out=config.out, title=config.title, good_enough=config.good_enough)
     for text in written.warnings:
         log.warning("excluded: %s", text)
     print(f"{written.text}\n\nPage: {written.page}")
 
 
-def write_report(where: str | Sequence[str], out: str | None = None, title: str | None = None) -> Written:
+def write_report(
+    where: str | Sequence[str], out: str | None = None, title: str | None = None, good_enough: float = 0.02
+) -> Written:
     """Write report.html, report.md, table.csv and table.tex.
 
     Args:
@@ -46,12 +49,14 @@ def write_report(where: str | Sequence[str], out: str | None = None, title: str 
         out: folder of what is written, or the page's own name ending in .html, whose name the other three then share;
             None: the folder that holds the runs.
         title: of the page; None: the experiment's name, or what differs.
+        good_enough: accuracy that a smaller network may lack against the best and still be good enough.
 
     Raises:
-        UserError: no runs, none that can be read, or no permission to write.
+        UserError: no runs, none that can be read, no such margin, or no permission to write.
     """
+    check_margin("good_enough", good_enough)
     paths = find_records(where)
-    data = aggregate(load_runs(paths))
+    data = aggregate(load_runs(paths), good_enough)
     title = clean(title, LONGEST_TITLE) if title else title_of(data)
     from reports.page import make_page  # late: errors come without matplotlib
 

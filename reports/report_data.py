@@ -2,44 +2,59 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import fmean, median
 from typing import NamedTuple
 
 from common.run_record import DataInfo
 from common.text import clean, plural
-from evaluation.paired_tests import BiasCorrectedBest, format_p
+from evaluation.paired_tests import BiasCorrectedBest, PairedComparison, format_p
 from reports.accuracy import Accuracy, CorrectnessMatrix
 from reports.load_runs import Run
 from reports.top_losses import TopLosses
+from reports.wording import at_most, verdict
 
-LEVEL = 0.05  # of the tests
+WITHOUT_PAIR = ("the best", "no accuracy", "no better than guessing")  # what the first row of a table is
 SETTING_WORDS = {"lr": "learning rate"}
 
 
 class Comparison(NamedTuple):
     """A row against the best of its group; where they cannot be compared, `reason` says why and the rest is None."""
 
-    difference: float | None = None  # accuracy of this row minus that of the best
-    low: float | None = None
-    high: float | None = None
-    p_value: float | None = None  # after Holm's correction over the comparisons of one table
-    n: int | None = None  # images
-    seeds: int | None = None  # that both have
-    needed: int | None = None  # images to detect the difference of interest; disagreement as observed, power 0.8
+    pair: PairedComparison | None = None
+    p_value: float | None = None  # of equal accuracy, after Holm's correction over the comparisons of the table
+    shown: bool = False  # on test images to be good enough
+    n_unused_seeds: int = 0  # that only one of the two has
     reason: str | None = None
-
-    @property
-    def distinguishable(self) -> bool | None:
-        return None if self.p_value is None else self.p_value < LEVEL
 
     @property
     def is_best(self) -> bool:
         return self.reason == "the best"
 
+    @property
+    def verdict(self) -> str:
+        """`worse`, `good enough`, `not decided`, ..., or why there is none."""
+        if self.pair is None:
+            return self.reason if self.reason in WITHOUT_PAIR else f"not compared: {self.reason}"
+        return verdict(self.pair, self.p_value, self.shown)
+
+    @property
+    def details(self) -> str:
+        """`at most 0.031 below, p = 0.12`."""
+        if self.pair is None:
+            return ""
+        seeds = f", {plural(self.pair.n_seeds, 'common seed')}" if self.n_unused_seeds else ""
+        return f"{at_most(self.pair)}, {format_p(self.p_value)}{seeds}"
+
     def __str__(self) -> str:
-        if self.reason is not None:
-            return self.reason if self.is_best else f"not compared: {self.reason}"
-        return f"{'can' if self.distinguishable else 'cannot'} be distinguished ({format_p(self.p_value)})"
+        return f"{self.verdict} ({self.details})" if self.pair else self.verdict
+
+
+class Baseline(NamedTuple):
+    """Always predicting the most frequent class."""
+
+    name: str
+    share: float
 
 
 @dataclass
@@ -83,7 +98,27 @@ class ResultRow:
 
     @property
     def ranked_by(self) -> Accuracy | None:
-        return self.accuracies["test" if self.selected_on_test else "val"]
+        return self.accuracies[self._ranking_split]
+
+    @property
+    def _ranking_split(self) -> str:
+        return "test" if self.selected_on_test else "val"
+
+    @cached_property
+    def baseline(self) -> Baseline | None:
+        """The most frequent class of the images that rows are ranked by; None where their counts are not known."""
+        counts = [found.confusion for run in self.runs if (found := getattr(run.record, self._ranking_split))]
+        if not counts or any(each is None or len(each) != len(self.data.classes) for each in counts):
+            return None
+        images = [sum(sum(line) for line in lines) for lines in zip(*counts, strict=True)]  # of each class
+        most = max(range(len(images)), key=images.__getitem__)
+        return Baseline(clean(self.data.classes[most], 40), images[most] / sum(images)) if sum(images) else None
+
+    @property
+    def guesses(self) -> bool:
+        """Whether its accuracy is not shown to be above that of always predicting the most frequent class."""
+        found, guess = self.ranked_by, self.baseline
+        return bool(found and guess and found.low is not None and found.low <= guess.share)
 
     def _median(self, value_of: Callable[[Run], float | None]) -> float | None:
         values = [value for run in self.runs if (value := value_of(run)) is not None]
@@ -134,7 +169,11 @@ class BestOfValue(NamedTuple):
     others: str  # its other settings
     n_rows: int  # that it was chosen from
     n_runs: int
-    comparison: Comparison  # with the best value; p-values after Holm's correction over the values
+
+    @property
+    def comparison(self) -> Comparison:
+        """With the best row of all, the same as in the table of all rows."""
+        return self.row.comparison
 
 
 class SettingComparison(NamedTuple):
@@ -147,6 +186,14 @@ class SettingComparison(NamedTuple):
     @property
     def title(self) -> str:
         return f"The best of each {setting_words(self.setting)}"
+
+
+class Choice(NamedTuple):
+    """The smaller network that validation chose, for test images to show that it is good enough."""
+
+    row: ResultRow
+    on_validation: PairedComparison
+    within: bool  # whether its bound on validation lies within the margin; else it is the nearest to that
 
 
 class GridLine(NamedTuple):
@@ -176,6 +223,8 @@ class ResultGroup:
 
     rows: list[ResultRow]
     split: str = "test"  # that the differences are measured on
+    margin: float = 0.02  # below the best that is good enough
+    choice: Choice | None = None
     selection_bias: tuple[BiasCorrectedBest, int] | None = None  # and the number of rows
     settings: list[SettingComparison] = field(default_factory=list)
     grid: Grid | None = None
@@ -220,9 +269,22 @@ class ReportData:
     runs: list[Run]
 
 
+def data_fingerprint(run: Run) -> str:
+    """Return a fingerprint of a run's images and splits that is equal for runs that differ only in the seed.
+
+    With datamodule.train_fraction each seed trains on a part of its own of the same images.
+    """
+    data, fraction = run.data, run.record.run.settings.get("datamodule.train_fraction", 1)
+    if data.fingerprint_full is not None:
+        return data.fingerprint_full
+    if data.fingerprint_val_test is not None and isinstance(fraction, (int, float)) and fraction < 1:
+        return f"{data.fingerprint_val_test} {data.n_train}"
+    return str(data.fingerprint)
+
+
 def split_fingerprint(run: Run) -> str | None:
     """Return the fingerprint of a run's images and splits; None for a fold, which has splits of its own."""
-    return str(run.data.fingerprint) if run.fold is None else None
+    return data_fingerprint(run) if run.fold is None else None
 
 
 def setting_words(setting: str) -> str:

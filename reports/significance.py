@@ -1,46 +1,44 @@
-"""Which rows can be distinguished from the best of their group, and the answer in two sentences."""
-
-from collections.abc import Sequence
+"""Which row is the best, how the others compare with it, and the smallest network that is good enough; in sentences."""
 
 import numpy as np
 
-from common.text import SPLIT_NAMES, compact_count, join_words, plural
-from evaluation.intervals import two_way_difference
-from evaluation.paired_tests import (
-    WANTED_DIFFERENCE,
-    BiasCorrectedBest,
-    bias_corrected_best,
-    holm,
-    mcnemar,
-    paired_difference,
-    sample_size_for,
-)
+from common.text import SPLIT_NAMES, compact_count
+from evaluation.paired_tests import bias_corrected_best, compare_pair, holm
 from reports.accuracy import Accuracy, CorrectnessMatrix
-from reports.report_data import Comparison, ResultGroup, ResultRow
+from reports.report_data import Choice, Comparison, ResultGroup, ResultRow
+from reports.wording import FEWEST_SEEDS, LEVEL, evidence, is_of_settings
 
 RESAMPLES = 1000
 DRAWS = 4_000_000_000  # resamples x images x rows, about a second
 
 
-def compare_to_best(group: ResultGroup) -> None:
-    """Give every row of a group its comparison, and the group its selection bias."""
-    group.split = _common_split(group.rows)
+def compare_to_best(group: ResultGroup, margin: float) -> None:
+    """Give every row of a group its comparison with the best, and the group its choice and its selection bias.
+
+    Every sentence and table takes a pair's numbers from here. Two families of tests, each at 5%: whether a row differs,
+    Holm-corrected over all rows; and whether it is good enough, shown on test images: the chosen row first and by itself,
+    since nothing was chosen on test, and only where that is shown the others, Holm-corrected. More rows then do not make
+    it likelier that a bad one passes.
+
+    Args:
+        margin: how far below the best is good enough.
+    """
+    group.split, group.margin = _common_split(group.rows), margin
     best, *others = group.rows
-    best.comparison = Comparison(reason="the best" if best.ranked_by else "no accuracy")
-    for row, comparison in zip(others, compare_rows(others, best, group.split), strict=True):
-        row.comparison = comparison
+    best.comparison = Comparison(reason="the best" if best.ranked_by and not best.guesses else "no accuracy")
+    if best.guesses:
+        best.comparison = Comparison(reason="no better than guessing")
+    found = [_compare(row.outcomes[group.split], best.outcomes[group.split], group.split, margin) for row in others]
+    corrected = iter(holm([each.pair.p_value for each in found if each.pair]))
+    for row, comparison in zip(others, found, strict=True):
+        row.comparison = comparison._replace(p_value=next(corrected)) if comparison.pair else comparison
+    group.choice = _choose(group)
+    _show(group)
     group.selection_bias = _selection_bias(group)
 
 
-def compare_rows(rows: Sequence[ResultRow], best: ResultRow, split: str) -> list[Comparison]:
-    """Compare each row with the best, with Holm's correction over these comparisons."""
-    found = [_compare(row.outcomes[split], best.outcomes[split], split) for row in rows]
-    corrected = iter(holm([each.p_value for each in found if each.reason is None]))
-    return [each if each.reason else each._replace(p_value=next(corrected)) for each in found]
-
-
 def answer(group: ResultGroup) -> list[str]:
-    """Answer in two sentences: which is the best, and which smallest network cannot be distinguished from it."""
+    """Answer in sentences: which is the best, which smaller network is good enough, and what that can be said of."""
     best, *others = group.rows
     if best.ranked_by is None:
         costs = sorted((row for row in group.rows if row.macs is not None), key=lambda row: row.macs)
@@ -50,10 +48,17 @@ def answer(group: ResultGroup) -> list[str]:
     results = [] if best.selected_on_test else [f"validation accuracy {describe_accuracy(best.ranked_by)}"]
     test = best.accuracies["test"]
     results.append(f"test accuracy {describe_accuracy(test)}" if test else "it was not evaluated on test")
+    if guess := best.baseline:
+        results.append(f"always {guess.name!r}: {guess.share:.3f}")
+    if best.guesses:
+        first = f"the first by {by} is {best.name}" if others else best.name
+        return [
+            f"{'No row is' if others else 'It is not'} shown to be better than guessing: {first}, {', '.join(results)}."
+        ]
     if not others:
         only = f"There is only one setting, {best.name}, and nothing to compare it with"
         return [f"{only}.", f"{'By ' + by + ': ' if best.selected_on_test else 'It has '}{', '.join(results)}."]
-    return [f"The best by {by} is {best.name}: {', '.join(results)}.", _smallest_as_good(group)]
+    return [f"The best by {by} is {best.name}: {', '.join(results)}.", _good_enough(group), *_of_networks(group)]
 
 
 def describe_accuracy(accuracy: Accuracy | None) -> str:
@@ -70,54 +75,63 @@ def describe_accuracy(accuracy: Accuracy | None) -> str:
 
 
 def describe_selection_bias(group: ResultGroup) -> str | None:
-    """Return `best of 4 on validation: 0.840 as measured, 0.830 corrected`."""
+    """Return `best of 4 on validation: 0.840 as measured, 0.830 corrected for the choice of the row, not of the epoch`."""
     if group.selection_bias is None:
         return None
     found, n = group.selection_bias
-    return f"best of {n:,} on validation: {found.value:.3f} as measured, {found.corrected:.3f} corrected"
-
-
-def _smallest_as_good(group: ResultGroup) -> str:
-    """Name the smallest network that cannot be distinguished from the best, or say why there is none."""
-    best, *others = group.rows
-    split = SPLIT_NAMES[group.split]
-    compared = [row for row in others if row.comparison.reason is None]
-    if not compared:
-        return f"It was compared with none of the others: {others[0].comparison.reason}."
-    close = [row for row in compared if not row.comparison.distinguishable or row.comparison.difference > 0]
-    smaller = [row for row in compared if None not in (row.macs, best.macs) and row.macs < best.macs]
-    candidates = sorted((row for row in smaller if row in close), key=lambda row: (row.macs, row.rank))
-    unknown = len(others) - len(compared)
-    rest = f" ({plural(unknown, 'row')} could not be compared)" if unknown else ""
-    if candidates:
-        row = candidates[0]
-        how = "is not worse" if row.comparison.distinguishable else "cannot be distinguished from it"
-        share = f"{row.macs / best.macs:.2g} times those of {best.name}"
-        evidence = _evidence(row, split)
-        return f"The smallest network that {how} is {row.name} with {_macs(row)}, {share} ({evidence}){rest}."
-    if smaller:
-        which = "The smaller network is" if len(smaller) == 1 else f"All {len(smaller):,} smaller networks are"
-        return f"{which} distinguishably worse on {split}{rest}."
-    size = "No network here is smaller" if None not in (best.macs, *(r.macs for r in others)) else "Costs are not known"
-    if not close:
-        others_are = "the other is" if len(compared) == 1 else f"all {len(compared):,} others are"
-        return f"{size}, and {others_are} distinguishably worse on {split}{rest}."
-    names = join_words([row.name for row in close], 4)
-    return f"{size}; {names} cannot be distinguished from it ({_evidence(close[0], split)}){rest}."
-
-
-def _evidence(row: ResultRow, split: str) -> str:
-    """Return `difference -0.010, -0.041 to 0.021, with 445 test images; 5,100 images would be needed to detect ...`."""
-    found = row.comparison
-    seeds = f" and {found.seeds} seeds" if found.seeds > 1 else ""
-    text = (
-        f"difference {found.difference:+z.3f}, {found.low:z.3f} to {found.high:z.3f}, "
-        f"with {found.n:,} {split} images{seeds}"
+    return (
+        f"best of {n:,} on validation: {found.value:.3f} as measured, {found.corrected:.3f} corrected for the choice of the "
+        "row, not of the epoch"
     )
-    if found.distinguishable:
-        return text
-    enough = "images are enough" if found.needed <= found.n else "images would be needed"
-    return f"{text}; {found.needed:,} {enough} to detect a difference of {WANTED_DIFFERENCE:g}"
+
+
+def _good_enough(group: ResultGroup) -> str:
+    """Name the smallest network that is shown to be good enough, or say what is missing."""
+    best, *others = group.rows
+    within = f"at most {group.margin:g} below {best.name}"
+    if best.macs is None or all(row.macs is None for row in others):
+        return "Costs are not known, so that no smaller network can be named."
+    smaller = [row for row in others if row.macs is not None and row.macs < best.macs]
+    if not smaller:
+        return "No network here is smaller."
+    if best.selected_on_test:
+        return "Since the test images chose the epochs, they cannot show that a smaller network is good enough."
+    if group.choice is None:
+        reason = smaller[0].comparison.reason or "validation predictions are missing"
+        which = "The smaller network was" if len(smaller) == 1 else f"The {len(smaller):,} smaller networks were"
+        return f"{which} not compared with it: {reason}."
+    shown = [row for row in smaller if row.comparison.shown]
+    row = min(shown, key=lambda each: (each.macs, each.rank)) if shown else group.choice.row
+    size = f"{row.name} with {_macs(row)}, {row.macs / best.macs:.2g} times those of {best.name}"
+    pair = row.comparison.pair
+    if group.split != "test" or pair is None:
+        found = evidence(group.choice.on_validation, "val", group.choice.within)
+        return (
+            f"Chosen on validation, not proved: {size}: {found}. Test images, on which nothing was chosen, would have to show "
+            f"that it is {within}."
+        )
+    found, trained = evidence(pair, "test", bool(shown)), "" if is_of_settings(pair) else " as trained"
+    if shown:
+        how = "chosen on validation, shown on test" if row is group.choice.row else "shown on test"
+        return f"The smallest network that is shown to be good enough{trained}, {within}, is {size}: {how}: {found}."
+    nearest = "The one chosen on validation" if group.choice.within else "The nearest on validation"
+    if len(smaller) == 1:
+        nearest = "The only smaller one"
+    return f"No smaller network is shown to be good enough, {within}. {nearest} is {size}: on test {found}."
+
+
+def _of_networks(group: ResultGroup) -> list[str]:
+    """Say that few seeds speak of trained networks, where pairs have fewer than three."""
+    pairs = [row.comparison.pair for row in group.rows if row.comparison.pair]
+    fewest = min((pair.n_seeds for pair in pairs), default=FEWEST_SEEDS)
+    if fewest >= FEWEST_SEEDS:
+        return []
+    some = "" if all(not is_of_settings(pair) for pair in pairs) else "Where it is so: "
+    one = "One seed a setting" if fewest == 1 else "Two seeds a setting"
+    return [
+        f"{some}{one}: the comparisons are of these trained networks, not of the settings, since other seeds may turn "
+        "them; seeds=3 or more compares settings."
+    ]
 
 
 def _macs(row: ResultRow) -> str:
@@ -130,7 +144,7 @@ def _common_split(rows: list[ResultRow]) -> str:
     return "val" if have["test"] < len(rows) and have["val"] > have["test"] else "test"
 
 
-def _compare(row: CorrectnessMatrix | str, best: CorrectnessMatrix | str, split: str) -> Comparison:
+def _compare(row: CorrectnessMatrix | str, best: CorrectnessMatrix | str, split: str, margin: float) -> Comparison:
     """Compare a row with the best, not yet corrected for the number of rows."""
     for found, whose in ((row, ""), (best, "of the best, ")):
         if isinstance(found, str):
@@ -144,19 +158,45 @@ def _compare(row: CorrectnessMatrix | str, best: CorrectnessMatrix | str, split:
         return Comparison(reason="it has no seed in common with the best")
     a = row.correct[[i for i, _ in pairs]]
     b = best.correct[[j for _, j in pairs]]
-    n = a.shape[1]
-    needed = sample_size_for(WANTED_DIFFERENCE, float((a != b).mean()))
-    if len(pairs) == 1:
-        only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-        value, low, high = paired_difference(only_a, only_b, n)
-        return Comparison(value, low, high, mcnemar(only_a, only_b), n, 1, needed)
-    if n < 2:
+    if len(pairs) > 1 and a.shape[1] < 2:
         return Comparison(reason="one image shows nothing")
-    found = two_way_difference(a, b)
-    return Comparison(found.mean, found.low, found.high, found.p_value, n, len(pairs), needed)
+    unused = max(len(row.seeds), len(best.seeds)) - len(pairs)
+    return Comparison(pair=compare_pair(a, b, margin, row.groups), n_unused_seeds=unused)
 
 
-def _selection_bias(group: ResultGroup) -> tuple[BiasCorrectedBest, int] | None:
+def _choose(group: ResultGroup) -> Choice | None:
+    """Choose on validation the cheapest row whose bound is within the margin; where there is none, that with the best bound."""
+    best, *others = group.rows
+    if best.ranked_by is None or best.macs is None or best.selected_on_test or best.guesses:
+        return None
+    found = []
+    for row in others:
+        if row.macs is not None and row.macs < best.macs and not row.guesses:
+            pair = _compare(row.outcomes["val"], best.outcomes["val"], "val", group.margin).pair
+            if pair:
+                found.append(Choice(row, pair, pair.margin_p_value < LEVEL))
+    within = [each for each in found if each.within]
+    if within:
+        return min(within, key=lambda each: (each.row.macs, each.row.rank))
+    return max(found, key=lambda each: (each.on_validation.at_least, -each.row.macs), default=None)
+
+
+def _show(group: ResultGroup) -> None:
+    """Mark the rows that the test images show to be good enough: the chosen one by itself, then the others."""
+    rows = [row for row in group.rows if row.comparison.pair and not row.guesses]
+    if group.split != "test" or group.rows[0].selected_on_test or group.rows[0].guesses:
+        return
+    if group.choice and group.choice.row in rows:
+        chosen = group.choice.row
+        if chosen.comparison.pair.margin_p_value >= LEVEL:
+            return
+        chosen.comparison = chosen.comparison._replace(shown=True)
+        rows = [row for row in rows if row is not chosen]
+    for row, p_value in zip(rows, holm([row.comparison.pair.margin_p_value for row in rows]), strict=True):
+        row.comparison = row.comparison._replace(shown=p_value < LEVEL)
+
+
+def _selection_bias(group: ResultGroup) -> tuple | None:
     """Correct the best by validation, over the rows on the same validation images, each the mean over its seeds."""
     first = group.rows[0].outcomes["val"]
     if isinstance(first, str) or group.selected_on_test:

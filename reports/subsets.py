@@ -15,7 +15,7 @@ from common.run_folder import SPLIT_COLUMNS, RunFolder
 from common.run_record import RunRecord
 from common.table import Table
 from common.text import clean, plural
-from evaluation.intervals import Interval, Seeds, accuracy_interval, mean_over_seeds
+from evaluation.intervals import Interval, Seeds, accuracy_interval, group_numbers, mean_over_seeds
 from reports.load_runs import find_records
 
 MOST = 50  # values of a column; one that has more names images
@@ -28,7 +28,7 @@ class SubsetRow(NamedTuple):
     n: int
     accuracy: float  # mean over the runs
     standard_deviation: float | None  # over the runs
-    interval: Interval | None  # over runs and images, 95%; None for a single image
+    interval: Interval  # over runs and images, 95%
 
 
 class Subsets(NamedTuple):
@@ -52,11 +52,14 @@ def read_subsets(folder: Path) -> Subsets:
     tables = [read_predictions(run, split) for run in runs]
     correct = correct_matrix(tables)  # (runs, images); refuses runs on other images
     columns = _columns(tables[0])
-    rows = [_row("all", correct)]
+    groups = group_numbers(columns.get("group", [""] * correct.shape[1]))
+    rows = [_row("all", correct, groups)]
     for name, column in columns.items():
         values = sorted(set(column))
         if name not in SPLIT_COLUMNS and len(values) <= MOST:
-            rows += [_row(f"{name}={value}", correct[:, np.array(column) == value]) for value in values]
+            for value in values:
+                chosen = np.array(column) == value
+                rows.append(_row(f"{name}={value}", correct[:, chosen], None if groups is None else groups[chosen]))
     if len(rows) == 1:
         own = ", ".join(SPLIT_COLUMNS)
         raise UserError(f"{runs[0].splits}: no column beside {own} with up to {MOST} values names subsets")
@@ -99,15 +102,15 @@ def _weights(columns: dict[str, list[str]], run: RunFolder) -> np.ndarray | None
     return weights if weights.sum() > 0 else None
 
 
-def _row(name: str, correct: np.ndarray) -> SubsetRow:
+def _row(name: str, correct: np.ndarray, groups: np.ndarray | None) -> SubsetRow:
     seeds = mean_over_seeds(correct.mean(axis=1).tolist())
     n = correct.shape[1]
-    return SubsetRow(name, n, seeds.mean, seeds.standard_deviation, accuracy_interval(correct) if n > 1 else None)
+    return SubsetRow(name, n, seeds.mean, seeds.standard_deviation, accuracy_interval(correct, groups))
 
 
 def _cells(row: SubsetRow) -> list[str]:
     deviation = "" if row.standard_deviation is None else f"{row.standard_deviation:.3f}"
-    interval = "{:.3f} to {:.3f}".format(*row.interval) if row.interval else ""
+    interval = "{:.3f} to {:.3f}".format(*row.interval)
     return [row.name, f"{row.n:,}", f"{row.accuracy:.3f}", deviation, interval]
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import torch
 from omegaconf import DictConfig
 
@@ -13,6 +14,8 @@ from callbacks.image_logger import save_figure
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.throughput import Throughput
 from common.atomic_io import tolerate_disk_errors, write_bytes
+from common.errors import UserError
+from common.own_test_images import OwnTestImages
 from common.predictions_csv import Predictions
 from common.run_folder import RunFolder
 from common.run_record import (
@@ -46,7 +49,7 @@ def evaluate_val(
     if data.select_on == "test":  # there is no val to fit on
         return
     trainer.validate(model, datamodule=data, verbose=False)
-    predictions = find_callback(trainer, PredictionWriter).predictions["val"]
+    predictions = _predictions(trainer, "val")
     if model.decision is None or not rules.matches(model.decision, model.classes):
         model.decision = rules.fit(
             predictions.labels, predictions.probabilities, model.classes, predictions.logits, predictions.groups
@@ -60,17 +63,35 @@ def evaluate_val(
 def evaluate_test(
     config: DictConfig, record: RunRecord, trainer: L.Trainer, model: ImageClassifier, data: L.LightningDataModule
 ) -> None:
-    """Fill the record's `test`, and count how often this training was evaluated on the test images."""
+    """Fill the record's `test`, and count how often this training was evaluated on its test images."""
     trainer.test(model, datamodule=data, verbose=False)
     record.test = _metrics(config, trainer, model, "test")
-    n = record.previous_test_evaluations + 1 if record.best else None
-    trained_in = None if record.best else RunFolder.of_checkpoint(Path(config.ckpt_path))
-    if trained_in and record.writes:
-        with tolerate_disk_errors(trained_in.record):  # perhaps somebody else's
-            n = increment_test_evaluations(trained_in)
-    record.test.test_evaluations = n
+    n = record.test.test_evaluations = _count_test_evaluation(config, record, data)
     if n and n > 1:
-        log.warning("%s", describe_test_evaluations(n))
+        log.warning("%s", describe_test_evaluations(n, record.data.select_on == "test"))
+
+
+def _count_test_evaluation(config: DictConfig, record: RunRecord, data: L.LightningDataModule) -> int | None:
+    """Count this evaluation in the record of the training, where its test images are among those evaluated.
+
+    Return how often they were evaluated with it, 1 for images of which none is one of them; None where it is unknown.
+    """
+    trained_in = record.folder if record.best else RunFolder.of_checkpoint(Path(config.ckpt_path))
+    if trained_in is None or not record.writes:
+        return None
+    if trained_in.path.resolve() == record.folder.path.resolve():
+        return record.previous_test_evaluations + 1
+    own, catalog = OwnTestImages(trained_in), data.catalog
+    if own.unknown:
+        log.warning("how often %s was evaluated on test is unknown: %s", config.ckpt_path, own.unknown)
+        return None
+    files, fingerprints = catalog.files, data.pixel_cache.stats.fingerprints
+    images = ((fingerprints[row], files[row]) for row in catalog.rows("test"))
+    if own.data.fingerprint_val_test != record.data.fingerprint_val_test and not own.include_any(images):
+        return 1
+    with tolerate_disk_errors(trained_in.record):  # perhaps somebody else's
+        return increment_test_evaluations(trained_in)
+    return None
 
 
 def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers: Loggers) -> None:
@@ -117,10 +138,28 @@ def find_callback(trainer: L.Trainer, kind: type[L.Callback]):
     return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
 
 
+def _predictions(trainer: L.Trainer, split: str) -> Predictions:
+    """Return the predictions of a split that was evaluated.
+
+    Raises:
+        UserError: a probability is NaN.
+    """
+    found = find_callback(trainer, PredictionWriter).predictions[split]
+    if odd := int((~np.isfinite(found.probabilities).all(axis=1)).sum()):
+        raise UserError(
+            f"{split}: the network gives NaN for {odd:,} of {len(found.labels):,} images, so its weights are damaged; use "
+            "another checkpoint"
+        )
+    return found
+
+
 def _metrics(config: DictConfig, trainer: L.Trainer, model: ImageClassifier, split: str) -> SplitMetrics:
-    predictions = find_callback(trainer, PredictionWriter).predictions[split]
+    predictions = _predictions(trainer, split)
     further = {name: _further(config, name, predictions, split) for name in config.metrics}
-    metrics = measure(predictions.labels, predictions.probabilities, model.classes, model.decision, further)
+    metrics = measure(
+        predictions.labels, predictions.probabilities, model.classes, model.decision, further,
+        logits=predictions.logits, groups=predictions.groups,
+    )  # fmt: skip
     metrics.loss = model.results[split]["loss"]
     return metrics
 
@@ -128,20 +167,21 @@ def _metrics(config: DictConfig, trainer: L.Trainer, model: ImageClassifier, spl
 def _further(config: DictConfig, name: str, predictions: Predictions, split: str) -> FurtherMetric:
     """Compute a metric of the user's own; one that fails here costs the run nothing else."""
     try:
-        found = further_metric(instantiate(config, f"metrics.{name}"), predictions.labels, predictions.probabilities)
+        metric = instantiate(config, f"metrics.{name}")
+        found = further_metric(metric, predictions.labels, predictions.probabilities, predictions.groups)
     except Exception as error:  # of a class of the user's, so of any type
         log.warning(
             "%s: %s", split, component_error(error, config) or f"metrics.{name}: {type(error).__name__}: {error}"
         )
         return FurtherMetric(None, None)
-    if found.value is None or found.interval is None:
-        log.warning("%s: metrics.%s is NaN or infinite%s", split, name, "" if found.value is None else " on a resample")
+    if found.reason:
+        log.warning("%s: metrics.%s %s", split, name, found.reason)
     return found
 
 
 def _draw_calibration(record: RunRecord, trainer: L.Trainer, split: str) -> None:
     from evaluation.figures import calibration, figure_pixels  # late: nothing is drawn before the first step
 
-    found = find_callback(trainer, PredictionWriter).predictions[split]
+    found = _predictions(trainer, split)
     figure = calibration(found.labels, found.probabilities, split, record.decision, found.groups)
     save_figure(trainer, "calibration", figure_pixels(figure))

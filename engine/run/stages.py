@@ -142,6 +142,7 @@ def describe_data(data: L.LightningDataModule) -> DataInfo:
     info.folds, info.fold = data.rules["folds"], data.rules["fold"]
     info.read_s = round(data.read_s, 2)
     info.fingerprint = data.fingerprint()
+    info.fingerprint_full = data.fingerprint(thinned=False)
     info.fingerprint_val_test = data.fingerprint("val", "test")
     info.excluded = [Excluded(path=catalog.paths[row], reason=reason) for row, reason in catalog.excluded.items()]
     info.audit = [AuditFinding(kind=f.kind, leak=f.leak, text=f.text) for f in data.findings]

@@ -1,4 +1,4 @@
-from collections import namedtuple
+from collections import Counter, namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ ROWS = np.arange(100, 123)
 
 
 def rows_of(**options):
-    return [row for _, row in EpochSampler(ROWS, seed=1, **options)]
+    return [row for _, row, _ in EpochSampler(ROWS, seed=1, **options)]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
@@ -45,27 +45,91 @@ def test_order_depends_on_seed_and_epoch():
     first = list(sampler)
     assert first == list(sampler)
     sampler.set_epoch(1)
-    assert [row for _, row in sampler] != [row for _, row in first]
-    assert all(epoch == 1 for epoch, _ in sampler)
-    assert [row for _, row in EpochSampler(ROWS, shuffle=True, seed=2)] != [row for _, row in first]
+    assert [row for _, row, _ in sampler] != [row for _, row, _ in first]
+    assert all((epoch, occurrence) == (1, 0) for epoch, _, occurrence in sampler)
+    assert [row for _, row, _ in EpochSampler(ROWS, shuffle=True, seed=2)] != [row for _, row, _ in first]
 
 
 def test_balanced_sampling_draws_all_classes_alike():
     labels = np.array([0] * 900 + [1] * 90 + [2] * 10)
     sampler = EpochSampler(np.arange(1000) + 7, shuffle=True, balance=labels, seed=1)
-    drawn = np.array([row for _, row in sampler])
+    drawn = np.array([row for _, row, _ in sampler])
     assert len(drawn) == 1000 and drawn.min() >= 7
     assert np.bincount(labels[drawn - 7]) == pytest.approx([1000 / 3] * 3, abs=60)
     sampler.set_epoch(1)
-    assert drawn.tolist() != [row for _, row in sampler]
+    assert drawn.tolist() != [row for _, row, _ in sampler]
+
+
+LABELS = np.repeat([0, 1], [950, 50])
+
+
+def balanced(**options):
+    return EpochSampler(np.arange(1000), shuffle=True, balance=LABELS, seed=3, **options)
+
+
+@pytest.fixture
+def unbalanced(dataset):
+    """950 + 50 images, which are augmented."""
+    pixels = np.random.default_rng(1).integers(0, 256, (1000, 8, 8, 3), dtype=np.uint8)
+    catalog = Catalog(
+        name="x", root=None, classes=["a", "b"], paths=[""] * 1000, labels=LABELS, splits=np.array([""] * 1000)
+    )
+    return ImageDataset(catalog, Images(pixels), dataset.augmentation, seed=3)
+
+
+def test_an_image_that_balanced_sampling_repeats_is_another_view_each_time(unbalanced):
+    items = [item for item in balanced() if item[1] >= 950]
+    views = {(row, view.tobytes()) for (_, row, _), view in zip(
+        items, unbalanced.__getitems__(items)["pixels"].numpy(), strict=True
+    )}  # fmt: skip
+    assert len({row for row, _ in views}) == 50 and len(items) > 450
+    assert len(views) == len(items)  # of 8 x 8 pixels, so that no view hides between two rotations
+    unbalanced.augment_on_gpu = True
+    assert len({tuple(params) for params in unbalanced.__getitems__(items)["params"].tolist()}) == len(items)
+
+
+@pytest.mark.parametrize("sampler", [balanced, lambda **o: EpochSampler(np.arange(10), shuffle=True, seed=3, **o)])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_no_item_comes_twice_over_all_processes_and_resuming_gives_the_same(sampler, world_size):
+    parts = [list(sampler(rank=rank, world_size=world_size)) for rank in range(world_size)]
+    together = [item for part in parts for item in part]
+    assert len(set(together)) == len(together)
+    counts = Counter(row for _, row, _ in together)
+    assert set(together) == {(0, row, occurrence) for row, n in counts.items() for occurrence in range(n)}
+    in_order = [item for step in zip(*parts, strict=True) for item in step]
+    seen = Counter()
+    for _, row, occurrence in in_order:
+        assert occurrence == seen[row]
+        seen[row] += 1
+    resumed = sampler(rank=world_size - 1, world_size=world_size)
+    resumed.skip = 2
+    assert list(resumed) == parts[-1][2:]
+    assert list(resumed) == parts[-1]
+
+
+def test_an_image_that_comes_once_is_drawn_as_before(dataset):
+    """The keys are those of version 0.2.0, which knew no occurrences."""
+    dataset.mixes = True
+    items = [(2, row, 0) for row in (4, 0, 9)]
+    batch = dataset.__getitems__(items)
+    for (_, row, _), pixels in zip(items, batch["pixels"].permute(0, 2, 3, 1).numpy(), strict=True):
+        params = dataset.augmentation.draw(16, np.random.default_rng((3, 2, row)))
+        assert np.array_equal(dataset.augmentation.apply(dataset.cache[row], params), pixels)
+    assert batch["mix_seed"] == np.random.default_rng((3, 2, 4, 0, 9)).integers(loader.SEEDS)
+
+
+def test_batches_that_repeat_the_same_images_are_mixed_in_other_ways(dataset):
+    dataset.mixes = True
+    batches = [[(0, 4, n), (0, 7, m)] for n in range(4) for m in range(4)]
+    assert len({dataset.__getitems__(items)["mix_seed"] for items in batches}) == 16
 
 
 def test_sample_weights_come_with_their_images(dataset):
     catalog = Catalog(name="x", root=None, classes=["a", "b"], paths=[""] * 10, labels=np.zeros(10, int),
                       splits=np.array([""] * 10), weights=np.arange(10, dtype=np.float32))  # fmt: skip
-    batch = ImageDataset(catalog, dataset.cache, None, seed=0).__getitems__([(0, 3), (0, 9)])
+    batch = ImageDataset(catalog, dataset.cache, None, seed=0).__getitems__([(0, 3, 0), (0, 9, 0)])
     assert batch["weights"].tolist() == [3, 9]
-    assert "weights" not in dataset.__getitems__([(0, 3)])
+    assert "weights" not in dataset.__getitems__([(0, 3, 0)])
 
 
 class Images:
@@ -101,7 +165,7 @@ def dataset():
 
 def test_a_batch_is_channels_last_with_the_right_labels(dataset):
     dataset.augmentation = None
-    batch = dataset.__getitems__([(0, 7), (0, 2), (0, 3)])
+    batch = dataset.__getitems__([(0, 7, 0), (0, 2, 0), (0, 3, 0)])
     assert batch["pixels"].shape == (3, 3, 16, 16) and batch["pixels"].dtype == torch.uint8
     assert batch["pixels"].is_contiguous(memory_format=torch.channels_last)
     assert batch["labels"].tolist() == [1, 0, 1] and batch["rows"].tolist() == [7, 2, 3]

@@ -19,7 +19,7 @@ SPLIT_COUNTS = {f"{s}/{c}": 6 for s in ("train", "val", "test") for c in ("blue"
 
 def prepared(catalog, tmp_path, **rules):
     cache = open_pixel_cache(catalog.files, 32, tmp_path / "caches")
-    return catalog, prepare_catalog(catalog, cache.stats, seed=0, **rules)
+    return catalog, prepare_catalog(catalog, cache.stats, **{"seed": 0} | rules)
 
 
 def copy(root, source, target, **how):
@@ -187,6 +187,21 @@ def test_select_on_test_needs_a_test_split(tmp_path, rules, reason):
     root = make_images(tmp_path / "data", {f"{s}/{c}": 6 for s in splits for c in ("blue", "red")})
     with pytest.raises(UserError, match=f"select_on=test needs a test split, and .*{reason}"):
         prepared(read_source(ImageFolder(root=root)), tmp_path, select_on="test", **rules)
+
+
+def test_each_seed_draws_a_part_of_train_of_its_own_and_smaller_parts_within_it(tmp_path):
+    root = make_images(tmp_path / "data", {"blue": 60, "red": 60}, size=8)
+    parts, others = {}, set()
+    for seed in (1, 2, 3):
+        for fraction in (0.25, 0.5, 1):
+            rules = {"train_fraction": fraction, "train_seed": seed, "seed": 5}
+            catalog, _ = prepared(read_source(ImageFolder(root=root)), tmp_path, **rules)
+            parts[seed, fraction] = set(catalog.rows("train").tolist())
+            others.add((tuple(catalog.rows("val")), tuple(catalog.rows("test"))))
+        assert parts[seed, 0.25] < parts[seed, 0.5] < parts[seed, 1] == parts[1, 1]
+    assert len(others) == 1
+    shared = [len(parts[a, 0.5] & parts[b, 0.5]) for a, b in ((1, 2), (1, 3), (2, 3))]
+    assert all(abs(n - 18) <= 9 for n in shared), shared  # of 36: half by chance, standard deviation 2.1
 
 
 def test_train_fraction_is_stratified_and_nested_and_changes_nothing_else(tmp_path):

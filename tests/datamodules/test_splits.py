@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from common.errors import UserError
 from datamodules.sources.catalog import Catalog
@@ -11,7 +12,9 @@ from datamodules.splits import (
     join_groups,
     spread_rows,
     stratified_rows,
+    thin_train,
 )
+from evaluation.paired_tests import compare_pair
 
 
 @pytest.mark.parametrize("counts", [(1508, 715), (5, 5), (101, 7, 33)])
@@ -107,3 +110,48 @@ def test_a_spread_part_has_every_class_first_and_then_each_by_its_share():
     assert spread_rows(labels, 10, seed=3).tolist() == chosen[:10].tolist()
     assert sorted(labels[spread_rows(labels, 2, seed=3)]) == [0, 1]
     assert sorted(spread_rows(labels, 1000, seed=3)) == list(range(100))
+
+
+def half_of(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Return the rows that half of the training images are for a seed."""
+    images = Catalog(name="x", root="DIR", classes=["a", "b"], paths=[""] * len(labels), labels=labels,
+                     splits=np.full(len(labels), "train", "<U8"))  # fmt: skip
+    thin_train(images, np.arange(len(labels)), 0.5, seed)
+    return images.rows("train")
+
+
+def test_the_gain_from_twice_as_many_images_is_covered_where_each_seed_has_a_half_of_its_own():
+    """Nearest class means in ten dimensions, trained on 20 and on all 40 of some images, with 5 seeds and 2,000 test images.
+
+    The expected gain is over halves of these 40; accuracy on all possible images is known in closed form.
+    """
+    generator, labels, covered = np.random.default_rng(0), np.repeat([0, 1], 20), {"own": 0, "shared": 0}
+    center = np.full(10, 0.3)  # of class 1; class 0 has its negative
+
+    def trained(rows, train):
+        means = [train[rows[labels[rows] == label]].mean(0) for label in (0, 1)]
+        return means[1] - means[0], (means[1] + means[0]) / 2
+
+    def accuracy(direction, middle):
+        margins = [(sign * center - middle) @ direction * sign / np.linalg.norm(direction) for sign in (-1, 1)]
+        return norm.cdf(margins).mean()
+
+    replicates, halves = 150, [half_of(labels, seed) for seed in range(100)]
+    for _ in range(replicates):
+        train = (2 * labels[:, None] - 1) * center + generator.normal(size=(40, 10))
+        truth = np.arange(2000) % 2
+        test = (2 * truth[:, None] - 1) * center + generator.normal(size=(2000, 10))
+        full = trained(np.arange(40), train)
+        expected = accuracy(*full) - np.mean([accuracy(*trained(rows, train)) for rows in halves])
+
+        def right(direction, middle, test=test, truth=truth):
+            return ((test - middle) @ direction > 0) == truth
+
+        seeds = generator.choice(100, 5, replace=False)
+        for name, drawn_by in (("own", seeds), ("shared", [seeds[0]] * 5)):
+            half = np.stack([right(*trained(halves[seed], train)) for seed in drawn_by])
+            found = compare_pair(np.stack([right(*full)] * 5), half, margin=0.02)
+            covered[name] += found.low <= expected <= found.high
+    error = np.sqrt(0.95 * 0.05 / replicates)
+    assert covered["own"] / replicates > 0.95 - 3 * error
+    assert covered["shared"] / replicates < 0.95 - 6 * error, covered

@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest, t, ttest_1samp
 
+from benchmarks.worlds import draw_groups, draw_rows, seed_world
 from evaluation.intervals import (
+    accuracy_interval,
+    design_effect,
     few_errors,
     format_accuracy,
+    group_numbers,
     mean_over_seeds,
     proportion,
     two_way_random_effects,
@@ -151,3 +155,89 @@ def test_few_errors_are_said():
     said = "with fewer than 3 {} the 95% interval of accuracy can cover as little as 84%".format
     assert {few_errors(proportion(n, 100)) for n in (98, 99, 100)} == {said("errors")}
     assert few_errors(proportion(2, 100)) == said("right images")
+
+
+def cell(seeds, images, *wrong):
+    table = np.ones((seeds, images), bool)
+    for place in wrong:
+        table[place] = False
+    return table
+
+
+def test_one_seed_has_the_interval_of_wilson():
+    assert accuracy_interval(cell(1, 109, (0, 3))) == wilson(108, 109)
+
+
+@pytest.mark.parametrize(("seeds", "images"), [(3, 109), (5, 50), (2, 100)])
+def test_an_error_more_hardly_ever_makes_an_interval_narrower(seeds, images):
+    """Three seeds of 109 images had 0.966 to 1 without an error and 0.991 to 1 with one."""
+    none, one = accuracy_interval(cell(seeds, images)), accuracy_interval(cell(seeds, images, (0, 0)))
+    assert none.high == one.high == 1.0 and one.low < none.low + 0.003 < 1  # the scale of log odds: 0.001 to 0.0025
+    assert none.low < (1 + wilson(images, images).low) / 2
+
+
+def test_a_single_wrong_answer_counts_the_same_wherever_it_is():
+    """Its three mean squares are equal, and rounding decided which degrees of freedom there were."""
+    intervals = {accuracy_interval(cell(3, 109, (i, j))) for i in range(3) for j in range(109)}
+    lows = [interval.low for interval in intervals]
+    assert max(lows) - min(lows) < 1e-9
+    freedoms = {two_way_random_effects(cell(3, 109, (i, j))).degrees_of_freedom for i in range(3) for j in range(109)}
+    assert freedoms == {2.0}  # of equals the fewest
+
+
+def test_an_interval_is_never_narrower_than_that_of_the_seeds_and_holds_its_mean():
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        seeds, images = generator.integers(2, 6), generator.integers(2, 60)
+        table = generator.random((seeds, images)) < generator.random((seeds, 1))
+        found, alone = accuracy_interval(table), mean_over_seeds(table.mean(axis=1))
+        assert found.low <= max(0, alone.low) + 1e-12 and found.high >= min(1, alone.high) - 1e-12
+        assert found.low <= table.mean() <= found.high and found.high - found.low > 0.01
+
+
+@pytest.mark.parametrize(
+    ("seeds", "images", "accuracy", "sd"),
+    [(3, 109, 0.99, 0.0), (5, 109, 0.99, 0.0), (2, 109, 0.97, 0.0), (3, 445, 0.8, 0.03)],
+)
+def test_seeds_and_images_cover_near_the_ceiling_too(seeds, images, accuracy, sd):
+    world, generator, covered = seed_world(accuracy, sd), np.random.default_rng(5), 0
+    for _ in range(400):
+        low, high = accuracy_interval(draw_rows(generator, [world], seeds, images)[0])
+        covered += low <= accuracy <= high
+    assert covered / 400 >= 0.95 - 3 * sqrt(0.95 * 0.05 / 400)
+
+
+def test_group_numbers():
+    assert group_numbers(["", "", "a", "b"]) is None and group_numbers([]) is None
+    assert group_numbers(["a", "", "a", "", "b"]).tolist() == [0, 1, 0, 2, 3]
+
+
+def test_images_that_are_alike_in_groups_count_as_their_groups():
+    groups = np.repeat(np.arange(40), 5)
+    alike = np.repeat(np.arange(40) % 4 > 0, 5)
+    quantile = t.ppf(0.975, 39) / 1.959963984540054
+    assert design_effect(alike, groups) == pytest.approx(
+        5 * quantile**2, rel=0.03
+    )  # five times as many as independent ones
+    assert design_effect(alike, None) == design_effect(alike, np.arange(200)) == 1
+    assert proportion(150, 200, 5.0).low == pytest.approx(wilson(30, 40).low)
+
+
+@pytest.mark.parametrize(
+    ("n_groups", "size", "alike", "plain"), [(20, 5, 1.2, 0.9), (10, 20, 1.2, 0.6), (40, 5, 3, 0.8)]
+)
+def test_intervals_of_groups_cover_and_those_of_images_do_not(n_groups, size, alike, plain):
+    generator, hits = np.random.default_rng(2), np.zeros(3)
+    for _ in range(500):
+        right, groups = draw_groups(generator, 0.9, n_groups, size, alike)
+        of_groups = proportion(int(right.sum()), len(right), design_effect(right, groups))
+        of_images = proportion(int(right.sum()), len(right))
+        seeds = accuracy_interval(np.stack([right, right, right]), groups)  # three networks that agree
+        hits += [
+            of_groups.low <= 0.9 <= of_groups.high,
+            of_images.low <= 0.9 <= of_images.high,
+            seeds.low <= 0.9 <= seeds.high,
+        ]
+    margin = 3 * sqrt(0.95 * 0.05 / 500)
+    assert hits[0] / 500 >= 0.95 - margin and hits[2] / 500 >= 0.95 - margin
+    assert hits[1] / 500 < plain

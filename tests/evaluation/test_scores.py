@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import log_softmax, logsumexp, ndtr, softmax
+from sklearn.metrics import average_precision_score, roc_auc_score
 from torchmetrics.functional.classification import (
     binary_auroc,
     binary_average_precision,
@@ -18,11 +20,14 @@ from evaluation.scores import (
     auroc,
     average_precision,
     balanced_accuracy,
-    bootstrap_intervals,
     count_confusion,
+    estimate_metrics,
+    further_metric,
     macro_auroc,
     macro_f1,
     per_class,
+    ranking_scores,
+    resample_metrics,
 )
 
 
@@ -95,30 +100,35 @@ def test_bootstrap_equals_a_plain_loop(classes):
         drawn["auroc"].append(macro_auroc(labels[rows], probabilities[rows]))
         if classes == 2:
             drawn["average_precision"].append(average_precision(labels[rows], probabilities[rows, 1]))
-    found = bootstrap_intervals(labels, probabilities)
-    assert list(found) == list(drawn)
+    found = estimate_metrics(labels, probabilities)
+    resampled = resample_metrics(labels, probabilities.argmax(axis=1), ranking_scores(probabilities), None, 2000, 0)
+    assert list(found) == list(resampled) == list(drawn)
     for name, values in drawn.items():
-        assert found[name] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.015)  # widths are 0.10 to 0.16
-    narrow = bootstrap_intervals(labels, probabilities, confidence=0.5)["auroc"]
-    assert found["auroc"].low < narrow.low < narrow.high < found["auroc"].high
+        low, high = np.quantile(resampled[name], [0.025, 0.975])
+        assert (low, high) == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.015)  # widths are 0.10 to 0.16
+        united = found[name].interval  # with a score interval, which is hardly wider where nothing is near 1
+        assert united.low <= low and high <= united.high and united.high - united.low < 1.25 * (high - low)
+    narrow = estimate_metrics(labels, probabilities, confidence=0.5)["auroc"].interval
+    wide = found["auroc"].interval
+    assert wide.low < narrow.low < narrow.high < wide.high
 
 
 def test_bootstrap_is_seeded_and_bounded(monkeypatch):
     labels, probabilities = made_up(500, 2)
-    assert bootstrap_intervals(labels, probabilities) == bootstrap_intervals(labels, probabilities)
-    assert bootstrap_intervals(labels, probabilities) != bootstrap_intervals(labels, probabilities, seed=1)
+    assert estimate_metrics(labels, probabilities) == estimate_metrics(labels, probabilities)
+    assert estimate_metrics(labels, probabilities) != estimate_metrics(labels, probabilities, seed=1)
     drawn = []
     draw = scores.draw
     monkeypatch.setattr(
         scores, "draw", lambda g, resamples, counts: drawn.append(resamples) or draw(g, resamples, counts)
     )
-    bootstrap_intervals(labels, probabilities)
+    estimate_metrics(labels, probabilities)
     assert sum(drawn) == 2000
     for limit, expected in ((150_000, 300), (10, 200)):
         drawn.clear()
         monkeypatch.setattr(scores, "DRAWS", limit)
         monkeypatch.setattr(scores, "CELLS", 64 * 500)
-        bootstrap_intervals(labels, probabilities)
+        estimate_metrics(labels, probabilities)
         assert sum(drawn) == expected and max(drawn) == 64
 
 
@@ -137,8 +147,165 @@ def test_classes_without_images_do_not_count():
     labels, probabilities = made_up(60, 2)
     third = np.pad(probabilities, ((0, 0), (0, 1)))
     assert macro_auroc(labels, third) == pytest.approx(macro_auroc(labels, probabilities))
-    assert list(bootstrap_intervals(labels, third)) == ["balanced_accuracy", "f1", "auroc"]
-    assert list(bootstrap_intervals(np.zeros(60, int), probabilities)) == ["balanced_accuracy", "f1"]
+    assert list(estimate_metrics(labels, third)) == ["balanced_accuracy", "f1", "auroc"]
+    assert list(estimate_metrics(np.zeros(60, int), probabilities)) == ["balanced_accuracy", "f1"]
+
+
+def separated(counts, wrong=0, seed=0):
+    """Labels, probabilities and logits of classes that are far apart, but for some images of the first one."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    logits = np.random.default_rng(seed).normal(0, 0.1, (len(labels), len(counts)))
+    logits[np.arange(len(labels)), labels] += 3
+    logits[:wrong] = np.roll(logits[:wrong], 1, axis=1)
+    return labels, softmax(logits, axis=1), logits
+
+
+@pytest.mark.parametrize(("counts", "wrong", "least"), [
+    ([10, 10], 0, 0.10), ([19, 1], 0, 0.10), ([20, 20], 2, 0.10), ([1, 1], 0, 0.5), ([7, 7, 6], 0, 0.05), ([1] * 10, 0, 0.05),
+])  # fmt: skip
+def test_no_interval_is_without_width_and_all_hold_their_value(counts, wrong, least):
+    labels, probabilities, logits = separated(counts, wrong)
+    found = estimate_metrics(labels, probabilities, logits)
+    assert len(found) == (4 if len(counts) == 2 else 3)
+    for name, (value, (low, high)) in found.items():
+        assert 0 <= low <= value <= high <= 1 and high - low > least, name
+    if not wrong:
+        assert all(each.value == each.interval.high == 1 for each in found.values())
+    if counts == [10, 10]:  # as accurate as accuracy itself
+        assert found["balanced_accuracy"].interval == pytest.approx((proportion(20, 20).low, 1.0), abs=1e-6)
+
+
+def test_of_few_images_the_intervals_hold_their_values_whatever_they_are():
+    generator = np.random.default_rng(1)
+    for _ in range(40):
+        classes = generator.integers(2, 5)
+        labels = generator.integers(classes, size=generator.integers(classes, 15))
+        logits = generator.normal(size=(len(labels), classes)) + generator.uniform(-3, 3) * np.eye(classes)[labels]
+        for value, (low, high) in estimate_metrics(labels, softmax(logits, axis=1), logits, resamples=1000).values():
+            assert 0 <= low <= value <= high <= 1 and low < high
+
+
+@pytest.mark.parametrize("counts", [(45, 5), (60, 30, 10)])
+def test_intervals_cover(counts):
+    """Logits of normal noise with the true class shifted: 150 replicates, 0.93 less three standard errors of them."""
+    generator, labels, d = np.random.default_rng(3), np.repeat(np.arange(len(counts)), counts), 2.66
+    n, at = np.array(counts), np.sqrt(2) * np.polynomial.hermite.hermgauss(60)[0]
+    weights = np.polynomial.hermite.hermgauss(60)[1] / np.sqrt(np.pi)
+    recall = weights @ ndtr(at + d) ** (len(n) - 1)  # 0.97 of two classes
+    wrong = (1 - recall) / (len(n) - 1)
+    truth = {"balanced_accuracy": recall, "f1": np.mean(2 * recall * n / (n + recall * n + wrong * (n.sum() - n)))}
+    if len(n) == 2:
+        truth["auroc"] = ndtr(d)
+    covered = dict.fromkeys(truth, 0)
+    for _ in range(150):
+        logits = generator.normal(size=(len(labels), len(n))) + d * np.eye(len(n))[labels]
+        found = estimate_metrics(labels, softmax(logits, axis=1), logits, resamples=1000)
+        for name, true in truth.items():
+            covered[name] += found[name].interval.low <= true <= found[name].interval.high
+    bound = 0.93 - 3 * np.sqrt(0.93 * 0.07 / 150)
+    assert all(count / 150 >= bound for count in covered.values()), covered
+
+
+def test_auroc_and_average_precision_rank_by_logits_where_probabilities_are_all_1():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(2, size=300)
+    margin = 25 + generator.normal(size=300) + 4 * labels  # every image is far on the side of class 1
+    logits = np.stack([-margin / 2, margin / 2], axis=1).astype(np.float32)
+    probabilities = torch.tensor(logits).softmax(1).numpy()
+    assert (probabilities[:, 1] == 1).all()
+    odds = logits[:, 1].astype(float) - logits[:, 0]
+    for given in (logits, None):  # the probability of the other class tells them apart as well
+        found = estimate_metrics(labels, probabilities, given)
+        assert found["auroc"].value == pytest.approx(roc_auc_score(labels, odds)) and found["auroc"].value > 0.99
+        assert found["average_precision"].value == pytest.approx(average_precision_score(labels, odds))
+        for value, (low, high) in found.values():
+            assert low <= value <= high
+        assert macro_auroc(labels, probabilities, given) == found["auroc"].value
+
+
+def test_ranking_scores_are_log_odds():
+    logits = 30 * np.random.default_rng(0).normal(size=(50, 7))
+    others = np.stack([logsumexp(np.delete(logits, k, axis=1), axis=1) for k in range(7)], axis=1)
+    assert ranking_scores(softmax(logits, axis=1), logits) == pytest.approx(logits - others, abs=1e-9)
+    p = softmax(logits / 30, axis=1)
+    assert ranking_scores(p) == pytest.approx(np.log(p / (1 - p)), abs=1e-9)
+    assert ranking_scores(p[:, :2] / p[:, :2].sum(axis=1, keepdims=True)) == pytest.approx(
+        (logits[:, :2] - logits[:, 1::-1]) / 30, abs=1e-9
+    )
+    assert np.isfinite(ranking_scores(np.array([[1.0, 0.0], [0.0, 1.0]]))).all()
+    assert ranking_scores(log_softmax(logits, axis=1), log_softmax(logits, axis=1)) == pytest.approx(logits - others)
+
+
+def test_images_in_groups_are_worth_their_groups():
+    labels, probabilities = made_up(100, 2)
+    logits, groups = np.log(probabilities), np.repeat(np.arange(100), 5)  # five copies of each image
+    copies = [np.repeat(each, 5, axis=0) for each in (labels, probabilities, logits)]
+    single, grouped, ignored = (
+        {name: each.interval.high - each.interval.low for name, each in found.items()}
+        for found in (
+            estimate_metrics(labels, probabilities, logits),
+            estimate_metrics(*copies, groups),
+            estimate_metrics(*copies),
+        )
+    )
+    for name in single:
+        assert 0.95 * single[name] < grouped[name] < 1.15 * single[name], name
+        assert ignored[name] < 0.6 * single[name], name
+    # a number an image is as no groups at all, but for other draws
+    assert estimate_metrics(labels, probabilities, logits, np.arange(100)[::-1]).keys() == single.keys()
+
+
+def test_recalls_of_images_in_groups_are_wider():
+    confusion = np.array([[80, 20], [10, 90]])
+    (plain, _), (wide, _) = (per_class(confusion, ["a", "b"], effect) for effect in (1.0, 4.0))
+    assert (plain.recall.value, plain.recall.n) == (wide.recall.value, wide.recall.n)
+    twenty = proportion(20, 25)
+    assert (wide.recall.low, wide.recall.high) == pytest.approx((twenty.low, twenty.high))
+    assert wide.precision.low < plain.precision.low
+
+
+def test_few_resamples_give_their_mean_and_standard_deviation(monkeypatch):
+    labels, probabilities = made_up(400, 3)
+    wide = estimate_metrics(labels, probabilities, resamples=999)["auroc"].interval
+    drawn = resample_metrics(labels, probabilities.argmax(axis=1), ranking_scores(probabilities), None, 999, 0)["auroc"]
+    low, high = drawn.mean() + np.array([-1, 1]) * 1.959964 * drawn.std()
+    assert wide.low <= low + 1e-6 and high - 1e-6 <= wide.high and wide.high - wide.low < 1.2 * (high - low)
+
+
+def test_a_metric_of_the_users_own_holds_its_value_and_is_never_of_no_width():
+    labels, probabilities, _ = separated([20, 20])
+
+    def youden(y, p):  # sensitivity + specificity - 1
+        right = p.argmax(axis=1) == y
+        return right[y == 1].mean() + right[y == 0].mean() - 1
+
+    certain = further_metric(youden, labels, probabilities)
+    assert (certain.value, certain.interval) == (1, None) and "is 1 on every resample" in certain.reason
+    labels, probabilities = made_up(80, 2)
+    value, (low, high), reason = further_metric(youden, labels, probabilities)
+    assert low < value < high and reason is None
+    distinct = further_metric(
+        lambda y, p: len(np.unique(p[:, 0])), labels, probabilities
+    )  # a resample always has fewer
+    assert distinct.value == distinct.interval.high == 80
+    undefined = further_metric(lambda y, p: np.nan, labels, probabilities)
+    assert undefined[:2] == (None, None) and undefined.reason == "is NaN or infinite"
+    alike = np.repeat(np.arange(4), 20)
+    low, high = further_metric(youden, labels, probabilities, alike).interval
+    assert low < high
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("call", [
+    lambda p, bad: auroc(np.array([0, 1, 1]), [0.1, bad, 0.3]),
+    lambda p, bad: average_precision(np.array([0, 1, 1]), [0.1, bad, 0.3]),
+    lambda p, bad: macro_auroc(np.array([0, 1, 1]), np.where(p == 0.2, bad, p)),
+    lambda p, bad: estimate_metrics(np.array([0, 1, 1]), np.where(p == 0.2, bad, p)),
+    lambda p, bad: estimate_metrics(np.array([0, 1, 1]), p, np.where(p == 0.2, bad, p)),
+])  # fmt: skip
+def test_nan_and_infinite_are_refused(call, bad):
+    with pytest.raises(ValueError, match="NaN or infinite of 1 of 3 images"):
+        call(np.array([[0.5, 0.5], [0.2, 0.8], [0.3, 0.7]]), bad)
 
 
 @pytest.mark.parametrize(("call", "message"), [
@@ -147,6 +314,7 @@ def test_classes_without_images_do_not_count():
     (lambda: macro_auroc(np.array([0, 2]), np.ones((2, 2))), "labels lie in 0 to 1"),
     (lambda: macro_auroc(np.array([0, 1]), np.ones(2)), r"\(n, classes\)"),
     (lambda: macro_auroc(np.array([1, 1]), np.full((2, 3), 1 / 3)), "2 positive of 2"),
+    (lambda: estimate_metrics(np.array([0, 1]), np.eye(2), np.ones((2, 3))), r"logits are needed .* \(2, 2\), not \(2, 3\)"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message) as caught:

@@ -7,7 +7,15 @@ from common.atomic_io import write_csv
 from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
-from inference.image_inputs import ImageInputs, RunImages, count_test_evaluation, is_run, resolve_images, split_images
+from inference.image_inputs import (
+    ImageInputs,
+    RunImages,
+    count_test_evaluation,
+    is_run,
+    own_test_images,
+    resolve_images,
+    split_images,
+)
 from tests.support.fake_explained import make_explained_run, make_labeled_run
 from tests.support.fake_runs import change_record, make_run
 from tests.support.helpers import make_images
@@ -165,23 +173,19 @@ def test_the_images_of_a_checkpoint_s_run_or_why_there_are_none(checkpoint, tmp_
     assert not found and "are not where they were" in reason
 
 
-def test_test_evaluations_are_counted_for_the_run_s_own_tables_only(checkpoint, tmp_path, two_colors, caplog):
-    run, other = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "other")
-    shutil.copytree(run.path, other.path)
+def test_test_evaluations_are_counted_in_the_run_of_the_checkpoint(checkpoint, tmp_path):
+    run = RunFolder(tmp_path / "run")
     change_record(run.path, test={"test_evaluations": 1})
-    tables = (run.path, run.splits, run.predictions("test"))
-    assert [count_test_evaluation(checkpoint, resolve_images(str(images), None)) for images in tables] == [2, 3, 4]
-    for images in (two_colors / "test", other.splits):
-        assert count_test_evaluation(checkpoint, resolve_images(str(images), None)) is None
-    assert RunRecord.read(run).test.test_evaluations == 4 and RunRecord.read(other).test.test_evaluations is None
+    assert [count_test_evaluation(checkpoint), count_test_evaluation(checkpoint)] == [2, 3]
+    assert RunRecord.read(run).test.test_evaluations == 3
     shutil.copy(checkpoint, tmp_path / "net.ckpt")
-    assert count_test_evaluation(tmp_path / "net.ckpt", resolve_images(str(run.splits), None)) is None
+    assert own_test_images(tmp_path / "net.ckpt", None) is None
 
 
-def test_a_record_that_cannot_be_written_counts_nothing(checkpoint, tmp_path, monkeypatch, caplog):
+def test_a_record_that_cannot_be_written_counts_nothing(checkpoint, monkeypatch, caplog):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("inference.image_inputs.increment_test_evaluations", refuse)
-    assert count_test_evaluation(checkpoint, resolve_images(str(tmp_path / "run"), None)) is None
+    assert count_test_evaluation(checkpoint) is None
     assert "could not write" in caplog.text and "Permission denied" in caplog.text

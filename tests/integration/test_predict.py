@@ -12,7 +12,8 @@ from common.run_record import RunRecord, write_record
 from common.untrusted.tables import read_csv
 from engine import cli
 from tests.support.fake_checkpoints import DECISION, make_checkpoint, make_odd_images
-from tests.support.helpers import PROJECT, make_images
+from tests.support.fake_runs import change_record
+from tests.support.helpers import PROJECT, SIMPLE_CNN, make_images
 
 
 @pytest.fixture
@@ -56,18 +57,97 @@ def test_the_test_split_gets_the_run_s_own_predictions_to_the_last_digit(finishe
     assert len(read_csv(tmp_path / "all.csv")) == 50
 
 
+def never_tested(run: RunFolder) -> None:
+    """Leave what a run without the stage test leaves."""
+    record = RunRecord.read(run)
+    record.test = None
+    write_record(record)
+    run.predictions("test").unlink()
+
+
+def evaluations(run: RunFolder) -> int | None:
+    test = RunRecord.read(run).test
+    return test and test.test_evaluations
+
+
+@pytest.fixture
+def runs(finished_run, tmp_path):
+    """Two runs on the same images: A, and C with another checkpoint."""
+    return [RunFolder(shutil.copytree(finished_run.folder, tmp_path / name)) for name in "AC"]
+
+
+@pytest.mark.parametrize("tested", [True, False], ids=["tested before", "never tested"])
+def test_the_test_images_of_the_model_s_run_are_counted_whoever_lists_them(runs, predict, two_colors, tmp_path, tested):
+    a, c = runs
+    if not tested:
+        never_tested(c)
+    best, table, count = f"ckpt={c.best_checkpoint}", f"out={tmp_path}/out.csv", int(tested)
+    own = [row for row in a.read_splits() if row["split"] == "test"]
+    lines = [f"{two_colors / row['path']},{row['label']}" for row in own]
+    (tmp_path / "without split.csv").write_text("\n".join(["path,label", *lines]) + "\n")
+    for images in (a.splits, a.predictions("test"), f"{tmp_path}/without split.csv", a.path):
+        status, out, err = predict(best, f"images={images}", table)
+        count += 1
+        assert (status, err) == (0, "") and "ccuracy: " in out, images
+        assert (evaluations(a), evaluations(c)) == (1, count), images
+        assert (f"the test images were evaluated {count} times with this model" in out) == (count > 1)
+    for images in (two_colors / "test", a.predictions("val")):  # no labels, no test images
+        assert "were evaluated" not in predict(best, f"images={images}", table)[1]
+    assert evaluations(c) == count
+
+
+def test_a_copy_of_the_test_images_is_recognized_by_its_pixels(runs, predict, two_colors, tmp_path):
+    _, c = runs
+    copied = shutil.copytree(two_colors / "test", tmp_path / "copied")
+    (copied / "red" / "000.png").rename(copied / "x.png")
+    (copied / "list.csv").write_text("path,label\nx.png,red\n")
+    _, out, _ = predict(f"ckpt={c.best_checkpoint}", f"images={copied}/list.csv", f"out={tmp_path}/out.csv")
+    assert "the test images were evaluated 2 times with this model" in out and evaluations(c) == 2
+
+
+def test_other_images_are_not_counted_and_change_nothing(runs, predict, tmp_path):
+    other = make_images(tmp_path / "other", {"test/red": 3, "test/blue": 3}, seed=9)
+    lines = [f"test/{color}/{n:03}.png,{color},test" for color in ("red", "blue") for n in range(3)]
+    (other / "splits.csv").write_text("\n".join(["path,label,split", *lines]) + "\n")
+    for run in runs:
+        before = run.record.read_bytes()
+        _, out, _ = predict(f"ckpt={run.best_checkpoint}", f"images={other}/splits.csv", f"out={tmp_path}/out.csv")
+        assert "Test accuracy: " in out and "were evaluated" not in out
+        assert run.record.read_bytes() == before
+
+
+def test_images_that_were_moved_are_found_below_root_and_damaged_tables_are_named(runs, predict, two_colors, tmp_path):
+    a, c = runs
+    never_tested(c)
+    change_record(c.path, data={"root": str(tmp_path / "gone")})
+    table = f"out={tmp_path}/out.csv"
+    assert predict(f"ckpt={c.best_checkpoint}", f"images={c.splits}", f"root={two_colors}", table)[0] == 0
+    assert evaluations(c) == 1
+    a.predictions("test").write_text("path,fingerprint\nx")
+    before = a.record.read_bytes()
+    status, out, err = predict(f"ckpt={a.best_checkpoint}", f"images={a.splits}", table)
+    assert status == 0 and "whether these are test images of the model is unknown" in out + err
+    assert a.record.read_bytes() == before
+
+
+def test_a_fold_s_model_is_counted_on_the_test_images(train, predict, two_colors, tmp_path):
+    fold = train(*SIMPLE_CNN, "datamodule.folds=3", "datamodule.fold=0", "trainer.max_epochs=1")
+    run = RunFolder(fold.folder)
+    assert predict(f"ckpt={run.best_checkpoint}", f"images={run.splits}", f"out={tmp_path}/out.csv")[0] == 0
+    assert evaluations(run) == 1
+
+
 def test_test_evaluations_are_counted_where_an_accuracy_on_test_is_shown(finished_run, predict, tmp_path):
     run, table = RunFolder(tmp_path / "run"), f"out={tmp_path}/out.csv"
     shutil.copytree(finished_run.folder, run.path)
     best = f"ckpt={run.best_checkpoint}"
     _, out, _ = predict(best, f"images={run.path}", table)
-    assert "evaluated on the test set 2 times; only the first result is unbiased" in out and "Test accuracy: " in out
+    assert "the test images were evaluated 2 times with this model; only the first result is unbiased" in out
+    assert "Test accuracy: " in out
     assert "evaluated" not in predict(best, f"images={run.predictions('val')}", table)[1]
     assert RunRecord.read(run).test.test_evaluations == 2
 
-    record = RunRecord.read(run)
-    record.test = None  # as of a run without the stage test
-    write_record(record)
+    never_tested(run)
     assert "12 images" in predict(best, f"images={run.path}", table)[1]  # validation images
     assert RunRecord.read(run).test is None
     assert "evaluated" not in predict(best, f"images={run.splits}", table)[1]  # the first time

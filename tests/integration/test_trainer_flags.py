@@ -111,7 +111,8 @@ def test_epochs_without_validation_have_empty_cells_and_are_never_the_best(train
     rows = trained(ran)
     assert [bool(row["val/loss"]) for row in rows] == [False, True, False, True, False]
     assert all(row["train/loss"] and row["lr"] for row in rows)
-    assert ran.record.best.epoch == 2  # of two epochs with accuracy 1 the first
+    assert ran.record.best.epoch == 4  # of two epochs with accuracy 1 the one with the lower loss
+    assert float(rows[3]["val/loss"]) < float(rows[1]["val/loss"])
     assert rows[1]["val/accuracy"] == rows[3]["val/accuracy"] == "1.0"
     # Only the second validation shows no improvement: one reduction, after the epoch whose line comes before it
     assert [float(row["lr"]) for row in rows] == pytest.approx([0.003] * 4 + [0.0003])

@@ -1,6 +1,7 @@
 """Rows of a report: which runs are one row, which rows are one group, their accuracies, ranks and costs."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from scipy.stats import binomtest, t
 from common.run_record import Latency, Proportion
 from reports.accuracy import CorrectnessMatrix
 from reports.columns import result_table
+from reports.compare import compare, load
 from reports.significance import answer
 from tests.support.fake_runs import change_record, judged, make_run
+from tests.support.helpers import SIMPLE_CNN
 
 
 def wilson_by_scipy(correct, n):
@@ -32,8 +35,8 @@ def test_seeds_are_one_row_with_mean_and_standard_deviation(run, summary):
     assert (
         val.high - val.low > 2 * 1.96 * math.sqrt(0.75 * 0.25 / 60) * 0.9
     )  # the images by themselves give nearly this
-    test = best.accuracies["test"]  # half of the images, the same in all seeds: the t interval over images
-    half = t.ppf(0.975, 79) * np.std([0, 1] * 40, ddof=1) / math.sqrt(80)
+    test = best.accuracies["test"]  # half of the images, in all seeds: t over images and four pseudo-images
+    half = t.ppf(0.975, 83) * np.std([0, 1] * 42, ddof=1) / math.sqrt(84)
     assert (test.low, test.high) == pytest.approx((0.5 - half, 0.5 + half))
     assert other.accuracies["val"].standard_deviation is None
 
@@ -112,6 +115,37 @@ def test_repetitions_on_other_training_images_are_rows_of_their_own(run, summary
     assert cells == {"200 (fingerprint aaaaaa…)", "200 (fingerprint bbbbbb…)"}
 
 
+@pytest.mark.parametrize("full", [True, False], ids=["with fingerprint_full", "of a version without it"])
+def test_seeds_that_train_on_parts_of_their_own_are_one_row_unless_the_data_changed(run, summary, full):
+    def made(name, seed, *, val_test="v1", n_train=100, all_images="f1"):
+        data = {"fingerprint": f"part {seed}", "fingerprint_val_test": val_test, "n_train": n_train}
+        data |= {"fingerprint_full": all_images} if full else {}
+        run(name, seed=seed, settings={"datamodule.train_fraction": 0.5}, data=data)
+
+    for seed in (1, 2, 3):
+        made(f"s{seed}", seed)
+    (group,) = summary().groups
+    assert [row.seeds for row in group.rows] == [[1, 2, 3]]
+    made("relabeled", 4, val_test="v2", all_images="f2")
+    made("more", 5, n_train=110, all_images="f3")
+    assert sorted(row.seeds for group in summary().groups for row in group.rows) == [[1, 2, 3], [4], [5]]
+
+
+def test_seeds_of_a_command_with_half_of_the_training_images_are_one_row(train, tmp_path):
+    sweep = tmp_path / "sweep"
+    half = ("datamodule.train_fraction=0.5", "stages=[fit,test]", "trainer.max_epochs=1", *SIMPLE_CNN, "logger=none")
+    ran = train("-m", "seed=1,2", *half, f"hydra.sweep.dir={sweep}")
+    assert ran.status == 0, ran.err
+    records = [run.data for run in judged(sweep).runs]
+    assert [data.n_train for data in records] == [12, 12]
+    assert len({data.fingerprint for data in records}) == 2  # they trained on other halves
+    (group,) = judged(sweep).groups
+    assert [row.seeds for row in group.rows] == [[1, 2]]
+    sides = [shutil.copytree(sweep, tmp_path / name) for name in ("a", "b")]
+    lines = compare(*(load(side) for side in sides))
+    assert lines[0].startswith(f"A, {tmp_path / 'a'}: ") and "mean of seeds 1, 2" in lines[0]
+
+
 def test_folds_are_compared_whatever_share_of_the_others_is_trained_on(run, summary):
     for fraction in (0.5, 1):
         for fold in (0, 1):
@@ -120,7 +154,7 @@ def test_folds_are_compared_whatever_share_of_the_others_is_trained_on(run, summ
             run(f"{fraction}{fold}", settings=settings, n={"val": 20}, data=data, accuracy=0.4 + fraction / 2)
     (group,) = summary().groups
     assert [(row.changed["train_fraction"], row.folds) for row in group.rows] == [("1", [0, 1]), ("0.5", [0, 1])]
-    assert group.rows[1].comparison.n == 40
+    assert group.rows[1].comparison.pair.n == 40
 
 
 def test_runs_selected_on_test_are_ranked_by_it_in_a_group_with_a_warning(run, summary):

@@ -10,8 +10,8 @@ from common.atomic_io import write_csv
 from common.predictions_csv import correct_matrix, pair, read_predictions
 from common.run_folder import RunFolder
 from common.run_record import DataInfo, RunInfo, RunRecord, write_record
-from evaluation.intervals import format_accuracy, proportion, two_way_random_effects
-from evaluation.paired_tests import verdict
+from evaluation.intervals import accuracy_interval, format_accuracy, proportion
+from evaluation.paired_tests import compare_pair
 from reports.compare import main
 from tests.support.helpers import PROJECT
 
@@ -69,8 +69,12 @@ def test_two_runs(run, compared):
         f"B, {b}: {format_accuracy(proportion(31, 40))}",
         "40 test images",
         "only A is right on 8, only B on 1",
-        "A - B: 0.1750 (95% interval 0.020 to 0.313), p = 0.039 (exact McNemar test)",
-        f"A and B {verdict(8, 1, 40)}",
+        "A - B: 0.1750 (95% interval 0.035 to 0.329), p = 0.039 (exact McNemar test)",
+        "A and B can be distinguished with 40 images",
+        "A in place of B: good enough (margin 0.02): 0.175 above, not below (95%) with 40 test images and 1 seed",
+        "B in place of A: not shown to be good enough (margin 0.02): 0.175 below, at least 0.035 below (95%) with 40 test "
+        "images and 1 seed",
+        "with one seed each this is about these trained networks; about their settings say three seeds or more",
     ]
 
 
@@ -125,13 +129,37 @@ def test_seeds_are_matched_by_their_number(run, compared, tmp_path):
     lines = compared(tmp_path / "a", tmp_path / "b")
     assert lines[0].startswith(f"A, {tmp_path / 'a'}: 0.9667 (mean of seeds 1, 2, 3; standard deviation 0.0144; 95%")
     assert lines[3] == "only A is right on 5, only B on 1, summed over 3 seeds"
-    right = np.ones((2, 3, 40), int)
+    right = np.ones((2, 3, 40), bool)
     for (side, seed), images in wrong.items():
-        right["ab".index(side), seed - 1, list(images)] = 0
-    found = two_way_random_effects(right[0] - right[1])
-    assert f"A - B: {found.mean:.4f} (95% interval {found.low:z.3f} to {found.high:z.3f}" in lines[4]
-    assert f"p = {found.p_value:.2g} (seeds and images" in lines[4]
-    assert "be distinguished with 40 images and 3 seeds (difference 0.033" in lines[5] and len(lines) == 6
+        right["ab".index(side), seed - 1, list(images)] = False
+    found, low = compare_pair(*right, 0.02), accuracy_interval(right[0]).low
+    assert f"; 95% interval {low:.3f} to 1.000, over seeds and images" in lines[0]
+    assert f"A - B: {found.difference:.4f} (95% interval {found.low:z.3f} to {found.high:z.3f}), p = 0." in lines[4]
+    assert lines[4].endswith("(seeds and images as random effects)")
+    assert lines[5] == "A and B cannot be distinguished with 40 images and 3 seeds" and len(lines) == 8
+    assert lines[6].startswith("A in place of B: not shown to be good enough (margin 0.02): 0.033 above, and up to 0.0")
+
+
+def test_images_in_groups_are_not_counted_as_single_ones(run, compared):
+    folders = [run("a", set(range(0, 8))), run("b", set(range(4)))]
+    for folder in folders:
+        rows = [{"path": f"{folder.name}/{i:03}.png", "label": ("cat", "dog")[i % 2], "split": "test", "group": f"p{i // 4}"}
+                for i in range(40)]  # fmt: skip
+        write_csv(folder / "splits.csv", list(rows[0]), rows)
+    lines = compared(*folders)
+    groups, right = np.arange(40) // 4, np.array([np.arange(40) >= 8, np.arange(40) >= 4])
+    found = compare_pair(right[:1], right[1:], 0.02, groups)
+    assert lines[2] == "40 test images in 10 groups, which intervals and tests take into account"
+    assert f"95% interval {found.low:.3f} to {found.high:.3f}), p = {found.p_value:.2g} (t test on groups)" in lines[4]
+    assert found.low < compare_pair(right[:1], right[1:], 0.02).low  # all four of a group go one way
+
+
+@pytest.mark.parametrize("margin", ["0", "1", "-0.02", "nan"])
+def test_a_margin_that_is_none_is_refused(run, capsys, margin):
+    assert main([str(run("a")), str(run("b")), "--good-enough", margin]) == 1
+    assert capsys.readouterr().err.startswith(
+        f"ERROR: --good-enough={float(margin)}: use a difference of accuracies above 0"
+    )
 
 
 def test_other_seeds_are_refused(run, compared, tmp_path):
@@ -175,7 +203,9 @@ def test_validation_images_replace_missing_test_images(run, compared):
 
 def test_runs_selected_on_test_images_are_named(run, compared):
     lines = compared(run("a", select_on="test"), run("b"))
-    assert lines[-1].endswith("a: the test images chose the epoch, so test accuracies are too good") and len(lines) == 7
+    assert (
+        lines[-1].endswith("a: the test images chose the epoch, so test accuracies are too good") and len(lines) == 10
+    )
 
 
 def test_seeds_that_are_always_right_still_have_an_interval(run, compared, tmp_path):
@@ -183,8 +213,11 @@ def test_seeds_that_are_always_right_still_have_an_interval(run, compared, tmp_p
         for seed in (1, 2):
             run(f"{side}/{seed}", seed=seed)
     lines = compared(tmp_path / "a", tmp_path / "b")
-    assert "1.0000 (mean of seeds 1, 2; standard deviation 0.0000; 95% interval 0.912 to 1.000" in lines[0]
-    assert lines[-1].startswith("A and B cannot be distinguished") and "p = 1" in lines[-1]
+    assert lines[0].startswith(
+        f"A, {tmp_path / 'a'}: 1.0000 (mean of seeds 1, 2; standard deviation 0.0000; 95% interval 0.8"
+    )
+    assert lines[4] == "A - B: 0.0000 (95% interval -0.069 to 0.069), p = 1 (seeds and images as random effects)"
+    assert lines[-1].startswith("with 2 seeds each this is about these trained networks")
 
 
 @pytest.mark.parametrize(("spoil", "message"), [
@@ -232,7 +265,7 @@ def test_the_command_line(run):
     ran = subprocess.run([*command, run("a"), run("b", {3})], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert "only A is right on 1, only B on 0" in ran.stdout and ran.stderr == ""
     ran = subprocess.run([*command, "--help"], cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert ran.stdout.startswith("usage: python -m reports.compare [-h] RUN_A RUN_B")
+    assert ran.stdout.startswith("usage: python -m reports.compare [-h] [--good-enough MARGIN] RUN_A RUN_B")
     light = "import sys, reports.compare, evaluation.calibration; sys.exit(bool({'torch', 'scipy.stats'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", light], cwd=PROJECT, check=True)
 

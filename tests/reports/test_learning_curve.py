@@ -13,7 +13,9 @@ from reports.learning_curve import describe_curves, draw, read_curves
 from tests.support.configs import composed
 
 
-def make_run(folder, *, model="small", parameters=100, n_train=100, seed=1, accuracy=0.8, images=400, **record):
+def make_run(
+    folder, *, model="small", parameters=100, n_train=100, seed=1, accuracy=0.8, images=400, settings=None, **record
+):
     """A finished run that is right on each test image with the given chance; the same images are hard for all."""
     folder.mkdir(parents=True)
     difficulty = (np.random.default_rng(0).permutation(images) + 0.5) / images  # as hard for every run
@@ -24,8 +26,8 @@ def make_run(folder, *, model="small", parameters=100, n_train=100, seed=1, accu
         for i, d in enumerate(difficulty)
     ]  # fmt: skip
     made = RunRecord(
-        status="finished", run=RunInfo(seed=seed), best=BestEpoch(epoch=1), data=DataInfo(n_train=n_train),
-        model=ModelInfo(name=model, parameters=parameters),
+        status="finished", run=RunInfo(seed=seed, settings=settings or {}), best=BestEpoch(epoch=1),
+        data=DataInfo(n_train=n_train), model=ModelInfo(name=model, parameters=parameters),
     )  # fmt: skip
     made = replace(made, **record)
     made.folder = RunFolder(folder)
@@ -49,22 +51,38 @@ def test_a_rising_curve_asks_for_more_images_and_an_equal_one_for_no_larger_netw
     )
     curves = read_curves(root)
     assert [(p.n_train, p.seeds) for p in curves.points["small"]] == [(n, [1, 2, 3]) for n in (100, 200, 400)]
-    assert curves.points["small"][2].accuracy.mean == pytest.approx(0.8, abs=0.03)
+    assert curves.points["small"][2].accuracy == pytest.approx(0.8, abs=0.03)
     words = describe_curves(curves)
     assert len(words) == 3
     assert words[0].startswith("small: from 200 to 400 training images accuracy changes by +0.1")
-    assert words[0].endswith("more images would probably help")
-    assert words[1].startswith("large: ") and words[1].endswith("more images show no clear gain")
+    assert words[0].endswith("more images helped here")
+    assert words[1].startswith("large: ") and words[1].endswith("more images showed no clear gain")
     assert words[2].startswith("large instead of small at 400: ") and words[2].endswith(
-        "a larger network shows no clear gain"
+        "a larger network showed no clear gain"
     )
+
+
+def test_seeds_whose_halves_are_not_equally_large_are_one_point(tmp_path):
+    """Where groups are not divided: half of the images is 98 to 102 of them."""
+    for fraction, sizes in ((0.5, (98, 102, 101)), (1, (200, 200, 200))):
+        for seed, n in enumerate(sizes, 1):
+            data = DataInfo(n_train=n, fingerprint=f"{n}", fingerprint_full="all")
+            settings = {"datamodule.train_fraction": fraction}
+            make_run(
+                tmp_path / f"{fraction}-{seed}", seed=seed, settings=settings, data=data, accuracy=0.6 + fraction / 5
+            )
+    curves = read_curves(tmp_path)
+    assert [(p.n_train, p.seeds) for p in curves.points["small"]] == [(100, [1, 2, 3]), (200, [1, 2, 3])]
+    assert describe_curves(curves)[0].startswith("small: from 100 to 200 training images accuracy changes by ")
 
 
 def test_a_better_larger_network_helps_and_a_worse_one_does_not(tmp_path):
     better = make_runs(tmp_path / "better", {("small", 100): 0.6, ("large", 100): 0.8})
-    assert [words.endswith(": a larger network helps") for words in describe_curves(read_curves(better))] == [True]
+    assert [words.endswith(": a larger network helped here") for words in describe_curves(read_curves(better))] == [
+        True
+    ]
     worse = make_runs(tmp_path / "worse", {("small", 100): 0.8, ("large", 100): 0.6})
-    assert describe_curves(read_curves(worse))[0].endswith("a larger network shows no clear gain")
+    assert describe_curves(read_curves(worse))[0].endswith("a larger network showed no clear gain")
 
 
 def test_the_figure_is_labeled(tmp_path):

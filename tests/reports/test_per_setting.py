@@ -44,7 +44,7 @@ def test_each_value_has_the_best_of_its_rows(optimizers, summary):
     ]  # fmt: skip
 
 
-def test_p_values_are_corrected_for_the_comparisons_of_one_table(optimizers, summary):
+def test_p_values_are_those_of_the_table_of_all(optimizers, summary):
     (group,) = summary().groups
     best, rmsprop, sgd = group.settings[0].bests
     p_rmsprop, p_sgd = (
@@ -52,12 +52,12 @@ def test_p_values_are_corrected_for_the_comparisons_of_one_table(optimizers, sum
         binomtest(0, 18).pvalue,
     )  # right where the other is wrong: 1 and 4; 0 and 18
     assert str(best.comparison) == "the best"
-    assert rmsprop.comparison.p_value == pytest.approx(p_rmsprop) and sgd.comparison.p_value == pytest.approx(2 * p_sgd)
-    assert (rmsprop.comparison.difference, sgd.comparison.difference) == pytest.approx((-3 / 80, -18 / 80))
-    assert sgd.row.comparison.p_value == pytest.approx(8 * p_sgd)  # in the table of all
+    assert rmsprop.comparison.p_value == pytest.approx(min(1, 8 * p_rmsprop)) == 1  # those of the table of all
+    assert sgd.comparison.p_value == pytest.approx(8 * p_sgd)
+    assert (rmsprop.comparison.pair.difference, sgd.comparison.pair.difference) == pytest.approx((-3 / 80, -18 / 80))
     assert group.settings[0].sentences == [
-        "The best by validation is adam with lr=0.001; rmsprop cannot be distinguished from it; sgd is distinguishably "
-        "worse on test.",
+        "The best by validation is adam with lr=0.001. Against the best of all, on test: rmsprop is not decided; sgd is worse "
+        "as trained.",
         "Each was chosen from 3 runs.",
     ]
 
@@ -67,7 +67,7 @@ def test_a_value_that_is_better_on_test_is_named(run, summary):
         add(run, "adam", rate, missed, range(30))
         add(run, "sgd", rate, missed + 5, ())
     sentence, _ = summary().groups[0].settings[0].sentences
-    assert sentence.endswith("; sgd is distinguishably better on test.")
+    assert sentence.endswith(" on test: sgd is better as trained.")
 
 
 def test_unequal_budgets_are_reported_with_whom_they_favor(optimizers, run, summary):
@@ -87,7 +87,7 @@ def test_seeds_are_no_tries(run, summary):
     comparison = group.settings[0]
     assert [(best.n_rows, best.n_runs) for best in comparison.bests] == [(2, 4), (2, 4)]
     assert comparison.sentences[1] == "Each was chosen from 2 rows."
-    assert comparison.bests[1].comparison.seeds == 2
+    assert comparison.bests[1].comparison.pair.n_seeds == 2
     assert "| 2 rows (4 runs) |" in as_markdown(summary(), "")
 
 
@@ -182,7 +182,7 @@ def test_page_and_markdown_have_it_and_the_other_tables_do_not(optimizers, summa
     assert page.count('<td class="best"') == 3
     for text in (as_csv(made), as_latex(made), " ".join(answer(group))):
         assert "chosen from" not in text and "try larger" not in text
-    assert len(answer(group)) == 2
+    assert len(answer(group)) == 3  # with that of one seed
 
 
 def test_hostile_values_are_text(run, summary, tmp_path):

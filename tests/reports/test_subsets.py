@@ -89,12 +89,12 @@ def test_tables_that_no_run_writes_are_an_error(run, capsys, column, words):
     assert words in capsys.readouterr().err
 
 
-def test_a_subset_of_one_image_has_no_interval(run, capsys):
+def test_a_subset_of_one_image_has_a_wide_interval(run, capsys):
     folder = run("one")
     n = len((folder / "predictions.csv").read_text().splitlines()) - 1
     add_columns(folder, {"color": ["red"] + ["blue"] * (n - 1)})
     assert main([str(folder)]) == 0
-    assert "| color=red | 1 | 1.000 |  |  |" in capsys.readouterr().out
+    assert "| color=red | 1 | 1.000 |  | 0.207 to 1.000 |" in capsys.readouterr().out
 
 
 def test_debug_runs_do_not_count(run, tmp_path, capsys):

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from common.run_folder import RunFolder
-from common.run_record import Decision
+from common.run_record import Decision, RunRecord, write_record
 from common.untrusted.tables import read_csv
 from engine.run.evaluate import add_decision
 from evaluation.calibration import with_temperature
 from tests.support.helpers import SIMPLE_CNN, make_images
+
+UNBIASED = "only the first result is unbiased"
 
 
 def weights(path) -> dict[str, bytes]:
@@ -70,7 +72,9 @@ def test_evaluating_again_gives_the_same_and_is_counted_as_is_resuming(train, fi
     command = ["stages=[test]", f"ckpt_path={folder.best_checkpoint}", f"hydra.run.dir={tmp_path / 'again'}"]
     again = train(*command, **options)
     assert again.status == 0, again.err
-    assert "this model has now been evaluated on the test set 2 times" in again.out
+    assert f"the test images were evaluated 2 times with this model; {UNBIASED}" in again.out
+    card = (again.folder / "MODEL_CARD.md").read_text()
+    assert f"The test images were evaluated 2 times with this model; {UNBIASED}." in card
     assert again.record.val == before.val and again.record.decision == before.decision
     assert again.record.test == replace(before.test, test_evaluations=2)
     assert (again.folder / "predictions.csv").read_bytes() == folder.predictions("test").read_bytes()
@@ -81,6 +85,73 @@ def test_evaluating_again_gives_the_same_and_is_counted_as_is_resuming(train, fi
     resumed = train(f"ckpt_path={folder.last_checkpoint}", "trainer.max_epochs=3", small=False, to=folder.path)
     assert resumed.status == 0 and resumed.record.test.test_evaluations == 4
     assert "resuming after epoch 2" in resumed.out
+
+
+def files_of(run: RunFolder) -> dict:
+    return {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+
+
+def test_a_model_that_is_evaluated_on_other_images_is_evaluated_on_them_for_the_first_time(
+    train, finished_run, tmp_path
+):
+    trained = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "trained"))
+    before = files_of(trained)
+    counts = {f"{split}/{color}": 6 for split in ("train", "val", "test") for color in ("blue", "red")}
+    other = make_images(tmp_path / "other", counts, seed=7)
+    command = ["stages=[test]", f"ckpt_path={trained.best_checkpoint}", f"datamodule.root={other}"]
+    ran = train(*command, f"hydra.run.dir={tmp_path / 'elsewhere'}", small=False, to=tmp_path / "elsewhere")
+    assert ran.status == 0, ran.err
+    assert ran.record.test.test_evaluations == 1 and "were evaluated" not in ran.out
+    assert files_of(trained) == before
+
+
+@pytest.mark.parametrize("tested", [True, False], ids=["tested before", "never tested"])
+def test_the_same_images_under_other_names_are_counted(train, finished_run, two_colors, tmp_path, tested):
+    trained = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "trained"))
+    if not tested:
+        record = RunRecord.read(trained)
+        record.test = None
+        write_record(record)
+        trained.predictions("test").unlink()
+    copied = shutil.copytree(two_colors, tmp_path / "copied")
+    for path in list(copied.rglob("*.png")):
+        path.rename(path.with_name(f"other {path.stem}.PNG"))
+    command = ["stages=[test]", f"ckpt_path={trained.best_checkpoint}", f"datamodule.root={copied}"]
+    ran = train(*command, f"hydra.run.dir={tmp_path / 'again'}", small=False, to=tmp_path / "again")
+    assert ran.status == 0, ran.err
+    assert ran.record.test.test_evaluations == RunRecord.read(trained).test.test_evaluations == 1 + tested
+
+
+def test_a_fold_s_model_is_counted_on_the_test_images_though_other_images_are_val(train, tmp_path):
+    fold = train(*SIMPLE_CNN, "datamodule.folds=3", "datamodule.fold=1", "trainer.max_epochs=1")
+    assert fold.status == 0, fold.err
+    assert fold.record.test is None
+    best = RunFolder(fold.folder).best_checkpoint
+    for count in (1, 2):
+        place = tmp_path / f"test{count}"
+        whole = ["datamodule.folds=null", "datamodule.fold=null", f"hydra.run.dir={place}"]
+        ran = train("stages=[test]", f"ckpt_path={best}", *whole, small=False, to=place)
+        assert ran.status == 0, ran.err
+        assert ran.record.test.test_evaluations == RunRecord.read(fold.folder).test.test_evaluations == count
+
+
+def test_evaluated_again_in_its_own_folder_the_count_goes_on(train, finished_run, tmp_path):
+    trained = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "trained"))
+    command = ["stages=[test]", f"ckpt_path={trained.best_checkpoint}", f"hydra.run.dir={trained.path}"]
+    ran = train(*command, to=trained.path)
+    assert ran.status == 0, ran.err
+    assert ran.record.test.test_evaluations == 2
+
+
+def test_a_record_that_cannot_be_read_counts_nothing_and_is_logged(train, finished_run, tmp_path):
+    trained = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "trained"))
+    trained.record.write_text("{")
+    place = tmp_path / "again"
+    command = ["stages=[test]", f"ckpt_path={trained.best_checkpoint}", f"hydra.run.dir={place}"]
+    ran = train(*command, small=False, to=place)
+    assert ran.status == 0, ran.err
+    assert ran.record.test.test_evaluations is None and trained.record.read_text() == "{"
+    assert any("evaluated on test is unknown" in warning for warning in ran.record.run.warnings)
 
 
 def test_selection_on_test_is_marked_everywhere(train):
@@ -94,6 +165,11 @@ def test_selection_on_test_is_marked_everywhere(train):
     chosen = max(float(row["val/accuracy"]) for row in read_csv(ran.folder / "metrics.csv"))
     assert record.test.accuracy.value == pytest.approx(chosen)  # of the test images, seen every epoch
     assert not (ran.folder / "predictions_val.csv").exists()
+    place = ran.folder.parent / "again"
+    best = RunFolder(ran.folder).best_checkpoint
+    again = train("stages=[test]", f"ckpt_path={best}", f"hydra.run.dir={place}", small=False, to=place)
+    words = "the test images were evaluated 2 times with this model, and they chose its epoch: no result is unbiased"
+    assert words in again.out and words[1:] in (place / "MODEL_CARD.md").read_text()
 
 
 def test_three_classes_have_metrics_of_each(train, tmp_path):
@@ -102,3 +178,12 @@ def test_three_classes_have_metrics_of_each(train, tmp_path):
     assert ran.status == 0, ran.err
     assert [scores.name for scores in ran.record.test.per_class] == ["blue", "green", "red"]
     assert ran.record.test.binary is None and ran.record.decision.threshold is None
+
+
+def test_a_network_that_gives_nan_is_named(train, finished_run, tmp_path):
+    damaged = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "run")).best_checkpoint
+    state = torch.load(damaged, weights_only=True)
+    next(iter(state["state_dict"].values()))[:] = float("nan")
+    torch.save(state, damaged)
+    ran = train("stages=[test]", f"ckpt_path={damaged}", small=False, to=tmp_path / "again")
+    assert ran.status == 1 and "val: the network gives NaN for 12 of 12 images" in ran.err + ran.out

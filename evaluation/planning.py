@@ -1,0 +1,92 @@
+"""How many images, or seeds, would decide: from where the differences of a pair come from."""
+
+import math
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import chdtri, stdtrit
+
+DRAWS = 4000  # of mean squares
+MOST_IMAGES = 10_000_000
+MOST_SEEDS = 30
+
+
+class Spread(NamedTuple):
+    """Where the differences of a pair come from: variances of the seeds, of the images and of the rest."""
+
+    seeds: float
+    units: float  # images, or groups of them
+    residual: float
+    n_seeds: int
+    images_per_unit: float
+
+    @classmethod
+    def of(cls, differences: np.ndarray, groups: np.ndarray | None = None) -> "Spread":
+        """Estimate the variances from differences (S, n) of -1, 0 or 1; the two pseudo-images count as images.
+
+        Few seeds say little about the variance between seeds: it is taken at the upper end of its one-sided 80% interval, so
+        that what is planned with it suffices in four of five cases (Browne 1995, Statistics in Medicine 14:1933-1940).
+        """
+        y = differences.astype(np.float64)
+        per_unit = 1.0
+        if groups is not None:
+            _, groups = np.unique(groups, return_inverse=True)
+            sizes = np.bincount(groups).astype(np.float64)
+            per_unit = float(sizes.mean())
+            y = (np.stack([np.bincount(groups, weights=x) for x in y]) - y.mean() * sizes) / per_unit + y.mean()
+        n_seeds, n = y.shape
+        by_unit = y.mean(axis=0)
+        between = float(((by_unit - y.mean()) ** 2).sum() + 2 / per_unit) / (n + 1)
+        if n_seeds == 1:
+            return cls(0.0, between, 0.0, 1, per_unit)
+        rest = y - by_unit - y.mean(axis=1, keepdims=True) + y.mean()
+        residual = float((rest**2).sum()) / ((n_seeds - 1) * (n - 1)) if n > 1 else 0.0
+        at_most = float(y.mean(axis=1).var(ddof=1)) * (n_seeds - 1) / float(chdtri(n_seeds - 1, 0.8))
+        seeds = max(0.0, at_most - residual / n)
+        return cls(seeds, max(0.0, between - residual / n_seeds), residual, n_seeds, per_unit)
+
+    def power(self, gap: float, n: float, n_seeds: int, alpha: float = 0.05) -> float:
+        """Return the chance that `compare_pair` shows, one-sided at `alpha`, a true difference that is `gap` off.
+
+        By drawing the mean squares of n images and so many seeds from their distributions (4,000 times, always the same).
+        """
+        units = n / self.images_per_unit
+        variance = self.seeds / n_seeds + self.units / units + self.residual / (n_seeds * units)
+        if n_seeds == 1:
+            return NormalDist().cdf(gap / math.sqrt(variance) + NormalDist().inv_cdf(alpha))
+        generator = np.random.default_rng(0)
+        mean = gap + math.sqrt(variance) * generator.standard_normal(DRAWS)
+        s, r = n_seeds - 1, (n_seeds - 1) * max(units - 1, 1)
+
+        def square(expected: float, freedom: float) -> np.ndarray:
+            return expected * generator.chisquare(freedom, DRAWS) / freedom
+
+        of_seeds = square(units * self.seeds + self.residual, s)
+        of_units = square(n_seeds * self.units + self.residual, max(units - 1, 1))
+        rest = square(self.residual, r)
+        combined = of_seeds + of_units - rest
+        freedom = combined**2 / (of_seeds**2 / s + of_units**2 / max(units - 1, 1) + rest**2 / r)
+        shown = mean > stdtrit(np.maximum(freedom, 1), 1 - alpha) * np.sqrt(np.maximum(combined, 0) / (n_seeds * units))
+        shown &= mean > stdtrit(s, 1 - alpha) * np.sqrt(of_seeds / (n_seeds * units))
+        return float(shown.mean())
+
+
+def images_needed(spread: Spread, gap: float, n_seeds: int, alpha: float = 0.05, power: float = 0.8) -> int | None:
+    """Return the images with which a true difference that is `gap` off is shown, one-sided; None: no number of them does.
+
+    Where the seeds' part is too large, more images cannot help.
+    """
+    if gap <= 0 or spread.power(gap, MOST_IMAGES, n_seeds, alpha) < power:
+        return None
+    low, high = 1.0, float(MOST_IMAGES)
+    while high / low > 1.001:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if spread.power(gap, middle, n_seeds, alpha) >= power else (middle, high)
+    return math.ceil(high)
+
+
+def seeds_needed(spread: Spread, gap: float, n: int, alpha: float = 0.05, power: float = 0.8) -> int | None:
+    """Return the seeds with which it is shown on n images; None: not with MOST_SEEDS of them."""
+    enough = (count for count in range(2, MOST_SEEDS + 1) if spread.power(gap, n, count, alpha) >= power)
+    return next(enough, None) if gap > 0 else None

@@ -1,0 +1,92 @@
+"""The words on a pair of rows or runs, one for a fact: every sentence, table and command takes them from here."""
+
+from math import ceil, floor, log10
+
+from common.errors import UserError
+from common.text import SPLIT_NAMES, plural
+from evaluation.paired_tests import PairedComparison
+from evaluation.planning import MOST_SEEDS, images_needed, seeds_needed
+
+LEVEL = 0.05  # of the tests
+FEWEST_SEEDS = 3  # of a statement on a setting; with fewer it is on these trained networks
+
+
+def check_margin(key: str, margin: float) -> None:
+    """Raise UserError where `margin`, given as `key`, is no accuracy that one network may lack against another."""
+    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 < margin < 1:
+        raise UserError(f"{key}={margin}: use a difference of accuracies above 0 and below 1, e.g. 0.02")
+
+
+def is_of_settings(pair: PairedComparison) -> bool:
+    """Return whether a pair has the seeds to speak of settings, and not of these trained networks only."""
+    return pair.n_seeds >= FEWEST_SEEDS
+
+
+def difference(pair: PairedComparison) -> str:
+    """Return `0.012 below`, `0.003 above` or `no difference`."""
+    size = f"{abs(pair.difference):.3f}"
+    return "no difference" if float(size) == 0 else f"{size} {'below' if pair.difference < 0 else 'above'}"
+
+
+def at_most(pair: PairedComparison) -> str:
+    """Return `at most 0.031 below`, the one-sided 95% bound; rounded away from what would flatter."""
+    below = ceil(-pair.at_least * 1000 - 1e-9) / 1000
+    return f"at most {below:.3f} below" if below > 0 else "not below"
+
+
+def evidence(pair: PairedComparison, split: str, shown: bool) -> str:
+    """Return the difference with its bound and what it was measured on; where it is not shown also what would decide.
+
+    Args:
+        pair: the row that could be good enough against the reference.
+        split: val or test.
+        shown: whether the row counts as good enough.
+    """
+    seeds = f" and {plural(pair.n_seeds, 'seed')}"
+    on = f"with {pair.n:,} {SPLIT_NAMES[split]} images{seeds}"
+    if shown:
+        return f"{difference(pair)}, {at_most(pair)} (95%) {on}"
+    if pair.high < -pair.margin:
+        return f"{difference(pair)}, at least {-pair.high:.3f} below (95%) {on}"
+    bound = at_most(pair).removeprefix("at most ")
+    return f"{difference(pair)}, and up to {bound} cannot be excluded (95%) {on}; {what_would_decide(pair, split)}"
+
+
+def what_would_decide(pair: PairedComparison, split: str) -> str:
+    """Say how many images or seeds would show it, if the true difference is the one observed; with a power of 0.8."""
+    gap = pair.margin + min(pair.difference, 0.0)
+    if gap <= 0:
+        return f"the difference is not within {pair.margin:g}, so that more images show it only if it shrinks"
+    if images := images_needed(pair.spread, gap, pair.n_seeds):
+        return f"if the difference stays, about {_rounded(max(images, pair.n + 1))} {SPLIT_NAMES[split]} images would decide"
+    if pair.n_seeds == 1:
+        return "the difference is too near to the margin for any number of images"
+    if seeds := seeds_needed(pair.spread, gap, pair.n):
+        return f"more images cannot decide it, about {seeds} seeds with these images would"
+    return f"more images cannot decide it, and with these more than {MOST_SEEDS} seeds would be needed"
+
+
+def verdict(pair: PairedComparison, p_value: float, shown: bool) -> str:
+    """Return what is known of a row against the best: worse, better, good enough, or not decided.
+
+    Args:
+        pair: the row against the best.
+        p_value: of equal accuracy, after Holm's correction over the table.
+        shown: whether it is shown to be good enough.
+    """
+    differs = p_value < LEVEL
+    if differs and pair.difference > 0:
+        text = "better"
+    elif differs:
+        text = "worse but good enough" if shown else "worse"
+    elif shown:
+        text = "good enough"
+    else:
+        return "not decided"
+    return text if is_of_settings(pair) else f"{text} as trained"
+
+
+def _rounded(number: int) -> str:
+    """Return two digits of a large number, rounded up: a plan is no more exact."""
+    step = 10 ** max(0, floor(log10(number)) - 1)
+    return f"{ceil(number / step) * step:,}"

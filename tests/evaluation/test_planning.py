@@ -1,0 +1,56 @@
+"""How many images or seeds would decide: the power at the printed number, with known truth."""
+
+from math import sqrt
+
+import numpy as np
+import pytest
+
+from benchmarks.worlds import draw_rows, seed_world
+from evaluation.paired_tests import compare_pair
+from evaluation.planning import Spread, images_needed, seeds_needed
+
+
+def pair(worlds, n_seeds, n, seed=0):
+    return compare_pair(*draw_rows(np.random.default_rng(seed), worlds, n_seeds, n), 0.02)
+
+
+@pytest.mark.parametrize("accuracy", [0.8, 0.95])
+def test_the_number_for_one_seed_is_that_of_the_normal_approximation(accuracy):
+    found = pair([seed_world(accuracy, 0)] * 2, 1, 2000)
+    only = found.n * (found.spread.units * (found.n + 1) / found.n)  # disagreements and two pseudo-images
+    by_hand = (1.6448536 + 0.8416212) ** 2 * (only / (found.n + 1)) / 0.02**2
+    assert images_needed(found.spread, 0.02, 1) == pytest.approx(by_hand, rel=0.005)
+
+
+@pytest.mark.parametrize(("n_seeds", "accuracy"), [(1, 0.8), (5, 0.8)])
+def test_the_power_at_the_printed_number_is_as_promised(n_seeds, accuracy):
+    """Equal settings; the number from a pilot is checked with fresh images and seeds."""
+    worlds = [seed_world(accuracy, 0)] * 2
+    numbers = [images_needed(pair(worlds, n_seeds, 2000, seed).spread, 0.02, n_seeds) for seed in range(9)]
+    n = int(np.median([number or 10**7 for number in numbers]))
+    shown = np.mean([pair(worlds, n_seeds, n, 100 + seed).margin_p_value < 0.05 for seed in range(200)])
+    assert 0.8 - 3 * sqrt(0.16 / 200) <= shown
+
+
+def test_where_the_seeds_decide_no_number_of_images_is_given():
+    found = pair([seed_world(0.8, 0.03)] * 2, 3, 2000)
+    assert images_needed(found.spread, 0.02, 3) is None
+    assert found.spread.power(0.02, 10**7, 3) < 0.8  # the more images the same
+    spread = Spread(seeds=0.01**2, units=0.1, residual=0.1, n_seeds=3, images_per_unit=1)
+    seeds = seeds_needed(spread, 0.02, 2000)
+    assert 4 <= seeds <= 12 and spread.power(0.02, 2000, seeds) >= 0.8 > spread.power(0.02, 2000, seeds - 1)
+    assert seeds_needed(spread, 0.0, 2000) is None and images_needed(spread, -0.01, 3) is None
+
+
+def test_the_power_over_seeds_is_that_of_the_simulated_test():
+    """Normal outcomes with these variances, put through the test itself."""
+    spread = Spread(seeds=0.006**2, units=0.12, residual=0.15, n_seeds=5, images_per_unit=1)
+    generator, shown = np.random.default_rng(1), []
+    from evaluation.intervals import over_seeds_and_images
+
+    for _ in range(600):
+        y = -0.0 + 0.006 * generator.normal(size=(5, 1)) + sqrt(0.12) * generator.normal(size=(1, 1500))
+        y = y + sqrt(0.15) * generator.normal(size=(5, 1500))
+        found = over_seeds_and_images(y, [(1.0, 1.0), (-1.0, 1.0)])
+        shown.append(max(each.p_above(-0.03) for each in found) < 0.05)
+    assert spread.power(0.03, 1500, 5) == pytest.approx(np.mean(shown), abs=3 * sqrt(0.16 / 600))

@@ -1,0 +1,118 @@
+"""Score intervals against statsmodels, a published table, a constrained optimum found by scipy, and arithmetic."""
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq, minimize
+from statsmodels.stats.proportion import proportion_confint
+
+from evaluation.intervals import Interval, wilson
+from evaluation.score_intervals import (
+    auroc_model,
+    confusion_interval,
+    f1_derivatives,
+    recall_derivatives,
+    scaled_interval,
+    unite,
+)
+from evaluation.scores import balanced_accuracy, macro_f1
+
+Z = 1.959963984540054
+
+
+@pytest.mark.parametrize(("right", "n"), [(18, 20), (20, 20), (0, 5), (1, 1), (371, 445)])
+def test_of_one_class_it_is_wilsons(right, n):
+    confusion = np.array([[right, n - right], [0, 0]])
+    found = confusion_interval(confusion, recall_derivatives)
+    assert found == pytest.approx(proportion_confint(right, n, method="wilson"), abs=1e-7)
+
+
+@pytest.mark.parametrize(("a", "b", "published"), [
+    ((56, 70), (48, 80), (0.0533, 0.3377)),
+    ((9, 10), (3, 10), (0.1821, 0.8370)),
+    ((5, 56), (0, 29), (-0.0313, 0.1926)),
+    ((10, 10), (0, 20), (0.7225, 1.0)),
+    ((10, 10), (0, 10), (0.6777, 1.0)),
+])  # fmt: skip
+def test_of_two_classes_it_is_mees_interval_of_a_difference(a, b, published):
+    """Newcombe 1998, Statistics in Medicine 17:873-890, table II, method 5: of a's share less that of b."""
+    confusion = np.array([[a[0], a[1] - a[0]], [b[0], b[1] - b[0]]])  # where b's share is that of its wrong images
+    low, high = confusion_interval(confusion, recall_derivatives)
+    assert (2 * low - 1, 2 * high - 1) == pytest.approx(published, abs=5e-5)
+
+
+def test_of_three_classes_its_ends_are_what_the_estimate_just_does_not_contradict():
+    right, n = np.array([7, 18, 36]), np.array([10, 20, 40])
+    confusion = np.diag(right) + np.array([[0, 3, 0], [1, 0, 1], [2, 2, 0]])
+    estimate = (right / n).mean()
+    for end in confusion_interval(confusion, recall_derivatives):
+        likely = minimize(  # the most likely recalls whose mean is the end
+            lambda p: -(right * np.log(p) + (n - right) * np.log(1 - p)).sum(), right / n,
+            bounds=[(1e-6, 1 - 1e-6)] * 3, constraints={"type": "eq", "fun": lambda p, end=end: p.mean() - end},
+            method="SLSQP", options={"ftol": 1e-12},
+        ).x  # fmt: skip
+        deviation = np.sqrt((likely * (1 - likely) / n).sum()) / 3
+        assert abs(estimate - end) / deviation == pytest.approx(Z, abs=1e-3)
+
+
+def test_classes_of_equal_size_that_are_all_right_are_one_sample():
+    for counts in ([10, 10], [5] * 20):
+        found = confusion_interval(np.diag(counts), recall_derivatives)
+        assert found == pytest.approx(wilson(sum(counts), sum(counts)), abs=1e-6)
+    small = confusion_interval(
+        np.diag([19, 1]), recall_derivatives
+    )  # the single image may be wrong in four of five cases
+    assert small == pytest.approx(((1 + wilson(1, 1).low) / 2, 1.0), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("derivatives", "metric"), [(recall_derivatives, balanced_accuracy), (f1_derivatives, macro_f1)]
+)
+def test_derivatives_equal_differences(derivatives, metric):
+    confusion = np.array([[20.0, 3, 1], [2, 9, 0], [1, 4, 30]])
+    n = confusion.sum(axis=1)
+    value, hit, column = derivatives(confusion.diagonal(), n, confusion.sum(axis=0))
+    assert value == pytest.approx(float(metric(confusion)))
+    for i in range(3):
+        for j in range(3):  # an image of class i moves from column j to the next; its row keeps its sum
+            moved, after = confusion.copy(), (j + 1) % 3
+            moved[i, j] -= 1e-6
+            moved[i, after] += 1e-6
+            slope = -column[after] + column[j] + hit[i] * ((i == after) - (i == j))
+            assert (metric(moved) - value) / 1e-6 == pytest.approx(slope, abs=1e-6)
+
+
+def test_macro_f1_of_equal_classes_near_one_is_as_accurate_as_accuracy():
+    """With two classes of equal size every error costs macro F1 what it costs accuracy, to first order."""
+    found = confusion_interval(np.array([[99, 1], [1, 99]]), f1_derivatives)
+    assert found == pytest.approx(wilson(198, 200), abs=0.001)
+
+
+def test_the_model_of_auroc_is_hanley_and_mcneils():
+    area, m, n = 0.893, 51, 51
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    variance = (area * (1 - area) + (m - 1) * (q1 - area**2) + (n - 1) * (q2 - area**2)) / (m * n)
+    assert auroc_model(area, np.array([m, n])) * area * (1 - area) == pytest.approx(variance)
+
+
+def test_of_two_classes_all_in_order_auroc_is_about_newcombes():
+    m, n = 45, 5
+    others = (m + n) / 2 - 1
+
+    def excess(t):  # method 5: the variance at the supposed value t, with (m + n) / 2 for both numbers
+        return (1 - t) ** 2 - Z**2 * t * (1 - t) / (m * n) * (1 + others * ((1 - t) / (2 - t) + t / (1 + t)))
+
+    low = brentq(excess, 0.01, 1 - 1e-9)
+    found = scaled_interval(1.0, 0.0, auroc_model(1.0, np.array([m, n])), informative=0)
+    assert found.high == 1 and found.low == pytest.approx(low, abs=0.04)
+
+
+def test_the_variance_is_the_models_where_nothing_shows_it_and_the_observed_one_of_many():
+    assert scaled_interval(1.0, 0.0, 1 / 20, informative=0) == wilson(20, 20)
+    assert scaled_interval(0.8, 0.8 * 0.2 / 50, 1 / 20, informative=1e9) == pytest.approx(wilson(40, 50), abs=1e-6)
+    between = scaled_interval(0.8, 0.8 * 0.2 / 50, 1 / 20, informative=10)
+    assert wilson(16, 20).low < between.low < wilson(40, 50).low
+
+
+def test_united_intervals_hold_the_value_and_stay_within_0_and_1():
+    assert unite(0.9, Interval(0.5, 0.8), Interval(0.6, 1.1)) == (0.5, 1.0)
+    assert unite(0.9, Interval(0.95, 0.96)) == (0.9, 0.96)
