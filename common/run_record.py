@@ -9,6 +9,7 @@ import platform
 import shlex
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -215,13 +216,17 @@ class Decision:
     """Temperature, confidence and threshold, fitted on validation images; also in the checkpoint."""
 
     temperature: float
-    """Divides the logits: Guo et al. 2017, arXiv:1706.04599."""
+    """Divides the logits: Guo et al. 2017, arXiv:1706.04599; 1 where val has no error to fit it on."""
     target_accuracy: float
     """decision.target_accuracy, for which `confidence` was chosen."""
+    delta: float | None = None
+    """decision.delta, the probability with which the promise of `confidence` fails; null: an older version's, no promise."""
     confidence: float | None = None
-    """Smallest confidence at which a prediction is made; null where no share of val reached the target."""
+    """Smallest confidence at which a prediction is made; null where val promises the target for no share of images."""
     fitted_on: int | None = None
     """Validation images."""
+    design_effect: float = 1.0
+    """`confidence` counts fitted_on / design_effect images, where val has several of one group."""
     positive_class: str | None = None
     """Of two classes, the one that `threshold` is for."""
     threshold_criterion: Criterion | None = None
@@ -324,12 +329,40 @@ class Selective:
     """Accuracy among them; null where there are none."""
 
 
+@dataclass
+class EceByChance:
+    """Expected calibration error of a perfectly calibrated network with the same confidences, 15 bins."""
+
+    mean: float
+    """Mean over draws of which images are right."""
+    p95: float
+    """95th percentile; a larger `ece` shows a miscalibration."""
+
+
+@dataclass
+class Baseline:
+    """Guessing the most frequent class of a split for every image."""
+
+    name: str
+    """The class."""
+    share: float
+    """Its share of the images, which is the accuracy of guessing it."""
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int]) -> "Baseline":
+        """Return that of so many images of each class; of equally frequent ones the first."""
+        name = max(counts, key=counts.get)
+        return cls(name, counts[name] / sum(counts.values()))
+
+
 @dataclass(kw_only=True)
 class SplitMetrics:
     """What the best checkpoint reaches on val or test."""
 
     accuracy: Proportion | None = None
     """Of the largest probability."""
+    baseline: Baseline | None = None
+    """What guessing the most frequent class reaches; in records of older versions it follows from `confusion`."""
     loss: float | None = None
     """Mean cross entropy, nats."""
     balanced_accuracy: float | None = None
@@ -340,6 +373,8 @@ class SplitMetrics:
     """Macro AUROC, one against the rest; null where all images are of one class."""
     ece: float | None = None
     """Expected calibration error, 15 bins."""
+    ece_by_chance: EceByChance | None = None
+    """What `ece` is by chance."""
     brier: float | None = None
     """Brier score, 0 to 2."""
     confusion: list[list[int]] | None = None
@@ -358,6 +393,29 @@ class SplitMetrics:
     """With a decision that has a confidence."""
     test_evaluations: int | None = None
     """How often this training was evaluated on its test images, this time included; on others it is 1. Null on val."""
+
+    @property
+    def guessing(self) -> Baseline | None:
+        """The baseline, also of records that only have the confusion matrix; None where they have neither."""
+        if self.baseline or not self.confusion:
+            return self.baseline
+        counts = [sum(row) for row in self.confusion]
+        names = [scores.name for scores in self.per_class or []]
+        if len(names) != len(counts):
+            names = [str(index) for index in range(len(counts))]
+        return Baseline.of(dict(zip(names, counts, strict=True))) if sum(counts) > 0 else None
+
+    @property
+    def no_better_than_guessing(self) -> bool:
+        """Whether the interval of accuracy reaches down to the baseline."""
+        return bool(self.accuracy and self.guessing and self.accuracy.low <= self.guessing.share)
+
+    @property
+    def better_than_guessing_by_class(self) -> bool:
+        """Whether the interval of balanced accuracy lies above that of guessing, one in so many classes with images."""
+        interval = self.intervals.get("balanced_accuracy")
+        classes = sum(any(row) for row in self.confusion or [])
+        return bool(interval and classes and interval[0] > 1 / classes)
 
 
 @dataclass(kw_only=True)
