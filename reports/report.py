@@ -8,6 +8,7 @@ from typing import NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from common.atomic_io import write_text
+from common.checks import check_good_enough
 from common.errors import UserError
 from common.text import clean
 from reports.aggregate import aggregate
@@ -32,13 +33,16 @@ class Written(NamedTuple):
 def run(config: DictConfig) -> None:
     """Write the report that conf/report.yaml describes; print its table and answer."""
     runs = OmegaConf.to_container(config.runs) if OmegaConf.is_list(config.runs) else config.runs
-    written = write_report(runs, out=config.out, title=config.title)
+    check_good_enough(config.good_enough)
+    written = write_report(runs, out=config.out, title=config.title, good_enough=config.good_enough)
     for text in written.warnings:
         log.warning("excluded: %s", text)
     print(f"{written.text}\n\nPage: {written.page}")
 
 
-def write_report(where: str | Sequence[str], out: str | None = None, title: str | None = None) -> Written:
+def write_report(
+    where: str | Sequence[str], out: str | None = None, title: str | None = None, good_enough: float = 0.02
+) -> Written:
     """Write report.html, report.md, table.csv and table.tex.
 
     Args:
@@ -46,6 +50,7 @@ def write_report(where: str | Sequence[str], out: str | None = None, title: str 
         out: folder of what is written, or the page's own name ending in .html, whose name the other three then share;
             None: the folder that holds the runs.
         title: of the page; None: the experiment's name, or what differs.
+        good_enough: loss of accuracy that is accepted for a smaller network.
 
     Raises:
         UserError: no runs, none that can be read, or no permission to write.
