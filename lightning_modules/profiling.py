@@ -10,8 +10,8 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.table import Table
+from lightning_modules.latency import time_passes
 from lightning_modules.networks.truncated import on_meta
-from lightning_modules.timing import time_passes
 
 
 def count_parameters(network: nn.Module, trainable: bool = False) -> int:

@@ -24,7 +24,7 @@ MOST_GROUPS = 4  # that are drawn
 MOST_MATRICES = 12
 MOST_NOTES = 5
 LONGEST = 2000  # characters of one text
-LONGEST_REASON = 120  # characters
+MOST_REASONS, LONGEST_REASON = 3, 120  # characters
 PANELS = (
     ("val/accuracy", "Validation accuracy", "accuracy"),
     ("train/accuracy", "Training accuracy", "accuracy"),
@@ -141,12 +141,11 @@ def _pareto(rows: list[ResultRow]) -> dict:
         notes.append(
             f"Latencies were measured on {join_words(sorted(where))}: they cannot be compared with one another."
         )
-    measured_at_all = [each for each in latencies if each.latency_p50_ms is not None]
-    if flagged := [each for each in measured_at_all if not each.is_reliable]:
-        why = clean(Counter(each.flag for each in flagged).most_common(1)[0][0], LONGEST_REASON)
+    if flags := [each.flag for each in latencies if each.flag]:
+        reasons = [clean(flag, LONGEST_REASON) for flag in dict.fromkeys(flags)]
         notes.append(
-            f"{len(flagged):,} of {plural(len(measured_at_all), 'latency measurement')} were disturbed and are left out, here "
-            f"and in the front ({why}{', for one' if len(flagged) > 1 else ''})."
+            f"Of {plural(len(latencies), 'latency measurement')} {len(flags):,} cannot be relied on, and neither the figure "
+            f"nor the front has them: {join_words(reasons, MOST_REASONS)}."
         )
     points = [{"rank": row.rank, "name": row.name, "front": join_words(fronts.get(row.rank, [""]))} for row in measured]
     return {"pareto": drawings, "points": points, "cost_notes": notes}

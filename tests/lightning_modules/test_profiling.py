@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules import timing
+from lightning_modules import latency
 from lightning_modules.networks.registry import build_network
 from lightning_modules.networks.surgery import set_frozen
 from lightning_modules.profiling import (
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def few_repeats(monkeypatch):
-    monkeypatch.setattr(timing, "LONG_ENOUGH_S", 0.0)
+    monkeypatch.setattr(latency, "LONG_ENOUGH_S", 0.0)
 
 
 # The study's table, recomputed: name, classes, side of the image, parameters, MACs by thop (docs/results.md shows both).
