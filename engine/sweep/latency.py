@@ -17,9 +17,10 @@ log = logging.getLogger(__name__)
 def measure_latencies(sweep: SweepProgress) -> None:
     """Measure the latency of each finished job that has left it out, in this process; write its record and its model card.
 
-    It is that of this machine, also where the jobs ran on others: figures of one page are then of one machine.
+    One that was disturbed is measured again. It is that of this machine, also where the jobs ran on others: the figures of a
+    page are then of one machine.
     """
-    waiting = [record for record in sweep.records() if _waits(record)]
+    waiting = sorted((record for record in sweep.records() if _waits(record)), key=lambda record: record.folder.path)
     if not waiting:
         return
     if sweep.is_training():
@@ -30,6 +31,7 @@ def measure_latencies(sweep: SweepProgress) -> None:
         )
         return
     print(f"\nLatency of {plural(len(waiting), 'run')}, one after the other, now that nothing of the sweep trains")
+    n_flagged = 0
     for record in waiting:
         name = record.folder.path.name
         try:
@@ -38,15 +40,22 @@ def measure_latencies(sweep: SweepProgress) -> None:
                 if locked and _waits(record):
                     _measure(record)
                     print(f"{name}: {record.model.latency[0].describe()}", flush=True)
+                n_flagged += _waits(record)
         except UserError as error:
             log.warning("%s: no latency: %s", name, error)
         except Exception as error:  # of a network of the user's own; the run is done and recorded
             log.exception("%s: no latency: %r", name, error)
+    if n_flagged:
+        print(
+            f"{n_flagged:,} of them cannot be relied on; the same command, when the machine is idle, measures them again"
+        )
 
 
 def _waits(record: RunRecord) -> bool:
-    """Return whether a job has measured its other costs."""
-    return record.status == "finished" and bool(record.model and record.model.macs) and not record.model.latency
+    """Return whether a job has measured its other costs, and a latency is missing or not reliable."""
+    if record.status != "finished" or not record.model or not record.model.macs:
+        return False
+    return not record.model.latency or not all(each.is_reliable for each in record.model.latency)
 
 
 def _measure(record: RunRecord) -> None:
