@@ -134,9 +134,9 @@ class ResultRow:
 
     @property
     def latency_p50_ms(self) -> float | None:
-        """Milliseconds for one image."""
-        found = [each.latency_p50_ms for run in self.runs for each in run.model.single_latencies]
-        values = [value for value in found if value is not None]
+        """Milliseconds for one image, of the reliable measurements."""
+        found = [each for run in self.runs for each in run.model.single_latencies]
+        values = [each.latency_p50_ms for each in found if each.is_reliable]
         return median(values) if values else None
 
     @property
