@@ -18,4 +18,4 @@ def check_between(key: str, value: float, low: float, high: float) -> None:
 def check_good_enough(value: object, key: str = "good_enough") -> None:
     """Raise UserError unless it is an accuracy that a smaller network may lack and still be good enough."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
-        raise UserError(f"{key}={value}: use a difference of accuracies above 0 and below 1, e.g. 0.02")
+        raise UserError(f"{key}={value}: use a difference in accuracy above 0 and below 1, e.g. 0.02")
