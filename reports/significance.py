@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from common.text import SPLIT_NAMES, compact_count
+from common.text import SPLIT_NAMES, clean, compact_count
 from evaluation.paired_tests import bias_corrected_best, compare_pair, holm
 from reports.accuracy import Accuracy, CorrectnessMatrix
 from reports.report_data import Choice, Comparison, ResultGroup, ResultRow
