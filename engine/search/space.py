@@ -187,8 +187,7 @@ def _check_composed(overrides: list[str], where: str) -> None:
         config = compose_train_config(overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{where}: {user_message(error)}") from error
-    swept = [*(OmegaConf.select(config, "hydra.sweeper.params") or {}), *(["seed"] if config.seeds is not None else [])]
-    if swept:
+    if swept := OmegaConf.select(config, "hydra.sweeper.params") or (config.seeds is not None and ["seed"]):
         keys = ", ".join(swept)
         raise UserError(f"{where}: {' '.join(overrides)} sweeps {keys} itself; search those keys in its place")
     if config.datamodule.get("select_on") == "test":

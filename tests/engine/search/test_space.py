@@ -137,6 +137,8 @@ def test_groups_and_keys_of_train_are_a_space(check):
         ({"model.keep": [3]}, ["trainer.limit_val_batches=0.5"], "trainer.limit_val_batches=0.5 makes debug runs"),
         ({"trainer.overfit_batches": [1, 2]}, [], "space: trainer.overfit_batches=1 makes debug runs"),
         ({"model.keep": [3]}, ["experiment=optimizers"], "base_overrides: .*sweeps optimizer, optimizer.lr itself"),
+        ({"model.keep": [3]}, ["experiment=elpv_paper"], "base_overrides: .*sweeps seed itself"),
+        ({"model.keep": [3]}, ["seeds=3"], "base_overrides: seeds is set by the search itself"),
         ({"model.keep": [3]}, ["datamodule.select_on=test"], "would search on the test images"),
         ({"model.keep": [3]}, ["trainer=ddp"], "start search.py several times"),
         ({"model.keep": [3]}, ["datamodule.batch_size=8,16"], "base_overrides: "),

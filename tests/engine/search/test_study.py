@@ -26,7 +26,8 @@ def opened(tmp_path):
     def call(objectives=("val.accuracy",), **changed):
         settings = {
             "name": "made_up", "n_trials": 9, "objectives": [Objective(key) for key in objectives], "base_overrides": [],
-            "space": SPACE, "seeds": [1], "n_retrain": 1, "n_startup_trials": 5, "seed": 1, "pruning": None, "storage": None,
+            "space": SPACE, "seeds": [1], "good_enough": 0.02, "n_retrain": 1, "n_startup_trials": 5, "seed": 1,
+            "pruning": None, "storage": None,
         }  # fmt: skip
         return study.open_study(SearchSettings(**settings | changed), tmp_path)
 
