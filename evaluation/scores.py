@@ -161,7 +161,7 @@ def estimate_metrics(
         labels: (n,) class indices.
         probabilities: (n, K).
         logits: (n, K), or None where they are not known; see `ranking_scores`.
-        groups: (n,) group numbers: whole groups are drawn, and a score interval is that of n / design effect images. None
+        groups: (n,) group numbers: whole ones are drawn, and a score interval is that of n / design effect images. None
             where each image is its own.
         resamples: at most.
         seed: of the draws.
@@ -207,6 +207,8 @@ def resample_metrics(
 ) -> dict[str, np.ndarray]:
     """Draw resamples of the images of each class, or of its groups, and compute every metric of each.
 
+    A draw of groups in which a class is missing has no AUROC, nor average precision, and does not count for these.
+
     Args:
         labels: (n,) class indices.
         predicted: (n,) class indices.
@@ -216,7 +218,7 @@ def resample_metrics(
         seed: of the draws.
 
     Returns:
-        The metrics of `estimate_metrics` by name, (B,) each.
+        The metrics of `estimate_metrics` by name, (B,) or fewer of each.
     """
     n, classes = scores.shape
     cells = labels * classes + predicted
@@ -227,11 +229,9 @@ def resample_metrics(
     resamples = min(resamples, max(FEWEST_RESAMPLES, DRAWS // (n * max(1, len(scored)))))
     at_once = max(1, CELLS // max(n, classes * classes))
     generator = np.random.default_rng(seed)
-    units, unit = np.arange(n), slice(None)
-    if groups is not None:  # the part of a group that is in one class; sorted by class
-        units, unit = np.unique(np.stack([labels, np.asarray(groups)[order]]), axis=1, return_inverse=True)
-        units, unit = units[0], unit.ravel()
-    counts = np.bincount(labels if groups is None else units, minlength=classes)
+    counts, unit = np.bincount(labels, minlength=classes), slice(None)
+    if groups is not None:
+        counts, unit = _units(labels, np.asarray(groups)[order])
     drawn: dict[str, list[np.ndarray]] = {"balanced_accuracy": [], "f1": []}
     drawn |= {"auroc": []} if scored else {}
     drawn |= {"average_precision": []} if scored and classes == 2 else {}
@@ -247,7 +247,21 @@ def resample_metrics(
             drawn["auroc"].append(np.mean(each, axis=0))
         if "average_precision" in drawn:
             drawn["average_precision"].append(_weighted_average_precision(labels == 1, scores[:, 1], weights))
-    return {name: np.concatenate(parts) for name, parts in drawn.items()}
+    found = {name: np.concatenate(parts) for name, parts in drawn.items()}
+    return {name: values[np.isfinite(values)] for name, values in found.items()}
+
+
+def _units(labels: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many groups are drawn of each class, and the unit of each image (n,), numbered by class.
+
+    A group with images of several classes counts as one of the rarest of them, and is drawn whole.
+    """
+    rank = np.argsort(np.argsort(np.bincount(labels), kind="stable"), kind="stable")  # of each class, the rarest first
+    numbers, group = np.unique(groups, return_inverse=True)
+    rarest = np.full(len(numbers), len(rank))
+    np.minimum.at(rarest, group, rank[labels])
+    place = np.argsort(np.argsort(rarest, kind="stable"), kind="stable")  # (groups,)
+    return np.bincount(rarest), place[group]
 
 
 def _of_draws(drawn: np.ndarray, confidence: float) -> Interval:
@@ -319,7 +333,7 @@ def few_images(confusion: np.ndarray, classes: list[str]) -> str | None:
     few = [f"{name} ({count})" for name, count in zip(classes, n.tolist(), strict=True) if 0 < count < FEW_IMAGES]
     if not few:
         return None
-    return f"few images of {join_words(few)}: intervals of macro F1 and average precision may cover less than 93%"
+    return f"few images of {join_words(few)}: intervals of balanced accuracy, F1 and average precision may cover less than 93%"
 
 
 def per_class(confusion: np.ndarray, classes: list[str], effect: float = 1.0) -> list[ClassScores]:
@@ -419,7 +433,8 @@ def _weighted_auroc(positive: np.ndarray, scores: np.ndarray, weights: np.ndarra
     above = _sum_equal(weights * positive, starts)  # (B, G) positives at each score
     below = _sum_equal(weights * ~positive, starts)
     pairs = (above * (np.cumsum(below, axis=1) - below / 2)).sum(axis=1)
-    return pairs / (above.sum(axis=1) * below.sum(axis=1))
+    of = above.sum(axis=1) * below.sum(axis=1)
+    return np.divide(pairs, of, out=np.full(len(pairs), np.nan), where=of > 0)
 
 
 def _sum_equal(weights: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -435,4 +450,5 @@ def _weighted_average_precision(positive: np.ndarray, scores: np.ndarray, weight
     gained = _sum_equal(weights * positive, starts)  # (B, G)
     hits = np.cumsum(gained, axis=1)
     called = np.cumsum(_sum_equal(weights, starts), axis=1)
-    return (gained * hits / np.maximum(called, 1)).sum(axis=1) / hits[:, -1]
+    total, positives = (gained * hits / np.maximum(called, 1)).sum(axis=1), hits[:, -1]
+    return np.divide(total, positives, out=np.full(len(total), np.nan), where=positives > 0)

@@ -256,10 +256,20 @@ def test_images_in_groups_are_worth_their_groups():
     assert estimate_metrics(labels, probabilities, logits, np.arange(100)[::-1]).keys() == single.keys()
 
 
+def test_a_group_in_several_classes_is_drawn_whole():
+    labels, groups = np.array([0, 1, 0, 1, 0, 0]), np.array([7, 7, 3, 3, 5, 5])
+    scores = np.array([0.0, 2.0, 1.0, 3.0, -1.0, -2.0])
+    drawn = resample_metrics(labels, labels, np.stack([-scores, scores], axis=1), groups, 1000, 0)
+    assert set(drawn["auroc"]) == {1.0} and len(drawn["auroc"]) == 1000
+    labels, groups = np.array([1, 0, 0, 0, 1]), np.array([1, 1, 1, 1, 2])
+    drawn = resample_metrics(labels, np.zeros(5, int), np.zeros((5, 2)), groups, 1000, 0)
+    assert 700 < len(drawn["auroc"]) < 800 and set(drawn["auroc"]) == {0.5}  # group 2 twice has no class 0
+
+
 def test_classes_of_few_images_are_named():
     assert few_images(np.array([[40, 8], [1, 3]]), ["cat", "dog"]) is None
     assert few_images(np.array([[48, 0, 0], [1, 1, 0], [0, 0, 0]]), ["cat", "dog", "fox"]) == (
-        "few images of dog (2): intervals of macro F1 and average precision may cover less than 93%"
+        "few images of dog (2): intervals of balanced accuracy, F1 and average precision may cover less than 93%"
     )
     many = few_images(np.eye(20, dtype=int), [f"c{k}" for k in range(20)])
     assert "c0 (1), c1 (1)" in many and "16 more" in many and len(many) < 200
