@@ -20,9 +20,9 @@ from scipy.special import logsumexp, ndtr, softmax
 from scipy.stats import mannwhitneyu
 
 from benchmarks.worlds import draw_groups, draw_rows, seed_world
+from evaluation.estimates import estimate_metrics
 from evaluation.intervals import Interval, accuracy_interval, design_effect, proportion
 from evaluation.paired_tests import compare_pair
-from evaluation.scores import estimate_metrics
 
 Simulate = Callable[[np.random.Generator], dict[str, tuple[Interval, float]]]
 

@@ -27,8 +27,8 @@ from engine.config.instantiate import instantiate
 from engine.run.component_errors import component_error
 from engine.run.loggers import Loggers, how_to_view, log_results
 from evaluation.decision import DecisionRules, describe_metrics, measure
+from evaluation.estimates import FurtherMetric, further_metric
 from evaluation.intervals import format_accuracy
-from evaluation.scores import FurtherMetric, further_metric
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.image_classifier import ImageClassifier
 

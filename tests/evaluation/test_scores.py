@@ -14,21 +14,18 @@ from torchmetrics.functional.classification import (
 
 from common.errors import UserError
 from common.run_record import ClassScores
-from evaluation import scores
+from evaluation import estimates
+from evaluation.estimates import estimate_metrics, few_images, further_metric, resample_metrics
 from evaluation.intervals import proportion
 from evaluation.scores import (
     auroc,
     average_precision,
     balanced_accuracy,
     count_confusion,
-    estimate_metrics,
-    few_images,
-    further_metric,
     macro_auroc,
     macro_f1,
     per_class,
     ranking_scores,
-    resample_metrics,
 )
 
 
@@ -119,16 +116,16 @@ def test_bootstrap_is_seeded_and_bounded(monkeypatch):
     assert estimate_metrics(labels, probabilities) == estimate_metrics(labels, probabilities)
     assert estimate_metrics(labels, probabilities) != estimate_metrics(labels, probabilities, seed=1)
     drawn = []
-    draw = scores.draw
+    draw = estimates.draw
     monkeypatch.setattr(
-        scores, "draw", lambda g, resamples, counts: drawn.append(resamples) or draw(g, resamples, counts)
+        estimates, "draw", lambda g, resamples, counts: drawn.append(resamples) or draw(g, resamples, counts)
     )
     estimate_metrics(labels, probabilities)
     assert sum(drawn) == 2000
     for limit, expected in ((150_000, 300), (10, 200)):
         drawn.clear()
-        monkeypatch.setattr(scores, "DRAWS", limit)
-        monkeypatch.setattr(scores, "CELLS", 64 * 500)
+        monkeypatch.setattr(estimates, "DRAWS", limit)
+        monkeypatch.setattr(estimates, "CELLS", 64 * 500)
         estimate_metrics(labels, probabilities)
         assert sum(drawn) == expected and max(drawn) == 64
 
