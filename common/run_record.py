@@ -9,6 +9,7 @@ import platform
 import shlex
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from msgspec import Meta
 from common.atomic_io import write_json
 from common.errors import UserError
 from common.run_folder import PROJECT, RunFolder
+from common.text import milliseconds
 from common.untrusted.json_files import read_json, to_type
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,7 @@ SCHEMA = 2
 LARGEST = 16 * 2**20  # bytes; the confusion matrices of a thousand classes are 4 MiB
 OLDER = {1: "0.1.0"}  # schema -> the version that reads it
 PLACES = {"ckpt_path", "datamodule.cache", "datamodule.cache_max_gib", "datamodule.gpu_cache_gib"}  # where files lie
+OF_SWEEPS = {"seeds", "good_enough"}  # what a sweep does with its runs
 REPEATS = {"seed", "datamodule.fold"}  # settings that only repeat a run
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "thop", "numpy", "pillow")
 
@@ -54,7 +57,8 @@ class RunInfo:
     choices: dict[str, str | None] = field(default_factory=dict)
     """The file that each group of conf/ took."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Every setting by its dotted key, as written: interpolations are not resolved. Places of files are excluded."""
+    """Every setting by its dotted key, as written: interpolations are not resolved. Places of files and what only a sweep
+    has, `seeds` and `good_enough`, are excluded."""
     config_hash: Hex | None = None
     """16 hex digits that name choices and settings; equal for runs that would do the same."""
     started_at: str | None = None
@@ -163,6 +167,25 @@ class Latency:
     """cpu or cuda."""
     threads: int | None = None
     """Threads on the processor."""
+    cores: int | None = None
+    """Cores that the process may use."""
+    load_1min: float | None = None
+    """Load average of the machine in the minute before; the run's own work counts."""
+    flag: str | None = None
+    """Why the figure is not reliable, as `other processes used 1.6 of 2 cores`; null where nothing speaks against it."""
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether it was measured, and nothing disturbed that."""
+        return self.latency_p50_ms is not None and self.flag is None
+
+    def describe(self) -> str:
+        """Return `latency p50 5.3 ms, p95 5.6 ms at batch size 1 (94 repeats)`, and why it is unreliable where it is."""
+        text = (
+            f"latency p50 {milliseconds(self.latency_p50_ms)}, p95 {milliseconds(self.latency_p95_ms)} at batch size "
+            f"{self.batch_size} ({self.repeats} repeats)"
+        )
+        return f"{text} (unreliable: {self.flag})" if self.flag else text
 
 
 @dataclass(kw_only=True)
@@ -188,7 +211,7 @@ class ModelInfo:
     peak_memory_mib: float | None = None
     """Weights, one image and the activations alive at once, MiB."""
     latency: list[Latency] | None = None
-    """At batch size 1 and at the training batch size."""
+    """At batch size 1 and at the training batch size; null until the end of a sweep whose jobs run side by side."""
 
     @property
     def single_latencies(self) -> list[Latency]:
@@ -215,13 +238,17 @@ class Decision:
     """Temperature, confidence and threshold, fitted on validation images; also in the checkpoint."""
 
     temperature: float
-    """Divides the logits: Guo et al. 2017, arXiv:1706.04599."""
+    """Divides the logits: Guo et al. 2017, arXiv:1706.04599; 1 where val has no error to fit it on."""
     target_accuracy: float
     """decision.target_accuracy, for which `confidence` was chosen."""
+    delta: float | None = None
+    """decision.delta, the probability with which the promise of `confidence` fails; null: an older version's, no promise."""
     confidence: float | None = None
-    """Smallest confidence at which a prediction is made; null where no share of val reached the target."""
+    """Smallest confidence at which a prediction is made; null where val promises the target for no share of images."""
     fitted_on: int | None = None
     """Validation images."""
+    design_effect: float = 1.0
+    """`confidence` counts fitted_on / design_effect images, where val has several of one group."""
     positive_class: str | None = None
     """Of two classes, the one that `threshold` is for."""
     threshold_criterion: Criterion | None = None
@@ -324,12 +351,40 @@ class Selective:
     """Accuracy among them; null where there are none."""
 
 
+@dataclass
+class EceByChance:
+    """Expected calibration error of a perfectly calibrated network with the same confidences, 15 bins."""
+
+    mean: float
+    """Mean over draws of which images are right."""
+    p95: float
+    """95th percentile; a larger `ece` shows a miscalibration."""
+
+
+@dataclass
+class Baseline:
+    """Guessing the most frequent class of a split for every image."""
+
+    name: str
+    """The class."""
+    share: float
+    """Its share of the images, which is the accuracy of guessing it."""
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int]) -> "Baseline":
+        """Return that of so many images of each class; of equally frequent ones the first."""
+        name = max(counts, key=counts.get)
+        return cls(name, counts[name] / sum(counts.values()))
+
+
 @dataclass(kw_only=True)
 class SplitMetrics:
     """What the best checkpoint reaches on val or test."""
 
     accuracy: Proportion | None = None
     """Of the largest probability."""
+    baseline: Baseline | None = None
+    """What guessing the most frequent class reaches; in records of older versions it follows from `confusion`."""
     loss: float | None = None
     """Mean cross entropy, nats."""
     balanced_accuracy: float | None = None
@@ -340,6 +395,8 @@ class SplitMetrics:
     """Macro AUROC, one against the rest; null where all images are of one class."""
     ece: float | None = None
     """Expected calibration error, 15 bins."""
+    ece_by_chance: EceByChance | None = None
+    """What `ece` is by chance."""
     brier: float | None = None
     """Brier score, 0 to 2."""
     confusion: list[list[int]] | None = None
@@ -358,6 +415,29 @@ class SplitMetrics:
     """With a decision that has a confidence."""
     test_evaluations: int | None = None
     """How often this training was evaluated on its test images, this time included; on others it is 1. Null on val."""
+
+    @property
+    def guessing(self) -> Baseline | None:
+        """The baseline, also of records that only have the confusion matrix; None where they have neither."""
+        if self.baseline or not self.confusion:
+            return self.baseline
+        counts = [sum(row) for row in self.confusion]
+        names = [scores.name for scores in self.per_class or []]
+        if len(names) != len(counts):
+            names = [str(index) for index in range(len(counts))]
+        return Baseline.of(dict(zip(names, counts, strict=True))) if sum(counts) > 0 else None
+
+    @property
+    def no_better_than_guessing(self) -> bool:
+        """Whether the interval of accuracy reaches down to the baseline."""
+        return bool(self.accuracy and self.guessing and self.accuracy.low <= self.guessing.share)
+
+    @property
+    def better_than_guessing_by_class(self) -> bool:
+        """Whether the interval of balanced accuracy lies above that of guessing, one in so many classes with images."""
+        interval = self.intervals.get("balanced_accuracy")
+        classes = sum(any(row) for row in self.confusion or [])
+        return bool(interval and classes and interval[0] > 1 / classes)
 
 
 @dataclass(kw_only=True)
@@ -409,6 +489,7 @@ class RunRecord:
     def __post_init__(self):
         self.folder: RunFolder | None = None
         self.writes = False
+        self.latency_comes_later = False  # other jobs of its sweep run at the same time
         self.previous: RunRecord | None = None  # of the run that this one resumes
         self.has_trained = False  # a step of the optimizer, in this command
         self._started = time.perf_counter()
@@ -489,7 +570,7 @@ class RunRecord:
         """
         self.run.seed = settings["seed"]
         self.run.choices = {group: choice for group, choice in choices.items() if group.isidentifier()}
-        self.run.settings = {key: value for key, value in flatten(settings).items() if key not in PLACES}
+        self.run.settings = {key: value for key, value in flatten(settings).items() if key not in PLACES | OF_SWEEPS}
         self.run.config_hash = config_digest(self.run.settings, self.run.choices)
 
     def discard_previous(self) -> None:

@@ -1,6 +1,6 @@
 """How far the probabilities of a network can be trusted: calibration, temperature, selective prediction.
 
-n images, K classes. The confidence of an image is its largest probability.
+n images, K classes. The confidence of an image is its largest probability. NaN is refused everywhere (ValueError).
 """
 
 import math
@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
+from scipy.special import betainc, log_softmax, logsumexp
 
-from common.run_record import Selective
-from evaluation.intervals import proportion
-from evaluation.scores import checked
+from common.run_record import EceByChance, Selective
+from evaluation.intervals import design_effect, proportion
+from evaluation.scores import CELLS, DRAWS, FEWEST_RESAMPLES, checked
 
 ROUNDED_TO_ZERO = 5e-7  # the largest probability that the six digits of predictions.csv show as 0
-TEMPERATURES = (0.05, 20.0)
+TEMPERATURES = (0.05, 20.0)  # bounds of the search
 
 
 class ConfidenceBin(NamedTuple):
@@ -63,16 +63,52 @@ def ece(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
     return float(np.abs(hits - sums).sum() / len(confidence))
 
 
+def ece_by_chance(
+    probabilities: np.ndarray, bins: int = 15, effect: float = 1.0, draws: int = 1000, seed: int = 0
+) -> EceByChance:
+    """Return the ECE that a perfectly calibrated network with these confidences shows: it is not 0 with few images.
+
+    Each draw calls an image right with the probability of its confidence. Broecker & Smith 2007, Weather and Forecasting
+    22:651-661 ("consistency resampling"). Of more than 40,000 images fewer draws are made, never under 200.
+
+    Args:
+        probabilities: (n, K).
+        bins: as of `ece`.
+        effect: `design_effect` of images in groups, by whose root the error of chance is larger.
+        draws: at most.
+        seed: of the draws.
+    """
+    confidence, _, index = _binned(np.argmax(probabilities, axis=1), probabilities, bins)
+    starts = np.flatnonzero(np.diff(index, prepend=-1))  # the most confident come first, so that bins are contiguous
+    sums, n = np.add.reduceat(confidence, starts), len(confidence)
+    draws = min(draws, max(FEWEST_RESAMPLES, DRAWS // n))
+    generator, found = np.random.default_rng(seed), []
+    for start in range(0, draws, max(1, CELLS // n)):
+        right = generator.random((min(max(1, CELLS // n), draws - start), n)) < confidence  # (B, n)
+        found.append(np.abs(np.add.reduceat(right, starts, axis=1, dtype=np.float64) - sums).sum(axis=1) / n)
+    errors = np.concatenate(found) * math.sqrt(effect)
+    return EceByChance(mean=float(errors.mean()), p95=float(np.quantile(errors, 0.95)))
+
+
 def logarithm(probabilities: np.ndarray) -> np.ndarray:
-    """Return the natural logarithm, with 0 taken as 5e-7: what predictions.csv shows as 0 is not impossible."""
+    """Return the natural logarithm, with 0 taken as 5e-7: what predictions.csv shows as 0 is not impossible.
+
+    Raises:
+        ValueError: NaN.
+    """
     p = np.asarray(probabilities, dtype=np.float64)
+    if np.isnan(p).any():
+        raise ValueError("probabilities are NaN; a network whose weights are finite gives none")
     return np.log(np.where(p > 0, p, ROUNDED_TO_ZERO))
 
 
 def fit_temperature(labels: np.ndarray, log_probabilities: np.ndarray) -> float:
-    """Fit the temperature T in 0.05 to 20 that minimizes the negative log likelihood of softmax(log p / T).
+    """Fit the temperature T in 0.05 to 20 that minimizes the cross entropy of softmax(log p / T) with smoothed targets.
 
-    Guo et al. 2017, arXiv:1706.04599, sec. 4.2; a bounded search on log T.
+    Guo et al. 2017, arXiv:1706.04599, sec. 4.2, with the targets of Platt 1999, Advances in Large Margin Classifiers, p.
+    61-74: the true class counts (n + 1) / (n + 2), and the other classes share the rest in proportion to their own
+    probabilities. Without that the best T of images that are nearly all right runs to its lower bound, and calibrated
+    probabilities to 1. Images that are all right tell no temperature: T is 1. A bounded search on log T.
 
     Args:
         labels: (n,) class indices.
@@ -82,22 +118,30 @@ def fit_temperature(labels: np.ndarray, log_probabilities: np.ndarray) -> float:
         ValueError: shapes that do not fit, or values that are not finite.
     """
     labels, logs = checked(labels, log_probabilities)
-    if not np.isfinite(logs).all():
-        raise ValueError("a temperature needs finite log-probabilities, as from evaluation.calibration.logarithm")
+    n, truth = len(labels), np.eye(logs.shape[1], dtype=bool)[labels]
+    if (logs.argmax(axis=1) == labels).all():
+        return 1.0
+    others = np.exp(log_softmax(np.where(truth, -np.inf, logs), axis=1))
+    targets = np.where(truth, (n + 1) / (n + 2), others / (n + 2))
 
     def loss(log_temperature: float) -> float:
         scaled = logs / math.exp(log_temperature)
-        return float((logsumexp(scaled, axis=1) - scaled[np.arange(len(labels)), labels]).mean())
+        return float((logsumexp(scaled, axis=1) - (targets * scaled).sum(axis=1)).mean())
 
     bounds = tuple(math.log(temperature) for temperature in TEMPERATURES)
     return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
+
+
+def at_bound(temperature: float) -> bool:
+    """Return whether the search for a temperature ended at one of its bounds."""
+    return any(math.isclose(temperature, bound, rel_tol=1e-4) for bound in TEMPERATURES)
 
 
 def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Return softmax(log p / temperature) of probabilities (n, K); the largest stays the largest.
 
     Raises:
-        ValueError: a temperature that is not above 0.
+        ValueError: a temperature that is not above 0, or NaN.
     """
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature={temperature}; use one above 0, as from fit_temperature")
@@ -115,26 +159,57 @@ def risk_coverage(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.nda
     return last / len(confidence), np.cumsum(correct)[last - 1] / last
 
 
-def coverage_at_accuracy(labels: np.ndarray, probabilities: np.ndarray, target_accuracy: float) -> Selective | None:
-    """Find the largest share of the images, the most confident ones, whose accuracy reaches the target; None if none does.
+def confidence_for_accuracy(
+    labels: np.ndarray, probabilities: np.ndarray, target_accuracy: float, delta: float, effect: float = 1.0
+) -> float | None:
+    """Find the smallest confidence from which on an accuracy can be promised; None where these images promise none.
 
-    The confidence is chosen on these images, so that the accuracy here is too good: measure it on others with
-    `selective_accuracy`.
+    With a probability of at least 1 - delta the accuracy of new images of the same source with at least this confidence
+    is the target or more. Learn then Test (Angelopoulos et al. 2021, arXiv:2110.01052, sec. 2) with fixed-sequence testing:
+    of the m most confident images, m rising, the hypothesis "they are right less often than the target" is rejected
+    while P(Binomial(m, 1 - target) <= errors among them) <= delta, from the first m that could be rejected at all; the
+    first one that is not ends it. Only confidences order the hypotheses, so that one delta serves all of them. Images
+    of equal confidence enter together.
+
+    It presumes images that did not choose the network: where they also chose its epoch, it promises a little too much.
+
+    Args:
+        labels: (n,) class indices.
+        probabilities: (n, K).
+        target_accuracy: above 0 and up to 1.
+        delta: above 0 and below 1.
+        effect: `design_effect` of images in groups; the tests count m / effect images.
     """
-    _, accuracy = risk_coverage(labels, probabilities)
-    enough = np.flatnonzero(accuracy >= target_accuracy)
-    if len(enough) == 0:
-        return None
-    confidence, _ = _sorted(labels, probabilities)
-    return selective_accuracy(labels, probabilities, float(confidence[enough[-1]]))
+    confidence, correct = _sorted(labels, probabilities)
+    distinct = np.diff(confidence, append=-np.inf) < 0
+    m = np.flatnonzero(distinct) + 1  # images with at least each distinct confidence
+    m = m[m >= images_needed(target_accuracy, delta, effect)]
+    errors = m - np.cumsum(correct)[m - 1]
+    p = np.where(errors < m, betainc((m - errors) / effect, errors / effect + 1, target_accuracy), 1.0)
+    passed = np.cumprod(p <= delta).sum()
+    return float(confidence[m[passed - 1] - 1]) if passed else None
 
 
-def selective_accuracy(labels: np.ndarray, probabilities: np.ndarray, confidence: float) -> Selective:
-    """Measure selective prediction: the images with at least this confidence."""
-    found, correct = _sorted(labels, probabilities)
-    n = int((found >= confidence).sum())
-    accuracy = proportion(int(correct[:n].sum()), n) if n else None
-    return Selective(confidence=confidence, coverage=n / len(found), n=n, accuracy=accuracy)
+def images_needed(target_accuracy: float, delta: float, effect: float = 1.0) -> float:
+    """Return how many images without an error promise an accuracy: target^(n / effect) <= delta; infinite for 1."""
+    if not 0 < target_accuracy < 1:
+        return math.inf
+    return max(1, math.ceil(effect * math.log(delta) / math.log(target_accuracy)))
+
+
+def selective_accuracy(
+    labels: np.ndarray, probabilities: np.ndarray, confidence: float, groups: np.ndarray | None = None
+) -> Selective:
+    """Measure selective prediction: the images with at least this confidence.
+
+    Labels (n,), probabilities (n, K), group numbers (n,) that widen the interval; None: each image is its own.
+    """
+    labels, probabilities = checked(labels, probabilities)
+    kept = probabilities.max(axis=1) >= confidence
+    correct, n = (probabilities.argmax(axis=1) == labels)[kept], int(kept.sum())
+    effect = design_effect(correct, None if groups is None else groups[kept]) if n else 1.0
+    accuracy = proportion(int(correct.sum()), n, effect) if n else None
+    return Selective(confidence=confidence, coverage=n / len(kept), n=n, accuracy=accuracy)
 
 
 def _sorted(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,17 +1,23 @@
 """The metrics of a split, and the decision: temperature, threshold and confidence, fitted on validation images.
 
+The validation images also chose the epoch, which flatters all three; test measures them on images that chose nothing.
+
 n images, K classes. Labels are (n,) class indices, probabilities (n, K) as the network gives them; a threshold and a
 confidence are of these, not of calibrated ones.
 """
 
+import logging
+
 import numpy as np
 
 from common.errors import UserError
-from common.run_record import AtThreshold, Binary, Calibrated, Criterion, Decision, Proportion, SplitMetrics
+from common.run_record import AtThreshold, Baseline, Binary, Calibrated, Criterion, Decision, SplitMetrics
 from evaluation.calibration import (
+    at_bound,
     brier,
-    coverage_at_accuracy,
+    confidence_for_accuracy,
     ece,
+    ece_by_chance,
     fit_temperature,
     logarithm,
     selective_accuracy,
@@ -26,6 +32,8 @@ from evaluation.scores import (
     two_classes,
 )
 
+log = logging.getLogger(__name__)
+
 
 class DecisionRules:
     """Fit a decision to the validation images.
@@ -35,6 +43,7 @@ class DecisionRules:
         threshold_criterion: what the threshold of the positive class maximizes, or with `cost` minimizes.
         false_negative_cost: what a missed positive costs in false alarms, with `threshold_criterion=cost`.
         target_accuracy: of the images whose confidence suffices for a prediction.
+        delta: probability with which the promise of that accuracy may fail.
     """
 
     def __init__(
@@ -44,15 +53,19 @@ class DecisionRules:
         threshold_criterion: Criterion,
         false_negative_cost: float,
         target_accuracy: float,
+        delta: float = 0.1,  # settings of older runs have none
     ):
         if not 0 < false_negative_cost < np.inf:
             raise UserError(f"decision.false_negative_cost={false_negative_cost}: use a number above 0, e.g. 5")
         if not 0 < target_accuracy <= 1:
             raise UserError(f"decision.target_accuracy={target_accuracy}: use a share above 0 and up to 1")
+        if not 0 < delta < 1:
+            raise UserError(f"decision.delta={delta}: use a probability above 0 and below 1, e.g. 0.1")
         self.positive_class = positive_class
         self.threshold_criterion = threshold_criterion
         self.false_negative_cost = false_negative_cost
         self.target_accuracy = target_accuracy
+        self.delta = delta
 
     def check(self, classes: list[str]) -> None:
         """Check that the positive class is one of two.
@@ -71,15 +84,38 @@ class DecisionRules:
         """Return whether a decision was fitted by these rules."""
         return all(getattr(decision, name) == value for name, value in self._settings(classes).items())
 
-    def fit(self, labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> Decision:
-        """Fit temperature and confidence, and a threshold where there are images of two classes."""
-        selective = coverage_at_accuracy(labels, probabilities, self.target_accuracy)
+    def fit(
+        self,
+        labels: np.ndarray,
+        probabilities: np.ndarray,
+        classes: list[str],
+        logits: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
+    ) -> Decision:
+        """Fit temperature and confidence, and a threshold where there are images of two classes.
+
+        Args:
+            labels: (n,) class indices.
+            probabilities: (n, K).
+            classes: K names.
+            logits: (n, K); None: the logarithm of the probabilities.
+            groups: (n,) numbers of the groups that several images come from; None: each image is its own.
+        """
+        effect = design_effect(probabilities.argmax(axis=1) == labels, groups)
         decision = Decision(
-            temperature=fit_temperature(labels, logarithm(probabilities)),
-            confidence=selective and selective.confidence,
+            temperature=fit_temperature(labels, logarithm(probabilities) if logits is None else logits),
+            confidence=confidence_for_accuracy(labels, probabilities, self.target_accuracy, self.delta, effect),
             fitted_on=len(labels),
+            design_effect=effect,
             **self._settings(classes),
         )
+        if decision.temperature == 1:
+            log.warning("no temperature is fitted: validation has no error, so the probabilities stay as they are")
+        elif at_bound(decision.temperature):
+            log.warning(
+                "the temperature is at a bound of its search, %.3g: calibrated probabilities mean little",
+                decision.temperature,
+            )
         if len(classes) == 2 == len(np.unique(labels)):
             index = classes.index(decision.positive_class)
             decision.threshold = choose_threshold(
@@ -92,6 +128,7 @@ class DecisionRules:
         two = len(classes) == 2
         return {
             "target_accuracy": self.target_accuracy,
+            "delta": self.delta,
             "positive_class": (self.positive_class or classes[1]) if two else None,
             "threshold_criterion": self.threshold_criterion if two else None,
             "false_negative_cost": self.false_negative_cost if two and self.threshold_criterion == "cost" else None,
@@ -135,10 +172,12 @@ def measure(
     intervals = {name: each.interval for name, each in (found | own).items() if each.interval is not None}
     return SplitMetrics(
         accuracy=proportion(int(confusion.trace()), len(labels), effect),
+        baseline=Baseline.of(dict(zip(classes, confusion.sum(axis=1).tolist(), strict=True))),
         balanced_accuracy=found["balanced_accuracy"].value,
         f1=found["f1"].value,
         auroc=found["auroc"].value if several else None,
         ece=ece(labels, probabilities),
+        ece_by_chance=ece_by_chance(probabilities, effect=effect),
         brier=brier(labels, probabilities),
         confusion=confusion.tolist(),
         intervals={name: tuple(interval) for name, interval in intervals.items()},
@@ -155,7 +194,7 @@ def measure(
         if k == 2 and several
         else None,
         calibrated=_calibrated(labels, probabilities, decision.temperature) if decision else None,
-        selective=selective_accuracy(labels, probabilities, decision.confidence)
+        selective=selective_accuracy(labels, probabilities, decision.confidence, groups)
         if decision and decision.confidence is not None
         else None,
     )
@@ -240,44 +279,3 @@ def choose_threshold(
     value = values[criterion]
     best = thresholds[value >= value.max() - 1e-12 * max(1.0, abs(value.max()))]
     return float(best[np.abs(best - 0.5).argmin()])
-
-
-def _interval(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
-
-
-def describe_metrics(metrics: SplitMetrics, decision: Decision | None) -> list[str]:
-    """Return the metrics of a split beside accuracy, as lines for the screen."""
-    names = {"balanced_accuracy": "balanced accuracy", "f1": "macro F1", "auroc": "AUROC"}
-    values = {name: getattr(metrics, name) for name in names} | metrics.further
-    lines = [
-        ", ".join(
-            f"{names.get(name, name)} {value:.3f}{_interval(metrics.intervals.get(name))}"
-            for name, value in values.items()
-            if value is not None
-        )
-    ]
-    if metrics.calibrated:
-        lines.append(
-            f"calibration error (ECE): {metrics.ece:.3f}, with temperature {decision.temperature:.2f}: "
-            f"{metrics.calibrated.ece:.3f}"
-        )
-    if metrics.binary and metrics.binary.at_threshold:
-        at = metrics.binary.at_threshold
-        goal = "minimizes" if decision.threshold_criterion == "cost" else "maximizes"
-        lines.append(
-            f"threshold for '{decision.positive_class}': {at.threshold:.3f} "
-            f"({goal} {decision.threshold_criterion.replace('_', ' ')} on val): "
-            f"sensitivity {_describe(at.sensitivity)}, specificity {_describe(at.specificity)}"
-        )
-    if metrics.selective and metrics.selective.n:
-        selective = metrics.selective
-        lines.append(
-            f"selective prediction: coverage {selective.coverage:.0%} at confidence >= {selective.confidence:.3f} "
-            f"(target accuracy {decision.target_accuracy:g} on val): accuracy {_describe(selective.accuracy)}"
-        )
-    return lines
-
-
-def _describe(share: Proportion) -> str:
-    return f"{share.value:.3f} ({share.low:.3f} to {share.high:.3f})"

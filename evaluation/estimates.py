@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.text import join_words
+from common.text import clean, join_words
 from evaluation.intervals import Interval, design_effect
 from evaluation.score_intervals import (
     auroc_model,
@@ -104,10 +104,11 @@ def estimate_metrics(
         if k == 2:
             ranked["average_precision"] = average_precision(*sides[0])
             models["average_precision"] = 1 / counts[1]  # Boyd, Eng & Page 2013, ECML PKDD, sec. 3.2
-        closed |= {
-            name: (value, scaled_interval(value, float(drawn[name].var()), models[name], informative, confidence))
-            for name, value in ranked.items()
-        }
+        for name, value in ranked.items():
+            # The average precision of few positives is too high on average, as that of its resamples is still higher
+            center = max(0.0, value - max(0.0, float(drawn[name].mean()) - value))
+            interval = scaled_interval(center, float(drawn[name].var()), models[name], informative, confidence)
+            closed[name] = value, interval
     return {
         name: Estimate(float(value), unite(float(value), interval, _of_draws(drawn[name], confidence)))
         for name, (value, interval) in closed.items()
@@ -236,7 +237,7 @@ def _draw_rows(generator: np.random.Generator, rows: np.ndarray, groups: np.ndar
     return np.concatenate([rows[group == g] for g in generator.integers(len(numbers), size=len(numbers))])
 
 
-def few_images(confusion: np.ndarray, classes: list[str]) -> str | None:
+def few_images(confusion: np.ndarray | list[list[int]], classes: list[str]) -> str | None:
     """Return a sentence about classes of so few images that no interval of theirs is sure to cover, or None.
 
     Args:
@@ -244,7 +245,11 @@ def few_images(confusion: np.ndarray, classes: list[str]) -> str | None:
         classes: K names.
     """
     n = np.asarray(confusion).sum(axis=1)
-    few = [f"{name} ({count})" for name, count in zip(classes, n.tolist(), strict=True) if 0 < count < FEW_IMAGES]
+    few = [
+        f"{clean(name, 40)} ({count})"
+        for name, count in zip(classes, n.tolist(), strict=True)
+        if 0 < count < FEW_IMAGES
+    ]
     if not few:
         return None
     return f"few images of {join_words(few)}: intervals of balanced accuracy, F1 and average precision may cover less than 93%"

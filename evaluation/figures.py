@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from common.run_record import Decision
 from common.text import clean
 from evaluation.calibration import reliability, risk_coverage, selective_accuracy, with_temperature
-from evaluation.intervals import wilson
+from evaluation.intervals import design_effect, wilson
 
 
 def confusion_matrix(counts: list[list[int]], classes: list[str]) -> Figure:
@@ -36,11 +36,19 @@ def confusion_matrix(counts: list[list[int]], classes: list[str]) -> Figure:
     return figure
 
 
-def calibration(labels: np.ndarray, probabilities: np.ndarray, split: str, decision: Decision | None) -> Figure:
+def calibration(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    split: str,
+    decision: Decision | None,
+    groups: np.ndarray | None = None,
+) -> Figure:
     """Draw accuracy against confidence in ten bins, and accuracy against coverage.
 
-    Labels (n,), probabilities (n, K); with a decision also after its temperature, and its coverage.
+    Labels (n,), probabilities (n, K), group numbers (n,) that widen the intervals; with a decision also after its
+    temperature, and its coverage.
     """
+    effect = design_effect(probabilities.argmax(axis=1) == labels, groups)
     figure = Figure(figsize=(9.6, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     kinds = [("uncalibrated", probabilities, "tab:blue", -1)]
@@ -51,7 +59,7 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, split: str, decis
     for name, values, color, side in kinds:
         bins = [each for each in reliability(labels, values, bins=10) if each.n]
         shares = np.array([each.accuracy for each in bins])
-        limits = np.array([wilson(round(each.accuracy * each.n), each.n) for each in bins])
+        limits = np.array([wilson(round(each.accuracy * each.n) / effect, each.n / effect) for each in bins])
         reach = np.abs(limits.T - shares)
         places = [each.confidence + 0.006 * side for each in bins]
         left.errorbar(places, shares, reach, fmt="o", color=color, capsize=2, markersize=4, linewidth=1, label=name)
@@ -61,12 +69,19 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, split: str, decis
     left.legend(loc="lower right", fontsize=9)
     coverage, accuracy = risk_coverage(labels, probabilities)
     right.plot(coverage, accuracy, color="tab:blue", drawstyle="steps-post")
-    if decision and decision.confidence is not None:
-        at = selective_accuracy(labels, probabilities, decision.confidence).coverage
-        right.axvline(
-            at, color="tab:orange", linewidth=1, linestyle="--", label=f"confidence chosen on val: coverage {at:.0%}"
+    if decision:
+        right.axhline(
+            decision.target_accuracy,
+            color="0.6",
+            linewidth=1,
+            linestyle=":",
+            label=f"target accuracy {decision.target_accuracy:g}",
         )
-        right.axhline(decision.target_accuracy, color="0.6", linewidth=1, linestyle=":", label="target accuracy")
+        at, label = 0.0, "promised for no share of the images"
+        if decision.confidence is not None:
+            at = selective_accuracy(labels, probabilities, decision.confidence).coverage
+            label = f"promised from confidence {decision.confidence:.3f} on: {at:.0%}"
+        right.axvline(at, color="tab:orange", linewidth=1, linestyle="--", label=label)
         right.legend(loc="lower left", fontsize=9)
     right.set(xlim=(0, 1.02), ylim=(min(0.5, accuracy.min()), 1.01))
     right.set(xlabel="coverage, the most confident images first", ylabel="accuracy among them")

@@ -15,7 +15,7 @@ from common.atomic_io import atomic_open
 from common.errors import UserError
 from common.own_test_images import OwnTestImages
 from common.run_folder import RunFolder
-from common.run_record import Decision, describe_test_evaluations
+from common.run_record import Baseline, Decision, SplitMetrics, describe_test_evaluations
 from common.table import Table
 from common.text import clean, join_words, plural, printable
 from inference.arguments import check_predict_arguments, checkpoint_argument
@@ -165,6 +165,7 @@ class PredictionSummary:
         self.unknown_labels = Counter()
         # Split -> images that are correct, all, those of them that the model did not abstain from: correct, all
         self.counts: dict[str, list[int]] = {}
+        self.labels: dict[str, Counter] = {}  # split -> images of each label
 
     def add(self, image_input: ImageInput, prediction: Prediction) -> None:
         self.n += 1
@@ -181,6 +182,7 @@ class PredictionSummary:
             counts = self.counts.setdefault(image_input.split, [0, 0, 0, 0])
             for index, count in enumerate((correct, 1, correct and kept, kept)):
                 counts[index] += count
+            self.labels.setdefault(image_input.split, Counter())[image_input.label] += 1
             if self.own_test and not self.evaluates_test:
                 self.evaluates_test = self.own_test.include(prediction.fingerprint, image_input.file)
         elif image_input.label:
@@ -192,7 +194,8 @@ class PredictionSummary:
         Args:
             test_evaluations: of this model so far, this one included; None where this is none.
         """
-        from evaluation.intervals import format_accuracy, proportion  # late: scipy
+        from evaluation.describe import describe_accuracy, describe_caveats, describe_promise  # late: scipy
+        from evaluation.intervals import format_accuracy, proportion
 
         lines = [*self._first_rows().as_text(), ""]
         if self.n > len(self.first):
@@ -200,14 +203,14 @@ class PredictionSummary:
         counts = ", ".join(f"{name} {self.predicted[name]:,}" for name in self._frequent_classes())
         lines.append(f"{plural(self.n, 'image')}: {counts}")
         if self.decision:
-            limit = self.decision.confidence
-            reason = f"confidence below {limit:.3f}" if limit is not None else "no confidence reached it on validation"
-            lines.append(f"abstained: {self.abstained:,} ({reason}, target accuracy {self.decision.target_accuracy:g})")
+            which = "abstained:" if self.decision.confidence is not None else "abstained from all"
+            lines.append(f"{which} {self.abstained:,} ({describe_promise(self.decision, like='those of validation')})")
         if self.errors:
             lines.append(f"not read: {self.errors:,}")
         for split, (correct, n, correct_kept, kept) in self.counts.items():
             name = f"{split} accuracy".strip().capitalize()
-            lines.append(f"{name}: {format_accuracy(proportion(correct, n))}")
+            metrics = SplitMetrics(accuracy=proportion(correct, n), baseline=Baseline.of(self.labels[split]))
+            lines += [f"{name}: {describe_accuracy(metrics)}", *describe_caveats(metrics)]
             if self.decision and 0 < kept < n:
                 lines.append(f"{name} where not abstained: {format_accuracy(proportion(correct_kept, kept))}")
         if test_evaluations and test_evaluations > 1:

@@ -19,12 +19,15 @@ from inference.image_inputs import ImageInput, ImageInputs
 
 BATCH_SIZE = 16
 AHEAD = 2  # batches that are being read while the network computes one
+NOT_FINITE = "the network gives NaN for it"
 MOST_WAITING = 16  # batches' worth of inputs that wait for one full batch, where hardly a file can be read
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """Hold the prediction for one image; for one that could not be read, `error` is the reason and all else is empty.
+
+    Where a network with damaged weights gives NaN, that is the `error`.
 
     Attributes:
         path: where the image came from; None for one that was in memory.
@@ -33,8 +36,8 @@ class Prediction:
         probabilities: of each class, as the network computes them.
         calibrated: the same with the checkpoint's temperature; None where it has none.
         decided: the class by the checkpoint's threshold; None for more than two classes, or without a decision.
-        abstained: whether the largest probability is below the confidence from which the checkpoint reached its target
-            accuracy; None without a decision.
+        abstained: whether the largest probability is below the confidence from which on the checkpoint promises its target
+            accuracy, True for every image where it promises none; None without a decision.
     """
 
     path: str | None
@@ -164,17 +167,21 @@ class Predictor:
     def _decide(self, probabilities: np.ndarray) -> Iterator[dict]:
         """Yield the fields of a Prediction that are computed from probabilities (B, K), one dictionary an image."""
         decision = self.decision
-        calibrated = [None] * len(probabilities)
+        finite = np.isfinite(probabilities).all(axis=1)
+        calibrated = np.full_like(probabilities, np.nan)
         if decision is not None:
             from evaluation.calibration import with_temperature  # late: scipy
 
-            calibrated = with_temperature(probabilities, decision.temperature).tolist()
-        for row, calibrated_row in zip(probabilities.tolist(), calibrated, strict=True):
+            calibrated[finite] = with_temperature(probabilities[finite], decision.temperature)
+        for row, calibrated_row, usable in zip(probabilities.tolist(), calibrated.tolist(), finite, strict=True):
+            if not usable:
+                yield {"error": NOT_FINITE}
+                continue
             by_class = dict(zip(self.classes, row, strict=True))
             yield {
                 "predicted": max(by_class, key=by_class.get),
                 "probabilities": by_class,
-                "calibrated": calibrated_row and dict(zip(self.classes, calibrated_row, strict=True)),
+                "calibrated": dict(zip(self.classes, calibrated_row, strict=True)) if decision else None,
                 "decided": decided(by_class, decision),
                 "abstained": abstained(by_class, decision),
             }
@@ -190,10 +197,18 @@ def decided(probabilities: dict[str, float], decision: Decision | None) -> str |
 
 
 def abstained(probabilities: dict[str, float], decision: Decision | None) -> bool | None:
-    """Whether the confidence is too low; always, where no share of the validation images reached the target accuracy."""
+    """Whether the confidence is too low; always, where the validation images promised the target accuracy for none."""
     if decision is None:
         return None
     return decision.confidence is None or max(probabilities.values()) < decision.confidence
+
+
+def reason_to_abstain(decision: Decision) -> str:
+    """Return why a decision abstains from an image."""
+    target = f"accuracy {decision.target_accuracy:g}"
+    if decision.confidence is None:
+        return f"{target} is promised for no image"
+    return f"confidence below {decision.confidence:.3f}, too low for {target}"
 
 
 def as_image(item, image_size: int) -> Image.Image:

@@ -14,6 +14,13 @@ from common.html import jinja_environment
 from common.run_record import Latency, Proportion, RunRecord, SplitMetrics, describe_test_evaluations
 from common.table import Table, escape_markdown
 from common.text import SPLIT_NAMES, clean, join_words, plural
+from evaluation.describe import (
+    describe_accuracy,
+    describe_calibration,
+    describe_caveats,
+    describe_guessing,
+    describe_promise,
+)
 from evaluation.intervals import format_accuracy
 from reports.load_runs import Run
 
@@ -64,7 +71,7 @@ def model_card(record: RunRecord, checkpoint: str) -> str:
     text = environment.get_template("model_card.md.jinja").render(
         name=run.name,
         classes=_classes(run),
-        accuracy=measured and (f"Accuracy {SPLIT_NAMES[split]}", format_accuracy(metrics.accuracy)),
+        accuracy=measured and _accuracy(split, metrics),
         debug=record.run.debug,
         biased=split == "val" or run.selected_on_test,
         checkpoint=Markup(json.dumps(clean(PurePath(checkpoint)), ensure_ascii=False)),  # in a block of code
@@ -145,8 +152,23 @@ def _training(run: Run) -> list[str]:
     return [*lines, ", ".join(f"{name} {version}" for name, version in about.versions.items())]
 
 
+def _accuracy(split: str, metrics: SplitMetrics) -> dict[str, object]:
+    """Return the accuracy as the card's first lines have it: with its baseline, a verdict and what limits its interval."""
+    return {
+        "split": SPLIT_NAMES[split],
+        "text": describe_accuracy(metrics),
+        "guessing": describe_guessing(metrics),
+        "caveats": [f"{text[0].upper()}{text[1:]}." for text in describe_caveats(metrics)],
+    }
+
+
+def _guessing(metrics: SplitMetrics) -> str:
+    return f"{metrics.guessing.share:.3f} ({metrics.guessing.name})" if metrics.guessing else "-"
+
+
 def _metrics_table(measured: list[tuple[str, SplitMetrics]]) -> Table:
     rows = [["accuracy", *(format_accuracy(metrics.accuracy) for _, metrics in measured)]]
+    rows.append(["accuracy of guessing the most frequent class", *(_guessing(metrics) for _, metrics in measured)])
     further = {name: name for _, metrics in measured for name in metrics.further}
     for key, name in (dict(METRICS) | further).items():
         rows.append([f"{name} (95% interval)", *(_with_interval(metrics, key) for _, metrics in measured)])
@@ -171,11 +193,13 @@ def _class_tables(run: Run, split: str, metrics: SplitMetrics) -> list[Table]:
 def _decisions(record: RunRecord, split: str, metrics: SplitMetrics) -> list[str]:
     decision, n, lines = record.decision, metrics.accuracy.n, []
     if decision:
-        lines.append(f"fitted on {decision.fitted_on:,} validation images, kept in the checkpoint")
+        lines.append(
+            f"fitted on {decision.fitted_on:,} validation images, which also chose the epoch and so flatter; kept in the "
+            "checkpoint"
+        )
     if metrics.ece is not None:
-        scaled = metrics.calibrated if decision else None
-        after = f", {scaled.ece:.3f} with temperature {decision.temperature:.2f}" if scaled else ""
-        lines.append(f"expected calibration error (ECE) {SPLIT_NAMES[split]}: {metrics.ece:.3f}{after} (n = {n:,})")
+        about = describe_calibration(metrics, decision)
+        lines.append(f"expected calibration error (ECE) {SPLIT_NAMES[split]}: {about}")
     if decision is None:
         return lines
     if metrics.binary and (at := metrics.binary.at_threshold):
@@ -184,14 +208,14 @@ def _decisions(record: RunRecord, split: str, metrics: SplitMetrics) -> list[str
             f"threshold for {decision.positive_class}: {decision.threshold:.3f} (best {criterion} on validation): "
             f"sensitivity {_share(at.sensitivity)}, specificity {_share(at.specificity)}"
         )
-    if decision.confidence is None:
-        lines.append(f"no confidence reached the target accuracy of {decision.target_accuracy:g} on validation")
-    if selective := metrics.selective:
+    promise, selective = describe_promise(decision, like="those of validation"), metrics.selective
+    if selective is None:
+        lines.append(f"selective prediction: {promise}, so that it abstains from every image")
+    else:
         correct = f", {_share(selective.accuracy)} of them correct" if selective.accuracy else ""
-        target = f"target accuracy {decision.target_accuracy:g} on validation"
         lines.append(
-            f"selective prediction at confidence >= {selective.confidence:.3f} ({target}): {selective.n:,} of {n:,} "
-            f"images{correct}; it abstains from the others"
+            f"selective prediction: {promise}; that decides {selective.n:,} of {n:,} {SPLIT_NAMES[split]} images{correct}; "
+            "it abstains from the others"
         )
     return lines
 
@@ -213,8 +237,10 @@ def _cost(run: Run) -> list[str]:
 def _latency(found: Latency) -> str:
     p95 = f", p95 {found.latency_p95_ms} ms" if found.latency_p95_ms else ""
     n = f", n = {found.repeats}" if found.repeats else ""
+    load = "" if found.load_1min is None else f", load average {found.load_1min} on {plural(found.cores or 0, 'core')}"
     where = f"{found.device}, {plural(found.threads or 0, 'thread')}"
-    return f"latency at batch size {found.batch_size}: p50 {found.latency_p50_ms} ms{p95} ({where}{n})"
+    flag = f"; unreliable: {found.flag}" if found.flag else ""
+    return f"latency at batch size {found.batch_size}: p50 {found.latency_p50_ms} ms{p95} ({where}{n}{load}){flag}"
 
 
 def _limits(run: Run, split: str | None, metrics: SplitMetrics | None) -> list[str]:

@@ -14,6 +14,7 @@ LARGEST_IMAGE = 4096  # pixels a side
 LONGEST_NAME = 1000  # characters
 LARGEST_SETTING = 65_536  # of a number in the description of a network: widths, groups, blocks
 MOST_SETTINGS = 32  # of a network, and items of a list in them
+POSITIVE = {"temperature", "target_accuracy", "delta", "design_effect"}  # of a decision
 Fit = Literal["squash", "crop", "pad"]  # how an image becomes a square: datamodules.decode.place
 CHECKPOINT_SCHEMA = 2  # of hyper_parameters; 0.1.0 wrote none
 NEXT = "which no run writes; take best.ckpt or last.ckpt of a run"
@@ -88,6 +89,8 @@ def check_decision(decision, classes: list[str], source: str) -> Decision | None
         raise _odd(source, "decision", decision, str(error)) from error
     ranges = {"temperature": (0, math.inf), "target_accuracy": (0, 1)}
     ranges |= {"confidence": (0, 2)} if checked.confidence is not None else {}
+    ranges |= {"delta": (0, 1)} if checked.delta is not None else {}
+    ranges["design_effect"] = (0, math.inf)
     if checked.threshold is not None:
         ranges["threshold"] = (0, math.inf)  # above 1: no image is predicted positive
         if checked.threshold_criterion is None:
@@ -97,7 +100,7 @@ def check_decision(decision, classes: list[str], source: str) -> Decision | None
         raise _odd(source, "decision.positive_class", checked.positive_class, "one of two classes")
     for key, (low, high) in ranges.items():
         value = getattr(checked, key)
-        if not _is_number(value) or not low <= value <= high or (key == "temperature" and value == 0):
+        if not _is_number(value) or not low <= value <= high or (value == 0 and key in POSITIVE):
             raise _odd(source, f"decision.{key}", value, f"a number from {low} to {high}")
     return checked
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import torch
 from omegaconf import DictConfig
 
@@ -13,6 +14,7 @@ from callbacks.image_logger import save_figure
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.throughput import Throughput
 from common.atomic_io import tolerate_disk_errors, write_bytes
+from common.errors import UserError
 from common.own_test_images import OwnTestImages
 from common.predictions_csv import Predictions
 from common.run_folder import RunFolder
@@ -26,9 +28,9 @@ from common.run_record import (
 from engine.config.instantiate import instantiate
 from engine.run.component_errors import component_error
 from engine.run.loggers import Loggers, how_to_view, log_results
-from evaluation.decision import DecisionRules, describe_metrics, measure
+from evaluation.decision import DecisionRules, measure
+from evaluation.describe import describe_accuracy, describe_guessing, describe_metrics
 from evaluation.estimates import FurtherMetric, further_metric
-from evaluation.intervals import format_accuracy
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.image_classifier import ImageClassifier
 
@@ -47,9 +49,11 @@ def evaluate_val(
     if data.select_on == "test":  # there is no val to fit on
         return
     trainer.validate(model, datamodule=data, verbose=False)
-    predictions = find_callback(trainer, PredictionWriter).predictions["val"]
+    predictions = _predictions(trainer, "val")
     if model.decision is None or not rules.matches(model.decision, model.classes):
-        model.decision = rules.fit(predictions.labels, predictions.probabilities, model.classes)
+        model.decision = rules.fit(
+            predictions.labels, predictions.probabilities, model.classes, predictions.logits, predictions.groups
+        )
         if record.best and trainer.is_global_zero:
             add_decision(Path(record.best.checkpoint), model.decision)
     record.decision = model.decision
@@ -103,11 +107,13 @@ def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers:
     finals |= {f"cost/{name}": value for name in ("macs", "parameters") if (value := getattr(record.model, name))}
     name = "training images" if trainer.datamodule.overfits and split == "val" else split
     log_results(loggers, config, finals, record.best.epoch if record.best else None)
-    for line in describe_metrics(metrics, record.decision) if measured else ():
+    for line in describe_metrics(metrics, record.decision, name) if measured else ():
         log.info("%s: %s", name, line)
     selected = " (the epoch was chosen on these images)" if record.data.select_on == "test" else ""
     if measured:
-        log.info("%s accuracy: %s%s", name.capitalize(), format_accuracy(metrics.accuracy), selected)
+        log.info("%s accuracy: %s%s", name.capitalize(), describe_accuracy(metrics), selected)
+        if guessing := describe_guessing(metrics):
+            log.warning("%s: %s", name, guessing)
     else:
         log.info("Nothing was measured: there is no val split with datamodule.select_on=test, and test is not a stage")
     if record.run.debug:
@@ -132,8 +138,23 @@ def find_callback(trainer: L.Trainer, kind: type[L.Callback]):
     return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
 
 
+def _predictions(trainer: L.Trainer, split: str) -> Predictions:
+    """Return the predictions of a split that was evaluated.
+
+    Raises:
+        UserError: a probability is NaN.
+    """
+    found = find_callback(trainer, PredictionWriter).predictions[split]
+    if odd := int((~np.isfinite(found.probabilities).all(axis=1)).sum()):
+        raise UserError(
+            f"{split}: the network gives NaN for {odd:,} of {len(found.labels):,} images, so its weights are damaged; use "
+            "another checkpoint"
+        )
+    return found
+
+
 def _metrics(config: DictConfig, trainer: L.Trainer, model: ImageClassifier, split: str) -> SplitMetrics:
-    predictions = find_callback(trainer, PredictionWriter).predictions[split]
+    predictions = _predictions(trainer, split)
     further = {name: _further(config, name, predictions, split) for name in config.metrics}
     metrics = measure(
         predictions.labels, predictions.probabilities, model.classes, model.decision, further,
@@ -161,6 +182,6 @@ def _further(config: DictConfig, name: str, predictions: Predictions, split: str
 def _draw_calibration(record: RunRecord, trainer: L.Trainer, split: str) -> None:
     from evaluation.figures import calibration, figure_pixels  # late: nothing is drawn before the first step
 
-    predictions = find_callback(trainer, PredictionWriter).predictions[split]
-    pixels = figure_pixels(calibration(predictions.labels, predictions.probabilities, split, record.decision))
-    save_figure(trainer, "calibration", pixels)
+    found = _predictions(trainer, split)
+    figure = calibration(found.labels, found.probabilities, split, record.decision, found.groups)
+    save_figure(trainer, "calibration", figure_pixels(figure))

@@ -13,7 +13,7 @@ from inference.backends import ModelDescription
 from inference.explain.explainer import BATCH_SIZE, Explainer, Explanation, FeatureIndex, open_images
 from inference.explain.overlay import overlay
 from inference.image_inputs import ImageInput
-from inference.predictor import Prediction
+from inference.predictor import Prediction, reason_to_abstain
 
 TEMPLATES = Path(__file__).parent
 SIDE = 256  # pixels, the longer side of a shown image
@@ -40,7 +40,7 @@ class Item(NamedTuple):
     correct: bool
     confidence: float
     decided: str | None
-    abstained: bool | None
+    abstained: str | None  # why
     probabilities: list[tuple[str, float]]
     n_more: int  # classes that are not among these
     image: str
@@ -90,7 +90,7 @@ def _item(
         correct=image_input.label == prediction.predicted,
         confidence=by_probability[0][1],
         decided=prediction.decided,
-        abstained=prediction.abstained,
+        abstained=reason_to_abstain(description.decision) if prediction.abstained else None,
         probabilities=by_probability[:MOST_CLASSES],
         n_more=max(0, len(by_probability) - MOST_CLASSES),
         image=jpeg_base64(shown),

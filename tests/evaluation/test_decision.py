@@ -1,5 +1,7 @@
 """The metrics of a split in one go, and the decision: fitted on validation images, measured on others, described."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,16 +15,19 @@ from torchmetrics.classification import (
 )
 
 from common.errors import UserError
-from common.run_record import Decision
+from common.run_record import Baseline, Decision
 from evaluation.calibration import brier
-from evaluation.decision import DecisionRules, at_threshold, choose_threshold, describe_metrics, measure
-from evaluation.intervals import proportion
+from evaluation.decision import DecisionRules, at_threshold, choose_threshold, measure
+from evaluation.describe import describe_accuracy, describe_guessing, describe_metrics, describe_promise
+from evaluation.intervals import format_accuracy, proportion
 from evaluation.scores import per_class
 
 RULES = {
     "positive_class": None, "threshold_criterion": "balanced_accuracy", "false_negative_cost": 1, "target_accuracy": 0.95,
+    "delta": 0.1,
 }  # fmt: skip
 TWO = ["cat", "dog"]
+FITTED = Decision(temperature=1.2, target_accuracy=0.95, delta=0.1, fitted_on=444, positive_class="dog")
 
 
 def rules(**changes):
@@ -116,7 +121,7 @@ def test_more_classes_have_no_threshold():
     labels, probabilities = made_up(classes=3)
     decision = rules().fit(labels, probabilities, ["a", "b", "c"])
     assert decision == Decision(
-        temperature=decision.temperature, target_accuracy=0.95, confidence=decision.confidence, fitted_on=400
+        temperature=decision.temperature, target_accuracy=0.95, delta=0.1, confidence=decision.confidence, fitted_on=400
     )
     found = measure(labels, probabilities, ["a", "b", "c"], decision)
     assert found.binary is None and len(found.per_class) == 3 and "average_precision" not in found.intervals
@@ -147,13 +152,22 @@ def test_a_class_without_images_leaves_its_metrics_out():
 
 def test_what_the_screen_shows():
     labels, probabilities = made_up(sharpness=1)
-    decision = rules(target_accuracy=0.9).fit(labels, probabilities, TWO)
+    decision = rules(target_accuracy=0.8).fit(labels, probabilities, TWO)
     found = measure(labels, probabilities, TWO, decision)
     at, low_high = found.binary.at_threshold, "({0.low:.3f} to {0.high:.3f})".format
-    scores, calibration, threshold, selective = describe_metrics(found, decision)
+    scores, recall, calibration, threshold, selective = describe_metrics(found, decision, "test")
     assert scores.startswith(f"balanced accuracy {found.balanced_accuracy:.3f} (") and "macro F1" in scores
+    cat, dog = (each.recall for each in found.per_class)
+    assert recall == (
+        f"recall: cat {cat.value:.2f} ({cat.low:.2f} to {cat.high:.2f}, n = {cat.n}), "
+        f"dog {dog.value:.2f} ({dog.low:.2f} to {dog.high:.2f}, n = {dog.n})"
+    )
+    chance = found.ece_by_chance
+    assert found.ece <= chance.p95  # the labels were drawn from these very probabilities
     assert calibration == (
-        f"calibration error (ECE): {found.ece:.3f}, with temperature {decision.temperature:.2f}: {found.calibrated.ece:.3f}"
+        f"calibration error (ECE): {found.ece:.3f} (a perfectly calibrated network shows {chance.mean:.3f}, up to "
+        f"{chance.p95:.3f}, with 400 images): no miscalibration can be seen; "
+        f"with temperature {decision.temperature:.2f}: {found.calibrated.ece:.3f}"
     )
     assert threshold == (
         f"threshold for 'dog': {decision.threshold:.3f} (maximizes balanced accuracy on val): "
@@ -161,17 +175,107 @@ def test_what_the_screen_shows():
         f"specificity {at.specificity.value:.3f} {low_high(at.specificity)}"
     )
     assert selective == (
-        f"selective prediction: coverage {found.selective.coverage:.0%} at confidence >= {decision.confidence:.3f} "
-        f"(target accuracy 0.9 on val): accuracy {found.selective.accuracy.value:.3f} {low_high(found.selective.accuracy)}"
+        "selective prediction: accuracy 0.8 with 90% confidence on images like these: confidence >= "
+        f"{decision.confidence:.3f}, decides {found.selective.coverage:.0%} of test: "
+        f"{found.selective.accuracy.value:.3f} {low_high(found.selective.accuracy)}"
     )
+
+
+def test_overconfidence_is_called_miscalibration():
+    labels, probabilities = made_up(sharpness=3)
+    assert ": miscalibrated; with temp" in describe_metrics(measure(labels, probabilities, TWO, FITTED), FITTED)[2]
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"confidence": 0.912}, "accuracy 0.95 with 90% confidence on images like these: confidence >= 0.912"),
+    ({"fitted_on": 30}, "accuracy 0.95 cannot be promised with 30 validation images (at least 45 without an error are needed)"),
+    ({}, "accuracy 0.95 cannot be promised with these 444 validation images (too many errors among the most confident ones)"),
+    ({"fitted_on": 80, "design_effect": 2.0}, "with 80 validation images, several of one group (at least 90 without an error"),
+    ({"target_accuracy": 1.0}, "accuracy 1 cannot be promised by any number of images"),
+    ({"delta": None, "confidence": 0.851}, "confidence >= 0.851 reached accuracy 0.95 on validation, which promises nothing"),
+    ({"delta": None}, "no confidence reached accuracy 0.95 on validation, which promises nothing for other images"),
+])  # fmt: skip
+def test_what_is_promised_in_words(change, words):
+    assert words in describe_promise(replace(FITTED, **change))
+
+
+def test_without_a_promise_every_image_is_left_undecided():
+    labels, probabilities = made_up(40, sharpness=1)
+    decision = rules().fit(labels, probabilities, TWO)
+    assert decision.confidence is None
+    found = measure(labels, probabilities, TWO, decision)
+    line = next(line for line in describe_metrics(found, decision) if line.startswith("selective"))
+    assert line.endswith("(at least 45 without an error are needed), so that predict.py abstains from every image")
+
+
+def test_of_many_classes_the_screen_shows_the_worst():
+    names = [f"c{k}" for k in range(12)]
+    labels = np.repeat(np.arange(12), 10)
+    predicted = np.where(
+        np.tile(np.arange(10), 12) < labels // 2 + 4, labels, (labels + 1) % 12
+    )  # of class k, k//2 + 4 are right
+    found = measure(labels, np.eye(12)[predicted] * 0.9 + 0.1 / 12, names, None)
+    recall = describe_metrics(found, None)[1]
+    assert recall.startswith("recall, the 5 worst of 12 classes: c0 0.40 (0.17 to 0.69, n = 10), c1 0.40")
+    assert recall.count("n = 10") == 5 and "c4 0.60" in recall
+
+
+def test_a_temperature_that_cannot_be_fitted_is_said(caplog):
+    labels, right = np.zeros(40, int), np.tile([0.75, 0.25], (40, 1))
+    decision = rules().fit(labels, right, TWO)
+    assert decision.temperature == 1 and "validation has no error" in caplog.text
+    found = measure(labels, right, TWO, decision)
+    assert found.calibrated.ece == found.ece and found.calibrated.brier == pytest.approx(found.brier)
+    assert "; no temperature is fitted, as validation has no error" in describe_metrics(found, decision)[2]
+    wrong = rules().fit(1 - labels, right, TWO)
+    assert "the temperature is at a bound of its search, 20" in caplog.text
+    assert "20.00, a bound of the search" in describe_metrics(measure(labels, right, TWO, wrong), wrong)[2]
+
+
+def test_logits_are_used_where_they_are_known():
+    labels, probabilities = made_up(200)
+    logits = np.log(probabilities) + 5.0
+    by_logits = rules().fit(labels, np.round(probabilities, 1), TWO, logits)
+    assert by_logits.temperature == pytest.approx(rules().fit(labels, probabilities, TWO).temperature)
+
+
+@pytest.mark.parametrize(("correct", "counts", "worse"), [
+    ((60, 90), (70, 30), True),  # always the first: 0.7; the network 0.69
+    ((260, 290), (200, 100), False),  # 0.667 and 0.867
+])  # fmt: skip
+def test_a_network_that_is_no_better_than_guessing_is_called_so(correct, counts, worse):
+    names, (n0, n1) = TWO, counts
+    share = correct[0] / correct[1]
+    labels = np.repeat([0, 1], counts)
+    position = np.concatenate([np.arange(n0) / n0, np.arange(n1) / n1])
+    predicted = np.where(position < share, labels, 1 - labels)  # the same recall in both classes
+    found = measure(labels, np.eye(2)[predicted] * 0.8 + 0.1, names, None)
+    assert found.baseline == Baseline("cat", n0 / (n0 + n1)) and found.no_better_than_guessing is worse
+    assert describe_accuracy(found) == f"{format_accuracy(found.accuracy)}; always 'cat': {n0 / (n0 + n1):.4f}"
+    said = describe_guessing(found)
+    assert (said is not None) is worse
+    if worse:
+        assert said.startswith("no better than guessing as far as 100 images can tell: ")
+        assert f"yet it tells classes apart: balanced accuracy {found.balanced_accuracy:.3f} (" in said
+    older = replace(found, baseline=None)
+    assert older.guessing == found.baseline and older.no_better_than_guessing is worse
+
+
+def test_a_network_that_always_guesses_tells_no_classes_apart():
+    labels = np.repeat([0, 1], [70, 30])
+    found = measure(labels, np.tile([0.6, 0.4], (100, 1)), TWO, None)
+    assert found.no_better_than_guessing and "apart" not in describe_guessing(found)
+    without = replace(found, baseline=None, confusion=None)
+    assert without.guessing is None and not without.no_better_than_guessing
 
 
 def test_rules_recognize_their_decisions():
     labels, probabilities = made_up()
     decision = rules().fit(labels, probabilities, TWO)
     assert rules().matches(decision, TWO)
-    for change in ({"threshold_criterion": "f1"}, {"positive_class": "cat"}, {"target_accuracy": 0.9}):
+    for change in ({"threshold_criterion": "f1"}, {"positive_class": "cat"}, {"target_accuracy": 0.9}, {"delta": 0.05}):
         assert not rules(**change).matches(decision, TWO)
+    assert not rules().matches(replace(decision, delta=None), TWO)  # of an older version: fitted again
     assert rules(false_negative_cost=3).matches(decision, TWO)  # matters only with the criterion cost
 
 
@@ -180,6 +284,9 @@ def test_rules_recognize_their_decisions():
     ({"positive_class": "a"}, ["a", "b", "c"], "is for two classes .here are 3."),
     ({"false_negative_cost": 0}, TWO, "decision.false_negative_cost=0"),
     ({"target_accuracy": 1.5}, TWO, "decision.target_accuracy=1.5"),
+    ({"delta": 0}, TWO, "decision.delta=0: use a probability above 0 and below 1"),
+    ({"delta": 1.0}, TWO, "decision.delta=1.0"),
+    ({"delta": float("nan")}, TWO, "decision.delta=nan"),
 ])  # fmt: skip
 def test_bad_rules_are_named(change, classes, message):
     with pytest.raises(UserError, match=message):
@@ -228,6 +335,11 @@ def test_the_threshold_follows_the_cost():
     assert choose_threshold(labels, certain, "f1") == 0.5
     near = np.array([0.5, np.nextafter(0.5, 1)])  # there is no float between them
     assert choose_threshold(np.array([0, 1]), near, "accuracy") == near[1]
+
+
+def test_nan_has_no_threshold():
+    with pytest.raises(ValueError, match="NaN"):
+        choose_threshold(np.array([0, 1]), np.array([np.nan, 0.2]), "accuracy")
 
 
 def test_a_criterion_that_there_is_not_is_a_defect():

@@ -8,6 +8,7 @@ from benchmarks.worlds import draw_groups, draw_rows, seed_world
 from evaluation.intervals import (
     accuracy_interval,
     design_effect,
+    few_errors,
     format_accuracy,
     group_numbers,
     mean_over_seeds,
@@ -131,6 +132,29 @@ def test_two_way_of_outcomes_that_never_vary():
 def test_two_way_refuses_what_is_no_table(shape):
     with pytest.raises(ValueError, match="a row a seed"):
         two_way_random_effects(np.zeros(shape))
+
+
+def covers(n, p):
+    """Return how often Wilson's interval of n images covers p, by the exact sum over all counts."""
+    inside = [wilson(k, n)[0] <= p <= wilson(k, n)[1] for k in range(n + 1)]
+    return binom.pmf(np.arange(n + 1), n, p)[inside].sum()
+
+
+@pytest.mark.parametrize("n", [25, 50, 445])
+def test_where_few_errors_are_expected_wilson_covers_less_than_it_says(n):
+    """The dips lie right above the upper ends of the intervals of 1, 2 and 3 errors."""
+    dips = [covers(n, wilson(n - errors, n)[1] + 1e-9) for errors in (1, 2, 3)]
+    assert dips == pytest.approx([0.838, 0.895, 0.916], abs=0.002)
+    assert covers(50, 0.99) == pytest.approx(0.911, abs=5e-4)
+    others = [covers(n, wilson(n - errors, n)[1] + 1e-9) for errors in range(4, n // 2)]
+    assert min(others) >= 0.918
+
+
+def test_few_errors_are_said():
+    assert few_errors(proportion(97, 100)) is None is few_errors(proportion(50, 100))
+    said = "with fewer than 3 {} the 95% interval of accuracy can cover as little as 84%".format
+    assert {few_errors(proportion(n, 100)) for n in (98, 99, 100)} == {said("errors")}
+    assert few_errors(proportion(2, 100)) == said("right images")
 
 
 def cell(seeds, images, *wrong):

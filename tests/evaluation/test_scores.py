@@ -15,6 +15,8 @@ from torchmetrics.functional.classification import (
 from common.errors import UserError
 from common.run_record import ClassScores
 from evaluation import estimates
+from evaluation.decision import measure
+from evaluation.describe import describe_metrics
 from evaluation.estimates import estimate_metrics, few_images, further_metric, resample_metrics
 from evaluation.intervals import proportion
 from evaluation.scores import (
@@ -270,6 +272,15 @@ def test_classes_of_few_images_are_named():
     )
     many = few_images(np.eye(20, dtype=int), [f"c{k}" for k in range(20)])
     assert "c0 (1), c1 (1)" in many and "16 more" in many and len(many) < 200
+
+
+def test_the_screen_names_classes_of_few_images():
+    labels, probabilities, logits = separated([20, 2])
+    lines = describe_metrics(measure(labels, probabilities, ["cat", "dog"], None, logits=logits), None)
+    assert any("few images of dog (2)" in line for line in lines)
+    labels, probabilities, logits = separated([20, 20])
+    lines = describe_metrics(measure(labels, probabilities, ["cat", "dog"], None, logits=logits), None)
+    assert not any("few images of" in line for line in lines)
 
 
 def test_recalls_of_images_in_groups_are_wider():

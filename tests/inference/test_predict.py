@@ -1,4 +1,5 @@
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,14 +88,23 @@ def test_the_summary_is_counted_by_hand():
     assert "1.jpg  bees       0.9000  bees     false" in text and "2.jpg  ants       0.5500  bees     true" in text
     assert "... and 2 more" in text
     assert "7 images: ants 4, bees 2" in text and "not read: 1" in text
-    assert "abstained: 1 (confidence below 0.600, target accuracy 0.95)" in text
-    assert "Val accuracy: 0.6667 (2 of 3, 95% interval 0.208 to 0.939)" in text
+    promise = "accuracy 0.95 with 90% confidence on images like those of validation: confidence >= 0.600"
+    assert f"abstained: 1 ({promise})" in text
+    assert (
+        "Val accuracy: 0.6667 (2 of 3, 95% interval 0.208 to 0.939); always 'bees': 0.6667\nwith fewer than 3 errors"
+        in text
+    )
     assert "Val accuracy where not abstained: 1.0000 (2 of 2, " in text
     assert "Test accuracy: 0.0000 (0 of 1, " in text
     assert (
         "not in the accuracy: 1 image with a label that the network does not know (wasps); it knows ants and bees"
         in text
     )
+    none = PredictionSummary(CLASSES, replace(DECISION, confidence=None))
+    for image_input, prediction in predictions:
+        none.add(image_input, replace(prediction, abstained=None if prediction.error else True))
+    said = "abstained from all 6 (accuracy 0.95 cannot be promised with 20 validation images (at least 45"
+    assert said in "\n".join(none.lines())
     assert "the test images were evaluated 3 times with this model; only the first" in "\n".join(summary.lines(3))
     assert "evaluated" not in "\n".join(summary.lines(1)) + text
     assert summary.errors == 1 and summary.first_error == "7.jpg: not a readable image"

@@ -11,7 +11,7 @@ from common.errors import UserError
 from datamodules.decode import fingerprint, open_image, resize
 from evaluation.calibration import with_temperature
 from inference import predictor
-from inference.predictor import Predictor, abstained, decided
+from inference.predictor import Predictor, abstained, decided, reason_to_abstain
 from tests.support.fake_checkpoints import DECISION, make_checkpoint, make_odd_images
 
 
@@ -130,6 +130,26 @@ def test_the_decision_by_hand():
     of_three = replace(DECISION, positive_class=None, threshold_criterion=None, threshold=None)
     probabilities = {"a": 0.7, "b": 0.2, "c": 0.1}
     assert decided(probabilities, of_three) is None and abstained(probabilities, of_three) is False
+
+
+def test_why_it_abstains():
+    assert reason_to_abstain(DECISION) == "confidence below 0.600, too low for accuracy 0.95"
+    assert reason_to_abstain(replace(DECISION, confidence=None)) == "accuracy 0.95 is promised for no image"
+
+
+def test_nan_of_a_damaged_network_is_an_error_of_its_image(model, files, monkeypatch):
+    usual = model.predict(files[:3])
+
+    def damaged(pixels):
+        probabilities = backend(pixels)
+        probabilities[1] = np.nan
+        return probabilities
+
+    backend = model.backend
+    monkeypatch.setattr(model, "backend", damaged)
+    found = model.predict(files[:3])
+    assert found[1].error == "the network gives NaN for it" and found[1].predicted is None is found[1].calibrated
+    assert [found[0], found[2]] == [usual[0], usual[2]]
 
 
 def test_calibrated_is_with_the_temperature(model, files):

@@ -5,26 +5,31 @@ import re
 import shutil
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 
 from common.run_record import (
     AtThreshold,
     AuditFinding,
+    Baseline,
     BestEpoch,
     Binary,
     Calibrated,
     ClassScores,
     Decision,
+    EceByChance,
+    Latency,
     Proportion,
     RunRecord,
     Selective,
     Throughput,
 )
+from evaluation.intervals import proportion
 from reports.model_card import model_card, write_card
 from tests.support.fake_runs import change_record, make_run
 
 NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?![\w.]*\d)")
-FIXED = {"95", "range(1,6)"}  # of intervals, and of a command that is advised
+FIXED = {"95", "3", "84"}  # of intervals, and of what they cover with few errors
 HOSTILE = ("<script>alert(1)</script>", "a|b `x` [l](http://e)", "# line\nbreak")
 
 
@@ -42,6 +47,8 @@ def numbers_of(value) -> list[float]:
 def without_origin(card: str, record: RunRecord, checkpoint: str) -> list[str]:
     """Numbers of a card that are no rounding of any number of the record."""
     known = numbers_of(asdict(record)) + numbers_of(checkpoint)
+    if decision := record.decision:  # 90% where delta is 0.1, and how many images without an error promise the target
+        known += [100 * (1 - decision.delta), np.ceil(np.log(decision.delta) / np.log(decision.target_accuracy))]
     text = card.replace("range(1,6)", "").replace("\\", "")
     missing = []
     for shown in NUMBER.findall(text):
@@ -73,6 +80,7 @@ def record(tmp_path_factory):
         folder,
         test={
             "balanced_accuracy": 0.6543, "f1": 0.6432, "auroc": 0.7654, "ece": 0.1234, "test_evaluations": 3,
+            "baseline": Baseline("dog", 0.7654), "ece_by_chance": EceByChance(0.0543, 0.1357),
             "intervals": {"balanced_accuracy": (0.6111, 0.6999), "f1": (0.6222, 0.6888), "auroc": (0.7333, 0.7777)},
             "per_class": [
                 ClassScores(name="cat", n=7, recall=share, f1=0.4321),
@@ -84,9 +92,10 @@ def record(tmp_path_factory):
         },
     )  # fmt: skip
     made = RunRecord.read(folder)
+    made.val.baseline = Baseline("cat", 0.5678)
     made.best = BestEpoch(epoch=17, monitor="val/accuracy", value=0.8765, checkpoint="best.ckpt")
     made.decision = Decision(
-        temperature=1.37, confidence=0.9321, fitted_on=61, target_accuracy=0.97, positive_class="dog",
+        temperature=1.37, confidence=0.9321, fitted_on=61, target_accuracy=0.97, delta=0.2, positive_class="dog",
         threshold_criterion="balanced_accuracy", threshold=0.4123,
     )  # fmt: skip
     made.throughput = Throughput(train_images_per_s=222.2)
@@ -108,13 +117,42 @@ def test_each_result_is_in_its_place(record):
     assert row(card, "| cat | 0.7") == "| cat | 0.714 (5 of 7, 0.359 to 0.918) | - | 0.432 | 7 |"
     assert "- chosen on validation images: epoch 17, for its val/accuracy of 0.8765" in card
     assert "was evaluated on the test split 3 times" in card and "only the first result is unbiased" in card
-    assert "(ECE) test: 0.123, 0.088 with temperature 1.37 (n = 80)" in card
+    assert (
+        "(ECE) test: 0.123 (a perfectly calibrated network shows 0.054, up to 0.136, with 80 images): no miscalibration can "
+        "be seen; with temperature 1.37: 0.088"
+    ) in card
+    assert row(card, "| accuracy of guessing") == (
+        "| accuracy of guessing the most frequent class | 0.765 (dog) | 0.568 (cat) |"
+    )
     assert "threshold for dog: 0.412 (best balanced accuracy on validation): sensitivity 0.714 (5 of 7" in card
-    assert "(target accuracy 0.97 on validation): 41 of 80 images, 0.714 (39 of 41" in card
+    assert (
+        "selective prediction: accuracy 0.97 with 80% confidence on images like those of validation: confidence &gt;= 0.932; "
+        "that decides 41 of 80 test images, 0.714 (39 of 41"
+    ) in card.replace("\\", "")
+    assert "- fitted on 61 validation images, which also chose the epoch and so flatter; kept in the checkpoint" in card
     assert "Few test images, so that little is known: cat (7)." in card
     assert "images: not known to this project" in card and "initialized randomly" in card
     accuracy = record.test.accuracy
     assert f"Accuracy test: **{accuracy.value:.4f} ({accuracy.correct} of 80, 95% interval" in card
+    assert "; always 'dog': 0.7654**." in card
+    assert (
+        "**This network is no better than guessing as far as 80 images can tell: the interval of its accuracy" in card
+    )
+    assert "yet it tells classes apart: balanced accuracy 0.654 (0.611 to 0.700).**" in card
+    better = replace(record, test=replace(record.test, baseline=Baseline("dog", 0.5)))
+    better.folder = record.folder
+    assert "guessing as far as" not in model_card(better, "x")
+
+
+def test_what_few_errors_and_a_missing_promise_mean_is_said(record):
+    sure = replace(record, test=replace(record.test, accuracy=proportion(79, 80), selective=None))
+    sure.decision, sure.folder = replace(record.decision, confidence=None, fitted_on=20), record.folder
+    card = model_card(sure, "x")
+    assert "\nWith fewer than 3 errors the 95% interval of accuracy can cover as little as 84%.\n" in card
+    assert (
+        "- selective prediction: accuracy 0.97 cannot be promised with 20 validation images (at least 53 without an error are "
+        "needed), so that it abstains from every image"
+    ) in card
 
 
 @pytest.mark.parametrize(
@@ -200,3 +238,21 @@ def test_nested_classes_are_shown_by_name_and_settings(tmp_path):
         "\\", ""
     )
     assert "augmentation: transforms [RandomHorizontalFlip (p 0.25), Own]" in card and "dropout [0.2, 0.02]" in card
+
+
+def test_a_disturbed_latency_is_shown_with_its_load_and_its_reason(tmp_path):
+    folder = make_run(tmp_path / "run")
+    found = {"device": "cpu", "threads": 2, "repeats": 5, "cores": 2}
+    latency = [
+        Latency(batch_size=1, latency_p50_ms=5.3, load_1min=0.4, **found),
+        Latency(
+            batch_size=16, latency_p50_ms=106.0, load_1min=3.2, flag="other processes used 1.6 of 2 cores", **found
+        ),
+    ]
+    change_record(folder, model={"latency": latency})
+    lines = [line for line in model_card(RunRecord.read(folder), "best.ckpt").splitlines() if "latency" in line]
+    assert lines == [
+        "- latency at batch size 1: p50 5.3 ms (cpu, 2 threads, n = 5, load average 0.4 on 2 cores)",
+        "- latency at batch size 16: p50 106.0 ms (cpu, 2 threads, n = 5, load average 3.2 on 2 cores); unreliable: other "
+        "processes used 1.6 of 2 cores",
+    ]

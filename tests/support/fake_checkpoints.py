@@ -11,7 +11,7 @@ from common.run_record import Decision
 from lightning_modules.image_classifier import ImageClassifier
 
 DECISION = Decision(
-    temperature=1.5, confidence=0.6, fitted_on=20, target_accuracy=0.95, positive_class="bees",
+    temperature=1.5, confidence=0.6, fitted_on=20, target_accuracy=0.95, delta=0.1, positive_class="bees",
     threshold_criterion="accuracy", threshold=0.4,
 )  # fmt: skip
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

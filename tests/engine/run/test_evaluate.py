@@ -25,7 +25,10 @@ def test_the_decision_is_in_best_ckpt_and_in_the_record(finished_run):
     state = torch.load(finished_run.folder / "checkpoints" / "best.ckpt", weights_only=True)
     decision = finished_run.record.decision
     assert state["decision"] == asdict(decision)
-    assert decision.fitted_on == 12 and decision.positive_class == "red"
+    assert (decision.fitted_on, decision.delta, decision.confidence, decision.positive_class) == (12, 0.1, None, "red")
+    assert (
+        "accuracy 0.95 cannot be promised with 12 validation images (at least 45 without an error" in finished_run.out
+    )
     assert "threshold for 'red': " in finished_run.out and "AUROC" in finished_run.out
 
 
@@ -175,3 +178,12 @@ def test_three_classes_have_metrics_of_each(train, tmp_path):
     assert ran.status == 0, ran.err
     assert [scores.name for scores in ran.record.test.per_class] == ["blue", "green", "red"]
     assert ran.record.test.binary is None and ran.record.decision.threshold is None
+
+
+def test_a_network_that_gives_nan_is_named(train, finished_run, tmp_path):
+    damaged = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "run")).best_checkpoint
+    state = torch.load(damaged, weights_only=True)
+    next(iter(state["state_dict"].values()))[:] = float("nan")
+    torch.save(state, damaged)
+    ran = train("stages=[test]", f"ckpt_path={damaged}", small=False, to=tmp_path / "again")
+    assert ran.status == 1 and "val: the network gives NaN for 12 of 12 images" in ran.err + ran.out

@@ -1,0 +1,144 @@
+"""The metrics of a split and its decision in words: the screen, the model card and predict.py say the same."""
+
+import math
+
+from common.run_record import ClassScores, Decision, Proportion, SplitMetrics
+from common.text import clean
+from evaluation.calibration import at_bound, images_needed
+from evaluation.estimates import few_images
+from evaluation.intervals import few_errors, format_accuracy
+
+MOST_CLASSES = 10  # whose recall is shown; of more the WORST
+WORST = 5
+NAMES = {"balanced_accuracy": "balanced accuracy", "f1": "macro F1", "auroc": "AUROC"}
+
+
+def describe_metrics(metrics: SplitMetrics, decision: Decision | None, split: str = "these images") -> list[str]:
+    """Return the metrics of a split beside accuracy, as lines for the screen.
+
+    Args:
+        metrics: with all that `measure` computes.
+        decision: of the checkpoint.
+        split: its name.
+    """
+    values = {name: getattr(metrics, name) for name in NAMES} | metrics.further
+    lines = [
+        ", ".join(
+            f"{NAMES.get(name, name)} {value:.3f}{_interval(metrics.intervals.get(name))}"
+            for name, value in values.items()
+            if value is not None
+        )
+    ]
+    lines += [_recall(metrics.per_class)] if metrics.per_class else []
+    if metrics.ece is not None:
+        lines.append(f"calibration error (ECE): {describe_calibration(metrics, decision)}")
+    if metrics.binary and metrics.binary.at_threshold:
+        at = metrics.binary.at_threshold
+        goal = "minimizes" if decision.threshold_criterion == "cost" else "maximizes"
+        lines.append(
+            f"threshold for '{clean(decision.positive_class)}': {at.threshold:.3f} "
+            f"({goal} {decision.threshold_criterion.replace('_', ' ')} on val): "
+            f"sensitivity {_describe(at.sensitivity)}, specificity {_describe(at.specificity)}"
+        )
+    if decision:
+        lines.append(f"selective prediction: {describe_promise(decision)}{_decided(metrics, split)}")
+    return lines + describe_caveats(metrics)
+
+
+def describe_caveats(metrics: SplitMetrics) -> list[str]:
+    """Return what limits the intervals of these metrics, one sentence each."""
+    caveats = [few_errors(metrics.accuracy)] if metrics.accuracy else []
+    if metrics.per_class and metrics.confusion:
+        caveats.append(few_images(metrics.confusion, [each.name for each in metrics.per_class]))
+    return [text for text in caveats if text]
+
+
+def describe_accuracy(metrics: SplitMetrics) -> str:
+    """Return `0.7933 (353 of 445, 95% interval 0.753 to 0.828); always 'functional': 0.6787`."""
+    baseline = metrics.guessing
+    beside = f"; always '{clean(baseline.name, 40)}': {baseline.share:.4f}" if baseline else ""
+    return format_accuracy(metrics.accuracy) + beside
+
+
+def describe_guessing(metrics: SplitMetrics) -> str | None:
+    """Say that a network is no better than guessing; None where it is better."""
+    if not metrics.no_better_than_guessing:
+        return None
+    text = (
+        f"no better than guessing as far as {metrics.accuracy.n:,} images can tell: the interval of its accuracy reaches "
+        f"down to {metrics.accuracy.low:.3f}, and always '{clean(metrics.guessing.name, 40)}' is right in "
+        f"{metrics.guessing.share:.3f}"
+    )
+    if metrics.better_than_guessing_by_class:
+        interval = _interval(metrics.intervals["balanced_accuracy"])
+        text += f"; yet it tells classes apart: balanced accuracy {metrics.balanced_accuracy:.3f}{interval}"
+    return text
+
+
+def describe_calibration(metrics: SplitMetrics, decision: Decision | None) -> str:
+    """Return the ECE with what chance gives beside it, and the ECE after the temperature."""
+    text, chance = f"{metrics.ece:.3f}", metrics.ece_by_chance
+    if chance:
+        verdict = "no miscalibration can be seen" if metrics.ece <= chance.p95 else "miscalibrated"
+        n = f"{metrics.accuracy.n:,}"
+        text += f" (a perfectly calibrated network shows {chance.mean:.3f}, up to {chance.p95:.3f}, with {n} images): {verdict}"
+    if decision is None or metrics.calibrated is None:
+        return text
+    if decision.temperature == 1:
+        return f"{text}; no temperature is fitted, as validation has no error"
+    bound = ", a bound of the search" if at_bound(decision.temperature) else ""
+    return f"{text}; with temperature {decision.temperature:.2f}{bound}: {metrics.calibrated.ece:.3f}"
+
+
+def describe_promise(decision: Decision, like: str = "these") -> str:
+    """Return which accuracy is promised from which confidence on, or why none is.
+
+    Args:
+        decision: of the checkpoint.
+        like: what the images of the promise are like: of the same source as those of validation.
+    """
+    target, n = f"accuracy {decision.target_accuracy:g}", decision.fitted_on or 0
+    if decision.delta is None:  # of an older version, which chose the confidence that just reached the target
+        reached = "no confidence" if decision.confidence is None else f"confidence >= {decision.confidence:.3f}"
+        return f"{reached} reached {target} on validation, which promises nothing for other images"
+    if decision.confidence is not None:
+        sure = f"with {100 * (1 - decision.delta):g}% confidence on images like {like}"
+        return f"{target} {sure}: confidence >= {decision.confidence:.3f}"
+    needed = images_needed(decision.target_accuracy, decision.delta, decision.design_effect)
+    if needed == math.inf:
+        return f"{target} cannot be promised by any number of images"
+    grouped = ", several of one group" if decision.design_effect > 1 else ""
+    if n < needed:
+        reason = f"with {n:,} validation images{grouped} (at least {needed:,} without an error are needed)"
+    else:
+        reason = f"with these {n:,} validation images{grouped} (too many errors among the most confident ones)"
+    return f"{target} cannot be promised {reason}"
+
+
+def _decided(metrics: SplitMetrics, split: str) -> str:
+    if metrics.selective is None:
+        return ", so that predict.py abstains from every image"
+    accuracy = f": {_describe(metrics.selective.accuracy)}" if metrics.selective.accuracy else ""
+    return f", decides {metrics.selective.coverage:.0%} of {split}{accuracy}"
+
+
+def _recall(classes: list[ClassScores]) -> str:
+    """Return the recall of each class with images, of many classes that of the worst."""
+    known = [scores for scores in classes if scores.recall]
+    title = "recall"
+    if len(known) > MOST_CLASSES:
+        title = f"recall, the {WORST} worst of {len(known):,} classes"
+        known = sorted(known, key=lambda scores: scores.recall.value)[:WORST]
+    parts = [
+        f"{clean(each.name, 40)} {each.recall.value:.2f} ({each.recall.low:.2f} to {each.recall.high:.2f}, n = {each.n:,})"
+        for each in known
+    ]
+    return f"{title}: {', '.join(parts)}"
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def _describe(share: Proportion) -> str:
+    return f"{share.value:.3f} ({share.low:.3f} to {share.high:.3f})"
