@@ -20,9 +20,9 @@ from scipy.special import logsumexp, ndtr, softmax
 from scipy.stats import mannwhitneyu
 
 from benchmarks.worlds import draw_groups, draw_rows, seed_world
+from evaluation.estimates import estimate_metrics
 from evaluation.intervals import Interval, accuracy_interval, design_effect, proportion
 from evaluation.paired_tests import compare_pair
-from evaluation.scores import estimate_metrics
 
 Simulate = Callable[[np.random.Generator], dict[str, tuple[Interval, float]]]
 
@@ -105,6 +105,36 @@ def one_run(
     logits[np.arange(len(labels)), labels] += shift(recall, len(counts))
     found = estimate_metrics(labels, softmax(logits, axis=1), logits, resamples=1000)
     truth = true_metrics(counts, recall)
+    return {METRICS[name]: (each.interval, truth[name]) for name, each in found.items()}
+
+
+GROUPED = ((20, 5, 0.4), (40, 5, 0.7), (10, 20, 0.3), (44, 10, 0.1))  # groups, images in each, correlation of log odds
+
+
+def grouped_scores() -> list[Case]:
+    """Return the worlds of the metrics of one run on two classes of images in groups, of one class each or of both."""
+    return [
+        Case(
+            f"{number} groups of {size}, correlation {alike}, {'both classes' if mixed else 'one class'}, {recall}",
+            functools.partial(one_grouped_run, number, size, alike, mixed, recall),
+        )
+        for number, size, alike in GROUPED
+        for mixed in (False, True)
+        for recall in (0.8, 0.9, 0.95)
+    ]
+
+
+def one_grouped_run(
+    number: int, size: int, alike: float, mixed: bool, recall: float, generator: np.random.Generator
+) -> dict[str, tuple[Interval, float]]:
+    """Draw one run of two classes, where the images of a group are about as hard as one another."""
+    of = np.repeat(np.arange(number), size)
+    labels = np.arange(len(of)) % 2 if mixed else of % 2
+    noise = np.sqrt(alike) * generator.normal(size=number)[of] + np.sqrt(1 - alike) * generator.normal(size=len(of))
+    margin = (shift(recall, 2) + noise * np.sqrt(2)) * (2 * labels - 1)
+    logits = np.stack([-margin / 2, margin / 2], axis=1)
+    found = estimate_metrics(labels, softmax(logits, axis=1), logits, of, resamples=1000)
+    truth = true_metrics((1, 1), recall)
     return {METRICS[name]: (each.interval, truth[name]) for name, each in found.items()}
 
 
@@ -217,6 +247,7 @@ PARTS: dict[str, tuple[str, Callable[[], list[Case]]]] = {
         difference,
     ),
     "groups": ("Accuracy of one network on images in groups: columns are true accuracies", groups),
+    "grouped_scores": ("One run on images in groups, the last number the true recall of each class", grouped_scores),
     "scores": ("One run: images of each class, true recall of each class", scores),
 }
 

@@ -11,8 +11,9 @@ from scipy.optimize import minimize_scalar
 from scipy.special import betainc, log_softmax, logsumexp
 
 from common.run_record import EceByChance, Selective
+from evaluation.estimates import CELLS, DRAWS, FEWEST_RESAMPLES
 from evaluation.intervals import design_effect, proportion
-from evaluation.scores import CELLS, DRAWS, FEWEST_RESAMPLES, checked
+from evaluation.scores import checked
 
 ROUNDED_TO_ZERO = 5e-7  # the largest probability that the six digits of predictions.csv show as 0
 TEMPERATURES = (0.05, 20.0)  # bounds of the search

@@ -23,12 +23,11 @@ from evaluation.calibration import (
     selective_accuracy,
     with_temperature,
 )
+from evaluation.estimates import FurtherMetric, estimate_metrics
 from evaluation.intervals import design_effect, proportion
 from evaluation.scores import (
-    FurtherMetric,
     checked,
     count_confusion,
-    estimate_metrics,
     per_class,
     two_classes,
 )

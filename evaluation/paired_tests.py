@@ -9,9 +9,9 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import betainc
 
+from evaluation.estimates import CELLS, draw
 from evaluation.intervals import over_images, over_seeds_and_images
 from evaluation.planning import Spread
-from evaluation.scores import CELLS, draw
 
 
 class Difference(NamedTuple):

@@ -30,7 +30,7 @@ from engine.run.component_errors import component_error
 from engine.run.loggers import Loggers, how_to_view, log_results
 from evaluation.decision import DecisionRules, measure
 from evaluation.describe import describe_accuracy, describe_guessing, describe_metrics
-from evaluation.scores import FurtherMetric, further_metric
+from evaluation.estimates import FurtherMetric, further_metric
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.image_classifier import ImageClassifier
 

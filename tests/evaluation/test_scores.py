@@ -14,21 +14,20 @@ from torchmetrics.functional.classification import (
 
 from common.errors import UserError
 from common.run_record import ClassScores
-from evaluation import scores
+from evaluation import estimates
+from evaluation.decision import measure
+from evaluation.describe import describe_metrics
+from evaluation.estimates import estimate_metrics, few_images, further_metric, resample_metrics
 from evaluation.intervals import proportion
 from evaluation.scores import (
     auroc,
     average_precision,
     balanced_accuracy,
     count_confusion,
-    estimate_metrics,
-    few_images,
-    further_metric,
     macro_auroc,
     macro_f1,
     per_class,
     ranking_scores,
-    resample_metrics,
 )
 
 
@@ -119,16 +118,16 @@ def test_bootstrap_is_seeded_and_bounded(monkeypatch):
     assert estimate_metrics(labels, probabilities) == estimate_metrics(labels, probabilities)
     assert estimate_metrics(labels, probabilities) != estimate_metrics(labels, probabilities, seed=1)
     drawn = []
-    draw = scores.draw
+    draw = estimates.draw
     monkeypatch.setattr(
-        scores, "draw", lambda g, resamples, counts: drawn.append(resamples) or draw(g, resamples, counts)
+        estimates, "draw", lambda g, resamples, counts: drawn.append(resamples) or draw(g, resamples, counts)
     )
     estimate_metrics(labels, probabilities)
     assert sum(drawn) == 2000
     for limit, expected in ((150_000, 300), (10, 200)):
         drawn.clear()
-        monkeypatch.setattr(scores, "DRAWS", limit)
-        monkeypatch.setattr(scores, "CELLS", 64 * 500)
+        monkeypatch.setattr(estimates, "DRAWS", limit)
+        monkeypatch.setattr(estimates, "CELLS", 64 * 500)
         estimate_metrics(labels, probabilities)
         assert sum(drawn) == expected and max(drawn) == 64
 
@@ -256,13 +255,32 @@ def test_images_in_groups_are_worth_their_groups():
     assert estimate_metrics(labels, probabilities, logits, np.arange(100)[::-1]).keys() == single.keys()
 
 
+def test_a_group_in_several_classes_is_drawn_whole():
+    labels, groups = np.array([0, 1, 0, 1, 0, 0]), np.array([7, 7, 3, 3, 5, 5])
+    scores = np.array([0.0, 2.0, 1.0, 3.0, -1.0, -2.0])
+    drawn = resample_metrics(labels, labels, np.stack([-scores, scores], axis=1), groups, 1000, 0)
+    assert set(drawn["auroc"]) == {1.0} and len(drawn["auroc"]) == 1000
+    labels, groups = np.array([1, 0, 0, 0, 1]), np.array([1, 1, 1, 1, 2])
+    drawn = resample_metrics(labels, np.zeros(5, int), np.zeros((5, 2)), groups, 1000, 0)
+    assert 700 < len(drawn["auroc"]) < 800 and set(drawn["auroc"]) == {0.5}  # group 2 twice has no class 0
+
+
 def test_classes_of_few_images_are_named():
     assert few_images(np.array([[40, 8], [1, 3]]), ["cat", "dog"]) is None
     assert few_images(np.array([[48, 0, 0], [1, 1, 0], [0, 0, 0]]), ["cat", "dog", "fox"]) == (
-        "few images of dog (2): intervals of macro F1 and average precision may cover less than 93%"
+        "few images of dog (2): intervals of balanced accuracy, F1 and average precision may cover less than 93%"
     )
     many = few_images(np.eye(20, dtype=int), [f"c{k}" for k in range(20)])
     assert "c0 (1), c1 (1)" in many and "16 more" in many and len(many) < 200
+
+
+def test_the_screen_names_classes_of_few_images():
+    labels, probabilities, logits = separated([20, 2])
+    lines = describe_metrics(measure(labels, probabilities, ["cat", "dog"], None, logits=logits), None)
+    assert any("few images of dog (2)" in line for line in lines)
+    labels, probabilities, logits = separated([20, 20])
+    lines = describe_metrics(measure(labels, probabilities, ["cat", "dog"], None, logits=logits), None)
+    assert not any("few images of" in line for line in lines)
 
 
 def test_recalls_of_images_in_groups_are_wider():

@@ -1,0 +1,265 @@
+"""Metrics with their intervals: score intervals united with a bootstrap stratified by class; a user's own metric.
+
+n images, K classes, B resamples. Labels are (n,) class indices, probabilities (n, K) as the network gives them.
+"""
+
+from collections.abc import Callable
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+from common.text import clean, join_words
+from evaluation.intervals import Interval, design_effect
+from evaluation.score_intervals import (
+    auroc_model,
+    confusion_interval,
+    f1_derivatives,
+    recall_derivatives,
+    scaled_interval,
+    unite,
+)
+from evaluation.scores import (
+    average_precision,
+    balanced_accuracy,
+    checked,
+    count_confusion,
+    macro_auroc,
+    macro_f1,
+    ranking_scores,
+    scored_classes,
+    weighted_auroc,
+    weighted_average_precision,
+)
+
+CELLS = 4_000_000  # resamples x images held at a time, some tens of MB
+DRAWS = 40_000_000  # resamples x images x classes scored, two seconds
+FEWEST_RESAMPLES = 200
+ENOUGH_FOR_PERCENTILES = 1000
+FURTHER_RESAMPLES = 1000  # of a metric that takes one resample at a time
+FEW_IMAGES = 4  # of a class; fewer are too few
+
+Metric = Callable[[np.ndarray, np.ndarray], float]  # labels (n,), probabilities (n, K)
+
+
+class Estimate(NamedTuple):
+    """A metric and its interval, which holds it."""
+
+    value: float
+    interval: Interval
+
+
+def estimate_metrics(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    logits: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, Estimate]:
+    """Estimate `balanced_accuracy`, `f1` and `auroc` (both macro), with two classes also `average_precision` of class 1.
+
+    An interval holds the value, a score interval (evaluation/score_intervals.py) and the percentiles of a bootstrap stratified
+    by class (Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13): near a value of 1 or with few images of
+    a class the bootstrap is too narrow, and in between a score interval is at times. Where all images are of one class
+    there are no `auroc` and `average_precision`.
+
+    Of many images or classes fewer resamples are drawn (`DRAWS` in all, never under 200 resamples); fewer than 1,000 give
+    their mean and standard deviation to a normal distribution in place of percentiles.
+
+    Args:
+        labels: (n,) class indices.
+        probabilities: (n, K).
+        logits: (n, K), or None where they are not known; see `ranking_scores`.
+        groups: (n,) group numbers: whole ones are drawn, and a score interval is that of n / design effect images. None
+            where each image is its own.
+        resamples: at most.
+        seed: of the draws.
+        confidence: of each interval.
+
+    Raises:
+        ValueError: the shapes do not fit, or values are NaN or infinite.
+    """
+    labels, probabilities = checked(labels, probabilities)
+    scores, scored = ranking_scores(probabilities, logits), scored_classes(labels, probabilities)
+    predicted, k = probabilities.argmax(axis=1), probabilities.shape[1]
+    confusion = count_confusion(labels, predicted, k)
+    effect = design_effect(predicted == labels, groups)
+    drawn = resample_metrics(labels, predicted, scores, groups, resamples, seed)
+    closed = {
+        "balanced_accuracy": (
+            balanced_accuracy(confusion),
+            confusion_interval(confusion / effect, recall_derivatives, confidence),
+        ),
+        "f1": (macro_f1(confusion), confusion_interval(confusion / effect, f1_derivatives, confidence)),
+    }
+    if scored:
+        sides = [(labels == j, scores[:, j]) for j in scored]
+        informative = sum(_overlapping(*side) for side in sides) / effect
+        counts = np.unique(labels, return_counts=True)[1] / effect
+        ranked = {"auroc": macro_auroc(labels, probabilities, logits)}
+        models = {"auroc": auroc_model(ranked["auroc"], counts)}
+        if k == 2:
+            ranked["average_precision"] = average_precision(*sides[0])
+            models["average_precision"] = 1 / counts[1]  # Boyd, Eng & Page 2013, ECML PKDD, sec. 3.2
+        for name, value in ranked.items():
+            # The average precision of few positives is too high on average, as that of its resamples is still higher
+            center = max(0.0, value - max(0.0, float(drawn[name].mean()) - value))
+            interval = scaled_interval(center, float(drawn[name].var()), models[name], informative, confidence)
+            closed[name] = value, interval
+    return {
+        name: Estimate(float(value), unite(float(value), interval, _of_draws(drawn[name], confidence)))
+        for name, (value, interval) in closed.items()
+    }
+
+
+def resample_metrics(
+    labels: np.ndarray, predicted: np.ndarray, scores: np.ndarray, groups: np.ndarray | None, resamples: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Draw resamples of the images of each class, or of its groups, and compute every metric of each.
+
+    A class that is missing in a draw of groups does not count in it; a draw without an AUROC or average precision is left out.
+
+    Args:
+        labels: (n,) class indices.
+        predicted: (n,) class indices.
+        scores: (n, K) `ranking_scores`.
+        groups: (n,) group numbers or None.
+        resamples: at most.
+        seed: of the draws.
+
+    Returns:
+        The metrics of `estimate_metrics` by name, (B,) or fewer of each.
+    """
+    n, classes = scores.shape
+    cells = labels * classes + predicted
+    order = np.argsort(cells, kind="stable")  # by true class, then by predicted
+    labels, scores, cells = labels[order], scores[order], cells[order]
+    present, starts = np.unique(cells, return_index=True)
+    scored = scored_classes(labels, scores)
+    resamples = min(resamples, max(FEWEST_RESAMPLES, DRAWS // (n * max(1, len(scored)))))
+    at_once = max(1, CELLS // max(n, classes * classes))
+    generator = np.random.default_rng(seed)
+    counts, unit = np.bincount(labels, minlength=classes), slice(None)
+    if groups is not None:
+        counts, unit = _units(labels, np.asarray(groups)[order])
+    drawn: dict[str, list[np.ndarray]] = {"balanced_accuracy": [], "f1": []}
+    drawn |= {"auroc": []} if scored else {}
+    drawn |= {"average_precision": []} if scored and classes == 2 else {}
+    for start in range(0, resamples, at_once):
+        weights = draw(generator, min(at_once, resamples - start), counts)[:, unit]  # (B, n)
+        confusion = np.zeros((len(weights), classes * classes))
+        confusion[:, present] = np.add.reduceat(weights, starts, axis=1)
+        confusion = confusion.reshape(-1, classes, classes)
+        drawn["balanced_accuracy"].append(balanced_accuracy(confusion))
+        drawn["f1"].append(macro_f1(confusion))
+        if "auroc" in drawn:
+            each = np.stack([weighted_auroc(labels == k, scores[:, k], weights) for k in scored])
+            found = np.isfinite(each)
+            with np.errstate(invalid="ignore"):
+                drawn["auroc"].append(np.where(found, each, 0).sum(axis=0) / found.sum(axis=0))
+        if "average_precision" in drawn:
+            drawn["average_precision"].append(weighted_average_precision(labels == 1, scores[:, 1], weights))
+    draws = {name: np.concatenate(parts) for name, parts in drawn.items()}
+    return {name: values[np.isfinite(values)] for name, values in draws.items()}
+
+
+def _units(labels: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many groups are drawn of each class, and the unit of each image (n,), numbered by class.
+
+    A group with images of several classes counts as one of the rarest of them, and is drawn whole.
+    """
+    rank = np.argsort(np.argsort(np.bincount(labels), kind="stable"), kind="stable")  # of each class, the rarest first
+    numbers, group = np.unique(groups, return_inverse=True)
+    rarest = np.full(len(numbers), len(rank))
+    np.minimum.at(rarest, group, rank[labels])
+    place = np.argsort(np.argsort(rarest, kind="stable"), kind="stable")  # (groups,)
+    return np.bincount(rarest), place[group]
+
+
+def _of_draws(drawn: np.ndarray, confidence: float) -> Interval:
+    """Return the percentile interval of the draws (B,) of a metric; of few, whose percentiles are rough, the normal one."""
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    if len(drawn) < ENOUGH_FOR_PERCENTILES:
+        return Interval(*(float(drawn.mean() + drawn.std() * NormalDist().inv_cdf(tail)) for tail in tails))
+    return Interval(*np.quantile(drawn, tails).tolist())
+
+
+def _overlapping(positive: np.ndarray, scores: np.ndarray) -> int:
+    """Return how many images the classes overlap by: positives not above all negatives, or negatives so, the fewer."""
+    above, below = scores[positive], scores[~positive]
+    return int(min((above <= below.max()).sum(), (below >= above.min()).sum()))
+
+
+class FurtherMetric(NamedTuple):
+    """Hold a metric of the user's own."""
+
+    value: float | None  # None where it is NaN or infinite
+    interval: Interval | None  # None where resamples give none
+    reason: str | None = None  # why one of the two is None
+
+
+def further_metric(
+    metric: Metric, labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray | None = None
+) -> FurtherMetric:
+    """Compute a metric of the user's own with a percentile interval, stratified by class, that holds its value.
+
+    Args:
+        metric: labels (n,), probabilities (n, K) -> number.
+        labels: (n,) class indices.
+        probabilities: (n, K).
+        groups: (n,) group numbers, of which whole ones are drawn; None where each image is its own.
+    """
+    labels, probabilities = checked(labels, probabilities)
+    value = float(metric(labels, probabilities))
+    if not np.isfinite(value):
+        return FurtherMetric(None, None, "is NaN or infinite")
+    generator, drawn = np.random.default_rng(0), []
+    of_class = [np.flatnonzero(labels == k) for k in np.unique(labels)]
+    for _ in range(FURTHER_RESAMPLES):
+        rows = np.concatenate([_draw_rows(generator, rows, groups) for rows in of_class])
+        drawn.append(float(metric(labels[rows], probabilities[rows])))
+    if not np.isfinite(drawn).all():
+        return FurtherMetric(value, None, "is NaN or infinite on a resample, so that it has no interval")
+    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+    if low == high:
+        return FurtherMetric(value, None, f"is {low:g} on every resample, so that it has no interval")
+    return FurtherMetric(value, Interval(min(low, value), max(high, value)))
+
+
+def _draw_rows(generator: np.random.Generator, rows: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+    """Draw as many rows as there are, or as many of their groups."""
+    if groups is None:
+        return generator.choice(rows, len(rows))
+    numbers, group = np.unique(groups[rows], return_inverse=True)
+    return np.concatenate([rows[group == g] for g in generator.integers(len(numbers), size=len(numbers))])
+
+
+def few_images(confusion: np.ndarray | list[list[int]], classes: list[str]) -> str | None:
+    """Return a sentence about classes of so few images that no interval of theirs is sure to cover, or None.
+
+    Args:
+        confusion: (K, K) counts.
+        classes: K names.
+    """
+    n = np.asarray(confusion).sum(axis=1)
+    few = [
+        f"{clean(name, 40)} ({count})"
+        for name, count in zip(classes, n.tolist(), strict=True)
+        if 0 < count < FEW_IMAGES
+    ]
+    if not few:
+        return None
+    return f"few images of {join_words(few)}: intervals of balanced accuracy, F1 and average precision may cover less than 93%"
+
+
+def draw(generator: np.random.Generator, resamples: int, counts: np.ndarray) -> np.ndarray:
+    """Return how often each image is drawn, (B, n): as many of each class as it has; images sorted by class."""
+    lines, counts = np.arange(resamples)[:, None], counts[counts > 0]
+    parts = [
+        np.bincount((generator.integers(n, size=(resamples, n)) + n * lines).ravel(), minlength=resamples * n)
+        for n in counts
+    ]
+    return np.concatenate([part.reshape(resamples, n) for part, n in zip(parts, counts, strict=True)], axis=1)
