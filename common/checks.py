@@ -1,4 +1,4 @@
-"""The check of a setting's range that constructors share."""
+"""The checks of settings that are shared."""
 
 from common.errors import UserError
 
@@ -13,3 +13,9 @@ def check_between(key: str, value: float, low: float, high: float) -> None:
     """
     if not low <= value <= high:
         raise UserError(f"{key}={value}: use {low} " + (f"or more, up to {high:,}" if high > LARGE else f"to {high}"))
+
+
+def check_good_enough(value: object, key: str = "good_enough") -> None:
+    """Raise UserError unless it is an accuracy that a smaller network may lack and still be good enough."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+        raise UserError(f"{key}={value}: use a difference in accuracy above 0 and below 1, e.g. 0.02")

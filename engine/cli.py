@@ -100,7 +100,8 @@ def run_hydra_job(config: DictConfig, run: Callable[[DictConfig, RunRecord], Non
     folder = Path(hydra_config.runtime.output_dir)
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     progress = SweepProgress.of(folder.parent) if in_sweep else None
-    if in_sweep and not hydra_config.launcher._target_.endswith(".BasicLauncher"):
+    side_by_side = in_sweep and not hydra_config.launcher._target_.endswith(".BasicLauncher")
+    if side_by_side:
         log_handlers.prefix_log_lines(folder.name)
     if progress:
         log.info("\nJob %d of %d: %s", hydra_config.job.num + 1, progress.jobs, folder.name)
@@ -111,6 +112,7 @@ def run_hydra_job(config: DictConfig, run: Callable[[DictConfig, RunRecord], Non
         overrides=overrides,
         choices={**hydra_config.runtime.choices, **choices_of_several(overrides)},
         in_sweep=in_sweep,
+        side_by_side=side_by_side or bool(progress and progress.is_training(beside=folder)),
     )
     error = run_job(job, config, run)
     if error is not None:
@@ -205,7 +207,7 @@ def _check_choice(key: str, override: Override) -> None:
 def sweep_name(arguments: list[str], overrides: list[Override]) -> str:
     """Name a sweep by its experiment, or by its swept keys and a hash of the command: the same command, the same sweep.
 
-    The launcher is not part of the name: a sweep may be resumed with another one.
+    The launcher and good_enough are not part of the name: a sweep may be resumed with others.
     """
     for override in overrides:
         if override.key_or_group == "experiment" and not override.is_sweep_override():

@@ -15,6 +15,7 @@ from scipy.optimize import brentq
 from evaluation.intervals import Interval, wilson
 
 UNSEEN = 0.5  # images of each class that count as confused evenly, beside those that were: where other errors would lie
+ROUNDS = 3
 MODEL = 10.0  # images that the variance of a model counts for, beside those that show the variance
 
 
@@ -48,7 +49,8 @@ def confusion_interval(confusion: np.ndarray, metric: Metric, confidence: float 
 
     Martin Andres, Alvarez Hernandez & Herranz Tejedor 2011 (Stat. Methods Med. Res. 20:251-267), for a linear combination of
     proportions, here the recalls: where a true value is supposed, they are what is most likely under it. Macro F1, which is
-    not linear, has its derivatives in place of coefficients. Of one class it is Wilson's interval of the recall.
+    not linear, has its derivatives there in place of coefficients, found in a few rounds. Of one class it is Wilson's
+    interval of the recall.
 
     Args:
         confusion: (K, K) counts, the true classes as rows. Classes neither true nor predicted do not count.
@@ -62,30 +64,36 @@ def confusion_interval(confusion: np.ndarray, metric: Metric, confidence: float 
     np.fill_diagonal(wrong, 0)
     wrong *= _inverse(wrong.sum(axis=1))[:, None]
     estimate, hit, column = metric(right, n, counts.sum(axis=0))
-    slopes = n * (hit - column + wrong @ column)  # (K,) derivatives by the recalls
-
-    def supposed(multiplier: float) -> tuple[float, float]:
-        """Return the metric and its variance at the most likely recalls for a Lagrange multiplier of the constraint."""
-        recall = _most_likely(right, n, multiplier * slopes)
-        value, hit, column = metric(n * recall, n, n * recall + (n * (1 - recall)) @ wrong)
-        mean = recall * (hit - column) - (1 - recall) * (wrong @ column)
-        square = recall * (hit - column) ** 2 + (1 - recall) * (wrong @ column**2)
-        return value, float(n @ np.maximum(square - mean**2, 0.0))
-
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
 
-    def excess(multiplier: float) -> float:
-        value, variance = supposed(multiplier)
-        return (estimate - value) ** 2 - z * z * variance - 1e-18  # below 0 where a pull does not move the recalls yet
+    def supposed(recall: np.ndarray) -> tuple[float, float, np.ndarray]:
+        """Return the metric, its variance and its derivatives by the recalls, at these recalls (K,)."""
+        value, hit, column = metric(n * recall, n, n * recall + (n * (1 - recall)) @ wrong)
+        elsewhere = wrong @ column
+        mean = recall * (hit - column) - (1 - recall) * elsewhere
+        square = recall * (hit - column) ** 2 + (1 - recall) * (wrong @ column**2)
+        return value, float(n @ np.maximum(square - mean**2, 0.0)), n * (hit - column + elsewhere)
 
-    ends = []
-    for sign in (1, -1):
-        near, far = 0.0, sign / slopes.max()
-        while excess(far) < 0 and abs(far) < 1e12:
-            near, far = far, 2 * far
-        at = brentq(excess, near, far, rtol=1e-7) if excess(near) < 0 < excess(far) else far
-        ends.append(min(1.0, max(0.0, supposed(at)[0])))
-    return Interval(min(ends[0], estimate), max(ends[1], estimate))
+    def end(sign: int) -> float:
+        """Return the lower (1) or upper (-1) end; the multiplier of Lagrange's condition is what is searched."""
+        slopes = n * (hit - column + wrong @ column)
+        for _ in range(ROUNDS):
+
+            def excess(multiplier: float, slopes: np.ndarray = slopes) -> float:
+                value, variance, _ = supposed(_most_likely(right, n, multiplier * slopes))
+                return (estimate - value) ** 2 - z * z * variance - 1e-18  # below 0 where no recall moves yet
+
+            near, far = 0.0, sign / slopes.max()
+            while excess(far) < 0 and abs(far) < 1e12:
+                near, far = far, 2 * far
+            at = brentq(excess, near, far, rtol=1e-7) if excess(near) < 0 < excess(far) else far
+            value, _, found = supposed(_most_likely(right, n, at * slopes))
+            if np.allclose(found, slopes, rtol=1e-3):
+                break
+            slopes = found
+        return min(1.0, max(0.0, value))
+
+    return unite(estimate, Interval(end(1), end(-1)))
 
 
 def scaled_interval(

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from common.run_record import ClassScores
+from common.text import join_words
 from evaluation.intervals import Interval, design_effect, proportion
 from evaluation.score_intervals import (
     auroc_model,
@@ -25,6 +26,7 @@ from evaluation.score_intervals import (
 CELLS = 4_000_000  # resamples x images held at a time, some tens of MB
 DRAWS = 40_000_000  # resamples x images x classes scored, two seconds
 FEWEST_RESAMPLES = 200
+FEW_IMAGES = 4
 ENOUGH_FOR_PERCENTILES = 1000
 LOG_HALF = np.log(0.5)
 SMALLEST = np.nextafter(0.0, 1.0)  # in place of 0, whose logarithm is infinite
@@ -304,6 +306,20 @@ def _draw_rows(generator: np.random.Generator, rows: np.ndarray, groups: np.ndar
         return generator.choice(rows, len(rows))
     numbers, group = np.unique(groups[rows], return_inverse=True)
     return np.concatenate([rows[group == g] for g in generator.integers(len(numbers), size=len(numbers))])
+
+
+def few_images(confusion: np.ndarray, classes: list[str]) -> str | None:
+    """Return a sentence about classes of so few images that no interval of theirs is sure to cover, or None.
+
+    Args:
+        confusion: (K, K) counts.
+        classes: K names.
+    """
+    n = np.asarray(confusion).sum(axis=1)
+    few = [f"{name} ({count})" for name, count in zip(classes, n.tolist(), strict=True) if 0 < count < FEW_IMAGES]
+    if not few:
+        return None
+    return f"few images of {join_words(few)}: intervals of macro F1 and average precision may cover less than 93%"
 
 
 def per_class(confusion: np.ndarray, classes: list[str], effect: float = 1.0) -> list[ClassScores]:

@@ -108,15 +108,16 @@ class CheckpointBackend:
 class OnnxBackend:
     """Compute probabilities with a file of export.py, whether or not it has its preprocessing inside."""
 
-    def __init__(self, path: Path, device: str = "auto"):
+    def __init__(self, path: Path, device: str = "auto", threads: int | None = None):
+        """Open the file with so many threads; None: as torch."""
         runtime = import_extra("onnxruntime", f"ckpt={path}", "onnx")
         available = runtime.get_available_providers()
         if device not in ("auto", "cpu") and "CUDAExecutionProvider" not in available:
             raise UserError(f"device={device}: onnxruntime has {', '.join(available)} here; use device=cpu for {path}")
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # errors
-        threads = os.environ.get("OMP_NUM_THREADS", "")
-        options.intra_op_num_threads = int(threads) if threads.isdigit() else 0  # as torch; 0: all cores
+        of_torch = os.environ.get("OMP_NUM_THREADS", "")
+        options.intra_op_num_threads = threads or (int(of_torch) if of_torch.isdigit() else 0)  # 0: all cores
         on_gpu = device != "cpu" and "CUDAExecutionProvider" in available
         providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if on_gpu else ["CPUExecutionProvider"]
         try:

@@ -1,8 +1,6 @@
 """What a network costs: parameters, multiply-accumulates (MACs) in two independent ways, time and memory."""
 
 import copy
-import statistics
-import time
 import warnings
 from collections.abc import Callable
 
@@ -12,11 +10,8 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.table import Table
+from lightning_modules.latency import time_passes
 from lightning_modules.networks.truncated import on_meta
-
-WARM_UP = 3  # passes before the clock starts
-LEAST_REPEATS, MOST_REPEATS = 5, 50
-LONG_ENOUGH_S = 1.0  # of measuring, after which the least number of repeats is enough
 
 
 def count_parameters(network: nn.Module, trainable: bool = False) -> int:
@@ -71,32 +66,17 @@ def describe_difference(macs: int, macs_thop: int) -> str:
 
 @torch.inference_mode()
 def measure_latency(network: nn.Module, image_size: int, batch_size: int, device: torch.device) -> dict:
-    """Measure a forward pass in eval mode: milliseconds, p50 and p95 over repeats after a warm-up."""
+    """Measure a forward pass in eval mode: the fields of the record's Latency."""
     network = _copy(network).to(device, memory_format=torch.channels_last)
     images = _image(image_size, batch_size).to(device, memory_format=torch.channels_last)
 
-    def one_pass() -> float:
-        started = time.perf_counter()
+    def one_pass() -> None:
         network(images)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        return (time.perf_counter() - started) * 1000
 
-    for _ in range(WARM_UP):
-        one_pass()
-    times: list[float] = []
-    while len(times) < LEAST_REPEATS or (len(times) < MOST_REPEATS and sum(times) < LONG_ENOUGH_S * 1000):
-        times.append(one_pass())
-    percentiles = statistics.quantiles(times, n=20, method="inclusive")
-    return {
-        "batch_size": batch_size,
-        "latency_p50_ms": round(statistics.median(times), 3),
-        "latency_p95_ms": round(percentiles[18], 3),
-        "repeats": len(times),
-        "warm_up": WARM_UP,
-        "device": device.type,
-        "threads": torch.get_num_threads() if device.type == "cpu" else None,
-    }
+    threads = torch.get_num_threads() if device.type == "cpu" else None
+    return {"batch_size": batch_size, "device": device.type, **time_passes(one_pass, threads)}
 
 
 @torch.no_grad()
@@ -110,8 +90,13 @@ def peak_memory_mib(network: nn.Module, image_size: int) -> float:
     return round(sum(device["Total"] for device in peak.values()) / 2**20, 3)
 
 
-def measure_cost(network: nn.Module, image_size: int, batch_size: int, device: torch.device) -> dict:
-    """Measure the cost fields of a run's record."""
+def measure_latencies(network: nn.Module, image_size: int, batch_size: int, device: torch.device) -> list[dict]:
+    """Measure the latency of one image and of a batch."""
+    return [measure_latency(network, image_size, size, device) for size in sorted({1, batch_size})]
+
+
+def measure_cost(network: nn.Module, image_size: int) -> dict:
+    """Measure the cost fields of a run's record, without its latencies."""
     macs, macs_thop = count_macs(network, image_size), count_macs_thop(network, image_size)
     return {
         "parameters": count_parameters(network),
@@ -120,7 +105,6 @@ def measure_cost(network: nn.Module, image_size: int, batch_size: int, device: t
         "macs_thop": macs_thop,
         "macs_difference": describe_difference(macs, macs_thop),
         "peak_memory_mib": peak_memory_mib(network, image_size),
-        "latency": [measure_latency(network, image_size, size, device) for size in sorted({1, batch_size})],
     }
 
 

@@ -109,7 +109,7 @@ def note(group: ResultGroup) -> str:
     tests = sum(row.comparison.pair is not None for row in group.rows)
     text = NOTE.format(split=SPLIT_NAMES[group.split], m=plural(tests, "comparison"), margin=group.margin)
     if guess := group.rows[0].baseline:
-        text += f" Always predicting {guess.name!r} would be right on {guess.share:.3f} of the images that rows are ranked by."
+        text += f" Always predicting '{clean(guess.name, 40)}' would be right on {guess.share:.3f} of the images that rows are ranked by."
     if group.split == "val" and tests:
         text += " The best row was chosen on these validation images, which flatters it."
     if group.selected_on_test:

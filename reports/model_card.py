@@ -237,8 +237,10 @@ def _cost(run: Run) -> list[str]:
 def _latency(found: Latency) -> str:
     p95 = f", p95 {found.latency_p95_ms} ms" if found.latency_p95_ms else ""
     n = f", n = {found.repeats}" if found.repeats else ""
+    load = "" if found.load_1min is None else f", load average {found.load_1min} on {plural(found.cores or 0, 'core')}"
     where = f"{found.device}, {plural(found.threads or 0, 'thread')}"
-    return f"latency at batch size {found.batch_size}: p50 {found.latency_p50_ms} ms{p95} ({where}{n})"
+    flag = f"; unreliable: {found.flag}" if found.flag else ""
+    return f"latency at batch size {found.batch_size}: p50 {found.latency_p50_ms} ms{p95} ({where}{n}{load}){flag}"
 
 
 def _limits(run: Run, split: str | None, metrics: SplitMetrics | None) -> list[str]:

@@ -24,6 +24,7 @@ MOST_GROUPS = 4  # that are drawn
 MOST_MATRICES = 12
 MOST_NOTES = 5
 LONGEST = 2000  # characters of one text
+LONGEST_REASON = 120  # characters
 PANELS = (
     ("val/accuracy", "Validation accuracy", "accuracy"),
     ("train/accuracy", "Training accuracy", "accuracy"),
@@ -139,6 +140,11 @@ def _pareto(rows: list[ResultRow]) -> dict:
     if len(where) > 1:
         notes.append(
             f"Latencies were measured on {join_words(sorted(where))}: they cannot be compared with one another."
+        )
+    if flags := [each.flag for each in latencies if each.flag]:
+        notes.append(
+            f"Of {plural(len(latencies), 'latency measurement')} {len(flags):,} cannot be relied on, and neither the figure "
+            f"nor the front has them ({'the first: ' if len(flags) > 1 else ''}{clean(flags[0], LONGEST_REASON)})."
         )
     points = [{"rank": row.rank, "name": row.name, "front": join_words(fronts.get(row.rank, [""]))} for row in measured]
     return {"pareto": drawings, "points": points, "cost_notes": notes}

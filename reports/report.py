@@ -8,6 +8,7 @@ from typing import NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from common.atomic_io import write_text
+from common.checks import check_good_enough
 from common.errors import UserError
 from common.text import clean
 from reports.aggregate import aggregate
@@ -15,7 +16,6 @@ from reports.load_runs import common_folder, find_records, load_runs
 from reports.provenance import title_of
 from reports.renderers import as_csv, as_latex, as_markdown, as_text
 from reports.significance import answer
-from reports.wording import check_margin
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def write_report(
     Raises:
         UserError: no runs, none that can be read, no such margin, or no permission to write.
     """
-    check_margin("good_enough", good_enough)
+    check_good_enough(good_enough)
     paths = find_records(where)
     data = aggregate(load_runs(paths), good_enough)
     title = clean(title, LONGEST_TITLE) if title else title_of(data)

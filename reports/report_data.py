@@ -6,7 +6,7 @@ from functools import cached_property
 from statistics import fmean, median
 from typing import NamedTuple
 
-from common.run_record import DataInfo
+from common.run_record import Baseline, DataInfo
 from common.text import clean, plural
 from evaluation.paired_tests import BiasCorrectedBest, PairedComparison, format_p
 from reports.accuracy import Accuracy, CorrectnessMatrix
@@ -48,13 +48,6 @@ class Comparison(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.verdict} ({self.details})" if self.pair else self.verdict
-
-
-class Baseline(NamedTuple):
-    """Always predicting the most frequent class."""
-
-    name: str
-    share: float
 
 
 @dataclass
@@ -107,12 +100,12 @@ class ResultRow:
     @cached_property
     def baseline(self) -> Baseline | None:
         """The most frequent class of the images that rows are ranked by; None where their counts are not known."""
-        counts = [found.confusion for run in self.runs if (found := getattr(run.record, self._ranking_split))]
-        if not counts or any(each is None or len(each) != len(self.data.classes) for each in counts):
+        found = [getattr(run.record, self._ranking_split) for run in self.runs]
+        classes = self.data.classes
+        if not found or any(each is None or len(each.confusion or []) != len(classes) for each in found):
             return None
-        images = [sum(sum(line) for line in lines) for lines in zip(*counts, strict=True)]  # of each class
-        most = max(range(len(images)), key=images.__getitem__)
-        return Baseline(clean(self.data.classes[most], 40), images[most] / sum(images)) if sum(images) else None
+        images = [sum(sum(line) for line in lines) for lines in zip(*(each.confusion for each in found), strict=True)]
+        return Baseline.of(dict(zip(classes, images, strict=True))) if sum(images) > 0 else None
 
     @property
     def guesses(self) -> bool:
@@ -134,9 +127,9 @@ class ResultRow:
 
     @property
     def latency_p50_ms(self) -> float | None:
-        """Milliseconds for one image."""
-        found = [each.latency_p50_ms for run in self.runs for each in run.model.single_latencies]
-        values = [value for value in found if value is not None]
+        """Milliseconds for one image, of the reliable measurements."""
+        found = [each for run in self.runs for each in run.model.single_latencies]
+        values = [each.latency_p50_ms for each in found if each.is_reliable]
         return median(values) if values else None
 
     @property

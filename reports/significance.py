@@ -49,7 +49,7 @@ def answer(group: ResultGroup) -> list[str]:
     test = best.accuracies["test"]
     results.append(f"test accuracy {describe_accuracy(test)}" if test else "it was not evaluated on test")
     if guess := best.baseline:
-        results.append(f"always {guess.name!r}: {guess.share:.3f}")
+        results.append(f"always '{clean(guess.name, 40)}': {guess.share:.3f}")
     if best.guesses:
         first = f"the first by {by} is {best.name}" if others else best.name
         return [

@@ -2,19 +2,12 @@
 
 from math import ceil, floor, log10
 
-from common.errors import UserError
 from common.text import SPLIT_NAMES, plural
 from evaluation.paired_tests import PairedComparison
 from evaluation.planning import MOST_SEEDS, images_needed, seeds_needed
 
 LEVEL = 0.05  # of the tests
 FEWEST_SEEDS = 3  # of a statement on a setting; with fewer it is on these trained networks
-
-
-def check_margin(key: str, margin: float) -> None:
-    """Raise UserError where `margin`, given as `key`, is no accuracy that one network may lack against another."""
-    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 < margin < 1:
-        raise UserError(f"{key}={margin}: use a difference of accuracies above 0 and below 1, e.g. 0.02")
 
 
 def is_of_settings(pair: PairedComparison) -> bool:

@@ -38,6 +38,7 @@ class Job(NamedTuple):
     overrides: list[str]
     choices: dict[str, str | None]  # the file that each group took
     in_sweep: bool  # one of the jobs of a sweep or a search
+    side_by_side: bool = False  # other jobs of its sweep run at the same time
 
 
 def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord], None]) -> Exception | None:
@@ -55,6 +56,7 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
                 return None
             before = _read(job.folder.config)
             record = RunRecord.begin(job.folder, command=job.command, overrides=job.overrides, writes=rank == 0)
+            record.latency_comes_later = job.side_by_side
             config = resume_config(config, job.overrides, job.folder)
             record.describe(OmegaConf.to_container(config, resolve=False), job.choices)
             if rank and RESUME_FROM in os.environ:

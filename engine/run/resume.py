@@ -22,6 +22,8 @@ COMMAND_KEYS = (
     "ckpt_path",
     "stages",
     "register",
+    "seeds",
+    "good_enough",
     "datamodule.cache",
     "datamodule.cache_max_gib",
     "datamodule.gpu_cache_gib",

@@ -16,15 +16,14 @@ from callbacks.checkpoint import BestCheckpoint
 from callbacks.distillation import warn_of_other_splits
 from callbacks.graceful_shutdown import ended_by
 from callbacks.throughput import Throughput
-from common.atomic_io import tolerate_disk_errors, write_text
 from common.errors import UserError
-from common.run_folder import RunFolder
-from common.run_record import AuditFinding, BestEpoch, DataInfo, Excluded, Latency, ModelInfo, RunRecord
+from common.run_record import AuditFinding, BestEpoch, DataInfo, Excluded, RunRecord
 from engine.config.instantiate import instantiate
 from engine.config.trainer_flags import batch_limits, lightning_flags
 from engine.config.validate import check_image_size, check_metrics, validate
 from engine.run.callback_list import all_callbacks, evaluation_callbacks
 from engine.run.checkpoint_io import AtomicCheckpointIO, intact_checkpoint
+from engine.run.cost import describe_model
 from engine.run.debug import mark_debug
 from engine.run.evaluate import evaluate_test, evaluate_val, finalize, find_callback
 from engine.run.loggers import Loggers, log_settings, open_loggers
@@ -35,7 +34,6 @@ from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import network_arguments, pretrained_name
 from lightning_modules.networks.surgery import set_frozen
 from lightning_modules.pretrained_weights import load_initial_weights
-from lightning_modules.profiling import count_parameters, measure_cost, summary
 
 log = logging.getLogger(__name__)
 
@@ -230,38 +228,6 @@ def complete_loss(model: ImageClassifier, data: L.LightningDataModule) -> None:
                 f"batch_transform with loss={type(model.loss).__name__}: the loss takes no shares of classes (B, K) "
                 f"({' '.join(str(error).split())[:200]}); use batch_transform=none, or a loss of conf/loss"
             ) from error
-
-
-def describe_model(config: DictConfig, model: ImageClassifier, record: RunRecord) -> ModelInfo:
-    """Return the record's `model`, with its cost where that is a stage of the run."""
-    if "cost" in config.stages and record.writes:
-        return profile_model(config, model, record.folder)
-    return ModelInfo(name=config.model.name, parameters=count_parameters(model.network))
-
-
-def profile_model(config: DictConfig, model: ImageClassifier, folder: RunFolder) -> ModelInfo:
-    """Measure the cost of the network, log it and write summary.txt; return the record's `model`."""
-    size = model.hparams["image_size"]
-    on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
-    costs = measure_cost(model.network, size, config.datamodule.batch_size, torch.device("cuda" if on_gpu else "cpu"))
-    info = ModelInfo(name=config.model.name, **costs | {"latency": [Latency(**each) for each in costs["latency"]]})
-    with tolerate_disk_errors(folder.summary):
-        write_text(folder.summary, summary(model.network, size))
-    frozen = info.parameters_trainable != info.parameters
-    log.info(
-        "cost: %s parameters%s; %s MACs by thop, %s by FlopCounterMode for an image of %d x %d; latency p50 %.1f ms, p95 "
-        "%.1f ms at batch size 1 (%d repeats)",
-        f"{info.parameters:,}",
-        f" ({info.parameters_trainable:,} trainable)" if frozen else "",
-        f"{info.macs_thop:,}",
-        f"{info.macs:,}",
-        size,
-        size,
-        info.latency[0].latency_p50_ms,
-        info.latency[0].latency_p95_ms,
-        info.latency[0].repeats,
-    )
-    return info
 
 
 def load_weights(config: DictConfig, record: RunRecord, model: ImageClassifier) -> str:

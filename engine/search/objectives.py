@@ -57,7 +57,9 @@ class Objective(NamedTuple):
         """Return what `format` does, for an accuracy with its interval and counts."""
         if self.key == "val.accuracy":
             return f"val accuracy {format_accuracy(record.val.accuracy)}"
-        return self.format(self.value_in(record))
+        text = self.format(self.value_in(record))
+        flag = record.model.single_latencies[0].flag if self.key == "model.latency_p50_ms" else None
+        return f"{text} (unreliable: {flag})" if flag else text
 
 
 def parse_objectives(keys: list[str]) -> list[Objective]:

@@ -88,7 +88,7 @@ def report_search(settings: SearchSettings, study: optuna.Study, folder: Path, *
     title = (
         f"{settings.name}: the {plural(len(trials), 'trial')} of one run each, among which the {selection} was selected"
     )
-    page = _write_page([here], here, title) if here.is_dir() else "no page"
+    page = _write_page(settings, [here], here, title) if here.is_dir() else "no page"
     lines = [f"{plural(len(trials), 'trial')} ({', '.join(counts)}): {page}", f"Search: {folder}"]
     selected = selected_trials(settings, study) if is_over else []
     run_folders = [_run_folder(settings, folder, trial, seed) for trial in selected for seed in settings.seeds]
@@ -98,7 +98,7 @@ def report_search(settings: SearchSettings, study: optuna.Study, folder: Path, *
         retrained = f"retrained with {_seeds(settings)}"
         which = f"{' '.join(as_overrides(settings.space, selected[0].params))}, the best"
         title = f"{settings.name}: {which if selection == 'best' else 'the front'} of {plural(len(trials), 'trial')}"
-        page = _write_page(started, folder, f"{title}, {retrained}", show=True)
+        page = _write_page(settings, started, folder, f"{title}, {retrained}", show=True)
         state = retrained if n_done == len(run_folders) else f"{n_done} of {len(run_folders)} retrainings done so far"
         lines = [
             f"Page: {page}",
@@ -153,12 +153,12 @@ def _run_folder(settings: SearchSettings, folder: Path, trial: FrozenTrial, seed
     return RunFolder(folder / "retrained" / job_dir_name(_own_overrides(settings, trial, seed), []))
 
 
-def _write_page(runs: list[Path], out: Path, title: str, *, show: bool = False) -> Path | str:
+def _write_page(settings: SearchSettings, runs: list[Path], out: Path, title: str, *, show: bool = False) -> Path | str:
     """Write a report, show its text on the screen, and return its page; where that fails, log why."""
     try:
         from reports.report import write_report  # late: it imports scipy
 
-        written = write_report(list(map(str, runs)), out=str(out), title=title)
+        written = write_report(list(map(str, runs)), out=str(out), title=title, good_enough=settings.good_enough)
     except Exception as error:  # the runs are done and recorded, whatever becomes of their page
         known = isinstance(error, UserError)
         log.error("%s: no report: %s", out, error if known else repr(error), exc_info=not known)

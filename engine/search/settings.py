@@ -6,6 +6,7 @@ from typing import get_args
 
 from omegaconf import DictConfig, OmegaConf
 
+from common.checks import check_good_enough
 from common.errors import UserError
 from common.text import did_you_mean
 from engine.cli import safe_name
@@ -21,6 +22,7 @@ TYPES = {
     "space": dict | None,
     "default_space": dict,
     "seeds": list[int],
+    "good_enough": float,
     "n_retrain": int,
     "n_startup_trials": int,
     "seed": int,
@@ -41,6 +43,7 @@ class SearchSettings:
     base_overrides: list[str]  # arguments of train.py
     space: Space
     seeds: list[int]
+    good_enough: float
     n_retrain: int
     n_startup_trials: int
     seed: int
@@ -74,6 +77,7 @@ def read_settings(config: DictConfig) -> SearchSettings:
         raise UserError(f"name={name}: use letters, digits, dots, - and _; e.g. name={safe_name(name)}")
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"seeds={seeds}: give at least one, and none twice")
+    check_good_enough(values["good_enough"])
     default_space = values.pop("default_space")
     values["objectives"] = parse_objectives(values["objectives"])
     values["space"] = read_space(default_space if values["space"] is None else values["space"])

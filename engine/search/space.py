@@ -27,6 +27,8 @@ RESERVED = {
     "stages",
     "ckpt_path",
     "seed",
+    "seeds",
+    "good_enough",
     "hydra",
     "debug",
 }  # the search sets them; a seed is allowed in base_overrides
@@ -185,7 +187,8 @@ def _check_composed(overrides: list[str], where: str) -> None:
         config = compose_train_config(overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{where}: {user_message(error)}") from error
-    if swept := OmegaConf.select(config, "hydra.sweeper.params"):
+    swept = [*(OmegaConf.select(config, "hydra.sweeper.params") or {}), *(["seed"] if config.seeds is not None else [])]
+    if swept:
         keys = ", ".join(swept)
         raise UserError(f"{where}: {' '.join(overrides)} sweeps {keys} itself; search those keys in its place")
     if config.datamodule.get("select_on") == "test":

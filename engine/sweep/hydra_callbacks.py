@@ -1,27 +1,38 @@
-"""Hydra callbacks around a sweep: sweep.json at its start, its report and its exit status at its end."""
+"""Hydra callbacks around a sweep: its seeds and sweep.json at its start, latencies, report and exit status at its end."""
 
 import contextlib
 import logging
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from common.errors import UserError
+from common.text import printable
 from engine.state import STATE, FailedJob
+from engine.sweep.latency import measure_latencies
 from engine.sweep.progress import SweepProgress
+from engine.sweep.seeds import check_single_run, complete_sweep
 
 log = logging.getLogger(__name__)
 # Imports in the methods are late, since every start of a job imports this file
 
 
 class SweepReport(Callback):
-    """Write sweep.json, later the report of the sweep's runs; print its table and answer."""
+    """Add the seeds and write sweep.json, later the report of the sweep's runs; print its table and answer."""
 
     def __init__(self):
         self.progress: SweepProgress | None = None
 
+    def on_run_start(self, config: DictConfig, **_) -> None:
+        with _refusing():
+            check_single_run(config)
+
     def on_multirun_start(self, config: DictConfig, **_) -> None:
+        with _refusing():
+            print(complete_sweep(config), flush=True)  # Hydra makes the jobs of what this leaves in `config`
         with contextlib.suppress(OSError):  # Hydra meets the same error in its next step, and there it ends the sweep
             self.progress = SweepProgress.begin(config, STATE.command)
 
@@ -29,8 +40,10 @@ class SweepReport(Callback):
         from reports.report import write_report
 
         folder = Path(config.hydra.sweep.dir)
+        if self.progress:
+            measure_latencies(self.progress)
         try:
-            report = write_report(str(folder))
+            report = write_report(str(folder), good_enough=config.good_enough)
         except UserError as error:
             log.error("%s: no report: %s", folder, error)
         except Exception as error:  # the runs are done and recorded: a defect of the report must not fail them
@@ -44,6 +57,16 @@ class SweepReport(Callback):
         for name in self.progress.unfinished() if self.progress else []:
             if name not in known:  # a job of another process
                 STATE.failed.append(FailedJob(name, None, in_sweep=True))
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """End the command at a UserError: of an exception Hydra would only warn, and start the jobs."""
+    try:
+        yield
+    except UserError as error:
+        print(f"ERROR: {printable(str(error))}", file=sys.stderr)
+        sys.exit(1)
 
 
 class LearningCurveCallback(Callback):

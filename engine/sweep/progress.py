@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from common.atomic_io import write_json
@@ -14,6 +13,8 @@ from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from common.text import duration
+from engine.run.job import folder_lock
+from engine.sweep.seeds import swept_values
 
 FILE = "sweep.json"
 
@@ -73,11 +74,17 @@ class SweepProgress(NamedTuple):
         """Return the names of the jobs of this sweep that started and did not finish."""
         return sorted(record.folder.path.name for record in self.records() if record.status != "finished")
 
+    def is_training(self, beside: Path | None = None) -> bool:
+        """Return whether a process runs a job of this sweep; `beside`: other than the one in this folder."""
+        for path in self.folder.glob("*/result.json"):
+            folder = RunFolder(path.parent)
+            if path.parent != beside and folder.lock.is_file():
+                with folder_lock(folder) as is_free:
+                    if not is_free:
+                        return True
+        return False
+
 
 def count_jobs(config: DictConfig) -> int:
-    """Multiply the numbers of values of what is swept, on the command line and in an experiment's file."""
-    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
-    swept = {}
-    for override in OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task]):
-        swept[override.key_or_group] = len(list(override.sweep_iterator())) if override.is_sweep_override() else 1
-    return math.prod(swept.values())
+    """Multiply the numbers of values of what is swept."""
+    return math.prod(map(len, swept_values(config).values()))

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.atomic_io import write_bytes
 from common.errors import DISK_ERRORS, UserError
+from common.run_record import Latency
 from common.targets import resolve_target
 from datamodules.decode import DECODER
 from inference.arguments import check_export_arguments, checkpoint_argument, is_read_by_predict
@@ -33,16 +34,18 @@ from inference.export.verify import (
     verification_images,
 )
 from inference.image_inputs import ImageInput
+from lightning_modules.latency import time_passes
 
 LONGEST = 300  # characters of an error that a format raises
 
 
 class Exported(NamedTuple):
-    """Hold the file that was written and how it compares with the checkpoint."""
+    """Hold the file that was written, how it compares with the checkpoint, and how fast it is."""
 
     path: Path
     verification: Verification
     calibrated_on: int  # images; 0 where nothing was calibrated
+    latency: Latency | None = None  # of one image on one thread; None where the format does not measure it
 
 
 def run(config: DictConfig, make_format: Callable[[], object]) -> None:
@@ -64,6 +67,8 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
     print(f"compared with the checkpoint on {exported.verification.describe()}")
     if accuracies := exported.verification.describe_accuracies():
         print(accuracies)
+    if exported.latency:
+        print(f"{exported.latency.describe()}, one thread of the processor")
     path = exported.path
     print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB, {made.describe(config.preprocessing)}")
     if is_read_by_predict(path):
@@ -122,12 +127,15 @@ def export(
                 f"{label}: {verification.describe()}, which is above largest_difference={largest_difference:g}; nothing was "
                 "written. Where the format is this project's, please report it with the name of the network"
             )
+        with _format_errors(label, "open_on_one_thread"):
+            computes = format.open_on_one_thread(file, model)
+        latency = _measure_latency(computes, model.description.image_size) if computes else None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(path, file.read_bytes())
         except OSError as error:
             raise UserError(f"out={path}: cannot be written ({error.strerror}); use out=FILE or out=DIR") from error
-    return Exported(path, verification, len(calibration))
+    return Exported(path, verification, len(calibration), latency)
 
 
 def _label(format: FileFormat) -> str:
@@ -167,6 +175,12 @@ def _compute(label: str, computes: Computes, k: int, pixels: np.ndarray) -> np.n
     if found.shape != (len(pixels), k):
         raise UserError(f"{label}: what open returned gives {found.shape}, where ({len(pixels)}, {k}) is expected")
     return found
+
+
+def _measure_latency(computes: Computes, image_size: int) -> Latency:
+    """Measure the file with one image of the network's own size, so that it has to resize nothing."""
+    image = np.zeros((1, image_size, image_size, 3), np.uint8)
+    return Latency(batch_size=1, device="cpu", **time_passes(lambda: computes(image), threads=1))
 
 
 def _calibration_images(format: FileFormat, splits: dict[str, list[ImageInput]], images) -> list[ImageInput]:

@@ -83,6 +83,10 @@ class FileFormat(abc.ABC):
         probabilities (N, K).
         """
 
+    def open_on_one_thread(self, path: Path, model: TrainedModel) -> Computes | None:
+        """Return what `open` does, on one thread of the processor, to measure its latency; None: it is not measured."""
+        return None
+
     def describe(self, preprocessing: bool) -> str:
         """Return what goes into the file and what comes out, for the screen."""
         if preprocessing:

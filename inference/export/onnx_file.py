@@ -33,6 +33,10 @@ class OnnxFile(FileFormat):
         """Open the file as predict.py does."""
         return OnnxBackend(path, "cpu")
 
+    def open_on_one_thread(self, path: Path, model: TrainedModel) -> Computes:
+        """Open the file as onnxruntime runs it on one core."""
+        return OnnxBackend(path, "cpu", threads=1)
+
 
 def network_graph(network: nn.Module, image_size: int):
     """Return the network as an ONNX model from normalized images to logits."""

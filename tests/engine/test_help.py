@@ -70,7 +70,10 @@ def test_every_example_composes(shown, verb):
         if "-m" in overrides:
             parsed = OverridesParser.create().parse_overrides(given)
             assert any(override.is_sweep_override() for override in parsed)
-            given = [f"{o.key_or_group}={next(iter(o.sweep_string_iterator()))}" for o in parsed]
+            given = [
+                f"{o.key_or_group}={next(iter(o.sweep_string_iterator()))}" if o.is_sweep_override() else o.input_line
+                for o in parsed
+            ]
         compose_verb(verb, *given)
 
 

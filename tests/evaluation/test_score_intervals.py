@@ -87,6 +87,15 @@ def test_macro_f1_of_equal_classes_near_one_is_as_accurate_as_accuracy():
     assert found == pytest.approx(wilson(198, 200), abs=0.001)
 
 
+def test_macro_f1_of_a_small_class_holds_what_few_false_alarms_hide():
+    """Of 190 and 10 images 3% are wrong, which is 5.7 false alarms of the small class; 2 of them are not rare."""
+    truth = float(macro_f1(np.array([[190 - 5.7, 5.7], [0.3, 9.7]])))
+    low, high = confusion_interval(np.array([[188, 2], [0, 10]]), f1_derivatives)
+    assert low < truth < high
+    plain = confusion_interval(np.array([[188, 2], [0, 10]]), recall_derivatives)
+    assert high - low < plain.high - plain.low  # which the ten images decide
+
+
 def test_the_model_of_auroc_is_hanley_and_mcneils():
     area, m, n = 0.893, 51, 51
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)

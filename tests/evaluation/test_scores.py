@@ -22,6 +22,7 @@ from evaluation.scores import (
     balanced_accuracy,
     count_confusion,
     estimate_metrics,
+    few_images,
     further_metric,
     macro_auroc,
     macro_f1,
@@ -253,6 +254,15 @@ def test_images_in_groups_are_worth_their_groups():
         assert ignored[name] < 0.6 * single[name], name
     # a number an image is as no groups at all, but for other draws
     assert estimate_metrics(labels, probabilities, logits, np.arange(100)[::-1]).keys() == single.keys()
+
+
+def test_classes_of_few_images_are_named():
+    assert few_images(np.array([[40, 8], [1, 3]]), ["cat", "dog"]) is None
+    assert few_images(np.array([[48, 0, 0], [1, 1, 0], [0, 0, 0]]), ["cat", "dog", "fox"]) == (
+        "few images of dog (2): intervals of macro F1 and average precision may cover less than 93%"
+    )
+    many = few_images(np.eye(20, dtype=int), [f"c{k}" for k in range(20)])
+    assert "c0 (1), c1 (1)" in many and "16 more" in many and len(many) < 200
 
 
 def test_recalls_of_images_in_groups_are_wider():

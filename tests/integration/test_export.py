@@ -149,6 +149,21 @@ def test_the_file_crops_and_pads_as_training_does(exported, images, tmp_path, fi
         )
 
 
+def test_the_latency_of_the_file_is_measured_on_one_thread(exported, run, monkeypatch):
+    opened = []
+    usual = onnxruntime.InferenceSession
+
+    def session(path, options=None, **more):
+        opened.append(options.intra_op_num_threads)
+        return usual(path, options, **more)
+
+    assert exported().latency.threads == 1 and exported().latency.batch_size == 1
+    assert 0 < exported().latency.latency_p50_ms <= exported().latency.latency_p95_ms
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    assert OnnxFile().open_on_one_thread(exported().path, None)(np.zeros((1, 48, 48, 3), np.uint8)).shape == (1, 2)
+    assert opened == [1]
+
+
 def test_the_file_describes_itself(exported):
     texts = onnxruntime.InferenceSession(exported().path).get_modelmeta().custom_metadata_map
     metadata = {name: json.loads(text) for name, text in texts.items()}

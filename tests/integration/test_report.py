@@ -59,6 +59,8 @@ def test_errors_are_one_line(report, runs, tmp_path):
         ([f"runs={tmp_path}/empty"], "no result.json in it or below"),
         ([f"runs={runs}", f"out={tmp_path}/file/x"], "cannot be written"),
         (["run=x"], "did you mean runs?"),
+        ([f"runs={runs}", "good_enough=1"], "good_enough=1: use a difference in accuracy above 0 and below 1"),
+        ([f"runs={runs}", "good_enough=null"], "good_enough=None: use"),
     ):
         status, _, err = report(*arguments)
         assert status == 1 and err.startswith("ERROR: ") and words in err and len(err.splitlines()) == 1, err
@@ -85,7 +87,7 @@ def test_reports_never_import_torch(runs):
 def test_the_end_of_a_sweep_writes_the_report(runs, capsys):
     from engine.sweep.hydra_callbacks import SweepReport
 
-    SweepReport().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(runs)}}}))
+    SweepReport().on_multirun_end(OmegaConf.create({"good_enough": 0.02, "hydra": {"sweep": {"dir": str(runs)}}}))
     out = capsys.readouterr().out
     assert {path.name for path in runs.iterdir()} >= WRITTEN
     assert "The best by validation is a:" in out and f"Page: {runs / 'report.html'}" in out and f"Sweep: {runs}" in out
@@ -94,14 +96,16 @@ def test_the_end_of_a_sweep_writes_the_report(runs, capsys):
 def test_a_defect_in_the_report_does_not_fail_the_sweep(runs, monkeypatch, caplog, tmp_path):
     from engine.sweep.hydra_callbacks import SweepReport
 
-    def broken(*_):
+    def broken(*_, **__):
         raise KeyError("defect")
 
     monkeypatch.setattr("reports.report.write_report", broken)
-    SweepReport().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(runs)}}}))
+    SweepReport().on_multirun_end(OmegaConf.create({"good_enough": 0.02, "hydra": {"sweep": {"dir": str(runs)}}}))
     assert "no report: KeyError('defect')" in caplog.text
     monkeypatch.undo()
-    SweepReport().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "none")}}}))
+    SweepReport().on_multirun_end(
+        OmegaConf.create({"good_enough": 0.02, "hydra": {"sweep": {"dir": str(tmp_path / "none")}}})
+    )
     assert "no such folder" in caplog.text
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules import profiling
+from lightning_modules import latency
 from lightning_modules.networks.registry import build_network
 from lightning_modules.networks.surgery import set_frozen
 from lightning_modules.profiling import (
@@ -13,6 +13,7 @@ from lightning_modules.profiling import (
     count_parameters,
     describe_difference,
     measure_cost,
+    measure_latencies,
     peak_memory_mib,
     summary,
 )
@@ -23,7 +24,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def few_repeats(monkeypatch):
-    monkeypatch.setattr(profiling, "LONG_ENOUGH_S", 0.0)
+    monkeypatch.setattr(latency, "LONG_ENOUGH_S", 0.0)
 
 
 # The study's table, recomputed: name, classes, side of the image, parameters, MACs by thop (docs/results.md shows both).
@@ -88,15 +89,16 @@ def test_costs_by_hand():
 def test_measuring_leaves_the_network_unchanged_and_keeps_nothing_alive():
     network = build_network(num_classes=2, **FINAL).train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    costs = measure_cost(network, 64, batch_size=4, device=CPU)
+    measure_cost(network, 64)
+    latencies = measure_latencies(network, 64, batch_size=4, device=CPU)
     after = network.state_dict()
     assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
     assert network.training and not any(m._forward_hooks for m in network.modules())
     alive = weakref.ref(network)
     del network
     assert alive() is None
-    assert [entry["batch_size"] for entry in costs["latency"]] == [1, 4]
-    for entry in costs["latency"]:
+    assert [entry["batch_size"] for entry in latencies] == [1, 4]
+    for entry in latencies:
         assert 0 < entry["latency_p50_ms"] <= entry["latency_p95_ms"]
         assert entry["repeats"] >= 5 and entry["warm_up"] >= 1
         assert entry["device"] == "cpu" and entry["threads"] == torch.get_num_threads()
@@ -186,6 +188,6 @@ class Looks(nn.Module):
 
 
 def test_a_network_that_looks_at_its_numbers_is_counted_too():
-    costs = measure_cost(Looks(), 8, 2, torch.device("cpu"))
+    costs = measure_cost(Looks(), 8)
     assert costs["macs"] == costs["macs_thop"] == 3 * 2 and costs["parameters"] == 3 * 2 + 2
     assert summary(Looks(), 8).splitlines()[-1].split()[-2:] == ["8", "6"]

@@ -158,7 +158,7 @@ def test_images_in_groups_are_not_counted_as_single_ones(run, compared):
 def test_a_margin_that_is_none_is_refused(run, capsys, margin):
     assert main([str(run("a")), str(run("b")), "--good-enough", margin]) == 1
     assert capsys.readouterr().err.startswith(
-        f"ERROR: --good-enough={float(margin)}: use a difference of accuracies above 0"
+        f"ERROR: --good-enough={float(margin)}: use a difference in accuracy above 0"
     )
 
 

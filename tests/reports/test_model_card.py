@@ -18,6 +18,7 @@ from common.run_record import (
     ClassScores,
     Decision,
     EceByChance,
+    Latency,
     Proportion,
     RunRecord,
     Selective,
@@ -237,3 +238,21 @@ def test_nested_classes_are_shown_by_name_and_settings(tmp_path):
         "\\", ""
     )
     assert "augmentation: transforms [RandomHorizontalFlip (p 0.25), Own]" in card and "dropout [0.2, 0.02]" in card
+
+
+def test_a_disturbed_latency_is_shown_with_its_load_and_its_reason(tmp_path):
+    folder = make_run(tmp_path / "run")
+    found = {"device": "cpu", "threads": 2, "repeats": 5, "cores": 2}
+    latency = [
+        Latency(batch_size=1, latency_p50_ms=5.3, load_1min=0.4, **found),
+        Latency(
+            batch_size=16, latency_p50_ms=106.0, load_1min=3.2, flag="other processes used 1.6 of 2 cores", **found
+        ),
+    ]
+    change_record(folder, model={"latency": latency})
+    lines = [line for line in model_card(RunRecord.read(folder), "best.ckpt").splitlines() if "latency" in line]
+    assert lines == [
+        "- latency at batch size 1: p50 5.3 ms (cpu, 2 threads, n = 5, load average 0.4 on 2 cores)",
+        "- latency at batch size 16: p50 106.0 ms (cpu, 2 threads, n = 5, load average 3.2 on 2 cores); unreliable: other "
+        "processes used 1.6 of 2 cores",
+    ]

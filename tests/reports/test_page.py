@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 
 from common.atomic_io import write_csv
+from common.run_record import Latency
 from common.untrusted.tables import read_csv
 from datamodules.decode import fingerprint, open_image
+from reports import svg
 from reports.report import write_report
-from tests.support.fake_runs import make_run
+from tests.support.fake_runs import change_record, judged, make_run
 from tests.support.helpers import in_chromium, needs_chromium
 from tests.support.parsed_html import Parsed
 
@@ -116,6 +118,32 @@ def test_runs_on_other_images_have_a_warning_and_tables_of_their_own(tmp_path):
     page = Parsed(write_report(str(tmp_path)).page.read_text())
     assert "on 2 different sets of images or splits" in page.words()
     assert sum(a.get("class") == "main" for tag, a in page.tags if tag == "table") == 2
+
+
+def test_a_disturbed_latency_is_neither_drawn_nor_on_the_front(tmp_path, monkeypatch):
+    drawn, pareto = {}, svg.pareto
+
+    def draw(title, points, front, label):
+        drawn[title] = {point.cost for point in points}, {point.cost for point in points if point.rank in front}
+        return pareto(title, points, front, label)
+
+    monkeypatch.setattr(svg, "pareto", draw)
+    flag = "other processes used 1.6 of 2 cores"
+    for name, milliseconds in (("a", 5.0), ("b", 9.0), ("c", 0.1)):
+        folder = make_run(
+            tmp_path / name, choices={"model": name}, cost=(1e6 * milliseconds, 1e5, milliseconds), epochs=0
+        )
+        if name == "c":
+            change_record(folder, model={"latency": [Latency(batch_size=1, latency_p50_ms=milliseconds, flag=flag)]})
+    (group,) = judged(tmp_path).groups
+    assert {row.name: row.latency_p50_ms for row in group.rows} == {"a": 5.0, "b": 9.0, "c": None}
+    page = Parsed(write_report(str(tmp_path)).page.read_text())
+    assert (
+        f"Of 3 latency measurements 1 cannot be relied on, and neither the figure nor the front has them ({flag})"
+        in (page.words())
+    )
+    assert drawn["Accuracy and MACs"][0] == {1e5, 5e6, 9e6} and drawn["Accuracy and latency"][0] == {5.0, 9.0}
+    assert drawn["Accuracy and latency"][1] <= {5.0, 9.0}
 
 
 def test_only_failed_runs_make_a_page(tmp_path):

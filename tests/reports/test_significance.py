@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import binomtest
 
 from benchmarks.worlds import draw_rows, seed_world
+from common.run_record import Baseline
 from reports.accuracy import Accuracy, CorrectnessMatrix
 from reports.renderers import as_markdown
 from reports.report_data import ResultGroup
@@ -153,7 +154,7 @@ def test_guessing_is_never_the_best(run, summary):
         "guess", choices={"model": "guess"}, wrong={"val": set(range(1, 60, 2)), "test": set(range(1, 80, 2))}, **labels
     )
     (row,) = summary().groups[0].rows
-    assert row.guesses and row.baseline == ("cat", 0.5)
+    assert row.guesses and row.baseline == Baseline("cat", 0.5)
     (sentence,) = answer(summary().groups[0])
     assert sentence.startswith("It is not shown to be better than guessing: ") and "always 'cat': 0.500" in sentence
     run("good", choices={"model": "good"}, wrong={"val": set(range(10)), "test": set()}, **labels)

@@ -19,6 +19,14 @@ def test_values_in_a_record():
     assert Objective("model.macs").describe(RECORD) == "model macs 38.9M"
 
 
+def test_a_disturbed_latency_is_shown_as_such():
+    latency = [Latency(batch_size=1, latency_p50_ms=106.0, flag="other processes used 1.6 of 2 cores")]
+    disturbed = RunRecord(model=ModelInfo(latency=latency))
+    shown = Objective("model.latency_p50_ms").describe(disturbed)
+    assert shown == "model latency_p50_ms 106.0000 (unreliable: other processes used 1.6 of 2 cores)"
+    assert Objective("model.latency_p50_ms").describe(RECORD) == "model latency_p50_ms 5.5000"
+
+
 @pytest.mark.parametrize("key", ["val.auroc", "val.f1", "model.parameters"])
 def test_a_metric_that_was_not_measured_is_named(key):
     for record in (RECORD, RunRecord()):

@@ -1,0 +1,72 @@
+"""The cost stage: what the network costs, and its latency, which is measured when nothing of its sweep runs beside it."""
+
+import logging
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from common.atomic_io import tolerate_disk_errors, write_text
+from common.run_record import Latency, ModelInfo, RunRecord
+from engine.config.validate import validate
+from lightning_modules.checkpoint import load_classifier
+from lightning_modules.image_classifier import ImageClassifier
+from lightning_modules.networks.registry import build_network, network_arguments
+from lightning_modules.profiling import count_parameters, measure_cost, measure_latencies, summary
+
+log = logging.getLogger(__name__)
+
+
+def describe_model(config: DictConfig, model: ImageClassifier, record: RunRecord) -> ModelInfo:
+    """Return the record's `model`, with its cost where that is a stage of the run."""
+    if "cost" in config.stages and record.writes:
+        return profile_model(config, model, record)
+    return ModelInfo(name=config.model.name, parameters=count_parameters(model.network))
+
+
+def profile_model(config: DictConfig, model: ImageClassifier, record: RunRecord) -> ModelInfo:
+    """Measure the cost of the network, log it and write summary.txt; return the record's `model`.
+
+    Beside other jobs of a sweep no latency is measured: it would show their load.
+    """
+    size = model.hparams["image_size"]
+    info = ModelInfo(name=config.model.name, **measure_cost(model.network, size))
+    with tolerate_disk_errors(record.folder.summary):
+        write_text(record.folder.summary, summary(model.network, size))
+    latency = "latency: at the end of the sweep, when nothing trains"
+    if not record.latency_comes_later:
+        info.latency = _measure(config, model.network, size)
+        latency = info.latency[0].describe()
+    frozen = info.parameters_trainable != info.parameters
+    log.info(
+        "cost: %s parameters%s; %s MACs by thop, %s by FlopCounterMode for an image of %d x %d; %s",
+        f"{info.parameters:,}", f" ({info.parameters_trainable:,} trainable)" if frozen else "",
+        f"{info.macs_thop:,}", f"{info.macs:,}", size, size, latency,
+    )  # fmt: skip
+    return info
+
+
+def measure_latency_later(config: DictConfig, record: RunRecord) -> list[Latency]:
+    """Measure what a finished job of a sweep has left out: of its checkpoint, or of its network built again.
+
+    Args:
+        config: the job's, as composed.
+
+    Raises:
+        UserError: the checkpoint is missing or damaged.
+    """
+    config = validate(config)
+    checkpoint = record.best.checkpoint if record.best else config.ckpt_path
+    if checkpoint is not None:
+        classifier = load_classifier(Path(checkpoint))
+        return _measure(config, classifier.network, classifier.hparams["image_size"])
+    arguments = network_arguments(OmegaConf.to_container(config.model))
+    return _measure(config, build_network(num_classes=len(record.data.classes), **arguments), config.model.image_size)
+
+
+def _measure(config: DictConfig, network: nn.Module, image_size: int) -> list[Latency]:
+    """Measure the latency of one image and of a training batch, on a GPU where the run may use one."""
+    on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
+    device = torch.device("cuda" if on_gpu else "cpu")
+    return [Latency(**each) for each in measure_latencies(network, image_size, config.datamodule.batch_size, device)]

@@ -1,0 +1,70 @@
+"""Latencies at the end of a sweep whose jobs ran side by side: measured one after the other, when nothing trains."""
+
+import logging
+
+from omegaconf import OmegaConf
+
+from common.atomic_io import tolerate_disk_errors
+from common.errors import UserError
+from common.run_record import RunRecord, write_record
+from common.text import plural
+from engine.run.job import folder_lock
+from engine.sweep.progress import SweepProgress
+
+log = logging.getLogger(__name__)
+
+
+def measure_latencies(sweep: SweepProgress) -> None:
+    """Measure the latency of each finished job that has left it out, in this process; write its record and its model card.
+
+    One that was disturbed is measured again. It is that of this machine, also where the jobs ran on others: the figures of a
+    page are then of one machine.
+    """
+    waiting = sorted((record for record in sweep.records() if _waits(record)), key=lambda record: record.folder.path)
+    if not waiting:
+        return
+    if sweep.is_training():
+        log.warning(
+            "the latencies of %s are not measured yet: another process still runs jobs of this sweep, and measures them "
+            "when it ends",
+            plural(len(waiting), "run"),
+        )
+        return
+    print(f"\nLatency of {plural(len(waiting), 'run')}, one after the other, now that nothing of the sweep trains")
+    n_flagged = 0
+    for record in waiting:
+        name = record.folder.path.name
+        try:
+            with folder_lock(record.folder) as locked:
+                record = RunRecord.read(record.folder)
+                if locked and _waits(record):
+                    _measure(record)
+                    print(f"{name}: {record.model.latency[0].describe()}", flush=True)
+                n_flagged += _waits(record)
+        except UserError as error:
+            log.warning("%s: no latency: %s", name, error)
+        except Exception as error:  # of a network of the user's own; the run is done and recorded
+            log.exception("%s: no latency: %r", name, error)
+    if n_flagged:
+        print(
+            f"{n_flagged:,} of them cannot be relied on; the same command, when the machine is idle, measures them again"
+        )
+
+
+def _waits(record: RunRecord) -> bool:
+    """Return whether a job has measured its other costs, and a latency is missing or not reliable."""
+    if record.status != "finished" or not record.model or not record.model.macs:
+        return False
+    return not record.model.latency or not all(each.is_reliable for each in record.model.latency)
+
+
+def _measure(record: RunRecord) -> None:
+    from engine.run.cost import measure_latency_later  # late: torch
+    from reports.model_card import write_card
+
+    config = OmegaConf.load(record.folder.config)
+    record.model.latency = measure_latency_later(config, record)
+    write_record(record)
+    if record.folder.model_card.is_file():
+        with tolerate_disk_errors(record.folder.model_card):
+            write_card(record, config.ckpt_path)

@@ -1,0 +1,139 @@
+"""The seeds of a sweep: `seeds` of conf/train.yaml as its slowest axis, and one line on what the sweep takes and can show."""
+
+import math
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
+
+from common.checks import check_good_enough
+from common.errors import UserError
+from common.text import join_words, plural
+
+ENOUGH = 3  # seeds, below which the page calls no setting worse
+LARGEST = 2**32  # of a seed, not reached
+
+
+def swept_values(config: DictConfig) -> dict[str, list[str]]:
+    """Return the values of each key, on the command line and in an experiment's file, as Hydra's sweeper combines them."""
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    values = {}
+    hydra = GlobalHydra.instance()
+    parser = OverridesParser.create(hydra.config_loader() if hydra.is_initialized() else None)  # for glob(*)
+    for override in parser.parse_overrides([*params, *config.hydra.overrides.task]):
+        sweeps = override.is_sweep_override()
+        values[override.key_or_group] = list(override.sweep_string_iterator()) if sweeps else [override.input_line]
+    return values
+
+
+def check_single_run(config: DictConfig) -> None:
+    """Refuse what only a sweep has in a single run, before it has a folder.
+
+    Raises:
+        UserError: `seeds` has a value, or `good_enough` is on the command line.
+    """
+    seeds, typed = config.get("seeds"), _typed(config)
+    if seeds is not None:
+        raise UserError(
+            f"seeds={_shown(seeds)}: a single run has one seed: seed={config.seed}; several make a sweep: add -m"
+        )
+    if "good_enough" in typed:
+        raise UserError("good_enough: of the page of a sweep: add -m; or of python report.py runs=DIR good_enough=...")
+
+
+def complete_sweep(config: DictConfig) -> str:
+    """Check what only a sweep has, add its seeds in place, and return one line about it.
+
+    All settings run with the first seed before any runs with the second, so that a sweep that is stopped early has compared
+    as many as possible.
+
+    Raises:
+        UserError: `seeds` or `good_enough` is none, or both `seed` and `seeds` are given.
+    """
+    check_good_enough(config.good_enough)
+    seeds, typed = _seeds(config), _typed(config)
+    if seeds and "seed" in typed and "seeds" in typed:
+        raise UserError(
+            f"{typed['seed']} with {typed['seeds']}: give one of them: the seeds by name, seeds=[1,2,5], or how many from "
+            "the configuration's `seed` on, seeds=3"
+        )
+    chosen = seeds and "seed" not in typed
+    if chosen:
+        if _measures_costs_only(config):
+            del seeds[1:]
+        with read_write(config.hydra), open_dict(config.hydra):
+            swept = {key: value for key, value in (config.hydra.sweeper.params or {}).items() if key != "seed"}
+            config.hydra.sweeper.params = {"seed": ",".join(map(str, seeds)), **swept}
+    return _describe(config, bool(chosen))
+
+
+def _describe(config: DictConfig, chosen: bool) -> str:
+    """Return the line.
+
+    Args:
+        chosen: whether the seeds are those of `seeds`.
+    """
+    swept = swept_values(config)
+    seeds = [value.rpartition("=")[2] for value in swept.get("seed", [str(config.seed)])]
+    folds, jobs = len(swept.get("datamodule.fold", [1])), math.prod(map(len, swept.values()))
+    settings = jobs // (len(seeds) * folds)
+    parts = [plural(settings, "setting"), *([plural(folds, "fold")] if folds > 1 else [])]
+    text = f"Sweep: {plural(jobs, 'run')}"
+    if _measures_costs_only(config) and len(seeds) == 1:
+        return f"{text}, with one seed, since a network costs the same with any"
+    if len(seeds) > 1:
+        text += f": {' x '.join([*parts, plural(len(seeds), 'seed')])} ({_range(seeds)})"
+        if settings > 1 and len(seeds) < ENOUGH:
+            return f"{text}; {ENOUGH} are needed before the page calls a setting worse"
+        fewer = f"; seeds=1 makes it {plural(jobs // len(seeds), 'run')}" if chosen else ""
+        return f"{text}, since one seed cannot show that a setting is worse{fewer}" if settings > 1 else text
+    if folds > 1:
+        return f"{text}: {' x '.join(parts)}"
+    if settings == 1:
+        return text
+    return (
+        f"{text}: one seed a setting: the page compares these trained networks, not the settings; "
+        f"seeds={ENOUGH} compares the settings, with {plural(ENOUGH * jobs, 'run')}"
+    )
+
+
+def _seeds(config: DictConfig) -> list[int]:
+    """Return the seeds that `seeds` stands for, from `seed` on where it is a number; none where it is null."""
+    value, first = config.get("seeds"), config.seed
+    if value is None:
+        return []
+    listed = list(value) if isinstance(value, ListConfig) else None
+    if listed is None and type(value) is int and value > 0 and type(first) is int:
+        listed = list(range(first, first + value))
+    if (
+        not listed
+        or not all(type(seed) is int and 0 <= seed < LARGEST for seed in listed)
+        or len(set(listed)) < len(listed)
+    ):
+        raise UserError(
+            f"seeds={_shown(value)}: give how many, as seeds=3 for {first} and the two after it, or which, each once, as "
+            "seeds=[1,2,5]"
+        )
+    return listed
+
+
+def _typed(config: DictConfig) -> dict[str, str]:
+    """Return the arguments of the command line by their keys."""
+    parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+    return {override.key_or_group: override.input_line for override in parsed}
+
+
+def _measures_costs_only(config: DictConfig) -> bool:
+    return config.stages in ("cost", ["cost"])
+
+
+def _shown(value) -> str:
+    return str(OmegaConf.to_container(value)) if OmegaConf.is_config(value) else str(value)
+
+
+def _range(seeds: list[str]) -> str:
+    """Return `48763 to 48765`, or `1, 2 and 5`."""
+    numbers = [int(seed) if seed.isdecimal() else None for seed in seeds]
+    if len(seeds) > 2 and None not in numbers and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return join_words(seeds, 10)

@@ -1,0 +1,91 @@
+"""Latencies of jobs that run side by side: none while others train, all of them at the end."""
+
+import pytest
+from filelock import FileLock
+
+from common.run_folder import RunFolder
+from common.run_record import RunRecord, write_record
+from engine.sweep import latency
+from engine.sweep.progress import SweepProgress
+from tests.support.helpers import SIMPLE_CNN
+
+LATER = "latency: at the end of the sweep, when nothing trains"
+
+
+@pytest.fixture
+def beside_others(monkeypatch):
+    """Make each job believe that others run beside it, as with a launcher of several processes; not the end of the sweep."""
+    monkeypatch.setattr(SweepProgress, "is_training", lambda self, beside=None: beside is not None)
+
+
+@pytest.mark.parametrize("stages", ["[cost,fit,test]", "[cost]"])
+def test_jobs_side_by_side_are_measured_when_all_have_ended(train, tmp_path, beside_others, stages):
+    command = ("-m", "seed=1,2", *SIMPLE_CNN, "trainer.max_epochs=1", f"stages={stages}")
+    ran = train(*command, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert ran.status == 0, ran.err
+    trained, _, measured = ran.out.partition("Latency of 2 runs, one after the other")
+    assert trained.count(LATER) == 2 and "latency p50" not in trained
+    assert measured.index("seed-1: latency p50 ") < measured.index("seed-2: latency p50 ") < measured.index("Page: ")
+    for name in ("seed-1", "seed-2"):
+        record = RunRecord.read(tmp_path / "sweep" / name)
+        assert [each.batch_size for each in record.model.latency] == [1, 8] and record.status == "finished"
+        assert all(each.cores and each.repeats for each in record.model.latency)
+        if "fit" in stages:
+            card = record.folder.model_card.read_text()
+            assert card.count("- latency at batch size ") == 2 and "checkpoints/best.ckpt" in card
+    assert "latency_p50_ms" in (tmp_path / "sweep" / "table.csv").read_text()  # of the page, which is made afterwards
+
+
+def test_a_disturbed_latency_is_measured_again_by_the_same_command(train, tmp_path, monkeypatch):
+    found = [("busy", 99.0), ("busy", 98.0), (None, 5.0)]
+
+    def measure(one_pass, threads):
+        flag, p50 = found.pop(0)
+        timed = {"latency_p50_ms": p50, "latency_p95_ms": p50, "repeats": 5, "warm_up": 3, "flag": flag}
+        return timed | {"threads": threads, "cores": 2, "load_1min": 0.5}
+
+    monkeypatch.setattr("lightning_modules.profiling.time_passes", measure)
+    command = ("-m", "seed=1", *SIMPLE_CNN, "datamodule.batch_size=1", "stages=[cost]")
+    command = (*command, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    first = train(*command)
+    assert "latency p50 99 ms, p95 99 ms at batch size 1 (5 repeats) (unreliable: busy)" in first.out
+    assert "1 of them cannot be relied on; the same command, when the machine is idle, measures them again" in first.out
+    again = train(*command)
+    assert (
+        "already finished, skipping" in again.out and "latency p50 5 ms" in again.out and "relied on" not in again.out
+    )
+    (measured,) = RunRecord.read(next((tmp_path / "sweep").glob("*/result.json"))).model.latency
+    assert (measured.latency_p50_ms, measured.is_reliable) == (5.0, True)
+
+
+def begun(folder):
+    return SweepProgress(folder, ["python"], 2, 0.0)
+
+
+def test_a_job_of_another_process_is_noticed_by_its_lock(tmp_path, monkeypatch, caplog):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        record = RunRecord(status="finished")
+        record.folder = RunFolder(tmp_path / name)
+        write_record(record)
+    (tmp_path / "a" / ".lock").touch()  # of a killed process
+    assert not begun(tmp_path).is_training()
+    with FileLock(tmp_path / "b" / ".lock"):
+        assert begun(tmp_path).is_training() and begun(tmp_path).is_training(beside=tmp_path / "a")
+        assert not begun(tmp_path).is_training(beside=tmp_path / "b")
+        monkeypatch.setattr(latency, "_waits", lambda record: True)
+        latency.measure_latencies(begun(tmp_path))
+    assert "the latencies of 2 runs are not measured yet: another process still runs jobs of this sweep" in caplog.text
+
+
+def test_a_network_that_is_gone_costs_the_sweep_nothing(train, tmp_path, beside_others, monkeypatch, caplog):
+    usual = latency._measure
+
+    def without_checkpoint(record):
+        record.folder.best_checkpoint.unlink()
+        usual(record)
+
+    monkeypatch.setattr(latency, "_measure", without_checkpoint)
+    command = ("-m", "seed=1", *SIMPLE_CNN, "trainer.max_epochs=1", "stages=[cost,fit]")
+    ran = train(*command, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert ran.status == 0 and "no such checkpoint" in ran.out and "Page: " in ran.out
