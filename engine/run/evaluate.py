@@ -112,7 +112,7 @@ def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers:
     selected = " (the epoch was chosen on these images)" if record.data.select_on == "test" else ""
     if measured:
         log.info("%s accuracy: %s%s", name.capitalize(), describe_accuracy(metrics), selected)
-        if guessing := describe_guessing(metrics):
+        if not record.run.debug and (guessing := describe_guessing(metrics)):
             log.warning("%s: %s", name, guessing)
     else:
         log.info("Nothing was measured: there is no val split with datamodule.select_on=test, and test is not a stage")

@@ -244,14 +244,14 @@ def test_a_promised_accuracy_is_kept(accuracy, n, target, least):
 
 def test_a_promise_from_repeated_images_is_kept():
     """Images of a patient that are alike, right or wrong together: 60 patients with 8 images each."""
-    generator, promised = np.random.default_rng(3), {"alone": 0, "grouped": 0}
+    generator, promised = np.random.default_rng(3), {"each": 0, "grouped": 0}
     groups = np.repeat(np.arange(60), 8)
     for _ in range(200):
         right = generator.random(60)[groups] < 0.89  # at every confidence: each promise of 0.9 is broken
         images = two(generator.uniform(0.5, 0.99, 60)[groups] + generator.uniform(0, 0.01, 480), right)
-        for name, effect in (("alone", 1.0), ("grouped", design_effect(right, groups))):
+        for name, effect in (("each", 1.0), ("grouped", design_effect(right, groups))):
             promised[name] += confidence_for_accuracy(*images, 0.9, 0.1, effect) is not None
-    assert promised["grouped"] / 200 <= 0.1 + 3 * np.sqrt(0.1 * 0.9 / 200) < promised["alone"] / 200
+    assert promised["grouped"] / 200 <= 0.1 + 3 * np.sqrt(0.1 * 0.9 / 200) < promised["each"] / 200
 
 
 @pytest.mark.parametrize(("n", "mean", "p95"), [(445, 0.04, 0.065), (109, 0.08, None), (40, 0.14, None)])

@@ -220,7 +220,7 @@ def test_of_many_classes_the_screen_shows_the_worst():
     assert recall.count("n = 10") == 5 and "c4 0.60" in recall
 
 
-def test_a_temperature_that_cannot_be_fitted_is_said(caplog):
+def test_a_temperature_that_cannot_be_fitted_is_shown(caplog):
     labels, right = np.zeros(40, int), np.tile([0.75, 0.25], (40, 1))
     decision = rules().fit(labels, right, TWO)
     assert decision.temperature == 1 and "validation has no error" in caplog.text
@@ -252,11 +252,11 @@ def test_a_network_that_is_no_better_than_guessing_is_called_so(correct, counts,
     found = measure(labels, np.eye(2)[predicted] * 0.8 + 0.1, names, None)
     assert found.baseline == Baseline("cat", n0 / (n0 + n1)) and found.no_better_than_guessing is worse
     assert describe_accuracy(found) == f"{format_accuracy(found.accuracy)}; always 'cat': {n0 / (n0 + n1):.4f}"
-    said = describe_guessing(found)
-    assert (said is not None) is worse
+    shown = describe_guessing(found)
+    assert (shown is not None) is worse
     if worse:
-        assert said.startswith("no better than guessing as far as 100 images can tell: ")
-        assert f"yet it tells classes apart: balanced accuracy {found.balanced_accuracy:.3f} (" in said
+        assert shown.startswith("no better than guessing as far as 100 images can tell: ")
+        assert f"yet it tells classes apart: balanced accuracy {found.balanced_accuracy:.3f} (" in shown
     older = replace(found, baseline=None)
     assert older.guessing == found.baseline and older.no_better_than_guessing is worse
 

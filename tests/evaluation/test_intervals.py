@@ -150,11 +150,11 @@ def test_where_few_errors_are_expected_wilson_covers_less_than_it_says(n):
     assert min(others) >= 0.918
 
 
-def test_few_errors_are_said():
+def test_few_errors_are_shown():
     assert few_errors(proportion(97, 100)) is None is few_errors(proportion(50, 100))
-    said = "with fewer than 3 {} the 95% interval of accuracy can cover as little as 84%".format
-    assert {few_errors(proportion(n, 100)) for n in (98, 99, 100)} == {said("errors")}
-    assert few_errors(proportion(2, 100)) == said("right images")
+    shown = "with fewer than 3 {} the 95% interval of accuracy can cover as little as 84%".format
+    assert {few_errors(proportion(n, 100)) for n in (98, 99, 100)} == {shown("errors")}
+    assert few_errors(proportion(2, 100)) == shown("right images")
 
 
 def cell(seeds, images, *wrong):

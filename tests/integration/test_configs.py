@@ -46,7 +46,9 @@ def test_every_augmentation_trains_with_mixed_batches(train, finished_run, augme
     mixed = [text.replace("best.ckpt", str(finished_run.folder / "checkpoints" / "best.ckpt")) for text in mixed]
     ran = train(f"augmentation={augmentation}", *mixed, *SIMPLE_CNN, "trainer.max_epochs=1")
     assert ran.status == 0, ran.err
-    assert not ran.record.run.warnings and ran.record.test.accuracy.n == 14
+    of_results = ("test: no better than guessing", "no temperature is fitted", "the temperature is at a bound")
+    assert not [text for text in ran.record.run.warnings if not text.startswith(of_results)]
+    assert ran.record.test.accuracy.n == 14
     assert ran.record.run.choices["augmentation"] == augmentation
 
 
