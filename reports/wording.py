@@ -46,12 +46,13 @@ def evidence(pair: PairedComparison, split: str, shown: bool) -> str:
 
 
 def what_would_decide(pair: PairedComparison, split: str) -> str:
-    """Say how many images or seeds would show it, if the true difference is the one observed; with a power of 0.8."""
+    """Say how many images or seeds would show it with a power of 0.8, if the true difference is the one observed and not above 0."""
     gap = pair.margin + min(pair.difference, 0.0)
     if gap <= 0:
         return f"the difference is not within {pair.margin:g}, so that more images show it only if it shrinks"
     if images := images_needed(pair.spread, gap, pair.n_seeds):
-        return f"if the difference stays, about {_rounded(max(images, pair.n + 1))} {SPLIT_NAMES[split]} images would decide"
+        supposed = "if the difference stays" if pair.difference < 0 else "if they are equally good"
+        return f"{supposed}, about {_rounded(max(images, pair.n + 1))} {SPLIT_NAMES[split]} images would decide"
     if pair.n_seeds == 1:
         return "the difference is too near to the margin for any number of images"
     if seeds := seeds_needed(pair.spread, gap, pair.n):
