@@ -212,8 +212,8 @@ def over_seeds_and_images(
     added = np.broadcast_to([value for value, _ in pseudo], (len(y), len(pseudo)))
     weights = np.append(np.ones(y.shape[1]), [number * scale for _, number in pseudo])
     means = y.mean(axis=1)
-    alone = StudentT(float(means.mean()), float(means.std(ddof=1)) / math.sqrt(len(y)), len(y) - 1.0)
-    return _mean_squares(np.hstack([y, added]), weights).student(), alone
+    of_means = StudentT(float(means.mean()), float(means.std(ddof=1)) / math.sqrt(len(y)), len(y) - 1.0)
+    return _mean_squares(np.hstack([y, added]), weights).student(), of_means
 
 
 def over_images(outcomes: np.ndarray, pseudo: Sequence[tuple[float, float]], groups: np.ndarray) -> StudentT:
@@ -259,8 +259,8 @@ def accuracy_interval(correct: np.ndarray, groups: np.ndarray | None = None, con
     if len(correct) == 1:
         effect = design_effect(correct, groups)
         return wilson(int(correct.sum()) / effect, correct.size / effect, confidence)
-    both, alone = over_seeds_and_images(correct, [(1.0, 2.0), (0.0, 2.0)], groups)
-    intervals = [both.interval(confidence), alone.interval(confidence), _by_log_odds(both, confidence)]
+    both, of_means = over_seeds_and_images(correct, [(1.0, 2.0), (0.0, 2.0)], groups)
+    intervals = [both.interval(confidence), of_means.interval(confidence), _by_log_odds(both, confidence)]
     return Interval(max(0.0, min(each.low for each in intervals)), min(1.0, max(each.high for each in intervals)))
 
 

@@ -73,7 +73,7 @@ class Spread(NamedTuple):
 
 
 def images_needed(spread: Spread, gap: float, n_seeds: int, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """Return the images with which a true difference that is `gap` off is shown, one-sided; None: no number of them does.
+    """Return the images with which a true difference that is `gap` off is shown, one-sided; None: never.
 
     Where the seeds' part is too large, more images cannot help.
     """

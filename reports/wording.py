@@ -46,7 +46,7 @@ def evidence(pair: PairedComparison, split: str, shown: bool) -> str:
 
 
 def what_would_decide(pair: PairedComparison, split: str) -> str:
-    """Say how many images or seeds would show it with a power of 0.8, if the true difference is as observed, or 0 where above."""
+    """Say how many images or seeds would show it with a power of 0.8, if the true difference is that observed, at most 0."""
     gap = pair.margin + min(pair.difference, 0.0)
     if gap <= 0:
         return f"the difference is not within {pair.margin:g}, so that more images show it only if it shrinks"

@@ -190,8 +190,8 @@ def test_an_interval_is_never_narrower_than_that_of_the_seeds_and_holds_its_mean
     for _ in range(200):
         seeds, images = generator.integers(2, 6), generator.integers(2, 60)
         table = generator.random((seeds, images)) < generator.random((seeds, 1))
-        found, alone = accuracy_interval(table), mean_over_seeds(table.mean(axis=1))
-        assert found.low <= max(0, alone.low) + 1e-12 and found.high >= min(1, alone.high) - 1e-12
+        found, of_means = accuracy_interval(table), mean_over_seeds(table.mean(axis=1))
+        assert found.low <= max(0, of_means.low) + 1e-12 and found.high >= min(1, of_means.high) - 1e-12
         assert found.low <= table.mean() <= found.high and found.high - found.low > 0.01
 
 

@@ -32,7 +32,7 @@ def test_the_power_at_the_printed_number_is_as_promised(n_seeds, accuracy):
     assert 0.8 - 3 * sqrt(0.16 / 200) <= shown
 
 
-def test_where_the_seeds_decide_no_number_of_images_is_given():
+def test_where_the_seeds_decide_more_images_do_not_help():
     found = pair([seed_world(0.8, 0.03)] * 2, 3, 2000)
     assert images_needed(found.spread, 0.02, 3) is None
     assert found.spread.power(0.02, 10**7, 3) < 0.8  # the more images the same

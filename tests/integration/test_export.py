@@ -183,8 +183,8 @@ def test_it_is_verified_on_the_run_s_validation_images(exported):
 
 def test_predicting_with_an_onnx_file_needs_no_torch(exported, images, tmp_path):
     code = (
-        "import builtins, sys\nload = builtins.__import__\n"
-        "def without_torch(name, *rest):\n    assert name.split('.')[0] != 'torch', name\n    return load(name, *rest)\n"
+        "import builtins, sys\nload = builtins.__import__\ndef without_torch(name, *rest, **named):\n"
+        "    assert name.split('.')[0] != 'torch', name\n    return load(name, *rest, **named)\n"
         f"builtins.__import__ = without_torch\n{CLI}"
     )
     arguments = [f"ckpt={exported().path}", f"images={images}", f"out={tmp_path}/out.csv"]

@@ -135,7 +135,7 @@ def test_a_fold_s_model_is_counted_on_the_test_images_though_other_images_are_va
         assert ran.record.test.test_evaluations == RunRecord.read(fold.folder).test.test_evaluations == count
 
 
-def test_evaluated_again_in_its_own_folder_the_count_goes_on(train, finished_run, tmp_path):
+def test_evaluated_again_in_its_own_folder_the_count_continues(train, finished_run, tmp_path):
     trained = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "trained"))
     command = ["stages=[test]", f"ckpt_path={trained.best_checkpoint}", f"hydra.run.dir={trained.path}"]
     ran = train(*command, to=trained.path)
