@@ -37,7 +37,7 @@ DRAWS = 40_000_000  # resamples x images x classes scored, two seconds
 FEWEST_RESAMPLES = 200
 ENOUGH_FOR_PERCENTILES = 1000
 FURTHER_RESAMPLES = 1000  # of a metric that takes one resample at a time
-FEW_IMAGES = 4  # of a class; fewer are too few
+FEW_IMAGES = 10  # of a class; with fewer no interval is sure to cover, whatever its scores are like
 
 Metric = Callable[[np.ndarray, np.ndarray], float]  # labels (n,), probabilities (n, K)
 
@@ -252,7 +252,8 @@ def few_images(confusion: np.ndarray | list[list[int]], classes: list[str]) -> s
     ]
     if not few:
         return None
-    return f"few images of {join_words(few)}: intervals of balanced accuracy, F1 and average precision may cover less than 93%"
+    metrics = "balanced accuracy, F1, AUROC and average precision"
+    return f"few images of {join_words(few)}: intervals of {metrics} may cover less than 93%"
 
 
 def draw(generator: np.random.Generator, resamples: int, counts: np.ndarray) -> np.ndarray:

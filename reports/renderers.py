@@ -24,7 +24,7 @@ def as_markdown(data: ReportData, title: str) -> str:
     lines = [f"# {escape_markdown(title)}", ""]
     for group in data.groups:
         lines += [f"## {escape_markdown(group.heading)}", "", escape_markdown(" ".join(answer(group))), ""]
-        lines += [*result_table(group, data.changed).as_markdown(), "", note(group), ""]
+        lines += [*result_table(group, data.changed).as_markdown(), "", escape_markdown(note(group)), ""]
         if bias := describe_selection_bias(group):
             lines += [f"Selection bias: {bias}.", ""]
         lines += _markdown_of_settings(group)

@@ -52,12 +52,12 @@ def answer(group: ResultGroup) -> list[str]:
         results.append(f"always '{clean(guess.name, 40)}': {guess.share:.3f}")
     if best.guesses:
         first = f"the first by {by} is {best.name}" if others else best.name
-        return [
+        guess = (
             f"{'No row is' if others else 'It is not'} shown to be better than guessing: {first}, {', '.join(results)}."
-        ]
+        )
+        return [guess] if others else [_only(best), guess]
     if not others:
-        only = f"There is only one setting, {best.name}, and nothing to compare it with"
-        return [f"{only}.", f"{'By ' + by + ': ' if best.selected_on_test else 'It has '}{', '.join(results)}."]
+        return [_only(best), f"{'By ' + by + ': ' if best.selected_on_test else 'It has '}{', '.join(results)}."]
     return [f"The best by {by} is {best.name}: {', '.join(results)}.", _good_enough(group), *_of_networks(group)]
 
 
@@ -83,6 +83,10 @@ def describe_selection_bias(group: ResultGroup) -> str | None:
         f"best of {n:,} on validation: {found.value:.3f} as measured, {found.corrected:.3f} corrected for the choice of the "
         "row, not of the epoch"
     )
+
+
+def _only(row: ResultRow) -> str:
+    return f"There is only one setting, {row.name}, and nothing to compare it with."
 
 
 def _good_enough(group: ResultGroup) -> str:

@@ -266,9 +266,9 @@ def test_a_group_in_several_classes_is_drawn_whole():
 
 
 def test_classes_of_few_images_are_named():
-    assert few_images(np.array([[40, 8], [1, 3]]), ["cat", "dog"]) is None
+    assert few_images(np.array([[40, 8], [1, 9]]), ["cat", "dog"]) is None
     assert few_images(np.array([[48, 0, 0], [1, 1, 0], [0, 0, 0]]), ["cat", "dog", "fox"]) == (
-        "few images of dog (2): intervals of balanced accuracy, F1 and average precision may cover less than 93%"
+        "few images of dog (2): intervals of balanced accuracy, F1, AUROC and average precision may cover less than 93%"
     )
     many = few_images(np.eye(20, dtype=int), [f"c{k}" for k in range(20)])
     assert "c0 (1), c1 (1)" in many and "16 more" in many and len(many) < 200

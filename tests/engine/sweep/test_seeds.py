@@ -169,7 +169,7 @@ def test_a_sweep_with_seeds_is_one_row_and_resumes_in_its_folders(train, tmp_pat
     for record in records.values():
         assert not {"seeds", "good_enough"} & set(record.run.settings)
     table = (tmp_path / "sweep" / "table.csv").read_text().splitlines()
-    assert len(table) == 3 and "good_enough" not in table[0] and "seeds" in table[0]  # one row a setting
+    assert len(table) == 3 and "setting good_enough" not in table[0] and "seeds" in table[0]  # one row a setting
 
     again = train(*command, "good_enough=0.1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert again.status == 0 and again.out.count("already finished, skipping") == 4
