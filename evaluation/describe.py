@@ -6,7 +6,7 @@ from common.run_record import ClassScores, Decision, Proportion, SplitMetrics
 from common.text import clean
 from evaluation.calibration import at_bound, images_needed
 from evaluation.estimates import few_images
-from evaluation.intervals import few_errors, format_accuracy
+from evaluation.intervals import coverage_caveat, format_accuracy
 
 MOST_CLASSES = 10  # whose recall is shown; of more the WORST
 WORST = 5
@@ -47,7 +47,7 @@ def describe_metrics(metrics: SplitMetrics, decision: Decision | None, split: st
 
 def describe_caveats(metrics: SplitMetrics) -> list[str]:
     """Return what limits the intervals of these metrics, one sentence each."""
-    caveats = [few_errors(metrics.accuracy)] if metrics.accuracy else []
+    caveats = [coverage_caveat(metrics.accuracy)] if metrics.accuracy else []
     if metrics.per_class and metrics.confusion:
         caveats.append(few_images(metrics.confusion, [each.name for each in metrics.per_class]))
     return [text for text in caveats if text]

@@ -5,6 +5,7 @@ from functools import partial
 
 from common.table import Cell, Column, Table
 from common.text import SPLIT_NAMES, clean, compact_count, duration, milliseconds, numeral, plural
+from evaluation.intervals import coverage_caveat, proportion
 from reports.accuracy import Accuracy
 from reports.report_data import BestOfValue, Comparison, Grid, GridLine, ResultGroup, ResultRow, SettingComparison
 
@@ -113,6 +114,11 @@ def note(group: ResultGroup) -> str:
         text += (
             f" Always predicting '{name}' would be right on {guess.share:.3f} of the images that rows are ranked by."
         )
+    single = [
+        found for row in group.rows for found in row.accuracies.values() if found and found.n_seeds == 1 and found.n
+    ]
+    caveats = [coverage_caveat(proportion(round(found.value * found.n), found.n)) for found in single]
+    text += "".join(f" Of one network, {caveat}." for caveat in dict.fromkeys(filter(None, caveats)))
     if group.split == "val" and tests:
         text += " The best row was chosen on these validation images, which flatters it."
     if group.selected_on_test:

@@ -100,10 +100,12 @@ def _good_enough(group: ResultGroup) -> str:
         return "No network here is smaller."
     if best.selected_on_test:
         return "Since the test images chose the epochs, they cannot show that a smaller network is good enough."
+    which = "The smaller network" if len(smaller) == 1 else f"All {len(smaller):,} smaller networks"
+    if all(row.guesses for row in smaller):
+        return f"{which} {'is' if len(smaller) == 1 else 'are'} no better than guessing."
     if group.choice is None:
         reason = smaller[0].comparison.reason or "validation predictions are missing"
-        which = "The smaller network was" if len(smaller) == 1 else f"The {len(smaller):,} smaller networks were"
-        return f"{which} not compared with it: {reason}."
+        return f"{which} {'was' if len(smaller) == 1 else 'were'} not compared with it: {reason}."
     shown = [row for row in smaller if row.comparison.shown]
     row = min(shown, key=lambda each: (each.macs, each.rank)) if shown else group.choice.row
     size = f"{row.name} with {_macs(row)}, {row.macs / best.macs:.2g} times those of {best.name}"

@@ -8,7 +8,7 @@ from benchmarks.worlds import draw_groups, draw_rows, seed_world
 from evaluation.intervals import (
     accuracy_interval,
     design_effect,
-    few_errors,
+    coverage_caveat,
     format_accuracy,
     group_numbers,
     mean_over_seeds,
@@ -141,7 +141,7 @@ def covers(n, p):
 
 
 @pytest.mark.parametrize("n", [25, 50, 445])
-def test_where_few_errors_are_expected_wilson_covers_less_than_it_says(n):
+def test_where_coverage_caveat_are_expected_wilson_covers_less_than_it_says(n):
     """The dips lie right above the upper ends of the intervals of 1, 2 and 3 errors."""
     dips = [covers(n, wilson(n - errors, n)[1] + 1e-9) for errors in (1, 2, 3)]
     assert dips == pytest.approx([0.838, 0.895, 0.916], abs=0.002)
@@ -150,11 +150,16 @@ def test_where_few_errors_are_expected_wilson_covers_less_than_it_says(n):
     assert min(others) >= 0.918
 
 
-def test_few_errors_are_shown():
-    assert few_errors(proportion(97, 100)) is None is few_errors(proportion(50, 100))
+def test_what_an_interval_may_miss_is_shown():
+    assert coverage_caveat(proportion(97, 100)) is None is coverage_caveat(proportion(50, 100))
     shown = "with fewer than 3 {} the 95% interval of accuracy can cover as little as 84%".format
-    assert {few_errors(proportion(n, 100)) for n in (98, 99, 100)} == {shown("errors")}
-    assert few_errors(proportion(2, 100)) == shown("right images")
+    assert {coverage_caveat(proportion(n, 100)) for n in (98, 99, 100)} == {shown("errors")}
+    assert coverage_caveat(proportion(2, 100)) == shown("right images")
+    assert coverage_caveat(proportion(20, 40)).startswith("with 40 images or fewer") and not coverage_caveat(
+        proportion(20, 41)
+    )
+    low, high = np.array([wilson(correct, 25) for correct in range(26)]).T
+    assert 0.91 < binom.pmf(np.arange(26), 25, 0.7)[(low <= 0.7) & (0.7 <= high)].sum() < 0.93
 
 
 def cell(seeds, images, *wrong):

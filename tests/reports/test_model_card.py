@@ -144,7 +144,7 @@ def test_each_result_is_in_its_place(record):
     assert "guessing as far as" not in model_card(better, "x")
 
 
-def test_what_few_errors_and_a_missing_promise_mean_is_shown(record):
+def test_what_coverage_caveat_and_a_missing_promise_mean_is_shown(record):
     sure = replace(record, test=replace(record.test, accuracy=proportion(79, 80), selective=None))
     sure.decision, sure.folder = replace(record.decision, confidence=None, fitted_on=20), record.folder
     card = model_card(sure, "x")
