@@ -81,7 +81,10 @@ def describe_calibration(metrics: SplitMetrics, decision: Decision | None) -> st
     if chance:
         verdict = "no miscalibration can be seen" if metrics.ece <= chance.p95 else "miscalibrated"
         n = f"{metrics.accuracy.n:,}"
-        text += f" (a perfectly calibrated network shows {chance.mean:.3f}, up to {chance.p95:.3f}, with {n} images): {verdict}"
+        up_to = max(chance.mean, chance.p95)
+        text += (
+            f" (a perfectly calibrated network shows {chance.mean:.3f}, up to {up_to:.3f}, with {n} images): {verdict}"
+        )
     if decision is None or metrics.calibrated is None:
         return text
     if decision.temperature == 1:

@@ -34,6 +34,7 @@ from evaluation.scores import (
 
 CELLS = 4_000_000  # resamples x images held at a time, some tens of MB
 DRAWS = 40_000_000  # resamples x images x classes scored, two seconds
+MOST_SCORED = 400_000_000  # above which the AUROC is not resampled
 FEWEST_RESAMPLES = 200
 ENOUGH_FOR_PERCENTILES = 1000
 FURTHER_RESAMPLES = 1000  # of a metric that takes one resample at a time
@@ -67,7 +68,8 @@ def estimate_metrics(
     there are no `auroc` and `average_precision`.
 
     Of many images or classes fewer resamples are drawn (`DRAWS` in all, never under 200 resamples); fewer than 1,000 give
-    their mean and standard deviation to a normal distribution in place of percentiles.
+    their mean and standard deviation to a normal distribution in place of percentiles. Where 200 would take minutes
+    (`MOST_SCORED`: 2,000 images of 1,000 classes) the AUROC has the score interval only.
 
     Args:
         labels: (n,) class indices.
@@ -106,11 +108,13 @@ def estimate_metrics(
             models["average_precision"] = 1 / counts[1]  # Boyd, Eng & Page 2013, ECML PKDD, sec. 3.2
         for name, value in ranked.items():
             # The average precision of few positives is too high on average, as that of its resamples is still higher
-            center = max(0.0, value - max(0.0, float(drawn[name].mean()) - value))
-            interval = scaled_interval(center, float(drawn[name].var()), models[name], informative, confidence)
+            draws = drawn.get(name, np.array([value]))
+            center = max(0.0, value - max(0.0, float(draws.mean()) - value))
+            variance = float(draws.var()) if name in drawn else models[name] * value * (1 - value)
+            interval = scaled_interval(center, variance, models[name], informative, confidence)
             closed[name] = value, interval
     return {
-        name: Estimate(float(value), unite(float(value), interval, _of_draws(drawn[name], confidence)))
+        name: Estimate(float(value), unite(float(value), interval, *_of_draws(drawn.get(name), confidence)))
         for name, (value, interval) in closed.items()
     }
 
@@ -139,6 +143,8 @@ def resample_metrics(
     labels, scores, cells = labels[order], scores[order], cells[order]
     present, starts = np.unique(cells, return_index=True)
     scored = scored_classes(labels, scores)
+    if n * len(scored) * FEWEST_RESAMPLES > MOST_SCORED:
+        scored = []
     resamples = min(resamples, max(FEWEST_RESAMPLES, DRAWS // (n * max(1, len(scored)))))
     at_once = max(1, CELLS // max(n, classes * classes))
     generator = np.random.default_rng(seed)
@@ -179,12 +185,14 @@ def _units(labels: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return np.bincount(rarest), place[group]
 
 
-def _of_draws(drawn: np.ndarray, confidence: float) -> Interval:
+def _of_draws(drawn: np.ndarray | None, confidence: float) -> list[Interval]:
     """Return the percentile interval of the draws (B,) of a metric; of few, whose percentiles are rough, the normal one."""
+    if drawn is None:
+        return []
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     if len(drawn) < ENOUGH_FOR_PERCENTILES:
-        return Interval(*(float(drawn.mean() + drawn.std() * NormalDist().inv_cdf(tail)) for tail in tails))
-    return Interval(*np.quantile(drawn, tails).tolist())
+        return [Interval(*(float(drawn.mean() + drawn.std() * NormalDist().inv_cdf(tail)) for tail in tails))]
+    return [Interval(*np.quantile(drawn, tails).tolist())]
 
 
 def _overlapping(positive: np.ndarray, scores: np.ndarray) -> int:

@@ -28,18 +28,6 @@ class Seeds(NamedTuple):
     n: int
 
 
-class TwoWayMean(NamedTuple):
-    """A mean over seeds and images, of which both are a sample; its spreads and the test of mean 0."""
-
-    mean: float
-    seeds_standard_deviation: float | None  # of one seed's true mean; None for a single seed
-    images_standard_error: float  # the images' part of the mean's standard error
-    low: float
-    high: float
-    p_value: float
-    degrees_of_freedom: float
-
-
 class StudentT(NamedTuple):
     """What a t distribution says of a mean; an error of 0 is certainty."""
 
@@ -103,7 +91,7 @@ def format_accuracy(found: Proportion) -> str:
 def mean_over_seeds(values: Sequence[float], confidence: float = 0.95) -> Seeds:
     """Return the mean of a metric over seeds with Student's t interval (Student 1908, Biometrika 6:1-25).
 
-    Only the seeds are a sample here, with the images as given; `two_way_random_effects` counts the images as well.
+    Only the seeds are a sample here, with the images as given; `over_seeds_and_images` counts the images as well.
 
     Raises:
         ValueError: no values.
@@ -116,40 +104,6 @@ def mean_over_seeds(values: Sequence[float], confidence: float = 0.95) -> Seeds:
     deviation = float(np.std(values, ddof=1))
     half = float(stdtrit(len(values) - 1, 0.5 + confidence / 2)) * deviation / math.sqrt(len(values))
     return Seeds(mean, deviation, mean - half, mean + half, len(values))
-
-
-def two_way_random_effects(outcomes: np.ndarray, confidence: float = 0.95) -> TwoWayMean:
-    """Return the mean over S seeds and n images, where other seeds and other images could have been drawn.
-
-    Two-way random effects without replication, y_ij = mu + s_i + p_j + e_ij (Searle, Casella & McCulloch 1992,
-    Variance Components, ch. 4): Var(mean) = (MS_s + MS_p - MS_e) / (S n), never below what one of the mean squares
-    gives by itself. Degrees of freedom: Satterthwaite 1946, Biometrics Bulletin 2:110-114. With one seed only the
-    images vary: the t test on n images. Outcomes that never vary give an interval of no width, and p = 1 where
-    all are 0, else p = 0. The interval is not cut to what the outcomes can be.
-
-    Args:
-        outcomes: (S, n) correct or not, 0 or 1; or differences of two runs, -1, 0 or 1.
-        confidence: of the interval.
-
-    Raises:
-        ValueError: not a table of at least one seed and two images.
-    """
-    y = np.asarray(outcomes, dtype=np.float64)
-    if y.ndim != 2 or y.shape[0] < 1 or y.shape[1] < 2:
-        raise ValueError(f"outcomes need a row a seed and a column an image, two images or more, not {y.shape}")
-    seeds, images = y.shape
-    mean = float(y.mean())
-    if seeds == 1:
-        found = StudentT(mean, float(y.std(ddof=1)) / math.sqrt(images), images - 1.0)
-        deviation, images_error = None, found.error
-    else:
-        squares = _mean_squares(y, np.ones(images))
-        found = squares.student()
-        deviation = math.sqrt(max(0.0, squares.seeds - squares.residual) / images)
-        images_error = math.sqrt(max(0.0, squares.images - squares.residual) / y.size)
-    return TwoWayMean(
-        mean, deviation, images_error, *found.interval(confidence), found.p_value(), found.degrees_of_freedom
-    )
 
 
 class MeanSquares(NamedTuple):
@@ -198,7 +152,9 @@ def over_seeds_and_images(
 ) -> tuple[StudentT, StudentT]:
     """Return two t distributions of the mean over S >= 2 seeds and n images, both samples; intervals unite the two.
 
-    The first is two-way random effects with pseudo-images, as Agresti & Coull 1998 (Am. Stat. 52:119-126) and Bonett &
+    The first is two-way random effects without replication, y_ij = mu + s_i + p_j + e_ij (Searle, Casella & McCulloch
+    1992, Variance Components, ch. 4; degrees of freedom: Satterthwaite 1946, Biometrics Bulletin 2:110-114), with
+    pseudo-images, as Agresti & Coull 1998 (Am. Stat. 52:119-126) and Bonett &
     Price 2012 (J. Educ. Behav. Stat. 37:479-488) add them for one seed: without them there is no width where no outcome
     varies, and too little near an accuracy of 1. The second is Student's of the S means: few seeds are never trusted
     beyond what they say themselves. With groups a group of images is the unit (ratio estimate, Cochran 1977, ch. 6).

@@ -109,24 +109,23 @@ def note(group: ResultGroup) -> str:
     """Explain the numbers of a group's table."""
     tests = sum(row.comparison.pair is not None for row in group.rows)
     text = NOTE.format(split=SPLIT_NAMES[group.split], m=plural(tests, "comparison"), margin=group.margin)
-    if guess := group.rows[0].baseline:
+    for split, guess in group.rows[0].baselines.items():
         name = clean(guess.name, 40)
-        text += (
-            f" Always predicting '{name}' would be right on {guess.share:.3f} of the images that rows are ranked by."
-        )
-    single = [
-        found for row in group.rows for found in row.accuracies.values() if found and found.n_seeds == 1 and found.n
-    ]
-    caveats = [coverage_caveat(proportion(round(found.value * found.n), found.n)) for found in single]
-    text += "".join(f" Of one network, {caveat}." for caveat in dict.fromkeys(filter(None, caveats)))
+        text += f" Always predicting '{name}' would be right on {guess.share:.3f} of the {SPLIT_NAMES[split]} images."
+    found = [each for row in group.rows for each in row.accuracies.values() if each and each.n]
+    single = [coverage_caveat(proportion(round(each.value * each.n), each.n)) for each in found if each.n_seeds == 1]
+    text += "".join(f" Of one network, {caveat}." for caveat in dict.fromkeys(filter(None, single)))
+    if any(each.n_seeds in (2, 3) and each.standard_deviation > (1 - each.value) / 2 for each in found):
+        text += " Where two or three seeds differ by more than half of the share of errors, the interval can cover 91%."
     if group.split == "val" and tests:
         text += " The best row was chosen on these validation images, which flatters it."
     if group.selected_on_test:
         text += " Here the test images chose the epoch: these accuracies are too good."
-    evaluated = sum(run.record.test is not None for row in group.rows for run in row.runs)
-    if evaluated and not group.selected_on_test:
+    counts = [run.record.test.test_evaluations or 1 for row in group.rows for run in row.runs if run.record.test]
+    if counts and not group.selected_on_test:
+        times = "once" if max(counts) == 1 else f"up to {max(counts)} times"
         text += (
-            f" Test images were evaluated once for each of {plural(evaluated, 'run')}; nothing here was chosen on them."
+            f" Test images were evaluated {times} for each of {plural(len(counts), 'run')}; validation ranks the rows."
         )
     return text
 

@@ -28,6 +28,8 @@ Swept = dict[str, list[str]]  # setting -> its values
 
 def compare_settings(group: ResultGroup, unfinished: Sequence[ResultRow]) -> None:
     """Give a group its comparisons of single settings, its grid, and the optima at an edge."""
+    if group.rows[0].guesses:  # there is no best of any value
+        return
     swept = _swept(group.rows)
     if len(swept) > 1:
         made = [_comparison(group, setting, swept) for setting in swept]

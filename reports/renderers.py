@@ -78,7 +78,9 @@ def _csv_line(row: ResultRow) -> dict:
         line[name] = getattr(found.pair, key) if found.pair else None
     line |= {"p_holm": found.p_value, "verdict": found.verdict if row.comparison else None}
     line |= {"good_enough": found.shown if found.pair else None}
-    line |= {"baseline": row.baseline.share if row.comparison and row.baseline else None}
+    line |= {
+        f"{split}_baseline": row.baselines[split].share if split in row.baselines else None for split in row.accuracies
+    }
     line |= {key: getattr(row, key) for key in ("macs", "parameters", "latency_p50_ms", "wall_time_s")}
     line |= {"seeds": " ".join(map(str, row.seeds)), "n_seeds": len(row.seeds), "n_folds": len(row.folds)}
     return {**line, "reason": None, "runs": " ".join(run.name for run in row.runs)}

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from common.run_record import Baseline, DataInfo
 from common.text import clean, plural
+from evaluation.intervals import design_effect, wilson
 from evaluation.paired_tests import BiasCorrectedBest, PairedComparison, format_p
 from reports.accuracy import Accuracy, CorrectnessMatrix
 from reports.load_runs import Run
@@ -91,27 +92,35 @@ class ResultRow:
 
     @property
     def ranked_by(self) -> Accuracy | None:
-        return self.accuracies[self._ranking_split]
-
-    @property
-    def _ranking_split(self) -> str:
-        return "test" if self.selected_on_test else "val"
+        return self.accuracies["test" if self.selected_on_test else "val"]
 
     @cached_property
-    def baseline(self) -> Baseline | None:
-        """The most frequent class of the images that rows are ranked by; None where their counts are not known."""
-        found = [getattr(run.record, self._ranking_split) for run in self.runs]
-        classes = self.data.classes
-        if not found or any(each is None or len(each.confusion or []) != len(classes) for each in found):
-            return None
-        images = [sum(sum(line) for line in lines) for lines in zip(*(each.confusion for each in found), strict=True)]
-        return Baseline.of(dict(zip(classes, images, strict=True))) if sum(images) > 0 else None
+    def baselines(self) -> dict[str, Baseline]:
+        """The most frequent class of each split that was measured and whose counts are known."""
+        found = {}
+        for split in ("val", "test"):
+            measured = [getattr(run.record, split) for run in self.runs]
+            if any(each is None or len(each.confusion or []) != len(self.data.classes) for each in measured):
+                continue
+            counts = [sum(map(sum, lines)) for lines in zip(*(each.confusion for each in measured), strict=True)]
+            if sum(counts) > 0:
+                found[split] = Baseline.of(dict(zip(self.data.classes, counts, strict=True)))
+        return found
 
-    @property
+    @cached_property
     def guesses(self) -> bool:
-        """Whether its accuracy is not shown to be above that of always predicting the most frequent class."""
-        found, guess = self.ranked_by, self.baseline
-        return bool(found and guess and found.low is not None and found.low <= guess.share)
+        """Whether its trained networks are on a split not shown to be right more often than the most frequent class is.
+
+        By Wilson's interval of their mean accuracy, as of one network: seeds that differ much are no reason.
+        """
+        for split, guess in self.baselines.items():
+            found, right = self.accuracies[split], self.outcomes[split]
+            if found is None or not found.n:
+                continue
+            effect = design_effect(right.correct, right.groups) if isinstance(right, CorrectnessMatrix) else 1.0
+            if wilson(found.value * found.n / effect, found.n / effect).low <= guess.share:
+                return True
+        return False
 
     def _median(self, value_of: Callable[[Run], float | None]) -> float | None:
         values = [value for run in self.runs if (value := value_of(run)) is not None]
@@ -218,6 +227,7 @@ class ResultGroup:
     split: str = "test"  # that the differences are measured on
     margin: float = 0.02  # below the best that is good enough
     choice: Choice | None = None
+    n_tests: int = 1  # for which the test of the named row is corrected
     selection_bias: tuple[BiasCorrectedBest, int] | None = None  # and the number of rows
     settings: list[SettingComparison] = field(default_factory=list)
     grid: Grid | None = None

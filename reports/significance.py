@@ -16,9 +16,10 @@ def compare_to_best(group: ResultGroup, margin: float) -> None:
     """Give every row of a group its comparison with the best, and the group its choice and its selection bias.
 
     Every sentence and table takes a pair's numbers from here. Two families of tests, each at 5%: whether a row differs,
-    Holm-corrected over all rows; and whether it is good enough, shown on test images: the chosen row first and by itself,
-    since nothing was chosen on test, and only where that is shown the others, Holm-corrected. More rows then do not make
-    it likelier that a bad one passes.
+    Holm-corrected over all rows; and whether a smaller network is good enough, shown on test images. Of trained networks (one
+    seed) the one that validation chose comes first and by itself, since nothing was chosen on test, and only where that is
+    shown the others, Holm-corrected. Over seeds all are Holm-corrected: validation then chooses the row of lucky seeds, whose
+    networks are as lucky on test. More rows thus do not make it likelier that a bad one passes.
 
     Args:
         margin: how far below the best is good enough.
@@ -48,7 +49,7 @@ def answer(group: ResultGroup) -> list[str]:
     results = [] if best.selected_on_test else [f"validation accuracy {describe_accuracy(best.ranked_by)}"]
     test = best.accuracies["test"]
     results.append(f"test accuracy {describe_accuracy(test)}" if test else "it was not evaluated on test")
-    if guess := best.baseline:
+    if guess := best.baselines.get("test") or best.baselines.get("val"):
         results.append(f"always '{clean(guess.name, 40)}': {guess.share:.3f}")
     if best.guesses:
         first = f"the first by {by} is {best.name}" if others else best.name
@@ -116,9 +117,12 @@ def _good_enough(group: ResultGroup) -> str:
             f"Chosen on validation, not proved: {size}: {found}. Test images, on which nothing was chosen, would have to show "
             f"that it is {within}."
         )
-    found, trained = evidence(pair, "test", bool(shown)), "" if is_of_settings(pair) else " as trained"
+    found = evidence(pair, "test", bool(shown), differs=row.comparison.p_value < LEVEL, tests=group.n_tests)
+    trained = "" if is_of_settings(pair) else " as trained"
     if shown:
-        how = "chosen on validation, shown on test" if row is group.choice.row else "shown on test"
+        how = "chosen on validation, shown on test"
+        if row is not group.choice.row:
+            how = "shown on test, which also chose it, so that its test accuracy is a little too good"
         return f"The smallest network that is shown to be good enough{trained}, {within}, is {size}: {how}: {found}."
     nearest = "The one chosen on validation" if group.choice.within else "The nearest on validation"
     if len(smaller) == 1:
@@ -129,13 +133,17 @@ def _good_enough(group: ResultGroup) -> str:
 def _of_networks(group: ResultGroup) -> list[str]:
     """Say that few seeds speak of trained networks, where pairs have fewer than three."""
     pairs = [row.comparison.pair for row in group.rows if row.comparison.pair]
-    fewest = min((pair.n_seeds for pair in pairs), default=FEWEST_SEEDS)
-    if fewest >= FEWEST_SEEDS:
+    few = [pair.n_seeds for pair in pairs if not is_of_settings(pair)]
+    if not few:
         return []
-    some = "" if all(not is_of_settings(pair) for pair in pairs) else "Where it is so: "
-    one = "One seed a setting" if fewest == 1 else "Two seeds a setting"
+    seeds = "One seed" if min(few) == 1 else "Two seeds"
+    if len(few) < len(pairs):
+        rows = f"{len(few)} of {len(pairs)} rows"
+        return [
+            f"{rows} have fewer than {FEWEST_SEEDS} seeds in common with the best: there trained networks are compared."
+        ]
     return [
-        f"{some}{one}: the comparisons are of these trained networks, not of the settings, since other seeds may turn "
+        f"{seeds} a setting: the comparisons are of these trained networks, not of the settings, since other seeds may turn "
         "them; seeds=3 or more compares settings."
     ]
 
@@ -188,12 +196,16 @@ def _choose(group: ResultGroup) -> Choice | None:
 
 
 def _show(group: ResultGroup) -> None:
-    """Mark the rows that the test images show to be good enough: the chosen one by itself, then the others."""
-    rows = [row for row in group.rows if row.comparison.pair and not row.guesses]
-    if group.split != "test" or group.rows[0].selected_on_test or group.rows[0].guesses:
+    """Mark the rows that the test images show to be good enough: of smaller networks where there are some."""
+    best, *others = group.rows
+    rows = [row for row in others if row.comparison.pair and not row.guesses]
+    if group.split != "test" or best.selected_on_test or best.guesses:
         return
-    if group.choice and group.choice.row in rows:
-        chosen = group.choice.row
+    if any(smaller := [best.macs is not None and row.macs is not None and row.macs < best.macs for row in rows]):
+        rows = [row for row, is_smaller in zip(rows, smaller, strict=True) if is_smaller]
+    group.n_tests = len(rows)
+    if group.choice and group.choice.row in rows and all(row.comparison.pair.n_seeds == 1 for row in rows):
+        group.n_tests, chosen = 1, group.choice.row
         if chosen.comparison.pair.margin_p_value >= LEVEL:
             return
         chosen.comparison = chosen.comparison._replace(shown=True)
@@ -205,7 +217,7 @@ def _show(group: ResultGroup) -> None:
 def _selection_bias(group: ResultGroup) -> tuple | None:
     """Correct the best by validation, over the rows on the same validation images, each the mean over its seeds."""
     first = group.rows[0].outcomes["val"]
-    if isinstance(first, str) or group.selected_on_test:
+    if isinstance(first, str) or group.selected_on_test or group.rows[0].guesses:
         return None
     each = [row.outcomes["val"] for row in group.rows]
     same = [found for found in each if not isinstance(found, str) and found.images == first.images]

@@ -4,7 +4,7 @@ from math import ceil, floor, log10
 
 from common.text import SPLIT_NAMES, plural
 from evaluation.paired_tests import PairedComparison
-from evaluation.planning import MOST_SEEDS, images_needed, seeds_needed
+from evaluation.planning import images_needed, seeds_needed
 
 LEVEL = 0.05  # of the tests
 FEWEST_SEEDS = 3  # of a statement on a setting; with fewer it is on these trained networks
@@ -27,37 +27,51 @@ def at_most(pair: PairedComparison) -> str:
     return f"at most {below:.3f} below" if below > 0 else "not below"
 
 
-def evidence(pair: PairedComparison, split: str, shown: bool) -> str:
+def evidence(pair: PairedComparison, split: str, shown: bool, *, differs: bool | None = None, tests: int = 1) -> str:
     """Return the difference with its bound and what it was measured on; where it is not shown also what would decide.
 
     Args:
         pair: the row that could be good enough against the reference.
         split: val or test.
         shown: whether the row counts as good enough.
+        differs: whether the row counts as worse; None: as its own interval says.
+        tests: rows that could have been shown to be good enough, for which one test counts.
     """
-    seeds = f" and {plural(pair.n_seeds, 'seed')}"
-    on = f"with {pair.n:,} {SPLIT_NAMES[split]} images{seeds}"
+    on = f"with {pair.n:,} {SPLIT_NAMES[split]} images and {plural(pair.n_seeds, 'seed')}"
     if shown:
         return f"{difference(pair)}, {at_most(pair)} (95%) {on}"
-    if pair.high < -pair.margin:
+    if pair.high < -pair.margin and differs in (True, None):
         return f"{difference(pair)}, at least {-pair.high:.3f} below (95%) {on}"
+    if pair.margin_p_value < LEVEL:
+        by_itself = (
+            f"{difference(pair)}, by itself {at_most(pair)} (95%) {on}, which is not enough for one of {tests} rows"
+        )
+        return f"{by_itself}; {what_would_decide(pair, split, tests)}"
     bound = at_most(pair).removeprefix("at most ")
-    return f"{difference(pair)}, and up to {bound} cannot be excluded (95%) {on}; {what_would_decide(pair, split)}"
+    decide = what_would_decide(pair, split, tests)
+    return f"{difference(pair)}, and up to {bound} cannot be excluded (95%) {on}; {decide}"
 
 
-def what_would_decide(pair: PairedComparison, split: str) -> str:
-    """Say how many images or seeds would show it with a power of 0.8, if the true difference is that observed, at most 0."""
-    gap = pair.margin + min(pair.difference, 0.0)
+def what_would_decide(pair: PairedComparison, split: str, tests: int = 1) -> str:
+    """Say how many images or seeds would show it with a power of 0.8, if the true difference is that observed, at most 0.
+
+    Args:
+        pair: the row against the reference.
+        split: val or test.
+        tests: for which the level is corrected.
+    """
+    gap, level = pair.margin + min(pair.difference, 0.0), LEVEL / tests
     if gap <= 0:
         return f"the difference is not within {pair.margin:g}, so that more images show it only if it shrinks"
-    if images := images_needed(pair.spread, gap, pair.n_seeds):
+    if images := images_needed(pair.spread, gap, pair.n_seeds, level):
         supposed = "if the difference stays" if pair.difference < 0 else "if they are equally good"
         return f"{supposed}, about {_rounded(max(images, pair.n + 1))} {SPLIT_NAMES[split]} images would decide"
     if pair.n_seeds == 1:
         return "the difference is too near to the margin for any number of images"
-    if seeds := seeds_needed(pair.spread, gap, pair.n):
-        return f"more images cannot decide it, about {seeds} seeds with these images would"
-    return f"more images cannot decide it, and with these more than {MOST_SEEDS} seeds would be needed"
+    unknown = f"{pair.n_seeds} seeds do not show how much seeds differ, so that more images may not decide it"
+    if seeds := seeds_needed(pair.spread, gap, pair.n, level):
+        return f"{unknown}; about {seeds} seeds with these images would"
+    return f"{unknown}; more seeds and images would"
 
 
 def verdict(pair: PairedComparison, p_value: float, shown: bool) -> str:

@@ -12,6 +12,7 @@ from common.text import join_words, plural
 
 ENOUGH = 3  # seeds, below which the page calls no setting worse
 LARGEST = 2**32  # of a seed, not reached
+MOST = 10_000  # seeds
 
 
 def swept_values(config: DictConfig) -> dict[str, list[str]]:
@@ -51,6 +52,13 @@ def complete_sweep(config: DictConfig) -> str:
         UserError: `seeds` or `good_enough` is none, or both `seed` and `seeds` are given.
     """
     check_good_enough(config.good_enough)
+    values = swept_values(config)
+    for key, instead in (
+        ("seeds", "the seeds in brackets: seeds=[1,2]"),
+        ("good_enough", "one; report.py takes another"),
+    ):
+        if len(values.get(key, [])) > 1:
+            raise UserError(f"{' '.join(values[key])}: is of the whole sweep and no axis of it; give {instead}")
     seeds, typed = _seeds(config), _typed(config)
     if seeds and "seed" in typed and "seeds" in typed:
         raise UserError(
@@ -103,7 +111,7 @@ def _seeds(config: DictConfig) -> list[int]:
     if value is None:
         return []
     listed = list(value) if isinstance(value, ListConfig) else None
-    if listed is None and type(value) is int and value > 0 and type(first) is int:
+    if listed is None and type(value) is int and 0 < value <= MOST and type(first) is int:
         listed = list(range(first, first + value))
     if (
         not listed

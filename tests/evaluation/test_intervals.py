@@ -7,13 +7,12 @@ from scipy.stats import binom, binomtest, t, ttest_1samp
 from benchmarks.worlds import draw_groups, draw_rows, seed_world
 from evaluation.intervals import (
     accuracy_interval,
-    coverage_caveat,
     design_effect,
     format_accuracy,
     group_numbers,
     mean_over_seeds,
+    over_seeds_and_images,
     proportion,
-    two_way_random_effects,
     wilson,
 )
 
@@ -74,21 +73,20 @@ def scipy_t(values):
     return test.statistic, interval.low, interval.high, test.pvalue, test.df
 
 
-def test_two_way_of_one_seed_is_the_paired_t_test():
-    differences = np.random.default_rng(0).choice([-1, 0, 1], 80, p=[0.1, 0.6, 0.3])
-    found = two_way_random_effects(differences[None])
-    assert found.mean == differences.mean() and found.seeds_standard_deviation is None
-    assert (found.mean / found.images_standard_error, *found[3:]) == pytest.approx(scipy_t(differences), abs=1e-12)
+def two_way(outcomes):
+    """Two-way random effects without pseudo-images."""
+    return over_seeds_and_images(np.asarray(outcomes), [])[0]
 
 
 def test_two_way_with_one_source_is_the_t_test_of_that_source():
     generator = np.random.default_rng(1)
     images, seeds = generator.normal(0.1, 1, 30), generator.normal(0.1, 1, 4)
-    found = two_way_random_effects(np.tile(images, (4, 1)))  # every seed the same
-    assert found[3:] == pytest.approx(scipy_t(images)[1:], abs=1e-9) and found.seeds_standard_deviation < 1e-9
-    found = two_way_random_effects(np.tile(seeds[:, None], (1, 30)))  # every image the same
-    assert found[3:] == pytest.approx(scipy_t(seeds)[1:], abs=1e-9) and found.images_standard_error < 1e-9
-    assert found.seeds_standard_deviation == pytest.approx(np.std(seeds, ddof=1))
+    found = two_way(np.tile(images, (4, 1)))  # every seed the same
+    expected = scipy_t(images)
+    assert (*found.interval(), found.p_value(), found.degrees_of_freedom) == pytest.approx(expected[1:], abs=1e-9)
+    found = two_way(np.tile(seeds[:, None], (1, 30)))  # every image the same
+    expected = scipy_t(seeds)
+    assert (*found.interval(), found.p_value(), found.degrees_of_freedom) == pytest.approx(expected[1:], abs=1e-9)
 
 
 def test_two_way_by_hand():
@@ -98,12 +96,12 @@ def test_two_way_by_hand():
     residual_ms = (12 * 1 / 4 - 2 * seeds_ms - 3 * images_ms) / 6  # all squares less those of rows and columns
     combined = seeds_ms + images_ms - residual_ms
     freedom = combined**2 / (seeds_ms**2 / 2 + images_ms**2 / 3 + residual_ms**2 / 6)
-    found, error = two_way_random_effects(y), sqrt(combined / 12)
+    found, error = two_way(y), sqrt(combined / 12)
     assert found.mean == 0.5 and found.degrees_of_freedom == pytest.approx(freedom)
-    assert found.seeds_standard_deviation == pytest.approx(sqrt((seeds_ms - residual_ms) / 4))
-    assert found.images_standard_error == pytest.approx(sqrt((images_ms - residual_ms) / 12))
-    assert found.high - 0.5 == pytest.approx(t.ppf(0.975, freedom) * error)
-    assert found.p_value == pytest.approx(2 * t.sf(0.5 / error, freedom))
+    assert found.error == pytest.approx(error)
+    assert found.interval().high - 0.5 == pytest.approx(t.ppf(0.975, freedom) * error)
+    assert found.p_value() == pytest.approx(2 * t.sf(0.5 / error, freedom))
+    assert found.p_above(0.3) == pytest.approx(t.sf(0.2 / error, freedom))
 
 
 def test_two_way_covers_seeds_and_images_and_one_of_them_by_itself_does_not():
@@ -113,53 +111,14 @@ def test_two_way_covers_seeds_and_images_and_one_of_them_by_itself_does_not():
         chances = np.where(generator.random(200) < 0.5, 0.85, 0.25)  # easy and hard images, mean 0.55
         outcomes = generator.random((5, 200)) < chances + generator.normal(0, 0.04, (5, 1))  # good and bad seeds
         intervals = {
-            "both": two_way_random_effects(outcomes),
+            "both": two_way(outcomes).interval(),
             "seeds": mean_over_seeds(outcomes.mean(axis=1)),
-            "images": two_way_random_effects(outcomes.mean(axis=0, keepdims=True)),
+            "images": ttest_1samp(outcomes.mean(axis=0), 0).confidence_interval(0.95),
         }
         for name, interval in intervals.items():
             hits[name] += interval.low <= 0.55 <= interval.high
     assert 930 <= hits["both"] <= 970  # 950 expected, standard deviation 7
     assert hits["seeds"] < 925 and hits["images"] < 925
-
-
-def test_two_way_of_outcomes_that_never_vary():
-    assert two_way_random_effects(np.zeros((3, 5)))[3:6] == (0, 0, 1)
-    assert two_way_random_effects(np.ones((3, 5)))[3:6] == (1, 1, 0)
-
-
-@pytest.mark.parametrize("shape", [(5,), (0, 5), (3, 1), (2, 2, 2)])
-def test_two_way_refuses_what_is_no_table(shape):
-    with pytest.raises(ValueError, match="a row a seed"):
-        two_way_random_effects(np.zeros(shape))
-
-
-def covers(n, p):
-    """Return how often Wilson's interval of n images covers p, by the exact sum over all counts."""
-    inside = [wilson(k, n)[0] <= p <= wilson(k, n)[1] for k in range(n + 1)]
-    return binom.pmf(np.arange(n + 1), n, p)[inside].sum()
-
-
-@pytest.mark.parametrize("n", [25, 50, 445])
-def test_where_coverage_caveat_are_expected_wilson_covers_less_than_it_says(n):
-    """The dips lie right above the upper ends of the intervals of 1, 2 and 3 errors."""
-    dips = [covers(n, wilson(n - errors, n)[1] + 1e-9) for errors in (1, 2, 3)]
-    assert dips == pytest.approx([0.838, 0.895, 0.916], abs=0.002)
-    assert covers(50, 0.99) == pytest.approx(0.911, abs=5e-4)
-    others = [covers(n, wilson(n - errors, n)[1] + 1e-9) for errors in range(4, n // 2)]
-    assert min(others) >= 0.918
-
-
-def test_what_an_interval_may_miss_is_shown():
-    assert coverage_caveat(proportion(97, 100)) is None is coverage_caveat(proportion(50, 100))
-    shown = "with fewer than 3 {} the 95% interval of accuracy can cover as little as 84%".format
-    assert {coverage_caveat(proportion(n, 100)) for n in (98, 99, 100)} == {shown("errors")}
-    assert coverage_caveat(proportion(2, 100)) == shown("right images")
-    assert coverage_caveat(proportion(20, 40)).startswith("with 40 images or fewer") and not coverage_caveat(
-        proportion(20, 41)
-    )
-    low, high = np.array([wilson(correct, 25) for correct in range(26)]).T
-    assert 0.91 < binom.pmf(np.arange(26), 25, 0.7)[(low <= 0.7) & (high >= 0.7)].sum() < 0.93
 
 
 def cell(seeds, images, *wrong):
@@ -186,7 +145,7 @@ def test_a_single_wrong_answer_counts_the_same_wherever_it_is():
     intervals = {accuracy_interval(cell(3, 109, (i, j))) for i in range(3) for j in range(109)}
     lows = [interval.low for interval in intervals]
     assert max(lows) - min(lows) < 1e-9
-    freedoms = {two_way_random_effects(cell(3, 109, (i, j))).degrees_of_freedom for i in range(3) for j in range(109)}
+    freedoms = {two_way(cell(3, 109, (i, j))).degrees_of_freedom for i in range(3) for j in range(109)}
     assert freedoms == {2.0}  # of equals the fewest
 
 

@@ -23,7 +23,7 @@ def optimizers(run):
             add(run, optimizer, rate, missed, TEST[optimizer])
 
 
-def add(run, optimizer, rate, missed, test=frozenset(range(40)), **options):
+def add(run, optimizer, rate, missed, test=frozenset(range(20)), **options):
     wrong = {"val": set(range(missed)), "test": set(test)}
     name = f"{optimizer}_{rate}_{options.get('seed', '')}"
     settings = {"optimizer.lr": rate, **options.pop("settings", {})}
