@@ -58,7 +58,7 @@ def complete_sweep(config: DictConfig) -> str:
         ("good_enough", "one; report.py takes another"),
     ):
         if len(values.get(key, [])) > 1:
-            raise UserError(f"{' '.join(values[key])}: is of the whole sweep and no axis of it; give {instead}")
+            raise UserError(f"{key}={','.join(values[key])}: is of the whole sweep and no axis of it; give {instead}")
     seeds, typed = _seeds(config), _typed(config)
     if seeds and "seed" in typed and "seeds" in typed:
         raise UserError(
