@@ -13,8 +13,8 @@ NOTE = (
     "Each accuracy with its 95% interval, after ± the standard deviation over seeds, where there are several. Validation also "
     "chose the epochs, which flatters its accuracies. The difference is that of the {split} accuracy to the best row's, on the "
     "same images and seeds, with its 95% interval. Good enough: shown on test images to be at most {margin:g} below the best, "
-    "first of the row that validation chose, then of the others with Holm's correction; at most: the one-sided 95% bound of "
-    "each row by itself; p: of equal accuracy, Holm-corrected for {m}. Cost is for one image; MACs are multiply-accumulates."
+    "corrected for the rows of which that could be shown; at most: the one-sided 95% bound of each row by itself; p: of equal "
+    "accuracy, Holm-corrected for {m}. Cost is for one image; MACs are multiply-accumulates."
 )
 
 
