@@ -205,18 +205,14 @@ def fake_row(name, macs, val, test):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("accuracies", "n", "seeds", "sd"), [
-    (np.arange(0.9, 0.79, -0.02), 445, 1, 0.0),  # six networks, each 0.02 below the next larger
-    (np.array([0.9, *[0.88] * 12]), 2000, 5, 0.02),  # validation chooses the luckiest seeds, which are as lucky on test
+@pytest.mark.parametrize(("accuracies", "n", "seeds", "sd", "replicates"), [
+    (np.arange(0.9, 0.79, -0.02), 445, 1, 0.0, 100),  # six networks, each 0.02 below the next larger
+    # Validation chooses the luckiest seeds, which are as lucky on test: 0.23 where the chosen one was tested by itself
+    (np.array([0.9, *[0.8795] * 10]), 10_000, 5, 0.01, 40),
 ])  # fmt: skip
-def test_more_rows_do_not_make_a_bad_network_pass(accuracies, n, seeds, sd):
+def test_more_rows_do_not_make_a_bad_network_pass(accuracies, n, seeds, sd, replicates):
     """The one that is named was truly 0.02 or more below the largest in all of 400 replicates before."""
-    worlds, generator, false, replicates = (
-        [seed_world(each, sd) for each in accuracies],
-        np.random.default_rng(0),
-        0,
-        120,
-    )
+    worlds, generator, false = [seed_world(each, sd) for each in accuracies], np.random.default_rng(0), 0
     for _ in range(replicates):
         # the same networks on validation and test images
         both = draw_rows(generator, worlds, seeds, 2 * n)
