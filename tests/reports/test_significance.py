@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from benchmarks.worlds import draw_rows, seed_world
 from common.run_record import Baseline
@@ -207,7 +207,7 @@ def fake_row(name, macs, val, test):
 
 @pytest.mark.parametrize(("accuracies", "n", "seeds", "sd", "replicates"), [
     (np.arange(0.9, 0.79, -0.02), 445, 1, 0.0, 100),  # six networks, each 0.02 below the next larger
-    # Validation chooses the luckiest seeds, which are as lucky on test: 0.23 where the chosen one was tested by itself
+    # Validation chooses the luckiest seeds, which are as lucky on test: 0.13 to 0.25 where it was tested by itself
     (np.array([0.9, *[0.8795] * 10]), 10_000, 5, 0.01, 40),
 ])  # fmt: skip
 def test_more_rows_do_not_make_a_bad_network_pass(accuracies, n, seeds, sd, replicates):
@@ -222,7 +222,7 @@ def test_more_rows_do_not_make_a_bad_network_pass(accuracies, n, seeds, sd, repl
         compare_to_best(group, 0.02)
         passed = [row for row in group.rows[1:] if row.comparison.shown]
         false += any(truth[row.name] <= truth[group.rows[0].name] - 0.02 + 1e-9 for row in passed)
-    assert false / replicates <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / replicates)
+    assert false <= binom.ppf(0.95, replicates, 0.05)
 
 
 def test_costs_without_accuracies_have_an_answer(run, summary):
