@@ -1,17 +1,17 @@
-"""What is wrong with the images: found at the start of every run, from the statistics of its one scan of the files."""
+"""What is wrong with the images: found at the start of every run, from its one scan of the files and the cached pixels."""
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import product
 
 import numpy as np
 
+from datamodules import near_duplicates
 from datamodules.image_stats import ImageStats
+from datamodules.pixel_cache import PixelCache
 from datamodules.sources.catalog import SPLITS, Catalog
 
-HASH_BITS = 6  # near duplicates differ in so many of 64 bits of their dHash at most ...
-THUMBNAIL_LEVELS = 4.0  # ... and by so many gray levels of 255 on average at 16 x 16 pixels
-MOST_TOGETHER = 4000  # images compared pairwise; more of them share a part of their hash only where all look alike
 IMBALANCE = 10  # the largest class against the smallest
 NAMED = 3  # files named on the screen for a finding
 
@@ -24,18 +24,18 @@ class Finding:
     text: str  # one sentence
     groups: list[list[int]]  # the rows concerned, those that belong together in one list
     leak: bool = False  # whether images of val or test are also in train
+    pairs: list[tuple[int, int]] | None = None  # which of the rows are the same; None: all of a group
 
 
-def audit(catalog: Catalog, stats: ImageStats) -> list[Finding]:
+def audit(catalog: Catalog, pixels: PixelCache) -> list[Finding]:
     """Return all findings about the images that are not excluded, the worst first."""
-    rows = np.flatnonzero(catalog.present())
+    rows, stats = np.flatnonzero(catalog.present()), pixels.stats
     exact = _exact_groups(stats, rows)
-    near = _near_groups(stats, rows)
     conflicts = [group for group in exact if len({int(catalog.labels[row]) for row in group}) > 1]
     findings = [
         _finding("conflict", "image(s) under two labels", catalog, conflicts),
         *_by_split("exact duplicate", catalog, exact),
-        *_by_split("near duplicate", catalog, near),
+        *_near_duplicates(catalog, pixels, rows),
         _balance(catalog),
         _odd(catalog, stats, rows),
     ]
@@ -43,9 +43,13 @@ def audit(catalog: Catalog, stats: ImageStats) -> list[Finding]:
 
 
 def leaking_train_rows(catalog: Catalog, findings: list[Finding]) -> list[int]:
-    """Return the training images that are in val or test as well."""
-    groups = [group for finding in findings if finding.leak for group in finding.groups]
-    return sorted({row for group in groups for row in group if catalog.splits[row] == "train"})
+    """Return the training images that are themselves the same as one of val or test; those next to them in a group stay."""
+    rows = set()
+    for finding in findings:
+        if finding.leak:
+            same = finding.groups if finding.pairs is None else finding.pairs
+            rows |= {row for group in same if _leaks(catalog, group) for row in group if catalog.splits[row] == "train"}
+    return sorted(rows)
 
 
 def _exact_groups(stats: ImageStats, rows: np.ndarray) -> list[list[int]]:
@@ -55,68 +59,47 @@ def _exact_groups(stats: ImageStats, rows: np.ndarray) -> list[list[int]]:
     return [group for group in same.values() if len(group) > 1]
 
 
-def _near_groups(stats: ImageStats, rows: np.ndarray) -> list[list[int]]:
-    """Return near duplicates that are no exact ones; pairs that share an image are one group."""
-    partners: dict[int, set[int]] = defaultdict(set)
-    for a, b in near_pairs(stats.hashes[rows], stats.thumbnails[rows]):
-        a, b = int(rows[a]), int(rows[b])
-        if stats.fingerprints[a] != stats.fingerprints[b]:
-            partners[a].add(b)
-            partners[b].add(a)
-    groups, seen = [], set()
-    for start in sorted(partners):
-        waiting, group = [start], []
-        while waiting:
-            row = waiting.pop()
-            if row not in seen:
-                seen.add(row)
-                group.append(row)
-                waiting += partners[row]
-        if group:
-            groups.append(sorted(group))
-    return groups
+def _near_duplicates(catalog: Catalog, pixels: PixelCache, rows: np.ndarray) -> list[Finding | None]:
+    """Find near duplicates that are no exact ones, and say what was not looked at."""
+    kind = "near duplicate"
+    if len(rows) > near_duplicates.MOST_IMAGES:
+        text = (f"{kind}: not looked for, since {len(rows):,} images are more than the {near_duplicates.MOST_IMAGES:,} that "
+                "are compared with each other; exact duplicates were looked for")  # fmt: skip
+        return [Finding(kind, text, [])]
+    copies = defaultdict(list)  # one of exact copies is compared for all, in train and outside
+    for row in rows.tolist():
+        copies[pixels.stats.fingerprints[row], catalog.splits[row] == "train"].append(row)
+    alike, firsts = list(copies.values()), np.array([group[0] for group in copies.values()], np.int64)
+    proposed = near_duplicates.propose_pairs(pixels.stats.thumbnails[firsts], catalog.splits[firsts] == "train")
+    looked_at = proposed[: near_duplicates.MOST_PAIRS]
+    same = near_duplicates.confirm_pairs(looked_at, firsts, pixels)
+    pairs = [pair for a, b in looked_at[same] if _differ(pixels.stats, firsts[a], firsts[b])
+             for pair in product(alike[a], alike[b])]  # fmt: skip
+    findings = _by_split(kind, catalog, list(near_duplicates.connected(pairs)), pairs)
+    if len(looked_at) < len(proposed):
+        text = (
+            f"{kind}: of {len(proposed):,} pairs that look alike only the {len(looked_at):,} most alike were compared"
+        )
+        findings.append(Finding(kind, text, []))
+    return findings
 
 
-def near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> list[tuple[int, int]]:
-    """Return pairs (a, b), a < b, whose dHashes differ in few bits and whose thumbnails are nearly the same.
-
-    Two hashes that differ in at most HASH_BITS of 64 bits agree in one of HASH_BITS + 1 pieces (pigeonhole), so that only
-    images that share a piece are compared.
-    """
-    found: set[tuple[int, int]] = set()
-    edges = np.linspace(0, 64, HASH_BITS + 2).astype(int)
-    for low, high in pairwise(edges):
-        piece = (hashes >> np.uint64(low)) & np.uint64(2 ** int(high - low) - 1)
-        order = np.argsort(piece, kind="stable")
-        borders = np.flatnonzero(np.diff(piece[order])) + 1
-        for bucket in np.split(order, borders):
-            if 1 < len(bucket) <= MOST_TOGETHER or len(hashes) <= MOST_TOGETHER:
-                found |= _near_in(bucket, hashes, thumbnails)
-    return sorted(found)
+def _differ(stats: ImageStats, a: int, b: int) -> bool:
+    return stats.fingerprints[a] != stats.fingerprints[b]
 
 
-def _near_in(bucket: np.ndarray, hashes: np.ndarray, thumbnails: np.ndarray) -> set[tuple[int, int]]:
-    pairs = set()
-    bucket = np.sort(bucket)
-    for position, row in enumerate(bucket[:-1]):
-        others = bucket[position + 1 :]
-        close = others[np.bitwise_count(hashes[others] ^ hashes[row]) <= HASH_BITS]
-        if len(close):
-            difference = np.abs(thumbnails[close].astype(np.int16) - thumbnails[row]).mean(axis=(1, 2))
-            pairs |= {(int(row), int(other)) for other in close[difference <= THUMBNAIL_LEVELS]}
-    return pairs
-
-
-def _by_split(kind: str, catalog: Catalog, groups: list[list[int]]) -> list[Finding | None]:
+def _by_split(
+    kind: str, catalog: Catalog, groups: list[list[int]], pairs: list[tuple[int, int]] | None = None
+) -> list[Finding | None]:
     across = [group for group in groups if _leaks(catalog, group)]
     within = [group for group in groups if not _leaks(catalog, group)]
     leak = _finding(kind, "group(s) across train and val or test", catalog, across)
     if leak is not None:
-        leak.leak = True
+        leak.leak, leak.pairs = True, pairs
     return [leak, _finding(kind, "group(s) within a split", catalog, within)]
 
 
-def _leaks(catalog: Catalog, group: list[int]) -> bool:
+def _leaks(catalog: Catalog, group: Iterable[int]) -> bool:
     splits = {str(catalog.splits[row]) for row in group}
     return "train" in splits and len(splits & set(SPLITS)) > 1
 

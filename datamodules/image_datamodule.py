@@ -160,7 +160,7 @@ class ImageDataModule(L.LightningDataModule):
         started = time.perf_counter()
         folder = self.cache / "pixels"
         pixel_cache = open_pixel_cache(catalog.files, self.image_size, folder, self.cache_max_gib, self.fit)
-        self.findings = prepare_catalog(catalog, pixel_cache.stats, **self.rules)
+        self.findings = prepare_catalog(catalog, pixel_cache, **self.rules)
         n_train = len(catalog.rows("train"))
         if self.batch_size > n_train:
             raise UserError(

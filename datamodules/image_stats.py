@@ -9,7 +9,6 @@ from PIL import Image
 from datamodules.decode import UnreadableImageError, fingerprint, read_image, resize
 
 THUMBNAIL = 16  # pixels a side, gray
-HASH_SIDE = 8  # a dHash has 8 x 8 bits
 
 
 @dataclass
@@ -20,7 +19,6 @@ class ImageStats:
     errors: list[str]  # "" where the file could be read
     sizes: np.ndarray  # (rows, 2) int32: width and height in the file
     modes: list[str]  # Pillow's mode of the file
-    hashes: np.ndarray  # (rows,) uint64
     thumbnails: np.ndarray  # (rows, THUMBNAIL, THUMBNAIL) uint8
 
     @classmethod
@@ -30,7 +28,6 @@ class ImageStats:
             errors=[""] * rows,
             sizes=np.zeros((rows, 2), np.int32),
             modes=[""] * rows,
-            hashes=np.zeros(rows, np.uint64),
             thumbnails=np.zeros((rows, THUMBNAIL, THUMBNAIL), np.uint8),
         )
 
@@ -38,7 +35,7 @@ class ImageStats:
         """Write one file of plain arrays."""
         np.savez(
             path, fingerprints=np.array(self.fingerprints), errors=np.array(self.errors), modes=np.array(self.modes),
-            sizes=self.sizes, hashes=self.hashes, thumbnails=self.thumbnails,
+            sizes=self.sizes, thumbnails=self.thumbnails,
         )  # fmt: skip
 
     @classmethod
@@ -52,7 +49,7 @@ class ImageStats:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
                 texts = {name: saved[name].tolist() for name in ("fingerprints", "errors", "modes")}
-                loaded = cls(**texts, **{name: saved[name] for name in ("sizes", "hashes", "thumbnails")})
+                loaded = cls(**texts, **{name: saved[name] for name in ("sizes", "thumbnails")})
         except Exception as error:  # numpy and zipfile raise what they like on a damaged file
             raise ValueError(f"{path}: damaged ({error})") from error
         for name, column in vars(loaded).items():
@@ -73,13 +70,5 @@ def scan_image(path: Path, row: int, stats: ImageStats, image_size: int, fit: st
         stats.errors[row] = str(error)
         return None
     stats.fingerprints[row] = fingerprint(image)
-    gray = image.convert("L")
-    stats.hashes[row] = difference_hash(gray)
-    stats.thumbnails[row] = resize(gray, THUMBNAIL)
+    stats.thumbnails[row] = resize(image.convert("L"), THUMBNAIL)
     return resize(image, image_size, fit)
-
-
-def difference_hash(gray: Image.Image) -> np.uint64:
-    """Return 64 bits: whether each of 8 x 8 areas is darker than its right neighbor (dHash, Krawetz 2013)."""
-    small = np.asarray(gray.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX), np.int16)
-    return np.packbits(small[:, 1:] > small[:, :-1]).view(">u8")[0].astype(np.uint64)

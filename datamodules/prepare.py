@@ -5,6 +5,7 @@ import logging
 from common.errors import UserError
 from datamodules.audit import Finding, audit, leaking_train_rows
 from datamodules.image_stats import ImageStats
+from datamodules.pixel_cache import PixelCache
 from datamodules.sources.catalog import Catalog
 from datamodules.splits import check_splits, exclude_val, fill_in_splits, join_groups, select_fold, thin_train
 
@@ -15,7 +16,7 @@ SHOWN = 20  # unreadable files named on the screen
 
 def prepare_catalog(
     catalog: Catalog,
-    stats: ImageStats,
+    pixels: PixelCache,
     *,
     seed: int,
     folds: int | None = None,
@@ -29,6 +30,7 @@ def prepare_catalog(
     """Exclude unreadable files, assign splits and handle leaks, in place; return the findings of the audit.
 
     Args:
+        pixels: of all images of the catalog, with their statistics.
         seed: of splits and folds.
         train_seed: of `train_fraction`. It is the run's own, since a mean over seeds that share one part of the training images
             would be that of this part, and not of so many images.
@@ -36,14 +38,14 @@ def prepare_catalog(
     Raises:
         UserError: unreadable images, leaks or splits that the settings do not allow.
     """
-    _handle_unreadable(catalog, stats, on_unreadable)
-    groups = join_groups(catalog.groups, stats.fingerprints)
+    _handle_unreadable(catalog, pixels.stats, on_unreadable)
+    groups = join_groups(catalog.groups, pixels.stats.fingerprints)
     fill_in_splits(catalog, groups, seed, with_val=select_on == "val")
     if select_on == "test":
         exclude_val(catalog, folds)
     if folds is not None:
         select_fold(catalog, groups, folds, fold, seed)
-    findings = audit(catalog, stats)
+    findings = audit(catalog, pixels)
     _handle_leaks(catalog, findings, on_leak)
     if train_fraction < 1:
         thin_train(catalog, groups, train_fraction, train_seed)

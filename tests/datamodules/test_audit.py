@@ -1,34 +1,218 @@
-from itertools import combinations
+"""Near duplicates: changed images are found, others of the same layout are not, and only what leaks is dropped."""
+
+import io
+import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy import ndimage
 
-from datamodules import audit
-from datamodules.audit import HASH_BITS, THUMBNAIL_LEVELS, near_pairs
+from datamodules import near_duplicates
+from datamodules.audit import audit, leaking_train_rows
+from datamodules.decode import resize
+from datamodules.image_stats import ImageStats
+from datamodules.sources.catalog import Catalog
 
-
-def brute_force(hashes, thumbnails):
-    """All with all."""
-    return [
-        (a, b)
-        for a, b in combinations(range(len(hashes)), 2)
-        if int(hashes[a] ^ hashes[b]).bit_count() <= HASH_BITS
-        and np.abs(thumbnails[a].astype(int) - thumbnails[b]).mean() <= THUMBNAIL_LEVELS
-    ]
+SIDE = 150
 
 
-@pytest.mark.parametrize("most_together", [4000, 50])
-def test_near_pairs_are_those_of_comparing_all_with_all(monkeypatch, most_together):
-    monkeypatch.setattr(audit, "MOST_TOGETHER", most_together)
+class Pixels:
+    """Images in memory, as a pixel cache gives them."""
+
+    def __init__(self, images, image_size=128):
+        self.image_size = image_size
+        self.images = images
+        self.stats = ImageStats.empty(len(images))
+        for row, image in enumerate(images):
+            self.stats.fingerprints[row] = str(hash(image.tobytes()))
+            self.stats.sizes[row], self.stats.modes[row] = image.size, image.mode
+            self.stats.thumbnails[row] = resize(image, 16)
+
+    def __getitem__(self, row):
+        return np.asarray(resize(self.images[row], self.image_size).convert("RGB"))
+
+
+def catalog_of(splits):
+    rows = range(len(splits))
+    return Catalog(
+        "made up", Path("root"), ["blue", "red"], [f"{row}.png" for row in rows], np.array([row % 2 for row in rows]),
+        np.array(splits, dtype=object),
+    )  # fmt: skip
+
+
+def to_image(pixels):
+    return Image.fromarray(np.clip(pixels, 0, 255).round().astype(np.uint8))
+
+
+def field(generator, sd, side=SIDE):
+    """A random field without mean, of standard deviation 1."""
+    values = ndimage.gaussian_filter(generator.normal(size=(side, side)), sd, mode="wrap")
+    return (values - values.mean()) / values.std()
+
+
+def jpeg(image):
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=50)
+    return Image.open(file).convert("L")
+
+
+def shift(image):
+    """By 1% to the right and down."""
+    by = round(image.width * 0.01)
+    return Image.fromarray(np.pad(np.asarray(image), ((by, 0), (by, 0)), mode="edge")[: image.height, : image.width])
+
+
+def crop(image):
+    """3% of the width and of the height."""
+    width, height = image.size
+    return image.resize(
+        image.size, Image.Resampling.BICUBIC, box=(0.01 * width, 0.02 * height, 0.98 * width, 0.99 * height)
+    )
+
+
+def contrast(image):
+    pixels = np.asarray(image, float)
+    return to_image((pixels - pixels.mean()) * 0.8 + pixels.mean())
+
+
+CHANGES = {
+    "brightness +3%": lambda image: to_image(np.asarray(image) * 1.03),
+    "brightness +10%": lambda image: to_image(np.asarray(image) * 1.10),
+    "brightness -10%": lambda image: to_image(np.asarray(image) * 0.90),
+    "contrast": contrast,
+    "jpeg": jpeg,
+    "noise": lambda image: to_image(np.asarray(image) + np.random.default_rng(1).normal(0, 8, image.size[::-1])),
+    "shift": shift,
+    "crop": crop,
+    "rotation": lambda image: image.rotate(1, Image.Resampling.BICUBIC),
+}
+
+
+def confirmed(images, in_train):
+    """The pairs called the same, and how many were proposed."""
+    pixels = Pixels(images)
+    pairs = near_duplicates.propose_pairs(pixels.stats.thumbnails, in_train)
+    same = near_duplicates.confirm_pairs(pairs, np.arange(len(images)), pixels)
+    return {tuple(pair) for pair in pairs[same].tolist()}, len(pairs)
+
+
+def share_found(originals, how):
+    """Of changed images in test whose originals are in train."""
+    n = len(originals)
+    pairs, _ = confirmed(originals + [CHANGES[how](image) for image in originals], np.arange(2 * n) < n)
+    return np.mean([(row, row + n) in pairs for row in range(n)])
+
+
+@pytest.fixture(scope="module")
+def textured():
+    """60 images with a texture of their own, half of them weak, within one layout of bars and a frame."""
     generator = np.random.default_rng(0)
-    originals = generator.integers(0, 2**63, 150, dtype=np.uint64)
-    changes = [generator.choice(64, bits).astype(np.uint64) for bits in range(1, 13) for _ in range(5)]
-    flips = np.array([np.bitwise_or.reduce(np.uint64(1) << bits) for bits in changes], np.uint64)
-    hashes = np.concatenate([originals, originals[: len(flips)] ^ flips])
-    thumbnails = generator.integers(0, 240, (150, 16, 16), dtype=np.uint8)
-    strength = generator.integers(1, 13, (len(flips), 1, 1))
-    noise = (generator.integers(0, 12, (len(flips), 16, 16)) % strength).astype(np.uint8)
-    thumbnails = np.concatenate([thumbnails, thumbnails[: len(flips)] + noise])
-    expected = brute_force(hashes, thumbnails)
-    assert len(expected) > 10
-    assert near_pairs(hashes, thumbnails) == expected
+    layout = np.full((SIDE, SIDE), 150.0)
+    layout[[40, 41, 75, 76, 110, 111]] = 60
+    layout[:6] = layout[-6:] = layout[:, :6] = layout[:, -6:] = 20
+    return [to_image(layout + (15, 4)[n % 2] * field(generator, 3)) for n in range(60)]
+
+
+def cells(kind, count):
+    """Other cells of one kind, spread over the data set."""
+    pytest.importorskip("elpv_dataset", reason="needs the extra samples")
+    from datamodules.sources.elpv import Elpv
+
+    source = Elpv()
+    paths = [cell.path for cell in source.cells() if cell.kind == kind and cell.is_certain]
+    return [Image.open(source.root / path).convert("L") for path in paths[:: len(paths) // count][:count]]
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_a_changed_image_is_found(textured, how):
+    assert share_found(textured, how) >= 0.95
+
+
+@pytest.mark.parametrize("how", CHANGES)
+@pytest.mark.parametrize("kind", ["mono", "poly"])
+def test_changed_solar_cells_are_found(kind, how):
+    """Mono cells have little texture of their own: noise of 8 gray levels drowns that of a quarter of them."""
+    least = {"noise": 0.7, "jpeg": 0.9, "shift": 0.9, "crop": 0.85} if kind == "mono" else {}
+    assert share_found(cells(kind, 30), how) >= least.get(how, 0.95)
+
+
+def test_other_images_of_the_same_layout_are_proposed_but_not_called_the_same(textured):
+    pairs, proposed = confirmed(textured, np.arange(60) % 2 == 0)
+    assert proposed > 100 and len(pairs) == 0
+
+
+def test_other_mono_cells_that_look_alike_are_mostly_not_called_the_same():
+    pairs, proposed = confirmed(cells("mono", 150), np.arange(150) % 2 == 0)
+    assert proposed > 100 and len(pairs) <= 0.02 * proposed
+
+
+def test_drawings_without_texture_are_the_same_only_if_their_lines_are():
+    drawings = []
+    for place in range(30):
+        page = np.full((SIDE, SIDE), 255.0)
+        page[20:130, 70:76] = page[72:78, 20:130] = 0  # in all
+        left, top = 25 + 16 * (place % 6), 25 + 16 * (place // 6)
+        page[top : top + 20, left : left + 20] = 0
+        drawings.append(to_image(page))
+    pairs, _ = confirmed([*drawings, CHANGES["brightness -10%"](drawings[0]), jpeg(drawings[1])], np.arange(32) < 30)
+    assert pairs == {(0, 30), (1, 31)}
+
+
+def chained():
+    """Images of which each is like the next and no other: half of the texture of both is in the one between them."""
+    generator = np.random.default_rng(0)
+    coarse, first, last = 120 + 40 * field(generator, 20), field(generator, 2), field(generator, 2)
+    others = [to_image(120 + 40 * field(generator, 20) + 12 * field(generator, 2)) for _ in range(4)]
+    between = (first + last) / math.sqrt(2)  # correlates with both by 0.71
+    return [to_image(coarse + 12 * texture) for texture in (first, between, last)] + others
+
+
+def test_of_a_chain_only_the_image_that_is_itself_like_one_of_test_leaks():
+    pixels = Pixels(chained())
+    catalog = catalog_of(["train", "train", "test", "train", "train", "val", "test"])
+    near = [finding for finding in audit(catalog, pixels) if finding.kind == "near duplicate"]
+    assert [(finding.leak, finding.groups) for finding in near] == [(True, [[0, 1, 2]])]
+    assert near[0].text == "near duplicate: 1 group(s) across train and val or test: 0.png = 1.png = 2.png"
+    assert leaking_train_rows(catalog, near) == [1]
+
+
+def test_a_chain_within_train_leaks_nothing():
+    catalog = catalog_of(["train", "train", "train", "train", "train", "val", "test"])
+    near = audit(catalog, Pixels(chained()))
+    assert [(finding.leak, finding.groups) for finding in near] == [(False, [[0, 1, 2]])]
+    assert leaking_train_rows(catalog, near) == []
+
+
+def test_exact_copies_of_a_near_duplicate_leak_with_it():
+    _, between, last, *others = chained()
+    catalog = catalog_of(["train"] * 30 + ["test"] + ["train", "val", "train", "test"])
+    findings = audit(catalog, Pixels([between] * 30 + [last] + others))
+    assert {finding.kind: finding.leak for finding in findings if "duplicate" in finding.kind} == {
+        "exact duplicate": False, "near duplicate": True,
+    }  # fmt: skip
+    assert leaking_train_rows(catalog, findings) == list(range(30))
+
+
+def test_many_near_copies_in_train_do_not_hide_one_in_test(textured):
+    generator = np.random.default_rng(0)
+    copies = [to_image(np.asarray(textured[0], float) + generator.normal(0, 3, (SIDE, SIDE))) for _ in range(40)]
+    changed = CHANGES["shift"](textured[0])
+    catalog = catalog_of(["train"] * 40 + ["test"] + ["train", "val"] * 10)
+    assert leaking_train_rows(catalog, audit(catalog, Pixels([*copies, changed, *textured[1:21]]))) == list(range(40))
+
+
+def test_constant_images_are_like_no_other():
+    images = [Image.new("L", (SIDE, SIDE), level) for level in range(0, 250, 10)]
+    assert confirmed(images, np.arange(25) < 12) == (set(), 0)
+
+
+def test_what_was_not_looked_at_is_a_finding(textured, monkeypatch):
+    catalog = catalog_of(["train", "test"] * 30)
+    monkeypatch.setattr(near_duplicates, "MOST_PAIRS", 100)
+    assert "only the 100 most alike were compared" in audit(catalog, Pixels(textured))[0].text
+    monkeypatch.setattr(near_duplicates, "MOST_IMAGES", 59)
+    (finding,) = audit(catalog, Pixels(textured))
+    assert finding.kind == "near duplicate" and not finding.leak
+    assert "not looked for, since 60 images are more than the 59" in finding.text

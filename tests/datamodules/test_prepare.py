@@ -19,7 +19,7 @@ SPLIT_COUNTS = {f"{s}/{c}": 6 for s in ("train", "val", "test") for c in ("blue"
 
 def prepared(catalog, tmp_path, **rules):
     cache = open_pixel_cache(catalog.files, 32, tmp_path / "caches")
-    return catalog, prepare_catalog(catalog, cache.stats, **{"seed": 0} | rules)
+    return catalog, prepare_catalog(catalog, cache, **{"seed": 0} | rules)
 
 
 def copy(root, source, target, **how):

@@ -34,8 +34,8 @@ def test_a_dangling_link_is_an_unreadable_file(tmp_path):
 
     def prepared(**rules):
         catalog = read_source(ImageFolder(root=root))
-        stats = open_pixel_cache(catalog.files, 8, tmp_path / "cache").stats
-        prepare_catalog(catalog, stats, seed=0, **rules)
+        pixels = open_pixel_cache(catalog.files, 8, tmp_path / "cache")
+        prepare_catalog(catalog, pixels, seed=0, **rules)
         return catalog
 
     with pytest.raises(UserError, match=r"2 of 14 files cannot be read.*on_unreadable=skip") as error:
