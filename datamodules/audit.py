@@ -66,6 +66,9 @@ def _near_duplicates(catalog: Catalog, pixels: PixelCache, rows: np.ndarray) -> 
         text = (f"{kind}: not looked for, since {len(rows):,} images are more than the {near_duplicates.MOST_IMAGES:,} that "
                 "are compared with each other; exact duplicates were looked for")  # fmt: skip
         return [Finding(kind, text, [])]
+    if pixels.image_size < near_duplicates.SMALLEST:
+        text = f"{kind}: not looked for, since images of {pixels.image_size} pixels a side show too little"
+        return [Finding(kind, text, [])]
     copies = defaultdict(list)  # one of exact copies is compared for all, in train and outside
     for row in rows.tolist():
         copies[pixels.stats.fingerprints[row], catalog.splits[row] == "train"].append(row)

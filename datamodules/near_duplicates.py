@@ -20,6 +20,7 @@ PROPOSED_FROM = 0.8  # correlation of thumbnails; shifts and crops of 1 to 3% st
 SAME_FROM = 0.45  # correlation of textures: of solar cells few pairs lie around it
 SAME_FROM_FLAT = 0.95  # of lines and edges, where one has no texture (drawings, digits)
 SIDE = 64  # pixels of the second look
+SMALLEST = 8  # side of an image, below which there is no texture
 SHIFT = 0.05  # of a side, in each direction
 BORDER = 0.1  # of a side, not compared: frames, and what a shift pushes out
 CHUNK = 256  # pairs, or rows of a product, at once
