@@ -5,14 +5,19 @@ compares the texture of the proposed pairs: images of one kind share their layou
 and only what is left of an image without it tells whether two show the same thing.
 """
 
+import contextlib
+import hashlib
+import io
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 from scipy import fft, ndimage
 
+from common.atomic_io import write_bytes
 from datamodules.pixel_cache import PixelCache
 
+LOOK = 1  # version of the second look, whose answers are kept
 MOST_IMAGES = 20_000  # compared all with all
 MOST_PAIRS = 50_000  # looked at a second time
 PROPOSED = 10  # pairs an image with images of train, and as many with those of val and test
@@ -70,10 +75,29 @@ def propose_pairs(thumbnails: np.ndarray, in_train: np.ndarray) -> np.ndarray:
 def confirm_pairs(pairs: np.ndarray, rows: np.ndarray, pixels: PixelCache) -> np.ndarray:
     """Return (pairs,) bool: whether the two images have the same texture, at the best of small shifts.
 
+    The answer is kept beside the cached pixels, so that only the first run on some images looks at them.
+
     Args:
         pairs: (pairs, 2), indices of `rows`.
         rows: of the images in `pixels`.
     """
+    path = getattr(pixels, "path", None)
+    if path is None:  # nothing is cached here
+        return _look_again(pairs, rows, pixels)
+    digest = hashlib.blake2b(f"{LOOK} {pairs.shape}".encode() + rows[pairs].tobytes(), digest_size=8).hexdigest()
+    kept = path.with_name(f"near-{digest}.npy")
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        same = np.load(kept, allow_pickle=False)
+        if same.shape == (len(pairs),) and same.dtype == bool:
+            return same
+    same, buffer = _look_again(pairs, rows, pixels), io.BytesIO()
+    np.save(buffer, same)
+    with contextlib.suppress(OSError):  # a full or read-only disk: the next run looks again
+        write_bytes(kept, buffer.getvalue())
+    return same
+
+
+def _look_again(pairs: np.ndarray, rows: np.ndarray, pixels: PixelCache) -> np.ndarray:
     used, positions = np.unique(pairs, return_inverse=True)
     positions = positions.reshape(pairs.shape)
     side = min(SIDE, pixels.image_size)

@@ -216,3 +216,17 @@ def test_what_was_not_looked_at_is_a_finding(textured, monkeypatch):
     (finding,) = audit(catalog, Pixels(textured))
     assert finding.kind == "near duplicate" and not finding.leak
     assert "not looked for, since 60 images are more than the 59" in finding.text
+
+
+def test_images_are_looked_at_a_second_time_once(textured, tmp_path, monkeypatch):
+    pixels = Pixels([textured[0], shift(textured[0]), textured[1]])
+    pixels.path = tmp_path / "pixels.npy"
+    pairs, rows = np.array([[0, 1], [0, 2]]), np.arange(3)
+    assert near_duplicates.confirm_pairs(pairs, rows, pixels).tolist() == [True, False]
+    (kept,) = tmp_path.glob("near-*.npy")
+    with monkeypatch.context() as patched:
+        patched.setattr(near_duplicates, "_look_again", lambda *_: pytest.fail("looked again"))
+        assert near_duplicates.confirm_pairs(pairs, rows, pixels).tolist() == [True, False]
+    kept.write_bytes(kept.read_bytes()[:40])  # damaged
+    assert near_duplicates.confirm_pairs(pairs, rows, pixels).tolist() == [True, False]
+    assert near_duplicates.confirm_pairs(pairs[1:], rows, pixels).tolist() == [False]  # other pairs
