@@ -19,7 +19,7 @@ from scipy.optimize import brentq
 from scipy.special import logsumexp, ndtr, softmax
 from scipy.stats import mannwhitneyu
 
-from benchmarks.worlds import draw_groups, draw_rows, seed_world
+from benchmarks.worlds import POINTS, WEIGHTS, draw_groups, draw_rows, seed_world
 from evaluation.estimates import estimate_metrics
 from evaluation.intervals import Interval, accuracy_interval, design_effect, proportion
 from evaluation.paired_tests import compare_pair
@@ -140,8 +140,7 @@ def one_grouped_run(
 @functools.cache
 def shift(recall: float, classes: int) -> float:
     """Return the shift with which the true class has the largest of the normal logits with probability `recall`."""
-    at, weights = normal_quadrature()
-    return brentq(lambda d: weights @ ndtr(at + d) ** (classes - 1) - recall, 0, 20)
+    return brentq(lambda d: WEIGHTS @ ndtr(POINTS + d) ** (classes - 1) - recall, 0, 20)
 
 
 @functools.cache
@@ -152,22 +151,15 @@ def true_metrics(counts: tuple[int, ...], recall: float) -> dict[str, float]:
     predicted = recall * n + wrong * (n.sum() - n)
     truth = {"balanced_accuracy": recall, "f1": float(np.mean(2 * recall * n / (n + predicted)))}
     if classes == 2:
-        at, weights = normal_quadrature()
-        at = np.sqrt(2) * at + d  # log odds of the positives
+        at = np.sqrt(2) * POINTS + d  # log odds of the positives
         above = n[1] * ndtr((d - at) / np.sqrt(2))
         precision = above / (above + n[0] * ndtr((-d - at) / np.sqrt(2)))
-        return truth | {"auroc": float(ndtr(d)), "average_precision": float(weights @ precision)}
+        return truth | {"auroc": float(ndtr(d)), "average_precision": float(WEIGHTS @ precision)}
     logits = np.random.default_rng(0).normal(size=(400_000, classes))
     logits[::2, 0] += d
     logits[1::2, 1] += d
     odds = logits[:, 0] - logsumexp(logits[:, 1:], axis=1)
     return truth | {"auroc": float(mannwhitneyu(odds[::2], odds[1::2]).statistic) / 200_000**2}
-
-
-def normal_quadrature() -> tuple[np.ndarray, np.ndarray]:
-    """Return 200 places and weights by which an expectation over a standard normal variable is a sum."""
-    at, weights = np.polynomial.hermite_e.hermegauss(200)
-    return at, weights / weights.sum()
 
 
 SEEDS, IMAGES, ACCURACIES = (1, 2, 3, 5), (25, 50, 100, 250, 1000), (0.7, 0.8, 0.9, 0.95, 0.97, 0.99)
@@ -198,8 +190,9 @@ def _seed_worlds() -> list[tuple[str, tuple[int, int, float]]]:
     return [(f"{seeds} seed{'s' * (seeds > 1)} (SD {sd:g}), {n:,} images", (seeds, n, sd)) for seeds, n, sd in worlds]
 
 
-def _possible(value: float, spread: float) -> bool:
-    return spread <= (1 - value) + 1e-9  # seeds that differ by more than their errors are another world
+def _accuracies(spread: float) -> list[float]:
+    """Return the accuracies that seeds of this spread can have: where it is above the errors, it is another world."""
+    return [value for value in ACCURACIES if spread <= (1 - value) + 1e-9]
 
 
 def one_accuracy(
@@ -207,10 +200,9 @@ def one_accuracy(
 ) -> dict[str, tuple[Interval, float]]:
     """Draw what the seeds of a setting get right, for each accuracy."""
     found = {}
-    for value in ACCURACIES:
-        if _possible(value, spread):
-            (right,) = draw_rows(generator, [seed_world(value, spread)], seeds, n)
-            found[f"{value:g}"] = accuracy_interval(right), value
+    for value in _accuracies(spread):
+        (right,) = draw_rows(generator, [seed_world(value, spread)], seeds, n)
+        found[f"{value:g}"] = accuracy_interval(right), value
     return found
 
 
@@ -219,11 +211,10 @@ def one_difference(
 ) -> dict[str, tuple[Interval, float]]:
     """Draw two settings on the same images, for each accuracy of the better one."""
     found = {}
-    for value in ACCURACIES:
-        if _possible(value, spread):
-            worlds = [seed_world(value - 0.02, spread), seed_world(value, spread)]
-            pair = compare_pair(*draw_rows(generator, worlds, seeds, n), 0.02)
-            found[f"{value:g}"] = Interval(pair.low, pair.high), -0.02
+    for value in _accuracies(spread):
+        worlds = [seed_world(value - 0.02, spread), seed_world(value, spread)]
+        pair = compare_pair(*draw_rows(generator, worlds, seeds, n), 0.02)
+        found[f"{value:g}"] = Interval(pair.low, pair.high), -0.02
     return found
 
 

@@ -8,7 +8,7 @@ from numpy.polynomial.hermite_e import hermegauss
 from scipy.optimize import fsolve
 from scipy.stats import norm
 
-POINTS, WEIGHTS = hermegauss(60)
+POINTS, WEIGHTS = hermegauss(200)  # an expectation over a standard normal variable is a sum over them
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 IMAGES = 2.0  # standard deviation of how easy images are
 

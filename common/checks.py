@@ -1,7 +1,8 @@
-"""The checks of settings that are shared."""
+"""The checks of settings, and their limits, that are shared."""
 
 from common.errors import UserError
 
+FEWEST_SEEDS = 3  # of a statement on a setting; with fewer it is on trained networks
 LARGE = 1000  # above it an upper limit is stated as such: nobody means to reach it
 
 

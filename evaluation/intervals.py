@@ -154,17 +154,17 @@ def over_seeds_and_images(
 
     The first is two-way random effects without replication, y_ij = mu + s_i + p_j + e_ij (Searle, Casella & McCulloch
     1992, Variance Components, ch. 4; degrees of freedom: Satterthwaite 1946, Biometrics Bulletin 2:110-114), with
-    pseudo-images, as Agresti & Coull 1998 (Am. Stat. 52:119-126) and Bonett &
-    Price 2012 (J. Educ. Behav. Stat. 37:479-488) add them for one seed: without them there is no width where no outcome
-    varies, and too little near an accuracy of 1. The second is Student's of the S means: few seeds are never trusted
-    beyond what they say themselves. With groups a group of images is the unit (ratio estimate, Cochran 1977, ch. 6).
+    pseudo-images, as Agresti & Coull 1998 (Am. Stat. 52:119-126) and Bonett & Price 2012 (J. Educ. Behav. Stat. 37:479-488)
+    add them for one seed: without them there is no width where no outcome varies, and too little near an accuracy of 1.
+    The second is Student's of the S means: few seeds are never trusted beyond what they say themselves. With groups a
+    group of images is the unit (ratio estimate, Cochran 1977, ch. 6).
 
     Args:
         outcomes: (S, n) 0 or 1, or differences -1, 0 or 1.
         pseudo: outcome and number of pseudo-images.
         groups: (n,) group numbers; None: each image is its own.
     """
-    y, scale = _by_group(outcomes, groups)
+    y, scale = _columns(outcomes, groups)
     added = np.broadcast_to([value for value, _ in pseudo], (len(y), len(pseudo)))
     weights = np.append(np.ones(y.shape[1]), [number * scale for _, number in pseudo])
     means = y.mean(axis=1)
@@ -174,7 +174,7 @@ def over_seeds_and_images(
 
 def over_images(outcomes: np.ndarray, pseudo: Sequence[tuple[float, float]], groups: np.ndarray) -> StudentT:
     """Return the t distribution of the mean of one network's outcomes (n,) in groups; as `over_seeds_and_images`."""
-    y, scale = _by_group(outcomes[None], groups)
+    y, scale = _columns(outcomes[None], groups)
     values = np.append(y[0], [value for value, _ in pseudo])
     weights = np.append(np.ones(y.shape[1]), [number * scale for _, number in pseudo])
     n = float(weights.sum())
@@ -183,15 +183,22 @@ def over_images(outcomes: np.ndarray, pseudo: Sequence[tuple[float, float]], gro
     return StudentT(mean, error, max(1.0, _effective_groups(groups) - 1))
 
 
-def _by_group(outcomes: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, float]:
+def by_group(outcomes: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return outcomes (S, n) of images as those of their groups (S, G), with the same means, and the mean size of a group."""
+    y = np.asarray(outcomes, dtype=np.float64)
+    _, groups = np.unique(groups, return_inverse=True)
+    sizes, mean = np.bincount(groups).astype(np.float64), y.mean()
+    sums = np.stack([np.bincount(groups, weights=line) for line in y])
+    return (sums - mean * sizes) / sizes.mean() + mean, float(sizes.mean())
+
+
+def _columns(outcomes: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, float]:
     """Return the outcomes (S, n) of images, or of groups (S, G) with the same means; and how many columns one image is."""
     y = np.asarray(outcomes, dtype=np.float64)
     if groups is None:
         return y, 1.0
-    _, groups = np.unique(groups, return_inverse=True)
-    sizes, mean = np.bincount(groups).astype(np.float64), y.mean()
-    sums = np.stack([np.bincount(groups, weights=line) for line in y])
-    return (sums - mean * sizes) / sizes.mean() + mean, _clustering(y, groups) / sizes.mean()
+    of_groups, size = by_group(y, groups)
+    return of_groups, _clustering(y, groups) / size
 
 
 def _effective_groups(groups: np.ndarray) -> float:

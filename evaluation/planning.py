@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import chdtri, stdtrit
 
+from evaluation.intervals import by_group
+
 DRAWS = 4000  # of mean squares
 MOST_IMAGES = 10_000_000
 MOST_SEEDS = 30
@@ -28,13 +30,7 @@ class Spread(NamedTuple):
         Few seeds say little about the variance between seeds: it is taken at the upper end of its one-sided 80% interval, so
         that what is planned with it suffices in four of five cases (Browne 1995, Statistics in Medicine 14:1933-1940).
         """
-        y = differences.astype(np.float64)
-        per_unit = 1.0
-        if groups is not None:
-            _, groups = np.unique(groups, return_inverse=True)
-            sizes = np.bincount(groups).astype(np.float64)
-            per_unit = float(sizes.mean())
-            y = (np.stack([np.bincount(groups, weights=x) for x in y]) - y.mean() * sizes) / per_unit + y.mean()
+        y, per_unit = (differences.astype(np.float64), 1.0) if groups is None else by_group(differences, groups)
         n_seeds, n = y.shape
         by_unit = y.mean(axis=0)
         between = float(((by_unit - y.mean()) ** 2).sum() + 2 / per_unit) / (n + 1)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.checks import check_good_enough
+from common.checks import FEWEST_SEEDS, check_good_enough
 from common.errors import UserError
 from common.predictions_csv import correct_matrix, has_predictions, read_predictions
 from common.run_folder import RunFolder
@@ -23,7 +23,7 @@ from evaluation.paired_tests import compare_pair, format_p
 from reports.accuracy import GroupNames
 from reports.load_runs import EXAMPLE, Run, find_records, load_runs
 from reports.report_data import data_fingerprint
-from reports.wording import FEWEST_SEEDS, LEVEL, evidence
+from reports.wording import LEVEL, evidence
 
 IMAGES = {"test": "test images", "val": "validation images (they also chose the epoch, so accuracies are too good)"}
 HELP = """Compares the predictions of two runs, image by image.

@@ -8,13 +8,14 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from common.checks import FEWEST_SEEDS
 from common.errors import UserError
 from common.predictions_csv import correct_matrix, has_predictions, read_predictions
 from evaluation.intervals import Interval, accuracy_interval, group_numbers
 from evaluation.paired_tests import PairedComparison, compare_pair, format_p, holm
 from reports.accuracy import GroupNames
 from reports.load_runs import Run, find_records, load_runs
-from reports.wording import FEWEST_SEEDS, LEVEL
+from reports.wording import LEVEL
 
 MARGIN = 0.02  # of the comparison; nothing here depends on it
 

@@ -2,11 +2,12 @@
 
 import numpy as np
 
+from common.checks import FEWEST_SEEDS
 from common.text import SPLIT_NAMES, clean, compact_count
 from evaluation.paired_tests import bias_corrected_best, compare_pair, holm
 from reports.accuracy import Accuracy, CorrectnessMatrix
 from reports.report_data import Choice, Comparison, ResultGroup, ResultRow
-from reports.wording import FEWEST_SEEDS, LEVEL, evidence, is_of_settings
+from reports.wording import LEVEL, evidence, is_of_settings
 
 RESAMPLES = 1000
 DRAWS = 4_000_000_000  # resamples x images x rows, about a second
@@ -26,9 +27,8 @@ def compare_to_best(group: ResultGroup, margin: float) -> None:
     """
     group.split, group.margin = _common_split(group.rows), margin
     best, *others = group.rows
-    best.comparison = Comparison(reason="the best" if best.ranked_by and not best.guesses else "no accuracy")
-    if best.guesses:
-        best.comparison = Comparison(reason="no better than guessing")
+    reason = "no better than guessing" if best.guesses else "the best" if best.ranked_by else "no accuracy"
+    best.comparison = Comparison(reason=reason)
     found = [_compare(row.outcomes[group.split], best.outcomes[group.split], group.split, margin) for row in others]
     corrected = iter(holm([each.pair.p_value for each in found if each.pair]))
     for row, comparison in zip(others, found, strict=True):

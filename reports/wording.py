@@ -2,12 +2,12 @@
 
 from math import ceil, floor, log10
 
+from common.checks import FEWEST_SEEDS
 from common.text import SPLIT_NAMES, plural
 from evaluation.paired_tests import PairedComparison
 from evaluation.planning import images_needed, seeds_needed
 
 LEVEL = 0.05  # of the tests
-FEWEST_SEEDS = 3  # of a statement on a setting; with fewer it is on these trained networks
 
 
 def is_of_settings(pair: PairedComparison) -> bool:

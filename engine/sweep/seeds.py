@@ -6,11 +6,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 
-from common.checks import check_good_enough
+from common.checks import FEWEST_SEEDS, check_good_enough
 from common.errors import UserError
 from common.text import join_words, plural
 
-ENOUGH = 3  # seeds, below which the page calls no setting worse
 LARGEST = 2**32  # of a seed, not reached
 MOST = 10_000  # seeds
 
@@ -91,8 +90,8 @@ def _describe(config: DictConfig, chosen: bool) -> str:
         return f"{text}, with one seed, since a network costs the same with any"
     if len(seeds) > 1:
         text += f": {' x '.join([*parts, plural(len(seeds), 'seed')])} ({_range(seeds)})"
-        if settings > 1 and len(seeds) < ENOUGH:
-            return f"{text}; {ENOUGH} are needed before the page calls a setting worse"
+        if settings > 1 and len(seeds) < FEWEST_SEEDS:
+            return f"{text}; {FEWEST_SEEDS} are needed before the page calls a setting worse"
         fewer = f"; seeds=1 makes it {plural(jobs // len(seeds), 'run')}" if chosen else ""
         return f"{text}, since one seed cannot show that a setting is worse{fewer}" if settings > 1 else text
     if folds > 1:
@@ -101,7 +100,7 @@ def _describe(config: DictConfig, chosen: bool) -> str:
         return text
     return (
         f"{text}: one seed a setting: the page compares these trained networks, not the settings; "
-        f"seeds={ENOUGH} compares the settings, with {plural(ENOUGH * jobs, 'run')}"
+        f"seeds={FEWEST_SEEDS} compares the settings, with {plural(FEWEST_SEEDS * jobs, 'run')}"
     )
 
 
