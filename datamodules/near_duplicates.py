@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
-from scipy import fft, ndimage
+from scipy import fft
 
 from common.atomic_io import write_bytes
 from datamodules.pixel_cache import PixelCache
@@ -135,6 +135,8 @@ def split_texture(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     Returns:
         texture and band, (images, side, side) float32 around 1 in size, 0 where an image is not compared; (images,) bool.
     """
+    from scipy import ndimage  # late, as in _blur: where the answer is kept nothing is looked at
+
     images, scale, border = gray.astype(np.float32), gray.shape[1] / SIDE, max(1, round(BORDER * gray.shape[1]))
     inner = (slice(None), slice(border, -border), slice(border, -border))
     band = _blur(images, FINE * scale) - _blur(images, COARSE * scale)
@@ -177,6 +179,8 @@ def correlate(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _blur(images: np.ndarray, sd: float, weights: np.ndarray | None = None) -> np.ndarray:
     """Return each image blurred; with weights, from the pixels that have one."""
+    from scipy import ndimage
+
     if weights is None:
         return ndimage.gaussian_filter(images, (0, sd, sd), mode="nearest")
     return _blur(images * weights, sd) / np.maximum(_blur(weights, sd), 0.01)
