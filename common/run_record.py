@@ -133,6 +133,8 @@ class DataInfo:
     """Number of the fold that is val, from 0."""
     read_s: float | None = None
     """Seconds for listing, decoding and auditing."""
+    range: tuple[float, float, bool] | None = None
+    """Values of more than 8 bits a channel that become 0 and 255, and whether also in files that state a range themselves."""
     fingerprint: str | None = None
     """16 hex digits of all images with labels and splits."""
     fingerprint_full: str | None = None
@@ -489,6 +491,7 @@ class RunRecord:
     def __post_init__(self):
         self.folder: RunFolder | None = None
         self.writes = False
+        self.in_sweep = False  # one of the jobs of a sweep or a search
         self.latency_comes_later = False  # other jobs of its sweep run at the same time
         self.previous: RunRecord | None = None  # of the run that this one resumes
         self.has_trained = False  # a step of the optimizer, in this command

@@ -1,45 +1,88 @@
 """From a file to pixels: the one place where images are opened, for training, prediction and export alike."""
 
+import contextlib
 import hashlib
 import os
 import stat
 import warnings
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 
 from common.errors import UserError
+from datamodules import formats
+from datamodules.deep_pixels import DeepPixels, ValueRange
 
 # The content of a file decides how it is read, whatever its name. Only these of Pillow's formats: others start programs
 # (EPS) or draw (WMF). MPO, several JPEGs in one, is read by the reader of JPEG.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000")
+KNOWN = "JPEG, PNG, WebP, AVIF, HEIC, JPEG 2000, BMP, TIFF, GIF and DICOM"
 Image.MAX_IMAGE_PIXELS = 200_000_000  # a decompression bomb is refused below; Pillow only warns up to twice of it
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # once for all threads
+# Once for all threads; a damaged EXIF is as none
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 DRAFT_SIZE = 512  # big JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, not below this many pixels a side
-DECODER = f"pillow {Image.__version__}, draft {DRAFT_SIZE}, exif, white behind alpha, bilinear, 3"  # in a cache's key
+DECODER = f"pillow {Image.__version__}, draft {DRAFT_SIZE}, exif, white behind alpha, bilinear, 4"  # in a cache's key
+ORIENTATION = 0x0112  # tag of EXIF
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 
 class UnreadableImageError(UserError):
     """Name a file that is missing, empty, cut off, absurdly large or no image, and the reason."""
 
 
-class DecodedFile(NamedTuple):
+class DecodedImage(NamedTuple):
     """Hold an image and the size and mode of its file."""
 
-    image: Image.Image  # upright RGB
+    source: Image.Image | DeepPixels  # upright RGB, or the values of more than 8 bits a channel
     size: tuple[int, int]  # width and height in the file
     mode: str  # Pillow's, in the file
 
+    def rgb(self, value_range: ValueRange | None = None) -> Image.Image:
+        """Return the image as upright RGB; `value_range` is for more than 8 bits: `DeepPixels.range_of`.
 
-def open_image(path: Path, image_size: int = 0) -> Image.Image:
-    """Return the upright RGB image of a file; see `read_image`."""
-    return read_image(path, image_size).image
+        Raises:
+            UserError: the range is not known, or pixels are NaN.
+        """
+        if isinstance(self.source, Image.Image):
+            return self.source
+        return to_rgb(self.source.to_image(*self.source.range_of(value_range)))
+
+    def fingerprint(self) -> str:
+        """Return 16 hex digits that name the pixels and their size, whatever the file is called and the range is."""
+        if isinstance(self.source, DeepPixels):
+            return self.source.fingerprint()
+        return fingerprint(self.source)
 
 
-def read_image(path: Path, image_size: int = 0) -> DecodedFile:
-    """Decode the first frame of a file: EXIF rotation applied, alpha over white, 16 bits scaled to 8.
+def open_image(path: Path, image_size: int = 0, value_range: ValueRange | None = None) -> Image.Image:
+    """Return the upright RGB image of a file; see `read_image` and `DecodedImage.rgb`.
+
+    Raises:
+        UnreadableImageError: names the file and the reason.
+    """
+    return rgb(read_image(path, image_size), path, value_range)
+
+
+def rgb(decoded: DecodedImage, path: Path | str, value_range: ValueRange | None) -> Image.Image:
+    """Return `DecodedImage.rgb`; an error names the file.
+
+    Raises:
+        UnreadableImageError: names the file and the reason.
+    """
+    with _named(path):
+        return decoded.rgb(value_range)
+
+
+def read_image(path: Path, image_size: int = 0) -> DecodedImage:
+    """Decode the first frame of a file: turned upright by EXIF, alpha over white, more than 8 bits as values.
 
     A big JPEG is decoded at a fraction of its size that is still twice `image_size`, and not below DRAFT_SIZE: a quarter of
     the time at 12 megapixels. (Its fingerprint is that of the reduced image, the same for all sizes up to 256.)
@@ -47,41 +90,89 @@ def read_image(path: Path, image_size: int = 0) -> DecodedFile:
     Raises:
         UnreadableImageError: names the file and the reason.
     """
-    try:
+    with _named(path):
         status = os.stat(path)  # noqa: PTH116 follows links; opening a pipe would wait for a writer
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is no file but a folder, pipe or device")
         if not status.st_size:
             raise ValueError("the file is empty")
-        with Image.open(path, formats=FORMATS) as image:
-            size, mode = image.size, image.mode
-            if size[0] * size[1] > Image.MAX_IMAGE_PIXELS:
-                raise ValueError(f"{size[0]} x {size[1]} pixels, which exceeds limit of {Image.MAX_IMAGE_PIXELS:,}")
-            side = max(DRAFT_SIZE, 2 * image_size)
-            image.draft(None, (side, side))
-            image.load()
-            return DecodedFile(upright(image), size, mode)
-    except Exception as error:  # the content of the file decides which one a reader of Pillow raises
-        raise UnreadableImageError(f"{path}: not a readable image ({_reason(error, path)})") from error
+        with open(path, "rb") as file:  # noqa: PTH123
+            kind = formats.kind_of(file.read(formats.HEADER))
+        if kind == "dicom":
+            return _of_deep(formats.read_dicom(path), "DICOM")
+        if kind == "heif":
+            formats.register_heif()
+        try:
+            opened = Image.open(path, formats=("HEIF",) if kind == "heif" else FORMATS)
+        except UnidentifiedImageError:
+            if kind != "tiff":
+                raise
+            return _of_deep(formats.read_tiff(path), "TIFF")
+        with opened as image:
+            return _read_opened(image, path, image_size)
+
+
+def _read_opened(image: Image.Image, path: Path, image_size: int) -> DecodedImage:
+    size, mode = image.size, image.mode
+    formats.check_pixels(*size)
+    if formats.has_deep_color(image):
+        deep = formats.read_deep_color(image, path)  # before its EXIF, for which a PNG is decoded
+        return _of_deep(replace(deep, turn=_turn(image)), f"{mode};16")
+    side = max(DRAFT_SIZE, 2 * image_size)
+    image.draft(None, (side, side))
+    image.load()
+    if formats.has_deep_gray(image):
+        return _of_deep(replace(formats.read_deep_gray(image), turn=_turn(image)), mode)
+    return DecodedImage(upright(image), size, mode)
+
+
+def _of_deep(deep: DeepPixels, mode: str) -> DecodedImage:
+    """Return a decoded image; one whose values are bytes after all is an image like any other."""
+    if deep.values.dtype == np.uint8 and deep.stated in (None, (0.0, 255.0)):
+        return DecodedImage(to_rgb(deep.to_image(0, 255)), deep.size, mode)
+    return DecodedImage(deep, deep.size, mode)
+
+
+def decode_pixels(image: Image.Image | np.ndarray) -> DecodedImage:
+    """Return what `read_image` returns, of an image in memory: a PIL image, or an array (H, W), (H, W, 3) RGB, (H, W, 4) RGBA.
+
+    Raises:
+        UserError: an array that is no image.
+    """
+    if isinstance(image, Image.Image):
+        if formats.has_deep_color(image) and getattr(image, "filename", ""):  # opened, and not decoded to 8 bits yet
+            return read_image(Path(image.filename))
+        if not formats.has_deep_gray(image):
+            return DecodedImage(upright(image), image.size, image.mode)
+        return _of_deep(DeepPixels(np.asarray(image), turn=_turn(image)), image.mode)
+    array = np.asarray(image)
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.dtype.kind not in "uif" or array.ndim not in (2, 3) or channels not in (1, 3, 4) or not array.size:
+        raise UserError(
+            f"an image of shape {array.shape} and {array.dtype} cannot be used; arrays are (H, W), (H, W, 3) in the order "
+            "RGB or (H, W, 4), tensors (3, H, W): uint8 of 0 to 255, or the values of more bits that the network was trained on"
+        )
+    return _of_deep(DeepPixels(array), f"{array.dtype}")
 
 
 def upright(image: Image.Image) -> Image.Image:
     """Convert an opened image to RGB, turned according to its EXIF."""
-    return to_rgb(ImageOps.exif_transpose(image))
+    turn = _turn(image)
+    image = to_rgb(image if turn is None else image.transpose(turn))
+    image.info = {}  # with the EXIF that has been applied
+    return image
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return how an image is turned upright; None also where its EXIF is damaged, as most software shows it."""
+    try:
+        return TURNS.get(image.getexif().get(ORIENTATION))
+    except Exception:  # the content of the block decides which one
+        return None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode that Pillow reads to RGB.
-
-    Raises:
-        UserError: floating point pixels that are NaN.
-    """
-    if image.mode.startswith(("I", "F")):  # 16 or 32 bits a pixel
-        values = np.asarray(image, dtype=np.float64)
-        if np.isnan(values).any():
-            raise UserError("some of its pixels are NaN")
-        top = 65535 if values.max(initial=0) > 255 else 255
-        return Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8)).convert("RGB")
+    """Convert an image of 8 bits a channel to RGB, alpha over white."""
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -135,11 +226,20 @@ def fingerprint(image: Image.Image) -> str:
     return digest.hexdigest()
 
 
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the file in whatever goes wrong while it is read: its content decides which error a reader raises."""
+    try:
+        yield
+    except Exception as error:
+        raise UnreadableImageError(f"{path}: not a readable image ({_reason(error, path)})") from error
+
+
 def _reason(error: Exception, path: Path) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         missing = "a link to a file that does not exist" if path.is_symlink() else "no such file"
         return missing if isinstance(error, FileNotFoundError) else error.strerror
+    if isinstance(error, UnidentifiedImageError):
+        return f"no known image format; known are {KNOWN}"
     text = str(error) or type(error).__name__
-    if text.startswith("cannot identify"):
-        return f"no known image format; known are {', '.join(FORMATS)}"
     return text if isinstance(error, (OSError, ValueError, SyntaxError)) else f"{type(error).__name__}: {text}"

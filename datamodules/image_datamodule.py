@@ -4,6 +4,7 @@ import functools
 import hashlib
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,13 +17,16 @@ from torch.utils.data import DataLoader
 
 from common.checks import check_between
 from common.errors import UserError
+from common.text import join_words
 from common.untrusted.description import Fit
 from datamodules import gpu_cache
 from datamodules.audit import Finding
 from datamodules.batch_transform import BatchTransform, check_batch_transform, mix_batch
+from datamodules.deep_pixels import ValueRange, parse_range
 from datamodules.loader import EpochSampler, ImageDataset, StatefulDataLoader, keep_batch, workers_that_fit
+from datamodules.memory import Memory
 from datamodules.normalize import normalize
-from datamodules.pixel_cache import PixelCache, open_pixel_cache
+from datamodules.pixel_cache import Look, PixelCache, open_pixel_cache
 from datamodules.prepare import prepare_catalog
 from datamodules.sources.catalog import SPLITS, Catalog
 from datamodules.sources.csv_table import CsvTable
@@ -30,6 +34,7 @@ from datamodules.sources.source import Source, read_source
 from datamodules.splits import THINNED, spread_rows
 from datamodules.transform_list import TransformList, full_name
 from datamodules.transforms import Augmentation
+from datamodules.value_range import describe_range, few_levels, training_range
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +42,7 @@ log = logging.getLogger(__name__)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+CLASSES_SHOWN = 20  # on the screen
 LONG = 2.0  # times as long as wide: images that are squashed to a square with a warning
 
 
@@ -55,6 +61,8 @@ class ImageDataModule(L.LightningDataModule):
         sampler: every training image once an epoch, or as many drawn with all classes equally likely.
         image_size: pixels, height and width after resizing.
         fit: how an image becomes a square of that size: `decode.place`.
+        range: of images of more than 8 bits a channel, which values become 0 and 255: LOW,HIGH; auto: what a file states, else
+            what holds most values of the training images.
         batch_size: images a batch, for each process.
         num_workers: loader processes; 0 decodes nothing twice and is the fastest where there are only two cores.
         augmentation: of each training image by itself.
@@ -62,7 +70,7 @@ class ImageDataModule(L.LightningDataModule):
         split_seed: of splits and folds; not `seed`, so that runs of other seeds have the same test images.
         seed: of `train_fraction`, the order, the augmentation and the batch transform.
         cache: folder of the pixel caches.
-        cache_max_gib: all pixel caches together; the least recently used are removed.
+        cache_max_gib: all pixel caches together; the least recently used are removed. 0: images are decoded in every epoch.
         gpu_cache_gib: on a GPU, images that take no more than this as uint8 are kept there.
     """
 
@@ -90,6 +98,7 @@ class ImageDataModule(L.LightningDataModule):
         cache_max_gib: float,
         gpu_cache_gib: float,
         fit: Fit = "squash",  # runs that were made before there was a choice resume with it
+        range: str | list = "auto",
     ):
         super().__init__()
         check_between("datamodule.batch_size", batch_size, 1, 2**20)
@@ -117,6 +126,8 @@ class ImageDataModule(L.LightningDataModule):
         }  # fmt: skip
         self.sampler = sampler
         self.image_size, self.fit = image_size, fit
+        self.value_range = parse_range(range, "datamodule.range")  # None: not known before `setup`, or not needed
+        self._finds_range = self.value_range is None
         self.train_size = image_size  # of a training image as the network sees it
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -135,15 +146,34 @@ class ImageDataModule(L.LightningDataModule):
         self.limits: dict[str, int | float] = {}  # split -> batches or share of them that are used; all others in full
         self.overfits = False  # validates on its training images, which are not augmented
         self.read_s = 0.0  # seconds of listing, decoding and auditing
+        self.memory = Memory()  # the engine gives all jobs of a sweep the same
 
     @functools.cached_property
     def catalog(self) -> Catalog:
         """All images of the source; opens none. `setup` decides splits and exclusions."""
         started = time.perf_counter()
         self.source.cache = self.cache / "sources"
-        catalog = read_source(self.source)
+        self._source_key = f"{self.source} {sorted(vars(self.source).items())}"
+        catalog = self.memory.get(self._source_key, lambda: read_source(self.source))
         self.read_s += time.perf_counter() - started
-        return catalog
+        return replace(catalog, splits=catalog.splits.copy())
+
+    def keep_range(self, trained: list | None, checkpoint: object) -> None:
+        """Scale images of more than 8 bits as a checkpoint was trained, whatever the images are now.
+
+        Args:
+            trained: the arguments of ValueRange.
+
+        Raises:
+            UserError: another range is given.
+        """
+        value_range = None if trained is None else ValueRange(*trained)
+        if not self._finds_range and self.value_range != value_range:
+            raise UserError(
+                f"ckpt_path={checkpoint}: was trained with the range {value_range or 'of 8 bits'}, and datamodule.range gives "
+                f"{self.value_range}; leave datamodule.range out"
+            )
+        self.value_range, self._finds_range = value_range, False
 
     def setup(self, stage: str | None = None) -> None:
         """Open or build the pixel cache, decide the splits and audit the images; do nothing when called again.
@@ -158,22 +188,56 @@ class ImageDataModule(L.LightningDataModule):
         if self.batch_transform is not None:
             check_batch_transform(self.batch_transform, len(catalog.classes), self.image_size)
         started = time.perf_counter()
-        folder = self.cache / "pixels"
-        pixel_cache = open_pixel_cache(catalog.files, self.image_size, folder, self.cache_max_gib, self.fit)
-        self.findings = prepare_catalog(catalog, pixel_cache, **self.rules)
+        pixel_cache = self._prepare()
+        catalog = self.catalog
         n_train = len(catalog.rows("train"))
         if self.batch_size > n_train:
             raise UserError(
                 f"datamodule.batch_size={self.batch_size} is larger than the train split ({n_train} "
                 f"images); use {n_train} or fewer"
             )
-        log.info("%s: %s; classes %s", catalog.name, catalog.describe(), ", ".join(catalog.classes))
+        log.info("%s: %s; classes %s", catalog.name, catalog.describe(), join_words(catalog.classes, CLASSES_SHOWN))
         width, height = pixel_cache.stats.sizes[catalog.present()].T
         if self.fit == "squash" and np.median(np.maximum(width, height) / np.minimum(width, height)) >= LONG:
             log.warning("half of the images are %g times as long as wide or more; datamodule.fit=squash distorts them, "
                         "crop and pad do not", LONG)  # fmt: skip
         self.pixel_cache = pixel_cache
         self.read_s += time.perf_counter() - started
+
+    def _prepare(self) -> PixelCache:
+        """Decide splits, exclusions and the range of values; return the pixels. What an earlier job has found is taken over."""
+        look = Look(self.image_size, self.fit, "own" if self._finds_range else self.value_range)
+        rules = self.rules if self.rules["train_fraction"] < 1 else self.rules | {"train_seed": None}
+        key = f"{self._source_key} {look} {sorted(rules.items())}"
+        prepared = self.memory.get(
+            key, lambda: (self.catalog, prepare_catalog(self.catalog, self._pixels(look), **self.rules))
+        )
+        self.catalog, findings = prepared
+        stats = self._pixels(look).stats
+        if self._finds_range:
+            self.value_range = training_range(self.catalog, stats)
+        if self._finds_range and self.value_range is not None:
+            look = look._replace(value_range=self.value_range)
+        if described := describe_range(self.catalog, stats, self.value_range):
+            log.info("%s: %s", self.catalog.name, described)
+        few = few_levels(self.catalog, stats, self.value_range)
+        if few is not None:
+            log.warning(few.text)
+        self.findings = [*findings, *([few] if few else [])]
+        return self._pixels(look)
+
+    def _pixels(self, look: Look) -> PixelCache:
+        return self.memory.get(
+            (self._source_key, look),
+            lambda: open_pixel_cache(
+                self.catalog.files,
+                look.image_size,
+                self.cache / "pixels",
+                self.cache_max_gib,
+                look.fit,
+                look.value_range,
+            ),
+        )
 
     def fingerprint(self, *splits: str, thinned: bool = True) -> str:
         """Return 16 hex digits that name images, labels and splits of `splits` (none: all), whatever the files are called.

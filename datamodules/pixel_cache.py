@@ -15,20 +15,27 @@ import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from common.atomic_io import atomic_folder
 from common.errors import DISK_ERRORS
 from datamodules.decode import DECODER, open_image, resize
+from datamodules.deep_pixels import ValueRange
+from datamodules.formats import OPTIONAL_READERS
 from datamodules.image_stats import ImageStats, scan_image
 
 log = logging.getLogger(__name__)
 
 ABANDONED_S = 3600  # a cache still being built after an hour belongs to a killed process
 MAPPED_AROUND = 64 * 2**10  # bytes that the system maps around a page that is asked for
+OWN_NAMES = r"([0-9a-f]{12}-)?[0-9a-f]{24}(\.building-.*)?"  # of caches; without a look in 0.2.0
 CHUNK = 1024  # files that a thread pool is given at once
+VERSION_BYTES = 16  # that name a file
+ANNOUNCED = 2000  # images, from which on reading them takes a while
 
 
 class PixelCache:
@@ -70,48 +77,91 @@ class PixelCache:
 class UncachedPixels(PixelCache):
     """Give the same without a file: decode an image each time that it is asked for."""
 
-    def __init__(self, files: Sequence[Path], image_size: int, fit: str, stats: ImageStats):
+    path = None
+
+    def __init__(self, files: Sequence[Path], look: "Look", stats: ImageStats):
         self.files = files
-        self.image_size = image_size
-        self.fit = fit
+        self.look = look
+        self.image_size = look.image_size
         self.stats = stats
 
     def __getitem__(self, row: int) -> np.ndarray:
-        return np.asarray(resize(open_image(self.files[row], self.image_size), self.image_size, self.fit))
+        own = self.look.value_range == "own"
+        value_range = ValueRange(*self.stats.spreads[row].tolist()) if own else self.look.value_range
+        image = open_image(self.files[row], self.image_size, value_range)
+        return np.asarray(resize(image, self.image_size, self.look.fit))
 
     def __reduce__(self):
-        return UncachedPixels, (self.files, self.image_size, self.fit, self.stats)
+        return UncachedPixels, (self.files, self.look, self.stats)
+
+
+class Look(NamedTuple):
+    """Say how files become pixels: one cache holds images of one look."""
+
+    image_size: int  # pixels a side
+    fit: str = "squash"  # as of `decode.resize`
+    value_range: ValueRange | Literal["own"] | None = None  # as of `image_stats.scan_image`
+
+    def name(self) -> str:
+        """Return 12 hex digits that name the look and the decoder."""
+        readers = [name for name in OPTIONAL_READERS if find_spec(name)]  # a file may be readable once one is installed
+        described = f"{DECODER} {readers} {self.image_size} {self.fit} {tuple(self.value_range or ())}"
+        return hashlib.blake2b(described.encode(), digest_size=6).hexdigest()
 
 
 def open_pixel_cache(
-    files: Sequence[Path], image_size: int, folder: Path, limit_gib: float = 50.0, fit: str = "squash"
+    files: Sequence[Path],
+    image_size: int,
+    folder: Path,
+    limit_gib: float = 50.0,
+    fit: str = "squash",
+    value_range: ValueRange | Literal["own"] | None = None,
 ) -> PixelCache:
     """Open the cache of these files in this order; build it where there is none yet.
 
+    What an earlier cache of the same look holds of the files is copied, so that only new and changed files are decoded.
     Unreadable files are no error here: their rows are black, and `stats.errors` holds the reason.
 
     Args:
-        limit_gib: all caches together; the least recently used are removed when a new one is built.
+        limit_gib: all caches together; the least recently used are removed when a new one is built. Where it has no room for
+            these files, or is 0, images are decoded each time that they are asked for.
         fit: as of `decode.resize`.
+        value_range: as of `image_stats.scan_image`.
     """
-    place = folder / _key(files, image_size, fit)
+    look = Look(image_size, fit, value_range)
+    versions = [_version(file) for file in files]
+    place = folder / f"{look.name()}-{hashlib.blake2b(b''.join(versions), digest_size=12).hexdigest()}"
     if place.is_dir():
         try:
             return _open(place, len(files))
         except (ValueError, OSError, IndexError) as error:
             log.warning("pixel cache: %s; building it again", error)
             shutil.rmtree(place, ignore_errors=True)
+    needed, limit = len(files) * look.image_size**2 * 3, int(limit_gib * 2**30)
+    if needed > limit:
+        if limit:
+            log.warning(
+                "datamodule.cache_max_gib=%g: %s images take %.1f GiB; decoding images in every epoch, which is slow",
+                limit_gib, f"{len(files):,}", needed / 2**30,
+            )  # fmt: skip
+        return _decode_without_cache(files, look)
     try:
-        _make_room(folder, needed=len(files) * image_size**2 * 3, limit=int(limit_gib * 2**30))
-        _build(files, image_size, fit, place)
+        folder.mkdir(parents=True, exist_ok=True)
+        earlier = _find_earlier(folder, look, versions)
+        _make_room(folder, needed, limit, keep=earlier and earlier.place)
+        _build(files, versions, look, place, earlier if earlier and earlier.place.is_dir() else None)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
         log.warning("pixel cache: could not write %s (%s); decoding images in every epoch", folder, error.strerror)
-        stats = ImageStats.empty(len(files))
-        _decode_all(files, image_size, fit, stats)
-        return UncachedPixels(files, image_size, fit, stats)
+        return _decode_without_cache(files, look)
     return _open(place, len(files))
+
+
+def _decode_without_cache(files: Sequence[Path], look: Look) -> UncachedPixels:
+    stats = ImageStats.empty(len(files))
+    _decode(files, range(len(files)), look, stats)
+    return UncachedPixels(files, look, stats)
 
 
 def _open(place: Path, rows: int) -> PixelCache:
@@ -128,59 +178,113 @@ def _open(place: Path, rows: int) -> PixelCache:
     return cache
 
 
-def _key(files: Sequence[Path], image_size: int, fit: str) -> str:
-    """Name what a cache is made from: files with their size and time of change, size and fit of an image, decoder."""
-    made_by = f"{DECODER} {image_size}" + (f" {fit}" if fit != "squash" else "")  # as named before there was a fit
-    digest = hashlib.blake2b(made_by.encode(), digest_size=12)
-    for file in files:
-        try:
-            status = file.stat()
-            version = f"{status.st_size}\0{status.st_mtime_ns}"
-        except OSError as error:  # a dangling link, or removed since it was listed: its row holds the reason
-            version = error.strerror
-        digest.update(f"\0{file}\0{version}".encode(errors="surrogateescape"))
-    return digest.hexdigest()
+def _version(file: Path) -> bytes:
+    """Return 16 bytes that name a file and what it holds: its path, inode, size and times of change.
+
+    The inode and the time of the last change of it (ctime), which no program sets, tell copies of a folder apart that have the
+    same names, sizes and times.
+    """
+    path = os.path.abspath(file)  # noqa: PTH100 as it is written; links are followed by stat
+    try:
+        status = os.stat(path)  # noqa: PTH116
+        version = f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+    except OSError as error:  # a dangling link, or removed since it was listed: its row holds the reason
+        version = error.strerror
+    return hashlib.blake2b(f"{path}\0{version}".encode(errors="surrogateescape"), digest_size=VERSION_BYTES).digest()
 
 
-def _build(files: Sequence[Path], image_size: int, fit: str, place: Path) -> None:
+class _Earlier(NamedTuple):
+    """Hold which rows of an earlier cache are wanted again."""
+
+    place: Path
+    rows: np.ndarray  # of the new cache
+    earlier_rows: np.ndarray  # of the earlier one
+
+
+def _find_earlier(folder: Path, look: Look, versions: list[bytes]) -> _Earlier | None:
+    """Find the cache of the same look that holds most of these files."""
+    best, wanted = None, {version: row for row, version in enumerate(versions)}
+    for place in folder.glob(f"{look.name()}-*"):
+        with contextlib.suppress(OSError, ValueError, EOFError):  # damaged, or being removed by another process
+            held = np.load(place / "versions.npy", allow_pickle=False)
+            pairs = [(wanted[each], row) for row, each in enumerate(held.tolist()) if each in wanted]
+            if pairs and (best is None or len(pairs) > len(best.rows)):
+                rows, earlier_rows = np.array(pairs, np.int64).T
+                best = _Earlier(place, rows, earlier_rows)
+    return best
+
+
+def _build(files: Sequence[Path], versions: list[bytes], look: Look, place: Path, earlier: _Earlier | None) -> None:
     """Write a cache: whole or absent, also with two builders."""
     with atomic_folder(place) as building:
         stats = ImageStats.empty(len(files))
         with (building / "pixels.npy").open("wb") as file:
-            shape = (len(files), image_size, image_size, 3)
+            shape = (len(files), look.image_size, look.image_size, 3)
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             file.flush()
-            file.truncate(file.tell() + math.prod(shape))  # rows that cannot be read stay black
-            _decode_all(files, image_size, fit, stats, file.fileno(), file.tell())
+            begin = file.tell()
+            file.truncate(begin + math.prod(shape))  # rows that cannot be read stay black
+            copied = _copy(earlier, stats, file.fileno(), begin, building) if earlier else np.empty(0, np.int64)
+            new = np.setdiff1d(np.arange(len(files)), copied)
+            if len(new) >= ANNOUNCED or 0 < len(new) < len(files):
+                log.info("reading %s of %s images, once: %s", f"{len(new):,}", f"{len(files):,}", place.parent)
+            _decode(files, new.tolist(), look, stats, file.fileno(), begin)
             os.fsync(file.fileno())
+        np.save(building / "versions.npy", np.array(versions, f"V{VERSION_BYTES}"))
         stats.save(building / "stats.npz")
 
 
-def _decode_all(
-    files: Sequence[Path], image_size: int, fit: str, stats: ImageStats, descriptor: int | None = None, offset: int = 0
+def _copy(earlier: _Earlier, stats: ImageStats, descriptor: int, begin: int, building: Path) -> np.ndarray:
+    """Take over pixels, statistics and what is known of near duplicates; return the rows that need no decoding."""
+    try:
+        held = np.load(earlier.place / "versions.npy", allow_pickle=False)
+        cache = _open(earlier.place, len(held))
+        for row, earlier_row in zip(earlier.rows.tolist(), earlier.earlier_rows.tolist(), strict=True):
+            pixels = cache[earlier_row].tobytes()
+            os.pwrite(descriptor, pixels, begin + row * len(pixels))
+        for known in earlier.place.glob("near*"):
+            shutil.copyfile(known, building / known.name)
+    except (ValueError, OSError, IndexError) as error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            raise
+        log.warning("pixel cache: %s; its images are decoded again", error)
+        return np.empty(0, np.int64)
+    stats.copy_rows(earlier.rows, cache.stats, earlier.earlier_rows)
+    return earlier.rows
+
+
+def _decode(
+    files: Sequence[Path],
+    rows: Sequence[int],
+    look: Look,
+    stats: ImageStats,
+    descriptor: int | None = None,
+    begin: int = 0,
 ) -> None:
-    """Fill the statistics and, from byte `offset` of an open file, the pixels. In threads: Pillow releases the GIL."""
+    """Fill the statistics and, from byte `begin` of an open file, the pixels. In threads: Pillow releases the GIL."""
 
     def decode(row: int) -> None:
-        image = scan_image(files[row], row, stats, image_size, fit)
+        image = scan_image(files[row], row, stats, *look)
         if image is not None and descriptor is not None:
-            os.pwrite(descriptor, image.tobytes(), offset + row * image_size**2 * 3)
+            os.pwrite(descriptor, image.tobytes(), begin + row * look.image_size**2 * 3)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for begin in range(0, len(files), CHUNK):  # all futures of 100,000 files at once would take memory
-            list(pool.map(decode, range(begin, min(begin + CHUNK, len(files)))))
+        for start in range(0, len(rows), CHUNK):  # all futures of 100,000 files at once would take memory
+            list(pool.map(decode, rows[start : start + CHUNK]))
 
 
-def _make_room(folder: Path, needed: int, limit: int) -> None:
+def _make_room(folder: Path, needed: int, limit: int, keep: Path | None) -> None:
     """Remove what was abandoned, and the least recently used caches while all together would be above the limit.
+
+    Args:
+        keep: a cache that is removed last.
 
     Raises:
         OSError: the disk has no space for the new cache.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     caches = []
     for cache in folder.iterdir():
-        if not re.fullmatch(r"[0-9a-f]{24}(\.building-.*)?", cache.name) or not cache.is_dir() or cache.is_symlink():
+        if not re.fullmatch(OWN_NAMES, cache.name) or not cache.is_dir() or cache.is_symlink():
             continue  # only what this file has made may be removed
         with contextlib.suppress(FileNotFoundError):  # another process has finished or removed it in between
             used = cache.stat().st_mtime
@@ -190,7 +294,7 @@ def _make_room(folder: Path, needed: int, limit: int) -> None:
                 continue
             caches.append((used, cache, sum(file.stat().st_size for file in cache.iterdir())))
     total = needed + sum(size for _, _, size in caches)
-    for _, cache, size in sorted(caches):
+    for _, cache, size in sorted(caches, key=lambda entry: (entry[1] == keep, entry)):
         if total <= limit:
             break
         log.info("pixel cache: removed %s (%d MiB), the least recently used", cache.name, size // 2**20)

@@ -18,6 +18,7 @@ from common.errors import UserError
 from common.run_record import Decision
 from common.untrusted.description import Fit, check_decision, check_description
 from datamodules.decode import resize
+from datamodules.deep_pixels import ValueRange
 from inference.arguments import EXAMPLE, checkpoint_argument, is_read_by_predict
 
 
@@ -31,6 +32,15 @@ class ModelDescription:
     std: list[float]
     decision: Decision | None
     fit: Fit = "squash"  # how an image becomes a square
+    range: list | None = None  # of pixels of more than 8 bits: ValueRange
+
+    def __post_init__(self):
+        object.__setattr__(self, "range", None if self.range is None else list(self.range))
+
+    @property
+    def value_range(self) -> ValueRange | None:
+        """Which values of pixels of more than 8 bits become 0 and 255, as in training."""
+        return None if self.range is None else ValueRange(*self.range)
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """Return an upright RGB image as the network takes it, (S, S, 3) uint8."""
@@ -47,16 +57,18 @@ class ModelDescription:
         Raises:
             UserError: a value is missing, is no JSON, or is one that export.py does not write.
         """
-        texts = {"fit": json.dumps(cls.fit)} | texts  # not in files that were written before there was a choice
+        texts = {"fit": json.dumps(cls.fit), "range": "null"} | texts  # not in files from before there was a choice
         missing = [field.name for field in fields(cls) if field.name not in texts]
         if missing:
             raise UserError(f"its {', '.join(missing)} is missing")
         try:
-            classes, image_size, mean, std, decision, fit = (json.loads(texts[field.name]) for field in fields(cls))
+            classes, image_size, mean, std, decision, fit, value_range = (
+                json.loads(texts[field.name]) for field in fields(cls)
+            )
         except (ValueError, RecursionError) as error:
             raise UserError(f"its description is no JSON: {error}") from error
-        check_description(classes, image_size, mean, std, fit, source="the file")
-        return cls(classes, image_size, mean, std, check_decision(decision, classes, "the file"), fit)
+        check_description(classes, image_size, mean, std, fit, value_range, source="the file")
+        return cls(classes, image_size, mean, std, check_decision(decision, classes, "the file"), fit, value_range)
 
 
 class Backend(Protocol):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from common.errors import UserError
 from common.run_record import Decision
-from datamodules.decode import UnreadableImageError, fingerprint, open_image, upright
+from datamodules.decode import DecodedImage, UnreadableImageError, decode_pixels, read_image, rgb
 from inference.backends import Backend, ModelDescription, open_backend
 from inference.image_inputs import ImageInput, ImageInputs
 
@@ -50,7 +50,7 @@ class Prediction:
     error: str = ""
 
 
-class DecodedImage(NamedTuple):
+class ReadyImage(NamedTuple):
     """An image that is ready for the network."""
 
     pixels: np.ndarray  # (S, S, 3) uint8
@@ -100,14 +100,16 @@ class Predictor:
         """Return predictions in the order of the images; a list for a single one, too.
 
         Args:
-            images: one image or an iterable of them: a path, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4) of
-                uint8, a tensor (3, H, W) or (1, H, W) of uint8; or an array (N, H, W, 3) or tensor (N, 3, H, W); or a
-                folder, pattern or table (.csv) as in `python predict.py images=`.
+            images: one image or an iterable of them: a path, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4), a tensor
+                (3, H, W) or (1, H, W); or an array (N, H, W, 3) or tensor (N, 3, H, W); or a folder, pattern or table (.csv)
+                as in `python predict.py images=`. The channels of arrays and tensors are RGB; OpenCV's arrays are BGR and
+                become RGB by `array[..., ::-1]`. Values are uint8 of 0 to 255; others (uint16, float) are those that the
+                training images had, scaled by the range in the checkpoint.
             batch_size: images at a time; another one changes probabilities in about the seventh digit.
 
         Raises:
-            UserError: a single path that does not exist, or something that is no image of 8 bits. One unreadable file of
-                several is a prediction with an `error`.
+            UserError: a single path that does not exist, or something that is no image. One unreadable file of several is a
+                prediction with an `error`.
         """
         return [prediction for _, prediction in self.stream(_as_list(images), batch_size)]
 
@@ -127,13 +129,13 @@ class Predictor:
         waiting, readable = [], 0
         for item, decoded in self._read_ahead(images, AHEAD * batch_size):
             waiting.append((item, decoded))
-            readable += isinstance(decoded, DecodedImage)
+            readable += isinstance(decoded, ReadyImage)
             if readable == batch_size or len(waiting) >= MOST_WAITING * batch_size:
                 yield from self._predict_batch(waiting)
                 waiting, readable = [], 0
         yield from self._predict_batch(waiting)
 
-    def _read_ahead(self, images: Iterable, ahead: int) -> Iterator[tuple[object, DecodedImage | str]]:
+    def _read_ahead(self, images: Iterable, ahead: int) -> Iterator[tuple[object, ReadyImage | str]]:
         """Yield each image with its pixels or the reason why there are none; Pillow decodes outside of Python's lock."""
         pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
         try:
@@ -148,15 +150,17 @@ class Predictor:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _read(self, item) -> DecodedImage | str:
+    def _read(self, item) -> ReadyImage | str:
         try:
-            image = as_image(item, self.image_size)
+            decoded = decode_item(item, self.image_size)
+            path, value_range = _path(item), self.description.value_range
+            image = rgb(decoded, path, value_range) if path else decoded.rgb(value_range)
         except UnreadableImageError as error:
             return str(error)
-        return DecodedImage(self.description.pixels(image), fingerprint(image))
+        return ReadyImage(self.description.pixels(image), decoded.fingerprint())
 
-    def _predict_batch(self, batch: list[tuple[object, DecodedImage | str]]) -> Iterator[tuple[object, Prediction]]:
-        pixels = [decoded.pixels for _, decoded in batch if isinstance(decoded, DecodedImage)]
+    def _predict_batch(self, batch: list[tuple[object, ReadyImage | str]]) -> Iterator[tuple[object, Prediction]]:
+        pixels = [decoded.pixels for _, decoded in batch if isinstance(decoded, ReadyImage)]
         results = self._decide(self.backend(np.stack(pixels)).astype(np.float64)) if pixels else iter(())
         for item, decoded in batch:
             if isinstance(decoded, str):
@@ -211,32 +215,23 @@ def reason_to_abstain(decision: Decision) -> str:
     return f"confidence below {decision.confidence:.3f}, too low for {target}"
 
 
-def as_image(item, image_size: int) -> Image.Image:
-    """Return the upright RGB image of a path, a PIL image, an array or a tensor.
+def decode_item(item, image_size: int) -> DecodedImage:
+    """Decode a path, a PIL image, an array (channels last) or a tensor (channels first).
 
     The file of a big JPEG is decoded at a fraction of its size; see `datamodules.decode`.
 
     Raises:
         UnreadableImageError: a file that is no image.
-        UserError: an array that is no image of 8 bits.
+        UserError: an array that is no image.
     """
     if isinstance(item, ImageInput):
         item = item.file
     if isinstance(item, (str, Path)):
-        return open_image(Path(item), image_size)
-    if isinstance(item, Image.Image):
-        return upright(item)
-    if hasattr(item, "detach"):  # a tensor, channels first
+        return read_image(Path(item), image_size)
+    if hasattr(item, "detach"):
         item = item.detach().cpu().numpy()
         item = np.moveaxis(item, 0, -1) if item.ndim == 3 else item
-    array = np.asarray(item)
-    channels = array.shape[2] if array.ndim == 3 else 1
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4) or not array.size:
-        raise UserError(
-            f"an image of shape {array.shape} and {array.dtype} cannot be used; arrays are (H, W, 3), tensors (3, H, W), "
-            "both uint8 of 0 to 255"
-        )
-    return upright(Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array))
+    return decode_pixels(item)
 
 
 def _as_list(images) -> Iterable:

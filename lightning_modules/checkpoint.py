@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SELF_DESCRIPTION = ("network", "classes", "image_size", "mean", "std", "fit")
+SELF_DESCRIPTION = ("network", "classes", "image_size", "mean", "std", "fit", "range")
 NETWORK_PREFIX = "network."  # of the network's tensors in a classifier's state dict
 LOSS_PREFIX = "loss."  # of those that a loss of the user's own keeps, to resume with
 MOST_EPOCHS = 10**7
@@ -47,6 +47,7 @@ def read_checkpoint(path: Path) -> dict:
     if not isinstance(described, dict):
         raise UserError(f"{path}: not a checkpoint of this project (its hyper_parameters are no mapping)")
     described.setdefault("fit", "squash")  # in checkpoints that were written before there was a choice
+    described.setdefault("range", None)
     missing = [key for key in SELF_DESCRIPTION if key not in described]
     if missing or "state_dict" not in state:
         raise UserError(
@@ -73,6 +74,15 @@ def epochs_done(path: Path) -> int:
 def steps_done(path: Path) -> int:
     """Return how many optimizer steps a checkpoint was trained for; as `epochs_done`."""
     return _read_count(path, "global_step", MOST_STEPS)
+
+
+def range_of_checkpoint(path: Path) -> list | None:
+    """Return how a checkpoint scales images of more than 8 bits a channel, as of `datamodules.deep_pixels.ValueRange`.
+
+    Raises:
+        UserError: see `read_checkpoint`.
+    """
+    return read_checkpoint(path)["hyper_parameters"]["range"]
 
 
 def _read_count(path: Path, key: str, most: int) -> int:

@@ -12,7 +12,7 @@ from common.image_grid import jpeg_base64, thumbnail
 from common.predictions_csv import Predictions, pair
 from common.run_folder import PROJECT
 from common.text import clean
-from datamodules.decode import fingerprint, open_image
+from datamodules.decode import ValueRange, read_image
 from reports.load_runs import Run
 
 SIDE = 144  # pixels, the longer side of a thumbnail
@@ -106,9 +106,12 @@ def with_thumbnails(found: TopLosses, run: Run) -> TopLosses:
     root, reason = image_root(run)
     size = run.record.run.settings.get("model.image_size")
     size = min(size, LARGEST_SIZE) if isinstance(size, int) and size > 0 else 0
+    value_range = run.data.range and ValueRange(*run.data.range)
     shown = []
     for loss in found.losses:
-        image, why = verified_thumbnail(root, loss.path, loss.fingerprint, size) if root else (None, reason)
+        image, why = (
+            verified_thumbnail(root, loss.path, loss.fingerprint, size, value_range) if root else (None, reason)
+        )
         shown.append(loss._replace(image=image, reason=why))
     return found._replace(losses=shown)
 
@@ -124,7 +127,9 @@ def image_root(run: Run) -> tuple[Path | None, str | None]:
     return None, "the folder of the images is missing"
 
 
-def verified_thumbnail(root: Path, path: str, own: str, image_size: int) -> tuple[str | None, str | None]:
+def verified_thumbnail(
+    root: Path, path: str, own: str, image_size: int, value_range: ValueRange | None = None
+) -> tuple[str | None, str | None]:
     """Return a small JPEG in base64, or why there is none.
 
     Root, path and fingerprint (`own`) come from a record and a table, which may be untrusted. An image is shown only where
@@ -136,10 +141,11 @@ def verified_thumbnail(root: Path, path: str, own: str, image_size: int) -> tupl
             return None, "its path leaves the folder of the images"
         if not resolved.exists():
             return None, "the image is missing"
-        image = open_image(resolved, image_size)
+        decoded = read_image(resolved, image_size)
+        image = decoded.rgb(value_range)
     except (OSError, ValueError, RuntimeError):
         return None, "the image cannot be read"
-    if fingerprint(image) != own:
+    if decoded.fingerprint() != own:
         return None, "the image is not the one that the run used"
     return jpeg_base64(thumbnail(image, SIDE)), None
 

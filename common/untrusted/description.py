@@ -39,8 +39,8 @@ def check_schema(described: dict, source: str) -> None:
         raise UserError(f"{source}: of schema {brief(schema)}; this version reads schema {CHECKPOINT_SCHEMA}")
 
 
-def check_description(classes, image_size, mean, std, fit, source: str) -> None:
-    """Check the names of the classes, the image size in pixels, the normalization of each channel and the fit.
+def check_description(classes, image_size, mean, std, fit, value_range, source: str) -> None:
+    """Check the names of the classes, the image size in pixels, the normalization of each channel, the fit and the range.
 
     Raises:
         UserError: names `source`, the value and what is allowed.
@@ -59,6 +59,8 @@ def check_description(classes, image_size, mean, std, fit, source: str) -> None:
             raise _odd(source, name, values, f"three numbers{' above 0' if above == 0 else ''}")
     if not isinstance(fit, str) or fit not in get_args(Fit):
         raise _odd(source, "fit", fit, f"one of {', '.join(get_args(Fit))}")
+    if value_range is not None and not _is_range(value_range):
+        raise _odd(source, "range", value_range, "two numbers, the lower first, and whether they are for all images")
 
 
 def check_network(network, source: str) -> None:
@@ -103,6 +105,12 @@ def check_decision(decision, classes: list[str], source: str) -> Decision | None
         if not _is_number(value) or not low <= value <= high or (value == 0 and key in POSITIVE):
             raise _odd(source, f"decision.{key}", value, f"a number from {low} to {high}")
     return checked
+
+
+def _is_range(value) -> bool:
+    if not isinstance(value, (list, tuple)) or len(value) != 3 or not isinstance(value[2], bool):
+        return False
+    return _is_number(value[0]) and _is_number(value[1]) and value[0] <= value[1]
 
 
 def _is_name(value) -> bool:

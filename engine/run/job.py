@@ -56,7 +56,7 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
                 return None
             before = _read(job.folder.config)
             record = RunRecord.begin(job.folder, command=job.command, overrides=job.overrides, writes=rank == 0)
-            record.latency_comes_later = job.side_by_side
+            record.in_sweep, record.latency_comes_later = job.in_sweep, job.side_by_side
             config = resume_config(config, job.overrides, job.folder)
             record.describe(OmegaConf.to_container(config, resolve=False), job.choices)
             if rank and RESUME_FROM in os.environ:

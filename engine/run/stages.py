@@ -18,6 +18,7 @@ from callbacks.graceful_shutdown import ended_by
 from callbacks.throughput import Throughput
 from common.errors import UserError
 from common.run_record import AuditFinding, BestEpoch, DataInfo, Excluded, RunRecord
+from datamodules.memory import Memory
 from engine.config.instantiate import instantiate
 from engine.config.trainer_flags import batch_limits, lightning_flags
 from engine.config.validate import check_image_size, check_metrics, validate
@@ -28,7 +29,13 @@ from engine.run.debug import mark_debug
 from engine.run.evaluate import evaluate_test, evaluate_val, finalize, find_callback
 from engine.run.loggers import Loggers, log_settings, open_loggers
 from engine.run.resume import resume_errors
-from lightning_modules.checkpoint import check_same_network, epochs_done, load_classifier, steps_done
+from lightning_modules.checkpoint import (
+    check_same_network,
+    epochs_done,
+    load_classifier,
+    range_of_checkpoint,
+    steps_done,
+)
 from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import network_arguments, pretrained_name
@@ -37,6 +44,7 @@ from lightning_modules.pretrained_weights import load_initial_weights
 
 log = logging.getLogger(__name__)
 
+MEMORY = Memory()  # of the data of a sweep's jobs
 KNOWN_WARNINGS = (
     ".*does not have many workers.*",  # none is the fastest where images are decoded already: conf/datamodule/base
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # lightning 2.6 with torch 2.14
@@ -56,6 +64,8 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
     L.seed_everything(config.seed, workers=True, verbose=False)
     transforms = {key: instantiate(config, key) for key in ("augmentation", "batch_transform")}
     data = instantiate(config, "datamodule", **transforms)
+    if record.in_sweep:
+        data.memory = MEMORY
     data.limits, data.overfits = batch_limits(config.trainer), bool(config.trainer.get("overfit_batches"))
     rules = instantiate(config, "decision")
     rules.check(data.catalog.classes)
@@ -67,7 +77,10 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
     with open_loggers(config, record) as loggers:
         trainer = build_trainer(config, record, loggers, callbacks=callbacks)
         data.trainer = trainer  # as Lightning sets it later: the limits count batches of all processes
+        if config.ckpt_path is not None:
+            data.keep_range(range_of_checkpoint(Path(config.ckpt_path)), config.ckpt_path)
         data.setup()  # reads the images, which may take minutes: what can be refused without them was refused before
+        model.hparams["range"] = data.value_range and list(data.value_range)
         record.data = describe_data(data)
         if record.writes:
             record.folder.write_splits(split_columns(data))
@@ -139,6 +152,7 @@ def describe_data(data: L.LightningDataModule) -> DataInfo:
     info.n_train, info.n_val, info.n_test = (len(catalog.rows(split)) for split in ("train", "val", "test"))
     info.folds, info.fold = data.rules["folds"], data.rules["fold"]
     info.read_s = round(data.read_s, 2)
+    info.range = data.value_range and tuple(data.value_range)
     info.fingerprint = data.fingerprint()
     info.fingerprint_full = data.fingerprint(thinned=False)
     info.fingerprint_val_test = data.fingerprint("val", "test")

@@ -122,7 +122,7 @@ class DemoApp:
             if found:
                 self.examples_split = SPLIT_NAMES[split]
                 chosen = found[:: -(-len(found) // MOST_EXAMPLES)]
-                opened = zip(chosen, open_images(chosen, side), strict=True)
+                opened = zip(chosen, open_images(chosen, self.model.description, side), strict=True)
                 return [(image_input, thumbnail(image, side)) for image_input, image in opened if image]
         return []
 

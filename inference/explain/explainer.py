@@ -10,6 +10,7 @@ from PIL import Image
 from common.errors import UserError
 from datamodules.decode import UnreadableImageError, open_image
 from inference.arguments import EXAMPLE
+from inference.backends import ModelDescription
 from inference.image_inputs import ImageInput
 from inference.predictor import Predictor
 
@@ -66,7 +67,7 @@ class Explainer:
         vectors, read = [], []
         for start in range(0, len(images), BATCH_SIZE):
             batch = images[start : start + BATCH_SIZE]
-            decoded = zip(batch, open_images(batch, self.model.image_size), strict=True)
+            decoded = zip(batch, open_images(batch, self.model.description), strict=True)
             opened = [(image_input, image) for image_input, image in decoded if image]
             if opened:
                 pixels = np.stack([self.model.description.pixels(image) for _, image in opened])
@@ -112,12 +113,18 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.where(lengths > 0, lengths, 1)
 
 
-def open_images(images: Sequence[ImageInput], image_size: int) -> list[Image.Image | None]:
-    """Return upright RGB images, read in threads; None for one that cannot be read."""
+def open_images(
+    images: Sequence[ImageInput], description: ModelDescription, side: int | None = None
+) -> list[Image.Image | None]:
+    """Return upright RGB images as a network sees them, read in threads; None for one that cannot be read.
+
+    Args:
+        side: pixels that are needed; None: the size of the network's images.
+    """
 
     def open_or_none(image_input: ImageInput) -> Image.Image | None:
         try:
-            return open_image(image_input.file, image_size)
+            return open_image(image_input.file, side or description.image_size, description.value_range)
         except UnreadableImageError:
             return None
 

@@ -61,7 +61,7 @@ def page_items(
     description = explainer.model.description
     for start in range(0, len(predictions), BATCH_SIZE):
         batch = predictions[start : start + BATCH_SIZE]
-        images = open_images([image_input for image_input, _ in batch], explainer.model.image_size)
+        images = open_images([image_input for image_input, _ in batch], description)
         opened = [(*entry, image) for entry, image in zip(batch, images, strict=True) if image]
         if opened:
             explanation = explainer.explain(np.stack([description.pixels(image) for *_, image in opened]))
@@ -81,7 +81,7 @@ def _item(
     shown = thumbnail(image, SIDE)
     by_probability = sorted(prediction.probabilities.items(), key=lambda entry: -entry[1])
     nearest = feature_index.nearest(explanation.features, image_input) if feature_index else []
-    similar_images = open_images([similar.image_input for similar in nearest], SIMILAR_SIDE)
+    similar_images = open_images([similar.image_input for similar in nearest], description, SIMILAR_SIDE)
     return Item(
         path=image_input.path,
         label=image_input.label,

@@ -31,7 +31,8 @@ class TrainedModel:
     def calibration_batches(self) -> Iterator[np.ndarray]:
         """Yield training images as the network takes them, (1, 3, S, S) float32 each."""
         for image_input in self.calibration:
-            image = open_image(image_input.file, self.description.image_size)
+            description = self.description
+            image = open_image(image_input.file, description.image_size, description.value_range)
             yield self._normalized(self.description.pixels(image)[None]).numpy()
 
     def as_function(self, module: "nn.Module") -> Computes:

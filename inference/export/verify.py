@@ -11,7 +11,7 @@ from PIL import Image
 from common.errors import UserError
 from datamodules.decode import UnreadableImageError, open_image
 from evaluation.intervals import format_accuracy, proportion
-from inference.backends import Backend
+from inference.backends import Backend, ModelDescription
 from inference.image_inputs import ImageInput, ImageInputs, run_of_checkpoint
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def compare_outputs(
     description, classes = checkpoint.description, checkpoint.description.classes
     largest, changed, n_labeled, correct_checkpoint, correct_exported, n = 0.0, 0, 0, 0, 0, 0
     first = []
-    for image, label in _decoded(images, description.image_size):
+    for image, label in _decoded(images, description):
         resized = description.pixels(image)[None]
         expected = checkpoint(resized)[0]
         actual = exported(np.asarray(image)[None] if native_sizes else resized)[0]
@@ -128,7 +128,7 @@ def compare_outputs(
     return Verification(n, images.description, largest, changed, n_labeled, correct_checkpoint, correct_exported)
 
 
-def _decoded(images: VerificationImages, size: int) -> Iterator[tuple[Image.Image, str]]:
+def _decoded(images: VerificationImages, description: ModelDescription) -> Iterator[tuple[Image.Image, str]]:
     """Yield decoded images with their labels; files that cannot be read are skipped with a warning."""
     if not images.images:
         yield from ((image, "") for image in synthetic_images())
@@ -136,7 +136,7 @@ def _decoded(images: VerificationImages, size: int) -> Iterator[tuple[Image.Imag
     count = 0
     for image_input in images.images:
         try:
-            image = open_image(image_input.file, size)
+            image = open_image(image_input.file, description.image_size, description.value_range)
         except UnreadableImageError as error:
             log.warning("skipped: %s", error)
             continue

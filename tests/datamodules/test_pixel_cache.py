@@ -1,5 +1,4 @@
 import errno
-import hashlib
 import os
 import pickle
 import subprocess
@@ -28,15 +27,11 @@ def test_each_fit_has_a_cache_of_its_own(files, tmp_path):
         Image.open(file).resize((60, 30)).save(file)
     caches = {fit: open_pixel_cache(files, 32, tmp_path / "cache", fit=fit) for fit in ("squash", "crop", "pad")}
     for fit, cache in caches.items():
-        without = module.UncachedPixels(files, 32, fit, cache.stats)
+        without = module.UncachedPixels(files, module.Look(32, fit), cache.stats)
         assert np.array_equal(cache[0], np.asarray(resize(open_image(files[0]), 32, fit)))
         assert np.array_equal(pickle.loads(pickle.dumps(without))[0], cache[0])
     assert not caches["pad"][0][:7].any() and not np.array_equal(caches["crop"][0], caches["squash"][0])
     assert caches["crop"].stats.fingerprints == caches["squash"].stats.fingerprints
-    digest = hashlib.blake2b(f"{module.DECODER} 32".encode(), digest_size=12)  # as before there was a fit
-    for file in files:
-        digest.update(f"\0{file}\0{file.stat().st_size}\0{file.stat().st_mtime_ns}".encode())
-    assert caches["squash"].path.parent.name == digest.hexdigest()
 
 
 def test_a_cache_holds_the_pixels_of_decoding_and_is_found_again(files, tmp_path, monkeypatch):
@@ -44,7 +39,7 @@ def test_a_cache_holds_the_pixels_of_decoding_and_is_found_again(files, tmp_path
     for row, file in enumerate(files):
         assert np.array_equal(cache[row], np.asarray(resize(open_image(file), 32)))
     assert len(set(cache.stats.fingerprints)) == len(files)
-    monkeypatch.setattr(module, "_decode_all", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(module, "_decode", lambda *_: pytest.fail("built again"))
     again = open_pixel_cache(files, 32, tmp_path / "cache")
     assert (
         all(np.array_equal(again[row], cache[row]) for row in range(len(files)))
@@ -162,4 +157,62 @@ def test_two_builders_at_once_end_with_one_whole_cache(files, tmp_path):
     assert len(caches) == 4 and all(
         np.array_equal(cache[row], caches[0][row]) for cache in caches for row in range(len(files))
     )
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_an_added_file_decodes_that_file_only(files, tmp_path, monkeypatch, caplog):
+    before = open_pixel_cache(files[:5], 32, tmp_path / "cache")
+    (before.path.parent / "near.npz").write_bytes(b"known")
+    decoded, scan = [], module.scan_image
+    monkeypatch.setattr(module, "scan_image", lambda path, *rest: decoded.append(path) or scan(path, *rest))
+    order = [files[5], *files[3:5], *files[:3]]  # as the catalog has them: anywhere
+    with caplog.at_level("INFO"):
+        after = open_pixel_cache(order, 32, tmp_path / "cache")
+    assert decoded == [files[5]] and "reading 1 of 6 images" in caplog.text
+    for row, file in enumerate(order):
+        assert np.array_equal(after[row], np.asarray(resize(open_image(file), 32)))
+    assert after.stats.fingerprints[1:] == [before.stats.fingerprints[row] for row in (3, 4, 0, 1, 2)]
+    assert np.array_equal(after.stats.sizes, np.full((6, 2), 50)) and after.stats.thumbnails.any(axis=(1, 2)).all()
+    assert (after.path.parent / "near.npz").read_bytes() == b"known"
+    decoded.clear()
+    open_pixel_cache(order[1:], 32, tmp_path / "cache")  # removed again
+    assert decoded == []
+
+
+def test_two_folders_of_equal_names_sizes_and_times_have_their_own_pixels(tmp_path, monkeypatch):
+    for name, color in (("one", "red"), ("two", "blue")):
+        (tmp_path / name / "data").mkdir(parents=True)
+        Image.new("RGB", (32, 32), color).save(tmp_path / name / "data" / "a.bmp")
+        os.utime(tmp_path / name / "data" / "a.bmp", (1000, 1000))
+    colors = []
+    for name in ("one", "two"):
+        monkeypatch.chdir(tmp_path / name)
+        colors.append(open_pixel_cache([Path("data/a.bmp")], 16, tmp_path / "cache")[0][0, 0].tolist())
+    assert colors == [[255, 0, 0], [0, 0, 255]]
+
+
+def test_a_file_replaced_in_place_is_seen_though_size_and_time_are_the_same(files, tmp_path):
+    bitmap = tmp_path / "a.bmp"
+    for color in ("red", "blue"):
+        Image.new("RGB", (32, 32), color).save(bitmap)
+        os.utime(bitmap, (1000, 1000))
+        pixels = open_pixel_cache([bitmap], 16, tmp_path / "cache")[0]
+    assert pixels[0, 0].tolist() == [0, 0, 255]
+
+
+def test_the_limit_is_one(files, tmp_path, caplog):
+    """Nothing is written above it, and no other cache is removed for one that has no room anyway."""
+    other = open_pixel_cache(files[:2], 16, tmp_path / "cache")
+    for limit, warned in ((0, False), (6 * 32 * 32 * 3 / 2**30 * 0.99, True)):
+        cache = open_pixel_cache(files, 32, tmp_path / "cache", limit_gib=limit)
+        assert np.array_equal(cache[1], np.asarray(resize(open_image(files[1]), 32)))
+        assert ("datamodule.cache_max_gib" in caplog.text) == warned
+    assert [place.name for place in (tmp_path / "cache").iterdir()] == [other.path.parent.name]
+
+
+def test_a_growing_cache_keeps_to_the_limit(files, tmp_path):
+    one = 32 * 32 * 3 / 2**30
+    open_pixel_cache(files[:4], 32, tmp_path / "cache", limit_gib=7 * one)
+    grown = open_pixel_cache(files, 32, tmp_path / "cache", limit_gib=7 * one)  # both together would be ten images
+    assert np.array_equal(grown[3], np.asarray(resize(open_image(files[3]), 32)))
     assert len(list((tmp_path / "cache").iterdir())) == 1

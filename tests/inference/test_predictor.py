@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from common.errors import UserError
-from datamodules.decode import fingerprint, open_image, resize
+from datamodules.decode import decode_pixels, fingerprint, open_image, read_image, resize
 from evaluation.calibration import with_temperature
 from inference import predictor
 from inference.predictor import Predictor, abstained, decided, reason_to_abstain
@@ -49,7 +49,10 @@ def test_an_image_is_the_same_as_path_image_array_and_tensor(model, files):
         found = [model.predict(way) for way in ways]
         assert all(len(predictions) == 1 for predictions in found)
         assert len({tuple(predictions[0].probabilities.values()) for predictions in found}) == 1, file
-        assert {predictions[0].fingerprint for predictions in found} == {fingerprint(image)}
+        assert {predictions[0].fingerprint for predictions in found[3:]} == {fingerprint(image)}
+        own = read_image(file).fingerprint()  # of 16 bits: that of the values, whatever they become
+        assert {predictions[0].fingerprint for predictions in found[:3]} == {own}
+        assert (own == fingerprint(image)) == (read_image(file).mode != "I;16")
 
 
 def test_gray_arrays_and_whole_batches(model):
@@ -63,13 +66,23 @@ def test_gray_arrays_and_whole_batches(model):
     assert [p.fingerprint for p in model.predict(torch.from_numpy(batch).permute(0, 3, 1, 2))] == one_by_one
 
 
-NO_IMAGES = [np.zeros((4, 4, 3)), np.zeros((3, 8, 8), np.uint8), torch.zeros(3, 4, 4), [3], [np.zeros(4)]]
+NO_IMAGES = [np.zeros((3, 8, 8), np.uint8), np.zeros((4, 4), bool), [3], [np.zeros(4)]]
 
 
 @pytest.mark.parametrize("item", NO_IMAGES)
-def test_what_is_no_image_of_8_bits(model, item):
-    with pytest.raises(UserError, match=r"cannot be used; arrays are \(H, W, 3\), tensors \(3, H, W\)"):
+def test_what_is_no_image(model, item):
+    with pytest.raises(UserError, match=r"cannot be used; arrays are \(H, W\), \(H, W, 3\) in the order RGB"):
         model.predict(item)
+
+
+@pytest.mark.parametrize("item", [np.zeros((4, 4, 3)), torch.zeros(3, 4, 4), np.zeros((4, 4), np.int32)])
+def test_values_of_more_bits_need_a_range_in_the_checkpoint(model, item):
+    with pytest.raises(UserError, match="whose black and white are not known"):
+        model.predict(item)
+    ranged = Predictor(model.backend)
+    ranged.description = replace(model.description, range=[-1.0, 3.0, False])
+    quarter = Image.new("RGB", (4, 4), (64, 64, 64))  # zero, a quarter of the way
+    assert ranged.predict(item)[0].probabilities == model.predict(quarter)[0].probabilities
 
 
 def test_unreadable_files_keep_their_place(model, files, tmp_path):
@@ -107,9 +120,9 @@ def test_reading_is_only_a_few_batches_ahead(model, monkeypatch):
         time.sleep(0.001 * (item % 3))  # out of order, if order could be lost
         with lock:
             read.append(item)
-        return Image.new("RGB", (8, 8), (item, 0, 0))
+        return decode_pixels(Image.new("RGB", (8, 8), (item, 0, 0)))
 
-    monkeypatch.setattr(predictor, "as_image", decode)
+    monkeypatch.setattr(predictor, "decode_item", decode)
     stream = model.stream(iter(range(200)), batch_size=5)
     assert next(stream)[0] == 0
     assert len(read) <= 5 + 2 * 5 + 1

@@ -7,7 +7,7 @@ import io
 import pytest
 from PIL import Image
 
-from datamodules.decode import fingerprint, open_image
+from datamodules.decode import ValueRange, read_image
 from reports.accuracy import read_tables
 from reports.report import write_report
 from reports.top_losses import top_losses, verified_thumbnail, with_thumbnails
@@ -65,7 +65,7 @@ def test_a_path_may_not_leave_the_folder_of_the_images(tmp_path):
 
 def test_an_image_is_shown_only_to_who_has_seen_it(tmp_path):
     Image.new("RGB", (4, 4), "red").save(tmp_path / "a.png")
-    own = fingerprint(open_image(tmp_path / "a.png"))
+    own = read_image(tmp_path / "a.png").fingerprint()
     assert verified_thumbnail(tmp_path, "a.png", own, 48)[0]
     for guessed in ("", "0" * 16, own[:-1]):
         assert verified_thumbnail(tmp_path, "a.png", guessed, 48) == (
@@ -79,7 +79,8 @@ def test_any_mode_becomes_a_thumbnail(tmp_path, mode):
     name = "a.tif" if mode in ("CMYK", "F", "I;16") else "a.png"
     image = Image.new("I;16", (300, 20), 40000) if mode == "I;16" else Image.new("L", (300, 20), 200).convert(mode)
     image.save(tmp_path / name)
-    text, reason = verified_thumbnail(tmp_path, name, fingerprint(open_image(tmp_path / name)), 48)
+    range_of_run = ValueRange(0, 65535) if mode in ("F", "I;16") else None
+    text, reason = verified_thumbnail(tmp_path, name, read_image(tmp_path / name).fingerprint(), 48, range_of_run)
     with Image.open(io.BytesIO(base64.b64decode(text))) as made:
         assert (reason, made.size, made.mode) == (None, (144, 10), "RGB")
 

@@ -129,9 +129,13 @@ def checkpoints(base: Path, seed: int = 0):
         ["hyper_parameters"],
         *(["hyper_parameters", key] for key in state["hyper_parameters"]),
     ):
-        yield f"without {keys}", _saved(state, keys, None, remove=True), keys[-1] != "fit"  # which is squash then
+        yield (
+            f"without {keys}",
+            _saved(state, keys, None, remove=True),
+            keys[-1] not in ("fit", "range"),
+        )  # as before there were
         for odd in ODD:
-            yield f"{keys} is {odd!r}", _saved(state, keys, odd), True
+            yield f"{keys} is {odd!r}", _saved(state, keys, odd), (keys[-1], odd) != ("range", None)
     for odd in ODD[1:]:
         yield f"decision is {odd!r}", _saved(state, ["decision"], odd), True
     for key in ("temperature", "target_accuracy", "positive_class", "threshold", "threshold_criterion"):

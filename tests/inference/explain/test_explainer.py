@@ -28,7 +28,7 @@ def test_features_are_the_mean_of_the_last_map(model, images):
     explainer = Explainer(model)
     vectors, read = explainer.features(images)
     assert read == [*images[:5], *images[6:]] and vectors.shape == (36, 128)
-    pixels = np.stack([explainer.model.description.pixels(image) for image in open_images(read, 48)])
+    pixels = np.stack([explainer.model.description.pixels(image) for image in open_images(read, model.description)])
     with torch.inference_mode():
         maps = model.backend.network.features(normalize(as_batch(pixels), MEAN, STD))  # (36, 128, 6, 6)
     np.testing.assert_allclose(vectors, maps.mean((2, 3)), rtol=1e-4, atol=1e-6)

@@ -1,0 +1,135 @@
+"""Pixels of more than 8 bits a channel, and how they become 8 bits.
+
+16-bit cameras, microscopes, CT: which value is black and which is white, the values do not say. Scaled by its own extremes, an
+image would lose its exposure; so one range holds for all images of a data set, in training and in the checkpoint.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from common.errors import UserError
+
+DARK, BRIGHT = 0.1, 99.9  # percentiles between which an image's values lie: a hot or dead pixel decides nothing
+APART = 0.1  # of the distance between these percentiles, from which on an extreme is no part of the image
+MOST_VALUES = 2**20  # of an image, that its percentiles are taken of
+
+
+class ValueRange(NamedTuple):
+    """Hold which values of pixels of more than 8 bits become 0 and 255."""
+
+    low: float
+    high: float
+    of_all: bool = False  # also of files that state a range themselves
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True)
+class DeepPixels:
+    """Hold the values of one image as its file has them.
+
+    Attributes:
+        values: (H, W), or (H, W, C) with 2 to 4 channels: gray or RGB, and alpha.
+        stated: the range that the file itself states, as a window or bits of a camera; None where it states none.
+        inverted: whether low values are white.
+        turn: how it is turned upright; None where it is already.
+    """
+
+    values: np.ndarray
+    stated: tuple[float, float] | None = None
+    inverted: bool = False
+    turn: Image.Transpose | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.values.shape[1], self.values.shape[0]
+
+    @property
+    def colors(self) -> np.ndarray:
+        """The values without those of an alpha channel."""
+        with_alpha = self.values.ndim == 3 and self.values.shape[2] in (2, 4)
+        return self.values[..., :-1] if with_alpha else self.values
+
+    def spread(self) -> tuple[float, float]:
+        """Return between which values nearly all lie: up to the extremes, or where these lie apart, the outer percentiles."""
+        values = self.colors.ravel()
+        values = values[:: -(-values.size // MOST_VALUES)]
+        if values.dtype.kind == "f":
+            values = values[np.isfinite(values)]
+        if not values.size:
+            return 0.0, 0.0
+        low, high = map(float, np.percentile(values, (DARK, BRIGHT), method="nearest"))
+        least, most = float(values.min()), float(values.max())
+        near = APART * (high - low)
+        return least if low - least <= near else low, most if most - high <= near else high
+
+    def range_of(self, given: ValueRange | None) -> tuple[float, float]:
+        """Return the range that holds: the file's own, unless the given one is of all files; else the given one.
+
+        Without a given one, where a network was trained on images of 8 bits: all that 16 bits can hold.
+
+        Raises:
+            UserError: none is known.
+        """
+        if given is not None and (given.of_all or self.stated is None):
+            return given.low, given.high
+        if self.stated is not None:
+            return self.stated
+        if self.values.dtype.kind == "u" and self.values.dtype.itemsize <= 2:
+            return 0.0, float(np.iinfo(self.values.dtype).max)
+        raise UserError(
+            f"its pixels are {self.values.dtype}, whose black and white are not known, since the network was trained on "
+            "images of 8 bits; convert it as those were"
+        )
+
+    def to_image(self, low: float, high: float) -> Image.Image:
+        """Return an image of 8 bits a channel in which `low` is 0 and `high` 255; L, LA, RGB or RGBA, upright.
+
+        Raises:
+            UserError: pixels that are NaN.
+        """
+        pixels = self.colors
+        if np.isnan(pixels).any():
+            raise UserError("some of its pixels are NaN")
+        if (pixels.dtype, low, high) != (np.uint8, 0, 255):
+            scaled = (pixels.astype(np.float64).clip(low, high) - low) * (255 / (high - low) if high > low else 0.0)
+            pixels = scaled.round().astype(np.uint8)
+        if self.inverted:
+            pixels = 255 - pixels
+        if pixels.shape != self.values.shape:
+            most = np.iinfo(self.values.dtype).max if self.values.dtype.kind in "ui" else 1.0
+            alpha = (self.values[..., -1:] * (255 / most)).clip(0, 255).round().astype(np.uint8)
+            pixels = np.concatenate([pixels, alpha], axis=2)
+        image = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
+        return image if self.turn is None else image.transpose(self.turn)
+
+    def fingerprint(self) -> str:
+        """Return 16 hex digits that name the values, whatever range they are seen in."""
+        described = f"{self.values.shape} {self.values.dtype.str} {self.inverted}"
+        digest = hashlib.blake2b(described.encode(), digest_size=8)
+        digest.update(np.ascontiguousarray(self.values).tobytes())
+        return digest.hexdigest()
+
+
+def parse_range(setting: object, key: str) -> ValueRange | None:
+    """Return the range that a user gives for all images: LOW,HIGH as a text or list; None for `auto`.
+
+    Raises:
+        UserError: it is none; names the key.
+    """
+    parts = setting.split(",") if isinstance(setting, str) else setting
+    if setting == "auto":
+        return None
+    try:
+        low, high = (float(part) for part in parts if not isinstance(part, bool))
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UserError(f"{key}={setting}: use auto, or the values that become black and white, as {key}=0,4095")
+    return ValueRange(low, high, of_all=True)

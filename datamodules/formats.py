@@ -1,0 +1,220 @@
+"""Files that Pillow does not read, or not whole: 16-bit color, TIFF of any kind of numbers, DICOM; and HEIC, by a plugin."""
+
+import contextlib
+import functools
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from common.errors import UserError
+from datamodules.deep_pixels import DeepPixels
+
+OPTIONAL_READERS = ("pillow_heif", "pydicom", "imagecodecs")  # of the extras heif, dicom and tiff
+TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+OTHER_BYTE = {";16L": ";16B", ";16B": ";16L", ";16N": ";16B" if sys.byteorder == "little" else ";16L"}
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+HEADER = 132  # bytes of a file that tell its format
+MOST_CHANNELS = 4
+
+
+def kind_of(header: bytes) -> str | None:
+    """Return `dicom`, `heif` or `tiff` by the first bytes of a file; None for every other."""
+    if header[128:132] == b"DICM":
+        return "dicom"
+    if header[4:8] == b"ftyp" and header[8:12] in HEIF_BRANDS and b"avif" not in header[8:64]:
+        return "heif"
+    return "tiff" if header[:4] in TIFF_HEADERS else None
+
+
+@contextlib.contextmanager
+def needs_extra(what: str, extra: str) -> Iterator[None]:
+    """Name the extra where an import inside fails.
+
+    Raises:
+        UserError: what reads the format is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f'{what}, which needs a further package: pip install -e ".[{extra}]"') from error
+
+
+@functools.cache
+def register_heif() -> None:
+    """Have Pillow read HEIC."""
+    with needs_extra("a HEIC image", "heif"):
+        from pillow_heif import register_heif_opener
+    register_heif_opener()
+
+
+def has_deep_color(image: Image.Image) -> bool:
+    """Return whether an opened file has color of 16 bits a channel, of which Pillow would read the upper 8."""
+    if has_deep_gray(image):
+        return False
+    if image.format == "TIFF":
+        bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
+        return len(bits) > 1 and max(bits) > 8
+    return image.format == "PNG" and any(";16" in str(tile.args) for tile in image.tile)
+
+
+def has_deep_gray(image: Image.Image) -> bool:
+    """Return whether an opened file has gray values of 16 or 32 bits."""
+    return image.mode.startswith(("I", "F"))
+
+
+def read_deep_gray(image: Image.Image) -> DeepPixels:
+    """Return the values of a file that Pillow has opened as 16 or 32 bits, with the range that its format states."""
+    values, stated = np.asarray(image), None
+    if image.format == "TIFF":
+        tags = image.tag_v2
+        bits, is_unsigned = tags.get(BITS_PER_SAMPLE, (0,))[0], tags.get(SAMPLE_FORMAT, (1,))[0] == 1
+        if bits == 32 and is_unsigned and image.mode == "I":
+            values = values.view(np.uint32)
+        if 8 < bits < 16:
+            stated = (0.0, 2.0**bits - 1)
+        if tags.get(PHOTOMETRIC) == 0:  # white is zero
+            return DeepPixels(values, stated, inverted=True)
+    if image.format == "JPEG2000" and (bits := _jpeg2000_bits(image)) < 16:
+        stated = (0.0, 65535.0)  # to which Pillow has scaled its bits
+    return DeepPixels(values, stated)
+
+
+def _jpeg2000_bits(image: Image.Image) -> int:
+    """Return the bits of a sample, from the marker SIZ of the codestream (ITU-T T.800, A.5.1)."""
+    with Path(image.filename).open("rb") as file:
+        content = file.read(2**16)
+    start = content.find(b"\xff\x4f\xff\x51")
+    return (content[start + 42] & 0x7F) + 1 if 0 <= start < len(content) - 42 else 16
+
+
+def read_deep_color(image: Image.Image, path: Path) -> DeepPixels:
+    """Read color of 16 bits a channel from an opened file, of which Pillow gives 8: first the upper ones, then the lower ones.
+
+    Which of two bytes is the upper one is a word in what Pillow is to decode; with the other word it gives the lower ones.
+    """
+    raw_modes = {_raw_mode(tile) for tile in image.tile}
+    if raw_modes == {"LA;16B"}:  # two bytes of gray and two of alpha are what four bytes of another image are
+        pixels = _decode_as(image, "RGBA").astype(np.uint16)
+        return DeepPixels(pixels[..., ::2] * 256 + pixels[..., 1::2])
+    (raw_mode,) = raw_modes if len(raw_modes) == 1 else ("",)
+    if raw_mode[-4:] not in OTHER_BYTE:  # a TIFF in planes
+        return read_tiff(path)
+    upper = _decode_as(image, raw_mode).astype(np.uint16)
+    with Image.open(path, formats=(image.format,)) as again:
+        return DeepPixels(upper * 256 + _decode_as(again, raw_mode[:-4] + OTHER_BYTE[raw_mode[-4:]]))
+
+
+def _raw_mode(tile) -> str:
+    return tile.args if isinstance(tile.args, str) else tile.args[0]
+
+
+def _decode_as(image: Image.Image, raw_mode: str) -> np.ndarray:
+    image.tile = [
+        tile._replace(args=raw_mode if isinstance(tile.args, str) else (raw_mode, *tile.args[1:]))
+        for tile in image.tile
+    ]
+    return np.asarray(image)
+
+
+def read_tiff(path: Path) -> DeepPixels:
+    """Read the first page of a TIFF: of floats, of 16 or 32 bits a channel, in planes, above 4 GiB.
+
+    Raises:
+        ValueError, UserError: why it cannot be read.
+    """
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs what it raises, too
+    with tifffile.TiffFile(path) as file:
+        if not len(file.pages):
+            raise ValueError("a damaged TIFF: it has no page")
+        page = file.pages[0]
+        described = f"a TIFF of {page.samplesperpixel} x {page.bitspersample} bits"
+        check_pixels(page.imagewidth, page.imagelength)
+        if page.samplesperpixel > MOST_CHANNELS or page.ndim > 3:
+            raise ValueError(f"{described}, and an image has up to {MOST_CHANNELS} channels")
+        try:
+            values = page.asarray()
+        except (ValueError, KeyError) as error:
+            if "imagecodecs" in str(error):
+                with needs_extra(f"{described}, compressed by {page.compression.name}", "tiff"):
+                    import imagecodecs  # noqa: F401 which tifffile looks for
+            raise ValueError(f"{described}: {error}") from error
+        if values.ndim == 3 and page.axes.startswith("S"):
+            values = np.moveaxis(values, 0, -1)
+        if values.dtype.kind not in "uifb":
+            raise ValueError(f"{described} of {values.dtype}, which are no gray values")
+        bits = page.bitspersample
+        stated = (0.0, 2.0**bits - 1) if values.dtype.kind in "ub" and (bits < 16 and bits != 0) else None
+        inverted = page.photometric.name == "MINISWHITE"
+        if page.photometric.name == "PALETTE":
+            raise ValueError(f"{described} with a palette")
+    return DeepPixels(values.astype(np.uint8) if values.dtype.kind == "b" else values, stated, inverted)
+
+
+def read_dicom(path: Path) -> DeepPixels:
+    """Read the first frame of a DICOM file in its own units (as Hounsfield), with its first window.
+
+    Without a window, the bits that the file says it stores are its range, where they are fewer than it has room for.
+
+    Raises:
+        UserError, ValueError: why it cannot be read.
+    """
+    with needs_extra("a DICOM image", "dicom"):
+        import pydicom
+        from pydicom import pixels
+    pydicom.config.settings.reading_validation_mode = (
+        pydicom.config.IGNORE
+    )  # odd values elsewhere in a file do not matter
+    header = pydicom.dcmread(path)
+    if "Rows" not in header or ("PixelData" not in header and "FloatPixelData" not in header):
+        raise ValueError("a DICOM file without an image")
+    check_pixels(header.Columns, header.Rows)
+    try:
+        values = pixels.pixel_array(header, index=0)
+    except (RuntimeError, NotImplementedError, AttributeError, ValueError) as error:
+        raise ValueError(f"a DICOM image that pydicom cannot decode: {' '.join(str(error).split())[:300]}") from error
+    if header.PhotometricInterpretation == "PALETTE COLOR":
+        values = pixels.apply_color_lut(values, header)
+    if values.ndim == 3:
+        return DeepPixels(values, (0.0, 2.0 ** int(header.BitsStored) - 1))
+    values = pixels.apply_modality_lut(values, header)
+    return DeepPixels(values, _window(header), inverted=header.PhotometricInterpretation == "MONOCHROME1")
+
+
+def _window(header) -> tuple[float, float] | None:
+    """Return the values that become black and white: DICOM PS3.3 C.11.2.1.2; None where the file says nothing of it."""
+    center, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    if center is not None and width is not None and width > 1:
+        return center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
+    stored, signed = int(header.BitsStored), int(header.PixelRepresentation)
+    if "FloatPixelData" in header or (stored >= header.BitsAllocated and stored != 8):
+        return None
+    slope, intercept = (_first(header.get(name)) for name in ("RescaleSlope", "RescaleIntercept"))
+    lowest = -(2.0 ** (stored - 1)) if signed else 0.0
+    ends = [
+        value * (1.0 if slope is None else slope) + (intercept or 0.0) for value in (lowest, lowest + 2.0**stored - 1)
+    ]
+    return min(ends), max(ends)
+
+
+def _first(value) -> float | None:
+    """Return the first of a DICOM element's numbers."""
+    if value is None or value == "":
+        return None
+    return float(value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value)
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Refuse a decompression bomb.
+
+    Raises:
+        ValueError: more pixels than Pillow's limit, which decode.py sets.
+    """
+    if width * height > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"{width} x {height} pixels, which exceeds limit of {Image.MAX_IMAGE_PIXELS:,}")

@@ -1,0 +1,64 @@
+"""The range of values that a data set's images of more than 8 bits a channel have in common, and which images hardly use it."""
+
+import numpy as np
+
+from common.text import join_words
+from datamodules.audit import Finding
+from datamodules.deep_pixels import ValueRange
+from datamodules.image_stats import ImageStats
+from datamodules.sources.catalog import Catalog
+
+OUTERMOST = 0.5  # percent of the images at either end that may lie outside of the range; below 200 images none
+FEW_LEVELS = 32  # of 256
+NAMED = 5  # files on the screen
+
+
+def training_range(catalog: Catalog, stats: ImageStats) -> ValueRange | None:
+    """Return the range of the training images that state none themselves; None where all of them are of 8 bits or state one.
+
+    It reaches from the darkest to the brightest of them, each without the outermost thousandth of its own values.
+    """
+    rows = catalog.rows("train")
+    rows = rows[np.isfinite(stats.spreads[rows]).all(axis=1) & np.isnan(stats.stated[rows]).any(axis=1)]
+    if not len(rows):
+        return None
+    low = np.percentile(stats.spreads[rows, 0], OUTERMOST, method="lower")
+    high = np.percentile(stats.spreads[rows, 1], 100 - OUTERMOST, method="higher")
+    return ValueRange(float(low), float(high))
+
+
+def describe_range(catalog: Catalog, stats: ImageStats, value_range: ValueRange | None) -> str | None:
+    """Return a sentence for the screen on how pixels of more than 8 bits are scaled; None where there are none."""
+    deep = np.isfinite(stats.spreads[catalog.present()]).all(axis=1)
+    states = np.isfinite(stats.stated[catalog.present()]).all(axis=1)
+    if value_range is not None and value_range.of_all:
+        states[:] = False
+    parts = []
+    if n_states := int((deep & states).sum()):
+        parts.append(f"{n_states:,} by the window or the bits that its file states")
+    if n_others := int((deep & ~states).sum()):
+        origin = "datamodule.range" if value_range and value_range.of_all else "most values of the training images"
+        parts.append(f"{n_others:,} by one range for all, {value_range} ({origin})")
+    return f"more than 8 bits a channel, scaled to 8: {', '.join(parts)}" if parts else None
+
+
+def few_levels(catalog: Catalog, stats: ImageStats, value_range: ValueRange | None) -> Finding | None:
+    """Find images of more than 8 bits of which hardly anything is left in 8: their values fill a small part of the range."""
+    rows = np.flatnonzero(catalog.present() & np.isfinite(stats.spreads).all(axis=1))
+    ends = stats.stated[rows].copy()
+    if value_range is not None:
+        ends[np.isnan(ends).any(axis=1) | value_range.of_all] = value_range.low, value_range.high
+    known = np.isfinite(ends).all(axis=1)  # not where a network of 8 bits sees 16 bits in full
+    ends[~known] = 0, 65535
+    inside = np.clip(stats.spreads[rows], ends[:, :1], ends[:, 1:])
+    share = (inside[:, 1] - inside[:, 0]) / np.maximum(ends[:, 1] - ends[:, 0], np.finfo(float).tiny)
+    levels = np.floor(share * 255).astype(int) + 1
+    few = levels < FEW_LEVELS
+    if not few.any():
+        return None
+    order = np.argsort(levels[few], kind="stable")
+    found, counts = rows[few][order], levels[few][order]
+    named = join_words([f"{catalog.paths[row]} ({count})" for row, count in zip(found, counts, strict=True)], NAMED)
+    text = (f"few levels: {len(found):,} image(s) of more than 8 bits a channel use fewer than {FEW_LEVELS} of the 256 gray "
+            f"levels: {named}; datamodule.range=LOW,HIGH sets which values become black and white")  # fmt: skip
+    return Finding("few levels", text, [[int(row)] for row in found])

@@ -1,0 +1,216 @@
+"""Files beyond Pillow's reach: 16-bit color, TIFF, DICOM, HEIC; and broken ones, with their reason."""
+
+import io
+import struct
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from datamodules.decode import UnreadableImageError, decode_pixels, open_image, read_image
+from datamodules.deep_pixels import DeepPixels, ValueRange
+
+VALUES = np.random.default_rng(0).integers(0, 4096, (20, 30, 3)).astype(np.uint16)
+OF_12_BITS = ValueRange(0, 4095)
+
+
+def png(values, *chunks):
+    """Return the content of a PNG of 16 bits a channel, with chunks of (type, data) after its header."""
+    height, width, channels = values.shape
+    color = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, color, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
+    packed = (struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_png_of_16_bits_keeps_its_values(tmp_path, channels):
+    values = np.concatenate([VALUES, np.full_like(VALUES[..., :1], 65535)], axis=2)
+    values = {1: values[..., :1], 2: values[..., [0, 3]], 3: values[..., :3], 4: values}[channels]
+    (tmp_path / "a.png").write_bytes(png(values))
+    with Image.open(tmp_path / "a.png") as opened:  # as the Python API gets it
+        decoded = decode_pixels(opened)
+    assert decoded.fingerprint() == read_image(tmp_path / "a.png").fingerprint()
+    pixels = np.asarray(open_image(tmp_path / "a.png", value_range=OF_12_BITS)).astype(float)
+    expected = np.broadcast_to((values[..., :1] if channels < 3 else values[..., :3]) * (255 / 4095), pixels.shape)
+    assert np.abs(pixels - expected).max() <= 0.5001
+
+
+@pytest.mark.parametrize("options", [
+    {"photometric": "rgb"}, {"photometric": "rgb", "compression": "zlib"}, {"photometric": "rgb", "bigtiff": True},
+    {"photometric": "rgb", "planarconfig": "separate"}, {"photometric": "rgb", "byteorder": ">"},
+], ids=["plain", "zlib", "big", "planes", "big-endian"])  # fmt: skip
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.float32])
+def test_tiff_of_deep_color(tmp_path, options, dtype):
+    planes = options.get("planarconfig") == "separate"
+    tifffile.imwrite(
+        tmp_path / "a.tif", np.moveaxis(VALUES, -1, 0).astype(dtype) if planes else VALUES.astype(dtype), **options
+    )
+    pixels = np.asarray(open_image(tmp_path / "a.tif", value_range=OF_12_BITS)).astype(float)
+    assert np.abs(pixels - VALUES * (255 / 4095)).max() <= 0.5001
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.uint32, np.int32, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_tiff_of_any_gray_numbers(tmp_path, dtype, byteorder):
+    low = 0 if np.dtype(dtype).kind == "u" else -1024
+    values = (VALUES[..., 0].astype(np.int64) // 2 + low).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", values, byteorder=byteorder)
+    pixels = np.asarray(open_image(tmp_path / "a.tif", value_range=ValueRange(low, low + 2047))).astype(float)
+    assert np.abs(pixels[..., 0] - (values.astype(float) - low) * (255 / 2047)).max() <= 0.5001
+
+
+def test_tiff_whose_white_is_zero(tmp_path):
+    for name, photometric in (("black", "minisblack"), ("white", "miniswhite")):
+        tifffile.imwrite(tmp_path / f"{name}.tif", VALUES[..., 0], photometric=photometric)
+    black, white = (
+        np.asarray(open_image(tmp_path / f"{name}.tif", value_range=OF_12_BITS)) for name in ("black", "white")
+    )
+    assert np.array_equal(black, 255 - white)
+
+
+def test_what_a_file_states_of_its_bits_comes_first(tmp_path):
+    """JPEG 2000 of 12 bits; a range of the data set is for files that state none, one of the user's for all."""
+    values = (VALUES[..., 0] // 16).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.jp2")
+    decoded = read_image(tmp_path / "a.jp2")
+    assert decoded.source.stated is None  # of 16 bits, as this writer says
+    stating = decoded._replace(source=DeepPixels(values, stated=(0.0, 510.0)))
+    assert np.array_equal(
+        np.asarray(stating.rgb(ValueRange(0, 9))), np.asarray(stating.rgb(ValueRange(0, 510, of_all=True)))
+    )
+    assert not np.array_equal(np.asarray(stating.rgb()), np.asarray(stating.rgb(ValueRange(0, 255, of_all=True))))
+
+
+def dicom(path, values, **elements):
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header = pydicom.dataset.FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    header.SOPClassUID, header.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    header.Rows, header.Columns = values.shape[:2]
+    header.SamplesPerPixel = 3 if values.ndim == 3 else 1
+    header.PhotometricInterpretation = "RGB" if values.ndim == 3 else "MONOCHROME2"
+    if values.ndim == 3:
+        header.PlanarConfiguration = 0
+    header.BitsAllocated = header.BitsStored = 8 * values.dtype.itemsize
+    header.PixelRepresentation = int(values.dtype.kind == "i")
+    for name, value in elements.items():
+        setattr(header, name, value)
+    header.HighBit = header.BitsStored - 1
+    header.PixelData = values.tobytes()
+    header.save_as(path, enforce_file_format=True)
+    return path
+
+
+CT = (VALUES[..., 0].astype(np.int16) - 1024, {"RescaleSlope": 1, "RescaleIntercept": 0})
+
+
+def test_dicom_with_its_window(tmp_path):
+    """C.11.2.1.2: center 40 and width 400 reach from -160 to 239 Hounsfield units; of two windows the first."""
+    stored = (CT[0] + 1024).astype(np.uint16)
+    path = dicom(
+        tmp_path / "ct", stored, RescaleSlope=1, RescaleIntercept=-1024, WindowCenter=[40, 500], WindowWidth=[400, 2000]
+    )
+    expected = ((CT[0].clip(-160, 239) + 160.0) * (255 / 399)).round()
+    assert np.array_equal(np.asarray(open_image(path))[..., 0], expected)
+    assert np.array_equal(np.asarray(open_image(path, value_range=ValueRange(0, 9)))[..., 0], expected)
+    bone = np.asarray(open_image(path, value_range=ValueRange(-1000, 1000, of_all=True)))[..., 0]
+    assert np.array_equal(bone, ((CT[0].clip(-1000, 1000) + 1000.0) * (255 / 2000)).round())
+
+
+def test_dicom_without_a_window(tmp_path):
+    """12 of 16 bits stored are its range; 16 of 16 say nothing, and negative values are values."""
+    path = dicom(tmp_path / "xray.dcm", VALUES[..., 0], BitsStored=12)
+    assert np.array_equal(np.asarray(open_image(path))[..., 0], (VALUES[..., 0] * (255 / 4095)).round())
+    decoded = read_image(dicom(tmp_path / "ct.dcm", CT[0]))
+    assert decoded.source.stated is None and decoded.source.spread()[0] < -1000
+    inverted = dicom(tmp_path / "inverted.dcm", VALUES[..., 0], BitsStored=12, PhotometricInterpretation="MONOCHROME1")
+    assert np.array_equal(np.asarray(open_image(inverted)), 255 - np.asarray(open_image(path)))
+
+
+def test_dicom_of_8_bits_and_in_color(tmp_path):
+    gray, color = (VALUES[..., 0] // 16).astype(np.uint8), (VALUES // 16).astype(np.uint8)
+    assert np.array_equal(np.asarray(open_image(dicom(tmp_path / "gray.dcm", gray)))[..., 1], gray)
+    assert np.array_equal(np.asarray(open_image(dicom(tmp_path / "color.dcm", color))), color)
+
+
+def test_heic(tmp_path):
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    image = Image.new("RGB", (64, 48), (200, 60, 40))
+    image.save(tmp_path / "a.heic", quality=95)
+    opened = open_image(tmp_path / "a.heic")
+    assert opened.size == (64, 48) and np.abs(np.asarray(opened).astype(int) - (200, 60, 40)).max() < 8
+
+
+@pytest.mark.parametrize(("package", "extra", "content"), [
+    ("pillow_heif", "heif", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"), ("pydicom", "dicom", b"\0" * 128 + b"DICM"),
+])  # fmt: skip
+def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, package, extra, content):
+    from datamodules import formats
+
+    formats.register_heif.cache_clear()
+    monkeypatch.setitem(sys.modules, package, None)
+    (tmp_path / "IMG_1").write_bytes(content)
+    with pytest.raises(
+        UnreadableImageError, match=rf'IMG_1: not a readable image \(a .* image.*pip install -e "\.\[{extra}\]"'
+    ):
+        open_image(tmp_path / "IMG_1")
+    formats.register_heif.cache_clear()
+
+
+@pytest.mark.parametrize("block", [b"garbage!", b"", b"II*\0" + b"\xff" * 20, b"Exif\0\0II"])
+def test_a_broken_exif_block_of_a_png_is_as_one_of_a_jpeg(tmp_path, block):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 4), "red").save(buffer, "PNG")
+    chunk = struct.pack(">I", len(block)) + b"eXIf" + block + struct.pack(">I", zlib.crc32(b"eXIf" + block))
+    content = buffer.getvalue()
+    (tmp_path / "a.png").write_bytes(content[:33] + chunk + content[33:])
+    assert open_image(tmp_path / "a.png").size == (8, 4)
+
+
+def test_deep_images_are_turned_by_their_exif(tmp_path):
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"[6:]
+    (tmp_path / "a.png").write_bytes(png(VALUES, (b"eXIf", exif)))
+    turned = np.asarray(open_image(tmp_path / "a.png", value_range=OF_12_BITS)).astype(float)
+    assert turned.shape == (30, 20, 3) and np.abs(turned - np.rot90(VALUES, -1) * (255 / 4095)).max() <= 0.5001
+
+
+def test_a_tiff_that_cannot_be_read_has_its_reason(tmp_path):
+    tifffile.imwrite(tmp_path / "complex.tif", np.zeros((4, 4), np.complex64))
+    tifffile.imwrite(
+        tmp_path / "spectral.tif", np.zeros((8, 8, 7), np.float32), photometric="minisblack", planarconfig="contig"
+    )
+    (tmp_path / "cut.tif").write_bytes((tmp_path / "complex.tif").read_bytes()[:60])
+    tifffile.imwrite(tmp_path / "float.tif", VALUES.astype(np.float32), photometric="rgb")
+    (tmp_path / "lzw.tif").write_bytes(_with_compression((tmp_path / "float.tif").read_bytes(), 5))
+    for name, reason in (
+        ("complex", "a TIFF of 1 x 64 bits of complex64, which are no gray values"),
+        ("spectral", "a TIFF of 7 x 32 bits, and an image has up to 4 channels"),
+        ("cut", "corrupted IFD structure"), ("lzw", r'compressed by LZW.*pip install -e "\.\[tiff\]"'),
+    ):  # fmt: skip
+        with pytest.raises(UnreadableImageError, match=rf"{name}\.tif: not a readable image \(.*{reason}"):
+            open_image(tmp_path / f"{name}.tif")
+
+
+def _with_compression(content, number):
+    """Return a TIFF whose tag 259 says another compression."""
+    tag = struct.pack("<HHI", 259, 3, 1)
+    place = content.index(tag) + len(tag)
+    return content[:place] + struct.pack("<H", number) + content[place + 2 :]
+
+
+def test_not_a_number_is_named(tmp_path):
+    values = np.zeros((4, 4), np.float32)
+    values[0, 0] = np.nan
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(UnreadableImageError, match=r"a\.tif: .*some of its pixels are NaN"):
+        open_image(tmp_path / "a.tif", value_range=OF_12_BITS)

@@ -1,0 +1,155 @@
+"""Images of more than 8 bits a channel: one range for all of a data set, the same in training and prediction."""
+
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.errors import UserError
+from datamodules.decode import open_image, read_image, resize
+from datamodules.deep_pixels import ValueRange, parse_range
+from engine.config.instantiate import instantiate
+from tests.support.configs import composed
+
+SIDE = 48
+RAMP = np.linspace(0, 1, SIDE * SIDE).reshape(SIDE, SIDE)
+
+
+def save(path, values):
+    """Save values as what holds them: uint16 as PNG, all else as TIFF."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(values)
+    path = path.with_suffix(".png" if values.dtype == np.uint16 else ".tif")
+    image.save(path)
+    return path
+
+
+def make(root, value_of, n=6):
+    """Save n images a class and split, the values of each by `value_of(split, class, number)`."""
+    for split in ("train", "val", "test"):
+        for label, name in enumerate(("a", "b")):
+            for number in range(n):
+                save(root / split / name / f"{number:02}", value_of(split, label, number))
+    return root
+
+
+def datamodule(root, tmp_path, **settings):
+    config = composed("datamodule=image_folder", f"model.image_size={SIDE}", "datamodule.batch_size=4")
+    for key, value in {"root": str(root), "cache": str(tmp_path / "cache"), **settings}.items():
+        config.datamodule[key] = value
+    return instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
+
+
+def prepared(root, tmp_path, **settings):
+    data = datamodule(root, tmp_path, **settings)
+    data.setup()
+    return data
+
+
+def exposure(dtype, tops):
+    """Return images of one ramp, whose brightest value is another one of `tops` in turn."""
+    return lambda split, label, number: (RAMP * tops[(number + label) % len(tops)]).astype(dtype)
+
+
+@pytest.mark.parametrize(("dtype", "tops"), [
+    (np.uint16, (200, 250, 255)), (np.uint16, (256, 300)), (np.uint16, (3000, 4095)), (np.uint16, (60000, 65535)),
+    (np.float32, (0.5, 1.0)), (np.float32, (1e-6, 2e-6)), (np.int32, (-2000, -1000)), (np.int32, (100_000, 200_000)),
+])  # fmt: skip
+def test_all_levels_are_used_and_exposure_is_kept(tmp_path, dtype, tops):
+    data = prepared(make(tmp_path / "data", exposure(dtype, tops)), tmp_path)
+    low, high = min(0, *tops), max(0, *tops)
+    assert data.value_range.low == pytest.approx(low)
+    assert data.value_range.high == pytest.approx(high)
+    for row in data.catalog.rows("val"):
+        values = np.asarray(Image.open(data.catalog.files[row])).astype(float)
+        expected = (values - low) / (high - low) * 255
+        pixels = data.pixel_cache[row].astype(float)
+        assert np.abs(pixels - expected[..., None]).max() < 1.5
+        assert len(np.unique(pixels)) > 100
+    assert "few levels" not in {finding.kind for finding in data.findings}
+
+
+def test_the_range_is_of_the_training_images(tmp_path):
+    data = prepared(
+        make(tmp_path / "data", lambda split, *_: (RAMP * (4000 if split == "train" else 8000)).astype(np.uint16)),
+        tmp_path,
+    )
+    assert data.value_range.high == pytest.approx(4000, abs=8)
+    assert data.pixel_cache[int(data.catalog.rows("test")[0])].max() == 255  # clipped, and not scaled by itself
+
+
+def test_a_hot_pixel_decides_nothing_and_few_levels_are_found(tmp_path, caplog):
+    def values(split, label, number):
+        image = (RAMP * (200 if (split, label, number) == ("val", 1, 2) else 4000)).astype(np.uint16)
+        image[5, 5] = 65535
+        return image
+
+    data = prepared(make(tmp_path / "data", values), tmp_path)
+    assert data.value_range.high == pytest.approx(4000, abs=8)
+    (finding,) = [finding for finding in data.findings if finding.kind == "few levels"]
+    dark = [row for row, path in enumerate(data.catalog.paths) if path == "val/b/02.png"]
+    assert finding.kind == "few levels" and finding.groups == [dark] and "val/b/02.png (13)" in finding.text
+    assert "datamodule.range=LOW,HIGH" in caplog.text
+
+
+@pytest.mark.parametrize("setting", ["-1000,1000", [-1000, 1000]])
+def test_a_range_of_the_user_holds_for_all(tmp_path, setting):
+    data = prepared(make(tmp_path / "data", lambda *_: (RAMP * 3000 - 1500).astype(np.int32)), tmp_path, range=setting)
+    assert data.value_range == ValueRange(-1000, 1000, of_all=True)
+    values = np.asarray(Image.open(data.catalog.files[0]))
+    expected = ((values.clip(-1000, 1000) + 1000) / 2000 * 255).round()
+    assert np.array_equal(data.pixel_cache[0][..., 0], expected)
+
+
+@pytest.mark.parametrize("setting", ["4095", "a,b", "5,1", "1,1", "nan,1", None, [1, 2, 3], [True, 2]])
+def test_what_is_no_range(setting):
+    with pytest.raises(UserError, match=r"datamodule\.range=.*use auto, or the values that become black and white"):
+        parse_range(setting, "datamodule.range")
+
+
+def test_prediction_sees_what_training_saw(tmp_path):
+    """Through the range of a checkpoint; the fingerprint of an image is that of its values, whatever the range is."""
+    data = prepared(make(tmp_path / "data", exposure(np.uint16, (900, 1100, 4095))), tmp_path)
+    for row, file in enumerate(data.catalog.files):
+        again = ValueRange(*list(data.value_range))
+        assert np.array_equal(np.asarray(resize(open_image(file, SIDE, again), SIDE)), data.pixel_cache[row])
+        assert read_image(file).fingerprint() == data.pixel_cache.stats.fingerprints[row]
+
+
+def test_images_of_8_bits_have_no_range_and_are_as_they_were(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        data = prepared(
+            make(tmp_path / "data", lambda _, label, number: (RAMP * (100 + number + 9 * label)).astype(np.uint8)),
+            tmp_path,
+        )
+    assert data.value_range is None and "few levels" not in caplog.text and "8 bits" not in caplog.text
+    assert len({place.name for place in (tmp_path / "cache" / "pixels").iterdir()}) == 1
+    assert np.array_equal(data.pixel_cache[0][..., 0], np.asarray(Image.open(data.catalog.files[0])))
+
+
+def test_the_range_is_on_the_screen_and_a_checkpoint_s_own_holds(tmp_path, caplog):
+    root = make(tmp_path / "data", exposure(np.uint16, (3000, 4095)))
+    with caplog.at_level(logging.INFO):
+        prepared(root, tmp_path)
+    assert "36 by one range for all, 0 to 4095 (most values of the training images)" in caplog.text
+    data = datamodule(root, tmp_path)
+    data.keep_range([0.0, 8190.0, False], "best.ckpt")
+    data.setup()
+    assert data.value_range == ValueRange(0, 8190) and data.pixel_cache[1].max() == round(4095 / 8190 * 255)
+    other = datamodule(root, tmp_path, range="0,100")
+    with pytest.raises(UserError, match=r"best\.ckpt: was trained with the range 0 to 8190"):
+        other.keep_range([0.0, 8190.0, False], "best.ckpt")
+
+
+def test_a_network_of_8_bits_sees_16_bits_in_full_and_no_floats(tmp_path):
+    """Also where a run of 8 bits is evaluated on such images: never each image by itself."""
+    root = make(tmp_path / "data", exposure(np.uint16, (3000, 4095)))
+    data = datamodule(root, tmp_path)
+    data.keep_range(None, "best.ckpt")
+    data.setup()
+    values = np.asarray(Image.open(data.catalog.files[0]))
+    assert np.array_equal(data.pixel_cache[0][..., 0], (values / 257).round())
+    assert "few levels" in {finding.kind for finding in data.findings}
+    with pytest.raises(UserError, match="whose black and white are not known"):
+        open_image(save(tmp_path / "float", RAMP.astype(np.float32)))
