@@ -13,7 +13,10 @@ from datamodules.sources.source import ImageRow, Source
 log = logging.getLogger(__name__)
 
 LAYOUTS = "DIR/{train,val,test}/CLASS/* or DIR/CLASS/*"
-SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif", ".hif",
+    ".jp2", ".j2k", ".jpx", ".jpf", ".dcm", ".dicom",
+}  # fmt: skip
 SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
