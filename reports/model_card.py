@@ -113,6 +113,9 @@ def _classes(run: Run) -> str:
     size = run.record.run.settings.get("model.image_size")
     fit = FITS.get(run.record.run.settings.get("datamodule.fit"), "")
     pixels = f" Its input is {size} x {size} pixels{fit}." if size else ""
+    if run.data.range is not None:
+        low, high, _ = run.data.range
+        pixels += f" Of images of more than 8 bits a channel the values {low:g} to {high:g} become 0 to 255."
     return f"{run.model.name} distinguishes {join_words(run.data.classes, MOST_CLASSES)}.{pixels}"
 
 

@@ -3,10 +3,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import export as export_script
 import predict as script
+import train as train_script
 from common.run_folder import RunFolder
 from common.run_record import RunRecord, write_record
 from common.untrusted.tables import read_csv
@@ -232,3 +236,35 @@ def test_memory_does_not_grow_with_the_number_of_images(checkpoint, tmp_path):
         done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout.splitlines()[-1]) / 1024)
     assert peaks[1] - peaks[0] < 20, peaks  # MiB
+
+
+def test_a_network_of_16_bit_images_sees_them_as_in_training(in_process, predict, train, tmp_path):
+    """By the checkpoint, by the ONNX file, after a resume and as arrays: the fingerprints and probabilities of the run."""
+    pytest.importorskip("onnxscript")
+    generator = np.random.default_rng(0)
+    for split, n in (("train", 8), ("val", 4), ("test", 4)):
+        for name, brightest in (("dim", 900), ("bright", 4000)):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for number in range(n):
+                values = generator.integers(0, brightest, (24, 24)).astype(np.uint16)
+                Image.fromarray(values).save(tmp_path / "data" / split / name / f"{number}.png")
+    ran = train(*SIMPLE_CNN, f"datamodule.root={tmp_path}/data", "trainer.max_epochs=1")
+    assert ran.status == 0, ran.err
+    assert "32 by one range for all" in ran.out and not any(f.kind == "few levels" for f in ran.record.data.audit)
+    assert ran.record.data.range[1] > 3900
+    run = RunFolder(ran.folder)
+    own = read_csv(run.predictions("test"))
+    status, _, err = in_process(export_script, f"ckpt={run.best_checkpoint}", f"out={tmp_path}/a.onnx")
+    assert status == 0, err
+    for ckpt in (run.best_checkpoint, tmp_path / "a.onnx"):
+        predict(f"ckpt={ckpt}", f"images={tmp_path}/data/test", f"out={tmp_path}/out.csv")
+        for mine, expected in zip(read_csv(tmp_path / "out.csv"), own, strict=True):
+            assert mine["fingerprint"] == expected["fingerprint"]
+            assert float(mine["p_dim"]) == pytest.approx(float(expected["p_dim"]), abs=2e-6)
+    with Image.open(tmp_path / "data" / own[0]["path"]) as image:
+        (found,) = script.Predictor.from_checkpoint(run.best_checkpoint).predict(np.asarray(image))
+    assert found.probabilities["dim"] == pytest.approx(float(own[0]["p_dim"]), abs=2e-6)
+    again = (f"ckpt_path={run.best_checkpoint}", "stages=[test]", f"hydra.run.dir={tmp_path}/again")
+    status, _, err = in_process(train_script, *again, "datamodule.range=[0,100]")
+    assert status == 1 and "was trained with the range 0 to 3" in err
+    assert "more than 8 bits a channel the values" in run.model_card.read_text(encoding="utf-8")
