@@ -10,6 +10,7 @@ from common.html import jinja_environment
 from common.image_grid import thumbnail
 from common.run_record import RunRecord
 from common.text import SPLIT_NAMES, clean, join_words, plural
+from datamodules.sources.image_folder import SUFFIXES
 from evaluation.describe import describe_accuracy
 from inference.arguments import checkpoint_argument
 from inference.demo import server
@@ -91,7 +92,9 @@ class DemoApp:
         }
         with gr.Blocks(analytics_enabled=False, title="justenough") as blocks:
             gr.HTML(self.head())
-            files = gr.File(file_count="multiple", file_types=["image"], label="Images", elem_id="files")
+            files = gr.File(
+                file_count="multiple", file_types=["image", *sorted(SUFFIXES)], label="Images", elem_id="files"
+            )
             with gr.Accordion("Use the camera", open=False):
                 camera = gr.Image(sources=["webcam"], type="filepath", label="Camera")
             output = gr.HTML(elem_id="prediction")
