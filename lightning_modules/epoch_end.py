@@ -1,4 +1,6 @@
-"""Where an epoch ends: with its last batch, or with the batch after which the training stops."""
+"""Where an epoch ends: with its last batch, or with the batch after which the training stops; and how far a training is."""
+
+from lightning.pytorch.callbacks import Timer
 
 
 def ends_epoch(trainer) -> bool:
@@ -21,3 +23,20 @@ def may_save(trainer, batch_idx: int) -> bool:
     own checkpoint comes after its validation.
     """
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not ends_epoch(trainer)
+
+
+def steps_in_epoch(trainer) -> int:
+    """Return the optimizer steps that were done of an epoch that resumes in its middle; 0 for any other."""
+    if not trainer.fit_loop.restarting:
+        return 0
+    return (trainer.fit_loop.batch_idx + 1) // trainer.accumulate_grad_batches
+
+
+def time_share(trainer) -> float | None:
+    """Return the share of the training's time limit that is over, the same in all processes; None where it has none."""
+    shares = [
+        timer.time_elapsed() / ((timer.time_elapsed() + left_s) or 1)
+        for timer in trainer.callbacks
+        if isinstance(timer, Timer) and (left_s := timer.time_remaining()) is not None
+    ]
+    return trainer.strategy.broadcast(max(shares)) if shares else None

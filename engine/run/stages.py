@@ -52,6 +52,8 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
         config.ckpt_path = str(intact_checkpoint(Path(config.ckpt_path)))
         if config.trainer.get("fast_dev_run"):
             config.trainer.max_epochs = epochs_done(Path(config.ckpt_path)) + 1
+            if OmegaConf.select(config, "scheduler.epochs") == 1:
+                config.scheduler.epochs = config.trainer.max_epochs
         check_left_to_train(config, record)
     L.seed_everything(config.seed, workers=True, verbose=False)
     transforms = {key: instantiate(config, key) for key in ("augmentation", "batch_transform")}
@@ -210,8 +212,15 @@ def complete_loss(model: ImageClassifier, data: L.LightningDataModule) -> None:
     Raises:
         UserError: a loss that does not give one loss an image, or takes no mixed labels where there is a batch transform.
     """
-    if not isinstance(model.loss, nn.Module):
+    weighs_classes = not isinstance(model.loss, nn.Module)
+    if weighs_classes:
         model.loss = model.loss(class_counts=data.class_counts)
+    if data.sampler == "balanced" and (weighs_classes or getattr(model.loss, "weight", None) is not None):
+        log.warning(
+            "datamodule.sampler=balanced with loss=%s: rare classes are weighted twice, since they are drawn as often as the "
+            "others and each of their images counts more; use datamodule.sampler=shuffle, or loss=cross_entropy",
+            type(model.loss).__name__,
+        )
     name = f"loss={type(model.loss).__module__}.{type(model.loss).__qualname__}"
     losses = model.loss(torch.zeros(2, len(model.classes), requires_grad=True), torch.tensor([0, 1]))
     if not isinstance(losses, torch.Tensor) or losses.shape != (2,):

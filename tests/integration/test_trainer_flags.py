@@ -1,6 +1,7 @@
 """Flags of Lightning's Trainer on the command line: what a run with them leaves. 24, 12 and 14 images in batches of 8."""
 
 import csv
+import math
 import os
 import signal
 
@@ -20,10 +21,99 @@ def metrics(folder) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.fixture
+def rates(monkeypatch) -> list[float]:
+    """The learning rate of every optimizer step, in the order of the commands."""
+    from lightning_modules.image_classifier import ImageClassifier
+
+    seen, usual = [], ImageClassifier.optimizer_step
+
+    def step(self, epoch, batch_idx, optimizer, *arguments, **options):
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch:
+            seen.append(optimizer.param_groups[0]["lr"])
+        return usual(self, epoch, batch_idx, optimizer, *arguments, **options)
+
+    monkeypatch.setattr(ImageClassifier, "optimizer_step", step)
+    return seen
+
+
+def half_cosine(length: int, first: int = 0, peak: float = 0.003) -> list[float]:
+    """The values of lr (1 + cos(pi k / length)) / 2 for k from `first`."""
+    return [peak * (1 + math.cos(math.pi * k / length)) / 2 for k in range(first, length)]
+
+
 def trained(ran):
     assert ran.status == 0, ran.err
     assert ran.record.status == "finished" and ran.record.test.test_evaluations == 1
     return metrics(ran.folder)
+
+
+@pytest.mark.parametrize(("flags", "steps_done"), [
+    ((), 6),  # 24 images in batches of 8, two epochs
+    (("trainer.limit_train_batches=2",), 4),
+    (("trainer.limit_train_batches=0.4",), 2),
+    (("trainer.accumulate_grad_batches=2",), 4),  # the third batch is a step too
+    (("datamodule.batch_size=23",), 2),  # the last single image is skipped
+    (("datamodule.sampler=balanced", "trainer.max_steps=5"), 5),
+    (("trainer.overfit_batches=1",), 2),
+    (("trainer.fast_dev_run=3",), 3),
+])  # fmt: skip
+def test_a_schedule_by_steps_counts_the_steps_that_are_done(train, rates, flags, steps_done):
+    ran = train(*SIMPLE_CNN, "scheduler=one_cycle", "scheduler.warmup_fraction=0", "stages=[fit]", *flags)
+    assert ran.status == 0, ran.err
+    assert rates == pytest.approx(half_cosine(steps_done)) and steps(ran.folder) == steps_done
+    last = torch.load(ran.folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["optimizer_states"][0]["param_groups"][0]["lr"] == 0
+
+
+def test_a_schedule_by_epochs_ends_with_a_fast_run_too(train, rates):
+    ran = train(*SIMPLE_CNN, "trainer.fast_dev_run=2", "trainer.max_epochs=50", "stages=[fit]")
+    last = torch.load(ran.folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert rates == [0.003] * 2 and last["optimizer_states"][0]["param_groups"][0]["lr"] == 0
+    refused = train(*SIMPLE_CNN, "scheduler.epochs=2", "trainer.max_epochs=3")
+    assert refused.status == 1 and "scheduler.epochs=2: ends before trainer.max_epochs=3" in refused.err
+
+
+def test_with_a_time_limit_the_schedule_ends_with_it(train, rates, monkeypatch):
+    """By a clock of the test, on which a step takes a tenth of the limit."""
+    from lightning.pytorch.callbacks import Timer
+
+    monkeypatch.setattr(Timer, "time_elapsed", lambda self, stage=None: 6.0 * len(rates))
+    ran = train(*SIMPLE_CNN, "trainer.max_time=00:00:01:00", "trainer.max_epochs=100", "stages=[fit]")
+    assert ran.status == 0, ran.err
+    assert rates == pytest.approx(half_cosine(10)) and float(metrics(ran.folder)[-1]["lr"]) == 0
+
+
+@pytest.mark.parametrize(("scheduler", "length", "unit"), [("cosine", 4, "epochs"), ("one_cycle", 12, "steps")])
+def test_a_longer_resume_has_the_schedule_of_the_longer_training(train, rates, scheduler, length, unit):
+    ran = train(*SIMPLE_CNN, f"scheduler={scheduler}", "stages=[fit]")
+    rates.clear()
+    longer = train(f"ckpt_path={ran.folder}/checkpoints/last.ckpt", "trainer.max_epochs=4", small=False, to=ran.folder)
+    assert longer.status == 0, longer.err
+    expected = {
+        "cosine": [lr for lr in half_cosine(4, first=2) for _ in range(3)],  # epoch by epoch
+        "one_cycle": half_cosine(10, first=4),  # of 12 steps two rise
+    }[scheduler]
+    assert rates == pytest.approx(expected)
+    assert float(metrics(ran.folder)[-1]["lr"]) < 0.0005 and len(metrics(ran.folder)) == 4
+    (line,) = [text for text in longer.record.run.warnings if text.startswith("the learning rate is from here on")]
+    assert (
+        f"that of a training of {length} {unit} at {length // 2} of them: {max(expected):.2g}, in place of 0 in" in line
+    )
+    if scheduler == "cosine":  # with more images a step and another learning rate; 12 of 16 steps are done
+        rates.clear()
+        settings = ("trainer.max_epochs=6", "trainer.max_steps=16", "datamodule.batch_size=12", "optimizer.lr=0.1")
+        longer = train(f"ckpt_path={ran.folder}/checkpoints/last.ckpt", *settings, small=False, to=ran.folder)
+        assert longer.status == 0 and rates == pytest.approx(half_cosine(16, first=12, peak=0.1)), longer.err
+
+
+def test_a_shorter_resume_has_the_schedule_of_the_shorter_training(train, rates, monkeypatch):
+    at_step(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    stopped = train(*SIMPLE_CNN, "scheduler=one_cycle", "scheduler.warmup_fraction=0", "trainer.max_epochs=9")
+    last = f"ckpt_path={stopped.folder}/checkpoints/last.ckpt"
+    rates.clear()
+    shorter = train(last, "trainer.max_epochs=2", small=False, to=stopped.folder)
+    assert shorter.status == 0 and rates == pytest.approx(half_cosine(6, first=4)), shorter.err
 
 
 @pytest.mark.parametrize("scheduler", ["cosine", "one_cycle"])
