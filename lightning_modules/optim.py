@@ -74,8 +74,8 @@ def plateau(optimizer: Optimizer, *, monitor: Monitored, factor: float, patience
 class Schedule(LRScheduler):
     """A learning rate that follows from how much of the training is done.
 
-    Nothing of its shape is taken from a checkpoint: a run that resumes for more, or fewer, epochs or steps has from there on the
-    learning rate of the longer, or shorter, training.
+    Nothing of its shape is taken from a checkpoint: a run that resumes for more, or fewer, epochs or steps has from there on
+    the learning rate of the longer, or shorter, training.
 
     Args:
         optimizer: its learning rates are those of factor 1.

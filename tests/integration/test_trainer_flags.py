@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import re
 import signal
 
 import pytest
@@ -289,6 +290,20 @@ def test_limits_leave_images_of_every_class_and_the_same_in_each_epoch(train, mo
         assert [each.n for each in split.per_class] == [4, 4]
     assert ran.record.run.debug.startswith("trainer.limit_train_batches=0.7, trainer.limit_val_batches=1")
     assert "limited to 16 of 24 train, 8 of 12 val, 8 of 14 test images" in ran.out
+    assert (ran.record.val.part, ran.record.test.part) == ("8 of 12 val images", "8 of 14 test images")
+    assert "Accuracy on 8 of 14 test images only: " in ran.out and "8 of 14 test images: recall: " in ran.out
+    card = (ran.folder / "MODEL_CARD.md").read_text()
+    assert "Accuracy on 8 of 14 test images only: " in card and "class (on 8 of 14 test images only)" in card
+    assert not re.search(r"(?i)test accuracy|accuracy test|\btest: ", ran.out + card)
+
+
+def test_a_debug_run_never_replaces_the_results_of_a_run(train):
+    ran = train(*SIMPLE_CNN)
+    before = (ran.folder / "result.json").read_bytes()
+    last = f"ckpt_path={ran.folder}/checkpoints/last.ckpt"
+    refused = train(last, "trainer.max_epochs=3", "trainer.limit_test_batches=1", small=False, to=ran.folder)
+    assert refused.status == 1 and "a debug run, whose results would replace those of the run in" in refused.err
+    assert (ran.folder / "result.json").read_bytes() == before and (ran.folder / "checkpoints/best.ckpt").is_file()
 
 
 def test_overfitting_sees_the_same_images_without_augmentation_and_learns_them_by_heart(train, monkeypatch):
@@ -320,13 +335,44 @@ def test_overfitting_sees_the_same_images_without_augmentation_and_learns_them_b
     assert "same images accuracy 1.0000" in ran.out and "Training images accuracy: 1.0000 (8 of 8" in ran.out
 
 
-def test_a_checkpoint_in_the_middle_of_a_longer_epoch_is_refused(train, monkeypatch):
+def test_a_checkpoint_in_the_middle_of_another_epoch_is_refused(train, monkeypatch):
     at_step(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
     stopped = train(*SIMPLE_CNN)
     last = stopped.folder / "checkpoints" / "last.ckpt"
-    ran = train(f"ckpt_path={last}", "debug=fast", small=False, to=stopped.folder)
+    copy = stopped.folder.parent / "copy"
+    ran = train(f"ckpt_path={last}", "debug=fast", f"hydra.run.dir={copy}", small=False, to=copy)
     assert ran.status == 1
-    assert "ckpt_path: was written after 2 batches of an epoch, which has 1 here" in ran.err
+    assert "ckpt_path: was written after 16 images of an epoch, which has other images or another order here" in ran.err
+    ran = train(f"ckpt_path={last}", "seed=3", small=False, to=stopped.folder)
+    assert ran.status == 1 and "resume with the run's own seed" in ran.err
+
+
+@pytest.mark.parametrize(("size", "batches"), [(4, [4, 4]), (5, [4, 4]), (12, [8])])
+def test_an_epoch_that_resumes_with_batches_of_another_size_sees_each_image_once(
+    train, monkeypatch, rates, size, batches
+):
+    """Stopped after two batches of eight, in the first epoch of two."""
+    from lightning_modules.image_classifier import ImageClassifier
+
+    seen, usual = [], ImageClassifier.training_step
+
+    def look(self, batch, batch_idx):
+        seen.append((self.trainer.current_epoch, batch["rows"].tolist()))
+        return usual(self, batch, batch_idx)
+
+    monkeypatch.setattr(ImageClassifier, "training_step", look)
+    at_step(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    stopped = train(*SIMPLE_CNN, "scheduler=one_cycle", "scheduler.warmup_fraction=0")
+    settings = (f"datamodule.batch_size={size}", "datamodule.num_workers=1")
+    ran = train(f"ckpt_path={stopped.folder}/checkpoints/last.ckpt", *settings, small=False, to=stopped.folder)
+    assert ran.status == 0, ran.err
+    for epoch in (0, 1):
+        rows = [row for number, batch in seen for row in batch if number == epoch]
+        assert len(rows) == len(set(rows)) == 24
+    assert [len(batch) for epoch, batch in seen if epoch == 0] == [8, 8, *batches]
+    total = len(seen)  # the schedule follows the steps that there are
+    assert rates[2:] == pytest.approx(half_cosine(total, first=2)) and steps(stopped.folder) == total
+    assert [row["epoch"] for row in metrics(stopped.folder)] == ["1", "2"]
 
 
 def test_debug_on_top_of_a_run_that_resumes_sets_its_flags_and_marks_it(train):
