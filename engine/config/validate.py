@@ -33,11 +33,7 @@ GIVEN = {
     "loss": ("class_counts",),
     "optimizer": ("params", "network"),
     "scheduler": ("optimizer", "steps", "max_steps", "time_share"),
-    "trainer": (
-        "callbacks", "plugins", "logger", "default_root_dir", "enable_progress_bar", "enable_model_summary",
-        "num_sanity_val_steps", "log_every_n_steps", "use_distributed_sampler",
-    ),
-}  # fmt: skip
+}
 
 
 def validate(config: DictConfig) -> DictConfig:

@@ -261,11 +261,11 @@ def build_trainer(
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and is for code that reads such memory
     callbacks = all_callbacks(config, record, callbacks)
     shows_progress = any(isinstance(callback, ProgressBar) for callback in callbacks)  # one of the user's choice
-    if sys.stderr.isatty() and not shows_progress:
+    if sys.stderr.isatty() and not shows_progress and config.trainer.get("enable_progress_bar", True):
         callbacks.append(TQDMProgressBar(leave=False))
         shows_progress = True
     trainer = instantiate(
-        OmegaConf.create({"trainer": lightning_flags(config.trainer, record.folder)}),
+        OmegaConf.create({"trainer": {"log_every_n_steps": 1, **lightning_flags(config.trainer, record.folder)}}),
         "trainer",
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
@@ -274,7 +274,6 @@ def build_trainer(
         enable_progress_bar=shows_progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        log_every_n_steps=1,
         use_distributed_sampler=False,
     )
     device = trainer.strategy.root_device

@@ -212,7 +212,8 @@ def test_epochs_without_validation_have_empty_cells_and_are_never_the_best(train
 @pytest.mark.parametrize("flags", [
     ["trainer.precision=bf16-mixed"],
     ["trainer.gradient_clip_val=0.01", "trainer.gradient_clip_algorithm=value", "trainer.detect_anomaly=true"],
-    ["+trainer.inference_mode=false", "+trainer.benchmark=true", "trainer.deterministic=false", "+trainer.sync_batchnorm=true",
+    ["trainer.inference_mode=false", "trainer.benchmark=true", "trainer.deterministic=false", "trainer.sync_batchnorm=true",
+     "trainer.log_every_n_steps=2", "trainer.enable_progress_bar=false", "trainer.strategy=auto",
      "+trainer.num_nodes=1", "trainer.min_epochs=1", "trainer.min_steps=1", "trainer.max_time={minutes: 5}"],
 ])  # fmt: skip
 def test_other_flags_train(train, flags):
