@@ -28,7 +28,7 @@ from engine.run.debug import mark_debug
 from engine.run.evaluate import evaluate_test, evaluate_val, finalize, find_callback
 from engine.run.loggers import Loggers, log_settings, open_loggers
 from engine.run.resume import resume_errors
-from lightning_modules.checkpoint import check_same_network, epochs_done, load_classifier, steps_done
+from lightning_modules.checkpoint import check_same_network, epochs_done, load_classifier, steps_done, stopped_in_epoch
 from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import network_arguments, pretrained_name
@@ -102,9 +102,10 @@ def check_left_to_train(config: DictConfig, record: RunRecord) -> None:
             f"ckpt_path={config.ckpt_path}: has done {steps} of trainer.max_steps={max_steps} optimizer steps; to train "
             f"longer: trainer.max_steps={2 * steps} (and enough trainer.max_epochs); to evaluate it again: stages=[test]"
         )
-    if done >= config.trainer.max_epochs and not record.resumes:
+    finished = done - stopped_in_epoch(Path(config.ckpt_path))
+    if done > config.trainer.max_epochs or (finished == config.trainer.max_epochs and not record.resumes):
         raise UserError(
-            f"ckpt_path={config.ckpt_path}: has finished {done} of trainer.max_epochs={config.trainer.max_epochs} "
+            f"ckpt_path={config.ckpt_path}: has finished {finished} of trainer.max_epochs={config.trainer.max_epochs} "
             f"epochs; to train longer: trainer.max_epochs={done + 10}; to evaluate it again: stages=[test]"
         )
 
@@ -293,7 +294,8 @@ def fit(
         UserError: nothing was trained in the time that it had.
     """
     if config.ckpt_path is not None:
-        log.info("resuming after epoch %d", epochs_done(Path(config.ckpt_path)))
+        where = "in" if stopped_in_epoch(Path(config.ckpt_path)) else "after"
+        log.info("resuming %s epoch %d", where, epochs_done(Path(config.ckpt_path)))
     if config.teacher is not None:
         warn_of_other_splits(config.teacher, record)
     try:

@@ -113,7 +113,10 @@ def test_a_shorter_resume_has_the_schedule_of_the_shorter_training(train, rates,
     stopped = train(*SIMPLE_CNN, "scheduler=one_cycle", "scheduler.warmup_fraction=0", "trainer.max_epochs=9")
     last = f"ckpt_path={stopped.folder}/checkpoints/last.ckpt"
     rates.clear()
+    refused = train(last, "trainer.max_epochs=1", small=False, to=stopped.folder)
+    assert refused.status == 1 and "has finished 1 of trainer.max_epochs=1 epochs; to train longer" in refused.err
     shorter = train(last, "trainer.max_epochs=2", small=False, to=stopped.folder)
+    assert "resuming in epoch 2" in shorter.out
     assert shorter.status == 0 and rates == pytest.approx(half_cosine(6, first=4)), shorter.err
 
 
