@@ -382,7 +382,7 @@ class SplitMetrics:
     """What the best checkpoint reaches on val or test."""
 
     part: str | None = None
-    """`8 of 14 test images` where a debug run was limited to these, which predictions_*.csv lists; null where it is of all."""
+    """`8 of 14 test images` where a debug run was limited to these (predictions_*.csv lists them); null where it is of all."""
     accuracy: Proportion | None = None
     """Of the largest probability."""
     baseline: Baseline | None = None

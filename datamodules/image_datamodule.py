@@ -225,7 +225,9 @@ class ImageDataModule(L.LightningDataModule):
         return rows[spread_rows(self.catalog.labels[rows], wanted * together, seed)]
 
     def describe_part(self, split: str) -> str | None:
-        """Return `8 of 14 test images` where a limit leaves no more; None where a split is used in full."""
+        """Return `8 of 14 test images` where a limit leaves no more, for val of an overfitting run those of train; or None."""
+        if split == "val" and self.overfits:
+            return f"{len(self.rows('train')):,} training images"
         used, total = len(self.rows(split)), len(self.catalog.rows(split))
         return f"{used:,} of {total:,} {split} images" if used < total else None
 

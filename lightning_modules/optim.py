@@ -172,10 +172,13 @@ def restore_group_settings(optimizer: Optimizer, settings: list[dict]) -> None:
     if len(settings) != len(optimizer.param_groups):  # a callback of the user's has added some
         return
     for group, given in zip(optimizer.param_groups, settings, strict=True):
-        lowered = group["lr"] / before if (before := group.get("initial_lr")) else 1.0
-        group.update(given if given["lr"] != before else {**given, "lr": group["lr"]})
-        if given["lr"] != before:
-            group["lr"] = given["lr"] * lowered
+        lr, before = (
+            group["lr"],
+            group.get("initial_lr", given["lr"]),
+        )  # a checkpoint of an older version does not have it
+        if before != given["lr"]:
+            lr = given["lr"] * (lr / before if before else 1.0)
+        group.update({**given, "lr": lr})
 
 
 def settings_of(scheduler: LRScheduler) -> dict:
@@ -186,6 +189,8 @@ def settings_of(scheduler: LRScheduler) -> dict:
 
 def restore_settings(scheduler: LRScheduler, settings: dict) -> None:
     """Set a plateau to what this command says, not its checkpoint; name what another scheduler keeps from there."""
+    if isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode != settings["mode"]:  # another monitor
+        scheduler.best, scheduler.num_bad_epochs = math.inf if settings["mode"] == "min" else -math.inf, 0
     for name, value in settings.items():
         before = getattr(scheduler, name)
         if before == value:

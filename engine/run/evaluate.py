@@ -58,7 +58,7 @@ def evaluate_val(
             add_decision(Path(record.best.checkpoint), model.decision)
     record.decision = model.decision
     record.val = _metrics(config, trainer, model, "val")
-    record.val.part = None if data.overfits else data.describe_part("val")
+    record.val.part = data.describe_part("val")
 
 
 def evaluate_test(
@@ -109,7 +109,7 @@ def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers:
         f"final/{'part_of_' * bool(each.part)}{name}_accuracy": each.accuracy.value for name, each in measured.items()
     }
     finals |= {f"cost/{name}": value for name in ("macs", "parameters") if (value := getattr(record.model, name))}
-    name = "training images" if trainer.datamodule.overfits and split == "val" else (metrics and metrics.part) or split
+    name = (metrics and metrics.part) or split
     log_results(loggers, config, finals, record.best.epoch if record.best else None)
     for line in describe_metrics(metrics, record.decision, name) if measured else ():
         log.info("%s: %s", name, line)

@@ -336,7 +336,7 @@ def test_overfitting_sees_the_same_images_without_augmentation_and_learns_them_b
         == ("train/accuracy", record.val.accuracy.value)
     )
     assert "trains on the same 8 images in every epoch, without augmentation" in ran.out
-    assert "same images accuracy 1.0000" in ran.out and "Training images accuracy: 1.0000 (8 of 8" in ran.out
+    assert "same images accuracy 1.0000" in ran.out and "Accuracy on 8 training images only: 1.0000 (8 of 8" in ran.out
 
 
 def test_a_checkpoint_in_the_middle_of_another_epoch_is_refused(train, monkeypatch):

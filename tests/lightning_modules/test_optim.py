@@ -133,6 +133,9 @@ def test_a_resumed_optimizer_has_the_settings_of_its_command():
     same.load_state_dict(before.state_dict())
     restore_group_settings(same, settings)
     assert same.param_groups[0]["lr"] == 1e-4
+    del same.param_groups[0]["initial_lr"]  # a checkpoint of an older version
+    restore_group_settings(same, settings)
+    assert same.param_groups[0]["lr"] == 1e-4
 
 
 def test_a_resumed_plateau_has_the_patience_of_its_command_and_another_scheduler_names_what_it_keeps(caplog):
@@ -141,6 +144,12 @@ def test_a_resumed_plateau_has_the_patience_of_its_command_and_another_scheduler
     make[1].load_state_dict({**make[0].state_dict(), "best": 0.5})
     restore_settings(make[1], settings)
     assert (make[1].patience, make[1].best) == (3, 0.5) and not caplog.messages
+    accuracy = plateau(optimizer(), monitor="val/accuracy", factor=0.1, patience=0)["scheduler"]
+    settings = settings_of(accuracy)
+    accuracy.load_state_dict({**make[0].state_dict(), "best": 0.99})  # a loss
+    restore_settings(accuracy, settings)
+    accuracy.step(0.5)
+    assert (accuracy.best, accuracy.num_bad_epochs) == (0.5, 0)
     steps = [torch.optim.lr_scheduler.StepLR(optimizer(), step_size=n) for n in (4, 8)]
     settings = settings_of(steps[1])
     steps[1].load_state_dict(steps[0].state_dict())
