@@ -1,5 +1,7 @@
 """Where an epoch ends: with its last batch, or with the batch after which the training stops; and how far a training is."""
 
+import math
+
 from lightning.pytorch.callbacks import Timer
 
 
@@ -33,10 +35,20 @@ def steps_in_epoch(trainer) -> int:
 
 
 def time_share(trainer) -> float | None:
-    """Return the share of the training's time limit that is over, the same in all processes; None where it has none."""
+    """Return the share of the training's time limit that is over, the same in all processes; None where it has none.
+
+    Where trainer.min_epochs or min_steps hold it up, the share of these that is done, if that is smaller.
+    """
     shares = [
         timer.time_elapsed() / ((timer.time_elapsed() + left_s) or 1)
         for timer in trainer.callbacks
         if isinstance(timer, Timer) and (left_s := timer.time_remaining()) is not None
     ]
-    return trainer.strategy.broadcast(max(shares)) if shares else None
+    if not shares:
+        return None
+    least = trainer.min_steps or 0
+    if trainer.fit_loop.min_epochs and trainer.num_training_batches < math.inf:  # which it is before training
+        steps = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
+        least = max(least, trainer.fit_loop.min_epochs * steps)
+    share = min(max(shares), trainer.global_step / least) if least else max(shares)
+    return trainer.strategy.broadcast(share)

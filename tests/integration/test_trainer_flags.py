@@ -83,6 +83,10 @@ def test_with_a_time_limit_the_schedule_ends_with_it(train, rates, monkeypatch):
     ran = train(*SIMPLE_CNN, "trainer.max_time=00:00:01:00", "trainer.max_epochs=100", "stages=[fit]")
     assert ran.status == 0, ran.err
     assert rates == pytest.approx(half_cosine(10)) and float(metrics(ran.folder)[-1]["lr"]) == 0
+    rates.clear()
+    longer = ("trainer.max_time=00:00:01:00", "trainer.max_epochs=100", "trainer.min_epochs=4", "stages=[fit]")
+    assert train(*SIMPLE_CNN, *longer).status == 0
+    assert rates == pytest.approx(half_cosine(12))  # four epochs, after the time is over
 
 
 @pytest.mark.parametrize(("scheduler", "length", "unit"), [("cosine", 4, "epochs"), ("one_cycle", 12, "steps")])
