@@ -38,7 +38,8 @@ class EpochLogger(L.Callback):
         row = {"epoch": trainer.current_epoch + 1}
         row |= {name: results.get(name) for name in METRIC_COLUMNS[1:-1]}  # none of val in an epoch without validation
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-        self.rows.append(row)
+        # Also where an epoch is trained again, from a checkpoint that a callback of the user's has written within it
+        self.rows = [*(each for each in self.rows if each["epoch"] < row["epoch"]), row]
         if not trainer.is_global_zero:
             return
         RunFolder(Path(trainer.default_root_dir)).write_metrics(self.rows)

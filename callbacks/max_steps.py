@@ -4,6 +4,8 @@ import logging
 
 import lightning as L
 
+from lightning_modules.epoch_end import steps_in_epoch
+
 log = logging.getLogger(__name__)
 
 
@@ -25,10 +27,7 @@ class MaxSteps(L.Callback):
             pl_module.max_steps = self.max_steps  # where its schedule ends
 
     def on_train_start(self, trainer, pl_module) -> None:
-        in_epoch = 0  # steps that were done in the epoch that resumes
-        if trainer.fit_loop.restarting:
-            in_epoch = (trainer.fit_loop.batch_idx + 1) // trainer.accumulate_grad_batches
-        to_come = max(self.max_steps - trainer.global_step, 0) + in_epoch
+        to_come = max(self.max_steps - trainer.global_step, 0) + steps_in_epoch(trainer)
         steps_per_epoch = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
         epochs = trainer.current_epoch + -(-to_come // steps_per_epoch)
         if epochs > trainer.max_epochs:

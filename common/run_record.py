@@ -383,6 +383,8 @@ class Baseline:
 class SplitMetrics:
     """What the best checkpoint reaches on val or test."""
 
+    part: str | None = None
+    """`8 of 14 test images` where a debug run was limited to these (predictions_*.csv lists them); null where it is of all."""
     accuracy: Proportion | None = None
     """Of the largest probability."""
     baseline: Baseline | None = None

@@ -288,6 +288,13 @@ class ImageDataModule(L.LightningDataModule):
         seed = self.seed if split == "train" else self.rules["seed"]
         return rows[spread_rows(self.catalog.labels[rows], wanted * together, seed)]
 
+    def describe_part(self, split: str) -> str | None:
+        """Return `8 of 14 test images` where a limit leaves no more, for val of an overfitting run those of train; or None."""
+        if split == "val" and self.overfits:
+            return f"{len(self.rows('train')):,} training images"
+        used, total = len(self.rows(split)), len(self.catalog.rows(split))
+        return f"{used:,} of {total:,} {split} images" if used < total else None
+
     @property
     def _world_size(self) -> int:
         return self.trainer.world_size if self.trainer else 1

@@ -3,14 +3,16 @@
 Shapes: B batch, H = W pixels.
 """
 
+import hashlib
 import logging
 import shutil
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, get_worker_info
 
 from common.errors import UserError
 from datamodules.normalize import as_batch
@@ -66,11 +68,16 @@ class EpochSampler(Sampler):
             return -(-len(self.rows) // self.world_size)
         return len(range(self.rank, len(self.rows), self.world_size))
 
+    def order(self) -> np.ndarray:
+        """Return the rows of the epoch in their order, over all processes."""
+        if not self.shuffle:
+            return self.rows
+        generator = np.random.default_rng((self.seed, self.epoch))
+        return self._balanced(generator) if self.balance is not None else generator.permutation(self.rows)
+
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        rows = self.rows
+        rows = self.order()
         if self.shuffle:
-            generator = np.random.default_rng((self.seed, self.epoch))
-            rows = self._balanced(generator) if self.balance is not None else generator.permutation(rows)
             rows = np.resize(rows, len(self) * self.world_size)  # repeats from the front
         skip, self.skip = self.skip, 0
         items = np.stack([rows, occurrences(rows)], axis=1)  # of the whole epoch, before each process takes its own
@@ -183,35 +190,96 @@ def workers_that_fit(wanted: int, batch_bytes: int) -> int:
     return 0
 
 
-class StatefulDataLoader(DataLoader):
-    """Count the batches of a pass, so that a checkpoint in the middle of an epoch resumes with the next one."""
+class EpochBatches(BatchSampler):
+    """Cut a pass into batches; one that resumes where batches of another size ended has a shorter, or longer, first one.
 
-    given = 0
+    After it the batches end where those of a whole pass do, so that the last one is not another.
+    """
+
+    @property
+    def batches_done(self) -> int:
+        """Batches of a whole pass that come no more; one that lacks a single image too, which the next one takes."""
+        batches, images = divmod(self.sampler.skip, self.batch_size)
+        return batches + (self.batch_size > 1 and images == self.batch_size - 1)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        size = (self.batches_done + 1) * self.batch_size - self.sampler.skip
+        items = iter(self.sampler)
+        while batch := list(islice(items, size)):
+            if len(batch) == size or not self.drop_last:
+                yield batch
+            size = self.batch_size
+
+
+class StatefulDataLoader(DataLoader):
+    """Count the images of a pass, so that a checkpoint in the middle of an epoch resumes with the next one.
+
+    It resumes with batches of any size and in any number of processes and workers, but in the same order only.
+    """
+
+    def __init__(self, dataset: Dataset, *, batch_size: int, sampler: EpochSampler, drop_last: bool = False, **options):
+        super().__init__(dataset, batch_size=batch_size, sampler=sampler, drop_last=drop_last, **options)
+        self.seen = 0  # images that this process was given in the pass
+        # In place of torch's, which has no other first batch; DataLoader takes one only where it gets no sampler
+        self.__dict__["batch_sampler"] = EpochBatches(sampler, batch_size, drop_last)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        skipped = self.sampler.skip // self.batch_size
-        for number, batch in enumerate(super().__iter__(), start=skipped + 1):
+        self.seen = self.sampler.skip
+        for batch in super().__iter__():
             if isinstance(batch, UserError):
                 raise batch
-            self.given = number
+            self.seen += len(batch["labels"])
             yield batch
 
-    def state_dict(self) -> dict[str, int]:
-        """Return the position for a checkpoint; Lightning's protocol of a loader that can resume."""
-        return {"batches": self.given % len(self)}
+    @property
+    def images(self) -> int:
+        """Images of a whole pass of this process."""
+        return len(self.sampler) - (len(self.sampler) % self.batch_size if self.drop_last else 0)
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def state_dict(self) -> dict[str, int | str]:
+        """Return the position for a checkpoint; Lightning's protocol of a loader that can resume."""
+        if not 0 < self.seen < self.images:  # not begun, or over
+            return {"images": 0}
+        return {"images": self.seen * self.sampler.world_size, "batch_size": self.batch_size, "order": self._order()}
+
+    def _order(self) -> str:
+        return hashlib.blake2b(
+            np.ascontiguousarray(self.sampler.order(), np.int64).tobytes(), digest_size=8
+        ).hexdigest()
+
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
         """Skip in the next pass what was seen before.
 
         Raises:
-            UserError: an epoch has fewer batches here.
+            UserError: the rest of the epoch would have other images here, or too few of them.
         """
-        if state["batches"] >= len(self):
+        processes = self.sampler.world_size
+        if "batches" in state:  # a checkpoint of an older version
+            state = {"images": state["batches"] * self.batch_size * processes}
+        images = state["images"]
+        if type(images) is not int or images < 0:
             raise UserError(
-                f"ckpt_path: was written after {state['batches']} batches of an epoch, which has {len(self)} here; resume "
-                "with the run's own datamodule.batch_size and trainer.limit_train_batches"
+                f"ckpt_path: its number of images of an epoch is {str(images)[:60]!r}; use another checkpoint"
             )
-        self.sampler.skip = state["batches"] * self.batch_size
+        if not images:
+            return
+        began = f"ckpt_path: was written after {images:,} images of an epoch"
+        if images % processes:
+            raise UserError(
+                f"{began}, which {processes} processes cannot share; resume with the run's own trainer.devices"
+            )
+        if "order" in state and state["order"] != self._order():
+            raise UserError(
+                f"{began}, which has other images or another order here; resume with the run's own seed, images and settings "
+                "of datamodule and trainer.limit_train_batches (batch_size and num_workers may be others)"
+            )
+        skip = images // processes
+        if self.images - skip < min(2, self.batch_size):
+            raise UserError(
+                f"{began}, which has {self.images * processes:,} here, so that no batch is left of it; resume with the run's "
+                f"own datamodule.batch_size={state.get('batch_size', self.batch_size)} and trainer.limit_train_batches"
+            )
+        self.sampler.skip = skip
 
 
 def keep_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 from common.errors import DISK_ERRORS, ELSEWHERE, UserError
 from common.run_folder import PROJECT
 from common.text import clean, did_you_mean
-from engine.config.trainer_flags import REFUSED
+from engine.config.trainer_flags import refusal
 
 LONGEST = 80  # characters of an argument that an error repeats
 LAUNCHERS = {"joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # and their extras
@@ -112,8 +112,8 @@ def _no_such_key(error: ConfigCompositionException) -> str:
     if isinstance(cause, OmegaConfBaseException) and parent is not None and hasattr(parent, "keys"):
         *above, last = (cause.full_key or key).split(".")
         keys = [k for k in parent if not str(k).startswith("_")]
-        if above == ["trainer"] and last in REFUSED:
-            return f"{key}: cannot be used here: {REFUSED[last].reason}"
+        if above == ["trainer"] and (reason := refusal(last)):
+            return f"{key}: {reason}"
         place = f" in {'.'.join(above)}" if above else ""
         hint = f". To add a setting that the file does not list: +{key}=VALUE" if above else ""
         return f"{key}: no such key{place}; {did_you_mean(last, keys)}{hint}"

@@ -53,6 +53,11 @@ def describe_caveats(metrics: SplitMetrics) -> list[str]:
     return [text for text in caveats if text]
 
 
+def name_accuracy(metrics: SplitMetrics, split: str) -> str:
+    """Return `Test accuracy`; of a debug run that was limited to some images `Accuracy on 8 of 14 test images only`."""
+    return f"Accuracy on {metrics.part} only" if metrics.part else f"{split.capitalize()} accuracy"
+
+
 def describe_accuracy(metrics: SplitMetrics) -> str:
     """Return `0.7933 (353 of 445, 95% interval 0.753 to 0.828); always 'functional': 0.6787`."""
     baseline = metrics.guessing

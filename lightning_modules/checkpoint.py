@@ -85,6 +85,15 @@ def range_of_checkpoint(path: Path) -> list | None:
     return read_checkpoint(path)["hyper_parameters"]["range"]
 
 
+def stopped_in_epoch(path: Path) -> bool:
+    """Return whether a checkpoint was written in the middle of an epoch, which `epochs_done` counts as well."""
+    progress = _load(path, mmap=True)
+    for key in ("loops", "fit_loop", "epoch_progress", "current"):
+        progress = progress.get(key) if isinstance(progress, dict) else None
+    counts = [progress.get(name) if isinstance(progress, dict) else None for name in ("ready", "processed")]
+    return all(type(count) is int for count in counts) and counts[1] < counts[0]
+
+
 def _read_count(path: Path, key: str, most: int) -> int:
     state = _load(path, mmap=True)
     count = state.get(key) if isinstance(state, dict) else None

@@ -1,4 +1,8 @@
-"""Where an epoch ends: with its last batch, or with the batch after which the training stops."""
+"""Where an epoch ends: with its last batch, or with the batch after which the training stops; and how far a training is."""
+
+import math
+
+from lightning.pytorch.callbacks import Timer
 
 
 def ends_epoch(trainer) -> bool:
@@ -21,3 +25,30 @@ def may_save(trainer, batch_idx: int) -> bool:
     own checkpoint comes after its validation.
     """
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not ends_epoch(trainer)
+
+
+def steps_in_epoch(trainer) -> int:
+    """Return the optimizer steps that were done of an epoch that resumes in its middle; 0 for any other."""
+    if not trainer.fit_loop.restarting:
+        return 0
+    return (trainer.fit_loop.batch_idx + 1) // trainer.accumulate_grad_batches
+
+
+def time_share(trainer) -> float | None:
+    """Return the share of the training's time limit that is over, the same in all processes; None where it has none.
+
+    Where trainer.min_epochs or min_steps hold it up, the share of these that is done, if that is smaller.
+    """
+    shares = [
+        timer.time_elapsed() / ((timer.time_elapsed() + left_s) or 1)
+        for timer in trainer.callbacks
+        if isinstance(timer, Timer) and (left_s := timer.time_remaining()) is not None
+    ]
+    if not shares:
+        return None
+    least = trainer.min_steps or 0
+    if trainer.fit_loop.min_epochs and trainer.num_training_batches < math.inf:  # which it is before training
+        steps = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
+        least = max(least, trainer.fit_loop.min_epochs * steps)
+    share = min(max(shares), trainer.global_step / least) if least else max(shares)
+    return trainer.strategy.broadcast(share)

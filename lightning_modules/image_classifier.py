@@ -1,6 +1,9 @@
 """The LightningModule: one network, its loss, its metrics, its optimizer."""
 
+import functools
 import inspect
+import logging
+import math
 import sys
 from collections.abc import Callable, Iterable
 
@@ -8,14 +11,19 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from common.errors import UserError
 from common.run_record import Decision
 from common.untrusted.description import CHECKPOINT_SCHEMA
-from lightning_modules.epoch_end import ends_epoch, stops
+from lightning_modules.epoch_end import ends_epoch, steps_in_epoch, stops, time_share
 from lightning_modules.losses import CrossEntropy, DistillationLoss
 from lightning_modules.metrics import EpochMetrics, all_gather
 from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import build_network
+from lightning_modules.optim import Schedule, group_settings, restore_group_settings, restore_settings, settings_of
+
+log = logging.getLogger(__name__)
 
 
 class ImageClassifier(L.LightningModule):
@@ -37,8 +45,9 @@ class ImageClassifier(L.LightningModule):
             trained.
         loss: logits (B, K), and labels (B,) or the shares of mixed ones (B, K), -> (B,), for training; or a function of
             `class_counts` that makes it, to be called before training starts (engine.run.stages.complete_loss).
-        scheduler: optimizer, and the `steps` of the whole training where it has that argument, -> Lightning's scheduler
-            dictionary (scheduler, monitor, interval); None keeps the learning rate.
+        scheduler: optimizer -> Lightning's scheduler dictionary (scheduler, monitor, interval), or a scheduler to step after
+            each epoch; None keeps the learning rate. Where it has such arguments it gets the `steps` of the whole training,
+            the same as `max_steps` where steps or a time limit end it, and `time_share()`, how much of the limit is over.
 
     Raises:
         UserError: a network that cannot be built.
@@ -91,6 +100,36 @@ class ImageClassifier(L.LightningModule):
         self.train_metrics.update(logits.detach(), labels, loss.detach())
         return loss
 
+    def on_train_start(self) -> None:
+        if self.trainer.global_step == 0:
+            return
+        # Resumed: the checkpoint has restored what optimizer and schedule were set to when it was written. The settings of this
+        # command count, and the epochs and steps to come, of which batches of another size or an epoch cut short make others.
+        (optimizer,) = self.trainer.optimizers
+        before = [group["lr"] for group in optimizer.param_groups]
+        restore_group_settings(optimizer, self._group_settings)
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, Schedule):
+                self._move(config, before)
+            else:
+                restore_settings(config.scheduler, self._scheduler_settings)
+
+    def _move(self, config, before: list[float]) -> None:
+        """Set a schedule to where the training is, and log that it has another length than in the checkpoint."""
+        schedule, by_step = config.scheduler, config.interval == "step"
+        if by_step:
+            schedule.move(self.trainer.global_step, self._total_steps())
+        else:
+            schedule.move(self.trainer.current_epoch)
+        after, timed = schedule.get_last_lr(), schedule.time_share is not None
+        odd = (1e-2 if timed else 1e-6) * max(schedule.base_lrs)
+        if any(abs(a - b) > odd for a, b in zip(after, before, strict=True)):
+            log.warning(
+                "the learning rate is from here on that of a training of %s %s%s at %s of them: %.2g, in place of %.2g in the "
+                "checkpoint", f"{schedule.length:,}", "steps" if by_step else "epochs",
+                ", or of the time limit," if timed else "", f"{schedule.last_epoch:,}", max(after), max(before),
+            )  # fmt: skip
+
     def on_train_epoch_start(self) -> None:
         self.results.pop("val", None)  # of an earlier epoch: with check_val_every_n_epoch not each has some
 
@@ -101,6 +140,9 @@ class ImageClassifier(L.LightningModule):
             self._finish("train", self.train_metrics)
         if stops(self.trainer):  # Lightning validates after this batch, which else it would not in each epoch
             self.trainer.check_val_every_n_epoch = 1
+            for config in self.trainer.lr_scheduler_configs:
+                if isinstance(config.scheduler, Schedule) and config.interval == "step":
+                    config.scheduler.move(config.scheduler.last_epoch)  # where the time is over by now
 
     def on_train_epoch_end(self) -> None:
         # Lightning steps the scheduler after it has written the epoch's checkpoint, so that a run that resumes from it
@@ -147,24 +189,42 @@ class ImageClassifier(L.LightningModule):
     def configure_optimizers(self):
         arguments = inspect.signature(self.optimizer).parameters
         optimizer = self.optimizer(self.network if "network" in arguments else self.parameters())
+        self._group_settings = group_settings(optimizer)
         if self.scheduler is None:
             return optimizer
-        arguments = inspect.signature(self.scheduler).parameters
-        given = {"steps": self._total_steps} if "steps" in arguments else {}
-        given |= {"max_steps": self._total_steps} if "max_steps" in arguments and self.max_steps else {}
-        scheduler = self.scheduler(optimizer, **{name: value() for name, value in given.items()})
+        wanted, given = inspect.signature(self.scheduler).parameters, {}
+        is_timed = time_share(self.trainer) is not None
+        if "steps" in wanted:
+            given["steps"] = self._total_steps()
+        if "max_steps" in wanted and (self.max_steps or is_timed):
+            given["max_steps"] = self._total_steps()
+        if "time_share" in wanted and is_timed:
+            given["time_share"] = functools.partial(time_share, self.trainer)
+        scheduler = self.scheduler(optimizer, **given)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise UserError(
+                "scheduler._target_: ReduceLROnPlateau does not say what it monitors; use scheduler=plateau"
+            )
+        if not isinstance(scheduler, dict):  # another one of torch's, which is stepped after each epoch
+            scheduler = {"scheduler": scheduler}
+        self._scheduler_settings = settings_of(scheduler["scheduler"])
         if "monitor" in scheduler:  # not by Lightning, which fails before the first validation
             scheduler = {**scheduler, "frequency": sys.maxsize}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def _total_steps(self) -> int:
-        """Return the optimizer steps of the whole training.
+        """Return the optimizer steps of the whole training: those done and, of the epochs to come, those of this command.
 
         Not the trainer's estimated_stepping_batches: read before a checkpoint is loaded, it makes the trainer forget at
         which batch of an epoch to resume.
         """
-        batches = len(self.trainer.datamodule.train_dataloader())
-        steps = self.trainer.max_epochs * -(-batches // self.trainer.accumulate_grad_batches)
+        trainer = self.trainer
+        batches = trainer.num_training_batches
+        if not math.isfinite(batches):  # before Lightning has asked for them
+            batches = len(trainer.datamodule.train_dataloader())
+        an_epoch = -(-batches // trainer.accumulate_grad_batches)
+        epochs = max(trainer.max_epochs - trainer.current_epoch, 0)
+        steps = trainer.global_step + epochs * an_epoch - steps_in_epoch(trainer)
         return min(steps, self.max_steps or steps)
 
     def _evaluation_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

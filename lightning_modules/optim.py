@@ -1,14 +1,19 @@
 """Optimizers that choose groups of parameters, for which they get the network, and learning rate schedules."""
 
+import inspect
+import logging
 import math
+from collections.abc import Callable
 from typing import Literal
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from common.errors import UserError
 from lightning_modules.networks.surgery import find_head
+
+log = logging.getLogger(__name__)
 
 
 def discriminative_adamw(
@@ -66,21 +71,74 @@ def plateau(optimizer: Optimizer, *, monitor: Monitored, factor: float, patience
     }
 
 
-def cosine(optimizer: Optimizer, *, epochs: int, max_steps: int | None = None) -> dict:
+class Schedule(LRScheduler):
+    """A learning rate that follows from how much of the training is done.
+
+    Nothing of its shape is taken from a checkpoint: a run that resumes for more, or fewer, epochs or steps has from there on
+    the learning rate of the longer, or shorter, training.
+
+    Args:
+        optimizer: its learning rates are those of factor 1.
+        factor: of them, after `done` of `length` epochs or steps.
+        length: of the whole training.
+        time_share: share of its time that is over, where it has a limit; the larger one of both shares counts.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        factor: Callable[[float, int], float],
+        length: int,
+        time_share: Callable[[], float] | None = None,
+    ):
+        self.factor, self.length, self.time_share = factor, length, time_share
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        done = self.last_epoch if self.time_share is None else max(self.last_epoch, self.time_share() * self.length)
+        factor = self.factor(
+            min(done, self.length), self.length
+        )  # it ends where the training does, and never rises again
+        return [lr * factor for lr in self.base_lrs]
+
+    def move(self, done: int, length: int | None = None) -> None:
+        """Set the learning rate after `done` epochs or steps, of another `length` where there is one."""
+        self.last_epoch, self.length = done, length or self.length
+        self._last_lr = self.get_lr()
+        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = lr
+
+    def state_dict(self) -> dict:
+        return {"last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.last_epoch = int(state_dict["last_epoch"])
+
+
+def _half_cosine(done: float, length: int) -> float:
+    return (1 + math.cos(math.pi * done / length)) / 2
+
+
+def cosine(
+    optimizer: Optimizer, *, epochs: int, max_steps: int | None = None, time_share: Callable[[], float] | None = None
+) -> dict:
     """Lower the learning rate to zero along half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983, no restart).
 
     Args:
         epochs: in which it falls, epoch by epoch.
-        max_steps: optimizer steps that end the training, in which it falls instead, step by step.
+        max_steps: optimizer steps of the whole training, where steps or a time limit end it: it falls in them, step by step.
+        time_share: share of the time limit that is over.
     """
     if epochs < 1:
         raise UserError(f"scheduler.epochs={epochs}: use 1 or more")
-    if max_steps is not None:
-        return {"scheduler": CosineAnnealingLR(optimizer, T_max=max_steps), "interval": "step"}
-    return {"scheduler": CosineAnnealingLR(optimizer, T_max=epochs)}
+    if max_steps is None:
+        return {"scheduler": Schedule(optimizer, _half_cosine, epochs)}
+    return {"scheduler": Schedule(optimizer, _half_cosine, max_steps, time_share), "interval": "step"}
 
 
-def one_cycle(optimizer: Optimizer, *, steps: int, warmup_fraction: float) -> dict:
+def one_cycle(
+    optimizer: Optimizer, *, steps: int, warmup_fraction: float, time_share: Callable[[], float] | None = None
+) -> dict:
     """Raise the learning rate from near zero along a line, then lower it to zero along half a cosine, step by step.
 
     Smith 2018, arXiv:1803.09820, without its cycle of momentum.
@@ -88,14 +146,59 @@ def one_cycle(optimizer: Optimizer, *, steps: int, warmup_fraction: float) -> di
     Args:
         steps: optimizer steps of the whole training.
         warmup_fraction: share of them in which it rises.
+        time_share: share of its time limit that is over, where it has one.
     """
     if not 0 <= warmup_fraction < 1:
         raise UserError(f"scheduler.warmup_fraction={warmup_fraction}: use a share from 0 to below 1")
-    rising = round(warmup_fraction * steps)
 
-    def share(step: int) -> float:
-        if step < rising:
-            return (step + 1) / (rising + 1)
-        return (1 + math.cos(math.pi * (step - rising) / (steps - rising))) / 2
+    def factor(done: float, length: int) -> float:
+        rising = round(warmup_fraction * length)
+        if done < rising:
+            return (done + 1) / (rising + 1)
+        return _half_cosine(done - rising, length - rising) if length > rising else 0.0
 
-    return {"scheduler": LambdaLR(optimizer, share), "interval": "step"}
+    return {"scheduler": Schedule(optimizer, factor, steps, time_share), "interval": "step"}
+
+
+def group_settings(optimizer: Optimizer) -> list[dict]:
+    """Return what the groups of parameters were set to; the learning rate also as what a checkpoint keeps of it."""
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+
+
+def restore_group_settings(optimizer: Optimizer, settings: list[dict]) -> None:
+    """Set the groups to what this command says, not its checkpoint; a learning rate that a plateau has lowered stays so."""
+    if len(settings) != len(optimizer.param_groups):  # a callback of the user's has added some
+        return
+    for group, given in zip(optimizer.param_groups, settings, strict=True):
+        lr, before = (
+            group["lr"],
+            group.get("initial_lr", given["lr"]),
+        )  # a checkpoint of an older version does not have it
+        if before != given["lr"]:
+            lr = given["lr"] * (lr / before if before else 1.0)
+        group.update({**given, "lr": lr})
+
+
+def settings_of(scheduler: LRScheduler) -> dict:
+    """Return what a scheduler was set to: its attributes by the names of its constructor's arguments."""
+    names = set(inspect.signature(type(scheduler)).parameters) - {"optimizer", "last_epoch"}
+    return {name: value for name, value in scheduler.state_dict().items() if name in names}
+
+
+def restore_settings(scheduler: LRScheduler, settings: dict) -> None:
+    """Set a plateau to what this command says, not its checkpoint; name what another scheduler keeps from there."""
+    if isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode != settings["mode"]:  # another monitor
+        scheduler.best, scheduler.num_bad_epochs = math.inf if settings["mode"] == "min" else -math.inf, 0
+    for name, value in settings.items():
+        before = getattr(scheduler, name)
+        if before == value:
+            continue
+        if isinstance(scheduler, ReduceLROnPlateau):
+            setattr(scheduler, name, value)
+        else:
+            log.warning(
+                "scheduler.%s=%s: %s keeps %s of the checkpoint; scheduler=cosine and one_cycle follow a training of another "
+                "length", name, value, type(scheduler).__name__, before,
+            )  # fmt: skip

@@ -155,10 +155,15 @@ def _training(run: Run) -> list[str]:
     return [*lines, ", ".join(f"{name} {version}" for name, version in about.versions.items())]
 
 
+def _name(split: str, metrics: SplitMetrics) -> str:
+    """Return what these metrics are of: `test`, or `on 8 of 14 test images only` in a debug run."""
+    return f"on {metrics.part} only" if metrics.part else SPLIT_NAMES[split]
+
+
 def _accuracy(split: str, metrics: SplitMetrics) -> dict[str, object]:
     """Return the accuracy as the card's first lines have it: with its baseline, a verdict and what limits its interval."""
     return {
-        "split": SPLIT_NAMES[split],
+        "split": _name(split, metrics),
         "text": describe_accuracy(metrics),
         "guessing": describe_guessing(metrics),
         "caveats": [f"{text[0].upper()}{text[1:]}." for text in describe_caveats(metrics)],
@@ -177,19 +182,19 @@ def _metrics_table(measured: list[tuple[str, SplitMetrics]]) -> Table:
         rows.append([f"{name} (95% interval)", *(_with_interval(metrics, key) for _, metrics in measured)])
     rows.append(["cross entropy", *(_digits(metrics.loss) for _, metrics in measured)])
     rows.append(["images (n)", *(f"{metrics.accuracy.n:,}" for _, metrics in measured)])
-    return Table.of(["", *(SPLIT_NAMES[split] for split, _ in measured)], rows)
+    return Table.of(["", *(_name(split, metrics) for split, metrics in measured)], rows)
 
 
 def _class_tables(run: Run, split: str, metrics: SplitMetrics) -> list[Table]:
     """Return the scores of each class, and the confusion matrix of a few classes."""
     tables, names = [], run.data.classes
     if metrics.per_class:
-        head = [f"class ({SPLIT_NAMES[split]})", "recall (95% interval)", "precision (95% interval)", "F1", "n"]
+        head = [f"class ({_name(split, metrics)})", "recall (95% interval)", "precision (95% interval)", "F1", "n"]
         rows = [[e.name, _share(e.recall), _share(e.precision), _digits(e.f1), f"{e.n:,}"] for e in metrics.per_class]
         tables.append(Table.of(head, rows))
     if metrics.confusion and len(names) == len(metrics.confusion) <= MOST_CLASSES:
         rows = [[name, *(f"{n:,}" for n in line)] for name, line in zip(names, metrics.confusion, strict=True)]
-        tables.append(Table.of([f"true (down), predicted (across), {SPLIT_NAMES[split]}", *names], rows))
+        tables.append(Table.of([f"true (down), predicted (across), {_name(split, metrics)}", *names], rows))
     return tables
 
 
@@ -202,7 +207,7 @@ def _decisions(record: RunRecord, split: str, metrics: SplitMetrics) -> list[str
         )
     if metrics.ece is not None:
         about = describe_calibration(metrics, decision)
-        lines.append(f"expected calibration error (ECE) {SPLIT_NAMES[split]}: {about}")
+        lines.append(f"expected calibration error (ECE) {_name(split, metrics)}: {about}")
     if decision is None:
         return lines
     if metrics.binary and (at := metrics.binary.at_threshold):

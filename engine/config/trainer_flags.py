@@ -13,7 +13,8 @@ LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches")
 DEBUGGING = ("fast_dev_run", "overfit_batches", *LIMITS)  # what a run of them measures says nothing about the network
 OWN = (*DEBUGGING, "max_steps")  # done by this project, not by Lightning
 WHOLE = (
-    "max_epochs", "min_epochs", "max_steps", "min_steps", "accumulate_grad_batches", "check_val_every_n_epoch", "num_nodes",
+    "max_epochs", "min_epochs", "max_steps", "min_steps", "accumulate_grad_batches", "check_val_every_n_epoch",
+    "log_every_n_steps",
 )  # fmt: skip
 PROFILERS = {
     "simple": "lightning.pytorch.profilers.SimpleProfiler",
@@ -55,7 +56,30 @@ REFUSED = {
         (None, True), "a run logs its settings once, at its end; for no logger: logger=none"
     ),
     "model_registry": Refused((None,), "checkpoints are kept in the run's folder: hydra.run.dir=DIR"),
+    "num_nodes": Refused(
+        (None, 1), "a run is on one machine, whose first process writes its record; for several GPUs there: trainer=ddp"
+    ),
+    "num_sanity_val_steps": Refused(
+        (None, 0), "validation comes after an epoch; to see before whether all of a run works: debug=fast"
+    ),
+    "enable_model_summary": Refused((None,), "summary.txt in the run's folder has it, of every run: stages=[cost]"),
+    "logger": Refused((None,), "loggers have a group: logger=none for none, logger=csv, logger='[tensorboard,csv]'"),
+    "callbacks": Refused((None,), "callbacks have a group: callbacks=early_stopping, +callbacks.NAME._target_=CLASS"),
+    "default_root_dir": Refused((None,), "a run has one folder for all that it writes: hydra.run.dir=DIR"),
+    "plugins": Refused(
+        (None,),
+        "a run writes its checkpoints with its own; for another precision or strategy: trainer.precision, trainer.strategy",
+    ),
+    "use_distributed_sampler": Refused(
+        (None,), "the loader shares the images among the processes itself, each once; another order: datamodule.sampler"
+    ),
 }
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+
+
+def refusal(name: str) -> str | None:
+    """Return why a flag of Lightning cannot be used, and what can be in its place; None for any other."""
+    return f"cannot be used here: {REFUSED[name].reason}" if name in REFUSED else None
 
 
 def check_trainer(trainer: dict) -> dict:
@@ -71,7 +95,7 @@ def check_trainer(trainer: dict) -> dict:
         if name in trainer and (type(trainer[name]), trainer[name]) not in [
             (type(each), each) for each in flag.neutral
         ]:
-            raise UserError(f"trainer.{name}={trainer[name]}: cannot be used here: {flag.reason}")
+            raise UserError(f"trainer.{name}={trainer[name]}: {refusal(name)}")
     _check_numbers(trainer)
     _check_limits(trainer)
     _check_time(trainer.get("max_time"))
@@ -173,7 +197,19 @@ def _check_profiler(profiler) -> None:
 def _check_devices(trainer: dict) -> None:
     import torch  # late: errors of a search's settings come without it
 
-    devices, accelerator = trainer.get("devices"), trainer.get("accelerator")
+    devices, accelerator, strategy = trainer.get("devices"), trainer.get("accelerator"), trainer.get("strategy")
+    if isinstance(strategy, str) and strategy not in STRATEGIES:
+        raise UserError(
+            f"trainer.strategy={strategy}: use auto (one process) or ddp (several, each with the whole network); "
+            "processes that are started otherwise, or share a network, are not supported"
+        )
+    if trainer.get("precision") == "16-true":
+        raise UserError(
+            "trainer.precision=16-true: weights of 16 bits do not train, since small steps and Adam's epsilon become 0; "
+            "use 16-mixed, bf16-mixed or bf16-true"
+        )
+    if type(devices) is int and (devices == 0 or devices < -1):
+        raise UserError(f"trainer.devices={devices}: use 1 or more, or -1 for all GPUs")
     if isinstance(devices, int) and devices > MOST_DEVICES:
         raise UserError(f"trainer.devices={devices}: use up to {MOST_DEVICES}")
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():

@@ -32,12 +32,8 @@ GIVEN = {
     "datamodule": ("augmentation", "batch_transform"),
     "loss": ("class_counts",),
     "optimizer": ("params", "network"),
-    "scheduler": ("optimizer", "steps", "max_steps"),
-    "trainer": (
-        "callbacks", "plugins", "logger", "default_root_dir", "enable_progress_bar", "enable_model_summary",
-        "num_sanity_val_steps", "log_every_n_steps", "use_distributed_sampler",
-    ),
-}  # fmt: skip
+    "scheduler": ("optimizer", "steps", "max_steps", "time_share"),
+}
 
 
 def validate(config: DictConfig) -> DictConfig:
@@ -49,6 +45,10 @@ def validate(config: DictConfig) -> DictConfig:
     Raises:
         UserError: names key, value and what is allowed.
     """
+    if OmegaConf.select(
+        config, "trainer.fast_dev_run", default=None
+    ):  # one epoch, also for a schedule that refers to it
+        config = OmegaConf.merge(config, {"trainer": {"max_epochs": 1}})
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -69,6 +69,7 @@ def validate(config: DictConfig) -> DictConfig:
     register_by_name(values.get("register") or [], "register")
     _check_run(values)  # first, since other settings refer to these
     values["trainer"] = check_trainer(values["trainer"])
+    _check_schedule(values)
     _check_model(values["model"])
     nodes = {key: values.get(key) for key in (*NODES, *MAY_BE_EMPTY)}
     nodes |= {f"{group}.{name}": node for group in OF_SEVERAL for name, node in values[group].items()}
@@ -113,6 +114,17 @@ def _check_run(values: dict) -> None:
         raise UserError(
             f"model.freeze={freeze} with trainer=ddp: parameters that thaw later would not be averaged over the "
             "processes; use model.freeze=true, or one process"
+        )
+
+
+def _check_schedule(values: dict) -> None:
+    scheduler, trainer = values.get("scheduler"), values["trainer"]
+    epochs = scheduler.get("epochs") if isinstance(scheduler, dict) else None
+    by_steps = trainer.get("max_steps") or trainer.get("max_time")  # which a schedule follows in place of the epochs
+    if type(epochs) is int and 1 <= epochs < trainer["max_epochs"] and not by_steps and "fit" in values["stages"]:
+        raise UserError(
+            f"scheduler.epochs={epochs}: ends before trainer.max_epochs={trainer['max_epochs']}, with a learning rate of 0 "
+            "from there on; leave it out, or use as many epochs"
         )
 
 

@@ -14,6 +14,7 @@ from callbacks.freeze_backbone import FreezeBackbone
 from callbacks.graceful_shutdown import GracefulShutdown
 from callbacks.max_steps import MaxSteps
 from callbacks.prediction_writer import PredictionWriter
+from callbacks.resume_in_epoch import ResumeInEpoch
 from callbacks.step_seed import StepSeed
 from callbacks.terminate_on_nan import TerminateOnNaN
 from callbacks.throughput import Throughput
@@ -47,6 +48,7 @@ def all_callbacks(config: DictConfig, record: RunRecord, further: Sequence[L.Cal
     best, last = (next((c for c in configured.values() if isinstance(c, kind)), None) or kind() for kind in kinds)
     best.dirpath = last.dirpath = str(record.folder.checkpoints)
     return [
+        ResumeInEpoch(),  # before all that count batches
         StepSeed(seed=config.seed),
         *([MaxSteps(max_steps=max_steps)] if (max_steps := config.trainer.get("max_steps")) else []),
         *([FreezeBackbone(epochs=config.model.freeze)] if config.model.freeze else []),

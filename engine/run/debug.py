@@ -14,8 +14,17 @@ log = logging.getLogger(__name__)
 
 
 def mark_debug(config: DictConfig, record: RunRecord) -> None:
-    """Fill the record's `run.debug`, and log it. What started from a debug run's checkpoint remains one."""
+    """Fill the record's `run.debug`, and log it. What started from a debug run's checkpoint remains one.
+
+    Raises:
+        UserError: the run in this folder is none, and its results would be replaced.
+    """
     reason = debug_reason(config.trainer, record.run.choices.get("debug"))
+    if reason and record.previous is not None and not record.previous.run.debug:
+        raise UserError(
+            f"{reason}: a debug run, whose results would replace those of the run in {record.folder.path}; give it a folder "
+            "of its own: hydra.run.dir=DIR"
+        )
     if reason is None and config.ckpt_path is not None:
         reason = _of_checkpoint(Path(config.ckpt_path))
     record.run.debug = reason

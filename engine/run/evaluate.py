@@ -29,7 +29,7 @@ from engine.config.instantiate import instantiate
 from engine.run.component_errors import component_error
 from engine.run.loggers import Loggers, how_to_view, log_results
 from evaluation.decision import DecisionRules, measure
-from evaluation.describe import describe_accuracy, describe_guessing, describe_metrics
+from evaluation.describe import describe_accuracy, describe_guessing, describe_metrics, name_accuracy
 from evaluation.estimates import FurtherMetric, further_metric
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.image_classifier import ImageClassifier
@@ -58,6 +58,7 @@ def evaluate_val(
             add_decision(Path(record.best.checkpoint), model.decision)
     record.decision = model.decision
     record.val = _metrics(config, trainer, model, "val")
+    record.val.part = data.describe_part("val")
 
 
 def evaluate_test(
@@ -66,6 +67,7 @@ def evaluate_test(
     """Fill the record's `test`, and count how often this training was evaluated on its test images."""
     trainer.test(model, datamodule=data, verbose=False)
     record.test = _metrics(config, trainer, model, "test")
+    record.test.part = data.describe_part("test")
     n = record.test.test_evaluations = _count_test_evaluation(config, record, data)
     if n and n > 1:
         log.warning("%s", describe_test_evaluations(n, record.data.select_on == "test"))
@@ -103,15 +105,17 @@ def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers:
     split, metrics = list(measured.items())[-1] if measured else (None, None)
     if measured and trainer.is_global_zero:
         _draw_calibration(record, trainer, split)
-    finals = {f"final/{name}_accuracy": each.accuracy.value for name, each in measured.items()}
+    finals = {
+        f"final/{'part_of_' * bool(each.part)}{name}_accuracy": each.accuracy.value for name, each in measured.items()
+    }
     finals |= {f"cost/{name}": value for name in ("macs", "parameters") if (value := getattr(record.model, name))}
-    name = "training images" if trainer.datamodule.overfits and split == "val" else split
+    name = (metrics and metrics.part) or split
     log_results(loggers, config, finals, record.best.epoch if record.best else None)
     for line in describe_metrics(metrics, record.decision, name) if measured else ():
         log.info("%s: %s", name, line)
     selected = " (the epoch was chosen on these images)" if record.data.select_on == "test" else ""
     if measured:
-        log.info("%s accuracy: %s%s", name.capitalize(), describe_accuracy(metrics), selected)
+        log.info("%s: %s%s", name_accuracy(metrics, name), describe_accuracy(metrics), selected)
         if not record.run.debug and (guessing := describe_guessing(metrics)):
             log.warning("%s: %s", name, guessing)
     else:

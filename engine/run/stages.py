@@ -35,6 +35,7 @@ from lightning_modules.checkpoint import (
     load_classifier,
     range_of_checkpoint,
     steps_done,
+    stopped_in_epoch,
 )
 from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.network_errors import network_errors
@@ -60,6 +61,8 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
         config.ckpt_path = str(intact_checkpoint(Path(config.ckpt_path)))
         if config.trainer.get("fast_dev_run"):
             config.trainer.max_epochs = epochs_done(Path(config.ckpt_path)) + 1
+            if OmegaConf.select(config, "scheduler.epochs") == 1:
+                config.scheduler.epochs = config.trainer.max_epochs
         check_left_to_train(config, record)
     L.seed_everything(config.seed, workers=True, verbose=False)
     transforms = {key: instantiate(config, key) for key in ("augmentation", "batch_transform")}
@@ -113,9 +116,10 @@ def check_left_to_train(config: DictConfig, record: RunRecord) -> None:
             f"ckpt_path={config.ckpt_path}: has done {steps} of trainer.max_steps={max_steps} optimizer steps; to train "
             f"longer: trainer.max_steps={2 * steps} (and enough trainer.max_epochs); to evaluate it again: stages=[test]"
         )
-    if done >= config.trainer.max_epochs and not record.resumes:
+    finished = done - stopped_in_epoch(Path(config.ckpt_path))
+    if done > config.trainer.max_epochs or (finished == config.trainer.max_epochs and not record.resumes):
         raise UserError(
-            f"ckpt_path={config.ckpt_path}: has finished {done} of trainer.max_epochs={config.trainer.max_epochs} "
+            f"ckpt_path={config.ckpt_path}: has finished {finished} of trainer.max_epochs={config.trainer.max_epochs} "
             f"epochs; to train longer: trainer.max_epochs={done + 10}; to evaluate it again: stages=[test]"
         )
 
@@ -224,8 +228,15 @@ def complete_loss(model: ImageClassifier, data: L.LightningDataModule) -> None:
     Raises:
         UserError: a loss that does not give one loss an image, or takes no mixed labels where there is a batch transform.
     """
-    if not isinstance(model.loss, nn.Module):
+    weighs_classes = not isinstance(model.loss, nn.Module)
+    if weighs_classes:
         model.loss = model.loss(class_counts=data.class_counts)
+    if data.sampler == "balanced" and (weighs_classes or getattr(model.loss, "weight", None) is not None):
+        log.warning(
+            "datamodule.sampler=balanced with loss=%s: rare classes are weighted twice, since they are drawn as often as the "
+            "others and each of their images counts more; use datamodule.sampler=shuffle, or loss=cross_entropy",
+            type(model.loss).__name__,
+        )
     name = f"loss={type(model.loss).__module__}.{type(model.loss).__qualname__}"
     losses = model.loss(torch.zeros(2, len(model.classes), requires_grad=True), torch.tensor([0, 1]))
     if not isinstance(losses, torch.Tensor) or losses.shape != (2,):
@@ -266,11 +277,11 @@ def build_trainer(
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and is for code that reads such memory
     callbacks = all_callbacks(config, record, callbacks)
     shows_progress = any(isinstance(callback, ProgressBar) for callback in callbacks)  # one of the user's choice
-    if sys.stderr.isatty() and not shows_progress:
+    if sys.stderr.isatty() and not shows_progress and config.trainer.get("enable_progress_bar", True):
         callbacks.append(TQDMProgressBar(leave=False))
         shows_progress = True
     trainer = instantiate(
-        OmegaConf.create({"trainer": lightning_flags(config.trainer, record.folder)}),
+        OmegaConf.create({"trainer": {"log_every_n_steps": 1, **lightning_flags(config.trainer, record.folder)}}),
         "trainer",
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
@@ -279,7 +290,6 @@ def build_trainer(
         enable_progress_bar=shows_progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        log_every_n_steps=1,
         use_distributed_sampler=False,
     )
     device = trainer.strategy.root_device
@@ -299,7 +309,8 @@ def fit(
         UserError: nothing was trained in the time that it had.
     """
     if config.ckpt_path is not None:
-        log.info("resuming after epoch %d", epochs_done(Path(config.ckpt_path)))
+        where = "in" if stopped_in_epoch(Path(config.ckpt_path)) else "after"
+        log.info("resuming %s epoch %d", where, epochs_done(Path(config.ckpt_path)))
     if config.teacher is not None:
         warn_of_other_splits(config.teacher, record)
     try:

@@ -11,7 +11,7 @@ from common.image_grid import thumbnail
 from common.run_record import RunRecord
 from common.text import SPLIT_NAMES, clean, join_words, plural
 from datamodules.sources.image_folder import SUFFIXES
-from evaluation.describe import describe_accuracy
+from evaluation.describe import describe_accuracy, name_accuracy
 from inference.arguments import checkpoint_argument
 from inference.demo import server
 from inference.explain import page as explained_page
@@ -136,6 +136,6 @@ class DemoApp:
         for split in ("val", "test") if run else ():
             metrics = getattr(RunRecord.read(run), split)
             if metrics and metrics.accuracy:
-                accuracy = f"{SPLIT_NAMES[split].capitalize()} accuracy: {describe_accuracy(metrics)}."
+                accuracy = f"{name_accuracy(metrics, SPLIT_NAMES[split])}: {describe_accuracy(metrics)}."
         classes = join_words([clean(name, 60) for name in self.model.classes], 12)
         return self.environment.get_template("head.html").render(classes=classes, accuracy=accuracy)

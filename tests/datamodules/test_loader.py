@@ -208,20 +208,85 @@ def test_a_transform_that_fails_in_a_worker_is_one_line(dataset, num_workers):
         list(batches)
 
 
-def test_a_loader_resumes_in_the_middle_of_a_pass(dataset):
-    def loader():
-        return StatefulDataLoader(
-            dataset, batch_size=3, sampler=EpochSampler(np.arange(10), shuffle=True, seed=3), collate_fn=keep_batch
-        )
+def loader_of(dataset, batch_size=3, *, rank=0, world_size=1, images=10, num_workers=0, **options):
+    sampler = EpochSampler(np.arange(images) % 10, shuffle=True, seed=3, rank=rank, world_size=world_size, **options)
+    single = batch_size > 1 and len(sampler) % batch_size == 1
+    return StatefulDataLoader(dataset, batch_size=batch_size, sampler=sampler, drop_last=single, num_workers=num_workers,
+                              collate_fn=keep_batch)  # fmt: skip
 
-    whole = [batch["rows"].tolist() for batch in loader()]
-    stopped, other = loader(), loader()
+
+def rows_of_batches(loader) -> list[list[int]]:
+    return [batch["rows"].tolist() for batch in loader]
+
+
+def test_a_loader_resumes_in_the_middle_of_a_pass(dataset):
+    whole = rows_of_batches(loader_of(dataset, 4))
+    stopped, other = loader_of(dataset, 4), loader_of(dataset, 4)
     batches = iter(stopped)
     next(batches), next(batches)
     other.load_state_dict(stopped.state_dict())
-    assert [batch["rows"].tolist() for batch in other] == whole[2:]
-    assert other.state_dict() == {"batches": 0}  # the pass is over
-    assert [batch["rows"].tolist() for batch in other] == whole  # and the next one is whole
+    assert rows_of_batches(other) == whole[2:]
+    assert other.state_dict() == {"images": 0}  # the pass is over
+    assert rows_of_batches(other) == whole  # and the next one is whole
+    older = loader_of(dataset, 4)
+    older.load_state_dict({"batches": 2})
+    assert rows_of_batches(older) == whole[2:]
+
+
+@pytest.mark.parametrize(("before", "after", "sizes"), [
+    (4, 2, [2, 2, 2]),  # six images are left of ten
+    (4, 3, [2, 3]),  # up to where the second of the batches of three would end; the single one at the end is skipped
+    (4, 5, [6]),  # one of the first five is left, no batch by itself
+    (4, 8, [4, 2]),
+    (2, 8, [6, 2]),
+    (2, 10, [8]),
+    (4, 1, [1] * 6),
+])  # fmt: skip
+def test_batches_of_another_size_see_the_rest_of_a_pass_once(dataset, before, after, sizes):
+    order = [row for batch in loader_of(dataset, 1) for row in batch["rows"].tolist()]
+    batches = iter(loader := loader_of(dataset, before))
+    seen = next(batches)["rows"].tolist()
+    resumed = loader_of(dataset, after, num_workers=2 * (after == 5))
+    resumed.load_state_dict(loader.state_dict())
+    left = len(resumed) - resumed.batch_sampler.batches_done
+    rest = rows_of_batches(resumed)
+    assert [len(rows) for rows in rest] == sizes and left == len(sizes)
+    assert seen + [row for rows in rest for row in rows] == order[: before + sum(sizes)]
+    assert sum(len(rows) for rows in rows_of_batches(resumed)) == resumed.images  # the next pass is whole
+
+
+def test_another_number_of_processes_sees_the_rest_of_a_pass_once(dataset):
+    batches = iter(loader := loader_of(dataset, 2, rank=0, world_size=2))
+    seen = next(batches)["rows"].tolist() + next(iter(loader_of(dataset, 2, rank=1, world_size=2)))["rows"].tolist()
+    resumed = loader_of(dataset, 3)
+    resumed.load_state_dict(loader.state_dict())
+    rest = [row for rows in rows_of_batches(resumed) for row in rows]
+    assert len(seen) == 4 and not set(seen) & set(rest) and len(set(seen + rest)) == 9  # the tenth is a single one
+    odd = iter(loader := loader_of(dataset, 3))
+    next(odd)
+    with pytest.raises(
+        UserError, match=r"after 3 images of an epoch, which 2 processes cannot share; .*trainer\.devices"
+    ):
+        loader_of(dataset, 2, world_size=2).load_state_dict(loader.state_dict())
+
+
+def test_a_pass_of_another_order_or_without_a_rest_is_not_resumed(dataset):
+    batches = iter(loader := loader_of(dataset, 4))
+    next(batches), next(batches)
+    state = loader.state_dict()
+    assert state["images"] == 8
+    other = loader_of(dataset, 4)
+    other.sampler.seed = 4
+    for odd in (other, loader_of(dataset, 4, images=12), loader_of(dataset, 4, balance=np.arange(10) % 2)):
+        with pytest.raises(
+            UserError,
+            match=r"after 8 images of .*another order here; resume with the run's own seed",
+        ):
+            odd.load_state_dict(state)
+    with pytest.raises(UserError, match=r"no batch is left of it; resume with the run's own datamodule\.batch_size=4"):
+        loader_of(dataset, 9).load_state_dict(state)  # nine, and the tenth would be a single one
+    with pytest.raises(UserError, match="its number of images of an epoch is"):
+        loader_of(dataset, 4).load_state_dict({"images": "x"})
 
 
 def test_a_single_remaining_image_is_no_training_batch_and_is_logged(tmp_path, caplog):

@@ -1,7 +1,9 @@
 """Flags of Lightning's Trainer on the command line: what a run with them leaves. 24, 12 and 14 images in batches of 8."""
 
 import csv
+import math
 import os
+import re
 import signal
 
 import pytest
@@ -20,10 +22,106 @@ def metrics(folder) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.fixture
+def rates(monkeypatch) -> list[float]:
+    """The learning rate of every optimizer step, in the order of the commands."""
+    from lightning_modules.image_classifier import ImageClassifier
+
+    seen, usual = [], ImageClassifier.optimizer_step
+
+    def step(self, epoch, batch_idx, optimizer, *arguments, **options):
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch:
+            seen.append(optimizer.param_groups[0]["lr"])
+        return usual(self, epoch, batch_idx, optimizer, *arguments, **options)
+
+    monkeypatch.setattr(ImageClassifier, "optimizer_step", step)
+    return seen
+
+
+def half_cosine(length: int, first: int = 0, peak: float = 0.003) -> list[float]:
+    """The values of lr (1 + cos(pi k / length)) / 2 for k from `first`."""
+    return [peak * (1 + math.cos(math.pi * k / length)) / 2 for k in range(first, length)]
+
+
 def trained(ran):
     assert ran.status == 0, ran.err
     assert ran.record.status == "finished" and ran.record.test.test_evaluations == 1
     return metrics(ran.folder)
+
+
+@pytest.mark.parametrize(("flags", "steps_done"), [
+    ((), 6),  # 24 images in batches of 8, two epochs
+    (("trainer.limit_train_batches=2",), 4),
+    (("trainer.limit_train_batches=0.4",), 2),
+    (("trainer.accumulate_grad_batches=2",), 4),  # the third batch is a step too
+    (("datamodule.batch_size=23",), 2),  # the last single image is skipped
+    (("datamodule.sampler=balanced", "trainer.max_steps=5"), 5),
+    (("trainer.overfit_batches=1",), 2),
+    (("trainer.fast_dev_run=3",), 3),
+])  # fmt: skip
+def test_a_schedule_by_steps_counts_the_steps_that_are_done(train, rates, flags, steps_done):
+    ran = train(*SIMPLE_CNN, "scheduler=one_cycle", "scheduler.warmup_fraction=0", "stages=[fit]", *flags)
+    assert ran.status == 0, ran.err
+    assert rates == pytest.approx(half_cosine(steps_done)) and steps(ran.folder) == steps_done
+    last = torch.load(ran.folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["optimizer_states"][0]["param_groups"][0]["lr"] == 0
+
+
+def test_a_schedule_by_epochs_ends_with_a_fast_run_too(train, rates):
+    ran = train(*SIMPLE_CNN, "trainer.fast_dev_run=2", "trainer.max_epochs=50", "stages=[fit]")
+    last = torch.load(ran.folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert rates == [0.003] * 2 and last["optimizer_states"][0]["param_groups"][0]["lr"] == 0
+    refused = train(*SIMPLE_CNN, "scheduler.epochs=2", "trainer.max_epochs=3")
+    assert refused.status == 1 and "scheduler.epochs=2: ends before trainer.max_epochs=3" in refused.err
+
+
+def test_with_a_time_limit_the_schedule_ends_with_it(train, rates, monkeypatch):
+    """By a clock of the test, on which a step takes a tenth of the limit."""
+    from lightning.pytorch.callbacks import Timer
+
+    monkeypatch.setattr(Timer, "time_elapsed", lambda self, stage=None: 6.0 * len(rates))
+    ran = train(*SIMPLE_CNN, "trainer.max_time=00:00:01:00", "trainer.max_epochs=100", "stages=[fit]")
+    assert ran.status == 0, ran.err
+    assert rates == pytest.approx(half_cosine(10)) and float(metrics(ran.folder)[-1]["lr"]) == 0
+    rates.clear()
+    longer = ("trainer.max_time=00:00:01:00", "trainer.max_epochs=100", "trainer.min_epochs=4", "stages=[fit]")
+    assert train(*SIMPLE_CNN, *longer).status == 0
+    assert rates == pytest.approx(half_cosine(12))  # four epochs, after the time is over
+
+
+@pytest.mark.parametrize(("scheduler", "length", "unit"), [("cosine", 4, "epochs"), ("one_cycle", 12, "steps")])
+def test_a_longer_resume_has_the_schedule_of_the_longer_training(train, rates, scheduler, length, unit):
+    ran = train(*SIMPLE_CNN, f"scheduler={scheduler}", "stages=[fit]")
+    rates.clear()
+    longer = train(f"ckpt_path={ran.folder}/checkpoints/last.ckpt", "trainer.max_epochs=4", small=False, to=ran.folder)
+    assert longer.status == 0, longer.err
+    expected = {
+        "cosine": [lr for lr in half_cosine(4, first=2) for _ in range(3)],  # epoch by epoch
+        "one_cycle": half_cosine(10, first=4),  # of 12 steps two rise
+    }[scheduler]
+    assert rates == pytest.approx(expected)
+    assert float(metrics(ran.folder)[-1]["lr"]) < 0.0005 and len(metrics(ran.folder)) == 4
+    (line,) = [text for text in longer.record.run.warnings if text.startswith("the learning rate is from here on")]
+    assert (
+        f"that of a training of {length} {unit} at {length // 2} of them: {max(expected):.2g}, in place of 0 in" in line
+    )
+    if scheduler == "cosine":  # with more images a step and another learning rate; 12 of 16 steps are done
+        rates.clear()
+        settings = ("trainer.max_epochs=6", "trainer.max_steps=16", "datamodule.batch_size=12", "optimizer.lr=0.1")
+        longer = train(f"ckpt_path={ran.folder}/checkpoints/last.ckpt", *settings, small=False, to=ran.folder)
+        assert longer.status == 0 and rates == pytest.approx(half_cosine(16, first=12, peak=0.1)), longer.err
+
+
+def test_a_shorter_resume_has_the_schedule_of_the_shorter_training(train, rates, monkeypatch):
+    at_step(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    stopped = train(*SIMPLE_CNN, "scheduler=one_cycle", "scheduler.warmup_fraction=0", "trainer.max_epochs=9")
+    last = f"ckpt_path={stopped.folder}/checkpoints/last.ckpt"
+    rates.clear()
+    refused = train(last, "trainer.max_epochs=1", small=False, to=stopped.folder)
+    assert refused.status == 1 and "has finished 1 of trainer.max_epochs=1 epochs; to train longer" in refused.err
+    shorter = train(last, "trainer.max_epochs=2", small=False, to=stopped.folder)
+    assert "resuming in epoch 2" in shorter.out
+    assert shorter.status == 0 and rates == pytest.approx(half_cosine(6, first=4)), shorter.err
 
 
 @pytest.mark.parametrize("scheduler", ["cosine", "one_cycle"])
@@ -121,7 +219,8 @@ def test_epochs_without_validation_have_empty_cells_and_are_never_the_best(train
 @pytest.mark.parametrize("flags", [
     ["trainer.precision=bf16-mixed"],
     ["trainer.gradient_clip_val=0.01", "trainer.gradient_clip_algorithm=value", "trainer.detect_anomaly=true"],
-    ["+trainer.inference_mode=false", "+trainer.benchmark=true", "trainer.deterministic=false", "+trainer.sync_batchnorm=true",
+    ["trainer.inference_mode=false", "trainer.benchmark=true", "trainer.deterministic=false", "trainer.sync_batchnorm=true",
+     "trainer.log_every_n_steps=2", "trainer.enable_progress_bar=false", "trainer.strategy=auto",
      "+trainer.num_nodes=1", "trainer.min_epochs=1", "trainer.min_steps=1", "trainer.max_time={minutes: 5}"],
 ])  # fmt: skip
 def test_other_flags_train(train, flags):
@@ -199,6 +298,20 @@ def test_limits_leave_images_of_every_class_and_the_same_in_each_epoch(train, mo
         assert [each.n for each in split.per_class] == [4, 4]
     assert ran.record.run.debug.startswith("trainer.limit_train_batches=0.7, trainer.limit_val_batches=1")
     assert "limited to 16 of 24 train, 8 of 12 val, 8 of 14 test images" in ran.out
+    assert (ran.record.val.part, ran.record.test.part) == ("8 of 12 val images", "8 of 14 test images")
+    assert "Accuracy on 8 of 14 test images only: " in ran.out and "8 of 14 test images: recall: " in ran.out
+    card = (ran.folder / "MODEL_CARD.md").read_text()
+    assert "Accuracy on 8 of 14 test images only: " in card and "class (on 8 of 14 test images only)" in card
+    assert not re.search(r"(?i)test accuracy|accuracy test|\btest: ", ran.out + card)
+
+
+def test_a_debug_run_never_replaces_the_results_of_a_run(train):
+    ran = train(*SIMPLE_CNN)
+    before = (ran.folder / "result.json").read_bytes()
+    last = f"ckpt_path={ran.folder}/checkpoints/last.ckpt"
+    refused = train(last, "trainer.max_epochs=3", "trainer.limit_test_batches=1", small=False, to=ran.folder)
+    assert refused.status == 1 and "a debug run, whose results would replace those of the run in" in refused.err
+    assert (ran.folder / "result.json").read_bytes() == before and (ran.folder / "checkpoints/best.ckpt").is_file()
 
 
 def test_overfitting_sees_the_same_images_without_augmentation_and_learns_them_by_heart(train, monkeypatch):
@@ -227,16 +340,47 @@ def test_overfitting_sees_the_same_images_without_augmentation_and_learns_them_b
         == ("train/accuracy", record.val.accuracy.value)
     )
     assert "trains on the same 8 images in every epoch, without augmentation" in ran.out
-    assert "same images accuracy 1.0000" in ran.out and "Training images accuracy: 1.0000 (8 of 8" in ran.out
+    assert "same images accuracy 1.0000" in ran.out and "Accuracy on 8 training images only: 1.0000 (8 of 8" in ran.out
 
 
-def test_a_checkpoint_in_the_middle_of_a_longer_epoch_is_refused(train, monkeypatch):
+def test_a_checkpoint_in_the_middle_of_another_epoch_is_refused(train, monkeypatch):
     at_step(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
     stopped = train(*SIMPLE_CNN)
     last = stopped.folder / "checkpoints" / "last.ckpt"
-    ran = train(f"ckpt_path={last}", "debug=fast", small=False, to=stopped.folder)
+    copy = stopped.folder.parent / "copy"
+    ran = train(f"ckpt_path={last}", "debug=fast", f"hydra.run.dir={copy}", small=False, to=copy)
     assert ran.status == 1
-    assert "ckpt_path: was written after 2 batches of an epoch, which has 1 here" in ran.err
+    assert "ckpt_path: was written after 16 images of an epoch, which has other images or another order here" in ran.err
+    ran = train(f"ckpt_path={last}", "seed=3", small=False, to=stopped.folder)
+    assert ran.status == 1 and "resume with the run's own seed" in ran.err
+
+
+@pytest.mark.parametrize(("size", "batches"), [(4, [4, 4]), (5, [4, 4]), (12, [8])])
+def test_an_epoch_that_resumes_with_batches_of_another_size_sees_each_image_once(
+    train, monkeypatch, rates, size, batches
+):
+    """Stopped after two batches of eight, in the first epoch of two."""
+    from lightning_modules.image_classifier import ImageClassifier
+
+    seen, usual = [], ImageClassifier.training_step
+
+    def look(self, batch, batch_idx):
+        seen.append((self.trainer.current_epoch, batch["rows"].tolist()))
+        return usual(self, batch, batch_idx)
+
+    monkeypatch.setattr(ImageClassifier, "training_step", look)
+    at_step(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    stopped = train(*SIMPLE_CNN, "scheduler=one_cycle", "scheduler.warmup_fraction=0")
+    settings = (f"datamodule.batch_size={size}", "datamodule.num_workers=1")
+    ran = train(f"ckpt_path={stopped.folder}/checkpoints/last.ckpt", *settings, small=False, to=stopped.folder)
+    assert ran.status == 0, ran.err
+    for epoch in (0, 1):
+        rows = [row for number, batch in seen for row in batch if number == epoch]
+        assert len(rows) == len(set(rows)) == 24
+    assert [len(batch) for epoch, batch in seen if epoch == 0] == [8, 8, *batches]
+    total = len(seen)  # the schedule follows the steps that there are
+    assert rates[2:] == pytest.approx(half_cosine(total, first=2)) and steps(stopped.folder) == total
+    assert [row["epoch"] for row in metrics(stopped.folder)] == ["1", "2"]
 
 
 def test_debug_on_top_of_a_run_that_resumes_sets_its_flags_and_marks_it(train):

@@ -103,7 +103,7 @@ def test_a_mixed_batch_is_trained_on_its_shares_and_counts_the_larger_one():
 
 
 def test_a_loss_that_takes_no_shares_is_refused_with_a_batch_transform():
-    data = SimpleNamespace(batch_transform=torch.nn.Identity(), class_counts=[3, 4])
+    data = SimpleNamespace(batch_transform=torch.nn.Identity(), class_counts=[3, 4], sampler="shuffle")
     model = classifier(loss=torch.nn.MultiMarginLoss(reduction="none"))
     with pytest.raises(
         UserError, match=r"batch_transform with loss=MultiMarginLoss: the loss takes no shares of classes"

@@ -3,7 +3,15 @@ import math
 import pytest
 import torch
 
-from lightning_modules.optim import cosine, one_cycle, plateau
+from lightning_modules.optim import (
+    cosine,
+    group_settings,
+    one_cycle,
+    plateau,
+    restore_group_settings,
+    restore_settings,
+    settings_of,
+)
 
 
 def optimizer():
@@ -65,3 +73,85 @@ def test_one_cycle_rises_along_a_line_and_falls_along_half_a_cosine():
     assert rates == pytest.approx([0.4 / 3, 0.8 / 3, *falling])
     with pytest.raises(ValueError, match=r"scheduler\.warmup_fraction=1"):
         one_cycle(optimizer, steps=10, warmup_fraction=1)
+
+
+def test_a_schedule_ends_at_zero_and_stays_there():
+    for make in (lambda sgd: cosine(sgd, epochs=4), lambda sgd: one_cycle(sgd, steps=4, warmup_fraction=0.25)):
+        sgd = optimizer()
+        scheduler = make(sgd)["scheduler"]
+        sgd.step()
+        for _ in range(4):
+            scheduler.step()
+        assert sgd.param_groups[0]["lr"] == 0
+        for _ in range(5):  # where torch's cosine rises again
+            scheduler.step()
+        assert sgd.param_groups[0]["lr"] == 0
+
+
+def test_a_schedule_takes_its_length_from_the_training_and_not_from_a_checkpoint():
+    before = cosine(optimizer(), epochs=4)["scheduler"]
+    before.last_epoch = 4
+    sgd = optimizer()
+    resumed = cosine(sgd, epochs=8)["scheduler"]
+    resumed.load_state_dict(before.state_dict())
+    resumed.move(4)
+    assert sgd.param_groups[0]["lr"] == pytest.approx(1e-4 * (1 + math.cos(math.pi * 4 / 8)) / 2)
+    torch_s = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer(), T_max=4)  # of a checkpoint of an older version
+    resumed.load_state_dict(torch_s.state_dict())
+    resumed.move(6, 12)
+    assert sgd.param_groups[0]["lr"] == pytest.approx(5e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step.*:UserWarning")
+def test_with_a_time_limit_the_larger_share_counts():
+    clock = [0.0]
+    sgd = optimizer()
+    scheduler = cosine(sgd, epochs=1, max_steps=8, time_share=lambda: clock[0])["scheduler"]
+    rates = []
+    for share in (0, 0.1, 0.5, 0.5, 0.9, 1.2):
+        clock[0] = share
+        scheduler.step()
+        rates.append(sgd.param_groups[0]["lr"])
+    shares = [1 / 8, 2 / 8, 0.5, 0.5, 0.9, 1]
+    assert rates == pytest.approx([1e-4 * (1 + math.cos(math.pi * share)) / 2 for share in shares])
+
+
+def test_a_resumed_optimizer_has_the_settings_of_its_command():
+    def adam(lr, decay):
+        return torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=lr, weight_decay=decay)
+
+    before, resumed = adam(1e-3, 0.1), adam(1e-2, 0.2)
+    group_settings(before)
+    before.param_groups[0]["lr"] = 1e-4  # by a plateau
+    settings = group_settings(resumed)
+    resumed.load_state_dict(before.state_dict())
+    restore_group_settings(resumed, settings)
+    (group,) = resumed.param_groups
+    assert (group["lr"], group["weight_decay"]) == (pytest.approx(1e-3), 0.2)
+    same = adam(1e-3, 0.1)
+    settings = group_settings(same)
+    same.load_state_dict(before.state_dict())
+    restore_group_settings(same, settings)
+    assert same.param_groups[0]["lr"] == 1e-4
+    del same.param_groups[0]["initial_lr"]  # a checkpoint of an older version
+    restore_group_settings(same, settings)
+    assert same.param_groups[0]["lr"] == 1e-4
+
+
+def test_a_resumed_plateau_has_the_patience_of_its_command_and_another_scheduler_names_what_it_keeps(caplog):
+    make = [plateau(optimizer(), monitor="val/loss", factor=0.1, patience=n)["scheduler"] for n in (7, 3)]
+    settings = settings_of(make[1])
+    make[1].load_state_dict({**make[0].state_dict(), "best": 0.5})
+    restore_settings(make[1], settings)
+    assert (make[1].patience, make[1].best) == (3, 0.5) and not caplog.messages
+    accuracy = plateau(optimizer(), monitor="val/accuracy", factor=0.1, patience=0)["scheduler"]
+    settings = settings_of(accuracy)
+    accuracy.load_state_dict({**make[0].state_dict(), "best": 0.99})  # a loss
+    restore_settings(accuracy, settings)
+    accuracy.step(0.5)
+    assert (accuracy.best, accuracy.num_bad_epochs) == (0.5, 0)
+    steps = [torch.optim.lr_scheduler.StepLR(optimizer(), step_size=n) for n in (4, 8)]
+    settings = settings_of(steps[1])
+    steps[1].load_state_dict(steps[0].state_dict())
+    restore_settings(steps[1], settings)
+    assert caplog.messages[0].startswith("scheduler.step_size=8: StepLR keeps 4 of the checkpoint")

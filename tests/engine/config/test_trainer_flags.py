@@ -4,18 +4,21 @@ import inspect
 
 import lightning
 import pytest
+from hydra.errors import ConfigCompositionException
 
 from common.errors import UserError
 from common.run_folder import RunFolder
+from engine import error_messages
 from engine.config.trainer_flags import REFUSED, batch_limits, check_trainer, debug_reason, lightning_flags
-from engine.config.validate import GIVEN, validate
+from engine.config.validate import validate
 from tests.support.configs import composed
 
 # What else is passed on to Lightning; tests/integration/test_trainer_flags.py trains with them
 PASSED_ON = {
-    "accelerator", "strategy", "devices", "num_nodes", "precision", "max_epochs", "min_epochs", "max_time", "min_steps",
+    "accelerator", "strategy", "devices", "precision", "max_epochs", "min_epochs", "max_time", "min_steps",
     "check_val_every_n_epoch", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "deterministic",
     "benchmark", "inference_mode", "profiler", "detect_anomaly", "sync_batchnorm",
+    "log_every_n_steps", "enable_progress_bar",
 }  # fmt: skip
 OF_THIS_PROJECT = {
     "fast_dev_run", "overfit_batches", "limit_train_batches", "limit_val_batches", "limit_test_batches", "max_steps",
@@ -27,9 +30,26 @@ def checked(**flags) -> dict:
 
 
 def test_every_flag_of_lightning_is_known():
-    """A flag of a new version fails here, and is then tried and put into one of the four."""
-    known = PASSED_ON | OF_THIS_PROJECT | set(REFUSED) | set(GIVEN["trainer"])
-    assert set(inspect.signature(lightning.Trainer).parameters) == known
+    """A flag of a new version fails here, and is then tried and put into one of the three."""
+    kinds = (PASSED_ON, OF_THIS_PROJECT, set(REFUSED))
+    known = set(inspect.signature(lightning.Trainer).parameters)
+    assert set().union(*kinds) == known and sum(map(len, kinds)) == len(known)
+
+
+@pytest.mark.parametrize("flag", sorted(PASSED_ON | OF_THIS_PROJECT))
+def test_a_flag_that_works_is_listed_with_its_default(flag):
+    """So that `trainer.FLAG=VALUE` needs no plus sign; null is Lightning's own default."""
+    assert flag in composed().trainer
+
+
+@pytest.mark.parametrize("flag", sorted(REFUSED))
+def test_a_flag_that_is_refused_says_why_with_a_plus_sign_and_without(flag):
+    assert flag not in composed().trainer
+    with pytest.raises(UserError, match=rf"^trainer\.{flag}=odd: cannot be used here: .* .*"):
+        checked(**{flag: "odd"})
+    with pytest.raises(ConfigCompositionException) as caught:
+        composed(f"trainer.{flag}=1")
+    assert error_messages.user_message(caught.value).startswith(f"trainer.{flag}: cannot be used here: ")
 
 
 @pytest.mark.parametrize(("flag", "value", "words"), [
@@ -49,7 +69,14 @@ def test_every_flag_of_lightning_is_known():
     ("check_val_every_n_epoch", 13, r"use up to trainer\.max_epochs=12"),
     ("check_val_every_n_epoch", 0, "use a whole number of 1 or more"),
     ("accumulate_grad_batches", 0, "use a whole number of 1 or more"),
-    ("num_nodes", 0, "use a whole number of 1 or more"),
+    ("num_nodes", 2, "on one machine"),
+    ("log_every_n_steps", 0, "use a whole number of 1 or more"),
+    ("num_sanity_val_steps", 2, "debug=fast"),
+    ("logger", False, "logger=none"),
+    ("strategy", "ddp_spawn", r"use auto \(one process\) or ddp"),
+    ("strategy", "fsdp", r"use auto \(one process\) or ddp"),
+    ("precision", "16-true", "use 16-mixed, bf16-mixed or bf16-true"),
+    ("devices", 0, "use 1 or more, or -1"),
     ("fast_dev_run", -1, "use true, a number of batches, or false"),
     ("fast_dev_run", "yes", "use true, a number of batches, or false"),
     ("limit_train_batches", 2.5, r"a number of batches \(2\), a share of them \(above 0, up to 1\.0\), or null$"),

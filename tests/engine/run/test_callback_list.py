@@ -1,5 +1,6 @@
 """The callbacks of a run: which are refused, and Lightning's own from the command line."""
 
+import re
 import time
 from pathlib import Path
 
@@ -92,11 +93,12 @@ def test_a_timer_and_a_checkpoint_of_lightning_s_own(train, monkeypatch):
     ran = train(timer, own, *SIMPLE_CNN)
     assert ran.status == 0, ran.err
     assert len(read_csv(ran.folder / "metrics.csv")) == 1 and ran.record.best.epoch == 1
-    assert "timer: 7200 s of training are over" in ran.out
+    over = r"timer: 72\d\d s of training are over"  # and the seconds of a slow machine
+    assert re.search(over, ran.out)
     assert {path.stem for path in (ran.folder / "checkpoints").iterdir()} == {"best", "last", "mine"}
     resumed = train(f"ckpt_path={ran.folder / 'checkpoints' / 'last.ckpt'}", own, small=False, to=ran.folder)
     assert resumed.status == 0, resumed.err
-    assert "has ended this training before (timer: 7200 s of training are over): nothing more is trained" in resumed.out
+    assert re.search(rf"has ended this training before \({over}\): nothing more is trained", resumed.out)
 
 
 def test_what_lightning_s_callbacks_refuse_later_is_named(train, monkeypatch):

@@ -34,6 +34,20 @@ def test_what_comes_from_a_debug_run_remains_one(tmp_path):
     assert marked("limit", ckpt_path=of["quick"]) == "debug=limit"
 
 
+def test_a_debug_run_is_refused_in_the_folder_of_another_run(tmp_path):
+    for name, debug in (("good", None), ("quick", "debug=fast")):
+        make_run(tmp_path / name, epochs=0, run={"debug": debug})
+    config = OmegaConf.create({"trainer": {"limit_test_batches": 1}, "ckpt_path": None})
+    records = {
+        name: RunRecord.begin(RunFolder(tmp_path / name), command=[], overrides=[]) for name in ("good", "quick", "new")
+    }
+    with pytest.raises(UserError, match=r"^trainer\.limit_test_batches=1: a debug run, .*hydra\.run\.dir=DIR"):
+        mark_debug(config, records["good"])
+    for name in ("quick", "new"):
+        mark_debug(config, records[name])
+        assert records[name].run.debug == "trainer.limit_test_batches=1"
+
+
 def test_a_sweep_of_an_experiment_refuses_a_debug_file_before_it_trains(tmp_path):
     config = composed("datamodule=image_folder", "datamodule.root=/nowhere", "debug=fast")
     job = Job(RunFolder(tmp_path), ["python", "train.py"], [], {"debug": "fast"}, in_sweep=True)

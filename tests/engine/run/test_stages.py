@@ -52,6 +52,16 @@ def test_the_network_overfits_one_batch_with_every_loss(prepared, loss):
     assert losses[-1] < 0.3 * losses[0]
 
 
+@pytest.mark.parametrize(("loss", "sampler", "warned"), [
+    ("weighted_cross_entropy", "balanced", True), ("weighted_cross_entropy", "shuffle", False),
+    ("cross_entropy", "balanced", False), ("focal", "balanced", False),
+])  # fmt: skip
+def test_classes_that_are_weighted_twice_are_warned_of(prepared, caplog, loss, sampler, warned):
+    config, data = prepared(f"loss={loss}", f"datamodule.sampler={sampler}")
+    complete_loss(build_model(config, data), data)
+    assert ("rare classes are weighted twice" in caplog.text) == warned
+
+
 def test_runs_of_other_seeds_have_the_same_images(prepared, tmp_path):
     root = make_images(tmp_path / "data", {"blue": 20, "red": 20})
     seed_1, seed_2, split_seed, half = (

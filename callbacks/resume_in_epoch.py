@@ -1,0 +1,17 @@
+"""Resume in the middle of an epoch with batches of another size."""
+
+import lightning as L
+
+
+class ResumeInEpoch(L.Callback):
+    """Set Lightning's count of the batches that are done to that of batches of this size.
+
+    A checkpoint counts images (datamodules/loader.py) and Lightning counts batches, by which it knows the last one.
+    """
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        done = trainer.fit_loop.epoch_loop.batch_progress.current
+        if trainer.fit_loop.restarting and trainer.train_dataloader.sampler.skip:
+            further = trainer.train_dataloader.batch_sampler.batches_done - done.ready
+            for name in ("ready", "started", "processed", "completed"):
+                setattr(done, name, getattr(done, name) + further)
