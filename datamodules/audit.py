@@ -64,12 +64,18 @@ def _exact_groups(stats: ImageStats, rows: np.ndarray) -> list[list[int]]:
     return [group for group in same.values() if len(group) > 1]
 
 
-def _near_duplicates(catalog: Catalog, pixels: PixelCache, rows: np.ndarray, near: NearDuplicates) -> list[Finding | None]:
+def _near_duplicates(
+    catalog: Catalog, pixels: PixelCache, rows: np.ndarray, near: NearDuplicates
+) -> list[Finding | None]:
     """Say which images are near duplicates and no exact ones, and what was not looked at."""
     kind, copies = "near duplicate", defaultdict(list)
     for row in rows.tolist():
         copies[pixels.stats.fingerprints[row]].append(row)
-    pairs = [pair for each in near.pairs.tolist() for pair in _spread(catalog, *(_copies(row, pixels, copies) for row in each))]
+    pairs = [
+        pair
+        for each in near.pairs.tolist()
+        for pair in _spread(catalog, *(_copies(row, pixels, copies) for row in each))
+    ]
     findings = _by_split(kind, catalog, list(connected(pairs)), pairs)
     return [*findings, *(Finding(kind, f"{kind}: {note}", []) for note in near.notes)]
 
@@ -80,9 +86,7 @@ def _copies(row: int, pixels: PixelCache, copies: dict[str, list[int]]) -> list[
 
 def _spread(catalog: Catalog, one: list[int], other: list[int]) -> list[tuple[int, int]]:
     """Return pairs of exact copies of two near duplicates: each with one of the other ones in train, and one outside."""
-    first_of = [
-        {bool(catalog.splits[row] == "train"): row for row in reversed(rows)}.values() for rows in (one, other)
-    ]
+    first_of = [{bool(catalog.splits[row] == "train"): row for row in reversed(rows)}.values() for rows in (one, other)]
     return sorted({*product(one, first_of[1]), *product(first_of[0], other)})
 
 

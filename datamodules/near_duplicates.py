@@ -41,7 +41,7 @@ SHIFT = 0.05  # of a side, in each direction
 BORDER = 0.1  # of a side, not compared: frames, and what a shift pushes out
 CHUNK = 256  # images or pairs at once
 PRODUCT = (1024, 8192)  # rows and columns of a product of thumbnails at once: 32 MiB
-AT_ONCE = 16_384  # images whose textures are in memory
+AT_ONCE = 2**28  # bytes of what is compared of images, in memory
 
 # A fixed camera
 SAMPLE = 400  # images that are looked at for scenes
@@ -49,7 +49,11 @@ SCENE_FROM = 0.05  # share of the sample that is connected by near duplicates
 SCENE_ALIKE = 0.6  # correlation of a thumbnail with the mean of those of a scene
 SCENE_IMAGES = 100  # of one scene at least; fewer are copies
 SCENE_PROPOSED = 5  # pairs an image
-SCENE_LOOKS = ((16, 0.5), (32, 0.65), (64, 0.9))  # pixels a side, and correlation from which a pair stays; the last moved back
+SCENE_LOOKS = (
+    (16, 0.5),
+    (32, 0.65),
+    (64, 0.9),
+)  # pixels a side, and correlation from which a pair stays; the last moved back
 
 # Of the texture, in pixels of 64
 FINE, COARSE = 0.75, 3.0  # standard deviations of the two Gaussians whose difference is the band
@@ -80,14 +84,12 @@ class Answers:
     @classmethod
     def load(cls, path: Path | None) -> "Answers":
         """Read what `save` wrote; none where there is no such file, or a damaged or an older one."""
-        if path is not None:
-            with contextlib.suppress(Exception):  # numpy and zipfile raise what they like on a damaged file
-                with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-                    kept = cls(saved["compared"], saved["pairs"], saved["same"])
-                    shapes = kept.compared.ndim == 1, kept.pairs.shape == (len(kept.same), 2), kept.same.ndim == 1
-                    types = kept.compared.dtype == kept.pairs.dtype == np.uint64, kept.same.dtype == bool
-                    if saved["look"] == LOOK and all(shapes + types):
-                        return kept
+        with contextlib.suppress(Exception), np.load(path or "", allow_pickle=False) as saved:
+            kept = cls(saved["compared"], saved["pairs"], saved["same"])  # a damaged file raises whatever it likes
+            shapes = kept.compared.ndim == 1, kept.pairs.shape == (len(kept.same), 2), kept.same.ndim == 1
+            types = kept.compared.dtype == kept.pairs.dtype == np.uint64, kept.same.dtype == bool
+            if saved["look"] == LOOK and all(shapes + types):
+                return kept
         return cls(np.zeros(0, np.uint64), np.zeros((0, 2), np.uint64), np.zeros(0, bool))
 
     def save(self, path: Path | None) -> None:
@@ -174,11 +176,15 @@ class Search:
 
         Of a sample near duplicates are looked for; where they connect a good part of it, they are no copies.
         """
-        scene_of, sample = np.full(len(inner), -1), np.arange(min(SAMPLE, len(inner)))  # by fingerprint: at random, stable
+        scene_of, sample = (
+            np.full(len(inner), -1),
+            np.arange(min(SAMPLE, len(inner))),
+        )  # by fingerprint: at random, stable
         if len(inner) < SCENE_IMAGES:
             return scene_of
         self._ask(
-            _pairs_of(sample, _nearest(inner[sample], np.ones(len(sample), bool), PROPOSED, PROPOSED_FROM)), self._same_texture
+            _pairs_of(sample, _nearest(inner[sample], np.ones(len(sample), bool), PROPOSED, PROPOSED_FROM)),
+            self._same_texture,
         )
         least = max(SCENE_FROM, SCENE_IMAGES / len(inner)) * len(sample)
         in_sample = (self.pairs < len(sample)).all(axis=1)
@@ -298,11 +304,14 @@ def _compare(
     alike: Callable[[tuple[np.ndarray, ...], tuple[np.ndarray, ...]], np.ndarray],
 ) -> np.ndarray:
     """Return (pairs,) bool by the features of both images, of which not too many are in memory."""
+    if not len(pairs):
+        return np.zeros(0, bool)
+    most = AT_ONCE // sum(column.nbytes for column in features(pairs[0, :1]))
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
     same, begin = np.zeros(len(pairs), bool), 0
     while begin < len(pairs):
         end = len(pairs)
-        while len(np.unique(pairs[order[begin:end]])) > AT_ONCE:
+        while len(np.unique(pairs[order[begin:end]])) > most:
             end = begin + (end - begin) // 2
         block = order[begin:end]
         used, positions = np.unique(pairs[block], return_inverse=True)
