@@ -117,8 +117,11 @@ def find_pairs(rows: np.ndarray, pixels: PixelCache) -> NearDuplicates:
     path = getattr(pixels, "path", None)  # where nothing is cached, nothing is kept
     path = path and path.with_name(KEPT)
     kept = Answers.load(path)
-    search = Search(numbers, rows[first], pixels, kept)
-    if not np.isin(numbers, kept.compared).all():
+    if np.isin(numbers, kept.compared).all():
+        same = Answers(kept.compared, kept.pairs[kept.same], kept.same[kept.same])  # the others need no look
+        search = Search(numbers, rows[first], pixels, same)
+    else:
+        search = Search(numbers, rows[first], pixels, kept)
         search.run()
         search.answers().save(path)
     pairs = np.sort(rows[first][search.pairs[search.same]], axis=1)

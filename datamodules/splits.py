@@ -311,7 +311,7 @@ def kept_together(
     split_up = [group for group in near if len(group) > most]
     kept = sorted((group for group in near if len(group) <= most), key=len)
     present = np.flatnonzero(catalog.present())
-    alone = _class_counts(catalog, join_groups(catalog.groups, fingerprints), present)
+    alone = _class_counts(catalog, join_groups(catalog.groups, fingerprints), present) if kept else None
     while kept:
         joined = _class_counts(catalog, join_groups(catalog.groups, fingerprints, kept), present)
         largest = {}  # scarce class -> its largest group, the last one
@@ -328,8 +328,8 @@ def kept_together(
 
 def _class_counts(catalog: Catalog, groups: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return (classes,): how many groups each class has."""
-    pairs = np.unique(np.column_stack([catalog.labels[rows], groups[rows]]), axis=0)
-    return np.bincount(pairs[:, 0], minlength=len(catalog.classes))
+    pairs = np.unique(catalog.labels[rows] * len(groups) + groups[rows])
+    return np.bincount(pairs // len(groups), minlength=len(catalog.classes))
 
 
 def _groups_of_several(groups: np.ndarray | None, generator: np.random.Generator) -> list[np.ndarray]:
