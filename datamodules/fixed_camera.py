@@ -37,7 +37,6 @@ class Scene:
         moved = [right, x * right, y * right, down, x * down, y * down]  # shifted, turned, cropped
         lit = [np.ones_like(mean), x, y, x * mean, y * mean, mean**2]
         basis = np.stack([mean, *moved, *lit]).astype(np.float32)
-        self.x, self.y = x, y
         self._orthonormal, self._triangle = np.linalg.qr(basis[self.inner].reshape(len(basis), -1).T)
 
     def take_out(self, frames: np.ndarray, move_back: bool = False) -> np.ndarray:
@@ -56,17 +55,10 @@ class Scene:
 
     def _moved_back(self, frames: np.ndarray, by: np.ndarray) -> np.ndarray:
         """Return frames sampled where the six numbers of each, of an affine map, say; linear between pixels."""
-        most, by = AT_MOST * self.side, by.astype(np.float32)[:, :, None, None]
-        rows, columns = np.mgrid[: self.side, : self.side].astype(np.float32)
-        x = columns - (by[:, 0] + by[:, 1] * self.x + by[:, 2] * self.y).clip(-most, most)
-        y = rows - (by[:, 3] + by[:, 4] * self.x + by[:, 5] * self.y).clip(-most, most)
-        x, y = x.clip(0, self.side - 1.001), y.clip(0, self.side - 1.001)
-        left, top = x.astype(np.intp), y.astype(np.intp)
-        x, y = (x - left).astype(np.float32), (y - top).astype(np.float32)
-        first, flat = (top * self.side + left).reshape(len(frames), -1), frames.reshape(len(frames), -1)
-
-        def at(offset: int) -> np.ndarray:
-            return np.take_along_axis(flat, first + offset, axis=1).reshape(frames.shape)
-
-        upper = at(0) * (1 - x) + at(1) * x
-        return upper * (1 - y) + (at(self.side) * (1 - x) + at(self.side + 1) * x) * y
+        moved, middle = np.empty_like(frames), self.side / 2
+        by = by.reshape(-1, 2, 3)[:, ::-1].clip(-AT_MOST * self.side, AT_MOST * self.side)  # down, right: 1, x, y
+        for frame, into, ((down, down_x, down_y), (right, right_x, right_y)) in zip(frames, moved, by, strict=True):
+            matrix = np.eye(2) - np.array([[down_y, down_x], [right_y, right_x]]) / self.side
+            offset = np.array([middle - down, middle - right]) - matrix @ [middle, middle]
+            ndimage.affine_transform(frame, matrix, offset, output=into, order=1, mode="nearest")
+        return moved

@@ -48,12 +48,10 @@ SAMPLE = 400  # images that are looked at for scenes
 SCENE_FROM = 0.05  # share of the sample that is connected by near duplicates
 SCENE_ALIKE = 0.6  # correlation of a thumbnail with the mean of those of a scene
 SCENE_IMAGES = 100  # of one scene at least; fewer are copies
-SCENE_PROPOSED = 5  # pairs an image
-SCENE_LOOKS = (
-    (16, 0.5),
-    (32, 0.65),
-    (64, 0.9),
-)  # pixels a side, and correlation from which a pair stays; the last moved back
+SCENE_PROPOSED = 4  # pairs an image
+SCENE_PROPOSED_FROM = 0.5  # correlation of thumbnails without the scene
+SCENE_SAME_FROM = 0.9  # likewise at SIDE pixels, moved back to where the scene is
+STEPS = 300  # a byte a pixel: of what is left of a frame, which has length 1
 
 # Of the texture, in pixels of 64
 FINE, COARSE = 0.75, 3.0  # standard deviations of the two Gaussians whose difference is the band
@@ -84,7 +82,7 @@ class Answers:
     @classmethod
     def load(cls, path: Path | None) -> "Answers":
         """Read what `save` wrote; none where there is no such file, or a damaged or an older one."""
-        with contextlib.suppress(Exception), np.load(path or "", allow_pickle=False) as saved:
+        with contextlib.suppress(Exception), (path or Path()).open("rb") as file, np.load(file) as saved:
             kept = cls(saved["compared"], saved["pairs"], saved["same"])  # a damaged file raises whatever it likes
             shapes = kept.compared.ndim == 1, kept.pairs.shape == (len(kept.same), 2), kept.same.ndim == 1
             types = kept.compared.dtype == kept.pairs.dtype == np.uint64, kept.same.dtype == bool
@@ -209,28 +207,21 @@ class Search:
         """Compare the new ones of images of one scene with all of them, without the scene."""
         from datamodules.fixed_camera import Scene, normalize
 
-        (_, least), *looks = SCENE_LOOKS
         scene = Scene(normalize(thumbnails[images[:SAMPLE]]))
         left = _chunked(lambda part: (scene.take_out(normalize(thumbnails[part])),), images)[0]
-        pairs = _pairs_of(images, _nearest(left, self.is_new[images], SCENE_PROPOSED, least))
+        pairs = _pairs_of(images, _nearest(left, self.is_new[images], SCENE_PROPOSED, SCENE_PROPOSED_FROM))
         del left
+        side = min(SIDE, self.pixels.image_size)
+        larger = Scene(normalize(self._gray(images[:SAMPLE], side)))
 
-        def look(pairs: np.ndarray) -> np.ndarray:
-            same = np.ones(len(pairs), bool)
-            for side, least in looks:
-                side = min(side, self.pixels.image_size)
-                scene, last = Scene(normalize(self._gray(images[:SAMPLE], side))), least == looks[-1][1]
+        def features(part: np.ndarray) -> tuple[np.ndarray]:
+            left = larger.take_out(normalize(self._gray(part, side)), move_back=True)
+            return ((left * STEPS).round().clip(-127, 127).astype(np.int8),)
 
-                def features(part: np.ndarray, scene=scene, side=side, last=last) -> tuple[np.ndarray]:
-                    return (scene.take_out(normalize(self._gray(part, side)), move_back=last).astype(np.float16),)
+        def alike(left: tuple[np.ndarray], right: tuple[np.ndarray]) -> np.ndarray:
+            return np.einsum("ij,ij->i", left[0], right[0], dtype=np.int32) >= SCENE_SAME_FROM * STEPS**2
 
-                def alike(left: np.ndarray, right: np.ndarray, least=least) -> np.ndarray:
-                    return np.einsum("ij,ij->i", left, right, dtype=np.float32) >= least
-
-                same[same] = _compare(pairs[same], features, lambda a, b, alike=alike: alike(*a, *b))
-            return same
-
-        self._ask(pairs, look)
+        self._ask(pairs, lambda pairs: _compare(pairs, features, alike))
 
     def _same_texture(self, pairs: np.ndarray) -> np.ndarray:
         """Return (pairs,) bool: whether the two images have the same texture, at the best of small shifts."""
@@ -262,29 +253,40 @@ def _inner(thumbnails: np.ndarray) -> np.ndarray:
 
 def _nearest(vectors: np.ndarray, asked: np.ndarray, most: int, least: float) -> np.ndarray:
     """Return (found, 3) pairs of rows and their product: of each row that is asked, the `most` largest from `least` on."""
-    rows, columns = PRODUCT
-    found = []
-    for begin in range(0, asked.sum(), rows):
-        ours = np.flatnonzero(asked)[begin : begin + rows]
-        lowest = np.full((len(ours), 1), least, np.float32)  # that a row still takes
-        best = np.zeros((0, 3))  # index in ours, column, product
-        for start in range(0, len(vectors), columns):
-            product = vectors[ours] @ vectors[start : start + columns].T
-            itself = (ours >= start) & (ours < start + columns)
-            product[itself, ours[itself] - start] = -1
-            flat = np.flatnonzero(product >= lowest)
-            if not len(flat):
-                continue
-            row, column = np.divmod(flat, product.shape[1])
-            best = np.concatenate([best, np.column_stack([row, column + start, product.ravel()[flat]])])
-            best = best[np.lexsort((best[:, 1], -best[:, 2], best[:, 0]))]
-            place = np.arange(len(best)) - np.searchsorted(best[:, 0], best[:, 0])  # among those of its row
-            best, place = best[place < most], place[place < most]
-            full = best[place == most - 1]
-            lowest[full[:, 0].astype(int), 0] = np.nextafter(full[:, 2].astype(np.float32), np.float32(2))
-        best[:, 0] = ours[best[:, 0].astype(int)]
-        found.append(best)
-    return np.concatenate(found) if found else np.zeros((0, 3))
+    order = np.argsort(~asked, kind="stable")  # those that are asked first, so that two of them are multiplied once
+    vectors, count = vectors[order], int(asked.sum())
+    lowest = np.where(np.arange(len(vectors)) < count, np.float32(least), np.float32(np.inf))  # that a row still takes
+    best, waiting = np.zeros((0, 3), np.float64), []
+    for begin in range(0, count, PRODUCT[0]):
+        for start in range(begin, len(vectors), PRODUCT[1]):
+            product = vectors[begin : min(begin + PRODUCT[0], count)] @ vectors[start : start + PRODUCT[1]].T
+            if start == begin:
+                product[np.tril_indices(len(product), 0, product.shape[1])] = -1  # itself, and the other half
+            ours, theirs = lowest[begin : begin + len(product)], lowest[start : start + product.shape[1]]  # views
+            hits = np.flatnonzero(product >= np.minimum(ours[:, None], theirs))
+            if len(hits) > product.size // 20 and min(product.shape) > most:
+                ours[:] = np.maximum(ours, np.partition(product, -most, axis=1)[:, -most])
+                theirs[:] = np.maximum(theirs, np.partition(product, -most, axis=0)[-most])
+                hits = np.flatnonzero(product >= np.minimum(ours[:, None], theirs))
+            values = product.ravel()[hits]
+            row, column = np.divmod(hits, product.shape[1])
+            for one, other in ((row + begin, column + start), (column + start, row + begin)):
+                taken = values >= lowest[one]
+                waiting.append(np.column_stack([one[taken], other[taken], values[taken]]))
+            if sum(map(len, waiting)) > AT_ONCE // 2**7:
+                best, waiting = _best(np.concatenate([best, *waiting]), most, lowest), []
+    best = _best(np.concatenate([best, *waiting]), most, lowest)
+    best[:, :2] = order[best[:, :2].astype(np.int64)]
+    return best
+
+
+def _best(found: np.ndarray, most: int, lowest: np.ndarray) -> np.ndarray:
+    """Return of each row's pairs the `most` largest, and raise what the rows still take."""
+    found = found[np.lexsort((-found[:, 2], found[:, 0]))]
+    place = np.arange(len(found)) - np.searchsorted(found[:, 0], found[:, 0])  # among those of its row
+    full = found[place == most - 1]
+    lowest[full[:, 0].astype(np.int64)] = np.nextafter(full[:, 2].astype(np.float32), np.float32(2))
+    return found[place < most]
 
 
 def _pairs_of(images: np.ndarray, nearest: np.ndarray) -> np.ndarray:
@@ -296,9 +298,14 @@ def _pairs_of(images: np.ndarray, nearest: np.ndarray) -> np.ndarray:
 
 def _chunked(features: Callable[[np.ndarray], tuple[np.ndarray, ...]], images: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return the features of images, made in threads by chunks: most of it is done without Python's lock."""
-    chunks = [images[begin : begin + CHUNK] for begin in range(0, len(images), CHUNK)]
+    whole = None
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return tuple(np.concatenate(column) for column in zip(*pool.map(features, chunks), strict=True))
+        chunks = [slice(begin, begin + CHUNK) for begin in range(0, len(images), CHUNK)]
+        for chunk, made in zip(chunks, pool.map(lambda chunk: features(images[chunk]), chunks), strict=True):
+            whole = whole or tuple(np.empty((len(images), *column.shape[1:]), column.dtype) for column in made)
+            for column, part in zip(whole, made, strict=True):
+                column[chunk] = part
+    return whole
 
 
 def _compare(
