@@ -106,9 +106,14 @@ def _join(catalog: Catalog, groups: np.ndarray, wanted: np.ndarray, is_old: np.n
 
 def _read(splits: str) -> dict[str, tuple[str, str, str, str]]:
     """Return path -> label, split, why it is excluded there, and file with line."""
-    key, path = f"datamodule.splits={splits}", Path(splits).expanduser()
-    folder = RunFolder(path if path.is_dir() else path.parent)
-    table = folder.splits if path.is_dir() else path
+    key = f"datamodule.splits={clean(splits, 300)}"
+    try:
+        path = Path(splits).expanduser()
+        folder = RunFolder(path if path.is_dir() else path.parent)
+        table = folder.splits if path.is_dir() else path
+        table.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, or ~ of no user
+        raise UserError(f"{key}: {error}; give the folder of a run, or its splits.csv") from error
     reasons = _reasons(folder) if table == folder.splits else {}
     listed = {}
     try:
@@ -145,7 +150,8 @@ def _decide_again(split: str, reason: str) -> tuple[str | None, str]:
 def _reasons(folder: RunFolder) -> dict[str, str]:
     """Return path -> why an image is excluded, by the run's record; of a run without a whole one nothing is known."""
     try:
-        return {each.path: each.reason for each in RunRecord.read(folder).data.excluded}
+        data = RunRecord.read(folder).data
+        return {each.path: each.reason for each in data.excluded} if data else {}
     except UserError as error:
         log.warning("%s: why it excluded images is not known (%s)", folder.splits, error)
         return {}

@@ -39,8 +39,8 @@ class Scene:
         basis = np.stack([mean, *moved, *lit]).astype(np.float32)
         self._orthonormal, self._triangle = np.linalg.qr(basis[self.inner].reshape(len(basis), -1).T)
 
-    def take_out(self, frames: np.ndarray, move_back: bool = False) -> np.ndarray:
-        """Return (frames, inner pixels) of length 1: what is left of frames without the scene.
+    def take_out(self, frames: np.ndarray, move_back: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return (frames, inner pixels) of length 1, what is left of frames without the scene, and how much (frames,) that is.
 
         Args:
             move_back: whether frames are moved to where the scene is, before.
@@ -51,7 +51,8 @@ class Scene:
             factors = np.linalg.solve(self._triangle, shares.T).T
             return self.take_out(self._moved_back(frames, factors[:, 1:7] / np.maximum(factors[:, :1], 1e-3)))
         left = flat - np.einsum("ib,pb->ip", shares, self._orthonormal)
-        return left / np.maximum(np.linalg.norm(left, axis=1, keepdims=True), 1e-6)
+        length = np.linalg.norm(left, axis=1)
+        return left / np.maximum(length, 1e-6)[:, None], length
 
     def _moved_back(self, frames: np.ndarray, by: np.ndarray) -> np.ndarray:
         """Return frames sampled where the six numbers of each, of an affine map, say; linear between pixels."""

@@ -51,6 +51,7 @@ SCENE_IMAGES = 100  # of one scene at least; fewer are copies
 SCENE_PROPOSED = 4  # pairs an image
 SCENE_PROPOSED_FROM = 0.5  # correlation of thumbnails without the scene
 SCENE_SAME_FROM = 0.9  # likewise at SIDE pixels, moved back to where the scene is
+SCENE_STRENGTH = 0.8  # of what is left of one frame to that of the other: something as bright
 STEPS = 300  # a byte a pixel: of what is left of a frame, which has length 1
 
 # Of the texture, in pixels of 64
@@ -208,18 +209,20 @@ class Search:
         from datamodules.fixed_camera import Scene, normalize
 
         scene = Scene(normalize(thumbnails[images[:SAMPLE]]))
-        left = _chunked(lambda part: (scene.take_out(normalize(thumbnails[part])),), images)[0]
+        left = _chunked(lambda part: scene.take_out(normalize(thumbnails[part])), images)[0]
         pairs = _pairs_of(images, _nearest(left, self.is_new[images], SCENE_PROPOSED, SCENE_PROPOSED_FROM))
         del left
         side = min(SIDE, self.pixels.image_size)
         larger = Scene(normalize(self._gray(images[:SAMPLE], side)))
 
-        def features(part: np.ndarray) -> tuple[np.ndarray]:
-            left = larger.take_out(normalize(self._gray(part, side)), move_back=True)
-            return ((left * STEPS).round().clip(-127, 127).astype(np.int8),)
+        def features(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            left, length = larger.take_out(normalize(self._gray(part, side)), move_back=True)
+            return (left * STEPS).round().clip(-127, 127).astype(np.int8), length
 
-        def alike(left: tuple[np.ndarray], right: tuple[np.ndarray]) -> np.ndarray:
-            return np.einsum("ij,ij->i", left[0], right[0], dtype=np.int32) >= SCENE_SAME_FROM * STEPS**2
+        def alike(left: tuple[np.ndarray, ...], right: tuple[np.ndarray, ...]) -> np.ndarray:
+            same = np.einsum("ij,ij->i", left[0], right[0], dtype=np.int32) >= SCENE_SAME_FROM * STEPS**2
+            as_strong = np.minimum(left[1], right[1]) >= SCENE_STRENGTH * np.maximum(left[1], right[1])
+            return same & as_strong
 
         self._ask(pairs, lambda pairs: _compare(pairs, features, alike))
 
