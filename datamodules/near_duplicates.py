@@ -74,7 +74,7 @@ class NearDuplicates:
 
 @dataclass
 class Answers:
-    """Hold which images were compared, by the numbers that their fingerprints are, and what the second look said of pairs."""
+    """Hold which images were compared, by the numbers that their fingerprints are, and which pairs are the same."""
 
     compared: np.ndarray  # (images,) uint64, sorted
     pairs: np.ndarray  # (pairs, 2) uint64

@@ -311,13 +311,13 @@ def kept_together(
     split_up = [group for group in near if len(group) > most]
     kept = sorted((group for group in near if len(group) <= most), key=len)
     present = np.flatnonzero(catalog.present())
-    alone = _class_counts(catalog, join_groups(catalog.groups, fingerprints), present) if kept else None
+    unjoined = _class_counts(catalog, join_groups(catalog.groups, fingerprints), present) if kept else None
     while kept:
         joined = _class_counts(catalog, join_groups(catalog.groups, fingerprints, kept), present)
         largest = {}  # scarce class -> its largest group, the last one
         for group in kept:
             labels = np.unique(catalog.labels[group])
-            largest |= {label: group for label in labels if joined[label] < min(parts, alone[label])}
+            largest |= {label: group for label in labels if joined[label] < min(parts, unjoined[label])}
         if not largest:
             break
         torn = {group[0] for group in largest.values()}
