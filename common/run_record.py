@@ -121,6 +121,8 @@ class DataInfo:
     """Names in the order of the logits."""
     select_on: str | None = None
     """Split that chose the epoch: val, or test where the study is replayed."""
+    splits_from: str | None = None
+    """Whether the splits were given by the source, drawn, or those of an earlier run."""
     n_train: int | None = None
     """Training images."""
     n_val: int | None = None

@@ -7,8 +7,8 @@ from itertools import product
 
 import numpy as np
 
-from datamodules import near_duplicates
 from datamodules.image_stats import ImageStats
+from datamodules.near_duplicates import NearDuplicates, connected, find_pairs
 from datamodules.pixel_cache import PixelCache
 from datamodules.sources.catalog import SPLITS, Catalog
 
@@ -27,15 +27,20 @@ class Finding:
     pairs: list[tuple[int, int]] | None = None  # which of the rows are the same; None: all of a group
 
 
-def audit(catalog: Catalog, pixels: PixelCache) -> list[Finding]:
-    """Return all findings about the images that are not excluded, the worst first."""
+def audit(catalog: Catalog, pixels: PixelCache, near: NearDuplicates | None = None) -> list[Finding]:
+    """Return all findings about the images that are not excluded, the worst first.
+
+    Args:
+        near: near duplicates where they have been looked for.
+    """
     rows, stats = np.flatnonzero(catalog.present()), pixels.stats
+    near = near or find_pairs(rows, pixels)
     exact = _exact_groups(stats, rows)
     conflicts = [group for group in exact if len({int(catalog.labels[row]) for row in group}) > 1]
     findings = [
         _finding("conflict", "image(s) under two labels", catalog, conflicts),
         *_by_split("exact duplicate", catalog, exact),
-        *_near_duplicates(catalog, pixels, rows),
+        *_near_duplicates(catalog, pixels, rows, near),
         _balance(catalog),
         _odd(catalog, stats, rows),
     ]
@@ -59,36 +64,30 @@ def _exact_groups(stats: ImageStats, rows: np.ndarray) -> list[list[int]]:
     return [group for group in same.values() if len(group) > 1]
 
 
-def _near_duplicates(catalog: Catalog, pixels: PixelCache, rows: np.ndarray) -> list[Finding | None]:
-    """Find near duplicates that are no exact ones, and say what was not looked at."""
-    kind = "near duplicate"
-    if len(rows) > near_duplicates.MOST_IMAGES:
-        text = (f"{kind}: not looked for, since {len(rows):,} images are more than the {near_duplicates.MOST_IMAGES:,} that "
-                "are compared with each other; exact duplicates were looked for")  # fmt: skip
-        return [Finding(kind, text, [])]
-    if pixels.image_size < near_duplicates.SMALLEST:
-        text = f"{kind}: not looked for, since images of {pixels.image_size} pixels a side show too little"
-        return [Finding(kind, text, [])]
-    copies = defaultdict(list)  # one of exact copies is compared for all, in train and outside
+def _near_duplicates(
+    catalog: Catalog, pixels: PixelCache, rows: np.ndarray, near: NearDuplicates
+) -> list[Finding | None]:
+    """Say which images are near duplicates and no exact ones, and what was not looked at."""
+    kind, copies = "near duplicate", defaultdict(list)
     for row in rows.tolist():
-        copies[pixels.stats.fingerprints[row], catalog.splits[row] == "train"].append(row)
-    alike, firsts = list(copies.values()), np.array([group[0] for group in copies.values()], np.int64)
-    proposed = near_duplicates.propose_pairs(pixels.stats.thumbnails[firsts], catalog.splits[firsts] == "train")
-    looked_at = proposed[: near_duplicates.MOST_PAIRS]
-    same = near_duplicates.confirm_pairs(looked_at, firsts, pixels)
-    pairs = [pair for a, b in looked_at[same] if _differ(pixels.stats, firsts[a], firsts[b])
-             for pair in product(alike[a], alike[b])]  # fmt: skip
-    findings = _by_split(kind, catalog, list(near_duplicates.connected(pairs)), pairs)
-    if len(looked_at) < len(proposed):
-        text = (
-            f"{kind}: of {len(proposed):,} pairs that look alike only the {len(looked_at):,} most alike were compared"
-        )
-        findings.append(Finding(kind, text, []))
-    return findings
+        copies[pixels.stats.fingerprints[row]].append(row)
+    pairs = [
+        pair
+        for each in near.pairs.tolist()
+        for pair in _spread(catalog, *(_copies(row, pixels, copies) for row in each))
+    ]
+    findings = _by_split(kind, catalog, list(connected(pairs)), pairs)
+    return [*findings, *(Finding(kind, f"{kind}: {note}", []) for note in near.notes)]
 
 
-def _differ(stats: ImageStats, a: int, b: int) -> bool:
-    return stats.fingerprints[a] != stats.fingerprints[b]
+def _copies(row: int, pixels: PixelCache, copies: dict[str, list[int]]) -> list[int]:
+    return copies.get(pixels.stats.fingerprints[row], [])
+
+
+def _spread(catalog: Catalog, one: list[int], other: list[int]) -> list[tuple[int, int]]:
+    """Return pairs of exact copies of two near duplicates: each with one of the other ones in train, and one outside."""
+    first_of = [{bool(catalog.splits[row] == "train"): row for row in reversed(rows)}.values() for rows in (one, other)]
+    return sorted({*product(one, first_of[1]), *product(first_of[0], other)})
 
 
 def _by_split(

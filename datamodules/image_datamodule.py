@@ -67,6 +67,7 @@ class ImageDataModule(L.LightningDataModule):
         num_workers: loader processes; 0 decodes nothing twice and is the fastest where there are only two cores.
         augmentation: of each training image by itself.
         batch_transform: of a batch of augmented and normalized training images and their labels; None for none.
+        splits: folder of an earlier run, or a splits.csv: its images keep the splits that they have there.
         split_seed: of splits and folds; not `seed`, so that runs of other seeds have the same test images.
         seed: of `train_fraction`, the order, the augmentation and the batch transform.
         cache: folder of the pixel caches.
@@ -99,6 +100,7 @@ class ImageDataModule(L.LightningDataModule):
         gpu_cache_gib: float,
         fit: Fit = "squash",  # runs that were made before there was a choice resume with it
         range: str | list = "auto",
+        splits: str | None = None,
     ):
         super().__init__()
         check_between("datamodule.batch_size", batch_size, 1, 2**20)
@@ -121,8 +123,8 @@ class ImageDataModule(L.LightningDataModule):
             )
         self.select_on = select_on
         self.rules = {
-            "seed": split_seed, "folds": folds, "fold": fold, "select_on": select_on, "train_fraction": train_fraction,
-            "train_seed": seed, "on_unreadable": on_unreadable, "on_leak": on_leak,
+            "seed": split_seed, "splits": splits, "folds": folds, "fold": fold, "select_on": select_on,
+            "train_fraction": train_fraction, "train_seed": seed, "on_unreadable": on_unreadable, "on_leak": on_leak,
         }  # fmt: skip
         self.sampler = sampler
         self.image_size, self.fit = image_size, fit

@@ -2,13 +2,20 @@
 
 Two looks. The first compares thumbnails of all images, without their brightness and contrast, and proposes pairs. The second
 compares the texture of the proposed pairs: images of one kind share their layout (bus bars of solar cells, frames, corners),
-and only what is left of an image without it tells whether two show the same thing.
+and only what is left of an image without it tells whether two show the same thing. Images of a fixed camera share their
+texture as well: the scene is taken out of them before both looks.
+
+The answers are kept beside the cached pixels by the images' fingerprints: only images that are new are compared again.
 """
 
 import contextlib
-import hashlib
 import io
-from collections.abc import Iterator
+import logging
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -17,18 +24,35 @@ from scipy import fft
 from common.atomic_io import write_bytes
 from datamodules.pixel_cache import PixelCache
 
-LOOK = 1  # version of the second look, whose answers are kept
-MOST_IMAGES = 20_000  # compared all with all
+log = logging.getLogger(__name__)
+
+LOOK = 2  # version of both looks, whose answers are kept
+KEPT = "near.npz"  # beside the cached pixels
+MOST_IMAGES = 300_000  # compared all with all: 25 s of two cores for 100,000, and by the square of it
 MOST_PAIRS = 50_000  # looked at a second time
-PROPOSED = 10  # pairs an image with images of train, and as many with those of val and test
+PROPOSED = 20  # pairs an image
 PROPOSED_FROM = 0.8  # correlation of thumbnails; shifts and crops of 1 to 3% stay above it
 SAME_FROM = 0.45  # correlation of textures: of solar cells few pairs lie around it
 SAME_FROM_FLAT = 0.95  # of lines and edges, where one has no texture (drawings, digits)
+COMPLETED = 100  # images of a group, up to which all of its pairs are compared
 SIDE = 64  # pixels of the second look
 SMALLEST = 8  # side of an image, below which there is no texture
 SHIFT = 0.05  # of a side, in each direction
 BORDER = 0.1  # of a side, not compared: frames, and what a shift pushes out
-CHUNK = 256  # pairs, or rows of a product, at once
+CHUNK = 256  # images or pairs at once
+PRODUCT = (1024, 8192)  # rows and columns of a product of thumbnails at once: 32 MiB
+AT_ONCE = 2**28  # bytes of what is compared of images, in memory
+
+# A fixed camera
+SAMPLE = 400  # images that are looked at for scenes
+SCENE_FROM = 0.05  # share of the sample that is connected by near duplicates
+SCENE_ALIKE = 0.6  # correlation of a thumbnail with the mean of those of a scene
+SCENE_IMAGES = 100  # of one scene at least; fewer are copies
+SCENE_PROPOSED = 4  # pairs an image
+SCENE_PROPOSED_FROM = 0.5  # correlation of thumbnails without the scene
+SCENE_SAME_FROM = 0.9  # likewise at SIDE pixels, moved back to where the scene is
+SCENE_STRENGTH = 0.8  # of what is left of one frame to that of the other: something as bright
+STEPS = 300  # a byte a pixel: of what is left of a frame, which has length 1
 
 # Of the texture, in pixels of 64
 FINE, COARSE = 0.75, 3.0  # standard deviations of the two Gaussians whose difference is the band
@@ -40,82 +64,278 @@ FLAT = 0.1  # gray levels of 255: the robust standard deviation of no texture
 LEAST_KEPT = 0.1  # share of the pixels; below it likewise
 
 
-def propose_pairs(thumbnails: np.ndarray, in_train: np.ndarray) -> np.ndarray:
-    """Return pairs of images whose thumbnails correlate, the most correlated first.
+@dataclass
+class NearDuplicates:
+    """Hold which images are nearly the same, and what was not compared."""
 
-    Each image is paired with those most like it in train and outside, so that many copies in train hide none in test.
+    pairs: np.ndarray  # (pairs, 2) rows, each the first of its exact copies, the lower one first
+    notes: list[str]
+
+
+@dataclass
+class Answers:
+    """Hold which images were compared, by the numbers that their fingerprints are, and which pairs are the same."""
+
+    compared: np.ndarray  # (images,) uint64, sorted
+    pairs: np.ndarray  # (pairs, 2) uint64
+    same: np.ndarray  # (pairs,) bool
+
+    @classmethod
+    def load(cls, path: Path | None) -> "Answers":
+        """Read what `save` wrote; none where there is no such file, or a damaged or an older one."""
+        with contextlib.suppress(Exception), (path or Path()).open("rb") as file, np.load(file) as saved:
+            kept = cls(saved["compared"], saved["pairs"], saved["same"])  # a damaged file raises whatever it likes
+            shapes = kept.compared.ndim == 1, kept.pairs.shape == (len(kept.same), 2), kept.same.ndim == 1
+            types = kept.compared.dtype == kept.pairs.dtype == np.uint64, kept.same.dtype == bool
+            if saved["look"] == LOOK and all(shapes + types):
+                return kept
+        return cls(np.zeros(0, np.uint64), np.zeros((0, 2), np.uint64), np.zeros(0, bool))
+
+    def save(self, path: Path | None) -> None:
+        """Write one file; not where nothing is cached, or the disk is full or read-only: the next run looks again."""
+        if path is not None:
+            buffer = io.BytesIO()
+            np.savez(buffer, look=LOOK, **vars(self))
+            with contextlib.suppress(OSError):
+                write_bytes(path, buffer.getvalue())
+
+
+def find_pairs(rows: np.ndarray, pixels: PixelCache) -> NearDuplicates:
+    """Return the pairs of near duplicates among `rows`; whatever the splits are, so that these can be drawn by them."""
+    if pixels.image_size < SMALLEST:
+        return NearDuplicates(np.zeros((0, 2), np.int64), [
+            f"not looked for, since images of {pixels.image_size} pixels a side show too little"
+        ])  # fmt: skip
+    numbers = np.array([int(pixels.stats.fingerprints[row], 16) for row in rows.tolist()], np.uint64)
+    numbers, first = np.unique(numbers, return_index=True)
+    if len(numbers) > MOST_IMAGES:
+        return NearDuplicates(np.zeros((0, 2), np.int64), [
+            f"not looked for, since {len(numbers):,} images are more than the {MOST_IMAGES:,} that are compared with each "
+            "other; exact duplicates were looked for"
+        ])  # fmt: skip
+    path = getattr(pixels, "path", None)  # where nothing is cached, nothing is kept
+    path = path and path.with_name(KEPT)
+    kept = Answers.load(path)
+    if np.isin(numbers, kept.compared).all():
+        same = Answers(kept.compared, kept.pairs[kept.same], kept.same[kept.same])  # the others need no look
+        search = Search(numbers, rows[first], pixels, same)
+    else:
+        search = Search(numbers, rows[first], pixels, kept)
+        search.run()
+        search.answers().save(path)
+    pairs = np.sort(rows[first][search.pairs[search.same]], axis=1)
+    return NearDuplicates(pairs[np.lexsort(pairs.T[::-1])], search.notes)
+
+
+class Search:
+    """Look for near duplicates among images of different pixels; what is known of some of them is not asked again.
 
     Args:
-        thumbnails: (images, side, side) uint8; the outermost pixels, mostly frames, are not compared.
-        in_train: (images,) bool.
-
-    Returns:
-        (pairs, 2) int, of each pair the lower index first.
+        numbers: (images,) uint64, the images' fingerprints, sorted.
+        rows: (images,) rows of `pixels`.
     """
+
+    def __init__(self, numbers: np.ndarray, rows: np.ndarray, pixels: PixelCache, kept: Answers):
+        self.numbers, self.rows, self.pixels = numbers, rows, pixels
+        self.is_new = ~np.isin(numbers, kept.compared)
+        here = np.isin(kept.pairs, numbers).all(axis=1)
+        self.pairs = np.searchsorted(numbers, kept.pairs[here]).reshape(-1, 2)  # of indices, the lower one first
+        self.same = kept.same[here]
+        self.notes: list[str] = []
+
+    def answers(self) -> Answers:
+        return Answers(self.numbers, self.numbers[self.pairs], self.same)
+
+    def run(self) -> None:
+        """Compare the new images with all."""
+        thumbnails = self.pixels.stats.thumbnails[self.rows]
+        inner = _inner(thumbnails)
+        scene_of = self._find_scenes(inner)
+        for scene in range(scene_of.max() + 1):
+            self._look_at_scene(np.flatnonzero(scene_of == scene), thumbnails)
+        plain = np.flatnonzero(scene_of < 0)
+        proposed = _pairs_of(plain, _nearest(inner[plain], self.is_new[plain], PROPOSED, PROPOSED_FROM))
+        if len(proposed) > MOST_PAIRS:
+            self.notes.append(
+                f"of {len(proposed):,} pairs that look alike only the {MOST_PAIRS:,} most alike were compared"
+            )
+        self._ask(proposed[:MOST_PAIRS], self._same_texture)
+        is_plain = scene_of < 0
+        for group in connected(self.pairs[self.same & is_plain[self.pairs].all(axis=1)].tolist()):
+            if 2 < len(group) <= COMPLETED:
+                self._ask(np.array(group)[np.column_stack(np.triu_indices(len(group), 1))], self._same_texture)
+
+    def _ask(self, pairs: np.ndarray, look: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Have `look` say (pairs,) bool of the pairs that no answer is known of."""
+        count = len(self.numbers)
+        known = self.pairs[:, 0] * count + self.pairs[:, 1]
+        pairs = pairs[~np.isin(pairs[:, 0] * count + pairs[:, 1], known)]
+        if len(pairs):
+            self.pairs, self.same = np.concatenate([self.pairs, pairs]), np.concatenate([self.same, look(pairs)])
+
+    def _find_scenes(self, inner: np.ndarray) -> np.ndarray:
+        """Return (images,): the number of the fixed camera's scene that an image shows, or -1.
+
+        Of a sample near duplicates are looked for; where they connect a good part of it, they are no copies.
+        """
+        scene_of, sample = (
+            np.full(len(inner), -1),
+            np.arange(min(SAMPLE, len(inner))),
+        )  # by fingerprint: at random, stable
+        if len(inner) < SCENE_IMAGES:
+            return scene_of
+        self._ask(
+            _pairs_of(sample, _nearest(inner[sample], np.ones(len(sample), bool), PROPOSED, PROPOSED_FROM)),
+            self._same_texture,
+        )
+        least = max(SCENE_FROM, SCENE_IMAGES / len(inner)) * len(sample)
+        in_sample = (self.pairs < len(sample)).all(axis=1)
+        best = np.full(len(inner), SCENE_ALIKE, np.float32)
+        for group in connected(self.pairs[self.same & in_sample].tolist()):
+            if len(group) >= least:
+                mean = inner[group].mean(axis=0)
+                alike = inner @ (mean / np.linalg.norm(mean))
+                scene_of[alike > best] = scene_of.max() + 1
+                best = np.maximum(best, alike)
+        asked_again = (scene_of[self.pairs] >= 0).any(axis=1) & in_sample
+        self.pairs, self.same = self.pairs[~asked_again], self.same[~asked_again]
+        shown = np.bincount(scene_of + 1)[1:]
+        for count in shown[shown > 0]:
+            log.info("%s images are of one scene, as of a fixed camera: compared by what differs from it", f"{count:,}")
+        return scene_of
+
+    def _look_at_scene(self, images: np.ndarray, thumbnails: np.ndarray) -> None:
+        """Compare the new ones of images of one scene with all of them, without the scene."""
+        from datamodules.fixed_camera import Scene, normalize
+
+        scene = Scene(normalize(thumbnails[images[:SAMPLE]]))
+        left = _chunked(lambda part: scene.take_out(normalize(thumbnails[part])), images)[0]
+        pairs = _pairs_of(images, _nearest(left, self.is_new[images], SCENE_PROPOSED, SCENE_PROPOSED_FROM))
+        del left
+        side = min(SIDE, self.pixels.image_size)
+        larger = Scene(normalize(self._gray(images[:SAMPLE], side)))
+
+        def features(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            left, length = larger.take_out(normalize(self._gray(part, side)), move_back=True)
+            return (left * STEPS).round().clip(-127, 127).astype(np.int8), length
+
+        def alike(left: tuple[np.ndarray, ...], right: tuple[np.ndarray, ...]) -> np.ndarray:
+            same = np.einsum("ij,ij->i", left[0], right[0], dtype=np.int32) >= SCENE_SAME_FROM * STEPS**2
+            as_strong = np.minimum(left[1], right[1]) >= SCENE_STRENGTH * np.maximum(left[1], right[1])
+            return same & as_strong
+
+        self._ask(pairs, lambda pairs: _compare(pairs, features, alike))
+
+    def _same_texture(self, pairs: np.ndarray) -> np.ndarray:
+        """Return (pairs,) bool: whether the two images have the same texture, at the best of small shifts."""
+        side = min(SIDE, self.pixels.image_size)
+
+        def features(images: np.ndarray) -> tuple[np.ndarray, ...]:
+            texture, band, flat = split_texture(self._gray(images, side))
+            return texture.astype(np.float16), band.astype(np.float16), flat
+
+        def alike(left: tuple[np.ndarray, ...], right: tuple[np.ndarray, ...]) -> np.ndarray:
+            same, without = correlate(left[0], right[0]) >= SAME_FROM, left[2] | right[2]
+            same[without] = correlate(left[1][without], right[1][without]) >= SAME_FROM_FLAT
+            return same
+
+        return _compare(pairs, features, alike)
+
+    def _gray(self, images: np.ndarray, side: int) -> np.ndarray:
+        return np.stack([_gray(self.pixels[int(row)], side) for row in self.rows[images]])
+
+
+def _inner(thumbnails: np.ndarray) -> np.ndarray:
+    """Return thumbnails as (images, pixels) of length 1 without their mean and the outermost pixels, mostly frames."""
     inner = thumbnails[:, 1:-1, 1:-1].reshape(len(thumbnails), -1).astype(np.float32)
     inner -= inner.mean(axis=1, keepdims=True)
     length = np.linalg.norm(inner, axis=1, keepdims=True)
     inner /= np.where(length > 0, length, 1)  # constant images correlate with none
-    found: dict[tuple[int, int], float] = {}
-    for others in (np.flatnonzero(in_train), np.flatnonzero(~in_train)):
-        for begin in range(0, len(inner) if len(others) else 0, CHUNK):
-            product = inner[begin : begin + CHUNK] @ inner[others].T
-            rows = np.arange(begin, begin + len(product))
-            product[rows[:, None] == others] = -1  # an image with itself
-            most = min(PROPOSED, len(others))
-            best = np.argpartition(-product, most - 1, axis=1)[:, :most]
-            values = np.take_along_axis(product, best, axis=1)
-            for at, column in np.argwhere(values >= PROPOSED_FROM):
-                a, b = int(rows[at]), int(others[best[at, column]])
-                found[min(a, b), max(a, b)] = float(values[at, column])
-    ordered = sorted(found, key=lambda pair: (-found[pair], pair))
-    return np.array(ordered, np.int64).reshape(-1, 2)
+    return inner
 
 
-def confirm_pairs(pairs: np.ndarray, rows: np.ndarray, pixels: PixelCache) -> np.ndarray:
-    """Return (pairs,) bool: whether the two images have the same texture, at the best of small shifts.
+def _nearest(vectors: np.ndarray, asked: np.ndarray, most: int, least: float) -> np.ndarray:
+    """Return (found, 3) pairs of rows and their product: of each row that is asked, the `most` largest from `least` on."""
+    order = np.argsort(~asked, kind="stable")  # those that are asked first, so that two of them are multiplied once
+    vectors, count = vectors[order], int(asked.sum())
+    lowest = np.where(np.arange(len(vectors)) < count, np.float32(least), np.float32(np.inf))  # that a row still takes
+    best, waiting = np.zeros((0, 3), np.float64), []
+    for begin in range(0, count, PRODUCT[0]):
+        for start in range(begin, len(vectors), PRODUCT[1]):
+            product = vectors[begin : min(begin + PRODUCT[0], count)] @ vectors[start : start + PRODUCT[1]].T
+            if start == begin:
+                product[np.tril_indices(len(product), 0, product.shape[1])] = -1  # itself, and the other half
+            ours, theirs = lowest[begin : begin + len(product)], lowest[start : start + product.shape[1]]  # views
+            hits = np.flatnonzero(product >= np.minimum(ours[:, None], theirs))
+            if len(hits) > product.size // 20 and min(product.shape) > most:
+                ours[:] = np.maximum(ours, np.partition(product, -most, axis=1)[:, -most])
+                theirs[:] = np.maximum(theirs, np.partition(product, -most, axis=0)[-most])
+                hits = np.flatnonzero(product >= np.minimum(ours[:, None], theirs))
+            values = product.ravel()[hits]
+            row, column = np.divmod(hits, product.shape[1])
+            for one, other in ((row + begin, column + start), (column + start, row + begin)):
+                taken = values >= lowest[one]
+                waiting.append(np.column_stack([one[taken], other[taken], values[taken]]))
+            if sum(map(len, waiting)) > AT_ONCE // 2**7:
+                best, waiting = _best(np.concatenate([best, *waiting]), most, lowest), []
+    best = _best(np.concatenate([best, *waiting]), most, lowest)
+    best[:, :2] = order[best[:, :2].astype(np.int64)]
+    return best
 
-    The answer is kept beside the cached pixels, so that only the first run on some images looks at them.
 
-    Args:
-        pairs: (pairs, 2), indices of `rows`.
-        rows: of the images in `pixels`.
-    """
-    path = getattr(pixels, "path", None)
-    if path is None:  # nothing is cached here
-        return _look_again(pairs, rows, pixels)
-    digest = hashlib.blake2b(f"{LOOK} {pairs.shape}".encode() + rows[pairs].tobytes(), digest_size=8).hexdigest()
-    kept = path.with_name(f"near-{digest}.npy")
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        same = np.load(kept, allow_pickle=False)
-        if same.shape == (len(pairs),) and same.dtype == bool:
-            return same
-    same, buffer = _look_again(pairs, rows, pixels), io.BytesIO()
-    np.save(buffer, same)
-    with contextlib.suppress(OSError):  # a full or read-only disk: the next run looks again
-        write_bytes(kept, buffer.getvalue())
-    return same
+def _best(found: np.ndarray, most: int, lowest: np.ndarray) -> np.ndarray:
+    """Return of each row's pairs the `most` largest, and raise what the rows still take."""
+    found = found[np.lexsort((-found[:, 2], found[:, 0]))]
+    place = np.arange(len(found)) - np.searchsorted(found[:, 0], found[:, 0])  # among those of its row
+    full = found[place == most - 1]
+    lowest[full[:, 0].astype(np.int64)] = np.nextafter(full[:, 2].astype(np.float32), np.float32(2))
+    return found[place < most]
 
 
-def _look_again(pairs: np.ndarray, rows: np.ndarray, pixels: PixelCache) -> np.ndarray:
-    used, positions = np.unique(pairs, return_inverse=True)
-    positions = positions.reshape(pairs.shape)
-    side = min(SIDE, pixels.image_size)
-    textures = np.zeros((len(used), side, side), np.float16)
-    bands = np.zeros_like(textures)
-    flat = np.zeros(len(used), bool)
-    for begin in range(0, len(used), CHUNK):
-        part = slice(begin, begin + CHUNK)
-        gray = [_gray(pixels[int(row)], side) for row in rows[used[part]]]
-        textures[part], bands[part], flat[part] = split_texture(np.stack(gray))
-    same = np.zeros(len(pairs), bool)
-    for begin in range(0, len(pairs), CHUNK):
-        part = slice(begin, begin + CHUNK)
-        a, b = positions[part].T
-        without = flat[a] | flat[b]
-        alike = correlate(textures[a], textures[b]) >= SAME_FROM
-        alike[without] = correlate(bands[a[without]], bands[b[without]]) >= SAME_FROM_FLAT
-        same[part] = alike
+def _pairs_of(images: np.ndarray, nearest: np.ndarray) -> np.ndarray:
+    """Return (pairs, 2) of `images`, each once and the lower one first, the most alike first."""
+    pairs = np.sort(images[nearest[:, :2].astype(np.int64)].reshape(-1, 2), axis=1)
+    pairs, first = np.unique(pairs, axis=0, return_index=True)
+    return pairs[np.argsort(-nearest[first, 2], kind="stable")]
+
+
+def _chunked(features: Callable[[np.ndarray], tuple[np.ndarray, ...]], images: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return the features of images, made in threads by chunks: most of it is done without Python's lock."""
+    whole = None
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        chunks = [slice(begin, begin + CHUNK) for begin in range(0, len(images), CHUNK)]
+        for chunk, made in zip(chunks, pool.map(lambda chunk: features(images[chunk]), chunks), strict=True):
+            whole = whole or tuple(np.empty((len(images), *column.shape[1:]), column.dtype) for column in made)
+            for column, part in zip(whole, made, strict=True):
+                column[chunk] = part
+    return whole
+
+
+def _compare(
+    pairs: np.ndarray,
+    features: Callable[[np.ndarray], tuple[np.ndarray, ...]],
+    alike: Callable[[tuple[np.ndarray, ...], tuple[np.ndarray, ...]], np.ndarray],
+) -> np.ndarray:
+    """Return (pairs,) bool by the features of both images, of which not too many are in memory."""
+    if not len(pairs):
+        return np.zeros(0, bool)
+    most = AT_ONCE // sum(column.nbytes for column in features(pairs[0, :1]))
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+    same, begin = np.zeros(len(pairs), bool), 0
+    while begin < len(pairs):
+        end = len(pairs)
+        while len(np.unique(pairs[order[begin:end]])) > most:
+            end = begin + (end - begin) // 2
+        block = order[begin:end]
+        used, positions = np.unique(pairs[block], return_inverse=True)
+        made, positions = _chunked(features, used), positions.reshape(-1, 2)
+
+        def alike_of(part: np.ndarray, made=made, positions=positions) -> tuple[np.ndarray]:
+            left, right = (tuple(column[positions[part, side]] for column in made) for side in (0, 1))
+            return (alike(left, right),)
+
+        same[block] = _chunked(alike_of, np.arange(len(block)))[0]
+        begin = end
     return same
 
 

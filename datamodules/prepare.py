@@ -2,12 +2,27 @@
 
 import logging
 
+import numpy as np
+
 from common.errors import UserError
-from datamodules.audit import Finding, audit, leaking_train_rows
+from datamodules.audit import NAMED, Finding, audit, leaking_train_rows
+from datamodules.earlier_splits import take_over_splits
 from datamodules.image_stats import ImageStats
+from datamodules.near_duplicates import connected, find_pairs
 from datamodules.pixel_cache import PixelCache
 from datamodules.sources.catalog import Catalog
-from datamodules.splits import check_splits, exclude_val, fill_in_splits, join_groups, select_fold, thin_train
+from datamodules.splits import (
+    DROPPED,
+    GIVEN,
+    TRAIN_VAL_TEST,
+    check_splits,
+    exclude_val,
+    fill_in_splits,
+    join_groups,
+    kept_together,
+    select_fold,
+    thin_train,
+)
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +34,7 @@ def prepare_catalog(
     pixels: PixelCache,
     *,
     seed: int,
+    splits: str | None = None,
     folds: int | None = None,
     fold: int | None = None,
     select_on: str = "val",
@@ -32,6 +48,7 @@ def prepare_catalog(
     Args:
         pixels: of all images of the catalog, with their statistics.
         seed: of splits and folds.
+        splits: an earlier run, or a splits.csv, whose images stay in the splits that they have there.
         train_seed: of `train_fraction`. It is the run's own, since a mean over seeds that share one part of the training images
             would be that of this part, and not of so many images.
 
@@ -39,18 +56,40 @@ def prepare_catalog(
         UserError: unreadable images, leaks or splits that the settings do not allow.
     """
     _handle_unreadable(catalog, pixels.stats, on_unreadable)
-    groups = join_groups(catalog.groups, pixels.stats.fingerprints)
-    fill_in_splits(catalog, groups, seed, with_val=select_on == "val")
+    fingerprints, with_val = pixels.stats.fingerprints, select_on == "val"
+    near = find_pairs(np.flatnonzero(catalog.present()), pixels)
+    together, torn = kept_together(
+        catalog, list(connected(near.pairs.tolist())), fingerprints, parts=max(folds or 0, len(TRAIN_VAL_TEST))
+    )
+    groups = join_groups(catalog.groups, fingerprints, together)
+    if splits is not None:
+        take_over_splits(catalog, groups, fingerprints, splits, seed, with_val)
+    else:
+        fill_in_splits(catalog, groups, fingerprints, seed, with_val)
+    was_drawn = catalog.splits_from != GIVEN or folds is not None
     if select_on == "test":
         exclude_val(catalog, folds)
     if folds is not None:
         select_fold(catalog, groups, folds, fold, seed)
-    findings = audit(catalog, pixels)
+    findings = audit(catalog, pixels, near)
+    if torn and was_drawn:
+        findings.insert(0, _torn(catalog, torn))
     _handle_leaks(catalog, findings, on_leak)
     if train_fraction < 1:
         thin_train(catalog, groups, train_fraction, train_seed)
     check_splits(catalog, optional={"test"} if select_on == "val" else {"val"})
     return findings
+
+
+def _torn(catalog: Catalog, groups: list[list[int]]) -> Finding:
+    """Say which near duplicates no split could keep together, and what to do about it."""
+    images, largest = sum(map(len, groups)), max(map(len, groups))
+    shown = ", ".join(catalog.paths[row] for row in max(groups, key=len)[:NAMED])
+    return Finding("near duplicate", (
+        f"near duplicate: {images:,} image(s) in {len(groups):,} group(s), the largest of {largest:,} ({shown}, ...), are "
+        "not kept together in the splits, since they are too many for that: a fixed camera's scene, a video, or most of a "
+        "class. Give a table with the column group (datamodule.table=FILE: by day, camera or patient), and no group is divided"
+    ), groups)  # fmt: skip
 
 
 def _handle_unreadable(catalog: Catalog, stats: ImageStats, on_unreadable: str) -> None:
@@ -82,5 +121,5 @@ def _handle_leaks(catalog: Catalog, findings: list[Finding], on_leak: str) -> No
         log.warning("%s%s", finding.text, advice)
     if leaks and on_leak == "drop":
         rows = leaking_train_rows(catalog, findings)
-        catalog.exclude(rows, "in val or test too")
+        catalog.exclude(rows, DROPPED)
         log.warning("datamodule.on_leak=drop: %d image(s) excluded from train", len(rows))

@@ -1,6 +1,12 @@
-"""Who goes where: every share of the images, seeded and stratified by class, in which a group never crosses a border."""
+"""Who goes where: every share of the images, seeded, in which a group never crosses a border.
 
+Train, val and test follow from each image by itself, so that images that are added move none of the others. Folds and
+`train_fraction` are dealt out, stratified by class.
+"""
+
+import hashlib
 import logging
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -14,27 +20,40 @@ TRAIN_TEST = {"train": 0.8, "test": 0.2}  # where test also selects the epoch
 TRAIN_VAL = {"train": 0.8, "val": 0.2}  # of a train split that comes without val
 CLASSES_SHOWN = 20  # in a message
 THINNED = "datamodule.train_fraction={:g}"  # why an image is excluded
+NO_VAL = "datamodule.select_on=test has no val split"  # likewise
+DROPPED = "in val or test too"  # likewise
+GIVEN = "given by the source"  # where splits are from
+FEW = 10  # near duplicates that are kept together in any data set
+TOO_MANY = 0.05  # share of the images, above which near duplicates are no copies but one scene
 
 
-def fill_in_splits(catalog: Catalog, groups: np.ndarray, seed: int, with_val: bool = True) -> None:
+def fill_in_splits(
+    catalog: Catalog, groups: np.ndarray, fingerprints: list[str], seed: int, with_val: bool = True
+) -> None:
     """Split everything where no split is given, and val off train where val is not given.
 
     Args:
         groups: (rows,) group numbers, as of `join_groups`.
+        fingerprints: (rows,) of the images.
         with_val: False where test takes the place of val: no val split is made then.
     """
     present = catalog.present()
     given = set(catalog.splits[present]) - {UNASSIGNED}
+    keys = hash_keys(catalog.groups, fingerprints)
     if not given:
-        _assign(catalog, np.flatnonzero(present), TRAIN_VAL_TEST if with_val else TRAIN_TEST, groups, seed)
+        shares = TRAIN_VAL_TEST if with_val else TRAIN_TEST
+        draw_splits(catalog, np.flatnonzero(present), shares, groups, keys, seed)
+        catalog.splits_from = f"drawn by datamodule.split_seed={seed}"
         return
+    catalog.splits_from = GIVEN
     unassigned = np.flatnonzero(present & (catalog.splits == UNASSIGNED))
     if len(unassigned):
         log.warning("%d image(s) without a split are excluded, since others have one", len(unassigned))
         catalog.exclude(unassigned, "no split given")
     if "val" not in given and with_val:
-        _assign(catalog, catalog.rows("train"), TRAIN_VAL, groups, seed)
-        log.info("no val images: 20%% of train split off, stratified, seed %d", seed)
+        draw_splits(catalog, catalog.rows("train"), TRAIN_VAL, groups, keys, seed)
+        catalog.splits_from = f"{GIVEN}, val drawn from train by datamodule.split_seed={seed}"
+        log.info("no val images: 20%% of train split off, seed %d", seed)
     if "test" not in given and with_val:
         log.warning(
             "no test folder or split: there will be no test accuracy, only that of the validation split, which also chose "
@@ -68,7 +87,7 @@ def exclude_val(catalog: Catalog, folds: int | None) -> None:
         reason = "cross-validation keeps it closed" if folds is not None else "there is none"
         raise UserError(f"datamodule.select_on=test needs a test split, and {reason}; use datamodule.select_on=val")
     val = catalog.rows("val")
-    catalog.exclude(val, "datamodule.select_on=test has no val split")
+    catalog.exclude(val, NO_VAL)
     unused = f"; {len(val)} val images are not used" if len(val) else ""
     log.warning(
         "datamodule.select_on=test: the epoch is chosen on the test images, as the study did, so that its test "
@@ -188,8 +207,76 @@ def spread_rows(labels: np.ndarray, wanted: int, seed: int) -> np.ndarray:
     return np.argsort(place, kind="stable")[:wanted]
 
 
-def join_groups(groups: list[str], fingerprints: list[str]) -> np.ndarray:
-    """Return (rows,) group numbers that join rows of one named group and rows of equal pixels, also over several steps."""
+def hash_keys(groups: list[str], fingerprints: list[str]) -> list[str]:
+    """Return what decides where an image goes: its group's name, or else its pixels."""
+    return [f"group {name}" if name else f"pixels {pixels}" for name, pixels in zip(groups, fingerprints, strict=True)]
+
+
+def hash_places(keys: Iterable[str], seed: int) -> np.ndarray:
+    """Return (keys, 2) numbers from 0 to 1: where a key lies between the splits, and its rank within a group."""
+    digests = b"".join(
+        hashlib.blake2b(f"{seed} {key}".encode(errors="surrogateescape"), digest_size=16).digest() for key in keys
+    )
+    return np.frombuffer(digests, ">u8").reshape(-1, 2) / 2.0**64
+
+
+def draw_splits(
+    catalog: Catalog, rows: np.ndarray, shares: dict[str, float], groups: np.ndarray, keys: list[str], seed: int
+) -> None:
+    """Divide rows in those proportions, each group by the hash of one of its images: whatever else there is.
+
+    Only where a class would have no image in a split, the group whose hash is nearest goes there, and this is logged.
+    """
+    places = hash_places([keys[row] for row in rows], seed)
+    order = np.lexsort((places[:, 1], groups[rows]))
+    _, first, unit_of = np.unique(groups[rows][order], return_index=True, return_inverse=True)
+    place = places[order[first], 0]  # (groups,) of the image with the lowest rank
+    ends = np.cumsum(list(shares.values()))
+    choice = np.minimum(np.searchsorted(ends, place, side="right"), len(ends) - 1)
+    labels = catalog.labels[rows][order]
+    has = np.zeros((len(place), len(catalog.classes)), bool)
+    has[unit_of, labels] = True
+    moved = _fill_gaps(choice, place, has, ends)
+    catalog.splits[rows[order]] = np.array(list(shares), dtype=object)[choice[unit_of]]
+    if moved:
+        count = int(np.isin(unit_of, moved).sum())
+        log.warning(
+            "%d image(s) went to the split that lacked their class, not to that of their hash: images that are added may move "
+            "them back; datamodule.splits=RUN keeps the splits of an earlier run", count,
+        )  # fmt: skip
+
+
+def _fill_gaps(choice: np.ndarray, place: np.ndarray, has: np.ndarray, ends: np.ndarray) -> list[int]:
+    """Give each split a group of every class, in place, where others can spare one; return those that moved.
+
+    Args:
+        choice: (groups,) number of the split; place: (groups,) from 0 to 1.
+        has: (groups, classes) bool.
+        ends: (splits,) where each split ends.
+    """
+    counts = np.zeros((len(ends), has.shape[1]), int)
+    np.add.at(counts, choice, has)
+    moved = []
+    for label in np.flatnonzero(has.any(axis=0)):
+        for split in np.flatnonzero(counts[:, label] == 0):
+            begin, end = ends[split - 1] if split else 0.0, ends[split]
+            spared = [unit for unit in np.flatnonzero(has[:, label]) if (counts[choice[unit]] > 1)[has[unit]].all()]
+            if spared:
+                distance = [max(begin - place[unit], place[unit] - end, 0) for unit in spared]
+                unit = spared[int(np.argmin(distance))]
+                counts[choice[unit]] -= has[unit]
+                choice[unit] = split
+                counts[split] += has[unit]
+                moved.append(int(unit))
+    return moved
+
+
+def join_groups(groups: list[str], fingerprints: list[str], near: Iterable[Iterable[int]] = ()) -> np.ndarray:
+    """Return (rows,) group numbers that join rows of one named group and rows of equal pixels, also over several steps.
+
+    Args:
+        near: rows that are joined as well.
+    """
     parent = np.arange(len(groups))
 
     def root(row: int) -> int:
@@ -203,11 +290,46 @@ def join_groups(groups: list[str], fingerprints: list[str]) -> np.ndarray:
         for row, name in enumerate(names):
             if name:
                 parent[root(row)] = root(first.setdefault((kind, name), row))
+    for one, *others in near:
+        for other in others:
+            parent[root(other)] = root(one)
     return np.array([root(row) for row in range(len(groups))])
 
 
-def _assign(catalog: Catalog, rows: np.ndarray, shares: dict[str, float], groups: np.ndarray, seed: int) -> None:
-    catalog.splits[rows] = assign_splits(catalog.labels[rows], shares, seed, groups[rows])
+def kept_together(
+    catalog: Catalog, near: list[list[int]], fingerprints: list[str], parts: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the groups of near duplicates that stay together in a split, and those that cannot.
+
+    Too large to be copies: the scene of a fixed camera, or a video. And of a class the groups have to go into all parts.
+
+    Args:
+        near: rows of each group.
+        parts: into which the images are divided, 3 or the number of folds.
+    """
+    most = max(FEW, TOO_MANY * int(catalog.present().sum()))
+    split_up = [group for group in near if len(group) > most]
+    kept = sorted((group for group in near if len(group) <= most), key=len)
+    present = np.flatnonzero(catalog.present())
+    unjoined = _class_counts(catalog, join_groups(catalog.groups, fingerprints), present) if kept else None
+    while kept:
+        joined = _class_counts(catalog, join_groups(catalog.groups, fingerprints, kept), present)
+        largest = {}  # scarce class -> its largest group, the last one
+        for group in kept:
+            labels = np.unique(catalog.labels[group])
+            largest |= {label: group for label in labels if joined[label] < min(parts, unjoined[label])}
+        if not largest:
+            break
+        torn = {group[0] for group in largest.values()}
+        split_up += [group for group in kept if group[0] in torn]
+        kept = [group for group in kept if group[0] not in torn]
+    return kept, split_up
+
+
+def _class_counts(catalog: Catalog, groups: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return (classes,): how many groups each class has."""
+    pairs = np.unique(catalog.labels[rows] * len(groups) + groups[rows])
+    return np.bincount(pairs // len(groups), minlength=len(catalog.classes))
 
 
 def _groups_of_several(groups: np.ndarray | None, generator: np.random.Generator) -> list[np.ndarray]:

@@ -32,6 +32,7 @@ class Catalog:
     def __post_init__(self):
         self.groups = self.groups or [""] * len(self.paths)
         self.excluded: dict[int, str] = {}  # row -> reason
+        self.splits_from: str | None = None  # given or drawn, once it is decided
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -154,6 +154,7 @@ def describe_data(data: L.LightningDataModule) -> DataInfo:
     if data.pixel_cache is None:
         return info
     info.n_train, info.n_val, info.n_test = (len(catalog.rows(split)) for split in ("train", "val", "test"))
+    info.splits_from = catalog.splits_from
     info.folds, info.fold = data.rules["folds"], data.rules["fold"]
     info.read_s = round(data.read_s, 2)
     info.range = data.value_range and tuple(data.value_range)

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from datamodules import near_duplicates
 from datamodules.audit import audit, leaking_train_rows
-from datamodules.decode import resize
+from datamodules.decode import fingerprint, resize
 from datamodules.image_stats import ImageStats
 from datamodules.sources.catalog import Catalog
 
@@ -26,7 +26,7 @@ class Pixels:
         self.images = images
         self.stats = ImageStats.empty(len(images))
         for row, image in enumerate(images):
-            self.stats.fingerprints[row] = str(hash(image.tobytes()))
+            self.stats.fingerprints[row] = fingerprint(image)
             self.stats.sizes[row], self.stats.modes[row] = image.size, image.mode
             self.stats.thumbnails[row] = resize(image, 16)
 
@@ -90,18 +90,27 @@ CHANGES = {
 }
 
 
-def confirmed(images, in_train):
-    """The pairs called the same, and how many were proposed."""
-    pixels = Pixels(images)
-    pairs = near_duplicates.propose_pairs(pixels.stats.thumbnails, in_train)
-    same = near_duplicates.confirm_pairs(pairs, np.arange(len(images)), pixels)
-    return {tuple(pair) for pair in pairs[same].tolist()}, len(pairs)
+def confirmed(images):
+    """The pairs called the same, and how many were looked at."""
+    pixels, looked_at = Pixels(images), []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(near_duplicates.Search, "_ask", counted(near_duplicates.Search._ask, looked_at))
+        pairs = near_duplicates.find_pairs(np.arange(len(images)), pixels).pairs
+    return {tuple(pair) for pair in pairs.tolist()}, sum(looked_at)
+
+
+def counted(ask, looked_at):
+    def counting(self, pairs, look):
+        looked_at.append(len(pairs))
+        ask(self, pairs, look)
+
+    return counting
 
 
 def share_found(originals, how):
     """Of changed images in test whose originals are in train."""
     n = len(originals)
-    pairs, _ = confirmed(originals + [CHANGES[how](image) for image in originals], np.arange(2 * n) < n)
+    pairs, _ = confirmed(originals + [CHANGES[how](image) for image in originals])
     return np.mean([(row, row + n) in pairs for row in range(n)])
 
 
@@ -139,12 +148,12 @@ def test_changed_solar_cells_are_found(kind, how):
 
 
 def test_other_images_of_the_same_layout_are_proposed_but_not_called_the_same(textured):
-    pairs, proposed = confirmed(textured, np.arange(60) % 2 == 0)
+    pairs, proposed = confirmed(textured)
     assert proposed > 100 and len(pairs) == 0
 
 
 def test_other_mono_cells_that_look_alike_are_mostly_not_called_the_same():
-    pairs, proposed = confirmed(cells("mono", 150), np.arange(150) % 2 == 0)
+    pairs, proposed = confirmed(cells("mono", 150))
     assert proposed > 100 and len(pairs) <= 0.02 * proposed
 
 
@@ -156,7 +165,7 @@ def test_drawings_without_texture_are_the_same_only_if_their_lines_are():
         left, top = 25 + 16 * (place % 6), 25 + 16 * (place // 6)
         page[top : top + 20, left : left + 20] = 0
         drawings.append(to_image(page))
-    pairs, _ = confirmed([*drawings, CHANGES["brightness -10%"](drawings[0]), jpeg(drawings[1])], np.arange(32) < 30)
+    pairs, _ = confirmed([*drawings, CHANGES["brightness -10%"](drawings[0]), jpeg(drawings[1])])
     assert pairs == {(0, 30), (1, 31)}
 
 
@@ -205,7 +214,7 @@ def test_many_near_copies_in_train_do_not_hide_one_in_test(textured):
 
 def test_constant_images_are_like_no_other():
     images = [Image.new("L", (SIDE, SIDE), level) for level in range(0, 250, 10)]
-    assert confirmed(images, np.arange(25) < 12) == (set(), 0)
+    assert confirmed(images) == (set(), 0)
 
 
 def test_what_was_not_looked_at_is_a_finding(textured, monkeypatch):
@@ -218,15 +227,92 @@ def test_what_was_not_looked_at_is_a_finding(textured, monkeypatch):
     assert "not looked for, since 60 images are more than the 59" in finding.text
 
 
-def test_images_are_looked_at_a_second_time_once(textured, tmp_path, monkeypatch):
-    pixels = Pixels([textured[0], shift(textured[0]), textured[1]])
+def look_counted(monkeypatch):
+    """Return a list that grows by the number of images that are looked at."""
+    looked, gray = [], near_duplicates.Search._gray
+
+    def counting(self, images, side):
+        looked.extend(self.rows[images].tolist())
+        return gray(self, images, side)
+
+    monkeypatch.setattr(near_duplicates.Search, "_gray", counting)
+    return looked
+
+
+def found(pixels):
+    return near_duplicates.find_pairs(np.arange(len(pixels.images)), pixels).pairs.tolist()
+
+
+def test_answers_are_kept_by_fingerprint_and_only_new_images_are_looked_at(textured, tmp_path, monkeypatch):
+    looked = look_counted(monkeypatch)
+    images = [textured[0], shift(textured[0]), *textured[1:30]]
+    pixels = Pixels(images)
     pixels.path = tmp_path / "pixels.npy"
-    pairs, rows = np.array([[0, 1], [0, 2]]), np.arange(3)
-    assert near_duplicates.confirm_pairs(pairs, rows, pixels).tolist() == [True, False]
-    (kept,) = tmp_path.glob("near-*.npy")
-    with monkeypatch.context() as patched:
-        patched.setattr(near_duplicates, "_look_again", lambda *_: pytest.fail("looked again"))
-        assert near_duplicates.confirm_pairs(pairs, rows, pixels).tolist() == [True, False]
-    kept.write_bytes(kept.read_bytes()[:40])  # damaged
-    assert near_duplicates.confirm_pairs(pairs, rows, pixels).tolist() == [True, False]
-    assert near_duplicates.confirm_pairs(pairs[1:], rows, pixels).tolist() == [False]  # other pairs
+    assert found(pixels) == [[0, 1]] and len(looked) > 0
+    kept = tmp_path / "near.npz"
+    whole, looked[:] = kept.read_bytes(), []
+    assert found(pixels) == [[0, 1]] and looked == []
+
+    grown = Pixels(
+        [jpeg(textured[5]), *images[::-1]]
+    )  # in another order, in another store to which the file was copied
+    (tmp_path / "grown").mkdir()
+    grown.path = tmp_path / "grown" / "pixels.npy"
+    grown.path.with_name("near.npz").write_bytes(whole)
+    assert found(grown) == [[0, 25], [30, 31]]
+    assert 0 in looked and len(looked) <= 1 + near_duplicates.PROPOSED
+    fewer = Pixels(images[1:])
+    fewer.path, looked[:] = grown.path, []
+    assert found(fewer) == [] == looked
+
+    for damaged in (whole[:40], b"", b"PK\x03\x04" + whole[8:], np.zeros(3).tobytes()):
+        kept.write_bytes(damaged)
+        assert found(pixels) == [[0, 1]]
+        assert kept.read_bytes() == whole  # looked at again, and kept
+
+
+def test_the_nearest_are_those_of_brute_force():
+    """3,000 thumbnails, of which many are the same; in blocks that do not divide them evenly."""
+    generator = np.random.default_rng(0)
+    thumbnails = generator.integers(0, 256, (3000, 16, 16), dtype=np.uint8)
+    thumbnails[1000:1500] = thumbnails[:500]
+    thumbnails[2000:2040] = thumbnails[0]
+    inner = near_duplicates._inner(thumbnails)
+    asked = generator.random(3000) < 0.7
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(near_duplicates, "PRODUCT", (257, 511))
+        nearest = near_duplicates._nearest(inner, asked, 5, 0.1)
+    product = np.array([np.corrcoef(inner[row], inner[other])[0, 1] for row, other in nearest[:, :2].astype(int)])
+    assert product == pytest.approx(nearest[:, 2], abs=1e-5)
+    every = inner.astype(float) @ inner.T.astype(float)
+    np.fill_diagonal(every, -1)
+    rows, counts = np.unique(nearest[:, 0].astype(int), return_counts=True)
+    wanted = np.minimum((every >= 0.1).sum(axis=1), 5)
+    assert counts.tolist() == wanted[asked & (wanted > 0)].tolist()
+    for row in rows:
+        best = np.sort(every[row])[::-1][: wanted[row]]
+        assert np.sort(nearest[nearest[:, 0] == row, 2])[::-1] == pytest.approx(best, abs=1e-5)
+
+
+def test_copies_among_the_frames_of_fixed_cameras_are_found_and_other_frames_are_not_the_same(caplog):
+    """Of two cameras, 300 frames each, in which something else comes by; light and exposure change."""
+    generator = np.random.default_rng(0)
+    y, x = np.mgrid[:64, :64] / 64 - 0.5
+    scenes = [120 + 25 * field(generator, 5, 64) + 20 * field(generator, 1, 64) for _ in range(2)]
+    frames = []
+    for number in range(600):
+        frame = scenes[number % 2].copy()
+        for _ in range(3):
+            top, left, height, width = *generator.integers(4, 50, 2), *generator.integers(4, 12, 2)
+            frame[top : top + height, left : left + width] = generator.uniform(20, 235)
+        light = generator.uniform(0.8, 1.2) * (1 + 0.3 * math.sin(number / 50) * x + 0.2 * math.cos(number / 50) * y)
+        frames.append(to_image(frame * light + generator.normal(0, 3, (64, 64))))
+    changed = ["brightness +3%", "brightness +10%", "jpeg", "shift", "crop"]
+    copies = [CHANGES[how](frames[row]) for how in changed for row in range(20)]
+    with caplog.at_level("INFO"):
+        pairs = found(Pixels(frames + copies, image_size=64))
+    planted = {(row, 600 + 20 * number + row) for number in range(5) for row in range(20)}
+    same = planted | {(a, b) for a in range(600, 700) for b in range(a + 1, 700) if (a - b) % 20 == 0}  # of one frame
+    assert len(planted & set(map(tuple, pairs))) >= 85
+    assert len(set(map(tuple, pairs)) - same) <= 5
+    assert caplog.text.count("images are of one scene") == 2

@@ -73,11 +73,11 @@ def test_commands_run(command, train, finished_run, images, tmp_path):
         return
     for placeholder, value in (
         ("weights=FILE", f"weights={made}/checkpoints/best.ckpt"), ("teacher=RUN", f"teacher={made}"),
-        ("table=labels_to_check.csv", f"table={made}/splits.csv"),
+        ("table=labels_to_check.csv", f"table={made}/splits.csv"), ("splits=RUN", f"splits={made}"),
     ):  # fmt: skip
         arguments = [a.replace(placeholder, value) for a in arguments]
     root = images
-    if any(a.startswith("datamodule.table=") for a in arguments):
+    if any(a.startswith(("datamodule.table=", "datamodule.splits=")) for a in arguments):
         root = finished_run.record.data.root
     chosen = [a for a in arguments if not a.startswith(("datamodule=", "datamodule.root=", "trainer.max_epochs="))]
     sweep = [f"hydra.sweep.dir={tmp_path / 'sweep'}"] if "-m" in chosen else []

@@ -197,6 +197,7 @@ model=shufflenet_v1 model.width=1e300 | +model.depth=3 | model=shufflenet_v1 mod
 model=shufflenet_v1 model.groups=3.0 | model=simple_cnn model.dropout=5 | datamodule.batch_size=-1
 datamodule.batch_size=1000 | datamodule.num_workers=1000000 | datamodule.train_fraction=nan
 datamodule.train_fraction=1e-9 | datamodule.folds=1 | datamodule.folds=1000000 datamodule.fold=0 | datamodule.folds=2
+datamodule.splits=5 | datamodule.splits=/dev/zero | datamodule.splits=[a]
 datamodule.split_seed=-1 | datamodule.cache=5 | datamodule.cache_max_gib=nan | datamodule.gpu_cache_gib=-1
 datamodule.sampler=x | datamodule.on_leak=[] | datamodule.select_on=x | datamodule.source=x
 datamodule.root=/dev/null | datamodule.root=5 | datamodule.table=/dev/zero | datamodule.image_folder=x

@@ -73,6 +73,23 @@ def test_runs_of_other_seeds_have_the_same_images(prepared, tmp_path):
     assert seed_1.fingerprint_val_test == half.fingerprint_val_test != split_seed.fingerprint_val_test
 
 
+def test_splits_of_a_run_are_those_of_any_later_run_and_the_record_says_so(prepared, tmp_path):
+    root = make_images(tmp_path / "data", {"blue": 30, "red": 20}, size=32)
+    _, first = prepared("datamodule.split_seed=3", "datamodule.train_fraction=0.5", root=root)
+    RunFolder(tmp_path).write_splits(split_columns(first))
+    assert describe_data(first).splits_from == "drawn by datamodule.split_seed=3"
+    make_images(tmp_path / "more", {"blue": 10}, seed=4, size=32)
+    for path in (tmp_path / "more" / "blue").iterdir():
+        path.rename(root / "blue" / f"new {path.name}")
+    _, later = prepared(f"datamodule.splits={tmp_path}", "datamodule.split_seed=9", root=root)
+    assert describe_data(later).splits_from == f"{tmp_path}: 50 images as there, 10 new"
+    before, after = (
+        {(data.catalog.paths[row], split) for split in ("val", "test") for row in data.catalog.rows(split)}
+        for data in (first, later)
+    )
+    assert before == {pair for pair in after if "new" not in pair[0]}
+
+
 def test_splits_csv_gives_the_same_splits_to_any_seed(prepared, tmp_path):
     root = make_images(tmp_path / "data", {"blue": 30, "red": 20}, size=32)
     folder = RunFolder(tmp_path)

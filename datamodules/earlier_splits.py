@@ -1,0 +1,157 @@
+"""The splits of an earlier run taken over: its images stay where they were, and new ones join them."""
+
+import logging
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import UserError
+from common.run_folder import RunFolder
+from common.run_record import RunRecord
+from common.text import clean, join_words
+from common.untrusted.tables import iterate_csv
+from datamodules.sources.catalog import SPLITS, UNASSIGNED, Catalog
+from datamodules.splits import DROPPED, NO_VAL, THINNED, TRAIN_TEST, TRAIN_VAL, TRAIN_VAL_TEST, draw_splits, hash_keys
+
+log = logging.getLogger(__name__)
+
+SHOWN = 3  # images named in a warning
+
+
+def take_over_splits(
+    catalog: Catalog, groups: np.ndarray, fingerprints: list[str], splits: str, seed: int, with_val: bool = True
+) -> None:
+    """Give the images that an earlier run lists the splits that they had there, and new ones theirs by their hash.
+
+    A new image of a group of old ones goes with these; where these are in two splits it is excluded.
+
+    Args:
+        groups: (rows,) group numbers, as of `join_groups`.
+        fingerprints: (rows,) of the images.
+        splits: folder of the run, or a splits.csv.
+        with_val: False where test takes the place of val.
+
+    Raises:
+        UserError: no table of splits, a damaged one, or one that contradicts the splits of the source.
+    """
+    key, listed = f"datamodule.splits={splits}", _read(splits)
+    given, present = catalog.splits.copy(), catalog.present()
+    source_splits = set(given[present]) - {UNASSIGNED}
+    is_old, renamed = np.zeros(len(catalog), bool), []
+    for row in np.flatnonzero(present).tolist():
+        if (old := listed.pop(catalog.paths[row], None)) is None:
+            continue
+        label, split, reason, line = old
+        is_old[row] = True
+        if label != catalog.classes[catalog.labels[row]]:
+            renamed.append(row)
+        drawn_val = given[row] == "train" and split == "val" and "val" not in source_splits
+        if split and given[row] not in (UNASSIGNED, split) and not drawn_val:
+            raise UserError(
+                f"{key}: {line}: {clean(catalog.paths[row], 200)} is in {split} there, and in {given[row]} here, where the "
+                "source says so; leave datamodule.splits out, or have the source give no splits"
+            )
+        if split:
+            catalog.splits[row] = split
+        else:
+            catalog.exclude([row], reason)
+    if not is_old.any():
+        raise UserError(f"{key}: lists none of the {len(catalog):,} images below {catalog.root}; paths are compared")
+    here = set(catalog.paths)
+    if missing := [path for path in listed if path not in here]:
+        log.warning("%s: %d image(s) that it lists are missing here: %s", key, len(missing), join_words(missing, SHOWN))
+    if renamed:
+        names = [catalog.paths[row] for row in renamed]
+        log.warning("%s: %d image(s) have another label here: %s", key, len(renamed), join_words(names, SHOWN))
+    is_new = present & ~is_old
+    _join(catalog, groups, is_new & (given == UNASSIGNED), is_old, key)
+    shares = TRAIN_VAL_TEST if with_val else TRAIN_TEST
+    rows = np.flatnonzero(is_new & catalog.present() & (catalog.splits == UNASSIGNED))
+    if source_splits:
+        if len(rows):
+            log.warning("%d image(s) without a split are excluded, since others have one", len(rows))
+            catalog.exclude(rows, "no split given")
+        shares = TRAIN_VAL
+        rows = (
+            np.flatnonzero(is_new & (catalog.splits == "train"))
+            if "val" not in source_splits and with_val
+            else rows[:0]
+        )
+        _join(catalog, groups, np.isin(np.arange(len(catalog)), rows), is_old & (given == "train"), key)
+        rows = rows[catalog.splits[rows] == "train"]
+    if len(rows):
+        draw_splits(catalog, rows, shares, groups, hash_keys(catalog.groups, fingerprints), seed)
+    n_old, n_new = int(is_old.sum()), int(is_new.sum())
+    catalog.splits_from = f"{splits}: {n_old} images as there, {n_new} new"
+    log.info("%s: %s images keep their split, %s are new", key, f"{n_old:,}", f"{n_new:,}")
+
+
+def _join(catalog: Catalog, groups: np.ndarray, wanted: np.ndarray, is_old: np.ndarray, key: str) -> None:
+    """Put new images that belong to old ones into their split, or exclude them where these are in two."""
+    old_splits = defaultdict(set)
+    for row in np.flatnonzero(is_old & (catalog.splits != UNASSIGNED)):
+        old_splits[groups[row]].add(str(catalog.splits[row]))
+    between = []
+    for row in np.flatnonzero(wanted):
+        found = old_splits.get(groups[row], ())
+        if len(found) == 1:
+            catalog.splits[row] = next(iter(found))
+        elif found:
+            between.append(row)
+            catalog.exclude([row], f"new, and belongs to images of {join_words(sorted(found), 3)} in {key}")
+    if between:
+        log.warning("%s: %d new image(s) belong to images of two splits and are excluded", key, len(between))
+
+
+def _read(splits: str) -> dict[str, tuple[str, str, str, str]]:
+    """Return path -> label, split, why it is excluded there, and file with line."""
+    key = f"datamodule.splits={clean(splits, 300)}"
+    try:
+        path = Path(splits).expanduser()
+        folder = RunFolder(path if path.is_dir() else path.parent)
+        table = folder.splits if path.is_dir() else path
+        table.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, or ~ of no user
+        raise UserError(f"{key}: {error}; give the folder of a run, or its splits.csv") from error
+    reasons = _reasons(folder) if table == folder.splits else {}
+    listed = {}
+    try:
+        for line, row in iterate_csv(table, needed=("path", "label", "split")):
+            if row["split"] not in (*SPLITS, UNASSIGNED):
+                raise UserError(
+                    f"{table}: line {line}: split is {clean(row['split'], 40)!r}; allowed are train, val, test and nothing"
+                )
+            if row["path"] in listed:
+                raise UserError(f"{table}: line {line}: {clean(row['path'], 200)} is listed twice")
+            split, reason = _decide_again(row["split"], reasons.get(row["path"], ""))
+            if split is not None:
+                listed[row["path"]] = row["label"], split, reason, f"line {line}"
+    except UserError as error:
+        raise UserError(f"{key}: {error}; give the folder of a run, or its splits.csv") from error
+    if not listed:
+        raise UserError(f"{key}: {table} lists no image; give the folder of a run, or its splits.csv")
+    return listed
+
+
+def _decide_again(split: str, reason: str) -> tuple[str | None, str]:
+    """Return the split that an image had before it was excluded by what this run decides itself; None: as a new one."""
+    if split:
+        return split, ""
+    if reason == NO_VAL:
+        return "val", ""
+    if reason == DROPPED or reason.startswith(THINNED.split("{")[0]):
+        return "train", ""
+    if "not a readable image" in reason:
+        return None, ""
+    return UNASSIGNED, reason or "excluded in datamodule.splits"
+
+
+def _reasons(folder: RunFolder) -> dict[str, str]:
+    """Return path -> why an image is excluded, by the run's record; of a run without a whole one nothing is known."""
+    try:
+        data = RunRecord.read(folder).data
+        return {each.path: each.reason for each in data.excluded} if data else {}
+    except UserError as error:
+        log.warning("%s: why it excluded images is not known (%s)", folder.splits, error)
+        return {}
