@@ -102,7 +102,7 @@ class AuditFinding:
     """Something suspicious about the images."""
 
     kind: str
-    """conflict, exact duplicate, near duplicate, imbalance or odd."""
+    """conflict, exact duplicate, near duplicate, imbalance, odd or names."""
     leak: bool
     """Whether training images are also in val or test."""
     text: str

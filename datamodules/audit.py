@@ -38,6 +38,7 @@ def audit(catalog: Catalog, pixels: PixelCache) -> list[Finding]:
         *_near_duplicates(catalog, pixels, rows),
         _balance(catalog),
         _odd(catalog, stats, rows),
+        *(Finding("names", text, []) for text in catalog.similar_names),
     ]
     return [finding for finding in findings if finding is not None]
 

@@ -10,8 +10,10 @@ from common.errors import UserError
 from common.own_test_images import OwnTestImages, images_folder
 from common.run_folder import RunFolder
 from common.run_record import DataInfo, RunRecord, increment_test_evaluations
-from common.untrusted.tables import iterate_csv
-from datamodules.sources.image_folder import image_suffixes, walk_images
+from common.untrusted.tables import OwnTable, iterate_csv
+from datamodules.sources.catalog import split_of
+from datamodules.sources.csv_table import FileFinder
+from datamodules.sources.image_folder import image_suffixes, is_ignored, walk_images
 
 EXAMPLE = "give an image, a folder, a pattern with *, a table with a column path (.csv), or [A,B] of these"
 
@@ -69,20 +71,29 @@ class ImageTable:
     def __init__(self, path: Path, root: str | None):
         self.path = path
         run = RunFolder(path.parent)
-        self._iterate = run.iterate_splits if path == run.splits and is_run(run) else self._iterate_csv
+        of_run = path == run.splits and is_run(run)
         predictions = {run.predictions(split): split for split in ("test", "val")} if run.record.is_file() else {}
         self.split = predictions.get(path, "")  # of all images, in a table without the column
         self.folder = self._resolve_folder(run, root, of_run=path == run.splits or path in predictions)
+        self._is_own = (
+            not of_run and path not in predictions
+        )  # the user's, which may be written in other ways than a run's
+        self._rows = OwnTable(path, ("path",), ("label", "split"))
 
     def __call__(self, warn: bool) -> Iterator[ImageInput]:
+        files = FileFinder(self.folder)
         try:
-            for line, row in self._iterate():
-                yield self._image(row, line)
+            for line, row in self._rows if self._is_own else iterate_csv(self.path, needed=("path",)):
+                found = files.find(row["path"]) if self._is_own else None
+                yield self._image(row | {"path": found or row["path"]}, line)
         except UserError as error:
             raise UserError(f"images={error}") from error
-
-    def _iterate_csv(self) -> Iterator[tuple[int, dict[str, str]]]:
-        return iterate_csv(self.path, needed=("path",))
+        if (
+            self._is_own
+            and warn
+            and (notes := "; ".join(filter(None, (self._rows.describe_notes(), files.describe_notes()))))
+        ):
+            log.info("images=%s: read in another way than written: %s", self.path, notes)
 
     def _image(self, row: dict[str, str], line: int) -> ImageInput:
         path = row["path"]
@@ -92,7 +103,8 @@ class ImageTable:
                 f"{self.path}: line {line}: path={path!r}: a relative path has to stay below {self.folder}; use paths below "
                 "it, absolute ones, or root=DIR"
             )
-        return ImageInput(path, self.folder / path, row.get("label", ""), row.get("split") or self.split)
+        split = row.get("split") or self.split
+        return ImageInput(path, self.folder / path, row.get("label", ""), split_of(split) or split)
 
     def _resolve_folder(self, run: RunFolder, root: str | None, of_run: bool) -> Path:
         """Return the folder of the relative paths."""
@@ -203,7 +215,11 @@ def _open_place(place: str, root: str | None) -> Callable[[bool], Iterable[Image
         return ImageTable(path, root) if path.suffix.lower() == ".csv" else lambda _: [ImageInput(place, path)]
     if not glob.has_magic(place):
         raise UserError(f"images={place}: no such file or folder; {EXAMPLE}")
-    files = sorted(found for found in glob.glob(place, recursive=True) if Path(found).is_file())  # noqa: PTH207
+    named = set(path.parts)  # a pattern may name a folder that is skipped otherwise
+    files = sorted(
+        found for found in glob.glob(place, recursive=True)  # noqa: PTH207
+        if Path(found).is_file() and not any(is_ignored(part) for part in set(Path(found).parts) - named)
+    )  # fmt: skip
     if not files:
         raise UserError(f"images={place}: the pattern fits no file; a folder is given without a pattern")
     return lambda _: (ImageInput(found, Path(found)) for found in files)

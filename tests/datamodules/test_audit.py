@@ -230,3 +230,12 @@ def test_images_are_looked_at_a_second_time_once(textured, tmp_path, monkeypatch
     kept.write_bytes(kept.read_bytes()[:40])  # damaged
     assert near_duplicates.confirm_pairs(pairs, rows, pixels).tolist() == [True, False]
     assert near_duplicates.confirm_pairs(pairs[1:], rows, pixels).tolist() == [False]  # other pairs
+
+
+def test_names_that_may_be_one_class_are_found():
+    catalog = catalog_of(["train"] * 2)
+    catalog.similar_names = ["names: the classes Cat and cat differ only by case"]
+    generator = np.random.default_rng(0)
+    images = [to_image(generator.uniform(0, 255, (32, 32))) for _ in range(2)]
+    findings = audit(catalog, Pixels(images))
+    assert [(f.kind, f.text, f.leak) for f in findings] == [("names", catalog.similar_names[0], False)]
