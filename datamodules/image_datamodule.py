@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from common.checks import check_between
 from common.errors import UserError
+from common.text import join_words
 from common.untrusted.description import Fit
 from datamodules import gpu_cache
 from datamodules.audit import Finding
@@ -167,7 +168,7 @@ class ImageDataModule(L.LightningDataModule):
                 f"datamodule.batch_size={self.batch_size} is larger than the train split ({n_train} "
                 f"images); use {n_train} or fewer"
             )
-        log.info("%s: %s; classes %s", catalog.name, catalog.describe(), ", ".join(catalog.classes))
+        log.info("%s: %s; classes %s", catalog.name, catalog.describe(), join_words(catalog.classes, 20))
         width, height = pixel_cache.stats.sizes[catalog.present()].T
         if self.fit == "squash" and np.median(np.maximum(width, height) / np.minimum(width, height)) >= LONG:
             log.warning("half of the images are %g times as long as wide or more; datamodule.fit=squash distorts them, "
