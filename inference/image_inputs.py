@@ -8,14 +8,17 @@ from typing import NamedTuple
 
 from common.errors import UserError
 from common.own_test_images import OwnTestImages, images_folder
+from common.predictions_csv import read_predicted_images
 from common.run_folder import RunFolder
 from common.run_record import DataInfo, RunRecord, increment_test_evaluations
-from common.untrusted.tables import OwnTable, iterate_csv
+from common.untrusted.tables import OwnTable
 from datamodules.sources.catalog import split_of
 from datamodules.sources.csv_table import FileFinder
 from datamodules.sources.image_folder import image_suffixes, is_ignored, walk_images
 
 EXAMPLE = "give an image, a folder, a pattern with *, a table with a column path (.csv), or [A,B] of these"
+
+TABLES = (".csv", ".tsv", ".parquet")
 
 log = logging.getLogger(__name__)
 
@@ -71,29 +74,30 @@ class ImageTable:
     def __init__(self, path: Path, root: str | None):
         self.path = path
         run = RunFolder(path.parent)
-        of_run = path == run.splits and is_run(run)
-        predictions = {run.predictions(split): split for split in ("test", "val")} if run.record.is_file() else {}
+        predictions = {}
+        if run.record.is_file():
+            tables = run.predictions, run.predictions_parquet
+            predictions = {table(split): split for split in ("test", "val") for table in tables}
         self.split = predictions.get(path, "")  # of all images, in a table without the column
         self.folder = self._resolve_folder(run, root, of_run=path == run.splits or path in predictions)
-        self._is_own = (
-            not of_run and path not in predictions
-        )  # the user's, which may be written in other ways than a run's
-        self._rows = OwnTable(path, ("path",), ("label", "split"))
+        if path in predictions:
+            self._rows = lambda: enumerate(read_predicted_images(run, self.split), 2)
+        elif path == run.splits and is_run(run):
+            self._rows = run.iterate_splits
+        else:
+            self._rows = None  # the user's, which may be written in other ways than a run's
 
     def __call__(self, warn: bool) -> Iterator[ImageInput]:
-        files = FileFinder(self.folder)
+        own, files = OwnTable(self.path, ("path",), ("label", "split")), FileFinder(self.folder)
         try:
-            for line, row in self._rows if self._is_own else iterate_csv(self.path, needed=("path",)):
-                found = files.find(row["path"]) if self._is_own else None
+            for line, row in self._rows() if self._rows else own:
+                found = None if self._rows else files.find(row["path"])
                 yield self._image(row | {"path": found or row["path"]}, line)
         except UserError as error:
             raise UserError(f"images={error}") from error
-        if (
-            self._is_own
-            and warn
-            and (notes := "; ".join(filter(None, (self._rows.describe_notes(), files.describe_notes()))))
-        ):
-            log.info("images=%s: read in another way than written: %s", self.path, notes)
+        notes = [text for text in (own.describe_notes(), files.describe_notes()) if text]
+        if notes and warn:
+            log.info("images=%s: read in another way than written: %s", self.path, "; ".join(notes))
 
     def _image(self, row: dict[str, str], line: int) -> ImageInput:
         path = row["path"]
@@ -212,7 +216,7 @@ def _open_place(place: str, root: str | None) -> Callable[[bool], Iterable[Image
     if path.is_dir():
         return lambda warn: (ImageInput(str(file), file) for file in walk_images(path, warn))
     if path.is_file():
-        return ImageTable(path, root) if path.suffix.lower() == ".csv" else lambda _: [ImageInput(place, path)]
+        return ImageTable(path, root) if path.suffix.lower() in TABLES else lambda _: [ImageInput(place, path)]
     if not glob.has_magic(place):
         raise UserError(f"images={place}: no such file or folder; {EXAMPLE}")
     named = set(path.parts)  # a pattern may name a folder that is skipped otherwise
