@@ -88,11 +88,25 @@ class ImageTable:
             self._rows = None  # the user's, which may be written in other ways than a run's
 
     def __call__(self, warn: bool) -> Iterator[ImageInput]:
+        """Yield all images; with `warn`, which is the first time, find what is wrong with all of the table."""
         own, files = OwnTable(self.path, ("path",), ("label", "split")), FileFinder(self.folder)
+        missing, n_found, labels = None, 0, {}
         try:
             for line, row in self._rows() if self._rows else own:
                 found = None if self._rows else files.find(row["path"])
-                yield self._image(row | {"path": found or row["path"]}, line)
+                image_input = self._image(row | {"path": found or row["path"]}, line)
+                if warn and not self._rows:
+                    n_found += found is not None
+                    missing = missing or (None if found else row["path"])
+                    if image_input.label != labels.setdefault(hash(image_input.path), image_input.label):
+                        raise UserError(
+                            f"{self.path}: line {line}: {image_input.path[:200]} has two labels; leave one of the lines"
+                        )
+                yield image_input
+            if missing and not n_found:
+                raise UserError(
+                    f"{self.path}: none of its files is there, as {missing[:200]}{files.advise(missing, 'root')}"
+                )
         except UserError as error:
             raise UserError(f"images={error}") from error
         notes = [text for text in (own.describe_notes(), files.describe_notes()) if text]

@@ -127,12 +127,12 @@ class FileFinder:
         """Return `path with \\ in place of / (40 times)`; nothing where all is as written."""
         return "; ".join(f"{note} ({n:,} times)" if n > 1 else note for note, n in self.notes.items())
 
-    def advise(self, path: str) -> str:
-        """Return where a file of this name is, for an error; nothing where there is none."""
-        wanted = PurePosixPath(path.replace("\\", "/")).parts
+    def advise(self, path: str, key: str = "datamodule.root") -> str:
+        """Return where a file of this name is, for an error; `key` is the setting of the folder."""
+        wanted = PurePosixPath(path.replace("\\", "/")).parts or ("",)
         for parent in list(self.root.absolute().parents)[:MOST_ABOVE]:
             if is_utf8(path) and is_file(parent / path.replace("\\", "/")) and not path.startswith("/"):
-                return f"; did you mean datamodule.root={parent}"
+                return f"; did you mean {key}={parent}"
         names = {_same_name(wanted[-1]), *(_same_name(wanted[-1] + suffix) for suffix in SUFFIXES)}
         for file in itertools.islice(walk_images(self.root, warn=False), MOST_SEARCHED):
             if _same_name(file.name) not in names:
@@ -146,14 +146,14 @@ class FileFinder:
                 return f"; there is {below} in {self.root}: write it so{relative_to(self.root)}"
             folder = self.root.joinpath(*outside)
             if len(wanted) > 1:
-                return f"; did you mean datamodule.root={folder}{relative_to(self.root)}"
+                return f"; did you mean {key}={folder}{relative_to(self.root)}"
             return (
                 f"; there is {below} in {self.root}{relative_to(self.root)}: write it so, or where all images "
-                f"lie there, use datamodule.root={folder}"
+                f"lie there, use {key}={folder}"
             )
         if not is_utf8(path):
             return "; is the table in UTF-8?"
-        return f"; paths are relative to {self.root.absolute()}, or to another folder with datamodule.root=DIR"
+        return f"; paths are relative to {self.root.absolute()}, or to another folder with {key}=DIR"
 
     def _below(self, path: str) -> str:
         for root in (self.root.absolute(), self.root.resolve()):

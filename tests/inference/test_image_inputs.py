@@ -205,3 +205,21 @@ def test_what_systems_keep_beside_files_is_no_image(root):
     assert not [path for path in paths(str(root)) + paths(f"{root}/**/*.png") if "@eaDir" in path or "__MACOSX" in path]
     assert paths(f"{root}/blue/*") == expected
     assert len(paths(f"{root}/red/@eaDir/*/*.png")) == 1  # which is named
+
+
+def test_tables_that_cannot_be_meant_are_refused(root):
+    for name, rows, message in (
+        (
+            "moved",
+            "path\n001.png\n",
+            "none of its files is there, as 001.png; there is (blue|red)/001.png in .*: write it so, or",
+        ),
+        (
+            "labels",
+            "path,label\nred/001.png,red\nred/001.png,blue\n",
+            "line 3: red/001.png has two labels; leave one of the lines",
+        ),
+    ):
+        (root / f"{name}.csv").write_text(rows)
+        with pytest.raises(UserError, match=f"^images={root}/{name}.csv: {message}"):
+            ImageInputs(f"{root}/{name}.csv")
