@@ -159,7 +159,11 @@ def readable_names(names: Sequence[str]) -> list[str]:
 
 def is_utf8(text: str) -> bool:
     """Return whether a name is one in UTF-8; other bytes are surrogates in Python."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def relative_to(path: str | Path) -> str:

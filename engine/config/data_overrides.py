@@ -65,7 +65,7 @@ def complete_data(arguments: list[str], further_conf: str | None = None) -> tupl
 def _check_utf8(arguments: list[str]) -> None:
     """Refuse names that no configuration and no record can hold."""
     for argument in arguments:
-        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+        if argument != argument.encode(errors="replace").decode():
             raise UserError(
                 f"{clean(argument, 200)}: a name in it is not UTF-8; rename that folder or file, or give it a second name: "
                 "ln -s OLD NEW"
