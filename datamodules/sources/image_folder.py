@@ -153,10 +153,12 @@ def _class_folders(root: Path, folder: Path) -> list[str]:
             )
         if each.name != each.name.strip():
             raise UserError(f"{shown}: the name of the class folder {each.name!r} has blanks around it; rename it")
-    full = [each for each in folders if next(walk_images(each, warn=False), None)]
-    with_folders = [each for each in full if not _has_images(each)]  # only in folders below
+    direct = {each for each in folders if _has_images(each)}
+    full = {each for each in folders if each in direct or next(walk_images(each, warn=False), None)}
+    with_folders = [each for each in folders if each in full and each not in direct]  # only in folders below
+    beside = {each.name.casefold() for each in full}
     for each in with_folders:
-        _refuse_container(shown, root, each, full, with_folders)
+        _refuse_container(shown, root, each, beside, len(with_folders))
     for each in folders:
         if each not in full:
             found = Counter(
@@ -176,12 +178,12 @@ def _class_folders(root: Path, folder: Path) -> list[str]:
     return [each.name for each in folders]
 
 
-def _refuse_container(shown: str, root: Path, folder: Path, full: list[Path], with_folders: list[Path]) -> None:
+def _refuse_container(shown: str, root: Path, folder: Path, beside: set[str], n_with_folders: int) -> None:
     """Raise UserError where a folder that holds only folders is no class: it holds splits, or the classes themselves.
 
     Args:
-        full: the folders beside it and itself, where they hold images.
-        with_folders: those of them that hold only folders.
+        beside: names of the folders beside it and of itself, where they hold images, in small letters.
+        n_with_folders: how many of them hold only folders.
     """
     inner = folder
     while not _has_images(inner) and len(below := _full_folders(inner)) == 1:
@@ -193,14 +195,14 @@ def _refuse_container(shown: str, root: Path, folder: Path, full: list[Path], wi
             f"{shown}: {folder.name} is a class folder with the splits {', '.join(sorted(splits))} inside; put the splits "
             f"outside: train/{folder.name}/*, or use folders of classes without splits"
         )
-    names, others = {each.name.casefold() for each in below}, {each.name.casefold() for each in full if each != folder}
+    names_of_others = ({each.name.casefold() for each in below} - {folder.name.casefold()}) & beside
     inner_splits = {split for each in below if (split := split_of(each.name))}
-    deep, as_others = inner != folder, len(full) > 1 and len(with_folders) == len(full)
+    deep, as_others = inner != folder, len(beside) > 1 and n_with_folders == len(beside)
     is_container = (
         "train" in inner_splits
         or len(inner_splits) > 1
-        or (len(full) == 1 and (len(below) > 1 or inner_splits))
-        or (len(below) > 1 and (names & others or CONTAINERS.fullmatch(folder.name.casefold())))
+        or (len(beside) == 1 and (len(below) > 1 or inner_splits))
+        or (len(below) > 1 and (names_of_others or CONTAINERS.fullmatch(folder.name.casefold())))
         or (len(below) > 1 and deep and not as_others)
     )
     if not is_container:
@@ -208,7 +210,7 @@ def _refuse_container(shown: str, root: Path, folder: Path, full: list[Path], wi
     classes = join_words([each.name for each in below], NAMED)
     in_split = folder.parent != root and not inner_splits
     advice = f"move these into {folder.parent}" if in_split else f"did you mean datamodule.root={inner}"
-    rest = "" if len(full) == 1 else f"; if {folder.name} is a class, put its images directly into it"
+    rest = "" if len(beside) == 1 else f"; if {folder.name} is a class, put its images directly into it"
     raise UserError(f"{shown}: {folder.name} holds no images itself, but {inner} holds {classes}: {advice}{rest}")
 
 
@@ -231,8 +233,11 @@ def _full_folders(folder: Path) -> list[Path]:
 
 def _has_images(folder: Path) -> bool:
     """Return whether images lie directly in a folder."""
-    with os.scandir(folder) as entries:
-        return any(_suffix(e.name) in SUFFIXES and not is_ignored(e.name) and not _is_folder(e) for e in entries)
+    try:
+        with os.scandir(folder) as entries:
+            return any(_suffix(e.name) in SUFFIXES and not is_ignored(e.name) and not _is_folder(e) for e in entries)
+    except OSError:  # walk_images names it
+        return False
 
 
 def _beside(root: Path, split_folders: dict[str, Path]) -> Iterator[Path]:
