@@ -15,6 +15,7 @@ from common.untrusted.tables import OwnTable
 from datamodules.sources.catalog import split_of
 from datamodules.sources.csv_table import FileFinder
 from datamodules.sources.image_folder import image_suffixes, is_ignored, walk_images
+from datamodules.sources.source import relative_to
 
 EXAMPLE = "give an image, a folder, a pattern with *, a table with a column path (.csv), or [A,B] of these"
 
@@ -128,7 +129,10 @@ class ImageTable:
         """Return the folder of the relative paths."""
         if root is not None:
             if not Path(str(root)).is_dir():
-                raise UserError(f"root={root}: no such folder; it is the folder of the relative paths in {self.path}")
+                raise UserError(
+                    f"root={root}: no such folder{relative_to(str(root))}; it is the folder of the relative paths in "
+                    f"{self.path}"
+                )
             return Path(str(root))
         if not of_run or not run.record.is_file():
             return run.path
@@ -232,7 +236,7 @@ def _open_place(place: str, root: str | None) -> Callable[[bool], Iterable[Image
     if path.is_file():
         return ImageTable(path, root) if path.suffix.lower() in TABLES else lambda _: [ImageInput(place, path)]
     if not glob.has_magic(place):
-        raise UserError(f"images={place}: no such file or folder; {EXAMPLE}")
+        raise UserError(f"images={place}: no such file or folder{relative_to(place)}; {EXAMPLE}")
     named = set(path.parts)  # a pattern may name a folder that is skipped otherwise
     files = sorted(
         found for found in glob.glob(place, recursive=True)  # noqa: PTH207
