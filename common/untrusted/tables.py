@@ -125,7 +125,7 @@ class OwnTable:
         self.notes.clear()
         encoding = self._encoding()
         errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
-        line, columns = 0, None
+        line, columns, reader = 0, None, None
         try:
             with self.path.open(encoding=encoding, errors=errors, newline="") as file:
                 header = next((line for line in iter(lambda: file.readline(2**20), "") if line.strip()), "")
@@ -150,7 +150,7 @@ class OwnTable:
                 f"{self.path}: line {line + 1}: is no {encoding.upper()}; is it a CSV? Save it as UTF-8"
             ) from error
         except (ValueError, csv.Error) as error:
-            raise error if isinstance(error, UserError) else UserError(f"{self.path}: line {line}: {error}") from error
+            raise UserError(f"{self.path}: line {reader.line_num if reader else 0}: {error}") from error
 
     def describe_notes(self) -> str:
         """Return `delimited by semicolons; blanks around values left out (40 times)`; nothing where all is as written."""
