@@ -5,10 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from common.errors import UserError
-from common.predictions_csv import has_predictions
+from common.predictions_csv import has_predictions, read_predicted_images
 from common.run_folder import PROJECT, RunFolder
 from common.run_record import DataInfo, RunRecord
-from common.untrusted.tables import iterate_csv
 
 
 class OwnTestImages:
@@ -30,8 +29,7 @@ class OwnTestImages:
         try:
             self.data = RunRecord.read(run).data or self.data
             if has_predictions(run, "test"):
-                table = iterate_csv(run.predictions("test"), ("fingerprint",), complete=True)
-                self.fingerprints = {row["fingerprint"] for _, row in table}
+                self.fingerprints = {row["fingerprint"] for row in read_predicted_images(run, "test")}
             elif run.splits.is_file():
                 folders = [Path(folder) for folder in (root, images_folder(self.data)) if folder is not None]
                 test = (row["path"] for _, row in run.iterate_splits() if row["split"] == "test")

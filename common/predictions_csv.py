@@ -1,18 +1,28 @@
-"""predictions.csv and predictions_val.csv: written, read back, and paired by the pixels of their images."""
+"""predictions.csv and predictions_val.csv: written, read back, and paired by the pixels of their images.
 
+Of more than MOST_IN_CSV classes they are predictions.parquet and predictions_val.parquet, with the same columns.
+"""
+
+import importlib.util
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from common.atomic_io import write_csv
+from common.atomic_io import atomic_open, write_csv
 from common.errors import UserError
 from common.run_folder import RunFolder
-from common.untrusted.tables import iterate_csv
+from common.text import clean
+from common.untrusted.tables import LARGEST_TABLE, check_size, iterate_csv
+
+log = logging.getLogger(__name__)
 
 COLUMNS = ("path", "fingerprint", "label", "predicted")  # then p_CLASS of each class
+MOST_IN_CSV = 100  # classes; of a thousand, 100,000 images would be a table of a gigabyte
 RERUN = "run the stage test again"
 
 
@@ -53,8 +63,16 @@ def prediction_row(
 
 
 def write_predictions(folder: RunFolder, split: str, predictions: Predictions) -> None:
-    """Write the table of a run's split, test or val, a row an image in the order given."""
+    """Write the table of a run's split, test or val, a row an image in the order given.
+
+    Of many classes it is a parquet file, unless pyarrow is not installed or a path is not UTF-8; one of the other format that
+    an earlier test stage left is removed.
+    """
     classes = predictions.classes
+    if len(classes) > MOST_IN_CSV and _can_write_parquet(predictions):
+        _write_parquet(folder.predictions_parquet(split), predictions)
+        folder.predictions(split).unlink(missing_ok=True)
+        return
     rows = (
         prediction_row(path, fingerprint, classes[label], classes[predicted], dict(zip(classes, line, strict=True)))
         for fingerprint, label, predicted, line, path in zip(
@@ -63,11 +81,93 @@ def write_predictions(folder: RunFolder, split: str, predictions: Predictions) -
         )
     )  # fmt: skip
     write_csv(folder.predictions(split), prediction_columns(classes), rows)
+    folder.predictions_parquet(split).unlink(missing_ok=True)
+
+
+def _can_write_parquet(predictions: Predictions) -> bool:
+    if importlib.util.find_spec("pyarrow") is None:
+        log.warning("%d classes: predictions are written as CSV, which is large; as parquet with pip install -e '.[parquet]'",
+                    len(predictions.classes))  # fmt: skip
+        return False
+    try:
+        "".join((*predictions.paths, *predictions.classes)).encode()
+    except UnicodeEncodeError:
+        log.warning("predictions are written as CSV: a parquet file cannot hold the name of a file that is not UTF-8")
+        return False
+    return True
+
+
+def _write_parquet(path: Path, predictions: Predictions) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    names = np.array(predictions.classes, dtype=object)
+    texts = [predictions.paths, predictions.fingerprints, names[predictions.labels], names[predictions.predicted]]
+    columns = [pa.array(list(each), pa.string()) for each in texts]
+    columns += [pa.array(each) for each in predictions.probabilities.T.astype(np.float32)]
+    with atomic_open(path, "wb") as file:
+        parquet.write_table(pa.Table.from_arrays(columns, prediction_columns(predictions.classes)), file)
+
+
+def predictions_file(folder: RunFolder, split: str) -> Path | None:
+    """Return the table that the run left of this split, test or val; None where it left none."""
+    return next(
+        (path for path in (folder.predictions(split), folder.predictions_parquet(split)) if path.is_file()), None
+    )
 
 
 def has_predictions(folder: RunFolder, split: str) -> bool:
     """Return whether the run left a table of this split, test or val."""
-    return folder.predictions(split).is_file()
+    return predictions_file(folder, split) is not None
+
+
+def read_predicted_images(folder: RunFolder, split: str) -> list[dict[str, str]]:
+    """Return path, fingerprint, label and predicted class of each image in the table of a run's split, in its order.
+
+    Raises:
+        UserError: no such file, cut off, or columns missing.
+    """
+    path = predictions_file(folder, split) or folder.predictions(split)
+    if path.suffix == ".csv":
+        return [{name: row[name] for name in COLUMNS} for _, row in iterate_csv(path, COLUMNS, complete=True)]
+    table = _read_parquet(path, COLUMNS)
+    return [dict(zip(COLUMNS, row, strict=True)) for row in zip(*(table[name] for name in COLUMNS), strict=True)]
+
+
+def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> dict[str, list | np.ndarray]:
+    """Return columns of a table that is not trusted, texts as lists and numbers as arrays; None: all of them.
+
+    Raises:
+        UserError: pyarrow is not installed, the file is damaged, too large, or has columns that no run writes.
+    """
+    check_size(path, LARGEST_TABLE)
+    try:
+        from pyarrow import ArrowException, parquet, types
+    except ImportError as error:
+        raise UserError(f"{path}: pyarrow is not installed; install it with pip install -e '.[parquet]'") from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            schema, n = file.schema_arrow, file.metadata.num_rows
+            if n * len(schema.names) * 4 > LARGEST_TABLE * 4:
+                raise UserError(f"{path}: {n:,} images of {len(schema.names):,} columns are more than a table may have")
+            if missing := [name for name in COLUMNS if name not in schema.names]:
+                raise UserError(f"{path}: column {', '.join(missing)} is missing")
+            texts = [name for name in columns or schema.names if name in COLUMNS]
+            for field in schema:
+                fits = types.is_string(field.type) if field.name in COLUMNS else types.is_float32(field.type)
+                if not fits:
+                    raise UserError(
+                        f"{path}: column {clean(field.name, 40)} is of the type {field.type}, which no run writes"
+                    )
+            table = file.read(columns=list(columns) if columns else None)
+            if any(column.null_count for column in table.columns):
+                raise UserError(f"{path}: values are missing")
+            return {
+                name: table[name].to_pylist() if name in texts else table[name].to_numpy()
+                for name in table.column_names
+            }
+    except (ArrowException, OSError, KeyError) as error:
+        raise UserError(f"{path}: not a whole parquet file ({clean(error, 200)}); {RERUN}") from error
 
 
 def read_predictions(folder: RunFolder, split: str) -> Predictions:
@@ -76,9 +176,12 @@ def read_predictions(folder: RunFolder, split: str) -> Predictions:
     Raises:
         UserError: no such file, columns missing, cut off, or values that no run writes; with file and line.
     """
-    path = folder.predictions(split)
-    if not path.is_file():
+    path = predictions_file(folder, split)
+    if path is None:
+        path = folder.predictions(split)
         raise UserError(f"{path}: no such file; run the stage test: python train.py 'stages=[test]' ckpt_path=...")
+    if path.suffix != ".csv":
+        return _predictions_of(path, _read_parquet(path), folder)
     rows, index, line = [], {}, 1
     try:
         for line, row in iterate_csv(path, COLUMNS, complete=True):  # noqa: B007 an error below names the line
@@ -96,6 +199,24 @@ def read_predictions(folder: RunFolder, split: str) -> Predictions:
     return Predictions(
         fingerprints, np.array(labels), np.array(predicted), classes, np.array(probabilities), paths, folder
     )
+
+
+def _predictions_of(path: Path, table: dict[str, list | np.ndarray], folder: RunFolder) -> Predictions:
+    """Return a parquet table as `read_predictions` does a CSV."""
+    paths, fingerprints, labels, predicted = (table.pop(name) for name in COLUMNS)
+    try:
+        index = _class_indices(table)
+        columns = [[index[name] for name in each] for each in (labels, predicted)]
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: {clean(error, 200)} is none of the classes; {RERUN}") from error
+    probabilities = np.stack([table[f"p_{name}"] for name in index], axis=1).astype(np.float64)
+    if not paths or not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise UserError(f"{path}: {'probabilities are from 0 to 1' if paths else 'there are no images'}; {RERUN}")
+    order = sorted(range(len(paths)), key=lambda row: (fingerprints[row], labels[row], paths[row]))
+    sorted_columns = (np.array(each)[order] for each in columns)
+    texts = ([each[row] for row in order] for each in (fingerprints, paths))
+    sorted_prints, sorted_paths = texts
+    return Predictions(sorted_prints, *sorted_columns, list(index), probabilities[order], sorted_paths, folder)
 
 
 def _class_indices(row: dict[str, str]) -> dict[str, int]:

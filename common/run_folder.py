@@ -67,8 +67,12 @@ class RunFolder:
         return self.path / "splits.csv"
 
     def predictions(self, split: str) -> Path:
-        """The table of `test` or `val`."""
+        """The table of `test` or `val`; of many classes it may be `predictions_parquet`."""
         return self.path / {"test": "predictions.csv", "val": "predictions_val.csv"}[split]
+
+    def predictions_parquet(self, split: str) -> Path:
+        """The table of `test` or `val` of many classes."""
+        return self.predictions(split).with_suffix(".parquet")
 
     @property
     def summary(self) -> Path:

@@ -26,7 +26,7 @@ from common.untrusted.json_files import read_json, to_type
 log = logging.getLogger(__name__)
 
 SCHEMA = 2
-LARGEST = 16 * 2**20  # bytes; the confusion matrices of a thousand classes are 4 MiB
+LARGEST = 16 * 2**20  # bytes; the record of a thousand classes is half a MiB
 OLDER = {1: "0.1.0"}  # schema -> the version that reads it
 PLACES = {"ckpt_path", "datamodule.cache", "datamodule.cache_max_gib", "datamodule.gpu_cache_gib"}  # where files lie
 OF_SWEEPS = {"seeds", "good_enough"}  # what a sweep does with its runs
@@ -102,7 +102,7 @@ class AuditFinding:
     """Something suspicious about the images."""
 
     kind: str
-    """conflict, exact duplicate, near duplicate, imbalance or odd."""
+    """conflict, exact duplicate, near duplicate, imbalance, odd or names."""
     leak: bool
     """Whether training images are also in val or test."""
     text: str
@@ -296,6 +296,18 @@ class ClassScores:
 
 
 @dataclass(kw_only=True)
+class Confused:
+    """Images of one class that were predicted to be of another."""
+
+    label: str
+    """True class."""
+    predicted: str
+    """Predicted class."""
+    n: int
+    """Images."""
+
+
+@dataclass(kw_only=True)
 class AtThreshold:
     """Two classes, where the positive one is predicted from a threshold on."""
 
@@ -406,7 +418,9 @@ class SplitMetrics:
     brier: float | None = None
     """Brier score, 0 to 2."""
     confusion: list[list[int]] | None = None
-    """Counts; rows are true classes, columns predicted ones."""
+    """Counts; rows are true classes, columns predicted ones. Null with more than 100 classes, which have `confused`."""
+    confused: list[Confused] | None = None
+    """With more than 100 classes, the most frequent confusions."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     """95% intervals by the name of the metric, of a score interval and a bootstrap stratified by class the wider ends."""
     further: dict[str, float | None] = field(default_factory=dict)
@@ -425,13 +439,20 @@ class SplitMetrics:
     @property
     def guessing(self) -> Baseline | None:
         """The baseline, also of records that only have the confusion matrix; None where they have neither."""
-        if self.baseline or not self.confusion:
+        counts = self.class_counts
+        if self.baseline or not counts:
             return self.baseline
-        counts = [sum(row) for row in self.confusion]
         names = [scores.name for scores in self.per_class or []]
         if len(names) != len(counts):
             names = [str(index) for index in range(len(counts))]
         return Baseline.of(dict(zip(names, counts, strict=True))) if sum(counts) > 0 else None
+
+    @property
+    def class_counts(self) -> list[int] | None:
+        """Images of each class; None where they are not known."""
+        if self.confusion:
+            return [sum(row) for row in self.confusion]
+        return [scores.n for scores in self.per_class] if self.per_class else None
 
     @property
     def no_better_than_guessing(self) -> bool:
@@ -442,7 +463,7 @@ class SplitMetrics:
     def better_than_guessing_by_class(self) -> bool:
         """Whether the interval of balanced accuracy lies above that of guessing, one in so many classes with images."""
         interval = self.intervals.get("balanced_accuracy")
-        classes = sum(any(row) for row in self.confusion or [])
+        classes = sum(n > 0 for n in self.class_counts or [])
         return bool(interval and classes and interval[0] > 1 / classes)
 
 

@@ -43,6 +43,7 @@ def audit(catalog: Catalog, pixels: PixelCache, near: NearDuplicates | None = No
         *_near_duplicates(catalog, pixels, rows, near),
         _balance(catalog),
         _odd(catalog, stats, rows),
+        *(Finding("names", text, []) for text in catalog.similar_names),
     ]
     return [finding for finding in findings if finding is not None]
 

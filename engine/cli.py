@@ -25,6 +25,7 @@ from common.run_record import RunRecord, refuse_older_run
 from common.text import did_you_mean, printable, quote_override
 from common.untrusted.saved_config import choices_of_several, read_saved_choices, read_saved_name
 from engine import help, log_handlers
+from engine.config.data_overrides import complete_data, expand_home
 from engine.config.instantiate import OF_SEVERAL
 from engine.error_messages import user_message
 from engine.flags import config_dir, own_folders, split_flags
@@ -105,6 +106,8 @@ def run_hydra_job(config: DictConfig, run: Callable[[DictConfig, RunRecord], Non
         log_handlers.prefix_log_lines(folder.name)
     if progress:
         log.info("\nJob %d of %d: %s", hydra_config.job.num + 1, progress.jobs, folder.name)
+    if STATE.data_source:
+        log.info(STATE.data_source)
     overrides = list(hydra_config.overrides.task)
     job = Job(
         folder=RunFolder(folder),
@@ -129,10 +132,12 @@ def complete_overrides(arguments: list[str]) -> list[str]:
         UserError: a choice that is no file of its group, a checkpoint that does not exist, or a folder with a finished run.
     """
     flags, typed = split_flags(arguments)
+    typed = [expand_home(argument) for argument in typed]
+    typed, STATE.data_source = complete_data(typed, config_dir(arguments))
     try:
         overrides = OverridesParser.create().parse_overrides(typed)
     except OverrideParseException:
-        return arguments  # Hydra reports it
+        return [*flags, *typed]  # Hydra reports it
     values = {override.key_or_group: override for override in overrides}
     for key, override in values.items():
         _check_choice(key, override)

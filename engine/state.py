@@ -19,6 +19,7 @@ class CliState:
 
     started_s: float = field(default_factory=time.perf_counter)  # of the process, then of each further job of a sweep
     command: list[str] = field(default_factory=list)  # as typed
+    data_source: str = ""  # a sentence where the command did not name its own
     failed: list[FailedJob] = field(default_factory=list)
 
 

@@ -26,8 +26,10 @@ from evaluation.calibration import (
 from evaluation.estimates import FurtherMetric, estimate_metrics
 from evaluation.intervals import design_effect, proportion
 from evaluation.scores import (
+    MOST_IN_MATRIX,
     checked,
     count_confusion,
+    most_confused,
     per_class,
     two_classes,
 )
@@ -179,7 +181,8 @@ def measure(
         ece=ece(labels, probabilities),
         ece_by_chance=ece_by_chance(probabilities, effect=effect),
         brier=brier(labels, probabilities),
-        confusion=confusion.tolist(),
+        confusion=confusion.tolist() if k <= MOST_IN_MATRIX else None,
+        confused=None if k <= MOST_IN_MATRIX else most_confused(confusion, classes),
         intervals={name: tuple(interval) for name, interval in intervals.items()},
         further={name: metric.value for name, metric in own.items()},
         per_class=per_class(confusion, classes, effect),

@@ -48,8 +48,8 @@ def describe_metrics(metrics: SplitMetrics, decision: Decision | None, split: st
 def describe_caveats(metrics: SplitMetrics) -> list[str]:
     """Return what limits the intervals of these metrics, one sentence each."""
     caveats = [coverage_caveat(metrics.accuracy)] if metrics.accuracy else []
-    if metrics.per_class and metrics.confusion:
-        caveats.append(few_images(metrics.confusion, [each.name for each in metrics.per_class]))
+    if metrics.per_class:
+        caveats.append(few_images([each.n for each in metrics.per_class], [each.name for each in metrics.per_class]))
     return [text for text in caveats if text]
 
 

@@ -3,7 +3,7 @@
 n images, K classes, B resamples. Labels are (n,) class indices, probabilities (n, K) as the network gives them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from evaluation.scores import (
     count_confusion,
     macro_auroc,
     macro_f1,
+    mean_ratio,
     ranking_scores,
     scored_classes,
     weighted_auroc,
@@ -154,13 +155,18 @@ def resample_metrics(
     drawn: dict[str, list[np.ndarray]] = {"balanced_accuracy": [], "f1": []}
     drawn |= {"auroc": []} if scored else {}
     drawn |= {"average_precision": []} if scored and classes == 2 else {}
+    waiting: list[np.ndarray] = []  # weights, to be scored together: each class has its images sorted only then
     for start in range(0, resamples, at_once):
         weights = draw(generator, min(at_once, resamples - start), counts)[:, unit]  # (B, n)
-        confusion = np.zeros((len(weights), classes * classes))
-        confusion[:, present] = np.add.reduceat(weights, starts, axis=1)
-        confusion = confusion.reshape(-1, classes, classes)
-        drawn["balanced_accuracy"].append(balanced_accuracy(confusion))
-        drawn["f1"].append(macro_f1(confusion))
+        cells = np.add.reduceat(weights, starts, axis=1)  # (B, pairs of a true and a predicted class)
+        n, called = (_sum_by(cells, of, classes) for of in (present // classes, present % classes))  # (B, K)
+        right = _sum_by(cells * (present // classes == present % classes), present // classes, classes)
+        drawn["balanced_accuracy"].append(mean_ratio(right, n))
+        drawn["f1"].append(mean_ratio(2 * right, n + called))
+        waiting.append(weights)
+        if start + at_once < resamples and (len(waiting) + 1) * weights.size <= CELLS:
+            continue
+        weights, waiting = np.concatenate(waiting), []
         if "auroc" in drawn:
             each = np.stack([weighted_auroc(labels == k, scores[:, k], weights) for k in scored])
             found = np.isfinite(each)
@@ -170,6 +176,15 @@ def resample_metrics(
             drawn["average_precision"].append(weighted_average_precision(labels == 1, scores[:, 1], weights))
     draws = {name: np.concatenate(parts) for name, parts in drawn.items()}
     return {name: values[np.isfinite(values)] for name, values in draws.items()}
+
+
+def _sum_by(cells: np.ndarray, classes_of: np.ndarray, classes: int) -> np.ndarray:
+    """Return the sums over the cells of each class, (B, cells), (cells,) -> (B, K)."""
+    order = np.argsort(classes_of, kind="stable")
+    found, starts = np.unique(classes_of[order], return_index=True)
+    sums = np.zeros((len(cells), classes))
+    sums[:, found] = np.add.reduceat(cells[:, order], starts, axis=1)
+    return sums
 
 
 def _units(labels: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -245,18 +260,15 @@ def _draw_rows(generator: np.random.Generator, rows: np.ndarray, groups: np.ndar
     return np.concatenate([rows[group == g] for g in generator.integers(len(numbers), size=len(numbers))])
 
 
-def few_images(confusion: np.ndarray | list[list[int]], classes: list[str]) -> str | None:
+def few_images(counts: Sequence[int], classes: list[str]) -> str | None:
     """Return a sentence about classes of so few images that no interval of theirs is sure to cover, or None.
 
     Args:
-        confusion: (K, K) counts.
+        counts: images of each class.
         classes: K names.
     """
-    n = np.asarray(confusion).sum(axis=1)
     few = [
-        f"{clean(name, 40)} ({count})"
-        for name, count in zip(classes, n.tolist(), strict=True)
-        if 0 < count < FEW_IMAGES
+        f"{clean(name, 40)} ({count})" for name, count in zip(classes, counts, strict=True) if 0 < count < FEW_IMAGES
     ]
     if not few:
         return None

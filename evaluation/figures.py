@@ -10,6 +10,8 @@ from common.text import clean
 from evaluation.calibration import reliability, risk_coverage, selective_accuracy, with_temperature
 from evaluation.intervals import design_effect, wilson
 
+MOST_NAMED = 60  # classes on an axis
+
 
 def confusion_matrix(counts: list[list[int]], classes: list[str]) -> Figure:
     """Draw (K, K) counts, true classes down and predicted ones across, colored by the share of the true class."""
@@ -21,10 +23,12 @@ def confusion_matrix(counts: list[list[int]], classes: list[str]) -> Figure:
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     names = [_short(name) for name in classes]
-    axes.set_xticks(range(k), names, rotation=0 if k <= 3 else 45, ha="center" if k <= 3 else "right")
-    axes.set_yticks(range(k), names)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    if k <= MOST_NAMED:
+        axes.set_xticks(range(k), names, rotation=0 if k <= 3 else 45, ha="center" if k <= 3 else "right")
+        axes.set_yticks(range(k), names)
+    which = "" if k <= MOST_NAMED else " (number of the class, from 0)"
+    axes.set_xlabel(f"predicted{which}")
+    axes.set_ylabel(f"true{which}")
     if k <= 20:
         for row in range(k):
             for column in range(k):

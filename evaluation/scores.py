@@ -7,10 +7,12 @@ Classes without images do not count: a mean over classes is over the others.
 import numpy as np
 from scipy.special import logsumexp
 
-from common.run_record import ClassScores
+from common.run_record import ClassScores, Confused
 from evaluation.intervals import proportion
 
 SMALLEST = np.nextafter(0.0, 1.0)  # in place of 0, whose logarithm is infinite
+MOST_IN_MATRIX = 100  # classes of a matrix in a record; of a thousand it would be megabytes
+MOST_CONFUSED = 50  # pairs of classes in a record
 LOG_HALF = np.log(0.5)
 
 
@@ -22,7 +24,7 @@ def count_confusion(labels: np.ndarray, predicted: np.ndarray, k: int) -> np.nda
 def balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
     """Return the mean recall of the classes (Brodersen et al. 2010, ICPR): (..., K, K) counts -> (...)."""
     confusion = np.asarray(confusion, dtype=np.float64)
-    return _mean_ratio(_diagonal(confusion), confusion.sum(axis=-1))
+    return mean_ratio(_diagonal(confusion), confusion.sum(axis=-1))
 
 
 def macro_f1(confusion: np.ndarray) -> np.ndarray:
@@ -31,7 +33,7 @@ def macro_f1(confusion: np.ndarray) -> np.ndarray:
     A class without images that was predicted has an F1 of 0.
     """
     confusion = np.asarray(confusion, dtype=np.float64)
-    return _mean_ratio(2 * _diagonal(confusion), confusion.sum(axis=-1) + confusion.sum(axis=-2))
+    return mean_ratio(2 * _diagonal(confusion), confusion.sum(axis=-1) + confusion.sum(axis=-2))
 
 
 def auroc(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -117,8 +119,8 @@ def per_class(confusion: np.ndarray, classes: list[str], effect: float = 1.0) ->
         effect: `design_effect` of images in groups.
     """
     scores = []
-    for k, name in enumerate(classes):
-        hits, n, predicted = int(confusion[k, k]), int(confusion[k].sum()), int(confusion[:, k].sum())
+    counts = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    for name, hits, n, predicted in zip(classes, *(each.tolist() for each in counts), strict=True):
         scores.append(
             ClassScores(
                 name=name,
@@ -129,6 +131,18 @@ def per_class(confusion: np.ndarray, classes: list[str], effect: float = 1.0) ->
             )
         )
     return scores
+
+
+def most_confused(confusion: np.ndarray, classes: list[str], most: int = MOST_CONFUSED) -> list[Confused]:
+    """Return the most frequent confusions of (K, K) counts, of equal ones the first."""
+    others = np.array(confusion)
+    np.fill_diagonal(others, 0)
+    rows, columns = np.nonzero(others)
+    first = np.argsort(-others[rows, columns], kind="stable")[:most]
+    return [
+        Confused(label=classes[i], predicted=classes[j], n=int(others[i, j]))
+        for i, j in zip(rows[first], columns[first], strict=True)
+    ]
 
 
 def checked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -177,7 +191,7 @@ def scored_classes(labels: np.ndarray, probabilities: np.ndarray) -> list[int]:
     return [1] if probabilities.shape[1] == 2 else present
 
 
-def _mean_ratio(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
+def mean_ratio(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
     """Return the mean of parts / wholes over the last axis, without those whose whole is 0."""
     ratios = np.divide(parts, wholes, out=np.zeros_like(parts), where=wholes > 0)
     return ratios.sum(axis=-1) / (wholes > 0).sum(axis=-1)

@@ -8,12 +8,18 @@ from typing import NamedTuple
 
 from common.errors import UserError
 from common.own_test_images import OwnTestImages, images_folder
+from common.predictions_csv import read_predicted_images
 from common.run_folder import RunFolder
 from common.run_record import DataInfo, RunRecord, increment_test_evaluations
-from common.untrusted.tables import iterate_csv
-from datamodules.sources.image_folder import image_suffixes, walk_images
+from common.untrusted.tables import OwnTable
+from datamodules.sources.catalog import split_of
+from datamodules.sources.csv_table import FileFinder
+from datamodules.sources.image_folder import image_suffixes, is_ignored, walk_images
+from datamodules.sources.source import relative_to
 
 EXAMPLE = "give an image, a folder, a pattern with *, a table with a column path (.csv), or [A,B] of these"
+
+TABLES = (".csv", ".tsv", ".parquet")
 
 log = logging.getLogger(__name__)
 
@@ -69,20 +75,44 @@ class ImageTable:
     def __init__(self, path: Path, root: str | None):
         self.path = path
         run = RunFolder(path.parent)
-        self._iterate = run.iterate_splits if path == run.splits and is_run(run) else self._iterate_csv
-        predictions = {run.predictions(split): split for split in ("test", "val")} if run.record.is_file() else {}
+        predictions = {}
+        if run.record.is_file():
+            tables = run.predictions, run.predictions_parquet
+            predictions = {table(split): split for split in ("test", "val") for table in tables}
         self.split = predictions.get(path, "")  # of all images, in a table without the column
         self.folder = self._resolve_folder(run, root, of_run=path == run.splits or path in predictions)
+        if path in predictions:
+            self._rows = lambda: enumerate(read_predicted_images(run, self.split), 2)
+        elif path == run.splits and is_run(run):
+            self._rows = run.iterate_splits
+        else:
+            self._rows = None  # the user's, which may be written in other ways than a run's
 
     def __call__(self, warn: bool) -> Iterator[ImageInput]:
+        """Yield all images; with `warn`, which is the first time, find what is wrong with all of the table."""
+        own, files = OwnTable(self.path, ("path",), ("label", "split")), FileFinder(self.folder)
+        missing, n_found, labels = None, 0, {}
         try:
-            for line, row in self._iterate():
-                yield self._image(row, line)
+            for line, row in self._rows() if self._rows else own:
+                found = None if self._rows else files.find(row["path"])
+                image_input = self._image(row | {"path": found or row["path"]}, line)
+                if warn and not self._rows:
+                    n_found += found is not None
+                    missing = missing or (None if found else row["path"])
+                    if image_input.label != labels.setdefault(hash(image_input.path), image_input.label):
+                        raise UserError(
+                            f"{self.path}: line {line}: {image_input.path[:200]} has two labels; leave one of the lines"
+                        )
+                yield image_input
+            if missing and not n_found:
+                raise UserError(
+                    f"{self.path}: none of its files is there, as {missing[:200]}{files.advise(missing, 'root')}"
+                )
         except UserError as error:
             raise UserError(f"images={error}") from error
-
-    def _iterate_csv(self) -> Iterator[tuple[int, dict[str, str]]]:
-        return iterate_csv(self.path, needed=("path",))
+        notes = [text for text in (own.describe_notes(), files.describe_notes()) if text]
+        if notes and warn:
+            log.info("images=%s: read in another way than written: %s", self.path, "; ".join(notes))
 
     def _image(self, row: dict[str, str], line: int) -> ImageInput:
         path = row["path"]
@@ -92,13 +122,17 @@ class ImageTable:
                 f"{self.path}: line {line}: path={path!r}: a relative path has to stay below {self.folder}; use paths below "
                 "it, absolute ones, or root=DIR"
             )
-        return ImageInput(path, self.folder / path, row.get("label", ""), row.get("split") or self.split)
+        split = row.get("split") or self.split
+        return ImageInput(path, self.folder / path, row.get("label", ""), split_of(split) or split)
 
     def _resolve_folder(self, run: RunFolder, root: str | None, of_run: bool) -> Path:
         """Return the folder of the relative paths."""
         if root is not None:
             if not Path(str(root)).is_dir():
-                raise UserError(f"root={root}: no such folder; it is the folder of the relative paths in {self.path}")
+                raise UserError(
+                    f"root={root}: no such folder{relative_to(str(root))}; it is the folder of the relative paths in "
+                    f"{self.path}"
+                )
             return Path(str(root))
         if not of_run or not run.record.is_file():
             return run.path
@@ -200,10 +234,14 @@ def _open_place(place: str, root: str | None) -> Callable[[bool], Iterable[Image
     if path.is_dir():
         return lambda warn: (ImageInput(str(file), file) for file in walk_images(path, warn))
     if path.is_file():
-        return ImageTable(path, root) if path.suffix.lower() == ".csv" else lambda _: [ImageInput(place, path)]
+        return ImageTable(path, root) if path.suffix.lower() in TABLES else lambda _: [ImageInput(place, path)]
     if not glob.has_magic(place):
-        raise UserError(f"images={place}: no such file or folder; {EXAMPLE}")
-    files = sorted(found for found in glob.glob(place, recursive=True) if Path(found).is_file())  # noqa: PTH207
+        raise UserError(f"images={place}: no such file or folder{relative_to(place)}; {EXAMPLE}")
+    named = set(path.parts)  # a pattern may name a folder that is skipped otherwise
+    files = sorted(
+        found for found in glob.glob(place, recursive=True)  # noqa: PTH207
+        if Path(found).is_file() and not any(is_ignored(part) for part in set(Path(found).parts) - named)
+    )  # fmt: skip
     if not files:
         raise UserError(f"images={place}: the pattern fits no file; a folder is given without a pattern")
     return lambda _: (ImageInput(found, Path(found)) for found in files)

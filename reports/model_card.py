@@ -25,6 +25,7 @@ from evaluation.intervals import format_accuracy
 from reports.load_runs import Run
 
 MOST_CLASSES = 12  # of the confusion matrix; the table of each class has all of them
+MOST_ROWS = 100  # of that table; result.json has the others, too
 MOST_FINDINGS = 20
 MOST_WARNINGS = 20
 LONGEST_WARNING = 300  # characters
@@ -189,8 +190,12 @@ def _class_tables(run: Run, split: str, metrics: SplitMetrics) -> list[Table]:
     """Return the scores of each class, and the confusion matrix of a few classes."""
     tables, names = [], run.data.classes
     if metrics.per_class:
-        head = [f"class ({_name(split, metrics)})", "recall (95% interval)", "precision (95% interval)", "F1", "n"]
-        rows = [[e.name, _share(e.recall), _share(e.precision), _digits(e.f1), f"{e.n:,}"] for e in metrics.per_class]
+        shown = metrics.per_class
+        if len(shown) > MOST_ROWS:
+            shown = sorted(shown, key=lambda each: each.recall.value if each.recall else 1)[:MOST_ROWS]
+        of = "" if shown is metrics.per_class else f", the {MOST_ROWS} of lowest recall of {len(names):,}"
+        head = [f"class ({_name(split, metrics)}{of})", "recall (95% interval)", "precision (95% interval)", "F1", "n"]
+        rows = [[e.name, _share(e.recall), _share(e.precision), _digits(e.f1), f"{e.n:,}"] for e in shown]
         tables.append(Table.of(head, rows))
     if metrics.confusion and len(names) == len(metrics.confusion) <= MOST_CLASSES:
         rows = [[name, *(f"{n:,}" for n in line)] for name, line in zip(names, metrics.confusion, strict=True)]

@@ -170,7 +170,6 @@ def _confusion(row: ResultRow, named: bool) -> dict | None:
     made = confusion(row.runs)
     if made is None:
         return None
-    right, total = int(made.counts.trace()), int(made.counts.sum())
     summed = f", summed over {plural(len(row.runs), 'run')}" if len(row.runs) > 1 else ""
     name = f"{row.rank} {row.name}: " if named else ""
     cells = []
@@ -178,7 +177,7 @@ def _confusion(row: ResultRow, named: bool) -> dict | None:
         for counts, shares in zip(made.counts.tolist(), made.shares.tolist(), strict=True):
             cells.append([{"count": n, "share": share} for n, share in zip(counts, shares, strict=True)])
     return {
-        "title": f"{name}{right:,} of {total:,} {SPLIT_NAMES[made.split]} images correct{summed}",
+        "title": f"{name}{made.right:,} of {made.total:,} {SPLIT_NAMES[made.split]} images correct{summed}",
         "classes": made.classes,
         "most_frequent": made.most_frequent,
         "lines": cells,

@@ -100,9 +100,9 @@ class ResultRow:
         found = {}
         for split in ("val", "test"):
             measured = [getattr(run.record, split) for run in self.runs]
-            if any(each is None or len(each.confusion or []) != len(self.data.classes) for each in measured):
+            if any(each is None or len(each.class_counts or []) != len(self.data.classes) for each in measured):
                 continue
-            counts = [sum(map(sum, lines)) for lines in zip(*(each.confusion for each in measured), strict=True)]
+            counts = [sum(each) for each in zip(*(each.class_counts for each in measured), strict=True)]
             if sum(counts) > 0:
                 found[split] = Baseline.of(dict(zip(self.data.classes, counts, strict=True)))
         return found

@@ -13,11 +13,13 @@ from common.predictions_csv import Predictions, pair
 from common.run_folder import PROJECT
 from common.text import clean
 from datamodules.decode import ValueRange, read_image
+from evaluation.scores import most_confused
 from reports.load_runs import Run
 
 SIDE = 144  # pixels, the longer side of a thumbnail
 LARGEST_SIZE = 4096  # pixels a side of a network's input, to which large JPEGs are decoded
 MOST_CLASSES = 12  # of a matrix; with more the most frequent confusions are listed
+MOST_FREQUENT = 15  # confusions
 MOST_LOSSES = 12
 
 
@@ -49,7 +51,9 @@ class Confusion(NamedTuple):
 
     split: str
     classes: list[str]
-    counts: np.ndarray  # (K, K)
+    right: int
+    total: int
+    counts: np.ndarray | None  # (K, K); none of many classes
     most_frequent: list[tuple[str, str, int]] | None  # true, predicted, count; in place of a large matrix
 
     @property
@@ -155,8 +159,17 @@ def confusion(runs: Sequence[Run]) -> Confusion | None:
     names = runs[0].data.classes
     for split in ("test", "val"):
         measured = [getattr(run.record, split) for run in runs]
+        if any(run.data.classes != names for run in runs):
+            continue
+        if all(metrics and metrics.accuracy and metrics.confused is not None for metrics in measured):
+            pairs = Counter()
+            for metrics in measured:
+                pairs.update({(each.label, each.predicted): each.n for each in metrics.confused})
+            right, total = (sum(getattr(m.accuracy, name) for m in measured) for name in ("correct", "n"))
+            frequent = [(*pair, n) for pair, n in pairs.most_common(MOST_FREQUENT)]
+            return Confusion(split, names, right, total, None, frequent)
         matrices = [metrics.confusion for metrics in measured if metrics and metrics.confusion]
-        if len(matrices) < len(runs) or any(run.data.classes != names for run in runs):
+        if len(matrices) < len(runs):
             continue
         try:
             counts = np.sum([np.asarray(matrix, dtype=np.int64) for matrix in matrices], axis=0)
@@ -164,13 +177,8 @@ def confusion(runs: Sequence[Run]) -> Confusion | None:
             continue
         if counts.shape != (len(names), len(names)):
             continue
-        return Confusion(split, names, counts, _most_frequent(counts, names) if len(names) > MOST_CLASSES else None)
+        frequent = None
+        if len(names) > MOST_CLASSES:
+            frequent = [(each.label, each.predicted, each.n) for each in most_confused(counts, names, MOST_FREQUENT)]
+        return Confusion(split, names, int(counts.trace()), int(counts.sum()), counts, frequent)
     return None
-
-
-def _most_frequent(counts: np.ndarray, names: list[str], most: int = 15) -> list[tuple[str, str, int]]:
-    others = counts.copy()
-    np.fill_diagonal(others, 0)
-    places = np.argsort(-others, axis=None, kind="stable")[:most]
-    pairs = [np.unravel_index(place, counts.shape) for place in places]
-    return [(names[i], names[j], int(others[i, j])) for i, j in pairs if others[i, j]]

@@ -1,14 +1,34 @@
-"""CSV tables of a run or of a user: UTF-8, of a size that fits, whole."""
+"""CSV tables: those of a run strictly, UTF-8 and whole; those of a user as spreadsheets and programs write them."""
 
+import codecs
 import csv
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.errors import UserError
 from common.text import clean
 
 LARGEST_TABLE = 2**30  # bytes of a CSV; five million predictions
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+MARKS = (  # of byte order, the longer ones first
+    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+OTHER_FILES = {
+    b"PK\x03\x04": "a workbook or an archive",
+    b"\xd0\xcf\x11\xe0": "an old workbook",
+    b"PAR1": "a parquet file",
+}
+# What else people call the columns: a hint in an error, since a wrong guess would be worse
+OTHER_NAMES = {
+    "path": {"file", "filename", "file_name", "filepath", "file_path", "image", "images", "image_path", "img", "image_name",
+             "name", "id", "image_id", "img_id", "imageid", "photo", "uri"},
+    "label": {"class", "classes", "class_name", "classname", "category", "target", "labels", "species", "diagnosis", "y",
+              "type", "breed", "class_id", "category_id"},
+}  # fmt: skip
 
 
 def check_size(path: Path, largest: int) -> None:
@@ -72,6 +92,148 @@ def iterate_csv(
                 yield reader.reader.line_num, row
         except (ValueError, csv.Error) as error:
             raise UserError(f"{path}: line {reader.reader.line_num}: {error}") from error
+
+
+class OwnTable:
+    """Read a table that somebody wrote, as spreadsheets and programs do; what is read in another way than written is noted.
+
+    Known columns are found in any case and with blanks around; delimiters may be commas, semicolons, tabs or bars, the text
+    UTF-8 or UTF-16; columns without a name, as pandas writes its index, and lines without a value are left out.
+
+    Args:
+        path: of the table.
+        needed: columns that must be there.
+        known: further ones that mean something; all others keep their names.
+
+    Attributes:
+        notes: how often something was read in another way than written; complete once all rows were read.
+    """
+
+    def __init__(self, path: Path, needed: Sequence[str], known: Sequence[str] = ()):
+        self.path, self.needed, self.known = path, needed, {*needed, *known}
+        self.notes: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """Yield line number and row, all values as text; bytes that are not UTF-8 stay, as they do in file names.
+
+        Blanks around values are left out, except around `path`, whose file may be called so.
+
+        Raises:
+            UserError: as of `iterate_csv`, and what to change.
+        """
+        check_size(self.path, LARGEST_TABLE)
+        self.notes.clear()
+        encoding = self._encoding()
+        errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
+        line, columns, reader = 0, None, None
+        try:
+            with self.path.open(encoding=encoding, errors=errors, newline="") as file:
+                header = next((line for line in iter(lambda: file.readline(2**20), "") if line.strip()), "")
+                given = re.fullmatch(r"sep=(.)\s*", header, re.IGNORECASE)  # of Excel
+                delimiter = self._delimiter(
+                    file.readline(2**20) if given else header, [given[1]] if given else DELIMITERS
+                )
+                spaced = f"{delimiter} " in header
+                self.notes["blanks after delimiters left out"] = int(spaced)
+                file.seek(0)
+                reader = csv.reader(file, delimiter=delimiter, strict=True, skipinitialspace=spaced)
+                for row in reader:
+                    line = reader.line_num
+                    if columns is None:
+                        columns = None if not row or (given and line == 1) else self._columns(row)
+                    elif cells := self._cells(row, columns):
+                        yield line, cells
+                if columns is None:
+                    self._columns([])
+        except UnicodeError as error:
+            raise UserError(
+                f"{self.path}: line {line + 1}: is no {encoding.upper()}; is it a CSV? Save it as UTF-8"
+            ) from error
+        except (ValueError, csv.Error) as error:
+            raise UserError(f"{self.path}: line {reader.line_num if reader else 0}: {error}") from error
+
+    def describe_notes(self) -> str:
+        """Return `delimited by semicolons; blanks around values left out (40 times)`; nothing where all is as written."""
+        return "; ".join(f"{note} ({n:,} times)" if n > 1 else note for note, n in (+self.notes).items())
+
+    def _encoding(self) -> str:
+        with self.path.open("rb") as file:
+            head = file.read(2**12)
+        if other := next((kind for start, kind in OTHER_FILES.items() if head.startswith(start)), None):
+            raise UserError(f"{self.path}: is {other} and no CSV; save it as CSV in UTF-8")
+        marked = next((encoding for mark, encoding in MARKS if head.startswith(mark)), None)
+        for encoding, other in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):
+            if marked is None and other.count(0) * 2 > len(other):  # letters of ASCII have an empty byte each
+                marked = encoding
+        if marked:
+            self.notes[f"text in {marked[:6].upper()}"] = 1
+        return marked or "utf-8-sig"
+
+    def _delimiter(self, header: str, allowed: Iterable[str]) -> str:
+        """Return the delimiter by which all columns are found, or else most of them."""
+        found = {each: {_known_as(name) for name in header.split(each)} for each in allowed}
+        needed = {*self.needed, *self.known}
+        best = max(found, key=lambda each: (found[each] >= {*self.needed}, len(found[each] & needed), len(found[each])))
+        if best != ",":
+            self.notes[f"delimited by {DELIMITERS.get(best, best)}"] = 1
+        return best
+
+    def _columns(self, written: list[str]) -> list[str]:
+        """Return the name of each column, nothing for those that are left out.
+
+        Raises:
+            ValueError: one is missing or appears twice.
+        """
+        columns = [name if name in self.known else _known_as(name) for name in written]
+        columns = [short if short in self.known else name.strip() for short, name in zip(columns, written, strict=True)]
+        if columns and re.fullmatch(r"Unnamed: \d+", columns[0]):  # pandas read its own index
+            columns[0] = ""
+        for name, short in zip(written, columns, strict=True):
+            if name.strip() and name != short:
+                self.notes[f"column {clean(name, 40)!r} {f'as {short}' if short else 'left out'}"] += 1
+        self.notes["column without a name left out"] += sum(not name.strip() for name in written)
+        self.notes = +self.notes
+        named = [name for name in columns if name]
+        if missing := [name for name in self.needed if name not in named]:
+            raise ValueError(self._advise(missing, named))
+        if len(set(named)) < len(named):
+            raise ValueError(f"column {max(named, key=named.count)} appears twice")
+        return columns
+
+    def _advise(self, missing: list[str], found: list[str]) -> str:
+        """Return what to change in the first line."""
+        shown = ", ".join(clean(name, 40) for name in found[:20]) or "nothing"
+        if any(re.search(r"\.\w{2,5}$", name) for name in found):  # files: there are no names
+            return f"column {', '.join(missing)} is missing; found {shown}; write the names above it: {','.join(self.needed)}"
+        others = {need: next((n for n in found if _known_as(n) in OTHER_NAMES.get(need, ())), None) for need in missing}
+        renamed = [f"{clean(name, 40)} to {need}" for need, name in others.items() if name]
+        advice = f"rename the column {' and '.join(renamed)}" if renamed else "is it a CSV in UTF-8?"
+        if renamed and None in others.values():
+            advice += f", and add {', '.join(need for need, name in others.items() if not name)}, one value an image"
+        return f"column {', '.join(missing)} is missing; found {shown}; {advice}"
+
+    def _cells(self, row: list[str], columns: list[str]) -> dict[str, str] | None:
+        """Return the values of a line; nothing where it has none.
+
+        Raises:
+            ValueError: other values than columns.
+        """
+        if not any(map(str.strip, row)):
+            self.notes["line without a value left out"] += bool(row)
+            return None
+        if len(row) < len(columns) or any(row[len(columns) :]):
+            raise ValueError("values are missing or too many")
+        cells = {name: cell for name, cell in zip(columns, row, strict=False) if name}
+        for name, cell in cells.items():
+            if name != "path" and cell != cell.strip():
+                cells[name] = cell.strip()
+                self.notes["blanks around values left out"] += 1
+        return cells
+
+
+def _known_as(name: str) -> str:
+    """Return the name of a column without blanks, quotes and capitals."""
+    return name.strip().strip("\"'").strip().casefold()
 
 
 def read_csv(path: Path, needed: Sequence[str] = ()) -> list[dict[str, str]]:

@@ -7,6 +7,15 @@ import numpy as np
 
 SPLITS = ("train", "val", "test")
 UNASSIGNED = ""
+SPLIT_WORDS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test",
+    "testing": "test",
+}  # fmt: skip
+
+
+def split_of(word: str) -> str | None:
+    """Return the split that a folder, a column or a data set calls so, in any case: `Training` is train; else None."""
+    return SPLIT_WORDS.get(word.strip().casefold())
 
 
 @dataclass
@@ -28,6 +37,7 @@ class Catalog:
     subsets: dict[str, list[str]] = field(default_factory=dict)  # further columns (rows,), for accuracies by subset
     license: str | None = None  # of the images, where the source states one
     citation: str | None = None  # of the data set, likewise
+    similar_names: list[str] = field(default_factory=list)  # sentences on classes that may be one, for the audit
 
     def __post_init__(self):
         self.groups = self.groups or [""] * len(self.paths)

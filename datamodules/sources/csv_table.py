@@ -1,20 +1,31 @@
 """Images listed in a CSV: path, label, and optionally split, group and weight. A run's splits.csv is such a table.
 
+Spreadsheets, pandas and other systems write it in many ways: what is clear is read and mentioned, all else is refused.
+
 Further columns name subsets of the images; `python -m reports.subsets RUN` gives the accuracy on each.
 """
 
+import itertools
 import logging
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from common.errors import UserError
-from common.run_folder import SPLIT_COLUMNS
+from common.own_test_images import images_folder
+from common.run_folder import SPLIT_COLUMNS, RunFolder
+from common.run_record import DataInfo, RunRecord
 from common.text import clean, join_words
-from common.untrusted.tables import iterate_csv
-from datamodules.sources.source import ImageRow, Source
+from common.untrusted.tables import OwnTable
+from datamodules.sources.catalog import split_of
+from datamodules.sources.image_folder import SUFFIXES, walk_images
+from datamodules.sources.source import ImageRow, Source, is_utf8, relative_to
 
 log = logging.getLogger(__name__)
 
+MOST_SEARCHED = 100_000  # files, for a hint
+MOST_ABOVE = 3  # folders, likewise
 NEEDED, OPTIONAL = SPLIT_COLUMNS[:2], SPLIT_COLUMNS[2:]
 
 
@@ -24,18 +35,19 @@ class CsvTable(Source):
     Rows without a split are split later; so are the excluded rows of a run's splits.csv, which have none either.
 
     Args:
-        table: CSV file in UTF-8.
-        root: folder that its paths are relative to; None: the table's own.
+        table: CSV file.
+        root: folder that its paths are relative to; None: the table's own, or of a run's splits.csv that of its images.
     """
 
     key = "datamodule.table"
+    names_are_own = True
 
     def __init__(self, *, table: str | None, root: str | None = None):
         if table is None:
             raise UserError("datamodule.table has no value; give it one: datamodule.table=FILE")
-        self.table = Path(table)
+        self.table = Path(str(table))
         self.name = self.table.stem
-        self.root = Path(root) if root else self.table.parent
+        self.root = Path(str(root)) if root else _images_of_run(self.table) or self.table.parent
         self._lines: list[int] = []  # of the rows
 
     def images(self) -> Iterator[ImageRow]:
@@ -44,28 +56,144 @@ class CsvTable(Source):
         Raises:
             UserError: names the line: a column missing, a weight that is not a number, a file that does not exist.
         """
+        if not self.table.is_file():
+            what = "is a folder; a folder is given by datamodule.root=DIR" if self.table.is_dir() else "no such file"
+            raise UserError(f"{self.key}={self.table}: {what}{relative_to(self.table)}")
+        rows, files = OwnTable(self.table, NEEDED, OPTIONAL), FileFinder(self.root)
         try:
-            for line, row in iterate_csv(self.table, NEEDED):
+            for line, row in rows:
                 further = {column: row[column] for column in row if column not in SPLIT_COLUMNS}
                 if further and not self._lines:
                     shown = join_words([clean(column, 40) for column in further], 10)
                     log.info("%s=%s: further columns, kept for reports.subsets: %s", self.key, self.table, shown)
                 self._lines.append(line)
+                found, label = files.find(row["path"]), row["label"]
                 split, group, weight = (row.get(column) or "" for column in OPTIONAL)
-                yield ImageRow(row["path"], row["label"], split, group, _number(weight), further)
-                if not _is_file(self.root / row["path"]):  # after the checks of the row
-                    raise UserError(f"{self.table}: line {line}: no such file: {str(self.root / row['path'])[:300]}")
+                if not is_utf8(label):
+                    raise UserError(
+                        f"{self.table}: line {line}: label={label[:60]!r}: not in UTF-8; save the table as UTF-8"
+                    )
+                meant = split_of(split) or split
+                if meant != split:
+                    files.notes[f"split {clean(split, 20)!r} as {meant}"] += 1
+                yield ImageRow(found or row["path"], label, meant, group, _number(weight), further)
+                if found is None:  # after the checks of the row
+                    missing = str(self.root / row["path"])[:300]
+                    raise UserError(f"{self.table}: line {line}: no such file: {missing}{files.advise(row['path'])}")
         except UserError as error:
             raise UserError(f"{self.key}={error}") from error
         if not self._lines:
             needed, optional = ", ".join(NEEDED), ", ".join(OPTIONAL)
             raise UserError(f"{self.key}={self.table}: there are no rows; needed are {needed}, optional {optional}")
+        if notes := "; ".join(filter(None, (rows.describe_notes(), files.describe_notes()))):
+            log.info("%s=%s: read in another way than written: %s", self.key, self.table, notes)
 
     def __str__(self) -> str:
         return str(self.table)
 
     def place(self, row: int) -> str:
         return f"{self.table}: line {self._lines[row]}"
+
+
+class FileFinder:
+    """Find the file that a path of a table means, where it is written as other systems and programs do.
+
+    Args:
+        root: folder of the relative paths.
+
+    Attributes:
+        notes: how often a file was found in another way than written.
+    """
+
+    def __init__(self, root: Path):
+        self.root, self.notes = root, Counter()
+
+    def find(self, path: str) -> str | None:
+        """Return the path of the file, relative where it lies below the root; None where there is none."""
+        if not path or "\0" in path:
+            return None
+        for way, meant in _readings(path):
+            absolute = meant.startswith("/")
+            if is_file(Path(meant) if absolute else self.root / meant):
+                below = self._below(meant) if absolute else meant
+                if way:
+                    self.notes[way] += 1
+                if absolute and below != meant:
+                    self.notes["absolute path below the root"] += 1
+                return below
+        return None
+
+    def describe_notes(self) -> str:
+        """Return `path with \\ in place of / (40 times)`; nothing where all is as written."""
+        return "; ".join(f"{note} ({n:,} times)" if n > 1 else note for note, n in self.notes.items())
+
+    def advise(self, path: str, key: str = "datamodule.root") -> str:
+        """Return where a file of this name is, for an error; `key` is the setting of the folder."""
+        wanted = PurePosixPath(path.replace("\\", "/")).parts or ("",)
+        for parent in list(self.root.absolute().parents)[:MOST_ABOVE]:
+            if is_utf8(path) and is_file(parent / path.replace("\\", "/")) and not path.startswith("/"):
+                return f"; did you mean {key}={parent}"
+        names = {_same_name(wanted[-1]), *(_same_name(wanted[-1] + suffix) for suffix in SUFFIXES)}
+        for file in itertools.islice(walk_images(self.root, warn=False), MOST_SEARCHED):
+            if _same_name(file.name) not in names:
+                continue
+            below = file.relative_to(self.root)
+            alike = sum(
+                1 for _ in itertools.takewhile(_are_same, zip(wanted[-2::-1], below.parts[-2::-1], strict=False))
+            )
+            outside = below.parts[: len(below.parts) - len(wanted)]
+            if alike < len(wanted) - 1 or not outside:
+                return f"; there is {below} in {self.root}: write it so{relative_to(self.root)}"
+            folder = self.root.joinpath(*outside)
+            if len(wanted) > 1:
+                return f"; did you mean {key}={folder}{relative_to(self.root)}"
+            return (
+                f"; there is {below} in {self.root}{relative_to(self.root)}: write it so, or where all images "
+                f"lie there, use {key}={folder}"
+            )
+        if not is_utf8(path):
+            return "; is the table in UTF-8?"
+        return f"; paths are relative to {self.root.absolute()}, or to another folder with {key}=DIR"
+
+    def _below(self, path: str) -> str:
+        for root in (self.root.absolute(), self.root.resolve()):
+            if Path(path).is_relative_to(root):
+                return str(Path(path).relative_to(root))
+        return path
+
+
+def _readings(path: str) -> Iterator[tuple[str, str]]:
+    """Yield the ways in which a path may be meant, with the words for each; first as it is written."""
+    yield "", path
+    if path != path.strip():
+        yield "blanks around a path left out", path.strip()
+    path = path.strip()
+    if "\\" in path:
+        path = path.replace("\\", "/")
+        yield "path with \\ in place of /", path
+    for form in ("NFC", "NFD"):
+        if unicodedata.normalize(form, path) != path:
+            yield f"path in Unicode form {form}", unicodedata.normalize(form, path)
+    if PurePosixPath(path).suffix.lower() not in SUFFIXES:
+        for suffix in sorted(SUFFIXES):
+            yield f"path with {suffix} added", path + suffix
+            yield f"path with {suffix.upper()} added", path + suffix.upper()
+
+
+def _same_name(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _are_same(names: tuple[str, str]) -> bool:
+    return _same_name(names[0]) == _same_name(names[1])
+
+
+def _images_of_run(table: Path) -> Path | None:
+    """Return the folder of the images where the table is a run's splits.csv with its record beside it."""
+    run = RunFolder(table.parent)
+    if table != run.splits or not run.record.is_file():
+        return None
+    return images_folder(RunRecord.read(run).data or DataInfo())
 
 
 def _number(text: str) -> float | str:
@@ -76,7 +204,7 @@ def _number(text: str) -> float | str:
         return text
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
     try:
         return path.is_file()
     except (OSError, ValueError):  # a name too long for a file

@@ -51,7 +51,7 @@ class Elpv(Source):
             raise UserError(
                 "datamodule=elpv: the package elpv-dataset is not installed. Install it with "
                 "pip install -e '.[samples]', or use your own images: "
-                "datamodule=image_folder datamodule.root=DIR"
+                "datamodule.root=DIR"
             )
         return Path(package.submodule_search_locations[0]) / "data"
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import UserError
+from datamodules.sources.catalog import SPLIT_WORDS, split_of
 from datamodules.sources.unpacked import Record, UnpackedSource
 
 log = logging.getLogger(__name__)
 
-SPLITS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val", "test": "test"}
 IMAGE_NAMES, LABEL_NAMES = ("image", "img", "pixels"), ("label", "labels", "class", "target")
 
 
@@ -54,8 +54,8 @@ class HuggingFace(UnpackedSource):
     def records(self) -> Iterator[Record]:
         splits = self._load()
         for name, split in splits.items():
-            if len(splits) > 1 and name not in SPLITS:
-                log.warning("%s: split %s is skipped; used are %s", self.path, name, ", ".join(SPLITS))
+            if len(splits) > 1 and not split_of(name):
+                log.warning("%s: split %s is skipped; used are %s", self.path, name, ", ".join(SPLIT_WORDS))
                 continue
             image, label = _column(split, self.image, "image"), _column(split, self.label, "label")
             names = getattr(split.features[label], "names", None)
@@ -66,7 +66,7 @@ class HuggingFace(UnpackedSource):
                     without += 1
                     continue
                 named = names[row[label]] if names else str(row[label])
-                yield Record(self._content(row[image]), named, SPLITS[name] if len(splits) > 1 else "")
+                yield Record(self._content(row[image]), named, split_of(name) if len(splits) > 1 else "")
             if without:
                 log.warning("%s: %d rows of %s have no image or no label and are excluded", self.path, without, name)
 

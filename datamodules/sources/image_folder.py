@@ -1,14 +1,19 @@
-"""The user's own images: DIR/{train,val,test}/CLASS/* or DIR/CLASS/*."""
+"""The user's own images: DIR/{train,val,test}/CLASS/* or DIR/CLASS/*.
+
+The splits may be called as in `catalog.SPLIT_WORDS`. What systems keep beside files is never a class nor an image.
+"""
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import UserError
-from datamodules.sources.catalog import SPLITS, UNASSIGNED
-from datamodules.sources.source import ImageRow, Source
+from common.text import clean, join_words
+from datamodules.sources.catalog import UNASSIGNED, split_of
+from datamodules.sources.source import ImageRow, Source, is_utf8, readable_names, relative_to
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +22,17 @@ SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif", ".hif",
     ".jp2", ".j2k", ".jpx", ".jpf", ".dcm", ".dicom",
 }  # fmt: skip
-SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
+# What file systems, network drives and programs keep beside the files of users; names that begin with a dot are hidden anyway
+SYSTEM_FILES = {
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "@recycle", "@recently-snapshot", "@tmp",
+    "@sharebin", "@snapshot", "#recycle", "#snapshot", "$recycle.bin", "recycler", "system volume information", "lost+found",
+    "__pycache__",
+}  # fmt: skip
+# Names of folders that hold data sets; a class has one only by mistake
+CONTAINERS = re.compile(
+    r"(.*[ _-])?(archive|data|datasets?|images?|imgs?|photos|pict\w*|downloads?|extracted)([ _-]?\d*)?"
+)
+NAMED = 5  # folders or files in a message
 
 
 class ImageFolder(Source):
@@ -27,8 +42,14 @@ class ImageFolder(Source):
         root: the folder; None where a table takes its place (datamodule.table).
     """
 
+    key = "datamodule.root"
+    names_are_own = True
+
     def __init__(self, *, root: str | None):
-        self.root = None if root is None else Path(root)
+        self.root = None if root is None else Path(str(root))
+
+    def __str__(self) -> str:
+        return str(self.root)
 
     @property
     def name(self) -> str:
@@ -39,7 +60,8 @@ class ImageFolder(Source):
         """Yield split by split and class by class.
 
         Raises:
-            UserError: `root` is missing or empty, fewer than two classes, a class without images, or classes that differ.
+            UserError: `root` is missing or empty, fewer than two classes, a class without images, classes that differ, or
+                folders that hold something else than classes.
         """
         root = self.root
         if root is None:
@@ -48,17 +70,11 @@ class ImageFolder(Source):
         self.classes = _classes(root, split_folders)
         for split, folder in split_folders.items():
             for name in self.classes:
-                n = 0
                 for file in walk_images(folder / name, others=others):
                     yield ImageRow(os.path.relpath(file, root), name, split)
-                    n += 1
-                if not n:
-                    raise UserError(
-                        f"{folder / name}: a class folder without images; add some ({image_suffixes()}) or remove the folder"
-                    )
         others += Counter(f"{_kind(file.name)} beside the class folders" for file in _beside(root, split_folders))
         if others:
-            listed = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(5))
+            listed = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(NAMED))
             log.warning(
                 "datamodule.root=%s: skipped %d file(s) that are no images of a class: %s", root, others.total(), listed
             )
@@ -67,45 +83,171 @@ class ImageFolder(Source):
 def _split_folders(root: Path) -> dict[str, Path]:
     """Return the folder of each split; of images without a split, `root` itself."""
     if not root.is_dir():
-        raise UserError(f"datamodule.root={root}: no such folder; it should hold {LAYOUTS}")
+        what = "is a file and no folder" if root.is_file() else "no such folder"
+        raise UserError(f"datamodule.root={root}: {what}{relative_to(root)}; it should hold {LAYOUTS}")
     folders = _folders(root)
-    split_folders = {f.name.lower(): f for f in folders if f.name.lower() in SPLITS}
+    split_folders: dict[str, Path] = {}
+    for folder in folders:
+        split = split_of(folder.name)
+        if split and (other := split_folders.setdefault(split, folder)) != folder:
+            raise UserError(
+                f"datamodule.root={root}: {other.name} and {folder.name} are both the {split} split; put their images into "
+                "one of them, or remove the other"
+            )
     if split_folders and "train" not in split_folders:
+        found = ", ".join(sorted(folder.name for folder in split_folders.values()))
         raise UserError(
-            f"datamodule.root={root}: has {', '.join(sorted(split_folders))} but no train; it should hold {LAYOUTS}"
+            f"datamodule.root={root}: has {found} but no train (or training); it should hold {LAYOUTS}{_did_you_mean(root)}"
         )
     outside = [f.name for f in folders if f not in split_folders.values()] if split_folders else []
     if outside:
-        log.warning("datamodule.root=%s: skipped, neither train, val nor test: %s", root, ", ".join(outside))
+        log.warning("datamodule.root=%s: skipped, neither train, val nor test: %s", root, join_words(outside, 10))
+    for split, folder in split_folders.items():
+        if folder.name != split:
+            log.info("datamodule.root=%s: %s is the %s split", root, folder.name, split)
     return split_folders or {UNASSIGNED: root}
 
 
 def _classes(root: Path, split_folders: dict[str, Path]) -> list[str]:
-    of_split = {split: [f.name for f in _folders(folder)] for split, folder in split_folders.items()}
+    """Return the names of the class folders, once it is clear that they are such.
+
+    Raises:
+        UserError: names the folder that is none, and what to do.
+    """
+    of_split = {split: _class_folders(root, folder) for split, folder in split_folders.items()}
     classes = next(iter(of_split.values()))
     for split, names in of_split.items():
         if "train" in of_split and set(names) != set(of_split["train"]):
-            only = sorted(set(names) ^ set(of_split["train"]))
+            only = readable_names(sorted(set(names) ^ set(of_split["train"])))
             raise UserError(
                 f"datamodule.root={root}: classes differ between train and {split}: only in one of them: "
-                f"{', '.join(only)}; every split needs the same class folders"
+                f"{join_words(only, 20)}; every split needs the same class folders"
             )
-    if not classes:
-        raise UserError(f"datamodule.root={root}: no class folders inside; it should hold {LAYOUTS}")
     if len(classes) < 2:
-        raise UserError(f"datamodule.root={root}: a single class ({classes[0]}); a classifier needs two or more")
+        raise UserError(
+            f"datamodule.root={root}: a single class ({clean(classes[0], 60)}); a classifier needs two or more, each in a "
+            f"folder of its own: {LAYOUTS}"
+        )
     return sorted(classes)
 
 
+def _class_folders(root: Path, folder: Path) -> list[str]:
+    """Return the names of the class folders of a split; of all images, where `folder` is the root.
+
+    Raises:
+        UserError: there are none, one is empty, or one holds split folders or the classes themselves.
+    """
+    shown = f"datamodule.root={root}" if folder == root else f"datamodule.root={root}: {folder.name}"
+    folders = _folders(folder)
+    if not folders:
+        n = sum(file.suffix.lower() in SUFFIXES and not is_ignored(file.name) for file in folder.iterdir())
+        inside = f", and {n:,} image(s) directly in it, of which no class is known" if n else ""
+        raise UserError(
+            f"{shown}: no class folders inside{inside}; it should hold {LAYOUTS}, a folder for each class"
+            + ("; where a table names the classes: datamodule.table=FILE" if n else "")
+            + (f"; a {folder.name} folder without classes belongs elsewhere" if n and folder != root else "")
+        )
+    for each in folders:
+        if folder != root and (split := split_of(each.name)):
+            raise UserError(f"{shown}: {each.name} inside it is a {split} split and no class; it should hold {LAYOUTS}")
+        if not is_utf8(each.name):
+            raise UserError(
+                f"{shown}: the name of the class folder {each.name!r} is not UTF-8; rename it, as with the program convmv"
+            )
+        if each.name != each.name.strip():
+            raise UserError(f"{shown}: the name of the class folder {each.name!r} has blanks around it; rename it")
+    direct = {each for each in folders if _has_images(each)}
+    full = {each for each in folders if each in direct or next(walk_images(each, warn=False), None)}
+    with_folders = [each for each in folders if each in full and each not in direct]  # only in folders below
+    beside = {each.name.casefold() for each in full}
+    for each in with_folders:
+        _refuse_container(shown, root, each, beside, len(with_folders))
+    for each in folders:
+        if each not in full:
+            found = Counter(
+                _kind(file.name) for file in each.rglob("*") if file.is_file() and not is_ignored(file.name)
+            )
+            inside = ", ".join(f"{count:,} {kind}" for kind, count in found.most_common(NAMED)) or "nothing"
+            raise UserError(
+                f"{each}: a class folder without images (it holds {inside}); add some ({image_suffixes()}) or remove the "
+                "folder"
+            )
+    if with_folders:
+        below = join_words(list(dict.fromkeys(f.name for each in with_folders for f in _folders(each))), NAMED)
+        log.warning(
+            "%s: no images directly in %s: those in the folders below (%s) are taken, and these are no classes",
+            shown, join_words([each.name for each in with_folders], NAMED), below,
+        )  # fmt: skip
+    return [each.name for each in folders]
+
+
+def _refuse_container(shown: str, root: Path, folder: Path, beside: set[str], n_with_folders: int) -> None:
+    """Raise UserError where a folder that holds only folders is no class: it holds splits, or the classes themselves.
+
+    Args:
+        beside: names of the folders beside it and of itself, where they hold images, in small letters.
+        n_with_folders: how many of them hold only folders.
+    """
+    inner = folder
+    while not _has_images(inner) and len(below := _full_folders(inner)) == 1:
+        inner = below[0]
+    below = [] if _has_images(inner) else _full_folders(inner)
+    splits = {split for each in _folders(folder) if (split := split_of(each.name))}
+    if ("train" in splits or len(splits) > 1) and all(map(_has_images, _full_folders(folder))):
+        raise UserError(
+            f"{shown}: {folder.name} is a class folder with the splits {', '.join(sorted(splits))} inside; put the splits "
+            f"outside: train/{folder.name}/*, or use folders of classes without splits"
+        )
+    names_of_others = ({each.name.casefold() for each in below} - {folder.name.casefold()}) & beside
+    inner_splits = {split for each in below if (split := split_of(each.name))}
+    deep, as_others = inner != folder, len(beside) > 1 and n_with_folders == len(beside)
+    is_container = (
+        "train" in inner_splits
+        or len(inner_splits) > 1
+        or (len(beside) == 1 and (len(below) > 1 or inner_splits))
+        or (len(below) > 1 and (names_of_others or CONTAINERS.fullmatch(folder.name.casefold())))
+        or (len(below) > 1 and deep and not as_others)
+    )
+    if not is_container:
+        return
+    classes = join_words([each.name for each in below], NAMED)
+    in_split = folder.parent != root and not inner_splits
+    advice = f"move these into {folder.parent}" if in_split else f"did you mean datamodule.root={inner}"
+    rest = "" if len(beside) == 1 else f"; if {folder.name} is a class, put its images directly into it"
+    raise UserError(f"{shown}: {folder.name} holds no images itself, but {inner} holds {classes}: {advice}{rest}")
+
+
+def _did_you_mean(root: Path) -> str:
+    """Return advice where a folder beside lonely split folders holds all of them."""
+    for folder in _folders(root):
+        if any(split_of(each.name) == "train" for each in _folders(folder)):
+            return f"; did you mean datamodule.root={folder}"
+    return ""
+
+
 def _folders(folder: Path) -> list[Path]:
-    return sorted((f for f in folder.iterdir() if f.is_dir() and not _hidden(f.name)), key=lambda f: f.name)
+    return sorted((f for f in folder.iterdir() if f.is_dir() and not is_ignored(f.name)), key=lambda f: f.name)
+
+
+def _full_folders(folder: Path) -> list[Path]:
+    """Return the folders inside that hold images, at any depth."""
+    return [each for each in _folders(folder) if next(walk_images(each, warn=False), None)]
+
+
+def _has_images(folder: Path) -> bool:
+    """Return whether images lie directly in a folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(_suffix(e.name) in SUFFIXES and not is_ignored(e.name) and not _is_folder(e) for e in entries)
+    except OSError:  # walk_images names it
+        return False
 
 
 def _beside(root: Path, split_folders: dict[str, Path]) -> Iterator[Path]:
     """Yield the images that are in no class folder."""
     for folder in dict.fromkeys((root, *split_folders.values())):
         for file in folder.iterdir():
-            if file.suffix.lower() in SUFFIXES and not _hidden(file.name) and file.is_file():
+            if file.suffix.lower() in SUFFIXES and not is_ignored(file.name) and file.is_file():
                 yield file
 
 
@@ -138,7 +280,7 @@ def _entries(folder: Path, seen: set[tuple[int, int]], warn: bool) -> list[tuple
             raise OSError(0, "a link to a folder that was read already")
         seen.add((status.st_dev, status.st_ino))
         with os.scandir(folder) as entries:
-            below = {entry.name: _is_folder(entry) for entry in entries if not _hidden(entry.name)}
+            below = {entry.name: _is_folder(entry) for entry in entries if not is_ignored(entry.name)}
     except OSError as error:
         if warn:
             log.warning("%s: skipped, the folder cannot be read (%s)", folder, error.strerror)
@@ -157,8 +299,13 @@ def _kind(name: str) -> str:
     return Path(name).suffix.lower()[:12] or "without a suffix"
 
 
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in SYSTEM_FILES
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 a tenth of the time
+
+
+def is_ignored(name: str) -> bool:
+    """Return whether a file or folder is hidden, or what systems keep beside the files of users."""
+    return name.startswith(".") or name.casefold() in SYSTEM_FILES
 
 
 def image_suffixes() -> str:

@@ -1,16 +1,20 @@
 """What a data source is: a class that lists the images of a data set, in one file, with one YAML file in conf/datamodule."""
 
 import os
-from collections.abc import Iterable
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
 from common.errors import UserError
-from datamodules.sources.catalog import SPLITS, UNASSIGNED, Catalog
+from common.text import clean, join_words
+from datamodules.sources.catalog import SPLIT_WORDS, SPLITS, UNASSIGNED, Catalog
 
 MOST_CLASSES = 100_000
+OTHER_WORDS = [word for word in SPLIT_WORDS if word not in SPLITS]
 LARGEST_WEIGHT = 1e6  # so that a loss stays finite
 
 
@@ -36,6 +40,7 @@ class Source:
         citation: of the data set, likewise.
         cache: folder for what a source unpacks, set before `images` is called; outputs/.cache/sources.
         key: of the configuration, as messages begin.
+        names_are_own: whether the user gave the classes their names, and so can correct them.
     """
 
     name: str = "images"
@@ -45,6 +50,7 @@ class Source:
     citation: str | None = None
     cache: Path | None = None
     key: str = "datamodule.source"
+    names_are_own: bool = False
 
     def images(self) -> Iterable[ImageRow]:
         """Yield a row an image; open none, unless there is no other way to list them."""
@@ -76,6 +82,9 @@ def read_source(source: Source) -> Catalog:
         problem = _find_problem(row, source)
         if problem is None and (earlier := seen.setdefault(_plain(row.path), number)) != number:
             problem = f"{row.path[:200]} is in {source.place(earlier).rpartition(': ')[2]} already"
+            if row.label != rows[earlier].label:
+                problem += f", and labeled {rows[earlier].label[:60]!r} there, {row.label[:60]!r} here"
+            problem += "; leave one of the two lines"
         if problem:
             raise UserError(f"{source.key}={source.place(number)}: {problem}")
         rows.append(row)
@@ -88,13 +97,14 @@ def read_source(source: Source) -> Catalog:
     if not 2 <= len(classes) <= MOST_CLASSES:
         what = f"a single class ({classes[0]})" if len(classes) == 1 else f"{len(classes):,} classes"
         raise UserError(f"{shown}: {what}; a classifier needs two or more, up to {MOST_CLASSES:,}")
+    similar = _similar_names(classes, Counter(row.label for row in rows), source)
     index = {name: label for label, name in enumerate(classes)}
     weights = np.array([row.weight for row in rows], np.float32)
     if not weights.any():
         raise UserError(f"{shown}: every weight is 0, so that nothing would be learned")
     return Catalog(
         name=source.name,
-        root=Path(source.root),
+        root=Path(source.root).absolute(),  # a record holds it, and the pixel cache asks for files by it
         classes=classes,
         paths=[row.path for row in rows],
         labels=np.array([index[row.label] for row in rows]),
@@ -104,7 +114,61 @@ def read_source(source: Source) -> Catalog:
         subsets={column: [row.subsets.get(column, "") for row in rows] for column in rows[0].subsets},
         license=source.license,
         citation=source.citation,
+        similar_names=similar,
     )
+
+
+def _similar_names(classes: Sequence[str], counts: Counter, source: Source) -> list[str]:
+    """Return a sentence for each set of classes whose names differ in nothing but Unicode form, blanks or case.
+
+    Raises:
+        UserError: the names are the user's own, and of more than one letter where they differ by case: A and a may be two.
+    """
+    found = []
+    for way, same in (("Unicode form or blanks", _look), ("case", lambda name: _look(name).casefold())):
+        alike = defaultdict(list)
+        for name in classes:
+            alike[same(name)].append(name)
+        for names in alike.values():
+            if len(names) < 2 or (way == "case" and len(set(map(_look, names))) < 2):
+                continue
+            shown = join_words(
+                [f"{clean(ascii(n) if not n.isascii() else n, 60)} ({counts[n]:,} images)" for n in names]
+            )
+            text = f"the classes {shown} differ only by {way}"
+            if source.names_are_own and (way != "case" or len(_look(names[0])) > 1):
+                raise UserError(
+                    f"{source.key}={source}: {text}; if they are one class, give all its images one name, else names that "
+                    "differ by a letter"
+                )
+            found.append(f"names: {text}")
+    return found
+
+
+def _look(name: str) -> str:
+    """Return what a reader sees of a name: composed letters, single blanks, nothing that has no width."""
+    shown = (letter for letter in unicodedata.normalize("NFC", name) if unicodedata.category(letter) != "Cf")
+    return " ".join("".join(shown).split())
+
+
+def readable_names(names: Sequence[str]) -> list[str]:
+    """Return names for a message, those that look like another one with their letters written out."""
+    looks = Counter(map(_look, names))
+    return [clean(ascii(name) if looks[_look(name)] > 1 and not name.isascii() else name, 60) for name in names]
+
+
+def is_utf8(text: str) -> bool:
+    """Return whether a name is one in UTF-8; other bytes are surrogates in Python."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def relative_to(path: str | Path) -> str:
+    """Return what a relative path of a message is relative to, in parentheses; nothing for an absolute one."""
+    return "" if Path(path).is_absolute() else f" (relative to the current folder, {clean(Path.cwd())})"
 
 
 def _find_problem(row, source: Source) -> str | None:
@@ -116,19 +180,20 @@ def _find_problem(row, source: Source) -> str | None:
         return f"path and label are needed, two texts; found path={path!r:.200} label={label!r:.60}"
     if label != label.strip() or "\0" in label:
         return f"label={label[:60]!r}: a name without blanks around it is needed"
-    if any(
-        "\ud800" <= letter <= "\udfff" for letter in label
-    ):  # a path may be of other bytes, where there is such a file
+    if not is_utf8(label):  # a path may be of other bytes, where there is such a file
         return f"label={label[:60]!r}: not in UTF-8"
     if source.classes and label not in source.classes:
         return f"label={label[:60]!r} is not among the classes {', '.join(source.classes)[:200]}"
     if split not in (*SPLITS, UNASSIGNED):
-        return f"split={str(split)[:60]!r}; use {', '.join(SPLITS)} or leave it empty"
+        return f"split={str(split)[:60]!r}; use {', '.join(SPLITS)} (or {', '.join(OTHER_WORDS)}), or leave it empty"
     if not isinstance(row.weight, (int, float)) or not 0 <= row.weight <= LARGEST_WEIGHT:
         return f"weight={str(row.weight)[:60]!r}; use a number of 0 or more, up to {LARGEST_WEIGHT:,.0f}"
     escapes = ".." in path and ".." in PurePosixPath(path).parts
     if escapes or "\0" in path or os.path.isabs(path):  # noqa: PTH117 a tenth of the time
-        return f"path={path[:200]!r} leaves the folder {source.root}; use paths below it, or datamodule.root=DIR"
+        return (
+            f"path={path[:200]!r} leaves the folder {source.root}; use paths below it, or datamodule.root=DIR, a folder that "
+            "holds all images"
+        )
     return None
 
 

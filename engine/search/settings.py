@@ -1,5 +1,6 @@
 """The settings of conf/search.yaml, checked before anything runs."""
 
+import logging
 import re
 from dataclasses import dataclass
 from typing import get_args
@@ -11,8 +12,11 @@ from common.errors import UserError
 from common.text import did_you_mean
 from engine.cli import safe_name
 from engine.config.annotations import matches_type
+from engine.config.data_overrides import complete_data
 from engine.search.objectives import EPOCH_METRICS, Objective, parse_objectives
 from engine.search.space import Space, check_space, read_base_overrides, read_space
+
+log = logging.getLogger(__name__)
 
 TYPES = {
     "name": str,
@@ -82,6 +86,10 @@ def read_settings(config: DictConfig) -> SearchSettings:
     values["objectives"] = parse_objectives(values["objectives"])
     values["space"] = read_space(default_space if values["space"] is None else values["space"])
     values["base_overrides"] = read_base_overrides(values["base_overrides"])
+    if "datamodule" not in values["space"]:
+        values["base_overrides"], chosen = complete_data(values["base_overrides"])
+        if chosen:
+            log.info(chosen)
     values["pruning"] = _pruning(values["pruning"], values["objectives"])
     check_space(values["space"], values["base_overrides"])
     return SearchSettings(**values)

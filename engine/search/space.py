@@ -17,6 +17,7 @@ from optuna.trial import Trial
 from common.errors import UserError
 from common.text import override_value
 from engine.cli import job_dir_name
+from engine.config.data_overrides import expand_home
 from engine.config.trainer_flags import debug_reason
 from engine.error_messages import user_message
 
@@ -73,7 +74,7 @@ def read_base_overrides(base_overrides: str | list[str]) -> list[str]:
         raise UserError(message) from error
     if flag := next((argument for argument in arguments if argument.startswith("-")), None):
         raise UserError(f"base_overrides: {flag} is a flag; type it as an argument of search.py itself")
-    return arguments
+    return [expand_home(argument) for argument in arguments]
 
 
 def suggest_point(space: Space, trial: Trial) -> dict:

@@ -316,3 +316,12 @@ def test_copies_among_the_frames_of_fixed_cameras_are_found_and_other_frames_are
     assert len(planted & set(map(tuple, pairs))) >= 85
     assert len(set(map(tuple, pairs)) - same) <= 5
     assert caplog.text.count("images are of one scene") == 2
+
+
+def test_names_that_may_be_one_class_are_found():
+    catalog = catalog_of(["train"] * 2)
+    catalog.similar_names = ["names: the classes Cat and cat differ only by case"]
+    generator = np.random.default_rng(0)
+    images = [to_image(generator.uniform(0, 255, (32, 32))) for _ in range(2)]
+    findings = audit(catalog, Pixels(images))
+    assert [(f.kind, f.text, f.leak) for f in findings] == [("names", catalog.similar_names[0], False)]

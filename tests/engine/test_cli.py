@@ -87,3 +87,29 @@ def test_flags_with_a_value_in_two_words_are_no_overrides():
     for given in (arguments, ["--config-dir=my_conf"], ["-cd", "my_conf"]):
         assert own_folders(given) == ["--config-dir=my_conf"]
     assert own_folders(["seed=1", "hydra.searchpath=[file:///x]"]) == ["hydra.searchpath=[file:///x]"]
+
+
+def test_a_folder_is_enough_to_train_on_and_is_recorded_whole(train, two_colors, monkeypatch, tmp_path):
+    (tmp_path / "images").symlink_to(two_colors)
+    monkeypatch.chdir(tmp_path)
+    small = (
+        "model=simple_cnn",
+        "model.image_size=16",
+        "trainer=cpu",
+        "stages=[cost]",
+        f"datamodule.cache={tmp_path}/cache",
+    )
+    ran = train("+datamodule.root=images", *small, small=False)
+    assert ran.status == 0, ran.err
+    assert "datamodule=image_folder, since datamodule.root is given" in (ran.folder / "train.log").read_text()
+    assert (ran.record.data.root, ran.record.data.classes) == (str(tmp_path / "images"), ["blue", "red"])
+    assert ran.record.run.settings["datamodule.root"] == str(tmp_path / "images")
+    sweep = tmp_path / "sweep"
+    ran = train(
+        "-m", "datamodule.root=images", "datamodule.batch_size=4,8", *small, f"hydra.sweep.dir={sweep}", small=False
+    )
+    assert ran.status == 0, ran.err
+    assert {path.name for path in sweep.iterdir() if path.is_dir()} == {"batch_size-4", "batch_size-8"}
+    refused = train("datamodule=elpv", "+datamodule.root=images", *small, to=tmp_path / "refused", small=False)
+    assert refused.status == 1 and "datamodule=elpv brings its own images" in refused.err
+    assert not refused.folder.exists()

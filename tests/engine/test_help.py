@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from engine import help
+from engine.config.data_overrides import complete_data
 from tests.support.configs import compose_verb
 from tests.support.helpers import PROJECT
 
@@ -66,7 +67,7 @@ def test_every_example_composes(shown, verb):
     assert "Hydra" not in text and max(map(len, text.splitlines())) <= help.WIDTH
     assert examples(text, verb)
     for overrides in examples(text, verb):
-        given = [text for text in overrides if text != "-m"]
+        given, _ = complete_data([text for text in overrides if text != "-m"])
         if "-m" in overrides:
             parsed = OverridesParser.create().parse_overrides(given)
             assert any(override.is_sweep_override() for override in parsed)

@@ -265,7 +265,7 @@ def test_a_network_that_always_guesses_tells_no_classes_apart():
     labels = np.repeat([0, 1], [70, 30])
     found = measure(labels, np.tile([0.6, 0.4], (100, 1)), TWO, None)
     assert found.no_better_than_guessing and "apart" not in describe_guessing(found)
-    without = replace(found, baseline=None, confusion=None)
+    without = replace(found, baseline=None, confusion=None, per_class=None)
     assert without.guessing is None and not without.no_better_than_guessing
 
 
@@ -346,3 +346,16 @@ def test_a_criterion_that_there_is_not_is_a_defect():
     with pytest.raises(ValueError, match="criterion='auc'; use accuracy") as caught:
         choose_threshold(np.array([0, 1]), np.array([0.1, 0.2]), "auc")
     assert not isinstance(caught.value, UserError)
+
+
+def test_of_many_classes_the_most_frequent_confusions_take_the_place_of_the_matrix():
+    labels = np.arange(303) % 101
+    probabilities = np.full((303, 101), 0.001)
+    probabilities[np.arange(303), np.where(labels == 7, 8, labels)] = 0.9
+    found = measure(labels, probabilities, [f"c{k}" for k in range(101)], None)
+    assert found.confusion is None and [(each.label, each.predicted, each.n) for each in found.confused] == [
+        ("c7", "c8", 3)
+    ]
+    assert found.class_counts == [3] * 101
+    few = measure(labels[labels < 100], probabilities[labels < 100, :100], [f"c{k}" for k in range(100)], None)
+    assert few.confused is None and np.array(few.confusion).trace() == 297

@@ -17,7 +17,7 @@ from common.run_record import ClassScores
 from evaluation import estimates
 from evaluation.decision import measure
 from evaluation.describe import describe_metrics
-from evaluation.estimates import estimate_metrics, few_images, further_metric, resample_metrics
+from evaluation.estimates import _sum_by, estimate_metrics, few_images, further_metric, resample_metrics
 from evaluation.intervals import proportion
 from evaluation.scores import (
     auroc,
@@ -26,6 +26,7 @@ from evaluation.scores import (
     count_confusion,
     macro_auroc,
     macro_f1,
+    most_confused,
     per_class,
     ranking_scores,
 )
@@ -266,11 +267,11 @@ def test_a_group_in_several_classes_is_drawn_whole():
 
 
 def test_classes_of_few_images_are_named():
-    assert few_images(np.array([[40, 8], [1, 9]]), ["cat", "dog"]) is None
-    assert few_images(np.array([[48, 0, 0], [1, 1, 0], [0, 0, 0]]), ["cat", "dog", "fox"]) == (
+    assert few_images([48, 10], ["cat", "dog"]) is None
+    assert few_images([48, 2, 0], ["cat", "dog", "fox"]) == (
         "few images of dog (2): intervals of balanced accuracy, F1, AUROC and average precision may cover less than 93%"
     )
-    many = few_images(np.eye(20, dtype=int), [f"c{k}" for k in range(20)])
+    many = few_images([1] * 20, [f"c{k}" for k in range(20)])
     assert "c0 (1), c1 (1)" in many and "16 more" in many and len(many) < 200
 
 
@@ -348,3 +349,19 @@ def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert not isinstance(caught.value, UserError)  # a defect of the caller, which keeps its traceback
+
+
+def test_metrics_of_resamples_are_those_of_their_confusion_matrices():
+    generator = np.random.default_rng(3)
+    cells = generator.integers(0, 4, (5, 6))
+    true, predicted = np.array([0, 0, 2, 2, 4, 4]), np.array([0, 3, 2, 0, 3, 4])
+    matrices = np.zeros((5, 5, 5))
+    matrices[:, true, predicted] = cells
+    assert np.array_equal(_sum_by(cells, true, 5), matrices.sum(axis=2))
+    assert np.array_equal(_sum_by(cells, predicted, 5), matrices.sum(axis=1))
+
+
+def test_the_most_confused_classes_come_first():
+    confusion = np.array([[9, 2, 0], [5, 1, 2], [0, 7, 0]])
+    found = [(each.label, each.predicted, each.n) for each in most_confused(confusion, ["a", "b", "c"], most=3)]
+    assert found == [("c", "b", 7), ("b", "a", 5), ("a", "b", 2)]

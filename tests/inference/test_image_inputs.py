@@ -189,3 +189,37 @@ def test_a_record_that_cannot_be_written_counts_nothing(checkpoint, monkeypatch,
     monkeypatch.setattr("inference.image_inputs.increment_test_evaluations", refuse)
     assert count_test_evaluation(checkpoint) is None
     assert "could not write" in caplog.text and "Permission denied" in caplog.text
+
+
+def test_tables_of_other_programs_name_the_same_images(root, caplog):
+    (root / "list.csv").write_text("Path;Label;Split\nred\\001.png; red;Testing\n", encoding="utf-16")
+    with caplog.at_level("INFO"):
+        (found,) = ImageInputs(f"{root}/list.csv")
+    assert (found.path, found.label, found.split) == ("red/001.png", "red", "test")
+    assert caplog.text.count("list.csv: read in another way than written: text in UTF-16; delimited by semicolons") == 1
+
+
+def test_what_systems_keep_beside_files_is_no_image(root):
+    make_images(root, {"red/@eaDir/000.png": 1, "__MACOSX/red": 1}, size=8)
+    expected = [str(root / "blue" / f"00{n}.png") for n in range(2)]
+    assert not [path for path in paths(str(root)) + paths(f"{root}/**/*.png") if "@eaDir" in path or "__MACOSX" in path]
+    assert paths(f"{root}/blue/*") == expected
+    assert len(paths(f"{root}/red/@eaDir/*/*.png")) == 1  # which is named
+
+
+def test_tables_that_cannot_be_meant_are_refused(root):
+    for name, rows, message in (
+        (
+            "moved",
+            "path\n001.png\n",
+            "none of its files is there, as 001.png; there is (blue|red)/001.png in .*: write it so, or",
+        ),
+        (
+            "labels",
+            "path,label\nred/001.png,red\nred/001.png,blue\n",
+            "line 3: red/001.png has two labels; leave one of the lines",
+        ),
+    ):
+        (root / f"{name}.csv").write_text(rows)
+        with pytest.raises(UserError, match=f"^images={root}/{name}.csv: {message}"):
+            ImageInputs(f"{root}/{name}.csv")

@@ -19,6 +19,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from common.untrusted.tables import read_csv
+from engine.config.data_overrides import complete_data
 from tests.support.configs import compose_verb
 from tests.support.fake_explained import make_explained_run
 from tests.support.fake_runs import make_run
@@ -224,6 +225,7 @@ def test_settings_within_the_text_are_such(text):
         f"{o.key_or_group}={next(iter(o.sweep_string_iterator()))}" if o.is_sweep_override() else o.input_line
         for o in parsed
     ]
+    given, _ = complete_data(given)  # as of the command line
     reasons = []
     for verb in VERBS:
         try:

@@ -114,7 +114,12 @@ def test_a_sample_package_that_is_not_installed(train, monkeypatch):
     from datamodules.sources import elpv
 
     monkeypatch.setattr(elpv.importlib.util, "find_spec", lambda name: None)
-    assert says(train("datamodule=elpv", small=False), "elpv-dataset", "pip install -e '.[samples]'", "image_folder")
+    assert says(
+        train("datamodule=elpv", small=False),
+        "elpv-dataset",
+        "pip install -e '.[samples]'",
+        "images: datamodule.root=DIR",
+    )
 
 
 @pytest.fixture

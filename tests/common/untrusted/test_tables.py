@@ -3,7 +3,7 @@
 import pytest
 
 from common.errors import UserError
-from common.untrusted.tables import check_complete, check_size, iterate_csv, read_csv
+from common.untrusted.tables import OwnTable, check_complete, check_size, iterate_csv, read_csv
 
 
 def write(tmp_path, content: bytes):
@@ -49,3 +49,45 @@ def test_sizes_and_other_things_than_files(tmp_path):
     for cut in (b"a,b\n1", b""):
         with pytest.raises(UserError, match="cut off in its last line"):
             check_complete(write(tmp_path, cut))
+
+
+ROWS = [{"path": "a b.png", "label": "x"}, {"path": "c.png", "label": "y"}]
+
+
+@pytest.mark.parametrize(("content", "notes"), [
+    (b"\xef\xbb\xbfpath,label\r\na b.png,x\r\nc.png,y\r\n", ""),
+    (b"path,label\ra b.png,x\rc.png,y", ""),
+    ("path,label\na b.png,x\nc.png,y\n".encode("utf-16"), "text in UTF-16"),
+    ("path\tlabel\na b.png\tx\nc.png\ty\n".encode("utf-16-le"), "text in UTF-16; delimited by tabs"),
+    (b"path;label\na b.png;x\nc.png;y\n", "delimited by semicolons"),
+    (b"sep=;\r\npath;label\r\na b.png;x\r\nc.png;y\r\n", "delimited by semicolons"),
+    (b"path|label\n\na b.png|x\nc.png|y\n", "delimited by bars"),
+    (b'path, label\na b.png, x\nc.png, "y"\n', "blanks after delimiters left out"),
+    (b"path,label\na b.png, x\nc.png,y \n", "blanks around values left out (2 times)"),
+    (b"Path, LABEL \na b.png,x\nc.png,y\n",
+     "blanks after delimiters left out; column 'Path' as path; column 'LABEL ' as label"),
+    (b",path,label\n0,a b.png,x\n1,c.png,y\n", "column without a name left out"),
+    (b"Unnamed: 0,path,label\n0,a b.png,x\n1,c.png,y\n", "column 'Unnamed: 0' left out"),
+    (b"path,label,,\na b.png,x,,\n,,,\nc.png,y,,\n,,,\n",
+     "column without a name left out (2 times); line without a value left out (2 times)"),
+], ids=str)  # fmt: skip
+def test_tables_of_spreadsheets_and_programs_are_read(tmp_path, content, notes):
+    table = OwnTable(write(tmp_path, content), ("path", "label"), ("split",))
+    assert [row for _, row in table] == ROWS
+    assert table.describe_notes() == notes
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (b"file,class\na,b\n",
+     "line 1: column path, label is missing; found file, class; rename the column file to path and class to label"),
+    (b"id,cat,dog\na,1,0\n", "rename the column id to path, and add label, one value an image"),
+    (b"a/b.png,x\nc.png,y\n", "write the names above it: path,label"),
+    (b"Path,path,label\na,a,b\n", "line 1: column path appears twice"),
+    (b"path,label\na,b\nc\n", "line 3: values are missing or too many"),
+    (b"PK\x03\x04xl", "is a workbook or an archive and no CSV"),
+    (b"\xff\xfep\0a", "line 1: .*(is no UTF-16|column path, label is missing)"),
+], ids=str)  # fmt: skip
+def test_a_table_that_is_not_clear_is_refused_with_what_to_change(tmp_path, content, words):
+    path = write(tmp_path, content)
+    with pytest.raises(UserError, match=f"^{path}: {words}" if words.startswith("line") else words):
+        list(OwnTable(path, ("path", "label")))

@@ -45,7 +45,7 @@ def test_path_and_label_are_enough(root):
     ("path,label\nimages/000.png,a\nimages/001.png,\n", "line 3: path and label are needed"),
     ("path,label\n../000.png,a\n", "line 2: .* leaves the folder"),
     ("path,label\n/etc/passwd,a\n", "line 2: .* leaves the folder"),
-    ("path,label,split\nimages/000.png,a,dev\n", "line 2: split='dev'; use train, val, test"),
+    ("path,label,split\nimages/000.png,a,late\n", "line 2: split='late'; use train, val, test"),
     ("path,label,weight\nimages/000.png,a,-1\n", "line 2: weight='-1.0'"),
     ("path,label,weight\nimages/000.png,a,nan\n", "line 2: weight='nan'"),
     ("path,label,weight\nimages/000.png,a,much\n", "line 2: weight='much'"),
@@ -58,9 +58,13 @@ def test_wrong_tables_are_named(root, text, message):
 def test_what_is_no_table(root):
     with pytest.raises(UserError, match="no such file"):
         read_source(CsvTable(table=root / "nowhere.csv"))
-    (root / "binary.csv").write_bytes("path,label".encode("utf-16"))
-    with pytest.raises(UserError, match="is it a CSV in UTF-8"):
-        read_source(CsvTable(table=root / "binary.csv"))
+    for content, message in (
+        (b"\x89PNG\r\n\0\0\0", "is it a CSV"),
+        (b"PK\3\4", "is a workbook or an archive and no CSV"),
+    ):
+        (root / "binary.csv").write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            read_source(CsvTable(table=root / "binary.csv"))
 
 
 def test_labels_are_utf8_and_paths_are_bytes(root):
@@ -71,3 +75,57 @@ def test_labels_are_utf8_and_paths_are_bytes(root):
     table.write_bytes(b"path,label\nimages/\xfc.png,gr\xfcn\nimages/001.png,b\n")
     with pytest.raises(UserError, match=r"line 2: label=.*not in UTF-8"):
         read_source(CsvTable(table=table))
+
+
+def place(root, name):
+    """Return a table's path for images/000.png, as other programs write it."""
+    return {"windows": "images\\000.png", "absolute": f"{root}/images/000.png", "without suffix": "images/000",
+            "blanks": "images/000.png ", "dot": "./images/000.png"}[name]  # fmt: skip
+
+
+@pytest.mark.parametrize(("written", "note"), [
+    ("windows", r"path with \ in place of /"), ("absolute", "absolute path below the root"),
+    ("blanks", "blanks around a path left out"),
+    ("without suffix", "path with .png added"), ("dot", ""),
+])  # fmt: skip
+def test_paths_are_found_as_other_programs_write_them(root, caplog, written, note):
+    text = f"path,label,split\n{place(root, written)},a,Training\nimages/001.png,b,validation\n"
+    with caplog.at_level("INFO"):
+        catalog = read_source(CsvTable(table=write(root, text)))
+    assert [path.removeprefix("./") for path in catalog.paths] == ["images/000.png", "images/001.png"]
+    assert catalog.splits.tolist() == ["train", "val"] and note in caplog.text
+    assert "split 'Training' as train" in caplog.text
+
+
+def test_a_name_with_blanks_is_itself_first(root):
+    (root / "images" / "000.png").rename(root / "images" / " 000.png ")
+    (root / "images" / "002.png").rename(root / "images" / "000.png")
+    catalog = read_source(CsvTable(table=write(root, "path,label\nimages/ 000.png ,a\nimages/000.png,b\n")))
+    assert catalog.paths == ["images/ 000.png ", "images/000.png"]
+
+
+@pytest.mark.parametrize(("path", "advice"), [
+    ("000.png", "there is images/000.png in ROOT: write it so, or where all images lie there, use datamodule.root=ROOT/images"),
+    ("IMAGES/000.PNG", "there is images/000.png in ROOT: write it so"),
+    ("C:\\Users\\me\\images\\000.png", "there is images/000.png in ROOT: write it so"),
+    ("deep/x.png", "did you mean datamodule.root=ROOT/images"),
+    ("NAME/images/000.png", "did you mean datamodule.root=PARENT"),
+    ("gone.png", "paths are relative to ROOT, or to another folder with datamodule.root=DIR"),
+])  # fmt: skip
+def test_a_file_that_lies_elsewhere_is_hinted_at(root, path, advice):
+    (root / "images" / "deep").mkdir()
+    (root / "images" / "003.png").rename(root / "images" / "deep" / "x.png")
+    with pytest.raises(UserError) as caught:
+        read_source(CsvTable(table=write(root, f"path,label\n{path.replace('NAME', root.name)},a\n")))
+    message = str(caught.value).replace(str(root), "ROOT").replace(str(root.parent), "PARENT")
+    assert message.endswith(advice), message
+
+
+@pytest.mark.parametrize(("rows", "message"), [
+    ("images/000.png,Cat\nimages/001.png,cat\nimages/002.png,dog\n",
+     r"the classes Cat \(1 images\) and cat .* differ only by case"),
+    ("images/000.png,a\nimages/000.png,b\n", "is in line 2 already, and labeled 'a' there, 'b' here; leave one of the two"),
+])  # fmt: skip
+def test_labels_that_contradict_are_refused(root, rows, message):
+    with pytest.raises(UserError, match=message):
+        read_source(CsvTable(table=write(root, f"path,label\n{rows}")))

@@ -1,8 +1,10 @@
+import re
+
 import numpy as np
 import pytest
 
 from common.errors import UserError
-from datamodules.sources.image_folder import ImageFolder
+from datamodules.sources.image_folder import ImageFolder, walk_images
 from datamodules.sources.source import read_source
 from tests.support.helpers import make_images
 
@@ -45,3 +47,79 @@ def test_hidden_and_system_files_are_no_images(tmp_path):
 def test_wrong_folders_are_named(tmp_path, counts, message):
     with pytest.raises(UserError, match=message):
         read_source(ImageFolder(root=make_images(tmp_path, counts)))
+
+
+def test_splits_are_found_by_other_names(tmp_path, caplog):
+    folders = ("Training/blue", "Training/red", "dev/blue", "dev/red", "TESTING/blue", "TESTING/red")
+    with caplog.at_level("INFO"):
+        catalog = read_source(ImageFolder(root=make_images(tmp_path, dict.fromkeys(folders, 2), size=8)))
+    assert catalog.classes == ["blue", "red"]
+    assert [len(catalog.rows(split)) for split in ("train", "val", "test")] == [4, 4, 4]
+    assert "TESTING is the test split" in caplog.text
+
+
+def test_what_systems_keep_beside_files_is_neither_class_nor_image(tmp_path):
+    systems = ("@eaDir", "__MACOSX/red", ".thumbnails", "lost+found", "$RECYCLE.BIN", "#recycle", "System Volume Information",
+               "red/@eaDir/000.png", "red/.ipynb_checkpoints", "red/__MACOSX", ".Trash-1000/files", ".git")  # fmt: skip
+    root = make_images(tmp_path, dict.fromkeys(("red", "blue", *systems), 3), size=8)
+    (root / "red" / "000.png").rename(root / "red" / "._000.png")
+    catalog = read_source(ImageFolder(root=root))
+    assert catalog.classes == ["blue", "red"] and len(catalog) == 5
+    assert [file.name for file in walk_images(root / "red")] == ["001.png", "002.png"]
+
+
+@pytest.mark.parametrize(("folders", "message"), [
+    ("archive/dataset/blue archive/dataset/red",
+     "archive holds no images itself, .*did you mean datamodule.root=DIR/archive/dataset"),
+    ("a/b/c/d/blue a/b/c/d/red", "did you mean datamodule.root=DIR/a/b/c/d"),
+    ("archive/Train/blue archive/Train/red archive/test/blue", "did you mean datamodule.root=DIR/archive$"),
+    ("archive/blue archive/red docs:", "did you mean datamodule.root=DIR/archive$"),
+    ("my_data/blue my_data/red samples", "did you mean datamodule.root=DIR/my_data; if my_data is a class"),
+    ("odd/set/blue odd/set/red samples more", "did you mean datamodule.root=DIR/odd/set; if odd is a class"),
+    ("blue red old/blue old/red", "old holds no images itself, but DIR/old holds blue and red"),
+    ("train/set/blue train/set/red", "train: set holds no images itself, .*: move these into DIR/train"),
+    ("train/train/blue train/train/red", "train: train inside it is a train split and no class"),
+    ("train/blue train/red val/blue Valid/blue", "Valid and val are both the val split"),
+    ("blue/train blue/test red/train red/test",
+     "blue is a class folder with the splits test, train inside; put the splits outside"),
+    (".", "no class folders inside, and 2 image.s. directly in it"),
+    ("train test", "no class folders inside, and 2 image.s. directly in it"),
+    ("train/blue train/red test", "test: no class folders inside, .*a test folder without classes belongs elsewhere"),
+    ("blue red:", r"red: a class folder without images \(it holds nothing\); add some .* or remove the folder"),
+    ("blue red\udce9", r"class folder 'red\\udce9' is not UTF-8; rename it"),
+    ("Cat cat", r"the classes Cat \(2 images\) and cat \(2 images\) differ only by case; if they are one class"),
+    ("caf\u00e9 cafe\u0301", r"the classes 'cafe\\u0301' .* and 'caf\\xe9' .* differ only by Unicode form or blanks"),
+    ("train/caf\u00e9 train/a test/cafe\u0301 test/a", r"only in one of them: 'cafe\\u0301' and 'caf\\xe9'"),
+])  # fmt: skip
+def test_folders_that_are_no_classes_are_named(tmp_path, folders, message):
+    counts = {folder.rstrip(":"): 0 if folder.endswith(":") else 2 for folder in folders.split()}
+    with pytest.raises(UserError) as caught:
+        read_source(ImageFolder(root=make_images(tmp_path / "DIR", counts, size=8)))
+    assert re.search(message, str(caught.value).replace(str(tmp_path / "DIR"), "DIR")), caught.value
+    str(caught.value).encode()  # can be shown
+
+
+def test_classes_of_folders_stay_classes_and_are_mentioned(tmp_path, caplog):
+    folders = ("red/day", "red/night", "blue/p1/v1", "blue/p1/v2", "blue/p2")
+    catalog = read_source(ImageFolder(root=make_images(tmp_path, dict.fromkeys(folders, 2), size=8)))
+    assert catalog.classes == ["blue", "red"] and len(catalog) == 10
+    assert (
+        "no images directly in blue and red: those in the folders below (p1, p2, day and night) are taken"
+        in caplog.text
+    )
+
+
+def test_single_letters_of_both_cases_are_a_finding(tmp_path):
+    catalog = read_source(ImageFolder(root=make_images(tmp_path, {"A": 2, "a": 2, "b": 1}, size=8)))
+    assert catalog.classes == ["A", "a", "b"]
+    assert catalog.similar_names == ["names: the classes A (2 images) and a (2 images) differ only by case"]
+
+
+def test_a_relative_root_is_named_and_kept_whole(tmp_path, monkeypatch):
+    make_images(tmp_path / "DIR", {"blue": 2, "red": 2}, size=8)
+    monkeypatch.chdir(tmp_path)
+    assert read_source(ImageFolder(root="DIR")).root == tmp_path / "DIR"
+    with pytest.raises(
+        UserError, match=rf"datamodule.root=gone: no such folder \(relative to the current folder, {tmp_path}\)"
+    ):
+        read_source(ImageFolder(root="gone"))

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from common.errors import UserError
@@ -19,7 +21,7 @@ def test_a_row_has_what_its_source_gives_and_defaults_for_the_rest():
     assert (catalog.paths, catalog.classes, catalog.labels.tolist()) == (["a.png", "b.png"], ["x", "y"], [0, 1])
     assert (catalog.splits.tolist(), catalog.groups, catalog.weights.tolist()) == (["", "val"], ["", "p1"], [1, 2])
     assert (catalog.name, catalog.license, catalog.citation) == ("cells", "CC0", "Somebody 2026")
-    assert str(catalog.files[0]) == "DIR/a.png"
+    assert catalog.files[0] == Path("DIR/a.png").absolute()
 
 
 def test_classes_keep_the_order_of_the_source():
@@ -37,7 +39,7 @@ OTHER = ImageRow("b", "y")
     ([ImageRow("a", "x"), ImageRow("b", 1)], "row 2: path and label are needed, two texts; found path='b' label=1"),
     ([ImageRow("", "x"), OTHER], "row 1: path and label are needed"),
     ([ImageRow("a", "x "), OTHER], "row 1: label='x ': a name without blanks"),
-    ([ImageRow("a", "x", "dev"), OTHER], "row 1: split='dev'; use train, val, test"),
+    ([ImageRow("a", "x", "late"), OTHER], "row 1: split='late'; use train, val, test"),
     ([ImageRow("a", "x", weight=-1), OTHER], "row 1: weight='-1'; use a number of 0 or more"),
     ([ImageRow("a", "x", weight=0), OTHER._replace(weight=0)], "every weight is 0"),
     ([ImageRow("../a", "x"), OTHER], r"row 1: path='../a' leaves the folder DIR"),
@@ -64,3 +66,10 @@ def test_a_label_that_the_source_does_not_declare_is_named():
 def test_a_source_without_its_method_is_named():
     with pytest.raises(UserError, match=r"^datamodule\.source=.*Source: its class has no method images"):
         read_source(Source())
+
+
+def test_names_that_the_user_did_not_give_are_a_finding():
+    rows = [ImageRow(str(k), name) for k, name in enumerate(("Polish", "polish", "x"))]
+    assert read_source(Cells(*rows)).similar_names == [
+        "names: the classes Polish (1 images) and polish (1 images) differ only by case"
+    ]

@@ -1,0 +1,135 @@
+"""What a command line says about its images: a folder or a table chooses its data source, and its path becomes a whole one."""
+
+import re
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
+
+from common.errors import UserError
+from common.run_folder import PROJECT, RunFolder
+from common.text import PLAIN, clean, quote_override
+from common.untrusted.saved_config import read_saved_choices
+
+# Setting -> the source that it is of; the first that is given decides: a table has a root, too
+SOURCES = {
+    "datamodule.source.dataset": "torchvision", "datamodule.source.path": "huggingface", "datamodule.table": "csv",
+    "datamodule.root": "image_folder",
+}  # fmt: skip
+PATHS = ("datamodule.root", "datamodule.table")
+GROUP = PROJECT / "conf" / "datamodule"
+
+
+def expand_home(argument: str) -> str:
+    """Return KEY=VALUE with the home folder for a leading ~ or ~user of a value, which no shell expands there."""
+    key, _, value = argument.partition("=")
+    if "~" not in value:
+        return argument
+    whole = value if value.startswith("~") and not re.search(r"[,\[\]{}]", value) else ""
+    if whole and not PLAIN.fullmatch(whole[1:].lstrip("/") or "x"):  # with blanks or letters that need quotes
+        return quote_override(key, _of_home(whole))
+    return f"{key}={re.sub(r'(^|(?<=[,[]))~[^/,]*(?=$|[/,])', lambda match: _of_home(match[0]), value)}"
+
+
+def complete_data(arguments: list[str], further_conf: str | None = None) -> tuple[list[str], str]:
+    """Return the overrides of train.py with their data source and whole paths, and a sentence where a source was chosen.
+
+    Args:
+        further_conf: folder of the user's own configuration files.
+
+    Raises:
+        UserError: a folder is given to a data source that brings its own images.
+    """
+    _check_utf8(arguments)
+    try:
+        overrides = OverridesParser.create().parse_overrides(arguments)
+    except OverrideParseException:
+        return arguments, ""  # Hydra reports it
+    given = {override.key_or_group: override for override in overrides}
+    completed = [_with_whole_path(each, text) for each, text in zip(overrides, arguments, strict=True)]
+    _check_utf8(completed)  # the current folder has a name, too
+    setting = next((key for key in SOURCES if key in given and not given[key].is_delete()), None)
+    if setting is None:
+        return completed, ""
+    is_chosen, chosen = _chosen_source(given, further_conf)
+    if is_chosen:
+        _check_root(given, chosen)
+        return completed, ""
+    source = SOURCES[setting]
+    completed = [text.lstrip("+") if each.key_or_group in SOURCES else text
+                 for each, text in zip(overrides, completed, strict=True)]  # fmt: skip
+    return [*completed, f"datamodule={source}"], f"datamodule={source}, since {setting} is given and no datamodule"
+
+
+def _check_utf8(arguments: list[str]) -> None:
+    """Refuse names that no configuration and no record can hold."""
+    for argument in arguments:
+        if argument != argument.encode(errors="replace").decode():
+            raise UserError(
+                f"{clean(argument, 200)}: a name in it is not UTF-8; rename that folder or file, or give it a second name: "
+                "ln -s OLD NEW"
+            )
+
+
+def _chosen_source(given: dict[str, Override], further_conf: str | None) -> tuple[bool, str | None]:
+    """Return whether command line, checkpoint or experiment choose a source, and its name where there is one."""
+    if "datamodule" in given:
+        return True, _text(given["datamodule"])
+    checkpoint = _text(given.get("ckpt_path"))
+    if checkpoint and (run := RunFolder.of_checkpoint(Path(checkpoint))):
+        return True, read_saved_choices(run).get("datamodule")
+    if "experiment" in given and not given["experiment"].is_delete():
+        name = _text(given["experiment"])
+        for folder in (GROUP.parent, *([Path(further_conf)] if further_conf else [])):
+            file = folder / "experiment" / f"{name}.yaml"
+            if name and file.is_file():
+                chosen = re.search(
+                    r"^\s*(?:-\s*override\s+/)?datamodule:[ \t]*([^\s#]+)",
+                    file.read_text(encoding="utf-8"),
+                    re.MULTILINE,
+                )
+                return chosen is not None, chosen and chosen[1]
+    return False, None
+
+
+def _check_root(given: dict[str, Override], source: str | None) -> None:
+    """Refuse a folder for a source that would not look at it."""
+    file = GROUP / f"{source}.yaml"
+    if "datamodule.root" not in given or "datamodule.table" in given or not source or not file.is_file():
+        return
+    if not re.search(r"^root:", file.read_text(encoding="utf-8"), re.MULTILINE):
+        line = given["datamodule.root"].input_line
+        raise UserError(
+            f"{line}: datamodule={source} brings its own images and takes no root; for yours: datamodule=image_folder "
+            f"{line.lstrip('+')}"
+        )
+
+
+def _with_whole_path(override: Override, text: str) -> str:
+    if override.key_or_group not in PATHS or override.is_delete():
+        return text
+    prefix, value = re.match(r"\+*", text)[0], override.value()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = text.partition("=")[2]  # a folder may be called 2024
+    if not isinstance(value, str) or not value or "${" in value:  # of a sweep, whose folders are named by it
+        return text
+    return prefix + quote_override(override.key_or_group, _whole(value))
+
+
+def _whole(path: str) -> str:
+    return str(Path(_of_home(path)).absolute())
+
+
+def _of_home(path: str) -> str:
+    """Return the path below a home folder; unchanged where there is no such user."""
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:
+        return path
+
+
+def _text(override: Override | None) -> str | None:
+    """Return a plain value, none of a sweep or a list."""
+    is_plain = override is not None and not override.is_delete() and not override.is_sweep_override()
+    return value if is_plain and isinstance(value := override.value(), str) else None
