@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import StopRequested, UserError
-from common.run_folder import OUTPUTS, PROJECT, RunFolder
+from common.run_folder import OUTPUTS, PROJECT, RunFolder, missing_folders
 from common.run_record import RunRecord, refuse_older_run
 from common.text import did_you_mean, printable, quote_override
 from common.untrusted.saved_config import choices_of_several, read_saved_choices, read_saved_name
@@ -31,7 +31,7 @@ from engine.flags import config_dir, own_folders, split_flags
 from engine.process_tuning import tune_process
 from engine.run.component_errors import component_error
 from engine.run.job import Job, run_job
-from engine.run.job_state import is_interrupted_run
+from engine.run.job_state import refuse_finished_run
 from engine.run.resume import run_to_resume
 from engine.state import STATE, FailedJob
 from engine.sweep.progress import SweepProgress
@@ -48,7 +48,8 @@ def run_cli(main: Callable[[], None]) -> None:
     """Run a root script's `main` on the completed command line; exit with a message and a status where it fails."""
     tune_process()
     script = Path(sys.argv[0]).name
-    STATE.command = ["python", script, *sys.argv[1:]]
+    STATE.command, STATE.made_folders = ["python", script, *sys.argv[1:]], []
+    log_handlers.protect_screen()
     # Of this command; the processes that it starts find Hydra's own variable set below
     wants_traceback = os.environ.setdefault(TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0")) == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print
@@ -77,11 +78,20 @@ def run_cli(main: Callable[[], None]) -> None:
             raise
         print(f"ERROR: {printable(message)}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        _remove_empty_folders()
     if STATE.failed:
         names = ", ".join(failed.name for failed in STATE.failed)
         count = "1 job" if len(STATE.failed) == 1 else f"{len(STATE.failed)} jobs"
         print(f"ERROR: {count} failed: {names}. Rerun the same command to retry only these", file=sys.stderr)
         sys.exit(1)
+
+
+def _remove_empty_folders() -> None:
+    """Remove the folders that this command has made and, since it was refused, put nothing into."""
+    for folder in STATE.made_folders:
+        with contextlib.suppress(OSError):  # not empty
+            folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -96,6 +106,7 @@ def keep_error(name: str, config: DictConfig) -> Iterator[None]:
 def run_hydra_job(config: DictConfig, run: Callable[[DictConfig, RunRecord], None]) -> None:
     """Run one job as Hydra starts it, single or in a sweep; an error is kept for `run_cli`, so that Hydra can finish."""
     tune_process()  # of a process that a launcher has started
+    log_handlers.protect_screen()
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
@@ -111,6 +122,7 @@ def run_hydra_job(config: DictConfig, run: Callable[[DictConfig, RunRecord], Non
         command=progress.command if progress else STATE.command,
         overrides=overrides,
         choices={**hydra_config.runtime.choices, **choices_of_several(overrides)},
+        hydra=HydraConfig.instance().cfg,
         in_sweep=in_sweep,
         side_by_side=side_by_side or bool(progress and progress.is_training(beside=folder)),
     )
@@ -150,8 +162,8 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     same_in_all_jobs = [key for key, override in values.items() if not override.is_sweep_override()]
     added.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(same_in_all_jobs)}]")
     run_dir = values["hydra.run.dir"].value() if "hydra.run.dir" in values else None
-    if isinstance(run_dir, str) and "ckpt_path" not in values and is_interrupted_run(RunFolder(Path(run_dir))):
-        added.append("hydra.output_subdir=null")  # it resumes with its own .hydra, or is refused
+    if isinstance(run_dir, str) and "ckpt_path" not in values:
+        refuse_finished_run(RunFolder(Path(run_dir)))
     ckpt_path = values["ckpt_path"].value() if "ckpt_path" in values else None
     if isinstance(ckpt_path, str) and not values["ckpt_path"].is_sweep_override():
         added = _of_checkpoint(Path(ckpt_path), values, added, bool(own_folders(arguments)))
@@ -176,8 +188,6 @@ def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str
         added.append(
             quote_override("hydra.run.dir", run.path if resumes else new_run_dir(read_saved_name(run, values)))
         )
-    if resumes:
-        added.append("hydra.output_subdir=null")  # the run's own .hydra stays
     choices = read_saved_choices(run).items()  # single settings on top then find the groups that they belong to
     chosen = [(group, name) for group, name in choices if group not in values]
     for group, name in chosen:
@@ -244,8 +254,10 @@ def new_run_dir(model: str) -> str:
     stem = OUTPUTS / safe_name(model) / time.strftime("%Y-%m-%d_%H-%M-%S")
     for count in range(1, 1000):
         folder = stem if count == 1 else stem.with_name(f"{stem.name}-{count}")
+        missing = missing_folders(folder)
         try:
             folder.mkdir(parents=True)
+            STATE.made_folders += missing
             return str(folder)
         except FileExistsError:
             continue

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -20,6 +21,7 @@ class CliState:
     started_s: float = field(default_factory=time.perf_counter)  # of the process, then of each further job of a sweep
     command: list[str] = field(default_factory=list)  # as typed
     failed: list[FailedJob] = field(default_factory=list)
+    made_folders: list[Path] = field(default_factory=list)  # by this command, the inner ones first
 
 
 STATE = CliState()

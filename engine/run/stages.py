@@ -69,6 +69,7 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
         data.trainer = trainer  # as Lightning sets it later: the limits count batches of all processes
         data.setup()  # reads the images, which may take minutes: what can be refused without them was refused before
         record.data = describe_data(data)
+        record.check_same_images()
         if record.writes:
             record.folder.write_splits(split_columns(data))
         record.model = describe_model(config, model, record)

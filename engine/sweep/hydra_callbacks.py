@@ -10,6 +10,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from common.errors import UserError
+from common.run_folder import missing_folders
 from common.text import printable
 from engine.state import STATE, FailedJob
 from engine.sweep.latency import measure_latencies
@@ -29,6 +30,7 @@ class SweepReport(Callback):
     def on_run_start(self, config: DictConfig, **_) -> None:
         with _refusing():
             check_single_run(config)
+        STATE.made_folders += missing_folders(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
         with _refusing():

@@ -13,7 +13,7 @@ from common.errors import StopRequested, TrialPruned, UserError
 from common.run_folder import PROJECT, RunFolder
 from common.run_record import RunRecord
 from engine.run.job import Job, folder_lock, run_job
-from engine.run.job_state import is_interrupted_run
+from engine.run.job_state import refuse_finished_run
 from tests.support.configs import composed
 
 
@@ -140,16 +140,17 @@ def test_a_single_run_refuses_an_interrupted_one_with_other_settings(jobs):
 
 
 def test_a_folder_that_is_named_again(jobs):
-    assert not is_interrupted_run(jobs.folder)
+    refuse_finished_run(jobs.folder)
     with pytest.raises(StopRequested) as stopped:
         jobs.run(work=raising(StopRequested(signal.SIGTERM)), in_sweep=False)
     resume = f". Resume with: python train.py ckpt_path={jobs.folder.last_checkpoint}"
-    assert stopped.value.next_step == resume and is_interrupted_run(jobs.folder)
+    assert stopped.value.next_step == resume
+    refuse_finished_run(jobs.folder)
     jobs.run(in_sweep=False)
     with pytest.raises(UserError, match=r"holds a finished run; use another folder, or 'stages=\[test\]'"):
-        is_interrupted_run(jobs.folder)
+        refuse_finished_run(jobs.folder)
     jobs.folder.record.write_text("{")
-    assert not is_interrupted_run(jobs.folder)
+    refuse_finished_run(jobs.folder)
 
 
 def test_a_folder_in_which_another_process_runs(jobs, caplog):
