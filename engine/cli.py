@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -41,6 +42,10 @@ log = logging.getLogger(__name__)
 CONF = PROJECT / "conf"
 LONGEST_NAME = 90  # characters of a folder
 MULTIRUN = ("-m", "--multirun")
+# Of a sweep that is resumed: how and where its jobs run, what its page accepts, where decoded images lie
+MAY_DIFFER = re.compile(
+    r"(hydra/launcher|hydra/jobs|hydra\.launcher\.[^=]+|good_enough|datamodule\.(cache|cache_max_gib|gpu_cache_gib))="
+)
 TRACEBACK = "JUSTENOUGH_TRACEBACK"
 
 
@@ -141,6 +146,7 @@ def complete_overrides(arguments: list[str]) -> list[str]:
         UserError: a choice that is no file of its group, a checkpoint that does not exist, or a folder with a finished run.
     """
     flags, typed = split_flags(arguments)
+    _check_flags(flags)
     try:
         overrides = OverridesParser.create().parse_overrides(typed)
     except OverrideParseException:
@@ -168,6 +174,18 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     if isinstance(ckpt_path, str) and not values["ckpt_path"].is_sweep_override():
         added = _of_checkpoint(Path(ckpt_path), values, added, bool(own_folders(arguments)))
     return [*flags, *typed, *added]  # argparse does not find flags between overrides
+
+
+def _check_flags(flags: list[str]) -> None:
+    """Raise UserError where a setting is typed as other programs take it: --epochs 3."""
+    known = get_args_parser()._option_string_actions
+    for flag in flags:
+        name = flag.partition("=")[0]
+        if re.match(r"--\w", flag) and not any(option.startswith(name) for option in known):
+            setting = name[2:].replace("-", "_")
+            raise UserError(
+                f"{name}: settings have no dashes: {setting}={flag.partition('=')[2] or 'VALUE'}; see --help"
+            )
 
 
 def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str], with_own: bool) -> list[str]:
@@ -215,17 +233,23 @@ def _check_choice(key: str, override: Override) -> None:
 
 
 def sweep_name(arguments: list[str], overrides: list[Override]) -> str:
-    """Name a sweep by its experiment, or by its swept keys and a hash of the command: the same command, the same sweep.
+    """Name a sweep by its experiment or its swept keys, with a hash of the arguments: the same command, the same sweep.
 
-    The launcher and good_enough are not part of the name: a sweep may be resumed with others.
+    An experiment without further arguments has no hash. What may differ when a sweep is resumed is no part of the name; nor is
+    `seeds` where the experiment has seeds, so that more of them are added to its runs.
     """
-    for override in overrides:
-        if override.key_or_group == "experiment" and not override.is_sweep_override():
-            return safe_name(str(override.value()))
-    swept = [o.key_or_group.split(".")[-1] for o in overrides if o.is_sweep_override()]
-    hashed = sorted(a for a in arguments if not a.lstrip("+").startswith(("hydra/launcher", "hydra.launcher.")))
-    digest = hashlib.blake2b("\0".join(hashed).encode(), digest_size=4).hexdigest()
-    return safe_name(f"{'_'.join(swept) or 'sweep'}-{digest}")
+    experiment = next((o for o in overrides if o.key_or_group == "experiment" and not o.is_sweep_override()), None)
+    of_name = (*MULTIRUN, experiment.input_line) if experiment else ()
+    file = CONF / "experiment" / f"{experiment.value()}.yaml" if experiment else None
+    if file and file.is_file() and re.search("^seeds:", file.read_text(encoding="utf-8"), re.MULTILINE):
+        of_name += tuple(override.input_line for override in overrides if override.key_or_group == "seeds")
+    hashed = sorted(a for a in arguments if a not in of_name and not MAY_DIFFER.match(a.lstrip("+")))
+    swept = "_".join(override.key_or_group.split(".")[-1] for override in overrides if override.is_sweep_override())
+    name = str(experiment.value()) if experiment else swept or "sweep"
+    if experiment and not hashed:
+        return safe_name(name)
+    digest = hashlib.blake2b("\0".join(hashed).encode(errors="surrogateescape"), digest_size=4).hexdigest()
+    return safe_name(f"{name}-{digest}")
 
 
 def safe_name(text: str) -> str:

@@ -1,6 +1,6 @@
 """A command that is refused changes nothing on disk; a run that has trained is not lost to one that fails."""
 
-import os
+import contextlib
 import shutil
 import signal
 from pathlib import Path
@@ -9,9 +9,7 @@ import pytest
 
 from common.errors import StopRequested
 from common.run_folder import RunFolder
-from common.run_record import RunRecord
 from engine import cli
-from tests.support.helpers import make_images
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -76,17 +74,9 @@ def test_nor_is_it_lost_where_its_folder_is_named(train, made, more):
 def test_nor_by_what_ends_a_longer_training_before_its_first_step(train, made, monkeypatch, where, error):
     before = content(made.path)
     monkeypatch.setattr(where, fails(error))
-    with pytest.raises(KeyError) if isinstance(error, KeyError) else _nothing():
+    with pytest.raises(KeyError) if isinstance(error, KeyError) else contextlib.nullcontext():
         train(f"ckpt_path={made.last_checkpoint}", LONGER, small=False, to=made.path)
     assert content(made.path) == before
-
-
-class _nothing:
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return False
 
 
 def test_a_new_folder_is_left_by_none(train, tmp_path, monkeypatch):
