@@ -55,6 +55,7 @@ class FolderBackup:
         self._kept_as = kept_as
         entries = self.folder.entries(self.whole)
         self._present = {path.name for path in entries}
+        self._checkpoints = self._identities()
         if not restarts:
             entries = [path for path in entries if path != self.folder.checkpoints]
         if entries:
@@ -73,7 +74,7 @@ class FolderBackup:
         if restarts:
             for path in entries:
                 _remove(path)
-        self._checkpoints = self._identities()
+            self._checkpoints = {}
 
     @property
     def has_new_checkpoint(self) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import UserError
 from common.run_folder import missing_folders
@@ -30,7 +31,8 @@ class SweepReport(Callback):
     def on_run_start(self, config: DictConfig, **_) -> None:
         with _refusing():
             check_single_run(config)
-        STATE.made_folders += missing_folders(Path(config.hydra.run.dir))
+        with contextlib.suppress(OSError, OmegaConfBaseException):  # as below
+            STATE.made_folders += missing_folders(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
         with _refusing():
