@@ -3,13 +3,17 @@
 import contextlib
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from common.errors import StopRequested
+from common.errors import StopRequested, UserError
 from common.run_folder import RunFolder
+from common.run_record import RunRecord
 from engine import cli
+from tests.support.helpers import PROJECT, SIMPLE_CNN, make_images
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -93,3 +97,78 @@ def test_a_new_folder_is_left_by_none(train, tmp_path, monkeypatch):
     ran = train("hydra.run.dir=${new_run_dir:${model.name}}", root=empty)
     cli.new_run_dir.cache_clear()
     assert ran.status == 1 and not (tmp_path / "outputs").exists()
+
+
+def test_evaluated_again_in_its_own_folder_a_run_keeps_what_it_was_trained_with(train, made, two_colors, tmp_path):
+    before, config = made_record(made), content(made.hydra)
+    weights = content(made.checkpoints)
+    command = ("stages=[test]", f"ckpt_path={made.best_checkpoint}", f"hydra.run.dir={made.path}")
+    for n in (2, 3):
+        ran = train(*command, "datamodule.batch_size=4", small=False, to=made.path)
+        assert ran.status == 0, ran.err
+        now = made_record(made)
+        assert now.test.test_evaluations == n and now.test.accuracy == before.test.accuracy
+        for part in ("best", "model", "throughput", "decision", "status"):
+            assert getattr(now, part) == getattr(before, part), part
+        assert vars(now.run) | {"warnings": []} == vars(before.run) | {"warnings": []}
+        assert content(made.hydra) == config and content(made.checkpoints) == weights
+    other = make_images(tmp_path / "other", {f"{s}/{c}": 6 for s in ("train", "val", "test") for c in ("blue", "red")})
+    ran = train(*command, f"datamodule.root={other}", small=False, to=made.path)
+    assert ran.status == 1 and "its val and test are not those of the run; into " in ran.err, ran.err
+    assert made_record(made).test.test_evaluations == 3
+    longer = train(f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=3", small=False, to=made.path)
+    assert longer.status == 0 and made_record(made).test.test_evaluations == 4, longer.err
+
+
+def made_record(folder: RunFolder) -> RunRecord:
+    return RunRecord.read(folder)
+
+
+def test_a_longer_training_that_fails_keeps_the_number_of_test_evaluations(train, made, monkeypatch):
+    monkeypatch.setattr("engine.run.stages.evaluate_val", fails(UserError("val: damaged")))
+    command = (f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=3")
+    ran = train(*command, small=False, to=made.path)
+    now = ran.record
+    assert (ran.status, now.status, now.test.test_evaluations) == (1, "failed", 1)
+    assert now.best is not None and now.data.n_train == 24
+    monkeypatch.undo()
+    again = train(*command, small=False, to=made.path)  # the same command
+    assert again.status == 0 and again.record.test.test_evaluations == 2, again.err
+
+
+def test_a_job_that_is_refused_when_its_sweep_runs_again(train, tmp_path):
+    sweep = tmp_path / "sweep"
+    command = ("-m", "seed=1,2", f"hydra.sweep.dir={sweep}", "trainer.max_epochs=1", *SIMPLE_CNN)
+    assert train(*command).status == 0
+    before = {name: content(sweep / name) for name in ("seed-1", "seed-2")}
+    ran = train(*command, "optimizer.lr=-1")
+    assert ran.status == 1 and "2 jobs failed" in ran.err and ran.out.count("ERROR: seed-") == 2
+    assert {name: content(sweep / name) for name in before} == before and not list(tmp_path.glob("*.replaced"))
+    assert train(*command, "optimizer.lr=0.1").status == 0  # another training, beside which the first ones are kept
+    kept = {folder.name.rpartition("-")[0]: content(folder) for folder in (tmp_path / "sweep.replaced").iterdir()}
+    for name, files in before.items():
+        assert kept[name] == {path: each for path, each in files.items() if path != "train.log"}
+
+
+def test_what_a_killed_command_could_not_put_back_the_next_one_does(train, made, tmp_path):
+    before = content(made.path)
+    script = (
+        "import sys, os, signal, tests.support.commands as c, engine.run.stages as s, pathlib\n"
+        "s.build_trainer = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "c.train_in(pathlib.Path(sys.argv[1]), None)(*sys.argv[2:], small=False)"
+    )
+    command = [f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=4"]
+    killed = subprocess.run([sys.executable, "-c", script, tmp_path, *command], cwd=PROJECT, check=False)
+    assert killed.returncode == -signal.SIGKILL and made_record(made).status == "running"
+    ran = train(command[0], small=False, to=made.path)  # nothing left to train
+    assert ran.status == 1 and "has finished 2 of trainer.max_epochs=2" in ran.err
+    after = content(made.path)
+    assert {k: v for k, v in after.items() if k != "train.log"} == {k: v for k, v in before.items() if k != "train.log"}
+
+
+def test_a_run_without_a_readable_record_is_kept_beside(train, made):
+    weights = content(made.checkpoints)
+    made.record.write_text("{")
+    ran = train("trainer.max_epochs=1", f"hydra.run.dir={made.path}", *SIMPLE_CNN, to=made.path)
+    assert ran.status == 0 and ran.record.status == "finished", ran.err
+    assert content(made.path.with_name("made.replaced") / "unreadable" / "checkpoints") == weights
