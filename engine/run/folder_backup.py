@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+from common.atomic_io import tolerate_disk_errors
 from common.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class FolderBackup:
         """Put back, or keep beside, what the last command has held and could not put back since it was killed."""
         shutil.rmtree(self._building, ignore_errors=True)
         for place in (self.folder.before_resume, self.folder.before_restart):
-            if not place.is_dir():
+            if not place.is_dir() or place.is_symlink():
                 continue
             self._place = place
             written = [path.stat().st_mtime_ns for path in self.folder.checkpoints.glob("*.ckpt")]
@@ -100,10 +101,11 @@ class FolderBackup:
         if self._place is None:
             return
         if self._place == self.folder.before_restart:
-            kept = self._free_place()
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            self._place.rename(kept)
-            log.info("%s: the earlier run is kept in %s", self.folder.path.name, kept)
+            with tolerate_disk_errors(self.kept_in):  # then it stays where it is
+                kept = self._free_place()
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                self._place.rename(kept)
+                log.info("%s: the earlier run is kept in %s", self.folder.path.name, kept)
         else:
             shutil.rmtree(self._place, ignore_errors=True)
         self._place = None
