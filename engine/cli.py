@@ -105,6 +105,7 @@ def keep_error(name: str, config: DictConfig) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        STATE.made_folders.append(Path(HydraConfig.get().runtime.output_dir))  # by Hydra, where it was not there
         STATE.failed = [FailedJob(name, component_error(error, config) or error, in_sweep=False)]
 
 

@@ -134,13 +134,19 @@ def _begin(job: Job, config: DictConfig, record: RunRecord, backup: FolderBackup
     digest = previous.run.config_hash or "run" if previous else "unreadable"
     restarts = record.previous is None and not in_own_folder
     backup.begin(restarts=restarts, kept_as=f"{folder.path.name}-{digest}" if job.in_sweep else digest)
-    if record.previous is None or (changed and not record.evaluates_again) or not folder.config.is_file():
-        folder.hydra.mkdir(parents=True, exist_ok=True)
-        write_text(folder.config, text)
-    if job.hydra is not None and not folder.choices.is_file():
-        write_text(folder.choices, OmegaConf.to_yaml(job.hydra))
-        write_text(folder.overrides, OmegaConf.to_yaml(job.hydra.hydra.overrides.task))
+    unknown = not folder.choices.is_file()
+    if not folder.config.is_file() or (not record.evaluates_again and (changed or unknown)):
+        write_configuration(folder, text, job.hydra if unknown else None)
     return True
+
+
+def write_configuration(folder: RunFolder, text: str, hydra: DictConfig | None) -> None:
+    """Write .hydra as Hydra does, which would do so before a command can be refused; without Hydra's part config.yaml only."""
+    folder.hydra.mkdir(parents=True, exist_ok=True)
+    write_text(folder.config, text)
+    if hydra is not None:
+        write_text(folder.choices, OmegaConf.to_yaml(hydra))
+        write_text(folder.overrides, OmegaConf.to_yaml(hydra.hydra.overrides.task))
 
 
 def _put_back(record: RunRecord, backup: FolderBackup, *, else_recorded: bool) -> bool:

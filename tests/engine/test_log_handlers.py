@@ -22,7 +22,7 @@ def closed_pipe() -> io.TextIOWrapper:
 
 
 def full_disk() -> io.TextIOWrapper:
-    return Path("/dev/full").open("w", encoding="utf-8")  # noqa: SIM115 closed by the test
+    return Path("/dev/full").open("w", encoding="utf-8")
 
 
 @pytest.mark.parametrize("make", [closed_pipe, full_disk])
