@@ -130,6 +130,28 @@ def test_with_other_settings_it_restarts_and_a_finished_run_is_kept(jobs, caplog
     assert (kept.run.seed, jobs.record.run.seed) == (48763, 5)
 
 
+def test_checkpoints_of_one_that_did_not_finish_are_kept_too(jobs):
+    with pytest.raises(StopRequested):
+        jobs.run(work=raising(StopRequested(signal.SIGTERM)))
+    jobs.folder.last_checkpoint.write_text("hours of training")
+    digest = jobs.record.run.config_hash
+    for seed in (5, 6):
+        assert jobs.run(f"seed={seed}") == (None, None)
+    kept = jobs.folder.path.parent.with_name("sweep.replaced")
+    assert (kept / f"seed-1-{digest}" / "checkpoints" / "last.ckpt").read_text() == "hours of training"
+    assert len(list(kept.iterdir())) == 2 and not list(jobs.folder.path.glob(".before*"))
+
+
+def test_a_checkpoint_of_elsewhere_does_not_replace_a_run(jobs, tmp_path):
+    jobs.run(in_sweep=False)
+    content = jobs.folder.record.read_bytes()
+    other = tmp_path / "other.ckpt"
+    other.touch()
+    error, ran = jobs.run(f"ckpt_path={other}", in_sweep=False)
+    assert ran == "skipped" and "holds a finished run" in str(error)
+    assert jobs.folder.record.read_bytes() == content
+
+
 def test_a_single_run_refuses_an_interrupted_one_with_other_settings(jobs):
     with pytest.raises(StopRequested):
         jobs.run(work=raising(StopRequested(signal.SIGTERM)), in_sweep=False)
