@@ -71,21 +71,20 @@ def should_run(config: DictConfig, record: RunRecord, *, in_sweep: bool) -> bool
             f"{_differences(previous.run, record.run)}. Use another folder, or resume it with "
             f"ckpt_path={folder.last_checkpoint}"
         )
-    if same and previous.status in ("finished", "pruned") and (in_sweep or "fit" in config.stages):
-        if not in_sweep:
-            raise _finished(folder)
+    trains = previous.best is not None or "fit" in config.stages
+    if not in_sweep and previous.status == "finished" and trains:
+        raise _finished(folder)
+    if same and previous.status in ("finished", "pruned") and in_sweep:
         log.info("%s: already finished, skipping", name)
         os.utime(folder.record)  # belongs to the sweep that is running now
         return False
-    if not in_sweep and previous.status == "finished" and not same:
-        raise _finished(folder)
     ended = "failed" if previous.status == "failed" else "interrupted"
     if same and _is_unfinished(previous) and folder.last_checkpoint.is_file():
         log.info("%s: %s; resuming from %s", name, ended, folder.last_checkpoint.relative_to(folder.path))
         config.ckpt_path = str(folder.last_checkpoint)
         return True
-    if same and previous.status == "finished":
-        log.info("%s: evaluates once more", name)
+    if not in_sweep and previous.status == "finished":
+        log.info("%s: the earlier evaluation in this folder is replaced", name)
     elif same:
         log.info("%s: %s before its first checkpoint, restarting", name, ended)
     else:
