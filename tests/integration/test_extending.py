@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from common.run_folder import PROJECT
-from common.run_record import RunRecord
 from lightning_modules.networks.heads import OWN
 from tests.support.helpers import make_images
 

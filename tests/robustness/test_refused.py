@@ -1,6 +1,7 @@
 """A command that is refused changes nothing on disk; a run that has trained is not lost to one that fails."""
 
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from common.errors import StopRequested, UserError
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from engine import cli
-from tests.support.helpers import PROJECT, SIMPLE_CNN, make_images
+from tests.support.helpers import PROJECT, SIMPLE_CNN, at_step, make_images
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -172,3 +173,27 @@ def test_a_run_without_a_readable_record_is_kept_beside(train, made):
     ran = train("trainer.max_epochs=1", f"hydra.run.dir={made.path}", *SIMPLE_CNN, to=made.path)
     assert ran.status == 0 and ran.record.status == "finished", ran.err
     assert content(made.path.with_name("made.replaced") / "unreadable" / "checkpoints") == weights
+
+
+def test_an_interrupted_run_is_as_it_was_after_what_is_refused_and_resumes(train, two_colors, tmp_path, monkeypatch):
+    root = Path(shutil.copytree(two_colors, tmp_path / "data"))
+    command = (*SIMPLE_CNN, f"hydra.run.dir={tmp_path / 'run'}")
+    with monkeypatch.context() as patched:
+        at_step(patched, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert train(*command, root=root).status == 143
+    folder = RunFolder(tmp_path / "run")
+    (folder.checkpoints / "mine.ckpt").write_text("no checkpoint")
+    before = content(folder.path)
+    root.rename(tmp_path / "moved")
+    last = f"ckpt_path={folder.last_checkpoint}"
+    for refused, words in (
+        (train(*command, root=root), "no such folder"),
+        (train(*command, "seed=5", root=root), "with other settings: "),
+        (train(last, small=False, to=folder.path), "no such folder"),
+        (train(f"ckpt_path={folder.checkpoints / 'mine.ckpt'}", small=False), "not a checkpoint"),
+        (train(last, f"datamodule.root={tmp_path / 'moved'}", "optimizer.lr=-1", small=False), "optimizer.lr=-1"),
+    ):
+        assert refused.status == 1 and words in refused.err, refused.err
+        assert content(folder.path) == before
+    (tmp_path / "moved").rename(root)
+    assert train(*command, root=root).status == 0 and made_record(folder).status == "finished"
