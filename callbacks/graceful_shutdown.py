@@ -1,4 +1,4 @@
-"""On SIGINT, SIGTERM or SLURM's SIGUSR1 save the state in the middle of an epoch and end the training."""
+"""On SIGINT, SIGTERM, SIGHUP or SLURM's SIGUSR1 save the state in the middle of an epoch and end the training."""
 
 import logging
 import signal

@@ -15,6 +15,8 @@ OUTPUTS = PROJECT / "outputs"
 # Any other column of splits.csv names subsets of the images
 SPLIT_COLUMNS = ("path", "label", "split", "group", "weight")
 METRIC_COLUMNS = ("epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")
+FIGURES = ("calibration", "contact_sheet", "feature_maps", "channel_shuffle")
+OF_LOGGERS = ("events.out.tfevents.*", "hparams.yaml", "csv/version_*", "wandb/*run-*")  # of conf/logger
 LARGEST_METRICS = 16 * 2**20  # bytes; some 100,000 epochs
 MOST_EPOCHS = 1_000_000
 
@@ -103,6 +105,29 @@ class RunFolder:
         return self.path / ".lock"
 
     @property
+    def before_resume(self) -> Path:
+        """What was here before the command that resumes the run, until it has done something."""
+        return self.path / ".before-resume"
+
+    @property
+    def before_restart(self) -> Path:
+        """The run that was here before another one started, until that one has done something."""
+        return self.path / ".before-restart"
+
+    def entries(self, whole: bool = False) -> list[Path]:
+        """Return what a run has left here, without its log; `whole`: also files that no run is known to write."""
+        of_commands = {self.log, self.lock, self.before_resume, self.before_restart}
+        known = (
+            *(path.name for path in (self.record, self.checkpoints, self.metrics, self.splits, self.summary)),
+            *(path.name for path in (self.model_card, self.hydra)),
+            "predictions*.csv", "predictions*.parquet", f"*-{self.PROFILE}*", *(f"{name}.png" for name in FIGURES),
+            *OF_LOGGERS,
+        )  # fmt: skip
+        found = self.path.iterdir() if whole else (path for name in known for path in self.path.glob(name))
+        tops = {self.path / path.relative_to(self.path).parts[0] for path in found}
+        return sorted(tops - of_commands)
+
+    @property
     def hydra(self) -> Path:
         return self.path / ".hydra"
 
@@ -156,6 +181,12 @@ class RunFolder:
                 )
             epochs[int(values["epoch"])] = values
         return epochs
+
+
+def missing_folders(path: Path) -> list[Path]:
+    """Return which of a folder and those above it are not there, the inner ones first."""
+    path = path.absolute()
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
 
 
 def _finite(text: str) -> float:

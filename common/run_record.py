@@ -1,5 +1,6 @@
 """result.json, the record of a run, as typed sections; docs/make_result.py makes docs/result.md of their docstrings."""
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -520,6 +521,7 @@ class RunRecord:
         self.latency_comes_later = False  # other jobs of its sweep run at the same time
         self.previous: RunRecord | None = None  # of the run that this one resumes
         self.has_trained = False  # a step of the optimizer, in this command
+        self.evaluates_again = False  # the checkpoint of `previous` in its own folder, without training
         self._started = time.perf_counter()
 
     @classmethod
@@ -605,9 +607,29 @@ class RunRecord:
         """Take over nothing of the run before in this folder, which is not the same."""
         self.previous = None
 
+    def evaluate_again(self) -> None:
+        """Keep what `previous` has trained and how: only what is measured now replaces what it had measured."""
+        self.evaluates_again = True
+
+    def check_same_images(self) -> None:
+        """Check what is evaluated again in the run's own folder, once the images are known.
+
+        Raises:
+            UserError: other images than the run's, or a part of them.
+        """
+        if not self.evaluates_again or self.previous is None:
+            return
+        elsewhere = f"into {self.folder.path} go only measurements of its own images; elsewhere: hydra.run.dir=DIR"
+        if self.run.debug and self.run.debug != self.previous.run.debug:
+            raise UserError(f"{self.run.debug}: {elsewhere}")
+        before, now = (each.data and each.data.fingerprint_val_test for each in (self.previous, self))
+        if before and now and before != now:
+            raise UserError(f"datamodule.root={self.data.root}: its val and test are not those of the run; {elsewhere}")
+
     def save(self) -> None:
-        """Write what is known so far."""
-        self._write("running", None)
+        """Write what is known so far; of an evaluation only its end."""
+        if not self.evaluates_again:
+            self._write("running", None)
 
     def mark_interrupted(self, warnings: list[str]) -> None:
         """Write the record of a run that a signal ended and that can be resumed."""
@@ -615,9 +637,20 @@ class RunRecord:
         self._write("running", None)
 
     def finish(self, warnings: list[str]) -> None:
-        """Write the record of a run that did all of its stages."""
+        """Write the record of a run that did all of its stages; a run that is only evaluated again is as finished as before."""
         self.run.warnings = warnings
-        self._write("finished", None)
+        if not self.evaluates_again:
+            self._write("finished", None)
+            return
+        before = self.previous
+        self.run = dataclasses.replace(before.run, warnings=list(dict.fromkeys([*before.run.warnings, *warnings])))
+        self.model = _completed(self.model, before.model)
+        for name in ("data", "decision", "val", "test"):
+            setattr(self, name, getattr(self, name) or getattr(before, name))
+        self.best, self.throughput = before.best, before.throughput
+        self.status, self.reason = before.status, before.reason
+        if self.writes:
+            write_record(self)
 
     def fail(self, reason: str, warnings: list[str]) -> None:
         """Write the record of a run that an error ended; where not even that can be written, the log says so."""
@@ -637,7 +670,27 @@ class RunRecord:
         self.run.wall_time_s = round(before_s + time.perf_counter() - self._started, 2)
         self.status, self.reason = status, reason
         if self.writes:
-            write_record(self)
+            write_json(self.folder.record, self._with_previous())
+
+    def _with_previous(self) -> dict:
+        """Return the record with what the run before knows and this command has not come to: a resumed run that fails keeps
+        its data, network and best epoch, and always the number of its test evaluations."""
+        content = asdict(self)
+        if self.previous is None:
+            return content
+        for name in ("data", "model", "best") if self.status != "finished" else ():
+            content[name] = content[name] or asdict(self.previous)[name]
+        if self.test is None and (n := self.previous_test_evaluations):
+            content["test"] = asdict(SplitMetrics(test_evaluations=n))
+        return content
+
+
+def _completed(section: ModelInfo | None, before: ModelInfo | None) -> ModelInfo | None:
+    """Return a section with the values of the one before where it has none."""
+    if section is None or before is None:
+        return section or before
+    missing = {key: value for key, value in vars(before).items() if getattr(section, key) is None}
+    return dataclasses.replace(section, **missing)
 
 
 def write_record(record: RunRecord) -> None:

@@ -1,4 +1,4 @@
-"""Handle SIGINT, SIGTERM and SLURM's SIGUSR1 outside of training."""
+"""Handle SIGINT, SIGTERM, SIGHUP of a closed terminal and SLURM's SIGUSR1 outside of training."""
 
 import contextlib
 import logging
@@ -20,6 +20,8 @@ def stop_signals() -> list[int]:
     if threading.current_thread() is not threading.main_thread():
         return []
     asking = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
+        asking.append(signal.SIGHUP)
     if "SLURM_JOB_ID" in os.environ:  # sbatch --signal=USR1@90
         asking.append(signal.SIGUSR1)
     return asking

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -20,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import StopRequested, UserError
-from common.run_folder import OUTPUTS, PROJECT, RunFolder
+from common.run_folder import OUTPUTS, PROJECT, RunFolder, missing_folders
 from common.run_record import RunRecord, refuse_older_run
 from common.text import did_you_mean, printable, quote_override
 from common.untrusted.saved_config import choices_of_several, read_saved_choices, read_saved_name
@@ -32,7 +33,7 @@ from engine.flags import config_dir, own_folders, split_flags
 from engine.process_tuning import tune_process
 from engine.run.component_errors import component_error
 from engine.run.job import Job, run_job
-from engine.run.job_state import is_interrupted_run
+from engine.run.job_state import refuse_finished_run
 from engine.run.resume import run_to_resume
 from engine.state import STATE, FailedJob
 from engine.sweep.progress import SweepProgress
@@ -42,6 +43,10 @@ log = logging.getLogger(__name__)
 CONF = PROJECT / "conf"
 LONGEST_NAME = 90  # characters of a folder
 MULTIRUN = ("-m", "--multirun")
+# Of a sweep that is resumed: how and where its jobs run, what its page accepts, where decoded images lie
+MAY_DIFFER = re.compile(
+    r"(hydra/launcher|hydra/jobs|hydra\.launcher\.[^=]+|good_enough|datamodule\.(cache|cache_max_gib|gpu_cache_gib))="
+)
 TRACEBACK = "JUSTENOUGH_TRACEBACK"
 
 
@@ -49,7 +54,8 @@ def run_cli(main: Callable[[], None]) -> None:
     """Run a root script's `main` on the completed command line; exit with a message and a status where it fails."""
     tune_process()
     script = Path(sys.argv[0]).name
-    STATE.command = ["python", script, *sys.argv[1:]]
+    STATE.command, STATE.made_folders = ["python", script, *sys.argv[1:]], []
+    log_handlers.protect_screen()
     # Of this command; the processes that it starts find Hydra's own variable set below
     wants_traceback = os.environ.setdefault(TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0")) == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print
@@ -78,11 +84,20 @@ def run_cli(main: Callable[[], None]) -> None:
             raise
         print(f"ERROR: {printable(message)}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        _remove_empty_folders()
     if STATE.failed:
         names = ", ".join(failed.name for failed in STATE.failed)
         count = "1 job" if len(STATE.failed) == 1 else f"{len(STATE.failed)} jobs"
         print(f"ERROR: {count} failed: {names}. Rerun the same command to retry only these", file=sys.stderr)
         sys.exit(1)
+
+
+def _remove_empty_folders() -> None:
+    """Remove the folders that this command has made and, since it was refused, put nothing into."""
+    for folder in STATE.made_folders:
+        with contextlib.suppress(OSError):  # not empty
+            folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -91,12 +106,14 @@ def keep_error(name: str, config: DictConfig) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        STATE.made_folders.append(Path(HydraConfig.get().runtime.output_dir))  # by Hydra, where it was not there
         STATE.failed = [FailedJob(name, component_error(error, config) or error, in_sweep=False)]
 
 
 def run_hydra_job(config: DictConfig, run: Callable[[DictConfig, RunRecord], None]) -> None:
     """Run one job as Hydra starts it, single or in a sweep; an error is kept for `run_cli`, so that Hydra can finish."""
     tune_process()  # of a process that a launcher has started
+    log_handlers.protect_screen()
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
@@ -114,6 +131,7 @@ def run_hydra_job(config: DictConfig, run: Callable[[DictConfig, RunRecord], Non
         command=progress.command if progress else STATE.command,
         overrides=overrides,
         choices={**hydra_config.runtime.choices, **choices_of_several(overrides)},
+        hydra=HydraConfig.instance().cfg,
         in_sweep=in_sweep,
         side_by_side=side_by_side or bool(progress and progress.is_training(beside=folder)),
     )
@@ -134,6 +152,7 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     flags, typed = split_flags(arguments)
     typed = [expand_home(argument) for argument in typed]
     typed, STATE.data_source = complete_data(typed, config_dir(arguments))
+    _check_flags(flags)
     try:
         overrides = OverridesParser.create().parse_overrides(typed)
     except OverrideParseException:
@@ -155,12 +174,24 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     same_in_all_jobs = [key for key, override in values.items() if not override.is_sweep_override()]
     added.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(same_in_all_jobs)}]")
     run_dir = values["hydra.run.dir"].value() if "hydra.run.dir" in values else None
-    if isinstance(run_dir, str) and "ckpt_path" not in values and is_interrupted_run(RunFolder(Path(run_dir))):
-        added.append("hydra.output_subdir=null")  # it resumes with its own .hydra, or is refused
+    if isinstance(run_dir, str) and "ckpt_path" not in values:
+        refuse_finished_run(RunFolder(Path(run_dir)))
     ckpt_path = values["ckpt_path"].value() if "ckpt_path" in values else None
     if isinstance(ckpt_path, str) and not values["ckpt_path"].is_sweep_override():
         added = _of_checkpoint(Path(ckpt_path), values, added, bool(own_folders(arguments)))
     return [*flags, *typed, *added]  # argparse does not find flags between overrides
+
+
+def _check_flags(flags: list[str]) -> None:
+    """Raise UserError where a setting is typed as other programs take it: --epochs 3."""
+    known = get_args_parser()._option_string_actions
+    for flag in flags:
+        name = flag.partition("=")[0]
+        if re.match(r"--\w", flag) and not any(option.startswith(name) for option in known):
+            setting = name[2:].replace("-", "_")
+            raise UserError(
+                f"{name}: settings have no dashes: {setting}={flag.partition('=')[2] or 'VALUE'}; see --help"
+            )
 
 
 def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str], with_own: bool) -> list[str]:
@@ -181,8 +212,6 @@ def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str
         added.append(
             quote_override("hydra.run.dir", run.path if resumes else new_run_dir(read_saved_name(run, values)))
         )
-    if resumes:
-        added.append("hydra.output_subdir=null")  # the run's own .hydra stays
     choices = read_saved_choices(run).items()  # single settings on top then find the groups that they belong to
     chosen = [(group, name) for group, name in choices if group not in values]
     for group, name in chosen:
@@ -210,17 +239,23 @@ def _check_choice(key: str, override: Override) -> None:
 
 
 def sweep_name(arguments: list[str], overrides: list[Override]) -> str:
-    """Name a sweep by its experiment, or by its swept keys and a hash of the command: the same command, the same sweep.
+    """Name a sweep by its experiment or its swept keys, with a hash of the arguments: the same command, the same sweep.
 
-    The launcher and good_enough are not part of the name: a sweep may be resumed with others.
+    An experiment without further arguments has no hash. What may differ when a sweep is resumed is no part of the name; nor is
+    `seeds` where the experiment has seeds, so that more of them are added to its runs.
     """
-    for override in overrides:
-        if override.key_or_group == "experiment" and not override.is_sweep_override():
-            return safe_name(str(override.value()))
-    swept = [o.key_or_group.split(".")[-1] for o in overrides if o.is_sweep_override()]
-    hashed = sorted(a for a in arguments if not a.lstrip("+").startswith(("hydra/launcher", "hydra.launcher.")))
-    digest = hashlib.blake2b("\0".join(hashed).encode(), digest_size=4).hexdigest()
-    return safe_name(f"{'_'.join(swept) or 'sweep'}-{digest}")
+    experiment = next((o for o in overrides if o.key_or_group == "experiment" and not o.is_sweep_override()), None)
+    of_name = (*MULTIRUN, experiment.input_line) if experiment else ()
+    file = CONF / "experiment" / f"{experiment.value()}.yaml" if experiment else None
+    if file and file.is_file() and re.search("^seeds:", file.read_text(encoding="utf-8"), re.MULTILINE):
+        of_name += tuple(override.input_line for override in overrides if override.key_or_group == "seeds")
+    hashed = sorted(a for a in arguments if a not in of_name and not MAY_DIFFER.match(a.lstrip("+")))
+    swept = "_".join(override.key_or_group.split(".")[-1] for override in overrides if override.is_sweep_override())
+    name = str(experiment.value()) if experiment else swept or "sweep"
+    if experiment and not hashed:
+        return safe_name(name)
+    digest = hashlib.blake2b("\0".join(hashed).encode(errors="surrogateescape"), digest_size=4).hexdigest()
+    return safe_name(f"{name}-{digest}")
 
 
 def safe_name(text: str) -> str:
@@ -249,8 +284,10 @@ def new_run_dir(model: str) -> str:
     stem = OUTPUTS / safe_name(model) / time.strftime("%Y-%m-%d_%H-%M-%S")
     for count in range(1, 1000):
         folder = stem if count == 1 else stem.with_name(f"{stem.name}-{count}")
+        missing = missing_folders(folder)
         try:
             folder.mkdir(parents=True)
+            STATE.made_folders += missing
             return str(folder)
         except FileExistsError:
             continue

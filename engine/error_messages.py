@@ -5,6 +5,7 @@ plain ValueError, is a defect of this project and keeps its traceback.
 """
 
 import re
+import shlex
 import traceback
 
 import yaml
@@ -21,6 +22,8 @@ from common.errors import DISK_ERRORS, ELSEWHERE, UserError
 from common.run_folder import PROJECT
 from common.text import clean, did_you_mean
 from engine.config.trainer_flags import refusal
+from engine.hints import keys_called, quoted, suggest, with_keys
+from engine.state import STATE
 
 LONGEST = 80  # characters of an argument that an error repeats
 LAUNCHERS = {"joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # and their extras
@@ -87,17 +90,55 @@ def _lost_process(error: RuntimeError) -> str | None:
 
 
 def _unparsable(error: OverrideParseException) -> str:
-    key, _, value = (clean(part, LONGEST) for part in error.override.partition("="))
+    text = error.override or ""
+    if "=" not in text:
+        command = clean(with_keys(_script(), _arguments()), 3 * LONGEST)
+        return f"{clean(text, LONGEST)}: an argument is KEY=VALUE: {command} (--help lists groups and keys)"
+    key, _, value = text.partition("=")
+    example = quoted(key, value) if len(text) <= LONGEST else f"'{clean(key, LONGEST)}=\"...\"'"
     return (
-        f"cannot read the argument {clean(error.override, LONGEST)!r}. A value with spaces, commas, brackets, = or letters "
-        f"beyond ASCII needs two kinds of quotes: '{key}=\"{value}\"'"
+        f"cannot read the argument {clean(text, LONGEST)!r}. A value with spaces, commas, brackets, = or letters "
+        f"beyond ASCII needs two kinds of quotes: {clean(example)}"
     )
+
+
+def _several_values(text: str) -> str | None:
+    """Return the message for an argument that only a sweep takes."""
+    if not (match := re.match(r"(?:Ambiguous value for argument|Sweep parameters?) '(.*)'", text)):
+        return None
+    argument = clean(match[1], LONGEST)
+    key, _, value = argument.partition("=")
+    as_text = f"as one text: {quoted(key, value)}" if "(" not in value else ""
+    instead = f"as a list: {shlex.quote(f'{key}=[{value}]')}"
+    if _script() == "train.py":
+        instead = f"they make a sweep: add -m: python train.py -m {shlex.quote(argument)}"
+    return f"{argument}: several values; {instead}; {as_text}".rstrip("; ")
+
+
+def _script() -> str:
+    return STATE.command[1] if len(STATE.command) > 1 else "train.py"
+
+
+def _arguments() -> list[str]:
+    return STATE.command[2:]
+
+
+def _value_of(key: str) -> str | None:
+    """Return the value that was typed for a key."""
+    typed = (argument.lstrip("+~").partition("=") for argument in _arguments())
+    return next((clean(value, LONGEST) for name, equals, value in typed if name.split("@")[0] == key and equals), None)
 
 
 def _no_such_choice(error: MissingConfigException) -> str:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     if group == "hydra/launcher" and name in LAUNCHERS:
         return f'{group}={name}: not installed; pip install -e ".[{LAUNCHERS[name]}]"'
+    typed = next((a for a in _arguments() if a.startswith("datamodule=") and ("/" in a or "\\" in a or "~" in a)), None)
+    if typed is not None and group.startswith("datamodule"):
+        folder = typed.partition("=")[2]
+        return (
+            f"{typed}: no such choice; a folder of images: datamodule=image_folder {quoted('datamodule.root', folder)}"
+        )
     # Hydra gives none for one of several
     options = error.options or [path.stem for path in (PROJECT / "conf" / group).glob("*.yaml")]
     return f"{group}={name}: no such choice; {did_you_mean(name, options)}" if group and options else str(error)
@@ -105,6 +146,8 @@ def _no_such_choice(error: MissingConfigException) -> str:
 
 def _no_such_key(error: ConfigCompositionException) -> str:
     text = str(error)
+    if message := _several_values(text):
+        return message
     match = re.search(r"Could not (?:override|append) '([^']+)'", text) or re.search(r"'([^']+)'", text)
     key = match.group(1).split("@")[0].lstrip("+~") if match else ""
     cause = error.__cause__
@@ -114,9 +157,13 @@ def _no_such_key(error: ConfigCompositionException) -> str:
         keys = [k for k in parent if not str(k).startswith("_")]
         if above == ["trainer"] and (reason := refusal(last)):
             return f"{key}: {reason}"
+        elsewhere = keys_called(last, parent._get_root())
+        if elsewhere and not above:
+            return f"{key}: no such key; {suggest(elsewhere, _value_of(key))} --help lists groups and keys"
         place = f" in {'.'.join(above)}" if above else ""
+        meant = f"{suggest(elsewhere, _value_of(key))} Or: " if elsewhere else ""
         hint = f". To add a setting that the file does not list: +{key}=VALUE" if above else ""
-        return f"{key}: no such key{place}; {did_you_mean(last, keys)}{hint}"
+        return f"{key}: no such key{place}; {meant}{did_you_mean(last, keys)}{hint}"
     if "No match in the defaults list" in text or "Could not override" in text:
         groups = [folder.name for folder in (PROJECT / "conf").iterdir() if folder.is_dir()]
         return f"{key}: no such group or key; {did_you_mean(key, [*groups, 'stages', 'seed', 'ckpt_path'])}"

@@ -2,10 +2,14 @@
 
 import contextlib
 import logging
+import os
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from common.text import printable
+
+log = logging.getLogger(__name__)
 
 
 class ScreenFormatter(logging.Formatter):
@@ -31,20 +35,93 @@ class ScreenHandler(logging.Handler):
         sys.stdout.flush()
 
 
+class ProtectedStream:
+    """Write to a screen that may be closed or full: its end is logged, what follows is lost, and the command continues.
+
+    Letters that it cannot show are written as escapes.
+    """
+
+    def __init__(self, stream):
+        self._stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._protected(self._stream.write, text)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        self.write("".join(lines))
+
+    def flush(self) -> None:
+        self._protected(self._stream.flush)
+
+    def _protected(self, do: Callable, *arguments) -> None:
+        try:
+            do(*arguments)
+        except OSError as error:
+            with contextlib.suppress(OSError, ValueError):  # what was buffered goes there, too
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
+            log.warning("the screen takes no more (%s); continuing without it", error.strerror)
+
+
+def protect_screen() -> None:
+    """Keep a closed pipe or terminal, a full disk behind `>` and letters beyond the screen's encoding from ending a command."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed from the start: `>&-`
+            stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 open as long as the process
+        if not isinstance(stream, ProtectedStream):
+            setattr(sys, name, ProtectedStream(stream))
+
+
 class LogFileHandler(logging.Handler):
-    """Append lines to a file; on a full disk they are lost, and the run continues."""
+    """Append lines to a file, which the first one makes; what cannot be written is lost, and the run continues."""
 
     def __init__(self, filename: str):
         super().__init__()
-        self._file = Path(filename).open("ab", buffering=0)  # noqa: SIM115 closed below; unbuffered, so that no flush can fail
+        self.path = Path(filename)
+        self._file, self._size_before, self._has_failed = None, None, False
 
     def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError):
+        if self.path is None:
+            return
+        try:
+            if self._file is None:
+                self._size_before = self.path.stat().st_size if self.path.exists() else None
+                self._file = self.path.open("ab", buffering=0)  # unbuffered, so that no flush can fail
             self._file.write(f"{self.format(record)}\n".encode(errors="backslashreplace"))
+        except OSError as error:
+            if not self._has_failed:
+                self._has_failed = True  # first: the warning comes here, too
+                log.warning("could not write %s (%s); continuing", self.path, error.strerror)
+
+    def undo(self) -> None:
+        """Leave the file as it was, and write no more."""
+        with contextlib.suppress(OSError):
+            if self._file is not None and self._size_before is None:
+                self.path.unlink()
+            elif self._file is not None:
+                self._file.truncate(self._size_before)
+        self.close()
+        self.path = None
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         super().close()
+
+
+def undo_log_file(path: Path) -> None:
+    """Take back what this command has written to a log."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LogFileHandler) and handler.path and handler.path.absolute() == path.absolute():
+            handler.undo()
 
 
 class WarningCollector(logging.Handler):

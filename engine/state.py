@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -21,6 +22,7 @@ class CliState:
     command: list[str] = field(default_factory=list)  # as typed
     data_source: str = ""  # a sentence where the command did not name its own
     failed: list[FailedJob] = field(default_factory=list)
+    made_folders: list[Path] = field(default_factory=list)  # by this command, the inner ones first
 
 
 STATE = CliState()

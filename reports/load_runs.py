@@ -81,11 +81,18 @@ def find_records(where: str | Sequence[str] | None) -> list[Path]:
             raise UserError(f"runs={place}: no such folder; give the one that train.py printed at its end, {EXAMPLE}")
         for folder in folders:
             name = RunFolder(folder).record.name
-            paths = [folder] if folder.name == name else sorted(folder.rglob(name))
+            below = [] if folder.name == name else sorted(folder.rglob(name))
+            paths = [path for path in below if not _is_kept(path, folder)] if folder.name != name else [folder]
             found |= {path.resolve(): path for path in paths}
     if not found:
         raise UserError(f"runs={', '.join(map(str, places))}: no result.json in it or below; {EXAMPLE}")
     return list(found.values())
+
+
+def _is_kept(path: Path, folder: Path) -> bool:
+    """Return whether a record below a folder is that of a run that another one has replaced, kept in case it is missed."""
+    parts = path.relative_to(folder).parts
+    return any(part.startswith(".before-") or part.endswith(".replaced") for part in parts)
 
 
 def load_runs(paths: Sequence[Path]) -> LoadedRuns:

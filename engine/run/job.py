@@ -8,22 +8,23 @@ import shlex
 import signal
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from common.atomic_io import tolerate_disk_errors, write_bytes
+from common.atomic_io import tolerate_disk_errors, write_text
 from common.errors import DISK_ERRORS, StopRequested, TrialPruned, UserError
 from common.run_folder import RunFolder
-from common.run_record import RunRecord
+from common.run_record import RunRecord, increment_test_evaluations
 from common.signals import slurm_requeue, stop_immediately
 from engine import error_messages, log_handlers
 from engine.flags import own_folders
 from engine.run.component_errors import component_error
-from engine.run.job_state import should_run
+from engine.run.folder_backup import FolderBackup
+from engine.run.job_state import lies_in, should_run
 from engine.run.resume import resume_config
+from engine.state import STATE
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Job(NamedTuple):
     choices: dict[str, str | None]  # the file that each group took
     in_sweep: bool  # one of the jobs of a sweep or a search
     side_by_side: bool = False  # other jobs of its sweep run at the same time
+    hydra: DictConfig | None = None  # Hydra's own part of the configuration
 
 
 def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord], None]) -> Exception | None:
@@ -48,55 +50,121 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
     """
     rank = int(os.environ.get("LOCAL_RANK", 0))
     warning_list = _collect_warnings(rank)
-    record = None
     try:
-        with folder_lock(job.folder, rank) as locked, stop_immediately():
-            if not locked:
-                _skip(job)
-                return None
-            before = _read(job.folder.config)
+        with folder_lock(job.folder, rank) as locked:
+            return _run_locked(job, config, run, rank, warning_list) if locked else _skip(job)
+    finally:
+        logging.getLogger().removeHandler(warning_list)
+        if job.in_sweep:
+            gc.collect()  # trainer and data refer to each other and hold device memory until this runs
+
+
+def _run_locked(
+    job: Job, config: DictConfig, run: Callable, rank: int, warning_list: log_handlers.WarningCollector
+) -> Exception | None:
+    record, backup = None, _backup(job)
+    try:
+        with stop_immediately():
+            if not rank:
+                backup.recover()
             record = RunRecord.begin(job.folder, command=job.command, overrides=job.overrides, writes=rank == 0)
             record.in_sweep, record.latency_comes_later = job.in_sweep, job.side_by_side
-            config = resume_config(config, job.overrides, job.folder)
+            config, changed = resume_config(config, job.overrides, job.folder)
             record.describe(OmegaConf.to_container(config, resolve=False), job.choices)
             if rank and RESUME_FROM in os.environ:
                 config.ckpt_path = os.environ[RESUME_FROM] or None
-            elif not should_run(config, record, in_sweep=job.in_sweep):
+            elif not _begin(job, config, record, backup, bool(changed)):
                 return None
             os.environ[RESUME_FROM] = config.ckpt_path or ""
-            if record.previous is not None:
-                before |= _read(job.folder.record, job.folder.splits, job.folder.summary)
             record.save()
             run(config, record)
             _finish(record, config.ckpt_path, warning_list.messages)
+            backup.discard()
         return None
     except StopRequested as stopped:
         if record is not None:
             with tolerate_disk_errors(job.folder.record):
-                record.mark_interrupted(warning_list.messages)
+                if not _put_back(record, backup, else_recorded=True):
+                    record.mark_interrupted(warning_list.messages)
+                    backup.discard()
         stopped.next_step = _how_to_resume(job)
         if stopped.number == getattr(signal, "SIGUSR1", None) and not rank:
             _requeue(job)
         raise
     except TrialPruned as pruned:
         record.prune(str(pruned), warning_list.messages)
+        backup.discard()
         return pruned
     except Exception as raised:
         kept = _how_to_resume(job) if job.folder.last_checkpoint.is_file() else ""
         error = component_error(raised, config, kept) or raised
         message = error_messages.user_message(error)
-        refused = isinstance(error, UserError) and record is not None and record.previous and not record.has_done
-        if refused and not rank:  # what the run before in this folder has left stays
-            _restore(before)
-        elif record is not None:
-            _record_error(record, error, message, warning_list.messages)
         if job.in_sweep:
             log.error("%s: %s", job.folder.path.name, message or error, exc_info=message is None)
+        if record is not None:
+            with tolerate_disk_errors(job.folder.record):
+                if not _put_back(record, backup, else_recorded=job.in_sweep or message is None):
+                    _record_error(record, error, message, warning_list.messages)
+                    backup.discard()
         return error
-    finally:
-        logging.getLogger().removeHandler(warning_list)
-        if job.in_sweep:
-            gc.collect()  # trainer and data refer to each other and hold device memory until this runs
+
+
+def _backup(job: Job) -> FolderBackup:
+    """Return what keeps the folder's content; an earlier run of a sweep is kept beside the sweep, another one beside itself."""
+    beside = job.folder.path.parent if job.in_sweep else job.folder.path
+    whole = job.in_sweep or job.folder.path in STATE.made_folders
+    return FolderBackup(job.folder, whole=whole, kept_in=beside.with_name(f"{beside.name}.replaced"))
+
+
+def _begin(job: Job, config: DictConfig, record: RunRecord, backup: FolderBackup, changed: bool) -> bool:
+    """Decide whether the job is to run; if so, keep what is in its folder and write its configuration.
+
+    Args:
+        changed: whether the command changes settings of the run that it resumes.
+    """
+    folder, previous = job.folder, record.previous
+    finished = previous is not None and previous.status in ("finished", "pruned")
+    backup.holds_training = finished or any(folder.checkpoints.glob("*.ckpt"))
+    in_own_folder = lies_in(folder, config.ckpt_path)
+    if previous is not None and in_own_folder and "fit" not in config.stages:
+        record.evaluate_again()
+    text = OmegaConf.to_yaml(config)  # before an interrupted run's checkpoint is put in
+    if not should_run(config, record, in_sweep=job.in_sweep):
+        return False
+    digest = previous.run.config_hash or "run" if previous else "unreadable"
+    restarts = record.previous is None and not in_own_folder
+    backup.begin(restarts=restarts, kept_as=f"{folder.path.name}-{digest}" if job.in_sweep else digest)
+    unknown = not folder.choices.is_file()
+    if not folder.config.is_file() or (not record.evaluates_again and (changed or unknown)):
+        write_configuration(folder, text, job.hydra if unknown else None)
+    return True
+
+
+def write_configuration(folder: RunFolder, text: str, hydra: DictConfig | None) -> None:
+    """Write .hydra as Hydra does, which would do so before a command can be refused; without Hydra's part config.yaml only."""
+    folder.hydra.mkdir(parents=True, exist_ok=True)
+    write_text(folder.config, text)
+    if hydra is not None:
+        write_text(folder.choices, OmegaConf.to_yaml(hydra))
+        write_text(folder.overrides, OmegaConf.to_yaml(hydra.hydra.overrides.task))
+
+
+def _put_back(record: RunRecord, backup: FolderBackup, *, else_recorded: bool) -> bool:
+    """Put the folder back as it was where the command has neither trained nor measured; return whether that was done.
+
+    Args:
+        else_recorded: how the command ended is recorded where no earlier training is lost by that.
+    """
+    has_done = backup.has_new_checkpoint or (record.has_done and not record.evaluates_again)
+    if not record.writes or has_done or (else_recorded and not backup.holds_training):
+        return False
+    backup.restore()
+    log_handlers.undo_log_file(record.folder.log)
+    if record.evaluates_again and record.test is not None:
+        increment_test_evaluations(record.folder)
+    elif record.resumes and else_recorded:
+        os.utime(record.folder.record)  # of a sweep: did not finish now either
+    return True
 
 
 def _collect_warnings(rank: int) -> log_handlers.WarningCollector:
@@ -109,15 +177,12 @@ def _collect_warnings(rank: int) -> log_handlers.WarningCollector:
     return warning_list
 
 
-def _skip(job: Job) -> None:
-    """Log that another process runs this job of a sweep.
-
-    Raises:
-        UserError: it is a single run.
-    """
+def _skip(job: Job) -> UserError | None:
+    """Log that another process runs this job of a sweep; return the error of a single run."""
     if not job.in_sweep:
-        raise UserError(f"{job.folder.path}: another process is training in this folder; wait for it or stop it")
+        return UserError(f"{job.folder.path}: another process is training in this folder; wait for it or stop it")
     log.info("%s: skipped: another process is running this job", job.folder.path.name)
+    return None
 
 
 def _finish(record: RunRecord, ckpt_path: str | None, messages: list[str]) -> None:
@@ -128,16 +193,6 @@ def _finish(record: RunRecord, ckpt_path: str | None, messages: list[str]) -> No
     if record.writes and (record.val or record.test):
         with tolerate_disk_errors(record.folder.model_card):
             write_card(record, ckpt_path)
-
-
-def _read(*paths: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in paths if path.is_file()}
-
-
-def _restore(before: dict[Path, bytes]) -> None:
-    """Put files back that a command has changed before it was refused."""
-    for path, content in before.items():
-        write_bytes(path, content)
 
 
 def _record_error(record: RunRecord, error: Exception, message: str | None, messages: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-import shutil
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -14,24 +14,21 @@ from common.text import join_words
 log = logging.getLogger(__name__)
 
 
-def is_interrupted_run(folder: RunFolder) -> bool:
-    """Return whether a run was interrupted or failed in this folder and can resume; a command names it for a run of its own.
-
-    Raises:
-        UserError: a run was finished there.
-    """
-    if not folder.record.is_file():
-        return False
+def refuse_finished_run(folder: RunFolder) -> None:
+    """Raise UserError where a run was finished in this folder, which a command names for a run of its own."""
     try:
-        record = RunRecord.read(folder)
-    except UserError:
-        return False
-    if record.status == "finished":
-        raise UserError(
-            f"hydra.run.dir={folder.path}: holds a finished run; use another folder, or 'stages=[test]' "
-            f"ckpt_path={folder.best_checkpoint} to evaluate it again"
-        )
-    return _is_unfinished(record)
+        finished = RunRecord.read(folder).status == "finished"
+    except UserError:  # none, or a damaged one
+        return
+    if finished:
+        raise _finished(folder)
+
+
+def _finished(folder: RunFolder) -> UserError:
+    return UserError(
+        f"hydra.run.dir={folder.path}: holds a finished run; use another folder, or 'stages=[test]' "
+        f"ckpt_path={folder.best_checkpoint} to evaluate it again"
+    )
 
 
 def _is_unfinished(record: RunRecord) -> bool:
@@ -39,10 +36,16 @@ def _is_unfinished(record: RunRecord) -> bool:
     return record.status == "running" or (record.status == "failed" and record.folder.last_checkpoint.is_file())
 
 
+def lies_in(folder: RunFolder, ckpt_path: str | None) -> bool:
+    """Return whether a checkpoint is one of the run in this folder."""
+    return ckpt_path is not None and Path(ckpt_path).resolve().parent == folder.checkpoints.resolve()
+
+
 def should_run(config: DictConfig, record: RunRecord, *, in_sweep: bool) -> bool:
     """Return whether a job is still to run, judged by what is in its folder; an interrupted one resumes (`ckpt_path`).
 
-    In a sweep a finished job is skipped; one that failed resumes, too; one that has other settings restarts.
+    In a sweep a finished job is skipped; one that failed resumes, too; one that has other settings restarts. A record without
+    `previous` then stands for a run that starts.
 
     Raises:
         UserError: a single run whose folder holds another one; or a sweep whose jobs would start further processes with
@@ -59,17 +62,19 @@ def should_run(config: DictConfig, record: RunRecord, *, in_sweep: bool) -> bool
             "without -m"
         )
     previous, folder, name = record.previous, record.folder, record.folder.path.name
-    if previous is None or config.ckpt_path is not None:
+    if previous is None or lies_in(folder, config.ckpt_path):
         return True
-    same = previous.run.config_hash == record.run.config_hash
+    same = previous.run.config_hash == record.run.config_hash and _checkpoints_of(previous) == _checkpoints_of(record)
     if not in_sweep and _is_unfinished(previous) and not same:
-        record.writes = False  # result.json belongs to the other run
         raise UserError(
             f"hydra.run.dir={folder.path}: holds a run that did not finish, with other settings: "
             f"{_differences(previous.run, record.run)}. Use another folder, or resume it with "
             f"ckpt_path={folder.last_checkpoint}"
         )
-    if same and previous.status in ("finished", "pruned"):
+    trains = previous.best is not None or "fit" in config.stages
+    if not in_sweep and previous.status == "finished" and trains:
+        raise _finished(folder)
+    if same and previous.status in ("finished", "pruned") and in_sweep:
         log.info("%s: already finished, skipping", name)
         os.utime(folder.record)  # belongs to the sweep that is running now
         return False
@@ -78,14 +83,20 @@ def should_run(config: DictConfig, record: RunRecord, *, in_sweep: bool) -> bool
         log.info("%s: %s; resuming from %s", name, ended, folder.last_checkpoint.relative_to(folder.path))
         config.ckpt_path = str(folder.last_checkpoint)
         return True
-    if same:
+    if not in_sweep and previous.status == "finished":
+        log.info("%s: the earlier evaluation in this folder is replaced", name)
+    elif same:
         log.info("%s: %s before its first checkpoint, restarting", name, ended)
     else:
         log.warning("%s: settings changed, restarting: %s", name, _differences(previous.run, record.run))
-    if record.writes:
-        _empty(folder, keep_as=previous.run.config_hash if previous.status == "finished" else None)
     record.discard_previous()
     return True
+
+
+def _checkpoints_of(record: RunRecord) -> list[str]:
+    """Return which checkpoint of elsewhere was typed, which is no setting of the run."""
+    typed = [o.partition("=")[2].strip("'\"") for o in record.run.overrides if o.lstrip("+").startswith("ckpt_path=")]
+    return [path for path in typed if not lies_in(record.folder, path)]
 
 
 def _differences(before: RunInfo, now: RunInfo) -> str:
@@ -93,24 +104,3 @@ def _differences(before: RunInfo, now: RunInfo) -> str:
     old, new = ({**each.settings, **each.choices} for each in (before, now))
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return join_words([f"{key}={new.get(key)} (was {old.get(key)})" for key in keys]) if old else "not recorded before"
-
-
-def _empty(folder: RunFolder, keep_as: str | None) -> None:
-    """Remove what an earlier run left; with `keep_as` move it beside the sweep, to SWEEP.replaced/JOB-HASH.
-
-    The log, .hydra and the lock are those of the command that is running.
-    """
-    job = folder.path
-    place = job.parent.with_name(f"{job.parent.name}.replaced") / f"{job.name}-{keep_as}" if keep_as else None
-    if place:
-        place.mkdir(parents=True, exist_ok=True)
-        log.info("%s: the earlier run is kept in %s", job.name, place)
-    for path in job.iterdir():
-        if path in (folder.hydra, folder.log, folder.lock):
-            continue
-        if place:
-            path.replace(place / path.name)
-        elif path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()

@@ -67,8 +67,10 @@ def resume_errors(ckpt_path: str | None) -> Iterator[None]:
         ) from error
 
 
-def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -> DictConfig:
+def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -> tuple[DictConfig, list[str]]:
     """Return `config`, or with a checkpoint the configuration of its run with the command line's overrides on top.
+
+    Also return what these change.
 
     Args:
         folder: of the run that starts now.
@@ -77,7 +79,7 @@ def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -
         UserError: an experiment on top, where it would be unclear which of its settings win.
     """
     if config.ckpt_path is None:
-        return config
+        return config, []
     if not isinstance(config.ckpt_path, str):
         raise UserError(f"ckpt_path={config.ckpt_path}: use the path of a checkpoint, in quotes where it is a number")
     run = run_to_resume(Path(config.ckpt_path))
@@ -86,7 +88,7 @@ def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -
             "ckpt_path=%s: no .hydra/config.yaml beside its folder, so the settings are those of this command, not of its run",
             config.ckpt_path,
         )
-        return config
+        return config, []
     choices = read_saved_choices(run)
     keys = {override: override.lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides}
     if "experiment" in keys.values():
@@ -107,8 +109,7 @@ def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -
     log.info("settings of %s%s", run.path, f", changed: {', '.join(changed)}" if changed else "")
     if changed and folder == run:
         log.warning("resuming with other settings than the run started with: %s", ", ".join(changed))
-        OmegaConf.save(merged, run.config)
-    return merged
+    return merged, changed
 
 
 def _keys_of_debug() -> list[str]:

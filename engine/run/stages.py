@@ -85,6 +85,7 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
         data.setup()  # reads the images, which may take minutes: what can be refused without them was refused before
         model.hparams["range"] = data.value_range and list(data.value_range)
         record.data = describe_data(data)
+        record.check_same_images()
         if record.writes:
             record.folder.write_splits(split_columns(data))
         record.model = describe_model(config, model, record)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import optuna
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from common.errors import StopRequested, TrialPruned, UserError
@@ -18,6 +19,7 @@ from common.run_record import RunRecord
 from common.signals import stop_immediately
 from common.text import duration, plural
 from engine.error_messages import user_message
+from engine.run.job import write_configuration
 from engine.search import study
 from engine.search.retrain import describe_best, report_search, retrain
 from engine.search.settings import SearchSettings, read_settings
@@ -59,6 +61,7 @@ def run_search(config: DictConfig, folder: Path, run: Callable) -> None:
     try:
         with stop_immediately():
             search = Search(settings, folder, run)
+            write_configuration(RunFolder(folder), OmegaConf.to_yaml(config), HydraConfig.instance().cfg)
             is_over = search.run_trials()
             if is_over:
                 search.failed += retrain(settings, search.study, folder, run)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from omegaconf import OmegaConf, open_dict
 
-from common.atomic_io import write_text
 from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
@@ -27,11 +26,9 @@ def run_trial(folder: RunFolder, overrides: Sequence[str], run: Callable) -> Exc
     with open_dict(config):
         hydra = config.pop("hydra")
         hydra.runtime.output_dir = hydra.run.dir = str(folder.path)
-    folder.hydra.mkdir(parents=True, exist_ok=True)
-    write_text(folder.config, OmegaConf.to_yaml(config))
-    write_text(folder.choices, OmegaConf.to_yaml({"hydra": hydra}))
-    write_text(folder.overrides, OmegaConf.to_yaml(hydra.overrides.task))
-    job = Job(folder, STATE.command, list(overrides), dict(hydra.runtime.choices), in_sweep=True)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    choices, whole = dict(hydra.runtime.choices), OmegaConf.create({"hydra": hydra})
+    job = Job(folder, STATE.command, list(overrides), choices, in_sweep=True, hydra=whole)
     STATE.started_s = time.perf_counter()
     with _log_to(folder.log, hydra.job_logging.formatters.file.format):
         return run_job(job, config, run)

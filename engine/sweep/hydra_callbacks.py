@@ -8,8 +8,10 @@ from pathlib import Path
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import UserError
+from common.run_folder import missing_folders
 from common.text import printable
 from engine.state import STATE, FailedJob
 from engine.sweep.latency import measure_latencies
@@ -29,6 +31,8 @@ class SweepReport(Callback):
     def on_run_start(self, config: DictConfig, **_) -> None:
         with _refusing():
             check_single_run(config)
+        with contextlib.suppress(OSError, OmegaConfBaseException):  # as below
+            STATE.made_folders += missing_folders(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
         with _refusing():

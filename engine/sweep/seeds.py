@@ -58,6 +58,8 @@ def complete_sweep(config: DictConfig) -> str:
     ):
         if len(values.get(key, [])) > 1:
             raise UserError(f"{key}={','.join(values[key])}: is of the whole sweep and no axis of it; give {instead}")
+    for key, given in values.items():
+        _check_repeated(key, given)
     seeds, typed = _seeds(config), _typed(config)
     if seeds and "seed" in typed and "seeds" in typed:
         raise UserError(
@@ -72,6 +74,17 @@ def complete_sweep(config: DictConfig) -> str:
             swept = {key: value for key, value in (config.hydra.sweeper.params or {}).items() if key != "seed"}
             config.hydra.sweeper.params = {"seed": ",".join(map(str, seeds)), **swept}
     return _describe(config, bool(chosen))
+
+
+def _check_repeated(key: str, values: list[str]) -> None:
+    """Raise UserError where a swept key has a value twice, of which both jobs would have one folder or one result."""
+    parser, seen = OverridesParser.create(), {}
+    for text in values if len(values) > 1 else ():
+        text = text if text.startswith(f"{key}=") else f"{key}={text}"
+        value = repr(parser.parse_override(text).value())
+        if value in seen:
+            raise UserError(f"{key}={','.join(values)}: {values[seen[value]]} is given twice; give each value once")
+        seen[value] = len(seen)
 
 
 def _describe(config: DictConfig, chosen: bool) -> str:

@@ -48,7 +48,17 @@ def test_the_same_sweep_has_the_same_folder():
     assert sweep_of(*typed) == sweep_of(*typed) != sweep_of("-m", "datamodule.batch_size=8,32", "seed=1")
     assert sweep_of(*typed, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2") == sweep_of(*typed)
     assert re.fullmatch(r"batch_size-[0-9a-f]{8}", sweep_of(*typed))
-    assert sweep_of("-m", "experiment=batch_sizes", "seed=1") == "batch_sizes"
+    assert sweep_of(*typed, "good_enough=0.1", "datamodule.cache=/x") == sweep_of(*typed)
+    assert sweep_of(*typed, "seeds=2") != sweep_of(*typed)  # its jobs have other names
+
+
+def test_an_experiment_with_other_data_or_settings_is_another_sweep():
+    plain = [sweep_of("experiment=batch_sizes", *more) for more in ([], ["-m"], ["seeds=1"], ["hydra/launcher=joblib"])]
+    assert set(plain) == {"batch_sizes"}
+    others = [["datamodule.root=/a"], ["datamodule.root=/b"], ["model.image_size=64"], ["stages=[cost]"], ["seed=1"]]
+    names = {sweep_of("experiment=batch_sizes", *more) for more in others}
+    assert len(names) == len(others) and all(re.fullmatch(r"batch_sizes-[0-9a-f]{8}", name) for name in names)
+    assert sweep_of("datamodule.root=/a", "-m", "experiment=batch_sizes") in names  # in any order
 
 
 def test_the_flag_of_a_sweep_may_be_anywhere():

@@ -280,7 +280,7 @@ def test_the_cache_is_that_of_the_command(tmp_path):
     folder.last_checkpoint.touch()
     mine = {"cache": "/mine", "cache_max_gib": 50, "gpu_cache_gib": 8, "root": None}
     config = OmegaConf.create({"ckpt_path": str(folder.last_checkpoint), "stages": ["fit"], "datamodule": mine})
-    assert resume_config(config, [], RunFolder(tmp_path)).datamodule == {**mine, "root": "x"}
+    assert resume_config(config, [], RunFolder(tmp_path))[0].datamodule == {**mine, "root": "x"}
 
 
 def everything(folder: Path) -> dict[str, bytes]:

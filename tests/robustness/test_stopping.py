@@ -72,7 +72,7 @@ def test_with_loader_processes_too(train, at_step, tmp_path):
     assert outcome(straight) == outcome(killed) and scalars(straight) == scalars(killed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_the_message_names_the_command_that_resumes(train, finished_run, at_step, number):
     handlers = signal.getsignal(number)
     at_step(4, lambda: os.kill(os.getpid(), number))

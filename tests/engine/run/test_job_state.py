@@ -13,7 +13,7 @@ from common.errors import StopRequested, TrialPruned, UserError
 from common.run_folder import PROJECT, RunFolder
 from common.run_record import RunRecord
 from engine.run.job import Job, folder_lock, run_job
-from engine.run.job_state import is_interrupted_run
+from engine.run.job_state import refuse_finished_run
 from tests.support.configs import composed
 
 
@@ -130,6 +130,28 @@ def test_with_other_settings_it_restarts_and_a_finished_run_is_kept(jobs, caplog
     assert (kept.run.seed, jobs.record.run.seed) == (48763, 5)
 
 
+def test_checkpoints_of_one_that_did_not_finish_are_kept_too(jobs):
+    with pytest.raises(StopRequested):
+        jobs.run(work=raising(StopRequested(signal.SIGTERM)))
+    jobs.folder.last_checkpoint.write_text("hours of training")
+    digest = jobs.record.run.config_hash
+    for seed in (5, 6):
+        assert jobs.run(f"seed={seed}") == (None, None)
+    kept = jobs.folder.path.parent.with_name("sweep.replaced")
+    assert (kept / f"seed-1-{digest}" / "checkpoints" / "last.ckpt").read_text() == "hours of training"
+    assert len(list(kept.iterdir())) == 2 and not list(jobs.folder.path.glob(".before*"))
+
+
+def test_a_checkpoint_of_elsewhere_does_not_replace_a_run(jobs, tmp_path):
+    jobs.run(in_sweep=False)
+    content = jobs.folder.record.read_bytes()
+    other = tmp_path / "other.ckpt"
+    other.touch()
+    error, ran = jobs.run(f"ckpt_path={other}", in_sweep=False)
+    assert ran == "skipped" and "holds a finished run" in str(error)
+    assert jobs.folder.record.read_bytes() == content
+
+
 def test_a_single_run_refuses_an_interrupted_one_with_other_settings(jobs):
     with pytest.raises(StopRequested):
         jobs.run(work=raising(StopRequested(signal.SIGTERM)), in_sweep=False)
@@ -140,16 +162,17 @@ def test_a_single_run_refuses_an_interrupted_one_with_other_settings(jobs):
 
 
 def test_a_folder_that_is_named_again(jobs):
-    assert not is_interrupted_run(jobs.folder)
+    refuse_finished_run(jobs.folder)
     with pytest.raises(StopRequested) as stopped:
         jobs.run(work=raising(StopRequested(signal.SIGTERM)), in_sweep=False)
     resume = f". Resume with: python train.py ckpt_path={jobs.folder.last_checkpoint}"
-    assert stopped.value.next_step == resume and is_interrupted_run(jobs.folder)
+    assert stopped.value.next_step == resume
+    refuse_finished_run(jobs.folder)
     jobs.run(in_sweep=False)
     with pytest.raises(UserError, match=r"holds a finished run; use another folder, or 'stages=\[test\]'"):
-        is_interrupted_run(jobs.folder)
+        refuse_finished_run(jobs.folder)
     jobs.folder.record.write_text("{")
-    assert not is_interrupted_run(jobs.folder)
+    refuse_finished_run(jobs.folder)
 
 
 def test_a_folder_in_which_another_process_runs(jobs, caplog):

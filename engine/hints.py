@@ -1,0 +1,105 @@
+"""What an argument that the command line does not know may mean: its key elsewhere, or the key that it is without."""
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from common.run_folder import PROJECT
+from common.run_record import flatten
+from common.text import override_value, quote_override
+from engine.flags import split_flags
+
+CONF = PROJECT / "conf"
+LONGEST = 80  # characters of an argument that is repeated
+
+# Words of other programs, for the last word of a key here
+ALIASES = {
+    "epoch": "max_epochs", "epochs": "max_epochs", "n_epochs": "max_epochs", "num_epochs": "max_epochs", "steps": "max_steps",
+    "learning_rate": "lr", "lr0": "lr", "base_lr": "lr", "wd": "weight_decay", "bs": "batch_size", "batch": "batch_size",
+    "gpu": "devices", "gpus": "devices", "n_gpus": "devices", "workers": "num_workers", "n_workers": "num_workers",
+    "size": "image_size", "img_size": "image_size", "imgsz": "image_size", "input_size": "image_size",
+    "resolution": "image_size", "pretrained": "weights", "amp": "precision", "fp16": "precision",
+    "data": "root", "data_dir": "root", "data_root": "root", "data_path": "root", "dataset": "root", "folder": "root",
+    "csv": "table", "labels": "table", "arch": "model", "net": "model", "network": "model", "optim": "optimizer",
+    "opt": "optimizer", "lr_scheduler": "scheduler", "sched": "scheduler", "random_seed": "seed", "augment": "augmentation",
+    "resume": "ckpt_path", "checkpoint": "ckpt_path", "criterion": "loss", "folds": "folds", "kfold": "folds",
+}  # fmt: skip
+FOLDERS = dict.fromkeys(("out", "output", "output_dir", "out_dir", "save_dir", "run_dir", "log_dir"), "hydra.run.dir")
+POSITIONAL = {"search.py": "name", "export.py": "ckpt", "report.py": "runs", "demo.py": "ckpt"}
+
+
+def keys_called(name: str, config: DictConfig) -> list[str]:
+    """Return the keys of a composed configuration whose last word is this one, or what other programs call so.
+
+    The outer ones first; where there is none of a group itself, also those of files that are not chosen, as `scheduler.patience
+    scheduler=plateau`.
+    """
+    settings = OmegaConf.to_container(config, resolve=False)
+    settings.pop("hydra", None)
+    name = name.lower().replace("-", "_")
+    for word in dict.fromkeys((name, ALIASES.get(name, name))):
+        found = sorted((key for key in _dotted(settings) if key.split(".")[-1] == word), key=lambda key: key.count("."))
+        nearest = [key for key in found if key.count(".") == found[0].count(".")]
+        if nearest and nearest[0].count(".") < 2:
+            return nearest
+        if found := [*(_keys_of_files(word, settings) if "trainer" in settings else ()), *nearest]:
+            return found
+    return [FOLDERS[name]] if name in FOLDERS and "trainer" in settings else []
+
+
+def _dotted(settings: dict) -> list[str]:
+    """Return every key, of a group too; not those that take the value of another key."""
+    keys = [key for key, value in flatten(settings).items() if not str(value).startswith("${")]
+    return list(dict.fromkeys([*settings, *(key for key in keys if not key.split(".")[-1].startswith("_"))]))
+
+
+def _keys_of_files(word: str, settings: dict) -> list[str]:
+    """Return `KEY GROUP=FILE` of the groups whose files have the key, with these files."""
+    found = {}
+    for path in sorted(CONF.glob("*/*.yaml")):
+        group = path.parent.name
+        keys = flatten(yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if group in settings else {}
+        for key, value in keys.items():
+            if key.split(".")[-1] == word and "source." not in key and not str(value).startswith("${"):
+                found.setdefault(f"{group}.{key}", []).append(path.stem)
+    return [f"{key} {key.split('.')[0]}={'|'.join(names)}" for key, names in found.items()]
+
+
+def suggest(keys: Iterable[str], value: str | None) -> str:
+    """Return `did you mean trainer.max_epochs=3?`, with the value as typed."""
+    shown = []
+    for key in list(keys)[:4]:
+        name, _, choice = key.partition(" ")
+        shown.append(f"{name}{'' if value is None else f'={value}'}{f' with {choice}' if choice else ''}")
+    return f"did you mean {' or '.join(shown)}?"
+
+
+def quoted(key: str, value: str) -> str:
+    """Return an argument in the two kinds of quotes with which shell and Hydra take the value as it is; a list by its items."""
+    inner = re.fullmatch(r"\[(.*)\]", value)
+    items = [item.strip() for item in inner[1].split(",")] if inner and not set("[]") & set(inner[1]) else None
+    return shlex.quote(f"{key}=[{','.join(map(override_value, items))}]" if items else quote_override(key, value))
+
+
+def with_keys(script: str, arguments: Sequence[str]) -> str:
+    """Return a command whose arguments without `=` have the keys that they probably mean."""
+    flags, overrides = split_flags(arguments)
+    completed = [each if "=" in each or each.startswith("~") else " ".join(_keyed(script, each)) for each in overrides]
+    return " ".join(["python", script, *flags, *completed])
+
+
+def _keyed(script: str, text: str) -> list[str]:
+    suffix = Path(text).suffix.lower()
+    if script == "predict.py":
+        return [shlex.quote(quote_override("ckpt" if suffix in (".ckpt", ".onnx") else "images", text))]
+    if script in POSITIONAL:
+        return [shlex.quote(quote_override(POSITIONAL[script], text))]
+    if suffix == ".ckpt":
+        return [shlex.quote(quote_override("ckpt_path", text))]
+    if re.fullmatch(r"[\w-]+", text) and (files := sorted(CONF.glob(f"*/{text}.yaml"))):
+        return [f"{files[0].parent.name}={text}"]
+    return ["datamodule=image_folder", shlex.quote(quote_override("datamodule.root", text))]

@@ -1,0 +1,159 @@
+"""What a run's folder held before a command: put back where the command does nothing, kept beside where another run starts."""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from common.atomic_io import tolerate_disk_errors
+from common.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+LARGEST_COPY = 8 * 2**20  # bytes; of larger files, which are always written under a new name, a link is kept
+
+
+class FolderBackup:
+    """Keep what a command finds in a run's folder until it has trained or measured something.
+
+    It lies in the folder itself, so that the next command can put back what one that was killed has left (`recover`).
+
+    Args:
+        folder: of the run.
+        whole: whether everything in it is the run's own, as in a sweep; else only what a run is known to write.
+        kept_in: folder for a run that another one replaces.
+    """
+
+    def __init__(self, folder: RunFolder, *, whole: bool, kept_in: Path):
+        self.folder, self.whole, self.kept_in = folder, whole, kept_in
+        self.holds_training = False  # that would be lost
+        self._place = self._kept_as = None
+        self._present: set[str] | None = None  # names of what is here; None: nothing was changed yet
+        self._checkpoints: dict[str, tuple] = {}
+
+    def recover(self) -> None:
+        """Put back, or keep beside, what the last command has held and could not put back since it was killed."""
+        shutil.rmtree(self._building, ignore_errors=True)
+        for place in (self.folder.before_resume, self.folder.before_restart):
+            if not place.is_dir() or place.is_symlink():
+                continue
+            self._place = place
+            written = [path.stat().st_mtime_ns for path in self.folder.checkpoints.glob("*.ckpt")]
+            if any(time >= place.stat().st_mtime_ns for time in written):
+                self.discard()
+            else:
+                log.info("%s: the last command was killed before it had done anything: put back", self.folder.path)
+                self._present = {path.name for path in place.iterdir()} | {self.folder.checkpoints.name}
+                self.restore()
+
+    def begin(self, *, restarts: bool, kept_as: str = "") -> None:
+        """Copy what is in the folder, without the checkpoints, which a run that resumes keeps.
+
+        Args:
+            restarts: another run starts here: checkpoints too, and nothing of it stays.
+            kept_as: name of the earlier run where it is kept.
+        """
+        self._kept_as = kept_as
+        entries = self.folder.entries(self.whole)
+        self._present = {path.name for path in entries}
+        self._checkpoints = self._identities()
+        if not restarts:
+            entries = [path for path in entries if path != self.folder.checkpoints]
+        if entries:
+            try:
+                self._building.mkdir()
+                for path in entries:
+                    _copy(path, self._building / path.name)
+                os.utime(self._building)
+                self._place = self.folder.before_restart if restarts else self.folder.before_resume
+                self._building.rename(self._place)
+            except OSError as error:
+                self._place = None
+                shutil.rmtree(self._building, ignore_errors=True)
+                error.filename = error.filename or str(self.folder.path)
+                raise
+        if restarts:
+            for path in entries:
+                _remove(path)
+            self._checkpoints = {}
+
+    @property
+    def has_new_checkpoint(self) -> bool:
+        """Whether a checkpoint was written since."""
+        return self._present is not None and self._identities() != self._checkpoints
+
+    def restore(self) -> None:
+        """Put everything back as it was."""
+        if self._present is None:
+            return
+        held = {path.name for path in self._place.iterdir()} if self._place else set()
+        for path in self.folder.entries(self.whole):
+            if path.name in held or path.name not in self._present:
+                _remove(path)
+        if self._place:
+            for path in self._place.iterdir():
+                path.rename(self.folder.path / path.name)
+            self._place.rmdir()
+        self._place = self._present = None
+
+    def discard(self) -> None:
+        """Remove what was kept; a run that another one has replaced is kept beside."""
+        if self._place is None:
+            return
+        if self._place == self.folder.before_restart:
+            with tolerate_disk_errors(self.kept_in):  # then it stays where it is
+                kept = self._free_place()
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                self._place.rename(kept)
+                log.info("%s: the earlier run is kept in %s", self.folder.path.name, kept)
+        else:
+            shutil.rmtree(self._place, ignore_errors=True)
+        self._place = None
+
+    @property
+    def _building(self) -> Path:
+        return self.folder.before_resume.with_name(".before-copying")
+
+    def _free_place(self) -> Path:
+        """Return a name that no run with checkpoints has; without them there is nothing to lose."""
+        name = self._kept_as or "killed"
+        for count in range(1, 10_000):
+            place = self.kept_in / (name if count == 1 else f"{name}-{count}")
+            if place.is_dir() and not any(RunFolder(place).checkpoints.glob("*.ckpt")):
+                shutil.rmtree(place)
+            if not place.exists():
+                break
+        return place
+
+    def _identities(self) -> dict[str, tuple]:
+        return {
+            path.name: (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            for path in self.folder.checkpoints.glob("*.ckpt")
+            for stat in [path.stat()]
+        }
+
+
+def _copy(path: Path, to: Path) -> None:
+    """Copy a file or a folder, with links as links."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.copytree(path, to, symlinks=True, copy_function=_copy_file)
+    else:
+        _copy_file(path, to)
+
+
+def _copy_file(path: str | Path, to: str | Path, follow_symlinks: bool = False) -> None:
+    path = Path(path)
+    if path.suffix == ".ckpt" or path.stat(follow_symlinks=False).st_size > LARGEST_COPY:
+        try:
+            os.link(path, to, follow_symlinks=False)
+            return
+        except (OSError, NotImplementedError):  # a file system without links
+            pass
+    shutil.copy2(path, to, follow_symlinks=False)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

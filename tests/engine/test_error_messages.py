@@ -1,0 +1,66 @@
+"""Mistakes at the command line, and the line that says what was meant."""
+
+import shlex
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+import predict as predict_script
+import report as report_script
+import train as train_script
+from engine.hints import quoted
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["epochs=3"], "did you mean trainer.max_epochs=3?"),
+    (["max_epochs=3"], "did you mean trainer.max_epochs=3?"),
+    (["lr=0.1"], "did you mean optimizer.lr=0.1?"),
+    (["learning_rate=0.1"], "did you mean optimizer.lr=0.1?"),
+    (["batch_size=8"], "did you mean datamodule.batch_size=8?"),
+    (["positive_class=1"], "did you mean decision.positive_class=1?"),
+    (["image_size=64"], "did you mean model.image_size=64?"),
+    (["table=x.csv"], "did you mean datamodule.table=x.csv?"),
+    (["num_workers=2"], "did you mean datamodule.num_workers=2?"),
+    (["gpus=1"], "did you mean trainer.devices=1?"),
+    (["output_dir=x"], "did you mean hydra.run.dir=x?"),
+    (["patience=3"], "patience=3 with callbacks=early_stopping or scheduler.patience=3 with scheduler=plateau?"),
+    (["weight_decay=1"], "did you mean optimizer.weight_decay=1 with optimizer="),
+    (["trainer.epochs=3"], "trainer.epochs: no such key in trainer; did you mean trainer.max_epochs=3?"),
+    (["optimizer.learning_rate=3"], "did you mean optimizer.lr=3?"),
+    (["--epochs", "3"], "--epochs: settings have no dashes: epochs=VALUE"),
+    (["--lr=3"], "--lr: settings have no dashes: lr=3"),
+    (["model=resnet18,resnet50"], "add -m: python train.py -m model=resnet18,resnet50; as one text"),
+    (["seed=range(1,3)"], "add -m: python train.py -m 'seed=range(1,3)'"),
+    (["-m", "seed=1,1"], "seed=1,1: 1 is given twice; give each value once"),
+    (["-m", "optimizer.lr=0.1,1e-1"], "is given twice"),
+    (["model=nope", "--help"], "model=nope: no such choice; Allowed: densenet121"),
+    (["resnet18"], "an argument is KEY=VALUE: python train.py model=resnet18 "),
+    (["images"], "python train.py datamodule=image_folder datamodule.root=images "),
+    (["datamodule=/data/x"], "a folder of images: datamodule=image_folder datamodule.root=/data/x"),
+])  # fmt: skip
+def test_of_train(in_process, tmp_path, arguments, words):
+    status, _, error = in_process(train_script, *arguments, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert status == 1 and error.startswith("ERROR: ") and error.count("\n") == 1 and words in error, error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("script", "arguments", "words"), [
+    (predict_script, ["a.ckpt", "DIR"], "a.ckpt: an argument is KEY=VALUE: python predict.py ckpt=a.ckpt images=DIR "),
+    (predict_script, ["ckpt=a.onnx", "x/[ab]*.jpg"], "python predict.py ckpt=a.onnx 'images=\"x/[ab]*.jpg\"' "),
+    (predict_script, ["ckpt=a.ckpt", "images=x/[ab]*.jpg"], "two kinds of quotes: 'images=\"x/[ab]*.jpg\"'"),
+    (predict_script, ["images=a,b"], "several values; as a list: 'images=[a,b]'; as one text: 'images=\"a,b\"'"),
+    (predict_script, ["epochs=3"], "epochs: no such key; Allowed: batch_size"),
+    (report_script, ["outputs/sweeps"], "python report.py runs=outputs/sweeps "),
+])  # fmt: skip
+def test_of_other_scripts(in_process, script, arguments, words):
+    status, _, error = in_process(script, *arguments)
+    assert status == 1 and words in error and error.count("\n") == 1, error
+
+
+@pytest.mark.parametrize(
+    "path", ["a/[ab]*.jpg", "a b.jpg", "a,b", "a=b", "a(1).jpg", "it's", 'x"y', "ü/数.png", "[a]", "$x"]
+)
+def test_a_quoted_value_is_read_back_as_it_was(path):
+    (word,) = shlex.split(quoted("images", path))
+    value = OverridesParser.create().parse_override(word).value()
+    assert value == (["a"] if path == "[a]" else path)

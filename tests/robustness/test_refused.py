@@ -1,0 +1,199 @@
+"""A command that is refused changes nothing on disk; a run that has trained is not lost to one that fails."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.errors import StopRequested, UserError
+from common.run_folder import RunFolder
+from common.run_record import RunRecord
+from engine import cli
+from tests.support.helpers import PROJECT, SIMPLE_CNN, at_step, make_images
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Return every file below a folder, its name and its bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def made(finished_run, tmp_path) -> RunFolder:
+    """A copy of a finished run."""
+    return RunFolder(Path(shutil.copytree(finished_run.folder, tmp_path / "made")))
+
+
+def fails(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+LONGER = "trainer.max_epochs=5"
+
+
+@pytest.mark.parametrize("more", [
+    [],  # nothing is left to train
+    [LONGER, "optimizer.lr=-1"],
+    [LONGER, "optimizer=sgd", "optimizer.momentum=abc"],
+    [LONGER, "datamodule.root=/nowhere"],
+    [LONGER, "model.image_size=0"],
+    [LONGER, "model.keep=3"],
+    [LONGER, "datamodule.batch_size=none"],
+    [LONGER, "trainer=ddp", "trainer.devices=0"],
+    [LONGER, "teacher=/nowhere.ckpt"],
+    ["stages=[test]", "datamodule.root=/nowhere"],
+    ["stages=[test]", "model.image_size=48"],
+    ["stages=[test]", "debug=limit"],
+])  # fmt: skip
+def test_a_refused_command_leaves_a_finished_run_to_the_byte(train, made, more):
+    before = content(made.path)
+    checkpoint = made.best_checkpoint if "stages=[test]" in more else made.last_checkpoint
+    ran = train(f"ckpt_path={checkpoint}", f"hydra.run.dir={made.path}", *more, small=False, to=made.path)
+    assert ran.status == 1 and ran.err.startswith("ERROR: "), ran.err
+    assert content(made.path) == before
+
+
+@pytest.mark.parametrize("more", [["seed=7"], [], ["optimizer.lr=-1"], ["datamodule.root=/nowhere"]])
+def test_nor_is_it_lost_where_its_folder_is_named(train, made, more):
+    before = content(made.path)
+    ran = train(*more, f"hydra.run.dir={made.path}", to=made.path)
+    assert ran.status == 1 and "holds a finished run" in ran.err
+    other = train(f"ckpt_path={made.last_checkpoint}", f"hydra.run.dir={made.path.with_name('new')}", small=False)
+    assert other.status == 1 and not made.path.with_name("new").exists()
+    assert content(made.path) == before
+
+
+@pytest.mark.parametrize("where", [
+    "datamodules.image_datamodule.ImageDataModule.setup",  # while images are read
+    "engine.run.stages.fit",
+    "lightning_modules.image_classifier.ImageClassifier.training_step",
+])  # fmt: skip
+@pytest.mark.parametrize("error", [KeyError("a defect"), StopRequested(signal.SIGTERM)])
+def test_nor_by_what_ends_a_longer_training_before_its_first_step(train, made, monkeypatch, where, error):
+    before = content(made.path)
+    monkeypatch.setattr(where, fails(error))
+    with pytest.raises(KeyError) if isinstance(error, KeyError) else contextlib.nullcontext():
+        train(f"ckpt_path={made.last_checkpoint}", LONGER, small=False, to=made.path)
+    assert content(made.path) == before
+
+
+def test_a_new_folder_is_left_by_none(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "OUTPUTS", tmp_path / "outputs")
+    cli.new_run_dir.cache_clear()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    for folder in ("a/b/run", "mine"):
+        ran = train("optimizer.lr=-1", f"hydra.run.dir={tmp_path / folder}")
+        assert ran.status == 1 and not (tmp_path / "a").exists()
+    assert content(tmp_path / "mine") == {"notes.txt": b"mine"}
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    ran = train("hydra.run.dir=${new_run_dir:${model.name}}", root=empty)
+    cli.new_run_dir.cache_clear()
+    assert ran.status == 1 and not (tmp_path / "outputs").exists()
+
+
+def test_evaluated_again_in_its_own_folder_a_run_keeps_what_it_was_trained_with(train, made, two_colors, tmp_path):
+    before, config = made_record(made), content(made.hydra)
+    weights = content(made.checkpoints)
+    command = ("stages=[test]", f"ckpt_path={made.best_checkpoint}", f"hydra.run.dir={made.path}")
+    for n in (2, 3):
+        ran = train(*command, "datamodule.batch_size=4", small=False, to=made.path)
+        assert ran.status == 0, ran.err
+        now = made_record(made)
+        assert now.test.test_evaluations == n and now.test.accuracy == before.test.accuracy
+        for part in ("best", "model", "throughput", "decision", "status"):
+            assert getattr(now, part) == getattr(before, part), part
+        assert vars(now.run) | {"warnings": []} == vars(before.run) | {"warnings": []}
+        assert content(made.hydra) == config and content(made.checkpoints) == weights
+    other = make_images(tmp_path / "other", {f"{s}/{c}": 6 for s in ("train", "val", "test") for c in ("blue", "red")})
+    ran = train(*command, f"datamodule.root={other}", small=False, to=made.path)
+    assert ran.status == 1 and "its val and test are not those of the run; into " in ran.err, ran.err
+    assert made_record(made).test.test_evaluations == 3
+    longer = train(f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=3", small=False, to=made.path)
+    assert longer.status == 0 and made_record(made).test.test_evaluations == 4, longer.err
+
+
+def made_record(folder: RunFolder) -> RunRecord:
+    return RunRecord.read(folder)
+
+
+def test_a_longer_training_that_fails_keeps_the_number_of_test_evaluations(train, made, monkeypatch):
+    monkeypatch.setattr("engine.run.stages.evaluate_val", fails(UserError("val: damaged")))
+    command = (f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=3")
+    ran = train(*command, small=False, to=made.path)
+    now = ran.record
+    assert (ran.status, now.status, now.test.test_evaluations) == (1, "failed", 1)
+    assert now.best is not None and now.data.n_train == 24
+    monkeypatch.undo()
+    again = train(*command, small=False, to=made.path)  # the same command
+    assert again.status == 0 and again.record.test.test_evaluations == 2, again.err
+
+
+def test_a_job_that_is_refused_when_its_sweep_runs_again(train, tmp_path):
+    sweep = tmp_path / "sweep"
+    command = ("-m", "seed=1,2", f"hydra.sweep.dir={sweep}", "trainer.max_epochs=1", *SIMPLE_CNN)
+    assert train(*command).status == 0
+    before = {name: content(sweep / name) for name in ("seed-1", "seed-2")}
+    ran = train(*command, "optimizer.lr=-1")
+    assert ran.status == 1 and "2 jobs failed" in ran.err and ran.out.count("ERROR: seed-") == 2
+    assert {name: content(sweep / name) for name in before} == before and not list(tmp_path.glob("*.replaced"))
+    assert train(*command, "optimizer.lr=0.1").status == 0  # another training, beside which the first ones are kept
+    kept = {folder.name.rpartition("-")[0]: content(folder) for folder in (tmp_path / "sweep.replaced").iterdir()}
+    for name, files in before.items():
+        assert kept[name] == {path: each for path, each in files.items() if path != "train.log"}
+
+
+def test_what_a_killed_command_could_not_put_back_the_next_one_does(train, made, tmp_path):
+    before = content(made.path)
+    script = (
+        "import sys, os, signal, tests.support.commands as c, engine.run.stages as s, pathlib\n"
+        "s.build_trainer = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "c.train_in(pathlib.Path(sys.argv[1]), None)(*sys.argv[2:], small=False)"
+    )
+    command = [f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=4"]
+    killed = subprocess.run([sys.executable, "-c", script, tmp_path, *command], cwd=PROJECT, check=False)
+    assert killed.returncode == -signal.SIGKILL and made_record(made).status == "running"
+    ran = train(command[0], small=False, to=made.path)  # nothing left to train
+    assert ran.status == 1 and "has finished 2 of trainer.max_epochs=2" in ran.err
+    after = content(made.path)
+    assert {k: v for k, v in after.items() if k != "train.log"} == {k: v for k, v in before.items() if k != "train.log"}
+
+
+def test_a_run_without_a_readable_record_is_kept_beside(train, made):
+    weights = content(made.checkpoints)
+    made.record.write_text("{")
+    ran = train("trainer.max_epochs=1", f"hydra.run.dir={made.path}", *SIMPLE_CNN, to=made.path)
+    assert ran.status == 0 and ran.record.status == "finished", ran.err
+    assert content(made.path.with_name("made.replaced") / "unreadable" / "checkpoints") == weights
+
+
+def test_an_interrupted_run_is_as_it_was_after_what_is_refused_and_resumes(train, two_colors, tmp_path, monkeypatch):
+    root = Path(shutil.copytree(two_colors, tmp_path / "data"))
+    command = (*SIMPLE_CNN, f"hydra.run.dir={tmp_path / 'run'}")
+    with monkeypatch.context() as patched:
+        at_step(patched, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert train(*command, root=root).status == 143
+    folder = RunFolder(tmp_path / "run")
+    (folder.checkpoints / "mine.ckpt").write_text("no checkpoint")
+    before = content(folder.path)
+    root.rename(tmp_path / "moved")
+    last = f"ckpt_path={folder.last_checkpoint}"
+    for refused, words in (
+        (train(*command, root=root), "no such folder"),
+        (train(*command, "seed=5", root=root), "with other settings: "),
+        (train(last, small=False, to=folder.path), "no such folder"),
+        (train(f"ckpt_path={folder.checkpoints / 'mine.ckpt'}", small=False), "not a checkpoint"),
+        (train(last, f"datamodule.root={tmp_path / 'moved'}", "optimizer.lr=-1", small=False), "optimizer.lr=-1"),
+    ):
+        assert refused.status == 1 and words in refused.err, refused.err
+        assert content(folder.path) == before
+    (tmp_path / "moved").rename(root)
+    assert train(*command, root=root).status == 0 and made_record(folder).status == "finished"
