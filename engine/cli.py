@@ -167,7 +167,7 @@ def complete_overrides(arguments: list[str]) -> list[str]:
         )
     added = []
     if "hydra.sweep.dir" not in values:
-        added.append(quote_override("hydra.sweep.dir", OUTPUTS / "sweeps" / sweep_name(arguments, overrides)))
+        added.append(quote_override("hydra.sweep.dir", OUTPUTS / "sweeps" / sweep_name([*flags, *typed], overrides)))
     launcher = values.get("hydra/launcher")
     if launcher and (CONF / "hydra" / "jobs" / f"{launcher.value()}.yaml").is_file():
         added.append(f"hydra/jobs={launcher.value()}")  # a plugin's file cannot be extended under its own name

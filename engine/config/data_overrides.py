@@ -17,7 +17,8 @@ SOURCES = {
     "datamodule.source.dataset": "torchvision", "datamodule.source.path": "huggingface", "datamodule.table": "csv",
     "datamodule.root": "image_folder",
 }  # fmt: skip
-PATHS = ("datamodule.root", "datamodule.table")
+PATHS = ("datamodule.root", "datamodule.table", "datamodule.splits")
+RANGE = re.compile(r"(\+*datamodule\.range)=([^,\[\]{}()\s]+,[^,\[\]{}()\s]+)")  # for Hydra two values of a sweep
 GROUP = PROJECT / "conf" / "datamodule"
 
 
@@ -42,6 +43,7 @@ def complete_data(arguments: list[str], further_conf: str | None = None) -> tupl
         UserError: a folder is given to a data source that brings its own images.
     """
     _check_utf8(arguments)
+    arguments = [RANGE.sub(r"\1=[\2]", argument) if RANGE.fullmatch(argument) else argument for argument in arguments]
     try:
         overrides = OverridesParser.create().parse_overrides(arguments)
     except OverrideParseException:

@@ -85,3 +85,11 @@ def test_names_that_are_no_utf8_are_refused_in_letters_that_can_be_shown(here, m
     monkeypatch.chdir(here / "\udce9")
     with pytest.raises(UserError, match="not UTF-8"):
         complete_data([f"datamodule.root={Path('x')}"])
+
+
+@pytest.mark.parametrize(("typed", "read"), [
+    ("datamodule.range=0,4095", "datamodule.range=[0,4095]"), ("+datamodule.range=-1e3,4.5", "+datamodule.range=[-1e3,4.5]"),
+    ("datamodule.range=auto", "datamodule.range=auto"), ("datamodule.range=[0,1],[0,2]", "datamodule.range=[0,1],[0,2]"),
+])  # fmt: skip
+def test_a_range_of_values_is_no_sweep(typed, read):
+    assert completed(typed) == [read]
