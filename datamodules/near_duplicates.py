@@ -83,7 +83,11 @@ class Answers:
     @classmethod
     def load(cls, path: Path | None) -> "Answers":
         """Read what `save` wrote; none where there is no such file, or a damaged or an older one."""
-        with contextlib.suppress(Exception), (path or Path()).open("rb") as file, np.load(file) as saved:
+        with (
+            contextlib.suppress(Exception),
+            (path or Path()).open("rb") as file,
+            np.load(file, allow_pickle=False) as saved,
+        ):
             kept = cls(saved["compared"], saved["pairs"], saved["same"])  # a damaged file raises whatever it likes
             shapes = kept.compared.ndim == 1, kept.pairs.shape == (len(kept.same), 2), kept.same.ndim == 1
             types = kept.compared.dtype == kept.pairs.dtype == np.uint64, kept.same.dtype == bool

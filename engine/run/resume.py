@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.errors import UserError
 from common.run_folder import RunFolder
-from common.run_record import flatten
+from common.run_record import RunRecord, flatten
 from common.untrusted.saved_config import read_saved_choices, read_saved_config
+from datamodules.sources.catalog import Catalog
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,34 @@ def run_to_resume(ckpt_path: Path) -> RunFolder | None:
         if path.is_symlink():
             raise UserError(f"{path}: is a link, and a run resumes in its own folder only; replace it by its target")
     return folder
+
+
+def check_unseen(ckpt_path: str, catalog: Catalog) -> None:
+    """Make sure that a checkpoint is not tested on images that its own run trained on; warn where some are in val.
+
+    Raises:
+        UserError: some of them are in test now, as with another datamodule.split_seed.
+    """
+    run = RunFolder.of_checkpoint(Path(ckpt_path))
+    if run is None or not run.record.is_file() or not run.splits.is_file():
+        return
+    try:
+        trained = RunRecord.read(run).data
+    except UserError:  # a damaged one, which is named where the evaluation is to be counted
+        return
+    if trained is None or trained.root is None or Path(trained.root) != catalog.root:
+        return
+    seen = {row["path"] for row in run.read_splits() if row["split"] == "train"}
+    for split in ("test", "val"):
+        rows = catalog.rows(split)
+        if count := sum(catalog.paths[row] in seen for row in rows.tolist()):
+            problem = (
+                f"ckpt_path={ckpt_path}: {count:,} of the {len(rows):,} {split} images are training images of its run, so that "
+                f"its accuracy on them would be too high; keep the splits of its run: datamodule.splits={run.path}"
+            )
+            if split == "test":
+                raise UserError(problem)
+            log.warning(problem)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from engine.run.cost import describe_model
 from engine.run.debug import mark_debug
 from engine.run.evaluate import evaluate_test, evaluate_val, finalize, find_callback
 from engine.run.loggers import Loggers, log_settings, open_loggers
-from engine.run.resume import resume_errors
+from engine.run.resume import check_unseen, resume_errors
 from lightning_modules.checkpoint import (
     check_same_network,
     epochs_done,
@@ -86,6 +86,8 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
         model.hparams["range"] = data.value_range and list(data.value_range)
         record.data = describe_data(data)
         record.check_same_images()
+        if config.ckpt_path is not None and not data.overfits:
+            check_unseen(config.ckpt_path, data.catalog)
         if record.writes:
             record.folder.write_splits(split_columns(data))
         record.model = describe_model(config, model, record)

@@ -78,10 +78,10 @@ def test_the_user_s_own_classes_from_training_to_the_report(own, cells, train, i
     status, out, err = in_process(predict, f"ckpt={best}", f"images={cells}", f"out={tmp_path / 'labels'}", register)
     assert status == 0 and len((tmp_path / "labels" / "predictions.csv").read_text().splitlines()) == 41, err
     status, out, err = in_process(export, f"ckpt={best}", f"out={tmp_path / 'net.onnx'}", register)
-    assert status == 0 and "0 of 8 predictions differ" in out, err
+    assert status == 0 and "0 of 11 predictions differ" in out, err
     out_file = f"out={tmp_path / 'net.npz'}"
     status, out, err = in_process(export, mine, f"ckpt={best}", out_file, register, "format=npz", "preprocessing=false")
-    assert status == 0 and "0 of 8 predictions differ" in out and (tmp_path / "net.npz").is_file(), (out, err)
+    assert status == 0 and "0 of 11 predictions differ" in out and (tmp_path / "net.npz").is_file(), (out, err)
     status, out, err = in_process(report, f"runs={first.folder}", f"out={tmp_path / 'page'}")
     assert status == 0 and "kappa" in (tmp_path / "page" / "report.html").read_text(), err
 
@@ -199,7 +199,7 @@ def test_a_loss_that_keeps_weights_and_a_metric_that_fails_once_cost_nothing_els
     assert first.status == 0 and "WARNING: test: metrics.kappa=my_package.metrics.kappa" in first.out, (
         first.err + first.out
     )
-    assert first.record.test.further == {"kappa": None} and first.record.test.accuracy.n == 8
+    assert first.record.test.further == {"kappa": None} and first.record.test.accuracy.n == 9
     last = f"ckpt_path={first.folder / 'checkpoints' / 'last.ckpt'}"
     resumed = train(f"--config-dir={own / 'my_conf'}", last, "trainer.max_epochs=2", small=False, to=first.folder)
     assert resumed.status == 0, resumed.err

@@ -197,3 +197,25 @@ def test_an_interrupted_run_is_as_it_was_after_what_is_refused_and_resumes(train
         assert content(folder.path) == before
     (tmp_path / "moved").rename(root)
     assert train(*command, root=root).status == 0 and made_record(folder).status == "finished"
+
+
+def test_a_checkpoint_is_not_evaluated_on_what_it_was_trained_on(train, tmp_path):
+    """Another seed of the splits would make training images test images; the run's own splits are kept by name."""
+    root = make_images(tmp_path / "data", {"blue": 20, "red": 20}, size=16)
+    first = train(*SIMPLE_CNN, f"datamodule.root={root}", "trainer.max_epochs=1", to=tmp_path / "first")
+    assert first.status == 0, first.err
+    run = RunFolder(first.folder)
+    again = (
+        f"ckpt_path={run.best_checkpoint}",
+        "stages=[test]",
+        "datamodule.split_seed=2",
+        f"hydra.run.dir={tmp_path}/again",
+    )
+    refused = train(*again, small=False, to=tmp_path / "again")
+    assert refused.status == 1 and not (tmp_path / "again").exists()
+    assert (
+        "test images are training images of its run" in refused.err and f"datamodule.splits={run.path}" in refused.err
+    )
+    kept = train(*again, f"datamodule.splits={run.path}", small=False, to=tmp_path / "again")
+    assert kept.status == 0, kept.err
+    assert kept.record.test.accuracy == first.record.test.accuracy

@@ -73,7 +73,10 @@ def test_with_loader_processes_too(train, at_step, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_signal_saves_and_the_message_names_the_command_that_resumes(train, finished_run, at_step, number):
+def test_a_signal_saves_and_the_message_names_the_command_that_resumes(train, finished_run, at_step, number, request):
+    if signal.getsignal(number) == signal.SIG_IGN:  # these tests were started by nohup
+        signal.signal(number, signal.SIG_DFL)
+        request.addfinalizer(lambda: signal.signal(number, signal.SIG_IGN))
     handlers = signal.getsignal(number)
     at_step(4, lambda: os.kill(os.getpid(), number))
     stopped = train()
