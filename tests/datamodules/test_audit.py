@@ -325,3 +325,14 @@ def test_names_that_may_be_one_class_are_found():
     images = [to_image(generator.uniform(0, 255, (32, 32))) for _ in range(2)]
     findings = audit(catalog, Pixels(images))
     assert [(f.kind, f.text, f.leak) for f in findings] == [("names", catalog.similar_names[0], False)]
+
+
+def test_noise_of_few_pixels_is_not_alike_by_chance():
+    """Discs in noise: at 16 pixels a side most of them were the same by what is the same in larger images."""
+    generator = np.random.default_rng(0)
+    y, x = np.mgrid[:48, :48] / 48 - 0.5
+    disc = np.where(x**2 + y**2 < 0.1, 30, 130)
+    images = [to_image(disc + generator.normal(0, 20, (48, 48))) for _ in range(84)]
+    copies = [CHANGES[how](images[row]) for row, how in enumerate(("brightness +3%", "jpeg"))]
+    for side in (16, 32):
+        assert found(Pixels(images + copies, image_size=side)) == [[0, 84], [1, 85]], side
