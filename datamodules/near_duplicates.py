@@ -26,18 +26,17 @@ from datamodules.pixel_cache import PixelCache
 
 log = logging.getLogger(__name__)
 
-LOOK = 3  # version of both looks, whose answers are kept
+LOOK = 2  # version of both looks, whose answers are kept
 KEPT = "near.npz"  # beside the cached pixels
 MOST_IMAGES = 300_000  # compared all with all: 25 s of two cores for 100,000, and by the square of it
 MOST_PAIRS = 50_000  # looked at a second time
 PROPOSED = 20  # pairs an image
 PROPOSED_FROM = 0.8  # correlation of thumbnails; shifts and crops of 1 to 3% stay above it
 SAME_FROM = 0.45  # correlation of textures: of solar cells few pairs lie around it
-SMALL, SAME_FROM_SMALL = 24, 0.75  # likewise of images of fewer pixels a side, whose noise is alike by chance
 SAME_FROM_FLAT = 0.95  # of lines and edges, where one has no texture (drawings, digits)
 COMPLETED = 100  # images of a group, up to which all of its pairs are compared
 SIDE = 64  # pixels of the second look
-SMALLEST = 8  # side of an image, below which there is no texture
+SMALLEST = 24  # side of an image, below which noise is alike by chance
 SHIFT = 0.05  # of a side, in each direction
 BORDER = 0.1  # of a side, not compared: frames, and what a shift pushes out
 CHUNK = 256  # images or pairs at once
@@ -239,10 +238,8 @@ class Search:
             texture, band, flat = split_texture(self._gray(images, side))
             return texture.astype(np.float16), band.astype(np.float16), flat
 
-        same_from = SAME_FROM if side >= SMALL else SAME_FROM_SMALL
-
         def alike(left: tuple[np.ndarray, ...], right: tuple[np.ndarray, ...]) -> np.ndarray:
-            same, without = correlate(left[0], right[0]) >= same_from, left[2] | right[2]
+            same, without = correlate(left[0], right[0]) >= SAME_FROM, left[2] | right[2]
             same[without] = correlate(left[1][without], right[1][without]) >= SAME_FROM_FLAT
             return same
 
