@@ -227,7 +227,8 @@ def _build(files: Sequence[Path], versions: list[bytes], look: Look, place: Path
             copied = _copy(earlier, stats, file.fileno(), begin, building) if earlier else np.empty(0, np.int64)
             new = np.setdiff1d(np.arange(len(files)), copied)
             if len(new) >= ANNOUNCED or 0 < len(new) < len(files):
-                log.info("reading %s of %s images, once: %s", f"{len(new):,}", f"{len(files):,}", place.parent)
+                what = f"{len(new):,}" if len(new) == len(files) else f"{len(new):,} of {len(files):,}"
+                log.info("reading %s images, once: they are kept below %s", what, place.parent)
             _decode(files, new.tolist(), look, stats, file.fileno(), begin)
             os.fsync(file.fileno())
         np.save(building / "versions.npy", np.array(versions, f"V{VERSION_BYTES}"))
