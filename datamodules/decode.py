@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import os
 import stat
 import warnings
@@ -103,20 +104,39 @@ def read_image(path: Path, image_size: int = 0) -> DecodedImage:
         if kind == "heif":
             formats.register_heif()
         try:
-            opened = Image.open(path, formats=("HEIF",) if kind == "heif" else FORMATS)
+            with Image.open(path, formats=("HEIF",) if kind == "heif" else FORMATS) as image:
+                return _read_opened(image, path, image_size)
         except UnidentifiedImageError:
-            if kind != "tiff":
+            if kind == "tiff":
+                return _of_deep(formats.read_tiff(path), "TIFF")
+            if kind != "png":
                 raise
-            return _of_deep(formats.read_tiff(path), "TIFF")
-        with opened as image:
-            return _read_opened(image, path, image_size)
+        except Exception:  # the content of the file decides which one
+            if kind != "png":
+                raise
+        return _read_damaged_png(path, image_size)
 
 
-def _read_opened(image: Image.Image, path: Path, image_size: int) -> DecodedImage:
+def _read_damaged_png(path: Path, image_size: int) -> DecodedImage:
+    """Read a PNG of which something beside the pixels is damaged: a text, a color profile.
+
+    Raises:
+        ValueError: its pixels are.
+    """
+    content = path.read_bytes()
+    pixels_only = formats.without_side_chunks(content)
+    try:
+        with Image.open(io.BytesIO(pixels_only or content), formats=("PNG",)) as image:
+            return _read_opened(image, pixels_only or content, image_size)
+    except UnidentifiedImageError as error:
+        raise ValueError("a damaged PNG") from error
+
+
+def _read_opened(image: Image.Image, source: Path | bytes, image_size: int) -> DecodedImage:
     size, mode = image.size, image.mode
     formats.check_pixels(*size)
     if formats.has_deep_color(image):
-        deep = formats.read_deep_color(image, path)  # before its EXIF, for which a PNG is decoded
+        deep = formats.read_deep_color(image, source)  # before its EXIF, for which a PNG is decoded
         return _of_deep(replace(deep, turn=_turn(image)), f"{mode};16")
     side = max(DRAFT_SIZE, 2 * image_size)
     image.draft(None, (side, side))
@@ -140,11 +160,9 @@ def decode_pixels(image: Image.Image | np.ndarray) -> DecodedImage:
         UserError: an array that is no image.
     """
     if isinstance(image, Image.Image):
-        if formats.has_deep_color(image) and getattr(image, "filename", ""):  # opened, and not decoded to 8 bits yet
-            return read_image(Path(image.filename))
-        if not formats.has_deep_gray(image):
+        if not formats.has_deep_color(image) and not formats.has_deep_gray(image):
             return DecodedImage(upright(image), image.size, image.mode)
-        return _of_deep(DeepPixels(np.asarray(image), turn=_turn(image)), image.mode)
+        return _read_opened(image, _content(image), 0)
     array = np.asarray(image)
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.dtype.kind not in "uif" or array.ndim not in (2, 3) or channels not in (1, 3, 4) or not array.size:
@@ -152,7 +170,28 @@ def decode_pixels(image: Image.Image | np.ndarray) -> DecodedImage:
             f"an image of shape {array.shape} and {array.dtype} cannot be used; arrays are (H, W), (H, W, 3) in the order "
             "RGB or (H, W, 4), tensors (3, H, W): uint8 of 0 to 255, or the values of more bits that the network was trained on"
         )
-    return _of_deep(DeepPixels(array), f"{array.dtype}")
+    return _of_deep(DeepPixels(array, has_alpha=channels == 4), f"{array.dtype}")
+
+
+def _content(image: Image.Image) -> Path | bytes:
+    """Return the file that a PIL image was opened from: of color of 16 bits Pillow itself has only 8.
+
+    Raises:
+        UserError: it was decoded already.
+    """
+    if getattr(image, "filename", "") and Path(image.filename).is_file():
+        return Path(image.filename)
+    if formats.has_deep_color(image):
+        if image.fp is None:
+            raise UserError(
+                "a PIL image of 16-bit color that Pillow has decoded to 8 bits already; give its path or its array"
+            )
+        place = image.fp.tell()
+        image.fp.seek(0)
+        content = image.fp.read()
+        image.fp.seek(place)
+        return content
+    return b""
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -35,16 +35,18 @@ class DeepPixels:
     """Hold the values of one image as its file has them.
 
     Attributes:
-        values: (H, W), or (H, W, C) with 2 to 4 channels: gray or RGB, and alpha.
+        values: (H, W), or (H, W, C) with 1 to 4 channels: gray or RGB, and where there is one alpha.
         stated: the range that the file itself states, as a window or bits of a camera; None where it states none.
         inverted: whether low values are white.
         turn: how it is turned upright; None where it is already.
+        has_alpha: whether the last channel is alpha.
     """
 
     values: np.ndarray
     stated: tuple[float, float] | None = None
     inverted: bool = False
     turn: Image.Transpose | None = None
+    has_alpha: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -53,8 +55,7 @@ class DeepPixels:
     @property
     def colors(self) -> np.ndarray:
         """The values without those of an alpha channel."""
-        with_alpha = self.values.ndim == 3 and self.values.shape[2] in (2, 4)
-        return self.values[..., :-1] if with_alpha else self.values
+        return self.values[..., :-1] if self.has_alpha else self.values
 
     def spread(self) -> tuple[float, float]:
         """Return between which values nearly all lie: up to the extremes, or where these lie apart, the outer percentiles."""
@@ -102,12 +103,18 @@ class DeepPixels:
             pixels = scaled.round().astype(np.uint8)
         if self.inverted:
             pixels = 255 - pixels
-        if pixels.shape != self.values.shape:
-            most = np.iinfo(self.values.dtype).max if self.values.dtype.kind in "ui" else 1.0
-            alpha = (self.values[..., -1:] * (255 / most)).clip(0, 255).round().astype(np.uint8)
+        if self.has_alpha and not self._is_opaque():
+            alpha = self.values[..., -1:]
+            most = np.iinfo(alpha.dtype).max if alpha.dtype in (np.uint8, np.uint16) else alpha.max()
+            alpha = (alpha * (255 / most)).clip(0, 255).round().astype(np.uint8)
             pixels = np.concatenate([pixels, alpha], axis=2)
         image = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
         return image if self.turn is None else image.transpose(self.turn)
+
+    def _is_opaque(self) -> bool:
+        """Return whether alpha says nothing: one value everywhere, whatever counts as opaque."""
+        alpha = self.values[..., -1]
+        return bool(alpha.min() == alpha.max() > 0) or not np.isfinite(alpha).all() or alpha.max() <= 0
 
     def fingerprint(self) -> str:
         """Return 16 hex digits that name the values, whatever range they are seen in."""

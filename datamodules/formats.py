@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import logging
 import sys
 from collections.abc import Iterator
@@ -20,14 +21,19 @@ OTHER_BYTE = {";16L": ";16B", ";16B": ";16L", ";16N": ";16B" if sys.byteorder ==
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 HEADER = 132  # bytes of a file that tell its format
 MOST_CHANNELS = 4
+ALPHA = (1, 2)  # of TIFF's ExtraSamples
+PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"IEND")  # of PNG
+PNG_HEADER = b"\x89PNG\r\n\x1a\n"
 
 
 def kind_of(header: bytes) -> str | None:
-    """Return `dicom`, `heif` or `tiff` by the first bytes of a file; None for every other."""
+    """Return `dicom`, `heif`, `png` or `tiff` by the first bytes of a file; None for every other."""
     if header[128:132] == b"DICM":
         return "dicom"
     if header[4:8] == b"ftyp" and header[8:12] in HEIF_BRANDS and b"avif" not in header[8:64]:
         return "heif"
+    if header[:8] == PNG_HEADER:
+        return "png"
     return "tiff" if header[:4] in TIFF_HEADERS else None
 
 
@@ -53,13 +59,22 @@ def register_heif() -> None:
 
 
 def has_deep_color(image: Image.Image) -> bool:
-    """Return whether an opened file has color of 16 bits a channel, of which Pillow would read the upper 8."""
-    if has_deep_gray(image):
+    """Return whether an opened file has numbers that Pillow would read in part: color of 16 bits a channel, or signed bytes.
+
+    Of CMYK, which is for print and uses all of its range, the upper 8 bits are enough.
+    """
+    if has_deep_gray(image) or image.mode == "CMYK":
         return False
     if image.format == "TIFF":
         bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
-        return len(bits) > 1 and max(bits) > 8
+        return (len(bits) > 1 and max(bits) > 8) or is_signed(image)
     return image.format == "PNG" and any(";16" in str(tile.args) for tile in image.tile)
+
+
+def is_signed(image: Image.Image) -> bool:
+    """Return whether a TIFF is of signed bytes, which Pillow takes for unsigned ones."""
+    is_bytes = max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))) <= 8
+    return is_bytes and 2 in image.tag_v2.get(SAMPLE_FORMAT, (1,))
 
 
 def has_deep_gray(image: Image.Image) -> bool:
@@ -79,7 +94,7 @@ def read_deep_gray(image: Image.Image) -> DeepPixels:
             stated = (0.0, 2.0**bits - 1)
         if tags.get(PHOTOMETRIC) == 0:  # white is zero
             return DeepPixels(values, stated, inverted=True)
-    if image.format == "JPEG2000" and (bits := _jpeg2000_bits(image)) < 16:
+    if image.format == "JPEG2000" and getattr(image, "filename", "") and _jpeg2000_bits(image) < 16:
         stated = (0.0, 65535.0)  # to which Pillow has scaled its bits
     return DeepPixels(values, stated)
 
@@ -92,21 +107,37 @@ def _jpeg2000_bits(image: Image.Image) -> int:
     return (content[start + 42] & 0x7F) + 1 if 0 <= start < len(content) - 42 else 16
 
 
-def read_deep_color(image: Image.Image, path: Path) -> DeepPixels:
+def read_deep_color(image: Image.Image, source: Path | bytes) -> DeepPixels:
     """Read color of 16 bits a channel from an opened file, of which Pillow gives 8: first the upper ones, then the lower ones.
 
     Which of two bytes is the upper one is a word in what Pillow is to decode; with the other word it gives the lower ones.
+
+    Args:
+        source: path or content of the file.
+
+    Raises:
+        UserError: it is decoded already, and its lower bits are lost.
     """
+    if image.format == "TIFF" and (
+        is_signed(image) or len(image.tag_v2.get(BITS_PER_SAMPLE, ())) != len(image.getbands())
+    ):
+        return read_tiff(source)
     raw_modes = {_raw_mode(tile) for tile in image.tile}
     if raw_modes == {"LA;16B"}:  # two bytes of gray and two of alpha are what four bytes of another image are
         pixels = _decode_as(image, "RGBA").astype(np.uint16)
-        return DeepPixels(pixels[..., ::2] * 256 + pixels[..., 1::2])
+        return DeepPixels(pixels[..., ::2] * 256 + pixels[..., 1::2], has_alpha=True)
     (raw_mode,) = raw_modes if len(raw_modes) == 1 else ("",)
     if raw_mode[-4:] not in OTHER_BYTE:  # a TIFF in planes
-        return read_tiff(path)
+        return read_tiff(source)
     upper = _decode_as(image, raw_mode).astype(np.uint16)
-    with Image.open(path, formats=(image.format,)) as again:
-        return DeepPixels(upper * 256 + _decode_as(again, raw_mode[:-4] + OTHER_BYTE[raw_mode[-4:]]))
+    with Image.open(stream(source), formats=(image.format,)) as again:
+        lower = _decode_as(again, raw_mode[:-4] + OTHER_BYTE[raw_mode[-4:]])
+    return DeepPixels(upper * 256 + lower, has_alpha=image.mode == "RGBA")
+
+
+def stream(source: Path | bytes) -> Path | io.BytesIO:
+    """Return what readers open: a path, or the content of a file as one."""
+    return io.BytesIO(source) if isinstance(source, bytes) else source
 
 
 def _raw_mode(tile) -> str:
@@ -121,8 +152,10 @@ def _decode_as(image: Image.Image, raw_mode: str) -> np.ndarray:
     return np.asarray(image)
 
 
-def read_tiff(path: Path) -> DeepPixels:
+def read_tiff(source: Path | bytes) -> DeepPixels:
     """Read the first page of a TIFF: of floats, of 16 or 32 bits a channel, in planes, above 4 GiB.
+
+    A further channel counts where the file says that it is alpha; others, as near infrared, are left out, as Pillow does.
 
     Raises:
         ValueError, UserError: why it cannot be read.
@@ -130,7 +163,7 @@ def read_tiff(path: Path) -> DeepPixels:
     import tifffile
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs what it raises, too
-    with tifffile.TiffFile(path) as file:
+    with tifffile.TiffFile(stream(source)) as file:
         if not len(file.pages):
             raise ValueError("a damaged TIFF: it has no page")
         page = file.pages[0]
@@ -152,9 +185,35 @@ def read_tiff(path: Path) -> DeepPixels:
         bits = page.bitspersample
         stated = (0.0, 2.0**bits - 1) if values.dtype.kind in "ub" and (bits < 16 and bits != 0) else None
         inverted = page.photometric.name == "MINISWHITE"
-        if page.photometric.name == "PALETTE":
-            raise ValueError(f"{described} with a palette")
-    return DeepPixels(values.astype(np.uint8) if values.dtype.kind == "b" else values, stated, inverted)
+        if page.photometric.name not in ("MINISBLACK", "MINISWHITE", "RGB", "YCBCR"):
+            raise ValueError(f"{described} of {page.photometric.name.lower()}; convert it to gray or RGB")
+        colors = page.samplesperpixel - len(page.extrasamples)
+        has_alpha = bool(page.extrasamples) and page.extrasamples[0] in ALPHA
+        if colors not in (1, 3):
+            raise ValueError(f"{described}, of which {colors} are colors; gray or RGB is needed")
+    if values.ndim == 3:
+        values = values[..., : colors + has_alpha]
+    return DeepPixels(
+        values.astype(np.uint8) if values.dtype.kind == "b" else values, stated, inverted, has_alpha=has_alpha
+    )
+
+
+def without_side_chunks(content: bytes) -> bytes | None:
+    """Return a PNG with only what its pixels are made of: a damaged text, color profile or EXIF beside them does not matter.
+
+    None where it is cut off, or has nothing else.
+    """
+    parts, place = [content[:8]], 8
+    while place + 12 <= len(content):
+        length, name = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
+        chunk = content[place : place + 12 + length]
+        if name in PIXEL_CHUNKS and len(chunk) == 12 + length:
+            parts.append(chunk)
+        place += 12 + length
+        if name == b"IEND":
+            made = b"".join(parts)
+            return made if len(made) < len(content) else None
+    return None
 
 
 def read_dicom(path: Path) -> DeepPixels:

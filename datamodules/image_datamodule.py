@@ -218,7 +218,8 @@ class ImageDataModule(L.LightningDataModule):
         stats = self._pixels(look).stats
         if self._finds_range:
             self.value_range = training_range(self.catalog, stats)
-        if self._finds_range and self.value_range is not None:
+        deep = np.isfinite(stats.spreads[self.catalog.present()]).all(axis=1)
+        if self._finds_range and deep.any():
             look = look._replace(value_range=self.value_range)
         if described := describe_range(self.catalog, stats, self.value_range):
             log.info("%s: %s", self.catalog.name, described)
@@ -226,7 +227,16 @@ class ImageDataModule(L.LightningDataModule):
         if few is not None:
             log.warning(few.text)
         self.findings = [*findings, *([few] if few else [])]
-        return self._pixels(look)
+        pixels = self._pixels(look)
+        errors = [
+            pixels.stats.errors[row] for row in np.flatnonzero(self.catalog.present()) if pixels.stats.errors[row]
+        ]
+        if errors:  # of a kind that the training images are not of
+            raise UserError(
+                f"{len(errors):,} image(s) cannot be scaled as the training images are; convert them, or give "
+                f"datamodule.range=LOW,HIGH: {errors[0]}"
+            )
+        return pixels
 
     def _pixels(self, look: Look) -> PixelCache:
         return self.memory.get(

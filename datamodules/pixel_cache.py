@@ -151,7 +151,7 @@ def open_pixel_cache(
         _make_room(folder, needed, limit, keep=earlier and earlier.place)
         _build(files, versions, look, place, earlier if earlier and earlier.place.is_dir() else None)
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if error.errno not in (*DISK_ERRORS, errno.EEXIST):  # a file where the folder should be
             raise
         log.warning("pixel cache: could not write %s (%s); decoding images in every epoch", folder, error.strerror)
         return _decode_without_cache(files, look)

@@ -8,7 +8,9 @@ from datamodules.deep_pixels import ValueRange
 from datamodules.image_stats import ImageStats
 from datamodules.sources.catalog import Catalog
 
-OUTERMOST = 0.5  # percent of the images at either end that may lie outside of the range; below 200 images none
+OUTERMOST = 0.05  # share of the images at either end that may lie apart from all others, at least one of FEW or more
+FEW = 10
+APART = 1.0  # of the distance between darkest and brightest of the others, from which on an image lies apart
 FEW_LEVELS = 32  # of 256
 NAMED = 5  # files on the screen
 
@@ -16,15 +18,18 @@ NAMED = 5  # files on the screen
 def training_range(catalog: Catalog, stats: ImageStats) -> ValueRange | None:
     """Return the range of the training images that state none themselves; None where all of them are of 8 bits or state one.
 
-    It reaches from the darkest to the brightest of them, each without the outermost thousandth of its own values.
+    It reaches from the darkest to the brightest of them, without those few that lie apart from all others, as an overexposed
+    one among images of a 12-bit camera, and of each without the values that lie apart (`DeepPixels.spread`).
     """
     rows = catalog.rows("train")
     rows = rows[np.isfinite(stats.spreads[rows]).all(axis=1) & np.isnan(stats.stated[rows]).any(axis=1)]
     if not len(rows):
         return None
-    low = np.percentile(stats.spreads[rows, 0], OUTERMOST, method="lower")
-    high = np.percentile(stats.spreads[rows, 1], 100 - OUTERMOST, method="higher")
-    return ValueRange(float(low), float(high))
+    lows, highs = np.sort(stats.spreads[rows], axis=0).T
+    apart = max(1, int(OUTERMOST * len(rows))) if len(rows) >= FEW else 0
+    low, high = lows[apart], highs[len(rows) - 1 - apart]
+    reach = APART * (high - low)
+    return ValueRange(float(lows[lows >= low - reach][0]), float(highs[highs <= high + reach][-1]))
 
 
 def describe_range(catalog: Catalog, stats: ImageStats, value_range: ValueRange | None) -> str | None:
@@ -38,7 +43,8 @@ def describe_range(catalog: Catalog, stats: ImageStats, value_range: ValueRange 
         parts.append(f"{n_states:,} by the window or the bits that its file states")
     if n_others := int((deep & ~states).sum()):
         origin = "datamodule.range" if value_range and value_range.of_all else "most values of the training images"
-        parts.append(f"{n_others:,} by one range for all, {value_range} ({origin})")
+        shown = f"{value_range} ({origin})" if value_range else "all that 16 bits hold (no training image is of them)"
+        parts.append(f"{n_others:,} by one range for all, {shown}")
     return f"more than 8 bits a channel, scaled to 8: {', '.join(parts)}" if parts else None
 
 

@@ -1,5 +1,6 @@
 """Predict with a trained network: images in, predictions out. B images, S pixels a side, K classes."""
 
+import logging
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,8 +15,11 @@ from PIL import Image
 from common.errors import UserError
 from common.run_record import Decision
 from datamodules.decode import DecodedImage, UnreadableImageError, decode_pixels, read_image, rgb
+from datamodules.deep_pixels import DeepPixels
 from inference.backends import Backend, ModelDescription, open_backend
 from inference.image_inputs import ImageInput, ImageInputs
+
+log = logging.getLogger(__name__)
 
 BATCH_SIZE = 16
 AHEAD = 2  # batches that are being read while the network computes one
@@ -70,6 +74,7 @@ class Predictor:
     def __init__(self, backend: Backend):
         self.backend = backend
         self.description: ModelDescription = backend.description
+        self._warned = False
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "auto", register: Sequence[str] = ()) -> "Predictor":
@@ -153,11 +158,21 @@ class Predictor:
     def _read(self, item) -> ReadyImage | str:
         try:
             decoded = decode_item(item, self.image_size)
+            if isinstance(decoded.source, DeepPixels) and decoded.source.stated is None and not self.description.range:
+                self._warn_of_deep_pixels()
             path, value_range = _path(item), self.description.value_range
             image = rgb(decoded, path, value_range) if path else decoded.rgb(value_range)
         except UnreadableImageError as error:
             return str(error)
         return ReadyImage(self.description.pixels(image), decoded.fingerprint())
+
+    def _warn_of_deep_pixels(self) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "images of more than 8 bits a channel are seen with 0 as black and 65,535 as white, since the network was "
+                "trained on images of 8 bits; where they use another range, convert them first"
+            )
 
     def _predict_batch(self, batch: list[tuple[object, ReadyImage | str]]) -> Iterator[tuple[object, Prediction]]:
         pixels = [decoded.pixels for _, decoded in batch if isinstance(decoded, ReadyImage)]

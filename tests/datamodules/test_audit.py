@@ -328,7 +328,7 @@ def test_names_that_may_be_one_class_are_found():
 
 
 def test_noise_of_few_pixels_is_not_alike_by_chance():
-    """Discs in noise: at 16 pixels a side most of them were called the same. There a finding says that nothing is looked for."""
+    """Discs in noise: at 16 pixels a side most of them were called the same. Nothing is looked for there."""
     generator = np.random.default_rng(0)
     y, x = np.mgrid[:48, :48] / 48 - 0.5
     disc = np.where(x**2 + y**2 < 0.1, 30, 130)
