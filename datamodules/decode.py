@@ -106,8 +106,8 @@ def read_image(path: Path, image_size: int = 0) -> DecodedImage:
         try:
             with Image.open(path, formats=("HEIF",) if kind == "heif" else FORMATS) as image:
                 return _read_opened(image, path, image_size)
-        except UnidentifiedImageError:
-            if kind == "tiff":
+        except (UnidentifiedImageError, ValueError):
+            if kind == "tiff":  # of a layout that Pillow does not know
                 return _of_deep(formats.read_tiff(path), "TIFF")
             if kind != "png":
                 raise

@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from common.errors import UserError
 from datamodules.decode import UnreadableImageError, decode_pixels, open_image, read_image
 from datamodules.deep_pixels import DeepPixels, ValueRange
 
@@ -214,3 +215,78 @@ def test_not_a_number_is_named(tmp_path):
     Image.fromarray(values).save(tmp_path / "a.tif")
     with pytest.raises(UnreadableImageError, match=r"a\.tif: .*some of its pixels are NaN"):
         open_image(tmp_path / "a.tif", value_range=OF_12_BITS)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+@pytest.mark.parametrize("layout", [{"planarconfig": "contig"}, {"planarconfig": "separate"}])
+def test_a_further_channel_of_a_tiff_is_alpha_only_where_the_file_says_so(tmp_path, dtype, layout):
+    """Near infrared beside RGB, a mask beside gray: left out, in every layout. A transparent corner becomes white."""
+    further = np.zeros((20, 30, 1), np.uint16)
+    further[10:] = 65535
+    gray, color = VALUES[..., :1], VALUES
+    axis = 0 if layout["planarconfig"] == "separate" else -1
+    for name, values, photometric in (("gray", gray, "minisblack"), ("color", color, "rgb")):
+        content = np.moveaxis(np.concatenate([values, further], axis=2), -1, axis).astype(dtype)
+        for kind in ("unspecified", "unassalpha"):
+            path = tmp_path / f"{name}_{kind}.tif"
+            tifffile.imwrite(path, content, photometric=photometric, extrasamples=[kind], **layout)
+            pixels = np.asarray(open_image(path, value_range=OF_12_BITS)).astype(float)
+            expected = np.broadcast_to(values * (255 / 4095), (20, 30, 3))
+            assert np.abs(pixels - expected)[10:].max() <= 1.0001, (name, kind)
+            assert (pixels[:10] == 255).all() == (kind == "unassalpha") or dtype == np.float32, (name, kind)
+            if kind == "unspecified":
+                assert np.abs(pixels - expected).max() <= 1.0001
+
+
+def test_alpha_of_one_value_says_nothing():
+    """Opaque is 255 in an array of any integers, 4095 in one of 12 bits."""
+    for dtype, opaque in ((np.int64, 255), (np.uint16, 4095), (np.uint16, 65535), (np.float64, 1.0)):
+        array = np.concatenate([VALUES, np.full((20, 30, 1), opaque)], axis=2).astype(dtype)
+        pixels = np.asarray(decode_pixels(array).rgb(OF_12_BITS)).astype(float)
+        assert np.abs(pixels - VALUES * (255 / 4095)).max() <= 0.5001
+
+
+def test_signed_bytes_and_cmyk_of_16_bits(tmp_path):
+    signed = np.linspace(-128, 127, 600).reshape(20, 30).astype(np.int8)
+    tifffile.imwrite(tmp_path / "signed.tif", signed)
+    pixels = np.asarray(open_image(tmp_path / "signed.tif", value_range=ValueRange(-128, 127)))[..., 0]
+    assert np.array_equal(pixels, signed.astype(int) + 128)
+    inks = np.concatenate([VALUES * 16, np.zeros((20, 30, 1), np.uint16)], axis=2)
+    tifffile.imwrite(tmp_path / "inks.tif", inks, photometric="separated", extrasamples=[])
+    expected = Image.fromarray((inks >> 8).astype(np.uint8), "CMYK").convert("RGB")
+    assert np.abs(np.asarray(open_image(tmp_path / "inks.tif")).astype(int) - np.asarray(expected)).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["a.png", "gray.png", "a.tif", "white.tif"])
+def test_an_opened_image_is_what_its_file_is(tmp_path, name):
+    """Also one that came over the network; of 16-bit color that was decoded already the lower bits are lost."""
+    if name.endswith("png"):
+        (tmp_path / name).write_bytes(png(VALUES if name == "a.png" else VALUES[..., :1]))
+    else:
+        values, photometric = (VALUES, "rgb") if name == "a.tif" else (VALUES[..., 0], "miniswhite")
+        tifffile.imwrite(tmp_path / name, values, photometric=photometric)
+    expected = np.asarray(open_image(tmp_path / name, value_range=OF_12_BITS))
+    with Image.open(io.BytesIO((tmp_path / name).read_bytes())) as image:
+        decoded = decode_pixels(image)
+    assert np.array_equal(np.asarray(decoded.rgb(OF_12_BITS)), expected)
+    assert decoded.fingerprint() == read_image(tmp_path / name).fingerprint()
+    if name == "a.tif":
+        with Image.open(io.BytesIO((tmp_path / name).read_bytes())) as image:
+            image.load()
+            with pytest.raises(UserError, match="decoded to 8 bits already; give its path or its array"):
+                decode_pixels(image)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "crc"), [(b"tEXta\0b", 1), (b"iCCPa\0\x07abc", 0), (b"gAMA\0", 0), (b"zTXta\0\0xx", 0)]
+)
+def test_what_is_damaged_beside_the_pixels_of_a_png_does_not_matter(tmp_path, chunk, crc):
+    buffer = io.BytesIO()
+    Image.fromarray((VALUES // 16).astype(np.uint8)).save(buffer, "PNG")
+    content = buffer.getvalue()
+    damaged = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk) ^ crc)
+    (tmp_path / "a.png").write_bytes(content[:33] + damaged + content[33:])
+    assert np.array_equal(np.asarray(open_image(tmp_path / "a.png")), VALUES // 16)
+    (tmp_path / "cut.png").write_bytes(content[:33] + damaged + content[33:-40])
+    with pytest.raises(UnreadableImageError, match=r"cut\.png: not a readable image"):
+        open_image(tmp_path / "cut.png")

@@ -216,3 +216,9 @@ def test_a_growing_cache_keeps_to_the_limit(files, tmp_path):
     grown = open_pixel_cache(files, 32, tmp_path / "cache", limit_gib=7 * one)  # both together would be ten images
     assert np.array_equal(grown[3], np.asarray(resize(open_image(files[3]), 32)))
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_file_where_the_cache_should_be_is_a_warning(files, tmp_path, caplog):
+    (tmp_path / "cache").write_text("not a folder")
+    cache = open_pixel_cache(files, 32, tmp_path / "cache")
+    assert cache[0].any() and "decoding images in every epoch" in caplog.text

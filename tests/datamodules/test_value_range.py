@@ -153,3 +153,37 @@ def test_a_network_of_8_bits_sees_16_bits_in_full_and_no_floats(tmp_path):
     assert "few levels" in {finding.kind for finding in data.findings}
     with pytest.raises(UserError, match="whose black and white are not known"):
         open_image(save(tmp_path / "float", RAMP.astype(np.float32)))
+
+
+def test_one_overexposed_training_image_does_not_take_the_levels_of_the_others(tmp_path, caplog):
+    """And many of them do count: they are a part of the data."""
+    many = make(
+        tmp_path / "many", lambda _, label, number: (RAMP * (60000 if number > 3 else 4095)).astype(np.uint16), n=8
+    )
+    assert prepared(many, tmp_path).value_range.high == 60000
+
+    def values(split, label, number):
+        return (RAMP * 4095 + 60000 * ((split, label, number) == ("train", 0, 3))).astype(np.uint16)
+
+    data = prepared(make(tmp_path / "one", values), tmp_path)
+    assert data.value_range == ValueRange(0, 4095)
+    assert "few levels: 1 image(s)" in caplog.text and "train/a/03.png" in caplog.text
+
+
+def test_deep_images_in_val_and_test_only_are_as_predict_sees_them(tmp_path, caplog):
+    def values(split, label, number):
+        bits = np.uint8 if split == "train" else np.uint16
+        return np.roll(RAMP * (255 if split == "train" else 4095), 5 * number + label, axis=0).astype(bits)
+
+    with caplog.at_level(logging.INFO):
+        data = prepared(make(tmp_path / "data", values), tmp_path)
+    assert "24 by one range for all, all that 16 bits hold (no training image is of them)" in caplog.text
+    for row in data.catalog.rows("test"):
+        seen = np.asarray(resize(open_image(data.catalog.files[row], SIDE, data.value_range), SIDE))
+        assert np.array_equal(data.pixel_cache[row], seen) and seen.max() == 16
+    assert "few levels" in caplog.text
+    floats = make(tmp_path / "floats", lambda split, *_: RAMP.astype(np.uint8 if split == "train" else np.float32))
+    with pytest.raises(
+        UserError, match=r"24 image\(s\) cannot be scaled as the training images are; convert them, or give"
+    ):
+        prepared(floats, tmp_path, on_leak="drop")
