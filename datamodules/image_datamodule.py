@@ -155,6 +155,8 @@ class ImageDataModule(L.LightningDataModule):
         """All images of the source; opens none. `setup` decides splits and exclusions."""
         started = time.perf_counter()
         self.source.cache = self.cache / "sources"
+        if not all(_is_plain(value) for value in vars(self.source).values()):
+            self.memory = Memory()  # of a source of the user's own, which may differ in what its attributes do not show
         self._source_key = f"{self.source} {sorted(vars(self.source).items())}"
         catalog = self.memory.get(self._source_key, lambda: read_source(self.source))
         self.read_s += time.perf_counter() - started
@@ -397,3 +399,12 @@ class ImageDataModule(L.LightningDataModule):
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a value is all that its text shows."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    return value is None or isinstance(value, str | int | float | Path)
