@@ -137,7 +137,7 @@ class OwnTable:
                 )
                 spaced = f"{delimiter} " in header
                 self.notes["blanks after delimiters left out"] = int(spaced)
-                below = next(csv.reader([file.readline(2**20)], delimiter=delimiter), [])
+                below = next(csv.reader([file.readline(2**16)], delimiter=delimiter), [])  # below the limit of a field
                 file.seek(0)
                 reader = csv.reader(file, delimiter=delimiter, strict=True, skipinitialspace=spaced)
                 for row in reader:

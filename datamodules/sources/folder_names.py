@@ -21,6 +21,7 @@ FORMS = {
     "augmented", "augmentation", "aug", "raw", "processed", "preprocessed", "unprocessed", "segmented", "segmentation", "mask",
     "masks", "masked", "cropped", "crops", "uncropped", "resized", "normalized", "enhanced", "denoised", "synthetic",
 }  # fmt: skip
+FIRST_FORMS = {"color", "colour", "original", "originals", "orig", "raw", "rgb"}  # that the others are made of
 # Parts of a data set by whom, when or where they were taken
 PARTS = {
     "fold", "patient", "subject", "person", "participant", "volunteer", "case", "slide", "session", "batch", "part", "site",
@@ -50,6 +51,11 @@ def split_in(name: str) -> str | None:
 def are_forms(names: Sequence[str]) -> bool:
     """Return whether names are of several forms of the same images: color and grayscale."""
     return any(not FORMS.isdisjoint(_words(name)) for name in names)
+
+
+def is_first_form(name: str) -> bool:
+    """Return whether a name is of the form that the others are made of: color, original."""
+    return not FIRST_FORMS.isdisjoint(_words(name))
 
 
 def are_parts(names: Sequence[str]) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.text import clean, join_words
 from datamodules.sources.catalog import SPLITS, UNASSIGNED, split_of
-from datamodules.sources.folder_names import CONTAINERS, are_forms, are_parts, split_in
+from datamodules.sources.folder_names import CONTAINERS, are_forms, are_parts, is_first_form, split_in
 from datamodules.sources.source import ImageRow, Source, is_utf8, readable_names, relative_to
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,8 @@ def _refuse_parts(shown: str, root: Path, folder: Path, folders: list[Path]) -> 
         if not forms:
             advice = f"rename them to {', '.join(SPLITS)} where they are splits, else"
         elif folder == root:
-            advice = f"use one of them, as datamodule.root={inner[folders[0]]}, or"
+            first = max(folders, key=lambda each: is_first_form(each.name))
+            advice = f"use one of them, as datamodule.root={inner[first]}, or"
         else:
             advice = f"move the folders of one of them into {folder}, or"
         raise UserError(

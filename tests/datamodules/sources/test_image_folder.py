@@ -90,7 +90,7 @@ def test_what_systems_keep_beside_files_is_neither_class_nor_image(tmp_path):
     ("TrainData/a TrainData/b test/a test/b", "rename TrainData to train, so"),
     ("train_images test_images", "are splits by their names, and hold images and no class folders; .*path,label,split"),
     ("fold1/a fold1/b fold2/a fold2/b", "fold1 and fold2 hold the same folders each.*; rename them to train, val, test"),
-    ("original/a original/b augmented/a augmented/b", "use one of them, as datamodule.root=DIR/augmented, or list"),
+    ("original/a original/b augmented/a augmented/b", "use one of them, as datamodule.root=DIR/original, or list"),
     ("color/a color/b grayscale/a grayscale/b", "use one of them, as datamodule.root=DIR/color, .*path,label,group"),
     ("8863/0 8863/1 8864/0 8864/1 8865/0", "8863, 8864 and 8865 hold the same folders.*path,label,group"),
     ("siteA/a siteA/b siteB/a siteB/b", "siteA and siteB hold the same folders"),
