@@ -17,6 +17,8 @@ MARKS = (  # of byte order, the longer ones first
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
+BITS = {"0", "1", "0.0", "1.0"}
+SINGLE_QUOTES = "values are in single quotes; write them in double quotes or in none"
 OTHER_FILES = {
     b"PK\x03\x04": "a workbook or an archive",
     b"\xd0\xcf\x11\xe0": "an old workbook",
@@ -135,16 +137,17 @@ class OwnTable:
                 )
                 spaced = f"{delimiter} " in header
                 self.notes["blanks after delimiters left out"] = int(spaced)
+                below = next(csv.reader([file.readline(2**16)], delimiter=delimiter), [])  # below the limit of a field
                 file.seek(0)
                 reader = csv.reader(file, delimiter=delimiter, strict=True, skipinitialspace=spaced)
                 for row in reader:
                     line = reader.line_num
                     if columns is None:
-                        columns = None if not row or (given and line == 1) else self._columns(row)
+                        columns = None if not row or (given and line == 1) else self._columns(row, below)
                     elif cells := self._cells(row, columns):
                         yield line, cells
                 if columns is None:
-                    self._columns([])
+                    self._columns([], [])
         except UnicodeError as error:
             raise UserError(
                 f"{self.path}: line {line + 1}: is no {encoding.upper()}; is it a CSV? Save it as UTF-8"
@@ -178,12 +181,14 @@ class OwnTable:
             self.notes[f"delimited by {DELIMITERS.get(best, best)}"] = 1
         return best
 
-    def _columns(self, written: list[str]) -> list[str]:
-        """Return the name of each column, nothing for those that are left out.
+    def _columns(self, written: list[str], below: list[str]) -> list[str]:
+        """Return the name of each column, nothing for those that are left out; `below` are the values of the line below.
 
         Raises:
             ValueError: one is missing or appears twice.
         """
+        if any(map(_is_single_quoted, written)):
+            raise ValueError(SINGLE_QUOTES)
         columns = [name if name in self.known else _known_as(name) for name in written]
         columns = [short if short in self.known else name.strip() for short, name in zip(columns, written, strict=True)]
         if columns and re.fullmatch(r"Unnamed: \d+", columns[0]):  # pandas read its own index
@@ -195,14 +200,20 @@ class OwnTable:
         self.notes = +self.notes
         named = [name for name in columns if name]
         if missing := [name for name in self.needed if name not in named]:
-            raise ValueError(self._advise(missing, named))
+            bits = [name for name, value in zip(written, below, strict=False) if value.strip() in BITS]
+            raise ValueError(self._advise(missing, named, bits))
         if len(set(named)) < len(named):
             raise ValueError(f"column {max(named, key=named.count)} appears twice")
         return columns
 
-    def _advise(self, missing: list[str], found: list[str]) -> str:
-        """Return what to change in the first line."""
+    def _advise(self, missing: list[str], found: list[str], bits: list[str]) -> str:
+        """Return what to change in the first line; `bits` are the columns with 0 or 1 below."""
         shown = ", ".join(clean(name, 40) for name in found[:20]) or "nothing"
+        if found and found[0].startswith("#"):
+            return (
+                f"column {', '.join(missing)} is missing; found {shown}; remove the lines that begin with #, and the # before "
+                "the names of the columns: a CSV has no comments"
+            )
         if any(re.search(r"\.\w{2,5}$", name) for name in found):  # files: there are no names
             return f"column {', '.join(missing)} is missing; found {shown}; write the names above it: {','.join(self.needed)}"
         others = {need: next((n for n in found if _known_as(n) in OTHER_NAMES.get(need, ())), None) for need in missing}
@@ -210,6 +221,14 @@ class OwnTable:
         advice = f"rename the column {' and '.join(renamed)}" if renamed else "is it a CSV in UTF-8?"
         if renamed and None in others.values():
             advice += f", and add {', '.join(need for need, name in others.items() if not name)}, one value an image"
+        bits = [
+            clean(name.strip(), 40) for name in bits if _known_as(name) not in {*OTHER_NAMES["path"], *self.known, ""}
+        ]
+        if "label" in missing and not others["label"] and len(bits) > 1:  # one-hot
+            one_hot = (
+                f"the name of the column with the 1, one of {', '.join(bits[:5])}{', ...' if len(bits) > 5 else ''}"
+            )
+            advice = f"{advice}: {one_hot}" if renamed else f"add label, in each line {one_hot}"
         return f"column {', '.join(missing)} is missing; found {shown}; {advice}"
 
     def _cells(self, row: list[str], columns: list[str]) -> dict[str, str] | None:
@@ -221,14 +240,21 @@ class OwnTable:
         if not any(map(str.strip, row)):
             self.notes["line without a value left out"] += bool(row)
             return None
+        if any(_is_single_quoted(cell) for name, cell in zip(columns, row, strict=False) if name in self.known):
+            raise ValueError(SINGLE_QUOTES)
         if len(row) < len(columns) or any(row[len(columns) :]):
-            raise ValueError("values are missing or too many")
+            advice = "; remove the line: a CSV has no comments" if row[0].startswith("#") else ""
+            raise ValueError(f"values are missing or too many{advice}")
         cells = {name: cell for name, cell in zip(columns, row, strict=False) if name}
         for name, cell in cells.items():
             if name != "path" and cell != cell.strip():
                 cells[name] = cell.strip()
                 self.notes["blanks around values left out"] += 1
         return cells
+
+
+def _is_single_quoted(value: str) -> bool:
+    return len(value.strip()) > 1 and value.strip()[0] == value.strip()[-1] == "'"
 
 
 def _known_as(name: str) -> str:

@@ -5,14 +5,14 @@ The splits may be called as in `catalog.SPLIT_WORDS`. What systems keep beside f
 
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import UserError
 from common.text import clean, join_words
-from datamodules.sources.catalog import UNASSIGNED, split_of
+from datamodules.sources.catalog import SPLITS, UNASSIGNED, split_of
+from datamodules.sources.folder_names import CONTAINERS, are_forms, are_parts, is_first_form, split_in
 from datamodules.sources.source import ImageRow, Source, is_utf8, readable_names, relative_to
 
 log = logging.getLogger(__name__)
@@ -28,10 +28,6 @@ SYSTEM_FILES = {
     "@sharebin", "@snapshot", "#recycle", "#snapshot", "$recycle.bin", "recycler", "system volume information", "lost+found",
     "__pycache__",
 }  # fmt: skip
-# Names of folders that hold data sets; a class has one only by mistake
-CONTAINERS = re.compile(
-    r"(.*[ _-])?(archive|data|datasets?|images?|imgs?|photos|pict\w*|downloads?|extracted)([ _-]?\d*)?"
-)
 NAMED = 5  # folders or files in a message
 
 
@@ -94,18 +90,124 @@ def _split_folders(root: Path) -> dict[str, Path]:
                 f"datamodule.root={root}: {other.name} and {folder.name} are both the {split} split; put their images into "
                 "one of them, or remove the other"
             )
+    if "train" not in split_folders:
+        _refuse_names_of_splits(root, folders)
     if split_folders and "train" not in split_folders:
         found = ", ".join(sorted(folder.name for folder in split_folders.values()))
         raise UserError(
             f"datamodule.root={root}: has {found} but no train (or training); it should hold {LAYOUTS}{_did_you_mean(root)}"
+            + "".join(_as_class(folder) for folder in split_folders.values())
         )
-    outside = [f.name for f in folders if f not in split_folders.values()] if split_folders else []
+    outside = [f for f in folders if f not in split_folders.values()] if split_folders else []
     if outside:
-        log.warning("datamodule.root=%s: skipped, neither train, val nor test: %s", root, join_words(outside, 10))
+        _refuse_further_split(root, split_folders, outside)
+        names = join_words([each.name for each in outside], 10)
+        log.warning("datamodule.root=%s: skipped, neither train, val nor test: %s", root, names)
     for split, folder in split_folders.items():
         if folder.name != split:
             log.info("datamodule.root=%s: %s is the %s split", root, folder.name, split)
     return split_folders or {UNASSIGNED: root}
+
+
+def _refuse_names_of_splits(root: Path, folders: list[Path]) -> None:
+    """Raise UserError where the folders are splits by their names, as seg_train and seg_test, and no classes."""
+    full = [each for each in folders if next(walk_images(each, warn=False), None)]
+    named = {each: split for each in full if (split := split_in(each.name))}
+    unclear = [each for each in named if not split_of(each.name)]
+    if not unclear or len(set(named.values())) < 2 or 2 * len(named) < len(full):
+        return
+    inner = {each: _inner(each) for each in named}
+    with_classes = [each for each in named if not all(split_in(below.name) for below in _full_folders(inner[each]))]
+    if not with_classes and (len(named) < len(full) or "train" not in named.values()):
+        return  # flat: test_tube and bullet_train among other classes
+    names = join_words([each.name for each in named], NAMED)
+    if not with_classes:
+        raise UserError(
+            f"datamodule.root={root}: {names} are splits by their names, and hold images and no class folders; where a table "
+            "names the classes: datamodule.table=FILE with path,label,split; if they are the classes, such a table says so too"
+        )
+    moves = [
+        f"{inner[each].relative_to(root)} to {split}"
+        for each, split in named.items()
+        if each in with_classes and inner[each] != root / split
+    ]
+    without = [each.name for each in named if each not in with_classes]
+    raise UserError(
+        f"datamodule.root={root}: {names} are splits by their names, and no classes; rename {join_words(moves, NAMED)}, so "
+        "that it holds DIR/{train,val,test}/CLASS/*"
+        + (f", and move {join_words(without, NAMED)} elsewhere (no class folders inside)" if without else "")
+    )
+
+
+def _refuse_further_split(root: Path, split_folders: dict[str, Path], outside: list[Path]) -> None:
+    """Raise UserError where a folder beside the splits is one by what it holds, and would not be used."""
+    classes = {each.name.casefold() for each in _folders(_inner(split_folders["train"]))}
+    for folder in outside:
+        inner, meant = _inner(folder), split_in(folder.name)
+        same = {each.name.casefold() for each in _full_folders(inner)} & classes
+        if len(same) < 2:
+            continue
+        missing = [split for split in SPLITS if split not in split_folders]
+        if "test" in missing or meant in missing:
+            to = meant if meant in missing else " or ".join(missing)
+            raise UserError(
+                f"datamodule.root={root}: {folder.name} is neither train, val nor test by its name, but holds the same class "
+                f"folders as train; rename {inner.relative_to(root)} to {to}, or move it elsewhere"
+            )
+        log.warning("datamodule.root=%s: %s holds the same class folders as train, and is not used", root, folder.name)
+
+
+def _refuse_parts(shown: str, root: Path, folder: Path, folders: list[Path]) -> None:
+    """Raise UserError where folders that hold the same folders are parts of a data set, such as folds, and no classes.
+
+    Which of two levels are the classes, names decide where they can, else a warning names both readings.
+    """
+    if len(folders) < 2 or any(map(_has_images, folders)):
+        return
+    inner = {each: _inner(each) for each in folders}
+    below = [] if any(map(_has_images, inner.values())) else [_full_folders(each) for each in inner.values()]
+    counts = Counter(each.name for part in below for each in part)
+    shared = sorted(name for name, n in counts.items() if n > 1)
+    if len(shared) < 2 or 2 * len(shared) < len(counts) or all(map(split_of, shared)):
+        return
+    names, classes = [each.name for each in folders], join_words([clean(name, 60) for name in shared], NAMED)
+    parts = join_words([clean(name, 60) for name in names], NAMED)
+    forms = are_forms(names)
+    if forms or are_parts(names) or any(map(split_in, names)):
+        if not forms:
+            advice = f"rename them to {', '.join(SPLITS)} where they are splits, else"
+        elif folder == root:
+            first = max(folders, key=lambda each: is_first_form(each.name))
+            advice = f"use one of them, as datamodule.root={inner[first]}, or"
+        else:
+            advice = f"move the folders of one of them into {folder}, or"
+        raise UserError(
+            f"{shown}: {parts} hold the same folders each, which seem to be the classes ({classes}); {advice} list all images "
+            "in a table, datamodule.table=FILE with path,label,group (images of one group, as of one patient, stay in one "
+            f"split); if {parts} are the classes, a table with path,label names them"
+        )
+    if set(counts.values()) == {len(folders)}:
+        log.warning(
+            "%s: %s are taken as the classes; they hold the same folders each, %s: if those are the classes, list all images "
+            "in a table, datamodule.table=FILE with path,label", shown, parts, classes,
+        )  # fmt: skip
+
+
+def _inner(folder: Path) -> Path:
+    """Return the folder itself, or the one deep inside that is the only one on each level."""
+    while not _has_images(folder) and len(below := _full_folders(folder)) == 1 and not _has_images(below[0]):
+        folder = below[0]
+    return folder
+
+
+def _as_class(folder: Path) -> str:
+    """Return how a folder that is read as a split can be a class, where it may be meant so."""
+    if not _has_images(folder) or _folders(folder):
+        return ""
+    return (
+        f"; {folder.name} is read as a split: if it is a class, rename the folder, or name it in a table: "
+        "datamodule.table=FILE with path,label"
+    )
 
 
 def _classes(root: Path, split_folders: dict[str, Path]) -> list[str]:
@@ -146,10 +248,14 @@ def _class_folders(root: Path, folder: Path) -> list[str]:
             f"{shown}: no class folders inside{inside}; it should hold {LAYOUTS}, a folder for each class"
             + ("; where a table names the classes: datamodule.table=FILE" if n else "")
             + (f"; a {folder.name} folder without classes belongs elsewhere" if n and folder != root else "")
+            + (_as_class(folder) if folder != root else "")
         )
     for each in folders:
         if folder != root and (split := split_of(each.name)):
-            raise UserError(f"{shown}: {each.name} inside it is a {split} split and no class; it should hold {LAYOUTS}")
+            raise UserError(
+                f"{shown}: {each.name} inside it is a {split} split and no class; it should hold {LAYOUTS}"
+                f"{_move_up(root, each)}"
+            )
         if not is_utf8(each.name):
             raise UserError(
                 f"{shown}: the name of the class folder {each.name!r} is not UTF-8; rename it, as with the program convmv"
@@ -160,6 +266,7 @@ def _class_folders(root: Path, folder: Path) -> list[str]:
     full = {each for each in folders if each in direct or next(walk_images(each, warn=False), None)}
     with_folders = [each for each in folders if each in full and each not in direct]  # only in folders below
     beside = {each.name.casefold() for each in full}
+    _refuse_parts(shown, root, folder, [each for each in folders if each in full])
     for each in with_folders:
         _refuse_container(shown, root, each, beside, len(with_folders))
     for each in folders:
@@ -217,6 +324,15 @@ def _refuse_container(shown: str, root: Path, folder: Path, beside: set[str], n_
     raise UserError(f"{shown}: {folder.name} holds no images itself, but {inner} holds {classes}: {advice}{rest}")
 
 
+def _move_up(root: Path, inside: Path) -> str:
+    """Return advice where a split folder holds a split folder: alike in all of them, as train/train and test/test."""
+    alike = [each / each.name for each in _folders(root) if split_of(each.name) and _folders(each / each.name)]
+    if inside not in alike:
+        return f"; move {inside} up to {root / inside.name}" if not (root / inside.name).exists() else ""
+    moves = [f"the folders in {each} to {each.parent}" for each in alike]
+    return f"; move {join_words(moves, NAMED)}"
+
+
 def _did_you_mean(root: Path) -> str:
     """Return advice where a folder beside lonely split folders holds all of them."""
     for folder in _folders(root):
@@ -226,6 +342,9 @@ def _did_you_mean(root: Path) -> str:
 
 
 def _folders(folder: Path) -> list[Path]:
+    """Return the folders inside, none where there is no such folder."""
+    if not folder.is_dir():
+        return []
     return sorted((f for f in folder.iterdir() if f.is_dir() and not is_ignored(f.name)), key=lambda f: f.name)
 
 

@@ -1,6 +1,7 @@
 """What a data source is: a class that lists the images of a data set, in one file, with one YAML file in conf/datamodule."""
 
 import os
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from datamodules.sources.catalog import SPLIT_WORDS, SPLITS, UNASSIGNED, Catalog
 
 MOST_CLASSES = 100_000
 OTHER_WORDS = [word for word in SPLIT_WORDS if word not in SPLITS]
+NO_LABELS = {"nan", "NaN", "<NA>"}  # of pandas; None and NA may be classes
 LARGEST_WEIGHT = 1e6  # so that a loss stays finite
 
 
@@ -119,13 +121,18 @@ def read_source(source: Source) -> Catalog:
 
 
 def _similar_names(classes: Sequence[str], counts: Counter, source: Source) -> list[str]:
-    """Return a sentence for each set of classes whose names differ in nothing but Unicode form, blanks or case.
+    """Return a sentence for each set of classes whose names differ only in Unicode form, blanks, case or a number's form.
 
     Raises:
         UserError: the names are the user's own, and of more than one letter where they differ by case: A and a may be two.
     """
     found = []
-    for way, same in (("Unicode form or blanks", _look), ("case", lambda name: _look(name).casefold())):
+    ways = {
+        "Unicode form or blanks": _look,
+        "case": lambda name: _look(name).casefold(),
+        "the form of a number": _number_of,
+    }
+    for way, same in ways.items():
         alike = defaultdict(list)
         for name in classes:
             alike[same(name)].append(name)
@@ -149,6 +156,15 @@ def _look(name: str) -> str:
     """Return what a reader sees of a name: composed letters, single blanks, nothing that has no width."""
     shown = (letter for letter in unicodedata.normalize("NFC", name) if unicodedata.category(letter) != "Cf")
     return " ".join("".join(shown).split())
+
+
+def _number_of(name: str) -> str:
+    """Return the same text for 1, 1.0 and 01; names that are no numbers as they are."""
+    if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", name, re.ASCII):
+        return name
+    whole, _, part = name.lstrip("+-").partition(".")
+    number = f"{whole.lstrip('0') or '0'}.{part.rstrip('0')}".rstrip(".")
+    return f"-{number}" if name.startswith("-") and number != "0" else number
 
 
 def readable_names(names: Sequence[str]) -> list[str]:
@@ -176,6 +192,9 @@ def _find_problem(row, source: Source) -> str | None:
     if not isinstance(row, ImageRow):
         return f"{str(row)[:60]!r} is no ImageRow"
     path, label, split = row.path, row.label, row.split
+    if path and isinstance(path, str) and (label == "" or (label in NO_LABELS and not source.classes)):
+        found = f" (found {label})" if label else ""
+        return f"has no label{found}: remove the line or give it one"
     if not isinstance(path, str) or not isinstance(label, str) or not path or not label:
         return f"path and label are needed, two texts; found path={path!r:.200} label={label!r:.60}"
     if label != label.strip() or "\0" in label:

@@ -42,7 +42,7 @@ def test_path_and_label_are_enough(root):
     ("path,label\nimages/000.png,a\nimages/009.png,b\n", "line 3: no such file"),
     ("path,label\nimages/000.png,a\nimages/000.png,b\n", "line 3: images/000.png is in line 2 already"),
     ("path,label\nimages/000.png,a\nimages/001.png\n", "line 3: values are missing or too many"),
-    ("path,label\nimages/000.png,a\nimages/001.png,\n", "line 3: path and label are needed"),
+    ("path,label\nimages/000.png,a\nimages/001.png,\n", "line 3: has no label: remove the line or give it one"),
     ("path,label\n../000.png,a\n", "line 2: .* leaves the folder"),
     ("path,label\n/etc/passwd,a\n", "line 2: .* leaves the folder"),
     ("path,label,split\nimages/000.png,a,late\n", "line 2: split='late'; use train, val, test"),
@@ -124,8 +124,19 @@ def test_a_file_that_lies_elsewhere_is_hinted_at(root, path, advice):
 @pytest.mark.parametrize(("rows", "message"), [
     ("images/000.png,Cat\nimages/001.png,cat\nimages/002.png,dog\n",
      r"the classes Cat \(1 images\) and cat .* differ only by case"),
+    ("images/000.png,1\nimages/001.png,1.0\nimages/002.png,0\n", r"the classes 1 .* and 1\.0 .* differ only by the form"),
+    ("images/000.png,01\nimages/001.png,1\nimages/002.png,2\n", r"the classes 01 .* and 1 .* differ only by the form"),
+    ("images/000.png,0\nimages/001.png,0.0\nimages/002.png,-1\n", r"the classes 0 .* and 0\.0 .* differ only by the form"),
+    ("images/000.png,a\nimages/001.png,nan\n", r"line 3: has no label \(found nan\): remove the line or give it one"),
+    ("images/000.png,a\nimages/001.png,<NA>\n", r"line 3: has no label"),
+    ("images/000.png,a\n'images/001.png',b\n", "line 3: values are in single quotes; write them in double quotes or in none"),
     ("images/000.png,a\nimages/000.png,b\n", "is in line 2 already, and labeled 'a' there, 'b' here; leave one of the two"),
 ])  # fmt: skip
 def test_labels_that_contradict_are_refused(root, rows, message):
     with pytest.raises(UserError, match=message):
         read_source(CsvTable(table=write(root, f"path,label\n{rows}")))
+
+
+def test_labels_that_may_be_meant_are_kept(root):
+    rows = "".join(f"images/00{i}.png,{label}\n" for i, label in enumerate(("None", "NA", "1", "-1")))
+    assert read_source(CsvTable(table=write(root, f"path,label\n{rows}"))).classes == ["-1", "1", "NA", "None"]
