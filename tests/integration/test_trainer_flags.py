@@ -271,6 +271,14 @@ def test_clipping_reaches_the_optimizer(train):
     assert 0 < max(moved) < 1.2e-6
 
 
+def test_clipping_with_mixed_precision_switches_a_fused_optimizer_off(train):
+    flags = ("trainer.max_epochs=1", "trainer.precision=bf16-mixed", "trainer.gradient_clip_val=0.5", "stages=[fit]")
+    ran = train(*SIMPLE_CNN, *flags)
+    assert ran.status == 0 and "optimizer.fused=false: a fused optimizer cannot have" in ran.out, ran.err
+    refused = train(*SIMPLE_CNN, *flags, "optimizer.fused=true")
+    assert refused.status == 1 and refused.err.startswith("ERROR: optimizer.fused=true: a fused"), refused.err
+
+
 def test_a_profile_lies_in_the_folder_and_the_screen_says_where(train):
     ran = train(*SIMPLE_CNN, "trainer.profiler=simple", "trainer.max_epochs=1")
     trained(ran)
