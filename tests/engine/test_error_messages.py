@@ -25,6 +25,7 @@ from engine.hints import quoted
     (["output_dir=x"], "did you mean hydra.run.dir=x?"),
     (["patience=3"], "patience=3 with callbacks=early_stopping or scheduler.patience=3 with scheduler=plateau?"),
     (["weight_decay=1"], "did you mean optimizer.weight_decay=1 with optimizer="),
+    (["Trainer.max_epochs=2"], "did you mean trainer.max_epochs=2?"),
     (["trainer.epochs=3"], "trainer.epochs: no such key in trainer; did you mean trainer.max_epochs=3?"),
     (["optimizer.learning_rate=3"], "did you mean optimizer.lr=3?"),
     (["--epochs", "3"], "--epochs: settings have no dashes: epochs=VALUE"),
