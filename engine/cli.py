@@ -160,6 +160,10 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     except OverrideParseException:
         return [*flags, *typed]  # Hydra reports it
     values = {override.key_or_group: override for override in overrides}
+    if None in values or "" in values:
+        raise UserError(
+            f"{values.get('', values.get(None)).input_line}: a key is missing before =; KEY=VALUE, see --help"
+        )
     for key, override in values.items():
         _check_choice(key, override)
     if "debug" in values and set(MULTIRUN) & set(arguments):
