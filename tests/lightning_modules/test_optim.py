@@ -154,7 +154,9 @@ def test_another_scheduler_is_recognized_and_each_group_starts_from_its_own_lear
     names = ("plateau", "step", "exponential", "none")
     states = {name: (s := make(name)) and s.state_dict() for name in (*names, "cosine")}
     assert {(a, b) for a in names for b in states if same_kind(make(a), states[b])} == {(a, a) for a in names}
-    assert all(same_kind(make("cosine"), state) for state in states.values())  # which follows from the training alone
+    assert all(
+        same_kind(make("cosine"), state) for state in states.values()
+    )  # which follows from nothing but the training
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (1e-3, 3e-4)]
     sgd = torch.optim.SGD(groups)
     cosine(sgd, epochs=2)["scheduler"].move(2)
