@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -30,6 +31,7 @@ from engine.config.data_overrides import complete_data, expand_home
 from engine.config.instantiate import OF_SEVERAL
 from engine.error_messages import user_message
 from engine.flags import config_dir, own_folders, split_flags
+from engine.hints import keys_called, suggest
 from engine.process_tuning import tune_process
 from engine.run.component_errors import component_error
 from engine.run.job import Job, run_job
@@ -158,6 +160,10 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     except OverrideParseException:
         return [*flags, *typed]  # Hydra reports it
     values = {override.key_or_group: override for override in overrides}
+    if None in values or "" in values:
+        raise UserError(
+            f"{values.get('', values.get(None)).input_line}: a key is missing before =; KEY=VALUE, see --help"
+        )
     for key, override in values.items():
         _check_choice(key, override)
     if "debug" in values and set(MULTIRUN) & set(arguments):
@@ -188,10 +194,13 @@ def _check_flags(flags: list[str]) -> None:
     for flag in flags:
         name = flag.partition("=")[0]
         if re.match(r"--\w", flag) and not any(option.startswith(name) for option in known):
-            setting = name[2:].replace("-", "_")
-            raise UserError(
-                f"{name}: settings have no dashes: {setting}={flag.partition('=')[2] or 'VALUE'}; see --help"
-            )
+            setting, value = name[2:].replace("-", "_"), flag.partition("=")[2] or "VALUE"
+            verb, keys = Path(sys.argv[0]).stem, []
+            if (CONF / f"{verb}.yaml").is_file():
+                with initialize_config_dir(str(CONF), version_base="1.3"):
+                    keys = keys_called(setting, compose(verb))
+            meant = suggest(keys, value) if keys else f"{setting}={value}"
+            raise UserError(f"{name}: settings have no dashes: {meant.removesuffix('?')}; see --help")
 
 
 def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str], with_own: bool) -> list[str]:

@@ -157,7 +157,8 @@ def _no_such_key(error: ConfigCompositionException) -> str:
         keys = [k for k in parent if not str(k).startswith("_")]
         if above == ["trainer"] and (reason := refusal(last)):
             return f"{key}: {reason}"
-        elsewhere = keys_called(last, parent._get_root())
+        typed = key if not above else last  # whole, where already its first word is not known: Trainer.max_epochs
+        elsewhere = keys_called(typed, parent._get_root())
         if elsewhere and not above:
             return f"{key}: no such key; {suggest(elsewhere, _value_of(key))} --help lists groups and keys"
         place = f" in {'.'.join(above)}" if above else ""

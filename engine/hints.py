@@ -41,6 +41,8 @@ def keys_called(name: str, config: DictConfig) -> list[str]:
     settings = OmegaConf.to_container(config, resolve=False)
     settings.pop("hydra", None)
     name = name.lower().replace("-", "_")
+    if "." in name:
+        return [key for key in _dotted(settings) if key.lower() == name]
     for word in dict.fromkeys((name, ALIASES.get(name, name))):
         found = sorted((key for key in _dotted(settings) if key.split(".")[-1] == word), key=lambda key: key.count("."))
         nearest = [key for key in found if key.count(".") == found[0].count(".")]

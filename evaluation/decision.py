@@ -41,7 +41,7 @@ class DecisionRules:
     """Fit a decision to the validation images.
 
     Args:
-        positive_class: of two classes; None: the second one.
+        positive_class: of two classes, a whole number for one that is called so; None: the second one.
         threshold_criterion: what the threshold of the positive class maximizes, or with `cost` minimizes.
         false_negative_cost: what a missed positive costs in false alarms, with `threshold_criterion=cost`.
         target_accuracy: of the images whose confidence suffices for a prediction.
@@ -51,7 +51,7 @@ class DecisionRules:
     def __init__(
         self,
         *,
-        positive_class: str | None,
+        positive_class: str | int | None,
         threshold_criterion: Criterion,
         false_negative_cost: float,
         target_accuracy: float,
@@ -63,7 +63,7 @@ class DecisionRules:
             raise UserError(f"decision.target_accuracy={target_accuracy}: use a share above 0 and up to 1")
         if not 0 < delta < 1:
             raise UserError(f"decision.delta={delta}: use a probability above 0 and below 1, e.g. 0.1")
-        self.positive_class = positive_class
+        self.positive_class = None if positive_class is None else str(positive_class)
         self.threshold_criterion = threshold_criterion
         self.false_negative_cost = false_negative_cost
         self.target_accuracy = target_accuracy

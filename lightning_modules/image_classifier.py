@@ -21,7 +21,15 @@ from lightning_modules.losses import CrossEntropy, DistillationLoss
 from lightning_modules.metrics import EpochMetrics, all_gather
 from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import build_network
-from lightning_modules.optim import Schedule, group_settings, restore_group_settings, restore_settings, settings_of
+from lightning_modules.optim import (
+    Schedule,
+    group_settings,
+    restart_lr,
+    restore_group_settings,
+    restore_settings,
+    same_kind,
+    settings_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +91,8 @@ class ImageClassifier(L.LightningModule):
         self.train_metrics = EpochMetrics()
         self.evaluation_metrics = EpochMetrics()  # of a pass over val or test
         self.results: dict[str, dict[str, float]] = {}  # stage -> its last metrics
+        self._loaded_schedulers: list[dict] | None = None  # their states in the checkpoint that is resumed
+        self._other_scheduler = False  # than in this checkpoint
         self.decision: Decision | None = None  # temperature, threshold, ..., where its checkpoint has them
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -108,11 +118,24 @@ class ImageClassifier(L.LightningModule):
         (optimizer,) = self.trainer.optimizers
         before = [group["lr"] for group in optimizer.param_groups]
         restore_group_settings(optimizer, self._group_settings)
+        if self._other_scheduler:
+            self._restart_lr(optimizer, before)
+            return
         for config in self.trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, Schedule):
                 self._move(config, before)
             else:
                 restore_settings(config.scheduler, self._scheduler_settings)
+
+    def _restart_lr(self, optimizer: torch.optim.Optimizer, before: list[float]) -> None:
+        """Start with the learning rate of this command, since what another scheduler made of it ends with that one."""
+        restart_lr(optimizer)
+        after = [group["lr"] for group in optimizer.param_groups]
+        if any(not math.isclose(a, b, rel_tol=1e-6) for a, b in zip(after, before, strict=True)):
+            log.warning(
+                "the learning rate starts again from optimizer.lr, since the checkpoint is of another scheduler: %.2g, in "
+                "place of %.2g in the checkpoint", max(after), max(before),
+            )  # fmt: skip
 
     def _move(self, config, before: list[float]) -> None:
         """Set a schedule to where the training is, and log that it has another length than in the checkpoint."""
@@ -166,6 +189,7 @@ class ImageClassifier(L.LightningModule):
         checkpoint["train_sums"] = [all_gather(value) for value in self.train_metrics.sums()]
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self._loaded_schedulers = checkpoint.get("lr_schedulers")
         if self._trainer is None or "train_sums" not in checkpoint:
             return
         sums = checkpoint["train_sums"]  # each (processes, ...)
@@ -191,6 +215,7 @@ class ImageClassifier(L.LightningModule):
         optimizer = self.optimizer(self.network if "network" in arguments else self.parameters())
         self._group_settings = group_settings(optimizer)
         if self.scheduler is None:
+            self._forget_other(None)
             return optimizer
         wanted, given = inspect.signature(self.scheduler).parameters, {}
         is_timed = time_share(self.trainer) is not None
@@ -208,9 +233,18 @@ class ImageClassifier(L.LightningModule):
         if not isinstance(scheduler, dict):  # another one of torch's, which is stepped after each epoch
             scheduler = {"scheduler": scheduler}
         self._scheduler_settings = settings_of(scheduler["scheduler"])
+        self._forget_other(scheduler["scheduler"])
         if "monitor" in scheduler:  # not by Lightning, which fails before the first validation
             scheduler = {**scheduler, "frequency": sys.maxsize}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _forget_other(self, scheduler: torch.optim.lr_scheduler.LRScheduler | None) -> None:
+        """Keep Lightning from loading the state of a scheduler of another kind, which comes after this."""
+        if self._loaded_schedulers is None:
+            return
+        self._other_scheduler = not same_kind(scheduler, next(iter(self._loaded_schedulers), None))
+        if self._other_scheduler:
+            self._loaded_schedulers.clear()
 
     def _total_steps(self) -> int:
         """Return the optimizer steps of the whole training: those done and, of the epochs to come, those of this command.

@@ -181,6 +181,21 @@ def restore_group_settings(optimizer: Optimizer, settings: list[dict]) -> None:
         group.update({**given, "lr": lr})
 
 
+def restart_lr(optimizer: Optimizer) -> None:
+    """Set every group to the learning rate that this command gives it, whatever a scheduler has made of it before."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.get("initial_lr", group["lr"])
+
+
+def same_kind(scheduler: LRScheduler | None, state: dict | None) -> bool:
+    """Return whether a scheduler, or none, can resume from what was left in a checkpoint by one, or none there."""
+    if isinstance(scheduler, Schedule):  # it follows from the training, whatever was there
+        return True
+    if scheduler is None or state is None:
+        return scheduler is state
+    return set(scheduler.state_dict()) == set(state)
+
+
 def settings_of(scheduler: LRScheduler) -> dict:
     """Return what a scheduler was set to: its attributes by the names of its constructor's arguments."""
     names = set(inspect.signature(type(scheduler)).parameters) - {"optimizer", "last_epoch"}

@@ -1,6 +1,7 @@
 """Check a run's configuration before anything is read or trained: the constructors' signatures are its schema."""
 
 import inspect
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import fields
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from torch import nn
@@ -23,6 +25,9 @@ from lightning_modules.network_errors import network_errors, register_by_name
 from lightning_modules.networks.registry import find_network, head_name, is_full_name, network_arguments
 from lightning_modules.networks.surgery import smallest_image_size
 
+log = logging.getLogger(__name__)
+
+MIXED = ("16-mixed", "bf16-mixed", "16", "bf16")  # precisions, as Lightning calls them
 STAGES = ("cost", "fit", "test")
 LARGEST_TRIED = 512  # pixels, where a smallest image size is searched
 NODES = ("datamodule", "augmentation", "loss", "decision", "optimizer", "trainer")
@@ -69,6 +74,7 @@ def validate(config: DictConfig) -> DictConfig:
     register_by_name(values.get("register") or [], "register")
     _check_run(values)  # first, since other settings refer to these
     values["trainer"] = check_trainer(values["trainer"])
+    _check_fused(values)
     _check_schedule(values)
     _check_model(values["model"])
     nodes = {key: values.get(key) for key in (*NODES, *MAY_BE_EMPTY)}
@@ -115,6 +121,20 @@ def _check_run(values: dict) -> None:
             f"model.freeze={freeze} with trainer=ddp: parameters that thaw later would not be averaged over the "
             "processes; use model.freeze=true, or one process"
         )
+
+
+def _check_fused(values: dict) -> None:
+    """Switch a fused optimizer off where gradients are clipped with mixed precision, which Lightning refuses for it."""
+    optimizer, trainer = values["optimizer"], values["trainer"]
+    mixed = str(trainer.get("precision")) in MIXED
+    if not (optimizer.get("fused") and mixed and trainer.get("gradient_clip_val") and "fit" in values["stages"]):
+        return
+    both = f"trainer.precision={trainer['precision']} with trainer.gradient_clip_val={trainer['gradient_clip_val']}"
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    if any(each.lstrip("+").startswith("optimizer.fused=") for each in typed):
+        raise UserError(f"optimizer.fused=true: a fused optimizer cannot have {both}; use optimizer.fused=false")
+    log.info("optimizer.fused=false: a fused optimizer cannot have %s", both)
+    optimizer["fused"] = False
 
 
 def _check_schedule(values: dict) -> None:

@@ -293,6 +293,13 @@ def test_bad_rules_are_named(change, classes, message):
         rules(**change).check(classes)
 
 
+def test_a_class_may_be_named_by_a_whole_number():
+    rules(positive_class=1).check(["0", "1"])
+    assert rules(positive_class=0).positive_class == "0"
+    with pytest.raises(UserError, match="positive_class=7: allowed are 0, 1"):
+        rules(positive_class=7).check(["0", "1"])
+
+
 def test_at_threshold_by_hand():
     labels = np.array([1, 1, 1, 0, 0, 0, 0])
     found = at_threshold(labels, np.array([0.9, 0.5, 0.2, 0.7, 0.4, 0.3, 0.1]), 0.5)

@@ -112,6 +112,30 @@ def test_a_longer_resume_has_the_schedule_of_the_longer_training(train, rates, s
         assert longer.status == 0 and rates == pytest.approx(half_cosine(16, first=12, peak=0.1)), longer.err
 
 
+@pytest.mark.parametrize(("before", "after", "expected"), [
+    ("cosine", "plateau", [0.003] * 3),
+    ("one_cycle", "none", [0.003] * 3),
+    ("plateau", "none", [0.003] * 3),
+    ("plateau", "cosine", half_cosine(3, first=2) * 3),
+    ("none", "cosine", half_cosine(3, first=2) * 3),
+])  # fmt: skip
+def test_a_resume_with_another_scheduler_starts_from_the_learning_rate_of_its_command(
+    train, rates, monkeypatch, before, after, expected
+):
+    monkeypatch.setattr(torch.optim.lr_scheduler.ReduceLROnPlateau, "_is_better", lambda *_: False)
+    patience = ["scheduler.patience=0"] if before == "plateau" else []
+    ran = train(*SIMPLE_CNN, f"scheduler={before}", *patience, "stages=[fit]")
+    last = torch.load(ran.folder / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]
+    left = last["param_groups"][0]["lr"]
+    assert before != "plateau" or left == pytest.approx(3e-5)  # reduced after each epoch
+    rates.clear()
+    settings = (f"scheduler={after}", "trainer.max_epochs=3", "stages=[fit]")
+    resumed = train(f"ckpt_path={ran.folder}/checkpoints/last.ckpt", *settings, small=False, to=ran.folder)
+    assert resumed.status == 0 and rates == pytest.approx(expected), resumed.err
+    (line,) = [text for text in resumed.record.run.warnings if text.startswith("the learning rate")]
+    assert f"{expected[0]:.2g}, in place of {left:.2g} in the checkpoint" in line
+
+
 def test_a_shorter_resume_has_the_schedule_of_the_shorter_training(train, rates, monkeypatch):
     at_step(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
     stopped = train(*SIMPLE_CNN, "scheduler=one_cycle", "scheduler.warmup_fraction=0", "trainer.max_epochs=9")
@@ -245,6 +269,14 @@ def test_clipping_reaches_the_optimizer(train):
         weights.append({name: value for name, value in state.items() if name.endswith(("weight", "bias"))})
     moved = [(weights[0][name] - weights[1][name]).abs().max() for name in weights[0]]
     assert 0 < max(moved) < 1.2e-6
+
+
+def test_clipping_with_mixed_precision_switches_a_fused_optimizer_off(train):
+    flags = ("trainer.max_epochs=1", "trainer.precision=bf16-mixed", "trainer.gradient_clip_val=0.5", "stages=[fit]")
+    ran = train(*SIMPLE_CNN, *flags)
+    assert ran.status == 0 and "optimizer.fused=false: a fused optimizer cannot have" in ran.out, ran.err
+    refused = train(*SIMPLE_CNN, *flags, "optimizer.fused=true")
+    assert refused.status == 1 and refused.err.startswith("ERROR: optimizer.fused=true: a fused"), refused.err
 
 
 def test_a_profile_lies_in_the_folder_and_the_screen_says_where(train):

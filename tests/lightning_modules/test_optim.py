@@ -8,8 +8,10 @@ from lightning_modules.optim import (
     group_settings,
     one_cycle,
     plateau,
+    restart_lr,
     restore_group_settings,
     restore_settings,
+    same_kind,
     settings_of,
 )
 
@@ -136,6 +138,31 @@ def test_a_resumed_optimizer_has_the_settings_of_its_command():
     del same.param_groups[0]["initial_lr"]  # a checkpoint of an older version
     restore_group_settings(same, settings)
     assert same.param_groups[0]["lr"] == 1e-4
+
+
+def test_another_scheduler_is_recognized_and_each_group_starts_from_its_own_learning_rate():
+    def make(name):
+        sgd = optimizer()
+        return {
+            "plateau": lambda: plateau(sgd, monitor="val/loss", factor=0.1, patience=1)["scheduler"],
+            "cosine": lambda: cosine(sgd, epochs=2)["scheduler"],
+            "step": lambda: torch.optim.lr_scheduler.StepLR(sgd, step_size=1),
+            "exponential": lambda: torch.optim.lr_scheduler.ExponentialLR(sgd, gamma=0.1),
+            "none": lambda: None,
+        }[name]()
+
+    names = ("plateau", "step", "exponential", "none")
+    states = {name: (s := make(name)) and s.state_dict() for name in (*names, "cosine")}
+    assert {(a, b) for a in names for b in states if same_kind(make(a), states[b])} == {(a, a) for a in names}
+    assert all(
+        same_kind(make("cosine"), state) for state in states.values()
+    )  # which follows from nothing but the training
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (1e-3, 3e-4)]
+    sgd = torch.optim.SGD(groups)
+    cosine(sgd, epochs=2)["scheduler"].move(2)
+    assert [group["lr"] for group in sgd.param_groups] == [0, 0]
+    restart_lr(sgd)
+    assert [group["lr"] for group in sgd.param_groups] == [1e-3, 3e-4]
 
 
 def test_a_resumed_plateau_has_the_patience_of_its_command_and_another_scheduler_names_what_it_keeps(caplog):
