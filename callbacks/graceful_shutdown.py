@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from callbacks.checkpoint import LastCheckpoint
-from common.errors import StopRequested
+from common.errors import StopRequested, UserError
 from common.signals import stop_signals
 from lightning_modules.epoch_end import may_save
 
@@ -21,9 +21,14 @@ class GracefulShutdown(L.Callback):
 
     def __init__(self):
         self._signal = 0
+        self.if_ended = ""  # what to do where a callback has ended the training before; empty: only warn
 
     def on_fit_start(self, trainer, pl_module) -> None:
         for ending in ended_by(trainer):
+            if self.if_ended:
+                raise UserError(
+                    f"{ending}; this has ended the training before, and nothing is left to train; {self.if_ended}"
+                )
             log.warning(
                 "a callback has ended this training before (%s): nothing more is trained; to train longer, remove it: "
                 "+callbacks.NAME=null",

@@ -435,7 +435,7 @@ class SplitMetrics:
     selective: Selective | None = None
     """With a decision that has a confidence."""
     test_evaluations: int | None = None
-    """How often this training was evaluated on its test images, this time included; on others it is 1. Null on val."""
+    """How often this training was evaluated on its test images, this time included; on others 1. Null: val, or unknown."""
 
     @property
     def guessing(self) -> Baseline | None:
@@ -520,6 +520,7 @@ class RunRecord:
         self.in_sweep = False  # one of the jobs of a sweep or a search
         self.latency_comes_later = False  # other jobs of its sweep run at the same time
         self.previous: RunRecord | None = None  # of the run that this one resumes
+        self.tests_earlier_images = False  # some test images of `previous`, although its val and test were others
         self.has_trained = False  # a step of the optimizer, in this command
         self.evaluates_again = False  # the checkpoint of `previous` in its own folder, without training
         self._started = time.perf_counter()
@@ -576,12 +577,13 @@ class RunRecord:
         return record
 
     @property
-    def previous_test_evaluations(self) -> int:
-        """How often this training was evaluated on these test images before."""
+    def previous_test_evaluations(self) -> int | None:
+        """How often this training was evaluated on these test images, or some of them, before; None: unknown."""
         if self.previous is None or self.previous.test is None:
             return 0
         before, now = (each.data and each.data.fingerprint_val_test for each in (self.previous, self))
-        return (self.previous.test.test_evaluations or 0) if before is None or before == now else 0
+        known_others = before and now and before != now and not self.tests_earlier_images
+        return 0 if known_others else self.previous.test.test_evaluations
 
     @property
     def resumes(self) -> bool:
@@ -680,7 +682,7 @@ class RunRecord:
             return content
         for name in ("data", "model", "best") if self.status != "finished" else ():
             content[name] = content[name] or asdict(self.previous)[name]
-        if self.test is None and (n := self.previous_test_evaluations):
+        if self.test is None and (n := self.previous_test_evaluations) != 0:
             content["test"] = asdict(SplitMetrics(test_evaluations=n))
         return content
 
@@ -701,15 +703,32 @@ def write_record(record: RunRecord) -> None:
 def increment_test_evaluations(folder: RunFolder) -> int | None:
     """Count one more evaluation on test in the record of the run that was trained in this folder.
 
-    Returns the number, or None where that run has no record that can be read.
+    Returns the number, or None where that run has no record that can be read, or one that does not know it.
     """
     record = _previous(folder)
-    if record is None:
+    if record is None or (record.test and record.test.test_evaluations is None):
         return None
     record.test = record.test or SplitMetrics()
     record.test.test_evaluations = (record.test.test_evaluations or 0) + 1
     write_record(record)
     return record.test.test_evaluations
+
+
+def read_test_evaluations(folder: RunFolder) -> int:
+    """Return the number in a run's record, 0 where there is none."""
+    try:
+        test = RunRecord.read(folder).test
+    except (UserError, OSError):
+        return 0
+    return (test and test.test_evaluations) or 0
+
+
+def keep_test_evaluations(folder: RunFolder, n: int) -> None:
+    """Write a number of test evaluations into a run's record that has a smaller one, from before they were counted."""
+    record = _previous(folder) if n > read_test_evaluations(folder) else None
+    if record is not None and (record.test is None or record.test.test_evaluations is not None):
+        record.test = dataclasses.replace(record.test or SplitMetrics(), test_evaluations=n)
+        write_record(record)
 
 
 def describe_test_evaluations(n: int, selected_on_test: bool = False) -> str:

@@ -44,6 +44,10 @@ log = logging.getLogger(__name__)
 
 CONF = PROJECT / "conf"
 LONGEST_NAME = 90  # characters of a folder
+PATHS = (
+    "hydra.run.dir", "hydra.sweep.dir", "ckpt_path", "teacher", "datamodule.root", "datamodule.table", "datamodule.splits",
+    "datamodule.source.path", "datamodule.cache", "ckpt", "images", "out", "model.weights",
+)  # fmt: skip
 MULTIRUN = ("-m", "--multirun")
 # Of a sweep that is resumed: how and where its jobs run, what its page accepts, where decoded images lie
 MAY_DIFFER = re.compile(
@@ -152,6 +156,8 @@ def complete_overrides(arguments: list[str]) -> list[str]:
         UserError: a choice that is no file of its group, a checkpoint that does not exist, or a folder with a finished run.
     """
     flags, typed = split_flags(arguments)
+    for argument in typed:
+        _check_path(argument)
     typed = [expand_home(argument) for argument in typed]
     typed, STATE.data_source = complete_data(typed, config_dir(arguments))
     _check_flags(flags)
@@ -201,6 +207,13 @@ def _check_flags(flags: list[str]) -> None:
                     keys = keys_called(setting, compose(verb))
             meant = suggest(keys, value) if keys else f"{setting}={value}"
             raise UserError(f"{name}: settings have no dashes: {meant.removesuffix('?')}; see --help")
+
+
+def _check_path(argument: str) -> None:
+    """Raise UserError where a path is empty, which would mean the current folder."""
+    key, separator, value = argument.lstrip("+").partition("=")
+    if key in PATHS and separator and not value.strip().strip("'\"").strip():
+        raise UserError(f"{key}=: has no value (is a shell variable unset?); give a path, or leave {key} out")
 
 
 def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str], with_own: bool) -> list[str]:

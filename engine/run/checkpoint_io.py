@@ -14,6 +14,7 @@ from common.atomic_io import write_bytes
 from common.errors import UserError
 from common.run_folder import RunFolder
 from common.untrusted.description import brief
+from engine.run.folder_backup import remove_outdated
 from lightning_modules.checkpoint import read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if path == folder.last_checkpoint and path.is_file():
             _duplicate(path, folder.previous_checkpoint)
         write_bytes(path, buffer.getvalue())
+        remove_outdated(folder)
 
     def load_checkpoint(self, path, *arguments, **settings) -> dict:
         """Read a checkpoint without the files that its callbacks claim to have written elsewhere.

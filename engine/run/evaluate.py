@@ -82,7 +82,11 @@ def _count_test_evaluation(config: DictConfig, record: RunRecord, data: L.Lightn
     if trained_in is None or not record.writes:
         return None
     if trained_in.path.resolve() == record.folder.path.resolve():
-        return record.previous_test_evaluations + 1
+        unknown = record.previous is None and record.best is None  # a checkpoint here, and no record of its training
+        before = None if unknown else record.previous_test_evaluations
+        if before is None:
+            log.warning("how often %s was evaluated on test is unknown", record.folder.path)
+        return None if before is None else before + 1
     own, catalog = OwnTestImages(trained_in), data.catalog
     if own.unknown:
         log.warning("how often %s was evaluated on test is unknown: %s", config.ckpt_path, own.unknown)

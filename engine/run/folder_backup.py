@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 from common.atomic_io import tolerate_disk_errors
-from common.run_folder import RunFolder
+from common.run_folder import FIGURES, RunFolder
+from common.run_record import keep_test_evaluations, read_test_evaluations
 
 log = logging.getLogger(__name__)
 
@@ -46,18 +47,19 @@ class FolderBackup:
                 self._present = {path.name for path in place.iterdir()} | {self.folder.checkpoints.name}
                 self.restore()
 
-    def begin(self, *, restarts: bool, kept_as: str = "") -> None:
+    def begin(self, *, restarts: bool, extends: bool = False, kept_as: str = "") -> None:
         """Copy what is in the folder, without the checkpoints, which a run that resumes keeps.
 
         Args:
             restarts: another run starts here: checkpoints too, and nothing of it stays.
+            extends: a finished run is trained longer: checkpoints too, and what it had is kept beside as of a restart.
             kept_as: name of the earlier run where it is kept.
         """
         self._kept_as = kept_as
         entries = self.folder.entries(self.whole)
         self._present = {path.name for path in entries}
         self._checkpoints = self._identities()
-        if not restarts:
+        if not restarts and not extends:
             entries = [path for path in entries if path != self.folder.checkpoints]
         if entries:
             try:
@@ -65,7 +67,7 @@ class FolderBackup:
                 for path in entries:
                     _copy(path, self._building / path.name)
                 os.utime(self._building)
-                self._place = self.folder.before_restart if restarts else self.folder.before_resume
+                self._place = self.folder.before_restart if restarts or extends else self.folder.before_resume
                 self._building.rename(self._place)
             except OSError as error:
                 self._place = None
@@ -86,6 +88,7 @@ class FolderBackup:
         """Put everything back as it was."""
         if self._present is None:
             return
+        counted = read_test_evaluations(self.folder)  # perhaps from elsewhere, meanwhile
         held = {path.name for path in self._place.iterdir()} if self._place else set()
         for path in self.folder.entries(self.whole):
             if path.name in held or path.name not in self._present:
@@ -95,12 +98,14 @@ class FolderBackup:
                 path.rename(self.folder.path / path.name)
             self._place.rmdir()
         self._place = self._present = None
+        keep_test_evaluations(self.folder, counted)
 
     def discard(self) -> None:
         """Remove what was kept; a run that another one has replaced is kept beside."""
         if self._place is None:
             return
         if self._place == self.folder.before_restart:
+            remove_outdated(self.folder)
             with tolerate_disk_errors(self.kept_in):  # then it stays where it is
                 kept = self._free_place()
                 kept.parent.mkdir(parents=True, exist_ok=True)
@@ -131,6 +136,28 @@ class FolderBackup:
             for path in self.folder.checkpoints.glob("*.ckpt")
             for stat in [path.stat()]
         }
+
+
+def remove_outdated(folder: RunFolder) -> None:
+    """Remove predictions, card and figures of the network before, which are kept, once another one has a checkpoint."""
+    if not folder.before_restart.is_dir():
+        return
+    of_network = (
+        "predictions*.csv",
+        "predictions*.parquet",
+        folder.model_card.name,
+        *(f"{name}.png" for name in FIGURES),
+    )
+    for kept in (path for name in of_network for path in folder.before_restart.glob(name)):
+        path = folder.path / kept.name
+        if path.is_file() and _version(path) == _version(kept):
+            path.unlink()
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """Return what differs where a file was written again; a copy has it, too."""
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size
 
 
 def _copy(path: Path, to: Path) -> None:

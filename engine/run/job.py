@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from common.atomic_io import tolerate_disk_errors, write_text
 from common.errors import DISK_ERRORS, StopRequested, TrialPruned, UserError
 from common.run_folder import RunFolder
-from common.run_record import RunRecord, increment_test_evaluations
+from common.run_record import RunRecord, SplitMetrics, increment_test_evaluations
 from common.signals import slurm_requeue, stop_immediately
 from engine import error_messages, log_handlers
 from engine.flags import own_folders
@@ -133,11 +133,32 @@ def _begin(job: Job, config: DictConfig, record: RunRecord, backup: FolderBackup
         return False
     digest = previous.run.config_hash or "run" if previous else "unreadable"
     restarts = record.previous is None and not in_own_folder
-    backup.begin(restarts=restarts, kept_as=f"{folder.path.name}-{digest}" if job.in_sweep else digest)
+    extends = in_own_folder and "fit" in config.stages and (previous is None or previous.status == "finished")
+    if previous is None and in_own_folder:
+        _check_lost_record(config, record)
+    backup.begin(restarts=restarts, extends=extends, kept_as=f"{folder.path.name}-{digest}" if job.in_sweep else digest)
     unknown = not folder.choices.is_file()
     if not folder.config.is_file() or (not record.evaluates_again and (changed or unknown)):
         write_configuration(folder, text, job.hydra if unknown else None)
     return True
+
+
+def _check_lost_record(config: DictConfig, record: RunRecord) -> None:
+    """Make the number of test evaluations unknown where a run's own record cannot be read and its checkpoint is used.
+
+    Raises:
+        UserError: its record is damaged, and would be replaced by one that knows nothing of the training.
+    """
+    if "fit" in config.stages:
+        log.warning(
+            "%s: how often this training was evaluated on test is unknown, without its record", record.folder.path
+        )
+        record.previous = RunRecord(status="finished", test=SplitMetrics())
+    elif record.folder.record.is_file():
+        raise UserError(
+            f"{record.folder.record}: is damaged, and an evaluation in the run's own folder would replace it; evaluate in "
+            "another folder (leave out hydra.run.dir), or move the damaged file away first"
+        )
 
 
 def write_configuration(folder: RunFolder, text: str, hydra: DictConfig | None) -> None:

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from common.errors import UserError
 from common.run_folder import RunFolder
-from common.run_record import RunInfo, RunRecord
+from common.run_record import RunRecord
 from common.text import join_words
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def should_run(config: DictConfig, record: RunRecord, *, in_sweep: bool) -> bool
     if not in_sweep and _is_unfinished(previous) and not same:
         raise UserError(
             f"hydra.run.dir={folder.path}: holds a run that did not finish, with other settings: "
-            f"{_differences(previous.run, record.run)}. Use another folder, or resume it with "
+            f"{_differences(previous, record)}. Use another folder, or resume it with "
             f"ckpt_path={folder.last_checkpoint}"
         )
     trains = previous.best is not None or "fit" in config.stages
@@ -88,7 +88,7 @@ def should_run(config: DictConfig, record: RunRecord, *, in_sweep: bool) -> bool
     elif same:
         log.info("%s: %s before its first checkpoint, restarting", name, ended)
     else:
-        log.warning("%s: settings changed, restarting: %s", name, _differences(previous.run, record.run))
+        log.warning("%s: settings changed, restarting: %s", name, _differences(previous, record))
     record.discard_previous()
     return True
 
@@ -99,8 +99,11 @@ def _checkpoints_of(record: RunRecord) -> list[str]:
     return [path for path in typed if not lies_in(record.folder, path)]
 
 
-def _differences(before: RunInfo, now: RunInfo) -> str:
-    """Describe each changed setting: `optimizer=sgd (was adam)`."""
-    old, new = ({**each.settings, **each.choices} for each in (before, now))
+def _differences(before: RunRecord, now: RunRecord) -> str:
+    """Describe each changed setting: `optimizer=sgd (was adam)`; with the checkpoint of elsewhere that a run began with."""
+    old, new = ({**each.run.settings, **each.run.choices} for each in (before, now))
+    if old:
+        for settings, record in ((old, before), (new, now)):
+            settings["ckpt_path"] = next(iter(_checkpoints_of(record)), None)
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return join_words([f"{key}={new.get(key)} (was {old.get(key)})" for key in keys]) if old else "not recorded before"

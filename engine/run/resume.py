@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import hydra
@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import UserError
+from common.own_test_images import OwnTestImages
 from common.run_folder import RunFolder
 from common.run_record import RunRecord, flatten
 from common.untrusted.saved_config import read_saved_choices, read_saved_config
@@ -78,6 +79,38 @@ def check_unseen(ckpt_path: str, catalog: Catalog) -> None:
             if split == "test":
                 raise UserError(problem)
             log.warning(problem)
+
+
+def compare_images(record: RunRecord, catalog: Catalog, fingerprints: Sequence[str]) -> None:
+    """Warn where a run continues in its folder with other images or splits than before, and find its test images in test."""
+    before, now, folder = record.previous and record.previous.data, record.data, record.folder
+    if not before or not before.fingerprint or before.fingerprint == now.fingerprint:
+        return
+    own, test = OwnTestImages(folder, catalog.root), catalog.rows("test").tolist()
+    measured = sum(own.include(fingerprints[row], catalog.files[row]) for row in test)
+    record.tests_earlier_images = bool(measured or own.unknown)
+    counts = [
+        f"{getattr(now, f'n_{split}') or 0:,} {split} (were {getattr(before, f'n_{split}') or 0:,})"
+        for split in ("train", "val", "test")
+    ]
+    if measured and record.previous.test:
+        counts.append(f"{measured:,} of the test images were test images before")
+    with contextlib.suppress(UserError, OSError):  # no splits.csv, or a damaged one
+        splits = {row["path"]: row["split"] for row in folder.read_splits()}
+        here = dict(zip(catalog.paths, catalog.splits, strict=True))
+        gone = [path for path in splits if path not in here]
+        other = sum(here.get(path, split) != split for path, split in splits.items())
+        counts.append(f"{len(here.keys() - splits.keys()):,} new, {len(gone):,} gone, {other:,} in another split")
+        trained = {Path(path).name for path in gone if splits[path] == "train"}
+        seen = sum(catalog.paths[row] not in splits and Path(catalog.paths[row]).name in trained for row in test)
+        if seen:
+            counts.append(
+                f"{seen:,} of the test images have the file names of training images that are gone: if these are the same, "
+                "the accuracy on test is too high"
+            )
+    log.warning(
+        "%s: the images or their splits are not those that the run began with: %s", folder.name, "; ".join(counts)
+    )
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from torch import nn
 
 from callbacks.checkpoint import BestCheckpoint
 from callbacks.distillation import warn_of_other_splits
-from callbacks.graceful_shutdown import ended_by
+from callbacks.graceful_shutdown import GracefulShutdown, ended_by
 from callbacks.throughput import Throughput
 from common.errors import UserError
 from common.run_record import AuditFinding, BestEpoch, DataInfo, Excluded, RunRecord
@@ -28,7 +28,7 @@ from engine.run.cost import describe_model
 from engine.run.debug import mark_debug
 from engine.run.evaluate import evaluate_test, evaluate_val, finalize, find_callback
 from engine.run.loggers import Loggers, log_settings, open_loggers
-from engine.run.resume import check_unseen, resume_errors
+from engine.run.resume import check_unseen, compare_images, resume_errors
 from lightning_modules.checkpoint import (
     check_same_network,
     epochs_done,
@@ -88,6 +88,7 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
         record.check_same_images()
         if config.ckpt_path is not None and not data.overfits:
             check_unseen(config.ckpt_path, data.catalog)
+        compare_images(record, data.catalog, data.pixel_cache.stats.fingerprints)
         if record.writes:
             record.folder.write_splits(split_columns(data))
         record.model = describe_model(config, model, record)
@@ -304,6 +305,16 @@ def build_trainer(
     return trainer
 
 
+def _how_to_train_longer(config: DictConfig) -> str:
+    """Say what to change where early stopping or a timer has ended the training of a checkpoint."""
+    early = [name for name, each in config.callbacks.items() if each and "EarlyStopping" in str(each.get("_target_"))]
+    changes = [
+        *(f"++callbacks.{name}=null" for name in early),
+        *["a longer trainer.max_time"] * bool(config.trainer.get("max_time")),
+    ]
+    return f"to train longer: {' and '.join(changes) or 'remove that callback'}; to evaluate it again: stages=[test]"
+
+
 def fit(
     config: DictConfig, record: RunRecord, trainer: L.Trainer, model: ImageClassifier, data: L.LightningDataModule
 ) -> BestEpoch:
@@ -315,6 +326,8 @@ def fit(
     if config.ckpt_path is not None:
         where = "in" if stopped_in_epoch(Path(config.ckpt_path)) else "after"
         log.info("resuming %s epoch %d", where, epochs_done(Path(config.ckpt_path)))
+        if not record.resumes:
+            find_callback(trainer, GracefulShutdown).if_ended = _how_to_train_longer(config)
     if config.teacher is not None:
         warn_of_other_splits(config.teacher, record)
     try:

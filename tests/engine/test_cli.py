@@ -9,6 +9,8 @@ from engine import cli, log_handlers
 from engine.cli import complete_overrides, job_dir_name, new_run_dir, safe_name
 from engine.flags import own_folders, split_flags
 
+DATA_PATHS = ("datamodule.root", "datamodule.table", "datamodule.splits")
+
 
 @pytest.fixture(autouse=True)
 def outputs(tmp_path, monkeypatch):
@@ -89,6 +91,13 @@ def test_warnings_of_python_are_one_line_of_the_log(caplog):
 def test_choices_that_are_none_are_named(argument, message):
     with pytest.raises(UserError, match=message):
         complete_overrides([argument])
+
+
+@pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir", "ckpt_path", "teacher", *DATA_PATHS])
+def test_a_path_without_a_value_is_not_the_current_folder(key):
+    for empty in ("", "''", '" "'):
+        with pytest.raises(UserError, match=rf"^{key}=: has no value \(is a shell variable unset\?\)"):
+            complete_overrides(["seed=1", f"{key}={empty}"])
 
 
 def test_flags_with_a_value_in_two_words_are_no_overrides():

@@ -221,10 +221,9 @@ def test_the_time_is_up_in_the_middle_of_an_epoch(train, monkeypatch):
     rows = trained(ran)
     assert steps(ran.folder) == 5 and len(rows) == 2 and all(value for row in rows for value in row.values())
     assert "stopped after 2 of 3 batches" in ran.out and "timer: 60 s of training are over" in ran.out
-    longer = train(f"ckpt_path={ran.folder}/checkpoints/last.ckpt", small=False, to=ran.folder)
-    assert longer.status == 0 and len(metrics(ran.folder)) == 2, (
-        longer.err
-    )  # there is no time left: it is measured only
+    again = train(f"ckpt_path={ran.folder}/checkpoints/last.ckpt", small=False, to=ran.folder)
+    assert again.status == 1 and "to train longer: a longer trainer.max_time" in again.err, again.err
+    assert ran.record.status == "finished" and ran.record.test.test_evaluations == 1
 
 
 def test_epochs_without_validation_have_empty_cells_and_are_never_the_best(train):

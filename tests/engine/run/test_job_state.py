@@ -66,6 +66,14 @@ def test_a_finished_job_is_skipped(jobs, caplog):
     assert jobs.folder.record.stat().st_mtime > 1  # it belongs to this sweep
 
 
+def test_a_checkpoint_of_elsewhere_is_named_as_what_differs(jobs, tmp_path):
+    with pytest.raises(StopRequested):
+        jobs.run(in_sweep=False, work=raising(StopRequested(signal.SIGTERM)))
+    (tmp_path / "mine.ckpt").touch()
+    error, ran = jobs.run(f"ckpt_path={tmp_path / 'mine.ckpt'}", in_sweep=False)
+    assert ran == "skipped" and f"with other settings: ckpt_path={tmp_path / 'mine.ckpt'} (was None)." in str(error)
+
+
 def test_a_pruned_job_is_skipped(jobs):
     pruned = TrialPruned("behind the others")
     assert jobs.run(work=raising(pruned)) == (pruned, None)
