@@ -63,17 +63,23 @@ class ImageFolder(Source):
         if root is None:
             raise UserError("datamodule.root has no value; give it one: datamodule.root=DIR (or datamodule.table=FILE)")
         split_folders, others = _split_folders(root), Counter()
-        self.classes = _classes(root, split_folders)
+        names = _classes(root, split_folders)
+        self.classes = [as_label(name) for name in names]
         for split, folder in split_folders.items():
-            for name in self.classes:
+            for name, label in zip(names, self.classes, strict=True):
                 for file in walk_images(folder / name, others=others):
-                    yield ImageRow(os.path.relpath(file, root), name, split)
+                    yield ImageRow(os.path.relpath(file, root), label, split)
         others += Counter(f"{_kind(file.name)} beside the class folders" for file in _beside(root, split_folders))
         if others:
             listed = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(NAMED))
             log.warning(
                 "datamodule.root=%s: skipped %d file(s) that are no images of a class: %s", root, others.total(), listed
             )
+
+
+def as_label(name: str) -> str:
+    """Return the name of a class folder as a label: bytes that are no UTF-8 as escapes, `red\\xe9`."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -257,9 +263,10 @@ def _class_folders(root: Path, folder: Path) -> list[str]:
                 f"{_move_up(root, each)}"
             )
         if not is_utf8(each.name):
-            raise UserError(
-                f"{shown}: the name of the class folder {each.name!r} is not UTF-8; rename it, as with the program convmv"
-            )
+            log.warning(
+                "%s: the name of a class folder is not UTF-8, which no table can hold: the class is called %s here; to call "
+                "it otherwise, rename the folder, as with the program convmv", shown, as_label(each.name),
+            )  # fmt: skip
         if each.name != each.name.strip():
             raise UserError(f"{shown}: the name of the class folder {each.name!r} has blanks around it; rename it")
     direct = {each for each in folders if _has_images(each)}
