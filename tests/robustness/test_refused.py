@@ -4,8 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,8 @@ from common.errors import StopRequested, UserError
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from engine import cli
-from tests.support.helpers import PROJECT, SIMPLE_CNN, at_step, make_images
+from tests.support.commands import kill_before_training
+from tests.support.helpers import SIMPLE_CNN, at_step, make_images
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -153,14 +152,9 @@ def test_a_job_that_is_refused_when_its_sweep_runs_again(train, tmp_path):
 
 def test_what_a_killed_command_could_not_put_back_the_next_one_does(train, made, tmp_path):
     before = content(made.path)
-    script = (
-        "import sys, os, signal, tests.support.commands as c, engine.run.stages as s, pathlib\n"
-        "s.build_trainer = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "c.train_in(pathlib.Path(sys.argv[1]), None)(*sys.argv[2:], small=False)"
-    )
     command = [f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=4"]
-    killed = subprocess.run([sys.executable, "-c", script, tmp_path, *command], cwd=PROJECT, check=False)
-    assert killed.returncode == -signal.SIGKILL and made_record(made).status == "running"
+    kill_before_training(tmp_path, *command)
+    assert made_record(made).status == "running"
     ran = train(command[0], small=False, to=made.path)  # nothing left to train
     assert ran.status == 1 and "has finished 2 of trainer.max_epochs=2" in ran.err
     after = content(made.path)

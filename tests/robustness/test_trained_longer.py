@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,8 @@ from common.run_folder import RunFolder
 from common.run_record import RunRecord, increment_test_evaluations
 from tests.robustness.test_early_stopping import EARLY
 from tests.robustness.test_refused import content
-from tests.support.helpers import PROJECT, SIMPLE_CNN, at_step
+from tests.support.commands import kill_before_training
+from tests.support.helpers import SIMPLE_CNN, at_step
 
 OF_NETWORK = ("predictions.csv", "predictions_val.csv", "MODEL_CARD.md", "calibration.png", "feature_maps.png")
 
@@ -104,14 +103,8 @@ def test_a_run_that_early_stopping_ended_is_not_resumed_without_a_word(train):
 
 
 def test_an_evaluation_counted_after_a_kill_is_not_taken_back(train, made, tmp_path):
-    script = (
-        "import sys, os, signal, tests.support.commands as c, engine.run.stages as s, pathlib\n"
-        "s.build_trainer = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "c.train_in(pathlib.Path(sys.argv[1]), None)(*sys.argv[2:], small=False)"
-    )
     command = [f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=4"]
-    killed = subprocess.run([sys.executable, "-c", script, tmp_path, *command], cwd=PROJECT, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    kill_before_training(tmp_path, *command)
     assert increment_test_evaluations(made) == 2
     assert train(command[0], small=False, to=made.path).status == 1
     now = RunRecord.read(made)

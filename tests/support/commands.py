@@ -3,6 +3,8 @@
 import contextlib
 import io
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -93,3 +95,14 @@ def train_in(place: Path, images: Path) -> Callable[..., Ran]:
             return Ran(*run_script(script, *arguments), folder)
 
     return run
+
+
+def kill_before_training(place: Path, *arguments: str) -> None:
+    """Run `python train.py ...` in a process that is killed (SIGKILL) when its trainer would be built."""
+    script = (
+        "import sys, os, signal, tests.support.commands as c, engine.run.stages as s, pathlib\n"
+        "s.build_trainer = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "c.train_in(pathlib.Path(sys.argv[1]), None)(*sys.argv[2:], small=False)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, place, *arguments], cwd=PROJECT, check=False)
+    assert killed.returncode == -signal.SIGKILL
