@@ -65,6 +65,11 @@ class ImageFolder(Source):
         split_folders, others = _split_folders(root), Counter()
         names = _classes(root, split_folders)
         self.classes = [as_label(name) for name in names]
+        for label in (label for name, label in zip(names, self.classes, strict=True) if not is_utf8(name)):
+            log.warning(
+                "datamodule.root=%s: the name of a class folder is not UTF-8, which no table can hold: the class is called %s "
+                "here; to call it otherwise, rename the folder, as with the program convmv", root, label,
+            )  # fmt: skip
         for split, folder in split_folders.items():
             for name, label in zip(names, self.classes, strict=True):
                 for file in walk_images(folder / name, others=others):
@@ -262,11 +267,6 @@ def _class_folders(root: Path, folder: Path) -> list[str]:
                 f"{shown}: {each.name} inside it is a {split} split and no class; it should hold {LAYOUTS}"
                 f"{_move_up(root, each)}"
             )
-        if not is_utf8(each.name):
-            log.warning(
-                "%s: the name of a class folder is not UTF-8, which no table can hold: the class is called %s here; to call "
-                "it otherwise, rename the folder, as with the program convmv", shown, as_label(each.name),
-            )  # fmt: skip
         if each.name != each.name.strip():
             raise UserError(f"{shown}: the name of the class folder {each.name!r} has blanks around it; rename it")
     direct = {each for each in folders if _has_images(each)}
