@@ -154,13 +154,18 @@ class ImageDataModule(L.LightningDataModule):
     def catalog(self) -> Catalog:
         """All images of the source; opens none. `setup` decides splits and exclusions."""
         started = time.perf_counter()
+        key = self._source_key  # first, since it decides which memory
+        catalog = self.memory.get(key, lambda: read_source(self.source))
+        self.read_s += time.perf_counter() - started
+        return replace(catalog, splits=catalog.splits.copy())
+
+    @functools.cached_property
+    def _source_key(self) -> str:
+        """What the source lists follows from; asked for before it lists, which may change it."""
         self.source.cache = self.cache / "sources"
         if not all(_is_plain(value) for value in vars(self.source).values()):
             self.memory = Memory()  # of a source of the user's own, which may differ in what its attributes do not show
-        self._source_key = f"{self.source} {sorted(vars(self.source).items())}"
-        catalog = self.memory.get(self._source_key, lambda: read_source(self.source))
-        self.read_s += time.perf_counter() - started
-        return replace(catalog, splits=catalog.splits.copy())
+        return f"{self.source} {sorted(vars(self.source).items())}"
 
     def keep_range(self, trained: list | None, checkpoint: object) -> None:
         """Scale images of more than 8 bits as a checkpoint was trained, whatever the images are now.
@@ -187,10 +192,9 @@ class ImageDataModule(L.LightningDataModule):
         """
         if self.pixel_cache is not None:
             return
-        catalog = self.catalog
         self.augmentation.check(self.image_size, torch.device("cpu"))
         if self.batch_transform is not None:
-            check_batch_transform(self.batch_transform, len(catalog.classes), self.image_size)
+            check_batch_transform(self.batch_transform, len(self.catalog.classes), self.image_size)
         started = time.perf_counter()
         pixel_cache = self._prepare()
         catalog = self.catalog
@@ -210,9 +214,10 @@ class ImageDataModule(L.LightningDataModule):
 
     def _prepare(self) -> PixelCache:
         """Decide splits, exclusions and the range of values; return the pixels. What an earlier job has found is taken over."""
+        source_key = self._source_key  # likewise
         look = Look(self.image_size, self.fit, "own" if self._finds_range else self.value_range)
         rules = self.rules if self.rules["train_fraction"] < 1 else self.rules | {"train_seed": None}
-        key = f"{self._source_key} {look} {sorted(rules.items())}"
+        key = f"{source_key} {look} {sorted(rules.items())}"
         prepared = self.memory.get(
             key, lambda: (self.catalog, prepare_catalog(self.catalog, self._pixels(look), **self.rules))
         )
