@@ -227,9 +227,8 @@ def read_dicom(path: Path) -> DeepPixels:
     with needs_extra("a DICOM image", "dicom"):
         import pydicom
         from pydicom import pixels
-    pydicom.config.settings.reading_validation_mode = (
-        pydicom.config.IGNORE
-    )  # odd values elsewhere in a file do not matter
+    # Odd values elsewhere in a file do not matter
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     header = pydicom.dcmread(path)
     if "Rows" not in header or ("PixelData" not in header and "FloatPixelData" not in header):
         raise ValueError("a DICOM file without an image")

@@ -182,10 +182,8 @@ class Search:
 
         Of a sample near duplicates are looked for; where they connect a good part of it, they are no copies.
         """
-        scene_of, sample = (
-            np.full(len(inner), -1),
-            np.arange(min(SAMPLE, len(inner))),
-        )  # by fingerprint: at random, stable
+        scene_of = np.full(len(inner), -1)
+        sample = np.arange(min(SAMPLE, len(inner)))  # in the order of fingerprints: at random, and always the same
         if len(inner) < SCENE_IMAGES:
             return scene_of
         self._ask(

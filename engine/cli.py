@@ -27,7 +27,7 @@ from common.run_record import RunRecord, refuse_older_run
 from common.text import did_you_mean, printable, quote_override
 from common.untrusted.saved_config import choices_of_several, read_saved_choices, read_saved_name
 from engine import help, log_handlers
-from engine.config.data_overrides import complete_data, expand_home
+from engine.config import data_overrides
 from engine.config.instantiate import OF_SEVERAL
 from engine.error_messages import user_message
 from engine.flags import config_dir, own_folders, split_flags
@@ -45,8 +45,8 @@ log = logging.getLogger(__name__)
 CONF = PROJECT / "conf"
 LONGEST_NAME = 90  # characters of a folder
 PATHS = (
-    "hydra.run.dir", "hydra.sweep.dir", "ckpt_path", "teacher", "datamodule.root", "datamodule.table", "datamodule.splits",
-    "datamodule.source.path", "datamodule.cache", "ckpt", "images", "out", "model.weights",
+    *data_overrides.PATHS, "hydra.run.dir", "hydra.sweep.dir", "ckpt_path", "teacher", "datamodule.source.path",
+    "datamodule.cache", "ckpt", "images", "out", "model.weights",
 )  # fmt: skip
 MULTIRUN = ("-m", "--multirun")
 # Of a sweep that is resumed: how and where its jobs run, what its page accepts, where decoded images lie
@@ -158,8 +158,8 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     flags, typed = split_flags(arguments)
     for argument in typed:
         _check_path(argument)
-    typed = [expand_home(argument) for argument in typed]
-    typed, STATE.data_source = complete_data(typed, config_dir(arguments))
+    typed = [data_overrides.expand_home(argument) for argument in typed]
+    typed, STATE.data_source = data_overrides.complete_data(typed, config_dir(arguments))
     _check_flags(flags)
     try:
         overrides = OverridesParser.create().parse_overrides(typed)

@@ -14,7 +14,6 @@ from common.text import override_value, quote_override
 from engine.flags import split_flags
 
 CONF = PROJECT / "conf"
-LONGEST = 80  # characters of an argument that is repeated
 
 # Words of other programs, for the last word of a key here
 ALIASES = {
