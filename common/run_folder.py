@@ -52,6 +52,11 @@ class RunFolder:
         return self.checkpoints / "best.ckpt"
 
     @property
+    def best_weights(self) -> Path:
+        """The network's weights in best.ckpt with its description, for whatever reads safetensors."""
+        return self.checkpoints / "best.safetensors"
+
+    @property
     def last_checkpoint(self) -> Path:
         return self.checkpoints / "last.ckpt"
 

@@ -1,6 +1,7 @@
 """Checkpoints as input: read without running code, checked, and turned into a network or a classifier again."""
 
 import contextlib
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.run_record import Decision
 from common.untrusted.description import NEXT, brief, check_decision, check_description, check_network, check_schema
-from common.untrusted.tensors import load_tensors
+from common.untrusted.tensors import is_safetensors, load_tensors, read_safetensors
 from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import build_network, is_full_name
 
@@ -102,13 +103,55 @@ def _read_count(path: Path, key: str, most: int) -> int:
     return count
 
 
+def read_description(path: Path) -> dict | None:
+    """Return the unchecked description in a checkpoint or in a safetensors file's header, or None; the weights are not read.
+
+    Raises:
+        UserError: no file of weights.
+    """
+    state = _load(path, mmap=True)
+    described = state.get("hyper_parameters") if isinstance(state, dict) else None
+    return described if isinstance(described, dict) and described else None
+
+
+def as_safetensors(checkpoint: dict) -> bytes:
+    """Return the network's weights in a checkpoint as a safetensors file, with its description as JSON in the header.
+
+    The names are the network's own, so that others load them without this project: those of torchvision or timm where the
+    network is one of theirs.
+    """
+    from safetensors.torch import save  # late: most commands write none
+
+    described = {**checkpoint["hyper_parameters"], "decision": checkpoint.get("decision")}
+    weights = {
+        # a copy each, since weights that two layers share would be refused
+        name.removeprefix(NETWORK_PREFIX): tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith(NETWORK_PREFIX)
+    }
+    texts = {name: json.dumps(value) for name, value in described.items() if value is not None}
+    return save(weights, {"format": "pt"} | texts)
+
+
+def _from_safetensors(path: Path, *, tensors: bool) -> dict:
+    """Return what `as_safetensors` wrote in the form of a checkpoint."""
+    weights, texts = read_safetensors(path, tensors=tensors)
+    described = {}
+    for name, text in texts.items():
+        with contextlib.suppress(ValueError, RecursionError):  # `format`, and texts that others have written
+            described[name] = json.loads(text)
+    decision = described.pop("decision", None)
+    named = {NETWORK_PREFIX + name: tensor for name, tensor in weights.items()}
+    return {"hyper_parameters": described, "decision": decision, "state_dict": named}
+
+
 def _load(path: Path, mmap: bool = False):
     if not path.is_file():
         raise UserError(
             f"{path}: no such checkpoint; a run keeps its own in checkpoints/best.ckpt and checkpoints/last.ckpt"
         )
     try:
-        return load_tensors(path, mmap=mmap)
+        return _from_safetensors(path, tensors=not mmap) if is_safetensors(path) else load_tensors(path, mmap=mmap)
     except (UserError, OSError) as error:
         raise UserError(
             f"{path}: not a checkpoint, or a damaged one ({error}); take best.ckpt or last.ckpt of a run"

@@ -3,7 +3,7 @@
 What a user types or writes under conf/ is trusted. Everything else that a run, an export or a person may have written comes
 in here, one entry a kind of file, each with a limit of its size:
 
-- checkpoint, state dict: `tensors.load_tensors`
+- checkpoint, state dict: `tensors.load_tensors`; safetensors with the description in its header: `tensors.read_safetensors`
 - description inside a checkpoint or an exported file: `description.check_schema`, `check_description`, `check_network`,
   `check_decision`
 - saved configuration of a run: `saved_config.read_saved_config`, `read_saved_choices`

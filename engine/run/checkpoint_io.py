@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.run_folder import RunFolder
 from common.untrusted.description import brief
 from engine.run.folder_backup import remove_outdated
-from lightning_modules.checkpoint import read_checkpoint
+from lightning_modules.checkpoint import as_safetensors, read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +31,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Write checkpoints for Lightning, whole or not at all, and keep the previous last.ckpt; read them as untrusted."""
 
     def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
-        path, buffer = Path(path), io.BytesIO()
-        torch.save(checkpoint, buffer)
+        path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = RunFolder(path.parent.parent)
         if path == folder.last_checkpoint and path.is_file():
             _duplicate(path, folder.previous_checkpoint)
-        write_bytes(path, buffer.getvalue())
+        write_checkpoint(path, checkpoint)
         remove_outdated(folder)
 
     def load_checkpoint(self, path, *arguments, **settings) -> dict:
@@ -55,6 +54,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 if ".." in Path(str(state.get(name, ""))).parts:
                     state[name] = ""
         return checkpoint
+
+
+def write_checkpoint(path: Path, checkpoint: dict) -> None:
+    """Write a checkpoint, whole or not at all, and beside best.ckpt the same weights as best.safetensors."""
+    buffer, folder = io.BytesIO(), RunFolder(path.parent.parent)
+    torch.save(checkpoint, buffer)
+    write_bytes(path, buffer.getvalue())
+    if path == folder.best_checkpoint:
+        folder.best_weights.unlink(
+            missing_ok=True
+        )  # of an earlier epoch: where writing fails there is none, not a wrong one
+        write_bytes(folder.best_weights, as_safetensors(checkpoint))
 
 
 def _duplicate(path: Path, other: Path) -> None:

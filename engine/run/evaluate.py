@@ -1,19 +1,17 @@
 """The end of a run: the best network's metrics on val and test, the decision, and the last lines of the screen."""
 
-import io
 import logging
 from dataclasses import asdict
 from pathlib import Path
 
 import lightning as L
 import numpy as np
-import torch
 from omegaconf import DictConfig
 
 from callbacks.image_logger import save_figure
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.throughput import Throughput
-from common.atomic_io import tolerate_disk_errors, write_bytes
+from common.atomic_io import tolerate_disk_errors
 from common.errors import UserError
 from common.own_test_images import OwnTestImages
 from common.predictions_csv import Predictions
@@ -26,6 +24,7 @@ from common.run_record import (
     increment_test_evaluations,
 )
 from engine.config.instantiate import instantiate
+from engine.run.checkpoint_io import write_checkpoint
 from engine.run.component_errors import component_error
 from engine.run.loggers import Loggers, how_to_view, log_results
 from evaluation.decision import DecisionRules, measure
@@ -136,9 +135,7 @@ def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers:
 
 def add_decision(path: Path, decision: Decision) -> None:
     """Write a decision into a checkpoint, which is whole before and after; the weights keep their bits."""
-    buffer = io.BytesIO()
-    torch.save({**read_checkpoint(path), "decision": asdict(decision)}, buffer)
-    write_bytes(path, buffer.getvalue())
+    write_checkpoint(path, {**read_checkpoint(path), "decision": asdict(decision)})
 
 
 def find_callback(trainer: L.Trainer, kind: type[L.Callback]):

@@ -1,4 +1,5 @@
 import contextlib
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ from scipy.stats import norm
 
 from callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from common.errors import UserError
+from common.untrusted.tensors import read_safetensors
 from lightning_modules.checkpoint import epochs_done
 from tests.support.helpers import SIMPLE_CNN, at_step
 
@@ -29,6 +31,24 @@ def test_the_best_epoch(train, given, accuracy, loss, options, epoch):
     monitored = loss if options == ["monitor=val/loss"] else accuracy
     assert (ran.record.best.epoch, ran.record.best.value) == (epoch, pytest.approx(monitored[epoch - 1]))
     assert epochs_done(ran.folder / "checkpoints" / "best.ckpt") == epoch
+
+
+@pytest.mark.parametrize("average", [[], ["callbacks=ema"]])
+def test_the_weights_of_the_best_epoch_are_there_as_safetensors(train, given, average):
+    """Those that were validated: with an average of the weights its own, and not those that training continues with."""
+    given(accuracy=[0.7, 0.9, 0.8], loss=[0.5, 0.3, 0.4])
+    ran = train("trainer.max_epochs=3", *average, *FIT)
+    assert ran.status == 0, ran.err
+    best, last = (
+        torch.load(ran.folder / "checkpoints" / name, weights_only=True) for name in ("best.ckpt", "last.ckpt")
+    )
+    weights, texts = read_safetensors(ran.folder / "checkpoints" / "best.safetensors")
+    assert weights and all(
+        torch.equal(tensor, best["state_dict"][f"network.{name}"]) for name, tensor in weights.items()
+    )
+    assert not all(torch.equal(tensor, last["state_dict"][f"network.{name}"]) for name, tensor in weights.items())
+    assert json.loads(texts["classes"]) == ["blue", "red"]
+    assert json.loads(texts["decision"]) == best["decision"]  # fitted after the training
 
 
 def test_an_epoch_without_validation_is_not_compared(train, given):

@@ -85,7 +85,8 @@ def test_callbacks_can_be_a_file_of_the_user_s_own(train, tmp_path):
     first = train(*settings, *own, drawn=True)
     assert first.status == 0, first.err
     assert (first.folder / "stamp.txt").read_text() == "mine"
-    assert sorted(path.name for path in (first.folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    files = ["best.ckpt", "best.safetensors", "last.ckpt"]
+    assert sorted(path.name for path in (first.folder / "checkpoints").iterdir()) == files
 
     last, more = f"ckpt_path={first.folder / 'checkpoints' / 'last.ckpt'}", ["stages=[fit]", "trainer.max_epochs=2"]
     resumed = train(last, *more, own[0], small=False, to=first.folder)

@@ -1,11 +1,17 @@
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
+from safetensors.torch import load, load_file
 
 from common.errors import UserError
-from lightning_modules.checkpoint import load_classifier, load_network
+from common.run_folder import RunFolder
+from common.run_record import Decision
+from engine.run import checkpoint_io
+from engine.run.checkpoint_io import AtomicCheckpointIO, write_checkpoint
+from lightning_modules.checkpoint import as_safetensors, epochs_done, load_classifier, load_network
 from lightning_modules.networks.registry import build_network
 from lightning_modules.pretrained_weights import load_initial_weights
 from tests.support.fake_checkpoints import DECISION, make_checkpoint
@@ -32,6 +38,51 @@ def test_a_checkpoint_from_before_there_was_a_fit_squashes(tmp_path):
     torch.save(state, path)
     with pytest.raises(UserError, match=r"best\.ckpt: its fit is 'stretch' \(one of squash, crop, pad\)"):
         load_network(path)
+
+
+def test_the_safetensors_file_beside_best_ckpt_is_the_same_network(tmp_path):
+    folder = RunFolder(tmp_path)
+    classes = ["ants", os.fsdecode(b"b\xffes"), "犬"]  # a name that is not UTF-8 as well
+    decision = Decision(temperature=2.0, target_accuracy=0.9)
+    make_checkpoint(folder.best_checkpoint, classes=classes, fit="pad", decision=decision)
+    write_checkpoint(folder.best_checkpoint, torch.load(folder.best_checkpoint, weights_only=True))
+    trained, same = load_network(folder.best_checkpoint), load_network(folder.best_weights)
+    assert (same.description, same.decision) == (trained.description, decision)
+    images = torch.randn(3, 3, 48, 48)
+    assert torch.equal(same.network(images), trained.network(images))
+    assert torch.equal(load_classifier(folder.best_weights)(images), trained.network(images))
+    # and whoever has only the library and the network's code
+    plain = build_network(network="simple_cnn", image_size=48, num_classes=3)
+    plain.load_state_dict(load_file(folder.best_weights), strict=True)
+    assert torch.equal(plain.to(memory_format=torch.channels_last).eval()(images), trained.network(images))
+
+
+def test_the_safetensors_file_is_of_the_same_epoch_or_absent(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path)
+    make_checkpoint(folder.best_checkpoint)
+    checkpoint = torch.load(folder.best_checkpoint, weights_only=True)
+    AtomicCheckpointIO().save_checkpoint(checkpoint, folder.last_checkpoint)
+    assert not folder.best_weights.exists()
+    AtomicCheckpointIO().save_checkpoint(checkpoint, folder.best_checkpoint)
+    assert folder.best_weights.is_file()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_io, "as_safetensors", full)
+    with pytest.raises(OSError, match="No space left"):
+        AtomicCheckpointIO().save_checkpoint(checkpoint | {"epoch": 5}, folder.best_checkpoint)
+    assert epochs_done(folder.best_checkpoint) == 6 and not folder.best_weights.exists()
+
+
+def test_weights_that_two_layers_share_are_written_twice():
+    weight = torch.randn(4, 4)
+    described = {
+        "hyper_parameters": {"classes": ["a", "b"]},
+        "state_dict": {"network.a": weight, "network.b": weight.T},
+    }
+    written = load(as_safetensors(described))
+    assert torch.equal(written["a"], weight) and torch.equal(written["b"], weight.T)
 
 
 def test_networks_need_only_torchvision_and_checkpoints_no_lightning(tmp_path):

@@ -10,11 +10,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from callbacks.checkpoint import BestCheckpoint
 from common.errors import UserError
+from common.untrusted.tensors import read_safetensors
 from inference.predictor import Predictor
-from lightning_modules.checkpoint import check_same_network, epochs_done, load_classifier, load_network, read_checkpoint
+from lightning_modules.checkpoint import (
+    as_safetensors,
+    check_same_network,
+    epochs_done,
+    load_classifier,
+    load_network,
+    read_checkpoint,
+)
 from lightning_modules.pretrained_weights import load_initial_weights
 from tests.support.fake_checkpoints import make_checkpoint
 
@@ -162,6 +171,64 @@ def test_last_ckpt_names_no_file_outside_of_its_folder(tmp_path):
         {"best_model_score": score, "dirpath": str(tmp_path), "best_k_models": {outside: score}, **names}
     )
     assert (best.best_model_path, best.kth_best_model_path, best.best_k_models) == ("", "", {})
+
+
+@pytest.fixture(scope="module")
+def tensors(base):
+    """Return the weights and the texts of a safetensors file as a run writes it."""
+    path = base.with_name("base.safetensors")
+    path.write_bytes(as_safetensors(torch.load(base, weights_only=True)))
+    return read_safetensors(path)
+
+
+def as_file(header: dict, content: bytes = b"") -> bytes:
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + content
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (b"", ["no safetensors file, or cut off"]),
+    (b"not weights", ["no safetensors file, or cut off"]),
+    ((2**40).to_bytes(8, "little") + b"{", ["no safetensors file, or cut off"]),
+    ((2**24).to_bytes(8, "little") + b"{", ["no safetensors file, or cut off"]),
+    (as_file({"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 4]}}, bytes(4)), ["no safetensors file"]),
+    (as_file({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 2**50]}}, bytes(4)), ["no safetensors file"]),
+    (as_file({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+              "v": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)), ["no safetensors file"]),
+    (as_file({"w": {"dtype": "OBJ", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)), ["no safetensors file"]),
+    (as_file({"w": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}, bytes(4)), ["'w' holds F8_E4M3"]),
+    (as_file({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)), ["not a checkpoint of this project"]),
+    (as_file({"__metadata__": {"classes": "[" * 100_000}}), ["not a checkpoint of this project"]),
+])  # fmt: skip
+def test_safetensors_files_that_are_none(tmp_path, content, words):
+    path = tmp_path / "evil.safetensors"
+    path.write_bytes(content)
+    refused(path, *words)
+    if "project" not in words[0]:
+        with pytest.raises(UserError, match=r"model\.weights=.*evil.*: not a file of weights"):
+            load_initial_weights(torch.nn.Linear(2, 2), str(path), backbone=None, download_to=tmp_path)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"classes": "5"}, ["its classes is 5"]), ({"classes": '["a", "a"]'}, ["no name twice"]),
+    ({"mean": "[NaN, 0, 0]"}, ["its mean", "three numbers"]), ({"std": "[1e999, 1, 1]"}, ["its std"]),
+    ({"image_size": "9" * 5000}, ["without image_size"]), ({"image_size": "1e3"}, ["its image_size is 1000.0"]),
+    ({"network": '{"network": "os.system"}'}, ["cannot be built here"]), ({"schema": "99"}, ["of schema 99"]),
+    ({"network": "{" * 50_000}, ["without network"]), ({"decision": "[]"}, ["its decision"]),
+    ({"fit": '"stretch"'}, ["its fit"]), ({"range": "[1]"}, ["its range"]),
+    ({"w": torch.zeros(2)}, ["w is not in it"]), ({"features.block1.0.weight": None}, ["is missing"]),
+    ({"features.block1.0.weight": torch.zeros(32, 3, 5, 5)}, ["(32, 3, 5, 5)"]),
+    ({"features.block1.0.weight": torch.zeros(32, 3, 3, 3, dtype=torch.int64)}, ["torch.int64"]),
+])  # fmt: skip
+def test_the_description_and_the_weights_in_a_safetensors_file_are_checked_alike(tensors, tmp_path, change, words):
+    weights, texts = tensors
+    load_all = {**weights, **texts} | change
+    save_file(
+        {name: value for name, value in load_all.items() if isinstance(value, torch.Tensor)},
+        tmp_path / "evil.safetensors",
+        {name: value for name, value in load_all.items() if isinstance(value, str)},
+    )
+    refused(tmp_path / "evil.safetensors", *words)
 
 
 @pytest.mark.parametrize(("key", "value"), [
