@@ -1,175 +1,205 @@
-"""Initial weights of a network: `auto`, `imagenet`, `null` or the path of a state dict."""
+"""Initial weights of a network: `auto`, `imagenet`, `null`, a file, a folder or a repository of the Hugging Face hub."""
 
 import logging
-import threading
-import urllib.error
-import urllib.request
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from common.errors import UserError
-from common.untrusted.description import check_schema
-from common.untrusted.tensors import load_tensors
-from lightning_modules.networks.surgery import HEADS
-from lightning_modules.networks.torchvision_models import TORCHVISION_WEIGHTS
+from lightning_modules.weight_names import is_of_head, last_layer, rename
+from lightning_modules.weight_sources import (
+    NoneExistError,
+    UnavailableError,
+    Weights,
+    describe_file,
+    describe_repository,
+    find_file,
+    from_file,
+    from_hub,
+    from_timm,
+    from_torchvision,
+    is_repository,
+)
 
 log = logging.getLogger(__name__)
 
-REACHABLE_WITHIN_S = 8.0  # `auto` has to be done after 10 s at most
-NEXT_STEPS = (
-    "Three ways out: model.weights=null starts from random weights; model.weights=FILE loads a state dict that you "
-    "have; or put the file of {url} into {folder} and run again"
-)
+ALLOWED = "use auto, imagenet, null, a file of weights, or OWNER/NAME of a repository of the Hugging Face hub"
+RANDOM = "RANDOM WEIGHTS: %s. Expect a lower accuracy and slower learning than from pretrained weights"
 
 
-def load_initial_weights(network: nn.Module, policy: str | None, *, backbone: str | None, download_to: Path) -> str:
+def check_policy(policy: str | None) -> None:
+    """Check that `model.weights` names something, before anything is read.
+
+    Raises:
+        UserError: no such file, or no text.
+    """
+    if policy in (None, "auto", "imagenet"):
+        return
+    if not isinstance(policy, str) or not policy.strip():
+        raise UserError(f"model.weights={policy!r}: names nothing; {ALLOWED}")
+    if find_file(policy) is None and (Path(policy).is_dir() or not is_repository(policy)):
+        reason = "a folder without weights" if Path(policy).is_dir() else "no such file"
+        raise UserError(f"model.weights={policy}: {reason}; {ALLOWED}")
+
+
+def load_initial_weights(
+    network: nn.Module,
+    policy: str | None,
+    *,
+    backbone: str | None,
+    timm_name: str | None = None,
+    classes: Sequence[str] | None = None,
+    download_to: Path,
+) -> str:
     """Fill `network` according to the policy and return the record's description of its initial weights.
 
+    Random weights are always a warning.
+
     Args:
-        policy: `auto`, `imagenet`, None or the path of a state dict.
+        policy: `auto`, `imagenet`, None, or what names a file, a folder or a repository.
         backbone: torchvision's name of the whole backbone; None where there are no pretrained weights.
+        timm_name: timm's name of it, perhaps with a tag.
+        classes: of the logits; the last layer for others stays random.
         download_to: folder for downloaded files.
 
     Raises:
-        UserError: `imagenet` is not available, or the file does not fit.
+        UserError: what the policy names is not available, or does not fit.
     """
-    if policy is None:
-        return "random"
-    if policy not in ("auto", "imagenet"):
-        return _load_file(network, Path(policy))
-    if backbone is None:
-        if policy == "imagenet":
-            raise UserError("model.weights=imagenet: there are no such weights for this network; use null or a path")
-        return "random"
-    weights = TORCHVISION_WEIGHTS[backbone]
+    check_policy(policy)
+    name = backbone or timm_name or type(network).__name__
     try:
-        state = _imagenet(weights.url, download_to)
-    except OSError as error:
-        next_steps = NEXT_STEPS.format(url=weights.url, folder=download_to)
-        if policy == "imagenet":
-            raise UserError(
-                f"model.weights=imagenet: the weights of {backbone} are not available: {error}. {next_steps}"
-            ) from error
+        weights = _find(policy, backbone, timm_name, download_to)
+    except NoneExistError as error:
+        return _stay_random(policy, f"no pretrained weights exist for {name}; model.weights=FILE loads your own", error)
+    except UnavailableError as error:
+        named = policy not in ("auto", "imagenet")
+        reason = str(error) if named else f"the pretrained weights of {name} are not available here: {error}"
+        return _stay_random(policy, reason, error)
+    if weights is None:
         log.warning(
-            "RANDOM WEIGHTS: the ImageNet weights of %s are not available here (%s). Expect a lower accuracy and "
-            "slower learning. %s.",
-            backbone,
-            error,
-            next_steps,
+            RANDOM, "model.weights=null; auto takes pretrained ones where they exist, model.weights=FILE a file"
         )
-        return "random (auto: imagenet not available)"
-    _load_fitting(network, state, source=f"imagenet ({backbone})")
-    return f"imagenet ({weights})"
+        return "random"
+    key = f"model.weights={policy}" + f" ({weights.source})" * (policy in ("auto", "imagenet"))
+    _load_fitting(network, weights, classes, key)
+    return weights.source
 
 
-def _imagenet(url: str, download_to: Path) -> dict[str, Tensor]:
-    """Return torchvision's weights from torch's own cache, the project's, or its download.
+def describe_weights(policy: str | None) -> dict | None:
+    """Return what the weights of a file, a folder or a repository say of themselves; None where they say nothing.
 
-    Raises:
-        OSError: they cannot be downloaded.
-    """
-    folders = [Path(torch.hub.get_dir()) / "checkpoints", download_to]
-    folder = next((f for f in folders if (f / Path(url).name).is_file()), None)
-    if folder is None:
-        _check_reachable(url)
-        folder = download_to
-    return torch.hub.load_state_dict_from_url(
-        url, model_dir=str(folder), map_location="cpu", check_hash=True, weights_only=True, progress=False
-    )
-
-
-def _check_reachable(url: str) -> None:
-    """Ask the server for the file's headers. In a thread, since a name look-up has no time limit.
+    Of what this project has written that is the description in a checkpoint (image_size, mean, std, ...), of timm's
+    `pretrained_cfg` (input_size, mean, std, interpolation, ...), unchecked. Weights are not read.
 
     Raises:
-        OSError: no answer within REACHABLE_WITHIN_S.
+        UserError: no file of weights, or no such repository. Weights that cannot be downloaded say nothing.
     """
-    answer: list[OSError] = []
-
-    def ask():
-        try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACHABLE_WITHIN_S).close()
-        except OSError as error:
-            answer.append(error)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(REACHABLE_WITHIN_S)
-    if thread.is_alive():
-        raise OSError(f"no answer from {urllib.request.urlparse(url).hostname} within {REACHABLE_WITHIN_S:.0f} s")
-    if answer:
-        reason = answer[0].reason if isinstance(answer[0], urllib.error.URLError) else answer[0]
-        raise OSError(f"{urllib.request.urlparse(url).hostname}: {reason}")
-
-
-def _load_file(network: nn.Module, path: Path) -> str:
-    """Load a plain state dict or a checkpoint."""
+    if policy in (None, "auto", "imagenet"):
+        return None
+    if (path := find_file(policy)) is not None:
+        return describe_file(path)
     try:
-        state = load_tensors(path, archives_only=False)
-    except (UserError, OSError) as error:
-        raise UserError(f"model.weights={path}: not a file of weights ({error})") from error
-    if isinstance(state, dict) and "state_dict" in state:
-        described = state.get("hyper_parameters")
-        if isinstance(described, dict) and "network" in described:  # of this project
-            check_schema(described, f"model.weights={path}")
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise UserError(f"model.weights={path}: holds no state dict (names with tensors)")
-    _load_fitting(network, state, source=str(path))
-    return f"file {path.name}"
+        return describe_repository(policy) if is_repository(policy) else None
+    except UnavailableError:
+        return None
 
 
-def _load_fitting(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load what fits by name and shape, and log what was loaded and what was not.
+def _find(policy: str | None, backbone: str | None, timm_name: str | None, download_to: Path) -> Weights | None:
+    """Return the weights that a policy asks for; None for random ones."""
+    if policy is None:
+        return None
+    if policy not in ("auto", "imagenet"):
+        path = find_file(policy)
+        return from_file(path) if path is not None else from_hub(policy)
+    if backbone is not None:
+        return from_torchvision(backbone, download_to)
+    if timm_name is not None:
+        return from_timm(timm_name, download_to)
+    raise NoneExistError
+
+
+def _stay_random(policy: str, reason: str, error: Exception) -> str:
+    """Warn that `auto` starts from random weights, and return the record's words; refuse what was asked for by name."""
+    if policy != "auto":
+        raise UserError(f"model.weights={policy}: {reason}") from error
+    log.warning(RANDOM, reason)
+    return f"random (auto: {'none exist' if isinstance(error, NoneExistError) else 'imagenet not available'})"
+
+
+def _load_fitting(network: nn.Module, weights: Weights, classes: Sequence[str] | None, key: str) -> None:
+    """Load what fits by name and shape, and log what was loaded and what was not; `key` names the weights in errors.
 
     Raises:
-        UserError: nothing fits, or a tensor before the head has another shape.
+        UserError: nothing fits, or a weight before the head has another shape.
     """
     own = network.state_dict()
-    renamed = _rename(state, network)
-    fitting = {name: tensor for name, tensor in renamed.items() if name in own and tensor.shape == own[name].shape}
-    if not any(name.endswith("weight") for name in fitting):
+    renamed = rename(weights.state, network)
+    fitting = {name: tensor for name, tensor in renamed.items() if name in own and _fits(tensor, own[name])}
+    before_head = [name for name in own if not is_of_head(name, network)] or list(own)
+    if not any(name.endswith("weight") and name in fitting for name in before_head):
         raise UserError(
-            f"model.weights={source}: fits nothing in this network. It has names such as "
-            f"{', '.join(list(state)[:3])}; the network needs {', '.join(list(own)[:3])}"
+            f"{key}: fits nothing in this network. It has names such as "
+            f"{', '.join(name[:100] for name in list(weights.state)[:3])}; the network needs {', '.join(list(own)[:3])}"
         )
     for name in own:
-        if name in renamed and renamed[name].shape != own[name].shape and name.split(".")[0] not in HEADS:
+        if name in renamed and name not in fitting and not is_of_head(name, network):
             raise UserError(
-                f"model.weights={source}: is of another network: {name} has the shape {tuple(renamed[name].shape)} there and "
-                f"{tuple(own[name].shape)} here; choose the model that it was saved from, or other weights"
+                f"{key}: is of another network: {name} has the shape {tuple(renamed[name].shape)} there and "
+                f"{tuple(own[name].shape)} here{_odd_numbers(renamed[name], own[name])}; choose the model that it was saved "
+                "from, or other weights"
             )
+    _leave_last_layer(network, weights, classes, renamed, fitting)
     network.load_state_dict(fitting, strict=False)
     if odd := sum(int((~torch.isfinite(own[name])).sum()) for name in fitting):
-        log.warning("model.weights=%s: %s numbers in it are NaN or infinite", source, f"{odd:,}")
-    random = _count_by_part(set(own) - set(fitting))
-    unused = _count_by_part(name for name in renamed if name not in fitting)
+        log.warning("%s: %s numbers in it are NaN or infinite", key, f"{odd:,}")
+    needed = [
+        name for name in own if name in renamed or not name.endswith("num_batches_tracked")
+    ]  # files may leave it out
+    random = [name for name in needed if name not in fitting]
     log.log(
-        logging.WARNING if "backbone." in random else logging.INFO,
+        logging.INFO if all(is_of_head(name, network) for name in random) else logging.WARNING,
         "weights: %d of %d tensors from %s; random: %s; in the file but not used: %s",
         len(fitting),
-        len(own),
-        source,
-        random,
-        unused,
+        len(needed),
+        weights.source,
+        _count_by_part(random),
+        _count_by_part(name for name in renamed if name not in fitting),
     )
 
 
-def _rename(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Return the state with the network's own names: without a wrapper's prefix, names of a whole backbone translated."""
-    translate = network.weight_names() if hasattr(network, "weight_names") else {}
-    own = set(network.state_dict())
+def _fits(tensor: torch.Tensor, own: torch.Tensor) -> bool:
+    """Return whether a weight of a file can be this one: torch would make one of 8-bit integers a wrong one of floats."""
+    return (
+        tensor.shape == own.shape and tensor.is_floating_point() == own.is_floating_point() and not tensor.is_complex()
+    )
 
-    def without(prefix: str) -> dict[str, Tensor]:
-        stripped = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-        return {translate.get(name, name): tensor for name, tensor in stripped.items()}
 
-    candidates = [without(prefix) for prefix in ("", "module.", "network.", "model.", "backbone.")]
-    return max(candidates, key=lambda names: len(own & set(names)))
+def _odd_numbers(tensor: torch.Tensor, own: torch.Tensor) -> str:
+    return "" if tensor.is_floating_point() == own.is_floating_point() else f", and its numbers are {tensor.dtype}"
+
+
+def _leave_last_layer(network, weights: Weights, classes: Sequence[str] | None, renamed: dict, fitting: dict) -> None:
+    """Take the last layer out of what is loaded where it is for other classes, and log where it starts random."""
+    last, known = [name for name in last_layer(network) if name in renamed], weights.described.get("classes")
+    others = isinstance(known, (list, tuple)) and classes is not None and list(known) != list(classes)
+    if others:
+        for name in last:
+            fitting.pop(name, None)
+    if last and not any(name in fitting for name in last):
+        there, here = ((*state[last[-1]].shape, 0)[0] for state in (renamed, network.state_dict()))
+        log.info(
+            "the last layer starts random: that of %s is for %s, and this network for %s",
+            weights.source,
+            _shorten(known) if others else f"{there:,} classes",
+            _shorten(classes) if others else f"{here:,}",
+        )
+
+
+def _shorten(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(str(name)[:100] for name in names[:most]) + ", ..." * (len(names) > most)
 
 
 def _count_by_part(names: Iterable[str]) -> str:
@@ -177,4 +207,4 @@ def _count_by_part(names: Iterable[str]) -> str:
     counts = Counter(
         ".".join(name.split(".")[:2]) if name.startswith("backbone.") else name.split(".")[0] for name in names
     )
-    return ", ".join(f"{part} ({count})" for part, count in sorted(counts.items())) or "nothing"
+    return ", ".join(f"{part[:100]} ({count})" for part, count in sorted(counts.items())) or "nothing"

@@ -5,7 +5,6 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from engine.config.trainer_flags import check_trainer
 from lightning_modules.network_errors import network_errors, register_by_name
 from lightning_modules.networks.registry import find_network, head_name, is_full_name, network_arguments
 from lightning_modules.networks.surgery import smallest_image_size
+from lightning_modules.pretrained_weights import check_policy
 
 log = logging.getLogger(__name__)
 
@@ -111,9 +111,8 @@ def _check_run(values: dict) -> None:
     seed, weights, freeze = values.get("seed"), values["model"].get("weights"), values["model"].get("freeze")
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise UserError(f"seed={seed}: use a whole number from 0 to {2**32 - 1}")
-    needs_weights = "fit" in values["stages"] and values["ckpt_path"] is None
-    if needs_weights and weights not in (None, "auto", "imagenet") and not Path(str(weights)).is_file():
-        raise UserError(f"model.weights={weights}: no such file; use auto, imagenet, null or the path of a state dict")
+    if "fit" in values["stages"] and values["ckpt_path"] is None:
+        check_policy(weights)
     if not (freeze is None or isinstance(freeze, bool) or (isinstance(freeze, int) and freeze > 0)):
         raise UserError(f"model.freeze={freeze}: use null, true, or the number of epochs after which to thaw")
     if type(freeze) is int and str(values["trainer"].get("strategy")).startswith("ddp"):

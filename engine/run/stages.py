@@ -39,7 +39,7 @@ from lightning_modules.checkpoint import (
 )
 from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.network_errors import network_errors
-from lightning_modules.networks.registry import network_arguments, pretrained_name
+from lightning_modules.networks.registry import network_arguments, pretrained_name, timm_name
 from lightning_modules.networks.surgery import set_frozen
 from lightning_modules.pretrained_weights import load_initial_weights
 
@@ -77,6 +77,7 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
     if config.stages == ["cost"]:
         record.data, record.model = describe_data(data), describe_model(config, model, record)
         return
+    weights = load_weights(config, record, model) if "fit" in config.stages else None
     with open_loggers(config, record) as loggers:
         trainer = build_trainer(config, record, loggers, callbacks=callbacks)
         data.trainer = trainer  # as Lightning sets it later: the limits count batches of all processes
@@ -96,7 +97,7 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
         log_limits(config, data)
         if "fit" in config.stages:
             complete_loss(model, data)
-            record.model.weights = load_weights(config, record, model)
+            record.model.weights = weights
             record.save()
             record.best = fit(config, record, trainer, model, data)
             model = load_classifier(Path(record.best.checkpoint))
@@ -265,9 +266,15 @@ def load_weights(config: DictConfig, record: RunRecord, model: ImageClassifier) 
     if config.ckpt_path is not None:
         previous = record.previous and record.previous.model  # of the run that resumes in its own folder
         return (previous and previous.weights) or f"checkpoint {config.ckpt_path}"
-    backbone = pretrained_name(model.hparams["network"])
-    cache = Path(config.datamodule.cache) / "weights"
-    description = load_initial_weights(model.network, config.model.weights, backbone=backbone, download_to=cache)
+    network = model.hparams["network"]
+    description = load_initial_weights(
+        model.network,
+        config.model.weights,
+        backbone=pretrained_name(network),
+        timm_name=timm_name(network),
+        classes=model.classes,
+        download_to=Path(config.datamodule.cache) / "weights",
+    )
     log.info("initial weights: %s", description)
     return description
 

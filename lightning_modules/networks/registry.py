@@ -11,7 +11,7 @@ from lightning_modules.networks.shufflenet_v1 import shufflenet_v1
 from lightning_modules.networks.simple_cnn import simple_cnn
 from lightning_modules.networks.timm_models import timm_model
 from lightning_modules.networks.torchvision_models import TORCHVISION_WEIGHTS, torchvision_model
-from lightning_modules.networks.truncated import truncated
+from lightning_modules.networks.truncated import BACKBONES, truncated
 
 
 def shufflenet_v2(*, width: float, num_classes: int) -> nn.Module:
@@ -99,6 +99,12 @@ def pretrained_name(arguments: dict) -> str | None:
         return None
     name = arguments.get("backbone", arguments.get("name"))
     return name if name in TORCHVISION_WEIGHTS and arguments["network"] != "timm" else None
+
+
+def timm_name(arguments: dict) -> str | None:
+    """Return timm's name of the network whose weights fit these `network_arguments`, perhaps with a tag, or None."""
+    name = {"timm": arguments.get("name"), "truncated": arguments.get("backbone")}.get(arguments["network"])
+    return name if name is not None and (arguments["network"] == "timm" or name not in BACKBONES) else None
 
 
 def _accepted(network: str) -> list[str]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from lightning_modules import pretrained_weights
+from lightning_modules import weight_sources
 from lightning_modules.networks.registry import build_network, torchvision_model
 from lightning_modules.pretrained_weights import load_initial_weights
 from tests.support.helpers import FINAL, SHARED
@@ -21,9 +21,9 @@ def network():
 @pytest.fixture
 def unreachable(monkeypatch, tmp_path):
     def refuse(*_, **__):
-        raise pretrained_weights.urllib.error.URLError(OSError("no route"))
+        raise weight_sources.urllib.error.URLError(OSError("no route"))
 
-    monkeypatch.setattr(pretrained_weights.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(weight_sources.urllib.request, "urlopen", refuse)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
 
 
@@ -82,7 +82,7 @@ def test_the_real_weights_fit_completely(network, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "No such file"),
+        (None, "no such file"),
         (b"not weights", "not a file of weights"),
         ({"layer.weight": torch.zeros(2)}, "fits nothing"),
         ([1, 2], "no state dict"),
@@ -112,14 +112,14 @@ def test_auto_falls_back_to_random_with_a_warning(network, tmp_path, unreachable
 
 
 def test_auto_does_not_wait_for_a_silent_server(network, tmp_path, unreachable, monkeypatch, caplog):
-    monkeypatch.setattr(pretrained_weights, "REACHABLE_WITHIN_S", 0.2)
+    monkeypatch.setattr(weight_sources, "REACHABLE_WITHIN_S", 0.2)
     release = threading.Event()
 
     def hang(*_, **__):
         release.wait(10)
         raise OSError("at last")
 
-    monkeypatch.setattr(pretrained_weights.urllib.request, "urlopen", hang)
+    monkeypatch.setattr(weight_sources.urllib.request, "urlopen", hang)
     assert load(network, "auto", tmp_path).startswith("random")
     assert "no answer from" in caplog.text
     release.set()
@@ -127,7 +127,7 @@ def test_auto_does_not_wait_for_a_silent_server(network, tmp_path, unreachable, 
 
 def test_a_file_in_the_cache_is_used(network, tmp_path, unreachable, monkeypatch):
     state = torchvision_model(name=BACKBONE, num_classes=1000).state_dict()
-    name = pretrained_weights.TORCHVISION_WEIGHTS[BACKBONE].url.rsplit("/", 1)[1]
+    name = weight_sources.TORCHVISION_WEIGHTS[BACKBONE].url.rsplit("/", 1)[1]
     torch.save(state, tmp_path / name)
     monkeypatch.setattr(
         torch.hub,

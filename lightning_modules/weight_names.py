@@ -1,0 +1,72 @@
+"""Names of weights: those of torchvision, timm, this project and wrappers around them become the network's own."""
+
+import sys
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from lightning_modules.networks.surgery import HEADS
+
+WRAPPERS = ("module", "_orig_mod", "network", "model", "backbone")  # what trainers and wrappers put before a name
+DEEPEST = 3  # of these around each other
+OF_CUT = "features."  # what a whole network has before the names of a cut one's backbone, where it has them in one part
+
+State = dict[str, Tensor]
+
+
+def rename(state: State, network: nn.Module) -> State:
+    """Return the weights under the network's own names: of all ways to read their names, that by which the most fit."""
+    own = network.state_dict()
+
+    def fitting(named: State) -> int:
+        return sum(name in own and tensor.shape == own[name].shape for name, tensor in named.items())
+
+    return max(_readings(state, network), key=lambda named: (fitting(named), len(own.keys() & named.keys())))
+
+
+def _readings(state: State, network: nn.Module) -> Iterator[State]:
+    """Yield the weights under the names that they may mean."""
+    translate = network.weight_names() if hasattr(network, "weight_names") else {}  # of a whole network -> of its cut
+    for named in _unwrapped(state):
+        yield {translate.get(name, name): tensor for name, tensor in named.items()}
+        yield {translate.get(OF_CUT + name, OF_CUT + name): tensor for name, tensor in named.items()}
+        if converted := _by_timm(named, network):
+            yield converted
+
+
+def _unwrapped(state: State, depth: int = DEEPEST) -> Iterator[State]:
+    """Yield the weights as they are, then without the wrappers' names before theirs."""
+    yield state
+    for wrapper in WRAPPERS if depth else ():
+        if any(name.startswith(f"{wrapper}.") for name in state):
+            inner = {name.removeprefix(f"{wrapper}."): tensor for name, tensor in state.items()}
+            yield from _unwrapped(inner, depth - 1)
+
+
+def _by_timm(state: State, network: nn.Module) -> State | None:
+    """Return the weights by the conversion that timm has for the files of an architecture's authors, where it has one."""
+    convert = getattr(sys.modules.get(type(network).__module__), "checkpoint_filter_fn", None)
+    if convert is None or not hasattr(network, "pretrained_cfg"):
+        return None
+    try:
+        converted = convert(dict(state), network)
+    except Exception:  # on names that are not of these authors
+        return None
+    plain = isinstance(converted, dict) and all(isinstance(tensor, Tensor) for tensor in converted.values())
+    return converted if plain else None
+
+
+def is_of_head(name: str, network: nn.Module) -> bool:
+    """Return whether a weight belongs to what the network ends in, which depends on the classes."""
+    return name.split(".")[0] in HEADS or name.startswith(f"{_head_of_timm(network)}.")
+
+
+def last_layer(network: nn.Module) -> list[str]:
+    """Return the names of the weights that give the logits."""
+    of_head = [name for name in network.state_dict() if is_of_head(name, network)]
+    return [name for name in of_head if name.rpartition(".")[0] == of_head[-1].rpartition(".")[0]]
+
+
+def _head_of_timm(network: nn.Module) -> str | None:
+    head = network.get_classifier() if hasattr(network, "get_classifier") else None
+    return next((name for name, module in network.named_modules() if name and module is head), None)
