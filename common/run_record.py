@@ -200,7 +200,7 @@ class ModelInfo:
     name: str | None = None
     """model.name of the configuration."""
     weights: str | None = None
-    """Initial weights: random, imagenet (...), file NAME or checkpoint PATH."""
+    """Initial weights: random, imagenet (...), file NAME, hub OWNER/NAME@COMMIT or checkpoint PATH."""
     parameters: int | None = None
     """All parameters."""
     parameters_trainable: int | None = None

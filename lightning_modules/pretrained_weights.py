@@ -52,6 +52,7 @@ def load_initial_weights(
     backbone: str | None,
     timm_name: str | None = None,
     classes: Sequence[str] | None = None,
+    called: str = "this network",
     download_to: Path,
 ) -> str:
     """Fill `network` according to the policy and return the record's description of its initial weights.
@@ -63,13 +64,14 @@ def load_initial_weights(
         backbone: torchvision's name of the whole backbone; None where there are no pretrained weights.
         timm_name: timm's name of it, perhaps with a tag.
         classes: of the logits; the last layer for others stays random.
+        called: what messages call a network that neither of them has.
         download_to: folder for downloaded files.
 
     Raises:
         UserError: what the policy names is not available, or does not fit.
     """
     check_policy(policy)
-    name = backbone or timm_name or type(network).__name__
+    name = backbone or timm_name or called
     try:
         weights = _find(policy, backbone, timm_name, download_to)
     except NoneExistError as error:

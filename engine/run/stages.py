@@ -273,6 +273,7 @@ def load_weights(config: DictConfig, record: RunRecord, model: ImageClassifier) 
         backbone=pretrained_name(network),
         timm_name=timm_name(network),
         classes=model.classes,
+        called=config.model.name,
         download_to=Path(config.datamodule.cache) / "weights",
     )
     log.info("initial weights: %s", description)

@@ -319,7 +319,7 @@ def test_which_networks_are_timm_s():
 
 
 @pytest.mark.parametrize(("arguments", "reason"), [
-    ({"network": "simple_cnn", "image_size": 48}, "no pretrained weights exist for SimpleCNN"),
+    ({"network": "simple_cnn", "image_size": 48}, "no pretrained weights exist for this network"),
     ({"network": "timm", "name": "resnet14t"}, ""),
     ({"network": "timm", "name": "botnet50ts_256"}, "no pretrained weights exist for botnet50ts_256"),
 ])  # fmt: skip
