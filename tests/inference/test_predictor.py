@@ -12,6 +12,7 @@ from datamodules.decode import decode_pixels, fingerprint, open_image, read_imag
 from evaluation.calibration import with_temperature
 from inference import predictor
 from inference.predictor import Predictor, abstained, decided, reason_to_abstain
+from lightning_modules.checkpoint import as_safetensors
 from tests.support.fake_checkpoints import DECISION, make_checkpoint, make_odd_images
 
 
@@ -38,6 +39,12 @@ def test_three_lines_from_predict(checkpoint, files):
     assert [p.path for p in predictions] == [str(file) for file in files]
     assert all(p.predicted == max(p.probabilities, key=p.probabilities.get) for p in predictions)
     assert len({p.probabilities["ants"] for p in predictions}) == len(files)
+
+
+def test_the_safetensors_file_of_a_run_predicts_as_its_checkpoint(checkpoint, model, files, tmp_path):
+    path = tmp_path / "best.safetensors"
+    path.write_bytes(as_safetensors(torch.load(checkpoint, weights_only=True)))
+    assert Predictor.from_checkpoint(path, device="cpu").predict(files) == model.predict(files)
 
 
 def test_an_image_is_the_same_as_path_image_array_and_tensor(model, files):

@@ -35,6 +35,7 @@ def test_a_run_leaves_all_its_files(finished_run):
         ".hydra/hydra.yaml",
         ".hydra/overrides.yaml",
         "checkpoints/best.ckpt",
+        "checkpoints/best.safetensors",
         "checkpoints/last.ckpt",
         "metrics.csv",
         "MODEL_CARD.md",
@@ -144,6 +145,18 @@ def test_checkpoints_load_without_running_code_and_describe_themselves(finished_
         assert described["network"]["network"] == "truncated" and described["classes"] == ["blue", "red"]
         assert described["image_size"] == 32 and len(described["mean"]) == len(described["std"]) == 3
     assert not load_classifier(finished_run.folder / "checkpoints" / "best.ckpt").training
+
+
+def test_the_safetensors_file_is_evaluated_as_the_best_checkpoint_and_nothing_resumes_from_it(
+    finished_run, train, tmp_path
+):
+    weights = f"ckpt_path={shutil.copytree(finished_run.folder, tmp_path / 'run')}/checkpoints/best.safetensors"
+    again = train("stages=[test]", weights, f"hydra.run.dir={tmp_path / 'again'}", small=False, to=tmp_path / "again")
+    assert again.status == 0, again.err
+    assert again.record.test.accuracy == finished_run.record.test.accuracy
+    assert again.record.decision == finished_run.record.decision
+    resumed = train(weights, "trainer.max_epochs=9", small=False)
+    assert resumed.status == 1 and "cannot be resumed" in resumed.err and "model.weights=FILE" in resumed.err
 
 
 def test_tensorboard_holds_scalars_images_and_hyper_parameters(finished_run):
