@@ -97,7 +97,7 @@ def describe_weights(policy: str | None) -> dict | None:
     `pretrained_cfg` (input_size, mean, std, interpolation, ...), unchecked. Weights are not read.
 
     Raises:
-        UserError: no file of weights, or no such repository. Weights that cannot be downloaded say nothing.
+        UserError: no such repository. What cannot be downloaded or read says nothing here, and is an error where it is loaded.
     """
     if policy in (None, "auto", "imagenet"):
         return None

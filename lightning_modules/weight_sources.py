@@ -3,6 +3,7 @@
 Each returns the weights by the names that they have there; `weight_names` finds their places in the network.
 """
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.untrusted.description import check_schema
-from common.untrusted.tensors import load_tensors
+from common.untrusted.tensors import is_safetensors, load_tensors
 from lightning_modules.checkpoint import read_description
 from lightning_modules.networks.torchvision_models import TORCHVISION_WEIGHTS
 
@@ -160,13 +161,16 @@ def describe_repository(policy: str) -> dict | None:
 
 
 def describe_file(path: Path) -> dict | None:
-    """Return what a file of weights says of itself, or timm's config.json beside it; None where neither is there.
+    """Return what a file of weights says of itself, or timm's config.json beside it; None where neither says mean and std.
 
-    Raises:
-        UserError: no file of weights.
+    What is wrong with a file is an error where its weights are read.
     """
     beside = path.parent / "config.json"
-    return read_description(path) or (_read_config(beside) if beside.is_file() else None)
+    with contextlib.suppress(UserError, OSError):
+        described = read_description(path)
+        if described is not None and {"mean", "std"} <= described.keys():
+            return described
+    return _read_config(beside) if beside.is_file() else None
 
 
 class Repository(NamedTuple):
@@ -338,7 +342,7 @@ def _read(path: Path, source: str) -> tuple[dict[str, Tensor], dict]:
     try:
         content = load_tensors(path, archives_only=False)
         described = _of_this_project(content.get("hyper_parameters") if isinstance(content, dict) else None)
-        described = described or _of_this_project(read_description(path))
+        described = _of_this_project(read_description(path)) if is_safetensors(path) else described
     except (UserError, OSError) as error:
         raise UserError(f"{source}: not a file of weights ({error})") from error
     if described:

@@ -42,7 +42,8 @@ UNKNOWN_LICENSE = "not known to this project: look it up at their source before 
 LICENSES_OF_WEIGHTS = {
     "random": "initialized randomly, so that no other license applies.",
     "imagenet": "initialized from weights trained on ImageNet, whose terms allow non-commercial research and education; "
-    "torchvision, which distributes them, leaves it to users to find out whether that covers their use.",
+    "torchvision and timm, which distribute them, leave it to users to find out whether that covers their use.",
+    "hub": "initialized from a repository of the Hugging Face hub, whose page states its terms.",
     "file": "initialized from a file: its terms are not known to this project, and apply to what was trained from it.",
     "checkpoint": "of another run: its model card lists what it was initialized from.",
 }

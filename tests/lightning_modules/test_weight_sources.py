@@ -245,6 +245,30 @@ def test_a_folder_of_a_run_or_of_a_repository_is_its_weights(tmp_path):
         check_policy(str(tmp_path / "empty"))
 
 
+def test_a_file_from_before_torch_1_6_is_read_and_says_nothing(tmp_path):
+    state = weights()
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    network = build()
+    assert load(network, str(tmp_path / "old.pth"), tmp_path) == "file old.pth"
+    assert is_filled(network, state)
+    assert describe_weights(str(tmp_path / "old.pth")) is None
+
+
+@pytest.mark.parametrize(("content", "described"), [
+    ({"state_dict": {}, "hyper_parameters": {"lr": 0.1}}, None), ({"a.weight": torch.zeros(2)}, None),
+    ({"state_dict": {}, "hyper_parameters": {"mean": [0.1] * 3, "std": [0.2] * 3}}, {"mean": [0.1] * 3, "std": [0.2] * 3}),
+])  # fmt: skip
+def test_only_what_states_mean_and_std_describes_weights(tmp_path, content, described):
+    torch.save(content, tmp_path / "w.ckpt")
+    assert describe_weights(str(tmp_path / "w.ckpt")) == described
+    save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors", {"format": "pt"})
+    assert describe_weights(str(tmp_path / "w.safetensors")) is None
+    (tmp_path / "w.pth").write_bytes(b"garbage")
+    assert (
+        describe_weights(str(tmp_path / "w.pth")) is describe_weights("nowhere.pth") is describe_weights("auto") is None
+    )
+
+
 def test_weights_for_other_classes_keep_all_but_the_last_layer(tmp_path, caplog):
     trained = make_checkpoint(tmp_path / "best.ckpt", classes=["ants", "bees"])
     network = build_network(network="simple_cnn", image_size=48, num_classes=2)
