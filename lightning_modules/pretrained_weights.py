@@ -1,6 +1,7 @@
 """Initial weights of a network: `auto`, `imagenet`, `null`, a file, a folder or a repository of the Hugging Face hub."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from lightning_modules.weight_sources import (
 log = logging.getLogger(__name__)
 
 ALLOWED = "use auto, imagenet, null, a file of weights, or OWNER/NAME of a repository of the Hugging Face hub"
+LONGEST_SHOWN = 300  # characters
 RANDOM = "RANDOM WEIGHTS: %s. Expect a lower accuracy and slower learning than from pretrained weights"
 
 
@@ -40,9 +42,10 @@ def check_policy(policy: str | None) -> None:
         return
     if not isinstance(policy, str) or not policy.strip():
         raise UserError(f"model.weights={policy!r}: names nothing; {ALLOWED}")
-    if find_file(policy) is None and (Path(policy).is_dir() or not is_repository(policy)):
-        reason = "a folder without weights" if Path(policy).is_dir() else "no such file"
-        raise UserError(f"model.weights={policy}: {reason}; {ALLOWED}")
+    is_folder = os.path.isdir(policy)  # noqa: PTH112 False of a name that is too long
+    if find_file(policy) is None and (is_folder or not is_repository(policy)):
+        reason = "a folder without weights" if is_folder else "no such file"
+        raise UserError(f"model.weights={policy[:LONGEST_SHOWN]}: {reason}; {ALLOWED}")
 
 
 def load_initial_weights(
@@ -99,7 +102,7 @@ def describe_weights(policy: str | None) -> dict | None:
     Raises:
         UserError: no such repository. What cannot be downloaded or read says nothing here, and is an error where it is loaded.
     """
-    if policy in (None, "auto", "imagenet"):
+    if not isinstance(policy, str) or policy in ("auto", "imagenet"):
         return None
     if (path := find_file(policy)) is not None:
         return describe_file(path)

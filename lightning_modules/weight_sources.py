@@ -77,8 +77,10 @@ PACKAGES = {
 def find_file(policy: str) -> Path | None:
     """Return the file of weights that `model.weights` names, itself or inside a folder; None where there is none."""
     path = Path(policy)
-    inside = (path / name for name in IN_FOLDER) if path.is_dir() else [path]
-    return next((file for file in inside if file.is_file()), None)
+    with contextlib.suppress(OSError):  # a name longer than those of files
+        inside = (path / name for name in IN_FOLDER) if path.is_dir() else [path]
+        return next((file for file in inside if file.is_file()), None)
+    return None
 
 
 def is_repository(policy: str) -> bool:

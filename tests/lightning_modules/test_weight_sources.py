@@ -224,10 +224,17 @@ def test_repositories_that_cannot_be_used_get_one_line(server, tmp_path, policy,
     assert "\n" not in str(error.value) and not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize("policy", ["", " ", 5, "nowhere.pth", "a/b/c", "../a/b", "a/b.safetensors"])
+@pytest.mark.parametrize(
+    "policy",
+    ["", " ", 5, "nowhere.pth", "a/b/c", "../a/b", "a/b.safetensors", "x" * 5000, "\0"],
+    ids=lambda policy: str(policy)[:9],
+)
 def test_what_names_no_weights_is_refused_before_anything_is_read(policy):
-    with pytest.raises(UserError, match=r"model\.weights=.*(no such file|names nothing); use auto, imagenet, null"):
+    with pytest.raises(
+        UserError, match=r"model\.weights=.*(no such file|names nothing); use auto, imagenet, null"
+    ) as error:
         check_policy(policy)
+    assert len(str(error.value)) < 500 and describe_weights(policy) is None
 
 
 def test_a_folder_of_a_run_or_of_a_repository_is_its_weights(tmp_path):
