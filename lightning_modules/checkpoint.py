@@ -130,7 +130,17 @@ def as_safetensors(checkpoint: dict) -> bytes:
         if name.startswith(NETWORK_PREFIX)
     }
     texts = {name: json.dumps(value) for name, value in described.items() if value is not None}
-    return save(weights, {"format": "pt"} | texts)
+    return _in_order(save(weights, {"format": "pt"} | texts))
+
+
+def _in_order(content: bytes) -> bytes:
+    """Return a safetensors file with its texts in order, which the library draws: the same weights are the same bytes."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # numbers begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def _from_safetensors(path: Path, *, tensors: bool) -> dict:

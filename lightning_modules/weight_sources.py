@@ -304,6 +304,9 @@ def _from_url(url: str, download_to: Path) -> dict[str, Tensor]:
             f"{url} cannot be downloaded ({error}). Three ways out: model.weights=null starts from random weights; "
             f"model.weights=FILE loads a state dict that you have; or put the file of {url} into {download_to} and run again"
         ) from error
+    except Exception as error:  # of a file that is cut off or has other content than its name says
+        path = Path(folder) / Path(url).name
+        raise UserError(f"{path}: damaged ({_brief(error)}); remove it, so that it is downloaded again") from error
 
 
 def _check_reachable(url: str, any_answer: bool = False) -> None:

@@ -75,6 +75,11 @@ def test_the_safetensors_file_is_of_the_same_epoch_or_absent(tmp_path, monkeypat
     assert epochs_done(folder.best_checkpoint) == 6 and not folder.best_weights.exists()
 
 
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    checkpoint = torch.load(make_checkpoint(tmp_path / "best.ckpt"), weights_only=True)
+    assert len({as_safetensors(checkpoint) for _ in range(10)}) == 1
+
+
 def test_weights_that_two_layers_share_are_written_twice():
     weight = torch.randn(4, 4)
     described = {

@@ -138,6 +138,16 @@ def test_a_file_in_the_cache_is_used(network, tmp_path, unreachable, monkeypatch
     assert backbone_is(network, state)
 
 
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\3\4" + bytes(99)], ids=len)
+def test_a_damaged_file_in_the_cache_is_named(network, tmp_path, unreachable, content):
+    path = tmp_path / weight_sources.TORCHVISION_WEIGHTS[BACKBONE].url.rsplit("/", 1)[1]
+    path.write_bytes(content)
+    for policy in ("auto", "imagenet"):
+        with pytest.raises(UserError, match=rf"{path}: damaged .*; remove it") as error:
+            load(network, policy, tmp_path)
+        assert "\n" not in str(error.value)
+
+
 def test_weights_of_another_network_are_refused_though_some_fit(tmp_path):
     torch.save(torchvision_model(name="resnet18", num_classes=1000).state_dict(), tmp_path / "resnet18.pth")
     network = torchvision_model(name="resnet50", num_classes=2)
