@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common.table import Table
 from lightning_modules.latency import time_passes
-from lightning_modules.networks.truncated import on_meta
+from lightning_modules.networks.meta import on_meta
 
 
 def count_parameters(network: nn.Module, trainable: bool = False) -> int:
