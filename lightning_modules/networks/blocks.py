@@ -49,14 +49,8 @@ class Blocks(nn.Module):
     def cuts(self) -> list[str]:
         """The names of the blocks that do something, of layers in a row (convolution, norm, activation) that of the last."""
         names = [name for name in self.names if not isinstance(self.network.get_submodule(name), IDLE)]
-        return [
-            name
-            for name, following in zip(names, [*names[1:], None], strict=False)
-            if following is None or not (self._is_layer(name) and self._is_layer(following))
-        ]
-
-    def _is_layer(self, name: str) -> bool:
-        return _is_layer(self.network.get_submodule(name))
+        layers = [is_layer(self.network.get_submodule(name)) for name in names] + [False]
+        return [name for index, name in enumerate(names) if not (layers[index] and layers[index + 1])]
 
     def upto(self, name: str) -> nn.Module:
         """Return the network up to and with a block: modules in their order, or a graph of them where it does more.
@@ -120,15 +114,15 @@ class _Tracer(fx.Tracer):
             ) as error:  # of a forward pass that asks for numbers or shapes; what comes before it is known
                 self.stopped = error
                 return args[0]
-        if _may_hold_blocks(m):
+        if _may_hold_blocks(m) and len(args) == 1 and isinstance(args[0], fx.Proxy):
             before = len(self.graph.nodes)
             try:
                 result = forward(*args, **kwargs)
             except Exception:  # then it is a block
                 result = None
             inside = list(self.graph.nodes)[before:]
-            proxies = isinstance(result, fx.Proxy) and args and isinstance(args[0], fx.Proxy)
-            if proxies and inside and inside[-1] is result.node and _is_chain(args[0].node, inside):
+            ends = isinstance(result, fx.Proxy) and inside and inside[-1] is result.node
+            if ends and _is_chain(args[0].node, inside):
                 self.ends[name] = inside[-1].target
                 return result
             erased = {node.target for node in inside}
@@ -172,7 +166,8 @@ def _nested(modules: dict[str, nn.Module]) -> nn.Sequential:
     return root
 
 
-def _is_layer(module: nn.Module) -> bool:
+def is_layer(module: nn.Module) -> bool:
+    """Return whether a module is a layer, and no block of several."""
     return not any(module.children()) or isinstance(module, NORMS)
 
 
@@ -188,13 +183,13 @@ def _may_hold_blocks(module: nn.Module) -> bool:
     """
     children = list(module.children())
     if _is_list(module):
-        return not all(map(_is_layer, children)) or len(children) > MOST_LAYERS
+        return not all(map(is_layer, children)) or len(children) > MOST_LAYERS
     if not children or any(True for _ in module.parameters(recurse=False)):
         return False
-    if any(_is_list(child) and not all(map(_is_layer, child)) for child in children):
+    if any(_is_list(child) and not all(map(is_layer, child)) for child in children):
         return True
     weighted = [child for child in children if any(True for _ in child.parameters())]
-    return bool(weighted) and all(not _is_layer(c) and not all(map(_is_layer, c.children())) for c in weighted)
+    return bool(weighted) and all(not is_layer(c) and not all(map(is_layer, c.children())) for c in weighted)
 
 
 class MeanOfPositions(nn.Module):

@@ -75,3 +75,19 @@ def check_timm_name(name: str, *, key: str, further: Iterable[str] = ()) -> None
     if dot and tag not in tags:
         known = f"its tags are {', '.join(tags[:MOST_NEAR])}" if tags else "there are none"
         raise NetworkError(f"{key}={name}: timm has no weights of {architecture} with the tag {tag!r}; {known}")
+
+
+def timm_weights(name: str) -> list[tuple[str, str]]:
+    """Return the tags of a network's weights, its default first, each with its repository at Hugging Face or its address.
+
+    Raises:
+        NetworkError: see `check_timm_name`.
+    """
+    check_timm_name(name, key="model.backbone")
+    models = find_timm("timm").models
+    architecture, dot, _ = name.partition(".")
+    names = [name] if dot else find_timm("timm").list_pretrained(f"{architecture}.*")
+    configs = [models.get_pretrained_cfg(each) for each in names]
+    default = models.get_pretrained_cfg(architecture)
+    configs.sort(key=lambda config: default is None or config.tag != default.tag)
+    return [(config.tag, config.hf_hub_id or config.url or "an unknown place") for config in configs]

@@ -86,8 +86,8 @@ def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -
         FOUND[backbone, keep] = features_of(kept, whole)
     if FOUND[backbone, keep] is None:
         raise NetworkError(
-            f"model.keep={keep}: cannot cut {backbone} after {last}, which works on pooled features, not on a map of them. "
-            f"Cut earlier; the blocks are {shorten(names)}"
+            f"model.keep={keep}: cannot cut {backbone} after {last}, which gives no map of features: it works on pooled ones, or "
+            f"gives several maps. Cut elsewhere; the blocks are {shorten(names)}"
         )
     features, pool = FOUND[backbone, keep]
     head = build_head(features=features, num_classes=num_classes, **head)
@@ -109,6 +109,14 @@ def build_backbone(name: str) -> nn.Module:
 def has_numbered_children(backbone: str) -> bool:
     """Return whether the blocks of a backbone are its children, or those of its `features`, as torchvision makes networks."""
     return backbone in BACKBONES and backbone not in IN_STAGES
+
+
+def cut_names(whole: nn.Module, backbone: str) -> list[str]:
+    """Return the names of the blocks that `keep` counts."""
+    if not has_numbered_children(backbone):
+        return Blocks(whole).cuts
+    prefix = "features." if hasattr(whole, "features") else ""
+    return [prefix + name for name, _ in (whole.features if prefix else whole).named_children()]
 
 
 def shorten(names: list[str], most: int = 30) -> str:
