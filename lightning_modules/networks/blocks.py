@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, H, W pixels, N tokens.
 """
 
+import itertools
 import math
 from collections import Counter
 
@@ -12,6 +13,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 WHOLE = "network."  # what the tracer puts before the names
 IDLE = (nn.Identity, nn.Dropout)
+OF_HEAD = {
+    "avgpool",
+    "classifier",
+    "fc",
+    "fc_norm",
+    "global_pool",
+    "head",
+    "head_dist",
+    "head_drop",
+    "pre_logits",
+}  # names
 MOST_LAYERS = 12  # of a sequence that is one block; one of more (VGG's) is a container
 NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)  # timm's hold an activation
 
@@ -47,8 +59,9 @@ class Blocks(nn.Module):
 
     @property
     def cuts(self) -> list[str]:
-        """The names of the blocks that do something, of layers in a row (convolution, norm, activation) that of the last."""
-        names = [name for name in self.names if not isinstance(self.network.get_submodule(name), IDLE)]
+        """The names of the blocks before the head, of layers in a row (convolution, norm, activation) that of the last."""
+        before_head = itertools.takewhile(lambda name: name.split(".")[0] not in OF_HEAD, self.names)
+        names = [name for name in before_head if not isinstance(self.network.get_submodule(name), IDLE)]
         layers = [is_layer(self.network.get_submodule(name)) for name in names] + [False]
         return [name for index, name in enumerate(names) if not (layers[index] and layers[index + 1])]
 

@@ -86,8 +86,8 @@ def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -
         FOUND[backbone, keep] = features_of(kept, whole)
     if FOUND[backbone, keep] is None:
         raise NetworkError(
-            f"model.keep={keep}: cannot cut {backbone} after {last}, which gives no map of features: it works on pooled ones, or "
-            f"gives several maps. Cut elsewhere; the blocks are {shorten(names)}"
+            f"model.keep={keep}: cannot cut {backbone} after {last}, which gives no map of features: it works on "
+            f"pooled ones, or gives several maps. Cut elsewhere; the blocks are {shorten(names)}"
         )
     features, pool = FOUND[backbone, keep]
     head = build_head(features=features, num_classes=num_classes, **head)
