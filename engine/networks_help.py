@@ -88,7 +88,7 @@ def describe_backbone(name: str) -> list[str]:
         "",
         *Table.of(titles, lines, texts=1).as_text(),
         "",
-        f"Parameters and MACs (thop) with a head for two classes; the map is that of an image of {sizes[0]} pixels.",
+        f"Parameters and MACs (thop): with a head for two classes. Map: of an image of {sizes[0]} pixels.",
         f"Train one: {CUT.format(name, cuts[len(cuts) // 2].keep)}",
     ]
 

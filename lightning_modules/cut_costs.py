@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from lightning_modules.networks.blocks import Blocks, is_layer, pooling
+from lightning_modules.networks.blocks import Blocks, as_map, is_layer
 from lightning_modules.networks.heads import build_head
 from lightning_modules.networks.truncated import (
     BACKBONES,
@@ -68,12 +68,13 @@ def cut_costs(
         if sizes == own_size:
             raise
         return cut_costs(backbone, own_size, only_last)
-    found = {name: pooling(seen[0].get(name, torch.Size()), whole) for name in kept}
+    found = {name: as_map(seen[0].get(name, torch.Size()), whole) for name in kept}
     cuts = [name for name in kept if found[name] is not None]
     costs = []
     for name in cuts[-1:] if only_last else cuts:
-        features, pool = found[name]
-        tail = nn.Sequential(pool, nn.Flatten(), build_head(features=features, num_classes=CLASSES, **HEAD)).eval()
+        features, to_map = found[name]
+        head = build_head(features=features, num_classes=CLASSES, **HEAD)
+        tail = nn.Sequential(to_map or nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
         names = {module for module, _ in kept[name].named_modules()}
         macs = [
             sum(count for layer, count in of_size.items() if layer in names)

@@ -104,9 +104,11 @@ class Graph(nn.Module):
         for name, buffer in made.named_buffers(recurse=False):
             self.register_buffer(name, buffer, persistent=name in whole)
         self._run = type(made).forward
+        self.to_map: ToMap | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._run(self, x)
+        x = self._run(self, x)
+        return x if self.to_map is None else self.to_map(x)
 
 
 class _Tracer(fx.Tracer):
@@ -205,36 +207,39 @@ def _may_hold_blocks(module: nn.Module) -> bool:
     return bool(weighted) and all(not is_layer(c) and not all(map(is_layer, c.children())) for c in weighted)
 
 
-class MeanOfPositions(nn.Module):
-    """Average features over their positions: tokens (B, N, C) after the first few, or a map (B, H, W, C); gives (B, C)."""
+class ToMap(nn.Module):
+    """Make a map (B, C, H, W) of tokens (B, N, C), without the first few, or of a map (B, H, W, C)."""
 
     def __init__(self, prefix_tokens: int = 0):
         super().__init__()
         self.prefix_tokens = prefix_tokens  # of a class, or registers, which are no part of the image
 
     def forward(self, x: Tensor) -> Tensor:
-        return x[:, self.prefix_tokens :].flatten(1, -2).mean(1)
+        if x.dim() == 4:
+            return x.permute(0, 3, 1, 2)
+        x = x[:, self.prefix_tokens :].transpose(1, 2)  # (B, C, N)
+        side = math.isqrt(x.shape[2])
+        return x.unflatten(2, (side, side))
 
     def extra_repr(self) -> str:
         return f"prefix_tokens={self.prefix_tokens}"
 
 
-def pooling(shape: torch.Size, network: nn.Module) -> tuple[int, nn.Module] | None:
-    """Return channels and pooling for what a cut of `network` gives for a square image; None where it is no map of features.
+def as_map(shape: torch.Size, network: nn.Module) -> tuple[int, ToMap | None] | None:
+    """Return the channels of what a cut of `network` gives for a square image, and what makes a map (B, C, H, W) of it.
 
-    A map of a square image is square, which tells (B, C, H, W) from (B, H, W, C), and patches from further tokens.
+    A map of a square image is square, which tells (B, C, H, W) from (B, H, W, C), and patches from further tokens. None where
+    there is nothing to make a map of.
     """
-    if len(shape) == 4 and shape[1] > 1 and math.prod(shape[1:]) > max(shape[1:]):
-        channels_last = shape[1] == shape[2] and (shape[2] != shape[3] or getattr(network, "output_fmt", "") == "NHWC")
-        if channels_last:
-            return shape[3], MeanOfPositions()
+    if len(shape) == 4 and math.prod(shape[1:]) > max(shape[1:]):
+        if shape[1] == shape[2] and (shape[2] != shape[3] or getattr(network, "output_fmt", "") == "NHWC"):
+            return shape[3], ToMap()
         if shape[2] == shape[3]:
-            return shape[1], nn.AdaptiveAvgPool2d(1)
+            return shape[1], None
     if len(shape) == 3:
-        further = getattr(network, "num_prefix_tokens", 0)
-        if _is_square(shape[1]) or not further:
-            return (shape[2], MeanOfPositions()) if _is_square(shape[1]) else None
-        return (shape[2], MeanOfPositions(further)) if _is_square(shape[1] - further) else None
+        for prefix_tokens in dict.fromkeys((0, getattr(network, "num_prefix_tokens", 0))):
+            if _is_square(shape[1] - prefix_tokens):
+                return shape[2], ToMap(prefix_tokens)
     return None
 
 

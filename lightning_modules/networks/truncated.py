@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.networks.blocks import Blocks, pooling
+from lightning_modules.networks.blocks import Blocks, ToMap, as_map
 from lightning_modules.networks.errors import NetworkError
 from lightning_modules.networks.heads import build_head
 from lightning_modules.networks.meta import on_meta
@@ -21,8 +21,8 @@ from lightning_modules.networks.timm_models import check_timm_name, timm_model
 from lightning_modules.networks.torchvision_models import TORCHVISION_WEIGHTS, torchvision_model
 
 PROBE_SIZE = 256  # pixels of the image that determines the backbone's channels; nothing is computed
-# (backbone, keep) -> channels and pooling: a run builds its network thrice
-FOUND: dict[tuple[str, int | str], tuple[int, nn.Module] | None] = {}
+# (backbone, keep) -> as of `as_map`: a run builds its network thrice
+FOUND: dict[tuple[str, int | str], tuple[int, ToMap | None] | None] = {}
 IN_STAGES = {"mnasnet0_5", "regnet_y_400mf"}  # of torchvision: their own children are few, the blocks lie deeper
 
 BACKBONES: dict[str, Callable[[], nn.Module]] = {
@@ -39,11 +39,11 @@ class Truncated(nn.Module):
     what the whole network puts before them (`features.` or nothing).
     """
 
-    def __init__(self, *, backbone: nn.Module, prefix: str, pool: nn.Module, head: nn.Module):
+    def __init__(self, *, backbone: nn.Module, prefix: str, head: nn.Module):
         super().__init__()
         self.prefix = prefix
         self.backbone = backbone
-        self.pool = pool
+        self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = head
 
     def forward(self, x: Tensor) -> Tensor:  # (B, 3, H, W)
@@ -89,9 +89,10 @@ def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -
             f"model.keep={keep}: cannot cut {backbone} after {last}, which gives no map of features: it works on "
             f"pooled ones, or gives several maps. Cut elsewhere; the blocks are {shorten(names)}"
         )
-    features, pool = FOUND[backbone, keep]
-    head = build_head(features=features, num_classes=num_classes, **head)
-    return Truncated(backbone=kept, prefix=prefix, pool=copy.deepcopy(pool), head=head)
+    features, to_map = FOUND[backbone, keep]
+    if to_map is not None:
+        kept.to_map = copy.deepcopy(to_map)  # the last in a sequence
+    return Truncated(backbone=kept, prefix=prefix, head=build_head(features=features, num_classes=num_classes, **head))
 
 
 def build_backbone(name: str) -> nn.Module:
@@ -196,8 +197,8 @@ def cut_after(blocks: OrderedDict[str, nn.Module], layer: str, backbone: str) ->
 
 
 @torch.no_grad()
-def features_of(kept: nn.Module, whole: nn.Module) -> tuple[int, nn.Module] | None:
-    """Return the channels and the pooling of a cut, from the shapes of a forward pass on torch's meta device.
+def features_of(kept: nn.Module, whole: nn.Module) -> tuple[int, ToMap | None] | None:
+    """Return what `as_map` says of a cut, from the shapes of a forward pass on torch's meta device.
 
     None where its last block is past the pooling of its network and gives no map.
     """
@@ -207,7 +208,7 @@ def features_of(kept: nn.Module, whole: nn.Module) -> tuple[int, nn.Module] | No
             features = kept(torch.empty(1, 3, size, size, device="meta"))
         except (RuntimeError, AssertionError):  # of another size of images, or of pooled features
             continue
-        return pooling(features.shape, whole) if isinstance(features, Tensor) else None
+        return as_map(features.shape, whole) if isinstance(features, Tensor) else None
     return None
 
 
