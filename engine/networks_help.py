@@ -35,7 +35,7 @@ def print_networks(names: Sequence[str]) -> None:
 
 
 def list_backbones() -> list[str]:
-    """Return a line for each backbone of this project and a few small ones of timm, by their MACs, and how to go on."""
+    """Return a line for each backbone of this project and a few small ones of timm, by their MACs, and the next commands."""
     try:
         find_timm("--networks")
         names = [*BACKBONES, *SMALL_OF_TIMM]
@@ -54,8 +54,8 @@ def list_backbones() -> list[str]:
         "",
         "Parameters and MACs (thop) are those of all blocks before the pooling with a head for two classes.",
         more,
-        "Cuts of one: python train.py --networks NAME",
-        f"Train one: {CUT.format('NAME', 'CUT')}",
+        "Cuts of one:   python train.py --networks NAME",
+        f"Train one:     {CUT.format('NAME', 'CUT')}",
     ]
 
 
@@ -89,7 +89,7 @@ def describe_backbone(name: str) -> list[str]:
         *Table.of(titles, lines, texts=1).as_text(),
         "",
         f"Parameters and MACs (thop): with a head for two classes. Map: of an image of {sizes[0]} pixels.",
-        f"Train one: {CUT.format(name, cuts[len(cuts) // 2].keep)}",
+        CUT.format(name, cuts[len(cuts) // 2].keep),
     ]
 
 
