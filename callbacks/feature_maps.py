@@ -66,7 +66,7 @@ def chosen_layers(network: nn.Module) -> dict[str, nn.Conv2d]:
     pointwise = [name for name, layer in convolutions.items() if layer.kernel_size == (1, 1)]
     kinds = {"depthwise": depthwise, "pointwise": pointwise} if depthwise else {"": list(convolutions)}
     chosen = {}
-    for kind, names in kinds.items():
+    for kind, names in ((kind, names) for kind, names in kinds.items() if names):
         for place, name in (("first", names[0]), ("last", names[-1])):
             chosen[f"{place} {kind} convolution".replace("  ", " ") + f"\n{name}"] = convolutions[name]
     return chosen

@@ -71,7 +71,7 @@ class LinearProbe(L.Callback):
         features = (features - mean) / scale
         optimizer = torch.optim.AdamW(head.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         for _ in range(self.steps):
-            losses = pl_module.loss(head(features), labels)
+            losses = pl_module.loss(head(features).flatten(1), labels)
             loss = losses.mean() if weights is None else (losses * weights).mean()
             optimizer.zero_grad()
             loss.backward()
@@ -89,37 +89,46 @@ def disable_dropout(head: nn.Module) -> None:
 
 
 def standardization(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean (C,) of features (N, C), and one scale for all: one for each would blow up those that hardly vary."""
-    deviation = features.std(0).mean()
-    return features.mean(0), deviation if deviation > 0 else torch.ones_like(deviation)
+    """Return the mean (C,) of features (N, C), and one scale for all: one for each would blow up those that hardly vary.
+
+    Of maps (N, C, h, w) the mean is (C, 1, 1).
+    """
+    all_but_channels = [0, *range(2, features.ndim)]
+    deviation = features.std(all_but_channels).mean()
+    return features.mean(all_but_channels, keepdim=True)[0], deviation if deviation > 0 else torch.ones_like(deviation)
 
 
-def first_linear(head: nn.Module) -> nn.Linear:
-    """Return the head's first linear layer.
+def first_linear(head: nn.Module) -> nn.Linear | nn.Conv2d:
+    """Return the head's first linear layer, or a convolution that is one at each position (SqueezeNet's).
 
     Raises:
         UserError: it has none.
     """
-    found = next((module for module in head.modules() if isinstance(module, nn.Linear)), None)
-    if found is None:
-        raise UserError(
-            "callbacks.linear_probe: the head of this network has no linear layer; use callbacks.linear_probe.steps=0"
-        )
-    return found
+    for module in head.modules():
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)):
+            return module
+    raise UserError(
+        "callbacks.linear_probe: the head of this network has no linear layer; use callbacks.linear_probe.steps=0"
+    )
 
 
 @torch.no_grad()
-def fold_standardization(linear: nn.Linear, mean: Tensor, scale: Tensor) -> None:
+def fold_standardization(linear: nn.Linear | nn.Conv2d, mean: Tensor, scale: Tensor) -> None:
     """Change the layer so that it maps features as it mapped standardized ones."""
     linear.weight /= scale
-    linear.bias -= linear.weight @ mean
+    linear.bias -= linear.weight.flatten(1) @ mean.flatten()
 
 
 @torch.no_grad()
 def head_features(trainer, pl_module, head) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the head's input (N, ...), labels (N,) and, where there are, weights (N,) of all training images."""
     seen = []
-    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+
+    def keep(_, inputs) -> None:
+        maps = inputs[0].dim() == 4  # of a head that pools itself: 2 x 2 positions of it are enough to begin with
+        seen.append(nn.functional.adaptive_avg_pool2d(inputs[0], 2) if maps else inputs[0])
+
+    hook = head.register_forward_pre_hook(keep)
     pl_module.network.eval()
     batches = []
     try:

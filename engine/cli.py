@@ -30,7 +30,7 @@ from engine import help, log_handlers
 from engine.config import data_overrides
 from engine.config.instantiate import OF_SEVERAL
 from engine.error_messages import user_message
-from engine.flags import config_dir, own_folders, split_flags
+from engine.flags import config_dir, networks_asked_for, own_folders, split_flags
 from engine.hints import keys_called, suggest
 from engine.process_tuning import tune_process
 from engine.run.component_errors import component_error
@@ -69,6 +69,11 @@ def run_cli(main: Callable[[], None]) -> None:
     try:
         if script != "train.py" and set(MULTIRUN) & set(sys.argv):
             raise UserError(f"-m: {script} does not sweep; python train.py -m ... does")
+        if script == "train.py" and (asked := networks_asked_for(sys.argv[1:])) is not None:
+            from engine.networks_help import print_networks  # late: it imports torch
+
+            print_networks(asked)
+            return
         if "LOCAL_RANK" not in os.environ:  # a further process of DDP gets its arguments complete
             sys.argv[1:] = complete_overrides(sys.argv[1:])
         main()

@@ -3,6 +3,9 @@
 import itertools
 from collections.abc import Sequence
 
+from common.errors import UserError
+
+NETWORKS = "--networks"  # of train.py
 CONFIG_DIR = ("-cd", "--config-dir")
 FLAGS_WITH_VALUE = {
     *CONFIG_DIR, "-cp", "--config-path", "-cn", "--config-name", "-c", "--cfg", "-p", "--package", "--experimental-rerun",
@@ -37,3 +40,22 @@ def own_folders(arguments: Sequence[str]) -> list[str]:
     further = config_dir(arguments)
     search_path = [argument for argument in arguments if argument.startswith("hydra.searchpath=")]
     return [*([f"--config-dir={further}"] if further else []), *search_path]
+
+
+def networks_asked_for(arguments: Sequence[str]) -> list[str] | None:
+    """Return the names after --networks, none of which means all; None without the flag.
+
+    Raises:
+        UserError: other arguments with it.
+    """
+    flags = [argument for argument in arguments if argument.partition("=")[0] == NETWORKS]
+    if not flags:
+        return None
+    names = [name for flag in flags for name in flag.partition("=")[2].split(",") if name]
+    for argument in arguments:
+        if argument in flags:
+            continue
+        if argument.startswith("-") or "=" in argument:
+            raise UserError(f"{NETWORKS} {argument}: takes names of backbones only: {NETWORKS} mobilenet_v2")
+        names.append(argument)
+    return names

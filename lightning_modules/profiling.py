@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common.table import Table
 from lightning_modules.latency import time_passes
-from lightning_modules.networks.truncated import on_meta
+from lightning_modules.networks.meta import on_meta
 
 
 def count_parameters(network: nn.Module, trainable: bool = False) -> int:
@@ -26,12 +26,15 @@ def count_macs_thop(network: nn.Module, image_size: int) -> int:
     otherwise), and the additions of average pooling. It leaves buffers in the modules that it profiles, and hooks where
     the forward pass fails: a deep copy goes in and is thrown away.
     """
+    return int(_by_shapes(lambda module, image: profile_thop(module, image)[0], network, image_size))
+
+
+def profile_thop(network: nn.Module, inputs: torch.Tensor) -> tuple[float, float, dict]:
+    """Return thop's MACs, its parameters, and both of each module by name with those within."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # its import compares versions the old way
         import thop
-    return int(
-        _by_shapes(lambda module, image: thop.profile(module, inputs=(image,), verbose=False)[0], network, image_size)
-    )
+    return thop.profile(network, inputs=(inputs,), verbose=False, ret_layer_info=True)
 
 
 @torch.no_grad()

@@ -191,6 +191,11 @@ def check_image_size(config: DictConfig, network: nn.Module, k: int) -> None:
         check_logits(config, network, k)
     elif smallest_image_size(network, size, start=size) is None:
         smallest = smallest_image_size(network, LARGEST_TRIED)
+        if smallest and smallest < size:
+            raise UserError(
+                f"model.image_size={size}: {config.model.name} does not take it; try model.image_size={smallest}, the smallest "
+                "that it takes"
+            )
         raise UserError(
             f"model.image_size={size} is too small for {config.model.name}; "
             f"the smallest is {smallest or f'above {LARGEST_TRIED}'}"

@@ -6,8 +6,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.shufflenetv2 import InvertedResidual
 
 from lightning_modules.networks.errors import NetworkError
+from lightning_modules.networks.meta import on_meta
 from lightning_modules.networks.shufflenet_v1 import ChannelShuffle, channel_shuffle
-from lightning_modules.networks.truncated import on_meta
 
 HEADS = ("head", "fc", "classifier")  # names of the last layers
 
@@ -16,9 +16,8 @@ def find_head(network: nn.Module) -> nn.Module | None:
     """Return the last part, which gives the logits; None where it is not known where it begins."""
     if hasattr(network, "get_classifier"):  # timm
         head = network.get_classifier()
-    else:
-        head = next((getattr(network, name) for name in HEADS if hasattr(network, name)), None)
-    return head if any(child is head for child in network.children()) else None
+        return head if any(module is head for module in network.modules()) else None
+    return next((head for name in HEADS if isinstance(head := getattr(network, name, None), nn.Module)), None)
 
 
 def set_frozen(network: nn.Module, frozen: bool) -> None:
@@ -30,9 +29,13 @@ def set_frozen(network: nn.Module, frozen: bool) -> None:
     head = find_head(network)
     if head is None:
         raise NetworkError("model.freeze: it is not known where the head of this network begins; use model.freeze=null")
-    for part in (child for child in network.children() if child is not head):
-        part.requires_grad_(not frozen)
-        part.train(network.training and not frozen)
+    of_head = set(head.modules())
+    for module in network.modules():
+        if module not in of_head:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(not frozen)
+            if of_head.isdisjoint(module.modules()):
+                module.training = network.training and not frozen
 
 
 def batch_norms(network: nn.Module) -> dict[str, nn.Module]:
@@ -67,7 +70,7 @@ def smallest_image_size(network: nn.Module, upto: int, start: int = 1) -> int | 
     def works(size: int) -> bool:
         try:
             network(torch.empty(2, 3, size, size, device="meta"))
-        except (RuntimeError, ValueError):
+        except (RuntimeError, ValueError, AssertionError):
             return False
         return True
 

@@ -1,25 +1,93 @@
-"""Any network of timm, by its name there. Needs the extra `timm`."""
+"""Any network of timm, by its name there, with or without a tag. Needs the extra `timm`."""
 
+import difflib
+import functools
 import importlib
+from collections.abc import Iterable
+from types import ModuleType
 
 from torch import nn
 
 from lightning_modules.networks.errors import NetworkError
+from lightning_modules.networks.meta import build_anywhere
+
+MOST_NEAR = 8  # names in a message
 
 
 def timm_model(*, name: str, num_classes: int) -> nn.Module:
     """Build the named network with random weights and a last layer for `num_classes`.
 
     Raises:
-        NetworkError: timm is not installed, or has no network of this name. Names with a scheme (hf-hub:, local-dir:) have
-            timm fetch what a checkpoint names, and are refused.
+        NetworkError: see `check_timm_name`; or it is made for something else than classes.
+    """
+    check_timm_name(name, key="model.name")
+    timm = find_timm("model=timm")
+    return build_anywhere(functools.partial(timm.create_model, name, pretrained=False, num_classes=num_classes))
+
+
+def find_timm(asked_by: str) -> ModuleType:
+    """Return the package.
+
+    Raises:
+        NetworkError: it is not installed.
     """
     try:
-        timm = importlib.import_module("timm")
+        return importlib.import_module("timm")
     except ImportError as error:
-        raise NetworkError("model=timm: timm is not installed; install it with pip install -e '.[timm]'") from error
-    if name not in timm.list_models():
-        near = timm.list_models(f"*{name.split('_')[0].split(':')[-1]}*")[:8]
+        raise NetworkError(f"{asked_by}: timm is not installed; install it with pip install -e '.[timm]'") from error
+
+
+def check_timm_name(name: str, *, key: str, further: Iterable[str] = ()) -> None:
+    """Make sure that timm has a network, and a tag of it (`mobilenetv3_small_100.lamb_in1k`), of this name.
+
+    Args:
+        key: the setting.
+        further: names that are allowed as well.
+
+    Raises:
+        NetworkError: timm is not installed or does not have it. Names with a scheme (hf-hub:, local-dir:) have timm fetch what
+            a checkpoint names, and are refused.
+    """
+    further = list(further)
+    if not name:
+        raise NetworkError(f"{key}=: has no value; give it the name of a network")
+    try:
+        timm = find_timm(f"{key}={name}")
+    except NetworkError as error:
+        if not further:
+            raise
+        raise NetworkError(
+            f"{key}={name}: unknown (timm, which has a thousand more, is not installed: pip install -e '.[timm]')",
+            name=name,
+            allowed=further,
+        ) from error
+    architecture, dot, tag = name.partition(".")
+    names = timm.list_models()
+    if architecture not in names:
+        near = difflib.get_close_matches(name.lower(), [*further, *names], n=MOST_NEAR, cutoff=0.6)
+        near = near or timm.list_models(f"*{name.split('_')[0].split(':')[-1]}*")[:MOST_NEAR]
+        if further:
+            allowed = [*further, *(n for n in near if n not in further), "any of timm.list_models()"]
+            raise NetworkError(f"{key}={name}: unknown", name=name, allowed=allowed)
         hint = f"near it: {', '.join(near)}" if near else "timm.list_models() lists them"
-        raise NetworkError(f"model.name={name}: timm has no network of this name; {hint}")
-    return timm.create_model(name, pretrained=False, num_classes=num_classes)
+        raise NetworkError(f"{key}={name}: timm has no network of this name; {hint}")
+    tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{architecture}.*")]
+    if dot and tag not in tags:
+        known = f"its tags are {', '.join(tags[:MOST_NEAR])}" if tags else "there are none"
+        raise NetworkError(f"{key}={name}: timm has no weights of {architecture} with the tag {tag!r}; {known}")
+
+
+def timm_weights(name: str) -> list[tuple[str, str]]:
+    """Return the tags of a network's weights, its default first, each with its repository at Hugging Face or its address.
+
+    Raises:
+        NetworkError: see `check_timm_name`.
+    """
+    check_timm_name(name, key="model.backbone")
+    models = find_timm("timm").models
+    architecture, dot, _ = name.partition(".")
+    names = [name] if dot else find_timm("timm").list_pretrained(f"{architecture}.*")
+    configs = [models.get_pretrained_cfg(each) for each in names]
+    default = models.get_pretrained_cfg(architecture)
+    configs.sort(key=lambda config: default is None or config.tag != default.tag)
+    return [(config.tag, config.hf_hub_id or config.url or "an unknown place") for config in configs]

@@ -1,9 +1,12 @@
-"""The ready networks that the study compared, by torchvision's own names."""
+"""torchvision's networks that the study compared, and its small ones, by its own names."""
+
+import functools
 
 from torch import nn
 from torchvision import models
 
 from lightning_modules.networks.errors import NetworkError
+from lightning_modules.networks.meta import build_anywhere
 
 # Name -> torchvision's ImageNet weights. An explicit list: a checkpoint names a network, never code.
 TORCHVISION_WEIGHTS = {
@@ -13,6 +16,11 @@ TORCHVISION_WEIGHTS = {
     "shufflenet_v2_x1_0": models.ShuffleNet_V2_X1_0_Weights.IMAGENET1K_V1,
     "shufflenet_v2_x1_5": models.ShuffleNet_V2_X1_5_Weights.IMAGENET1K_V1,
     "shufflenet_v2_x2_0": models.ShuffleNet_V2_X2_0_Weights.IMAGENET1K_V1,
+    "mobilenet_v3_small": models.MobileNet_V3_Small_Weights.IMAGENET1K_V1,
+    "mobilenet_v3_large": models.MobileNet_V3_Large_Weights.IMAGENET1K_V2,
+    "mnasnet0_5": models.MNASNet0_5_Weights.IMAGENET1K_V1,
+    "squeezenet1_1": models.SqueezeNet1_1_Weights.IMAGENET1K_V1,
+    "regnet_y_400mf": models.RegNet_Y_400MF_Weights.IMAGENET1K_V2,
     "efficientnet_b0": models.EfficientNet_B0_Weights.IMAGENET1K_V1,
     "mobilenet_v2": models.MobileNet_V2_Weights.IMAGENET1K_V2,
     "vgg16": models.VGG16_Weights.IMAGENET1K_V1,
@@ -29,4 +37,4 @@ def torchvision_model(*, name: str, num_classes: int) -> nn.Module:
     """
     if name not in TORCHVISION_WEIGHTS:
         raise NetworkError(f"model.name={name}: unknown", name=name, allowed=TORCHVISION_WEIGHTS)
-    return models.get_model(name, weights=None, num_classes=num_classes)
+    return build_anywhere(functools.partial(models.get_model, name, weights=None, num_classes=num_classes))

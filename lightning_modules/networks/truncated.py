@@ -11,14 +11,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.networks.blocks import Blocks, ToMap, as_map
 from lightning_modules.networks.errors import NetworkError
 from lightning_modules.networks.heads import build_head
+from lightning_modules.networks.meta import on_meta
 from lightning_modules.networks.shufflenet_v1 import shufflenet_v1
 from lightning_modules.networks.simple_cnn import simple_cnn
+from lightning_modules.networks.timm_models import check_timm_name, timm_model
 from lightning_modules.networks.torchvision_models import TORCHVISION_WEIGHTS, torchvision_model
 
 PROBE_SIZE = 256  # pixels of the image that determines the backbone's channels; nothing is computed
-CHANNELS: dict[tuple[str, int | str], int | None] = {}  # (backbone, keep) -> channels: a run builds its network thrice
+# (backbone, keep) -> as of `as_map`: a run builds its network thrice
+FOUND: dict[tuple[str, int | str], tuple[int, ToMap | None] | None] = {}
+IN_STAGES = {"mnasnet0_5", "regnet_y_400mf"}  # of torchvision: their own children are few, the blocks lie deeper
 
 BACKBONES: dict[str, Callable[[], nn.Module]] = {
     **{name: functools.partial(torchvision_model, name=name, num_classes=1000) for name in TORCHVISION_WEIGHTS},
@@ -34,7 +39,7 @@ class Truncated(nn.Module):
     what the whole network puts before them (`features.` or nothing).
     """
 
-    def __init__(self, *, backbone: nn.Sequential, prefix: str, head: nn.Module):
+    def __init__(self, *, backbone: nn.Module, prefix: str, head: nn.Module):
         super().__init__()
         self.prefix = prefix
         self.backbone = backbone
@@ -54,18 +59,111 @@ def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -
     """Build `backbone` up to and with a block, with random weights.
 
     Args:
+        backbone: a network of this project, or of timm by its name there; where both have it, this project's. A name with
+            timm's tag (`resnet18.a1_in1k`) is always timm's.
         keep: how many blocks, or the name of the last one. Blocks are the children of `features` where the backbone has
-            one, else its own; a name may go deeper (`layer2.0`) along containers that run their children in order.
+            one, else its own; a name may go deeper (`layer2.0`) along containers that run their children in order. Blocks of
+            a network of timm are those of `networks.blocks`.
         head: `hidden_dims` of the linear layers before the last, `dropout` before each linear layer; or the `name` of a head
             of the user's own and its settings.
 
     Raises:
         NetworkError: an unknown backbone, a cut that is out of range or impossible, or a head that does not fit.
     """
-    if backbone not in BACKBONES:
-        raise NetworkError(f"model.backbone={backbone}: unknown", name=backbone, allowed=BACKBONES)
-    whole = BACKBONES[backbone]()
+    whole = build_backbone(backbone)
+    if isinstance(keep, str) and not keep:
+        raise NetworkError("model.keep=: has no value; how many blocks to keep, or the name of the last one")
+    prefix = ""
+    if has_numbered_children(backbone):
+        prefix = "features." if hasattr(whole, "features") else ""
+        kept, names = _keep_children(whole, prefix, backbone, keep)
+        last = list(kept._modules)[-1]
+    else:
+        blocks = Blocks(whole)
+        last, names = find_block(blocks, backbone, keep), blocks.cuts
+        kept = blocks.upto(last)
+    if (backbone, keep) not in FOUND:
+        FOUND[backbone, keep] = features_of(kept, whole)
+    if FOUND[backbone, keep] is None:
+        raise NetworkError(
+            f"model.keep={keep}: cannot cut {backbone} after {last}, which gives no map of features: it works on "
+            f"pooled ones, or gives several maps. Cut elsewhere; the blocks are {shorten(names)}"
+        )
+    features, to_map = FOUND[backbone, keep]
+    if to_map is not None:
+        kept.to_map = copy.deepcopy(to_map)  # the last in a sequence
+    return Truncated(backbone=kept, prefix=prefix, head=build_head(features=features, num_classes=num_classes, **head))
+
+
+def build_backbone(name: str) -> nn.Module:
+    """Build a whole backbone for 1,000 classes, with random weights.
+
+    Raises:
+        NetworkError: no such backbone.
+    """
+    if name in BACKBONES:
+        return BACKBONES[name]()
+    check_timm_name(name, key="model.backbone", further=BACKBONES)
+    return timm_model(name=name, num_classes=1000)
+
+
+def has_numbered_children(backbone: str) -> bool:
+    """Return whether the blocks of a backbone are its children, or those of its `features`, as torchvision makes networks."""
+    return backbone in BACKBONES and backbone not in IN_STAGES
+
+
+def cut_names(whole: nn.Module, backbone: str) -> list[str]:
+    """Return the names of the blocks that `keep` counts."""
+    if not has_numbered_children(backbone):
+        return Blocks(whole).cuts
     prefix = "features." if hasattr(whole, "features") else ""
+    return [prefix + name for name, _ in (whole.features if prefix else whole).named_children()]
+
+
+def shorten(names: list[str], most: int = 30) -> str:
+    """Return names in their order, of many the first and the last ones."""
+    if len(names) > most:
+        names = [*names[: most // 2], "...", *names[-most // 2 :]]
+    return ", ".join(names)
+
+
+def find_block(blocks: Blocks, backbone: str, keep: int | str) -> str:
+    """Return the name of the last block to keep.
+
+    Raises:
+        NetworkError: the backbone has no such block, or the name is of a part of one.
+    """
+    cuts = blocks.cuts
+    if not cuts:
+        reason = " ".join(str(blocks.stopped).split())[:200] if blocks.stopped else "it runs none"
+        raise NetworkError(f"model.backbone={backbone}: cannot be cut, since its blocks are not found ({reason})")
+    if isinstance(keep, int):
+        if not 1 <= keep <= len(cuts):
+            raise NetworkError(
+                f"model.keep={keep}: {backbone} has {len(cuts)} blocks ({shorten(cuts)}); use 1 to {len(cuts)}"
+            )
+        return cuts[keep - 1]
+    if keep in blocks.names:
+        return keep
+    if keep in blocks.ends:
+        return blocks.ends[keep]
+    block = next((name for name in blocks.names if keep.startswith(name + ".")), None)
+    modules = dict(blocks.network.named_modules())
+    if block and keep in modules:
+        raise NetworkError(
+            f"model.keep={keep}: {block} of {backbone} is a {type(modules[block]).__name__}, which cannot be cut inside; "
+            f"use model.keep={block} or the block before"
+        )
+    if keep in modules:
+        raise NetworkError(
+            f"model.keep={keep}: {backbone} cannot be cut there, since {keep} is no block that it runs once. The blocks are "
+            f"{shorten(cuts)}"
+        )
+    raise NetworkError(f"model.keep={keep}: no such block in {backbone}", name=keep, allowed=[*cuts, *blocks.ends])
+
+
+def _keep_children(whole: nn.Module, prefix: str, backbone: str, keep: int | str) -> tuple[nn.Sequential, list[str]]:
+    """Return the kept blocks of a network of numbered children, and the names of all its blocks."""
     blocks = OrderedDict((whole.features if prefix else whole).named_children())
     names = list(blocks)
     if isinstance(keep, int):
@@ -73,18 +171,8 @@ def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -
             raise NetworkError(
                 f"model.keep={keep}: {backbone} has {len(names)} blocks ({', '.join(names)}); use 1 to {len(names)}"
             )
-        kept = nn.Sequential(OrderedDict(list(blocks.items())[:keep]))
-    else:
-        kept = cut_after(blocks, keep.removeprefix(prefix), backbone)
-    if (backbone, keep) not in CHANNELS:
-        CHANNELS[backbone, keep] = feature_channels(kept)
-    features = CHANNELS[backbone, keep]
-    if features is None:
-        raise NetworkError(
-            f"model.keep={keep}: cannot cut {backbone} after {list(kept._modules)[-1]}, which works on pooled features, not "
-            f"on a map of them. Cut earlier; the blocks are {', '.join(names)}"
-        )
-    return Truncated(backbone=kept, prefix=prefix, head=build_head(features=features, num_classes=num_classes, **head))
+        return nn.Sequential(OrderedDict(list(blocks.items())[:keep])), names
+    return cut_after(blocks, keep.removeprefix(prefix), backbone), names
 
 
 def cut_after(blocks: OrderedDict[str, nn.Module], layer: str, backbone: str) -> nn.Sequential:
@@ -109,18 +197,22 @@ def cut_after(blocks: OrderedDict[str, nn.Module], layer: str, backbone: str) ->
 
 
 @torch.no_grad()
-def feature_channels(backbone: nn.Module) -> int | None:
-    """Return the channels of a backbone's feature map, from the shapes of a forward pass on torch's meta device.
+def features_of(kept: nn.Module, whole: nn.Module) -> tuple[int, ToMap | None] | None:
+    """Return what `as_map` says of a cut, from the shapes of a forward pass on torch's meta device.
 
     None where its last block is past the pooling of its network and gives no map.
     """
-    try:
-        features = on_meta(backbone)(torch.empty(1, 3, PROBE_SIZE, PROBE_SIZE, device="meta"))
-    except RuntimeError:
-        return None
-    return features.shape[1] if features.dim() == 4 else None
+    kept = on_meta(kept)
+    for size in dict.fromkeys((PROBE_SIZE, own_image_size(whole))):
+        try:
+            features = kept(torch.empty(1, 3, size, size, device="meta"))
+        except (RuntimeError, AssertionError):  # of another size of images, or of pooled features
+            continue
+        return as_map(features.shape, whole) if isinstance(features, Tensor) else None
+    return None
 
 
-def on_meta(module: nn.Module) -> nn.Module:
-    """Return a copy in eval mode without any numbers in it."""
-    return copy.deepcopy(module).to("meta").eval()
+def own_image_size(network: nn.Module) -> int:
+    """Return the side of the images that a network was made for, where it says so as those of timm do."""
+    config = getattr(network, "pretrained_cfg", None) or {}
+    return (config.get("input_size") or (3, PROBE_SIZE, PROBE_SIZE))[-1]

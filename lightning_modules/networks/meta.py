@@ -1,0 +1,24 @@
+"""Networks without numbers, on torch's meta device: shapes and names of weights cost no memory there."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+
+def on_meta(module: nn.Module) -> nn.Module:
+    """Return a copy in eval mode without any numbers in it."""
+    return copy.deepcopy(module).to("meta").eval()
+
+
+def build_anywhere(build: Callable[[], nn.Module]) -> nn.Module:
+    """Build a network on the default device; where that is meta, also one that computes with numbers (a RegNet its widths)."""
+    device = torch.get_default_device()
+    if device.type != "meta":
+        return build()
+    try:
+        return build()
+    except (NotImplementedError, RuntimeError):
+        with torch.device("cpu"):
+            return build().to(device)
