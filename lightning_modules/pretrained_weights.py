@@ -178,3 +178,20 @@ def _count_by_part(names: Iterable[str]) -> str:
         ".".join(name.split(".")[:2]) if name.startswith("backbone.") else name.split(".")[0] for name in names
     )
     return ", ".join(f"{part} ({count})" for part, count in sorted(counts.items())) or "nothing"
+
+
+def describe_weights(policy: str | None) -> dict | None:
+    """Return what a file of weights says of itself: mean, std, image_size, interpolation; None where it says nothing.
+
+    A checkpoint of this project does. What is wrong with a file is said where it is loaded.
+    """
+    if policy in (None, "auto", "imagenet") or not Path(policy).is_file():
+        return None
+    try:
+        state = load_tensors(Path(policy), mmap=True)
+    except (UserError, OSError):
+        return None
+    described = state.get("hyper_parameters") if isinstance(state, dict) else None
+    if not isinstance(described, dict) or not {"network", "mean", "std", "image_size"} <= described.keys():
+        return None
+    return {"interpolation": "bilinear"} | described
