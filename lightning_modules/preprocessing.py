@@ -82,9 +82,10 @@ def decide_preprocessing(model: dict, ckpt_path: str | None = None) -> Preproces
     }.get(given, given) if isinstance(given, str) else given  # fmt: skip
     chosen = [f"model.normalization={_word(model['normalization'])}"] if given != "auto" else []
     chosen += [f"model.interpolation={interpolation}"] if interpolation != "auto" else []
-    sources = [*chosen, *([] if len(chosen) == 2 else [default.source])]
+    if given == "auto" or (trained is not None and interpolation == "auto"):
+        chosen.append(f"else {default.source}" if chosen else default.source)
     interpolation = default.interpolation if interpolation == "auto" else interpolation
-    return Preprocessing(size, interpolation, mean, std, "; ".join(sources))
+    return Preprocessing(size, interpolation, mean, std, "; ".join(chosen))
 
 
 def parse_normalization(value) -> str | tuple[list[float], list[float]]:

@@ -183,7 +183,7 @@ def _count_by_part(names: Iterable[str]) -> str:
 def describe_weights(policy: str | None) -> dict | None:
     """Return what a file of weights says of itself: mean, std, image_size, interpolation; None where it says nothing.
 
-    A checkpoint of this project does. What is wrong with a file is said where it is loaded.
+    A checkpoint of this project does. What is wrong with a file, its loading reports.
     """
     if policy in (None, "auto", "imagenet") or not Path(policy).is_file():
         return None

@@ -69,6 +69,7 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
     transforms = {key: instantiate(config, key) for key in ("augmentation", "batch_transform")}
     preprocessing = decide_preprocessing(OmegaConf.to_container(config.model), config.ckpt_path)
     log.info("preprocessing: %s", preprocessing.describe())
+    source = source_of(record) or preprocessing.source
     given = {"interpolation": preprocessing.interpolation, "mean": preprocessing.mean, "std": preprocessing.std}
     data = instantiate(config, "datamodule", **transforms, **given)
     if record.in_sweep:
@@ -79,7 +80,7 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
     check_metrics(config, len(data.catalog.classes))
     model = build_model(config, data)
     if config.stages == ["cost"]:
-        record.data, record.model = describe_data(data, preprocessing.source), describe_model(config, model, record)
+        record.data, record.model = describe_data(data, source), describe_model(config, model, record)
         return
     with open_loggers(config, record) as loggers:
         trainer = build_trainer(config, record, loggers, callbacks=callbacks)
@@ -89,7 +90,7 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
         data.setup()  # reads the images, which may take minutes: what can be refused without them was refused before
         model.hparams["range"] = data.value_range and list(data.value_range)
         model.hparams["mean"], model.hparams["std"] = data.mean, data.std
-        record.data = describe_data(data, preprocessing.source)
+        record.data = describe_data(data, source)
         record.check_same_images()
         if config.ckpt_path is not None and not data.overfits:
             check_unseen(config.ckpt_path, data.catalog)
@@ -110,6 +111,12 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
         if "test" in config.stages and data.has_test:
             evaluate_test(config, record, trainer, model, data)
         finalize(config, record, trainer, loggers)
+
+
+def source_of(record: RunRecord) -> str | None:
+    """Return where the run that resumes in its own folder has its preprocessing from."""
+    data = record.previous and record.previous.data
+    return data.preprocessing.source if data and data.preprocessing else None
 
 
 def check_left_to_train(config: DictConfig, record: RunRecord) -> None:
