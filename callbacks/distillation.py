@@ -49,9 +49,14 @@ class Distillation(L.Callback):
                 f"teacher={self.path}: knows the classes {', '.join(self.teacher.classes)}, the data has "
                 f"{', '.join(pl_module.classes)}; use a teacher of the same classes"
             )
-        for key in ("mean", "std"):
-            if self.teacher.hparams[key] != pl_module.hparams[key]:
-                raise UserError(f"teacher={self.path}: normalizes images with another {key}; use another teacher")
+        mean, std = (torch.tensor(pl_module.hparams[key]).view(3, 1, 1) for key in ("mean", "std"))
+        own_mean, own_std = (torch.tensor(self.teacher.hparams[key]).view(3, 1, 1) for key in ("mean", "std"))
+        # A buffer, so that it moves with the teacher: from this run's normalization to that which it was trained with
+        self.teacher.register_buffer("renormalization", torch.stack([std / own_std, (mean - own_mean) / own_std]))
+        if (theirs := self.teacher.hparams["interpolation"]) != (ours := pl_module.hparams["interpolation"]):
+            log.warning(
+                "teacher=%s: was trained on images that were resized %s, and here they are %s", self.path, theirs, ours
+            )
         if (theirs := self.teacher.hparams["fit"]) != (ours := pl_module.hparams["fit"]):
             raise UserError(
                 f"teacher={self.path}: was trained with datamodule.fit={theirs}, and this run has {ours}; use a teacher "
@@ -90,7 +95,8 @@ class Distillation(L.Callback):
         side = self.teacher.hparams["image_size"]
         if pixels.shape[-1] != side:
             pixels = F.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
-        return self.teacher(pixels).float()
+        scale, shift = self.teacher.renormalization
+        return self.teacher(pixels * scale + shift).float()
 
 
 def warn_of_other_splits(teacher: str, record: RunRecord) -> None:

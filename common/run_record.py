@@ -111,6 +111,24 @@ class AuditFinding:
 
 
 @dataclass(kw_only=True)
+class InputInfo:
+    """How images become the input of the network."""
+
+    image_size: int | None = None
+    """Pixels, height and width."""
+    fit: str | None = None
+    """How an image becomes a square: squash, crop or pad."""
+    interpolation: str | None = None
+    """How it is resized: bilinear or bicubic."""
+    mean: list[float] | None = None
+    """Of each channel, by which it is normalized, as shares of 1; null where those of the training images were not computed."""
+    std: list[float] | None = None
+    """Likewise."""
+    source: str | None = None
+    """Where interpolation, mean and std are from: the weights, settings or a checkpoint."""
+
+
+@dataclass(kw_only=True)
 class DataInfo:
     """The images: which, how many, split how."""
 
@@ -138,6 +156,8 @@ class DataInfo:
     """Seconds for listing, decoding and auditing."""
     range: tuple[float, float, bool] | None = None
     """Values of more than 8 bits a channel that become 0 and 255, and whether also in files that state a range themselves."""
+    preprocessing: InputInfo | None = None
+    """How they become the input of the network; null in records of earlier versions."""
     fingerprint: str | None = None
     """16 hex digits of all images with labels and splits."""
     fingerprint_full: str | None = None

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from common.errors import UserError
+from common.untrusted.description import Fit, Interpolation
 from datamodules import formats
 from datamodules.deep_pixels import DeepPixels, ValueRange
 
@@ -27,7 +28,8 @@ Image.MAX_IMAGE_PIXELS = 200_000_000  # a decompression bomb is refused below; P
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 DRAFT_SIZE = 512  # big JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, not below this many pixels a side
-DECODER = f"pillow {Image.__version__}, draft {DRAFT_SIZE}, exif, white behind alpha, bilinear, 4"  # in a cache's key
+DECODER = f"pillow {Image.__version__}, draft {DRAFT_SIZE}, exif, white behind alpha"  # in a cache's key
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}  # with antialiasing
 ORIENTATION = 0x0112  # tag of EXIF
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -245,12 +247,14 @@ def place(width: int, height: int, size: int, fit: str) -> Placement:
     return Placement(used, filled)
 
 
-def resize(image: Image.Image, size: int, fit: str = "squash") -> Image.Image:
-    """Resize to `size` x `size` pixels, bilinear with antialiasing; `fit` is that of `place`."""
+def resize(
+    image: Image.Image, size: int, fit: Fit = "squash", interpolation: Interpolation = "bilinear"
+) -> Image.Image:
+    """Resize to `size` x `size` pixels with antialiasing; `fit` is that of `place`."""
     if image.size == (size, size):
         return image
     used, (left, top, right, bottom) = place(*image.size, size, fit)
-    resized = image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=used)
+    resized = image.resize((right - left, bottom - top), RESAMPLING[interpolation], box=used)
     if resized.size == (size, size):
         return resized
     square = Image.new(image.mode, (size, size))

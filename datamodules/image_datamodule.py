@@ -4,6 +4,7 @@ import functools
 import hashlib
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -18,14 +19,14 @@ from torch.utils.data import DataLoader
 from common.checks import check_between
 from common.errors import UserError
 from common.text import join_words
-from common.untrusted.description import Fit
+from common.untrusted.description import IMAGENET_MEAN, IMAGENET_STD, Fit, Interpolation
 from datamodules import gpu_cache
 from datamodules.audit import Finding
 from datamodules.batch_transform import BatchTransform, check_batch_transform, mix_batch
 from datamodules.deep_pixels import ValueRange, parse_range
 from datamodules.loader import EpochSampler, ImageDataset, StatefulDataLoader, keep_batch, workers_that_fit
 from datamodules.memory import Memory
-from datamodules.normalize import normalize
+from datamodules.normalize import channel_statistics, normalize, without_flat_channels
 from datamodules.pixel_cache import Look, PixelCache, open_pixel_cache
 from datamodules.prepare import prepare_catalog
 from datamodules.sources.catalog import SPLITS, Catalog
@@ -37,10 +38,6 @@ from datamodules.transforms import Augmentation
 from datamodules.value_range import describe_range, few_levels, training_range
 
 log = logging.getLogger(__name__)
-
-# Mean and standard deviation of ImageNet's images, as torchvision's weights expect them
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 CLASSES_SHOWN = 20  # on the screen
 LONG = 2.0  # times as long as wide: images that are squashed to a square with a warning
@@ -63,6 +60,9 @@ class ImageDataModule(L.LightningDataModule):
         fit: how an image becomes a square of that size: `decode.place`.
         range: of images of more than 8 bits a channel, which values become 0 and 255: LOW,HIGH; auto: what a file states, else
             what holds most values of the training images.
+        interpolation: how it is resized; as the mean and the std, what the network's weights were trained with.
+        mean: of each channel, by which images are normalized; None: mean and std of the training images.
+        std: of each channel.
         batch_size: images a batch, for each process.
         num_workers: loader processes; 0 decodes nothing twice and is the fastest where there are only two cores.
         augmentation: of each training image by itself.
@@ -100,6 +100,9 @@ class ImageDataModule(L.LightningDataModule):
         gpu_cache_gib: float,
         fit: Fit = "squash",  # runs that were made before there was a choice resume with it
         range: str | list = "auto",
+        interpolation: Interpolation = "bilinear",
+        mean: Sequence[float] | None = IMAGENET_MEAN,
+        std: Sequence[float] | None = IMAGENET_STD,
         splits: str | None = None,
     ):
         super().__init__()
@@ -127,7 +130,7 @@ class ImageDataModule(L.LightningDataModule):
             "train_fraction": train_fraction, "train_seed": seed, "on_unreadable": on_unreadable, "on_leak": on_leak,
         }  # fmt: skip
         self.sampler = sampler
-        self.image_size, self.fit = image_size, fit
+        self.image_size, self.fit, self.interpolation = image_size, fit, interpolation
         self.value_range = parse_range(range, "datamodule.range")  # None: not known before `setup`, or not needed
         self._finds_range = self.value_range is None
         self.train_size = image_size  # of a training image as the network sees it
@@ -137,7 +140,7 @@ class ImageDataModule(L.LightningDataModule):
         self.batch_transform = batch_transform
         self.seed = seed
         self.cache, self.cache_max_gib = Path(cache), cache_max_gib
-        self.mean, self.std = list(IMAGENET_MEAN), list(IMAGENET_STD)
+        self.mean, self.std = (None if each is None else list(each) for each in (mean, std))  # None: not before `setup`
         self._statistics: tuple[Tensor, Tensor] | None = None  # both, on the device
         self.pixel_cache: PixelCache | None = None
         self.gpu_cache_gib = gpu_cache_gib
@@ -210,12 +213,14 @@ class ImageDataModule(L.LightningDataModule):
             log.warning("half of the images are %g times as long as wide or more; datamodule.fit=squash distorts them, "
                         "crop and pad do not", LONG)  # fmt: skip
         self.pixel_cache = pixel_cache
+        if self.mean is None:
+            self.mean, self.std = self._normalization_of_train(pixel_cache)
         self.read_s += time.perf_counter() - started
 
     def _prepare(self) -> PixelCache:
         """Decide splits, exclusions and the range of values; return the pixels. What an earlier job has found is taken over."""
         source_key = self._source_key  # likewise
-        look = Look(self.image_size, self.fit, "own" if self._finds_range else self.value_range)
+        look = Look(self.image_size, self.fit, "own" if self._finds_range else self.value_range, self.interpolation)
         rules = self.rules if self.rules["train_fraction"] < 1 else self.rules | {"train_seed": None}
         key = f"{source_key} {look} {sorted(rules.items())}"
         prepared = self.memory.get(
@@ -245,6 +250,19 @@ class ImageDataModule(L.LightningDataModule):
             )
         return pixels
 
+    def _normalization_of_train(self, pixels: PixelCache) -> tuple[list[float], list[float]]:
+        """Return mean and std of each channel of the training images that are used, as the network sees them."""
+        rows = np.sort(self.rows("train"))
+        look = Look(self.image_size, self.fit, self.value_range, self.interpolation)
+        key = (self._source_key, look, hashlib.blake2b(rows.tobytes()).digest())
+        mean, std = self.memory.get(key, lambda: channel_statistics(pixels[int(row)] for row in rows))
+        std = without_flat_channels(std)
+        log.info(
+            "model.normalization=dataset: mean %s, std %s, of %s training images",
+            *(" ".join(f"{value:.4f}" for value in values) for values in (mean, std)), f"{len(rows):,}",
+        )  # fmt: skip
+        return list(mean), std
+
     def _pixels(self, look: Look) -> PixelCache:
         return self.memory.get(
             (self._source_key, look),
@@ -255,6 +273,7 @@ class ImageDataModule(L.LightningDataModule):
                 self.cache_max_gib,
                 look.fit,
                 look.value_range,
+                look.interpolation,
             ),
         )
 
@@ -345,7 +364,8 @@ class ImageDataModule(L.LightningDataModule):
         if self.train_size != self.image_size and self.trainer.training:
             size, on_cpu = (self.train_size, self.train_size), batch["pixels"].device.type == "cpu"
             pixels = batch["pixels"] if on_cpu else batch["pixels"].float()  # CUDA resizes no uint8 with antialias
-            batch["pixels"] = F.interpolate(pixels, size=size, mode="bilinear", antialias=True)
+            pixels = F.interpolate(pixels, size=size, mode=self.interpolation, antialias=True)
+            batch["pixels"] = pixels if on_cpu else pixels.clamp(0, 255)  # bicubic goes beyond
         batch["pixels"] = normalize(batch["pixels"], *self._mean_and_std(batch["pixels"].device))
         if "mix_seed" in batch:
             mix_batch(batch, self.batch_transform, len(self.catalog.classes), batch.pop("mix_seed"))

@@ -1,8 +1,16 @@
 """From the pixels of a batch to the input of a network: the one place, for training, prediction and export alike."""
 
+import logging
+from collections.abc import Iterable
+
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+FLAT = 1 / 255  # a std below one gray level: dividing by it would turn the smallest change into a huge one
 
 
 def as_batch(pixels: np.ndarray) -> Tensor:
@@ -20,3 +28,24 @@ def normalize(pixels: Tensor, mean: list[float] | Tensor, std: list[float] | Ten
     values = lines.flatten(2).float()
     torch.addcmul(shift, values, scale, out=values)  # a second batch of floats would cost as much time as the sum
     return values.unflatten(2, (width, 3)).permute(0, 3, 1, 2)
+
+
+def channel_statistics(images: Iterable[np.ndarray]) -> tuple[list[float], list[float]]:
+    """Return mean and std of each channel of images (H, W, 3) uint8, as shares of 1: exact, one image in memory at a time."""
+    counts = np.zeros((3, 256), np.int64)
+    for image in images:
+        counts += np.array(Image.fromarray(image).histogram()).reshape(3, 256)
+    shares, values = counts / counts.sum(1, keepdims=True), np.arange(256) / 255
+    mean = shares @ values
+    return mean.tolist(), np.sqrt((shares * (values - mean[:, None]) ** 2).sum(1)).tolist()
+
+
+def without_flat_channels(std: list[float]) -> list[float]:
+    """Return the std with 1 for channels that have hardly more than one value, with a warning."""
+    flat = [name for name, each in zip(("red", "green", "blue"), std, strict=True) if each < FLAT]
+    if flat:
+        log.warning(
+            "model.normalization=dataset: the training images have hardly more than one value of %s (std %.2g), whose std is "
+            "taken as 1", " and ".join(flat), min(std),
+        )  # fmt: skip
+    return [1.0 if each < FLAT else each for each in std]

@@ -23,6 +23,7 @@ import numpy as np
 
 from common.atomic_io import atomic_folder
 from common.errors import DISK_ERRORS
+from common.untrusted.description import Interpolation
 from datamodules.decode import DECODER, open_image, resize
 from datamodules.deep_pixels import ValueRange
 from datamodules.formats import OPTIONAL_READERS
@@ -30,6 +31,7 @@ from datamodules.image_stats import ImageStats, scan_image
 
 log = logging.getLogger(__name__)
 
+VERSION = 4  # of how files become pixels, in a cache's key
 ABANDONED_S = 3600  # a cache still being built after an hour belongs to a killed process
 MAPPED_AROUND = 64 * 2**10  # bytes that the system maps around a page that is asked for
 OWN_NAMES = r"([0-9a-f]{12}-)?[0-9a-f]{24}(\.building-.*)?"  # of caches; without a look in 0.2.0
@@ -89,7 +91,7 @@ class UncachedPixels(PixelCache):
         own = self.look.value_range == "own"
         value_range = ValueRange(*self.stats.spreads[row].tolist()) if own else self.look.value_range
         image = open_image(self.files[row], self.image_size, value_range)
-        return np.asarray(resize(image, self.image_size, self.look.fit))
+        return np.asarray(resize(image, self.image_size, self.look.fit, self.look.interpolation))
 
     def __reduce__(self):
         return UncachedPixels, (self.files, self.look, self.stats)
@@ -101,11 +103,13 @@ class Look(NamedTuple):
     image_size: int  # pixels a side
     fit: str = "squash"  # as of `decode.resize`
     value_range: ValueRange | Literal["own"] | None = None  # as of `image_stats.scan_image`
+    interpolation: Interpolation = "bilinear"  # as of `decode.resize`
 
     def name(self) -> str:
         """Return 12 hex digits that name the look and the decoder."""
         readers = [name for name in OPTIONAL_READERS if find_spec(name)]  # a file may be readable once one is installed
-        described = f"{DECODER} {readers} {self.image_size} {self.fit} {tuple(self.value_range or ())}"
+        how = f"{DECODER}, {self.interpolation}, {VERSION}"
+        described = f"{how} {readers} {self.image_size} {self.fit} {tuple(self.value_range or ())}"
         return hashlib.blake2b(described.encode(), digest_size=6).hexdigest()
 
 
@@ -116,6 +120,7 @@ def open_pixel_cache(
     limit_gib: float = 50.0,
     fit: str = "squash",
     value_range: ValueRange | Literal["own"] | None = None,
+    interpolation: Interpolation = "bilinear",
 ) -> PixelCache:
     """Open the cache of these files in this order; build it where there is none yet.
 
@@ -127,8 +132,9 @@ def open_pixel_cache(
             these files, or is 0, images are decoded each time that they are asked for.
         fit: as of `decode.resize`.
         value_range: as of `image_stats.scan_image`.
+        interpolation: as of `decode.resize`.
     """
-    look = Look(image_size, fit, value_range)
+    look = Look(image_size, fit, value_range, interpolation)
     versions = [_version(file) for file in files]
     place = folder / f"{look.name()}-{hashlib.blake2b(b''.join(versions), digest_size=12).hexdigest()}"
     if place.is_dir():

@@ -16,7 +16,7 @@ from PIL import Image
 
 from common.errors import UserError
 from common.run_record import Decision
-from common.untrusted.description import Fit, check_decision, check_description
+from common.untrusted.description import Fit, Interpolation, check_decision, check_description
 from datamodules.decode import resize
 from datamodules.deep_pixels import ValueRange
 from inference.arguments import EXAMPLE, checkpoint_argument, is_read_by_predict
@@ -33,6 +33,7 @@ class ModelDescription:
     decision: Decision | None
     fit: Fit = "squash"  # how an image becomes a square
     range: list | None = None  # of pixels of more than 8 bits: ValueRange
+    interpolation: Interpolation = "bilinear"  # how it is resized
 
     def __post_init__(self):
         object.__setattr__(self, "range", None if self.range is None else list(self.range))
@@ -44,7 +45,7 @@ class ModelDescription:
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """Return an upright RGB image as the network takes it, (S, S, 3) uint8."""
-        return np.array(resize(image, self.image_size, self.fit))
+        return np.array(resize(image, self.image_size, self.fit, self.interpolation))
 
     def as_metadata(self) -> dict[str, str]:
         """Return each value as JSON, for a file that keeps texts."""
@@ -57,18 +58,20 @@ class ModelDescription:
         Raises:
             UserError: a value is missing, is no JSON, or is one that export.py does not write.
         """
-        texts = {"fit": json.dumps(cls.fit), "range": "null"} | texts  # not in files from before there was a choice
+        defaults = {"fit": cls.fit, "range": cls.range, "interpolation": cls.interpolation}
+        texts = {
+            name: json.dumps(value) for name, value in defaults.items()
+        } | texts  # of files from before there was a choice
         missing = [field.name for field in fields(cls) if field.name not in texts]
         if missing:
             raise UserError(f"its {', '.join(missing)} is missing")
         try:
-            classes, image_size, mean, std, decision, fit, value_range = (
-                json.loads(texts[field.name]) for field in fields(cls)
-            )
+            values = {field.name: json.loads(texts[field.name]) for field in fields(cls)}
         except (ValueError, RecursionError) as error:
             raise UserError(f"its description is no JSON: {error}") from error
-        check_description(classes, image_size, mean, std, fit, value_range, source="the file")
-        return cls(classes, image_size, mean, std, check_decision(decision, classes, "the file"), fit, value_range)
+        decision = values.pop("decision")
+        check_description(*values.values(), source="the file")
+        return cls(**values, decision=check_decision(decision, values["classes"], "the file"))
 
 
 class Backend(Protocol):

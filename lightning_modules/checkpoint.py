@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SELF_DESCRIPTION = ("network", "classes", "image_size", "mean", "std", "fit", "range")
+SELF_DESCRIPTION = ("network", "classes", "image_size", "mean", "std", "fit", "range", "interpolation")
 NETWORK_PREFIX = "network."  # of the network's tensors in a classifier's state dict
 LOSS_PREFIX = "loss."  # of those that a loss of the user's own keeps, to resume with
 MOST_EPOCHS = 10**7
@@ -49,6 +49,7 @@ def read_checkpoint(path: Path) -> dict:
         raise UserError(f"{path}: not a checkpoint of this project (its hyper_parameters are no mapping)")
     described.setdefault("fit", "squash")  # in checkpoints that were written before there was a choice
     described.setdefault("range", None)
+    described.setdefault("interpolation", "bilinear")
     missing = [key for key in SELF_DESCRIPTION if key not in described]
     if missing or "state_dict" not in state:
         raise UserError(

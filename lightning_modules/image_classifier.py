@@ -49,6 +49,7 @@ class ImageClassifier(L.LightningModule):
         fit: how images become squares, as of the datamodule.
         range: of the values of images with more than 8 bits a channel: low, high, and whether it is of all files, as of
             `datamodules.deep_pixels.ValueRange`; None where all were of 8 bits or stated it themselves.
+        interpolation: how images are resized, as of the datamodule.
         optimizer: parameters, or the network where its argument is called so, -> optimizer. Not needed where nothing is
             trained.
         loss: logits (B, K), and labels (B,) or the shares of mixed ones (B, K), -> (B,), for training; or a function of
@@ -71,6 +72,7 @@ class ImageClassifier(L.LightningModule):
         std: list[float],
         fit: str = "squash",
         range: list | None = None,
+        interpolation: str = "bilinear",
         loss: nn.Module | Callable[..., nn.Module] | None = None,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
         scheduler: Callable[[torch.optim.Optimizer], dict] | None = None,

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from common.atomic_io import write_text
 from common.html import jinja_environment
-from common.run_record import Latency, Proportion, RunRecord, SplitMetrics, describe_test_evaluations
+from common.run_record import InputInfo, Latency, Proportion, RunRecord, SplitMetrics, describe_test_evaluations
 from common.table import Table, escape_markdown
 from common.text import SPLIT_NAMES, clean, join_words, plural
 from evaluation.describe import (
@@ -112,9 +112,13 @@ def _facts(**facts: object) -> list[str]:
 
 
 def _classes(run: Run) -> str:
-    size = run.record.run.settings.get("model.image_size")
+    seen = run.data.preprocessing or InputInfo()
+    size = seen.image_size or run.record.run.settings.get("model.image_size")
     fit = FITS.get(run.record.run.settings.get("datamodule.fit"), "")
     pixels = f" Its input is {size} x {size} pixels{fit}." if size else ""
+    if seen.interpolation and seen.mean and seen.std:
+        mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (seen.mean, seen.std))
+        pixels += f" Images are resized {seen.interpolation}, and normalized with mean {mean} and std {std}."
     if run.data.range is not None:
         low, high, _ = run.data.range
         pixels += f" Of images of more than 8 bits a channel the values {low:g} to {high:g} become 0 to 255."

@@ -108,7 +108,8 @@ def _wrong_images(tables: list[Predictions], most: int) -> list[TopLoss]:
 def with_thumbnails(found: TopLosses, run: Run) -> TopLosses:
     """Add a thumbnail to each image, or the reason why it cannot be shown."""
     root, reason = image_root(run)
-    size = run.record.run.settings.get("model.image_size")
+    size = run.data.preprocessing and run.data.preprocessing.image_size
+    size = size or run.record.run.settings.get("model.image_size")
     size = min(size, LARGEST_SIZE) if isinstance(size, int) and size > 0 else 0
     value_range = run.data.range and ValueRange(*run.data.range)
     shown = []

@@ -16,6 +16,9 @@ LARGEST_SETTING = 65_536  # of a number in the description of a network: widths,
 MOST_SETTINGS = 32  # of a network, and items of a list in them
 POSITIVE = {"temperature", "target_accuracy", "delta", "design_effect"}  # of a decision
 Fit = Literal["squash", "crop", "pad"]  # how an image becomes a square: datamodules.decode.place
+Interpolation = Literal["bilinear", "bicubic"]  # how it is resized: datamodules.decode.resize
+# Mean and standard deviation of ImageNet's images, as torchvision's weights expect them
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CHECKPOINT_SCHEMA = 2  # of hyper_parameters; 0.1.0 wrote none
 NEXT = "which no run writes; take best.ckpt or last.ckpt of a run"
 
@@ -39,8 +42,8 @@ def check_schema(described: dict, source: str) -> None:
         raise UserError(f"{source}: of schema {brief(schema)}; this version reads schema {CHECKPOINT_SCHEMA}")
 
 
-def check_description(classes, image_size, mean, std, fit, value_range, source: str) -> None:
-    """Check the names of the classes, the image size in pixels, the normalization of each channel, the fit and the range.
+def check_description(classes, image_size, mean, std, fit, value_range, interpolation, source: str) -> None:
+    """Check the names of the classes, the fit, the range, and what `check_preprocessing` does.
 
     Raises:
         UserError: names `source`, the value and what is allowed.
@@ -51,16 +54,27 @@ def check_description(classes, image_size, mean, std, fit, value_range, source: 
         raise UserError(f"{source}: has {len(classes):,} classes, and {MOST_CLASSES:,} are the most")
     if len(set(classes)) < len(classes):
         raise _odd(source, "classes", classes, "no name twice")
+    check_preprocessing(image_size, mean, std, interpolation, source)
+    if not isinstance(fit, str) or fit not in get_args(Fit):
+        raise _odd(source, "fit", fit, f"one of {', '.join(get_args(Fit))}")
+    if value_range is not None and not _is_range(value_range):
+        raise _odd(source, "range", value_range, "two numbers, the lower first, and whether they are for all images")
+
+
+def check_preprocessing(image_size, mean, std, interpolation, source: str) -> None:
+    """Check the image size in pixels, the normalization of each channel and the interpolation.
+
+    Raises:
+        UserError: as of `check_description`.
+    """
     if type(image_size) is not int or not 1 <= image_size <= LARGEST_IMAGE:
         raise _odd(source, "image_size", image_size, f"1 to {LARGEST_IMAGE} pixels")
     for name, values, above in (("mean", mean, -math.inf), ("std", std, 0.0)):
         three = isinstance(values, (list, tuple)) and len(values) == 3
         if not three or not all(_is_number(value) and value > above for value in values):
             raise _odd(source, name, values, f"three numbers{' above 0' if above == 0 else ''}")
-    if not isinstance(fit, str) or fit not in get_args(Fit):
-        raise _odd(source, "fit", fit, f"one of {', '.join(get_args(Fit))}")
-    if value_range is not None and not _is_range(value_range):
-        raise _odd(source, "range", value_range, "two numbers, the lower first, and whether they are for all images")
+    if not isinstance(interpolation, str) or interpolation not in get_args(Interpolation):
+        raise _odd(source, "interpolation", interpolation, f"one of {', '.join(get_args(Interpolation))}")
 
 
 def check_network(network, source: str) -> None:

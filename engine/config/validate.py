@@ -24,6 +24,7 @@ from lightning_modules.network_errors import network_errors, register_by_name
 from lightning_modules.networks.registry import find_network, head_name, is_full_name, network_arguments
 from lightning_modules.networks.surgery import smallest_image_size
 from lightning_modules.pretrained_weights import check_policy
+from lightning_modules.preprocessing import decide_preprocessing
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ NODES = ("datamodule", "augmentation", "loss", "decision", "optimizer", "trainer
 MAY_BE_EMPTY = ("batch_transform", "scheduler")
 # Arguments that the run gives and that are no settings
 GIVEN = {
-    "datamodule": ("augmentation", "batch_transform"),
+    "datamodule": ("augmentation", "batch_transform", "interpolation", "mean", "std"),
     "loss": ("class_counts",),
     "optimizer": ("params", "network"),
     "scheduler": ("optimizer", "steps", "max_steps", "time_share"),
@@ -55,6 +56,7 @@ def validate(config: DictConfig) -> DictConfig:
     ):  # one epoch, also for a schedule that refers to it
         config = OmegaConf.merge(config, {"trainer": {"max_epochs": 1}})
     try:
+        config = _with_image_size(config)  # to which other settings refer
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} has no value; give it one: {error.full_key}=VALUE") from error
@@ -88,6 +90,15 @@ def validate(config: DictConfig) -> DictConfig:
     if "fit" in checked.stages:
         _try_optimizer(checked)
     return checked
+
+
+def _with_image_size(config: DictConfig) -> DictConfig:
+    """Return a configuration with the image size of the weights, or of the checkpoint, in place of auto."""
+    if not isinstance(OmegaConf.select(config, "model.image_size"), str):
+        return config
+    model = OmegaConf.to_container(config.model, resolve=True, throw_on_missing=True)
+    size = decide_preprocessing(model, config.ckpt_path).image_size
+    return OmegaConf.merge(config, {"model": {"image_size": size}})
 
 
 def _stages(values: dict) -> list[str]:

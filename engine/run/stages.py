@@ -17,7 +17,7 @@ from callbacks.distillation import warn_of_other_splits
 from callbacks.graceful_shutdown import GracefulShutdown, ended_by
 from callbacks.throughput import Throughput
 from common.errors import UserError
-from common.run_record import AuditFinding, BestEpoch, DataInfo, Excluded, RunRecord
+from common.run_record import AuditFinding, BestEpoch, DataInfo, Excluded, InputInfo, RunRecord
 from datamodules.memory import Memory
 from engine.config.instantiate import instantiate
 from engine.config.trainer_flags import batch_limits, lightning_flags
@@ -41,6 +41,7 @@ from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import network_arguments, pretrained_name, timm_name
 from lightning_modules.networks.surgery import set_frozen
+from lightning_modules.preprocessing import decide_preprocessing
 from lightning_modules.pretrained_weights import load_initial_weights
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,11 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
         check_left_to_train(config, record)
     L.seed_everything(config.seed, workers=True, verbose=False)
     transforms = {key: instantiate(config, key) for key in ("augmentation", "batch_transform")}
-    data = instantiate(config, "datamodule", **transforms)
+    preprocessing = decide_preprocessing(OmegaConf.to_container(config.model), config.ckpt_path)
+    log.info("preprocessing: %s", preprocessing.describe())
+    source = source_of(record) or preprocessing.source
+    given = {"interpolation": preprocessing.interpolation, "mean": preprocessing.mean, "std": preprocessing.std}
+    data = instantiate(config, "datamodule", **transforms, **given)
     if record.in_sweep:
         data.memory = MEMORY
     data.limits, data.overfits = batch_limits(config.trainer), bool(config.trainer.get("overfit_batches"))
@@ -75,7 +80,7 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
     check_metrics(config, len(data.catalog.classes))
     model = build_model(config, data)
     if config.stages == ["cost"]:
-        record.data, record.model = describe_data(data), describe_model(config, model, record)
+        record.data, record.model = describe_data(data, source), describe_model(config, model, record)
         return
     weights = load_weights(config, record, model) if "fit" in config.stages else None
     with open_loggers(config, record) as loggers:
@@ -85,7 +90,8 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
             data.keep_range(range_of_checkpoint(Path(config.ckpt_path)), config.ckpt_path)
         data.setup()  # reads the images, which may take minutes: what can be refused without them was refused before
         model.hparams["range"] = data.value_range and list(data.value_range)
-        record.data = describe_data(data)
+        model.hparams["mean"], model.hparams["std"] = data.mean, data.std
+        record.data = describe_data(data, source)
         record.check_same_images()
         if config.ckpt_path is not None and not data.overfits:
             check_unseen(config.ckpt_path, data.catalog)
@@ -106,6 +112,12 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
         if "test" in config.stages and data.has_test:
             evaluate_test(config, record, trainer, model, data)
         finalize(config, record, trainer, loggers)
+
+
+def source_of(record: RunRecord) -> str | None:
+    """Return where the run that resumes in its own folder has its preprocessing from."""
+    data = record.previous and record.previous.data
+    return data.preprocessing.source if data and data.preprocessing else None
 
 
 def check_left_to_train(config: DictConfig, record: RunRecord) -> None:
@@ -145,8 +157,12 @@ def log_limits(config: DictConfig, data: L.LightningDataModule) -> None:
         log.info("limited to %s images, the same in every epoch", ", ".join(counts))
 
 
-def describe_data(data: L.LightningDataModule) -> DataInfo:
-    """Return the record's `data`; without counts and audit where the images were not opened."""
+def describe_data(data: L.LightningDataModule, source: str | None = None) -> DataInfo:
+    """Return the record's `data`; without counts and audit where the images were not opened.
+
+    Args:
+        source: where interpolation, mean and std are from.
+    """
     catalog = data.catalog
     info = DataInfo(
         name=catalog.name,
@@ -155,6 +171,14 @@ def describe_data(data: L.LightningDataModule) -> DataInfo:
         select_on=data.select_on,
         license=catalog.license,
         citation=catalog.citation,
+        preprocessing=InputInfo(
+            image_size=data.image_size,
+            fit=data.fit,
+            interpolation=data.interpolation,
+            mean=data.mean,
+            std=data.std,
+            source=source,
+        ),
     )
     if data.pixel_cache is None:
         return info
@@ -216,6 +240,7 @@ def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassif
         mean=data.mean,
         std=data.std,
         fit=data.fit,
+        interpolation=data.interpolation,
         loss=instantiate(config, "loss") if "fit" in config.stages else None,
         optimizer=instantiate(config, "optimizer"),
         scheduler=instantiate(config, "scheduler"),

@@ -1,8 +1,11 @@
-"""Resize like Pillow, bilinear, in tensor operations that can be exported: equal to `decode.resize` in every bit.
+"""Resize like Pillow, bilinear or bicubic, in tensor operations that can be exported: equal to `decode.resize` in every bit.
 
 Its src/libImaging/Resample.c works on whole numbers, one direction after the other: each weight is rounded to 22 bits, each
-sum to 8. This does the same. Shapes: B batch, H, W pixels, S pixels a side after it, T taps of the filter.
+sum to 8, within 0 to 255. This does the same. Shapes: B batch, H, W pixels, S pixels a side after it, T taps of the filter.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -12,7 +15,7 @@ PRECISION_BITS = 32 - 8 - 2  # Resample.c: of a weight, so that a sum of 255 tim
 TALL_FIRST_DOWN = int(Image.__version__.split(".")[0]) >= 13  # earlier, always across first (Pillow's #9549)
 
 
-def resize_tensor(pixels: Tensor, size: int, fit: str = "squash") -> Tensor:
+def resize_tensor(pixels: Tensor, size: int, fit: str = "squash", interpolation: str = "bilinear") -> Tensor:
     """Resize (B, H, W, C) uint8 to (B, S, S, C) uint8; B, H and W may be symbols of torch.export."""
     height, width = pixels.shape[1:3]
     used_height, used_width, filled_height, filled_width = height, width, size, size
@@ -25,37 +28,62 @@ def resize_tensor(pixels: Tensor, size: int, fit: str = "squash") -> Tensor:
         )
     shrinks = height - filled_height
     down_first = TALL_FIRST_DOWN & (shrinks > 0) & (shrinks > 2 * (width - filled_width))
-    rows = taps(height, size, used_height, filled_height)
-    operands = (pixels, *rows, *taps(width, size, used_width, filled_width))
+    rows = taps(height, size, used_height, filled_height, interpolation)
+    operands = (pixels, *rows, *taps(width, size, used_width, filled_width, interpolation))
     if isinstance(down_first, bool):
         return (_down_first if down_first else _across_first)(*operands)
     return torch.cond(down_first, _down_first, _across_first, operands)
 
 
-def taps(length: int, size: int, used: int | None = None, filled: int | None = None) -> tuple[Tensor, Tensor]:
+def taps(
+    length: int, size: int, used: int | None = None, filled: int | None = None, interpolation: str = "bilinear"
+) -> tuple[Tensor, Tensor]:
     """Return which of `length` pixels each of `size` takes (S, T) int64, and how much of each (S, T) int32.
 
-    precompute_coeffs and normalize_coeffs_8bpc of Resample.c, with the triangle as filter. Taps past a filter's end have no
-    weight.
+    precompute_coeffs and normalize_coeffs_8bpc of Resample.c. Taps past a filter's end have no weight.
 
     Args:
         used: pixels in the center that become the `filled` ones; None: all.
         filled: pixels in the center that they become, those around take none of them; None: all.
     """
     used, filled = length if used is None else used, size if filled is None else filled
-    count = 2 * ((used + filled - 1) // filled) + 1  # not -(-used // filled): ONNX divides towards zero
+    weigh, reach = FILTERS[interpolation]
+    count = 2 * reach * ((used + filled - 1) // filled) + 1  # not -(-used // filled): ONNX divides towards zero
     scale = _number(used) / _number(filled)
-    support = scale.clamp(min=1)
+    stretch = scale.clamp(min=1)
+    support = reach * stretch
     places = torch.arange(size, dtype=torch.float64)[:, None] - (size - filled) // 2  # (S, 1)
     centers = _number(length - used) / 2 + (places + 0.5) * scale
     first = (centers - support + 0.5).floor().clamp(min=0)
     end = (centers + support + 0.5).floor().clamp(max=length)
     indices = first + torch.arange(count, dtype=torch.float64)  # (S, T)
-    weights = (1 - ((indices - centers + 0.5) * (1 / support)).abs()).clamp(min=0) * (indices < end)
+    weights = weigh(((indices - centers + 0.5) * (1 / stretch)).abs()) * (indices < end)
     weights = weights / weights.sum(1, keepdim=True)
     weights = torch.where((places >= 0) & (places < filled), weights, 0.0)
-    rounded = (weights * 2**PRECISION_BITS + 0.5).floor().to(torch.int32)
+    scaled = weights * 2**PRECISION_BITS
+    rounded = torch.where(scaled < 0, (scaled - 0.5).ceil(), (scaled + 0.5).floor()).to(torch.int32)
     return indices.clamp(max=length - 1).to(torch.int64), rounded
+
+
+def _triangle(distances: Tensor) -> Tensor:
+    return (1 - distances).clamp(min=0)
+
+
+def _cubic(distances: Tensor) -> Tensor:
+    """Return Keys's cubic (1981, IEEE Trans. ASSP 29:1153-1160) in the order of Resample.c's operations."""
+    a, x = -0.5, distances
+    near, far = ((a + 2) * x - (a + 3)) * x * x + 1, (((x - 5) * x + 8) * x - 4) * a
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+
+
+class Filter(NamedTuple):
+    """Hold a filter of Resample.c."""
+
+    weigh: Callable[[Tensor], Tensor]  # distances from the center -> weights
+    reach: int  # distance from which on they are 0
+
+
+FILTERS = {"bilinear": Filter(_triangle, 1), "bicubic": Filter(_cubic, 2)}
 
 
 def _number(value: int) -> Tensor:
@@ -78,4 +106,5 @@ def _across(pixels: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
 def _down(pixels: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     lines = pixels.flatten(2).index_select(1, indices.flatten()).unflatten(1, indices.shape)  # (B, S, T, W * C)
     total = torch.matmul(weights[:, None, :], lines.to(torch.int32))[:, :, 0]  # (B, S, W * C), exact in 32 bits
-    return (total.double() * 2.0**-PRECISION_BITS + 0.5).floor().to(torch.uint8).unflatten(2, (-1, pixels.shape[3]))
+    rounded = (total.double() * 2.0**-PRECISION_BITS + 0.5).floor()
+    return rounded.clamp(0, 255).to(torch.uint8).unflatten(2, (-1, pixels.shape[3]))

@@ -21,8 +21,9 @@ class Preprocessing(nn.Module):
         self.description = description
 
     def forward(self, images: Tensor) -> Tensor:
-        pixels = resize_tensor(images, self.description.image_size, self.description.fit).permute(0, 3, 1, 2)
-        return normalize(pixels, self.description.mean, self.description.std)
+        described = self.description
+        pixels = resize_tensor(images, described.image_size, described.fit, described.interpolation)
+        return normalize(pixels.permute(0, 3, 1, 2), described.mean, described.std)
 
 
 class PreprocessedNetwork(nn.Module):

@@ -38,7 +38,8 @@ NETWORKS = {
     "timm": timm_model,
     "truncated": truncated,
 }
-OF_EVERY_MODEL = ("name", "weights", "freeze", "image_size")  # settings of conf/model that a network may not need
+# Settings of conf/model that a network may not need
+OF_EVERY_MODEL = ("name", "weights", "freeze", "image_size", "normalization", "interpolation")
 
 
 def build_network(*, network: str, num_classes: int, **arguments) -> nn.Module:

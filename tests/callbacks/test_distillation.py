@@ -70,6 +70,30 @@ def test_without_augmentation_cached_predictions_are_those_of_every_step(finishe
         assert torch.allclose(batch["teacher_logits"], student(batch["pixels"]), atol=1e-5)
 
 
+def test_the_teacher_sees_the_normalization_that_it_was_trained_with(tmp_path, finished_run, fake_trainer, caplog):
+    data, student = fake_trainer.datamodule, load_classifier(finished_run.folder / "checkpoints" / "best.ckpt")
+    path = make_checkpoint(
+        tmp_path / "teacher.ckpt",
+        classes=student.classes,
+        image_size=32,
+        decision=None,
+        mean=[0.1, 0.5, 0.9],
+        interpolation="bicubic",
+    )
+    callback = Distillation(teacher=str(path), temperature=4, weight=0.5)
+    callback.setup(fake_trainer, student, "fit")
+    assert caplog.messages == [
+        f"teacher={path}: was trained on images that were resized bicubic, and here they are bilinear"
+    ]
+    callback.on_train_start(fake_trainer, student)
+    pixels = torch.from_numpy(np.stack([data.pixel_cache[row] for row in range(4)])).permute(0, 3, 1, 2)
+    found = callback._predict(normalize(pixels, data.mean, data.std))
+    expected = load_classifier(path)(normalize(pixels, [0.1, 0.5, 0.9], student.hparams["std"]))
+    assert torch.allclose(found, expected.detach(), atol=1e-4) and found.std() > 0.01
+    others = callback.teacher(normalize(pixels, data.mean, data.std)).detach()
+    assert (found - others).abs().max() > 0.01  # the pupil's normalization gives other logits
+
+
 def test_the_teacher_sees_the_mixed_images(finished_run, fake_trainer):
     path = finished_run.folder / "checkpoints" / "best.ckpt"
     student, data = load_classifier(path), fake_trainer.datamodule

@@ -1,6 +1,9 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from callbacks.progressive_resizing import ProgressiveResizing
 from common.errors import UserError
@@ -19,6 +22,20 @@ def test_training_starts_with_smaller_images_and_val_has_full_size(train, monkey
     assert ran.status == 0, ran.err
     assert [side for training, side in seen if training] == 3 * [24] + 3 * [32]  # two epochs of three steps
     assert {side for training, side in seen if not training} == {32}
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_smaller_images_are_resized_as_all_are(small_data, interpolation):
+    small_data.interpolation, small_data.train_size = interpolation, 24
+    small_data.trainer = SimpleNamespace(training=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    batch = {"pixels": torch.from_numpy(pixels).permute(0, 3, 1, 2)}
+    seen = small_data.on_after_batch_transfer(batch, 0)["pixels"]
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (small_data.mean, small_data.std))
+    levels = ((seen * std + mean) * 255).permute(0, 2, 3, 1).numpy()
+    filter = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[interpolation]
+    expected = np.stack([Image.fromarray(each).resize((24, 24), filter) for each in pixels])
+    assert np.abs(levels - expected).max() < 1.01
 
 
 def test_a_network_of_one_size_cannot_have_smaller_images():

@@ -79,3 +79,20 @@ def test_the_jobs_of_a_sweep_list_and_audit_once(in_process, two_colors, tmp_pat
     )
     assert status == 0, err
     assert counted == {"read_source": 1, "open_pixel_cache": 1, "prepare_catalog": 1}
+
+
+def test_jobs_of_other_normalizations_share_the_images_and_the_statistics(two_colors, tmp_path, counted, monkeypatch):
+    usual = image_datamodule.channel_statistics
+    monkeypatch.setattr(
+        image_datamodule, "channel_statistics", lambda images: counted.update(["statistics"]) or usual(images)
+    )
+    memory, means = Memory(), []
+    for seed, given in ((1, {}), (1, {"mean": None, "std": None}), (2, {"mean": None, "std": None})):
+        config = composed("datamodule=image_folder", *SIMPLE_CNN, "datamodule.batch_size=4", f"seed={seed}")
+        config.datamodule.root, config.datamodule.cache = str(two_colors), str(tmp_path)
+        data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"), **given)
+        data.memory = memory
+        data.setup()
+        means.append(data.mean)
+    assert counted == {"read_source": 1, "open_pixel_cache": 1, "prepare_catalog": 1, "statistics": 1}
+    assert means[0] != means[1] == means[2]

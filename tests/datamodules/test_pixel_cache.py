@@ -22,6 +22,19 @@ def files(tmp_path):
     return sorted((root / "red").iterdir())
 
 
+def test_each_interpolation_has_a_cache_of_its_own_and_finds_the_same_duplicates(files, tmp_path):
+    linear, cubic = (
+        open_pixel_cache(files, 32, tmp_path / "cache", interpolation=name) for name in ("bilinear", "bicubic")
+    )
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    for cache, filter in ((linear, Image.Resampling.BILINEAR), (cubic, Image.Resampling.BICUBIC)):
+        assert np.array_equal(cache[0], np.asarray(Image.open(files[0]).resize((32, 32), filter)))
+    without = module.UncachedPixels(files, module.Look(32, interpolation="bicubic"), cubic.stats)
+    assert np.array_equal(pickle.loads(pickle.dumps(without))[0], cubic[0])
+    assert np.array_equal(linear.stats.thumbnails, cubic.stats.thumbnails)
+    assert linear.stats.fingerprints == cubic.stats.fingerprints
+
+
 def test_each_fit_has_a_cache_of_its_own(files, tmp_path):
     for file in files:
         Image.open(file).resize((60, 30)).save(file)

@@ -132,12 +132,15 @@ def test_without_preprocessing_it_computes_logits_of_normalized_images(exported,
     assert np.abs(table(tmp_path / "ckpt.csv")[1] - table(tmp_path / "onnx.csv")[1]).max() <= 1e-5
 
 
-@pytest.mark.parametrize("fit", [pytest.param("crop", marks=pytest.mark.slow), "pad"])
-def test_the_file_crops_and_pads_as_training_does(exported, images, tmp_path, fit):
-    best = make_checkpoint(tmp_path / "best.ckpt", fit=fit)
+@pytest.mark.parametrize(("fit", "interpolation"), [
+    pytest.param("crop", "bilinear", marks=pytest.mark.slow), ("pad", "bilinear"), ("squash", "bicubic"),
+])  # fmt: skip
+def test_the_file_resizes_and_normalizes_as_training_does(exported, images, tmp_path, fit, interpolation):
+    best = make_checkpoint(tmp_path / "best.ckpt", fit=fit, interpolation=interpolation, mean=[0.5, 0.1, 0.9])
     made = module.export(str(best), format=OnnxFile(), images=str(images))
     assert made.verification.n == 28 and made.verification.largest_difference <= 1e-5
-    assert open_backend(made.path).description.fit == fit
+    described = open_backend(made.path).description
+    assert (described.fit, described.interpolation, described.mean) == (fit, interpolation, [0.5, 0.1, 0.9])
     session, model = onnxruntime.InferenceSession(made.path), Predictor.from_checkpoint(best, "cpu")
     generator = np.random.default_rng(0)
     for width, height in ((1, 1), (48, 48), (3, 150), (150, 3), (97, 31), (31, 97), (2, 600), (641, 480), (480, 641)):

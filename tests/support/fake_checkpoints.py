@@ -25,11 +25,14 @@ def make_checkpoint(
     decision: Decision | None = DECISION,
     network: dict | None = None,
     fit: str = "squash",
+    mean: list[float] = MEAN,
+    interpolation: str = "bilinear",
 ) -> Path:
     """Save a small network with seeded weights whose predictions differ from image to image."""
     torch.manual_seed(0)
     network = network or {"network": "simple_cnn", "image_size": image_size}
-    described = {"classes": list(classes), "image_size": image_size, "mean": MEAN, "std": STD, "fit": fit}
+    described = {"classes": list(classes), "image_size": image_size, "mean": mean, "std": STD, "fit": fit}
+    described["interpolation"] = interpolation
     model = ImageClassifier(network=network, **described).eval()
     with torch.no_grad():
         last = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
