@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from lightning_modules.epoch_end import may_save
+from lightning_modules.optim import direction
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +47,16 @@ class BestCheckpoint(SingleFileCheckpoint):
     validation loss is kept, and of equal losses the earliest. The earliest of all is mostly one that has learned less.
 
     Args:
-        monitor: metric of the validation images.
+        monitor: metric of the validation images; f1 and auroc are means over the classes.
         select_after_fraction: share of the epochs before the choice starts over; until then the best so far is kept. Where
             the learning rate falls to zero the last epochs are the good ones, and few images cannot tell which is better.
     """
 
     def __init__(
-        self, *, monitor: Literal["val/accuracy", "val/loss"] = "val/accuracy", select_after_fraction: float = 0
+        self,
+        *,
+        monitor: Literal["val/accuracy", "val/loss", "val/balanced_accuracy", "val/f1", "val/auroc"] = "val/accuracy",
+        select_after_fraction: float = 0,
     ):
         if not 0 <= select_after_fraction < 1:
             raise UserError(
@@ -63,7 +67,7 @@ class BestCheckpoint(SingleFileCheckpoint):
         super().__init__(
             filename="best",
             monitor=monitor,
-            mode="min" if monitor.endswith("loss") else "max",
+            mode=direction(monitor),
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )

@@ -231,7 +231,7 @@ class BestEpoch:
     epoch: int | None = None
     """From 1."""
     monitor: str | None = None
-    """What chose it: val/accuracy, val/loss, or the same of test, or of train where a debug run overfits."""
+    """What chose it: val/accuracy, val/loss, val/f1, ..., or the same of test, or of train where a debug run overfits."""
     value: float | None = None
     """Its value there."""
     checkpoint: str | None = None

@@ -48,8 +48,8 @@ def listed(folder: Path, *overrides: str) -> list:
     ([f"+callbacks.a={{_target_:{LIGHTNING}.StochasticWeightAveraging,swa_lrs:0.1}}"], "callbacks.a: its average is there"),
     ([f"+callbacks.a={{_target_:{LIGHTNING}.ModelCheckpoint,save_last:true}}"], "callbacks.a.save_last=True: every run keeps"),
     ([f"+callbacks.a={{_target_:{LIGHTNING}.ModelCheckpoint,filename:best}}"], "callbacks.a.filename=best: every run has"),
-    ([f"+callbacks.a={{_target_:{LIGHTNING}.ModelCheckpoint,monitor:val/acc}}"],
-     "callbacks.a.monitor=val/acc: no such metric; did you mean val/accuracy"),
+    ([f"+callbacks.a={{_target_:{LIGHTNING}.ModelCheckpoint,monitor:val/accurcy}}"],
+     "callbacks.a.monitor=val/accurcy: no such metric; did you mean val/accuracy"),
     (["+callbacks.a._target_=torch.nn.ReLU"], "callbacks.a._target_=torch.nn.ReLU: is no callback of Lightning"),
 ])  # fmt: skip
 def test_what_is_refused(tmp_path, overrides, message):
