@@ -67,7 +67,7 @@ def test_what_is_not(tmp_path):
     assert [type(each) for each in found[-2:]] == [BestCheckpoint, LastCheckpoint]
     assert sum(type(each).__name__ == "EarlyStopping" for each in found) == 3
     names = {type(each).__name__ for each in found}
-    assert {"WeightAveraging", "ImageLogger", "LinearProbe"} <= names  # those of every run, and of the recipe
+    assert {"EMA", "ImageLogger", "LinearProbe"} <= names  # those of every run, and of the recipe
     own = next(each for each in found if type(each) is ModelCheckpoint)
     assert own.dirpath == str(tmp_path / "mine")
     assert any(isinstance(each, WeightAveraging) for each in listed(tmp_path, "callbacks=ema"))
