@@ -239,6 +239,18 @@ class BestEpoch:
 
 
 @dataclass(kw_only=True)
+class LRRangeResult:
+    """The learning rates that callbacks.lr_range_test tried before the first step."""
+
+    lr: float | None = None
+    """The one that was chosen, in place of optimizer.lr; null where none lowered the loss."""
+    rates: list[float] = field(default_factory=list)
+    """Those of the steps of the test."""
+    changes: list[float] = field(default_factory=list)
+    """Of the loss on the images of a step, against the network before the test; averaged over the steps around it."""
+
+
+@dataclass(kw_only=True)
 class Decision:
     """Temperature, confidence and threshold, fitted on validation images; also in the checkpoint."""
 
@@ -508,6 +520,7 @@ class RunRecord:
     run: RunInfo = field(default_factory=RunInfo)
     data: DataInfo | None = None
     model: ModelInfo | None = None
+    lr_range_test: LRRangeResult | None = None
     best: BestEpoch | None = None
     decision: Decision | None = None
     val: SplitMetrics | None = None
