@@ -132,12 +132,11 @@ class LRRangeTest(L.Callback):
     def _batches(self, trainer, pl_module) -> Iterator[dict[str, Tensor]]:
         """Yield a batch a step, augmented, over and over; the same in every process."""
         data, done = trainer.datamodule, 0
-        loader = data.sample_of_train_dataloader(
-            self.steps * data.batch_size, batch_size=data.batch_size, augmented=True
-        )
+        size = min(data.batch_size, len(data.rows("train")))  # a debug run may have fewer images than a batch
+        loader = data.sample_of_train_dataloader(self.steps * size, batch_size=size, augmented=True)
         while done < self.steps:
             for batch in loader:
-                if done < self.steps and len(batch["labels"]) == data.batch_size:
+                if done < self.steps and len(batch["labels"]) == size:
                     yield trainer.strategy.batch_to_device(batch, pl_module.device)
                     done += 1
             loader.sampler.set_epoch(loader.sampler.epoch + 1)
