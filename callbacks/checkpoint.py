@@ -64,6 +64,7 @@ class BestCheckpoint(SingleFileCheckpoint):
             )
         self.select_after_fraction = select_after_fraction
         self.best_loss: float | None = None  # val/loss of best.ckpt; None: unknown, as in checkpoints of older versions
+        self._restored = False  # from a checkpoint that was chosen by the same monitor
         super().__init__(
             filename="best",
             monitor=monitor,
@@ -74,6 +75,11 @@ class BestCheckpoint(SingleFileCheckpoint):
 
     def on_train_start(self, trainer, pl_module) -> None:
         super().on_train_start(trainer, pl_module)
+        if trainer.global_step > 0 and not self._restored:
+            log.warning(
+                "callbacks.best_checkpoint.monitor=%s: the checkpoint has no best epoch by it, so the best of the coming epochs "
+                "replaces best.ckpt", self.monitor,
+            )  # fmt: skip
         self._every_n_validated = trainer.check_val_every_n_epoch
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
@@ -106,6 +112,7 @@ class BestCheckpoint(SingleFileCheckpoint):
             raise UserError(f"best_loss of {self.filename}.ckpt is not a single number")
         super().load_state_dict(state_dict)
         self.best_loss = loss
+        self._restored = True
 
 
 class LastCheckpoint(SingleFileCheckpoint):

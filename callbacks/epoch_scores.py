@@ -59,7 +59,7 @@ class EpochScores(L.Callback):
         if len(counts) < 2:
             raise UserError(
                 f"{key}={score}: all images of {split} are of one class ({classes[labels[0]]}), of which it means nothing; "
-                f"use {key}=val/loss, or other splits"
+                f"use {key}=val/loss, or more images"
             )
         absent, single = ([classes[k] for k in range(len(classes)) if counts[k] == n] for n in (0, 1))
         if absent:
