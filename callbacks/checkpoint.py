@@ -77,7 +77,7 @@ class BestCheckpoint(SingleFileCheckpoint):
         super().on_train_start(trainer, pl_module)
         if trainer.global_step > 0 and not self._restored:
             log.warning(
-                "callbacks.best_checkpoint.monitor=%s: the checkpoint has no best epoch by it, so the best of the coming epochs "
+                "callbacks.best_checkpoint.monitor=%s: the checkpoint has no best epoch by it, so the best to come "
                 "replaces best.ckpt", self.monitor,
             )  # fmt: skip
         self._every_n_validated = trainer.check_val_every_n_epoch
