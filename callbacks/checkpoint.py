@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from lightning_modules.epoch_end import may_save
+from lightning_modules.optim import direction
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +47,16 @@ class BestCheckpoint(SingleFileCheckpoint):
     validation loss is kept, and of equal losses the earliest. The earliest of all is mostly one that has learned less.
 
     Args:
-        monitor: metric of the validation images.
+        monitor: metric of the validation images; f1 and auroc are means over the classes.
         select_after_fraction: share of the epochs before the choice starts over; until then the best so far is kept. Where
             the learning rate falls to zero the last epochs are the good ones, and few images cannot tell which is better.
     """
 
     def __init__(
-        self, *, monitor: Literal["val/accuracy", "val/loss"] = "val/accuracy", select_after_fraction: float = 0
+        self,
+        *,
+        monitor: Literal["val/accuracy", "val/loss", "val/balanced_accuracy", "val/f1", "val/auroc"] = "val/accuracy",
+        select_after_fraction: float = 0,
     ):
         if not 0 <= select_after_fraction < 1:
             raise UserError(
@@ -60,16 +64,22 @@ class BestCheckpoint(SingleFileCheckpoint):
             )
         self.select_after_fraction = select_after_fraction
         self.best_loss: float | None = None  # val/loss of best.ckpt; None: unknown, as in checkpoints of older versions
+        self._restored = False  # from a checkpoint that was chosen by the same monitor
         super().__init__(
             filename="best",
             monitor=monitor,
-            mode="min" if monitor.endswith("loss") else "max",
+            mode=direction(monitor),
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
 
     def on_train_start(self, trainer, pl_module) -> None:
         super().on_train_start(trainer, pl_module)
+        if trainer.global_step > 0 and not self._restored:
+            log.warning(
+                "callbacks.best_checkpoint.monitor=%s: the checkpoint has no best epoch by it, so the best to come "
+                "replaces best.ckpt", self.monitor,
+            )  # fmt: skip
         self._every_n_validated = trainer.check_val_every_n_epoch
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
@@ -102,6 +112,7 @@ class BestCheckpoint(SingleFileCheckpoint):
             raise UserError(f"best_loss of {self.filename}.ckpt is not a single number")
         super().load_state_dict(state_dict)
         self.best_loss = loss
+        self._restored = True
 
 
 class LastCheckpoint(SingleFileCheckpoint):

@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from common.errors import UserError
-from common.run_folder import METRIC_COLUMNS, RunFolder
+from common.run_folder import METRIC_COLUMNS, SCORE_COLUMNS, RunFolder
 from common.text import finite_number
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,12 @@ class EpochLogger(L.Callback):
         }
         row = {"epoch": trainer.current_epoch + 1}
         row |= {name: results.get(name) for name in METRIC_COLUMNS[1:-1]}  # none of val in an epoch without validation
+        if "val" in pl_module.results:  # of callbacks/epoch_scores.py, else of an earlier epoch
+            row |= {
+                name: float(trainer.callback_metrics[name])
+                for name in SCORE_COLUMNS
+                if name in trainer.callback_metrics
+            }
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         # Also where an epoch is trained again, from a checkpoint that a callback of the user's has written within it
         self.rows = [*(each for each in self.rows if each["epoch"] < row["epoch"]), row]
@@ -54,6 +60,9 @@ class EpochLogger(L.Callback):
             "loss": row["train/loss"], "train accuracy": row["train/accuracy"], f"{split} accuracy": row["val/accuracy"],
             f"{split} loss": row["val/loss"],
         }  # fmt: skip
+        shown |= {
+            name.replace("val/", f"{split} ").replace("_", " "): row[name] for name in SCORE_COLUMNS if name in row
+        }
         width, done, batches = (
             len(str(trainer.max_epochs)),
             trainer.fit_loop.batch_idx + 1,
@@ -70,7 +79,7 @@ class EpochLogger(L.Callback):
         )
 
     def _log_row(self, logger: Logger, row: dict[str, float]) -> None:
-        known = {name: row[name] for name in METRIC_COLUMNS[1:] if row[name] is not None}
+        known = {name: value for name, value in row.items() if name != "epoch" and value is not None}
         logger.log_metrics(known, step=row["epoch"])
 
     def state_dict(self) -> dict:
@@ -79,7 +88,10 @@ class EpochLogger(L.Callback):
     def load_state_dict(self, state_dict: dict) -> None:
         rows = list(state_dict["rows"])
         if not all(
-            isinstance(row, dict) and set(row) == set(METRIC_COLUMNS) and finite_number(row["epoch"]) for row in rows
+            isinstance(row, dict)
+            and set(row) - set(SCORE_COLUMNS) == set(METRIC_COLUMNS)
+            and finite_number(row["epoch"])
+            for row in rows
         ):
             raise UserError("its rows of metrics.csv are malformed")
         self.rows = rows

@@ -20,22 +20,22 @@ class OptunaPruning(L.Callback):
 
     Args:
         trial: that is running.
-        monitor: val/accuracy or val/loss.
+        monitor: a metric of metrics.csv.
     """
 
     def __init__(self, *, trial: optuna.Trial, monitor: str):
         self._trial = trial
-        self._monitor = monitor
+        self.monitor = monitor
         self._values: dict[int, float] = {}  # by epoch
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
         rows = next(callback for callback in trainer.callbacks if isinstance(callback, EpochLogger)).rows
         for row in rows:
-            if row["epoch"] in self._values or row[self._monitor] is None:  # reported, or not validated
+            if row["epoch"] in self._values or row.get(self.monitor) is None:  # reported, or not validated
                 continue
-            self._values[row["epoch"]] = row[self._monitor]
+            self._values[row["epoch"]] = row[self.monitor]
             with contextlib.suppress(UpdateFinishedTrialError):  # its heartbeats had stopped; the run completes
-                self._trial.report(row[self._monitor], step=row["epoch"])
+                self._trial.report(row[self.monitor], step=row["epoch"])
         epoch = rows[-1]["epoch"]
         if epoch == trainer.max_epochs or epoch not in self._values:
             return
@@ -46,7 +46,7 @@ class OptunaPruning(L.Callback):
 
     @property
     def _label(self) -> str:
-        return self._monitor.replace("/", " ")
+        return self.monitor.replace("/", " ")
 
     def _reason(self, epoch: int) -> str:
         """Return `after epoch 3: val accuracy 0.6100, median of 5 trials at that epoch 0.7000`."""

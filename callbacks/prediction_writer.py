@@ -16,9 +16,7 @@ class PredictionWriter(L.Callback):
 
     def __init__(self):
         self.predictions: dict[str, Predictions] = {}  # by split, in the order of the catalog
-        self._rows: list[torch.Tensor] = []
-        self._logits: list[torch.Tensor] = []
-        self._probabilities: list[torch.Tensor] = []
+        self._outputs: list[tuple[torch.Tensor, ...]] = []  # of a batch: rows (B,), logits and probabilities (B, K)
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         if trainer.state.fn == "validate":
@@ -35,22 +33,11 @@ class PredictionWriter(L.Callback):
         self._finish(trainer, pl_module.classes, "test")
 
     def _collect(self, outputs: dict[str, torch.Tensor]) -> None:
-        self._rows.append(outputs["rows"].cpu())
-        self._logits.append(outputs["logits"].cpu())
-        self._probabilities.append(outputs["probabilities"].cpu())
+        self._outputs.append(tuple(outputs[name].cpu() for name in ("rows", "logits", "probabilities")))
 
     def _finish(self, trainer, classes: list[str], split: str) -> None:
-        outputs = (torch.cat(self._logits).double().numpy(), torch.cat(self._probabilities).double().numpy())
-        parts = [(torch.cat(self._rows).numpy(), *outputs)]
-        self._rows, self._logits, self._probabilities = [], [], []
-        if trainer.world_size > 1:
-            own, parts = parts[0], [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, own)
-        rows, logits, probabilities = (
-            np.concatenate(each) for each in zip(*parts, strict=True)
-        )  # (n,), (n, K), (n, K)
-        order = np.argsort(rows)
-        rows, logits, probabilities = rows[order], logits[order], probabilities[order]
+        rows, logits, probabilities = in_catalog_order(trainer, self._outputs)
+        self._outputs = []
         catalog, stats = trainer.datamodule.catalog, trainer.datamodule.pixel_cache.stats
         folder = RunFolder(Path(trainer.default_root_dir))
         self.predictions[split] = Predictions(
@@ -66,3 +53,15 @@ class PredictionWriter(L.Callback):
         )
         if trainer.is_global_zero:
             write_predictions(folder, split, self.predictions[split])
+
+
+def in_catalog_order(trainer, batches: list[tuple[torch.Tensor, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Join the rows, logits and probabilities of the batches of all processes: (n,), (n, K), (n, K), floats in float64."""
+    rows, logits, probabilities = (torch.cat(each) for each in zip(*batches, strict=True))
+    parts = [(rows.numpy(), logits.double().numpy(), probabilities.double().numpy())]
+    if trainer.world_size > 1:
+        own, parts = parts[0], [None] * trainer.world_size
+        torch.distributed.all_gather_object(parts, own)
+    joined = [np.concatenate(each) for each in zip(*parts, strict=True)]
+    order = np.argsort(joined[0])
+    return tuple(each[order] for each in joined)

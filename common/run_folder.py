@@ -15,6 +15,7 @@ OUTPUTS = PROJECT / "outputs"
 # Any other column of splits.csv names subsets of the images
 SPLIT_COLUMNS = ("path", "label", "split", "group", "weight")
 METRIC_COLUMNS = ("epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")
+SCORE_COLUMNS = ("val/balanced_accuracy", "val/f1", "val/auroc")  # further ones, where something monitors them
 FIGURES = ("calibration", "contact_sheet", "feature_maps", "channel_shuffle")
 OF_LOGGERS = ("events.out.tfevents.*", "hparams.yaml", "csv/version_*", "wandb/*run-*")  # of conf/logger
 LARGEST_METRICS = 16 * 2**20  # bytes; some 100,000 epochs
@@ -168,8 +169,11 @@ class RunFolder:
         return [row for _, row in self.iterate_splits()]
 
     def write_metrics(self, rows: Iterable[Mapping]) -> None:
-        """Write metrics.csv, a row an epoch with METRIC_COLUMNS."""
-        write_csv(self.metrics, METRIC_COLUMNS, rows)
+        """Write metrics.csv, a row an epoch with METRIC_COLUMNS, and those of SCORE_COLUMNS that a row has."""
+        rows = list(rows)
+        write_csv(
+            self.metrics, (*METRIC_COLUMNS, *(name for name in SCORE_COLUMNS if any(name in row for row in rows))), rows
+        )
 
     def read_metrics(self) -> dict[int, dict[str, float]]:
         """Read metrics.csv: epoch -> METRIC_COLUMNS, NaN where a value is missing or not finite.

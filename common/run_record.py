@@ -251,11 +251,23 @@ class BestEpoch:
     epoch: int | None = None
     """From 1."""
     monitor: str | None = None
-    """What chose it: val/accuracy, val/loss, or the same of test, or of train where a debug run overfits."""
+    """What chose it: val/accuracy, val/loss, val/f1, ..., or the same of test, or of train where a debug run overfits."""
     value: float | None = None
     """Its value there."""
     checkpoint: str | None = None
     """File of the weights."""
+
+
+@dataclass(kw_only=True)
+class LRRangeResult:
+    """The learning rates that callbacks.lr_range_test tried before the first step."""
+
+    lr: float | None = None
+    """The one that was chosen, in place of optimizer.lr; null where none lowered the loss."""
+    rates: list[float] = field(default_factory=list)
+    """Those of the steps of the test."""
+    changes: list[float] = field(default_factory=list)
+    """Of the loss on the images of a step, against the network before the test; averaged over the steps around it."""
 
 
 @dataclass(kw_only=True)
@@ -528,6 +540,7 @@ class RunRecord:
     run: RunInfo = field(default_factory=RunInfo)
     data: DataInfo | None = None
     model: ModelInfo | None = None
+    lr_range_test: LRRangeResult | None = None
     best: BestEpoch | None = None
     decision: Decision | None = None
     val: SplitMetrics | None = None

@@ -355,6 +355,13 @@ class ImageDataModule(L.LightningDataModule):
         dataset = ImageDataset(self.catalog, self.pixel_cache, None, self.seed)
         return DataLoader(dataset, batch_size=self.batch_size, sampler=rows, collate_fn=keep_batch)
 
+    def sample_of_train_dataloader(self, n: int, *, batch_size: int, augmented: bool) -> DataLoader:
+        """Give `n` training images in random order, the same in every process and call; augmented as in the first epoch."""
+        rows = np.random.default_rng(self.seed).permutation(np.sort(self.rows("train")))[:n]
+        sampler = EpochSampler(rows, shuffle=False, seed=self.seed)
+        dataset = ImageDataset(self.catalog, self.pixel_cache, self.augmentation if augmented else None, self.seed)
+        return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=keep_batch)
+
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         """Augment (on a GPU), resize, normalize and mix on the device: uint8 is a quarter of the bytes to move."""
         if "pixels" not in batch:

@@ -15,12 +15,15 @@ from torch import Tensor
 from torchvision.transforms import functional as F
 
 from common.checks import check_between
+from common.errors import UserError
 from datamodules.transforms_gpu import apply_to_batch
 
 # torchvision.transforms.RandomErasing's own: share of the area erased, and its width to height
 ERASING_SCALE = (0.02, 0.33)
 ERASING_RATIO = (0.3, 3.3)
 ERASING_TRIES = 10
+CROP_RATIO = (3 / 4, 4 / 3)  # torchvision.transforms.RandomResizedCrop's own: width to height
+CROP_TRIES = 10
 FLIPS = {  # horizontal, vertical
     (False, False): None,
     (True, False): Image.Transpose.FLIP_LEFT_RIGHT,
@@ -42,10 +45,16 @@ class AugmentationParams(NamedTuple):
     erased_left: float = 0.0
     erased_height: float = 0.0
     erased_width: float = 0.0
+    crop_top: float = (
+        0.0  # a box in pixels, not whole ones, that becomes the image; of no height where nothing is cropped
+    )
+    crop_left: float = 0.0
+    crop_height: float = 0.0
+    crop_width: float = 0.0
 
 
 class Augmentation:
-    """Flip, rotate, jitter colors and erase at random. Zero turns a step off.
+    """Crop, flip, rotate, jitter colors and erase at random, in this order. Zero turns a step off.
 
     Args:
         horizontal_flip: probability of a flip left to right.
@@ -53,6 +62,8 @@ class Augmentation:
         rotation_degrees: the angle is uniform from minus to plus this, nearest neighbor, black corners.
         color_jitter: brightness, contrast and saturation are scaled by factors drawn from 1 - j to 1 + j.
         erasing: probability that a rectangle becomes black, which is before normalization, as in the study.
+        crop_scale: share of the area, from the first number to the second, of the box that becomes the whole image (bilinear,
+            Szegedy et al. 2015, arXiv:1409.4842); None for the image as it is.
     """
 
     on_device = True  # on a GPU whole batches are augmented there
@@ -65,23 +76,29 @@ class Augmentation:
         rotation_degrees: float,
         color_jitter: float,
         erasing: float,
+        crop_scale: list[float] | None = None,
     ):
         check_between("augmentation.horizontal_flip", horizontal_flip, 0, 1)
         check_between("augmentation.vertical_flip", vertical_flip, 0, 1)
         check_between("augmentation.rotation_degrees", rotation_degrees, 0, 180)
         check_between("augmentation.color_jitter", color_jitter, 0, 1)
         check_between("augmentation.erasing", erasing, 0, 1)
+        if crop_scale is not None and not (len(crop_scale) == 2 and 0 < crop_scale[0] <= crop_scale[1] <= 1):
+            raise UserError(
+                f"augmentation.crop_scale={list(crop_scale)}: use two shares of the area, e.g. [0.35,1], or null for none"
+            )
         self.horizontal_flip = horizontal_flip
         self.vertical_flip = vertical_flip
         self.rotation_degrees = rotation_degrees
         self.color_jitter = color_jitter
         self.erasing = erasing
+        self.crop_scale = crop_scale
 
     @property
     def changes_nothing(self) -> bool:
         """True where images stay as they are."""
         steps = (self.horizontal_flip, self.vertical_flip, self.rotation_degrees, self.color_jitter, self.erasing)
-        return not any(steps)
+        return not any(steps) and self.crop_scale is None
 
     def draw(self, size: int, generator: np.random.Generator) -> AugmentationParams:
         """Draw the parameters for an image of `size` pixels a side."""
@@ -97,6 +114,8 @@ class Augmentation:
             drawn |= dict(zip(("brightness", "contrast", "saturation"), factors, strict=True))
         if self.erasing and generator.random() < self.erasing:
             drawn |= draw_rectangle(size, generator)
+        if self.crop_scale is not None:  # last: what else is drawn stays the same with and without it
+            drawn |= draw_box(size, self.crop_scale, generator)
         return AugmentationParams(**drawn)
 
     def check(self, size: int, device: torch.device) -> None:
@@ -107,8 +126,14 @@ class Augmentation:
         """Augment (H, W, 3) uint8 on the CPU."""
         flip = FLIPS[bool(params.horizontal_flip), bool(params.vertical_flip)]
         jitter = (params.brightness, params.contrast, params.saturation) != (1, 1, 1)
-        if flip is not None or params.angle_degrees or jitter:  # Pillow copies in and out, once for all of it
+        geometry = flip is not None or params.angle_degrees or params.crop_height
+        if geometry or jitter:  # Pillow copies in and out, once for all of it
             image = Image.fromarray(pixels)
+            if params.crop_height:
+                left, top = params.crop_left, params.crop_top
+                right, lower = left + params.crop_width, top + params.crop_height
+                box = (left, top, min(right, image.width), min(lower, image.height))  # Pillow refuses a last bit more
+                image = image.resize(image.size, Image.Resampling.BILINEAR, box=box)
             image = image if flip is None else image.transpose(flip)
             image = image.rotate(params.angle_degrees)
             if jitter:
@@ -124,7 +149,19 @@ class Augmentation:
     def apply_on_device(self, pixels: Tensor, params: Tensor) -> Tensor:
         """Augment (B, 3, H, W) uint8 by params (B, len(AugmentationParams)); return floats of 0 to 255."""
         of_batch = AugmentationParams(*params.to(pixels.device, torch.float32).unbind(1))  # each (B,)
-        return apply_to_batch(pixels, of_batch, jitter=self.color_jitter > 0)
+        return apply_to_batch(pixels, of_batch, jitter=self.color_jitter > 0, crop=self.crop_scale is not None)
+
+
+def draw_box(size: int, scale: list[float], generator: np.random.Generator) -> dict[str, float]:
+    """Draw a box as torchvision's RandomResizedCrop does, in fractions of pixels; nothing where none fits in ten tries."""
+    for _ in range(CROP_TRIES):
+        area = size * size * generator.uniform(*scale)
+        ratio = math.exp(generator.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
+        height, width = math.sqrt(area / ratio), math.sqrt(area * ratio)
+        if height <= size and width <= size:
+            top, left = generator.uniform(0, size - height), generator.uniform(0, size - width)
+            return {"crop_top": top, "crop_left": left, "crop_height": height, "crop_width": width}
+    return {}
 
 
 def draw_rectangle(size: int, generator: np.random.Generator) -> dict[str, float]:

@@ -16,14 +16,17 @@ GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow
 
 
 @torch.no_grad()
-def apply_to_batch(pixels: Tensor, params: "AugmentationParams", jitter: bool) -> Tensor:
+def apply_to_batch(pixels: Tensor, params: "AugmentationParams", jitter: bool, crop: bool = False) -> Tensor:
     """Augment (B, 3, H, W) uint8 to (B, 3, H, W) float of 0 to 255; equals `Augmentation.apply` up to rounding.
 
     Args:
         params: each (B,), float, on the device.
         jitter: whether there is color jitter; reading that from the parameters would wait for the device.
+        crop: whether boxes are cropped.
     """
     x = pixels.float()
+    if crop:  # a map of its own, since it is bilinear and the other one, as on the CPU, takes the nearest pixel
+        x = F.grid_sample(x, _crop_grid(params, x), mode="bilinear", padding_mode="border", align_corners=False)
     x = F.grid_sample(x, _grid(params, x), mode="nearest", padding_mode="zeros", align_corners=False)
     if jitter:
         factors = (params.brightness, params.contrast, params.saturation)
@@ -37,6 +40,16 @@ def _grid(params: "AugmentationParams", x: Tensor) -> Tensor:
     cos, sin, zero = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
     across, down = 1 - 2 * params.horizontal_flip, 1 - 2 * params.vertical_flip
     theta = torch.stack([across * cos, -across * sin, zero, down * sin, down * cos, zero], dim=1).view(-1, 2, 3)
+    return F.affine_grid(theta, list(x.shape), align_corners=False)
+
+
+def _crop_grid(params: "AugmentationParams", x: Tensor) -> Tensor:
+    """Return (B, H, W, 2), where in its box each pixel comes from."""
+    size, zero = x.shape[-1], torch.zeros_like(params.crop_top)
+    width = torch.where(params.crop_width > 0, params.crop_width, size)
+    height = torch.where(params.crop_height > 0, params.crop_height, size)
+    across, down = (2 * params.crop_left + width) / size - 1, (2 * params.crop_top + height) / size - 1
+    theta = torch.stack([width / size, zero, across, zero, height / size, down], dim=1).view(-1, 2, 3)
     return F.affine_grid(theta, list(x.shape), align_corners=False)
 
 

@@ -129,6 +129,24 @@ class ImageClassifier(L.LightningModule):
             else:
                 restore_settings(config.scheduler, self._scheduler_settings)
 
+    @property
+    def base_lrs(self) -> list[float]:
+        """The learning rate of each group of parameters, as a schedule multiplies it."""
+        return [settings["initial_lr"] for settings in self._group_settings]
+
+    def scale_lr(self, factor: float) -> None:
+        """Multiply the learning rates of this command, before `on_train_start` takes a resumed training to them."""
+        (optimizer,) = self.trainer.optimizers
+        started = self.trainer.global_step > 0  # then the checkpoint has restored multiplied ones
+        for settings, group in zip(self._group_settings, optimizer.param_groups, strict=True):
+            for of in (settings,) if started else (settings, group):
+                of["lr"], of["initial_lr"] = of["lr"] * factor, of["initial_lr"] * factor
+        for config in self.trainer.lr_scheduler_configs:
+            scheduler = config.scheduler
+            if hasattr(scheduler, "base_lrs") and (not started or isinstance(scheduler, Schedule)):
+                scheduler.base_lrs = [lr * factor for lr in scheduler.base_lrs]
+                scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
+
     def _restart_lr(self, optimizer: torch.optim.Optimizer, before: list[float]) -> None:
         """Start with the learning rate of this command, since what another scheduler made of it ends with that one."""
         restart_lr(optimizer)

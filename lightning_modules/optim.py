@@ -57,14 +57,21 @@ def _by_decay(group: dict, weight_decay: float) -> list[dict]:
     return [half for half in halves if half["params"]]
 
 
-Monitored = Literal["train/loss", "train/accuracy", "val/loss", "val/accuracy"]
+Monitored = Literal[
+    "train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/balanced_accuracy", "val/f1", "val/auroc"
+]
+
+
+def direction(monitor: str) -> Literal["min", "max"]:
+    """Return in which direction a metric improves."""
+    return "min" if monitor.endswith("loss") else "max"
 
 
 def plateau(optimizer: Optimizer, *, monitor: Monitored, factor: float, patience: int) -> dict:
     """Multiply the learning rate by `factor` when `monitor` has not improved for more than `patience` epochs."""
     if patience < 0:
         raise UserError(f"scheduler.patience={patience}: use 0 or more")
-    mode = "min" if monitor.endswith("loss") else "max"
+    mode = direction(monitor)
     return {
         "scheduler": ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience),
         "monitor": monitor,

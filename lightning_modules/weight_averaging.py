@@ -1,4 +1,4 @@
-"""The moving average of the weights that conf/callbacks/ema.yaml gives to Lightning's callback."""
+"""The moving average of the weights that callbacks/ema.py gives to Lightning's callback."""
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ class WarmedUpEMA:
 
     def __init__(self, *, decay: float):
         if not 0 <= decay < 1:
-            raise UserError(f"callbacks.ema.avg_fn.decay={decay}: use a number from 0 to below 1")
+            raise UserError(f"callbacks.ema.decay={decay}: use a number from 0 to below 1")
         self.decay = decay
 
     def __call__(self, average: Tensor, current: Tensor, steps: Tensor) -> Tensor:

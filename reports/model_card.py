@@ -142,7 +142,9 @@ def _data(run: Run) -> list[str]:
 
 def _training(run: Run) -> list[str]:
     about, best = run.record.run, run.record.best
-    lines = _facts(initial_weights=run.model.weights)
+    tested = run.record.lr_range_test
+    chosen = f"{tested.lr:.3g}, by callbacks.lr_range_test" if tested and tested.lr is not None else None
+    lines = _facts(initial_weights=run.model.weights, learning_rate=chosen)
     if best:
         on = "test" if run.selected_on_test else "validation"
         value = "" if best.value is None else f" of {best.value:.4f}"

@@ -23,8 +23,8 @@ from engine.config.trainer_flags import check_trainer
 from lightning_modules.network_errors import network_errors, register_by_name
 from lightning_modules.networks.registry import find_network, head_name, is_full_name, network_arguments
 from lightning_modules.networks.surgery import smallest_image_size
-from lightning_modules.pretrained_weights import check_policy
 from lightning_modules.preprocessing import decide_preprocessing
+from lightning_modules.pretrained_weights import check_policy
 
 log = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from callbacks.checkpoint import BestCheckpoint, LastCheckpoint, SingleFileCheckpoint
 from callbacks.epoch_logger import EpochLogger
+from callbacks.epoch_scores import EpochScores
 from callbacks.freeze_backbone import FreezeBackbone
 from callbacks.graceful_shutdown import GracefulShutdown
 from callbacks.max_steps import MaxSteps
@@ -19,14 +20,14 @@ from callbacks.step_seed import StepSeed
 from callbacks.terminate_on_nan import TerminateOnNaN
 from callbacks.throughput import Throughput
 from common.errors import UserError
-from common.run_folder import METRIC_COLUMNS
+from common.run_folder import METRIC_COLUMNS, SCORE_COLUMNS
 from common.run_record import RunRecord
 from common.text import did_you_mean
 from engine.config.instantiate import LIBRARIES, OURS, instantiate
 from engine.state import STATE
 
 OF_EVERY_RUN = (StepSeed, Throughput, EpochLogger, PredictionWriter, TerminateOnNaN, GracefulShutdown)
-METRICS = METRIC_COLUMNS[1:-1]
+METRICS = (*METRIC_COLUMNS[1:-1], *SCORE_COLUMNS)
 
 
 def all_callbacks(config: DictConfig, record: RunRecord, further: Sequence[L.Callback]) -> list[L.Callback]:
@@ -47,12 +48,14 @@ def all_callbacks(config: DictConfig, record: RunRecord, further: Sequence[L.Cal
     kinds = (BestCheckpoint, LastCheckpoint)
     best, last = (next((c for c in configured.values() if isinstance(c, kind)), None) or kind() for kind in kinds)
     best.dirpath = last.dirpath = str(record.folder.checkpoints)
+    monitored = _monitored_scores(config, configured, further)
     return [
         ResumeInEpoch(),  # before all that count batches
         StepSeed(seed=config.seed),
         *([MaxSteps(max_steps=max_steps)] if (max_steps := config.trainer.get("max_steps")) else []),
         *([FreezeBackbone(epochs=config.model.freeze)] if config.model.freeze else []),
         *(callback for callback in configured.values() if not isinstance(callback, kinds)),
+        *([EpochScores(monitored=monitored)] if monitored else []),
         Throughput(started_s=STATE.started_s),
         EpochLogger(),
         PredictionWriter(),
@@ -90,6 +93,16 @@ def evaluation_callbacks(config: DictConfig, trained_with: Sequence[L.Callback])
     again = configured_callbacks(config).values()
     again = [callback for callback in again if not isinstance(callback, (*kept, ModelCheckpoint))]
     return [*again, *(callback for callback in trained_with if isinstance(callback, kept))]
+
+
+def _monitored_scores(
+    config: DictConfig, configured: dict[str, L.Callback], further: Sequence[L.Callback]
+) -> dict[str, str]:
+    """Return which of SCORE_COLUMNS something monitors, with the key that names it."""
+    monitors = [(getattr(callback, "monitor", None), f"{key}.monitor") for key, callback in configured.items()]
+    monitors += [(config.scheduler.get("monitor"), "scheduler.monitor")] if config.scheduler else []
+    monitors += [(getattr(callback, "monitor", None), "objectives") for callback in further]  # of a search
+    return {score: key for score, key in reversed(monitors) if score in SCORE_COLUMNS}
 
 
 def _check(config: DictConfig, configured: dict[str, L.Callback]) -> None:

@@ -21,7 +21,9 @@ DIRECTIONS = {
     "model.checkpoint_mib": DOWN,
     "model.latency_p50_ms": DOWN,  # of one image
 }
-EPOCH_METRICS = {"val.accuracy": "val/accuracy", "val.loss": "val/loss"}  # the ones that are measured after each epoch
+EPOCH_METRICS = {  # the ones that are measured after each epoch
+    f"val.{name}": f"val/{name}" for name in ("accuracy", "balanced_accuracy", "f1", "auroc", "loss")
+}
 
 
 class Objective(NamedTuple):

@@ -92,6 +92,17 @@ def test_a_malformed_loss_of_the_best_epoch_is_named(loss):
         best.load_state_dict(best.state_dict() | {"best_loss": loss})
 
 
+def test_a_run_that_resumes_with_another_monitor_says_that_the_best_starts_over(caplog):
+    best, trainer = BestCheckpoint(monitor="val/f1"), SimpleNamespace(global_step=3, check_val_every_n_epoch=1)
+    best._found = ""
+    best.on_train_start(trainer, None)
+    assert "callbacks.best_checkpoint.monitor=val/f1: the checkpoint has no best epoch by it" in caplog.text
+    caplog.clear()
+    best.load_state_dict(best.state_dict())
+    best.on_train_start(trainer, None)
+    assert not caplog.messages
+
+
 def test_all_processes_decide_a_tie_together():
     """One process of two whose last bit differs does not save by itself, which would wait forever for the other."""
     best = BestCheckpoint()

@@ -10,7 +10,7 @@ import torch
 from common.untrusted.tables import read_csv
 from tests.support.helpers import SIMPLE_CNN, at_step, outcome
 
-EMA = ("callbacks=ema", "callbacks.ema.avg_fn.decay=0.3", *SIMPLE_CNN, "callbacks.best_checkpoint.monitor=val/loss")
+EMA = ("callbacks=ema", "callbacks.ema.decay=0.3", *SIMPLE_CNN, "callbacks.best_checkpoint.monitor=val/loss")
 
 
 class Weights(L.Callback):

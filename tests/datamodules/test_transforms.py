@@ -89,9 +89,9 @@ DRAWS = [
 ]
 
 
-def on_device(image, draws):
+def on_device(image, draws, **options):
     batch = torch.from_numpy(np.stack([image] * len(draws))).permute(0, 3, 1, 2)
-    augmentation = Augmentation(**OFF | {"color_jitter": 0.2})
+    augmentation = Augmentation(**OFF | {"color_jitter": 0.2} | options)
     return augmentation.apply_on_device(batch, torch.tensor(draws)).permute(0, 2, 3, 1).numpy()
 
 
@@ -105,6 +105,48 @@ def test_a_batch_on_the_device_is_what_each_image_is_on_the_processor(image):
 def test_jitter_on_the_device_is_that_of_the_processor_to_rounding(image):
     draw = AugmentationParams(brightness=1.1, contrast=0.9, saturation=1.2)
     assert np.abs(apply(image, draw) - on_device(image, [draw, AugmentationParams()])[0]).max() <= 3
+
+
+BOXES = ((3.3, 0, 30.25, 40), (0, 10.5, 25, 29.5), (8, 2.2, 32, 24))  # top, left, height, width
+CROPS = [
+    AugmentationParams(horizontal_flip=flip, angle_degrees=angle)._replace(
+        crop_top=box[0], crop_left=box[1], crop_height=box[2], crop_width=box[3]
+    )
+    for box, flip, angle in zip(BOXES, (0, 1, 0), (0, 0, 10), strict=True)
+]
+
+
+def test_a_box_becomes_the_image_as_with_torchvision_and_on_the_device_to_rounding(image):
+    whole = AugmentationParams(crop_top=4, crop_left=6, crop_height=32, crop_width=27)
+    theirs = F.resized_crop(torch.from_numpy(image).permute(2, 0, 1).float(), 4, 6, 32, 27, [40, 40], antialias=False)
+    inside = (
+        slice(2, -2),
+        slice(2, -2),
+    )  # at its edge torchvision repeats the box's pixels and Pillow takes the image's
+    assert np.abs(apply(image, whole)[inside] - theirs.permute(1, 2, 0).numpy()[inside]).max() <= 1
+    results = on_device(image, [*CROPS, AugmentationParams()], crop_scale=[0.3, 1], color_jitter=0)
+    for draw, theirs in zip([*CROPS, AugmentationParams()], results, strict=True):
+        different = (np.abs(apply(image, draw) - theirs) > 1).any(axis=2).mean()
+        assert different <= (0.03 if draw.angle_degrees else 0), draw
+
+
+def test_boxes_have_their_shares_and_leave_what_else_is_drawn():
+    options = {"horizontal_flip": 0.5, "rotation_degrees": 15, "erasing": 0.5}
+    usual, crops = Augmentation(**OFF | options), Augmentation(**OFF | options, crop_scale=[0.35, 0.8])
+    shares = []
+    for seed in range(500):
+        before, after = (each.draw(40, np.random.default_rng(seed)) for each in (usual, crops))
+        assert before[:10] == after[:10]
+        assert 0 <= after.crop_top <= 40 - after.crop_height and 0 <= after.crop_left <= 40 - after.crop_width
+        assert 0.74 < after.crop_width / after.crop_height < 1.34
+        shares.append(after.crop_width * after.crop_height / 1600)
+    assert 0.35 <= min(shares) < 0.37 and 0.78 < max(shares) <= 0.8
+
+
+@pytest.mark.parametrize("scale", [[0, 1], [0.5], [0.8, 0.5], [0.5, 1.2]])
+def test_a_crop_that_is_none_is_named(scale):
+    with pytest.raises(UserError, match=r"augmentation.crop_scale=\[.*use two shares of the area"):
+        Augmentation(**OFF, crop_scale=scale)
 
 
 def test_draws_are_the_same_wherever_they_are_applied(image):

@@ -65,7 +65,7 @@ def test_final_model_is_the_study_s_recipe():
     assert (config.scheduler.factor, config.scheduler.patience) == (0.1, 7)
     augmentation = {key: value for key, value in config.augmentation.items() if key != "_target_"}
     assert augmentation == {"horizontal_flip": 0.5, "vertical_flip": 0.5, "rotation_degrees": 15, "color_jitter": 0,
-                            "erasing": 0.5}  # fmt: skip
+                            "erasing": 0.5, "crop_scale": None}  # fmt: skip
 
 
 def test_the_command_line_s_choice_wins_over_an_experiment():

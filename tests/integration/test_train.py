@@ -214,6 +214,8 @@ def test_two_processes_test_every_image_once(train, tmp_path, two_colors):
         "trainer.max_epochs=1",
         "model.weights=null",
         "stages=[fit,test]",
+        "callbacks.best_checkpoint.monitor=val/auroc",
+        *(f"callbacks.{name}.enabled=true" for name in ("ema", "recalibrate_batch_norm", "lr_range_test")),
         f"datamodule.cache={tmp_path}/cache",
         f"hydra.run.dir={tmp_path}/ddp",
         *NOT_DRAWN,
@@ -225,6 +227,7 @@ def test_two_processes_test_every_image_once(train, tmp_path, two_colors):
     assert ran.stdout.count("Test accuracy") == 1 and ran.stdout.count("epoch 1/1") == 1
     record = RunRecord.read(tmp_path / "ddp")
     assert record.run.processes == 2 and record.test.accuracy.n == 14
+    assert record.best.value == pytest.approx(record.val.auroc, abs=1e-6)
     assert sum(map(sum, record.test.confusion)) == 14
     paths = [row["path"] for row in read_csv(tmp_path / "ddp" / "predictions.csv")]
     assert len(paths) == len(set(paths)) == 14

@@ -81,7 +81,7 @@ def test_every_file_passes(file):
     ("+trainer.logger=false", "trainer.logger=False: cannot be used here: loggers have a group: logger=none"),
     ("+optimizer.params=[]", "optimizer.params: no setting, since every run sets it itself"),
     ("trainer.precision=3.5", "trainer.precision=3.5: expected"),
-    ("callbacks.best_checkpoint.monitor=val/f1", "callbacks.best_checkpoint.monitor='val/f1': expected val/accuracy"),
+    ("callbacks.best_checkpoint.monitor=val/f2", "callbacks.best_checkpoint.monitor='val/f2': expected val/accuracy"),
     ("~callbacks.linear_probe.lr", "callbacks.linear_probe.lr has no value"),
     ("+callbacks.mine=5", "callbacks.mine='5': expected a _target_ and its settings"),
     ("+callbacks.mine.a=1", "callbacks.mine._target_ has no value"),

@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import device_stats_monitor as lightning_device
 from lightning_utilities.core.imports import RequirementCache
 
 from callbacks.checkpoint import BestCheckpoint, LastCheckpoint
+from callbacks.epoch_scores import EpochScores
+from callbacks.optuna_pruning import OptunaPruning
 from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
@@ -18,6 +20,7 @@ from common.untrusted.tables import read_csv
 from engine.config.validate import validate
 from engine.run.callback_list import all_callbacks
 from engine.run.checkpoint_io import AtomicCheckpointIO
+from engine.search.objectives import EPOCH_METRICS
 from tests.support.configs import composed
 from tests.support.helpers import SIMPLE_CNN, at_step
 
@@ -25,9 +28,9 @@ LIGHTNING = "lightning.pytorch.callbacks"
 EARLY = f"_target_:{LIGHTNING}.EarlyStopping,monitor:val/loss"
 
 
-def listed(folder: Path, *overrides: str) -> list:
+def listed(folder: Path, *overrides: str, further=()) -> list:
     record = RunRecord.begin(RunFolder(folder), command=[], overrides=[])
-    return all_callbacks(validate(composed(*overrides)), record, [])
+    return all_callbacks(validate(composed(*overrides)), record, further)
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
@@ -48,8 +51,8 @@ def listed(folder: Path, *overrides: str) -> list:
     ([f"+callbacks.a={{_target_:{LIGHTNING}.StochasticWeightAveraging,swa_lrs:0.1}}"], "callbacks.a: its average is there"),
     ([f"+callbacks.a={{_target_:{LIGHTNING}.ModelCheckpoint,save_last:true}}"], "callbacks.a.save_last=True: every run keeps"),
     ([f"+callbacks.a={{_target_:{LIGHTNING}.ModelCheckpoint,filename:best}}"], "callbacks.a.filename=best: every run has"),
-    ([f"+callbacks.a={{_target_:{LIGHTNING}.ModelCheckpoint,monitor:val/acc}}"],
-     "callbacks.a.monitor=val/acc: no such metric; did you mean val/accuracy"),
+    ([f"+callbacks.a={{_target_:{LIGHTNING}.ModelCheckpoint,monitor:val/accurcy}}"],
+     "callbacks.a.monitor=val/accurcy: no such metric; did you mean val/accuracy"),
     (["+callbacks.a._target_=torch.nn.ReLU"], "callbacks.a._target_=torch.nn.ReLU: is no callback of Lightning"),
 ])  # fmt: skip
 def test_what_is_refused(tmp_path, overrides, message):
@@ -67,10 +70,27 @@ def test_what_is_not(tmp_path):
     assert [type(each) for each in found[-2:]] == [BestCheckpoint, LastCheckpoint]
     assert sum(type(each).__name__ == "EarlyStopping" for each in found) == 3
     names = {type(each).__name__ for each in found}
-    assert {"WeightAveraging", "ImageLogger", "LinearProbe"} <= names  # those of every run, and of the recipe
+    assert {"EMA", "ImageLogger", "LinearProbe"} <= names  # those of every run, and of the recipe
     own = next(each for each in found if type(each) is ModelCheckpoint)
     assert own.dirpath == str(tmp_path / "mine")
     assert any(isinstance(each, WeightAveraging) for each in listed(tmp_path, "callbacks=ema"))
+
+
+@pytest.mark.parametrize(("overrides", "monitored"), [
+    ([], None),
+    (["scheduler=plateau", "scheduler.monitor=val/f1"], {"val/f1": "scheduler.monitor"}),
+    (["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/f1", "callbacks.best_checkpoint.monitor=val/auroc"],
+     {"val/f1": "callbacks.early_stopping.monitor", "val/auroc": "callbacks.best_checkpoint.monitor"}),
+])  # fmt: skip
+def test_scores_are_computed_where_something_monitors_them(tmp_path, overrides, monitored):
+    found = [each.monitored for each in listed(tmp_path, *overrides) if isinstance(each, EpochScores)]
+    assert found == ([monitored] if monitored else [])
+
+
+def test_of_a_search_too(tmp_path):
+    pruning = OptunaPruning(trial=None, monitor=EPOCH_METRICS["val.balanced_accuracy"])
+    found = [each.monitored for each in listed(tmp_path, further=[pruning]) if isinstance(each, EpochScores)]
+    assert found == [{"val/balanced_accuracy": "objectives"}]
 
 
 def test_files_of_a_checkpoint_s_callbacks_are_in_their_own_folder(tmp_path, caplog):

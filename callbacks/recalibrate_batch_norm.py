@@ -1,0 +1,85 @@
+"""Measure the mean and variance of the batch norms before each validation."""
+
+import logging
+
+import lightning as L
+import torch
+from torch import nn
+
+from common.errors import UserError
+from lightning_modules.networks.surgery import batch_norms
+
+log = logging.getLogger(__name__)
+
+SMALLEST_BATCH = 64  # images: nothing is kept for a gradient, and a larger batch is closer to how a network is used
+
+
+class RecalibrateBatchNorm(L.Callback):
+    """Replace the running mean and variance of the batch norms by those of the weights that are validated.
+
+    Running statistics are of the last steps: of few images where batches are small, and of weights that are gone where these
+    still change much. Validation jumps with them from epoch to epoch. Here they are averaged over batches of training images
+    instead (PreciseBN: Wu & Johnson 2021, arXiv:2105.07576, section 3; torch.optim.swa_utils.update_bn), forward passes only.
+
+    Training does not see them: a batch norm that trains takes the statistics of its batch. They stay in the network as the
+    running statistics with which the next epoch begins, so that a checkpoint holds all there is. Batch norms that do not
+    learn their statistics, as with freeze_batch_norm, keep them.
+
+    Args:
+        enabled: whether to do it.
+        images: of the training split, at most; the same ones in each epoch, in random order.
+        after_fraction: share of the epochs before the first that is validated so.
+        augmented: whether the images are augmented, which those of validation are not.
+    """
+
+    def __init__(self, *, enabled: bool, images: int, after_fraction: float, augmented: bool):
+        if images < 2:
+            raise UserError(f"callbacks.recalibrate_batch_norm.images={images}: use 2 or more")
+        if not 0 <= after_fraction < 1:
+            raise UserError(
+                f"callbacks.recalibrate_batch_norm.after_fraction={after_fraction}: use a share from 0 to below 1"
+            )
+        self.enabled = enabled
+        self.images = images
+        self.after_fraction = after_fraction
+        self.augmented = augmented
+        self._norms: list[nn.Module] | None = None  # that learn their statistics in this epoch
+        self._warned = False
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        self._norms = None
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if self._norms is None:  # all callbacks have frozen what they freeze
+            norms = batch_norms(pl_module.network).values()
+            self._norms = [norm for norm in norms if norm.training and norm.running_mean is not None]
+            if not self._norms and not self._warned:
+                self._warned = True
+                log.warning(
+                    "callbacks.recalibrate_batch_norm: no batch norm learns its statistics here, so there is nothing to do"
+                )
+
+    def on_validation_epoch_start(self, trainer, pl_module) -> None:
+        begun = trainer.current_epoch >= int(self.after_fraction * trainer.max_epochs)
+        if trainer.state.fn == "fit" and begun and self._norms:
+            self._recalibrate(trainer, pl_module, self._norms)
+
+    def _recalibrate(self, trainer, pl_module, norms: list[nn.Module]) -> None:
+        data = trainer.datamodule
+        size = max(data.batch_size, SMALLEST_BATCH)
+        batches = data.sample_of_train_dataloader(self.images, batch_size=size, augmented=self.augmented)
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over the batches
+            norm.train()
+        try:
+            with torch.no_grad(), trainer.precision_plugin.forward_context():
+                for number, batch in enumerate(batches):
+                    if number and len(batch["labels"]) < size:  # would count as much as a whole one
+                        break
+                    pl_module(trainer.strategy.batch_to_device(batch, pl_module.device)["pixels"])
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+                norm.eval()
