@@ -86,6 +86,7 @@ def measure_latency(network: nn.Module, image_size: int, batch_size: int, device
 def peak_memory_mib(network: nn.Module, image_size: int) -> float:
     """Measure weights, one image and the activations of its forward pass that are alive at once, in MiB."""
     network, image, tracker = _copy(network), _image(image_size), MemTracker()
+    network.requires_grad_(True)  # the tracker has a hook for the gradient of every weight
     tracker.track_external(network, image)
     with tracker:
         network(image)

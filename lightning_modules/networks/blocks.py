@@ -13,17 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 WHOLE = "network."  # what the tracer puts before the names
 IDLE = (nn.Identity, nn.Dropout)
-OF_HEAD = {
-    "avgpool",
-    "classifier",
-    "fc",
-    "fc_norm",
-    "global_pool",
-    "head",
-    "head_dist",
-    "head_drop",
-    "pre_logits",
-}  # names
+OF_HEAD = {  # names of what comes after the last block
+    "avgpool", "classif", "classifier", "fc", "fc_norm", "flatten", "global_pool", "head", "head_dist", "head_drop",
+    "last_linear", "pre_logits",
+}  # fmt: skip
 MOST_LAYERS = 12  # of a sequence that is one block; one of more (VGG's) is a container
 NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)  # timm's hold an activation
 

@@ -172,27 +172,31 @@ def _keep_children(whole: nn.Module, prefix: str, backbone: str, keep: int | str
                 f"model.keep={keep}: {backbone} has {len(names)} blocks ({', '.join(names)}); use 1 to {len(names)}"
             )
         return nn.Sequential(OrderedDict(list(blocks.items())[:keep])), names
-    return cut_after(blocks, keep.removeprefix(prefix), backbone), names
+    return cut_after(blocks, keep.removeprefix(prefix), backbone, prefix), names
 
 
-def cut_after(blocks: OrderedDict[str, nn.Module], layer: str, backbone: str) -> nn.Sequential:
+def cut_after(blocks: OrderedDict[str, nn.Module], layer: str, backbone: str, outer: str = "") -> nn.Sequential:
     """Return the blocks up to and with the named layer.
+
+    Args:
+        outer: what stands before the name of the layer in the whole network.
 
     Raises:
         NetworkError: no such layer, or it lies inside a block that does not run its children one after the other.
     """
     name, _, inner = layer.partition(".")
     if name not in blocks:
-        raise NetworkError(f"model.keep={layer}: no such layer in {backbone}", name=name, allowed=blocks)
+        within = f"{backbone}'s {outer.rstrip('.')}" if outer else backbone
+        raise NetworkError(f"model.keep={outer}{layer}: no such layer in {within}", name=name, allowed=blocks)
     names = list(blocks)
     kept = OrderedDict((n, blocks[n]) for n in names[: names.index(name) + 1])
     if inner:
         if not isinstance(kept[name], nn.Sequential):
             raise NetworkError(
-                f"model.keep={layer}: {name} of {backbone} is a {type(kept[name]).__name__}, which cannot be cut inside; "
-                f"use model.keep={name} or the block before"
+                f"model.keep={outer}{layer}: {outer}{name} of {backbone} is a {type(kept[name]).__name__}, which cannot be cut "
+                f"inside; use model.keep={outer}{name} or the block before"
             )
-        kept[name] = cut_after(OrderedDict(kept[name].named_children()), inner, f"{backbone}'s {name}")
+        kept[name] = cut_after(OrderedDict(kept[name].named_children()), inner, backbone, f"{outer}{name}.")
     return nn.Sequential(kept)
 
 

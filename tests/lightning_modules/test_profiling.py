@@ -130,8 +130,10 @@ def test_the_difference_between_the_counts_is_one_sentence():
 
 def test_trainable_parameters_are_those_of_the_head_when_frozen():
     network = build_network(num_classes=2, **FINAL)
+    whole = measure_cost(network, 32)
     set_frozen(network, True)
     assert count_parameters(network, trainable=True) == 192 * 2 + 2 + 2 * 2 + 2
+    assert measure_cost(network, 32) == whole | {"parameters_trainable": count_parameters(network, trainable=True)}
 
 
 def test_peak_memory_by_hand():

@@ -192,7 +192,8 @@ model.keep=-1 | model.keep=[1] | model.keep=null | model.keep=1.5 | model.keep=n
 model.backbone=[a] | model.backbone=resnet19 | model.head=null | model.head.hidden_dims=5 | model.head.hidden_dims=[a]
 model.head.hidden_dims=[1000000000] | model.head.hidden_dims=[-4] | model.head.dropout=[2,2] | model.head.dropout=null
 +model.head.x=1 | model.freeze=maybe | model.freeze=-3 | model.network=os.system | model.network=[x]
-model=timm model.name=hf-hub:evil/x | model=timm model.name=5 | model=shufflenet_v1 model.width=abc
+model=timm model.name=hf-hub:evil/x | model=timm model.name=5 | model.backbone= | model.backbone=hf-hub:evil/x | model.keep=
+model=shufflenet_v1 model.width=abc
 model=shufflenet_v1 model.width=1e300 | +model.depth=3 | model=shufflenet_v1 model.width=nan
 model=shufflenet_v1 model.groups=3.0 | model=simple_cnn model.dropout=5 | datamodule.batch_size=-1
 datamodule.batch_size=1000 | datamodule.num_workers=1000000 | datamodule.train_fraction=nan

@@ -1,15 +1,18 @@
 """What the validator refuses, before anything is read or trained, and what it returns."""
 
 import inspect
+import re
 
 import pytest
+import torch
 import yaml
 from omegaconf import OmegaConf, open_dict
 from torch.optim import SGD
 
 from common.errors import UserError
 from engine.config import validate as validation
-from engine.config.validate import validate
+from engine.config.validate import check_image_size, validate
+from lightning_modules.networks.registry import build_network
 from tests.support.configs import EXTRA, FILES, composed
 
 
@@ -166,3 +169,19 @@ def test_the_arguments_that_a_run_gives_exist():
     for key in ("datamodule", "loss"):
         parameters = inspect.signature(validation.resolve_target(config[key]._target_, key)).parameters
         assert set(validation.GIVEN[key]) <= set(parameters), key
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("vit_tiny_patch16_224", 256, "model.image_size=256: vit_tiny_patch16_224 does not take it; try model.image_size=224"),
+        ("vit_tiny_patch16_224", 64, "model.image_size=64 is too small for vit_tiny_patch16_224; the smallest is 224"),
+    ],
+)  # fmt: skip
+def test_a_network_for_images_of_one_size_names_it(name, size, message):
+    pytest.importorskip("timm", reason="needs the extra timm")
+    config = composed("model=timm", f"model.name={name}", f"model.image_size={size}")
+    with torch.device("meta"):
+        network = build_network(network="timm", name=name, num_classes=2)
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_image_size(config, network, 2)

@@ -53,7 +53,11 @@ def test_shufflenet_mod_is_the_study_s_network():
         ({"backbone": "shufflenet_v3"}, "model.backbone=shufflenet_v3: unknown; allowed: resnet18"),
         ({"keep": "stage9"}, "model.keep=stage9: no such layer in shufflenet_v2_x0_5; allowed: conv1"),
         ({"keep": "stage2.9"}, "no such layer in shufflenet_v2_x0_5's stage2; allowed: 0, 1, 2, 3"),
-        ({"keep": "stage2.0.branch1"}, "is a InvertedResidual, which cannot be cut inside"),
+        ({"keep": "stage2.0.branch1"}, "is a InvertedResidual, which cannot be cut inside; use model.keep=stage2.0 or"),
+        (
+            {"backbone": "efficientnet_b0", "keep": "features.5.0.block.0"},
+            "model.keep=features.5.0.block.0: features.5.0 of efficientnet_b0 is a MBConv, .*use model.keep=features.5.0",
+        ),
         ({"backbone": "vgg16", "keep": 32}, "vgg16 has 31 blocks"),
         ({"head": {"hidden_dims": [2], "dropout": [0.2]}}, "model.head.dropout"),
         ({"depth": 3}, "model.depth: unknown for the network 'truncated'; allowed: backbone, keep, head"),
