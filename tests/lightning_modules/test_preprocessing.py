@@ -120,8 +120,8 @@ def test_what_cannot_be_used_is_refused_in_one_line(settings, reason):
 
 
 @pytest.mark.parametrize("described", [
-    {"mean": torch.zeros(3)}, {"mean": 0.5}, {"std": [0, 1, 1]}, {"mean": [0.5]}, {"input_size": 7.5}, {"input_size": []}, {"image_size": "large"},
-    {"interpolation": ["bicubic"]}, {"interpolation": "random"}, {"image_size": 10**9},
+    {"mean": torch.zeros(3)}, {"mean": 0.5}, {"std": [0, 1, 1]}, {"mean": [0.5]}, {"input_size": 7.5}, {"input_size": []},
+    {"image_size": "large"}, {"interpolation": ["bicubic"]}, {"interpolation": "random"}, {"image_size": 10**9},
 ])  # fmt: skip
 def test_an_odd_description_of_others_is_refused_in_one_line(monkeypatch, described):
     usual = {"mean": HALF, "std": HALF, "input_size": [3, 64, 64], "interpolation": "lanczos"}
