@@ -216,10 +216,13 @@ def _of_description(described: dict, source: str) -> Preprocessing:
     Raises:
         UserError: values that cannot be used.
     """
-    size = described.get("image_size") or (described.get("input_size") or [UNKNOWN_SIZE])[-1]
-    asked = described.get("interpolation") or "bilinear"
+    usual = {"interpolation": "bilinear", "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "input_size": [UNKNOWN_SIZE]}
+    values = usual | {name: value for name, value in described.items() if value is not None}
+    size, asked, mean, std = values.get("image_size"), values["interpolation"], values["mean"], values["std"]
+    if size is None:
+        size = values["input_size"]
+        size = size[-1] if isinstance(size, (list, tuple)) and size else size
     interpolation = NEAREST.get(asked, asked) if isinstance(asked, str) else asked
-    mean, std = described.get("mean") or IMAGENET_MEAN, described.get("std") or IMAGENET_STD
     check_preprocessing(size, mean, std, interpolation, source)
     if interpolation != asked:
         source = f"{source} (with {asked})"

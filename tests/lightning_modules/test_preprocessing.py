@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from common.errors import UserError
+from lightning_modules import pretrained_weights
 from lightning_modules.preprocessing import decide_preprocessing
 from tests.support.fake_checkpoints import MEAN, STD, make_checkpoint
 
@@ -116,3 +117,18 @@ def test_what_cannot_be_used_is_refused_in_one_line(settings, reason):
     with pytest.raises(UserError, match=reason) as raised:
         decide(**settings)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("described", [
+    {"mean": torch.zeros(3)}, {"mean": 0.5}, {"std": [0, 1, 1]}, {"mean": [0.5]}, {"input_size": 7.5}, {"input_size": []},
+    {"image_size": "large"}, {"interpolation": ["bicubic"]}, {"interpolation": "random"}, {"image_size": 10**9},
+])  # fmt: skip
+def test_an_odd_description_of_others_is_refused_in_one_line(monkeypatch, described):
+    usual = {"mean": HALF, "std": HALF, "input_size": [3, 64, 64], "interpolation": "lanczos"}
+    monkeypatch.setattr(pretrained_weights, "describe_weights", lambda policy: usual | described)
+    with pytest.raises(UserError, match=r"^as model\.weights=a/b was trained: its \w+ is ") as raised:
+        decide(weights="a/b")
+    assert "\n" not in str(raised.value)
+    monkeypatch.setattr(pretrained_weights, "describe_weights", lambda policy: usual)
+    found = decide(weights="a/b", image_size="auto")
+    assert (found.image_size, found.interpolation) == (64, "bicubic") and found.source.endswith("(with lanczos)")
