@@ -259,15 +259,15 @@ class BestEpoch:
 
 
 @dataclass(kw_only=True)
-class LRRangeResult:
-    """The learning rates that callbacks.lr_range_test tried before the first step."""
+class BatchNormChoice:
+    """What callbacks.freeze_batch_norm.enabled=auto measured before the first step."""
 
-    lr: float | None = None
-    """The one that was chosen, in place of optimizer.lr; null where none lowered the loss."""
-    rates: list[float] = field(default_factory=list)
-    """Those of the steps of the test."""
-    changes: list[float] = field(default_factory=list)
-    """Of the loss on the images of a step, against the network before the test; averaged over the steps around it."""
+    shift: float | None = None
+    """How far the training images are from the statistics of the pretrained batch norms, in nats."""
+    kept: bool | None = None
+    """Whether these statistics stayed as they were."""
+    lr_factor: float | None = None
+    """What the learning rates of the settings were multiplied by."""
 
 
 @dataclass(kw_only=True)
@@ -540,7 +540,7 @@ class RunRecord:
     run: RunInfo = field(default_factory=RunInfo)
     data: DataInfo | None = None
     model: ModelInfo | None = None
-    lr_range_test: LRRangeResult | None = None
+    batch_norms: BatchNormChoice | None = None
     best: BestEpoch | None = None
     decision: Decision | None = None
     val: SplitMetrics | None = None

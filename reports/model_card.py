@@ -142,9 +142,9 @@ def _data(run: Run) -> list[str]:
 
 def _training(run: Run) -> list[str]:
     about, best = run.record.run, run.record.best
-    tested = run.record.lr_range_test
-    chosen = f"{tested.lr:.3g}, by callbacks.lr_range_test" if tested and tested.lr is not None else None
-    lines = _facts(initial_weights=run.model.weights, learning_rate=chosen)
+    norms = run.record.batch_norms
+    kept = f"as in the weights, learning rates times {norms.lr_factor:g}" if norms and norms.kept else None
+    lines = _facts(initial_weights=run.model.weights, statistics_of_batch_norms=kept)
     if best:
         on = "test" if run.selected_on_test else "validation"
         value = "" if best.value is None else f" of {best.value:.4f}"

@@ -14,8 +14,8 @@ from torch import nn
 
 from callbacks.checkpoint import BestCheckpoint
 from callbacks.distillation import warn_of_other_splits
+from callbacks.freeze_batch_norm import FreezeBatchNorm
 from callbacks.graceful_shutdown import GracefulShutdown, ended_by
-from callbacks.lr_range_test import LRRangeTest
 from callbacks.throughput import Throughput
 from common.errors import UserError
 from common.run_record import AuditFinding, BestEpoch, DataInfo, Excluded, InputInfo, RunRecord
@@ -377,7 +377,7 @@ def fit(
             f"the training ended before its first validation, so there is no best.ckpt "
             f"({'; '.join(ended_by(trainer)) or 'no epoch ended'}); remove what ended it, or trainer.check_val_every_n_epoch"
         )
-    record.lr_range_test = next((c.found for c in trainer.callbacks if isinstance(c, LRRangeTest)), None)
+    record.batch_norms = next((c.choice for c in trainer.callbacks if isinstance(c, FreezeBatchNorm)), None)
     record.run.ended_by = "; ".join(ended_by(trainer)) or None
     found = BestEpoch(
         epoch=epochs_done(Path(best.best_model_path)),

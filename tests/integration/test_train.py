@@ -215,7 +215,7 @@ def test_two_processes_test_every_image_once(train, tmp_path, two_colors):
         "model.weights=null",
         "stages=[fit,test]",
         "callbacks.best_checkpoint.monitor=val/auroc",
-        *(f"callbacks.{name}.enabled=true" for name in ("ema", "recalibrate_batch_norm", "lr_range_test")),
+        *(f"callbacks.{name}.enabled=true" for name in ("ema", "recalibrate_batch_norm")),
         f"datamodule.cache={tmp_path}/cache",
         f"hydra.run.dir={tmp_path}/ddp",
         *NOT_DRAWN,
