@@ -93,14 +93,14 @@ def test_auto_keeps_the_statistics_or_learns_them_and_a_resumed_run_does_the_sam
     whole = train(*settings, "trainer.max_epochs=2", "stages=[fit]")
     assert whole.status == 0, whole.err
     choice = vars(whole.record.batch_norms)
-    assert choice["kept"] is kept and choice["lr_factor"] == (0.3 if kept else 1) and choice["shift"] > 0
+    assert choice["kept"] is kept and choice["lr_factor"] == (0.2 if kept else 1) and choice["shift"] > 0
     assert ("their mean and variance stay" in whole.err + whole.out) is kept
     before = torch.load(pretrained, weights_only=True)
     after = torch.load(whole.folder / "checkpoints" / "last.ckpt", weights_only=True)
     state = after["state_dict"]
     same = [torch.equal(state[f"network.backbone.{n}"], v) for n, v in norms_of(before, "running_mean").items()]
     assert same == [kept] * 55
-    assert after["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(3e-4 if kept else 1e-3)
+    assert after["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(2e-4 if kept else 1e-3)
     half = train(*settings, "trainer.max_epochs=1", "stages=[fit]")
     last = f"ckpt_path={half.folder / 'checkpoints' / 'last.ckpt'}"
     resumed = train(last, "trainer.max_epochs=2", "stages=[fit]", small=False, to=half.folder)
