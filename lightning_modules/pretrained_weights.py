@@ -22,6 +22,7 @@ from lightning_modules.weight_sources import (
     from_hub,
     from_timm,
     from_torchvision,
+    installed_networks,
     is_repository,
 )
 
@@ -130,7 +131,8 @@ def _stay_random(policy: str, reason: str, error: Exception) -> str:
     """Warn that `auto` starts from random weights, and return the record's words; refuse what was asked for by name."""
     if policy != "auto":
         raise UserError(f"model.weights={policy}: {reason}") from error
-    log.warning(RANDOM, reason)
+    here = "; ".join(f"model=truncated model.backbone={each} model.keep=blocks.5.0" for each in installed_networks())
+    log.warning(f"{RANDOM}%s", reason, f". Pretrained weights that are here: {here}" if here else "")
     return f"random (auto: {'none exist' if isinstance(error, NoneExistError) else 'imagenet not available'})"
 
 

