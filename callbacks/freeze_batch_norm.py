@@ -31,8 +31,8 @@ class FreezeBatchNorm(L.Callback):
     Args:
         enabled: true, false, or auto: where the images differ by less than `similar_below`.
         similar_below: the divergence of `statistics_shift`, in nats.
-        lr_factor: with auto, what the learning rates are multiplied by where the statistics are kept: weights that change fast
-            leave them behind.
+        lr_factor: with auto, what the backbone's learning rate is multiplied by where the statistics are kept: weights that
+            change fast leave them behind.
     """
 
     def __init__(self, *, enabled: bool | Literal["auto"], similar_below: float = 0.05, lr_factor: float = 0.2):
@@ -62,7 +62,7 @@ class FreezeBatchNorm(L.Callback):
                 if not self.choice.kept:
                     self.frozen = []
         if self.choice is not None and self.choice.kept:
-            pl_module.scale_lr(self.choice.lr_factor)
+            pl_module.scale_backbone_lr(self.choice.lr_factor)
         self.on_train_epoch_start(trainer, pl_module)  # Lightning skips it where an epoch is resumed in the middle
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
@@ -79,7 +79,7 @@ class FreezeBatchNorm(L.Callback):
         )  # the same in all processes
         kept = shift < self.similar_below
         factor = self.lr_factor if kept else 1.0
-        result = f"stay, and learning rates are {factor:g} times as high" if kept else "are learned"
+        result = f"stay, and the backbone's learning rate is multiplied by {factor:g}" if kept else "are learned"
         log.info(
             "batch norms: the training images differ by %.3f from those of the weights (%s %g): their mean and variance %s",
             shift, "below" if kept else "at or above", self.similar_below, result,

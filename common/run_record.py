@@ -267,7 +267,7 @@ class BatchNormChoice:
     kept: bool | None = None
     """Whether these statistics stayed as they were."""
     lr_factor: float | None = None
-    """What the learning rates of the settings were multiplied by."""
+    """What the backbone's learning rate was multiplied by."""
 
 
 @dataclass(kw_only=True)

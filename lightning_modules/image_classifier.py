@@ -134,17 +134,21 @@ class ImageClassifier(L.LightningModule):
         """The learning rate of each group of parameters, as a schedule multiplies it."""
         return [settings["initial_lr"] for settings in self._group_settings]
 
-    def scale_lr(self, factor: float) -> None:
-        """Multiply the learning rates of this command, before `on_train_start` takes a resumed training to them."""
+    def scale_backbone_lr(self, factor: float) -> None:
+        """Multiply the backbone's learning rate of this command, before `on_train_start` takes a resumed training to it.
+
+        Of an optimizer that does not tell backbone and head apart it is that of the whole network.
+        """
         (optimizer,) = self.trainer.optimizers
         started = self.trainer.global_step > 0  # then the checkpoint has restored multiplied ones
-        for settings, group in zip(self._group_settings, optimizer.param_groups, strict=True):
+        factors = [1.0 if settings.get("part") == "head" else factor for settings in self._group_settings]
+        for settings, group, own in zip(self._group_settings, optimizer.param_groups, factors, strict=True):
             for of in (settings,) if started else (settings, group):
-                of["lr"], of["initial_lr"] = of["lr"] * factor, of["initial_lr"] * factor
+                of["lr"], of["initial_lr"] = of["lr"] * own, of["initial_lr"] * own
         for config in self.trainer.lr_scheduler_configs:
             scheduler = config.scheduler
             if hasattr(scheduler, "base_lrs") and (not started or isinstance(scheduler, Schedule)):
-                scheduler.base_lrs = [lr * factor for lr in scheduler.base_lrs]
+                scheduler.base_lrs = [lr * own for lr, own in zip(scheduler.base_lrs, factors, strict=True)]
                 scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
 
     def _restart_lr(self, optimizer: torch.optim.Optimizer, before: list[float]) -> None:

@@ -29,19 +29,17 @@ def discriminative_adamw(
     """
     if backbone_lr_factor < 0:
         raise UserError(f"optimizer.backbone_lr_factor={backbone_lr_factor}: use 0 or more")
-    if backbone_lr_factor == 1:
+    head = find_head(network)
+    if head is None and backbone_lr_factor != 1:
+        raise UserError("optimizer.backbone_lr_factor: it is not known where the head of this network begins; use 1")
+    if head is None:
         groups = [{"params": list(network.parameters()), "lr": lr}]
     else:
-        head = find_head(network)
-        if head is None:
-            raise UserError(
-                "optimizer.backbone_lr_factor: it is not known where the head of this network begins; use 1"
-            )
         of_head = {id(parameter) for parameter in head.parameters()}
         backbone = [parameter for parameter in network.parameters() if id(parameter) not in of_head]
         groups = [
-            {"params": list(head.parameters()), "lr": lr},
-            {"params": backbone, "lr": lr * backbone_lr_factor},
+            {"params": list(head.parameters()), "lr": lr, "part": "head"},
+            {"params": backbone, "lr": lr * backbone_lr_factor, "part": "backbone"},
         ]
     return AdamW([half for group in groups for half in _by_decay(group, weight_decay)], lr=lr, fused=fused)
 

@@ -109,7 +109,9 @@ def test_imagenet_that_is_not_available_is_an_error_with_three_ways_out(network,
 def test_auto_falls_back_to_random_with_a_warning(network, tmp_path, unreachable, caplog):
     assert load(network, "auto", tmp_path).startswith("random")
     assert caplog.records[-1].levelno == logging.WARNING and "RANDOM WEIGHTS" in caplog.text
-    assert "that are here: model=truncated model.backbone=tf_efficientnet_lite0" in caplog.text  # of a package, extra samples
+    assert (
+        "that are here: model=truncated model.backbone=tf_efficientnet_lite0" in caplog.text
+    )  # of a package, extra samples
 
 
 def test_auto_does_not_wait_for_a_silent_server(network, tmp_path, unreachable, monkeypatch, caplog):
