@@ -129,11 +129,6 @@ class ImageClassifier(L.LightningModule):
             else:
                 restore_settings(config.scheduler, self._scheduler_settings)
 
-    @property
-    def base_lrs(self) -> list[float]:
-        """The learning rate of each group of parameters, as a schedule multiplies it."""
-        return [settings["initial_lr"] for settings in self._group_settings]
-
     def scale_backbone_lr(self, factor: float) -> None:
         """Multiply the backbone's learning rate of this command, before `on_train_start` takes a resumed training to it.
 
