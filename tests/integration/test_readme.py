@@ -60,6 +60,8 @@ def test_commands_run(command, train, finished_run, images, tmp_path):
     _, _, *arguments = shlex.split(command, comments=True)
     if "trainer=ddp" in arguments:
         pytest.skip("test_train.py runs it in processes of its own")
+    if "--networks" in arguments:
+        pytest.skip("test_networks_help.py runs it")
     if any(
         a.removeprefix("experiment=") in ("backbones", "elpv_paper", "learning_curve", "optimizers") for a in arguments
     ):
