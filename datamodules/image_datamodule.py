@@ -133,6 +133,7 @@ class ImageDataModule(L.LightningDataModule):
         self.image_size, self.fit, self.interpolation = image_size, fit, interpolation
         self.value_range = parse_range(range, "datamodule.range")  # None: not known before `setup`, or not needed
         self._finds_range = self.value_range is None
+        self._compares_by_own = self._finds_range  # images are compared, each scaled by its own values
         self.train_size = image_size  # of a training image as the network sees it
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -186,6 +187,8 @@ class ImageDataModule(L.LightningDataModule):
                 f"{self.value_range}; leave datamodule.range out"
             )
         self.value_range, self._finds_range = value_range, False
+        # As its run did, so that near duplicates and splits are the same and nothing is decoded again
+        self._compares_by_own &= value_range is None or not value_range.of_all
 
     def setup(self, stage: str | None = None) -> None:
         """Open or build the pixel cache, decide the splits and audit the images; do nothing when called again.
@@ -220,7 +223,7 @@ class ImageDataModule(L.LightningDataModule):
     def _prepare(self) -> PixelCache:
         """Decide splits, exclusions and the range of values; return the pixels. What an earlier job has found is taken over."""
         source_key = self._source_key  # likewise
-        look = Look(self.image_size, self.fit, "own" if self._finds_range else self.value_range, self.interpolation)
+        look = Look(self.image_size, self.fit, "own" if self._compares_by_own else self.value_range, self.interpolation)
         rules = self.rules if self.rules["train_fraction"] < 1 else self.rules | {"train_seed": None}
         key = f"{source_key} {look} {sorted(rules.items())}"
         prepared = self.memory.get(
@@ -231,7 +234,7 @@ class ImageDataModule(L.LightningDataModule):
         if self._finds_range:
             self.value_range = training_range(self.catalog, stats)
         deep = np.isfinite(stats.spreads[self.catalog.present()]).all(axis=1)
-        if self._finds_range and deep.any():
+        if self._compares_by_own and deep.any():
             look = look._replace(value_range=self.value_range)
         if described := describe_range(self.catalog, stats, self.value_range):
             log.info("%s: %s", self.catalog.name, described)

@@ -128,6 +128,20 @@ def test_images_of_8_bits_have_no_range_and_are_as_they_were(tmp_path, caplog):
     assert np.array_equal(data.pixel_cache[0][..., 0], np.asarray(Image.open(data.catalog.files[0])))
 
 
+@pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 255), (np.uint16, 4095)])
+def test_a_checkpoint_s_range_decodes_nothing_again_and_compares_images_as_its_run_did(tmp_path, dtype, top):
+    """Also where the run drew the splits itself: near duplicates, found by these pixels, have a part in them."""
+    root = make(tmp_path / "data", lambda _, label, number: np.roll(RAMP * top, 90 * number + label, 0).astype(dtype))
+    caches = [prepared(root, tmp_path), datamodule(root, tmp_path)]
+    before = sorted((tmp_path / "cache" / "pixels").iterdir())
+    caches[1].keep_range(caches[0].value_range, "best.ckpt")
+    caches[1].setup()
+    assert sorted((tmp_path / "cache" / "pixels").iterdir()) == before
+    assert caches[1].value_range == caches[0].value_range
+    assert [finding.text for finding in caches[1].findings] == [finding.text for finding in caches[0].findings]
+    assert all(np.array_equal(caches[0].pixel_cache[row], caches[1].pixel_cache[row]) for row in range(36))
+
+
 def test_the_range_is_on_the_screen_and_a_checkpoint_s_own_holds(tmp_path, caplog):
     root = make(tmp_path / "data", exposure(np.uint16, (3000, 4095)))
     with caplog.at_level(logging.INFO):
