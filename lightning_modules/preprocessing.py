@@ -15,9 +15,8 @@ from common.untrusted.description import IMAGENET_MEAN, IMAGENET_STD, Interpolat
 from lightning_modules import pretrained_weights
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.network_errors import network_errors
-from lightning_modules.networks.registry import network_arguments, pretrained_name
+from lightning_modules.networks.registry import network_arguments, pretrained_name, timm_name
 from lightning_modules.networks.torchvision_models import TORCHVISION_WEIGHTS
-from lightning_modules.networks.truncated import BACKBONES
 
 log = logging.getLogger(__name__)
 
@@ -195,8 +194,8 @@ def _of_architecture(arguments: dict) -> Preprocessing | None:
             "mean": made.mean, "std": made.std, "image_size": made.crop_size[0], "interpolation": made.interpolation.value,
         }  # fmt: skip
         return _of_description(described, str(weights))
-    name = {"timm": arguments.get("name"), "truncated": arguments.get("backbone")}.get(arguments["network"])
-    if not isinstance(name, str) or name in BACKBONES:
+    name = timm_name(arguments)
+    if not isinstance(name, str):
         return None
     try:
         from timm.models import get_pretrained_cfg

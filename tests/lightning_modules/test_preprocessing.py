@@ -30,6 +30,9 @@ def decide(ckpt_path=None, **settings):
     pytest.param({**LITE0, "name": "tf_efficientnet_lite0.in1k"}, "bicubic", HALF, 224, marks=OF_TIMM),
     pytest.param({**LITE0, "name": "tf_efficientnet_lite4"}, "bilinear", HALF, 380, marks=OF_TIMM),
     pytest.param({**CUT, "backbone": "tf_efficientnet_lite0"}, "bicubic", HALF, 224, marks=OF_TIMM),
+    # of a name that torchvision has, too: timm's weights and not torchvision's, or the other way around
+    pytest.param({"network": "timm", "name": "resnet18"}, "bicubic", MEAN, 224, marks=OF_TIMM),
+    ({**CUT, "backbone": "resnet18"}, "bilinear", MEAN, 224),
 ])  # fmt: skip
 def test_auto_is_what_the_weights_were_trained_with(settings, interpolation, mean, size):
     found = decide(**settings)
