@@ -158,6 +158,9 @@ def _load_fitting(network: nn.Module, weights: Weights, classes: Sequence[str] |
                 f"{tuple(own[name].shape)} here{_odd_numbers(renamed[name], own[name])}; choose the model that it was saved "
                 "from, or other weights"
             )
+    # Layers of the head, for other classes or features: the bias may fit all the same
+    partly = {_layer(name) for name in own if name in renamed and name not in fitting}
+    fitting = {name: tensor for name, tensor in fitting.items() if _layer(name) not in partly}
     _leave_last_layer(network, weights, classes, renamed, fitting)
     network.load_state_dict(fitting, strict=False)
     if odd := sum(int((~torch.isfinite(own[name])).sum()) for name in fitting):
@@ -184,25 +187,35 @@ def _fits(tensor: torch.Tensor, own: torch.Tensor) -> bool:
     )
 
 
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
 def _odd_numbers(tensor: torch.Tensor, own: torch.Tensor) -> str:
     return "" if tensor.is_floating_point() == own.is_floating_point() else f", and its numbers are {tensor.dtype}"
 
 
 def _leave_last_layer(network, weights: Weights, classes: Sequence[str] | None, renamed: dict, fitting: dict) -> None:
-    """Take the last layer out of what is loaded where it is for other classes, and log where it starts random."""
+    """Take the last layer out of what is loaded where it is for other classes or features, and log that it starts random."""
     last, known = [name for name in last_layer(network) if name in renamed], weights.described.get("classes")
     others = isinstance(known, (list, tuple)) and classes is not None and list(known) != list(classes)
-    if others:
-        for name in last:
-            fitting.pop(name, None)
-    if last and not any(name in fitting for name in last):
-        there, here = ((*state[last[-1]].shape, 0)[0] for state in (renamed, network.state_dict()))
-        log.info(
-            "the last layer starts random: that of %s is for %s, and this network for %s",
-            weights.source,
-            _shorten(known) if others else f"{there:,} classes",
-            _shorten(classes) if others else f"{here:,}",
-        )
+    if not last or (not others and all(name in fitting for name in last)):
+        return
+    for name in last:
+        fitting.pop(name, None)
+    there, here = (_sizes(state, last) for state in (renamed, network.state_dict()))
+    log.info(
+        "the last layer starts random: that of %s is for %s, and this network for %s",
+        weights.source,
+        _shorten(known) if others else there,
+        _shorten(classes) if others else here,
+    )
+
+
+def _sizes(state: dict, layer: list[str]) -> str:
+    """Return `1,000 classes of 512 features` of the layer that gives the logits."""
+    classes, *features = max((state[name].shape for name in layer), key=len) or (0,)
+    return f"{classes:,} classes" + f" of {features[0]:,} features" * bool(features)
 
 
 def _shorten(names: Sequence[str], most: int = 5) -> str:

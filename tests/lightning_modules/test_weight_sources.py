@@ -132,9 +132,7 @@ def test_a_repository_in_the_cache_needs_no_internet(cache, tmp_path, caplog, po
     with caplog.at_level(logging.INFO):
         assert load(network, policy, tmp_path) == f"hub {REPOSITORY}@{COMMIT[:12]}"
     assert is_filled(network, state)
-    assert (
-        "the last layer starts random" in caplog.text and "is for 1,000 classes, and this network for 2" in caplog.text
-    )
+    assert "is for 1,000 classes of 256 features, and this network for 2 classes of 256" in caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     described = describe_weights(policy)
     assert {key: described[key] for key in CONFIG} == CONFIG
@@ -291,6 +289,23 @@ def test_weights_for_other_classes_keep_all_but_the_last_layer(tmp_path, caplog)
     assert not torch.equal(network.state_dict()["classifier.4.weight"], before)
 
 
+def test_no_layer_of_the_head_starts_from_a_part_of_another_one(tmp_path, caplog):
+    """As a bias for the same classes: of a network that was cut elsewhere, whose features are of another width."""
+    state, network = weights(), build(classes=1000)
+    state["classifier.weight"] = state["classifier.weight"][:, :-1].clone()
+    assert network.classifier.bias.shape == state["classifier.bias"].shape
+    save_file(state, tmp_path / "cut.safetensors")
+    before = network.classifier.bias.clone()
+    with caplog.at_level(logging.INFO):
+        load(network, str(tmp_path / "cut.safetensors"), tmp_path)
+    assert torch.equal(network.classifier.bias, before) and "random: classifier (2)" in caplog.text
+    width = network.classifier.in_features
+    assert (
+        f"is for 1,000 classes of {width - 1:,} features, and this network for 1,000 classes of {width:,}"
+        in caplog.text
+    )
+
+
 def test_integers_are_no_weights_of_floats(tmp_path):
     state = weights()
     state["conv_stem.weight"] = state["conv_stem.weight"].to(torch.int8)
@@ -397,6 +412,17 @@ def test_the_package_s_weights_are_timm_s_bit_for_bit(tmp_path):
     load(network, "imagenet", tmp_path, timm_name=LITE0)
     own, timms = network.state_dict(), load_file(SHARED / "weights" / "tf_efficientnet_lite0.safetensors")
     assert len(timms) == 247 and all(torch.equal(own[name], tensor) for name, tensor in timms.items())
+
+
+def test_without_the_package_and_internet_it_says_what_to_install(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setitem(weight_sources.PACKAGES, LITE0, PACKAGES[LITE0]._replace(module="no_such_module"))
+    assert load(build(LITE0), "auto", tmp_path, timm_name=LITE0).startswith("random")
+    assert "is not here (pip install -e '.[samples]')" in caplog.text and "hf download timm/" in caplog.text
+    caplog.clear()
+    assert load(build(), "auto", tmp_path, timm_name=NAME).startswith("random")
+    assert "samples" not in caplog.text
 
 
 @packaged
