@@ -27,7 +27,7 @@ from datamodules.deep_pixels import ValueRange, parse_range
 from datamodules.loader import EpochSampler, ImageDataset, StatefulDataLoader, keep_batch, workers_that_fit
 from datamodules.memory import Memory
 from datamodules.normalize import channel_statistics, normalize, without_flat_channels
-from datamodules.pixel_cache import Look, PixelCache, open_pixel_cache
+from datamodules.pixel_cache import Look, PixelCache, UncachedPixels, open_pixel_cache
 from datamodules.prepare import prepare_catalog
 from datamodules.sources.catalog import SPLITS, Catalog
 from datamodules.sources.csv_table import CsvTable
@@ -227,7 +227,7 @@ class ImageDataModule(L.LightningDataModule):
         rules = self.rules if self.rules["train_fraction"] < 1 else self.rules | {"train_seed": None}
         key = f"{source_key} {look} {sorted(rules.items())}"
         prepared = self.memory.get(
-            key, lambda: (self.catalog, prepare_catalog(self.catalog, self._pixels(look), **self.rules))
+            key, lambda: (self.catalog, prepare_catalog(self.catalog, self._compared_pixels(look), **self.rules))
         )
         self.catalog, findings = prepared
         stats = self._pixels(look).stats
@@ -265,6 +265,15 @@ class ImageDataModule(L.LightningDataModule):
             *(" ".join(f"{value:.4f}" for value in values) for values in (mean, std)), f"{len(rows):,}",
         )  # fmt: skip
         return list(mean), std
+
+    def _compared_pixels(self, look: Look) -> PixelCache:
+        """Return what near duplicates are found by: bilinear for all, so that the interpolation changes no splits."""
+        pixels = self._pixels(look)
+        if look.interpolation == "bilinear":
+            return pixels
+        compared = UncachedPixels(self.catalog.files, look._replace(interpolation="bilinear"), pixels.stats)
+        compared.path = pixels.path  # where the answers are kept, so that no image is decoded a third time
+        return compared
 
     def _pixels(self, look: Look) -> PixelCache:
         return self.memory.get(

@@ -26,7 +26,7 @@ from datamodules.pixel_cache import PixelCache
 
 log = logging.getLogger(__name__)
 
-LOOK = 2  # version of both looks, whose answers are kept
+LOOK = 3  # version of both looks, whose answers are kept
 KEPT = "near.npz"  # beside the cached pixels
 MOST_IMAGES = 300_000  # compared all with all: 25 s of two cores for 100,000, and by the square of it
 MOST_PAIRS = 50_000  # looked at a second time

@@ -12,6 +12,8 @@ from datamodules.prepare import prepare_catalog
 from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.image_folder import ImageFolder
 from datamodules.sources.source import read_source
+from engine.config.instantiate import instantiate
+from tests.support.configs import composed
 from tests.support.helpers import make_images
 
 SPLIT_COUNTS = {f"{s}/{c}": 6 for s in ("train", "val", "test") for c in ("blue", "red")}
@@ -33,6 +35,29 @@ def root(tmp_path):
 
 def kinds(findings):
     return sorted((f.kind, f.leak) for f in findings)
+
+
+@pytest.mark.parametrize("limit", [1, 0])
+def test_near_duplicates_and_so_splits_do_not_depend_on_the_interpolation(root, tmp_path, monkeypatch, limit):
+    """Else networks whose weights want another interpolation would be tested on other images, and a teacher see its pupil's."""
+    seen = {}
+
+    def keep(catalog, pixels, **rules):
+        seen[data.interpolation] = pixels.path, [pixels[row] for row in range(len(catalog))]
+        return prepare_catalog(catalog, pixels, **rules)
+
+    monkeypatch.setattr("datamodules.image_datamodule.prepare_catalog", keep)
+    config = composed("datamodule=image_folder", "model.image_size=32", "datamodule.batch_size=4")
+    config.datamodule.update({"root": str(root), "cache": str(tmp_path / "cache"), "cache_max_gib": limit})
+    for interpolation in ("bilinear", "bicubic"):
+        data = instantiate(
+            config, "datamodule", augmentation=instantiate(config, "augmentation"), interpolation=interpolation
+        )
+        data.setup()
+        shown = Image.open(data.catalog.files[0]).resize((32, 32), getattr(Image.Resampling, interpolation.upper()))
+        assert np.array_equal(data.pixel_cache[0], np.asarray(shown))
+        assert seen[interpolation][0] == data.pixel_cache.path  # beside which the answers are kept
+    assert np.array_equal(seen["bilinear"][1], seen["bicubic"][1])
 
 
 def test_clean_folders_have_no_findings(root, tmp_path):
