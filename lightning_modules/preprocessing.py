@@ -222,7 +222,7 @@ def _of_description(described: dict, source: str) -> Preprocessing:
         size = values["input_size"]
         size = size[-1] if isinstance(size, (list, tuple)) and size else size
     interpolation = NEAREST.get(asked, asked) if isinstance(asked, str) else asked
-    check_preprocessing(size, mean, std, interpolation, source)
+    check_preprocessing(size, mean, std, interpolation, source.removeprefix("as ").removesuffix(" was trained"))
     if interpolation != asked:
         source = f"{source} (with {asked})"
     return Preprocessing(size, interpolation, [float(v) for v in mean], [float(v) for v in std], source)

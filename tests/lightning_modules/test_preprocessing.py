@@ -129,7 +129,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(settings, reason):
 def test_an_odd_description_of_others_is_refused_in_one_line(monkeypatch, described):
     usual = {"mean": HALF, "std": HALF, "input_size": [3, 64, 64], "interpolation": "lanczos"}
     monkeypatch.setattr(pretrained_weights, "describe_weights", lambda policy: usual | described)
-    with pytest.raises(UserError, match=r"^as model\.weights=a/b was trained: its \w+ is ") as raised:
+    with pytest.raises(UserError, match=r"^model\.weights=a/b: its \w+ is ") as raised:
         decide(weights="a/b")
     assert "\n" not in str(raised.value)
     monkeypatch.setattr(pretrained_weights, "describe_weights", lambda policy: usual)
