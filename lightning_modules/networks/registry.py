@@ -39,8 +39,8 @@ NETWORKS = {
     "timm": timm_model,
     "truncated": truncated,
 }
-# Settings of conf/model that a network may not need
 BATCH_NORM_MOMENTUM = 0.1  # torch's own
+# Settings of conf/model that a network may not need
 OF_EVERY_MODEL = ("name", "weights", "freeze", "image_size", "normalization", "interpolation")
 
 
@@ -59,7 +59,7 @@ def build_network(*, network: str, num_classes: int, **arguments) -> nn.Module:
     if not isinstance(built, nn.Module):
         raise NetworkError(f"model.network={network}: makes a {type(built).__name__} and no torch.nn.Module")
     if not is_full_name(network):
-        _forget_sooner(built)
+        _forget_sooner(built.backbone if head_name(arguments) else built)  # a head of the user's own stays as it is
     return built
 
 

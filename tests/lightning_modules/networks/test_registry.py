@@ -5,10 +5,11 @@ import torch
 import torchvision
 from torch import nn
 
+from lightning_modules.networks import heads
 from lightning_modules.networks.errors import NetworkError
 from lightning_modules.networks.registry import build_network, pretrained_name
 from lightning_modules.networks.shufflenet_v1 import channel_shuffle
-from lightning_modules.networks.surgery import set_frozen, shuffle_order, smallest_image_size
+from lightning_modules.networks.surgery import batch_norms, set_frozen, shuffle_order, smallest_image_size
 from lightning_modules.networks.truncated import BACKBONES
 from tests.support.helpers import FINAL
 
@@ -190,3 +191,38 @@ def test_a_frozen_backbone_does_not_change_and_the_head_learns(name):
     assert len(changed) == 1 and changed <= {"head", "fc", "classifier"}
     set_frozen(network, False)
     assert all(p.requires_grad for p in network.parameters()) and all(m.training for m in network.modules())
+
+
+@pytest.mark.parametrize("network", [
+    {"network": "torchvision", "name": "mnasnet0_5"}, {"network": "torchvision", "name": "mobilenet_v3_small"},
+    {"network": "truncated", "backbone": "tf_efficientnet_lite0", "keep": 2, "head": HEAD},
+    {"network": "timm", "name": "tinynet_e"}, FINAL,
+])  # fmt: skip
+def test_forty_batches_are_enough_for_the_statistics_of_every_network(network):
+    if network["network"] == "timm" or network.get("backbone") == "tf_efficientnet_lite0":
+        pytest.importorskip("timm", reason="needs the extra timm")
+    torch.manual_seed(0)
+    built = build_network(num_classes=2, **network).train()
+    norm, inputs = next(iter(batch_norms(built).values())), []
+    norm.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    for _ in range(40):
+        built(5 + torch.randn(4, 3, 64, 64))
+    mean = torch.stack([x.mean((0, 2, 3)) for x in inputs]).mean(0)
+    torch.testing.assert_close(norm.running_mean, mean, rtol=0.05, atol=0.02)
+
+
+class SlowHead(nn.Module):
+    """Average over more batches than the networks of this project."""
+
+    def __init__(self, features, num_classes):
+        super().__init__()
+        self.norm, self.linear = nn.BatchNorm1d(features, momentum=0.01), nn.Linear(features, num_classes)
+
+
+def test_batch_norms_of_the_user_s_own_average_as_they_say(monkeypatch):
+    monkeypatch.setitem(heads.OWN, "mine.SlowHead", SlowHead)
+    monkeypatch.setitem(heads.OWN, "mine.SlowNetwork", lambda *, num_classes: SlowHead(8, num_classes))
+    cut = {"network": "truncated", "backbone": "mobilenet_v3_small", "keep": 2, "head": {"name": "mine.SlowHead"}}
+    built = build_network(num_classes=2, **cut)
+    assert built.head.norm.momentum == 0.01 and {n.momentum for n in batch_norms(built.backbone).values()} == {0.1}
+    assert build_network(num_classes=2, network="mine.SlowNetwork").norm.momentum == 0.01
