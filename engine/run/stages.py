@@ -19,6 +19,7 @@ from callbacks.graceful_shutdown import GracefulShutdown, ended_by
 from callbacks.throughput import Throughput
 from common.errors import UserError
 from common.run_record import AuditFinding, BestEpoch, DataInfo, Excluded, InputInfo, RunRecord
+from common.text import plural
 from datamodules.memory import Memory
 from engine.config.instantiate import instantiate
 from engine.config.trainer_flags import batch_limits, lightning_flags
@@ -40,7 +41,7 @@ from lightning_modules.checkpoint import (
 )
 from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.network_errors import network_errors
-from lightning_modules.networks.registry import network_arguments, pretrained_name, timm_name
+from lightning_modules.networks.registry import head_name, network_arguments, pretrained_name, timm_name
 from lightning_modules.networks.surgery import set_frozen
 from lightning_modules.preprocessing import decide_preprocessing
 from lightning_modules.pretrained_weights import load_initial_weights
@@ -247,11 +248,23 @@ def build_model(config: DictConfig, data: L.LightningDataModule) -> ImageClassif
         scheduler=instantiate(config, "scheduler"),
     )
     check_image_size(config, classifier.network, len(classes))
+    if "fit" in config.stages:
+        warn_of_narrow_head(network.get("head"), len(classes))
     if config.model.freeze:
         with network_errors():
             set_frozen(classifier.network, True)
         classifier.train()  # callbacks/freeze_backbone.py puts what is frozen into eval mode in each epoch
     return classifier
+
+
+def warn_of_narrow_head(head: dict | None, k: int) -> None:
+    """Warn where a linear layer before the last has fewer than `k` - 1 outputs, too few to separate `k` classes freely."""
+    widths = (head or {}).get("hidden_dims") if head_name({"head": head}) is None else None
+    if widths and min(widths) < k - 1:
+        log.warning(
+            "model.head.hidden_dims=%s: %d classes are distinguished by %s, which costs accuracy; without the hidden layer: "
+            "model.head.hidden_dims=[] model.head.dropout=[0.2]", widths, k, plural(min(widths), "number"),
+        )  # fmt: skip
 
 
 def complete_loss(model: ImageClassifier, data: L.LightningDataModule) -> None:

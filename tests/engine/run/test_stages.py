@@ -62,6 +62,19 @@ def test_classes_that_are_weighted_twice_are_warned_of(prepared, caplog, loss, s
     assert ("rare classes are weighted twice" in caplog.text) == warned
 
 
+@pytest.mark.parametrize(("overrides", "classes", "warned"), [
+    (["model=shufflenet_mod"], 2, False), (["model=shufflenet_mod"], 3, False), (["model=shufflenet_mod"], 4, True),
+    (["model=truncated"], 4, False),
+    (["model=truncated", "model.head.hidden_dims=[8,3]", "model.head.dropout=[0,0,0]"], 4, False),
+    (["model=simple_cnn"], 4, False),
+])  # fmt: skip
+def test_a_head_that_is_too_narrow_for_the_classes_is_warned_of(prepared, tmp_path, caplog, overrides, classes, warned):
+    root = make_images(tmp_path / "data", {f"{split}/{k}": 4 for split in SPLITS for k in range(classes)})
+    build_model(*prepared(*overrides, root=root))
+    text = "model.head.hidden_dims=[2]: 4 classes are distinguished by 2 numbers"
+    assert (text in caplog.text) == ("model.head.hidden_dims=[] model.head.dropout=[0.2]" in caplog.text) == warned
+
+
 def test_runs_of_other_seeds_have_the_same_images(prepared, tmp_path):
     root = make_images(tmp_path / "data", {"blue": 20, "red": 20})
     seed_1, seed_2, split_seed, half = (
