@@ -18,6 +18,7 @@ OF_HEAD = {  # names of what comes after the last block
     "last_linear", "pre_logits",
 }  # fmt: skip
 MOST_LAYERS = 12  # of a sequence that is one block; one of more (VGG's) is a container
+POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)  # timm's hold an activation
 
 
@@ -52,11 +53,16 @@ class Blocks(nn.Module):
 
     @property
     def cuts(self) -> list[str]:
-        """The names of the blocks before the head, of layers in a row (convolution, norm, activation) that of the last."""
+        """The names of the blocks before the head, of layers in a row (convolution, norm, activation) that of the last.
+
+        A row ends with a pooling.
+        """
         before_head = itertools.takewhile(lambda name: name.split(".")[0] not in OF_HEAD, self.names)
         names = [name for name in before_head if not isinstance(self.network.get_submodule(name), IDLE)]
-        layers = [is_layer(self.network.get_submodule(name)) for name in names] + [False]
-        return [name for index, name in enumerate(names) if not (layers[index] and layers[index + 1])]
+        modules = [self.network.get_submodule(name) for name in names]
+        continues = [is_layer(module) and not isinstance(module, POOLS) for module in modules]
+        layers = [*map(is_layer, modules), False]
+        return [name for index, name in enumerate(names) if not (continues[index] and layers[index + 1])]
 
     def upto(self, name: str) -> nn.Module:
         """Return the network up to and with a block: modules in their order, or a graph of them where it does more.

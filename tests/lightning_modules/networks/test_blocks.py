@@ -175,3 +175,9 @@ def test_real_weights_of_the_whole_network_fit_a_cut(tmp_path):
         _, maps = whole.eval().forward_intermediates(x, indices=[2])  # timm's own way: after blocks.2
         assert torch.equal(network.backbone[:2](x), whole.bn1(whole.conv_stem(x)))
         assert torch.allclose(network.backbone(x), whole.blocks[3][0](maps[0]), atol=1e-6)
+
+
+def test_a_row_of_layers_can_be_cut_after_each_pooling():
+    pytest.importorskip("timm", reason="needs the extra timm")
+    with torch.device("meta"):
+        assert Blocks(build_backbone("vgg11")).cuts == [f"features.{index}" for index in (2, 5, 10, 15, 20)]
