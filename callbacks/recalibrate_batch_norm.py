@@ -56,7 +56,9 @@ class RecalibrateBatchNorm(L.Callback):
             if not self._norms and not self._warned:
                 self._warned = True
                 log.warning(
-                    "callbacks.recalibrate_batch_norm: no batch norm learns its statistics here, so there is nothing to do"
+                    "callbacks.recalibrate_batch_norm: no batch norm learns its statistics in epoch %d, which is validated as "
+                    "usual",
+                    trainer.current_epoch + 1,
                 )
 
     def on_validation_epoch_start(self, trainer, pl_module) -> None:
