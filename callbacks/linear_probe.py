@@ -48,8 +48,8 @@ class LinearProbe(L.Callback):
             if self.done:
                 disable_dropout(head)
             return
-        norms = batch_norms(pl_module.network).values()
-        if norms and not any(map(has_trained_statistics, norms)):
+        norms = batch_norms(pl_module.network).values()  # also of a file, which may be of an untrained network
+        if not pl_module.pretrained or (norms and not any(map(has_trained_statistics, norms))):
             log.warning("callbacks.linear_probe: skipped, since the backbone is not pretrained")
             return
         self.done = True

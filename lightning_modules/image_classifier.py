@@ -83,6 +83,7 @@ class ImageClassifier(L.LightningModule):
         self.loss = loss or CrossEntropy()
         self.distillation: DistillationLoss | None = None  # set by callbacks/distillation.py
         self.max_steps: int | None = None  # of the optimizer, set by callbacks/max_steps.py
+        self.pretrained = True  # engine/run/stages.py sets it to False where the weights are random
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.classes = list(classes)

@@ -315,6 +315,7 @@ def load_weights(config: DictConfig, record: RunRecord, model: ImageClassifier) 
         called=config.model.name,
         download_to=Path(config.datamodule.cache) / "weights",
     )
+    model.pretrained = not description.startswith("random")
     log.info("initial weights: %s", description)
     return description
 

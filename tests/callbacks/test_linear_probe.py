@@ -74,6 +74,18 @@ def test_features_of_a_backbone_that_is_not_pretrained_are_not_learned_from(mode
     assert all(torch.equal(before[name], tensor) for name, tensor in model.network.state_dict().items())
 
 
+@pytest.mark.parametrize("start", ["random", "file"])
+def test_a_network_without_batch_norms_is_probed_only_where_its_weights_are_not_random(train, tmp_path, start):
+    options = ["model=simple_cnn", "stages=[fit]", "trainer.max_epochs=1", "callbacks.linear_probe.steps=5"]
+    if start == "file":
+        torch.save(build_network(network="simple_cnn", image_size=32, num_classes=2).state_dict(), tmp_path / "w.pth")
+        options.append(f"model.weights={tmp_path / 'w.pth'}")
+    ran = train(*options)
+    assert ran.status == 0, ran.err
+    text = ran.out + ran.err
+    assert ("linear_probe: skipped" in text) == (start == "random") != ("linear probe: 5 steps" in text)
+
+
 @pytest.mark.parametrize(("done", "rates"), [(True, [0.0, 0.0]), (False, [0.2, 0.02])])
 def test_resumed_the_dropout_is_off_only_where_the_head_was_probed(done, rates):
     probe = LinearProbe(steps=1, lr=0.1, weight_decay=0)
