@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 
+import torch
+
 from common.errors import UserError
 from common.table import Table
 from common.text import compact_count, plural
 from lightning_modules.cut_costs import CutCost, cut_costs
 from lightning_modules.network_errors import network_errors
+from lightning_modules.networks.blocks import Blocks
 from lightning_modules.networks.errors import NetworkError
 from lightning_modules.networks.timm_models import find_timm, timm_weights
 from lightning_modules.networks.torchvision_models import TORCHVISION_WEIGHTS
-from lightning_modules.networks.truncated import BACKBONES
+from lightning_modules.networks.truncated import BACKBONES, build_backbone, has_numbered_children
 
 SIZES = (256, 128)
 SMALL_OF_TIMM = (
@@ -84,6 +87,7 @@ def describe_backbone(name: str) -> list[str]:
     return [
         f"{name}: {plural(len(cuts), 'cut')}",
         *(f"weights: {source}" for source in _weights(name) or ["none, it starts from random ones"]),
+        *_further(name),
         *([f"takes images of {sizes[0]} pixels only: model.image_size={sizes[0]}"] if sizes != SIZES else []),
         "",
         *Table.of(titles, lines, texts=1).as_text(),
@@ -91,6 +95,15 @@ def describe_backbone(name: str) -> list[str]:
         f"Parameters and MACs (thop): with a head for two classes. Map: of an image of {sizes[0]} pixels.",
         CUT.format(name, cuts[len(cuts) // 2].keep),
     ]
+
+
+def _further(name: str) -> list[str]:
+    """Return why there are no further cuts, where the search for blocks has ended early."""
+    if has_numbered_children(name):
+        return []
+    with torch.device("meta"):
+        stopped = Blocks(build_backbone(name)).stopped
+    return [] if stopped is None else [f"further cuts are not found: {' '.join(str(stopped).split())}"]
 
 
 def _macs(cut: CutCost) -> list[str]:

@@ -135,12 +135,14 @@ def find_block(blocks: Blocks, backbone: str, keep: int | str) -> str:
     """
     cuts = blocks.cuts
     if not cuts:
-        reason = " ".join(str(blocks.stopped).split())[:200] if blocks.stopped else "it runs none"
-        raise NetworkError(f"model.backbone={backbone}: cannot be cut, since its blocks are not found ({reason})")
+        raise NetworkError(
+            f"model.backbone={backbone}: cannot be cut, since its blocks are not found ({_reason(blocks)})"
+        )
+    further = "" if blocks.stopped is None else f"; further ones are not found ({_reason(blocks)})"
     if isinstance(keep, int):
         if not 1 <= keep <= len(cuts):
             raise NetworkError(
-                f"model.keep={keep}: {backbone} has {len(cuts)} blocks ({shorten(cuts)}); use 1 to {len(cuts)}"
+                f"model.keep={keep}: {backbone} has {len(cuts)} blocks ({shorten(cuts)}); use 1 to {len(cuts)}{further}"
             )
         return cuts[keep - 1]
     if keep in blocks.names:
@@ -157,9 +159,14 @@ def find_block(blocks: Blocks, backbone: str, keep: int | str) -> str:
     if keep in modules:
         raise NetworkError(
             f"model.keep={keep}: {backbone} cannot be cut there, since {keep} is no block that it runs once. The blocks are "
-            f"{shorten(cuts)}"
+            f"{shorten(cuts)}{further}"
         )
     raise NetworkError(f"model.keep={keep}: no such block in {backbone}", name=keep, allowed=[*cuts, *blocks.ends])
+
+
+def _reason(blocks: Blocks) -> str:
+    """Return why no further blocks of a network are found."""
+    return " ".join(str(blocks.stopped).split())[:200] if blocks.stopped else "it runs none"
 
 
 def _keep_children(whole: nn.Module, prefix: str, backbone: str, keep: int | str) -> tuple[nn.Sequential, list[str]]:
@@ -172,31 +179,37 @@ def _keep_children(whole: nn.Module, prefix: str, backbone: str, keep: int | str
                 f"model.keep={keep}: {backbone} has {len(names)} blocks ({', '.join(names)}); use 1 to {len(names)}"
             )
         return nn.Sequential(OrderedDict(list(blocks.items())[:keep])), names
-    return cut_after(blocks, keep.removeprefix(prefix), backbone, prefix), names
+    return cut_after(blocks, keep.removeprefix(prefix), backbone, prefix, keep), names
 
 
-def cut_after(blocks: OrderedDict[str, nn.Module], layer: str, backbone: str, outer: str = "") -> nn.Sequential:
+def cut_after(
+    blocks: OrderedDict[str, nn.Module], layer: str, backbone: str, outer: str = "", typed: str | None = None
+) -> nn.Sequential:
     """Return the blocks up to and with the named layer.
 
     Args:
         outer: what stands before the name of the layer in the whole network.
+        typed: the layer as the user has named it, with or without `outer`.
 
     Raises:
         NetworkError: no such layer, or it lies inside a block that does not run its children one after the other.
     """
     name, _, inner = layer.partition(".")
+    typed = typed or outer + layer
     if name not in blocks:
         within = f"{backbone}'s {outer.rstrip('.')}" if outer else backbone
-        raise NetworkError(f"model.keep={outer}{layer}: no such layer in {within}", name=name, allowed=blocks)
+        raise NetworkError(
+            f"model.keep={typed}: no such layer in {within}", name=typed, allowed=[outer + each for each in blocks]
+        )
     names = list(blocks)
     kept = OrderedDict((n, blocks[n]) for n in names[: names.index(name) + 1])
     if inner:
         if not isinstance(kept[name], nn.Sequential):
             raise NetworkError(
-                f"model.keep={outer}{layer}: {outer}{name} of {backbone} is a {type(kept[name]).__name__}, which cannot be cut "
+                f"model.keep={typed}: {outer}{name} of {backbone} is a {type(kept[name]).__name__}, which cannot be cut "
                 f"inside; use model.keep={outer}{name} or the block before"
             )
-        kept[name] = cut_after(OrderedDict(kept[name].named_children()), inner, backbone, f"{outer}{name}.")
+        kept[name] = cut_after(OrderedDict(kept[name].named_children()), inner, backbone, f"{outer}{name}.", typed)
     return nn.Sequential(kept)
 
 

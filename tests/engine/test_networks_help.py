@@ -32,6 +32,12 @@ def test_a_backbone_is_listed_with_its_cuts(in_process):
     assert rows["layer2.0"][1] == "128"  # asked for by its name only
 
 
+def test_a_search_for_cuts_that_ended_early_is_shown(in_process):
+    pytest.importorskip("timm", reason="needs the extra timm")
+    status, out, _ = in_process(train, "--networks", "test_vit")  # its positions depend on the size of the image
+    assert status == 0 and "test_vit: 1 cut\n" in out and "\nfurther cuts are not found: symbolically traced" in out
+
+
 def test_without_timm_its_extra_is_named(in_process, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.setattr(

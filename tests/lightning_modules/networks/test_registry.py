@@ -53,11 +53,26 @@ def test_shufflenet_mod_is_the_study_s_network():
         ({"keep": 7}, "cannot cut shufflenet_v2_x0_5 after fc"),
         ({"backbone": "shufflenet_v3"}, "model.backbone=shufflenet_v3: unknown; allowed: resnet18"),
         ({"keep": "stage9"}, "model.keep=stage9: no such layer in shufflenet_v2_x0_5; allowed: conv1"),
-        ({"keep": "stage2.9"}, "no such layer in shufflenet_v2_x0_5's stage2; allowed: 0, 1, 2, 3"),
+        (
+            {"keep": "stage2.9"},
+            "model.keep=stage2.9: no such layer in shufflenet_v2_x0_5's stage2; allowed: stage2.0, stage2.1,",
+        ),
         ({"keep": "stage2.0.branch1"}, "is a InvertedResidual, which cannot be cut inside; use model.keep=stage2.0 or"),
         (
             {"backbone": "efficientnet_b0", "keep": "features.5.0.block.0"},
             "model.keep=features.5.0.block.0: features.5.0 of efficientnet_b0 is a MBConv, .*use model.keep=features.5.0",
+        ),
+        (
+            {"backbone": "mobilenet_v2", "keep": "feature.3"},
+            "model.keep=feature.3: no such layer in mobilenet_v2's features; allowed: features.0, features.1,",
+        ),
+        (
+            {"backbone": "squeezenet1_1", "keep": "classifier"},
+            "model.keep=classifier: no such layer in squeezenet1_1's feat",
+        ),
+        (
+            {"backbone": "squeezenet1_1", "keep": "3.squeeze"},
+            "model.keep=3.squeeze: features.3 of squeezenet1_1 is a Fire",
         ),
         ({"backbone": "vgg16", "keep": 32}, "vgg16 has 31 blocks"),
         ({"head": {"hidden_dims": [2], "dropout": [0.2]}}, "model.head.dropout"),
