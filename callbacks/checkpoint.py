@@ -8,6 +8,7 @@ from typing import Literal
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from common.atomic_io import write_bytes
 from common.errors import UserError
 from lightning_modules.epoch_end import may_save
 from lightning_modules.optim import direction
@@ -19,25 +20,38 @@ class SingleFileCheckpoint(ModelCheckpoint):
     """Keep one checkpoint of a fixed name in the run's own folder.
 
     Lightning takes file names from the checkpoint that it resumes from, and removes files by them: where the run lay before,
-    or wherever an untrusted checkpoint points. This class ignores them and looks for the file in the run's folder, then
-    beside that checkpoint.
+    or wherever an untrusted checkpoint points. This class ignores them and looks for the file in the run's folder, into
+    which it copies that beside the checkpoint where it is another one.
     """
 
-    def setup(self, trainer, pl_module, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        places = [Path(self.dirpath), *([Path(trainer.ckpt_path).parent] if trainer.ckpt_path else [])]
-        self._found = next((str(f) for p in places if (f := p / f"{self.filename}.ckpt").is_file()), "")
+    def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        self._beside, self._copies = Path(trainer.ckpt_path).parent, trainer.is_global_zero  # unknown before, in setup
 
     def load_state_dict(self, state_dict: dict) -> None:
         score = state_dict["best_model_score"]
         if score is not None and not (isinstance(score, Tensor) and score.numel() == 1):
             raise UserError(f"best_model_score of {self.filename}.ckpt is not a single number")
-        if score is not None and not self._found:
+        found = self._find(copy=score is not None)
+        if score is not None and not found:
             log.warning("%s.ckpt is missing: the best of the coming epochs replaces it", self.filename)
-        score = score if self._found else None
-        own = dict.fromkeys(("best_model_path", "kth_best_model_path", "last_model_path"), self._found)
-        own |= {"best_k_models": {} if score is None else {self._found: score}, "best_model_score": score}
+        score = score if found else None
+        own = dict.fromkeys(("best_model_path", "kth_best_model_path", "last_model_path"), found)
+        own |= {"best_k_models": {} if score is None else {found: score}, "best_model_score": score}
         super().load_state_dict({**state_dict, **own, "dirpath": self.dirpath})
+
+    def _find(self, copy: bool) -> str:
+        """Return the path of the file in the run's folder, or nothing where there is none and none to copy."""
+        own = Path(self.dirpath, f"{self.filename}.ckpt")
+        if own.is_file():
+            return str(own)
+        if not copy or not (self._beside / own.name).is_file():
+            return ""
+        own.parent.mkdir(parents=True, exist_ok=True)
+        for name in (own.with_suffix(".safetensors").name, own.name) if self._copies else ():
+            if (self._beside / name).is_file():
+                write_bytes(own.with_name(name), (self._beside / name).read_bytes())
+        return str(own)
 
 
 class BestCheckpoint(SingleFileCheckpoint):

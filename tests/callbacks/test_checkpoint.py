@@ -84,17 +84,35 @@ def test_a_checkpoint_of_an_older_version_resumes_and_keeps_its_best_epoch_in_a_
     assert resumed.record.best.epoch == 2
 
 
+def test_a_run_that_resumes_in_another_folder_keeps_the_best_epoch_and_leaves_the_other_run_as_it_is(
+    train, given, tmp_path
+):
+    given(accuracy=[0.9, 0.5], loss=[0.1, 0.2])
+    ran = train("trainer.max_epochs=2", *FIT)
+    before = {path.name: path.read_bytes() for path in (ran.folder / "checkpoints").iterdir()}
+    for accuracy, epoch in ((0.6, 1), (0.95, 3)):
+        given(accuracy=[accuracy], loss=[0.3])
+        place = tmp_path / f"to{epoch}"
+        to = [f"ckpt_path={ran.folder / 'checkpoints' / 'last.ckpt'}", f"hydra.run.dir={place}", "trainer.max_epochs=3"]
+        resumed = train(*to, "stages=[fit]", small=False, to=place)
+        assert resumed.status == 0 and "best.ckpt is missing" not in resumed.out + resumed.err, resumed.err
+        best = place / "checkpoints" / "best.ckpt"
+        assert (resumed.record.best.epoch, resumed.record.best.checkpoint) == (epoch, str(best))
+        assert epochs_done(best) == epoch and best.with_suffix(".safetensors").is_file()
+    assert {path.name: path.read_bytes() for path in (ran.folder / "checkpoints").iterdir()} == before
+
+
 @pytest.mark.parametrize("loss", [1, True, "0.1", [0.1], torch.tensor(0.1)], ids=str)
-def test_a_malformed_loss_of_the_best_epoch_is_named(loss):
+def test_a_malformed_loss_of_the_best_epoch_is_named(loss, tmp_path):
     best = BestCheckpoint()
-    best._found = ""
+    best.dirpath = str(tmp_path)
     with pytest.raises(UserError, match=r"best_loss of best\.ckpt is not a single number"):
         best.load_state_dict(best.state_dict() | {"best_loss": loss})
 
 
-def test_a_run_that_resumes_with_another_monitor_says_that_the_best_starts_over(caplog):
+def test_a_run_that_resumes_with_another_monitor_says_that_the_best_starts_over(caplog, tmp_path):
     best, trainer = BestCheckpoint(monitor="val/f1"), SimpleNamespace(global_step=3, check_val_every_n_epoch=1)
-    best._found = ""
+    best.dirpath = str(tmp_path)
     best.on_train_start(trainer, None)
     assert "callbacks.best_checkpoint.monitor=val/f1: the checkpoint has no best epoch by it" in caplog.text
     caplog.clear()

@@ -162,8 +162,7 @@ def test_a_billion_references_to_one_list(base, tmp_path):
 def test_last_ckpt_names_no_file_outside_of_its_folder(tmp_path):
     best = BestCheckpoint(monitor="val/accuracy")
     best.dirpath = str(tmp_path)
-    strategy = SimpleNamespace(broadcast=lambda value: value)
-    best.setup(SimpleNamespace(ckpt_path=None, is_global_zero=True, strategy=strategy), None, "validate")
+    best.on_load_checkpoint(SimpleNamespace(ckpt_path=str(tmp_path / "last.ckpt"), is_global_zero=True), None, {})
     outside = f"{tmp_path}/../mine.txt"  # Lightning would remove it after the next better epoch
     names = dict.fromkeys(("best_model_path", "kth_best_model_path", "last_model_path"), outside)
     score = torch.tensor(0.1)
