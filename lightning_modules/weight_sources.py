@@ -13,6 +13,7 @@ import re
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,7 +118,9 @@ def from_timm(name: str, download_to: Path) -> Weights:
         UnavailableError: they are not here and cannot be downloaded.
         UserError: what was downloaded is no file of weights.
     """
-    config = _import_hub("timm", f"model.name={name}").get_pretrained_cfg(name)
+    with _names_the_extra(f"model.name={name}"):
+        import timm
+    config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise NoneExistError
     tagged = f"{config.architecture}.{config.tag}" if config.tag else name
@@ -210,7 +213,8 @@ class Repository(NamedTuple):
             UnavailableError: it cannot be downloaded.
             UserError: no such repository or revision.
         """
-        hub = _import_hub("huggingface_hub", f"model.weights={self.policy}")
+        with _names_the_extra(f"model.weights={self.policy}"):
+            import huggingface_hub as hub
         try:
             found = hub.try_to_load_from_cache(self.name, file, revision=self.revision)
             if isinstance(found, str) or not download:
@@ -252,11 +256,15 @@ class Repository(NamedTuple):
         )
 
 
-def _import_hub(package: str, wanted_by: str):
+@contextlib.contextmanager
+def _names_the_extra(wanted_by: str) -> Iterator[None]:
+    """Turn the failed import of timm or huggingface_hub into an error that names the extra that brings both."""
     try:
-        return importlib.import_module(package)
+        yield
     except ImportError as error:
-        raise UserError(f"{wanted_by}: {package} is not installed; install it with pip install -e '.[timm]'") from error
+        raise UserError(
+            f"{wanted_by}: {error.name} is not installed; install it with pip install -e '.[timm]'"
+        ) from error
 
 
 def installed_networks() -> list[str]:
