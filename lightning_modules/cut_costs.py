@@ -15,6 +15,7 @@ from lightning_modules.networks.truncated import (
     cut_after,
     cut_names,
     has_numbered_children,
+    numbered_children,
     own_image_size,
 )
 from lightning_modules.profiling import count_parameters, profile_thop
@@ -94,8 +95,7 @@ def _kept(whole: nn.Module, backbone: str) -> Iterator[tuple[str, nn.Module]]:
         for name in blocks.cuts:
             yield name, blocks.upto(name)
         return
-    prefix = "features." if hasattr(whole, "features") else ""
-    blocks = OrderedDict((whole.features if prefix else whole).named_children())
+    prefix, blocks = numbered_children(whole)
     for name, block in blocks.items():
         holds = isinstance(block, nn.Sequential) and not all(map(is_layer, block))
         inner = [f"{name}.{each}" for each, _ in block.named_children()] if holds else []

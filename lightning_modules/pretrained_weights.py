@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from lightning_modules.weight_names import is_of_head, last_layer, rename
+from lightning_modules.weight_names import head_weights, last_layer, rename
 from lightning_modules.weight_sources import (
     NoneExistError,
     UnavailableError,
@@ -145,14 +145,15 @@ def _load_fitting(network: nn.Module, weights: Weights, classes: Sequence[str] |
     own = network.state_dict()
     renamed = rename(weights.state, network)
     fitting = {name: tensor for name, tensor in renamed.items() if name in own and _fits(tensor, own[name])}
-    before_head = [name for name in own if not is_of_head(name, network)] or list(own)
+    of_head = set(head_weights(network))
+    before_head = [name for name in own if name not in of_head] or list(own)
     if not any(name.endswith("weight") and name in fitting for name in before_head):
         raise UserError(
             f"{key}: fits nothing in this network. It has names such as "
             f"{', '.join(name[:100] for name in list(weights.state)[:3])}; the network needs {', '.join(list(own)[:3])}"
         )
     for name in own:
-        if name in renamed and name not in fitting and not is_of_head(name, network):
+        if name in renamed and name not in fitting and name not in of_head:
             raise UserError(
                 f"{key}: is of another network: {name} has the shape {tuple(renamed[name].shape)} there and "
                 f"{tuple(own[name].shape)} here{_odd_numbers(renamed[name], own[name])}; choose the model that it was saved "
@@ -170,7 +171,7 @@ def _load_fitting(network: nn.Module, weights: Weights, classes: Sequence[str] |
     ]  # files may leave it out
     random = [name for name in needed if name not in fitting]
     log.log(
-        logging.INFO if all(is_of_head(name, network) for name in random) else logging.WARNING,
+        logging.INFO if of_head.issuperset(random) else logging.WARNING,
         "weights: %d of %d tensors from %s; random: %s; in the file but not used: %s",
         len(fitting),
         len(needed),

@@ -56,14 +56,15 @@ def _by_timm(state: State, network: nn.Module) -> State | None:
     return converted if plain else None
 
 
-def is_of_head(name: str, network: nn.Module) -> bool:
-    """Return whether a weight belongs to what the network ends in, which depends on the classes."""
-    return name.split(".")[0] in HEADS or name.startswith(f"{_head_of_timm(network)}.")
+def head_weights(network: nn.Module) -> list[str]:
+    """Return the names of the weights that belong to what the network ends in, which depends on the classes."""
+    of_timm = f"{_head_of_timm(network)}."
+    return [name for name in network.state_dict() if name.split(".")[0] in HEADS or name.startswith(of_timm)]
 
 
 def last_layer(network: nn.Module) -> list[str]:
     """Return the names of the weights that give the logits."""
-    of_head = [name for name in network.state_dict() if is_of_head(name, network)]
+    of_head = head_weights(network)
     return [name for name in of_head if name.rpartition(".")[0] == of_head[-1].rpartition(".")[0]]
 
 

@@ -75,8 +75,8 @@ def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -
         raise NetworkError("model.keep=: has no value; how many blocks to keep, or the name of the last one")
     prefix = ""
     if has_numbered_children(backbone):
-        prefix = "features." if hasattr(whole, "features") else ""
-        kept, names = _keep_children(whole, prefix, backbone, keep)
+        prefix, children = numbered_children(whole)
+        kept, names = _keep_children(children, prefix, backbone, keep), list(children)
         last = list(kept._modules)[-1]
     else:
         blocks = Blocks(whole)
@@ -116,8 +116,15 @@ def cut_names(whole: nn.Module, backbone: str) -> list[str]:
     """Return the names of the blocks that `keep` counts."""
     if not has_numbered_children(backbone):
         return Blocks(whole).cuts
-    prefix = "features." if hasattr(whole, "features") else ""
-    return [prefix + name for name, _ in (whole.features if prefix else whole).named_children()]
+    prefix, blocks = numbered_children(whole)
+    return [prefix + name for name in blocks]
+
+
+def numbered_children(whole: nn.Module) -> tuple[str, OrderedDict[str, nn.Module]]:
+    """Return the children of `features` where the network has one, else its own, and what stands before their names."""
+    if hasattr(whole, "features"):
+        return "features.", OrderedDict(whole.features.named_children())
+    return "", OrderedDict(whole.named_children())
 
 
 def shorten(names: list[str], most: int = 30) -> str:
@@ -169,17 +176,16 @@ def _reason(blocks: Blocks) -> str:
     return " ".join(str(blocks.stopped).split())[:200] if blocks.stopped else "it runs none"
 
 
-def _keep_children(whole: nn.Module, prefix: str, backbone: str, keep: int | str) -> tuple[nn.Sequential, list[str]]:
-    """Return the kept blocks of a network of numbered children, and the names of all its blocks."""
-    blocks = OrderedDict((whole.features if prefix else whole).named_children())
+def _keep_children(blocks: OrderedDict[str, nn.Module], prefix: str, backbone: str, keep: int | str) -> nn.Sequential:
+    """Return the blocks to keep of a network of numbered children."""
     names = list(blocks)
     if isinstance(keep, int):
         if not 1 <= keep <= len(names):
             raise NetworkError(
                 f"model.keep={keep}: {backbone} has {len(names)} blocks ({', '.join(names)}); use 1 to {len(names)}"
             )
-        return nn.Sequential(OrderedDict(list(blocks.items())[:keep])), names
-    return cut_after(blocks, keep.removeprefix(prefix), backbone, prefix, keep), names
+        return nn.Sequential(OrderedDict(list(blocks.items())[:keep]))
+    return cut_after(blocks, keep.removeprefix(prefix), backbone, prefix, keep)
 
 
 def cut_after(
