@@ -1,0 +1,206 @@
+"""smallest.json, what `smallest.py` has found: the candidates with their costs, how far each has come, and the answer."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from common.atomic_io import write_json
+from common.errors import UserError
+from common.run_record import Latency
+from common.untrusted.json_files import read_json, to_type
+
+SCHEMA = 1
+LARGEST = 64 * 2**20  # bytes; a thousand candidates are one MiB
+FILE = "smallest.json"
+
+# Key of `cost=` and of `limits.*` -> what it is, with its unit
+COSTS = {
+    "macs": "multiply-accumulates of one image",
+    "parameters": "parameters",
+    "file_kib": "size of the weights as float32, KiB",
+    "activation_kib": "peak memory of the activations of one image as float32, KiB",
+    "activation_int8_kib": "peak memory of the activations of one image as int8, KiB",
+    "latency_ms": "time of one image on this machine, ONNX on one thread, median, ms",
+}
+Metric = Literal["accuracy", "balanced_accuracy"]
+Verdict = Literal["shown", "shown_as_trained", "not_shown", "chosen_not_proved", "none"]
+
+
+@dataclass(kw_only=True)
+class Costs:
+    """What one image costs, without data; of a network with a head for the classes of the data."""
+
+    parameters: int
+    macs: int
+    """Multiply-accumulates, thop's count."""
+    file_kib: float
+    """Weights and buffers as float32, KiB."""
+    activation_kib: float
+    """The largest sum of what is alive at once while the network runs, KiB of float32."""
+    activation_int8_kib: float
+    """Likewise, a byte a value."""
+    latency: Latency | None = None
+    """As an ONNX file on one thread; null where it was not measured."""
+
+    @property
+    def latency_ms(self) -> float | None:
+        return self.latency and self.latency.latency_p50_ms
+
+    def of(self, key: str) -> float | None:
+        """Return the cost that a key of COSTS names; None where it was not measured."""
+        return getattr(self, key)
+
+
+@dataclass(kw_only=True)
+class Measured:
+    """A value of the metric with its 95% interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    """Images."""
+    n_seeds: int = 1
+
+
+@dataclass(kw_only=True)
+class Trained:
+    """The runs of a candidate."""
+
+    runs: list[str] = field(default_factory=list)
+    """Folders, below that of the search, one a seed or a fold."""
+    seeds: list[int] = field(default_factory=list)
+    epochs: int | None = None
+    """The most that one of them has trained."""
+    ended: Literal["finished", "pruned", "failed", "waiting"] = "waiting"
+    reason: str | None = None
+    """Why it was pruned or failed."""
+    val: Measured | None = None
+    test: Measured | None = None
+    """Null unless the test images were opened for it."""
+
+
+@dataclass(kw_only=True)
+class Candidate:
+    """A backbone, cut after a block, for images of one size."""
+
+    backbone: str
+    keep: str
+    """The name of the last block that is kept."""
+    image_size: int
+    """Pixels, height and width."""
+    pretrained: bool
+    weights: str
+    """Where the weights are from, or `random`."""
+    costs: Costs
+    excluded: str | None = None
+    """Why it takes no part, as the limit that it is above."""
+    probe: Measured | None = None
+    """Of a logistic regression on its features, the backbone as it is; null where it was not screened."""
+    stage: Literal["candidate", "screened", "raced", "final"] = "candidate"
+    """How far it has come."""
+    trained: Trained | None = None
+
+    @property
+    def name(self) -> str:
+        """Return `tf_efficientnet_lite0 cut after blocks.3.0, 128 px`."""
+        return f"{self.backbone} cut after {self.keep}, {self.image_size} px"
+
+
+@dataclass(kw_only=True)
+class Pair:
+    """The chosen candidate against the reference on the images of one split: its value minus that of the reference."""
+
+    split: Literal["val", "test"]
+    difference: float
+    at_least: float
+    """One-sided 95% bound of the difference; for a target that of the value itself."""
+    p_value: float
+    """Of a difference of -margin or less, or of a value of the target or less; one-sided."""
+    n: int
+    n_seeds: int
+    of_settings: bool
+    """Whether it holds for other seeds of the same settings; else for these trained networks."""
+    smallest_margin: float | None = None
+    """The smallest margin, or for a target the largest target, that these images show."""
+    would_decide: str | None = None
+    """What would show it, as `about 610 test images`; null where it is shown."""
+
+
+@dataclass(kw_only=True)
+class Question:
+    """What was asked, as the command line and the defaults have it."""
+
+    cost: list[str]
+    """One or two keys of COSTS; the first one decides."""
+    metric: Metric
+    good_enough: float
+    """Loss of the metric against the reference that is accepted."""
+    target: float | None = None
+    """Value of the metric that is enough whatever the reference has; null: none was asked for."""
+    limits: dict[str, float] = field(default_factory=dict)
+    """Key of COSTS -> the most that is allowed."""
+    budget_minutes: float | None = None
+    seeds: list[int] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class Answer:
+    """The answer and its evidence."""
+
+    verdict: Verdict
+    chosen: int | None = None
+    """Index into `candidates`; null where there is nothing to choose."""
+    reference: int | None = None
+    """Likewise, the most accurate one that was trained."""
+    val: Pair | None = None
+    test: Pair | None = None
+    n_finalists: int = 1
+    """Candidates that could have been chosen, by whose number the level for settings is divided."""
+    sentences: list[str] = field(default_factory=list)
+    """For the screen and the page: the answer first, then its evidence."""
+    commands: list[str] = field(default_factory=list)
+    """What is done next: predict, export, demo."""
+
+
+@dataclass(kw_only=True)
+class SmallestRecord:
+    """Everything that a search for the smallest network has found."""
+
+    schema: int = SCHEMA
+    status: Literal["running", "finished"] = "running"
+    name: str = ""
+    command: list[str] = field(default_factory=list)
+    """As typed."""
+    question: Question
+    data: dict[str, Any] = field(default_factory=dict)
+    """name, classes, n_train, n_val, n_test, majority (share of the largest class), folds (null: one validation split)."""
+    machine: dict[str, Any] = field(default_factory=dict)
+    """processor, cores, load_1min."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Of each stage, of this and earlier commands: screen, race, finals, proof."""
+    n_trained: int = 0
+    """Runs that were trained."""
+    candidates: list[Candidate] = field(default_factory=list)
+    front: list[int] = field(default_factory=list)
+    """With two costs: the candidates that no other one beats in both."""
+    answer: Answer | None = None
+    notes: list[str] = field(default_factory=list)
+    """What was skipped, fell back or was cut off by the budget, a sentence each."""
+
+    def write(self, folder: Path) -> None:
+        """Write smallest.json."""
+        write_json(folder / FILE, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> "SmallestRecord":
+        """Read smallest.json.
+
+        Raises:
+            UserError: it is missing, damaged or of another version.
+        """
+        path = folder / FILE
+        content = read_json(path, LARGEST)
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise UserError(f"{path}: not of this version of smallest.py; run smallest.py again with another name=NAME")
+        return to_type(content, cls, path)
