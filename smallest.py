@@ -10,7 +10,9 @@ from train import run
 @hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="smallest")
 def main(config: DictConfig) -> None:
     with cli.keep_error("smallest", config):
-        from engine.smallest.smallest import run_smallest  # late: help and errors of the command line come without torch
+        from engine.smallest.smallest import (
+            run_smallest,  # late: help and errors of the command line come without torch
+        )
 
         run_smallest(config, run)
 

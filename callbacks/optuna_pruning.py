@@ -90,7 +90,9 @@ class RacePruning(OptunaPruning):
         return max((trial.user_attrs.get(f"epoch {epoch}", -math.inf) for trial in trials), default=-math.inf)
 
     def _reason(self, epoch: int) -> str:
-        return f"after epoch {epoch}: {self._label} {self._values[epoch]:.4f}, best at that epoch {self._best(epoch):.4f}"
+        return (
+            f"after epoch {epoch}: {self._label} {self._values[epoch]:.4f}, best at that epoch {self._best(epoch):.4f}"
+        )
 
 
 class RaceReference(RacePruning):

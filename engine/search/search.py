@@ -30,6 +30,8 @@ from engine.state import STATE, FailedJob
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
+
+
 class RunFailed(Exception):  # noqa: N818 the error is its cause
     """Make Optuna mark a trial as failed and continue with the next one."""
 

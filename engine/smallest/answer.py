@@ -3,6 +3,10 @@
 import shlex
 from collections.abc import Sequence
 
+from evaluation.choice import Finalist, Rule, choose, metric_interval, prove
+from reports.smallest_page import card_section, write_page
+from reports.smallest_words import answer_sentences
+
 from common.atomic_io import atomic_open, tolerate_disk_errors, write_text
 from common.errors import UserError
 from common.smallest_record import Answer, Measured, Pair, SmallestRecord, Trained
@@ -12,9 +16,6 @@ from engine.smallest.progress import Progress
 from engine.smallest.runs import Outcomes, RunKey, Runs, read_outcomes
 from engine.smallest.selection import cost_of
 from engine.smallest.settings import SmallestSettings
-from evaluation.choice import Finalist, Rule, choose, metric_interval, prove
-from reports.smallest_page import card_section, write_page
-from reports.smallest_words import answer_sentences
 from reports.wording import would_decide
 
 BEST, CARD = "best.ckpt", "MODEL_CARD.md"
@@ -52,7 +53,9 @@ class Answerer:
         """Open the test images for the chosen one and the reference, and test once."""
         if not self.has_test:
             return
-        self.runs.test([key for index in dict.fromkeys((self.chosen, self.reference)) for key in self.keys[index]], "test")
+        self.runs.test(
+            [key for index in dict.fromkeys((self.chosen, self.reference)) for key in self.keys[index]], "test"
+        )
         chosen, reference = (read_outcomes(self.runs, self.keys[i], "test") for i in (self.chosen, self.reference))
         if chosen is None or reference is None:
             raise UserError(f"{self.settings.folder}: no test run has finished; the log of each is test/RUN/train.log")

@@ -15,7 +15,9 @@ from common.run_record import RunRecord
 from common.smallest_record import Candidate
 
 FILE = "plan.json"
-TRAINING = 4.5  # times of a forward pass over the images, that training takes for each: forward, backward, steps of 16 images
+TRAINING = (
+    4.5  # times of a forward pass over the images, that training takes for each: forward, backward, steps of 16 images
+)
 FIRST_RATE = 1.5e9  # MACs a second, until a pass has shown the machine's
 PER_RUN_S = 6.0  # of a run besides its epochs
 RESERVE_S = 30.0  # for test images, latencies and the page
@@ -23,11 +25,18 @@ CUT_OFF = 1.15  # of the budget, at which a training ends in the middle
 
 
 class Budget:
-    """The time of this command."""
+    """The time of this command.
 
-    def __init__(self, minutes: float | None):
+    Args:
+        minutes: of the whole command; None: no limit.
+        left_minutes: of it, in a process that the command has started; None: it starts now.
+    """
+
+    def __init__(self, minutes: float | None, left_minutes: float | None = None):
         self.minutes = minutes
         self._started_s = time.monotonic() - time.process_time()  # the imports took as long as they computed
+        if minutes is not None and left_minutes is not None:
+            self._started_s -= (minutes - left_minutes) * 60
 
     @property
     def elapsed_s(self) -> float:

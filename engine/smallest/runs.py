@@ -70,7 +70,9 @@ class Runs:
     def overrides(self, key: RunKey) -> list[str]:
         """Return the arguments of train.py for a training, without its stages."""
         each = self.candidates[key.candidate]
-        given = [f"model.weights={override_value(self._weights[each.backbone])}"] if each.backbone in self._weights else []
+        given = (
+            [f"model.weights={override_value(self._weights[each.backbone])}"] if each.backbone in self._weights else []
+        )
         folds = [] if key.fold is None else [f"datamodule.folds={self.folds}", f"datamodule.fold={key.fold}"]
         return [
             *self.settings.overrides,

@@ -1,4 +1,4 @@
-"""Which candidates are trained: the reference, those that race, the finalists. Pure functions of costs, accuracies and times."""
+"""Which candidates are trained: the reference, those that race, the finalists; pure functions of costs, values and times."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ def cost_of(candidate: Candidate, key: str) -> float:
 
 
 def pick_reference(candidates: Sequence[Candidate], cost: str, time_s: Time, left_s: float | None) -> int | None:
-    """Return the index of the candidate with the best probe of which one training fits into the budget; of equal ones the cheapest.
+    """Return the index of the candidate with the best probe of which a training fits into the budget; of equals the cheapest.
 
     None: none was screened, or none fits.
     """
@@ -31,7 +31,13 @@ def pick_reference(candidates: Sequence[Candidate], cost: str, time_s: Time, lef
 
 
 def pick_race(
-    candidates: Sequence[Candidate], reference: int, cost: str, need: float, most: int, time_s: Time, left_s: float | None
+    candidates: Sequence[Candidate],
+    reference: int,
+    cost: str,
+    need: float,
+    most: int,
+    time_s: Time,
+    left_s: float | None,
 ) -> list[int]:
     """Return the candidates that race against the reference, the most promising first.
 
@@ -94,7 +100,9 @@ def utility(value: float, best: float, margin: float, target: float | None, cost
     return min(0.0, value - need) + 0.002 * -math.log2(max(cost_ratio, 1e-9))
 
 
-def pick_finalists(values: dict[int, float], costs: dict[int, float], need: float, most: int, reference: int) -> list[int]:
+def pick_finalists(
+    values: dict[int, float], costs: dict[int, float], need: float, most: int, reference: int
+) -> list[int]:
     """Return who is trained with all seeds beside the reference: the cheapest that may be good enough, then the safest.
 
     Args:

@@ -18,7 +18,7 @@ from engine.search.space import check_composed
 
 OWN = {
     "name", "metric", "good_enough", "target_accuracy", "cost", "limits", "budget", "seeds", "race", "finals", "workers",
-    "storage", "candidates",
+    "worker", "storage", "candidates",
 }  # fmt: skip
 # What the command sets in each run -> what is typed in its place
 RESERVED = {
@@ -86,15 +86,16 @@ def read_settings(config: DictConfig, folder: Path, typed: Sequence[str]) -> Sma
             )
     values = {key: config[key] for key in OWN - {"candidates"}}
     values = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
-    if safe_name(str(values["name"])) != values["name"]:
-        raise UserError(f"name={values['name']}: use letters, digits, dots, - and _, e.g. name={safe_name(str(values['name']))}")
+    name = str(values["name"])
+    if safe_name(name) != name:
+        raise UserError(f"name={name}: use letters, digits, dots, - and _, e.g. name={safe_name(name)}")
     for key, least in NUMBERS.items():
         value = OmegaConf.select(config, key)
         if type(value) is not int or value < least:
             raise UserError(f"{key}={value}: use a whole number from {least}")
     overrides, folds = _of_runs(list(typed), config)
     return SmallestSettings(
-        name=values["name"],
+        name=name,
         folder=folder,
         question=_question(values),
         overrides=overrides,

@@ -5,7 +5,6 @@ import logging
 import os
 import platform
 import shlex
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,13 +13,12 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from common.atomic_io import write_text
 from common.errors import StopRequested, UserError
 from common.run_folder import RunFolder
 from common.signals import stop_immediately
-from common.smallest_record import Answer, Measured, SmallestRecord, Trained
+from common.smallest_record import SmallestRecord
 from common.text import plural
 from engine.config.instantiate import instantiate
 from engine.config.validate import validate
@@ -31,15 +29,17 @@ from engine.smallest.candidates import list_candidates
 from engine.smallest.plan import RESERVE_S, Budget, Plan, TrainingTimes
 from engine.smallest.progress import Progress
 from engine.smallest.race import Race
-from engine.smallest.runs import STAGES, Outcomes, RunKey, Runs, read_outcomes
+from engine.smallest.runs import STAGES, Runs
 from engine.smallest.screen import run_screen
 from engine.smallest.selection import cost_of, pick_finalists, pick_race, pick_reference
 from engine.smallest.settings import SmallestSettings, read_settings
+from engine.smallest.workers import has_launcher, prepare_worker, run_workers
 from engine.state import STATE
 
 log = logging.getLogger(__name__)
 
 SCREEN_SHARE = 0.35  # of the budget
+LINE = "%(asctime)s %(levelname)s %(message)s"  # of smallest.log
 
 
 def run_smallest(config: DictConfig, run: Callable) -> None:
@@ -61,38 +61,68 @@ def run_smallest(config: DictConfig, run: Callable) -> None:
         raise
 
 
+def work(config: DictConfig) -> None:
+    """Do what is left of screen, race and finals in a process that a launcher has started; the answer is the first one's."""
+    from train import run  # the root script, of which a worker has no other sign
+
+    prepare_worker()
+    hydra = HydraConfig.get()
+    settings = read_settings(config, Path(hydra.run.dir), list(hydra.overrides.task))
+    with stop_immediately(), Progress() as progress:
+        Smallest(settings, config, run, progress).train()
+
+
 class Smallest:
     """Find the smallest network that is good enough; the processes of a search share its folder, and nothing else."""
 
     def __init__(self, settings: SmallestSettings, config: DictConfig, run: Callable, progress: Progress):
         self.settings, self.config, self._run, self.progress = settings, config, run, progress
         self.question, self.folder = settings.question, settings.folder
-        self.budget = Budget(settings.question.budget_minutes)
+        self.budget = Budget(settings.question.budget_minutes, config.budget.left_minutes)
         self.plan = Plan(self.folder, self.budget)
 
     def find(self) -> None:
         """Run all stages."""
+        self._prepare()
+        with log_to(self.folder / "smallest.log", LINE):
+            if has_launcher() and not self._is_answered:
+                left_s = self.budget.left_s()
+                run_workers(self.config, self.settings.workers, None if left_s is None else left_s / 60)
+            self._answer(self._train())
+
+    def train(self) -> None:
+        """Run the stages that processes share, the answer not."""
+        self._prepare()
+        self._train()
+
+    def _train(self) -> list[int]:
+        self._screen()
+        return self._finals(self._race())
+
+    def _prepare(self) -> None:
         data = self._open_data()
         self.candidates = list_candidates(self.config, len(data.catalog.classes))
         self.progress.begin("reading the images")
         data.setup()
         self.folds = self._folds(data)
         self._begin(data)
-        with log_to(self.folder / "smallest.log", "%(asctime)s %(levelname)s %(message)s"):
-            self._screen()
-            race = self._race()
-            finals = self._finals(race)
-            self._answer(finals)
 
     def _open_data(self) -> L.LightningDataModule:
         """Return the data of the runs, without an image read: the classes are known from the names."""
         size = min(self.config.candidates.image_sizes)
-        overrides = [*self.settings.overrides, "model=truncated", f"model.image_size={size}", "model.weights=null", STAGES]
-        config = validate(compose_train_config(overrides))
+        overrides = [
+            *self.settings.overrides,
+            "model=truncated",
+            f"model.image_size={size}",
+            "model.weights=null",
+            STAGES,
+        ]
+        config = compose_train_config(overrides)
+        with open_dict(config):
+            del config["hydra"]
+        config = validate(config)
         transforms = {key: instantiate(config, key) for key in ("augmentation", "batch_transform")}
-        return instantiate(
-            config, "datamodule", **transforms, interpolation="bilinear", mean=[0.5] * 3, std=[0.5] * 3
-        )
+        return instantiate(config, "datamodule", **transforms, interpolation="bilinear", mean=[0.5] * 3, std=[0.5] * 3)
 
     def _folds(self, data: L.LightningDataModule) -> int | None:
         """Return into how many folds train and val are divided; None: one validation split, and seeds."""
@@ -124,8 +154,11 @@ class Smallest:
             machine={"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
             candidates=self.candidates,
         )  # fmt: skip
-        with contextlib.suppress(UserError):  # none, or of another version
-            self.record.seconds = SmallestRecord.read(self.folder).seconds
+        before = None
+        with contextlib.suppress(UserError, OSError):  # none, or of another version
+            before = SmallestRecord.read(self.folder)
+            self.record.seconds = before.seconds
+        self._is_answered = before is not None and before.status == "finished"
         self.folder.mkdir(parents=True, exist_ok=True)
         write_configuration(RunFolder(self.folder), OmegaConf.to_yaml(self.config), HydraConfig.instance().cfg)
         if self.folds and self.settings.folds is None:
@@ -168,9 +201,7 @@ class Smallest:
         epochs = compose_train_config(self.settings.overrides).trainer.max_epochs
         self.times = TrainingTimes(passes, self.n_train, self.n_val, epochs)
         weights = OmegaConf.to_container(self.config.candidates.weights)
-        self.runs = Runs(
-            self.settings, self.candidates, weights, self.folds, self.budget, self.progress, self._run
-        )
+        self.runs = Runs(self.settings, self.candidates, weights, self.folds, self.budget, self.progress, self._run)
 
     def _race(self) -> list[int]:
         """Train the reference and those that may be good enough for less; return all of them, the reference first."""
@@ -196,7 +227,9 @@ class Smallest:
             raise UserError(f"{self.folder}: no run of the race has finished; the log of each is runs/RUN/train.log")
         not_started = [index for index in places if self.runs.record(self.runs.first(index)) is None]
         if not_started and not race.failed:
-            self.note(f"Of the race {plural(len(not_started), 'candidate')} did not start, since the budget was used up.")
+            self.note(
+                f"Of the race {plural(len(not_started), 'candidate')} did not start, since the budget was used up."
+            )
         self._save()
         return finished
 
