@@ -142,7 +142,9 @@ def _verdicts(
     else:
         test = "seeds and images as random effects" if groups is None else "seeds and groups as random effects"
     seeds = f" and {n_seeds} seeds" if n_seeds > 1 else ""
-    which = f"{'A' if of_a.difference > 0 else 'B'} is better" if of_a.p_value < LEVEL else "which is better is not decided"
+    which = (
+        f"{'A' if of_a.difference > 0 else 'B'} is better" if of_a.p_value < LEVEL else "which is better is not decided"
+    )
     lines = [
         f"A - B: {of_a.difference:z.4f} (95% interval {of_a.low:z.3f} to {of_a.high:z.3f}), {format_p(of_a.p_value)} ({test})",
         f"{which} with {of_a.n:,} images{seeds}",

@@ -74,6 +74,20 @@ def what_would_decide(pair: PairedComparison, split: str, tests: int = 1) -> str
     return f"{unknown}; {_seeds(pair.spread, gap, pair.n, level) or 'more seeds and images'} would"
 
 
+def evidence_of_target(found: Evidence, split: str) -> str:
+    """Return the accuracy with its one-sided bound, and where that is not above the target also what would decide."""
+    on = f"with {found.n:,} {SPLIT_NAMES[split]} images and {plural(found.n_seeds, 'seed')}"
+    bound = f"{floor(found.at_least * 1000 + 1e-9) / 1000:.3f}"
+    if found.shown:
+        return f"{found.own:.3f}, at least {bound} (95%) {on}"
+    text = f"{found.own:.3f}, and down to {bound} cannot be excluded (95%) {on}"
+    if found.gap <= 0:
+        return text
+    decide = would_decide(found, split)
+    nothing = "the accuracy is too near to the target for any number of images"
+    return f"{text}; {f'if it stays, {decide} would decide' if decide else nothing}"
+
+
 def would_decide(found: Evidence, split: str) -> str | None:
     """Return `about 610 test images`: what would show it with a power of 0.8 if the value stays; None: nothing would."""
     if found.shown or found.gap <= 0:
