@@ -124,7 +124,7 @@ class Pair:
     smallest_margin: float | None = None
     """The smallest margin, or for a target the largest target, that these images show."""
     would_decide: str | None = None
-    """What would show it, as `about 610 test images`; null where it is shown."""
+    """What would show it, as `about 610 test images`; null where it is shown, and where the value itself is not within."""
 
 
 @dataclass(kw_only=True)
