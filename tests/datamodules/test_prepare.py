@@ -62,8 +62,8 @@ def test_near_duplicates_and_so_splits_are_those_of_every_image_size_fit_and_int
     ):  # fmt: skip
         config = composed("datamodule=image_folder", f"model.image_size={size}", "datamodule.batch_size=4")
         config.datamodule.update({
-            "root": str(tmp_path / "data"), "cache": str(tmp_path / "cache"), "cache_max_gib": limit, "fit": fit, "folds": folds,
-            "fold": folds and 1,
+            "root": str(tmp_path / "data"), "cache": str(tmp_path / "cache"), "cache_max_gib": limit, "fit": fit,
+            "folds": folds, "fold": folds and 1,
         })  # fmt: skip
         data = instantiate(
             config, "datamodule", augmentation=instantiate(config, "augmentation"), interpolation=interpolation
