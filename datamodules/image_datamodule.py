@@ -50,7 +50,7 @@ class ImageDataModule(L.LightningDataModule):
         source: lists the images.
         root: folder of the user's own images, for the sources that refer to it and for `table`.
         table: CSV of path, label and optionally split, group and weight, in place of what the source lists.
-        folds: train and val become so many folds, of which number `fold` is val; the test split stays closed.
+        folds: train and val become so many folds, of which number `fold` is val; test stays what it is.
         select_on: whether the epoch is chosen on val, or on test as the study did.
         train_fraction: stratified share of the training images that is used, another part for each `seed`.
         on_unreadable: whether files that are no images end the run or are excluded.
@@ -293,8 +293,8 @@ class ImageDataModule(L.LightningDataModule):
 
     @property
     def has_test(self) -> bool:
-        """Whether there is a test split that may be opened: in cross-validation it stays closed."""
-        return len(self.catalog.rows("test")) > 0 and self.rules["folds"] is None
+        """Whether there is a test split."""
+        return len(self.catalog.rows("test")) > 0
 
     @property
     def class_counts(self) -> list[int]:
