@@ -1,4 +1,6 @@
-"""How well a cut does as it is: logistic regression on its pooled features (linear probe: Alain & Bengio 2016, arXiv:1610.01644).
+"""How well a cut does as it is: logistic regression on its pooled features.
+
+Linear probes: Alain & Bengio 2016, arXiv:1610.01644.
 
 Shapes: N images, C features, K classes.
 """
