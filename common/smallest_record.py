@@ -121,7 +121,9 @@ class Pair:
     split: Literal["val", "test"]
     difference: float
     at_least: float
-    """One-sided 95% bound of the difference; for a target that of the value itself."""
+    """One-sided bound of the difference, of 1 - `level`; for a target that of the value itself."""
+    level: float = 0.05
+    """Of settings 0.05 divided by the candidates that could have been chosen."""
     p_value: float
     """Of a difference of -margin or less, or of a value of the target or less; one-sided."""
     n: int

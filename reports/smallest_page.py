@@ -65,7 +65,7 @@ def make_page(record: SmallestRecord) -> str:
         commands=record.answer.commands if record.answer else [],
         notes=record.notes,
         facts=_facts(record),
-        again=shlex.join(["python", "smallest.py", *record.command]),
+        again=shlex.join(record.command),
         **script,
     )
 
@@ -79,8 +79,7 @@ def card_section(record: SmallestRecord) -> str:
     lines += [f"- {escape_markdown(note)}" for note in record.notes]
     if ranked:
         lines += ["", *_trained_table(record, ranked).as_markdown(), "", escape_markdown(_trained_note(record))]
-    command = shlex.join(["python", "smallest.py", *record.command])
-    lines += ["", f"{escape_markdown(work(record))}, by {escape_markdown(command)}"]
+    lines += ["", escape_markdown(f"{work(record)}, by {shlex.join(record.command)}")]
     return "\n".join(lines) + "\n"
 
 

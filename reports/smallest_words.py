@@ -40,6 +40,8 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
     if answer.verdict == "not_shown" and not _within(record, answer.val):
         head = "No network is shown to be good enough; the nearest one on validation"
     itself = ", the most accurate one itself" if answer.chosen == answer.reference else ""
+    if answer.verdict == "none":
+        head, itself = "No smaller network to choose; trained to the end was only", ""
     lines = [f"{head}: {clean(chosen.name)}{itself}", _costs(record, chosen), _evidence(record, chosen, answer)]
     lines += [
         _guessing(record, chosen, answer),
@@ -198,43 +200,53 @@ def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:
         "chosen_not_proved": "chosen on validation, which flatters",
     }
     how["shown_as_trained"] = how["shown"]
-    lead = how[answer.verdict] if pair and answer.verdict in how else f"measured on {SPLIT_NAMES[split]}"
+    compared = pair and (record.question.target is not None or answer.chosen != answer.reference)
+    lead = how[answer.verdict] if compared and answer.verdict in how else f"measured on {SPLIT_NAMES[split]}"
     facts = f"{lead}: {metric_name(record)} {describe_measured(measured)}"
-    if pair and (record.question.target is not None or answer.chosen != answer.reference):
-        return f"{facts}; {_against(record, answer, pair)}"
-    if sum(each.trained is not None for each in record.candidates) < 2:
-        return f"{facts}; no other network was trained"
+    if compared:
+        one = "the network in best.ckpt: " if measured and pair.n_seeds == 1 < measured.n_seeds else ""
+        return f"{facts}; {one}{_against(record, answer, pair, measured.value if measured else None)}"
+    if answer.verdict == "none":
+        return facts
     return f"{facts}; validation shows no smaller network to be within {record.question.good_enough:g} of it"
 
 
-def _against(record: SmallestRecord, answer: Answer, pair: Pair) -> str:
+def _against(record: SmallestRecord, answer: Answer, pair: Pair, value: float | None) -> str:
     """Compare with the margin or the target, and say what would decide where it is not shown."""
-    question, reference = record.question, _reference(record)
-    on = f"with {pair.n:,} {SPLIT_NAMES[pair.split]} images and {plural(pair.n_seeds, 'seed')}"
-    met = _within(record, pair)
-    shown = answer.verdict in ("shown", "shown_as_trained", "chosen_not_proved") and met
+    question, within = record.question, _within(record, pair)
+    share = f"({100 * (1 - pair.level):.4g}%)"
+    shown = answer.verdict in ("shown", "shown_as_trained", "chosen_not_proved") and within
+    gap = f"{wording.difference(pair)} {_of_reference(record)}" if answer.chosen != answer.reference else ""
     if question.target is not None:
-        bound = _bound(pair.at_least, question.target)
-        text = f"its own lower bound {bound} (95%) {'lies' if met else 'does not lie'} above {question.target:g}"
-        if reference and answer.chosen != answer.reference:
-            text = f"{wording.difference(pair)} {_of_reference(record)}; {text}"
+        lies = "lies" if within else "does not lie"
+        text = f"its own lower bound {_bound(pair.at_least, question.target)} {share} {lies} above {question.target:g}"
+        text = f"{gap}; {text}" if gap and answer.reference is not None else text
+    elif within:
+        text = f"{gap}, {wording.at_most(pair)} {share}, margin {question.good_enough:g}"
     else:
-        gap = f"{wording.difference(pair)} {_of_reference(record)}"
-        if shown:
-            return f"{gap}, {wording.at_most(pair)} (95%), margin {question.good_enough:g}"
-        if met:
-            text = f"{gap}, {wording.at_most(pair)} (95%) by itself, margin {question.good_enough:g}"
-        else:
-            bound = wording.at_most(pair).removeprefix("at most ")
-            text = f"{gap}, but up to {bound} cannot be excluded (95%), margin {question.good_enough:g},"
+        bound = wording.at_most(pair).removeprefix("at most ")
+        text = f"{gap}, but up to {bound} cannot be excluded {share}, margin {question.good_enough:g},"
     if shown:
         return text
-    if met and answer.n_finalists > 1:
-        text += f", which is not enough for one of {answer.n_finalists} that could have been chosen,"
-    decide = pair.would_decide and clean(pair.would_decide)
-    if decide and decide.startswith("about") and " would" not in decide:
-        decide += " would decide"
-    return f"not shown: {text} {on}" + (f"; {decide}" if decide else "")
+    on = f"with {pair.n:,} {SPLIT_NAMES[pair.split]} images and {plural(pair.n_seeds, 'seed')}"
+    return f"not shown: {text} {on}; {_what_would_decide(record, pair, value)}"
+
+
+def _what_would_decide(record: SmallestRecord, pair: Pair, value: float | None) -> str:
+    """Return what would decide; where nothing does, whether the value itself is the reason.
+
+    Args:
+        value: of the metric of the chosen one.
+    """
+    margin, target = record.question.good_enough, record.question.target
+    if pair.would_decide:
+        decide = clean(pair.would_decide)
+        return decide if " would" in decide or "only if" in decide else f"{decide} would decide"
+    if target is None and pair.difference <= -margin:
+        return f"the difference is not within {margin:g}, so that more images show it only if it shrinks"
+    if target is not None and value is not None and value <= target:
+        return f"the {metric_name(record)} is not above {target:g}, so that more images show it only if it rises"
+    return "no number of images would decide"
 
 
 def _of_reference(record: SmallestRecord) -> str:
@@ -255,13 +267,9 @@ def _kind_of_proof(record: SmallestRecord, answer: Answer) -> str | None:
         return "chosen, not proved: there is no test split, whose images would have chosen nothing and could show it"
     if answer.verdict != "shown_as_trained" or not answer.test:
         return None
-    n = answer.test.n_seeds
-    if n >= FEWEST_SEEDS:
-        return f"of these {n} trainings only: for other seeds of the same settings it is not shown"
-    few = "one seed" if n == 1 else f"{n} seeds"
     return (
-        f"of these trained networks only, {few} each: others of the same settings may be worse; {FEWEST_SEEDS} seeds or more, "
-        "with the budget for them, compare settings"
+        "of these trained networks only: others of the same settings may be worse; to compare settings takes "
+        f"{FEWEST_SEEDS} seeds or more besides that of the race, and the budget for them"
     )
 
 
