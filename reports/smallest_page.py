@@ -194,10 +194,9 @@ def _spoken(record: SmallestRecord, key: str, marks: Sequence[svg.Mark], n_probe
 def _figure_note(record: SmallestRecord, key: str, floor: float, below: int, below_trained: int, no_cost: int) -> str:
     """Say of which images the values are, and count what is not drawn."""
     candidates = record.candidates
-    folds = record.data.get("folds")
     images = "All values are of validation images"
-    if folds:
-        images += f", those of finals of a cross-validation of {folds} folds"
+    if folds := record.data.get("folds"):
+        images = f"Probes and finals predict each image of train and validation once, in {folds} folds; the race is of one fold"
     left_out = [
         (sum(each.excluded is not None for each in candidates), "excluded"),
         (sum(each.excluded is None and each.probe is None and each.trained is None for each in candidates), "not screened"),

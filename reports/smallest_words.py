@@ -246,7 +246,7 @@ def _what_would_decide(record: SmallestRecord, pair: Pair, value: float | None) 
         return f"the difference is not within {margin:g}, so that more images show it only if it shrinks"
     if target is not None and value is not None and value <= target:
         return f"the {metric_name(record)} is not above {target:g}, so that more images show it only if it rises"
-    return "no number of images would decide"
+    return "more images would not decide it"
 
 
 def _of_reference(record: SmallestRecord) -> str:

@@ -165,10 +165,10 @@ def test_costs_have_units(key, value, text):
     assert describe_cost(key, value) == text
 
 
-def test_where_no_number_of_images_decides():
+def test_where_more_images_would_not_decide():
     record = ALL["not_shown"]()
     record.answer.test = replace(record.answer.test, would_decide=None)
-    assert answer_sentences(record)[2].endswith("; no number of images would decide")
+    assert answer_sentences(record)[2].endswith("; more images would not decide it")
     record = ALL["target_not_shown"]()
     record.question.target, record.answer.test.would_decide = 0.95, None
     assert "the accuracy is not above 0.95, so that more images show it only if it rises" in answer_sentences(record)[2]

@@ -147,7 +147,7 @@ def mean_of_seeds() -> SmallestRecord:
 
 
 def too_far() -> SmallestRecord:
-    """The difference itself is larger than the margin, so that no number of images would decide."""
+    """The difference itself is larger than the margin, so that more images would not decide."""
     record = not_shown()
     pair = replace(record.answer.test, difference=-0.026, at_least=-0.0534, smallest_margin=0.0534, would_decide=None)
     record.answer = replace(record.answer, test=pair)
