@@ -346,18 +346,20 @@ def _front_table(record: SmallestRecord) -> Table | None:
 
 
 def _trained_note(record: SmallestRecord) -> str:
-    answer, parts = record.answer, []
-    parts.append(
-        f"{metric_name(record).capitalize()} with its 95% interval. Validation also chose epochs and networks, which flatters"
-    )
-    parts.append("test was opened for the chosen network and the reference only, once, at the end")
-    text = (
-        "; ".join(parts)
-        + ". A probe is a logistic regression on the features of the backbone as it is; costs are for one image."
-    )
-    if answer and answer.n_finalists > 1 and (answer.test or answer.val):
-        text += f" A statement on settings holds at 5% divided by the {answer.n_finalists} that could have been chosen."
-    return text
+    """Explain the table of what was fine-tuned."""
+    proof = record.answer and record.answer.test
+    texts = [
+        f"{metric_name(record).capitalize()} with its 95% interval. Validation also chose epochs and networks, which flatters."
+    ]
+    if any(each.trained and each.trained.test for each in record.candidates):
+        texts.append("Test was opened once, at the end, for the chosen network and the reference only.")
+    texts.append("A probe is a logistic regression on the features of the backbone as it is. Costs are for one image.")
+    if proof and proof.level < 0.05:
+        texts.append(
+            f"The bound on settings is of {100 * (1 - proof.level):.4g}%: 5% divided by the candidates that could have been "
+            "chosen, since seeds that are lucky on validation are as lucky on test."
+        )
+    return " ".join(texts)
 
 
 def _question(record: SmallestRecord) -> str:
