@@ -2,13 +2,15 @@
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable
 
 import optuna
 from optuna.distributions import IntDistribution
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from common.run_folder import RunFolder
+from engine.run.job import folder_lock
 from engine.search.objectives import Objective
 from engine.search.search import Search
 from engine.search.settings import SearchSettings
@@ -20,6 +22,7 @@ from engine.smallest.selection import cost_of, utility
 
 log = logging.getLogger(__name__)
 
+LOCKING_S = 2.0  # from the start of a trial to the lock of its folder, at most
 PLACE = "place"  # parameter of a trial: index into the list of those that race
 
 
@@ -72,6 +75,19 @@ class Race(Search):
             min_resource=settings.min_epochs, reduction_factor=settings.reduction_factor
         )
         return open_study(self.settings, self.folder, InOrder(self.settings.space), pruner)
+
+    def run_trials(self) -> bool:
+        """Run what is left, first of all what a killed process has begun."""
+        if any(map(self._is_orphan, self._running())):
+            time.sleep(LOCKING_S)
+            for trial in filter(self._is_orphan, self._running()):
+                self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        return super().run_trials()
+
+    def _is_orphan(self, trial: FrozenTrial) -> bool:
+        """Return whether no process runs a trial that counts as running: none holds the lock of its run's folder."""
+        with folder_lock(self._job(trial.params)[1]) as is_free:
+            return is_free
 
     def _job(self, point: dict) -> tuple[list[str], RunFolder]:
         key = self.runs.first(self.places[point[PLACE]])

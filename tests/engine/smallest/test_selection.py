@@ -1,5 +1,7 @@
 """Which candidates are trained, on small tables whose answer can be read off."""
 
+import itertools
+
 import pytest
 
 from common.smallest_record import Candidate, Costs, Measured
@@ -50,13 +52,15 @@ def test_of_many_neighbors_one_of_each_step_of_cost_races():
     chosen = pick_race(listed, 99, "macs", 0.85, 4, seconds, None)
     assert len(chosen) == 4
     steps = [listed[i].costs.macs for i in sorted(chosen)]
-    assert all(b / a > 3 for a, b in zip(steps, steps[1:], strict=False))
+    assert all(b / a > 3 for a, b in itertools.pairwise(steps))
 
 
 def test_the_race_starts_what_fits_into_half_of_the_time():
     listed = [candidate(10**7, 0.9), candidate(2 * 10**7, 0.9), candidate(10**8, 0.9)]
     assert pick_race(listed, 2, "macs", 0.88, 8, seconds, 1000) == [0, 1]
-    assert pick_race(listed, 2, "macs", 0.88, 8, seconds, 20) == [0]  # 5 s of the first and 10 s of the second are too much
+    assert pick_race(listed, 2, "macs", 0.88, 8, seconds, 20) == [
+        0
+    ]  # 5 s of the first and 10 s of the second are too much
     assert pick_race(listed, 2, "macs", 0.88, 8, seconds, 1) == []
 
 
