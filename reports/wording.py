@@ -110,6 +110,7 @@ def as_pair(found: Evidence, split: str) -> Pair:
         of_settings=found.of_settings,
         smallest_margin=found.smallest_margin,
         would_decide=would_decide(found, split),
+        level=found.level,
     )
 
 

@@ -3,20 +3,19 @@
 import shlex
 from collections.abc import Sequence
 
-from evaluation.choice import Finalist, Rule, choose, metric_interval, prove
-from reports.smallest_page import card_section, write_page
-from reports.smallest_words import answer_sentences
-
 from common.atomic_io import atomic_open, tolerate_disk_errors, write_text
 from common.errors import UserError
-from common.smallest_record import Answer, Measured, Pair, SmallestRecord, Trained
+from common.smallest_record import Answer, Measured, SmallestRecord, Trained
 from common.text import plural
 from engine.smallest.latency import measure_latencies
 from engine.smallest.progress import Progress
 from engine.smallest.runs import Outcomes, RunKey, Runs, read_outcomes
 from engine.smallest.selection import cost_of
 from engine.smallest.settings import SmallestSettings
-from reports.wording import would_decide
+from evaluation.choice import Finalist, Rule, choose, metric_interval, prove
+from reports.smallest_page import card_section, write_page
+from reports.smallest_words import answer_sentences, last_lines
+from reports.wording import as_pair
 
 BEST, CARD = "best.ckpt", "MODEL_CARD.md"
 
@@ -46,7 +45,7 @@ class Answerer:
         self.n_finalists = max(1, len(others))
         self.record.answer = Answer(
             verdict="chosen_not_proved", chosen=self.chosen, reference=self.reference, n_finalists=self.n_finalists,
-            val=self._pair("val", choice.evidence),
+            val=as_pair(choice.evidence, "val"),
         )  # fmt: skip
 
     def prove(self) -> None:
@@ -61,22 +60,19 @@ class Answerer:
             raise UserError(f"{self.settings.folder}: no test run has finished; the log of each is test/RUN/train.log")
         of_reference = self._finalist(self.reference, reference)
         of_chosen = of_reference if self.chosen == self.reference else self._finalist(self.chosen, chosen)
-        proof = prove(of_chosen, of_reference, self.rule, reference.labels, reference.groups, self.n_finalists)
+        first = self.runs.first(self.chosen)
+        proof = prove(
+            of_chosen, of_reference, self.rule, reference.labels, reference.groups, self.n_finalists,
+            raced=[first.seed if first.fold is None else first.fold],
+        )  # fmt: skip
         answer = self.record.answer
-        answer.verdict, answer.test = proof.verdict, self._pair("test", proof.evidence)
+        answer.verdict, answer.test = proof.verdict, as_pair(proof.evidence, "test")
         if self.chosen == self.reference and self.rule.target is None:
             answer.verdict = "none"
 
     def _finalist(self, index: int, found: Outcomes) -> Finalist:
         cost = cost_of(self.record.candidates[index], self.settings.question.cost[0])
         return Finalist(cost, found.right, found.seeds)
-
-    def _pair(self, split: str, evidence) -> Pair:
-        return Pair(
-            split=split, difference=evidence.value, at_least=evidence.at_least, p_value=evidence.p_value, n=evidence.n,
-            n_seeds=evidence.n_seeds, of_settings=evidence.of_settings, smallest_margin=evidence.smallest_margin,
-            would_decide=None if evidence.shown else would_decide(evidence, split),
-        )  # fmt: skip
 
     def write(self) -> None:
         """Fill in what the runs gave, measure latencies, write best.ckpt, smallest.json and the page, and print the answer."""
@@ -98,8 +94,8 @@ class Answerer:
         record.status = "finished"
         record.write(folder)
         page = write_page(record, folder)
-        print("", *record.answer.sentences, "", f"Page: {page}", "Next:", sep="\n")
-        for command in record.answer.commands:
+        print("", *last_lines(record, page), "Then:", sep="\n")
+        for command in record.answer.commands[1:]:
             print(f"    {command}")
 
     def _hand_out(self) -> None:

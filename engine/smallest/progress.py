@@ -38,6 +38,10 @@ class Progress:
         self._title, self._detail = title, ""
         log.info("%s", title)
 
+    def pause(self) -> None:
+        """Repeat nothing until the next `begin`."""
+        self._title = ""
+
     def epoch(self, done: float, epochs: int) -> None:
         """Keep how far a run is, for the next line."""
         self._detail = f": epoch {min(int(done) + 1, epochs)} of {epochs}, {done / epochs:.0%}"

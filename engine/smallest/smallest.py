@@ -25,7 +25,8 @@ from engine.config.validate import validate
 from engine.run.job import write_configuration
 from engine.search.space import compose_train_config
 from engine.search.trial import log_to
-from engine.smallest.candidates import list_candidates
+from engine.smallest.candidates import apply_limits, list_candidates
+from engine.smallest.latency import measure_latencies
 from engine.smallest.plan import RESERVE_S, Budget, Plan, TrainingTimes
 from engine.smallest.progress import Progress
 from engine.smallest.race import Race
@@ -38,6 +39,7 @@ from engine.state import STATE
 
 log = logging.getLogger(__name__)
 
+LATENCY = "latency_ms"
 SCREEN_SHARE = 0.35  # of the budget
 LINE = "%(asctime)s %(levelname)s %(message)s"  # of smallest.log
 
@@ -101,11 +103,13 @@ class Smallest:
 
     def _prepare(self) -> None:
         data = self._open_data()
-        self.candidates = list_candidates(self.config, len(data.catalog.classes))
+        notes: list[str] = []
+        self.candidates = list_candidates(self.config, len(data.catalog.classes), notes)
         self.progress.begin("reading the images")
         data.setup()
         self.folds = self._folds(data)
         self._begin(data)
+        self.record.notes = [*notes, *self.record.notes]
 
     def _open_data(self) -> L.LightningDataModule:
         """Return the data of the runs, without an image read: the classes are known from the names."""
@@ -190,6 +194,7 @@ class Smallest:
 
     def _screen(self) -> None:
         """Probe all cuts, and learn how fast this machine is."""
+        self.progress.pause()  # the screen has lines of its own
         with self._timed("screen"):
             passes = run_screen(
                 self.candidates, self.config, self.folder, folds=self.folds, metric=self.question.metric,
@@ -234,24 +239,39 @@ class Smallest:
         return finished
 
     def _plan_race(self) -> list[int]:
-        cost, left_s = self.question.cost[0], self._left_s()
-        reference = pick_reference(self.candidates, cost, self.times.of, left_s)
+        """Return the reference and those that race against it; none where not one can be trained."""
+        cost, n, pool = self.question.cost[0], self.settings.n_raced, list(range(len(self.candidates)))
+        if LATENCY in (*self.question.cost, *self.question.limits):
+            pool = self._pick(pool, "macs", 2 * n)
+            self._measure_latencies(pool)
+        return self._pick(pool, cost, n)
+
+    def _measure_latencies(self, indices: list[int]) -> None:
+        """Measure the latency of these, and exclude what is above its limit."""
+        listed = [self.candidates[index] for index in indices]
+        self.progress.begin(f"latency of {plural(len(listed), 'network')}, as ONNX on one thread, one after the other")
+        measure_latencies(listed, len(self.record.data["classes"]), self.folder)
+        apply_limits(self.candidates, self.question.limits)
+
+    def _pick(self, pool: list[int], cost: str, most: int) -> list[int]:
+        """Return the reference of a pool and at most so many that race against it for less of a cost."""
+        among, left_s = [self.candidates[index] for index in pool], self._left_s()
+        best = pick_reference(among, cost, self.times.of, None)
+        reference = pick_reference(among, cost, self.times.of, left_s)
         if reference is None:
             return []
-        best = pick_reference(self.candidates, cost, self.times.of, None)
-        if self.candidates[best].probe.value > self.candidates[reference].probe.value:
-            self.note(
-                f"The best probe has {self.candidates[best].name} ({self.candidates[best].probe.value:.3f}), of which one "
-                f"training would take about {self.times.of(self.candidates[best]) / 60:.0f} min; the reference is the best one "
-                f"that the budget allows to train: {self.candidates[reference].name} "
-                f"({self.candidates[reference].probe.value:.3f})."
-            )
         need = self.question.target
         if need is None:
-            need = self.candidates[reference].probe.value - self.question.good_enough
-        after_s = None if left_s is None else left_s - self.times.of(self.candidates[reference])
-        others = pick_race(self.candidates, reference, cost, need, self.settings.n_raced, self.times.of, after_s)
-        return [reference, *others]
+            need = among[reference].probe.value - self.question.good_enough
+        if among[best].probe.value > among[reference].probe.value:
+            self.note(
+                f"The best probe has {among[best].name} ({among[best].probe.value:.3f}), of which one training would take "
+                f"about {self.times.of(among[best]) / 60:.0f} min; the reference is the best one that the budget allows to "
+                f"train, {among[reference].name} ({among[reference].probe.value:.3f})."
+            )
+        after_s = None if left_s is None else left_s - self.times.of(among[reference])
+        others = pick_race(among, reference, cost, need, most, self.times.of, after_s)
+        return [pool[index] for index in (reference, *others)]
 
     def _minutes_needed(self) -> float:
         screened = [each for each in self.candidates if each.probe is not None and not each.excluded]

@@ -43,7 +43,10 @@ def read(*typed: str) -> SmallestSettings:
         ("finals.folds=1.5", "finals.folds=1.5: use a whole number from 2"),
         ("name=a/b", "name=a/b: use letters, digits"),
         ("model=resnet18", "model: is set by smallest.py in each run; use candidates.backbones=[NAME]"),
-        ("model.image_size=64", "model.image_size: is set by smallest.py in each run; use candidates.image_sizes=[128]"),
+        (
+            "model.image_size=64",
+            "model.image_size: is set by smallest.py in each run; use candidates.image_sizes=[128]",
+        ),
         ("seed=5", "seed: is set by smallest.py in each run; use seeds=[1,2,3]"),
         ("stages=[fit]", "stages: is set by smallest.py in each run; remove it"),
         ("experiment=truncation", "experiment: is set by smallest.py"),
