@@ -65,12 +65,14 @@ def list_candidates(config: DictConfig, num_classes: int, notes: list[str] | Non
         if not set(costs.sizes) <= set(sizes):
             continue
         cuts = _different(costs.cuts) if asked.get(name) is None else _asked(name, asked[name], costs.cuts)
+        whole = _different(costs.cuts)[-1]
         for cut in cuts:
             for place, size in enumerate(costs.sizes):
                 candidate = Candidate(
                     backbone=name,
                     keep=cut.keep,
                     image_size=size,
+                    whole=cut == whole,
                     pretrained=not weights[name].startswith("random"),
                     weights=weights[name],
                     costs=_costs(cut, place),
