@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 MOST_TRAIN, MOST_VAL = 3000, 2000  # images of a pass; of more a part with every class: that ranks the cuts as well
 BATCH_ON_CPU, BATCH_ON_GPU = 16, 256
-EVERY_S = 5.0  # a line on the screen
+EVERY_S = 3.5  # a line on the screen, before a command fills the silence
 POLL_S = 0.5
 MEASURED_S = 1.0  # of forward passes, from which on a rate is believed
 LARGEST_RESULT = 2**20  # bytes
@@ -132,7 +132,6 @@ class Screen:
         self.folder, self.folds, self.metric, self.overrides = folder / "screen", folds, metric, overrides
         self.remaining_s, self.budget_minutes = remaining_s, OmegaConf.select(config, "budget.minutes")
         self.files = OmegaConf.to_container(OmegaConf.select(config, "candidates.weights") or OmegaConf.create({}))
-        self.policy = OmegaConf.select(config, "model.weights", default="auto")
         groups: dict[tuple[str, int], list[Candidate]] = {}
         for candidate in candidates:
             if candidate.pretrained and not candidate.excluded:
@@ -180,7 +179,7 @@ class Screen:
 
     def _question(self, key: tuple[str, int]) -> dict[str, Any]:
         cuts = [candidate.keep for candidate in self.groups[key]]
-        weights = self.files.get(key[0], self.policy)
+        weights = self.files.get(key[0], "auto")
         return {
             "metric": self.metric, "folds": self.folds, "weights": weights, "cuts": cuts, "overrides": self.overrides,
         }  # fmt: skip
@@ -304,7 +303,10 @@ class Screen:
         """Return the images as a run would have them, without augmentation, once for all passes of one look."""
         look = (config.model.image_size, preprocessing.interpolation, preprocessing.mean is None)
         if look not in self.images:
-            self.images[look] = Images.of(config, preprocessing, self.folds)
+            images = Images.of(config, preprocessing, self.folds)
+            if images.described and not self.images:
+                log.info("screen: probes use %s, every class among them", images.described)
+            self.images[look] = images
         return self.images[look]
 
     @torch.inference_mode()
@@ -372,6 +374,8 @@ class Images:
     labels: np.ndarray
     groups: np.ndarray
     parts: list[Part]
+    described: str | None
+    """Where they are not all images of train and val."""
 
     @property
     def classes(self) -> int:
@@ -394,15 +398,14 @@ class Images:
             for rows, most in ((train, MOST_TRAIN), (val, MOST_VAL))
         ]
         rows = np.concatenate(thinned)
-        if len(rows) < len(train) + len(val):
-            log.info("screen: probes use %s of %s images of train and %s of %s of val, every class among them",
-                     *(f"{len(part):,}" for pair in zip(thinned, (train, val), strict=True) for part in pair))  # fmt: skip
         places = np.full(len(catalog), -1)
         places[rows] = np.arange(len(rows))
         pairs = [(train, val)] if folds is None else _folds(config, preprocessing, folds)
         parts = [Part(*(places[each][places[each] >= 0] for each in pair)) for pair in pairs]
         groups = join_groups(catalog.groups, data.pixel_cache.stats.fingerprints)
-        return cls(data, rows, catalog.labels[rows], groups[rows], parts)
+        counts = [f"{len(part):,} of {len(all_):,}" for part, all_ in zip(thinned, (train, val), strict=True)]
+        part = f"{counts[0]} images of train and {counts[1]} of val" if len(rows) < len(train) + len(val) else None
+        return cls(data, rows, catalog.labels[rows], groups[rows], parts, part)
 
 
 def _read_images(config: DictConfig, preprocessing: Preprocessing) -> ImageDataModule:
