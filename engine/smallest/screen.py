@@ -74,8 +74,12 @@ class PassResult:
     question: dict[str, Any]
     """What the probes follow from besides the images; another one is answered again."""
     done: Pass
+    forward_s: float = 0.0
+    """Seconds of the forward passes of this command: none where the features were on the disk."""
+    reading_s: float = 0.0
+    """Seconds of reading the images, where no pass of this command has read them before."""
     further_s: float = 0.0
-    """Seconds besides the forward passes: reading images and weights, probes."""
+    """Seconds besides these and the forward passes: weights, probes."""
     budget_minutes: float | None = None
     """Of the command that skipped it; one with more decides again."""
     probes: dict[str, Measured] = field(default_factory=dict)
@@ -204,19 +208,14 @@ class Screen:
         """Do a pass, or decide that it is skipped."""
         number = list(self.groups).index(key) + 1
         started = time.monotonic()
-        done = Pass(
-            backbone=key[0],
-            image_size=key[1],
-            images=0,
-            macs=self.macs[key],
-        )
+        done = Pass(backbone=key[0], image_size=key[1], images=0, macs=self.macs[key])
         self.progress.text = head = f"screen: pass {number} of {len(self.groups)}, {done.name}"
         result = PassResult(question=question, done=done)
         expected, left = self._expected_s(key), self.remaining_s()
         try:
             if expected is not None and left is not None and expected > left:
                 raise DoesNotFit(expected)
-            images, features = self._features(key, question, done, head)
+            images, features = self._features(key, question, result, head)
             result.probes = self._probes(question["cuts"], images, features, head)
         except DoesNotFit as error:
             seconds = error.args[0]
@@ -235,7 +234,7 @@ class Screen:
         if done.skipped:
             log.info("screen: skipped %s: %s", done.name, done.skipped)
             return result
-        result.further_s = max(0.0, time.monotonic() - started - done.seconds)
+        result.further_s = max(0.0, time.monotonic() - started - result.forward_s - result.reading_s)
         log.info("%s", self._line(result))
         return result
 
@@ -247,9 +246,8 @@ class Screen:
             each = probes[best]
             interval = "" if each.low is None else f" ({each.low:.3f} to {each.high:.3f})"
             found = f"the best probe: cut after {best}, {self.metric.replace('_', ' ')} {each.value:.3f}{interval}"
-        return (
-            f"screen: {done.name}: {plural(len(probes), 'cut')} in {duration(done.seconds + result.further_s)}; {found}"
-        )
+        seconds = duration(result.forward_s + result.reading_s + result.further_s)
+        return f"screen: {done.name}: {plural(len(probes), 'cut')} in {seconds}; {found}"
 
     def _expected_s(self, key: tuple[str, int]) -> float | None:
         """Return how long a pass should take by those before it, of its own backbone where there are some; None: unknown."""
@@ -258,11 +256,14 @@ class Screen:
             return None
         own = [each for each in passes if each.done.backbone == key[0]] or passes
         further = sum(each.further_s for each in passes) / len(passes)
+        reading = [each.reading_s for each in passes if each.reading_s]
+        if reading and not any(size == key[1] for size, *_ in self.images):
+            further += sum(reading) / len(reading)
         work = self.macs[key] * passes[-1].done.images
         return further + work * sum(e.done.seconds for e in own) / sum(e.done.macs * e.done.images for e in own)
 
     def _features(
-        self, key: tuple[str, int], question: dict[str, Any], done: Pass, head: str
+        self, key: tuple[str, int], question: dict[str, Any], result: PassResult, head: str
     ) -> tuple["Images", list[np.ndarray]]:
         """Return the images and the (N, C) features of each cut, from the disk where they are there.
 
@@ -280,20 +281,23 @@ class Screen:
         config = validate(OmegaConf.masked_copy(config, [name for name in config if name != "hydra"]))
         preprocessing = decide_preprocessing(OmegaConf.to_container(config.model))
         self.progress.text = f"{head}: reading the images"
-        images = self._images(config, preprocessing)
+        started, known = time.monotonic(), len(self.images)
+        images, done = self._images(config, preprocessing), result.done
         done.images = len(images.rows)
+        result.reading_s = time.monotonic() - started if len(self.images) > known else 0.0
         self.progress.text = f"{head}: reading the weights"
         network = _load_network(config, images.data, backbone, cuts)
         data = images.data
         mean, std = (data.mean, data.std) if preprocessing.mean is None else (preprocessing.mean, preprocessing.std)
         look = Look(size, data.fit, data.value_range, data.interpolation)
-        pictured = [data.pixel_cache.stats.fingerprints[row] for row in images.rows]
-        named = [backbone, cuts, weights_name(network), look.name(), mean, std, pictured]
+        fingerprints = [data.pixel_cache.stats.fingerprints[row] for row in images.rows]
+        named = [backbone, cuts, weights_name(network), look.name(), mean, std, fingerprints]
         cache = FeatureCache(data.cache / "features", named, data.cache_max_gib)
         found = cache.load([(len(images.rows), channels) for channels in network.channels])
         if found is None:
             on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
             found = self._forward(key, network, images, (mean, std), torch.device("cuda" if on_gpu else "cpu"), head)
+            result.forward_s = found[1]
             cache.save(*found)
         features, done.seconds = found
         by_cut = dict(zip(cuts, features, strict=True))
@@ -343,10 +347,10 @@ class Screen:
 
     def _rest_s(self, key: tuple[str, int], seconds: float) -> float:
         """Return how long the passes that are left should take if this one takes so long, as far as they will be done."""
-        rest = sum(macs for other, macs in self.macs.items() if other != key and other not in self.results)
+        waiting = {other: macs for other, macs in self.macs.items() if other != key and other not in self.results}
+        rest = sum(self._expected_s(other) or seconds * macs / self.macs[key] for other, macs in waiting.items())
         left = self.remaining_s()
-        seconds *= rest / self.macs[key]
-        return seconds if left is None else min(seconds, max(0.0, left))
+        return rest if left is None else min(rest, max(0.0, left))
 
     def _probes(
         self, cuts: Sequence[str], images: "Images", features: Sequence[np.ndarray], head: str
