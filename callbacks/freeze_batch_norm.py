@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.run_record import BatchNormChoice
 from common.text import finite_number
-from lightning_modules.networks.surgery import batch_norms, has_trained_statistics
+from lightning_modules.networks.surgery import batch_norms, evaluating, has_trained_statistics
 
 log = logging.getLogger(__name__)
 
@@ -122,16 +122,13 @@ def statistics_shift(network: nn.Module, names: list[str], batches) -> float:
         norm.register_forward_pre_hook(lambda _, inputs, name=name: add(name, inputs[0]))
         for name, norm in norms.items()
     ]
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
     try:
-        for batch in batches:
-            network(batch)
+        with evaluating(network):
+            for batch in batches:
+                network(batch)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
     shifts = []
     for name, (total, squares, n) in sums.items():
         mean = total / n

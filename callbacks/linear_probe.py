@@ -7,10 +7,13 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from callbacks.recalibrate_batch_norm import replace_statistics
 from common.errors import UserError
-from lightning_modules.networks.surgery import batch_norms, find_head, has_trained_statistics
+from lightning_modules.networks.surgery import batch_norms, evaluating, find_head, has_trained_statistics
 
 log = logging.getLogger(__name__)
+
+IMAGES = 1024  # of the training split, by which batch norms are measured
 
 
 class LinearProbe(L.Callback):
@@ -21,6 +24,10 @@ class LinearProbe(L.Callback):
     of the study's network have a standard deviation of 0.02, which a small learning rate takes dozens of epochs to make
     up for. AdamW. The head's dropout is off from then on: it would remove a feature's mean with it, which is several times
     its deviation.
+
+    Batch norms that learn their mean and variance take those of their batches from the first step on. Where these are of
+    other images than the weights', the head would have learned on other features than it is then given: they are measured
+    on the training images before. That of FreezeBatchNorm, which decides, comes first.
 
     Args:
         steps: of the optimizer; 0 for none.
@@ -54,10 +61,17 @@ class LinearProbe(L.Callback):
             return
         self.done = True
         disable_dropout(head)
-        features, labels, weights = head_features(trainer, pl_module, head)
+        with evaluating(pl_module.network) as modes:
+            learning = [norm for norm in norms if modes[norm] and norm.running_mean is not None]
+            if learning:
+                replace_statistics(trainer, pl_module, learning, images=IMAGES)
+            features, labels, weights = head_features(trainer, pl_module, head)
         with torch.enable_grad():
             loss = self._train(pl_module, head, features, labels, weights)
-        log.info("linear probe: %d steps on the features of %d images, loss %.4f", self.steps, len(labels), loss)
+        measured = ", with mean and variance of the batch norms measured on them" if learning else ""
+        log.info(
+            "linear probe: %d steps on the features of %d images%s, loss %.4f", self.steps, len(labels), measured, loss
+        )
 
     def state_dict(self) -> dict:
         return {"done": self.done}
@@ -121,7 +135,10 @@ def fold_standardization(linear: nn.Linear | nn.Conv2d, mean: Tensor, scale: Ten
 
 @torch.no_grad()
 def head_features(trainer, pl_module, head) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the head's input (N, ...), labels (N,) and, where there are, weights (N,) of all training images."""
+    """Return the head's input (N, ...), labels (N,) and, where there are, weights (N,) of all training images.
+
+    The network is in evaluation mode.
+    """
     seen = []
 
     def keep(_, inputs) -> None:
@@ -129,7 +146,6 @@ def head_features(trainer, pl_module, head) -> tuple[Tensor, Tensor, Tensor | No
         seen.append(nn.functional.adaptive_avg_pool2d(inputs[0], 2) if maps else inputs[0])
 
     hook = head.register_forward_pre_hook(keep)
-    pl_module.network.eval()
     batches = []
     try:
         for batch in unaugmented_batches(trainer, pl_module):
@@ -137,7 +153,6 @@ def head_features(trainer, pl_module, head) -> tuple[Tensor, Tensor, Tensor | No
             batches.append(batch)
     finally:
         hook.remove()
-        pl_module.network.train()
     joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     return torch.cat(seen), joined["labels"], joined.get("weights")
 

@@ -67,21 +67,30 @@ class RecalibrateBatchNorm(L.Callback):
             self._recalibrate(trainer, pl_module, self._norms)
 
     def _recalibrate(self, trainer, pl_module, norms: list[nn.Module]) -> None:
-        data = trainer.datamodule
-        size = max(data.batch_size, SMALLEST_BATCH)
-        batches = data.sample_of_train_dataloader(self.images, batch_size=size, augmented=self.augmented)
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the mean over the batches
-            norm.train()
-        try:
-            with torch.no_grad(), trainer.precision_plugin.forward_context():
-                for number, batch in enumerate(batches):
-                    if number and len(batch["labels"]) < size:  # would count as much as a whole one
-                        break
-                    pl_module(trainer.strategy.batch_to_device(batch, pl_module.device)["pixels"])
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-                norm.eval()
+        with trainer.precision_plugin.forward_context():
+            replace_statistics(trainer, pl_module, norms, images=self.images, augmented=self.augmented)
+
+
+@torch.no_grad()
+def replace_statistics(trainer, pl_module, norms: list[nn.Module], *, images: int, augmented: bool = False) -> None:
+    """Replace the running mean and variance of batch norms by their mean over batches of training images.
+
+    The norms are in evaluation mode afterwards; all others stay in theirs.
+    """
+    data = trainer.datamodule
+    size = max(data.batch_size, SMALLEST_BATCH)
+    batches = data.sample_of_train_dataloader(images, batch_size=size, augmented=augmented)
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over the batches
+        norm.train()
+    try:
+        for number, batch in enumerate(batches):
+            if number and len(batch["labels"]) < size:  # would count as much as a whole one
+                break
+            pl_module(trainer.strategy.batch_to_device(batch, pl_module.device)["pixels"])
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()

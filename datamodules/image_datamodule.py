@@ -20,14 +20,14 @@ from common.checks import check_between
 from common.errors import UserError
 from common.text import join_words
 from common.untrusted.description import IMAGENET_MEAN, IMAGENET_STD, Fit, Interpolation
-from datamodules import gpu_cache
+from datamodules import gpu_cache, near_duplicates
 from datamodules.audit import Finding
 from datamodules.batch_transform import BatchTransform, check_batch_transform, mix_batch
 from datamodules.deep_pixels import ValueRange, parse_range
 from datamodules.loader import EpochSampler, ImageDataset, StatefulDataLoader, keep_batch, workers_that_fit
 from datamodules.memory import Memory
 from datamodules.normalize import channel_statistics, normalize, without_flat_channels
-from datamodules.pixel_cache import Look, PixelCache, UncachedPixels, open_pixel_cache
+from datamodules.pixel_cache import Look, PixelCache, open_pixel_cache
 from datamodules.prepare import prepare_catalog
 from datamodules.sources.catalog import SPLITS, Catalog
 from datamodules.sources.csv_table import CsvTable
@@ -50,7 +50,7 @@ class ImageDataModule(L.LightningDataModule):
         source: lists the images.
         root: folder of the user's own images, for the sources that refer to it and for `table`.
         table: CSV of path, label and optionally split, group and weight, in place of what the source lists.
-        folds: train and val become so many folds, of which number `fold` is val; the test split stays closed.
+        folds: train and val become so many folds, of which number `fold` is val; test stays what it is.
         select_on: whether the epoch is chosen on val, or on test as the study did.
         train_fraction: stratified share of the training images that is used, another part for each `seed`.
         on_unreadable: whether files that are no images end the run or are excluded.
@@ -223,14 +223,13 @@ class ImageDataModule(L.LightningDataModule):
     def _prepare(self) -> PixelCache:
         """Decide splits, exclusions and the range of values; return the pixels. What an earlier job has found is taken over."""
         source_key = self._source_key  # likewise
-        look = Look(self.image_size, self.fit, "own" if self._compares_by_own else self.value_range, self.interpolation)
+        compared_look = near_duplicates.compared_look("own" if self._compares_by_own else self.value_range)
+        compared = self._pixels(compared_look)
         rules = self.rules if self.rules["train_fraction"] < 1 else self.rules | {"train_seed": None}
-        key = f"{source_key} {look} {sorted(rules.items())}"
-        prepared = self.memory.get(
-            key, lambda: (self.catalog, prepare_catalog(self.catalog, self._compared_pixels(look), **self.rules))
-        )
+        key = f"{source_key} {compared_look} {sorted(rules.items())}"
+        prepared = self.memory.get(key, lambda: (self.catalog, prepare_catalog(self.catalog, compared, **self.rules)))
         self.catalog, findings = prepared
-        stats = self._pixels(look).stats
+        stats, look = compared.stats, Look(self.image_size, self.fit, compared_look.value_range, self.interpolation)
         if self._finds_range:
             self.value_range = training_range(self.catalog, stats)
         deep = np.isfinite(stats.spreads[self.catalog.present()]).all(axis=1)
@@ -242,7 +241,8 @@ class ImageDataModule(L.LightningDataModule):
         if few is not None:
             log.warning(few.text)
         self.findings = [*findings, *([few] if few else [])]
-        pixels = self._pixels(look)
+        known = stats if look.value_range == compared_look.value_range else None
+        pixels = self._pixels(look, beside=compared, stats=known)
         errors = [
             pixels.stats.errors[row] for row in np.flatnonzero(self.catalog.present()) if pixels.stats.errors[row]
         ]
@@ -266,27 +266,11 @@ class ImageDataModule(L.LightningDataModule):
         )  # fmt: skip
         return list(mean), std
 
-    def _compared_pixels(self, look: Look) -> PixelCache:
-        """Return what near duplicates are found by: bilinear for all, so that the interpolation changes no splits."""
-        pixels = self._pixels(look)
-        if look.interpolation == "bilinear":
-            return pixels
-        compared = UncachedPixels(self.catalog.files, look._replace(interpolation="bilinear"), pixels.stats)
-        compared.path = pixels.path  # where the answers are kept, so that no image is decoded a third time
-        return compared
-
-    def _pixels(self, look: Look) -> PixelCache:
+    def _pixels(self, look: Look, **known) -> PixelCache:
+        place = self.cache / "pixels"
         return self.memory.get(
             (self._source_key, look),
-            lambda: open_pixel_cache(
-                self.catalog.files,
-                look.image_size,
-                self.cache / "pixels",
-                self.cache_max_gib,
-                look.fit,
-                look.value_range,
-                look.interpolation,
-            ),
+            lambda: open_pixel_cache(self.catalog.files, look, place, self.cache_max_gib, **known),
         )
 
     def fingerprint(self, *splits: str, thinned: bool = True) -> str:
@@ -309,8 +293,8 @@ class ImageDataModule(L.LightningDataModule):
 
     @property
     def has_test(self) -> bool:
-        """Whether there is a test split that may be opened: in cross-validation it stays closed."""
-        return len(self.catalog.rows("test")) > 0 and self.rules["folds"] is None
+        """Whether there is a test split."""
+        return len(self.catalog.rows("test")) > 0
 
     @property
     def class_counts(self) -> list[int]:

@@ -7,7 +7,6 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from common.untrusted.description import Interpolation
 from datamodules.decode import UnreadableImageError, read_image, resize, rgb
 from datamodules.deep_pixels import DeepPixels, ValueRange
 
@@ -84,16 +83,14 @@ def scan_image(
     row: int,
     stats: ImageStats,
     image_size: int,
-    fit: str,
     value_range: ValueRange | Literal["own"] | None,
-    interpolation: Interpolation,
 ) -> Image.Image | None:
-    """Fill a row of the statistics; return the image as `decode.resize` makes it, or None where the file cannot be read.
+    """Fill a row of the statistics; return the image, or None where the file cannot be read.
 
     Args:
+        image_size: as of `read_image`.
         value_range: of images of more than 8 bits, as of `DecodedImage.rgb`; own: each is scaled by its own values, which is
             enough to compare images with.
-        interpolation: of the image that is returned; thumbnails are the same with any.
     """
     try:
         decoded = read_image(path, image_size)
@@ -109,4 +106,4 @@ def scan_image(
     stats.sizes[row], stats.modes[row] = decoded.size, decoded.mode
     stats.fingerprints[row] = decoded.fingerprint()
     stats.thumbnails[row] = resize(image.convert("L"), THUMBNAIL)
-    return resize(image, image_size, fit, interpolation)
+    return image

@@ -5,7 +5,8 @@ compares the texture of the proposed pairs: images of one kind share their layou
 and only what is left of an image without it tells whether two show the same thing. Images of a fixed camera share their
 texture as well: the scene is taken out of them before both looks.
 
-The answers are kept beside the cached pixels by the images' fingerprints: only images that are new are compared again.
+Both looks see the images at sizes of their own (`compared_look`), so that runs of any image size have the same splits. The
+answers are kept beside these cached pixels by the images' fingerprints: only images that are new are compared again.
 """
 
 import contextlib
@@ -16,17 +17,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from PIL import Image
 from scipy import fft
 
 from common.atomic_io import write_bytes
-from datamodules.pixel_cache import PixelCache
+from datamodules.deep_pixels import ValueRange
+from datamodules.pixel_cache import Look, PixelCache
 
 log = logging.getLogger(__name__)
 
-LOOK = 3  # version of both looks, whose answers are kept
+LOOK = 4  # version of both looks, whose answers are kept
 KEPT = "near.npz"  # beside the cached pixels
 MOST_IMAGES = 300_000  # compared all with all: 25 s of two cores for 100,000, and by the square of it
 MOST_PAIRS = 50_000  # looked at a second time
@@ -36,7 +38,7 @@ SAME_FROM = 0.45  # correlation of textures: of solar cells few pairs lie around
 SAME_FROM_FLAT = 0.95  # of lines and edges, where one has no texture (drawings, digits)
 COMPLETED = 100  # images of a group, up to which all of its pairs are compared
 SIDE = 64  # pixels of the second look
-SMALLEST = 24  # side of an image, below which noise is alike by chance
+FROM = 256  # pixels of the image of which these are means: small files are enlarged first, so that noise is not alike by chance
 SHIFT = 0.05  # of a side, in each direction
 BORDER = 0.1  # of a side, not compared: frames, and what a shift pushes out
 CHUNK = 256  # images or pairs at once
@@ -104,12 +106,17 @@ class Answers:
                 write_bytes(path, buffer.getvalue())
 
 
+def compared_look(value_range: ValueRange | Literal["own"] | None) -> Look:
+    """Return how files become the pixels that are compared, whatever the size, fit and interpolation of a run are."""
+    return Look(SIDE, value_range=value_range, gray_from=FROM)
+
+
 def find_pairs(rows: np.ndarray, pixels: PixelCache) -> NearDuplicates:
-    """Return the pairs of near duplicates among `rows`; whatever the splits are, so that these can be drawn by them."""
-    if pixels.image_size < SMALLEST:
-        return NearDuplicates(np.zeros((0, 2), np.int64), [
-            f"not looked for, since images of {pixels.image_size} pixels a side show too little"
-        ])  # fmt: skip
+    """Return the pairs of near duplicates among `rows`; whatever the splits are, so that these can be drawn by them.
+
+    Args:
+        pixels: of `compared_look`.
+    """
     numbers = np.array([int(pixels.stats.fingerprints[row], 16) for row in rows.tolist()], np.uint64)
     numbers, first = np.unique(numbers, return_index=True)
     if len(numbers) > MOST_IMAGES:
@@ -214,11 +221,10 @@ class Search:
         left = _chunked(lambda part: scene.take_out(normalize(thumbnails[part])), images)[0]
         pairs = _pairs_of(images, _nearest(left, self.is_new[images], SCENE_PROPOSED, SCENE_PROPOSED_FROM))
         del left
-        side = min(SIDE, self.pixels.image_size)
-        larger = Scene(normalize(self._gray(images[:SAMPLE], side)))
+        larger = Scene(normalize(self._gray(images[:SAMPLE])))
 
         def features(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            left, length = larger.take_out(normalize(self._gray(part, side)), move_back=True)
+            left, length = larger.take_out(normalize(self._gray(part)), move_back=True)
             return (left * STEPS).round().clip(-127, 127).astype(np.int8), length
 
         def alike(left: tuple[np.ndarray, ...], right: tuple[np.ndarray, ...]) -> np.ndarray:
@@ -230,10 +236,9 @@ class Search:
 
     def _same_texture(self, pairs: np.ndarray) -> np.ndarray:
         """Return (pairs,) bool: whether the two images have the same texture, at the best of small shifts."""
-        side = min(SIDE, self.pixels.image_size)
 
         def features(images: np.ndarray) -> tuple[np.ndarray, ...]:
-            texture, band, flat = split_texture(self._gray(images, side))
+            texture, band, flat = split_texture(self._gray(images))
             return texture.astype(np.float16), band.astype(np.float16), flat
 
         def alike(left: tuple[np.ndarray, ...], right: tuple[np.ndarray, ...]) -> np.ndarray:
@@ -243,8 +248,8 @@ class Search:
 
         return _compare(pairs, features, alike)
 
-    def _gray(self, images: np.ndarray, side: int) -> np.ndarray:
-        return np.stack([_gray(self.pixels[int(row)], side) for row in self.rows[images]])
+    def _gray(self, images: np.ndarray) -> np.ndarray:
+        return np.stack([self.pixels[int(row)][..., 0] for row in self.rows[images]])  # all channels are the same
 
 
 def _inner(thumbnails: np.ndarray) -> np.ndarray:
@@ -339,10 +344,6 @@ def _compare(
         same[block] = _chunked(alike_of, np.arange(len(block)))[0]
         begin = end
     return same
-
-
-def _gray(pixels: np.ndarray, side: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(pixels).convert("L").resize((side, side), Image.Resampling.BOX))
 
 
 def split_texture(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from common.atomic_io import atomic_folder
 from common.errors import DISK_ERRORS
@@ -91,7 +92,7 @@ class UncachedPixels(PixelCache):
         own = self.look.value_range == "own"
         value_range = ValueRange(*self.stats.spreads[row].tolist()) if own else self.look.value_range
         image = open_image(self.files[row], self.image_size, value_range)
-        return np.asarray(resize(image, self.image_size, self.look.fit, self.look.interpolation))
+        return np.asarray(self.look.resize(image))
 
     def __reduce__(self):
         return UncachedPixels, (self.files, self.look, self.stats)
@@ -104,23 +105,31 @@ class Look(NamedTuple):
     fit: str = "squash"  # as of `decode.resize`
     value_range: ValueRange | Literal["own"] | None = None  # as of `image_stats.scan_image`
     interpolation: Interpolation = "bilinear"  # as of `decode.resize`
+    gray_from: int | None = None  # pixels a side of an image in between, of which this one is the mean gray
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        """Return an RGB image as this look has it."""
+        if self.gray_from is None:
+            return resize(image, self.image_size, self.fit, self.interpolation)
+        gray = resize(image, self.gray_from, self.fit, self.interpolation).convert("L")
+        return gray.resize((self.image_size, self.image_size), Image.Resampling.BOX).convert("RGB")
 
     def name(self) -> str:
         """Return 12 hex digits that name the look and the decoder."""
         readers = [name for name in OPTIONAL_READERS if find_spec(name)]  # a file may be readable once one is installed
         how = f"{DECODER}, {self.interpolation}, {VERSION}"
         described = f"{how} {readers} {self.image_size} {self.fit} {tuple(self.value_range or ())}"
+        described += f" gray from {self.gray_from}" if self.gray_from else ""
         return hashlib.blake2b(described.encode(), digest_size=6).hexdigest()
 
 
 def open_pixel_cache(
     files: Sequence[Path],
-    image_size: int,
+    look: Look,
     folder: Path,
     limit_gib: float = 50.0,
-    fit: str = "squash",
-    value_range: ValueRange | Literal["own"] | None = None,
-    interpolation: Interpolation = "bilinear",
+    beside: PixelCache | None = None,
+    stats: ImageStats | None = None,
 ) -> PixelCache:
     """Open the cache of these files in this order; build it where there is none yet.
 
@@ -130,11 +139,9 @@ def open_pixel_cache(
     Args:
         limit_gib: all caches together; the least recently used are removed when a new one is built. Where it has no room for
             these files, or is 0, images are decoded each time that they are asked for.
-        fit: as of `decode.resize`.
-        value_range: as of `image_stats.scan_image`.
-        interpolation: as of `decode.resize`.
+        beside: another cache of these files that the run needs as well: both must have room, and it is removed last.
+        stats: of these files, read with this range: where nothing can be cached they are not read for it again.
     """
-    look = Look(image_size, fit, value_range, interpolation)
     versions = [_version(file) for file in files]
     place = folder / f"{look.name()}-{hashlib.blake2b(b''.join(versions), digest_size=12).hexdigest()}"
     if place.is_dir():
@@ -144,29 +151,32 @@ def open_pixel_cache(
             log.warning("pixel cache: %s; building it again", error)
             shutil.rmtree(place, ignore_errors=True)
     needed, limit = len(files) * look.image_size**2 * 3, int(limit_gib * 2**30)
-    if needed > limit:
-        if limit:
+    beside_it = beside.path.parent if beside and beside.path else None
+    together = needed + (_size_of(beside_it) if beside_it else 0)
+    if together > limit:
+        if limit and look.gray_from is None:
             log.warning(
                 "datamodule.cache_max_gib=%g: %s images take %.1f GiB; decoding images in every epoch, which is slow",
-                limit_gib, f"{len(files):,}", needed / 2**30,
+                limit_gib, f"{len(files):,}", together / 2**30,
             )  # fmt: skip
-        return _decode_without_cache(files, look)
+        return _decode_without_cache(files, look, stats)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         earlier = _find_earlier(folder, look, versions)
-        _make_room(folder, needed, limit, keep=earlier and earlier.place)
+        _make_room(folder, needed, limit, keep=[earlier and earlier.place, beside_it])
         _build(files, versions, look, place, earlier if earlier and earlier.place.is_dir() else None)
     except OSError as error:
         if error.errno not in (*DISK_ERRORS, errno.EEXIST):  # a file where the folder should be
             raise
         log.warning("pixel cache: could not write %s (%s); decoding images in every epoch", folder, error.strerror)
-        return _decode_without_cache(files, look)
+        return _decode_without_cache(files, look, stats)
     return _open(place, len(files))
 
 
-def _decode_without_cache(files: Sequence[Path], look: Look) -> UncachedPixels:
-    stats = ImageStats.empty(len(files))
-    _decode(files, range(len(files)), look, stats)
+def _decode_without_cache(files: Sequence[Path], look: Look, stats: ImageStats | None) -> UncachedPixels:
+    if stats is None:
+        stats = ImageStats.empty(len(files))
+        _decode(files, range(len(files)), look, stats)
     return UncachedPixels(files, look, stats)
 
 
@@ -271,20 +281,24 @@ def _decode(
     """Fill the statistics and, from byte `begin` of an open file, the pixels. In threads: Pillow releases the GIL."""
 
     def decode(row: int) -> None:
-        image = scan_image(files[row], row, stats, *look)
+        image = scan_image(files[row], row, stats, look.image_size, look.value_range)
         if image is not None and descriptor is not None:
-            os.pwrite(descriptor, image.tobytes(), begin + row * look.image_size**2 * 3)
+            os.pwrite(descriptor, look.resize(image).tobytes(), begin + row * look.image_size**2 * 3)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(rows), CHUNK):  # all futures of 100,000 files at once would take memory
             list(pool.map(decode, rows[start : start + CHUNK]))
 
 
-def _make_room(folder: Path, needed: int, limit: int, keep: Path | None) -> None:
+def _size_of(cache: Path) -> int:
+    return sum(file.stat().st_size for file in cache.iterdir())
+
+
+def _make_room(folder: Path, needed: int, limit: int, keep: Sequence[Path | None]) -> None:
     """Remove what was abandoned, and the least recently used caches while all together would be above the limit.
 
     Args:
-        keep: a cache that is removed last.
+        keep: caches that are removed last, the last one of them at the very end.
 
     Raises:
         OSError: the disk has no space for the new cache.
@@ -299,9 +313,9 @@ def _make_room(folder: Path, needed: int, limit: int, keep: Path | None) -> None
                 if time.time() - used > ABANDONED_S:
                     shutil.rmtree(cache, ignore_errors=True)
                 continue
-            caches.append((used, cache, sum(file.stat().st_size for file in cache.iterdir())))
+            caches.append((used, cache, _size_of(cache)))
     total = needed + sum(size for _, _, size in caches)
-    for _, cache, size in sorted(caches, key=lambda entry: (entry[1] == keep, entry)):
+    for _, cache, size in sorted(caches, key=lambda entry: (keep.index(entry[1]) if entry[1] in keep else -1, entry)):
         if total <= limit:
             break
         log.info("pixel cache: removed %s (%d MiB), the least recently used", cache.name, size // 2**20)

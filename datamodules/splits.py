@@ -62,7 +62,7 @@ def fill_in_splits(
 
 
 def select_fold(catalog: Catalog, groups: np.ndarray, folds: int, fold: int | None, seed: int) -> None:
-    """Divide train and val again into `folds` parts, of which number `fold` is val. Test stays what it is, and closed.
+    """Divide train and val again into `folds` parts, of which number `fold` is val. Test stays what it is.
 
     Raises:
         UserError: so many folds, or such a fold, there cannot be.
@@ -74,7 +74,7 @@ def select_fold(catalog: Catalog, groups: np.ndarray, folds: int, fold: int | No
         raise UserError(f"datamodule.fold={fold}: use 0 to {folds - 1} with datamodule.folds={folds}")
     numbers = assign_folds(catalog.labels[rows], folds, seed, groups[rows])
     catalog.splits[rows] = np.where(numbers == fold, "val", "train")
-    log.info("fold %d of 0 to %d is validation; the test split stays closed", fold, folds - 1)
+    log.info("fold %d of 0 to %d is validation", fold, folds - 1)
 
 
 def exclude_val(catalog: Catalog, folds: int | None) -> None:

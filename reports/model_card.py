@@ -136,7 +136,7 @@ def _data(run: Run) -> list[str]:
         seed_of_the_splits=settings.get("datamodule.split_seed"),
     )
     if data.folds:
-        lines.append(f"fold {data.fold} of {data.folds} of a cross-validation, which does not use the test split")
+        lines.append(f"fold {data.fold} of {data.folds} of a cross-validation, in which the test split takes no part")
     return [*lines, f"excluded: {plural(len(data.excluded), 'image')}, see result.json"] if data.excluded else lines
 
 

@@ -112,7 +112,10 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
             trainer.callbacks = evaluation_callbacks(config, trainer.callbacks)
         evaluate_val(config, record, trainer, model, data, rules)
         if "test" in config.stages and data.has_test:
-            evaluate_test(config, record, trainer, model, data)
+            if data.rules["folds"] is not None and "fit" in config.stages:
+                log.info("cross-validation: the test split stays closed; stages=[test] ckpt_path=CHECKPOINT opens it")
+            else:
+                evaluate_test(config, record, trainer, model, data)
         finalize(config, record, trainer, loggers)
 
 

@@ -1,5 +1,8 @@
 """Inspect and change a network that is built: its head, its batch norms, the smallest image that it accepts."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -41,6 +44,18 @@ def set_frozen(network: nn.Module, frozen: bool) -> None:
 def batch_norms(network: nn.Module) -> dict[str, nn.Module]:
     """Return the batch norms of a network by name, synchronized ones too."""
     return {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
+
+
+@contextlib.contextmanager
+def evaluating(network: nn.Module) -> Iterator[dict[nn.Module, bool]]:
+    """Put a network into evaluation mode; yield whether each module was training, as it is again afterwards."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield modes
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def has_trained_statistics(norm: nn.Module) -> bool:

@@ -62,8 +62,42 @@ def test_only_the_head_learns_before_the_first_step(model, fake_trainer, pretrai
     probe.on_train_start(fake_trainer, model)
     assert "linear probe: 100 steps on the features of 24 images" in caplog.text and probe.done
     after = model.network.state_dict()
-    assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == {"head"}
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    assert {name.split(".")[0] for name in changed if not name.endswith(statistics)} == {"head"}
     assert {module.p for module in model.network.modules() if isinstance(module, nn.Dropout)} == {0.0}
+
+
+def test_the_head_is_trained_on_the_features_that_training_begins_with(
+    model, fake_trainer, pretrained, tmp_path, caplog
+):
+    """On images of another kind than the weights' it was 0.4 in the probe and 1.7 in the first epoch."""
+    caplog.set_level("INFO")
+    load_initial_weights(model.network, str(pretrained), backbone=None, download_to=tmp_path)
+    modes = [module.training for module in model.network.modules()]
+    LinearProbe(steps=100, lr=0.01, weight_decay=5).on_train_start(fake_trainer, model)
+    assert [module.training for module in model.network.modules()] == modes
+    batches = [
+        fake_trainer.strategy.batch_to_device(batch, "cpu")
+        for batch in fake_trainer.datamodule.unaugmented_train_dataloader()
+    ]
+    with torch.no_grad():  # in training mode, all images in one batch
+        logits = model.network(torch.cat([batch["pixels"] for batch in batches]))
+    loss = nn.functional.cross_entropy(logits, torch.cat([batch["labels"] for batch in batches]))
+    assert float(loss) == pytest.approx(float(caplog.text.split("loss ")[1].split()[0]), abs=0.02)
+
+
+@pytest.mark.parametrize("frozen", ["callbacks.freeze_batch_norm.enabled=true", "model.freeze=true"])
+def test_statistics_that_stay_are_those_of_the_probe(train, pretrained, frozen):
+    ran = train(
+        f"model.weights={pretrained}", frozen, "callbacks.linear_probe.steps=5", "stages=[fit]", "trainer.max_epochs=1"
+    )
+    assert ran.status == 0, ran.err
+    assert "linear probe: 5 steps on the features of 24 images, loss" in ran.out + ran.err
+    before = torch.load(pretrained, weights_only=True)
+    after = torch.load(ran.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    means = [name for name in before if name.endswith("running_mean")]
+    assert means and all(torch.equal(before[name], after[f"network.backbone.{name}"]) for name in means)
 
 
 def test_features_of_a_backbone_that_is_not_pretrained_are_not_learned_from(model, fake_trainer, caplog):

@@ -21,8 +21,9 @@ SIDE = 150
 class Pixels:
     """Images in memory, as a pixel cache gives them."""
 
-    def __init__(self, images, image_size=128):
-        self.image_size = image_size
+    look = near_duplicates.compared_look(None)
+
+    def __init__(self, images):
         self.images = images
         self.stats = ImageStats.empty(len(images))
         for row, image in enumerate(images):
@@ -31,7 +32,7 @@ class Pixels:
             self.stats.thumbnails[row] = resize(image, 16)
 
     def __getitem__(self, row):
-        return np.asarray(resize(self.images[row], self.image_size).convert("RGB"))
+        return np.asarray(self.look.resize(self.images[row].convert("RGB")))
 
 
 def catalog_of(splits):
@@ -231,9 +232,9 @@ def look_counted(monkeypatch):
     """Return a list that grows by the number of images that are looked at."""
     looked, gray = [], near_duplicates.Search._gray
 
-    def counting(self, images, side):
+    def counting(self, images):
         looked.extend(self.rows[images].tolist())
-        return gray(self, images, side)
+        return gray(self, images)
 
     monkeypatch.setattr(near_duplicates.Search, "_gray", counting)
     return looked
@@ -310,7 +311,7 @@ def test_copies_among_the_frames_of_fixed_cameras_are_found_and_other_frames_are
     changed = ["brightness +3%", "brightness +10%", "jpeg", "shift", "crop"]
     copies = [CHANGES[how](frames[row]) for how in changed for row in range(20)]
     with caplog.at_level("INFO"):
-        pairs = found(Pixels(frames + copies, image_size=64))
+        pairs = found(Pixels(frames + copies))
     planted = {(row, 600 + 20 * number + row) for number in range(5) for row in range(20)}
     same = planted | {(a, b) for a in range(600, 700) for b in range(a + 1, 700) if (a - b) % 20 == 0}  # of one frame
     assert len(planted & set(map(tuple, pairs))) >= 85
@@ -328,13 +329,11 @@ def test_names_that_may_be_one_class_are_found():
 
 
 def test_noise_of_few_pixels_is_not_alike_by_chance():
-    """Discs in noise: at 16 pixels a side most of them were called the same. Nothing is looked for there."""
+    """Discs in noise: compared at 16 pixels a side most of them were called the same."""
     generator = np.random.default_rng(0)
-    y, x = np.mgrid[:48, :48] / 48 - 0.5
-    disc = np.where(x**2 + y**2 < 0.1, 30, 130)
-    images = [to_image(disc + generator.normal(0, 20, (48, 48))) for _ in range(84)]
-    copies = [CHANGES[how](images[row]) for row, how in enumerate(("brightness +3%", "jpeg"))]
-    for side in (24, 32, 48):
-        assert found(Pixels(images + copies, image_size=side)) == [[0, 84], [1, 85]], side
-    near = near_duplicates.find_pairs(np.arange(86), Pixels(images + copies, image_size=16))
-    assert not len(near.pairs) and "images of 16 pixels a side show too little" in near.notes[0]
+    for side in (16, 24, 32, 48):
+        y, x = np.mgrid[:side, :side] / side - 0.5
+        disc = np.where(x**2 + y**2 < 0.1, 30, 130)
+        images = [to_image(disc + generator.normal(0, 20, (side, side))) for _ in range(84)]
+        copies = [CHANGES[how](images[row]) for row, how in enumerate(("brightness +3%", "jpeg"))]
+        assert found(Pixels(images + copies)) == [[0, 84], [1, 85]], side

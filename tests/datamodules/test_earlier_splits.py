@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
+from datamodules.near_duplicates import compared_look
 from datamodules.pixel_cache import open_pixel_cache
 from datamodules.prepare import prepare_catalog
 from datamodules.sources.csv_table import CsvTable
@@ -18,7 +19,7 @@ from tests.support.helpers import make_images
 
 def prepared(source, tmp_path, splits=None, **rules):
     catalog = read_source(source)
-    cache = open_pixel_cache(catalog.files, 32, tmp_path / "caches")
+    cache = open_pixel_cache(catalog.files, compared_look(None), tmp_path / "caches")
     prepare_catalog(catalog, cache, **{"seed": 0, "splits": splits} | rules)
     return catalog
 

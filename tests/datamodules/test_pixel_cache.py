@@ -12,7 +12,7 @@ from PIL import Image
 
 from datamodules import pixel_cache as module
 from datamodules.decode import open_image, resize
-from datamodules.pixel_cache import open_pixel_cache
+from datamodules.pixel_cache import Look, open_pixel_cache
 from tests.support.helpers import PROJECT, make_images
 
 
@@ -24,7 +24,7 @@ def files(tmp_path):
 
 def test_each_interpolation_has_a_cache_of_its_own_and_finds_the_same_duplicates(files, tmp_path):
     linear, cubic = (
-        open_pixel_cache(files, 32, tmp_path / "cache", interpolation=name) for name in ("bilinear", "bicubic")
+        open_pixel_cache(files, Look(32, interpolation=name), tmp_path / "cache") for name in ("bilinear", "bicubic")
     )
     assert len(list((tmp_path / "cache").iterdir())) == 2
     for cache, filter in ((linear, Image.Resampling.BILINEAR), (cubic, Image.Resampling.BICUBIC)):
@@ -38,7 +38,7 @@ def test_each_interpolation_has_a_cache_of_its_own_and_finds_the_same_duplicates
 def test_each_fit_has_a_cache_of_its_own(files, tmp_path):
     for file in files:
         Image.open(file).resize((60, 30)).save(file)
-    caches = {fit: open_pixel_cache(files, 32, tmp_path / "cache", fit=fit) for fit in ("squash", "crop", "pad")}
+    caches = {fit: open_pixel_cache(files, Look(32, fit=fit), tmp_path / "cache") for fit in ("squash", "crop", "pad")}
     for fit, cache in caches.items():
         without = module.UncachedPixels(files, module.Look(32, fit), cache.stats)
         assert np.array_equal(cache[0], np.asarray(resize(open_image(files[0]), 32, fit)))
@@ -48,12 +48,12 @@ def test_each_fit_has_a_cache_of_its_own(files, tmp_path):
 
 
 def test_a_cache_holds_the_pixels_of_decoding_and_is_found_again(files, tmp_path, monkeypatch):
-    cache = open_pixel_cache(files, 32, tmp_path / "cache")
+    cache = open_pixel_cache(files, Look(32), tmp_path / "cache")
     for row, file in enumerate(files):
         assert np.array_equal(cache[row], np.asarray(resize(open_image(file), 32)))
     assert len(set(cache.stats.fingerprints)) == len(files)
     monkeypatch.setattr(module, "_decode", lambda *_: pytest.fail("built again"))
-    again = open_pixel_cache(files, 32, tmp_path / "cache")
+    again = open_pixel_cache(files, Look(32), tmp_path / "cache")
     assert (
         all(np.array_equal(again[row], cache[row]) for row in range(len(files)))
         and again.stats.fingerprints == cache.stats.fingerprints
@@ -61,7 +61,7 @@ def test_a_cache_holds_the_pixels_of_decoding_and_is_found_again(files, tmp_path
 
 
 def test_a_cache_is_an_ordinary_array_file_and_opens_itself_in_another_process(files, tmp_path):
-    cache = open_pixel_cache(files, 32, tmp_path / "cache")
+    cache = open_pixel_cache(files, Look(32), tmp_path / "cache")
     array = np.load(cache.path, mmap_mode="r")
     assert array.shape == (6, 32, 32, 3) and all(np.array_equal(array[row], cache[row]) for row in range(6))
     sent = pickle.dumps(cache)
@@ -70,23 +70,23 @@ def test_a_cache_is_an_ordinary_array_file_and_opens_itself_in_another_process(f
 
 
 def test_a_changed_file_or_size_makes_another_cache(files, tmp_path):
-    before = open_pixel_cache(files, 32, tmp_path / "cache")
+    before = open_pixel_cache(files, Look(32), tmp_path / "cache")
     Image.new("RGB", (50, 50), "white").save(files[2])
-    after = open_pixel_cache(files, 32, tmp_path / "cache")
+    after = open_pixel_cache(files, Look(32), tmp_path / "cache")
     assert (after[2] == 255).all() and not (before[2] == 255).all()
-    assert open_pixel_cache(files, 16, tmp_path / "cache")[0].shape == (16, 16, 3)
+    assert open_pixel_cache(files, Look(16), tmp_path / "cache")[0].shape == (16, 16, 3)
 
 
 def test_fingerprint_is_of_the_pixels_and_not_of_the_file(files, tmp_path):
     Image.open(files[0]).save(files[1].with_suffix(".bmp"))
-    cache = open_pixel_cache([files[0], files[1].with_suffix(".bmp"), files[2]], 32, tmp_path / "cache")
+    cache = open_pixel_cache([files[0], files[1].with_suffix(".bmp"), files[2]], Look(32), tmp_path / "cache")
     assert cache.stats.fingerprints[0] == cache.stats.fingerprints[1] != cache.stats.fingerprints[2]
 
 
 def test_unreadable_files_are_black_and_hold_the_reason(files, tmp_path):
     files[1].write_bytes(b"")
     files[3].write_text("no image")
-    cache = open_pixel_cache(files, 32, tmp_path / "cache")
+    cache = open_pixel_cache(files, Look(32), tmp_path / "cache")
     assert [bool(error) for error in cache.stats.errors] == [False, True, False, True, False, False]
     assert "is empty" in cache.stats.errors[1] and files[3].name in cache.stats.errors[3]
     assert not cache[1].any() and cache[2].any()
@@ -94,13 +94,13 @@ def test_unreadable_files_are_black_and_hold_the_reason(files, tmp_path):
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EROFS])
 def test_without_space_images_are_decoded_each_time_with_a_warning(files, tmp_path, monkeypatch, caplog, reason):
-    expected = open_pixel_cache(files, 32, tmp_path / "cache")
+    expected = open_pixel_cache(files, Look(32), tmp_path / "cache")
 
     def refuse(*_, **__):
         raise OSError(reason, "refused")
 
     monkeypatch.setattr(module.os, "pwrite", refuse)
-    cache = open_pixel_cache(files, 32, tmp_path / "other")
+    cache = open_pixel_cache(files, Look(32), tmp_path / "other")
     assert all(np.array_equal(cache[row], expected[row]) for row in range(len(files)))
     assert cache.stats.fingerprints == expected.stats.fingerprints
     assert np.array_equal(pickle.loads(pickle.dumps(cache))[5], expected[5])
@@ -109,7 +109,7 @@ def test_without_space_images_are_decoded_each_time_with_a_warning(files, tmp_pa
 
 def test_a_disk_without_room_is_known_before_anything_is_written(files, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    cache = open_pixel_cache(files, 32, tmp_path / "cache")
+    cache = open_pixel_cache(files, Look(32), tmp_path / "cache")
     assert cache[0].shape == (32, 32, 3) and "no space for" in caplog.text
 
 
@@ -117,7 +117,7 @@ def test_the_least_recently_used_caches_make_room(files, tmp_path):
     size_gib = 6 * 32 * 32 * 3 / 2**30
     names = []
     for image_size, limit in ((32, 1), (31, 1), (30, 2.5 * size_gib)):
-        open_pixel_cache(files, image_size, tmp_path / "cache", limit_gib=limit)
+        open_pixel_cache(files, Look(image_size), tmp_path / "cache", limit_gib=limit)
         names.append({place.name for place in (tmp_path / "cache").iterdir()})
         for age, place in enumerate((tmp_path / "cache").iterdir()):
             os.utime(place, (age + 1000 * (place.name in names[0]), 2000 - 1000 * (place.name in names[0])))
@@ -129,7 +129,7 @@ def test_a_killed_builder_leaves_nothing_that_counts(files, tmp_path):
         "import sys, time; from pathlib import Path; from datamodules import pixel_cache\n"
         "def scan(*a):\n    print('building', flush=True); time.sleep(60)\n"
         "pixel_cache.scan_image = scan\n"
-        "pixel_cache.open_pixel_cache([Path(p) for p in sys.argv[2:]], 32, Path(sys.argv[1]))"
+        "pixel_cache.open_pixel_cache([Path(p) for p in sys.argv[2:]], pixel_cache.Look(32), Path(sys.argv[1]))"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "cache"), *map(str, files)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=PROJECT)
@@ -138,10 +138,10 @@ def test_a_killed_builder_leaves_nothing_that_counts(files, tmp_path):
     process.wait()
     process.stdout.close()
     assert [place for place in (tmp_path / "cache").iterdir() if ".building-" in place.name]
-    assert open_pixel_cache(files, 32, tmp_path / "cache")[5].any()
+    assert open_pixel_cache(files, Look(32), tmp_path / "cache")[5].any()
     old = next(place for place in (tmp_path / "cache").iterdir() if ".building-" in place.name)
     os.utime(old, (0, 0))
-    open_pixel_cache(files, 16, tmp_path / "cache")
+    open_pixel_cache(files, Look(16), tmp_path / "cache")
     assert not old.exists()
 
 
@@ -157,13 +157,15 @@ def test_a_cache_of_another_process_may_vanish_meanwhile(files, tmp_path, monkey
         return usual(path)
 
     monkeypatch.setattr(Path, "is_symlink", is_symlink)
-    assert open_pixel_cache(files, 32, tmp_path / "cache")[5].any()
+    assert open_pixel_cache(files, Look(32), tmp_path / "cache")[5].any()
 
 
 def test_two_builders_at_once_end_with_one_whole_cache(files, tmp_path):
     caches, threads = [], []
     for _ in range(4):
-        threads.append(threading.Thread(target=lambda: caches.append(open_pixel_cache(files, 32, tmp_path / "cache"))))
+        threads.append(
+            threading.Thread(target=lambda: caches.append(open_pixel_cache(files, Look(32), tmp_path / "cache")))
+        )
         threads[-1].start()
     for thread in threads:
         thread.join()
@@ -174,13 +176,13 @@ def test_two_builders_at_once_end_with_one_whole_cache(files, tmp_path):
 
 
 def test_an_added_file_decodes_that_file_only(files, tmp_path, monkeypatch, caplog):
-    before = open_pixel_cache(files[:5], 32, tmp_path / "cache")
+    before = open_pixel_cache(files[:5], Look(32), tmp_path / "cache")
     (before.path.parent / "near.npz").write_bytes(b"known")
     decoded, scan = [], module.scan_image
     monkeypatch.setattr(module, "scan_image", lambda path, *rest: decoded.append(path) or scan(path, *rest))
     order = [files[5], *files[3:5], *files[:3]]  # as the catalog has them: anywhere
     with caplog.at_level("INFO"):
-        after = open_pixel_cache(order, 32, tmp_path / "cache")
+        after = open_pixel_cache(order, Look(32), tmp_path / "cache")
     assert decoded == [files[5]] and "reading 1 of 6 images" in caplog.text
     for row, file in enumerate(order):
         assert np.array_equal(after[row], np.asarray(resize(open_image(file), 32)))
@@ -188,7 +190,7 @@ def test_an_added_file_decodes_that_file_only(files, tmp_path, monkeypatch, capl
     assert np.array_equal(after.stats.sizes, np.full((6, 2), 50)) and after.stats.thumbnails.any(axis=(1, 2)).all()
     assert (after.path.parent / "near.npz").read_bytes() == b"known"
     decoded.clear()
-    open_pixel_cache(order[1:], 32, tmp_path / "cache")  # removed again
+    open_pixel_cache(order[1:], Look(32), tmp_path / "cache")  # removed again
     assert decoded == []
 
 
@@ -200,7 +202,7 @@ def test_two_folders_of_equal_names_sizes_and_times_have_their_own_pixels(tmp_pa
     colors = []
     for name in ("one", "two"):
         monkeypatch.chdir(tmp_path / name)
-        colors.append(open_pixel_cache([Path("data/a.bmp")], 16, tmp_path / "cache")[0][0, 0].tolist())
+        colors.append(open_pixel_cache([Path("data/a.bmp")], Look(16), tmp_path / "cache")[0][0, 0].tolist())
     assert colors == [[255, 0, 0], [0, 0, 255]]
 
 
@@ -209,15 +211,15 @@ def test_a_file_replaced_in_place_is_seen_though_size_and_time_are_the_same(file
     for color in ("red", "blue"):
         Image.new("RGB", (32, 32), color).save(bitmap)
         os.utime(bitmap, (1000, 1000))
-        pixels = open_pixel_cache([bitmap], 16, tmp_path / "cache")[0]
+        pixels = open_pixel_cache([bitmap], Look(16), tmp_path / "cache")[0]
     assert pixels[0, 0].tolist() == [0, 0, 255]
 
 
 def test_the_limit_is_one(files, tmp_path, caplog):
     """Nothing is written above it, and no other cache is removed for one that has no room anyway."""
-    other = open_pixel_cache(files[:2], 16, tmp_path / "cache")
+    other = open_pixel_cache(files[:2], Look(16), tmp_path / "cache")
     for limit, warned in ((0, False), (6 * 32 * 32 * 3 / 2**30 * 0.99, True)):
-        cache = open_pixel_cache(files, 32, tmp_path / "cache", limit_gib=limit)
+        cache = open_pixel_cache(files, Look(32), tmp_path / "cache", limit_gib=limit)
         assert np.array_equal(cache[1], np.asarray(resize(open_image(files[1]), 32)))
         assert ("datamodule.cache_max_gib" in caplog.text) == warned
     assert [place.name for place in (tmp_path / "cache").iterdir()] == [other.path.parent.name]
@@ -225,13 +227,15 @@ def test_the_limit_is_one(files, tmp_path, caplog):
 
 def test_a_growing_cache_keeps_to_the_limit(files, tmp_path):
     one = 32 * 32 * 3 / 2**30
-    open_pixel_cache(files[:4], 32, tmp_path / "cache", limit_gib=7 * one)
-    grown = open_pixel_cache(files, 32, tmp_path / "cache", limit_gib=7 * one)  # both together would be ten images
+    open_pixel_cache(files[:4], Look(32), tmp_path / "cache", limit_gib=7 * one)
+    grown = open_pixel_cache(
+        files, Look(32), tmp_path / "cache", limit_gib=7 * one
+    )  # both together would be ten images
     assert np.array_equal(grown[3], np.asarray(resize(open_image(files[3]), 32)))
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_a_file_where_the_cache_should_be_is_a_warning(files, tmp_path, caplog):
     (tmp_path / "cache").write_text("not a folder")
-    cache = open_pixel_cache(files, 32, tmp_path / "cache")
+    cache = open_pixel_cache(files, Look(32), tmp_path / "cache")
     assert cache[0].any() and "decoding images in every epoch" in caplog.text

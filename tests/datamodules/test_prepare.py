@@ -7,6 +7,9 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
+from datamodules import near_duplicates
+from datamodules.decode import resize
+from datamodules.near_duplicates import compared_look
 from datamodules.pixel_cache import open_pixel_cache
 from datamodules.prepare import prepare_catalog
 from datamodules.sources.csv_table import CsvTable
@@ -20,7 +23,7 @@ SPLIT_COUNTS = {f"{s}/{c}": 6 for s in ("train", "val", "test") for c in ("blue"
 
 
 def prepared(catalog, tmp_path, **rules):
-    cache = open_pixel_cache(catalog.files, 32, tmp_path / "caches")
+    cache = open_pixel_cache(catalog.files, compared_look(None), tmp_path / "caches")
     return catalog, prepare_catalog(catalog, cache, **{"seed": 0} | rules)
 
 
@@ -38,26 +41,43 @@ def kinds(findings):
 
 
 @pytest.mark.parametrize("limit", [1, 0])
-def test_near_duplicates_and_so_splits_do_not_depend_on_the_interpolation(root, tmp_path, monkeypatch, limit):
-    """Else networks whose weights want another interpolation would be tested on other images, and a teacher see its pupil's."""
-    seen = {}
-
-    def keep(catalog, pixels, **rules):
-        seen[data.interpolation] = pixels.path, [pixels[row] for row in range(len(catalog))]
-        return prepare_catalog(catalog, pixels, **rules)
-
-    monkeypatch.setattr("datamodules.image_datamodule.prepare_catalog", keep)
-    config = composed("datamodule=image_folder", "model.image_size=32", "datamodule.batch_size=4")
-    config.datamodule.update({"root": str(root), "cache": str(tmp_path / "cache"), "cache_max_gib": limit})
-    for interpolation in ("bilinear", "bicubic"):
+def test_near_duplicates_and_so_splits_are_those_of_every_image_size_fit_and_interpolation(
+    tmp_path, monkeypatch, limit
+):
+    """Else networks that want another size are compared on other images, and a teacher sees its pupil's test images."""
+    generator = np.random.default_rng(0)
+    for color in ("blue", "red"):
+        (tmp_path / "data" / color).mkdir(parents=True)
+        for number in range(30):
+            pixels = generator.normal(120, 20, (30, 40, 3)).repeat(4, axis=0).repeat(4, axis=1) + 25 * (color == "red")
+            for copy in range(1 + (number < 8)):  # brighter by 3%
+                Image.fromarray((pixels * (1 + 0.03 * copy)).clip(0, 255).astype(np.uint8)).save(
+                    tmp_path / "data" / color / f"{number}-{copy}.png"
+                )
+    looks, looked, found = [], near_duplicates.Search.run, {}
+    monkeypatch.setattr(near_duplicates.Search, "run", lambda search: looks.append(1) or looked(search))
+    for size, fit, interpolation, folds in (
+        (16, "squash", "bilinear", None), (64, "squash", "bilinear", None), (64, "squash", "bilinear", 3),
+        (100, "crop", "bicubic", None), (100, "crop", "bicubic", 3), (300, "pad", "bilinear", None),
+    ):  # fmt: skip
+        config = composed("datamodule=image_folder", f"model.image_size={size}", "datamodule.batch_size=4")
+        config.datamodule.update({
+            "root": str(tmp_path / "data"), "cache": str(tmp_path / "cache"), "cache_max_gib": limit, "fit": fit,
+            "folds": folds, "fold": folds and 1,
+        })  # fmt: skip
         data = instantiate(
             config, "datamodule", augmentation=instantiate(config, "augmentation"), interpolation=interpolation
         )
         data.setup()
-        shown = Image.open(data.catalog.files[0]).resize((32, 32), getattr(Image.Resampling, interpolation.upper()))
+        with Image.open(data.catalog.files[0]) as image:
+            shown = resize(image, size, fit, interpolation)
         assert np.array_equal(data.pixel_cache[0], np.asarray(shown))
-        assert seen[interpolation][0] == data.pixel_cache.path  # beside which the answers are kept
-    assert np.array_equal(seen["bilinear"][1], seen["bicubic"][1])
+        found.setdefault(folds, []).append((data.catalog.splits.tolist(), [(f.kind, f.groups) for f in data.findings]))
+    for folds in (None, 3):
+        assert all(each == found[folds][0] for each in found[folds])
+    (_, findings) = found[None][0]
+    assert sum(len(groups) for kind, groups in findings if kind == "near duplicate") == 16
+    assert len(looks) == (1 if limit else 6)  # the answers are kept for all sizes
 
 
 def test_clean_folders_have_no_findings(root, tmp_path):

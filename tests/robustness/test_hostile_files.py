@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import UserError
 from datamodules.decode import UnreadableImageError, open_image
-from datamodules.pixel_cache import open_pixel_cache
+from datamodules.pixel_cache import Look, open_pixel_cache
 from datamodules.prepare import prepare_catalog
 from datamodules.sources.image_folder import ImageFolder
 from datamodules.sources.source import read_source
@@ -34,7 +34,7 @@ def test_a_dangling_link_is_an_unreadable_file(tmp_path):
 
     def prepared(**rules):
         catalog = read_source(ImageFolder(root=root))
-        pixels = open_pixel_cache(catalog.files, 8, tmp_path / "cache")
+        pixels = open_pixel_cache(catalog.files, Look(8), tmp_path / "cache")
         prepare_catalog(catalog, pixels, seed=0, **rules)
         return catalog
 
@@ -68,7 +68,7 @@ def test_the_cache_removes_only_what_it_has_made(tmp_path):
     (tmp_path / "home" / "holiday").mkdir(parents=True)
     (tmp_path / "home" / "holiday" / "photo.png").write_bytes(b"mine")
     (tmp_path / "home" / "0123456789abcdef01234567").symlink_to(tmp_path / "home" / "holiday")
-    cache = open_pixel_cache([root / "a" / "000.png"], 8, tmp_path / "home", limit_gib=0)
+    cache = open_pixel_cache([root / "a" / "000.png"], Look(8), tmp_path / "home", limit_gib=0)
     assert len(cache) == 1 and (tmp_path / "home" / "holiday" / "photo.png").read_bytes() == b"mine"
 
 

@@ -14,7 +14,7 @@ from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from datamodules.decode import UnreadableImageError, open_image
 from datamodules.image_stats import ImageStats
-from datamodules.pixel_cache import open_pixel_cache
+from datamodules.pixel_cache import Look, open_pixel_cache
 from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.image_folder import ImageFolder
 from datamodules.sources.source import read_source
@@ -65,7 +65,7 @@ def test_images(tmp_path):
     catalog = read_source(ImageFolder(root=tmp_path / "root"))
     assert sorted(catalog.paths) == sorted(f"{folder}/{name}" for folder in ("a", "b") for name in made)
     with quickly("all images together"):
-        store = open_pixel_cache(catalog.files, 16, tmp_path / "cache")
+        store = open_pixel_cache(catalog.files, Look(16), tmp_path / "cache")
     read = [path for path, error in zip(catalog.paths, store.stats.errors, strict=True) if not error]
     for file, error, size in zip(catalog.files, store.stats.errors, store.stats.sizes.tolist(), strict=True):
         assert (str(file) in error and "not a readable image (" in error) if error else min(size) > 0
@@ -167,7 +167,7 @@ def test_records_and_tables_of_runs(tmp_path):
 def test_a_damaged_pixel_cache_is_rebuilt(tmp_path, caplog):
     root = make_images(tmp_path / "root", {"a": 3}, size=8)
     files = sorted(root.glob("*/*"))
-    expected = [open_pixel_cache(files, 8, tmp_path / "cache")[row] for row in range(3)]
+    expected = [open_pixel_cache(files, Look(8), tmp_path / "cache")[row] for row in range(3)]
     (place,) = (tmp_path / "cache").iterdir()
     usual = {name: (place / name).read_bytes() for name in ("pixels.npy", "stats.npz")}
     count = 0
@@ -175,7 +175,7 @@ def test_a_damaged_pixel_cache_is_rebuilt(tmp_path, caplog):
         for odd in (b"", content[:-1], content[: len(content) // 2], b"x" * len(content)):
             (place / name).write_bytes(odd)
             with caplog.at_level(logging.WARNING):
-                store = open_pixel_cache(files, 8, tmp_path / "cache")
+                store = open_pixel_cache(files, Look(8), tmp_path / "cache")
             assert all((store[row] == expected[row]).all() for row in range(3))
             count += 1
     assert sum("building it again" in message for message in caplog.messages) == count

@@ -122,16 +122,20 @@ def test_the_same_images_under_other_names_are_counted(train, finished_run, two_
     assert ran.record.test.test_evaluations == RunRecord.read(trained).test.test_evaluations == 1 + tested
 
 
-def test_a_fold_s_model_is_counted_on_the_test_images_though_other_images_are_val(train, tmp_path):
+@pytest.mark.parametrize("splits", [["datamodule.folds=null", "datamodule.fold=null"], []], ids=["val", "fold"])
+def test_a_fold_s_model_is_counted_on_the_test_images_whatever_is_val(train, tmp_path, splits):
     fold = train(*SIMPLE_CNN, "datamodule.folds=3", "datamodule.fold=1", "trainer.max_epochs=1")
     assert fold.status == 0, fold.err
-    assert fold.record.test is None
+    assert fold.record.test is None and "the test split stays closed" in fold.out
     best = RunFolder(fold.folder).best_checkpoint
     for count in (1, 2):
         place = tmp_path / f"test{count}"
-        whole = ["datamodule.folds=null", "datamodule.fold=null", f"hydra.run.dir={place}"]
-        ran = train("stages=[test]", f"ckpt_path={best}", *whole, small=False, to=place)
-        assert ran.status == 0, ran.err
+        ran = train("stages=[test]", f"ckpt_path={best}", *splits, f"hydra.run.dir={place}", small=False, to=place)
+        assert ran.status == 0 and "stays closed" not in ran.out, ran.err
+        assert ran.record.test.accuracy.n == 14
+        if not splits:  # its own fold
+            assert (ran.record.data.folds, ran.record.data.fold) == (3, 1)
+            assert ran.record.val.accuracy == fold.record.val.accuracy and ran.record.val.accuracy.n == 12
         assert ran.record.test.test_evaluations == RunRecord.read(fold.folder).test.test_evaluations == count
 
 
