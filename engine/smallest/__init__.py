@@ -1,1 +1,1 @@
-"""The search for the smallest network that is good enough: candidates, screen, race, finals."""
+"""The smallest network that is good enough: candidates, screen, race, finals, choice and proof."""

@@ -47,7 +47,7 @@ class FeatureCache:
         if not self.path.is_file():
             return None
         try:
-            with np.load(self.path, allow_pickle=False) as held:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as held:
                 features = [held[f"f{index}"] for index in range(len(shapes))]
                 seconds = float(held["seconds"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

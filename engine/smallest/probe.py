@@ -19,7 +19,7 @@ from datamodules.splits import assign_folds
 from evaluation.intervals import design_effect, wilson
 from evaluation.scores import balanced_accuracy, count_confusion
 
-STRENGTHS = 10.0 ** np.arange(-4, 2.5, 0.5)  # scikit-learn's C, the inverse of the strength: the strongest one first
+STRENGTHS = 10.0 ** np.arange(-3, 2.5, 0.5)  # scikit-learn's C, the inverse of the strength: the strongest one first
 PATIENCE = 2  # of them in a row without a smaller loss end the path
 INNER_FOLDS = 3  # of the training images, to choose the strength
 MUCH = 2e7  # N x C x K, from which on every second strength and one inner fold have to do

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 MOST_TRAIN, MOST_VAL = 3000, 2000  # images of a pass; of more a part with every class: that ranks the cuts as well
 BATCH_ON_CPU, BATCH_ON_GPU = 16, 256
-EVERY_S = 5.0  # a line on the screen
+EVERY_S = 3.5  # a line on the screen, before a command fills the silence
 POLL_S = 0.5
 MEASURED_S = 1.0  # of forward passes, from which on a rate is believed
 LARGEST_RESULT = 2**20  # bytes
@@ -74,8 +74,12 @@ class PassResult:
     question: dict[str, Any]
     """What the probes follow from besides the images; another one is answered again."""
     done: Pass
+    forward_s: float = 0.0
+    """Seconds of the forward passes of this command: none where the features were on the disk."""
+    reading_s: float = 0.0
+    """Seconds of reading the images, where no pass of this command has read them before."""
     further_s: float = 0.0
-    """Seconds besides the forward passes: reading images and weights, probes."""
+    """Seconds besides these and the forward passes: weights, probes."""
     budget_minutes: float | None = None
     """Of the command that skipped it; one with more decides again."""
     probes: dict[str, Measured] = field(default_factory=dict)
@@ -132,7 +136,6 @@ class Screen:
         self.folder, self.folds, self.metric, self.overrides = folder / "screen", folds, metric, overrides
         self.remaining_s, self.budget_minutes = remaining_s, OmegaConf.select(config, "budget.minutes")
         self.files = OmegaConf.to_container(OmegaConf.select(config, "candidates.weights") or OmegaConf.create({}))
-        self.policy = OmegaConf.select(config, "model.weights", default="auto")
         groups: dict[tuple[str, int], list[Candidate]] = {}
         for candidate in candidates:
             if candidate.pretrained and not candidate.excluded:
@@ -180,7 +183,7 @@ class Screen:
 
     def _question(self, key: tuple[str, int]) -> dict[str, Any]:
         cuts = [candidate.keep for candidate in self.groups[key]]
-        weights = self.files.get(key[0], self.policy)
+        weights = self.files.get(key[0], "auto")
         return {
             "metric": self.metric, "folds": self.folds, "weights": weights, "cuts": cuts, "overrides": self.overrides,
         }  # fmt: skip
@@ -205,19 +208,14 @@ class Screen:
         """Do a pass, or decide that it is skipped."""
         number = list(self.groups).index(key) + 1
         started = time.monotonic()
-        done = Pass(
-            backbone=key[0],
-            image_size=key[1],
-            images=0,
-            macs=self.macs[key],
-        )
+        done = Pass(backbone=key[0], image_size=key[1], images=0, macs=self.macs[key])
         self.progress.text = head = f"screen: pass {number} of {len(self.groups)}, {done.name}"
         result = PassResult(question=question, done=done)
         expected, left = self._expected_s(key), self.remaining_s()
         try:
             if expected is not None and left is not None and expected > left:
                 raise DoesNotFit(expected)
-            images, features = self._features(key, question, done, head)
+            images, features = self._features(key, question, result, head)
             result.probes = self._probes(question["cuts"], images, features, head)
         except DoesNotFit as error:
             seconds = error.args[0]
@@ -236,7 +234,7 @@ class Screen:
         if done.skipped:
             log.info("screen: skipped %s: %s", done.name, done.skipped)
             return result
-        result.further_s = max(0.0, time.monotonic() - started - done.seconds)
+        result.further_s = max(0.0, time.monotonic() - started - result.forward_s - result.reading_s)
         log.info("%s", self._line(result))
         return result
 
@@ -248,9 +246,8 @@ class Screen:
             each = probes[best]
             interval = "" if each.low is None else f" ({each.low:.3f} to {each.high:.3f})"
             found = f"the best probe: cut after {best}, {self.metric.replace('_', ' ')} {each.value:.3f}{interval}"
-        return (
-            f"screen: {done.name}: {plural(len(probes), 'cut')} in {duration(done.seconds + result.further_s)}; {found}"
-        )
+        seconds = duration(result.forward_s + result.reading_s + result.further_s)
+        return f"screen: {done.name}: {plural(len(probes), 'cut')} in {seconds}; {found}"
 
     def _expected_s(self, key: tuple[str, int]) -> float | None:
         """Return how long a pass should take by those before it, of its own backbone where there are some; None: unknown."""
@@ -259,11 +256,14 @@ class Screen:
             return None
         own = [each for each in passes if each.done.backbone == key[0]] or passes
         further = sum(each.further_s for each in passes) / len(passes)
+        reading = [each.reading_s for each in passes if each.reading_s]
+        if reading and not any(size == key[1] for size, *_ in self.images):
+            further += sum(reading) / len(reading)
         work = self.macs[key] * passes[-1].done.images
         return further + work * sum(e.done.seconds for e in own) / sum(e.done.macs * e.done.images for e in own)
 
     def _features(
-        self, key: tuple[str, int], question: dict[str, Any], done: Pass, head: str
+        self, key: tuple[str, int], question: dict[str, Any], result: PassResult, head: str
     ) -> tuple["Images", list[np.ndarray]]:
         """Return the images and the (N, C) features of each cut, from the disk where they are there.
 
@@ -281,20 +281,23 @@ class Screen:
         config = validate(OmegaConf.masked_copy(config, [name for name in config if name != "hydra"]))
         preprocessing = decide_preprocessing(OmegaConf.to_container(config.model))
         self.progress.text = f"{head}: reading the images"
-        images = self._images(config, preprocessing)
+        started, known = time.monotonic(), len(self.images)
+        images, done = self._images(config, preprocessing), result.done
         done.images = len(images.rows)
+        result.reading_s = time.monotonic() - started if len(self.images) > known else 0.0
         self.progress.text = f"{head}: reading the weights"
         network = _load_network(config, images.data, backbone, cuts)
         data = images.data
         mean, std = (data.mean, data.std) if preprocessing.mean is None else (preprocessing.mean, preprocessing.std)
         look = Look(size, data.fit, data.value_range, data.interpolation)
-        pictured = [data.pixel_cache.stats.fingerprints[row] for row in images.rows]
-        named = [backbone, cuts, weights_name(network), look.name(), mean, std, pictured]
+        fingerprints = [data.pixel_cache.stats.fingerprints[row] for row in images.rows]
+        named = [backbone, cuts, weights_name(network), look.name(), mean, std, fingerprints]
         cache = FeatureCache(data.cache / "features", named, data.cache_max_gib)
         found = cache.load([(len(images.rows), channels) for channels in network.channels])
         if found is None:
             on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
             found = self._forward(key, network, images, (mean, std), torch.device("cuda" if on_gpu else "cpu"), head)
+            result.forward_s = found[1]
             cache.save(*found)
         features, done.seconds = found
         by_cut = dict(zip(cuts, features, strict=True))
@@ -304,7 +307,10 @@ class Screen:
         """Return the images as a run would have them, without augmentation, once for all passes of one look."""
         look = (config.model.image_size, preprocessing.interpolation, preprocessing.mean is None)
         if look not in self.images:
-            self.images[look] = Images.of(config, preprocessing, self.folds)
+            images = Images.of(config, preprocessing, self.folds)
+            if images.described and not self.images:
+                log.info("screen: probes use %s, every class among them", images.described)
+            self.images[look] = images
         return self.images[look]
 
     @torch.inference_mode()
@@ -341,10 +347,10 @@ class Screen:
 
     def _rest_s(self, key: tuple[str, int], seconds: float) -> float:
         """Return how long the passes that are left should take if this one takes so long, as far as they will be done."""
-        rest = sum(macs for other, macs in self.macs.items() if other != key and other not in self.results)
+        waiting = {other: macs for other, macs in self.macs.items() if other != key and other not in self.results}
+        rest = sum(self._expected_s(other) or seconds * macs / self.macs[key] for other, macs in waiting.items())
         left = self.remaining_s()
-        seconds *= rest / self.macs[key]
-        return seconds if left is None else min(seconds, max(0.0, left))
+        return rest if left is None else min(rest, max(0.0, left))
 
     def _probes(
         self, cuts: Sequence[str], images: "Images", features: Sequence[np.ndarray], head: str
@@ -372,6 +378,8 @@ class Images:
     labels: np.ndarray
     groups: np.ndarray
     parts: list[Part]
+    described: str | None
+    """Where they are not all images of train and val."""
 
     @property
     def classes(self) -> int:
@@ -394,15 +402,14 @@ class Images:
             for rows, most in ((train, MOST_TRAIN), (val, MOST_VAL))
         ]
         rows = np.concatenate(thinned)
-        if len(rows) < len(train) + len(val):
-            log.info("screen: probes use %s of %s images of train and %s of %s of val, every class among them",
-                     *(f"{len(part):,}" for pair in zip(thinned, (train, val), strict=True) for part in pair))  # fmt: skip
         places = np.full(len(catalog), -1)
         places[rows] = np.arange(len(rows))
         pairs = [(train, val)] if folds is None else _folds(config, preprocessing, folds)
         parts = [Part(*(places[each][places[each] >= 0] for each in pair)) for pair in pairs]
         groups = join_groups(catalog.groups, data.pixel_cache.stats.fingerprints)
-        return cls(data, rows, catalog.labels[rows], groups[rows], parts)
+        counts = [f"{len(part):,} of {len(all_):,}" for part, all_ in zip(thinned, (train, val), strict=True)]
+        part = f"{counts[0]} images of train and {counts[1]} of val" if len(rows) < len(train) + len(val) else None
+        return cls(data, rows, catalog.labels[rows], groups[rows], parts, part)
 
 
 def _read_images(config: DictConfig, preprocessing: Preprocessing) -> ImageDataModule:
