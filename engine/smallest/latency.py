@@ -49,20 +49,15 @@ def check_onnx(asked_by: str) -> None:
         import_extra(package, asked_by, OnnxFile.extra)
 
 
-def measure_latencies(
-    candidates: Sequence[Candidate], num_classes: int, folder: Path, asked_by: str | None = None
-) -> None:
+def measure_latencies(candidates: Sequence[Candidate], num_classes: int, folder: Path) -> None:
     """Measure, one after the other, the latency of each candidate that has none; what this folder has already is taken over.
 
     The weights are random ones: they do not change the time. One export serves all cuts of a backbone at one size. Where it
-    fails the reason is logged, and the latency stays None. Of several processes one measures, and the others wait for it.
+    fails the reason is logged, and the latency stays None; so it does without the extra `onnx`. Of several processes one
+    measures, and the others wait for it.
 
     Args:
         folder: of the search, which keeps them in latency.json.
-        asked_by: the setting that needs them, as `cost=latency_ms`; None: they are left out where the extra is missing.
-
-    Raises:
-        UserError: a setting asks for them, and a package is missing.
     """
     waiting: dict[tuple[str, int], list[Candidate]] = defaultdict(list)
     for candidate in candidates:
@@ -71,11 +66,9 @@ def measure_latencies(
     if not waiting:
         return
     try:
-        check_onnx(asked_by or "latency")
+        check_onnx("latency")
     except UserError as error:
-        if asked_by is not None:
-            raise
-        log.info("latencies are left out: %s", error)
+        log.info("left out: %s", error)
         return
     with _one_process(folder / "latency.lock"):
         known = _Known(folder / FILE, num_classes)

@@ -26,7 +26,7 @@ from engine.run.job import write_configuration
 from engine.search.space import compose_train_config
 from engine.search.trial import log_to
 from engine.smallest.candidates import apply_limits, list_candidates
-from engine.smallest.latency import measure_latencies
+from engine.smallest.latency import check_onnx, measure_latencies
 from engine.smallest.plan import RESERVE_S, Budget, Plan, TrainingTimes
 from engine.smallest.progress import Progress
 from engine.smallest.race import Race
@@ -102,6 +102,8 @@ class Smallest:
         return self._finals(self._race())
 
     def _prepare(self) -> None:
+        if LATENCY in self.question.cost or LATENCY in self.question.limits:
+            check_onnx(f"cost={LATENCY}" if LATENCY in self.question.cost else f"limits.{LATENCY}")
         data = self._open_data()
         notes: list[str] = []
         self.candidates = list_candidates(self.config, len(data.catalog.classes), notes)

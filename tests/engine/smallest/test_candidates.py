@@ -16,6 +16,7 @@ from engine.cli import CONF
 from engine.smallest import candidates
 from engine.smallest.candidates import apply_limits, check_limits, list_candidates
 from lightning_modules.activation_memory import peak_activations
+from lightning_modules.cut_costs import BackboneCosts, cut_costs
 from lightning_modules.networks.registry import build_network
 from lightning_modules.profiling import count_macs_thop, count_parameters
 
@@ -127,6 +128,17 @@ def test_a_backbone_for_one_size_is_left_out_with_that_size(config):
     assert {(each.backbone, each.image_size) for each in found} == {
         ("squeezenet1_1", 64), ("squeezenet1_1", 224), ("vit_tiny_patch16_224", 224),
     }  # fmt: skip
+
+
+def test_a_backbone_that_cannot_be_cut_is_left_out(config, monkeypatch):
+    def measured(name, sizes, **settings):
+        return BackboneCosts(sizes, 0, [], {}) if name == "simple_cnn" else cut_costs(name, sizes, **settings)
+
+    monkeypatch.setattr(candidates, "cut_costs", measured)
+    notes = []
+    both = {"backbones": ["simple_cnn", "squeezenet1_1"], "weights": {"simple_cnn": None, "squeezenet1_1": None}}
+    assert {each.backbone for each in list_candidates(config(**both), 2, notes)} == {"squeezenet1_1"}
+    assert len(notes) == 1 and notes[0].startswith("simple_cnn: left out, since it cannot be cut")
 
 
 def test_without_timm_its_backbones_are_left_out(config, monkeypatch):

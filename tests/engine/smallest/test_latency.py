@@ -11,7 +11,7 @@ import torch
 from common.errors import UserError
 from common.run_record import Latency
 from common.smallest_record import Candidate, Costs
-from engine.smallest.latency import FILE, _AllCuts, measure_latencies
+from engine.smallest.latency import FILE, _AllCuts, check_onnx, measure_latencies
 from lightning_modules.networks.registry import build_network
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -133,7 +133,11 @@ def test_without_the_extra_it_is_named_where_a_setting_asks(tmp_path, monkeypatc
     caplog.set_level(logging.INFO)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(UserError, match=r"^cost=latency_ms: onnxscript is not installed.*\[onnx\]"):
-        measure_latencies([candidate("features.1")], 2, tmp_path, asked_by="cost=latency_ms")
+        check_onnx("cost=latency_ms")
     found = candidate("features.1")
     measure_latencies([found], 2, tmp_path)
-    assert found.costs.latency is None and "latencies are left out: " in caplog.text and not list(tmp_path.iterdir())
+    assert (
+        found.costs.latency is None
+        and "left out: latency: onnxscript is not installed" in caplog.text
+        and not list(tmp_path.iterdir())
+    )
