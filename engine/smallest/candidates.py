@@ -54,7 +54,7 @@ def list_candidates(config: DictConfig, num_classes: int, notes: list[str] | Non
     """
     notes = [] if notes is None else notes
     limits = check_limits(config.limits)
-    backbones, policies, sizes, asked = _check(config.candidates)
+    backbones, policies, sizes, asked = check_candidates(config.candidates)
     backbones = _known(backbones, notes)
     head = _head(config)
     weights = _find_weights(backbones, policies, head, num_classes, Path(config.datamodule.cache), notes)
@@ -141,8 +141,12 @@ def _amounts(value: float, limit: float, between: str) -> str:
     return f"{texts[0]} {between}{texts[1]}"
 
 
-def _check(candidates) -> tuple[list[str], dict, tuple[int, ...], dict]:
-    """Return backbones, weights of each, image sizes and cuts of single backbones."""
+def check_candidates(candidates: DictConfig | None) -> tuple[list[str], dict, tuple[int, ...], dict]:
+    """Return backbones, weights of each, image sizes and cuts of single backbones, of which nothing was looked up yet.
+
+    Raises:
+        UserError: names the key, what was found and what is allowed.
+    """
     if not isinstance(candidates, DictConfig):
         raise UserError(f"candidates={candidates}: use candidates=default, timm, study or a file of your own")
     values = OmegaConf.to_container(candidates, resolve=True)

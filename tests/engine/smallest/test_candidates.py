@@ -57,7 +57,7 @@ def test_a_file_names_backbones_that_exist(name, tmp_path, monkeypatch):
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("smallest", overrides=[f"candidates={name}"])
-    backbones, weights, _, cuts = candidates._check(composed.candidates)
+    backbones, weights, _, cuts = candidates.check_candidates(composed.candidates)
     assert weights == dict.fromkeys(backbones, "auto") and candidates._known(backbones, []) == backbones
     if cuts:
         monkeypatch.setattr(candidates, "_find_weights", lambda backbones, *_: dict.fromkeys(backbones, "file"))
@@ -234,3 +234,12 @@ def test_limits_that_exclude_all_are_named_with_what_there_is():
         apply_limits([made_up(macs=5_000_000), made_up(macs=7_000, file_kib=9.5)], {"macs": 1e5, "file_kib": 2.0})
     assert "limits.macs=100k excludes 1, and the smallest value there is is 7k" in str(error.value)
     assert "limits.file_kib=2 excludes 1, and the smallest value there is is 1;" not in str(error.value)
+
+
+def test_a_file_of_the_users_own_needs_only_backbones_and_sizes(tmp_path):
+    (tmp_path / "candidates").mkdir()
+    (tmp_path / "candidates" / "mine.yaml").write_text("backbones: [squeezenet1_1]\nimage_sizes: [64, 32]\n")
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("smallest", overrides=[f"hydra.searchpath=[file://{tmp_path}]", "candidates=mine"])
+    assert candidates.check_candidates(composed.candidates) == (["squeezenet1_1"], {}, (32, 64), {})
