@@ -89,6 +89,8 @@ class Candidate:
     """The name of the last block that is kept."""
     image_size: int
     """Pixels, height and width."""
+    whole: bool = False
+    """Whether nothing of the backbone is cut off but its classifier."""
     pretrained: bool
     weights: str
     """Where the weights are from, or `random`."""
@@ -102,9 +104,14 @@ class Candidate:
     trained: Trained | None = None
 
     @property
+    def network(self) -> str:
+        """Return `tf_efficientnet_lite0 cut after blocks.3.0`, or the backbone's name where it is whole."""
+        return self.backbone if self.whole else f"{self.backbone} cut after {self.keep}"
+
+    @property
     def name(self) -> str:
         """Return `tf_efficientnet_lite0 cut after blocks.3.0, 128 px`."""
-        return f"{self.backbone} cut after {self.keep}, {self.image_size} px"
+        return f"{self.network}, {self.image_size} px"
 
 
 @dataclass(kw_only=True)
@@ -114,7 +121,9 @@ class Pair:
     split: Literal["val", "test"]
     difference: float
     at_least: float
-    """One-sided 95% bound of the difference; for a target that of the value itself."""
+    """One-sided bound of the difference, of 1 - `level`; for a target that of the value itself."""
+    level: float = 0.05
+    """Of settings 0.05 divided by the candidates that could have been chosen."""
     p_value: float
     """Of a difference of -margin or less, or of a value of the target or less; one-sided."""
     n: int
@@ -124,7 +133,7 @@ class Pair:
     smallest_margin: float | None = None
     """The smallest margin, or for a target the largest target, that these images show."""
     would_decide: str | None = None
-    """What would show it, as `about 610 test images`; null where it is shown."""
+    """What would show it, as `about 610 test images`; null where it is shown, and where the value itself is not within."""
 
 
 @dataclass(kw_only=True)

@@ -54,6 +54,9 @@ MAY_DIFFER = re.compile(
     r"(hydra/launcher|hydra/jobs|hydra\.launcher\.[^=]+|good_enough|datamodule\.(cache|cache_max_gib|gpu_cache_gib))="
 )
 TRACEBACK = "JUSTENOUGH_TRACEBACK"
+SMALLEST = "smallest.py"
+# Of a search for the smallest network that is resumed: what it may take, and how its runs are spread
+MAY_DIFFER_IN_SMALLEST = re.compile(r"(budget\.minutes|workers|storage)=")
 
 
 def run_cli(main: Callable[[], None]) -> None:
@@ -183,7 +186,9 @@ def complete_overrides(arguments: list[str]) -> list[str]:
             "debug one of its runs, without -m"
         )
     added = []
-    if "hydra.sweep.dir" not in values:
+    if Path(sys.argv[0]).name == SMALLEST:
+        added += [] if "name" in values else [f"name={smallest_name([*flags, *typed], values)}"]
+    elif "hydra.sweep.dir" not in values:
         added.append(quote_override("hydra.sweep.dir", OUTPUTS / "sweeps" / sweep_name([*flags, *typed], overrides)))
     launcher = values.get("hydra/launcher")
     if launcher and (CONF / "hydra" / "jobs" / f"{launcher.value()}.yaml").is_file():
@@ -283,6 +288,17 @@ def sweep_name(arguments: list[str], overrides: list[Override]) -> str:
         return safe_name(name)
     digest = hashlib.blake2b("\0".join(hashed).encode(errors="surrogateescape"), digest_size=4).hexdigest()
     return safe_name(f"{name}-{digest}")
+
+
+def smallest_name(arguments: list[str], values: dict[str, Override]) -> str:
+    """Name a search for the smallest network by its data, with a hash of the arguments: the same command, the same search."""
+    hashed = sorted(a for a in arguments if not MAY_DIFFER.match(a.lstrip("+")) and not MAY_DIFFER_IN_SMALLEST.match(a))
+    if any(argument.startswith("good_enough=") for argument in arguments):
+        hashed += [argument for argument in arguments if argument.startswith("good_enough=")]
+    given = {key: values[key].value() for key in ("datamodule.root", "datamodule.table", "datamodule") if key in values}
+    data = Path(str(next(iter(given.values()), "elpv"))).stem
+    digest = hashlib.blake2b("\0".join(hashed).encode(errors="surrogateescape"), digest_size=4).hexdigest()
+    return safe_name(f"{data}-{digest}" if hashed else data)
 
 
 def safe_name(text: str) -> str:

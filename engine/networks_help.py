@@ -7,6 +7,7 @@ import torch
 from common.errors import UserError
 from common.table import Table
 from common.text import compact_count, plural
+from lightning_modules.activation_memory import FLOAT_BYTES, kibibytes
 from lightning_modules.cut_costs import CutCost, cut_costs
 from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.blocks import Blocks
@@ -48,9 +49,10 @@ def list_backbones() -> list[str]:
         more = f"With pip install -e '.[timm]' also any of timm's, such as {', '.join(SMALL_OF_TIMM[:4])}."
     rows = []
     for name in names:
-        _, count, (last,) = cut_costs(name, SIZES, only_last=True)
+        found = cut_costs(name, SIZES, only_last=True)
+        (last,) = found.cuts
         weights = ", ".join(_weights(name, short=True)) or "none"
-        rows.append((last.macs, [name, weights, str(count), compact_count(last.parameters), *_macs(last)]))
+        rows.append((last.macs, [name, weights, str(found.count), compact_count(last.parameters), *_macs(last)]))
     titles = ["backbone", "weights", "cuts", "parameters", *(f"MACs at {size}" for size in SIZES)]
     return [
         *Table.of(titles, [cells for _, cells in sorted(rows)], texts=2).as_text(),
@@ -69,18 +71,19 @@ def describe_backbone(name: str) -> list[str]:
         NetworkError: no such backbone.
         UserError: one that cannot be cut.
     """
-    sizes, _, cuts = cut_costs(name, SIZES)
+    sizes, _, cuts, refused = cut_costs(name, SIZES)
     if not cuts:
         raise UserError(f"--networks {name}: cannot be cut: none of its blocks gives a map of features")
-    titles = ["keep", "or", "features", "map", "parameters", *(f"MACs at {size}" for size in sizes)]
+    titles = ["keep", "or", "features", "map", "parameters", *(f"MACs at {size}" for size in sizes), "memory"]
     lines = [
         [
             cut.keep,
             "" if cut.number is None else str(cut.number),
             str(cut.features),
-            "x".join(map(str, cut.map)),
+            "x".join(map(str, cut.maps[0])),
             f"{cut.parameters:,}",
             *_macs(cut),
+            f"{kibibytes(cut.activations[0], FLOAT_BYTES):,.0f}",
         ]
         for cut in cuts
     ]
@@ -88,11 +91,12 @@ def describe_backbone(name: str) -> list[str]:
         f"{name}: {plural(len(cuts), 'cut')}",
         *(f"weights: {source}" for source in _weights(name) or ["none, it starts from random ones"]),
         *_further(name),
-        *([f"takes images of {sizes[0]} pixels only: model.image_size={sizes[0]}"] if sizes != SIZES else []),
+        *_sizes(sizes, refused),
         "",
         *Table.of(titles, lines, texts=1).as_text(),
         "",
         f"Parameters and MACs (thop): with a head for two classes. Map: of an image of {sizes[0]} pixels.",
+        "Memory: the most that its activations need at once, KiB of float32; as int8 a quarter.",
         CUT.format(name, cuts[len(cuts) // 2].keep),
     ]
 
@@ -104,6 +108,13 @@ def _further(name: str) -> list[str]:
     with torch.device("meta"):
         stopped = Blocks(build_backbone(name)).stopped
     return [] if stopped is None else [f"further cuts are not found: {' '.join(str(stopped).split())}"]
+
+
+def _sizes(sizes: tuple[int, ...], refused: dict[int, str]) -> list[str]:
+    """Return which of SIZES a network does not take."""
+    if not set(sizes) & set(SIZES):
+        return [f"takes images of {sizes[0]} pixels only: model.image_size={sizes[0]}"]
+    return [f"does not take images of {size} pixels: {refused[size][:60]}" for size in SIZES if size in refused]
 
 
 def _macs(cut: CutCost) -> list[str]:

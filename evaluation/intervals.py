@@ -223,14 +223,14 @@ def accuracy_interval(correct: np.ndarray, groups: np.ndarray | None = None, con
         effect = design_effect(correct, groups)
         return wilson(int(correct.sum()) / effect, correct.size / effect, confidence)
     both, of_means = over_seeds_and_images(correct, [(1.0, 2.0), (0.0, 2.0)], groups)
-    intervals = [both.interval(confidence), of_means.interval(confidence), _by_log_odds(both, confidence)]
+    odds = Interval(*(float(expit(end)) for end in log_odds(both).interval(confidence)))
+    intervals = [both.interval(confidence), of_means.interval(confidence), odds]
     return Interval(max(0.0, min(each.low for each in intervals)), min(1.0, max(each.high for each in intervals)))
 
 
-def _by_log_odds(found: StudentT, confidence: float) -> Interval:
-    """Return the interval of a mean within 0 to 1 that is symmetric in its log odds."""
-    odds = StudentT(float(logit(found.mean)), found.error / (found.mean * (1 - found.mean)), found.degrees_of_freedom)
-    return Interval(*(float(expit(end)) for end in odds.interval(confidence)))
+def log_odds(found: StudentT) -> StudentT:
+    """Return the t distribution of the log odds of a mean within 0 to 1."""
+    return StudentT(float(logit(found.mean)), found.error / (found.mean * (1 - found.mean)), found.degrees_of_freedom)
 
 
 def group_numbers(names: Sequence[str]) -> np.ndarray | None:

@@ -1,16 +1,18 @@
-"""What each cut of a backbone costs, as `model=truncated` would build it, from one forward pass at each image size."""
+"""What each cut of a backbone costs, as `model=truncated` would build it, from two forward passes at each image size."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from lightning_modules.activation_memory import ActivationTracker
 from lightning_modules.networks.blocks import Blocks, as_map, is_layer
 from lightning_modules.networks.heads import build_head
 from lightning_modules.networks.truncated import (
     BACKBONES,
+    PROBE_SIZE,
     build_backbone,
     cut_after,
     cut_names,
@@ -25,67 +27,134 @@ CLASSES = 2
 
 
 class CutCost(NamedTuple):
-    """Describe a cut: how it is asked for, what it gives, and what it costs with a head for two classes."""
+    """Describe a cut: how it is asked for, what it gives, and what it costs with its head."""
 
     keep: str  # the name of its last block
     number: int | None  # of blocks, where it can be asked for by that
     features: int
-    map: tuple[int, ...]  # what it gives for the first size, without the batch
+    maps: tuple[tuple[int, ...], ...]  # what it gives for each size, without the batch
     parameters: int
+    weight_bytes: int  # of all tensors of its state dict
     macs: tuple[int, ...]  # thop's, of each size
+    activations: tuple[int, ...]  # the most values that are in memory at once, of each size
+
+
+class BackboneCosts(NamedTuple):
+    """Hold the cuts of a backbone before the pooling, in the order in which it runs."""
+
+    sizes: tuple[int, ...]  # of images, at which the cuts were measured
+    count: int
+    cuts: list[CutCost]
+    refused: dict[int, str]  # sizes that the backbone does not take, with the reason
+
+
+class _Pass(NamedTuple):
+    """Hold what one image has passed through: of each cut the shape of its output and its place among the operations."""
+
+    tracker: ActivationTracker
+    places: dict[str, tuple[torch.Size, int | None, int]]
 
 
 @torch.no_grad()
 def cut_costs(
-    backbone: str, sizes: tuple[int, ...] = (256, 128), only_last: bool = False
-) -> tuple[tuple[int, ...], int, list[CutCost]]:
-    """Return the image sizes, the number of cuts before the pooling, and their costs in the order in which the network runs.
-
-    A network for images of one size is measured at that.
+    backbone: str,
+    sizes: tuple[int, ...] = (256, 128),
+    only_last: bool = False,
+    num_classes: int = CLASSES,
+    head: dict = HEAD,
+) -> BackboneCosts:
+    """Measure each cut of a backbone at these sizes of images; at its own one where it takes none of them.
 
     Args:
-        only_last: return only the cost of the last cut.
+        only_last: only the cost of the last cut.
+        head: settings of what follows the pooled features.
 
     Raises:
-        NetworkError: no such backbone.
+        NetworkError: no such backbone, or a head that does not fit.
     """
     with torch.device("meta"):
         whole = build_backbone(backbone).eval()
-    own_size = (own_image_size(whole),)
+    own_size = own_image_size(whole)
     kept = dict(_kept(whole, backbone))
     numbers = {name: number for number, name in enumerate(cut_names(whole, backbone), 1)}
-    if backbone in BACKBONES and hasattr(whole, "features"):  # what follows may want other sizes of images
-        whole = nn.Sequential(OrderedDict(features=whole.features))
-    seen: list[dict[str, torch.Size]] = []
-
-    def keep_shape(output: object, name: str) -> None:
-        seen[-1].setdefault(name, getattr(output, "shape", torch.Size()))
-
-    for name in kept:
-        whole.get_submodule(name).register_forward_hook(lambda _, _inputs, output, name=name: keep_shape(output, name))
-    try:
-        ops = _operations(whole, sizes, seen)
-    except (RuntimeError, AssertionError):
-        if sizes == own_size:
-            raise
-        return cut_costs(backbone, own_size, only_last)
-    found = {name: as_map(seen[0].get(name, torch.Size()), whole) for name in kept}
-    cuts = [name for name in kept if found[name] is not None]
+    measured = before_head(whole, backbone)
+    passes, refused = {}, {}
+    for size in dict.fromkeys((*sizes, PROBE_SIZE, own_size)):
+        try:
+            passes[size] = _track(measured, list(kept), size)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if size == own_size:
+                raise
+            refused[size] = " ".join(str(error).split())
+    found = next(passes[size] for size in (PROBE_SIZE, own_size) if size in passes)
+    maps = {name: as_map(place[0], whole) for name, place in found.places.items()}
+    cuts = [name for name in kept if maps.get(name) is not None]
+    sizes = tuple(size for size in sizes if size in passes) or (own_size,)
+    stated = {name: (count_parameters(kept[name]), _weight_bytes(kept[name])) for name in cuts}  # thop adds to them
+    macs = [dict(_by_layer(profile_thop(measured, _image(size))[2])) for size in sizes]
     costs = []
     for name in cuts[-1:] if only_last else cuts:
-        features, to_map = found[name]
-        head = build_head(features=features, num_classes=CLASSES, **HEAD)
-        tail = nn.Sequential(to_map or nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
-        names = {module for module, _ in kept[name].named_modules()}
-        macs = [
-            sum(count for layer, count in of_size.items() if layer in names)
-            + profile_thop(tail, torch.zeros(shapes[name]))[0]
-            for of_size, shapes in zip(ops, seen, strict=True)
+        features, to_map = maps[name]
+        built = build_head(features=features, num_classes=num_classes, **head)
+        tail = nn.Sequential(to_map or nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), built).eval()
+        parameters, weight_bytes = stated[name][0] + count_parameters(tail), stated[name][1] + _weight_bytes(tail)
+        layers = {module for module, _ in kept[name].named_modules()}
+        of_sizes = [
+            _with_tail(passes[size], name, tail, sum(count for layer, count in counts.items() if layer in layers))
+            for size, counts in zip(sizes, macs, strict=True)
         ]
-        parameters = count_parameters(kept[name]) + count_parameters(tail)
-        shape = tuple(seen[0][name][1:])
-        costs.append(CutCost(name, numbers.get(name), features, shape, parameters, tuple(map(int, macs))))
-    return sizes, len(cuts), costs
+        shapes = tuple(tuple(passes[size].places[name][0][1:]) for size in sizes)
+        costs.append(
+            CutCost(name, numbers.get(name), features, shapes, parameters, weight_bytes, *zip(*of_sizes, strict=True))
+        )
+    return BackboneCosts(sizes, len(cuts), costs, {size: why for size, why in refused.items() if size not in passes})
+
+
+def before_head(whole: nn.Module, backbone: str) -> nn.Module:
+    """Return the part of a backbone that its cuts are of, with its names: what follows may want other sizes of images."""
+    if backbone in BACKBONES and hasattr(whole, "features"):
+        return nn.Sequential(OrderedDict(features=whole.features))
+    return whole
+
+
+def _track(whole: nn.Module, names: list[str], size: int) -> _Pass:
+    """Pass an image through a network, without numbers."""
+    tracker, places = ActivationTracker(image := _image(size)), {}
+
+    def keep_place(output: object, name: str) -> None:
+        if isinstance(output, Tensor):
+            places.setdefault(name, (output.shape, tracker.number_of(output), len(tracker.operations)))
+
+    hooks = [
+        whole.get_submodule(name).register_forward_hook(lambda _, _inputs, output, name=name: keep_place(output, name))
+        for name in names
+    ]
+    try:
+        with tracker:
+            whole(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _Pass(tracker, places)
+
+
+def _with_tail(found: _Pass, name: str, tail: nn.Module, macs: float) -> tuple[int, int]:
+    """Return the MACs of a cut and its tail, and the most values that are in memory at once while both run."""
+    shape, number, n_operations = found.places[name]
+    features = torch.zeros(shape)
+    with ActivationTracker(features) as tracker:
+        tail(features)
+    also_kept = found.tracker.sizes[number] - features.numel()  # of which the features are a part
+    peak = max(found.tracker.peak(number, n_operations), tracker.peak() + also_kept)
+    return int(macs + profile_thop(tail, features)[0]), peak
+
+
+def _weight_bytes(network: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+
+
+def _image(size: int) -> Tensor:
+    return torch.zeros(1, 3, size, size, device="meta")
 
 
 def _kept(whole: nn.Module, backbone: str) -> Iterator[tuple[str, nn.Module]]:
@@ -102,15 +171,6 @@ def _kept(whole: nn.Module, backbone: str) -> Iterator[tuple[str, nn.Module]]:
         for layer in [*inner[:-1], name]:
             part = cut_after(blocks, layer, backbone)
             yield prefix + layer, nn.Sequential(OrderedDict(features=part)) if prefix else part
-
-
-def _operations(whole: nn.Module, sizes: tuple[int, ...], seen: list[dict]) -> list[dict[str, float]]:
-    """Return thop's count of each layer at each size; `seen` gets a mapping for each pass."""
-    counts = []
-    for size in sizes:
-        seen.append({})
-        counts.append(dict(_by_layer(profile_thop(whole, torch.zeros(1, 3, size, size, device="meta"))[2])))
-    return counts
 
 
 def _by_layer(layers: dict, prefix: str = "") -> Iterator[tuple[str, float]]:

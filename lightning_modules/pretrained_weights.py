@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -74,24 +75,52 @@ def load_initial_weights(
     Raises:
         UserError: what the policy names is not available, or does not fit.
     """
+    found = find_initial_weights(policy, backbone=backbone, timm_name=timm_name, called=called, download_to=download_to)
+    if found.weights is None:
+        here = installed_networks() if policy == "auto" else []
+        here = "; ".join(f"model=truncated model.backbone={each} model.keep=blocks.5.0" for each in here)
+        log.warning(f"{RANDOM}%s", found.reason, f". Pretrained weights that are here: {here}" if here else "")
+        return found.description
+    key = f"model.weights={policy}" + f" ({found.description})" * (policy in ("auto", "imagenet"))
+    _load_fitting(network, found.weights, classes, key)
+    return found.description
+
+
+class InitialWeights(NamedTuple):
+    """Hold the weights that a policy asks for; None for random ones."""
+
+    weights: Weights | None
+    description: str  # for the record
+    reason: str = ""  # why they are random
+
+
+def find_initial_weights(
+    policy: str | None, *, backbone: str | None, timm_name: str | None, called: str, download_to: Path
+) -> InitialWeights:
+    """Return what `load_initial_weights` loads, without a message; from the caches and packages, else downloaded.
+
+    Raises:
+        UserError: what the policy names is not available.
+    """
     check_policy(policy)
     name = backbone or timm_name or called
     try:
         weights = _find(policy, backbone, timm_name, download_to)
     except NoneExistError as error:
-        return _stay_random(policy, f"no pretrained weights exist for {name}; model.weights=FILE loads your own", error)
+        cause, described = error, "none exist"
+        reason = f"no pretrained weights exist for {name}; model.weights=FILE loads your own"
     except UnavailableError as error:
+        cause, described = error, "imagenet not available"
         named = policy not in ("auto", "imagenet")
         reason = str(error) if named else f"the pretrained weights of {name} are not available here: {error}"
-        return _stay_random(policy, reason, error)
-    if weights is None:
-        log.warning(
-            RANDOM, "model.weights=null; auto takes pretrained ones where they exist, model.weights=FILE a file"
-        )
-        return "random"
-    key = f"model.weights={policy}" + f" ({weights.source})" * (policy in ("auto", "imagenet"))
-    _load_fitting(network, weights, classes, key)
-    return weights.source
+    else:
+        if weights is not None:
+            return InitialWeights(weights, weights.source)
+        reason = "model.weights=null; auto takes pretrained ones where they exist, model.weights=FILE a file"
+        return InitialWeights(None, "random", reason)
+    if policy != "auto":
+        raise UserError(f"model.weights={policy}: {reason}") from cause
+    return InitialWeights(None, f"random (auto: {described})", reason)
 
 
 def describe_weights(policy: str | None) -> dict | None:
@@ -125,15 +154,6 @@ def _find(policy: str | None, backbone: str | None, timm_name: str | None, downl
     if timm_name is not None:
         return from_timm(timm_name, download_to)
     raise NoneExistError
-
-
-def _stay_random(policy: str, reason: str, error: Exception) -> str:
-    """Warn that `auto` starts from random weights, and return the record's words; refuse what was asked for by name."""
-    if policy != "auto":
-        raise UserError(f"model.weights={policy}: {reason}") from error
-    here = "; ".join(f"model=truncated model.backbone={each} model.keep=blocks.5.0" for each in installed_networks())
-    log.warning(f"{RANDOM}%s", reason, f". Pretrained weights that are here: {here}" if here else "")
-    return f"random (auto: {'none exist' if isinstance(error, NoneExistError) else 'imagenet not available'})"
 
 
 def _load_fitting(network: nn.Module, weights: Weights, classes: Sequence[str] | None, key: str) -> None:

@@ -15,12 +15,13 @@ from reports.top_losses import TopLosses, top_losses
 NOT_A_NAME = {"none", "null", "true", "false", "auto"}  # values that mean nothing without their key
 
 
-def aggregate(loaded: LoadedRuns, good_enough: float = 0.02) -> ReportData:
+def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: float | None = None) -> ReportData:
     """Make all that a report shows: rows, grouped by data, ranked by validation accuracy, then MACs, and compared.
 
     Args:
         loaded: the runs.
         good_enough: accuracy that a smaller network may lack against the best and still be good enough.
+        target_accuracy: accuracy that is enough whatever the best has.
     """
     compared = [run for run in loaded.runs if run.status in ("finished", "pruned")]
     keys = changed_settings(compared or loaded.runs)
@@ -38,6 +39,7 @@ def aggregate(loaded: LoadedRuns, good_enough: float = 0.02) -> ReportData:
     groups = _groups(rows)
     for group in groups:
         compare_to_best(group, good_enough)
+        group.target = target_accuracy
         compare_settings(group, unfinished)
     return ReportData(groups, unfinished, excluded, list(keys.values()), loaded.runs)
 

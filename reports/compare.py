@@ -1,4 +1,4 @@
-"""Can two networks be distinguished on their images? python -m reports.compare RUN_A RUN_B"""
+"""Which of two networks is better on their images? python -m reports.compare RUN_A RUN_B"""
 
 import argparse
 import sys
@@ -142,10 +142,12 @@ def _verdicts(
     else:
         test = "seeds and images as random effects" if groups is None else "seeds and groups as random effects"
     seeds = f" and {n_seeds} seeds" if n_seeds > 1 else ""
-    can = "can" if of_a.p_value < LEVEL else "cannot"
+    which = (
+        f"{'A' if of_a.difference > 0 else 'B'} is better" if of_a.p_value < LEVEL else "which is better is not decided"
+    )
     lines = [
         f"A - B: {of_a.difference:z.4f} (95% interval {of_a.low:z.3f} to {of_a.high:z.3f}), {format_p(of_a.p_value)} ({test})",
-        f"A and B {can} be distinguished with {of_a.n:,} images{seeds}",
+        f"{which} with {of_a.n:,} images{seeds}",
     ]
     for one, other, pair in (("A", "B", of_a), ("B", "A", of_b)):
         shown = pair.margin_p_value < LEVEL

@@ -5,6 +5,7 @@ import hashlib
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from jinja2 import Environment
 from markupsafe import Markup
 
 from common.html import jinja_environment
@@ -42,19 +43,25 @@ HERE = Path(__file__).parent
 
 def make_page(data: ReportData, title: str) -> str:
     """Make the page; problems of single runs are shown on it."""
-    environment = jinja_environment(HERE, longest=LONGEST)
-    environment.filters["together"] = lambda text: text.replace("n = ", "n\u00a0=\u00a0")
-    script = (HERE / "page.js").read_text(encoding="utf-8").strip()
+    environment, script = environment_and_script()
     return environment.get_template("page.html").render(
         title=title,
         subtitle=_subtitle(data),
         groups=[_group(group, data.changed, drawn=i < MOST_GROUPS) for i, group in enumerate(data.groups)],
         unfinished=[{"name": r.runs[0].name, "status": r.status, "reason": r.reason} for r in data.unfinished],
         excluded=[why for _, why in data.excluded],
-        script=Markup(script),  # page.js of this folder
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **script,
         **provenance(data),
     )
+
+
+def environment_and_script() -> tuple[Environment, dict]:
+    """Return Jinja2 for the pages of this folder, and the script that sorts their tables with its hash for the policy."""
+    environment = jinja_environment(HERE, longest=LONGEST)
+    environment.filters["together"] = lambda text: text.replace("n = ", "n\u00a0=\u00a0")
+    script = (HERE / "page.js").read_text(encoding="utf-8").strip()
+    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment, {"script": Markup(script), "script_hash": script_hash}
 
 
 def _subtitle(data: ReportData) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from common.atomic_io import write_text
-from common.checks import check_good_enough
+from common.checks import check_good_enough, check_target_accuracy
 from common.errors import UserError
 from common.text import clean
 from reports.aggregate import aggregate
@@ -33,14 +33,18 @@ class Written(NamedTuple):
 def run(config: DictConfig) -> None:
     """Write the report that conf/report.yaml describes; print its table and answer."""
     runs = OmegaConf.to_container(config.runs) if OmegaConf.is_list(config.runs) else config.runs
-    written = write_report(runs, out=config.out, title=config.title, good_enough=config.good_enough)
+    written = write_report(runs, config.out, config.title, config.good_enough, config.target_accuracy)
     for text in written.warnings:
         log.warning("excluded: %s", text)
     print(f"{written.text}\n\nPage: {written.page}")
 
 
 def write_report(
-    where: str | Sequence[str], out: str | None = None, title: str | None = None, good_enough: float = 0.02
+    where: str | Sequence[str],
+    out: str | None = None,
+    title: str | None = None,
+    good_enough: float = 0.02,
+    target_accuracy: float | None = None,
 ) -> Written:
     """Write report.html, report.md, table.csv and table.tex.
 
@@ -51,12 +55,15 @@ def write_report(
         title: of the page; None: the experiment's name, or what differs.
         good_enough: accuracy that a smaller network may lack against the best and still be good enough.
 
+        target_accuracy: accuracy that is enough whatever the best has; the answer then names the smallest network above it.
+
     Raises:
-        UserError: no runs, none that can be read, no such margin, or no permission to write.
+        UserError: no runs, none that can be read, no such margin or target, or no permission to write.
     """
     check_good_enough(good_enough)
+    check_target_accuracy(target_accuracy)
     paths = find_records(where)
-    data = aggregate(load_runs(paths), good_enough)
+    data = aggregate(load_runs(paths), good_enough, target_accuracy)
     title = clean(title, LONGEST_TITLE) if title else title_of(data)
     from reports.page import make_page  # late: errors come without matplotlib
 

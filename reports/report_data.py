@@ -226,6 +226,7 @@ class ResultGroup:
     rows: list[ResultRow]
     split: str = "test"  # that the differences are measured on
     margin: float = 0.02  # below the best that is good enough
+    target: float | None = None  # accuracy that is enough whatever the best has; None: none was asked for
     choice: Choice | None = None
     n_tests: int = 1  # for which the test of the named row is corrected
     selection_bias: tuple[BiasCorrectedBest, int] | None = None  # and the number of rows

@@ -4,10 +4,11 @@ import numpy as np
 
 from common.checks import FEWEST_SEEDS
 from common.text import SPLIT_NAMES, clean, compact_count
+from evaluation.choice import Finalist, Rule, measure, prove
 from evaluation.paired_tests import bias_corrected_best, compare_pair, holm
 from reports.accuracy import Accuracy, CorrectnessMatrix
 from reports.report_data import Choice, Comparison, ResultGroup, ResultRow
-from reports.wording import LEVEL, evidence, is_of_settings
+from reports.wording import LEVEL, evidence, evidence_of_target, is_of_settings
 
 RESAMPLES = 1000
 DRAWS = 4_000_000_000  # resamples x images x rows, about a second
@@ -58,8 +59,10 @@ def answer(group: ResultGroup) -> list[str]:
         )
         return [guess] if others else [_only(best), guess]
     if not others:
-        return [_only(best), f"{'By ' + by + ': ' if best.selected_on_test else 'It has '}{', '.join(results)}."]
-    return [f"The best by {by} is {best.name}: {', '.join(results)}.", _good_enough(group), *_of_networks(group)]
+        it_has = f"{'By ' + by + ': ' if best.selected_on_test else 'It has '}{', '.join(results)}."
+        return [_only(best), it_has, *_above_target(group)]
+    first = f"The best by {by} is {best.name}: {', '.join(results)}."
+    return [first, _good_enough(group), *_above_target(group), *_of_networks(group)]
 
 
 def describe_accuracy(accuracy: Accuracy | None) -> str:
@@ -128,6 +131,43 @@ def _good_enough(group: ResultGroup) -> str:
     if len(smaller) == 1:
         nearest = "The only smaller one"
     return f"No smaller network is shown to be good enough, {within}. {nearest} is {size}: on test {found}."
+
+
+def _above_target(group: ResultGroup) -> list[str]:
+    """Name the smallest network whose own bound lies above the target, chosen on validation and shown on test."""
+    if group.target is None:
+        return []
+    rule, found = Rule(group.margin, group.target), []
+    for row in group.rows:
+        val = row.outcomes["val"]
+        if row.macs is not None and isinstance(val, CorrectnessMatrix) and not row.guesses:
+            finalist = Finalist(row.macs, val.correct, val.seeds)
+            found.append((row, measure(finalist, finalist, rule, groups=val.groups)))
+    if not found or group.selected_on_test:
+        why = (
+            "the test images chose the epochs"
+            if group.selected_on_test
+            else "costs or validation predictions are missing"
+        )
+        return [f"No network can be chosen by the target of {group.target:g}: {why}."]
+    within = [(row, on_val) for row, on_val in found if on_val.shown]
+    if within:
+        row, on_val = min(within, key=lambda each: (each[0].macs, each[0].rank))
+    else:
+        row, on_val = max(found, key=lambda each: (each[1].at_least, -each[0].macs))
+    which = "The smallest by validation" if within else "The nearest on validation"
+    size, test = f"{row.name} with {_macs(row)}", row.outcomes["test"]
+    if not isinstance(test, CorrectnessMatrix):
+        found = evidence_of_target(on_val, "val")
+        return [f"Chosen on validation, not proved to be above {group.target:g}: {size}: {found}."]
+    finalist = Finalist(row.macs, test.correct, test.seeds)
+    proof = prove(finalist, finalist, rule, groups=test.groups, n_finalists=len(found) - 1, raced=[])
+    on_test = evidence_of_target(proof.evidence, "test")
+    if proof.verdict == "not_shown":
+        return [f"No network is shown to be above {group.target:g}. {which} is {size}: on test {on_test}."]
+    trained = "" if proof.verdict == "shown" else " as trained"
+    how = f"chosen on validation, shown on test: {on_test}"
+    return [f"The smallest network that is shown to be above {group.target:g}{trained} is {size}: {how}."]
 
 
 def _of_networks(group: ResultGroup) -> list[str]:

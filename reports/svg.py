@@ -1,17 +1,20 @@
 """Figures of many runs as SVG that takes its colors from the page, so that one drawing serves light, dark and paper.
 
-No user's text is drawn: names are in the page's legends. PAGE_COLORS are those that the page chooses, as they differ
-between light and dark.
+No user's text is drawn, only names of networks: others are in the page's legends. PAGE_COLORS are those that the page
+chooses, as they differ between light and dark.
 """
 
 import hashlib
+import html
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -125,6 +128,132 @@ def pareto(title: str, points: Sequence[Point], front: set[int], x_label: str) -
         return _svg(figure, f"{title}; numbers are the ranks of the table")
 
 
+class Mark(NamedTuple):
+    """A trained network: its number in the table, its cost and value with its interval."""
+
+    number: int
+    cost: float
+    value: float
+    low: float | None
+    high: float | None
+    kind: str  # raced, final, reference, chosen
+    name: str = ""  # drawn above the figure; of a network, no user's text
+
+
+class Smallest(NamedTuple):
+    """What the figure of the smallest network shows; all values are of one metric on one split."""
+
+    probes: Sequence[
+        tuple[str, Sequence[tuple[float, float]]]
+    ]  # kind and (cost, value) of the cuts of a backbone and size
+    marks: Sequence[Mark]
+    band: tuple[float, float] | None  # the margin below the reference
+    target: float | None
+    guess: float | None
+    floor: float  # what lies below is not drawn
+    x_label: str
+    y_label: str
+    words: str  # what the figure shows, for who cannot see it
+
+
+MARKS = {
+    "raced": (PAPER, INK, "o"),
+    "final": (INK, INK, "o"),
+    "reference": (INK, INK, "s"),
+    "chosen": (COLORS[0], COLORS[0], "o"),
+}
+
+
+def smallest(found: Smallest, narrow: bool = False) -> str:
+    """Draw cost (logarithmic) and value of all networks: probes as dots joined from cut to cut, trained ones with numbers.
+
+    Args:
+        narrow: for a phone.
+    """
+    with mpl.rc_context(STYLE):
+        figure, axes = _panel((3.3, 3.9) if narrow else (8.4, 4.6))
+        for kind, points in found.probes:
+            x, y = np.array(points).T
+            color, alpha = {"chosen": (COLORS[0], 0.9), "reference": (INK, 0.6)}.get(kind, (GRID, 0.4))
+            axes.plot(x, y, color=color, linewidth=0.9 if kind else 0.6, alpha=alpha, zorder=1.5 if kind else 1)
+            dots = color if kind else GRID
+            drawn = y >= found.floor
+            axes.plot(x[drawn], y[drawn], "o", color=dots, markersize=2.4, markeredgewidth=0, alpha=0.9, zorder=2)
+        if found.band:
+            axes.axhspan(*found.band, color=COLORS[0], alpha=0.16, linewidth=0, zorder=0.5)
+            axes.axhline(found.band[1], color=COLORS[0], linewidth=0.8, zorder=0.6)
+        if found.target is not None:
+            axes.axhline(found.target, color=COLORS[0], linewidth=1.2, linestyle=(0, (5, 2)), zorder=0.6)
+        if found.guess is not None:
+            axes.axhline(found.guess, color=GRID, linewidth=1, linestyle=(0, (1, 1.5)), zorder=0.6)
+        for z, mark in enumerate(sorted(found.marks, key=lambda each: list(MARKS).index(each.kind))):
+            face, edge, shape = MARKS[mark.kind]
+            if mark.kind != "raced" and mark.low is not None and mark.high is not None:
+                axes.plot([mark.cost] * 2, [mark.low, mark.high], color=edge, linewidth=1.1, zorder=3 + z)
+            axes.plot(
+                mark.cost, mark.value, shape, markersize=9 if shape == "s" else 9.5, color=face, markeredgecolor=edge,
+                markeredgewidth=0.9, zorder=3 + z,
+            )  # fmt: skip
+            light = "white" if mark.kind == "chosen" else PAPER
+            axes.text(
+                mark.cost, mark.value, str(mark.number), ha="center", va="center_baseline", zorder=3.5 + z, clip_on=True,
+                fontsize=6, color=INK if mark.kind == "raced" else light,
+            )  # fmt: skip
+        costs = [cost for _, points in found.probes for cost, value in points if value >= found.floor]
+        costs += [mark.cost for mark in found.marks]
+        axes.set_xscale("log")
+        _cost_ticks(axes, costs)
+        axes.set(xlabel=found.x_label, ylabel=found.y_label)
+        _with_names(figure, axes, found, narrow)
+        return _svg(figure, found.words)
+
+
+def _with_names(figure: Figure, axes: mpl.axes.Axes, found: Smallest, narrow: bool) -> None:
+    """Make room above what is drawn for the names of marks, one below the other, each with a line down to its mark.
+
+    The lower name keeps clear of the line of the upper one: left of it where the upper one is of the right mark, else right.
+    """
+    values = [v for _, points in found.probes for _, v in points if v >= found.floor]
+    values += [v for mark in found.marks for v in (mark.value, mark.high) if v is not None]
+    values += [v for v in (found.target, *(found.band or ())) if v is not None]
+    top, bottom = max(values), found.floor
+    named = sorted((mark for mark in found.marks if mark.name), key=lambda mark: -mark.cost)
+    names = [textwrap.wrap(mark.name, 34 if narrow else 110) for mark in named]
+    line = 0.048 if narrow else 0.045  # of the height of the axes
+    room = line * (sum(map(len, names)) + 0.6 * len(names)) + 0.03
+    axes.set_ylim(bottom, bottom + (top - bottom) * 1.02 / (1 - room))
+    ticks = MaxNLocator(nbins=6).tick_values(bottom, top)
+    axes.set_yticks([tick for tick in ticks if bottom <= tick <= min(1, top)])
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    width_of_axes, to_axes = axes.get_window_extent(renderer).width, axes.transAxes.inverted()
+    labels = []  # mark, its text and lines, where it is and how wide that is, as shares of the axes
+    for mark, lines in zip(named, names, strict=True):
+        text = axes.text(
+            0, 1, "\n".join(lines), transform=axes.transAxes, va="top", ha="left", fontsize=7.5 if narrow else 8.5,
+            color=MARKS[mark.kind][1], zorder=9, linespacing=1.15, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.8},
+        )  # fmt: skip
+        x = float(to_axes.transform(axes.transData.transform((mark.cost, bottom)))[0])
+        labels.append((mark, text, lines, x, text.get_window_extent(renderer).width / width_of_axes))
+    low, high = 0.0, 1.0
+    if len(labels) == 2:
+        (*_, right, right_width), (*_, left, left_width) = labels
+        if left_width > right - 0.01 and right_width < 0.99 - left:
+            labels.reverse()
+    y = 1.0
+    for number, (mark, text, lines, x, width) in enumerate(labels):
+        if number:
+            above = labels[0][3]
+            low, high = (0.0, above - 0.01) if x <= above and labels[0][0] is named[0] else (above + 0.01, 1.0)
+            low, high = (low, high) if width <= high - low else (0.0, 1.0)
+        text.set_position((max(low, min(x - width / 2, high - width)), y))
+        y -= line * len(lines)
+        at = bottom + (axes.get_ylim()[1] - bottom) * y
+        reach = [mark.high or mark.value, at]
+        axes.plot([mark.cost] * 2, reach, color=MARKS[mark.kind][1], linewidth=0.7, alpha=0.7, zorder=2.5)
+        y -= 0.6 * line
+
+
 def pareto_front(points: Sequence[Point]) -> set[int]:
     """Return the ranks of the points that no other beats: at most the cost, at least the accuracy, and better in one."""
     front, best = set(), -np.inf
@@ -135,8 +264,8 @@ def pareto_front(points: Sequence[Point]) -> set[int]:
     return front
 
 
-def _panel() -> tuple[Figure, mpl.axes.Axes]:
-    figure = Figure(figsize=(4.0, 2.9), layout="constrained", facecolor="none")
+def _panel(size: tuple[float, float] = (4.0, 2.9)) -> tuple[Figure, mpl.axes.Axes]:
+    figure = Figure(figsize=size, layout="constrained", facecolor="none")
     axes = figure.add_subplot(facecolor="none")
     axes.tick_params(length=2.5)
     return figure, axes
@@ -154,7 +283,7 @@ def _cost_ticks(axes: mpl.axes.Axes, costs: list[float]) -> None:
     axes.set_xlim(low / room / 1.05, high * room * 1.05)
     wide = high / low > 30
     axes.xaxis.set_major_locator(
-        LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0) if high / low > 2.5 else range(1, 10))
+        LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0) if high / low > 5 else range(1, 10))
     )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact_count(value)))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -171,7 +300,8 @@ def _svg(figure: Figure, label: str) -> str:
     drawing = re.sub(r"<!--.*?-->\s*", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)
     box = re.search(r'viewBox="[^"]*"', drawing).group()
-    drawing = re.sub(r"<svg[^>]*>", f'<svg {box} role="img" aria-label="{label}">', drawing, count=1)
+    spoken = html.escape(label)
+    drawing = re.sub(r"<svg[^>]*>", lambda _: f'<svg {box} role="img" aria-label="{spoken}">', drawing, count=1)
     drawing = re.sub(r"font-family: [^;]*; ", "", drawing)  # the page's
     own = hashlib.blake2b(drawing.encode(), digest_size=4).hexdigest()
     drawing = re.sub(r'(id="|#)([mp][0-9a-f]{10})\b', rf"\g<1>f{own}\2", drawing)

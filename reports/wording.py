@@ -3,9 +3,11 @@
 from math import ceil, floor, log10
 
 from common.checks import FEWEST_SEEDS
+from common.smallest_record import Pair
 from common.text import SPLIT_NAMES, plural
+from evaluation.choice import Evidence
 from evaluation.paired_tests import PairedComparison
-from evaluation.planning import images_needed, seeds_needed
+from evaluation.planning import Spread, images_needed, seeds_needed
 
 LEVEL = 0.05  # of the tests
 
@@ -63,15 +65,65 @@ def what_would_decide(pair: PairedComparison, split: str, tests: int = 1) -> str
     gap, level = pair.margin + min(pair.difference, 0.0), LEVEL / tests
     if gap <= 0:
         return f"the difference is not within {pair.margin:g}, so that more images show it only if it shrinks"
-    if images := images_needed(pair.spread, gap, pair.n_seeds, level):
+    if images := _images(pair.spread, gap, pair.n, pair.n_seeds, level, split):
         supposed = "if the difference stays" if pair.difference < 0 else "if they are equally good"
-        return f"{supposed}, about {_rounded(max(images, pair.n + 1))} {SPLIT_NAMES[split]} images would decide"
+        return f"{supposed}, {images} would decide"
     if pair.n_seeds == 1:
         return "the difference is too near to the margin for any number of images"
     unknown = f"{pair.n_seeds} seeds do not show how much seeds differ, so that more images may not decide it"
-    if seeds := seeds_needed(pair.spread, gap, pair.n, level):
-        return f"{unknown}; about {seeds} seeds with these images would"
-    return f"{unknown}; more seeds and images would"
+    return f"{unknown}; {_seeds(pair.spread, gap, pair.n, level) or 'more seeds and images'} would"
+
+
+def evidence_of_target(found: Evidence, split: str) -> str:
+    """Return the accuracy with its one-sided bound, and where that is not above the target also what would decide."""
+    on = f"with {found.n:,} {SPLIT_NAMES[split]} images and {plural(found.n_seeds, 'seed')}"
+    bound = f"{floor(found.at_least * 1000 + 1e-9) / 1000:.3f}"
+    if found.shown:
+        return f"{found.own:.3f}, at least {bound} (95%) {on}"
+    text = f"{found.own:.3f}, and down to {bound} cannot be excluded (95%) {on}"
+    if found.gap <= 0:
+        return text
+    decide = would_decide(found, split)
+    nothing = "the accuracy is too near to the target for any number of images"
+    return f"{text}; {f'if it stays, {decide} would decide' if decide else nothing}"
+
+
+def would_decide(found: Evidence, split: str) -> str | None:
+    """Return `about 610 test images`: what would show it with a power of 0.8 if the value stays; None: nothing would."""
+    if found.shown or found.gap <= 0:
+        return None
+    images = _images(found.spread, found.gap, found.n, found.n_seeds, found.level, split)
+    if images or found.n_seeds == 1:
+        return images
+    return _seeds(found.spread, found.gap, found.n, found.level) or "more seeds and images"
+
+
+def as_pair(found: Evidence, split: str) -> Pair:
+    """Return what smallest.json keeps of the evidence on the chosen candidate."""
+    return Pair(
+        split=split,
+        difference=found.value,
+        at_least=found.at_least,
+        p_value=found.p_value,
+        n=found.n,
+        n_seeds=found.n_seeds,
+        of_settings=found.of_settings,
+        smallest_margin=found.smallest_margin,
+        would_decide=would_decide(found, split),
+        level=found.level,
+    )
+
+
+def _images(spread: Spread, gap: float, n: int, n_seeds: int, level: float, split: str) -> str | None:
+    """Return `about 610 test images`; None where no amount of them would decide."""
+    images = images_needed(spread, gap, n_seeds, level)
+    return images and f"about {_rounded(max(images, n + 1))} {SPLIT_NAMES[split]} images"
+
+
+def _seeds(spread: Spread, gap: float, n: int, level: float) -> str | None:
+    """Return `about 8 seeds with these images`; None where so many images do not decide with any number of seeds."""
+    seeds = seeds_needed(spread, gap, n, level)
+    return seeds and f"about {seeds} seeds with these images"
 
 
 def verdict(pair: PairedComparison, p_value: float, shown: bool) -> str:

@@ -30,7 +30,6 @@ from engine.state import STATE, FailedJob
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
-STAGES = "stages=[cost,fit]"  # the test split stays closed
 
 
 class RunFailed(Exception):  # noqa: N818 the error is its cause
@@ -81,9 +80,11 @@ def run_search(config: DictConfig, folder: Path, run: Callable) -> None:
 class Search:
     """Run trials in this process; the processes of a search share its study and its folder, and nothing else."""
 
+    stages = "stages=[cost,fit]"  # the test split stays closed
+
     def __init__(self, settings: SearchSettings, folder: Path, run: Callable):
         self.settings, self.folder, self._run = settings, folder, run
-        self.study = study.open_study(settings, folder)
+        self.study = self._open_study()
         self.failed: list[tuple[RunFolder, Exception]] = []
         self._n_trials = min(settings.n_trials, len(list_points(settings.space)) or settings.n_trials)
         self._n_ended_before = 0
@@ -158,16 +159,13 @@ class Search:
             raise
 
     def _evaluate(self, trial: optuna.Trial) -> list[float]:
-        settings = self.settings
-        point = suggest_point(settings.space, trial)
-        overrides = as_overrides(settings.space, point)
-        folder = RunFolder(self.folder / "trials" / run_name(settings.space, point))
+        overrides, folder = self._job(suggest_point(self.settings.space, trial))
         numbers = [each.number for each in self._trials().values()]
         position = numbers.index(trial.number) + 1 if trial.number in numbers else len(numbers)
         self._title = f"Trial {position} of {self._n_trials}"
         log.info("\n%s: %s", self._title, " ".join(overrides))
         run = functools.partial(self._run_or_prune, trial)
-        error = run_trial(folder, [*settings.base_overrides, *overrides, STAGES], run)
+        error = run_trial(folder, [*self.settings.base_overrides, *overrides, self.stages], run)
         if self._frozen(trial.number).state.is_finished():
             raise TakenOver(trial.number)
         record, values = completed_record(folder), []
@@ -176,8 +174,9 @@ class Search:
             raise optuna.TrialPruned(record.reason)
         try:
             if record is not None:
-                values = [each.value_in(record) for each in settings.objectives]
-                self._outcome = f"finished, {', '.join(each.describe(record) for each in settings.objectives)}"
+                values = self._values(record)
+                described = ", ".join(each.describe(record) for each in self.settings.objectives)
+                self._outcome = f"finished, {described}"
         except UserError as not_measured:
             error = not_measured
         if error is not None:
@@ -189,14 +188,29 @@ class Search:
 
     def _run_or_prune(self, trial: optuna.Trial, config: DictConfig, record: RunRecord) -> None:
         """Run train.py's job; prune one that is behind the others or whose loss is NaN."""
-        from callbacks.optuna_pruning import OptunaPruning
-        from callbacks.terminate_on_nan import DivergedError  # late: both import Lightning
+        from callbacks.terminate_on_nan import DivergedError  # late: it imports Lightning
 
-        monitor = self.settings.monitor
         try:
-            self._run(config, record, callbacks=[OptunaPruning(trial=trial, monitor=monitor)] if monitor else [])
+            self._run(config, record, callbacks=self._callbacks(trial))
         except DivergedError as error:
             raise TrialPruned(str(error).partition(". ")[0]) from error  # without the advice
+
+    def _open_study(self) -> optuna.Study:
+        return study.open_study(self.settings, self.folder)
+
+    def _job(self, point: dict) -> tuple[list[str], RunFolder]:
+        """Return the arguments of train.py that are a point's own, and the folder of its run."""
+        space = self.settings.space
+        return as_overrides(space, point), RunFolder(self.folder / "trials" / run_name(space, point))
+
+    def _callbacks(self, trial: optuna.Trial) -> list:
+        """Return what decides about the trial after each epoch."""
+        from callbacks.optuna_pruning import OptunaPruning  # late: it imports Lightning
+
+        return [OptunaPruning(trial=trial, monitor=self.settings.monitor)] if self.settings.monitor else []
+
+    def _values(self, record: RunRecord) -> list[float]:
+        return [each.value_in(record) for each in self.settings.objectives]
 
     def _after_trial(self, _, trial: FrozenTrial) -> None:
         """Log how a trial ended, and end the loop of Optuna where no trial is left."""

@@ -134,12 +134,12 @@ def check_space(space: Space, base_overrides: list[str]) -> None:
             raise UserError(f"{where}: {name} {reason}; remove it")
         if key in space and name in base_keys:
             raise UserError(f"{name} is in base_overrides and in space; remove it from one of them")
-    _check_composed(base_overrides, "base_overrides")
+    check_composed(base_overrides, "base_overrides")
     choices = {key: _list_values(d) if isinstance(d, CategoricalDistribution) else [d.low] for key, d in space.items()}
     first = {key: values[0] for key, values in choices.items()}
     points = [first, *(first | {key: value} for key, values in choices.items() for value in values[1:])]
     for point in points:
-        _check_composed([*base_overrides, *as_overrides(space, point)], "space")
+        check_composed([*base_overrides, *as_overrides(space, point)], "space")
 
 
 def _flatten(node: dict, prefix: str = "") -> dict:
@@ -183,7 +183,7 @@ def _list_values(dimension: BaseDistribution) -> Sequence:
     return too_long if len(steps) >= len(too_long) else [float(low + step * index) for index in steps]
 
 
-def _check_composed(overrides: list[str], where: str) -> None:
+def check_composed(overrides: list[str], where: str) -> None:
     try:
         config = compose_train_config(overrides)
     except (HydraException, OmegaConfBaseException) as error:

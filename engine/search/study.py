@@ -61,11 +61,18 @@ class SeededTPESampler(optuna.samplers.BaseSampler):
         raise NotImplementedError("every key of the space is sampled together")
 
 
-def open_study(settings: SearchSettings, folder: Path) -> optuna.Study:
+def open_study(
+    settings: SearchSettings,
+    folder: Path,
+    sampler: optuna.samplers.BaseSampler | None = None,
+    pruner: optuna.pruners.BasePruner | None = None,
+) -> optuna.Study:
     """Open the study of this name, or create it.
 
     Args:
         folder: of the search, which holds the database where `storage` names none.
+        sampler: what proposes; None: TPE.
+        pruner: what ends trials early; None: that of the settings.
 
     Raises:
         UserError: the storage is not available, or the study has other objectives, another space or base_overrides.
@@ -77,8 +84,10 @@ def open_study(settings: SearchSettings, folder: Path) -> optuna.Study:
     study = optuna.create_study(
         study_name=settings.name,
         storage=_open_storage(settings.storage, folder),
-        sampler=SeededTPESampler(settings.space, seed=settings.seed, n_startup_trials=settings.n_startup_trials),
-        pruner=optuna.pruners.MedianPruner(**settings.pruning) if settings.pruning else optuna.pruners.NopPruner(),
+        sampler=sampler
+        or SeededTPESampler(settings.space, seed=settings.seed, n_startup_trials=settings.n_startup_trials),
+        pruner=pruner
+        or (optuna.pruners.MedianPruner(**settings.pruning) if settings.pruning else optuna.pruners.NopPruner()),
         directions=[objective.direction for objective in settings.objectives],
         load_if_exists=True,
     )

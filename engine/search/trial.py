@@ -30,7 +30,7 @@ def run_trial(folder: RunFolder, overrides: Sequence[str], run: Callable) -> Exc
     choices, whole = dict(hydra.runtime.choices), OmegaConf.create({"hydra": hydra})
     job = Job(folder, STATE.command, list(overrides), choices, in_sweep=True, hydra=whole)
     STATE.started_s = time.perf_counter()
-    with _log_to(folder.log, hydra.job_logging.formatters.file.format):
+    with log_to(folder.log, hydra.job_logging.formatters.file.format):
         return run_job(job, config, run)
 
 
@@ -44,7 +44,7 @@ def completed_record(folder: RunFolder) -> RunRecord | None:
 
 
 @contextlib.contextmanager
-def _log_to(path: Path, line_format: str) -> Iterator[None]:
+def log_to(path: Path, line_format: str) -> Iterator[None]:
     handler = log_handlers.LogFileHandler(str(path))
     handler.setFormatter(logging.Formatter(line_format))
     logging.getLogger().addHandler(handler)

@@ -29,7 +29,7 @@ README = (PROJECT / "README.md").read_text()
 LINES = [line.strip() for line in README.splitlines() if re.match(r"    (python|tensorboard) ", line)]
 COMMANDS = [line for line in LINES if line.startswith("python train.py ")]
 OTHERS = [line for line in LINES if line not in COMMANDS]
-VERBS = ("train", "search", "report", "predict", "export", "demo")
+VERBS = ("train", "smallest", "search", "report", "predict", "export", "demo")
 NEEDS = {"search.py": "optuna", "export.py": "onnxscript", "demo.py": "gradio"}
 SMALL = ["model.image_size=32", "trainer.max_epochs=1", "stages=[fit,test]"]
 
@@ -95,7 +95,7 @@ def test_commands_run(command, train, finished_run, images, tmp_path):
 def test_there_are_commands_to_run():
     assert len(COMMANDS) >= 8
     of = [shlex.split(command, comments=True)[1] for command in OTHERS]
-    assert {"search.py", "report.py", "predict.py", "export.py", "demo.py", "-m", "--logdir"} == set(of)
+    assert {"smallest.py", "search.py", "report.py", "predict.py", "export.py", "demo.py", "-m", "--logdir"} == set(of)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,9 @@ def test_there_are_commands_to_run():
 )
 def test_other_commands_run(command, tmp_path, two_colors, images, in_process):
     program, *arguments = shlex.split(command, comments=True)
+    if arguments[0] == "smallest.py":  # tests/engine/smallest runs it
+        compose_verb("smallest", *complete_data(arguments[1:])[0])
+        return
     needs = NEEDS.get(arguments[0])
     if needs and importlib.util.find_spec(needs) is None:
         pytest.skip(f"{needs} is not installed")
@@ -126,7 +129,7 @@ def test_other_commands_run(command, tmp_path, two_colors, images, in_process):
         assert ran.returncode == 0 and "| camera=old | 40 |" in ran.stdout, ran.stderr
     elif arguments[0] == "-m":
         ran = subprocess.run([sys.executable, *arguments], cwd=PROJECT, capture_output=True, text=True)
-        assert ran.returncode == 0 and "A and B cannot be distinguished with 80 images" in ran.stdout
+        assert ran.returncode == 0 and "which is better is not decided with 80 images" in ran.stdout
     elif arguments[0] == "demo.py":
         with serving([sys.executable, *arguments, "device=cpu"], "port=") as ask:
             assert "justenough" in ask("/")

@@ -61,6 +61,10 @@ def test_errors_are_one_line(report, runs, tmp_path):
         (["run=x"], "did you mean runs?"),
         ([f"runs={runs}", "good_enough=1"], "good_enough=1: use a difference in accuracy above 0 and below 1"),
         ([f"runs={runs}", "good_enough=null"], "good_enough=None: use"),
+        (
+            [f"runs={runs}", "target_accuracy=95"],
+            "target_accuracy=95: use an accuracy above 0 and below 1, e.g. 0.95, or null",
+        ),
     ):
         status, _, err = report(*arguments)
         assert status == 1 and err.startswith("ERROR: ") and words in err and len(err.splitlines()) == 1, err

@@ -70,7 +70,7 @@ def test_two_runs(run, compared):
         "40 test images",
         "only A is right on 8, only B on 1",
         "A - B: 0.1750 (95% interval 0.035 to 0.329), p = 0.039 (exact McNemar test)",
-        "A and B can be distinguished with 40 images",
+        "A is better with 40 images",
         "A in place of B: good enough (margin 0.02): 0.175 above, not below (95%) with 40 test images and 1 seed",
         "B in place of A: not shown to be good enough (margin 0.02): 0.175 below, at least 0.035 below (95%) with 40 test "
         "images and 1 seed",
@@ -136,7 +136,7 @@ def test_seeds_are_matched_by_their_number(run, compared, tmp_path):
     assert f"; 95% interval {low:.3f} to 1.000, over seeds and images" in lines[0]
     assert f"A - B: {found.difference:.4f} (95% interval {found.low:z.3f} to {found.high:z.3f}), p = 0." in lines[4]
     assert lines[4].endswith("(seeds and images as random effects)")
-    assert lines[5] == "A and B cannot be distinguished with 40 images and 3 seeds" and len(lines) == 8
+    assert lines[5] == "which is better is not decided with 40 images and 3 seeds" and len(lines) == 8
     assert lines[6].startswith("A in place of B: not shown to be good enough (margin 0.02): 0.033 above, and up to 0.0")
 
 

@@ -1,0 +1,152 @@
+"""The answer of smallest.py: the choice on validation, the proof on test, and everything that is written of them."""
+
+import shlex
+from collections.abc import Sequence
+
+from common.atomic_io import atomic_open, tolerate_disk_errors, write_text
+from common.errors import UserError
+from common.smallest_record import Answer, Measured, SmallestRecord, Trained
+from common.text import plural
+from engine.smallest.latency import measure_latencies
+from engine.smallest.progress import Progress
+from engine.smallest.runs import Outcomes, RunKey, Runs, read_outcomes
+from engine.smallest.selection import cost_of
+from engine.smallest.settings import SmallestSettings
+from evaluation.choice import Finalist, Rule, choose, metric_interval, prove
+from reports.smallest_page import card_section, write_page
+from reports.smallest_words import answer_sentences, last_lines
+from reports.wording import as_pair
+
+BEST, CARD = "best.ckpt", "MODEL_CARD.md"
+
+
+class Answerer:
+    """Choose, prove and write."""
+
+    def __init__(
+        self, settings: SmallestSettings, record: SmallestRecord, runs: Runs, keys: dict[int, list[RunKey]],
+        has_test: bool, progress: Progress,
+    ):  # fmt: skip
+        self.settings, self.record, self.runs, self.keys = settings, record, runs, keys
+        self.has_test, self.progress = has_test, progress
+        question = settings.question
+        self.rule = Rule(question.good_enough, question.target, question.metric)
+
+    def choose(self, finals: Sequence[int]) -> None:
+        """Choose on validation among the finalists that were trained, the first of which is the reference."""
+        found = {index: read_outcomes(self.runs, self.keys[index], "val") for index in finals}
+        self.reference, *others = [index for index in finals if found[index] is not None]
+        reference = found[self.reference]
+        choice = choose(
+            self._finalist(self.reference, reference), [self._finalist(i, found[i]) for i in others], self.rule,
+            reference.labels, reference.groups,
+        )  # fmt: skip
+        self.chosen = self.reference if choice.index is None else others[choice.index]
+        self.n_finalists = max(1, len(others))
+        self.record.answer = Answer(
+            verdict="chosen_not_proved", chosen=self.chosen, reference=self.reference, n_finalists=self.n_finalists,
+            val=as_pair(choice.evidence, "val"),
+        )  # fmt: skip
+
+    def prove(self) -> None:
+        """Open the test images for the chosen one and the reference, and test once."""
+        if not self.has_test:
+            return
+        self.runs.test(
+            [key for index in dict.fromkeys((self.chosen, self.reference)) for key in self.keys[index]], "test"
+        )
+        chosen, reference = (read_outcomes(self.runs, self.keys[i], "test") for i in (self.chosen, self.reference))
+        if chosen is None or reference is None:
+            raise UserError(f"{self.settings.folder}: no test run has finished; the log of each is test/RUN/train.log")
+        of_reference = self._finalist(self.reference, reference)
+        of_chosen = of_reference if self.chosen == self.reference else self._finalist(self.chosen, chosen)
+        first = self.runs.first(self.chosen)
+        proof = prove(
+            of_chosen, of_reference, self.rule, reference.labels, reference.groups, self.n_finalists,
+            raced=[first.seed if first.fold is None else first.fold],
+        )  # fmt: skip
+        answer = self.record.answer
+        answer.verdict, answer.test = proof.verdict, as_pair(proof.evidence, "test")
+        if self.chosen == self.reference and self.rule.target is None:
+            answer.verdict = "none"
+
+    def _finalist(self, index: int, found: Outcomes) -> Finalist:
+        cost = cost_of(self.record.candidates[index], self.settings.question.cost[0])
+        return Finalist(cost, found.right, found.seeds)
+
+    def write(self) -> None:
+        """Fill in what the runs gave, measure latencies, write best.ckpt, smallest.json and the page, and print the answer."""
+        record, folder, candidates = self.record, self.settings.folder, self.record.candidates
+        raced = [index for index, each in enumerate(candidates) if each.stage in ("raced", "final")]
+        for index in raced:
+            candidates[index].trained = self._trained(index)
+        record.n_trained = len(list((folder / "runs").glob("*/result.json")))
+        wanted = raced if "latency_ms" in self.settings.question.cost else list(self.keys)
+        self.progress.begin(f"latency of {plural(len(wanted), 'network')}, as ONNX on one thread, one after the other")
+        measure_latencies([candidates[index] for index in wanted], len(record.data["classes"]), folder)
+        self._hand_out()
+        record.front = self._front()
+        record.answer.commands = [
+            shlex.join(["python", f"{verb}.py", f"ckpt={folder / BEST}", *more])
+            for verb, more in (("predict", ["images=DIR"]), ("export", []), ("demo", []))
+        ]
+        record.answer.sentences = answer_sentences(record)
+        record.status = "finished"
+        record.write(folder)
+        page = write_page(record, folder)
+        print("", *last_lines(record, page), "Then:", sep="\n")
+        for command in record.answer.commands[1:]:
+            print(f"    {command}")
+
+    def _hand_out(self) -> None:
+        """Write best.ckpt, the chosen network that the proof is about, and its card."""
+        key = self.keys[self.chosen][0]
+        folder = self.settings.folder
+        with atomic_open(folder / BEST, "wb") as file:
+            file.write(self.runs.folder(key).best_checkpoint.read_bytes())
+        cards = [self.runs.folder(key, stage).model_card for stage in ("test", "runs")]
+        card = next((path.read_text(encoding="utf-8") for path in cards if path.is_file()), "")
+        with tolerate_disk_errors(folder / CARD):
+            write_text(folder / CARD, f"{card.rstrip()}\n\n{card_section(self.record)}")
+
+    def _trained(self, index: int) -> Trained:
+        """Return what the runs of a candidate gave."""
+        keys = self.keys.get(index) or [self.runs.first(index)]
+        records = [self.runs.record(key) for key in keys]
+        done = [key for key, record in zip(keys, records, strict=True) if record is not None]
+        epochs = [len(record.throughput.epochs) for record in records if record and record.throughput]
+        ended, reason = "finished", None
+        if not any(record and record.status == "finished" for record in records):
+            found = next((record for record in records if record), None)
+            ended, reason = ("pruned", found.reason) if found else ("waiting", None)
+            if any(key in self.runs.failed for key in keys):
+                ended, reason = "failed", str(next(self.runs.failed[key] for key in keys if key in self.runs.failed))
+        return Trained(
+            runs=[f"runs/{self.runs.folder(key).path.name}" for key in done],
+            seeds=[key.seed if key.fold is None else key.fold for key in done],
+            epochs=max(epochs, default=None), ended=ended, reason=reason,
+            val=self._measured(keys, "val"), test=self._measured(keys, "test") if index in self.keys else None,
+        )  # fmt: skip
+
+    def _measured(self, keys: Sequence[RunKey], split: str) -> Measured | None:
+        """Return the mean of the metric over seeds or folds, with its interval."""
+        found = read_outcomes(self.runs, keys, split)
+        if found is None:
+            return None
+        value, low, high = metric_interval(found.right, self.rule, found.labels, found.groups)
+        return Measured(value=value, low=low, high=high, n=found.right.shape[1], n_seeds=len(found.right))
+
+    def _front(self) -> list[int]:
+        """Return, where two costs are asked for, the finished candidates that no other one beats in both and is as accurate."""
+        costs = self.settings.question.cost
+        if len(costs) < 2:
+            return []
+        done = [
+            (index, *(cost_of(each, key) for key in costs), each.trained.val.value)
+            for index, each in enumerate(self.record.candidates)
+            if each.trained and each.trained.val
+        ]
+        return [
+            index for index, a, b, value in done
+            if not any(x <= a and y <= b and v >= value and (x, y, v) != (a, b, value) for _, x, y, v in done)
+        ]  # fmt: skip

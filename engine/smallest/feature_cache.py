@@ -1,0 +1,84 @@
+"""The features of a pass over the images, kept on disk: another metric, or folds, need no second pass."""
+
+import contextlib
+import hashlib
+import logging
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from common.atomic_io import atomic_open, tolerate_disk_errors
+
+log = logging.getLogger(__name__)
+
+LARGEST_GIB = 2.0  # of all files together, below datamodule.cache_max_gib; the least recently used are removed
+VERSION = 1  # of how features are computed
+
+
+def weights_name(network: nn.Module) -> str:
+    """Return hex digits that name the weights of a network."""
+    digest = hashlib.blake2b(digest_size=12)
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class FeatureCache:
+    """Hold (N, C) float32 for each cut in one file that is named by all that it follows from.
+
+    Args:
+        folder: of the files of all searches.
+        key: what the features follow from.
+        limit_gib: of all files together; 0: nothing is kept.
+    """
+
+    def __init__(self, folder: Path, key: Sequence[object], limit_gib: float):
+        name = hashlib.blake2b(f"{VERSION} {list(map(str, key))}".encode(errors="surrogateescape"), digest_size=12)
+        self.path = folder / f"{name.hexdigest()}.npz"
+        self.limit = int(min(limit_gib, LARGEST_GIB) * 2**30)
+
+    def load(self, shapes: Sequence[tuple[int, int]]) -> tuple[list[np.ndarray], float] | None:
+        """Return features and the seconds that their pass took; None where they are not there or damaged."""
+        if not self.path.is_file():
+            return None
+        try:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+                features = [held[f"f{index}"] for index in range(len(shapes))]
+                seconds = float(held["seconds"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            log.info("%s: damaged (%s); the features are computed again", self.path, error)
+            return None
+        if [each.shape for each in features] != list(shapes) or any(each.dtype != np.float32 for each in features):
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(self.path)
+        return features, seconds
+
+    def save(self, features: Sequence[np.ndarray], seconds: float) -> None:
+        """Keep features, unless they are larger than all may be; a full disk does no harm."""
+        needed = sum(each.nbytes for each in features)
+        if needed > self.limit:
+            return
+        with tolerate_disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._make_room(needed)
+            with atomic_open(self.path, "wb") as file:
+                np.savez(file, seconds=seconds, **{f"f{index}": each for index, each in enumerate(features)})
+
+    def _make_room(self, needed: int) -> None:
+        files = []
+        for file in self.path.parent.glob("*.npz"):
+            with contextlib.suppress(FileNotFoundError):  # removed by another process in between
+                status = file.stat()
+                files.append((status.st_mtime, file, status.st_size))
+        total = needed + sum(size for _, _, size in files)
+        for _, file, size in sorted(files):
+            if total <= self.limit:
+                return
+            file.unlink(missing_ok=True)
+            total -= size

@@ -1,0 +1,109 @@
+"""What the budget allows, and the decisions that it has led to, kept so that the same command decides the same again."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+from filelock import FileLock
+
+from common.atomic_io import write_json
+from common.errors import UserError
+from common.run_folder import RunFolder
+from common.run_record import RunRecord
+from common.smallest_record import Candidate
+
+FILE = "plan.json"
+TRAINING = (
+    4.5  # times of a forward pass over the images, that training takes for each: forward, backward, steps of 16 images
+)
+FIRST_RATE = 1.5e9  # MACs a second, until a pass has shown the machine's
+PER_RUN_S = 6.0  # of a run besides its epochs
+RESERVE_S = 30.0  # for test images, latencies and the page
+CUT_OFF = 1.15  # of the budget, at which a training ends in the middle
+
+
+class Budget:
+    """The time of this command.
+
+    Args:
+        minutes: of the whole command; None: no limit.
+        left_minutes: of it, in a process that the command has started; None: it starts now.
+    """
+
+    def __init__(self, minutes: float | None, left_minutes: float | None = None):
+        self.minutes = minutes
+        self._started_s = time.monotonic() - time.process_time()  # the imports took as long as they computed
+        if minutes is not None and left_minutes is not None:
+            self._started_s -= (minutes - left_minutes) * 60
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._started_s
+
+    def left_s(self, share: float = 1.0) -> float | None:
+        """Return the seconds that are left of a share of the budget; None: it has no end."""
+        return None if self.minutes is None else share * self.minutes * 60 - self.elapsed_s
+
+    @property
+    def is_over(self) -> bool:
+        """Whether trainings have to end in the middle."""
+        return self.minutes is not None and self.left_s(CUT_OFF) < 0
+
+
+class Plan:
+    """plan.json: each decision by its name, with the budget under which it was taken; another budget takes it again."""
+
+    def __init__(self, folder: Path, budget: Budget):
+        self.path, self.budget = folder / FILE, budget
+
+    def decide(self, name: str, decide: Callable[[], object]) -> object:
+        """Return the decision that a process has taken, or take it."""
+        with FileLock(self.path.with_suffix(".lock")):
+            known = self._read()
+            entry = known.get(name)
+            if isinstance(entry, dict) and entry.get("budget_minutes") == self.budget.minutes:
+                return entry["decision"]
+            decision = decide()
+            known[name] = {"budget_minutes": self.budget.minutes, "decision": decision}
+            write_json(self.path, known)
+            return decision
+
+    def _read(self) -> dict:
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+class TrainingTimes:
+    """Predict the seconds of trainings from the passes of the screen, then from the runs that have finished."""
+
+    def __init__(self, passes: Sequence, n_train: int, n_val: int, epochs: int):
+        self._rates = {
+            (each.backbone, each.image_size): each.macs * each.images / each.seconds
+            for each in passes
+            if not each.skipped and each.seconds > 0
+        }
+        self._usual = median(self._rates.values()) if self._rates else FIRST_RATE
+        self._images = TRAINING * n_train + n_val
+        self._epochs, self._factors = epochs, []
+
+    def of(self, candidate: Candidate) -> float:
+        """Return the seconds of one whole training of a candidate."""
+        rate = self._rates.get((candidate.backbone, candidate.image_size), self._usual)
+        factor = median(self._factors) if self._factors else 1.0
+        return PER_RUN_S + factor * self._epochs * self._images * candidate.costs.macs / rate
+
+    def learn(self, candidate: Candidate, folder: RunFolder) -> None:
+        """Correct the prediction by a run that has trained."""
+        try:
+            throughput = RunRecord.read(folder).throughput
+        except UserError:
+            return
+        seconds = [epoch.seconds for epoch in throughput.epochs] if throughput and throughput.epochs else []
+        if seconds:
+            rate = self._rates.get((candidate.backbone, candidate.image_size), self._usual)
+            self._factors.append(median(seconds) / (self._images * candidate.costs.macs / rate))

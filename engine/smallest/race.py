@@ -1,0 +1,134 @@
+"""The race: successive halving by Optuna over candidates, each an ordinary run of train.py."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+
+import optuna
+from optuna.distributions import IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from common.run_folder import RunFolder
+from engine.run.job import folder_lock
+from engine.search.objectives import Objective
+from engine.search.search import Search
+from engine.search.settings import SearchSettings
+from engine.search.space import run_name
+from engine.search.study import effective_trials, open_study
+from engine.smallest.plan import RESERVE_S, TrainingTimes
+from engine.smallest.runs import STAGES, Runs
+from engine.smallest.selection import cost_of, utility
+
+log = logging.getLogger(__name__)
+
+LOCKING_S = 2.0  # from the start of a trial to the lock of its folder, at most
+PLACE = "place"  # parameter of a trial: index into the list of those that race
+
+
+class InOrder(optuna.samplers.BaseSampler):
+    """Propose the places from the first on, each once."""
+
+    def __init__(self, space: dict):
+        self._space = space
+
+    def infer_relative_search_space(self, study, trial) -> dict:
+        return self._space
+
+    def sample_relative(self, study, trial, search_space) -> dict:
+        tried = effective_trials(study, self._space)
+        places = range(self._space[PLACE].high + 1)
+        free = (place for place in places if run_name(self._space, {PLACE: place}) not in tried)
+        return {PLACE: next(free, 0)}
+
+    def sample_independent(self, study, trial, param_name, param_distribution):
+        raise NotImplementedError("the place is sampled with the whole point")
+
+
+class Race(Search):
+    """Train candidates, and end those that the others leave behind: an asynchronous successive halving.
+
+    Li et al. 2020, MLSys 2:230-246, as Optuna's SuccessiveHalvingPruner has it. What it compares is `selection.utility`:
+    accuracy below what is good enough counts against a candidate, accuracy above it does not count for it.
+
+    Args:
+        places: candidates in the order in which they start; the first is the reference, which is not pruned.
+    """
+
+    stages = STAGES
+
+    def __init__(self, runs: Runs, places: list[int], times: TrainingTimes, run: Callable):
+        self.runs, self.places, self.times = runs, places, times
+        settings = runs.settings
+        digest = hashlib.blake2b(repr(places).encode(), digest_size=4).hexdigest()
+        own = SearchSettings(
+            name=f"race-{digest}", n_trials=len(places), objectives=[Objective(f"val.{settings.question.metric}")],
+            base_overrides=[], space={PLACE: IntDistribution(0, len(places) - 1)},
+            seeds=settings.question.seeds, good_enough=settings.question.good_enough, n_retrain=1, n_startup_trials=0, seed=0,
+            pruning=None, storage=settings.storage,
+        )  # fmt: skip
+        super().__init__(own, settings.folder, run)
+
+    def _open_study(self) -> optuna.Study:
+        settings = self.runs.settings
+        pruner = optuna.pruners.SuccessiveHalvingPruner(
+            min_resource=settings.min_epochs, reduction_factor=settings.reduction_factor
+        )
+        return open_study(self.settings, self.folder, InOrder(self.settings.space), pruner)
+
+    def run_trials(self) -> bool:
+        """Run what is left, first of all what a killed process has begun."""
+        if any(map(self._is_orphan, self._running())):
+            time.sleep(LOCKING_S)
+            for trial in filter(self._is_orphan, self._running()):
+                self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        return super().run_trials()
+
+    def _is_orphan(self, trial: FrozenTrial) -> bool:
+        """Return whether no process runs a trial that counts as running: none holds the lock of its run's folder."""
+        with folder_lock(self._job(trial.params)[1]) as is_free:
+            return is_free
+
+    def _job(self, point: dict) -> tuple[list[str], RunFolder]:
+        key = self.runs.first(self.places[point[PLACE]])
+        return self.runs.overrides(key), self.runs.folder(key)
+
+    def _evaluate(self, trial: optuna.Trial) -> list[float]:
+        with self.runs.progress.quiet():
+            return super()._evaluate(trial)
+
+    def _callbacks(self, trial: optuna.Trial) -> list:
+        from callbacks.optuna_pruning import RacePruning, RaceReference  # late: they import Lightning
+
+        place = trial.params[PLACE]
+        key = self.runs.first(self.places[place])
+        self.runs.progress.begin(f"race: {place + 1} of {len(self.places)}, {self.runs.describe(key)}")
+        kind = RacePruning if place else RaceReference
+
+        def useful(value: float, best: float) -> float:
+            return self._utility(self.places[place], value, best)
+
+        return [kind(trial=trial, monitor=self.runs.settings.monitor, utility=useful), *self.runs.callbacks()]
+
+    def _utility(self, candidate: int, value: float, best: float) -> float:
+        question, (own, top) = self.runs.settings.question, (candidate, self.places[0])
+        costs = [cost_of(self.runs.candidates[each], question.cost[0]) for each in (own, top)]
+        return utility(value, best, question.good_enough, question.target, costs[0] / costs[1])
+
+    def _is_trial_left(self) -> bool:
+        """Return whether a trial can start, and has the time to end within the budget."""
+        if not super()._is_trial_left():
+            return False
+        left_s, started = self.runs.budget.left_s(), {trial.params[PLACE] for trial in self._trials().values()}
+        waiting = [place for place in range(len(self.places)) if place not in started]
+        if left_s is None or not waiting or waiting[0] == 0:
+            return True
+        return self.times.of(self.runs.candidates[self.places[waiting[0]]]) <= left_s - RESERVE_S
+
+    def _after_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        if self._outcome and PLACE in trial.params:
+            key = self.runs.first(self.places[trial.params[PLACE]])
+            self.times.learn(self.runs.candidates[key.candidate], self.runs.folder(key))
+            log.info("%s: %s", self.runs.describe(key), self._outcome)
+        if not self._is_trial_left():
+            self.study.stop()

@@ -1,0 +1,195 @@
+"""The runs of smallest.py: which arguments of train.py and which folder, waiting for other processes, what a run gave."""
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from common.errors import UserError
+from common.predictions_csv import read_predictions
+from common.run_folder import RunFolder
+from common.run_record import RunRecord
+from common.smallest_record import Candidate
+from common.text import override_value
+from engine.cli import safe_name
+from engine.error_messages import user_message
+from engine.run.job import folder_lock
+from engine.search.trial import completed_record, run_trial
+from engine.smallest.plan import Budget
+from engine.smallest.progress import Progress
+from engine.smallest.settings import SmallestSettings
+from evaluation.intervals import group_numbers
+
+log = logging.getLogger(__name__)
+
+POLL_S = 1.0
+STAGES = "stages=[fit]"  # of a training: the costs are known, and the test split stays closed
+
+
+class RunKey(NamedTuple):
+    """One training: a candidate with a seed, and with cross-validation a fold."""
+
+    candidate: int
+    seed: int
+    fold: int | None = None
+
+
+class Runs:
+    """Train and evaluate candidates as ordinary runs of train.py, each in a folder of its own, below that of the search."""
+
+    def __init__(
+        self, settings: SmallestSettings, candidates: Sequence[Candidate], weights: dict, folds: int | None,
+        budget: Budget, progress: Progress, run: Callable,
+    ):  # fmt: skip
+        self.settings, self.candidates, self.folds = settings, candidates, folds
+        self.budget, self.progress, self._run = budget, progress, run
+        self._weights = weights
+        self.failed: dict[RunKey, Exception] = {}
+
+    def first(self, candidate: int) -> RunKey:
+        """Return the training of the race, which is one of the finals as well."""
+        return RunKey(candidate, self.settings.question.seeds[0], None if self.folds is None else 0)
+
+    def finals(self, candidate: int) -> list[RunKey]:
+        """Return all trainings of a finalist: a seed each, or a fold each."""
+        seeds = self.settings.question.seeds
+        if self.folds is None:
+            return [RunKey(candidate, seed) for seed in seeds]
+        return [RunKey(candidate, seeds[0], fold) for fold in range(self.folds)]
+
+    def folder(self, key: RunKey, stage: str = "runs") -> RunFolder:
+        """Return the folder of a training, or of its evaluation on test (`stage="test"`)."""
+        each = self.candidates[key.candidate]
+        fold = "" if key.fold is None else f"-fold{key.fold}"
+        name = safe_name(f"{each.backbone}-{each.keep}-{each.image_size}px-seed{key.seed}{fold}")
+        return RunFolder(self.settings.folder / stage / name)
+
+    def overrides(self, key: RunKey) -> list[str]:
+        """Return the arguments of train.py for a training, without its stages."""
+        each = self.candidates[key.candidate]
+        given = (
+            [f"model.weights={override_value(self._weights[each.backbone])}"] if each.backbone in self._weights else []
+        )
+        folds = [] if key.fold is None else [f"datamodule.folds={self.folds}", f"datamodule.fold={key.fold}"]
+        return [
+            *self.settings.overrides,
+            "model=truncated",
+            f"model.backbone={each.backbone}",
+            f"model.keep={each.keep}",
+            f"model.image_size={each.image_size}",
+            *given,
+            f"seed={key.seed}",
+            *folds,
+        ]
+
+    def callbacks(self) -> list:
+        """Return what shows how far a run is, and ends it with the budget."""
+        from callbacks.run_progress import RunProgress  # late: it imports Lightning
+
+        return [RunProgress(show=self.progress.epoch, is_over=lambda: self.budget.is_over)]
+
+    def train(self, keys: Sequence[RunKey], title: str) -> None:
+        """Train all of these, unless that was done before or other processes do it; wait for them."""
+        run = functools.partial(self._run, callbacks=self.callbacks())
+        self._all(keys, title, "runs", lambda key: [*self.overrides(key), STAGES], run)
+
+    def test(self, keys: Sequence[RunKey], title: str) -> None:
+        """Evaluate the best checkpoints of these trainings on the test images, each once."""
+
+        def overrides(key: RunKey) -> list[str]:
+            checkpoint = override_value(str(self.folder(key).best_checkpoint))
+            return [*self.overrides(key), "stages=[cost,test]", f"ckpt_path={checkpoint}"]
+
+        self._all(keys, title, "test", overrides, self._run)
+
+    def _all(
+        self, keys: Sequence[RunKey], title: str, stage: str, overrides: Callable[[RunKey], list[str]], run: Callable
+    ) -> None:
+        started = 0
+        while left := [key for key in keys if not self._is_over(key, stage)]:
+            free = [key for key in left if self._is_free(key, stage)]
+            for key in free:
+                if self._is_over(key, stage):
+                    continue
+                started += 1
+                done = sum(self._is_over(each, stage) for each in keys)
+                self.progress.begin(f"{title}: {done + 1} of {len(keys)}, {self.describe(key)}")
+                with self.progress.quiet():
+                    error = run_trial(self.folder(key, stage), overrides(key), run)
+                if error is not None and completed_record(self.folder(key, stage)) is None:
+                    self.failed[key] = error
+                    log.error("%s: failed: %s", self.describe(key), user_message(error) or repr(error))
+            if not free:
+                time.sleep(POLL_S)
+
+    def describe(self, key: RunKey) -> str:
+        """Return the candidate's name with what is not of its first run."""
+        each = self.candidates[key.candidate]
+        if key.fold is not None:
+            return f"{each.name}, fold {key.fold + 1} of {self.folds}"
+        return f"{each.name}, seed {key.seed}"
+
+    def record(self, key: RunKey, stage: str = "runs") -> RunRecord | None:
+        """Return the record of a run that finished or was pruned."""
+        return completed_record(self.folder(key, stage))
+
+    def is_trained(self, key: RunKey) -> bool:
+        """Return whether a run has come to its last epoch."""
+        record = self.record(key)
+        return record is not None and record.status == "finished"
+
+    def _is_over(self, key: RunKey, stage: str) -> bool:
+        return key in self.failed or self.record(key, stage) is not None
+
+    def _is_free(self, key: RunKey, stage: str) -> bool:
+        with folder_lock(self.folder(key, stage)) as is_free:
+            return is_free
+
+    def value(self, key: RunKey) -> float | None:
+        """Return the metric of a training on its validation images."""
+        record = self.record(key)
+        found = getattr(record.val, self.settings.question.metric) if record and record.val else None
+        return getattr(found, "value", found)
+
+
+class Outcomes(NamedTuple):
+    """Which images the networks of a candidate get right, a line a seed; or with folds, on validation, one line of all."""
+
+    seeds: list[int]
+    right: np.ndarray  # (S, n) bool
+    labels: np.ndarray  # (n,)
+    groups: np.ndarray | None  # (n,) numbers; None: each image is its own
+    images: list[str]  # (n,) paths, in order
+
+
+def read_outcomes(runs: Runs, keys: Iterable[RunKey], split: str) -> Outcomes | None:
+    """Read the predictions of trainings of one candidate on val or test; None where there are none.
+
+    Out-of-fold predictions are put together: each image was predicted by the network that did not train on it. On test the
+    networks of the folds are lines of their own.
+
+    Raises:
+        UserError: a table is missing or damaged, or they are of different images.
+    """
+    stage, tables = "test" if split == "test" else "runs", []
+    keys = [key for key in keys if runs.is_trained(key) and (split == "val" or runs.record(key, "test") is not None)]
+    for key in keys:
+        folder = runs.folder(key, stage)
+        table = read_predictions(folder, split)
+        groups = {row["path"]: row.get("group") or "" for row in folder.read_splits()}
+        lines = zip(table.paths, table.labels.tolist(), table.correct.tolist(), strict=True)
+        tables.append(sorted((path, label, groups.get(path, ""), right) for path, label, right in lines))
+    if not tables:
+        return None
+    numbers = [key.seed if key.fold is None else key.fold for key in keys]
+    if runs.folds is not None and split == "val":
+        tables, numbers = [sorted(line for table in tables for line in table)], [keys[0].seed]
+    images = [line[:3] for line in tables[0]]
+    if any([line[:3] for line in table] != images for table in tables):
+        raise UserError(f"{runs.settings.folder}: its runs were measured on different images; use another name=NAME")
+    paths, labels, groups = map(list, zip(*images, strict=True))
+    right = np.array([[line[3] for line in table] for table in tables])
+    return Outcomes(numbers, right, np.array(labels), group_numbers(groups), paths)

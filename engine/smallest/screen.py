@@ -1,0 +1,545 @@
+"""Screen every cut: one forward pass a backbone and image size, and a probe of the features after each cut."""
+
+import contextlib
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+
+from common.atomic_io import tolerate_disk_errors, write_json
+from common.errors import UserError
+from common.smallest_record import Candidate, Measured, Metric
+from common.text import duration, override_value, plural
+from common.untrusted.json_files import read_json, to_type
+from datamodules.image_datamodule import ImageDataModule
+from datamodules.loader import as_batch
+from datamodules.normalize import normalize
+from datamodules.pixel_cache import Look
+from datamodules.splits import join_groups, spread_rows
+from engine.config.instantiate import instantiate
+from engine.config.trainer_flags import batch_limits
+from engine.config.validate import validate
+from engine.run.stages import MEMORY
+from engine.search.space import compose_train_config
+from engine.smallest.feature_cache import FeatureCache, weights_name
+from engine.smallest.probe import Part, probe
+from lightning_modules.cut_features import CutFeatures, in_order
+from lightning_modules.network_errors import network_errors
+from lightning_modules.networks.registry import build_network, network_arguments, pretrained_name, timm_name
+from lightning_modules.preprocessing import Preprocessing, decide_preprocessing
+from lightning_modules.pretrained_weights import load_initial_weights
+
+log = logging.getLogger(__name__)
+
+MOST_TRAIN, MOST_VAL = 3000, 2000  # images of a pass; of more a part with every class: that ranks the cuts as well
+BATCH_ON_CPU, BATCH_ON_GPU = 16, 256
+EVERY_S = 3.5  # a line on the screen, before a command fills the silence
+POLL_S = 0.5
+MEASURED_S = 1.0  # of forward passes, from which on a rate is believed
+LARGEST_RESULT = 2**20  # bytes
+
+
+@dataclass(kw_only=True)
+class Pass:
+    """One backbone at one image size, over all images of train and val that are screened."""
+
+    backbone: str
+    image_size: int
+    images: int
+    seconds: float | None = None
+    """Of the forward passes only; null where it was skipped."""
+    macs: float
+    """Multiply-accumulates of one image, up to the last cut."""
+    skipped: str | None = None
+    """Why."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.backbone} at {self.image_size} px"
+
+
+@dataclass(kw_only=True)
+class PassResult:
+    """What is kept of a pass in the folder of the search."""
+
+    question: dict[str, Any]
+    """What the probes follow from besides the images; another one is answered again."""
+    done: Pass
+    forward_s: float = 0.0
+    """Seconds of the forward passes of this command: none where the features were on the disk."""
+    reading_s: float = 0.0
+    """Seconds of reading the images, where no pass of this command has read them before."""
+    further_s: float = 0.0
+    """Seconds besides these and the forward passes: weights, probes."""
+    budget_minutes: float | None = None
+    """Of the command that skipped it; one with more decides again."""
+    probes: dict[str, Measured] = field(default_factory=dict)
+    """By cut."""
+
+
+class DoesNotFit(Exception):  # noqa: N818 a decision, no error
+    """End a pass that turns out to take longer than is left; the argument is the seconds that all of it would take."""
+
+
+def run_screen(
+    candidates: list[Candidate],
+    config: DictConfig,
+    folder: Path,
+    *,
+    folds: int | None,
+    metric: Metric,
+    remaining_s: Callable[[], float | None],
+    overrides: list[str],
+) -> list[Pass]:
+    """Fill in the probe of every pretrained candidate that is not excluded and whose pass fits into the time; in place.
+
+    The cheapest pass is the first one. Processes that do this in the same folder share the passes, and one that was killed
+    repeats at most the pass that it was at.
+
+    Args:
+        candidates: of one backbone and size all cuts that are asked for.
+        config: of smallest.py: `candidates.weights` and `budget.minutes` are read here.
+        folder: of the search.
+        folds: probes predict the images of train and val by this cross-validation; None: those of val.
+        metric: of the probes.
+        remaining_s: seconds that are left for the screen; None: as many as it takes.
+        overrides: arguments of train.py that its runs have.
+
+    Raises:
+        UserError: what is wrong with the images or settings, or there is no time for the cheapest pass.
+    """
+    return Screen(candidates, config, folder, folds, metric, remaining_s, overrides).run()
+
+
+class Screen:
+    """The passes of a search; arguments as of `run_screen`."""
+
+    def __init__(
+        self,
+        candidates: list[Candidate],
+        config: DictConfig,
+        folder: Path,
+        folds: int | None,
+        metric: Metric,
+        remaining_s: Callable[[], float | None],
+        overrides: list[str],
+    ):
+        self.folder, self.folds, self.metric, self.overrides = folder / "screen", folds, metric, overrides
+        self.remaining_s, self.budget_minutes = remaining_s, OmegaConf.select(config, "budget.minutes")
+        self.files = OmegaConf.to_container(OmegaConf.select(config, "candidates.weights") or OmegaConf.create({}))
+        groups: dict[tuple[str, int], list[Candidate]] = {}
+        for candidate in candidates:
+            if candidate.pretrained and not candidate.excluded:
+                groups.setdefault((candidate.backbone, candidate.image_size), []).append(candidate)
+        macs = {key: max(candidate.costs.macs for candidate in group) for key, group in groups.items()}
+        self.macs = dict(sorted(macs.items(), key=lambda item: (item[1], item[0])))  # the cheapest pass first
+        self.groups = {key: groups[key] for key in self.macs}
+        self.images: dict[tuple, Images] = {}
+        self.results: dict[tuple[str, int], PassResult] = {}
+        self.progress = Progress()
+
+    def run(self) -> list[Pass]:
+        """Do the passes that no other process does, and wait for the others."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        waiting = list(self.groups)
+        with self.progress, _repeats_hidden():
+            while waiting:
+                left = [key for key in waiting if not self._settle(key)]
+                if left == waiting:
+                    names = ", ".join(f"{backbone} at {size} px" for backbone, size in left)
+                    self.progress.text = f"screen: waiting for another process, which does {names}"
+                    time.sleep(POLL_S)
+                waiting = left
+        for key, result in self.results.items():
+            for candidate in self.groups[key]:
+                if candidate.keep in result.probes:
+                    candidate.probe, candidate.stage = result.probes[candidate.keep], "screened"
+        return [self.results[key].done for key in self.groups]
+
+    def _settle(self, key: tuple[str, int]) -> bool:
+        """Read the result of a pass, or do it; return False where another process is doing it."""
+        backbone, size = key
+        name = re.sub(r"[^\w.-]", "_", f"{backbone}-{size}")
+        path, question = self.folder / f"{name}.json", self._question(key)
+        with _locked(self.folder / f".{name}.lock") as locked:
+            if not locked:
+                return False
+            result = self._read(path, question)
+            if result is None:
+                result = self._do(key, question)
+                with tolerate_disk_errors(path):
+                    write_json(path, asdict(result))
+            self.results[key] = result
+        return True
+
+    def _question(self, key: tuple[str, int]) -> dict[str, Any]:
+        cuts = [candidate.keep for candidate in self.groups[key]]
+        weights = self.files.get(key[0], "auto")
+        return {
+            "metric": self.metric, "folds": self.folds, "weights": weights, "cuts": cuts, "overrides": self.overrides,
+        }  # fmt: skip
+
+    def _read(self, path: Path, question: dict[str, Any]) -> PassResult | None:
+        """Return what an earlier command, or another process, has found; None where it has to be done."""
+        if not path.is_file():
+            return None
+        try:
+            result = to_type(read_json(path, LARGEST_RESULT), PassResult, path)
+        except UserError as error:
+            log.info("screen: %s; this pass is done again", error)
+            return None
+        if result.question != question:
+            return None
+        had_less = result.budget_minutes is not None and (
+            self.budget_minutes is None or self.budget_minutes > result.budget_minutes
+        )
+        return None if result.done.skipped and (result.budget_minutes is None or had_less) else result
+
+    def _do(self, key: tuple[str, int], question: dict[str, Any]) -> PassResult:
+        """Do a pass, or decide that it is skipped."""
+        number = list(self.groups).index(key) + 1
+        started = time.monotonic()
+        done = Pass(backbone=key[0], image_size=key[1], images=0, macs=self.macs[key])
+        self.progress.text = head = f"screen: pass {number} of {len(self.groups)}, {done.name}"
+        result = PassResult(question=question, done=done)
+        expected, left = self._expected_s(key), self.remaining_s()
+        try:
+            if expected is not None and left is not None and expected > left:
+                raise DoesNotFit(expected)
+            images, features = self._features(key, question, result, head)
+            result.probes = self._probes(question["cuts"], images, features, head)
+        except DoesNotFit as error:
+            seconds = error.args[0]
+            if number == 1:
+                raise UserError(
+                    f"budget.minutes={self.budget_minutes}: too short for a single pass over the images; the cheapest one, "
+                    f"{done.name}, takes about {_minutes(seconds)} by itself; use budget.minutes={_enough(seconds)} or more"
+                ) from None
+            done.skipped = (
+                f"would take about {duration(seconds)}, and {duration(max(0.0, self.remaining_s() or 0.0))} are left of the "
+                f"screen's part of budget.minutes={self.budget_minutes}"
+            )
+            result.budget_minutes = self.budget_minutes
+        except _SkippedError as error:
+            done.skipped = str(error)
+        if done.skipped:
+            log.info("screen: skipped %s: %s", done.name, done.skipped)
+            return result
+        result.further_s = max(0.0, time.monotonic() - started - result.forward_s - result.reading_s)
+        log.info("%s", self._line(result))
+        return result
+
+    def _line(self, result: PassResult) -> str:
+        done, probes = result.done, result.probes
+        best = max(probes, key=lambda cut: probes[cut].value, default=None)
+        found = "no cut gives features that are finite numbers"
+        if best is not None:
+            each = probes[best]
+            interval = "" if each.low is None else f" ({each.low:.3f} to {each.high:.3f})"
+            found = f"the best probe: cut after {best}, {self.metric.replace('_', ' ')} {each.value:.3f}{interval}"
+        seconds = duration(result.forward_s + result.reading_s + result.further_s)
+        return f"screen: {done.name}: {plural(len(probes), 'cut')} in {seconds}; {found}"
+
+    def _expected_s(self, key: tuple[str, int]) -> float | None:
+        """Return how long a pass should take by those before it, of its own backbone where there are some; None: unknown."""
+        passes = [each for each in self.results.values() if each.done.seconds]
+        if not passes:
+            return None
+        own = [each for each in passes if each.done.backbone == key[0]] or passes
+        further = sum(each.further_s for each in passes) / len(passes)
+        reading = [each.reading_s for each in passes if each.reading_s]
+        if reading and not any(size == key[1] for size, *_ in self.images):
+            further += sum(reading) / len(reading)
+        work = self.macs[key] * passes[-1].done.images
+        return further + work * sum(e.done.seconds for e in own) / sum(e.done.macs * e.done.images for e in own)
+
+    def _features(
+        self, key: tuple[str, int], question: dict[str, Any], result: PassResult, head: str
+    ) -> tuple["Images", list[np.ndarray]]:
+        """Return the images and the (N, C) features of each cut, from the disk where they are there.
+
+        Raises:
+            DoesNotFit: the time is too short, as its first images show.
+            _SkippedError: the weights are not available, or the network gives no features of these cuts.
+        """
+        backbone, size = key
+        cuts = in_order(backbone, question["cuts"])
+        own = [
+            "model=truncated", f"model.backbone={override_value(backbone)}", f"model.keep={override_value(cuts[-1])}",
+            f"model.image_size={size}", f"model.weights={override_value(question['weights'])}",
+        ]  # fmt: skip
+        config = compose_train_config([*self.overrides, *own])
+        config = validate(OmegaConf.masked_copy(config, [name for name in config if name != "hydra"]))
+        preprocessing = decide_preprocessing(OmegaConf.to_container(config.model))
+        self.progress.text = f"{head}: reading the images"
+        started, known = time.monotonic(), len(self.images)
+        images, done = self._images(config, preprocessing), result.done
+        done.images = len(images.rows)
+        result.reading_s = time.monotonic() - started if len(self.images) > known else 0.0
+        self.progress.text = f"{head}: reading the weights"
+        network = _load_network(config, images.data, backbone, cuts)
+        data = images.data
+        mean, std = (data.mean, data.std) if preprocessing.mean is None else (preprocessing.mean, preprocessing.std)
+        look = Look(size, data.fit, data.value_range, data.interpolation)
+        fingerprints = [data.pixel_cache.stats.fingerprints[row] for row in images.rows]
+        named = [backbone, cuts, weights_name(network), look.name(), mean, std, fingerprints]
+        cache = FeatureCache(data.cache / "features", named, data.cache_max_gib)
+        found = cache.load([(len(images.rows), channels) for channels in network.channels])
+        if found is None:
+            on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
+            found = self._forward(key, network, images, (mean, std), torch.device("cuda" if on_gpu else "cpu"), head)
+            result.forward_s = found[1]
+            cache.save(*found)
+        features, done.seconds = found
+        by_cut = dict(zip(cuts, features, strict=True))
+        return images, [by_cut[cut] for cut in question["cuts"]]
+
+    def _images(self, config: DictConfig, preprocessing: Preprocessing) -> "Images":
+        """Return the images as a run would have them, without augmentation, once for all passes of one look."""
+        look = (config.model.image_size, preprocessing.interpolation, preprocessing.mean is None)
+        if look not in self.images:
+            images = Images.of(config, preprocessing, self.folds)
+            if images.described and not self.images:
+                log.info("screen: probes use %s, every class among them", images.described)
+            self.images[look] = images
+        return self.images[look]
+
+    @torch.inference_mode()
+    def _forward(
+        self,
+        key: tuple[str, int],
+        network: CutFeatures,
+        images: "Images",
+        mean_and_std: tuple,
+        device: torch.device,
+        head: str,
+    ) -> tuple[list[np.ndarray], float]:
+        """Run the network over all images; return (N, C) float32 of each cut and the seconds of the network itself."""
+        network = network.eval().to(device, memory_format=torch.channels_last)
+        found = [np.empty((len(images.rows), channels), np.float32) for channels in network.channels]
+        total, size, seconds = len(images.rows), BATCH_ON_GPU if device.type == "cuda" else BATCH_ON_CPU, 0.0
+        begun = time.monotonic()
+        for start in range(0, total, size):
+            rows = images.rows[start : start + size]
+            pixels = as_batch(np.stack([images.data.pixel_cache[int(row)] for row in rows])).to(device)
+            started = time.perf_counter()
+            for held, features in zip(found, network(normalize(pixels, *mean_and_std)), strict=True):
+                held[start : start + size] = features.float().cpu().numpy()
+            seconds += time.perf_counter() - started
+            seen = start + len(rows)
+            elapsed = time.monotonic() - begun
+            whole = elapsed * total / seen
+            left = self.remaining_s()
+            if left is not None and seen < total and seconds >= MEASURED_S and whole - elapsed > left:
+                raise DoesNotFit(whole)
+            rest = whole - elapsed + self._rest_s(key, whole)
+            self.progress.text = f"{head}: {seen:,} of {total:,} images, about {_rounded(rest)} left"
+        return found, seconds
+
+    def _rest_s(self, key: tuple[str, int], seconds: float) -> float:
+        """Return how long the passes that are left should take if this one takes so long, as far as they will be done."""
+        waiting = {other: macs for other, macs in self.macs.items() if other != key and other not in self.results}
+        rest = sum(self._expected_s(other) or seconds * macs / self.macs[key] for other, macs in waiting.items())
+        left = self.remaining_s()
+        return rest if left is None else min(rest, max(0.0, left))
+
+    def _probes(
+        self, cuts: Sequence[str], images: "Images", features: Sequence[np.ndarray], head: str
+    ) -> dict[str, Measured]:
+        """Return the probe of each cut whose features are finite numbers."""
+        probes = {}
+        for number, (cut, of_cut) in enumerate(zip(cuts, features, strict=True), 1):
+            self.progress.text = f"{head}: probe {number} of {len(cuts)}"
+            if not np.isfinite(of_cut).all():
+                log.info("%s: not all features after %s are finite numbers; this cut is not screened", head, cut)
+                continue
+            probes[cut] = probe(
+                of_cut, images.labels, images.parts, classes=images.classes, metric=self.metric, groups=images.groups
+            )
+        return probes
+
+
+@dataclass
+class Images:
+    """The images of the passes of one look, and which of them a probe is fitted to and predicts."""
+
+    data: ImageDataModule
+    rows: np.ndarray
+    """(N,) of train and val, never of test."""
+    labels: np.ndarray
+    groups: np.ndarray
+    parts: list[Part]
+    described: str | None
+    """Where they are not all images of train and val."""
+
+    @property
+    def classes(self) -> int:
+        return len(self.data.catalog.classes)
+
+    @classmethod
+    def of(cls, config: DictConfig, preprocessing: Preprocessing, folds: int | None) -> "Images":
+        """Read the images, of many a part with every class.
+
+        Raises:
+            UserError: as of the data module, which also refuses a split or a fold without a class.
+        """
+        data = _read_images(config, preprocessing)
+        catalog, seed = data.catalog, data.rules["seed"]
+        train, val = data.rows("train"), data.rows("val")
+        if not len(val):
+            raise UserError("datamodule.select_on=test: leaves no validation images to choose by; use select_on=val")
+        thinned = [
+            rows if len(rows) <= most else np.sort(rows[spread_rows(catalog.labels[rows], most, seed)])
+            for rows, most in ((train, MOST_TRAIN), (val, MOST_VAL))
+        ]
+        rows = np.concatenate(thinned)
+        places = np.full(len(catalog), -1)
+        places[rows] = np.arange(len(rows))
+        pairs = [(train, val)] if folds is None else _folds(config, preprocessing, folds)
+        parts = [Part(*(places[each][places[each] >= 0] for each in pair)) for pair in pairs]
+        groups = join_groups(catalog.groups, data.pixel_cache.stats.fingerprints)
+        counts = [f"{len(part):,} of {len(all_):,}" for part, all_ in zip(thinned, (train, val), strict=True)]
+        part = f"{counts[0]} images of train and {counts[1]} of val" if len(rows) < len(train) + len(val) else None
+        return cls(data, rows, catalog.labels[rows], groups[rows], parts, part)
+
+
+def _read_images(config: DictConfig, preprocessing: Preprocessing) -> ImageDataModule:
+    """Return a data module as a run has it, set up."""
+    transforms = {key: instantiate(config, key) for key in ("augmentation", "batch_transform")}
+    given = {"interpolation": preprocessing.interpolation, "mean": preprocessing.mean, "std": preprocessing.std}
+    data = instantiate(config, "datamodule", **transforms, **given)
+    data.memory = MEMORY
+    data.limits = batch_limits(config.trainer)
+    data.setup()
+    return data
+
+
+def _folds(config: DictConfig, preprocessing: Preprocessing, folds: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the rows of train and val of each fold, as runs with datamodule.folds and datamodule.fold have them."""
+    found = []
+    for fold in range(folds):
+        of_fold = OmegaConf.merge(config, {"datamodule": {"folds": folds, "fold": fold}})
+        try:
+            data = _read_images(of_fold, preprocessing)
+        except UserError as error:
+            raise UserError(f"{error}; with finals.folds={folds}: finals.folds_below=0 does without folds") from error
+        found.append((data.rows("train"), data.rows("val")))
+    return found
+
+
+class _SkippedError(Exception):
+    """End a pass that cannot be done; the text is the reason."""
+
+
+def _load_network(config: DictConfig, data: ImageDataModule, backbone: str, cuts: list[str]) -> CutFeatures:
+    """Return the network with its pretrained weights.
+
+    Raises:
+        _SkippedError: it has none here, or gives no features of these cuts.
+    """
+    arguments = network_arguments(OmegaConf.to_container(config.model))
+    try:
+        with network_errors():
+            network = build_network(**arguments, num_classes=len(data.catalog.classes))
+            source = load_initial_weights(
+                network,
+                config.model.weights,
+                backbone=pretrained_name(arguments),
+                timm_name=timm_name(arguments),
+                called=backbone,
+                download_to=data.cache / "weights",
+            )
+            if source.startswith("random"):
+                raise _SkippedError("its pretrained weights are not available")
+            return CutFeatures(network, backbone, cuts)
+    except UserError as error:
+        raise _SkippedError(str(error)) from error
+
+
+class Progress:
+    """Log `text`, at the latest every EVERY_S seconds, while the block runs."""
+
+    def __init__(self):
+        self.text = "screen: begins"
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, daemon=True)
+
+    def __enter__(self) -> "Progress":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _repeat(self) -> None:
+        while not self._over.wait(EVERY_S):
+            log.info("%s", self.text)
+
+
+@contextlib.contextmanager
+def _repeats_hidden() -> Iterator[None]:
+    """Show once what each pass would log of the same images, and nothing of which weights a network does not need."""
+    shown: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        if record.name == "lightning_modules.pretrained_weights" and record.levelno < logging.WARNING:
+            return False
+        if not record.name.startswith(("datamodules.", "lightning_modules.")):
+            return True
+        text, before = record.getMessage(), len(shown)
+        shown.add(text)
+        return len(shown) > before
+
+    handlers = logging.getLogger().handlers
+    for handler in handlers:
+        handler.addFilter(is_new)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_new)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Yield whether the lock of a pass was free, True too where there are no locks.
+
+    The system releases that of a killed process.
+    """
+    lock, locked = FileLock(path, timeout=0), True
+    try:
+        lock.acquire()
+    except Timeout:
+        locked = False
+    except (OSError, NotImplementedError):  # a file system that is read-only, full or without locks
+        pass
+    try:
+        yield locked
+    finally:
+        lock.release()
+
+
+def _rounded(seconds: float) -> str:
+    """Return `1 min 20 s`, `35 s`."""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    return duration(round(seconds / 10) * 10)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min"
+
+
+def _enough(seconds: float) -> str:
+    """Return minutes, rounded up, in which a pass fits and something is left."""
+    return f"{max(0.1, np.ceil(seconds / 60 * 1.5 * 10) / 10):g}"

@@ -1,0 +1,158 @@
+"""The settings of conf/smallest.yaml, checked before anything runs; what else is typed goes to each run of train.py."""
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from common.checks import check_good_enough
+from common.errors import UserError
+from common.smallest_record import COSTS, Question
+from common.text import did_you_mean
+from engine.cli import safe_name
+from engine.search.space import check_composed
+
+OWN = {
+    "name", "metric", "good_enough", "target_accuracy", "cost", "limits", "budget", "seeds", "race", "finals", "workers",
+    "worker", "storage", "candidates",
+}  # fmt: skip
+# What the command sets in each run -> what is typed in its place
+RESERVED = {
+    "model": "candidates.backbones=[NAME]",
+    "model.name": "candidates.backbones=[NAME]",
+    "model.backbone": "candidates.backbones=[NAME]",
+    "model.keep": "'candidates.cuts={BACKBONE: [BLOCK]}'",
+    "model.image_size": "candidates.image_sizes=[128]",
+    "model.weights": "candidates.weights.BACKBONE=FILE",
+    "stages": None,
+    "ckpt_path": None,
+    "seed": "seeds=[1,2,3]",
+    "datamodule.fold": "datamodule.folds=5, whose folds it takes one after the other",
+    "debug": None,
+    "experiment": None,
+}
+METRICS = ("accuracy", "balanced_accuracy")
+# name -> the least value, and whether whole numbers are needed
+NUMBERS = {
+    "race.candidates": 1, "race.min_epochs": 1, "race.reduction_factor": 2, "finals.candidates": 1, "finals.folds": 2,
+    "finals.folds_below": 0, "workers": 1,
+}  # fmt: skip
+# Of each run: its figures are left out, since nobody looks at those of a race
+QUIET = ("contact_sheet", "image_logger", "feature_maps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallestSettings:
+    """What the command is to do."""
+
+    name: str
+    folder: Path
+    question: Question
+    overrides: list[str]  # arguments of train.py that all runs share
+    folds: int | None  # datamodule.folds as typed
+    n_raced: int
+    min_epochs: int
+    reduction_factor: int
+    n_finalists: int
+    n_folds: int
+    folds_below: int
+    workers: int
+    storage: str | None
+
+    @property
+    def monitor(self) -> str:
+        """The metric of each epoch that the race compares."""
+        return f"val/{self.question.metric}"
+
+
+def read_settings(config: DictConfig, folder: Path, typed: Sequence[str]) -> SmallestSettings:
+    """Check the settings, and that train.py takes the others.
+
+    Args:
+        folder: of the search.
+        typed: the arguments of the command line.
+
+    Raises:
+        UserError: names the key, what was found and what is allowed.
+    """
+    for package, extra in (("optuna", "smallest"), ("sklearn", "smallest")):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f'smallest.py needs {package}, which is not installed: pip install -e ".[{extra}]" ("[samples]" has it)'
+            )
+    values = {key: config[key] for key in OWN - {"candidates"}}
+    values = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
+    name = str(values["name"])
+    if safe_name(name) != name:
+        raise UserError(f"name={name}: use letters, digits, dots, - and _, e.g. name={safe_name(name)}")
+    for key, least in NUMBERS.items():
+        value = OmegaConf.select(config, key)
+        if type(value) is not int or value < least:
+            raise UserError(f"{key}={value}: use a whole number from {least}")
+    overrides, folds = _of_runs(list(typed), config)
+    return SmallestSettings(
+        name=name,
+        folder=folder,
+        question=_question(values),
+        overrides=overrides,
+        folds=folds,
+        n_raced=values["race"]["candidates"],
+        min_epochs=values["race"]["min_epochs"],
+        reduction_factor=values["race"]["reduction_factor"],
+        n_finalists=values["finals"]["candidates"],
+        n_folds=values["finals"]["folds"],
+        folds_below=values["finals"]["folds_below"],
+        workers=values["workers"],
+        storage=values["storage"],
+    )
+
+
+def _question(values: dict) -> Question:
+    metric, target = values["metric"], values["target_accuracy"]
+    if metric not in METRICS:
+        raise UserError(f"metric={metric}: no such metric; {did_you_mean(str(metric), METRICS)}")
+    check_good_enough(values["good_enough"])
+    if target is not None and (type(target) is not float or not 0 < target < 1):
+        raise UserError(f"target_accuracy={target}: use a share above 0 and below 1, e.g. 0.95, or null")
+    costs = values["cost"] if isinstance(values["cost"], list) else [values["cost"]]
+    for cost in costs:
+        if cost not in COSTS:
+            raise UserError(f"cost={cost}: no such cost; {did_you_mean(str(cost), COSTS)}")
+    if len(costs) not in (1, 2) or len(set(costs)) < len(costs):
+        raise UserError(f"cost=[{','.join(map(str, costs))}]: give one, or two different ones")
+    minutes = values["budget"]["minutes"]
+    if minutes is not None and (type(minutes) not in (int, float) or not 0 < minutes < math.inf):
+        raise UserError(f"budget.minutes={minutes}: use a number above 0, or null for no limit")
+    seeds = values["seeds"]
+    if not isinstance(seeds, list) or not seeds or not all(type(s) is int and 0 <= s < 2**32 for s in seeds):
+        raise UserError(f"seeds={seeds}: give them by name, e.g. seeds=[1,2,3]")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds={seeds}: each once")
+    limits = {key: float(value) for key, value in values["limits"].items() if value is not None}
+    return Question(
+        cost=costs, metric=metric, good_enough=float(values["good_enough"]), target=target, limits=limits,
+        budget_minutes=minutes, seeds=seeds,
+    )  # fmt: skip
+
+
+def _of_runs(typed: list[str], config: DictConfig) -> tuple[list[str], int | None]:
+    """Return what of the command line is for each run, completed by what makes a run of this search; and datamodule.folds."""
+    parsed = OverridesParser.create().parse_overrides(typed)
+    shared = [each for each in parsed if each.key_or_group.split(".")[0] not in OWN]
+    keys = {each.key_or_group for each in shared}
+    for key in sorted(keys & set(RESERVED)):
+        instead = f"use {RESERVED[key]}" if RESERVED[key] else "remove it"
+        raise UserError(f"{key}: is set by smallest.py in each run; {instead}")
+    folds = config.datamodule.get("folds")
+    texts = [each.input_line for each in shared if each.key_or_group != "datamodule.folds"]
+    texts += [f"{group}={name}" for group, name in (("recipe", "fast"), ("logger", "none")) if group not in keys]
+    texts += [f"~callbacks.{name}" for name in QUIET if name in config.callbacks]
+    texts.append("trainer.enable_progress_bar=false")
+    if config.metric == "balanced_accuracy" and "callbacks.best_checkpoint.monitor" not in keys:
+        texts.append("callbacks.best_checkpoint.monitor=val/balanced_accuracy")
+    check_composed([*texts, "model=truncated"], "smallest.py")
+    return texts, folds

@@ -1,0 +1,344 @@
+"""Answer which network is the smallest that is good enough: candidates, screen, race, finals, choice, proof, page."""
+
+import contextlib
+import logging
+import os
+import platform
+import shlex
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from common.errors import StopRequested, UserError
+from common.run_folder import RunFolder
+from common.signals import stop_immediately
+from common.smallest_record import SmallestRecord
+from common.text import plural
+from engine.config.instantiate import instantiate
+from engine.config.validate import validate
+from engine.run.job import write_configuration
+from engine.search.space import compose_train_config
+from engine.search.trial import log_to
+from engine.smallest.candidates import apply_limits, list_candidates
+from engine.smallest.latency import measure_latencies
+from engine.smallest.plan import RESERVE_S, Budget, Plan, TrainingTimes
+from engine.smallest.progress import Progress
+from engine.smallest.race import Race
+from engine.smallest.runs import STAGES, Runs
+from engine.smallest.screen import run_screen
+from engine.smallest.selection import cost_of, pick_finalists, pick_race, pick_reference
+from engine.smallest.settings import SmallestSettings, read_settings
+from engine.smallest.workers import has_launcher, prepare_worker, run_workers
+from engine.state import STATE
+
+log = logging.getLogger(__name__)
+
+LATENCY = "latency_ms"
+SCREEN_SHARE = 0.35  # of the budget
+LINE = "%(asctime)s %(levelname)s %(message)s"  # of smallest.log
+
+
+def run_smallest(config: DictConfig, run: Callable) -> None:
+    """Run all stages, of which those that were done before are taken over; write smallest.json, the page and best.ckpt.
+
+    Args:
+        run: the one of train.py, which takes a configuration, a record and further callbacks.
+
+    Raises:
+        UserError: bad settings, no candidate, or images of which nothing can be learned.
+    """
+    hydra = HydraConfig.get()
+    settings = read_settings(config, Path(hydra.run.dir), list(hydra.overrides.task))
+    try:
+        with stop_immediately(), Progress() as progress:
+            Smallest(settings, config, run, progress).find()
+    except StopRequested as stopped:
+        stopped.next_step = stopped.next_step or f". Resume with: {shlex.join(STATE.command)}"
+        raise
+
+
+def work(config: DictConfig) -> None:
+    """Do what is left of screen, race and finals in a process that a launcher has started; the answer is the first one's."""
+    from train import run  # the root script, of which a worker has no other sign
+
+    prepare_worker()
+    hydra = HydraConfig.get()
+    settings = read_settings(config, Path(hydra.run.dir), list(hydra.overrides.task))
+    with stop_immediately(), Progress() as progress:
+        Smallest(settings, config, run, progress).train()
+
+
+class Smallest:
+    """Find the smallest network that is good enough; the processes of a search share its folder, and nothing else."""
+
+    def __init__(self, settings: SmallestSettings, config: DictConfig, run: Callable, progress: Progress):
+        self.settings, self.config, self._run, self.progress = settings, config, run, progress
+        self.question, self.folder = settings.question, settings.folder
+        self.budget = Budget(settings.question.budget_minutes, config.budget.left_minutes)
+        self.plan = Plan(self.folder, self.budget)
+
+    def find(self) -> None:
+        """Run all stages."""
+        self._prepare()
+        with log_to(self.folder / "smallest.log", LINE):
+            if has_launcher() and not self._is_answered:
+                left_s = self.budget.left_s()
+                run_workers(self.config, self.settings.workers, None if left_s is None else left_s / 60)
+            self._answer(self._train())
+
+    def train(self) -> None:
+        """Run the stages that processes share, the answer not."""
+        self._prepare()
+        self._train()
+
+    def _train(self) -> list[int]:
+        self._screen()
+        return self._finals(self._race())
+
+    def _prepare(self) -> None:
+        data = self._open_data()
+        notes: list[str] = []
+        self.candidates = list_candidates(self.config, len(data.catalog.classes), notes)
+        self.progress.begin("reading the images")
+        data.setup()
+        self.folds = self._folds(data)
+        self._begin(data)
+        self.record.notes = [*notes, *self.record.notes]
+
+    def _open_data(self) -> L.LightningDataModule:
+        """Return the data of the runs, without an image read: the classes are known from the names."""
+        size = min(self.config.candidates.image_sizes)
+        overrides = [
+            *self.settings.overrides,
+            "model=truncated",
+            f"model.image_size={size}",
+            "model.weights=null",
+            STAGES,
+        ]
+        config = compose_train_config(overrides)
+        with open_dict(config):
+            del config["hydra"]
+        config = validate(config)
+        transforms = {key: instantiate(config, key) for key in ("augmentation", "batch_transform")}
+        return instantiate(config, "datamodule", **transforms, interpolation="bilinear", mean=[0.5] * 3, std=[0.5] * 3)
+
+    def _folds(self, data: L.LightningDataModule) -> int | None:
+        """Return into how many folds train and val are divided; None: one validation split, and seeds."""
+        if self.settings.folds is not None:
+            return self.settings.folds
+        n_val, folds = len(data.catalog.rows("val")), self.settings.n_folds
+        if n_val >= self.settings.folds_below:
+            return None
+        labels = data.catalog.labels[np.concatenate([data.catalog.rows("train"), data.catalog.rows("val")])]
+        if min(Counter(labels.tolist()).values()) < 2 * folds:
+            return None
+        return folds
+
+    def _begin(self, data: L.LightningDataModule) -> None:
+        """Begin the record, in a folder that now exists."""
+        catalog = data.catalog
+        counts = {split: len(catalog.rows(split)) for split in ("train", "val", "test")}
+        self.n_train, self.n_val, self.has_test = counts["train"], counts["val"], counts["test"] > 0
+        labels = Counter(catalog.labels[catalog.present()].tolist())
+        self.record = SmallestRecord(
+            name=self.settings.name,
+            command=STATE.command,
+            question=self.question,
+            data={
+                "name": catalog.name, "root": str(catalog.root), "classes": catalog.classes,
+                **{f"n_{split}": n for split, n in counts.items()},
+                "majority": max(labels.values()) / sum(labels.values()), "folds": self.folds,
+            },
+            machine={"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+            candidates=self.candidates,
+        )  # fmt: skip
+        before = None
+        with contextlib.suppress(UserError, OSError):  # none, or of another version
+            before = SmallestRecord.read(self.folder)
+            self.record.seconds = before.seconds
+        self._is_answered = before is not None and before.status == "finished"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_configuration(RunFolder(self.folder), OmegaConf.to_yaml(self.config), HydraConfig.instance().cfg)
+        if self.folds and self.settings.folds is None:
+            self.note(
+                f"The validation split has only {self.n_val} images: the finals are a cross-validation over train and "
+                f"validation images in {self.folds} folds in place of seeds."
+            )
+            self.n_train, self.n_val = (
+                round((self.n_train + self.n_val) * (1 - 1 / self.folds)), round((self.n_train + self.n_val) / self.folds)
+            )  # fmt: skip
+
+    def _decide(self, name: str, take: Callable):
+        """Return a decision of the plan, with the notes that were made when it was taken."""
+
+        def take_with_notes() -> dict:
+            before, decision = len(self.record.notes), take()
+            return {"decision": decision, "notes": self.record.notes[before:]}
+
+        found = self.plan.decide(name, take_with_notes)
+        for text in found["notes"]:
+            self.note(text)
+        return found["decision"]
+
+    def note(self, text: str) -> None:
+        """Record what was skipped, fell back or was cut off, and show it."""
+        if text not in self.record.notes:
+            self.record.notes.append(text)
+            log.info("%s", text)
+
+    def _screen(self) -> None:
+        """Probe all cuts, and learn how fast this machine is."""
+        self.progress.pause()  # the screen has lines of its own
+        with self._timed("screen"):
+            passes = run_screen(
+                self.candidates, self.config, self.folder, folds=self.folds, metric=self.question.metric,
+                remaining_s=lambda: self.budget.left_s(SCREEN_SHARE), overrides=self.settings.overrides,
+            )  # fmt: skip
+        for each in passes:
+            if each.skipped:
+                self.note(f"{each.backbone} at {each.image_size} px was not screened: {each.skipped}.")
+        epochs = compose_train_config(self.settings.overrides).trainer.max_epochs
+        self.times = TrainingTimes(passes, self.n_train, self.n_val, epochs)
+        weights = OmegaConf.to_container(self.config.candidates.weights)
+        self.runs = Runs(self.settings, self.candidates, weights, self.folds, self.budget, self.progress, self._run)
+
+    def _race(self) -> list[int]:
+        """Train the reference and those that may be good enough for less; return all of them, the reference first."""
+        places = self._decide("race", self._plan_race)
+        if not places:
+            raise UserError(
+                f"budget.minutes={self.question.budget_minutes}: not one screened network can be trained in the time that is "
+                f"left; use budget.minutes={self._minutes_needed():.0f} or more: what was screened is kept"
+            )
+        with self._timed("race"):
+            log.info("\nThe most accurate by its probe: %s. It races against %s for less", self.candidates[places[0]].name,
+                     plural(len(places) - 1, "candidate"))  # fmt: skip
+            race = Race(self.runs, places, self.times, self._run)
+            with self.progress.quiet():
+                while not race.run_trials():
+                    time.sleep(1.0)
+        for index in places:
+            self.candidates[index].stage = "raced"
+        for folder, error in race.failed:
+            self.note(f"{folder.path.name} failed: {error}.")
+        finished = [index for index in places if self.runs.is_trained(self.runs.first(index))]
+        if not finished:
+            raise UserError(f"{self.folder}: no run of the race has finished; the log of each is runs/RUN/train.log")
+        not_started = [index for index in places if self.runs.record(self.runs.first(index)) is None]
+        if not_started and not race.failed:
+            self.note(
+                f"Of the race {plural(len(not_started), 'candidate')} did not start, since the budget was used up."
+            )
+        self._save()
+        return finished
+
+    def _plan_race(self) -> list[int]:
+        """Return the reference and those that race against it; none where not one can be trained."""
+        cost, n, pool = self.question.cost[0], self.settings.n_raced, list(range(len(self.candidates)))
+        if LATENCY in (*self.question.cost, *self.question.limits):
+            pool = self._pick(pool, "macs", 2 * n)
+            self._measure_latencies(pool)
+        return self._pick(pool, cost, n)
+
+    def _measure_latencies(self, indices: list[int]) -> None:
+        """Measure the latency of these, and exclude what is above its limit."""
+        listed = [self.candidates[index] for index in indices]
+        self.progress.begin(f"latency of {plural(len(listed), 'network')}, as ONNX on one thread, one after the other")
+        measure_latencies(listed, len(self.record.data["classes"]), self.folder)
+        apply_limits(self.candidates, self.question.limits)
+
+    def _pick(self, pool: list[int], cost: str, most: int) -> list[int]:
+        """Return the reference of a pool and at most so many that race against it for less of a cost."""
+        among, left_s = [self.candidates[index] for index in pool], self._left_s()
+        best = pick_reference(among, cost, self.times.of, None)
+        reference = pick_reference(among, cost, self.times.of, left_s)
+        if reference is None:
+            return []
+        need = self.question.target
+        if need is None:
+            need = among[reference].probe.value - self.question.good_enough
+        if among[best].probe.value > among[reference].probe.value:
+            self.note(
+                f"The best probe has {among[best].name} ({among[best].probe.value:.3f}), of which one training would take "
+                f"about {self.times.of(among[best]) / 60:.0f} min; the reference is the best one that the budget allows to "
+                f"train, {among[reference].name} ({among[reference].probe.value:.3f})."
+            )
+        after_s = None if left_s is None else left_s - self.times.of(among[reference])
+        others = pick_race(among, reference, cost, need, most, self.times.of, after_s)
+        return [pool[index] for index in (reference, *others)]
+
+    def _minutes_needed(self) -> float:
+        screened = [each for each in self.candidates if each.probe is not None and not each.excluded]
+        return (self.budget.elapsed_s + RESERVE_S + min(map(self.times.of, screened)) / 0.35) / 60 + 1
+
+    def _left_s(self) -> float | None:
+        left_s = self.budget.left_s()
+        return None if left_s is None else max(0.0, left_s - RESERVE_S)
+
+    def _finals(self, raced: list[int]) -> list[int]:
+        """Train the reference and the finalists with all seeds or folds, as far as the budget allows; return them."""
+        reference, *finalists = self._decide("finals", lambda: self._plan_finals(raced))
+        allowed = self._decide("repeats", lambda: self._plan_repeats([reference, *finalists]))
+        self.keys = {index: self.runs.finals(index)[:allowed] for index in (reference, *finalists)}
+        with self._timed("finals"):
+            # All with one seed before any with the next
+            order = [keys[i] for i in range(allowed) for keys in self.keys.values()]
+            self.runs.train(order, "finals")
+        for key, error in self.runs.failed.items():
+            self.note(f"{self.runs.describe(key)} failed: {error}.")
+        for index in self.keys:
+            self.candidates[index].stage = "final"
+        self._save()
+        return [reference, *finalists]
+
+    def _plan_finals(self, raced: list[int]) -> list[int]:
+        cost = self.question.cost[0]
+        values = {index: self.runs.value(self.runs.first(index)) for index in raced}
+        costs = {index: cost_of(self.candidates[index], cost) for index in raced}
+        reference = min(values, key=lambda index: (-values[index], costs[index]))
+        need = self.question.target or values[reference] - self.question.good_enough
+        return [reference, *pick_finalists(values, costs, need, self.settings.n_finalists, reference)]
+
+    def _plan_repeats(self, finals: list[int]) -> int:
+        """Return how many of the seeds or folds the budget allows."""
+        wanted, left_s = len(self.runs.finals(finals[0])), self._left_s()
+        if left_s is None:
+            return wanted
+        for index in finals:
+            self.times.learn(self.candidates[index], self.runs.folder(self.runs.first(index)))
+        each_s = sum(self.times.of(self.candidates[index]) for index in finals)
+        allowed = min(wanted, 1 + int(left_s / each_s))
+        if self.folds is not None and allowed < 2:
+            allowed = 1
+        if allowed < wanted:
+            what = "folds" if self.folds else "seeds"
+            self.note(
+                f"The budget allows {allowed} of {wanted} {what} in the finals; budget.minutes="
+                f"{(self.budget.elapsed_s + RESERVE_S + (wanted - 1) * each_s) / 60 * 1.1:.0f} allows all."
+            )
+        return allowed
+
+    def _answer(self, finals: list[int]) -> None:
+        """Choose on validation, prove on test, write the answer."""
+        from engine.smallest.answer import Answerer  # late: scipy
+
+        answerer = Answerer(self.settings, self.record, self.runs, self.keys, self.has_test, self.progress)
+        with self._timed("proof"):
+            answerer.choose(finals)
+            answerer.prove()
+        answerer.write()
+
+    def _save(self) -> None:
+        self.record.write(self.folder)
+
+    @contextlib.contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started_s = time.monotonic()
+        yield
+        self.record.seconds[stage] = round(self.record.seconds.get(stage, 0.0) + time.monotonic() - started_s, 1)

@@ -1,0 +1,52 @@
+"""Processes that share race and finals, started over Hydra's launcher: joblib, Ray, SLURM."""
+
+import logging
+import time
+
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from common.text import plural
+from engine import log_handlers
+from engine.process_tuning import tune_process
+from engine.state import STATE
+
+log = logging.getLogger(__name__)
+
+
+def has_launcher() -> bool:
+    """Return whether the command asks for a launcher that starts processes."""
+    return not HydraConfig.get().launcher._target_.endswith(".BasicLauncher")
+
+
+def run_workers(config: DictConfig, n: int, left_minutes: float | None) -> None:
+    """Start so many processes that do what is left of screen, race and finals, and wait for them.
+
+    Args:
+        left_minutes: of the budget; None: it has no end.
+    """
+    from engine.smallest.smallest import work  # late: it imports this file
+
+    hydra = HydraConfig.instance().cfg
+    with open_dict(config):
+        whole = OmegaConf.merge(hydra, config)
+    context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks())
+    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=work, config=whole)
+    left = [] if left_minutes is None else [f"budget.left_minutes={left_minutes:.2f}"]
+    typed = list(hydra.hydra.overrides.task)
+    log.info("%s of %s", plural(n, "process"), hydra.hydra.launcher._target_.rpartition(".")[2])
+    launcher.launch([[*typed, *left, f"worker={number}"] for number in range(n)], initial_job_idx=0)
+
+
+def prepare_worker() -> None:
+    """Prepare a process that a launcher has started for the lines and threads of this project."""
+    hydra = HydraConfig.get()
+    tune_process()
+    log_handlers.protect_screen()
+    log_handlers.prefix_log_lines(f"worker {hydra.job.num + 1}")
+    STATE.command = ["python", "smallest.py", *hydra.overrides.task]
+    STATE.started_s = time.perf_counter()

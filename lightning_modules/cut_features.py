@@ -1,0 +1,110 @@
+"""The pooled features after every cut of a backbone, from one forward pass of the network that is cut last.
+
+Shapes: B batch, C channels, H = W pixels.
+"""
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.networks.blocks import Blocks, ToMap, as_map
+from lightning_modules.networks.errors import NetworkError
+from lightning_modules.networks.meta import on_meta
+from lightning_modules.networks.truncated import (
+    PROBE_SIZE,
+    Truncated,
+    build_backbone,
+    has_numbered_children,
+    numbered_children,
+    own_image_size,
+)
+
+
+def in_order(backbone: str, cuts: Iterable[str]) -> list[str]:
+    """Return cuts in the order in which the backbone runs them.
+
+    Raises:
+        NetworkError: no such backbone, or no such cut.
+    """
+    places = {name: place for place, name in enumerate(_names(backbone))}
+    cuts = list(cuts)
+    if unknown := [cut for cut in cuts if cut not in places]:
+        raise NetworkError(f"{backbone} has no block {unknown[0]}", name=unknown[0], allowed=places)
+    return sorted(cuts, key=places.__getitem__)
+
+
+@functools.cache
+def _names(backbone: str) -> tuple[str, ...]:
+    """Return the names of what a backbone can be cut after: each module behind those that it runs first."""
+    with torch.device("meta"):
+        whole = build_backbone(backbone)
+    if not has_numbered_children(backbone):
+        return tuple(Blocks(whole).names)
+    prefix, blocks = numbered_children(whole)
+    return tuple(_children_first(nn.Sequential(blocks), prefix))
+
+
+def _children_first(module: nn.Module, prefix: str) -> Iterator[str]:
+    for name, child in module.named_children():
+        yield from _children_first(child, f"{prefix}{name}.")
+        yield prefix + name
+
+
+class CutFeatures(nn.Module):
+    """Give what global average pooling gives after each cut, as the network has it that ends there.
+
+    Args:
+        network: `model=truncated`, cut after the last one of `cuts`.
+        backbone: its name.
+        cuts: names of last blocks, as `cut_costs` has them.
+
+    Raises:
+        NetworkError: a cut that the network does not run, or that gives no map.
+    """
+
+    def __init__(self, network: Truncated, backbone: str, cuts: Sequence[str]):
+        super().__init__()
+        self.backbone, self.cuts = network.backbone, list(cuts)
+        own = {cut: cut.removeprefix(network.prefix) for cut in self.cuts}
+        maps = _maps(self.backbone, backbone, own.values())
+        if missing := [cut for cut, name in own.items() if maps.get(name) is None]:
+            raise NetworkError(f"{backbone} gives no map of features after {', '.join(missing)} in one pass")
+        self.channels = [maps[name][0] for name in own.values()]
+        self._found: dict[str, Tensor] = {}
+        for cut, name in own.items():
+            self.backbone.get_submodule(name).register_forward_hook(
+                functools.partial(self._pool, cut=cut, to_map=maps[name][1])
+            )
+
+    def _pool(self, _module: nn.Module, _inputs: tuple, output: Tensor, *, cut: str, to_map: ToMap | None) -> None:
+        """Keep the mean of a block's output at once: the next block may change it in place."""
+        self._found[cut] = (output if to_map is None else to_map(output)).mean((2, 3))
+
+    def forward(self, x: Tensor) -> list[Tensor]:  # (B, 3, H, W)
+        """Return (B, C) for each cut."""
+        self._found = {}
+        self.backbone(x)
+        found, self._found = self._found, {}
+        return [found[cut] for cut in self.cuts]
+
+
+@torch.no_grad()
+def _maps(kept: nn.Module, backbone: str, names: Iterable[str]) -> dict[str, tuple[int, ToMap | None] | None]:
+    """Return for each block what `as_map` says of it, by the shapes of one pass on torch's meta device."""
+    with torch.device("meta"):
+        whole = build_backbone(backbone)
+    kept, shapes = on_meta(kept), {}
+    for name in names:
+        kept.get_submodule(name).register_forward_hook(
+            lambda _, _inputs, output, name=name: shapes.update({name: getattr(output, "shape", torch.Size())})
+        )
+    for size in dict.fromkeys((PROBE_SIZE, own_image_size(whole))):
+        shapes.clear()
+        try:
+            kept.eval()(torch.empty(1, 3, size, size, device="meta"))
+        except (RuntimeError, AssertionError):  # of another size of images
+            continue
+        break
+    return {name: as_map(shape, whole) for name, shape in shapes.items()}

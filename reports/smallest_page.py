@@ -1,0 +1,415 @@
+"""The page of a search for the smallest network that is good enough, and its section in the model card."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+
+from common.atomic_io import write_text
+from common.smallest_record import COSTS, Candidate, Measured, SmallestRecord, Trained
+from common.table import Cell, Column, Table, escape_markdown
+from common.text import clean, compact_count, duration, join_words, plural
+from reports import svg
+from reports.page import environment_and_script
+from reports.smallest_words import (
+    COST_NAMES,
+    answer_sentences,
+    describe_cost,
+    describe_goal,
+    describe_measured,
+    guess_share,
+    metric_name,
+    work,
+)
+
+FILE = "report.html"
+SPAN = 0.25  # of the metric, that the figure shows at least where there is something to show
+MOST_CLASSES = 12  # by name
+LONGEST_NAME = 80  # characters
+STAGES = {"screen": "screen", "race": "race", "finals": "finals", "proof": "proof on test"}
+ENDED = {"finished": "finished", "pruned": "stopped early", "failed": "failed", "waiting": "not finished"}
+ROLES = {"raced": "race", "final": "finals", "reference": "the most accurate", "chosen": "chosen"}
+CARD_HEADING = "How it was chosen"
+
+
+def write_page(record: SmallestRecord, folder: Path) -> Path:
+    """Write report.html into the folder of the search."""
+    page = folder / FILE
+    write_text(page, make_page(record))
+    return page
+
+
+def make_page(record: SmallestRecord) -> str:
+    """Make the page, also of a search that is not over."""
+    environment, script = environment_and_script()
+    sentence, *evidence = answer_sentences(record)
+    ranked = _ranked(record)
+    numbers = {index: number for number, index in enumerate(ranked, 1)}
+    others = _others(record, ranked)
+    name = clean(record.data.get("name", ""), LONGEST_NAME)
+    drawings = [made for key in record.question.cost if (made := _drawing(record, key, numbers))]
+    return environment.get_template("smallest_page.html").render(
+        title=f"Which is the smallest network that is good enough{f' on {name}' if name else ''}?",
+        subtitle=f"{work(record)}.{'' if record.status == 'finished' else ' The search is not over.'}",
+        answer=sentence,
+        evidence=[line[0].upper() + line[1:] for line in evidence],
+        chosen=bool(record.answer and record.answer.chosen is not None),
+        drawings=drawings,
+        legend=_legend(record, any(drawing["shows_guess"] for drawing in drawings)),
+        front=_front_table(record),
+        trained=_trained_table(record, ranked) if ranked else None,
+        trained_note=_trained_note(record),
+        others=_others_table(record, others, len(ranked)) if others else None,
+        others_title=_others_title(record, others),
+        commands=record.answer.commands if record.answer else [],
+        notes=record.notes,
+        facts=_facts(record),
+        again=shlex.join(record.command),
+        **script,
+    )
+
+
+def card_section(record: SmallestRecord) -> str:
+    """Return the section of the chosen network's model card, in Markdown."""
+    ranked = _ranked(record)
+    lines = [f"## {CARD_HEADING}", ""]
+    lines += [f"- {escape_markdown(sentence)}" for sentence in answer_sentences(record)]
+    lines += [f"- {escape_markdown(f'Asked for: {_question(record)}')}"]
+    lines += [f"- {escape_markdown(note)}" for note in record.notes]
+    if ranked:
+        lines += ["", *_trained_table(record, ranked).as_markdown(), "", escape_markdown(_trained_note(record))]
+    lines += ["", escape_markdown(f"{work(record)}, by {shlex.join(record.command)}")]
+    return "\n".join(lines) + "\n"
+
+
+def _ranked(record: SmallestRecord) -> list[int]:
+    """Return the candidates that were fine-tuned: the chosen one, the reference, then the others from cheap to expensive."""
+    answer, key = record.answer, record.question.cost[0]
+    first = [answer.chosen, answer.reference] if answer else []
+
+    def place(index: int) -> tuple:
+        candidate = record.candidates[index]
+        cost = candidate.costs.of(key)
+        return first.index(index) if index in first else len(first), cost is None, cost or candidate.costs.macs, index
+
+    return sorted((i for i, each in enumerate(record.candidates) if each.trained is not None), key=place)
+
+
+def _others(record: SmallestRecord, ranked: list[int]) -> list[int]:
+    """Return the candidates that were not fine-tuned, from cheap to expensive."""
+    rest = set(range(len(record.candidates))) - set(ranked)
+    key = record.question.cost[0]
+
+    def place(index: int) -> tuple:
+        costs = record.candidates[index].costs
+        return costs.of(key) is None, costs.of(key) or costs.macs, index
+
+    return sorted(rest, key=place)
+
+
+def _kind(record: SmallestRecord, index: int) -> str:
+    """Return what a trained candidate is."""
+    answer = record.answer
+    if answer and index == answer.chosen:
+        return "chosen"
+    if answer and index == answer.reference:
+        return "reference"
+    return "final" if record.candidates[index].stage == "final" else "raced"
+
+
+def _drawing(record: SmallestRecord, key: str, numbers: dict[int, int]) -> dict | None:
+    """Draw the candidates over one cost, wide and for a phone, and count what is not drawn."""
+    candidates, question, answer = record.candidates, record.question, record.answer
+    marks, no_cost = [], 0
+    for index, number in numbers.items():
+        each = candidates[index]
+        cost, val, kind = each.costs.of(key), each.trained.val, _kind(record, index)
+        if cost and val:
+            name = clean(each.name.encode("ascii", "replace").decode(), LONGEST_NAME)  # what every font has
+            named = f"{name}: {val.value:.3f}" if kind in ("chosen", "reference") else ""
+            marks.append(svg.Mark(number, cost, val.value, val.low, val.high, kind, named))
+    named_by = {kind: (candidates[i].backbone, candidates[i].image_size) for i in numbers if (kind := _kind(record, i)) in
+                ("reference", "chosen")}  # fmt: skip
+    lines: dict[tuple, list] = {}
+    for each in candidates:
+        if each.probe is not None and each.excluded is None:
+            cost = each.costs.of(key)
+            no_cost += not cost
+            if cost:
+                lines.setdefault((each.backbone, each.image_size), []).append((cost, each.probe.value))
+    if not marks and not lines:
+        return None
+    kinds = {place: kind for kind, place in named_by.items()}
+    probes = sorted(((kinds.get(place, ""), points) for place, points in lines.items()), key=lambda line: len(line[0]))
+    reference = next((m for m in marks if answer and m.number == numbers.get(answer.reference)), None)
+    band = (reference.value - question.good_enough, reference.value) if reference and question.target is None else None
+    floor = _floor(marks, [value for points in lines.values() for _, value in points], band, question.target)
+    below = sum(value < floor for points in lines.values() for _, value in points)
+    below_trained = sum(mark.value < floor for mark in marks)
+    guess = guess_share(record)
+    guess = guess if guess is not None and guess > floor else None
+    drawing = svg.Smallest(
+        probes=probes, marks=[mark for mark in marks if mark.value >= floor], band=band, target=question.target,
+        guess=guess, floor=floor, x_label=COSTS[key], y_label=f"{metric_name(record)} on validation",
+        words=_spoken(record, key, marks, sum(map(len, lines.values()))),
+    )  # fmt: skip
+    return {
+        "title": f"{metric_name(record).capitalize()} and {COST_NAMES[key]}",
+        "wide": Markup(svg.smallest(drawing)),  # escaped there
+        "narrow": Markup(svg.smallest(drawing, narrow=True)),
+        "shows_guess": guess is not None,
+        "note": _figure_note(record, key, floor, below, below_trained, no_cost),
+    }
+
+
+def _floor(marks: Sequence[svg.Mark], probes: Sequence[float], band: tuple | None, target: float | None) -> float:
+    """Return where the figure begins: all finals are in it, and so much below the best that a margin can be seen."""
+    finals = [mark for mark in marks if mark.kind != "raced"] or list(marks)
+    values = [v for m in finals for v in (m.value, m.low) if v is not None]
+    values += [v for v in (target, *(band or ())) if v is not None]
+    top = max([*probes, *(mark.value for mark in marks), *values])
+    lowest = min([*probes, *(mark.value for mark in marks), *values])
+    floor = max(lowest, min([*values, top - SPAN]))
+    return floor - 0.03 * max(top - floor, 0.01)
+
+
+def _spoken(record: SmallestRecord, key: str, marks: Sequence[svg.Mark], n_probes: int) -> str:
+    """Describe the figure for a screen reader."""
+    parts = [
+        f"{metric_name(record).capitalize()} on validation over {COST_NAMES[key]} on a logarithmic axis: "
+        f"{plural(n_probes, 'probe')} and {plural(len(marks), 'fine-tuned network')}"
+    ]
+    for mark in sorted(marks, key=lambda each: each.number):
+        if mark.kind in ("chosen", "reference"):
+            kind = "chosen" if mark.kind == "chosen" else "the most accurate one"
+            parts.append(f"{kind}: {mark.name} with {COST_NAMES[key]} {describe_cost(key, mark.cost)}")
+    if record.question.target is not None:
+        parts.append(f"the target is {record.question.target:g}")
+    elif any(mark.kind in ("chosen", "reference") for mark in marks):
+        parts.append(f"a band reaches {record.question.good_enough:g} below the most accurate one")
+    return "; ".join(parts) + ". The table below has the numbers."
+
+
+def _figure_note(record: SmallestRecord, key: str, floor: float, below: int, below_trained: int, no_cost: int) -> str:
+    """Say of which images the values are, and count what is not drawn."""
+    candidates = record.candidates
+    images = "All values are of validation images"
+    if folds := record.data.get("folds"):
+        images = f"Probes and finals predict each image of train and validation once, in {folds} folds; the race is of one fold"
+    left_out = [
+        (sum(each.excluded is not None for each in candidates), "excluded"),
+        (sum(each.excluded is None and each.probe is None and each.trained is None for each in candidates), "not screened"),
+        (no_cost, f"without a measured {COST_NAMES[key]}"),
+        (below, f"with a probe below {floor:.2f}"),
+        (below_trained, f"fine-tuned with a value below {floor:.2f}"),
+    ]  # fmt: skip
+    counts = [f"{n:,} {what}" for n, what in left_out if n]
+    not_drawn = f" Not drawn: {join_words(counts)}." if counts else ""
+    return f"{images}; intervals are of 95%.{not_drawn}"
+
+
+def _legend(record: SmallestRecord, shows_guess: bool) -> list[dict]:
+    """Return a sign and its words for each kind of thing that the figure shows."""
+    ring = '<circle cx="7" cy="7" r="5.5" fill="{}" stroke="{}"/>'
+    kinds = {_kind(record, i) for i, each in enumerate(record.candidates) if each.trained and each.trained.val}
+    entries = []
+    if any(each.probe for each in record.candidates):
+        entries.append(("line", '<path d="M2 11 L12 6 L22 4" fill="none" stroke="var(--grid)" opacity=".6"/>'
+                        '<g fill="var(--grid)"><circle cx="2" cy="11" r="2"/><circle cx="12" cy="6" r="2"/>'
+                        '<circle cx="22" cy="4" r="2"/></g>',
+                        "probes of a backbone at one image size, from cut to cut (not fine-tuned)"))  # fmt: skip
+    for kind, shape, words in (
+        ("raced", ring.format("none", "currentColor"), "fine-tuned in the race, its number in the table"),
+        ("final", ring.format("currentColor", "currentColor"), "in the finals"),
+        (
+            "reference",
+            '<rect x="2" y="2" width="10" height="10" fill="currentColor"/>',
+            "the most accurate, the reference",
+        ),
+        ("chosen", ring.format("var(--blue)", "var(--blue)"), "chosen"),
+    ):
+        if kind in kinds:
+            entries.append(("mark", shape, words))
+    if record.question.target is not None:
+        line = '<path d="M0 7 H24" stroke="var(--blue)" stroke-width="2" stroke-dasharray="6 3"/>'
+        entries.append(("line", line, f"the target, {record.question.target:g}"))
+    elif "reference" in kinds or (record.answer and record.answer.chosen is not None):
+        band = '<rect y="2" width="24" height="10" fill="var(--blue)" opacity=".2"/><path d="M0 2 H24" stroke="var(--blue)"/>'
+        entries.append(("line", band, f"the margin, {record.question.good_enough:g} below the reference"))
+    if shows_guess:
+        line = '<path d="M0 7 H24" stroke="var(--grid)" stroke-width="1.5" stroke-dasharray="2 2"/>'
+        entries.append(("line", line, f"always the largest class, {guess_share(record):.3f}"))
+    return [{"kind": kind, "shape": Markup(shape), "words": words} for kind, shape, words in entries]
+
+
+def _cost_columns(candidates: Sequence[Candidate]) -> list[Column]:
+    return [Column(COST_NAMES[key], lambda each, key=key: _cost_cell(each, key)) for key in COSTS]
+
+
+def _cost_cell(candidate: Candidate, key: str) -> Cell:
+    value = candidate.costs.of(key)
+    flagged = key == "latency_ms" and candidate.costs.latency and candidate.costs.latency.flag
+    return Cell(describe_cost(key, value), value, "unreliable" if flagged else "")
+
+
+def _measured_cell(found: Measured | None) -> Cell:
+    if found is None:
+        return Cell("-", None)
+    value, _, detail = describe_measured(found).partition(" ")
+    return Cell(value, found.value, detail.strip("()"))
+
+
+def _network_columns(roles: dict[int, str] | None = None) -> list[Column]:
+    """Make the columns that name a network, with what it is where that is known by its id."""
+    roles = roles or {}
+    return [
+        Column("network", lambda each: Cell(clean(each.network), each.network, roles.get(id(each), "")), is_text=True),
+        Column("px", lambda each: Cell(str(each.image_size), each.image_size)),
+    ]
+
+
+def _trained_table(record: SmallestRecord, ranked: list[int]) -> Table:
+    """Make the table of what was fine-tuned, in the order of its numbers."""
+    candidates = [record.candidates[index] for index in ranked]
+    numbers = {id(each): number for number, each in enumerate(candidates, 1)}
+    kinds = {id(record.candidates[index]): ROLES[_kind(record, index)] for index in ranked}
+    return Table.filled(
+        [
+            Column("#", lambda each: Cell(str(numbers[id(each)]), numbers[id(each)])),
+            *_network_columns(kinds),
+            Column("validation", lambda each: _measured_cell(each.trained.val)),
+            Column("test", lambda each: _measured_cell(each.trained.test)),
+            *_cost_columns(candidates),
+            Column("probe", lambda each: _measured_cell(each.probe)),
+            Column("runs", lambda each: Cell(str(len(each.trained.runs)), len(each.trained.runs))),
+            Column("epochs", lambda each: Cell(str(each.trained.epochs or "-"), each.trained.epochs)),
+            Column("ended", lambda each: Cell(*[_ended(each.trained)] * 2), is_text=True),
+            Column("weights", lambda each: Cell(*[_weights(each)] * 2), is_text=True),
+        ],
+        candidates,
+    )
+
+
+def _ended(trained: Trained) -> str:
+    reason = f": {clean(trained.reason)}" if trained.reason else ""
+    return ENDED[trained.ended] + reason
+
+
+def _weights(candidate: Candidate) -> str:
+    return clean(candidate.weights) if candidate.pretrained else "random"
+
+
+def _others_table(record: SmallestRecord, others: list[int], n_trained: int) -> Table:
+    """Make the table of what was not fine-tuned; its numbers continue those of what was."""
+    candidates = [record.candidates[index] for index in others]
+    numbers = {id(each): number for number, each in enumerate(candidates, n_trained + 1)}
+    return Table.filled(
+        [
+            Column("#", lambda each: Cell(str(numbers[id(each)]), numbers[id(each)])),
+            *_network_columns(),
+            Column("probe", lambda each: _measured_cell(each.probe)),
+            *_cost_columns(candidates),
+            Column("how far it came", lambda each: Cell(*[_how_far(each)] * 2), is_text=True),
+            Column("weights", lambda each: Cell(*[_weights(each)] * 2), is_text=True),
+        ],
+        candidates,
+    )
+
+
+def _how_far(candidate: Candidate) -> str:
+    if candidate.excluded is not None:
+        return f"excluded: {clean(candidate.excluded)}"
+    return "not screened" if candidate.probe is None else "screened, not raced"
+
+
+def _others_title(record: SmallestRecord, others: list[int]) -> str:
+    which = "other network" if len(others) < len(record.candidates) else "network"
+    return f"The {plural(len(others), which)}"
+
+
+def _front_table(record: SmallestRecord) -> Table | None:
+    """Make the table of the networks that no other one beats in both costs."""
+    if len(record.question.cost) < 2 or not record.front:
+        return None
+    candidates = [record.candidates[index] for index in record.front]
+    return Table.filled(
+        [
+            *_network_columns(),
+            *(Column(COST_NAMES[key], lambda each, key=key: _cost_cell(each, key)) for key in record.question.cost),
+            Column("validation", lambda each: _measured_cell(each.trained and each.trained.val)),
+            Column("test", lambda each: _measured_cell(each.trained and each.trained.test)),
+            Column("probe", lambda each: _measured_cell(each.probe)),
+        ],
+        candidates,
+    )
+
+
+def _trained_note(record: SmallestRecord) -> str:
+    """Explain the table of what was fine-tuned."""
+    proof = record.answer and record.answer.test
+    texts = [
+        f"{metric_name(record).capitalize()} with its 95% interval. Validation also chose epochs and networks, which flatters."
+    ]
+    if any(each.trained and each.trained.test for each in record.candidates):
+        texts.append("Test was opened once, at the end, for the chosen network and the reference only.")
+    texts.append("A probe is a logistic regression on the features of the backbone as it is. Costs are for one image.")
+    if proof and proof.level < 0.05:
+        texts.append(
+            f"The bound on settings is of {100 * (1 - proof.level):.4g}%: 5% divided by the candidates that could have been "
+            "chosen, since seeds that are lucky on validation are as lucky on test."
+        )
+    return " ".join(texts)
+
+
+def _question(record: SmallestRecord) -> str:
+    question = record.question
+    limits = [
+        f"{COST_NAMES[key]} up to {describe_cost(key, value)}"
+        for key, value in question.limits.items()
+        if value is not None
+    ]
+    costs = join_words([COST_NAMES[key] for key in question.cost])
+    return "; ".join([f"the smallest by {costs} with {describe_goal(record)}", *limits])
+
+
+def _facts(record: SmallestRecord) -> list[tuple[str, str]]:
+    """Return names and values: the question, data, weights, seeds, machine and times."""
+    data, question, machine = record.data, record.question, record.machine
+    facts = [("asked for", _question(record))]
+    counts = [
+        f"{data[f'n_{split}']:,} {split}" for split in ("train", "val", "test") if data.get(f"n_{split}") is not None
+    ]
+    about = [clean(data.get("name", ""), LONGEST_NAME), join_words(counts) + " images" if counts else ""]
+    if folds := data.get("folds"):
+        about.append(f"finals in {folds} folds of train and val")
+    facts.append(("data", "; ".join(filter(None, about))))
+    if isinstance(classes := data.get("classes"), list) and classes:
+        facts.append(("classes", join_words([clean(name, LONGEST_NAME) for name in classes], MOST_CLASSES)))
+    if (guess := guess_share(record)) is not None:
+        facts.append(("guessing", f"always the largest class: {guess:.3f}"))
+    by_weights: dict[str, list[str]] = {}
+    for each in record.candidates:
+        names = by_weights.setdefault(_weights(each), [])
+        if each.backbone not in names:
+            names.append(each.backbone)
+    for weights, names in sorted(by_weights.items(), key=lambda item: item[0] == "random"):
+        label = "random weights" if weights == "random" else "pretrained"
+        facts.append((label, clean(join_words(names, 40)) + ("" if weights == "random" else f": {weights}")))
+    facts.append(("seeds", join_words(list(map(str, question.seeds)), 20)))
+    where = [clean(machine["processor"])] if machine.get("processor") else []
+    where += [plural(machine["cores"], "core")] if machine.get("cores") else []
+    where += [f"load average {machine['load_1min']:g} at the start"] if machine.get("load_1min") is not None else []
+    facts += [("machine", ", ".join(where))] if where else []
+    times = [f"{name} {duration(record.seconds[key])}" for key, name in STAGES.items() if key in record.seconds]
+    times += [f"{clean(key)} {duration(value)}" for key, value in record.seconds.items() if key not in STAGES]
+    if times:
+        budget = f" (budget {question.budget_minutes:g} min)" if question.budget_minutes else ""
+        facts.append(("time", join_words(times, 10) + budget))
+    n = len(record.candidates)
+    n_excluded = sum(each.excluded is not None for each in record.candidates)
+    n_probed = sum(each.probe is not None for each in record.candidates)
+    n_trained = sum(each.trained is not None for each in record.candidates)
+    facts.append(("candidates", f"{compact_count(n) if n >= 10000 else n}: {n_excluded:,} excluded, {n_probed:,} screened, "
+                  f"{n_trained:,} fine-tuned"))  # fmt: skip
+    return facts

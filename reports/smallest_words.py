@@ -1,0 +1,334 @@
+"""The sentences on the smallest network that is good enough: the last lines of the screen, the page, the model card.
+
+Numbers are rounded away from what would flatter: bounds outwards, how much smaller it is downwards.
+"""
+
+from math import ceil, floor, log10
+from pathlib import Path
+
+from common.checks import FEWEST_SEEDS
+from common.smallest_record import Answer, Candidate, Measured, Pair, SmallestRecord
+from common.text import SPLIT_NAMES, clean, compact_count, duration, join_words, milliseconds, plural
+from reports import wording
+
+COST_NAMES = {
+    "macs": "MACs",
+    "parameters": "parameters",
+    "file_kib": "file size",
+    "activation_kib": "peak activations",
+    "activation_int8_kib": "peak activations as int8",
+    "latency_ms": "latency",
+}
+ALWAYS = ("parameters", "macs", "latency_ms", "file_kib")  # in the answer, whatever was asked
+HEADS = {
+    "shown": "Smallest network that is good enough",
+    "shown_as_trained": "Smallest network that is good enough, as trained",
+    "not_shown": "Smallest network by validation, not shown to be good enough",
+    "chosen_not_proved": "Smallest network by validation, not proved to be good enough",
+}
+
+
+def answer_sentences(record: SmallestRecord) -> list[str]:
+    """Return the answer, and a line each for its costs, its evidence and what else has to be known."""
+    answer = record.answer
+    if answer is None:
+        return [f"No answer yet: {work(record).replace('S', 's', 1)}"]
+    if answer.chosen is None:
+        return _nothing_chosen(record, answer)
+    chosen = record.candidates[answer.chosen]
+    head = HEADS.get(answer.verdict, HEADS["not_shown"])
+    if answer.verdict == "not_shown" and not _within(record, answer.val):
+        head = "No network is shown to be good enough; the nearest one on validation"
+    itself = ", the most accurate one itself" if answer.chosen == answer.reference else ""
+    if answer.verdict == "none":
+        head, itself = "No smaller network to choose; trained to the end was only", ""
+    lines = [f"{head}: {clean(chosen.name)}{itself}", _costs(record, chosen), _evidence(record, chosen, answer)]
+    lines += [
+        _guessing(record, chosen, answer),
+        _kind_of_proof(record, answer),
+        _what_is_shown(record, answer),
+        _front(record),
+    ]
+    return [line for line in lines if line]
+
+
+def last_lines(record: SmallestRecord, page: Path | str) -> list[str]:
+    """Return what the screen shows at the end: the answer, its evidence, what was done, the page and the next command."""
+    first, *rest = answer_sentences(record)
+    use = record.answer.commands[:1] if record.answer else []
+    done = f"{work(record)}. Page: {page}"
+    return [first, *(f"  {line}" for line in rest), "   ".join([done, *(f"Use it: {command}" for command in use)])]
+
+
+def work(record: SmallestRecord) -> str:
+    """Return `Screened 312 networks, trained 14 runs, 18 min 05 s`."""
+    n_screened = sum(candidate.probe is not None for candidate in record.candidates)
+    parts = [f"Screened {plural(n_screened, 'network')}", f"trained {plural(record.n_trained, 'run')}"]
+    return ", ".join([*parts, *([duration(sum(record.seconds.values()))] if record.seconds else [])])
+
+
+def describe_cost(key: str, value: float | None) -> str:
+    """Return `3.1M`, `246 KiB`, `0.6 ms`: a cost without its name; a dash for None."""
+    if value is None:
+        return "-"
+    if key == "latency_ms":
+        return milliseconds(value)
+    if key.endswith("_kib"):
+        return f"{value:.3g} KiB" if value < 999.5 else f"{value / 1024:.3g} MiB"
+    return compact_count(value)
+
+
+def describe_measured(found: Measured | None) -> str:
+    """Return `0.931 (0.912 to 0.946, n = 445, 3 seeds)`; a dash for None."""
+    if found is None:
+        return "-"
+    parts = [] if found.low is None or found.high is None else [f"{_down(found.low)} to {_up(found.high)}"]
+    parts += [f"n = {found.n:,}"] if found.n else []
+    parts += [f"mean of {found.n_seeds} seeds"] if found.n_seeds > 1 else []
+    return f"{found.value:.3f}" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def describe_goal(record: SmallestRecord) -> str:
+    """Return `balanced accuracy at most 0.02 below the most accurate network`, or that of a target."""
+    question = record.question
+    metric = metric_name(record)
+    if question.target is not None:
+        return f"{metric} above {question.target:g}"
+    return f"{metric} at most {question.good_enough:g} below the most accurate network's"
+
+
+def metric_name(record: SmallestRecord) -> str:
+    return record.question.metric.replace("_", " ")
+
+
+def at_size(candidate: Candidate) -> str:
+    """Return `resnet18 at 192 px`, for the middle of a sentence."""
+    return clean(f"{candidate.network} at {candidate.image_size} px")
+
+
+def _nothing_chosen(record: SmallestRecord, answer: Answer) -> list[str]:
+    """Say why there is no answer, and what is nearest to one."""
+    candidates = record.candidates
+    left = [each for each in candidates if each.excluded is None]
+    screened = [each for each in left if each.probe]
+    reference = None if answer.reference is None else candidates[answer.reference]
+    if not candidates:
+        return ["No answer: there are no candidates"]
+    if not left:
+        least = min(candidates, key=lambda each: each.costs.macs)
+        which = "the only network is" if len(candidates) == 1 else f"all {len(candidates):,} networks are"
+        reason = f"{clean(least.name)}, the one with the fewest MACs: {clean(least.excluded)}"
+        return [f"No answer: {which} excluded", reason]
+    if reference and reference.trained and reference.trained.val:
+        value = f"{metric_name(record)} on validation {describe_measured(reference.trained.val)}"
+        if record.question.target is not None:
+            goal = f"no lower bound on validation lies above {record.question.target:g}"
+            return [f"No network is good enough: {goal}", f"the most accurate is {clean(reference.name)}: {value}"]
+        return [f"No smaller network to choose: only {clean(reference.name)} was trained to the end", value]
+    budget = record.question.budget_minutes
+    within = f" within the budget of {budget:g} min; budget.minutes={2 * budget:g} gives it more time" if budget else ""
+    lines = [f"No answer: no network was {'trained to the end' if screened else 'screened'}{within}"]
+    if screened:
+        best = max(screened, key=lambda each: each.probe.value)
+        lines.append(
+            f"the most accurate by its probe, the backbone as it is: {clean(best.name)}, {describe_measured(best.probe)}"
+        )
+    return lines
+
+
+def _costs(record: SmallestRecord, chosen: Candidate) -> str:
+    """Return its parameters, MACs, latency and file size, and what else was asked about; how much smaller where it decides."""
+    question, reference = record.question, _reference(record)
+    asked = [*question.cost, *question.limits]
+    parts = []
+    for key in dict.fromkeys((*ALWAYS, *asked)):
+        value = chosen.costs.of(key)
+        if value is None:
+            continue
+        text = describe_cost(key, value)
+        if key in ("macs", "parameters"):
+            text += f" {COST_NAMES[key]}"
+        elif key == "latency_ms":
+            text += _how_timed(chosen)
+        else:
+            text += f" {'file' if key == 'file_kib' else COST_NAMES[key]}"
+        if reference and reference is not chosen and key in question.cost and (full := reference.costs.of(key)):
+            text += f" ({_share(value, full, at_size(reference))})"
+        parts.append(text)
+    return ", ".join(parts)
+
+
+def _how_timed(chosen: Candidate) -> str:
+    latency = chosen.costs.latency
+    flag = f"; unreliable: {clean(latency.flag)}" if latency.flag else ""
+    return f" on this machine (ONNX, {plural(latency.threads or 1, 'thread')}{flag})"
+
+
+def _share(value: float, full: float, whose: str) -> str:
+    """Return `1/160 of resnet18 at 192 px`, or `0.71 times resnet18 at 192 px`."""
+    ratio = full / value if value else 0
+    if ratio < 2:
+        return f"{ceil(100 / ratio - 1e-9) / 100 if ratio else 1:.2f} times {whose}"
+    step = 10 ** (floor(log10(ratio)) - 1)
+    return f"1/{floor(ratio / step + 1e-9) * step:g} of {whose}"
+
+
+def guess_share(record: SmallestRecord) -> float | None:
+    """Return what always predicting the largest class gives."""
+    if record.question.metric == "accuracy":
+        return record.data.get("majority")
+    classes = record.data.get("classes")
+    n = classes if isinstance(classes, int) else len(classes or ())
+    return 1 / n if n else None
+
+
+def _guessing(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str | None:
+    """Warn where the chosen one is not shown to be better than always predicting the largest class."""
+    measured, guess = chosen.trained and (chosen.trained.test or chosen.trained.val), guess_share(record)
+    if not measured or guess is None or (measured.value if measured.low is None else measured.low) > guess:
+        return None
+    return f"not shown to be better than guessing: always predicting the largest class gives {guess:.3f}"
+
+
+def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:
+    """Return how it was chosen and what the images show, in one line."""
+    pair = answer.test or answer.val
+    split = pair.split if pair else "test" if chosen.trained and chosen.trained.test else "val"
+    measured = chosen.trained and getattr(chosen.trained, split)
+    how = {
+        "shown": "chosen on validation, confirmed on test",
+        "chosen_not_proved": "chosen on validation, which flatters",
+    }
+    how["shown_as_trained"] = how["shown"]
+    compared = pair and (record.question.target is not None or answer.chosen != answer.reference)
+    lead = how[answer.verdict] if compared and answer.verdict in how else f"measured on {SPLIT_NAMES[split]}"
+    facts = f"{lead}: {metric_name(record)} {describe_measured(measured)}"
+    if compared:
+        one = "the network in best.ckpt: " if measured and pair.n_seeds == 1 < measured.n_seeds else ""
+        return f"{facts}; {one}{_against(record, answer, pair, measured.value if measured else None)}"
+    if answer.verdict == "none":
+        return facts
+    return f"{facts}; validation shows no smaller network to be within {record.question.good_enough:g} of it"
+
+
+def _against(record: SmallestRecord, answer: Answer, pair: Pair, value: float | None) -> str:
+    """Compare with the margin or the target, and say what would decide where it is not shown."""
+    question, within = record.question, _within(record, pair)
+    share = f"({100 * (1 - pair.level):.4g}%)"
+    shown = answer.verdict in ("shown", "shown_as_trained", "chosen_not_proved") and within
+    gap = f"{wording.difference(pair)} {_of_reference(record)}" if answer.chosen != answer.reference else ""
+    if question.target is not None:
+        lies = "lies" if within else "does not lie"
+        text = f"its own lower bound {_bound(pair.at_least, question.target)} {share} {lies} above {question.target:g}"
+        text = f"{gap}; {text}" if gap and answer.reference is not None else text
+    elif within:
+        text = f"{gap}, {wording.at_most(pair)} {share}, margin {question.good_enough:g}"
+    else:
+        bound = wording.at_most(pair).removeprefix("at most ")
+        text = f"{gap}, but up to {bound} cannot be excluded {share}, margin {question.good_enough:g},"
+    if shown:
+        return text
+    on = f"with {pair.n:,} {SPLIT_NAMES[pair.split]} images and {plural(pair.n_seeds, 'seed')}"
+    return f"not shown: {text} {on}; {_what_would_decide(record, pair, value)}"
+
+
+def _what_would_decide(record: SmallestRecord, pair: Pair, value: float | None) -> str:
+    """Return what would decide; where nothing does, whether the value itself is the reason.
+
+    Args:
+        value: of the metric of the chosen one.
+    """
+    margin, target = record.question.good_enough, record.question.target
+    if pair.would_decide:
+        decide = clean(pair.would_decide)
+        return decide if " would" in decide or "only if" in decide else f"{decide} would decide"
+    if target is None and pair.difference <= -margin:
+        return f"the difference is not within {margin:g}, so that more images show it only if it shrinks"
+    if target is not None and value is not None and value <= target:
+        return f"the {metric_name(record)} is not above {target:g}, so that more images show it only if it rises"
+    return "more images would not decide it"
+
+
+def _of_reference(record: SmallestRecord) -> str:
+    """Return the reference as a second mention: `resnet18`, or `the whole tf_efficientnet_lite0` of the same backbone."""
+    chosen, reference = record.candidates[record.answer.chosen], _reference(record)
+    if chosen.backbone != reference.backbone:
+        return clean(reference.network)
+    if chosen.keep == reference.keep:
+        return f"the same at {reference.image_size} px"
+    return f"the whole {clean(reference.backbone)}" if reference.whole else at_size(reference)
+
+
+def _kind_of_proof(record: SmallestRecord, answer: Answer) -> str | None:
+    """Say what the proof is not of: other seeds, or images on which nothing was chosen."""
+    if answer.verdict == "chosen_not_proved":
+        if record.data.get("n_test"):
+            return "chosen, not proved: the test images, on which nothing was chosen, were not opened"
+        return "chosen, not proved: there is no test split, whose images would have chosen nothing and could show it"
+    if answer.verdict != "shown_as_trained" or not answer.test:
+        return None
+    return (
+        "of these trained networks only: others of the same settings may be worse; to compare settings takes "
+        f"{FEWEST_SEEDS} seeds or more besides that of the race, and the budget for them"
+    )
+
+
+def _what_is_shown(record: SmallestRecord, answer: Answer) -> str | None:
+    """Where it is not shown: the smallest margin or the largest target that is, and for which network it is."""
+    pair, reference, question = answer.test, _reference(record), record.question
+    if answer.verdict != "not_shown" or reference is None:
+        return None
+    if pair is None:
+        return (
+            "the test images were not opened, since validation does not show it either"
+            if record.data.get("n_test")
+            else None
+        )
+    margin = pair.smallest_margin
+    if question.target is None:
+        known = margin is not None and margin >= question.good_enough
+        smallest = [f"the smallest margin that is shown is {_up(margin)}"] if known else []
+        only = f"{question.good_enough:g} is shown for no smaller network, only for the most accurate one itself"
+        return "; ".join([*smallest, f"{only}, {at_size(reference)}"])
+    known = margin is not None and margin <= question.target
+    parts = [f"the largest target that is shown is {_down(margin)}"] if known else []
+    test = reference.trained and reference.trained.test
+    if answer.chosen != answer.reference and test and test.low is not None:
+        value = f"the most accurate, {at_size(reference)}, has {describe_measured(test)} on test"
+        parts.append(
+            f"{value}: {'above' if test.low > question.target else 'not shown to be above'} {question.target:g}"
+        )
+    return "; ".join(parts) or None
+
+
+def _front(record: SmallestRecord) -> str | None:
+    """Say how many networks are on the front of two costs."""
+    if len(record.question.cost) < 2 or not record.front:
+        return None
+    names = [COST_NAMES[key] for key in record.question.cost]
+    n = plural(len(record.front), "network")
+    return f"the front of {join_words(names)} has {n}, which the page lists; {names[0]} decided"
+
+
+def _within(record: SmallestRecord, pair: Pair | None) -> bool:
+    """Return whether the bound by itself lies within the margin, or above the target."""
+    question = record.question
+    return pair is not None and pair.at_least > (-question.good_enough if question.target is None else question.target)
+
+
+def _reference(record: SmallestRecord) -> Candidate | None:
+    answer = record.answer
+    return None if answer is None or answer.reference is None else record.candidates[answer.reference]
+
+
+def _bound(value: float, target: float) -> str:
+    """Return a lower bound, rounded down, with a digit more where it would else look equal to the target."""
+    return _down(value) if float(_down(value)) != round(target, 3) else _down(value, 4)
+
+
+def _down(value: float, digits: int = 3) -> str:
+    return f"{floor(value * 10**digits + 1e-9) / 10**digits:.{digits}f}"
+
+
+def _up(value: float, digits: int = 3) -> str:
+    return f"{ceil(value * 10**digits - 1e-9) / 10**digits:.{digits}f}"

@@ -1,0 +1,320 @@
+"""The screen over small images, with the weights of a small network in place of pretrained ones."""
+
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from PIL import Image
+
+from common.errors import UserError
+from common.smallest_record import Candidate, Costs, Measured
+from engine.cli import CONF
+from engine.config.instantiate import instantiate
+from engine.config.validate import validate
+from engine.smallest import feature_cache, screen
+from engine.smallest.screen import run_screen
+from lightning_modules.cut_costs import cut_costs
+from lightning_modules.networks.truncated import build_backbone
+from tests.support.configs import composed
+from tests.support.helpers import make_images
+
+SIZES = (16, 32)
+
+
+def candidates(backbone: str = "simple_cnn", sizes: tuple[int, ...] = SIZES, **changed) -> list[Candidate]:
+    """Return every cut of a backbone at each size."""
+    found = []
+    for index, size in enumerate(sizes):
+        for cost in cut_costs(backbone, sizes)[2]:
+            costs = Costs(
+                parameters=cost.parameters, macs=cost.macs[index], file_kib=1, activation_kib=1, activation_int8_kib=1
+            )
+            given = {"pretrained": True, "weights": "file", **changed}
+            found.append(Candidate(backbone=backbone, keep=cost.keep, image_size=size, costs=costs, **given))
+    return found
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "simple.pth"
+    torch.save(build_backbone("simple_cnn").state_dict(), path)
+    return path
+
+
+def arguments(root: Path, place: Path) -> list[str]:
+    return [
+        "datamodule=image_folder", f"datamodule.root={root}", "recipe=fast", "logger=none", "trainer=cpu",
+        "datamodule.batch_size=4", f"datamodule.cache={place / 'cache'}",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def screened(tmp_path, two_colors, weights):
+    """Screen candidates in a folder of this test; return the candidates and the passes."""
+
+    def run(
+        given=None,
+        *overrides,
+        root=two_colors,
+        folds=None,
+        metric="accuracy",
+        left=None,
+        minutes=None,
+        folder="a",
+        **files,
+    ):
+        given = given or candidates()
+        settings = {
+            "budget": {"minutes": minutes},
+            "candidates": {"weights": {"simple_cnn": str(weights), **files}},
+        }  # fmt: skip
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            passes = run_screen(
+                given,
+                OmegaConf.create(settings),
+                tmp_path / folder,
+                folds=folds,
+                metric=metric,
+                remaining_s=left if callable(left) else lambda: left,
+                overrides=[*arguments(root, tmp_path), *overrides],
+            )
+        return given, passes
+
+    return run
+
+
+@pytest.fixture
+def forward_passes(monkeypatch):
+    """Count the passes over the images that are not taken from the disk."""
+    done, usual = [], screen.Screen._forward
+
+    def counted(self, key, *arguments):
+        done.append(key)
+        return usual(self, key, *arguments)
+
+    monkeypatch.setattr(screen.Screen, "_forward", counted)
+    return done
+
+
+def probes(given: list[Candidate]) -> list:
+    return [candidate.probe for candidate in given]
+
+
+def test_every_pretrained_cut_gets_a_probe_by_one_pass_a_size_the_cheapest_first(screened, forward_passes, caplog):
+    given = [*candidates(), *candidates("squeezenet1_1", (32,), pretrained=False)]
+    given[0].excluded = "above limits.macs"
+    with caplog.at_level(logging.INFO):
+        _, passes = screened(given)
+    assert forward_passes == [("simple_cnn", 16), ("simple_cnn", 32)]
+    assert [(each.image_size, each.images, each.skipped) for each in passes] == [(16, 36, None), (32, 36, None)]
+    assert all(each.seconds > 0 and each.macs == max(c.costs.macs for c in given if c.image_size == each.image_size
+                                                     and c.backbone == "simple_cnn") for each in passes)  # fmt: skip
+    assert [candidate.stage for candidate in given] == ["candidate", *["screened"] * 5, *["candidate"] * len(given[6:])]
+    assert all(each.value > 0.9 and each.n == 12 and each.low < each.value for each in probes(given[1:6]))  # two colors
+    assert "screen: simple_cnn at 16 px: 2 cuts in" in caplog.text and "cut after" in caplog.text
+    texts = [record.getMessage() for record in caplog.records]
+    assert len(texts) == len(set(texts))  # what the data module logs of the images stands there once
+
+
+def test_test_images_are_not_looked_at(screened, two_colors, tmp_path):
+    root = shutil.copytree(two_colors, tmp_path / "images")
+    here, _ = screened(root=root)
+    for file in root.glob("test/*/*"):
+        Image.new("RGB", (48, 48), (200, 60, 40)).save(file)
+    assert probes(screened(root=root, folder="b")[0]) == probes(here)
+
+
+def test_the_same_command_reads_the_results_and_another_metric_the_features(screened, forward_passes, tmp_path):
+    given, passes = screened()
+    again, same = screened()
+    assert (probes(given), passes) == (probes(again), same) and len(forward_passes) == 2
+    other, of_other = screened(metric="balanced_accuracy")
+    assert len(forward_passes) == 2 and [each.seconds for each in of_other] == [each.seconds for each in passes]
+    assert probes(other)[0].low is None
+    folded, _ = screened(folds=3, folder="b")
+    assert len(forward_passes) == 2 and {each.n for each in probes(folded)} == {36}
+    for file in (tmp_path / "cache" / "features").iterdir():
+        file.write_bytes(file.read_bytes()[:-100])
+    for file in (tmp_path / "a" / "screen").glob("*-16.json"):
+        file.write_text("{")
+    damaged, _ = screened()
+    assert probes(damaged) == probes(given) and forward_passes[2:] == [("simple_cnn", 16), ("simple_cnn", 32)]
+
+
+def test_folds_are_those_of_runs_and_groups_are_respected(screened, monkeypatch, two_colors, tmp_path):
+    root = shutil.copytree(two_colors, tmp_path / "images")
+    for number in range(1, 6):  # copies of one image, in train and val
+        shutil.copyfile(root / "train/red/000.png", root / f"train/red/{number:03}.png")
+    shutil.copyfile(root / "train/red/000.png", root / "val/red/000.png")
+    seen = []
+    monkeypatch.setattr(screen, "probe", lambda *a, **options: seen.append((*a, options)) or Measured(value=0.5))
+    screened(candidates(sizes=(16,)), root=root, folds=3)
+    _, labels, parts, options = seen[0]
+    for fold, part in enumerate(parts):
+        config = validate(composed(*arguments(root, tmp_path), f"datamodule.fold={fold}", "datamodule.folds=3"))
+        data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
+        data.setup()
+        images = {split: data.catalog.rows(split) for split in ("train", "val")}
+        assert [len(part.train), len(part.val)] == [len(rows) for rows in images.values()]
+        assert sorted(labels[part.val]) == sorted(data.catalog.labels[images["val"]])
+    assert sorted(np.concatenate([part.val for part in parts])) == list(range(36))
+    copies = np.flatnonzero(options["groups"] == np.bincount(options["groups"]).argmax())
+    assert len(copies) == 7 and sum(bool(np.isin(copies, part.val).any()) for part in parts) == 1
+
+
+def test_a_pass_that_does_not_fit_is_skipped_in_words_and_stays_so(screened, forward_passes, caplog, tmp_path):
+    left = iter([1000.0] * 5)
+    given, passes = screened(left=lambda: next(left, 0.001), minutes=1)
+    assert passes[0].skipped is None and "budget.minutes=1" in passes[1].skipped and passes[1].seconds is None
+    assert [each.stage for each in given] == ["screened"] * 3 + ["candidate"] * 3
+    _, again = screened(left=1000.0, minutes=1)  # the decision was written down
+    assert again == passes and len(forward_passes) == 1
+    _, more = screened(left=1000.0, minutes=2)
+    assert more[1].skipped is None
+
+
+def test_too_little_time_for_any_pass_is_an_error_that_names_the_minutes(screened, monkeypatch, tmp_path):
+    monkeypatch.setattr(screen, "MEASURED_S", 0.0)
+    with pytest.raises(
+        UserError, match=r"budget\.minutes=0\.001: .*simple_cnn at 16 px.*use budget\.minutes=0\.1 or more"
+    ):
+        screened(left=1e-9, minutes=0.001)
+    assert not list((tmp_path / "a" / "screen").glob("*.json"))
+
+
+def test_what_cannot_be_loaded_is_skipped_in_words_and_tried_again(screened, tmp_path, caplog):
+    given = [*candidates(), *candidates("squeezenet1_1", (32,))]
+    other = tmp_path / "other.pth"
+    torch.save({"other.weight": torch.zeros(1)}, other)
+    _, passes = screened(given, squeezenet1_1=str(other))
+    skipped = {each.backbone: each.skipped for each in passes if each.skipped}
+    assert list(skipped) == ["squeezenet1_1"] and "fits nothing in this network" in skipped["squeezenet1_1"]
+    assert given[0].probe and not given[-1].probe
+    torch.save(build_backbone("squeezenet1_1").state_dict(), other)
+    assert not any(each.skipped for each in screened(given, squeezenet1_1=str(other))[1])
+
+
+def test_disk_that_is_full_and_no_cache_do_no_harm(screened, monkeypatch, caplog):
+    expected, _ = screened()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(feature_cache.np, "savez", full)
+    monkeypatch.setattr(screen, "write_json", full)
+    found, _ = screened(None, "datamodule.cache_max_gib=1", folder="b", metric="accuracy")
+    assert probes(found) == probes(expected)
+
+
+def test_least_recently_used_features_are_removed(tmp_path):
+    features = [np.ones((10, 10), np.float32)]
+    for number in range(3):
+        cache = feature_cache.FeatureCache(tmp_path, [number], 1000 / 2**30)
+        cache.save(features, 1.0)
+        os.utime(cache.path, (number, number))
+    assert len(list(tmp_path.iterdir())) == 1 and cache.load([(10, 10)])[1] == 1.0
+    assert cache.load([(10, 11)]) is None
+    feature_cache.FeatureCache(tmp_path, ["none"], 0.0).save(features, 1.0)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_pass_of_another_process_is_waited_for(screened, forward_passes, tmp_path):
+    given, _ = screened()
+    folder = tmp_path / "a" / "screen"
+    result = (folder / "simple_cnn-16.json").read_text()
+    (folder / "simple_cnn-16.json").unlink()
+    lock = FileLock(folder / ".simple_cnn-16.lock", thread_local=False)
+    lock.acquire()
+
+    def finish():
+        (folder / "simple_cnn-16.json").write_text(result)
+        lock.release()
+
+    threading.Timer(1.0, finish).start()
+    again, _ = screened()
+    assert probes(again) == probes(given) and len(forward_passes) == 2
+
+
+def _killed_in_second_pass(run) -> None:
+    usual = screen.Screen._forward
+
+    def killed(self, key, *arguments):
+        if key[1] == 32:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return usual(self, key, *arguments)
+
+    screen.Screen._forward = killed
+    run()
+
+
+def test_killed_in_a_pass_only_that_one_is_done_again(screened, forward_passes, tmp_path):
+    process = multiprocessing.get_context("fork").Process(target=_killed_in_second_pass, args=(screened,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    given, passes = screened()
+    assert forward_passes == [("simple_cnn", 32)] and len(passes) == 2
+    assert all(each.probe for each in given)
+    assert json.loads((tmp_path / "a" / "screen" / "simple_cnn-32.json").read_text())["done"]["skipped"] is None
+
+
+def test_a_line_is_logged_again_and_again_while_a_pass_takes_long(screened, monkeypatch, caplog):
+    monkeypatch.setattr(screen, "EVERY_S", 0.01)
+    usual = screen.CutFeatures.forward
+
+    def slow(self, x):
+        threading.Event().wait(0.03)
+        return usual(self, x)
+
+    monkeypatch.setattr(screen.CutFeatures, "forward", slow)
+    with caplog.at_level(logging.INFO):
+        screened()
+    assert "pass 2 of 2, simple_cnn at 32 px: 16 of 36 images, about 1 s left" in caplog.text
+
+
+def test_many_images_a_part_with_every_class_is_used(screened, monkeypatch, caplog, tmp_path):
+    monkeypatch.setattr(screen, "MOST_TRAIN", 9)
+    monkeypatch.setattr(screen, "MOST_VAL", 5)
+    with caplog.at_level(logging.INFO):
+        given, passes = screened()
+    assert passes[0].images == 14 and probes(given)[0].n == 5
+    assert caplog.text.count("probes use 9 of 24 images of train and 5 of 12 of val") == 1
+
+
+def test_images_of_16_bits_and_twenty_classes(screened, tmp_path):
+    generator = np.random.default_rng(0)
+    for number in range(20):
+        for split, count in (("train", 3), ("val", 2)):
+            (tmp_path / "deep" / split / f"c{number:02}").mkdir(parents=True)
+            for index in range(count):
+                pixels = generator.integers(0, 200, (24, 24)) + 180 * number
+                Image.fromarray(pixels.astype(np.uint16)).save(
+                    tmp_path / "deep" / split / f"c{number:02}" / f"{index}.png"
+                )
+    given, _ = screened(candidates(sizes=(16,)), root=tmp_path / "deep")
+    assert probes(given)[0].n == 40 and max(each.value for each in probes(given)) > 0.5
+
+
+def test_a_split_without_a_class_is_an_error_that_names_it(screened, tmp_path):
+    make_images(
+        tmp_path / "few", {"train/red": 6, "train/blue": 6, "train/green": 4, "val/red": 4, "val/blue": 4}, size=16
+    )
+    with pytest.raises(UserError, match="only in one of them: green"):
+        screened(root=tmp_path / "few")
+    make_images(tmp_path / "two", {"train/red": 6, "train/blue": 1, "val/red": 6, "val/blue": 1}, size=16)
+    with pytest.raises(UserError, match=r"no image of class blue.*finals\.folds=4.*folds_below=0"):
+        screened(root=tmp_path / "two", folds=4)

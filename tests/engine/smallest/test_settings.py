@@ -1,0 +1,83 @@
+"""Settings of smallest.py: what is refused, and what of the command line goes to each run."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from common.errors import UserError
+from engine import cli
+from engine.smallest.settings import SmallestSettings, read_settings
+
+
+@contextmanager
+def configuration(*typed: str):
+    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        yield compose("smallest", ["name=test", *typed])
+
+
+def read(*typed: str) -> SmallestSettings:
+    with configuration(*typed) as config:
+        return read_settings(config, Path("folder"), typed)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("good_enough=0", "good_enough=0: use a difference in accuracy above 0 and below 1"),
+        ("good_enough=1", "good_enough=1: use a difference"),
+        ("target_accuracy=1.0", "target_accuracy=1.0: use a share above 0 and below 1"),
+        ("target_accuracy=95", "target_accuracy=95: use a share above 0 and below 1, e.g. 0.95"),
+        ("metric=acuracy", "metric=acuracy: no such metric; did you mean accuracy"),
+        ("cost=mac", "cost=mac: no such cost; did you mean macs"),
+        ("cost=[macs,macs]", "cost=[macs,macs]: give one, or two different ones"),
+        ("cost=[]", "cost=[]: give one, or two"),
+        ("budget.minutes=0", "budget.minutes=0: use a number above 0, or null"),
+        ("budget.minutes=ten", "budget.minutes=ten: use a number"),
+        ("seeds=[]", "seeds=[]: give them by name"),
+        ("seeds=[1,1]", "seeds=[1, 1]: each once"),
+        ("seeds=3", "seeds=3: give them by name, e.g. seeds=[1,2,3]"),
+        ("race.candidates=0", "race.candidates=0: use a whole number from 1"),
+        ("race.reduction_factor=1", "race.reduction_factor=1: use a whole number from 2"),
+        ("finals.folds=1.5", "finals.folds=1.5: use a whole number from 2"),
+        ("name=a/b", "name=a/b: use letters, digits"),
+        ("model=resnet18", "model: is set by smallest.py in each run; use candidates.backbones=[NAME]"),
+        (
+            "model.image_size=64",
+            "model.image_size: is set by smallest.py in each run; use candidates.image_sizes=[128]",
+        ),
+        ("seed=5", "seed: is set by smallest.py in each run; use seeds=[1,2,3]"),
+        ("stages=[fit]", "stages: is set by smallest.py in each run; remove it"),
+        ("experiment=truncation", "experiment: is set by smallest.py"),
+        ("datamodule.select_on=test", "datamodule.select_on=test would search on the test images"),
+        ("trainer.fast_dev_run=true", "makes debug runs"),
+    ],
+)
+def test_what_is_refused(typed, message):
+    with pytest.raises(UserError) as refused:
+        read(typed)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_of_train_goes_to_each_run_and_the_rest_does_not():
+    settings = read("datamodule.batch_size=8", "trainer.max_epochs=3", "cost=[latency_ms,file_kib]", "limits.macs=1e6")
+    assert settings.overrides[:2] == ["datamodule.batch_size=8", "trainer.max_epochs=3"]
+    assert {"recipe=fast", "logger=none"} <= set(settings.overrides)
+    assert not any("limits" in each or "cost" in each or "name" in each for each in settings.overrides)
+    assert settings.question.cost == ["latency_ms", "file_kib"]
+    assert settings.question.limits == {"macs": 1e6}
+
+
+def test_a_recipe_of_the_user_and_a_metric_are_those_of_the_runs():
+    settings = read("recipe=study", "metric=balanced_accuracy")
+    assert "recipe=study" in settings.overrides and "recipe=fast" not in settings.overrides
+    assert "callbacks.best_checkpoint.monitor=val/balanced_accuracy" in settings.overrides
+    assert settings.monitor == "val/balanced_accuracy"
+
+
+def test_folds_that_are_typed_are_those_of_the_finals():
+    settings = read("datamodule.folds=5")
+    assert settings.folds == 5
+    assert not any("folds" in each for each in settings.overrides)

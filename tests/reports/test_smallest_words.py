@@ -1,0 +1,174 @@
+"""The sentences on the smallest network: one head a verdict, what would decide, nothing rounded to its own advantage."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from common.smallest_record import Measured, SmallestRecord
+from reports.smallest_words import answer_sentences, describe_cost, describe_measured, last_lines
+from tests.support import fake_smallest
+from tests.support.fake_smallest import ALL
+
+PARTS = {  # of each record: the head, and what has to follow it
+    "shown": (
+        "Smallest network that is good enough: mobilenet_v3_small cut after features.8, 128 px",
+        "122k parameters, 5.47M MACs (1/240 of resnet18 at 192 px), 0.486 ms on this machine (ONNX, 1 thread), 476 KiB file",
+        "chosen on validation, confirmed on test: accuracy 0.931 (0.907 to 0.955, n = 445, mean of 3 seeds); "
+        "0.004 below resnet18, at most 0.017 below (97.5%), margin 0.02",
+    ),
+    "shown_as_trained": (
+        "Smallest network that is good enough, as trained: mobilenet_v3_small",
+        "at most 0.017 below (95%), margin 0.02", "of these trained networks only: others of the same settings may be worse; "
+        "to compare settings takes 3 seeds or more besides that of the race",
+    ),
+    "not_shown": (
+        "Smallest network by validation, not shown to be good enough: mobilenet_v3_small",
+        "not shown: 0.012 below resnet18, but up to 0.031 below cannot be excluded (95%), margin 0.02, with 153 test images "
+        "and 1 seed; about 610 test images would decide",
+        "the smallest margin that is shown is 0.031; 0.02 is shown for no smaller network, only for the most accurate one "
+        "itself, resnet18 at 192 px",
+    ),
+    "not_shown_on_validation": (
+        "No network is shown to be good enough; the nearest one on validation: mobilenet_v3_small",
+        "with 152 validation images and 1 seed; about 700 validation images would decide",
+        "the test images were not opened, since validation does not show it either",
+    ),
+    "mean_of_seeds": (
+        "Smallest network that is good enough, as trained", "n = 445, mean of 3 seeds); the network in best.ckpt: 0.004 below",
+        "of these trained networks only: others of the same settings may be worse",
+    ),
+    "too_far": (
+        "Smallest network by validation, not shown", "0.026 below resnet18, but up to 0.054 below cannot be excluded (95%)",
+        "the difference is not within 0.02, so that more images show it only if it shrinks",
+    ),
+    "not_proved": (
+        "Smallest network by validation, not proved to be good enough: mobilenet_v3_small",
+        "chosen on validation, which flatters: accuracy 0.933", "chosen, not proved: there is no test split",
+    ),
+    "target": ("Smallest network that is good enough: mobilenet", "its own lower bound 0.907 (97.5%) lies above 0.9"),
+    "target_not_shown": (
+        "Smallest network by validation, not shown", "its own lower bound 0.907 (97.5%) does not lie above 0.92",
+        "about 1,900 test images would decide", "the largest target that is shown is 0.907",
+        "the most accurate, resnet18 at 192 px, has 0.935 (0.912 to 0.958, n = 445, mean of 3 seeds) on test: "
+        "not shown to be above 0.92",
+    ),
+    "folds": ("Smallest network that is good enough, as trained: mobilenet",),
+    "two_costs": ("the front of MACs and peak activations has", "; MACs decided", "590 KiB peak activations (1/3 of resnet18"),
+    "cut_off": ("No answer: no network was trained to the end within the budget of 30 min", "budget.minutes=60",
+                "the most accurate by its probe"),
+    "only_one": ("No smaller network to choose; trained to the end was only: resnet18, 192 px", "measured on test: accuracy"),
+    "all_excluded": ("No answer: all 312 networks are excluded", "6,227 parameters, above limits.parameters=10"),
+    "reference_itself": (
+        "resnet18, 192 px, the most accurate one itself", "measured on test: accuracy 0.935",
+        "validation shows no smaller network to be within 0.02 of it",
+    ),
+    "limited": ("0.486 ms on this machine (ONNX, 1 thread; unreliable: other processes used 1.6 of 2 cores)",),
+    "running": ("No answer yet: screened 150 networks",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_each_kind_of_answer(name):
+    sentences = answer_sentences(ALL[name]())
+    text = "\n".join(sentences)
+    for part in PARTS[name]:
+        assert part in text
+    assert PARTS[name][0].split(":")[0] in sentences[0] or name in ("two_costs", "limited", "reference_itself")
+    assert "apart" not in text and "distinguished" not in text
+    assert all(line == line.strip() and "\n" not in line and line for line in sentences)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_shown_is_a_word_of_test_images(name):
+    record = ALL[name]()
+    shown = record.answer is not None and record.answer.verdict.startswith("shown")
+    text = " ".join(answer_sentences(record))
+    assert not shown or "confirmed on test" in text or record.answer.test is None
+    assert shown or not re.search(r"confirmed|that is good enough", text)
+
+
+def test_the_last_lines_have_page_and_command():
+    first, *rest = last_lines(ALL["shown"](), "outputs/smallest/solar/report.html")
+    assert not first.startswith(" ") and all(line.startswith("  ") for line in rest[:-1])
+    assert rest[-1] == (
+        "Screened 312 networks, trained 14 runs, 18 min 01 s. Page: outputs/smallest/solar/report.html   "
+        "Use it: python predict.py ckpt=outputs/smallest/solar/best.ckpt images=DIR"
+    )
+    assert "Use it" not in last_lines(ALL["cut_off"](), "x")[-1]
+
+
+def bound_of(record: SmallestRecord, pattern: str) -> float:
+    return float(re.search(pattern, " ".join(answer_sentences(record))).group(1))
+
+
+def test_no_rounding_flatters():
+    generator = np.random.default_rng(0)
+    for bound in generator.uniform(0.001, 0.0199, 50):
+        record = ALL["shown"]()
+        record.answer.test = replace(record.answer.test, at_least=-bound)
+        assert 0 <= bound_of(record, r"at most ([\d.]+) below") - bound < 0.001
+    for bound in generator.uniform(0.9001, 0.93, 50):
+        record = ALL["target"]()
+        record.answer.test = replace(record.answer.test, at_least=bound)
+        assert 0 <= bound - bound_of(record, r"lower bound ([\d.]+)") < 0.001
+    for times in generator.uniform(2, 5000, 50):
+        record = ALL["shown"]()
+        reference = record.candidates[record.answer.reference]
+        record.candidates[record.answer.chosen].costs.macs = reference.costs.macs / times
+        assert 0.9 * times <= bound_of(record, r"1/([\d.]+) of resnet18") <= times * 1.0001
+    assert describe_measured(Measured(value=0.5, low=0.40096, high=0.59904, n=10)) == "0.500 (0.400 to 0.600, n = 10)"
+
+
+def test_a_bound_next_to_the_target_is_not_shown_as_equal_to_it():
+    record = ALL["target"]()
+    record.answer.test = replace(record.answer.test, at_least=0.9004)
+    assert "its own lower bound 0.9004 (97.5%) lies above 0.9" in " ".join(answer_sentences(record))
+
+
+def test_no_better_than_guessing_is_a_sentence_of_its_own():
+    record = ALL["shown"]()
+    assert "guessing" not in " ".join(answer_sentences(record))
+    record.data["majority"] = 0.92
+    assert "not shown to be better than guessing: always predicting the largest class gives 0.920" in answer_sentences(
+        record
+    )
+    record.question.metric = "balanced_accuracy"
+    record.data["classes"] = 1
+    assert (
+        "gives 1.000" in " ".join(answer_sentences(record)) and "balanced accuracy 0.931" in answer_sentences(record)[2]
+    )
+
+
+def test_the_reference_is_named_so_that_it_cannot_be_taken_for_the_chosen_one():
+    for same, words in (((2, 256), "below the same at 256 px"), ((4, 128), "below the whole mobilenet_v3_small")):
+        record = ALL["shown"]()
+        index = fake_smallest.index_of(record, "mobilenet_v3_small", *same)
+        fake_smallest.train(record, index, val=fake_smallest.measured(0.94))
+        record.answer.reference = index
+        assert words in " ".join(answer_sentences(record))
+
+
+def test_names_stay_in_one_line():
+    record = ALL["shown"]()
+    record.candidates[record.answer.chosen].backbone = "a\nb\x1b[31m"
+    assert all("\n" not in line and "\x1b" not in line for line in answer_sentences(record))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [("macs", 3.14e6, "3.14M"), ("parameters", 61_000, "61k"), ("file_kib", 246, "246 KiB"), ("file_kib", 2048, "2 MiB"),
+     ("latency_ms", 0.61, "0.61 ms"), ("latency_ms", None, "-")],
+)  # fmt: skip
+def test_costs_have_units(key, value, text):
+    assert describe_cost(key, value) == text
+
+
+def test_where_more_images_would_not_decide():
+    record = ALL["not_shown"]()
+    record.answer.test = replace(record.answer.test, would_decide=None)
+    assert answer_sentences(record)[2].endswith("; more images would not decide it")
+    record = ALL["target_not_shown"]()
+    record.question.target, record.answer.test.would_decide = 0.95, None
+    assert "the accuracy is not above 0.95, so that more images show it only if it rises" in answer_sentences(record)[2]
