@@ -75,7 +75,9 @@ class Answerer:
         answer = self.record.answer
         answer.verdict, answer.test = proof.verdict, as_pair(proof.evidence, "test")
         if self.chosen == self.reference and self.rule.target is None:
-            answer.verdict, answer.test = "none" if answer.nearest is None else "shown", None
+            raced = [i for i, each in enumerate(self.record.candidates) if each.stage in ("raced", "final")]
+            is_single = sum(self.runs.is_trained(self.runs.first(index)) for index in raced) == 1
+            answer.verdict, answer.test = "none" if is_single else "shown", None
 
     def _finalist(self, index: int, found: Outcomes) -> Finalist:
         cost = cost_of(self.record.candidates[index], self.settings.question.cost[0])
