@@ -220,8 +220,9 @@ class Smallest:
                 f"left; use budget.minutes={self._minutes_needed():.0f} or more: what was screened is kept"
             )
         with self._timed("race"):
-            log.info("\nThe most accurate by its probe: %s. It races against %s for less", self.candidates[places[0]].name,
-                     plural(len(places) - 1, "candidate"))  # fmt: skip
+            others = f"; it races against {plural(len(places) - 1, 'cheaper candidate')}"
+            log.info("The most accurate by its probe is %s%s", self.candidates[places[0]].name,
+                     others if len(places) > 1 else "; no cheaper candidate comes near it")  # fmt: skip
             race = Race(self.runs, places, self.times, self._run)
             with self.progress.quiet():
                 while not race.run_trials():

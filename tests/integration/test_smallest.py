@@ -61,7 +61,7 @@ def command(images, weights, tmp_path_factory) -> list[str]:
         f"datamodule.root={images}", f"hydra.run.dir={place / 'found'}", "name=found", f"datamodule.cache={place / 'cache'}",
         "candidates.backbones=[shufflenet_v2_x0_5]", f"candidates.weights.shufflenet_v2_x0_5={weights}",
         "candidates.image_sizes=[32]", CUTS, "trainer=cpu", "trainer.max_epochs=2", "datamodule.batch_size=8",
-        "race.min_epochs=1", "race.candidates=2", "finals.folds_below=0", "seeds=[1,2]", "budget.minutes=null",
+        "race.min_epochs=1", "race.candidates=2", "good_enough=0.3", "finals.folds_below=0", "seeds=[1,2]", "budget.minutes=null",
     ]  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def test_a_run_of_the_race_is_an_ordinary_run(found):
     ("arguments", "message"),
     [
         (["limits.macs=10"], "limits: 3 candidates and none below the limits"),
-        (["good_enough=0"], "good_enough=0: use a difference"),
+        (["good_enough=1"], "good_enough=1: use a difference"),
         (["candidates.weights.shufflenet_v2_x0_5=missing.pth"], "missing.pth"),
         (["datamodule.root=nowhere"], "nowhere"),
     ],
