@@ -15,6 +15,7 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from common.checks import FEWEST_SEEDS
 from common.errors import StopRequested, UserError
 from common.run_folder import RunFolder
 from common.signals import stop_immediately
@@ -318,8 +319,8 @@ class Smallest:
             self.times.learn(self.candidates[index], self.runs.folder(self.runs.first(index)))
         each_s = sum(self.times.of(self.candidates[index]) for index in finals)
         allowed = min(wanted, 1 + int(left_s / each_s))
-        if self.folds is not None and allowed < 2:
-            allowed = 1
+        if self.folds is None and allowed < FEWEST_SEEDS:
+            allowed = 1  # two seeds say next to nothing of how much seeds differ
         if allowed < wanted:
             what = "folds" if self.folds else "seeds"
             self.note(

@@ -61,7 +61,8 @@ def command(images, weights, tmp_path_factory) -> list[str]:
         f"datamodule.root={images}", f"hydra.run.dir={place / 'found'}", "name=found", f"datamodule.cache={place / 'cache'}",
         "candidates.backbones=[shufflenet_v2_x0_5]", f"candidates.weights.shufflenet_v2_x0_5={weights}",
         "candidates.image_sizes=[32]", CUTS, "trainer=cpu", "trainer.max_epochs=2", "datamodule.batch_size=8",
-        "race.min_epochs=1", "race.candidates=2", "good_enough=0.3", "finals.folds_below=0", "seeds=[1,2]", "budget.minutes=null",
+        "race.min_epochs=1", "race.candidates=2", "good_enough=0.3", "finals.folds_below=0", "seeds=[1,2]",
+        "budget.minutes=null",
     ]  # fmt: skip
 
 
