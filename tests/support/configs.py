@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from engine.cli import CONF
 
-FILES = sorted(p for p in CONF.glob("*/*.yaml") if p.parent.name != "format")  # which is a group of export.py
+OF_OTHERS = {"format", "candidates"}  # groups of export.py and smallest.py
+FILES = sorted(p for p in CONF.glob("*/*.yaml") if p.parent.name not in OF_OTHERS)
 EXTRA = {
     "datamodule=image_folder": ["datamodule.root=/nowhere"],
     "datamodule=csv": ["datamodule.table=/nowhere.csv"],
