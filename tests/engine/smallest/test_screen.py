@@ -37,7 +37,7 @@ def candidates(backbone: str = "simple_cnn", sizes: tuple[int, ...] = SIZES, **c
     """Return every cut of a backbone at each size."""
     found = []
     for index, size in enumerate(sizes):
-        for cost in cut_costs(backbone, sizes)[2]:
+        for cost in cut_costs(backbone, sizes).cuts:
             costs = Costs(
                 parameters=cost.parameters, macs=cost.macs[index], file_kib=1, activation_kib=1, activation_int8_kib=1
             )
@@ -127,7 +127,7 @@ def test_every_pretrained_cut_gets_a_probe_by_one_pass_a_size_the_cheapest_first
     assert all(each.value > 0.9 and each.n == 12 and each.low < each.value for each in probes(given[1:6]))  # two colors
     assert "screen: simple_cnn at 16 px: 2 cuts in" in caplog.text and "cut after" in caplog.text
     texts = [record.getMessage() for record in caplog.records]
-    assert len(texts) == len(set(texts))  # what the data module logs of the images stands there once
+    assert len(texts) == len(set(texts))  # what the data module logs of the images comes once
 
 
 def test_test_images_are_not_looked_at(screened, two_colors, tmp_path):
