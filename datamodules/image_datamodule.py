@@ -224,12 +224,14 @@ class ImageDataModule(L.LightningDataModule):
         """Decide splits, exclusions and the range of values; return the pixels. What an earlier job has found is taken over."""
         source_key = self._source_key  # likewise
         compared_look = near_duplicates.compared_look("own" if self._compares_by_own else self.value_range)
-        compared = self._pixels(compared_look)
+        look = Look(self.image_size, self.fit, compared_look.value_range, self.interpolation)
+        source = self._pixels(look) if look == compared_look.between else None
+        compared = self._pixels(compared_look, beside=source, stats=source and source.stats, source=source)
         rules = self.rules if self.rules["train_fraction"] < 1 else self.rules | {"train_seed": None}
         key = f"{source_key} {compared_look} {sorted(rules.items())}"
         prepared = self.memory.get(key, lambda: (self.catalog, prepare_catalog(self.catalog, compared, **self.rules)))
         self.catalog, findings = prepared
-        stats, look = compared.stats, Look(self.image_size, self.fit, compared_look.value_range, self.interpolation)
+        stats = compared.stats
         if self._finds_range:
             self.value_range = training_range(self.catalog, stats)
         deep = np.isfinite(stats.spreads[self.catalog.present()]).all(axis=1)

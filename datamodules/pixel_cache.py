@@ -107,6 +107,11 @@ class Look(NamedTuple):
     interpolation: Interpolation = "bilinear"  # as of `decode.resize`
     gray_from: int | None = None  # pixels a side of an image in between, of which this one is the mean gray
 
+    @property
+    def between(self) -> "Look":
+        """The look of the image in between."""
+        return self._replace(image_size=self.gray_from, gray_from=None)
+
     def resize(self, image: Image.Image) -> Image.Image:
         """Return an RGB image as this look has it."""
         if self.gray_from is None:
@@ -130,6 +135,7 @@ def open_pixel_cache(
     limit_gib: float = 50.0,
     beside: PixelCache | None = None,
     stats: ImageStats | None = None,
+    source: PixelCache | None = None,
 ) -> PixelCache:
     """Open the cache of these files in this order; build it where there is none yet.
 
@@ -141,6 +147,7 @@ def open_pixel_cache(
             these files, or is 0, images are decoded each time that they are asked for.
         beside: another cache of these files that the run needs as well: both must have room, and it is removed last.
         stats: of these files, read with this range: where nothing can be cached they are not read for it again.
+        source: of these files, of the look `look.between`: they are not read at all.
     """
     versions = [_version(file) for file in files]
     place = folder / f"{look.name()}-{hashlib.blake2b(b''.join(versions), digest_size=12).hexdigest()}"
@@ -164,7 +171,7 @@ def open_pixel_cache(
         folder.mkdir(parents=True, exist_ok=True)
         earlier = _find_earlier(folder, look, versions)
         _make_room(folder, needed, limit, keep=[earlier and earlier.place, beside_it])
-        _build(files, versions, look, place, earlier if earlier and earlier.place.is_dir() else None)
+        _build(files, versions, look, place, earlier if earlier and earlier.place.is_dir() else None, source)
     except OSError as error:
         if error.errno not in (*DISK_ERRORS, errno.EEXIST):  # a file where the folder should be
             raise
@@ -230,7 +237,14 @@ def _find_earlier(folder: Path, look: Look, versions: list[bytes]) -> _Earlier |
     return best
 
 
-def _build(files: Sequence[Path], versions: list[bytes], look: Look, place: Path, earlier: _Earlier | None) -> None:
+def _build(
+    files: Sequence[Path],
+    versions: list[bytes],
+    look: Look,
+    place: Path,
+    earlier: _Earlier | None,
+    source: PixelCache | None,
+) -> None:
     """Write a cache: whole or absent, also with two builders."""
     with atomic_folder(place) as building:
         stats = ImageStats.empty(len(files))
@@ -242,10 +256,11 @@ def _build(files: Sequence[Path], versions: list[bytes], look: Look, place: Path
             file.truncate(begin + math.prod(shape))  # rows that cannot be read stay black
             copied = _copy(earlier, stats, file.fileno(), begin, building) if earlier else np.empty(0, np.int64)
             new = np.setdiff1d(np.arange(len(files)), copied)
-            if len(new) >= ANNOUNCED or 0 < len(new) < len(files):
+            if source is None and (len(new) >= ANNOUNCED or 0 < len(new) < len(files)):
                 what = f"{len(new):,}" if len(new) == len(files) else f"{len(new):,} of {len(files):,}"
-                log.info("reading %s images, once: they are kept below %s", what, place.parent)
-            _decode(files, new.tolist(), look, stats, file.fileno(), begin)
+                compared = " to compare them with each other" if look.gray_from else ""
+                log.info("reading %s images%s, once: they are kept below %s", what, compared, place.parent)
+            _decode(files, new.tolist(), look, stats, file.fileno(), begin, source)
             os.fsync(file.fileno())
         np.save(building / "versions.npy", np.array(versions, f"V{VERSION_BYTES}"))
         stats.save(building / "stats.npz")
@@ -277,11 +292,17 @@ def _decode(
     stats: ImageStats,
     descriptor: int | None = None,
     begin: int = 0,
+    source: PixelCache | None = None,
 ) -> None:
     """Fill the statistics and, from byte `begin` of an open file, the pixels. In threads: Pillow releases the GIL."""
+    if source is not None:
+        stats.copy_rows(np.array(rows, np.int64), source.stats, np.array(rows, np.int64))
 
     def decode(row: int) -> None:
-        image = scan_image(files[row], row, stats, look.image_size, look.value_range)
+        if source is None:
+            image = scan_image(files[row], row, stats, look.image_size, look.value_range)
+        else:
+            image = Image.fromarray(source[row])
         if image is not None and descriptor is not None:
             os.pwrite(descriptor, look.resize(image).tobytes(), begin + row * look.image_size**2 * 3)
 

@@ -216,7 +216,7 @@ def _above(
 
     One network: the exact bound of Clopper & Pearson 1934 (Biometrika 26:404-413), since Wilson's promises too much to one
     side near 1; with groups of n / design effect images. Several seeds, or a balanced accuracy: the t distributions of
-    `accuracy_interval`, the first of them also on the scale of log odds.
+    `accuracy_interval`, each also on the scale of log odds, since few of the seeds near 1 are much worse than the others.
     """
     outcomes, pseudo = right, [(1.0, 2.0), (0.0, 2.0)]
     if labels is not None:
@@ -232,8 +232,7 @@ def _above(
     found = student(outcomes, pseudo, groups)
     at_least = max(0.0, min(each.interval(1 - 2 * level).low for each in found))
     p_value = max(each.p_above(target) for each in found)
-    if 0 < found[0].mean < 1:
-        odds = log_odds(found[0])
+    for odds in (log_odds(each) for each in found if 0 < each.mean < 1):
         at_least = min(at_least, float(expit(odds.interval(1 - 2 * level).low)))
         p_value = max(p_value, odds.p_above(float(logit(target))))
     return at_least, p_value, spread

@@ -77,9 +77,7 @@ def cut_costs(
     own_size = own_image_size(whole)
     kept = dict(_kept(whole, backbone))
     numbers = {name: number for number, name in enumerate(cut_names(whole, backbone), 1)}
-    measured = whole
-    if backbone in BACKBONES and hasattr(whole, "features"):  # what follows may want other sizes of images
-        measured = nn.Sequential(OrderedDict(features=whole.features))
+    measured = before_head(whole, backbone)
     passes, refused = {}, {}
     for size in dict.fromkeys((*sizes, PROBE_SIZE, own_size)):
         try:
@@ -110,6 +108,13 @@ def cut_costs(
             CutCost(name, numbers.get(name), features, shapes, parameters, weight_bytes, *zip(*of_sizes, strict=True))
         )
     return BackboneCosts(sizes, len(cuts), costs, {size: why for size, why in refused.items() if size not in passes})
+
+
+def before_head(whole: nn.Module, backbone: str) -> nn.Module:
+    """Return the part of a backbone that its cuts are of, with its names: what follows may want other sizes of images."""
+    if backbone in BACKBONES and hasattr(whole, "features"):
+        return nn.Sequential(OrderedDict(features=whole.features))
+    return whole
 
 
 def _track(whole: nn.Module, names: list[str], size: int) -> _Pass:

@@ -1,6 +1,6 @@
 """Write an ONNX file, which onnxruntime and predict.py read. N images, S pixels a side, K classes."""
 
-import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -44,6 +44,19 @@ def network_graph(network: nn.Module, image_size: int):
     return _onnx(network, example, {0: torch.export.Dim("batch")}, NORMALIZED, LOGITS)
 
 
+def output_graphs(network: nn.Module, image_size: int, names: Sequence[str]) -> Iterator:
+    """Yield, for each output of a network that gives several, the ONNX model from one normalized image to it.
+
+    They cost one export, which takes seconds; a model has only what its output needs.
+    """
+    import onnx
+
+    whole = _onnx(network, torch.zeros(1, 3, image_size, image_size), {}, NORMALIZED, *names)
+    extractor = onnx.utils.Extractor(whole)
+    for name in names:
+        yield extractor.extract_model([NORMALIZED], [name])
+
+
 def add_preprocessing(core, description: ModelDescription):
     """Return an ONNX model with resizing and normalization before that of `network_graph` and a softmax after it."""
     import onnx
@@ -59,7 +72,6 @@ def add_preprocessing(core, description: ModelDescription):
     shape = ["batch", len(description.classes)]
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info(PROBABILITIES, onnx.TensorProto.FLOAT, shape))
-    logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # it logs what it removes
     remove_unused_nodes(model)  # onnxruntime would warn of what the exporter leaves over
     onnx.checker.check_model(model)
     return model
@@ -75,13 +87,13 @@ def save_onnx(model, path: Path, metadata: dict[str, str]) -> None:
     onnx.save(model, path)
 
 
-def _onnx(module: nn.Module, example: Tensor, sizes: dict, input_name: str, output_name: str):
+def _onnx(module: nn.Module, example: Tensor, sizes: dict, input_name: str, *output_names: str):
     with quiet():
         program = torch.onnx.export(
             module.eval(),
             (example,),
             input_names=[input_name],
-            output_names=[output_name],
+            output_names=list(output_names),
             dynamic_shapes=(sizes,),
             dynamo=True,
             verbose=False,

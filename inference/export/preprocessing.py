@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import logging
 import warnings
 
 import torch
@@ -50,7 +51,9 @@ def plain(network: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def quiet():
-    """Silence torch's exporters, which warn of their own internals."""
+    """Silence torch's exporters, which warn of their own internals and log what they simplify."""
+    for name in ("onnx_ir", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from datamodules import pixel_cache as module
 from datamodules.decode import open_image, resize
+from datamodules.near_duplicates import compared_look
 from datamodules.pixel_cache import Look, open_pixel_cache
 from tests.support.helpers import PROJECT, make_images
 
@@ -239,3 +240,35 @@ def test_a_file_where_the_cache_should_be_is_a_warning(files, tmp_path, caplog):
     (tmp_path / "cache").write_text("not a folder")
     cache = open_pixel_cache(files, Look(32), tmp_path / "cache")
     assert cache[0].any() and "decoding images in every epoch" in caplog.text
+
+
+def test_pixels_that_are_compared_come_from_a_cache_of_their_size_in_between_as_from_the_files(
+    files, tmp_path, monkeypatch
+):
+    look = compared_look(None)
+    read = open_pixel_cache(files, look, tmp_path / "read")
+    source = open_pixel_cache(files, look.between, tmp_path / "cache")
+    monkeypatch.setattr(module, "scan_image", lambda *_: pytest.fail("read again"))
+    made = open_pixel_cache(files, look, tmp_path / "cache", beside=source, source=source)
+    assert len({read[row].tobytes() for row in range(len(files))}) > 1
+    for row in range(len(files)):
+        assert np.array_equal(made[row], read[row])
+    assert made.stats.fingerprints == read.stats.fingerprints and made.stats.errors == read.stats.errors
+    assert np.array_equal(made.stats.thumbnails, read.stats.thumbnails)
+
+
+def test_of_two_caches_that_a_run_needs_both_have_room_or_the_second_is_not_written(files, tmp_path, monkeypatch):
+    """Else each start would remove one for the other."""
+    look, one = compared_look(None), 3 * 64**2 * len(files) / 2**30
+    for limit, is_kept in ((6, True), (3, False)):  # the second takes three times as much
+        folder = tmp_path / str(limit)
+        first = open_pixel_cache(files, look, folder, limit * one)
+        scans = []
+        usual = module.scan_image
+        monkeypatch.setattr(module, "scan_image", lambda *a, _usual=usual, _scans=scans: _scans.append(1) or _usual(*a))
+        second = open_pixel_cache(files, Look(110), folder, limit * one, beside=first, stats=first.stats)
+        assert (second.path is not None) == is_kept and first.path.is_file()
+        assert np.array_equal(
+            second[0], np.asarray(Image.open(files[0]).convert("RGB").resize((110, 110), Image.BILINEAR))
+        )
+        assert bool(scans) == is_kept

@@ -59,6 +59,7 @@ def test_near_duplicates_and_so_splits_are_those_of_every_image_size_fit_and_int
     for size, fit, interpolation, folds in (
         (16, "squash", "bilinear", None), (64, "squash", "bilinear", None), (64, "squash", "bilinear", 3),
         (100, "crop", "bicubic", None), (100, "crop", "bicubic", 3), (300, "pad", "bilinear", None),
+        (256, "squash", "bilinear", None),
     ):  # fmt: skip
         config = composed("datamodule=image_folder", f"model.image_size={size}", "datamodule.batch_size=4")
         config.datamodule.update({
@@ -77,7 +78,7 @@ def test_near_duplicates_and_so_splits_are_those_of_every_image_size_fit_and_int
         assert all(each == found[folds][0] for each in found[folds])
     (_, findings) = found[None][0]
     assert sum(len(groups) for kind, groups in findings if kind == "near duplicate") == 16
-    assert len(looks) == (1 if limit else 6)  # the answers are kept for all sizes
+    assert len(looks) == (1 if limit else 7)  # the answers are kept for all sizes
 
 
 def test_clean_folders_have_no_findings(root, tmp_path):

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from lightning_modules.activation_memory import FLOAT_BYTES, INT8_BYTES, kibibytes, peak_activations
 from lightning_modules.cut_costs import cut_costs
 from lightning_modules.networks.truncated import build_backbone
+from lightning_modules.profiling import count_parameters, peak_memory_mib
 
 IMAGE = 3 * 16 * 16
 
@@ -117,6 +118,16 @@ def test_what_a_cut_needs_ends_where_it_is_cut():
 def test_a_known_network_peaks_where_it_is_known_to(backbone, values):
     with torch.device("meta"):
         assert peak_activations(build_backbone(backbone), 224) == values
+
+
+def test_what_torch_allocates_for_layers_in_a_row_is_the_same():
+    """By torch's own tracker, which also holds the weights and, to the end, the image."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(inplace=True), nn.Conv2d(16, 64, 3, 1, 1), nn.Conv2d(64, 8, 1)
+    )
+    size, image = 256, 3 * 256**2
+    allocated = peak_memory_mib(network, size) * 2**20 / FLOAT_BYTES - count_parameters(network) - image
+    assert peak_activations(network, size) == pytest.approx(allocated, rel=0.002)
 
 
 def test_of_values_as_memory():

@@ -28,7 +28,7 @@ def test_text_has_a_line_a_row_and_what_failed(summary):
     head, best, worse, empty, failed = as_text(summary).splitlines()
     assert head.split()[:2] == ["#", "model"] and empty == ""
     assert best.startswith("1  a ") and "0.900 ± 0.000 (" in best and "123M" in best and "5.68 ms" in best
-    assert "worse as trained (at most 0.591 below, p < 0.0001, 1 common seed)" in worse and "9G" in worse
+    assert "worse as trained (at most 0.597 below, p < 0.0001, 1 common seed)" in worse and "9G" in worse
     assert failed == "failed: c: no memory left & <b>gone</b>"
 
 

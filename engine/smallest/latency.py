@@ -1,0 +1,232 @@
+"""How long candidates take for one image as what is deployed: an ONNX file on one thread, without preprocessing."""
+
+import contextlib
+import importlib.metadata
+import logging
+import platform
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from common.atomic_io import tolerate_disk_errors, write_json
+from common.errors import UserError
+from common.run_record import Latency
+from common.smallest_record import Candidate
+from common.text import clean, plural
+from common.untrusted.json_files import read_json, to_type
+from inference.backends import ModelDescription, OnnxBackend, import_extra
+from inference.export.onnx_file import OnnxFile, output_graphs, save_onnx
+from lightning_modules.cut_costs import HEAD, before_head
+from lightning_modules.latency import time_passes
+from lightning_modules.networks.blocks import as_map
+from lightning_modules.networks.heads import build_head
+from lightning_modules.networks.truncated import build_backbone
+
+log = logging.getLogger(__name__)
+
+FILE = "latency.json"
+LARGEST = 16 * 2**20  # bytes
+LONGEST_REASON = 200  # characters
+
+
+def check_onnx(asked_by: str) -> None:
+    """Check that latencies can be measured.
+
+    Args:
+        asked_by: the setting that asks for them.
+
+    Raises:
+        UserError: a package is missing; names the extra.
+    """
+    for package in OnnxFile.packages:
+        import_extra(package, asked_by, OnnxFile.extra)
+
+
+def measure_latencies(
+    candidates: Sequence[Candidate], num_classes: int, folder: Path, asked_by: str | None = None
+) -> None:
+    """Measure, one after the other, the latency of each candidate that has none; what this folder has already is taken over.
+
+    The weights are random ones: they do not change the time. One export serves all cuts of a backbone at one size. Where it
+    fails the reason is logged, and the latency stays None. Of several processes one measures, and the others wait for it.
+
+    Args:
+        folder: of the search, which keeps them in latency.json.
+        asked_by: the setting that needs them, as `cost=latency_ms`; None: they are left out where the extra is missing.
+
+    Raises:
+        UserError: a setting asks for them, and a package is missing.
+    """
+    waiting: dict[tuple[str, int], list[Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        if candidate.costs.latency is None:
+            waiting[candidate.backbone, candidate.image_size].append(candidate)
+    if not waiting:
+        return
+    try:
+        check_onnx(asked_by or "latency")
+    except UserError as error:
+        if asked_by is not None:
+            raise
+        log.info("latencies are left out: %s", error)
+        return
+    with _one_process(folder / "latency.lock"):
+        known = _Known(folder / FILE, num_classes)
+        for group in waiting.values():
+            new = [each for each in group if not known.take(each)]
+            for candidate, found in _measure(new, num_classes) if new else ():
+                known.add(candidate, found)
+                known.take(candidate)
+    flagged = [each for group in waiting.values() for each in group if each.costs.latency and each.costs.latency.flag]
+    if flagged:
+        log.info(
+            "the machine was busy during %s: %s (%s)",
+            plural(len(flagged), "measurement"),
+            flagged[0].name,
+            flagged[0].costs.latency.flag,
+        )
+
+
+class _Known:
+    """Keep what was measured in this folder, by this processor and this version of onnxruntime."""
+
+    def __init__(self, path: Path, num_classes: int):
+        self.path, self.num_classes = path, num_classes
+        self.machine = f"{_processor()}, onnxruntime {importlib.metadata.version('onnxruntime')}"
+        self._latencies: dict[str, dict] = {}
+        if path.is_file():
+            try:
+                content = read_json(path, LARGEST)
+                if content.get("machine") == self.machine:
+                    self._latencies = {
+                        key: each if "failed" in each else asdict(to_type(each, Latency, path))
+                        for key, each in content["latencies"].items()
+                    }
+            except (UserError, AttributeError, KeyError, TypeError) as error:
+                log.warning("%s is not usable, so latencies are measured again: %s", path, clean(error, LONGEST_REASON))
+
+    def take(self, candidate: Candidate) -> bool:
+        """Give a candidate its latency; return whether it is known, perhaps that it cannot be measured."""
+        found = self._latencies.get(self._key(candidate))
+        if found is None:
+            return False
+        if "failed" in found:
+            log.warning("the latency of %s cannot be measured: %s", candidate.name, found["failed"])
+        else:
+            candidate.costs.latency = Latency(**found)
+        return True
+
+    def add(self, candidate: Candidate, found: dict) -> None:
+        self._latencies[self._key(candidate)] = found
+        with tolerate_disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.path, {"machine": self.machine, "latencies": self._latencies})
+
+    def _key(self, candidate: Candidate) -> str:
+        return f"{candidate.backbone} {candidate.keep} {candidate.image_size} px, {self.num_classes} classes"
+
+
+class _AllCuts(nn.Module):
+    """Give the logits of each cut of a backbone for one image, from one forward pass."""
+
+    def __init__(self, backbone: str, keeps: Sequence[str], num_classes: int, image_size: int):
+        super().__init__()
+        self.backbone = before_head(build_backbone(backbone), backbone)
+        self.keeps, self._pooled = list(keeps), {}
+        for keep in keeps:
+            self.backbone.get_submodule(keep).register_forward_hook(
+                lambda _, _inputs, output, keep=keep: self._pool(keep, output)
+            )
+        self.eval()
+        with torch.no_grad():
+            features = self._features(torch.zeros(1, 3, image_size, image_size))
+        self.heads = nn.ModuleList(
+            build_head(features=each.shape[1], num_classes=num_classes, **HEAD) for each in features
+        )
+        self.eval()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(head(each) for head, each in zip(self.heads, self._features(image), strict=True))
+
+    def _features(self, image: Tensor) -> list[Tensor]:
+        self._pooled.clear()
+        self.backbone(image)
+        features = [self._pooled[keep] for keep in self.keeps]
+        self._pooled.clear()
+        return features
+
+    def _pool(self, keep: str, output: Tensor) -> None:
+        """Pool at once: an activation that follows may change the output in place."""
+        _, to_map = as_map(output.shape, self.backbone) or (0, None)  # None: a map of one pixel
+        output = output if to_map is None else to_map(output)
+        self._pooled.setdefault(keep, nn.functional.adaptive_avg_pool2d(output, 1).flatten(1))
+
+
+def _measure(candidates: list[Candidate], num_classes: int) -> Iterator[tuple[Candidate, dict]]:
+    """Yield the latency of each, of cuts of one backbone at one size; `failed` with the reason where it has none."""
+    backbone, size = candidates[0].backbone, candidates[0].image_size
+    names = [f"logits{index}" for index in range(len(candidates))]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            network = _AllCuts(backbone, [each.keep for each in candidates], num_classes, size)
+        graphs = list(output_graphs(network, size, names))
+    except Exception as error:  # of torch's exporter, which has no common class
+        if len(candidates) == 1:
+            yield (
+                candidates[0],
+                {"failed": f"its export failed ({clean(f'{type(error).__name__}: {error}', LONGEST_REASON)})"},
+            )
+            return
+        for candidate in candidates:  # perhaps only one of them cannot be exported
+            yield from _measure([candidate], num_classes)
+        return
+    for candidate, graph in zip(candidates, graphs, strict=True):
+        yield candidate, _time(graph, size, num_classes)
+
+
+def _time(graph, image_size: int, num_classes: int) -> dict:
+    """Return a Latency's fields of an ONNX model, or `failed` with the reason."""
+    described = ModelDescription([str(k) for k in range(num_classes)], image_size, [0.5] * 3, [0.5] * 3, decision=None)
+    image = np.random.default_rng(0).normal(size=(1, 3, image_size, image_size)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "network.onnx")
+        save_onnx(graph, path, described.as_metadata())
+        try:
+            backend = OnnxBackend(path, "cpu", threads=1)
+            backend.session.run(None, {backend.input.name: image})
+        except Exception as error:  # onnxruntime's errors have no common class
+            return {"failed": f"onnxruntime does not run it ({clean(error, LONGEST_REASON)})"}
+    found = time_passes(lambda: backend.session.run(None, {backend.input.name: image}), threads=1)
+    return asdict(Latency(batch_size=1, device="cpu", **found))
+
+
+@contextlib.contextmanager
+def _one_process(path: Path) -> Iterator[None]:
+    """Let one process of a search measure at a time, where there are locks."""
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError):
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _processor() -> str:
+    """Return the name of the processor, where the system has one."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(
+            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
+        )
+    return platform.processor() or platform.machine()

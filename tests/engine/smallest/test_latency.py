@@ -1,0 +1,139 @@
+"""Latencies of candidates: of the network that a run would export, measured once."""
+
+import json
+import logging
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from common.errors import UserError
+from common.run_record import Latency
+from common.smallest_record import Candidate, Costs
+from engine.smallest.latency import FILE, _AllCuts, measure_latencies
+from lightning_modules.networks.registry import build_network
+
+for package in ("onnx", "onnxscript", "onnxruntime"):
+    pytest.importorskip(package, reason="needs the extra onnx")
+
+import onnxruntime
+
+from inference.export.onnx_file import output_graphs
+
+TIMED = {"latency_p50_ms": 1.0, "latency_p95_ms": 1.5, "repeats": 5, "warm_up": 3, "flag": None, "threads": 1, "cores": 2,
+         "load_1min": 0.5}  # fmt: skip
+
+
+def candidate(keep: str, backbone: str = "squeezenet1_1", image_size: int = 32) -> Candidate:
+    costs = Costs(parameters=1, macs=1, file_kib=1.0, activation_kib=1.0, activation_int8_kib=0.25)
+    return Candidate(
+        backbone=backbone, keep=keep, image_size=image_size, pretrained=False, weights="random", costs=costs
+    )
+
+
+@pytest.fixture
+def timed(monkeypatch) -> list[float]:
+    """Run each network once in place of a measurement; return a list that grows with each."""
+    runs = []
+
+    def run(one_pass, threads):
+        one_pass()
+        runs.append(threads)
+        return TIMED | {"latency_p50_ms": float(len(runs))}
+
+    monkeypatch.setattr("engine.smallest.latency.time_passes", run)
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("backbone", "keeps", "size"),
+    [
+        ("squeezenet1_1", ["features.0", "features.7"], 48),
+        ("shufflenet_v2_x0_5", ["maxpool", "stage2"], 32),
+        ("mnasnet0_5", ["layers.8.0"], 32),
+        ("test_vit", ["patch_embed"], 160),  # tokens, of which a map is made
+    ],
+)
+def test_a_file_computes_what_the_network_computes_that_a_run_builds(backbone, keeps, size):
+    if backbone == "test_vit":
+        pytest.importorskip("timm", reason="needs the extra timm")
+    torch.manual_seed(0)
+    cuts = _AllCuts(backbone, keeps, 3, size)
+    image = torch.randn(1, 3, size, size)
+    for keep, head, graph in zip(keeps, cuts.heads, output_graphs(cuts, size, keeps), strict=True):
+        network = build_network(
+            network="truncated", backbone=backbone, keep=keep, num_classes=3, head={"hidden_dims": [], "dropout": [0.2]}
+        ).eval()
+        whole = cuts.backbone.state_dict()
+        names = network.weight_names()
+        network.load_state_dict({names[name]: weight for name, weight in whole.items() if name in names}, strict=False)
+        network.head.load_state_dict(head.state_dict())
+        with torch.no_grad():
+            expected = network(image).numpy()
+        session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+        (logits,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+        np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-5)
+        weights = {w.name for w in graph.graph.initializer}
+        assert len(weights) < len(whole)  # nothing of what comes after the cut
+
+
+def test_each_is_measured_once_and_kept(timed, tmp_path):
+    first = [candidate("features.1"), candidate("features.3"), candidate("features.3", image_size=48)]
+    measure_latencies(first, 2, tmp_path)
+    assert [each.costs.latency_ms for each in first] == [1.0, 2.0, 3.0] and timed == [1, 1, 1]
+    assert first[0].costs.latency == Latency(batch_size=1, device="cpu", **TIMED)
+    again = [candidate("features.3", image_size=48), candidate("features.4"), candidate("features.1")]
+    measure_latencies(again, 2, tmp_path)
+    assert [each.costs.latency_ms for each in again] == [3.0, 4.0, 1.0]
+    measure_latencies(again, 2, tmp_path / "never_written")
+    assert len(timed) == 4 and not (tmp_path / "never_written").exists()
+
+
+@pytest.mark.parametrize("content", ["{", '{"machine": 3}', '{"machine": "M", "latencies": []}'])
+def test_what_cannot_be_read_is_measured_again(content, timed, tmp_path, monkeypatch):
+    (tmp_path / FILE).write_text(content)
+    monkeypatch.setattr("engine.smallest.latency._processor", lambda: "M")
+    found = candidate("features.1")
+    measure_latencies([found], 2, tmp_path)
+    assert found.costs.latency_ms == 1.0 and len(json.loads((tmp_path / FILE).read_text())["latencies"]) == 1
+
+
+def test_of_another_machine_it_is_measured_again(timed, tmp_path, monkeypatch):
+    measure_latencies([candidate("features.1")], 2, tmp_path)
+    monkeypatch.setattr("engine.smallest.latency._processor", lambda: "another")
+    measure_latencies([candidate("features.1")], 2, tmp_path)
+    assert len(timed) == 2
+
+
+def test_a_failed_export_leaves_the_others(timed, tmp_path, monkeypatch, caplog):
+    def refuse(network, size, names):
+        if "features.3" in network.keeps:
+            raise RuntimeError("no such\noperator")
+        return output_graphs(network, size, names)
+
+    monkeypatch.setattr("engine.smallest.latency.output_graphs", refuse)
+    found = [candidate("features.1"), candidate("features.3")]
+    for _ in range(2):
+        measure_latencies(found, 2, tmp_path)
+        assert [each.costs.latency_ms for each in found] == [1.0, None]
+        (message,) = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+        assert "features.3, 32 px cannot be measured: its export failed (RuntimeError: no such operator)" in message
+        caplog.clear()
+
+
+def test_a_busy_machine_is_shown(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("engine.smallest.latency.time_passes", lambda *_, **__: TIMED | {"flag": "other processes"})
+    measure_latencies([candidate("features.1")], 2, tmp_path)
+    assert "the machine was busy during 1 measurement: squeezenet1_1 cut after features.1" in caplog.text
+
+
+def test_without_the_extra_it_is_named_where_a_setting_asks(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UserError, match=r"^cost=latency_ms: onnxscript is not installed.*\[onnx\]"):
+        measure_latencies([candidate("features.1")], 2, tmp_path, asked_by="cost=latency_ms")
+    found = candidate("features.1")
+    measure_latencies([found], 2, tmp_path)
+    assert found.costs.latency is None and "latencies are left out: " in caplog.text and not list(tmp_path.iterdir())
