@@ -28,6 +28,7 @@ from datamodules.splits import join_groups, spread_rows
 from engine.config.instantiate import instantiate
 from engine.config.trainer_flags import batch_limits
 from engine.config.validate import validate
+from engine.log_handlers import ScreenFormatter
 from engine.run.stages import MEMORY
 from engine.search.space import compose_train_config
 from engine.smallest.feature_cache import FeatureCache, weights_name
@@ -46,6 +47,7 @@ EVERY_S = 3.5  # a line on the screen, before a command fills the silence
 POLL_S = 0.5
 MEASURED_S = 1.0  # of forward passes, from which on a rate is believed
 LARGEST_RESULT = 2**20  # bytes
+SHOWN: set[str] = set()  # on the screen, of images and weights
 
 
 @dataclass(kw_only=True)
@@ -151,7 +153,7 @@ class Screen:
         """Do the passes that no other process does, and wait for the others."""
         self.folder.mkdir(parents=True, exist_ok=True)
         waiting = list(self.groups)
-        with self.progress, _repeats_hidden():
+        with self.progress, repeats_hidden(all_information=True):
             while waiting:
                 left = [key for key in waiting if not self._settle(key)]
                 if left == waiting:
@@ -487,20 +489,23 @@ class Progress:
 
 
 @contextlib.contextmanager
-def _repeats_hidden() -> Iterator[None]:
-    """Show once what each pass would log of the same images, and nothing of which weights a network does not need."""
-    shown: set[str] = set()
+def repeats_hidden(all_information: bool = False) -> Iterator[None]:
+    """Show once what is logged of the same images and weights, over all blocks of this process.
+
+    Args:
+        all_information: hide what is no warning as well, but that images are being read.
+    """
 
     def is_new(record: logging.LogRecord) -> bool:
-        if record.name == "lightning_modules.pretrained_weights" and record.levelno < logging.WARNING:
-            return False
         if not record.name.startswith(("datamodules.", "lightning_modules.")):
             return True
-        text, before = record.getMessage(), len(shown)
-        shown.add(text)
-        return len(shown) > before
+        if all_information and record.levelno < logging.WARNING and record.name != "datamodules.pixel_cache":
+            return False
+        text, before = record.getMessage(), len(SHOWN)
+        SHOWN.add(text)
+        return len(SHOWN) > before
 
-    handlers = logging.getLogger().handlers
+    handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler.formatter, ScreenFormatter)]
     for handler in handlers:
         handler.addFilter(is_new)
     try:
