@@ -162,6 +162,8 @@ class Answer:
     """Index into `candidates`; null where there is nothing to choose."""
     reference: int | None = None
     """Likewise, the most accurate one that was trained."""
+    nearest: int | None = None
+    """Likewise, where the reference is chosen, since no cheaper one was within the margin on validation: the nearest one."""
     val: Pair | None = None
     test: Pair | None = None
     n_finalists: int = 1

@@ -75,9 +75,11 @@ def cut_costs(
     with torch.device("meta"):
         whole = build_backbone(backbone).eval()
     own_size = own_image_size(whole)
-    kept = dict(_kept(whole, backbone))
+    kept = dict(kept_parts(whole, backbone))
     numbers = {name: number for number, name in enumerate(cut_names(whole, backbone), 1)}
-    measured = before_head(whole, backbone)
+    measured = whole
+    if backbone in BACKBONES and hasattr(whole, "features"):  # what follows may want other sizes of images
+        measured = nn.Sequential(OrderedDict(features=whole.features))
     passes, refused = {}, {}
     for size in dict.fromkeys((*sizes, PROBE_SIZE, own_size)):
         try:
@@ -108,13 +110,6 @@ def cut_costs(
             CutCost(name, numbers.get(name), features, shapes, parameters, weight_bytes, *zip(*of_sizes, strict=True))
         )
     return BackboneCosts(sizes, len(cuts), costs, {size: why for size, why in refused.items() if size not in passes})
-
-
-def before_head(whole: nn.Module, backbone: str) -> nn.Module:
-    """Return the part of a backbone that its cuts are of, with its names: what follows may want other sizes of images."""
-    if backbone in BACKBONES and hasattr(whole, "features"):
-        return nn.Sequential(OrderedDict(features=whole.features))
-    return whole
 
 
 def _track(whole: nn.Module, names: list[str], size: int) -> _Pass:
@@ -157,7 +152,7 @@ def _image(size: int) -> Tensor:
     return torch.zeros(1, 3, size, size, device="meta")
 
 
-def _kept(whole: nn.Module, backbone: str) -> Iterator[tuple[str, nn.Module]]:
+def kept_parts(whole: nn.Module, backbone: str) -> Iterator[tuple[str, nn.Module]]:
     """Yield the name of each cut and what it keeps, by the names of the whole network."""
     if not has_numbered_children(backbone):
         blocks = Blocks(whole)

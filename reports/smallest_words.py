@@ -84,7 +84,7 @@ def describe_measured(found: Measured | None) -> str:
         return "-"
     parts = [] if found.low is None or found.high is None else [f"{_down(found.low)} to {_up(found.high)}"]
     parts += [f"n = {found.n:,}"] if found.n else []
-    parts += [f"mean of {found.n_seeds} seeds"] if found.n_seeds > 1 else []
+    parts += [f"mean of {found.n_seeds} networks"] if found.n_seeds > 1 else []  # of seeds, or of folds
     return f"{found.value:.3f}" + (f" ({', '.join(parts)})" if parts else "")
 
 
@@ -192,7 +192,7 @@ def _guessing(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str 
 
 def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:
     """Return how it was chosen and what the images show, in one line."""
-    pair = answer.test or answer.val
+    pair = answer.test or (answer.val if answer.nearest is None else None)
     split = pair.split if pair else "test" if chosen.trained and chosen.trained.test else "val"
     measured = chosen.trained and getattr(chosen.trained, split)
     how = {
@@ -208,6 +208,9 @@ def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:
         return f"{facts}; {one}{_against(record, answer, pair, measured.value if measured else None)}"
     if answer.verdict == "none":
         return facts
+    if answer.nearest is not None and answer.val:
+        nearest = at_size(record.candidates[answer.nearest])
+        return f"{facts}; the nearest smaller one, {nearest}, is {wording.difference(answer.val)} on validation"
     return f"{facts}; validation shows no smaller network to be within {record.question.good_enough:g} of it"
 
 

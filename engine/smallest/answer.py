@@ -41,20 +41,27 @@ class Answerer:
             self._finalist(self.reference, reference), [self._finalist(i, found[i]) for i in others], self.rule,
             reference.labels, reference.groups,
         )  # fmt: skip
-        self.chosen = self.reference if choice.index is None else others[choice.index]
+        self.chosen, nearest = self.reference if choice.index is None else others[choice.index], None
+        if (
+            self.rule.target is None
+            and self.chosen != self.reference
+            and not choice.within
+            and choice.evidence.gap <= 0
+        ):
+            # What is not even within the margin where it was chosen is not handed out
+            self.chosen, nearest = self.reference, self.chosen
         self.n_finalists = max(1, len(others))
         self.record.answer = Answer(
-            verdict="chosen_not_proved", chosen=self.chosen, reference=self.reference, n_finalists=self.n_finalists,
-            val=as_pair(choice.evidence, "val"),
+            verdict="chosen_not_proved", chosen=self.chosen, reference=self.reference, nearest=nearest,
+            n_finalists=self.n_finalists, val=as_pair(choice.evidence, "val"),
         )  # fmt: skip
 
     def prove(self) -> None:
         """Open the test images for the chosen one and the reference, and test once."""
         if not self.has_test:
             return
-        self.runs.test(
-            [key for index in dict.fromkeys((self.chosen, self.reference)) for key in self.keys[index]], "test"
-        )
+        opened = dict.fromkeys((self.chosen, self.reference))
+        self.runs.test([key for index in opened for key in self.keys[index]], "test", cost_of=self.keys[self.chosen][0])
         chosen, reference = (read_outcomes(self.runs, self.keys[i], "test") for i in (self.chosen, self.reference))
         if chosen is None or reference is None:
             raise UserError(f"{self.settings.folder}: no test run has finished; the log of each is test/RUN/train.log")
@@ -68,7 +75,7 @@ class Answerer:
         answer = self.record.answer
         answer.verdict, answer.test = proof.verdict, as_pair(proof.evidence, "test")
         if self.chosen == self.reference and self.rule.target is None:
-            answer.verdict = "none"
+            answer.verdict, answer.test = "none" if answer.nearest is None else "shown", None
 
     def _finalist(self, index: int, found: Outcomes) -> Finalist:
         cost = cost_of(self.record.candidates[index], self.settings.question.cost[0])

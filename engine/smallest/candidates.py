@@ -54,7 +54,7 @@ def list_candidates(config: DictConfig, num_classes: int, notes: list[str] | Non
     """
     notes = [] if notes is None else notes
     limits = check_limits(config.limits)
-    backbones, policies, sizes, asked = _check(config.candidates)
+    backbones, policies, sizes, asked = check_candidates(config.candidates)
     backbones = _known(backbones, notes)
     head = _head(config)
     weights = _find_weights(backbones, policies, head, num_classes, Path(config.datamodule.cache), notes)
@@ -62,17 +62,16 @@ def list_candidates(config: DictConfig, num_classes: int, notes: list[str] | Non
     for name in backbones:
         costs = _costs_of(name, sizes, num_classes, head, Path(config.datamodule.cache) / "costs")
         notes.extend(_left_out(name, costs, sizes))
-        if not set(costs.sizes) <= set(sizes):
+        if not costs.cuts or not set(costs.sizes) <= set(sizes):
             continue
-        cuts = _different(costs.cuts) if asked.get(name) is None else _asked(name, asked[name], costs.cuts)
-        whole = _different(costs.cuts)[-1]
-        for cut in cuts:
+        different = _different(costs.cuts)
+        for cut in different if asked.get(name) is None else _asked(name, asked[name], costs.cuts):
             for place, size in enumerate(costs.sizes):
                 candidate = Candidate(
                     backbone=name,
                     keep=cut.keep,
                     image_size=size,
-                    whole=cut == whole,
+                    whole=cut == different[-1],
                     pretrained=not weights[name].startswith("random"),
                     weights=weights[name],
                     costs=_costs(cut, place),
@@ -90,7 +89,7 @@ def check_limits(limits: Mapping | None) -> dict[str, float]:
     """Return the limits that are set.
 
     Raises:
-        UserError: an unknown cost, or no number above 0.
+        UserError: an unknown cost, or a value that is not above 0.
     """
     found = {}
     for key, value in (limits or {}).items():
@@ -142,8 +141,12 @@ def _amounts(value: float, limit: float, between: str) -> str:
     return f"{texts[0]} {between}{texts[1]}"
 
 
-def _check(candidates) -> tuple[list[str], dict, tuple[int, ...], dict]:
-    """Return backbones, weights of each, image sizes and cuts of single backbones."""
+def check_candidates(candidates: DictConfig | None) -> tuple[list[str], dict, tuple[int, ...], dict]:
+    """Return backbones, weights of each, image sizes and cuts of single backbones, of which nothing was looked up yet.
+
+    Raises:
+        UserError: names the key, what was found and what is allowed.
+    """
     if not isinstance(candidates, DictConfig):
         raise UserError(f"candidates={candidates}: use candidates=default, timm, study or a file of your own")
     values = OmegaConf.to_container(candidates, resolve=True)

@@ -1,6 +1,7 @@
 """How long candidates take for one image as what is deployed: an ONNX file on one thread, without preprocessing."""
 
 import contextlib
+import functools
 import importlib.metadata
 import logging
 import platform
@@ -23,7 +24,7 @@ from common.text import clean, plural
 from common.untrusted.json_files import read_json, to_type
 from inference.backends import ModelDescription, OnnxBackend, import_extra
 from inference.export.onnx_file import OnnxFile, output_graphs, save_onnx
-from lightning_modules.cut_costs import HEAD, before_head
+from lightning_modules.cut_costs import HEAD, kept_parts
 from lightning_modules.latency import time_passes
 from lightning_modules.networks.blocks import as_map
 from lightning_modules.networks.heads import build_head
@@ -49,20 +50,15 @@ def check_onnx(asked_by: str) -> None:
         import_extra(package, asked_by, OnnxFile.extra)
 
 
-def measure_latencies(
-    candidates: Sequence[Candidate], num_classes: int, folder: Path, asked_by: str | None = None
-) -> None:
+def measure_latencies(candidates: Sequence[Candidate], num_classes: int, folder: Path) -> None:
     """Measure, one after the other, the latency of each candidate that has none; what this folder has already is taken over.
 
     The weights are random ones: they do not change the time. One export serves all cuts of a backbone at one size. Where it
-    fails the reason is logged, and the latency stays None. Of several processes one measures, and the others wait for it.
+    fails the reason is logged, and the latency stays None; so it does without the extra `onnx`. Of several processes one
+    measures, and the others wait for it.
 
     Args:
         folder: of the search, which keeps them in latency.json.
-        asked_by: the setting that needs them, as `cost=latency_ms`; None: they are left out where the extra is missing.
-
-    Raises:
-        UserError: a setting asks for them, and a package is missing.
     """
     waiting: dict[tuple[str, int], list[Candidate]] = defaultdict(list)
     for candidate in candidates:
@@ -71,11 +67,9 @@ def measure_latencies(
     if not waiting:
         return
     try:
-        check_onnx(asked_by or "latency")
+        check_onnx("latency")
     except UserError as error:
-        if asked_by is not None:
-            raise
-        log.info("latencies are left out: %s", error)
+        log.info("left out: %s", error)
         return
     with _one_process(folder / "latency.lock"):
         known = _Known(folder / FILE, num_classes)
@@ -134,12 +128,18 @@ class _Known:
 
 
 class _AllCuts(nn.Module):
-    """Give the logits of each cut of a backbone for one image, from one forward pass."""
+    """Give the logits of some cuts of a backbone for one image, from one forward pass."""
 
     def __init__(self, backbone: str, keeps: Sequence[str], num_classes: int, image_size: int):
         super().__init__()
-        self.backbone = before_head(build_backbone(backbone), backbone)
+        whole, waiting = build_backbone(backbone), set(keeps)
+        for name, part in kept_parts(whole, backbone):
+            waiting.discard(name)
+            if not waiting:  # nothing after the last cut, whose export would take its time
+                self.backbone = part
+                break
         self.keeps, self._pooled = list(keeps), {}
+        self._as_map = functools.partial(as_map, network=whole)
         for keep in keeps:
             self.backbone.get_submodule(keep).register_forward_hook(
                 lambda _, _inputs, output, keep=keep: self._pool(keep, output)
@@ -164,7 +164,7 @@ class _AllCuts(nn.Module):
 
     def _pool(self, keep: str, output: Tensor) -> None:
         """Pool at once: an activation that follows may change the output in place."""
-        _, to_map = as_map(output.shape, self.backbone) or (0, None)  # None: a map of one pixel
+        _, to_map = self._as_map(output.shape) or (0, None)  # None: a map of one pixel
         output = output if to_map is None else to_map(output)
         self._pooled.setdefault(keep, nn.functional.adaptive_avg_pool2d(output, 1).flatten(1))
 

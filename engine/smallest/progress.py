@@ -35,7 +35,7 @@ class Progress:
 
     def begin(self, title: str) -> None:
         """Say what is done from now on, as `race: run 3 of 9, NAME`; shown at once."""
-        self._title, self._detail = title, ""
+        self._title, self._detail = title, ": starting"
         log.info("%s", title)
 
     def pause(self) -> None:

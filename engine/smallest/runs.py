@@ -96,12 +96,17 @@ class Runs:
         run = functools.partial(self._run, callbacks=self.callbacks())
         self._all(keys, title, "runs", lambda key: [*self.overrides(key), STAGES], run)
 
-    def test(self, keys: Sequence[RunKey], title: str) -> None:
-        """Evaluate the best checkpoints of these trainings on the test images, each once."""
+    def test(self, keys: Sequence[RunKey], title: str, *, cost_of: RunKey) -> None:
+        """Evaluate the best checkpoints of these trainings on the test images, each once.
+
+        Args:
+            cost_of: the one that is handed out, whose card has its costs.
+        """
 
         def overrides(key: RunKey) -> list[str]:
             checkpoint = override_value(str(self.folder(key).best_checkpoint))
-            return [*self.overrides(key), "stages=[cost,test]", f"ckpt_path={checkpoint}"]
+            stages = "stages=[cost,test]" if key == cost_of else "stages=[test]"
+            return [*self.overrides(key), stages, f"ckpt_path={checkpoint}"]
 
         self._all(keys, title, "test", overrides, self._run)
 

@@ -15,6 +15,7 @@ from common.smallest_record import COSTS, Question
 from common.text import did_you_mean
 from engine.cli import safe_name
 from engine.search.space import check_composed
+from engine.smallest.candidates import check_limits
 
 OWN = {
     "name", "metric", "good_enough", "target_accuracy", "cost", "limits", "budget", "seeds", "race", "finals", "workers",
@@ -132,9 +133,9 @@ def _question(values: dict) -> Question:
         raise UserError(f"seeds={seeds}: give them by name, e.g. seeds=[1,2,3]")
     if len(set(seeds)) < len(seeds):
         raise UserError(f"seeds={seeds}: each once")
-    limits = {key: float(value) for key, value in values["limits"].items() if value is not None}
     return Question(
-        cost=costs, metric=metric, good_enough=float(values["good_enough"]), target=target, limits=limits,
+        cost=costs, metric=metric, good_enough=float(values["good_enough"]), target=target,
+        limits=check_limits(values["limits"]),
         budget_minutes=minutes, seeds=seeds,
     )  # fmt: skip
 

@@ -25,8 +25,8 @@ from engine.config.validate import validate
 from engine.run.job import write_configuration
 from engine.search.space import compose_train_config
 from engine.search.trial import log_to
-from engine.smallest.candidates import apply_limits, list_candidates
-from engine.smallest.latency import measure_latencies
+from engine.smallest.candidates import apply_limits, check_candidates, list_candidates
+from engine.smallest.latency import check_onnx, measure_latencies
 from engine.smallest.plan import RESERVE_S, Budget, Plan, TrainingTimes
 from engine.smallest.progress import Progress
 from engine.smallest.race import Race
@@ -102,6 +102,9 @@ class Smallest:
         return self._finals(self._race())
 
     def _prepare(self) -> None:
+        if LATENCY in self.question.cost or LATENCY in self.question.limits:
+            check_onnx(f"cost={LATENCY}" if LATENCY in self.question.cost else f"limits.{LATENCY}")
+        check_candidates(self.config.candidates)
         data = self._open_data()
         notes: list[str] = []
         self.candidates = list_candidates(self.config, len(data.catalog.classes), notes)
@@ -205,7 +208,7 @@ class Smallest:
                 self.note(f"{each.backbone} at {each.image_size} px was not screened: {each.skipped}.")
         epochs = compose_train_config(self.settings.overrides).trainer.max_epochs
         self.times = TrainingTimes(passes, self.n_train, self.n_val, epochs)
-        weights = OmegaConf.to_container(self.config.candidates.weights)
+        _, weights, _, _ = check_candidates(self.config.candidates)
         self.runs = Runs(self.settings, self.candidates, weights, self.folds, self.budget, self.progress, self._run)
 
     def _race(self) -> list[int]:

@@ -15,7 +15,7 @@ PARTS = {  # of each record: the head, and what has to follow it
     "shown": (
         "Smallest network that is good enough: mobilenet_v3_small cut after features.8, 128 px",
         "122k parameters, 5.47M MACs (1/240 of resnet18 at 192 px), 0.486 ms on this machine (ONNX, 1 thread), 476 KiB file",
-        "chosen on validation, confirmed on test: accuracy 0.931 (0.907 to 0.955, n = 445, mean of 3 seeds); "
+        "chosen on validation, confirmed on test: accuracy 0.931 (0.907 to 0.955, n = 445, mean of 3 networks); "
         "0.004 below resnet18, at most 0.017 below (97.5%), margin 0.02",
     ),
     "shown_as_trained": (
@@ -36,7 +36,7 @@ PARTS = {  # of each record: the head, and what has to follow it
         "the test images were not opened, since validation does not show it either",
     ),
     "mean_of_seeds": (
-        "Smallest network that is good enough, as trained", "n = 445, mean of 3 seeds); the network in best.ckpt: 0.004 below",
+        "Smallest network that is good enough, as trained", "n = 445, mean of 3 networks); the network in best.ckpt: 0.004 below",
         "of these trained networks only: others of the same settings may be worse",
     ),
     "too_far": (
@@ -51,7 +51,7 @@ PARTS = {  # of each record: the head, and what has to follow it
     "target_not_shown": (
         "Smallest network by validation, not shown", "its own lower bound 0.907 (97.5%) does not lie above 0.92",
         "about 1,900 test images would decide", "the largest target that is shown is 0.907",
-        "the most accurate, resnet18 at 192 px, has 0.935 (0.912 to 0.958, n = 445, mean of 3 seeds) on test: "
+        "the most accurate, resnet18 at 192 px, has 0.935 (0.912 to 0.958, n = 445, mean of 3 networks) on test: "
         "not shown to be above 0.92",
     ),
     "folds": ("Smallest network that is good enough, as trained: mobilenet",),

@@ -16,6 +16,7 @@ from engine.cli import CONF
 from engine.smallest import candidates
 from engine.smallest.candidates import apply_limits, check_limits, list_candidates
 from lightning_modules.activation_memory import peak_activations
+from lightning_modules.cut_costs import BackboneCosts, cut_costs
 from lightning_modules.networks.registry import build_network
 from lightning_modules.profiling import count_macs_thop, count_parameters
 
@@ -56,7 +57,7 @@ def test_a_file_names_backbones_that_exist(name, tmp_path, monkeypatch):
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("smallest", overrides=[f"candidates={name}"])
-    backbones, weights, _, cuts = candidates._check(composed.candidates)
+    backbones, weights, _, cuts = candidates.check_candidates(composed.candidates)
     assert weights == dict.fromkeys(backbones, "auto") and candidates._known(backbones, []) == backbones
     if cuts:
         monkeypatch.setattr(candidates, "_find_weights", lambda backbones, *_: dict.fromkeys(backbones, "file"))
@@ -127,6 +128,17 @@ def test_a_backbone_for_one_size_is_left_out_with_that_size(config):
     assert {(each.backbone, each.image_size) for each in found} == {
         ("squeezenet1_1", 64), ("squeezenet1_1", 224), ("vit_tiny_patch16_224", 224),
     }  # fmt: skip
+
+
+def test_a_backbone_that_cannot_be_cut_is_left_out(config, monkeypatch):
+    def measured(name, sizes, **settings):
+        return BackboneCosts(sizes, 0, [], {}) if name == "simple_cnn" else cut_costs(name, sizes, **settings)
+
+    monkeypatch.setattr(candidates, "cut_costs", measured)
+    notes = []
+    both = {"backbones": ["simple_cnn", "squeezenet1_1"], "weights": {"simple_cnn": None, "squeezenet1_1": None}}
+    assert {each.backbone for each in list_candidates(config(**both), 2, notes)} == {"squeezenet1_1"}
+    assert len(notes) == 1 and notes[0].startswith("simple_cnn: left out, since it cannot be cut")
 
 
 def test_without_timm_its_backbones_are_left_out(config, monkeypatch):
@@ -222,3 +234,12 @@ def test_limits_that_exclude_all_are_named_with_what_there_is():
         apply_limits([made_up(macs=5_000_000), made_up(macs=7_000, file_kib=9.5)], {"macs": 1e5, "file_kib": 2.0})
     assert "limits.macs=100k excludes 1, and the smallest value there is is 7k" in str(error.value)
     assert "limits.file_kib=2 excludes 1, and the smallest value there is is 1;" not in str(error.value)
+
+
+def test_a_file_of_the_users_own_needs_only_backbones_and_sizes(tmp_path):
+    (tmp_path / "candidates").mkdir()
+    (tmp_path / "candidates" / "mine.yaml").write_text("backbones: [squeezenet1_1]\nimage_sizes: [64, 32]\n")
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("smallest", overrides=[f"hydra.searchpath=[file://{tmp_path}]", "candidates=mine"])
+    assert candidates.check_candidates(composed.candidates) == (["squeezenet1_1"], {}, (32, 64), {})

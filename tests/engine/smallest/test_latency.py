@@ -11,8 +11,9 @@ import torch
 from common.errors import UserError
 from common.run_record import Latency
 from common.smallest_record import Candidate, Costs
-from engine.smallest.latency import FILE, _AllCuts, measure_latencies
+from engine.smallest.latency import FILE, _AllCuts, check_onnx, measure_latencies
 from lightning_modules.networks.registry import build_network
+from lightning_modules.networks.truncated import build_backbone
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason="needs the extra onnx")
@@ -60,7 +61,7 @@ def test_a_file_computes_what_the_network_computes_that_a_run_builds(backbone, k
         pytest.importorskip("timm", reason="needs the extra timm")
     torch.manual_seed(0)
     cuts = _AllCuts(backbone, keeps, 3, size)
-    image = torch.randn(1, 3, size, size)
+    image, n_weights = torch.randn(1, 3, size, size), []
     for keep, head, graph in zip(keeps, cuts.heads, output_graphs(cuts, size, keeps), strict=True):
         network = build_network(
             network="truncated", backbone=backbone, keep=keep, num_classes=3, head={"hidden_dims": [], "dropout": [0.2]}
@@ -74,8 +75,9 @@ def test_a_file_computes_what_the_network_computes_that_a_run_builds(backbone, k
         session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
         (logits,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
         np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-5)
-        weights = {w.name for w in graph.graph.initializer}
-        assert len(weights) < len(whole)  # nothing of what comes after the cut
+        n_weights.append(len(graph.graph.initializer))
+    assert n_weights == sorted(n_weights) and len(set(n_weights)) == len(keeps)  # nothing of what comes after a cut
+    assert len(whole) < len(build_backbone(backbone).state_dict())
 
 
 def test_each_is_measured_once_and_kept(timed, tmp_path):
@@ -133,7 +135,11 @@ def test_without_the_extra_it_is_named_where_a_setting_asks(tmp_path, monkeypatc
     caplog.set_level(logging.INFO)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(UserError, match=r"^cost=latency_ms: onnxscript is not installed.*\[onnx\]"):
-        measure_latencies([candidate("features.1")], 2, tmp_path, asked_by="cost=latency_ms")
+        check_onnx("cost=latency_ms")
     found = candidate("features.1")
     measure_latencies([found], 2, tmp_path)
-    assert found.costs.latency is None and "latencies are left out: " in caplog.text and not list(tmp_path.iterdir())
+    assert (
+        found.costs.latency is None
+        and "left out: latency: onnxscript is not installed" in caplog.text
+        and not list(tmp_path.iterdir())
+    )
