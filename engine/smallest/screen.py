@@ -42,6 +42,8 @@ from lightning_modules.pretrained_weights import load_initial_weights
 log = logging.getLogger(__name__)
 
 MOST_TRAIN, MOST_VAL = 3000, 2000  # images of a pass; of more a part with every class: that ranks the cuts as well
+SCREEN_SHARE = 0.35  # of the budget of a command
+MARGIN = 1.2  # of a predicted time, where more of the budget is asked for
 BATCH_ON_CPU, BATCH_ON_GPU = 16, 256
 EVERY_S = 3.5  # a line on the screen, before a command fills the silence
 POLL_S = 0.5
@@ -222,9 +224,12 @@ class Screen:
         except DoesNotFit as error:
             seconds = error.args[0]
             if number == 1:
+                before_s = SCREEN_SHARE * 60 * (self.budget_minutes or 0) - (left or 0)  # that the command took
+                needed = (before_s + result.reading_s + seconds * MARGIN) / 60 / SCREEN_SHARE
                 raise UserError(
                     f"budget.minutes={self.budget_minutes}: too short for a single pass over the images; the cheapest one, "
-                    f"{done.name}, takes about {_minutes(seconds)} by itself; use budget.minutes={_enough(seconds)} or more"
+                    f"{done.name}, takes about {duration(seconds)}, and the screen has {SCREEN_SHARE:.0%} of the budget; use "
+                    f"budget.minutes={np.ceil(needed * 10) / 10:g} or more"
                 ) from None
             done.skipped = (
                 f"would take about {duration(seconds)}, and {duration(max(0.0, self.remaining_s() or 0.0))} are left of the "
@@ -539,12 +544,3 @@ def _rounded(seconds: float) -> str:
     if seconds < 60:
         return f"{max(1, round(seconds))} s"
     return duration(round(seconds / 10) * 10)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f} min"
-
-
-def _enough(seconds: float) -> str:
-    """Return minutes, rounded up, in which a pass fits and something is left."""
-    return f"{max(0.1, np.ceil(seconds / 60 * 1.5 * 10) / 10):g}"
