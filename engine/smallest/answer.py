@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 
 from common.atomic_io import atomic_open, tolerate_disk_errors, write_text
+from common.checks import FEWEST_SEEDS
 from common.errors import UserError
 from common.smallest_record import Answer, Measured, SmallestRecord, Trained
 from common.text import plural
@@ -75,11 +76,15 @@ class Answerer:
         answer = self.record.answer
         answer.verdict, answer.test = proof.verdict, as_pair(proof.evidence, "test")
         if self.chosen == self.reference and self.rule.target is None:
-            answer.verdict, answer.test = "none" if answer.nearest is None else "shown", None
+            raced = [i for i, each in enumerate(self.record.candidates) if each.stage in ("raced", "final")]
+            is_single = sum(self.runs.is_trained(self.runs.first(index)) for index in raced) == 1
+            answer.verdict, answer.test = "none" if is_single else "shown", None
 
     def _finalist(self, index: int, found: Outcomes) -> Finalist:
+        """Return what the choice and the proof look at; of two seeds the first only, since two do not show how seeds differ."""
         cost = cost_of(self.record.candidates[index], self.settings.question.cost[0])
-        return Finalist(cost, found.right, found.seeds)
+        n = len(found.seeds) if len(found.seeds) >= FEWEST_SEEDS else 1
+        return Finalist(cost, found.right[:n], found.seeds[:n])
 
     def write(self) -> None:
         """Fill in what the runs gave, measure latencies, write best.ckpt, smallest.json and the page, and print the answer."""

@@ -6,8 +6,6 @@ import threading
 import time
 from collections.abc import Iterator
 
-from engine.log_handlers import ScreenFormatter
-
 log = logging.getLogger(__name__)
 
 EVERY_S = 5.0
@@ -57,8 +55,8 @@ class Progress:
 
     @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:
-        """Keep the lines of a run off the screen, warnings too: they are in its own log and record."""
-        handlers = [h for h in logging.getLogger().handlers if isinstance(h.formatter, ScreenFormatter)]
+        """Keep the lines of a run off the screen and smallest.log, warnings too: they are in its own log and record."""
+        handlers = list(logging.getLogger().handlers)  # a run adds its own later
         for handler in handlers:
             handler.addFilter(_is_own)
         try:

@@ -15,6 +15,7 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from common.checks import FEWEST_SEEDS
 from common.errors import StopRequested, UserError
 from common.run_folder import RunFolder
 from common.signals import stop_immediately
@@ -220,8 +221,9 @@ class Smallest:
                 f"left; use budget.minutes={self._minutes_needed():.0f} or more: what was screened is kept"
             )
         with self._timed("race"):
-            log.info("\nThe most accurate by its probe: %s. It races against %s for less", self.candidates[places[0]].name,
-                     plural(len(places) - 1, "candidate"))  # fmt: skip
+            others = f"; it races against {plural(len(places) - 1, 'cheaper candidate')}"
+            log.info("The most accurate by its probe is %s%s", self.candidates[places[0]].name,
+                     others if len(places) > 1 else "; no cheaper candidate comes near it")  # fmt: skip
             race = Race(self.runs, places, self.times, self._run)
             with self.progress.quiet():
                 while not race.run_trials():
@@ -317,8 +319,8 @@ class Smallest:
             self.times.learn(self.candidates[index], self.runs.folder(self.runs.first(index)))
         each_s = sum(self.times.of(self.candidates[index]) for index in finals)
         allowed = min(wanted, 1 + int(left_s / each_s))
-        if self.folds is not None and allowed < 2:
-            allowed = 1
+        if self.folds is None and allowed < FEWEST_SEEDS:
+            allowed = 1  # two seeds say next to nothing of how much seeds differ
         if allowed < wanted:
             what = "folds" if self.folds else "seeds"
             self.note(

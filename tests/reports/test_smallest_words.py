@@ -36,7 +36,8 @@ PARTS = {  # of each record: the head, and what has to follow it
         "the test images were not opened, since validation does not show it either",
     ),
     "mean_of_seeds": (
-        "Smallest network that is good enough, as trained", "n = 445, mean of 3 networks); the network in best.ckpt: 0.004 below",
+        "Smallest network that is good enough, as trained",
+        "n = 445, mean of 3 networks); the network in best.ckpt: 0.004 below",
         "of these trained networks only: others of the same settings may be worse",
     ),
     "too_far": (

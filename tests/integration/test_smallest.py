@@ -1,0 +1,165 @@
+"""python smallest.py on small images: all stages, the same command again, what is left on disk, what is refused."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import predict
+import smallest
+from common.run_folder import RunFolder
+from common.run_record import RunRecord
+from common.smallest_record import SmallestRecord
+from tests.support.commands import run_script
+from tests.support.helpers import PROJECT
+
+CUTS = "candidates.cuts={shufflenet_v2_x0_5: [maxpool, stage2.1, stage3.3]}"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Squares that are brighter on one side, in noise that makes some of them hard; train 48, val 24, test 24."""
+    generator, root = np.random.default_rng(0), tmp_path_factory.mktemp("sides")
+    for split, n in (("train", 24), ("val", 12), ("test", 12)):
+        for name in ("left", "right"):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(n):
+                pixels = generator.normal(100, 40, (32, 32, 3))
+                pixels[:, slice(0, 16) if name == "left" else slice(16, 32)] += generator.uniform(5, 60)
+                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{index:03}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """Weights of a whole backbone whose batch norms have seen images."""
+    from torchvision.models import shufflenet_v2_x0_5
+
+    torch.manual_seed(0)
+    network = shufflenet_v2_x0_5()
+    with torch.no_grad():
+        for _ in range(10):
+            network(torch.randn(16, 3, 32, 32))
+    path = tmp_path_factory.mktemp("weights") / "shufflenet.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def command(images, weights, tmp_path_factory) -> list[str]:
+    place = tmp_path_factory.mktemp("smallest")
+    return [
+        f"datamodule.root={images}", f"hydra.run.dir={place / 'found'}", "name=found", f"datamodule.cache={place / 'cache'}",
+        "candidates.backbones=[shufflenet_v2_x0_5]", f"candidates.weights.shufflenet_v2_x0_5={weights}",
+        "candidates.image_sizes=[32]", CUTS, "trainer=cpu", "trainer.max_epochs=2", "datamodule.batch_size=8",
+        "race.min_epochs=1", "race.candidates=2", "good_enough=0.3", "finals.folds_below=0", "seeds=[1,2]",
+        "budget.minutes=null",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found(command) -> tuple[Path, str]:
+    status, out, err = run_script(smallest, *command)
+    assert status == 0, err or out
+    return Path(command[1].partition("=")[2]), out
+
+
+def test_all_stages_end_in_an_answer_a_page_and_a_network_that_predicts(found, images):
+    folder, out = found
+    record = SmallestRecord.read(folder)
+    assert record.status == "finished"
+    assert [each.keep for each in record.candidates] == ["maxpool", "stage2.1", "stage3.3"]
+    assert all(each.probe and each.probe.n == 24 for each in record.candidates)
+    assert record.answer.chosen is not None and record.answer.sentences[0].split(":")[0] in out
+    assert (folder / "report.html").is_file() and "How it was chosen" in (folder / "MODEL_CARD.md").read_text()
+    status, printed, err = run_script(
+        predict, f"ckpt={folder / 'best.ckpt'}", f"images={images / 'test'}", f"out={folder / 'labels.csv'}"
+    )
+    assert status == 0, err
+    assert "24" in printed
+
+
+def test_test_images_are_opened_once_for_the_chosen_one_and_the_reference_only(found):
+    folder, _ = found
+    record = SmallestRecord.read(folder)
+    opened = {record.answer.chosen, record.answer.reference}
+    for index, each in enumerate(record.candidates):
+        runs = [RunRecord.read(RunFolder(folder / name)) for name in (each.trained.runs if each.trained else [])]
+        counts = [run.test.test_evaluations if run.test else 0 for run in runs]
+        assert counts == [1 if index in opened else 0] * len(runs)
+        assert bool(each.trained and each.trained.test) == (index in opened)
+    assert len(list((folder / "test").glob("*/result.json"))) == 2 * len(opened)
+
+
+def test_the_same_command_again_trains_nothing_and_gives_the_same_answer(found, command):
+    folder, _ = found
+    before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("metrics.csv")}
+    answer = SmallestRecord.read(folder).answer
+    status, out, err = run_script(smallest, *command)
+    assert status == 0, err
+    assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("metrics.csv")} == before
+    assert SmallestRecord.read(folder).answer == answer
+    assert "epoch" not in out
+
+
+def test_a_run_of_the_race_is_an_ordinary_run(found):
+    folder, _ = found
+    (first, *_) = sorted((folder / "runs").glob("*-seed1"))
+    record = RunRecord.read(RunFolder(first))
+    assert record.run.seed == 1 and record.val.accuracy.n == 24
+    assert RunFolder(first).best_checkpoint.is_file() and RunFolder(first).log.is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["limits.macs=10"], "limits: 3 candidates and none below the limits"),
+        (["good_enough=1"], "good_enough=1: use a difference"),
+        (["candidates.weights.shufflenet_v2_x0_5=missing.pth"], "missing.pth"),
+        (["datamodule.root=nowhere"], "nowhere"),
+    ],
+)
+def test_a_refused_command_gives_one_line_and_leaves_nothing(command, tmp_path, arguments, message):
+    typed = [each for each in command if each.partition("=")[0] not in {a.partition("=")[0] for a in arguments}]
+    typed = [each for each in typed if not each.startswith("hydra.run.dir")]
+    status, _, err = run_script(smallest, *typed, *arguments, f"hydra.run.dir={tmp_path / 'refused'}")
+    assert status == 1
+    assert message in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments_it_gives_the_same_answer_and_trains_nothing_twice(found, command, tmp_path):
+    """Each process trains for a few seconds; the epochs of all runs' logs are those of one training."""
+    folder = tmp_path / "killed"
+    typed = [each for each in command if not each.startswith("hydra.run.dir")] + [f"hydra.run.dir={folder}"]
+    moments, log = random.Random(0), tmp_path / "log"
+    for _ in range(10):
+        with log.open("ab") as out:
+            process = subprocess.Popen([sys.executable, "smallest.py", *typed], cwd=PROJECT, stdout=out, stderr=out)
+            time.sleep(moments.uniform(8, 16))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    ended = subprocess.run(
+        [sys.executable, "smallest.py", *typed],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        env=os.environ,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    before, after = SmallestRecord.read(found[0]), SmallestRecord.read(folder)
+    assert after.answer.chosen == before.answer.chosen and after.answer.reference == before.answer.reference
+    assert after.answer.test == before.answer.test and after.answer.val == before.answer.val
+    for path in (folder / "runs").glob("*/metrics.csv"):
+        assert path.read_bytes() == (found[0] / "runs" / path.parent.name / "metrics.csv").read_bytes()
