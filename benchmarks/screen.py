@@ -55,8 +55,8 @@ def list_candidates(backbones: list[str], sizes: list[int]) -> list[Candidate]:
     found = []
     for backbone in backbones:
         costs = cut_costs(backbone, tuple(sizes))
-        for index, size in enumerate(costs[0]):
-            for cost in costs[2]:
+        for index, size in enumerate(costs.sizes):
+            for cost in costs.cuts:
                 of_image = Costs(
                     parameters=cost.parameters,
                     macs=cost.macs[index],

@@ -22,7 +22,7 @@ from evaluation.scores import balanced_accuracy, count_confusion
 STRENGTHS = 10.0 ** np.arange(-3, 2.5, 0.5)  # scikit-learn's C, the inverse of the strength: the strongest one first
 PATIENCE = 2  # of them in a row without a smaller loss end the path
 INNER_FOLDS = 3  # of the training images, to choose the strength
-MUCH = 2e7  # N x C x K, from which on every second strength and one inner fold have to do
+MUCH = 2e7  # N x C x K, from which on every second strength and one inner fold have to do, as in a cross-validation
 ITERATIONS = 300
 
 
@@ -57,7 +57,8 @@ def probe(
     """
     balanced = metric == "balanced_accuracy"
     val = np.concatenate([part.val for part in parts])
-    predicted = np.concatenate([_predict(features, labels, part, balanced, groups) for part in parts])
+    thorough = len(parts) == 1
+    predicted = np.concatenate([_predict(features, labels, part, balanced, groups, thorough) for part in parts])
     correct = predicted == labels[val]
     if balanced:
         value = float(balanced_accuracy(count_confusion(labels[val], predicted, classes)))
@@ -68,7 +69,7 @@ def probe(
 
 
 def _predict(
-    features: np.ndarray, labels: np.ndarray, part: Part, balanced: bool, groups: np.ndarray | None
+    features: np.ndarray, labels: np.ndarray, part: Part, balanced: bool, groups: np.ndarray | None, thorough: bool
 ) -> np.ndarray:
     """Return the classes that a probe of the training images gives to the others."""
     x, y = _standardized(features, part), labels[part.train]
@@ -76,7 +77,7 @@ def _predict(
         return np.full(len(part.val), y[0])
     x, others = x[: len(y)], x[len(y) :]
     inner = assign_folds(y, INNER_FOLDS, 0, None if groups is None else groups[part.train])
-    strength = _choose_strength(x, y, inner, balanced)
+    strength = _choose_strength(x, y, inner, balanced, thorough)
     return _fit(_model(balanced, strength), x, y).predict(others)
 
 
@@ -95,13 +96,13 @@ def _standardized(features: np.ndarray, part: Part) -> np.ndarray:
     return x
 
 
-def _choose_strength(x: np.ndarray, y: np.ndarray, inner: np.ndarray, balanced: bool) -> float:
+def _choose_strength(x: np.ndarray, y: np.ndarray, inner: np.ndarray, balanced: bool, thorough: bool) -> float:
     """Return the strength with the smallest log loss of images that a fold's probe has not seen; a tie: the stronger one."""
-    much = x.size * len(np.unique(y)) > MUCH
-    folds = [inner == fold for fold in range(1 if much else INNER_FOLDS)]
+    thorough &= x.size * len(np.unique(y)) <= MUCH
+    folds = [inner == fold for fold in range(INNER_FOLDS if thorough else 1)]
     folds = [fold for fold in folds if fold.any() and len(np.unique(y[~fold])) > 1]
     models = [_model(balanced) for _ in folds]
-    strengths = STRENGTHS[:: 2 if much else 1]
+    strengths = STRENGTHS[:: 1 if thorough else 2]
     weights = (1 / np.bincount(y).clip(1))[y] if balanced else np.ones(len(y))
     best, chosen, since = np.inf, strengths[len(strengths) // 2], 0
     for strength in strengths if folds else ():

@@ -28,6 +28,7 @@ from datamodules.splits import join_groups, spread_rows
 from engine.config.instantiate import instantiate
 from engine.config.trainer_flags import batch_limits
 from engine.config.validate import validate
+from engine.log_handlers import ScreenFormatter
 from engine.run.stages import MEMORY
 from engine.search.space import compose_train_config
 from engine.smallest.feature_cache import FeatureCache, weights_name
@@ -41,11 +42,14 @@ from lightning_modules.pretrained_weights import load_initial_weights
 log = logging.getLogger(__name__)
 
 MOST_TRAIN, MOST_VAL = 3000, 2000  # images of a pass; of more a part with every class: that ranks the cuts as well
+SCREEN_SHARE = 0.35  # of the budget of a command
+MARGIN = 1.2  # of a predicted time, where more of the budget is asked for
 BATCH_ON_CPU, BATCH_ON_GPU = 16, 256
 EVERY_S = 3.5  # a line on the screen, before a command fills the silence
 POLL_S = 0.5
 MEASURED_S = 1.0  # of forward passes, from which on a rate is believed
 LARGEST_RESULT = 2**20  # bytes
+SHOWN: set[str] = set()  # on the screen, of images and weights
 
 
 @dataclass(kw_only=True)
@@ -151,7 +155,7 @@ class Screen:
         """Do the passes that no other process does, and wait for the others."""
         self.folder.mkdir(parents=True, exist_ok=True)
         waiting = list(self.groups)
-        with self.progress, _repeats_hidden():
+        with self.progress, repeats_hidden(all_information=True):
             while waiting:
                 left = [key for key in waiting if not self._settle(key)]
                 if left == waiting:
@@ -220,9 +224,12 @@ class Screen:
         except DoesNotFit as error:
             seconds = error.args[0]
             if number == 1:
+                before_s = SCREEN_SHARE * 60 * (self.budget_minutes or 0) - (left or 0)  # that the command took
+                needed = (before_s + result.reading_s + seconds * MARGIN) / 60 / SCREEN_SHARE
                 raise UserError(
                     f"budget.minutes={self.budget_minutes}: too short for a single pass over the images; the cheapest one, "
-                    f"{done.name}, takes about {_minutes(seconds)} by itself; use budget.minutes={_enough(seconds)} or more"
+                    f"{done.name}, takes about {duration(seconds)}, and the screen has {SCREEN_SHARE:.0%} of the budget; use "
+                    f"budget.minutes={np.ceil(needed * 10) / 10:g} or more"
                 ) from None
             done.skipped = (
                 f"would take about {duration(seconds)}, and {duration(max(0.0, self.remaining_s() or 0.0))} are left of the "
@@ -487,20 +494,23 @@ class Progress:
 
 
 @contextlib.contextmanager
-def _repeats_hidden() -> Iterator[None]:
-    """Show once what each pass would log of the same images, and nothing of which weights a network does not need."""
-    shown: set[str] = set()
+def repeats_hidden(all_information: bool = False) -> Iterator[None]:
+    """Show once what is logged of the same images and weights, over all blocks of this process.
+
+    Args:
+        all_information: hide what is no warning as well, but that images are being read.
+    """
 
     def is_new(record: logging.LogRecord) -> bool:
-        if record.name == "lightning_modules.pretrained_weights" and record.levelno < logging.WARNING:
-            return False
         if not record.name.startswith(("datamodules.", "lightning_modules.")):
             return True
-        text, before = record.getMessage(), len(shown)
-        shown.add(text)
-        return len(shown) > before
+        if all_information and record.levelno < logging.WARNING and record.name != "datamodules.pixel_cache":
+            return False
+        text, before = record.getMessage(), len(SHOWN)
+        SHOWN.add(text)
+        return len(SHOWN) > before
 
-    handlers = logging.getLogger().handlers
+    handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler.formatter, ScreenFormatter)]
     for handler in handlers:
         handler.addFilter(is_new)
     try:
@@ -534,12 +544,3 @@ def _rounded(seconds: float) -> str:
     if seconds < 60:
         return f"{max(1, round(seconds))} s"
     return duration(round(seconds / 10) * 10)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f} min"
-
-
-def _enough(seconds: float) -> str:
-    """Return minutes, rounded up, in which a pass fits and something is left."""
-    return f"{max(0.1, np.ceil(seconds / 60 * 1.5 * 10) / 10):g}"

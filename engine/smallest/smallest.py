@@ -32,7 +32,7 @@ from engine.smallest.plan import RESERVE_S, Budget, Plan, TrainingTimes
 from engine.smallest.progress import Progress
 from engine.smallest.race import Race
 from engine.smallest.runs import STAGES, Runs
-from engine.smallest.screen import run_screen
+from engine.smallest.screen import SCREEN_SHARE, repeats_hidden, run_screen
 from engine.smallest.selection import cost_of, pick_finalists, pick_race, pick_reference
 from engine.smallest.settings import SmallestSettings, read_settings
 from engine.smallest.workers import has_launcher, prepare_worker, run_workers
@@ -41,7 +41,6 @@ from engine.state import STATE
 log = logging.getLogger(__name__)
 
 LATENCY = "latency_ms"
-SCREEN_SHARE = 0.35  # of the budget
 LINE = "%(asctime)s %(levelname)s %(message)s"  # of smallest.log
 
 
@@ -108,9 +107,10 @@ class Smallest:
         check_candidates(self.config.candidates)
         data = self._open_data()
         notes: list[str] = []
-        self.candidates = list_candidates(self.config, len(data.catalog.classes), notes)
-        self.progress.begin("reading the images")
-        data.setup()
+        with repeats_hidden():  # the screen would show it again
+            self.candidates = list_candidates(self.config, len(data.catalog.classes), notes)
+            self.progress.begin("reading the images")
+            data.setup()
         self.folds = self._folds(data)
         self._begin(data)
         self.record.notes = [*notes, *self.record.notes]

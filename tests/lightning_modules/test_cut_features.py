@@ -27,7 +27,7 @@ def cut(backbone: str, keep: str) -> nn.Module:
 def test_one_pass_gives_what_each_truncated_network_pools(backbone):
     if backbone.endswith(("050", "224")):
         pytest.importorskip("timm", reason="needs the extra timm")
-    sizes, _, costs = cut_costs(backbone, (96, 64))
+    sizes, _, costs, _ = cut_costs(backbone, (96, 64))
     cuts = [cost.keep for cost in costs]
     torch.manual_seed(0)
     last = cut(backbone, cuts[-1])
@@ -51,7 +51,7 @@ def test_one_pass_gives_what_each_truncated_network_pools(backbone):
 
 
 def test_cuts_are_put_in_the_order_in_which_they_run():
-    cuts = [cost.keep for cost in cut_costs("shufflenet_v2_x0_5")[2]]
+    cuts = [cost.keep for cost in cut_costs("shufflenet_v2_x0_5").cuts]
     assert cuts.index("stage2.2") < cuts.index("stage2")
     assert in_order("shufflenet_v2_x0_5", sorted(cuts, reverse=True)) == cuts
     with pytest.raises(NetworkError, match="has no block stage9"):
@@ -59,6 +59,6 @@ def test_cuts_are_put_in_the_order_in_which_they_run():
 
 
 def test_a_cut_behind_the_last_one_is_refused():
-    network = cut("simple_cnn", cut_costs("simple_cnn")[2][0].keep)
+    network = cut("simple_cnn", cut_costs("simple_cnn").cuts[0].keep)
     with pytest.raises((NetworkError, AttributeError), match=r"no map|no attribute"):
-        CutFeatures(network, "simple_cnn", [each.keep for each in cut_costs("simple_cnn")[2]])
+        CutFeatures(network, "simple_cnn", [each.keep for each in cut_costs("simple_cnn").cuts])

@@ -23,6 +23,7 @@ from common.smallest_record import Candidate, Costs, Measured
 from engine.cli import CONF
 from engine.config.instantiate import instantiate
 from engine.config.validate import validate
+from engine.log_handlers import ScreenFormatter
 from engine.smallest import feature_cache, screen
 from engine.smallest.screen import run_screen
 from lightning_modules.cut_costs import cut_costs
@@ -37,7 +38,7 @@ def candidates(backbone: str = "simple_cnn", sizes: tuple[int, ...] = SIZES, **c
     """Return every cut of a backbone at each size."""
     found = []
     for index, size in enumerate(sizes):
-        for cost in cut_costs(backbone, sizes)[2]:
+        for cost in cut_costs(backbone, sizes).cuts:
             costs = Costs(
                 parameters=cost.parameters, macs=cost.macs[index], file_kib=1, activation_kib=1, activation_int8_kib=1
             )
@@ -126,8 +127,22 @@ def test_every_pretrained_cut_gets_a_probe_by_one_pass_a_size_the_cheapest_first
     assert [candidate.stage for candidate in given] == ["candidate", *["screened"] * 5, *["candidate"] * len(given[6:])]
     assert all(each.value > 0.9 and each.n == 12 and each.low < each.value for each in probes(given[1:6]))  # two colors
     assert "screen: simple_cnn at 16 px: 2 cuts in" in caplog.text and "cut after" in caplog.text
-    texts = [record.getMessage() for record in caplog.records]
-    assert len(texts) == len(set(texts))  # what the data module logs of the images stands there once
+
+
+def test_what_is_known_of_the_images_is_shown_once(screened, two_colors, tmp_path, monkeypatch):
+    root = shutil.copytree(two_colors, tmp_path / "images", ignore=shutil.ignore_patterns("test"))
+    shown = []
+    handler = logging.Handler()
+    handler.setFormatter(ScreenFormatter())
+    monkeypatch.setattr(handler, "emit", lambda record: shown.append((record.levelname, record.getMessage())))
+    logging.getLogger().addHandler(handler)
+    try:
+        screened(root=root, folds=2)
+    finally:
+        logging.getLogger().removeHandler(handler)
+    warnings = [text for level, text in shown if level == "WARNING"]
+    assert sum("no test folder" in text for text in warnings) == 1 and len(set(warnings)) == len(warnings)
+    assert all(text.startswith("screen: ") for level, text in shown if level == "INFO")
 
 
 def test_test_images_are_not_looked_at(screened, two_colors, tmp_path):
@@ -190,7 +205,7 @@ def test_a_pass_that_does_not_fit_is_skipped_in_words_and_stays_so(screened, for
 def test_too_little_time_for_any_pass_is_an_error_that_names_the_minutes(screened, monkeypatch, tmp_path):
     monkeypatch.setattr(screen, "MEASURED_S", 0.0)
     with pytest.raises(
-        UserError, match=r"budget\.minutes=0\.001: .*simple_cnn at 16 px.*use budget\.minutes=0\.1 or more"
+        UserError, match=r"budget\.minutes=0\.001: .*simple_cnn at 16 px.*use budget\.minutes=0\.[1-9] or more"
     ):
         screened(left=1e-9, minutes=0.001)
     assert not list((tmp_path / "a" / "screen").glob("*.json"))
