@@ -31,7 +31,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from evaluation.choice import Finalist, Rule, choose
 from timing import PROJECT, RESULTS
 
 from common.errors import UserError
@@ -43,6 +42,7 @@ from common.table import Table
 from common.text import override_value
 from datamodules.sources.image_folder import ImageFolder
 from datamodules.sources.source import read_source
+from evaluation.choice import Finalist, Rule, choose
 
 PARTS = ("smallest", "grid", "search")
 TIMES = ("part", "processor_s", "wall_s", "command")  # columns of times.csv
