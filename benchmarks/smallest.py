@@ -280,7 +280,8 @@ def answer(case: Case, part: str) -> Answer | None:
         chosen = record.candidates[record.answer.chosen]
         test = chosen.trained and chosen.trained.test
         text = f"{test.value:.3f} ({test.low:.3f} to {test.high:.3f})" if test and test.low is not None else "-"
-        return Answer(chosen.name, chosen.costs.macs, text, record.n_trained)
+        name = f"{chosen.name} ({record.answer.verdict.replace('_', ' ')})"
+        return Answer(name, chosen.costs.macs, text, record.n_trained)
     found = choose_run(case, part)
     if found is None or not is_finished(test_folder(case, part, found)):
         return None

@@ -52,10 +52,11 @@ def test_the_folder_val_is_test_where_there_is_no_other_and_done_parts_are_a_row
     (case.folder / "smallest").mkdir()
     SmallestRecord(
         question=Question(cost=["macs"], metric="accuracy", good_enough=0.02), candidates=[candidate(2_000_000, 0.8, 0.85)],
-        n_trained=5, answer=Answer(verdict="shown", chosen=0, reference=0),
+        n_trained=5, answer=Answer(verdict="not_shown", chosen=0, reference=0),
     ).write(case.folder / "smallest")  # fmt: skip
     (case.folder / "times.csv").write_text("part,processor_s,wall_s,command\nsmallest,60,90,x\ngrid,600,700,y\n")
     row = benchmark.table([case]).splitlines()[-1]
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
-        "colors", "smallest.py", "b cut after k2000000, 64 px", "2.0M", "0.850 (0.800 to 0.900)", "5", "1.0", "0.10", "1.5",
+        "colors", "smallest.py", "b cut after k2000000, 64 px (not shown)", "2.0M", "0.850 (0.800 to 0.900)", "5",
+        "1.0", "0.10", "1.5",
     ]  # fmt: skip
