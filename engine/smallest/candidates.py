@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 KEYS = ("backbones", "weights", "image_sizes", "cuts")
 SMALLEST_SIZE, LARGEST_SIZE = 16, 4096  # pixels
 LONGEST_REASON = 120  # characters
+LOOKED_UP = ("auto", "imagenet", None)  # values of model.weights that name no file and no repository
 PACKAGES = ("torch", "torchvision", "timm", "thop")  # that decide what a cut costs
 
 
@@ -255,17 +256,18 @@ def _find_weights(
             "download_to": cache / "weights",
         }
         with _naming_weights_of(name):
-            if policy in ("auto", "imagenet", None):
+            if policy in LOOKED_UP:
                 return find_initial_weights(policy, **sources).description
             keep = cut_costs(name, only_last=True).cuts[-1].keep  # of a file it is shown, too, what of it fits
             with network_errors():
                 built = build_network(**network, keep=keep, head=head, num_classes=num_classes)
             return load_initial_weights(built, policy, **sources)
 
-    with ThreadPoolExecutor(
-        max_workers=len(backbones)
-    ) as pool:  # a server that does not answer is waited for only once
-        found = dict(zip(backbones, pool.map(find, backbones), strict=True))
+    # Side by side, so that a server that does not answer is waited for once; files not, since networks are traced for them
+    looked_up = [name for name in backbones if policies.get(name, "auto") in LOOKED_UP]
+    with ThreadPoolExecutor(max_workers=len(looked_up) or 1) as pool:
+        by_name = dict(zip(looked_up, pool.map(find, looked_up), strict=True))
+    found = {name: by_name[name] if name in by_name else find(name) for name in backbones}
     random = [name for name in backbones if found[name].startswith("random (")]
     if random and all(text.startswith("random") for text in found.values()):
         here = [name for name in installed_networks() if name not in backbones]

@@ -20,14 +20,23 @@ def cost_of(candidate: Candidate, key: str) -> float:
     return float(candidate.costs.macs if value is None else value)
 
 
+def is_raced_unprobed(candidate: Candidate) -> bool:
+    """Return whether a candidate has random weights because that was asked for: a probe would say nothing of it."""
+    return candidate.weights == "random" and not candidate.pretrained
+
+
 def pick_reference(candidates: Sequence[Candidate], cost: str, time_s: Time, left_s: float | None) -> int | None:
     """Return the index of the candidate with the best probe of which a training fits into the budget; of equals the cheapest.
 
-    None: none was screened, or none fits.
+    Where none has a probe, the most expensive one of those with random weights. None: there is none, or none fits.
     """
-    screened = [i for i, each in enumerate(candidates) if each.probe is not None and not each.excluded]
-    fit = [i for i in screened if left_s is None or time_s(candidates[i]) <= REFERENCE_SHARE * left_s]
-    return min(fit, key=lambda i: (-candidates[i].probe.value, cost_of(candidates[i], cost)), default=None)
+    possible = [i for i, each in enumerate(candidates) if not each.excluded]
+    fit = [i for i in possible if left_s is None or time_s(candidates[i]) <= REFERENCE_SHARE * left_s]
+    probed = [i for i in fit if candidates[i].probe is not None]
+    if probed:
+        return min(probed, key=lambda i: (-candidates[i].probe.value, cost_of(candidates[i], cost)))
+    unprobed = [i for i in fit if is_raced_unprobed(candidates[i])]
+    return max(unprobed, key=lambda i: cost_of(candidates[i], cost), default=None)
 
 
 def pick_race(
@@ -43,26 +52,27 @@ def pick_race(
 
     All are cheaper than it, near the front of cost against probed value (SLACK), and so good that fine-tuning can lift them to
     `need` (GAIN). Of more than `most` one is taken of each of so many equal steps of the logarithm of the cost: neighbors,
-    such as two cuts of the same stage, say much the same. Then as many as fit into the budget.
+    such as two cuts of the same stage, say much the same. Then as many as fit into the budget. Those with random weights
+    that were asked for have no probe, and take part as far as there are places.
 
     Args:
         need: the value that is good enough, by probes.
     """
     top = cost_of(candidates[reference], cost)
-    others = [
-        i
-        for i, each in enumerate(candidates)
-        if i != reference and each.probe is not None and not each.excluded and cost_of(each, cost) < top
+    cheaper = [
+        i for i, each in enumerate(candidates) if not each.excluded and cost_of(each, cost) < top and i != reference
     ]
     hopeful, best = [], -math.inf
-    for i in sorted(others, key=lambda i: (cost_of(candidates[i], cost), -candidates[i].probe.value)):
-        value = candidates[i].probe.value
-        if value >= best - SLACK and value >= need - GAIN:
+    for i in sorted(cheaper, key=lambda i: (cost_of(candidates[i], cost), -_probed(candidates[i]))):
+        value = _probed(candidates[i])
+        if candidates[i].probe is not None and value >= best - SLACK and value >= need - GAIN:
             hopeful.append(i)
         best = max(best, value)
     chosen = _spread(candidates, hopeful, cost, most)
+    unprobed = [i for i in cheaper if candidates[i].probe is None and is_raced_unprobed(candidates[i])]
+    chosen += _spread(candidates, unprobed, cost, most - len(chosen))
     # Cheap ones that are good enough as they are come first, then those that lack least
-    chosen.sort(key=lambda i: (max(0.0, need - candidates[i].probe.value), cost_of(candidates[i], cost)))
+    chosen.sort(key=lambda i: (max(0.0, need - _probed(candidates[i])), cost_of(candidates[i], cost)))
     if left_s is not None:
         spent, within = 0.0, []
         for i in chosen:
@@ -73,16 +83,22 @@ def pick_race(
     return chosen
 
 
+def _probed(candidate: Candidate) -> float:
+    return -math.inf if candidate.probe is None else candidate.probe.value
+
+
 def _spread(candidates: Sequence[Candidate], indices: list[int], cost: str, most: int) -> list[int]:
     """Return at most so many, the best probed one of each step of the logarithm of the cost."""
     if len(indices) <= most:
         return list(indices)
+    if most < 1:
+        return []
     costs = [math.log(max(cost_of(candidates[i], cost), 1e-9)) for i in indices]
     low, step = min(costs), (max(costs) - min(costs)) / most or 1.0
     best: dict[int, int] = {}
     for i, value in zip(indices, costs, strict=True):
         place = min(int((value - low) / step), most - 1)
-        if place not in best or candidates[i].probe.value > candidates[best[place]].probe.value:
+        if place not in best or _probed(candidates[i]) > _probed(candidates[best[place]]):
             best[place] = i
     return sorted(best.values(), key=lambda i: cost_of(candidates[i], cost))
 

@@ -265,14 +265,13 @@ class Smallest:
         reference = pick_reference(among, cost, self.times.of, left_s)
         if reference is None:
             return []
-        need = self.question.target
-        if need is None:
-            need = among[reference].probe.value - self.question.good_enough
-        if among[best].probe.value > among[reference].probe.value:
+        probe = among[reference].probe
+        need = self.question.target or (probe.value - self.question.good_enough if probe else 0.0)
+        if probe and among[best].probe and among[best].probe.value > probe.value:
             self.note(
                 f"The best probe has {among[best].name} ({among[best].probe.value:.3f}), of which one training would take "
                 f"about {self.times.of(among[best]) / 60:.0f} min; the reference is the best one that the budget allows to "
-                f"train, {among[reference].name} ({among[reference].probe.value:.3f})."
+                f"train, {among[reference].name} ({probe.value:.3f})."
             )
         after_s = None if left_s is None else left_s - self.times.of(among[reference])
         others = pick_race(among, reference, cost, need, most, self.times.of, after_s)
