@@ -192,7 +192,8 @@ def _guessing(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str 
 
 def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:
     """Return how it was chosen and what the images show, in one line."""
-    pair = answer.test or (answer.val if answer.nearest is None else None)
+    itself = answer.chosen == answer.reference and record.question.target is None
+    pair = answer.test or (None if itself else answer.val)
     split = pair.split if pair else "test" if chosen.trained and chosen.trained.test else "val"
     measured = chosen.trained and getattr(chosen.trained, split)
     how = {
