@@ -60,7 +60,8 @@ class Race(Search):
     def __init__(self, runs: Runs, places: list[int], times: TrainingTimes, run: Callable):
         self.runs, self.places, self.times = runs, places, times
         settings = runs.settings
-        digest = hashlib.blake2b(repr(places).encode(), digest_size=4).hexdigest()
+        # Another budget decides again which runs it has the time for
+        digest = hashlib.blake2b(repr((places, runs.budget.minutes)).encode(), digest_size=4).hexdigest()
         own = SearchSettings(
             name=f"race-{digest}", n_trials=len(places), objectives=[Objective(f"val.{settings.question.metric}")],
             base_overrides=[], space={PLACE: IntDistribution(0, len(places) - 1)},

@@ -1,6 +1,7 @@
 """Answer which network is the smallest that is good enough: candidates, screen, race, finals, choice, proof, page."""
 
 import contextlib
+import hashlib
 import logging
 import os
 import platform
@@ -15,12 +16,14 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from callbacks.run_progress import USED_UP
 from common.checks import FEWEST_SEEDS
 from common.errors import StopRequested, UserError
 from common.run_folder import RunFolder
 from common.signals import stop_immediately
 from common.smallest_record import SmallestRecord
 from common.text import plural
+from engine.cli import MAY_DIFFER
 from engine.config.instantiate import instantiate
 from engine.config.validate import validate
 from engine.run.job import write_configuration
@@ -28,10 +31,10 @@ from engine.search.space import compose_train_config
 from engine.search.trial import log_to
 from engine.smallest.candidates import apply_limits, check_candidates, list_candidates
 from engine.smallest.latency import check_onnx, measure_latencies
-from engine.smallest.plan import RESERVE_S, Budget, Plan, TrainingTimes
+from engine.smallest.plan import IMAGES, RESERVE_S, Budget, Plan, TrainingTimes
 from engine.smallest.progress import Progress
 from engine.smallest.race import Race
-from engine.smallest.runs import STAGES, Runs
+from engine.smallest.runs import STAGES, RunKey, Runs
 from engine.smallest.screen import SCREEN_SHARE, repeats_hidden, run_screen
 from engine.smallest.selection import cost_of, pick_finalists, pick_race, pick_reference
 from engine.smallest.settings import SmallestSettings, read_settings
@@ -41,6 +44,7 @@ from engine.state import STATE
 log = logging.getLogger(__name__)
 
 LATENCY = "latency_ms"
+DECISIVE = ("metric", "good_enough", "target_accuracy", "cost", "limits", "seeds", "race", "finals", "candidates")
 LINE = "%(asctime)s %(levelname)s %(message)s"  # of smallest.log
 
 
@@ -162,12 +166,13 @@ class Smallest:
             machine={"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
             candidates=self.candidates,
         )  # fmt: skip
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.plan.claim(search_of(self.settings, self.config, data))
         before = None
         with contextlib.suppress(UserError, OSError):  # none, or of another version
             before = SmallestRecord.read(self.folder)
             self.record.seconds = before.seconds
         self._is_answered = before is not None and before.status == "finished"
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_configuration(RunFolder(self.folder), OmegaConf.to_yaml(self.config), HydraConfig.instance().cfg)
         if self.folds and self.settings.folds is None:
             self.note(
@@ -208,6 +213,7 @@ class Smallest:
             if each.skipped:
                 self.note(f"{each.backbone} at {each.image_size} px was not screened: {each.skipped}.")
         epochs = compose_train_config(self.settings.overrides).trainer.max_epochs
+        self._save()
         self.times = TrainingTimes(passes, self.n_train, self.n_val, epochs)
         _, weights, _, _ = check_candidates(self.config.candidates)
         self.runs = Runs(self.settings, self.candidates, weights, self.folds, self.budget, self.progress, self._run)
@@ -220,6 +226,23 @@ class Smallest:
                 f"budget.minutes={self.question.budget_minutes}: not one screened network can be trained in the time that is "
                 f"left; use budget.minutes={self._minutes_needed():.0f} or more: what was screened is kept"
             )
+        failed = []
+        if not self.plan.is_decided("raced"):
+            failed = self._run_race(places)
+        for index in places:
+            self.candidates[index].stage = "raced"
+        for folder, error in failed:
+            self.note(f"{folder.path.name} failed: {error}.")
+        finished = [index for index in places if self.runs.is_trained(self.runs.first(index))]
+        if not finished:
+            raise UserError(self._why_none_finished(places))
+        if not failed:  # else the same command tries again
+            finished = self._decide("raced", lambda: self._raced(places, finished))
+        self._save()
+        return finished
+
+    def _run_race(self, places: list[int]) -> list[tuple[RunFolder, Exception]]:
+        """Train those of the race until none is left; return the runs that failed."""
         with self._timed("race"):
             others = f"; it races against {plural(len(places) - 1, 'cheaper candidate')}"
             log.info("The most accurate by its probe is %s%s", self.candidates[places[0]].name,
@@ -228,23 +251,34 @@ class Smallest:
             with self.progress.quiet():
                 while not race.run_trials():
                     time.sleep(1.0)
-        for index in places:
-            self.candidates[index].stage = "raced"
-        for folder, error in race.failed:
-            self.note(f"{folder.path.name} failed: {error}.")
-        finished = [index for index in places if self.runs.is_trained(self.runs.first(index))]
-        if not finished:
-            raise UserError(f"{self.folder}: no run of the race has finished; the log of each is runs/RUN/train.log")
+        return race.failed
+
+    def _raced(self, places: list[int], finished: list[int]) -> list[int]:
+        """Note what the budget has cut off of the race; return those that have finished it."""
         not_started = [index for index in places if self.runs.record(self.runs.first(index)) is None]
-        if not_started and not race.failed:
+        if not_started:
             self.note(
                 f"Of the race {plural(len(not_started), 'candidate')} did not start, since the budget was used up."
             )
-        self._save()
+        self._note_ended_early([self.runs.first(index) for index in places])
         return finished
+
+    def _note_ended_early(self, keys: list[RunKey]) -> None:
+        for key in keys:
+            if self.runs.is_cut_off(key):
+                self.note(f"{self.runs.describe(key)} was ended before its last epoch: {USED_UP}.")
+
+    def _why_none_finished(self, places: list[int]) -> str:
+        if any(self.runs.is_cut_off(self.runs.first(index)) for index in places):
+            return (
+                f"budget.minutes={self.question.budget_minutes}: the training of no network came to its end; use about "
+                f"budget.minutes={2 * self.question.budget_minutes:g}: what was trained is resumed"
+            )
+        return f"{self.folder}: no run of the race has finished; the log of each is runs/RUN/train.log"
 
     def _plan_race(self) -> list[int]:
         """Return the reference and those that race against it; none where not one can be trained."""
+        self.runs.reopen()
         cost, n, pool = self.question.cost[0], self.settings.n_raced, list(range(len(self.candidates)))
         if LATENCY in (*self.question.cost, *self.question.limits):
             pool = self._pick(pool, "macs", 2 * n)
@@ -296,6 +330,7 @@ class Smallest:
             self.runs.train(order, "finals")
         for key, error in self.runs.failed.items():
             self.note(f"{self.runs.describe(key)} failed: {error}.")
+        self._note_ended_early(order)
         for index in self.keys:
             self.candidates[index].stage = "final"
         self._save()
@@ -346,3 +381,14 @@ class Smallest:
         started_s = time.monotonic()
         yield
         self.record.seconds[stage] = round(self.record.seconds.get(stage, 0.0) + time.monotonic() - started_s, 1)
+
+
+def search_of(settings: SmallestSettings, config: DictConfig, data: L.LightningDataModule) -> dict[str, object]:
+    """Return what results follow from, by key: all settings but budget and places of files, and a hash of images and groups."""
+    typed = [each.partition("=") for each in settings.overrides if not MAY_DIFFER.match(each.lstrip("+"))]
+    own = {key: OmegaConf.to_container(config[key], resolve=True) if OmegaConf.is_config(config[key]) else config[key]
+           for key in DECISIVE}  # fmt: skip
+    catalog = data.catalog
+    lines = sorted(zip(catalog.paths, catalog.groups, strict=True))
+    images = hashlib.blake2b(f"{data.fingerprint()} {lines}".encode(errors="surrogateescape"), digest_size=8)
+    return {**{key: value for key, _, value in typed}, **own, IMAGES: images.hexdigest()}

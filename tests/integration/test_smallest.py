@@ -137,6 +137,23 @@ def test_a_refused_command_gives_one_line_and_leaves_nothing(command, tmp_path, 
     assert not (tmp_path / "refused").exists()
 
 
+def test_changed_images_or_another_question_are_not_mixed_with_what_the_folder_holds(found, command, images):
+    folder, _ = found
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+    changed = images / "val" / "left" / "000.png"
+    kept = changed.read_bytes()
+    for arguments, message in ((["good_enough=0.2"], "good_enough=0.3, now 0.2"), ([], "images, labels or splits")):
+        typed = [each for each in command if not (arguments and each.startswith("good_enough="))]
+        try:
+            if not arguments:
+                changed.write_bytes((images / "val" / "right" / "000.png").read_bytes())
+            status, _, err = run_script(smallest, *typed, *arguments)
+        finally:
+            changed.write_bytes(kept)
+        assert status == 1 and message in err and len(err.strip().splitlines()) == 1, err
+    assert {path: path.read_bytes() for path in before} == before
+
+
 @pytest.mark.slow
 def test_killed_at_ten_random_moments_it_gives_the_same_answer_and_trains_nothing_twice(found, command, tmp_path):
     """Each process trains for a few seconds; the epochs of all runs' logs are those of one training."""

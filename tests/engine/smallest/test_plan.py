@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import pytest
 
+from common.errors import UserError
 from common.smallest_record import Candidate, Costs
 from engine.smallest.plan import PER_RUN_S, TRAINING, Budget, Plan, TrainingTimes
 
@@ -57,3 +58,16 @@ def test_a_training_is_predicted_from_the_pass_of_its_backbone_by_macs():
     expected = PER_RUN_S + 3 * (TRAINING * 50 + 10) * 1e6 / 200e6
     assert times.of(candidate("a", 10**6)) == pytest.approx(expected)
     assert times.of(candidate("other", 10**6)) == pytest.approx(expected)  # of no pass: the usual rate
+
+
+def test_a_folder_is_of_one_search(tmp_path):
+    search = {"good_enough": 0.02, "cost": "macs", "images": "0a"}
+    Plan(tmp_path, Budget(10)).claim(search)
+    Plan(tmp_path, Budget(20)).claim(dict(reversed(search.items())))
+    with pytest.raises(
+        UserError, match=r"holds a search with good_enough=0.02, now 0.05; name=NAME starts another one"
+    ):
+        Plan(tmp_path, Budget(10)).claim(search | {"good_enough": 0.05})
+    with pytest.raises(UserError, match="images, labels or splits that have changed since; name=NAME"):
+        Plan(tmp_path, Budget(10)).claim(search | {"images": "0b"})
+    Plan(tmp_path, Budget(10)).claim(search)
