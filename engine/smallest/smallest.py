@@ -30,13 +30,20 @@ from engine.run.job import write_configuration
 from engine.search.space import compose_train_config
 from engine.search.trial import log_to
 from engine.smallest.candidates import apply_limits, check_candidates, list_candidates
-from engine.smallest.latency import check_onnx, measure_latencies
+from engine.smallest.latency import check_onnx, measure_latencies, take_known_latencies
 from engine.smallest.plan import IMAGES, RESERVE_S, Budget, Plan, TrainingTimes
 from engine.smallest.progress import Progress
 from engine.smallest.race import Race
 from engine.smallest.runs import STAGES, RunKey, Runs
 from engine.smallest.screen import SCREEN_SHARE, repeats_hidden, run_screen
-from engine.smallest.selection import cost_of, pick_finalists, pick_race, pick_reference
+from engine.smallest.selection import (
+    REFERENCE_SHARE,
+    cost_of,
+    is_raced_unprobed,
+    pick_finalists,
+    pick_race,
+    pick_reference,
+)
 from engine.smallest.settings import SmallestSettings, read_settings
 from engine.smallest.workers import has_launcher, prepare_worker, run_workers
 from engine.state import STATE
@@ -106,7 +113,7 @@ class Smallest:
         return self._finals(self._race())
 
     def _prepare(self) -> None:
-        if LATENCY in self.question.cost or LATENCY in self.question.limits:
+        if self._asks_latency:
             check_onnx(f"cost={LATENCY}" if LATENCY in self.question.cost else f"limits.{LATENCY}")
         check_candidates(self.config.candidates)
         data = self._open_data()
@@ -174,11 +181,12 @@ class Smallest:
             self.record.seconds = before.seconds
         self._is_answered = before is not None and before.status == "finished"
         write_configuration(RunFolder(self.folder), OmegaConf.to_yaml(self.config), HydraConfig.instance().cfg)
-        if self.folds and self.settings.folds is None:
-            self.note(
-                f"The validation split has only {self.n_val} images: the finals are a cross-validation over train and "
-                f"validation images in {self.folds} folds in place of seeds."
-            )
+        if self.folds:
+            if self.settings.folds is None:
+                self.note(
+                    f"The validation split has only {self.n_val} images: the finals are a cross-validation over train and "
+                    f"validation images in {self.folds} folds in place of seeds."
+                )
             self.n_train, self.n_val = (
                 round((self.n_train + self.n_val) * (1 - 1 / self.folds)), round((self.n_train + self.n_val) / self.folds)
             )  # fmt: skip
@@ -221,11 +229,9 @@ class Smallest:
     def _race(self) -> list[int]:
         """Train the reference and those that may be good enough for less; return all of them, the reference first."""
         places = self._decide("race", self._plan_race)
-        if not places:
-            raise UserError(
-                f"budget.minutes={self.question.budget_minutes}: not one screened network can be trained in the time that is "
-                f"left; use budget.minutes={self._minutes_needed():.0f} or more: what was screened is kept"
-            )
+        if self._asks_latency:  # of a decision that was taken before, or by another process
+            take_known_latencies(self.candidates, len(self.record.data["classes"]), self.folder)
+            apply_limits(self.candidates, self.question.limits)
         failed = []
         if not self.plan.is_decided("raced"):
             failed = self._run_race(places)
@@ -245,8 +251,9 @@ class Smallest:
         """Train those of the race until none is left; return the runs that failed."""
         with self._timed("race"):
             others = f"; it races against {plural(len(places) - 1, 'cheaper candidate')}"
-            log.info("The most accurate by its probe is %s%s", self.candidates[places[0]].name,
-                     others if len(places) > 1 else "; no cheaper candidate comes near it")  # fmt: skip
+            reference = self.candidates[places[0]]
+            log.info("%s is %s%s", "The most accurate by its probe" if reference.probe else "Without probes the reference",
+                     reference.name, others if len(places) > 1 else "; no cheaper candidate comes near it")  # fmt: skip
             race = Race(self.runs, places, self.times, self._run)
             with self.progress.quiet():
                 while not race.run_trials():
@@ -277,13 +284,24 @@ class Smallest:
         return f"{self.folder}: no run of the race has finished; the log of each is runs/RUN/train.log"
 
     def _plan_race(self) -> list[int]:
-        """Return the reference and those that race against it; none where not one can be trained."""
+        """Return the reference and those that race against it.
+
+        Raises:
+            UserError: not one can be trained; nothing is decided then.
+        """
         self.runs.reopen()
         cost, n, pool = self.question.cost[0], self.settings.n_raced, list(range(len(self.candidates)))
-        if LATENCY in (*self.question.cost, *self.question.limits):
+        if self._asks_latency:
             pool = self._pick(pool, "macs", 2 * n)
             self._measure_latencies(pool)
-        return self._pick(pool, cost, n)
+        places = self._pick(pool, cost, n)
+        if not places:
+            raise UserError(self._why_none_fits())
+        return places
+
+    @property
+    def _asks_latency(self) -> bool:
+        return LATENCY in (*self.question.cost, *self.question.limits)
 
     def _measure_latencies(self, indices: list[int]) -> None:
         """Measure the latency of these, and exclude what is above its limit."""
@@ -311,9 +329,19 @@ class Smallest:
         others = pick_race(among, reference, cost, need, most, self.times.of, after_s)
         return [pool[index] for index in (reference, *others)]
 
-    def _minutes_needed(self) -> float:
-        screened = [each for each in self.candidates if each.probe is not None and not each.excluded]
-        return (self.budget.elapsed_s + RESERVE_S + min(map(self.times.of, screened)) / 0.35) / 60 + 1
+    def _why_none_fits(self) -> str:
+        possible = [
+            each
+            for each in self.candidates
+            if not each.excluded and (each.probe is not None or is_raced_unprobed(each))
+        ]
+        if not possible:
+            return f"candidates: not one network was screened. {' '.join(self.record.notes)}"
+        needed = self.budget.elapsed_s + RESERVE_S + min(map(self.times.of, possible)) / REFERENCE_SHARE
+        return (
+            f"budget.minutes={self.question.budget_minutes}: not one network can be trained in the time that is left; use "
+            f"budget.minutes={needed / 60 + 1:.0f} or more: what was screened is kept"
+        )
 
     def _left_s(self) -> float | None:
         left_s = self.budget.left_s()

@@ -38,6 +38,17 @@ def test_a_decision_is_taken_once_and_again_for_another_budget(tmp_path):
     assert Plan(tmp_path, Budget(20)).decide("race", decide) == [4]
 
 
+def test_what_could_not_be_decided_is_decided_by_the_next_command(tmp_path):
+    def refuse() -> None:
+        raise UserError("too short")
+
+    with pytest.raises(UserError):
+        Plan(tmp_path, Budget(10)).decide("race", refuse)
+    assert not Plan(tmp_path, Budget(10)).is_decided("race")
+    assert Plan(tmp_path, Budget(10)).decide("race", lambda: [1]) == [1]
+    assert Plan(tmp_path, Budget(10)).is_decided("race") and not Plan(tmp_path, Budget(20)).is_decided("race")
+
+
 def test_without_a_budget_there_is_no_end():
     assert Budget(None).left_s() is None
     assert not Budget(None).is_over
