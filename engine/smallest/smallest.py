@@ -263,7 +263,7 @@ class Smallest:
     def _raced(self, places: list[int], finished: list[int]) -> list[int]:
         """Note what the budget has cut off of the race; return those that have finished it."""
         not_started = [index for index in places if self.runs.record(self.runs.first(index)) is None]
-        if not_started:
+        if not_started and self.budget.minutes is not None:
             self.note(
                 f"Of the race {plural(len(not_started), 'candidate')} did not start, since the budget was used up."
             )
