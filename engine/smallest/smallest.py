@@ -101,6 +101,7 @@ class Smallest:
             if has_launcher() and not self._is_answered:
                 left_s = self.budget.left_s()
                 run_workers(self.config, self.settings.workers, None if left_s is None else left_s / 60)
+                self.record.seconds = SmallestRecord.read(self.folder).seconds  # as the workers took
             self._answer(self._train())
 
     def train(self) -> None:

@@ -155,6 +155,21 @@ def test_changed_images_or_another_question_are_not_mixed_with_what_the_folder_h
 
 
 @pytest.mark.slow
+def test_processes_of_a_launcher_give_the_answer_of_one(found, command, tmp_path):
+    typed = [each for each in command if not each.startswith("hydra.run.dir")]
+    typed += [f"hydra.run.dir={tmp_path / 'shared'}", "hydra/launcher=joblib"]
+    ended = subprocess.run(
+        [sys.executable, "smallest.py", *typed], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    one, shared = SmallestRecord.read(found[0]), SmallestRecord.read(tmp_path / "shared")
+    assert (shared.answer.chosen, shared.answer.reference) == (one.answer.chosen, one.answer.reference)
+    assert shared.answer.test == one.answer.test and shared.n_trained == one.n_trained
+    assert shared.seconds["race"] + shared.seconds["finals"] > 1  # of the processes, not of the one that waited
+    assert "heartbeats" not in ended.stdout + ended.stderr and "2 processes" in ended.stdout
+
+
+@pytest.mark.slow
 def test_killed_at_ten_random_moments_it_gives_the_same_answer_and_trains_nothing_twice(found, command, tmp_path):
     """Each process trains for a few seconds; the epochs of all runs' logs are those of one training."""
     folder = tmp_path / "killed"
