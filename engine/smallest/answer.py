@@ -107,9 +107,15 @@ class Answerer:
         measure_latencies([candidates[index] for index in wanted], len(record.data["classes"]), folder)
         self._hand_out()
         record.front = self._front()
+        # In the folder of its run a checkpoint has the images to verify an export with, and to quantize by
+        own = self.runs.folder(self.keys[self.chosen][0]).best_checkpoint
         record.answer.commands = [
-            shlex.join(["python", f"{verb}.py", f"ckpt={folder / BEST}", *more])
-            for verb, more in (("predict", ["images=DIR"]), ("export", []), ("demo", []))
+            shlex.join(["python", f"{verb}.py", f"ckpt={checkpoint}", *more])
+            for verb, checkpoint, more in (
+                ("predict", folder / BEST, ["images=DIR"]),
+                ("export", own, [f"out={folder / 'best.onnx'}"]),
+                ("demo", folder / BEST, []),
+            )
         ]
         record.answer.sentences = answer_sentences(record)
         record.status = "finished"

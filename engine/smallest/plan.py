@@ -1,6 +1,7 @@
 """What the budget allows, and the decisions that it has led to, kept so that the same command decides the same again."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,6 +49,10 @@ class Budget:
     def left_s(self, share: float = 1.0) -> float | None:
         """Return the seconds that are left of a share of the budget; None: it has no end."""
         return None if self.minutes is None else share * self.minutes * 60 - self.elapsed_s
+
+    def minutes_for(self, seconds: float) -> int:
+        """Return a budget, larger than this one, for so many more seconds with a tenth to spare."""
+        return max(math.ceil(1.1 * (self.elapsed_s + seconds) / 60), math.floor(self.minutes) + 1)
 
     @property
     def is_over(self) -> bool:

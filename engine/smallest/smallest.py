@@ -180,7 +180,8 @@ class Smallest:
         with contextlib.suppress(UserError, OSError):  # none, or of another version
             before = SmallestRecord.read(self.folder)
             self.record.seconds = before.seconds
-        self._is_answered = before is not None and before.status == "finished"
+        self._has_answer = before is not None and before.status == "finished"
+        self._is_answered = self._has_answer and self.plan.is_decided("repeats")
         write_configuration(RunFolder(self.folder), OmegaConf.to_yaml(self.config), HydraConfig.instance().cfg)
         if self.folds:
             if self.settings.folds is None:
@@ -252,9 +253,8 @@ class Smallest:
         """Train those of the race until none is left; return the runs that failed."""
         with self._timed("race"):
             others = f"; it races against {plural(len(places) - 1, 'cheaper candidate')}"
-            reference = self.candidates[places[0]]
-            log.info("%s is %s%s", "The most accurate by its probe" if reference.probe else "Without probes the reference",
-                     reference.name, others if len(places) > 1 else "; no cheaper candidate comes near it")  # fmt: skip
+            log.info("The reference is %s%s", self.candidates[places[0]].name,
+                     others if len(places) > 1 else "; no cheaper candidate comes near it")  # fmt: skip
             race = Race(self.runs, places, self.times, self._run)
             with self.progress.quiet():
                 while not race.run_trials():
@@ -338,10 +338,10 @@ class Smallest:
         ]
         if not possible:
             return f"candidates: not one network was screened. {' '.join(self.record.notes)}"
-        needed = self.budget.elapsed_s + RESERVE_S + min(map(self.times.of, possible)) / REFERENCE_SHARE
+        needed = self.budget.minutes_for(RESERVE_S + min(map(self.times.of, possible)) / REFERENCE_SHARE)
         return (
             f"budget.minutes={self.question.budget_minutes}: not one network can be trained in the time that is left; use "
-            f"budget.minutes={needed / 60 + 1:.0f} or more: what was screened is kept"
+            f"budget.minutes={needed} or more: what was screened is kept"
         )
 
     def _left_s(self) -> float | None:
@@ -388,7 +388,7 @@ class Smallest:
             what = "folds" if self.folds else "seeds"
             self.note(
                 f"The budget allows {allowed} of {wanted} {what} in the finals; budget.minutes="
-                f"{(self.budget.elapsed_s + RESERVE_S + (wanted - 1) * each_s) / 60 * 1.1:.0f} allows all."
+                f"{self.budget.minutes_for(RESERVE_S + (wanted - 1) * each_s)} allows all."
             )
         return allowed
 
@@ -403,7 +403,8 @@ class Smallest:
         answerer.write()
 
     def _save(self) -> None:
-        self.record.write(self.folder)
+        if not self._has_answer:  # an earlier one stays until there is a new one
+            self.record.write(self.folder)
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

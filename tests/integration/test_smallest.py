@@ -2,6 +2,7 @@
 
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -81,6 +82,9 @@ def test_all_stages_end_in_an_answer_a_page_and_a_network_that_predicts(found, i
     assert all(each.probe and each.probe.n == 24 for each in record.candidates)
     assert record.answer.chosen is not None and record.answer.sentences[0].split(":")[0] in out
     assert (folder / "report.html").is_file() and "How it was chosen" in (folder / "MODEL_CARD.md").read_text()
+    exported = Path(shlex.split(record.answer.commands[1])[2].partition("=")[2])
+    assert exported.read_bytes() == (folder / "best.ckpt").read_bytes()
+    assert RunFolder.of_checkpoint(exported).splits.is_file()  # whose images verify an export
     status, printed, err = run_script(
         predict, f"ckpt={folder / 'best.ckpt'}", f"images={images / 'test'}", f"out={folder / 'labels.csv'}"
     )
@@ -137,13 +141,19 @@ def test_a_refused_command_gives_one_line_and_leaves_nothing(command, tmp_path, 
     assert not (tmp_path / "refused").exists()
 
 
-def test_changed_images_or_another_question_are_not_mixed_with_what_the_folder_holds(found, command, images):
+def test_what_a_folder_holds_stays_where_a_command_is_refused(found, command, images):
     folder, _ = found
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+    names = ("smallest.json", "report.html", "plan.json", "best.ckpt", "result.json")
+    before = {path: path.read_bytes() for name in names for path in folder.rglob(name)}
     changed = images / "val" / "left" / "000.png"
     kept = changed.read_bytes()
-    for arguments, message in ((["good_enough=0.2"], "good_enough=0.3, now 0.2"), ([], "images, labels or splits")):
-        typed = [each for each in command if not (arguments and each.startswith("good_enough="))]
+    for arguments, message in (
+        (["good_enough=0.2"], "good_enough=0.3, now 0.2"),
+        (["budget.minutes=0.01"], "not one network can be trained"),
+        ([], "images, labels or splits"),
+    ):
+        keys = {each.partition("=")[0] for each in arguments}
+        typed = [each for each in command if each.partition("=")[0] not in keys]
         try:
             if not arguments:
                 changed.write_bytes((images / "val" / "right" / "000.png").read_bytes())

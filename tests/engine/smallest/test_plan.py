@@ -54,6 +54,12 @@ def test_without_a_budget_there_is_no_end():
     assert not Budget(None).is_over
 
 
+def test_a_budget_that_is_proposed_suffices_and_is_larger():
+    assert Budget(3).minutes_for(30) == 4
+    assert Budget(3, left_minutes=0).minutes_for(600) == 15  # 1.1 times 13 minutes
+    assert Budget(0.05).minutes_for(1) == 1
+
+
 def test_a_process_that_is_started_later_has_what_is_left():
     whole, late = Budget(10), Budget(10, left_minutes=2)
     assert whole.left_s() > 500
