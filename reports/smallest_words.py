@@ -204,10 +204,8 @@ def _better_untrained(record: SmallestRecord) -> str | None:
     best = max(waiting, key=lambda each: each.probe.value, default=None)
     if best is None or best.probe.value <= reference.trained.val.value:
         return None
-    minutes = record.question.budget_minutes
-    within = f" within budget.minutes={minutes:g}" if minutes else ""
     return (
-        f"not trained to the end{within}, but more accurate by its probe than the most accurate trained one: "
+        "not trained to the end, but more accurate by its probe than the most accurate trained one: "
         f"{at_size(best)}, {describe_measured(best.probe)}"
     )
 

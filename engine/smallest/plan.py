@@ -81,7 +81,7 @@ class Plan:
                 different = [
                     "images, labels or splits that have changed since"
                     if key == IMAGES
-                    else f"{key}={override_value(before.get(key))}, now {override_value(search.get(key))}"
+                    else f"{key}={_as_typed(before.get(key))}, now {_as_typed(search.get(key))}"
                     for key in keys
                 ]
                 raise UserError(
@@ -111,6 +111,10 @@ class Plan:
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
+
+
+def _as_typed(value: object) -> str:
+    return value if isinstance(value, str) else override_value(value)
 
 
 class TrainingTimes:

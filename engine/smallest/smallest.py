@@ -382,7 +382,7 @@ class Smallest:
             self.times.learn(self.candidates[index], self.runs.folder(self.runs.first(index)))
         each_s = sum(self.times.of(self.candidates[index]) for index in finals)
         allowed = min(wanted, 1 + int(left_s / each_s))
-        if self.folds is None and allowed < FEWEST_SEEDS:
+        if self.folds is None and allowed < min(wanted, FEWEST_SEEDS):
             allowed = 1  # two seeds say next to nothing of how much seeds differ
         if allowed < wanted:
             what = "folds" if self.folds else "seeds"

@@ -1,5 +1,6 @@
 """Decisions that are kept, the clock of the budget, and predicted times."""
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from common.errors import UserError
 from common.smallest_record import Candidate, Costs
 from engine.smallest.plan import PER_RUN_S, TRAINING, Budget, Plan, TrainingTimes
+from engine.smallest.smallest import Smallest
 
 
 class Pass(NamedTuple):
@@ -69,6 +71,21 @@ def test_a_process_that_is_started_later_has_what_is_left():
     assert Budget(10, left_minutes=-1.6).is_over
 
 
+@pytest.mark.parametrize(
+    ("seeds", "left_s", "allowed"), [(2, 1000, 2), (4, 1000, 4), (4, 25, 3), (4, 15, 1), (2, 5, 1)]
+)
+def test_seeds_are_left_out_only_where_the_budget_is_too_small(seeds, left_s, allowed):
+    """One candidate of 10 s a training, whose first seed is trained; 2 of 4 seeds do not show how much seeds differ."""
+    notes = []
+    search = SimpleNamespace(
+        runs=SimpleNamespace(finals=lambda _: list(range(seeds)), folder=lambda _: None, first=lambda _: 0),
+        times=SimpleNamespace(learn=lambda *_: None, of=lambda _: 10.0), candidates=[None], folds=None, budget=Budget(10),
+        note=notes.append, _left_s=lambda: left_s,
+    )  # fmt: skip
+    assert Smallest._plan_repeats(search, [0]) == allowed
+    assert bool(notes) == (allowed < seeds)
+
+
 def test_a_training_is_predicted_from_the_pass_of_its_backbone_by_macs():
     """100 images of 4M MACs in 2 s are 200M MACs a second; 50 + 10 images of 1M MACs take 0.25 + 0.05 s of it."""
     times = TrainingTimes([Pass("a", 64, 100, 2.0, 4e6), Pass("b", 64, 100, 0.0, 4e6, "skipped")], 50, 10, epochs=3)
@@ -78,7 +95,7 @@ def test_a_training_is_predicted_from_the_pass_of_its_backbone_by_macs():
 
 
 def test_a_folder_is_of_one_search(tmp_path):
-    search = {"good_enough": 0.02, "cost": "macs", "images": "0a"}
+    search = {"good_enough": 0.02, "trainer.max_epochs": "2", "images": "0a"}
     Plan(tmp_path, Budget(10)).claim(search)
     Plan(tmp_path, Budget(20)).claim(dict(reversed(search.items())))
     with pytest.raises(
@@ -87,4 +104,6 @@ def test_a_folder_is_of_one_search(tmp_path):
         Plan(tmp_path, Budget(10)).claim(search | {"good_enough": 0.05})
     with pytest.raises(UserError, match="images, labels or splits that have changed since; name=NAME"):
         Plan(tmp_path, Budget(10)).claim(search | {"images": "0b"})
+    with pytest.raises(UserError, match=r"with trainer.max_epochs=2, now null; name=NAME"):
+        Plan(tmp_path, Budget(10)).claim({key: value for key, value in search.items() if key != "trainer.max_epochs"})
     Plan(tmp_path, Budget(10)).claim(search)
