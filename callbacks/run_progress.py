@@ -6,6 +6,8 @@ import lightning as L
 
 from common.errors import TrialPruned
 
+USED_UP = "the budget is used up"  # the reason of a run that has ended early
+
 
 class RunProgress(L.Callback):
     """Report epoch and share of it after each batch, and end the run where its time is over.
@@ -21,4 +23,4 @@ class RunProgress(L.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self._show(trainer.current_epoch + (batch_idx + 1) / max(trainer.num_training_batches, 1), trainer.max_epochs)
         if self._is_over():
-            raise TrialPruned("the budget is used up")
+            raise TrialPruned(USED_UP)

@@ -29,7 +29,10 @@ def stop_signals() -> list[int]:
 
 @contextlib.contextmanager
 def stop_immediately() -> Iterator[None]:
-    """Raise StopRequested on a signal; training has its own handler, callbacks/graceful_shutdown.py."""
+    """Raise StopRequested on a signal; training has its own handler, callbacks/graceful_shutdown.py.
+
+    Also where a library that it came through has raised an error of its own in its place.
+    """
 
     def stop(number: int, frame) -> None:
         raise StopRequested(number)
@@ -37,9 +40,27 @@ def stop_immediately() -> Iterator[None]:
     before: dict[int, Callable | int | None] = {number: signal.signal(number, stop) for number in stop_signals()}
     try:
         yield
+    except Exception as error:
+        if stopped := _stop_behind(error):
+            raise stopped from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _stop_behind(error: BaseException) -> StopRequested | None:
+    """Return the stop during whose handling an error was raised."""
+    seen: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, StopRequested):
+            return each
+        if each is not None and not any(each is other for other in seen):
+            seen.append(each)
+            waiting += [each.__cause__, each.__context__]
+    return None
 
 
 def slurm_requeue() -> None:

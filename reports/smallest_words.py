@@ -45,6 +45,7 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
     lines = [f"{head}: {clean(chosen.name)}{itself}", _costs(record, chosen), _evidence(record, chosen, answer)]
     lines += [
         _guessing(record, chosen, answer),
+        _better_untrained(record),
         _kind_of_proof(record, answer),
         _what_is_shown(record, answer),
         _front(record),
@@ -188,6 +189,25 @@ def _guessing(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str 
     if not measured or guess is None or (measured.value if measured.low is None else measured.low) > guess:
         return None
     return f"not shown to be better than guessing: always predicting the largest class gives {guess:.3f}"
+
+
+def _better_untrained(record: SmallestRecord) -> str | None:
+    """Name the network that beats the reference untrained and was not trained: the margin is against a weaker one."""
+    reference = _reference(record)
+    if record.question.target is not None or not (reference and reference.trained and reference.trained.val):
+        return None
+    waiting = [
+        each
+        for each in record.candidates
+        if each.probe and not each.excluded and not (each.trained and each.trained.ended == "finished")
+    ]
+    best = max(waiting, key=lambda each: each.probe.value, default=None)
+    if best is None or best.probe.value <= reference.trained.val.value:
+        return None
+    return (
+        "not trained to the end, but more accurate by its probe than the most accurate trained one: "
+        f"{at_size(best)}, {describe_measured(best.probe)}"
+    )
 
 
 def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:

@@ -35,7 +35,7 @@ class Answerer:
 
     def choose(self, finals: Sequence[int]) -> None:
         """Choose on validation among the finalists that were trained, the first of which is the reference."""
-        found = {index: read_outcomes(self.runs, self.keys[index], "val") for index in finals}
+        found = {index: read_outcomes(self.runs, keys, "val") for index, keys in self._of_same_images(finals).items()}
         self.reference, *others = [index for index in finals if found[index] is not None]
         reference = found[self.reference]
         choice = choose(
@@ -57,12 +57,21 @@ class Answerer:
             n_finalists=self.n_finalists, val=as_pair(choice.evidence, "val"),
         )  # fmt: skip
 
+    def _of_same_images(self, finals: Sequence[int]) -> dict[int, list[RunKey]]:
+        """Return the trainings by which finalists are compared: of folds those that every finalist has, since images differ."""
+        trained = {index: [key for key in self.keys[index] if self.runs.is_trained(key)] for index in finals}
+        if self.runs.folds is None:
+            return trained
+        folds = set.intersection(*({key.fold for key in keys} for keys in trained.values() if keys))
+        return {index: [key for key in keys if key.fold in folds] for index, keys in trained.items()}
+
     def prove(self) -> None:
         """Open the test images for the chosen one and the reference, and test once."""
         if not self.has_test:
             return
         opened = dict.fromkeys((self.chosen, self.reference))
-        self.runs.test([key for index in opened for key in self.keys[index]], "test", cost_of=self.keys[self.chosen][0])
+        trained = [key for index in opened for key in self.keys[index] if self.runs.is_trained(key)]
+        self.runs.test(trained, "test", cost_of=self.keys[self.chosen][0])
         chosen, reference = (read_outcomes(self.runs, self.keys[i], "test") for i in (self.chosen, self.reference))
         if chosen is None or reference is None:
             raise UserError(f"{self.settings.folder}: no test run has finished; the log of each is test/RUN/train.log")
@@ -98,9 +107,15 @@ class Answerer:
         measure_latencies([candidates[index] for index in wanted], len(record.data["classes"]), folder)
         self._hand_out()
         record.front = self._front()
+        # In the folder of its run a checkpoint has the images to verify an export with, and to quantize by
+        own = self.runs.folder(self.keys[self.chosen][0]).best_checkpoint
         record.answer.commands = [
-            shlex.join(["python", f"{verb}.py", f"ckpt={folder / BEST}", *more])
-            for verb, more in (("predict", ["images=DIR"]), ("export", []), ("demo", []))
+            shlex.join(["python", f"{verb}.py", f"ckpt={checkpoint}", *more])
+            for verb, checkpoint, more in (
+                ("predict", folder / BEST, ["images=DIR"]),
+                ("export", own, [f"out={folder / 'best.onnx'}"]),
+                ("demo", folder / BEST, []),
+            )
         ]
         record.answer.sentences = answer_sentences(record)
         record.status = "finished"

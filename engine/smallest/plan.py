@@ -1,6 +1,7 @@
 """What the budget allows, and the decisions that it has led to, kept so that the same command decides the same again."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from common.smallest_record import Candidate
+from common.text import join_words, override_value
 
 FILE = "plan.json"
 TRAINING = 5.0  # times of a forward pass, that training takes for each image: forward, backward, steps of 16 images
@@ -21,6 +23,8 @@ FIRST_RATE = 1.5e9  # MACs a second, until a pass has shown the machine's
 PER_RUN_S = 6.0  # of a run besides its epochs
 RESERVE_S = 30.0  # for test images, latencies and the page
 CUT_OFF = 1.15  # of the budget, at which a training ends in the middle
+IMAGES = "images"
+SEARCH = "search"  # what a folder's search is of, among its decisions
 
 
 class Budget:
@@ -45,6 +49,10 @@ class Budget:
         """Return the seconds that are left of a share of the budget; None: it has no end."""
         return None if self.minutes is None else share * self.minutes * 60 - self.elapsed_s
 
+    def minutes_for(self, seconds: float) -> int:
+        """Return a budget, larger than this one, for so many more seconds with a tenth to spare."""
+        return max(math.ceil(1.1 * (self.elapsed_s + seconds) / 60), math.floor(self.minutes) + 1)
+
     @property
     def is_over(self) -> bool:
         """Whether trainings have to end in the middle."""
@@ -57,17 +65,44 @@ class Plan:
     def __init__(self, folder: Path, budget: Budget):
         self.path, self.budget = folder / FILE, budget
 
+    def claim(self, search: dict[str, object]) -> None:
+        """Write down what the search of this folder is of, its settings by key; `images` names the images.
+
+        Raises:
+            UserError: it was begun with other settings or images, whose results would be mixed with these.
+        """
+        with FileLock(self.path.with_suffix(".lock")):
+            known, search = self._read(), json.loads(json.dumps(search))
+            before = known.setdefault(SEARCH, search)
+            if before != search:
+                before = before if isinstance(before, dict) else {}
+                keys = [key for key in {**before, **search} if before.get(key) != search.get(key)]
+                different = [
+                    "images, labels or splits that have changed since"
+                    if key == IMAGES
+                    else f"{key}={_as_typed(before.get(key))}, now {_as_typed(search.get(key))}"
+                    for key in keys
+                ]
+                raise UserError(
+                    f"{self.path.parent}: holds a search with {join_words(different)}; name=NAME starts another one, or delete "
+                    "this folder"
+                )
+            write_json(self.path, known)
+
     def decide(self, name: str, decide: Callable[[], object]) -> object:
         """Return the decision that a process has taken, or take it."""
         with FileLock(self.path.with_suffix(".lock")):
-            known = self._read()
-            entry = known.get(name)
-            if isinstance(entry, dict) and entry.get("budget_minutes") == self.budget.minutes:
-                return entry["decision"]
-            decision = decide()
+            if self.is_decided(name):
+                return self._read()[name]["decision"]
+            known, decision = self._read(), decide()
             known[name] = {"budget_minutes": self.budget.minutes, "decision": decision}
             write_json(self.path, known)
             return decision
+
+    def is_decided(self, name: str) -> bool:
+        """Return whether a decision was taken under this budget."""
+        entry = self._read().get(name)
+        return isinstance(entry, dict) and entry.get("budget_minutes") == self.budget.minutes
 
     def _read(self) -> dict:
         try:
@@ -75,6 +110,10 @@ class Plan:
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
+
+
+def _as_typed(value: object) -> str:
+    return value if isinstance(value, str) else override_value(value)
 
 
 class TrainingTimes:

@@ -4,25 +4,26 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import optuna
 from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from common.run_folder import RunFolder
-from engine.run.job import folder_lock
 from engine.search.objectives import Objective
-from engine.search.search import Search
+from engine.search.search import RunFailed, Search
 from engine.search.settings import SearchSettings
-from engine.search.space import run_name
+from engine.search.space import run_name, suggest_point
 from engine.search.study import effective_trials, open_study
 from engine.smallest.plan import RESERVE_S, TrainingTimes
 from engine.smallest.runs import STAGES, Runs
+from engine.smallest.screen import locked
 from engine.smallest.selection import cost_of, utility
 
 log = logging.getLogger(__name__)
 
-LOCKING_S = 2.0  # from the start of a trial to the lock of its folder, at most
+LOCKING_S = 2.0  # from a trial's entry in the study to its lock, at most
 PLACE = "place"  # parameter of a trial: index into the list of those that race
 
 
@@ -60,7 +61,8 @@ class Race(Search):
     def __init__(self, runs: Runs, places: list[int], times: TrainingTimes, run: Callable):
         self.runs, self.places, self.times = runs, places, times
         settings = runs.settings
-        digest = hashlib.blake2b(repr(places).encode(), digest_size=4).hexdigest()
+        # Another budget decides again which runs it has the time for
+        digest = hashlib.blake2b(repr((places, runs.budget.minutes)).encode(), digest_size=4).hexdigest()
         own = SearchSettings(
             name=f"race-{digest}", n_trials=len(places), objectives=[Objective(f"val.{settings.question.metric}")],
             base_overrides=[], space={PLACE: IntDistribution(0, len(places) - 1)},
@@ -77,24 +79,35 @@ class Race(Search):
         return open_study(self.settings, self.folder, InOrder(self.settings.space), pruner)
 
     def run_trials(self) -> bool:
-        """Run what is left, first of all what a killed process has begun."""
+        """Run what is left, first of all what a killed process has begun; return whether no process runs one any more."""
         if any(map(self._is_orphan, self._running())):
             time.sleep(LOCKING_S)
             for trial in filter(self._is_orphan, self._running()):
                 self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-        return super().run_trials()
+        return super().run_trials() and all(map(self._is_free, range(len(self.places))))
 
     def _is_orphan(self, trial: FrozenTrial) -> bool:
-        """Return whether no process runs a trial that counts as running: none holds the lock of its run's folder."""
-        with folder_lock(self._job(trial.params)[1]) as is_free:
+        """Return whether no process runs a trial that counts as running."""
+        return self._is_free(trial.params[PLACE])
+
+    def _is_free(self, place: int) -> bool:
+        with locked(self._lock(place)) as is_free:
             return is_free
+
+    def _lock(self, place: int) -> Path:
+        """Return the lock that a process holds from the start of a trial; that of the run's folder comes seconds later."""
+        return self.folder / "screen" / f".race-{place}.lock"
 
     def _job(self, point: dict) -> tuple[list[str], RunFolder]:
         key = self.runs.first(self.places[point[PLACE]])
         return self.runs.overrides(key), self.runs.folder(key)
 
     def _evaluate(self, trial: optuna.Trial) -> list[float]:
-        with self.runs.progress.quiet():
+        place = suggest_point(self.settings.space, trial)[PLACE]
+        # Not at once: another process may just look whether it is free
+        with locked(self._lock(place), timeout_s=1.0) as is_free, self.runs.progress.quiet():
+            if not is_free:
+                raise RunFailed  # two processes have proposed it at the same moment
             return super()._evaluate(trial)
 
     def _callbacks(self, trial: optuna.Trial) -> list:

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from callbacks.run_progress import USED_UP, RunProgress
 from common.errors import UserError
 from common.predictions_csv import read_predictions
 from common.run_folder import RunFolder
-from common.run_record import RunRecord
+from common.run_record import RunRecord, write_record
 from common.smallest_record import Candidate
 from common.text import override_value
 from engine.cli import safe_name
@@ -87,9 +88,20 @@ class Runs:
 
     def callbacks(self) -> list:
         """Return what shows how far a run is, and ends it with the budget."""
-        from callbacks.run_progress import RunProgress  # late: it imports Lightning
-
         return [RunProgress(show=self.progress.epoch, is_over=lambda: self.budget.is_over)]
+
+    def reopen(self) -> None:
+        """Let the runs that an earlier budget has ended in the middle resume."""
+        for path in (self.settings.folder / "runs").glob("*/result.json"):
+            record = completed_record(RunFolder(path.parent))
+            if record is not None and record.reason == USED_UP:
+                record.status, record.reason = "running", None
+                write_record(record)
+
+    def is_cut_off(self, key: RunKey) -> bool:
+        """Return whether the budget has ended a training in the middle."""
+        record = self.record(key)
+        return record is not None and record.reason == USED_UP
 
     def train(self, keys: Sequence[RunKey], title: str) -> None:
         """Train all of these, unless that was done before or other processes do it; wait for them."""

@@ -174,8 +174,8 @@ class Screen:
         backbone, size = key
         name = re.sub(r"[^\w.-]", "_", f"{backbone}-{size}")
         path, question = self.folder / f"{name}.json", self._question(key)
-        with _locked(self.folder / f".{name}.lock") as locked:
-            if not locked:
+        with locked(self.folder / f".{name}.lock") as is_free:
+            if not is_free:
                 return False
             result = self._read(path, question)
             if result is None:
@@ -521,20 +521,20 @@ def repeats_hidden(all_information: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Yield whether the lock of a pass was free, True too where there are no locks.
+def locked(path: Path, timeout_s: float = 0.0) -> Iterator[bool]:
+    """Yield whether the lock of a unit of work was free, and hold it; True too where there are no locks.
 
     The system releases that of a killed process.
     """
-    lock, locked = FileLock(path, timeout=0), True
+    lock, is_free = FileLock(path, timeout=timeout_s), True
     try:
         lock.acquire()
     except Timeout:
-        locked = False
+        is_free = False
     except (OSError, NotImplementedError):  # a file system that is read-only, full or without locks
         pass
     try:
-        yield locked
+        yield is_free
     finally:
         lock.release()
 

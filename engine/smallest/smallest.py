@@ -1,6 +1,7 @@
 """Answer which network is the smallest that is good enough: candidates, screen, race, finals, choice, proof, page."""
 
 import contextlib
+import hashlib
 import logging
 import os
 import platform
@@ -15,25 +16,34 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from callbacks.run_progress import USED_UP
 from common.checks import FEWEST_SEEDS
 from common.errors import StopRequested, UserError
 from common.run_folder import RunFolder
 from common.signals import stop_immediately
 from common.smallest_record import SmallestRecord
 from common.text import plural
+from engine.cli import MAY_DIFFER
 from engine.config.instantiate import instantiate
 from engine.config.validate import validate
 from engine.run.job import write_configuration
 from engine.search.space import compose_train_config
 from engine.search.trial import log_to
 from engine.smallest.candidates import apply_limits, check_candidates, list_candidates
-from engine.smallest.latency import check_onnx, measure_latencies
-from engine.smallest.plan import RESERVE_S, Budget, Plan, TrainingTimes
+from engine.smallest.latency import check_onnx, measure_latencies, take_known_latencies
+from engine.smallest.plan import IMAGES, RESERVE_S, Budget, Plan, TrainingTimes
 from engine.smallest.progress import Progress
 from engine.smallest.race import Race
-from engine.smallest.runs import STAGES, Runs
+from engine.smallest.runs import STAGES, RunKey, Runs
 from engine.smallest.screen import SCREEN_SHARE, repeats_hidden, run_screen
-from engine.smallest.selection import cost_of, pick_finalists, pick_race, pick_reference
+from engine.smallest.selection import (
+    REFERENCE_SHARE,
+    cost_of,
+    is_raced_unprobed,
+    pick_finalists,
+    pick_race,
+    pick_reference,
+)
 from engine.smallest.settings import SmallestSettings, read_settings
 from engine.smallest.workers import has_launcher, prepare_worker, run_workers
 from engine.state import STATE
@@ -41,6 +51,7 @@ from engine.state import STATE
 log = logging.getLogger(__name__)
 
 LATENCY = "latency_ms"
+DECISIVE = ("metric", "good_enough", "target_accuracy", "cost", "limits", "seeds", "race", "finals", "candidates")
 LINE = "%(asctime)s %(levelname)s %(message)s"  # of smallest.log
 
 
@@ -90,6 +101,7 @@ class Smallest:
             if has_launcher() and not self._is_answered:
                 left_s = self.budget.left_s()
                 run_workers(self.config, self.settings.workers, None if left_s is None else left_s / 60)
+                self.record.seconds = SmallestRecord.read(self.folder).seconds  # as the workers took
             self._answer(self._train())
 
     def train(self) -> None:
@@ -102,7 +114,7 @@ class Smallest:
         return self._finals(self._race())
 
     def _prepare(self) -> None:
-        if LATENCY in self.question.cost or LATENCY in self.question.limits:
+        if self._asks_latency:
             check_onnx(f"cost={LATENCY}" if LATENCY in self.question.cost else f"limits.{LATENCY}")
         check_candidates(self.config.candidates)
         data = self._open_data()
@@ -162,18 +174,21 @@ class Smallest:
             machine={"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
             candidates=self.candidates,
         )  # fmt: skip
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.plan.claim(search_of(self.settings, self.config, data))
         before = None
         with contextlib.suppress(UserError, OSError):  # none, or of another version
             before = SmallestRecord.read(self.folder)
             self.record.seconds = before.seconds
-        self._is_answered = before is not None and before.status == "finished"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._has_answer = before is not None and before.status == "finished"
+        self._is_answered = self._has_answer and self.plan.is_decided("repeats")
         write_configuration(RunFolder(self.folder), OmegaConf.to_yaml(self.config), HydraConfig.instance().cfg)
-        if self.folds and self.settings.folds is None:
-            self.note(
-                f"The validation split has only {self.n_val} images: the finals are a cross-validation over train and "
-                f"validation images in {self.folds} folds in place of seeds."
-            )
+        if self.folds:
+            if self.settings.folds is None:
+                self.note(
+                    f"The validation split has only {self.n_val} images: the finals are a cross-validation over train and "
+                    f"validation images in {self.folds} folds in place of seeds."
+                )
             self.n_train, self.n_val = (
                 round((self.n_train + self.n_val) * (1 - 1 / self.folds)), round((self.n_train + self.n_val) / self.folds)
             )  # fmt: skip
@@ -208,6 +223,7 @@ class Smallest:
             if each.skipped:
                 self.note(f"{each.backbone} at {each.image_size} px was not screened: {each.skipped}.")
         epochs = compose_train_config(self.settings.overrides).trainer.max_epochs
+        self._save()
         self.times = TrainingTimes(passes, self.n_train, self.n_val, epochs)
         _, weights, _, _ = check_candidates(self.config.candidates)
         self.runs = Runs(self.settings, self.candidates, weights, self.folds, self.budget, self.progress, self._run)
@@ -215,41 +231,78 @@ class Smallest:
     def _race(self) -> list[int]:
         """Train the reference and those that may be good enough for less; return all of them, the reference first."""
         places = self._decide("race", self._plan_race)
-        if not places:
-            raise UserError(
-                f"budget.minutes={self.question.budget_minutes}: not one screened network can be trained in the time that is "
-                f"left; use budget.minutes={self._minutes_needed():.0f} or more: what was screened is kept"
-            )
+        if self._asks_latency:  # of a decision that was taken before, or by another process
+            take_known_latencies(self.candidates, len(self.record.data["classes"]), self.folder)
+            apply_limits(self.candidates, self.question.limits)
+        failed = []
+        if not self.plan.is_decided("raced"):
+            failed = self._run_race(places)
+        for index in places:
+            self.candidates[index].stage = "raced"
+        for folder, error in failed:
+            self.note(f"{folder.path.name} failed: {error}.")
+        finished = [index for index in places if self.runs.is_trained(self.runs.first(index))]
+        if not finished:
+            raise UserError(self._why_none_finished(places))
+        if not failed:  # else the same command tries again
+            finished = self._decide("raced", lambda: self._raced(places, finished))
+        self._save()
+        return finished
+
+    def _run_race(self, places: list[int]) -> list[tuple[RunFolder, Exception]]:
+        """Train those of the race until none is left; return the runs that failed."""
         with self._timed("race"):
             others = f"; it races against {plural(len(places) - 1, 'cheaper candidate')}"
-            log.info("The most accurate by its probe is %s%s", self.candidates[places[0]].name,
+            log.info("The reference is %s%s", self.candidates[places[0]].name,
                      others if len(places) > 1 else "; no cheaper candidate comes near it")  # fmt: skip
             race = Race(self.runs, places, self.times, self._run)
             with self.progress.quiet():
                 while not race.run_trials():
                     time.sleep(1.0)
-        for index in places:
-            self.candidates[index].stage = "raced"
-        for folder, error in race.failed:
-            self.note(f"{folder.path.name} failed: {error}.")
-        finished = [index for index in places if self.runs.is_trained(self.runs.first(index))]
-        if not finished:
-            raise UserError(f"{self.folder}: no run of the race has finished; the log of each is runs/RUN/train.log")
+        return race.failed
+
+    def _raced(self, places: list[int], finished: list[int]) -> list[int]:
+        """Note what the budget has cut off of the race; return those that have finished it."""
         not_started = [index for index in places if self.runs.record(self.runs.first(index)) is None]
-        if not_started and not race.failed:
+        if not_started and self.budget.minutes is not None:
             self.note(
                 f"Of the race {plural(len(not_started), 'candidate')} did not start, since the budget was used up."
             )
-        self._save()
+        self._note_ended_early([self.runs.first(index) for index in places])
         return finished
 
+    def _note_ended_early(self, keys: list[RunKey]) -> None:
+        for key in keys:
+            if self.runs.is_cut_off(key):
+                self.note(f"{self.runs.describe(key)} was ended before its last epoch: {USED_UP}.")
+
+    def _why_none_finished(self, places: list[int]) -> str:
+        if any(self.runs.is_cut_off(self.runs.first(index)) for index in places):
+            return (
+                f"budget.minutes={self.question.budget_minutes}: the training of no network came to its end; use about "
+                f"budget.minutes={2 * self.question.budget_minutes:g}: what was trained is resumed"
+            )
+        return f"{self.folder}: no run of the race has finished; the log of each is runs/RUN/train.log"
+
     def _plan_race(self) -> list[int]:
-        """Return the reference and those that race against it; none where not one can be trained."""
+        """Return the reference and those that race against it.
+
+        Raises:
+            UserError: not one can be trained; nothing is decided then.
+        """
+        self.runs.reopen()
         cost, n, pool = self.question.cost[0], self.settings.n_raced, list(range(len(self.candidates)))
-        if LATENCY in (*self.question.cost, *self.question.limits):
+        if self._asks_latency:
             pool = self._pick(pool, "macs", 2 * n)
             self._measure_latencies(pool)
-        return self._pick(pool, cost, n)
+        places = self._pick(pool, cost, n)
+        if not places:
+            raise UserError(self._why_none_fits())
+        return places
+
+    @property
+    def _asks_latency(self) -> bool:
+        return LATENCY in (*self.question.cost, *self.question.limits)
 
     def _measure_latencies(self, indices: list[int]) -> None:
         """Measure the latency of these, and exclude what is above its limit."""
@@ -277,9 +330,19 @@ class Smallest:
         others = pick_race(among, reference, cost, need, most, self.times.of, after_s)
         return [pool[index] for index in (reference, *others)]
 
-    def _minutes_needed(self) -> float:
-        screened = [each for each in self.candidates if each.probe is not None and not each.excluded]
-        return (self.budget.elapsed_s + RESERVE_S + min(map(self.times.of, screened)) / 0.35) / 60 + 1
+    def _why_none_fits(self) -> str:
+        possible = [
+            each
+            for each in self.candidates
+            if not each.excluded and (each.probe is not None or is_raced_unprobed(each))
+        ]
+        if not possible:
+            return f"candidates: not one network was screened. {' '.join(self.record.notes)}"
+        needed = self.budget.minutes_for(RESERVE_S + min(map(self.times.of, possible)) / REFERENCE_SHARE)
+        return (
+            f"budget.minutes={self.question.budget_minutes}: not one network can be trained in the time that is left; use "
+            f"budget.minutes={needed} or more: what was screened is kept"
+        )
 
     def _left_s(self) -> float | None:
         left_s = self.budget.left_s()
@@ -296,6 +359,7 @@ class Smallest:
             self.runs.train(order, "finals")
         for key, error in self.runs.failed.items():
             self.note(f"{self.runs.describe(key)} failed: {error}.")
+        self._note_ended_early(order)
         for index in self.keys:
             self.candidates[index].stage = "final"
         self._save()
@@ -318,13 +382,13 @@ class Smallest:
             self.times.learn(self.candidates[index], self.runs.folder(self.runs.first(index)))
         each_s = sum(self.times.of(self.candidates[index]) for index in finals)
         allowed = min(wanted, 1 + int(left_s / each_s))
-        if self.folds is None and allowed < FEWEST_SEEDS:
+        if self.folds is None and allowed < min(wanted, FEWEST_SEEDS):
             allowed = 1  # two seeds say next to nothing of how much seeds differ
         if allowed < wanted:
             what = "folds" if self.folds else "seeds"
             self.note(
                 f"The budget allows {allowed} of {wanted} {what} in the finals; budget.minutes="
-                f"{(self.budget.elapsed_s + RESERVE_S + (wanted - 1) * each_s) / 60 * 1.1:.0f} allows all."
+                f"{self.budget.minutes_for(RESERVE_S + (wanted - 1) * each_s)} allows all."
             )
         return allowed
 
@@ -339,10 +403,22 @@ class Smallest:
         answerer.write()
 
     def _save(self) -> None:
-        self.record.write(self.folder)
+        if not self._has_answer:  # an earlier one stays until there is a new one
+            self.record.write(self.folder)
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
         started_s = time.monotonic()
         yield
         self.record.seconds[stage] = round(self.record.seconds.get(stage, 0.0) + time.monotonic() - started_s, 1)
+
+
+def search_of(settings: SmallestSettings, config: DictConfig, data: L.LightningDataModule) -> dict[str, object]:
+    """Return what results follow from, by key: all settings but budget and places of files, and a hash of images and groups."""
+    typed = [each.partition("=") for each in settings.overrides if not MAY_DIFFER.match(each.lstrip("+"))]
+    own = {key: OmegaConf.to_container(config[key], resolve=True) if OmegaConf.is_config(config[key]) else config[key]
+           for key in DECISIVE}  # fmt: skip
+    catalog = data.catalog
+    lines = sorted(zip(catalog.paths, catalog.groups, strict=True))
+    images = hashlib.blake2b(f"{data.fingerprint()} {lines}".encode(errors="surrogateescape"), digest_size=8)
+    return {**{key: value for key, _, value in typed}, **own, IMAGES: images.hexdigest()}

@@ -10,7 +10,6 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from common.text import plural
 from engine import log_handlers
 from engine.process_tuning import tune_process
 from engine.state import STATE
@@ -38,7 +37,7 @@ def run_workers(config: DictConfig, n: int, left_minutes: float | None) -> None:
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=work, config=whole)
     left = [] if left_minutes is None else [f"budget.left_minutes={left_minutes:.2f}"]
     typed = list(hydra.hydra.overrides.task)
-    log.info("%s of %s", plural(n, "process"), hydra.hydra.launcher._target_.rpartition(".")[2])
+    log.info("%s of %s", "1 process" if n == 1 else f"{n} processes", hydra.hydra.launcher._target_.rpartition(".")[2])
     launcher.launch([[*typed, *left, f"worker={number}"] for number in range(n)], initial_job_idx=0)
 
 

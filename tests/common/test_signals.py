@@ -1,6 +1,31 @@
+import os
 import signal
 
-from common.signals import stop_signals
+import pytest
+
+from common.errors import StopRequested
+from common.signals import stop_immediately, stop_signals
+
+
+class Restores:
+    """Fail to restore its state after a signal, as a library does that is interrupted halfway."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_) -> None:
+        raise AttributeError("half restored")
+
+
+def test_a_signal_ends_a_command_whatever_error_a_library_makes_of_it():
+    with pytest.raises(StopRequested, match="SIGTERM"), stop_immediately():
+        try:
+            with Restores():
+                os.kill(os.getpid(), signal.SIGTERM)
+        except AttributeError as error:
+            raise ValueError("composing failed") from error
+    with pytest.raises(AttributeError), stop_immediately(), Restores():
+        pass
 
 
 def test_a_closed_terminal_asks_to_stop_unless_nohup_ignores_it():

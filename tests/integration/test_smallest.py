@@ -2,6 +2,7 @@
 
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -81,6 +82,9 @@ def test_all_stages_end_in_an_answer_a_page_and_a_network_that_predicts(found, i
     assert all(each.probe and each.probe.n == 24 for each in record.candidates)
     assert record.answer.chosen is not None and record.answer.sentences[0].split(":")[0] in out
     assert (folder / "report.html").is_file() and "How it was chosen" in (folder / "MODEL_CARD.md").read_text()
+    exported = Path(shlex.split(record.answer.commands[1])[2].partition("=")[2])
+    assert exported.read_bytes() == (folder / "best.ckpt").read_bytes()
+    assert RunFolder.of_checkpoint(exported).splits.is_file()  # whose images verify an export
     status, printed, err = run_script(
         predict, f"ckpt={folder / 'best.ckpt'}", f"images={images / 'test'}", f"out={folder / 'labels.csv'}"
     )
@@ -135,6 +139,44 @@ def test_a_refused_command_gives_one_line_and_leaves_nothing(command, tmp_path, 
     assert status == 1
     assert message in err and len(err.strip().splitlines()) == 1
     assert not (tmp_path / "refused").exists()
+
+
+def test_what_a_folder_holds_stays_where_a_command_is_refused(found, command, images):
+    folder, _ = found
+    names = ("smallest.json", "report.html", "plan.json", "best.ckpt", "result.json")
+    before = {path: path.read_bytes() for name in names for path in folder.rglob(name)}
+    changed = images / "val" / "left" / "000.png"
+    kept = changed.read_bytes()
+    for arguments, message in (
+        (["good_enough=0.2"], "good_enough=0.3, now 0.2"),
+        (["budget.minutes=0.01"], "not one network can be trained"),
+        ([], "images, labels or splits"),
+    ):
+        keys = {each.partition("=")[0] for each in arguments}
+        typed = [each for each in command if each.partition("=")[0] not in keys]
+        try:
+            if not arguments:
+                changed.write_bytes((images / "val" / "right" / "000.png").read_bytes())
+            status, _, err = run_script(smallest, *typed, *arguments)
+        finally:
+            changed.write_bytes(kept)
+        assert status == 1 and message in err and len(err.strip().splitlines()) == 1, err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.slow
+def test_processes_of_a_launcher_give_the_answer_of_one(found, command, tmp_path):
+    typed = [each for each in command if not each.startswith("hydra.run.dir")]
+    typed += [f"hydra.run.dir={tmp_path / 'shared'}", "hydra/launcher=joblib"]
+    ended = subprocess.run(
+        [sys.executable, "smallest.py", *typed], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    one, shared = SmallestRecord.read(found[0]), SmallestRecord.read(tmp_path / "shared")
+    assert (shared.answer.chosen, shared.answer.reference) == (one.answer.chosen, one.answer.reference)
+    assert shared.answer.test == one.answer.test and shared.n_trained == one.n_trained
+    assert shared.seconds["race"] + shared.seconds["finals"] > 1  # of the processes, not of the one that waited
+    assert "heartbeats" not in ended.stdout + ended.stderr and "2 processes" in ended.stdout
 
 
 @pytest.mark.slow

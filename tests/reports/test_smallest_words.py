@@ -70,6 +70,19 @@ PARTS = {  # of each record: the head, and what has to follow it
 }  # fmt: skip
 
 
+def test_a_network_that_is_better_untrained_than_the_reference_trained_is_named():
+    record = ALL["shown"]()
+    assert "by its probe" not in " ".join(answer_sentences(record))
+    waiting = next(each for each in record.candidates if each.probe and not each.trained)
+    waiting.probe = Measured(value=0.99, low=0.98, high=0.995, n=444)
+    assert (
+        "not trained to the end, but more accurate by its probe than the most accurate trained one: "
+        f"{waiting.network} at {waiting.image_size} px, 0.990 (0.980 to 0.995, n = 444)"
+    ) in answer_sentences(record)
+    waiting.excluded = "macs 1M above limits.macs=10"
+    assert "by its probe" not in " ".join(answer_sentences(record))
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_each_kind_of_answer(name):
     sentences = answer_sentences(ALL[name]())

@@ -11,7 +11,7 @@ import torch
 from common.errors import UserError
 from common.run_record import Latency
 from common.smallest_record import Candidate, Costs
-from engine.smallest.latency import FILE, _AllCuts, check_onnx, measure_latencies
+from engine.smallest.latency import FILE, _AllCuts, check_onnx, measure_latencies, take_known_latencies
 from lightning_modules.networks.registry import build_network
 from lightning_modules.networks.truncated import build_backbone
 
@@ -143,3 +143,11 @@ def test_without_the_extra_it_is_named_where_a_setting_asks(tmp_path, monkeypatc
         and "left out: latency: onnxscript is not installed" in caplog.text
         and not list(tmp_path.iterdir())
     )
+
+
+def test_a_command_that_resumes_orders_by_the_latencies_that_were_measured_before(timed, tmp_path):
+    first, later, other = candidate("features.0"), candidate("features.0"), candidate("features.7")
+    measure_latencies([first], 3, tmp_path)
+    take_known_latencies([later, other], 3, tmp_path)
+    assert len(timed) == 1
+    assert later.costs.latency_ms == first.costs.latency_ms and other.costs.latency_ms is None

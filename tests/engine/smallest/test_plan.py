@@ -1,11 +1,14 @@
 """Decisions that are kept, the clock of the budget, and predicted times."""
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 
+from common.errors import UserError
 from common.smallest_record import Candidate, Costs
 from engine.smallest.plan import PER_RUN_S, TRAINING, Budget, Plan, TrainingTimes
+from engine.smallest.smallest import Smallest
 
 
 class Pass(NamedTuple):
@@ -37,9 +40,26 @@ def test_a_decision_is_taken_once_and_again_for_another_budget(tmp_path):
     assert Plan(tmp_path, Budget(20)).decide("race", decide) == [4]
 
 
+def test_what_could_not_be_decided_is_decided_by_the_next_command(tmp_path):
+    def refuse() -> None:
+        raise UserError("too short")
+
+    with pytest.raises(UserError):
+        Plan(tmp_path, Budget(10)).decide("race", refuse)
+    assert not Plan(tmp_path, Budget(10)).is_decided("race")
+    assert Plan(tmp_path, Budget(10)).decide("race", lambda: [1]) == [1]
+    assert Plan(tmp_path, Budget(10)).is_decided("race") and not Plan(tmp_path, Budget(20)).is_decided("race")
+
+
 def test_without_a_budget_there_is_no_end():
     assert Budget(None).left_s() is None
     assert not Budget(None).is_over
+
+
+def test_a_budget_that_is_proposed_suffices_and_is_larger():
+    assert Budget(3).minutes_for(30) == 4
+    assert Budget(3, left_minutes=0).minutes_for(600) == 15  # 1.1 times 13 minutes
+    assert Budget(0.05).minutes_for(1) == 1
 
 
 def test_a_process_that_is_started_later_has_what_is_left():
@@ -51,6 +71,21 @@ def test_a_process_that_is_started_later_has_what_is_left():
     assert Budget(10, left_minutes=-1.6).is_over
 
 
+@pytest.mark.parametrize(
+    ("seeds", "left_s", "allowed"), [(2, 1000, 2), (4, 1000, 4), (4, 25, 3), (4, 15, 1), (2, 5, 1)]
+)
+def test_seeds_are_left_out_only_where_the_budget_is_too_small(seeds, left_s, allowed):
+    """One candidate of 10 s a training, whose first seed is trained; 2 of 4 seeds do not show how much seeds differ."""
+    notes = []
+    search = SimpleNamespace(
+        runs=SimpleNamespace(finals=lambda _: list(range(seeds)), folder=lambda _: None, first=lambda _: 0),
+        times=SimpleNamespace(learn=lambda *_: None, of=lambda _: 10.0), candidates=[None], folds=None, budget=Budget(10),
+        note=notes.append, _left_s=lambda: left_s,
+    )  # fmt: skip
+    assert Smallest._plan_repeats(search, [0]) == allowed
+    assert bool(notes) == (allowed < seeds)
+
+
 def test_a_training_is_predicted_from_the_pass_of_its_backbone_by_macs():
     """100 images of 4M MACs in 2 s: 20 ms each, of which a fifth is the stem's; 1M take 4 + 4 ms."""
     times = TrainingTimes([Pass("a", 64, 100, 2.0, 4e6), Pass("b", 64, 100, 0.0, 4e6, "skipped")], 50, 10, epochs=3)
@@ -58,3 +93,18 @@ def test_a_training_is_predicted_from_the_pass_of_its_backbone_by_macs():
     assert times.of(candidate("a", 4 * 10**6)) == pytest.approx(PER_RUN_S + 3 * (TRAINING * 50 + 10) * 20e-3)
     # Of no pass: the usual rate, 200M MACs a second
     assert times.of(candidate("other", 10**6)) == pytest.approx(PER_RUN_S + 3 * (TRAINING * 50 + 10) * 5e-3)
+
+
+def test_a_folder_is_of_one_search(tmp_path):
+    search = {"good_enough": 0.02, "trainer.max_epochs": "2", "images": "0a"}
+    Plan(tmp_path, Budget(10)).claim(search)
+    Plan(tmp_path, Budget(20)).claim(dict(reversed(search.items())))
+    with pytest.raises(
+        UserError, match=r"holds a search with good_enough=0.02, now 0.05; name=NAME starts another one"
+    ):
+        Plan(tmp_path, Budget(10)).claim(search | {"good_enough": 0.05})
+    with pytest.raises(UserError, match="images, labels or splits that have changed since; name=NAME"):
+        Plan(tmp_path, Budget(10)).claim(search | {"images": "0b"})
+    with pytest.raises(UserError, match=r"with trainer.max_epochs=2, now null; name=NAME"):
+        Plan(tmp_path, Budget(10)).claim({key: value for key, value in search.items() if key != "trainer.max_epochs"})
+    Plan(tmp_path, Budget(10)).claim(search)

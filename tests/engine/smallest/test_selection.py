@@ -36,8 +36,8 @@ def test_of_equal_probes_the_cheaper_one_is_the_reference_and_an_excluded_one_is
 def test_the_race_takes_what_is_near_the_front_and_not_hopeless():
     listed = [
         candidate(10, 0.50),  # 0.38 below what is needed: hopeless
-        candidate(20, 0.84),
-        candidate(30, 0.815),  # costs more and is 0.025 worse than the one before
+        candidate(20, 0.85),
+        candidate(30, 0.815),  # costs more and is 0.035 worse than the one before
         candidate(40, 0.83),  # within the slack of the front
         candidate(50, 0.90),  # good enough as it is
         candidate(100, 0.90),  # the reference

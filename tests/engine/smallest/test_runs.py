@@ -1,0 +1,44 @@
+"""Runs of smallest.py: what an earlier budget has cut off, and which trainings finalists are compared by."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from callbacks.run_progress import USED_UP
+from common.run_folder import RunFolder
+from common.run_record import RunInfo, RunRecord, write_record
+from engine.smallest.answer import Answerer
+from engine.smallest.plan import Budget
+from engine.smallest.runs import RunKey, Runs
+
+
+def runs(folder: Path, folds: int | None = None) -> Runs:
+    candidates = [SimpleNamespace(backbone="a", keep="k", image_size=size, name=f"a, {size} px") for size in (32, 64)]
+    return Runs(SimpleNamespace(folder=folder), candidates, {}, folds, Budget(None), None, None)
+
+
+def end(folder: RunFolder, status: str, reason: str | None = None) -> None:
+    folder.path.mkdir(parents=True)
+    record = RunRecord(status=status, reason=reason, run=RunInfo(name=folder.path.name))
+    record.folder = folder
+    write_record(record)
+
+
+def test_what_a_budget_has_cut_off_is_open_again_what_was_behind_is_not(tmp_path):
+    found, keys = runs(tmp_path), [RunKey(0, 1), RunKey(0, 2), RunKey(1, 1)]
+    for key, how in zip(keys, [("pruned", USED_UP), ("finished",), ("pruned", "after epoch 1: behind")], strict=True):
+        end(found.folder(key), *how)
+    assert [found.is_cut_off(key) for key in keys] == [True, False, False]
+    found.reopen()
+    assert [found.record(key) is None for key in keys] == [True, False, False]
+    assert RunRecord.read(found.folder(keys[0])).status == "running"  # so that its training resumes
+
+
+def test_finalists_are_compared_by_the_folds_that_all_have(tmp_path):
+    found = runs(tmp_path, folds=3)
+    keys = {index: [RunKey(index, 1, fold) for fold in range(3)] for index in range(2)}
+    for key in (key for each in keys.values() for key in each):
+        end(found.folder(key), *(("pruned", USED_UP) if key == RunKey(1, 1, 1) else ("finished",)))
+    answerer = Answerer(SimpleNamespace(question=SimpleNamespace(good_enough=0.1, target=None, metric="accuracy")), None,
+                        found, keys, True, None)  # fmt: skip
+    compared = answerer._of_same_images([0, 1])
+    assert {index: [key.fold for key in each] for index, each in compared.items()} == {0: [0, 2], 1: [0, 2]}
