@@ -79,6 +79,8 @@ def card_section(record: SmallestRecord) -> str:
     lines += [f"- {escape_markdown(note)}" for note in record.notes]
     if ranked:
         lines += ["", *_trained_table(record, ranked).as_markdown(), "", escape_markdown(_trained_note(record))]
+    if record.answer and record.answer.commands:
+        lines += ["", "```", *(clean(command).replace("`", "'") for command in record.answer.commands), "```"]
     lines += ["", escape_markdown(f"{work(record)}, by {shlex.join(record.command)}")]
     return "\n".join(lines) + "\n"
 

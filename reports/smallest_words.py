@@ -39,11 +39,14 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
     head = HEADS.get(answer.verdict, HEADS["not_shown"])
     if answer.verdict == "not_shown" and not _within(record, answer.val):
         head = "No network is shown to be good enough; the nearest one on validation"
-    itself = ", the most accurate one itself" if answer.chosen == answer.reference else ""
+    itself = ", the most accurate one that was trained" if answer.chosen == answer.reference else ""
     if answer.verdict == "none":
         head, itself = "No smaller network to choose; trained to the end was only", ""
-    lines = [f"{head}: {clean(chosen.name)}{itself}", _costs(record, chosen), _evidence(record, chosen, answer)]
+    better = _better_probe(record)
+    among = " among those that were trained" if better and answer.verdict in ("shown", "shown_as_trained") else ""
+    lines = [f"{head}{among}: {clean(chosen.name)}{itself}", _costs(record, chosen), _evidence(record, chosen, answer)]
     lines += [
+        better,
         _guessing(record, chosen, answer),
         _kind_of_proof(record, answer),
         _what_is_shown(record, answer),
@@ -188,6 +191,28 @@ def _guessing(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str 
     if not measured or guess is None or (measured.value if measured.low is None else measured.low) > guess:
         return None
     return f"not shown to be better than guessing: always predicting the largest class gives {guess:.3f}"
+
+
+def _better_probe(record: SmallestRecord) -> str | None:
+    """Warn where the probe of a network that was not trained shows that the reference is not the most accurate one."""
+    reference, margin = _reference(record), record.question.good_enough
+    probed = [each for each in record.candidates if each.probe and not each.trained and not each.excluded]
+    if (
+        record.question.target is not None
+        or not probed
+        or not (reference and reference.trained and reference.trained.val)
+    ):
+        return None
+    best = max(probed, key=lambda each: each.probe.value)
+    if best.probe.value <= reference.trained.val.value + margin:
+        return None
+    more = (
+        f"; budget.minutes={record.question.budget_minutes:g} did not suffice" if record.question.budget_minutes else ""
+    )
+    return (
+        f"a more accurate network was not trained: {at_size(best)} has {describe_measured(best.probe)} on validation "
+        f"by its probe alone, the reference {reference.trained.val.value:.3f}{more}"
+    )
 
 
 def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:

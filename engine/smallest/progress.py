@@ -6,20 +6,28 @@ import threading
 import time
 from collections.abc import Iterator
 
+from common.text import duration
+
 log = logging.getLogger(__name__)
 
-EVERY_S = 5.0
+SILENCE_S = 4.0  # after which a line is shown
+POLL_S = 0.5
 OWN = "engine.smallest"  # loggers whose lines are shown while a run trains
 
 
 class Progress:
-    """Repeat what is being done and how far it is, whenever the screen was silent for a while; as a context."""
+    """Repeat what is being done and how far it is, whenever the screen was silent for a while; as a context.
 
-    def __init__(self):
-        self._title, self._detail, self._latest_s = "", "", time.monotonic()
+    Args:
+        text: what is done at first; nothing is shown of what takes no time.
+    """
+
+    def __init__(self, text: str = ""):
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._repeat, daemon=True)
         self._heard = _Heard(self)
+        self._shown_s = time.monotonic()
+        self.set(text)
 
     def __enter__(self) -> "Progress":
         logging.getLogger().addHandler(self._heard)
@@ -28,30 +36,31 @@ class Progress:
 
     def __exit__(self, *_) -> None:
         self._ended.set()
-        self._thread.join(timeout=EVERY_S)
+        self._thread.join(timeout=SILENCE_S)
         logging.getLogger().removeHandler(self._heard)
 
-    def begin(self, title: str) -> None:
+    def begin(self, text: str) -> None:
         """Say what is done from now on, as `race: run 3 of 9, NAME`; shown at once."""
-        self._title, self._detail = title, ": starting"
-        log.info("%s", title)
+        self.set(text)
+        log.info("%s", text)
 
-    def pause(self) -> None:
-        """Repeat nothing until the next `begin`."""
-        self._title = ""
+    def set(self, text: str, how_far: str = "") -> None:
+        """Keep what is done from now on, for the next line."""
+        self._text, self._how_far, self._begun_s = text, how_far, time.monotonic()
 
     def epoch(self, done: float, epochs: int) -> None:
         """Keep how far a run is, for the next line."""
-        self._detail = f": epoch {min(int(done) + 1, epochs)} of {epochs}, {done / epochs:.0%}"
+        self._how_far = f"epoch {min(int(done) + 1, epochs)} of {epochs}, {done / epochs:.0%}"
 
     def heard(self) -> None:
         """Note that a line was shown."""
-        self._latest_s = time.monotonic()
+        self._shown_s = time.monotonic()
 
     def _repeat(self) -> None:
-        while not self._ended.wait(0.5):
-            if self._title and time.monotonic() - self._latest_s > EVERY_S - 1:
-                log.info("%s%s", self._title, self._detail)
+        while not self._ended.wait(POLL_S):
+            now = time.monotonic()
+            if self._text and now - self._shown_s > SILENCE_S - POLL_S:
+                log.info("%s: %s", self._text, self._how_far or f"{rounded(now - self._begun_s)} so far")
 
     @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:
@@ -64,6 +73,11 @@ class Progress:
         finally:
             for handler in handlers:
                 handler.removeFilter(_is_own)
+
+
+def rounded(seconds: float) -> str:
+    """Return `1 min 20 s`, `35 s`."""
+    return f"{max(1, round(seconds))} s" if seconds < 60 else duration(round(seconds / 10) * 10)
 
 
 class _Heard(logging.Handler):
