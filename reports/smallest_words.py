@@ -43,8 +43,9 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
     if answer.verdict == "none":
         head, itself = "No smaller network to choose; trained to the end was only", ""
     better = _better_probe(record)
-    among = " among those that were trained" if better and answer.verdict in ("shown", "shown_as_trained") else ""
-    lines = [f"{head}{among}: {clean(chosen.name)}{itself}", _costs(record, chosen), _evidence(record, chosen, answer)]
+    if better and answer.verdict in ("shown", "shown_as_trained"):
+        head = head.replace("good enough", "good enough among those that were trained")
+    lines = [f"{head}: {clean(chosen.name)}{itself}", _costs(record, chosen), _evidence(record, chosen, answer)]
     lines += [
         better,
         _guessing(record, chosen, answer),
@@ -206,12 +207,9 @@ def _better_probe(record: SmallestRecord) -> str | None:
     best = max(probed, key=lambda each: each.probe.value)
     if best.probe.value <= reference.trained.val.value + margin:
         return None
-    more = (
-        f"; budget.minutes={record.question.budget_minutes:g} did not suffice" if record.question.budget_minutes else ""
-    )
     return (
         f"a more accurate network was not trained: {at_size(best)} has {describe_measured(best.probe)} on validation "
-        f"by its probe alone, the reference {reference.trained.val.value:.3f}{more}"
+        f"by its mere probe, the reference {reference.trained.val.value:.3f}"
     )
 
 

@@ -90,6 +90,19 @@ def test_shown_is_a_word_of_test_images(name):
     assert shown or not re.search(r"confirmed|that is good enough", text)
 
 
+def test_a_probe_above_all_that_was_trained_stands_beside_the_answer():
+    record = ALL["shown"]()
+    waiting = next(each for each in record.candidates if each.probe and not each.trained and not each.excluded)
+    reference = record.candidates[record.answer.reference].trained.val.value
+    waiting.probe.value = reference + 0.019
+    assert not any("was not trained" in line for line in answer_sentences(record))
+    waiting.probe.value = reference + 0.021
+    first, *rest = answer_sentences(record)
+    assert first.startswith("Smallest network that is good enough among those that were trained: ")
+    (line,) = [line for line in rest if "a more accurate network was not trained" in line]
+    assert waiting.backbone in line and f"the reference {reference:.3f}" in line
+
+
 def test_the_last_lines_have_page_and_command():
     first, *rest = last_lines(ALL["shown"](), "outputs/smallest/solar/report.html")
     assert not first.startswith(" ") and all(line.startswith("  ") for line in rest[:-1])
