@@ -97,7 +97,6 @@ class Answerer:
         wanted = raced if "latency_ms" in self.settings.question.cost else list(self.keys)
         self.progress.begin(f"latency of {plural(len(wanted), 'network')}, as ONNX on one thread, one after the other")
         measure_latencies([candidates[index] for index in wanted], len(record.data["classes"]), folder)
-        self._hand_out()
         record.front = self._front()
         record.answer.commands = [
             shlex.join(["python", f"{verb}.py", quote_override("ckpt", str(folder / BEST)), *more])
@@ -105,6 +104,7 @@ class Answerer:
         ]
         record.answer.sentences = answer_sentences(record)
         record.status = "finished"
+        self._hand_out()
         record.write(folder)
         page = write_page(record, folder)
         print("", *last_lines(record, page), "Then:", sep="\n")

@@ -24,6 +24,7 @@ from engine.config.instantiate import instantiate
 from engine.config.validate import validate
 from engine.run.job import write_configuration
 from engine.search.space import compose_train_config
+from engine.search.study import storage_errors
 from engine.search.trial import log_to
 from engine.smallest.candidates import apply_limits, check_candidates, list_candidates
 from engine.smallest.latency import check_onnx, measure_latencies, processor_name
@@ -223,7 +224,7 @@ class Smallest:
                 f"budget.minutes={self.question.budget_minutes}: not one screened network can be trained in the time that is "
                 f"left; use budget.minutes={self._minutes_needed():.0f} or more: what was screened is kept"
             )
-        with self._timed("race"):
+        with self._timed("race"), storage_errors():
             others = f"; it races against {plural(len(places) - 1, 'cheaper candidate')}"
             log.info("The reference, which is trained first: %s%s", self.candidates[places[0]].name,
                      others if len(places) > 1 else "; no cheaper candidate comes near it")  # fmt: skip
