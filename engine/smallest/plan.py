@@ -15,9 +15,8 @@ from common.run_record import RunRecord
 from common.smallest_record import Candidate
 
 FILE = "plan.json"
-TRAINING = (
-    4.5  # times of a forward pass over the images, that training takes for each: forward, backward, steps of 16 images
-)
+TRAINING = 5.0  # times of a forward pass, that training takes for each image: forward, backward, steps of 16 images
+STEM = 0.2  # of a pass, that every cut takes: the first layers compute little and move whole images
 FIRST_RATE = 1.5e9  # MACs a second, until a pass has shown the machine's
 PER_RUN_S = 6.0  # of a run besides its epochs
 RESERVE_S = 30.0  # for test images, latencies and the page
@@ -83,19 +82,23 @@ class TrainingTimes:
 
     def __init__(self, passes: Sequence, n_train: int, n_val: int, epochs: int):
         self._rates = {
-            (each.backbone, each.image_size): each.macs * each.images / each.seconds
+            (each.backbone, each.image_size): (each.macs * each.images / each.seconds, each.macs)
             for each in passes
             if not each.skipped and each.seconds > 0
         }
-        self._usual = median(self._rates.values()) if self._rates else FIRST_RATE
+        self._usual = median(rate for rate, _ in self._rates.values()) if self._rates else FIRST_RATE
         self._images = TRAINING * n_train + n_val
         self._epochs, self._factors = epochs, []
 
     def of(self, candidate: Candidate) -> float:
         """Return the seconds of one whole training of a candidate."""
-        rate = self._rates.get((candidate.backbone, candidate.image_size), self._usual)
         factor = median(self._factors) if self._factors else 1.0
-        return PER_RUN_S + factor * self._epochs * self._images * candidate.costs.macs / rate
+        return PER_RUN_S + factor * self._epochs * self._images * self._forward_s(candidate)
+
+    def _forward_s(self, candidate: Candidate) -> float:
+        """Return the seconds of one image forward, by the pass of its backbone and size."""
+        rate, whole = self._rates.get((candidate.backbone, candidate.image_size), (self._usual, candidate.costs.macs))
+        return (STEM * whole + (1 - STEM) * candidate.costs.macs) / rate
 
     def learn(self, candidate: Candidate, folder: RunFolder) -> None:
         """Correct the prediction by a run that has trained."""
@@ -105,5 +108,4 @@ class TrainingTimes:
             return
         seconds = [epoch.seconds for epoch in throughput.epochs] if throughput and throughput.epochs else []
         if seconds:
-            rate = self._rates.get((candidate.backbone, candidate.image_size), self._usual)
-            self._factors.append(median(seconds) / (self._images * candidate.costs.macs / rate))
+            self._factors.append(median(seconds) / (self._images * self._forward_s(candidate)))

@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 from common.smallest_record import Candidate
 
 SLACK = 0.02  # of the probed value, up to which a candidate counts as on the front of cost against accuracy
-GAIN = (
-    0.07  # more than fine-tuning adds to a candidate's probed value beyond what it adds to the reference's, as a rule
-)
+GAIN = 0.07  # more than fine-tuning adds, as a rule, to a probed value beyond what it adds to that of the reference
 REFERENCE_SHARE = 0.35  # of the time that is left, which one training of the reference may take
 RACE_SHARE = 0.5  # likewise, the race
 PRUNED_SHARE = 0.5  # of a whole training that a candidate of the race takes on average
