@@ -4,14 +4,16 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from common.text import duration
+from engine.log_handlers import ScreenFormatter
 
 log = logging.getLogger(__name__)
 
 SILENCE_S = 4.0  # after which a line is shown
 POLL_S = 0.5
+SHOWN: set[str] = set()  # on the screen, of images and weights
 OWN = "engine.smallest"  # loggers whose lines are shown while a run trains
 
 
@@ -65,14 +67,43 @@ class Progress:
     @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:
         """Keep the lines of a run off the screen and smallest.log, warnings too: they are in its own log and record."""
-        handlers = list(logging.getLogger().handlers)  # a run adds its own later
-        for handler in handlers:
-            handler.addFilter(_is_own)
-        try:
+        with _filtered(logging.getLogger().handlers, _is_own):  # of now: a run adds its own later
             yield
-        finally:
-            for handler in handlers:
-                handler.removeFilter(_is_own)
+
+
+@contextlib.contextmanager
+def repeats_hidden(all_information: bool = False) -> Iterator[None]:
+    """Show once what is logged of the same images and weights, over all blocks of this process.
+
+    Args:
+        all_information: hide what is no warning as well, but that images are being read.
+    """
+
+    def is_new(record: logging.LogRecord) -> bool:
+        if not record.name.startswith(("datamodules.", "lightning_modules.")):
+            return True
+        if all_information and record.levelno < logging.WARNING and record.name != "datamodules.pixel_cache":
+            return False
+        text, before = record.getMessage(), len(SHOWN)
+        SHOWN.add(text)
+        return len(SHOWN) > before
+
+    with _filtered(
+        [each for each in logging.getLogger().handlers if isinstance(each.formatter, ScreenFormatter)], is_new
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _filtered(handlers: Iterable[logging.Handler], is_shown: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
+    handlers = list(handlers)
+    for handler in handlers:
+        handler.addFilter(is_shown)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_shown)
 
 
 def rounded(seconds: float) -> str:

@@ -27,12 +27,11 @@ from datamodules.splits import join_groups, spread_rows
 from engine.config.instantiate import instantiate
 from engine.config.trainer_flags import batch_limits
 from engine.config.validate import validate
-from engine.log_handlers import ScreenFormatter
 from engine.run.stages import MEMORY
 from engine.search.space import compose_train_config
 from engine.smallest.feature_cache import FeatureCache, weights_name
 from engine.smallest.probe import Part, probe
-from engine.smallest.progress import Progress, rounded
+from engine.smallest.progress import Progress, repeats_hidden, rounded
 from lightning_modules.cut_features import CutFeatures, in_order
 from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import build_network, network_arguments, pretrained_name, timm_name
@@ -48,7 +47,6 @@ BATCH_ON_CPU, BATCH_ON_GPU = 16, 256
 POLL_S = 0.5
 MEASURED_S = 1.0  # of forward passes, from which on a rate is believed
 LARGEST_RESULT = 2**20  # bytes
-SHOWN: set[str] = set()  # on the screen, of images and weights
 
 
 @dataclass(kw_only=True)
@@ -473,33 +471,6 @@ def _load_network(config: DictConfig, data: ImageDataModule, backbone: str, cuts
             return CutFeatures(network, backbone, cuts)
     except UserError as error:
         raise _SkippedError(str(error)) from error
-
-
-@contextlib.contextmanager
-def repeats_hidden(all_information: bool = False) -> Iterator[None]:
-    """Show once what is logged of the same images and weights, over all blocks of this process.
-
-    Args:
-        all_information: hide what is no warning as well, but that images are being read.
-    """
-
-    def is_new(record: logging.LogRecord) -> bool:
-        if not record.name.startswith(("datamodules.", "lightning_modules.")):
-            return True
-        if all_information and record.levelno < logging.WARNING and record.name != "datamodules.pixel_cache":
-            return False
-        text, before = record.getMessage(), len(SHOWN)
-        SHOWN.add(text)
-        return len(SHOWN) > before
-
-    handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler.formatter, ScreenFormatter)]
-    for handler in handlers:
-        handler.addFilter(is_new)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            handler.removeFilter(is_new)
 
 
 @contextlib.contextmanager

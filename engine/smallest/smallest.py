@@ -29,10 +29,10 @@ from engine.search.trial import log_to
 from engine.smallest.candidates import apply_limits, check_candidates, list_candidates
 from engine.smallest.latency import check_onnx, measure_latencies, processor_name
 from engine.smallest.plan import RESERVE_S, Budget, Plan, TrainingTimes
-from engine.smallest.progress import Progress
+from engine.smallest.progress import Progress, repeats_hidden
 from engine.smallest.race import Race
 from engine.smallest.runs import STAGES, Runs
-from engine.smallest.screen import SCREEN_SHARE, repeats_hidden, run_screen
+from engine.smallest.screen import SCREEN_SHARE, run_screen
 from engine.smallest.selection import cost_of, pick_finalists, pick_race, pick_reference
 from engine.smallest.settings import SmallestSettings, read_settings
 from engine.smallest.workers import has_launcher, prepare_worker, run_workers
