@@ -90,7 +90,7 @@ class Smallest:
         with log_to(self.folder / "smallest.log", LINE):
             if has_launcher() and not self._is_answered:
                 left_s = self.budget.left_s()
-                self.progress.set("")  # the processes have lines of their own
+                self.progress.set(f"{plural(self.settings.workers, 'worker')} at work")
                 run_workers(self.config, self.settings.workers, None if left_s is None else left_s / 60)
             self._answer(self._train())
 
