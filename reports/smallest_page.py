@@ -29,7 +29,7 @@ MOST_CLASSES = 12  # by name
 LONGEST_NAME = 80  # characters
 STAGES = {"screen": "screen", "race": "race", "finals": "finals", "proof": "proof on test"}
 ENDED = {"finished": "finished", "pruned": "stopped early", "failed": "failed", "waiting": "not finished"}
-ROLES = {"raced": "race", "final": "finals", "reference": "the most accurate", "chosen": "chosen"}
+ROLES = {"raced": "race", "final": "finals", "reference": "the reference", "chosen": "chosen"}
 CARD_HEADING = "How it was chosen"
 
 
@@ -79,6 +79,8 @@ def card_section(record: SmallestRecord) -> str:
     lines += [f"- {escape_markdown(note)}" for note in record.notes]
     if ranked:
         lines += ["", *_trained_table(record, ranked).as_markdown(), "", escape_markdown(_trained_note(record))]
+    if record.answer and record.answer.commands:
+        lines += ["", "```", *(clean(command).replace("`", "'") for command in record.answer.commands), "```"]
     lines += ["", escape_markdown(f"{work(record)}, by {shlex.join(record.command)}")]
     return "\n".join(lines) + "\n"
 
@@ -225,7 +227,7 @@ def _legend(record: SmallestRecord, shows_guess: bool) -> list[dict]:
         (
             "reference",
             '<rect x="2" y="2" width="10" height="10" fill="currentColor"/>',
-            "the most accurate, the reference",
+            "the reference, the most accurate in the race",
         ),
         ("chosen", ring.format("var(--blue)", "var(--blue)"), "chosen"),
     ):

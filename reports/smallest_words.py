@@ -39,13 +39,16 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
     head = HEADS.get(answer.verdict, HEADS["not_shown"])
     if answer.verdict == "not_shown" and not _within(record, answer.val):
         head = "No network is shown to be good enough; the nearest one on validation"
-    itself = ", the most accurate one itself" if answer.chosen == answer.reference else ""
+    itself = ", the most accurate one that was trained" if answer.chosen == answer.reference else ""
     if answer.verdict == "none":
         head, itself = "No smaller network to choose; trained to the end was only", ""
+    better = _better_probe(record)
+    if better and answer.verdict in ("shown", "shown_as_trained"):
+        head = head.replace("good enough", "good enough among those that were trained")
     lines = [f"{head}: {clean(chosen.name)}{itself}", _costs(record, chosen), _evidence(record, chosen, answer)]
     lines += [
+        better,
         _guessing(record, chosen, answer),
-        _better_untrained(record),
         _kind_of_proof(record, answer),
         _what_is_shown(record, answer),
         _front(record),
@@ -191,22 +194,22 @@ def _guessing(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str 
     return f"not shown to be better than guessing: always predicting the largest class gives {guess:.3f}"
 
 
-def _better_untrained(record: SmallestRecord) -> str | None:
-    """Name the network that beats the reference untrained and was not trained: the margin is against a weaker one."""
-    reference = _reference(record)
-    if record.question.target is not None or not (reference and reference.trained and reference.trained.val):
+def _better_probe(record: SmallestRecord) -> str | None:
+    """Warn where the probe of a network that was not trained shows that the reference is not the most accurate one."""
+    reference, margin = _reference(record), record.question.good_enough
+    probed = [each for each in record.candidates if each.probe and not each.trained and not each.excluded]
+    if (
+        record.question.target is not None
+        or not probed
+        or not (reference and reference.trained and reference.trained.val)
+    ):
         return None
-    waiting = [
-        each
-        for each in record.candidates
-        if each.probe and not each.excluded and not (each.trained and each.trained.ended == "finished")
-    ]
-    best = max(waiting, key=lambda each: each.probe.value, default=None)
-    if best is None or best.probe.value <= reference.trained.val.value:
+    best = max(probed, key=lambda each: each.probe.value)
+    if best.probe.value <= reference.trained.val.value + margin:
         return None
     return (
-        "not trained to the end, but more accurate by its probe than the most accurate trained one: "
-        f"{at_size(best)}, {describe_measured(best.probe)}"
+        f"a more accurate network was not trained: {at_size(best)} has {describe_measured(best.probe)} on validation "
+        f"by its mere probe, the reference {reference.trained.val.value:.3f}"
     )
 
 

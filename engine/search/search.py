@@ -58,17 +58,13 @@ def run_search(config: DictConfig, folder: Path, run: Callable) -> None:
     """
     settings = read_settings(config)
     try:
-        with stop_immediately():
+        with stop_immediately(), study.storage_errors():
             search = Search(settings, folder, run)
             write_configuration(RunFolder(folder), OmegaConf.to_yaml(config), HydraConfig.instance().cfg)
             is_over = search.run_trials()
             if is_over:
                 search.failed += retrain(settings, search.study, folder, run)
             report_search(settings, search.study, folder, is_over=is_over)
-    except study.LOST as error:
-        raise UserError(
-            f"storage: the connection was lost ({study.first_line(error)}); rerun the same command"
-        ) from error
     except StopRequested as stopped:
         stopped.next_step = stopped.next_step or f". Resume with: {shlex.join(STATE.command)}"
         raise

@@ -1,9 +1,11 @@
 """The study in Optuna: its storage, what it proposes, and which of its trials count."""
 
+import contextlib
 import copy
 import logging
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +149,22 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
     for trial in sorted(study.best_trials, key=lambda trial: (sign * trial.values[0], trial.number)):
         front.setdefault(tuple(trial.values), trial)
     return list(front.values())
+
+
+@contextlib.contextmanager
+def storage_errors() -> Iterator[None]:
+    """Name the storage in what its database raises; Optuna hides it behind an AssertionError where it ends a trial.
+
+    Raises:
+        UserError: the database is lost, or its disk full.
+    """
+    try:
+        yield
+    except (AssertionError, *LOST) as error:
+        lost = error.__context__ if isinstance(error, AssertionError) else error
+        if not isinstance(lost, LOST):
+            raise
+        raise UserError(f"storage: the connection was lost ({first_line(lost)}); rerun the same command") from error
 
 
 def first_line(error: Exception) -> str:

@@ -7,13 +7,14 @@ from common.atomic_io import atomic_open, tolerate_disk_errors, write_text
 from common.checks import FEWEST_SEEDS
 from common.errors import UserError
 from common.smallest_record import Answer, Measured, SmallestRecord, Trained
-from common.text import plural
+from common.text import plural, quote_override
 from engine.smallest.latency import measure_latencies
 from engine.smallest.progress import Progress
 from engine.smallest.runs import Outcomes, RunKey, Runs, read_outcomes
 from engine.smallest.selection import cost_of
 from engine.smallest.settings import SmallestSettings
 from evaluation.choice import Finalist, Rule, choose, metric_interval, prove
+from reports.model_card import model_card
 from reports.smallest_page import card_section, write_page
 from reports.smallest_words import answer_sentences, last_lines
 from reports.wording import as_pair
@@ -105,20 +106,20 @@ class Answerer:
         wanted = raced if "latency_ms" in self.settings.question.cost else list(self.keys)
         self.progress.begin(f"latency of {plural(len(wanted), 'network')}, as ONNX on one thread, one after the other")
         measure_latencies([candidates[index] for index in wanted], len(record.data["classes"]), folder)
-        self._hand_out()
         record.front = self._front()
         # In the folder of its run a checkpoint has the images to verify an export with, and to quantize by
         own = self.runs.folder(self.keys[self.chosen][0]).best_checkpoint
         record.answer.commands = [
-            shlex.join(["python", f"{verb}.py", f"ckpt={checkpoint}", *more])
+            shlex.join(["python", f"{verb}.py", quote_override("ckpt", str(checkpoint)), *more])
             for verb, checkpoint, more in (
                 ("predict", folder / BEST, ["images=DIR"]),
-                ("export", own, [f"out={folder / 'best.onnx'}"]),
+                ("export", own, [quote_override("out", str(folder / "best.onnx"))]),
                 ("demo", folder / BEST, []),
             )
         ]
         record.answer.sentences = answer_sentences(record)
         record.status = "finished"
+        self._hand_out()
         record.write(folder)
         page = write_page(record, folder)
         print("", *last_lines(record, page), "Then:", sep="\n")
@@ -131,10 +132,20 @@ class Answerer:
         folder = self.settings.folder
         with atomic_open(folder / BEST, "wb") as file:
             file.write(self.runs.folder(key).best_checkpoint.read_bytes())
-        cards = [self.runs.folder(key, stage).model_card for stage in ("test", "runs")]
-        card = next((path.read_text(encoding="utf-8") for path in cards if path.is_file()), "")
         with tolerate_disk_errors(folder / CARD):
-            write_text(folder / CARD, f"{card.rstrip()}\n\n{card_section(self.record)}")
+            write_text(folder / CARD, f"{self._card(key).rstrip()}\n\n{card_section(self.record)}")
+
+    def _card(self, key: RunKey) -> str:
+        """Return the card of a training, with what was measured on test where that was opened."""
+        trained, tested = self.runs.record(key), self.runs.record(key, "test")
+        shown = tested or trained
+        shown.run.name = self.record.candidates[key.candidate].name
+        if tested:
+            shown.best, shown.batch_norms, shown.throughput = trained.best, trained.batch_norms, trained.throughput
+            shown.model.weights = trained.model.weights
+            shown.run.wall_time_s = trained.run.wall_time_s
+            shown.run.warnings = list(dict.fromkeys([*trained.run.warnings, *tested.run.warnings]))
+        return model_card(shown, str(self.settings.folder / BEST))
 
     def _trained(self, index: int) -> Trained:
         """Return what the runs of a candidate gave."""

@@ -101,7 +101,7 @@ class _Known:
 
     def __init__(self, path: Path, num_classes: int):
         self.path, self.num_classes = path, num_classes
-        self.machine = f"{_processor()}, onnxruntime {importlib.metadata.version('onnxruntime')}"
+        self.machine = f"{processor_name()}, onnxruntime {importlib.metadata.version('onnxruntime')}"
         self._latencies: dict[str, dict] = {}
         if path.is_file():
             try:
@@ -230,7 +230,7 @@ def _one_process(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _processor() -> str:
+def processor_name() -> str:
     """Return the name of the processor, where the system has one."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

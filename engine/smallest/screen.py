@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,11 +27,11 @@ from datamodules.splits import join_groups, spread_rows
 from engine.config.instantiate import instantiate
 from engine.config.trainer_flags import batch_limits
 from engine.config.validate import validate
-from engine.log_handlers import ScreenFormatter
 from engine.run.stages import MEMORY
 from engine.search.space import compose_train_config
 from engine.smallest.feature_cache import FeatureCache, weights_name
 from engine.smallest.probe import Part, probe
+from engine.smallest.progress import Progress, repeats_hidden, rounded
 from lightning_modules.cut_features import CutFeatures, in_order
 from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import build_network, network_arguments, pretrained_name, timm_name
@@ -45,11 +44,9 @@ MOST_TRAIN, MOST_VAL = 3000, 2000  # images of a pass; of more a part with every
 SCREEN_SHARE = 0.35  # of the budget of a command
 MARGIN = 1.2  # of a predicted time, where more of the budget is asked for
 BATCH_ON_CPU, BATCH_ON_GPU = 16, 256
-EVERY_S = 3.5  # a line on the screen, before a command fills the silence
 POLL_S = 0.5
 MEASURED_S = 1.0  # of forward passes, from which on a rate is believed
 LARGEST_RESULT = 2**20  # bytes
-SHOWN: set[str] = set()  # on the screen, of images and weights
 
 
 @dataclass(kw_only=True)
@@ -103,6 +100,7 @@ def run_screen(
     metric: Metric,
     remaining_s: Callable[[], float | None],
     overrides: list[str],
+    progress: Progress,
 ) -> list[Pass]:
     """Fill in the probe of every pretrained candidate that is not excluded and whose pass fits into the time; in place.
 
@@ -117,11 +115,12 @@ def run_screen(
         metric: of the probes.
         remaining_s: seconds that are left for the screen; None: as many as it takes.
         overrides: arguments of train.py that its runs have.
+        progress: gets how far it is.
 
     Raises:
         UserError: what is wrong with the images or settings, or there is no time for the cheapest pass.
     """
-    return Screen(candidates, config, folder, folds, metric, remaining_s, overrides).run()
+    return Screen(candidates, config, folder, folds, metric, remaining_s, overrides, progress).run()
 
 
 class Screen:
@@ -136,6 +135,7 @@ class Screen:
         metric: Metric,
         remaining_s: Callable[[], float | None],
         overrides: list[str],
+        progress: Progress,
     ):
         self.folder, self.folds, self.metric, self.overrides = folder / "screen", folds, metric, overrides
         self.remaining_s, self.budget_minutes = remaining_s, OmegaConf.select(config, "budget.minutes")
@@ -149,18 +149,18 @@ class Screen:
         self.groups = {key: groups[key] for key in self.macs}
         self.images: dict[tuple, Images] = {}
         self.results: dict[tuple[str, int], PassResult] = {}
-        self.progress = Progress()
+        self.progress = progress
 
     def run(self) -> list[Pass]:
         """Do the passes that no other process does, and wait for the others."""
         self.folder.mkdir(parents=True, exist_ok=True)
         waiting = list(self.groups)
-        with self.progress, repeats_hidden(all_information=True):
+        with repeats_hidden(all_information=True):
             while waiting:
                 left = [key for key in waiting if not self._settle(key)]
                 if left == waiting:
                     names = ", ".join(f"{backbone} at {size} px" for backbone, size in left)
-                    self.progress.text = f"screen: waiting for another process, which does {names}"
+                    self.progress.set("screen", f"waiting for another process, which does {names}")
                     time.sleep(POLL_S)
                 waiting = left
         for key, result in self.results.items():
@@ -213,7 +213,8 @@ class Screen:
         number = list(self.groups).index(key) + 1
         started = time.monotonic()
         done = Pass(backbone=key[0], image_size=key[1], images=0, macs=self.macs[key])
-        self.progress.text = head = f"screen: pass {number} of {len(self.groups)}, {done.name}"
+        head = f"screen: pass {number} of {len(self.groups)}, {done.name}"
+        self.progress.set(head)
         result = PassResult(question=question, done=done)
         expected, left = self._expected_s(key), self.remaining_s()
         try:
@@ -287,12 +288,12 @@ class Screen:
         config = compose_train_config([*self.overrides, *own])
         config = validate(OmegaConf.masked_copy(config, [name for name in config if name != "hydra"]))
         preprocessing = decide_preprocessing(OmegaConf.to_container(config.model))
-        self.progress.text = f"{head}: reading the images"
+        self.progress.set(f"{head}: reading the images")
         started, known = time.monotonic(), len(self.images)
         images, done = self._images(config, preprocessing), result.done
         done.images = len(images.rows)
         result.reading_s = time.monotonic() - started if len(self.images) > known else 0.0
-        self.progress.text = f"{head}: reading the weights"
+        self.progress.set(f"{head}: reading the weights")
         network = _load_network(config, images.data, backbone, cuts)
         data = images.data
         mean, std = (data.mean, data.std) if preprocessing.mean is None else (preprocessing.mean, preprocessing.std)
@@ -349,7 +350,7 @@ class Screen:
             if left is not None and seen < total and seconds >= MEASURED_S and whole - elapsed > left:
                 raise DoesNotFit(whole)
             rest = whole - elapsed + self._rest_s(key, whole)
-            self.progress.text = f"{head}: {seen:,} of {total:,} images, about {_rounded(rest)} left"
+            self.progress.set(head, f"{seen:,} of {total:,} images, about {rounded(rest)} left")
         return found, seconds
 
     def _rest_s(self, key: tuple[str, int], seconds: float) -> float:
@@ -365,7 +366,7 @@ class Screen:
         """Return the probe of each cut whose features are finite numbers."""
         probes = {}
         for number, (cut, of_cut) in enumerate(zip(cuts, features, strict=True), 1):
-            self.progress.text = f"{head}: probe {number} of {len(cuts)}"
+            self.progress.set(head, f"probe {number} of {len(cuts)}")
             if not np.isfinite(of_cut).all():
                 log.info("%s: not all features after %s are finite numbers; this cut is not screened", head, cut)
                 continue
@@ -472,54 +473,6 @@ def _load_network(config: DictConfig, data: ImageDataModule, backbone: str, cuts
         raise _SkippedError(str(error)) from error
 
 
-class Progress:
-    """Log `text`, at the latest every EVERY_S seconds, while the block runs."""
-
-    def __init__(self):
-        self.text = "screen: begins"
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._repeat, daemon=True)
-
-    def __enter__(self) -> "Progress":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _repeat(self) -> None:
-        while not self._over.wait(EVERY_S):
-            log.info("%s", self.text)
-
-
-@contextlib.contextmanager
-def repeats_hidden(all_information: bool = False) -> Iterator[None]:
-    """Show once what is logged of the same images and weights, over all blocks of this process.
-
-    Args:
-        all_information: hide what is no warning as well, but that images are being read.
-    """
-
-    def is_new(record: logging.LogRecord) -> bool:
-        if not record.name.startswith(("datamodules.", "lightning_modules.")):
-            return True
-        if all_information and record.levelno < logging.WARNING and record.name != "datamodules.pixel_cache":
-            return False
-        text, before = record.getMessage(), len(SHOWN)
-        SHOWN.add(text)
-        return len(SHOWN) > before
-
-    handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler.formatter, ScreenFormatter)]
-    for handler in handlers:
-        handler.addFilter(is_new)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            handler.removeFilter(is_new)
-
-
 @contextlib.contextmanager
 def locked(path: Path, timeout_s: float = 0.0) -> Iterator[bool]:
     """Yield whether the lock of a unit of work was free, and hold it; True too where there are no locks.
@@ -537,10 +490,3 @@ def locked(path: Path, timeout_s: float = 0.0) -> Iterator[bool]:
         yield is_free
     finally:
         lock.release()
-
-
-def _rounded(seconds: float) -> str:
-    """Return `1 min 20 s`, `35 s`."""
-    if seconds < 60:
-        return f"{max(1, round(seconds))} s"
-    return duration(round(seconds / 10) * 10)

@@ -1,6 +1,5 @@
 """The settings of conf/smallest.yaml, checked before anything runs; what else is typed goes to each run of train.py."""
 
-import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +34,12 @@ RESERVED = {
     "datamodule.fold": "datamodule.folds=5, whose folds it takes one after the other",
     "debug": None,
     "experiment": None,
+}
+# Settings with parts
+GROUPS = {
+    "budget": ("minutes", "left_minutes"),
+    "race": ("candidates", "min_epochs", "reduction_factor"),
+    "finals": ("candidates", "folds", "folds_below"),
 }
 METRICS = ("accuracy", "balanced_accuracy")
 # name -> the least value, and whether whole numbers are needed
@@ -80,11 +85,7 @@ def read_settings(config: DictConfig, folder: Path, typed: Sequence[str]) -> Sma
     Raises:
         UserError: names the key, what was found and what is allowed.
     """
-    for package, extra in (("optuna", "smallest"), ("sklearn", "smallest")):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(
-                f'smallest.py needs {package}, which is not installed: pip install -e ".[{extra}]" ("[samples]" has it)'
-            )
+    _check_groups(config)
     values = {key: config[key] for key in OWN - {"candidates"}}
     values = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
     name = str(values["name"])
@@ -110,6 +111,16 @@ def read_settings(config: DictConfig, folder: Path, typed: Sequence[str]) -> Sma
         workers=values["workers"],
         storage=values["storage"],
     )
+
+
+def _check_groups(config: DictConfig) -> None:
+    """Check that settings with parts have their own parts and no others, as `+budget.minute=3` adds one."""
+    for name, parts in GROUPS.items():
+        group = config[name]
+        if not isinstance(group, DictConfig):
+            raise UserError(f"{name}={group}: has parts; use {name}.{parts[0]}=VALUE")
+        if unknown := [key for key in group if key not in parts]:
+            raise UserError(f"{name}.{unknown[0]}: no such setting; {did_you_mean(str(unknown[0]), parts)}")
 
 
 def _question(values: dict) -> Question:

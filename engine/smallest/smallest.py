@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import platform
 import shlex
 import time
 from collections import Counter
@@ -28,14 +27,15 @@ from engine.config.instantiate import instantiate
 from engine.config.validate import validate
 from engine.run.job import write_configuration
 from engine.search.space import compose_train_config
+from engine.search.study import storage_errors
 from engine.search.trial import log_to
 from engine.smallest.candidates import apply_limits, check_candidates, list_candidates
-from engine.smallest.latency import check_onnx, measure_latencies, take_known_latencies
+from engine.smallest.latency import check_onnx, measure_latencies, processor_name, take_known_latencies
 from engine.smallest.plan import IMAGES, RESERVE_S, Budget, Plan, TrainingTimes
-from engine.smallest.progress import Progress
+from engine.smallest.progress import Progress, repeats_hidden
 from engine.smallest.race import Race
 from engine.smallest.runs import STAGES, RunKey, Runs
-from engine.smallest.screen import SCREEN_SHARE, repeats_hidden, run_screen
+from engine.smallest.screen import SCREEN_SHARE, run_screen
 from engine.smallest.selection import (
     REFERENCE_SHARE,
     cost_of,
@@ -55,11 +55,12 @@ DECISIVE = ("metric", "good_enough", "target_accuracy", "cost", "limits", "seeds
 LINE = "%(asctime)s %(levelname)s %(message)s"  # of smallest.log
 
 
-def run_smallest(config: DictConfig, run: Callable) -> None:
+def run_smallest(config: DictConfig, run: Callable, progress: Progress) -> None:
     """Run all stages, of which those that were done before are taken over; write smallest.json, the page and best.ckpt.
 
     Args:
         run: the one of train.py, which takes a configuration, a record and further callbacks.
+        progress: gets how far it is.
 
     Raises:
         UserError: bad settings, no candidate, or images of which nothing can be learned.
@@ -67,7 +68,7 @@ def run_smallest(config: DictConfig, run: Callable) -> None:
     hydra = HydraConfig.get()
     settings = read_settings(config, Path(hydra.run.dir), list(hydra.overrides.task))
     try:
-        with stop_immediately(), Progress() as progress:
+        with stop_immediately():
             Smallest(settings, config, run, progress).find()
     except StopRequested as stopped:
         stopped.next_step = stopped.next_step or f". Resume with: {shlex.join(STATE.command)}"
@@ -100,6 +101,7 @@ class Smallest:
         with log_to(self.folder / "smallest.log", LINE):
             if has_launcher() and not self._is_answered:
                 left_s = self.budget.left_s()
+                self.progress.set(f"{plural(self.settings.workers, 'worker')} at work")
                 run_workers(self.config, self.settings.workers, None if left_s is None else left_s / 60)
                 self.record.seconds = SmallestRecord.read(self.folder).seconds  # as the workers took
             self._answer(self._train())
@@ -120,6 +122,7 @@ class Smallest:
         data = self._open_data()
         notes: list[str] = []
         with repeats_hidden():  # the screen would show it again
+            self.progress.begin("candidates: looking up weights, measuring costs")
             self.candidates = list_candidates(self.config, len(data.catalog.classes), notes)
             self.progress.begin("reading the images")
             data.setup()
@@ -171,7 +174,10 @@ class Smallest:
                 **{f"n_{split}": n for split, n in counts.items()},
                 "majority": max(labels.values()) / sum(labels.values()), "folds": self.folds,
             },
-            machine={"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+            machine={
+                "processor": processor_name(), "cores": os.cpu_count(),
+                "load_1min": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+            },
             candidates=self.candidates,
         )  # fmt: skip
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -213,11 +219,10 @@ class Smallest:
 
     def _screen(self) -> None:
         """Probe all cuts, and learn how fast this machine is."""
-        self.progress.pause()  # the screen has lines of its own
         with self._timed("screen"):
             passes = run_screen(
                 self.candidates, self.config, self.folder, folds=self.folds, metric=self.question.metric,
-                remaining_s=lambda: self.budget.left_s(SCREEN_SHARE), overrides=self.settings.overrides,
+                remaining_s=lambda: self.budget.left_s(SCREEN_SHARE), overrides=self.settings.overrides, progress=self.progress,
             )  # fmt: skip
         for each in passes:
             if each.skipped:
@@ -251,9 +256,9 @@ class Smallest:
 
     def _run_race(self, places: list[int]) -> list[tuple[RunFolder, Exception]]:
         """Train those of the race until none is left; return the runs that failed."""
-        with self._timed("race"):
+        with self._timed("race"), storage_errors():
             others = f"; it races against {plural(len(places) - 1, 'cheaper candidate')}"
-            log.info("The reference is %s%s", self.candidates[places[0]].name,
+            log.info("The reference, which is trained first: %s%s", self.candidates[places[0]].name,
                      others if len(places) > 1 else "; no cheaper candidate comes near it")  # fmt: skip
             race = Race(self.runs, places, self.times, self._run)
             with self.progress.quiet():

@@ -8,8 +8,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from common.text import plural
 from engine import log_handlers
 from engine.process_tuning import tune_process
 from engine.state import STATE
@@ -33,11 +34,14 @@ def run_workers(config: DictConfig, n: int, left_minutes: float | None) -> None:
     hydra = HydraConfig.instance().cfg
     with open_dict(config):
         whole = OmegaConf.merge(hydra, config)
+    with read_write(whole), read_write(whole.hydra):
+        whole.hydra.hydra_logging = {"root": None}  # the launcher leaves the log of this process as it is
     context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks())
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=work, config=whole)
     left = [] if left_minutes is None else [f"budget.left_minutes={left_minutes:.2f}"]
     typed = list(hydra.hydra.overrides.task)
-    log.info("%s of %s", "1 process" if n == 1 else f"{n} processes", hydra.hydra.launcher._target_.rpartition(".")[2])
+    logging.getLogger("hydra_plugins").setLevel(logging.WARNING)  # it repeats the arguments of each
+    log.info("%s, started by %s", plural(n, "worker"), hydra.hydra.launcher._target_.rpartition(".")[2])
     launcher.launch([[*typed, *left, f"worker={number}"] for number in range(n)], initial_job_idx=0)
 
 

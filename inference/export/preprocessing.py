@@ -4,6 +4,8 @@ import contextlib
 import copy
 import io
 import logging
+import sys
+import threading
 import warnings
 
 import torch
@@ -49,12 +51,25 @@ def plain(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).cpu().float().to(memory_format=torch.contiguous_format).eval()
 
 
+class _ButThisThread(io.TextIOBase):
+    """Pass on what the other threads print, as how far a command is."""
+
+    def __init__(self, stream):
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
 @contextlib.contextmanager
 def quiet():
     """Silence torch's exporters, which warn of their own internals and log what they simplify."""
     for name in ("onnx_ir", "onnxscript"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(_ButThisThread(sys.stdout)):
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         yield

@@ -85,6 +85,12 @@ def test_all_stages_end_in_an_answer_a_page_and_a_network_that_predicts(found, i
     exported = Path(shlex.split(record.answer.commands[1])[2].partition("=")[2])
     assert exported.read_bytes() == (folder / "best.ckpt").read_bytes()
     assert RunFolder.of_checkpoint(exported).splits.is_file()  # whose images verify an export
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert card.startswith("# Model card: shufflenet\\_v2\\_x0\\_5")
+    assert f'from_checkpoint("{folder / "best.ckpt"}")' in card
+    assert "initial weights: file" in card and "runs/" not in card and "another run" not in card
+    assert all(each in card for each in record.answer.commands)
+    assert record.machine["load_1min"] >= 0
     status, printed, err = run_script(
         predict, f"ckpt={folder / 'best.ckpt'}", f"images={images / 'test'}", f"out={folder / 'labels.csv'}"
     )

@@ -214,3 +214,19 @@ def test_a_database_that_is_damaged(opened, tmp_path):
     (tmp_path / study.DATABASE).write_text("no database" * 100)
     with pytest.raises(UserError, match=r"study\.db: not available: file is not a database.*delete it"):
         opened()
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_full_disk_of_the_database_is_one_line(hidden):
+    with pytest.raises(UserError, match=r"storage: .*disk is full.*; rerun the same command"), study.storage_errors():
+        try:
+            raise study.StorageInternalError("commit") from RuntimeError("database or disk is full")
+        except study.StorageInternalError:
+            if hidden:  # as Optuna's _run_trial does
+                raise AssertionError("Should not reach.")  # noqa: B904
+            raise
+
+
+def test_an_assertion_of_another_origin_stays():
+    with pytest.raises(AssertionError), study.storage_errors():
+        raise AssertionError("own")

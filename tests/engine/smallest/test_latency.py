@@ -95,7 +95,7 @@ def test_each_is_measured_once_and_kept(timed, tmp_path):
 @pytest.mark.parametrize("content", ["{", '{"machine": 3}', '{"machine": "M", "latencies": []}'])
 def test_what_cannot_be_read_is_measured_again(content, timed, tmp_path, monkeypatch):
     (tmp_path / FILE).write_text(content)
-    monkeypatch.setattr("engine.smallest.latency._processor", lambda: "M")
+    monkeypatch.setattr("engine.smallest.latency.processor_name", lambda: "M")
     found = candidate("features.1")
     measure_latencies([found], 2, tmp_path)
     assert found.costs.latency_ms == 1.0 and len(json.loads((tmp_path / FILE).read_text())["latencies"]) == 1
@@ -103,7 +103,7 @@ def test_what_cannot_be_read_is_measured_again(content, timed, tmp_path, monkeyp
 
 def test_of_another_machine_it_is_measured_again(timed, tmp_path, monkeypatch):
     measure_latencies([candidate("features.1")], 2, tmp_path)
-    monkeypatch.setattr("engine.smallest.latency._processor", lambda: "another")
+    monkeypatch.setattr("engine.smallest.latency.processor_name", lambda: "another")
     measure_latencies([candidate("features.1")], 2, tmp_path)
     assert len(timed) == 2
 

@@ -25,6 +25,7 @@ from engine.config.instantiate import instantiate
 from engine.config.validate import validate
 from engine.log_handlers import ScreenFormatter
 from engine.smallest import feature_cache, screen
+from engine.smallest.progress import Progress
 from engine.smallest.screen import run_screen
 from lightning_modules.cut_costs import cut_costs
 from lightning_modules.networks.truncated import build_backbone
@@ -92,6 +93,7 @@ def screened(tmp_path, two_colors, weights):
                 metric=metric,
                 remaining_s=left if callable(left) else lambda: left,
                 overrides=[*arguments(root, tmp_path), *overrides],
+                progress=Progress(),
             )
         return given, passes
 
@@ -287,18 +289,12 @@ def test_killed_in_a_pass_only_that_one_is_done_again(screened, forward_passes, 
     assert json.loads((tmp_path / "a" / "screen" / "simple_cnn-32.json").read_text())["done"]["skipped"] is None
 
 
-def test_a_line_is_logged_again_and_again_while_a_pass_takes_long(screened, monkeypatch, caplog):
-    monkeypatch.setattr(screen, "EVERY_S", 0.01)
-    usual = screen.CutFeatures.forward
-
-    def slow(self, x):
-        threading.Event().wait(0.03)
-        return usual(self, x)
-
-    monkeypatch.setattr(screen.CutFeatures, "forward", slow)
-    with caplog.at_level(logging.INFO):
-        screened()
-    assert "pass 2 of 2, simple_cnn at 32 px: 16 of 36 images, about 1 s left" in caplog.text
+def test_how_far_a_pass_is_can_be_shown_at_any_time(screened, monkeypatch):
+    shown = []
+    monkeypatch.setattr(Progress, "set", lambda self, *texts: shown.append(": ".join(texts)))
+    screened()
+    assert "screen: pass 2 of 2, simple_cnn at 32 px: 16 of 36 images, about 1 s left" in shown
+    assert "screen: pass 2 of 2, simple_cnn at 32 px: reading the images" in shown
 
 
 def test_many_images_a_part_with_every_class_is_used(screened, monkeypatch, caplog, tmp_path):

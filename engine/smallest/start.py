@@ -1,0 +1,38 @@
+"""Start smallest.py: what is checked and shown before torch is imported, which takes seconds."""
+
+import importlib.util
+from collections.abc import Callable
+
+from omegaconf import DictConfig
+
+from common.errors import UserError
+from engine.smallest.progress import Progress
+
+
+def start(config: DictConfig, run: Callable) -> None:
+    """Check that the packages are here, and run all stages.
+
+    Args:
+        run: the one of train.py, which takes a configuration, a record and further callbacks.
+
+    Raises:
+        UserError: a package is missing; and as of `run_smallest`.
+    """
+    check_packages()
+    with Progress("starting") as progress:
+        from engine.smallest.smallest import run_smallest  # late: it imports torch
+
+        run_smallest(config, run, progress)
+
+
+def check_packages() -> None:
+    """Check that what the extra `smallest` brings is installed.
+
+    Raises:
+        UserError: names the package and the extra.
+    """
+    for package in ("optuna", "sklearn"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f'smallest.py needs {package}, which is not installed: pip install -e ".[smallest]" ("[samples]" has it)'
+            )
