@@ -280,14 +280,13 @@ def _trained_table(record: SmallestRecord, ranked: list[int]) -> Table:
         [
             Column("#", lambda each: Cell(str(numbers[id(each)]), numbers[id(each)])),
             *_network_columns(kinds),
+            Column("probe", lambda each: _measured_cell(each.probe)),
             Column("validation", lambda each: _measured_cell(each.trained.val)),
             Column("test", lambda each: _measured_cell(each.trained.test)),
+            Column("ended", lambda each: Cell(*[_ended(each.trained)] * 2), is_text=True),
             *_cost_columns(candidates),
-            Column("probe", lambda each: _measured_cell(each.probe)),
             Column("runs", lambda each: Cell(str(len(each.trained.runs)), len(each.trained.runs))),
             Column("epochs", lambda each: Cell(str(each.trained.epochs or "-"), each.trained.epochs)),
-            Column("ended", lambda each: Cell(*[_ended(each.trained)] * 2), is_text=True),
-            Column("weights", lambda each: Cell(*[_weights(each)] * 2), is_text=True),
         ],
         candidates,
     )
