@@ -33,11 +33,12 @@ class Budget:
     Args:
         minutes: of the whole command; None: no limit.
         left_minutes: of it, in a process that the command has started; None: it starts now.
+        spent_s: what it has taken so far, for its imports.
     """
 
-    def __init__(self, minutes: float | None, left_minutes: float | None = None):
+    def __init__(self, minutes: float | None, left_minutes: float | None = None, spent_s: float = 0.0):
         self.minutes = minutes
-        self._started_s = time.monotonic() - time.process_time()  # the imports took as long as they computed
+        self._started_s = time.monotonic() - spent_s
         if minutes is not None and left_minutes is not None:
             self._started_s -= (minutes - left_minutes) * 60
 

@@ -92,7 +92,8 @@ class Smallest:
     def __init__(self, settings: SmallestSettings, config: DictConfig, run: Callable, progress: Progress):
         self.settings, self.config, self._run, self.progress = settings, config, run, progress
         self.question, self.folder = settings.question, settings.folder
-        self.budget = Budget(settings.question.budget_minutes, config.budget.left_minutes)
+        spent_s = time.perf_counter() - STATE.started_s
+        self.budget = Budget(settings.question.budget_minutes, config.budget.left_minutes, spent_s)
         self.plan = Plan(self.folder, self.budget)
 
     def find(self) -> None:

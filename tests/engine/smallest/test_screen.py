@@ -24,7 +24,7 @@ from engine.cli import CONF
 from engine.config.instantiate import instantiate
 from engine.config.validate import validate
 from engine.log_handlers import ScreenFormatter
-from engine.smallest import feature_cache, screen
+from engine.smallest import feature_cache, progress, screen
 from engine.smallest.progress import Progress
 from engine.smallest.screen import run_screen
 from lightning_modules.cut_costs import cut_costs
@@ -133,15 +133,13 @@ def test_every_pretrained_cut_gets_a_probe_by_one_pass_a_size_the_cheapest_first
 
 def test_what_is_known_of_the_images_is_shown_once(screened, two_colors, tmp_path, monkeypatch):
     root = shutil.copytree(two_colors, tmp_path / "images", ignore=shutil.ignore_patterns("test"))
+    monkeypatch.setattr(progress, "SHOWN", set())  # of this process, whose earlier tests have shown the same
     shown = []
     handler = logging.Handler()
     handler.setFormatter(ScreenFormatter())
     monkeypatch.setattr(handler, "emit", lambda record: shown.append((record.levelname, record.getMessage())))
-    logging.getLogger().addHandler(handler)
-    try:
-        screened(root=root, folds=2)
-    finally:
-        logging.getLogger().removeHandler(handler)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])  # without a screen that another test has left
+    screened(root=root, folds=2)
     warnings = [text for level, text in shown if level == "WARNING"]
     assert sum("no test folder" in text for text in warnings) == 1 and len(set(warnings)) == len(warnings)
     assert all(text.startswith("screen: ") for level, text in shown if level == "INFO")
