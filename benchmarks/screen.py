@@ -33,7 +33,8 @@ from common.text import duration, override_value
 from engine.cli import CONF
 from engine.process_tuning import tune_process
 from engine.search.trial import completed_record
-from engine.smallest.screen import Pass, run_screen
+from engine.smallest.progress import Progress
+from engine.smallest.screen import Pass, Screen
 from lightning_modules.cut_costs import cut_costs
 
 FOLDER = RESULTS / "screen"
@@ -89,10 +90,11 @@ def arguments_of(data: str) -> tuple[str, list[str]]:
 def screen(candidates: list[Candidate], weights: dict[str, str], folder: Path, overrides: list[str]) -> list[Pass]:
     """Probe the candidates, in place; return the passes."""
     config = OmegaConf.create({"candidates": {"weights": weights}, "budget": {"minutes": None}})
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return run_screen(
-            candidates, config, folder, folds=None, metric="accuracy", remaining_s=lambda: None, overrides=overrides
-        )
+    with initialize_config_dir(str(CONF), version_base="1.3"), Progress() as progress:
+        return Screen(
+            candidates, config, folder, folds=None, metric="accuracy", remaining_s=lambda: None, overrides=overrides,
+            progress=progress,
+        ).run()  # fmt: skip
 
 
 def spread_out(candidates: list[Candidate], wanted: int) -> list[Candidate]:

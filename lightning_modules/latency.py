@@ -1,14 +1,13 @@
 """Time a forward pass: when no other measurement runs, for long enough, and with what disturbed it."""
 
-import contextlib
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from common.locks import locked
 
 WARM_UP = 3  # passes before the clock starts
 LEAST_REPEATS, MOST_REPEATS = 5, 200
@@ -32,7 +31,7 @@ def time_passes(one_pass: Callable[[], object], threads: int | None) -> dict:
             times can show a disturbance.
     """
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-    with _measuring() as is_single:
+    with locked(_lock_file(), LONGEST_WAIT_S) as is_single:
         started = time.perf_counter()
         found = _time_once(one_pass, threads)
         if found["flag"] and time.perf_counter() - started < LONGEST_REPEATED_S:
@@ -89,21 +88,10 @@ def find_disturbance(
     return f"p95 is {ratio:.1f} times p50" if ratio > LARGEST_RATIO else None
 
 
-@contextlib.contextmanager
-def _measuring() -> Iterator[bool]:
-    """Let one process of this user measure at a time; yield whether that is so, True too where there are no locks."""
+def _lock_file() -> Path:
+    """Return the lock that lets one process of this user measure at a time."""
     user = os.getuid() if hasattr(os, "getuid") else ""
-    lock, is_single = FileLock(Path(tempfile.gettempdir(), f"justenough-latency-{user}.lock")), True
-    try:
-        lock.acquire(timeout=LONGEST_WAIT_S)
-    except Timeout:
-        is_single = False
-    except (OSError, NotImplementedError):
-        pass
-    try:
-        yield is_single
-    finally:
-        lock.release()
+    return Path(tempfile.gettempdir(), f"justenough-latency-{user}.lock")
 
 
 def _own_cores() -> set[int]:

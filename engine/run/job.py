@@ -10,11 +10,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from common.atomic_io import tolerate_disk_errors, write_text
 from common.errors import DISK_ERRORS, StopRequested, TrialPruned, UserError
+from common.locks import locked
 from common.run_folder import RunFolder
 from common.run_record import RunRecord, SplitMetrics, increment_test_evaluations
 from common.signals import slurm_requeue, stop_immediately
@@ -51,8 +51,8 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
     rank = int(os.environ.get("LOCAL_RANK", 0))
     warning_list = _collect_warnings(rank)
     try:
-        with folder_lock(job.folder, rank) as locked:
-            return _run_locked(job, config, run, rank, warning_list) if locked else _skip(job)
+        with folder_lock(job.folder, rank) as is_free:
+            return _run_locked(job, config, run, rank, warning_list) if is_free else _skip(job)
     finally:
         logging.getLogger().removeHandler(warning_list)
         if job.in_sweep:
@@ -251,18 +251,8 @@ def folder_lock(folder: RunFolder, rank: int = 0) -> Iterator[bool]:
 
     The system releases the lock of a killed process. Its file stays, which means nothing; the next run takes and removes it.
     """
-    lock, locked = FileLock(folder.lock, timeout=0), True
-    if not rank and folder.path.is_dir():
-        try:
-            lock.acquire()
-        except Timeout:
-            locked = False
-        except (OSError, NotImplementedError):  # a file system that is read-only, full or without locks
-            pass
-    try:
-        yield locked
-    finally:
-        if lock.is_locked:
-            with contextlib.suppress(OSError):
-                folder.lock.unlink()  # before the release: afterwards it could be another process's
-            lock.release()
+    if rank or not folder.path.is_dir():
+        yield True
+        return
+    with locked(folder.lock, removes=True) as is_free:
+        yield is_free

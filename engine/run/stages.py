@@ -68,12 +68,10 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
                 config.scheduler.epochs = config.trainer.max_epochs
         check_left_to_train(config, record)
     L.seed_everything(config.seed, workers=True, verbose=False)
-    transforms = {key: instantiate(config, key) for key in ("augmentation", "batch_transform")}
     preprocessing = decide_preprocessing(OmegaConf.to_container(config.model), config.ckpt_path)
     log.info("preprocessing: %s", preprocessing.describe())
     source = source_of(record) or preprocessing.source
-    given = {"interpolation": preprocessing.interpolation, "mean": preprocessing.mean, "std": preprocessing.std}
-    data = instantiate(config, "datamodule", **transforms, **given)
+    data = build_data(config, preprocessing.interpolation, preprocessing.mean, preprocessing.std)
     if record.in_sweep:
         data.memory = MEMORY
     data.limits, data.overfits = batch_limits(config.trainer), bool(config.trainer.get("overfit_batches"))
@@ -117,6 +115,14 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
             else:
                 evaluate_test(config, record, trainer, model, data)
         finalize(config, record, trainer, loggers)
+
+
+def build_data(
+    config: DictConfig, interpolation: str, mean: list[float] | None, std: list[float] | None
+) -> L.LightningDataModule:
+    """Build the data module of a validated configuration with its transforms; no image is read."""
+    transforms = {key: instantiate(config, key) for key in ("augmentation", "batch_transform")}
+    return instantiate(config, "datamodule", **transforms, interpolation=interpolation, mean=mean, std=std)
 
 
 def source_of(record: RunRecord) -> str | None:

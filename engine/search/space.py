@@ -119,6 +119,12 @@ def compose_train_config(overrides: list[str]) -> DictConfig:
     return hydra.compose("train", overrides=overrides, return_hydra_config=True)
 
 
+def compose_run(overrides: list[str]) -> DictConfig:
+    """Compose the configuration of a run of train.py, without Hydra's own part."""
+    config = compose_train_config(overrides)
+    return OmegaConf.masked_copy(config, [name for name in config if name != "hydra"])
+
+
 def check_space(space: Space, base_overrides: list[str]) -> None:
     """Compose every choice of every key once.
 

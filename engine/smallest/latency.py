@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
 from common.atomic_io import tolerate_disk_errors, write_json
 from common.errors import UserError
+from common.locks import locked
 from common.run_record import Latency
 from common.smallest_record import Candidate
 from common.text import clean, plural
@@ -71,7 +71,7 @@ def measure_latencies(candidates: Sequence[Candidate], num_classes: int, folder:
     except UserError as error:
         log.info("left out: %s", error)
         return
-    with _one_process(folder / "latency.lock"):
+    with locked(folder / "latency.lock", timeout_s=-1):
         known = _Known(folder / FILE, num_classes)
         for group in waiting.values():
             new = [each for each in group if not known.take(each)]
@@ -213,21 +213,6 @@ def _time(graph, image_size: int, num_classes: int) -> dict:
             return {"failed": f"onnxruntime does not run it ({clean(error, LONGEST_REASON)})"}
     found = time_passes(lambda: backend.session.run(None, {backend.input.name: image}), threads=1)
     return asdict(Latency(batch_size=1, device="cpu", **found))
-
-
-@contextlib.contextmanager
-def _one_process(path: Path) -> Iterator[None]:
-    """Let one process of a search measure at a time, where there are locks."""
-    lock = FileLock(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except (OSError, NotImplementedError):
-        pass
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def processor_name() -> str:

@@ -1,5 +1,6 @@
 """What the budget allows, and the decisions that it has led to, kept so that the same command decides the same again."""
 
+import contextlib
 import json
 import math
 import time
@@ -7,10 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
-from filelock import FileLock
-
 from common.atomic_io import write_json
 from common.errors import UserError
+from common.locks import locked
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from common.smallest_record import Candidate
@@ -72,7 +72,7 @@ class Plan:
         Raises:
             UserError: it was begun with other settings or images, whose results would be mixed with these.
         """
-        with FileLock(self.path.with_suffix(".lock")):
+        with self._locked():
             known, search = self._read(), json.loads(json.dumps(search))
             before = known.setdefault(SEARCH, search)
             if before != search:
@@ -92,7 +92,7 @@ class Plan:
 
     def decide(self, name: str, decide: Callable[[], object]) -> object:
         """Return the decision that a process has taken, or take it."""
-        with FileLock(self.path.with_suffix(".lock")):
+        with self._locked():
             if self.is_decided(name):
                 return self._read()[name]["decision"]
             known, decision = self._read(), decide()
@@ -104,6 +104,10 @@ class Plan:
         """Return whether a decision was taken under this budget."""
         entry = self._read().get(name)
         return isinstance(entry, dict) and entry.get("budget_minutes") == self.budget.minutes
+
+    def _locked(self) -> contextlib.AbstractContextManager:
+        """Wait until no other process reads and writes the plan."""
+        return locked(self.path.with_suffix(".lock"), timeout_s=-1)
 
     def _read(self) -> dict:
         try:

@@ -10,6 +10,7 @@ import optuna
 from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from common.locks import locked
 from common.run_folder import RunFolder
 from engine.search.objectives import Objective
 from engine.search.search import RunFailed, Search
@@ -18,7 +19,6 @@ from engine.search.space import run_name, suggest_point
 from engine.search.study import effective_trials, open_study
 from engine.smallest.plan import RESERVE_S, TrainingTimes
 from engine.smallest.runs import STAGES, Runs
-from engine.smallest.screen import locked
 from engine.smallest.selection import cost_of, utility
 
 log = logging.getLogger(__name__)

@@ -125,13 +125,11 @@ class Runs:
     def _all(
         self, keys: Sequence[RunKey], title: str, stage: str, overrides: Callable[[RunKey], list[str]], run: Callable
     ) -> None:
-        started = 0
         while left := [key for key in keys if not self._is_over(key, stage)]:
             free = [key for key in left if self._is_free(key, stage)]
             for key in free:
                 if self._is_over(key, stage):
                     continue
-                started += 1
                 done = sum(self._is_over(each, stage) for each in keys)
                 self.progress.begin(f"{title}: {done + 1} of {len(keys)}, {self.describe(key)}")
                 with self.progress.quiet():

@@ -1,21 +1,20 @@
 """Screen every cut: one forward pass a backbone and image size, and a probe of the features after each cut."""
 
-import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from common.atomic_io import tolerate_disk_errors, write_json
 from common.errors import UserError
+from common.locks import locked
 from common.smallest_record import Candidate, Measured, Metric
 from common.text import duration, override_value, plural
 from common.untrusted.json_files import read_json, to_type
@@ -24,11 +23,10 @@ from datamodules.loader import as_batch
 from datamodules.normalize import normalize
 from datamodules.pixel_cache import Look
 from datamodules.splits import join_groups, spread_rows
-from engine.config.instantiate import instantiate
 from engine.config.trainer_flags import batch_limits
 from engine.config.validate import validate
-from engine.run.stages import MEMORY
-from engine.search.space import compose_train_config
+from engine.run.stages import MEMORY, build_data
+from engine.search.space import compose_run
 from engine.smallest.feature_cache import FeatureCache, weights_name
 from engine.smallest.probe import Part, probe
 from engine.smallest.progress import Progress, repeats_hidden, rounded
@@ -91,17 +89,7 @@ class DoesNotFit(Exception):  # noqa: N818 a decision, no error
     """End a pass that turns out to take longer than is left; the argument is the seconds that all of it would take."""
 
 
-def run_screen(
-    candidates: list[Candidate],
-    config: DictConfig,
-    folder: Path,
-    *,
-    folds: int | None,
-    metric: Metric,
-    remaining_s: Callable[[], float | None],
-    overrides: list[str],
-    progress: Progress,
-) -> list[Pass]:
+class Screen:
     """Fill in the probe of every pretrained candidate that is not excluded and whose pass fits into the time; in place.
 
     The cheapest pass is the first one. Processes that do this in the same folder share the passes, and one that was killed
@@ -116,21 +104,14 @@ def run_screen(
         remaining_s: seconds that are left for the screen; None: as many as it takes.
         overrides: arguments of train.py that its runs have.
         progress: gets how far it is.
-
-    Raises:
-        UserError: what is wrong with the images or settings, or there is no time for the cheapest pass.
     """
-    return Screen(candidates, config, folder, folds, metric, remaining_s, overrides, progress).run()
-
-
-class Screen:
-    """The passes of a search; arguments as of `run_screen`."""
 
     def __init__(
         self,
         candidates: list[Candidate],
         config: DictConfig,
         folder: Path,
+        *,
         folds: int | None,
         metric: Metric,
         remaining_s: Callable[[], float | None],
@@ -152,7 +133,11 @@ class Screen:
         self.progress = progress
 
     def run(self) -> list[Pass]:
-        """Do the passes that no other process does, and wait for the others."""
+        """Do the passes that no other process does, and wait for the others.
+
+        Raises:
+            UserError: what is wrong with the images or settings, or there is no time for the cheapest pass.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         waiting = list(self.groups)
         with repeats_hidden(all_information=True):
@@ -285,8 +270,7 @@ class Screen:
             "model=truncated", f"model.backbone={override_value(backbone)}", f"model.keep={override_value(cuts[-1])}",
             f"model.image_size={size}", f"model.weights={override_value(question['weights'])}",
         ]  # fmt: skip
-        config = compose_train_config([*self.overrides, *own])
-        config = validate(OmegaConf.masked_copy(config, [name for name in config if name != "hydra"]))
+        config = validate(compose_run([*self.overrides, *own]))
         preprocessing = decide_preprocessing(OmegaConf.to_container(config.model))
         self.progress.set(f"{head}: reading the images")
         started, known = time.monotonic(), len(self.images)
@@ -422,9 +406,7 @@ class Images:
 
 def _read_images(config: DictConfig, preprocessing: Preprocessing) -> ImageDataModule:
     """Return a data module as a run has it, set up."""
-    transforms = {key: instantiate(config, key) for key in ("augmentation", "batch_transform")}
-    given = {"interpolation": preprocessing.interpolation, "mean": preprocessing.mean, "std": preprocessing.std}
-    data = instantiate(config, "datamodule", **transforms, **given)
+    data = build_data(config, preprocessing.interpolation, preprocessing.mean, preprocessing.std)
     data.memory = MEMORY
     data.limits = batch_limits(config.trainer)
     data.setup()
@@ -471,22 +453,3 @@ def _load_network(config: DictConfig, data: ImageDataModule, backbone: str, cuts
             return CutFeatures(network, backbone, cuts)
     except UserError as error:
         raise _SkippedError(str(error)) from error
-
-
-@contextlib.contextmanager
-def locked(path: Path, timeout_s: float = 0.0) -> Iterator[bool]:
-    """Yield whether the lock of a unit of work was free, and hold it; True too where there are no locks.
-
-    The system releases that of a killed process.
-    """
-    lock, is_free = FileLock(path, timeout=timeout_s), True
-    try:
-        lock.acquire()
-    except Timeout:
-        is_free = False
-    except (OSError, NotImplementedError):  # a file system that is read-only, full or without locks
-        pass
-    try:
-        yield is_free
-    finally:
-        lock.release()

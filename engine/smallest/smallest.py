@@ -13,7 +13,7 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from callbacks.run_progress import USED_UP
 from common.checks import FEWEST_SEEDS
@@ -23,10 +23,10 @@ from common.signals import stop_immediately
 from common.smallest_record import SmallestRecord
 from common.text import plural
 from engine.cli import MAY_DIFFER
-from engine.config.instantiate import instantiate
 from engine.config.validate import validate
 from engine.run.job import write_configuration
-from engine.search.space import compose_train_config
+from engine.run.stages import build_data
+from engine.search.space import compose_run
 from engine.search.study import storage_errors
 from engine.search.trial import log_to
 from engine.smallest.candidates import apply_limits, check_candidates, list_candidates
@@ -35,7 +35,7 @@ from engine.smallest.plan import IMAGES, RESERVE_S, Budget, Plan, TrainingTimes
 from engine.smallest.progress import Progress, repeats_hidden
 from engine.smallest.race import Race
 from engine.smallest.runs import STAGES, RunKey, Runs
-from engine.smallest.screen import SCREEN_SHARE, run_screen
+from engine.smallest.screen import SCREEN_SHARE, Screen
 from engine.smallest.selection import (
     REFERENCE_SHARE,
     cost_of,
@@ -141,12 +141,7 @@ class Smallest:
             "model.weights=null",
             STAGES,
         ]
-        config = compose_train_config(overrides)
-        with open_dict(config):
-            del config["hydra"]
-        config = validate(config)
-        transforms = {key: instantiate(config, key) for key in ("augmentation", "batch_transform")}
-        return instantiate(config, "datamodule", **transforms, interpolation="bilinear", mean=[0.5] * 3, std=[0.5] * 3)
+        return build_data(validate(compose_run(overrides)), "bilinear", mean=[0.5] * 3, std=[0.5] * 3)
 
     def _folds(self, data: L.LightningDataModule) -> int | None:
         """Return into how many folds train and val are divided; None: one validation split, and seeds."""
@@ -221,16 +216,15 @@ class Smallest:
     def _screen(self) -> None:
         """Probe all cuts, and learn how fast this machine is."""
         with self._timed("screen"):
-            passes = run_screen(
+            passes = Screen(
                 self.candidates, self.config, self.folder, folds=self.folds, metric=self.question.metric,
                 remaining_s=lambda: self.budget.left_s(SCREEN_SHARE), overrides=self.settings.overrides, progress=self.progress,
-            )  # fmt: skip
+            ).run()  # fmt: skip
         for each in passes:
             if each.skipped:
                 self.note(f"{each.backbone} at {each.image_size} px was not screened: {each.skipped}.")
-        epochs = compose_train_config(self.settings.overrides).trainer.max_epochs
         self._save()
-        self.times = TrainingTimes(passes, self.n_train, self.n_val, epochs)
+        self.times = TrainingTimes(passes, self.n_train, self.n_val, self.config.trainer.max_epochs)
         _, weights, _, _ = check_candidates(self.config.candidates)
         self.runs = Runs(self.settings, self.candidates, weights, self.folds, self.budget, self.progress, self._run)
 

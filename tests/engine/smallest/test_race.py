@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from common.locks import locked
 from engine.search.search import Search
 from engine.smallest.plan import Budget
 from engine.smallest.race import PLACE, Race
 from engine.smallest.runs import Runs
-from engine.smallest.screen import locked
 
 
 @pytest.fixture

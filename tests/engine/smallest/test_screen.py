@@ -26,7 +26,6 @@ from engine.config.validate import validate
 from engine.log_handlers import ScreenFormatter
 from engine.smallest import feature_cache, progress, screen
 from engine.smallest.progress import Progress
-from engine.smallest.screen import run_screen
 from lightning_modules.cut_costs import cut_costs
 from lightning_modules.networks.truncated import build_backbone
 from tests.support.configs import composed
@@ -85,7 +84,7 @@ def screened(tmp_path, two_colors, weights):
         }  # fmt: skip
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            passes = run_screen(
+            passes = screen.Screen(
                 given,
                 OmegaConf.create(settings),
                 tmp_path / folder,
@@ -94,7 +93,7 @@ def screened(tmp_path, two_colors, weights):
                 remaining_s=left if callable(left) else lambda: left,
                 overrides=[*arguments(root, tmp_path), *overrides],
                 progress=Progress(),
-            )
+            ).run()
         return given, passes
 
     return run
