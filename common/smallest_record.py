@@ -101,12 +101,15 @@ class Candidate:
     """Of a logistic regression on its features, the backbone as it is; null where it was not screened."""
     stage: Literal["candidate", "screened", "raced", "final"] = "candidate"
     """How far it has come."""
+    frozen: bool = False
+    """Whether only its head is trained: the budget has no time to fine-tune it."""
     trained: Trained | None = None
 
     @property
     def network(self) -> str:
-        """Return `tf_efficientnet_lite0 cut after blocks.3.0`, or the backbone's name where it is whole."""
-        return self.backbone if self.whole else f"{self.backbone} cut after {self.keep}"
+        """Return `tf_efficientnet_lite0 cut after blocks.3.0`, or the backbone's name where it is whole; `frozen` first."""
+        frozen = "frozen " if self.frozen else ""
+        return f"{frozen}{self.backbone}" if self.whole else f"{frozen}{self.backbone} cut after {self.keep}"
 
     @property
     def name(self) -> str:

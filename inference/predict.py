@@ -203,8 +203,10 @@ class PredictionSummary:
         counts = ", ".join(f"{name} {self.predicted[name]:,}" for name in self._frequent_classes())
         lines.append(f"{plural(self.n, 'image')}: {counts}")
         if self.decision:
-            which = "abstained:" if self.decision.confidence is not None else "abstained from all"
-            lines.append(f"{which} {self.abstained:,} ({describe_promise(self.decision, like='those of validation')})")
+            which, promise = "abstained:", describe_promise(self.decision, like="those of validation")
+            if self.decision.confidence is None:
+                which, promise = "abstained from all", f"{promise}; `predicted` is the most probable class all the same"
+            lines.append(f"{which} {self.abstained:,} ({promise})")
         if self.errors:
             lines.append(f"not read: {self.errors:,}")
         for split, (correct, n, correct_kept, kept) in self.counts.items():

@@ -86,7 +86,7 @@ def card_section(record: SmallestRecord) -> str:
 
 
 def _ranked(record: SmallestRecord) -> list[int]:
-    """Return the candidates that were fine-tuned: the chosen one, the reference, then the others from cheap to expensive."""
+    """Return the candidates that were trained: the chosen one, the reference, then the others from cheap to expensive."""
     answer, key = record.answer, record.question.cost[0]
     first = [answer.chosen, answer.reference] if answer else []
 
@@ -99,7 +99,7 @@ def _ranked(record: SmallestRecord) -> list[int]:
 
 
 def _others(record: SmallestRecord, ranked: list[int]) -> list[int]:
-    """Return the candidates that were not fine-tuned, from cheap to expensive."""
+    """Return the candidates that were not trained, from cheap to expensive."""
     rest = set(range(len(record.candidates))) - set(ranked)
     key = record.question.cost[0]
 
@@ -180,7 +180,7 @@ def _spoken(record: SmallestRecord, key: str, marks: Sequence[svg.Mark], n_probe
     """Describe the figure for a screen reader."""
     parts = [
         f"{metric_name(record).capitalize()} on validation over {COST_NAMES[key]} on a logarithmic axis: "
-        f"{plural(n_probes, 'probe')} and {plural(len(marks), 'fine-tuned network')}"
+        f"{plural(n_probes, 'probe')} and {plural(len(marks), 'trained network')}"
     ]
     for mark in sorted(marks, key=lambda each: each.number):
         if mark.kind in ("chosen", "reference"):
@@ -204,7 +204,7 @@ def _figure_note(record: SmallestRecord, key: str, floor: float, below: int, bel
         (sum(each.excluded is None and each.probe is None and each.trained is None for each in candidates), "not screened"),
         (no_cost, f"without a measured {COST_NAMES[key]}"),
         (below, f"with a probe below {floor:.2f}"),
-        (below_trained, f"fine-tuned with a value below {floor:.2f}"),
+        (below_trained, f"trained with a value below {floor:.2f}"),
     ]  # fmt: skip
     counts = [f"{n:,} {what}" for n, what in left_out if n]
     not_drawn = f" Not drawn: {join_words(counts)}." if counts else ""
@@ -222,7 +222,7 @@ def _legend(record: SmallestRecord, shows_guess: bool) -> list[dict]:
                         '<circle cx="22" cy="4" r="2"/></g>',
                         "probes of a backbone at one image size, from cut to cut (not fine-tuned)"))  # fmt: skip
     for kind, shape, words in (
-        ("raced", ring.format("none", "currentColor"), "fine-tuned in the race, its number in the table"),
+        ("raced", ring.format("none", "currentColor"), "trained in the race, its number in the table"),
         ("final", ring.format("currentColor", "currentColor"), "in the finals"),
         (
             "reference",
@@ -272,7 +272,7 @@ def _network_columns(roles: dict[int, str] | None = None) -> list[Column]:
 
 
 def _trained_table(record: SmallestRecord, ranked: list[int]) -> Table:
-    """Make the table of what was fine-tuned, in the order of its numbers."""
+    """Make the table of what was trained, in the order of its numbers."""
     candidates = [record.candidates[index] for index in ranked]
     numbers = {id(each): number for number, each in enumerate(candidates, 1)}
     kinds = {id(record.candidates[index]): ROLES[_kind(record, index)] for index in ranked}
@@ -302,7 +302,7 @@ def _weights(candidate: Candidate) -> str:
 
 
 def _others_table(record: SmallestRecord, others: list[int], n_trained: int) -> Table:
-    """Make the table of what was not fine-tuned; its numbers continue those of what was."""
+    """Make the table of what was not trained; its numbers continue those of what was."""
     candidates = [record.candidates[index] for index in others]
     numbers = {id(each): number for number, each in enumerate(candidates, n_trained + 1)}
     return Table.filled(
@@ -347,13 +347,17 @@ def _front_table(record: SmallestRecord) -> Table | None:
 
 
 def _trained_note(record: SmallestRecord) -> str:
-    """Explain the table of what was fine-tuned."""
+    """Explain the table of what was trained."""
     proof = record.answer and record.answer.test
     texts = [
         f"{metric_name(record).capitalize()} with its 95% interval. Validation also chose epochs and networks, which flatters."
     ]
     if any(each.trained and each.trained.test for each in record.candidates):
         texts.append("Test was opened once, at the end, for the chosen network and the reference only.")
+    if any(each.frozen for each in record.candidates):
+        texts.append(
+            "Of a frozen network only the head was trained, since the budget had no time to fine-tune the backbone."
+        )
     texts.append("A probe is a logistic regression on the features of the backbone as it is. Costs are for one image.")
     if proof and proof.level < 0.05:
         texts.append(
@@ -412,5 +416,5 @@ def _facts(record: SmallestRecord) -> list[tuple[str, str]]:
     n_probed = sum(each.probe is not None for each in record.candidates)
     n_trained = sum(each.trained is not None for each in record.candidates)
     facts.append(("candidates", f"{compact_count(n) if n >= 10000 else n}: {n_excluded:,} excluded, {n_probed:,} screened, "
-                  f"{n_trained:,} fine-tuned"))  # fmt: skip
+                  f"{n_trained:,} trained"))  # fmt: skip
     return facts

@@ -47,6 +47,7 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
         head = head.replace("good enough", "good enough among those that were trained")
     lines = [f"{head}: {clean(chosen.name)}{itself}", _costs(record, chosen), _evidence(record, chosen, answer)]
     lines += [
+        _frozen(chosen, _reference(record)),
         better,
         _guessing(record, chosen, answer),
         _kind_of_proof(record, answer),
@@ -194,6 +195,13 @@ def _guessing(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str 
     return f"not shown to be better than guessing: always predicting the largest class gives {guess:.3f}"
 
 
+def _frozen(chosen: Candidate, reference: Candidate | None) -> str | None:
+    """Say what frozen means, where the answer has such a network."""
+    if not (chosen.frozen or (reference and reference.frozen)):
+        return None
+    return "frozen: only the head was trained, since the budget had no time to fine-tune the backbone"
+
+
 def _better_probe(record: SmallestRecord) -> str | None:
     """Warn where the probe of a network that was not trained shows that the reference is not the most accurate one."""
     reference, margin = _reference(record), record.question.good_enough
@@ -282,8 +290,8 @@ def _of_reference(record: SmallestRecord) -> str:
     if chosen.backbone != reference.backbone:
         return clean(reference.network)
     if chosen.keep == reference.keep:
-        return f"the same at {reference.image_size} px"
-    return f"the whole {clean(reference.backbone)}" if reference.whole else at_size(reference)
+        return f"the same{' frozen' if reference.frozen > chosen.frozen else ''} at {reference.image_size} px"
+    return f"the whole {clean(reference.network)}" if reference.whole else at_size(reference)
 
 
 def _kind_of_proof(record: SmallestRecord, answer: Answer) -> str | None:

@@ -18,6 +18,7 @@ from common.text import join_words, override_value
 
 FILE = "plan.json"
 TRAINING = 5.0  # times of a forward pass, that training takes for each image: forward, backward, steps of 16 images
+HEAD = 2.0  # likewise in all, where the backbone is frozen: features without augmentation, and one epoch
 STEM = 0.2  # of a pass, that every cut takes: the first layers compute little and move whole images
 FIRST_RATE = 1.5e9  # MACs a second, until a pass has shown the machine's
 PER_RUN_S = 6.0  # of a run besides its epochs
@@ -131,13 +132,19 @@ class TrainingTimes:
             if not each.skipped and each.seconds > 0
         }
         self._usual = median(rate for rate, _ in self._rates.values()) if self._rates else FIRST_RATE
-        self._images = TRAINING * n_train + n_val
+        self._images, self._images_frozen = TRAINING * n_train + n_val, HEAD * n_train + n_val
         self._epochs, self._factors = epochs, []
 
     def of(self, candidate: Candidate) -> float:
         """Return the seconds of one whole training of a candidate."""
+        if candidate.frozen:
+            return self.of_head(candidate)
         factor = median(self._factors) if self._factors else 1.0
         return PER_RUN_S + factor * self._epochs * self._images * self._forward_s(candidate)
+
+    def of_head(self, candidate: Candidate) -> float:
+        """Return the seconds of a training of its head on the frozen backbone."""
+        return PER_RUN_S + self._images_frozen * self._forward_s(candidate)
 
     def _forward_s(self, candidate: Candidate) -> float:
         """Return the seconds of one image forward, by the pass of its backbone and size."""
@@ -145,7 +152,9 @@ class TrainingTimes:
         return (STEM * whole + (1 - STEM) * candidate.costs.macs) / rate
 
     def learn(self, candidate: Candidate, folder: RunFolder) -> None:
-        """Correct the prediction by a run that has trained."""
+        """Correct the prediction of fine-tuning by a run that has finished."""
+        if candidate.frozen:
+            return
         try:
             throughput = RunRecord.read(folder).throughput
         except UserError:

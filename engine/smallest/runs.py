@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 POLL_S = 1.0
 STAGES = "stages=[fit]"  # of a training: the costs are known, and the test split stays closed
+FROZEN = ["model.freeze=true", "trainer.max_epochs=1", "callbacks.linear_probe.steps=200"]
 
 
 class RunKey(NamedTuple):
@@ -65,7 +66,8 @@ class Runs:
         """Return the folder of a training, or of its evaluation on test (`stage="test"`)."""
         each = self.candidates[key.candidate]
         fold = "" if key.fold is None else f"-fold{key.fold}"
-        name = safe_name(f"{each.backbone}-{each.keep}-{each.image_size}px-seed{key.seed}{fold}")
+        frozen = "-frozen" if each.frozen else ""
+        name = safe_name(f"{each.backbone}-{each.keep}-{each.image_size}px{frozen}-seed{key.seed}{fold}")
         return RunFolder(self.settings.folder / stage / name)
 
     def overrides(self, key: RunKey) -> list[str]:
@@ -84,6 +86,7 @@ class Runs:
             *given,
             f"seed={key.seed}",
             *folds,
+            *(FROZEN if each.frozen else []),
         ]
 
     def callbacks(self) -> list:

@@ -1,17 +1,29 @@
-"""Which candidates are trained: the reference, those that race, the finalists; pure functions of costs, values and times."""
+"""Which candidates are trained, and how: the reference, those that race, the finalists; pure functions of costs and times."""
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from common.smallest_record import Candidate
 
 SLACK = 0.03  # of the probed value, about its noise, up to which a candidate counts as on the front of cost against it
+TUNING = 0.03  # that fine-tuning adds to a probed value, on average
 GAIN = 0.07  # more than fine-tuning adds, as a rule, to a probed value beyond what it adds to that of the reference
 REFERENCE_SHARE = 0.35  # of the time that is left, which one training of the reference may take
 RACE_SHARE = 0.5  # likewise, the race
 PRUNED_SHARE = 0.5  # of a whole training that a candidate of the race takes on average
 
 Time = Callable[[Candidate], float]  # seconds of one whole training
+
+
+class Racer(NamedTuple):
+    """A candidate that is trained in the race."""
+
+    index: int
+    frozen: bool
+    """Whether only its head is trained, in seconds: the time that is left does not allow to fine-tune it."""
+    expected: float
+    """Its value after training, by its probe; -inf where it has none."""
 
 
 def cost_of(candidate: Candidate, key: str) -> float:
@@ -25,62 +37,92 @@ def is_raced_unprobed(candidate: Candidate) -> bool:
     return candidate.weights == "random" and not candidate.pretrained
 
 
-def pick_reference(candidates: Sequence[Candidate], cost: str, time_s: Time, left_s: float | None) -> int | None:
-    """Return the index of the candidate with the best probe of which a training fits into the budget; of equals the cheapest.
+def pick_reference(
+    candidates: Sequence[Candidate], cost: str, time_s: Time, head_s: Time, left_s: float | None
+) -> Racer | None:
+    """Return the candidate that is likely to be the most accurate one within the time that is left; of equals the cheapest.
 
     Where none has a probe, the most expensive one of those with random weights. None: there is none, or none fits.
+
+    Args:
+        head_s: seconds to train the head of a frozen backbone.
     """
     possible = [i for i, each in enumerate(candidates) if not each.excluded]
-    fit = [i for i in possible if left_s is None or time_s(candidates[i]) <= REFERENCE_SHARE * left_s]
-    probed = [i for i in fit if candidates[i].probe is not None]
-    if probed:
-        return min(probed, key=lambda i: (-candidates[i].probe.value, cost_of(candidates[i], cost)))
-    unprobed = [i for i in fit if is_raced_unprobed(candidates[i])]
-    return max(unprobed, key=lambda i: cost_of(candidates[i], cost), default=None)
+    within_s = math.inf if left_s is None else REFERENCE_SHARE * left_s
+    tuned = [i for i in possible if time_s(candidates[i]) <= within_s]
+    racers = [Racer(i, False, _probed(candidates[i]) + TUNING) for i in tuned if candidates[i].probe is not None]
+    racers += [Racer(i, True, _probed(candidates[i])) for i in _can_freeze(candidates, head_s, within_s)]
+    if racers:
+        return min(racers, key=lambda each: (-each.expected, cost_of(candidates[each.index], cost), each.frozen))
+    unprobed = [i for i in tuned if is_raced_unprobed(candidates[i])]
+    largest = max(unprobed, key=lambda i: cost_of(candidates[i], cost), default=None)
+    return None if largest is None else Racer(largest, False, -math.inf)
 
 
 def pick_race(
     candidates: Sequence[Candidate],
-    reference: int,
+    reference: Racer,
     cost: str,
     need: float,
     most: int,
     time_s: Time,
+    head_s: Time,
     left_s: float | None,
-) -> list[int]:
-    """Return the candidates that race against the reference, the most promising first.
+) -> list[Racer]:
+    """Return what races against the reference, the most promising first.
 
-    All are cheaper than it, near the front of cost against probed value (SLACK), and so good that fine-tuning can lift them to
+    The best probe races in any case, though it may cost more than a reference that can be fine-tuned. The others are cheaper
+    than one of the two, near the front of cost against probed value (SLACK), and so good that fine-tuning can lift them to
     `need` (GAIN). Of more than `most` one is taken of each of so many equal steps of the logarithm of the cost: neighbors,
-    such as two cuts of the same stage, say much the same. Then as many as fit into the budget. Those with random weights
-    that were asked for have no probe, and take part as far as there are places.
+    such as two cuts of the same stage, say much the same. Then as many as fit into the budget; of the others those race
+    frozen whose probe is about good enough as it is. Those with random weights that were asked for have no probe, and take
+    part as far as there are places.
 
     Args:
-        need: the value that is good enough, by probes.
+        need: the value that is good enough.
+        head_s: seconds to train the head of a frozen backbone.
+        left_s: besides the training of the reference.
     """
-    top = cost_of(candidates[reference], cost)
+    frozen = set() if left_s is None else set(_can_freeze(candidates, head_s, RACE_SHARE * left_s))
+    best = max(frozen, key=lambda i: (_probed(candidates[i]), -cost_of(candidates[i], cost)), default=reference.index)
+    leads = best != reference.index and _probed(candidates[best]) > _probed(candidates[reference.index])
+    top = max(cost_of(candidates[i], cost) for i in (reference.index, *([best] if leads else [])))
     cheaper = [
-        i for i, each in enumerate(candidates) if not each.excluded and cost_of(each, cost) < top and i != reference
-    ]
-    hopeful, best = [], -math.inf
+        i for i, each in enumerate(candidates)
+        if not each.excluded and cost_of(each, cost) < top and i not in (reference.index, best if leads else None)
+    ]  # fmt: skip
+    hopeful, front = [], -math.inf
     for i in sorted(cheaper, key=lambda i: (cost_of(candidates[i], cost), -_probed(candidates[i]))):
         value = _probed(candidates[i])
-        if candidates[i].probe is not None and value >= best - SLACK and value >= need - GAIN:
+        if candidates[i].probe is not None and value >= front - SLACK and value >= need - TUNING - GAIN:
             hopeful.append(i)
-        best = max(best, value)
+        front = max(front, value)
     chosen = _spread(candidates, hopeful, cost, most)
     unprobed = [i for i in cheaper if candidates[i].probe is None and is_raced_unprobed(candidates[i])]
     chosen += _spread(candidates, unprobed, cost, most - len(chosen))
     # Cheap ones that are good enough as they are come first, then those that lack least
-    chosen.sort(key=lambda i: (max(0.0, need - _probed(candidates[i])), cost_of(candidates[i], cost)))
-    if left_s is not None:
-        spent, within = 0.0, []
-        for i in chosen:
-            spent += PRUNED_SHARE * time_s(candidates[i])
-            if spent <= RACE_SHARE * left_s:
-                within.append(i)
-        chosen = within
-    return chosen
+    chosen.sort(key=lambda i: (max(0.0, need - TUNING - _probed(candidates[i])), cost_of(candidates[i], cost)))
+    racers = [Racer(best, True, _probed(candidates[best]))] if leads else []
+    free_s = (
+        math.inf if left_s is None else RACE_SHARE * left_s - sum(head_s(candidates[each.index]) for each in racers)
+    )
+    for i in chosen:
+        value, tuning_s, heads_s = _probed(candidates[i]), PRUNED_SHARE * time_s(candidates[i]), head_s(candidates[i])
+        if tuning_s <= free_s:
+            racers.append(Racer(i, False, value + TUNING))
+            free_s -= tuning_s
+        elif i in frozen and value >= need - SLACK and heads_s <= free_s:
+            racers.append(Racer(i, True, value))
+            free_s -= heads_s
+    return racers
+
+
+def _can_freeze(candidates: Sequence[Candidate], head_s: Time, within_s: float) -> list[int]:
+    """Return the candidates of which a head can be trained in that time, on features that a probe has tried."""
+    return [
+        i for i, each in enumerate(candidates)
+        if not each.excluded and each.pretrained and each.probe is not None and head_s(each) <= within_s
+    ]  # fmt: skip
 
 
 def _probed(candidate: Candidate) -> float:

@@ -21,7 +21,7 @@ from common.errors import StopRequested, UserError
 from common.run_folder import RunFolder
 from common.signals import stop_immediately
 from common.smallest_record import SmallestRecord
-from common.text import plural
+from common.text import duration, plural
 from engine.cli import MAY_DIFFER
 from engine.config.validate import validate
 from engine.run.job import write_configuration
@@ -38,6 +38,7 @@ from engine.smallest.runs import STAGES, RunKey, Runs
 from engine.smallest.screen import SCREEN_SHARE, Screen
 from engine.smallest.selection import (
     REFERENCE_SHARE,
+    Racer,
     cost_of,
     is_raced_unprobed,
     pick_finalists,
@@ -230,7 +231,10 @@ class Smallest:
 
     def _race(self) -> list[int]:
         """Train the reference and those that may be good enough for less; return all of them, the reference first."""
-        places = self._decide("race", self._plan_race)
+        plan = self._decide("race", self._plan_race)
+        places = plan["places"]
+        for index in plan["frozen"]:
+            self.candidates[index].frozen = True
         if self._asks_latency:  # of a decision that was taken before, or by another process
             take_known_latencies(self.candidates, len(self.record.data["classes"]), self.folder)
             apply_limits(self.candidates, self.question.limits)
@@ -284,8 +288,8 @@ class Smallest:
             )
         return f"{self.folder}: no run of the race has finished; the log of each is runs/RUN/train.log"
 
-    def _plan_race(self) -> list[int]:
-        """Return the reference and those that race against it.
+    def _plan_race(self) -> dict[str, list[int]]:
+        """Return `places`, the reference and those that race against it, and which of them are `frozen`.
 
         Raises:
             UserError: not one can be trained; nothing is decided then.
@@ -293,12 +297,35 @@ class Smallest:
         self.runs.reopen()
         cost, n, pool = self.question.cost[0], self.settings.n_raced, list(range(len(self.candidates)))
         if self._asks_latency:
-            pool = self._pick(pool, "macs", 2 * n)
+            pool = [each.index for each in self._pick(pool, "macs", 2 * n)]
             self._measure_latencies(pool)
-        places = self._pick(pool, cost, n)
-        if not places:
+        racers = self._pick(pool, cost, n)
+        if not racers:
             raise UserError(self._why_none_fits())
-        return places
+        self._note_frozen(racers)
+        return {"places": [each.index for each in racers], "frozen": [each.index for each in racers if each.frozen]}
+
+    def _note_frozen(self, racers: list[Racer]) -> None:
+        """Say which of those that race are frozen, and what it would take to fine-tune them; or which one cannot race."""
+        listed = [self.candidates[each.index] for each in racers]
+        frozen = [each for each, racer in zip(listed, racers, strict=True) if racer.frozen]
+        if frozen:
+            best = max(frozen, key=lambda each: each.probe.value)
+            tuning_s = self.times.of(best)
+            self.note(
+                f"{len(frozen)} of {plural(len(racers), 'network')} of the race {'is' if len(frozen) == 1 else 'are'} frozen: "
+                "the budget has no time to fine-tune them, and only their heads are trained. The best probe of these has "
+                f"{best.network} at {best.image_size} px ({best.probe.value:.3f}); its fine-tuning takes about "
+                f"{duration(tuning_s)}, for which budget.minutes="
+                f"{self.budget.minutes_for(RESERVE_S + tuning_s / REFERENCE_SHARE)} has room."
+            )
+        probed = [each for each in self.candidates if each.probe and not each.excluded]
+        best = max(probed, key=lambda each: each.probe.value, default=None)
+        if best and best.probe.value > max(each.probe.value if each.probe else 0.0 for each in listed):
+            self.note(
+                f"The best probe has {best.name} ({best.probe.value:.3f}), for which the budget is too small even to train "
+                "its head; the reference is the most accurate one of the others."
+            )
 
     @property
     def _asks_latency(self) -> bool:
@@ -311,24 +338,18 @@ class Smallest:
         measure_latencies(listed, len(self.record.data["classes"]), self.folder)
         apply_limits(self.candidates, self.question.limits)
 
-    def _pick(self, pool: list[int], cost: str, most: int) -> list[int]:
+    def _pick(self, pool: list[int], cost: str, most: int) -> list[Racer]:
         """Return the reference of a pool and at most so many that race against it for less of a cost."""
-        among, left_s = [self.candidates[index] for index in pool], self._left_s()
-        best = pick_reference(among, cost, self.times.of, None)
-        reference = pick_reference(among, cost, self.times.of, left_s)
+        among, left_s, times = [self.candidates[index] for index in pool], self._left_s(), self.times
+        reference = pick_reference(among, cost, times.of, times.of_head, left_s)
         if reference is None:
             return []
-        probe = among[reference].probe
-        need = self.question.target or (probe.value - self.question.good_enough if probe else 0.0)
-        if probe and among[best].probe and among[best].probe.value > probe.value:
-            self.note(
-                f"The best probe has {among[best].name} ({among[best].probe.value:.3f}), of which one training would take "
-                f"about {self.times.of(among[best]) / 60:.0f} min; the reference is the best one that the budget allows to "
-                f"train, {among[reference].name} ({probe.value:.3f})."
-            )
-        after_s = None if left_s is None else left_s - self.times.of(among[reference])
-        others = pick_race(among, reference, cost, need, most, self.times.of, after_s)
-        return [pool[index] for index in (reference, *others)]
+        need, after_s = self.question.target or reference.expected - self.question.good_enough, left_s
+        if left_s is not None:
+            lead = among[reference.index]
+            after_s = left_s - (times.of_head(lead) if reference.frozen else times.of(lead))
+        others = pick_race(among, reference, cost, need, most, times.of, times.of_head, after_s)
+        return [each._replace(index=pool[each.index]) for each in (reference, *others)]
 
     def _why_none_fits(self) -> str:
         possible = [
@@ -338,7 +359,8 @@ class Smallest:
         ]
         if not possible:
             return f"candidates: not one network was screened. {' '.join(self.record.notes)}"
-        needed = self.budget.minutes_for(RESERVE_S + min(map(self.times.of, possible)) / REFERENCE_SHARE)
+        fastest_s = min(self.times.of_head(each) if each.pretrained else self.times.of(each) for each in possible)
+        needed = self.budget.minutes_for(RESERVE_S + fastest_s / REFERENCE_SHARE)
         return (
             f"budget.minutes={self.question.budget_minutes}: not one network can be trained in the time that is left; use "
             f"budget.minutes={needed} or more: what was screened is kept"

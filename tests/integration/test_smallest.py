@@ -171,6 +171,28 @@ def test_what_a_folder_holds_stays_where_a_command_is_refused(found, command, im
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_what_the_budget_cannot_fine_tune_races_frozen(command, tmp_path):
+    own = [
+        each for each in command if "hydra.run.dir" not in each and each not in ("trainer.max_epochs=2", "name=found")
+    ]
+    status, _, err = run_script(
+        smallest, *own, f"hydra.run.dir={tmp_path / 'frozen'}", "trainer.max_epochs=100000", "budget.minutes=2"
+    )
+    assert status == 0, err
+    record = SmallestRecord.read(tmp_path / "frozen")
+    trained = [each for each in record.candidates if each.trained]
+    assert trained and all(each.frozen and each.network.startswith("frozen shufflenet") for each in trained)
+    assert not any(each.frozen for each in record.candidates if not each.trained)
+    assert "only their heads are trained" in " ".join(record.notes)
+    chosen = record.candidates[record.answer.chosen]
+    start = torch.load(next(each.partition("=")[2] for each in command if "candidates.weights." in each))
+    (best,) = {(tmp_path / "frozen" / name / "checkpoints" / "best.ckpt") for name in chosen.trained.runs[:1]}
+    state = torch.load(best, weights_only=False)["state_dict"]
+    kept = [name for name in state if name.startswith("network.backbone.") and "num_batches" not in name]
+    assert kept and all(torch.equal(state[name], start[name.removeprefix("network.backbone.")]) for name in kept)
+    assert all(RunRecord.read(RunFolder(tmp_path / "frozen" / name)).val for name in chosen.trained.runs)
+
+
 @pytest.mark.slow
 def test_processes_of_a_launcher_give_the_answer_of_one(found, command, tmp_path):
     typed = [each for each in command if not each.startswith("hydra.run.dir")]

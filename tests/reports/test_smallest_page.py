@@ -50,8 +50,8 @@ def test_the_answer_comes_first_and_everything_else_follows():
     for part in (
         "Which is the smallest network that is good enough on solar?", "Screened 312 networks, trained 14 runs, 18 min 01 s.",
         "Smallest network that is good enough: mobilenet_v3_small cut after features.8, 128 px.", "Chosen on validation,",
-        "Accuracy and MACs", "fine-tuned in the race", "the margin, 0.02 below the reference", "All values are of validation",
-        "What was fine-tuned", "stopped early: behind the better half after 4 epochs", "The 303 other networks", "Use it",
+        "Accuracy and MACs", "trained in the race", "the margin, 0.02 below the reference", "All values are of validation",
+        "What was trained", "stopped early: behind the better half after 4 epochs", "The 303 other networks", "Use it",
         "python export.py ckpt=outputs/smallest/solar/best.ckpt", "asked for", "pretrained", "AMD EPYC 7B13, 2 cores",
         "race 8 min 40 s", "python smallest.py 'datamodule.root=my images' budget.minutes=30",
     ):  # fmt: skip
@@ -107,7 +107,7 @@ def test_two_costs_have_two_figures_and_a_table_of_the_front():
 def test_the_figure_is_described():
     label = next(a["aria-label"] for tag, a in parsed("shown").tags if "aria-label" in a and tag == "svg")
     assert label.startswith(
-        "Accuracy on validation over MACs on a logarithmic axis: 312 probes and 9 fine-tuned networks; chosen:"
+        "Accuracy on validation over MACs on a logarithmic axis: 312 probes and 9 trained networks; chosen:"
     )
     assert "mobilenet_v3_small cut after features.8, 128 px: 0.933 with MACs 5.47M" in label
     assert "a band reaches 0.02 below" in label and "the target is 0.9" in page("target")
@@ -120,7 +120,7 @@ def test_a_network_that_collapsed_does_not_flatten_the_figure():
     other = next(i for i, each in enumerate(record.candidates) if each.trained and each.stage == "raced" and i != index)
     record.candidates[other].trained.val.value = 0.1
     text = make_page(record)
-    assert "1 fine-tuned with a value below 0.68" in text and "failed: loss is NaN" in text
+    assert "1 trained with a value below 0.68" in text and "failed: loss is NaN" in text
 
 
 def test_the_page_is_written_beside_the_record(tmp_path):

@@ -186,3 +186,22 @@ def test_where_more_images_would_not_decide():
     record = ALL["target_not_shown"]()
     record.question.target, record.answer.test.would_decide = 0.95, None
     assert "the accuracy is not above 0.95, so that more images show it only if it rises" in answer_sentences(record)[2]
+
+
+def test_a_frozen_network_is_named_and_explained():
+    record = fake_smallest.smallest_record()
+    answer = record.answer
+    assert "frozen" not in " ".join(answer_sentences(record))
+    record.candidates[answer.reference].frozen = True
+    sentences = answer_sentences(record)
+    assert "below frozen resnet18, at most" in sentences[2]
+    assert "frozen: only the head was trained, since the budget had no time to fine-tune the backbone" in sentences
+    record.candidates[answer.chosen].frozen = True
+    assert "frozen mobilenet_v3_small cut after features.8, 128 px" in answer_sentences(record)[0]
+
+
+def test_the_same_network_frozen_at_another_size_is_not_taken_for_the_chosen_one():
+    record = fake_smallest.smallest_record()
+    chosen, reference = (record.candidates[i] for i in (record.answer.chosen, record.answer.reference))
+    reference.backbone, reference.keep, reference.whole, reference.frozen = chosen.backbone, chosen.keep, False, True
+    assert "below the same frozen at 192 px" in answer_sentences(record)[2]

@@ -12,7 +12,10 @@ from engine.smallest.runs import RunKey, Runs
 
 
 def runs(folder: Path, folds: int | None = None) -> Runs:
-    candidates = [SimpleNamespace(backbone="a", keep="k", image_size=size, name=f"a, {size} px") for size in (32, 64)]
+    candidates = [
+        SimpleNamespace(backbone="a", keep="k", image_size=size, frozen=False, name=f"a, {size} px")
+        for size in (32, 64)
+    ]
     return Runs(SimpleNamespace(folder=folder), candidates, {}, folds, Budget(None), None, None)
 
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from common.smallest_record import Candidate, Costs, Measured
-from engine.smallest.selection import pick_finalists, pick_race, pick_reference, utility
+from engine.smallest.selection import Racer, pick_finalists, pick_race, pick_reference, utility
 
 
 def candidate(macs: int, probe: float | None, excluded: str | None = None) -> Candidate:
@@ -20,17 +20,48 @@ def seconds(each: Candidate) -> float:
     return each.costs.macs / 1e6
 
 
+def head_seconds(each: Candidate) -> float:
+    """A fortieth of a whole training."""
+    return each.costs.macs / 4e7
+
+
+def never(each: Candidate) -> float:
+    return float("inf")
+
+
+def reference(listed: list[Candidate], left_s: float | None, head_s=never) -> tuple[int, bool] | None:
+    found = pick_reference(listed, "macs", seconds, head_s, left_s)
+    return found and (found.index, found.frozen)
+
+
+def race(listed: list[Candidate], index: int, need: float, most: int, left_s: float | None, head_s=never, frozen=False):
+    """Return who races against a reference, in its order: an index, or one with `frozen`."""
+    racers = pick_race(listed, Racer(index, frozen, 0.0), "macs", need, most, seconds, head_s, left_s)
+    return [(each.index, "frozen") if each.frozen else each.index for each in racers]
+
+
 def test_the_reference_is_the_best_probe_that_can_be_trained_within_a_third_of_the_time():
     listed = [candidate(10**6, 0.8), candidate(10**7, 0.9), candidate(10**8, 0.95), candidate(10**6, None)]
-    assert pick_reference(listed, "macs", seconds, None) == 2
-    assert pick_reference(listed, "macs", seconds, 10 / 0.35) == 1  # one training takes 10 s
-    assert pick_reference(listed, "macs", seconds, 9.9 / 0.35) == 0
-    assert pick_reference(listed, "macs", seconds, 1) is None
+    assert reference(listed, None) == (2, False)
+    assert reference(listed, 10 / 0.35) == (1, False)  # one training takes 10 s
+    assert reference(listed, 9.9 / 0.35) == (0, False)
+    assert reference(listed, 1) is None
+
+
+def test_a_frozen_network_is_the_reference_where_its_probe_exceeds_what_fine_tuning_would_make_of_the_others():
+    listed = [candidate(10**6, 0.8), candidate(10**7, 0.9), candidate(10**8, 0.95)]
+    assert reference(listed, 10 / 0.35, head_seconds) == (2, True)  # 0.95 and 0.90 + 0.03
+    listed[2] = candidate(10**8, 0.925)
+    assert reference(listed, 10 / 0.35, head_seconds) == (1, False)
+    assert reference(listed, 1000, head_seconds) == (2, False)
+    assert reference(listed, None, head_seconds) == (2, False)
+    listed[2] = candidate(10**9, 0.95)  # whose head takes 25 s
+    assert reference(listed, 10 / 0.35, head_seconds) == (1, False)
 
 
 def test_of_equal_probes_the_cheaper_one_is_the_reference_and_an_excluded_one_is_not():
     listed = [candidate(10**7, 0.9), candidate(10**6, 0.9), candidate(10**5, 0.99, excluded="above a limit")]
-    assert pick_reference(listed, "macs", seconds, None) == 1
+    assert reference(listed, None) == (1, False)
 
 
 def test_the_race_takes_what_is_near_the_front_and_not_hopeless():
@@ -44,12 +75,12 @@ def test_the_race_takes_what_is_near_the_front_and_not_hopeless():
         candidate(200, 0.91),  # costs more than the reference
         candidate(15, 0.95, excluded="above a limit"),
     ]
-    assert pick_race(listed, 5, "macs", 0.88, 8, seconds, None) == [4, 1, 3]
+    assert race(listed, 5, 0.91, 8, None) == [4, 1, 3]  # 0.91 is 0.02 below what the reference is expected to have
 
 
 def test_of_many_neighbors_one_of_each_step_of_cost_races():
     listed = [candidate(round(1000 * 2 ** (i / 10)), 0.85 + i / 10000) for i in range(100)]
-    chosen = pick_race(listed, 99, "macs", 0.85, 4, seconds, None)
+    chosen = race(listed, 99, 0.88, 4, None)
     assert len(chosen) == 4
     steps = [listed[i].costs.macs for i in sorted(chosen)]
     assert all(b / a > 3 for a, b in itertools.pairwise(steps))
@@ -57,11 +88,29 @@ def test_of_many_neighbors_one_of_each_step_of_cost_races():
 
 def test_the_race_starts_what_fits_into_half_of_the_time():
     listed = [candidate(10**7, 0.9), candidate(2 * 10**7, 0.9), candidate(10**8, 0.9)]
-    assert pick_race(listed, 2, "macs", 0.88, 8, seconds, 1000) == [0, 1]
-    assert pick_race(listed, 2, "macs", 0.88, 8, seconds, 20) == [
-        0
-    ]  # 5 s of the first and 10 s of the second are too much
-    assert pick_race(listed, 2, "macs", 0.88, 8, seconds, 1) == []
+    assert race(listed, 2, 0.91, 8, 1000) == [0, 1]
+    assert race(listed, 2, 0.91, 8, 20) == [0]  # 5 s of the first and 10 s of the second are too much
+    assert race(listed, 2, 0.91, 8, 1) == []
+
+
+def test_what_cannot_be_fine_tuned_in_time_races_frozen_if_its_probe_is_about_good_enough():
+    listed = [candidate(10**7, 0.90), candidate(2 * 10**7, 0.90), candidate(3 * 10**7, 0.87), candidate(10**8, 0.93)]
+    # 5 s for the first; 10 s and 15 s for the next two do not fit into 10 s, heads of 0.5 s and 0.75 s do
+    assert race(listed, 3, 0.91, 8, 20, head_seconds) == [0, (1, "frozen")]  # 0.87 is more than 0.03 below 0.91
+    assert race(listed, 3, 0.90, 8, 20, head_seconds) == [0, (1, "frozen"), (2, "frozen")]
+    assert race(listed, 3, 0.90, 8, None, head_seconds) == [0, 1, 2]
+
+
+def test_the_best_probe_races_frozen_beside_a_cheaper_reference_and_what_lies_between_them_too():
+    listed = [candidate(10**7, 0.90), candidate(10**8, 0.93), candidate(10**9, 0.95), candidate(2 * 10**9, 0.94)]
+    # fine-tuned, 1 is expected to have 0.96; the head of 2 takes 25 s, that of 3, which costs more, is not asked
+    assert race(listed, 1, 0.94, 8, 60, head_seconds) == [(2, "frozen"), 0]
+    listed.append(candidate(2 * 10**8, 0.935))
+    assert race(listed, 1, 0.94, 8, 100, head_seconds) == [(2, "frozen"), (4, "frozen"), 0]
+    assert race(listed, 1, 0.94, 8, None, head_seconds) == [0]  # all the time: the best probe is the reference then
+    random = listed[2]
+    random.pretrained = False
+    assert (2, "frozen") not in race(listed, 1, 0.94, 8, 100, head_seconds)
 
 
 @pytest.mark.parametrize("better", [0.0, 0.005, 0.05])
