@@ -45,11 +45,16 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
     better = _better_probe(record)
     if better and answer.verdict in ("shown", "shown_as_trained"):
         head = head.replace("good enough", "good enough among those that were trained")
+    guessing = _guessing(record, chosen, answer)
+    if guessing and answer.verdict in ("shown", "shown_as_trained"):  # the most accurate one is no better
+        margin, target = record.question.good_enough, record.question.target
+        goal = f"within {margin:g} of the most accurate one" if target is None else f"above {target:g}"
+        head = f"No network is shown to be better than guessing; the smallest that is shown to be {goal}"
     lines = [f"{head}: {clean(chosen.name)}{itself}", _costs(record, chosen), _evidence(record, chosen, answer)]
     lines += [
         _frozen(chosen, _reference(record)),
         better,
-        _guessing(record, chosen, answer),
+        guessing,
         _kind_of_proof(record, answer),
         _what_is_shown(record, answer),
         _front(record),

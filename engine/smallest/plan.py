@@ -24,7 +24,11 @@ FIRST_RATE = 1.5e9  # MACs a second, until a pass has shown the machine's
 PER_RUN_S = 6.0  # of a run besides its epochs
 RESERVE_S = 30.0  # for test images, latencies and the page
 CUT_OFF = 1.15  # of the budget, at which a training ends in the middle
-IMAGES = "images"
+IMAGES, WEIGHTS = "images", "weights"
+CHANGED = {  # what a search is of besides settings, by its key -> what it is called where it differs
+    IMAGES: "images, labels or splits that have changed since",
+    WEIGHTS: "files of weights that have changed since",
+}
 SEARCH = "search"  # what a folder's search is of, among its decisions
 
 
@@ -68,7 +72,7 @@ class Plan:
         self.path, self.budget = folder / FILE, budget
 
     def claim(self, search: dict[str, object]) -> None:
-        """Write down what the search of this folder is of, its settings by key; `images` names the images.
+        """Write down what the search of this folder is of: its settings, and what CHANGED lists, by key.
 
         Raises:
             UserError: it was begun with other settings or images, whose results would be mixed with these.
@@ -80,9 +84,7 @@ class Plan:
                 before = before if isinstance(before, dict) else {}
                 keys = [key for key in {**before, **search} if before.get(key) != search.get(key)]
                 different = [
-                    "images, labels or splits that have changed since"
-                    if key == IMAGES
-                    else f"{key}={_as_typed(before.get(key))}, now {_as_typed(search.get(key))}"
+                    CHANGED.get(key) or f"{key}={_as_typed(before.get(key))}, now {_as_typed(search.get(key))}"
                     for key in keys
                 ]
                 raise UserError(

@@ -96,7 +96,7 @@ class Race(Search):
 
     def _lock(self, place: int) -> Path:
         """Return the lock that a process holds from the start of a trial; that of the run's folder comes seconds later."""
-        return self.folder / "screen" / f".race-{place}.lock"
+        return self.folder / f".{self.settings.name}-{place}.lock"
 
     def _job(self, point: dict) -> tuple[list[str], RunFolder]:
         key = self.runs.first(self.places[point[PLACE]])

@@ -8,7 +8,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from common.checks import check_good_enough
+from common.checks import check_good_enough, check_target_accuracy
 from common.errors import UserError
 from common.smallest_record import COSTS, Question
 from common.text import did_you_mean
@@ -128,8 +128,7 @@ def _question(values: dict) -> Question:
     if metric not in METRICS:
         raise UserError(f"metric={metric}: no such metric; {did_you_mean(str(metric), METRICS)}")
     check_good_enough(values["good_enough"])
-    if target is not None and (type(target) is not float or not 0 < target < 1):
-        raise UserError(f"target_accuracy={target}: use a share above 0 and below 1, e.g. 0.95, or null")
+    check_target_accuracy(target)
     costs = values["cost"] if isinstance(values["cost"], list) else [values["cost"]]
     for cost in costs:
         if cost not in COSTS:

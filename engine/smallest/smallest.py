@@ -31,7 +31,7 @@ from engine.search.study import storage_errors
 from engine.search.trial import log_to
 from engine.smallest.candidates import apply_limits, check_candidates, list_candidates
 from engine.smallest.latency import check_onnx, measure_latencies, processor_name, take_known_latencies
-from engine.smallest.plan import IMAGES, RESERVE_S, Budget, Plan, TrainingTimes
+from engine.smallest.plan import IMAGES, RESERVE_S, WEIGHTS, Budget, Plan, TrainingTimes
 from engine.smallest.progress import Progress, repeats_hidden
 from engine.smallest.race import Race
 from engine.smallest.runs import STAGES, RunKey, Runs
@@ -436,11 +436,19 @@ class Smallest:
 
 
 def search_of(settings: SmallestSettings, config: DictConfig, data: L.LightningDataModule) -> dict[str, object]:
-    """Return what results follow from, by key: all settings but budget and places of files, and a hash of images and groups."""
+    """Return what results follow from, by key: all settings but budget and places of files, and hashes of the files."""
     typed = [each.partition("=") for each in settings.overrides if not MAY_DIFFER.match(each.lstrip("+"))]
     own = {key: OmegaConf.to_container(config[key], resolve=True) if OmegaConf.is_config(config[key]) else config[key]
            for key in DECISIVE}  # fmt: skip
     catalog = data.catalog
     lines = sorted(zip(catalog.paths, catalog.groups, strict=True))
     images = hashlib.blake2b(f"{data.fingerprint()} {lines}".encode(errors="surrogateescape"), digest_size=8)
-    return {**{key: value for key, _, value in typed}, **own, IMAGES: images.hexdigest()}
+    files = [Path(str(policy)) for policy in check_candidates(config.candidates)[1].values()]
+    weights = hashlib.blake2b(b"".join(_digest(file) for file in files if file.is_file()), digest_size=8)
+    settings = {key: value for key, _, value in typed}
+    return {**settings, **own, IMAGES: images.hexdigest(), WEIGHTS: weights.hexdigest()}
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()

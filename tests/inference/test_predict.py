@@ -105,6 +105,7 @@ def test_the_summary_is_counted_by_hand():
         none.add(image_input, replace(prediction, abstained=None if prediction.error else True))
     shown = "abstained from all 6 (accuracy 0.95 cannot be promised with 20 validation images (at least 45"
     assert shown in "\n".join(none.lines())
+    assert "`predicted` is the most probable class all the same" in "\n".join(none.lines())
     assert "the test images were evaluated 3 times with this model; only the first" in "\n".join(summary.lines(3))
     assert "evaluated" not in "\n".join(summary.lines(1)) + text
     assert summary.errors == 1 and summary.first_error == "7.jpg: not a readable image"

@@ -148,25 +148,27 @@ def test_a_refused_command_gives_one_line_and_leaves_nothing(command, tmp_path, 
     assert not (tmp_path / "refused").exists()
 
 
-def test_what_a_folder_holds_stays_where_a_command_is_refused(found, command, images):
+def test_what_a_folder_holds_stays_where_a_command_is_refused(found, command, images, weights):
     folder, _ = found
     names = ("smallest.json", "report.html", "plan.json", "best.ckpt", "result.json")
     before = {path: path.read_bytes() for name in names for path in folder.rglob(name)}
     changed = images / "val" / "left" / "000.png"
     kept = changed.read_bytes()
-    for arguments, message in (
-        (["good_enough=0.2"], "good_enough=0.3, now 0.2"),
-        (["budget.minutes=0.01"], "not one network can be trained"),
-        ([], "images, labels or splits"),
+    of_weights = weights.read_bytes()
+    for arguments, path, content, message in (
+        (["good_enough=0.2"], changed, kept, "good_enough=0.3, now 0.2"),
+        (["budget.minutes=0.01"], changed, kept, "not one network can be trained"),
+        ([], changed, (images / "val" / "right" / "000.png").read_bytes(), "images, labels or splits"),
+        ([], weights, of_weights + b"changed", "files of weights that have changed since"),
     ):
         keys = {each.partition("=")[0] for each in arguments}
         typed = [each for each in command if each.partition("=")[0] not in keys]
         try:
-            if not arguments:
-                changed.write_bytes((images / "val" / "right" / "000.png").read_bytes())
+            path.write_bytes(content)
             status, _, err = run_script(smallest, *typed, *arguments)
         finally:
             changed.write_bytes(kept)
+            weights.write_bytes(of_weights)
         assert status == 1 and message in err and len(err.strip().splitlines()) == 1, err
     assert {path: path.read_bytes() for path in before} == before
 

@@ -148,6 +148,9 @@ def test_no_better_than_guessing_is_a_sentence_of_its_own():
     assert "not shown to be better than guessing: always predicting the largest class gives 0.920" in answer_sentences(
         record
     )
+    assert answer_sentences(record)[0].startswith(
+        "No network is shown to be better than guessing; the smallest that is shown to be within 0.02 of the most accurate"
+    )
     record.question.metric = "balanced_accuracy"
     record.data["classes"] = 1
     assert (

@@ -27,8 +27,8 @@ def read(*typed: str) -> SmallestSettings:
     [
         ("good_enough=0", "good_enough=0: use a difference in accuracy above 0 and below 1"),
         ("good_enough=1", "good_enough=1: use a difference"),
-        ("target_accuracy=1.0", "target_accuracy=1.0: use a share above 0 and below 1"),
-        ("target_accuracy=95", "target_accuracy=95: use a share above 0 and below 1, e.g. 0.95"),
+        ("target_accuracy=1.0", "target_accuracy=1.0: use an accuracy above 0 and below 1"),
+        ("target_accuracy=95", "target_accuracy=95: use an accuracy above 0 and below 1, e.g. 0.95"),
         ("metric=acuracy", "metric=acuracy: no such metric; did you mean accuracy"),
         ("cost=mac", "cost=mac: no such cost; did you mean macs"),
         ("cost=[macs,macs]", "cost=[macs,macs]: give one, or two different ones"),
