@@ -69,7 +69,7 @@ def pick_race(
     head_s: Time,
     left_s: float | None,
 ) -> list[Racer]:
-    """Return what races against the reference, the most promising first.
+    """Return what races against the reference: the frozen ones, which take seconds, then the most promising ones first.
 
     The best probe races in any case, though it may cost more than a reference that can be fine-tuned. The others are cheaper
     than one of the two, near the front of cost against probed value (SLACK), and so good that fine-tuning can lift them to
@@ -114,7 +114,7 @@ def pick_race(
         elif i in frozen and value >= need - SLACK and heads_s <= free_s:
             racers.append(Racer(i, True, value))
             free_s -= heads_s
-    return racers
+    return sorted(racers, key=lambda each: not each.frozen)
 
 
 def _can_freeze(candidates: Sequence[Candidate], head_s: Time, within_s: float) -> list[int]:

@@ -96,8 +96,8 @@ def test_the_race_starts_what_fits_into_half_of_the_time():
 def test_what_cannot_be_fine_tuned_in_time_races_frozen_if_its_probe_is_about_good_enough():
     listed = [candidate(10**7, 0.90), candidate(2 * 10**7, 0.90), candidate(3 * 10**7, 0.87), candidate(10**8, 0.93)]
     # 5 s for the first; 10 s and 15 s for the next two do not fit into 10 s, heads of 0.5 s and 0.75 s do
-    assert race(listed, 3, 0.91, 8, 20, head_seconds) == [0, (1, "frozen")]  # 0.87 is more than 0.03 below 0.91
-    assert race(listed, 3, 0.90, 8, 20, head_seconds) == [0, (1, "frozen"), (2, "frozen")]
+    assert race(listed, 3, 0.91, 8, 20, head_seconds) == [(1, "frozen"), 0]  # 0.87 is more than 0.03 below 0.91
+    assert race(listed, 3, 0.90, 8, 20, head_seconds) == [(1, "frozen"), (2, "frozen"), 0]
     assert race(listed, 3, 0.90, 8, None, head_seconds) == [0, 1, 2]
 
 
