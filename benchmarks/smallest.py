@@ -224,6 +224,19 @@ def trials(case: Case) -> int:
     return max(2, round(smallest / (grid / runs)))
 
 
+def whole_grid_s(case: Case) -> float:
+    """Return the processor time of all networks near the front with as many runs each as the reference has in the finals.
+
+    Computed from the mean run of the grid, whose networks are evenly spaced among these; 0 where it has none.
+    """
+    record, n_grid = case.record, len(trained_runs(case, "grid"))
+    if not n_grid:
+        return 0.0
+    n_near = len(near_front(record.candidates, record.question.cost[0], case.args.slack, len(record.candidates)))
+    n_runs = len(record.candidates[record.answer.reference].trained.runs)
+    return sum(case.times("grid")) / n_grid * n_near * n_runs
+
+
 def is_finished(folder: Path) -> bool:
     try:
         return RunRecord.read(RunFolder(folder)).status == "finished"
@@ -291,10 +304,14 @@ def answer(case: Case, part: str) -> Answer | None:
 
 
 def table(cases: Iterable[Case]) -> str:
-    """Return a Markdown table, a row a data set and part; processor time also as a share of the grid's."""
+    """Return a Markdown table, a row a data set and part; processor time also as a share of the grid's.
+
+    And of the whole grid's, computed: all networks near the front, each with as many runs as the finals give one, which is
+    what the answer of smallest.py stands on.
+    """
     titles = [
         "data", "by", "answer", "MACs", "test accuracy (95% interval)", "trained runs", "processor min", "of the grid's",
-        "wall min",
+        "of the whole grid's, computed", "wall min",
     ]  # fmt: skip
     lines = []
     for case in cases:
@@ -302,10 +319,11 @@ def table(cases: Iterable[Case]) -> str:
         for part in PARTS:
             if (found := answer(case, part)) is not None:
                 spent, wall = sum(case.times(part)), sum(case.times(part, "wall_s"))
-                share = f"{spent / grid:.2f}" if grid and spent else "-"
+                shares = [f"{spent / whole:.2f}" if whole and spent else "-" for whole in (grid, whole_grid_s(case))]
+                minutes = [f"{seconds / 60:.1f}" if seconds else "-" for seconds in (spent, wall)]
                 lines.append([
                     case.name, f"{part}.py" if part != "grid" else part, found.name, f"{found.macs / 1e6:.1f}M", found.test,
-                    f"{found.trained:,}", f"{spent / 60:.1f}" if spent else "-", share, f"{wall / 60:.1f}" if wall else "-",
+                    f"{found.trained:,}", minutes[0], *shares, minutes[1],
                 ])  # fmt: skip
     return "\n".join(Table.of(titles, lines, texts=3).as_markdown()) if lines else "nothing is done yet"
 
