@@ -14,6 +14,7 @@ from common import predictions_csv
 from common.atomic_io import atomic_open
 from common.errors import UserError
 from common.own_test_images import OwnTestImages
+from common.progress import Progress
 from common.run_folder import RunFolder
 from common.run_record import Baseline, Decision, SplitMetrics, describe_test_evaluations
 from common.table import Table
@@ -35,11 +36,16 @@ def run(config: DictConfig) -> None:
     Raises:
         UserError: a wrong setting; or, once all is written, that some files could not be read.
     """
-    from tqdm import tqdm
-
     checkpoint = checkpoint_argument(config.ckpt, exported=True)
     check_predict_arguments(config.batch_size, config.explain, config.explain_most)
     images = OmegaConf.to_container(config.images) if OmegaConf.is_list(config.images) else config.images
+    with Progress("reading the network and the list of images") as progress:
+        _run(config, checkpoint, images, progress)
+
+
+def _run(config: DictConfig, checkpoint: Path, images: str | list[str] | None, progress: Progress) -> None:
+    from tqdm import tqdm
+
     inputs = resolve_images(images, config.root)
     model = Predictor.from_checkpoint(checkpoint, str(config.device), list(config.register))
     own_test = own_test_images(checkpoint, config.root)
@@ -48,14 +54,16 @@ def run(config: DictConfig) -> None:
     if config.explain:
         from inference.explain.explain import Explanations
 
-        explanations = Explanations(model, checkpoint, inputs, config.explain_most)
+        explanations = Explanations(model, checkpoint, inputs, config.explain_most, progress)
     table = _table_path(config.out)
     stream = model.stream(inputs, config.batch_size)
     hidden = not sys.stderr.isatty()
+    progress.set("labeling" if hidden else "")  # else the bar shows it
     with open_table(table, prediction_columns(model.classes, model.decision)) as write_row:
         for image_input, prediction in tqdm(stream, total=len(inputs), unit="image", leave=False, disable=hidden):
             write_row(prediction_row(image_input, prediction))
             summary.add(image_input, prediction)
+            progress.count(summary.n, len(inputs))
             if explanations:
                 explanations.add(image_input, prediction)
     if own_test and own_test.unknown and summary.counts:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from common.atomic_io import tolerate_disk_errors, write_json
 from common.errors import UserError
 from common.locks import locked
+from common.progress import rounded
 from common.smallest_record import Candidate, Measured, Metric
 from common.text import duration, override_value, plural
 from common.untrusted.json_files import read_json, to_type
@@ -29,7 +30,7 @@ from engine.run.stages import MEMORY, build_data
 from engine.search.space import compose_run
 from engine.smallest.feature_cache import FeatureCache, weights_name
 from engine.smallest.probe import Part, probe
-from engine.smallest.progress import Progress, repeats_hidden, rounded
+from engine.smallest.progress import Progress, repeats_hidden
 from lightning_modules.cut_features import CutFeatures, in_order
 from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import build_network, network_arguments, pretrained_name, timm_name

@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 from common.atomic_io import write_text
+from common.progress import Progress
 from common.run_record import RunRecord
 from common.text import SPLIT_NAMES, clean, plural, quote_override
 from inference.explain.explainer import Explainer, FeatureIndex
@@ -24,9 +25,13 @@ class Explanations:
 
     Args:
         checkpoint: of the model; similar training images are searched for in its run.
+        progress: gets how far it is.
     """
 
-    def __init__(self, model: Predictor, checkpoint: Path, inputs: ImageInputs | RunImages, most: int):
+    def __init__(
+        self, model: Predictor, checkpoint: Path, inputs: ImageInputs | RunImages, most: int, progress: Progress
+    ):
+        self.progress = progress
         self.explainer = Explainer(model)
         self.checkpoint, self.inputs = checkpoint, inputs
         self.least_certain = LeastCertain(most)
@@ -41,7 +46,11 @@ class Explanations:
     def write(self, predictions: Path) -> list[str]:
         """Write the page beside the table of predictions and, for a run's images, the labels to check; return where."""
         feature_index, similar = self._feature_index()
-        items = list(page_items(self.explainer, feature_index, self.least_certain.sorted()))
+        self.progress.set("explaining")
+        explained, items = self.least_certain.sorted(), []
+        for item in page_items(self.explainer, feature_index, explained):
+            items.append(item)
+            self.progress.count(len(items), len(explained))
         page = predictions.with_suffix(".html")
         write_text(page, render(title=self._title(), subtitle=self._subtitle(len(items)), warning=self._warning(),
                                 map_size=self.explainer.map_size, similar=similar, items=items))  # fmt: skip
@@ -57,7 +66,8 @@ class Explanations:
         images, reason = split_images(self.checkpoint, "train", self.inputs.root if self.run else None)
         if not images:
             return None, f"No similar training images: {reason}."
-        index = FeatureIndex(self.explainer, images)
+        self.progress.set("features of training images, to find similar ones")
+        index = FeatureIndex(self.explainer, images, self.progress)
         among = f"{len(index.images):,} training images"
         if len(index.images) + index.n_unread < index.total:
             among = f"{len(index.images):,} of the {index.total:,} training images, evenly spaced,"

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError
+from common.progress import Progress
 from datamodules.decode import UnreadableImageError, open_image
 from inference.arguments import EXAMPLE
 from inference.backends import ModelDescription
@@ -60,12 +61,16 @@ class Explainer:
         result = grad_cam(self.network, self.layer, self._batch(pixels))
         return Explanation(*(part.float().cpu().numpy() for part in result))
 
-    def features(self, images: Sequence[ImageInput]) -> tuple[np.ndarray, list[ImageInput]]:
+    def features(
+        self, images: Sequence[ImageInput], progress: Progress | None = None
+    ) -> tuple[np.ndarray, list[ImageInput]]:
         """Return features (n, C) of the images that can be read, and which these are."""
         from inference.explain.grad_cam import pooled_features
 
         vectors, read = [], []
         for start in range(0, len(images), BATCH_SIZE):
+            if progress:
+                progress.count(start, len(images))
             batch = images[start : start + BATCH_SIZE]
             decoded = zip(batch, open_images(batch, self.model.description), strict=True)
             opened = [(image_input, image) for image_input, image in decoded if image]
@@ -87,12 +92,13 @@ class FeatureIndex:
 
     Args:
         images: at most MOST_TRAINING of them are used, evenly spaced.
+        progress: gets how many were read.
     """
 
-    def __init__(self, explainer: Explainer, images: Sequence[ImageInput]):
+    def __init__(self, explainer: Explainer, images: Sequence[ImageInput], progress: Progress | None = None):
         step = -(-len(images) // MOST_TRAINING) or 1
         used = list(images)[::step]
-        vectors, self.images = explainer.features(used)
+        vectors, self.images = explainer.features(used, progress)
         self.total, self.n_unread = len(images), len(used) - len(self.images)
         self._unit = unit(vectors)
 

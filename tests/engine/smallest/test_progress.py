@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from engine.smallest import progress as of_progress
+from common import progress as of_progress
 from engine.smallest import start
 from engine.smallest.progress import Progress
 

@@ -1,0 +1,82 @@
+"""Lines on the screen while something takes long, so that it is never silent for more than five seconds."""
+
+import logging
+import threading
+import time
+
+from common.text import duration
+
+SILENCE_S = 4.0  # after which a line is shown
+POLL_S = 0.5
+
+
+class Progress:
+    """Repeat what is being done and how far it is, whenever the screen was silent for a while; as a context.
+
+    Args:
+        text: what is done at first; nothing is shown of what takes no time.
+        log: of its lines.
+        own: beginning of the names of loggers whose lines are on the screen; by default all are.
+    """
+
+    def __init__(self, text: str = "", log: logging.Logger | None = None, own: str = ""):
+        self._log, self._own = log or logging.getLogger(__name__), own
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, daemon=True)
+        self._heard = _Heard(self)
+        self._shown_s = time.monotonic()
+        self.set(text)
+
+    def __enter__(self) -> "Progress":
+        logging.getLogger().addHandler(self._heard)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._ended.set()
+        self._thread.join(timeout=SILENCE_S)
+        logging.getLogger().removeHandler(self._heard)
+
+    def begin(self, text: str) -> None:
+        """Say what is done from now on, as `race: run 3 of 9, NAME`; shown at once."""
+        self.set(text)
+        self._log.info("%s", text)
+
+    def set(self, text: str, how_far: str = "") -> None:
+        """Keep what is done from now on, for the next line."""
+        self._text, self.how_far, self._begun_s = text, how_far, time.monotonic()
+
+    def count(self, done: int, total: int, unit: str = "images") -> None:
+        """Keep how far it is, for the next line, as `40 of 200 images`."""
+        self.how_far = f"{done:,} of {total:,} {unit}"
+
+    def heard(self) -> None:
+        """Note that a line was shown."""
+        self._shown_s = time.monotonic()
+
+    def is_own(self, record: logging.LogRecord) -> bool:
+        """Return whether a line is on the screen."""
+        return record.name.startswith(self._own)
+
+    def _repeat(self) -> None:
+        while not self._ended.wait(POLL_S):
+            now = time.monotonic()
+            if self._text and now - self._shown_s > SILENCE_S - POLL_S:
+                self._log.info("%s: %s", self._text, self.how_far or f"{rounded(now - self._begun_s)} so far")
+
+
+def rounded(seconds: float) -> str:
+    """Return `1 min 20 s`, `35 s`."""
+    return f"{max(1, round(seconds))} s" if seconds < 60 else duration(round(seconds / 10) * 10)
+
+
+class _Heard(logging.Handler):
+    """Note each line on the screen."""
+
+    def __init__(self, progress: Progress):
+        super().__init__(logging.INFO)
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._progress.is_own(record):
+            self._progress.heard()
