@@ -53,6 +53,28 @@ def atomic_folder(place: Path) -> Iterator[Path]:
         shutil.rmtree(building, ignore_errors=True)
 
 
+def replace_folder(source: Path, place: Path) -> None:
+    """Copy a folder to its place, whole or not at all; an old one there is removed once the new one has its name."""
+    place = place.resolve()  # of a link, what it leads to
+    place.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{place.name}.building-", dir=place.parent))
+    new, old = building / "new", building / "old"
+    try:
+        shutil.copytree(source, new)
+        new.chmod(0o755)  # mkdtemp gives 700, which a server of another user cannot read
+        if place.exists():
+            place.rename(old)
+        try:
+            new.rename(place)
+        except OSError:
+            if old.exists():
+                old.rename(place)
+            raise
+    finally:
+        if place.exists() or not old.exists():
+            shutil.rmtree(building, ignore_errors=True)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: a reader sees the old content or the new one."""
     with atomic_open(path, "wb") as file:

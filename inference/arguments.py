@@ -53,9 +53,17 @@ def check_predict_arguments(batch_size: int, explain: bool, explain_most: int) -
 
 
 def check_export_arguments(
-    ckpt: str | None, *, suffix: str, preprocessing: bool, out: str | None, largest_difference: float
+    ckpt: str | None,
+    *,
+    suffix: str,
+    preprocessing: bool,
+    out: str | None,
+    largest_difference: float,
+    is_folder: bool = False,
 ) -> Path:
     """Check the settings of export.py and return the path of the file to write, which ends in the format's suffix.
+
+    Of a format that writes a folder, `out` is that folder.
 
     Raises:
         UserError: one of a wrong type or size, no checkpoint, or a place that cannot be written.
@@ -68,9 +76,14 @@ def check_export_arguments(
     path = checkpoint.with_name(checkpoint.stem + ("" if preprocessing else "_network") + suffix)
     if out is not None:
         place = Path(str(out))
-        path = place if place.suffix.lower() == path.suffix else place / path.name
+        if is_folder:
+            path = place if place.name not in ("", "..") else place.resolve()
+        else:
+            path = place if place.suffix.lower() == path.suffix else place / path.name
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         reason = "no permission" if parent.is_dir() else f"{parent} is a file"
-        raise UserError(f"out={path}: cannot be written ({reason}); use out=FILE or out=DIR")
+        raise UserError(
+            f"out={path}: cannot be written ({reason}); use {'out=DIR' if is_folder else 'out=FILE or out=DIR'}"
+        )
     return path

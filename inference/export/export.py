@@ -1,4 +1,4 @@
-"""Export a checkpoint: write the file to a temporary folder, verify it, and only then move it to its place."""
+"""Export a checkpoint: write the file or folder to a temporary place, verify it, and only then move it to its own."""
 
 import contextlib
 import functools
@@ -15,10 +15,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from common.atomic_io import write_bytes
+from common.atomic_io import replace_folder, write_bytes, write_json
 from common.errors import DISK_ERRORS, UserError
 from common.run_record import Latency
 from common.targets import resolve_target
+from common.text import clean, join_words
 from datamodules.decode import DECODER
 from inference.arguments import check_export_arguments, checkpoint_argument, is_read_by_predict
 from inference.backends import CheckpointBackend, import_extra
@@ -37,10 +38,11 @@ from inference.image_inputs import ImageInput
 from lightning_modules.latency import time_passes
 
 LONGEST = 300  # characters of an error that a format raises
+MANIFEST = "export.json"  # in a folder that was exported: of which format it is, what it was compared on, and its files
 
 
 class Exported(NamedTuple):
-    """Hold the file that was written, how it compares with the checkpoint, and how fast it is."""
+    """Hold the file or folder that was written, how it compares with the checkpoint, and how fast it is."""
 
     path: Path
     verification: Verification
@@ -70,7 +72,7 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
     if exported.latency:
         print(f"{exported.latency.describe()}, one thread of the processor")
     path = exported.path
-    print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB, {made.describe(config.preprocessing)}")
+    print(f"{path}: {_size(path) / 2**20:.2f} MiB, {made.describe(config.preprocessing)}")
     if is_read_by_predict(path):
         print(f"Label images with it: python predict.py ckpt={shlex.quote(str(path))} images=DIR")
 
@@ -86,12 +88,12 @@ def export(
     largest_difference: float = 1e-4,
     register: Sequence[str] = (),
 ) -> Exported:
-    """Write the file and verify it against the checkpoint.
+    """Write the file or folder and verify it against the checkpoint.
 
     Args:
         format: OnnxFile(), Int8(), TorchExport() or one of your own.
         preprocessing: uint8 images of any size in and probabilities out, or normalized images in and logits out.
-        out: the file, or its folder; None: beside the checkpoint.
+        out: the file, or its folder; of a format that writes a folder, that one; None: beside the checkpoint.
         images: images to verify it on and, where the format does, to calibrate with; None: those of the run.
         root: folder of the relative paths of a table.
         largest_difference: allowed between a probability and the checkpoint's; binds exact formats only.
@@ -103,8 +105,11 @@ def export(
     """
     label = _label(format)
     path = check_export_arguments(
-        ckpt, suffix=format.suffix, preprocessing=preprocessing, out=out, largest_difference=largest_difference
-    )
+        ckpt, suffix=format.suffix, preprocessing=preprocessing, out=out, largest_difference=largest_difference,
+        is_folder=format.is_folder,
+    )  # fmt: skip
+    if format.is_folder:
+        _check_replaceable(path, format)
     for package in format.packages:
         import_extra(package, f"format={format.name}", format.extra)
     checkpoint = CheckpointBackend(Path(ckpt), "cpu", register)
@@ -113,10 +118,13 @@ def export(
     model = _model(checkpoint, format, preprocessing, calibration)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, path.name)
+        if format.is_folder:
+            file.mkdir()
         with _format_errors(label, "write"):
             format.write(model, file)
-        if not file.is_file() or not file.stat().st_size:
-            raise UserError(f"{label}: its write has written no file; it has to write to the path that it is given")
+        if file.is_dir() != format.is_folder or not _size(file):
+            what = "the folder" if format.is_folder else "the path"
+            raise UserError(f"{label}: its write has written no file; it has to write to {what} that it is given")
         with _format_errors(label, "open"):
             computes = format.open(file, model)
         compared = verification_images(splits, ("val", "train", ""), N_VERIFICATION if format.exact else N_INEXACT)
@@ -132,9 +140,14 @@ def export(
         latency = _measure_latency(computes, model.description.image_size) if computes else None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, file.read_bytes())
+            if format.is_folder:
+                _write_manifest(file, format, verification)
+                replace_folder(file, path)
+            else:
+                write_bytes(path, file.read_bytes())
         except OSError as error:
-            raise UserError(f"out={path}: cannot be written ({error.strerror}); use out=FILE or out=DIR") from error
+            place = "out=DIR" if format.is_folder else "out=FILE or out=DIR"
+            raise UserError(f"out={path}: cannot be written ({error.strerror}); use {place}") from error
     return Exported(path, verification, len(calibration), latency)
 
 
@@ -152,6 +165,52 @@ def _label(format: FileFormat) -> str:
         if not isinstance(value, str) or not value or Path(value).name != value:
             raise UserError(f"format: {kind}.{attribute} is {value!r}; use a text such as onnx or .onnx")
     return f"format={format.name} ({kind})"
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a file, or of all files of a folder; 0 of what does not exist."""
+    return sum(file.stat().st_size for file in (_files(path) if path.is_dir() else [path]) if file.is_file())
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+
+
+def _write_manifest(folder: Path, format: FileFormat, verification: Verification) -> None:
+    """List the files of an exported folder, so that the next export knows which ones it may replace."""
+    content = {
+        "format": format.name,
+        "version": importlib.metadata.version("justenough"),
+        "compared": {"images": verification.images, "largest_difference": verification.largest_difference},
+        "files": [file.relative_to(folder).as_posix() for file in _files(folder)],
+    }
+    write_json(folder / MANIFEST, content)
+
+
+def _check_replaceable(path: Path, format: FileFormat) -> None:
+    """Check that what is in the place of a folder is nothing, or an export of the same format and nothing else.
+
+    Raises:
+        UserError: it is a file, an export of another format, or holds files of others.
+    """
+    if not path.exists():
+        return
+    use_other = "give another folder, out=DIR"
+    if not path.is_dir():
+        raise UserError(f"out={path}: is a file, where format={format.name} writes a folder; {use_other}")
+    found = {file.relative_to(path).as_posix() for file in _files(path)}
+    if not found:
+        return
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        of_format, known = manifest["format"], {MANIFEST, *manifest["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        of_format, known = None, set()
+    if of_format not in (None, format.name):
+        raise UserError(f"out={path}: holds an export of format={clean(of_format, 40)}; {use_other}, or remove it")
+    if others := sorted(found - known):
+        names = join_words([clean(name, 40) for name in others], 3)
+        raise UserError(f"out={path}: holds files that are no export of format={format.name} ({names}); {use_other}")
 
 
 @contextlib.contextmanager

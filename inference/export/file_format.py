@@ -54,11 +54,12 @@ class TrainedModel:
 
 
 class FileFormat(abc.ABC):
-    """Write a trained network to one file, and open that file to compare it with the checkpoint.
+    """Write a trained network to one file or folder, and open that to compare it with the checkpoint.
 
     Attributes:
         name: of the format, in messages and in the file's metadata.
-        suffix: of the file, behind the name of the checkpoint.
+        suffix: of the file or folder, behind the name of the checkpoint.
+        is_folder: whether it writes a folder, in which export.py lists the files in export.json.
         packages: that have to be installed.
         extra: of this project, which installs them.
         calibrates: whether it needs training images.
@@ -67,6 +68,7 @@ class FileFormat(abc.ABC):
 
     name: str
     suffix: str
+    is_folder = False
     packages: tuple[str, ...] = ()
     extra = ""
     calibrates = False
@@ -74,11 +76,11 @@ class FileFormat(abc.ABC):
 
     @abc.abstractmethod
     def write(self, model: TrainedModel, path: Path) -> None:
-        """Write the file; whatever this raises, nothing is left of it."""
+        """Write the file, or fill the empty folder; whatever this raises, nothing is left of it."""
 
     @abc.abstractmethod
     def open(self, path: Path, model: TrainedModel) -> Computes:
-        """Return a function that computes with the written file, by which it is compared with the checkpoint.
+        """Return a function that computes with what was written, by which it is compared with the checkpoint.
 
         It takes images (N, H, W, 3) uint8, of any size with preprocessing and (N, S, S, 3) without, and returns
         probabilities (N, K).

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from common.errors import UserError
@@ -58,6 +60,12 @@ def test_wrong_settings_of_predict(values, words):
 def test_where_an_exported_file_goes(suffix, preprocessing, out, expected):
     settings = {"suffix": suffix, "preprocessing": preprocessing, "out": out, "largest_difference": 1e-4}
     assert str(check_export_arguments("run/best.ckpt", **settings)) == expected
+
+
+def test_where_an_exported_folder_goes():
+    settings = {"suffix": "_web", "preprocessing": True, "largest_difference": 1e-4, "is_folder": True}
+    for out, expected in ((None, "run/best_web"), ("site", "site"), ("a/b.c", "a/b.c"), (".", str(Path.cwd()))):
+        assert str(check_export_arguments("run/best.ckpt", out=out, **settings)) == expected
 
 
 @pytest.mark.parametrize(("changes", "words"), [

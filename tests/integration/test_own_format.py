@@ -1,7 +1,10 @@
 """A format of the user's own in `python export.py --config-dir=DIR format=NAME`, and what is wrong with one."""
 
+import errno
 import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,6 +91,36 @@ class OfOtherWeights(Wrong):
         return lambda pixels: 0.9 * model.as_function(model.network)(pixels)
 
 
+class Folder(Wrong):
+    """A format of two files, one of them in a folder."""
+
+    name, suffix, is_folder = "folder", "_folder", True
+
+    def write(self, model, path):
+        (path / "inner").mkdir()
+        (path / "inner" / "file.txt").write_text("file")
+        (path / "readme.txt").write_text(f"{len(list(path.iterdir()))}")
+
+
+class OtherFolder(Folder):
+    name = "other"
+
+
+class FolderOfOtherWeights(Folder):
+    open = OfOtherWeights.open
+
+
+class FileForFolder(Folder):
+    def write(self, model, path):
+        path.rmdir()
+        path.write_text("file")
+
+
+class EmptyFolder(Folder):
+    def write(self, model, path):
+        (path / "empty").touch()
+
+
 class Nameless(Wrong):
     name = ""
 
@@ -162,6 +195,9 @@ def test_a_class_that_is_no_format_is_one_line(of_mine, checkpoint, target, word
     (Unopened, r"format=wrong \(.*Unopened\): what open returned raised TypeError: 'NoneType' object is not callable"),
     (OfOtherShape, r"format=wrong \(.*OfOtherShape\): what open returned gives \(2,\), where \(1, 2\) is expected"),
     (OfOtherWeights, r"format=wrong \(.*OfOtherWeights\): .*above largest_difference=0\.0001; nothing was written"),
+    (FolderOfOtherWeights, r"format=folder \(.*\): .*above largest_difference=0\.0001; nothing was written"),
+    (FileForFolder, r"format=folder \(.*\): its write has written no file; it has to write to the folder that it is given"),
+    (EmptyFolder, r"format=folder \(.*\): its write has written no file"),
     (Nameless, r"format: .*Nameless\.name is ''"),
     (NeedsPackage, r"format=wrong: no_such_package is not installed; install it with pip install no_such_package"),
 ])  # fmt: skip
@@ -174,3 +210,71 @@ def test_a_format_that_fails_is_named_and_leaves_nothing(checkpoint, tmp_path, k
 def test_the_python_api_takes_an_object(checkpoint, tmp_path):
     made = export(str(checkpoint), format=Wrong(), preprocessing=False, out=str(tmp_path / "out" / "name.txt"))
     assert made.path.read_text() == "file" and made.verification.largest_difference < 1e-5 and made.calibrated_on == 0
+
+
+def export_folder(checkpoint, kind=Folder, out=None):
+    return export(str(checkpoint), format=kind(), preprocessing=False, out=out and str(out))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_format_may_write_a_folder(checkpoint, tmp_path):
+    made = export_folder(checkpoint)
+    assert made.path == checkpoint.with_name("best_network_folder") and made.path.stat().st_mode & 0o777 == 0o755
+    assert sorted(content(made.path)) == ["export.json", "inner/file.txt", "readme.txt"]
+    manifest = json.loads((made.path / "export.json").read_text())
+    assert manifest["format"] == "folder" and manifest["files"] == ["inner/file.txt", "readme.txt"]
+    assert manifest["compared"]["images"] == "16 synthetic images"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert export_folder(checkpoint, out=empty).path == empty and len(content(empty)) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "run"]
+
+
+def test_an_older_export_is_replaced_and_nothing_else(checkpoint, tmp_path):
+    place = tmp_path / "site"
+    export_folder(checkpoint, out=place)
+    (place / "readme.txt").write_text("old")
+    export_folder(checkpoint, out=place)
+    assert (place / "readme.txt").read_text() == "1"
+    for prepare, kind, words in (
+        (lambda: None, OtherFolder, "holds an export of format=folder; give another folder, out=DIR, or remove it"),
+        (
+            lambda: (place / "CNAME").write_text("mine"),
+            Folder,
+            "holds files that are no export of format=folder (CNAME)",
+        ),
+        (
+            lambda: (place / "export.json").write_text("[]"),
+            Folder,
+            "holds files that are no export of format=folder (CNAME, ",
+        ),
+        (
+            lambda: (shutil.rmtree(place), place.write_text("mine")),
+            Folder,
+            "is a file, where format=folder writes a folder",
+        ),
+    ):
+        prepare()
+        before = content(tmp_path)
+        with pytest.raises(UserError, match=re.escape(f"out={place}: {words}")):
+            export_folder(checkpoint, kind, place)
+        assert content(tmp_path) == before
+
+
+def test_an_older_export_stays_where_the_new_one_cannot_be_moved(checkpoint, tmp_path, monkeypatch):
+    place = tmp_path / "site"
+    export_folder(checkpoint, out=place)
+    before, rename = content(tmp_path), Path.rename
+
+    def fail(self, target):
+        if self.name == "new":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(UserError, match=r"site: cannot be written \(No space left on device\); use out=DIR"):
+        export_folder(checkpoint, out=place)
+    assert content(tmp_path) == before and sorted(path.name for path in tmp_path.iterdir()) == ["run", "site"]
