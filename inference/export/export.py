@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.atomic_io import replace_folder, write_bytes, write_json
 from common.errors import DISK_ERRORS, UserError
+from common.progress import Progress
 from common.run_record import Latency
 from common.targets import resolve_target
 from common.text import clean, join_words
@@ -63,7 +64,8 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
     with _format_errors(f"format={name} ({target})", "its constructor"):
         made = make_format()
     settings = {key: value for key, value in OmegaConf.to_container(config).items() if key not in ("hydra", "format")}
-    exported = export(**settings, format=made)
+    with Progress("reading the checkpoint") as progress:
+        exported = export(**settings, format=made, progress=progress)
     if exported.calibrated_on:
         print(f"calibrated on {exported.calibrated_on:,} images")
     print(f"compared with the checkpoint on {exported.verification.describe()}")
@@ -87,6 +89,7 @@ def export(
     root: str | None = None,
     largest_difference: float = 1e-4,
     register: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> Exported:
     """Write the file or folder and verify it against the checkpoint.
 
@@ -98,12 +101,13 @@ def export(
         root: folder of the relative paths of a table.
         largest_difference: allowed between a probability and the checkpoint's; binds exact formats only.
         register: full names of networks and heads of your own, which the checkpoint may name.
+        progress: gets how far it is.
 
     Raises:
         UserError: wrong settings, no images to calibrate with, a place that cannot be written, too large a difference, or a
             format that fails.
     """
-    label = _label(format)
+    label, progress = _label(format), progress or Progress()
     path = check_export_arguments(
         ckpt, suffix=format.suffix, preprocessing=preprocessing, out=out, largest_difference=largest_difference,
         is_folder=format.is_folder,
@@ -120,21 +124,30 @@ def export(
         file = Path(folder, path.name)
         if format.is_folder:
             file.mkdir()
+        progress.set(f"format={format.name}: {'calibrating and ' if format.calibrates else ''}writing")
         with _format_errors(label, "write"):
             format.write(model, file)
         if file.is_dir() != format.is_folder or not _size(file):
             what = "the folder" if format.is_folder else "the path"
             raise UserError(f"{label}: its write has written no file; it has to write to {what} that it is given")
+        progress.set(f"format={format.name}: comparing with the checkpoint")
         with _format_errors(label, "open"):
             computes = format.open(file, model)
         compared = verification_images(splits, ("val", "train", ""), N_VERIFICATION if format.exact else N_INEXACT)
         checked = functools.partial(_compute, label, computes, len(model.description.classes))
-        verification = compare_outputs(checkpoint, checked, compared, native_sizes=preprocessing)
+        verification = compare_outputs(
+            checkpoint,
+            checked,
+            compared,
+            native_sizes=preprocessing,
+            seen=progress.count,
+        )
         if format.exact and not verification.largest_difference <= largest_difference:
             raise UserError(
                 f"{label}: {verification.describe()}, which is above largest_difference={largest_difference:g}; nothing was "
                 "written. Where the format is this project's, please report it with the name of the network"
             )
+        progress.set(f"format={format.name}: latency")
         with _format_errors(label, "open_on_one_thread"):
             computes = format.open_on_one_thread(file, model)
         latency = _measure_latency(computes, model.description.image_size) if computes else None

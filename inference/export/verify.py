@@ -99,13 +99,18 @@ def spread(items: Sequence, most: int) -> list:
 
 
 def compare_outputs(
-    checkpoint: Backend, exported: Callable[[np.ndarray], np.ndarray], images: VerificationImages, native_sizes: bool
+    checkpoint: Backend,
+    exported: Callable[[np.ndarray], np.ndarray],
+    images: VerificationImages,
+    native_sizes: bool,
+    seen: Callable[[int, int], None] = lambda done, total: None,
 ) -> Verification:
     """Compare the probabilities of both image by image, and then on one batch.
 
     Args:
         checkpoint: gets images as training resizes them.
         exported: gets them as they were decoded where it resizes itself (`native_sizes`).
+        seen: gets how many images of how many were compared.
     """
     description, classes = checkpoint.description, checkpoint.description.classes
     largest, changed, n_labeled, correct_checkpoint, correct_exported, n = 0.0, 0, 0, 0, 0, 0
@@ -117,6 +122,7 @@ def compare_outputs(
         largest = max(largest, float(np.abs(expected - actual).max()))
         changed += int(expected.argmax() != actual.argmax())
         n += 1
+        seen(n, len(images.images) or BATCH_SIZE)
         if label in classes:
             n_labeled += 1
             correct_checkpoint += classes[expected.argmax()] == label

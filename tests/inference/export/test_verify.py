@@ -60,7 +60,7 @@ def test_spread_is_even():
 
 @pytest.mark.parametrize("native_sizes", [True, False])
 def test_differences_by_hand(run, native_sizes):
-    shapes = []
+    shapes, seen = [], []
 
     def constant(pixels: np.ndarray) -> np.ndarray:
         shapes.append(pixels.shape)
@@ -68,9 +68,12 @@ def test_differences_by_hand(run, native_sizes):
         return np.stack([1 - p, p], axis=1)
 
     images = list(ImageInputs(str(run.splits)))
-    found = compare_outputs(Brightness(), constant, VerificationImages(images, "all"), native_sizes)
+    found = compare_outputs(
+        Brightness(), constant, VerificationImages(images, "all"), native_sizes, lambda *of: seen.append(of)
+    )
     means = [np.asarray(resize(open_image(image_input.file), 32)).mean() / 255 for image_input in images]
     assert found.n == found.n_labeled == 6 and found.correct_exported == 6
+    assert seen == [(n, 6) for n in range(1, 7)]
     assert found.correct_checkpoint == sum(mean > 0.5 for mean in means) == 6 - found.changed
     assert found.largest_difference == pytest.approx(max(abs(0.75 - mean) for mean in means))
     assert shapes[-1] == (6, 32, 32, 3) and ((1, 32, 32, 3) in shapes) != native_sizes
