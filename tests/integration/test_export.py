@@ -152,6 +152,28 @@ def test_the_file_resizes_and_normalizes_as_training_does(exported, images, tmp_
         )
 
 
+def test_with_the_runtime_s_own_resize_the_difference_is_measured_and_binds_nothing(run, images, tmp_path):
+    native, out = OnnxFile("native"), str(tmp_path / "native.onnx")
+    made = module.export(str(run.best_checkpoint), format=native, images=str(images), out=out, largest_difference=1e-9)
+    assert native.describe(True).endswith(f"; ONNX IR version {onnx.load(out).ir_version}, opset 20")
+    assert made.verification.n == 28 and 1e-9 < made.verification.largest_difference < 0.05
+    assert "Resize" in {node.op_type for node in onnx.load(made.path).graph.node}
+
+
+def test_what_a_file_can_be_made_of_is_checked(run, tmp_path):
+    for kind, given, message in (
+        (OnnxFile, {"resize": "cubic"}, "format.resize=cubic: use pillow or native"),
+        (Int8, {"reduce_range": 7}, "format.reduce_range=7: use true or false"),
+    ):
+        with pytest.raises(UserError, match=message):
+            kind(**given)
+    padded = make_checkpoint(tmp_path / "best.ckpt", fit="pad")
+    with pytest.raises(UserError, match=r"not of a network with datamodule\.fit=pad"):
+        module.export(str(padded), format=OnnxFile("native"))
+    with pytest.raises(UserError, match="the file resizes nothing"):
+        module.export(str(run.best_checkpoint), format=OnnxFile("native"), preprocessing=False)
+
+
 def test_the_latency_of_the_file_is_measured_on_one_thread(exported, run, monkeypatch):
     opened = []
     usual = onnxruntime.InferenceSession
@@ -197,7 +219,7 @@ def test_predicting_with_an_onnx_file_needs_no_torch(exported, images, tmp_path)
 
 @pytest.mark.slow
 def test_int8_is_calibrated_on_train_and_measured_on_val(exported, images, predict, tmp_path):
-    path, verification, calibrated_on = exported(Int8)
+    path, verification, calibrated_on, _ = exported(Int8)
     assert path.name == "best_int8.onnx" and calibrated_on == 18
     assert verification.n == 10 and 1e-5 < verification.largest_difference < 0.2
     assert "of 10, 95% interval" in verification.describe_accuracies()
@@ -208,7 +230,7 @@ def test_int8_is_calibrated_on_train_and_measured_on_val(exported, images, predi
 
 @pytest.mark.slow
 def test_a_program_of_torch_export_runs_without_this_project(exported, run):
-    path, verification, _ = exported(TorchExport)
+    path, verification, *_ = exported(TorchExport)
     assert path.name == "best.pt2" and verification.largest_difference <= 1e-5
     code = (
         "import json, sys, torch\nextra = {'justenough.json': ''}\n"
