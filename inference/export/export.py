@@ -7,6 +7,7 @@ import json
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,12 +30,14 @@ from inference.export.verify import (
     N_INEXACT,
     N_VERIFICATION,
     Verification,
+    VerificationImages,
     compare_outputs,
     known_images,
     spread,
     verification_images,
 )
 from inference.image_inputs import ImageInput
+from inference.progress import phase, quiet_native
 from lightning_modules.latency import time_passes
 
 LONGEST = 300  # characters of an error that a format raises
@@ -110,26 +113,28 @@ def export(
     )  # fmt: skip
     if format.is_folder:
         _check_replaceable(path, format)
-    for package in format.packages:
-        import_extra(package, f"format={format.name}", format.extra)
+    with phase(f"importing {join_words(format.packages, 3)}") if format.packages else nullcontext(), quiet_native():
+        for package in format.packages:
+            import_extra(package, f"format={format.name}", format.extra)
     checkpoint = CheckpointBackend(Path(ckpt), "cpu", register)
     splits = known_images(Path(ckpt), images, root)
     calibration = _calibration_images(format, splits, images) if format.calibrates else []
-    model = _model(checkpoint, format, preprocessing, calibration)
+    compared = verification_images(splits, ("val", "train", ""), N_VERIFICATION if format.exact else N_INEXACT)
+    model = _model(checkpoint, format, preprocessing, calibration, compared)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, path.name)
         if format.is_folder:
             file.mkdir()
-        with _format_errors(label, "write"):
+        with phase(f"writing format={format.name}"), _format_errors(label, "write"):
             format.write(model, file)
         if file.is_dir() != format.is_folder or not _size(file):
             what = "the folder" if format.is_folder else "the path"
             raise UserError(f"{label}: its write has written no file; it has to write to {what} that it is given")
         with _format_errors(label, "open"):
             computes = format.open(file, model)
-        compared = verification_images(splits, ("val", "train", ""), N_VERIFICATION if format.exact else N_INEXACT)
         checked = functools.partial(_compute, label, computes, len(model.description.classes))
-        verification = compare_outputs(checkpoint, checked, compared, native_sizes=preprocessing)
+        with phase(f"comparing it with the checkpoint on {compared.description}"):
+            verification = compare_outputs(checkpoint, checked, compared, preprocessing and format.resizes)
         if format.exact and not verification.largest_difference <= largest_difference:
             raise UserError(
                 f"{label}: {verification.describe()}, which is above largest_difference={largest_difference:g}; nothing was "
@@ -137,7 +142,8 @@ def export(
             )
         with _format_errors(label, "open_on_one_thread"):
             computes = format.open_on_one_thread(file, model)
-        latency = _measure_latency(computes, model.description.image_size) if computes else None
+        with phase("measuring its latency") if computes else nullcontext():
+            latency = _measure_latency(computes, model.description.image_size) if computes else None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if format.is_folder:
@@ -252,10 +258,16 @@ def _calibration_images(format: FileFormat, splits: dict[str, list[ImageInput]],
 
 
 def _model(
-    checkpoint: CheckpointBackend, format: FileFormat, preprocessing: bool, calibration: list[ImageInput]
+    checkpoint: CheckpointBackend,
+    format: FileFormat,
+    preprocessing: bool,
+    calibration: list[ImageInput],
+    compared: VerificationImages,
 ) -> TrainedModel:
     from inference.export.preprocessing import plain  # late: torch
 
     more = {"format": format.name, "decoder": DECODER, "version": importlib.metadata.version("justenough")}
     metadata = checkpoint.description.as_metadata() | {name: json.dumps(value) for name, value in more.items()}
-    return TrainedModel(plain(checkpoint.network), checkpoint.description, preprocessing, metadata, calibration)
+    return TrainedModel(
+        plain(checkpoint.network), checkpoint.description, preprocessing, metadata, calibration, compared
+    )

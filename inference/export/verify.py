@@ -110,7 +110,7 @@ def compare_outputs(
     description, classes = checkpoint.description, checkpoint.description.classes
     largest, changed, n_labeled, correct_checkpoint, correct_exported, n = 0.0, 0, 0, 0, 0, 0
     first = []
-    for image, label in _decoded(images, description):
+    for image, label in decoded(images, description):
         resized = description.pixels(image)[None]
         expected = checkpoint(resized)[0]
         actual = exported(np.asarray(image)[None] if native_sizes else resized)[0]
@@ -128,7 +128,7 @@ def compare_outputs(
     return Verification(n, images.description, largest, changed, n_labeled, correct_checkpoint, correct_exported)
 
 
-def _decoded(images: VerificationImages, description: ModelDescription) -> Iterator[tuple[Image.Image, str]]:
+def decoded(images: VerificationImages, description: ModelDescription) -> Iterator[tuple[Image.Image, str]]:
     """Yield decoded images with their labels; files that cannot be read are skipped with a warning."""
     if not images.images:
         yield from ((image, "") for image in synthetic_images())
