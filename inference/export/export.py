@@ -72,6 +72,8 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
     print(f"compared with the checkpoint on {exported.verification.describe()}")
     if accuracies := exported.verification.describe_accuracies():
         print(accuracies)
+        if not made.exact:
+            print(exported.verification.describe_cost(made.name))
     if exported.latency:
         print(f"{exported.latency.describe()}, one thread of the processor")
     path = exported.path

@@ -32,10 +32,14 @@ class TrainedModel:
 
     def calibration_batches(self) -> Iterator[np.ndarray]:
         """Yield training images as the network takes them, (1, 3, S, S) float32 each."""
+        for pixels in self.calibration_images():
+            yield self._normalized(pixels).numpy()
+
+    def calibration_images(self) -> Iterator[np.ndarray]:
+        """Yield training images, resized, (1, S, S, 3) uint8 each."""
         for image_input in self.calibration:
-            description = self.description
-            image = open_image(image_input.file, description.image_size, description.value_range)
-            yield self._normalized(self.description.pixels(image)[None]).numpy()
+            image = open_image(image_input.file, self.description.image_size, self.description.value_range)
+            yield self.description.pixels(image)[None]
 
     def as_function(self, module: "nn.Module") -> Computes:
         """Return a torch module that computes what the file does as `FileFormat.open` has to."""

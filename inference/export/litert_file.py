@@ -56,8 +56,12 @@ class LitertFile(FileFormat):
         return f"{MODEL}: one image (1, S, S, 3) uint8 of the network's own size in, probabilities (1, K) out"
 
 
-def convert(name: str, model: TrainedModel) -> bytes:
+def convert(name: str, model: TrainedModel, floats_in: bool = False) -> bytes:
     """Return a LiteRT file in floats: one image (1, S, S, 3) uint8 in, probabilities (1, K) out.
+
+    Args:
+        name: of the format.
+        floats_in: take the bytes as floats, which is what a quantizer takes.
 
     Raises:
         UserError: the network has an operator that cannot be converted.
@@ -67,11 +71,11 @@ def convert(name: str, model: TrainedModel) -> bytes:
 
     from inference.export.preprocessing import FixedSizeNetwork, quiet
 
-    side = model.description.image_size
+    side, dtype = model.description.image_size, torch.float32 if floats_in else torch.uint8
     module = FixedSizeNetwork(model.network, model.description).eval()
     with quiet(), quiet_native(), tempfile.TemporaryDirectory() as folder:
         try:
-            converted = litert_torch.convert(module, (torch.zeros(1, side, side, 3, dtype=torch.uint8),))
+            converted = litert_torch.convert(module, (torch.zeros(1, side, side, 3, dtype=dtype),))
         except Exception as error:  # of torch, jax or the converter, which have no common class
             lines = str(error).strip().splitlines() or ["no reason is given"]
             reason = clean(f"{type(error).__name__}: {lines[0]}", LONGEST)  # below follow its graph and traceback

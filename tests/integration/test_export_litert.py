@@ -15,6 +15,7 @@ from inference.backends import CheckpointBackend
 from inference.export import preprocessing
 from inference.export.export import Exported, export
 from inference.export.litert_file import LitertFile, open_litert
+from inference.export.litert_int8 import LitertInt8
 from tests.support.fake_checkpoints import DECISION, make_checkpoint, make_odd_images
 from tests.support.fake_explained import make_labeled_run
 
@@ -64,6 +65,23 @@ def test_the_file_takes_one_image_of_bytes_and_says_what_it_is(exported):
         metadata = json.loads(archive.read("metadata.json"))
     assert metadata["classes"] == ["ants", "bees"] and metadata["image_size"] == 32 and metadata["fit"] == "crop"
     assert metadata["mean"] == [0.5, 0.1, 0.9] and metadata["decision"]["threshold"] == DECISION.threshold
+
+
+def test_int8_takes_the_same_bytes_and_its_cost_has_a_verdict(run, tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    found = export(str(run.best_checkpoint), format=LitertInt8(), out=str(tmp_path / "int8"))
+    assert found.calibrated_on == 36 and 1e-5 < found.verification.largest_difference < 0.2
+    assert found.verification.describe_cost("int8").startswith("int8 costs ")
+    file = found.path / "model.tflite"
+    interpreter = Interpreter(str(file))
+    (given,), (taken,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert (given["shape"].tolist(), given["dtype"], given["quantization"]) == ([1, 32, 32, 3], np.uint8, (1.0, 0))
+    assert taken["dtype"] == np.float32
+    names = [each["op_name"] for each in interpreter._get_ops_details()]
+    assert names[0] == "QUANTIZE" and names.count("DEQUANTIZE") == 1 and "CAST" not in names
+    assert zipfile.ZipFile(file).namelist() == ["labels.txt", "metadata.json"]
+    assert file.stat().st_size < 0.4 * run.best_checkpoint.stat().st_size
 
 
 def other_mean(network, monkeypatch):
