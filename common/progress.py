@@ -1,8 +1,13 @@
 """Lines on the screen while something takes long, so that it is never silent for more than five seconds."""
 
+import contextlib
 import logging
+import os
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 from common.text import duration
 
@@ -68,6 +73,20 @@ class Progress:
 def rounded(seconds: float) -> str:
     """Return `1 min 20 s`, `35 s`."""
     return f"{max(1, round(seconds))} s" if seconds < 60 else duration(round(seconds / 10) * 10)
+
+
+@contextlib.contextmanager
+def quiet_native() -> Iterator[None]:
+    """Keep what libraries in C++ write to standard error off the screen."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 class _Heard(logging.Handler):

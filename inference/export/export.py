@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.atomic_io import replace_folder, write_bytes, write_json
 from common.errors import DISK_ERRORS, UserError
-from common.progress import Progress
+from common.progress import Progress, quiet_native
 from common.run_record import Latency
 from common.targets import resolve_target
 from common.text import clean, join_words
@@ -30,6 +30,7 @@ from inference.export.verify import (
     N_INEXACT,
     N_VERIFICATION,
     Verification,
+    VerificationImages,
     compare_outputs,
     known_images,
     spread,
@@ -71,6 +72,8 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
     print(f"compared with the checkpoint on {exported.verification.describe()}")
     if accuracies := exported.verification.describe_accuracies():
         print(accuracies)
+        if not made.exact:
+            print(exported.verification.describe_cost(made.name))
     if exported.latency:
         print(f"{exported.latency.describe()}, one thread of the processor")
     path = exported.path
@@ -114,12 +117,15 @@ def export(
     )  # fmt: skip
     if format.is_folder:
         _check_replaceable(path, format)
-    for package in format.packages:
-        import_extra(package, f"format={format.name}", format.extra)
+    progress.set(f"importing {join_words(format.packages, 3)}" if format.packages else "reading the checkpoint")
+    with quiet_native():
+        for package in format.packages:
+            import_extra(package, f"format={format.name}", format.extra)
     checkpoint = CheckpointBackend(Path(ckpt), "cpu", register)
     splits = known_images(Path(ckpt), images, root)
     calibration = _calibration_images(format, splits, images) if format.calibrates else []
-    model = _model(checkpoint, format, preprocessing, calibration)
+    compared = verification_images(splits, ("val", "train", ""), N_VERIFICATION if format.exact else N_INEXACT)
+    model = _model(checkpoint, format, preprocessing, calibration, compared)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, path.name)
         if format.is_folder:
@@ -133,15 +139,9 @@ def export(
         progress.set(f"format={format.name}: comparing with the checkpoint")
         with _format_errors(label, "open"):
             computes = format.open(file, model)
-        compared = verification_images(splits, ("val", "train", ""), N_VERIFICATION if format.exact else N_INEXACT)
         checked = functools.partial(_compute, label, computes, len(model.description.classes))
-        verification = compare_outputs(
-            checkpoint,
-            checked,
-            compared,
-            native_sizes=preprocessing,
-            seen=progress.count,
-        )
+        native_sizes = preprocessing and format.resizes
+        verification = compare_outputs(checkpoint, checked, compared, native_sizes, progress.count)
         if format.exact and not verification.largest_difference <= largest_difference:
             raise UserError(
                 f"{label}: {verification.describe()}, which is above largest_difference={largest_difference:g}; nothing was "
@@ -265,10 +265,16 @@ def _calibration_images(format: FileFormat, splits: dict[str, list[ImageInput]],
 
 
 def _model(
-    checkpoint: CheckpointBackend, format: FileFormat, preprocessing: bool, calibration: list[ImageInput]
+    checkpoint: CheckpointBackend,
+    format: FileFormat,
+    preprocessing: bool,
+    calibration: list[ImageInput],
+    compared: VerificationImages,
 ) -> TrainedModel:
     from inference.export.preprocessing import plain  # late: torch
 
     more = {"format": format.name, "decoder": DECODER, "version": importlib.metadata.version("justenough")}
     metadata = checkpoint.description.as_metadata() | {name: json.dumps(value) for name, value in more.items()}
-    return TrainedModel(plain(checkpoint.network), checkpoint.description, preprocessing, metadata, calibration)
+    return TrainedModel(
+        plain(checkpoint.network), checkpoint.description, preprocessing, metadata, calibration, compared
+    )

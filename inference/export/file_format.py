@@ -10,6 +10,7 @@ import numpy as np
 
 from datamodules.decode import open_image
 from inference.backends import ModelDescription, softmax
+from inference.export.verify import VerificationImages
 from inference.image_inputs import ImageInput
 
 if TYPE_CHECKING:
@@ -27,13 +28,18 @@ class TrainedModel:
     preprocessing: bool  # the file takes images (N, H, W, 3) uint8 and gives probabilities; else it is the network only
     metadata: dict[str, str]  # description, format, decoder and version, each as JSON
     calibration: list[ImageInput]  # training images; none unless the format calibrates
+    compared: VerificationImages  # on which export.py compares the file with the checkpoint
 
     def calibration_batches(self) -> Iterator[np.ndarray]:
         """Yield training images as the network takes them, (1, 3, S, S) float32 each."""
+        for pixels in self.calibration_images():
+            yield self._normalized(pixels).numpy()
+
+    def calibration_images(self) -> Iterator[np.ndarray]:
+        """Yield training images, resized, (1, S, S, 3) uint8 each."""
         for image_input in self.calibration:
-            description = self.description
-            image = open_image(image_input.file, description.image_size, description.value_range)
-            yield self._normalized(self.description.pixels(image)[None]).numpy()
+            image = open_image(image_input.file, self.description.image_size, self.description.value_range)
+            yield self.description.pixels(image)[None]
 
     def as_function(self, module: "nn.Module") -> Computes:
         """Return a torch module that computes what the file does as `FileFormat.open` has to."""
@@ -64,6 +70,7 @@ class FileFormat(abc.ABC):
         extra: of this project, which installs them.
         calibrates: whether it needs training images.
         exact: whether `largest_difference` binds it; one that is not exact is measured on more images.
+        resizes: whether it resizes images itself, where its preprocessing is inside.
     """
 
     name: str
@@ -73,6 +80,7 @@ class FileFormat(abc.ABC):
     extra = ""
     calibrates = False
     exact = True
+    resizes = True
 
     @abc.abstractmethod
     def write(self, model: TrainedModel, path: Path) -> None:
@@ -82,8 +90,8 @@ class FileFormat(abc.ABC):
     def open(self, path: Path, model: TrainedModel) -> Computes:
         """Return a function that computes with what was written, by which it is compared with the checkpoint.
 
-        It takes images (N, H, W, 3) uint8, of any size with preprocessing and (N, S, S, 3) without, and returns
-        probabilities (N, K).
+        It takes images (N, H, W, 3) uint8, of any size with preprocessing that resizes and (N, S, S, 3) without, and
+        returns probabilities (N, K).
         """
 
     def open_on_one_thread(self, path: Path, model: TrainedModel) -> Computes | None:

@@ -58,6 +58,22 @@ class PreprocessedNetwork(nn.Module):
         return self.network(self.preprocessing(images)).softmax(1)
 
 
+class FixedSizeNetwork(nn.Module):
+    """Compute probabilities (N, K) of images (N, S, S, 3) in 0 to 255: what runs it resizes."""
+
+    def __init__(self, network: nn.Module, description: ModelDescription):
+        super().__init__()
+        mean, std = (torch.tensor(values) for values in (description.mean, description.std))
+        # A convolution: in 8 bits it rounds once, a product and a sum would round twice
+        self.normalize = nn.Conv2d(3, 3, 1, groups=3).requires_grad_(False)
+        self.normalize.weight.copy_((1 / (255 * std)).view(3, 1, 1, 1))
+        self.normalize.bias.copy_(-mean / std)
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(self.normalize(images.permute(0, 3, 1, 2).float())).softmax(1)
+
+
 def example_images() -> Tensor:
     """Return images (2, 7, 1031, 3) uint8: smaller than any network's on one side and larger on the other."""
     return torch.zeros(2, 7, 1031, 3, dtype=torch.uint8)

@@ -11,6 +11,7 @@ from PIL import Image
 from common.errors import UserError
 from datamodules.decode import UnreadableImageError, open_image
 from evaluation.intervals import format_accuracy, proportion
+from evaluation.paired_tests import paired_difference
 from inference.backends import Backend, ModelDescription
 from inference.image_inputs import ImageInput, ImageInputs, run_of_checkpoint
 
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 N_VERIFICATION = 200  # images
 N_INEXACT = 2000  # images, for a format whose accuracy may differ
 N_CALIBRATION = 200  # images
+MARGIN = 0.01  # of an accuracy, which a format in 8 bits may cost
 BATCH_SIZE = 16  # of the batch that shows that the file takes batches
 SPLITS = {"val": " validation", "train": " training", "": ""}  # test images are not used
 
@@ -40,6 +42,8 @@ class Verification(NamedTuple):
     n_labeled: int
     correct_checkpoint: int
     correct_exported: int
+    only_checkpoint: int = 0  # images on which only the checkpoint is right
+    only_exported: int = 0
 
     def describe(self) -> str:
         """Return `153 validation images: probabilities differ by at most 1.2e-07, 0 of 153 predictions differ`."""
@@ -57,6 +61,19 @@ class Verification(NamedTuple):
             for correct in (self.correct_checkpoint, self.correct_exported)
         )
         return f"accuracy of the checkpoint {checkpoint}, of the file {exported}"
+
+    def describe_cost(self, name: str) -> str | None:
+        """Return `int8 costs 0.020 (0.003 to 0.037) of the accuracy: not within 0.01`, paired; None where no label is known."""
+        if not self.n_labeled:
+            return None
+        cost, low, high = paired_difference(self.only_checkpoint, self.only_exported, self.n_labeled)
+        if high <= MARGIN:
+            verdict = f"within {MARGIN:g}"
+        elif cost > MARGIN:
+            verdict = f"not within {MARGIN:g}"
+        else:
+            verdict = f"{self.n_labeled:,} images cannot show that it is within {MARGIN:g}"
+        return f"{name} costs {cost:.3f} ({low:.3f} to {high:.3f}) of the accuracy: {verdict}"
 
 
 def known_images(checkpoint: Path, images: str | list[str] | None, root: str | None) -> dict[str, list[ImageInput]]:
@@ -114,8 +131,9 @@ def compare_outputs(
     """
     description, classes = checkpoint.description, checkpoint.description.classes
     largest, changed, n_labeled, correct_checkpoint, correct_exported, n = 0.0, 0, 0, 0, 0, 0
+    only_checkpoint = only_exported = 0
     first = []
-    for image, label in _decoded(images, description):
+    for image, label in decoded(images, description):
         resized = description.pixels(image)[None]
         expected = checkpoint(resized)[0]
         actual = exported(np.asarray(image)[None] if native_sizes else resized)[0]
@@ -125,16 +143,29 @@ def compare_outputs(
         seen(n, len(images.images) or BATCH_SIZE)
         if label in classes:
             n_labeled += 1
-            correct_checkpoint += classes[expected.argmax()] == label
-            correct_exported += classes[actual.argmax()] == label
+            before, after = (classes[p.argmax()] == label for p in (expected, actual))
+            correct_checkpoint += before
+            correct_exported += after
+            only_checkpoint += before and not after
+            only_exported += after and not before
         if len(first) < BATCH_SIZE:
             first.append(resized[0])
     batch = np.stack(first)
     largest = max(largest, float(np.abs(checkpoint(batch) - exported(batch)).max()))
-    return Verification(n, images.description, largest, changed, n_labeled, correct_checkpoint, correct_exported)
+    return Verification(
+        n,
+        images.description,
+        largest,
+        changed,
+        n_labeled,
+        correct_checkpoint,
+        correct_exported,
+        only_checkpoint,
+        only_exported,
+    )
 
 
-def _decoded(images: VerificationImages, description: ModelDescription) -> Iterator[tuple[Image.Image, str]]:
+def decoded(images: VerificationImages, description: ModelDescription) -> Iterator[tuple[Image.Image, str]]:
     """Yield decoded images with their labels; files that cannot be read are skipped with a warning."""
     if not images.images:
         yield from ((image, "") for image in synthetic_images())

@@ -1,10 +1,19 @@
+import re
+
 import numpy as np
 import pytest
 
 from common.errors import UserError
 from datamodules.decode import open_image, resize
 from inference.backends import ModelDescription
-from inference.export.verify import VerificationImages, compare_outputs, known_images, spread, verification_images
+from inference.export.verify import (
+    Verification,
+    VerificationImages,
+    compare_outputs,
+    known_images,
+    spread,
+    verification_images,
+)
 from inference.image_inputs import ImageInputs
 from tests.support.fake_checkpoints import MEAN, STD, make_odd_images
 from tests.support.fake_explained import make_labeled_run
@@ -74,10 +83,25 @@ def test_differences_by_hand(run, native_sizes):
     means = [np.asarray(resize(open_image(image_input.file), 32)).mean() / 255 for image_input in images]
     assert found.n == found.n_labeled == 6 and found.correct_exported == 6
     assert seen == [(n, 6) for n in range(1, 7)]
+    assert found.only_checkpoint == 0 and found.only_exported == found.changed
     assert found.correct_checkpoint == sum(mean > 0.5 for mean in means) == 6 - found.changed
     assert found.largest_difference == pytest.approx(max(abs(0.75 - mean) for mean in means))
     assert shapes[-1] == (6, 32, 32, 3) and ((1, 32, 32, 3) in shapes) != native_sizes
     assert "of 6, 95% interval" in found.describe_accuracies() and "of 6 predictions differ" in found.describe()
+
+
+@pytest.mark.parametrize(("only_checkpoint", "only_exported", "n", "words"), [
+    (10, 2, 400, r"int8 costs 0\.020 \(0\.00\d to 0\.04\d\) of the accuracy: not within 0\.01"),
+    (0, 0, 2000, r"int8 costs 0\.000 \(-0\.002 to 0\.002\) of the accuracy: within 0\.01"),
+    (0, 0, 10, r"of the accuracy: 10 images cannot show that it is within 0\.01"),
+])  # fmt: skip
+def test_what_eight_bits_cost_is_paired_and_has_a_verdict(only_checkpoint, only_exported, n, words):
+    right = n - 12
+    found = Verification(
+        n, "all", 0.1, 12, n, right + only_checkpoint, right + only_exported, only_checkpoint, only_exported
+    )
+    assert re.search(words, found.describe_cost("int8"))
+    assert found._replace(n_labeled=0).describe_cost("int8") is None
 
 
 def test_without_labels_there_is_no_accuracy_and_unreadable_images_are_skipped(tmp_path, caplog):

@@ -1,0 +1,121 @@
+"""Write a LiteRT (TensorFlow Lite) file for phones, in a folder with what a developer there checks it by.
+
+S pixels a side, K classes.
+"""
+
+import json
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import UserError
+from common.progress import quiet_native
+from common.text import clean
+from inference.export.file_format import Computes, FileFormat, TrainedModel
+
+MODEL, LABELS, METADATA = "model.tflite", "labels.txt", "metadata.json"
+LONGEST = 200  # characters of a converter's reason
+
+
+class LitertFile(FileFormat):
+    """Write a folder with a file that takes one image (1, S, S, 3) uint8 and gives its probabilities (1, K)."""
+
+    name, suffix, is_folder = "litert", "_litert", True
+    packages, extra = ("litert_torch", "ai_edge_litert"), "litert"
+    resizes = False
+
+    def write(self, model: TrainedModel, path: Path) -> None:
+        """Convert the network with normalization and softmax, and pack its labels and description into the file."""
+        if not model.preprocessing:
+            raise UserError(
+                f"preprocessing=false: format={self.name} has normalization and softmax in the file; use preprocessing=true, "
+                "or format=onnx for the network only"
+            )
+        file = path / MODEL
+        file.write_bytes(self.convert(model))
+        labels = "".join(f"{clean(name)}\n" for name in model.description.classes)
+        (path / LABELS).write_text(labels, encoding="utf-8")
+        pack(file, {LABELS: labels, METADATA: describe_file(model)})
+
+    def convert(self, model: TrainedModel) -> bytes:
+        """Return the content of the file, without labels and description."""
+        return convert(self.name, model)
+
+    def open(self, path: Path, model: TrainedModel) -> Computes:
+        """Open the file in LiteRT's interpreter."""
+        return open_litert(path / MODEL)
+
+    def open_on_one_thread(self, path: Path, model: TrainedModel) -> Computes:
+        """Open the file as a phone runs it on one core."""
+        return open_litert(path / MODEL, threads=1)
+
+    def describe(self, preprocessing: bool) -> str:
+        """Return what goes into the file and what comes out, for the screen."""
+        return f"{MODEL}: one image (1, S, S, 3) uint8 of the network's own size in, probabilities (1, K) out"
+
+
+def convert(name: str, model: TrainedModel, floats_in: bool = False) -> bytes:
+    """Return a LiteRT file in floats: one image (1, S, S, 3) uint8 in, probabilities (1, K) out.
+
+    Args:
+        name: of the format.
+        floats_in: take the bytes as floats, which is what a quantizer takes.
+
+    Raises:
+        UserError: the network has an operator that cannot be converted.
+    """
+    import litert_torch
+    import torch
+
+    from inference.export.preprocessing import FixedSizeNetwork, quiet
+
+    side, dtype = model.description.image_size, torch.float32 if floats_in else torch.uint8
+    module = FixedSizeNetwork(model.network, model.description).eval()
+    with quiet(), quiet_native(), tempfile.TemporaryDirectory() as folder:
+        try:
+            converted = litert_torch.convert(module, (torch.zeros(1, side, side, 3, dtype=dtype),))
+        except Exception as error:  # of torch, jax or the converter, which have no common class
+            lines = str(error).strip().splitlines() or ["no reason is given"]
+            reason = clean(f"{type(error).__name__}: {lines[0]}", LONGEST)  # below follow its graph and traceback
+            raise UserError(
+                f"format={name}: this network cannot be converted to LiteRT ({reason}); nothing was written. format=onnx, "
+                "which phones run with onnxruntime, and format=torch_export take other operators"
+            ) from error
+        file = Path(folder, MODEL)
+        converted.export(str(file))
+        return file.read_bytes()
+
+
+def open_litert(path: Path, threads: int | None = None) -> Computes:
+    """Return a function that runs a file image by image with so many threads; None: as LiteRT chooses."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    with quiet_native():
+        interpreter = Interpreter(str(path), num_threads=threads)
+        interpreter.allocate_tensors()
+    given, taken = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+
+    def compute(pixels: np.ndarray) -> np.ndarray:
+        found = []
+        for image in pixels:
+            interpreter.set_tensor(given, image[None])
+            interpreter.invoke()
+            found.append(interpreter.get_tensor(taken)[0])
+        return np.stack(found)
+
+    return compute
+
+
+def describe_file(model: TrainedModel) -> str:
+    """Return what an app has to know of the file, as JSON."""
+    described = {name: json.loads(text) for name, text in model.metadata.items()}
+    return json.dumps(described, ensure_ascii=False, indent=1)
+
+
+def pack(file: Path, texts: dict[str, str]) -> None:
+    """Append texts to a file as a zip archive, as TensorFlow Lite keeps the files that belong to a model."""
+    with zipfile.ZipFile(file, "a") as archive:
+        for name, text in texts.items():
+            archive.writestr(zipfile.ZipInfo(name), text)  # of 1980: the same network gives the same bytes

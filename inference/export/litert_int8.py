@@ -1,0 +1,100 @@
+"""Write a LiteRT file in whole numbers of 8 bits, ranges of the activations measured on training images."""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from common.progress import quiet_native
+from inference.export.file_format import TrainedModel
+from inference.export.litert_file import LitertFile, convert
+
+IMAGE_RANGE = {"min": 0.0, "max": 255.0}  # of the input, so that a byte of the image is a step of it
+
+
+class LitertInt8(LitertFile):
+    """Write a LiteRT file in whole numbers, whose probabilities are not quite those of the checkpoint."""
+
+    name, suffix = "litert_int8", "_litert_int8"
+    packages = (*LitertFile.packages, "ai_edge_quantizer")
+    calibrates, exact = True, False
+
+    def convert(self, model: TrainedModel) -> bytes:
+        """Return the content of the file; only the softmax is computed in floats."""
+        floats = convert(self.name, model, floats_in=True)
+        return with_bytes_in(quantize(floats, model.calibration_images()))
+
+
+def quantize(floats: bytes, images: Iterable[np.ndarray]) -> bytes:
+    """Return a file of `convert` with weights per channel and activations in 8 bits, but for its softmax and output.
+
+    Jacob et al. 2018, arXiv:1712.05877.
+
+    Args:
+        floats: the file, which takes floats.
+        images: (1, S, S, 3) uint8, whose smallest and largest activations set the ranges.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_quantizer import quantizer, recipe
+    from ai_edge_quantizer.qtyping import TFLOperationName
+
+    from inference.export.preprocessing import quiet  # late: torch
+
+    with quiet_native(), quiet(), tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "floats.tflite")
+        file.write_bytes(floats)
+        interpreter = Interpreter(model_content=floats)
+        ((signature, names),) = interpreter.get_signature_list().items()
+        quantizing = quantizer.Quantizer(str(file), recipe.static_wi8_ai8())
+        for kept in (TFLOperationName.SOFTMAX, TFLOperationName.OUTPUT):
+            quantizing.update_quantization_recipe(regex=".*", operation_name=kept, algorithm_key="no_quantize")
+        ranges: dict[str, dict] = {}
+        for (
+            image
+        ) in images:  # one at a time: of several the quantizer takes a moving average, which cuts off what is above
+            batch = {names["inputs"][0]: image.astype(np.float32)}
+            for name, found in quantizing.calibrate({signature: [batch]}, num_threads=1).items():
+                widest = ranges.setdefault(name, found)
+                widest["min"], widest["max"] = (
+                    np.minimum(widest["min"], found["min"]),
+                    np.maximum(widest["max"], found["max"]),
+                )
+        given = ranges[interpreter.get_input_details()[0]["name"]]
+        for end, value in IMAGE_RANGE.items():
+            given[end] = np.full_like(given[end], value)
+        return bytes(quantizing.quantize(ranges).quantized_model)
+
+
+def with_bytes_in(content: bytes) -> bytes:
+    """Return a quantized file that takes uint8 in place of int8: one operator more, which moves 0 to 255 to -128 to 127."""
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    (graph,) = model.subgraphs
+    inner = int(graph.inputs[0])
+    tensor = schema.TensorT()
+    tensor.name, tensor.type, tensor.shape = b"image", schema.TensorType.UINT8, graph.tensors[inner].shape
+    tensor.quantization = schema.QuantizationParametersT()
+    tensor.quantization.scale, tensor.quantization.zeroPoint = [1.0], [0]
+    tensor.buffer = len(model.buffers)
+    model.buffers.append(schema.BufferT())
+    graph.tensors.append(tensor)
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.QUANTIZE
+    model.operatorCodes.append(code)
+    operator = schema.OperatorT()
+    operator.opcodeIndex, operator.inputs, operator.outputs = (
+        len(model.operatorCodes) - 1,
+        [len(graph.tensors) - 1],
+        [inner],
+    )
+    operator.builtinOptionsType = schema.BuiltinOptions.QuantizeOptions
+    operator.builtinOptions = schema.QuantizeOptionsT()
+    graph.operators.insert(0, operator)
+    graph.inputs = [len(graph.tensors) - 1]
+    for signature in model.signatureDefs or []:
+        for each in signature.inputs:
+            each.tensorIndex = len(graph.tensors) - 1
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))

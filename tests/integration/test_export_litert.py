@@ -1,0 +1,152 @@
+"""python export.py format=litert: what runs in LiteRT's interpreter is what the checkpoint computes, or nothing is written."""
+
+import json
+import logging
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+import export as script
+from common.errors import UserError
+from common.run_folder import RunFolder
+from inference.backends import CheckpointBackend
+from inference.export import preprocessing
+from inference.export.export import Exported, export
+from inference.export.litert_file import LitertFile, open_litert
+from inference.export.litert_int8 import LitertInt8
+from tests.support.fake_checkpoints import DECISION, make_checkpoint, make_odd_images
+from tests.support.fake_explained import make_labeled_run
+
+pytest.importorskip("litert_torch", reason="needs the extra litert", exc_type=ImportError)
+# Of what jax and torchao do on import
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> RunFolder:
+    """A run with a checkpoint of a network of 32 pixels, 36 training and 24 validation images."""
+    root = tmp_path_factory.mktemp("images")
+    files = make_odd_images(root / "images", 60)
+    labels = ["ants" if n % 2 else "bees" for n in range(60)]
+    splits = ["val" if n % 5 < 2 else "train" for n in range(60)]
+    run = make_labeled_run(tmp_path_factory.mktemp("run"), root / "images", files, labels, splits)
+    make_checkpoint(run.best_checkpoint, image_size=32, fit="crop", mean=[0.5, 0.1, 0.9])
+    return run
+
+
+@pytest.fixture(scope="module")
+def exported(run) -> Exported:
+    """The run's checkpoint as a folder of LiteRT."""
+    return export(str(run.best_checkpoint), format=LitertFile())
+
+
+def test_the_file_computes_what_the_checkpoint_does(exported, run):
+    assert exported.path == run.best_checkpoint.with_name("best_litert")
+    found = exported.verification
+    assert found.images == "24 validation images" and found.largest_difference < 1e-5 and found.changed == 0
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    expected = CheckpointBackend(run.best_checkpoint, "cpu")(pixels)
+    np.testing.assert_allclose(open_litert(exported.path / "model.tflite")(pixels), expected, atol=1e-5)
+    assert exported.latency.threads == 1
+
+
+def test_the_file_takes_one_image_of_bytes_and_says_what_it_is(exported):
+    from ai_edge_litert.interpreter import Interpreter
+
+    file = exported.path / "model.tflite"
+    interpreter = Interpreter(str(file))
+    (given,), (taken,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert (given["shape"].tolist(), given["dtype"]) == ([1, 32, 32, 3], np.uint8)
+    assert (taken["shape"].tolist(), taken["dtype"]) == ([1, 2], np.float32)
+    with zipfile.ZipFile(file) as archive:
+        assert archive.read("labels.txt").decode() == "ants\nbees\n" == (exported.path / "labels.txt").read_text()
+        metadata = json.loads(archive.read("metadata.json"))
+    assert metadata["classes"] == ["ants", "bees"] and metadata["image_size"] == 32 and metadata["fit"] == "crop"
+    assert metadata["mean"] == [0.5, 0.1, 0.9] and metadata["decision"]["threshold"] == DECISION.threshold
+
+
+def test_int8_takes_the_same_bytes_and_its_cost_has_a_verdict(run, tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    found = export(str(run.best_checkpoint), format=LitertInt8(), out=str(tmp_path / "int8"))
+    assert found.calibrated_on == 36 and 1e-5 < found.verification.largest_difference < 0.2
+    assert found.verification.describe_cost("int8").startswith("int8 costs ")
+    file = found.path / "model.tflite"
+    interpreter = Interpreter(str(file))
+    (given,), (taken,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert (given["shape"].tolist(), given["dtype"], given["quantization"]) == ([1, 32, 32, 3], np.uint8, (1.0, 0))
+    assert taken["dtype"] == np.float32
+    names = [each["op_name"] for each in interpreter._get_ops_details()]
+    assert names[0] == "QUANTIZE" and names.count("DEQUANTIZE") == 1 and "CAST" not in names
+    assert zipfile.ZipFile(file).namelist() == ["labels.txt", "metadata.json"]
+    assert file.stat().st_size < 0.4 * run.best_checkpoint.stat().st_size
+
+
+def other_mean(network, monkeypatch):
+    network.normalize.bias += 0.02
+
+
+def channels_turned(network, monkeypatch):
+    network.register_forward_pre_hook(lambda module, images: images[0].flip(-1))
+
+
+def other_weight(network, monkeypatch):
+    weight = next(network.network.parameters())
+    weight.data.view(-1)[0] += 0.05
+
+
+def no_softmax(network, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "softmax", lambda self, axis: self)
+
+
+@pytest.mark.parametrize("damage", [other_mean, channels_turned, other_weight, no_softmax])
+def test_a_file_that_differs_is_refused_and_nothing_is_written(run, tmp_path, monkeypatch, damage):
+    class Damaged(preprocessing.FixedSizeNetwork):
+        def __init__(self, *given):
+            super().__init__(*given)
+            with torch.no_grad():
+                damage(self, patch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preprocessing, "FixedSizeNetwork", Damaged)
+        convert = LitertFile.convert
+
+        def undone_after(self, model):  # so that the checkpoint is computed as ever
+            try:
+                return convert(self, model)
+            finally:
+                patch.undo()
+
+        patch.setattr(LitertFile, "convert", undone_after)
+        with pytest.raises(UserError, match=r"above largest_difference=0\.0001; nothing was written"):
+            export(str(run.best_checkpoint), format=LitertFile(), out=str(tmp_path / "out"))
+    assert not list(tmp_path.iterdir())
+
+
+class Unconvertible(torch.nn.Module):
+    """Compute eigenvalues, for which there is no operator."""
+
+    def forward(self, x):
+        return torch.linalg.eigvals(x[:, 0, :2, :2]).real
+
+
+def test_what_cannot_be_converted_has_a_reason_and_a_way_out(run, tmp_path, monkeypatch, in_process):
+    class Other(preprocessing.FixedSizeNetwork):
+        def __init__(self, network, description):
+            super().__init__(Unconvertible(), description)
+
+    monkeypatch.setattr(preprocessing, "FixedSizeNetwork", Other)
+    # absl's handler, which comes with jax, closes pytest's capture when Hydra configures logging
+    monkeypatch.setattr("absl.logging.PythonHandler.close", logging.Handler.close)
+    ckpt = f"ckpt={run.best_checkpoint}"
+    status, out, err = in_process(script, ckpt, "format=litert", f"out={tmp_path}/out")
+    assert status == 1 and len(err.splitlines()) == 1, err
+    assert (
+        "cannot be converted to LiteRT (RuntimeError: Lowering not found: aten.linalg_eig.default)" in err
+        and "format=onnx" in err
+    )
+    assert "writing format=litert" in out and not list(tmp_path.iterdir())
+    status, _, err = in_process(script, ckpt, "format=litert", "preprocessing=false", f"out={tmp_path}/out")
+    assert status == 1 and "preprocessing=false: format=litert has normalization and softmax in the file" in err
