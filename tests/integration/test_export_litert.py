@@ -147,6 +147,6 @@ def test_what_cannot_be_converted_has_a_reason_and_a_way_out(run, tmp_path, monk
         "cannot be converted to LiteRT (RuntimeError: Lowering not found: aten.linalg_eig.default)" in err
         and "format=onnx" in err
     )
-    assert "writing format=litert" in out and not list(tmp_path.iterdir())
+    assert not out and not list(tmp_path.iterdir())
     status, _, err = in_process(script, ckpt, "format=litert", "preprocessing=false", f"out={tmp_path}/out")
     assert status == 1 and "preprocessing=false: format=litert has normalization and softmax in the file" in err

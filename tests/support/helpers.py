@@ -1,8 +1,11 @@
 """Images, scalars, a browser, and a hook into a training step."""
 
 import contextlib
+import functools
 import shutil
+import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -77,8 +80,26 @@ def at_step(monkeypatch, step: int, action) -> None:
 
 
 @contextlib.contextmanager
-def in_chromium(file: Path, **context) -> Iterator[tuple]:
-    """Yield a page of 1280 x 900 that shows a file, its requests, and its messages: console, errors and dialogs."""
+def served(folder: Path) -> Iterator[ThreadingHTTPServer]:
+    """Serve a folder on loopback as any static host does; yield the server, whose `url` it is."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
+    server.url = f"http://127.0.0.1:{server.server_port}/"
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextlib.contextmanager
+def in_chromium(file: Path | str, **context) -> Iterator[tuple]:
+    """Yield a page of 1280 x 900 that shows a file or URL, its requests, and its messages: console, errors and dialogs."""
     browsers = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
     )
@@ -90,6 +111,6 @@ def in_chromium(file: Path, **context) -> Iterator[tuple]:
         page.on("console", lambda message: messages.append(message.text))
         page.on("pageerror", lambda error: messages.append(str(error)))
         page.on("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
-        page.goto(file.as_uri())
+        page.goto(file.as_uri() if isinstance(file, Path) else file)
         yield page, requests, messages
         browser.close()

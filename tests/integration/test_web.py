@@ -1,0 +1,320 @@
+"""python export.py format=web: the folder, and its page in Chromium, whose probabilities are compared with Python's."""
+
+import base64
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+import export as script
+import predict as predict_script
+from common.errors import UserError
+from common.run_folder import PROJECT
+from common.untrusted.tables import read_csv
+from datamodules.decode import open_image
+from inference.backends import OnnxBackend
+from inference.export import export as module
+from inference.export import onnx_file, preprocessing
+from inference.export.web import web_folder
+from inference.export.web.onnxruntime_web import FILES, find_runtime
+from inference.export.web.web_folder import WebFolder
+from tests.support.fake_checkpoints import DECISION, make_checkpoint, make_odd_images, noisy
+from tests.support.fake_explained import make_labeled_run
+from tests.support.helpers import in_chromium, needs_chromium, served
+
+pytest.importorskip("onnxscript")
+CACHE = PROJECT / "outputs" / ".cache"
+HOSTILE = '<img src=x onerror="document.title=1">'
+READY = "#choose:enabled"
+PAGE = ["app.js", "index.html", "service_worker.js", "style.css"]
+
+# Decode a file as the page does, and compute its probabilities
+COMPUTE = """async ([content, name, type]) => {
+  const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+  const image = await decode(new File([bytes], name, { type }));
+  let pixels = "";
+  for (let k = 0; k < image.pixels.length; k += 32768) pixels += String.fromCharCode(...image.pixels.subarray(k, k + 32768));
+  return { probabilities: await predict(image), width: image.width, height: image.height, pixels: btoa(pixels) };
+}"""
+
+
+@pytest.fixture
+def without_npm(monkeypatch):
+    """Texts in place of onnxruntime-web."""
+    monkeypatch.setattr(web_folder, "find_runtime", lambda given, cache: {file.name: b"text" for file in FILES})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run with a checkpoint and ten validation images of odd sizes and modes."""
+    root = tmp_path_factory.mktemp("images")
+    files = make_odd_images(root / "images", 10)
+    labels = ["ants" if n % 2 else "bees" for n in range(10)]
+    run = make_labeled_run(tmp_path_factory.mktemp("run"), root / "images", files, labels, ["val"] * 10)
+    make_checkpoint(run.best_checkpoint)
+    return run
+
+
+@pytest.fixture(scope="module")
+def graph(run):
+    """Export the graph of the network once: torch's exporter takes seconds."""
+    usual, graphs = onnx_file.network_graph, {}
+
+    def network_graph(network, image_size):
+        key = tuple(value.sum().item() for value in network.state_dict().values())
+        if key not in graphs:
+            graphs[key] = usual(network, image_size)
+        return copy.deepcopy(graphs[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_file, "network_graph", network_graph)
+        yield
+
+
+@pytest.fixture(scope="module")
+def site(run, graph, tmp_path_factory) -> Path:
+    """The exported folder, with the real onnxruntime-web."""
+    try:
+        find_runtime(None, CACHE)
+    except UserError as error:
+        pytest.skip(str(error))
+    made = module.export(
+        str(run.best_checkpoint), format=WebFolder(str(CACHE)), out=str(tmp_path_factory.mktemp("site"))
+    )
+    return made.path
+
+
+@pytest.fixture
+def page(site):
+    """Open the page; yield it, the requests and messages, and the server."""
+    with served(site) as server, in_chromium(server.url, accept_downloads=True) as (page, requests, messages):
+        page.wait_for_selector(READY)
+        yield page, requests, messages, server
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_command_writes_one_folder(without_npm, run, graph, in_process, tmp_path):
+    status, out, err = in_process(script, f"ckpt={run.best_checkpoint}", "format=web", f"out={tmp_path}/site")
+    assert (status, err) == (0, "")
+    assert "compared with the checkpoint on 10 validation images: probabilities differ by at most " in out
+    assert f"{tmp_path}/site: " in out and "a page for any static host" in out
+    written = content(tmp_path / "site")
+    assert sorted(written) == sorted([*PAGE, "export.json", "model.json", "model.onnx", "ort.js", "ort.wasm"])
+    about = json.loads(written["model.json"])
+    assert about["classes"] == ["ants", "bees"] and about["decision"]["threshold"] == DECISION.threshold
+    assert about["bytes"] == len(written["model.onnx"]) and not about["deep"]
+    assert OnnxBackend(tmp_path / "site" / "model.onnx", "cpu").description.classes == ["ants", "bees"]
+
+
+def shift(normalize):
+    return lambda pixels, mean, std: normalize(pixels, [0.4, *mean[1:]], std)
+
+
+def swap_channels(normalize):
+    return lambda pixels, mean, std: normalize(pixels.flip(1), mean, std)
+
+
+@pytest.mark.parametrize("broken", [shift, swap_channels])
+def test_a_folder_that_answers_in_another_way_is_not_written(without_npm, run, graph, tmp_path, monkeypatch, broken):
+    monkeypatch.setattr(preprocessing, "normalize", broken(preprocessing.normalize))
+    with pytest.raises(UserError, match=r"format=web .*above largest_difference=0\.0001; nothing was written"):
+        module.export(str(run.best_checkpoint), format=WebFolder(str(CACHE)), out=str(tmp_path / "site"))
+    assert not (tmp_path / "site").exists()
+
+
+def test_what_is_refused_writes_nothing(run, in_process, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    arguments = [f"ckpt={run.best_checkpoint}", "format=web", f"out={tmp_path}/site", f"format.cache={tmp_path}/cache"]
+    for more, words in (
+        ([], "format=web: needs the npm package onnxruntime-web@1."),
+        (["format.runtime=/nowhere.tgz"], "format.runtime=/nowhere.tgz: no such file or folder"),
+        (
+            ["preprocessing=false"],
+            "preprocessing=false: the page of format=web gives whole images; use preprocessing=true",
+        ),
+    ):
+        status, _, err = in_process(script, *arguments, *more)
+        assert status == 1 and err.startswith(f"ERROR: {words}") and len(err.splitlines()) == 1, err
+    assert not list(tmp_path.iterdir())
+
+
+def compute(page, file: Path, kind: str = "") -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels (H, W, 3) and the probabilities of a file in the browser."""
+    encoded = base64.b64encode(file.read_bytes()).decode()
+    found = page.evaluate(COMPUTE, [encoded, file.name, kind])
+    pixels = np.frombuffer(base64.b64decode(found["pixels"]), np.uint8).reshape(found["height"], found["width"], 3)
+    return pixels, np.array(found["probabilities"])
+
+
+def save_kinds(folder: Path) -> list[Path]:
+    """Save an image as PNG, JPEG and WebP with what a browser may apply to its pixels."""
+    image = noisy(np.random.default_rng(0), 151, 97)
+    files = make_odd_images(folder, 7)
+    swapped = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    red, green = swapped.find(b"rXYZ"), swapped.find(b"gXYZ")
+    swapped[red : red + 4], swapped[green : green + 4] = b"gXYZ", b"rXYZ"  # red is shown as green
+    for name, options in (("profile.png", {}), ("profile.jpg", {"quality": 95, "subsampling": 0})):
+        files.append(folder / name)
+        image.save(files[-1], icc_profile=bytes(swapped), **options)
+    for turn in range(1, 9):
+        exif = image.getexif()
+        exif[0x0112] = turn
+        for suffix in ("jpg", "png"):
+            files.append(folder / f"turned{turn}.{suffix}")
+            image.save(files[-1], exif=exif)
+    alpha = image.convert("RGBA")
+    alpha.putalpha(Image.fromarray(np.random.default_rng(1).integers(0, 256, (97, 151), dtype=np.uint8)))
+    for name in ("alpha.png", "alpha.webp"):
+        files.append(folder / name)
+        alpha.save(files[-1], lossless=True)
+    return files
+
+
+@needs_chromium
+def test_the_browser_decodes_and_computes_as_python_does(page, site, tmp_path):
+    backend = OnnxBackend(site / "model.onnx", "cpu")
+    for file in save_kinds(tmp_path / "kinds"):
+        expected = np.asarray(open_image(file))
+        pixels, probabilities = compute(page[0], file)
+        np.testing.assert_array_equal(pixels, expected, err_msg=file.name)
+        np.testing.assert_allclose(probabilities, backend(expected[None])[0], atol=1e-6, err_msg=file.name)
+    assert page[2] == []
+
+
+@needs_chromium
+def test_a_big_jpeg_is_reduced_as_python_does(page, site, tmp_path):
+    """The browser's mean of pixels is not quite libjpeg's, which is apart from what the network changes."""
+    for size, quality in (((1603, 1205), 90), ((4000, 3000), 80), ((1030, 5000), 90)):
+        file = tmp_path / "big.jpg"
+        coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+        coarse.resize(size, Image.Resampling.BICUBIC).save(file, quality=quality)
+        expected, backend = np.asarray(open_image(file, 48)), OnnxBackend(site / "model.onnx", "cpu")
+        pixels, probabilities = compute(page[0], file)
+        assert pixels.shape == expected.shape and np.abs(pixels.astype(int) - expected).mean() < 1
+        np.testing.assert_allclose(probabilities, backend(pixels[None])[0], atol=1e-6)
+        np.testing.assert_allclose(probabilities, backend(expected[None])[0], atol=5e-3)
+
+
+@needs_chromium
+def test_a_folder_becomes_the_table_of_predict(page, run, in_process, tmp_path, monkeypatch):
+    images = tmp_path / "images"
+    (images / 'a, "b"').mkdir(parents=True)
+    for n, file in enumerate(make_odd_images(tmp_path / "made", 6)):
+        shutil.copy(file, images / ('a, "b"' if n % 2 else "") / file.name)
+    (images / "letter.jpg").write_text("Dear reader")
+    (images / "empty.png").touch()
+    (images / "notes.txt").write_text("no image by its name")
+    monkeypatch.chdir(tmp_path)
+    in_process(predict_script, f"ckpt={run.best_checkpoint}", "images=images", f"out={tmp_path}/out.csv", "device=cpu")
+    view, requests, messages, server = page
+    view.set_input_files("#folder", images)
+    view.wait_for_selector("#status:has-text('8 images')")
+    assert "not read 2" in view.inner_text("#status") and "1 file skipped" in view.inner_text("#status")
+    with view.expect_download() as download:
+        view.click("#download")
+    assert download.value.suggested_filename == "predictions.csv"
+    download.value.save_as(tmp_path / "browser.csv")
+    expected, actual = ({row["path"]: row for row in read_csv(tmp_path / name)} for name in ("out.csv", "browser.csv"))
+    assert list(next(iter(actual.values()))) == list(next(iter(expected.values()))) and set(actual) == set(expected)
+    for path, row in expected.items():
+        same = ("label", "predicted", "decided", "abstained")
+        assert [row[name] for name in same] == [actual[path][name] for name in same], path
+        assert bool(row["error"]) == bool(actual[path]["error"]) and actual[path]["fingerprint"] == ""
+        if not row["error"]:
+            assert [float(row[f"p_{name}"]) for name in ("ants", "bees")] == pytest.approx(
+                [float(actual[path][f"p_{name}"]) for name in ("ants", "bees")], abs=2e-6
+            )
+    assert messages == [] and all(url.startswith((server.url, "blob:", "data:")) for url in requests)
+
+
+@needs_chromium
+def test_it_is_usable_by_keyboard_and_on_a_phone(page, tmp_path):
+    view = page[0]
+    view.set_viewport_size({"width": 390, "height": 844})
+    focused = []
+    for _ in range(3):
+        view.keyboard.press("Tab")
+        focused.append(view.evaluate("document.activeElement.id"))
+    assert focused == ["choose", "choose-folder", "camera"]
+    view.focus("#choose")
+    with view.expect_file_chooser() as chooser:
+        view.keyboard.press("Enter")
+    chooser.value.set_files(make_odd_images(tmp_path, 3))
+    view.wait_for_selector("#status:has-text('3 images')")
+    assert view.locator("#results li").count() == 3
+    assert view.evaluate("document.documentElement.scrollWidth") <= 390
+    view.focus("#clear")
+    view.keyboard.press("Enter")
+    assert view.locator("#results li").count() == 0 and view.inner_text("#status") == "Ready."
+
+
+@needs_chromium
+def test_names_are_texts_and_decisions_those_of_predict(without_npm, site, tmp_path):
+    """A copy of the folder with other classes: the page itself checks the network only."""
+    shutil.copytree(site, tmp_path / "site")
+    about = json.loads((site / "model.json").read_text())
+    about["classes"] = [HOSTILE, "b"]
+    about["decision"] |= {"confidence": None, "positive_class": "b", "threshold": 0.0}
+    (tmp_path / "site" / "model.json").write_text(json.dumps(about))
+    file = make_odd_images(tmp_path / "images", 1)[0]
+    hostile = file.with_name("<b onclick=alert()>.jpg")
+    file.rename(hostile)
+    with served(tmp_path / "site") as server, in_chromium(server.url) as (view, _, messages):
+        view.wait_for_selector(READY)
+        view.set_input_files("#files", hostile)
+        view.wait_for_selector("#results li")
+        words = view.inner_text("#results")
+        assert HOSTILE in words and hostile.name in words and HOSTILE in view.inner_text("#about")
+        assert "Abstained\n\naccuracy 0.95 is promised for no image; most probable: " in words
+        assert view.locator("#results img, #about img, #results b").count() == 0 and messages == []
+
+
+@needs_chromium
+@pytest.mark.parametrize(("missing", "words"), [
+    ("ort.wasm", "ort.wasm is missing on this server (status 404)"),
+    ("ort.js", "ort.js, which runs the network, is missing on this server or damaged"),
+    ("model.onnx", "model.onnx is missing on this server (status 404)"),
+    ("model.json", "model.json is missing on this server (status 404)"),
+])  # fmt: skip
+def test_a_folder_that_is_not_whole(site, tmp_path, missing, words):
+    shutil.copytree(site, tmp_path / "site")
+    (tmp_path / "site" / missing).unlink()
+    with served(tmp_path / "site") as server, in_chromium(server.url) as (view, _, _):
+        view.wait_for_selector("#problem:not([hidden])")
+        assert words in view.inner_text("#problem") and view.is_disabled("#choose")
+
+
+@needs_chromium
+def test_a_damaged_network_and_a_page_that_is_opened_as_a_file(site, tmp_path):
+    shutil.copytree(site, tmp_path / "site")
+    network = tmp_path / "site" / "model.onnx"
+    changed = bytearray(network.read_bytes())
+    changed[len(changed) // 2] ^= 1  # a weight
+    network.write_bytes(changed)
+    with served(tmp_path / "site") as server, in_chromium(server.url) as (view, _, _):
+        view.wait_for_selector("#problem:not([hidden])")
+        assert "model.onnx is not the network that export.py verified" in view.inner_text("#problem")
+    with in_chromium(site / "index.html") as (view, _, _):
+        view.wait_for_selector("#problem:not([hidden])")
+        assert "python -m http.server --directory FOLDER" in view.inner_text("#problem")
+
+
+@needs_chromium
+def test_it_works_when_the_server_is_gone(page, tmp_path):
+    view, _, _, server = page
+    view.evaluate("navigator.serviceWorker.ready.then(() => true)")
+    view.reload()
+    view.wait_for_selector(READY)
+    server.shutdown()
+    server.server_close()
+    view.reload()
+    view.wait_for_selector(READY)
+    view.set_input_files("#files", make_odd_images(tmp_path, 1))
+    view.wait_for_selector("#results li h2:not(:has-text('Not read'))")
