@@ -177,6 +177,7 @@ def save_kinds(folder: Path) -> list[Path]:
     return files
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_the_browser_decodes_and_computes_as_python_does(page, site, tmp_path):
     backend = OnnxBackend(site / "model.onnx", "cpu")
@@ -188,6 +189,7 @@ def test_the_browser_decodes_and_computes_as_python_does(page, site, tmp_path):
     assert page[2] == []
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_a_big_jpeg_is_reduced_as_python_does(page, site, tmp_path):
     """The browser's mean of pixels is not quite libjpeg's, which is apart from what the network changes."""
@@ -202,6 +204,7 @@ def test_a_big_jpeg_is_reduced_as_python_does(page, site, tmp_path):
         np.testing.assert_allclose(probabilities, backend(expected[None])[0], atol=5e-3)
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_a_folder_becomes_the_table_of_predict(page, run, in_process, tmp_path, monkeypatch):
     images = tmp_path / "images"
@@ -234,10 +237,12 @@ def test_a_folder_becomes_the_table_of_predict(page, run, in_process, tmp_path, 
     assert messages == [] and all(url.startswith((server.url, "blob:", "data:")) for url in requests)
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_it_is_usable_by_keyboard_and_on_a_phone(page, tmp_path):
     view = page[0]
     view.set_viewport_size({"width": 390, "height": 844})
+    view.wait_for_selector(READY)
     focused = []
     for _ in range(3):
         view.keyboard.press("Tab")
@@ -255,6 +260,7 @@ def test_it_is_usable_by_keyboard_and_on_a_phone(page, tmp_path):
     assert view.locator("#results li").count() == 0 and view.inner_text("#status") == "Ready."
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_names_are_texts_and_decisions_those_of_predict(without_npm, site, tmp_path):
     """A copy of the folder with other classes: the page itself checks the network only."""
@@ -276,6 +282,7 @@ def test_names_are_texts_and_decisions_those_of_predict(without_npm, site, tmp_p
         assert view.locator("#results img, #about img, #results b").count() == 0 and messages == []
 
 
+@pytest.mark.slow
 @needs_chromium
 @pytest.mark.parametrize(("missing", "words"), [
     ("ort.wasm", "ort.wasm is missing on this server (status 404)"),
@@ -291,6 +298,7 @@ def test_a_folder_that_is_not_whole(site, tmp_path, missing, words):
         assert words in view.inner_text("#problem") and view.is_disabled("#choose")
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_a_damaged_network_and_a_page_that_is_opened_as_a_file(site, tmp_path):
     shutil.copytree(site, tmp_path / "site")
@@ -306,6 +314,7 @@ def test_a_damaged_network_and_a_page_that_is_opened_as_a_file(site, tmp_path):
         assert "python -m http.server --directory FOLDER" in view.inner_text("#problem")
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_it_works_when_the_server_is_gone(page, tmp_path):
     view, _, _, server = page
