@@ -256,7 +256,7 @@ class Smallest:
     def _run_race(self, places: list[int]) -> list[tuple[RunFolder, Exception]]:
         """Train those of the race until none is left; return the runs that failed."""
         with self._timed("race"), storage_errors():
-            others = f"; it races against {plural(len(places) - 1, 'cheaper candidate')}"
+            others = f"; {plural(len(places) - 1, 'other candidate')} race{'s' if len(places) == 2 else ''} against it"
             log.info("The reference, which is trained first: %s%s", self.candidates[places[0]].name,
                      others if len(places) > 1 else "; no cheaper candidate comes near it")  # fmt: skip
             race = Race(self.runs, places, self.times, self._run)
