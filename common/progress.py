@@ -51,9 +51,9 @@ class Progress:
         """Keep what is done from now on, for the next line."""
         self._text, self.how_far, self._begun_s = text, how_far, time.monotonic()
 
-    def count(self, done: int, total: int, unit: str = "images") -> None:
+    def count(self, done: int, total: int) -> None:
         """Keep how far it is, for the next line, as `40 of 200 images`."""
-        self.how_far = f"{done:,} of {total:,} {unit}"
+        self.how_far = f"{done:,} of {total:,} images"
 
     def heard(self) -> None:
         """Note that a line was shown."""

@@ -50,16 +50,13 @@ def quantize(floats: bytes, images: Iterable[np.ndarray]) -> bytes:
         for kept in (TFLOperationName.SOFTMAX, TFLOperationName.OUTPUT):
             quantizing.update_quantization_recipe(regex=".*", operation_name=kept, algorithm_key="no_quantize")
         ranges: dict[str, dict] = {}
-        for (
-            image
-        ) in images:  # one at a time: of several the quantizer takes a moving average, which cuts off what is above
+        # One at a time: of several the quantizer takes a moving average, which cuts off what is above
+        for image in images:
             batch = {names["inputs"][0]: image.astype(np.float32)}
             for name, found in quantizing.calibrate({signature: [batch]}, num_threads=1).items():
                 widest = ranges.setdefault(name, found)
-                widest["min"], widest["max"] = (
-                    np.minimum(widest["min"], found["min"]),
-                    np.maximum(widest["max"], found["max"]),
-                )
+                widest["min"] = np.minimum(widest["min"], found["min"])
+                widest["max"] = np.maximum(widest["max"], found["max"])
         given = ranges[interpreter.get_input_details()[0]["name"]]
         for end, value in IMAGE_RANGE.items():
             given[end] = np.full_like(given[end], value)
