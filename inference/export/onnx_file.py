@@ -13,6 +13,8 @@ from inference.export.preprocessing import Preprocessing, example_images, quiet
 
 IMAGES, NORMALIZED = "images", "normalized"  # inputs: (N, H, W, 3) uint8 of any size; (N, 3, S, S) float
 LOGITS, PROBABILITIES = "logits", "probabilities"  # outputs, (N, K)
+# The lowest that torch's exporter writes by itself (Resize with antialiasing came with it): the older, the more runtimes read it
+OPSET, IR_VERSION = 18, 8
 
 
 class OnnxFile(FileFormat):
@@ -129,8 +131,11 @@ def _onnx(module: nn.Module, example: Tensor, sizes: dict, input_name: str, *out
             dynamic_shapes=(sizes,),
             dynamo=True,
             verbose=False,
+            opset_version=OPSET,
         )
-    return program.model_proto
+    model = program.model_proto
+    model.ir_version = IR_VERSION
+    return model
 
 
 def _strip(graph) -> None:

@@ -155,7 +155,7 @@ def test_the_file_resizes_and_normalizes_as_training_does(exported, images, tmp_
 def test_with_the_runtime_s_own_resize_the_difference_is_measured_and_binds_nothing(run, images, tmp_path):
     native, out = OnnxFile("native"), str(tmp_path / "native.onnx")
     made = module.export(str(run.best_checkpoint), format=native, images=str(images), out=out, largest_difference=1e-9)
-    assert native.describe(True).endswith(f"; ONNX IR version {onnx.load(out).ir_version}, opset 20")
+    assert native.describe(True).endswith("; ONNX IR version 8, opset 18")
     assert made.verification.n == 28 and 1e-9 < made.verification.largest_difference < 0.05
     assert "Resize" in {node.op_type for node in onnx.load(made.path).graph.node}
 
