@@ -13,7 +13,7 @@ from inference.export.preprocessing import Preprocessing, example_images, quiet
 
 IMAGES, NORMALIZED = "images", "normalized"  # inputs: (N, H, W, 3) uint8 of any size; (N, 3, S, S) float
 LOGITS, PROBABILITIES = "logits", "probabilities"  # outputs, (N, K)
-# The lowest that torch's exporter writes by itself (Resize with antialiasing came with it): the older, the more runtimes read it
+# The lowest that torch's exporter writes by itself (Resize with antialiasing came with it), which most runtimes read
 OPSET, IR_VERSION = 18, 8
 
 
