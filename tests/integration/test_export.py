@@ -221,6 +221,7 @@ def test_predicting_with_an_onnx_file_needs_no_torch(exported, images, tmp_path)
 def test_int8_is_calibrated_on_train_and_measured_on_val(exported, images, predict, tmp_path):
     path, verification, calibrated_on, _ = exported(Int8)
     assert path.name == "best_int8.onnx" and calibrated_on == 18
+    assert [(each.domain, each.version) for each in onnx.load(path).opset_import] == [("", 18)]
     assert verification.n == 10 and 1e-5 < verification.largest_difference < 0.2
     assert "of 10, 95% interval" in verification.describe_accuracies()
     status, _, _ = predict(f"ckpt={path}", f"images={images}", f"out={tmp_path}/int8.csv")
