@@ -521,7 +521,7 @@ class ExportMetrics:
     cost_high: float | None = None
     """Upper end."""
     verdict: str | None = None
-    """`within 0.01`, `not within 0.01`, or that so many images cannot show it."""
+    """`within 0.01`, `not within 0.01`, or `not shown to be within 0.01 by 28 images`."""
 
     def describe(self) -> str:
         """Return `accuracy 0.861 (0.826 to 0.890) on 400 validation images, costs 0.004 (-0.002 to 0.010): within 0.01`."""

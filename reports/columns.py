@@ -1,14 +1,18 @@
 """The tables of a report: columns and cells, the same on the page and in Markdown, LaTeX and on the screen."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
+from statistics import fmean
 
+from common.run_record import Deployed
 from common.table import Cell, Column, Table
-from common.text import SPLIT_NAMES, clean, compact_count, duration, milliseconds, numeral, plural
+from common.text import SPLIT_NAMES, clean, compact_count, duration, join_words, milliseconds, numeral, plural
 from evaluation.intervals import coverage_caveat, proportion
 from reports.accuracy import Accuracy
 from reports.report_data import BestOfValue, Comparison, Grid, GridLine, ResultGroup, ResultRow, SettingComparison
 
+LONGEST_ERROR = 120  # characters
 NOTE = (
     "Each accuracy with its 95% interval, after ± the standard deviation over seeds, where there are several. Validation also "
     "chose the epochs, which flatters its accuracies. The difference is that of the {split} accuracy to the best row's, on the "
@@ -35,6 +39,7 @@ def result_table(group: ResultGroup, changed: list[str]) -> Table:
         Column("MACs", lambda row: Cell(compact_count(row.macs), row.macs)),
         Column("parameters", lambda row: Cell(compact_count(row.parameters), row.parameters)),
         Column("latency p50", lambda row: Cell(milliseconds(row.latency_p50_ms), row.latency_p50_ms)),
+        *file_columns(rows),
         Column("time a run", lambda row: Cell(duration(row.wall_time_s), row.wall_time_s)),
         Column("seeds", lambda row: Cell(str(len(row.seeds)), len(row.seeds))),
         Column("folds", _folds),
@@ -117,6 +122,11 @@ def note(group: ResultGroup) -> str:
     text += "".join(f" Of one network, {caveat}." for caveat in dict.fromkeys(filter(None, single)))
     if any(each.n_seeds in (2, 3) and each.standard_deviation > (1 - each.value) / 2 for each in found):
         text += " Where two or three seeds differ by more than half of the share of errors, the interval can cover 91%."
+    if any(row.deployed for row in group.rows):
+        text += (
+            " Exported: the network as a file for elsewhere, on validation images, of several seeds the mean; its cost is the "
+            "checkpoint's accuracy minus the file's on the same images. Latency is of one image on one thread, with resizing."
+        )
     if group.split == "val" and tests:
         text += " The best row was chosen on these validation images, which flatters it."
     if group.selected_on_test:
@@ -154,6 +164,67 @@ def _further_of(row: ResultRow, name: str) -> Cell:
 
 def _accuracy_of(row: ResultRow, split: str, with_n: bool) -> Cell:
     return accuracy_cell(row.accuracies[split], with_n)
+
+
+def file_columns(rows: Sequence[ResultRow]) -> list[Column]:
+    """Make the columns of the networks as files for elsewhere, where some row has one; means over the runs of a row."""
+    if not any(row.deployed for row in rows):
+        return []
+    return [
+        Column("exported as", _exported_as, is_text=True),
+        Column("accuracy as exported", _accuracy_as_exported),
+        Column("export costs", _export_costs),
+        Column("exported size", partial(_mean_of, value_of=lambda each: each.bytes, shown=_mib)),
+        Column("exported latency", partial(_mean_of, value_of=_reliable_ms, shown=milliseconds)),
+    ]
+
+
+def _exported_as(row: ResultRow) -> Cell:
+    if not row.deployed:
+        return Cell("-", None)
+    name = join_words([clean(each, 40) for each in dict.fromkeys(each.format for each in row.deployed)])
+    failed = [each for each in row.deployed if each.error]
+    n, of = len(row.deployed), f" of {plural(len(row.runs), 'run')}"
+    notes = [f"{n - len(failed):,}{of}"] if n < len(row.runs) or (failed and n > 1) else []
+    notes += [f"no file: {clean(failed[0].error, LONGEST_ERROR)}"] if failed else []
+    return Cell(name, name, ", ".join(notes))
+
+
+def _accuracy_as_exported(row: ResultRow) -> Cell:
+    found = [each.val.accuracy for each in row.files if each.val and each.val.accuracy]
+    if not found:
+        return Cell("-", None)
+    value = fmean(each.value for each in found)
+    return Cell(f"{value:.3f}", value, f"{found[0].low:.3f} to {found[0].high:.3f}" if len(found) == 1 else "")
+
+
+def _export_costs(row: ResultRow) -> Cell:
+    found = [each.val for each in row.files if each.val and each.val.cost is not None]
+    if not found:
+        return Cell("-", None)
+    cost = fmean(each.cost for each in found)
+    if len(found) == 1:
+        details = f"{found[0].cost_low:z.3f} to {found[0].cost_high:z.3f}, {clean(found[0].verdict, LONGEST_ERROR)}"
+    else:
+        by_verdict = Counter(clean(each.verdict, LONGEST_ERROR) for each in found)
+        details = ", ".join(f"{n:,} {verdict}" for verdict, n in by_verdict.items())
+    return Cell(f"{cost:z.3f}", cost, details)
+
+
+def _mean_of(
+    row: ResultRow, value_of: Callable[[Deployed], float | None], shown: Callable[[float | None], str]
+) -> Cell:
+    values = [value for each in row.files if (value := value_of(each)) is not None]
+    value = fmean(values) if values else None
+    return Cell(shown(value) if values else "-", value)
+
+
+def _reliable_ms(found: Deployed) -> float | None:
+    return found.latency.latency_p50_ms if found.latency and found.latency.is_reliable else None
+
+
+def _mib(size: float | None) -> str:
+    return "-" if size is None else f"{size / 2**20:.2f} MiB"
 
 
 def _training_images(rows: Sequence[ResultRow]) -> list[Column]:

@@ -2,10 +2,12 @@
 
 from common.table import Table, escape_markdown
 from common.text import clean
-from reports.columns import grid_table, note, result_table, setting_table
+from reports.columns import file_columns, grid_table, note, result_table, setting_table
 from reports.per_setting import best_note, grid_note
 from reports.report_data import Comparison, ReportData, ResultGroup, ResultRow
 from reports.significance import answer, describe_selection_bias
+
+EXPORTED = ("exported_as", "exported_accuracy", "exported_cost", "exported_bytes", "exported_latency_p50_ms")
 
 
 def as_text(data: ReportData) -> str:
@@ -82,5 +84,8 @@ def _csv_line(row: ResultRow) -> dict:
         f"{split}_baseline": row.baselines[split].share if split in row.baselines else None for split in row.accuracies
     }
     line |= {key: getattr(row, key) for key in ("macs", "parameters", "latency_p50_ms", "wall_time_s")}
+    if row.deployed:
+        cells = [cell.value for cell in (column.fill(row) for column in file_columns([row]))]
+        line |= dict(zip(EXPORTED, cells, strict=True))
     line |= {"seeds": " ".join(map(str, row.seeds)), "n_seeds": len(row.seeds), "n_folds": len(row.folds)}
     return {**line, "reason": None, "runs": " ".join(run.name for run in row.runs)}

@@ -84,7 +84,7 @@ class Verification(NamedTuple):
         elif cost > MARGIN:
             verdict = f"not within {MARGIN:g}"
         else:
-            verdict = f"{self.n_labeled:,} images cannot show that it is within {MARGIN:g}"
+            verdict = f"not shown to be within {MARGIN:g} by {self.n_labeled:,} images"
         return Cost(cost, low, high, verdict)
 
     def describe_cost(self, name: str) -> str | None:
