@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import fmean
 
-from common.run_record import Deployed
+from common.run_record import Deployed, ExportMetrics
 from common.table import Cell, Column, Table
 from common.text import SPLIT_NAMES, clean, compact_count, duration, join_words, milliseconds, numeral, plural
 from evaluation.intervals import coverage_caveat, proportion
@@ -39,10 +39,37 @@ def result_table(group: ResultGroup, changed: list[str]) -> Table:
         Column("MACs", lambda row: Cell(compact_count(row.macs), row.macs)),
         Column("parameters", lambda row: Cell(compact_count(row.parameters), row.parameters)),
         Column("latency p50", lambda row: Cell(milliseconds(row.latency_p50_ms), row.latency_p50_ms)),
-        *file_columns(rows),
         Column("time a run", lambda row: Cell(duration(row.wall_time_s), row.wall_time_s)),
         Column("seeds", lambda row: Cell(str(len(row.seeds)), len(row.seeds))),
         Column("folds", _folds),
+    ]
+    return Table.filled(columns, rows)
+
+
+EXPORT_NOTE = (
+    "The trained networks as files that run elsewhere; of several seeds means. Accuracies are of validation images; the cost "
+    "is the checkpoint's accuracy minus the file's on the same images, with its 95% interval, paired. Latency is of one image "
+    "on one thread, from its pixels to its probabilities."
+)
+
+
+def export_table(group: ResultGroup) -> Table | None:
+    """Make the table of the networks as files that run elsewhere; None where no run was asked for one."""
+    rows = [row for row in group.rows if row.deployed]
+    if not rows:
+        return None
+    columns = [
+        Column("#", lambda row: Cell(str(row.rank), row.rank)),
+        Column("network", lambda row: Cell(row.name, row.name), is_text=True),
+        Column("exported as", _exported_as, is_text=True),
+        Column("accuracy", _accuracy_as_exported),
+        Column("cost", _export_costs),
+        Column("verdict", _export_verdict, is_text=True),
+        Column(
+            "largest difference", partial(_over_runs, value_of=_largest_difference, shown=lambda x: f"{x:.1e}", of=max)
+        ),
+        Column("size", partial(_over_runs, value_of=lambda each: each.bytes, shown=lambda x: f"{x / 2**20:.2f} MiB")),
+        Column("latency p50", partial(_over_runs, value_of=_reliable_ms, shown=milliseconds)),
     ]
     return Table.filled(columns, rows)
 
@@ -122,11 +149,6 @@ def note(group: ResultGroup) -> str:
     text += "".join(f" Of one network, {caveat}." for caveat in dict.fromkeys(filter(None, single)))
     if any(each.n_seeds in (2, 3) and each.standard_deviation > (1 - each.value) / 2 for each in found):
         text += " Where two or three seeds differ by more than half of the share of errors, the interval can cover 91%."
-    if any(row.deployed for row in group.rows):
-        text += (
-            " Exported: the network as a file for elsewhere, on validation images, of several seeds the mean; its cost is the "
-            "checkpoint's accuracy minus the file's on the same images. Latency is of one image on one thread, with resizing."
-        )
     if group.split == "val" and tests:
         text += " The best row was chosen on these validation images, which flatters it."
     if group.selected_on_test:
@@ -166,19 +188,6 @@ def _accuracy_of(row: ResultRow, split: str, with_n: bool) -> Cell:
     return accuracy_cell(row.accuracies[split], with_n)
 
 
-def file_columns(rows: Sequence[ResultRow]) -> list[Column]:
-    """Make the columns of the networks as files for elsewhere, where some row has one; means over the runs of a row."""
-    if not any(row.deployed for row in rows):
-        return []
-    return [
-        Column("exported as", _exported_as, is_text=True),
-        Column("accuracy as exported", _accuracy_as_exported),
-        Column("export costs", _export_costs),
-        Column("exported size", partial(_mean_of, value_of=lambda each: each.bytes, shown=_mib)),
-        Column("exported latency", partial(_mean_of, value_of=_reliable_ms, shown=milliseconds)),
-    ]
-
-
 def _exported_as(row: ResultRow) -> Cell:
     if not row.deployed:
         return Cell("-", None)
@@ -199,32 +208,51 @@ def _accuracy_as_exported(row: ResultRow) -> Cell:
 
 
 def _export_costs(row: ResultRow) -> Cell:
-    found = [each.val for each in row.files if each.val and each.val.cost is not None]
+    found = _costs_of(row)
     if not found:
         return Cell("-", None)
     cost = fmean(each.cost for each in found)
-    if len(found) == 1:
-        details = f"{found[0].cost_low:z.3f} to {found[0].cost_high:z.3f}, {clean(found[0].verdict, LONGEST_ERROR)}"
-    else:
-        by_verdict = Counter(clean(each.verdict, LONGEST_ERROR) for each in found)
-        details = ", ".join(f"{n:,} {verdict}" for verdict, n in by_verdict.items())
+    details = f"{found[0].cost_low:z.3f} to {found[0].cost_high:z.3f}" if len(found) == 1 else ""
     return Cell(f"{cost:z.3f}", cost, details)
 
 
-def _mean_of(
-    row: ResultRow, value_of: Callable[[Deployed], float | None], shown: Callable[[float | None], str]
-) -> Cell:
-    values = [value for each in row.files if (value := value_of(each)) is not None]
-    value = fmean(values) if values else None
-    return Cell(shown(value) if values else "-", value)
+def _export_verdict(row: ResultRow) -> Cell:
+    """Return `within 0.01`, or of several runs how many are."""
+    counts = Counter(clean(each.verdict, LONGEST_ERROR) for each in _costs_of(row))
+    text = ", ".join(f"{n:,} {verdict}" if len(_costs_of(row)) > 1 else verdict for verdict, n in counts.items())
+    return Cell(text or "-", text or None)
+
+
+def exported_values(row: ResultRow) -> list:
+    """Return format, accuracy, cost, bytes and latency in ms, None where they are not known."""
+    size = _over_runs(row, lambda each: each.bytes, str)
+    cells = (
+        _exported_as(row),
+        _accuracy_as_exported(row),
+        _export_costs(row),
+        size,
+        _over_runs(row, _reliable_ms, str),
+    )
+    return [cell.value for cell in cells]
+
+
+def _costs_of(row: ResultRow) -> list[ExportMetrics]:
+    return [each.val for each in row.files if each.val and each.val.cost is not None]
+
+
+def _largest_difference(found: Deployed) -> float | None:
+    return max((each.largest_difference for each in found.measured), default=None)
 
 
 def _reliable_ms(found: Deployed) -> float | None:
     return found.latency.latency_p50_ms if found.latency and found.latency.is_reliable else None
 
 
-def _mib(size: float | None) -> str:
-    return "-" if size is None else f"{size / 2**20:.2f} MiB"
+def _over_runs(
+    row: ResultRow, value_of: Callable[[Deployed], float | None], shown: Callable[[float], str], of: Callable = fmean
+) -> Cell:
+    values = [value for each in row.files if (value := value_of(each)) is not None]
+    return Cell(shown(of(values)), of(values)) if values else Cell("-", None)
 
 
 def _training_images(rows: Sequence[ResultRow]) -> list[Column]:
