@@ -63,6 +63,7 @@ def make_page(record: SmallestRecord) -> str:
         trained=_trained_table(record, ranked) if ranked else None,
         trained_note=_trained_note(record),
         exports=_exports_table(record, ranked),
+        exported_as=record.question.deploy,
         others=_others_table(record, others, len(ranked)) if others else None,
         others_title=_others_title(record, others),
         commands=record.answer.commands if record.answer else [],
@@ -318,7 +319,6 @@ def _exports_table(record: SmallestRecord, ranked: list[int]) -> Table | None:
         [
             Column("#", lambda each: Cell(str(numbers[id(each)]), numbers[id(each)])),
             *_network_columns(kinds),
-            Column("exported as", lambda each: Cell(clean(each.deployed.format), each.deployed.format), is_text=True),
             *(Column(name, partial(cell, make=make), is_text=name == "verdict") for name, make in of_val.items()),
             Column("size", _exported_size),
             Column("latency p50", _exported_latency),

@@ -77,7 +77,8 @@ def make_format(name: object) -> "FileFormat":
         )
     if name not in names:
         raise UserError(
-            f"deploy={name}: no such format; {did_you_mean(str(name), set(names) - {PAGE})}, or null for none"
+            f"deploy={name}: no such format; {did_you_mean(str(name), set(names) - {PAGE})}, "
+            "null for none, or one of your own with --config-dir=DIR"
         )
     config = hydra.compose("export", overrides=[f"format={name}"])
     return checked_format(name, config, lambda: instantiate(config, "format"))
