@@ -500,6 +500,20 @@ class SplitMetrics:
         return bool(interval and classes and interval[0] > 1 / classes)
 
 
+@dataclass
+class ExportCost:
+    """What an exported file costs of the accuracy: that of its checkpoint on the same images minus its own."""
+
+    value: float
+    """The difference."""
+    low: float
+    """Lower end of its 95% interval, paired."""
+    high: float
+    """Upper end."""
+    verdict: str
+    """`within 0.01`, `not within 0.01`, or `not shown to be within 0.01 by 28 images`."""
+
+
 @dataclass(kw_only=True)
 class ExportMetrics:
     """What an exported file answers on the images of one split, against its checkpoint image by image."""
@@ -514,23 +528,17 @@ class ExportMetrics:
     """Images whose predicted class differs."""
     accuracy: Proportion | None = None
     """Of the file; null on training images, which would flatter it, and on synthetic ones."""
-    cost: float | None = None
-    """Accuracy of the checkpoint on these images minus that of the file."""
-    cost_low: float | None = None
-    """Lower end of its 95% interval, paired."""
-    cost_high: float | None = None
-    """Upper end."""
-    verdict: str | None = None
-    """`within 0.01`, `not within 0.01`, or `not shown to be within 0.01 by 28 images`."""
+    cost: ExportCost | None = None
+    """Likewise."""
 
     def describe(self) -> str:
         """Return `accuracy 0.861 (0.826 to 0.890) on 400 validation images, costs 0.004 (-0.002 to 0.010): within 0.01`."""
-        found, parts = self.accuracy, []
-        if found:
-            cost = f"costs {self.cost:.3f} ({self.cost_low:.3f} to {self.cost_high:.3f}): {self.verdict}"
+        found, cost, parts = self.accuracy, self.cost, []
+        if found and cost:
+            cost = f"costs {cost.value:z.3f} ({cost.low:z.3f} to {cost.high:z.3f}): {cost.verdict}"
             parts = [f"accuracy {found.value:.3f} ({found.low:.3f} to {found.high:.3f}) on {self.images}, {cost}"]
         changed = f"{self.changed:,} of {self.n:,} predictions differ"
-        on = "" if found else f"{self.images}: "
+        on = "" if parts else f"{self.images}: "
         return "; ".join([*parts, f"{on}probabilities differ by at most {self.largest_difference:.1e}, {changed}"])
 
 
@@ -565,12 +573,12 @@ class Deployed:
         """Return `as onnx_int8: 0.41 MiB, 2.1 ms (p95 2.4 ms) an image on one thread, checkpoints/best_int8.onnx`."""
         if self.error:
             return f"as {self.format}: no file: {self.error}"
-        parts, found = [f"{self.bytes / 2**20:.2f} MiB"], self.latency
+        parts, found = [] if self.bytes is None else [f"{self.bytes / 2**20:.2f} MiB"], self.latency
         if found:
             times = f"{milliseconds(found.latency_p50_ms)} (p95 {milliseconds(found.latency_p95_ms)})"
             flag = f" (unreliable: {found.flag})" if found.flag else ""
             parts.append(f"{times} an image on one thread{flag}")
-        return f"as {self.format}: {', '.join([*parts, self.file])}"
+        return f"as {self.format}: {', '.join([*parts, *([self.file] if self.file else [])])}"
 
     def describe_lines(self) -> list[str]:
         """Return `describe`, and a line for each split, beginning with the format."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import fmean
 
-from common.run_record import Deployed, ExportMetrics
+from common.run_record import Deployed, ExportCost
 from common.table import Cell, Column, Table
 from common.text import SPLIT_NAMES, clean, compact_count, duration, join_words, milliseconds, numeral, plural
 from evaluation.intervals import coverage_caveat, proportion
@@ -211,8 +211,8 @@ def _export_costs(row: ResultRow) -> Cell:
     found = _costs_of(row)
     if not found:
         return Cell("-", None)
-    cost = fmean(each.cost for each in found)
-    details = f"{found[0].cost_low:z.3f} to {found[0].cost_high:z.3f}" if len(found) == 1 else ""
+    cost = fmean(each.value for each in found)
+    details = f"{found[0].low:z.3f} to {found[0].high:z.3f}" if len(found) == 1 else ""
     return Cell(f"{cost:z.3f}", cost, details)
 
 
@@ -236,8 +236,8 @@ def exported_values(row: ResultRow) -> list:
     return [cell.value for cell in cells]
 
 
-def _costs_of(row: ResultRow) -> list[ExportMetrics]:
-    return [each.val for each in row.files if each.val and each.val.cost is not None]
+def _costs_of(row: ResultRow) -> list[ExportCost]:
+    return [each.val.cost for each in row.files if each.val and each.val.cost]
 
 
 def _largest_difference(found: Deployed) -> float | None:

@@ -306,14 +306,14 @@ def _exports_table(record: SmallestRecord, ranked: list[int]) -> Table | None:
     of_val = {
         "accuracy": lambda val: Cell(f"{val.accuracy.value:.3f}", val.accuracy.value,
                                      f"{val.accuracy.low:.3f} to {val.accuracy.high:.3f}"),
-        "cost": lambda val: Cell(f"{val.cost:z.3f}", val.cost, f"{val.cost_low:z.3f} to {val.cost_high:z.3f}"),
-        "verdict": lambda val: Cell(*[clean(val.verdict)] * 2),
+        "cost": lambda val: Cell(f"{val.cost.value:z.3f}", val.cost.value, f"{val.cost.low:z.3f} to {val.cost.high:z.3f}"),
+        "verdict": lambda val: Cell(*[clean(val.cost.verdict)] * 2),
         "largest difference": lambda val: Cell(f"{val.largest_difference:.1e}", val.largest_difference),
         "called differently": lambda val: Cell(f"{val.changed:,} of {val.n:,}", val.changed),
     }  # fmt: skip
 
     def cell(each: Candidate, make: Callable[[ExportMetrics], Cell]) -> Cell:
-        return make(each.deployed.val) if each.deployed.val and each.deployed.val.accuracy else Cell("-", None)
+        return make(val) if (val := each.deployed.val) and val.cost and val.accuracy else Cell("-", None)
 
     return Table.filled(
         [
@@ -344,7 +344,7 @@ def _exported_latency(candidate: Candidate) -> Cell:
 
 def _exported_file(candidate: Candidate) -> Cell:
     found = candidate.deployed
-    return Cell(*[clean(f"no file: {found.error}" if found.error else found.file)] * 2)
+    return Cell(*[clean(f"no file: {found.error}" if found.error else found.file or "-")] * 2)
 
 
 def _ended(trained: Trained) -> str:

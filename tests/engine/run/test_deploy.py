@@ -28,9 +28,9 @@ def test_a_run_ends_with_the_costs_of_its_file(train, formats, tmp_path):
         (found.val, record.val, 12, "12 validation images"), (found.test, record.test, 14, "14 test images")
     ):  # fmt: skip
         assert (metrics.n, metrics.accuracy.n, metrics.images) == (n, n, images)
-        assert metrics.accuracy.value == 0.5 and metrics.cost == pytest.approx(checkpoint.accuracy.value - 0.5)
+        assert metrics.accuracy.value == 0.5 and metrics.cost.value == pytest.approx(checkpoint.accuracy.value - 0.5)
         assert (metrics.accuracy.low, metrics.accuracy.high) == pytest.approx(wilson(n / 2, n))
-        assert metrics.cost_low <= metrics.cost <= metrics.cost_high
+        assert metrics.cost.low <= metrics.cost.value <= metrics.cost.high
         assert metrics.changed == sum(
             row["predicted"] != "blue"
             for row in read_csv(ran.folder / {12: "predictions_val.csv", 14: "predictions.csv"}[n])
