@@ -111,9 +111,11 @@ def _deploy(found: Deployed, record: RunRecord, checkpoint: Path, test: bool, re
     path = folder.checkpoints / f"{checkpoint.stem}{made.suffix}"
     if path.is_file():
         path.unlink()  # of an earlier best epoch, perhaps
+    own = checkpoint.resolve().parent == folder.checkpoints.resolve()
+    images = None if own else str(folder.splits)  # None: of its run, and synthetic ones where these are no files
     with Progress(f"deploy={found.format}") as progress:
         exported = export(
-            str(checkpoint), format=made, out=str(path), images=str(folder.splits), register=register,
+            str(checkpoint), format=made, out=str(path), images=images, register=register,
             further=["test"] * test, most=MOST_IMAGES, progress=progress,
         )  # fmt: skip
     found.file = exported.path.relative_to(folder.path).as_posix()
