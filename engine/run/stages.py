@@ -119,7 +119,13 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
         if config.get("deploy") is not None and record.writes and not record.latency_comes_later:
             record.save()  # its data, where the images of the table of splits are
             checkpoint = Path(record.best.checkpoint if record.best else config.ckpt_path)
-            deploy(record, config.deploy, checkpoint, test=record.test is not None, register=config.register)
+            deploy(
+                record,
+                config.deploy,
+                checkpoint,
+                test=record.test is not None and record.test.part is None,
+                register=config.register,
+            )
         finalize(config, record, trainer, loggers)
 
 

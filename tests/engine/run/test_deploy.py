@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+import predict
 from common.run_record import RunRecord, write_record
 from common.untrusted.tables import read_csv
 from evaluation.intervals import wilson
@@ -42,6 +43,23 @@ def test_a_run_ends_with_the_costs_of_its_file(train, formats, tmp_path):
     )
     assert "as first: accuracy 0.500 " in (ran.folder / "MODEL_CARD.md").read_text()
     assert "deploy" not in record.run.settings  # a run that differs only in this is the same training
+
+
+@pytest.mark.slow
+def test_the_file_is_that_of_export_py_which_predict_py_reads(train, two_colors, in_process, tmp_path):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    ran = train(*QUICK, "deploy=onnx")
+    found = ran.record.deployed
+    assert found.val.largest_difference < 1e-5 and found.val.changed == found.test.changed == 0
+    assert found.val.accuracy == ran.record.val.accuracy and found.test.accuracy == ran.record.test.accuracy
+    file = ran.folder / found.file
+    assert file.stat().st_size == found.bytes
+    status, _, err = in_process(predict, f"ckpt={file}", f"images={two_colors / 'test'}", f"out={tmp_path / 'out.csv'}")
+    assert (status, err) == (0, "")
+    rows = read_csv(tmp_path / "out.csv")
+    right = sum(row["predicted"] == row["path"].split("/")[-2] for row in rows)
+    assert (right, len(rows)) == (found.test.accuracy.correct, found.test.accuracy.n)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
