@@ -284,7 +284,7 @@ def test_errors_are_one_line(export, run, tmp_path, monkeypatch):
     for arguments, words in (
         ([], "ckpt: nothing is given"),
         ([f"ckpt={tmp_path}/text.ckpt"], "text.ckpt: not a checkpoint"),
-        ([ckpt, "format=onx"], "format=onx: no such choice; did you mean onnx?"),
+        ([ckpt, "format=onx"], "format=onx: no such choice; did you mean onnx or onnx_int8?"),
         ([ckpt, "images=/nowhere"], "images=/nowhere: no such file or folder"),
     ):
         status, _, err = export(*arguments)
