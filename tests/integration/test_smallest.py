@@ -180,7 +180,7 @@ def test_what_the_budget_cannot_fine_tune_races_frozen(command, tmp_path):
         each for each in command if "hydra.run.dir" not in each and each not in ("trainer.max_epochs=2", "name=found")
     ]
     status, _, err = run_script(
-        smallest, *own, f"hydra.run.dir={tmp_path / 'frozen'}", "trainer.max_epochs=100000", "budget.minutes=2"
+        smallest, *own, f"hydra.run.dir={tmp_path / 'frozen'}", "trainer.max_epochs=100000", "budget.minutes=10"
     )
     assert status == 0, err
     record = SmallestRecord.read(tmp_path / "frozen")
