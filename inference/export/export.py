@@ -147,6 +147,8 @@ def export(
                 f"{label}: {verification.describe()}, which is above largest_difference={largest_difference:g}; nothing was "
                 "written. Where the format is this project's, please report it with the name of the network"
             )
+        with _format_errors(label, "check"):
+            format.check(file, model)
         progress.set(f"format={format.name}: latency")
         with _format_errors(label, "open_on_one_thread"):
             computes = format.open_on_one_thread(file, model)

@@ -9,24 +9,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from torch.nn import functional
 
 import export as script
 import predict as predict_script
 from common.errors import UserError
-from common.run_folder import PROJECT
+from common.run_folder import PROJECT, RunFolder
 from common.untrusted.tables import read_csv
 from datamodules.decode import open_image
 from inference.backends import OnnxBackend
+from inference.explain.explainer import Explainer
+from inference.explain.overlay import overlay
 from inference.export import export as module
 from inference.export import onnx_file, preprocessing
 from inference.export.web import web_folder
 from inference.export.web.onnxruntime_web import FILES, find_runtime
 from inference.export.web.web_folder import WebFolder
+from inference.predictor import Predictor
 from tests.support.fake_checkpoints import DECISION, make_checkpoint, make_odd_images, noisy
 from tests.support.fake_explained import make_labeled_run
 from tests.support.helpers import in_chromium, needs_chromium, served
 
 pytest.importorskip("onnxscript")
+numpy_helper = pytest.importorskip("onnx.numpy_helper")
 CACHE = PROJECT / "outputs" / ".cache"
 HOSTILE = '<img src=x onerror="document.title=1">'
 READY = "#choose:enabled"
@@ -38,8 +43,24 @@ COMPUTE = """async ([content, name, type]) => {
   const image = await decode(new File([bytes], name, { type }));
   let pixels = "";
   for (let k = 0; k < image.pixels.length; k += 32768) pixels += String.fromCharCode(...image.pixels.subarray(k, k + 32768));
-  return { probabilities: await predict(image), width: image.width, height: image.height, pixels: btoa(pixels) };
+  const { probabilities, heatOf } = await predict(image);
+  const heat = heatOf && model.classes.map((_, k) => ({ ...heatOf(k), values: [...heatOf(k).values] }));
+  return { probabilities, heat, width: image.width, height: image.height, pixels: btoa(pixels) };
 }"""
+# Draw heat over pixels of one gray level
+DRAW = """([heat, width, height, fit]) => {
+  model.fit = fit;
+  const data = new Uint8ClampedArray(4 * width * height).fill(100);
+  for (let at = 3; at < data.length; at += 4) data[at] = 255;
+  drawHeat(data, width, height, heat);
+  return Array.from(data);
+}"""
+TRUNCATED = {
+    "network": "truncated",
+    "backbone": "shufflenet_v2_x0_5",
+    "keep": 4,
+    "head": {"hidden_dims": [3], "dropout": [0.2, 0]},
+}
 
 
 @pytest.fixture
@@ -64,10 +85,10 @@ def graph(run):
     """Export the graph of the network once: torch's exporter takes seconds."""
     usual, graphs = onnx_file.network_graph, {}
 
-    def network_graph(network, image_size):
+    def network_graph(network, image_size, further=()):
         key = tuple(value.sum().item() for value in network.state_dict().values())
         if key not in graphs:
-            graphs[key] = usual(network, image_size)
+            graphs[key] = usual(network, image_size, further)
         return copy.deepcopy(graphs[key])
 
     with pytest.MonkeyPatch.context() as patch:
@@ -76,16 +97,33 @@ def graph(run):
 
 
 @pytest.fixture(scope="module")
-def site(run, graph, tmp_path_factory) -> Path:
-    """The exported folder, with the real onnxruntime-web."""
+def truncated_run(run, tmp_path_factory):
+    """The same run with a truncated backbone, behind whose last map everything is linear."""
+    copied = RunFolder(tmp_path_factory.mktemp("truncated") / "run")
+    shutil.copytree(run.path, copied.path)
+    make_checkpoint(copied.best_checkpoint, network=TRUNCATED, image_size=64)
+    return copied
+
+
+def export_site(run, folder: Path) -> Path:
+    """Export with the real onnxruntime-web."""
     try:
         find_runtime(None, CACHE)
     except UserError as error:
         pytest.skip(str(error))
-    made = module.export(
-        str(run.best_checkpoint), format=WebFolder(str(CACHE)), out=str(tmp_path_factory.mktemp("site"))
-    )
-    return made.path
+    return module.export(str(run.best_checkpoint), format=WebFolder(str(CACHE)), out=str(folder)).path
+
+
+@pytest.fixture(scope="module")
+def site(run, graph, tmp_path_factory) -> Path:
+    """The exported folder."""
+    return export_site(run, tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="module")
+def truncated_site(truncated_run, graph, tmp_path_factory) -> Path:
+    """The exported folder of the truncated network."""
+    return export_site(truncated_run, tmp_path_factory.mktemp("truncated"))
 
 
 @pytest.fixture
@@ -121,11 +159,57 @@ def swap_channels(normalize):
     return lambda pixels, mean, std: normalize(pixels.flip(1), mean, std)
 
 
-@pytest.mark.parametrize("broken", [shift, swap_channels])
-def test_a_folder_that_answers_in_another_way_is_not_written(without_npm, run, graph, tmp_path, monkeypatch, broken):
-    monkeypatch.setattr(preprocessing, "normalize", broken(preprocessing.normalize))
+def resize_roughly(resize_tensor):
+    def nearest(pixels, size, *_):
+        return functional.interpolate(pixels.permute(0, 3, 1, 2).float(), (size, size)).byte().permute(0, 2, 3, 1)
+
+    return nearest
+
+
+@pytest.mark.parametrize(("part", "broken"), [
+    ("normalize", shift), ("normalize", swap_channels), ("resize_tensor", resize_roughly),
+])  # fmt: skip
+def test_a_folder_that_answers_in_another_way_is_not_written(
+    without_npm, run, graph, tmp_path, monkeypatch, part, broken
+):
+    monkeypatch.setattr(preprocessing, part, broken(getattr(preprocessing, part)))
     with pytest.raises(UserError, match=r"format=web .*above largest_difference=0\.0001; nothing was written"):
         module.export(str(run.best_checkpoint), format=WebFolder(str(CACHE)), out=str(tmp_path / "site"))
+    assert not (tmp_path / "site").exists()
+
+
+def change_weights(monkeypatch, name: str, change) -> None:
+    """Change the values of the exported network whose names end so."""
+    usual = onnx_file.network_graph
+
+    def network_graph(*arguments):
+        graph, changed = usual(*arguments), 0
+        for each in graph.graph.initializer:
+            if each.name.endswith(name):
+                values, changed = numpy_helper.to_array(each), changed + 1
+                each.CopyFrom(numpy_helper.from_array(change(values.copy()), each.name))
+        assert changed, [each.name for each in graph.graph.initializer]
+        return graph
+
+    monkeypatch.setattr(onnx_file, "network_graph", network_graph)
+
+
+def change_one(values):
+    values.flat[0] += 0.5
+    return values
+
+
+def test_a_folder_with_another_weight_is_not_written(without_npm, run, graph, tmp_path, monkeypatch):
+    change_weights(monkeypatch, "classifier.4.bias", change_one)
+    with pytest.raises(UserError, match=r"format=web .*above largest_difference=0\.0001; nothing was written"):
+        module.export(str(run.best_checkpoint), format=WebFolder(str(CACHE)), out=str(tmp_path / "site"))
+    assert not (tmp_path / "site").exists()
+
+
+def test_a_folder_whose_maps_are_not_grad_cam_is_not_written(without_npm, truncated_run, graph, tmp_path, monkeypatch):
+    change_weights(monkeypatch, "weights", lambda values: values[::-1].copy())
+    with pytest.raises(UserError, match=r"format=web: its maps .* differ from Grad-CAM by .*; nothing was written"):
+        module.export(str(truncated_run.best_checkpoint), format=WebFolder(str(CACHE)), out=str(tmp_path / "site"))
     assert not (tmp_path / "site").exists()
 
 
@@ -151,6 +235,61 @@ def compute(page, file: Path, kind: str = "") -> tuple[np.ndarray, np.ndarray]:
     found = page.evaluate(COMPUTE, [encoded, file.name, kind])
     pixels = np.frombuffer(base64.b64decode(found["pixels"]), np.uint8).reshape(found["height"], found["width"], 3)
     return pixels, np.array(found["probabilities"])
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_the_page_shows_grad_cam_as_explain_does(truncated_site, truncated_run, tmp_path):
+    explainer = Explainer(Predictor.from_checkpoint(truncated_run.best_checkpoint, "cpu"))
+    files = make_odd_images(tmp_path / "images", 6)
+    with served(truncated_site) as server, in_chromium(server.url) as (view, _, messages):
+        view.wait_for_selector(READY)
+        for file in files:
+            encoded = base64.b64encode(file.read_bytes()).decode()
+            found = view.evaluate(COMPUTE, [encoded, file.name, ""])
+            image = open_image(file)
+            expected = explainer.explain(explainer.model.description.pixels(image)[None])
+            heat = found["heat"][int(expected.probabilities[0].argmax())]
+            values = np.array(heat["values"]).reshape(heat["rows"], heat["columns"])
+            assert values.shape == expected.heat[0].shape == (4, 4) and values.max() > 0
+            np.testing.assert_allclose(values / values.max(), expected.heat[0] / expected.heat[0].max(), atol=1e-4)
+            for fit, (width, height) in (
+                ("squash", (97, 60)),
+                ("crop", (98, 61)),
+                ("crop", (31, 80)),
+                ("pad", (150, 43)),
+            ):
+                drawn = np.array(view.evaluate(DRAW, [heat, width, height, fit])).reshape(height, width, 4)
+                gray = Image.new("RGB", (width, height), (100, 100, 100))
+                same = np.asarray(overlay(gray, values.astype(np.float32), 64, fit)).astype(int)
+                assert np.abs(drawn[..., :3] - same).max() <= 1, fit
+        view.evaluate("model.fit = 'squash'")
+        view.set_input_files("#files", files[:3])
+        view.wait_for_selector("#status:has-text('3 images')")
+        labels = "[...document.querySelectorAll('#results canvas')].map((each) => each.getAttribute('aria-label'))"
+        shown = [file.name for file in files[2::-1]]
+        assert view.evaluate(labels) == shown and not view.is_visible("#legend") and not view.is_visible("#no-heat")
+        view.focus("#heat")
+        view.keyboard.press("Space")
+        assert view.get_attribute("#heat", "aria-pressed") == "true" and view.is_visible("#legend")
+        assert all(
+            label.startswith(f"{name}: where the network looks for ")
+            for label, name in zip(view.evaluate(labels), shown, strict=True)
+        )
+        view.set_input_files("#files", files[3])
+        view.wait_for_selector("#status:has-text('4 images')")
+        assert view.evaluate(labels)[0].startswith(f"{files[3].name}: where the network looks for ")
+        view.keyboard.press("Space")
+        assert view.evaluate(labels) == [files[3].name, *shown] and messages == []
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_network_without_maps_says_so(page):
+    assert "Where it looks cannot be shown here: the last layers of this network are not linear." in page[0].inner_text(
+        "header"
+    )
+    assert "predict.py explain=true shows it" in page[0].inner_text("#no-heat") and page[0].is_hidden("#heat")
 
 
 def save_kinds(folder: Path) -> list[Path]:
