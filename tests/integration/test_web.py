@@ -4,6 +4,7 @@ import base64
 import copy
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from common.run_folder import PROJECT, RunFolder
 from common.untrusted.tables import read_csv
 from datamodules.decode import open_image
 from inference.backends import OnnxBackend
+from inference.demo.app import web_files
+from inference.demo.server import WebServer
 from inference.explain.explainer import Explainer
 from inference.explain.overlay import overlay
 from inference.export import export as module
@@ -451,6 +454,25 @@ def test_a_damaged_network_and_a_page_that_is_opened_as_a_file(site, tmp_path):
     with in_chromium(site / "index.html") as (view, _, _):
         view.wait_for_selector("#problem:not([hidden])")
         assert "python -m http.server --directory FOLDER" in view.inner_text("#problem")
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_demo_serves_the_page(site, tmp_path):
+    serving = WebServer(site, web_files(site), "127.0.0.1", 0)
+    threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        with in_chromium(f"http://127.0.0.1:{serving.server_port}/") as (view, requests, messages):
+            view.wait_for_selector(READY)
+            view.set_input_files("#files", make_odd_images(tmp_path, 1))
+            view.wait_for_selector("#results li h2:not(:has-text('Not read'))")
+            assert view.evaluate("navigator.serviceWorker.ready.then(() => true)") and messages == []
+            assert {url.split("/")[2] for url in requests if url.startswith("http")} == {
+                f"127.0.0.1:{serving.server_port}"
+            }
+    finally:
+        serving.shutdown()
+        serving.server_close()
 
 
 @pytest.mark.slow
