@@ -6,10 +6,11 @@ import json
 import shutil
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageDraw
 from torch.nn import functional
 
 import export as script
@@ -18,7 +19,7 @@ from common.errors import UserError
 from common.run_folder import PROJECT, RunFolder
 from common.untrusted.tables import read_csv
 from datamodules.decode import open_image
-from inference.backends import OnnxBackend
+from inference.backends import CheckpointBackend, OnnxBackend
 from inference.demo.app import web_files
 from inference.demo.server import WebServer
 from inference.explain.explainer import Explainer
@@ -31,7 +32,7 @@ from inference.export.web.web_folder import WebFolder
 from inference.predictor import Predictor
 from tests.support.fake_checkpoints import DECISION, make_checkpoint, make_odd_images, noisy
 from tests.support.fake_explained import make_labeled_run
-from tests.support.helpers import in_chromium, needs_chromium, served
+from tests.support.helpers import SHARED, in_chromium, needs_chromium, served
 
 pytest.importorskip("onnxscript")
 numpy_helper = pytest.importorskip("onnx.numpy_helper")
@@ -240,6 +241,95 @@ def compute(page, file: Path, kind: str = "") -> tuple[np.ndarray, np.ndarray]:
     return pixels, np.array(found["probabilities"])
 
 
+def make_photographs(root: Path, n: int) -> Path:
+    """Save JPEGs of usual qualities, sizes and subsamplings: shading, shapes with edges, and the grain of a camera."""
+    generator = np.random.default_rng(0)
+    for index in range(n):
+        width, height = generator.integers(150, 420, 2).tolist()
+        label = ("ants", "bees")[index % 2]
+        image = Image.fromarray(generator.integers(60, 200, (3, 3, 3), dtype=np.uint8)).resize(
+            (width, height), Image.Resampling.BICUBIC
+        )
+        draw = ImageDraw.Draw(image)
+        for _ in range(6):
+            left, top = (int(generator.integers(0, side)) for side in image.size)
+            color = (
+                tuple(generator.integers(0, 120, 3).tolist())
+                if index % 2
+                else tuple(generator.integers(130, 256, 3).tolist())
+            )
+            draw.ellipse((left, top, left + width // 4, top + height // 5), fill=color)
+        grain = generator.normal(0, 6, (height, width, 3))
+        folder = root / ("val" if index % 4 < 2 else "train") / label
+        folder.mkdir(parents=True, exist_ok=True)
+        photo = Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))
+        photo.save(folder / f"{index:03}.jpg", quality=int(generator.integers(60, 97)), subsampling=index % 3)
+    return root
+
+
+class Compared(NamedTuple):
+    """Hold the largest differences over images; of a probability, but for the pixels."""
+
+    png: float  # of a PNG of the decoded pixels, from predictions_val.csv
+    network: float  # browser and Python on the browser's own pixels of the JPEG
+    decoder: float  # Python on the browser's pixels of the JPEG and on its own
+    pixels: float  # of 255, between these, on average over the image
+    changed: int  # JPEGs that the browser calls differently from predictions_val.csv
+
+
+def compare_validation(run: RunFolder, root: Path, folder: Path, most: int = 50) -> Compared:
+    """Open validation images of a run as JPEG and as PNG in Chromium, and compare with predictions_val.csv."""
+    rows = list(read_csv(run.predictions("val")))
+    rows = [rows[k] for k in np.linspace(0, len(rows) - 1, most).round().astype(int)]
+    columns = [name for name in rows[0] if name.startswith("p_")]
+    assert len({row["path"] for row in rows}) == most
+    checkpoint = CheckpointBackend(run.best_checkpoint, "cpu")
+    description, found, expected = checkpoint.description, [], []
+    with served(export_site(run, folder / "site")) as server, in_chromium(server.url) as (view, _, messages):
+        view.wait_for_selector(READY)
+        for row in rows:
+            file, image = root / row["path"], open_image(root / row["path"], description.image_size)
+            image.save(folder / "same.png")
+            same_pixels, of_png = compute(view, folder / "same.png")
+            np.testing.assert_array_equal(same_pixels, image)
+            pixels, of_jpeg = compute(view, file)
+            theirs, ours = (checkpoint(description.pixels(each)[None])[0] for each in (Image.fromarray(pixels), image))
+            given = np.array([float(row[name]) for name in columns])
+            difference = np.abs(pixels.astype(int) - np.asarray(image)).mean()
+            pairs = (of_png, given), (of_jpeg, theirs), (theirs, ours)
+            changed = description.classes[of_jpeg.argmax()] != row["predicted"]
+            found.append([*(np.abs(a - b).max() for a, b in pairs), difference, changed])
+            expected.append(given[0])
+        assert messages == [] and np.std(expected) > 1e-3
+    *largest, changed = np.array(found, float).T
+    return Compared(*(float(each.max()) for each in largest), int(changed.sum()))
+
+
+def check_compared(compared: Compared) -> None:
+    print(compared)
+    assert compared.png <= 2e-6 + 1e-5 and compared.network <= 1e-5  # six digits in the table
+    assert compared.pixels < 1 and compared.decoder <= 0.02 and compared.changed == 0
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_fifty_photographs_are_answered_as_in_predictions_val(train, tmp_path):
+    photos = make_photographs(tmp_path / "photos", 100)
+    ran = train("model=simple_cnn", "model.image_size=48", "trainer.max_epochs=1", "stages=[fit]", root=photos)
+    assert ran.status == 0, ran.err
+    check_compared(compare_validation(RunFolder(ran.folder), photos, tmp_path))
+
+
+@pytest.mark.slow
+@needs_chromium
+@pytest.mark.skipif(not (SHARED / "weights").is_dir(), reason="needs ../shared: real images and weights")
+def test_fifty_real_images_are_answered_as_in_predictions_val(train, tmp_path):
+    weights, photos = SHARED / "weights" / "shufflenet_v2_x0_5_trunk.pth", SHARED / "data" / "ants_bees"
+    ran = train(f"model.weights={weights}", "trainer.max_epochs=1", "stages=[fit]", "model.image_size=256", root=photos)
+    assert ran.status == 0, ran.err
+    check_compared(compare_validation(RunFolder(ran.folder), photos, tmp_path))
+
+
 @pytest.mark.slow
 @needs_chromium
 def test_the_page_shows_grad_cam_as_explain_does(truncated_site, truncated_run, tmp_path):
@@ -400,6 +490,107 @@ def test_it_is_usable_by_keyboard_and_on_a_phone(page, tmp_path):
     view.focus("#clear")
     view.keyboard.press("Enter")
     assert view.locator("#results li").count() == 0 and view.inner_text("#status") == "Ready."
+
+
+def drop(view, *files: Path) -> None:
+    """Drop files or folders as a file manager does."""
+    session, data = view.context.new_cdp_session(view), {"items": [], "files": [], "dragOperationsMask": 1}
+    data["files"] = [str(file) for file in files]
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 200, "data": data})
+
+
+def problem(view) -> str:
+    view.wait_for_selector("#problem:not([hidden])")
+    return view.inner_text("#problem")
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_images_are_dropped_and_pasted_and_what_is_none_is_said_so(page, tmp_path):
+    view, messages = page[0], page[2]
+    images = make_odd_images(tmp_path / "images", 3)
+    nested = tmp_path / "folder" / "inner"
+    nested.mkdir(parents=True)
+    shutil.copy(images[1], nested)
+    (nested / "notes.txt").write_text("no image by its name")
+    drop(view, images[0], tmp_path / "folder")
+    view.wait_for_selector("#status:has-text('2 images')")
+    assert f"folder/inner/{images[1].name}" in view.inner_text("#results") and "1 file skipped" in view.inner_text(
+        "#status"
+    )
+    letter, no_images = tmp_path / "letter.jpg", tmp_path / "no_images"
+    letter.write_text("Dear reader")
+    no_images.mkdir()
+    (no_images / "notes.txt").write_text("text")
+    drop(view, letter)
+    view.wait_for_selector("#status:has-text('not read 1')")
+    assert view.inner_text("#results li >> nth=0").startswith("no image\nNot read\n\nnot a readable image")
+    drop(view, no_images)
+    assert problem(view).startswith("The folder has no images that a browser reads")
+    view.evaluate("""() => {
+      const data = new DataTransfer();
+      data.setData("text/plain", "a letter");
+      document.dispatchEvent(new DragEvent("drop", { dataTransfer: data }));
+    }""")
+    view.wait_for_selector("#problem:has-text('What was dropped is no file')")
+    paste = """([content, type]) => {
+      const data = new DataTransfer();
+      const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+      if (type) data.items.add(new File([bytes], "pasted.png", { type }));
+      document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data }));
+    }"""
+    view.evaluate(paste, ["", ""])
+    view.wait_for_selector("#problem:has-text('There is no image in the clipboard')")
+    view.evaluate(paste, [base64.b64encode(images[2].read_bytes()).decode(), "image/png"])
+    view.wait_for_selector("#status:has-text('4 images')")
+    assert "pasted.png" in view.inner_text("#results li >> nth=0") and view.is_hidden("#problem") and messages == []
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_webp_that_its_exif_turns_is_refused(page, tmp_path):
+    image = noisy(np.random.default_rng(0), 90, 60)
+    exif = image.getexif()
+    for turn in (1, 6):
+        exif[0x0112] = turn
+        image.save(tmp_path / f"{turn}.webp", exif=exif)
+    view = page[0]
+    view.set_input_files("#files", [tmp_path / "1.webp", tmp_path / "6.webp"])
+    view.wait_for_selector("#status:has-text('2 images')")
+    first, second = (view.inner_text(f"#results li >> nth={k}") for k in (0, 1))
+    assert "it is turned by its EXIF, which browsers do not apply to WebP; convert it to JPEG or PNG" in first
+    assert "6.webp" in first and "1.webp" in second and "Not read" not in second
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_the_camera(site):
+    fake = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+    with served(site) as server, in_chromium(server.url, fake) as (view, _, messages):
+        view.wait_for_selector(READY)
+        view.click("#camera")
+        view.wait_for_function("document.getElementById('video').videoWidth > 0")
+        view.keyboard.press("Enter")  # the focus is on the button that takes the image
+        view.wait_for_selector("#status:has-text('1 image:')")
+        words = view.inner_text("#results li")
+        assert "camera " in words and "Not read" not in words
+        view.click("#close-camera")
+        assert (
+            view.is_hidden("#viewfinder") and view.evaluate("document.activeElement.id") == "camera" and messages == []
+        )
+    with served(site) as server, in_chromium(server.url) as (view, _, _):
+        view.wait_for_selector(READY)
+        view.click("#camera")
+        assert problem(view).startswith("No camera: ")
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_browser_without_webassembly(site):
+    with served(site) as server, in_chromium(server.url, ["--js-flags=--noexpose-wasm"]) as (view, _, _):
+        assert problem(view) == "This browser has no WebAssembly, which runs the network."
+        assert view.is_disabled("#choose") and view.inner_text("#status") == "The network is not loaded."
 
 
 @pytest.mark.slow

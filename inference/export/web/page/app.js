@@ -544,8 +544,13 @@ async function entriesOfDrop(items) {
       for (const each of some) await walk(each, `${path}/${each.name}`, true);
     }
   };
-  const roots = [...items].map((item) => item.webkitGetAsEntry()).filter(Boolean); // now: later the items are gone
-  for (const root of roots) await walk(root, root.name, false);
+  const files = [...items].filter((item) => item.kind === "file");
+  const roots = files.map((item) => item.webkitGetAsEntry() || item.getAsFile()).filter(Boolean); // now: later the items are gone
+  for (const root of roots) {
+    if (root instanceof File) found.push({ file: root, path: root.name, inFolder: false });
+    else await walk(root, root.name, false);
+  }
+  if (!roots.length) throw new Problem("What was dropped is no file. Save the image first, then drop or choose it.");
   return found;
 }
 
@@ -615,8 +620,12 @@ function listen() {
   $("stop").onclick = () => (stopped = true);
   $("clear").onclick = clear;
   $("heat").onclick = toggleHeat;
-  document.addEventListener("paste", (event) => take(entriesOf(event.clipboardData.files)));
-  document.addEventListener("drop", async (event) => take(await entriesOfDrop(event.dataTransfer.items)));
+  document.addEventListener("paste", (event) => {
+    const { files } = event.clipboardData;
+    if (files.length) take(entriesOf(files));
+    else showProblem(new Problem("There is no image in the clipboard."));
+  });
+  document.addEventListener("drop", (event) => entriesOfDrop(event.dataTransfer.items).then(take).catch(showProblem));
 }
 
 // A file that is dropped beside the box, or too early, must not replace the page
