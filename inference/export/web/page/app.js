@@ -499,11 +499,17 @@ function describeNetwork() {
   const names = model.classes.slice(0, 12);
   const more = model.classes.length - names.length;
   const last = more ? `${more} more classes` : names.pop();
-  const decision = model.decision;
-  const promise = decision && decision.confidence !== null;
+  const { decision } = model;
+  let abstains = "";
+  if (decision) {
+    const { confidence, target_accuracy: target } = decision;
+    abstains =
+      confidence === null
+        ? ` It abstains from every image, since accuracy ${target} is promised for none.`
+        : ` It abstains where its confidence is below ${confidence.toFixed(3)}, for accuracy ${target}.`;
+  }
   $("about").textContent =
-    `This network distinguishes ${names.join(", ")} and ${last}, and predicts one of them for any other image, too.` +
-    (promise ? ` It abstains where its confidence is below ${decision.confidence.toFixed(3)}, for accuracy ${decision.target_accuracy}.` : "");
+    `This network distinguishes ${names.join(", ")} and ${last}, and predicts one of them for any other image, too.${abstains}`;
   $("heat").hidden = !model.maps;
   $("no-heat").hidden = Boolean(model.maps);
 }
