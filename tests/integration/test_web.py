@@ -508,7 +508,7 @@ def problem(view) -> str:
 
 @pytest.mark.slow
 @needs_chromium
-def test_images_are_dropped_and_pasted_and_what_is_none_is_said_so(page, tmp_path):
+def test_images_are_dropped_and_pasted_and_what_is_none_is_named(page, tmp_path):
     view, messages = page[0], page[2]
     images = make_odd_images(tmp_path / "images", 3)
     nested = tmp_path / "folder" / "inner"
