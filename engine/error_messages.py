@@ -22,7 +22,7 @@ from common.errors import DISK_ERRORS, ELSEWHERE, UserError
 from common.run_folder import PROJECT
 from common.text import clean, did_you_mean
 from engine.config.trainer_flags import refusal
-from engine.hints import keys_called, quoted, suggest, with_keys
+from engine.hints import REMOVED, keys_called, quoted, suggest, with_keys
 from engine.state import STATE
 
 LONGEST = 80  # characters of an argument that an error repeats
@@ -150,6 +150,8 @@ def _no_such_key(error: ConfigCompositionException) -> str:
         return message
     match = re.search(r"Could not (?:override|append) '([^']+)'", text) or re.search(r"'([^']+)'", text)
     key = match.group(1).split("@")[0].lstrip("+~") if match else ""
+    if removed := REMOVED.get(_script(), {}).get(key):
+        return f"{key}: {removed}"
     cause = error.__cause__
     parent = getattr(cause, "parent_node", None)
     if isinstance(cause, OmegaConfBaseException) and parent is not None and hasattr(parent, "keys"):

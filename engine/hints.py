@@ -28,6 +28,14 @@ ALIASES = {
     "resume": "ckpt_path", "checkpoint": "ckpt_path", "criterion": "loss", "folds": "folds", "kfold": "folds",
 }  # fmt: skip
 FOLDERS = dict.fromkeys(("out", "output", "output_dir", "out_dir", "save_dir", "run_dir", "log_dir"), "hydra.run.dir")
+# Settings that a script had before, and what to do now
+REMOVED = {
+    "demo.py": {
+        "share": "is no setting any more: demo.py sends nothing through other servers; python export.py format=web makes a "
+        "folder for any static host",
+        "device": "is no setting any more: the browser computes, on its processor; leave it out",
+    }
+}
 POSITIONAL = {"search.py": "name", "export.py": "ckpt", "report.py": "runs", "demo.py": "ckpt"}
 
 

@@ -1,1 +1,1 @@
-"""Serve a web page that predicts and explains."""
+"""Serve the web folder of a checkpoint on this machine."""

@@ -1,33 +1,36 @@
-"""Serve gradio without telemetry and without the network, on an address that is free."""
+"""Serve the files of a web folder by the standard library, to this machine only unless `host` is another."""
 
+import contextlib
 import errno
-import importlib
-import logging
-import os
+import ipaddress
+import shutil
 import socket
+from collections.abc import Sequence
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from common.errors import UserError
 
-NO_NETWORK = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-# The page may request from its own server only; gradio's frontend is assembled while it runs
-POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'; form-action 'self'"
-LARGEST_FILE = "100mb"
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".wasm": "application/wasm",
+}
+HEADERS = {
+    "Cache-Control": "no-cache",  # the next page on this port may be of another network
+    "Content-Security-Policy": "frame-ancestors 'none'",  # the rest is in the page
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+TIMEOUT_S = 30  # of a connection on which nothing arrives
 
 
-def import_gradio():
-    """Import gradio.
-
-    Raises:
-        UserError: not installed; names the extra.
-    """
-    os.environ.update(NO_NETWORK)  # read when it is imported
-    try:
-        return importlib.import_module("gradio")
-    except ImportError as error:
-        raise UserError(f'demo: gradio is not usable ({error}); install it with pip install -e ".[demo]"') from error
-
-
-def check_address(host: str, port: int, share: bool) -> None:
+def check_address(host: str, port: int) -> None:
     """Check that a server can listen there.
 
     Raises:
@@ -35,13 +38,17 @@ def check_address(host: str, port: int, share: bool) -> None:
     """
     if type(port) is not int or not 1 <= port <= 65535:
         raise UserError(f"port={port}: use 1 to 65535, e.g. 7860")
-    if not isinstance(share, bool):
-        raise UserError(f"share={share}: use true or false")
-    try:
+    with _address_errors(host, port):
         family, kind, protocol, _, address = socket.getaddrinfo(str(host), port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
+
+
+@contextlib.contextmanager
+def _address_errors(host: str, port: int):
+    try:
+        yield
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise UserError(f"port={port}: taken on {host}; use another one, e.g. port={port % 65535 + 1}") from error
@@ -52,33 +59,83 @@ def check_address(host: str, port: int, share: bool) -> None:
         ) from error
 
 
-class SameOriginOnly:
-    """Add headers to every response (ASGI) by which the browser requests nothing from another server."""
-
-    def __init__(self, app):
-        self.app = app
-
-    async def __call__(self, scope, receive, send) -> None:
-        async def with_policy(message) -> None:
-            if message["type"] == "http.response.start":
-                added = [(b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer")]
-                message = {**message, "headers": [*message.get("headers", []), *added]}
-            await send(message)
-
-        await self.app(scope, receive, with_policy)
+def is_address(host: str | None) -> bool:
+    """Return whether a request's Host is an address or localhost: a name could be another site's, which leads here."""
+    with contextlib.suppress(ValueError):
+        name = urlsplit(f"//{host or ''}").hostname or ""
+        return name == "localhost" or bool(ipaddress.ip_address(name))
+    return False
 
 
-def serve(page, *, host: str, port: int, share: bool) -> None:
-    """Serve gradio's blocks until Ctrl-C; `page` has `blocks` and `css`."""
-    from starlette.middleware import Middleware
+class Handler(BaseHTTPRequestHandler):
+    """Answer GET and HEAD for the files of the server's folder."""
 
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio requests from its own server at the start
-    fonts = ["system-ui", "sans-serif"]
-    theme = import_gradio().themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"])
-    _, local, public = page.blocks.launch(
-        server_name=host, server_port=port, share=share, theme=theme, css=page.css, quiet=True, prevent_thread_lock=True,
-        ssr_mode=False, footer_links=[], enable_monitoring=False, max_file_size=LARGEST_FILE,
-        app_kwargs={"middleware": [Middleware(SameOriginOnly)]},
-    )  # fmt: skip
-    print(f"Demo: {local}", *([f"public: {public}"] if public else []), "(stop with Ctrl-C)", flush=True)
-    page.blocks.block_thread()
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "justenough", ""
+    timeout = TIMEOUT_S
+
+    def do_GET(self) -> None:
+        name = unquote(urlsplit(self.path).path).removeprefix("/") or "index.html"
+        if not is_address(self.headers.get("Host")):
+            self._refuse(HTTPStatus.FORBIDDEN, "open this page by its address, such as http://127.0.0.1:7860/")
+        elif name not in self.server.names:
+            self._refuse(HTTPStatus.NOT_FOUND, "there is no such file")
+        else:
+            with (self.server.folder / name).open("rb") as file:
+                self._start(HTTPStatus.OK, TYPES.get(Path(name).suffix, "application/octet-stream"), file.seek(0, 2))
+                file.seek(0)
+                if self.command == "GET":
+                    shutil.copyfileobj(file, self.wfile)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def _refuse(self, status: HTTPStatus, reason: str) -> None:
+        content = f"{reason}\n".encode()
+        self._start(status, "text/plain; charset=utf-8", len(content))
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def _start(self, status: HTTPStatus, kind: str, length: int) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": kind, "Content-Length": str(length), **HEADERS}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def handle(self) -> None:
+        """Answer what comes over a connection; one that the browser cuts is no error."""
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            super().handle()
+
+    def log_message(self, *arguments) -> None:
+        """Keep the screen for what concerns the user."""
+
+
+class WebServer(ThreadingHTTPServer):
+    """Serve the named files of a folder, and nothing else."""
+
+    def __init__(self, folder: Path, names: Sequence[str], host: str, port: int):
+        self.folder, self.names = folder, frozenset(names)
+        self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        super().__init__((host, port), Handler)
+
+    def server_bind(self) -> None:
+        """Bind without asking for this machine's name, for which http.server may wait seconds."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = self.server_address[:2]
+
+
+def serve(folder: Path, names: Sequence[str], host: str, port: int) -> None:
+    """Serve the files until Ctrl-C.
+
+    Raises:
+        UserError: the address was taken since it was checked.
+    """
+    with _address_errors(host, port):
+        server = WebServer(folder, names, str(host), port)
+    shown = f"[{host}]" if ":" in str(host) else host
+    with server:
+        print(f"Demo: http://{shown}:{port}/ (stop with Ctrl-C)", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()

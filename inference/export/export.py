@@ -171,6 +171,8 @@ def export(
             )
         others = [verification_images(splits, (split,), most or N_INEXACT) for split in further if splits.get(split)]
         compared_further = [compare_outputs(checkpoint, checked, each, native_sizes, progress.count) for each in others]
+        with _format_errors(label, "check"):
+            format.check(file, model)
         progress.set(f"format={format.name}: latency")
         with _format_errors(label, "open_on_one_thread"):
             computes = format.open_on_one_thread(file, model)

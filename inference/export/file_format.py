@@ -33,7 +33,7 @@ class TrainedModel:
     def calibration_batches(self) -> Iterator[np.ndarray]:
         """Yield training images as the network takes them, (1, 3, S, S) float32 each."""
         for pixels in self.calibration_images():
-            yield self._normalized(pixels).numpy()
+            yield self.normalized(pixels).numpy()
 
     def calibration_images(self) -> Iterator[np.ndarray]:
         """Yield training images, resized, (1, S, S, 3) uint8 each."""
@@ -49,11 +49,12 @@ class TrainedModel:
             with torch.inference_mode():
                 if self.preprocessing:
                     return module(torch.tensor(pixels)).numpy()
-                return softmax(module(self._normalized(pixels)).numpy())
+                return softmax(module(self.normalized(pixels)).numpy())
 
         return compute
 
-    def _normalized(self, pixels: np.ndarray) -> "Tensor":
+    def normalized(self, pixels: np.ndarray) -> "Tensor":
+        """Return images (N, S, S, 3) uint8 as the network takes them."""
         from datamodules.normalize import as_batch, normalize  # late: torch
 
         return normalize(as_batch(pixels), self.description.mean, self.description.std).contiguous()
@@ -92,6 +93,13 @@ class FileFormat(abc.ABC):
 
         It takes images (N, H, W, 3) uint8, of any size with preprocessing that resizes and (N, S, S, 3) without, and
         returns probabilities (N, K).
+        """
+
+    def check(self, path: Path, model: TrainedModel) -> None:  # noqa: B027 most formats write nothing else
+        """Check what else was written than what computes probabilities.
+
+        Raises:
+            UserError: it is not what the checkpoint computes; nothing is left of it.
         """
 
     def open_on_one_thread(self, path: Path, model: TrainedModel) -> Computes | None:

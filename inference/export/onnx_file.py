@@ -72,10 +72,10 @@ class OnnxFile(FileFormat):
         return OnnxBackend(path, "cpu", threads=1)
 
 
-def network_graph(network: nn.Module, image_size: int):
-    """Return the network as an ONNX model from normalized images to logits."""
+def network_graph(network: nn.Module, image_size: int, further: Sequence[str] = ()):
+    """Return the network as an ONNX model from normalized images to logits, and to `further` outputs where it has them."""
     example = torch.zeros(2, 3, image_size, image_size)
-    return _onnx(network, example, {0: torch.export.Dim("batch")}, NORMALIZED, LOGITS)
+    return _onnx(network, example, {0: torch.export.Dim("batch")}, NORMALIZED, LOGITS, *further)
 
 
 def output_graphs(network: nn.Module, image_size: int, names: Sequence[str]) -> Iterator:
@@ -100,12 +100,14 @@ def add_preprocessing(core, description: ModelDescription, native: bool = False)
     sizes = dict(enumerate(torch.export.Dim(name) for name in ("batch", "height", "width")))
     before = _onnx(Preprocessing(description, native), example_images(), sizes, IMAGES, "resized")
     core = compose.add_prefix(core, "network/", rename_inputs=False, rename_outputs=False)
+    further = [output for output in core.graph.output if output.name != LOGITS]
     before.ir_version = core.ir_version
     model = compose.merge_models(before, core, io_map=[("resized", NORMALIZED)])
     model.graph.node.append(helper.make_node("Softmax", [LOGITS], [PROBABILITIES], axis=-1))
     shape = ["batch", len(description.classes)]
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info(PROBABILITIES, onnx.TensorProto.FLOAT, shape))
+    model.graph.output.extend(further)
     remove_unused_nodes(model)  # onnxruntime would warn of what the exporter leaves over
     onnx.checker.check_model(model)
     return model

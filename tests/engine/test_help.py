@@ -19,7 +19,7 @@ from tests.support.helpers import PROJECT
 
 CONF = PROJECT / "conf"
 VERBS = ("train", "search", "smallest", "report", "predict", "export", "demo")
-HEAVY = ("torch", "lightning", "torchvision", "scipy", "matplotlib", "gradio", "optuna")
+HEAVY = ("torch", "lightning", "torchvision", "scipy", "matplotlib", "optuna")
 
 
 @pytest.fixture

@@ -1,29 +1,52 @@
-import importlib.util
-import os
+"""python demo.py: which folder it serves, how it makes and keeps that, and what its server answers.
+
+The page itself: tests/integration/test_web.py.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import json
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from types import SimpleNamespace
+import urllib.request
+from pathlib import Path
 
 import pytest
 
 import demo as script
 from common.errors import UserError
-from inference.demo import server
-from inference.demo.app import DemoApp
-from tests.support.fake_checkpoints import make_checkpoint, make_odd_images
-from tests.support.fake_explained import make_explained_run
-from tests.support.helpers import CHROMIUM, PROJECT, needs_chromium
+from inference.demo import app, server
+from inference.export.export import MANIFEST
+from inference.export.web.onnxruntime_web import FILES
+from tests.support.fake_checkpoints import make_checkpoint
+from tests.support.helpers import PROJECT
 
-no_gradio = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="gradio is not installed")
+CACHE = "format.cache="
 
 
 @pytest.fixture
 def demo(in_process):
     return lambda *arguments: in_process(script, *arguments)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder as export.py format=web writes it, of a network of a few bytes."""
+    made = tmp_path / "site"
+    made.mkdir()
+    texts = {"index.html": "<h1>page</h1>", "app.js": "1", "ort.wasm": "wasm", "model.onnx": "network"}
+    texts["model.json"] = json.dumps({"sha256": hashlib.sha256(b"network").hexdigest()})
+    for name, text in texts.items():
+        (made / name).write_text(text)
+    (made / MANIFEST).write_text(json.dumps({"format": "web", "files": sorted(texts)}))
+    (made / "secret.txt").write_text("not of the export")
+    return made
 
 
 def free_port() -> int:
@@ -37,117 +60,159 @@ def test_an_address_that_cannot_be_served():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        for host, number, share, words in (
-            ("127.0.0.1", port, False, f"port={port}: taken on 127.0.0.1; use another one"),
-            ("127.0.0.1", 70000, False, "port=70000: use 1 to 65535"),
-            ("127.0.0.1", "http", False, "port=http: use 1 to 65535"),
-            ("127.0.0.1", 80.5, False, "port=80.5: use 1 to 65535"),
-            ("127.0.0.1", port, "maybe", "share=maybe: use true or false"),
-            ("192.0.2.1", port, False, "host=192.0.2.1: no address of this machine"),
+        for host, number, words in (
+            ("127.0.0.1", port, f"port={port}: taken on 127.0.0.1; use another one"),
+            ("127.0.0.1", 70000, "port=70000: use 1 to 65535"),
+            ("127.0.0.1", "http", "port=http: use 1 to 65535"),
+            ("127.0.0.1", 80.5, "port=80.5: use 1 to 65535"),
+            ("192.0.2.1", port, "host=192.0.2.1: no address of this machine"),
         ):
             with pytest.raises(UserError, match=words):
-                server.check_address(host, number, share)
+                server.check_address(host, number)
 
 
-def test_errors_are_one_line(demo, tmp_path, monkeypatch):
+def test_errors_are_one_line(demo, folder, tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    monkeypatch.setenv("PATH", str(tmp_path))  # no npm
     checkpoint = make_checkpoint(tmp_path / "best.ckpt")
-    monkeypatch.setitem(sys.modules, "gradio", None)  # as where it is not installed
+    ending = tmp_path / "ending.ckpt"
+    ending.write_bytes(checkpoint.read_bytes()[:5000])
+    other = shutil.copytree(folder, tmp_path / "other")
+    (other / MANIFEST).write_text('{"format": "litert", "files": ["model.tflite"]}')
+    changed = shutil.copytree(folder, tmp_path / "changed")
+    (changed / "model.onnx").write_text("another network")
+    outside = shutil.copytree(folder, tmp_path / "outside")
+    (outside / MANIFEST).write_text('{"format": "web", "files": ["index.html", "../best.ckpt"]}')
+    before = sorted(tmp_path.rglob("*"))
     for arguments, words in (
         ([], "ckpt: nothing is given; give a run's"),
-        ([f"ckpt={checkpoint}", f"port={free_port()}"], 'install it with pip install -e ".[demo]"'),
+        (["ckpt=/nowhere.ckpt"], "ckpt=/nowhere.ckpt: no such checkpoint"),
+        ([f"ckpt={tmp_path}"], f"ckpt={tmp_path}: is a folder; give the file"),
+        ([f"ckpt={ending}"], "ending.ckpt: not a checkpoint"),
+        ([f"ckpt={checkpoint}"], "format=web: needs the npm package onnxruntime-web@1."),
+        ([f"ckpt={checkpoint}", "format.runtime=/no.tgz"], "format.runtime=/no.tgz: no such file or folder"),
+        (
+            [f"ckpt={checkpoint}", f"{CACHE}{checkpoint}/cache"],
+            "best.ckpt/cache: cannot be written; use format.cache=DIR",
+        ),
+        ([f"ckpt={checkpoint}", "share=true"], "share: is no setting any more"),
+        ([f"ckpt={checkpoint}", "device=cpu"], "device: is no setting any more: the browser computes"),
         ([f"ckpt={checkpoint}", "prot=1"], "prot: no such key; did you mean port or"),
+        ([f"ckpt={other}"], "other: holds an export of format=litert, and no page; export it again"),
+        ([f"ckpt={changed}"], "changed: model.onnx is not the network that export.py verified; export it again"),
+        ([f"ckpt={outside}"], "outside: its file ../best.ckpt is missing; export it again"),
     ):
-        status, out, err = demo(*arguments)
-        assert status == 1 and out == "" and words in err and len(err.splitlines()) == 1, err
+        given = [f"port={free_port()}", *([] if CACHE in str(arguments) else [f"{CACHE}{tmp_path}/cache"])]
+        status, _, err = demo(*arguments, *given)
+        assert status == 1 and err.startswith("ERROR: ") and words in err and len(err.splitlines()) == 1, err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_telemetry_is_off_before_gradio_is_imported(monkeypatch):
-    found = {}
+def test_the_page_is_made_once_for_a_checkpoint(tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    from inference.export.web import web_folder
 
-    def import_module(name):
-        found.update({key: os.environ.get(key) for key in server.NO_NETWORK})
-        return SimpleNamespace()
-
-    for key in server.NO_NETWORK:
-        monkeypatch.delenv(key, raising=False)
-    monkeypatch.setattr(server.importlib, "import_module", import_module)
-    server.import_gradio()
-    assert found == {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-
-
-@pytest.fixture
-def app(tmp_path, two_colors):
-    """Return the part of the page that predicts, which needs no gradio."""
-    return DemoApp(make_explained_run(tmp_path / "run", two_colors), "cpu")
-
-
-def test_the_page_is_escaped_and_names_what_cannot_be_read(app, tmp_path):
-    files = make_odd_images(tmp_path / "images", 3)
-    hostile = tmp_path / "images" / "<script>'.png"
-    shutil.copy(files[1], hostile)
-    letter = tmp_path / "letter.jpg"
-    letter.write_text("Dear reader")
-    html = app.predict([str(hostile), str(letter), str(files[0])])
-    assert "<script" not in html and "&lt;script&gt;" in html and html.count("<article") == 2
-    assert '<p class="warning">letter.jpg: not a readable image' in html and str(tmp_path) not in html
-    assert html.count("Most similar in training:") == 2
-    assert app.predict(None).count("<article") == 0
-    assert app.predict([str(files[0])] * 18).count("<article") == 16
-    assert "2 more images skipped: at most 16 at a time" in app.predict([str(files[0])] * 18)
-    assert [image.split for image, _ in app.examples] == ["test"] * 7  # every other one of 14
-    assert "Test accuracy: 0.8000 (64 of 80, 95% interval" in app.head()
+    monkeypatch.setattr(web_folder, "find_runtime", lambda given, cache: {file.name: b"text" for file in FILES})
+    checkpoint, made, export = make_checkpoint(tmp_path / "best.ckpt"), [], app.export
+    monkeypatch.setattr(app, "export", lambda *given, **settings: made.append(1) or export(*given, **settings))
+    found = app.find_or_make(checkpoint, None, str(tmp_path / "cache"))
+    assert found.parent == tmp_path / "cache" / "web" and "index.html" in app.web_files(found)
+    again = app.find_or_make(checkpoint.rename(tmp_path / "other.ckpt"), None, str(tmp_path / "cache"))
+    assert again == found and len(made) == 1
+    (found / "ort.wasm").unlink()
+    assert app.find_or_make(tmp_path / "other.ckpt", None, str(tmp_path / "cache")) == found and len(made) == 2
+    monkeypatch.setattr(app, "export", lambda ckpt, out, **_: made.append(Path(out).name) or stop())
+    for change in ("checkpoint", "version"):
+        if change == "checkpoint":
+            make_checkpoint(tmp_path / "other.ckpt", mean=[0.4, 0.4, 0.4])
+        else:
+            monkeypatch.setattr(app.importlib.metadata, "version", lambda name: "99")
+        with pytest.raises(KeyboardInterrupt):
+            app.find_or_make(tmp_path / "other.ckpt", None, str(tmp_path / "cache"))
+    assert len({found.name, *made[2:]}) == 3
 
 
-@pytest.fixture
-def served(tmp_path, two_colors):
-    """Run `python demo.py` in a process of its own; return the port."""
+def stop():
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def asked(folder: Path):
+    """Serve a folder in this process; yield a function that asks it."""
+    serving = server.WebServer(folder, app.web_files(folder), "127.0.0.1", 0)
+    threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def ask(path: str, method: str = "GET", host: str | None = None):
+        connection = http.client.HTTPConnection("127.0.0.1", serving.server_port, timeout=10)
+        with contextlib.closing(connection):
+            connection.putrequest(method, path, skip_host=True)
+            if host != "":
+                connection.putheader("Host", host or f"127.0.0.1:{serving.server_port}")
+            connection.endheaders()
+            response = connection.getresponse()
+            return response.status, response.read().decode(), response.headers
+
+    try:
+        yield ask
+    finally:
+        serving.shutdown()
+        serving.server_close()
+
+
+def test_only_the_files_of_the_export_are_served(folder):
+    with asked(folder) as ask:
+        for path, text, kind in (
+            ("/", "<h1>page</h1>", "text/html; charset=utf-8"), ("/app.js?1", "1", "text/javascript; charset=utf-8"),
+            ("/ort.wasm", "wasm", "application/wasm"), ("/model.onnx", "network", "application/octet-stream"),
+        ):  # fmt: skip
+            status, content, headers = ask(path)
+            assert (status, content, headers["Content-Type"]) == (200, text, kind)
+            assert headers["X-Content-Type-Options"] == "nosniff" and headers["Cache-Control"] == "no-cache"
+            status, content, headers = ask(path, "HEAD")
+            assert (status, content, headers["Content-Length"]) == (200, "", str(len(text)))
+        for path in (
+            "/secret.txt",
+            f"/{MANIFEST}",
+            "/../best.ckpt",
+            "/%2e%2e/best.ckpt",
+            "//etc/passwd",
+            "/app.js/",
+            "/site",
+        ):
+            assert ask(path)[0] == 404, path
+        assert ask("/", "POST")[0] == 501
+
+
+def test_a_request_by_another_site_s_name_is_refused(folder):
+    """A site whose name leads to this machine (DNS rebinding) reads nothing."""
+    with asked(folder) as ask:
+        for host in ("attacker.example", "attacker.example:7860", "127.0.0.1.example", "localhost.example", "[bad", ""):
+            status, content, _ = ask("/model.onnx", host=host)
+            assert status == 403 and "network" not in content, host
+        for host in ("localhost:9999", "127.0.0.1", "[::1]:7860", "192.0.2.1:80"):
+            assert ask("/", host=host)[0] == 200, host
+
+
+def test_the_command_serves_this_machine_until_ctrl_c(folder, tmp_path):
     port, log = free_port(), tmp_path / "log"
-    checkpoint = make_explained_run(tmp_path / "run", two_colors)
-    command = [sys.executable, "demo.py", f"ckpt={checkpoint}", f"port={port}", "device=cpu"]
     with log.open("w") as file:
-        process = subprocess.Popen(command, cwd=PROJECT, stdout=file, stderr=file)
+        process = subprocess.Popen(
+            [sys.executable, "demo.py", f"ckpt={folder}", f"port={port}"], cwd=PROJECT, stdout=file, stderr=file
+        )
     try:
         for _ in range(600):
             if "Demo: " in log.read_text() or process.poll() is not None:
                 break
             time.sleep(0.1)
-        assert f"Demo: http://127.0.0.1:{port}/" in log.read_text(), log.read_text()
-        yield port
+        assert log.read_text() == f"Demo: http://127.0.0.1:{port}/ (stop with Ctrl-C)\n"
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as response:
+            assert response.read() == b"<h1>page</h1>"
+        for host in {address[4][0] for address in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}:
+            if not host.startswith("127."):
+                with pytest.raises(OSError):
+                    socket.create_connection((host, port), timeout=2)
         process.send_signal(signal.SIGINT)
-        process.wait(20)
-        assert "Traceback" not in log.read_text()
+        assert process.wait(20) == 0 and len(log.read_text().splitlines()) == 1
     finally:
         process.kill()
         process.wait()
-
-
-@no_gradio
-@needs_chromium
-def test_an_image_is_explained_in_chromium(served, two_colors):
-    playwright = pytest.importorskip("playwright.sync_api")
-    for host in {address[4][0] for address in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}:
-        if not host.startswith("127."):
-            with pytest.raises(OSError):
-                socket.create_connection((host, served), timeout=2)  # loopback only
-    requested = []
-    with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        view = browser.new_page(viewport={"width": 390, "height": 900})
-        view.on("request", lambda request: requested.append(request.url))
-        response = view.goto(f"http://127.0.0.1:{served}/")
-        assert "default-src 'self'" in response.headers["content-security-policy"]
-        view.wait_for_selector("#files input[type=file]", state="attached")
-        images = sorted((two_colors / "test" / "red").glob("*.png"))[:2]
-        view.set_input_files("#files input[type=file]", [str(image) for image in images])
-        view.wait_for_selector("article.explained >> nth=1")
-        words = view.inner_text("#prediction")
-        assert [image.name in words for image in images] == [True, True]
-        assert "predicted" in words and "Most similar in training" in words
-        assert view.evaluate("[...document.querySelectorAll('article img')].every(i => i.naturalWidth > 0)")
-        assert view.evaluate("document.documentElement.scrollWidth") <= 390
-        view.click("#examples button >> nth=-1")
-        view.wait_for_function("document.querySelectorAll('article.explained').length === 1")
-        assert "labeled red" in view.inner_text("#prediction")
-        browser.close()
-    hosts = {url.split("/")[2] for url in requested if not url.startswith(("data:", "blob:"))}
-    assert hosts == {f"127.0.0.1:{served}"}

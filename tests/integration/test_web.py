@@ -4,29 +4,38 @@ import base64
 import copy
 import json
 import shutil
+import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageDraw
+from torch.nn import functional
 
 import export as script
 import predict as predict_script
 from common.errors import UserError
-from common.run_folder import PROJECT
+from common.run_folder import PROJECT, RunFolder
 from common.untrusted.tables import read_csv
 from datamodules.decode import open_image
-from inference.backends import OnnxBackend
+from inference.backends import CheckpointBackend, OnnxBackend
+from inference.demo.app import web_files
+from inference.demo.server import WebServer
+from inference.explain.explainer import Explainer
+from inference.explain.overlay import overlay
 from inference.export import export as module
 from inference.export import onnx_file, preprocessing
 from inference.export.web import web_folder
 from inference.export.web.onnxruntime_web import FILES, find_runtime
 from inference.export.web.web_folder import WebFolder
+from inference.predictor import Predictor
 from tests.support.fake_checkpoints import DECISION, make_checkpoint, make_odd_images, noisy
 from tests.support.fake_explained import make_labeled_run
-from tests.support.helpers import in_chromium, needs_chromium, served
+from tests.support.helpers import SHARED, in_chromium, needs_chromium, served
 
 pytest.importorskip("onnxscript")
+numpy_helper = pytest.importorskip("onnx.numpy_helper")
 CACHE = PROJECT / "outputs" / ".cache"
 HOSTILE = '<img src=x onerror="document.title=1">'
 READY = "#choose:enabled"
@@ -38,8 +47,24 @@ COMPUTE = """async ([content, name, type]) => {
   const image = await decode(new File([bytes], name, { type }));
   let pixels = "";
   for (let k = 0; k < image.pixels.length; k += 32768) pixels += String.fromCharCode(...image.pixels.subarray(k, k + 32768));
-  return { probabilities: await predict(image), width: image.width, height: image.height, pixels: btoa(pixels) };
+  const { probabilities, heatOf } = await predict(image);
+  const heat = heatOf && model.classes.map((_, k) => ({ ...heatOf(k), values: [...heatOf(k).values] }));
+  return { probabilities, heat, width: image.width, height: image.height, pixels: btoa(pixels) };
 }"""
+# Draw heat over pixels of one gray level
+DRAW = """([heat, width, height, fit]) => {
+  model.fit = fit;
+  const data = new Uint8ClampedArray(4 * width * height).fill(100);
+  for (let at = 3; at < data.length; at += 4) data[at] = 255;
+  drawHeat(data, width, height, heat);
+  return Array.from(data);
+}"""
+TRUNCATED = {
+    "network": "truncated",
+    "backbone": "shufflenet_v2_x0_5",
+    "keep": 4,
+    "head": {"hidden_dims": [3], "dropout": [0.2, 0]},
+}
 
 
 @pytest.fixture
@@ -64,10 +89,10 @@ def graph(run):
     """Export the graph of the network once: torch's exporter takes seconds."""
     usual, graphs = onnx_file.network_graph, {}
 
-    def network_graph(network, image_size):
+    def network_graph(network, image_size, further=()):
         key = tuple(value.sum().item() for value in network.state_dict().values())
         if key not in graphs:
-            graphs[key] = usual(network, image_size)
+            graphs[key] = usual(network, image_size, further)
         return copy.deepcopy(graphs[key])
 
     with pytest.MonkeyPatch.context() as patch:
@@ -76,16 +101,33 @@ def graph(run):
 
 
 @pytest.fixture(scope="module")
-def site(run, graph, tmp_path_factory) -> Path:
-    """The exported folder, with the real onnxruntime-web."""
+def truncated_run(run, tmp_path_factory):
+    """The same run with a truncated backbone, behind whose last map everything is linear."""
+    copied = RunFolder(tmp_path_factory.mktemp("truncated") / "run")
+    shutil.copytree(run.path, copied.path)
+    make_checkpoint(copied.best_checkpoint, network=TRUNCATED, image_size=64)
+    return copied
+
+
+def export_site(run, folder: Path) -> Path:
+    """Export with the real onnxruntime-web."""
     try:
         find_runtime(None, CACHE)
     except UserError as error:
         pytest.skip(str(error))
-    made = module.export(
-        str(run.best_checkpoint), format=WebFolder(str(CACHE)), out=str(tmp_path_factory.mktemp("site"))
-    )
-    return made.path
+    return module.export(str(run.best_checkpoint), format=WebFolder(str(CACHE)), out=str(folder)).path
+
+
+@pytest.fixture(scope="module")
+def site(run, graph, tmp_path_factory) -> Path:
+    """The exported folder."""
+    return export_site(run, tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="module")
+def truncated_site(truncated_run, graph, tmp_path_factory) -> Path:
+    """The exported folder of the truncated network."""
+    return export_site(truncated_run, tmp_path_factory.mktemp("truncated"))
 
 
 @pytest.fixture
@@ -121,11 +163,57 @@ def swap_channels(normalize):
     return lambda pixels, mean, std: normalize(pixels.flip(1), mean, std)
 
 
-@pytest.mark.parametrize("broken", [shift, swap_channels])
-def test_a_folder_that_answers_in_another_way_is_not_written(without_npm, run, graph, tmp_path, monkeypatch, broken):
-    monkeypatch.setattr(preprocessing, "normalize", broken(preprocessing.normalize))
+def resize_roughly(resize_tensor):
+    def nearest(pixels, size, *_):
+        return functional.interpolate(pixels.permute(0, 3, 1, 2).float(), (size, size)).byte().permute(0, 2, 3, 1)
+
+    return nearest
+
+
+@pytest.mark.parametrize(("part", "broken"), [
+    ("normalize", shift), ("normalize", swap_channels), ("resize_tensor", resize_roughly),
+])  # fmt: skip
+def test_a_folder_that_answers_in_another_way_is_not_written(
+    without_npm, run, graph, tmp_path, monkeypatch, part, broken
+):
+    monkeypatch.setattr(preprocessing, part, broken(getattr(preprocessing, part)))
     with pytest.raises(UserError, match=r"format=web .*above largest_difference=0\.0001; nothing was written"):
         module.export(str(run.best_checkpoint), format=WebFolder(str(CACHE)), out=str(tmp_path / "site"))
+    assert not (tmp_path / "site").exists()
+
+
+def change_weights(monkeypatch, name: str, change) -> None:
+    """Change the values of the exported network whose names end so."""
+    usual = onnx_file.network_graph
+
+    def network_graph(*arguments):
+        graph, changed = usual(*arguments), 0
+        for each in graph.graph.initializer:
+            if each.name.endswith(name):
+                values, changed = numpy_helper.to_array(each), changed + 1
+                each.CopyFrom(numpy_helper.from_array(change(values.copy()), each.name))
+        assert changed, [each.name for each in graph.graph.initializer]
+        return graph
+
+    monkeypatch.setattr(onnx_file, "network_graph", network_graph)
+
+
+def change_one(values):
+    values.flat[0] += 0.5
+    return values
+
+
+def test_a_folder_with_another_weight_is_not_written(without_npm, run, graph, tmp_path, monkeypatch):
+    change_weights(monkeypatch, "classifier.4.bias", change_one)
+    with pytest.raises(UserError, match=r"format=web .*above largest_difference=0\.0001; nothing was written"):
+        module.export(str(run.best_checkpoint), format=WebFolder(str(CACHE)), out=str(tmp_path / "site"))
+    assert not (tmp_path / "site").exists()
+
+
+def test_a_folder_whose_maps_are_not_grad_cam_is_not_written(without_npm, truncated_run, graph, tmp_path, monkeypatch):
+    change_weights(monkeypatch, "weights", lambda values: values[::-1].copy())
+    with pytest.raises(UserError, match=r"format=web: its maps .* differ from Grad-CAM by .*; nothing was written"):
+        module.export(str(truncated_run.best_checkpoint), format=WebFolder(str(CACHE)), out=str(tmp_path / "site"))
     assert not (tmp_path / "site").exists()
 
 
@@ -151,6 +239,150 @@ def compute(page, file: Path, kind: str = "") -> tuple[np.ndarray, np.ndarray]:
     found = page.evaluate(COMPUTE, [encoded, file.name, kind])
     pixels = np.frombuffer(base64.b64decode(found["pixels"]), np.uint8).reshape(found["height"], found["width"], 3)
     return pixels, np.array(found["probabilities"])
+
+
+def make_photographs(root: Path, n: int) -> Path:
+    """Save JPEGs of usual qualities, sizes and subsamplings: shading, shapes with edges, and the grain of a camera."""
+    generator = np.random.default_rng(0)
+    for index in range(n):
+        width, height = generator.integers(150, 420, 2).tolist()
+        label = ("ants", "bees")[index % 2]
+        image = Image.fromarray(generator.integers(60, 200, (3, 3, 3), dtype=np.uint8)).resize(
+            (width, height), Image.Resampling.BICUBIC
+        )
+        draw = ImageDraw.Draw(image)
+        for _ in range(6):
+            left, top = (int(generator.integers(0, side)) for side in image.size)
+            color = (
+                tuple(generator.integers(0, 120, 3).tolist())
+                if index % 2
+                else tuple(generator.integers(130, 256, 3).tolist())
+            )
+            draw.ellipse((left, top, left + width // 4, top + height // 5), fill=color)
+        grain = generator.normal(0, 6, (height, width, 3))
+        folder = root / ("val" if index % 4 < 2 else "train") / label
+        folder.mkdir(parents=True, exist_ok=True)
+        photo = Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))
+        photo.save(folder / f"{index:03}.jpg", quality=int(generator.integers(60, 97)), subsampling=index % 3)
+    return root
+
+
+class Compared(NamedTuple):
+    """Hold the largest differences over images; of a probability, but for the pixels."""
+
+    png: float  # of a PNG of the decoded pixels, from predictions_val.csv
+    network: float  # browser and Python on the browser's own pixels of the JPEG
+    decoder: float  # Python on the browser's pixels of the JPEG and on its own
+    pixels: float  # of 255, between these, on average over the image
+    changed: int  # JPEGs that the browser calls differently from predictions_val.csv
+
+
+def compare_validation(run: RunFolder, root: Path, folder: Path, most: int = 50) -> Compared:
+    """Open validation images of a run as JPEG and as PNG in Chromium, and compare with predictions_val.csv."""
+    rows = list(read_csv(run.predictions("val")))
+    rows = [rows[k] for k in np.linspace(0, len(rows) - 1, most).round().astype(int)]
+    columns = [name for name in rows[0] if name.startswith("p_")]
+    assert len({row["path"] for row in rows}) == most
+    checkpoint = CheckpointBackend(run.best_checkpoint, "cpu")
+    description, found, expected = checkpoint.description, [], []
+    with served(export_site(run, folder / "site")) as server, in_chromium(server.url) as (view, _, messages):
+        view.wait_for_selector(READY)
+        for row in rows:
+            file, image = root / row["path"], open_image(root / row["path"], description.image_size)
+            image.save(folder / "same.png")
+            same_pixels, of_png = compute(view, folder / "same.png")
+            np.testing.assert_array_equal(same_pixels, image)
+            pixels, of_jpeg = compute(view, file)
+            theirs, ours = (checkpoint(description.pixels(each)[None])[0] for each in (Image.fromarray(pixels), image))
+            given = np.array([float(row[name]) for name in columns])
+            difference = np.abs(pixels.astype(int) - np.asarray(image)).mean()
+            pairs = (of_png, given), (of_jpeg, theirs), (theirs, ours)
+            changed = description.classes[of_jpeg.argmax()] != row["predicted"]
+            found.append([*(np.abs(a - b).max() for a, b in pairs), difference, changed])
+            expected.append(given[0])
+        assert messages == [] and np.std(expected) > 1e-3
+    *largest, changed = np.array(found, float).T
+    return Compared(*(float(each.max()) for each in largest), int(changed.sum()))
+
+
+def check_compared(compared: Compared) -> None:
+    print(compared)
+    assert compared.png <= 2e-6 + 1e-5 and compared.network <= 1e-5  # six digits in the table
+    assert compared.pixels < 1 and compared.decoder <= 0.02 and compared.changed == 0
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_fifty_photographs_are_answered_as_in_predictions_val(train, tmp_path):
+    photos = make_photographs(tmp_path / "photos", 100)
+    ran = train("model=simple_cnn", "model.image_size=48", "trainer.max_epochs=1", "stages=[fit]", root=photos)
+    assert ran.status == 0, ran.err
+    check_compared(compare_validation(RunFolder(ran.folder), photos, tmp_path))
+
+
+@pytest.mark.slow
+@needs_chromium
+@pytest.mark.skipif(not (SHARED / "weights").is_dir(), reason="needs ../shared: real images and weights")
+def test_fifty_real_images_are_answered_as_in_predictions_val(train, tmp_path):
+    weights, photos = SHARED / "weights" / "shufflenet_v2_x0_5_trunk.pth", SHARED / "data" / "ants_bees"
+    ran = train(f"model.weights={weights}", "trainer.max_epochs=1", "stages=[fit]", "model.image_size=256", root=photos)
+    assert ran.status == 0, ran.err
+    check_compared(compare_validation(RunFolder(ran.folder), photos, tmp_path))
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_the_page_shows_grad_cam_as_explain_does(truncated_site, truncated_run, tmp_path):
+    explainer = Explainer(Predictor.from_checkpoint(truncated_run.best_checkpoint, "cpu"))
+    files = make_odd_images(tmp_path / "images", 6)
+    with served(truncated_site) as server, in_chromium(server.url) as (view, _, messages):
+        view.wait_for_selector(READY)
+        for file in files:
+            encoded = base64.b64encode(file.read_bytes()).decode()
+            found = view.evaluate(COMPUTE, [encoded, file.name, ""])
+            image = open_image(file)
+            expected = explainer.explain(explainer.model.description.pixels(image)[None])
+            heat = found["heat"][int(expected.probabilities[0].argmax())]
+            values = np.array(heat["values"]).reshape(heat["rows"], heat["columns"])
+            assert values.shape == expected.heat[0].shape == (4, 4) and values.max() > 0
+            np.testing.assert_allclose(values / values.max(), expected.heat[0] / expected.heat[0].max(), atol=1e-4)
+            for fit, (width, height) in (
+                ("squash", (97, 60)),
+                ("crop", (98, 61)),
+                ("crop", (31, 80)),
+                ("pad", (150, 43)),
+            ):
+                drawn = np.array(view.evaluate(DRAW, [heat, width, height, fit])).reshape(height, width, 4)
+                gray = Image.new("RGB", (width, height), (100, 100, 100))
+                same = np.asarray(overlay(gray, values.astype(np.float32), 64, fit)).astype(int)
+                assert np.abs(drawn[..., :3] - same).max() <= 1, fit
+        view.evaluate("model.fit = 'squash'")
+        view.set_input_files("#files", files[:3])
+        view.wait_for_selector("#status:has-text('3 images')")
+        labels = "[...document.querySelectorAll('#results canvas')].map((each) => each.getAttribute('aria-label'))"
+        shown = [file.name for file in files[2::-1]]
+        assert view.evaluate(labels) == shown and not view.is_visible("#legend") and not view.is_visible("#no-heat")
+        view.focus("#heat")
+        view.keyboard.press("Space")
+        assert view.get_attribute("#heat", "aria-pressed") == "true" and view.is_visible("#legend")
+        assert all(
+            label.startswith(f"{name}: where the network looks for ")
+            for label, name in zip(view.evaluate(labels), shown, strict=True)
+        )
+        view.set_input_files("#files", files[3])
+        view.wait_for_selector("#status:has-text('4 images')")
+        assert view.evaluate(labels)[0].startswith(f"{files[3].name}: where the network looks for ")
+        view.keyboard.press("Space")
+        assert view.evaluate(labels) == [files[3].name, *shown] and messages == []
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_network_without_maps_says_so(page):
+    assert "Where it looks cannot be shown here: the last layers of this network are not linear." in page[0].inner_text(
+        "header"
+    )
+    assert "predict.py explain=true shows it" in page[0].inner_text("#no-heat") and page[0].is_hidden("#heat")
 
 
 def save_kinds(folder: Path) -> list[Path]:
@@ -241,6 +473,7 @@ def test_a_folder_becomes_the_table_of_predict(page, run, in_process, tmp_path, 
 @needs_chromium
 def test_it_is_usable_by_keyboard_and_on_a_phone(page, tmp_path):
     view = page[0]
+    view.on("filechooser", lambda _: None)  # the browser hands the choice over from now on, not only once it is asked
     view.set_viewport_size({"width": 390, "height": 844})
     view.wait_for_selector(READY)
     focused = []
@@ -258,6 +491,108 @@ def test_it_is_usable_by_keyboard_and_on_a_phone(page, tmp_path):
     view.focus("#clear")
     view.keyboard.press("Enter")
     assert view.locator("#results li").count() == 0 and view.inner_text("#status") == "Ready."
+
+
+def drop(view, *files: Path) -> None:
+    """Drop files or folders as a file manager does."""
+    session, data = view.context.new_cdp_session(view), {"items": [], "files": [], "dragOperationsMask": 1}
+    data["files"] = [str(file) for file in files]
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 200, "data": data})
+
+
+def problem(view) -> str:
+    view.wait_for_selector("#problem:not([hidden])")
+    return view.inner_text("#problem")
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_images_are_dropped_and_pasted_and_what_is_none_is_named(page, tmp_path):
+    view, messages = page[0], page[2]
+    images = make_odd_images(tmp_path / "images", 3)
+    nested = tmp_path / "folder" / "inner"
+    nested.mkdir(parents=True)
+    shutil.copy(images[1], nested)
+    (nested / "notes.txt").write_text("no image by its name")
+    drop(view, images[0], tmp_path / "folder")
+    view.wait_for_selector("#status:has-text('2 images')")
+    assert f"folder/inner/{images[1].name}" in view.inner_text("#results") and "1 file skipped" in view.inner_text(
+        "#status"
+    )
+    letter, no_images = tmp_path / "letter.jpg", tmp_path / "no_images"
+    letter.write_text("Dear reader")
+    no_images.mkdir()
+    (no_images / "notes.txt").write_text("text")
+    drop(view, letter)
+    view.wait_for_selector("#status:has-text('not read 1')")
+    assert view.inner_text("#results li >> nth=0").startswith("no image\nNot read\n\nnot a readable image")
+    drop(view, no_images)
+    assert problem(view).startswith("The folder has no images that a browser reads")
+    view.evaluate("""() => {
+      const data = new DataTransfer();
+      data.setData("text/plain", "a letter");
+      document.dispatchEvent(new DragEvent("drop", { dataTransfer: data }));
+    }""")
+    view.wait_for_selector("#problem:has-text('What was dropped is no file')")
+    paste = """([content, type]) => {
+      const data = new DataTransfer();
+      const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+      if (type) data.items.add(new File([bytes], "pasted.png", { type }));
+      document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data }));
+    }"""
+    view.evaluate(paste, ["", ""])
+    view.wait_for_selector("#problem:has-text('There is no image in the clipboard')")
+    view.evaluate(paste, [base64.b64encode(images[2].read_bytes()).decode(), "image/png"])
+    view.wait_for_selector("#status:has-text('4 images')")
+    assert "pasted.png" in view.inner_text("#results li >> nth=0") and view.is_hidden("#problem") and messages == []
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_webp_that_its_exif_turns_is_refused(page, tmp_path):
+    image = noisy(np.random.default_rng(0), 90, 60)
+    exif = image.getexif()
+    for turn in (1, 6):
+        exif[0x0112] = turn
+        image.save(tmp_path / f"{turn}.webp", exif=exif)
+    view = page[0]
+    view.set_input_files("#files", [tmp_path / "1.webp", tmp_path / "6.webp"])
+    view.wait_for_selector("#status:has-text('2 images')")
+    first, second = (view.inner_text(f"#results li >> nth={k}") for k in (0, 1))
+    assert "it is turned by its EXIF, which browsers do not apply to WebP; convert it to JPEG or PNG" in first
+    assert "6.webp" in first and "1.webp" in second and "Not read" not in second
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_the_camera(site):
+    fake = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+    with served(site) as server, in_chromium(server.url, fake) as (view, _, messages):
+        view.wait_for_selector(READY)
+        view.click("#camera")
+        view.wait_for_selector("#viewfinder:not([hidden])")
+        view.evaluate("new Promise((resolve) => setInterval(() => $('video').videoWidth && resolve(), 50))")
+        view.keyboard.press("Enter")  # the focus is on the button that takes the image
+        view.wait_for_selector("#status:has-text('1 image:')")
+        words = view.inner_text("#results li")
+        assert "camera " in words and "Not read" not in words
+        view.click("#close-camera")
+        assert (
+            view.is_hidden("#viewfinder") and view.evaluate("document.activeElement.id") == "camera" and messages == []
+        )
+    with served(site) as server, in_chromium(server.url) as (view, _, _):
+        view.wait_for_selector(READY)
+        view.click("#camera")
+        assert problem(view).startswith("No camera: ")
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_browser_without_webassembly(site):
+    with served(site) as server, in_chromium(server.url, ["--js-flags=--jitless"]) as (view, _, _):
+        assert problem(view) == "This browser has no WebAssembly, which runs the network."
+        assert view.is_disabled("#choose") and view.inner_text("#status") == "The network is not loaded."
 
 
 @pytest.mark.slow
@@ -278,6 +613,7 @@ def test_names_are_texts_and_decisions_those_of_predict(without_npm, site, tmp_p
         view.wait_for_selector("#results li")
         words = view.inner_text("#results")
         assert HOSTILE in words and hostile.name in words and HOSTILE in view.inner_text("#about")
+        assert "It abstains from every image, since accuracy 0.95 is promised for none." in view.inner_text("#about")
         assert "Abstained\n\naccuracy 0.95 is promised for no image; most probable: " in words
         assert view.locator("#results img, #about img, #results b").count() == 0 and messages == []
 
@@ -312,6 +648,25 @@ def test_a_damaged_network_and_a_page_that_is_opened_as_a_file(site, tmp_path):
     with in_chromium(site / "index.html") as (view, _, _):
         view.wait_for_selector("#problem:not([hidden])")
         assert "python -m http.server --directory FOLDER" in view.inner_text("#problem")
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_demo_serves_the_page(site, tmp_path):
+    serving = WebServer(site, web_files(site), "127.0.0.1", 0)
+    threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        with in_chromium(f"http://127.0.0.1:{serving.server_port}/") as (view, requests, messages):
+            view.wait_for_selector(READY)
+            view.set_input_files("#files", make_odd_images(tmp_path, 1))
+            view.wait_for_selector("#results li h2:not(:has-text('Not read'))")
+            assert view.evaluate("navigator.serviceWorker.ready.then(() => true)") and messages == []
+            assert {url.split("/")[2] for url in requests if url.startswith("http")} == {
+                f"127.0.0.1:{serving.server_port}"
+            }
+    finally:
+        serving.shutdown()
+        serving.server_close()
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -98,13 +98,16 @@ def served(folder: Path) -> Iterator[ThreadingHTTPServer]:
 
 
 @contextlib.contextmanager
-def in_chromium(file: Path | str, **context) -> Iterator[tuple]:
-    """Yield a page of 1280 x 900 that shows a file or URL, its requests, and its messages: console, errors and dialogs."""
+def in_chromium(file: Path | str, arguments: Sequence[str] = (), **context) -> Iterator[tuple]:
+    """Yield a page of 1280 x 900 that shows a file or URL, its requests, and its messages: console, errors and dialogs.
+
+    `arguments` are the browser's own, `context` is Playwright's.
+    """
     browsers = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
     )
     with browsers.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *arguments])
         page = browser.new_context(viewport={"width": 1280, "height": 900}, **context).new_page()
         requests, messages = [], []
         page.on("request", lambda request: requests.append(request.url))

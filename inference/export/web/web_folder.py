@@ -1,19 +1,30 @@
-"""Write a folder with a web page that labels images in the browser: no server computes, and no image leaves the device."""
+"""Write a folder with a web page that labels images in the browser: no server computes, and no image leaves the device.
+
+N images, K classes, h, w positions of the last feature map.
+"""
 
 import hashlib
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from common.atomic_io import write_json
 from common.errors import UserError
+from inference.backends import OnnxBackend
+from inference.explain.overlay import OPACITY, viridis
+from inference.export import onnx_file
 from inference.export.file_format import Computes, TrainedModel
-from inference.export.onnx_file import OnnxFile
+from inference.export.onnx_file import IMAGES, OnnxFile
+from inference.export.verify import VerificationImages, decoded, spread
+from inference.export.web.class_maps import CLASS_MAPS, WithClassMaps, check_class_maps, find_class_weights
 from inference.export.web.onnxruntime_web import VERSION, find_runtime
 
 PAGE = Path(__file__).parent / "page"  # index.html and what it loads; the same for every network
 MODEL = "model.onnx"
 DESCRIPTION = "model.json"  # what the page knows of the network
+N_MAPS = 8  # images on which its maps are compared with Grad-CAM
 
 
 class WebFolder(OnnxFile):
@@ -29,6 +40,7 @@ class WebFolder(OnnxFile):
     def __init__(self, cache: str, runtime: str | None = None):
         super().__init__()
         self.runtime, self.cache = runtime, Path(cache)
+        self.found = None  # the weights of the classes of what was written
 
     def write(self, model: TrainedModel, path: Path) -> None:
         """Write the page, what runs the network, the network, and its description."""
@@ -49,12 +61,38 @@ class WebFolder(OnnxFile):
             "bytes": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),
             "runtime": VERSION,
+            "fit": described.fit,
+            "maps": self._describe_maps(),
         }
         write_json(path / DESCRIPTION, about)
+
+    def make_graph(self, model: TrainedModel):
+        """Return the graph of the network, which also gives the maps of its classes where they need no gradients."""
+        size = model.description.image_size
+        self.found = find_class_weights(model.network, size, model.normalized(_pixels(model)))
+        if self.found is None:
+            return super().make_graph(model)
+        return onnx_file.network_graph(WithClassMaps(model.network, self.found), size, (CLASS_MAPS,))
+
+    def _describe_maps(self) -> dict | None:
+        """Return with which colors the maps are drawn, as inference/explain/overlay.py does; None: the network gives none."""
+        if self.found is None:
+            return None
+        colors = viridis().round().astype(np.uint8)
+        return {"output": CLASS_MAPS, "opacity": OPACITY, "colors": ["#" + bytes(color).hex() for color in colors]}
 
     def open(self, path: Path, model: TrainedModel) -> Computes:
         """Open the network of the folder as predict.py does."""
         return super().open(path / MODEL, model)
+
+    def check(self, path: Path, model: TrainedModel) -> None:
+        """Compare the maps of where the network looks with Grad-CAM on images of the run."""
+        if self.found is None:
+            return
+        pixels = _pixels(model)
+        session = OnnxBackend(path / MODEL, "cpu").session
+        written = np.concatenate([session.run([CLASS_MAPS], {IMAGES: image[None]})[0] for image in pixels])
+        check_class_maps(model.network, self.found.layer, model.normalized(pixels), written, f"format={self.name}")
 
     def open_on_one_thread(self, path: Path, model: TrainedModel) -> Computes:
         """Open the network of the folder as onnxruntime runs it on one core outside of a browser."""
@@ -62,4 +100,14 @@ class WebFolder(OnnxFile):
 
     def describe(self, preprocessing: bool) -> str:
         """Return what the folder is for."""
-        return "a page for any static host, which labels images in the browser"
+        page = "a page for any static host, which labels images in the browser"
+        if self.found is None:
+            return f"{page}; without Grad-CAM, since the head of this network is not linear: predict.py explain=true has it"
+        return f"{page} and shows where the network looks (Grad-CAM)"
+
+
+def _pixels(model: TrainedModel) -> np.ndarray:
+    """Return some of the images that the folder is compared on, as the network takes them, (N, S, S, 3) uint8."""
+    chosen = VerificationImages(spread(model.compared.images, N_MAPS), model.compared.description)
+    images = [model.description.pixels(image) for image, _ in decoded(chosen, model.description)]
+    return np.stack(images[:N_MAPS])

@@ -75,11 +75,16 @@ async function load() {
   session.tensor = (pixels, width, height) => new ort.Tensor("uint8", pixels, [1, height, width, 3]);
 }
 
-/** Return the probabilities of all classes of RGB pixels. */
+/** Return the probabilities of all classes of RGB pixels and, where the network gives maps, the function `heatOf` a class. */
 async function predict({ pixels, width, height }) {
   const input = { [session.inputNames[0]]: session.tensor(pixels, width, height) };
   const outputs = await session.run(input);
-  return Array.from(outputs[session.outputNames[0]].data);
+  const probabilities = Array.from(outputs[session.outputNames[0]].data);
+  if (!model.maps) return { probabilities };
+  const { data, dims } = outputs[model.maps.output];
+  const [rows, columns] = dims.slice(2);
+  const heatOf = (k) => ({ values: data.slice(k * rows * columns, (k + 1) * rows * columns), rows, columns });
+  return { probabilities, heatOf };
 }
 
 // ---- Decoding
@@ -218,6 +223,83 @@ function makeThumbnail(bitmap) {
   return canvas;
 }
 
+// ---- Where the network looks (Grad-CAM), drawn as by inference/explain/overlay.py
+
+/** Return which box of an image the network sees, and which box of its own square that fills, as datamodules/decode.py does. */
+function place(width, height) {
+  const size = model.image_size;
+  if (model.fit === "crop") {
+    const side = Math.min(width, height);
+    const [left, top] = [(width - side) / 2, (height - side) / 2];
+    return { used: [left, top, left + side, top + side], filled: [0, 0, size, size] };
+  }
+  if (model.fit === "pad") {
+    const longer = 2 * Math.max(width, height);
+    const [across, down] = [width, height].map((length) => Math.max(1, Math.floor((2 * size * length + longer / 2) / longer)));
+    const [left, top] = [Math.floor((size - across) / 2), Math.floor((size - down) / 2)];
+    return { used: [0, 0, width, height], filled: [left, top, left + across, top + down] };
+  }
+  return { used: [0, 0, width, height], filled: [0, 0, size, size] };
+}
+
+/** Return a number rounded as Python does, halves to the even one. */
+function roundEven(value) {
+  return value % 1 === 0.5 ? 2 * Math.round(value / 2) : Math.round(value);
+}
+
+/** Return for each of n places the indices and weights with which Pillow's bilinear filter reads start to end of a line. */
+function linearFilter(length, start, end, n) {
+  const step = (end - start) / n;
+  const support = Math.max(1, step);
+  return Array.from({ length: n }, (_, place) => {
+    const center = start + (place + 0.5) * step;
+    const first = Math.max(0, Math.floor(center - support + 0.5));
+    const last = Math.min(length, Math.floor(center + support + 0.5));
+    const weights = [];
+    for (let k = first; k < last; k += 1) weights.push(Math.max(0, 1 - Math.abs(k + 0.5 - center) / support));
+    const sum = weights.reduce((total, weight) => total + weight, 0);
+    return { first, weights: weights.map((weight) => weight / sum) };
+  });
+}
+
+/** Draw heat in colors over the part of gray RGBA pixels that the network saw, scaled to its own largest value. */
+function drawHeat(data, width, height, { values, rows, columns }) {
+  const { used, filled } = place(width, height);
+  const [left, top, right, bottom] = used.map(roundEven);
+  const edges = filled.map((edge, k) => (edge * (k % 2 ? rows : columns)) / model.image_size);
+  const across = linearFilter(columns, edges[0], edges[2], right - left);
+  const down = linearFilter(rows, edges[1], edges[3], bottom - top);
+  const most = Math.max(...values) || 1;
+  const colors = model.maps.colors.map((color) => [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16)));
+  const { opacity } = model.maps;
+  overWhite(data);
+  for (let at = 0; at < data.length; at += 4) {
+    data.fill((data[at] * 19595 + data[at + 1] * 38470 + data[at + 2] * 7471 + 32768) >> 16, at, at + 3);
+    data[at + 3] = 255;
+  }
+  down.forEach((line, y) => {
+    const row = Array.from({ length: columns }, (_, x) =>
+      line.weights.reduce((sum, weight, k) => sum + weight * values[(line.first + k) * columns + x], 0),
+    );
+    across.forEach((column, x) => {
+      const sum = column.weights.reduce((total, weight, k) => total + weight * row[column.first + k], 0);
+      const color = colors[Math.round(255 * Math.min(1, Math.max(0, sum / most)))];
+      const at = 4 * ((top + y) * width + left + x);
+      for (const k of [0, 1, 2]) data[at + k] = Math.round(opacity * color[k] + (1 - opacity) * data[at + k]);
+    });
+  });
+}
+
+/** Return a canvas with the heat over a thumbnail. */
+function makeOverlay(thumbnail, heat) {
+  const { width, height } = thumbnail;
+  const image = thumbnail.getContext("2d").getImageData(0, 0, width, height);
+  drawHeat(image.data, width, height, heat);
+  const canvas = makeCanvas(width, height);
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  return canvas;
+}
+
 // ---- Decisions, as in inference/predictor.py
 
 /** Return what is concluded from the probabilities of an image. */
@@ -299,7 +381,9 @@ async function labelOne(path, file) {
   let image, row, found;
   try {
     image = await decode(file);
-    found = decide(await predict(image));
+    const { probabilities, heatOf } = await predict(image);
+    found = decide(probabilities);
+    if (heatOf) found.heat = heatOf(model.classes.indexOf(found.predicted));
     row = makeRow(path, found);
   } catch (error) {
     row = makeRow(path, {}, error instanceof Problem ? error.message : `the browser cannot compute it (${error.message || error})`);
@@ -318,14 +402,39 @@ function element(tag, text, name = "") {
   return made;
 }
 
+function describeCanvas(canvas, text) {
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", text);
+  return canvas;
+}
+
+function isHeatShown() {
+  return $("heat").getAttribute("aria-pressed") === "true";
+}
+
+function toggleHeat() {
+  const shown = !isHeatShown();
+  $("heat").setAttribute("aria-pressed", shown);
+  $("legend").hidden = !shown;
+  $("results").classList.toggle("with-heat", shown);
+  for (const item of $("results").children) if (item.showHeat) item.showHeat(shown);
+}
+
 function showResult(row, found, thumbnail) {
   const item = element("li", "", `result${row.abstained ? " abstained" : ""}`);
-  if (thumbnail) {
-    thumbnail.setAttribute("role", "img");
-    thumbnail.setAttribute("aria-label", row.path);
-  }
   const words = element("div");
-  item.append(thumbnail || element("span", "no image", "gone"), words);
+  item.append(thumbnail ? describeCanvas(thumbnail, row.path) : element("span", "no image", "gone"), words);
+  if (found && found.heat) {
+    let overlay; // drawn once it is asked for
+    item.showHeat = (shown) => {
+      if (shown) overlay ||= describeCanvas(makeOverlay(thumbnail, found.heat), `${row.path}: where the network looks for ${row.predicted}`);
+      item.firstElementChild.replaceWith(shown ? overlay : thumbnail);
+    };
+    item.showHeat(isHeatShown());
+    if (!found.heat.values.some((value) => value > 0)) {
+      item.append(element("p", `No position of the last feature map adds to ${row.predicted}: nothing is colored.`, "heat quiet"));
+    }
+  }
   if (row.error) {
     words.append(element("h2", "Not read"), element("p", row.error));
   } else {
@@ -390,11 +499,19 @@ function describeNetwork() {
   const names = model.classes.slice(0, 12);
   const more = model.classes.length - names.length;
   const last = more ? `${more} more classes` : names.pop();
-  const decision = model.decision;
-  const promise = decision && decision.confidence !== null;
+  const { decision } = model;
+  let abstains = "";
+  if (decision) {
+    const { confidence, target_accuracy: target } = decision;
+    abstains =
+      confidence === null
+        ? ` It abstains from every image, since accuracy ${target} is promised for none.`
+        : ` It abstains where its confidence is below ${confidence.toFixed(3)}, for accuracy ${target}.`;
+  }
   $("about").textContent =
-    `This network distinguishes ${names.join(", ")} and ${last}, and predicts one of them for any other image, too.` +
-    (promise ? ` It abstains where its confidence is below ${decision.confidence.toFixed(3)}, for accuracy ${decision.target_accuracy}.` : "");
+    `This network distinguishes ${names.join(", ")} and ${last}, and predicts one of them for any other image, too.${abstains}`;
+  $("heat").hidden = !model.maps;
+  $("no-heat").hidden = Boolean(model.maps);
 }
 
 // ---- Files, folders and the camera
@@ -433,8 +550,13 @@ async function entriesOfDrop(items) {
       for (const each of some) await walk(each, `${path}/${each.name}`, true);
     }
   };
-  const roots = [...items].map((item) => item.webkitGetAsEntry()).filter(Boolean); // now: later the items are gone
-  for (const root of roots) await walk(root, root.name, false);
+  const files = [...items].filter((item) => item.kind === "file");
+  const roots = files.map((item) => item.webkitGetAsEntry() || item.getAsFile()).filter(Boolean); // now: later the items are gone
+  for (const root of roots) {
+    if (root instanceof File) found.push({ file: root, path: root.name, inFolder: false });
+    else await walk(root, root.name, false);
+  }
+  if (!roots.length) throw new Problem("What was dropped is no file. Save the image first, then drop or choose it.");
   return found;
 }
 
@@ -503,8 +625,13 @@ function listen() {
   $("download").onclick = download;
   $("stop").onclick = () => (stopped = true);
   $("clear").onclick = clear;
-  document.addEventListener("paste", (event) => take(entriesOf(event.clipboardData.files)));
-  document.addEventListener("drop", async (event) => take(await entriesOfDrop(event.dataTransfer.items)));
+  $("heat").onclick = toggleHeat;
+  document.addEventListener("paste", (event) => {
+    const { files } = event.clipboardData;
+    if (files.length) take(entriesOf(files));
+    else showProblem(new Problem("There is no image in the clipboard."));
+  });
+  document.addEventListener("drop", (event) => entriesOfDrop(event.dataTransfer.items).then(take).catch(showProblem));
 }
 
 // A file that is dropped beside the box, or too early, must not replace the page
