@@ -169,10 +169,10 @@ def export(
                 f"{label}: {verification.describe()}, which is above largest_difference={largest_difference:g}; nothing was "
                 "written. Where the format is this project's, please report it with the name of the network"
             )
-        others = [verification_images(splits, (split,), most or N_INEXACT) for split in further if splits.get(split)]
-        compared_further = [compare_outputs(checkpoint, checked, each, native_sizes, progress.count) for each in others]
         with _format_errors(label, "check"):
             format.check(file, model)
+        others = [verification_images(splits, (split,), most or N_INEXACT) for split in further if splits.get(split)]
+        compared_further = [compare_outputs(checkpoint, checked, each, native_sizes, progress.count) for each in others]
         progress.set(f"format={format.name}: latency")
         with _format_errors(label, "open_on_one_thread"):
             computes = format.open_on_one_thread(file, model)
