@@ -3,8 +3,8 @@
     python benchmarks/deployment.py --ckpt outputs/MODEL/DATE/checkpoints/best.ckpt [--repeats 5]
 
 One thread, alternating; latency of one image (p50 of 50 passes) and images a second in batches of 32. All get normalized
-images and return logits; the last three start from a decoded photo of 500 x 375, resized by Pillow or by the ONNX file
-itself. Writes outputs/benchmarks/deployment.json.
+images and return logits; the last four start from a decoded photo of 500 x 375, resized by Pillow or by the ONNX file itself, as
+Pillow does or with its own operator. Writes outputs/benchmarks/deployment.json.
 """
 
 import functools
@@ -69,6 +69,7 @@ def models(ckpt: str, folder: Path) -> dict[str, tuple[Model, Callable[[int], np
         ("ONNX", OnnxFile, False),
         ("ONNX int8", Int8, False),
         ("whole", OnnxFile, True),
+        ("native", functools.partial(OnnxFile, "native"), True),
     ):
         made = export(ckpt, format=format(), preprocessing=preprocessing, out=str(folder / name))
         files[name] = made.path
@@ -82,6 +83,7 @@ def models(ckpt: str, folder: Path) -> dict[str, tuple[Model, Callable[[int], np
         "photo: Pillow, torch, channels last": (after_pillow(checkpoint), photos),
         "photo: Pillow, ONNX": (after_pillow(OnnxBackend(files["ONNX"], "cpu")), photos),
         "photo: ONNX with preprocessing": (on_runtime(files["whole"]), photos),
+        "photo: ONNX with preprocessing, resize=native": (on_runtime(files["native"]), photos),
     }
 
 
