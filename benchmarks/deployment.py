@@ -3,8 +3,8 @@
     python benchmarks/deployment.py --ckpt outputs/MODEL/DATE/checkpoints/best.ckpt [--repeats 5]
 
 One thread, alternating; latency of one image (p50 of 50 passes) and images a second in batches of 32. All get normalized
-images and return logits; the last four start from a decoded photo of 500 x 375, resized by Pillow or by the ONNX file itself, as
-Pillow does or with its own operator. Writes outputs/benchmarks/deployment.json.
+images and return logits; the last four start from a decoded photo of 500 x 375, resized by Pillow or by the ONNX file
+itself, as Pillow does or with its own operator. Writes outputs/benchmarks/deployment.json.
 """
 
 import functools
