@@ -29,6 +29,7 @@ from inference.export.verify import (
     N_CALIBRATION,
     N_INEXACT,
     N_VERIFICATION,
+    SYNTHETIC,
     Verification,
     VerificationImages,
     compare_outputs,
@@ -74,6 +75,8 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
         print(accuracies)
         if not made.exact:
             print(exported.verification.describe_cost(made.name))
+    if not made.exact:
+        print(exported.verification.describe_agreement())
     if exported.latency:
         print(f"{exported.latency.describe()}, one thread of the processor")
     path = exported.path
@@ -91,6 +94,7 @@ def export(
     images: str | list[str] | None = None,
     root: str | None = None,
     largest_difference: float = 1e-4,
+    least_agreement: float = 0.9,
     register: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Exported:
@@ -102,7 +106,9 @@ def export(
         out: the file, or its folder; of a format that writes a folder, that one; None: beside the checkpoint.
         images: images to verify it on and, where the format does, to calibrate with; None: those of the run.
         root: folder of the relative paths of a table.
-        largest_difference: allowed between a probability and the checkpoint's; binds exact formats only.
+        largest_difference: allowed between a probability and the checkpoint's; binds exact formats, and of others what they
+            round and how they resize.
+        least_agreement: of the probabilities with the checkpoint's (1: equal); binds formats that are not exact.
         register: full names of networks and heads of your own, which the checkpoint may name.
         progress: gets how far it is.
 
@@ -113,7 +119,7 @@ def export(
     label, progress = _label(format), progress or Progress()
     path = check_export_arguments(
         ckpt, suffix=format.suffix, preprocessing=preprocessing, out=out, largest_difference=largest_difference,
-        is_folder=format.is_folder,
+        least_agreement=least_agreement, is_folder=format.is_folder,
     )  # fmt: skip
     if format.is_folder:
         _check_replaceable(path, format)
@@ -139,14 +145,26 @@ def export(
         progress.set(f"format={format.name}: comparing with the checkpoint")
         with _format_errors(label, "open"):
             computes = format.open(file, model)
-        checked = functools.partial(_compute, label, computes, len(model.description.classes))
-        native_sizes = preprocessing and format.resizes
-        verification = compare_outputs(checkpoint, checked, compared, native_sizes, progress.count)
-        if format.exact and not verification.largest_difference <= largest_difference:
-            raise UserError(
-                f"{label}: {verification.describe()}, which is above largest_difference={largest_difference:g}; nothing was "
-                "written. Where the format is this project's, please report it with the name of the network"
-            )
+        compare = functools.partial(_compare, label, checkpoint, preprocessing and format.resizes, progress)
+        verification = compare(computes, compared, resizes_exactly=format.resizes_exactly and not format.exact)
+        exact = [verification] if format.exact else []
+        if not format.exact:
+            _check_agreement(label, format, verification, largest_difference, least_agreement)
+            progress.set(f"format={format.name}: comparing what it rounds with the checkpoint")
+            with _format_errors(label, "open_unrounded"):
+                computes = format.open_unrounded(model)
+            if computes:
+                few = VerificationImages(spread(compared.images, N_VERIFICATION), compared.description)
+                exact = [compare(computes, few)]
+        if exact and compared.images:  # in color, as those of the run may not be
+            exact.append(compare(computes, VerificationImages([], SYNTHETIC)))
+        for each in exact:
+            if not each.largest_difference <= largest_difference:
+                rounded = "" if format.exact else "what is rounded to 8 bits, on "
+                raise UserError(
+                    f"{label}: {rounded}{each.describe()}, which is above largest_difference={largest_difference:g}; nothing "
+                    "was written. Where the format is this project's, please report it with the name of the network"
+                )
         progress.set(f"format={format.name}: latency")
         with _format_errors(label, "open_on_one_thread"):
             computes = format.open_on_one_thread(file, model)
@@ -162,6 +180,41 @@ def export(
             place = "out=DIR" if format.is_folder else "out=FILE or out=DIR"
             raise UserError(f"out={path}: cannot be written ({error.strerror}); use {place}") from error
     return Exported(path, verification, len(calibration), latency)
+
+
+def _compare(
+    label: str,
+    checkpoint: CheckpointBackend,
+    native_sizes: bool,
+    progress: Progress,
+    computes: Computes,
+    images: VerificationImages,
+    resizes_exactly: bool = False,
+) -> Verification:
+    checked = functools.partial(_compute, label, computes, len(checkpoint.description.classes))
+    return compare_outputs(checkpoint, checked, images, native_sizes, progress.count, resizes_exactly)
+
+
+def _check_agreement(
+    label: str, format: FileFormat, found: Verification, largest_difference: float, least_agreement: float
+) -> None:
+    """Check what is not exact, as a file in 8 bits.
+
+    Raises:
+        UserError: its probabilities are not those of the checkpoint, or it resizes in another way.
+    """
+    if not found.resizing <= largest_difference:
+        raise UserError(
+            f"{label}: {found.images}: resizing inside of the file changes a probability by {found.resizing:.1e}, which is "
+            f"above largest_difference={largest_difference:g}; nothing was written. Please report it"
+        )
+    if not found.agreement >= least_agreement:
+        more = "calibrate on more training images like those of use (images=DIR), " if format.calibrates else ""
+        raise UserError(
+            f"{label}: {found.describe()}, {found.describe_agreement()}, which is below least_agreement={least_agreement:g}: "
+            f"it is broken, or loses too much; nothing was written. Next: {more}use {format.exact_instead}, which is exact, "
+            "or allow it by a smaller least_agreement"
+        )
 
 
 def _label(format: FileFormat) -> str:

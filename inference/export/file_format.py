@@ -69,8 +69,11 @@ class FileFormat(abc.ABC):
         packages: that have to be installed.
         extra: of this project, which installs them.
         calibrates: whether it needs training images.
-        exact: whether `largest_difference` binds it; one that is not exact is measured on more images.
+        exact: whether `largest_difference` binds it; one that is not exact is measured on more images, and `least_agreement`
+            binds it.
+        exact_instead: the setting that gives an exact file, for the message of one that is refused.
         resizes: whether it resizes images itself, where its preprocessing is inside.
+        resizes_exactly: whether `largest_difference` binds its resizing also where it is not exact.
     """
 
     name: str
@@ -80,7 +83,9 @@ class FileFormat(abc.ABC):
     extra = ""
     calibrates = False
     exact = True
+    exact_instead = "format=onnx"
     resizes = True
+    resizes_exactly = False
 
     @abc.abstractmethod
     def write(self, model: TrainedModel, path: Path) -> None:
@@ -93,6 +98,10 @@ class FileFormat(abc.ABC):
         It takes images (N, H, W, 3) uint8, of any size with preprocessing that resizes and (N, S, S, 3) without, and
         returns probabilities (N, K).
         """
+
+    def open_unrounded(self, model: TrainedModel) -> Computes | None:
+        """Return what a format in 8 bits rounds, which `largest_difference` binds; None: there is nothing to compare."""
+        return None
 
     def open_on_one_thread(self, path: Path, model: TrainedModel) -> Computes | None:
         """Return what `open` does, on one thread of the processor, to measure its latency; None: it is not measured."""

@@ -45,11 +45,11 @@ class LitertFile(FileFormat):
 
     def open(self, path: Path, model: TrainedModel) -> Computes:
         """Open the file in LiteRT's interpreter."""
-        return open_litert(path / MODEL)
+        return open_litert((path / MODEL).read_bytes())
 
     def open_on_one_thread(self, path: Path, model: TrainedModel) -> Computes:
         """Open the file as a phone runs it on one core."""
-        return open_litert(path / MODEL, threads=1)
+        return open_litert((path / MODEL).read_bytes(), threads=1)
 
     def describe(self, preprocessing: bool) -> str:
         """Return what goes into the file and what comes out, for the screen."""
@@ -88,21 +88,21 @@ def convert(name: str, model: TrainedModel, floats_in: bool = False) -> bytes:
         return file.read_bytes()
 
 
-def open_litert(path: Path, threads: int | None = None) -> Computes:
-    """Return a function that runs a file image by image with so many threads; None: as LiteRT chooses."""
+def open_litert(content: bytes, threads: int | None = None) -> Computes:
+    """Return a function that runs the content of a file image by image with so many threads; None: as LiteRT chooses."""
     from ai_edge_litert.interpreter import Interpreter
 
     with quiet_native():
-        interpreter = Interpreter(str(path), num_threads=threads)
+        interpreter = Interpreter(model_content=content, num_threads=threads)
         interpreter.allocate_tensors()
-    given, taken = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    (given,), (taken,) = interpreter.get_input_details(), interpreter.get_output_details()
 
     def compute(pixels: np.ndarray) -> np.ndarray:
         found = []
         for image in pixels:
-            interpreter.set_tensor(given, image[None])
+            interpreter.set_tensor(given["index"], image[None].astype(given["dtype"]))
             interpreter.invoke()
-            found.append(interpreter.get_tensor(taken)[0])
+            found.append(interpreter.get_tensor(taken["index"])[0])
         return np.stack(found)
 
     return compute

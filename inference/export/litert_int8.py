@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from common.progress import quiet_native
-from inference.export.file_format import TrainedModel
-from inference.export.litert_file import LitertFile, convert
+from inference.export.file_format import Computes, TrainedModel
+from inference.export.litert_file import LitertFile, convert, open_litert
 
 IMAGE_RANGE = {"min": 0.0, "max": 255.0}  # of the input, so that a byte of the image is a step of it
 
@@ -18,12 +18,16 @@ class LitertInt8(LitertFile):
 
     name, suffix = "litert_int8", "_litert_int8"
     packages = (*LitertFile.packages, "ai_edge_quantizer")
-    calibrates, exact = True, False
+    calibrates, exact, exact_instead = True, False, "format=litert"
 
     def convert(self, model: TrainedModel) -> bytes:
         """Return the content of the file; only the softmax is computed in floats."""
-        floats = convert(self.name, model, floats_in=True)
-        return with_bytes_in(quantize(floats, model.calibration_images()))
+        self._floats = convert(self.name, model, floats_in=True)
+        return with_bytes_in(quantize(self._floats, model.calibration_images()))
+
+    def open_unrounded(self, model: TrainedModel) -> Computes:
+        """Open the file that was quantized, which takes the bytes as floats."""
+        return open_litert(self._floats)
 
 
 def quantize(floats: bytes, images: Iterable[np.ndarray]) -> bytes:

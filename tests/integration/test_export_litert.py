@@ -48,7 +48,7 @@ def test_the_file_computes_what_the_checkpoint_does(exported, run):
     assert found.images == "24 validation images" and found.largest_difference < 1e-5 and found.changed == 0
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     expected = CheckpointBackend(run.best_checkpoint, "cpu")(pixels)
-    np.testing.assert_allclose(open_litert(exported.path / "model.tflite")(pixels), expected, atol=1e-5)
+    np.testing.assert_allclose(open_litert((exported.path / "model.tflite").read_bytes())(pixels), expected, atol=1e-5)
     assert exported.latency.threads == 1
 
 
@@ -67,11 +67,27 @@ def test_the_file_takes_one_image_of_bytes_and_says_what_it_is(exported):
     assert metadata["mean"] == [0.5, 0.1, 0.9] and metadata["decision"]["threshold"] == DECISION.threshold
 
 
-def test_int8_takes_the_same_bytes_and_its_cost_has_a_verdict(run, tmp_path):
+@pytest.fixture(scope="module")
+def int8(run, tmp_path_factory) -> Exported:
+    """The run's checkpoint as a folder of LiteRT in 8 bits."""
+    return export(str(run.best_checkpoint), format=LitertInt8(), out=str(tmp_path_factory.mktemp("int8") / "out"))
+
+
+@pytest.fixture(scope="module")
+def int8_folder(int8):
+    """The folder of `int8`."""
+    return int8.path
+
+
+def test_int8_takes_the_same_bytes_and_its_cost_has_a_verdict(run, int8):
     from ai_edge_litert.interpreter import Interpreter
 
-    found = export(str(run.best_checkpoint), format=LitertInt8(), out=str(tmp_path / "int8"))
-    assert found.calibrated_on == 36 and 1e-5 < found.verification.largest_difference < 0.2
+    found = int8
+    assert (
+        found.verification.agreement > 0.95
+        and found.calibrated_on == 36
+        and 1e-5 < found.verification.largest_difference < 0.2
+    )
     assert found.verification.describe_cost("int8").startswith("int8 costs ")
     file = found.path / "model.tflite"
     interpreter = Interpreter(str(file))
@@ -82,6 +98,64 @@ def test_int8_takes_the_same_bytes_and_its_cost_has_a_verdict(run, tmp_path):
     assert names[0] == "QUANTIZE" and names.count("DEQUANTIZE") == 1 and "CAST" not in names
     assert zipfile.ZipFile(file).namelist() == ["labels.txt", "metadata.json"]
     assert file.stat().st_size < 0.4 * run.best_checkpoint.stat().st_size
+
+
+def int8_damages(content: bytes) -> dict[str, bytes]:
+    """Return an int8 file with other damages: channels turned, another normalization, the largest weights turned around."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    def changed(change):
+        model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+        (graph,) = model.subgraphs
+        constants = {index: model.buffers[each.buffer] for index, each in enumerate(graph.tensors)}
+        change(graph, constants)
+        return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+    def normalization(graph, constants):
+        operator = next(each for each in graph.operators if len(each.inputs) == 3)  # the first convolution
+        weight = constants[operator.inputs[1]]
+        weight.data = (-np.asarray(weight.data, np.uint8).view(np.int8)).view(np.uint8)
+
+    def channels(graph, constants):
+        for operator in [each for each in graph.operators if len(each.inputs) == 3][1:2]:  # the network's first one
+            weight = constants[operator.inputs[1]]
+            shape = graph.tensors[operator.inputs[1]].shape
+            weight.data = np.asarray(weight.data, np.uint8).reshape(shape)[..., ::-1].flatten()
+
+    def one_weight(graph, constants):
+        largest = max(constants.values(), key=lambda each: 0 if each.data is None else len(each.data))
+        largest.data = np.asarray(largest.data, np.uint8)[::-1].copy()
+
+    return {"normalization": changed(normalization), "channels": changed(channels), "weight": changed(one_weight)}
+
+
+def test_an_int8_file_that_is_broken_is_refused_and_nothing_is_written(run, int8_folder, tmp_path, monkeypatch):
+    honest = (int8_folder / "model.tflite").read_bytes()
+    for name, content in int8_damages(honest).items():
+        monkeypatch.setattr(LitertInt8, "convert", lambda self, model, content=content: content)
+        monkeypatch.setattr(LitertInt8, "open_unrounded", lambda *given: None)
+        with pytest.raises(UserError, match=r"below least_agreement=0\.9: .*nothing was written.*use format=litert,"):
+            export(str(run.best_checkpoint), format=LitertInt8(), out=str(tmp_path / "out"))
+        assert not list(tmp_path.iterdir()), name
+
+
+@pytest.mark.parametrize("format", [LitertFile, LitertInt8])
+def test_what_is_converted_is_bound_by_largest_difference_also_before_rounding(run, int8_folder, tmp_path, format):
+    content = (int8_folder / "model.tflite").read_bytes()
+
+    class Other(format):
+        """Convert to a file that is rounded."""
+
+        def convert(self, model):
+            return content
+
+        def open_unrounded(self, model):
+            return None if self.exact else open_litert(content)
+
+    before = "what is rounded to 8 bits, on " if format is LitertInt8 else r"\): "
+    with pytest.raises(UserError, match=before + r"24 val.*above largest_difference=0\.0001; nothing was written"):
+        export(str(run.best_checkpoint), format=Other(), out=str(tmp_path / "out"))
+    assert not list(tmp_path.iterdir())
 
 
 def other_mean(network, monkeypatch):
@@ -101,8 +175,11 @@ def no_softmax(network, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "softmax", lambda self, axis: self)
 
 
-@pytest.mark.parametrize("damage", [other_mean, channels_turned, other_weight, no_softmax])
-def test_a_file_that_differs_is_refused_and_nothing_is_written(run, tmp_path, monkeypatch, damage):
+@pytest.mark.parametrize(("format", "damage"), [
+    *((LitertFile, damage) for damage in (other_mean, channels_turned, other_weight, no_softmax)),
+    *((LitertInt8, damage) for damage in (other_mean, channels_turned)),
+])  # fmt: skip
+def test_a_file_that_differs_is_refused_and_nothing_is_written(run, tmp_path, monkeypatch, format, damage):
     class Damaged(preprocessing.FixedSizeNetwork):
         def __init__(self, *given):
             super().__init__(*given)
@@ -111,7 +188,7 @@ def test_a_file_that_differs_is_refused_and_nothing_is_written(run, tmp_path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(preprocessing, "FixedSizeNetwork", Damaged)
-        convert = LitertFile.convert
+        convert = format.convert
 
         def undone_after(self, model):  # so that the checkpoint is computed as ever
             try:
@@ -119,9 +196,10 @@ def test_a_file_that_differs_is_refused_and_nothing_is_written(run, tmp_path, mo
             finally:
                 patch.undo()
 
-        patch.setattr(LitertFile, "convert", undone_after)
-        with pytest.raises(UserError, match=r"above largest_difference=0\.0001; nothing was written"):
-            export(str(run.best_checkpoint), format=LitertFile(), out=str(tmp_path / "out"))
+        patch.setattr(format, "convert", undone_after)
+        bounds = r"(above largest_difference=0\.0001; |below least_agreement=0\.9: .*)nothing was written"
+        with pytest.raises(UserError, match=bounds):
+            export(str(run.best_checkpoint), format=format(), out=str(tmp_path / "out"))
     assert not list(tmp_path.iterdir())
 
 

@@ -7,8 +7,10 @@ from common.errors import UserError
 from datamodules.decode import open_image, resize
 from inference.backends import ModelDescription
 from inference.export.verify import (
+    FLAT,
     Verification,
     VerificationImages,
+    agreement,
     compare_outputs,
     known_images,
     spread,
@@ -102,6 +104,15 @@ def test_what_eight_bits_cost_is_paired_and_has_a_verdict(only_checkpoint, only_
     )
     assert re.search(words, found.describe_cost("int8"))
     assert found._replace(n_labeled=0).describe_cost("int8") is None
+
+
+def test_agreement_by_hand():
+    expected = np.array([[0.2, 0.8], [0.8, 0.2]])
+    assert agreement(expected, expected) == 1 and agreement(expected, np.full((2, 2), 0.5)) == 0
+    assert agreement(expected, expected[::-1]) == pytest.approx(1 - 4)  # twice as far as their average, squared
+    flat = np.array([[0.501, 0.499], [0.499, 0.501]])  # of an untrained network: rounding is as large as what varies
+    assert agreement(flat, flat[::-1]) == pytest.approx(1 - 8e-6 / FLAT)
+    assert agreement(flat, expected) < 0 and np.isnan(agreement(flat, flat * np.nan))
 
 
 def test_without_labels_there_is_no_accuracy_and_unreadable_images_are_skipped(tmp_path, caplog):
