@@ -41,6 +41,13 @@ class TrainedModel:
             image = open_image(image_input.file, self.description.image_size, self.description.value_range)
             yield self.description.pixels(image)[None]
 
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """Return what the checkpoint gives for images (N, S, S, 3) uint8, (N, K)."""
+        import torch
+
+        with torch.inference_mode():
+            return softmax(self.network(self._normalized(pixels)).numpy())
+
     def as_function(self, module: "nn.Module") -> Computes:
         """Return a torch module that computes what the file does as `FileFormat.open` has to."""
         import torch

@@ -14,17 +14,33 @@ from common.errors import UserError
 from common.progress import quiet_native
 from common.text import clean
 from inference.export.file_format import Computes, FileFormat, TrainedModel
+from inference.export.litert_golden import copy_examples, write_golden
+from inference.export.verify import SYNTHETIC
 
 MODEL, LABELS, METADATA = "model.tflite", "labels.txt", "metadata.json"
 LONGEST = 200  # characters of a converter's reason
 
 
 class LitertFile(FileFormat):
-    """Write a folder with a file that takes one image (1, S, S, 3) uint8 and gives its probabilities (1, K)."""
+    """Write a folder with a file that takes one image (1, S, S, 3) uint8 and gives its probabilities (1, K).
+
+    Args:
+        golden_images: which images the folder holds to check other devices by: some of the run's that the file is compared
+            on, or made-up ones, where the run's are not to leave this machine.
+
+    Raises:
+        UserError: another `golden_images`.
+    """
 
     name, suffix, is_folder = "litert", "_litert", True
     packages, extra = ("litert_torch", "ai_edge_litert"), "litert"
     resizes = False
+
+    def __init__(self, golden_images: str = "run"):
+        if golden_images not in ("run", "synthetic"):
+            raise UserError(f"format.golden_images={golden_images}: use run or synthetic")
+        self.golden_images = golden_images
+        self.golden = ""  # which images were written
 
     def write(self, model: TrainedModel, path: Path) -> None:
         """Convert the network with normalization and softmax, and pack its labels and description into the file."""
@@ -38,6 +54,9 @@ class LitertFile(FileFormat):
         labels = "".join(f"{clean(name)}\n" for name in model.description.classes)
         (path / LABELS).write_text(labels, encoding="utf-8")
         pack(file, {LABELS: labels, METADATA: describe_file(model)})
+        made_up, reference = self.golden_images == "synthetic", None if self.exact else self.open_reference(path)
+        self.golden = write_golden(path / "golden", model, self.open(path, model), reference, made_up)
+        copy_examples(path / "examples")
 
     def convert(self, model: TrainedModel) -> bytes:
         """Return the content of the file, without labels and description."""
@@ -51,9 +70,16 @@ class LitertFile(FileFormat):
         """Open the file as a phone runs it on one core."""
         return open_litert((path / MODEL).read_bytes(), threads=1)
 
+    def open_reference(self, path: Path) -> Computes:
+        """Open the file with the plain kernels of LiteRT, in which another device may round as well."""
+        return open_litert((path / MODEL).read_bytes(), plain=True)
+
     def describe(self, preprocessing: bool) -> str:
-        """Return what goes into the file and what comes out, for the screen."""
-        return f"{MODEL}: one image (1, S, S, 3) uint8 of the network's own size in, probabilities (1, K) out"
+        """Return what goes into the file and what comes out, and which images lie beside it, for the screen."""
+        golden = f"golden/ holds {self.golden}"
+        if self.golden_images == "run" and self.golden != SYNTHETIC:
+            golden += " (format.golden_images=synthetic: made-up ones in their place)"
+        return f"{MODEL}: one image (1, S, S, 3) uint8 of the network's own size in, probabilities (1, K) out; {golden}"
 
 
 def convert(name: str, model: TrainedModel, floats_in: bool = False) -> bytes:
@@ -88,12 +114,18 @@ def convert(name: str, model: TrainedModel, floats_in: bool = False) -> bytes:
         return file.read_bytes()
 
 
-def open_litert(content: bytes, threads: int | None = None) -> Computes:
-    """Return a function that runs the content of a file image by image with so many threads; None: as LiteRT chooses."""
-    from ai_edge_litert.interpreter import Interpreter
+def open_litert(content: bytes, threads: int | None = None, plain: bool = False) -> Computes:
+    """Return a function that runs the content of a file image by image.
 
+    Args:
+        threads: None: as LiteRT chooses.
+        plain: with the kernels for reference in place of the fast ones.
+    """
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    kernels = OpResolverType.BUILTIN_REF if plain else OpResolverType.AUTO
     with quiet_native():
-        interpreter = Interpreter(model_content=content, num_threads=threads)
+        interpreter = Interpreter(model_content=content, num_threads=threads, experimental_op_resolver_type=kernels)
         interpreter.allocate_tensors()
     (given,), (taken,) = interpreter.get_input_details(), interpreter.get_output_details()
 

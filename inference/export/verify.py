@@ -191,7 +191,7 @@ def _larger(largest: float, expected: np.ndarray, actual: np.ndarray) -> float:
 def agreement(expected: np.ndarray, actual: np.ndarray) -> float:
     """Return the share of the variance of probabilities (N, K) that others reproduce; below 0: their average would be closer.
 
-    Where the network hardly tells images apart, small differences count as if it told them apart a little.
+    Where the network hardly tells images apart, small differences count as if it did so a little.
     """
     variance = float(np.square(expected - expected.mean(0)).sum(1).mean())
     return 1 - float(np.square(expected - actual).sum(1).mean()) / max(variance, FLAT)

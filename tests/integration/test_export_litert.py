@@ -2,6 +2,9 @@
 
 import json
 import logging
+import shutil
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -11,6 +14,7 @@ import torch
 import export as script
 from common.errors import UserError
 from common.run_folder import RunFolder
+from datamodules.decode import open_image, resize
 from inference.backends import CheckpointBackend
 from inference.export import preprocessing
 from inference.export.export import Exported, export
@@ -98,6 +102,74 @@ def test_int8_takes_the_same_bytes_and_its_cost_has_a_verdict(run, int8):
     assert names[0] == "QUANTIZE" and names.count("DEQUANTIZE") == 1 and "CAST" not in names
     assert zipfile.ZipFile(file).namelist() == ["labels.txt", "metadata.json"]
     assert file.stat().st_size < 0.4 * run.best_checkpoint.stat().st_size
+
+
+def run_example(folder, *arguments) -> tuple[int, str]:
+    """Run examples/classify.py in a process that knows the folder only; return its status and what it printed."""
+    command = [sys.executable, "-I", "examples/classify.py", *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + (done.stderr if done.returncode > 1 or not done.stdout else "")
+
+
+@pytest.mark.parametrize("name", ["exported", "int8"])
+def test_golden_images_check_another_machine_with_the_folder_only(name, request, run, tmp_path):
+    found = request.getfixturevalue(name)
+    folder = shutil.copytree(found.path, tmp_path / "folder")
+    golden = json.loads((folder / "golden" / "expected.json").read_text())
+    assert golden["images"] == "20 of the 24 validation images" and golden["image_size"] == 32
+    pixels = np.fromfile(folder / "golden" / "images.bin", np.uint8).reshape(20, 32, 32, 3)
+    checkpoint = CheckpointBackend(run.best_checkpoint, "cpu")(pixels)
+    np.testing.assert_allclose(golden["checkpoint"], checkpoint, atol=1e-5)
+    assert np.abs(np.array(golden["probabilities"]) - checkpoint).max() <= found.verification.largest_difference + 1e-5
+    assert golden["tolerance"] == 1e-4 if name == "exported" else 0.01 <= golden["tolerance"] < 0.1
+    listed = json.loads((folder / "export.json").read_text())["files"]
+    assert {"golden/images.bin", "golden/expected.json", "examples/classify.py", "examples/Classifier.kt"} < set(listed)
+    assert run_example(folder) == (0, f"20 of 20 golden images agree within {golden['tolerance']:g}\n")
+    content = (folder / "model.tflite").read_bytes()
+    damaged = int8_damages(content)["channels"] if name == "int8" else with_other_floats(content)
+    (folder / "model.tflite").write_bytes(damaged)
+    status, out = run_example(folder)
+    assert status == 1 and 0 <= int(out.split()[0]) < 20, out
+
+
+def with_other_floats(content: bytes) -> bytes:
+    """Return a file in floats with its largest weights a tenth larger."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    largest = max(model.buffers, key=lambda each: 0 if each.data is None else len(each.data))
+    largest.data = (np.asarray(largest.data, np.uint8).view(np.float32) * np.float32(1.1)).view(np.uint8)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_the_example_resizes_as_training_does(exported, tmp_path, fit, interpolation):
+    folder = shutil.copytree(exported.path, tmp_path / "folder")
+    golden = json.loads((folder / "golden" / "expected.json").read_text()) | {
+        "fit": fit,
+        "interpolation": interpolation,
+    }
+    (folder / "golden" / "expected.json").write_text(json.dumps(golden))
+    script = (folder / "examples" / "classify.py").read_text().split("\nif len(sys.argv)")[0]
+    example = {"__file__": str(folder / "examples" / "classify.py")}
+    exec(script, example)
+    for file in make_odd_images(tmp_path / "images", 7):
+        if file.name[:3] in ("003", "005"):  # alpha and 16 bits are for predict.py: Pillow converts them in another way
+            continue
+        expected = np.asarray(resize(open_image(file), 32, fit, interpolation)).astype(int)
+        assert np.abs(example["read"](file) - expected).max() <= 1, file
+
+
+def test_golden_images_may_be_made_up(run, exported, tmp_path, monkeypatch):
+    content = (exported.path / "model.tflite").read_bytes()
+    monkeypatch.setattr(LitertFile, "convert", lambda self, model: content)
+    format = LitertFile(golden_images="synthetic")
+    folder = export(str(run.best_checkpoint), format=format, out=str(tmp_path / "out")).path
+    assert json.loads((folder / "golden" / "expected.json").read_text())["images"] == "16 synthetic images"
+    assert format.describe(True).endswith("golden/ holds 16 synthetic images")
+    with pytest.raises(UserError, match=r"format\.golden_images=none: use run or synthetic"):
+        LitertFile(golden_images="none")
 
 
 def int8_damages(content: bytes) -> dict[str, bytes]:
