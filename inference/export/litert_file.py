@@ -18,6 +18,7 @@ from inference.export.litert_golden import copy_examples, write_golden
 from inference.export.verify import SYNTHETIC
 
 MODEL, LABELS, METADATA = "model.tflite", "labels.txt", "metadata.json"
+GOLDEN, EXAMPLES = "golden", "examples"  # folders
 LONGEST = 200  # characters of a converter's reason
 
 
@@ -55,8 +56,8 @@ class LitertFile(FileFormat):
         (path / LABELS).write_text(labels, encoding="utf-8")
         pack(file, {LABELS: labels, METADATA: describe_file(model)})
         made_up, reference = self.golden_images == "synthetic", None if self.exact else self.open_reference(path)
-        self.golden = write_golden(path / "golden", model, self.open(path, model), reference, made_up)
-        copy_examples(path / "examples")
+        self.golden = write_golden(path / GOLDEN, model, self.open(path, model), reference, made_up)
+        copy_examples(path / EXAMPLES)
 
     def convert(self, model: TrainedModel) -> bytes:
         """Return the content of the file, without labels and description."""
@@ -76,7 +77,7 @@ class LitertFile(FileFormat):
 
     def describe(self, preprocessing: bool) -> str:
         """Return what goes into the file and what comes out, and which images lie beside it, for the screen."""
-        golden = f"golden/ holds {self.golden}"
+        golden = f"{GOLDEN}/ holds {self.golden}"
         if self.golden_images == "run" and self.golden != SYNTHETIC:
             golden += " (format.golden_images=synthetic: made-up ones in their place)"
         return f"{MODEL}: one image (1, S, S, 3) uint8 of the network's own size in, probabilities (1, K) out; {golden}"

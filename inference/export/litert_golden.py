@@ -3,6 +3,7 @@
 N images, S pixels a side, K classes.
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -48,6 +49,14 @@ def write_golden(
     }
     write_json(folder / EXPECTED, content)
     return what
+
+
+def read_golden(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the images (N, S, S, 3) uint8 and the expected probabilities (N, K)."""
+    content = json.loads((folder / EXPECTED).read_text(encoding="utf-8"))
+    side = content["image_size"]
+    images = np.frombuffer((folder / IMAGES).read_bytes(), np.uint8).reshape(-1, side, side, 3)
+    return images, np.array(content["probabilities"])
 
 
 def copy_examples(folder: Path) -> None:

@@ -16,10 +16,12 @@ from common.errors import UserError
 from common.run_folder import RunFolder
 from datamodules.decode import open_image, resize
 from inference.backends import CheckpointBackend
-from inference.export import preprocessing
+from inference.export import microcontroller, preprocessing
 from inference.export.export import Exported, export
 from inference.export.litert_file import LitertFile, open_litert
+from inference.export.litert_golden import read_golden
 from inference.export.litert_int8 import LitertInt8
+from inference.export.microcontroller import run_as_microcontroller
 from tests.support.fake_checkpoints import DECISION, make_checkpoint, make_odd_images
 from tests.support.fake_explained import make_labeled_run
 
@@ -300,3 +302,68 @@ def test_what_cannot_be_converted_has_a_reason_and_a_way_out(run, tmp_path, monk
     assert not out and not list(tmp_path.iterdir())
     status, _, err = in_process(script, ckpt, "format=litert", "preprocessing=false", f"out={tmp_path}/out")
     assert status == 1 and "preprocessing=false: format=litert has normalization and softmax in the file" in err
+
+
+def with_operator(content: bytes, name: str) -> bytes:
+    """Return a file whose softmax is another operator."""
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    for code in model.operatorCodes:
+        if code.builtinCode == schema.BuiltinOperator.SOFTMAX:
+            code.builtinCode, code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, name), 127
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+class TestMicrocontroller:
+    """tflite-micro runs the int8 file."""
+
+    @pytest.fixture(autouse=True)
+    def _installed(self):
+        pytest.importorskip("tflite_micro", reason="needs tflite-micro")
+
+    def test_it_gives_the_same_answers_and_takes_so_much_ram(self, int8):
+        pixels, expected = read_golden(int8.path / "golden")
+        found = run_as_microcontroller(int8.path / "model.tflite", pixels, expected, 32 * 32 * (16 + 16))
+        assert found.images == 20 and found.largest_difference < 0.02 and found.changed == 0
+        assert found.arena_bytes == found.activation_bytes + found.own_bytes and found.own_bytes > 0
+        content = (int8.path / "model.tflite").read_bytes()
+        from tflite_micro import runtime
+
+        runtime.Interpreter.from_bytes(content, arena_size=found.arena_bytes)
+        with pytest.raises(RuntimeError):
+            runtime.Interpreter.from_bytes(content, arena_size=found.arena_bytes - 1024)
+        assert json.loads((int8.path / "microcontroller.json").read_text())["arena_bytes"] == found.arena_bytes
+        kib = found.arena_bytes / 1024
+        assert "; fits in " in found.describe(kib) and "; does not fit in " in found.describe(kib - 1)
+
+    def test_an_operator_that_it_does_not_know_is_named(self, int8, tmp_path):
+        file = tmp_path / "model.tflite"
+        file.write_bytes(with_operator((int8.path / "model.tflite").read_bytes(), "GELU"))
+        with pytest.raises(UserError, match=r"^it has no operator GELU$"):
+            run_as_microcontroller(file, *read_golden(int8.path / "golden"), 1)
+
+    def test_a_file_that_does_not_run_there_is_written_with_the_reason(self, run, int8, tmp_path, monkeypatch):
+        content = (int8.path / "model.tflite").read_bytes()
+        monkeypatch.setattr(LitertInt8, "convert", lambda self, model: content)
+        monkeypatch.setattr(LitertInt8, "open_unrounded", lambda *given: None)
+        format = LitertInt8(ram_kib=64)
+        monkeypatch.setattr(microcontroller, "PROCESS", tmp_path / "missing.py")
+        folder = export(str(run.best_checkpoint), format=format, out=str(tmp_path / "out")).path
+        assert "\ndoes not run in tflite-micro: status 2: " in format.describe(True)
+        assert (folder / "model.tflite").is_file() and not (folder / "microcontroller.json").exists()
+
+
+def test_without_tflite_micro_a_line_names_it_and_ram_kib_is_refused(run, int8, tmp_path, monkeypatch):
+    content = (int8.path / "model.tflite").read_bytes()
+    monkeypatch.setattr(LitertInt8, "convert", lambda self, model: content)
+    monkeypatch.setattr(LitertInt8, "open_unrounded", lambda *given: None)
+    monkeypatch.setattr(microcontroller, "PACKAGE", "no_such_package")
+    format = LitertInt8()
+    export(str(run.best_checkpoint), format=format, out=str(tmp_path / "out"))
+    assert "\nnot run as on a microcontroller: pip install -e '.[litert]' brings tflite-micro" in format.describe(True)
+    with pytest.raises(UserError, match=r"format\.ram_kib=64: no_such_package is not installed.*\[litert\]"):
+        LitertInt8(ram_kib=64)
+    with pytest.raises(UserError, match=r"format\.ram_kib=0: use a number of KiB above 0"):
+        LitertInt8(ram_kib=0)
