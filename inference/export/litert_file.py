@@ -15,6 +15,7 @@ from common.progress import quiet_native
 from common.text import clean
 from inference.export.file_format import Computes, FileFormat, TrainedModel
 from inference.export.litert_golden import copy_examples, write_golden
+from inference.export.litert_metadata import with_metadata
 from inference.export.verify import SYNTHETIC
 
 MODEL, LABELS, METADATA = "model.tflite", "labels.txt", "metadata.json"
@@ -51,7 +52,7 @@ class LitertFile(FileFormat):
                 "or format=onnx for the network only"
             )
         file = path / MODEL
-        file.write_bytes(self.convert(model))
+        file.write_bytes(with_metadata(self.convert(model), "image classifier", LABELS))
         labels = "".join(f"{clean(name)}\n" for name in model.description.classes)
         (path / LABELS).write_text(labels, encoding="utf-8")
         pack(file, {LABELS: labels, METADATA: describe_file(model)})

@@ -21,6 +21,7 @@ from inference.export.export import Exported, export
 from inference.export.litert_file import LitertFile, open_litert
 from inference.export.litert_golden import read_golden
 from inference.export.litert_int8 import LitertInt8
+from inference.export.litert_metadata import with_metadata
 from inference.export.microcontroller import run_as_microcontroller
 from tests.support.fake_checkpoints import DECISION, make_checkpoint, make_odd_images
 from tests.support.fake_explained import make_labeled_run
@@ -71,6 +72,42 @@ def test_the_file_takes_one_image_of_bytes_and_says_what_it_is(exported):
         metadata = json.loads(archive.read("metadata.json"))
     assert metadata["classes"] == ["ants", "bees"] and metadata["image_size"] == 32 and metadata["fit"] == "crop"
     assert metadata["mean"] == [0.5, 0.1, 0.9] and metadata["decision"]["threshold"] == DECISION.threshold
+
+
+def test_the_file_has_tensorflow_lite_s_metadata(exported):
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    content = (exported.path / "model.tflite").read_bytes()
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    (entry,) = [each for each in model.metadata if each.name == b"TFLITE_METADATA"]
+    found = bytes(model.buffers[entry.buffer].data)
+    assert found[4:8] == b"M001" and found.count(b"labels.txt\0") == 1
+    (again,) = [each for each in with_metadata_twice(content).metadata if each.name == b"TFLITE_METADATA"]
+    assert again.buffer == len(model.buffers)
+
+
+def with_metadata_twice(content: bytes):
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    changed = with_metadata(content, "again", "labels.txt")
+    return flatbuffer_utils.read_model_from_bytearray(bytearray(changed))
+
+
+@pytest.mark.parametrize("name", ["exported", "int8"])
+def test_mediapipe_takes_the_file_with_the_names_of_its_classes(name, request):
+    mediapipe = pytest.importorskip("mediapipe", reason="needs mediapipe")
+    from mediapipe.tasks.python import BaseOptions, vision
+
+    folder = request.getfixturevalue(name).path
+    options = vision.ImageClassifierOptions(BaseOptions(model_asset_path=str(folder / "model.tflite")), max_results=-1)
+    pixels, expected = read_golden(folder / "golden")
+    with vision.ImageClassifier.create_from_options(options) as classifier:
+        for image, probabilities in zip(pixels, expected, strict=True):
+            given = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image))
+            found = {
+                each.category_name: each.score for each in classifier.classify(given).classifications[0].categories
+            }
+            assert found == pytest.approx(dict(zip(["ants", "bees"], probabilities, strict=True)), abs=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -115,6 +115,13 @@ def test_agreement_by_hand():
     assert agreement(flat, expected) < 0 and np.isnan(agreement(flat, flat * np.nan))
 
 
+def test_what_costs_two_in_a_hundred_is_no_damage():
+    sure = np.eye(2)[np.arange(500) % 2]
+    other = sure.copy()
+    other[:10] = other[:10, ::-1]
+    assert agreement(sure, other) == pytest.approx(0.92)
+
+
 def test_without_labels_there_is_no_accuracy_and_unreadable_images_are_skipped(tmp_path, caplog):
     found = compare_outputs(Brightness(), Brightness(), VerificationImages([], "synthetic"), False)
     assert found.describe_accuracies() is None and found.largest_difference == 0 and found.n == 16
