@@ -42,7 +42,7 @@ class LitertFile(FileFormat):
         if golden_images not in ("run", "synthetic"):
             raise UserError(f"format.golden_images={golden_images}: use run or synthetic")
         self.golden_images = golden_images
-        self.golden = ""  # which images were written
+        self.golden, self.kib = "", 0.0  # which images were written, and how large the file is
 
     def write(self, model: TrainedModel, path: Path) -> None:
         """Convert the network with normalization and softmax, and pack its labels and description into the file."""
@@ -56,8 +56,10 @@ class LitertFile(FileFormat):
         labels = "".join(f"{clean(name)}\n" for name in model.description.classes)
         (path / LABELS).write_text(labels, encoding="utf-8")
         pack(file, {LABELS: labels, METADATA: describe_file(model)})
-        made_up, reference = self.golden_images == "synthetic", None if self.exact else self.open_reference(path)
-        self.golden = write_golden(path / GOLDEN, model, self.open(path, model), reference, made_up)
+        fast, plain = self.open(path, model), open_litert(file.read_bytes(), plain=True)
+        made_up = self.golden_images == "synthetic"
+        self.golden = write_golden(path / GOLDEN, model, fast, plain, self.exact, made_up)
+        self.kib = file.stat().st_size / 1024
         copy_examples(path / EXAMPLES)
 
     def convert(self, model: TrainedModel) -> bytes:
@@ -72,16 +74,13 @@ class LitertFile(FileFormat):
         """Open the file as a phone runs it on one core."""
         return open_litert((path / MODEL).read_bytes(), threads=1)
 
-    def open_reference(self, path: Path) -> Computes:
-        """Open the file with the plain kernels of LiteRT, in which another device may round as well."""
-        return open_litert((path / MODEL).read_bytes(), plain=True)
-
     def describe(self, preprocessing: bool) -> str:
         """Return what goes into the file and what comes out, and which images lie beside it, for the screen."""
         golden = f"{GOLDEN}/ holds {self.golden}"
         if self.golden_images == "run" and self.golden != SYNTHETIC:
             golden += " (format.golden_images=synthetic: made-up ones in their place)"
-        return f"{MODEL}: one image (1, S, S, 3) uint8 of the network's own size in, probabilities (1, K) out; {golden}"
+        taken = "one image (1, S, S, 3) uint8 of the network's own size in, probabilities (1, K) out"
+        return f"of it {MODEL} {self.kib:,.0f} KiB: {taken}; {golden}"
 
 
 def convert(name: str, model: TrainedModel, floats_in: bool = False) -> bytes:
