@@ -146,25 +146,7 @@ def export(
         with _format_errors(label, "open"):
             computes = format.open(file, model)
         compare = functools.partial(_compare, label, checkpoint, preprocessing and format.resizes, progress)
-        verification = compare(computes, compared, resizes_exactly=format.resizes_exactly and not format.exact)
-        exact = [verification] if format.exact else []
-        if not format.exact:
-            _check_agreement(label, format, verification, largest_difference, least_agreement)
-            progress.set(f"format={format.name}: comparing what it rounds with the checkpoint")
-            with _format_errors(label, "open_unrounded"):
-                computes = format.open_unrounded(model)
-            if computes:
-                few = VerificationImages(spread(compared.images, N_VERIFICATION), compared.description)
-                exact = [compare(computes, few)]
-        if exact and compared.images:  # in color, as those of the run may not be
-            exact.append(compare(computes, VerificationImages([], SYNTHETIC)))
-        for each in exact:
-            if not each.largest_difference <= largest_difference:
-                rounded = "" if format.exact else "what is rounded to 8 bits, on "
-                raise UserError(
-                    f"{label}: {rounded}{each.describe()}, which is above largest_difference={largest_difference:g}; nothing "
-                    "was written. Where the format is this project's, please report it with the name of the network"
-                )
+        verification = _verify(label, format, model, computes, compare, largest_difference, least_agreement)
         progress.set(f"format={format.name}: latency")
         with _format_errors(label, "open_on_one_thread"):
             computes = format.open_on_one_thread(file, model)
@@ -193,6 +175,45 @@ def _compare(
 ) -> Verification:
     checked = functools.partial(_compute, label, computes, len(checkpoint.description.classes))
     return compare_outputs(checkpoint, checked, images, native_sizes, progress.count, resizes_exactly)
+
+
+def _verify(
+    label: str,
+    format: FileFormat,
+    model: TrainedModel,
+    computes: Computes,
+    compare: Callable[..., Verification],
+    largest_difference: float,
+    least_agreement: float,
+) -> Verification:
+    """Compare what was written with the checkpoint; of a format in 8 bits first what it rounds.
+
+    Raises:
+        UserError: too large a difference, or probabilities that are not those of the checkpoint.
+    """
+    images, rounded = model.compared, ""
+    if format.exact:
+        verification, exact = compare(computes, images), computes
+    else:
+        with _format_errors(label, "open_unrounded"):
+            exact = format.open_unrounded(model)
+        rounded = "what is rounded to 8 bits, on "
+    if exact:
+        few = images._replace(images=spread(images.images, N_VERIFICATION))
+        bound = [verification if format.exact else compare(exact, few)]
+        if images.images:  # in color, as those of the run may not be
+            bound.append(compare(exact, VerificationImages([], SYNTHETIC)))
+        for each in bound:
+            if not each.largest_difference <= largest_difference:
+                raise UserError(
+                    f"{label}: {rounded}{each.describe()}, which is above largest_difference={largest_difference:g}; nothing "
+                    "was written. Where the format is this project's, please report it with the name of the network"
+                )
+    if format.exact:
+        return verification
+    verification = compare(computes, images, resizes_exactly=format.resizes_exactly)
+    _check_agreement(label, format, verification, largest_difference, least_agreement)
+    return verification
 
 
 def _check_agreement(
@@ -244,10 +265,13 @@ def _files(folder: Path) -> list[Path]:
 
 def _write_manifest(folder: Path, format: FileFormat, verification: Verification) -> None:
     """List the files of an exported folder, so that the next export knows which ones it may replace."""
+    compared = {"images": verification.images, "largest_difference": verification.largest_difference}
+    if not format.exact:
+        compared["agreement"] = verification.agreement
     content = {
         "format": format.name,
         "version": importlib.metadata.version("justenough"),
-        "compared": {"images": verification.images, "largest_difference": verification.largest_difference},
+        "compared": compared,
         "files": [file.relative_to(folder).as_posix() for file in _files(folder)],
     }
     write_json(folder / MANIFEST, content)

@@ -30,6 +30,7 @@ class Int8(OnnxFile):
         if not isinstance(reduce_range, bool):
             raise UserError(f"format.reduce_range={reduce_range}: use true or false")
         self.reduce_range = reduce_range
+        self._floats = None  # the graph that is quantized
 
     def make_graph(self, model: TrainedModel):
         """Return the quantized graph of the network."""
@@ -38,7 +39,7 @@ class Int8(OnnxFile):
 
     def open_unrounded(self, model: TrainedModel) -> Computes | None:
         """Open the file with the network in floats; None with ONNX's own resize, which is not exact."""
-        if self.native:
+        if self.native or self._floats is None:
             return None
         graph = self._floats
         if model.preprocessing:

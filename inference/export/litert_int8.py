@@ -42,6 +42,7 @@ class LitertInt8(LitertFile):
                 raise UserError(f"format.ram_kib={ram_kib}: use a number of KiB above 0, e.g. 256, or null")
             import_extra(microcontroller.PACKAGE, f"format.ram_kib={ram_kib:g}", self.extra)
         self.ram_kib = ram_kib
+        self._floats: bytes | None = None  # the file that is quantized
         self.on_microcontroller = ""  # how the file runs there, for the screen
 
     def write(self, model: TrainedModel, path: Path) -> None:
@@ -74,9 +75,9 @@ class LitertInt8(LitertFile):
         self._floats = convert(self.name, model, floats_in=True)
         return with_bytes_in(quantize(self._floats, model.calibration_images()))
 
-    def open_unrounded(self, model: TrainedModel) -> Computes:
+    def open_unrounded(self, model: TrainedModel) -> Computes | None:
         """Open the file that was quantized, which takes the bytes as floats."""
-        return open_litert(self._floats)
+        return open_litert(self._floats) if self._floats else None
 
 
 def quantize(floats: bytes, images: Iterable[np.ndarray]) -> bytes:

@@ -247,7 +247,6 @@ def test_an_int8_file_that_is_broken_is_refused_and_nothing_is_written(run, int8
     honest = (int8_folder / "model.tflite").read_bytes()
     for name, content in int8_damages(honest).items():
         monkeypatch.setattr(LitertInt8, "convert", lambda self, model, content=content: content)
-        monkeypatch.setattr(LitertInt8, "open_unrounded", lambda *given: None)
         with pytest.raises(UserError, match=r"below least_agreement=0\.9: .*nothing was written.*use format=litert,"):
             export(str(run.best_checkpoint), format=LitertInt8(), out=str(tmp_path / "out"))
         assert not list(tmp_path.iterdir()), name
@@ -387,7 +386,6 @@ class TestMicrocontroller:
     def test_a_file_that_does_not_run_there_is_written_with_the_reason(self, run, int8, tmp_path, monkeypatch):
         content = (int8.path / "model.tflite").read_bytes()
         monkeypatch.setattr(LitertInt8, "convert", lambda self, model: content)
-        monkeypatch.setattr(LitertInt8, "open_unrounded", lambda *given: None)
         format = LitertInt8(ram_kib=64)
         monkeypatch.setattr(microcontroller, "PROCESS", tmp_path / "missing.py")
         folder = export(str(run.best_checkpoint), format=format, out=str(tmp_path / "out")).path
@@ -398,7 +396,6 @@ class TestMicrocontroller:
 def test_without_tflite_micro_a_line_names_it_and_ram_kib_is_refused(run, int8, tmp_path, monkeypatch):
     content = (int8.path / "model.tflite").read_bytes()
     monkeypatch.setattr(LitertInt8, "convert", lambda self, model: content)
-    monkeypatch.setattr(LitertInt8, "open_unrounded", lambda *given: None)
     monkeypatch.setattr(microcontroller, "PACKAGE", "no_such_package")
     format = LitertInt8()
     export(str(run.best_checkpoint), format=format, out=str(tmp_path / "out"))
