@@ -48,6 +48,7 @@ class Verification(NamedTuple):
     only_checkpoint: int = 0  # images on which only the checkpoint is right
     only_exported: int = 0
     agreement: float = 1.0  # of the probabilities of all images, 1: equal; 0: no better than their average
+    variance: float = 1.0  # of the checkpoint's probabilities, from image to image
     resizing: float = 0.0  # how much a probability differs where the file resizes in place of this project
 
     def describe(self) -> str:
@@ -60,6 +61,8 @@ class Verification(NamedTuple):
     def describe_agreement(self) -> str:
         """Return how far the probabilities are the checkpoint's; the bound of a format that is not exact."""
         few = f"; {self.n} images prove little" if self.n < N_FEW else ""
+        if self.variance < FLAT:
+            few += "; the checkpoint's hardly differ from image to image, so that it proves little"
         return f"agreement of the probabilities {self.agreement:.3f} (1: equal, 0: no better than their average){few}"
 
     def describe_accuracies(self) -> str | None:
@@ -179,6 +182,7 @@ def compare_outputs(
         only_checkpoint,
         only_exported,
         agreement(np.stack(all_expected), np.stack(all_actual)),
+        variance(np.stack(all_expected)),
         resizing,
     )
 
@@ -193,8 +197,12 @@ def agreement(expected: np.ndarray, actual: np.ndarray) -> float:
 
     Where the network hardly tells images apart, small differences count as if it did so a little.
     """
-    variance = float(np.square(expected - expected.mean(0)).sum(1).mean())
-    return 1 - float(np.square(expected - actual).sum(1).mean()) / max(variance, FLAT)
+    return 1 - float(np.square(expected - actual).sum(1).mean()) / max(variance(expected), FLAT)
+
+
+def variance(probabilities: np.ndarray) -> float:
+    """Return the variance over N images of probabilities (N, K), summed over the classes."""
+    return float(np.square(probabilities - probabilities.mean(0)).sum(1).mean())
 
 
 def decoded(images: VerificationImages, description: ModelDescription) -> Iterator[tuple[Image.Image, str]]:

@@ -115,6 +115,18 @@ def test_agreement_by_hand():
     assert agreement(flat, expected) < 0 and np.isnan(agreement(flat, flat * np.nan))
 
 
+def test_the_screen_says_where_an_agreement_proves_little(run):
+    found = Verification(500, "all", 0.1, 12, 0, 0, 0, agreement=0.987)
+    assert (
+        found.describe_agreement() == "agreement of the probabilities 0.987 (1: equal, 0: no better than their average)"
+    )
+    assert found._replace(n=19).describe_agreement().endswith("; 19 images prove little")
+    flat = compare_outputs(
+        Brightness(), Brightness(), VerificationImages(list(ImageInputs(str(run.splits)))[:1], "one"), False
+    )
+    assert flat.variance == 0 and "hardly differ from image to image" in flat.describe_agreement()
+
+
 def test_what_costs_two_in_a_hundred_is_no_damage():
     sure = np.eye(2)[np.arange(500) % 2]
     other = sure.copy()
