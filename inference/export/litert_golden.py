@@ -53,12 +53,12 @@ def write_golden(
     return what
 
 
-def read_golden(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images (N, S, S, 3) uint8 and the expected probabilities (N, K)."""
+def read_golden(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the images (N, S, S, 3) uint8 and the probabilities (N, K) by fast and by plain kernels."""
     content = json.loads((folder / EXPECTED).read_text(encoding="utf-8"))
     side = content["image_size"]
     images = np.frombuffer((folder / IMAGES).read_bytes(), np.uint8).reshape(-1, side, side, 3)
-    return images, np.array(content["probabilities"])
+    return images, np.array(content["probabilities"]), np.array(content["plain"])
 
 
 def copy_examples(folder: Path) -> None:

@@ -57,10 +57,9 @@ class LitertInt8(LitertFile):
         if not microcontroller.is_installed():
             install = f"pip install -e '.[{self.extra}]'"
             return f"not run as on a microcontroller: {install} brings tflite-micro, on Linux with x86-64"
-        pixels, expected = read_golden(path / GOLDEN)
         computed = INT8_BYTES * peak_activations(model.network, model.description.image_size)
         try:
-            found = microcontroller.run_as_microcontroller(path / MODEL, pixels, expected, computed)
+            found = microcontroller.run_as_microcontroller(path / MODEL, *read_golden(path / GOLDEN), computed)
         except UserError as error:
             return f"does not run in tflite-micro: {error}"
         write_json(path / "microcontroller.json", found.as_json())
