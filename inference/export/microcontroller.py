@@ -43,7 +43,8 @@ class Microcontroller:
         kib = [value / 1024 for value in (self.arena_bytes, self.activation_bytes, self.own_bytes)]
         parity = (
             f"tflite-micro on {self.images} images: probabilities differ by at most {self.largest_difference:.1e} from "
-            f"LiteRT's plain kernels, {self.largest_difference_fast:.1e} from its fast ones, {self.changed} of {self.images} predictions"
+            f"LiteRT's plain kernels, {self.largest_difference_fast:.1e} from its fast ones, "
+            f"{self.changed} of {self.images} predictions"
         )
         arena = (
             f"arena {kib[0]:,.1f} KiB: {kib[1]:,.1f} of activations (computed as limits.activation_int8_kib: "
