@@ -59,6 +59,7 @@ def check_export_arguments(
     preprocessing: bool,
     out: str | None,
     largest_difference: float,
+    least_agreement: float = 0.9,
     is_folder: bool = False,
 ) -> Path:
     """Check the settings of export.py and return the path of the file to write, which ends in the format's suffix.
@@ -73,6 +74,8 @@ def check_export_arguments(
         raise UserError(f"preprocessing={preprocessing}: use true or false")
     if not isinstance(largest_difference, (int, float)) or not largest_difference >= 0:
         raise UserError(f"largest_difference={largest_difference}: use a number of 0 or more, e.g. 1e-4")
+    if isinstance(least_agreement, bool) or not isinstance(least_agreement, (int, float)) or not least_agreement <= 1:
+        raise UserError(f"least_agreement={least_agreement}: use a number of 1 or less, e.g. 0.9")
     path = checkpoint.with_name(checkpoint.stem + ("" if preprocessing else "_network") + suffix)
     if out is not None:
         place = Path(str(out))

@@ -3,7 +3,8 @@
 Operators run one after the other. While one runs, its inputs and outputs are in memory, and what later ones still need, such
 as the input of a residual block; the peak is the largest sum of these (MCUNet, Lin et al. 2020, arXiv:2007.10319). The image
 counts, weights do not: they stay in flash. No memory of their own need
-- views: a reshape, a slice, the zeros around a map, which a convolution that follows adds itself;
+- views: a reshape, a slice, the zeros around a map, which a convolution that follows adds itself (LiteRT's converter makes an
+  operator of those of torch's strided convolutions and poolings: tflite-micro then takes more, docs/deployment.md);
 - batch norms and activations of one tensor that nothing else needs: they are folded into the convolution, or work in place.
 What a kernel needs within itself (the columns of a convolution) does not count.
 """

@@ -29,6 +29,7 @@ from inference.export.verify import (
     N_CALIBRATION,
     N_INEXACT,
     N_VERIFICATION,
+    SYNTHETIC,
     Verification,
     VerificationImages,
     compare_outputs,
@@ -72,6 +73,8 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
         print(accuracies)
         if not made.exact:
             print(exported.verification.describe_cost(made.name))
+    if not made.exact:
+        print(exported.verification.describe_agreement())
     if exported.latency:
         print(f"{exported.latency.describe()}, one thread of the processor")
     path = exported.path
@@ -107,6 +110,7 @@ def export(
     images: str | list[str] | None = None,
     root: str | None = None,
     largest_difference: float = 1e-4,
+    least_agreement: float = 0.9,
     register: Sequence[str] = (),
     further: Sequence[str] = (),
     most: int | None = None,
@@ -120,7 +124,9 @@ def export(
         out: the file, or its folder; of a format that writes a folder, that one; None: beside the checkpoint.
         images: images to verify it on and, where the format does, to calibrate with; None: those of the run.
         root: folder of the relative paths of a table.
-        largest_difference: allowed between a probability and the checkpoint's; binds exact formats only.
+        largest_difference: allowed between a probability and the checkpoint's; binds exact formats, and of others what they
+            round and how they resize.
+        least_agreement: of the probabilities with the checkpoint's (1: equal); binds formats that are not exact.
         register: full names of networks and heads of your own, which the checkpoint may name.
         further: splits to compare it on besides, where there are images of them.
         most: images to compare it on, of a split; None: 200 of an exact format, 2,000 of another one.
@@ -133,7 +139,7 @@ def export(
     label, progress = _label(format), progress or Progress()
     path = check_export_arguments(
         ckpt, suffix=format.suffix, preprocessing=preprocessing, out=out, largest_difference=largest_difference,
-        is_folder=format.is_folder,
+        least_agreement=least_agreement, is_folder=format.is_folder,
     )  # fmt: skip
     if format.is_folder:
         _check_replaceable(path, format)
@@ -161,18 +167,12 @@ def export(
         progress.set(f"format={format.name}: comparing with the checkpoint")
         with _format_errors(label, "open"):
             computes = format.open(file, model)
-        checked = functools.partial(_compute, label, computes, len(model.description.classes))
-        native_sizes = preprocessing and format.resizes
-        verification = compare_outputs(checkpoint, checked, compared, native_sizes, progress.count)
-        if format.exact and not verification.largest_difference <= largest_difference:
-            raise UserError(
-                f"{label}: {verification.describe()}, which is above largest_difference={largest_difference:g}; nothing was "
-                "written. Where the format is this project's, please report it with the name of the network"
-            )
+        compare = functools.partial(_compare, label, checkpoint, preprocessing and format.resizes, progress)
+        verification = _verify(label, format, model, computes, compare, largest_difference, least_agreement)
         with _format_errors(label, "check"):
             format.check(file, model)
         others = [verification_images(splits, (split,), most or N_INEXACT) for split in further if splits.get(split)]
-        compared_further = [compare_outputs(checkpoint, checked, each, native_sizes, progress.count) for each in others]
+        compared_further = [compare(computes, each) for each in others]
         progress.set(f"format={format.name}: latency")
         with _format_errors(label, "open_on_one_thread"):
             computes = format.open_on_one_thread(file, model)
@@ -188,6 +188,80 @@ def export(
             place = "out=DIR" if format.is_folder else "out=FILE or out=DIR"
             raise UserError(f"out={path}: cannot be written ({error.strerror}); use {place}") from error
     return Exported(path, verification, len(calibration), latency, _size(path), tuple(compared_further))
+
+
+def _compare(
+    label: str,
+    checkpoint: CheckpointBackend,
+    native_sizes: bool,
+    progress: Progress,
+    computes: Computes,
+    images: VerificationImages,
+    resizes_exactly: bool = False,
+) -> Verification:
+    checked = functools.partial(_compute, label, computes, len(checkpoint.description.classes))
+    return compare_outputs(checkpoint, checked, images, native_sizes, progress.count, resizes_exactly)
+
+
+def _verify(
+    label: str,
+    format: FileFormat,
+    model: TrainedModel,
+    computes: Computes,
+    compare: Callable[..., Verification],
+    largest_difference: float,
+    least_agreement: float,
+) -> Verification:
+    """Compare what was written with the checkpoint; of a format in 8 bits first what it rounds.
+
+    Raises:
+        UserError: too large a difference, or probabilities that are not those of the checkpoint.
+    """
+    images, rounded = model.compared, ""
+    if format.exact:
+        verification, exact = compare(computes, images), computes
+    else:
+        with _format_errors(label, "open_unrounded"):
+            exact = format.open_unrounded(model)
+        rounded = "what is rounded to 8 bits, on "
+    if exact:
+        few = images._replace(images=spread(images.images, N_VERIFICATION))
+        bound = [verification if format.exact else compare(exact, few)]
+        if images.images:  # in color, as those of the run may not be
+            bound.append(compare(exact, VerificationImages([], SYNTHETIC)))
+        for each in bound:
+            if not each.largest_difference <= largest_difference:
+                raise UserError(
+                    f"{label}: {rounded}{each.describe()}, which is above largest_difference={largest_difference:g}; nothing "
+                    "was written. Where the format is this project's, please report it with the name of the network"
+                )
+    if format.exact:
+        return verification
+    verification = compare(computes, images, resizes_exactly=format.resizes_exactly)
+    _check_agreement(label, format, verification, largest_difference, least_agreement)
+    return verification
+
+
+def _check_agreement(
+    label: str, format: FileFormat, found: Verification, largest_difference: float, least_agreement: float
+) -> None:
+    """Check what is not exact, as a file in 8 bits.
+
+    Raises:
+        UserError: its probabilities are not those of the checkpoint, or it resizes in another way.
+    """
+    if not found.resizing <= largest_difference:
+        raise UserError(
+            f"{label}: {found.images}: resizing inside of the file changes a probability by {found.resizing:.1e}, which is "
+            f"above largest_difference={largest_difference:g}; nothing was written. Please report it"
+        )
+    if not found.agreement >= least_agreement:
+        more = "calibrate on more training images like those of use (images=DIR), " if format.calibrates else ""
+        raise UserError(
+            f"{label}: {found.describe()}, {found.describe_agreement()}, which is below least_agreement={least_agreement:g}: "
+            f"it is broken, or loses too much; nothing was written. Next: {more}use {format.exact_instead}, which is exact, "
+            "or allow it by a smaller least_agreement"
+        )
 
 
 def _label(format: FileFormat) -> str:
@@ -217,10 +291,13 @@ def _files(folder: Path) -> list[Path]:
 
 def _write_manifest(folder: Path, format: FileFormat, verification: Verification) -> None:
     """List the files of an exported folder, so that the next export knows which ones it may replace."""
+    compared = {"images": verification.images, "largest_difference": verification.largest_difference}
+    if not format.exact:
+        compared["agreement"] = verification.agreement
     content = {
         "format": format.name,
         "version": importlib.metadata.version("justenough"),
-        "compared": {"images": verification.images, "largest_difference": verification.largest_difference},
+        "compared": compared,
         "files": [file.relative_to(folder).as_posix() for file in _files(folder)],
     }
     write_json(folder / MANIFEST, content)

@@ -41,6 +41,13 @@ class TrainedModel:
             image = open_image(image_input.file, self.description.image_size, self.description.value_range)
             yield self.description.pixels(image)[None]
 
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """Return what the checkpoint gives for images (N, S, S, 3) uint8, (N, K)."""
+        import torch
+
+        with torch.inference_mode():
+            return softmax(self.network(self._normalized(pixels)).numpy())
+
     def as_function(self, module: "nn.Module") -> Computes:
         """Return a torch module that computes what the file does as `FileFormat.open` has to."""
         import torch
@@ -70,8 +77,11 @@ class FileFormat(abc.ABC):
         packages: that have to be installed.
         extra: of this project, which installs them.
         calibrates: whether it needs training images.
-        exact: whether `largest_difference` binds it; one that is not exact is measured on more images.
+        exact: whether `largest_difference` binds it; one that is not exact is measured on more images, and `least_agreement`
+            binds it.
+        exact_instead: the setting that gives an exact file, for the message of one that is refused.
         resizes: whether it resizes images itself, where its preprocessing is inside.
+        resizes_exactly: whether `largest_difference` binds its resizing also where it is not exact.
     """
 
     name: str
@@ -81,7 +91,9 @@ class FileFormat(abc.ABC):
     extra = ""
     calibrates = False
     exact = True
+    exact_instead = "format=onnx"
     resizes = True
+    resizes_exactly = False
 
     @abc.abstractmethod
     def write(self, model: TrainedModel, path: Path) -> None:
@@ -101,6 +113,10 @@ class FileFormat(abc.ABC):
         Raises:
             UserError: it is not what the checkpoint computes; nothing is left of it.
         """
+
+    def open_unrounded(self, model: TrainedModel) -> Computes | None:
+        """Return what a format in 8 bits rounds, which `largest_difference` binds; None: there is nothing to compare."""
+        return None
 
     def open_on_one_thread(self, path: Path, model: TrainedModel) -> Computes | None:
         """Return what `open` does, on one thread of the processor, to measure its latency; None: it is not measured."""

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from inference.export.file_format import TrainedModel
-from inference.export.onnx_file import NORMALIZED, OnnxFile
+from inference.backends import OnnxBackend
+from inference.export.file_format import Computes, TrainedModel
+from inference.export.onnx_file import NORMALIZED, OnnxFile, add_preprocessing, save_onnx
 
 
 class Int8(OnnxFile):
@@ -29,10 +30,24 @@ class Int8(OnnxFile):
         if not isinstance(reduce_range, bool):
             raise UserError(f"format.reduce_range={reduce_range}: use true or false")
         self.reduce_range = reduce_range
+        self._floats = None  # the graph that is quantized
 
     def make_graph(self, model: TrainedModel):
         """Return the quantized graph of the network."""
-        return quantize(super().make_graph(model), model.calibration_batches(), self.reduce_range)
+        self._floats = super().make_graph(model)
+        return quantize(self._floats, model.calibration_batches(), self.reduce_range)
+
+    def open_unrounded(self, model: TrainedModel) -> Computes | None:
+        """Open the file with the network in floats; None with ONNX's own resize, which is not exact."""
+        if self.native or self._floats is None:
+            return None
+        graph = self._floats
+        if model.preprocessing:
+            graph = add_preprocessing(graph, model.description, before=self._before)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "floats.onnx")
+            save_onnx(graph, file, model.metadata)
+            return OnnxBackend(file, "cpu")
 
 
 def quantize(model, batches: Iterable[np.ndarray], reduce_range: bool = True):

@@ -14,17 +14,35 @@ from common.errors import UserError
 from common.progress import quiet_native
 from common.text import clean
 from inference.export.file_format import Computes, FileFormat, TrainedModel
+from inference.export.litert_golden import copy_examples, write_golden
+from inference.export.litert_metadata import with_metadata
+from inference.export.verify import SYNTHETIC
 
 MODEL, LABELS, METADATA = "model.tflite", "labels.txt", "metadata.json"
+GOLDEN, EXAMPLES = "golden", "examples"  # folders
 LONGEST = 200  # characters of a converter's reason
 
 
 class LitertFile(FileFormat):
-    """Write a folder with a file that takes one image (1, S, S, 3) uint8 and gives its probabilities (1, K)."""
+    """Write a folder with a file that takes one image (1, S, S, 3) uint8 and gives its probabilities (1, K).
+
+    Args:
+        golden_images: which images the folder holds to check other devices by: some of the run's that the file is compared
+            on, or made-up ones, where the run's are not to leave this machine.
+
+    Raises:
+        UserError: another `golden_images`.
+    """
 
     name, suffix, is_folder = "litert", "_litert", True
     packages, extra = ("litert_torch", "ai_edge_litert"), "litert"
     resizes = False
+
+    def __init__(self, golden_images: str = "run"):
+        if golden_images not in ("run", "synthetic"):
+            raise UserError(f"format.golden_images={golden_images}: use run or synthetic")
+        self.golden_images = golden_images
+        self.golden, self.kib = "", 0.0  # which images were written, and how large the file is
 
     def write(self, model: TrainedModel, path: Path) -> None:
         """Convert the network with normalization and softmax, and pack its labels and description into the file."""
@@ -34,10 +52,15 @@ class LitertFile(FileFormat):
                 "or format=onnx for the network only"
             )
         file = path / MODEL
-        file.write_bytes(self.convert(model))
+        file.write_bytes(with_metadata(self.convert(model), "image classifier", LABELS))
         labels = "".join(f"{clean(name)}\n" for name in model.description.classes)
         (path / LABELS).write_text(labels, encoding="utf-8")
         pack(file, {LABELS: labels, METADATA: describe_file(model)})
+        fast, plain = self.open(path, model), open_litert(file.read_bytes(), plain=True)
+        made_up = self.golden_images == "synthetic"
+        self.golden = write_golden(path / GOLDEN, model, fast, plain, self.exact, made_up)
+        self.kib = file.stat().st_size / 1024
+        copy_examples(path / EXAMPLES)
 
     def convert(self, model: TrainedModel) -> bytes:
         """Return the content of the file, without labels and description."""
@@ -45,15 +68,19 @@ class LitertFile(FileFormat):
 
     def open(self, path: Path, model: TrainedModel) -> Computes:
         """Open the file in LiteRT's interpreter."""
-        return open_litert(path / MODEL)
+        return open_litert((path / MODEL).read_bytes())
 
     def open_on_one_thread(self, path: Path, model: TrainedModel) -> Computes:
         """Open the file as a phone runs it on one core."""
-        return open_litert(path / MODEL, threads=1)
+        return open_litert((path / MODEL).read_bytes(), threads=1)
 
     def describe(self, preprocessing: bool) -> str:
-        """Return what goes into the file and what comes out, for the screen."""
-        return f"{MODEL}: one image (1, S, S, 3) uint8 of the network's own size in, probabilities (1, K) out"
+        """Return what goes into the file and what comes out, and which images lie beside it, for the screen."""
+        golden = f"{GOLDEN}/ holds {self.golden}"
+        if self.golden_images == "run" and self.golden != SYNTHETIC:
+            golden += " (format.golden_images=synthetic: made-up ones in their place)"
+        taken = "one image (1, S, S, 3) uint8 of the network's own size in, probabilities (1, K) out"
+        return f"of it {MODEL} {self.kib:,.0f} KiB: {taken}; {golden}"
 
 
 def convert(name: str, model: TrainedModel, floats_in: bool = False) -> bytes:
@@ -88,21 +115,27 @@ def convert(name: str, model: TrainedModel, floats_in: bool = False) -> bytes:
         return file.read_bytes()
 
 
-def open_litert(path: Path, threads: int | None = None) -> Computes:
-    """Return a function that runs a file image by image with so many threads; None: as LiteRT chooses."""
-    from ai_edge_litert.interpreter import Interpreter
+def open_litert(content: bytes, threads: int | None = None, plain: bool = False) -> Computes:
+    """Return a function that runs the content of a file image by image.
 
+    Args:
+        threads: None: as LiteRT chooses.
+        plain: with the kernels for reference in place of the fast ones.
+    """
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    kernels = OpResolverType.BUILTIN_REF if plain else OpResolverType.AUTO
     with quiet_native():
-        interpreter = Interpreter(str(path), num_threads=threads)
+        interpreter = Interpreter(model_content=content, num_threads=threads, experimental_op_resolver_type=kernels)
         interpreter.allocate_tensors()
-    given, taken = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    (given,), (taken,) = interpreter.get_input_details(), interpreter.get_output_details()
 
     def compute(pixels: np.ndarray) -> np.ndarray:
         found = []
         for image in pixels:
-            interpreter.set_tensor(given, image[None])
+            interpreter.set_tensor(given["index"], image[None].astype(given["dtype"]))
             interpreter.invoke()
-            found.append(interpreter.get_tensor(taken)[0])
+            found.append(interpreter.get_tensor(taken["index"])[0])
         return np.stack(found)
 
     return compute

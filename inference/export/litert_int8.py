@@ -6,24 +6,77 @@ from pathlib import Path
 
 import numpy as np
 
+from common.atomic_io import write_json
+from common.errors import UserError
 from common.progress import quiet_native
-from inference.export.file_format import TrainedModel
-from inference.export.litert_file import LitertFile, convert
+from inference.backends import import_extra
+from inference.export import microcontroller
+from inference.export.file_format import Computes, TrainedModel
+from inference.export.litert_file import GOLDEN, MODEL, LitertFile, convert, open_litert
+from inference.export.litert_golden import read_golden
 
 IMAGE_RANGE = {"min": 0.0, "max": 255.0}  # of the input, so that a byte of the image is a step of it
 
 
 class LitertInt8(LitertFile):
-    """Write a LiteRT file in whole numbers, whose probabilities are not quite those of the checkpoint."""
+    """Write a LiteRT file in whole numbers, whose probabilities are not quite those of the checkpoint.
+
+    Where tflite-micro is installed the file is also run as a microcontroller does; one that does not run there is written, too.
+
+    Args:
+        golden_images: as of LitertFile.
+        ram_kib: of a microcontroller, in which it shall fit.
+
+    Raises:
+        UserError: a wrong setting, or `ram_kib` without tflite-micro.
+    """
 
     name, suffix = "litert_int8", "_litert_int8"
     packages = (*LitertFile.packages, "ai_edge_quantizer")
-    calibrates, exact = True, False
+    calibrates, exact, exact_instead = True, False, "format=litert"
+
+    def __init__(self, golden_images: str = "run", ram_kib: float | None = None):
+        super().__init__(golden_images)
+        if ram_kib is not None:
+            if isinstance(ram_kib, bool) or not isinstance(ram_kib, (int, float)) or not ram_kib > 0:
+                raise UserError(f"format.ram_kib={ram_kib}: use a number of KiB above 0, e.g. 256, or null")
+            import_extra(microcontroller.PACKAGE, f"format.ram_kib={ram_kib:g}", self.extra)
+        self.ram_kib = ram_kib
+        self._floats: bytes | None = None  # the file that is quantized
+        self.on_microcontroller = ""  # how the file runs there, for the screen
+
+    def write(self, model: TrainedModel, path: Path) -> None:
+        """Write the folder, and run the file as a microcontroller does."""
+        super().write(model, path)
+        self.on_microcontroller = self.run_as_microcontroller(model, path)
+
+    def run_as_microcontroller(self, model: TrainedModel, path: Path) -> str:
+        """Run the file on the golden images in tflite-micro, write microcontroller.json, and return a line for the screen."""
+        from lightning_modules.activation_memory import INT8_BYTES, peak_activations  # late: torch
+
+        if not microcontroller.is_installed():
+            install = f"pip install -e '.[{self.extra}]'"
+            return f"not run as on a microcontroller: {install} brings tflite-micro, on Linux with x86-64"
+        computed = INT8_BYTES * peak_activations(model.network, model.description.image_size)
+        try:
+            found = microcontroller.run_as_microcontroller(path / MODEL, *read_golden(path / GOLDEN), computed)
+        except UserError as error:
+            return f"does not run in tflite-micro: {error}"
+        write_json(path / "microcontroller.json", found.as_json())
+        return found.describe(self.ram_kib)
+
+    def describe(self, preprocessing: bool) -> str:
+        """Return what goes in and comes out, and how it runs on a microcontroller."""
+        return f"{super().describe(preprocessing)}\n{self.on_microcontroller}"
 
     def convert(self, model: TrainedModel) -> bytes:
         """Return the content of the file; only the softmax is computed in floats."""
-        floats = convert(self.name, model, floats_in=True)
-        return with_bytes_in(quantize(floats, model.calibration_images()))
+        self._floats = convert(self.name, model, floats_in=True)
+        return with_bytes_in(quantize(self._floats, model.calibration_images()))
+
+    def open_unrounded(self, model: TrainedModel) -> Computes | None:
+        """Open the file that was quantized, which takes the bytes as floats."""
+        return open_litert(self._floats) if self._floats else None
 
 
 def quantize(floats: bytes, images: Iterable[np.ndarray]) -> bytes:

@@ -36,6 +36,9 @@ class OnnxFile(FileFormat):
             raise UserError(f"format.resize={resize}: use pillow or native")
         self.native = resize == "native"
         self.exact = type(self).exact and not self.native
+        self.resizes_exactly = not self.native
+        if self.native:
+            self.exact_instead = "format.resize=pillow"
         self.versions = ""  # of the written file
 
     def write(self, model: TrainedModel, path: Path) -> None:
@@ -49,7 +52,8 @@ class OnnxFile(FileFormat):
             raise UserError(f"format.resize=native: not of a network with {fit}; use format.resize=pillow")
         graph = self.make_graph(model)
         if model.preprocessing:
-            graph = add_preprocessing(graph, model.description, native=self.native)
+            self._before = preprocessing_graph(model.description, self.native)
+            graph = add_preprocessing(graph, model.description, before=self._before)
         save_onnx(graph, path, model.metadata)
         self.versions = (
             f"; ONNX IR version {graph.ir_version}, opset {max(each.version for each in graph.opset_import)}"
@@ -91,14 +95,23 @@ def output_graphs(network: nn.Module, image_size: int, names: Sequence[str]) -> 
         yield extractor.extract_model([NORMALIZED], [name])
 
 
-def add_preprocessing(core, description: ModelDescription, native: bool = False):
-    """Return an ONNX model with resizing and normalization before that of `network_graph` and a softmax after it."""
+def preprocessing_graph(description: ModelDescription, native: bool = False):
+    """Return the ONNX model that resizes and normalizes images, which takes seconds."""
+    sizes = dict(enumerate(torch.export.Dim(name) for name in ("batch", "height", "width")))
+    return _onnx(Preprocessing(description, native), example_images(), sizes, IMAGES, "resized")
+
+
+def add_preprocessing(core, description: ModelDescription, before=None):
+    """Return an ONNX model with resizing and normalization before that of `network_graph` and a softmax after it.
+
+    Args:
+        before: what `preprocessing_graph` returned; None: it is made.
+    """
     import onnx
     from onnx import compose, helper
     from onnxscript.optimizer import remove_unused_nodes
 
-    sizes = dict(enumerate(torch.export.Dim(name) for name in ("batch", "height", "width")))
-    before = _onnx(Preprocessing(description, native), example_images(), sizes, IMAGES, "resized")
+    before = before or preprocessing_graph(description)
     core = compose.add_prefix(core, "network/", rename_inputs=False, rename_outputs=False)
     further = [output for output in core.graph.output if output.name != LOGITS]
     before.ir_version = core.ir_version

@@ -20,8 +20,11 @@ log = logging.getLogger(__name__)
 N_VERIFICATION = 200  # images
 N_INEXACT = 2000  # images, for a format whose accuracy may differ
 N_CALIBRATION = 200  # images
+N_FEW = 20  # images, on which an agreement proves little
+FLAT = 0.005  # variance of all probabilities together; below, what varies is mostly rounding
 MARGIN = 0.01  # of an accuracy, which a format in 8 bits may cost
 BATCH_SIZE = 16  # of the batch that shows that the file takes batches
+SYNTHETIC = f"{BATCH_SIZE} synthetic images"
 # Test images only where a run opens them anyway
 SPLITS = {"val": " validation", "train": " training", "test": " test", "": ""}
 
@@ -56,6 +59,9 @@ class Verification(NamedTuple):
     only_checkpoint: int = 0  # images on which only the checkpoint is right
     only_exported: int = 0
     split: str = ""  # of the images
+    agreement: float = 1.0  # of the probabilities of all images, 1: equal; 0: no better than their average
+    variance: float = 1.0  # of the checkpoint's probabilities, from image to image
+    resizing: float = 0.0  # how much a probability differs where the file resizes in place of this project
 
     def describe(self) -> str:
         """Return `153 validation images: probabilities differ by at most 1.2e-07, 0 of 153 predictions differ`."""
@@ -63,6 +69,13 @@ class Verification(NamedTuple):
             f"{self.images}: probabilities differ by at most {self.largest_difference:.1e}, {self.changed:,} of {self.n:,} "
             "predictions differ"
         )
+
+    def describe_agreement(self) -> str:
+        """Return how far the probabilities are the checkpoint's; the bound of a format that is not exact."""
+        few = f"; {self.n} images prove little" if self.n < N_FEW else ""
+        if self.variance < FLAT:
+            few += "; the checkpoint's hardly differ from image to image, so that it proves little"
+        return f"agreement of the probabilities {self.agreement:.3f} (1: equal, 0: no better than their average){few}"
 
     def describe_accuracies(self) -> str | None:
         """Return both accuracies with intervals; None where no label is known."""
@@ -125,7 +138,7 @@ def verification_images(splits: dict[str, list[ImageInput]], order: Sequence[str
             chosen, n = spread(splits[split], most), len(splits[split])
             of_all = f"{len(chosen):,} of " if len(chosen) < n else ""
             return VerificationImages(chosen, f"{of_all}{n:,}{SPLITS[split]} images", split)
-    return VerificationImages([], f"{BATCH_SIZE} synthetic images")
+    return VerificationImages([], SYNTHETIC)
 
 
 def spread(items: Sequence, most: int) -> list:
@@ -140,6 +153,7 @@ def compare_outputs(
     images: VerificationImages,
     native_sizes: bool,
     seen: Callable[[int, int], None] = lambda done, total: None,
+    resizes_exactly: bool = False,
 ) -> Verification:
     """Compare the probabilities of both image by image, and then on one batch.
 
@@ -147,16 +161,21 @@ def compare_outputs(
         checkpoint: gets images as training resizes them.
         exported: gets them as they were decoded where it resizes itself (`native_sizes`).
         seen: gets how many images of how many were compared.
+        resizes_exactly: compare also its outputs of images that it resizes and that this project resizes.
     """
     description, classes = checkpoint.description, checkpoint.description.classes
     largest, changed, n_labeled, correct_checkpoint, correct_exported, n = 0.0, 0, 0, 0, 0, 0
     only_checkpoint = only_exported = 0
-    first = []
+    first, all_expected, all_actual, resizing = [], [], [], 0.0
     for image, label in decoded(images, description):
         resized = description.pixels(image)[None]
         expected = checkpoint(resized)[0]
         actual = exported(np.asarray(image)[None] if native_sizes else resized)[0]
-        largest = max(largest, float(np.abs(expected - actual).max()))
+        if native_sizes and resizes_exactly and n < N_VERIFICATION:
+            resizing = _larger(resizing, exported(resized)[0], actual)
+        all_expected.append(expected)
+        all_actual.append(actual)
+        largest = _larger(largest, expected, actual)
         changed += int(expected.argmax() != actual.argmax())
         n += 1
         seen(n, len(images.images) or BATCH_SIZE)
@@ -170,7 +189,7 @@ def compare_outputs(
         if len(first) < BATCH_SIZE:
             first.append(resized[0])
     batch = np.stack(first)
-    largest = max(largest, float(np.abs(checkpoint(batch) - exported(batch)).max()))
+    largest = _larger(largest, checkpoint(batch), exported(batch))
     return Verification(
         n,
         images.description,
@@ -182,7 +201,28 @@ def compare_outputs(
         only_checkpoint,
         only_exported,
         images.split,
+        agreement(np.stack(all_expected), np.stack(all_actual)),
+        variance(np.stack(all_expected)),
+        resizing,
     )
+
+
+def _larger(largest: float, expected: np.ndarray, actual: np.ndarray) -> float:
+    """Return the largest difference so far; NaN, which max() would skip, where any probability is NaN."""
+    return float(np.maximum(largest, np.abs(expected - actual).max()))
+
+
+def agreement(expected: np.ndarray, actual: np.ndarray) -> float:
+    """Return the share of the variance of probabilities (N, K) that others reproduce; below 0: their average would be closer.
+
+    Where the network hardly tells images apart, small differences count as if it did so a little.
+    """
+    return 1 - float(np.square(expected - actual).sum(1).mean()) / max(variance(expected), FLAT)
+
+
+def variance(probabilities: np.ndarray) -> float:
+    """Return the variance over N images of probabilities (N, K), summed over the classes."""
+    return float(np.square(probabilities - probabilities.mean(0)).sum(1).mean())
 
 
 def decoded(images: VerificationImages, description: ModelDescription) -> Iterator[tuple[Image.Image, str]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import export as script
 import predict as predict_script
@@ -227,6 +228,105 @@ def test_int8_is_calibrated_on_train_and_measured_on_val(exported, images, predi
     status, _, _ = predict(f"ckpt={path}", f"images={images}", f"out={tmp_path}/int8.csv")
     assert status == 0 and len(read_csv(tmp_path / "int8.csv")) == 28
     assert path.stat().st_size < 0.5 * exported().path.stat().st_size
+
+
+def rename(graph, old, new):
+    """Rename what operators take, also those in a branch."""
+    for node in graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+        for attribute in node.attribute:
+            rename(attribute.g, old, new)
+
+
+def insert(graph, kind, *constants, of="images", **attributes):
+    """Put an operator behind a value, for all that takes it."""
+    rename(graph, of, "changed")
+    graph.initializer.extend(constants)
+    node = onnx.helper.make_node(kind, [of, *(each.name for each in constants)], ["changed"], **attributes)
+    makers = [index for index, each in enumerate(graph.node) if of in each.output]
+    graph.node.insert(makers[0] + 1 if makers else 0, node)
+
+
+def other_normalization(graph):
+    insert(graph, "Div", onnx.helper.make_tensor("two", onnx.TensorProto.UINT8, (), [2]))
+
+
+def channels_turned(graph):
+    insert(graph, "Gather", onnx.helper.make_tensor("order", onnx.TensorProto.INT64, (3,), [2, 1, 0]), axis=3)
+
+
+def other_resize(graph):
+    """Take every fourth pixel."""
+    named = {"starts": [0, 0], "ends": [9999, 9999], "axes": [1, 2], "steps": [4, 4]}
+    insert(graph, "Slice", *(onnx.helper.make_tensor(n, onnx.TensorProto.INT64, (2,), v) for n, v in named.items()))
+
+
+def other_weight(graph):
+    """Turn around the largest tensor."""
+    tensors = [each for each in graph.initializer if each.name.startswith("network/")]
+    largest = max(tensors, key=lambda each: len(each.raw_data))
+    array = onnx.numpy_helper.to_array(largest)
+    largest.raw_data = array.flatten()[::-1].tobytes()
+
+
+def not_a_number(graph):
+    insert(graph, "Mul", onnx.helper.make_tensor("nan", onnx.TensorProto.FLOAT, (), [np.nan]), of="logits")
+
+
+def damage_before_writing(patch, kind, path, damage):
+    """Have a format write another file with a damage, and not export again."""
+
+    def write(self, model, to):
+        made = onnx.load(path)
+        damage(made.graph)
+        onnx.save(made, to)
+
+    patch.setattr(kind, "write", write)
+
+
+DAMAGES = [other_normalization, channels_turned, other_resize, other_weight, not_a_number]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("kind", [OnnxFile, Int8])
+def test_a_file_that_is_broken_is_refused_and_nothing_is_written(exported, run, tmp_path, monkeypatch, kind, damage):
+    damage_before_writing(monkeypatch, kind, exported(kind).path, damage)
+    words = {
+        OnnxFile: r"above largest_difference=0\.0001; nothing was written",
+        Int8: r"(resizing inside of the file .*above largest_difference=0\.0001; nothing was|"
+        r"agreement of the probabilities \S+ .*below least_agreement=0\.9: .*nothing was written.*format=onnx)",
+    }
+    with pytest.raises(UserError, match=words[kind]):
+        module.export(str(run.best_checkpoint), format=kind(), out=str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_gray_images_do_not_hide_that_channels_are_turned(exported, run, tmp_path, monkeypatch):
+    damage_before_writing(monkeypatch, OnnxFile, exported().path, channels_turned)
+    Image.linear_gradient("L").save(tmp_path / "gray.png")
+    with pytest.raises(UserError, match=r"16 synthetic images: .*above largest_difference"):
+        module.export(str(run.best_checkpoint), format=OnnxFile(), images=str(tmp_path), out=str(tmp_path / "out.onnx"))
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_what_int8_rounds_is_bound_by_largest_difference(exported, run, tmp_path, monkeypatch):
+    damage_before_writing(monkeypatch, Int8, exported(Int8).path, lambda graph: None)
+    monkeypatch.setattr(Int8, "open_unrounded", lambda *given: lambda pixels: np.full((len(pixels), 2), 0.5))
+    with pytest.raises(
+        UserError, match=r"what is rounded to 8 bits, on 10 val.*above largest_difference=0\.0001; nothing"
+    ):
+        module.export(str(run.best_checkpoint), format=Int8(), out=str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_honest_int8_file_is_written_with_its_agreement(exported, export, run, tmp_path, monkeypatch):
+    damage_before_writing(monkeypatch, Int8, exported(Int8).path, lambda graph: None)
+    arguments = f"ckpt={run.best_checkpoint}", "format=int8", f"out={tmp_path}/a.onnx"
+    status, out, err = export(*arguments)
+    assert (status, err) == (0, "") and (tmp_path / "a.onnx").is_file()
+    assert "agreement of the probabilities 0.9" in out and "; 10 images prove little" in out and "int8 costs " in out
+    status, _, err = export(*arguments, "least_agreement=2")
+    assert status == 1 and "least_agreement=2: use a number of 1 or less, e.g. 0.9" in err
 
 
 @pytest.mark.slow

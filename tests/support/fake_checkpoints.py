@@ -26,12 +26,13 @@ def make_checkpoint(
     network: dict | None = None,
     fit: str = "squash",
     mean: list[float] = MEAN,
+    std: list[float] = STD,
     interpolation: str = "bilinear",
 ) -> Path:
     """Save a small network with seeded weights whose predictions differ from image to image."""
     torch.manual_seed(0)
     network = network or {"network": "simple_cnn", "image_size": image_size}
-    described = {"classes": list(classes), "image_size": image_size, "mean": mean, "std": STD, "fit": fit}
+    described = {"classes": list(classes), "image_size": image_size, "mean": mean, "std": std, "fit": fit}
     described["interpolation"] = interpolation
     model = ImageClassifier(network=network, **described).eval()
     with torch.no_grad():

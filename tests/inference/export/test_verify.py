@@ -7,8 +7,10 @@ from common.errors import UserError
 from datamodules.decode import open_image, resize
 from inference.backends import ModelDescription
 from inference.export.verify import (
+    FLAT,
     Verification,
     VerificationImages,
+    agreement,
     compare_outputs,
     known_images,
     spread,
@@ -102,6 +104,34 @@ def test_what_eight_bits_cost_is_paired_and_has_a_verdict(only_checkpoint, only_
     )
     assert re.search(words, found.describe_cost("int8"))
     assert found._replace(n_labeled=0).describe_cost("int8") is None
+
+
+def test_agreement_by_hand():
+    expected = np.array([[0.2, 0.8], [0.8, 0.2]])
+    assert agreement(expected, expected) == 1 and agreement(expected, np.full((2, 2), 0.5)) == 0
+    assert agreement(expected, expected[::-1]) == pytest.approx(1 - 4)  # twice as far as their average, squared
+    flat = np.array([[0.501, 0.499], [0.499, 0.501]])  # of an untrained network: rounding is as large as what varies
+    assert agreement(flat, flat[::-1]) == pytest.approx(1 - 8e-6 / FLAT)
+    assert agreement(flat, expected) < 0 and np.isnan(agreement(flat, flat * np.nan))
+
+
+def test_the_screen_says_where_an_agreement_proves_little(run):
+    found = Verification(500, "all", 0.1, 12, 0, 0, 0, agreement=0.987)
+    assert (
+        found.describe_agreement() == "agreement of the probabilities 0.987 (1: equal, 0: no better than their average)"
+    )
+    assert found._replace(n=19).describe_agreement().endswith("; 19 images prove little")
+    flat = compare_outputs(
+        Brightness(), Brightness(), VerificationImages(list(ImageInputs(str(run.splits)))[:1], "one"), False
+    )
+    assert flat.variance == 0 and "hardly differ from image to image" in flat.describe_agreement()
+
+
+def test_what_costs_two_in_a_hundred_is_no_damage():
+    sure = np.eye(2)[np.arange(500) % 2]
+    other = sure.copy()
+    other[:10] = other[:10, ::-1]
+    assert agreement(sure, other) == pytest.approx(0.92)
 
 
 def test_without_labels_there_is_no_accuracy_and_unreadable_images_are_skipped(tmp_path, caplog):

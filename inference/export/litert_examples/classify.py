@@ -1,0 +1,55 @@
+"""Check model.tflite on this machine by its golden images, or label an image: python examples/classify.py [IMAGE]
+
+Needs this folder, and pip install ai-edge-litert numpy; for images of your own also pillow.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+FOLDER = Path(__file__).resolve().parent.parent
+GOLDEN = json.loads((FOLDER / "golden" / "expected.json").read_text(encoding="utf-8"))
+SIZE = GOLDEN["image_size"]
+interpreter = Interpreter(str(FOLDER / "model.tflite"))
+interpreter.allocate_tensors()
+(given,), (taken,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+
+def probabilities(pixels: np.ndarray) -> np.ndarray:
+    """Return the probability of each class; pixels are (SIZE, SIZE, 3) uint8, red, green, blue."""
+    interpreter.set_tensor(given["index"], pixels[None])
+    interpreter.invoke()
+    return interpreter.get_tensor(taken["index"])[0]
+
+
+def read(path: str) -> np.ndarray:
+    """Return an image as training saw it: upright, RGB, all pixels weighed where it becomes smaller."""
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    how = filters[GOLDEN["interpolation"]]
+    if GOLDEN["fit"] == "crop":
+        return np.asarray(ImageOps.fit(image, (SIZE, SIZE), how))
+    if GOLDEN["fit"] == "squash":
+        return np.asarray(image.resize((SIZE, SIZE), how))
+    width, height = (max(1, int(SIZE * side / max(image.size) + 0.5)) for side in image.size)
+    square = Image.new("RGB", (SIZE, SIZE))  # black borders
+    square.paste(image.resize((width, height), how), ((SIZE - width) // 2, (SIZE - height) // 2))
+    return np.asarray(square)
+
+
+if len(sys.argv) > 1:
+    labels = (FOLDER / "labels.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
+    for label, p in zip(labels, probabilities(read(sys.argv[1])), strict=True):
+        print(f"{p:.4f} {label}")
+else:
+    images = np.fromfile(FOLDER / "golden" / "images.bin", np.uint8).reshape(-1, SIZE, SIZE, 3)
+    found = np.stack([probabilities(pixels) for pixels in images])
+    fast, plain = (np.abs(found - np.array(GOLDEN[key])).max(axis=1) for key in ("probabilities", "plain"))
+    agree = (np.minimum(fast, plain) <= GOLDEN["tolerance"]).sum()  # as with the one or the other way to round
+    print(f"{agree} of {len(images)} golden images agree within {GOLDEN['tolerance']:g}; {GOLDEN['needed']} have to")
+    sys.exit(int(agree < GOLDEN["needed"]))
