@@ -46,7 +46,7 @@ class TrainedModel:
         import torch
 
         with torch.inference_mode():
-            return softmax(self.network(self._normalized(pixels)).numpy())
+            return softmax(self.network(self.normalized(pixels)).numpy())
 
     def as_function(self, module: "nn.Module") -> Computes:
         """Return a torch module that computes what the file does as `FileFormat.open` has to."""
