@@ -21,7 +21,7 @@ from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from common.smallest_record import SmallestRecord
 from tests.support.commands import run_script
-from tests.support.fake_format import format_folder
+from tests.support.fake_format import allow_any_agreement, format_folder
 from tests.support.helpers import PROJECT
 
 CUTS = "candidates.cuts={shufflenet_v2_x0_5: [maxpool, stage2.1, stage3.3]}"
@@ -197,7 +197,8 @@ def test_what_the_budget_cannot_fine_tune_races_frozen(command, tmp_path):
     assert all(RunRecord.read(RunFolder(tmp_path / "frozen" / name)).val for name in chosen.trained.runs)
 
 
-def test_a_search_that_is_over_exports_its_finalists_where_that_is_asked_for(found, command, tmp_path):
+def test_a_search_that_is_over_exports_its_finalists_where_that_is_asked_for(found, command, tmp_path, monkeypatch):
+    allow_any_agreement(monkeypatch)
     folder, _ = found
     shutil.copytree(folder, tmp_path / "found")
     typed = [each for each in command if not each.startswith("hydra.run.dir=")]

@@ -8,14 +8,15 @@ import predict
 from common.run_record import RunRecord, write_record
 from common.untrusted.tables import read_csv
 from evaluation.intervals import wilson
-from tests.support.fake_format import format_folder
+from tests.support.fake_format import allow_any_agreement, format_folder
 from tests.support.helpers import SIMPLE_CNN
 
 QUICK = (*SIMPLE_CNN, "trainer.max_epochs=1")
 
 
 @pytest.fixture
-def formats(tmp_path):
+def formats(tmp_path, monkeypatch):
+    allow_any_agreement(monkeypatch)
     return format_folder(tmp_path / "conf")
 
 
