@@ -18,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from timing import PROJECT, alternate, parser, report, spread, times_ms
 
+from common.errors import UserError
 from evaluation.describe import format_accuracy
 from evaluation.intervals import proportion
 from inference.backends import CheckpointBackend
@@ -76,7 +77,12 @@ def main() -> None:
                 format_name, *settings = label.split(",")
                 made = make_format(format_name, settings)
                 out = Path(folder, name, f"{label.replace('=', '_')}{made.suffix}")
-                exported[name, label] = done = export(str(ckpt), format=made, out=str(out), most=MOST_IMAGES)
+                try:
+                    done = export(str(ckpt), format=made, out=str(out), most=MOST_IMAGES)
+                except UserError as error:
+                    print(f"{name}, {label}: {error}", flush=True)
+                    continue
+                exported[name, label] = done
                 print(f"{name}, {label}: {done.verification.describe()}", flush=True)
                 if opened := made.open_on_one_thread(done.path, None):
                     computing[label] = opened
