@@ -11,7 +11,7 @@ OBJECTS = 100_000  # made before garbage is collected; 700 by default
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 # Rounds that a thread of OpenMP spins for another one before it sleeps. With the 300,000 of GNU (some 10 ms) a core spins
 # at each of the hundred parallel parts of a step while another process has the other core (docs/speed.md)
-SPIN_ROUNDS = 3000
+SPIN_ROUNDS = 5000
 LARGEST_KEPT = (2**30, 2**25)  # bytes; the second is the most that glibc before 2.35 takes
 
 
