@@ -24,12 +24,13 @@ FINAL = {
     "head": {"hidden_dims": [2], "dropout": [0.2, 0.02]},
 }
 LIMIT = f"""
-import sys, time, torch
+import sys, time
 from engine.process_tuning import tune_process
-from lightning_modules.networks.registry import build_network
 device, batch, memory = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 if memory == "kept":
     tune_process()
+import torch
+from lightning_modules.networks.registry import build_network
 net = build_network(num_classes=2, **{FINAL!r}).to(device, memory_format=torch.channels_last)
 x = torch.randn(batch, 3, 256, 256, device=device).contiguous(memory_format=torch.channels_last)
 y = torch.randint(0, 2, (batch,), device=device)

@@ -5,7 +5,7 @@ scene, of its derivatives or of a gradient. What is left of a frame without them
 """
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 AT_MOST = 0.05  # of a side: how far a frame is moved back
 BORDER = 1 / 16  # of a side, not compared
@@ -14,7 +14,7 @@ BLUR = 0.6  # pixels: what moving a frame back would blur by itself
 
 def normalize(gray: np.ndarray) -> np.ndarray:
     """Return (images, side, side) float32, slightly blurred, without brightness and contrast."""
-    images = ndimage.gaussian_filter(gray.astype(np.float32), (0, BLUR, BLUR), mode="nearest")
+    images = scipy.ndimage.gaussian_filter(gray.astype(np.float32), (0, BLUR, BLUR), mode="nearest")
     images -= images.mean(axis=(1, 2), keepdims=True)
     length = np.sqrt((images**2).sum(axis=(1, 2), keepdims=True))
     return images / np.maximum(length, 1e-6)
@@ -61,5 +61,5 @@ class Scene:
         for frame, into, ((down, down_x, down_y), (right, right_x, right_y)) in zip(frames, moved, by, strict=True):
             matrix = np.eye(2) - np.array([[down_y, down_x], [right_y, right_x]]) / self.side
             offset = np.array([middle - down, middle - right]) - matrix @ [middle, middle]
-            ndimage.affine_transform(frame, matrix, offset, output=into, order=1, mode="nearest")
+            scipy.ndimage.affine_transform(frame, matrix, offset, output=into, order=1, mode="nearest")
         return moved

@@ -1,12 +1,17 @@
-"""Change two defaults of Python and of the system that slow a process that trains down."""
+"""Change defaults of Python, the system and libraries that slow a process that trains down."""
 
 import atexit
 import ctypes
 import gc
 import os
+import sys
+from types import ModuleType
 
 OBJECTS = 100_000  # made before garbage is collected; 700 by default
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+# Rounds that a thread of OpenMP spins for another one before it sleeps. With the 300,000 of GNU (some 10 ms) a core spins
+# at each of the hundred parallel parts of a step while another process has the other core (docs/speed.md)
+SPIN_ROUNDS = 5000
 LARGEST_KEPT = (2**30, 2**25)  # bytes; the second is the most that glibc before 2.35 takes
 
 
@@ -21,6 +26,8 @@ def tune_process() -> None:
         return
     gc.set_threshold(OBJECTS, 50)
     atexit.register(gc.freeze)
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_ROUNDS))  # read when torch is imported
     if any(name.startswith("MALLOC_") for name in os.environ):
         return  # the user has chosen
     try:
@@ -31,3 +38,19 @@ def tune_process() -> None:
         mallopt(M_MMAP_THRESHOLD, size) for size in LARGEST_KEPT
     ):  # the other setting without this one would be slower
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def import_torchmetrics() -> None:
+    """Import torchmetrics without scipy.signal, a tenth of the time of all imports.
+
+    torchmetrics 1.9 imports it to give one of its functions back the name that another package knows it by.
+    """
+    if "scipy.signal" in sys.modules or "torchmetrics" in sys.modules:
+        return
+    stand_in = ModuleType("scipy.signal")
+    stand_in.hamming = None
+    sys.modules[stand_in.__name__] = stand_in
+    try:
+        import torchmetrics  # noqa: F401
+    finally:
+        del sys.modules[stand_in.__name__]  # the next who imports it gets the module itself

@@ -7,7 +7,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+import scipy  # loads scipy.optimize where it is first used: late, so that a training starts sooner
 from scipy.special import betainc, log_softmax, logsumexp
 
 from common.run_record import EceByChance, Selective
@@ -130,7 +130,7 @@ def fit_temperature(labels: np.ndarray, log_probabilities: np.ndarray) -> float:
         return float((logsumexp(scaled, axis=1) - (targets * scaled).sum(axis=1)).mean())
 
     bounds = tuple(math.log(temperature) for temperature in TEMPERATURES)
-    return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
+    return math.exp(scipy.optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
 
 
 def at_bound(temperature: float) -> bool:

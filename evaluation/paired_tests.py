@@ -6,7 +6,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
+import scipy  # loads scipy.optimize where it is first used: late, so that a training starts sooner
 from scipy.special import betainc
 
 from evaluation.estimates import CELLS, draw
@@ -86,8 +86,8 @@ def paired_difference(only_a: int, only_b: int, n: int, confidence: float = 0.95
         return side * tango_score(only_a, only_b, n, difference) - z
 
     inner = 1e-12
-    low = -1.0 if value <= inner - 1 else brentq(excess, inner - 1, value, args=(1.0,), xtol=1e-12)
-    high = 1.0 if value >= 1 - inner else brentq(excess, value, 1 - inner, args=(-1.0,), xtol=1e-12)
+    low = -1.0 if value <= inner - 1 else scipy.optimize.brentq(excess, inner - 1, value, args=(1.0,), xtol=1e-12)
+    high = 1.0 if value >= 1 - inner else scipy.optimize.brentq(excess, value, 1 - inner, args=(-1.0,), xtol=1e-12)
     return Difference(value, low, high)
 
 
@@ -97,7 +97,7 @@ def lower_bound(only_a: int, only_b: int, n: int, level: float) -> float:
     value = (only_a - only_b) / n
     if value <= inner - 1:
         return -1.0
-    return brentq(lambda d: tango_score(only_a, only_b, n, d, HALF) - z, inner - 1, value, xtol=1e-12)
+    return scipy.optimize.brentq(lambda d: tango_score(only_a, only_b, n, d, HALF) - z, inner - 1, value, xtol=1e-12)
 
 
 def tango_score(only_a: int, only_b: int, n: int, difference: float, less: float = 0.0) -> float:

@@ -10,7 +10,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
+import scipy
 
 from evaluation.intervals import Interval, wilson
 
@@ -86,7 +86,7 @@ def confusion_interval(confusion: np.ndarray, metric: Metric, confidence: float 
             near, far = 0.0, sign / slopes.max()
             while excess(far) < 0 and abs(far) < 1e12:
                 near, far = far, 2 * far
-            at = brentq(excess, near, far, rtol=1e-7) if excess(near) < 0 < excess(far) else far
+            at = scipy.optimize.brentq(excess, near, far, rtol=1e-7) if excess(near) < 0 < excess(far) else far
             value, _, found = supposed(_most_likely(right, n, at * slopes))
             if np.allclose(found, slopes, rtol=1e-3):
                 break

@@ -6,6 +6,10 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.process_tuning import import_torchmetrics
+
+import_torchmetrics()  # before Lightning does
+
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar

@@ -10,6 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from engine.process_tuning import import_torchmetrics
+
+import_torchmetrics()  # before Lightning does
+
 import lightning as L
 import numpy as np
 from hydra.core.hydra_config import HydraConfig

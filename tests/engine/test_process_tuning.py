@@ -2,11 +2,13 @@ import atexit
 import ctypes
 import gc
 import os
+import subprocess
+import sys
 import weakref
 
 import pytest
 
-from engine.process_tuning import OBJECTS, tune_process
+from engine.process_tuning import OBJECTS, SPIN_ROUNDS, tune_process
 
 
 @pytest.fixture
@@ -20,8 +22,10 @@ def untuned(monkeypatch):
 
     monkeypatch.setattr(ctypes, "CDLL", Libc)
     monkeypatch.setattr(atexit, "register", lambda function: None)
-    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "OMP_WAIT", "GOMP_"))]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "")  # so that what is set is taken away afterwards
+    del os.environ["GOMP_SPINCOUNT"]
     gc.set_threshold(700, 10, 10)
     yield options
     gc.set_threshold(*threshold)
@@ -38,6 +42,32 @@ def test_settings_of_malloc_in_the_environment_are_kept(untuned, monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
     tune_process()
     assert gc.get_threshold()[0] == OBJECTS and not untuned
+
+
+def test_waiting_threads_spin_shortly_unless_the_environment_says_how(untuned, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    tune_process()
+    assert "GOMP_SPINCOUNT" not in os.environ
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    gc.set_threshold(700, 10, 10)
+    tune_process()
+    assert os.environ["GOMP_SPINCOUNT"] == str(SPIN_ROUNDS)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "5")
+    gc.set_threshold(700, 10, 10)
+    tune_process()
+    assert os.environ["GOMP_SPINCOUNT"] == "5"
+
+
+def test_a_training_imports_what_it_needs_of_scipy_only():
+    code = """
+import sys
+import engine.run.stages
+print([name for name in ("signal", "stats", "optimize", "ndimage") if f"scipy.{name}" in sys.modules])
+import scipy.signal, torchmetrics
+print(scipy.signal.windows.hamming(3).round(2), scipy.signal is sys.modules["scipy.signal"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "[0.08 1.   0.08] True"]
 
 
 def test_garbage_is_still_collected(untuned):
