@@ -176,7 +176,8 @@ def one_shot(arguments, tmp_path, images, in_process):
         explained = "explain=true" in arguments
         assert len(read_csv(tmp_path / "labels" / "predictions.csv")) == (14 if explained else 50)
         assert (tmp_path / "labels" / "labels_to_check.csv").exists() == explained
-    left = {"report.py": "sweep/report.html", "export.py": "made/best.onnx", "search.py": "found"}.get(arguments[0])
+    exported = "made/index.html" if "format=web" in arguments else "made/best.onnx"
+    left = {"report.py": "sweep/report.html", "export.py": exported, "search.py": "found"}.get(arguments[0])
     assert left is None or (tmp_path / left).exists()
 
 
