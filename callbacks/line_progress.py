@@ -4,11 +4,9 @@ import logging
 
 import lightning as L
 
-from common.progress import Progress
+from common.progress import EVERY_S, Progress
 
 log = logging.getLogger(__name__)
-
-EVERY_S = 60.0  # a line at most, after the first one
 
 
 class LineProgress(L.Callback):

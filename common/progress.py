@@ -6,13 +6,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
 from common.text import duration
 
 SILENCE_S = 4.0  # after which a line is shown
+EVERY_S = 60.0  # likewise within an epoch or a sweep, which has lines of its own, once there was a first one
 POLL_S = 0.5
 
 
@@ -61,8 +62,8 @@ class Progress:
         self.set(text)
         self._log.info("%s", text)
 
-    def set(self, text: str, how_far: str = "") -> None:
-        """Keep what is done from now on, for the next line."""
+    def set(self, text: str, how_far: str | Callable[[], str] = "") -> None:
+        """Keep what is done from now on, for the next line; a function says how far it is by then."""
         self._text, self.how_far, self._begun_s, self._is_count = text, how_far, time.monotonic(), False
 
     def count(self, done: int, total: int) -> None:
@@ -86,7 +87,8 @@ class Progress:
         if self._text and Progress._innermost is self and now - self._shown_s > silence_s - POLL_S:
             self._silence_s = self.then_every_s
             elapsed = rounded(now - self._begun_s)
-            how_far = f"{self.how_far}, {elapsed}" if self._is_count else self.how_far or f"{elapsed} so far"
+            known = self.how_far() if callable(self.how_far) else self.how_far
+            how_far = f"{known}, {elapsed}" if self._is_count else known or f"{elapsed} so far"
             self._log.info("%s: %s", self._text, how_far)
 
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import UserError
+from common.progress import EVERY_S, Progress
 from common.run_folder import missing_folders
 from common.text import printable
 from engine.state import STATE, FailedJob
@@ -27,6 +28,10 @@ class SweepReport(Callback):
 
     def __init__(self):
         self.progress: SweepProgress | None = None
+        self._lines: Progress | None = None  # of jobs that run in other processes, perhaps on other machines
+
+    def __getstate__(self) -> dict:
+        return {**vars(self), "_lines": None}  # launchers send it to their processes
 
     def on_run_start(self, config: DictConfig, **_) -> None:
         if config.hydra.job.name == "train":  # smallest.py stands on the same configuration
@@ -44,11 +49,17 @@ class SweepReport(Callback):
             print(about, flush=True)  # Hydra makes the jobs of what this leaves in `config`
         with contextlib.suppress(OSError):  # Hydra meets the same error in its next step, and there it ends the sweep
             self.progress = SweepProgress.begin(config, STATE.command)
+        if self.progress and not config.hydra.launcher._target_.endswith(".BasicLauncher"):
+            self._lines = Progress(log=log).__enter__()
+            self._lines.set("Sweep", lambda: self.progress.describe().removeprefix("Sweep: "))
+            self._lines.then_every_s = EVERY_S
 
     def on_multirun_end(self, config: DictConfig, **_) -> None:
         from reports.report import write_report
 
         folder = Path(config.hydra.sweep.dir)
+        if self._lines:
+            self._lines.__exit__()
         if self.progress:
             measure_latencies(self.progress)
             deploy_rest(self.progress, config.deploy, config.register)

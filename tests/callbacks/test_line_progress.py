@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from callbacks.line_progress import EVERY_S, LineProgress
+from callbacks.line_progress import LineProgress
 
 
 class Rows(SimpleNamespace):
@@ -33,7 +33,7 @@ def test_an_epoch_and_its_validations(trainer, callback):
     callback.setup(trainer, None, "fit")
     assert shown(callback) == ("starting the training", "") and callback._progress.then_every_s is None
     callback.on_train_epoch_start(trainer, None)
-    assert callback._progress.then_every_s == EVERY_S == 60
+    assert callback._progress.then_every_s == 60
     callback.on_train_batch_end(trainer, None, None, None, 20)
     assert shown(callback) == ("epoch 3/12", "420 of 1,112 images")
     callback.on_validation_start(trainer, None)

@@ -47,6 +47,14 @@ def test_what_may_be_silent_for_longer_shows_its_first_line_soon(after):
         assert after(120, progress) == ["epoch 1/2: 1 min 00 s so far", "epoch 1/2: 2 min 00 s so far"]
 
 
+def test_how_far_it_is_may_be_found_when_the_line_is_shown(after):
+    done = []
+    with Progress() as progress:
+        progress.set("Sweep", lambda: f"{len(done)} of 3 done")
+        done.append("a job")
+        assert after(4, progress) == ["Sweep: 1 of 3 done"]
+
+
 def test_of_two_the_inner_one_shows_lines_unless_the_outer_one_keeps_others_off_the_screen(after):
     with Progress("outer") as outer:
         assert after(3, outer) == []
