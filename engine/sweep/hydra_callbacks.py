@@ -20,6 +20,8 @@ from engine.sweep.progress import SweepProgress
 from engine.sweep.seeds import check_single_run, complete_sweep
 
 log = logging.getLogger(__name__)
+# Loggers of what is done between jobs, when Hydra's own log begins at warnings
+SHOWN = ("engine.sweep", "engine.run.deploy", "reports.report", "common.progress")
 # Imports in the methods are late, since every start of a job imports this file
 
 
@@ -28,7 +30,7 @@ class SweepReport(Callback):
 
     def __init__(self):
         self.progress: SweepProgress | None = None
-        self._lines: Progress | None = None  # of jobs that run in other processes, perhaps on other machines
+        self._lines: Progress | None = None
 
     def __getstate__(self) -> dict:
         return {**vars(self), "_lines": None}  # launchers send it to their processes
@@ -49,10 +51,16 @@ class SweepReport(Callback):
             print(about, flush=True)  # Hydra makes the jobs of what this leaves in `config`
         with contextlib.suppress(OSError):  # Hydra meets the same error in its next step, and there it ends the sweep
             self.progress = SweepProgress.begin(config, STATE.command)
+        for name in SHOWN:
+            logging.getLogger(name).setLevel(logging.INFO)
         if self.progress and not config.hydra.launcher._target_.endswith(".BasicLauncher"):
-            self._lines = Progress(log=log).__enter__()
-            self._lines.set("Sweep", lambda: self.progress.describe().removeprefix("Sweep: "))
-            self._lines.then_every_s = EVERY_S
+            self.show_lines()
+
+    def show_lines(self) -> None:
+        """Show a line a minute of jobs that run in other processes, perhaps on other machines."""
+        self._lines = Progress(log=log).__enter__()
+        self._lines.set("Sweep", lambda: self.progress.describe().removeprefix("Sweep: "))
+        self._lines.then_every_s = EVERY_S
 
     def on_multirun_end(self, config: DictConfig, **_) -> None:
         from reports.report import write_report
