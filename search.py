@@ -8,6 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from common.errors import UserError
+from common.progress import Progress
 from engine import cli
 from train import run
 
@@ -17,7 +18,8 @@ def main(config: DictConfig) -> None:
     with cli.keep_error("search", config):
         if importlib.util.find_spec("optuna") is None:
             raise UserError('search.py needs Optuna, which is not installed: pip install -e ".[search]"')
-        from engine.search.search import run_search  # late: help and errors of the command line need no Optuna
+        with Progress("starting"):
+            from engine.search.search import run_search  # late: help and errors of the command line need no Optuna
 
         run_search(config, Path(HydraConfig.get().runtime.output_dir), run)
 

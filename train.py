@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import hydra
 from omegaconf import DictConfig
 
+from common.progress import Progress
 from common.run_record import RunRecord
 from engine import cli
 
@@ -15,7 +16,8 @@ def main(config: DictConfig) -> None:
 
 
 def run(config: DictConfig, record: RunRecord, callbacks: Sequence = ()) -> None:
-    from engine.run.stages import train_and_test  # late: help and errors of the command line come without torch
+    with Progress("starting"):
+        from engine.run.stages import train_and_test  # late: help and errors of the command line come without torch
 
     train_and_test(config, record, callbacks)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from callbacks.throughput import Throughput
 from common.errors import UserError
 from common.run_folder import METRIC_COLUMNS, SCORE_COLUMNS, RunFolder
 from common.text import finite_number
@@ -69,6 +70,8 @@ class EpochLogger(L.Callback):
             trainer.num_training_batches,
         )
         cut = f", stopped after {done:,} of {batches:,} batches" if done < batches else ""
+        speeds = next((each.epochs for each in trainer.callbacks if isinstance(each, Throughput)), [])
+        cut += f"; {speeds[-1].flag}" if speeds and speeds[-1].flag else ""
         return "  ".join(
             [
                 f"epoch {row['epoch']:{width}}/{trainer.max_epochs}",

@@ -6,26 +6,34 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from common.text import duration
 
 SILENCE_S = 4.0  # after which a line is shown
+EVERY_S = 60.0  # likewise within an epoch or a sweep, which has lines of its own, once there was a first one
 POLL_S = 0.5
 
 
 class Progress:
     """Repeat what is being done and how far it is, whenever the screen was silent for a while; as a context.
 
+    Within the block of another one only the inner one shows lines, but never in one whose `own` keeps others off the screen.
+
     Args:
-        text: what is done at first; nothing is shown of what takes no time.
+        text: what is done at first; nothing is shown of what takes no time, nor of "".
         log: of its lines.
         own: beginning of the names of loggers whose lines are on the screen; by default all are.
     """
 
+    _innermost: ClassVar["Progress | None"] = None
+
     def __init__(self, text: str = "", log: logging.Logger | None = None, own: str = ""):
         self._log, self._own = log or logging.getLogger(__name__), own
+        self._silence_s: float | None = None  # None: SILENCE_S
+        self.then_every_s: float | None = None  # silence that is allowed after its next line
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._repeat, daemon=True)
         self._heard = _Heard(self)
@@ -34,10 +42,17 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         logging.getLogger().addHandler(self._heard)
+        self._outer = Progress._innermost
+        if self._outer is not None:
+            self._shown_s = self._outer._shown_s
+        if self._outer is None or not self._outer._own:
+            Progress._innermost = self
         self._thread.start()
         return self
 
     def __exit__(self, *_) -> None:
+        if Progress._innermost is self:
+            Progress._innermost = self._outer
         self._ended.set()
         self._thread.join(timeout=SILENCE_S)
         logging.getLogger().removeHandler(self._heard)
@@ -47,13 +62,13 @@ class Progress:
         self.set(text)
         self._log.info("%s", text)
 
-    def set(self, text: str, how_far: str = "") -> None:
-        """Keep what is done from now on, for the next line."""
-        self._text, self.how_far, self._begun_s = text, how_far, time.monotonic()
+    def set(self, text: str, how_far: str | Callable[[], str] = "") -> None:
+        """Keep what is done from now on, for the next line; a function says how far it is by then."""
+        self._text, self.how_far, self._begun_s, self._is_count = text, how_far, time.monotonic(), False
 
     def count(self, done: int, total: int) -> None:
-        """Keep how far it is, for the next line, as `40 of 200 images`."""
-        self.how_far = f"{done:,} of {total:,} images"
+        """Keep how far it is, for the next line, as `40 of 200 images, 12 s`."""
+        self.how_far, self._is_count = f"{done:,} of {total:,} images", True
 
     def heard(self) -> None:
         """Note that a line was shown."""
@@ -65,9 +80,16 @@ class Progress:
 
     def _repeat(self) -> None:
         while not self._ended.wait(POLL_S):
-            now = time.monotonic()
-            if self._text and now - self._shown_s > SILENCE_S - POLL_S:
-                self._log.info("%s: %s", self._text, self.how_far or f"{rounded(now - self._begun_s)} so far")
+            self._show_if_silent()
+
+    def _show_if_silent(self) -> None:
+        now, silence_s = time.monotonic(), self._silence_s or SILENCE_S
+        if self._text and Progress._innermost is self and now - self._shown_s > silence_s - POLL_S:
+            self._silence_s = self.then_every_s
+            elapsed = rounded(now - self._begun_s)
+            known = self.how_far() if callable(self.how_far) else self.how_far
+            how_far = f"{known}, {elapsed}" if self._is_count else known or f"{elapsed} so far"
+            self._log.info("%s: %s", self._text, how_far)
 
 
 def rounded(seconds: float) -> str:

@@ -593,6 +593,21 @@ class EpochSpeed:
     """Images trained on."""
     seconds: float
     """Their wall time."""
+    step_p50_ms: float | None = None
+    """Median of the steps without what gives them their images, milliseconds; null in records of earlier versions."""
+    step_p95_ms: float | None = None
+    """95th percentile, likewise."""
+    others_cores: float | None = None
+    """Cores that other processes used meanwhile, of those that the run may use; null where the system does not tell."""
+    stolen_cores: float | None = None
+    """Cores that a virtual machine was not given meanwhile (stolen time); null likewise."""
+    flag: str | None = None
+    """Why the time is not reliable, as `other processes used 1.6 of 2 cores`; null where nothing speaks against it."""
+
+
+def undisturbed(epochs: list[EpochSpeed]) -> list[EpochSpeed]:
+    """Return the epochs without a flag; all where each has one."""
+    return [each for each in epochs if each.flag is None] or epochs
 
 
 @dataclass(kw_only=True)
@@ -600,13 +615,23 @@ class Throughput:
     """How fast the run trained."""
 
     train_images_per_s: float | None = None
-    """Images a second, of all epochs but the first."""
+    """Images a second, of all epochs but the first; where some of these have no flag, of them only."""
+    flag: str | None = None
+    """Why that is not reliable: each of these epochs has a flag; null where nothing speaks against it."""
     epochs: list[EpochSpeed] = field(default_factory=list)
     """Every epoch of this process."""
     time_to_first_step_s: float | None = None
     """Seconds from the start of the process to the end of the first optimizer step."""
     peak_memory_mib: dict[str, float] = field(default_factory=dict)
     """Largest memory of `process` and, where one was used, of `gpu`."""
+
+    def describe(self) -> str:
+        """Return `55.2 images/s`, and what disturbed the epochs where something did."""
+        text, steady = f"{self.train_images_per_s} images/s", self.epochs[1:]
+        if self.flag:
+            return f"{text} (unreliable: {self.flag})"
+        left_out = sum(each.flag is not None for each in steady)
+        return f"{text} (without {left_out} of {len(steady)} epochs, which were disturbed)" if left_out else text
 
 
 @dataclass(kw_only=True)

@@ -6,6 +6,7 @@ All loader workers, processes and runs of a sweep share its pages. A cache is fo
 import contextlib
 import errno
 import hashlib
+import itertools
 import logging
 import math
 import mmap
@@ -24,6 +25,7 @@ from PIL import Image
 
 from common.atomic_io import atomic_folder
 from common.errors import DISK_ERRORS
+from common.progress import Progress
 from common.untrusted.description import Interpolation
 from datamodules.decode import DECODER, open_image, resize
 from datamodules.deep_pixels import ValueRange
@@ -305,8 +307,11 @@ def _decode(
             image = Image.fromarray(source[row])
         if image is not None and descriptor is not None:
             os.pwrite(descriptor, look.resize(image).tobytes(), begin + row * look.image_size**2 * 3)
+        progress.count(next(done), len(rows))
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    done = itertools.count(1)
+    what = "reading the images" if source is None else "comparing the images"
+    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(what, log) as progress:
         for start in range(0, len(rows), CHUNK):  # all futures of 100,000 files at once would take memory
             list(pool.map(decode, rows[start : start + CHUNK]))
 

@@ -5,6 +5,7 @@ import logging
 import numpy as np
 
 from common.errors import UserError
+from common.progress import Progress
 from datamodules.audit import NAMED, Finding, audit, leaking_train_rows
 from datamodules.earlier_splits import take_over_splits
 from datamodules.image_stats import ImageStats
@@ -57,7 +58,8 @@ def prepare_catalog(
     """
     _handle_unreadable(catalog, pixels.stats, on_unreadable)
     fingerprints, with_val = pixels.stats.fingerprints, select_on == "val"
-    near = find_pairs(np.flatnonzero(catalog.present()), pixels)
+    with Progress("comparing the images with each other", log):
+        near = find_pairs(np.flatnonzero(catalog.present()), pixels)
     together, torn = kept_together(
         catalog, list(connected(near.pairs.tolist())), fingerprints, parts=max(folds or 0, len(TRAIN_VAL_TEST))
     )
@@ -71,7 +73,8 @@ def prepare_catalog(
         exclude_val(catalog, folds)
     if folds is not None:
         select_fold(catalog, groups, folds, fold, seed)
-    findings = audit(catalog, pixels, near)
+    with Progress("auditing the images", log):
+        findings = audit(catalog, pixels, near)
     if torn and was_drawn:
         findings.insert(0, _torn(catalog, torn))
     _handle_leaks(catalog, findings, on_leak)

@@ -47,10 +47,10 @@ def import_torchmetrics() -> None:
     """
     if "scipy.signal" in sys.modules or "torchmetrics" in sys.modules:
         return
-    stand_in = ModuleType("scipy.signal")
-    stand_in.hamming = None
-    sys.modules[stand_in.__name__] = stand_in
+    placeholder = ModuleType("scipy.signal")
+    placeholder.hamming = None
+    sys.modules[placeholder.__name__] = placeholder
     try:
         import torchmetrics  # noqa: F401
     finally:
-        del sys.modules[stand_in.__name__]  # the next who imports it gets the module itself
+        del sys.modules[placeholder.__name__]  # the next who imports it gets the module itself

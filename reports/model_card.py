@@ -253,7 +253,7 @@ def _cost(run: Run) -> list[str]:
     lines += run.record.deployed.describe_lines() if run.record.deployed else []
     lines += [f"wall time of the whole run {about.wall_time_s:,.1f} s"] if about.wall_time_s is not None else []
     if speed and speed.train_images_per_s is not None:
-        lines.append(f"training {speed.train_images_per_s} images/s on {about.device}")
+        lines.append(f"training on {about.device}: {speed.describe()}")
     return lines
 
 

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from common.atomic_io import write_text
 from common.checks import check_good_enough, check_target_accuracy
 from common.errors import UserError
+from common.progress import Progress
 from common.text import clean
 from reports.aggregate import aggregate
 from reports.load_runs import common_folder, find_records, load_runs
@@ -62,7 +63,13 @@ def write_report(
     """
     check_good_enough(good_enough)
     check_target_accuracy(target_accuracy)
-    paths = find_records(where)
+    with Progress("reading the runs and writing the report", log):
+        return _write(find_records(where), out, title, good_enough, target_accuracy)
+
+
+def _write(
+    paths: list[Path], out: str | None, title: str | None, good_enough: float, target_accuracy: float | None
+) -> Written:
     data = aggregate(load_runs(paths), good_enough, target_accuracy)
     title = clean(title, LONGEST_TITLE) if title else title_of(data)
     from reports.page import make_page  # late: errors come without matplotlib

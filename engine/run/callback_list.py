@@ -13,6 +13,7 @@ from callbacks.epoch_logger import EpochLogger
 from callbacks.epoch_scores import EpochScores
 from callbacks.freeze_backbone import FreezeBackbone
 from callbacks.graceful_shutdown import GracefulShutdown
+from callbacks.line_progress import LineProgress
 from callbacks.max_steps import MaxSteps
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.resume_in_epoch import ResumeInEpoch
@@ -89,7 +90,7 @@ def evaluation_callbacks(config: DictConfig, trained_with: Sequence[L.Callback])
     What these have kept from the training is not of the network that is evaluated: an average of the weights, for
     example, would replace those of best.ckpt. So evaluation is the same as in a command of its own.
     """
-    kept = (*OF_EVERY_RUN, ProgressBar)
+    kept = (*OF_EVERY_RUN, LineProgress, ProgressBar)
     again = configured_callbacks(config).values()
     again = [callback for callback in again if not isinstance(callback, (*kept, ModelCheckpoint))]
     return [*again, *(callback for callback in trained_with if isinstance(callback, kept))]

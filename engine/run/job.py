@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from common.atomic_io import tolerate_disk_errors, write_text
 from common.errors import DISK_ERRORS, StopRequested, TrialPruned, UserError
 from common.locks import locked
+from common.progress import Progress
 from common.run_folder import RunFolder
 from common.run_record import RunRecord, SplitMetrics, increment_test_evaluations
 from common.signals import slurm_requeue, stop_immediately
@@ -212,7 +213,7 @@ def _finish(record: RunRecord, ckpt_path: str | None, messages: list[str]) -> No
 
     record.finish(messages)
     if record.writes and (record.val or record.test):
-        with tolerate_disk_errors(record.folder.model_card):
+        with tolerate_disk_errors(record.folder.model_card), Progress("writing the model card", log):
             write_card(record, ckpt_path)
 
 

@@ -20,8 +20,10 @@ from callbacks.checkpoint import BestCheckpoint
 from callbacks.distillation import warn_of_other_splits
 from callbacks.freeze_batch_norm import FreezeBatchNorm
 from callbacks.graceful_shutdown import GracefulShutdown, ended_by
+from callbacks.line_progress import LineProgress
 from callbacks.throughput import Throughput
 from common.errors import UserError
+from common.progress import Progress
 from common.run_record import AuditFinding, BestEpoch, DataInfo, Excluded, InputInfo, RunRecord
 from common.text import plural
 from datamodules.memory import Memory
@@ -63,6 +65,11 @@ KNOWN_WARNINGS = (
 
 def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.Callback] = ()) -> None:
     """Do the stages of `config` (cost, fit, test, in this order) and fill the record; `callbacks` come on top."""
+    with Progress("checking the settings", log) as progress:
+        _train_and_test(config, record, callbacks, progress)
+
+
+def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.Callback], progress: Progress) -> None:
     config = validate(config)
     check_deploy(config.get("deploy"), config.stages)  # a run of an earlier version has none
     mark_debug(config, record)
@@ -82,18 +89,23 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
         data.memory = MEMORY
     data.limits, data.overfits = batch_limits(config.trainer), bool(config.trainer.get("overfit_batches"))
     rules = instantiate(config, "decision")
+    progress.set("listing the images")
     rules.check(data.catalog.classes)
     check_metrics(config, len(data.catalog.classes))
+    progress.set("making the network")
     model = build_model(config, data)
     if config.stages == ["cost"]:
+        progress.set("measuring the cost")
         record.data, record.model = describe_data(data, source), describe_model(config, model, record)
         return
+    progress.set("loading the weights")
     weights = load_weights(config, record, model) if "fit" in config.stages else None
     with open_loggers(config, record) as loggers:
         trainer = build_trainer(config, record, loggers, callbacks=callbacks)
         data.trainer = trainer  # as Lightning sets it later: the limits count batches of all processes
         if config.ckpt_path is not None:
             data.keep_range(range_of_checkpoint(Path(config.ckpt_path)), config.ckpt_path)
+        progress.set("reading the images")
         data.setup()  # reads the images, which may take minutes: what can be refused without them was refused before
         model.hparams["range"] = data.value_range and list(data.value_range)
         model.hparams["mean"], model.hparams["std"] = data.mean, data.std
@@ -104,7 +116,9 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
         compare_images(record, data.catalog, data.pixel_cache.stats.fingerprints)
         if record.writes:
             record.folder.write_splits(split_columns(data))
+        progress.set("measuring the cost")
         record.model = describe_model(config, model, record)
+        progress.set("starting the training")
         log_settings(loggers, config, record)
         log_limits(config, data)
         if "fit" in config.stages:
@@ -114,7 +128,9 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
             record.best = fit(config, record, trainer, model, data)
             model = load_classifier(Path(record.best.checkpoint))
             trainer.callbacks = evaluation_callbacks(config, trainer.callbacks)
+        progress.set("computing the results on val")
         evaluate_val(config, record, trainer, model, data, rules)
+        progress.set("computing the results on test")
         if "test" in config.stages and data.has_test:
             if data.rules["folds"] is not None and "fit" in config.stages:
                 log.info("cross-validation: the test split stays closed; stages=[test] ckpt_path=CHECKPOINT opens it")
@@ -130,6 +146,7 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
                 test=record.test is not None and record.test.part is None,
                 register=config.register,
             )
+        progress.set("writing the results")
         finalize(config, record, trainer, loggers)
 
 
@@ -358,6 +375,7 @@ def build_trainer(
     if sys.stderr.isatty() and not shows_progress and config.trainer.get("enable_progress_bar", True):
         callbacks.append(TQDMProgressBar(leave=False))
         shows_progress = True
+    callbacks.append(LineProgress(is_shown=not shows_progress))
     trainer = instantiate(
         OmegaConf.create({"trainer": {"log_every_n_steps": 1, **lightning_flags(config.trainer, record.folder)}}),
         "trainer",

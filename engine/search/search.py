@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from common.errors import StopRequested, TrialPruned, UserError
+from common.progress import Progress
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from common.signals import stop_immediately
@@ -59,7 +60,8 @@ def run_search(config: DictConfig, folder: Path, run: Callable) -> None:
     settings = read_settings(config)
     try:
         with stop_immediately(), study.storage_errors():
-            search = Search(settings, folder, run)
+            with Progress("opening the study", log):
+                search = Search(settings, folder, run)
             write_configuration(RunFolder(folder), OmegaConf.to_yaml(config), HydraConfig.instance().cfg)
             is_over = search.run_trials()
             if is_over:
@@ -131,10 +133,11 @@ class Search:
             log.info(
                 "Waiting for other processes, at most %d s unless a trial of theirs has to be retried", study.GRACE_S
             )
-        while running and not self._is_trial_left() and time.monotonic() < deadline_s:
-            time.sleep(POLL_S)
-            optuna.storages.fail_stale_trials(self.study)
-            running = self._running()
+        with Progress("waiting for other processes", log):
+            while running and not self._is_trial_left() and time.monotonic() < deadline_s:
+                time.sleep(POLL_S)
+                optuna.storages.fail_stale_trials(self.study)
+                running = self._running()
         return len(running)
 
     def _objective(self, trial: optuna.Trial) -> list[float]:

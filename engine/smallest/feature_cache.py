@@ -42,14 +42,15 @@ class FeatureCache:
         self.path = folder / f"{name.hexdigest()}.npz"
         self.limit = int(min(limit_gib, LARGEST_GIB) * 2**30)
 
-    def load(self, shapes: Sequence[tuple[int, int]]) -> tuple[list[np.ndarray], float] | None:
-        """Return features and the seconds that their pass took; None where they are not there or damaged."""
+    def load(self, shapes: Sequence[tuple[int, int]]) -> tuple[list[np.ndarray], float, str | None] | None:
+        """Return features, the seconds of their pass and what disturbed it; None where they are not there or damaged."""
         if not self.path.is_file():
             return None
         try:
             with self.path.open("rb") as file, np.load(file, allow_pickle=False) as held:
                 features = [held[f"f{index}"] for index in range(len(shapes))]
                 seconds = float(held["seconds"])
+                flag = (str(held["flag"]) if "flag" in held else "") or None  # earlier versions did not look
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             log.info("%s: damaged (%s); the features are computed again", self.path, error)
             return None
@@ -57,9 +58,9 @@ class FeatureCache:
             return None
         with contextlib.suppress(OSError):
             os.utime(self.path)
-        return features, seconds
+        return features, seconds, flag
 
-    def save(self, features: Sequence[np.ndarray], seconds: float) -> None:
+    def save(self, features: Sequence[np.ndarray], seconds: float, flag: str | None = None) -> None:
         """Keep features, unless they are larger than all may be; a full disk does no harm."""
         needed = sum(each.nbytes for each in features)
         if needed > self.limit:
@@ -68,7 +69,9 @@ class FeatureCache:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._make_room(needed)
             with atomic_open(self.path, "wb") as file:
-                np.savez(file, seconds=seconds, **{f"f{index}": each for index, each in enumerate(features)})
+                np.savez(
+                    file, seconds=seconds, flag=flag or "", **{f"f{index}": each for index, each in enumerate(features)}
+                )
 
     def _make_room(self, needed: int) -> None:
         files = []

@@ -12,7 +12,7 @@ from common.atomic_io import write_json
 from common.errors import UserError
 from common.locks import locked
 from common.run_folder import RunFolder
-from common.run_record import RunRecord
+from common.run_record import RunRecord, undisturbed
 from common.smallest_record import Candidate
 from common.text import join_words, override_value
 
@@ -125,23 +125,31 @@ def _as_typed(value: object) -> str:
 
 
 class TrainingTimes:
-    """Predict the seconds of trainings from the passes of the screen, then from the runs that have finished."""
+    """Predict the seconds of trainings from the passes of the screen, then from the runs that have finished.
+
+    What was timed while others used the cores would make networks seem slow that are not: such a pass counts as no slower
+    than is usual here, and such an epoch only where a run has no other one.
+    """
 
     def __init__(self, passes: Sequence, n_train: int, n_val: int, epochs: int):
+        timed = [each for each in passes if not each.skipped and each.seconds > 0]
+        rates = [each.macs * each.images / each.seconds for each in timed]
+        calm = [rate for rate, each in zip(rates, timed, strict=True) if each.flag is None]
+        self._usual = median(calm or rates or [FIRST_RATE])
         self._rates = {
-            (each.backbone, each.image_size): (each.macs * each.images / each.seconds, each.macs)
-            for each in passes
-            if not each.skipped and each.seconds > 0
+            (each.backbone, each.image_size): (max(rate, self._usual) if each.flag and calm else rate, each.macs)
+            for rate, each in zip(rates, timed, strict=True)
         }
-        self._usual = median(rate for rate, _ in self._rates.values()) if self._rates else FIRST_RATE
         self._images, self._images_frozen = TRAINING * n_train + n_val, HEAD * n_train + n_val
-        self._epochs, self._factors = epochs, []
+        self._epochs = epochs
+        self._factors: list[float] = []
+        self._factors_disturbed: list[float] = []  # of runs without any other epoch
 
     def of(self, candidate: Candidate) -> float:
         """Return the seconds of one whole training of a candidate."""
         if candidate.frozen:
             return self.of_head(candidate)
-        factor = median(self._factors) if self._factors else 1.0
+        factor = median(self._factors) if self._factors else min(self._factors_disturbed, default=1.0)
         return PER_RUN_S + factor * self._epochs * self._images * self._forward_s(candidate)
 
     def of_head(self, candidate: Candidate) -> float:
@@ -161,6 +169,7 @@ class TrainingTimes:
             throughput = RunRecord.read(folder).throughput
         except UserError:
             return
-        seconds = [epoch.seconds for epoch in throughput.epochs] if throughput and throughput.epochs else []
-        if seconds:
-            self._factors.append(median(seconds) / (self._images * self._forward_s(candidate)))
+        epochs = undisturbed(throughput.epochs) if throughput else []
+        if epochs:
+            factors = self._factors_disturbed if epochs[0].flag else self._factors
+            factors.append(median(each.seconds for each in epochs) / (self._images * self._forward_s(candidate)))

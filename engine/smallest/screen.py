@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from common.atomic_io import tolerate_disk_errors, write_json
 from common.errors import UserError
 from common.locks import locked
+from common.processor_time import CoreWatch
 from common.progress import rounded
 from common.smallest_record import Candidate, Measured, Metric
 from common.text import duration, override_value, plural
@@ -61,6 +62,8 @@ class Pass:
     """Multiply-accumulates of one image, up to the last cut."""
     skipped: str | None = None
     """Why."""
+    flag: str | None = None
+    """Why the seconds are not reliable; null where nothing speaks against them."""
 
     @property
     def name(self) -> str:
@@ -241,14 +244,16 @@ class Screen:
             interval = "" if each.low is None else f" ({each.low:.3f} to {each.high:.3f})"
             found = f"the best probe: cut after {best}, {self.metric.replace('_', ' ')} {each.value:.3f}{interval}"
         seconds = duration(result.forward_s + result.reading_s + result.further_s)
-        return f"screen: {done.name}: {plural(len(probes), 'cut')} in {seconds}; {found}"
+        disturbed = f" ({done.flag})" if done.flag and result.forward_s else ""
+        return f"screen: {done.name}: {plural(len(probes), 'cut')} in {seconds}{disturbed}; {found}"
 
     def _expected_s(self, key: tuple[str, int]) -> float | None:
         """Return how long a pass should take by those before it, of its own backbone where there are some; None: unknown."""
         passes = [each for each in self.results.values() if each.done.seconds]
         if not passes:
             return None
-        own = [each for each in passes if each.done.backbone == key[0]] or passes
+        calm = [each for each in passes if each.done.flag is None] or passes
+        own = [each for each in calm if each.done.backbone == key[0]] or calm
         further = sum(each.further_s for each in passes) / len(passes)
         reading = [each.reading_s for each in passes if each.reading_s]
         if reading and not any(size == key[1] for size, *_ in self.images):
@@ -292,7 +297,7 @@ class Screen:
             found = self._forward(key, network, images, (mean, std), torch.device("cuda" if on_gpu else "cpu"), head)
             result.forward_s = found[1]
             cache.save(*found)
-        features, done.seconds = found
+        features, done.seconds, done.flag = found
         by_cut = dict(zip(cuts, features, strict=True))
         return images, [by_cut[cut] for cut in question["cuts"]]
 
@@ -315,12 +320,12 @@ class Screen:
         mean_and_std: tuple,
         device: torch.device,
         head: str,
-    ) -> tuple[list[np.ndarray], float]:
-        """Run the network over all images; return (N, C) float32 of each cut and the seconds of the network itself."""
+    ) -> tuple[list[np.ndarray], float, str | None]:
+        """Run the network over all images; return (N, C) float32 of each cut, its seconds, and what disturbed it."""
         network = network.eval().to(device, memory_format=torch.channels_last)
         found = [np.empty((len(images.rows), channels), np.float32) for channels in network.channels]
         total, size, seconds = len(images.rows), BATCH_ON_GPU if device.type == "cuda" else BATCH_ON_CPU, 0.0
-        begun = time.monotonic()
+        begun, watch = time.monotonic(), CoreWatch()
         for start in range(0, total, size):
             rows = images.rows[start : start + size]
             pixels = as_batch(np.stack([images.data.pixel_cache[int(row)] for row in rows])).to(device)
@@ -336,7 +341,8 @@ class Screen:
                 raise DoesNotFit(whole)
             rest = whole - elapsed + self._rest_s(key, whole)
             self.progress.set(head, f"{seen:,} of {total:,} images, about {rounded(rest)} left")
-        return found, seconds
+        threads = torch.get_num_threads() if device.type == "cpu" else 1
+        return found, seconds, watch.used().describe_shortage(threads, "a pass")
 
     def _rest_s(self, key: tuple[str, int], seconds: float) -> float:
         """Return how long the passes that are left should take if this one takes so long, as far as they will be done."""

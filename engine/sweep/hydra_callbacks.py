@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import UserError
+from common.progress import EVERY_S, Progress
 from common.run_folder import missing_folders
 from common.text import printable
 from engine.state import STATE, FailedJob
@@ -19,6 +20,8 @@ from engine.sweep.progress import SweepProgress
 from engine.sweep.seeds import check_single_run, complete_sweep
 
 log = logging.getLogger(__name__)
+# Loggers of what is done between jobs, when Hydra's own log begins at warnings
+SHOWN = ("engine.sweep", "engine.run.deploy", "reports.report", "common.progress")
 # Imports in the methods are late, since every start of a job imports this file
 
 
@@ -27,6 +30,10 @@ class SweepReport(Callback):
 
     def __init__(self):
         self.progress: SweepProgress | None = None
+        self._lines: Progress | None = None
+
+    def __getstate__(self) -> dict:
+        return {**vars(self), "_lines": None}  # launchers send it to their processes
 
     def on_run_start(self, config: DictConfig, **_) -> None:
         if config.hydra.job.name == "train":  # smallest.py stands on the same configuration
@@ -44,11 +51,23 @@ class SweepReport(Callback):
             print(about, flush=True)  # Hydra makes the jobs of what this leaves in `config`
         with contextlib.suppress(OSError):  # Hydra meets the same error in its next step, and there it ends the sweep
             self.progress = SweepProgress.begin(config, STATE.command)
+        for name in SHOWN:
+            logging.getLogger(name).setLevel(logging.INFO)
+        if self.progress and not config.hydra.launcher._target_.endswith(".BasicLauncher"):
+            self.show_lines()
+
+    def show_lines(self) -> None:
+        """Show a line a minute of jobs that run in other processes, perhaps on other machines."""
+        self._lines = Progress(log=log).__enter__()
+        self._lines.set("Sweep", lambda: self.progress.describe().removeprefix("Sweep: "))
+        self._lines.then_every_s = EVERY_S
 
     def on_multirun_end(self, config: DictConfig, **_) -> None:
         from reports.report import write_report
 
         folder = Path(config.hydra.sweep.dir)
+        if self._lines:
+            self._lines.__exit__()
         if self.progress:
             measure_latencies(self.progress)
             deploy_rest(self.progress, config.deploy, config.register)

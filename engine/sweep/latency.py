@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from common.atomic_io import tolerate_disk_errors
 from common.errors import UserError
+from common.progress import Progress
 from common.run_record import RunRecord, write_record
 from common.text import plural
 from engine.run.job import folder_lock
@@ -39,7 +40,8 @@ def measure_latencies(sweep: SweepProgress) -> None:
             with folder_lock(record.folder) as locked:
                 record = RunRecord.read(record.folder)
                 if locked and _waits(record):
-                    _measure(record)
+                    with Progress(f"latency of {name}", log):
+                        _measure(record)
                     print(f"{name}: {record.model.latency[0].describe()}", flush=True)
                 n_flagged += _waits(record)
         except UserError as error:

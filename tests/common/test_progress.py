@@ -1,8 +1,68 @@
 """What is on the screen while a command computes."""
 
+import logging
 import os
+from types import SimpleNamespace
 
-from common.progress import quiet_native
+import pytest
+
+from common import progress as of_progress
+from common.progress import Progress, quiet_native
+
+
+@pytest.fixture
+def after(monkeypatch, caplog):
+    """Move the clock by some seconds, one by one; return the lines that were shown meanwhile."""
+    clock = [100.0]
+    monkeypatch.setattr(of_progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(of_progress.Progress, "_repeat", lambda self: None)
+    caplog.set_level(logging.INFO)
+
+    def move(seconds: int, *running: Progress) -> list[str]:
+        caplog.clear()
+        for _ in range(seconds):
+            clock[0] += 1
+            for each in running:
+                each._show_if_silent()
+        return caplog.messages
+
+    return move
+
+
+def test_a_phase_has_a_line_at_least_every_five_seconds(after):
+    with Progress("reading the images") as progress:
+        assert after(9, progress) == ["reading the images: 4 s so far", "reading the images: 8 s so far"]
+        progress.count(410, 1112)
+        assert after(3, progress) == ["reading the images: 410 of 1,112 images, 12 s"]
+        logging.getLogger("other").info("a line")
+        assert after(3, progress) == []
+        progress.set("")
+        assert after(60, progress) == []
+
+
+def test_what_may_be_silent_for_longer_shows_its_first_line_soon(after):
+    with Progress("epoch 1/2") as progress:
+        progress.then_every_s = 60
+        assert after(63, progress) == ["epoch 1/2: 4 s so far"]
+        assert after(120, progress) == ["epoch 1/2: 1 min 00 s so far", "epoch 1/2: 2 min 00 s so far"]
+
+
+def test_how_far_it_is_may_be_found_when_the_line_is_shown(after):
+    done = []
+    with Progress() as progress:
+        progress.set("Sweep", lambda: f"{len(done)} of 3 done")
+        done.append("a job")
+        assert after(4, progress) == ["Sweep: 1 of 3 done"]
+
+
+def test_of_two_the_inner_one_shows_lines_unless_the_outer_one_keeps_others_off_the_screen(after):
+    with Progress("outer") as outer:
+        assert after(3, outer) == []
+        with Progress("inner") as inner:
+            assert after(3, outer, inner) == ["inner: 1 s so far"]  # of the silence three seconds are the outer one's
+        assert after(5, outer) == ["outer: 8 s so far"]
+    with Progress("outer", own="tests") as outer, Progress("inner") as inner:
+        assert after(4, outer, inner) == ["outer: 4 s so far"]
 
 
 def test_what_a_library_writes_beside_python_is_not_shown(capfd):

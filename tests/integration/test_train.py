@@ -12,6 +12,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from common.progress import Progress
 from common.run_folder import METRIC_COLUMNS, RunFolder
 from common.run_record import Proportion, RunRecord
 from common.untrusted.tables import read_csv
@@ -68,6 +69,26 @@ def test_the_record_agrees_with_metrics_csv_and_the_screen(finished_run):
     assert record.best.epoch == best + 1 and record.best.value == pytest.approx(float(rows[best]["val/accuracy"]))
     assert record.val.accuracy.value == pytest.approx(record.best.value)
     assert record.throughput.train_images_per_s > 0 and record.throughput.time_to_first_step_s > 0
+
+
+def test_whatever_may_take_long_has_words_for_the_screen(train, monkeypatch):
+    """As common/progress.py shows them once the screen has been silent for a while."""
+    named, usual = [], Progress.set
+
+    def keep(progress, text, how_far=""):
+        named.append(text)
+        usual(progress, text, how_far)
+
+    monkeypatch.setattr(Progress, "set", keep)
+    ran = train("stages=[cost,fit,test]", "trainer.max_epochs=1")
+    assert ran.status == 0, ran.err
+    assert [text for text in named if text] == [
+        "starting", "checking the settings", "listing the images", "making the network", "loading the weights",
+        "reading the images", "reading the images", "comparing the images with each other", "auditing the images",
+        "reading the images", "measuring the cost", "starting the training", "starting the training", "epoch 1/1",
+        "epoch 1/1, val", "epoch 1/1", "computing the results on val", "evaluation on val", "computing the results on test",
+        "evaluation on test", "writing the results", "writing the model card",
+    ]  # fmt: skip
 
 
 def test_the_recorded_test_result_is_that_of_the_predictions(finished_run):

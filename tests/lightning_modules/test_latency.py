@@ -8,6 +8,7 @@ import time
 import pytest
 from filelock import FileLock
 
+from common.processor_time import CoreUse
 from lightning_modules import latency
 from lightning_modules.latency import find_disturbance, time_passes
 
@@ -43,7 +44,9 @@ def outcomes(monkeypatch):
     ],
 )
 def test_what_counts_as_a_disturbance(measured, words):
-    found = find_disturbance(*measured)
+    ratio, threads, cores, wall_s, own_s, others_s = measured
+    used = CoreUse(wall_s, cores, own_s, others_s, None if others_s is None else 0.0)
+    found = find_disturbance(ratio, threads, used)
     assert found is None if words is None else found.startswith(words)
 
 

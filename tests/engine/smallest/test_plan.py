@@ -6,6 +6,8 @@ from typing import NamedTuple
 import pytest
 
 from common.errors import UserError
+from common.run_folder import RunFolder
+from common.run_record import EpochSpeed, RunRecord, Throughput, write_record
 from common.smallest_record import Candidate, Costs
 from engine.smallest.plan import PER_RUN_S, TRAINING, Budget, Plan, TrainingTimes
 from engine.smallest.smallest import Smallest
@@ -18,6 +20,7 @@ class Pass(NamedTuple):
     seconds: float
     macs: float
     skipped: str | None = None
+    flag: str | None = None
 
 
 def candidate(backbone: str, macs: int) -> Candidate:
@@ -93,6 +96,40 @@ def test_a_training_is_predicted_from_the_pass_of_its_backbone_by_macs():
     assert times.of(candidate("a", 4 * 10**6)) == pytest.approx(PER_RUN_S + 3 * (TRAINING * 50 + 10) * 20e-3)
     # Of no pass: the usual rate, 200M MACs a second
     assert times.of(candidate("other", 10**6)) == pytest.approx(PER_RUN_S + 3 * (TRAINING * 50 + 10) * 5e-3)
+
+
+def test_a_disturbed_pass_makes_no_network_seem_slower_than_usual():
+    """200M MACs a second are usual; the disturbed pass of b has 20M, that of c 400M."""
+    passes = [
+        Pass("a", 64, 100, 2.0, 4e6),
+        Pass("b", 64, 100, 20.0, 4e6, flag="busy"),
+        Pass("c", 64, 100, 1.0, 4e6, flag="busy"),
+    ]
+    of_4m = {name: TrainingTimes(passes, 50, 10, 3).of(candidate(name, 4 * 10**6)) for name in "abc"}
+    assert of_4m["b"] == of_4m["a"] > of_4m["c"]
+    slow = TrainingTimes(passes[1:2], 50, 10, 3)  # nothing else is known
+    assert slow.of(candidate("b", 4 * 10**6)) - PER_RUN_S == pytest.approx(10 * (of_4m["a"] - PER_RUN_S))
+
+
+def test_a_disturbed_epoch_or_run_does_not_change_what_the_next_ones_are_expected_to_take(tmp_path):
+    times = TrainingTimes([Pass("a", 64, 100, 2.0, 4e6)], 50, 10, epochs=3)  # 5.2 s an epoch
+    of_a = candidate("a", 4 * 10**6)
+
+    def learn(*epochs: tuple[float, str | None]) -> float:
+        folder = RunFolder(tmp_path / str(len(list(tmp_path.iterdir()))))
+        folder.path.mkdir()
+        record = RunRecord(
+            throughput=Throughput(epochs=[EpochSpeed(images=50, seconds=s, flag=flag) for s, flag in epochs])
+        )
+        record.folder = folder
+        write_record(record)
+        times.learn(of_a, folder)
+        return times.of(of_a) - PER_RUN_S
+
+    assert learn((45.0, "busy"), (40.0, "busy")) == pytest.approx(3 * 42.5)  # nothing better is known
+    assert learn((18.0, "busy"), (20.0, "busy")) == pytest.approx(3 * 19.0)
+    assert learn((45.0, "busy"), (45.0, "busy"), (6.0, None)) == pytest.approx(3 * 6.0)
+    assert learn((90.0, "busy")) == pytest.approx(3 * 6.0)
 
 
 def test_a_folder_is_of_one_search(tmp_path):

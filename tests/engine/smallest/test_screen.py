@@ -238,9 +238,9 @@ def test_least_recently_used_features_are_removed(tmp_path):
     features = [np.ones((10, 10), np.float32)]
     for number in range(3):
         cache = feature_cache.FeatureCache(tmp_path, [number], 1000 / 2**30)
-        cache.save(features, 1.0)
+        cache.save(features, 1.0, "busy")
         os.utime(cache.path, (number, number))
-    assert len(list(tmp_path.iterdir())) == 1 and cache.load([(10, 10)])[1] == 1.0
+    assert len(list(tmp_path.iterdir())) == 1 and cache.load([(10, 10)])[1:] == (1.0, "busy")
     assert cache.load([(10, 11)]) is None
     feature_cache.FeatureCache(tmp_path, ["none"], 0.0).save(features, 1.0)
     assert len(list(tmp_path.iterdir())) == 1

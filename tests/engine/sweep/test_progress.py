@@ -1,11 +1,15 @@
+import logging
 import os
+import pickle
 import time
 
 import pytest
 from omegaconf import OmegaConf
 
+from common import progress as of_progress
 from common.run_folder import RunFolder
 from common.run_record import RunInfo, RunRecord, write_record
+from engine.sweep.hydra_callbacks import SweepReport
 from engine.sweep.progress import SweepProgress, count_jobs
 
 
@@ -64,3 +68,16 @@ def test_a_folder_without_a_sweep(tmp_path):
     assert SweepProgress.of(tmp_path) is None
     (tmp_path / "sweep.json").write_text('{"jobs": "many"}')
     assert SweepProgress.of(tmp_path) is None
+
+
+def test_jobs_in_other_processes_have_lines_in_the_first_one(tmp_path, monkeypatch, caplog):
+    """A launcher sends the callback, which holds a thread then, to its processes."""
+    monkeypatch.setattr(of_progress, "SILENCE_S", 0.0)
+    monkeypatch.setattr(logging.getLogger("engine.sweep"), "level", logging.INFO)
+    report = SweepReport()
+    report.progress = SweepProgress(tmp_path, ["train.py", "-m"], 3, time.time())
+    report.show_lines()
+    report._lines._show_if_silent()
+    assert pickle.loads(pickle.dumps(report)).progress == report.progress
+    report._lines.__exit__()
+    assert caplog.messages[0] == "Sweep: 0 of 3 done, 0 running, 0 failed"

@@ -1,0 +1,78 @@
+"""Show by lines how far an epoch, a validation or a test is, where no bar does."""
+
+import logging
+
+import lightning as L
+
+from common.progress import EVERY_S, Progress
+
+log = logging.getLogger(__name__)
+
+
+class LineProgress(L.Callback):
+    """Show a line soon after the start of a training, so that it is known how fast it is, and then one a minute.
+
+    Args:
+        is_shown: False where a bar shows the same.
+    """
+
+    def __init__(self, *, is_shown: bool):
+        self.is_shown = is_shown
+        self._progress: Progress | None = None
+        self._fits = False
+        self._images = 0  # of the epoch, the validation or the test
+
+    def setup(self, trainer, pl_module, stage: str) -> None:
+        self._end()
+        self._fits = stage == "fit"
+        self._progress = Progress(log=log).__enter__()
+        self._set("starting the training" if self._fits else "", 0)
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        self._set(self._epoch(trainer), len(trainer.datamodule.rows("train")))
+        self._progress.then_every_s = EVERY_S
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self._count(trainer, batch_idx)
+
+    def on_validation_start(self, trainer, pl_module) -> None:
+        data = trainer.datamodule
+        split = "train" if data.overfits else data.select_on
+        text = f"{self._epoch(trainer)}, {split}" if self._fits else f"evaluation on {split}"
+        self._set(text, len(data.rows(split)))
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        self._count(trainer, batch_idx)
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        if self._fits:  # perhaps in the middle of an epoch
+            self.on_train_epoch_start(trainer, pl_module)
+
+    def on_test_start(self, trainer, pl_module) -> None:
+        self._set("evaluation on test", len(trainer.datamodule.rows("test")))
+
+    def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        self._count(trainer, batch_idx)
+
+    def teardown(self, trainer, pl_module, stage: str) -> None:
+        self._end()
+
+    def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
+        self._end()
+
+    @staticmethod
+    def _epoch(trainer) -> str:
+        return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+
+    def _set(self, text: str, images: int) -> None:
+        self._images = images
+        self._progress.set(text if self.is_shown else "")
+
+    def _count(self, trainer, batch_idx: int) -> None:
+        done = (batch_idx + 1) * trainer.datamodule.batch_size * trainer.world_size
+        self._progress.count(min(self._images, done), self._images)
+
+    def _end(self) -> None:
+        if self._progress is not None:
+            self._progress.__exit__()
+            self._progress = None
