@@ -30,7 +30,7 @@ SCHEMA = 2
 LARGEST = 16 * 2**20  # bytes; the record of a thousand classes is half a MiB
 OLDER = {1: "0.1.0"}  # schema -> the version that reads it
 PLACES = {"ckpt_path", "datamodule.cache", "datamodule.cache_max_gib", "datamodule.gpu_cache_gib"}  # where files lie
-OF_SWEEPS = {"seeds", "good_enough"}  # what a sweep does with its runs
+AFTERWARDS = {"seeds", "good_enough", "deploy"}  # what a sweep does with its runs, and a run with its trained network
 REPEATS = {"seed", "datamodule.fold"}  # settings that only repeat a run
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "thop", "numpy", "pillow")
 
@@ -58,8 +58,8 @@ class RunInfo:
     choices: dict[str, str | None] = field(default_factory=dict)
     """The file that each group of conf/ took."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Every setting by its dotted key, as written: interpolations are not resolved. Places of files and what only a sweep
-    has, `seeds` and `good_enough`, are excluded."""
+    """Every setting by its dotted key, as written: interpolations are not resolved. Places of files and what
+    changes no training, `seeds`, `good_enough` and `deploy`, are excluded."""
     config_hash: Hex | None = None
     """16 hex digits that name choices and settings; equal for runs that would do the same."""
     started_at: str | None = None
@@ -500,6 +500,91 @@ class SplitMetrics:
         return bool(interval and classes and interval[0] > 1 / classes)
 
 
+@dataclass
+class ExportCost:
+    """What an exported file costs of the accuracy: that of its checkpoint on the same images minus its own."""
+
+    value: float
+    """The difference."""
+    low: float
+    """Lower end of its 95% interval, paired."""
+    high: float
+    """Upper end."""
+    verdict: str
+    """`within 0.01`, `not within 0.01`, or `not shown to be within 0.01 by 28 images`."""
+
+
+@dataclass(kw_only=True)
+class ExportMetrics:
+    """What an exported file answers on the images of one split, against its checkpoint image by image."""
+
+    images: str
+    """Which images, as `2,000 of 9,812 validation images`."""
+    n: int
+    """How many these are."""
+    largest_difference: float
+    """Of a probability."""
+    changed: int
+    """Images whose predicted class differs."""
+    accuracy: Proportion | None = None
+    """Of the file; null on training images, which would flatter it, and on synthetic ones."""
+    cost: ExportCost | None = None
+    """Likewise."""
+
+    def describe(self) -> str:
+        """Return `accuracy 0.861 (0.826 to 0.890) on 400 validation images, costs 0.004 (-0.002 to 0.010): within 0.01`."""
+        found, cost, parts = self.accuracy, self.cost, []
+        if found and cost:
+            cost = f"costs {cost.value:z.3f} ({cost.low:z.3f} to {cost.high:z.3f}): {cost.verdict}"
+            parts = [f"accuracy {found.value:.3f} ({found.low:.3f} to {found.high:.3f}) on {self.images}, {cost}"]
+        changed = f"{self.changed:,} of {self.n:,} predictions differ"
+        on = "" if parts else f"{self.images}: "
+        return "; ".join([*parts, f"{on}probabilities differ by at most {self.largest_difference:.1e}, {changed}"])
+
+
+@dataclass(kw_only=True)
+class Deployed:
+    """The checkpoint as the file that `deploy` asks for, verified and measured as export.py does."""
+
+    format: str
+    """File of conf/format."""
+    file: str | None = None
+    """What was written, below the run's folder."""
+    bytes: int | None = None
+    """Its size; of a folder that of all its files."""
+    latency: Latency | None = None
+    """Of one image on one thread of the processor, preprocessing included; null where the format measures none."""
+    calibrated_on: int = 0
+    """Training images that set its ranges."""
+    val: ExportMetrics | None = None
+    """On validation images; null where there are none."""
+    test: ExportMetrics | None = None
+    """On test images; null where the run did not open them when the file was made."""
+    other: ExportMetrics | None = None
+    """On training images, else on synthetic ones, where there are no validation images; without accuracy."""
+    error: str | None = None
+    """Why there is no file."""
+
+    @property
+    def measured(self) -> list[ExportMetrics]:
+        return [each for each in (self.val, self.test, self.other) if each]
+
+    def describe(self) -> str:
+        """Return `as onnx_int8: 0.41 MiB, 2.1 ms (p95 2.4 ms) an image on one thread, checkpoints/best_int8.onnx`."""
+        if self.error:
+            return f"as {self.format}: no file: {self.error}"
+        parts, found = [] if self.bytes is None else [f"{self.bytes / 2**20:.2f} MiB"], self.latency
+        if found:
+            times = f"{milliseconds(found.latency_p50_ms)} (p95 {milliseconds(found.latency_p95_ms)})"
+            flag = f" (unreliable: {found.flag})" if found.flag else ""
+            parts.append(f"{times} an image on one thread{flag}")
+        return f"as {self.format}: {', '.join([*parts, *([self.file] if self.file else [])])}"
+
+    def describe_lines(self) -> list[str]:
+        """Return `describe`, and a line for each split, beginning with the format."""
+        return [self.describe(), *(f"as {self.format}: {each.describe()}" for each in self.measured)]
+
+
 @dataclass(kw_only=True)
 class EpochSpeed:
     """The training part of one epoch."""
@@ -545,6 +630,7 @@ class RunRecord:
     decision: Decision | None = None
     val: SplitMetrics | None = None
     test: SplitMetrics | None = None
+    deployed: Deployed | None = None
     throughput: Throughput | None = None
 
     def __post_init__(self):
@@ -635,7 +721,7 @@ class RunRecord:
         """
         self.run.seed = settings["seed"]
         self.run.choices = {group: choice for group, choice in choices.items() if group.isidentifier()}
-        self.run.settings = {key: value for key, value in flatten(settings).items() if key not in PLACES | OF_SWEEPS}
+        self.run.settings = {key: value for key, value in flatten(settings).items() if key not in PLACES | AFTERWARDS}
         self.run.config_hash = config_digest(self.run.settings, self.run.choices)
 
     def discard_previous(self) -> None:
@@ -680,7 +766,7 @@ class RunRecord:
         before = self.previous
         self.run = dataclasses.replace(before.run, warnings=list(dict.fromkeys([*before.run.warnings, *warnings])))
         self.model = _completed(self.model, before.model)
-        for name in ("data", "decision", "val", "test"):
+        for name in ("data", "decision", "val", "test", "deployed"):
             setattr(self, name, getattr(self, name) or getattr(before, name))
         self.best, self.throughput = before.best, before.throughput
         self.status, self.reason = before.status, before.reason

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from common.atomic_io import write_json
 from common.errors import UserError
-from common.run_record import Latency
+from common.run_record import Deployed, Latency
 from common.untrusted.json_files import read_json, to_type
 
 SCHEMA = 1
@@ -104,6 +104,8 @@ class Candidate:
     frozen: bool = False
     """Whether only its head is trained: the budget has no time to fine-tune it."""
     trained: Trained | None = None
+    deployed: Deployed | None = None
+    """Its first run's network as a file that runs elsewhere, with its path below the folder of the search."""
 
     @property
     def network(self) -> str:
@@ -152,6 +154,8 @@ class Question:
     """Value of the metric that is enough whatever the reference has; null: none was asked for."""
     limits: dict[str, float] = field(default_factory=dict)
     """Key of COSTS -> the most that is allowed."""
+    deploy: str | None = None
+    """Format of export.py, in which the finalists are exported and measured; null: none was asked for."""
     budget_minutes: float | None = None
     seeds: list[int] = field(default_factory=list)
 

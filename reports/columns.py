@@ -1,14 +1,18 @@
 """The tables of a report: columns and cells, the same on the page and in Markdown, LaTeX and on the screen."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
+from statistics import fmean
 
+from common.run_record import Deployed, ExportCost
 from common.table import Cell, Column, Table
-from common.text import SPLIT_NAMES, clean, compact_count, duration, milliseconds, numeral, plural
+from common.text import SPLIT_NAMES, clean, compact_count, duration, join_words, milliseconds, numeral, plural
 from evaluation.intervals import coverage_caveat, proportion
 from reports.accuracy import Accuracy
 from reports.report_data import BestOfValue, Comparison, Grid, GridLine, ResultGroup, ResultRow, SettingComparison
 
+LONGEST_ERROR = 120  # characters
 NOTE = (
     "Each accuracy with its 95% interval, after ± the standard deviation over seeds, where there are several. Validation also "
     "chose the epochs, which flatters its accuracies. The difference is that of the {split} accuracy to the best row's, on the "
@@ -38,6 +42,34 @@ def result_table(group: ResultGroup, changed: list[str]) -> Table:
         Column("time a run", lambda row: Cell(duration(row.wall_time_s), row.wall_time_s)),
         Column("seeds", lambda row: Cell(str(len(row.seeds)), len(row.seeds))),
         Column("folds", _folds),
+    ]
+    return Table.filled(columns, rows)
+
+
+EXPORT_NOTE = (
+    "The trained networks as files that run elsewhere; of several seeds means. Accuracies are of validation images; the cost "
+    "is the checkpoint's accuracy minus the file's on the same images, with its 95% interval, paired. Latency is of one image "
+    "on one thread, from its pixels to its probabilities."
+)
+
+
+def export_table(group: ResultGroup) -> Table | None:
+    """Make the table of the networks as files that run elsewhere; None where no run was asked for one."""
+    rows = [row for row in group.rows if row.deployed]
+    if not rows:
+        return None
+    columns = [
+        Column("#", lambda row: Cell(str(row.rank), row.rank)),
+        Column("network", lambda row: Cell(row.name, row.name), is_text=True),
+        Column("exported as", _exported_as, is_text=True),
+        Column("accuracy", _accuracy_as_exported),
+        Column("cost", _export_costs),
+        Column("verdict", _export_verdict, is_text=True),
+        Column(
+            "largest difference", partial(_over_runs, value_of=_largest_difference, shown=lambda x: f"{x:.1e}", of=max)
+        ),
+        Column("size", partial(_over_runs, value_of=lambda each: each.bytes, shown=lambda x: f"{x / 2**20:.2f} MiB")),
+        Column("latency p50", partial(_over_runs, value_of=_reliable_ms, shown=milliseconds)),
     ]
     return Table.filled(columns, rows)
 
@@ -154,6 +186,73 @@ def _further_of(row: ResultRow, name: str) -> Cell:
 
 def _accuracy_of(row: ResultRow, split: str, with_n: bool) -> Cell:
     return accuracy_cell(row.accuracies[split], with_n)
+
+
+def _exported_as(row: ResultRow) -> Cell:
+    if not row.deployed:
+        return Cell("-", None)
+    name = join_words([clean(each, 40) for each in dict.fromkeys(each.format for each in row.deployed)])
+    failed = [each for each in row.deployed if each.error]
+    n, of = len(row.deployed), f" of {plural(len(row.runs), 'run')}"
+    notes = [f"{n - len(failed):,}{of}"] if n < len(row.runs) or (failed and n > 1) else []
+    notes += [f"no file: {clean(failed[0].error, LONGEST_ERROR)}"] if failed else []
+    return Cell(name, name, ", ".join(notes))
+
+
+def _accuracy_as_exported(row: ResultRow) -> Cell:
+    found = [each.val.accuracy for each in row.files if each.val and each.val.accuracy]
+    if not found:
+        return Cell("-", None)
+    value = fmean(each.value for each in found)
+    return Cell(f"{value:.3f}", value, f"{found[0].low:.3f} to {found[0].high:.3f}" if len(found) == 1 else "")
+
+
+def _export_costs(row: ResultRow) -> Cell:
+    found = _costs_of(row)
+    if not found:
+        return Cell("-", None)
+    cost = fmean(each.value for each in found)
+    details = f"{found[0].low:z.3f} to {found[0].high:z.3f}" if len(found) == 1 else ""
+    return Cell(f"{cost:z.3f}", cost, details)
+
+
+def _export_verdict(row: ResultRow) -> Cell:
+    """Return `within 0.01`, or of several runs how many are."""
+    counts = Counter(clean(each.verdict, LONGEST_ERROR) for each in _costs_of(row))
+    text = ", ".join(f"{n:,} {verdict}" if len(_costs_of(row)) > 1 else verdict for verdict, n in counts.items())
+    return Cell(text or "-", text or None)
+
+
+def exported_values(row: ResultRow) -> list:
+    """Return format, accuracy, cost, bytes and latency in ms, None where they are not known."""
+    size = _over_runs(row, lambda each: each.bytes, str)
+    cells = (
+        _exported_as(row),
+        _accuracy_as_exported(row),
+        _export_costs(row),
+        size,
+        _over_runs(row, _reliable_ms, str),
+    )
+    return [cell.value for cell in cells]
+
+
+def _costs_of(row: ResultRow) -> list[ExportCost]:
+    return [each.val.cost for each in row.files if each.val and each.val.cost]
+
+
+def _largest_difference(found: Deployed) -> float | None:
+    return max((each.largest_difference for each in found.measured), default=None)
+
+
+def _reliable_ms(found: Deployed) -> float | None:
+    return found.latency.latency_p50_ms if found.latency and found.latency.is_reliable else None
+
+
+def _over_runs(
+    row: ResultRow, value_of: Callable[[Deployed], float | None], shown: Callable[[float], str], of: Callable = fmean
+) -> Cell:
+    values = [value for each in row.files if (value := value_of(each)) is not None]
+    return Cell(shown(of(values)), of(values)) if values else Cell("-", None)
 
 
 def _training_images(rows: Sequence[ResultRow]) -> list[Column]:

@@ -250,6 +250,7 @@ def _cost(run: Run) -> list[str]:
         lines.append(f"{model.macs:,} multiply-accumulates an image (FlopCounterMode){by_thop}")
     lines += [f"checkpoint {model.checkpoint_mib} MiB"] if model.checkpoint_mib else []
     lines += [_latency(each) for each in model.latency or []]
+    lines += run.record.deployed.describe_lines() if run.record.deployed else []
     lines += [f"wall time of the whole run {about.wall_time_s:,.1f} s"] if about.wall_time_s is not None else []
     if speed and speed.train_images_per_s is not None:
         lines.append(f"training {speed.train_images_per_s} images/s on {about.device}")

@@ -12,7 +12,7 @@ from common.html import jinja_environment
 from common.table import Table
 from common.text import SPLIT_NAMES, clean, join_words, plural
 from reports import svg
-from reports.columns import grid_table, note, result_table, setting_table
+from reports.columns import EXPORT_NOTE, export_table, grid_table, note, result_table, setting_table
 from reports.per_setting import best_note, grid_note
 from reports.provenance import provenance
 from reports.report_data import ReportData, ResultGroup, ResultRow
@@ -81,6 +81,8 @@ def _group(group: ResultGroup, changed: list[str], drawn: bool) -> dict:
         "answer": answer(group),
         "table": result_table(group, changed),
         "note": note(group),
+        "exports": export_table(group),
+        "exports_note": EXPORT_NOTE,
         "selection_bias": describe_selection_bias(group),
         "settings": [(found.title, found.sentences, setting_table(found)) for found in group.settings],
         "settings_note": best_note(group),

@@ -2,10 +2,12 @@
 
 from common.table import Table, escape_markdown
 from common.text import clean
-from reports.columns import grid_table, note, result_table, setting_table
+from reports.columns import EXPORT_NOTE, export_table, exported_values, grid_table, note, result_table, setting_table
 from reports.per_setting import best_note, grid_note
 from reports.report_data import Comparison, ReportData, ResultGroup, ResultRow
 from reports.significance import answer, describe_selection_bias
+
+EXPORTED = ("exported_as", "exported_accuracy", "exported_cost", "exported_bytes", "exported_latency_p50_ms")
 
 
 def as_text(data: ReportData) -> str:
@@ -14,6 +16,8 @@ def as_text(data: ReportData) -> str:
     for group in data.groups:
         lines = result_table(group, data.changed).as_text()
         parts.append("\n".join([group.heading, *lines] if len(data.groups) > 1 else lines))
+        if exports := export_table(group):
+            parts.append("\n".join(exports.as_text()))
     rest = [f"{row.status}: {row.runs[0].name}: {row.reason}" for row in data.unfinished]
     rest += [f"excluded: {why}" for _, why in data.excluded]
     return "\n\n".join([*parts, *(["\n".join(map(clean, rest))] if rest else [])]) or "no finished runs"
@@ -25,6 +29,8 @@ def as_markdown(data: ReportData, title: str) -> str:
     for group in data.groups:
         lines += [f"## {escape_markdown(group.heading)}", "", escape_markdown(" ".join(answer(group))), ""]
         lines += [*result_table(group, data.changed).as_markdown(), "", escape_markdown(note(group)), ""]
+        if exports := export_table(group):
+            lines += [*exports.as_markdown(), "", escape_markdown(EXPORT_NOTE), ""]
         if bias := describe_selection_bias(group):
             lines += [f"Selection bias: {bias}.", ""]
         lines += _markdown_of_settings(group)
@@ -82,5 +88,6 @@ def _csv_line(row: ResultRow) -> dict:
         f"{split}_baseline": row.baselines[split].share if split in row.baselines else None for split in row.accuracies
     }
     line |= {key: getattr(row, key) for key in ("macs", "parameters", "latency_p50_ms", "wall_time_s")}
+    line |= dict(zip(EXPORTED, exported_values(row), strict=True)) if row.deployed else {}
     line |= {"seeds": " ".join(map(str, row.seeds)), "n_seeds": len(row.seeds), "n_folds": len(row.folds)}
     return {**line, "reason": None, "runs": " ".join(run.name for run in row.runs)}

@@ -6,7 +6,7 @@ from functools import cached_property
 from statistics import fmean, median
 from typing import NamedTuple
 
-from common.run_record import Baseline, DataInfo
+from common.run_record import Baseline, DataInfo, Deployed
 from common.text import clean, plural
 from evaluation.intervals import design_effect, wilson
 from evaluation.paired_tests import BiasCorrectedBest, PairedComparison, format_p
@@ -140,6 +140,17 @@ class ResultRow:
         found = [each for run in self.runs for each in run.model.single_latencies]
         values = [each.latency_p50_ms for each in found if each.is_reliable]
         return median(values) if values else None
+
+    @property
+    def deployed(self) -> list[Deployed]:
+        """The networks of its runs as files that run elsewhere, where that was asked for."""
+        return [run.record.deployed for run in self.runs if run.record.deployed]
+
+    @property
+    def files(self) -> list[Deployed]:
+        """Those of `deployed` that were written and are of one format; of several formats none, since means would mix them."""
+        written = [each for each in self.deployed if not each.error]
+        return written if len({each.format for each in written}) == 1 else []
 
     @property
     def further(self) -> dict[str, float | None]:

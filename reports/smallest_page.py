@@ -1,12 +1,14 @@
 """The page of a search for the smallest network that is good enough, and its section in the model card."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from markupsafe import Markup
 
 from common.atomic_io import write_text
+from common.run_record import ExportMetrics
 from common.smallest_record import COSTS, Candidate, Measured, SmallestRecord, Trained
 from common.table import Cell, Column, Table, escape_markdown
 from common.text import clean, compact_count, duration, join_words, plural
@@ -60,6 +62,8 @@ def make_page(record: SmallestRecord) -> str:
         front=_front_table(record),
         trained=_trained_table(record, ranked) if ranked else None,
         trained_note=_trained_note(record),
+        exports=_exports_table(record, ranked),
+        exported_as=record.question.deploy,
         others=_others_table(record, others, len(ranked)) if others else None,
         others_title=_others_title(record, others),
         commands=record.answer.commands if record.answer else [],
@@ -290,6 +294,57 @@ def _trained_table(record: SmallestRecord, ranked: list[int]) -> Table:
         ],
         candidates,
     )
+
+
+def _exports_table(record: SmallestRecord, ranked: list[int]) -> Table | None:
+    """Make the table of the finalists as files that run elsewhere, with the numbers of those that were trained."""
+    numbers = {id(record.candidates[index]): number for number, index in enumerate(ranked, 1)}
+    candidates = [record.candidates[index] for index in ranked if record.candidates[index].deployed]
+    if not candidates:
+        return None
+    kinds = {id(record.candidates[index]): ROLES[_kind(record, index)] for index in ranked}
+    of_val = {
+        "accuracy": lambda val: Cell(f"{val.accuracy.value:.3f}", val.accuracy.value,
+                                     f"{val.accuracy.low:.3f} to {val.accuracy.high:.3f}"),
+        "cost": lambda val: Cell(f"{val.cost.value:z.3f}", val.cost.value, f"{val.cost.low:z.3f} to {val.cost.high:z.3f}"),
+        "verdict": lambda val: Cell(*[clean(val.cost.verdict)] * 2),
+        "largest difference": lambda val: Cell(f"{val.largest_difference:.1e}", val.largest_difference),
+        "called differently": lambda val: Cell(f"{val.changed:,} of {val.n:,}", val.changed),
+    }  # fmt: skip
+
+    def cell(each: Candidate, make: Callable[[ExportMetrics], Cell]) -> Cell:
+        return make(val) if (val := each.deployed.val) and val.cost and val.accuracy else Cell("-", None)
+
+    return Table.filled(
+        [
+            Column("#", lambda each: Cell(str(numbers[id(each)]), numbers[id(each)])),
+            *_network_columns(kinds),
+            *(Column(name, partial(cell, make=make), is_text=name == "verdict") for name, make in of_val.items()),
+            Column("size", _exported_size),
+            Column("latency p50", _exported_latency),
+            Column("file", _exported_file, is_text=True),
+        ],
+        candidates,
+    )
+
+
+def _exported_size(candidate: Candidate) -> Cell:
+    size = candidate.deployed.bytes
+    return Cell("-" if size is None else f"{size / 2**20:.2f} MiB", size)
+
+
+def _exported_latency(candidate: Candidate) -> Cell:
+    found = candidate.deployed.latency
+    if found is None:
+        return Cell("-", None)
+    return Cell(
+        describe_cost("latency_ms", found.latency_p50_ms), found.latency_p50_ms, "unreliable" if found.flag else ""
+    )
+
+
+def _exported_file(candidate: Candidate) -> Cell:
+    found = candidate.deployed
+    return Cell(*[clean(f"no file: {found.error}" if found.error else found.file or "-")] * 2)
 
 
 def _ended(trained: Trained) -> str:

@@ -52,6 +52,7 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
         head = f"No network is shown to be better than guessing; the smallest that is shown to be {goal}"
     lines = [f"{head}: {clean(chosen.name)}{itself}", _costs(record, chosen), _evidence(record, chosen, answer)]
     lines += [
+        *([] if chosen.deployed is None else map(clean, chosen.deployed.describe_lines())),
         _frozen(chosen, _reference(record)),
         better,
         guessing,

@@ -32,6 +32,7 @@ from engine.run.callback_list import all_callbacks, evaluation_callbacks
 from engine.run.checkpoint_io import AtomicCheckpointIO, intact_checkpoint
 from engine.run.cost import describe_model
 from engine.run.debug import mark_debug
+from engine.run.deploy import check_deploy, deploy
 from engine.run.evaluate import evaluate_test, evaluate_val, finalize, find_callback
 from engine.run.loggers import Loggers, log_settings, open_loggers
 from engine.run.resume import check_unseen, compare_images, resume_errors
@@ -63,6 +64,7 @@ KNOWN_WARNINGS = (
 def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.Callback] = ()) -> None:
     """Do the stages of `config` (cost, fit, test, in this order) and fill the record; `callbacks` come on top."""
     config = validate(config)
+    check_deploy(config.get("deploy"), config.stages)  # a run of an earlier version has none
     mark_debug(config, record)
     if config.ckpt_path is not None and "fit" in config.stages:
         config.ckpt_path = str(intact_checkpoint(Path(config.ckpt_path)))
@@ -118,6 +120,16 @@ def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.
                 log.info("cross-validation: the test split stays closed; stages=[test] ckpt_path=CHECKPOINT opens it")
             else:
                 evaluate_test(config, record, trainer, model, data)
+        if config.get("deploy") is not None and record.writes and not record.latency_comes_later:
+            record.save()  # its data, where the images of the table of splits are
+            checkpoint = Path(record.best.checkpoint if record.best else config.ckpt_path)
+            deploy(
+                record,
+                config.deploy,
+                checkpoint,
+                test=record.test is not None and record.test.part is None,
+                register=config.register,
+            )
         finalize(config, record, trainer, loggers)
 
 

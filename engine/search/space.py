@@ -20,9 +20,11 @@ from engine.cli import job_dir_name
 from engine.config.data_overrides import expand_home
 from engine.config.trainer_flags import debug_reason
 from engine.error_messages import user_message
+from engine.run.deploy import check_deploy
 
 Space = dict[str, BaseDistribution]  # by dotted key; choices are texts as on a command line
 
+REASONS = {"debug": "makes debug runs, which are never ranked", "deploy": "changes no training"}
 RANGE = {"low", "high", "log", "step"}
 RESERVED = {
     "stages",
@@ -32,7 +34,9 @@ RESERVED = {
     "good_enough",
     "hydra",
     "debug",
-}  # the search sets them; a seed is allowed in base_overrides
+    "deploy",
+}  # the search sets them, or they change no training
+IN_BASE = {"seed", "deploy"}  # which of them are allowed in base_overrides
 DIGITS = 4  # of a proposed number; the fifth changes no result, and commands stay short
 MAX_LISTED_POINTS = 10_000  # in a larger space hardly a point is proposed twice
 EXAMPLE = "e.g. 'space={optimizer.lr:{low:1e-4,high:1e-2,log:true},datamodule.batch_size:[8,16]}'"
@@ -135,8 +139,8 @@ def check_space(space: Space, base_overrides: list[str]) -> None:
     for key in (*base_keys, *space):
         name = key.lstrip("+~").partition("@")[0]
         where = "space" if key in space else "base_overrides"
-        if name.split(".")[0] in RESERVED and (name != "seed" or key in space):
-            reason = "makes debug runs, which are never ranked" if name == "debug" else "is set by the search itself"
+        if name.split(".")[0] in RESERVED and (name not in IN_BASE or key in space):
+            reason = REASONS.get(name, "is set by the search itself")
             raise UserError(f"{where}: {name} {reason}; remove it")
         if key in space and name in base_keys:
             raise UserError(f"{name} is in base_overrides and in space; remove it from one of them")
@@ -197,6 +201,7 @@ def check_composed(overrides: list[str], where: str) -> None:
     if swept := OmegaConf.select(config, "hydra.sweeper.params") or (config.seeds is not None and ["seed"]):
         keys = ", ".join(swept)
         raise UserError(f"{where}: {' '.join(overrides)} sweeps {keys} itself; search those keys in its place")
+    check_deploy(config.deploy)
     if config.datamodule.get("select_on") == "test":
         raise UserError(f"{where}: datamodule.select_on=test would search on the test images; remove it")
     if reason := debug_reason(OmegaConf.to_container(config.trainer, resolve=True), None):

@@ -2,12 +2,16 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 
+from callbacks.run_progress import USED_UP
 from common.atomic_io import atomic_open, tolerate_disk_errors, write_text
 from common.checks import FEWEST_SEEDS
 from common.errors import UserError
+from common.run_record import write_record
 from common.smallest_record import Answer, Measured, SmallestRecord, Trained
 from common.text import plural, quote_override
+from engine.run.deploy import deploy
 from engine.smallest.latency import measure_latencies
 from engine.smallest.progress import Progress
 from engine.smallest.runs import Outcomes, RunKey, Runs, read_outcomes
@@ -117,6 +121,7 @@ class Answerer:
                 ("demo", folder / BEST, []),
             )
         ]
+        self._deploy()
         record.answer.sentences = answer_sentences(record)
         record.status = "finished"
         self._hand_out()
@@ -125,6 +130,27 @@ class Answerer:
         print("", *last_lines(record, page), "Then:", sep="\n")
         for command in record.answer.commands[1:]:
             print(f"    {command}")
+
+    def _deploy(self) -> None:
+        """Export the first network of each finalist, the chosen one first; the others only as far as the budget allows."""
+        name, candidates = self.record.question.deploy, self.record.candidates
+        for each in candidates:
+            each.deployed = None
+        for index in dict.fromkeys((self.chosen, self.reference, *self.keys)) if name is not None else ():
+            key, each = self.keys[index][0], candidates[index]
+            if not self.runs.is_trained(key):
+                continue
+            trained = self.runs.record(key)
+            if not trained.deployed or trained.deployed.format != name or trained.deployed.error:
+                if index != self.chosen and self.runs.budget.is_over:
+                    self.record.notes.append(f"{each.name} was not exported as {name}: {USED_UP}.")
+                    continue
+                self.progress.begin(f"export as {name}: {each.name}")
+                with self.progress.quiet():
+                    deploy(trained, name, trained.folder.best_checkpoint)
+                write_record(trained)
+            found = trained.deployed
+            each.deployed = replace(found, file=found.file and f"runs/{trained.folder.path.name}/{found.file}")
 
     def _hand_out(self) -> None:
         """Write best.ckpt, the chosen network that the proof is about, and its card."""
@@ -139,6 +165,7 @@ class Answerer:
         """Return the card of a training, with what was measured on test where that was opened."""
         trained, tested = self.runs.record(key), self.runs.record(key, "test")
         shown = tested or trained
+        shown.deployed = self.record.candidates[key.candidate].deployed
         shown.run.name = self.record.candidates[key.candidate].name
         if tested:
             shown.best, shown.batch_norms, shown.throughput = trained.best, trained.batch_norms, trained.throughput

@@ -13,12 +13,13 @@ from common.errors import UserError
 from common.smallest_record import COSTS, Question
 from common.text import did_you_mean
 from engine.cli import safe_name
+from engine.run.deploy import check_deploy
 from engine.search.space import check_composed
 from engine.smallest.candidates import check_limits
 
 OWN = {
     "name", "metric", "good_enough", "target_accuracy", "cost", "limits", "budget", "seeds", "race", "finals", "workers",
-    "worker", "storage", "candidates",
+    "worker", "storage", "candidates", "deploy",
 }  # fmt: skip
 # What the command sets in each run -> what is typed in its place
 RESERVED = {
@@ -95,6 +96,7 @@ def read_settings(config: DictConfig, folder: Path, typed: Sequence[str]) -> Sma
         value = OmegaConf.select(config, key)
         if type(value) is not int or value < least:
             raise UserError(f"{key}={value}: use a whole number from {least}")
+    check_deploy(values["deploy"])
     overrides, folds = _of_runs(list(typed), config)
     return SmallestSettings(
         name=name,
@@ -146,7 +148,7 @@ def _question(values: dict) -> Question:
     return Question(
         cost=costs, metric=metric, good_enough=float(values["good_enough"]), target=target,
         limits=check_limits(values["limits"]),
-        budget_minutes=minutes, seeds=seeds,
+        budget_minutes=minutes, seeds=seeds, deploy=values["deploy"],
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.run_folder import missing_folders
 from common.text import printable
 from engine.state import STATE, FailedJob
-from engine.sweep.latency import measure_latencies
+from engine.sweep.latency import deploy_rest, measure_latencies
 from engine.sweep.progress import SweepProgress
 from engine.sweep.seeds import check_single_run, complete_sweep
 
@@ -36,8 +36,12 @@ class SweepReport(Callback):
             STATE.made_folders += missing_folders(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
+        from engine.run.deploy import check_deploy
+
         with _refusing():
-            print(complete_sweep(config), flush=True)  # Hydra makes the jobs of what this leaves in `config`
+            about = complete_sweep(config)
+            check_deploy(config.deploy, config.stages)
+            print(about, flush=True)  # Hydra makes the jobs of what this leaves in `config`
         with contextlib.suppress(OSError):  # Hydra meets the same error in its next step, and there it ends the sweep
             self.progress = SweepProgress.begin(config, STATE.command)
 
@@ -47,6 +51,7 @@ class SweepReport(Callback):
         folder = Path(config.hydra.sweep.dir)
         if self.progress:
             measure_latencies(self.progress)
+            deploy_rest(self.progress, config.deploy, config.register)
         try:
             report = write_report(str(folder), good_enough=config.good_enough)
         except UserError as error:

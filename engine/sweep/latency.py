@@ -1,6 +1,7 @@
-"""Latencies at the end of a sweep whose jobs ran side by side: measured one after the other, when nothing trains."""
+"""What is measured at the end of a sweep, one job after the other, when nothing trains: latencies, and files for elsewhere."""
 
 import logging
+from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 
@@ -51,6 +52,41 @@ def measure_latencies(sweep: SweepProgress) -> None:
         )
 
 
+def deploy_rest(sweep: SweepProgress, name: str | None, register: Sequence[str]) -> None:
+    """Export the network of each finished job that has no file of this format: those that ran side by side, or before it was
+    asked for. Test images stay closed, which these runs have opened before."""
+    records = [] if name is None else sorted(sweep.records(), key=lambda record: record.folder.path)
+    waiting = [record for record in records if _is_undeployed(record, name)]
+    if not waiting:
+        return
+    if sweep.is_training():
+        log.warning(
+            "deploy=%s: %s not exported yet: another process still runs jobs of this sweep, and exports them when it ends",
+            name,
+            f"{plural(len(waiting), 'run')} {'is' if len(waiting) == 1 else 'are'}",
+        )
+        return
+    from engine.run.deploy import deploy  # late: torch
+
+    print(f"\nExport of {plural(len(waiting), 'run')} as {name}, one after the other")
+    for record in waiting:
+        with folder_lock(record.folder) as locked:
+            record = RunRecord.read(record.folder)
+            if not locked or not _is_undeployed(record, name):
+                continue
+            deploy(record, name, record.folder.best_checkpoint, register=register)
+            with tolerate_disk_errors(record.folder.record):
+                _write(record)
+            for line in record.deployed.describe_lines():
+                print(f"{record.folder.path.name}: {line}", flush=True)
+
+
+def _is_undeployed(record: RunRecord, name: str) -> bool:
+    """Return whether a finished job has no file of this format, or a failed attempt."""
+    has_file = record.deployed and record.deployed.format == name and not record.deployed.error
+    return record.status == "finished" and record.best is not None and not has_file
+
+
 def _waits(record: RunRecord) -> bool:
     """Return whether a job has measured its other costs, and a latency is missing or not reliable."""
     if record.status != "finished" or not record.model or not record.model.macs:
@@ -60,10 +96,16 @@ def _waits(record: RunRecord) -> bool:
 
 def _measure(record: RunRecord) -> None:
     from engine.run.cost import measure_latency_later  # late: torch
+
+    record.model.latency = measure_latency_later(OmegaConf.load(record.folder.config), record)
+    _write(record)
+
+
+def _write(record: RunRecord) -> None:
+    """Write the record and, where there is one, the model card."""
     from reports.model_card import write_card
 
     config = OmegaConf.load(record.folder.config)
-    record.model.latency = measure_latency_later(config, record)
     write_record(record)
     if record.folder.model_card.is_file():
         with tolerate_disk_errors(record.folder.model_card):

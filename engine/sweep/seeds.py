@@ -55,6 +55,7 @@ def complete_sweep(config: DictConfig) -> str:
     for key, instead in (
         ("seeds", "the seeds in brackets: seeds=[1,2]"),
         ("good_enough", "one; report.py takes another"),
+        ("deploy", "one; export.py makes files of other formats of the trained networks"),
     ):
         if len(values.get(key, [])) > 1:
             raise UserError(f"{key}={','.join(values[key])}: is of the whole sweep and no axis of it; give {instead}")

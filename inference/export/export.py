@@ -50,6 +50,8 @@ class Exported(NamedTuple):
     verification: Verification
     calibrated_on: int  # images; 0 where nothing was calibrated
     latency: Latency | None = None  # of one image on one thread; None where the format does not measure it
+    size: int = 0  # bytes, of a folder those of all its files
+    further: tuple[Verification, ...] = ()  # on splits that were asked for besides
 
 
 def run(config: DictConfig, make_format: Callable[[], object]) -> None:
@@ -59,11 +61,7 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
         make_format: builds what the node `format` describes.
     """
     checkpoint_argument(config.ckpt)  # what can be refused before the format imports torch
-    name = HydraConfig.get().runtime.choices["format"]
-    target = OmegaConf.select(config, "format._target_")
-    resolve_target(target, "format._target_")
-    with _format_errors(f"format={name} ({target})", "its constructor"):
-        made = make_format()
+    made = checked_format(HydraConfig.get().runtime.choices["format"], config, make_format)
     settings = {key: value for key, value in OmegaConf.to_container(config).items() if key not in ("hydra", "format")}
     with Progress("reading the checkpoint") as progress:
         exported = export(**settings, format=made, progress=progress)
@@ -82,6 +80,24 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
         print(f"Label images with it: python predict.py ckpt={shlex.quote(str(path))} images=DIR")
 
 
+def checked_format(name: str, config: DictConfig, make_format: Callable[[], object]) -> FileFormat:
+    """Return the format that the node `format` describes.
+
+    Args:
+        name: of its file.
+        make_format: builds it.
+
+    Raises:
+        UserError: no such class, one that its constructor refuses to build, or one that is no format.
+    """
+    target = OmegaConf.select(config, "format._target_")
+    resolve_target(target, "format._target_")
+    with _format_errors(f"format={name} ({target})", "its constructor"):
+        made = make_format()
+    _label(made)
+    return made
+
+
 def export(
     ckpt: str | None,
     *,
@@ -92,6 +108,8 @@ def export(
     root: str | None = None,
     largest_difference: float = 1e-4,
     register: Sequence[str] = (),
+    further: Sequence[str] = (),
+    most: int | None = None,
     progress: Progress | None = None,
 ) -> Exported:
     """Write the file or folder and verify it against the checkpoint.
@@ -104,6 +122,8 @@ def export(
         root: folder of the relative paths of a table.
         largest_difference: allowed between a probability and the checkpoint's; binds exact formats only.
         register: full names of networks and heads of your own, which the checkpoint may name.
+        further: splits to compare it on besides, where there are images of them.
+        most: images to compare it on, of a split; None: 200 of an exact format, 2,000 of another one.
         progress: gets how far it is.
 
     Raises:
@@ -124,7 +144,9 @@ def export(
     checkpoint = CheckpointBackend(Path(ckpt), "cpu", register)
     splits = known_images(Path(ckpt), images, root)
     calibration = _calibration_images(format, splits, images) if format.calibrates else []
-    compared = verification_images(splits, ("val", "train", ""), N_VERIFICATION if format.exact else N_INEXACT)
+    compared = verification_images(
+        splits, ("val", "train", ""), most or (N_VERIFICATION if format.exact else N_INEXACT)
+    )
     model = _model(checkpoint, format, preprocessing, calibration, compared)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, path.name)
@@ -147,6 +169,8 @@ def export(
                 f"{label}: {verification.describe()}, which is above largest_difference={largest_difference:g}; nothing was "
                 "written. Where the format is this project's, please report it with the name of the network"
             )
+        others = [verification_images(splits, (split,), most or N_INEXACT) for split in further if splits.get(split)]
+        compared_further = [compare_outputs(checkpoint, checked, each, native_sizes, progress.count) for each in others]
         progress.set(f"format={format.name}: latency")
         with _format_errors(label, "open_on_one_thread"):
             computes = format.open_on_one_thread(file, model)
@@ -161,7 +185,7 @@ def export(
         except OSError as error:
             place = "out=DIR" if format.is_folder else "out=FILE or out=DIR"
             raise UserError(f"out={path}: cannot be written ({error.strerror}); use {place}") from error
-    return Exported(path, verification, len(calibration), latency)
+    return Exported(path, verification, len(calibration), latency, _size(path), tuple(compared_further))
 
 
 def _label(format: FileFormat) -> str:

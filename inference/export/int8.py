@@ -21,7 +21,7 @@ class Int8(OnnxFile):
             VNNI do not, and lose less accuracy with them.
     """
 
-    name, suffix = "int8", "_int8.onnx"
+    name, suffix = "onnx_int8", "_int8.onnx"
     calibrates, exact = True, False
 
     def __init__(self, resize: str = "pillow", reduce_range: bool = True):

@@ -112,10 +112,17 @@ def add_preprocessing(core, description: ModelDescription, native: bool = False)
 
 
 def save_onnx(model, path: Path, metadata: dict[str, str]) -> None:
-    """Write an ONNX model with its metadata to one file."""
+    """Write an ONNX model with its metadata to one file, without what hinders older runtimes or tells of this machine."""
     import onnx
 
-    _strip(model.graph)
+    domains = {""}
+    for node in _nodes(model.graph):  # the exporter notes its stack traces at each, which name local folders
+        del node.metadata_props[:]
+        node.doc_string = ""
+        domains.add(node.domain)
+    used = [each for each in model.opset_import if each.domain in domains]  # the quantizer names all that it knows
+    del model.opset_import[:]
+    model.opset_import.extend(used)
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, metadata)
     onnx.save(model, path)
@@ -138,11 +145,10 @@ def _onnx(module: nn.Module, example: Tensor, sizes: dict, input_name: str, *out
     return model
 
 
-def _strip(graph) -> None:
-    """Remove what the exporter notes at each node: its stack traces name local folders."""
+def _nodes(graph) -> Iterator:
+    """Yield the nodes of a graph and of the graphs within them."""
     for node in graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
+        yield node
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                _strip(attribute.g)
+                yield from _nodes(attribute.g)

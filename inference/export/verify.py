@@ -22,7 +22,8 @@ N_INEXACT = 2000  # images, for a format whose accuracy may differ
 N_CALIBRATION = 200  # images
 MARGIN = 0.01  # of an accuracy, which a format in 8 bits may cost
 BATCH_SIZE = 16  # of the batch that shows that the file takes batches
-SPLITS = {"val": " validation", "train": " training", "": ""}  # test images are not used
+# Test images only where a run opens them anyway
+SPLITS = {"val": " validation", "train": " training", "test": " test", "": ""}
 
 
 class VerificationImages(NamedTuple):
@@ -30,6 +31,16 @@ class VerificationImages(NamedTuple):
 
     images: list[ImageInput]  # none: synthetic ones
     description: str
+    split: str = ""
+
+
+class Cost(NamedTuple):
+    """Hold what a file costs of the accuracy against its checkpoint, paired, with its 95% interval and a verdict."""
+
+    value: float
+    low: float
+    high: float
+    verdict: str  # `within 0.01`
 
 
 class Verification(NamedTuple):
@@ -44,6 +55,7 @@ class Verification(NamedTuple):
     correct_exported: int
     only_checkpoint: int = 0  # images on which only the checkpoint is right
     only_exported: int = 0
+    split: str = ""  # of the images
 
     def describe(self) -> str:
         """Return `153 validation images: probabilities differ by at most 1.2e-07, 0 of 153 predictions differ`."""
@@ -62,8 +74,8 @@ class Verification(NamedTuple):
         )
         return f"accuracy of the checkpoint {checkpoint}, of the file {exported}"
 
-    def describe_cost(self, name: str) -> str | None:
-        """Return `int8 costs 0.020 (0.003 to 0.037) of the accuracy: not within 0.01`, paired; None where no label is known."""
+    def cost(self) -> Cost | None:
+        """Return what the file costs of the accuracy; None where no label is known."""
         if not self.n_labeled:
             return None
         cost, low, high = paired_difference(self.only_checkpoint, self.only_exported, self.n_labeled)
@@ -72,8 +84,15 @@ class Verification(NamedTuple):
         elif cost > MARGIN:
             verdict = f"not within {MARGIN:g}"
         else:
-            verdict = f"{self.n_labeled:,} images cannot show that it is within {MARGIN:g}"
-        return f"{name} costs {cost:.3f} ({low:.3f} to {high:.3f}) of the accuracy: {verdict}"
+            verdict = f"not shown to be within {MARGIN:g} by {self.n_labeled:,} images"
+        return Cost(cost, low, high, verdict)
+
+    def describe_cost(self, name: str) -> str | None:
+        """Return `onnx_int8 costs 0.020 (0.003 to 0.037) of the accuracy: not within 0.01`; None where no label is known."""
+        found = self.cost()
+        if found is None:
+            return None
+        return f"{name} costs {found.value:.3f} ({found.low:.3f} to {found.high:.3f}) of the accuracy: {found.verdict}"
 
 
 def known_images(checkpoint: Path, images: str | list[str] | None, root: str | None) -> dict[str, list[ImageInput]]:
@@ -105,7 +124,7 @@ def verification_images(splits: dict[str, list[ImageInput]], order: Sequence[str
         if splits.get(split):
             chosen, n = spread(splits[split], most), len(splits[split])
             of_all = f"{len(chosen):,} of " if len(chosen) < n else ""
-            return VerificationImages(chosen, f"{of_all}{n:,}{SPLITS[split]} images")
+            return VerificationImages(chosen, f"{of_all}{n:,}{SPLITS[split]} images", split)
     return VerificationImages([], f"{BATCH_SIZE} synthetic images")
 
 
@@ -162,6 +181,7 @@ def compare_outputs(
         correct_exported,
         only_checkpoint,
         only_exported,
+        images.split,
     )
 
 

@@ -50,7 +50,7 @@ def test_the_same_sweep_has_the_same_folder():
     assert sweep_of(*typed) == sweep_of(*typed) != sweep_of("-m", "datamodule.batch_size=8,32", "seed=1")
     assert sweep_of(*typed, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2") == sweep_of(*typed)
     assert re.fullmatch(r"batch_size-[0-9a-f]{8}", sweep_of(*typed))
-    assert sweep_of(*typed, "good_enough=0.1", "datamodule.cache=/x") == sweep_of(*typed)
+    assert sweep_of(*typed, "good_enough=0.1", "deploy=onnx", "datamodule.cache=/x") == sweep_of(*typed)
     assert sweep_of(*typed, "seeds=2") != sweep_of(*typed)  # its jobs have other names
 
 

@@ -219,8 +219,9 @@ def test_predicting_with_an_onnx_file_needs_no_torch(exported, images, tmp_path)
 
 @pytest.mark.slow
 def test_int8_is_calibrated_on_train_and_measured_on_val(exported, images, predict, tmp_path):
-    path, verification, calibrated_on, _ = exported(Int8)
+    path, verification, calibrated_on, *_ = exported(Int8)
     assert path.name == "best_int8.onnx" and calibrated_on == 18
+    assert [(each.domain, each.version) for each in onnx.load(path).opset_import] == [("", 18)]
     assert verification.n == 10 and 1e-5 < verification.largest_difference < 0.2
     assert "of 10, 95% interval" in verification.describe_accuracies()
     status, _, _ = predict(f"ckpt={path}", f"images={images}", f"out={tmp_path}/int8.csv")
@@ -266,8 +267,8 @@ def test_what_the_command_prints(copy_network, export, run, tmp_path):
     )
     assert f"{place}: " in out and "normalized images (N, 3, S, S) in, logits out" in out
     assert "python predict.py ckpt=" in out and list(place.parent.iterdir()) == [place]
-    status, _, err = export(f"ckpt={elsewhere}", "format=int8")
-    assert status == 1 and "format=int8 needs training images" in err and "images=DIR" in err
+    status, _, err = export(f"ckpt={elsewhere}", "format=int8")  # the older name
+    assert status == 1 and "format=onnx_int8 needs training images" in err and "images=DIR" in err
 
 
 def test_too_large_a_difference_writes_nothing(copy_network, run, tmp_path, monkeypatch):
@@ -284,7 +285,7 @@ def test_errors_are_one_line(export, run, tmp_path, monkeypatch):
     for arguments, words in (
         ([], "ckpt: nothing is given"),
         ([f"ckpt={tmp_path}/text.ckpt"], "text.ckpt: not a checkpoint"),
-        ([ckpt, "format=onx"], "format=onx: no such choice; did you mean onnx?"),
+        ([ckpt, "format=onx"], "format=onx: no such choice; did you mean onnx or onnx_int8?"),
         ([ckpt, "images=/nowhere"], "images=/nowhere: no such file or folder"),
     ):
         status, _, err = export(*arguments)

@@ -3,6 +3,7 @@
 import os
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from common.smallest_record import SmallestRecord
 from tests.support.commands import run_script
+from tests.support.fake_format import format_folder
 from tests.support.helpers import PROJECT
 
 CUTS = "candidates.cuts={shufflenet_v2_x0_5: [maxpool, stage2.1, stage3.3]}"
@@ -178,7 +180,7 @@ def test_what_the_budget_cannot_fine_tune_races_frozen(command, tmp_path):
         each for each in command if "hydra.run.dir" not in each and each not in ("trainer.max_epochs=2", "name=found")
     ]
     status, _, err = run_script(
-        smallest, *own, f"hydra.run.dir={tmp_path / 'frozen'}", "trainer.max_epochs=100000", "budget.minutes=2"
+        smallest, *own, f"hydra.run.dir={tmp_path / 'frozen'}", "trainer.max_epochs=100000", "budget.minutes=10"
     )
     assert status == 0, err
     record = SmallestRecord.read(tmp_path / "frozen")
@@ -193,6 +195,33 @@ def test_what_the_budget_cannot_fine_tune_races_frozen(command, tmp_path):
     kept = [name for name in state if name.startswith("network.backbone.") and "num_batches" not in name]
     assert kept and all(torch.equal(state[name], start[name.removeprefix("network.backbone.")]) for name in kept)
     assert all(RunRecord.read(RunFolder(tmp_path / "frozen" / name)).val for name in chosen.trained.runs)
+
+
+def test_a_search_that_is_over_exports_its_finalists_where_that_is_asked_for(found, command, tmp_path):
+    folder, _ = found
+    shutil.copytree(folder, tmp_path / "found")
+    typed = [each for each in command if not each.startswith("hydra.run.dir=")]
+    again = [format_folder(tmp_path / "conf"), *typed, f"hydra.run.dir={tmp_path / 'found'}"]
+    metrics = {path: path.stat().st_mtime_ns for path in (tmp_path / "found" / "runs").rglob("metrics.csv")}
+    for deploy in ("first", "fails", "null"):
+        status, out, err = run_script(smallest, *again, f"deploy={deploy}")
+        assert status == 0, err
+        record = SmallestRecord.read(tmp_path / "found")
+        finals = [each for each in record.candidates if each.stage == "final"]
+        page = (tmp_path / "found" / "report.html").read_text()
+        assert finals and all(each.deployed is None for each in record.candidates if each not in finals)
+        if deploy == "first":  # which always predicts the first class, that of a half of the images
+            for each in finals:
+                assert (each.deployed.val.n, each.deployed.val.accuracy.value, each.deployed.bytes) == (24, 0.5, 7)
+                assert (tmp_path / "found" / each.deployed.file).read_bytes() == b"1234567"
+            assert "  as first: accuracy 0.500 " in out and "As files for elsewhere: first" in page
+            assert "as first: accuracy 0.500 " in (tmp_path / "found" / "MODEL_CARD.md").read_text()
+        elif deploy == "fails":
+            assert all("no operator Conv" in each.deployed.error for each in finals)
+            assert "  as fails: no file: " in out and "no operator Conv" in page
+        else:
+            assert all(each.deployed is None for each in finals) and "As files for elsewhere" not in page
+    assert {path: path.stat().st_mtime_ns for path in metrics} == metrics
 
 
 @pytest.mark.slow

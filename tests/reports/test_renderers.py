@@ -2,12 +2,15 @@
 
 import csv
 import io
+from pathlib import Path
 
 import pytest
 
+from common.run_record import Deployed, RunRecord, write_record
 from reports.renderers import as_csv, as_latex, as_markdown, as_text
 from reports.report import write_report
 from reports.significance import answer
+from tests.support import fake_smallest
 from tests.support.fake_runs import judged, make_run
 
 FORMULA = '=cmd|" /C calc"!A0'
@@ -63,6 +66,34 @@ def test_latex_is_a_tabular_of_booktabs_with_everything_escaped(summary):
     columns = len(begin.split("{")[2].rstrip("}"))
     assert {line.replace(r"\&", "").count(" & ") for line in rows} == {columns - 1}
     assert r"=cmd\textbar{}\textquotedbl{} /C calc\textquotedbl{}!A0" in text and r"$\pm$" in text
+
+
+def test_exported_networks_have_a_table_where_some_run_has_one(tmp_path):
+    for seed, cost in ((1, 0.004), (2, 0.020), (3, None)):
+        deployed(make_run(tmp_path / f"a{seed}", seed=seed, choices={"model": "a"}), cost)
+    deployed(make_run(tmp_path / "b", choices={"model": "b"}), 0.0, "=web|")
+    make_run(tmp_path / "c", choices={"model": "c"})
+    data = judged(tmp_path)
+    table = as_text(data).partition("\n\n")[2].splitlines()
+    head, *rows = [" ".join(line.split()) for line in table]
+    assert head == "# network exported as accuracy cost verdict largest difference size latency p50"
+    a, b = sorted(rows, key=lambda line: line.split()[1])
+    assert (
+        "a onnx_int8 (2 of 3 runs, no file: no operator Conv) 0.930 0.012 1 within 0.01, 1 not within 0.01 3.1e-02" in a
+    )
+    assert "b =web| 0.930 (0.902 to 0.951) 0.000 (-0.006 to 0.006) within 0.01 3.1e-02 0.41 MiB 2.1 ms" in b
+    lines = {row["setting model"]: row for row in csv.DictReader(io.StringIO(as_csv(data)))}
+    assert float(lines["a"]["exported_cost"]) == pytest.approx(0.012) and lines["c"]["exported_cost"] == ""
+    assert float(lines["b"]["exported_latency_p50_ms"]) == 2.1 and lines["b"]["exported_as"] == "'=web|"
+    assert "costs" not in as_text(judged(tmp_path / "c")) and "exported" not in as_csv(judged(tmp_path / "c"))
+
+
+def deployed(folder: Path, cost: float | None, format: str = "onnx_int8") -> None:
+    """Give a run a file, or none (`cost` None)."""
+    record = RunRecord.read(folder)
+    failed = Deployed(format=format, error="no operator Conv")
+    record.deployed = failed if cost is None else fake_smallest.deployed(cost, format)
+    write_record(record)
 
 
 def test_a_report_writes_csv_beside_the_runs_and_shows_the_table(summary, tmp_path):

@@ -129,6 +129,8 @@ def test_groups_and_keys_of_train_are_a_space(check):
         ({"model.keep": [3]}, ["model=rsnet18"], "base_overrides: model=rsnet18: no such choice; did you mean resnet18"),
         ({"model.keep": [3]}, ["model.keep=3"], "model.keep is in base_overrides and in space"),
         ({"seed": [1, 2]}, [], "space: seed is set by the search itself"),
+        ({"deploy": ["onnx", "torch_export"]}, [], "space: deploy changes no training; remove it"),
+        ({"model.keep": [3]}, ["deploy=onxx"], "deploy=onxx: no such format; did you mean onnx"),
         ({"model.keep": [3]}, ["stages=[fit]"], "base_overrides: stages is set by the search itself"),
         ({"model.keep": [3]}, ["ckpt_path=x"], "base_overrides: ckpt_path is set by the search itself"),
         ({"model.keep": [3]}, ["hydra.run.dir=x"], "base_overrides: hydra.run.dir is set by the search itself"),

@@ -29,6 +29,8 @@ def read(*typed: str) -> SmallestSettings:
         ("good_enough=1", "good_enough=1: use a difference"),
         ("target_accuracy=1.0", "target_accuracy=1.0: use an accuracy above 0 and below 1"),
         ("target_accuracy=95", "target_accuracy=95: use an accuracy above 0 and below 1, e.g. 0.95"),
+        ("deploy=onnx_int", "deploy=onnx_int: no such format; did you mean onnx_int8"),
+        ("deploy=web", "deploy=web: the page computes with the same file as deploy=onnx"),
         ("metric=acuracy", "metric=acuracy: no such metric; did you mean accuracy"),
         ("cost=mac", "cost=mac: no such cost; did you mean macs"),
         ("cost=[macs,macs]", "cost=[macs,macs]: give one, or two different ones"),
