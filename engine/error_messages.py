@@ -25,6 +25,7 @@ from engine.config.trainer_flags import refusal
 from engine.hints import keys_called, quoted, suggest, with_keys
 from engine.state import STATE
 
+LOST = "another process of this run has ended, and this one with it; resume: ckpt_path=RUN/checkpoints/last.ckpt"
 LONGEST = 80  # characters of an argument that an error repeats
 LAUNCHERS = {"joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # and their extras
 
@@ -83,9 +84,7 @@ def _out_of_memory(error: RuntimeError) -> str | None:
 def _lost_process(error: RuntimeError) -> str | None:
     """Shorten what torch.distributed's gloo and NCCL report at length."""
     if re.search(r"Connection (closed|reset) by peer|ncclRemoteError|Broken pipe", str(error)):
-        return (
-            "another process of this run has ended, and this one with it; resume: ckpt_path=RUN/checkpoints/last.ckpt"
-        )
+        return LOST
     return None
 
 

@@ -75,7 +75,8 @@ def _refusing() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"ERROR: {printable(str(error))}", file=sys.stderr)
+        if STATE.process.is_first:
+            print(f"ERROR: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
 
 
