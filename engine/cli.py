@@ -79,7 +79,9 @@ def run_cli(main: Callable[[], None]) -> None:
 
             print_networks(asked)
             return
-        if STATE.process.launcher or "LOCAL_RANK" not in os.environ:  # Lightning starts its processes with them complete
+        if (
+            STATE.process.launcher or "LOCAL_RANK" not in os.environ
+        ):  # Lightning starts its processes with them complete
             sys.argv[1:] = complete_overrides(sys.argv[1:])
         main()
         if len(STATE.failed) == 1 and not STATE.failed[0].in_sweep:
@@ -249,7 +251,7 @@ def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str
     if "hydra.run.dir" not in values:
         name = safe_name(read_saved_name(run, values))
         own = quote_override("hydra.run.dir", run.path)
-        added.append(own if resumes else f"hydra.run.dir=${{new_run_dir:{name},${{trainer.strategy}}}}")
+        added.append(own if resumes else f'hydra.run.dir="${{new_run_dir:{name},${{trainer.strategy}}}}"')
     choices = read_saved_choices(run).items()  # single settings on top then find the groups that they belong to
     chosen = [(group, name) for group, name in choices if group not in values]
     for group, name in chosen:

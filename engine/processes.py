@@ -120,7 +120,7 @@ def trainer_settings(process: Process, trainer: Mapping) -> dict:
     here = process.world_size // process.nodes
     if here * process.nodes != process.world_size:
         raise UserError(
-            f"{process.launcher} has started {process.world_size} processes on {process.nodes} nodes; as many on each are needed"
+            f"{process.launcher} has started {process.world_size} processes on {process.nodes} nodes; use as many on each"
         )
     devices = trainer.get("devices")
     asked = len(devices) if isinstance(devices, list | tuple) else int(devices) if str(devices).isdigit() else None
@@ -195,8 +195,8 @@ def check_shared(process: Process, file: Path) -> None:
     while digest() != wanted:
         if time.monotonic() > end:
             raise UserError(
-                f"{file.parent.parent}: is another folder here than where the first process writes; a run on several nodes needs "
-                "a folder that all of them share: hydra.run.dir=DIR"
+                f"{file.parent.parent}: is another folder here than where the first process writes; a run on several nodes "
+                "needs a folder that all of them share: hydra.run.dir=DIR"
             )
         time.sleep(POLL_S)
 

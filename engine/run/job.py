@@ -20,7 +20,7 @@ from common.run_record import RunRecord, SplitMetrics, increment_test_evaluation
 from common.signals import slurm_requeue, stop_immediately
 from engine import error_messages, log_handlers
 from engine.flags import own_folders
-from engine.processes import Process, agreed_error, announce_stop, check_shared, process_of_run, share
+from engine.processes import Process, agreed_error, announce_stop, check_shared, launched_process, process_of_run, share
 from engine.run.component_errors import component_error
 from engine.run.folder_backup import FolderBackup
 from engine.run.job_state import lies_in, should_run
@@ -51,6 +51,11 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
     """
     process = process_of_run(config.trainer.strategy, in_sweep=job.in_sweep)
     warning_list = _collect_warnings(process.rank)
+    if not (process.is_launched or job.in_sweep) and (tasks := launched_process()).launcher == "srun":
+        log.info(
+            "one of %d tasks of srun, each of which trains a network of its own; all of them one: trainer=ddp",
+            tasks.world_size,
+        )
     try:
         with folder_lock(job.folder, process.rank) as is_free:
             if is_free:
@@ -257,8 +262,9 @@ def _how_to_resume(job: Job) -> str:
     if not job.folder.last_checkpoint.is_file():
         return "; no checkpoint was written yet"
     again = [each for each in job.overrides if each.lstrip("+").startswith(("datamodule.source.", "logger."))]
-    command = ["python", "train.py", *own_folders(job.command), f"ckpt_path={job.folder.last_checkpoint}", *again]
-    return f". Resume with: {shlex.join(command)}"
+    launcher = {"": "python", "torchrun": "torchrun ...", "srun": "srun ... python"}[STATE.process.launcher]
+    command = ["train.py", *own_folders(job.command), f"ckpt_path={job.folder.last_checkpoint}", *again]
+    return f". Resume with: {launcher} {shlex.join(command)}"
 
 
 @contextlib.contextmanager

@@ -37,7 +37,9 @@ class SweepReport(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
         from engine.run.deploy import check_deploy
+        from engine.sweep.composing import validate_few
 
+        validate_few()
         with _refusing():
             about = complete_sweep(config)
             check_deploy(config.deploy, config.stages)
