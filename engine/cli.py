@@ -65,7 +65,8 @@ def run_cli(main: Callable[[], None]) -> None:
     tune_process()
     script = Path(sys.argv[0]).name
     STATE.command, STATE.made_folders = ["python", script, *sys.argv[1:]], []
-    STATE.process = launched_process() if launched_process().launcher == "torchrun" else Process()
+    found = launched_process()
+    STATE.process = Process() if found.launcher == "srun" else found
     log_handlers.protect_screen()
     # Of this command; the processes that it starts find Hydra's own variable set below
     wants_traceback = os.environ.setdefault(TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0")) == "1"
@@ -79,9 +80,8 @@ def run_cli(main: Callable[[], None]) -> None:
 
             print_networks(asked)
             return
-        if (
-            STATE.process.launcher or "LOCAL_RANK" not in os.environ
-        ):  # Lightning starts its processes with them complete
+        # Lightning starts its processes with complete arguments
+        if STATE.process.launcher or "LOCAL_RANK" not in os.environ:
             sys.argv[1:] = complete_overrides(sys.argv[1:])
         main()
         if len(STATE.failed) == 1 and not STATE.failed[0].in_sweep:

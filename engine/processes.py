@@ -9,6 +9,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import logging
 import os
 import re
 import time
@@ -19,10 +20,13 @@ from typing import NamedTuple
 
 from common.errors import StopRequested, UserError
 
+log = logging.getLogger(__name__)
+
 CONNECT_S = 300.0  # for all processes to start and import torch
 ANSWER_S = 10.0  # for another process to state the error that ended it
 SEEN_S = 60.0  # for a file to be seen from another node: network file systems remember for a while what was not there
 POLL_S = 0.1
+SHOWN_EVERY_S = 20.0
 FAILED, FAILED_ELSEWHERE, STOPPED = "failed", "failed elsewhere", "stopped"  # keys: the first process, another one, any
 
 
@@ -245,7 +249,7 @@ def _ask(store, key: str) -> str | None:
 
 
 def _wait(process: Process, keys: list[str]) -> None:
-    store = _store(process)
+    store, shown = _store(process), time.monotonic()
     try:
         while not store.check(keys):
             if store.check([STOPPED]):
@@ -254,6 +258,10 @@ def _wait(process: Process, keys: list[str]) -> None:
                 raise UserError(store.get(FAILED_ELSEWHERE).decode())
             if not process.is_first and store.check([FAILED]):
                 raise FirstProcessFailed
+            if process.is_first and time.monotonic() > shown + SHOWN_EVERY_S:
+                shown = time.monotonic()
+                missing = [key.split()[-1] for key in keys if not store.check([key])]
+                log.info("waiting for process %s, which still reads images", ", ".join(missing))
             time.sleep(POLL_S)
     except RuntimeError as error:
         if process.is_first:

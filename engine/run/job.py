@@ -52,10 +52,7 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
     process = process_of_run(config.trainer.strategy, in_sweep=job.in_sweep)
     warning_list = _collect_warnings(process.rank)
     if not (process.is_launched or job.in_sweep) and (tasks := launched_process()).launcher == "srun":
-        log.info(
-            "one of %d tasks of srun, each of which trains a network of its own; all of them one: trainer=ddp",
-            tasks.world_size,
-        )
+        log.info("one of %d tasks of srun, each with a run of its own; one run of all: trainer=ddp", tasks.world_size)
     try:
         with folder_lock(job.folder, process.rank) as is_free:
             if is_free:
@@ -81,10 +78,9 @@ def _run_locked(
             record = RunRecord.begin(job.folder, command=job.command, overrides=job.overrides, writes=process.is_first)
             record.in_sweep, record.latency_comes_later = job.in_sweep, job.side_by_side
             config, changed = resume_config(config, job.overrides, job.folder)
-            if process_of_run(config.trainer.strategy, in_sweep=job.in_sweep) != process:
-                raise UserError(
-                    f"ckpt_path={config.ckpt_path}: was trained with trainer.strategy={config.trainer.strategy}; add it to the command"
-                )
+            strategy = config.trainer.strategy  # that of the checkpoint's run
+            if process_of_run(strategy, in_sweep=job.in_sweep).is_launched != process.is_launched:
+                raise UserError(f"ckpt_path={config.ckpt_path}: its run has trainer.strategy={strategy}; add that")
             record.describe(OmegaConf.to_container(config, resolve=False), job.choices)
             if not process.is_first and RESUME_FROM in os.environ:
                 config.ckpt_path = os.environ[RESUME_FROM] or None

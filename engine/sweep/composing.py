@@ -9,7 +9,7 @@ _validate_all = Sweeper.validate_batch_is_legal
 
 
 def validate_few() -> None:
-    """Have Hydra's sweepers validate one job of each combination of files of groups: what it finds, single values cannot change."""
+    """Have Hydra's sweepers validate one job of each combination of files of groups; other values compose the same."""
     Sweeper.validate_batch_is_legal = functools.wraps(_validate_all)(_validate)
 
 

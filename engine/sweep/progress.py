@@ -1,9 +1,12 @@
 """How far a sweep is: sweep.json in its folder, written when it starts, and the records of its jobs."""
 
+import contextlib
 import functools
 import json
 import math
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,17 +51,19 @@ class SweepProgress(NamedTuple):
 
     def records(self) -> list[RunRecord]:
         """Read the record of each job that ran or was skipped since the sweep started."""
-        return [record for path in self._paths() if (record := _read(path)) is not None]
+        return [record for path, _ in self._files() if (record := _read(path)) is not None]
 
     def outcomes(self) -> list["Outcome"]:
-        """Return the same in short; a record is read again only where it has changed, since each job of a thousand asks."""
-        found = ((path, path.stat()) for path in self._paths())
-        outcomes = (_outcome(path, stat.st_mtime_ns, stat.st_size) for path, stat in found)
+        """Return the same in short; a record is read again only where it has changed, since each of a thousand jobs asks."""
+        outcomes = (_outcome(path, stat.st_mtime_ns, stat.st_size) for path, stat in self._files())
         return [each for each in outcomes if each is not None]
 
-    def _paths(self) -> list[Path]:
-        since = self.started_at - 1  # clocks of file systems tick coarsely
-        return [path for path in self.folder.glob("*/result.json") if path.stat().st_mtime >= since]
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        for path in self.folder.glob("*/result.json"):
+            with contextlib.suppress(OSError):  # removed in between
+                stat = path.stat()
+                if stat.st_mtime >= self.started_at - 1:  # clocks of file systems tick coarsely
+                    yield path, stat
 
     def describe(self) -> str:
         """Return `Sweep: 3 of 8 done, 1 running, 1 failed, about 4 min 10 s left`."""

@@ -64,3 +64,18 @@ def test_a_folder_without_a_sweep(tmp_path):
     assert SweepProgress.of(tmp_path) is None
     (tmp_path / "sweep.json").write_text('{"jobs": "many"}')
     assert SweepProgress.of(tmp_path) is None
+
+
+def test_a_record_is_read_again_only_where_it_has_changed(tmp_path, monkeypatch):
+    begun = SweepProgress.begin(config(tmp_path, {"seed": "1,2"}), ["python", "train.py"])
+    for name in ("a", "b"):
+        make_record(tmp_path / name, "running", begun.started_at)
+    read, usual = [], RunRecord.read.__func__
+    monkeypatch.setattr(
+        RunRecord, "read", classmethod(lambda cls, folder: (read.append(folder), usual(cls, folder))[1])
+    )
+    assert "2 running" in begun.describe() and "2 running" in begun.describe() and len(read) == 2
+    record = RunRecord(status="finished", run=RunInfo(process_started_at=begun.started_at))
+    record.folder = RunFolder(tmp_path / "b")
+    write_record(record)
+    assert begun.describe().startswith("Sweep: 1 of 2 done, 1 running") and len(read) == 3
