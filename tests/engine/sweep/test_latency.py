@@ -101,7 +101,7 @@ def test_jobs_of_one_process_measure_networks_of_the_same_structure_once(train, 
 
     monkeypatch.setattr("lightning_modules.profiling.time_passes", measure)
     sweep = tmp_path / "sweep"
-    command = ("seed=1,2,3", "model.head.hidden_dims=[],[4]", *SIMPLE_CNN, "datamodule.batch_size=1", "stages=[cost]")
+    command = ("seed=1,2,3", "model=simple_cnn,squeezenet1_1", "datamodule.batch_size=1", "stages=[cost]")
     ran = train("-m", *command, f"hydra.sweep.dir={sweep}")
     assert ran.status == 0, ran.err
     # The first was disturbed, so that the next one of its structure is measured, and at the end its own is taken from there
