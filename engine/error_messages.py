@@ -47,7 +47,7 @@ def user_message(error: BaseException) -> str | None:
         if isinstance(link, yaml.MarkedYAMLError) and link.problem_mark is not None:
             mark = link.problem_mark
             return f"{mark.name}: line {mark.line + 1}: no YAML: {link.problem or link.context}"
-        if isinstance(link, RuntimeError) and (message := _out_of_memory(link) or _lost_process(link)):
+        if isinstance(link, RuntimeError) and (message := _of_launcher(link) or _lost_process(link)):
             return message
         if isinstance(link, OSError) and link.errno in DISK_ERRORS:
             return f"{link.filename or link.strerror}: {DISK_ERRORS[link.errno]}"
@@ -69,13 +69,16 @@ def _cause(error: BaseException) -> BaseException | None:
     return error.__context__ if isinstance(error, InterpolationResolutionError) else error.__cause__
 
 
-def _out_of_memory(error: RuntimeError) -> str | None:
+def _of_launcher(error: RuntimeError) -> str | None:
     text = str(error)
     if type(error).__name__ == "TerminatedWorkerError":
         return (
             "a worker process was killed, mostly for lack of memory: rerun the same command to resume; "
             "a smaller hydra.launcher.n_jobs needs less"
         )
+    if type(error).__name__ == "FailedJobError":  # of submitit
+        settings = "hydra.launcher.gpus_per_node=null, .mem_gb, .cpus_per_task, .partition"
+        return f"SLURM does not take the jobs: {' '.join(text.split())[-300:]}; what they ask for: {settings}"
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
         return f"out of memory: a smaller datamodule.batch_size or model.image_size needs less ({text.splitlines()[0]})"
     return None
