@@ -1,10 +1,13 @@
 """Locks between processes, which the system releases where their process is killed."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -29,3 +32,22 @@ def locked(path: Path, timeout_s: float = 0.0, *, removes: bool = False) -> Iter
             with contextlib.suppress(OSError):
                 path.unlink()  # before the release: afterwards it could be another process's
         lock.release()
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path, what: str) -> Iterator[None]:
+    """Let one process do what all of them need, once for all that see this file: those of a node, or of a shared disk.
+
+    The others wait, and then look again whether it is there. Where there are no locks, each does it.
+
+    Args:
+        what: shown while another process does it: "reading images".
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path, removes=True) as is_free:
+        if is_free:
+            yield
+            return
+    log.info("%s: another process does it; waiting", what)
+    with locked(path, -1, removes=True):
+        yield

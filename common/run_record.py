@@ -78,6 +78,8 @@ class RunInfo:
     """cpu, or the name of the GPU."""
     processes: int | None = None
     """Processes that trained together."""
+    nodes: int | None = None
+    """Machines that they ran on."""
     threads: int | None = None
     """Threads of each process."""
     ended_by: str | None = None

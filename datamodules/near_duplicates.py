@@ -23,6 +23,7 @@ import numpy as np
 from scipy import fft
 
 from common.atomic_io import write_bytes
+from common.locks import one_at_a_time
 from datamodules.deep_pixels import ValueRange
 from datamodules.pixel_cache import Look, PixelCache
 
@@ -127,13 +128,17 @@ def find_pairs(rows: np.ndarray, pixels: PixelCache) -> NearDuplicates:
     path = getattr(pixels, "path", None)  # where nothing is cached, nothing is kept
     path = path and path.with_name(KEPT)
     kept = Answers.load(path)
-    if np.isin(numbers, kept.compared).all():
-        same = Answers(kept.compared, kept.pairs[kept.same], kept.same[kept.same])  # the others need no look
-        search = Search(numbers, rows[first], pixels, same)
-    else:
-        search = Search(numbers, rows[first], pixels, kept)
-        search.run()
-        search.answers().save(path)
+    with contextlib.ExitStack() as stack:
+        if path and not np.isin(numbers, kept.compared).all():
+            stack.enter_context(one_at_a_time(path.with_name("near.lock"), "comparing images"))
+            kept = Answers.load(path)  # by another process meanwhile
+        if np.isin(numbers, kept.compared).all():
+            same = Answers(kept.compared, kept.pairs[kept.same], kept.same[kept.same])  # the others need no look
+            search = Search(numbers, rows[first], pixels, same)
+        else:
+            search = Search(numbers, rows[first], pixels, kept)
+            search.run()
+            search.answers().save(path)
     pairs = np.sort(rows[first][search.pairs[search.same]], axis=1)
     return NearDuplicates(pairs[np.lexsort(pairs.T[::-1])], search.notes)
 

@@ -25,6 +25,7 @@ from PIL import Image
 
 from common.atomic_io import atomic_folder
 from common.errors import DISK_ERRORS
+from common.locks import one_at_a_time
 from common.progress import Progress
 from common.untrusted.description import Interpolation
 from datamodules.decode import DECODER, open_image, resize
@@ -171,9 +172,11 @@ def open_pixel_cache(
         return _decode_without_cache(files, look, stats)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        earlier = _find_earlier(folder, look, versions)
-        _make_room(folder, needed, limit, keep=[earlier and earlier.place, beside_it])
-        _build(files, versions, look, place, earlier if earlier and earlier.place.is_dir() else None, source)
+        with one_at_a_time(folder / f"{place.name}.lock", "reading images"):
+            if not place.is_dir():
+                earlier = _find_earlier(folder, look, versions)
+                _make_room(folder, needed, limit, keep=[earlier and earlier.place, beside_it])
+                _build(files, versions, look, place, earlier if earlier and earlier.place.is_dir() else None, source)
     except OSError as error:
         if error.errno not in (*DISK_ERRORS, errno.EEXIST):  # a file where the folder should be
             raise

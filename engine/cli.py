@@ -33,6 +33,7 @@ from engine.error_messages import user_message
 from engine.flags import config_dir, networks_asked_for, own_folders, split_flags
 from engine.hints import keys_called, suggest
 from engine.process_tuning import tune_process
+from engine.processes import FirstProcessFailed, Process, agreed_error, launched_process, process_of_run, share
 from engine.run.component_errors import component_error
 from engine.run.job import Job, run_job
 from engine.run.job_state import refuse_finished_run
@@ -64,6 +65,8 @@ def run_cli(main: Callable[[], None]) -> None:
     tune_process()
     script = Path(sys.argv[0]).name
     STATE.command, STATE.made_folders = ["python", script, *sys.argv[1:]], []
+    found = launched_process()
+    STATE.process = Process() if found.launcher == "srun" else found
     log_handlers.protect_screen()
     # Of this command; the processes that it starts find Hydra's own variable set below
     wants_traceback = os.environ.setdefault(TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0")) == "1"
@@ -77,15 +80,14 @@ def run_cli(main: Callable[[], None]) -> None:
 
             print_networks(asked)
             return
-        if "LOCAL_RANK" not in os.environ:  # a further process of DDP gets its arguments complete
+        # Lightning starts its processes with complete arguments
+        if STATE.process.launcher or "LOCAL_RANK" not in os.environ:
             sys.argv[1:] = complete_overrides(sys.argv[1:])
         main()
         if len(STATE.failed) == 1 and not STATE.failed[0].in_sweep:
             raise STATE.failed[0].error
     except StopRequested as stopped:
-        if int(
-            os.environ.get("LOCAL_RANK", 0)
-        ):  # the first process shows it; another status would have it killed first
+        if not STATE.process.is_first:  # the first one shows it; another status would have it killed first
             sys.exit(0)
         print(f"stopped by {stopped}{stopped.next_step}", file=sys.stderr)
         sys.exit(128 + stopped.number)
@@ -93,9 +95,13 @@ def run_cli(main: Callable[[], None]) -> None:
         print("stopped", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
+        if not STATE.failed:  # otherwise the job has agreed
+            error = agreed_error(STATE.process, error, user_message(error))
+        if isinstance(error, FirstProcessFailed):
+            sys.exit(1)
         message = user_message(error)
         if wants_traceback or message is None:
-            raise
+            raise error
         print(f"ERROR: {printable(message)}", file=sys.stderr)
         sys.exit(1)
     finally:
@@ -131,6 +137,8 @@ def run_hydra_job(config: DictConfig, run: Callable[[DictConfig, RunRecord], Non
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
+    STATE.process = process_of_run(config.trainer.strategy, in_sweep=in_sweep)
+    log_handlers.silence_further_process(STATE.process.rank)
     progress = SweepProgress.of(folder.parent) if in_sweep else None
     side_by_side = in_sweep and not hydra_config.launcher._target_.endswith(".BasicLauncher")
     if side_by_side:
@@ -241,9 +249,9 @@ def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str
     refuse_older_run(run)
     resumes = "stages" not in values or "fit" in str(values["stages"].value())
     if "hydra.run.dir" not in values:
-        added.append(
-            quote_override("hydra.run.dir", run.path if resumes else new_run_dir(read_saved_name(run, values)))
-        )
+        name = safe_name(read_saved_name(run, values))
+        own = quote_override("hydra.run.dir", run.path)
+        added.append(own if resumes else f'hydra.run.dir="${{new_run_dir:{name},${{trainer.strategy}}}}"')
     choices = read_saved_choices(run).items()  # single settings on top then find the groups that they belong to
     chosen = [(group, name) for group, name in choices if group not in values]
     for group, name in chosen:
@@ -322,8 +330,17 @@ def job_dir_name(overrides: list[str], same_in_all_jobs: list[str]) -> str:
 
 
 @functools.cache
-def new_run_dir(model: str) -> str:
-    """Make outputs/MODEL/DATE_TIME, so that no other run of the same second gets it; one for each process."""
+def new_run_dir(model: str, strategy: str = "auto") -> str:
+    """Return outputs/MODEL/DATE_TIME, which no other run of the same second gets; one for all processes of a run.
+
+    Args:
+        strategy: `trainer.strategy`.
+    """
+    process = process_of_run(strategy)
+    return share(process, "folder", _make_run_dir(model) if process.is_first else None)
+
+
+def _make_run_dir(model: str) -> str:
     stem = OUTPUTS / safe_name(model) / time.strftime("%Y-%m-%d_%H-%M-%S")
     for count in range(1, 1000):
         folder = stem if count == 1 else stem.with_name(f"{stem.name}-{count}")

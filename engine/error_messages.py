@@ -25,6 +25,7 @@ from engine.config.trainer_flags import refusal
 from engine.hints import REMOVED, keys_called, quoted, suggest, with_keys
 from engine.state import STATE
 
+LOST = "another process of this run has ended, and this one with it; resume: ckpt_path=RUN/checkpoints/last.ckpt"
 LONGEST = 80  # characters of an argument that an error repeats
 LAUNCHERS = {"joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # and their extras
 
@@ -46,7 +47,7 @@ def user_message(error: BaseException) -> str | None:
         if isinstance(link, yaml.MarkedYAMLError) and link.problem_mark is not None:
             mark = link.problem_mark
             return f"{mark.name}: line {mark.line + 1}: no YAML: {link.problem or link.context}"
-        if isinstance(link, RuntimeError) and (message := _out_of_memory(link) or _lost_process(link)):
+        if isinstance(link, RuntimeError) and (message := _of_launcher(link) or _lost_process(link)):
             return message
         if isinstance(link, OSError) and link.errno in DISK_ERRORS:
             return f"{link.filename or link.strerror}: {DISK_ERRORS[link.errno]}"
@@ -68,13 +69,16 @@ def _cause(error: BaseException) -> BaseException | None:
     return error.__context__ if isinstance(error, InterpolationResolutionError) else error.__cause__
 
 
-def _out_of_memory(error: RuntimeError) -> str | None:
+def _of_launcher(error: RuntimeError) -> str | None:
     text = str(error)
     if type(error).__name__ == "TerminatedWorkerError":
         return (
             "a worker process was killed, mostly for lack of memory: rerun the same command to resume; "
             "a smaller hydra.launcher.n_jobs needs less"
         )
+    if type(error).__name__ == "FailedJobError":  # of submitit
+        settings = "hydra.launcher.gpus_per_node=null, .mem_gb, .cpus_per_task, .partition"
+        return f"SLURM does not take the jobs: {' '.join(text.split())[-300:]}; what they ask for: {settings}"
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
         return f"out of memory: a smaller datamodule.batch_size or model.image_size needs less ({text.splitlines()[0]})"
     return None
@@ -83,9 +87,7 @@ def _out_of_memory(error: RuntimeError) -> str | None:
 def _lost_process(error: RuntimeError) -> str | None:
     """Shorten what torch.distributed's gloo and NCCL report at length."""
     if re.search(r"Connection (closed|reset) by peer|ncclRemoteError|Broken pipe", str(error)):
-        return (
-            "another process of this run has ended, and this one with it; resume: ckpt_path=RUN/checkpoints/last.ckpt"
-        )
+        return LOST
     return None
 
 

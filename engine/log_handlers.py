@@ -147,3 +147,8 @@ def prefix_log_lines(name: str) -> None:
 def log_python_warning(message, category, filename, lineno, file=None, line=None) -> None:
     """Log a warning in one line, in place of warnings.showwarning, so that it is on the screen and in the record."""
     logging.getLogger("warnings").warning("%s (%s)", " ".join(str(message).split()), category.__name__)
+
+
+def silence_further_process(rank: int) -> None:
+    """Log nothing but errors in all processes of a run but the first."""
+    logging.disable(logging.WARNING if rank else logging.NOTSET)

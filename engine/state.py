@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from engine.processes import Process
+
 
 class FailedJob(NamedTuple):
     """A job that did not reach its end."""
@@ -21,6 +23,8 @@ class CliState:
     started_s: float = field(default_factory=time.perf_counter)  # of the process, then of each further job of a sweep
     command: list[str] = field(default_factory=list)  # as typed
     data_source: str = ""  # a sentence where the command did not name its own
+    # Which of the processes of its run; of srun's only once it is known whether they train together
+    process: Process = field(default_factory=Process)
     failed: list[FailedJob] = field(default_factory=list)
     made_folders: list[Path] = field(default_factory=list)  # by this command, the inner ones first
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from common.locks import one_at_a_time
 from common.untrusted.description import check_schema
 from common.untrusted.tensors import is_safetensors, load_tensors
 from lightning_modules.checkpoint import read_description
@@ -316,12 +317,14 @@ def _from_url(url: str, download_to: Path) -> dict[str, Tensor]:
     folders = [Path(torch.hub.get_dir()) / "checkpoints", download_to]
     folder = next((f for f in folders if (f / Path(url).name).is_file()), None)
     try:
-        if folder is None:
-            _check_reachable(url)
-            folder = download_to
-        return torch.hub.load_state_dict_from_url(
-            url, model_dir=str(folder), map_location="cpu", check_hash=True, weights_only=True, progress=False
-        )
+        with contextlib.ExitStack() as stack:
+            if folder is None:
+                _check_reachable(url)
+                folder = download_to
+                stack.enter_context(one_at_a_time(folder / f"{Path(url).name}.lock", "downloading weights"))
+            return torch.hub.load_state_dict_from_url(
+                url, model_dir=str(folder), map_location="cpu", check_hash=True, weights_only=True, progress=False
+            )
     except OSError as error:
         raise UnavailableError(
             f"{url} cannot be downloaded ({error}). Three ways out: model.weights=null starts from random weights; "

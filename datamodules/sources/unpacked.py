@@ -11,6 +11,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from common.atomic_io import atomic_folder
+from common.locks import one_at_a_time
 from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.source import UNASSIGNED, ImageRow, Source
 
@@ -45,8 +46,10 @@ class UnpackedSource(Source):
         digest = hashlib.blake2b(self.version().encode(), digest_size=8).hexdigest()
         self.root = self.cache / f"{self.name}-{digest}"
         if not (self.root / TABLE).is_file():
-            log.info("%s: writing its images to %s, once", self.name, self.root)
-            _unpack(self.records(), self.root)
+            with one_at_a_time(self.root.with_name(f"{self.root.name}.lock"), f"writing the images of {self.name}"):
+                if not (self.root / TABLE).is_file():
+                    log.info("%s: writing its images to %s, once", self.name, self.root)
+                    _unpack(self.records(), self.root)
         yield from CsvTable(table=self.root / TABLE).images()
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from common.errors import UserError
 from common.run_folder import RunFolder
+from engine.processes import on_nodes
 
 MOST_DEVICES = 1024
 LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches")
@@ -57,7 +58,7 @@ REFUSED = {
     ),
     "model_registry": Refused((None,), "checkpoints are kept in the run's folder: hydra.run.dir=DIR"),
     "num_nodes": Refused(
-        (None, 1), "a run is on one machine, whose first process writes its record; for several GPUs there: trainer=ddp"
+        (None, 1), f"the launcher decides it: {on_nodes()}; for several GPUs of this machine: trainer=ddp"
     ),
     "num_sanity_val_steps": Refused(
         (None, 0), "validation comes after an epoch; to see before whether all of a run works: debug=fast"

@@ -1,6 +1,8 @@
 """The cost stage: what the network costs, and its latency, which is measured when nothing of its sweep runs beside it."""
 
+import hashlib
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,6 +19,8 @@ from lightning_modules.profiling import count_parameters, measure_cost, measure_
 
 log = logging.getLogger(__name__)
 
+MEASURED = {}  # in this process, for all jobs of a sweep: networks of one structure cost the same
+
 
 def describe_model(config: DictConfig, model: ImageClassifier, record: RunRecord) -> ModelInfo:
     """Return the record's `model`, with its cost where that is a stage of the run."""
@@ -31,12 +35,18 @@ def profile_model(config: DictConfig, model: ImageClassifier, record: RunRecord)
     Beside other jobs of a sweep no latency is measured: it would show their load.
     """
     size = model.hparams["image_size"]
-    info = ModelInfo(name=config.model.name, **measure_cost(model.network, size))
+    sweep = record.folder.path.parent if record.in_sweep else None
+    key = f"cost {sweep} {_structure(model.network)} {size}"
+    known = MEASURED.get(key) if sweep else None
+    cost, table = known or (measure_cost(model.network, size), summary(model.network, size))
+    if sweep:
+        MEASURED[key] = cost, table
+    info = ModelInfo(name=config.model.name, **cost)
     with tolerate_disk_errors(record.folder.summary):
-        write_text(record.folder.summary, summary(model.network, size))
+        write_text(record.folder.summary, table)
     latency = "latency: at the end of the sweep, when nothing trains"
     if not record.latency_comes_later:
-        info.latency = _measure(config, model.network, size)
+        info.latency = _measure(config, model.network, size, sweep)
         latency = info.latency[0].describe()
     frozen = info.parameters_trainable != info.parameters
     log.info(
@@ -57,16 +67,42 @@ def measure_latency_later(config: DictConfig, record: RunRecord) -> list[Latency
         UserError: the checkpoint is missing or damaged.
     """
     config = validate(config)
-    checkpoint = record.best.checkpoint if record.best else config.ckpt_path
+    checkpoint, sweep = record.best.checkpoint if record.best else config.ckpt_path, record.folder.path.parent
     if checkpoint is not None:
         classifier = load_classifier(Path(checkpoint))
-        return _measure(config, classifier.network, classifier.hparams["image_size"])
+        return _measure(config, classifier.network, classifier.hparams["image_size"], sweep)
     arguments = network_arguments(OmegaConf.to_container(config.model))
-    return _measure(config, build_network(num_classes=len(record.data.classes), **arguments), config.model.image_size)
+    network = build_network(num_classes=len(record.data.classes), **arguments)
+    return _measure(config, network, config.model.image_size, sweep)
 
 
-def _measure(config: DictConfig, network: nn.Module, image_size: int) -> list[Latency]:
-    """Measure the latency of one image and of a training batch, on a GPU where the run may use one."""
+def _measure(config: DictConfig, network: nn.Module, image_size: int, sweep: Path | None) -> list[Latency]:
+    """Measure the latency of one image and of a training batch, on a GPU where the run may use one.
+
+    Args:
+        sweep: folder of the sweep, of whose earlier jobs a reliable measurement of a network of this structure is taken.
+    """
     on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
-    device = torch.device("cuda" if on_gpu else "cpu")
-    return [Latency(**each) for each in measure_latencies(network, image_size, config.datamodule.batch_size, device)]
+    device, batch_size = torch.device("cuda" if on_gpu else "cpu"), config.datamodule.batch_size
+    key = f"latency {sweep} {_structure(network)} {image_size} {batch_size} {device} {torch.get_num_threads()}"
+    known = MEASURED.get(key) if sweep else None
+    found = [Latency(**each) for each in known or measure_latencies(network, image_size, batch_size, device)]
+    if sweep and all(each.is_reliable for each in found):
+        MEASURED[key] = [asdict(each) for each in found]
+    return found
+
+
+def _structure(network: nn.Module) -> str:
+    """Return a text that is the same for networks that differ in their numbers only."""
+    state = network.state_dict(keep_vars=True).items()
+    tensors = [(name, tuple(each.shape), each.dtype, each.requires_grad) for name, each in state]
+    settings = [
+        {name: value for name, value in vars(each).items() if _is_setting(name, value)} for each in network.modules()
+    ]
+    return hashlib.blake2b(f"{network} {tensors} {settings}".encode()).hexdigest()
+
+
+def _is_setting(name: str, value: object) -> bool:
+    return (
+        not name.startswith("_") and name != "training" and isinstance(value, int | float | str | tuple | list | None)
+    )

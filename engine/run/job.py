@@ -21,6 +21,7 @@ from common.run_record import RunRecord, SplitMetrics, increment_test_evaluation
 from common.signals import slurm_requeue, stop_immediately
 from engine import error_messages, log_handlers
 from engine.flags import own_folders
+from engine.processes import Process, agreed_error, announce_stop, check_shared, launched_process, process_of_run, share
 from engine.run.component_errors import component_error
 from engine.run.folder_backup import FolderBackup
 from engine.run.job_state import lies_in, should_run
@@ -49,11 +50,16 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
 
     Return the error that ended it, recorded and not raised, so that the other jobs of a sweep run; TrialPruned too.
     """
-    rank = int(os.environ.get("LOCAL_RANK", 0))
-    warning_list = _collect_warnings(rank)
+    process = process_of_run(config.trainer.strategy, in_sweep=job.in_sweep)
+    warning_list = _collect_warnings(process.rank)
+    if not (process.is_launched or job.in_sweep) and (tasks := launched_process()).launcher == "srun":
+        log.info("one of %d tasks of srun, each with a run of its own; one run of all: trainer=ddp", tasks.world_size)
     try:
-        with folder_lock(job.folder, rank) as is_free:
-            return _run_locked(job, config, run, rank, warning_list) if is_free else _skip(job)
+        with folder_lock(job.folder, process.rank) as is_free:
+            if is_free:
+                return _run_locked(job, config, run, process, warning_list)
+            error = _skip(job)
+            return error and agreed_error(process, error, str(error))
     finally:
         logging.getLogger().removeHandler(warning_list)
         if job.in_sweep:
@@ -61,35 +67,44 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
 
 
 def _run_locked(
-    job: Job, config: DictConfig, run: Callable, rank: int, warning_list: log_handlers.WarningCollector
+    job: Job, config: DictConfig, run: Callable, process: Process, warning_list: log_handlers.WarningCollector
 ) -> Exception | None:
     record, backup = None, _backup(job)
     try:
         with stop_immediately():
-            if not rank:
+            if process.is_first:
                 backup.recover()
-            record = RunRecord.begin(job.folder, command=job.command, overrides=job.overrides, writes=rank == 0)
+            elif process.is_launched:
+                os.environ[RESUME_FROM] = share(process, "checkpoint")  # and the first one's record is there
+            record = RunRecord.begin(job.folder, command=job.command, overrides=job.overrides, writes=process.is_first)
             record.in_sweep, record.latency_comes_later = job.in_sweep, job.side_by_side
             config, changed = resume_config(config, job.overrides, job.folder)
+            strategy = config.trainer.strategy  # that of the checkpoint's run
+            if process_of_run(strategy, in_sweep=job.in_sweep).is_launched != process.is_launched:
+                raise UserError(f"ckpt_path={config.ckpt_path}: its run has trainer.strategy={strategy}; add that")
             record.describe(OmegaConf.to_container(config, resolve=False), job.choices)
-            if rank and RESUME_FROM in os.environ:
+            if not process.is_first and RESUME_FROM in os.environ:
                 config.ckpt_path = os.environ[RESUME_FROM] or None
             elif not _begin(job, config, record, backup, bool(changed)):
                 return None
             os.environ[RESUME_FROM] = config.ckpt_path or ""
             record.save()
+            if process.is_first:
+                share(process, "checkpoint", os.environ[RESUME_FROM])
+            check_shared(process, job.folder.config)
             run(config, record)
             _finish(record, config.ckpt_path, warning_list.messages)
             backup.discard()
         return None
     except StopRequested as stopped:
+        announce_stop(process, stopped.number)
         if record is not None:
             with tolerate_disk_errors(job.folder.record):
                 if not _put_back(record, backup, else_recorded=True):
                     record.mark_interrupted(warning_list.messages)
                     backup.discard()
         stopped.next_step = _how_to_resume(job)
-        if stopped.number == getattr(signal, "SIGUSR1", None) and not rank:
+        if stopped.number == getattr(signal, "SIGUSR1", None) and process.is_first:
             _requeue(job)
         raise
     except TrialPruned as pruned:
@@ -100,6 +115,9 @@ def _run_locked(
         kept = _how_to_resume(job) if job.folder.last_checkpoint.is_file() else ""
         error = component_error(raised, config, kept) or raised
         message = error_messages.user_message(error)
+        agreed = agreed_error(process, error, message, lost=message == error_messages.LOST)
+        if agreed is not error:
+            error, message = agreed, error_messages.user_message(agreed)
         if job.in_sweep:
             log.error("%s: %s", job.folder.path.name, message or error, exc_info=message is None)
         if record is not None:
@@ -191,8 +209,7 @@ def _put_back(record: RunRecord, backup: FolderBackup, *, else_recorded: bool) -
 
 def _collect_warnings(rank: int) -> log_handlers.WarningCollector:
     """Collect warnings for the record; silence the log of all processes of a run but the first."""
-    if rank:
-        logging.disable(logging.WARNING)
+    log_handlers.silence_further_process(rank)
     warnings.showwarning = log_handlers.log_python_warning  # of this process, which a launcher may have started
     warning_list = log_handlers.WarningCollector()
     logging.getLogger().addHandler(warning_list)
@@ -242,8 +259,9 @@ def _how_to_resume(job: Job) -> str:
     if not job.folder.last_checkpoint.is_file():
         return "; no checkpoint was written yet"
     again = [each for each in job.overrides if each.lstrip("+").startswith(("datamodule.source.", "logger."))]
-    command = ["python", "train.py", *own_folders(job.command), f"ckpt_path={job.folder.last_checkpoint}", *again]
-    return f". Resume with: {shlex.join(command)}"
+    launcher = {"": "python", "torchrun": "torchrun ...", "srun": "srun ... python"}[STATE.process.launcher]
+    command = ["train.py", *own_folders(job.command), f"ckpt_path={job.folder.last_checkpoint}", *again]
+    return f". Resume with: {launcher} {shlex.join(command)}"
 
 
 @contextlib.contextmanager

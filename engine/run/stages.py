@@ -1,5 +1,6 @@
 """The stages of a run: from the configuration to objects, through training and evaluation, into the record."""
 
+import gc
 import logging
 import sys
 import warnings
@@ -13,6 +14,7 @@ import_torchmetrics()  # before Lightning does
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -30,6 +32,7 @@ from datamodules.memory import Memory
 from engine.config.instantiate import instantiate
 from engine.config.trainer_flags import batch_limits, lightning_flags
 from engine.config.validate import check_image_size, check_metrics, validate
+from engine.processes import cluster_environment, meet, process_of_run, trainer_settings
 from engine.run.callback_list import all_callbacks, evaluation_callbacks
 from engine.run.checkpoint_io import AtomicCheckpointIO, intact_checkpoint
 from engine.run.cost import describe_model
@@ -59,18 +62,23 @@ MEMORY = Memory()  # of the data of a sweep's jobs
 KNOWN_WARNINGS = (
     ".*does not have many workers.*",  # none is the fastest where images are decoded already: conf/datamodule/base
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # lightning 2.6 with torch 2.14
+    "The `srun` command is available.*",  # Lightning asks for it wherever SLURM is installed
     "Checkpoint directory .* exists and is not empty.*",  # a run that resumes in its own folder
 )
 
 
 def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.Callback] = ()) -> None:
     """Do the stages of `config` (cost, fit, test, in this order) and fill the record; `callbacks` come on top."""
+    if record.in_sweep:
+        gc.freeze()  # libraries and what jobs share: the collection after each job then looks at what is its own
     with Progress("checking the settings", log) as progress:
         _train_and_test(config, record, callbacks, progress)
 
 
 def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.Callback], progress: Progress) -> None:
     config = validate(config)
+    process = process_of_run(config.trainer.strategy, in_sweep=record.in_sweep)
+    rank_zero_only.rank = process.rank  # Lightning takes SLURM's number, also of a task that is a run of its own
     check_deploy(config.get("deploy"), config.stages)  # a run of an earlier version has none
     mark_debug(config, record)
     if config.ckpt_path is not None and "fit" in config.stages:
@@ -107,6 +115,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
             data.keep_range(range_of_checkpoint(Path(config.ckpt_path)), config.ckpt_path)
         progress.set("reading the images")
         data.setup()  # reads the images, which may take minutes: what can be refused without them was refused before
+        meet(process, "images", data.fingerprint(), "has other images or splits than the first one")
         model.hparams["range"] = data.value_range and list(data.value_range)
         model.hparams["mean"], model.hparams["std"] = data.mean, data.std
         record.data = describe_data(data, source)
@@ -366,7 +375,8 @@ def build_trainer(
     config: DictConfig, record: RunRecord, loggers: Loggers, *, callbacks: Sequence[L.Callback] = ()
 ) -> L.Trainer:
     """Build Lightning's trainer for this run's folder with further `callbacks`; record the device."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its import has set it to INFO
+    for package in ("lightning.pytorch", "lightning.fabric"):  # their import has set them to INFO
+        logging.getLogger(package).setLevel(logging.WARNING)
     for message in KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message)
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and is for code that reads such memory
@@ -376,11 +386,13 @@ def build_trainer(
         callbacks.append(TQDMProgressBar(leave=False))
         shows_progress = True
     callbacks.append(LineProgress(is_shown=not shows_progress))
+    process = process_of_run(config.trainer.strategy, in_sweep=record.in_sweep)
+    flags = lightning_flags(config.trainer, record.folder) | trainer_settings(process, config.trainer)
     trainer = instantiate(
-        OmegaConf.create({"trainer": {"log_every_n_steps": 1, **lightning_flags(config.trainer, record.folder)}}),
+        OmegaConf.create({"trainer": {"log_every_n_steps": 1, **flags}}),
         "trainer",
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), cluster_environment(process)],
         logger=list(loggers.values()) or False,
         default_root_dir=str(record.folder.path),
         enable_progress_bar=shows_progress,
@@ -391,8 +403,9 @@ def build_trainer(
     device = trainer.strategy.root_device
     about = record.run
     about.device = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    about.processes, about.threads = trainer.world_size, torch.get_num_threads()
-    log.info("device: %s, processes: %d, threads: %d", about.device, about.processes, about.threads)
+    about.processes, about.nodes, about.threads = trainer.world_size, trainer.num_nodes, torch.get_num_threads()
+    on_nodes = f" on {about.nodes} nodes" if about.nodes > 1 else ""
+    log.info("device: %s, processes: %d%s, threads: %d", about.device, about.processes, on_nodes, about.threads)
     return trainer
 
 

@@ -44,7 +44,9 @@ class SweepReport(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
         from engine.run.deploy import check_deploy
+        from engine.sweep.composing import validate_few
 
+        validate_few()
         with _refusing():
             about = complete_sweep(config)
             check_deploy(config.deploy, config.stages)
@@ -94,7 +96,8 @@ def _refusing() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"ERROR: {printable(str(error))}", file=sys.stderr)
+        if STATE.process.is_first:
+            print(f"ERROR: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
 
 

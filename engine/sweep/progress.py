@@ -1,8 +1,12 @@
 """How far a sweep is: sweep.json in its folder, written when it starts, and the records of its jobs."""
 
+import contextlib
+import functools
 import json
 import math
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,23 +51,28 @@ class SweepProgress(NamedTuple):
 
     def records(self) -> list[RunRecord]:
         """Read the record of each job that ran or was skipped since the sweep started."""
-        records = []
+        return [record for path, _ in self._files() if (record := _read(path)) is not None]
+
+    def outcomes(self) -> list["Outcome"]:
+        """Return the same in short; a record is read again only where it has changed, since each of a thousand jobs asks."""
+        outcomes = (_outcome(path, stat.st_mtime_ns, stat.st_size) for path, stat in self._files())
+        return [each for each in outcomes if each is not None]
+
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         for path in self.folder.glob("*/result.json"):
-            try:
-                if path.stat().st_mtime >= self.started_at - 1:  # clocks of file systems tick coarsely
-                    records.append(RunRecord.read(RunFolder(path.parent)))
-            except (OSError, UserError):
-                continue
-        return records
+            with contextlib.suppress(OSError):  # removed in between
+                stat = path.stat()
+                if stat.st_mtime >= self.started_at - 1:  # clocks of file systems tick coarsely
+                    yield path, stat
 
     def describe(self) -> str:
         """Return `Sweep: 3 of 8 done, 1 running, 1 failed, about 4 min 10 s left`."""
-        records = self.records()
+        outcomes = self.outcomes()
         finished, running, failed = (
-            sum(record.status == status for record in records) for status in ("finished", "running", "failed")
+            sum(each.status == status for each in outcomes) for status in ("finished", "running", "failed")
         )
-        ended = [record for record in records if record.status != "running"]
-        ran_now = sum((record.run.process_started_at or 0) >= self.started_at for record in ended)  # not skipped
+        ended = [each for each in outcomes if each.status != "running"]
+        ran_now = sum((each.process_started_at or 0) >= self.started_at for each in ended)  # not skipped
         left = self.jobs - finished - failed
         text = f"Sweep: {finished} of {self.jobs} done, {running} running, {failed} failed"
         if left > 0 and ran_now:
@@ -72,7 +81,7 @@ class SweepProgress(NamedTuple):
 
     def unfinished(self) -> list[str]:
         """Return the names of the jobs of this sweep that started and did not finish."""
-        return sorted(record.folder.path.name for record in self.records() if record.status != "finished")
+        return sorted(each.name for each in self.outcomes() if each.status != "finished")
 
     def is_training(self, beside: Path | None = None) -> bool:
         """Return whether a process runs a job of this sweep; `beside`: other than the one in this folder."""
@@ -83,6 +92,28 @@ class SweepProgress(NamedTuple):
                     if not is_free:
                         return True
         return False
+
+
+class Outcome(NamedTuple):
+    """What the record of a job says of its end."""
+
+    name: str
+    status: str
+    process_started_at: float | None
+
+
+@functools.lru_cache(maxsize=100_000)
+def _outcome(path: Path, mtime_ns: int, size: int) -> Outcome | None:
+    """Return the outcome in a record of this version."""
+    record = _read(path)
+    return record and Outcome(record.folder.path.name, record.status, record.run.process_started_at)
+
+
+def _read(path: Path) -> RunRecord | None:
+    try:
+        return RunRecord.read(RunFolder(path.parent))
+    except (OSError, UserError):
+        return None
 
 
 def count_jobs(config: DictConfig) -> int:

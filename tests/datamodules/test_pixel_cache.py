@@ -161,8 +161,9 @@ def test_a_cache_of_another_process_may_vanish_meanwhile(files, tmp_path, monkey
     assert open_pixel_cache(files, Look(32), tmp_path / "cache")[5].any()
 
 
-def test_two_builders_at_once_end_with_one_whole_cache(files, tmp_path):
-    caches, threads = [], []
+def test_several_at_once_build_one_whole_cache_and_decode_each_file_once(files, tmp_path, monkeypatch):
+    caches, threads, decoded, scan = [], [], [], module.scan_image
+    monkeypatch.setattr(module, "scan_image", lambda path, *rest: decoded.append(path) or scan(path, *rest))
     for _ in range(4):
         threads.append(
             threading.Thread(target=lambda: caches.append(open_pixel_cache(files, Look(32), tmp_path / "cache")))
@@ -173,7 +174,7 @@ def test_two_builders_at_once_end_with_one_whole_cache(files, tmp_path):
     assert len(caches) == 4 and all(
         np.array_equal(cache[row], caches[0][row]) for cache in caches for row in range(len(files))
     )
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list((tmp_path / "cache").iterdir())) == 1 and len(decoded) == len(files)
 
 
 def test_an_added_file_decodes_that_file_only(files, tmp_path, monkeypatch, caplog):

@@ -69,7 +69,7 @@ def test_a_flag_that_is_refused_says_why_with_a_plus_sign_and_without(flag):
     ("check_val_every_n_epoch", 13, r"use up to trainer\.max_epochs=12"),
     ("check_val_every_n_epoch", 0, "use a whole number of 1 or more"),
     ("accumulate_grad_batches", 0, "use a whole number of 1 or more"),
-    ("num_nodes", 2, "on one machine"),
+    ("num_nodes", 2, "the launcher decides it: torchrun"),
     ("log_every_n_steps", 0, "use a whole number of 1 or more"),
     ("num_sanity_val_steps", 2, "debug=fast"),
     ("logger", False, "logger=none"),

@@ -89,3 +89,24 @@ def test_a_network_that_is_gone_costs_the_sweep_nothing(train, tmp_path, beside_
     command = ("-m", "seed=1", *SIMPLE_CNN, "trainer.max_epochs=1", "stages=[cost,fit]")
     ran = train(*command, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert ran.status == 0 and "no such checkpoint" in ran.out and "Page: " in ran.out
+
+
+def test_jobs_of_one_process_measure_networks_of_the_same_structure_once(train, tmp_path, monkeypatch):
+    measured = []
+
+    def measure(one_pass, threads):
+        measured.append("busy" if not measured else None)
+        timed = {"latency_p50_ms": 5.0, "latency_p95_ms": 5.0, "repeats": 5, "warm_up": 3, "flag": measured[-1]}
+        return timed | {"threads": threads, "cores": 2, "load_1min": 0.5}
+
+    monkeypatch.setattr("lightning_modules.profiling.time_passes", measure)
+    sweep = tmp_path / "sweep"
+    command = ("seed=1,2,3", "model=simple_cnn,squeezenet1_1", "datamodule.batch_size=1", "stages=[cost]")
+    ran = train("-m", *command, f"hydra.sweep.dir={sweep}")
+    assert ran.status == 0, ran.err
+    # The first was disturbed, so that the next one of its structure is measured, and at the end its own is taken from there
+    assert measured == ["busy", None, None]
+    records = [RunRecord.read(path) for path in sweep.glob("*/result.json")]
+    assert len(records) == 6 and all(each.is_reliable for record in records for each in record.model.latency)
+    costs = {(record.model.parameters, record.model.macs, record.folder.summary.read_text()) for record in records}
+    assert len(costs) == 2

@@ -81,3 +81,18 @@ def test_jobs_in_other_processes_have_lines_in_the_first_one(tmp_path, monkeypat
     assert pickle.loads(pickle.dumps(report)).progress == report.progress
     report._lines.__exit__()
     assert caplog.messages[0] == "Sweep: 0 of 3 done, 0 running, 0 failed"
+
+
+def test_a_record_is_read_again_only_where_it_has_changed(tmp_path, monkeypatch):
+    begun = SweepProgress.begin(config(tmp_path, {"seed": "1,2"}), ["python", "train.py"])
+    for name in ("a", "b"):
+        make_record(tmp_path / name, "running", begun.started_at)
+    read, usual = [], RunRecord.read.__func__
+    monkeypatch.setattr(
+        RunRecord, "read", classmethod(lambda cls, folder: (read.append(folder), usual(cls, folder))[1])
+    )
+    assert "2 running" in begun.describe() and "2 running" in begun.describe() and len(read) == 2
+    record = RunRecord(status="finished", run=RunInfo(process_started_at=begun.started_at))
+    record.folder = RunFolder(tmp_path / "b")
+    write_record(record)
+    assert begun.describe().startswith("Sweep: 1 of 2 done, 1 running") and len(read) == 3

@@ -1,0 +1,294 @@
+"""Which of the processes of a run this one is, by the variables of its launcher, and what these processes tell each other.
+
+A run has several processes with trainer=ddp. torchrun and srun start all of them, on one node or on several; else Lightning
+starts those of this machine from the first one. Only the first process (rank 0) writes the record, holds the folder's lock and
+logs on the screen. Until Lightning connects them, and about errors, the processes speak through torch's key-value store.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from common.errors import StopRequested, UserError
+
+log = logging.getLogger(__name__)
+
+CONNECT_S = 300.0  # for all processes to start and import torch
+ANSWER_S = 10.0  # for another process to state the error that ended it
+SEEN_S = 60.0  # for a file to be seen from another node: network file systems remember for a while what was not there
+POLL_S = 0.1
+SHOWN_EVERY_S = 20.0
+FAILED, FAILED_ELSEWHERE, STOPPED = "failed", "failed elsewhere", "stopped"  # keys: the first process, another one, any
+
+
+class FirstProcessFailed(Exception):  # noqa: N818 the first process shows the error
+    """End a process of a run whose first process has ended with an error."""
+
+
+class Process(NamedTuple):
+    """One of the processes that train a network together."""
+
+    launcher: str = ""  # torchrun, srun, or nothing: started by itself or by Lightning
+    rank: int = 0  # among all processes; 0 is the first one
+    local_rank: int = 0  # among those of its node
+    node_rank: int = 0
+    world_size: int = 1  # processes of all nodes
+    nodes: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def is_launched(self) -> bool:
+        """Whether a launcher has started all processes, so that none of them knows what the others found."""
+        return bool(self.launcher) and self.world_size > 1
+
+    @property
+    def name(self) -> str:
+        return f"process {self.rank}" + (f" on node {self.node_rank}" if self.nodes > 1 else "")
+
+
+def launched_process(environment: Mapping[str, str] | None = None) -> Process:
+    """Return what the launcher's variables say of this process, whether or not its run takes several of them.
+
+    SLURM sets most of its variables in the batch script and in an interactive shell of a job as well. Only a task that srun
+    has started has SLURM_STEP_NUM_TASKS, and srun inside of a job that has more tasks than the step counts its own.
+    """
+    given = os.environ if environment is None else environment
+    found = {name: int(value) for name, value in given.items() if re.fullmatch(r"\d+", value)}
+    if "TORCHELASTIC_RUN_ID" in given and "RANK" in found:  # before srun, which may start torchrun on each node
+        return Process(
+            "torchrun", found["RANK"], found["LOCAL_RANK"], found.get("GROUP_RANK", 0), found["WORLD_SIZE"],
+            found.get("GROUP_WORLD_SIZE", 1),
+        )  # fmt: skip
+    if found.get("SLURM_STEP_NUM_TASKS", 1) > 1:
+        return Process(
+            "srun", found["SLURM_PROCID"], found["SLURM_LOCALID"], found["SLURM_NODEID"], found["SLURM_STEP_NUM_TASKS"],
+            found.get("SLURM_STEP_NUM_NODES", 1),
+        )  # fmt: skip
+    local_rank = found.get("LOCAL_RANK", 0)  # of a process that Lightning has started, on this machine
+    return Process("", local_rank, local_rank, 0, max(found.get("WORLD_SIZE", 1), local_rank + 1), 1)
+
+
+def process_of_run(strategy: object, *, in_sweep: bool = False) -> Process:
+    """Return which process of its run this one is.
+
+    Tasks of srun that train with one process each (trainer.strategy=auto), or take the jobs of a sweep, are runs of their own.
+
+    Args:
+        strategy: `trainer.strategy`.
+
+    Raises:
+        UserError: torchrun, which connects its processes, or nodes by number, for a run of one process.
+    """
+    process, together = launched_process(), str(strategy).startswith("ddp") and not in_sweep
+    if process.launcher == "torchrun" and process.world_size > 1 and not together:
+        raise UserError(
+            f"torchrun has started {process.world_size} processes, and "
+            + ("each job of a sweep or a search trains in one; start it without torchrun" if in_sweep else
+               f"trainer.strategy={strategy} trains in one; train in all of them: trainer=ddp")
+        )  # fmt: skip
+    if together and not process.launcher and os.environ.get("NODE_RANK", "0") != "0":
+        raise UserError(
+            f"NODE_RANK={os.environ['NODE_RANK']}: processes of several nodes are started by torchrun or srun: {on_nodes()}"
+        )
+    return process if together else Process()
+
+
+def on_nodes() -> str:
+    """Return the commands that start a run on several nodes."""
+    return (
+        "torchrun --nnodes=2 --node-rank=N --nproc-per-node=GPUS --master-addr=NODE0 train.py trainer=ddp on each node, or "
+        "srun --nodes=2 --ntasks-per-node=GPUS python train.py trainer=ddp"
+    )
+
+
+def trainer_settings(process: Process, trainer: Mapping) -> dict:
+    """Return `devices` and `num_nodes` for Lightning where a launcher has decided them.
+
+    Raises:
+        UserError: other devices were asked for, or the nodes have different numbers of processes.
+    """
+    if not process.is_launched:
+        return {}
+    here = process.world_size // process.nodes
+    if here * process.nodes != process.world_size:
+        raise UserError(
+            f"{process.launcher} has started {process.world_size} processes on {process.nodes} nodes; use as many on each"
+        )
+    devices = trainer.get("devices")
+    asked = len(devices) if isinstance(devices, list | tuple) else int(devices) if str(devices).isdigit() else None
+    if asked is not None and asked != here:
+        raise UserError(
+            f"trainer.devices={devices}: {process.launcher} has started {here} processes on each node; give "
+            "trainer.devices=auto"
+        )
+    return {"devices": devices if isinstance(devices, list | tuple) else here, "num_nodes": process.nodes}
+
+
+def cluster_environment(process: Process):
+    """Return Lightning's view of the launcher, which is then the same as ours."""
+    from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+
+    if process.launcher == "torchrun":
+        return TorchElasticEnvironment()
+    if process.launcher == "srun":
+        # Lightning takes both for what srun was given, and they may be those of the job around the step, or missing
+        os.environ["SLURM_NTASKS"] = str(process.world_size)
+        os.environ["SLURM_NTASKS_PER_NODE"] = str(process.world_size // process.nodes)
+        os.environ["SLURM_NNODES"] = str(process.nodes)
+        return SLURMEnvironment(auto_requeue=False)  # engine/run/job.py does
+    return LightningEnvironment()
+
+
+def share(process: Process, key: str, value: object = None) -> object:
+    """Return the first process's value in every process of a run.
+
+    Raises:
+        FirstProcessFailed: it has ended before it gave one.
+    """
+    if not process.is_launched:
+        return value
+    if process.is_first:
+        _store(process).set(key, json.dumps(value))
+        return value
+    _wait(process, [key])
+    return json.loads(_store(process).get(key))
+
+
+def meet(process: Process, key: str, value: str, differs: str) -> None:
+    """Wait until all processes are here, with the same value.
+
+    Raises:
+        UserError: a process has another value; `differs` says of what. Or one has failed.
+        FirstProcessFailed: in the other processes.
+    """
+    if not process.is_launched:
+        return
+    store, keys = _store(process), [f"{key} {rank}" for rank in range(process.world_size)]
+    store.set(keys[process.rank], value)
+    _wait(process, keys)
+    for rank, other in enumerate(keys):
+        if (found := store.get(other).decode()) != store.get(keys[0]).decode():
+            raise UserError(f"process {rank} {differs} ({found}, not {store.get(keys[0]).decode()})")
+
+
+def check_shared(process: Process, file: Path) -> None:
+    """Make sure that all processes see what the first one has written.
+
+    Raises:
+        UserError: a process does not.
+    """
+    if not process.is_launched:
+        return
+
+    def digest() -> str:
+        return hashlib.blake2b(file.read_bytes()).hexdigest() if file.is_file() else ""
+
+    wanted, end = share(process, "shared", digest()), time.monotonic() + SEEN_S
+    while digest() != wanted:
+        if time.monotonic() > end:
+            raise UserError(
+                f"{file.parent.parent}: is another folder here than where the first process writes; a run on several nodes "
+                "needs a folder that all of them share: hydra.run.dir=DIR"
+            )
+        time.sleep(POLL_S)
+
+
+def agreed_error(process: Process, error: Exception, message: str | None, *, lost: bool = False) -> Exception:
+    """Return the error of a run for this process: in all but the first FirstProcessFailed, where the first one shows it.
+
+    Args:
+        message: of the error, for the user; None for a defect.
+        lost: whether it only says that another process has ended; the first process then returns that one's error.
+    """
+    if not process.is_launched or isinstance(error, FirstProcessFailed):
+        return error
+    try:
+        store = _store(process)
+        if process.is_first:
+            if lost and (cause := _ask(store, FAILED_ELSEWHERE)):
+                error = UserError(cause)
+            store.set(FAILED, "")
+            return error
+        if not lost:
+            store.set(FAILED_ELSEWHERE, f"{process.name}: {message or f'{type(error).__name__}: {error}'}")
+        if _ask(store, FAILED) is not None:
+            return FirstProcessFailed()
+    except RuntimeError:  # the store is gone, with the first process or its launcher
+        if lost:
+            return FirstProcessFailed()
+    return error if message is None else UserError(f"{process.name}: {message}")
+
+
+def announce_stop(process: Process, number: int) -> None:
+    """Let the other processes of a run know that a signal has stopped this one, before they are connected."""
+    if process.is_launched:
+        with contextlib.suppress(RuntimeError, UserError):
+            _store(process).set(STOPPED, str(number))
+
+
+def _ask(store, key: str) -> str | None:
+    """Return a value that another process may give within a while."""
+    end = time.monotonic() + ANSWER_S
+    while not store.check([key]):
+        if time.monotonic() > end:
+            return None
+        time.sleep(POLL_S)
+    return store.get(key).decode()
+
+
+def _wait(process: Process, keys: list[str]) -> None:
+    store, shown = _store(process), time.monotonic()
+    try:
+        while not store.check(keys):
+            if store.check([STOPPED]):
+                raise StopRequested(int(store.get(STOPPED)))
+            if process.is_first and store.check([FAILED_ELSEWHERE]):
+                raise UserError(store.get(FAILED_ELSEWHERE).decode())
+            if not process.is_first and store.check([FAILED]):
+                raise FirstProcessFailed
+            if process.is_first and time.monotonic() > shown + SHOWN_EVERY_S:
+                shown = time.monotonic()
+                missing = [key.split()[-1] for key in keys if not store.check([key])]
+                log.info("waiting for process %s, which still reads images", ", ".join(missing))
+            time.sleep(POLL_S)
+    except RuntimeError as error:
+        if process.is_first:
+            raise UserError(f"{process.launcher} has ended, and this process with it") from error
+        raise FirstProcessFailed from error
+
+
+@functools.cache
+def _store(process: Process):
+    """Return the store of all processes of a run: torchrun has one, of srun's the first process keeps it.
+
+    Raises:
+        UserError: the others cannot be reached.
+    """
+    from torch.distributed import PrefixStore, rendezvous  # late: torch
+
+    if process.launcher == "srun":
+        environment = cluster_environment(process)
+        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
+    try:
+        wait = timedelta(seconds=CONNECT_S)
+        store, _, _ = next(rendezvous("env://", process.rank, process.world_size, timeout=wait))
+    except RuntimeError as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(
+            f"MASTER_ADDR:MASTER_PORT={where}: the {process.world_size} processes of {process.launcher} do not find each other "
+            f"there ({reason}); name the first node and a free port"
+        ) from error
+    return PrefixStore("justenough", store)
