@@ -1,6 +1,5 @@
 """The stages of a run: from the configuration to objects, through training and evaluation, into the record."""
 
-import gc
 import logging
 import sys
 import warnings
@@ -67,8 +66,6 @@ KNOWN_WARNINGS = (
 
 def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.Callback] = ()) -> None:
     """Do the stages of `config` (cost, fit, test, in this order) and fill the record; `callbacks` come on top."""
-    if record.in_sweep:
-        gc.freeze()  # libraries and what jobs share: the collection after each job then looks at what is its own
     config = validate(config)
     process = process_of_run(config.trainer.strategy, in_sweep=record.in_sweep)
     rank_zero_only.rank = process.rank  # Lightning takes SLURM's number, also of a task that is a run of its own
