@@ -1,6 +1,5 @@
 """The stages of a run: from the configuration to objects, through training and evaluation, into the record."""
 
-import gc
 import logging
 import sys
 import warnings
@@ -69,8 +68,6 @@ KNOWN_WARNINGS = (
 
 def train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L.Callback] = ()) -> None:
     """Do the stages of `config` (cost, fit, test, in this order) and fill the record; `callbacks` come on top."""
-    if record.in_sweep:
-        gc.freeze()  # libraries and what jobs share: the collection after each job then looks at what is its own
     with Progress("checking the settings", log) as progress:
         _train_and_test(config, record, callbacks, progress)
 

@@ -8,6 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 import predict as predict_script
 import report as report_script
 import train as train_script
+from engine.error_messages import user_message
 from engine.hints import quoted
 
 
@@ -66,3 +67,10 @@ def test_a_quoted_value_is_read_back_as_it_was(path):
     (word,) = shlex.split(quoted("images", path))
     value = OverridesParser.create().parse_override(word).value()
     assert value == (["a"] if path == "[a]" else path)
+
+
+def test_what_slurm_does_not_take_is_one_line():
+    refused = type("FailedJobError", (RuntimeError,), {})("sbatch: error: Invalid generic resource (gres)\n")
+    message = user_message(refused)
+    assert message.startswith("SLURM does not take the jobs: sbatch: error: Invalid generic resource (gres);")
+    assert "hydra.launcher.gpus_per_node=null" in message and "\n" not in message
