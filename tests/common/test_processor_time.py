@@ -44,7 +44,7 @@ def machine(tmp_path, monkeypatch):
 
 def test_what_is_neither_own_nor_idle_is_that_of_others(machine):
     used = machine(10.0, own_s=12.0, user=6.0, nice=2.0, system=1.0)  # on each of two cores
-    assert used == CoreUse(10.0, 2, 12.0, pytest.approx(6.0), 0.0)
+    assert used == CoreUse(10.0, 2, pytest.approx(12.0), pytest.approx(6.0), 0.0)
     assert used.describe_shortage(2, "training") == "other processes used 0.6 of 2 cores, and training needs 2"
     assert used.describe_shortage(1, "training") is None  # it fits beside
 

@@ -197,8 +197,9 @@ def test_the_command_serves_this_machine_until_ctrl_c(folder, tmp_path):
     port, log = free_port(), tmp_path / "log"
     with log.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "demo.py", f"ckpt={folder}", f"port={port}"], cwd=PROJECT, stdout=file, stderr=file
-        )
+            [sys.executable, "demo.py", f"ckpt={folder}", f"port={port}"], cwd=PROJECT, stdout=file, stderr=file,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored in a shell's background
+        )  # fmt: skip
     try:
         for _ in range(600):
             if "Demo: " in log.read_text() or process.poll() is not None:
