@@ -86,15 +86,15 @@ class Progress:
         now, silence_s = time.monotonic(), self._silence_s or SILENCE_S
         if self._text and Progress._innermost is self and now - self._shown_s > silence_s - POLL_S:
             self._silence_s = self.then_every_s
-            elapsed = rounded(now - self._begun_s)
+            elapsed = rounded(now - self._begun_s, to_s=1)  # no two lines are the same
             known = self.how_far() if callable(self.how_far) else self.how_far
             how_far = f"{known}, {elapsed}" if self._is_count else known or f"{elapsed} so far"
             self._log.info("%s: %s", self._text, how_far)
 
 
-def rounded(seconds: float) -> str:
+def rounded(seconds: float, to_s: int = 10) -> str:
     """Return `1 min 20 s`, `35 s`."""
-    return f"{max(1, round(seconds))} s" if seconds < 60 else duration(round(seconds / 10) * 10)
+    return f"{max(1, round(seconds))} s" if seconds < 60 else duration(round(seconds / to_s) * to_s)
 
 
 @contextlib.contextmanager

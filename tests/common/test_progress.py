@@ -40,11 +40,18 @@ def test_a_phase_has_a_line_at_least_every_five_seconds(after):
         assert after(60, progress) == []
 
 
+def test_no_line_is_shown_twice(after):
+    with Progress("writing") as progress:
+        shown = after(200, progress)
+    assert shown[14:17] == ["writing: 1 min 00 s so far", "writing: 1 min 04 s so far", "writing: 1 min 08 s so far"]
+    assert len(shown) == len(set(shown)) == 50
+
+
 def test_what_may_be_silent_for_longer_shows_its_first_line_soon(after):
     with Progress("epoch 1/2") as progress:
         progress.then_every_s = 60
         assert after(63, progress) == ["epoch 1/2: 4 s so far"]
-        assert after(120, progress) == ["epoch 1/2: 1 min 00 s so far", "epoch 1/2: 2 min 00 s so far"]
+        assert after(120, progress) == ["epoch 1/2: 1 min 04 s so far", "epoch 1/2: 2 min 04 s so far"]
 
 
 def test_how_far_it_is_may_be_found_when_the_line_is_shown(after):
