@@ -50,10 +50,10 @@ class Throughput(L.Callback):
         self._step_started_s = time.perf_counter()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        now = time.perf_counter()
         self._images += len(batch["labels"])
         if self.first_step_s is None:
-            self.first_step_s = time.perf_counter() - self.started_s
-        now = time.perf_counter()
+            self.first_step_s = now - self.started_s
         self._seconds = now - self._epoch_started_s
         self._steps_s.append(now - self._step_started_s)
         if ends_epoch(trainer):  # before its validation

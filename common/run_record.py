@@ -539,9 +539,13 @@ class ExportMetrics:
         if found and cost:
             cost = f"costs {cost.value:z.3f} ({cost.low:z.3f} to {cost.high:z.3f}): {cost.verdict}"
             parts = [f"accuracy {found.value:.3f} ({found.low:.3f} to {found.high:.3f}) on {self.images}, {cost}"]
-        changed = f"{self.changed:,} of {self.n:,} predictions differ"
         on = "" if parts else f"{self.images}: "
-        return "; ".join([*parts, f"{on}probabilities differ by at most {self.largest_difference:.1e}, {changed}"])
+        return "; ".join([*parts, on + describe_difference(self.largest_difference, self.changed, self.n)])
+
+
+def describe_difference(largest: float, changed: int, n: int) -> str:
+    """Return `probabilities differ by at most 1.2e-07, 0 of 153 predictions differ`."""
+    return f"probabilities differ by at most {largest:.1e}, {changed:,} of {n:,} predictions differ"
 
 
 @dataclass(kw_only=True)
@@ -566,6 +570,10 @@ class Deployed:
     """On training images, else on synthetic ones, where there are no validation images; without accuracy."""
     error: str | None = None
     """Why there is no file."""
+
+    def is_file_of(self, name: str) -> bool:
+        """Return whether this is a file of that format, and no failed attempt."""
+        return self.format == name and self.error is None
 
     @property
     def measured(self) -> list[ExportMetrics]:

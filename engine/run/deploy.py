@@ -12,7 +12,7 @@ from hydra.core.object_type import ObjectType
 
 from common.errors import UserError
 from common.progress import Progress
-from common.run_record import Deployed, ExportCost, ExportMetrics, RunRecord
+from common.run_record import Deployed, ExportMetrics, RunRecord
 from common.text import did_you_mean
 from engine.config.instantiate import instantiate
 from engine.error_messages import user_message
@@ -131,5 +131,5 @@ def _metrics(found: "Verification") -> ExportMetrics:
     cost = found.cost()
     if cost and found.split in MEASURED:
         metrics.accuracy = proportion(found.correct_exported, found.n_labeled)
-        metrics.cost = ExportCost(*cost)
+        metrics.cost = cost
     return metrics

@@ -141,7 +141,7 @@ class Answerer:
             if not self.runs.is_trained(key):
                 continue
             trained = self.runs.record(key)
-            if not trained.deployed or trained.deployed.format != name or trained.deployed.error:
+            if not (trained.deployed and trained.deployed.is_file_of(name)):
                 if index != self.chosen and self.runs.budget.is_over:
                     self.record.notes.append(f"{each.name} was not exported as {name}: {USED_UP}.")
                     continue

@@ -85,7 +85,7 @@ def deploy_rest(sweep: SweepProgress, name: str | None, register: Sequence[str])
 
 def _is_undeployed(record: RunRecord, name: str) -> bool:
     """Return whether a finished job has no file of this format, or a failed attempt."""
-    has_file = record.deployed and record.deployed.format == name and not record.deployed.error
+    has_file = record.deployed is not None and record.deployed.is_file_of(name)
     return record.status == "finished" and record.best is not None and not has_file
 
 

@@ -15,9 +15,9 @@ from common.untrusted.json_files import read_json
 from inference.arguments import checkpoint_argument
 from inference.demo import server
 from inference.export.export import MANIFEST, export
+from inference.export.web import PAGE
 from inference.export.web.onnxruntime_web import PACKAGE
 
-PAGE = Path(__file__).parent.parent / "export" / "web" / "page"
 LARGEST = 2**20  # bytes of a JSON file of the folder
 MADE_AGAIN = "export it again: python export.py ckpt=FILE format=web out=DIR"
 
@@ -66,10 +66,18 @@ def find_or_make(checkpoint: Path, runtime: str | None, cache: str, register: Se
 
 def _fingerprint(checkpoint: Path) -> str:
     """Return a name for what a page is made of: the checkpoint, this version, the page itself and what runs the network."""
-    with checkpoint.open("rb") as file:
-        parts = [hashlib.file_digest(file, "sha256").hexdigest(), importlib.metadata.version("justenough"), PACKAGE]
-    parts += [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(PAGE.iterdir())]
+    parts = [
+        _sha256(checkpoint),
+        importlib.metadata.version("justenough"),
+        PACKAGE,
+        *map(_sha256, sorted(PAGE.iterdir())),
+    ]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:24]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def web_files(folder: Path) -> list[str]:
@@ -92,8 +100,6 @@ def web_files(folder: Path) -> list[str]:
             raise UserError(f"ckpt={folder}: its file {clean(str(name), 40)} is missing; {MADE_AGAIN}")
     if not {"index.html", "model.json", "model.onnx"} <= set(names):
         raise UserError(f"ckpt={folder}: {MANIFEST} names no page; {MADE_AGAIN}")
-    with (folder / "model.onnx").open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if read_json(folder / "model.json", LARGEST).get("sha256") != found:
+    if read_json(folder / "model.json", LARGEST).get("sha256") != _sha256(folder / "model.onnx"):
         raise UserError(f"ckpt={folder}: model.onnx is not the network that export.py verified; {MADE_AGAIN}")
     return names

@@ -78,7 +78,7 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
     if exported.latency:
         print(f"{exported.latency.describe()}, one thread of the processor")
     path = exported.path
-    print(f"{path}: {_size(path) / 2**20:.2f} MiB, {made.describe(config.preprocessing)}")
+    print(f"{path}: {exported.size / 2**20:.2f} MiB, {made.describe(config.preprocessing)}")
     if is_read_by_predict(path):
         print(f"Label images with it: python predict.py ckpt={shlex.quote(str(path))} images=DIR")
 

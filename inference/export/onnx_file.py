@@ -40,6 +40,7 @@ class OnnxFile(FileFormat):
         if self.native:
             self.exact_instead = "format.resize=pillow"
         self.versions = ""  # of the written file
+        self._before = None  # the graph of its preprocessing
 
     def write(self, model: TrainedModel, path: Path) -> None:
         """Write the network's graph, with its preprocessing around it where that is asked for."""

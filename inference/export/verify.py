@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError
+from common.run_record import ExportCost, describe_difference
 from datamodules.decode import UnreadableImageError, open_image
 from evaluation.intervals import format_accuracy, proportion
 from evaluation.paired_tests import paired_difference
@@ -37,15 +38,6 @@ class VerificationImages(NamedTuple):
     split: str = ""
 
 
-class Cost(NamedTuple):
-    """Hold what a file costs of the accuracy against its checkpoint, paired, with its 95% interval and a verdict."""
-
-    value: float
-    low: float
-    high: float
-    verdict: str  # `within 0.01`
-
-
 class Verification(NamedTuple):
     """Hold how far a file is from its checkpoint, and both accuracies where labels are known."""
 
@@ -65,10 +57,7 @@ class Verification(NamedTuple):
 
     def describe(self) -> str:
         """Return `153 validation images: probabilities differ by at most 1.2e-07, 0 of 153 predictions differ`."""
-        return (
-            f"{self.images}: probabilities differ by at most {self.largest_difference:.1e}, {self.changed:,} of {self.n:,} "
-            "predictions differ"
-        )
+        return f"{self.images}: {describe_difference(self.largest_difference, self.changed, self.n)}"
 
     def describe_agreement(self) -> str:
         """Return how far the probabilities are the checkpoint's; the bound of a format that is not exact."""
@@ -87,7 +76,7 @@ class Verification(NamedTuple):
         )
         return f"accuracy of the checkpoint {checkpoint}, of the file {exported}"
 
-    def cost(self) -> Cost | None:
+    def cost(self) -> ExportCost | None:
         """Return what the file costs of the accuracy; None where no label is known."""
         if not self.n_labeled:
             return None
@@ -98,7 +87,7 @@ class Verification(NamedTuple):
             verdict = f"not within {MARGIN:g}"
         else:
             verdict = f"not shown to be within {MARGIN:g} by {self.n_labeled:,} images"
-        return Cost(cost, low, high, verdict)
+        return ExportCost(cost, low, high, verdict)
 
     def describe_cost(self, name: str) -> str | None:
         """Return `onnx_int8 costs 0.020 (0.003 to 0.037) of the accuracy: not within 0.01`; None where no label is known."""

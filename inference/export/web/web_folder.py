@@ -18,10 +18,10 @@ from inference.export import onnx_file
 from inference.export.file_format import Computes, TrainedModel
 from inference.export.onnx_file import IMAGES, OnnxFile
 from inference.export.verify import VerificationImages, decoded, spread
+from inference.export.web import PAGE
 from inference.export.web.class_maps import CLASS_MAPS, WithClassMaps, check_class_maps, find_class_weights
 from inference.export.web.onnxruntime_web import VERSION, find_runtime
 
-PAGE = Path(__file__).parent / "page"  # index.html and what it loads; the same for every network
 MODEL = "model.onnx"
 DESCRIPTION = "model.json"  # what the page knows of the network
 N_MAPS = 8  # images on which its maps are compared with Grad-CAM
