@@ -331,7 +331,9 @@ def test_what_cannot_be_converted_has_a_reason_and_a_way_out(run, tmp_path, monk
     monkeypatch.setattr(preprocessing, "FixedSizeNetwork", Other)
     # absl's handler, which comes with jax, closes pytest's capture when Hydra configures logging
     monkeypatch.setattr("absl.logging.PythonHandler.close", logging.Handler.close)
-    monkeypatch.setattr("common.progress.SILENCE_S", 600.0)  # how far it is, which a slow machine shows, is not looked at
+    monkeypatch.setattr(
+        "common.progress.SILENCE_S", 600.0
+    )  # how far it is, which a slow machine shows, is not looked at
     ckpt = f"ckpt={run.best_checkpoint}"
     status, out, err = in_process(script, ckpt, "format=litert", f"out={tmp_path}/out")
     assert status == 1 and len(err.splitlines()) == 1, err
