@@ -7,9 +7,9 @@ from itertools import product
 
 import numpy as np
 
-from datamodules.image_stats import ImageStats
+from datamodules.cached_pixels import PixelCache
+from datamodules.image_stats import ImageStats, repeated_rows
 from datamodules.near_duplicates import NearDuplicates, connected, find_pairs
-from datamodules.pixel_cache import PixelCache
 from datamodules.sources.catalog import SPLITS, Catalog
 
 IMBALANCE = 10  # the largest class against the smallest
@@ -59,30 +59,32 @@ def leaking_train_rows(catalog: Catalog, findings: list[Finding]) -> list[int]:
 
 
 def _exact_groups(stats: ImageStats, rows: np.ndarray) -> list[list[int]]:
-    same = defaultdict(list)
-    for row in rows.tolist():
-        same[stats.fingerprints[row]].append(row)
+    same = _rows_of(stats, rows, repeated_rows(stats.fingerprints.numbers[rows]))
     return [group for group in same.values() if len(group) > 1]
+
+
+def _rows_of(stats: ImageStats, rows: np.ndarray, wanted: np.ndarray) -> dict[int, list[int]]:
+    """Return fingerprint -> the rows that have it; of the wanted ones of `rows`."""
+    same = defaultdict(list)
+    numbers = stats.fingerprints.numbers[rows]
+    for index in wanted.tolist():
+        same[int(numbers[index])].append(int(rows[index]))
+    return same
 
 
 def _near_duplicates(
     catalog: Catalog, pixels: PixelCache, rows: np.ndarray, near: NearDuplicates
 ) -> list[Finding | None]:
     """Say which images are near duplicates and no exact ones, and what was not looked at."""
-    kind, copies = "near duplicate", defaultdict(list)
-    for row in rows.tolist():
-        copies[pixels.stats.fingerprints[row]].append(row)
+    kind, numbers = "near duplicate", pixels.stats.fingerprints.numbers
+    copies = _rows_of(pixels.stats, rows, np.flatnonzero(np.isin(numbers[rows], numbers[np.unique(near.pairs)])))
     pairs = [
         pair
         for each in near.pairs.tolist()
-        for pair in _spread(catalog, *(_copies(row, pixels, copies) for row in each))
+        for pair in _spread(catalog, *(copies.get(int(numbers[row]), []) for row in each))
     ]
     findings = _by_split(kind, catalog, list(connected(pairs)), pairs)
     return [*findings, *(Finding(kind, f"{kind}: {note}", []) for note in near.notes)]
-
-
-def _copies(row: int, pixels: PixelCache, copies: dict[str, list[int]]) -> list[int]:
-    return copies.get(pixels.stats.fingerprints[row], [])
 
 
 def _spread(catalog: Catalog, one: list[int], other: list[int]) -> list[tuple[int, int]]:
@@ -129,7 +131,7 @@ def _odd(catalog: Catalog, stats: ImageStats, rows: np.ndarray) -> Finding | Non
     """Find images much smaller than the others, or of another mode than nearly all others."""
     area = stats.sizes[rows].prod(axis=1)
     small = rows[area * 16 < np.median(area)]
-    modes = Counter(stats.modes[row] for row in rows.tolist())
+    modes = Counter(map(stats.modes.__getitem__, rows.tolist()))
     usual = modes.most_common(1)[0][0]
     rare = [row for row in rows.tolist() if stats.modes[row] != usual] if modes[usual] >= 0.95 * len(rows) else []
     odd = sorted({*small.tolist(), *rare})

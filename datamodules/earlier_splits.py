@@ -2,6 +2,7 @@
 
 import logging
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from common.run_record import RunRecord
 from common.text import clean, join_words
 from common.untrusted.tables import iterate_csv
 from datamodules.sources.catalog import SPLITS, UNASSIGNED, Catalog
-from datamodules.splits import DROPPED, NO_VAL, THINNED, TRAIN_TEST, TRAIN_VAL, TRAIN_VAL_TEST, draw_splits, hash_keys
+from datamodules.splits import DROPPED, NO_VAL, THINNED, TRAIN_TEST, TRAIN_VAL, TRAIN_VAL_TEST, draw_splits
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ SHOWN = 3  # images named in a warning
 
 
 def take_over_splits(
-    catalog: Catalog, groups: np.ndarray, fingerprints: list[str], splits: str, seed: int, with_val: bool = True
+    catalog: Catalog, groups: np.ndarray, fingerprints: Sequence[str], splits: str, seed: int, with_val: bool = True
 ) -> None:
     """Give the images that an earlier run lists the splits that they had there, and new ones theirs by their hash.
 
@@ -81,7 +82,7 @@ def take_over_splits(
         _join(catalog, groups, np.isin(np.arange(len(catalog)), rows), is_old & (given == "train"), key)
         rows = rows[catalog.splits[rows] == "train"]
     if len(rows):
-        draw_splits(catalog, rows, shares, groups, hash_keys(catalog.groups, fingerprints), seed)
+        draw_splits(catalog, rows, shares, groups, fingerprints, seed)
     n_old, n_new = int(is_old.sum()), int(is_new.sum())
     catalog.splits_from = f"{splits}: {n_old} images as there, {n_new} new"
     log.info("%s: %s images keep their split, %s are new", key, f"{n_old:,}", f"{n_new:,}")

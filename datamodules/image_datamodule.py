@@ -2,9 +2,10 @@
 
 import functools
 import hashlib
+import itertools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -23,11 +24,12 @@ from common.untrusted.description import IMAGENET_MEAN, IMAGENET_STD, Fit, Inter
 from datamodules import gpu_cache, near_duplicates
 from datamodules.audit import Finding
 from datamodules.batch_transform import BatchTransform, check_batch_transform, mix_batch
+from datamodules.cached_pixels import Look, PixelCache
 from datamodules.deep_pixels import ValueRange, parse_range
 from datamodules.loader import EpochSampler, ImageDataset, StatefulDataLoader, keep_batch, workers_that_fit
 from datamodules.memory import Memory
 from datamodules.normalize import channel_statistics, normalize, without_flat_channels
-from datamodules.pixel_cache import Look, PixelCache, open_pixel_cache
+from datamodules.pixel_cache import open_pixel_caches
 from datamodules.prepare import prepare_catalog
 from datamodules.sources.catalog import SPLITS, Catalog
 from datamodules.sources.csv_table import CsvTable
@@ -40,6 +42,7 @@ from datamodules.value_range import describe_range, few_levels, training_range
 log = logging.getLogger(__name__)
 
 CLASSES_SHOWN = 20  # on the screen
+JPEG_QUALITY = 95  # of images that are kept as JPEGs
 LONG = 2.0  # times as long as wide: images that are squashed to a square with a warning
 
 
@@ -72,6 +75,8 @@ class ImageDataModule(L.LightningDataModule):
         seed: of `train_fraction`, the order, the augmentation and the batch transform.
         cache: folder of the pixel caches.
         cache_max_gib: all pixel caches together; the least recently used are removed. 0: images are decoded in every epoch.
+        cache_format: how decoded images are kept: as uint8, or as JPEGs, which take a tenth and change last bits; auto: as
+            JPEGs where they would take more than `cache_max_gib` as uint8.
         gpu_cache_gib: on a GPU, images that take no more than this as uint8 are kept there.
     """
 
@@ -104,6 +109,7 @@ class ImageDataModule(L.LightningDataModule):
         mean: Sequence[float] | None = IMAGENET_MEAN,
         std: Sequence[float] | None = IMAGENET_STD,
         splits: str | None = None,
+        cache_format: Literal["auto", "uint8", "jpeg"] = "auto",
     ):
         super().__init__()
         check_between("datamodule.batch_size", batch_size, 1, 2**20)
@@ -140,7 +146,7 @@ class ImageDataModule(L.LightningDataModule):
         self.augmentation = augmentation
         self.batch_transform = batch_transform
         self.seed = seed
-        self.cache, self.cache_max_gib = Path(cache), cache_max_gib
+        self.cache, self.cache_max_gib, self.cache_format = Path(cache), cache_max_gib, cache_format
         self.mean, self.std = (None if each is None else list(each) for each in (mean, std))  # None: not before `setup`
         self._statistics: tuple[Tensor, Tensor] | None = None  # both, on the device
         self.pixel_cache: PixelCache | None = None
@@ -225,8 +231,8 @@ class ImageDataModule(L.LightningDataModule):
         source_key = self._source_key  # likewise
         compared_look = near_duplicates.compared_look("own" if self._compares_by_own else self.value_range)
         look = Look(self.image_size, self.fit, compared_look.value_range, self.interpolation)
-        source = self._pixels(look) if look == compared_look.between else None
-        compared = self._pixels(compared_look, beside=source, stats=source and source.stats, source=source)
+        look = self._kept_as(look, beside=compared_look)
+        compared, pixels = self._pixels(compared_look, look)
         rules = self.rules if self.rules["train_fraction"] < 1 else self.rules | {"train_seed": None}
         key = f"{source_key} {compared_look} {sorted(rules.items())}"
         prepared = self.memory.get(key, lambda: (self.catalog, prepare_catalog(self.catalog, compared, **self.rules)))
@@ -237,14 +243,13 @@ class ImageDataModule(L.LightningDataModule):
         deep = np.isfinite(stats.spreads[self.catalog.present()]).all(axis=1)
         if self._compares_by_own and deep.any():
             look = look._replace(value_range=self.value_range)
+            [pixels] = self._pixels(look, beside=compared)
         if described := describe_range(self.catalog, stats, self.value_range):
             log.info("%s: %s", self.catalog.name, described)
         few = few_levels(self.catalog, stats, self.value_range)
         if few is not None:
             log.warning(few.text)
         self.findings = [*findings, *([few] if few else [])]
-        known = stats if look.value_range == compared_look.value_range else None
-        pixels = self._pixels(look, beside=compared, stats=known)
         errors = [
             pixels.stats.errors[row] for row in np.flatnonzero(self.catalog.present()) if pixels.stats.errors[row]
         ]
@@ -268,11 +273,19 @@ class ImageDataModule(L.LightningDataModule):
         )  # fmt: skip
         return list(mean), std
 
-    def _pixels(self, look: Look, **known) -> PixelCache:
+    def _kept_as(self, look: Look, beside: Look) -> Look:
+        """Return how the images are kept: as JPEGs where they are too many for uint8, or as `cache_format` says."""
+        needed = len(self.catalog) * (look.image_bytes + beside.image_bytes)
+        too_large = needed > self.cache_max_gib * 2**30 > 0
+        if self.cache_format == "uint8" or (self.cache_format == "auto" and not too_large):
+            return look
+        return look._replace(jpeg_quality=JPEG_QUALITY)
+
+    def _pixels(self, *looks: Look, beside: PixelCache | None = None) -> list[PixelCache]:
         place = self.cache / "pixels"
         return self.memory.get(
-            (self._source_key, look),
-            lambda: open_pixel_cache(self.catalog.files, look, place, self.cache_max_gib, **known),
+            (self._source_key, looks),
+            lambda: open_pixel_caches(self.catalog.files, looks, place, self.cache_max_gib, beside),
         )
 
     def fingerprint(self, *splits: str, thinned: bool = True) -> str:
@@ -285,13 +298,14 @@ class ImageDataModule(L.LightningDataModule):
         if not thinned:
             reason = THINNED.format(self.rules["train_fraction"])
             in_split[[row for row, why in self.catalog.excluded.items() if why == reason]] = "train"
-        rows = zip(self.pixel_cache.stats.fingerprints, self.catalog.labels, in_split, strict=True)
-        lines = sorted(
-            f"{image} {self.catalog.classes[label]} {split}"
-            for image, label, split in rows
-            if split in (splits or SPLITS)
-        )
-        return hashlib.blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
+        fingerprints, labels = self.pixel_cache.stats.fingerprints, self.catalog.labels
+        rows = np.flatnonzero(np.isin(in_split, splits or SPLITS))
+        order = rows[np.argsort(fingerprints.numbers[rows], kind="stable")]
+        lines = (f"{fingerprints[row]} {self.catalog.classes[labels[row]]} {in_split[row]}" for row in order.tolist())
+        digest = hashlib.blake2b(digest_size=8)
+        for number, line in enumerate(_sorted_within(lines)):
+            digest.update(f"{chr(10) * bool(number)}{line}".encode())
+        return digest.hexdigest()
 
     @property
     def has_test(self) -> bool:
@@ -429,6 +443,12 @@ class ImageDataModule(L.LightningDataModule):
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def _sorted_within(lines: Iterable[str]) -> Iterator[str]:
+    """Yield lines sorted that are sorted by their first word already, without all of them in memory."""
+    for _, same in itertools.groupby(lines, key=lambda line: line.partition(" ")[0]):
+        yield from sorted(same)
 
 
 def _is_plain(value: object) -> bool:

@@ -1,5 +1,7 @@
 """Statistics of the images from one scan of the files: size, mode, fingerprint, and what near duplicates are found by."""
 
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,75 +13,130 @@ from datamodules.decode import UnreadableImageError, read_image, resize, rgb
 from datamodules.deep_pixels import DeepPixels, ValueRange
 
 THUMBNAIL = 16  # pixels a side, gray
+NUMERIC = ("sizes", "spreads", "stated")  # columns that are saved as they are
+
+
+class Fingerprints(Sequence):
+    """Hold the images' fingerprints, 16 hex digits each, as numbers: a million texts would take nine times the memory.
+
+    Attributes:
+        numbers: (rows,) uint64; 0 where there is none, whose text is "".
+    """
+
+    def __init__(self, numbers: np.ndarray):
+        self.numbers = numbers
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> "Fingerprints":
+        """Return the fingerprints of these texts."""
+        return cls(np.array([int(text or "0", 16) for text in texts], np.uint64))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, row: int) -> str:
+        number = int(self.numbers[row])
+        return f"{number:016x}" if number else ""
+
+    def __setitem__(self, row: int, text: str) -> None:
+        self.numbers[row] = int(text, 16)
+
+    def __iter__(self) -> Iterator[str]:
+        for begin in range(0, len(self.numbers), 2**16):
+            for number in self.numbers[begin : begin + 2**16].tolist():
+                yield f"{number:016x}" if number else ""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Fingerprints | list) and list(self) == list(other)
+
+    __hash__ = None
+
+
+def repeated_rows(numbers: np.ndarray) -> np.ndarray:
+    """Return the rows whose number is there more than once, in their order."""
+    _, kind, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+    return np.flatnonzero(counts[kind] > 1)
 
 
 @dataclass
 class ImageStats:
     """Hold statistics as columns of one length, a row a file. Rows of unreadable files hold an error and otherwise nothing."""
 
-    fingerprints: list[str]
+    fingerprints: Fingerprints
     errors: list[str]  # "" where the file could be read
     sizes: np.ndarray  # (rows, 2) int32: width and height in the file
     modes: list[str]  # Pillow's mode of the file
-    thumbnails: np.ndarray  # (rows, THUMBNAIL, THUMBNAIL) uint8
+    thumbnails: np.ndarray  # (rows, THUMBNAIL, THUMBNAIL) uint8, or none (0, ...) where nothing is compared with them
     spreads: np.ndarray  # (rows, 2): of more than 8 bits a channel, between which values most lie; NaN for other images
     stated: np.ndarray  # (rows, 2): of these, the range that the file states; NaN where it states none
 
     @classmethod
-    def empty(cls, rows: int) -> "ImageStats":
+    def empty(cls, rows: int, thumbnails: np.ndarray | None = None) -> "ImageStats":
+        """Return statistics to fill; `thumbnails` may be mapped from a file, whose pages are not this process's own."""
+        if thumbnails is None:
+            thumbnails = np.zeros((rows, THUMBNAIL, THUMBNAIL), np.uint8)
         return cls(
-            fingerprints=[""] * rows,
+            fingerprints=Fingerprints(np.zeros(rows, np.uint64)),
             errors=[""] * rows,
             sizes=np.zeros((rows, 2), np.int32),
             modes=[""] * rows,
-            thumbnails=np.zeros((rows, THUMBNAIL, THUMBNAIL), np.uint8),
+            thumbnails=thumbnails,
             spreads=np.full((rows, 2), np.nan),
             stated=np.full((rows, 2), np.nan),
         )
 
     def copy_rows(self, rows: np.ndarray, other: "ImageStats", other_rows: np.ndarray) -> None:
         """Take rows of other statistics over."""
-        for name, column in vars(self).items():
-            others = getattr(other, name)
-            if isinstance(column, np.ndarray):
-                column[rows] = others[other_rows]
-            else:
-                for row, other_row in zip(rows.tolist(), other_rows.tolist(), strict=True):
-                    column[row] = others[other_row]
+        self.fingerprints.numbers[rows] = other.fingerprints.numbers[other_rows]
+        for name in (*NUMERIC, "thumbnails"):
+            if len(getattr(self, name)) and len(getattr(other, name)):
+                getattr(self, name)[rows] = getattr(other, name)[other_rows]
+        for row, other_row in zip(rows.tolist(), other_rows.tolist(), strict=True):
+            self.errors[row], self.modes[row] = other.errors[other_row], other.modes[other_row]
 
     def save(self, path: Path) -> None:
-        """Write one file of plain arrays."""
+        """Write one file of plain arrays, without the thumbnails, which have their own."""
+        failed = [row for row, error in enumerate(self.errors) if error]
+        names = sorted(set(self.modes))
+        codes = {name: code for code, name in enumerate(names)}
         np.savez(
-            path, fingerprints=np.array(self.fingerprints), errors=np.array(self.errors), modes=np.array(self.modes),
-            sizes=self.sizes, thumbnails=self.thumbnails, spreads=self.spreads, stated=self.stated,
+            path, fingerprints=self.fingerprints.numbers, failed=np.array(failed, np.int64),
+            errors=np.array([self.errors[row] for row in failed], str), mode_names=np.array(names, str),
+            modes=np.fromiter((codes[mode] for mode in self.modes), np.uint16, len(self.modes)),
+            **{name: getattr(self, name) for name in NUMERIC},
         )  # fmt: skip
 
     @classmethod
-    def load(cls, path: Path, rows: int) -> "ImageStats":
+    def load(cls, path: Path, rows: int, thumbnails: np.ndarray | None = None) -> "ImageStats":
         """Read what `save` wrote.
 
         Raises:
             ValueError: the file is damaged or has another number of rows.
         """
-        wanted = cls.empty(rows)
+        loaded = cls.empty(rows, np.zeros((0, THUMBNAIL, THUMBNAIL), np.uint8) if thumbnails is None else thumbnails)
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-                texts = {name: saved[name].tolist() for name in ("fingerprints", "errors", "modes")}
-                loaded = cls(**texts, **{name: saved[name] for name in ("sizes", "thumbnails", "spreads", "stated")})
+                columns = {
+                    "fingerprints": loaded.fingerprints.numbers,
+                    **{name: getattr(loaded, name) for name in NUMERIC},
+                }
+                for name, column in columns.items():
+                    if (saved[name].shape, saved[name].dtype) != (column.shape, column.dtype):
+                        raise ValueError(f"{name} are {saved[name].shape} {saved[name].dtype}")
+                    column[...] = saved[name]
+                names = [sys.intern(name) for name in saved["mode_names"].tolist()]
+                loaded.modes = [names[code] for code in saved["modes"].tolist()]
+                for row, error in zip(saved["failed"].tolist(), saved["errors"].tolist(), strict=True):
+                    loaded.errors[row] = error
+            if len(loaded.modes) != rows or len(loaded.thumbnails) not in (0, rows):
+                raise ValueError(f"{len(loaded.modes):,} modes, {len(loaded.thumbnails):,} thumbnails")
         except Exception as error:  # numpy and zipfile raise what they like on a damaged file
             raise ValueError(f"{path}: damaged ({error})") from error
-        for name, column in vars(loaded).items():
-            if _layout(column) != _layout(getattr(wanted, name)):
-                raise ValueError(f"{path}: damaged ({name} are {_layout(column)})")
         return loaded
 
 
-def _layout(column: list | np.ndarray) -> tuple:
-    return (column.shape, column.dtype) if isinstance(column, np.ndarray) else (len(column), type(column))
-
-
 def scan_image(
-    path: Path,
+    path: Path | str,
     row: int,
     stats: ImageStats,
     image_size: int,
@@ -93,7 +150,7 @@ def scan_image(
             enough to compare images with.
     """
     try:
-        decoded = read_image(path, image_size)
+        decoded = read_image(Path(path), image_size)
         deep = decoded.source if isinstance(decoded.source, DeepPixels) else None
         if deep is not None:
             spread = deep.spread()
@@ -103,7 +160,8 @@ def scan_image(
     except UnreadableImageError as error:
         stats.errors[row] = str(error)
         return None
-    stats.sizes[row], stats.modes[row] = decoded.size, decoded.mode
+    stats.sizes[row], stats.modes[row] = decoded.size, sys.intern(decoded.mode)
     stats.fingerprints[row] = decoded.fingerprint()
-    stats.thumbnails[row] = resize(image.convert("L"), THUMBNAIL)
+    if len(stats.thumbnails):
+        stats.thumbnails[row] = resize(image.convert("L"), THUMBNAIL)
     return image

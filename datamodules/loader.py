@@ -15,8 +15,8 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, get_worker_info
 
 from common.errors import UserError
+from datamodules.cached_pixels import PixelCache
 from datamodules.normalize import as_batch
-from datamodules.pixel_cache import PixelCache
 from datamodules.sources.catalog import Catalog
 from datamodules.transform_list import SEEDS, TransformList
 from datamodules.transforms import Augmentation
@@ -81,8 +81,10 @@ class EpochSampler(Sampler):
             rows = np.resize(rows, len(self) * self.world_size)  # repeats from the front
         skip, self.skip = self.skip, 0
         items = np.stack([rows, occurrences(rows)], axis=1)  # of the whole epoch, before each process takes its own
-        for row, occurrence in items[self.rank :: self.world_size][skip:].tolist():
-            yield self.epoch, row, occurrence
+        own = items[self.rank :: self.world_size][skip:]
+        for begin in range(0, len(own), 2**14):  # a million lists at once would take 200 MB
+            for row, occurrence in own[begin : begin + 2**14].tolist():
+                yield self.epoch, row, occurrence
 
     def _balanced(self, generator: np.random.Generator) -> np.ndarray:
         kinds = np.unique(self.balance)

@@ -24,8 +24,8 @@ from scipy import fft
 
 from common.atomic_io import write_bytes
 from common.locks import one_at_a_time
+from datamodules.cached_pixels import Look, PixelCache
 from datamodules.deep_pixels import ValueRange
-from datamodules.pixel_cache import Look, PixelCache
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def find_pairs(rows: np.ndarray, pixels: PixelCache) -> NearDuplicates:
     Args:
         pixels: of `compared_look`.
     """
-    numbers = np.array([int(pixels.stats.fingerprints[row], 16) for row in rows.tolist()], np.uint64)
+    numbers = pixels.stats.fingerprints.numbers[rows]
     numbers, first = np.unique(numbers, return_index=True)
     if len(numbers) > MOST_IMAGES:
         return NearDuplicates(np.zeros((0, 2), np.int64), [

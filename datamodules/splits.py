@@ -6,11 +6,12 @@ Train, val and test follow from each image by itself, so that images that are ad
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from common.errors import UserError
+from datamodules.image_stats import Fingerprints, repeated_rows
 from datamodules.sources.catalog import SPLITS, UNASSIGNED, Catalog
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ TOO_MANY = 0.05  # share of the images, above which near duplicates are no copie
 
 
 def fill_in_splits(
-    catalog: Catalog, groups: np.ndarray, fingerprints: list[str], seed: int, with_val: bool = True
+    catalog: Catalog, groups: np.ndarray, fingerprints: Sequence[str], seed: int, with_val: bool = True
 ) -> None:
     """Split everything where no split is given, and val off train where val is not given.
 
@@ -39,10 +40,9 @@ def fill_in_splits(
     """
     present = catalog.present()
     given = set(catalog.splits[present]) - {UNASSIGNED}
-    keys = hash_keys(catalog.groups, fingerprints)
     if not given:
         shares = TRAIN_VAL_TEST if with_val else TRAIN_TEST
-        draw_splits(catalog, np.flatnonzero(present), shares, groups, keys, seed)
+        draw_splits(catalog, np.flatnonzero(present), shares, groups, fingerprints, seed)
         catalog.splits_from = f"drawn by datamodule.split_seed={seed}"
         return
     catalog.splits_from = GIVEN
@@ -51,7 +51,7 @@ def fill_in_splits(
         log.warning("%d image(s) without a split are excluded, since others have one", len(unassigned))
         catalog.exclude(unassigned, "no split given")
     if "val" not in given and with_val:
-        draw_splits(catalog, catalog.rows("train"), TRAIN_VAL, groups, keys, seed)
+        draw_splits(catalog, catalog.rows("train"), TRAIN_VAL, groups, fingerprints, seed)
         catalog.splits_from = f"{GIVEN}, val drawn from train by datamodule.split_seed={seed}"
         log.info("no val images: 20%% of train split off, seed %d", seed)
     if "test" not in given and with_val:
@@ -207,27 +207,31 @@ def spread_rows(labels: np.ndarray, wanted: int, seed: int) -> np.ndarray:
     return np.argsort(place, kind="stable")[:wanted]
 
 
-def hash_keys(groups: list[str], fingerprints: list[str]) -> list[str]:
-    """Return what decides where an image goes: its group's name, or else its pixels."""
-    return [f"group {name}" if name else f"pixels {pixels}" for name, pixels in zip(groups, fingerprints, strict=True)]
-
-
 def hash_places(keys: Iterable[str], seed: int) -> np.ndarray:
     """Return (keys, 2) numbers from 0 to 1: where a key lies between the splits, and its rank within a group."""
-    digests = b"".join(
-        hashlib.blake2b(f"{seed} {key}".encode(errors="surrogateescape"), digest_size=16).digest() for key in keys
-    )
+    digests = bytearray()
+    for key in keys:
+        digests += hashlib.blake2b(f"{seed} {key}".encode(errors="surrogateescape"), digest_size=16).digest()
     return np.frombuffer(digests, ">u8").reshape(-1, 2) / 2.0**64
 
 
 def draw_splits(
-    catalog: Catalog, rows: np.ndarray, shares: dict[str, float], groups: np.ndarray, keys: list[str], seed: int
+    catalog: Catalog,
+    rows: np.ndarray,
+    shares: dict[str, float],
+    groups: np.ndarray,
+    fingerprints: Sequence[str],
+    seed: int,
 ) -> None:
     """Divide rows in those proportions, each group by the hash of one of its images: whatever else there is.
 
-    Only where a class would have no image in a split, the group whose hash is nearest goes there, and this is logged.
+    An image's hash is that of its group's name, or else of its pixels. Only where a class would have no image in a split, the
+    group whose hash is nearest goes there, and this is logged.
     """
-    places = hash_places([keys[row] for row in rows], seed)
+    names = catalog.groups
+    places = hash_places(
+        (f"group {names[r]}" if names[r] else f"pixels {fingerprints[r]}" for r in rows.tolist()), seed
+    )
     order = np.lexsort((places[:, 1], groups[rows]))
     _, first, unit_of = np.unique(groups[rows][order], return_index=True, return_inverse=True)
     place = places[order[first], 0]  # (groups,) of the image with the lowest rank
@@ -271,7 +275,7 @@ def _fill_gaps(choice: np.ndarray, place: np.ndarray, has: np.ndarray, ends: np.
     return moved
 
 
-def join_groups(groups: list[str], fingerprints: list[str], near: Iterable[Iterable[int]] = ()) -> np.ndarray:
+def join_groups(groups: Sequence[str], fingerprints: Sequence[str], near: Iterable[Iterable[int]] = ()) -> np.ndarray:
     """Return (rows,) group numbers that join rows of one named group and rows of equal pixels, also over several steps.
 
     Args:
@@ -285,19 +289,28 @@ def join_groups(groups: list[str], fingerprints: list[str], near: Iterable[Itera
             row = parent[row]
         return row
 
-    for kind, names in (("group", groups), ("pixels", fingerprints)):
-        first: dict[tuple[str, str], int] = {}
-        for row, name in enumerate(names):
-            if name:
-                parent[root(row)] = root(first.setdefault((kind, name), row))
+    for names in (groups, fingerprints):
+        first: dict[str, int] = {}
+        for row in _repeated(names).tolist():
+            if name := names[row]:
+                parent[root(row)] = root(first.setdefault(name, row))
     for one, *others in near:
         for other in others:
             parent[root(other)] = root(one)
-    return np.array([root(row) for row in range(len(groups))])
+    for row in np.flatnonzero(parent != np.arange(len(parent))).tolist():
+        parent[row] = root(row)
+    return parent
+
+
+def _repeated(names: Sequence[str]) -> np.ndarray:
+    """Return the rows whose name may be there more than once, in their order: the others are joined with none."""
+    if isinstance(names, Fingerprints):
+        return repeated_rows(names.numbers)
+    return repeated_rows(np.fromiter(map(hash, names), np.int64, len(names))) if any(names) else np.empty(0, np.int64)
 
 
 def kept_together(
-    catalog: Catalog, near: list[list[int]], fingerprints: list[str], parts: int
+    catalog: Catalog, near: list[list[int]], fingerprints: Sequence[str], parts: int
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Return the groups of near duplicates that stay together in a split, and those that cannot.
 

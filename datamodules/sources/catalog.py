@@ -1,7 +1,10 @@
 """The table of contents of a data set, a row an image: made by a source, completed by prepare.py."""
 
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +21,48 @@ def split_of(word: str) -> str | None:
     return SPLIT_WORDS.get(word.strip().casefold())
 
 
+class Texts(Sequence):
+    """Hold texts in one block of memory: of a million paths, in place of a list, a third."""
+
+    def __init__(self, texts: Iterable[str] = ()):
+        self._block, self._ends = bytearray(), array("q", [0])
+        for text in texts:
+            self.append(text)
+
+    def append(self, text: str) -> None:
+        self._block += text.encode(errors="surrogatepass")  # names of files may be of other bytes than UTF-8
+        self._ends.append(len(self._block))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, row: int) -> str:
+        if row < 0 or row >= len(self):
+            raise IndexError(row)
+        return self._block[self._ends[row] : self._ends[row + 1]].decode(errors="surrogatepass")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Texts | list) and list(self) == list(other)
+
+    __hash__ = None
+
+
+class Files(NamedTuple):
+    """Give the file of a row, absolute where the root is."""
+
+    root: str
+    paths: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> str:
+        return f"{self.root}/{self.paths[row]}"
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{self.root}/{path}" for path in self.paths)
+
+
 @dataclass
 class Catalog:
     """Hold the images of a data set as columns of one length.
@@ -29,10 +74,10 @@ class Catalog:
     name: str
     root: Path
     classes: list[str]
-    paths: list[str]
+    paths: Sequence[str]
     labels: np.ndarray  # (rows,) index into classes
     splits: np.ndarray  # (rows,) of str
-    groups: list[str] = field(default_factory=list)  # (rows,); "" where an image is its own group
+    groups: Sequence[str] = ()  # (rows,); "" where an image is its own group
     weights: np.ndarray | None = None  # (rows,) of the training loss; None: all equal
     subsets: dict[str, list[str]] = field(default_factory=dict)  # further columns (rows,), for accuracies by subset
     license: str | None = None  # of the images, where the source states one
@@ -40,7 +85,7 @@ class Catalog:
     similar_names: list[str] = field(default_factory=list)  # sentences on classes that may be one, for the audit
 
     def __post_init__(self):
-        self.groups = self.groups or [""] * len(self.paths)
+        self.groups = self.groups if len(self.groups) else [""] * len(self.paths)
         self.excluded: dict[int, str] = {}  # row -> reason
         self.splits_from: str | None = None  # given or drawn, once it is decided
 
@@ -48,8 +93,8 @@ class Catalog:
         return len(self.paths)
 
     @property
-    def files(self) -> list[Path]:
-        return [self.root / path for path in self.paths]
+    def files(self) -> Files:
+        return Files(str(self.root), self.paths)
 
     def rows(self, split: str) -> np.ndarray:
         """Return the indices of a split's rows, in the order of the catalog."""

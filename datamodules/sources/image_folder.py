@@ -72,8 +72,9 @@ class ImageFolder(Source):
             )  # fmt: skip
         for split, folder in split_folders.items():
             for name, label in zip(names, self.classes, strict=True):
-                for file in walk_images(folder / name, others=others):
-                    yield ImageRow(os.path.relpath(file, root), label, split)
+                beside_root = "" if folder == root else f"{folder.relative_to(root)}/"
+                for path in _walk(folder / name, others=others):
+                    yield ImageRow(f"{beside_root}{name}/{path}", label, split)
         others += Counter(f"{_kind(file.name)} beside the class folders" for file in _beside(root, split_folders))
         if others:
             listed = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(NAMED))
@@ -122,7 +123,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 def _refuse_names_of_splits(root: Path, folders: list[Path]) -> None:
     """Raise UserError where the folders are splits by their names, as seg_train and seg_test, and no classes."""
-    full = [each for each in folders if next(walk_images(each, warn=False), None)]
+    full = [each for each in folders if _holds_images(each)]
     named = {each: split for each in full if (split := split_in(each.name))}
     unclear = [each for each in named if not split_of(each.name)]
     if not unclear or len(set(named.values())) < 2 or 2 * len(named) < len(full):
@@ -270,7 +271,7 @@ def _class_folders(root: Path, folder: Path) -> list[str]:
         if each.name != each.name.strip():
             raise UserError(f"{shown}: the name of the class folder {each.name!r} has blanks around it; rename it")
     direct = {each for each in folders if _has_images(each)}
-    full = {each for each in folders if each in direct or next(walk_images(each, warn=False), None)}
+    full = {each for each in folders if each in direct or _holds_images(each)}
     with_folders = [each for each in folders if each in full and each not in direct]  # only in folders below
     beside = {each.name.casefold() for each in full}
     _refuse_parts(shown, root, folder, [each for each in folders if each in full])
@@ -357,7 +358,12 @@ def _folders(folder: Path) -> list[Path]:
 
 def _full_folders(folder: Path) -> list[Path]:
     """Return the folders inside that hold images, at any depth."""
-    return [each for each in _folders(folder) if next(walk_images(each, warn=False), None)]
+    return [each for each in _folders(folder) if _holds_images(each)]
+
+
+def _holds_images(folder: Path) -> bool:
+    """Return whether there are images anywhere below a folder."""
+    return _has_images(folder) or next(_walk(folder, warn=False), None) is not None
 
 
 def _has_images(folder: Path) -> bool:
@@ -386,20 +392,26 @@ def walk_images(folder: Path, warn: bool = True, others: Counter | None = None) 
         warn: log the folders that are skipped.
         others: counts by suffix the files that are no images by their names.
     """
+    return (folder / path for path in _walk(folder, warn, others))
+
+
+def _walk(folder: Path, warn: bool = True, others: Counter | None = None) -> Iterator[str]:
+    """Yield what `walk_images` yields, relative to the folder: a hundred thousand Paths would take a second."""
     seen: set[tuple[int, int]] = set()
-    waiting = [(folder, True)]
+    waiting = [("", True)]
     while waiting:
         path, is_folder = waiting.pop()
         if is_folder:
-            waiting += _entries(path, seen, warn)
-        elif path.suffix.lower() in SUFFIXES:
+            waiting += _entries(folder, path, seen, warn)
+        elif _suffix(path) in SUFFIXES:
             yield path
         elif others is not None:
-            others[_kind(path.name)] += 1
+            others[_kind(path)] += 1
 
 
-def _entries(folder: Path, seen: set[tuple[int, int]], warn: bool) -> list[tuple[Path, bool]]:
+def _entries(root: Path, below_root: str, seen: set[tuple[int, int]], warn: bool) -> list[tuple[str, bool]]:
     """Return each entry of a folder and whether it is one itself, the last first; nothing where it was seen before."""
+    folder = root / below_root
     try:
         status = folder.stat()
         if (status.st_dev, status.st_ino) in seen:
@@ -411,7 +423,9 @@ def _entries(folder: Path, seen: set[tuple[int, int]], warn: bool) -> list[tuple
         if warn:
             log.warning("%s: skipped, the folder cannot be read (%s)", folder, error.strerror)
         return []
-    return [(folder / name, below[name]) for name in sorted(below, key=lambda n: n + os.sep * below[n], reverse=True)]
+    beside = f"{below_root}/" if below_root else ""
+    names = sorted((name + os.sep * is_folder for name, is_folder in below.items()), reverse=True)
+    return [(beside + name.rstrip(os.sep), name.endswith(os.sep)) for name in names]
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

@@ -3,6 +3,7 @@
 import os
 import re
 import unicodedata
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -12,11 +13,12 @@ import numpy as np
 
 from common.errors import UserError
 from common.text import clean, join_words
-from datamodules.sources.catalog import SPLIT_WORDS, SPLITS, UNASSIGNED, Catalog
+from datamodules.sources.catalog import SPLIT_WORDS, SPLITS, UNASSIGNED, Catalog, Texts
 
 MOST_CLASSES = 100_000
 OTHER_WORDS = [word for word in SPLIT_WORDS if word not in SPLITS]
 NO_LABELS = {"nan", "NaN", "<NA>"}  # of pandas; None and NA may be classes
+_SPLIT_NUMBERS = {split: number for number, split in enumerate((*SPLITS, UNASSIGNED))}
 LARGEST_WEIGHT = 1e6  # so that a loss stays finite
 
 
@@ -73,51 +75,91 @@ def read_source(source: Source) -> Catalog:
     Raises:
         UserError: no images, fewer than two classes, or a row with a value that cannot be used; names source and row.
     """
-    rows: list[ImageRow] = []
-    seen: dict[str, int] = {}
+    columns = _Columns(source)
     listed = source.images()
     if not isinstance(listed, Iterable):
         raise UserError(
             f"{source.key}={source}: its images() gives a {type(listed).__name__}; it yields an ImageRow an image"
         )
     for number, row in enumerate(listed):
-        problem = _find_problem(row, source)
-        if problem is None and (earlier := seen.setdefault(_plain(row.path), number)) != number:
-            problem = f"{row.path[:200]} is in {source.place(earlier).rpartition(': ')[2]} already"
-            if row.label != rows[earlier].label:
-                problem += f", and labeled {rows[earlier].label[:60]!r} there, {row.label[:60]!r} here"
-            problem += "; leave one of the two lines"
-        if problem:
+        if problem := _find_problem(row, source):
             raise UserError(f"{source.key}={source.place(number)}: {problem}")
-        rows.append(row)
+        columns.append(row)
+    columns.refuse_repeated()
     shown = f"{source.key}={source}"
-    if not rows:
+    if not len(columns.paths):
         raise UserError(f"{shown}: lists no images")
     if source.root is None:
         raise UserError(f"{shown}: has no root, the folder that its paths are relative to")
-    classes = list(source.classes or sorted({row.label for row in rows}))
+    classes = list(source.classes or sorted(columns.names))
     if not 2 <= len(classes) <= MOST_CLASSES:
         what = f"a single class ({classes[0]})" if len(classes) == 1 else f"{len(classes):,} classes"
         raise UserError(f"{shown}: {what}; a classifier needs two or more, up to {MOST_CLASSES:,}")
-    similar = _similar_names(classes, Counter(row.label for row in rows), source)
     index = {name: label for label, name in enumerate(classes)}
-    weights = np.array([row.weight for row in rows], np.float32)
+    labels = np.array([index[name] for name in columns.names])[np.frombuffer(columns.labels, np.int32)]
+    counts = Counter(dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True)))
+    similar = _similar_names(classes, counts, source)
+    weights = np.frombuffer(columns.weights, np.float32)
     if not weights.any():
         raise UserError(f"{shown}: every weight is 0, so that nothing would be learned")
     return Catalog(
         name=source.name,
         root=Path(source.root).absolute(),  # a record holds it, and the pixel cache asks for files by it
         classes=classes,
-        paths=[row.path for row in rows],
-        labels=np.array([index[row.label] for row in rows]),
-        splits=np.array([row.split for row in rows], dtype="<U5"),
-        groups=[row.group for row in rows],
-        weights=None if (weights == 1).all() else weights,
-        subsets={column: [row.subsets.get(column, "") for row in rows] for column in rows[0].subsets},
+        paths=columns.paths,
+        labels=labels,
+        splits=np.array((*SPLITS, UNASSIGNED), dtype="<U5")[np.frombuffer(columns.splits, np.int8)],
+        groups=columns.groups or (),
+        weights=None if (weights == 1).all() else weights.copy(),
+        subsets=columns.subsets,
         license=source.license,
         citation=source.citation,
         similar_names=similar,
     )
+
+
+class _Columns:
+    """Hold the rows of a source as they come, without an object for each."""
+
+    def __init__(self, source: Source):
+        self.source = source
+        self.paths, self.names = Texts(), {}  # name of a class -> its number here
+        self.labels, self.splits, self.weights = array("i"), array("b"), array("f")
+        self.groups: list[str] = []  # none as long as no image has one
+        self.subsets: dict[str, list[str]] = {}
+        self._hashes = array("q")  # of the paths
+
+    def append(self, row: ImageRow) -> None:
+        """Add a row without a problem."""
+        number = len(self.paths)
+        self.paths.append(row.path)
+        self.labels.append(self.names.setdefault(row.label, len(self.names)))
+        self.splits.append(_SPLIT_NUMBERS[row.split])
+        self.weights.append(row.weight)
+        self._hashes.append(hash(_plain(row.path)))
+        if row.group and not self.groups:
+            self.groups = [""] * number
+        if row.group or self.groups:
+            self.groups.append(row.group)
+        if not number:
+            self.subsets = {column: [] for column in row.subsets}
+        for column, values in self.subsets.items():
+            values.append(row.subsets.get(column, ""))
+
+    def refuse_repeated(self) -> None:
+        """Raise UserError where a path is in two rows; names the first one that is there again."""
+        hashes = np.frombuffer(self._hashes, np.int64)
+        _, number_of, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+        seen: dict[str, int] = {}
+        for row in np.flatnonzero(counts[number_of] > 1).tolist():
+            path = self.paths[row]
+            if (earlier := seen.setdefault(_plain(path), row)) != row:
+                problem = f"{path[:200]} is in {self.source.place(earlier).rpartition(': ')[2]} already"
+                names = list(self.names)
+                there, here = (names[self.labels[each]][:60] for each in (earlier, row))
+                if there != here:
+                    problem += f", and labeled {there!r} there, {here!r} here"
+                raise UserError(f"{self.source.key}={self.source.place(row)}: {problem}; leave one of the two lines")
 
 
 def _similar_names(classes: Sequence[str], counts: Counter, source: Source) -> list[str]:

@@ -32,7 +32,7 @@ class Pixels:
             self.stats.thumbnails[row] = resize(image, 16)
 
     def __getitem__(self, row):
-        return np.asarray(self.look.resize(self.images[row].convert("RGB")))
+        return np.asarray(self.look.resize(self.images[row].convert("RGB")))[..., None]
 
 
 def catalog_of(splits):

@@ -18,7 +18,7 @@ from tests.support.helpers import NOT_DRAWN, SIMPLE_CNN
 def counted(monkeypatch):
     """Count how often images are listed, opened and audited."""
     calls = Counter()
-    for name in ("read_source", "open_pixel_cache", "prepare_catalog"):
+    for name in ("read_source", "open_pixel_caches", "prepare_catalog"):
         usual = getattr(image_datamodule, name)
         monkeypatch.setattr(
             image_datamodule, name, lambda *a, _name=name, _usual=usual, **k: calls.update([_name]) or _usual(*a, **k)
@@ -51,7 +51,7 @@ def test_other_rules_share_the_pixels_and_not_the_splits(two_colors, tmp_path, c
         found.append(data)
     assert counted == {
         "read_source": 1,
-        "open_pixel_cache": 2,  # those of the run, and those that are compared
+        "open_pixel_caches": 1,  # those of the run, and those that are compared
         "prepare_catalog": 5,
     }  # of whole train the seed is no rule
     splits = [data.catalog.splits.tolist() for data in found]
@@ -78,7 +78,7 @@ def test_the_jobs_of_a_sweep_list_and_audit_once(in_process, two_colors, tmp_pat
         f"hydra.sweep.dir={tmp_path}/sweep",
     )
     assert status == 0, err
-    assert counted == {"read_source": 1, "open_pixel_cache": 2, "prepare_catalog": 1}
+    assert counted == {"read_source": 1, "open_pixel_caches": 1, "prepare_catalog": 1}
 
 
 def test_jobs_of_other_normalizations_share_the_images_and_the_statistics(two_colors, tmp_path, counted, monkeypatch):
@@ -94,5 +94,5 @@ def test_jobs_of_other_normalizations_share_the_images_and_the_statistics(two_co
         data.memory = memory
         data.setup()
         means.append(data.mean)
-    assert counted == {"read_source": 1, "open_pixel_cache": 2, "prepare_catalog": 1, "statistics": 1}
+    assert counted == {"read_source": 1, "open_pixel_caches": 1, "prepare_catalog": 1, "statistics": 1}
     assert means[0] != means[1] == means[2]

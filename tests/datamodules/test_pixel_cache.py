@@ -1,4 +1,5 @@
 import errno
+import io
 import os
 import pickle
 import subprocess
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules import cache_build
 from datamodules import pixel_cache as module
+from datamodules.cached_pixels import Look, UncachedPixels
 from datamodules.decode import open_image, resize
 from datamodules.near_duplicates import compared_look
-from datamodules.pixel_cache import Look, open_pixel_cache
+from datamodules.pixel_cache import open_pixel_cache, open_pixel_caches
 from tests.support.helpers import PROJECT, make_images
 
 
@@ -30,9 +33,8 @@ def test_each_interpolation_has_a_cache_of_its_own_and_finds_the_same_duplicates
     assert len(list((tmp_path / "cache").iterdir())) == 2
     for cache, filter in ((linear, Image.Resampling.BILINEAR), (cubic, Image.Resampling.BICUBIC)):
         assert np.array_equal(cache[0], np.asarray(Image.open(files[0]).resize((32, 32), filter)))
-    without = module.UncachedPixels(files, module.Look(32, interpolation="bicubic"), cubic.stats)
+    without = UncachedPixels(files, Look(32, interpolation="bicubic"), cubic.stats)
     assert np.array_equal(pickle.loads(pickle.dumps(without))[0], cubic[0])
-    assert np.array_equal(linear.stats.thumbnails, cubic.stats.thumbnails)
     assert linear.stats.fingerprints == cubic.stats.fingerprints
 
 
@@ -41,7 +43,7 @@ def test_each_fit_has_a_cache_of_its_own(files, tmp_path):
         Image.open(file).resize((60, 30)).save(file)
     caches = {fit: open_pixel_cache(files, Look(32, fit=fit), tmp_path / "cache") for fit in ("squash", "crop", "pad")}
     for fit, cache in caches.items():
-        without = module.UncachedPixels(files, module.Look(32, fit), cache.stats)
+        without = UncachedPixels(files, Look(32, fit), cache.stats)
         assert np.array_equal(cache[0], np.asarray(resize(open_image(files[0]), 32, fit)))
         assert np.array_equal(pickle.loads(pickle.dumps(without))[0], cache[0])
     assert not caches["pad"][0][:7].any() and not np.array_equal(caches["crop"][0], caches["squash"][0])
@@ -53,7 +55,7 @@ def test_a_cache_holds_the_pixels_of_decoding_and_is_found_again(files, tmp_path
     for row, file in enumerate(files):
         assert np.array_equal(cache[row], np.asarray(resize(open_image(file), 32)))
     assert len(set(cache.stats.fingerprints)) == len(files)
-    monkeypatch.setattr(module, "_decode", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(module, "build", lambda *_: pytest.fail("built again"))
     again = open_pixel_cache(files, Look(32), tmp_path / "cache")
     assert (
         all(np.array_equal(again[row], cache[row]) for row in range(len(files)))
@@ -100,7 +102,7 @@ def test_without_space_images_are_decoded_each_time_with_a_warning(files, tmp_pa
     def refuse(*_, **__):
         raise OSError(reason, "refused")
 
-    monkeypatch.setattr(module.os, "pwrite", refuse)
+    monkeypatch.setattr(cache_build.os, "pwrite", refuse)
     cache = open_pixel_cache(files, Look(32), tmp_path / "other")
     assert all(np.array_equal(cache[row], expected[row]) for row in range(len(files)))
     assert cache.stats.fingerprints == expected.stats.fingerprints
@@ -125,25 +127,99 @@ def test_the_least_recently_used_caches_make_room(files, tmp_path):
     assert len(names[1]) == 2 and len(names[2]) == 2 and not names[0] & names[2]
 
 
-def test_a_killed_builder_leaves_nothing_that_counts(files, tmp_path):
+@pytest.mark.parametrize("quality", [None, 95])
+@pytest.mark.parametrize("saves", [True, False])
+def test_what_a_killed_builder_has_read_and_saved_is_not_read_again(
+    files, tmp_path, monkeypatch, caplog, quality, saves
+):
+    looks = [compared_look(None), Look(32, jpeg_quality=quality)]
     script = (
-        "import sys, time; from pathlib import Path; from datamodules import pixel_cache\n"
-        "def scan(*a):\n    print('building', flush=True); time.sleep(60)\n"
-        "pixel_cache.scan_image = scan\n"
-        "pixel_cache.open_pixel_cache([Path(p) for p in sys.argv[2:]], pixel_cache.Look(32), Path(sys.argv[1]))"
+        "import sys, time; from pathlib import Path; from datamodules import cache_build, pixel_cache\n"
+        "from datamodules.near_duplicates import compared_look\n"
+        f"cache_build.CHUNK, cache_build.SAVED_S, usual = 2, {-1 if saves else 60}, cache_build.scan_image\n"
+        "def scan(path, row, *rest):\n"
+        "    if row == 5:\n        print('building', flush=True); time.sleep(60)\n"
+        "    return usual(path, row, *rest)\n"
+        "cache_build.scan_image = scan\n"
+        f"looks = [compared_look(None), cache_build.Look(32, jpeg_quality={quality})]\n"
+        "pixel_cache.open_pixel_caches(sys.argv[2:], looks, Path(sys.argv[1]))"
     )
+    files[0].write_bytes(b"no image")
     command = [sys.executable, "-c", script, str(tmp_path / "cache"), *map(str, files)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=PROJECT)
     process.stdout.readline()
     process.kill()
     process.wait()
     process.stdout.close()
-    assert [place for place in (tmp_path / "cache").iterdir() if ".building-" in place.name]
-    assert open_pixel_cache(files, Look(32), tmp_path / "cache")[5].any()
-    old = next(place for place in (tmp_path / "cache").iterdir() if ".building-" in place.name)
-    os.utime(old, (0, 0))
+    assert [".building-" in place.name for place in (tmp_path / "cache").iterdir() if place.is_dir()] == [True]
+    read, scan = [], cache_build.scan_image
+    monkeypatch.setattr(cache_build, "scan_image", lambda path, row, *rest: read.append(row) or scan(path, row, *rest))
+    with caplog.at_level("INFO"):
+        continued = open_pixel_caches(files, looks, tmp_path / "cache")
+    assert sorted(read) == ([4, 5] if saves else [0, 1, 2, 3, 4, 5])
+    assert ("where an earlier command ended" in caplog.text) == saves
+    whole = open_pixel_caches(files, looks, tmp_path / "other")
+    for one, other in zip(continued, whole, strict=True):
+        assert all(np.array_equal(one[row], other[row]) for row in range(6))
+        assert one.stats.fingerprints == other.stats.fingerprints and one.stats.errors == other.stats.errors
+        assert "no known image format" in one.stats.errors[0] and one.stats.modes == ["", *5 * ["RGB"]]
+    assert np.array_equal(continued[0].stats.thumbnails, whole[0].stats.thumbnails)
+    assert not [place for place in (tmp_path / "cache").iterdir() if ".building-" in place.name]
+
+
+def test_what_was_begun_a_day_ago_is_removed(files, tmp_path):
+    for name, used_s in (("a" * 24, 0), ("b" * 24, None)):
+        (tmp_path / "cache" / f"{name}.building-host-1-x").mkdir(parents=True)
+        if used_s is not None:
+            os.utime(tmp_path / "cache" / f"{name}.building-host-1-x", (used_s, used_s))
     open_pixel_cache(files, Look(16), tmp_path / "cache")
-    assert not old.exists()
+    assert [place.name[0] for place in (tmp_path / "cache").iterdir() if ".building-" in place.name] == ["b"]
+
+
+def test_jpegs_are_those_of_pillow_and_take_a_fraction(tmp_path):
+    generator = np.random.default_rng(0)
+    files = []
+    for number in range(5):
+        small = generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        files.append(tmp_path / f"{number}.png")
+        Image.fromarray(small).resize((400, 300), Image.Resampling.BICUBIC).save(files[-1])
+    files[2].write_bytes(b"")
+    plain, packed = (
+        open_pixel_cache(files, Look(256, jpeg_quality=quality), tmp_path / "cache") for quality in (None, 95)
+    )
+    for row in (0, 1, 3, 4):
+        buffer = io.BytesIO()
+        resized = Image.open(files[row]).resize((256, 256), Image.Resampling.BILINEAR)
+        resized.save(buffer, "JPEG", quality=95, subsampling=0)
+        assert np.array_equal(packed[row], np.asarray(Image.open(buffer)))
+        assert np.abs(packed[row].astype(int) - plain[row]).mean() < 1.5
+    assert not packed[2].any() and packed.stats.errors == plain.stats.errors
+    assert sum(file.stat().st_size for file in packed.path.parent.glob("jpeg-*")) < plain.path.stat().st_size / 5
+    assert np.array_equal(pickle.loads(pickle.dumps(packed))[4], packed[4])
+    for name in ("jpeg-0000.bin", "places.npy"):
+        path = packed.path.parent / name
+        content = path.read_bytes()
+        path.write_bytes(content[:-1])
+        again = open_pixel_cache(files, Look(256, jpeg_quality=95), tmp_path / "cache")
+        assert np.array_equal(again[4], packed[4])
+
+
+def test_further_images_are_added_to_the_jpegs_without_a_copy(files, tmp_path, monkeypatch):
+    look = Look(32, jpeg_quality=90)
+    before = open_pixel_cache(files[:4], look, tmp_path / "cache")
+    grown = open_pixel_cache([files[5], *files[:5]], look, tmp_path / "cache")
+    assert (before.path.with_name("jpeg-0000.bin")).samefile(grown.path.with_name("jpeg-0000.bin"))
+    assert [file.name for file in sorted(grown.path.parent.glob("jpeg-*"))] == ["jpeg-0000.bin", "jpeg-0001.bin"]
+    alone = open_pixel_cache([files[5], *files[:5]], look, tmp_path / "other")
+    assert all(np.array_equal(grown[row], alone[row]) for row in range(6))
+    monkeypatch.setattr(cache_build, "scan_image", lambda *_: pytest.fail("read again"))
+    few = open_pixel_cache([files[1]], look, tmp_path / "cache")  # most of the file is not wanted
+    assert np.array_equal(few[0], alone[2])
+    assert (few.path.with_name("jpeg-0000.bin")).stat().st_size == len(alone.jpeg(2))
+    monkeypatch.undo()
+    monkeypatch.setattr(cache_build.os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
+    copied = open_pixel_cache(files[:5], look, tmp_path / "cache")
+    assert np.array_equal(copied[4], alone[5])
 
 
 def test_a_cache_of_another_process_may_vanish_meanwhile(files, tmp_path, monkeypatch):
@@ -162,8 +238,8 @@ def test_a_cache_of_another_process_may_vanish_meanwhile(files, tmp_path, monkey
 
 
 def test_several_at_once_build_one_whole_cache_and_decode_each_file_once(files, tmp_path, monkeypatch):
-    caches, threads, decoded, scan = [], [], [], module.scan_image
-    monkeypatch.setattr(module, "scan_image", lambda path, *rest: decoded.append(path) or scan(path, *rest))
+    caches, threads, decoded, scan = [], [], [], cache_build.scan_image
+    monkeypatch.setattr(cache_build, "scan_image", lambda path, *rest: decoded.append(path) or scan(path, *rest))
     for _ in range(4):
         threads.append(
             threading.Thread(target=lambda: caches.append(open_pixel_cache(files, Look(32), tmp_path / "cache")))
@@ -180,16 +256,16 @@ def test_several_at_once_build_one_whole_cache_and_decode_each_file_once(files, 
 def test_an_added_file_decodes_that_file_only(files, tmp_path, monkeypatch, caplog):
     before = open_pixel_cache(files[:5], Look(32), tmp_path / "cache")
     (before.path.parent / "near.npz").write_bytes(b"known")
-    decoded, scan = [], module.scan_image
-    monkeypatch.setattr(module, "scan_image", lambda path, *rest: decoded.append(path) or scan(path, *rest))
+    decoded, scan = [], cache_build.scan_image
+    monkeypatch.setattr(cache_build, "scan_image", lambda path, *rest: decoded.append(path) or scan(path, *rest))
     order = [files[5], *files[3:5], *files[:3]]  # as the catalog has them: anywhere
     with caplog.at_level("INFO"):
         after = open_pixel_cache(order, Look(32), tmp_path / "cache")
-    assert decoded == [files[5]] and "reading 1 of 6 images" in caplog.text
+    assert decoded == [str(files[5])] and "reading 1 of 6 images" in caplog.text
     for row, file in enumerate(order):
         assert np.array_equal(after[row], np.asarray(resize(open_image(file), 32)))
-    assert after.stats.fingerprints[1:] == [before.stats.fingerprints[row] for row in (3, 4, 0, 1, 2)]
-    assert np.array_equal(after.stats.sizes, np.full((6, 2), 50)) and after.stats.thumbnails.any(axis=(1, 2)).all()
+    assert list(after.stats.fingerprints)[1:] == [before.stats.fingerprints[row] for row in (3, 4, 0, 1, 2)]
+    assert np.array_equal(after.stats.sizes, np.full((6, 2), 50))
     assert (after.path.parent / "near.npz").read_bytes() == b"known"
     decoded.clear()
     open_pixel_cache(order[1:], Look(32), tmp_path / "cache")  # removed again
@@ -243,33 +319,37 @@ def test_a_file_where_the_cache_should_be_is_a_warning(files, tmp_path, caplog):
     assert cache[0].any() and "decoding images in every epoch" in caplog.text
 
 
-def test_pixels_that_are_compared_come_from_a_cache_of_their_size_in_between_as_from_the_files(
-    files, tmp_path, monkeypatch
-):
-    look = compared_look(None)
-    read = open_pixel_cache(files, look, tmp_path / "read")
-    source = open_pixel_cache(files, look.between, tmp_path / "cache")
-    monkeypatch.setattr(module, "scan_image", lambda *_: pytest.fail("read again"))
-    made = open_pixel_cache(files, look, tmp_path / "cache", beside=source, source=source)
-    assert len({read[row].tobytes() for row in range(len(files))}) > 1
-    for row in range(len(files)):
-        assert np.array_equal(made[row], read[row])
-    assert made.stats.fingerprints == read.stats.fingerprints and made.stats.errors == read.stats.errors
-    assert np.array_equal(made.stats.thumbnails, read.stats.thumbnails)
+@pytest.mark.parametrize("main", [Look(32), Look(256), Look(256, fit="crop"), Look(256, jpeg_quality=95)], ids=str)
+def test_one_reading_makes_all_caches_as_one_of_each_would(files, tmp_path, monkeypatch, main):
+    compared = compared_look(None)
+    files[3].write_bytes(b"")
+    each = [open_pixel_cache(files, look, tmp_path / "each") for look in (compared, main)]
+    scans, scan = [], cache_build.scan_image
+    monkeypatch.setattr(cache_build, "scan_image", lambda *rest: scans.append(1) or scan(*rest))
+    together = open_pixel_caches(files, [compared, main], tmp_path / "cache")
+    assert len(scans) == len(files)
+    for one, other in zip(each, together, strict=True):
+        assert len({other[row].tobytes() for row in range(len(files))}) > 1
+        assert all(np.array_equal(one[row], other[row]) for row in range(len(files)))
+        assert one.stats.fingerprints == other.stats.fingerprints and one.stats.errors == other.stats.errors
+    assert np.array_equal(each[0].stats.thumbnails, together[0].stats.thumbnails)
+    gray = Image.fromarray(np.asarray(Image.open(files[0]).resize((256, 256), Image.Resampling.BILINEAR))).convert("L")
+    assert (
+        np.abs(np.asarray(gray, float).reshape(64, 4, 64, 4).mean((1, 3)) - together[0][0][..., 0]).max() <= 1
+    )  # rounded twice
+    again = open_pixel_caches(files, [compared, main], tmp_path / "cache")
+    assert again[1].stats is again[0].stats  # in memory once
 
 
 def test_of_two_caches_that_a_run_needs_both_have_room_or_the_second_is_not_written(files, tmp_path, monkeypatch):
     """Else each start would remove one for the other."""
-    look, one = compared_look(None), 3 * 64**2 * len(files) / 2**30
-    for limit, is_kept in ((6, True), (3, False)):  # the second takes three times as much
-        folder = tmp_path / str(limit)
-        first = open_pixel_cache(files, look, folder, limit * one)
-        scans = []
-        usual = module.scan_image
-        monkeypatch.setattr(module, "scan_image", lambda *a, _usual=usual, _scans=scans: _scans.append(1) or _usual(*a))
-        second = open_pixel_cache(files, Look(110), folder, limit * one, beside=first, stats=first.stats)
+    look, one = compared_look(None), 64**2 * len(files) / 2**30
+    scans, scan = [], cache_build.scan_image
+    monkeypatch.setattr(cache_build, "scan_image", lambda *rest: scans.append(1) or scan(*rest))
+    for limit, is_kept in ((10, True), (9, False)):  # the second takes 8.9 times as much
+        first, second = open_pixel_caches(files, [look, Look(110)], tmp_path / str(limit), limit * one)
         assert (second.path is not None) == is_kept and first.path.is_file()
         assert np.array_equal(
             second[0], np.asarray(Image.open(files[0]).convert("RGB").resize((110, 110), Image.BILINEAR))
         )
-        assert bool(scans) == is_kept
+    assert len(scans) == 2 * len(files)

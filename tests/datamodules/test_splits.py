@@ -12,7 +12,6 @@ from datamodules.splits import (
     assign_splits,
     check_splits,
     draw_splits,
-    hash_keys,
     join_groups,
     spread_rows,
     stratified_rows,
@@ -168,7 +167,7 @@ def drawn(pixels, seed=7, groups=None, labels=None):
     images = Catalog(name="x", root="DIR", classes=["a", "b"], paths=pixels, labels=labels, groups=names,
                      splits=np.full(len(pixels), "", dtype=object))  # fmt: skip
     rows = np.arange(len(pixels))
-    draw_splits(images, rows, TRAIN_VAL_TEST, join_groups(names, pixels), hash_keys(names, pixels), seed)
+    draw_splits(images, rows, TRAIN_VAL_TEST, join_groups(names, pixels), pixels, seed)
     return dict(zip(pixels, images.splits.tolist(), strict=True))
 
 
@@ -194,7 +193,7 @@ def test_shares_are_near_those_asked_for_also_of_groups():
     images = Catalog(name="x", root="DIR", classes=["a"], paths=pixels, labels=np.zeros(10_000, int),
                      splits=np.full(10_000, "", dtype=object))  # fmt: skip
     groups = join_groups([""] * 10_000, pixels, near)
-    draw_splits(images, np.arange(10_000), TRAIN_VAL_TEST, groups, hash_keys([""] * 10_000, pixels), 1)
+    draw_splits(images, np.arange(10_000), TRAIN_VAL_TEST, groups, pixels, 1)
     for split, share in TRAIN_VAL_TEST.items():  # of 2,000 groups; the standard deviation is at most 0.011
         assert abs((images.splits == split).mean() - share) < 0.04
     assert all(len(set(images.splits[rows])) == 1 for rows in near)

@@ -6,8 +6,10 @@ import os
 import pytest
 
 from common.errors import UserError
+from datamodules.cached_pixels import Look
 from datamodules.decode import UnreadableImageError, open_image
-from datamodules.pixel_cache import Look, open_pixel_cache
+from datamodules.near_duplicates import compared_look
+from datamodules.pixel_cache import open_pixel_cache
 from datamodules.prepare import prepare_catalog
 from datamodules.sources.image_folder import ImageFolder
 from datamodules.sources.source import read_source
@@ -34,7 +36,7 @@ def test_a_dangling_link_is_an_unreadable_file(tmp_path):
 
     def prepared(**rules):
         catalog = read_source(ImageFolder(root=root))
-        pixels = open_pixel_cache(catalog.files, Look(8), tmp_path / "cache")
+        pixels = open_pixel_cache(catalog.files, compared_look(None), tmp_path / "cache")
         prepare_catalog(catalog, pixels, seed=0, **rules)
         return catalog
 

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_labels_are_utf8_and_paths_are_bytes(root):
     (root / "images" / "000.png").rename(root / "images" / os.fsdecode(b"\xfc.png"))
     table = root / "table.csv"
     table.write_bytes(b"path,label\nimages/\xfc.png,a\nimages/001.png,b\n")
-    assert all(file.is_file() for file in read_source(CsvTable(table=table)).files)
+    assert all(Path(file).is_file() for file in read_source(CsvTable(table=table)).files)
     table.write_bytes(b"path,label\nimages/\xfc.png,gr\xfcn\nimages/001.png,b\n")
     with pytest.raises(UserError, match=r"line 2: label=.*not in UTF-8"):
         read_source(CsvTable(table=table))

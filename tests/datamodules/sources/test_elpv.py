@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ pytest.importorskip("elpv_dataset", reason="needs the extra samples")
 def test_the_certain_cells_and_their_split_never_change():
     catalog = read_source(Elpv())
     assert np.bincount(catalog.labels).tolist() == [1508, 715] and catalog.license == Elpv.license
-    assert all(path.is_file() for path in catalog.files)
+    assert all(Path(path).is_file() for path in catalog.files)
     fingerprints = [fingerprint(open_image(path)) for path in catalog.files]
     fill_in_splits(catalog, np.arange(len(catalog)), fingerprints, 48763)  # without near duplicates, which join groups
     assert catalog.describe() == "train 1,320, val 449, test 454 images"

@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def test_folders_that_are_no_classes_are_named(tmp_path, folders, message):
 def test_a_class_folder_that_is_no_utf8_is_a_class_of_a_name_that_can_be_written(tmp_path, caplog):
     catalog = read_source(ImageFolder(root=make_images(tmp_path, {"blue": 2, "red\udce9": 2}, size=8)))
     assert catalog.classes == ["blue", r"red\xe9"] and catalog.labels.tolist() == [0, 0, 1, 1]
-    assert all(file.is_file() for file in catalog.files)
+    assert all(Path(file).is_file() for file in catalog.files)
     assert r"the class is called red\xe9 here" in caplog.text
 
 

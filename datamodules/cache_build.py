@@ -1,0 +1,375 @@
+"""Build pixel caches: a file is decoded once for all looks of one reading, in threads.
+
+What an earlier cache holds is taken over, and what another process was building when it ended is continued.
+"""
+
+import contextlib
+import io
+import itertools
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from common.atomic_io import atomic_open
+from common.errors import DISK_ERRORS
+from common.progress import Progress
+from datamodules.cached_pixels import JPEGS, PIXELS, PLACES, STATS, THUMBNAILS, VERSIONS, Look, open_place
+from datamodules.image_stats import THUMBNAIL, ImageStats, scan_image
+
+log = logging.getLogger(__name__)
+
+CHUNK = 1024  # files that a thread pool is given at once
+ANNOUNCED = 2000  # images, from which on reading them takes a while
+JPEGS_BYTES = 2**30  # of one file of JPEGs
+SAVED_S = 30.0  # seconds of reading that an end may cost
+ABANDONED_S = 10 * SAVED_S  # a folder that nothing was written to for so long belongs to a process that has ended
+STATE = "state.npz"  # of a cache that is being built
+
+
+class Earlier(NamedTuple):
+    """Hold which rows of an earlier cache are wanted again."""
+
+    place: Path
+    rows: np.ndarray  # of the new cache
+    earlier_rows: np.ndarray  # of the earlier one
+
+
+def find_earlier(place: Path, look: Look, versions: np.ndarray) -> Earlier | None:
+    """Find the cache of the same look that holds most of these files.
+
+    Args:
+        versions: (files, 2) uint64.
+    """
+    best = None
+    for other in place.parent.glob(f"{look.name()}-*"):
+        with contextlib.suppress(OSError, ValueError, EOFError):  # damaged, or being removed by another process
+            held = np.load(other / VERSIONS, allow_pickle=False)
+            _, rows, earlier_rows = np.intersect1d(versions[:, 0], held[:, 0], return_indices=True)
+            same = versions[rows, 1] == held[earlier_rows, 1]
+            if same.any() and (best is None or same.sum() > len(best.rows)):
+                best = Earlier(other, rows[same], earlier_rows[same])
+    return best
+
+
+def build(
+    files: Sequence[str], versions: np.ndarray, places: Mapping[Look, Path], earlier: Mapping[Look, Earlier | None]
+):
+    """Write the caches of looks that share one reading: each whole or absent, also with two builders.
+
+    Args:
+        versions: (files, 2) uint64, which name the files and what they hold.
+        places: of the looks.
+        earlier: caches from which what they hold of the files is taken over.
+
+    Raises:
+        OSError: of the disk that they are written to.
+    """
+    building = _claim(places, versions) or _Building.begin(places, versions)
+    try:
+        if building.rows is None:
+            building.take_over(earlier)
+        building.announce()
+        building.read(files)
+        building.finish(places)
+    except OSError:
+        building.keeps = False
+        raise
+    finally:
+        for writer in building.writers.values():
+            writer.close()
+        if not building.keeps:
+            shutil.rmtree(building.folder, ignore_errors=True)
+
+
+def _claim(places: Mapping[Look, Path], versions: np.ndarray) -> "_Building | None":
+    """Return what another process has begun to build for the same files before it ended; None where there is no such folder."""
+    first = next(iter(places.values()))
+    for folder in first.parent.glob(f"{first.name}.building-*"):
+        with contextlib.suppress(OSError, ValueError, EOFError, KeyError):
+            host, _, process = folder.name.partition(".building-")[2].rpartition("-")[0].rpartition("-")
+            here = host == socket.gethostname() and not _runs(int(process))
+            if (here or time.time() - folder.stat().st_mtime > ABANDONED_S) and np.array_equal(
+                np.load(folder / VERSIONS, allow_pickle=False), versions
+            ):
+                mine = _own_folder(first)
+                folder.replace(mine)  # of two that claim it one fails
+                return _Building(mine, places, len(versions))
+    return None
+
+
+def _runs(process: int) -> bool:
+    if process == os.getpid():
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        pass
+    return True
+
+
+def _own_folder(place: Path) -> Path:
+    """Make a folder that names this process."""
+    prefix = f"{place.name}.building-{socket.gethostname()}-{os.getpid()}-"
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=place.parent))
+
+
+class _Building:
+    """A folder in which caches of several looks are made, each in a folder of its own, with one set of statistics.
+
+    Attributes:
+        rows: that have to be read; None before it is known what can be taken over.
+        keeps: whether another process may continue, since enough was read.
+    """
+
+    def __init__(self, folder: Path, places: Mapping[Look, Path], count: int):
+        self.folder, self.keeps, self._count = folder, False, count
+        self.rows, self._done = None, 0
+        state = None
+        if (folder / STATE).is_file():
+            with np.load(folder / STATE, allow_pickle=False) as saved:
+                state = saved["rows"], int(saved["done"])
+        self.writers = {
+            look: (_JpegWriter if look.jpeg_quality else _ArrayWriter)(folder / look.name(), look, count)
+            for look in places
+        }
+        self._thumbnails = any(look.gray_from for look in places)
+        if state is None:
+            self.stats = ImageStats.empty(count, self._map_thumbnails("w+"))
+        else:
+            self.stats = ImageStats.load(folder / STATS, count, self._map_thumbnails("r+"))
+            (self.rows, self._done), self.keeps = state, True
+
+    @classmethod
+    def begin(cls, places: Mapping[Look, Path], versions: np.ndarray) -> "_Building":
+        folder = _own_folder(next(iter(places.values())))
+        np.save(folder / VERSIONS, versions)
+        return cls(folder, places, len(versions))
+
+    def _map_thumbnails(self, mode: str) -> np.ndarray:
+        shape = (self._count if self._thumbnails else 0, THUMBNAIL, THUMBNAIL)
+        if not shape[0]:
+            return np.zeros(shape, np.uint8)
+        return np.lib.format.open_memmap(self.folder / THUMBNAILS, mode, np.uint8, shape)
+
+    def take_over(self, earlier: Mapping[Look, Earlier | None]) -> None:
+        """Copy what is held of the files already, and decide which are read: those that one of the looks lacks."""
+        lacks = np.zeros(self._count, bool)
+        for look, found in earlier.items():
+            held = np.zeros(self._count, bool)
+            held[self._copy(look, found) if found else []] = True
+            lacks |= ~held
+        self.rows = np.flatnonzero(lacks)
+
+    def _copy(self, look: Look, earlier: Earlier) -> np.ndarray:
+        """Take over pixels, statistics and what is known of near duplicates; return the rows that need no decoding."""
+        try:
+            held = open_place(earlier.place, look, len(np.load(earlier.place / VERSIONS, allow_pickle=False)))
+            self.writers[look].take(earlier, held)
+            for known in earlier.place.glob("near*"):
+                shutil.copyfile(known, self.folder / look.name() / known.name)
+        except (ValueError, OSError, IndexError) as error:
+            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+                raise
+            log.warning("pixel cache: %s; its images are decoded again", error)
+            return np.empty(0, np.int64)
+        self.stats.copy_rows(earlier.rows, held.stats, earlier.earlier_rows)
+        return earlier.rows
+
+    def announce(self) -> None:
+        """Say what is read where it takes a while, or is a part only."""
+        left = len(self.rows) - self._done
+        if left >= ANNOUNCED or 0 < left < self._count:
+            what = f"{left:,}" if left == self._count else f"{left:,} of {self._count:,}"
+            compared = " to compare them with each other" if all(look.gray_from for look in self.writers) else ""
+            before = ", where an earlier command ended" if self._done else ""
+            log.info("reading %s images%s, once: they are kept below %s%s", what, compared, self.folder.parent, before)
+
+    def read(self, files: Sequence[str]) -> None:
+        """Decode the files, fill the statistics and write the pixels; save now and then how far it is."""
+        between, saved_s = _between(self.writers), time.monotonic()
+
+        def write(row: int, image: Image.Image) -> None:
+            image = between.resize(image) if between else image
+            for writer in self.writers.values():
+                writer.write(row, image)
+
+        for done in scan(files, self.rows, self._done, self.stats, next(iter(self.writers)), write):
+            if time.monotonic() - saved_s > SAVED_S:
+                self._save(done)
+                saved_s = time.monotonic()
+
+    def _save(self, done: int) -> None:
+        for writer in self.writers.values():
+            writer.flush()
+        self.stats.save(self.folder / STATS)
+        if self._thumbnails:
+            self.stats.thumbnails.flush()
+            self.stats.thumbnails = self._map_thumbnails("r+")  # else all of its pages would count as this process's
+        with atomic_open(self.folder / STATE, "wb") as file:
+            np.savez(file, rows=self.rows, done=done)
+        os.utime(self.folder)
+        self.keeps = True
+
+    def finish(self, places: Mapping[Look, Path]) -> None:
+        """Give each cache its name."""
+        for writer in self.writers.values():
+            writer.flush()
+        self.stats.save(self.folder / STATS)
+        for look, place in places.items():
+            own = self.folder / look.name()
+            for name in (STATS, VERSIONS, *([THUMBNAILS] if look.gray_from else [])):
+                shutil.copyfile(self.folder / name, own / name)
+            try:
+                own.rename(place)
+            except OSError:
+                if not place.is_dir():  # otherwise another process was first: its files are the same
+                    raise
+        self.keeps = False
+
+
+def scan(
+    files: Sequence[str],
+    rows: np.ndarray,
+    begin: int,
+    stats: ImageStats,
+    look: Look,
+    write: Callable[[int, Image.Image], None] = lambda row, image: None,
+) -> Iterator[int]:
+    """Decode the files of `rows[begin:]` in threads, as Pillow releases the GIL; fill their statistics and `write` each image.
+
+    Yield now and then how many of the rows are done, while no thread is at work.
+    """
+    done = itertools.count(begin + 1)
+
+    def decode(row: int) -> None:
+        image = scan_image(files[row], row, stats, look.image_size, look.value_range)
+        if image is not None:
+            write(row, image)
+        progress.count(next(done), len(rows))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress("reading the images", log) as progress:
+        for start in range(begin, len(rows), CHUNK):  # all futures of 100,000 files at once would take memory
+            list(pool.map(decode, rows[start : start + CHUNK].tolist()))
+            yield min(start + CHUNK, len(rows))
+
+
+def read_statistics(files: Sequence[str], look: Look) -> ImageStats:
+    """Return the statistics of files of which no pixels are kept."""
+    stats = ImageStats.empty(len(files))
+    for _ in scan(files, np.arange(len(files)), 0, stats, look):
+        pass
+    return stats
+
+
+def _between(looks: Iterable[Look]) -> Look | None:
+    """Return the look that the other ones are made from, where it is one of them: nothing is resized to it twice."""
+    plain = {look: look._replace(jpeg_quality=None) for look in looks}
+    made_from = {each.between for each in plain.values() if each.gray_from}
+    for look, each in plain.items():
+        if made_from == {each} and all(other.gray_from or other == each for other in plain.values()):
+            return look
+    return None
+
+
+class _ArrayWriter:
+    """Write images of one look into one array file; rows that cannot be read stay black."""
+
+    def __init__(self, folder: Path, look: Look, count: int):
+        folder.mkdir(exist_ok=True)
+        self.look = look
+        header = io.BytesIO()
+        shape = (count, look.image_size, look.image_size, look.channels)
+        np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        self._begin = len(header.getvalue())
+        path = folder / PIXELS
+        self._file = path.open("r+b" if path.exists() else "w+b")
+        self._file.write(header.getvalue())
+        self._file.flush()
+        self._file.truncate(self._begin + count * look.image_bytes)
+
+    def write(self, row: int, image: Image.Image) -> None:
+        self._put(row, self.look.resize(image).tobytes())
+
+    def _put(self, row: int, pixels: bytes) -> None:
+        os.pwrite(self._file.fileno(), pixels, self._begin + row * self.look.image_bytes)
+
+    def take(self, earlier: Earlier, cache) -> None:
+        for row, earlier_row in zip(earlier.rows.tolist(), earlier.earlier_rows.tolist(), strict=True):
+            self._put(row, cache[earlier_row].tobytes())
+
+    def flush(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _JpegWriter:
+    """Write images of one look as JPEGs into files of 1 GiB."""
+
+    def __init__(self, folder: Path, look: Look, count: int):
+        folder.mkdir(exist_ok=True)
+        self.folder, self.look = folder, look
+        self._lock, self._file, self._number, self._end = threading.Lock(), None, 0, 0
+        path = folder / PLACES
+        self.places = np.load(path, allow_pickle=False) if path.exists() else np.zeros((count, 3), np.uint32)
+
+    def write(self, row: int, image: Image.Image) -> None:
+        self._put(row, encode(self.look, image))
+
+    def _put(self, row: int, content: bytes) -> None:
+        with self._lock:
+            if self._file is None or self._end + len(content) > JPEGS_BYTES:
+                self.close()
+                while (self.folder / JPEGS.format(self._number)).exists():  # another cache may have this file, too
+                    self._number += 1
+                self._file, self._end = (self.folder / JPEGS.format(self._number)).open("xb", buffering=0), 0
+            self._file.write(content)
+            self.places[row] = self._number, self._end, len(content)
+            self._end += len(content)
+
+    def take(self, earlier: Earlier, cache) -> None:
+        """Take over the files of an earlier cache as links, or as copies; or the JPEGs, where most are not wanted."""
+        places = cache.places[earlier.earlier_rows]
+        names = [JPEGS.format(number) for number in np.unique(places[places[:, 2] > 0, 0]).tolist()]
+        if 2 * int(places[:, 2].sum(dtype=np.int64)) < sum((earlier.place / name).stat().st_size for name in names):
+            for row, earlier_row in zip(earlier.rows.tolist(), earlier.earlier_rows.tolist(), strict=True):
+                if content := cache.jpeg(earlier_row):
+                    self._put(row, content)
+            return
+        for name in names:
+            try:
+                os.link(earlier.place / name, self.folder / name)
+            except OSError:  # a file system without links
+                shutil.copyfile(earlier.place / name, self.folder / name)
+        self.places[earlier.rows] = places
+
+    def flush(self) -> None:
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+        with atomic_open(self.folder / PLACES, "wb") as file:
+            np.save(file, self.places)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def encode(look: Look, image: Image.Image) -> bytes:
+    """Return the JPEG of an RGB image as this look has it, each channel at its full size."""
+    buffer = io.BytesIO()
+    look.resize(image).save(buffer, "JPEG", quality=look.jpeg_quality, subsampling=0)
+    return buffer.getvalue()

@@ -1,0 +1,204 @@
+"""The images of a run as pixels of one size: from a memory-mapped file, from JPEGs in few files, or decoded each time."""
+
+import hashlib
+import io
+import math
+import mmap
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from common.untrusted.description import Interpolation
+from datamodules.decode import DECODER, DRAFT_SIZE, open_image, resize
+from datamodules.deep_pixels import ValueRange
+from datamodules.formats import OPTIONAL_READERS
+from datamodules.image_stats import ImageStats
+
+VERSION = 5  # of how files become pixels, in a cache's key
+MAPPED_AROUND = 64 * 2**10  # bytes that the system maps around a page that is asked for
+PIXELS, THUMBNAILS, STATS, VERSIONS = "pixels.npy", "thumbnails.npy", "stats.npz", "versions.npy"
+JPEGS, PLACES = "jpeg-{:04d}.bin", "places.npy"
+
+
+class Look(NamedTuple):
+    """Say how files become pixels: one cache holds images of one look."""
+
+    image_size: int  # pixels a side
+    fit: str = "squash"  # as of `decode.resize`
+    value_range: ValueRange | Literal["own"] | None = None  # as of `image_stats.scan_image`
+    interpolation: Interpolation = "bilinear"  # as of `decode.resize`
+    gray_from: int | None = (
+        None  # pixels a side of an image in between, of which this one is the mean gray; with thumbnails
+    )
+    jpeg_quality: int | None = None  # of images that are kept as JPEGs; None: as uint8
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.gray_from else 3
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of an image as uint8."""
+        return self.image_size**2 * self.channels
+
+    @property
+    def reading(self) -> tuple:
+        """What the first decoding of a file depends on: looks that share it are made of one reading."""
+        return max(DRAFT_SIZE, 2 * self.image_size), self.value_range
+
+    @property
+    def between(self) -> "Look":
+        """The look of the image in between."""
+        return self._replace(image_size=self.gray_from, gray_from=None)
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        """Return an RGB image as this look has it: RGB or gray."""
+        if self.gray_from is None:
+            return resize(image, self.image_size, self.fit, self.interpolation)
+        gray = resize(image, self.gray_from, self.fit, self.interpolation).convert("L")
+        return gray.resize((self.image_size, self.image_size), Image.Resampling.BOX)
+
+    def name(self) -> str:
+        """Return 12 hex digits that name the look and the decoder."""
+        readers = [name for name in OPTIONAL_READERS if find_spec(name)]  # a file may be readable once one is installed
+        how = f"{DECODER}, {self.interpolation}, {VERSION}"
+        described = f"{how} {readers} {self.image_size} {self.fit} {tuple(self.value_range or ())}"
+        described += f" gray from {self.gray_from}" if self.gray_from else ""
+        described += f" jpeg {self.jpeg_quality}" if self.jpeg_quality else ""
+        return hashlib.blake2b(described.encode(), digest_size=6).hexdigest()
+
+
+class PixelCache:
+    """Give `cache[row]`, an (H, W, 3) uint8 array of its own (gray: (H, W, 1)), and `stats`, the statistics of all images.
+
+    A row's pages are released after the copy: they stay in the system's cache, once for all processes, and the memory of
+    the process does not grow with the number of images.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+
+    def __init__(self, path: Path, stats: ImageStats):
+        self.path = path
+        self.stats = stats
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            shape, _, _ = np.lib.format.read_array_header_1_0(file)
+            self._begin = file.tell()
+            whole = len(shape) == 4 and shape[:3] == (len(self), shape[1], shape[1])
+            if not whole or path.stat().st_size != self._begin + math.prod(shape):
+                raise ValueError(f"{path}: damaged (its header has the shape {shape})")
+            self._shape = shape[1:]
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def __len__(self) -> int:
+        return len(self.stats.errors)
+
+    @property
+    def image_size(self) -> int:
+        return self._shape[0]
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        length = math.prod(self._shape)
+        return np.frombuffer(_read(self._map, self._begin + row * length, length), np.uint8).reshape(self._shape)
+
+    def __reduce__(self):
+        return PixelCache, (self.path, self.stats)  # a loader process that is spawned opens the file itself
+
+
+def _read(mapped: mmap.mmap, begin: int, length: int) -> bytearray:
+    """Return a copy of a part of a mapped file, whose pages are not kept."""
+    content = bytearray(memoryview(mapped)[begin : begin + length])
+    if hasattr(mmap, "MADV_DONTNEED"):
+        start = begin - begin % MAPPED_AROUND
+        end = min(-(-(begin + length) // MAPPED_AROUND) * MAPPED_AROUND, len(mapped))
+        mapped.madvise(mmap.MADV_DONTNEED, start, end - start)
+    return content
+
+
+class JpegPixels(PixelCache):
+    """Give the same from JPEGs, a tenth of the bytes: some of the last bits of a pixel are others.
+
+    `places.npy` has for each row the number of its file, where its JPEG begins there and how long it is; 0 bytes are a black
+    image. Files are only added: a cache of further images has those of the earlier one as links.
+    """
+
+    def __init__(self, path: Path, stats: ImageStats, image_size: int):
+        self.path = path
+        self.stats = stats
+        self._shape = (image_size, image_size, 3)
+        self.places = np.load(path, mmap_mode="r", allow_pickle=False)
+        if self.places.shape != (len(self), 3) or self.places.dtype != np.uint32:
+            raise ValueError(f"{path}: damaged (its header has the shape {self.places.shape})")
+        self._maps = {}
+        for number in np.unique(self.places[:, 0]).tolist() if self.places[:, 2].any() else []:
+            rows = self.places[self.places[:, 0] == number]
+            file = path.with_name(JPEGS.format(number))
+            if file.stat().st_size < (rows[:, 1].astype(np.int64) + rows[:, 2]).max():
+                raise ValueError(f"{file}: damaged (it is too short)")
+            with file.open("rb") as opened:
+                self._maps[number] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def jpeg(self, row: int) -> bytes:
+        """Return the JPEG of a row."""
+        number, begin, length = self.places[row].tolist()
+        return bytes(_read(self._maps[number], begin, length)) if length else b""
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        content = self.jpeg(row)
+        if not content:
+            return np.zeros(self._shape, np.uint8)
+        try:
+            with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+                pixels = np.array(image)
+        except (OSError, SyntaxError) as error:
+            raise ValueError(f"{self.path}: damaged (row {row}: {error})") from error
+        if pixels.shape != self._shape:
+            raise ValueError(f"{self.path}: damaged (row {row} has the shape {pixels.shape})")
+        return pixels
+
+    def __reduce__(self):
+        return JpegPixels, (self.path, self.stats, self.image_size)
+
+
+class UncachedPixels(PixelCache):
+    """Give the same without a file: decode an image each time that it is asked for."""
+
+    path = None
+
+    def __init__(self, files: Sequence[str], look: Look, stats: ImageStats):
+        self.files = files
+        self.look = look
+        self.stats = stats
+
+    @property
+    def image_size(self) -> int:
+        return self.look.image_size
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        own = self.look.value_range == "own"
+        value_range = ValueRange(*self.stats.spreads[row].tolist()) if own else self.look.value_range
+        image = open_image(Path(self.files[row]), self.image_size, value_range)
+        pixels = np.asarray(self.look.resize(image))
+        return pixels.reshape(*pixels.shape[:2], self.look.channels)
+
+    def __reduce__(self):
+        return UncachedPixels, (self.files, self.look, self.stats)
+
+
+def open_place(place: Path, look: Look, rows: int, stats: ImageStats | None = None) -> PixelCache:
+    """Open a cache of `rows` images; `stats` are theirs, where they are in memory already.
+
+    Raises:
+        ValueError, OSError: a file of it is damaged or missing.
+    """
+    if stats is None:
+        thumbnails = np.load(place / THUMBNAILS, mmap_mode="r", allow_pickle=False) if look.gray_from else None
+        stats = ImageStats.load(place / STATS, rows, thumbnails)
+    if look.jpeg_quality:
+        return JpegPixels(place / PLACES, stats, look.image_size)
+    return PixelCache(place / PIXELS, stats)
