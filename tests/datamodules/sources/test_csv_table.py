@@ -26,7 +26,7 @@ def test_all_columns_are_read(root):
     assert catalog.classes == ["a", "b"] and catalog.labels.tolist() == [1, 0]
     assert catalog.splits.tolist() == ["train", "val"] and catalog.groups == ["p1", ""]
     assert np.array_equal(catalog.weights, np.array([2, 1], np.float32))
-    assert [file.is_file() for file in catalog.files] == [True, True]
+    assert [Path(file).is_file() for file in catalog.files] == [True, True]
 
 
 def test_path_and_label_are_enough(root):

@@ -1,4 +1,4 @@
-import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,8 +24,10 @@ def test_pixels_and_labels_are_torchvision_s_and_written_once(tmp_path):
     for file, label, (image, target) in zip(catalog.files, catalog.labels, expected, strict=True):
         assert np.array_equal(np.asarray(Image.open(file)), np.asarray(image)) and catalog.classes[label] == str(target)
     assert set(catalog.splits) == {""}  # FakeData has none
-    written = [os.stat(file).st_mtime_ns for file in catalog.files]
-    assert [os.stat(file).st_mtime_ns for file in opened(tmp_path, dataset="FakeData", arguments=FAKE).files] == written
+    written = [Path(file).stat().st_mtime_ns for file in catalog.files]
+    assert [
+        Path(file).stat().st_mtime_ns for file in opened(tmp_path, dataset="FakeData", arguments=FAKE).files
+    ] == written
     assert opened(tmp_path, dataset="FakeData", arguments=FAKE | {"size": 5}).root != catalog.root
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {catalog.root.name, opened(
         tmp_path, dataset="FakeData", arguments=FAKE | {"size": 5}).root.name}  # nothing half-made stays  # fmt: skip
