@@ -156,6 +156,8 @@ class DataInfo:
     """Number of the fold that is val, from 0."""
     read_s: float | None = None
     """Seconds for listing, decoding and auditing."""
+    kept_as: str | None = None
+    """How the decoded images are kept: uint8, JPEG (last bits of pixels differ), or files that are decoded in every epoch."""
     range: tuple[float, float, bool] | None = None
     """Values of more than 8 bits a channel that become 0 and 255, and whether also in files that state a range themselves."""
     preprocessing: InputInfo | None = None

@@ -82,6 +82,8 @@ class PixelCache:
         ValueError: the file is damaged.
     """
 
+    kept_as = "uint8"
+
     def __init__(self, path: Path, stats: ImageStats):
         self.path = path
         self.stats = stats
@@ -127,6 +129,8 @@ class JpegPixels(PixelCache):
     image. Files are only added: a cache of further images has those of the earlier one as links.
     """
 
+    kept_as = "JPEG"
+
     def __init__(self, path: Path, stats: ImageStats, image_size: int):
         self.path = path
         self.stats = stats
@@ -169,6 +173,7 @@ class UncachedPixels(PixelCache):
     """Give the same without a file: decode an image each time that it is asked for."""
 
     path = None
+    kept_as = "files, decoded in every epoch"
 
     def __init__(self, files: Sequence[str], look: Look, stats: ImageStats):
         self.files = files

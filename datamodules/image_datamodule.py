@@ -275,10 +275,15 @@ class ImageDataModule(L.LightningDataModule):
 
     def _kept_as(self, look: Look, beside: Look) -> Look:
         """Return how the images are kept: as JPEGs where they are too many for uint8, or as `cache_format` says."""
-        needed = len(self.catalog) * (look.image_bytes + beside.image_bytes)
-        too_large = needed > self.cache_max_gib * 2**30 > 0
-        if self.cache_format == "uint8" or (self.cache_format == "auto" and not too_large):
+        needed_gib = len(self.catalog) * (look.image_bytes + beside.image_bytes) / 2**30
+        is_too_much = needed_gib > self.cache_max_gib > 0
+        if self.cache_format == "uint8" or (self.cache_format == "auto" and not is_too_much):
             return look
+        if is_too_much:
+            log.info(
+                "datamodule.cache_max_gib=%g: %s images take %.1f GiB as uint8; they are kept as JPEGs of quality %d (see "
+                "docs/scale.md)", self.cache_max_gib, f"{len(self.catalog):,}", needed_gib, JPEG_QUALITY,
+            )  # fmt: skip
         return look._replace(jpeg_quality=JPEG_QUALITY)
 
     def _pixels(self, *looks: Look, beside: PixelCache | None = None) -> list[PixelCache]:

@@ -29,7 +29,7 @@ from datamodules.deep_pixels import ValueRange
 
 log = logging.getLogger(__name__)
 
-LOOK = 4  # version of both looks, whose answers are kept
+LOOK = 5  # version of both looks, whose answers are kept
 KEPT = "near.npz"  # beside the cached pixels
 MOST_IMAGES = 300_000  # compared all with all: 25 s of two cores for 100,000, and by the square of it
 MOST_PAIRS = 50_000  # looked at a second time
@@ -170,7 +170,9 @@ class Search:
         for scene in range(scene_of.max() + 1):
             self._look_at_scene(np.flatnonzero(scene_of == scene), thumbnails)
         plain = np.flatnonzero(scene_of < 0)
-        proposed = _pairs_of(plain, _nearest(inner[plain], self.is_new[plain], PROPOSED, PROPOSED_FROM))
+        vectors = inner if len(plain) == len(inner) else inner[plain]
+        proposed = _pairs_of(plain, _nearest(vectors, self.is_new[plain], PROPOSED, PROPOSED_FROM))
+        del inner, vectors
         if len(proposed) > MOST_PAIRS:
             self.notes.append(
                 f"of {len(proposed):,} pairs that look alike only the {MOST_PAIRS:,} most alike were compared"
@@ -207,8 +209,12 @@ class Search:
         best = np.full(len(inner), SCENE_ALIKE, np.float32)
         for group in connected(self.pairs[self.same & in_sample].tolist()):
             if len(group) >= least:
-                mean = inner[group].mean(axis=0)
-                alike = inner @ (mean / np.linalg.norm(mean))
+                mean = inner[group].mean(axis=0, dtype=np.float32)
+                mean /= np.linalg.norm(mean)
+                blocks = range(0, len(inner), PRODUCT[1])
+                alike = np.concatenate(
+                    [inner[begin : begin + PRODUCT[1]].astype(np.float32) @ mean for begin in blocks]
+                )
                 scene_of[alike > best] = scene_of.max() + 1
                 best = np.maximum(best, alike)
         asked_again = (scene_of[self.pairs] >= 0).any(axis=1) & in_sample
@@ -258,27 +264,41 @@ class Search:
 
 
 def _inner(thumbnails: np.ndarray) -> np.ndarray:
-    """Return thumbnails as (images, pixels) of length 1 without their mean and the outermost pixels, mostly frames."""
-    inner = thumbnails[:, 1:-1, 1:-1].reshape(len(thumbnails), -1).astype(np.float32)
-    inner -= inner.mean(axis=1, keepdims=True)
-    length = np.linalg.norm(inner, axis=1, keepdims=True)
-    inner /= np.where(length > 0, length, 1)  # constant images correlate with none
-    return inner
+    """Return thumbnails as (images, pixels) float16 of length 1 without their mean and the outermost pixels, mostly frames."""
+    found = np.empty((len(thumbnails), (thumbnails.shape[1] - 2) ** 2), np.float16)
+    for begin in range(0, len(thumbnails), PRODUCT[1]):
+        block = thumbnails[begin : begin + PRODUCT[1], 1:-1, 1:-1]
+        inner = block.reshape(len(block), -1).astype(np.float32)
+        inner -= inner.mean(axis=1, keepdims=True)
+        length = np.linalg.norm(inner, axis=1, keepdims=True)
+        found[begin : begin + PRODUCT[1]] = inner / np.where(
+            length > 0, length, 1
+        )  # constant images correlate with none
+    return found
 
 
 def _nearest(vectors: np.ndarray, asked: np.ndarray, most: int, least: float) -> np.ndarray:
     """Return (found, 3) pairs of rows and their product: of each row that is asked, the `most` largest from `least` on."""
     order = np.argsort(~asked, kind="stable")  # those that are asked first, so that two of them are multiplied once
-    vectors, count = vectors[order], int(asked.sum())
+    count = int(asked.sum())
+    vectors = vectors if count == len(vectors) else vectors[order]
     lowest = np.where(np.arange(len(vectors)) < count, np.float32(least), np.float32(np.inf))  # that a row still takes
     best, waiting = np.zeros((0, 3), np.float64), []
     for begin in range(0, count, PRODUCT[0]):
+        own = vectors[begin : min(begin + PRODUCT[0], count)].astype(np.float32)
         for start in range(begin, len(vectors), PRODUCT[1]):
-            product = vectors[begin : min(begin + PRODUCT[0], count)] @ vectors[start : start + PRODUCT[1]].T
+            product = own @ vectors[start : start + PRODUCT[1]].T.astype(np.float32)
             if start == begin:
-                product[np.tril_indices(len(product), 0, product.shape[1])] = -1  # itself, and the other half
+                product[:, : len(product)][
+                    np.tri(*product[:, : len(product)].shape, dtype=bool)
+                ] = -1  # itself, the other half
             ours, theirs = lowest[begin : begin + len(product)], lowest[start : start + product.shape[1]]  # views
-            hits = np.flatnonzero(product >= np.minimum(ours[:, None], theirs))
+            hits = np.flatnonzero(product >= min(ours.min(), theirs.min()))  # most blocks have few: one pass over them
+            if len(hits) <= product.size // 20:
+                row, column = np.divmod(hits, product.shape[1])
+                hits = hits[product.ravel()[hits] >= np.minimum(ours[row], theirs[column])]
+            else:
+                hits = np.flatnonzero(product >= np.minimum(ours[:, None], theirs))
             if len(hits) > product.size // 20 and min(product.shape) > most:
                 ours[:] = np.maximum(ours, np.partition(product, -most, axis=1)[:, -most])
                 theirs[:] = np.maximum(theirs, np.partition(product, -most, axis=0)[-most])

@@ -236,9 +236,11 @@ def describe_data(data: L.LightningDataModule, source: str | None = None) -> Dat
     info.splits_from = catalog.splits_from
     info.folds, info.fold = data.rules["folds"], data.rules["fold"]
     info.read_s = round(data.read_s, 2)
+    info.kept_as = data.pixel_cache.kept_as
     info.range = data.value_range and tuple(data.value_range)
     info.fingerprint = data.fingerprint()
-    info.fingerprint_full = data.fingerprint(thinned=False)
+    is_thinned = data.rules["train_fraction"] < 1
+    info.fingerprint_full = data.fingerprint(thinned=False) if is_thinned else info.fingerprint
     info.fingerprint_val_test = data.fingerprint("val", "test")
     info.excluded = [Excluded(path=catalog.paths[row], reason=reason) for row, reason in catalog.excluded.items()]
     info.audit = [AuditFinding(kind=f.kind, leak=f.leak, text=f.text) for f in data.findings]
