@@ -1,11 +1,12 @@
 """The files of a run: their names, and the one reader and writer of splits.csv and metrics.csv."""
 
+import csv
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.atomic_io import write_csv
+from common.atomic_io import atomic_open, write_csv
 from common.errors import UserError
 from common.untrusted.tables import iterate_csv
 
@@ -153,8 +154,12 @@ class RunFolder:
 
     def write_splits(self, columns: Mapping[str, Sequence]) -> None:
         """Write splits.csv from columns of one length."""
-        rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-        write_csv(self.splits, list(columns), rows)
+        with atomic_open(self.splits, "w") as file:
+            writer = csv.writer(
+                file, lineterminator="\n"
+            )  # rows of a million images as tuples: a dict each takes three times
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
 
     def iterate_splits(self) -> Iterator[tuple[int, dict[str, str]]]:
         """Yield line number and row of splits.csv: columns SPLIT_COLUMNS and those that name subsets, all as text.

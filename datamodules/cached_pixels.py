@@ -123,7 +123,7 @@ def _read(mapped: mmap.mmap, begin: int, length: int) -> bytearray:
 
 
 class JpegPixels(PixelCache):
-    """Give the same from JPEGs, a tenth of the bytes: some of the last bits of a pixel are others.
+    """Give the same from JPEGs, a fifth of the bytes: the last bits of pixels are others.
 
     `places.npy` has for each row the number of its file, where its JPEG begins there and how long it is; 0 bytes are a black
     image. Files are only added: a cache of further images has those of the earlier one as links.

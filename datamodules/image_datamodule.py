@@ -2,10 +2,9 @@
 
 import functools
 import hashlib
-import itertools
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -42,6 +41,7 @@ from datamodules.value_range import describe_range, few_levels, training_range
 log = logging.getLogger(__name__)
 
 CLASSES_SHOWN = 20  # on the screen
+LINES = 2**16  # of images and their labels, at once in memory
 JPEG_QUALITY = 95  # of images that are kept as JPEGs
 LONG = 2.0  # times as long as wide: images that are squashed to a square with a warning
 
@@ -75,7 +75,7 @@ class ImageDataModule(L.LightningDataModule):
         seed: of `train_fraction`, the order, the augmentation and the batch transform.
         cache: folder of the pixel caches.
         cache_max_gib: all pixel caches together; the least recently used are removed. 0: images are decoded in every epoch.
-        cache_format: how decoded images are kept: as uint8, or as JPEGs, which take a tenth and change last bits; auto: as
+        cache_format: how decoded images are kept: as uint8, or as JPEGs, which take a fifth and change last bits; auto: as
             JPEGs where they would take more than `cache_max_gib` as uint8.
         gpu_cache_gib: on a GPU, images that take no more than this as uint8 are kept there.
     """
@@ -303,13 +303,15 @@ class ImageDataModule(L.LightningDataModule):
         if not thinned:
             reason = THINNED.format(self.rules["train_fraction"])
             in_split[[row for row, why in self.catalog.excluded.items() if why == reason]] = "train"
-        fingerprints, labels = self.pixel_cache.stats.fingerprints, self.catalog.labels
+        fingerprints, labels = self.pixel_cache.stats.fingerprints.numbers, self.catalog.labels
         rows = np.flatnonzero(np.isin(in_split, splits or SPLITS))
-        order = rows[np.argsort(fingerprints.numbers[rows], kind="stable")]
-        lines = (f"{fingerprints[row]} {self.catalog.classes[labels[row]]} {in_split[row]}" for row in order.tolist())
+        rows = rows[np.argsort(fingerprints[rows], kind="stable")]
+        names = np.array(self.catalog.classes, object)
         digest = hashlib.blake2b(digest_size=8)
-        for number, line in enumerate(_sorted_within(lines)):
-            digest.update(f"{chr(10) * bool(number)}{line}".encode())
+        for part in _parts_of(fingerprints[rows], LINES):  # of sorted lines: all of a million would take 100 MB
+            columns = (each[rows[part]].tolist() for each in (fingerprints, names[labels], in_split))
+            lines = [f"{image:016x} {name} {split}" for image, name, split in zip(*columns, strict=True)]
+            digest.update(("\n" * bool(part.start) + "\n".join(sorted(lines))).encode())
         return digest.hexdigest()
 
     @property
@@ -450,10 +452,13 @@ class ImageDataModule(L.LightningDataModule):
         )
 
 
-def _sorted_within(lines: Iterable[str]) -> Iterator[str]:
-    """Yield lines sorted that are sorted by their first word already, without all of them in memory."""
-    for _, same in itertools.groupby(lines, key=lambda line: line.partition(" ")[0]):
-        yield from sorted(same)
+def _parts_of(values: np.ndarray, size: int) -> Iterator[slice]:
+    """Cut sorted values into parts of some size; equal ones stay together."""
+    begin = 0
+    while begin < len(values):
+        end = int(np.searchsorted(values, values[min(begin + size, len(values)) - 1], side="right"))
+        yield slice(begin, end)
+        begin = end
 
 
 def _is_plain(value: object) -> bool:

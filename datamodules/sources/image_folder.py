@@ -403,7 +403,7 @@ def _walk(folder: Path, warn: bool = True, others: Counter | None = None) -> Ite
         path, is_folder = waiting.pop()
         if is_folder:
             waiting += _entries(folder, path, seen, warn)
-        elif _suffix(path) in SUFFIXES:
+        elif "." + path.rpartition(".")[2].lower() in SUFFIXES:  # half the time of os.path.splitext
             yield path
         elif others is not None:
             others[_kind(path)] += 1
