@@ -13,18 +13,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.core.utils import JobReturn, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, RunMode, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
 
 from common.errors import StopRequested, UserError
 from common.signals import stop_signals
 from common.text import plural
-from engine.state import STATE, FailedJob
+from engine.state import STATE
+from engine.sweep.lost_jobs import compose_job, note_lost
 
 log = logging.getLogger(__name__)
 
@@ -60,19 +60,15 @@ class Sweep(NamedTuple):
     place: str  # the current folder of the command
     threads: int  # of each job
 
-    def compose(self, number: int, overrides: Sequence[str]) -> DictConfig:
-        """Compose the configuration of a job."""
-        config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
-        with open_dict(config):
-            config.hydra.job.id = f"{config.hydra.job.name}_{number}"
-            config.hydra.job.num = number
-        return config
+
+class JobStopped(Exception):  # noqa: N818 not an error
+    """End a job that a signal has stopped after it has saved; Ray starts it again, unless it was this command's signal."""
 
 
 class RayLauncher(Launcher):
     """Run jobs as tasks of Ray, which reuses a process for the next job; of a GPU Ray starts a new one for each.
 
-    Ray starts a job again whose process or node was lost, and the job resumes as any run does.
+    Ray starts a job again that was stopped or whose process or node was lost, and the job resumes as any run does.
     """
 
     def __init__(self, ray: DictConfig):
@@ -96,7 +92,7 @@ class RayLauncher(Launcher):
                 _look_for_cluster(self._init.get("address"))
                 ray.init(**self._init)
             with _as_user_error("remote"):
-                run = ray.remote(**{"name": "job"} | self._options)(_job)
+                run = ray.remote(**{"name": "job", "retry_exceptions": [JobStopped]} | self._options)(_job)
             self._describe(ray, len(job_overrides))
             shared = ray.put(sweep)
             numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
@@ -181,20 +177,16 @@ def _result(ray: ModuleType, sweep: Sweep, job, number: int, overrides: Sequence
     """Wait for a job; log and note one that Ray has lost for good, so that the others end."""
     try:
         return ray.get(job)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
     except ray.exceptions.RayError as error:
-        config = sweep.compose(number, overrides)
-        HydraConfig.instance().set_config(config)
-        name = str(config.hydra.sweep.subdir)
-        log.error("%s: lost: %s", name, " ".join(str(error).split()))
-        if config.hydra.mode == RunMode.MULTIRUN:  # what a worker of smallest.py has left, others do
-            STATE.failed.append(FailedJob(name, None, in_sweep=True))
-        return JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
+        reason = getattr(error, "cause", None) or error
+        if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(reason, JobStopped):
+            raise reason from None
+        config = compose_job(sweep.context, sweep.config, number, overrides)
+        return note_lost(config, str(reason))
 
 
-def _job(sweep: Sweep, number: int, overrides: Sequence[str]) -> JobReturn | None:
-    """Run a job in a process of Ray; return None where it was stopped."""
+def _job(sweep: Sweep, number: int, overrides: Sequence[str]) -> JobReturn:
+    """Run a job in a process of Ray."""
     setup_globals()
     Singleton.set_state(sweep.singletons)
     folder = Path(sweep.place, sweep.config.hydra.sweep.dir)
@@ -204,12 +196,11 @@ def _job(sweep: Sweep, number: int, overrides: Sequence[str]) -> JobReturn | Non
         )
     os.chdir(sweep.place)
     os.environ["OMP_NUM_THREADS"] = str(sweep.threads)
-    config = sweep.compose(number, overrides)
-    HydraConfig.instance().set_config(config)
+    config = compose_job(sweep.context, sweep.config, number, overrides)
     try:
         return run_job(
             hydra_context=sweep.context, task_function=sweep.task, config=config,
             job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
         )  # fmt: skip
-    except StopRequested:
-        return None
+    except StopRequested as stopped:
+        raise JobStopped(f"stopped by {stopped}") from None

@@ -86,35 +86,35 @@ def test_killed_processes_and_lost_nodes_change_no_bit(nodes, two_colors, tmp_pa
     assert results(tmp_path / "sweep") == results(tmp_path / "straight")
 
 
-def test_a_job_that_is_lost_for_good_is_named_and_the_same_command_runs_it_again(nodes, two_colors, tmp_path):
-    node, given = nodes.add(), ("seed=1,2", "hydra/launcher=ray", nodes.address)
+def test_jobs_that_are_lost_for_good_are_named_and_the_same_command_runs_them_again(nodes, two_colors, tmp_path):
+    node, given = nodes.add(), ("seed=1,2,3", "hydra/launcher=ray", nodes.address)
     process = start(two_colors, tmp_path / "sweep", *given, "hydra.launcher.ray.remote.max_retries=0")
-    wait_for_checkpoints(tmp_path / "sweep", 1, process)
-    nodes.job(node).kill()
+    for n, number in enumerate((signal.SIGKILL, signal.SIGTERM), 1):
+        wait_for_checkpoints(tmp_path / "sweep", n, process)
+        nodes.job(node).send_signal(number)
     out, err = process.communicate()
-    assert process.returncode == 1 and err.endswith(
-        "ERROR: 1 job failed: seed-1. Rerun the same command to retry only these\n"
-    )
-    assert out.count("ERROR: seed-1: lost: ") == 1 and "Traceback" not in out + err
+    assert process.returncode == 1 and "Traceback" not in out + err
+    assert err.endswith("ERROR: 2 jobs failed: seed-1, seed-2. Rerun the same command to retry only these\n")
+    assert len(re.findall("ERROR: seed-1: lost: .+died", out)) == 1 and "ERROR: seed-2: lost: stopped by SIGTERM" in out
     before = finished(tmp_path / "sweep")
-    assert [path.parent.name for path in before] == ["seed-2"]
+    assert [path.parent.name for path in before] == ["seed-3"]
     again = start(two_colors, tmp_path / "sweep", *given)
     out, err = again.communicate()
     nodes.remove(node)
-    assert again.returncode == 0 and "seed-1: interrupted; resuming from checkpoints/last.ckpt" in out, err
-    assert len(after := finished(tmp_path / "sweep")) == 2 and before.items() <= after.items()
+    assert again.returncode == 0 and out.count("interrupted; resuming from checkpoints/last.ckpt") == 2, err
+    assert len(after := finished(tmp_path / "sweep")) == 3 and before.items() <= after.items()
 
 
 def test_a_signal_saves_all_jobs_and_the_same_command_resumes(nodes, two_colors, tmp_path):
     both, given = [nodes.add(), nodes.add()], ("seed=1,2,3", "hydra/launcher=ray", nodes.address)
-    process = start(two_colors, tmp_path / "sweep", *given, "trainer.max_time=00:00:00:30", epochs=100_000)
+    process = start(two_colors, tmp_path / "sweep", *given, epochs=200)
     wait_for_checkpoints(tmp_path / "sweep", 2, process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM and "stopped by SIGTERM. Resume with: python train.py -m " in err
     assert out.count("WARNING: SIGINT: stopping after this step") == 2 and "Traceback" not in out + err
     assert finished(tmp_path / "sweep") == {} and not (tmp_path / "sweep" / "seed-3").exists()
-    again = start(two_colors, tmp_path / "sweep", *given, epochs=1)
+    again = start(two_colors, tmp_path / "sweep", *given, epochs=200)
     out, err = again.communicate()
     for node in both:
         nodes.remove(node)
