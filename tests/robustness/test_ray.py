@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from tests.robustness.test_kill import finished, results
 from tests.support.helpers import NOT_DRAWN, PROJECT, SIMPLE_CNN, needs_ray, ray_jobs
+from tests.support.sweep_results import finished, results
 
 pytestmark = [needs_ray, pytest.mark.slow, pytest.mark.timeout(400)]
 SETTINGS = [

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib.util
 import shutil
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -81,6 +82,13 @@ def at_step(monkeypatch, step: int, action) -> None:
             action()
 
     monkeypatch.setattr(TerminateOnNaN, "on_train_batch_end", then)
+
+
+def free_port() -> str:
+    """Return a port of this machine that nothing listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
 
 
 def ray_jobs(number: int) -> list:
