@@ -3,7 +3,8 @@
     python benchmarks/sweeps.py --root DIR [--repeats 3] [--jobs 8] [--launchers basic joblib ray] [OVERRIDE ...]
 
 Also what one job more costs, from a sweep of one job and the one of all: jobs an hour, and seconds of the processor, which
-other processes do not change (of the launchers whose processes are this one's children). With tiny trainings (--root tests' images, trainer.max_epochs=1) that is the overhead of a job.
+other processes do not change (of the launchers whose processes are this one's children). With tiny trainings (--root tests'
+images, trainer.max_epochs=1) that is the overhead of a job.
 Writes outputs/benchmarks/sweeps.json.
 """
 

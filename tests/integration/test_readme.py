@@ -243,6 +243,8 @@ def test_settings_within_the_text_are_such(text):
         for o in parsed
     ]
     given, _ = complete_data(given)  # as of the command line
+    if "hydra.launcher.ray." in text and "hydra/launcher=ray" not in given:
+        given.insert(0, "hydra/launcher=ray")  # whose settings they are
     reasons = []
     for verb in VERBS:
         try:
