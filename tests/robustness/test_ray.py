@@ -107,14 +107,14 @@ def test_jobs_that_are_lost_for_good_are_named_and_the_same_command_runs_them_ag
 
 def test_a_signal_saves_all_jobs_and_the_same_command_resumes(nodes, two_colors, tmp_path):
     both, given = [nodes.add(), nodes.add()], ("seed=1,2,3", "hydra/launcher=ray", nodes.address)
-    process = start(two_colors, tmp_path / "sweep", *given, epochs=200)
+    process = start(two_colors, tmp_path / "sweep", *given, epochs=120)
     wait_for_checkpoints(tmp_path / "sweep", 2, process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM and "stopped by SIGTERM. Resume with: python train.py -m " in err
     assert out.count("WARNING: SIGINT: stopping after this step") == 2 and "Traceback" not in out + err
     assert finished(tmp_path / "sweep") == {} and not (tmp_path / "sweep" / "seed-3").exists()
-    again = start(two_colors, tmp_path / "sweep", *given, epochs=200)
+    again = start(two_colors, tmp_path / "sweep", *given, epochs=120)
     out, err = again.communicate()
     for node in both:
         nodes.remove(node)
