@@ -61,10 +61,6 @@ class Sweep(NamedTuple):
     threads: int  # of each job
 
 
-class JobStopped(Exception):  # noqa: N818 not an error
-    """End a job that a signal has stopped after it has saved; Ray starts it again, unless it was this command's signal."""
-
-
 class RayLauncher(Launcher):
     """Run jobs as tasks of Ray, which reuses a process for the next job; of a GPU Ray starts a new one for each.
 
@@ -92,7 +88,7 @@ class RayLauncher(Launcher):
                 _look_for_cluster(self._init.get("address"))
                 ray.init(**self._init)
             with _as_user_error("remote"):
-                run = ray.remote(**{"name": "job", "retry_exceptions": [JobStopped]} | self._options)(_job)
+                run = ray.remote(**{"name": "job"} | self._options)(_job)
             self._describe(ray, len(job_overrides))
             shared = ray.put(sweep)
             numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
@@ -121,7 +117,7 @@ class RayLauncher(Launcher):
                 f"hydra.launcher.ray.remote: no node has what a job asks for, num_cpus={asked['CPU']:g} "
                 f"num_gpus={asked['GPU']:g}; there is {found}"
             )
-            if self._init.get("address") is None and "RAY_ADDRESS" not in os.environ:
+            if self._init.get("address") == "local":
                 raise UserError(text)
             log.warning("%s; the jobs wait for one", text)
 
@@ -178,11 +174,10 @@ def _result(ray: ModuleType, sweep: Sweep, job, number: int, overrides: Sequence
     try:
         return ray.get(job)
     except ray.exceptions.RayError as error:
-        reason = getattr(error, "cause", None) or error
-        if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(reason, JobStopped):
-            raise reason from None
+        if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(error.cause, ray.exceptions.RayError):
+            raise error.cause from None
         config = compose_job(sweep.context, sweep.config, number, overrides)
-        return note_lost(config, str(reason))
+        return note_lost(config, str(error))
 
 
 def _job(sweep: Sweep, number: int, overrides: Sequence[str]) -> JobReturn:
@@ -202,5 +197,5 @@ def _job(sweep: Sweep, number: int, overrides: Sequence[str]) -> JobReturn:
             hydra_context=sweep.context, task_function=sweep.task, config=config,
             job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
         )  # fmt: skip
-    except StopRequested as stopped:
-        raise JobStopped(f"stopped by {stopped}") from None
+    except StopRequested:
+        os._exit(1)  # no other job for this process, which may have stopped within an import; as one that was killed

@@ -95,7 +95,7 @@ def test_jobs_that_are_lost_for_good_are_named_and_the_same_command_runs_them_ag
     out, err = process.communicate()
     assert process.returncode == 1 and "Traceback" not in out + err
     assert err.endswith("ERROR: 2 jobs failed: seed-1, seed-2. Rerun the same command to retry only these\n")
-    assert len(re.findall("ERROR: seed-1: lost: .+died", out)) == 1 and "ERROR: seed-2: lost: stopped by SIGTERM" in out
+    assert len(re.findall("ERROR: seed-[12]: lost: .+died", out)) == 2
     before = finished(tmp_path / "sweep")
     assert [path.parent.name for path in before] == ["seed-3"]
     again = start(two_colors, tmp_path / "sweep", *given)
