@@ -12,7 +12,7 @@ import pytest
 from tests.support.helpers import NOT_DRAWN, PROJECT, SIMPLE_CNN, needs_ray, ray_jobs
 from tests.support.sweep_results import finished, results
 
-pytestmark = [needs_ray, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [needs_ray, pytest.mark.slow, pytest.mark.timeout(900)]
 SETTINGS = [
     "datamodule=image_folder",
     *SIMPLE_CNN,

@@ -17,7 +17,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 MISSING = [name for name in PROGRAMS if shutil.which(name) is None]
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)}: apt-get install slurm-wlm munge"),
     pytest.mark.skipif(getattr(os, "geteuid", int)() != 0, reason="slurmd is started by root only"),
 ]
