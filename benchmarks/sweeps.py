@@ -1,9 +1,10 @@
-"""A sweep of eight jobs one after the other, and side by side with hydra/launcher=joblib: whole processes, alternating.
+"""A sweep of eight jobs one after the other, and side by side with other launchers: whole processes, alternating.
 
-    python benchmarks/sweeps.py --root DIR [--repeats 3] [--jobs 8] [OVERRIDE ...]
+    python benchmarks/sweeps.py --root DIR [--repeats 3] [--jobs 8] [--launchers basic joblib ray] [OVERRIDE ...]
 
-Also what one job more costs, from a sweep of one job and the one of all: seconds of the processor, which other processes do
-not change, and jobs an hour. With tiny trainings (--root tests' images, trainer.max_epochs=1) that is the overhead of a job.
+Also what one job more costs, from a sweep of one job and the one of all: jobs an hour, and seconds of the processor, which
+other processes do not change (of the launchers whose processes are this one's children). With tiny trainings (--root tests'
+images, trainer.max_epochs=1) that is the overhead of a job.
 Writes outputs/benchmarks/sweeps.json.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from timing import alternate, parser, ratios, report, run_python, spread
 
 SETTINGS = ["datamodule=image_folder", "trainer=cpu", "trainer.max_epochs=2", "model.weights=null", "logger=none"]
+ONE_CORE = ["hydra.launcher.cpus_per_task=1", "hydra.launcher.gpus_per_node=null", "hydra.launcher.mem_gb=1"]
 
 
 def sweep(launcher: str, jobs: int, settings: list[str], folder: Path) -> tuple[float, float]:
@@ -29,6 +31,7 @@ def sweep(launcher: str, jobs: int, settings: list[str], folder: Path) -> tuple[
         f"seed=range(1,{jobs + 1})",
         *settings,
         f"hydra/launcher={launcher}",
+        *(ONE_CORE if launcher == "submitit_slurm" else []),
         f"hydra.sweep.dir={folder}",
     )
     records = [json.loads(path.read_text()) for path in folder.glob("*/result.json")]
@@ -41,6 +44,9 @@ def main() -> None:
     options = parser(__doc__, repeats=3)
     options.add_argument("--root", required=True, type=Path, help="folder of images")
     options.add_argument("--jobs", type=int, default=8)
+    options.add_argument(
+        "--launchers", nargs="+", default=["basic", "joblib"], help="the first one is what others are compared with"
+    )
     options.add_argument("overrides", nargs="*", help="further settings of train.py")
     args = options.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -55,16 +61,17 @@ def main() -> None:
         def measure(launcher: str) -> dict[str, float]:
             seconds, processor_s = sweep(launcher, args.jobs, settings, next(folders))
             first_s, first_processor_s = sweep(launcher, 1, settings, next(folders))
-            return {
-                "s": seconds,
-                "processor s a further job": (processor_s - first_processor_s) / (args.jobs - 1),
-                "jobs an hour": 3600 * (args.jobs - 1) / (seconds - first_s),
-            }
+            found = {"s": seconds, "jobs an hour": 3600 * (args.jobs - 1) / (seconds - first_s)}
+            if launcher in ("basic", "joblib"):
+                found["processor s a further job"] = (processor_s - first_processor_s) / (args.jobs - 1)
+            return found
 
         sweep("basic", 1, settings, next(folders))  # builds the pixel cache
-        measured = alternate({each: functools.partial(measure, each) for each in ("basic", "joblib")}, args.repeats)
+        measured = alternate({each: functools.partial(measure, each) for each in args.launchers}, args.repeats)
     report("sweeps", measured, jobs=args.jobs, cores=len(os.sched_getaffinity(0)))
-    print(f"basic / joblib: {spread(ratios(measured['basic, s'], measured['joblib, s']))}")
+    first, *others = args.launchers
+    for other in others:
+        print(f"{first} / {other}: {spread(ratios(measured[f'{first}, s'], measured[f'{other}, s']))}")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from engine.run.job import Job, run_job
 from engine.run.job_state import refuse_finished_run
 from engine.run.resume import run_to_resume
 from engine.state import STATE, FailedJob
+from engine.sweep import ray_launcher
 from engine.sweep.progress import SweepProgress
 
 log = logging.getLogger(__name__)
@@ -199,6 +200,8 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     elif "hydra.sweep.dir" not in values:
         added.append(quote_override("hydra.sweep.dir", OUTPUTS / "sweeps" / sweep_name([*flags, *typed], overrides)))
     launcher = values.get("hydra/launcher")
+    if launcher and launcher.value() == "ray":
+        ray_launcher.register()
     if launcher and (CONF / "hydra" / "jobs" / f"{launcher.value()}.yaml").is_file():
         added.append(f"hydra/jobs={launcher.value()}")  # a plugin's file cannot be extended under its own name
     same_in_all_jobs = [key for key, override in values.items() if not override.is_sweep_override()]

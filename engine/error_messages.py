@@ -27,7 +27,7 @@ from engine.state import STATE
 
 LOST = "another process of this run has ended, and this one with it; resume: ckpt_path=RUN/checkpoints/last.ckpt"
 LONGEST = 80  # characters of an argument that an error repeats
-LAUNCHERS = {"joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # and their extras
+LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # and their extras
 
 
 def user_message(error: BaseException) -> str | None:

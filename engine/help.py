@@ -23,7 +23,10 @@ def help_groups(conf: Path, verb: str, further: str | None = None) -> str:
     for name in choices if further else ():
         choices[name] += _files(Path(further) / name)
     if "hydra/jobs" in defaults:  # the verb sweeps
-        choices["hydra/launcher"] = ["basic", *_files(conf / "hydra" / "jobs")]
+        choices["hydra/launcher"] = [
+            "basic",
+            *sorted(_files(conf / "hydra" / "jobs") + _files(conf / "hydra" / "launcher")),
+        ]
         defaults["hydra/launcher"] = "basic"
     column = max(map(len, choices)) + 2
     lines = []

@@ -16,6 +16,7 @@ from common.run_folder import missing_folders
 from common.text import printable
 from engine.state import STATE, FailedJob
 from engine.sweep.latency import deploy_rest, measure_latencies
+from engine.sweep.lost_jobs import wait_for_all
 from engine.sweep.progress import SweepProgress
 from engine.sweep.seeds import check_single_run, complete_sweep
 
@@ -47,6 +48,7 @@ class SweepReport(Callback):
         from engine.sweep.composing import validate_few
 
         validate_few()
+        wait_for_all(config.hydra.launcher)
         with _refusing():
             about = complete_sweep(config)
             check_deploy(config.deploy, config.stages)

@@ -243,6 +243,8 @@ def test_settings_within_the_text_are_such(text):
         for o in parsed
     ]
     given, _ = complete_data(given)  # as of the command line
+    if "hydra.launcher.ray." in text and "hydra/launcher=ray" not in given:
+        given.insert(0, "hydra/launcher=ray")  # whose settings they are
     reasons = []
     for verb in VERBS:
         try:
@@ -250,9 +252,9 @@ def test_settings_within_the_text_are_such(text):
             return
         except Exception as error:  # of each verb; one has to know the setting
             reasons.append(f"{verb}: {error}")
-    plugin = re.search(r"hydra[./]launcher.(ray|submitit)", text)
-    if plugin and importlib.util.find_spec(f"hydra_plugins.hydra_{plugin.group(1)}_launcher") is None:
-        pytest.skip(f"hydra_{plugin.group(1)}_launcher is not installed")
+    plugin = "hydra_submitit_launcher"
+    if re.search(r"hydra[./]launcher.submitit", text) and importlib.util.find_spec(f"hydra_plugins.{plugin}") is None:
+        pytest.skip(f"{plugin} is not installed")
     raise AssertionError("\n".join(reasons))
 
 

@@ -22,7 +22,7 @@ from common.run_record import RunRecord
 from common.smallest_record import SmallestRecord
 from tests.support.commands import run_script
 from tests.support.fake_format import allow_any_agreement, format_folder
-from tests.support.helpers import PROJECT
+from tests.support.helpers import PROJECT, needs_ray, ray_jobs
 
 CUTS = "candidates.cuts={shufflenet_v2_x0_5: [maxpool, stage2.1, stage3.3]}"
 
@@ -226,18 +226,25 @@ def test_a_search_that_is_over_exports_its_finalists_where_that_is_asked_for(fou
 
 
 @pytest.mark.slow
-def test_processes_of_a_launcher_give_the_answer_of_one(found, command, tmp_path):
+@pytest.mark.parametrize("launcher", ["joblib", pytest.param("ray", marks=needs_ray)])
+def test_processes_of_a_launcher_give_the_answer_of_one(found, command, tmp_path, launcher):
+    """Of Ray one is killed, which Ray starts again."""
     typed = [each for each in command if not each.startswith("hydra.run.dir")]
-    typed += [f"hydra.run.dir={tmp_path / 'shared'}", "hydra/launcher=joblib"]
-    ended = subprocess.run(
-        [sys.executable, "smallest.py", *typed], cwd=PROJECT, capture_output=True, text=True, check=False
+    typed += [f"hydra.run.dir={tmp_path / 'shared'}", f"hydra/launcher={launcher}"]
+    started = subprocess.Popen(
+        [sys.executable, "smallest.py", *typed], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert ended.returncode == 0, ended.stderr
+    if launcher == "ray":
+        while not list((tmp_path / "shared" / "runs").glob("*/checkpoints/last.ckpt")) and started.poll() is None:
+            time.sleep(0.1)
+        ray_jobs(started.pid)[0].kill()
+    out, err = started.communicate()
+    assert started.returncode == 0, err
     one, shared = SmallestRecord.read(found[0]), SmallestRecord.read(tmp_path / "shared")
     assert (shared.answer.chosen, shared.answer.reference) == (one.answer.chosen, one.answer.reference)
     assert shared.answer.test == one.answer.test and shared.n_trained == one.n_trained
     assert shared.seconds["race"] + shared.seconds["finals"] > 1  # of the processes, not of the one that waited
-    assert "heartbeats" not in ended.stdout + ended.stderr and "2 workers" in ended.stdout
+    assert "heartbeats" not in out + err and "2 workers" in out
 
 
 @pytest.mark.slow

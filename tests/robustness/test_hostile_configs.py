@@ -75,7 +75,7 @@ def test_a_saved_configuration_names_no_code_at_any_depth(tmp_path, name, canary
 def test_listed_classes_are_those_that_conf_names():
     named = {name for file in CONF.rglob("*.yaml") for name in re.findall(r"_target_: (\w[\w.]+)", file.read_text())}
     # Not of Hydra's own part and of export.py, which are never read; a run's conf/logger is never taken from it
-    elsewhere = ("engine.", "inference.", "lightning.pytorch.loggers.")
+    elsewhere = ("engine.", "hydra_plugins.", "inference.", "lightning.pytorch.loggers.")
     ours = {name for name in named if not name.startswith(elsewhere)}
     assert len(ours) > 15 and all(map(is_allowed_target, ours))
     assert all(map(is_allowed_target, ("torch.nn.CrossEntropyLoss", "lightning.pytorch.callbacks.EarlyStopping")))

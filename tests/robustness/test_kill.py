@@ -1,6 +1,5 @@
 """Sweeps whose process is killed at random moments. A seed, which is printed, gives the moments."""
 
-import json
 import os
 import random
 import signal
@@ -11,6 +10,7 @@ import time
 import pytest
 
 from tests.support.helpers import PROJECT
+from tests.support.sweep_results import finished, results
 
 KILLS = 6
 
@@ -28,25 +28,6 @@ def start(folder, images):
     command += ["model.image_size=32", "datamodule.batch_size=8", "trainer=cpu", "model.weights=null"]
     command += ["stages=[fit,test]", f"hydra.sweep.dir={folder}"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finished(folder):
-    records = {path: path.read_bytes() for path in folder.glob("*/result.json")}
-    return {path: content for path, content in records.items() if json.loads(content)["status"] == "finished"}
-
-
-def results(folder):
-    """Return all results of the jobs, to the last digit."""
-    tables = {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for name in ("metrics.csv", "predictions.csv", "predictions_val.csv", "splits.csv")
-        for path in sorted(folder.rglob(name))
-    }
-    sections = {
-        path.parent.name: {key: json.loads(path.read_text())[key] for key in ("val", "test", "decision")}
-        for path in sorted(folder.glob("*/result.json"))
-    }
-    return tables, sections
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 
@@ -13,7 +12,7 @@ import pytest
 from common.run_record import RunRecord
 from common.untrusted.tables import read_csv
 from tests.engine.test_processes import BATCH
-from tests.support.helpers import NOT_DRAWN, PROJECT, SIMPLE_CNN, outcome
+from tests.support.helpers import NOT_DRAWN, PROJECT, SIMPLE_CNN, free_port, outcome
 
 STOP_AT_STEP = str(PROJECT / "tests" / "support" / "stop_at_step.py")
 
@@ -25,12 +24,6 @@ def arguments(images, folder, *more):
         "trainer.accelerator=cpu", "datamodule.batch_size=2", "trainer.max_epochs=2", "model.weights=null",
         "stages=[fit,test]", f"datamodule.cache={folder.parent / 'cache'}", f"hydra.run.dir={folder}", *NOT_DRAWN, *more,
     ]  # fmt: skip
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return str(found.getsockname()[1])
 
 
 def start_all(commands):

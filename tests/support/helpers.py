@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import importlib.util
 import shutil
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +24,9 @@ NOT_DRAWN = [f"~callbacks.{name}" for name in ("contact_sheet", "image_logger", 
 SIMPLE_CNN = ("model=simple_cnn", "model.image_size=16")  # the quickest, for tests in which the network does not matter
 CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
+needs_ray = pytest.mark.skipif(
+    not importlib.util.find_spec("ray"), reason='ray is not installed: pip install -e ".[ray]"'
+)
 COLORS = {"blue": (40, 60, 200), "red": (200, 60, 40), "green": (50, 190, 60)}
 FINAL = {
     "network": "truncated",
@@ -77,6 +82,21 @@ def at_step(monkeypatch, step: int, action) -> None:
             action()
 
     monkeypatch.setattr(TerminateOnNaN, "on_train_batch_end", then)
+
+
+def free_port() -> str:
+    """Return a port of this machine that nothing listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
+def ray_jobs(number: int) -> list:
+    """Return the processes below this one, a sweep's command or a node, in which Ray runs a job now."""
+    import psutil
+
+    found = psutil.Process(number).children(recursive=True)
+    return [each for each in found if each.is_running() and each.cmdline()[:1] == ["ray::job"]]
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from hydra.errors import MissingConfigException
 
 from engine import cli, error_messages
 from engine.cli import threads_of_job
-from tests.support.helpers import NOT_DRAWN, PROJECT, SIMPLE_CNN
+from tests.support.helpers import NOT_DRAWN, PROJECT, SIMPLE_CNN, needs_ray
 
 BATCH_SIZES = (8, 12, 99)  # the last one is larger than the training split
 
@@ -73,12 +74,14 @@ def test_submitit_runs_jobs_here(tmp_path, two_colors):
 
 
 @pytest.mark.slow
-@needs("hydra_ray_launcher")
-def test_ray_runs_jobs_here(tmp_path, two_colors):
-    check(sweep(tmp_path, two_colors, "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"), tmp_path)
+@needs_ray
+def test_ray_runs_jobs_here_and_reuses_their_processes(tmp_path, two_colors):
+    ran = sweep(tmp_path, two_colors, "hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=1")
+    check(ran, tmp_path)
+    assert len(set(re.findall(r"job pid=(\d+)", ran.stdout))) == 1
 
 
-@pytest.mark.parametrize(("launcher", "extra"), [("joblib", "joblib"), ("ray", "ray"), ("submitit_slurm", "slurm")])
+@pytest.mark.parametrize(("launcher", "extra"), [("joblib", "joblib"), ("submitit_slurm", "slurm")])
 def test_a_launcher_that_is_not_installed_names_its_extra(launcher, extra):
     missing = MissingConfigException("not found", missing_cfg_file=f"hydra/launcher/{launcher}", options=["basic"])
     assert (
@@ -86,10 +89,11 @@ def test_a_launcher_that_is_not_installed_names_its_extra(launcher, extra):
     )
 
 
-@pytest.mark.skipif(bool(importlib.util.find_spec("ray")), reason="ray is installed")
-def test_the_command_names_the_extra(train, tmp_path):
+def test_without_ray_the_command_names_the_extra_and_leaves_nothing(train, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
     ran = train("-m", "seed=1,2", "hydra/launcher=ray", f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    assert ran.status == 1 and 'pip install -e ".[ray]"' in ran.err and "Traceback" not in ran.err
+    assert ran.status == 1 and ran.err == 'ERROR: hydra/launcher=ray: not installed; pip install -e ".[ray]"\n'
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_threads_are_shared_out(monkeypatch):

@@ -1,0 +1,59 @@
+"""Jobs that a launcher has lost with their process or node: each is one line and fails the command, and the others end."""
+
+import functools
+import logging
+from collections.abc import Sequence
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, open_dict
+
+from engine.state import STATE, FailedJob
+
+log = logging.getLogger(__name__)
+
+
+def compose_job(context: HydraContext, config: DictConfig, number: int, overrides: Sequence[str]) -> DictConfig:
+    """Compose the configuration of one job of a sweep, whose own is `config`, and make it the one of this process."""
+    composed = context.config_loader.load_sweep_config(config, list(overrides))
+    with open_dict(composed):
+        composed.hydra.job.id = f"{composed.hydra.job.name}_{number}"
+        composed.hydra.job.num = number
+    HydraConfig.instance().set_config(composed)
+    return composed
+
+
+def note_lost(config: DictConfig, reason: str) -> JobReturn:
+    """Log that the job of this composed configuration is lost, and let the command fail by it."""
+    name = str(config.hydra.sweep.subdir)
+    log.error("%s: lost: %s", name, " ".join(reason.split()))
+    if config.hydra.mode == RunMode.MULTIRUN:  # what a worker of smallest.py has left, others do
+        STATE.failed.append(FailedJob(name, None, in_sweep=True))
+    return JobReturn(overrides=list(config.hydra.overrides.task), status=JobStatus.COMPLETED)
+
+
+def wait_for_all(launcher: DictConfig) -> None:
+    """Have submitit's launchers wait for all jobs; of one that is canceled or killed they end the command with its traceback.
+
+    Args:
+        launcher: the configured one, which may be another one.
+    """
+    if "submitit" not in launcher._target_:
+        return
+    from submitit import Job  # late: an extra
+    from submitit.core.utils import UncompletedJobError
+
+    usual = getattr(Job.results, "__wrapped__", Job.results)
+
+    @functools.wraps(usual)
+    def results(job: Job) -> list[JobReturn]:
+        try:
+            return usual(job)
+        except UncompletedJobError:
+            submitted = job.submission()  # the launcher's call
+            overrides, _, number, *_ = submitted.args
+            config = compose_job(submitted.function.hydra_context, submitted.function.config, number, overrides)
+            return [note_lost(config, f"job {job.job_id}, {job.state}; what it wrote: {job.paths.stdout}")]
+
+    Job.results = results

@@ -1,0 +1,201 @@
+"""Hydra's launcher over Ray: the jobs of a sweep, or workers of smallest.py, on a machine or a cluster."""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import shlex
+import signal
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from common.errors import StopRequested, UserError
+from common.signals import stop_signals
+from common.text import plural
+from engine.state import STATE
+from engine.sweep.lost_jobs import compose_job, note_lost
+
+log = logging.getLogger(__name__)
+
+NAME = "hydra_plugins.ray_launcher.RayLauncher"  # Hydra takes launchers of this package only
+CONNECT_S = 10.0
+SAVING_S = 60.0  # that stopped jobs have to save
+LAST_LINES_S = 1.0  # until the last lines of the jobs are on this screen
+# What Ray reads from the environment: lines of jobs uncolored and all of them, nothing sent to its makers, and no more trials
+# of a job that takes all memory than of one that is lost (by default it is tried forever)
+ENVIRONMENT = {
+    "RAY_COLOR_PREFIX": "0", "RAY_DEDUP_LOGS": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_task_oom_retries": "3",
+}  # fmt: skip
+
+
+def register() -> None:
+    """Let Hydra find the launcher.
+
+    Raises:
+        UserError: Ray is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise UserError('hydra/launcher=ray: not installed; pip install -e ".[ray]"')
+    Plugins.instance().class_name_to_class[NAME] = RayLauncher
+
+
+class Sweep(NamedTuple):
+    """What all jobs share, sent to each node once."""
+
+    context: HydraContext
+    config: DictConfig
+    task: TaskFunction
+    singletons: dict[Any, Any]
+    place: str  # the current folder of the command
+    threads: int  # of each job
+
+
+class RayLauncher(Launcher):
+    """Run jobs as tasks of Ray, which reuses a process for the next job; of a GPU Ray starts a new one for each.
+
+    Ray starts a job again that was stopped or whose process or node was lost, and the job resumes as any run does.
+    """
+
+    def __init__(self, ray: DictConfig):
+        self._init = OmegaConf.to_container(ray.init, resolve=True)
+        self._options = OmegaConf.to_container(ray.remote, resolve=True)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self._context, self._task, self._config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs and wait for them; stop and save all of them at a signal."""
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        import ray  # late: a second, and an extra
+
+        Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        threads = max(1, int(self._options.get("num_cpus") or 1))
+        sweep = Sweep(self._context, self._config, self._task, Singleton.get_state(), str(Path.cwd()), threads)
+        try:
+            with _as_user_error("init"):
+                _look_for_cluster(self._init.get("address"))
+                ray.init(**self._init)
+            with _as_user_error("remote"):
+                run = ray.remote(**{"name": "job"} | self._options)(_job)
+            self._describe(ray, len(job_overrides))
+            shared = ray.put(sweep)
+            numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
+            jobs = [run.remote(shared, *job) for job in zip(numbers, job_overrides, strict=True)]
+            with _stopping(ray, jobs):
+                return [_result(ray, sweep, *job) for job in zip(jobs, numbers, job_overrides, strict=True)]
+        finally:
+            time.sleep(LAST_LINES_S)
+            ray.shutdown(wait_for_processes=True)
+
+    def _describe(self, ray: ModuleType, jobs: int) -> None:
+        """Log on what the jobs run.
+
+        Raises:
+            UserError: no node has what a job asks for, and none can join.
+        """
+        asked = {"CPU": self._options.get("num_cpus") or 1, "GPU": self._options.get("num_gpus") or 0}
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cores, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
+        found = f"{plural(len(nodes), 'node')} with {cores:g} cores and {gpus:g} GPUs"
+        log.info(
+            "Ray: %s on %s; each takes %g cores and %g GPUs", plural(jobs, "job"), found, asked["CPU"], asked["GPU"]
+        )
+        if not any(all(node.get(kind, 0) >= amount for kind, amount in asked.items()) for node in nodes):
+            text = (
+                f"hydra.launcher.ray.remote: no node has what a job asks for, num_cpus={asked['CPU']:g} "
+                f"num_gpus={asked['GPU']:g}; there is {found}"
+            )
+            if self._init.get("address") == "local":
+                raise UserError(text)
+            log.warning("%s; the jobs wait for one", text)
+
+
+def _look_for_cluster(address: str | None) -> None:
+    """Raise ConnectionError where nothing answers at HOST:PORT, for which Ray would wait a quarter of an hour."""
+    host, separator, port = (address or "").rpartition(":")
+    if separator and "/" not in host:
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+        except OSError as error:
+            raise ConnectionError(
+                f"nothing answers at address={address} ({error}); ray start --head prints it"
+            ) from error
+
+
+@contextlib.contextmanager
+def _as_user_error(key: str) -> Iterator[None]:
+    """Name the setting of what Ray refuses: a cluster that is not there, an argument that it does not know."""
+    try:
+        yield
+    except (ConnectionError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"hydra.launcher.ray.{key}: {' '.join(str(error).split())}") from error
+
+
+@contextlib.contextmanager
+def _stopping(ray: ModuleType, jobs: Sequence) -> Iterator[None]:
+    """At a signal have the running jobs save and end, and wait for them; a second signal waits no longer."""
+    received = []
+
+    def stop(number: int, frame) -> None:
+        received.append(number)
+        raise KeyboardInterrupt  # the only exception that Ray's own code lets through while it waits
+
+    before = {number: signal.signal(number, stop) for number in stop_signals()}
+    try:
+        yield
+    except KeyboardInterrupt:
+        stopped = StopRequested(received[0])
+        log.warning("%s: waiting for the jobs to save; a second signal waits no longer", stopped)
+        with contextlib.suppress(KeyboardInterrupt):
+            for job in jobs:
+                ray.cancel(job)
+            ray.wait(jobs, num_returns=len(jobs), timeout=SAVING_S)
+        stopped.next_step = f". Resume with: {shlex.join(STATE.command)}"
+        raise stopped from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _result(ray: ModuleType, sweep: Sweep, job, number: int, overrides: Sequence[str]) -> JobReturn:
+    """Wait for a job; log and note one that Ray has lost for good, so that the others end."""
+    try:
+        return ray.get(job)
+    except ray.exceptions.RayError as error:
+        if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(error.cause, ray.exceptions.RayError):
+            raise error.cause from None
+        config = compose_job(sweep.context, sweep.config, number, overrides)
+        return note_lost(config, str(error))
+
+
+def _job(sweep: Sweep, number: int, overrides: Sequence[str]) -> JobReturn:
+    """Run a job in a process of Ray."""
+    setup_globals()
+    Singleton.set_state(sweep.singletons)
+    folder = Path(sweep.place, sweep.config.hydra.sweep.dir)
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: not there on node {socket.gethostname()}; all nodes of a cluster see the sweep's folder"
+        )
+    os.chdir(sweep.place)
+    os.environ["OMP_NUM_THREADS"] = str(sweep.threads)
+    config = compose_job(sweep.context, sweep.config, number, overrides)
+    try:
+        return run_job(
+            hydra_context=sweep.context, task_function=sweep.task, config=config,
+            job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
+        )  # fmt: skip
+    except StopRequested:
+        os._exit(1)  # no other job for this process, which may have stopped within an import; as one that was killed
