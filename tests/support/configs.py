@@ -54,7 +54,8 @@ def _is_setting(config: DictConfig, key: str) -> bool:
     """Whether a key names a setting that is there, and no group of files."""
     parent, _, last = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
-    named = OmegaConf.is_dict(node) and last in list(node)  # `in node` would resolve it, and a run's folder is then made
+    # `in node` would resolve it, and hydra.run.dir makes its folder then
+    named = OmegaConf.is_dict(node) and last in list(node)
     return named and not (CONF / key).is_dir() and "@" not in key and "/" not in key
 
 
