@@ -53,7 +53,9 @@ def calibration(
     temperature, and its coverage.
     """
     effect = design_effect(probabilities.argmax(axis=1) == labels, groups)
-    figure = Figure(figsize=(9.6, 4.4), layout="constrained")
+    figure = Figure(figsize=(9.6, 4.4))
+    # Its labels are always as wide; "constrained" would draw all of them three times to find that out
+    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.115, top=0.93, wspace=0.17)
     left, right = figure.subplots(1, 2)
     kinds = [("uncalibrated", probabilities, "tab:blue", -1)]
     if decision:
