@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 from PIL import Image
-from tensorboard.compat.proto.summary_pb2 import Summary
 
 from callbacks.prediction_writer import PredictionWriter
 from common.atomic_io import tolerate_disk_errors, write_bytes
@@ -65,6 +64,8 @@ def log_image(trainer, name: str, png: bytes) -> None:
         elif callable(getattr(logger, "log_image", None)):  # WandbLogger, and what follows its example
             logger.log_image(key=name, images=[_pixels(png)], step=trainer.current_epoch)
         elif isinstance(logger, TensorBoardLogger):
+            from tensorboard.compat.proto.summary_pb2 import Summary  # late: a run may have no TensorBoard
+
             with Image.open(io.BytesIO(png)) as image:
                 width, height = image.size
             # add_image of the writer would draw and encode the same pixels again
@@ -75,7 +76,7 @@ def log_image(trainer, name: str, png: bytes) -> None:
 
 def _pixels(png: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(png)) as image:
-        return np.asarray(image)
+        return np.array(image)
 
 
 def save_figure(trainer, name: str, png: bytes) -> None:
