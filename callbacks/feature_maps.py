@@ -1,5 +1,6 @@
 """Draw what a network computes: feature maps of one image, and the order that channel shuffle makes."""
 
+from functools import cache
 from pathlib import Path
 
 import lightning as L
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from callbacks.image_logger import save_figure
-from common.image_grid import Titled, rows_of_images
+from common.image_grid import Titled, encode_png, rows_of_images
 from lightning_modules.networks.surgery import shuffle_order
 
 SHOWN = 8  # channels of each layer
@@ -40,12 +41,18 @@ class FeatureMaps(L.Callback):
         for title, maps in capture(pl_module.network, batch["pixels"]).items():
             size = f"{maps.shape[0]} maps of {maps.shape[1]} x {maps.shape[2]}"
             rows.append((f"{title}\n{size}", most_varied(maps)))
-        save_figure(trainer, "feature_maps", rows_of_images(rows))
+        save_figure(trainer, "feature_maps", encode_png(rows_of_images(rows)))
         order = shuffle_order(pl_module.network)
         if order is not None:
-            from evaluation.figures import channel_order, figure_pixels  # late: nothing is drawn before the first step
+            save_figure(trainer, "channel_shuffle", _draw_order(tuple(order[0]), order[1]))
 
-            save_figure(trainer, "channel_shuffle", figure_pixels(channel_order(*order)))
+
+@cache
+def _draw_order(order: tuple[int, ...], groups: int) -> bytes:
+    """Draw the order once for all jobs of a sweep."""
+    from evaluation.figures import channel_order, figure_pixels  # late: nothing is drawn before the first step
+
+    return encode_png(figure_pixels(channel_order(list(order), groups)))
 
 
 def most_varied(maps: np.ndarray) -> list[Titled]:

@@ -1,5 +1,6 @@
 """Images for the loggers: one augmented batch as the network sees it, and the confusion matrix."""
 
+import io
 from copy import copy
 from itertools import islice
 from pathlib import Path
@@ -8,10 +9,11 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
+from PIL import Image
 
 from callbacks.prediction_writer import PredictionWriter
-from common.atomic_io import tolerate_disk_errors
-from common.image_grid import grid, save_png
+from common.atomic_io import tolerate_disk_errors, write_bytes
+from common.image_grid import encode_png, grid
 from common.run_folder import RunFolder
 from evaluation.scores import count_confusion
 
@@ -34,7 +36,7 @@ class ImageLogger(L.Callback):
         pixels = (batch["pixels"].cpu() * std + mean).clamp(0, 1)  # (B, 3, H, W), back to visible colors
         titles = [pl_module.classes[label] for label in batch["labels"].tolist()]
         images = pixels.permute(0, 2, 3, 1).numpy()
-        log_image(trainer, "augmented_batch", grid(list(zip(images, titles, strict=True))))
+        log_image(trainer, "augmented_batch", encode_png(grid(list(zip(images, titles, strict=True)))))
 
     def on_validation_end(self, trainer, pl_module) -> None:
         if trainer.state.fn == "validate":
@@ -50,23 +52,36 @@ class ImageLogger(L.Callback):
             writer = next(callback for callback in trainer.callbacks if isinstance(callback, PredictionWriter))
             found = writer.predictions[split]
             counts = count_confusion(found.labels, found.predicted, len(found.classes))
-            log_image(trainer, f"confusion/{split}", figure_pixels(confusion_matrix(counts, found.classes)))
+            figure = confusion_matrix(counts, found.classes)
+            log_image(trainer, f"confusion/{split}", encode_png(figure_pixels(figure)))
 
 
-def log_image(trainer, name: str, pixels: np.ndarray) -> None:
-    """Log an image (H, W, 3) of uint8 to every logger of the run that takes images, at the current epoch."""
+def log_image(trainer, name: str, png: bytes) -> None:
+    """Log an image to every logger of the run that takes images, at the current epoch."""
     for logger in trainer.loggers:
         if isinstance(logger, MLFlowLogger):
-            logger.experiment.log_image(logger.run_id, pixels, artifact_file=f"{name}.png")
+            logger.experiment.log_image(logger.run_id, _pixels(png), artifact_file=f"{name}.png")
         elif callable(getattr(logger, "log_image", None)):  # WandbLogger, and what follows its example
-            logger.log_image(key=name, images=[pixels], step=trainer.current_epoch)
+            logger.log_image(key=name, images=[_pixels(png)], step=trainer.current_epoch)
         elif isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, pixels, trainer.current_epoch, dataformats="HWC")
+            from tensorboard.compat.proto.summary_pb2 import Summary  # late: a run may have no TensorBoard
+
+            with Image.open(io.BytesIO(png)) as image:
+                width, height = image.size
+            # add_image of the writer would draw and encode the same pixels again
+            encoded = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+            value = Summary.Value(tag=name, image=encoded)
+            logger.experiment._get_file_writer().add_summary(Summary(value=[value]), trainer.current_epoch)
 
 
-def save_figure(trainer, name: str, pixels: np.ndarray) -> None:
-    """Write NAME.png, an image (H, W, 3) of uint8, into the run's folder, and log it."""
+def _pixels(png: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(png)) as image:
+        return np.array(image)
+
+
+def save_figure(trainer, name: str, png: bytes) -> None:
+    """Write NAME.png into the run's folder, and log it."""
     path = RunFolder(Path(trainer.default_root_dir)).figure(name)
     with tolerate_disk_errors(path):
-        save_png(pixels, path)
-    log_image(trainer, name, pixels)
+        write_bytes(path, png)
+    log_image(trainer, name, png)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from common.atomic_io import write_bytes
 from common.text import clean
 
 CELL = 144  # pixels, of an image's longer side
@@ -83,8 +82,8 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
-def save_png(pixels: np.ndarray, path: Path) -> None:
-    """Write (H, W, 3) uint8 as a PNG, whole or not at all."""
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Return (H, W, 3) uint8 as a PNG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="png")
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import StopRequested, UserError
+from engine.heartbeat import SILENT_S, Watch, beat
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ def share(process: Process, key: str, value: object = None) -> object:
     if process.is_first:
         _store(process).set(key, json.dumps(value))
         return value
-    _wait(process, [key])
+    _wait(process, {key: 0})
     return json.loads(_store(process).get(key))
 
 
@@ -177,7 +178,7 @@ def meet(process: Process, key: str, value: str, differs: str) -> None:
         return
     store, keys = _store(process), [f"{key} {rank}" for rank in range(process.world_size)]
     store.set(keys[process.rank], value)
-    _wait(process, keys)
+    _wait(process, {each: rank for rank, each in enumerate(keys)})
     for rank, other in enumerate(keys):
         if (found := store.get(other).decode()) != store.get(keys[0]).decode():
             raise UserError(f"process {rank} {differs} ({found}, not {store.get(keys[0]).decode()})")
@@ -248,20 +249,27 @@ def _ask(store, key: str) -> str | None:
     return store.get(key).decode()
 
 
-def _wait(process: Process, keys: list[str]) -> None:
+def _wait(process: Process, keys: dict[str, int]) -> None:
+    """Wait until all keys have a value, each from the process of a rank."""
     store, shown = _store(process), time.monotonic()
+    watch = Watch(store)
     try:
-        while not store.check(keys):
+        while not store.check(list(keys)):
             if store.check([STOPPED]):
                 raise StopRequested(int(store.get(STOPPED)))
             if process.is_first and store.check([FAILED_ELSEWHERE]):
                 raise UserError(store.get(FAILED_ELSEWHERE).decode())
             if not process.is_first and store.check([FAILED]):
                 raise FirstProcessFailed
-            if process.is_first and time.monotonic() > shown + SHOWN_EVERY_S:
+            missing = [rank for key, rank in keys.items() if not store.check([key])]
+            if silent := watch.find_silent(missing if process.is_first else {0}.intersection(missing)):
+                raise UserError(
+                    f"{silent} has given no sign of life for {SILENT_S:.0f} s: it was killed, or its machine hangs; "
+                    "start all processes again"
+                )
+            if process.is_first and missing and time.monotonic() > shown + SHOWN_EVERY_S:
                 shown = time.monotonic()
-                missing = [key.split()[-1] for key in keys if not store.check([key])]
-                log.info("waiting for process %s, which still reads images", ", ".join(missing))
+                log.info("waiting for process %s, which still reads images", ", ".join(map(str, missing)))
             time.sleep(POLL_S)
     except RuntimeError as error:
         if process.is_first:
@@ -291,4 +299,6 @@ def _store(process: Process):
             f"MASTER_ADDR:MASTER_PORT={where}: the {process.world_size} processes of {process.launcher} do not find each other "
             f"there ({reason}); name the first node and a free port"
         ) from error
-    return PrefixStore("justenough", store)
+    shared = PrefixStore("justenough", store)
+    beat(shared, process.rank, process.name)
+    return shared

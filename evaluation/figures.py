@@ -11,6 +11,7 @@ from evaluation.calibration import reliability, risk_coverage, selective_accurac
 from evaluation.intervals import design_effect, wilson
 
 MOST_NAMED = 60  # classes on an axis
+PLACES: dict[tuple[str, ...], list] = {}  # of the axes of the confusion matrix of these classes
 
 
 def confusion_matrix(counts: list[list[int]], classes: list[str]) -> Figure:
@@ -37,7 +38,19 @@ def confusion_matrix(counts: list[list[int]], classes: list[str]) -> Figure:
                 axes.text(column, row, text, ha="center", va="center", color=color)
     axes.set_title(f"{counts.trace():,} of {counts.sum():,} right")
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    _place_as_before(figure, tuple(names))
     return figure
+
+
+def _place_as_before(figure: Figure, names: tuple[str, ...]) -> None:
+    """Lay a confusion matrix out once for its classes, whose names take the room; val, test and a sweep's jobs share them."""
+    if names not in PLACES:
+        figure.draw_without_rendering()
+        PLACES.clear()
+        PLACES[names] = [axes.get_position(original=True).frozen() for axes in figure.axes]
+    figure.set_layout_engine("none")
+    for axes, place in zip(figure.axes, PLACES[names], strict=True):
+        axes._set_position(place, which="original")
 
 
 def calibration(
@@ -53,7 +66,9 @@ def calibration(
     temperature, and its coverage.
     """
     effect = design_effect(probabilities.argmax(axis=1) == labels, groups)
-    figure = Figure(figsize=(9.6, 4.4), layout="constrained")
+    figure = Figure(figsize=(9.6, 4.4))
+    # Its labels are always as wide; "constrained" would draw all of them three times to find that out
+    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.115, top=0.93, wspace=0.17)
     left, right = figure.subplots(1, 2)
     kinds = [("uncalibrated", probabilities, "tab:blue", -1)]
     if decision:

@@ -70,12 +70,12 @@ def epochs_done(path: Path) -> int:
     Raises:
         UserError: it holds no such number.
     """
-    return _read_count(path, "epoch", MOST_EPOCHS) + 1
+    return _count(_load(path, mmap=True), "epoch", MOST_EPOCHS, path) + 1
 
 
 def steps_done(path: Path) -> int:
     """Return how many optimizer steps a checkpoint was trained for; as `epochs_done`."""
-    return _read_count(path, "global_step", MOST_STEPS)
+    return _count(_load(path, mmap=True), "global_step", MOST_STEPS, path)
 
 
 def range_of_checkpoint(path: Path) -> list | None:
@@ -96,8 +96,7 @@ def stopped_in_epoch(path: Path) -> bool:
     return all(type(count) is int for count in counts) and counts[1] < counts[0]
 
 
-def _read_count(path: Path, key: str, most: int) -> int:
-    state = _load(path, mmap=True)
+def _count(state, key: str, most: int, path: Path) -> int:
     count = state.get(key) if isinstance(state, dict) else None
     if type(count) is not int or not 0 <= count < most:
         raise UserError(f"{path}: its {key} is {brief(count)}, {NEXT}")
@@ -202,9 +201,18 @@ def load_classifier(path: Path) -> "ImageClassifier":
     Raises:
         UserError: as of `load_network`.
     """
+    return _classifier(read_checkpoint(path), path)
+
+
+def load_best(path: Path) -> tuple["ImageClassifier", int]:
+    """Return `load_classifier` and `epochs_done` of a checkpoint, which is read once."""
+    state = read_checkpoint(path)
+    return _classifier(state, path), _count(state, "epoch", MOST_EPOCHS, path) + 1
+
+
+def _classifier(state: dict, path: Path) -> "ImageClassifier":
     from lightning_modules.image_classifier import ImageClassifier  # late: the import of Lightning takes seconds
 
-    state = read_checkpoint(path)
     _check_fits(state, path)
     classifier = ImageClassifier(**{key: state["hyper_parameters"][key] for key in SELF_DESCRIPTION})
     _fill(classifier, state["state_dict"], path)

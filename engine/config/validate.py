@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 MIXED = ("16-mixed", "bf16-mixed", "16", "bf16")  # precisions, as Lightning calls them
 STAGES = ("cost", "fit", "test")
 LARGEST_TRIED = 512  # pixels, where a smallest image size is searched
+ACCEPTED: set[str] = set()  # `model` of earlier jobs of this process, whose network takes its images
 NODES = ("datamodule", "augmentation", "loss", "decision", "optimizer", "trainer")
 MAY_BE_EMPTY = ("batch_transform", "scheduler")
 # Arguments that the run gives and that are no settings
@@ -200,7 +201,11 @@ def check_image_size(config: DictConfig, network: nn.Module, k: int) -> None:
     size = config.model.image_size
     if is_full_name(config.model.network) or is_full_name(head_name(config.model)):
         check_logits(config, network, k)
-    elif smallest_image_size(network, size, start=size) is None:
+    elif str(config.model) in ACCEPTED:
+        return
+    elif smallest_image_size(network, size, start=size) is not None:
+        ACCEPTED.add(str(config.model))
+    else:
         smallest = smallest_image_size(network, LARGEST_TRIED)
         if smallest and smallest < size:
             raise UserError(

@@ -13,6 +13,7 @@ from callbacks.prediction_writer import PredictionWriter
 from callbacks.throughput import Throughput
 from common.atomic_io import tolerate_disk_errors
 from common.errors import UserError
+from common.image_grid import encode_png
 from common.own_test_images import OwnTestImages
 from common.predictions_csv import Predictions
 from common.run_folder import RunFolder
@@ -191,4 +192,4 @@ def _draw_calibration(record: RunRecord, trainer: L.Trainer, split: str) -> None
 
     found = _predictions(trainer, split)
     figure = calibration(found.labels, found.probabilities, split, record.decision, found.groups)
-    save_figure(trainer, "calibration", figure_pixels(figure))
+    save_figure(trainer, "calibration", encode_png(figure_pixels(figure)))

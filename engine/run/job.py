@@ -1,7 +1,6 @@
 """One job, single or of a sweep or a search: what is done before it runs, its record, and how an error or a signal ends it."""
 
 import contextlib
-import gc
 import logging
 import os
 import shlex
@@ -21,6 +20,7 @@ from common.run_record import RunRecord, SplitMetrics, increment_test_evaluation
 from common.signals import slurm_requeue, stop_immediately
 from engine import error_messages, log_handlers
 from engine.flags import own_folders
+from engine.process_tuning import collect_garbage
 from engine.processes import Process, agreed_error, announce_stop, check_shared, launched_process, process_of_run, share
 from engine.run.component_errors import component_error
 from engine.run.folder_backup import FolderBackup
@@ -63,7 +63,7 @@ def run_job(job: Job, config: DictConfig, run: Callable[[DictConfig, RunRecord],
     finally:
         logging.getLogger().removeHandler(warning_list)
         if job.in_sweep:
-            gc.collect()  # trainer and data refer to each other and hold device memory until this runs
+            collect_garbage()
 
 
 def _run_locked(

@@ -43,6 +43,7 @@ from engine.run.resume import check_unseen, compare_images, resume_errors
 from lightning_modules.checkpoint import (
     check_same_network,
     epochs_done,
+    load_best,
     load_classifier,
     range_of_checkpoint,
     steps_done,
@@ -131,8 +132,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
             complete_loss(model, data)
             record.model.weights = weights
             record.save()
-            record.best = fit(config, record, trainer, model, data)
-            model = load_classifier(Path(record.best.checkpoint))
+            record.best, model = fit(config, record, trainer, model, data)
             trainer.callbacks = evaluation_callbacks(config, trainer.callbacks)
         progress.set("computing the results on val")
         evaluate_val(config, record, trainer, model, data, rules)
@@ -420,8 +420,8 @@ def _how_to_train_longer(config: DictConfig) -> str:
 
 def fit(
     config: DictConfig, record: RunRecord, trainer: L.Trainer, model: ImageClassifier, data: L.LightningDataModule
-) -> BestEpoch:
-    """Train, or resume training; return the record's `best`.
+) -> tuple[BestEpoch, ImageClassifier]:
+    """Train, or resume training; return the record's `best` and the classifier of that epoch.
 
     Raises:
         UserError: nothing was trained in the time that it had.
@@ -448,8 +448,9 @@ def fit(
         )
     record.batch_norms = next((c.choice for c in trainer.callbacks if isinstance(c, FreezeBatchNorm)), None)
     record.run.ended_by = "; ".join(ended_by(trainer)) or None
+    classifier, epoch = load_best(Path(best.best_model_path))
     found = BestEpoch(
-        epoch=epochs_done(Path(best.best_model_path)),
+        epoch=epoch,
         monitor=best.monitor.replace("val/", "train/" if data.overfits else f"{data.select_on}/"),
         value=float(best.best_model_score),
         checkpoint=best.best_model_path,
@@ -460,4 +461,4 @@ def fit(
             "the network did not memorize its training images: try more trainer.max_epochs or a larger optimizer.lr, "
             "then look for what is wrong with loss, labels or network"
         )
-    return found
+    return found, classifier

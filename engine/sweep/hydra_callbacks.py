@@ -107,7 +107,8 @@ class LearningCurveCallback(Callback):
     """Draw learning_curve.png of a sweep over the number of training images, and print what more images would bring."""
 
     def on_multirun_end(self, config: DictConfig, **_) -> None:
-        from common.image_grid import save_png
+        from common.atomic_io import write_bytes
+        from common.image_grid import encode_png
         from evaluation.figures import figure_pixels
         from reports.learning_curve import describe_curves, draw, read_curves
 
@@ -117,7 +118,7 @@ class LearningCurveCallback(Callback):
         except UserError as error:
             print(f"\nNo learning curve: {error}")
             return
-        save_png(figure_pixels(draw(curves)), folder / "learning_curve.png")
+        write_bytes(folder / "learning_curve.png", encode_png(figure_pixels(draw(curves))))
         print("", *describe_curves(curves), f"Learning curve: {folder / 'learning_curve.png'}", sep="\n")
 
 

@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from engine.process_tuning import OBJECTS, SPIN_ROUNDS, tune_process
+from engine.process_tuning import OBJECTS, SPIN_ROUNDS, collect_garbage, tune_process
 
 
 @pytest.fixture
@@ -81,3 +81,12 @@ def test_garbage_is_still_collected(untuned):
         node.itself = node
         alive.add(node)
     assert len(alive) < 2 * OBJECTS
+
+
+def test_what_a_job_leaves_is_freed_after_each_job():
+    for _ in range(2):  # the first time keeps what is there then
+        left = type("Left", (), {})()
+        left.itself, freed = left, weakref.ref(left)
+        del left
+        collect_garbage()
+        assert freed() is None

@@ -3,12 +3,13 @@
 import functools
 import socket
 import threading
+import time
 
 import pytest
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from common.errors import StopRequested, UserError
-from engine import processes
+from engine import heartbeat, processes
 from engine.processes import FirstProcessFailed, Process, launched_process, process_of_run, trainer_settings
 
 TORCHRUN = {
@@ -159,6 +160,27 @@ def test_a_signal_to_one_of_them_ends_a_wait_of_the_other(both):
         lambda process: processes.meet(process, "images", "a", ""), lambda process: processes.announce_stop(process, 15)
     )
     assert isinstance(first, StopRequested) and first.number == 15 and other is None
+
+
+@pytest.fixture
+def quick_watch(monkeypatch):
+    for name, seconds in (("BEAT_S", 0.05), ("LOOK_S", 0.1), ("SILENT_S", 0.5)):
+        monkeypatch.setattr(heartbeat, name, seconds)
+
+
+def test_a_process_that_reads_for_long_is_waited_for(both, quick_watch):
+    def read(process):
+        processes._store(process)
+        time.sleep(1.5)
+        return processes.meet(process, "images", "a", "")
+
+    assert both(lambda process: processes.meet(process, "images", "a", ""), read) == (None, None)
+
+
+def test_the_first_process_says_which_one_was_killed(both, quick_watch, monkeypatch):
+    monkeypatch.setattr(processes, "beat", lambda store, rank, name: store.set(f"alive {rank}", f"7 {name} (host)"))
+    first, _ = both(lambda process: processes.meet(process, "images", "a", ""), processes._store)
+    assert str(first).startswith("process 1 on node 1 (host) has given no sign of life for 60 s: it was killed")
 
 
 def test_a_folder_that_the_nodes_do_not_share_is_refused(both, tmp_path):

@@ -114,6 +114,21 @@ def test_what_is_refused_is_one_line_of_the_first_process(two_colors, tmp_path, 
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
+def test_a_process_that_is_killed_while_it_reads_images_is_named(two_colors, tmp_path):
+    code = (
+        "import os, sys; sys.argv[0] = 'train.py'; import train; from engine import cli, heartbeat, processes\n"
+        "from datamodules.image_datamodule import ImageDataModule\n"
+        "heartbeat.BEAT_S, heartbeat.SILENT_S = 0.5, 5.0\n"
+        "if os.environ['SLURM_PROCID'] == '1': ImageDataModule.setup = lambda *_: os.kill(os.getpid(), 9)\n"
+        "cli.run_cli(train.main)"
+    )
+    first, other = wait(by_srun("-c", code, *arguments(two_colors, tmp_path / "outputs" / "run")[1:]))
+    assert (first[0], other[0]) == (1, -signal.SIGKILL), first[2]
+    assert re.search(r"^ERROR: process 1 on node 1 \(.+\) has given no sign of life", first[2], re.MULTILINE)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
 def test_without_a_folder_all_processes_write_into_the_same_dated_one(two_colors, tmp_path):
     given = [each for each in arguments(two_colors, tmp_path / "run") if not each.startswith("hydra.run.dir=")]
     first, other = wait(by_torchrun(*given, "trainer.max_epochs=1", "model.name=of_two_nodes"))

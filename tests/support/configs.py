@@ -54,7 +54,9 @@ def _is_setting(config: DictConfig, key: str) -> bool:
     """Whether a key names a setting that is there, and no group of files."""
     parent, _, last = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
-    return OmegaConf.is_dict(node) and last in node and not (CONF / key).is_dir() and "@" not in key and "/" not in key
+    # `in node` would resolve it, and hydra.run.dir makes its folder then
+    named = OmegaConf.is_dict(node) and last in list(node)
+    return named and not (CONF / key).is_dir() and "@" not in key and "/" not in key
 
 
 @functools.cache

@@ -1,0 +1,62 @@
+"""Signs of life of the processes of a run, in the store through which they speak: one that was killed leaves none."""
+
+import atexit
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterable
+
+BEAT_S = 5.0
+LOOK_S = 1.0
+SILENT_S = 60.0  # without a sign of life; its thread beats while images are read too
+
+
+def beat(store, rank: int, name: str) -> None:
+    """Write a sign of life of this process into the store every few seconds, from a thread, until the process ends."""
+    stop, who = threading.Event(), f"{name} ({socket.gethostname()})"
+
+    def write() -> None:
+        count = 0
+        with contextlib.suppress(RuntimeError):  # the store is gone, with the first process or its launcher
+            while not stop.wait(BEAT_S if count else 0):
+                count += 1
+                store.set(_key(rank), f"{count} {who}")
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+
+    def end() -> None:  # a thread within torch would abort Python's end
+        stop.set()
+        thread.join(BEAT_S)
+
+    atexit.register(end)
+
+
+class Watch:
+    """Find a process that gives no signs of life any more.
+
+    Its silence is counted in looks of this process: clocks of nodes differ, and all of a job may be suspended for a while.
+    """
+
+    def __init__(self, store):
+        self._store, self._looked = store, 0.0
+        self._last: dict[int, str] = {}
+        self._unchanged: dict[int, int] = {}  # looks in a row
+
+    def find_silent(self, ranks: Iterable[int]) -> str | None:
+        """Return which of these processes has been silent for too long, in words; it may be called as often as wanted."""
+        if time.monotonic() < self._looked + LOOK_S:
+            return None
+        self._looked = time.monotonic()
+        for rank in ranks:
+            sign = self._store.get(_key(rank)).decode() if self._store.check([_key(rank)]) else f"0 process {rank}"
+            self._unchanged[rank] = self._unchanged.get(rank, 0) + 1 if sign == self._last.get(rank) else 0
+            self._last[rank] = sign
+            if self._unchanged[rank] * LOOK_S >= SILENT_S:
+                return sign.partition(" ")[2]
+        return None
+
+
+def _key(rank: int) -> str:
+    return f"alive {rank}"

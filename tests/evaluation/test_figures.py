@@ -1,0 +1,16 @@
+"""Figures that are laid out once look as if they were laid out each time."""
+
+import numpy as np
+
+from evaluation import figures
+from evaluation.figures import confusion_matrix, figure_pixels
+
+
+def test_further_confusion_matrices_of_the_same_classes_have_the_same_pixels(monkeypatch):
+    drawn = {"few": ([[5, 3], [2, 6]], ["blue", "red"]), "many": ([[8000, 0], [1234, 7]], ["blue", "red"])}
+    drawn["other"] = [[1, 0], [0, 1]], ["a class with a long name", "b"]
+    with monkeypatch.context() as patch:
+        patch.setattr(figures, "_place_as_before", lambda *_: None)
+        each_by_itself = {name: figure_pixels(confusion_matrix(*given)) for name, given in drawn.items()}
+    for name in ("few", "many", "few", "other", "many"):
+        assert np.array_equal(figure_pixels(confusion_matrix(*drawn[name])), each_by_itself[name]), name
