@@ -145,8 +145,8 @@ class TrainStream:
             self.take_counts(self._count())
         if self._class_counts is None:
             raise UserError(
-                f"{self.shards.key}: how many training images each class has is not known, and a loss that weighs classes needs "
-                "it; state class_counts in classes.json (docs/data.md), or use loss=cross_entropy"
+                f"{self.shards.key}: how many training images each class has is not known, and a loss that weighs classes "
+                "needs it; state class_counts in classes.json (docs/data.md), or use loss=cross_entropy"
             )
         return self._class_counts
 
@@ -339,8 +339,10 @@ def check_streamed(*, rules: dict, sampler: str, mean: object) -> None:
 
 def not_compared(stream: TrainStream) -> Finding:
     """Say what was not looked for, since nobody has seen all images."""
-    text = (f"streamed: nobody has looked at the {stream.n_images:,} training images: duplicates, images that are also in val or "
-            "test, one image under two labels and odd sizes are not found among them")  # fmt: skip
+    text = (
+        f"streamed: nobody has looked at the {stream.n_images:,} training images: duplicates, images that are also in val "
+        "or test, one image under two labels and odd sizes are not found among them"
+    )
     log.warning(text)
     return Finding("streamed", text, [])
 

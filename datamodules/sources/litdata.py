@@ -1,5 +1,6 @@
 """Chunks of litdata: written by litdata.optimize, read from a disk or a cloud. Needs the extra `streaming`."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -76,11 +77,8 @@ class Chunks(Shards):
 
     def read(self, share: Share, *, seed: int, epoch: int, skip: int) -> Iterator[Sample]:
         while True:
-            dataset = self._open(share, seed=seed, epoch=epoch)
-            if skip := skip % max(len(dataset), 1):  # of a pass that is repeated
-                dataset.load_state_dict(dataset.state_dict(skip, 1, 1))
-            skip = 0
-            is_empty = True
+            dataset = self._open(share, seed=seed, epoch=epoch, skip=skip)
+            is_empty, skip = True, 0
             for sample in self._samples(dataset):
                 is_empty = False
                 yield sample
@@ -91,41 +89,47 @@ class Chunks(Shards):
                 )
 
     def read_in_order(self) -> Iterator[Sample]:
-        return self._samples(self._open(Share(), seed=None, epoch=0))
+        return self._samples(self._open(Share(), seed=None))
 
-    def _open(self, share: Share, *, seed: int | None, epoch: int):
+    def _open(self, share: Share, *, seed: int | None, epoch: int = 0, skip: int = 0):
         """Return litdata's data set of one process, which gives images as they were written; `seed` None: not shuffled."""
         import litdata
         from litdata.streaming.serializers import BytesSerializer
 
-        try:
+        class Placed(litdata.StreamingDataset):
+            """Give an item with its place: the number of its chunk, and its own."""
+
+            def __getitem__(self, index):
+                return index.chunk_index, index.index, super().__getitem__(index)
+
+        with self._errors():
             raw = {name: BytesSerializer() for name in IMAGE_FORMATS}  # instead of decoding them
-            dataset = litdata.StreamingDataset(
+            dataset = Placed(
                 self.place, cache_dir=self.cache, shuffle=seed is not None, seed=seed or 0, serializers=raw
             )
-        except Exception as error:  # of many types, and of the libraries of clouds
-            raise self._error(error) from error
-        process = dataset.distributed_env  # what litdata has found; all processes may want all images, as of val
-        process.global_rank, process.world_size, process.num_nodes = share
-        dataset.set_drop_last(False)
-        dataset.set_epoch(epoch + 1)  # it counts from 1
+            process = dataset.distributed_env  # what litdata has found; all processes may want all images, as of val
+            process.global_rank, process.world_size, process.num_nodes = share
+            dataset.set_drop_last(False)
+            dataset.set_epoch(epoch + 1)  # it counts from 1
+            if skip := skip % max(len(dataset), 1):  # of a pass that may be repeated
+                dataset.load_state_dict(dataset.state_dict(skip, 1, 1))
         return dataset
 
     def _samples(self, dataset) -> Iterator[Sample]:
-        items, (image, label) = iter(dataset), self.keys
-        names = [chunk["filename"] for chunk in self.index["chunks"]]
-        while True:
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-            except Exception as error:  # the content of a chunk decides which one
-                raise self._error(error) from error
-            name = f"{names[dataset.worker_chunks[dataset.worker_next_chunk_index - 1]]}: item {dataset.global_index}"
-            yield Sample(bytes(item[image]), str(item[label]), name)
+        names, (image, label) = [chunk["filename"] for chunk in self.index["chunks"]], self.keys
+        with self._errors():
+            for chunk, number, item in dataset:
+                yield Sample(bytes(item[image]), str(item[label]), f"{names[chunk]}: item {number}")
 
-    def _error(self, error: Exception) -> UserError:
-        return UserError(f"{self.key}: cannot be read ({type(error).__name__}: {clean(error, 300)}); {AGAIN}")
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Name the data set in an error inside: the content of a chunk and the libraries of clouds decide which one it is."""
+        try:
+            yield
+        except Exception as error:
+            raise UserError(
+                f"{self.key}: cannot be read ({type(error).__name__}: {clean(error, 300)}); {AGAIN}"
+            ) from error
 
     def _read_index(self) -> dict:
         """Return the index; what it names is checked before litdata looks at it.
@@ -144,6 +148,8 @@ class Chunks(Shards):
         index = read_json(folder / INDEX, LARGEST_INDEX, AGAIN)
         try:
             self._check_format(index["config"])
+            if not index["chunks"]:
+                raise ValueError("it names no chunks")
             for chunk in index["chunks"]:
                 name, size = chunk["filename"], chunk["chunk_bytes"]
                 if Path(name).name != name or type(chunk["chunk_size"]) is not int or chunk["chunk_size"] < 1:
@@ -159,10 +165,8 @@ class Chunks(Shards):
     def _download_index(self) -> str:
         import litdata
 
-        try:
+        with self._errors():
             return litdata.StreamingDataset(self.place, cache_dir=self.cache).input_dir.path
-        except Exception as error:  # of many types, and of the libraries of clouds
-            raise self._error(error) from error
 
     def _check_format(self, config: dict) -> None:
         """Check that items are plain dicts of values that are read without running anything."""

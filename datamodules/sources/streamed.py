@@ -72,8 +72,8 @@ class StreamedSource(UnpackedSource):
         if not classes or not n_images:
             missing = "classes" if not classes else "train_images"
             raise UserError(
-                f"datamodule.source.{missing} has no value, and shards that are not on a disk are not read to count it; give it "
-                f"one: datamodule.source.{missing}={'[NAME,NAME]' if missing == 'classes' else 'N'}"
+                f"datamodule.source.{missing} has no value, and shards that are not on a disk are not read to count it; give "
+                f"it one: datamodule.source.{missing}={'[NAME,NAME]' if missing == 'classes' else 'N'}"
             )
         count = functools.partial(self._count, shards) if shards.is_local else None
         stream = TrainStream(shards, classes, n_images, stated.get("class_counts"), count)

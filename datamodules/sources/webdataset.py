@@ -2,6 +2,7 @@
 
 import glob
 import json
+import logging
 import random
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,8 @@ from common.errors import UserError
 from common.text import clean, join_words
 from datamodules.sources.streamed import StreamedSource
 from datamodules.streams import Sample, Shards, Share
+
+log = logging.getLogger(__name__)
 
 IMAGES = ("jpg", "jpeg", "png", "webp")  # members that are images, the first that a sample has
 LABELS = ("cls", "json")  # likewise
@@ -155,6 +158,12 @@ class TarShards(Shards):
                 "trainer.devices, or write smaller shards"
             )
         urls = [self.urls[index] for index in order]
+        if skip:
+            log.info(
+                "%s: to resume within the epoch, its first %s images are read again, and not decoded",
+                self.key,
+                f"{skip:,}",
+            )
         while True:
             drawn = shuffle(
                 self.shuffle_buffer, initial=self.shuffle_buffer, rng=random.Random(f"{seed} {epoch} {share.rank}")
@@ -163,7 +172,7 @@ class TarShards(Shards):
             for sample in drawn(self._samples(urls)):
                 is_empty = False
                 if skip:
-                    skip -= 1  # what was seen before is read again, and not decoded
+                    skip -= 1
                 else:
                     yield sample
             if is_empty:
