@@ -159,11 +159,7 @@ class TarShards(Shards):
             )
         urls = [self.urls[index] for index in order]
         if skip:
-            log.info(
-                "%s: to resume within the epoch, its first %s images are read again, and not decoded",
-                self.key,
-                f"{skip:,}",
-            )
+            log.info("%s: to resume here, %s images are read again, not decoded", self.key, f"{skip:,}")
         while True:
             drawn = shuffle(
                 self.shuffle_buffer, initial=self.shuffle_buffer, rng=random.Random(f"{seed} {epoch} {share.rank}")

@@ -76,12 +76,12 @@ def test_every_image_goes_to_one_process(tmp_path, chunks, world_size):
 
 
 def test_names_and_classes_that_are_found(tmp_path, chunks):
-    items = [{"picture": b"x", "kind": "cat" if n % 3 else "dog", "size": 1.5} for n in range(9)]
+    items = [{"photo": b"x", "kind": "cat" if n % 3 else "dog", "size": 1.5} for n in range(9)]
     train = written(tmp_path / "train", items)
-    source = opened(tmp_path, chunks, train=train, image="picture", label="kind")
+    source = opened(tmp_path, chunks, train=train, image="photo", label="kind")
     assert source.stream.classes == ["cat", "dog"] and source.stream.class_counts == [6, 3]
     with pytest.raises(
-        UserError, match=r"items have no image, but picture, kind and size: datamodule\.source\.image=KEY"
+        UserError, match=r"items have no image, but photo, kind and size: datamodule\.source\.image=KEY"
     ):
         _ = opened(tmp_path, chunks, train=train).stream
 
