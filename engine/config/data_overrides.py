@@ -17,10 +17,7 @@ SOURCES = {
     "datamodule.source.dataset": "torchvision", "datamodule.source.path": "huggingface", "datamodule.table": "csv",
     "datamodule.root": "image_folder",
 }  # fmt: skip
-PATHS = (
-    "datamodule.root", "datamodule.table", "datamodule.splits", "datamodule.source.train", "datamodule.source.val",
-    "datamodule.source.test",
-)  # fmt: skip
+PATHS = ("datamodule.root", "datamodule.table", "datamodule.splits")
 RANGE = re.compile(r"(\+*datamodule\.range)=([^,\[\]{}()\s]+,[^,\[\]{}()\s]+)")  # for Hydra two values of a sweep
 GROUP = PROJECT / "conf" / "datamodule"
 
@@ -117,9 +114,7 @@ def _with_whole_path(override: Override, text: str) -> str:
     prefix, value = re.match(r"\+*", text)[0], override.value()
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = text.partition("=")[2]  # a folder may be called 2024
-    if (
-        not isinstance(value, str) or not value or "${" in value or re.match(r"\w+://|local:", value)
-    ):  # of a sweep, or a URL
+    if not isinstance(value, str) or not value or "${" in value:  # of a sweep, whose folders are named by it
         return text
     return prefix + quote_override(override.key_or_group, _whole(value))
 
