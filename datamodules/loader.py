@@ -41,6 +41,8 @@ class EpochSampler(Sampler):
     With `balance`, the labels (rows,) of the rows, as many rows are drawn with replacement, all classes equally likely.
     """
 
+    follows_from = "seed, images and settings of datamodule and trainer.limit_train_batches"  # its order, for messages
+
     def __init__(
         self,
         rows: np.ndarray,
@@ -293,8 +295,8 @@ class StatefulDataLoader(DataLoader):
             )
         if "order" in state and state["order"] != self.sampler.digest():
             raise UserError(
-                f"{began}, which has other images or another order here; resume with the run's own seed, images and settings "
-                "of datamodule and trainer.limit_train_batches (batch_size and num_workers may be others)"
+                f"{began}, which has other images or another order here; resume with the run's own "
+                f"{self.sampler.follows_from} (batch_size and num_workers may be others)"
             )
         skip = images // processes
         if self.images - skip < min(2, self.batch_size):

@@ -24,7 +24,7 @@ from common.text import join_words
 from datamodules.audit import Finding
 from datamodules.decode import UnreadableImageError, read_content, rgb
 from datamodules.deep_pixels import DeepPixels
-from datamodules.loader import ImageDataset
+from datamodules.loader import EpochSampler, ImageDataset
 from datamodules.pixel_cache import Look
 from datamodules.transform_list import TransformList
 from datamodules.transforms import Augmentation
@@ -66,8 +66,12 @@ class Shards:
     n_images: int | None = None
 
     def version(self) -> str:
-        """Return what the images depend on: another text, other images."""
+        """Return what the images depend on, wherever they lie: another text, other images."""
         raise NotImplementedError
+
+    def stamp(self) -> str:
+        """Return what changes where they are written again, in the same size too."""
+        return ""
 
     def read(self, share: Share, *, seed: int, epoch: int, skip: int) -> Iterator[Sample]:
         """Yield the images of one process in the order of an epoch, again and again, without the first `skip` ones.
@@ -185,6 +189,8 @@ class StreamSampler(Sampler):
     All processes take equally many: where the engine gives one fewer than its share, its first ones come again, and where it
     gives one more, the last ones are left out in this epoch.
     """
+
+    follows_from = f"{EpochSampler.follows_from}, trainer.devices included"
 
     def __init__(self, stream: TrainStream, *, n_images: int, seed: int, share: Share | None = None):
         self.stream = stream

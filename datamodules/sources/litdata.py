@@ -10,6 +10,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.text import clean, join_words
 from common.untrusted.json_files import read_json
+from datamodules.sources.source import relative_to
 from datamodules.sources.streamed import StreamedSource
 from datamodules.streams import Sample, Shards, Share
 
@@ -73,7 +74,7 @@ class Chunks(Shards):
 
     def version(self) -> str:
         content = json.dumps(self.index, sort_keys=True).encode()
-        return f"{self.place} {self.keys} {hashlib.blake2b(content, digest_size=8).hexdigest()}"
+        return f"{self.keys} {hashlib.blake2b(content, digest_size=8).hexdigest()}"
 
     def read(self, share: Share, *, seed: int, epoch: int, skip: int) -> Iterator[Sample]:
         while True:
@@ -117,9 +118,14 @@ class Chunks(Shards):
 
     def _samples(self, dataset) -> Iterator[Sample]:
         names, (image, label) = [chunk["filename"] for chunk in self.index["chunks"]], self.keys
-        with self._errors():
-            for chunk, number, item in dataset:
-                yield Sample(bytes(item[image]), str(item[label]), f"{names[chunk]}: item {number}")
+        try:
+            with self._errors():
+                for chunk, number, item in dataset:
+                    yield Sample(bytes(item[image]), str(item[label]), f"{names[chunk]}: item {number}")
+        finally:  # its thread would wait for who wants the rest of the epoch
+            thread = getattr(getattr(dataset.cache, "_reader", None), "_prepare_thread", None)
+            if thread is not None:
+                thread.force_stop()
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -141,7 +147,8 @@ class Chunks(Shards):
             folder = Path(self.place)
             if not (folder / INDEX).is_file():
                 raise UserError(
-                    f"{self.key}: no {INDEX} there; use a folder that litdata.optimize has written, or its URL"
+                    f"{self.key}: no {INDEX} there{relative_to(self.place)}; use a folder that litdata.optimize has written, "
+                    "or its URL"
                 )
         else:
             folder = Path(self._download_index())

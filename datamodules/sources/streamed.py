@@ -86,7 +86,7 @@ class StreamedSource(UnpackedSource):
         return super().images()
 
     def version(self) -> str:
-        return f"{self.classes} {[(split, self.shards(split).version()) for split in self._unpacked]}"
+        return f"{self.classes} {[(split, _state(self.shards(split))) for split in self._unpacked]}"
 
     def records(self) -> Iterator[Record]:
         for split in self._unpacked:
@@ -125,7 +125,7 @@ class StreamedSource(UnpackedSource):
 
     def _count(self, shards: Shards) -> Counter:
         """Return how many training images each label has; read once, and kept in the cache."""
-        version = hashlib.blake2b(shards.version().encode(errors="surrogateescape"), digest_size=8).hexdigest()
+        version = hashlib.blake2b(_state(shards).encode(errors="surrogateescape"), digest_size=8).hexdigest()
         kept = self.cache / f"{self.name}-{version}.labels.json"
         with one_at_a_time(kept.with_suffix(".lock"), f"counting the training images of {self.name}"):
             if kept.is_file():
@@ -145,6 +145,10 @@ class StreamedSource(UnpackedSource):
                 raise UserError(f"{shards.key}: has no images")
             write_json(kept, dict(counts))
         return counts
+
+
+def _state(shards: Shards) -> str:
+    return f"{shards.version()} {shards.stamp()}"
 
 
 def _name_of(place: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from common.checks import check_between
 from common.errors import UserError
 from common.text import clean, join_words
+from datamodules.sources.source import relative_to
 from datamodules.sources.streamed import StreamedSource
 from datamodules.streams import Sample, Shards, Share
 
@@ -136,17 +137,18 @@ class TarShards(Shards):
             missing = [part] if not files else [file for file in files if not Path(file).is_file()]
             if missing:
                 raise UserError(
-                    f"{self.key}: no shard {missing[0]}; use a folder of .tar files, or a pattern: 'train-*.tar'"
+                    f"{self.key}: no shard {missing[0]}{relative_to(missing[0])}; use a folder of .tar files, or a pattern: "
+                    "'train-*.tar'"
                 )
             found += files
         return found
 
     def version(self) -> str:
-        if not self.is_local:
-            return f"{self.urls} {self.members}"
-        return (
-            f"{[(url, (status := Path(url).stat()).st_size, status.st_mtime_ns) for url in self.urls]} {self.members}"
-        )
+        sizes = [Path(url).stat().st_size for url in self.urls] if self.is_local else []
+        return f"{[url.rpartition('/')[2] for url in self.urls]} {sizes} {self.members}"
+
+    def stamp(self) -> str:
+        return f"{self.urls} {[Path(url).stat().st_mtime_ns for url in self.urls] if self.is_local else ''}"
 
     def read(self, share: Share, *, seed: int, epoch: int, skip: int) -> Iterator[Sample]:
         from webdataset import shuffle

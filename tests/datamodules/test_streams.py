@@ -225,6 +225,14 @@ def test_the_content_of_a_file_is_decoded_as_the_file(tmp_path):
     assert one.size == two.size and one.tobytes() == two.tobytes()
 
 
+def test_on_a_gpu_the_pixels_come_as_they_are_with_what_the_augmentation_has_drawn():
+    augmentation = instantiate(composed("augmentation=study"), "augmentation")
+    images = StreamDataset(3, Look(8), augmentation, 1, "error", augment_on_gpu=True, mixes=True)
+    batch = images.__getitems__([item(4, png(np.full((8, 8, 3), 7, np.uint8)))])
+    assert (batch["pixels"] == 7).all() and 0 <= batch["mix_seed"] < 2**63
+    assert batch["params"][0].tolist() == pytest.approx(augmentation.draw(8, np.random.default_rng([1, 0, 4])))
+
+
 def test_labels_are_names_or_numbers_of_the_classes():
     class OfNowhere:
         key = "datamodule.source.train=x"
