@@ -72,7 +72,13 @@ class Distillation(L.Callback):
                 "callbacks.distillation.cache_teacher=true with a batch_transform: the teacher would not see the mixed images; "
                 "use callbacks.distillation.cache_teacher=null or batch_transform=none"
             )
-        changes_nothing = trainer.datamodule.augmentation.changes_nothing and not mixes
+        streams = trainer.datamodule.stream is not None
+        if streams and self.cache_teacher:
+            raise UserError(
+                "callbacks.distillation.cache_teacher=true with streamed training images: they are not all known before; use "
+                "callbacks.distillation.cache_teacher=null"
+            )
+        changes_nothing = trainer.datamodule.augmentation.changes_nothing and not mixes and not streams
         cached = changes_nothing if self.cache_teacher is None else self.cache_teacher
         self.cache = self._predict_all(trainer, pl_module) if cached else None
 

@@ -29,7 +29,7 @@ class LineProgress(L.Callback):
         self._set("starting the training" if self._fits else "", 0)
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
-        self._set(self._epoch(trainer), len(trainer.datamodule.rows("train")))
+        self._set(self._epoch(trainer), trainer.datamodule.n_used("train"))
         self._progress.then_every_s = EVERY_S
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
@@ -39,7 +39,7 @@ class LineProgress(L.Callback):
         data = trainer.datamodule
         split = "train" if data.overfits else data.select_on
         text = f"{self._epoch(trainer)}, {split}" if self._fits else f"evaluation on {split}"
-        self._set(text, len(data.rows(split)))
+        self._set(text, data.n_used(split))
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         self._count(trainer, batch_idx)
@@ -49,7 +49,7 @@ class LineProgress(L.Callback):
             self.on_train_epoch_start(trainer, pl_module)
 
     def on_test_start(self, trainer, pl_module) -> None:
-        self._set("evaluation on test", len(trainer.datamodule.rows("test")))
+        self._set("evaluation on test", trainer.datamodule.n_used("test"))
 
     def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         self._count(trainer, batch_idx)

@@ -153,7 +153,9 @@ def head_features(trainer, pl_module, head) -> tuple[Tensor, Tensor, Tensor | No
             batches.append(batch)
     finally:
         hook.remove()
-    joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    joined = {
+        name: torch.cat([batch[name] for batch in batches]) for name in ("labels", "weights") if name in batches[0]
+    }
     return torch.cat(seen), joined["labels"], joined.get("weights")
 
 

@@ -28,14 +28,14 @@ class TerminateOnNaN(L.Callback):
     def __init__(self):
         self._sum: torch.Tensor | None = None
         self._since = 0  # first step of the sum
-        self._rows: torch.Tensor | None = None  # of the last batch
+        self._images: torch.Tensor | list[str] = []  # rows of the last batch, or where its images are streamed from
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         loss, step = outputs["loss"].detach(), trainer.global_step
         if self._sum is None:
             self._sum, self._since = torch.zeros_like(loss), step
         self._sum += loss
-        self._rows = batch["rows"]
+        self._images = batch["names"] if "names" in batch else batch["rows"]
         if loss.device.type == "cpu" or step % EVERY_ON_DEVICE == 0 or ends_epoch(trainer):
             self._check(trainer)
 
@@ -48,21 +48,25 @@ class TerminateOnNaN(L.Callback):
         if trainer.world_size > 1:  # all processes end in the same step: one that continued would wait for the others
             value = trainer.strategy.reduce(value.clone(), reduce_op="sum")
         if not torch.isfinite(value):
-            rows = self._rows.tolist()
+            names = self._names(trainer)
             if trainer.world_size > 1:
                 parts: list = [None] * trainer.world_size
-                torch.distributed.all_gather_object(parts, rows)
-                rows = [row for part in parts for row in part]
+                torch.distributed.all_gather_object(parts, names)
+                names = [name for part in parts for name in part]
             if not trainer.is_global_zero:
                 raise StopRequested(signal.SIGTERM)  # the first process shows the reason
-            raise DivergedError(self._message(trainer, float(value), step, rows))
+            raise DivergedError(self._message(trainer, float(value), step, names))
         self._sum = None
 
-    def _message(self, trainer, value: float, step: int, rows: list[int]) -> str:
+    def _names(self, trainer) -> list[str]:
+        if isinstance(self._images, list):
+            return self._images
+        return [trainer.datamodule.catalog.paths[row] for row in self._images.tolist()]
+
+    def _message(self, trainer, value: float, step: int, names: list[str]) -> str:
         where = f"step {step}" if self._since == step else f"one of the steps {self._since} to {step}"
-        paths = trainer.datamodule.catalog.paths
         lr = trainer.optimizers[0].param_groups[0]["lr"]
-        images = join_words([paths[row] for row in rows], 16)
+        images = join_words(names, 16)
         kept = RunFolder(Path(trainer.default_root_dir)).last_checkpoint.is_file()
         return (
             f"the loss is {value} at {where} (epoch {trainer.current_epoch + 1}, learning rate {lr:g}). Try a smaller "

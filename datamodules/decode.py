@@ -100,32 +100,49 @@ def read_image(path: Path, image_size: int = 0) -> DecodedImage:
         if not status.st_size:
             raise ValueError("the file is empty")
         with open(path, "rb") as file:  # noqa: PTH123
-            kind = formats.kind_of(file.read(formats.HEADER))
-        if kind == "dicom":
-            return _of_deep(formats.read_dicom(path), "DICOM")
-        if kind == "heif":
-            formats.register_heif()
-        try:
-            with Image.open(path, formats=("HEIF",) if kind == "heif" else FORMATS) as image:
-                return _read_opened(image, path, image_size)
-        except (UnidentifiedImageError, ValueError):
-            if kind == "tiff":  # of a layout that Pillow does not know
-                return _of_deep(formats.read_tiff(path), "TIFF")
-            if kind != "png":
-                raise
-        except Exception:  # the content of the file decides which one
-            if kind != "png":
-                raise
-        return _read_damaged_png(path, image_size)
+            header = file.read(formats.HEADER)
+        return _read(path, formats.kind_of(header), image_size)
 
 
-def _read_damaged_png(path: Path, image_size: int) -> DecodedImage:
+def read_content(content: bytes, name: str, image_size: int = 0) -> DecodedImage:
+    """Return what `read_image` returns, of the content of a file; `name` is for messages.
+
+    Raises:
+        UnreadableImageError: has the name and the reason.
+    """
+    with _named(name):
+        if not content:
+            raise ValueError("it is empty")
+        return _read(content, formats.kind_of(content[: formats.HEADER]), image_size)
+
+
+def _read(source: Path | bytes, kind: str | None, image_size: int) -> DecodedImage:
+    """Read the first frame of a file, or of its content."""
+    if kind == "dicom":
+        return _of_deep(formats.read_dicom(source), "DICOM")
+    if kind == "heif":
+        formats.register_heif()
+    try:
+        with Image.open(formats.stream(source), formats=("HEIF",) if kind == "heif" else FORMATS) as image:
+            return _read_opened(image, source, image_size)
+    except (UnidentifiedImageError, ValueError):
+        if kind == "tiff":  # of a layout that Pillow does not know
+            return _of_deep(formats.read_tiff(source), "TIFF")
+        if kind != "png":
+            raise
+    except Exception:  # the content of the file decides which one
+        if kind != "png":
+            raise
+    return _read_damaged_png(source, image_size)
+
+
+def _read_damaged_png(source: Path | bytes, image_size: int) -> DecodedImage:
     """Read a PNG of which something beside the pixels is damaged: a text, a color profile.
 
     Raises:
         ValueError: its pixels are.
     """
-    content = path.read_bytes()
+    content = source if isinstance(source, bytes) else source.read_bytes()
     pixels_only = formats.without_side_chunks(content)
     try:
         with Image.open(io.BytesIO(pixels_only or content), formats=("PNG",)) as image:
@@ -270,7 +287,7 @@ def fingerprint(image: Image.Image) -> str:
 
 
 @contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(path: Path | str) -> Iterator[None]:
     """Name the file in whatever goes wrong while it is read: its content decides which error a reader raises."""
     try:
         yield
@@ -278,8 +295,8 @@ def _named(path: Path) -> Iterator[None]:
         raise UnreadableImageError(f"{path}: not a readable image ({_reason(error, path)})") from error
 
 
-def _reason(error: Exception, path: Path) -> str:
-    if isinstance(error, OSError) and error.errno is not None:
+def _reason(error: Exception, path: Path | str) -> str:
+    if isinstance(error, OSError) and error.errno is not None and isinstance(path, Path):
         missing = "a link to a file that does not exist" if path.is_symlink() else "no such file"
         return missing if isinstance(error, FileNotFoundError) else error.strerror
     if isinstance(error, UnidentifiedImageError):

@@ -216,8 +216,8 @@ def without_side_chunks(content: bytes) -> bytes | None:
     return None
 
 
-def read_dicom(path: Path) -> DeepPixels:
-    """Read the first frame of a DICOM file in its own units (as Hounsfield), with its first window.
+def read_dicom(source: Path | bytes) -> DeepPixels:
+    """Read the first frame of a DICOM file, or of its content, in its own units (as Hounsfield), with its first window.
 
     Without a window, the bits that the file says it stores are its range, where they are fewer than it has room for.
 
@@ -229,7 +229,7 @@ def read_dicom(path: Path) -> DeepPixels:
         from pydicom import pixels
     # Odd values elsewhere in a file do not matter
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    header = pydicom.dcmread(path)
+    header = pydicom.dcmread(stream(source))
     if "Rows" not in header or ("PixelData" not in header and "FloatPixelData" not in header):
         raise ValueError("a DICOM file without an image")
     check_pixels(header.Columns, header.Rows)

@@ -34,6 +34,15 @@ from datamodules.sources.catalog import SPLITS, Catalog
 from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.source import Source, read_source
 from datamodules.splits import THINNED, spread_rows
+from datamodules.streams import (
+    Share,
+    StreamDataset,
+    StreamSampler,
+    TrainStream,
+    check_streamed,
+    not_compared,
+    range_missing,
+)
 from datamodules.transform_list import TransformList, full_name
 from datamodules.transforms import Augmentation
 from datamodules.value_range import describe_range, few_levels, training_range
@@ -43,6 +52,7 @@ log = logging.getLogger(__name__)
 CLASSES_SHOWN = 20  # on the screen
 LINES = 2**16  # of images and their labels, at once in memory
 JPEG_QUALITY = 95  # of images that are kept as JPEGs
+MOST_OF_STREAM = 10_000  # streamed training images, where others would all be looked at
 LONG = 2.0  # times as long as wide: images that are squashed to a square with a warning
 
 
@@ -135,6 +145,8 @@ class ImageDataModule(L.LightningDataModule):
             "seed": split_seed, "splits": splits, "folds": folds, "fold": fold, "select_on": select_on,
             "train_fraction": train_fraction, "train_seed": seed, "on_unreadable": on_unreadable, "on_leak": on_leak,
         }  # fmt: skip
+        if self.source.streams:
+            check_streamed(rules=self.rules, sampler=sampler, mean=mean)
         self.sampler = sampler
         self.image_size, self.fit, self.interpolation = image_size, fit, interpolation
         self.value_range = parse_range(range, "datamodule.range")  # None: not known before `setup`, or not needed
@@ -207,16 +219,20 @@ class ImageDataModule(L.LightningDataModule):
         self.augmentation.check(self.image_size, torch.device("cpu"))
         if self.batch_transform is not None:
             check_batch_transform(self.batch_transform, len(self.catalog.classes), self.image_size)
+        if self.source.streams and self.overfits:
+            raise UserError(
+                "trainer.overfit_batches with streamed training images: they are others in every epoch; use debug=fast"
+            )
         started = time.perf_counter()
         pixel_cache = self._prepare()
-        catalog = self.catalog
-        n_train = len(catalog.rows("train"))
+        catalog, n_train = self.catalog, self.n_images("train")
         if self.batch_size > n_train:
             raise UserError(
                 f"datamodule.batch_size={self.batch_size} is larger than the train split ({n_train} "
                 f"images); use {n_train} or fewer"
             )
-        log.info("%s: %s; classes %s", catalog.name, catalog.describe(), join_words(catalog.classes, CLASSES_SHOWN))
+        described = f"train {n_train:,} (streamed), {catalog.describe()}" if self.stream else catalog.describe()
+        log.info("%s: %s; classes %s", catalog.name, described, join_words(catalog.classes, CLASSES_SHOWN))
         width, height = pixel_cache.stats.sizes[catalog.present()].T
         if self.fit == "squash" and np.median(np.maximum(width, height) / np.minimum(width, height)) >= LONG:
             log.warning("half of the images are %g times as long as wide or more; datamodule.fit=squash distorts them, "
@@ -235,12 +251,18 @@ class ImageDataModule(L.LightningDataModule):
         compared, pixels = self._pixels(compared_look, look)
         rules = self.rules if self.rules["train_fraction"] < 1 else self.rules | {"train_seed": None}
         key = f"{source_key} {compared_look} {sorted(rules.items())}"
-        prepared = self.memory.get(key, lambda: (self.catalog, prepare_catalog(self.catalog, compared, **self.rules)))
+        streams = self.source.streams
+        prepared = self.memory.get(
+            key, lambda: (self.catalog, prepare_catalog(self.catalog, compared, streams_train=streams, **self.rules))
+        )
         self.catalog, findings = prepared
         stats = compared.stats
         if self._finds_range:
             self.value_range = training_range(self.catalog, stats)
         deep = np.isfinite(stats.spreads[self.catalog.present()]).all(axis=1)
+        unstated = deep & np.isnan(stats.stated[self.catalog.present()]).any(axis=1)
+        if self.stream and self.value_range is None and unstated.any():
+            raise range_missing("datamodule.range=auto: images of val or test")
         if self._compares_by_own and deep.any():
             look = look._replace(value_range=self.value_range)
             [pixels] = self._pixels(look, beside=compared)
@@ -249,7 +271,7 @@ class ImageDataModule(L.LightningDataModule):
         few = few_levels(self.catalog, stats, self.value_range)
         if few is not None:
             log.warning(few.text)
-        self.findings = [*findings, *([few] if few else [])]
+        self.findings = [*findings, *([few] if few else []), *([not_compared(self.stream)] if self.stream else [])]
         errors = [
             pixels.stats.errors[row] for row in np.flatnonzero(self.catalog.present()) if pixels.stats.errors[row]
         ]
@@ -312,6 +334,8 @@ class ImageDataModule(L.LightningDataModule):
             columns = (each[rows[part]].tolist() for each in (fingerprints, names[labels], in_split))
             lines = [f"{image:016x} {name} {split}" for image, name, split in zip(*columns, strict=True)]
             digest.update(("\n" * bool(part.start) + "\n".join(sorted(lines))).encode())
+        if self.stream and "train" in (splits or SPLITS):
+            digest.update(f"\ntrain {self.stream.version()}".encode())
         return digest.hexdigest()
 
     @property
@@ -322,9 +346,33 @@ class ImageDataModule(L.LightningDataModule):
     @property
     def class_counts(self) -> list[int]:
         """Training images of each class."""
+        if self.stream:
+            return self.stream.class_counts
         return np.bincount(
             self.catalog.labels[self.catalog.rows("train")], minlength=len(self.catalog.classes)
         ).tolist()
+
+    @property
+    def stream(self) -> TrainStream | None:
+        """The training images where they are streamed: they are no rows then."""
+        return self.source.stream if self._source_key else None  # which tells the source where its cache is
+
+    def n_images(self, split: str) -> int:
+        """Return the number of images of a split."""
+        return self.stream.n_images if self.stream and split == "train" else len(self.catalog.rows(split))
+
+    def n_used(self, split: str) -> int:
+        """Return how many of them are used in an epoch: `rows`."""
+        if not self.stream or split != "train":
+            return len(self.rows(split))
+        return min(self.stream.n_images, self._wanted(self.stream.n_images, "train") or self.stream.n_images)
+
+    def _wanted(self, n_images: int, limit: str) -> int | None:
+        """Return how many of so many images a limit leaves; None: all."""
+        together = self.batch_size * self._world_size  # images of one batch of each process
+        batches, limited = -(-n_images // together), self.limits.get(limit, 1.0)
+        wanted = limited if isinstance(limited, int) else max(1, int(limited * batches))
+        return None if wanted >= batches else wanted * together
 
     def rows(self, split: str, limit: str | None = None) -> np.ndarray:
         """Return the rows of a split that are used: all, or what its limit leaves, the same in every epoch, of every class.
@@ -335,15 +383,19 @@ class ImageDataModule(L.LightningDataModule):
         Args:
             split: train, val or test.
             limit: key of `limits`; None: the split's own.
+
+        Raises:
+            UserError: the training images are streamed.
         """
+        if self.stream and split == "train":
+            raise UserError(f"datamodule.source.train={self.source.train}: is streamed, and all training images are needed as "
+                            "files here; use datamodule=image_folder")  # fmt: skip
         rows = self.catalog.rows(split)
-        together = self.batch_size * self._world_size  # images of one batch of each process
-        batches, limit = -(-len(rows) // together), self.limits.get(limit or split, 1.0)
-        wanted = limit if isinstance(limit, int) else max(1, int(limit * batches))
-        if wanted >= batches:
+        wanted = self._wanted(len(rows), limit or split)
+        if wanted is None:
             return rows
         seed = self.seed if split == "train" else self.rules["seed"]
-        return rows[spread_rows(self.catalog.labels[rows], wanted * together, seed)]
+        return rows[spread_rows(self.catalog.labels[rows], wanted, seed)]
 
     def describe_part(self, split: str) -> str | None:
         """Return `8 of 14 test images` where a limit leaves no more, for val of an overfitting run those of train; or None."""
@@ -357,7 +409,7 @@ class ImageDataModule(L.LightningDataModule):
         return self.trainer.world_size if self.trainer else 1
 
     def train_dataloader(self) -> StatefulDataLoader:
-        return self._loader(self.rows("train"), training=True)
+        return self._stream_loader() if self.stream else self._loader(self.rows("train"), training=True)
 
     def val_dataloader(self) -> StatefulDataLoader:
         """Give the images that choose the epoch: val, or test with `select_on="test"`; those of train to overfit."""
@@ -369,16 +421,25 @@ class ImageDataModule(L.LightningDataModule):
         return self._loader(self.rows("test"))
 
     def unaugmented_train_dataloader(self) -> DataLoader:
-        """Give all training images as they are, in catalog order, the same in every process."""
+        """Give all training images as they are, in catalog order, the same in every process; of a stream the first ones."""
+        if self.stream:
+            n = min(MOST_OF_STREAM, self.stream.n_images)
+            log.info("the first %s of %s streamed training images stand for all", f"{n:,}", f"{self.stream.n_images:,}")
+            return self.sample_of_train_dataloader(n, batch_size=self.batch_size, augmented=False)
         rows = EpochSampler(np.sort(self.rows("train")), shuffle=False, seed=self.seed)
         dataset = ImageDataset(self.catalog, self.pixel_cache, None, self.seed)
         return DataLoader(dataset, batch_size=self.batch_size, sampler=rows, collate_fn=keep_batch)
 
     def sample_of_train_dataloader(self, n: int, *, batch_size: int, augmented: bool) -> DataLoader:
         """Give `n` training images in random order, the same in every process and call; augmented as in the first epoch."""
-        rows = np.random.default_rng(self.seed).permutation(np.sort(self.rows("train")))[:n]
-        sampler = EpochSampler(rows, shuffle=False, seed=self.seed)
-        dataset = ImageDataset(self.catalog, self.pixel_cache, self.augmentation if augmented else None, self.seed)
+        augmentation = self.augmentation if augmented else None
+        if self.stream:
+            sampler = StreamSampler(self.stream, n_images=min(n, self.stream.n_images), seed=self.seed)
+            dataset = self._stream_dataset(augmentation)
+        else:
+            rows = np.random.default_rng(self.seed).permutation(np.sort(self.rows("train")))[:n]
+            sampler = EpochSampler(rows, shuffle=False, seed=self.seed)
+            dataset = ImageDataset(self.catalog, self.pixel_cache, augmentation, self.seed)
         return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=keep_batch)
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
@@ -412,6 +473,24 @@ class ImageDataModule(L.LightningDataModule):
             mib = self.gpu_pixels.nbytes / 2**20
             log.info("%s images are kept on the GPU (%.0f MiB)", f"{len(self.pixel_cache):,}", mib)
 
+    def _stream_loader(self) -> StatefulDataLoader:
+        trainer = self.trainer
+        share = Share(trainer.global_rank, trainer.world_size, trainer.num_nodes) if trainer else Share()
+        sampler = StreamSampler(self.stream, n_images=self.n_used("train"), seed=self.seed, share=share)
+        device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        augment_on_gpu = device.type == "cuda" and self.augmentation.on_device
+        if augment_on_gpu:
+            self.augmentation.check(self.image_size, device)
+        dataset = self._stream_dataset(
+            self.augmentation, augment_on_gpu=augment_on_gpu, mixes=self.batch_transform is not None
+        )
+        return self._open_loader(dataset, sampler, training=True)
+
+    def _stream_dataset(self, augmentation: Augmentation | TransformList | None, **options) -> StreamDataset:
+        look = Look(self.image_size, self.fit, self.value_range, self.interpolation)
+        on_unreadable = self.rules["on_unreadable"]
+        return StreamDataset(self.stream.n_images, look, augmentation, self.seed, on_unreadable, **options)
+
     def _loader(self, rows: np.ndarray, training: bool = False) -> StatefulDataLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
@@ -423,8 +502,6 @@ class ImageDataModule(L.LightningDataModule):
             rows = rows[: len(rows) // world_size * world_size]  # as many for each process, which step together
         balance = self.catalog.labels[rows] if shuffle and self.sampler == "balanced" else None
         sampler = EpochSampler(rows, shuffle=shuffle, balance=balance, seed=self.seed, rank=rank, world_size=world_size)
-        if self.trainer:  # worker processes ask for rows before Lightning sets the epoch
-            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         augment_on_gpu = on_gpu and self.augmentation.on_device
         if augment_on_gpu and shuffle:
             self.augmentation.check(self.image_size, device)
@@ -434,6 +511,13 @@ class ImageDataModule(L.LightningDataModule):
             in_gpu_cache=self.gpu_pixels is not None and (augment_on_gpu or not shuffle),
             mixes=shuffle and self.batch_transform is not None,
         )  # fmt: skip
+        return self._open_loader(dataset, sampler, training)
+
+    def _open_loader(
+        self, dataset: ImageDataset, sampler: EpochSampler | StreamSampler, training: bool
+    ) -> StatefulDataLoader:
+        if self.trainer:  # worker processes ask for rows before Lightning sets the epoch
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         drops_single = training and self.batch_size > 1 and len(sampler) % self.batch_size == 1
         if drops_single and not self._warned_single:
             self._warned_single = True

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 SHARED_MEMORY = Path("/dev/shm")
 BATCHES_AHEAD = 2  # of each worker; torch's default
+SHOWN = 20  # images of a stream that cannot be read, on the screen
 NO_ROW = 2**32 - 1  # separates rows from their occurrences in the key of a random draw
 
 
@@ -39,6 +40,8 @@ class EpochSampler(Sampler):
 
     With `balance`, the labels (rows,) of the rows, as many rows are drawn with replacement, all classes equally likely.
     """
+
+    follows_from = "seed, images and settings of datamodule and trainer.limit_train_batches"  # its order, for messages
 
     def __init__(
         self,
@@ -74,6 +77,10 @@ class EpochSampler(Sampler):
             return self.rows
         generator = np.random.default_rng((self.seed, self.epoch))
         return self._balanced(generator) if self.balance is not None else generator.permutation(self.rows)
+
+    def digest(self) -> str:
+        """Return 16 hex digits that name the order of the epoch."""
+        return hashlib.blake2b(np.ascontiguousarray(self.order(), np.int64).tobytes(), digest_size=8).hexdigest()
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         rows = self.order()
@@ -130,6 +137,7 @@ class ImageDataset(Dataset):
         self.labels = torch.from_numpy(catalog.labels.astype(np.int64))
         self.weights = None if catalog.weights is None else torch.from_numpy(catalog.weights)
         self.cache = cache
+        self.image_size = cache.image_size
         self.augmentation = augmentation
         self.seed = seed
         self.augment_on_gpu = augment_on_gpu
@@ -140,41 +148,49 @@ class ImageDataset(Dataset):
         return len(self.cache)
 
     def __getitems__(self, items: list[tuple[int, int, int]]) -> dict[str, torch.Tensor | int] | UserError:
-        rows = torch.tensor([row for _, row, _ in items])
-        batch = {"labels": self.labels[rows], "rows": rows}
-        if self.weights is not None:
-            batch["weights"] = self.weights[rows]
+        try:
+            return self._batch(items)
+        except UserError as error:
+            if get_worker_info() is None:
+                raise
+            return error
+
+    def _batch(self, items: list[tuple[int, int, int]]) -> dict[str, torch.Tensor | int]:
+        batch = self._targets(items)
         params = [self._draw(item) for item in items] if self.augmentation is not None else []
         if params and self.augment_on_gpu:
             batch["params"] = torch.tensor(params)
         if not self.in_gpu_cache:
-            try:
-                batch["pixels"] = as_batch(self._pixels(rows.tolist(), [] if self.augment_on_gpu else params))
-            except UserError as error:
-                if get_worker_info() is None:
-                    raise
-                return error
+            batch["pixels"] = as_batch(self._pixels(items, [] if self.augment_on_gpu else params))
         if self.mixes:
             batch["mix_seed"] = int(self._generator(items).integers(SEEDS))
         return batch
 
+    def _targets(self, items: list[tuple[int, int, int]]) -> dict[str, torch.Tensor]:
+        rows = torch.tensor([row for _, row, _ in items])
+        weights = {} if self.weights is None else {"weights": self.weights[rows]}
+        return {"labels": self.labels[rows], "rows": rows} | weights
+
     def _draw(self, item: tuple[int, int, int]) -> tuple[float, ...]:
-        return self.augmentation.draw(self.cache.image_size, self._generator([item]))
+        return self.augmentation.draw(self.image_size, self._generator([item]))
 
     def _generator(self, items: list[tuple[int, int, int]]) -> np.random.Generator:
         """Return the generator for items of one epoch: other numbers for a row that comes again in it."""
-        _, rows, occurrences_of_rows = zip(*items, strict=True)
+        _, rows, occurrences_of_rows = zip(*(item[:3] for item in items), strict=True)
         key = [self.seed, items[0][0], *rows]
         if any(occurrences_of_rows):
             key += [NO_ROW, *occurrences_of_rows]
         return np.random.default_rng(key)
 
-    def _pixels(self, rows: list[int], params: list[tuple[float, ...]]) -> np.ndarray:
-        side = self.cache.image_size
-        pixels = np.empty((len(rows), side, side, 3), np.uint8)
-        for place, row in enumerate(rows):
-            pixels[place] = self.augmentation.apply(self.cache[row], params[place]) if params else self.cache[row]
+    def _pixels(self, items: list[tuple[int, int, int]], params: list[tuple[float, ...]]) -> np.ndarray:
+        pixels = np.empty((len(items), self.image_size, self.image_size, 3), np.uint8)
+        for place, item in enumerate(items):
+            image = self._image(item)
+            pixels[place] = self.augmentation.apply(image, params[place]) if params else image
         return pixels
+
+    def _image(self, item: tuple[int, int, int]) -> np.ndarray:
+        return self.cache[item[1]]
 
 
 def workers_that_fit(wanted: int, batch_bytes: int) -> int:
@@ -222,6 +238,7 @@ class StatefulDataLoader(DataLoader):
     def __init__(self, dataset: Dataset, *, batch_size: int, sampler: EpochSampler, drop_last: bool = False, **options):
         super().__init__(dataset, batch_size=batch_size, sampler=sampler, drop_last=drop_last, **options)
         self.seen = 0  # images that this process was given in the pass
+        self._unreadable: set[str] = set()  # what was shown of them
         # In place of torch's, which has no other first batch; DataLoader takes one only where it gets no sampler
         self.__dict__["batch_sampler"] = EpochBatches(sampler, batch_size, drop_last)
 
@@ -231,7 +248,16 @@ class StatefulDataLoader(DataLoader):
             if isinstance(batch, UserError):
                 raise batch
             self.seen += len(batch["labels"])
+            self._warn_of_unreadable(batch.pop("unreadable", []))
             yield batch
+
+    def _warn_of_unreadable(self, errors: list[str]) -> None:
+        """Show which images of a stream (datamodules/streams.py) were replaced, each once and not more than SHOWN of them."""
+        for error in errors:
+            if error not in self._unreadable and len(self._unreadable) < SHOWN:
+                self._unreadable.add(error)
+                more = "; more of them are not shown" if len(self._unreadable) == SHOWN else ""
+                log.warning("datamodule.on_unreadable=skip: another image takes its place: %s%s", error, more)
 
     @property
     def images(self) -> int:
@@ -242,12 +268,11 @@ class StatefulDataLoader(DataLoader):
         """Return the position for a checkpoint; Lightning's protocol of a loader that can resume."""
         if not 0 < self.seen < self.images:  # not begun, or over
             return {"images": 0}
-        return {"images": self.seen * self.sampler.world_size, "batch_size": self.batch_size, "order": self._order()}
-
-    def _order(self) -> str:
-        return hashlib.blake2b(
-            np.ascontiguousarray(self.sampler.order(), np.int64).tobytes(), digest_size=8
-        ).hexdigest()
+        return {
+            "images": self.seen * self.sampler.world_size,
+            "batch_size": self.batch_size,
+            "order": self.sampler.digest(),
+        }
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
         """Skip in the next pass what was seen before.
@@ -270,10 +295,10 @@ class StatefulDataLoader(DataLoader):
             raise UserError(
                 f"{began}, which {processes} processes cannot share; resume with the run's own trainer.devices"
             )
-        if "order" in state and state["order"] != self._order():
+        if "order" in state and state["order"] != self.sampler.digest():
             raise UserError(
-                f"{began}, which has other images or another order here; resume with the run's own seed, images and settings "
-                "of datamodule and trainer.limit_train_batches (batch_size and num_workers may be others)"
+                f"{began}, which has other images or another order here; resume with the run's own "
+                f"{self.sampler.follows_from} (batch_size and num_workers may be others)"
             )
         skip = images // processes
         if self.images - skip < min(2, self.batch_size):

@@ -43,6 +43,7 @@ def prepare_catalog(
     train_seed: int = 0,
     on_unreadable: str = "error",
     on_leak: str = "warn",
+    streams_train: bool = False,
 ) -> list[Finding]:
     """Exclude unreadable files, assign splits and handle leaks, in place; return the findings of the audit.
 
@@ -52,6 +53,7 @@ def prepare_catalog(
         splits: an earlier run, or a splits.csv, whose images stay in the splits that they have there.
         train_seed: of `train_fraction`. It is the run's own, since a mean over seeds that share one part of the training images
             would be that of this part, and not of so many images.
+        streams_train: whether the training images are no rows: datamodules/streams.py.
 
     Raises:
         UserError: unreadable images, leaks or splits that the settings do not allow.
@@ -80,7 +82,8 @@ def prepare_catalog(
     _handle_leaks(catalog, findings, on_leak)
     if train_fraction < 1:
         thin_train(catalog, groups, train_fraction, train_seed)
-    check_splits(catalog, optional={"test"} if select_on == "val" else {"val"})
+    optional = {"test"} if select_on == "val" else {"val"}
+    check_splits(catalog, optional | ({"train"} if streams_train else set()))
     return findings
 
 

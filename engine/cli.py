@@ -48,6 +48,7 @@ CONF = PROJECT / "conf"
 LONGEST_NAME = 90  # characters of a folder
 PATHS = (
     *data_overrides.PATHS, "hydra.run.dir", "hydra.sweep.dir", "ckpt_path", "teacher", "datamodule.source.path",
+    "datamodule.source.train", "datamodule.source.val", "datamodule.source.test",
     "datamodule.cache", "ckpt", "images", "out", "model.weights",
 )  # fmt: skip
 MULTIRUN = ("-m", "--multirun")

@@ -14,8 +14,8 @@ NEXT = "rerun it, or delete the folder"
 LARGEST_NUMBER = 2**63  # whole numbers beyond it overflow floats and arrays
 
 
-def read_json(path: Path, largest: int) -> dict:
-    """Read a JSON object of at most `largest` bytes.
+def read_json(path: Path, largest: int, then: str = NEXT) -> dict:
+    """Read a JSON object of at most `largest` bytes; `then` says what to do about a damaged one.
 
     Raises:
         UserError: no such file, too large, cut off, not UTF-8, NaN or a huge number in it, or no object; names the file.
@@ -26,9 +26,9 @@ def read_json(path: Path, largest: int) -> dict:
         if _largest(content) >= LARGEST_NUMBER:
             raise ValueError("a number of more than 64 bits")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise UserError(f"{path}: not a whole record ({error}); {NEXT}") from error
+        raise UserError(f"{path}: not a whole record ({error}); {then}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: not a whole record (a {type(content).__name__} and no object); {NEXT}")
+        raise UserError(f"{path}: not a whole record (a {type(content).__name__} and no object); {then}")
     return content
 
 

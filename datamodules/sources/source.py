@@ -45,6 +45,7 @@ class Source:
         cache: folder for what a source unpacks, set before `images` is called; outputs/.cache/sources.
         key: of the configuration, as messages begin.
         names_are_own: whether the user gave the classes their names, and so can correct them.
+        streams: whether the training images are no rows but a `stream`: datamodules/sources/streamed.py.
     """
 
     name: str = "images"
@@ -55,6 +56,8 @@ class Source:
     cache: Path | None = None
     key: str = "datamodule.source"
     names_are_own: bool = False
+    streams: bool = False
+    stream = None
 
     def images(self) -> Iterable[ImageRow]:
         """Yield a row an image; open none, unless there is no other way to list them."""

@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from common.errors import UserError
 
 # package -> the extra that has it
-EXTRAS = {"wandb": "wandb", "mlflow": "mlflow", "psutil": "device_stats", "datasets": "hf"}
+EXTRAS = {"wandb": "wandb", "mlflow": "mlflow", "psutil": "device_stats", "datasets": "hf", "webdataset": "streaming",
+          "litdata": "streaming"}  # fmt: skip
 # Top packages of the classes that a configuration names without them being the user's own: this project's, and libraries, whose
 # errors are about the settings that they are given
 OURS = {"callbacks", "common", "datamodules", "engine", "evaluation", "inference", "lightning_modules", "reports"}

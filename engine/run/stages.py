@@ -197,14 +197,15 @@ def log_limits(config: DictConfig, data: L.LightningDataModule) -> None:
         log.info(
             "trainer.overfit_batches=%s: trains on the same %s images in every epoch, without augmentation, and validates on "
             "these very images: their accuracy should reach 1",
-            config.trainer.overfit_batches, f"{len(data.rows('train')):,}",
+            config.trainer.overfit_batches, f"{data.n_used('train'):,}",
         )  # fmt: skip
     counts = [
-        f"{len(data.rows(split)):,} of {total:,} {split}" for split in data.limits
-        if (total := len(data.catalog.rows(split))) and (not data.overfits or split == "test")
+        f"{data.n_used(split):,} of {total:,} {split}" for split in data.limits
+        if (total := data.n_images(split)) and (not data.overfits or split == "test")
     ]  # fmt: skip
     if counts:
-        log.info("limited to %s images, the same in every epoch", ", ".join(counts))
+        same = "of train the first ones of the stream of each epoch" if data.stream else "the same in every epoch"
+        log.info("limited to %s images, %s", ", ".join(counts), same)
 
 
 def describe_data(data: L.LightningDataModule, source: str | None = None) -> DataInfo:
@@ -232,7 +233,7 @@ def describe_data(data: L.LightningDataModule, source: str | None = None) -> Dat
     )
     if data.pixel_cache is None:
         return info
-    info.n_train, info.n_val, info.n_test = (len(catalog.rows(split)) for split in ("train", "val", "test"))
+    info.n_train, info.n_val, info.n_test = map(data.n_images, ("train", "val", "test"))
     info.splits_from = catalog.splits_from
     info.folds, info.fold = data.rules["folds"], data.rules["fold"]
     info.read_s = round(data.read_s, 2)

@@ -126,6 +126,11 @@ class Smallest:
             check_onnx(f"cost={LATENCY}" if LATENCY in self.question.cost else f"limits.{LATENCY}")
         check_candidates(self.config.candidates)
         data = self._open_data()
+        if data.source.streams:
+            raise UserError(
+                f"{type(data.source).__name__} streams its training images, and smallest.py computes features of all of them; "
+                "use datamodule=image_folder datamodule.root=DIR with a part of them"
+            )
         notes: list[str] = []
         with repeats_hidden():  # the screen would show it again
             self.progress.begin("candidates: looking up weights, measuring costs")

@@ -7,14 +7,14 @@ import pytest
 from callbacks.line_progress import LineProgress
 
 
-class Rows(SimpleNamespace):
-    def rows(self, split: str) -> range:
-        return range({"train": 1112, "val": 153, "test": 30}[split])
+class Images(SimpleNamespace):
+    def n_used(self, split: str) -> int:
+        return {"train": 1112, "val": 153, "test": 30}[split]
 
 
 @pytest.fixture
 def trainer():
-    data = Rows(batch_size=10, select_on="val", overfits=False)
+    data = Images(batch_size=10, select_on="val", overfits=False)
     return SimpleNamespace(current_epoch=2, max_epochs=12, world_size=2, datamodule=data)
 
 

@@ -17,6 +17,8 @@ EXTRA = {
     "datamodule=csv": ["datamodule.table=/nowhere.csv"],
     "datamodule=torchvision": ["datamodule.source.dataset=CIFAR10"],
     "datamodule=huggingface": ["datamodule.source.path=ORG/NAME"],
+    "datamodule=webdataset": ["datamodule.source.train=/nowhere", "datamodule.source.val=/nowhere"],
+    "datamodule=litdata": ["datamodule.source.train=/nowhere", "datamodule.source.val=/nowhere"],
     "model=timm": ["model.name=lcnet_050"],
 }
 

@@ -1,0 +1,232 @@
+"""WebDataset shards: tar files of images and labels, read by the package webdataset. Needs the extra `streaming`."""
+
+import glob
+import json
+import logging
+import random
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.checks import check_between
+from common.errors import UserError
+from common.text import clean, join_words
+from datamodules.sources.source import relative_to
+from datamodules.sources.streamed import StreamedSource
+from datamodules.streams import Sample, Shards, Share
+
+log = logging.getLogger(__name__)
+
+IMAGES = ("jpg", "jpeg", "png", "webp")  # members that are images, the first that a sample has
+LABELS = ("cls", "json")  # likewise
+JSON_KEYS = ("label", "cls")  # of a .json member
+REMOTE = ("http://", "https://")  # webdataset would also run commands (pipe:) and programs of clouds
+LARGEST_MEMBER = 2**28  # bytes, of a file in a shard
+LARGEST_LABEL = 2**20
+
+
+class WebDataset(StreamedSource):
+    """List val and test of a data set in shards, and stream train.
+
+    Args:
+        train: a folder, whose .tar files are meant; a pattern with * or {000..146}; the same of URLs, http or https.
+        val: likewise.
+        test: likewise; None for none.
+        image: suffix of the image in its sample; None: the first of IMAGES.
+        label: suffix of the label: `cls`, or `json.KEY`; None: cls, else label or cls of json.
+        classes: as of StreamedSource.
+        train_images: likewise.
+        shuffle_buffer: images of the stream of which the next one is drawn, besides the random order of the shards.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: str,
+        val: str,
+        test: str | None = None,
+        image: str | None = None,
+        label: str | None = None,
+        classes: list | None = None,
+        train_images: int | None = None,
+        shuffle_buffer: int = 1000,
+    ):
+        import webdataset  # noqa: F401 the extra streaming: engine.config.instantiate names it where it is missing
+
+        super().__init__(train=train, val=val, test=test, classes=classes, train_images=train_images)
+        check_between("datamodule.source.shuffle_buffer", shuffle_buffer, 1, 10_000_000)
+        self.members = ((image,) if image else IMAGES, label)
+        self.shuffle_buffer = shuffle_buffer
+
+    def shards(self, split: str) -> "TarShards":
+        return TarShards(
+            f"datamodule.source.{split}", getattr(self, split), Members(*self.members), self.shuffle_buffer
+        )
+
+
+class Members(NamedTuple):
+    """Say which files of a sample are its image and its label."""
+
+    image: tuple[str, ...]
+    label: str | None
+
+    @property
+    def label_suffixes(self) -> tuple[str, ...]:
+        return LABELS if self.label is None else (self.label.partition(".")[0],)
+
+    def is_wanted(self, path: str) -> bool:
+        """Return whether a file in a shard is read at all."""
+        return path.lower().endswith(tuple(f".{suffix}" for suffix in (*self.image, *self.label_suffixes)))
+
+    def take(self, sample: dict, name: str) -> Sample:
+        """Return image and label of what webdataset has grouped by name; nothing is decoded but the label.
+
+        Raises:
+            ValueError: it has none, or it is malformed.
+        """
+        image = next((sample[suffix] for suffix in self.image if suffix in sample), None)
+        label = next(((suffix, sample[suffix]) for suffix in self.label_suffixes if suffix in sample), None)
+        if image is None or label is None:
+            suffixes = self.image if image is None else self.label_suffixes
+            raise ValueError(f"{name}: has no {'image' if image is None else 'label'} ({', '.join(suffixes)})")
+        return Sample(image, self._text(*label, name), name)
+
+    def _text(self, suffix: str, content: bytes, name: str) -> str:
+        try:
+            text: object = content.decode().strip()
+            if suffix == "json":
+                wanted, fields = self.label and self.label.partition(".")[2], json.loads(text)
+                text = next((fields[key] for key in ((wanted,) if wanted else JSON_KEYS) if key in fields), None)
+        except (UnicodeDecodeError, ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{name}: its label is malformed ({error})") from error
+        if isinstance(text, bool) or not isinstance(text, str | int) or text == "":
+            raise ValueError(f"{name}: its label is {clean(text, 60)!r}; a name or a whole number is needed")
+        return str(text)
+
+
+class TarShards(Shards):
+    """Read tar files, here or by http."""
+
+    def __init__(self, setting: str, pattern: str, members: Members, shuffle_buffer: int):
+        self.key = f"{setting}={pattern}"
+        self.members, self.shuffle_buffer = members, shuffle_buffer
+        self.is_local = "://" not in pattern
+        self.urls = self._expand(pattern)
+
+    def _expand(self, pattern: str) -> list[str]:
+        from braceexpand import UnbalancedBracesError, braceexpand
+
+        if pattern.startswith("pipe:") or (not self.is_local and not pattern.startswith(REMOTE)):
+            raise UserError(
+                f"{self.key}: shards are files of a disk, or come by http or https; from a cloud: datamodule=litdata, or a "
+                "mounted folder"
+            )
+        try:
+            parts = list(braceexpand(pattern))
+        except UnbalancedBracesError as error:
+            raise UserError(f"{self.key}: its braces are not closed; write them as {{000..146}}") from error
+        if not self.is_local:
+            return parts
+        found = []
+        for part in parts:
+            path = Path(part)
+            files = sorted(map(str, path.glob("*.tar"))) if path.is_dir() else sorted(glob.glob(part))  # noqa: PTH207 any folder
+            missing = [part] if not files else [file for file in files if not Path(file).is_file()]
+            if missing:
+                raise UserError(
+                    f"{self.key}: no shard {missing[0]}{relative_to(missing[0])}; use a folder of .tar files, or a pattern: "
+                    "'train-*.tar'"
+                )
+            found += files
+        return found
+
+    def version(self) -> str:
+        sizes = [Path(url).stat().st_size for url in self.urls] if self.is_local else []
+        return f"{[url.rpartition('/')[2] for url in self.urls]} {sizes} {self.members}"
+
+    def stamp(self) -> str:
+        return f"{self.urls} {[Path(url).stat().st_mtime_ns for url in self.urls] if self.is_local else ''}"
+
+    def read(self, share: Share, *, seed: int, epoch: int, skip: int) -> Iterator[Sample]:
+        from webdataset import shuffle
+
+        order = np.random.default_rng((seed, epoch)).permutation(len(self.urls))[share.rank :: share.world_size]
+        if not len(order):
+            raise UserError(
+                f"{self.key}: {len(self.urls)} shard(s) for {share.world_size} processes, of which each needs one; use fewer "
+                "trainer.devices, or write smaller shards"
+            )
+        urls = [self.urls[index] for index in order]
+        if skip:
+            log.info("%s: to resume here, %s images are read again, not decoded", self.key, f"{skip:,}")
+        while True:
+            drawn = shuffle(
+                self.shuffle_buffer, initial=self.shuffle_buffer, rng=random.Random(f"{seed} {epoch} {share.rank}")
+            )
+            is_empty = True
+            for sample in drawn(self._samples(urls)):
+                is_empty = False
+                if skip:
+                    skip -= 1
+                else:
+                    yield sample
+            if is_empty:
+                raise UserError(f"{self.key}: {join_words(urls, 3)} hold no images")
+
+    def read_in_order(self) -> Iterator[Sample]:
+        return self._samples(self.urls)
+
+    def labels(self) -> Iterator[str]:
+        return (sample.label for sample in self._grouped(self.urls, _headers))
+
+    def _samples(self, urls: list[str]) -> Iterator[Sample]:
+        return self._grouped(urls, _contents)
+
+    def _grouped(self, urls: list[str], files_of) -> Iterator[Sample]:
+        """Yield the samples of shards; `files_of` gives the files of one.
+
+        Raises:
+            UserError: names the shard.
+        """
+        from webdataset.tariterators import group_by_keys
+
+        for url in urls:
+            shard = url.rpartition("/")[2]
+            try:
+                for sample in group_by_keys(files_of(url, self.members)):
+                    yield self.members.take(sample, f"{shard}: {sample['__key__']}")
+            except (
+                OSError,
+                tarfile.TarError,
+                ValueError,
+                EOFError,
+            ) as error:  # zlib's of a damaged .tar.gz is among them
+                reason = " ".join(str(part) for part in error.args if isinstance(part, str)) or type(error).__name__
+                raise UserError(
+                    f"{self.key}: {url}: cannot be read ({clean(reason, 300)}); write this shard again, or name the others"
+                ) from error
+
+
+def _contents(url: str, members: Members) -> Iterable[dict]:
+    """Yield the wanted files of a shard as webdataset does, with their content."""
+    from webdataset.gopen import gopen
+    from webdataset.tariterators import tar_file_expander
+
+    with gopen(url) if url.startswith(REMOTE) else Path(url).open("rb") as stream:
+        yield from tar_file_expander([{"url": url, "stream": stream}], select_files=members.is_wanted, eof_value=None)
+
+
+def _headers(url: str, members: Members) -> Iterable[dict]:
+    """Yield the wanted files of a shard on a disk, of images without their content: they are not read."""
+    with tarfile.open(url) as tar:
+        while (file := tar.next()) is not None:
+            tar.members = []  # else it keeps all of them
+            if not file.isreg() or not members.is_wanted(file.name):
+                continue
+            is_label = file.name.lower().endswith(tuple(f".{suffix}" for suffix in members.label_suffixes))
+            if file.size > (LARGEST_LABEL if is_label else LARGEST_MEMBER):
+                raise ValueError(f"{file.name} has {file.size / 2**20:,.0f} MiB")
+            yield {"fname": file.name, "data": tar.extractfile(file).read() if is_label else b"", "__url__": url}

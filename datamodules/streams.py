@@ -1,0 +1,361 @@
+"""Training images that do not fit a disk: the engine of a source streams their content, and everything else is as usual.
+
+The engine reads in the order of the epoch, in a thread of each process; what it reads is what the loader's sampler yields, so
+that loader workers only decode and augment. Which images come, and in which order, is then the same for any number of them.
+Memory holds the engine's own buffers and READ_AHEAD images, whatever the number of training images is.
+"""
+
+import contextlib
+import hashlib
+import logging
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+from common.errors import UserError
+from common.text import join_words
+from datamodules.audit import Finding
+from datamodules.decode import UnreadableImageError, read_content, rgb
+from datamodules.deep_pixels import DeepPixels
+from datamodules.loader import EpochSampler, ImageDataset
+from datamodules.pixel_cache import Look
+from datamodules.transform_list import TransformList
+from datamodules.transforms import Augmentation
+
+log = logging.getLogger(__name__)
+
+READ_AHEAD = 256  # images, of each process
+WAIT_S = 0.1  # of the reading thread between two looks whether anybody still wants its images
+T = TypeVar("T")
+
+
+class Sample(NamedTuple):
+    """Hold one image of a stream as it was written."""
+
+    content: bytes  # of a file
+    label: str
+    name: str  # for messages: where it is from
+
+
+class Share(NamedTuple):
+    """Say whose images are wanted: those of one process."""
+
+    rank: int = 0
+    world_size: int = 1
+    nodes: int = 1
+
+
+class Shards:
+    """Read the images of one split. A subclass is an engine.
+
+    Attributes:
+        key: setting and value, as messages begin.
+        is_local: whether they lie on a disk, so that reading all labels once costs little.
+        n_images: None where nothing but reading all of them tells it.
+    """
+
+    key: str
+    is_local: bool
+    n_images: int | None = None
+
+    def version(self) -> str:
+        """Return what the images depend on, wherever they lie: another text, other images."""
+        raise NotImplementedError
+
+    def stamp(self) -> str:
+        """Return what changes where they are written again, in the same size too."""
+        return ""
+
+    def read(self, share: Share, *, seed: int, epoch: int, skip: int) -> Iterator[Sample]:
+        """Yield the images of one process in the order of an epoch, again and again, without the first `skip` ones.
+
+        Raises:
+            UserError: what cannot be read; names the shard and the reason.
+        """
+        raise NotImplementedError
+
+    def read_in_order(self) -> Iterator[Sample]:
+        """Yield all images once, as they were written."""
+        raise NotImplementedError
+
+    def labels(self) -> Iterator[str]:
+        """Yield the label of every image, without reading more of them than necessary."""
+        return (sample.label for sample in self.read_in_order())
+
+
+class TrainStream:
+    """Hold the training images of a source, of which nothing is known but what is stated or counted.
+
+    Args:
+        shards: that hold them.
+        classes: names.
+        n_images: how many there are.
+        class_counts: training images of each class; None: not known.
+        count: reads how many images each label has; None: that would take too long.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        classes: Sequence[str],
+        n_images: int,
+        class_counts: list[int] | None,
+        count: Callable[[], Counter] | None,
+    ):
+        self.shards = shards
+        self.classes = list(classes)
+        self.n_images = n_images
+        self._class_counts, self._count = class_counts, count
+        self._numbers = {name: number for number, name in enumerate(self.classes)}
+
+    def take_counts(self, counts: Counter) -> None:
+        """Take over how many images each label has.
+
+        Raises:
+            UserError: another number than stated, a label of no class, or a class without images.
+        """
+        if counts.total() != self.n_images:
+            raise UserError(
+                f"{self.shards.key}: has {counts.total():,} images, and {self.n_images:,} are stated; leave out "
+                "datamodule.source.train_images, or correct classes.json"
+            )
+        self._class_counts = [0] * len(self.classes)
+        for label, n in counts.items():
+            self._class_counts[self.label(Sample(b"", label, f"{n:,} image(s)"))] += n
+        missing = [name for name, n in zip(self.classes, self._class_counts, strict=True) if not n]
+        if missing:
+            raise UserError(f"{self.shards.key}: has no image of class {join_words(missing)}; every class needs some")
+
+    def version(self) -> str:
+        """Return 16 hex digits that name the images, as far as their shards show it, and their number."""
+        described = f"{self.shards.version()} {self.classes} {self.n_images}"
+        return hashlib.blake2b(described.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Training images of each class.
+
+        Raises:
+            UserError: nobody has stated or counted them.
+        """
+        if self._class_counts is None and self._count is not None:
+            self.take_counts(self._count())
+        if self._class_counts is None:
+            raise UserError(
+                f"{self.shards.key}: how many training images each class has is not known, and a loss that weighs classes "
+                "needs it; state class_counts in classes.json (docs/data.md), or use loss=cross_entropy"
+            )
+        return self._class_counts
+
+    def label(self, sample: Sample, key: str | None = None) -> int:
+        """Return the number of a sample's class: that of its name, or the number that its label is.
+
+        Raises:
+            UserError: there is no such class; begins with `key`, or that of the training images.
+        """
+        label = sample.label
+        number = self._numbers.get(label)
+        if number is None and label.isascii() and label.isdigit() and int(label[:9]) < len(self.classes):
+            return int(label)
+        if number is None:
+            raise UserError(
+                f"{key or self.shards.key}: {sample.name}: label {label[:60]!r} is not among the {len(self.classes):,} classes "
+                f"{join_words(self.classes)}; correct it, or datamodule.source.classes"
+            )
+        return number
+
+
+class StreamItem(NamedTuple):
+    """Hold what the sampler yields of a streamed image: as an item of EpochSampler, and the image."""
+
+    epoch: int
+    number: int  # in the epoch, over all processes: the augmentation follows from it
+    occurrence: int  # none comes twice under one number
+    content: bytes | np.ndarray  # of a file; pixels (H, W, 3) once it is decoded
+    label: int
+    name: str
+
+
+class StreamSampler(Sampler):
+    """Yield the images of one process as they are streamed; the order depends on (seed, epoch) and on the number of processes.
+
+    All processes take equally many: where the engine gives one fewer than its share, its first ones come again, and where it
+    gives one more, the last ones are left out in this epoch.
+    """
+
+    follows_from = f"{EpochSampler.follows_from}, trainer.devices included"
+
+    def __init__(self, stream: TrainStream, *, n_images: int, seed: int, share: Share | None = None):
+        self.stream = stream
+        self.n_images = n_images
+        self.seed = seed
+        self.share = share or Share()
+        self.world_size = self.share.world_size
+        self.epoch = 0
+        self.skip = 0  # images of the next pass that were seen before
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of the next pass; Lightning calls it before each."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.n_images // self.world_size)
+
+    def digest(self) -> str:
+        """Return 16 hex digits that name the order of the epoch."""
+        read = f"{self.stream.version()} {self.n_images} images of {self.world_size} processes"
+        described = f"{read}, seed {self.seed}, epoch {self.epoch}"
+        return hashlib.blake2b(described.encode(), digest_size=8).hexdigest()
+
+    def __iter__(self) -> Iterator[StreamItem]:
+        skip, self.skip = self.skip, 0
+        samples = self.stream.shards.read(self.share, seed=self.seed, epoch=self.epoch, skip=skip)
+        for place, sample in enumerate(read_ahead(islice(samples, len(self) - skip), READ_AHEAD), skip):
+            number = place * self.world_size + self.share.rank
+            yield StreamItem(self.epoch, number, 0, sample.content, self.stream.label(sample), sample.name)
+
+
+def read_ahead(items: Iterator[T], most: int) -> Iterator[T]:
+    """Yield items that a thread reads, so that nobody waits for a disk or a network as long as it is fast enough on average."""
+    ready: queue.Queue = queue.Queue(most)
+    stopped = threading.Event()
+
+    def put(entry: tuple[T | None, BaseException | None]) -> None:
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                return ready.put(entry, timeout=WAIT_S)
+        return None
+
+    def read() -> None:
+        try:
+            for item in items:
+                put((item, None))
+                if stopped.is_set():
+                    return
+            put((None, StopIteration()))
+        except BaseException as error:  # raised where the items are taken
+            put((None, error))
+
+    thread = threading.Thread(target=read, name="read ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        stopped.set()
+        thread.join()
+
+
+class StreamDataset(ImageDataset):
+    """Give batches of streamed images as ImageDataset does of cached ones; in place of `rows` `names`, where they are from.
+
+    With on_unreadable=skip another image of the batch takes the place of one that cannot be read, with an augmentation of its
+    own, and `unreadable` are the reasons.
+    """
+
+    def __init__(
+        self,
+        n_images: int,
+        look: Look,
+        augmentation: Augmentation | TransformList | None,
+        seed: int,
+        on_unreadable: Literal["error", "skip"],
+        augment_on_gpu: bool = False,
+        mixes: bool = False,
+    ):
+        self.n_images, self.look, self.image_size = n_images, look, look.image_size
+        self.augmentation, self.seed = augmentation, seed
+        self.on_unreadable = on_unreadable
+        self.augment_on_gpu, self.in_gpu_cache, self.mixes = augment_on_gpu, False, mixes
+
+    def __len__(self) -> int:
+        return self.n_images
+
+    def _batch(self, items: list[StreamItem]) -> dict:
+        decoded, errors = {}, []
+        for place, item in enumerate(items):
+            try:
+                decoded[place] = item._replace(content=self._decode(item))
+            except UnreadableImageError as error:
+                if self.on_unreadable == "error":
+                    raise UserError(f"{error}; repair or remove it, or use datamodule.on_unreadable=skip") from error
+                errors.append(str(error))
+        if not decoded:
+            raise UserError(f"no image of a whole batch can be read, as {errors[0]}")
+        others = list(decoded.values())
+        for place, item in enumerate(items):
+            if place not in decoded:
+                decoded[place] = others[place % len(others)]._replace(number=item.number)
+        batch = super()._batch([decoded[place] for place in range(len(items))])
+        return batch | ({"unreadable": errors} if errors else {})
+
+    def _targets(self, items: list[StreamItem]) -> dict:
+        return {"labels": torch.tensor([item.label for item in items]), "names": [item.name for item in items]}
+
+    def _image(self, item: StreamItem) -> np.ndarray:
+        return item.content
+
+    def _decode(self, item: StreamItem) -> np.ndarray:
+        """Decode and resize as the pixel cache does; (H, W, 3) uint8."""
+        decoded, value_range = read_content(item.content, item.name, self.image_size), self.look.value_range
+        if isinstance(decoded.source, DeepPixels) and decoded.source.stated is None and value_range is None:
+            raise range_missing(item.name)
+        return np.asarray(self.look.resize(rgb(decoded, item.name, value_range)))
+
+
+def check_streamed(*, rules: dict, sampler: str, mean: object) -> None:
+    """Refuse what needs all training images as files, or all at once.
+
+    Args:
+        rules: of ImageDataModule.
+
+    Raises:
+        UserError: names the setting and what is possible.
+    """
+    wanted = {
+        "datamodule.folds": (rules["folds"], None, "are not divided: train, val and test are given"),
+        "datamodule.splits": (rules["splits"], None, "are not divided: train, val and test are given"),
+        "datamodule.select_on": (rules["select_on"], "val", "need a validation split of their own"),
+        "datamodule.train_fraction": (rules["train_fraction"], 1, "are not thinned; name fewer shards"),
+        "datamodule.on_leak": (rules["on_leak"], "warn", "are not compared with those of val and test"),
+        "datamodule.sampler": (sampler, "shuffle", "come once an epoch; see loss=weighted_cross_entropy"),
+    }  # fmt: skip
+    for key, (value, only, reason) in wanted.items():
+        if value != only:
+            shown = "null" if only is None else only
+            raise UserError(f"{key}={value}: streamed training images {reason}; use {key}={shown}")
+    if mean is None:
+        raise UserError(
+            "model.normalization=dataset: mean and std of streamed training images are not computed; give them as "
+            "model.normalization='[[0.5,0.5,0.5],[0.25,0.25,0.25]]', or use model.normalization=imagenet"
+        )
+
+
+def not_compared(stream: TrainStream) -> Finding:
+    """Say what was not looked for, since nobody has seen all images."""
+    text = (
+        f"streamed: nobody has looked at the {stream.n_images:,} training images: duplicates, images that are also in val "
+        "or test, one image under two labels and odd sizes are not found among them"
+    )
+    log.warning(text)
+    return Finding("streamed", text, [])
+
+
+def range_missing(what: str) -> UserError:
+    """Return the error of images of more than 8 bits without a range for them."""
+    return UserError(
+        f"{what}: more than 8 bits a channel, and which values are black and white is not looked for in streamed images; say "
+        "it: datamodule.range=LOW,HIGH"
+    )

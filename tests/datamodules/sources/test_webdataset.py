@@ -1,0 +1,197 @@
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.errors import UserError
+from datamodules.sources.source import read_source
+from datamodules.sources.webdataset import WebDataset
+from datamodules.streams import Share
+from tests.support.helpers import served
+from tests.support.shards import make_folder, write_tar, write_tars
+
+pytest.importorskip("webdataset", reason="needs the extra streaming")
+
+
+@pytest.fixture(scope="module")
+def tars(tmp_path_factory):
+    root = tmp_path_factory.mktemp("birds")
+    write_tars(root, make_folder(root / "images"))
+    return root
+
+
+def opened(tmp_path, tars, **settings):
+    source = WebDataset(**{"train": f"{tars}/train", "val": f"{tars}/val", "test": f"{tars}/test"} | settings)
+    source.cache = tmp_path / "cache"
+    return source
+
+
+def one_shard(tmp_path, samples, name="train"):
+    (tmp_path / name).mkdir()
+    write_tar(tmp_path / name / "0.tar", samples)
+    return str(tmp_path / name)
+
+
+@pytest.fixture(scope="module")
+def png(tars):
+    return next((tars / "images" / "val").glob("*/*.png")).read_bytes()
+
+
+def test_val_and_test_are_files_in_the_cache_and_train_is_counted_once(tmp_path, tars, monkeypatch):
+    source = opened(tmp_path, tars)
+    catalog = read_source(source)
+    assert (
+        catalog.classes == ["blue", "green", "red"]
+        and source.stream.n_images == 34
+        and catalog.name.startswith("birds")
+    )
+    assert sorted(catalog.splits) == ["test"] * 9 + ["val"] * 12
+    for file, label in zip(catalog.files, catalog.labels, strict=True):
+        red, green, blue = np.asarray(Image.open(file)).mean((0, 1))
+        assert catalog.classes[label] == {red: "red", green: "green", blue: "blue"}[max(red, green, blue)]
+    monkeypatch.setattr("datamodules.sources.webdataset.TarShards.labels", lambda self: pytest.fail("counted again"))
+    assert opened(tmp_path, tars).stream.class_counts == [14, 11, 9]
+
+
+@pytest.mark.parametrize("pattern", ["train/*.tar", "train/{000..006}.tar", "{train/00,train/00}[0-6].tar"])
+def test_a_pattern_names_shards(tmp_path, tars, pattern):
+    shards = opened(tmp_path, tars, train=f"{tars}/{pattern}").shards("train")
+    assert len(shards.urls) == (14 if pattern.startswith("{") else 7)
+
+
+def test_what_classes_json_states_is_not_counted(tmp_path, png):
+    train = one_shard(tmp_path, [{"png": png, "cls": b"1"}, {"png": png, "cls": b"0"}])
+    stated = {"classes": ["ant", "bee"], "train_images": 1000, "class_counts": [400, 600]}
+    (tmp_path / "train" / "classes.json").write_text(json.dumps(stated))
+    stream = opened(tmp_path, tmp_path, train=train).stream
+    assert (stream.classes, stream.n_images, stream.class_counts) == (["ant", "bee"], 1000, [400, 600])
+    for wrong in ({"classes": ["a"]}, {"classes": ["a", "a"]}, {"classes": ["a", "b"], "class_counts": [1]}, {"x": 1}):
+        (tmp_path / "train" / "classes.json").write_text(json.dumps(wrong))
+        with pytest.raises(UserError, match=r"classes\.json"):
+            _ = opened(tmp_path, tmp_path, train=train).stream
+
+
+def test_numbers_are_in_their_order_and_labels_may_be_in_json(tmp_path, png):
+    samples = [{"jpg": png, "json": json.dumps({"size": 1, "label": n % 11}).encode(), "txt": b"x"} for n in range(22)]
+    source = opened(tmp_path, tmp_path, train=one_shard(tmp_path, samples))
+    assert source.stream.classes == [str(n) for n in range(11)] and source.stream.class_counts == [2] * 11
+    source = opened(tmp_path, tmp_path, train=source.train, label="json.size", classes=["a", "b"])
+    with pytest.raises(UserError, match="has no image of class a"):
+        _ = source.stream.class_counts
+
+
+@pytest.mark.parametrize(("sample", "words"), [
+    ({"cls": b"a"}, r"000001: has no image \(jpg, jpeg, png, webp\)"),
+    ({"png": b"x"}, r"000001: has no label \(cls, json\)"),
+    ({"png": b"x", "cls": b" "}, "its label is ''"),
+    ({"png": b"x", "cls": b"\xff"}, "its label is malformed"),
+    ({"png": b"x", "json": b"{"}, "its label is malformed"),
+    ({"png": b"x", "json": b"[" * 100_000}, "its label is malformed"),
+    ({"png": b"x", "json": b'{"label": [1]}'}, r"its label is '\[1\]'"),
+    ({"png": b"x", "json": b'{"label": true}'}, "its label is 'True'"),
+    ({"png": b"x", "json": b'{"name": 1}'}, "its label is 'None'"),
+])  # fmt: skip
+def test_a_sample_without_image_or_label_is_one_line(tmp_path, png, sample, words):
+    train = one_shard(tmp_path, [{"png": png, "cls": b"a"}, sample])
+    with pytest.raises(UserError, match=words) as counted:
+        _ = opened(tmp_path, tmp_path, train=train).stream
+    source = opened(tmp_path, tmp_path, train=train, classes=["a", "b"], train_images=2)
+    with pytest.raises(UserError, match=words) as streamed:
+        list(source.stream.shards.read_in_order())
+    for error in (counted, streamed):
+        assert "\n" not in str(error.value) and "0.tar" in str(error.value)
+
+
+def test_a_label_of_no_class_is_one_line(tmp_path, tars):
+    source = opened(tmp_path, tars, classes=["blue", "red"], train_images=34)
+    with pytest.raises(UserError, match="'green' is not among the 2 classes blue and red"):
+        read_source(source)  # of val
+    with pytest.raises(UserError, match=r"source\.train=.*: 11 image\(s\): label 'green' is not among"):
+        _ = source.stream.class_counts
+    with pytest.raises(UserError, match="has 34 images, and 35 are stated"):
+        _ = opened(tmp_path, tars, train_images=35).stream
+
+
+@pytest.mark.parametrize("kept", [0, 100, 700, 3000])
+def test_a_damaged_shard_is_one_line(tmp_path, tars, kept):
+    train = tmp_path / "train"
+    train.mkdir()
+    (train / "0.tar").write_bytes((tars / "train" / "000.tar").read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"0\.tar: cannot be read|has no image") as error:
+        _ = opened(tmp_path, tars, train=str(train)).stream
+    assert "\n" not in str(error.value)
+    (train / "0.tar").write_bytes(b"no tar" * 1000)
+    with pytest.raises(UserError, match=r"0\.tar: cannot be read"):
+        _ = opened(tmp_path, tars, train=str(train)).stream
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"train": "pipe:touch evil"}, "come by http or https"),
+    ({"val": "pipe:touch evil"}, "come by http or https"),
+    ({"train": "{pipe:touch evil,a.tar}"}, "no shard pipe:touch evil"),
+    ({"train": "s3://bucket/0.tar"}, "come by http or https"),
+    ({"train": "file:///etc/passwd"}, "come by http or https"),
+    ({"train": "/nowhere"}, "no shard /nowhere"),
+    ({"train": "/nowhere/{0..2}.tar"}, "no shard /nowhere/0.tar"),
+    ({"train": "/nowhere/{0..2.tar"}, "no shard|braces"),
+    ({"train": "http://nowhere/0.tar"}, "classes has no value"),
+    ({"train": "http://nowhere/0.tar", "classes": ["a", "b"]}, "train_images has no value"),
+    ({"classes": ["a"]}, "two or more different names"), ({"train_images": 0}, "use a number above 0"),
+    ({"shuffle_buffer": 0}, "shuffle_buffer"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused(tmp_path, tars, settings, words, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=words):
+        read_source(opened(tmp_path, tars, **settings))
+    assert not Path("evil").exists()
+
+
+def test_a_member_that_would_fill_the_memory_is_refused(tmp_path):
+    (tmp_path / "train").mkdir()
+    with tarfile.open(tmp_path / "train" / "0.tar", "w") as tar:
+        member = tarfile.TarInfo("0.png")
+        member.size = 2**40
+        tar.fileobj.write(member.tobuf())
+    with pytest.raises(UserError, match=r"0\.png has 1,048,576 MiB"):
+        _ = opened(tmp_path, tmp_path, train=str(tmp_path / "train")).stream
+
+
+def test_nothing_in_a_shard_is_run(tmp_path, png):
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "evil",)
+
+    content = pickle.dumps(Evil())
+    samples = [{"png": png, "cls": label, "pyd": content, "pth": content, "pickle": content} for label in (b"a", b"b")]
+    source = opened(tmp_path, tmp_path, train=one_shard(tmp_path, samples))
+    assert [sample.label for sample in source.stream.shards.read_in_order()] == ["a", "b"]
+    assert not (tmp_path / "evil").exists()
+
+
+def test_shards_come_by_http(tmp_path, tars):
+    with served(tars) as server:
+        settings = {split: f"{server.url}{split}/{{000..{last:03}}}.tar" for split, last in (("val", 2), ("test", 1))}
+        source = opened(tmp_path, tars, train=f"{server.url}train/{{000..006}}.tar", classes=["blue", "green", "red"],
+                        train_images=34, **settings)  # fmt: skip
+        assert len(read_source(source)) == 21
+        here, there = (each.stream.shards.read_in_order() for each in (opened(tmp_path, tars), source))
+        assert [sample[:2] for sample in here] == [sample[:2] for sample in there]
+        with pytest.raises(UserError, match="how many training images each class has is not known"):
+            _ = source.stream.class_counts
+        missing = opened(
+            tmp_path, tars, train=f"{server.url}train/{{006..007}}.tar", classes=["a", "b"], train_images=9
+        )
+        with pytest.raises(UserError, match=re.escape("007.tar: cannot be read")):
+            list(missing.stream.shards.read_in_order())
+
+
+def test_fewer_shards_than_processes_are_refused(tmp_path, tars):
+    shards = opened(tmp_path, tars).stream.shards
+    with pytest.raises(UserError, match=r"7 shard\(s\) for 8 processes, of which each needs one"):
+        next(shards.read(Share(7, 8), seed=1, epoch=0, skip=0))

@@ -1,0 +1,97 @@
+"""Runs whose training images are streamed: to the end, resumed, on two processes, and what they refuse."""
+
+import os
+import signal
+import sys
+
+import pytest
+
+from common.run_record import RunRecord
+from common.untrusted.tables import read_csv
+from tests.robustness.test_nodes import start_all, wait
+from tests.support.helpers import NOT_DRAWN, PROJECT, SIMPLE_CNN, at_step, outcome
+from tests.support.shards import make_folder, write_chunks, write_tars
+
+pytest.importorskip("litdata", reason="needs the extra streaming")
+pytest.importorskip("webdataset", reason="needs the extra streaming")
+SMALL = [*SIMPLE_CNN, "model.weights=null", "trainer=cpu", "trainer.max_epochs=2", "datamodule.batch_size=8"]
+STAGES = "stages=[fit,test]"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module", params=[write_tars, write_chunks], ids=["webdataset", "litdata"])
+def settings(request, images, tmp_path_factory):
+    return request.param(tmp_path_factory.mktemp("shards"), images, each=17)
+
+
+def test_a_run_in_the_middle_of_an_epoch_resumes_to_the_same_bits(train, settings, tmp_path, monkeypatch):
+    cache = f"datamodule.cache={tmp_path / 'cache'}"
+    given = [*settings, *SMALL, STAGES, *NOT_DRAWN, cache]
+    straight = train(*given, small=False)
+    assert straight.status == 0, straight.err
+    record = straight.record
+    assert (record.data.n_train, record.data.n_val, record.data.n_test) == (34, 12, 9)
+    assert [finding.kind for finding in record.data.audit] == ["streamed"] and "nobody has looked at" in straight.out
+    assert {row["split"] for row in read_csv(straight.folder / "splits.csv")} == {"val", "test"}
+    at_step(monkeypatch, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))  # of 10, in the second epoch
+    stopped = train(*given, small=False)
+    assert stopped.status != 0 and "datamodule.source.train" in stopped.err
+    last = f"ckpt_path={stopped.folder}/checkpoints/last.ckpt"
+    resumed = train(last, *settings, cache, STAGES, small=False, to=stopped.folder)
+    assert resumed.status == 0, resumed.err
+    assert outcome(straight.folder) == outcome(stopped.folder)
+    assert ("are read again, not decoded" in resumed.out) == ("webdataset" in settings[0])
+
+
+def test_all_that_a_run_draws_and_each_recipe_of_the_head_have_images(train, settings, pretrained, tmp_path):
+    ran = train(*settings, "recipe=fast", f"model.weights={pretrained}", "model=shufflenet_mod", "model.image_size=32",
+                "trainer=cpu", "trainer.max_epochs=1", "datamodule.batch_size=8", f"datamodule.cache={tmp_path / 'cache'}",
+                small=False)  # fmt: skip
+    assert ran.status == 0, ran.err
+    assert "linear probe: " in ran.out and "of 34 images" in ran.out
+    assert (ran.folder / "contact_sheet.png").is_file() and (ran.folder / "MODEL_CARD.md").is_file()
+
+
+def test_a_loss_that_weighs_classes_gets_their_counts(train, settings, tmp_path):
+    ran = train(*settings, *SMALL, "loss=weighted_cross_entropy", "debug=fast", f"datamodule.cache={tmp_path / 'cache'}",
+                *NOT_DRAWN, small=False)  # fmt: skip
+    assert ran.status == 0, ran.err
+    assert "limited to 8 of 34 train, 8 of 12 val, 8 of 9 test images, of train the first ones of the stream" in ran.out
+
+
+@pytest.mark.parametrize(("setting", "words"), [
+    ("datamodule.folds=3", "datamodule.folds=3: streamed training images are not divided"),
+    ("model.normalization=dataset", "model.normalization=dataset: mean and std of streamed training images"),
+    ("trainer.overfit_batches=1", "trainer.overfit_batches with streamed training images"),
+    ("datamodule.batch_size=35", "datamodule.batch_size=35 is larger than the train split (34 images)"),
+])  # fmt: skip
+def test_what_is_refused_is_one_line(train, settings, tmp_path, setting, words):
+    ran = train(*settings, *SMALL, setting, f"datamodule.cache={tmp_path / 'cache'}", small=False)
+    errors = [line for line in ran.err.splitlines() if line.startswith("ERROR")]
+    assert ran.status == 1 and len(errors) == 1 and words in errors[0] and "Traceback" not in ran.err
+
+
+def test_smallest_refuses_a_stream(in_process, settings, tmp_path):
+    import smallest
+
+    status, _, err = in_process(smallest, *settings, f"hydra.run.dir={tmp_path / 'out'}")
+    assert status == 1 and "streams its training images, and smallest.py computes features of all of them" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_processes_train_on_every_image_and_end_alike(settings, tmp_path):
+    folder = tmp_path / "outputs" / "run"
+    command = [sys.executable, str(PROJECT / "train.py"), *settings, *SMALL, "trainer=ddp", "trainer.accelerator=cpu",
+               "trainer.devices=2", "datamodule.batch_size=5", STAGES, *NOT_DRAWN, "trainer.max_epochs=2",
+               f"datamodule.cache={tmp_path / 'cache'}", f"hydra.run.dir={folder}"]  # fmt: skip
+    ((status, out, err),) = wait(start_all([(command, {})]))
+    assert status == 0, err
+    record = RunRecord.read(folder)
+    assert record.run.processes == 2 and record.data.n_train == 34 and out.count("epoch 2/2") == 1
+    assert [epoch.images for epoch in record.throughput.epochs] == [34, 34]
