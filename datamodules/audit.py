@@ -131,9 +131,11 @@ def _odd(catalog: Catalog, stats: ImageStats, rows: np.ndarray) -> Finding | Non
     """Find images much smaller than the others, or of another mode than nearly all others."""
     area = stats.sizes[rows].prod(axis=1)
     small = rows[area * 16 < np.median(area)]
-    modes = Counter(map(stats.modes.__getitem__, rows.tolist()))
+    modes = Counter(map(stats.modes.__getitem__, rows))
     usual = modes.most_common(1)[0][0]
-    rare = [row for row in rows.tolist() if stats.modes[row] != usual] if modes[usual] >= 0.95 * len(rows) else []
+    rare = (
+        [int(row) for row in rows if stats.modes[row] != usual] if len(rows) > modes[usual] >= 0.95 * len(rows) else []
+    )
     odd = sorted({*small.tolist(), *rare})
     if not odd:
         return None

@@ -6,7 +6,7 @@ Train, val and test follow from each image by itself, so that images that are ad
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -228,19 +228,16 @@ def draw_splits(
     An image's hash is that of its group's name, or else of its pixels. Only where a class would have no image in a split, the
     group whose hash is nearest goes there, and this is logged.
     """
-    names = catalog.groups
-    places = hash_places(
-        (f"group {names[r]}" if names[r] else f"pixels {fingerprints[r]}" for r in rows.tolist()), seed
-    )
+    places = hash_places(_keys(catalog.groups, fingerprints, rows), seed)
     order = np.lexsort((places[:, 1], groups[rows]))
     _, first, unit_of = np.unique(groups[rows][order], return_index=True, return_inverse=True)
     place = places[order[first], 0]  # (groups,) of the image with the lowest rank
+    del places, first
     ends = np.cumsum(list(shares.values()))
     choice = np.minimum(np.searchsorted(ends, place, side="right"), len(ends) - 1)
-    labels = catalog.labels[rows][order]
-    has = np.zeros((len(place), len(catalog.classes)), bool)
-    has[unit_of, labels] = True
-    moved = _fill_gaps(choice, place, has, ends)
+    classes = len(catalog.classes)
+    units, labels = np.divmod(np.unique(unit_of * classes + catalog.labels[rows][order]), classes)
+    moved = _fill_gaps(choice, place, units, labels, ends)
     catalog.splits[rows[order]] = np.array(list(shares), dtype=object)[choice[unit_of]]
     if moved:
         count = int(np.isin(unit_of, moved).sum())
@@ -250,27 +247,39 @@ def draw_splits(
         )  # fmt: skip
 
 
-def _fill_gaps(choice: np.ndarray, place: np.ndarray, has: np.ndarray, ends: np.ndarray) -> list[int]:
+def _keys(groups: Sequence[str], fingerprints: Sequence[str], rows: np.ndarray) -> Iterator[str]:
+    for begin in range(0, len(rows), 2**14):  # numbers of all rows would take 40 MB of a million
+        for row in rows[begin : begin + 2**14].tolist():
+            yield f"group {groups[row]}" if groups[row] else f"pixels {fingerprints[row]}"
+
+
+def _fill_gaps(
+    choice: np.ndarray, place: np.ndarray, units: np.ndarray, labels: np.ndarray, ends: np.ndarray
+) -> list[int]:
     """Give each split a group of every class, in place, where others can spare one; return those that moved.
 
     Args:
         choice: (groups,) number of the split; place: (groups,) from 0 to 1.
-        has: (groups, classes) bool.
+        units, labels: (pairs,) which groups have which classes, sorted by group.
         ends: (splits,) where each split ends.
     """
-    counts = np.zeros((len(ends), has.shape[1]), int)
-    np.add.at(counts, choice, has)
+    classes = int(labels.max()) + 1
+    counts = np.bincount(choice[units] * classes + labels, minlength=len(ends) * classes).reshape(-1, classes)
     moved = []
-    for label in np.flatnonzero(has.any(axis=0)):
+
+    def classes_of(unit: int) -> np.ndarray:
+        return labels[np.searchsorted(units, unit) : np.searchsorted(units, unit, side="right")]
+
+    for label in np.flatnonzero(counts.any(axis=0)):
         for split in np.flatnonzero(counts[:, label] == 0):
             begin, end = ends[split - 1] if split else 0.0, ends[split]
-            spared = [unit for unit in np.flatnonzero(has[:, label]) if (counts[choice[unit]] > 1)[has[unit]].all()]
+            spared = [unit for unit in units[labels == label] if (counts[choice[unit], classes_of(unit)] > 1).all()]
             if spared:
                 distance = [max(begin - place[unit], place[unit] - end, 0) for unit in spared]
                 unit = spared[int(np.argmin(distance))]
-                counts[choice[unit]] -= has[unit]
+                counts[choice[unit], classes_of(unit)] -= 1
                 choice[unit] = split
-                counts[split] += has[unit]
+                counts[split, classes_of(unit)] += 1
                 moved.append(int(unit))
     return moved
 
