@@ -210,16 +210,16 @@ def test_further_images_are_added_to_the_jpegs_without_a_copy(files, tmp_path, m
     grown = open_pixel_cache([files[5], *files[:5]], look, tmp_path / "cache")
     assert (before.path.with_name("jpeg-0000.bin")).samefile(grown.path.with_name("jpeg-0000.bin"))
     assert [file.name for file in sorted(grown.path.parent.glob("jpeg-*"))] == ["jpeg-0000.bin", "jpeg-0001.bin"]
-    alone = open_pixel_cache([files[5], *files[:5]], look, tmp_path / "other")
-    assert all(np.array_equal(grown[row], alone[row]) for row in range(6))
+    whole = open_pixel_cache([files[5], *files[:5]], look, tmp_path / "other")
+    assert all(np.array_equal(grown[row], whole[row]) for row in range(6))
     monkeypatch.setattr(cache_build, "scan_image", lambda *_: pytest.fail("read again"))
     few = open_pixel_cache([files[1]], look, tmp_path / "cache")  # most of the file is not wanted
-    assert np.array_equal(few[0], alone[2])
-    assert (few.path.with_name("jpeg-0000.bin")).stat().st_size == len(alone.jpeg(2))
+    assert np.array_equal(few[0], whole[2])
+    assert (few.path.with_name("jpeg-0000.bin")).stat().st_size == len(whole.jpeg(2))
     monkeypatch.undo()
     monkeypatch.setattr(cache_build.os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
     copied = open_pixel_cache(files[:5], look, tmp_path / "cache")
-    assert np.array_equal(copied[4], alone[5])
+    assert np.array_equal(copied[4], whole[5])
 
 
 def test_a_cache_of_another_process_may_vanish_meanwhile(files, tmp_path, monkeypatch):

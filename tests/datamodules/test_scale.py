@@ -1,6 +1,7 @@
 """What holds with many images: little memory a row, and how they are kept."""
 
 import hashlib
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -81,9 +82,9 @@ def build(root, cache, *overrides):
 
 def test_the_fingerprint_of_the_data_is_that_of_the_sorted_lines(two_colors, tmp_path, monkeypatch):
     """Also of copies under two labels, wherever the lines are cut."""
-    copy = two_colors / "train" / "red" / "copy.png"
-    copy.write_bytes(next((two_colors / "train" / "blue").iterdir()).read_bytes())
-    data = build(two_colors, tmp_path)
+    root = shutil.copytree(two_colors, tmp_path / "images")
+    (root / "train" / "red" / "copy.png").write_bytes(next((root / "train" / "blue").iterdir()).read_bytes())
+    data = build(root, tmp_path / "cache")
     data.setup()
     rows = zip(data.pixel_cache.stats.fingerprints, data.catalog.labels, data.catalog.splits, strict=True)
     lines = sorted(f"{image} {data.catalog.classes[label]} {split}" for image, label, split in rows)

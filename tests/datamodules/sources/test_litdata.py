@@ -50,7 +50,8 @@ def test_val_is_files_in_the_cache_and_nothing_is_written_beside_the_chunks(tmp_
     source = opened(tmp_path, chunks)
     catalog = read_source(source)
     contents = [
-        (file.read_bytes(), catalog.classes[label]) for file, label in zip(catalog.files, catalog.labels, strict=True)
+        (Path(file).read_bytes(), catalog.classes[label])
+        for file, label in zip(catalog.files, catalog.labels, strict=True)
     ]
     assert contents == [(file.read_bytes(), label) for file, label in files_of(images / "val")]
     assert source.stream.n_images == 34 and source.stream.class_counts == [14, 11, 9]
