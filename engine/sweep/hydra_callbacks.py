@@ -15,6 +15,7 @@ from common.progress import EVERY_S, Progress
 from common.run_folder import missing_folders
 from common.text import printable
 from engine.state import STATE, FailedJob
+from engine.sweep import ray_launcher
 from engine.sweep.latency import deploy_rest, measure_latencies
 from engine.sweep.lost_jobs import wait_for_all
 from engine.sweep.progress import SweepProgress
@@ -52,6 +53,8 @@ class SweepReport(Callback):
         with _refusing():
             about = complete_sweep(config)
             check_deploy(config.deploy, config.stages)
+            if config.hydra.launcher._target_ == ray_launcher.NAME:
+                ray_launcher.connect(config.hydra.launcher.ray)
             print(about, flush=True)  # Hydra makes the jobs of what this leaves in `config`
         with contextlib.suppress(OSError):  # Hydra meets the same error in its next step, and there it ends the sweep
             self.progress = SweepProgress.begin(config, STATE.command)

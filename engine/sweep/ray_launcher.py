@@ -50,6 +50,54 @@ def register() -> None:
     Plugins.instance().class_name_to_class[NAME] = RayLauncher
 
 
+def connect(settings: DictConfig) -> None:
+    """Start Ray, or join a cluster; do nothing where that was done.
+
+    Args:
+        settings: hydra.launcher.ray.
+
+    Raises:
+        UserError: what Ray refuses, a cluster that is not there, or a job that no node is large enough for.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray  # late: a second, and an extra
+
+    if ray.is_initialized():
+        return
+    start, options = (OmegaConf.to_container(each, resolve=True) for each in (settings.init, settings.remote))
+    with _as_user_error("init"):
+        _look_for_cluster(start.get("address"))
+        ray.init(**start)
+    with _as_user_error("remote"):
+        ray.remote(**options)(_job)
+    if not any(_has(node, options) for node in _nodes(ray)):
+        asked = " ".join(f"num_{kind.lower()}s={amount:g}" for kind, amount in _asked(options).items())
+        text = f"hydra.launcher.ray.remote: no node has what a job asks for, {asked}; there is {_found(ray)}"
+        if start.get("address") == "local":
+            ray.shutdown()
+            raise UserError(text)
+        log.warning("%s; the jobs wait for one", text)
+
+
+def _asked(options: dict) -> dict[str, float]:
+    return {"CPU": options.get("num_cpus") or 1, "GPU": options.get("num_gpus") or 0}
+
+
+def _nodes(ray: ModuleType) -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _has(node: dict[str, float], options: dict) -> bool:
+    return all(node.get(kind, 0) >= amount for kind, amount in _asked(options).items())
+
+
+def _found(ray: ModuleType) -> str:
+    nodes = _nodes(ray)
+    cores, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
+    return f"{plural(len(nodes), 'node')} with {cores:g} cores and {gpus:g} GPUs"
+
+
 class Sweep(NamedTuple):
     """What all jobs share, sent to each node once."""
 
@@ -68,7 +116,7 @@ class RayLauncher(Launcher):
     """
 
     def __init__(self, ray: DictConfig):
-        self._init = OmegaConf.to_container(ray.init, resolve=True)
+        self._settings = ray
         self._options = OmegaConf.to_container(ray.remote, resolve=True)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -76,20 +124,16 @@ class RayLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs and wait for them; stop and save all of them at a signal."""
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        import ray  # late: a second, and an extra
+        connect(self._settings)  # smallest.py does it here; a sweep before anything is written
+        import ray
 
         Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         threads = max(1, int(self._options.get("num_cpus") or 1))
         sweep = Sweep(self._context, self._config, self._task, Singleton.get_state(), str(Path.cwd()), threads)
         try:
-            with _as_user_error("init"):
-                _look_for_cluster(self._init.get("address"))
-                ray.init(**self._init)
-            with _as_user_error("remote"):
-                run = ray.remote(**{"name": "job"} | self._options)(_job)
-            self._describe(ray, len(job_overrides))
+            run = ray.remote(**{"name": "job"} | self._options)(_job)
+            asked, count = _asked(self._options), plural(len(job_overrides), "job")
+            log.info("Ray: %s on %s; each takes %g cores and %g GPUs", count, _found(ray), asked["CPU"], asked["GPU"])
             shared = ray.put(sweep)
             numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
             jobs = [run.remote(shared, *job) for job in zip(numbers, job_overrides, strict=True)]
@@ -98,28 +142,6 @@ class RayLauncher(Launcher):
         finally:
             time.sleep(LAST_LINES_S)
             ray.shutdown(wait_for_processes=True)
-
-    def _describe(self, ray: ModuleType, jobs: int) -> None:
-        """Log on what the jobs run.
-
-        Raises:
-            UserError: no node has what a job asks for, and none can join.
-        """
-        asked = {"CPU": self._options.get("num_cpus") or 1, "GPU": self._options.get("num_gpus") or 0}
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        cores, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
-        found = f"{plural(len(nodes), 'node')} with {cores:g} cores and {gpus:g} GPUs"
-        log.info(
-            "Ray: %s on %s; each takes %g cores and %g GPUs", plural(jobs, "job"), found, asked["CPU"], asked["GPU"]
-        )
-        if not any(all(node.get(kind, 0) >= amount for kind, amount in asked.items()) for node in nodes):
-            text = (
-                f"hydra.launcher.ray.remote: no node has what a job asks for, num_cpus={asked['CPU']:g} "
-                f"num_gpus={asked['GPU']:g}; there is {found}"
-            )
-            if self._init.get("address") == "local":
-                raise UserError(text)
-            log.warning("%s; the jobs wait for one", text)
 
 
 def _look_for_cluster(address: str | None) -> None:
