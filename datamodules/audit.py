@@ -8,9 +8,9 @@ from itertools import product
 import numpy as np
 
 from datamodules.cached_pixels import PixelCache
-from datamodules.image_stats import ImageStats, repeated_rows
+from datamodules.image_stats import ImageStats
 from datamodules.near_duplicates import NearDuplicates, connected, find_pairs
-from datamodules.sources.catalog import SPLITS, Catalog
+from datamodules.sources.catalog import SPLITS, Catalog, repeated_rows
 
 IMBALANCE = 10  # the largest class against the smallest
 NAMED = 3  # files named on the screen for a finding

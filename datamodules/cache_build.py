@@ -34,7 +34,7 @@ ANNOUNCED = 2000  # images, from which on reading them takes a while
 PART = 8  # files that a thread is given at once: one by one, handing out small ones takes a quarter of the time
 JPEGS_BYTES = 2**30  # of one file of JPEGs
 SAVED_S = 30.0  # seconds of reading that an end may cost
-ABANDONED_S = 10 * SAVED_S  # a folder that nothing was written to for so long belongs to a process that has ended
+SILENT_S = 10 * SAVED_S  # a folder that nothing was written to for so long belongs to a process that has ended
 STATE = "state.npz"  # of a cache that is being built
 
 
@@ -42,6 +42,7 @@ class Earlier(NamedTuple):
     """Hold which rows of an earlier cache are wanted again."""
 
     place: Path
+    count: int  # of its images
     rows: np.ndarray  # of the new cache
     earlier_rows: np.ndarray  # of the earlier one
 
@@ -59,7 +60,7 @@ def find_earlier(place: Path, look: Look, versions: np.ndarray) -> Earlier | Non
             _, rows, earlier_rows = np.intersect1d(versions[:, 0], held[:, 0], return_indices=True)
             same = versions[rows, 1] == held[earlier_rows, 1]
             if same.any() and (best is None or same.sum() > len(best.rows)):
-                best = Earlier(other, rows[same], earlier_rows[same])
+                best = Earlier(other, len(held), rows[same], earlier_rows[same])
     return best
 
 
@@ -100,7 +101,7 @@ def _claim(places: Mapping[Look, Path], versions: np.ndarray) -> "_Building | No
         with contextlib.suppress(OSError, ValueError, EOFError, KeyError):
             host, _, process = folder.name.partition(".building-")[2].rpartition("-")[0].rpartition("-")
             here = host == socket.gethostname() and not _runs(int(process))
-            if (here or time.time() - folder.stat().st_mtime > ABANDONED_S) and np.array_equal(
+            if (here or time.time() - folder.stat().st_mtime > SILENT_S) and np.array_equal(
                 np.load(folder / VERSIONS, allow_pickle=False), versions
             ):
                 mine = _own_folder(first)
@@ -177,7 +178,7 @@ class _Building:
     def _copy(self, look: Look, earlier: Earlier) -> np.ndarray:
         """Take over pixels, statistics and what is known of near duplicates; return the rows that need no decoding."""
         try:
-            held = open_place(earlier.place, look, len(np.load(earlier.place / VERSIONS, allow_pickle=False)))
+            held = open_place(earlier.place, look, earlier.count)
             self.writers[look].take(earlier, held)
             for known in earlier.place.glob("near*"):
                 shutil.copyfile(known, self.folder / look.name() / known.name)
@@ -264,7 +265,7 @@ def scan(
     with ThreadPoolExecutor(os.cpu_count()) as pool, Progress("reading the images", log) as progress:
         for start in range(begin, len(rows), CHUNK):  # all futures of 100,000 files at once would take memory
             chunk = rows[start : start + CHUNK].tolist()
-            parts = [chunk[begin : begin + PART] for begin in range(0, len(chunk), PART)]
+            parts = [chunk[first : first + PART] for first in range(0, len(chunk), PART)]
             list(pool.map(lambda part: [decode(row) for row in part], parts))
             yield min(start + CHUNK, len(rows))
 

@@ -1,7 +1,7 @@
 """Statistics of the images from one scan of the files: size, mode, fingerprint, and what near duplicates are found by."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,11 +26,6 @@ class Fingerprints(Sequence):
     def __init__(self, numbers: np.ndarray):
         self.numbers = numbers
 
-    @classmethod
-    def of(cls, texts: Iterable[str]) -> "Fingerprints":
-        """Return the fingerprints of these texts."""
-        return cls(np.array([int(text or "0", 16) for text in texts], np.uint64))
-
     def __len__(self) -> int:
         return len(self.numbers)
 
@@ -50,12 +45,6 @@ class Fingerprints(Sequence):
         return isinstance(other, Fingerprints | list) and list(self) == list(other)
 
     __hash__ = None
-
-
-def repeated_rows(numbers: np.ndarray) -> np.ndarray:
-    """Return the rows whose number is there more than once, in their order."""
-    _, kind, counts = np.unique(numbers, return_inverse=True, return_counts=True)
-    return np.flatnonzero(counts[kind] > 1)
 
 
 @dataclass

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from common.errors import UserError
-from datamodules.image_stats import Fingerprints, repeated_rows
-from datamodules.sources.catalog import SPLITS, UNASSIGNED, Catalog
+from datamodules.image_stats import Fingerprints
+from datamodules.sources.catalog import SPLITS, UNASSIGNED, Catalog, repeated_rows
 
 log = logging.getLogger(__name__)
 

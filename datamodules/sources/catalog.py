@@ -21,6 +21,12 @@ def split_of(word: str) -> str | None:
     return SPLIT_WORDS.get(word.strip().casefold())
 
 
+def repeated_rows(numbers: np.ndarray) -> np.ndarray:
+    """Return the rows whose number is there more than once, in their order."""
+    _, kind, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+    return np.flatnonzero(counts[kind] > 1)
+
+
 class Texts(Sequence):
     """Hold texts in one block of memory: of a million paths, in place of a list, a third."""
 

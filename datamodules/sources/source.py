@@ -13,7 +13,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.text import clean, join_words
-from datamodules.sources.catalog import SPLIT_WORDS, SPLITS, UNASSIGNED, Catalog, Texts
+from datamodules.sources.catalog import SPLIT_WORDS, SPLITS, UNASSIGNED, Catalog, Texts, repeated_rows
 
 MOST_CLASSES = 100_000
 OTHER_WORDS = [word for word in SPLIT_WORDS if word not in SPLITS]
@@ -151,10 +151,8 @@ class _Columns:
 
     def refuse_repeated(self) -> None:
         """Raise UserError where a path is in two rows; names the first one that is there again."""
-        hashes = np.frombuffer(self._hashes, np.int64)
-        _, number_of, counts = np.unique(hashes, return_inverse=True, return_counts=True)
         seen: dict[str, int] = {}
-        for row in np.flatnonzero(counts[number_of] > 1).tolist():
+        for row in repeated_rows(np.frombuffer(self._hashes, np.int64)).tolist():
             path = self.paths[row]
             if (earlier := seen.setdefault(_plain(path), row)) != row:
                 problem = f"{path[:200]} is in {self.source.place(earlier).rpartition(': ')[2]} already"
