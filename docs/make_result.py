@@ -24,7 +24,7 @@ def result_page() -> str:
         lines += [f"## {kind.__name__}", "", summary, "", "| field | type | |", "|---|---|---|"]
         for name, annotation, text in _documented_fields(kind):
             section = next((k for k in kinds if k.__name__ == annotation.split(" ")[0]), None)
-            text = text or (inspect.getdoc(section).split("\n")[0] if section else "")
+            text = " ".join(text.split()) or (inspect.getdoc(section).split("\n")[0] if section else "")
             shown = annotation.replace("|", "\\|")
             lines.append(f"| `{name}` | {shown} | {text} |")
         lines.append("")
