@@ -131,12 +131,8 @@ def test_every_file_of_a_run_is_in_the_table_of_what_it_leaves():
 
 
 def test_every_message_of_the_troubleshooting_page_is_one_of_the_code():
-    messages = [
-        line
-        for kind, block in FENCED.findall(DOCS["troubleshooting.md"])
-        if kind == "text"
-        for line in block.splitlines()
-    ]
+    blocks = FENCED.findall(DOCS["troubleshooting.md"])
+    messages = "".join(text for kind, text in blocks if kind == "text").splitlines()
     assert len(messages) >= 20
     rooms = ("common", "evaluation", "datamodules", "lightning_modules", "callbacks", "engine", "inference", "reports")
     code = "\n".join(path.read_text() for room in rooms for path in (PROJECT / room).rglob("*.py"))
