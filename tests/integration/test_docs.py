@@ -143,6 +143,14 @@ def test_every_message_of_the_troubleshooting_page_is_one_of_the_code():
         assert [part for part in parts if part not in code] == [], message
 
 
+def test_a_release_has_one_version_and_one_date():
+    (version,) = re.findall(r'^version = "(.*)"', (PROJECT / "pyproject.toml").read_text(), re.MULTILINE)
+    released = re.findall(r"^## (\d\S+) - (\S+)", (PROJECT / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
+    cited = (PROJECT / "CITATION.cff").read_text()
+    assert released == (version, re.search(r'date-released: "(.*)"', cited)[1])
+    assert f"\nversion: {version}\n" in cited and f"\n## {version}, {released[1]}\n" in DOCS["release-notes.md"]
+
+
 EXTENDING = DOCS["extending.md"]
 
 
