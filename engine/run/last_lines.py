@@ -1,0 +1,63 @@
+"""The last lines of the screen: how good the network is, where its files are, and what to type next."""
+
+import logging
+import shlex
+from pathlib import Path
+
+from common.predictions_csv import Predictions
+from common.run_record import RunRecord
+from common.text import SPLIT_NAMES, quote_override
+from engine.flags import own_folders
+from engine.run.loggers import typed
+from evaluation.describe import compare_to_guessing, name_accuracy, short_accuracy
+
+log = logging.getLogger(__name__)
+
+SPREADS = ("datamodule.fold", "datamodule.select_on", "datamodule.train_fraction")  # smallest.py has its own way
+
+
+def log_verdict(record: RunRecord, name: str) -> None:
+    """Log accuracy with its interval and the comparison with the most frequent class, in one line.
+
+    Args:
+        record: of a run that was evaluated.
+        name: of the split, of a part of it in words.
+    """
+    metrics = record.test or record.val
+    against = compare_to_guessing(metrics)
+    chosen = " (the epoch was chosen on these images)" if record.test is None or record.data.select_on == "test" else ""
+    named = name_accuracy(metrics, SPLIT_NAMES.get(name, name))
+    parts = [f"{named} {short_accuracy(metrics)}{chosen}", *([against] if against else [])]
+    log.info("%s", ", ".join(parts))
+
+
+def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | None) -> None:
+    """Log three commands that continue from a run, each whole: label images, export, look for a smaller network.
+
+    Args:
+        record: of the run.
+        checkpoint: that was evaluated.
+        val: predictions of its validation images, of which one is labeled: of test images it would be an evaluation.
+    """
+    ckpt = _argument("ckpt", checkpoint)
+    image = val and Path(record.data.root, val.paths[0])
+    images = "images=DIR" if image is None or not image.is_file() else _argument("images", image)
+    log.info(
+        "Next: label images (a file, a folder or a CSV), export the network, find the smallest that is good enough"
+    )
+    log.info("    python predict.py %s %s", ckpt, images)
+    log.info("    python export.py %s", ckpt)
+    data = [each for each in typed(record) if each.lstrip("+").startswith("datamodule")]
+    data = [each for each in data if not each.lstrip("+").startswith(SPREADS)]
+    arguments = [*own_folders(shlex.split(record.run.command)), *data]
+    log.info("    python smallest.py%s", "".join(f" {shlex.quote(each)}" for each in arguments))
+
+
+def shown_path(path: Path) -> Path:
+    """Return a path relative to the folder that the command was typed in, where it lies below that."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) and path != here else path
+
+
+def _argument(key: str, path: Path) -> str:
+    return shlex.quote(quote_override(key, shown_path(path)))
