@@ -168,7 +168,7 @@ def channel_order(order: list[int], groups: int) -> Figure:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title(
-        f"Channel shuffle: each of the {groups} groups gets channels of all groups (colors) of the convolution before",
+        f"Channel shuffle: each of {groups} groups of a convolution\ngets channels of all groups (colors) of the one before",
         fontsize=10,
     )
     return figure

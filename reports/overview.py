@@ -132,7 +132,9 @@ def _draw_curves(loss: Axes, accuracy: Axes, record: RunRecord) -> None:
     if epochs:
         best = f", chosen: epoch {record.best.epoch}" if record.best else ""
         loss.set_title(f"Training{best}", loc="left", fontsize=12)
-        accuracy.legend(fontsize=8, loc="best", framealpha=0.8)
+        accuracy.legend(
+            fontsize=8, loc="upper left", bbox_to_anchor=(-0.03, -0.27), ncols=4, columnspacing=1.2, frameon=False
+        )
     else:
         loss.set_title("Training: not in this folder", loc="left", fontsize=12)
         for axes in (loss, accuracy):

@@ -22,18 +22,12 @@ from lightning_modules.checkpoint import epochs_done
 log = logging.getLogger(__name__)
 
 Loggers = dict[str, Logger]  # by their keys: logger.csv
-# Of what is typed: where files lie, what is done around a training
+PATHS_OF_DATA = ("datamodule.root", "datamodule.table", "datamodule.source.path")
+# Of what is typed: where files lie, and what is done around a training
 NOT_COMPARED = (
-    "ckpt_path",
-    "stages",
-    "logger",
-    "deploy",
-    "overview",
-    "seeds",
-    "good_enough",
-    "datamodule.cache",
-    "register",
-)
+    "ckpt_path", "stages", "logger", "deploy", "overview", "seeds", "good_enough", "register", "datamodule.cache",
+    *PATHS_OF_DATA,
+)  # fmt: skip
 SQLITE = "sqlite:///"
 # Lightning warns of what is usual in a new store
 logging.getLogger("lightning.pytorch.loggers.mlflow").addFilter(
@@ -162,7 +156,10 @@ def log_results(loggers: Loggers, config: DictConfig, record: RunRecord, results
         if isinstance(logger, TensorBoardLogger):
             from torch.utils.tensorboard.summary import hparams  # late: a run may have no TensorBoard
 
-            for summary in hparams({**compared_settings(config, record), **results}, {}):
+            # Without the description of an experiment, which each run would have to itself: TensorBoard then makes one of all
+            # runs, with the columns of all, and those that differ first
+            _, *session = hparams({**compared_settings(config, record), **results}, {})
+            for summary in session:
                 logger.experiment._get_file_writer().add_summary(summary)
         else:
             logger.log_metrics(results, record.best.epoch if record.best else None)
@@ -173,6 +170,8 @@ def compared_settings(config: DictConfig, record: RunRecord) -> dict[str, int | 
     optimizer = record.run.choices.get("optimizer") or config.optimizer.get("_target_")
     found = {"model": config.model.name, "optimizer": optimizer}
     keys = ["optimizer.lr", "datamodule.batch_size", *(each.lstrip("+~").partition("=")[0] for each in typed(record))]
+    if any(key in PATHS_OF_DATA for key in keys):
+        found["data"] = record.data.name
     for key in keys:
         if key not in found and not key.startswith(NOT_COMPARED) and key.partition(".")[0] in config:
             value = record.run.choices.get(key) or OmegaConf.select(config, key)
