@@ -1,6 +1,7 @@
 """Show how far an epoch, a validation or a test is: by a bar in a terminal, by lines elsewhere."""
 
 import logging
+import math
 
 import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
@@ -22,8 +23,11 @@ class EpochBar(TQDMProgressBar):
         super().__init__(leave=False)
 
     def on_train_epoch_start(self, trainer, *_) -> None:
-        super().on_train_epoch_start(trainer, *_)
-        self.train_progress_bar.set_description(name_epoch(trainer))
+        bar, total = self.train_progress_bar, self.total_train_batches
+        bar.reset()
+        bar.total = None if total == math.inf else total
+        bar.initial = 0
+        bar.set_description(name_epoch(trainer))  # Lightning's own would first show `Epoch 0`
 
 
 class LineProgress(L.Callback):

@@ -3,7 +3,6 @@
 import argparse
 import base64
 import io
-import math
 import sys
 from pathlib import Path
 
@@ -38,7 +37,12 @@ GRAY, BLUE, ORANGE, RED = "0.45", "tab:blue", "tab:orange", "tab:red"
 
 
 def overview(record: RunRecord, predictions: Predictions | None = None) -> bytes:
-    """Draw a run's overview as a PNG of 1600 x 900 pixels.
+    """Return `draw_overview` as a PNG of 1600 x 900 pixels."""
+    return encode_png(figure_pixels(draw_overview(record, predictions), DPI))
+
+
+def draw_overview(record: RunRecord, predictions: Predictions | None = None) -> Figure:
+    """Draw curves, confusion matrix, recalls and the worst errors of a run.
 
     Args:
         record: of a run that was evaluated, with its folder.
@@ -59,7 +63,7 @@ def overview(record: RunRecord, predictions: Predictions | None = None) -> bytes
     _draw_recalls(figure.add_axes((0.765, 0.4, 0.215, 0.42)), metrics, split)
     run = Run(record.folder, record)
     _draw_losses(figure, with_thumbnails(top_losses([run], [predictions], split, SHOWN), run))
-    return encode_png(figure_pixels(figure, DPI))
+    return figure
 
 
 def _write_title(figure: Figure, record: RunRecord, metrics: SplitMetrics, split: str) -> None:
@@ -121,7 +125,8 @@ def _draw_curves(loss: Axes, accuracy: Axes, record: RunRecord) -> None:
             mark = {"color": "black", "markersize": 8, "markerfacecolor": "none", "label": "chosen epoch", "zorder": 5}
             axes.plot([record.best.epoch], [value], "D", **mark)
     both = np.array([[rows[epoch][f"{kind}/loss"] for kind in names] for epoch in epochs])
-    if np.nanmax(both, initial=0) > 20 * max(np.nanmin(both, initial=math.inf), 1e-9) and np.nanmin(both) > 0:
+    known = both[np.isfinite(both)]
+    if known.size and 0 < known.min() < known.max() / 20:
         loss.set_yscale("log")
     measured = record.test if record.data.select_on == "test" else record.val
     if epochs and measured and measured.guessing and chosen_on != "train":
@@ -181,7 +186,7 @@ def _draw_recalls(axes: Axes, metrics: SplitMetrics, split: str) -> None:
     joint = "\n" if len(shown) <= 6 else " "
     labels = [f"{_shorten(each.name)}{joint}(n = {each.n:,})" for each in shown]
     axes.set_yticks(range(len(shown)), labels, fontsize=10 if len(shown) <= 6 else 8)
-    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_ylim(max(len(shown), 1) - 0.5, -0.5)
     axes.set_xlim(-0.02, 1.02)
     axes.grid(axis="x", alpha=0.25)
     axes.set_xlabel(f"share of its {SPLIT_NAMES[split]} images that are right")
