@@ -197,6 +197,12 @@ class RunFolder:
         return epochs
 
 
+def shown_path(path: Path) -> Path:
+    """Return a path relative to the folder that the command was typed in, where it lies below that."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) and path != here else path
+
+
 def missing_folders(path: Path) -> list[Path]:
     """Return which of a folder and those above it are not there, the inner ones first."""
     path = path.absolute()

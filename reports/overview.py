@@ -75,7 +75,8 @@ def _write_title(figure: Figure, record: RunRecord, metrics: SplitMetrics, split
     if record.run.settings.get("model.freeze") is True:
         about.append("only the head was trained")
     line = " · ".join([*([against] if against else []), *about])
-    figure.text(0.02, 0.903, line, fontsize=12, color="0.25", va="center", parse_math=False)
+    size = 12 * min(1, 140 / len(line))  # else it leaves the sheet
+    figure.text(0.02, 0.903, line, fontsize=size, color="0.25", va="center", parse_math=False)
     limits = []
     if record.run.debug:
         limits.append(f"a debug run ({clean(record.run.debug, 60)}): its results mean nothing")

@@ -17,7 +17,7 @@ from common.image_grid import encode_png
 from common.own_test_images import OwnTestImages
 from common.predictions_csv import Predictions
 from common.progress import Progress
-from common.run_folder import RunFolder
+from common.run_folder import RunFolder, shown_path
 from common.run_record import (
     Decision,
     RunRecord,
@@ -28,7 +28,7 @@ from common.run_record import (
 from engine.config.instantiate import instantiate
 from engine.run.checkpoint_io import write_checkpoint
 from engine.run.component_errors import component_error
-from engine.run.last_lines import log_next_commands, log_verdict, shown_path
+from engine.run.last_lines import log_next_commands, log_verdict
 from engine.run.loggers import Loggers, how_to_view, log_results
 from evaluation.decision import DecisionRules, measure
 from evaluation.describe import describe_guessing, describe_metrics

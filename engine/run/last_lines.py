@@ -5,8 +5,10 @@ import shlex
 from pathlib import Path
 
 from common.predictions_csv import Predictions
+from common.run_folder import RunFolder, shown_path
 from common.run_record import RunRecord
 from common.text import SPLIT_NAMES, quote_override
+from common.untrusted.saved_config import read_saved_overrides
 from engine.flags import own_folders
 from engine.run.loggers import typed
 from evaluation.describe import compare_to_guessing, name_accuracy, short_accuracy
@@ -25,10 +27,10 @@ def log_verdict(record: RunRecord, name: str) -> None:
     """
     metrics = record.test or record.val
     against = compare_to_guessing(metrics)
-    chosen = " (the epoch was chosen on these images)" if record.test is None or record.data.select_on == "test" else ""
+    chose = record.test is None or record.data.select_on == "test"
     named = name_accuracy(metrics, SPLIT_NAMES.get(name, name))
-    parts = [f"{named} {short_accuracy(metrics)}{chosen}", *([against] if against else [])]
-    log.info("%s", ", ".join(parts))
+    parts = [f"{named} {short_accuracy(metrics)}", *([against] if against else [])]
+    log.info("%s%s", ", ".join(parts), "; the epoch was chosen on these images" if chose else "")
 
 
 def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | None) -> None:
@@ -47,16 +49,16 @@ def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | No
     )
     log.info("    python predict.py %s %s", ckpt, images)
     log.info("    python export.py %s", ckpt)
-    data = [each for each in typed(record) if each.lstrip("+").startswith("datamodule")]
-    data = [each for each in data if not each.lstrip("+").startswith(SPREADS)]
-    arguments = [*own_folders(shlex.split(record.run.command)), *data]
+    arguments = [*own_folders(shlex.split(record.run.command)), *_data_settings(record, checkpoint)]
     log.info("    python smallest.py%s", "".join(f" {shlex.quote(each)}" for each in arguments))
 
 
-def shown_path(path: Path) -> Path:
-    """Return a path relative to the folder that the command was typed in, where it lies below that."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) and path != here else path
+def _data_settings(record: RunRecord, checkpoint: Path) -> list[str]:
+    """Return the settings of the images, each key once, as typed for this run and before it for that of the checkpoint."""
+    trained_in = RunFolder.of_checkpoint(checkpoint)
+    earlier = read_saved_overrides(trained_in) if trained_in else []
+    by_key = {each.lstrip("+").partition("=")[0]: each for each in (*earlier, *typed(record))}
+    return [each for key, each in by_key.items() if key.startswith("datamodule") and not key.startswith(SPREADS)]
 
 
 def _argument(key: str, path: Path) -> str:

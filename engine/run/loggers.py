@@ -14,8 +14,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import DISK_ERRORS, StopRequested, TrialPruned, UserError
+from common.run_folder import shown_path
 from common.run_record import RunRecord, flatten
 from common.targets import resolve_target
+from common.untrusted.saved_config import read_saved_overrides
 from engine.config.instantiate import instantiate
 from lightning_modules.checkpoint import epochs_done
 
@@ -169,7 +171,8 @@ def compared_settings(config: DictConfig, record: RunRecord) -> dict[str, int | 
     """Return the settings by which runs are compared: network, optimizer, learning rate, batch size, and what was typed."""
     optimizer = record.run.choices.get("optimizer") or config.optimizer.get("_target_")
     found = {"model": config.model.name, "optimizer": optimizer}
-    keys = ["optimizer.lr", "datamodule.batch_size", *(each.lstrip("+~").partition("=")[0] for each in typed(record))]
+    keys = [each.lstrip("+").partition("=")[0] for each in typed(record) if not each.startswith("~")]
+    keys = ["optimizer.lr", "datamodule.batch_size", *keys]
     if any(key in PATHS_OF_DATA for key in keys):
         found["data"] = record.data.name
     for key in keys:
@@ -181,8 +184,8 @@ def compared_settings(config: DictConfig, record: RunRecord) -> dict[str, int | 
 
 
 def typed(record: RunRecord) -> list[str]:
-    """Return the settings of the command, after those of the run that it resumes or evaluates again in its own folder."""
-    return [*(record.previous.run.overrides if record.previous else ()), *record.run.overrides]
+    """Return the settings that were typed for a run, those of its first command and then those of this one."""
+    return [*read_saved_overrides(record.folder), *record.run.overrides]
 
 
 def _settings(config: DictConfig) -> dict[str, int | float | str]:
@@ -195,7 +198,7 @@ def how_to_view(loggers: Loggers) -> list[str]:
     lines = []
     for logger in loggers.values():
         if isinstance(logger, TensorBoardLogger):
-            lines.append(f"TensorBoard: tensorboard --logdir {shlex.quote(str(Path(logger.log_dir)))}")
+            lines.append(f"TensorBoard: tensorboard --logdir {shlex.quote(str(shown_path(Path(logger.log_dir))))}")
         elif isinstance(logger, MLFlowLogger):
             uri = logger.experiment.tracking_uri
             served = uri.startswith("http")
