@@ -62,7 +62,7 @@ def draw_overview(record: RunRecord, predictions: Predictions | None = None) -> 
     _draw_confusion(figure, predictions, split)
     _draw_recalls(figure.add_axes((0.765, 0.4, 0.215, 0.42)), metrics, split)
     run = Run(record.folder, record)
-    _draw_losses(figure, with_thumbnails(top_losses([run], [predictions], split, SHOWN), run))
+    _draw_losses(figure, with_thumbnails(top_losses([run], [_worst(predictions)], split, SHOWN), run))
     return figure
 
 
@@ -198,13 +198,26 @@ def _draw_recalls(axes: Axes, metrics: SplitMetrics, split: str) -> None:
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(-0.02, -0.13), frameon=False)
 
 
+def _worst(predictions: Predictions) -> Predictions:
+    """Return the errors of the highest loss, so that the probabilities of many other images are not copied."""
+    truth = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
+    wrong = np.flatnonzero(~predictions.correct)
+    rows = wrong[np.argsort(truth[wrong], kind="stable")[:SHOWN]]
+    texts = {name: [getattr(predictions, name)[row] for row in rows] for name in ("fingerprints", "paths")}
+    arrays = {name: getattr(predictions, name)[rows] for name in ("labels", "predicted", "probabilities")}
+    return predictions._replace(**texts, **arrays, logits=None, groups=None)
+
+
 def _draw_losses(figure: Figure, found: TopLosses) -> None:
     """Show the most confident errors: the image, its label, and the predicted class with its probability."""
     n = len(found.losses)
-    title = f"The {n} worst errors" if n > 1 else "The only error" if n else "Errors"
-    title += f" on {SPLIT_NAMES[found.split]}: highest loss first, with label and predicted class" if n > 1 else ""
+    on = f"on {SPLIT_NAMES[found.split]}"
+    title = f"No error {on}: every image is right"
+    if n:
+        which = f"The {n} worst errors {on}, highest loss first" if n > 1 else f"The only error {on}"
+        title = f"{which}: label and predicted class"
     hidden = {loss.reason for loss in found.losses if loss.reason}
-    note = f" ({clean('; '.join(sorted(hidden)), 120)})" if hidden else f": {found.reason}" if found.reason else ""
+    note = f" ({clean('; '.join(sorted(hidden)), 120)})" if hidden else ""
     figure.text(0.02, 0.285, title + note, fontsize=12, parse_math=False)
     step = (WIDTH * DPI - 0.02 * 2 * WIDTH * DPI) / SHOWN  # pixels
     for place, loss in enumerate(found.losses):
