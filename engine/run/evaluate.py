@@ -126,14 +126,14 @@ def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers:
         log.warning("%s: %s", name, guessing)
     for line in record.deployed.describe_lines() if record.deployed else ():
         log.info("%s", line)
-    if record.run.debug:
-        log.info("Debug run (%s): its results mean nothing, and no report ranks it", record.run.debug)
     for path in record.folder.profiles if trainer.is_global_zero else ():
         log.info("Profile: %s", path)
     if measured:
         log_verdict(record, name)
     else:
         log.info("Nothing was measured: there is no val split with datamodule.select_on=test, and test is not a stage")
+    if record.run.debug:
+        log.info("Debug run (%s): its results mean nothing, and no report ranks it", record.run.debug)
     log.info("Run: %s", shown_path(record.folder.path))
     if not trainer.is_global_zero:
         return

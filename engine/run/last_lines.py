@@ -26,7 +26,7 @@ def log_verdict(record: RunRecord, name: str) -> None:
         name: of the split, of a part of it in words.
     """
     metrics = record.test or record.val
-    against = compare_to_guessing(metrics)
+    against = None if record.run.debug else compare_to_guessing(metrics)
     chose = record.test is None or record.data.select_on == "test"
     named = name_accuracy(metrics, SPLIT_NAMES.get(name, name))
     parts = [f"{named} {short_accuracy(metrics)}", *([against] if against else [])]
