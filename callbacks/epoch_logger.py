@@ -82,7 +82,8 @@ class EpochLogger(L.Callback):
         )
 
     def _log_row(self, logger: Logger, row: dict[str, float]) -> None:
-        known = {name: value for name, value in row.items() if name != "epoch" and value is not None}
+        names = {"lr": "train/lr"}  # TensorBoard opens the first two groups of charts: train and val
+        known = {names.get(name, name): value for name, value in row.items() if name != "epoch" and value is not None}
         logger.log_metrics(known, step=row["epoch"])
 
     def state_dict(self) -> dict:

@@ -20,7 +20,13 @@ class FeatureMaps(L.Callback):
 
     The maps are those after the first and the last depthwise and pointwise convolution; of a network without depthwise
     convolutions, after its first and last convolution.
+
+    Args:
+        enabled: False draws nothing.
     """
+
+    def __init__(self, *, enabled: bool = True):
+        self.enabled = enabled
 
     def on_validation_end(self, trainer, pl_module) -> None:
         if trainer.state.fn == "validate" and not trainer.datamodule.has_test:
@@ -37,10 +43,12 @@ class FeatureMaps(L.Callback):
         pixels = data.pixel_cache[row]  # (H, W, 3)
         image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]  # (1, 3, H, W)
         batch = data.on_after_batch_transfer({"pixels": image.to(pl_module.device)}, 0)
-        rows = [("", [(pixels, Path(data.catalog.paths[row]).name)])]
+        about = f"One {split} image, and what convolutions respond to in it: bright is a strong response"
+        rows = [(about, [(pixels, Path(data.catalog.paths[row]).name)])]
         for title, maps in capture(pl_module.network, batch["pixels"]).items():
-            size = f"{maps.shape[0]} maps of {maps.shape[1]} x {maps.shape[2]}"
-            rows.append((f"{title}\n{size}", most_varied(maps)))
+            count, height, width = maps.shape
+            shown = f"{height} x {width}, the {min(SHOWN, count)} of {count} channels that vary most"
+            rows.append((f"{title}\n{shown}", most_varied(maps)))
         save_figure(trainer, "feature_maps", encode_png(rows_of_images(rows)))
         order = shuffle_order(pl_module.network)
         if order is not None:

@@ -70,7 +70,8 @@ def log_image(trainer, name: str, png: bytes) -> None:
                 width, height = image.size
             # add_image of the writer would draw and encode the same pixels again
             encoded = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
-            value = Summary.Value(tag=name, image=encoded)
+            # In one group after those of charts, train and val: of all groups TensorBoard opens the first two
+            value = Summary.Value(tag=f"visuals/{name}", image=encoded)
             logger.experiment._get_file_writer().add_summary(Summary(value=[value]), trainer.current_epoch)
 
 

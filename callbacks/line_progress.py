@@ -1,12 +1,33 @@
-"""Show by lines how far an epoch, a validation or a test is, where no bar does."""
+"""Show how far an epoch, a validation or a test is: by a bar in a terminal, by lines elsewhere."""
 
 import logging
+import math
 
 import lightning as L
+from lightning.pytorch.callbacks import TQDMProgressBar
 
 from common.progress import EVERY_S, Progress
 
 log = logging.getLogger(__name__)
+
+
+def name_epoch(trainer) -> str:
+    """Return `epoch 3/12`, counted from 1 as all of the screen and metrics.csv do."""
+    return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+
+
+class EpochBar(TQDMProgressBar):
+    """Name the epoch on Lightning's bar as the log does, and leave no bar behind."""
+
+    def __init__(self):
+        super().__init__(leave=False)
+
+    def on_train_epoch_start(self, trainer, *_) -> None:
+        bar, total = self.train_progress_bar, self.total_train_batches
+        bar.reset()
+        bar.total = None if total == math.inf else total
+        bar.initial = 0
+        bar.set_description(name_epoch(trainer))  # Lightning's own would first show `Epoch 0`
 
 
 class LineProgress(L.Callback):
@@ -29,7 +50,7 @@ class LineProgress(L.Callback):
         self._set("starting the training" if self._fits else "", 0)
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
-        self._set(self._epoch(trainer), trainer.datamodule.n_used("train"))
+        self._set(name_epoch(trainer), trainer.datamodule.n_used("train"))
         self._progress.then_every_s = EVERY_S
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
@@ -38,7 +59,7 @@ class LineProgress(L.Callback):
     def on_validation_start(self, trainer, pl_module) -> None:
         data = trainer.datamodule
         split = "train" if data.overfits else data.select_on
-        text = f"{self._epoch(trainer)}, {split}" if self._fits else f"evaluation on {split}"
+        text = f"{name_epoch(trainer)}, {split}" if self._fits else f"evaluation on {split}"
         self._set(text, data.n_used(split))
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
@@ -59,10 +80,6 @@ class LineProgress(L.Callback):
 
     def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
         self._end()
-
-    @staticmethod
-    def _epoch(trainer) -> str:
-        return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
 
     def _set(self, text: str, images: int) -> None:
         self._images = images

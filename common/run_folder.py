@@ -17,7 +17,7 @@ OUTPUTS = PROJECT / "outputs"
 SPLIT_COLUMNS = ("path", "label", "split", "group", "weight")
 METRIC_COLUMNS = ("epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")
 SCORE_COLUMNS = ("val/balanced_accuracy", "val/f1", "val/auroc")  # further ones, where something monitors them
-FIGURES = ("calibration", "contact_sheet", "feature_maps", "channel_shuffle")
+FIGURES = ("overview", "calibration", "contact_sheet", "feature_maps", "channel_shuffle")
 OF_LOGGERS = ("events.out.tfevents.*", "hparams.yaml", "csv/version_*", "wandb/*run-*")  # of conf/logger
 LARGEST_METRICS = 16 * 2**20  # bytes; some 100,000 epochs
 MOST_EPOCHS = 1_000_000
@@ -195,6 +195,12 @@ class RunFolder:
                 )
             epochs[int(values["epoch"])] = values
         return epochs
+
+
+def shown_path(path: Path) -> Path:
+    """Return a path relative to the folder that the command was typed in, where it lies below that."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) and path != here else path
 
 
 def missing_folders(path: Path) -> list[Path]:

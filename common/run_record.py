@@ -30,7 +30,7 @@ SCHEMA = 2
 LARGEST = 16 * 2**20  # bytes; the record of a thousand classes is half a MiB
 OLDER = {1: "0.1.0"}  # schema -> the version that reads it
 PLACES = {"ckpt_path", "datamodule.cache", "datamodule.cache_max_gib", "datamodule.gpu_cache_gib"}  # where files lie
-AFTERWARDS = {"seeds", "good_enough", "deploy"}  # what a sweep does with its runs, and a run with its trained network
+AFTERWARDS = {"seeds", "good_enough", "deploy", "overview"}  # what is done with trained networks
 REPEATS = {"seed", "datamodule.fold"}  # settings that only repeat a run
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "thop", "numpy", "pillow")
 
@@ -59,7 +59,7 @@ class RunInfo:
     """The file that each group of conf/ took."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Every setting by its dotted key, as written: interpolations are not resolved. Places of files and what
-    changes no training, `seeds`, `good_enough` and `deploy`, are excluded."""
+    changes no training, `seeds`, `good_enough`, `deploy` and `overview`, are excluded."""
     config_hash: Hex | None = None
     """16 hex digits that name choices and settings; equal for runs that would do the same."""
     started_at: str | None = None

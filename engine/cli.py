@@ -54,7 +54,7 @@ PATHS = (
 MULTIRUN = ("-m", "--multirun")
 # Of a sweep that is resumed: how and where its jobs run, what its page accepts and measures, where decoded images lie
 MAY_DIFFER = re.compile(
-    r"(hydra/launcher|hydra/jobs|hydra\.launcher\.[^=]+|good_enough|deploy|datamodule\.(cache|cache_max_gib|gpu_cache_gib))="
+    r"(hydra/launcher|hydra/jobs|hydra\.launcher\.[^=]+|good_enough|deploy|overview|datamodule\.(cache|cache_max_gib|gpu_cache_gib))="
 )
 TRACEBACK = "JUSTENOUGH_TRACEBACK"
 SMALLEST = "smallest.py"

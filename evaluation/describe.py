@@ -65,6 +65,20 @@ def describe_accuracy(metrics: SplitMetrics) -> str:
     return format_accuracy(metrics.accuracy) + beside
 
 
+def short_accuracy(metrics: SplitMetrics) -> str:
+    """Return `0.793 (353 of 445, 95% interval 0.753 to 0.828)`."""
+    found = metrics.accuracy
+    return f"{found.value:.3f} ({found.correct:,} of {found.n:,}, 95% interval {found.low:.3f} to {found.high:.3f})"
+
+
+def compare_to_guessing(metrics: SplitMetrics) -> str | None:
+    """Return `clearly better than always answering 'functional' (0.679)`, or that it is not shown; None where unknown."""
+    if metrics.guessing is None:
+        return None
+    better = "not shown to be better" if metrics.no_better_than_guessing else "clearly better"
+    return f"{better} than always answering '{clean(metrics.guessing.name, 40)}' ({metrics.guessing.share:.3f})"
+
+
 def describe_guessing(metrics: SplitMetrics) -> str | None:
     """Say that a network is no better than guessing; None where it is better."""
     if not metrics.no_better_than_guessing:

@@ -2,8 +2,10 @@
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from common.run_record import Decision
 from common.text import clean
@@ -17,29 +19,52 @@ PLACES: dict[tuple[str, ...], list] = {}  # of the axes of the confusion matrix 
 def confusion_matrix(counts: list[list[int]], classes: list[str]) -> Figure:
     """Draw (K, K) counts, true classes down and predicted ones across, colored by the share of the true class."""
     counts = np.asarray(counts)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     k = len(classes)
     side = min(3.2 + 0.7 * k, 16)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    names = [_short(name) for name in classes]
-    if k <= MOST_NAMED:
-        axes.set_xticks(range(k), names, rotation=0 if k <= 3 else 45, ha="center" if k <= 3 else "right")
-        axes.set_yticks(range(k), names)
-    which = "" if k <= MOST_NAMED else " (number of the class, from 0)"
-    axes.set_xlabel(f"predicted{which}")
-    axes.set_ylabel(f"true{which}")
-    if k <= 20:
-        for row in range(k):
-            for column in range(k):
-                color = "white" if shares[row, column] > 0.55 else "black"
-                text = f"{counts[row, column]:,}" if k > 6 else f"{counts[row, column]:,}\n{shares[row, column]:.0%}"
-                axes.text(column, row, text, ha="center", va="center", color=color)
+    names = [axis_name(name) for name in classes]
+    image = draw_confusion(axes, counts, names, with_shares=k <= 6, most_written=20, most_named=MOST_NAMED)
     axes.set_title(f"{counts.trace():,} of {counts.sum():,} right")
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     _place_as_before(figure, tuple(names))
     return figure
+
+
+def draw_confusion(
+    axes: Axes,
+    counts: np.ndarray,
+    names: list[str],
+    *,
+    with_shares: bool,
+    most_written: int,
+    most_named: int,
+    size: float | None = None,
+) -> AxesImage:
+    """Draw (K, K) counts into axes; return what a color bar is for.
+
+    Args:
+        with_shares: whether the share of the true class is written below each count.
+        most_written: classes up to which counts are written.
+        most_named: classes up to which an axis has their names; with more it has their numbers.
+        size: of the letters, points.
+    """
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    k = len(names)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if k <= most_named:
+        axes.set_xticks(
+            range(k), names, rotation=0 if k <= 3 else 45, ha="center" if k <= 3 else "right", fontsize=size
+        )
+        axes.set_yticks(range(k), names, fontsize=size)
+    which = "" if k <= most_named else " (number of the class, from 0)"
+    axes.set_xlabel(f"predicted{which}", fontsize=size)
+    axes.set_ylabel(f"true{which}", fontsize=size)
+    for row, column in np.ndindex(counts.shape) if k <= most_written else ():
+        color = "white" if shares[row, column] > 0.55 else "black"
+        text = f"{counts[row, column]:,}" + f"\n{shares[row, column]:.0%}" * with_shares
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
+    return image
 
 
 def _place_as_before(figure: Figure, names: tuple[str, ...]) -> None:
@@ -116,9 +141,9 @@ def figure_pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _short(name: str) -> str:
+def axis_name(name: str, longest: int = 24) -> str:
     """Return a class's name for an axis; matplotlib would take what is between two $ for a formula."""
-    return clean(name, 24).replace("$", r"\$")
+    return clean(name, longest).replace("$", r"\$")
 
 
 def channel_order(order: list[int], groups: int) -> Figure:
@@ -142,5 +167,8 @@ def channel_order(order: list[int], groups: int) -> Figure:
     axes.set_xlim(-0.7, count - 0.3)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title(f"Channel shuffle: each of {groups} groups gets channels of all groups", fontsize=10)
+    axes.set_title(
+        f"Channel shuffle: each of {groups} groups of a convolution\ngets channels of all groups (colors) of the one before",
+        fontsize=10,
+    )
     return figure

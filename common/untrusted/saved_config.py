@@ -108,6 +108,20 @@ def read_saved_choices(run: RunFolder) -> dict[str, str]:
     return found
 
 
+def read_saved_overrides(run: RunFolder) -> list[str]:
+    """Read the settings that were typed when a run began; none where it left no list of them.
+
+    Raises:
+        UserError: not a YAML file.
+    """
+    if not run.choices.is_file():
+        return []
+    overrides = _at(
+        OmegaConf.to_container(_read_plain_yaml(run.choices), resolve=False), ("hydra", "overrides", "task")
+    )
+    return [each for each in overrides or () if isinstance(each, str)]
+
+
 def choices_of_several(overrides: Collection) -> dict[str, str]:
     """Return the groups that overrides give several files, which Hydra's own list of choices does not have."""
     matches = (GROUP_OF_SEVERAL.fullmatch(override) for override in overrides if isinstance(override, str))

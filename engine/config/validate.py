@@ -121,6 +121,8 @@ def _stages(values: dict) -> list[str]:
 
 def _check_run(values: dict) -> None:
     seed, weights, freeze = values.get("seed"), values["model"].get("weights"), values["model"].get("freeze")
+    if values.get("overview", "auto") not in (True, False, "auto"):
+        raise UserError(f"overview={values['overview']}: use true, false or auto")
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise UserError(f"seed={seed}: use a whole number from 0 to {2**32 - 1}")
     if "fit" in values["stages"] and values["ckpt_path"] is None:

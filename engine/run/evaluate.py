@@ -16,7 +16,8 @@ from common.errors import UserError
 from common.image_grid import encode_png
 from common.own_test_images import OwnTestImages
 from common.predictions_csv import Predictions
-from common.run_folder import RunFolder
+from common.progress import Progress
+from common.run_folder import RunFolder, shown_path
 from common.run_record import (
     Decision,
     RunRecord,
@@ -27,9 +28,10 @@ from common.run_record import (
 from engine.config.instantiate import instantiate
 from engine.run.checkpoint_io import write_checkpoint
 from engine.run.component_errors import component_error
+from engine.run.last_lines import log_next_commands, log_verdict
 from engine.run.loggers import Loggers, how_to_view, log_results
 from evaluation.decision import DecisionRules, measure
-from evaluation.describe import describe_accuracy, describe_guessing, describe_metrics, name_accuracy
+from evaluation.describe import describe_guessing, describe_metrics
 from evaluation.estimates import FurtherMetric, further_metric
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.image_classifier import ImageClassifier
@@ -101,39 +103,46 @@ def _count_test_evaluation(config: DictConfig, record: RunRecord, data: L.Lightn
 
 
 def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers: Loggers) -> None:
-    """Complete the record, write calibration.png, give the loggers the results and log the last lines."""
+    """Complete the record, draw calibration.png and overview.png, give the loggers the results, log the last lines."""
     checkpoint = Path(record.best.checkpoint if record.best else config.ckpt_path)
     record.model.checkpoint_mib = round(checkpoint.stat().st_size / 2**20, 3)
     record.throughput = find_callback(trainer, Throughput).measured()
     measured = {split: metrics for split in ("val", "test") if (metrics := getattr(record, split))}
     split, metrics = list(measured.items())[-1] if measured else (None, None)
+    has_overview = False
     if measured and trainer.is_global_zero:
         _draw_calibration(record, trainer, split)
+        wanted = config.get("overview", "auto")  # a run of an earlier version has none
+        has_overview = (not record.in_sweep if wanted == "auto" else wanted) and _draw_overview(record, trainer, split)
     finals = {
         f"final/{'part_of_' * bool(each.part)}{name}_accuracy": each.accuracy.value for name, each in measured.items()
     }
     finals |= {f"cost/{name}": value for name in ("macs", "parameters") if (value := getattr(record.model, name))}
     name = (metrics and metrics.part) or split
-    log_results(loggers, config, finals, record.best.epoch if record.best else None)
+    log_results(loggers, config, record, finals)
     for line in describe_metrics(metrics, record.decision, name) if measured else ():
         log.info("%s: %s", name, line)
-    selected = " (the epoch was chosen on these images)" if record.data.select_on == "test" else ""
-    if measured:
-        log.info("%s: %s%s", name_accuracy(metrics, name), describe_accuracy(metrics), selected)
-        if not record.run.debug and (guessing := describe_guessing(metrics)):
-            log.warning("%s: %s", name, guessing)
-    else:
-        log.info("Nothing was measured: there is no val split with datamodule.select_on=test, and test is not a stage")
+    if measured and not record.run.debug and (guessing := describe_guessing(metrics)):
+        log.warning("%s: %s", name, guessing)
     for line in record.deployed.describe_lines() if record.deployed else ():
         log.info("%s", line)
-    if record.run.debug:
-        log.info("Debug run (%s): its results mean nothing, and no report ranks it", record.run.debug)
     for path in record.folder.profiles if trainer.is_global_zero else ():
         log.info("Profile: %s", path)
-    log.info("Run: %s", record.folder.path)
-    if trainer.is_global_zero:
-        for line in how_to_view(loggers):
-            log.info("%s", line)
+    if measured:
+        log_verdict(record, name)
+    else:
+        log.info("Nothing was measured: there is no val split with datamodule.select_on=test, and test is not a stage")
+    if record.run.debug:
+        log.info("Debug run (%s): its results mean nothing, and no report ranks it", record.run.debug)
+    log.info("Run: %s", shown_path(record.folder.path))
+    if not trainer.is_global_zero:
+        return
+    if has_overview:
+        log.info("Overview: %s", shown_path(record.folder.figure("overview")))
+    for line in how_to_view(loggers):
+        log.info("%s", line)
+    if measured and not (record.in_sweep or record.run.debug):
+        log_next_commands(record, checkpoint, find_callback(trainer, PredictionWriter).predictions.get("val"))
 
 
 def add_decision(path: Path, decision: Decision) -> None:
@@ -193,3 +202,17 @@ def _draw_calibration(record: RunRecord, trainer: L.Trainer, split: str) -> None
     found = _predictions(trainer, split)
     figure = calibration(found.labels, found.probabilities, split, record.decision, found.groups)
     save_figure(trainer, "calibration", encode_png(figure_pixels(figure)))
+
+
+def _draw_overview(record: RunRecord, trainer: L.Trainer, split: str) -> bool:
+    """Draw overview.png and return whether that was done; what it cannot show costs the run nothing else."""
+    from reports.overview import overview  # late: nothing is drawn before the first step
+
+    with Progress("drawing the overview", log):
+        try:
+            png = overview(record, _predictions(trainer, split))
+        except (UserError, OSError, ValueError) as error:
+            log.warning("overview.png was not drawn: %s", error)
+            return False
+        save_figure(trainer, "overview", png)
+    return record.folder.figure("overview").is_file()

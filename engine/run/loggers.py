@@ -14,14 +14,22 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import DISK_ERRORS, StopRequested, TrialPruned, UserError
+from common.run_folder import shown_path
 from common.run_record import RunRecord, flatten
 from common.targets import resolve_target
+from common.untrusted.saved_config import read_saved_overrides
 from engine.config.instantiate import instantiate
 from lightning_modules.checkpoint import epochs_done
 
 log = logging.getLogger(__name__)
 
 Loggers = dict[str, Logger]  # by their keys: logger.csv
+PATHS_OF_DATA = ("datamodule.root", "datamodule.table", "datamodule.source.path")
+# Of what is typed: where files lie, and what is done around a training
+NOT_COMPARED = (
+    "ckpt_path", "stages", "logger", "deploy", "overview", "seeds", "good_enough", "register", "datamodule.cache",
+    *PATHS_OF_DATA,
+)  # fmt: skip
 SQLITE = "sqlite:///"
 # Lightning warns of what is usual in a new store
 logging.getLogger("lightning.pytorch.loggers.mlflow").addFilter(
@@ -134,20 +142,50 @@ def _close(loggers: Loggers, status: str) -> None:
 
 
 def log_settings(loggers: Loggers, config: DictConfig, record: RunRecord) -> None:
-    """Log the run's settings and its folder; TensorBoard takes them together with the results, in `log_results`."""
+    """Log the run's settings and its folder; TensorBoard takes those by which runs are compared, in `log_results`."""
     for logger in loggers.values() if record.writes else ():
         if not isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams({"run": str(record.folder.path), **_settings(config)})
 
 
 @rank_zero_only
-def log_results(loggers: Loggers, config: DictConfig, results: dict[str, float], step: int | None) -> None:
-    """Log the run's results at the epoch that they are of, for TensorBoard's HParams tab with the settings."""
+def log_results(loggers: Loggers, config: DictConfig, record: RunRecord, results: dict[str, float]) -> None:
+    """Log the run's results at the epoch that they are of.
+
+    TensorBoard has them in the tab HParams only, as columns beside the settings: as scalars each would be a chart of one dot.
+    """
     for logger in loggers.values():
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(_settings(config), results)
+            from torch.utils.tensorboard.summary import hparams  # late: a run may have no TensorBoard
+
+            # Without the description of an experiment, which each run would have to itself: TensorBoard then makes one of all
+            # runs, with the columns of all, and those that differ first
+            _, *session = hparams({**compared_settings(config, record), **results}, {})
+            for summary in session:
+                logger.experiment._get_file_writer().add_summary(summary)
         else:
-            logger.log_metrics(results, step)
+            logger.log_metrics(results, record.best.epoch if record.best else None)
+
+
+def compared_settings(config: DictConfig, record: RunRecord) -> dict[str, int | float | str]:
+    """Return the settings by which runs are compared: network, optimizer, learning rate, batch size, and what was typed."""
+    optimizer = record.run.choices.get("optimizer") or config.optimizer.get("_target_")
+    found = {"model": config.model.name, "optimizer": optimizer}
+    keys = [each.lstrip("+").partition("=")[0] for each in typed(record) if not each.startswith("~")]
+    keys = ["optimizer.lr", "datamodule.batch_size", *keys]
+    if any(key in PATHS_OF_DATA for key in keys):
+        found["data"] = record.data.name
+    for key in keys:
+        if key not in found and not key.startswith(NOT_COMPARED) and key.partition(".")[0] in config:
+            value = record.run.choices.get(key) or OmegaConf.select(config, key)
+            plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+            found[key] = value if plain else str(value)
+    return found
+
+
+def typed(record: RunRecord) -> list[str]:
+    """Return the settings that were typed for a run, those of its first command and then those of this one."""
+    return [*read_saved_overrides(record.folder), *record.run.overrides]
 
 
 def _settings(config: DictConfig) -> dict[str, int | float | str]:
@@ -160,7 +198,7 @@ def how_to_view(loggers: Loggers) -> list[str]:
     lines = []
     for logger in loggers.values():
         if isinstance(logger, TensorBoardLogger):
-            lines.append(f"TensorBoard: tensorboard --logdir {shlex.quote(str(Path(logger.log_dir)))}")
+            lines.append(f"TensorBoard: tensorboard --logdir {shlex.quote(str(shown_path(Path(logger.log_dir))))}")
         elif isinstance(logger, MLFlowLogger):
             uri = logger.experiment.tracking_uri
             served = uri.startswith("http")

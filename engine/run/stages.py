@@ -12,7 +12,7 @@ import_torchmetrics()  # before Lightning does
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -21,7 +21,7 @@ from callbacks.checkpoint import BestCheckpoint
 from callbacks.distillation import warn_of_other_splits
 from callbacks.freeze_batch_norm import FreezeBatchNorm
 from callbacks.graceful_shutdown import GracefulShutdown, ended_by
-from callbacks.line_progress import LineProgress
+from callbacks.line_progress import EpochBar, LineProgress
 from callbacks.throughput import Throughput
 from common.errors import UserError
 from common.progress import Progress
@@ -367,7 +367,6 @@ def load_weights(config: DictConfig, record: RunRecord, model: ImageClassifier) 
         download_to=Path(config.datamodule.cache) / "weights",
     )
     model.pretrained = not description.startswith("random")
-    log.info("initial weights: %s", description)
     return description
 
 
@@ -383,7 +382,7 @@ def build_trainer(
     callbacks = all_callbacks(config, record, callbacks)
     shows_progress = any(isinstance(callback, ProgressBar) for callback in callbacks)  # one of the user's choice
     if sys.stderr.isatty() and not shows_progress and config.trainer.get("enable_progress_bar", True):
-        callbacks.append(TQDMProgressBar(leave=False))
+        callbacks.append(EpochBar())
         shows_progress = True
     callbacks.append(LineProgress(is_shown=not shows_progress))
     process = process_of_run(config.trainer.strategy, in_sweep=record.in_sweep)
@@ -405,7 +404,8 @@ def build_trainer(
     about.device = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     about.processes, about.nodes, about.threads = trainer.world_size, trainer.num_nodes, torch.get_num_threads()
     on_nodes = f" on {about.nodes} nodes" if about.nodes > 1 else ""
-    log.info("device: %s, processes: %d%s, threads: %d", about.device, about.processes, on_nodes, about.threads)
+    processes = f", processes: {about.processes}{on_nodes}" if about.processes > 1 else ""
+    log.info("device: %s%s, threads: %d", about.device, processes, about.threads)
     return trainer
 
 

@@ -22,7 +22,7 @@ def test_a_figure_is_a_file_and_an_image_of_tensorboard(tmp_path):
     logger.experiment.close()
     events = EventAccumulator(str(tmp_path))
     events.Reload()
-    (event,) = events.Images("maps")
+    (event,) = events.Images("visuals/maps")
     assert (event.step, event.width, event.height) == (3, 7, 5)
     for file in (io.BytesIO(event.encoded_image_string), tmp_path / "maps.png"):
         assert (np.asarray(Image.open(file)) == pixels).all()

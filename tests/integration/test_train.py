@@ -1,23 +1,31 @@
 """The main job from end to end, on small made-up images."""
 
 import hashlib
+import io
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data
 
+import predict
 from common.progress import Progress
 from common.run_folder import METRIC_COLUMNS, RunFolder
 from common.run_record import Proportion, RunRecord
 from common.untrusted.tables import read_csv
 from evaluation.intervals import wilson
 from lightning_modules.checkpoint import load_classifier
+from tests.support import commands
+from tests.support.commands import run_script
 from tests.support.helpers import NOT_DRAWN, PROJECT, SHARED, SIMPLE_CNN, make_images
 
 
@@ -43,10 +51,9 @@ def test_a_run_leaves_all_its_files(finished_run):
         "predictions.csv",
         "predictions_val.csv",
         "splits.csv",
-        "feature_maps.png",
+        "overview.png",
         "calibration.png",
         "contact_sheet.png",
-        "channel_shuffle.png",
         "summary.txt",
         "result.json",
         "train.log",
@@ -109,8 +116,45 @@ def test_the_recorded_test_result_is_that_of_the_predictions(finished_run):
     ]
     assert test.confusion == confusion
     assert test.balanced_accuracy == pytest.approx((confusion[0][0] / 7 + confusion[1][1] / 7) / 2)
-    shown = f"Test accuracy: {correct / 14:.4f} ({correct} of 14, 95% interval {low:.3f} to {high:.3f})"
-    assert shown in finished_run.out
+    compared = "clearly better" if low > 0.5 else "not shown to be better"
+    shown = f"Test accuracy {correct / 14:.3f} ({correct} of 14, 95% interval {low:.3f} to {high:.3f}), {compared} than always "
+    assert f"{shown}answering 'blue' (0.500)\n" in finished_run.out
+
+
+def test_the_last_lines_are_commands_that_run(finished_run, tmp_path):
+    lines = [line.strip() for line in finished_run.out.splitlines() if line.startswith("    python ")]
+    predicts, exports, smallest = map(shlex.split, lines)
+    ckpt = f"ckpt={finished_run.folder / 'checkpoints' / 'best.ckpt'}"
+    assert predicts[:3] == ["python", "predict.py", ckpt] and exports == ["python", "export.py", ckpt]
+    data = [each for each in finished_run.record.run.overrides if each.startswith("datamodule")]
+    assert smallest == ["python", "smallest.py", *data] and len(data) > 2
+    status, out, err = run_script(predict, *predicts[2:], f"out={tmp_path}")
+    assert status == 0 and "predictions.csv" in out, err
+    (row,) = read_csv(tmp_path / "predictions.csv")
+    expected = {each["fingerprint"]: each for each in read_csv(finished_run.folder / "predictions_val.csv")}
+    assert row["predicted"] == expected[row["fingerprint"]]["predicted"]  # a validation image: test stays uncounted
+    assert finished_run.out.splitlines()[-1].endswith(lines[-1])
+    assert f"\nOverview: {finished_run.folder / 'overview.png'}\n" in finished_run.out
+
+
+def test_the_first_lines_have_each_fact_once(finished_run):
+    cost = next(line for line in finished_run.out.splitlines() if line.startswith("cost: "))
+    model = finished_run.record.model
+    assert cost.startswith(f"cost: 143,528 parameters, {model.macs_thop:,} MACs for an image of 32 x 32, latency p50 ")
+    assert f"{model.macs:,}" not in finished_run.out  # torch's count is in the record
+    assert finished_run.out.count("RANDOM WEIGHTS") == 1 and "initial weights" not in finished_run.out
+
+
+def test_in_a_terminal_the_bar_counts_epochs_as_the_log_does(train, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(commands, "io", SimpleNamespace(StringIO=Terminal))
+    ran = train(*SIMPLE_CNN)
+    assert ran.status == 0, ran.err
+    bars, lines = (set(re.findall(rf"epoch \d+/\d+(?={behind})", ran.out)) for behind in (":", "  loss"))
+    assert bars == lines == {"epoch 1/2", "epoch 2/2"} and "Epoch" not in ran.out + ran.err
 
 
 def test_splits_csv_has_the_split_of_every_image(finished_run):
@@ -136,6 +180,8 @@ def test_a_run_of_more_epochs_resumes_to_what_it_had_given_at_once(train):
     ran = train(f"ckpt_path={last}", "trainer.max_epochs=3", small=False, to=stopped.folder)
     assert ran.status == 0, ran.err
     assert "resuming after epoch 1" in ran.out
+    lines = [re.search("    (python smallest.py .*)", each.out)[1] for each in (straight, ran)]
+    assert sorted(lines[0].split()) == sorted(lines[1].split())  # with the images of its first command
     kept = f"{stopped.folder.name}.replaced"  # of the shorter training
     assert {p.name for p in stopped.folder.parent.iterdir()} == before | {kept}  # in its own folder
     for name in ("metrics.csv", "predictions.csv", "predictions_val.csv"):
@@ -154,7 +200,7 @@ def test_without_a_test_folder_the_last_line_is_of_validation(train, tmp_path):
     root = make_images(tmp_path / "data", {f"{s}/{c}": 8 for s in ("train", "val") for c in ("blue", "red")})
     ran = train("trainer.max_epochs=1", *SIMPLE_CNN, root=root)
     assert ran.status == 0 and ran.record.test is None
-    assert "no test folder" in ran.out and "Val accuracy: " in ran.out and "Test accuracy" not in ran.out
+    assert "no test folder" in ran.out and "Validation accuracy " in ran.out and "Test accuracy" not in ran.out
     assert not (ran.folder / "predictions.csv").exists() and (ran.folder / "predictions_val.csv").exists()
 
 
@@ -183,22 +229,25 @@ def test_the_safetensors_file_is_evaluated_as_the_best_checkpoint_and_nothing_re
 def test_tensorboard_holds_scalars_images_and_hyper_parameters(finished_run):
     events = EventAccumulator(str(finished_run.folder), size_guidance={"images": 0})
     events.Reload()
-    assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr"} <= set(events.Tags()["scalars"])
+    tags = events.Tags()
+    assert set(tags["scalars"]) == {"train/loss", "train/accuracy", "train/lr", "val/loss", "val/accuracy"}
     assert [scalar.step for scalar in events.Scalars("val/accuracy")] == [1, 2]
-    assert set(events.Tags()["images"]) == {
-        "augmented_batch",
-        "contact_sheet",
-        "confusion/val",
-        "confusion/test",
-        "feature_maps",
-        "calibration",
-        "channel_shuffle",
+    assert set(tags["images"]) == {
+        f"visuals/{name}"
+        for name in ("augmented_batch", "contact_sheet", "confusion/val", "confusion/test", "calibration", "overview")
     }
-    final = events.Scalars("final/test_accuracy")[0].value
-    assert final == pytest.approx(finished_run.record.test.accuracy.value)
-    assert events.Scalars("cost/parameters")[0].value == 143_528
-    session = str(events.summary_metadata["_hparams_/session_start_info"])
-    assert "optimizer.lr" in session and "datamodule.batch_size" in session
+    groups = sorted({tag.partition("/")[0] for tag in (*tags["scalars"], *tags["images"])})
+    assert groups[:2] == ["train", "val"]  # of all groups TensorBoard opens the first two
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    session = parse_session_start_info_plugin_data(content).hparams
+    record = finished_run.record
+    assert {name: value.number_value or value.string_value for name, value in session.items()} == {
+        "model": "shufflenet_mod", "optimizer": "adam_1e-3", "optimizer.lr": 0.003, "datamodule.batch_size": 8,
+        "data": "two_colors0", "datamodule": "image_folder", "model.image_size": 32, "trainer": "cpu",
+        "trainer.max_epochs": 2, "model.weights": "None", "final/test_accuracy": record.test.accuracy.value,
+        "final/val_accuracy": record.val.accuracy.value, "cost/macs": record.model.macs, "cost/parameters": 143_528,
+    }  # fmt: skip
+    assert "_hparams_/experiment" not in events.summary_metadata  # else those of one run would be the columns of all
 
 
 def test_the_stage_cost_by_itself_opens_no_image_and_loads_no_weights(train, tmp_path):
@@ -281,7 +330,7 @@ def test_a_fold_leaves_the_test_split_closed(train):
     assert ran.status == 0 and ran.record.test is None and not (ran.folder / "predictions.csv").exists()
     assert (ran.record.data.folds, ran.record.data.fold) == (3, 1)
     assert ran.record.data.n_train == 24 and ran.record.data.n_val == 12
-    assert "stays closed" in ran.out and "Val accuracy" in ran.out
+    assert "stays closed" in ran.out and "Validation accuracy" in ran.out
 
 
 def test_a_run_s_own_splits_can_be_given_back(train, tmp_path):

@@ -294,7 +294,7 @@ def test_a_fast_run_does_everything_is_marked_and_never_ranked(train, capsys):
     assert record.run.debug == "debug=fast" and record.val.accuracy.n == record.test.accuracy.n == 8
     assert [each.n for each in record.test.per_class] == [4, 4] and record.test.auroc is not None
     assert (
-        ran.out.startswith("WARNING: debug run (debug=fast)") and "Debug run (debug=fast)" in ran.out.splitlines()[-3]
+        ran.out.startswith("WARNING: debug run (debug=fast)") and "Debug run (debug=fast)" in ran.out.splitlines()[-4]
     )
     assert "**A debug run (debug=fast): its results mean nothing.**" in (ran.folder / "MODEL_CARD.md").read_text()
     assert compare.main([str(ran.folder)] * 2) == 1
@@ -330,7 +330,7 @@ def test_limits_leave_images_of_every_class_and_the_same_in_each_epoch(train, mo
     assert ran.record.run.debug.startswith("trainer.limit_train_batches=0.7, trainer.limit_val_batches=1")
     assert "limited to 16 of 24 train, 8 of 12 val, 8 of 14 test images" in ran.out
     assert (ran.record.val.part, ran.record.test.part) == ("8 of 12 val images", "8 of 14 test images")
-    assert "Accuracy on 8 of 14 test images only: " in ran.out and "8 of 14 test images: recall: " in ran.out
+    assert "Accuracy on 8 of 14 test images only " in ran.out and "8 of 14 test images: recall: " in ran.out
     card = (ran.folder / "MODEL_CARD.md").read_text()
     assert "Accuracy on 8 of 14 test images only: " in card and "class (on 8 of 14 test images only)" in card
     assert not re.search(r"(?i)test accuracy|accuracy test|\btest: ", ran.out + card)
@@ -371,7 +371,7 @@ def test_overfitting_sees_the_same_images_without_augmentation_and_learns_them_b
         == ("train/accuracy", record.val.accuracy.value)
     )
     assert "trains on the same 8 images in every epoch, without augmentation" in ran.out
-    assert "same images accuracy 1.0000" in ran.out and "Accuracy on 8 training images only: 1.0000 (8 of 8" in ran.out
+    assert "same images accuracy 1.0000" in ran.out and "Accuracy on 8 training images only 1.000 (8 of 8" in ran.out
 
 
 def test_a_checkpoint_in_the_middle_of_another_epoch_is_refused(train, monkeypatch):

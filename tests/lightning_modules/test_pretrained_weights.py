@@ -107,11 +107,17 @@ def test_imagenet_that_is_not_available_is_an_error_with_three_ways_out(network,
 
 
 def test_auto_falls_back_to_random_with_a_warning(network, tmp_path, unreachable, caplog):
-    assert load(network, "auto", tmp_path).startswith("random")
-    assert caplog.records[-1].levelno == logging.WARNING and "RANDOM WEIGHTS" in caplog.text
-    assert (
-        "that are here: model=truncated model.backbone=tf_efficientnet_lite0" in caplog.text
-    )  # of a package, extra samples
+    with caplog.at_level(logging.INFO, "lightning_modules.pretrained_weights"):
+        assert load(network, "auto", tmp_path).startswith("random")
+    warning, advice = caplog.records  # two lines; the error of model.weights=imagenet, of above, has the rest
+    assert warning.levelno == logging.WARNING and warning.getMessage() == (
+        "RANDOM WEIGHTS: those of shufflenet_v2_x0_5 cannot be downloaded (download.pytorch.org: no route). "
+        "Expect a lower accuracy"
+    )
+    assert advice.getMessage() == (
+        "  model.weights=imagenet explains how to get them; pretrained without a download: model=truncated "
+        "model.backbone=tf_efficientnet_lite0 model.keep=blocks.5.0"  # of a package, extra samples
+    )
 
 
 def test_auto_does_not_wait_for_a_silent_server(network, tmp_path, unreachable, monkeypatch, caplog):

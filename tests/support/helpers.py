@@ -20,7 +20,7 @@ from common.run_record import RunRecord
 
 SHARED = PROJECT.parent / "shared"  # real images and weights, where they are available; tests that need them are marked
 # What takes longer than a small training
-NOT_DRAWN = [f"~callbacks.{name}" for name in ("contact_sheet", "image_logger", "feature_maps")]
+NOT_DRAWN = [f"~callbacks.{name}" for name in ("contact_sheet", "image_logger")]
 SIMPLE_CNN = ("model=simple_cnn", "model.image_size=16")  # the quickest, for tests in which the network does not matter
 CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
@@ -54,7 +54,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
     events = EventAccumulator(str(folder))
     events.Reload()
-    return {tag: [(s.step, s.value) for s in events.Scalars(tag)] for tag in ("train/loss", "val/accuracy", "lr")}
+    return {tag: [(s.step, s.value) for s in events.Scalars(tag)] for tag in ("train/loss", "val/accuracy", "train/lr")}
 
 
 def outcome(folder: Path) -> list:

@@ -165,7 +165,7 @@ def test_selection_on_test_is_marked_everywhere(train):
     assert record.data.select_on == "test" and record.val is None and record.decision is None
     assert record.best.monitor == "test/accuracy"
     assert any("datamodule.select_on=test" in warning for warning in record.run.warnings)
-    assert "test accuracy" in ran.out and "(the epoch was chosen on these images)" in ran.out
+    assert "test accuracy" in ran.out and "; the epoch was chosen on these images" in ran.out
     chosen = max(float(row["val/accuracy"]) for row in read_csv(ran.folder / "metrics.csv"))
     assert record.test.accuracy.value == pytest.approx(chosen)  # of the test images, seen every epoch
     assert not (ran.folder / "predictions_val.csv").exists()

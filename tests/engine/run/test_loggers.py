@@ -16,6 +16,7 @@ from PIL import Image
 from common.untrusted.tables import read_csv
 from tests.support.helpers import SIMPLE_CNN, at_step, scalars
 
+MAPS = "callbacks.feature_maps.enabled=true"
 OFFLINE = ("logger.wandb.offline=true",)
 
 
@@ -105,7 +106,7 @@ def mlflow_runs(tmp_path: Path) -> tuple:
 
 
 def test_csv_wandb_and_mlflow_at_once_have_all_and_change_nothing(train, finished_run, tmp_path, store):
-    ran = train("stages=[cost,fit,test]", "logger=[csv,wandb,mlflow]", *OFFLINE, store, drawn=True)
+    ran = train("stages=[cost,fit,test]", "logger=[csv,wandb,mlflow]", MAPS, *OFFLINE, store, drawn=True)
     assert ran.status == 0, ran.err
     for name in ("metrics.csv", "predictions.csv"):  # finished_run logs to TensorBoard
         assert (ran.folder / name).read_bytes() == (finished_run.folder / name).read_bytes()
@@ -127,7 +128,7 @@ def test_csv_wandb_and_mlflow_at_once_have_all_and_change_nothing(train, finishe
     final = [float(step["final/test_accuracy"]) for step in run["history"] if "final/test_accuracy" in step]
     assert final == [accuracy]
     drawn = {"augmented_batch", "contact_sheet", "confusion/val", "confusion/test", "feature_maps", "channel_shuffle"}
-    drawn.add("calibration")
+    drawn |= {"calibration", "overview"}
     assert drawn == {name.removesuffix("/count") for step in run["history"] for name in step if name.endswith("/count")}
     assert "W&B: wandb sync " in ran.out
 

@@ -1,0 +1,144 @@
+"""overview.png: its numbers against arithmetic written out, and folders that lack something."""
+
+import io
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from matplotlib.text import Text
+from PIL import Image
+
+from common.errors import UserError
+from common.predictions_csv import Predictions, write_predictions
+from common.run_folder import RunFolder
+from common.run_record import BestEpoch, RunRecord, write_record
+from datamodules.decode import read_image
+from engine.run import evaluate
+from evaluation.decision import measure
+from evaluation.intervals import wilson
+from reports.overview import draw_overview, main, overview
+from tests.support.fake_runs import change_record, make_run
+
+# True class, predicted class and probability of the true class: 3 + 1 cats, 1 + 5 dogs
+IMAGES = [
+    ("cat", 0.9), ("cat", 0.8), ("cat", 0.7), ("cat", 0.3),
+    ("dog", 0.05), ("dog", 0.9), ("dog", 0.6), ("dog", 0.7), ("dog", 0.8), ("dog", 0.9),
+]  # fmt: skip
+
+
+def evaluated(folder, labels, probabilities, classes, *, split="test", epochs=12, paths=None, **options) -> RunRecord:
+    """Make up a run with these predictions of a split as train.py leaves them."""
+    options.setdefault("n", {"val": 60, "test": 80} if split == "test" else {"val": 60})
+    make_run(folder, classes=tuple(classes), epochs=epochs, **options)
+    record = RunRecord.read(RunFolder(folder))
+    record.best = BestEpoch(epoch=min(2, epochs), monitor="val/accuracy", value=0.8, checkpoint="best.ckpt")
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities)
+    paths = paths or [f"{i:03}.png" for i in range(len(labels))]
+    prints = [
+        read_image(folder / path, 32).fingerprint() if (folder / path).is_file() else f"{i:04x}"
+        for i, path in enumerate(paths)
+    ]
+    found = Predictions(prints, labels, probabilities.argmax(1), list(classes), probabilities, paths, record.folder)
+    write_predictions(record.folder, split, found)
+    setattr(record, split, measure(labels, probabilities, list(classes), None, {}))
+    write_record(record)
+    return RunRecord.read(record.folder)
+
+
+def texts(figure) -> list[str]:
+    """Return what is written beside the axes, then in them."""
+    found = [*figure.texts, *(text for axes in figure.axes for text in axes.findobj(Text))]
+    return [text.get_text() for text in found if text.get_text()]
+
+
+@pytest.fixture
+def pets(tmp_path):
+    for index in range(len(IMAGES)):
+        Image.new("RGB", (40, 20), (10 * index, 0, 200)).save(tmp_path / f"{index:03}.png")
+    labels = [("cat", "dog").index(name) for name, _ in IMAGES]
+    probabilities = [(p, 1 - p) if name == "cat" else (1 - p, p) for name, p in IMAGES]
+    return evaluated(tmp_path, labels, probabilities, ("cat", "dog"), data={"root": str(tmp_path)})
+
+
+def test_its_numbers_are_those_of_the_predictions(pets):
+    figure = draw_overview(pets)
+    found = texts(figure)
+    low, high = wilson(8, 10)
+    assert f"Test accuracy 0.800 (8 of 10, 95% interval {low:.3f} to {high:.3f})" in found
+    assert found[1].startswith("not shown to be better than always answering 'dog' (0.600) · resnet18 on pets · ")
+    assert {"3\n75%", "1\n25%", "1\n17%", "5\n83%"} <= set(found)
+    curves, recalls = figure.axes[:2], next(axes for axes in figure.axes if axes.get_title("left").startswith("Recall"))
+    assert [tuple(line.get_xdata()) for line in recalls.lines if line.get_marker() == "o"] == [(3 / 4,), (5 / 6,)]
+    assert f"mean of all classes (balanced accuracy) {(3 / 4 + 5 / 6) / 2:.3f}" in found
+    rows = pets.folder.read_metrics()
+    for axes, metric in zip(curves, ("loss", "accuracy"), strict=True):
+        by_label = {line.get_label(): line for line in axes.lines}
+        for kind in ("train", "val"):
+            assert list(by_label[kind].get_ydata()) == [rows[epoch][f"{kind}/{metric}"] for epoch in range(1, 13)]
+        assert list(by_label["chosen epoch"].get_xdata()) == [2]
+    (baseline,) = (line for line in curves[1].lines if line.get_label().startswith("always "))
+    assert baseline.get_label().endswith("(val)") and set(baseline.get_ydata()) == {0.5}  # 30 of 60
+
+
+def test_the_worst_errors_come_first_with_their_images(pets):
+    figure = draw_overview(pets)
+    found = texts(figure)
+    assert found[found.index("dog", found.index("p = 0.95") - 2) :][:4] == ["dog", "→ cat", "p = 0.95", "004.png"]
+    assert found.index("p = 0.95") < found.index("p = 0.70") and "p = 0.60" not in found  # the two that are wrong
+    colors = [tuple(image.get_array()[0, 0][:3]) for image in figure.images]
+    assert len(colors) == 2 and all(abs(int(r) - red) < 8 for (r, _, _), red in zip(colors, (40, 30), strict=True))
+
+
+def test_an_image_that_is_missing_is_a_gray_square_and_the_reason(pets):
+    (pets.folder.path / "004.png").unlink()
+    figure = draw_overview(pets)
+    assert any("(the image is missing)" in text for text in texts(figure)) and len(figure.images) == 2
+    assert set(np.unique(figure.images[0].get_array()[..., :3])) == {225}
+
+
+def test_of_many_classes_the_worst_recalls_and_the_most_frequent_confusions(tmp_path):
+    classes = [f"breed {k:03} of a very long name {k:03}" for k in range(100)]
+    labels = np.repeat(np.arange(100), 3)
+    probabilities = np.full((300, 100), 0.001)
+    probabilities[np.arange(300), np.where(labels == 7, 9, labels)] = 0.9
+    found = texts(draw_overview(evaluated(tmp_path, labels, probabilities, classes)))
+    assert "most frequent: breed …me 007 as breed …me 009 (3)" in found
+    worst = list(dict.fromkeys(text for text in found if text.endswith("(n = 3)")))
+    assert len(worst) == 20 and worst[0] == "breed …me 007 (n = 3)" and "Recall, 20 worst of 100 classes (95%)" in found
+    assert not [text for text in found if "\n" in text and text.endswith("%")]  # no counts in 10,000 cells
+
+
+def test_without_test_images_and_without_curves_it_says_so(tmp_path):
+    record = evaluated(tmp_path, [0, 1, 1], [[0.6, 0.4], [0.1, 0.9], [0.2, 0.8]], ("$a$", "b"), split="val", epochs=0)
+    found = texts(draw_overview(record))
+    assert found[0].startswith("Validation accuracy 1.000 (3 of 3, ") and "Training: not in this folder" in found
+    assert any(text.startswith("no test images were evaluated") for text in found)
+    assert "No error on validation: every image is right" in found
+    debug = replace(record, run=replace(record.run, debug="debug=fast"))
+    debug.folder = record.folder
+    assert any("debug=fast): its results mean nothing" in text for text in texts(draw_overview(debug)))
+
+
+def test_it_is_drawn_again_from_the_folder(finished_run, tmp_path, capsys):
+    record = RunRecord.read(finished_run.folder)
+    with Image.open(finished_run.folder / "overview.png") as drawn, Image.open(io.BytesIO(overview(record))) as again:
+        assert drawn.size == (1600, 900)
+        upper = (0, 0, 1600, 640)  # of errors below the table knows six digits of their probabilities only
+        assert np.array_equal(drawn.crop(upper), again.crop(upper))
+    make_run(tmp_path, status="failed")
+    assert main([str(tmp_path)]) == 1 and "was evaluated on no images" in capsys.readouterr().err
+    make_run(tmp_path / "run")
+    assert main([str(tmp_path / "run")]) == 0 and capsys.readouterr().out == f"{tmp_path / 'run' / 'overview.png'}\n"
+
+
+def test_what_cannot_be_drawn_is_a_warning(pets, monkeypatch, caplog):
+    change_record(pets.folder.path, data={"root": None})
+    monkeypatch.setattr(evaluate, "_predictions", lambda *_: SimpleNamespace(classes=[]))
+
+    def fails(*_):
+        raise UserError("x is damaged")
+
+    monkeypatch.setattr("reports.overview.overview", fails)
+    assert not evaluate._draw_overview(pets, None, "test")
+    assert "overview.png was not drawn: x is damaged" in caplog.text
