@@ -24,7 +24,7 @@ class ImageLogger(L.Callback):
     """Log the first training batch when training starts and the confusion matrix of each pass over val or test."""
 
     def on_train_start(self, trainer, pl_module) -> None:
-        if trainer.current_epoch or not trainer.is_global_zero:
+        if trainer.current_epoch or not trainer.is_global_zero or not takes_images(trainer):
             return
         loader = trainer.train_dataloader
         sampler = copy(loader.sampler)
@@ -48,12 +48,20 @@ class ImageLogger(L.Callback):
     def _draw_confusion(self, trainer, split: str) -> None:
         from evaluation.figures import confusion_matrix, figure_pixels  # late: nothing is drawn before the first step
 
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and takes_images(trainer):
             writer = next(callback for callback in trainer.callbacks if isinstance(callback, PredictionWriter))
             found = writer.predictions[split]
             counts = count_confusion(found.labels, found.predicted, len(found.classes))
             figure = confusion_matrix(counts, found.classes)
             log_image(trainer, f"confusion/{split}", encode_png(figure_pixels(figure)))
+
+
+def takes_images(trainer) -> bool:
+    """Return whether any logger of the run takes images."""
+    return any(
+        isinstance(logger, MLFlowLogger | TensorBoardLogger) or callable(getattr(logger, "log_image", None))
+        for logger in trainer.loggers
+    )
 
 
 def log_image(trainer, name: str, png: bytes) -> None:
