@@ -88,7 +88,7 @@ def _comparison(group: ResultGroup, setting: str, swept: Swept) -> SettingCompar
     for value, rows in by_value.items():  # rows come by rank
         names = [name for name in swept if name != setting and rows[0].changed[name] != "-"]
         rest = " ".join(f"{name}={rows[0].changed[name]}" for name in names)
-        bests.append(BestOfValue(value, rows[0], rest, len(rows), sum(len(row.runs) for row in rows)))
+        bests.append(BestOfValue(setting, value, rows[0], rest, len(rows), sum(len(row.runs) for row in rows)))
     sentences = [_answer(bests, group), _budget(bests)]
     if len(bests) > MOST_VALUES:
         sentences.append(f"The first {MOST_VALUES} of {len(bests):,} are shown.")
@@ -99,11 +99,11 @@ def _answer(bests: list[BestOfValue], group: ResultGroup) -> str:
     """Say which value is the best, and what is known of the others against the best row of all."""
     best, *others = bests
     by = "test (which chose the epoch too)" if best.row.selected_on_test else "validation"
-    chosen = f"{best.value} with {best.others}" if best.others else best.value
+    chosen = f"{best.name} with {best.others}" if best.others else best.name
     by_verdict: dict[str, list[str]] = defaultdict(list)
     for each in others:
         comparison = each.comparison
-        by_verdict[comparison.verdict if comparison.pair else "not compared"].append(each.value)
+        by_verdict[comparison.verdict if comparison.pair else "not compared"].append(each.name)
     parts = [
         f"{join_words(values)} {'is' if len(values) == 1 else 'are'} {words}" for words, values in by_verdict.items()
     ]
@@ -117,10 +117,10 @@ def _budget(bests: list[BestOfValue]) -> str:
     if len(counts) == 1:
         return f"Each was chosen from {plural(counts[0], word)}."
     shares = [
-        f"{join_words([best.value for best in bests if best.n_rows == n])} from {plural(n, word)}" for n in counts
+        f"{join_words([best.name for best in bests if best.n_rows == n])} from {plural(n, word)}" for n in counts
     ]
-    most = [best.value for best in bests if best.n_rows == counts[0]]
-    fewer = [best.value for best in bests if best.n_rows < counts[0]]
+    most = [best.name for best in bests if best.n_rows == counts[0]]
+    fewer = [best.name for best in bests if best.n_rows < counts[0]]
     favored = f"all but {join_words(fewer)}" if len(most) > len(fewer) else join_words(most)
     return f"Budgets differ: {join_words(shares)}, so the comparison favors {favored}."
 
@@ -153,7 +153,7 @@ def _edges(group: ResultGroup, swept: Swept, unfinished: Sequence[ResultRow]) ->
     names = [setting for setting in swept if setting not in numbers]
     combinations: dict[tuple[str, ...], list[ResultRow]] = defaultdict(list)
     for row in (*_measured(group.rows), *unfinished):
-        combinations[tuple(row.changed[name] for name in names)].append(row)
+        combinations[tuple(row.changed.get(name, "-") for name in names)].append(row)
     sentences = []
     for setting in (s for s in numbers if not s.endswith("seed")):
         found: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -171,7 +171,7 @@ def _edges(group: ResultGroup, swept: Swept, unfinished: Sequence[ResultRow]) ->
 def _edge(setting: str, tried: list[ResultRow]) -> tuple[str, str] | None:
     """Return `larg` or `small` and the value, where all of the best have it and the setting does not end there."""
     rows = [row for row in tried if row.rank]  # finished, the best first
-    values = {number: text for row in tried if (number := numeral(text := row.changed[setting])) is not None}
+    values = {number: text for row in tried if (number := numeral(text := row.changed.get(setting, "-"))) is not None}
     best = {numeral(row.changed[setting]) for row in rows if row.ranked_by.value == rows[0].ranked_by.value}
     if len(values) < FEWEST_TRIED or len(best) != 1 or None in best:
         return None
