@@ -10,15 +10,24 @@ from common.table import Cell, Column, Table
 from common.text import SPLIT_NAMES, clean, compact_count, duration, join_words, milliseconds, numeral, plural
 from evaluation.intervals import coverage_caveat, proportion
 from reports.accuracy import Accuracy
-from reports.report_data import BestOfValue, Comparison, Grid, GridLine, ResultGroup, ResultRow, SettingComparison
+from reports.report_data import (
+    BestOfValue,
+    Comparison,
+    Grid,
+    GridLine,
+    ResultGroup,
+    ResultRow,
+    SettingComparison,
+    value_name,
+)
 
 LONGEST_ERROR = 120  # characters
 NOTE = (
-    "Each accuracy has its 95% interval, and after ± the standard deviation over seeds where there are several. Validation also "
-    "chose the epochs, which flatters its accuracies. The difference is from the best row's {split} accuracy, on the same images "
-    "and seeds, with its 95% interval. Good enough: shown on test images to be at most {margin:g} below the best, corrected for "
-    "the number of rows that could be shown to be. At most: the one-sided 95% bound of each row by itself. p: the p-value for "
-    "equal accuracy, Holm-corrected for {m}. Costs are for one image; MACs are multiply-accumulates."
+    "Each accuracy has its 95% interval, and after ± the standard deviation over seeds where there are several. Validation "
+    "also chose the epochs, which flatters its accuracies. The difference is from the best row's {split} accuracy, on the same "
+    "images and seeds, with its 95% interval. Good enough: shown on test images to be at most {margin:g} below the best, "
+    "corrected for the number of rows that could be shown to be. At most: the one-sided 95% bound of each row by itself. p: the "
+    "p-value for equal accuracy, Holm-corrected for {m}. Costs are for one image; MACs are multiply-accumulates."
 )
 COST_NOTE = "Costs are for one image; MACs are multiply-accumulates."
 
@@ -106,8 +115,16 @@ def grid_table(grid: Grid) -> Table:
         row = line.rows[place]
         return accuracy_cell(row and row.ranked_by, with_n)._replace(best=place == line.best)
 
-    columns = [Column(f"{grid.down} \\ {grid.across}", lambda line: setting_cell(line.value, f"{grid.down}={line.value}"), is_text=True)]
-    columns += [Column(f"{grid.across}={value}", partial(fill, place=place)) for place, value in enumerate(grid.values)]
+    columns = [
+        Column(
+            f"{grid.down} \\ {grid.across}",
+            lambda line: setting_cell(line.value, value_name(grid.down, line.value)),
+            is_text=True,
+        )
+    ]
+    columns += [
+        Column(value_name(grid.across, value), partial(fill, place=place)) for place, value in enumerate(grid.values)
+    ]
     return Table(columns, [[column.fill(line) for column in columns] for line in grid.lines])
 
 

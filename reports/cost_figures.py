@@ -171,7 +171,9 @@ def _place(note: mpl.text.Annotation, frame: Bbox, taken: list[Bbox], renderer) 
 def _label_baseline(axes: Axes, share: float, taken: list[Bbox], renderer) -> None:
     """Write what the line is at the end of it where that is free, or at the lower edge with an arrow to it."""
     is_shown = axes.get_ylim()[0] < share
-    text = f"always the most frequent class: {share:.3f}" if is_shown else f"↓ always the most frequent class: {share:.3f}"
+    text = (
+        f"always the most frequent class: {share:.3f}" if is_shown else f"↓ always the most frequent class: {share:.3f}"
+    )
     frame = axes.get_window_extent(renderer)
     height = axes.transData.transform((axes.get_xlim()[0], share))[1] if is_shown else frame.y0
     y = axes.transAxes.inverted().transform((0, height))[1]

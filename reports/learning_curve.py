@@ -159,7 +159,9 @@ def curve_figure(curves: Curves) -> str:
         figure.set_facecolor("none")
         for axes in figure.axes:
             axes.set_facecolor("none")
-        return to_svg(figure, "Learning curve: accuracy against the number of training images, one line for each network")
+        return to_svg(
+            figure, "Learning curve: accuracy against the number of training images, one line for each network"
+        )
 
 
 def _difference(a: Point, b: Point) -> PairedComparison:

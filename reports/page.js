@@ -57,3 +57,4 @@ for (const dot of document.querySelectorAll("svg .tip")) {
   });
   dot.addEventListener("blur", () => { tip.hidden = true; });
 }
+addEventListener("resize", () => { if (tip) tip.hidden = true; });

@@ -52,9 +52,7 @@ def make_page(data: ReportData, title: str, folder: Path, search: Path | None = 
     environment, script = environment_and_script()
     has_studies = len(data.groups) > 1 and any(group.study for group in data.groups)
     most = MOST_BRIEF if has_studies else MOST_GROUPS
-    groups = [
-        _group(group, folder, drawn=i < most, detailed=not has_studies) for i, group in enumerate(data.groups)
-    ]
+    groups = [_group(group, folder, drawn=i < most, detailed=not has_studies) for i, group in enumerate(data.groups)]
     return environment.get_template("page.html").render(
         title=title,
         subtitle=_subtitle(data),
@@ -87,7 +85,7 @@ def _subtitle(data: ReportData) -> str:
 
 
 def _group(group: ResultGroup, folder: Path, drawn: bool, detailed: bool) -> dict:
-    """Return all that the page shows of a group: `drawn` with its costs, `detailed` also with curves, confusions, top losses."""
+    """Return what the page shows of a group: `drawn` with its costs, `detailed` also with curves, confusions and top losses."""
     own = group.study and group.study.page
     part = {
         "title": group.title,
@@ -159,7 +157,7 @@ def _curves(rows: list[ResultRow]) -> dict:
 
 
 def _costs(group: ResultGroup, rows: list[ResultRow]) -> dict:
-    """Draw accuracy against each cost that differs, or the costs where nothing was measured, and say what the figures leave out."""
+    """Draw accuracy against each cost that differs, or only the costs where nothing was measured; say what is left out."""
     measured = [row for row in rows if row.ranked_by]
     differ = any(len({getattr(row, key) for row in rows}) > 1 for key in ("macs", "parameters"))
     drawings, fronts = [], defaultdict(list)
@@ -169,7 +167,9 @@ def _costs(group: ResultGroup, rows: list[ResultRow]) -> dict:
         if len({point.cost for point in points}) < 2:
             continue
         if not measured:
-            drawings.append(Markup(cost_figure(word[0].upper() + word[1:], sorted(points, key=lambda p: (p.cost, p.rank)), label)))
+            drawings.append(
+                Markup(cost_figure(word[0].upper() + word[1:], sorted(points, key=lambda p: (p.cost, p.rank)), label))
+            )
             continue
         front = pareto_front(points)
         drawings.append(Markup(accuracy_figure(title, points, front, label, levels, f"{_split_of(group)} accuracy")))
@@ -212,7 +212,9 @@ def _cost_notes(rows: list[ResultRow], same: bool) -> list[str]:
     latencies = [latency for row in rows for run in row.runs for latency in run.model.single_latencies]
     where = {clean(f"{each.device} with {each.threads} threads", 60) for each in latencies}
     if len(where) > 1:
-        notes.append(f"Latencies were measured on {join_words(sorted(where))}; they cannot be compared with each other.")
+        notes.append(
+            f"Latencies were measured on {join_words(sorted(where))}; they cannot be compared with each other."
+        )
     if flags := [each.flag for each in latencies if each.flag]:
         first = f"{'the first: ' if len(flags) > 1 else ''}{clean(flags[0], LONGEST_REASON)}"
         notes.append(

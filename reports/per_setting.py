@@ -116,9 +116,7 @@ def _budget(bests: list[BestOfValue]) -> str:
     counts = sorted({best.n_rows for best in bests}, reverse=True)
     if len(counts) == 1:
         return f"Each was chosen from {plural(counts[0], word)}."
-    shares = [
-        f"{join_words([best.name for best in bests if best.n_rows == n])} from {plural(n, word)}" for n in counts
-    ]
+    shares = [f"{join_words([best.name for best in bests if best.n_rows == n])} from {plural(n, word)}" for n in counts]
     most = [best.name for best in bests if best.n_rows == counts[0]]
     fewer = [best.name for best in bests if best.n_rows < counts[0]]
     favored = f"all but {join_words(fewer)}" if len(most) > len(fewer) else join_words(most)

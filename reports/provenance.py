@@ -67,10 +67,7 @@ def title_of(data: ReportData) -> str:
     studies = {group.study for group in data.groups} - {None}
     if studies and len(data.groups) > 1:
         return f"{plural(len(data.runs), 'run')} in {plural(len(data.groups), 'group')}"
-    if data.changed:
-        question = which(data.changed)
-    else:
-        question = "How good is it?"
+    question = which(data.changed) if data.changed else "How good is it?"
     return clean(f"{name}: {question[0].lower()}{question[1:]}" if name else question, 120)
 
 

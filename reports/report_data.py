@@ -7,7 +7,7 @@ from statistics import fmean, median
 from typing import NamedTuple
 
 from common.run_record import Baseline, DataInfo, Deployed
-from common.text import clean, join_words, plural
+from common.text import clean, join_words, numeral, plural
 from evaluation.intervals import design_effect, wilson
 from evaluation.paired_tests import BiasCorrectedBest, PairedComparison, format_p
 from reports.accuracy import Accuracy, CorrectnessMatrix
@@ -17,6 +17,7 @@ from reports.top_losses import TopLosses
 from reports.wording import at_most, verdict
 
 WITHOUT_PAIR = ("the best", "no accuracy", "no better than guessing")  # what the first row of a table is
+NOT_A_NAME = {"none", "null", "true", "false", "auto"}  # values that mean nothing without their key
 SETTING_WORDS = {"lr": "learning rate"}
 
 
@@ -191,7 +192,7 @@ class BestOfValue(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.setting}={self.value}"
+        return value_name(self.setting, self.value)
 
     @property
     def comparison(self) -> Comparison:
@@ -340,6 +341,11 @@ def split_fingerprint(run: Run) -> str | None:
 def which(settings: list[str]) -> str:
     """Return `Which keep and learning rate?`."""
     return f"Which {join_words([setting_words(setting) for setting in settings], 4)}?"
+
+
+def value_name(setting: str, value: str) -> str:
+    """Return `adam` or `lr=0.001`: a value that a sentence or table on its setting can name by itself, else with its key."""
+    return value if numeral(value) is None and value.lower() not in NOT_A_NAME else f"{setting}={value}"
 
 
 def setting_words(setting: str) -> str:

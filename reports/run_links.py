@@ -82,8 +82,8 @@ def use(group: ResultGroup, page_folder: Path) -> dict | None:
 def overview(path: Path) -> str | None:
     """Return an image of a run as a data URL, smaller where it is large; None where there is none that can be shown."""
     try:
-        if not 0 < path.stat().st_size <= LARGEST_FILE:
-            return None
+        if path.is_symlink() or not 0 < path.stat().st_size <= LARGEST_FILE:
+            return None  # a link may lead to an image that is nobody's business
         content = path.read_bytes()
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             if image.width * image.height > MOST_PIXELS:

@@ -41,7 +41,9 @@ def search_section(search: Path, page_folder: Path) -> dict:
         return {"figures": [], "sentences": [f"The search is not shown: {clean(error)}"], "trials": None}
     states = Counter(trial.state for trial in record.trials)
     counts = join_words([f"{n:,} {state}" for state, n in states.items()])
-    sentences = [f"{plural(len(record.trials), 'trial')}: {counts if len(states) > 1 else f'all {next(iter(states), 0)}'}."]
+    sentences = [
+        f"{plural(len(record.trials), 'trial')}: {counts if len(states) > 1 else f'all {next(iter(states), 0)}'}."
+    ]
     figures = []
     for place, (key, maximize) in enumerate(zip(record.objectives, record.maximize, strict=False)):
         found = _values(record, place)
@@ -74,7 +76,9 @@ def _best(what: str, best: Value, n: int, maximize: bool) -> str:
     """Say what was the best, and in which trial, since a late one is a sign that more trials may help."""
     superlative = "highest" if maximize else "lowest"
     late = "; it came late, so more trials may find a better one" if n > 3 and best.number > 0.8 * n else ""
-    return f"The {superlative} {what}, {_number(best.value)}, is that of trial {best.number} of {n:,} ({best.name}){late}."
+    return (
+        f"The {superlative} {what}, {_number(best.value)}, is that of trial {best.number} of {n:,} ({best.name}){late}."
+    )
 
 
 def _about_importance(record: SearchRecord, n_finished: int) -> str:
@@ -127,7 +131,9 @@ def _importance(shares: dict[str, float]) -> str:
             axes.annotate(
                 f"{share:.0%}", (max(share, 0), place), (4, 0), textcoords="offset points", va="center", fontsize=8
             )
-        axes.set_yticks(list(places), [clean(name.split(".")[-1], 30).encode("ascii", "replace").decode() for name, _ in shown])
+        axes.set_yticks(
+            list(places), [clean(name.split(".")[-1], 30).encode("ascii", "replace").decode() for name, _ in shown]
+        )
         axes.set_xlim(0, max(1.0, *(share for _, share in shown)) * 1.12 if shown else 1)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}" if value <= 1 else ""))
         axes.grid(axis="y", visible=False)
@@ -143,7 +149,9 @@ def _words(key: str) -> str:
     section, _, name = clean(key, 60).partition(".")
     if section == "val":
         return f"validation {name.replace('_', ' ')}"
-    return {"macs": "MACs", "macs_thop": "MACs by thop", "latency_p50_ms": "latency, ms"}.get(name, name.replace("_", " "))
+    return {"macs": "MACs", "macs_thop": "MACs by thop", "latency_p50_ms": "latency, ms"}.get(
+        name, name.replace("_", " ")
+    )
 
 
 def _number(value: float) -> str:

@@ -58,7 +58,11 @@ def answer(group: ResultGroup) -> list[str]:
     if not others:
         by = f", by {by}" if best.selected_on_test else ""
         guess = ["It is not shown to be better than guessing."] if best.guesses else _above_target(group)
-        return [f"{best.name} has {has}{by}.", *guess, "It is the only setting here, so there is nothing to compare it with."]
+        return [
+            f"{best.name} has {has}{by}.",
+            *guess,
+            "It is the only setting here, so there is nothing to compare it with.",
+        ]
     first = f"The best by {by} is {best.name}: {has}."
     return [first, _good_enough(group), *_above_target(group), *_of_networks(group)]
 
@@ -90,7 +94,7 @@ def describe_selection_bias(group: ResultGroup) -> str | None:
 def _good_enough(group: ResultGroup) -> str:
     """Name the smallest network that is shown to be good enough, or say what is missing."""
     best, *others = group.rows
-    within = f"at most {group.margin:g} below {best.name}"
+    within = f"(at most {group.margin:g} below {best.name})"
     if best.macs is None or all(row.macs is None for row in others):
         return "Costs are not known, so no smaller network can be named."
     smaller = [row for row in others if row.macs is not None and row.macs < best.macs]
@@ -106,25 +110,25 @@ def _good_enough(group: ResultGroup) -> str:
         return f"{which} {'was' if len(smaller) == 1 else 'were'} not compared with it: {reason}."
     shown = [row for row in smaller if row.comparison.shown]
     row = min(shown, key=lambda each: (each.macs, each.rank)) if shown else group.choice.row
-    size = f"{row.name} with {_macs(row)}, {row.macs / best.macs:.2g} times those of {best.name}"
+    size = f"{row.name} with {_macs(row)}, {row.macs / best.macs:.2g} times as many as {best.name}"
     pair = row.comparison.pair
     if group.split != "test" or pair is None:
         found = evidence(group.choice.on_validation, "val", group.choice.within)
         return (
             f"Chosen on validation, not proved: {size}: {found}. Test images, on which nothing was chosen, would have to show "
-            f"that it is {within}."
+            f"that it is good enough {within}."
         )
     found = evidence(pair, "test", bool(shown), differs=row.comparison.p_value < LEVEL, tests=group.n_tests)
     trained = "" if is_of_settings(pair) else " as trained"
     if shown:
         how = "chosen on validation, shown on test"
         if row is not group.choice.row:
-            how = "shown on test, which also chose it, so that its test accuracy is a little too good"
-        return f"The smallest network that is shown to be good enough{trained}, {within}, is {size}: {how}: {found}."
+            how = "shown on test, which also chose it, so its test accuracy is a little too good"
+        return f"The smallest network shown to be good enough{trained} {within} is {size}; {how}: {found}."
     nearest = "The one chosen on validation" if group.choice.within else "The nearest on validation"
     if len(smaller) == 1:
         nearest = "The only smaller one"
-    return f"No smaller network is shown to be good enough, {within}. {nearest} is {size}: on test {found}."
+    return f"No smaller network is shown to be good enough {within}. {nearest} is {size}: on test {found}."
 
 
 def _above_target(group: ResultGroup) -> list[str]:
@@ -161,7 +165,7 @@ def _above_target(group: ResultGroup) -> list[str]:
         return [f"No network is shown to be above {group.target:g}. {which} is {size}: on test {on_test}."]
     trained = "" if proof.verdict == "shown" else " as trained"
     how = f"chosen on validation, shown on test: {on_test}"
-    return [f"The smallest network that is shown to be above {group.target:g}{trained} is {size}: {how}."]
+    return [f"The smallest network shown to be above {group.target:g}{trained} is {size}; {how}."]
 
 
 def _of_networks(group: ResultGroup) -> list[str]:

@@ -1,7 +1,7 @@
 """Figures of many runs as SVG that takes its colors from the page, so that one drawing serves light, dark and paper.
 
-What is drawn of users' texts is short and ASCII, whose letters every font has: others are in the page's legends. PAGE_COLORS are those that the page
-chooses, as they differ between light and dark.
+What is drawn of users' texts is short and ASCII, whose letters every font has: the others are in the page's legends.
+PAGE_COLORS are those that the page chooses, as they differ between light and dark.
 """
 
 import hashlib
@@ -258,7 +258,12 @@ def to_svg(figure: Figure, label: str, tips: Mapping[str, str] | None = None) ->
     drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)
     box = re.search(r'viewBox="[^"]*"', drawing).group()
     spoken = html.escape(label)
-    drawing = re.sub(r"<svg[^>]*>", lambda _: f'<svg {box} role="{"group" if tips else "img"}" aria-label="{spoken}">', drawing, count=1)
+    drawing = re.sub(
+        r"<svg[^>]*>",
+        lambda _: f'<svg {box} role="{"group" if tips else "img"}" aria-label="{spoken}">',
+        drawing,
+        count=1,
+    )
     drawing = re.sub(r"font-family: [^;]*; ", "", drawing)  # the page's
     own = hashlib.blake2b(drawing.encode(), digest_size=4).hexdigest()
     drawing = re.sub(r'(id="|#)([mp][0-9a-f]{10})\b', rf"\g<1>f{own}\2", drawing)

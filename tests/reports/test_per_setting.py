@@ -124,7 +124,7 @@ def test_the_grid_has_every_pair_and_the_best_of_each_line(optimizers, run, summ
     assert grid_note(found).startswith("Validation accuracy (n = 60) with its 95% interval.")
     lines = as_markdown(summary(), "").splitlines()
     start = lines.index("### Each optimizer at each learning rate")
-    assert lines[start + 2] == r"| optimizer \\ lr | 0.0001 | 0.001 | 0.01 | 0.1 |"
+    assert lines[start + 2] == r"| optimizer \\ lr | lr=0.0001 | lr=0.001 | lr=0.01 | lr=0.1 |"
     assert lines[start + 4].startswith("| adam | 0.850 (0.") and "| **0.967 (0." in lines[start + 4]
     assert lines[start + 4].endswith("| - |")
 
