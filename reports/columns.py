@@ -26,8 +26,8 @@ NOTE = (
     "Each accuracy has its 95% interval, and after ± the standard deviation over seeds where there are several. Validation "
     "also chose the epochs, which flatters its accuracies. The difference is from the best row's {split} accuracy, on the same "
     "images and seeds, with its 95% interval. Good enough: shown on test images to be at most {margin:g} below the best, "
-    "corrected for the number of rows that could be shown to be. At most: the one-sided 95% bound of each row by itself. p: the "
-    "p-value for equal accuracy, Holm-corrected for {m}. Costs are for one image; MACs are multiply-accumulates."
+    "corrected for the number of rows that could be shown to be. At most: the one-sided 95% bound of each row by itself. p: "
+    "the p-value for equal accuracy, Holm-corrected for {m}. Costs are for one image; MACs are multiply-accumulates."
 )
 COST_NOTE = "Costs are for one image; MACs are multiply-accumulates."
 

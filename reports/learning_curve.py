@@ -123,14 +123,14 @@ def describe_curves(curves: Curves) -> list[str]:
     ]
     if any(gain.n_seeds < FEWEST_SEEDS for _, _, gain in found):
         sentences.append(
-            f"with fewer than {FEWEST_SEEDS} seeds this is about these trained networks and these training images"
+            f"With fewer than {FEWEST_SEEDS} seeds, this is about these trained networks and these training images"
         )
     return [*sentences, *(f"excluded: {why}" for why in curves.excluded)]
 
 
-def draw(curves: Curves) -> Figure:
+def draw(curves: Curves, size: tuple[float, float] = (7.2, 4.6)) -> Figure:
     """Draw accuracy with its interval over seeds and images against training images on a logarithmic axis."""
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     for index, (name, points) in enumerate(curves.points.items()):
         means = np.array([point.accuracy for point in points])
@@ -148,14 +148,14 @@ def draw(curves: Curves) -> Figure:
     axes.set(xlabel="training images", ylabel=f"{curves.split} accuracy, 95% interval")
     axes.set_title(f"Learning curve, {n:,} {curves.split} images, {seeds} seed{'s' * (seeds > 1)}")
     axes.grid(axis="y", color="0.5", alpha=0.2)
-    axes.legend(loc="best", fontsize=9, facecolor="none")
+    axes.legend(loc="best", facecolor="none")
     return figure
 
 
 def curve_figure(curves: Curves) -> str:
     """Draw the same for a page, which chooses the colors of text and lines."""
     with mpl.rc_context(STYLE):
-        figure = draw(curves)
+        figure = draw(curves, (5.2, 3.7))
         figure.set_facecolor("none")
         for axes in figure.axes:
             axes.set_facecolor("none")

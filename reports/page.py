@@ -69,7 +69,7 @@ def make_page(data: ReportData, title: str, folder: Path, search: Path | None = 
 def environment_and_script() -> tuple[Environment, dict]:
     """Return Jinja2 for the pages of this folder, and the script that sorts their tables with its hash for the policy."""
     environment = jinja_environment(HERE, longest=LONGEST)
-    environment.filters["together"] = lambda text: text.replace("n = ", "n\u00a0=\u00a0")
+    environment.filters["together"] = lambda text: text.replace(" = ", "\u00a0=\u00a0")
     script = (HERE / "page.js").read_text(encoding="utf-8").strip()
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment, {"script": Markup(script), "script_hash": script_hash}
@@ -257,7 +257,7 @@ def _confusion(row: ResultRow, named: bool) -> dict | None:
     if made is None:
         return None
     summed = f", summed over {plural(len(row.runs), 'run')}" if len(row.runs) > 1 else ""
-    name = f"{row.rank} {row.name}: " if named else ""
+    name = f"{row.rank}. {row.name}: " if named else ""
     cells = []
     if len(made.classes) <= MOST_CLASSES:
         for counts, shares in zip(made.counts.tolist(), made.shares.tolist(), strict=True):
