@@ -16,7 +16,7 @@ from reports.aggregate import aggregate
 from reports.load_runs import common_folder, find_records, given_folders, load_runs
 from reports.provenance import title_of
 from reports.renderers import as_csv, as_latex, as_markdown, as_text
-from reports.search_section import search_of
+from reports.studies import search_of
 
 log = logging.getLogger(__name__)
 

@@ -10,13 +10,14 @@ from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from common.errors import UserError
-from common.search_record import FILE, SearchRecord
+from common.search_record import SearchRecord
 from common.text import clean, compact_count, finite_number, join_words, plural
 from reports.run_links import link
 from reports.svg import COLORS, INK, PAPER, STYLE, panel, to_svg
 
 ROUGH = 30  # trials below which an importance is a rough guide
 MOST_BARS = 12
+LARGEST = 1e15  # of an objective that is drawn
 LONGEST_NAME = 200  # characters of a trial's settings
 
 
@@ -26,11 +27,6 @@ class Value(NamedTuple):
     number: int  # of the trial, from 1
     value: float
     name: str  # its settings
-
-
-def search_of(folder: Path) -> Path | None:
-    """Return the folder of the search that all runs below a folder are of, or None."""
-    return next((each for each in (folder, *folder.parents[:2]) if (each / FILE).is_file()), None)
 
 
 def search_section(search: Path, page_folder: Path) -> dict:
@@ -52,9 +48,10 @@ def search_section(search: Path, page_folder: Path) -> dict:
             sentences.append(_best(_words(key), best, len(record.trials), maximize))
             pruned = [i for i, trial in enumerate(record.trials, 1) if trial.state == "pruned"]
             figures.append(Markup(_history(_words(key), found, pruned, maximize)))
-    if record.importance:
-        figures.append(Markup(_importance(record.importance)))
-        sentences.append(_about_importance(record, states["finished"]))
+    shares = {name: share for name, share in record.importance.items() if 0 <= share <= 1}
+    if shares:
+        figures.append(Markup(_importance(shares)))
+        sentences.append(_about_importance(record, next(iter(shares)), states["finished"]))
     elif record.no_importance:
         sentences.append(f"The importance of the settings is not known: {clean(record.no_importance)}.")
     page = search / "trials" / "report.html"
@@ -67,7 +64,7 @@ def _values(record: SearchRecord, place: int) -> list[Value]:
     found = []
     for number, trial in enumerate(record.trials, 1):
         value = finite_number(trial.values[place]) if place < len(trial.values) else None
-        if trial.state == "finished" and value is not None:
+        if trial.state == "finished" and value is not None and abs(value) <= LARGEST:
             found.append(Value(number, value, clean(trial.name, LONGEST_NAME)))
     return found
 
@@ -81,8 +78,7 @@ def _best(what: str, best: Value, n: int, maximize: bool) -> str:
     )
 
 
-def _about_importance(record: SearchRecord, n_finished: int) -> str:
-    first = next(iter(record.importance))
+def _about_importance(record: SearchRecord, first: str, n_finished: int) -> str:
     rough = f" With {n_finished} finished trials it is a rough guide." if n_finished < ROUGH else ""
     what = "both objectives together" if len(record.objectives) > 1 else _words(record.objectives[0])
     return (
@@ -134,7 +130,7 @@ def _importance(shares: dict[str, float]) -> str:
         axes.set_yticks(
             list(places), [clean(name.split(".")[-1], 30).encode("ascii", "replace").decode() for name, _ in shown]
         )
-        axes.set_xlim(0, max(1.0, *(share for _, share in shown)) * 1.12 if shown else 1)
+        axes.set_xlim(0, 1.12)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}" if value <= 1 else ""))
         axes.grid(axis="y", visible=False)
         axes.set_axisbelow(True)

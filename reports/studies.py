@@ -5,10 +5,11 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from common.search_record import FILE as SEARCH_FILE
 from common.smallest_record import FILE as SMALLEST
 from common.text import clean
 
-SWEEP, SEARCH = "sweep.json", ("search.json", "study.db")  # what a sweep and a search leave in their folders
+SWEEP, SEARCH = "sweep.json", (SEARCH_FILE, "study.db")  # what a sweep and a search leave in their folders
 OF_SMALLEST = {"runs": "its runs", "test": "its runs on test"}  # folders in that of smallest.py
 LONGEST = 60  # characters of a name
 
@@ -36,6 +37,11 @@ def study_of(folder: Path) -> Study | None:
     if folder.name in OF_SMALLEST and (above / SMALLEST).is_file():
         return Study(folder, f"smallest.py {above_name}, {OF_SMALLEST[folder.name]}")
     return Study(folder, f"Sweep {name}") if (folder / SWEEP).is_file() else None
+
+
+def search_of(folder: Path) -> Path | None:
+    """Return the folder of the search that all runs below a folder are of, or None."""
+    return next((each for each in (folder, *folder.parents[:2]) if (each / SEARCH_FILE).is_file()), None)
 
 
 def study_below(run: Path, given: Sequence[Path]) -> Study | None:

@@ -78,6 +78,14 @@ def test_an_importance_that_is_not_known_has_its_reason_and_a_damaged_record_is_
         assert "The search is not shown: " in page.words() and FILE in page.words()
 
 
+@pytest.mark.parametrize("values", [[1.7e308, -1.7e308], [0, 0], [-5, 1e-320], [2**62, 0.1]], ids=str)
+def test_odd_numbers_stop_no_page(searched, values):
+    trials = [SearchTrial(state="finished", values=[value], name="x" * 5000) for value in values]
+    replace(RECORD, trials=trials, importance={"a": 1.7e308, "b": -3.0, "c": 0.5}).write(searched)
+    words = " ".join(search_section(searched, searched)["sentences"])
+    assert "c mattered most" in words and len(words) < 1500
+
+
 def test_two_objectives_have_a_figure_each_and_a_search_without_a_finished_trial_none(searched):
     trials = [SearchTrial(state="finished", values=[0.8, macs], name=f"keep={macs}") for macs in (3e8, 1e6, 2e6)]
     two = replace(RECORD, objectives=["val.accuracy", "model.macs"], maximize=[True, False], trials=trials)
