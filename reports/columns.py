@@ -43,7 +43,7 @@ def result_table(group: ResultGroup) -> Table:
     if len(rows) > 1 and any(row.ranked_by for row in rows):
         columns += [
             Column("difference", lambda row: difference_cell(row.comparison)),
-            Column("from the best", comparison_cell, is_text=True),
+            Column("verdict", comparison_cell, is_text=True),
         ]
     columns += [
         Column("MACs", lambda row: Cell(compact_count(row.macs), row.macs)),
@@ -102,7 +102,7 @@ def setting_table(comparison: SettingComparison) -> Table:
     columns += [
         Column("chosen from", _chosen_from),
         Column("difference", lambda best: difference_cell(best.comparison)),
-        Column("from the best", lambda best: comparison_cell(best.row), is_text=True),
+        Column("verdict", lambda best: comparison_cell(best.row), is_text=True),
     ]
     return Table.filled(columns, comparison.bests)
 

@@ -43,9 +43,8 @@ def best_note(group: ResultGroup) -> str:
     """Explain the tables of single settings."""
     by = "test" if group.selected_on_test else "validation"
     return (
-        f"Each line is the row that {by} puts first among those with this value, # its rank in the table of all. The {by} "
-        f"accuracy, by which it was chosen, flatters a value that had more tries. Differences are to the best row of all, "
-        "as in the table of all."
+        f"Each line is the row with this value that {by} ranks first; # is its rank in the table above. Its {by} accuracy, by "
+        "which it was chosen, flatters a value that had more tries. Differences are from the best row of all, as above."
     )
 
 
@@ -56,7 +55,7 @@ def grid_note(grid: Grid) -> str:
     sizes = {row.ranked_by.n for row in rows}
     n = f" (n = {sizes.pop():,})" if len(sizes) == 1 and None not in sizes else ""
     return (
-        f"{by} accuracy{n} with its 95% interval. The best of each line is marked; a column compares all at one "
+        f"{by} accuracy{n} with its 95% interval. The best of each line is marked; a column compares all at the same "
         f"{setting_words(grid.across)}."
     )
 
@@ -107,7 +106,9 @@ def _answer(bests: list[BestOfValue], group: ResultGroup) -> str:
     parts = [
         f"{join_words(values)} {'is' if len(values) == 1 else 'are'} {words}" for words, values in by_verdict.items()
     ]
-    return f"The best by {by} is {chosen}. Against the best of all, on {SPLIT_NAMES[group.split]}: {'; '.join(parts)}."
+    return (
+        f"The best by {by} is {chosen}. Compared with the best row, on {SPLIT_NAMES[group.split]}: {'; '.join(parts)}."
+    )
 
 
 def _budget(bests: list[BestOfValue]) -> str:

@@ -56,8 +56,8 @@ def test_p_values_are_those_of_the_table_of_all(optimizers, summary):
     assert sgd.comparison.p_value == pytest.approx(8 * p_sgd)
     assert (rmsprop.comparison.pair.difference, sgd.comparison.pair.difference) == pytest.approx((-3 / 80, -18 / 80))
     assert group.settings[0].sentences == [
-        "The best by validation is adam with lr=0.001. Against the best of all, on test: rmsprop is not decided; sgd is worse "
-        "as trained.",
+        "The best by validation is adam with lr=0.001. Compared with the best row, on test: rmsprop is not decided; sgd is "
+        "worse as trained.",
         "Each was chosen from 3 runs.",
     ]
 
@@ -204,7 +204,7 @@ def test_where_the_test_images_chose_there_is_a_warning(run, summary):
     (group,) = summary().groups
     sentence, _ = group.settings[0].sentences
     assert sentence.startswith("The best by test (which chose the epoch too) is adam with lr=")
-    assert "The test accuracy, by which it was chosen, flatters" in best_note(group)
+    assert "Its test accuracy, by which it was chosen, flatters" in best_note(group)
     assert grid_note(group.grid).startswith("Test accuracy (n = 80)")
 
 
