@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def make_page(data: ReportData, title: str, folder: Path, search: Path | None = 
 def environment_and_script() -> tuple[Environment, dict]:
     """Return Jinja2 for the pages of this folder, and the script that sorts their tables with its hash for the policy."""
     environment = jinja_environment(HERE, longest=LONGEST)
-    environment.filters["together"] = lambda text: text.replace(" = ", "\u00a0=\u00a0")
+    environment.filters["together"] = lambda text: re.sub(" ([=<]) ", "\u00a0\\1\u00a0", text)
     script = (HERE / "page.js").read_text(encoding="utf-8").strip()
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment, {"script": Markup(script), "script_hash": script_hash}
