@@ -60,7 +60,7 @@ def test_why_there_is_no_importance(keys, n, why):
     assert (record.importance, record.no_importance) == ({}, why)
 
 
-def test_equal_trials_have_no_importance_that_is_no_number():
+def test_equal_trials_have_no_importance_that_is_nan():
     space = {"optimizer.lr": RATE, "optimizer.weight_decay": DECAY}
     trial = (optuna.trial.TrialState.COMPLETE, 0.5, {"optimizer.lr": 1e-3, "optimizer.weight_decay": 0.5})
     record = search_record(*searched(space, [trial] * 6))
