@@ -221,7 +221,7 @@ def test_a_search_that_is_over_exports_its_finalists_where_that_is_asked_for(fou
             assert all("no operator Conv" in each.deployed.error for each in finals)
             assert "  as fails: no file: " in out and "no operator Conv" in page
         else:
-            assert all(each.deployed is None for each in finals) and "As files for elsewhere" not in page
+            assert all(each.deployed is None for each in finals) and "Exported files" not in page
     assert {path: path.stat().st_mtime_ns for path in metrics} == metrics
 
 
