@@ -230,10 +230,8 @@ def cost_ticks(axes: mpl.axes.Axes, costs: list[float], room_right: float = 0.08
     low, high = min(costs), max(costs)
     room = (high / low) ** 0.08 if high > low else 1.2
     axes.set_xlim(low / room / 1.05, high * room ** (room_right / 0.08) * 1.05)
-    wide = high / low > 30
-    axes.xaxis.set_major_locator(
-        LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0) if high / low > 5 else range(1, 10))
-    )
+    steps = ((30, (1.0,)), (5, (1.0, 2.0, 5.0)), (2, (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)), (0, range(1, 10)))
+    axes.xaxis.set_major_locator(LogLocator(subs=next(subs for ratio, subs in steps if high / low > ratio)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact_count(value)))
     axes.xaxis.set_minor_locator(NullLocator())
 
