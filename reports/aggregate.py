@@ -3,16 +3,17 @@
 from collections import defaultdict
 
 from common.predictions_csv import has_predictions
-from common.text import SPLIT_NAMES, clean, numeral
+from common.text import SPLIT_NAMES, clean
 from reports.accuracy import GroupNames, accuracy, correctness_matrix, read_tables
 from reports.config_diff import changed_settings, settings_key, value_of
 from reports.load_runs import LoadedRuns, Run
 from reports.per_setting import compare_settings
 from reports.report_data import ReportData, ResultGroup, ResultRow, split_fingerprint
 from reports.significance import compare_to_best
+from reports.studies import Study
 from reports.top_losses import TopLosses, top_losses
 
-NOT_A_NAME = {"none", "null", "true", "false", "auto"}  # values that mean nothing without their key
+MOST_NAMED = 6  # settings in the name of a row; rows that differ in more are called by their folder
 
 
 def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: float | None = None) -> ReportData:
@@ -23,28 +24,38 @@ def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: fl
         good_enough: accuracy that a smaller network may lack against the best and still be good enough.
         target_accuracy: accuracy that is enough whatever the best has.
     """
-    compared = [run for run in loaded.runs if run.status in ("finished", "pruned")]
-    keys = changed_settings(compared or loaded.runs)
     excluded = list(loaded.excluded)
     repetitions: dict[tuple, dict[tuple, Run]] = defaultdict(dict)
     for run in sorted(loaded.finished, key=lambda r: str(r.record.run.started_at)):
-        same = repetitions[settings_key(run), split_fingerprint(run), _selection(run)]
+        same = repetitions[run.study, settings_key(run), split_fingerprint(run), _selection(run)]
         earlier = same.get((run.seed, run.fold))
         if earlier:
             excluded.append((str(earlier.folder.path), f"the same settings, seed and fold as the later run {run.name}"))
         same[run.seed, run.fold] = run
     names = GroupNames()
-    rows = [_finished_row(list(runs.values()), keys, names) for runs in repetitions.values()]
-    unfinished = [_unfinished_row(run, keys) for run in loaded.runs if run.status != "finished"]
-    groups = _groups(rows)
-    for group in groups:
-        compare_to_best(group, good_enough)
-        group.target = target_accuracy
-        compare_settings(group, unfinished)
-    return ReportData(groups, unfinished, excluded, list(keys.values()), loaded.runs)
+    rows = [_finished_row(list(runs.values()), names) for runs in repetitions.values()]
+    unfinished = [_unfinished_row(run) for run in loaded.runs if run.status != "finished"]
+    groups = []
+    for study in _by_date(rows):
+        of_study, pending = ([row for row in part if row.study == study] for part in (rows, unfinished))
+        for group in _groups(of_study):
+            _name(group, of_study, pending)
+            compare_to_best(group, good_enough)
+            group.target = target_accuracy
+            compare_settings(group, pending)
+            groups.append(group)
+    return ReportData(groups, unfinished, excluded, loaded.runs)
 
 
-def _finished_row(runs: list[Run], keys: dict[str, str], names: GroupNames) -> ResultRow:
+def _by_date(rows: list[ResultRow]) -> list[Study | None]:
+    """Return the studies, that with the latest run first; runs of none come last."""
+    latest: dict[Study | None, str] = {}
+    for row in rows:
+        latest[row.study] = max(latest.get(row.study, ""), *(str(run.record.run.started_at) for run in row.runs))
+    return sorted(latest, key=lambda study: (study is not None, latest[study]), reverse=True)
+
+
+def _finished_row(runs: list[Run], names: GroupNames) -> ResultRow:
     runs.sort(key=lambda run: (run.seed or 0, run.fold or 0))
     shown = "test" if all(has_predictions(run.folder, "test") for run in runs) else "val"
     outcomes, accuracies = {}, {}
@@ -54,24 +65,28 @@ def _finished_row(runs: list[Run], keys: dict[str, str], names: GroupNames) -> R
         accuracies[split] = accuracy(runs, split, outcomes[split])
         if split == shown:
             losses = top_losses(runs, tables, split)
-    return ResultRow(runs, *_changed(runs[0], keys), accuracies, outcomes, losses)
+    return ResultRow(runs, accuracies, outcomes, losses)
 
 
-def _unfinished_row(run: Run, keys: dict[str, str]) -> ResultRow:
+def _unfinished_row(run: Run) -> ResultRow:
     outcomes = dict.fromkeys(SPLIT_NAMES, "not finished")
     losses = TopLosses([], "test", "not finished")
-    return ResultRow([run], *_changed(run, keys), dict.fromkeys(SPLIT_NAMES), outcomes, losses)
+    return ResultRow([run], dict.fromkeys(SPLIT_NAMES), outcomes, losses)
 
 
-def _changed(run: Run, keys: dict[str, str]) -> tuple[dict[str, str], str]:
-    """Return the value of each changed setting, and the name that a row has by them."""
-    changed = {short: value_of(run, key) for key, short in keys.items()}
-    present = {name: value for name, value in changed.items() if value != "-"} or changed
-    name = " ".join(f"{key}={value}" for key, value in present.items())
-    if len(changed) == 1:
-        value = next(iter(present.values()))
-        name = name if value.lower() in NOT_A_NAME or numeral(value) is not None else value
-    return changed, name or clean(run.model.name or run.name, 60)
+def _name(group: ResultGroup, of_study: list[ResultRow], unfinished: list[ResultRow]) -> None:
+    """Give rows their changed settings and names: what differs within the group, else within its study; `keep=4 lr=0.001`."""
+    rows = group.rows if len(group.rows) > 1 else [*of_study, *unfinished]
+    pruned = [row for row in unfinished if row.status == "pruned"]
+    keys = changed_settings([run for row in (*rows, *pruned) for run in row.runs])
+    group.changed = list(keys.values())
+    for row in (*group.rows, *unfinished):
+        row.changed = {short: value_of(row.runs[0], key) for key, short in keys.items()}
+    for row in group.rows:
+        present = {name: value for name, value in row.changed.items() if value != "-"} or row.changed
+        name = " ".join(f"{key}={value}" for key, value in present.items())
+        own = row.runs[0].name if len(present) > MOST_NAMED else row.runs[0].model.name or row.runs[0].name
+        row.name = name if name and len(present) <= MOST_NAMED else clean(own, 60)
 
 
 def _selection(run: Run) -> tuple[str, str]:

@@ -10,36 +10,46 @@ from common.table import Cell, Column, Table
 from common.text import SPLIT_NAMES, clean, compact_count, duration, join_words, milliseconds, numeral, plural
 from evaluation.intervals import coverage_caveat, proportion
 from reports.accuracy import Accuracy
-from reports.report_data import BestOfValue, Comparison, Grid, GridLine, ResultGroup, ResultRow, SettingComparison
+from reports.report_data import (
+    BestOfValue,
+    Comparison,
+    Grid,
+    GridLine,
+    ResultGroup,
+    ResultRow,
+    SettingComparison,
+    value_name,
+)
 
 LONGEST_ERROR = 120  # characters
 NOTE = (
-    "Each accuracy with its 95% interval, after ± the standard deviation over seeds, where there are several. Validation also "
-    "chose the epochs, which flatters its accuracies. The difference is that of the {split} accuracy to the best row's, on the "
-    "same images and seeds, with its 95% interval. Good enough: shown on test images to be at most {margin:g} below the best, "
-    "corrected for the rows of which that could be shown; at most: the one-sided 95% bound of each row by itself; p: of equal "
-    "accuracy, Holm-corrected for {m}. Cost is for one image; MACs are multiply-accumulates."
+    "Each accuracy has its 95% interval, and after ± the standard deviation over seeds where there are several. Validation "
+    "also chose the epochs, which flatters its accuracies. The difference is from the best row's {split} accuracy, on the same "
+    "images and seeds, with its 95% interval. Good enough: shown on test images to be at most {margin:g} below the best, "
+    "corrected for the number of rows that could be shown to be. At most: the one-sided 95% bound of each row by itself. p: "
+    "the p-value for equal accuracy, Holm-corrected for {m}. Costs are for one image; MACs are multiply-accumulates."
 )
+COST_NOTE = "Costs are for one image; MACs are multiply-accumulates."
 
 
-def result_table(group: ResultGroup, changed: list[str]) -> Table:
+def result_table(group: ResultGroup) -> Table:
     """Make the table of a group, a line a row."""
     rows = group.rows
+    places = {id(row): place for place, row in enumerate(sorted(rows, key=_by_settings))}
+    title = "setting" if group.changed else "network"
     columns = [Column("#", lambda row: Cell(str(row.rank), row.rank))]
-    columns += [Column(name, lambda row, name=name: setting_cell(row.changed[name]), is_text=True) for name in changed]
-    if not changed:
-        columns.append(Column("network", lambda row: Cell(row.name, row.name), is_text=True))
+    columns.append(Column(title, lambda row: Cell(row.name, places[id(row)]), is_text=True))
     columns += [*_training_images(rows), *_accuracies(rows), *_further_metrics(rows)]
-    if len(rows) > 1:
+    if len(rows) > 1 and any(row.ranked_by for row in rows):
         columns += [
             Column("difference", lambda row: difference_cell(row.comparison)),
-            Column("from the best", comparison_cell, is_text=True),
+            Column("verdict", comparison_cell, is_text=True),
         ]
     columns += [
         Column("MACs", lambda row: Cell(compact_count(row.macs), row.macs)),
         Column("parameters", lambda row: Cell(compact_count(row.parameters), row.parameters)),
         Column("latency p50", lambda row: Cell(milliseconds(row.latency_p50_ms), row.latency_p50_ms)),
-        Column("time a run", lambda row: Cell(duration(row.wall_time_s), row.wall_time_s)),
+        Column("time per run", lambda row: Cell(duration(row.wall_time_s), row.wall_time_s)),
         Column("seeds", lambda row: Cell(str(len(row.seeds)), len(row.seeds))),
         Column("folds", _folds),
     ]
@@ -74,10 +84,16 @@ def export_table(group: ResultGroup) -> Table | None:
     return Table.filled(columns, rows)
 
 
+def _by_settings(row: ResultRow) -> tuple:
+    """Order by the first setting, then the second, ...: numbers by size and before words."""
+    values = [(numeral(value), value) for value in row.changed.values()]
+    return *((number is None, number or 0.0, text) for number, text in values), row.name
+
+
 def setting_table(comparison: SettingComparison) -> Table:
     """Make the table of one setting, a line for the best of each value."""
     columns = [
-        Column(comparison.setting, lambda best: setting_cell(best.value), is_text=True),
+        Column(comparison.setting, lambda best: setting_cell(best.value, best.name), is_text=True),
         Column("#", lambda best: Cell(str(best.row.rank), best.row.rank)),
         Column("with", lambda best: Cell(best.others, best.others), is_text=True),
     ]
@@ -86,7 +102,7 @@ def setting_table(comparison: SettingComparison) -> Table:
     columns += [
         Column("chosen from", _chosen_from),
         Column("difference", lambda best: difference_cell(best.comparison)),
-        Column("from the best", lambda best: comparison_cell(best.row), is_text=True),
+        Column("verdict", lambda best: comparison_cell(best.row), is_text=True),
     ]
     return Table.filled(columns, comparison.bests)
 
@@ -99,8 +115,16 @@ def grid_table(grid: Grid) -> Table:
         row = line.rows[place]
         return accuracy_cell(row and row.ranked_by, with_n)._replace(best=place == line.best)
 
-    columns = [Column(f"{grid.down} \\ {grid.across}", lambda line: setting_cell(line.value), is_text=True)]
-    columns += [Column(value, partial(fill, place=place)) for place, value in enumerate(grid.values)]
+    columns = [
+        Column(
+            f"{grid.down} \\ {grid.across}",
+            lambda line: setting_cell(line.value, value_name(grid.down, line.value)),
+            is_text=True,
+        )
+    ]
+    columns += [
+        Column(value_name(grid.across, value), partial(fill, place=place)) for place, value in enumerate(grid.values)
+    ]
     return Table(columns, [[column.fill(line) for column in columns] for line in grid.lines])
 
 
@@ -114,10 +138,10 @@ def accuracy_cell(accuracy: Accuracy | None, with_n: bool = False) -> Cell:
     return Cell(f"{accuracy.value:.3f}{spread}", accuracy.value, ", ".join(details))
 
 
-def setting_cell(text: str) -> Cell:
-    """Return a setting's value, sorted as a number where it is one."""
+def setting_cell(text: str, name: str) -> Cell:
+    """Return `keep=4`, sorted by the value as a number where it is one."""
     value = numeral(text)
-    return Cell(text, text if value is None else value)
+    return Cell(name, text if value is None else value)
 
 
 def difference_cell(found: Comparison) -> Cell:
@@ -139,6 +163,8 @@ def comparison_cell(row: ResultRow) -> Cell:
 
 def note(group: ResultGroup) -> str:
     """Explain the numbers of a group's table."""
+    if not any(row.ranked_by for row in group.rows):
+        return COST_NOTE
     tests = sum(row.comparison.pair is not None for row in group.rows)
     text = NOTE.format(split=SPLIT_NAMES[group.split], m=plural(tests, "comparison"), margin=group.margin)
     for split, guess in group.rows[0].baselines.items():
@@ -148,7 +174,7 @@ def note(group: ResultGroup) -> str:
     single = [coverage_caveat(proportion(round(each.value * each.n), each.n)) for each in found if each.n_seeds == 1]
     text += "".join(f" Of one network, {caveat}." for caveat in dict.fromkeys(filter(None, single)))
     if any(each.n_seeds in (2, 3) and each.standard_deviation > (1 - each.value) / 2 for each in found):
-        text += " Where two or three seeds differ by more than half of the share of errors, the interval can cover 91%."
+        text += " Where two or three seeds differ by more than half of the error rate, the interval may cover only 91%."
     if group.split == "val" and tests:
         text += " The best row was chosen on these validation images, which flatters it."
     if group.selected_on_test:

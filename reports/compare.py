@@ -21,11 +21,13 @@ from evaluation.intervals import (
 )
 from evaluation.paired_tests import compare_pair, format_p
 from reports.accuracy import GroupNames
+from reports.config_diff import changed_settings, value_of
 from reports.load_runs import EXAMPLE, Run, find_records, load_runs
 from reports.report_data import data_fingerprint
 from reports.wording import LEVEL, evidence
 
 IMAGES = {"test": "test images", "val": "validation images (they also chose the epoch, so accuracies are too good)"}
+MOST_CHANGED = 6  # settings that differ and are named
 HELP = """Compares the predictions of two runs, image by image.
 
 RUN is the folder of a run (with result.json and predictions.csv), or a folder with one run a seed, which differ in
@@ -120,6 +122,7 @@ def compare(a: Side, b: Side, good_enough: float = 0.02) -> list[str]:
     lines = [
         f"A, {a.name}: {_accuracy(right_a, a.seeds, groups)}",
         f"B, {b.name}: {_accuracy(right_b, b.seeds, groups)}",
+        *_changed(a, b),
         f"{correct.shape[1]:,} {IMAGES[split]}{_in_groups(groups)}",
         f"only A is right on {only_a:,}, only B on {only_b:,}{f', summed over {len(right_a)} seeds' if several else ''}",
         *_verdicts(right_a, right_b, groups, split, good_enough),
@@ -129,6 +132,15 @@ def compare(a: Side, b: Side, good_enough: float = 0.02) -> list[str]:
     if selected:
         lines.append(f"{' and '.join(selected)}: the test images chose the epoch, so test accuracies are too good")
     return lines
+
+
+def _changed(a: Side, b: Side) -> list[str]:
+    """Return the line that names the settings in which the two differ, unless there are too many for a line."""
+    keys = changed_settings([a.runs[0], b.runs[0]])
+    if not 0 < len(keys) <= MOST_CHANGED:
+        return []
+    sides = (" ".join(f"{short}={value_of(side.runs[0], key)}" for key, short in keys.items()) for side in (a, b))
+    return ["A has {}, B has {}".format(*sides)]
 
 
 def _verdicts(

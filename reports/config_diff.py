@@ -9,6 +9,7 @@ from common.text import clean
 from reports.load_runs import Run
 
 WIDE = {"experiment"}  # a choice that may set anything
+OF_MEASURING = {"stages"}  # settings of what is done with a network, and not of the network
 LONGEST = 48  # characters of a name or value
 
 
@@ -32,7 +33,7 @@ def changed_settings(runs: Sequence[Run]) -> dict[str, str]:
     singles = []
     for key in _keys(settings):
         values = [_text(each[key]) if key in each else None for each in settings]
-        if key in REPEATS or len(set(values)) < 2:
+        if key in REPEATS | OF_MEASURING or len(set(values)) < 2:
             continue
         if key in typed or not any(
             _depends(values, [each.get(group) for each in choices]) for group in groups if _reaches(group, key)

@@ -1,10 +1,12 @@
 """Accuracy against the number of training images: would more images help, or a larger network?"""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -15,6 +17,7 @@ from evaluation.intervals import Interval, accuracy_interval, group_numbers
 from evaluation.paired_tests import PairedComparison, compare_pair, format_p, holm
 from reports.accuracy import GroupNames
 from reports.load_runs import Run, find_records, load_runs
+from reports.svg import COLORS, STYLE, to_svg
 from reports.wording import LEVEL
 
 MARGIN = 0.02  # of the comparison; nothing here depends on it
@@ -52,11 +55,21 @@ def read_curves(folder: Path) -> Curves:
     """
     loaded = load_runs(find_records(str(folder)))
     trained = [run for run in loaded.finished if run.record.best]
+    if not any(map(_has_sizes, trained)):
+        raise UserError(f"{folder}: no finished run to draw a learning curve from; see the errors of its runs")
+    return curves_of(trained, [why for _, why in loaded.excluded])
+
+
+def curves_of(trained: Sequence[Run], excluded: list[str]) -> Curves:
+    """Return the curves of finished runs; `excluded` are other records, with the reason.
+
+    Raises:
+        UserError: none whose sizes are known, or runs that were measured on different images.
+    """
     runs = [run for run in trained if _has_sizes(run)]
     if not runs:
-        raise UserError(f"{folder}: no finished run to draw a learning curve from; see the errors of its runs")
-    excluded = [why for _, why in loaded.excluded]
-    excluded += [
+        raise UserError("no record has parameters and training images")
+    excluded = excluded + [
         f"{run.name}: its record lacks parameters or training images" for run in trained if not _has_sizes(run)
     ]
     split = "test" if all(has_predictions(run.folder, "test") for run in runs) else "val"
@@ -110,21 +123,20 @@ def describe_curves(curves: Curves) -> list[str]:
     ]
     if any(gain.n_seeds < FEWEST_SEEDS for _, _, gain in found):
         sentences.append(
-            f"fewer than {FEWEST_SEEDS} seeds: this is about these trained networks and these training images"
+            f"With fewer than {FEWEST_SEEDS} seeds, this is about these trained networks and these training images"
         )
     return [*sentences, *(f"excluded: {why}" for why in curves.excluded)]
 
 
-def draw(curves: Curves) -> Figure:
+def draw(curves: Curves, size: tuple[float, float] = (7.2, 4.6)) -> Figure:
     """Draw accuracy with its interval over seeds and images against training images on a logarithmic axis."""
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
-    colors = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe & Ito: distinct for color-blind readers
     for index, (name, points) in enumerate(curves.points.items()):
         means = np.array([point.accuracy for point in points])
         reach = np.abs(np.array([point.interval for point in points]).T - means)
         label = f"{name} ({points[0].parameters:,} parameters)"
-        color, marker = colors[index % len(colors)], "os^Dv"[index % 5]
+        color, marker = COLORS[index % len(COLORS)], "os^Dv"[index % 5]
         places = [point.n_train * 1.01**index for point in points]
         axes.errorbar(places, means, reach, fmt=f"{marker}-", color=color, capsize=3, markersize=5, label=label)
     ticks = sorted({point.n_train for points in curves.points.values() for point in points})
@@ -135,9 +147,21 @@ def draw(curves: Curves) -> Figure:
     n = next(iter(curves.points.values()))[0].right.shape[1]
     axes.set(xlabel="training images", ylabel=f"{curves.split} accuracy, 95% interval")
     axes.set_title(f"Learning curve, {n:,} {curves.split} images, {seeds} seed{'s' * (seeds > 1)}")
-    axes.grid(axis="y", color="0.9")
-    axes.legend(loc="lower right", fontsize=9)
+    axes.grid(axis="y", color="0.5", alpha=0.2)
+    axes.legend(loc="best", facecolor="none")
     return figure
+
+
+def curve_figure(curves: Curves) -> str:
+    """Draw the same for a page, which chooses the colors of text and lines."""
+    with mpl.rc_context(STYLE):
+        figure = draw(curves, (5.2, 3.7))
+        figure.set_facecolor("none")
+        for axes in figure.axes:
+            axes.set_facecolor("none")
+        return to_svg(
+            figure, "Learning curve: accuracy against the number of training images, one line for each network"
+        )
 
 
 def _difference(a: Point, b: Point) -> PairedComparison:

@@ -9,6 +9,7 @@ from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import DataInfo, ModelInfo, RunRecord
 from common.text import clean
+from reports.studies import Study, study_below
 
 LONGEST_REASON = 200  # characters
 EXAMPLE = "e.g. runs=outputs/sweeps/NAME"
@@ -19,6 +20,7 @@ class Run(NamedTuple):
 
     folder: RunFolder
     record: RunRecord
+    study: Study | None = None  # the sweep or search that it is of, where a page shows several
 
     @property
     def name(self) -> str:
@@ -74,9 +76,7 @@ def find_records(where: str | Sequence[str] | None) -> list[Path]:
         raise UserError(f"runs: nothing is given; give the folder of a sweep or of runs, {EXAMPLE}")
     found = {}
     for place in map(str, places):
-        folders = [Path(place)]
-        if glob.has_magic(place) and not Path(place).exists():
-            folders = [Path(path) for path in sorted(glob.glob(place, recursive=True))]  # noqa: PTH207 absolute ones too
+        folders = _matching(place)
         if not folders or not all(folder.exists() for folder in folders):
             raise UserError(f"runs={place}: no such folder; give the one that train.py printed at its end, {EXAMPLE}")
         for folder in folders:
@@ -89,14 +89,31 @@ def find_records(where: str | Sequence[str] | None) -> list[Path]:
     return list(found.values())
 
 
+def given_folders(where: str | Sequence[str]) -> list[Path]:
+    """Return the folders that `find_records` searches, absolute."""
+    places = [where] if isinstance(where, (str, Path)) else list(where)
+    return [folder.absolute() for place in map(str, places) for folder in _matching(place)]
+
+
+def _matching(place: str) -> list[Path]:
+    """Return the folder of this name, or those that match the pattern."""
+    if glob.has_magic(place) and not Path(place).exists():
+        return [Path(path) for path in sorted(glob.glob(place, recursive=True))]  # noqa: PTH207 absolute ones too
+    return [Path(place)]
+
+
 def _is_kept(path: Path, folder: Path) -> bool:
     """Return whether a record below a folder is that of a run that another one has replaced, kept in case it is missed."""
     parts = path.relative_to(folder).parts
     return any(part.startswith(".before-") or part.endswith(".replaced") for part in parts)
 
 
-def load_runs(paths: Sequence[Path]) -> LoadedRuns:
+def load_runs(paths: Sequence[Path], given: Sequence[Path] = ()) -> LoadedRuns:
     """Read records; one that is cut off, damaged or of another schema is excluded with the reason, and so is a debug run.
+
+    Args:
+        paths: of the records.
+        given: the folders that were searched; a sweep or search that lies in one of them is a study of its own.
 
     Raises:
         UserError: none can be read, or there are debug runs only.
@@ -105,7 +122,7 @@ def load_runs(paths: Sequence[Path]) -> LoadedRuns:
     for path in paths:
         folder = RunFolder(path.parent)
         try:
-            run = Run(folder, RunRecord.read(folder))
+            run = Run(folder, RunRecord.read(folder), study_below(path.parent, given))
             if reason := clean(run.record.run.debug or "", LONGEST_REASON):
                 excluded.append((str(folder.path), f"{folder.path}: a debug run ({reason}), never ranked"))
             else:

@@ -3,6 +3,7 @@
 for (const table of document.querySelectorAll("table.main")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, index) => {
+    if (head.classList.contains("fixed")) return;
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = head.textContent;
@@ -23,3 +24,37 @@ for (const table of document.querySelectorAll("table.main")) {
     });
   });
 }
+// Commands are copied; where the clipboard is closed to a page they are selected for Ctrl+C.
+for (const command of document.querySelectorAll("pre.copy")) {
+  const button = document.createElement("button");
+  const text = command.textContent;
+  button.type = "button";
+  button.textContent = "Copy";
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(command.firstElementChild);
+      button.textContent = "Selected";
+    }
+    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+  });
+  const code = document.createElement("code");
+  code.textContent = text;
+  command.replaceChildren(code, button);
+}
+// A mouse shows the title of a dot; a tap or the keyboard shows the same below it.
+const tip = document.getElementById("tip");
+for (const dot of document.querySelectorAll("svg .tip")) {
+  dot.addEventListener("focus", () => {
+    const box = dot.getBoundingClientRect();
+    tip.textContent = dot.getAttribute("aria-label");
+    tip.hidden = false;
+    const left = Math.min(box.left, document.documentElement.clientWidth - tip.offsetWidth - 8);
+    tip.style.left = `${Math.max(left, 8) + scrollX}px`;
+    tip.style.top = `${box.bottom + 6 + scrollY}px`;
+  });
+  dot.addEventListener("blur", () => { tip.hidden = true; });
+}
+addEventListener("resize", () => { if (tip) tip.hidden = true; });

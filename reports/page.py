@@ -2,26 +2,33 @@
 
 import base64
 import hashlib
+import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
 from jinja2 import Environment
 from markupsafe import Markup
 
+from common.errors import UserError
 from common.html import jinja_environment
 from common.table import Table
-from common.text import SPLIT_NAMES, clean, join_words, plural
+from common.text import SPLIT_NAMES, clean, compact_count, join_words, plural
 from reports import svg
 from reports.columns import EXPORT_NOTE, export_table, grid_table, note, result_table, setting_table
+from reports.cost_figures import LONGEST_LABEL, MOST_NAMED, Levels, Point, accuracy_figure, cost_figure, pareto_front
+from reports.learning_curve import curve_figure, curves_of, describe_curves
 from reports.per_setting import best_note, grid_note
 from reports.provenance import provenance
 from reports.report_data import ReportData, ResultGroup, ResultRow
-from reports.significance import answer, describe_selection_bias
+from reports.run_links import link, row_links, use
+from reports.search_section import search_section
+from reports.significance import answer, describe_accuracy, describe_selection_bias
 from reports.top_losses import MOST_CLASSES, confusion, with_thumbnails
 from reports.training_curves import training_curves
 
 MOST_DRAWN = svg.MOST_LINES
 MOST_GROUPS = 4  # that are drawn
+MOST_BRIEF = 20  # likewise, where each is a study with a page of its own, and only its costs are drawn
 MOST_MATRICES = 12
 MOST_NOTES = 5
 LONGEST = 2000  # characters of one text
@@ -36,29 +43,34 @@ PANELS = (
 COSTS = (
     ("macs", "Accuracy and MACs", "MACs of one image", "MACs"),
     ("parameters", "Accuracy and parameters", "parameters", "parameters"),
-    ("latency_p50_ms", "Accuracy and latency", "latency of one image, median, ms", "latency"),
+    ("latency_p50_ms", "Accuracy and latency", "ms for one image, median", "latency"),
 )
 HERE = Path(__file__).parent
 
 
-def make_page(data: ReportData, title: str) -> str:
-    """Make the page; problems of single runs are shown on it."""
+def make_page(data: ReportData, title: str, folder: Path, search: Path | None = None) -> str:
+    """Make the page that lies in a folder; problems of single runs are shown on it; `search`: the folder of their search."""
     environment, script = environment_and_script()
+    has_studies = len(data.groups) > 1 and any(group.study for group in data.groups)
+    most = MOST_BRIEF if has_studies else MOST_GROUPS
+    groups = [_group(group, folder, drawn=i < most, detailed=not has_studies) for i, group in enumerate(data.groups)]
     return environment.get_template("page.html").render(
         title=title,
         subtitle=_subtitle(data),
-        groups=[_group(group, data.changed, drawn=i < MOST_GROUPS) for i, group in enumerate(data.groups)],
+        groups=groups,
+        search=search and search_section(search, folder),
+        has_studies=has_studies,
         unfinished=[{"name": r.runs[0].name, "status": r.status, "reason": r.reason} for r in data.unfinished],
         excluded=[why for _, why in data.excluded],
         **script,
-        **provenance(data),
+        **provenance(data, folder),
     )
 
 
 def environment_and_script() -> tuple[Environment, dict]:
     """Return Jinja2 for the pages of this folder, and the script that sorts their tables with its hash for the policy."""
     environment = jinja_environment(HERE, longest=LONGEST)
-    environment.filters["together"] = lambda text: text.replace("n = ", "n\u00a0=\u00a0")
+    environment.filters["together"] = lambda text: re.sub(" ([=<]) ", "\u00a0\\1\u00a0", text)
     script = (HERE / "page.js").read_text(encoding="utf-8").strip()
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment, {"script": Markup(script), "script_hash": script_hash}
@@ -73,13 +85,21 @@ def _subtitle(data: ReportData) -> str:
     return ", ".join(parts) + "."
 
 
-def _group(group: ResultGroup, changed: list[str], drawn: bool) -> dict:
+def _group(group: ResultGroup, folder: Path, drawn: bool, detailed: bool) -> dict:
+    """Return what the page shows of a group: `drawn` with its costs, `detailed` also with curves, confusions and top losses."""
+    own = group.study and group.study.page
     part = {
+        "title": group.title,
         "heading": group.heading,
+        "own_page": link(own, folder, "its own page") if own and own.is_file() else None,
         "selected_on_test": group.selected_on_test,
         "has_best": group.rows[0].comparison.is_best,
+        "is_measured": group.rows[0].ranked_by is not None,
         "answer": answer(group),
-        "table": result_table(group, changed),
+        "best": _best(group),
+        "table": result_table(group),
+        "files": [row_links(row, folder) for row in group.rows],
+        "use": use(group, folder),
         "note": note(group),
         "exports": export_table(group),
         "exports_note": EXPORT_NOTE,
@@ -92,11 +112,22 @@ def _group(group: ResultGroup, changed: list[str], drawn: bool) -> dict:
     }
     if drawn:
         rows = group.rows[:MOST_DRAWN]
-        part |= {"capped": len(rows) < len(group.rows), **_curves(rows), **_pareto(rows), **_top_losses(rows[0])}
+        part |= {"capped": len(rows) < len(group.rows), **_costs(group, rows), "learning_curve": _learning_curve(group)}
+    part["detailed"] = drawn and detailed
+    if part["detailed"]:
+        part |= {**_curves(rows), **_top_losses(rows[0])}
         matrices = [made for row in rows if (made := _confusion(row, named=len(rows) > 1))][:MOST_MATRICES]
         others = len(matrices) - 1
         part |= {"confusions": matrices, "others": "The other row" if others == 1 else f"The next {others:,} rows"}
     return part
+
+
+def _best(group: ResultGroup) -> str:
+    """Return `best: keep=4, accuracy 0.625` for the table of contents."""
+    best = group.rows[0]
+    if best.guesses:
+        return "nothing is shown to be better than guessing"
+    return f"best: {best.name}, accuracy {best.ranked_by.value:.3f}" if best.ranked_by else "costs only"
 
 
 def _grid(group: ResultGroup) -> tuple[str, Table, str] | None:
@@ -109,7 +140,7 @@ def _curves(rows: list[ResultRow]) -> dict:
     drawings = []
     for column, title, label in PANELS:
         lines = [curves[column] for curves, _ in read]
-        if any(len(line.values) for line in lines):
+        if any(line.values.shape[1] > 1 for line in lines if len(line.values)):  # one epoch is no curve
             if column.startswith("val") and rows[0].selected_on_test:
                 title = title.replace("Validation", "Test")
             rates = [value for line in lines for value in line.values[line.values > 0]] if column == "lr" else []
@@ -120,50 +151,97 @@ def _curves(rows: list[ResultRow]) -> dict:
         color, dash = svg.line_style(index)
         color = svg.PAGE_COLORS.get(color, color)
         legend.append({"rank": row.rank, "name": row.name, "color": color, "dash": svg.SVG_DASHES[dash]})
-    notes = [text for _, found in read for text in found]
+    notes = [text for _, found in read for text in found] if drawings else []
     if len(notes) > MOST_NOTES:
         notes = [*notes[:MOST_NOTES], f"and {len(notes) - MOST_NOTES:,} more such tables"]
     return {"curves": drawings, "legend": legend, "curve_notes": notes}
 
 
-def _pareto(rows: list[ResultRow]) -> dict:
-    """Draw accuracy against each cost that differs, and list which rows are on which front."""
+def _costs(group: ResultGroup, rows: list[ResultRow]) -> dict:
+    """Draw accuracy against each cost that differs, or only the costs where nothing was measured; say what is left out."""
     measured = [row for row in rows if row.ranked_by]
-    drawings, fronts, notes = [], defaultdict(list), []
-    differ = any(len({getattr(row, key) for row in measured}) > 1 for key in ("macs", "parameters"))
+    differ = any(len({getattr(row, key) for row in rows}) > 1 for key in ("macs", "parameters"))
+    drawings, fronts = [], defaultdict(list)
+    levels = _levels(group)
     for key, title, label, word in COSTS if differ else ():
-        points = [
-            svg.Point(row.rank, row.ranked_by.value, row.ranked_by.low, row.ranked_by.high, getattr(row, key))
-            for row in measured
-            if (getattr(row, key) or 0) > 0
-        ]
-        if len({point.cost for point in points}) > 1:
-            front = svg.pareto_front(points)
-            drawings.append(Markup(svg.pareto(title, points, front, label)))
-            for rank in front:
-                fronts[rank].append(word)
-    if not differ and measured:
-        notes.append("All rows have the same network cost, so that accuracy is not drawn against it.")
+        points = [_point(row, getattr(row, key), label) for row in (measured or rows) if (getattr(row, key) or 0) > 0]
+        if len({point.cost for point in points}) < 2:
+            continue
+        if not measured:
+            drawings.append(
+                Markup(cost_figure(word[0].upper() + word[1:], sorted(points, key=lambda p: (p.cost, p.rank)), label))
+            )
+            continue
+        front = pareto_front(points)
+        drawings.append(Markup(accuracy_figure(title, points, front, label, levels, f"{_split_of(group)} accuracy")))
+        for rank in front:
+            fronts[rank].append(word)
+    points = [
+        {"rank": row.rank, "name": row.name, "front": join_words(fronts[row.rank]) if row.rank in fronts else ""}
+        for row in measured
+    ]
+    return {
+        "costs": drawings, "points": points, "cost_notes": _cost_notes(rows, bool(measured) and not differ),
+        "needs_names": len(points) > MOST_NAMED or any(len(each["name"]) > LONGEST_LABEL for each in points),
+        "levels": levels, "split": _split_of(group).capitalize(),
+    }  # fmt: skip
+
+
+def _point(row: ResultRow, cost: float | None, label: str) -> Point:
+    found = row.ranked_by
+    words = f"{row.rank}. {row.name}: {compact_count(cost)} {label}"
+    if found is None:
+        return Point(row.rank, 0.0, None, None, cost, row.name, words)
+    words = f"{row.rank}. {row.name}: accuracy {describe_accuracy(found)}, {compact_count(cost)} {label}"
+    return Point(row.rank, found.value, found.low, found.high, cost, row.name, words)
+
+
+def _split_of(group: ResultGroup) -> str:
+    return "test" if group.selected_on_test else "validation"
+
+
+def _levels(group: ResultGroup) -> Levels:
+    """Return what the accuracies of the figures are seen against, of the split that they are of."""
+    best, split = group.rows[0], "test" if group.selected_on_test else "val"
+    guess = next((row.baselines[split].share for row in group.rows if split in row.baselines), None)
+    top = None if best.guesses or best.ranked_by is None else best.ranked_by.value
+    return Levels(top, group.margin, guess, group.target)
+
+
+def _cost_notes(rows: list[ResultRow], same: bool) -> list[str]:
+    notes = ["All rows cost the same, so accuracy is not drawn against cost."] if same and len(rows) > 1 else []
     latencies = [latency for row in rows for run in row.runs for latency in run.model.single_latencies]
     where = {clean(f"{each.device} with {each.threads} threads", 60) for each in latencies}
     if len(where) > 1:
         notes.append(
-            f"Latencies were measured on {join_words(sorted(where))}: they cannot be compared with one another."
+            f"Latencies were measured on {join_words(sorted(where))}; they cannot be compared with each other."
         )
     if flags := [each.flag for each in latencies if each.flag]:
+        first = f"{'the first: ' if len(flags) > 1 else ''}{clean(flags[0], LONGEST_REASON)}"
         notes.append(
-            f"Of {plural(len(latencies), 'latency measurement')} {len(flags):,} cannot be relied on, and neither the figure "
-            f"nor the front has them ({'the first: ' if len(flags) > 1 else ''}{clean(flags[0], LONGEST_REASON)})."
+            f"{len(flags):,} of {plural(len(latencies), 'latency measurement')} cannot be relied on and "
+            f"{'is' if len(flags) == 1 else 'are'} left out of the figure and the front ({first})."
         )
-    points = [{"rank": row.rank, "name": row.name, "front": join_words(fronts.get(row.rank, [""]))} for row in measured]
-    return {"pareto": drawings, "points": points, "cost_notes": notes}
+    return notes
+
+
+def _learning_curve(group: ResultGroup) -> dict | None:
+    """Draw accuracy against the number of training images, where a sweep varied that, with what more of them would bring."""
+    if "train_fraction" not in group.changed:
+        return None
+    try:
+        curves = curves_of([run for row in group.rows for run in row.runs], [])
+        return {"drawing": Markup(curve_figure(curves)), "sentences": describe_curves(curves)}
+    except (UserError, OSError) as error:
+        return {"drawing": None, "sentences": [f"There is no learning curve: {clean(error, LONGEST)}"]}
 
 
 def _top_losses(best: ResultRow) -> dict:
     """Return the top losses of the best row with their thumbnails, and an explanation."""
     found = with_thumbnails(best.top_losses, best.runs[0])
     if not found.losses:
-        return {"top_losses": {"losses": [], "words": f"None: {found.reason}.", "boxes": False}}
+        words = f"None: {found.reason}." if best.ranked_by else ""
+        return {"top_losses": {"losses": [], "words": words, "boxes": False}}
     boxes = any(loss.image for loss in found.losses)
     folds = f" ({plural(len(best.folds), 'fold')})" if best.folds else ""
     words = (
@@ -180,7 +258,7 @@ def _confusion(row: ResultRow, named: bool) -> dict | None:
     if made is None:
         return None
     summed = f", summed over {plural(len(row.runs), 'run')}" if len(row.runs) > 1 else ""
-    name = f"{row.rank} {row.name}: " if named else ""
+    name = f"{row.rank}. {row.name}: " if named else ""
     cells = []
     if len(made.classes) <= MOST_CLASSES:
         for counts, shares in zip(made.counts.tolist(), made.shares.tolist(), strict=True):

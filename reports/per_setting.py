@@ -43,9 +43,8 @@ def best_note(group: ResultGroup) -> str:
     """Explain the tables of single settings."""
     by = "test" if group.selected_on_test else "validation"
     return (
-        f"Each line is the row that {by} puts first among those with this value, # its rank in the table of all. The {by} "
-        f"accuracy, by which it was chosen, flatters a value that had more tries. Differences are to the best row of all, "
-        "as in the table of all."
+        f"Each line is the row with this value that {by} ranks first; # is its rank in the table above. Its {by} accuracy, by "
+        "which it was chosen, flatters a value that had more tries. Differences are from the best row of all, as above."
     )
 
 
@@ -56,7 +55,7 @@ def grid_note(grid: Grid) -> str:
     sizes = {row.ranked_by.n for row in rows}
     n = f" (n = {sizes.pop():,})" if len(sizes) == 1 and None not in sizes else ""
     return (
-        f"{by} accuracy{n} with its 95% interval. The best of each line is marked; a column compares all at one "
+        f"{by} accuracy{n} with its 95% interval. The best of each line is marked; a column compares all at the same "
         f"{setting_words(grid.across)}."
     )
 
@@ -88,7 +87,7 @@ def _comparison(group: ResultGroup, setting: str, swept: Swept) -> SettingCompar
     for value, rows in by_value.items():  # rows come by rank
         names = [name for name in swept if name != setting and rows[0].changed[name] != "-"]
         rest = " ".join(f"{name}={rows[0].changed[name]}" for name in names)
-        bests.append(BestOfValue(value, rows[0], rest, len(rows), sum(len(row.runs) for row in rows)))
+        bests.append(BestOfValue(setting, value, rows[0], rest, len(rows), sum(len(row.runs) for row in rows)))
     sentences = [_answer(bests, group), _budget(bests)]
     if len(bests) > MOST_VALUES:
         sentences.append(f"The first {MOST_VALUES} of {len(bests):,} are shown.")
@@ -99,15 +98,17 @@ def _answer(bests: list[BestOfValue], group: ResultGroup) -> str:
     """Say which value is the best, and what is known of the others against the best row of all."""
     best, *others = bests
     by = "test (which chose the epoch too)" if best.row.selected_on_test else "validation"
-    chosen = f"{best.value} with {best.others}" if best.others else best.value
+    chosen = f"{best.name} with {best.others}" if best.others else best.name
     by_verdict: dict[str, list[str]] = defaultdict(list)
     for each in others:
         comparison = each.comparison
-        by_verdict[comparison.verdict if comparison.pair else "not compared"].append(each.value)
+        by_verdict[comparison.verdict if comparison.pair else "not compared"].append(each.name)
     parts = [
         f"{join_words(values)} {'is' if len(values) == 1 else 'are'} {words}" for words, values in by_verdict.items()
     ]
-    return f"The best by {by} is {chosen}. Against the best of all, on {SPLIT_NAMES[group.split]}: {'; '.join(parts)}."
+    return (
+        f"The best by {by} is {chosen}. Compared with the best row, on {SPLIT_NAMES[group.split]}: {'; '.join(parts)}."
+    )
 
 
 def _budget(bests: list[BestOfValue]) -> str:
@@ -116,11 +117,9 @@ def _budget(bests: list[BestOfValue]) -> str:
     counts = sorted({best.n_rows for best in bests}, reverse=True)
     if len(counts) == 1:
         return f"Each was chosen from {plural(counts[0], word)}."
-    shares = [
-        f"{join_words([best.value for best in bests if best.n_rows == n])} from {plural(n, word)}" for n in counts
-    ]
-    most = [best.value for best in bests if best.n_rows == counts[0]]
-    fewer = [best.value for best in bests if best.n_rows < counts[0]]
+    shares = [f"{join_words([best.name for best in bests if best.n_rows == n])} from {plural(n, word)}" for n in counts]
+    most = [best.name for best in bests if best.n_rows == counts[0]]
+    fewer = [best.name for best in bests if best.n_rows < counts[0]]
     favored = f"all but {join_words(fewer)}" if len(most) > len(fewer) else join_words(most)
     return f"Budgets differ: {join_words(shares)}, so the comparison favors {favored}."
 
@@ -153,7 +152,7 @@ def _edges(group: ResultGroup, swept: Swept, unfinished: Sequence[ResultRow]) ->
     names = [setting for setting in swept if setting not in numbers]
     combinations: dict[tuple[str, ...], list[ResultRow]] = defaultdict(list)
     for row in (*_measured(group.rows), *unfinished):
-        combinations[tuple(row.changed[name] for name in names)].append(row)
+        combinations[tuple(row.changed.get(name, "-") for name in names)].append(row)
     sentences = []
     for setting in (s for s in numbers if not s.endswith("seed")):
         found: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -171,7 +170,7 @@ def _edges(group: ResultGroup, swept: Swept, unfinished: Sequence[ResultRow]) ->
 def _edge(setting: str, tried: list[ResultRow]) -> tuple[str, str] | None:
     """Return `larg` or `small` and the value, where all of the best have it and the setting does not end there."""
     rows = [row for row in tried if row.rank]  # finished, the best first
-    values = {number: text for row in tried if (number := numeral(text := row.changed[setting])) is not None}
+    values = {number: text for row in tried if (number := numeral(text := row.changed.get(setting, "-"))) is not None}
     best = {numeral(row.changed[setting]) for row in rows if row.ranked_by.value == rows[0].ranked_by.value}
     if len(values) < FEWEST_TRIED or len(best) != 1 or None in best:
         return None

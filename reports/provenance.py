@@ -2,17 +2,19 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from common.text import clean, duration, join_words, plural
 from reports.load_runs import Run
-from reports.report_data import ReportData
+from reports.report_data import ReportData, which
+from reports.run_links import link
 
 MOST = 20
 MOST_RUNS = 200
 
 
-def provenance(data: ReportData) -> dict:
-    """Return commands, facts (name, value), warnings and the list of the runs, for the page."""
+def provenance(data: ReportData, folder: Path) -> dict:
+    """Return commands, facts (name, value), warnings and the list of the runs, for the page in a folder."""
     runs = data.runs
     commands = Counter(run.record.run.command for run in runs)
     shown = [command for command, _ in commands.most_common(MOST) if command]
@@ -27,7 +29,7 @@ def provenance(data: ReportData) -> dict:
         "commands": shown,
         "facts": facts(runs),
         "warnings": listed,
-        "runs": [_line(run) for run in runs[:MOST_RUNS]],
+        "runs": [(link(run.folder.path, folder, run.name), *_line(run)) for run in runs[:MOST_RUNS]],
         "runs_title": f"{plural(len(runs), 'run')}{capped}",
     }
 
@@ -62,10 +64,10 @@ def title_of(data: ReportData) -> str:
     """Return the experiment's name, or what differs between the runs, as a question."""
     experiments = {clean(run.record.run.choices.get("experiment") or "") for run in data.runs}
     name = experiments.pop() if len(experiments) == 1 else None
-    if data.changed:
-        question = f"Which {join_words([setting.replace('_', ' ') for setting in data.changed], 4)}?"
-    else:
-        question = "How good is it?"
+    studies = {group.study for group in data.groups} - {None}
+    if studies and len(data.groups) > 1:
+        return f"{plural(len(data.runs), 'run')} in {plural(len(data.groups), 'group')}"
+    question = which(data.changed) if data.changed else "How good is it?"
     return clean(f"{name}: {question[0].lower()}{question[1:]}" if name else question, 120)
 
 
@@ -86,4 +88,4 @@ def _each(values: Sequence) -> str:
 def _line(run: Run) -> tuple[str, ...]:
     about = run.record.run
     fold = "-" if run.fold is None else str(run.fold)
-    return run.name, run.status, str(run.seed), fold, clean(about.started_at, 40), duration(about.wall_time_s)
+    return run.status, str(run.seed), fold, clean(about.started_at, 40), duration(about.wall_time_s)

@@ -11,24 +11,32 @@ EXPORTED = ("exported_as", "exported_accuracy", "exported_cost", "exported_bytes
 
 
 def as_text(data: ReportData) -> str:
-    """Format the tables for the screen, a line a row, then what is not in them."""
+    """Format for the screen: of each group its table, a line a row, and its answer; last what is in no table."""
     parts = []
     for group in data.groups:
-        lines = result_table(group, data.changed).as_text()
-        parts.append("\n".join([group.heading, *lines] if len(data.groups) > 1 else lines))
+        lines = result_table(group).as_text()
+        parts.append("\n".join([*_heading(group), *lines] if len(data.groups) > 1 else lines))
         if exports := export_table(group):
             parts.append("\n".join(exports.as_text()))
+        parts.append(" ".join(answer(group)))
     rest = [f"{row.status}: {row.runs[0].name}: {row.reason}" for row in data.unfinished]
     rest += [f"excluded: {why}" for _, why in data.excluded]
     return "\n\n".join([*parts, *(["\n".join(map(clean, rest))] if rest else [])]) or "no finished runs"
+
+
+def _heading(group: ResultGroup) -> list[str]:
+    """Return the lines above the table of one of several groups."""
+    return ["", group.title, group.heading] if group.study else [group.heading]
 
 
 def as_markdown(data: ReportData, title: str) -> str:
     """Format title, answer, tables and what is not in them."""
     lines = [f"# {escape_markdown(title)}", ""]
     for group in data.groups:
-        lines += [f"## {escape_markdown(group.heading)}", "", escape_markdown(" ".join(answer(group))), ""]
-        lines += [*result_table(group, data.changed).as_markdown(), "", escape_markdown(note(group)), ""]
+        title, heading = escape_markdown(group.title), escape_markdown(group.heading)
+        lines += [f"## {title}", "", f"{heading}.", ""] if len(data.groups) > 1 else [f"{heading}.", ""]
+        lines += [escape_markdown(" ".join(answer(group))), ""]
+        lines += [*result_table(group).as_markdown(), "", escape_markdown(note(group)), ""]
         if exports := export_table(group):
             lines += [*exports.as_markdown(), "", escape_markdown(EXPORT_NOTE), ""]
         if bias := describe_selection_bias(group):
@@ -58,7 +66,7 @@ def _markdown_of_settings(group: ResultGroup) -> list[str]:
 
 def as_latex(data: ReportData) -> str:
     """Format the tables of results, each after a comment that names its data."""
-    tables = [[f"% {clean(group.heading)}", *result_table(group, data.changed).as_latex()] for group in data.groups]
+    tables = [[f"% {clean(group.heading)}", *result_table(group).as_latex()] for group in data.groups]
     return "\n\n".join(map("\n".join, tables)) + "\n"
 
 
@@ -73,7 +81,7 @@ def as_csv(data: ReportData) -> str:
 def _csv_line(row: ResultRow) -> dict:
     line = {"rank": row.rank, "status": row.status, "data": row.data.fingerprint}
     line |= {"data_val_test": row.data.fingerprint_val_test, "n_train": row.data.n_train}
-    line |= {f"setting {name}": value for name, value in row.changed.items()}
+    line |= {"name": row.name} | {f"setting {name}": value for name, value in row.changed.items()}
     for split, accuracy in row.accuracies.items():
         for key in ("value", "low", "high", "standard_deviation", "n"):
             name = f"{split}_accuracy" if key == "value" else f"{split}_accuracy_{key}"

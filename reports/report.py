@@ -13,10 +13,10 @@ from common.errors import UserError
 from common.progress import Progress
 from common.text import clean
 from reports.aggregate import aggregate
-from reports.load_runs import common_folder, find_records, load_runs
+from reports.load_runs import common_folder, find_records, given_folders, load_runs
 from reports.provenance import title_of
 from reports.renderers import as_csv, as_latex, as_markdown, as_text
-from reports.significance import answer
+from reports.studies import search_of
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Written(NamedTuple):
     """What was written, and what the screen shows of it."""
 
     page: Path
-    text: str  # table, then the answer
+    text: str  # tables with their answers
     warnings: list[str]  # why records are excluded
 
 
@@ -64,19 +64,24 @@ def write_report(
     check_good_enough(good_enough)
     check_target_accuracy(target_accuracy)
     with Progress("reading the runs and writing the report", log):
-        return _write(find_records(where), out, title, good_enough, target_accuracy)
+        return _write(find_records(where), given_folders(where), out, title, good_enough, target_accuracy)
 
 
 def _write(
-    paths: list[Path], out: str | None, title: str | None, good_enough: float, target_accuracy: float | None
+    paths: list[Path],
+    given: list[Path],
+    out: str | None,
+    title: str | None,
+    good_enough: float,
+    target_accuracy: float | None,
 ) -> Written:
-    data = aggregate(load_runs(paths), good_enough, target_accuracy)
+    data = aggregate(load_runs(paths, given), good_enough, target_accuracy)
     title = clean(title, LONGEST_TITLE) if title else title_of(data)
     from reports.page import make_page  # late: errors come without matplotlib
 
     page, markdown, table, latex = _names(Path(out) if out else common_folder(paths))
     contents = {
-        page: make_page(data, title),
+        page: make_page(data, title, page.parent, search_of(common_folder(paths))),
         markdown: as_markdown(data, title),
         table: as_csv(data),
         latex: as_latex(data),
@@ -87,8 +92,7 @@ def _write(
             write_text(path, text)
     except OSError as error:
         raise UserError(f"out={out}: {page.parent} cannot be written: {error.strerror}; use out=DIR") from error
-    answers = "\n\n".join(" ".join(answer(group)) for group in data.groups)
-    return Written(page, f"{as_text(data)}\n\n{answers}".strip(), [why for _, why in data.excluded])
+    return Written(page, as_text(data).strip(), [why for _, why in data.excluded])
 
 
 def _names(out: Path) -> tuple[Path, Path, Path, Path]:

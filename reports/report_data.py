@@ -7,15 +7,17 @@ from statistics import fmean, median
 from typing import NamedTuple
 
 from common.run_record import Baseline, DataInfo, Deployed
-from common.text import clean, plural
+from common.text import clean, join_words, numeral, plural
 from evaluation.intervals import design_effect, wilson
 from evaluation.paired_tests import BiasCorrectedBest, PairedComparison, format_p
 from reports.accuracy import Accuracy, CorrectnessMatrix
 from reports.load_runs import Run
+from reports.studies import Study
 from reports.top_losses import TopLosses
 from reports.wording import at_most, verdict
 
 WITHOUT_PAIR = ("the best", "no accuracy", "no better than guessing")  # what the first row of a table is
+NOT_A_NAME = {"none", "null", "true", "false", "auto"}  # values that mean nothing without their key
 SETTING_WORDS = {"lr": "learning rate"}
 
 
@@ -56,11 +58,11 @@ class ResultRow:
     """Runs that differ only in seed or fold, ordered by both."""
 
     runs: list[Run]
-    changed: dict[str, str]  # short name of a setting -> its value as text
-    name: str
     accuracies: dict[str, Accuracy | None]
     outcomes: dict[str, CorrectnessMatrix | str]  # or why there are none
     top_losses: TopLosses
+    changed: dict[str, str] = field(default_factory=dict)  # short name of a setting -> its value as text
+    name: str = ""  # `keep=4 lr=0.001`
     rank: int = 0
     comparison: Comparison | None = None
 
@@ -79,6 +81,10 @@ class ResultRow:
     @property
     def status(self) -> str:
         return self.runs[0].status
+
+    @property
+    def study(self) -> Study | None:
+        return self.runs[0].study
 
     @property
     def fingerprint(self) -> str | None:
@@ -177,11 +183,16 @@ class ResultRow:
 class BestOfValue(NamedTuple):
     """The best row, by validation, among those with one value of a setting."""
 
+    setting: str
     value: str
     row: ResultRow
     others: str  # its other settings
     n_rows: int  # that it was chosen from
     n_runs: int
+
+    @property
+    def name(self) -> str:
+        return value_name(self.setting, self.value)
 
     @property
     def comparison(self) -> Comparison:
@@ -232,9 +243,10 @@ class Grid(NamedTuple):
 
 @dataclass
 class ResultGroup:
-    """Rows on the same validation and test images, ranked; only they are compared."""
+    """Rows of one study on the same validation and test images, ranked; only they are compared."""
 
     rows: list[ResultRow]
+    changed: list[str] = field(default_factory=list)  # short names of the settings that differ
     split: str = "test"  # that the differences are measured on
     margin: float = 0.02  # below the best that is good enough
     target: float | None = None  # accuracy that is enough whatever the best has; None: none was asked for
@@ -248,6 +260,26 @@ class ResultGroup:
     @property
     def selected_on_test(self) -> bool:
         return self.rows[0].selected_on_test
+
+    @property
+    def study(self) -> Study | None:
+        return self.rows[0].study
+
+    @property
+    def title(self) -> str:
+        """`Sweep NAME: which keep?`, a short heading where a page has several groups."""
+        name = clean(self.rows[0].data.name or "data", 60)
+        if self.study is None:
+            return f"{'Single run' if len(self.rows) == 1 else 'Single runs'} on {name}"
+        return f"{self.study.title}: {which(self.changed).lower() if self.changed else name}"
+
+    @property
+    def named_row(self) -> ResultRow:
+        """The row that the answer ends at: the smallest network that is shown to be good enough, else the best."""
+        best = self.rows[0]
+        shown = [row for row in self.rows[1:] if row.comparison.shown and None not in (row.macs, best.macs)]
+        smaller = [row for row in shown if row.macs < best.macs]
+        return min(smaller, key=lambda row: (row.macs, row.rank), default=best)
 
     @property
     def heading(self) -> str:
@@ -280,8 +312,12 @@ class ReportData:
     groups: list[ResultGroup]
     unfinished: list[ResultRow]  # failed, pruned or still running, one run each
     excluded: list[tuple[str, str]]  # folder, reason
-    changed: list[str]  # short names of the settings that differ
     runs: list[Run]
+
+    @property
+    def changed(self) -> list[str]:
+        """Short names of the settings that differ within some group."""
+        return list(dict.fromkeys(name for group in self.groups for name in group.changed))
 
 
 def data_fingerprint(run: Run) -> str:
@@ -300,6 +336,16 @@ def data_fingerprint(run: Run) -> str:
 def split_fingerprint(run: Run) -> str | None:
     """Return the fingerprint of a run's images and splits; None for a fold, which has splits of its own."""
     return data_fingerprint(run) if run.fold is None else None
+
+
+def which(settings: list[str]) -> str:
+    """Return `Which keep and learning rate?`."""
+    return f"Which {join_words([setting_words(setting) for setting in settings], 4)}?"
+
+
+def value_name(setting: str, value: str) -> str:
+    """Return `adam` or `lr=0.001`: a value that a sentence or table on its setting can name by itself, else with its key."""
+    return value if numeral(value) is None and value.lower() not in NOT_A_NAME else f"{setting}={value}"
 
 
 def setting_words(setting: str) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from common.checks import FEWEST_SEEDS
-from common.text import SPLIT_NAMES, clean, compact_count
+from common.text import SPLIT_NAMES, clean, compact_count, join_words
 from evaluation.choice import Finalist, Rule, measure, prove
 from evaluation.paired_tests import bias_corrected_best, compare_pair, holm
 from reports.accuracy import Accuracy, CorrectnessMatrix
@@ -45,23 +45,25 @@ def answer(group: ResultGroup) -> list[str]:
     if best.ranked_by is None:
         costs = sorted((row for row in group.rows if row.macs is not None), key=lambda row: row.macs)
         smallest = f" The smallest network is {costs[0].name} with {_macs(costs[0])}." if costs else ""
-        return [f"No accuracies were measured, so there is no best of these {len(group.rows):,}.{smallest}"]
+        return [f"No accuracies were measured, only costs, so no row is the best.{smallest}"]
     by = "test, which also chose its epoch (so this accuracy is too good)" if best.selected_on_test else "validation"
-    results = [] if best.selected_on_test else [f"validation accuracy {describe_accuracy(best.ranked_by)}"]
+    results = [] if best.selected_on_test else [f"{describe_accuracy(best.ranked_by)} on validation"]
     test = best.accuracies["test"]
-    results.append(f"test accuracy {describe_accuracy(test)}" if test else "it was not evaluated on test")
+    results.append(f"{describe_accuracy(test)} on test" if test else "not evaluated on test")
+    has = f"accuracy {join_words(results)}"
     if guess := best.baselines.get("test") or best.baselines.get("val"):
-        results.append(f"always '{clean(guess.name, 40)}': {guess.share:.3f}")
-    if best.guesses:
-        first = f"the first by {by} is {best.name}" if others else best.name
-        guess = (
-            f"{'No row is' if others else 'It is not'} shown to be better than guessing: {first}, {', '.join(results)}."
-        )
-        return [guess] if others else [_only(best), guess]
+        has += f"; always predicting '{clean(guess.name, 40)}' gives {guess.share:.3f}"
+    if best.guesses and others:
+        return [f"No row is shown to be better than guessing: the first by {by} is {best.name} with {has}."]
     if not others:
-        it_has = f"{'By ' + by + ': ' if best.selected_on_test else 'It has '}{', '.join(results)}."
-        return [_only(best), it_has, *_above_target(group)]
-    first = f"The best by {by} is {best.name}: {', '.join(results)}."
+        by = f", by {by}" if best.selected_on_test else ""
+        guess = ["It is not shown to be better than guessing."] if best.guesses else _above_target(group)
+        return [
+            f"{best.name} has {has}{by}.",
+            *guess,
+            "It is the only setting here, so there is nothing to compare it with.",
+        ]
+    first = f"The best by {by} is {best.name}: {has}."
     return [first, _good_enough(group), *_above_target(group), *_of_networks(group)]
 
 
@@ -79,29 +81,25 @@ def describe_accuracy(accuracy: Accuracy | None) -> str:
 
 
 def describe_selection_bias(group: ResultGroup) -> str | None:
-    """Return `best of 4 on validation: 0.840 as measured, 0.830 corrected for the choice of the row, not of the epoch`."""
+    """Return a sentence without its end: what the best of several has as measured, and corrected for its choice."""
     if group.selection_bias is None:
         return None
     found, n = group.selection_bias
     return (
-        f"best of {n:,} on validation: {found.value:.3f} as measured, {found.corrected:.3f} corrected for the choice of the "
-        "row, not of the epoch"
+        f"the best of {n:,} was chosen by its validation accuracy, which flatters it: {found.value:.3f} as measured, "
+        f"{found.corrected:.3f} corrected for the choice of the row (not of the epoch)"
     )
-
-
-def _only(row: ResultRow) -> str:
-    return f"There is only one setting, {row.name}, and nothing to compare it with."
 
 
 def _good_enough(group: ResultGroup) -> str:
     """Name the smallest network that is shown to be good enough, or say what is missing."""
     best, *others = group.rows
-    within = f"at most {group.margin:g} below {best.name}"
+    within = f"(at most {group.margin:g} below {best.name})"
     if best.macs is None or all(row.macs is None for row in others):
-        return "Costs are not known, so that no smaller network can be named."
+        return "Costs are not known, so no smaller network can be named."
     smaller = [row for row in others if row.macs is not None and row.macs < best.macs]
     if not smaller:
-        return "No network here is smaller."
+        return "No other network here is smaller."
     if best.selected_on_test:
         return "Since the test images chose the epochs, they cannot show that a smaller network is good enough."
     which = "The smaller network" if len(smaller) == 1 else f"All {len(smaller):,} smaller networks"
@@ -112,25 +110,25 @@ def _good_enough(group: ResultGroup) -> str:
         return f"{which} {'was' if len(smaller) == 1 else 'were'} not compared with it: {reason}."
     shown = [row for row in smaller if row.comparison.shown]
     row = min(shown, key=lambda each: (each.macs, each.rank)) if shown else group.choice.row
-    size = f"{row.name} with {_macs(row)}, {row.macs / best.macs:.2g} times those of {best.name}"
+    size = f"{row.name} with {_macs(row)}, {row.macs / best.macs:.2g} times as many as {best.name}"
     pair = row.comparison.pair
     if group.split != "test" or pair is None:
         found = evidence(group.choice.on_validation, "val", group.choice.within)
         return (
             f"Chosen on validation, not proved: {size}: {found}. Test images, on which nothing was chosen, would have to show "
-            f"that it is {within}."
+            f"that it is good enough {within}."
         )
     found = evidence(pair, "test", bool(shown), differs=row.comparison.p_value < LEVEL, tests=group.n_tests)
     trained = "" if is_of_settings(pair) else " as trained"
     if shown:
         how = "chosen on validation, shown on test"
         if row is not group.choice.row:
-            how = "shown on test, which also chose it, so that its test accuracy is a little too good"
-        return f"The smallest network that is shown to be good enough{trained}, {within}, is {size}: {how}: {found}."
+            how = "shown on test, which also chose it, so its test accuracy is a little too good"
+        return f"The smallest network shown to be good enough{trained} {within} is {size}; {how}: {found}."
     nearest = "The one chosen on validation" if group.choice.within else "The nearest on validation"
     if len(smaller) == 1:
         nearest = "The only smaller one"
-    return f"No smaller network is shown to be good enough, {within}. {nearest} is {size}: on test {found}."
+    return f"No smaller network is shown to be good enough {within}. {nearest} is {size}: on test {found}."
 
 
 def _above_target(group: ResultGroup) -> list[str]:
@@ -167,7 +165,7 @@ def _above_target(group: ResultGroup) -> list[str]:
         return [f"No network is shown to be above {group.target:g}. {which} is {size}: on test {on_test}."]
     trained = "" if proof.verdict == "shown" else " as trained"
     how = f"chosen on validation, shown on test: {on_test}"
-    return [f"The smallest network that is shown to be above {group.target:g}{trained} is {size}: {how}."]
+    return [f"The smallest network shown to be above {group.target:g}{trained} is {size}; {how}."]
 
 
 def _of_networks(group: ResultGroup) -> list[str]:
@@ -176,15 +174,15 @@ def _of_networks(group: ResultGroup) -> list[str]:
     few = [pair.n_seeds for pair in pairs if not is_of_settings(pair)]
     if not few:
         return []
-    seeds = "One seed" if min(few) == 1 else "Two seeds"
     if len(few) < len(pairs):
-        rows = f"{len(few)} of {len(pairs)} rows"
         return [
-            f"{rows} have fewer than {FEWEST_SEEDS} seeds in common with the best: there trained networks are compared."
+            f"{len(few)} of {len(pairs)} rows have fewer than {FEWEST_SEEDS} seeds in common with the best; for these, trained "
+            "networks are compared and not settings."
         ]
+    seeds = "one seed" if min(few) == 1 else "two seeds"
     return [
-        f"{seeds} a setting: the comparisons are of these trained networks, not of the settings, since other seeds may turn "
-        "them; seeds=3 or more compares settings."
+        f"With {seeds} per setting, these trained networks are compared and not the settings: other seeds may reverse the "
+        "order. seeds=3 or more compares settings."
     ]
 
 

@@ -1,7 +1,7 @@
 """Figures of many runs as SVG that takes its colors from the page, so that one drawing serves light, dark and paper.
 
-No user's text is drawn, only names of networks: others are in the page's legends. PAGE_COLORS are those that the page
-chooses, as they differ between light and dark.
+What is drawn of users' texts is short and ASCII, whose letters every font has: the others are in the page's legends.
+PAGE_COLORS are those that the page chooses, as they differ between light and dark.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import html
 import io
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -19,7 +19,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from common.text import compact_count
+from common.text import clean, compact_count
 from reports.training_curves import Curve
 
 # Okabe & Ito 2008, Color Universal Design; its yellow is too pale on white, its black is the page's ink.
@@ -52,16 +52,6 @@ STYLE = {
 }
 
 
-class Point(NamedTuple):
-    """The accuracy of a row with its interval, and its cost."""
-
-    rank: int
-    accuracy: float
-    low: float | None
-    high: float | None
-    cost: float
-
-
 def line_style(index: int) -> tuple[str, int]:
     """Return color and index of the dash of the line with this index, below MOST_LINES."""
     return COLORS[index % len(COLORS)], index // len(COLORS)
@@ -73,7 +63,7 @@ def curves(title: str, lines: Sequence[Curve], y_label: str, logarithmic: bool =
     Line i has the style of `line_style(i)`.
     """
     with mpl.rc_context(STYLE):
-        figure, axes = _panel()
+        figure, axes = panel()
         for index, (epochs, values) in enumerate(lines):
             seen = ~np.isnan(values).all(axis=0)
             if not seen.any():
@@ -93,39 +83,7 @@ def curves(title: str, lines: Sequence[Curve], y_label: str, logarithmic: bool =
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if _decades(axes) > 1.5 else (1.0, 2.0, 5.0)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
             axes.yaxis.set_minor_locator(NullLocator())
-        return _svg(figure, f"{title} over epochs, one line a setting")
-
-
-def pareto(title: str, points: Sequence[Point], front: set[int], x_label: str) -> str:
-    """Draw accuracy against a cost on a logarithmic axis; points hold their ranks, those of the front filled and joined."""
-    with mpl.rc_context(STYLE):
-        figure, axes = _panel()
-        on_front = sorted((p for p in points if p.rank in front), key=lambda p: p.cost)
-        if len(on_front) > 1:
-            x, y = [p.cost for p in on_front], [p.accuracy for p in on_front]
-            axes.step(x, y, where="post", color=COLORS[0], linewidth=1.2, zorder=1)
-        for point in sorted(points, key=lambda p: -p.rank):  # better ones are drawn above
-            color = COLORS[0] if point.rank in front else INK
-            if point.low is not None:
-                reach = [[point.accuracy - point.low], [point.high - point.accuracy]]
-                axes.errorbar(
-                    point.cost, point.accuracy, np.maximum(reach, 0), fmt="none", color=color, ecolor=color, elinewidth=0.9,
-                    capsize=2, alpha=0.6, zorder=2,
-                )  # fmt: skip
-            filled = point.rank in front
-            axes.plot(
-                point.cost, point.accuracy, "o", markersize=10.5, color=color if filled else PAPER, zorder=3,
-                markeredgecolor=color, markeredgewidth=0.9,
-            )  # fmt: skip
-            axes.text(
-                point.cost, point.accuracy, str(point.rank), ha="center", va="center_baseline", zorder=4,
-                fontsize=6.5, color="white" if filled else INK,
-            )  # fmt: skip
-        axes.set_xscale("log")
-        _cost_ticks(axes, [point.cost for point in points])
-        axes.set(xlabel=x_label, ylabel="accuracy")
-        axes.set_title(title)
-        return _svg(figure, f"{title}; numbers are the ranks of the table")
+        return to_svg(figure, f"{title} over epochs, one line a setting")
 
 
 class Mark(NamedTuple):
@@ -171,7 +129,7 @@ def smallest(found: Smallest, narrow: bool = False) -> str:
         narrow: for a phone.
     """
     with mpl.rc_context(STYLE):
-        figure, axes = _panel((3.3, 3.9) if narrow else (8.4, 4.6))
+        figure, axes = panel((3.3, 3.9) if narrow else (8.4, 4.6))
         for kind, points in found.probes:
             x, y = np.array(points).T
             color, alpha = {"chosen": (COLORS[0], 0.9), "reference": (INK, 0.6)}.get(kind, (GRID, 0.4))
@@ -202,10 +160,10 @@ def smallest(found: Smallest, narrow: bool = False) -> str:
         costs = [cost for _, points in found.probes for cost, value in points if value >= found.floor]
         costs += [mark.cost for mark in found.marks]
         axes.set_xscale("log")
-        _cost_ticks(axes, costs)
+        cost_ticks(axes, costs)
         axes.set(xlabel=found.x_label, ylabel=found.y_label)
         _with_names(figure, axes, found, narrow)
-        return _svg(figure, found.words)
+        return to_svg(figure, found.words)
 
 
 def _with_names(figure: Figure, axes: mpl.axes.Axes, found: Smallest, narrow: bool) -> None:
@@ -254,17 +212,8 @@ def _with_names(figure: Figure, axes: mpl.axes.Axes, found: Smallest, narrow: bo
         y -= 0.6 * line
 
 
-def pareto_front(points: Sequence[Point]) -> set[int]:
-    """Return the ranks of the points that no other beats: at most the cost, at least the accuracy, and better in one."""
-    front, best = set(), -np.inf
-    for point in sorted(points, key=lambda p: (p.cost, -p.accuracy, p.rank)):
-        if point.accuracy > best:
-            front.add(point.rank)
-            best = point.accuracy
-    return front
-
-
-def _panel(size: tuple[float, float] = (4.0, 2.9)) -> tuple[Figure, mpl.axes.Axes]:
+def panel(size: tuple[float, float] = (4.0, 2.9)) -> tuple[Figure, mpl.axes.Axes]:
+    """Return a figure of so many inches without a background, and its axes."""
     figure = Figure(figsize=size, layout="constrained", facecolor="none")
     axes = figure.add_subplot(facecolor="none")
     axes.tick_params(length=2.5)
@@ -276,21 +225,25 @@ def _decades(axes: mpl.axes.Axes) -> float:
     return float(np.log10(high / low)) if low > 0 else 9.0
 
 
-def _cost_ticks(axes: mpl.axes.Axes, costs: list[float]) -> None:
+def cost_ticks(axes: mpl.axes.Axes, costs: list[float], room_right: float = 0.08) -> None:
     """Leave a little room on both sides, and choose about four round numbers."""
     low, high = min(costs), max(costs)
     room = (high / low) ** 0.08 if high > low else 1.2
-    axes.set_xlim(low / room / 1.05, high * room * 1.05)
-    wide = high / low > 30
-    axes.xaxis.set_major_locator(
-        LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0) if high / low > 5 else range(1, 10))
-    )
+    axes.set_xlim(low / room / 1.05, high * room ** (room_right / 0.08) * 1.05)
+    steps = ((30, (1.0,)), (5, (1.0, 2.0, 5.0)), (2, (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)), (0, range(1, 10)))
+    axes.xaxis.set_major_locator(LogLocator(subs=next(subs for ratio, subs in steps if high / low > ratio)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact_count(value)))
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _svg(figure: Figure, label: str) -> str:
-    """Return the drawing for a page: sized by the page, without names that would clash with those of other drawings."""
+def to_svg(figure: Figure, label: str, tips: Mapping[str, str] | None = None) -> str:
+    """Return the drawing for a page: sized by the page, without names that would clash with those of other drawings.
+
+    Args:
+        figure: what is drawn.
+        label: what it shows, for who cannot see it.
+        tips: what to show of the artists with these gids, where one is pointed at, tapped or reached by keyboard.
+    """
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": label}):
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -298,13 +251,26 @@ def _svg(figure: Figure, label: str) -> str:
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r"<!--.*?-->\s*", "", drawing, flags=re.DOTALL)
+    for gid, text in (tips or {}).items():
+        drawing = drawing.replace(f'<g id="{gid}">', _tip(text))
     drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)
     box = re.search(r'viewBox="[^"]*"', drawing).group()
     spoken = html.escape(label)
-    drawing = re.sub(r"<svg[^>]*>", lambda _: f'<svg {box} role="img" aria-label="{spoken}">', drawing, count=1)
+    drawing = re.sub(
+        r"<svg[^>]*>",
+        lambda _: f'<svg {box} role="{"group" if tips else "img"}" aria-label="{spoken}">',
+        drawing,
+        count=1,
+    )
     drawing = re.sub(r"font-family: [^;]*; ", "", drawing)  # the page's
     own = hashlib.blake2b(drawing.encode(), digest_size=4).hexdigest()
     drawing = re.sub(r'(id="|#)([mp][0-9a-f]{10})\b', rf"\g<1>f{own}\2", drawing)
     for color, page_color in PAGE_COLORS.items():
         drawing = drawing.replace(color, page_color)
     return re.sub(r"\n\s*", "\n", drawing)
+
+
+def _tip(text: str) -> str:
+    """Return the tag that gives an artist its tip: the browser shows the title, the page's script what has the focus."""
+    shown = html.escape(clean(text))
+    return f'<g class="tip" tabindex="0" role="img" aria-label="{shown}"><title>{shown}</title>'

@@ -64,13 +64,13 @@ def what_would_decide(pair: PairedComparison, split: str, tests: int = 1) -> str
     """
     gap, level = pair.margin + min(pair.difference, 0.0), LEVEL / tests
     if gap <= 0:
-        return f"the difference is not within {pair.margin:g}, so that more images show it only if it shrinks"
+        return f"the difference is not within {pair.margin:g}, so more images would show it only if it shrinks"
     if images := _images(pair.spread, gap, pair.n, pair.n_seeds, level, split):
         supposed = "if the difference stays" if pair.difference < 0 else "if they are equally good"
         return f"{supposed}, {images} would decide"
     if pair.n_seeds == 1:
         return "the difference is too near to the margin for any number of images"
-    unknown = f"{pair.n_seeds} seeds do not show how much seeds differ, so that more images may not decide it"
+    unknown = f"{pair.n_seeds} seeds do not show how much seeds differ, so more images may not decide it"
     return f"{unknown}; {_seeds(pair.spread, gap, pair.n, level) or 'more seeds and images'} would"
 
 

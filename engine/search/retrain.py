@@ -14,6 +14,7 @@ from common.run_folder import RunFolder
 from common.text import join_words, plural
 from engine.cli import job_dir_name
 from engine.flags import own_folders
+from engine.search.page_data import STATES, search_record
 from engine.search.settings import SearchSettings
 from engine.search.space import as_overrides, run_name
 from engine.search.study import best_trials, effective_trials
@@ -21,13 +22,6 @@ from engine.search.trial import completed_record, run_trial
 from engine.state import STATE
 
 log = logging.getLogger(__name__)
-
-STATES = {
-    TrialState.COMPLETE: "finished",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-}
 
 
 def selected_trials(settings: SearchSettings, study: optuna.Study) -> list[FrozenTrial]:
@@ -77,6 +71,7 @@ def retrain(
 def report_search(settings: SearchSettings, study: optuna.Study, folder: Path, *, is_over: bool) -> None:
     """Write the page of the trials; once they are over that of the retrained runs, its table and their commands."""
     trials = effective_trials(study, settings.space).values()
+    search_record(settings, study).write(folder)
     states = Counter(trial.state for trial in trials)
     counts = [f"{states[state]} {word}" for state, word in STATES.items() if states[state]]
     here = folder / "trials"

@@ -36,7 +36,7 @@ def test_writes_beside_the_runs_and_nothing_else(report, runs):
     status, out, err = report(f"runs={runs}")
     assert (status, err) == (0, "")
     assert {path.name for path in runs.iterdir()} == {"a", "b"} | WRITTEN
-    assert "The best by validation is a:" in out and out.rstrip().endswith(f"Page: {runs / 'report.html'}")
+    assert "The best by validation is model=a:" in out and out.rstrip().endswith(f"Page: {runs / 'report.html'}")
     assert "<title>Which model?</title>" in (runs / "report.html").read_text()
     assert sorted((PROJECT / "outputs").rglob("report.log")) == before
     assert not (PROJECT / "outputs" / ".hydra").exists()
@@ -94,7 +94,11 @@ def test_the_end_of_a_sweep_writes_the_report(runs, capsys):
     SweepReport().on_multirun_end(OmegaConf.create({"good_enough": 0.02, "hydra": {"sweep": {"dir": str(runs)}}}))
     out = capsys.readouterr().out
     assert {path.name for path in runs.iterdir()} >= WRITTEN
-    assert "The best by validation is a:" in out and f"Page: {runs / 'report.html'}" in out and f"Sweep: {runs}" in out
+    assert (
+        "The best by validation is model=a:" in out
+        and f"Page: {runs / 'report.html'}" in out
+        and f"Sweep: {runs}" in out
+    )
 
 
 def test_a_defect_in_the_report_does_not_fail_the_sweep(runs, monkeypatch, caplog, tmp_path):
@@ -117,8 +121,9 @@ def test_the_page_of_a_trained_run(finished_run, tmp_path):
     page = Parsed(write_report(str(finished_run.folder), out=str(tmp_path)).page.read_text(encoding="utf-8"))
     record = RunRecord.read(finished_run.folder)
     words = page.words()
-    assert f"{record.test.accuracy.value:.3f}" in words and "There is only one setting" in words
+    assert f"{record.test.accuracy.value:.3f}" in words and "It is the only setting here" in words
     drawings = [attributes for tag, attributes in page.tags if tag == "svg" and "aria-label" in attributes]
     assert len(drawings) == 5  # over epochs
     wrong = record.test.accuracy.n - record.test.accuracy.correct
-    assert page.count("img") == min(wrong, MOST_LOSSES) and "cut off" not in words
+    thumbnails = [attributes for tag, attributes in page.tags if tag == "img" and not attributes["alt"]]
+    assert len(thumbnails) == min(wrong, MOST_LOSSES) and "cut off" not in words

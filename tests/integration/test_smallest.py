@@ -215,13 +215,13 @@ def test_a_search_that_is_over_exports_its_finalists_where_that_is_asked_for(fou
             for each in finals:
                 assert (each.deployed.val.n, each.deployed.val.accuracy.value, each.deployed.bytes) == (24, 0.5, 7)
                 assert (tmp_path / "found" / each.deployed.file).read_bytes() == b"1234567"
-            assert "  as first: accuracy 0.500 " in out and "As files for elsewhere: first" in page
+            assert "  as first: accuracy 0.500 " in out and "Exported files: first" in page
             assert "as first: accuracy 0.500 " in (tmp_path / "found" / "MODEL_CARD.md").read_text()
         elif deploy == "fails":
             assert all("no operator Conv" in each.deployed.error for each in finals)
             assert "  as fails: no file: " in out and "no operator Conv" in page
         else:
-            assert all(each.deployed is None for each in finals) and "As files for elsewhere" not in page
+            assert all(each.deployed is None for each in finals) and "Exported files" not in page
     assert {path: path.stat().st_mtime_ns for path in metrics} == metrics
 
 

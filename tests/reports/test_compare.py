@@ -275,3 +275,9 @@ def test_what_training_writes_can_be_compared(finished_run, compared):
     accuracy = format_accuracy(RunRecord.read(finished_run.folder).test.accuracy)
     assert lines[0] == f"A, {finished_run.folder}: {accuracy}"
     assert lines[3] == "only A is right on 0, only B on 0"
+
+
+def test_what_the_two_differ_in_is_named(run, compared):
+    a, b = run("a", settings={"model.keep": 4}), run("b", {1}, settings={"model.keep": 12, "optimizer.lr": 0.1})
+    assert compared(a, b)[2] == "A has lr=0.001 keep=4, B has lr=0.1 keep=12"
+    assert not any(line.startswith("A has") for line in compared(a, run("c", settings={"model.keep": 4})))

@@ -10,7 +10,9 @@ from common.run_folder import RunFolder
 from common.run_record import BestEpoch, DataInfo, ModelInfo, RunInfo, RunRecord, write_record
 from common.untrusted.tables import read_csv
 from reports.learning_curve import describe_curves, draw, read_curves
+from reports.report import write_report
 from tests.support.configs import composed
+from tests.support.parsed_html import Parsed
 
 
 def make_run(
@@ -142,3 +144,20 @@ def test_a_part_of_the_images_is_trained_for_as_many_steps():
         for f in (1, 0.125)
     }
     assert epochs == {1: 12, 0.125: 96}
+
+
+def test_the_page_of_a_sweep_over_training_images_has_its_curve_and_sentences(tmp_path):
+    for model, parameters in (("small", 100), ("large", 1000)):
+        for fraction, n_train in ((0.5, 100), (1, 200)):
+            about = RunInfo(seed=1, settings={"datamodule.train_fraction": fraction}, choices={"model": model})
+            make_run(tmp_path / f"{model}-{n_train}", model=model, parameters=parameters, run=about,
+                     data=DataInfo(n_train=n_train, fingerprint=f"d{n_train}", fingerprint_val_test="t"))  # fmt: skip
+    page = Parsed(write_report(str(tmp_path)).page.read_text())
+    labels = [a["aria-label"] for tag, a in page.tags if tag == "svg" and "aria-label" in a]
+    assert any(label.startswith("Learning curve: ") for label in labels)
+    words = page.words()
+    assert "Would more images help?" in words and "small (100 parameters)" in words
+    for sentence in describe_curves(read_curves(tmp_path)):
+        assert sentence in words.replace("\u00a0", " ")
+    (tmp_path / "small-200" / "predictions.csv").unlink()
+    assert "There is no learning curve: " in Parsed(write_report(str(tmp_path)).page.read_text()).words()

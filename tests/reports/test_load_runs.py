@@ -73,7 +73,7 @@ def test_an_odd_value_anywhere_in_a_record_stops_no_report(run, summary, tmp_pat
         assert (
             len(made.excluded) + sum(len(row.runs) for s in made.groups for row in s.rows) + len(made.unfinished) == 2
         )
-        assert provenance(made)["facts"]
+        assert provenance(made, tmp_path)["facts"]
 
 
 def test_a_debug_run_is_excluded_with_the_reason(run, summary, tmp_path):

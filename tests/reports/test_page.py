@@ -11,7 +11,7 @@ from common.atomic_io import write_csv
 from common.run_record import Latency
 from common.untrusted.tables import read_csv
 from datamodules.decode import fingerprint, open_image
-from reports import svg
+from reports import page as page_module
 from reports.report import write_report
 from tests.support.fake_runs import change_record, judged, make_run
 from tests.support.helpers import in_chromium, needs_chromium
@@ -62,7 +62,7 @@ def test_the_page_is_whole_and_needs_nothing(parsed):
         assert tag not in ("link", "iframe", "object", "embed", "base")
         assert not attributes.get("src", "data:").partition("data:")[0], (tag, attributes)
         for name in ("href", "xlink:href"):
-            assert attributes.get(name, "#").startswith("#")
+            assert attributes.get(name, "#").startswith(("#", "./"))  # no scheme, no host
     policy = next(a["content"] for t, a in parsed.tags if a.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'")
 
@@ -84,7 +84,8 @@ def test_the_page_has_all_of_its_parts(parsed):
     words = parsed.words()
     for part in (
         "Which model?", "9 of 10 runs finished, 1 failed, 1 record excluded.", "Excluded", "Reproduce",
-        "The best by validation is large:", "Selection bias: best of 3", "Top losses", "Not finished", "not a whole record",
+        "The best by validation is model=large:",
+        "Selection bias: the best of 3", "Top losses", "Not finished", "not a whole record",
         "python train.py -m seed=1,2", "0000000000000000000000000000000000000000", "d1", "200 train, 60 val, 80 test",
         "metrics.csv is missing in model-small_seed-1", "model-small_seed-2/metrics.csv: cut off in its last line",
         "Lines are means over seeds", "Holm-corrected for 2 comparisons", "the image is missing",
@@ -117,17 +118,17 @@ def test_runs_on_other_images_have_a_warning_and_tables_of_their_own(tmp_path):
         make_run(tmp_path / name, choices={"model": name}, data={"fingerprint": name, "name": name}, epochs=0)
     page = Parsed(write_report(str(tmp_path)).page.read_text())
     assert "on 2 different sets of images or splits" in page.words()
-    assert sum(a.get("class") == "main" for tag, a in page.tags if tag == "table") == 2
+    assert sum(a.get("class") == "main cards" for tag, a in page.tags if tag == "table") == 2
 
 
 def test_a_disturbed_latency_is_neither_drawn_nor_on_the_front(tmp_path, monkeypatch):
-    drawn, pareto = {}, svg.pareto
+    drawn, usual = {}, page_module.accuracy_figure
 
-    def draw(title, points, front, label):
+    def draw(title, points, front, *others):
         drawn[title] = {point.cost for point in points}, {point.cost for point in points if point.rank in front}
-        return pareto(title, points, front, label)
+        return usual(title, points, front, *others)
 
-    monkeypatch.setattr(svg, "pareto", draw)
+    monkeypatch.setattr(page_module, "accuracy_figure", draw)
     flag = "other processes used 1.6 of 2 cores"
     for name, milliseconds in (("a", 5.0), ("b", 9.0), ("c", 0.1)):
         folder = make_run(
@@ -136,11 +137,10 @@ def test_a_disturbed_latency_is_neither_drawn_nor_on_the_front(tmp_path, monkeyp
         if name == "c":
             change_record(folder, model={"latency": [Latency(batch_size=1, latency_p50_ms=milliseconds, flag=flag)]})
     (group,) = judged(tmp_path).groups
-    assert {row.name: row.latency_p50_ms for row in group.rows} == {"a": 5.0, "b": 9.0, "c": None}
+    assert {row.name: row.latency_p50_ms for row in group.rows} == {"model=a": 5.0, "model=b": 9.0, "model=c": None}
     page = Parsed(write_report(str(tmp_path)).page.read_text())
-    assert (
-        f"Of 3 latency measurements 1 cannot be relied on, and neither the figure nor the front has them ({flag})"
-        in (page.words())
+    assert f"1 of 3 latency measurements cannot be relied on and is left out of the figure and the front ({flag})" in (
+        page.words()
     )
     assert drawn["Accuracy and MACs"][0] == {1e5, 5e6, 9e6} and drawn["Accuracy and latency"][0] == {5.0, 9.0}
     assert drawn["Accuracy and latency"][1] <= {5.0, 9.0}
@@ -149,7 +149,7 @@ def test_a_disturbed_latency_is_neither_drawn_nor_on_the_front(tmp_path, monkeyp
 def test_only_failed_runs_make_a_page(tmp_path):
     make_run(tmp_path / "a", status="failed", reason="broken")
     words = Parsed(write_report(str(tmp_path)).page.read_text()).words()
-    assert "No run is finished" in words and "broken" in words
+    assert "No run has finished" in words and "broken" in words
 
 
 @needs_chromium

@@ -56,8 +56,8 @@ def test_p_values_are_those_of_the_table_of_all(optimizers, summary):
     assert sgd.comparison.p_value == pytest.approx(8 * p_sgd)
     assert (rmsprop.comparison.pair.difference, sgd.comparison.pair.difference) == pytest.approx((-3 / 80, -18 / 80))
     assert group.settings[0].sentences == [
-        "The best by validation is adam with lr=0.001. Against the best of all, on test: rmsprop is not decided; sgd is worse "
-        "as trained.",
+        "The best by validation is adam with lr=0.001. Compared with the best row, on test: rmsprop is not decided; sgd is "
+        "worse as trained.",
         "Each was chosen from 3 runs.",
     ]
 
@@ -124,7 +124,7 @@ def test_the_grid_has_every_pair_and_the_best_of_each_line(optimizers, run, summ
     assert grid_note(found).startswith("Validation accuracy (n = 60) with its 95% interval.")
     lines = as_markdown(summary(), "").splitlines()
     start = lines.index("### Each optimizer at each learning rate")
-    assert lines[start + 2] == r"| optimizer \\ lr | 0.0001 | 0.001 | 0.01 | 0.1 |"
+    assert lines[start + 2] == r"| optimizer \\ lr | lr=0.0001 | lr=0.001 | lr=0.01 | lr=0.1 |"
     assert lines[start + 4].startswith("| adam | 0.850 (0.") and "| **0.967 (0." in lines[start + 4]
     assert lines[start + 4].endswith("| - |")
 
@@ -204,7 +204,7 @@ def test_where_the_test_images_chose_there_is_a_warning(run, summary):
     (group,) = summary().groups
     sentence, _ = group.settings[0].sentences
     assert sentence.startswith("The best by test (which chose the epoch too) is adam with lr=")
-    assert "The test accuracy, by which it was chosen, flatters" in best_note(group)
+    assert "Its test accuracy, by which it was chosen, flatters" in best_note(group)
     assert grid_note(group.grid).startswith("Test accuracy (n = 80)")
 
 

@@ -40,7 +40,7 @@ def test_nothing_is_called_worse_as_a_setting_below_three_seeds(run, summary, se
     assert group.rows[1].comparison.verdict == verdict
     labels = [sentence for sentence in answer(group) if "seeds=3 or more compares settings" in sentence]
     assert len(labels) == (seeds < 3)
-    assert as_markdown(summary(), "").count("of these trained networks, not of the settings") == (seeds < 3)
+    assert as_markdown(summary(), "").count("these trained networks are compared and not the settings") == (seeds < 3)
 
 
 def test_seeds_are_matched(run, summary):
@@ -61,7 +61,9 @@ def test_where_test_predictions_lack_the_validation_ones_are_compared(run, summa
     (folder / "predictions.csv").write_text("path,fing")
     group = summary().groups[0]
     assert group.split == "val" and group.rows[1].comparison.pair.difference == pytest.approx(-3 / 60)
-    assert answer(group)[1].startswith("Chosen on validation, not proved: b with 1M multiply-accumulates, 0.026 times")
+    assert answer(group)[1].startswith(
+        "Chosen on validation, not proved: model=b with 1M multiply-accumulates, 0.026 times"
+    )
     (folder / "predictions_val.csv").unlink()
     group = summary().groups[0]
     assert group.split == "test" and "cut off" in str(group.rows[1].comparison)
@@ -92,14 +94,14 @@ def test_the_answer_names_the_smallest_that_is_shown_to_be_good_enough(run, summ
     group = summary().groups[0]
     first, second, third = answer(group)
     assert first.startswith(
-        "The best by validation is large: validation accuracy 1.000 (0.996 to 1.000, n = 900), test acc"
+        "The best by validation is model=large: accuracy 1.000 (0.996 to 1.000, n = 900) on validation and"
     )
     assert second == (
-        "The smallest network that is shown to be good enough as trained, at most 0.02 below large, is small with "
-        "50M multiply-accumulates, 0.25 times those of large: chosen on validation, shown on test: 0.003 below, at most 0.009 "
-        "below (95%) with 1,000 test images and 1 seed."
+        "The smallest network shown to be good enough as trained (at most 0.02 below model=large) is model=small with 50M "
+        "multiply-accumulates, 0.25 times as many as model=large; chosen on validation, shown on test: 0.003 below, at most "
+        "0.009 below (95%) with 1,000 test images and 1 seed."
     )
-    assert third.startswith("One seed a setting: the comparisons are of these trained networks, not of the settings")
+    assert third.startswith("With one seed per setting, these trained networks are compared and not the settings")
     verdicts = [row.comparison.verdict for row in group.rows]
     assert verdicts == ["the best", "good enough as trained", "good enough as trained", "worse as trained"]
 
@@ -110,8 +112,8 @@ def test_what_is_not_shown_is_not_called_good_enough_and_what_would_decide_is_na
     group = summary().groups[0]
     second, pair = answer(group)[1], group.rows[1].comparison.pair
     assert second.startswith(
-        "No smaller network is shown to be good enough, at most 0.02 below large. The only smaller one is small with 50M "
-        "multiply-accumulates, 0.25 times those of large: on test 0.013 below, and up to 0.0"
+        "No smaller network is shown to be good enough (at most 0.02 below model=large). The only smaller one is model=small "
+        "with 50M multiply-accumulates, 0.25 times as many as model=large: on test 0.013 below, and up to 0.0"
     )
     gap, share = 0.02 - 1 / 80, (3 + 2) / 81 - 1 / 80**2  # three disagreements and two pseudo-images
     by_hand = 2.4865**2 * share / gap**2
@@ -124,9 +126,9 @@ def test_the_answer_where_all_smaller_ones_are_worse(run, summary):
     run("large", choices={"model": "large"}, wrong={"val": set(), "test": set()}, cost=(2e8, 1e7, 9))
     run("small", choices={"model": "small"}, wrong={"val": {1}, "test": set(range(30))}, cost=(1e8, 1e6, 9))
     assert answer(summary().groups[0])[1] == (
-        "No smaller network is shown to be good enough, at most 0.02 below large. The only smaller one is small with 100M "
-        "multiply-accumulates, 0.5 times those of large: on test 0.375 below, at least 0.277 below (95%) with 80 test "
-        "images and 1 seed."
+        "No smaller network is shown to be good enough (at most 0.02 below model=large). The only smaller one is model=small "
+        "with 100M multiply-accumulates, 0.5 times as many as model=large: on test 0.375 below, at least 0.277 below (95%) "
+        "with 80 test images and 1 seed."
     )
 
 
@@ -158,12 +160,12 @@ def test_guessing_is_never_the_best(run, summary):
     )
     (row,) = summary().groups[0].rows
     assert row.guesses and row.baselines == {"val": Baseline("cat", 0.5), "test": Baseline("cat", 0.5)}
-    only, sentence = answer(summary().groups[0])
-    assert only.startswith("There is only one setting") and "always 'cat': 0.500" in sentence
-    assert sentence.startswith("It is not shown to be better than guessing: ")
+    has, guessing, only = answer(summary().groups[0])
+    assert has.startswith("guess has accuracy 0.500") and "always predicting 'cat' gives 0.500" in has
+    assert guessing == "It is not shown to be better than guessing." and only.startswith("It is the only setting here")
     run("good", choices={"model": "good"}, wrong={"val": set(range(10)), "test": set()}, **labels)
     good, guess = summary().groups[0].rows
-    assert (good.name, good.guesses, guess.guesses) == ("good", False, True)
+    assert (good.name, good.guesses, guess.guesses) == ("model=good", False, True)
     assert "no better than guessing; worse as trained" in as_markdown(summary(), "")
 
 
@@ -185,14 +187,14 @@ def test_seeds_that_differ_are_not_guesses(run, summary):
             n={"val": 400, "test": 400},
         )
     good, poor = summary().groups[0].rows
-    assert (good.name, good.guesses, poor.guesses) == ("good", False, False)
+    assert (good.name, good.guesses, poor.guesses) == ("model=good", False, False)
 
 
 def test_what_guesses_on_test_is_not_the_best(run, summary):
     """As its screen and its model card have it, which judge by test."""
     wrong = {"val": set(range(10)), "test": set(range(40))}
     run("lucky", choices={"model": "lucky"}, wrong=wrong)
-    assert answer(summary().groups[0])[1].startswith("It is not shown to be better than guessing: ")
+    assert answer(summary().groups[0])[1] == "It is not shown to be better than guessing."
 
 
 def fake_row(name, macs, val, test):
@@ -231,7 +233,7 @@ def test_more_rows_do_not_make_a_bad_network_pass(accuracies, n, seeds, sd, repl
 def test_costs_without_accuracies_have_an_answer(run, summary):
     for name, macs in (("a", 2e9), ("b", 4e6)):
         run(name, choices={"model": name}, n={"train": 1}, cost=(macs, 1e5, 3), data={"fingerprint": None})
-    assert "The smallest network is b with 4M multiply-accumulates" in answer(summary().groups[0])[0]
+    assert "The smallest network is model=b with 4M multiply-accumulates" in answer(summary().groups[0])[0]
 
 
 def test_selection_bias_is_of_the_mean_over_seeds(run, summary):
@@ -244,18 +246,20 @@ def test_selection_bias_is_of_the_mean_over_seeds(run, summary):
     found, n = group.selection_bias
     assert n == 12 and found.value == pytest.approx(group.rows[0].accuracies["val"].value)
     assert abs(found.corrected - 0.7) < abs(found.value - 0.7)  # all have 0.7 in truth
-    words = f"best of 12 on validation: {found.value:.3f} as measured, {found.corrected:.3f} corrected for the choice of the"
-    assert describe_selection_bias(group) == f"{words} row, not of the epoch"
+    words = (
+        f"{found.value:.3f} as measured, {found.corrected:.3f} corrected for the choice of the row (not of the epoch)"
+    )
+    assert describe_selection_bias(group).endswith(words)
 
 
 @pytest.mark.parametrize(("target", "words"), [
-    (0.9, "The smallest network that is shown to be above 0.9 as trained is small with 50M multiply-accumulates: chosen on "
-     "validation, shown on test: 0.925, at least 0.909 (95%) with 1,000 test images and 1 seed."),
-    (0.915, "No network is shown to be above 0.915. The smallest by validation is small with 50M multiply-accumulates: on test "
-     "0.925, and down to 0.909 cannot be excluded (95%) with 1,000 test images and 1 seed; if it stays, about 4,500 test images"
-     " would decide."),
-    (0.999, "No network is shown to be above 0.999. The nearest on validation is large with 200M multiply-accumulates: on test "
-     "0.960, and down to 0.948 cannot be excluded (95%) with 1,000 test images and 1 seed."),
+    (0.9, "The smallest network shown to be above 0.9 as trained is model=small with 50M multiply-accumulates; chosen "
+     "on validation, shown on test: 0.925, at least 0.909 (95%) with 1,000 test images and 1 seed."),
+    (0.915, "No network is shown to be above 0.915. The smallest by validation is model=small with 50M multiply-accumulates: "
+     "on test 0.925, and down to 0.909 cannot be excluded (95%) with 1,000 test images and 1 seed; if it stays, about 4,500 "
+     "test images would decide."),
+    (0.999, "No network is shown to be above 0.999. The nearest on validation is model=large with 200M multiply-accumulates: "
+     "on test 0.960, and down to 0.948 cannot be excluded (95%) with 1,000 test images and 1 seed."),
 ])  # fmt: skip
 def test_the_smallest_network_above_a_target_is_chosen_on_validation_and_shown_on_test(run, tmp_path, target, words):
     for name, macs, val, test in (("large", 200e6, 0, 40), ("small", 50e6, 40, 75), ("tiny", 1e6, 200, 20)):

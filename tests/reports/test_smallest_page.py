@@ -42,13 +42,13 @@ def test_every_candidate_is_in_a_table(name):
     front = len(record.front) + 1 if record.front else 0
     exported = sum(each.deployed is not None for each in record.candidates)
     front += exported + 1 if exported else 0
-    heads = sum(a.get("class") == "main" for tag, a in found.tags if tag == "table")
+    heads = sum(a.get("class") == "main cards" for tag, a in found.tags if tag == "table")
     assert found.count("tr") == len(record.candidates) + heads + front
 
 
 def test_the_files_of_the_finalists_have_a_table_with_what_they_cost():
     words = parsed("exported").words()
-    _, _, table = words.partition("As files for elsewhere: onnx_int8")
+    _, _, table = words.partition("Exported files: onnx_int8")
     chosen, _, reference = table.partition("the reference")
     for part in (
         "0.930 0.902 to 0.951",
@@ -61,7 +61,7 @@ def test_the_files_of_the_finalists_have_a_table_with_what_they_cost():
     ):
         assert part in chosen, chosen
     assert "no file: KeyError: <b>no operator</b>" in reference
-    assert "As files for elsewhere" not in parsed("shown").words()
+    assert "Exported files" not in parsed("shown").words()
     assert "costs 0.004 (-0.002 to 0.010): within 0.01" in card_section(ALL["exported"]())
 
 

@@ -1,0 +1,109 @@
+"""From a page to the folders of its runs: relative links, the commands that use a network, its overview."""
+
+import base64
+import io
+import os
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from PIL import Image
+
+from common.image_grid import jpeg_base64
+from common.run_folder import PROJECT
+from common.text import plural, quote_override
+from reports.load_runs import Run
+from reports.report_data import ResultGroup, ResultRow
+
+MOST_FILES = 12  # runs of one row with links
+OVERVIEW = "overview"  # a run's figure of this name is shown for the chosen run
+LARGEST_FILE = 16 * 2**20  # bytes of an overview that is read
+LARGEST_SHOWN = 400 * 2**10  # bytes of a PNG that the page holds as it is; a larger one becomes a JPEG
+WIDEST = 1600  # pixels
+MOST_PIXELS = 20_000_000
+
+
+class Link(NamedTuple):
+    """A relative link, which works from the page's folder, wherever both are moved together."""
+
+    href: str
+    text: str
+
+
+def link(target: Path, page_folder: Path, text: str) -> Link:
+    """Return the link from a page's folder to a file or folder; it never has a scheme of its own."""
+    path = os.path.relpath(target.absolute(), page_folder.absolute()).replace(os.sep, "/")
+    return Link("./" + quote(path.encode(errors="surrogateescape")) + ("/" if target.is_dir() else ""), text)
+
+
+def run_links(run: Run, page_folder: Path) -> list[Link]:
+    """Return links to the folder of a run, and to its model card and checkpoint where it has them."""
+    folder = run.folder
+    files = [(folder.model_card, "model card"), (folder.best_checkpoint, "best.ckpt")]
+    found = [(folder.path, "folder"), *((path, text) for path, text in files if path.is_file())]
+    return [link(path, page_folder, text) for path, text in found]
+
+
+def row_links(row: ResultRow, page_folder: Path) -> list[tuple[str, list[Link]]]:
+    """Return the links of each run of a row, with what distinguishes it from the others: seed and fold."""
+    several = len(row.runs) > 1
+    found = []
+    for run in row.runs[:MOST_FILES]:
+        fold = "" if run.fold is None else f", fold {run.fold}"
+        found.append((f"seed {run.seed}{fold}" if several else "", run_links(run, page_folder)))
+    return found
+
+
+def use(group: ResultGroup, page_folder: Path) -> dict | None:
+    """Return what the page shows of the network that the answer names: commands, links, overview; None without a checkpoint."""
+    row = group.named_row
+    runs = [run for run in row.runs if run.folder.best_checkpoint.is_file()]
+    if not runs or row.guesses or row.ranked_by is None:
+        return None
+    run = max(runs, key=_validation_accuracy)
+    why = "the best by validation" if row is group.rows[0] else "the smallest network that is shown to be good enough"
+    if len(group.rows) == 1:
+        why = ""
+    if len(row.runs) > 1:
+        seed = f"seed {run.seed}" if run.fold is None else f"seed {run.seed}, fold {run.fold}"
+        why += f"{'; ' if why else ''}{seed}, the best of its {plural(len(runs), 'run')} by validation"
+    checkpoint = shlex.quote(quote_override("ckpt", _as_typed(run.folder.best_checkpoint)))
+    commands = [f"python predict.py {checkpoint} images=DIR", f"python export.py {checkpoint}"]
+    return {
+        "name": row.name,
+        "why": why,
+        "commands": commands,
+        "links": run_links(run, page_folder),
+        "overview": overview(run.folder.figure(OVERVIEW)),
+        "overview_link": link(run.folder.figure(OVERVIEW), page_folder, "overview"),
+    }
+
+
+def overview(path: Path) -> str | None:
+    """Return an image of a run as a data URL, smaller where it is large; None where there is none that can be shown."""
+    try:
+        if path.is_symlink() or not 0 < path.stat().st_size <= LARGEST_FILE:
+            return None  # a link may lead to an image that is nobody's business
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            if image.width * image.height > MOST_PIXELS:
+                return None
+            image.load()
+            if len(content) <= LARGEST_SHOWN and image.width <= WIDEST:
+                return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+            image.thumbnail((WIDEST, 2 * WIDEST))
+            return f"data:image/jpeg;base64,{jpeg_base64(image)}"
+    except (OSError, ValueError, SyntaxError):  # missing or damaged: the page does without
+        return None
+
+
+def _validation_accuracy(run: Run) -> float:
+    measured = run.record.val or run.record.test
+    return measured.accuracy.value if measured and measured.accuracy else -1.0
+
+
+def _as_typed(path: Path) -> str:
+    """Return a path as a command in the project's folder has it."""
+    path = path.absolute()
+    return str(path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path)

@@ -1,0 +1,53 @@
+"""Which sweep or search a run belongs to, so that a page about a folder of many has a section for each."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from common.search_record import FILE as SEARCH_FILE
+from common.smallest_record import FILE as SMALLEST
+from common.text import clean
+
+SWEEP, SEARCH = "sweep.json", (SEARCH_FILE, "study.db")  # what a sweep and a search leave in their folders
+OF_SMALLEST = {"runs": "its runs", "test": "its runs on test"}  # folders in that of smallest.py
+LONGEST = 60  # characters of a name
+
+
+class Study(NamedTuple):
+    """Runs that one command has made: their folder, and what a heading calls them."""
+
+    folder: Path
+    title: str
+
+    @property
+    def page(self) -> Path:
+        """Its own page, which it wrote at its end."""
+        is_part = self.folder.name in ("retrained", *OF_SMALLEST) and not (self.folder / SWEEP).is_file()
+        return (self.folder.parent if is_part else self.folder) / "report.html"
+
+
+@cache
+def study_of(folder: Path) -> Study | None:
+    """Return the study whose runs lie in this folder, by the files that sweep, search and smallest.py leave; else None."""
+    name, above = clean(folder.name, LONGEST), folder.parent
+    above_name = clean(above.name, LONGEST)
+    if folder.name in ("trials", "retrained") and any((above / file).is_file() for file in SEARCH):
+        return Study(folder, f"Search {above_name}, {name}")
+    if folder.name in OF_SMALLEST and (above / SMALLEST).is_file():
+        return Study(folder, f"smallest.py {above_name}, {OF_SMALLEST[folder.name]}")
+    return Study(folder, f"Sweep {name}") if (folder / SWEEP).is_file() else None
+
+
+def search_of(folder: Path) -> Path | None:
+    """Return the folder of the search that all runs below a folder are of, or None."""
+    return next((each for each in (folder, *folder.parents[:2]) if (each / SEARCH_FILE).is_file()), None)
+
+
+def study_below(run: Path, given: Sequence[Path]) -> Study | None:
+    """Return the study of the run in a folder where that lies below a folder which was given, and is not that itself.
+
+    Runs of a folder that was given itself, and of several such folders, are compared with one another.
+    """
+    folder = run.absolute().parent
+    return study_of(folder) if any(place in folder.parents for place in given) else None

@@ -1,0 +1,114 @@
+"""Accuracy against cost: the front, where baseline and margin are drawn, labels that do not overlap, costs by themselves."""
+
+import re
+
+import numpy as np
+import pytest
+
+from reports.cost_figures import Levels, Point, accuracy_figure, cost_figure, pareto_front
+from reports.report import write_report
+from tests.support.fake_runs import make_run
+from tests.support.helpers import in_chromium, needs_chromium
+from tests.support.parsed_html import Parsed
+
+TICK = re.compile(
+    r'y="([\d.]+)" style="fill: var\(--grid\)[^>]*>\s*</g>\s*</g>\s*<g>\s*<text[^>]*text-anchor: end[^>]*>([\d.]+)<'
+)
+
+
+def points(*of):
+    """Points of (accuracy, cost), named keep=1, keep=2, ..., with intervals of 0.03 to both sides."""
+    return [Point(i, a, a - 0.03, a + 0.03, c, f"keep={i}", f"{i}. <b>") for i, (a, c) in enumerate(of, 1)]
+
+
+def height_of(drawing):
+    """Return where an accuracy is drawn, by the ticks of the axis and their numbers."""
+    ticks = np.array([(float(number), float(y)) for y, number in TICK.findall(drawing)])
+    assert len(ticks) > 2
+    slope, intercept = np.polyfit(*ticks.T, 1)
+    return lambda accuracy: pytest.approx(slope * accuracy + intercept, abs=0.05)
+
+
+def test_pareto_front_by_comparing_all_pairs():
+    generator = np.random.default_rng(1)
+    points = [Point(i, float(a), None, None, float(c)) for i, (a, c) in enumerate(generator.integers(0, 12, (60, 2)))]
+    beaten = {
+        p.rank for p in points for q in points
+        if q.cost <= p.cost and q.accuracy >= p.accuracy and (q.cost < p.cost or q.accuracy > p.accuracy)
+    }  # fmt: skip
+    first = {(p.cost, p.accuracy): p.rank for p in reversed(points)}  # of equal ones the first
+    assert pareto_front(points) == {
+        p.rank for p in points if p.rank not in beaten and first[p.cost, p.accuracy] == p.rank
+    }
+
+
+def test_baseline_margin_and_intervals_are_where_the_axis_has_them():
+    drawing = accuracy_figure("T", points((0.8, 1e6), (0.7, 3e6)), {1}, "MACs", Levels(0.8, 0.04, 0.62))
+    y = height_of(drawing)
+    (line,) = re.findall(r'd="M [\d.]+ ([\d.]+) \nL [\d.]+ ([\d.]+) \n"[^>]*stroke-dasharray: 1,1.5', drawing)
+    assert [float(each) for each in line] == [y(0.62), y(0.62)]
+    band = re.search(r'd="([^"]*)"[^>]*style="fill: var\(--blue\); opacity: 0.14"', drawing).group(1)
+    ends = {float(end) for end in re.findall(r"[ML] [\d.]+ ([\d.]+)", band)}
+    assert sorted(ends) == [y(0.8), y(0.76)]
+    bars = re.findall(r'd="M ([\d.]+) ([\d.]+) \nL ([\d.]+) ([\d.]+) \n"[^>]*stroke-opacity: 0.6', drawing)
+    assert [(float(low), float(high)) for _, low, _, high in bars] == [(y(0.67), y(0.73)), (y(0.77), y(0.83))]
+    assert "always the most frequent class: 0.620" in drawing and "keep=1" in drawing and "keep=2" in drawing
+
+
+def test_a_baseline_far_below_is_an_arrow_and_does_not_flatten_the_points():
+    near = accuracy_figure("T", points((0.8, 1e6), (0.7, 3e6)), {1}, "MACs", Levels(0.8, 0.02, 0.01))
+    assert "↓ always the most frequent class: 0.010" in near and "stroke-dasharray: 1,1.5" not in near
+    assert min(float(number) for _, number in TICK.findall(near)) > 0.5
+
+
+def test_a_tip_is_text():
+    drawing = accuracy_figure("T", points((0.8, 1e6), (0.7, 3e6)), {1}, "MACs", Levels())
+    assert drawing.count('tabindex="0"') == 2 and "<title>1. &lt;b&gt;</title>" in drawing and "<b>" not in drawing
+
+
+def test_costs_by_themselves_have_a_point_and_a_number_each():
+    drawing = cost_figure("MACs", points((0, 1.5e6), (0, 3e6)), "MACs of one image")
+    assert drawing.count('tabindex="0"') == 2 and ">1.5M<" in drawing and ">keep=2<" in drawing
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [1280, 390])
+def test_labels_overlap_neither_each_other_nor_a_point(tmp_path, width):
+    crowded = points(
+        (0.80, 1e6), (0.80, 1.05e6), (0.801, 1.1e6), (0.79, 1.1e6), (0.7, 4e6), (0.71, 4e6), (0.805, 4.1e6)
+    )
+    drawing = accuracy_figure("T", crowded, pareto_front(crowded), "MACs", Levels(0.805, 0.02, 0.69))
+    (tmp_path / "a.html").write_text(f"<meta charset='utf-8'><body style='font-family: sans-serif'>{drawing}")
+    with in_chromium(tmp_path / "a.html") as (page, _, _):
+        page.set_viewport_size({"width": width, "height": 900})
+        labels, dots = page.evaluate(
+            """['text', '.tip'].map(what => [...document.querySelectorAll(what)].filter(
+                 each => what !== 'text' || /^keep=|always/.test(each.textContent)).map(
+                 each => { const b = each.getBoundingClientRect(); return [b.left, b.right, b.top, b.bottom] }))"""
+        )
+    assert len(labels) >= 6 and len(dots) == 7
+    for i, a in enumerate(labels):
+        for b in [*labels[:i], *dots]:
+            across, down = min(a[1], b[1]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[2], b[2])
+            assert across <= 0.5 or down <= 0.35 * (a[3] - a[2])  # a text's box is higher than its letters
+
+
+def test_only_costs_have_figures_of_costs_and_no_empty_frame(tmp_path):
+    for keep in (4, 8):
+        make_run(tmp_path / str(keep), settings={"model.keep": keep}, n={"train": 1}, cost=(1e6 * keep, 1e5 * keep, keep),
+                 data={"fingerprint": None}, epochs=0)  # fmt: skip
+    page = Parsed(write_report(str(tmp_path)).page.read_text())
+    titles = [text.strip() for tag, text in page.text if tag == "h3"]
+    assert titles == ["Costs", "All rows"] and "not compared" not in page.words()
+    drawn = [a["aria-label"] for tag, a in page.tags if tag == "svg" and "aria-label" in a]
+    assert drawn == ["MACs of each row", "Parameters of each row", "Latency of each row"]
+    assert "The smallest network is keep=4 with 4M multiply-accumulates" in page.words()
+
+
+def test_where_all_cost_the_same_nothing_is_drawn_against_it(tmp_path):
+    for rate in (1e-3, 1e-2):
+        make_run(tmp_path / str(rate), settings={"optimizer.lr": rate}, epochs=1)
+    page = Parsed(write_report(str(tmp_path)).page.read_text())
+    assert "All rows cost the same, so accuracy is not drawn against cost." in page.words()
+    assert not [a for tag, a in page.tags if tag == "svg" and "aria-label" in a]  # nor one epoch as a curve
+    assert "Over epochs" not in page.words() and "Accuracy and cost" not in page.words()

@@ -1,0 +1,73 @@
+"""A page about a folder of many sweeps: a section for each; folders that were given themselves are compared."""
+
+import pytest
+
+from common.smallest_record import FILE as SMALLEST
+from reports.report import write_report
+from tests.support.fake_runs import judged, make_run
+from tests.support.parsed_html import Parsed
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    """Two sweeps of one setting each, a search, smallest.py and two single runs, all on the same images."""
+    root = tmp_path / "outputs"
+    for place, (sweep, key, values) in enumerate(
+        (("depth", "model.keep", (4, 8)), ("rates", "optimizer.lr", (0.1, 0.01)))
+    ):
+        for value in values:
+            started = {"started_at": f"2026-01-0{place + 1}T00:00:00+00:00"}
+            make_run(root / "sweeps" / sweep / f"{value}", settings={key: value}, epochs=0, run=started)
+        (root / "sweeps" / sweep / "sweep.json").write_text("{}")
+    for kind in ("trials", "retrained"):
+        make_run(root / "searches" / "s" / kind / "lr-0.3", settings={"optimizer.lr": 0.3}, epochs=0)
+    (root / "searches" / "s" / "search.json").write_text("{}")
+    make_run(root / "smallest" / "pets" / "runs" / "a", choices={"model": "a"}, epochs=0)
+    (root / "smallest" / "pets" / SMALLEST).write_text("{}")
+    for name in ("b", "c"):
+        make_run(root / name / "2026", choices={"model": name}, epochs=0)
+    return root
+
+
+def judged_all(root):
+    from reports.aggregate import aggregate
+    from reports.load_runs import find_records, given_folders, load_runs
+
+    return aggregate(load_runs(find_records(str(root)), given_folders(str(root))))
+
+
+def test_each_study_is_a_section_whose_rows_are_named_by_what_differs_there(outputs):
+    groups = judged_all(outputs).groups
+    found = {group.title: {row.name for row in group.rows} for group in groups}
+    assert found == {
+        "Sweep rates: which learning rate?": {"lr=0.1", "lr=0.01"},
+        "Sweep depth: which keep?": {"keep=4", "keep=8"},
+        "Search s, trials: pets": {"resnet18"},
+        "Search s, retrained: pets": {"resnet18"},
+        "smallest.py pets, its runs: pets": {"a"},
+        "Single runs on pets": {"model=b", "model=c"},
+    }
+    titles = [group.title for group in groups]
+    assert titles[0].startswith("Sweep rates")  # the latest first
+    assert titles[-1] == "Single runs on pets"
+
+
+def test_a_folder_that_was_given_itself_is_compared_with_the_others(outputs):
+    both = [str(outputs / "sweeps" / name) for name in ("depth", "rates")]
+    page = Parsed(write_report(both, out=str(outputs)).page.read_text())
+    assert "Contents" not in page.words() and "keep=8" in page.words() and "lr=0.1" in page.words()
+    assert len(judged(outputs / "sweeps" / "depth").groups) == 1
+
+
+def test_the_contents_lead_to_the_sections_and_their_own_pages(outputs):
+    write_report(str(outputs / "sweeps" / "depth"))
+    written = write_report(str(outputs))
+    page = Parsed(written.page.read_text())
+    assert (page.open, page.wrong) == ([], [])
+    targets = [a["href"][1:] for tag, a in page.tags if tag == "a" and a["href"].startswith("#")]
+    assert targets == [a["id"] for tag, a in page.tags if tag == "section" and "id" in a] and len(targets) == 6
+    own = [a["href"] for tag, a in page.tags if tag == "a" and a["href"].endswith("report.html")]
+    assert own == ["./sweeps/depth/report.html"]
+    assert "sets of images or splits" not in page.words() and "<h1>9 runs in 6 groups</h1>" in written.page.read_text()
+    assert "\nSweep depth: which keep?\n" in written.text
+    assert "## Sweep depth: which keep?" in written.page.with_suffix(".md").read_text()
