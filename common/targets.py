@@ -37,5 +37,7 @@ def resolve_target(name: object, key: str) -> Callable:
         allowed = did_you_mean(error.name, classes) if classes else "check the name"
         raise UserError(f"{shown}: not found in {parent}; {allowed}") from error
     if not callable(found):
-        raise UserError(f"{shown}: is neither a class nor a function; use the full name of one, such as torch.optim.Adam")
+        raise UserError(
+            f"{shown}: is neither a class nor a function; use the full name of one, such as torch.optim.Adam"
+        )
     return found

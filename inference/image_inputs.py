@@ -112,7 +112,7 @@ class ImageTable:
             raise UserError(f"images={error}") from error
         notes = [text for text in (own.describe_notes(), files.describe_notes()) if text]
         if notes and warn:
-            log.info("images=%s: read in another way than written: %s", self.path, "; ".join(notes))
+            log.info("images=%s: interpreted: %s", self.path, "; ".join(notes))
 
     def _image(self, row: dict[str, str], line: int) -> ImageInput:
         path = row["path"]

@@ -196,7 +196,7 @@ def test_tables_of_other_programs_name_the_same_images(root, caplog):
     with caplog.at_level("INFO"):
         (found,) = ImageInputs(f"{root}/list.csv")
     assert (found.path, found.label, found.split) == ("red/001.png", "red", "test")
-    assert caplog.text.count("list.csv: read in another way than written: text in UTF-16; delimited by semicolons") == 1
+    assert caplog.text.count("list.csv: interpreted: text in UTF-16; delimited by semicolons") == 1
 
 
 def test_what_systems_keep_beside_files_is_no_image(root):
@@ -212,7 +212,7 @@ def test_tables_that_cannot_be_meant_are_refused(root):
         (
             "moved",
             "path\n001.png\n",
-            "none of its files is there, as 001.png; there is (blue|red)/001.png in .*: write it so, or",
+            "none of its files is there, as 001.png; there is (blue|red)/001.png in .*: write the path like this, or",
         ),
         (
             "labels",

@@ -15,7 +15,14 @@ from tests.support.helpers import make_images
 BLOCKS = re.findall(
     r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", (PROJECT / "docs" / "extending.md").read_text(), re.S | re.M
 )
-CHOSEN = ("model=tiny", "datamodule=cells", "loss=poly", "metrics=kappa", "callbacks=weight_norms", "optimizer=sign_momentum")
+CHOSEN = (
+    "model=tiny",
+    "datamodule=cells",
+    "loss=poly",
+    "metrics=kappa",
+    "callbacks=weight_norms",
+    "optimizer=sign_momentum",
+)
 ONLY_YAML = ("optimizer=nadam", "scheduler=steps")
 
 
@@ -103,7 +110,9 @@ def test_a_network_that_raises_in_predict_is_one_line(own, cells, train, in_proc
     assert len(err.splitlines()) == 1
 
 
-def test_a_head_of_the_user_s_own_and_optimizer_and_schedule_of_torch_by_yaml_only(own, cells, train, in_process, tmp_path):
+def test_a_head_of_the_user_s_own_and_optimizer_and_schedule_of_torch_by_yaml_only(
+    own, cells, train, in_process, tmp_path
+):
     import predict
 
     mine = f"--config-dir={own / 'my_conf'}"
@@ -171,7 +180,7 @@ BAD = [  # file of the page, what is replaced in it, and the message
     ("networks.py", "nn.Linear(width, num_classes)", "nn.Linear(width, 5)",
      r"model.network=my_package.networks.Tiny: gives \(1, 5\) for one image"),
     ("data.py", "def images(self):", "def images(self):\n        return None\n\n    def other(self):",
-     r"datamodule.source=my_package.data.Cells: its images\(\) gives a NoneType"),
+     r"datamodule.source=my_package.data.Cells: its images\(\) returns a NoneType"),
     ("data.py", "yield ImageRow(", "if False:\n                yield ImageRow(",
      "datamodule.source=my_package.data.Cells: lists no images"),
 ]  # fmt: skip

@@ -73,7 +73,7 @@ def test_augmentations(train, transforms, texts):
 def test_what_is_no_augmentation_by_itself_is_put_in_a_list(train):
     ran = train("~augmentation", f"+augmentation._target_={NAMES}.TrivialAugmentWide")
     assert says(
-        ran, f"augmentation._target_={NAMES}.TrivialAugmentWide: no augmentation by itself", "trivial_augment.yaml"
+        ran, f"augmentation._target_={NAMES}.TrivialAugmentWide: not an augmentation by itself", "trivial_augment.yaml"
     )
 
 
