@@ -21,7 +21,7 @@ def resolve_target(name: object, key: str) -> Callable:
     """
     shown = f"{key}={str(name)[:100]}"
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", str(name), re.ASCII):
-        raise UserError(f"{shown}: use the full name of a class, as torch.optim.Adam")
+        raise UserError(f"{shown}: use the full name of a class, such as torch.optim.Adam")
     try:
         found = pkgutil.resolve_name(name)
     except ImportError as error:

@@ -221,7 +221,8 @@ class ImageDataModule(L.LightningDataModule):
             check_batch_transform(self.batch_transform, len(self.catalog.classes), self.image_size)
         if self.source.streams and self.overfits:
             raise UserError(
-                "trainer.overfit_batches cannot be used with streamed training images, which differ in every epoch; use debug=fast"
+                "trainer.overfit_batches cannot be used with streamed training images, which differ in every epoch; "
+                "use debug=fast"
             )
         started = time.perf_counter()
         pixel_cache = self._prepare()

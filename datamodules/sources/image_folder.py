@@ -67,8 +67,8 @@ class ImageFolder(Source):
         self.classes = [as_label(name) for name in names]
         for label in (label for name, label in zip(names, self.classes, strict=True) if not is_utf8(name)):
             log.warning(
-                "datamodule.root=%s: the name of a class folder is not UTF-8, which tables cannot hold, so the class is called %s; "
-                "for another name, rename the folder, e.g. with the program convmv", root, label,
+                "datamodule.root=%s: the name of a class folder is not UTF-8, which tables cannot hold, so the class "
+                "is called %s; for another name, rename the folder, e.g. with the program convmv", root, label,
             )  # fmt: skip
         for split, folder in split_folders.items():
             for name, label in zip(names, self.classes, strict=True):
@@ -138,8 +138,9 @@ def _refuse_names_of_splits(root: Path, folders: list[Path]) -> None:
     names = join_words([each.name for each in named], NAMED)
     if not with_classes:
         raise UserError(
-            f"datamodule.root={root}: the names {names} mean splits, but the folders contain images instead of class folders; if a "
-            "table has the classes, or if these folders are the classes: datamodule.table=FILE with path,label,split"
+            f"datamodule.root={root}: the names {names} mean splits, but the folders contain images instead of class "
+            "folders; if a table has the classes, or if these folders are the classes: datamodule.table=FILE with "
+            "path,label,split"
         )
     moves = [
         f"{inner[each].relative_to(root)} to {split}"

@@ -253,8 +253,8 @@ def _find_problem(row, source: Source) -> str | None:
     escapes = ".." in path and ".." in PurePosixPath(path).parts
     if escapes or "\0" in path or os.path.isabs(path):  # noqa: PTH117 a tenth of the time
         return (
-            f"path={path[:200]!r} leaves the folder {source.root}; use paths below it, or set datamodule.root=DIR to a folder that "
-            "contains all images"
+            f"path={path[:200]!r} leaves the folder {source.root}; use paths below it, or set datamodule.root=DIR to a "
+            "folder that contains all images"
         )
     return None
 

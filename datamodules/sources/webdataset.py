@@ -121,8 +121,8 @@ class TarShards(Shards):
 
         if pattern.startswith("pipe:") or (not self.is_local and not pattern.startswith(REMOTE)):
             raise UserError(
-                f"{self.key}: shards must be files on a disk or http and https URLs; for other clouds use datamodule=litdata or a "
-                "mounted folder"
+                f"{self.key}: shards must be files on a disk or http and https URLs; for other clouds use "
+                "datamodule=litdata or a mounted folder"
             )
         try:
             parts = list(braceexpand(pattern))

@@ -266,7 +266,7 @@ class Smallest:
         """Train those of the race until none is left; return the runs that failed."""
         with self._timed("race"), storage_errors():
             others = f"; {plural(len(places) - 1, 'other candidate')} race{'s' if len(places) == 2 else ''} against it"
-            log.info("The reference, which is trained first: %s%s", self.candidates[places[0]].name,
+            log.info("Reference, trained first: %s%s", self.candidates[places[0]].name,
                      others if len(places) > 1 else "; no cheaper candidate comes near it")  # fmt: skip
             race = Race(self.runs, places, self.times, self._run)
             with self.progress.quiet():
@@ -323,17 +323,17 @@ class Smallest:
             tuning_s = self.times.of(best)
             self.note(
                 f"{len(frozen)} of {plural(len(racers), 'network')} of the race {'is' if len(frozen) == 1 else 'are'} frozen: "
-                "the budget has no time to fine-tune them, and only their heads are trained. The best probe of these has "
-                f"{best.network} at {best.image_size} px ({best.probe.value:.3f}); its fine-tuning takes about "
-                f"{duration(tuning_s)}, for which budget.minutes="
-                f"{self.budget.minutes_for(RESERVE_S + tuning_s / REFERENCE_SHARE)} has room."
+                "the budget leaves no time to fine-tune them, so only their heads are trained. The best of them by its "
+                f"probe is {best.network} at {best.image_size} px ({best.probe.value:.3f}). To fine-tune it takes about "
+                f"{duration(tuning_s)}: use budget.minutes="
+                f"{self.budget.minutes_for(RESERVE_S + tuning_s / REFERENCE_SHARE)} or more."
             )
         probed = [each for each in self.candidates if each.probe and not each.excluded]
         best = max(probed, key=lambda each: each.probe.value, default=None)
         if best and best.probe.value > max(each.probe.value if each.probe else 0.0 for each in listed):
             self.note(
-                f"The best probe has {best.name} ({best.probe.value:.3f}), for which the budget is too small even to train "
-                "its head; the reference is the most accurate one of the others."
+                f"The best network by its probe is {best.name} ({best.probe.value:.3f}), but the budget is too small even to "
+                "train its head; the reference is the most accurate of the others."
             )
 
     @property
@@ -367,12 +367,12 @@ class Smallest:
             if not each.excluded and (each.probe is not None or is_raced_unprobed(each))
         ]
         if not possible:
-            return f"candidates: not one network was screened. {' '.join(self.record.notes)}"
+            return f"candidates: no network was screened. {' '.join(self.record.notes)}"
         fastest_s = min(self.times.of_head(each) if each.pretrained else self.times.of(each) for each in possible)
         needed = self.budget.minutes_for(RESERVE_S + fastest_s / REFERENCE_SHARE)
         return (
-            f"budget.minutes={self.question.budget_minutes}: not one network can be trained in the time that is left; use "
-            f"budget.minutes={needed} or more: what was screened is kept"
+            f"budget.minutes={self.question.budget_minutes}: no network can be trained in the time that is left; use "
+            f"budget.minutes={needed} or more (the results of the screen are kept)"
         )
 
     def _left_s(self) -> float | None:

@@ -108,7 +108,9 @@ def test_val_that_was_drawn_from_train_is_no_contradiction_but_test_in_train_is(
     assert {path: splits[path] for path, _, _ in rows} == {path: split for path, _, split in rows}
     assert {split for path, split in splits.items() if "new" in path} == {"train", "val"}
     rows[0] = (*rows[0][:2], "test")
-    with pytest.raises(UserError, match=r"line 2: train/blue/000\.png is in test there, but the source puts it into train"):
+    with pytest.raises(
+        UserError, match=r"line 2: train/blue/000\.png is in test there, but the source puts it into train"
+    ):
         prepared(ImageFolder(root=root), tmp_path, write_table(tmp_path / "splits.csv", rows))
 
 

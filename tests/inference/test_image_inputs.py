@@ -101,17 +101,17 @@ def test_wrong_inputs_are_found_before_anything_is_read(root, tmp_path):
     (tmp_path / "other.csv").write_text("file\na.png\n")
     (tmp_path / "short.csv").write_text("path,label\na.png\n")
     for images, options, words in (
-        (None, {}, "images: nothing is given"),
-        ("", {}, "images: nothing is given"),
-        ([], {}, "images: nothing is given"),
+        (None, {}, "images is not set"),
+        ("", {}, "images is not set"),
+        ([], {}, "images is not set"),
         (str(tmp_path / "empty"), {}, "no images in it or below"),
         ("/nowhere", {}, "images=/nowhere: no such file or folder"),
         (3, {}, "images=3: no such file or folder"),
-        (f"{root}/*.tif", {}, "fits no file"),
-        (f"{root}/*/", {}, "fits no file; a folder is given without a pattern"),
+        (f"{root}/*.tif", {}, "no file matches"),
+        (f"{root}/*/", {}, "no file matches the pattern; for a folder, give its name only"),
         (str(tmp_path / "other.csv"), {}, "column path is missing; found file"),
         (str(tmp_path / "short.csv"), {}, "short.csv: line 2: values are missing"),
-        (str(root), {"root": str(root)}, "is for the relative paths of a table"),
+        (str(root), {"root": str(root)}, "is only for the relative paths of a table"),
     ):
         with pytest.raises(UserError, match=r"^(images|root)") as caught:
             ImageInputs(images, **options)
@@ -166,7 +166,7 @@ def test_the_images_of_a_checkpoint_s_run_or_why_there_are_none(checkpoint, tmp_
     assert not found and "does not lie in the folder of a run" in reason
     change_record(tmp_path / "run", data={"root": str(tmp_path / "moved")})
     found, reason = split_images(checkpoint, "train")
-    assert not found and "are not at" in reason and "root=DIR" in reason
+    assert not found and "are no longer in" in reason and "root=DIR" in reason
     assert len(split_images(checkpoint, "train", str(two_colors))[0]) == 24
     (tmp_path / "empty").mkdir()
     found, reason = split_images(checkpoint, "train", str(tmp_path / "empty"))
@@ -212,7 +212,7 @@ def test_tables_that_cannot_be_meant_are_refused(root):
         (
             "moved",
             "path\n001.png\n",
-            "none of its files is there, as 001.png; there is (blue|red)/001.png in .*: write the path like this, or",
+            "none of its files exists, e.g. 001.png; there is (blue|red)/001.png in .*: write the path like this, or",
         ),
         (
             "labels",

@@ -171,7 +171,7 @@ def test_what_a_file_can_be_made_of_is_checked(run, tmp_path):
     padded = make_checkpoint(tmp_path / "best.ckpt", fit="pad")
     with pytest.raises(UserError, match=r"not of a network with datamodule\.fit=pad"):
         module.export(str(padded), format=OnnxFile("native"))
-    with pytest.raises(UserError, match="the file resizes nothing"):
+    with pytest.raises(UserError, match="has no effect with preprocessing=false"):
         module.export(str(run.best_checkpoint), format=OnnxFile("native"), preprocessing=False)
 
 
@@ -383,7 +383,7 @@ def test_errors_are_one_line(export, run, tmp_path, monkeypatch):
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     ckpt = f"ckpt={run.best_checkpoint}"
     for arguments, words in (
-        ([], "ckpt: nothing is given"),
+        ([], "ckpt is not set"),
         ([f"ckpt={tmp_path}/text.ckpt"], "text.ckpt: not a checkpoint"),
         ([ckpt, "format=onx"], "format=onx: no such choice; did you mean onnx or onnx_int8?"),
         ([ckpt, "images=/nowhere"], "images=/nowhere: no such file or folder"),

@@ -159,7 +159,7 @@ def test_what_a_folder_holds_stays_where_a_command_is_refused(found, command, im
     of_weights = weights.read_bytes()
     for arguments, path, content, message in (
         (["good_enough=0.2"], changed, kept, "good_enough=0.3, now 0.2"),
-        (["budget.minutes=0.01"], changed, kept, "not one network can be trained"),
+        (["budget.minutes=0.01"], changed, kept, "no network can be trained"),
         ([], changed, (images / "val" / "right" / "000.png").read_bytes(), "images, labels or splits"),
         ([], weights, of_weights + b"changed", "files of weights that have changed since"),
     ):

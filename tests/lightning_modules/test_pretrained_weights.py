@@ -83,8 +83,8 @@ def test_the_real_weights_fit_completely(network, tmp_path, caplog):
     ("content", "message"),
     [
         (None, "no such file"),
-        (b"not weights", "not a file of weights"),
-        ({"layer.weight": torch.zeros(2)}, "fits nothing"),
+        (b"not weights", "not a weights file"),
+        ({"layer.weight": torch.zeros(2)}, "none of its weights fit"),
         ([1, 2], "no state dict"),
     ],
 )

@@ -203,12 +203,12 @@ def as_pickle(content) -> bytes:
 
 @pytest.mark.parametrize(("policy", "files", "words"), [
     ("me/nothing", None, "no such file, and no such repository at http://127.0.0.1"),
-    ("hf-hub:nothing", None, "no name of a repository; use OWNER/NAME"),
-    ("me/a..b", None, "no name of a repository"),
+    ("hf-hub:nothing", None, "not the name of a repository; use OWNER/NAME"),
+    ("me/a..b", None, "not the name of a repository"),
     ("me/empty", {"README.md": b"x"}, "has none of model.safetensors, pytorch_model.bin"),
-    ("me/other", {"model.safetensors": save({"a.weight": torch.zeros(2)})}, "fits nothing in this network"),
-    ("me/cut", {"model.safetensors": save({"a.weight": torch.zeros(99)})[:-9]}, "not a file of weights .no safetensors file"),
-    ("me/code", {"pytorch_model.bin": "evil"}, "names posix.system, and a file of weights names no code"),
+    ("me/other", {"model.safetensors": save({"a.weight": torch.zeros(2)})}, "none of its weights fit in this network"),
+    ("me/cut", {"model.safetensors": save({"a.weight": torch.zeros(99)})[:-9]}, "not a weights file .not a safetensors file"),
+    ("me/code", {"pytorch_model.bin": "evil"}, "names posix.system, and a file of weights refers to code"),
 ])  # fmt: skip
 def test_repositories_that_cannot_be_used_get_one_line(server, tmp_path, policy, files, words):
     if files is not None:
@@ -419,7 +419,7 @@ def test_without_the_package_and_internet_it_says_what_to_install(tmp_path, monk
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setitem(weight_sources.PACKAGES, LITE0, PACKAGES[LITE0]._replace(module="no_such_module"))
     assert load(build(LITE0), "auto", tmp_path, timm_name=LITE0).startswith("random")
-    assert "is not here (pip install -e '.[samples]')" in caplog.text and "hf download timm/" in caplog.text
+    assert "is not installed (pip install -e '.[samples]')" in caplog.text and "hf download timm/" in caplog.text
     caplog.clear()
     assert load(build(), "auto", tmp_path, timm_name=NAME).startswith("random")
     assert "samples" not in caplog.text

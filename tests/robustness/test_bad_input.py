@@ -145,7 +145,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(train, tmp_path):
 
     torch.save({"state_dict": Payload()}, tmp_path / "evil.ckpt")
     assert says(train("stages=[test]", f"ckpt_path={tmp_path / 'evil.ckpt'}"), "evil.ckpt")
-    assert says(train(f"model.weights={tmp_path / 'evil.ckpt'}"), "not a file of weights")
+    assert says(train(f"model.weights={tmp_path / 'evil.ckpt'}"), "not a weights file")
     assert not (tmp_path / "owned").exists()
 
 

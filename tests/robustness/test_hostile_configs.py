@@ -313,7 +313,7 @@ def test_resuming_an_untrusted_run(train, tmp_path, monkeypatch, canary):
         assert on.err.count("ERROR: ") == 1 and "swordfish" not in on.out + on.err
     config.write_text(usual)
     hydra.write_text(chosen.replace("optimizer: adam_1e-3", f"optimizer: ../../..{tmp_path}/evil"))
-    assert "is no name of a file in conf/optimizer" in train(f"ckpt_path={last}", fit, small=False).err
+    assert "is not the name of a file in conf/optimizer" in train(f"ckpt_path={last}", fit, small=False).err
     hydra.write_text(chosen)
     log = ran.folder / "train.log"
     log.unlink()

@@ -106,7 +106,7 @@ def test_a_name_with_blanks_is_itself_first(root):
 
 
 @pytest.mark.parametrize(("path", "advice"), [
-    ("000.png", "there is images/000.png in ROOT: write the path like this, or if all images are there, use datamodule.root=ROOT/images"),
+    ("000.png", "in ROOT: write the path like this, or if all images are there, use datamodule.root=ROOT/images"),
     ("IMAGES/000.PNG", "there is images/000.png in ROOT: write the path like this"),
     ("C:\\Users\\me\\images\\000.png", "there is images/000.png in ROOT: write the path like this"),
     ("deep/x.png", "did you mean datamodule.root=ROOT/images"),

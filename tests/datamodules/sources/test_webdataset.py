@@ -110,7 +110,7 @@ def test_a_label_of_no_class_is_one_line(tmp_path, tars):
     source = opened(tmp_path, tars, classes=["blue", "red"], train_images=34)
     with pytest.raises(UserError, match="'green' is none of the 2 classes blue and red"):
         read_source(source)  # of val
-    with pytest.raises(UserError, match=r"source\.train=.*: 11 image\(s\): label 'green' is not among"):
+    with pytest.raises(UserError, match=r"source\.train=.*: 11 image\(s\): label 'green' is none of"):
         _ = source.stream.class_counts
     with pytest.raises(UserError, match="has 34 images, but 35 are stated"):
         _ = opened(tmp_path, tars, train_images=35).stream

@@ -177,17 +177,17 @@ def test_packaged_weights_count_as_pretrained(config, monkeypatch):
     [
         ({"backbones": []}, "candidates.backbones=[]: use a list"),
         ({"backbones": "resnet18"}, "candidates.backbones=resnet18: use a list"),
-        ({"backbones": [18]}, "candidates.backbones: 18 is no name"),
-        ({"backbones": ["squeezenet1_1", "squeezenet1_1"]}, "squeezenet1_1 is there twice"),
+        ({"backbones": [18]}, "candidates.backbones: 18 is not the name"),
+        ({"backbones": ["squeezenet1_1", "squeezenet1_1"]}, "squeezenet1_1 is listed twice"),
         ({"backbones": ["squeezenet1_1", "resnet81"]}, "candidates.backbones=resnet81: unknown; did you mean"),
         ({"image_sizes": []}, "candidates.image_sizes=[]: use a list"),
-        ({"image_sizes": [64, 64]}, "candidates.image_sizes: 64 is there twice"),
+        ({"image_sizes": [64, 64]}, "candidates.image_sizes: 64 is listed twice"),
         ({"image_sizes": [8]}, "candidates.image_sizes: 8 is no size; use whole numbers from 16"),
         ({"image_sizes": [96.5]}, "candidates.image_sizes: 96.5 is no size"),
         ({"image_sizes": [True]}, "candidates.image_sizes: True is no size"),
         ({"sizes": [64]}, "candidates.sizes: no such setting; did you mean image_sizes"),
-        ({"cuts": {"squeezenet1_1": ["features.99"]}}, "candidates.cuts.squeezenet1_1: features.99 is no block"),
-        ({"cuts": {"squeezenet1_1": [1, "features.0"]}}, "features.0 is there twice"),
+        ({"cuts": {"squeezenet1_1": ["features.99"]}}, "candidates.cuts.squeezenet1_1: squeezenet1_1 cannot be cut after features.99"),
+        ({"cuts": {"squeezenet1_1": [1, "features.0"]}}, "features.0 is listed twice"),
         ({"cuts": {"squeezenet1_1": []}}, "candidates.cuts.squeezenet1_1=[]: use a list of blocks"),
         ({"cuts": {"resnet18": ["layer1"]}}, "candidates.cuts.resnet18: is not one of candidates.backbones"),
         ({"cuts": ["layer1"]}, "candidates.cuts=['layer1']: use a mapping"),
@@ -212,7 +212,9 @@ def test_a_wrong_setting_is_one_line(settings, message, config):
 
 def test_weights_of_another_network_are_refused_at_once(config, tmp_path):
     torch.save({"a.weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match=r"^candidates.weights.squeezenet1_1=.*other.pth: fits nothing in this network"):
+    with pytest.raises(
+        UserError, match=r"^candidates.weights.squeezenet1_1=.*other.pth: none of its weights fit in this network"
+    ):
         list_candidates(config(weights={"squeezenet1_1": str(tmp_path / "other.pth")}), 2)
 
 

@@ -136,9 +136,7 @@ def test_a_folder_is_of_one_search(tmp_path):
     search = {"good_enough": 0.02, "trainer.max_epochs": "2", "images": "0a"}
     Plan(tmp_path, Budget(10)).claim(search)
     Plan(tmp_path, Budget(20)).claim(dict(reversed(search.items())))
-    with pytest.raises(
-        UserError, match=r"holds a search with good_enough=0.02, now 0.05; name=NAME starts another one"
-    ):
+    with pytest.raises(UserError, match=r"holds a search with good_enough=0.02, now 0.05; use another name=NAME"):
         Plan(tmp_path, Budget(10)).claim(search | {"good_enough": 0.05})
     with pytest.raises(UserError, match="images, labels or splits that have changed since; name=NAME"):
         Plan(tmp_path, Budget(10)).claim(search | {"images": "0b"})
