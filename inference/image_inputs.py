@@ -218,7 +218,7 @@ def split_images(checkpoint: Path, split: str, root: str | None = None) -> tuple
     """Return the images of a split of the run that a checkpoint lies in, or none and the reason."""
     run = run_of_checkpoint(checkpoint)
     if run is None:
-        return [], "the checkpoint does not lie in the folder of a run with its record and splits"
+        return [], "the checkpoint is not in the folder of a run with its record and splits"
     try:
         images = [image_input for image_input in ImageTable(run.splits, root)(False) if image_input.split == split]
     except UserError as error:

@@ -43,7 +43,7 @@ def check_policy(policy: str | None) -> None:
     if policy in (None, "auto", "imagenet"):
         return
     if not isinstance(policy, str) or not policy.strip():
-        raise UserError(f"model.weights={policy!r}: is empty; {ALLOWED}")
+        raise UserError(f"model.weights={policy!r}: is not a file or a name; {ALLOWED}")
     is_folder = os.path.isdir(policy)  # noqa: PTH112 False of a name that is too long
     if find_file(policy) is None and (is_folder or not is_repository(policy)):
         reason = "a folder without weights" if is_folder else "no such file"

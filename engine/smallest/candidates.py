@@ -81,7 +81,7 @@ def list_candidates(config: DictConfig, num_classes: int, notes: list[str] | Non
     for note in notes:
         log.info("%s", note)
     if not found:
-        raise UserError(f"no candidates. {' '.join(notes)}")
+        raise UserError(f"candidates: none are left. {' '.join(notes)}")
     apply_limits(found, limits)
     return found
 

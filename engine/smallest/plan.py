@@ -88,7 +88,7 @@ class Plan:
                     for key in keys
                 ]
                 raise UserError(
-                    f"{self.path.parent}: contains a search with other settings: {join_words(different)}; use another "
+                    f"{self.path.parent}: contains an earlier search with {join_words(different)}; use another "
                     "name=NAME, or delete this folder"
                 )
             write_json(self.path, known)

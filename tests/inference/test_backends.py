@@ -42,12 +42,12 @@ def test_a_description_survives_as_metadata():
 
 @pytest.mark.parametrize(("changes", "words"), [
     ({"classes": None}, "its classes is missing"),
-    ({"mean": "[1, 2"}, "no JSON"),
+    ({"mean": "[1, 2"}, "not JSON"),
     ({"classes": '["ants"]'}, "its classes is"),
     ({"image_size": "1000000"}, "its image_size is 1000000"),
     ({"decision": '{"temperature": 0, "target_accuracy": 1, "positive_class": "ants"}'}, r"its decision\.temperature is 0"),
     ({"decision": '{"temperature": "1", "target_accuracy": 1}'}, "its decision is .*Expected `float`"),
-    ({"decision": "[" * 2000}, "no JSON"),
+    ({"decision": "[" * 2000}, "not JSON"),
     ({"fit": '"stretch"'}, "its fit is 'stretch' .one of squash, crop, pad."),
     ({"fit": '["pad"]'}, "its fit is"),
 ])  # fmt: skip

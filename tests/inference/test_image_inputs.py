@@ -80,7 +80,7 @@ def test_a_run_s_table_finds_the_run_s_images(root, tmp_path):
     run = make_labeled_run(tmp_path / "run", root, [root / "red/001.png"], ["red"], ["val"])
     assert [p.file for p in ImageInputs(str(run.splits))] == [root / "red/001.png"]
     change_record(run.path, data={"root": "/gone"})
-    with pytest.raises(UserError, match=r"not at /gone any more.*root=DIR"):
+    with pytest.raises(UserError, match=r"no longer in /gone.*root=DIR"):
         ImageInputs(str(run.splits))
 
 
@@ -163,7 +163,7 @@ def test_the_images_of_a_checkpoint_s_run_or_why_there_are_none(checkpoint, tmp_
     elsewhere.parent.mkdir()
     shutil.copy(checkpoint, elsewhere)
     found, reason = split_images(elsewhere, "train")
-    assert not found and "does not lie in the folder of a run" in reason
+    assert not found and "not in the folder of a run" in reason
     change_record(tmp_path / "run", data={"root": str(tmp_path / "moved")})
     found, reason = split_images(checkpoint, "train")
     assert not found and "are no longer in" in reason and "root=DIR" in reason
@@ -217,7 +217,7 @@ def test_tables_that_cannot_be_meant_are_refused(root):
         (
             "labels",
             "path,label\nred/001.png,red\nred/001.png,blue\n",
-            "line 3: red/001.png has two labels; leave one of the lines",
+            "line 3: red/001.png has two labels; keep one of the lines",
         ),
     ):
         (root / f"{name}.csv").write_text(rows)

@@ -61,7 +61,7 @@ def test_what_is_no_table(root):
         read_source(CsvTable(table=root / "nowhere.csv"))
     for content, message in (
         (b"\x89PNG\r\n\0\0\0", "is it a CSV"),
-        (b"PK\3\4", "is a workbook or an archive and no CSV"),
+        (b"PK\3\4", "is a workbook or an archive, not a CSV"),
     ):
         (root / "binary.csv").write_bytes(content)
         with pytest.raises(UserError, match=message):

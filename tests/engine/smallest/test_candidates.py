@@ -161,7 +161,7 @@ def test_weights_are_those_that_a_run_would_load(config, tmp_path):
     assert {(each.backbone, each.weights, each.pretrained) for each in found} == {
         ("squeezenet1_1", "file own.pth", True), ("simple_cnn", "random (auto: none exist)", False),
     }  # fmt: skip
-    assert notes[-1].startswith("Random weights, since there are no pretrained ones here: simple_cnn")
+    assert notes[-1].startswith("Random weights, because no pretrained ones are available: simple_cnn")
 
 
 def test_packaged_weights_count_as_pretrained(config, monkeypatch):
@@ -194,13 +194,13 @@ def test_packaged_weights_count_as_pretrained(config, monkeypatch):
         ({"weights": {"squeezenet1_1": "no.pth"}}, "candidates.weights.squeezenet1_1=no.pth: no such file"),
         ({"weights": {"squeezenet1_1": "imagenet"}}, "candidates.weights.squeezenet1_1=imagenet: the pretrained weights"),
         ({"weights": {"resnet18": "own.pth"}}, "candidates.weights.resnet18: is not one of candidates.backbones"),
-        ({"weights": {}}, "no pretrained weights of squeezenet1_1 are here"),
+        ({"weights": {}}, "no pretrained weights of squeezenet1_1 on this machine"),
         ({"limits": {"mac": 1e6}}, "limits.mac: no such cost; did you mean macs"),
         ({"limits": {"macs": 0}}, "limits.macs=0: use a number above 0"),
         ({"limits": {"macs": -1}}, "limits.macs=-1: use a number above 0"),
         ({"limits": {"macs": "3M"}}, "limits.macs=3M: use a number above 0"),
         ({"limits": {"parameters": 10, "macs": 1e12}}, "limits.parameters=10 excludes 12, and the smallest value"),
-        ({"image_sizes": [16]}, "candidates: there are none. squeezenet1_1"),
+        ({"image_sizes": [16]}, "candidates: none are left. squeezenet1_1"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_one_line(settings, message, config):
@@ -213,7 +213,7 @@ def test_a_wrong_setting_is_one_line(settings, message, config):
 def test_weights_of_another_network_are_refused_at_once(config, tmp_path):
     torch.save({"a.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(
-        UserError, match=r"^candidates.weights.squeezenet1_1=.*other.pth: none of its weights fit in this network"
+        UserError, match=r"^candidates.weights.squeezenet1_1=.*other.pth: none of its weights fit this network"
     ):
         list_candidates(config(weights={"squeezenet1_1": str(tmp_path / "other.pth")}), 2)
 

@@ -104,7 +104,7 @@ def test_the_line_before_the_first_job(settings, task, line):
         ({"seeds": [-1]}, [], r"seeds=\[-1\]: give how many"),
         ({"seeds": 3, "seed": 2**32 - 2}, [], "seeds=3: give how many"),
         ({"seeds": 3}, ["seeds=3", "seed=1,2"], "seed=1,2 with seeds=3: give one of them"),
-        ({}, ["seeds=1,2"], "seeds=1,2: applies to the whole sweep and no axis of it; give the seeds in brackets"),
+        ({}, ["seeds=1,2"], "seeds=1,2: applies to the whole sweep and cannot be swept; give the seeds in brackets"),
         ({}, ["good_enough=0.01,0.02"], "good_enough=0.01,0.02: applies to the whole sweep"),
         ({"seeds": 2**32}, [], "seeds=4294967296: give how many"),
         ({"good_enough": 0}, [], "good_enough=0: use a difference in accuracy above 0 and below 1"),
