@@ -120,7 +120,7 @@ def apply_limits(candidates: Sequence[Candidate], limits: Mapping[str, float]) -
     if any(candidate.excluded is None for candidate in candidates):
         return
     each = [
-        f"limits.{key}={_short(limits[key])} excludes {len(above):,}, and the smallest value there is is "
+        f"limits.{key}={_short(limits[key])} excludes {len(above):,}; the smallest value is "
         f"{_short(min(candidate.costs.of(key) for candidate in candidates if candidate.costs.of(key) is not None))}"
         for key, above in by_limit.items()
         if above
@@ -332,10 +332,10 @@ def _code() -> str:
 def _left_out(name: str, costs: BackboneCosts, sizes: tuple[int, ...]) -> list[str]:
     """Return why sizes of a backbone, or all of it, are left out."""
     if not costs.cuts:
-        return [f"{name}: left out, since it cannot be cut: its blocks are not found, or none gives a map of features."]
+        return [f"{name}: left out, because it cannot be cut: its blocks were not found, or none gives a feature map."]
     if not set(costs.sizes) <= set(sizes):
         return [
-            f"{name}: left out, since it takes images of {costs.sizes[0]} pixels only, which is none of "
+            f"{name}: left out, because it takes images of {costs.sizes[0]} pixels only, which is none of "
             f"candidates.image_sizes={list(sizes)}."
         ]
     reasons = {size: why for size, why in costs.refused.items() if size in sizes}
@@ -343,7 +343,7 @@ def _left_out(name: str, costs: BackboneCosts, sizes: tuple[int, ...]) -> list[s
         return []
     why = clean(next(iter(reasons.values())), LONGEST_REASON)
     return [
-        f"{name} at {join_words(list(map(str, reasons)))} px: left out, since it does not take such images ({why})."
+        f"{name} at {join_words(list(map(str, reasons)))} px: left out, because it does not accept such images ({why})."
     ]
 
 

@@ -199,7 +199,7 @@ class Smallest:
             if self.settings.folds is None:
                 self.note(
                     f"The validation split has only {self.n_val} images: the finals are a cross-validation over train and "
-                    f"validation images in {self.folds} folds in place of seeds."
+                    f"validation images in {self.folds} folds instead of several seeds."
                 )
             self.n_train, self.n_val = (
                 round((self.n_train + self.n_val) * (1 - 1 / self.folds)), round((self.n_train + self.n_val) / self.folds)
@@ -279,7 +279,7 @@ class Smallest:
         not_started = [index for index in places if self.runs.record(self.runs.first(index)) is None]
         if not_started and self.budget.minutes is not None:
             self.note(
-                f"Of the race {plural(len(not_started), 'candidate')} did not start, since the budget was used up."
+                f"{plural(len(not_started), 'candidate')} of the race did not start, because the budget was used up."
             )
         self._note_ended_early([self.runs.first(index) for index in places])
         return finished
@@ -292,8 +292,8 @@ class Smallest:
     def _why_none_finished(self, places: list[int]) -> str:
         if any(self.runs.is_cut_off(self.runs.first(index)) for index in places):
             return (
-                f"budget.minutes={self.question.budget_minutes}: the training of no network came to its end; use about "
-                f"budget.minutes={2 * self.question.budget_minutes:g}: what was trained is resumed"
+                f"budget.minutes={self.question.budget_minutes}: no network was trained to the end; use about "
+                f"budget.minutes={2 * self.question.budget_minutes:g}, which resumes what was trained"
             )
         return f"{self.folder}: no run of the race has finished; the log of each is runs/RUN/train.log"
 

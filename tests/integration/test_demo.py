@@ -98,7 +98,7 @@ def test_errors_are_one_line(demo, folder, tmp_path, monkeypatch):
         ([f"ckpt={checkpoint}", "share=true"], "share: is no setting any more"),
         ([f"ckpt={checkpoint}", "device=cpu"], "device: is no setting any more: the browser computes"),
         ([f"ckpt={checkpoint}", "prot=1"], "prot: no such key; did you mean port or"),
-        ([f"ckpt={other}"], "other: holds an export of format=litert, and no page; export it again"),
+        ([f"ckpt={other}"], "other: contains an export of format=litert, which is not a page; export it again"),
         ([f"ckpt={changed}"], "changed: model.onnx is not the network that export.py verified; export it again"),
         ([f"ckpt={outside}"], "outside: its file ../best.ckpt is missing; export it again"),
     ):
