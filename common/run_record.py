@@ -777,7 +777,9 @@ class RunRecord:
         """
         if not self.evaluates_again or self.previous is None:
             return
-        elsewhere = f"into {self.folder.path} go only measurements of its own images; elsewhere: hydra.run.dir=DIR"
+        elsewhere = (
+            f"{self.folder.path} takes only measurements of its own images; to write elsewhere: hydra.run.dir=DIR"
+        )
         if self.run.debug and self.run.debug != self.previous.run.debug:
             raise UserError(f"{self.run.debug}: {elsewhere}")
         before, now = (each.data and each.data.fingerprint_val_test for each in (self.previous, self))

@@ -212,7 +212,7 @@ def test_safetensors_files_that_are_none(tmp_path, content, words):
     ({"classes": "5"}, ["its classes is 5"]), ({"classes": '["a", "a"]'}, ["no name twice"]),
     ({"mean": "[NaN, 0, 0]"}, ["its mean", "three numbers"]), ({"std": "[1e999, 1, 1]"}, ["its std"]),
     ({"image_size": "9" * 5000}, ["without image_size"]), ({"image_size": "1e3"}, ["its image_size is 1000.0"]),
-    ({"network": '{"network": "os.system"}'}, ["cannot be built here"]), ({"schema": "99"}, ["of schema 99"]),
+    ({"network": '{"network": "os.system"}'}, ["cannot be built here"]), ({"schema": "99"}, ["has schema 99"]),
     ({"network": "{" * 50_000}, ["without network"]), ({"decision": "[]"}, ["its decision"]),
     ({"fit": '"stretch"'}, ["its fit"]), ({"range": "[1]"}, ["its range"]),
     ({"w": torch.zeros(2)}, ["w is not in it"]), ({"features.block1.0.weight": None}, ["is missing"]),
