@@ -135,7 +135,7 @@ def test_a_run_of_the_race_is_an_ordinary_run(found):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["limits.macs=10"], "limits: 3 candidates and none below the limits"),
+        (["limits.macs=10"], "limits: 3 candidates but none below the limits"),
         (["good_enough=1"], "good_enough=1: use a difference"),
         (["candidates.weights.shufflenet_v2_x0_5=missing.pth"], "missing.pth"),
         (["datamodule.root=nowhere"], "nowhere"),

@@ -133,7 +133,7 @@ def test_a_resume_with_another_scheduler_starts_from_the_learning_rate_of_its_co
     resumed = train(f"ckpt_path={ran.folder}/checkpoints/last.ckpt", *settings, small=False, to=ran.folder)
     assert resumed.status == 0 and rates == pytest.approx(expected), resumed.err
     (line,) = [text for text in resumed.record.run.warnings if text.startswith("the learning rate")]
-    assert f"{expected[0]:.2g}, in place of {left:.2g} in the checkpoint" in line
+    assert f"{expected[0]:.2g} instead of {left:.2g} in the checkpoint" in line
 
 
 def test_a_shorter_resume_has_the_schedule_of_the_shorter_training(train, rates, monkeypatch):
