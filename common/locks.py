@@ -48,6 +48,6 @@ def one_at_a_time(path: Path, what: str) -> Iterator[None]:
         if is_free:
             yield
             return
-    log.info("%s: another process does it; waiting", what)
+    log.info("%s: another process is doing this; waiting", what)
     with locked(path, -1, removes=True):
         yield

@@ -86,7 +86,7 @@ def write_predictions(folder: RunFolder, split: str, predictions: Predictions) -
 
 def _can_write_parquet(predictions: Predictions) -> bool:
     if importlib.util.find_spec("pyarrow") is None:
-        log.warning("%d classes: predictions are written as CSV, which is large; as parquet with pip install -e '.[parquet]'",
+        log.warning("%d classes: predictions are written as CSV, which is large; for parquet: pip install -e '.[parquet]'",
                     len(predictions.classes))  # fmt: skip
         return False
     try:
@@ -208,7 +208,7 @@ def _predictions_of(path: Path, table: dict[str, list | np.ndarray], folder: Run
         index = _class_indices(table)
         columns = [[index[name] for name in each] for each in (labels, predicted)]
     except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: {clean(error, 200)} is none of the classes; {RERUN}") from error
+        raise UserError(f"{path}: {clean(error, 200)} is not one of the classes; {RERUN}") from error
     probabilities = np.stack([table[f"p_{name}"] for name in index], axis=1).astype(np.float64)
     if not paths or not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise UserError(f"{path}: {'probabilities are from 0 to 1' if paths else 'there are no images'}; {RERUN}")
@@ -245,7 +245,7 @@ def pair(a: Predictions, b: Predictions) -> None:
     name_a, name_b = a.source.path, b.source.path
     if sorted(a.classes) != sorted(b.classes):
         raise UserError(
-            f"{name_a} and {name_b} know other classes ({', '.join(a.classes)}; {', '.join(b.classes)}); "
+            f"{name_a} and {name_b} have different classes ({', '.join(a.classes)}; {', '.join(b.classes)}); "
             "compare runs on the same data"
         )
     if a.fingerprints != b.fingerprints:
@@ -253,7 +253,7 @@ def pair(a: Predictions, b: Predictions) -> None:
         only_b = Counter(b.fingerprints) - Counter(a.fingerprints)
         larger, example = (a, next(iter(only_a))) if only_a else (b, next(iter(only_b)))
         raise UserError(
-            f"{name_a} and {name_b} were tested on other images: {only_a.total():,} only in {name_a}, "
+            f"{name_a} and {name_b} were tested on different images: {only_a.total():,} only in {name_a}, "
             f"{only_b.total():,} only in {name_b}; e.g. {larger.paths[larger.fingerprints.index(example)]} of "
             f"{larger.source.path}; compare runs with the same splits"
         )

@@ -190,9 +190,7 @@ class RunFolder:
         for line, row in iterate_csv(self.metrics, METRIC_COLUMNS, LARGEST_METRICS, complete=True):
             values = {name: _finite(row[name]) for name in METRIC_COLUMNS}
             if not (0 <= values["epoch"] <= MOST_EPOCHS and values["epoch"].is_integer()):
-                raise UserError(
-                    f"{self.metrics}: line {line}: epoch is {row['epoch'][:40]!r}, not a number of an epoch"
-                )
+                raise UserError(f"{self.metrics}: line {line}: epoch is {row['epoch'][:40]!r}, not an epoch number")
             epochs[int(values["epoch"])] = values
         return epochs
 

@@ -725,7 +725,7 @@ class RunRecord:
             raise kind(f"{folder.record}: a record of schema {str(schema)[:60]}; {by}")
         if "status" not in content or content.get("run") is None:
             raise UserError(
-                f"{folder.record}: status or run is missing, and no run writes that; rerun it, or delete the folder"
+                f"{folder.record}: status or run is missing, so this is not the record of a run; rerun it, or delete the folder"
             )
         record = to_type(content, cls, folder.record)
         record.folder = folder
@@ -777,12 +777,16 @@ class RunRecord:
         """
         if not self.evaluates_again or self.previous is None:
             return
-        elsewhere = f"into {self.folder.path} go only measurements of its own images; elsewhere: hydra.run.dir=DIR"
+        elsewhere = (
+            f"{self.folder.path} takes only measurements of its own images; to write elsewhere: hydra.run.dir=DIR"
+        )
         if self.run.debug and self.run.debug != self.previous.run.debug:
             raise UserError(f"{self.run.debug}: {elsewhere}")
         before, now = (each.data and each.data.fingerprint_val_test for each in (self.previous, self))
         if before and now and before != now:
-            raise UserError(f"datamodule.root={self.data.root}: its val and test are not those of the run; {elsewhere}")
+            raise UserError(
+                f"datamodule.root={self.data.root}: its val and test images are not those of the run; {elsewhere}"
+            )
 
     def save(self) -> None:
         """Write what is known so far; of an evaluation only its end."""
@@ -936,7 +940,7 @@ def _previous(folder: RunFolder) -> RunRecord | None:
     except OlderRecordError:
         raise  # its folder is whole, and neither resumed nor written over by this version
     except UserError as error:
-        log.warning("the record of the run before is not used: %s", error)
+        log.warning("the record of the earlier run cannot be used: %s", error)
         return None
 
 

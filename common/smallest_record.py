@@ -220,5 +220,7 @@ class SmallestRecord:
         path = folder / FILE
         content = read_json(path, LARGEST)
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-            raise UserError(f"{path}: not of this version of smallest.py; run smallest.py again with another name=NAME")
+            raise UserError(
+                f"{path}: written by another version of smallest.py; run smallest.py again with another name=NAME"
+            )
         return to_type(content, cls, path)

@@ -21,7 +21,7 @@ def resolve_target(name: object, key: str) -> Callable:
     """
     shown = f"{key}={str(name)[:100]}"
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", str(name), re.ASCII):
-        raise UserError(f"{shown}: use the full name of a class, as torch.optim.Adam")
+        raise UserError(f"{shown}: use the full name of a class, such as torch.optim.Adam")
     try:
         found = pkgutil.resolve_name(name)
     except ImportError as error:
@@ -30,9 +30,14 @@ def resolve_target(name: object, key: str) -> Callable:
             hint = "; install its package, or add its folder to PYTHONPATH"
         raise UserError(f"{shown}: cannot be imported ({error}){hint}") from error
     except AttributeError as error:
-        module, _, last = name.rpartition(".")
+        parent = getattr(error.obj, "__name__", name.rpartition(".")[0])
+        if error.name != name.rpartition(".")[2]:
+            raise UserError(f"{shown}: {parent} has no module {error.name}; check the name") from error
         classes = [n for n, v in inspect.getmembers(error.obj, inspect.isclass) if not n.startswith("_")]
-        raise UserError(f"{shown}: not found in {module}; {did_you_mean(last, classes)}") from error
+        allowed = did_you_mean(error.name, classes) if classes else "check the name"
+        raise UserError(f"{shown}: not found in {parent}; {allowed}") from error
     if not callable(found):
-        raise UserError(f"{shown}: is no class and no function; use the full name of one, as torch.optim.Adam")
+        raise UserError(
+            f"{shown}: is neither a class nor a function; use the full name of one, such as torch.optim.Adam"
+        )
     return found

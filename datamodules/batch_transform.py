@@ -39,7 +39,7 @@ def mix_batch(batch: dict[str, Tensor], transform: BatchTransform, num_classes: 
     wanted = [_shape(pixels), _shape(targets)]
     if given != wanted:
         raise UserError(
-            f"{name}: gives {' and '.join(given)} for images and targets {' and '.join(wanted)}; give the same"
+            f"{name}: returns {' and '.join(given)} for images and targets {' and '.join(wanted)}; return the same shapes"
         )
     pixels, targets = mixed
     if "weights" in batch:

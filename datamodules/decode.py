@@ -96,7 +96,7 @@ def read_image(path: Path, image_size: int = 0) -> DecodedImage:
     with _named(path):
         status = os.stat(path)  # noqa: PTH116 follows links; opening a pipe would wait for a writer
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is no file but a folder, pipe or device")
+            raise ValueError("not a file but a folder, pipe or device")
         if not status.st_size:
             raise ValueError("the file is empty")
         with open(path, "rb") as file:  # noqa: PTH123

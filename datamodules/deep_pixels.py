@@ -138,5 +138,5 @@ def parse_range(setting: object, key: str) -> ValueRange | None:
     except (TypeError, ValueError):
         low = high = math.nan
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise UserError(f"{key}={setting}: use auto, or the values that become black and white, as {key}=0,4095")
+        raise UserError(f"{key}={setting}: use auto, or the values that become black and white, e.g. {key}=0,4095")
     return ValueRange(low, high, of_all=True)

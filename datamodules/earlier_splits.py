@@ -50,8 +50,8 @@ def take_over_splits(
         drawn_val = given[row] == "train" and split == "val" and "val" not in source_splits
         if split and given[row] not in (UNASSIGNED, split) and not drawn_val:
             raise UserError(
-                f"{key}: {line}: {clean(catalog.paths[row], 200)} is in {split} there, and in {given[row]} here, where the "
-                "source says so; leave datamodule.splits out, or have the source give no splits"
+                f"{key}: {line}: {clean(catalog.paths[row], 200)} is in {split} there, but the source puts it into "
+                f"{given[row]}; leave out datamodule.splits, or remove the splits from the source"
             )
         if split:
             catalog.splits[row] = split
@@ -61,10 +61,10 @@ def take_over_splits(
         raise UserError(f"{key}: lists none of the {len(catalog):,} images below {catalog.root}; paths are compared")
     here = set(catalog.paths)
     if missing := [path for path in listed if path not in here]:
-        log.warning("%s: %d image(s) that it lists are missing here: %s", key, len(missing), join_words(missing, SHOWN))
+        log.warning("%s: %d image(s) listed there are missing here: %s", key, len(missing), join_words(missing, SHOWN))
     if renamed:
         names = [catalog.paths[row] for row in renamed]
-        log.warning("%s: %d image(s) have another label here: %s", key, len(renamed), join_words(names, SHOWN))
+        log.warning("%s: %d image(s) have a different label here: %s", key, len(renamed), join_words(names, SHOWN))
     is_new = present & ~is_old
     _join(catalog, groups, is_new & (given == UNASSIGNED), is_old, key)
     shares = TRAIN_VAL_TEST if with_val else TRAIN_TEST
@@ -154,5 +154,5 @@ def _reasons(folder: RunFolder) -> dict[str, str]:
         data = RunRecord.read(folder).data
         return {each.path: each.reason for each in data.excluded} if data else {}
     except UserError as error:
-        log.warning("%s: why it excluded images is not known (%s)", folder.splits, error)
+        log.warning("%s: the reasons for its excluded images are unknown (%s)", folder.splits, error)
         return {}

@@ -47,7 +47,7 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise UserError(f'{what}, which needs a further package: pip install -e ".[{extra}]"') from error
+        raise UserError(f'{what}, which needs another package: pip install -e ".[{extra}]"') from error
 
 
 @functools.cache
@@ -170,7 +170,7 @@ def read_tiff(source: Path | bytes) -> DeepPixels:
         described = f"a TIFF of {page.samplesperpixel} x {page.bitspersample} bits"
         check_pixels(page.imagewidth, page.imagelength)
         if page.samplesperpixel > MOST_CHANNELS or page.ndim > 3:
-            raise ValueError(f"{described}, and an image has up to {MOST_CHANNELS} channels")
+            raise ValueError(f"{described}, and an image may have at most {MOST_CHANNELS} channels")
         try:
             values = page.asarray()
         except (ValueError, KeyError) as error:
@@ -181,7 +181,7 @@ def read_tiff(source: Path | bytes) -> DeepPixels:
         if values.ndim == 3 and page.axes.startswith("S"):
             values = np.moveaxis(values, 0, -1)
         if values.dtype.kind not in "uifb":
-            raise ValueError(f"{described} of {values.dtype}, which are no gray values")
+            raise ValueError(f"{described} of {values.dtype}, which are not gray values")
         bits = page.bitspersample
         stated = (0.0, 2.0**bits - 1) if values.dtype.kind in "ub" and (bits < 16 and bits != 0) else None
         inverted = page.photometric.name == "MINISWHITE"

@@ -24,7 +24,7 @@ def fits_on_gpu(cache: PixelCache, limit_gib: float, free: int) -> bool:
         return False
     if needed > free / 2:
         log.warning(
-            "the images would take %.1f GiB of the GPU, of which %.1f are free: each batch is moved there",
+            "the images would take %.1f GiB of GPU memory, and %.1f GiB are free: each batch is copied to the GPU instead",
             needed / 2**30,
             free / 2**30,
         )

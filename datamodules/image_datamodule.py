@@ -132,12 +132,12 @@ class ImageDataModule(L.LightningDataModule):
             raise UserError(f"datamodule.train_fraction={train_fraction}: use a share above 0 and up to 1")
         if not isinstance(source, Source):
             raise UserError(
-                f"datamodule.source={type(source).__name__}: is no Source; see datamodules/sources/source.py"
+                f"datamodule.source={type(source).__name__}: is not a Source; see datamodules/sources/source.py"
             )
         self.source = source if table is None else CsvTable(table=table, root=root or source.root)
         if not hasattr(augmentation, "draw"):
             raise UserError(
-                f"augmentation._target_={full_name(augmentation)}: no augmentation by itself; name it in a list, as "
+                f"augmentation._target_={full_name(augmentation)}: not an augmentation by itself; put it into a list, as "
                 "conf/augmentation/trivial_augment.yaml does"
             )
         self.select_on = select_on
@@ -221,7 +221,8 @@ class ImageDataModule(L.LightningDataModule):
             check_batch_transform(self.batch_transform, len(self.catalog.classes), self.image_size)
         if self.source.streams and self.overfits:
             raise UserError(
-                "trainer.overfit_batches with streamed training images: they are others in every epoch; use debug=fast"
+                "trainer.overfit_batches cannot be used with streamed training images, which differ in every epoch; "
+                "use debug=fast"
             )
         started = time.perf_counter()
         pixel_cache = self._prepare()
@@ -424,7 +425,11 @@ class ImageDataModule(L.LightningDataModule):
         """Give all training images as they are, in catalog order, the same in every process; of a stream the first ones."""
         if self.stream:
             n = min(MOST_OF_STREAM, self.stream.n_images)
-            log.info("the first %s of %s streamed training images stand for all", f"{n:,}", f"{self.stream.n_images:,}")
+            log.info(
+                "only the first %s of %s streamed training images are used for this",
+                f"{n:,}",
+                f"{self.stream.n_images:,}",
+            )
             return self.sample_of_train_dataloader(n, batch_size=self.batch_size, augmented=False)
         rows = EpochSampler(np.sort(self.rows("train")), shuffle=False, seed=self.seed)
         dataset = ImageDataset(self.catalog, self.pixel_cache, None, self.seed)

@@ -202,7 +202,7 @@ def workers_that_fit(wanted: int, batch_bytes: int) -> int:
     if free >= needed:
         return wanted
     log.warning(
-        "datamodule.num_workers=%d needs %.0f MiB of shared memory and %s has %.0f: images are loaded without workers",
+        "datamodule.num_workers=%d needs %.0f MiB of shared memory, and %s has %.0f: images are loaded without workers",
         wanted, needed / 2**20, SHARED_MEMORY, free / 2**20,
     )  # fmt: skip
     return 0
@@ -257,7 +257,7 @@ class StatefulDataLoader(DataLoader):
             if error not in self._unreadable and len(self._unreadable) < SHOWN:
                 self._unreadable.add(error)
                 more = "; more of them are not shown" if len(self._unreadable) == SHOWN else ""
-                log.warning("datamodule.on_unreadable=skip: another image takes its place: %s%s", error, more)
+                log.warning("datamodule.on_unreadable=skip: replaced by another image: %s%s", error, more)
 
     @property
     def images(self) -> int:
@@ -286,24 +286,24 @@ class StatefulDataLoader(DataLoader):
         images = state["images"]
         if type(images) is not int or images < 0:
             raise UserError(
-                f"ckpt_path: its number of images of an epoch is {str(images)[:60]!r}; use another checkpoint"
+                f"ckpt_path: the number of images seen in its epoch is {str(images)[:60]!r}; use another checkpoint"
             )
         if not images:
             return
-        began = f"ckpt_path: was written after {images:,} images of an epoch"
+        began = f"ckpt_path: it was saved after {images:,} images of an epoch"
         if images % processes:
             raise UserError(
-                f"{began}, which {processes} processes cannot share; resume with the run's own trainer.devices"
+                f"{began}, which cannot be divided among {processes} processes; resume with the run's own trainer.devices"
             )
         if "order" in state and state["order"] != self.sampler.digest():
             raise UserError(
-                f"{began}, which has other images or another order here; resume with the run's own "
-                f"{self.sampler.follows_from} (batch_size and num_workers may be others)"
+                f"{began}, and this command has other images or another order; resume with the run's own "
+                f"{self.sampler.follows_from} (batch_size and num_workers may differ)"
             )
         skip = images // processes
         if self.images - skip < min(2, self.batch_size):
             raise UserError(
-                f"{began}, which has {self.images * processes:,} here, so that no batch is left of it; resume with the run's "
+                f"{began}, which has {self.images * processes:,} here, so no batch is left; resume with the run's "
                 f"own datamodule.batch_size={state.get('batch_size', self.batch_size)} and trainer.limit_train_batches"
             )
         self.sampler.skip = skip

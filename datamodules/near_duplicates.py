@@ -174,9 +174,7 @@ class Search:
         proposed = _pairs_of(plain, _nearest(vectors, self.is_new[plain], PROPOSED, PROPOSED_FROM))
         del inner, vectors
         if len(proposed) > MOST_PAIRS:
-            self.notes.append(
-                f"of {len(proposed):,} pairs that look alike only the {MOST_PAIRS:,} most alike were compared"
-            )
+            self.notes.append(f"of {len(proposed):,} similar pairs, only the {MOST_PAIRS:,} most similar were compared")
         self._ask(proposed[:MOST_PAIRS], self._same_texture)
         is_plain = scene_of < 0
         for group in connected(self.pairs[self.same & is_plain[self.pairs].all(axis=1)].tolist()):
@@ -221,7 +219,10 @@ class Search:
         self.pairs, self.same = self.pairs[~asked_again], self.same[~asked_again]
         shown = np.bincount(scene_of + 1)[1:]
         for count in shown[shown > 0]:
-            log.info("%s images are of one scene, as of a fixed camera: compared by what differs from it", f"{count:,}")
+            log.info(
+                "%s images show one scene, as from a fixed camera: they are compared by how they differ from it",
+                f"{count:,}",
+            )
         return scene_of
 
     def _look_at_scene(self, images: np.ndarray, thumbnails: np.ndarray) -> None:

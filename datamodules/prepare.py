@@ -93,8 +93,9 @@ def _torn(catalog: Catalog, groups: list[list[int]]) -> Finding:
     shown = ", ".join(catalog.paths[row] for row in max(groups, key=len)[:NAMED])
     return Finding("near duplicate", (
         f"near duplicate: {images:,} image(s) in {len(groups):,} group(s), the largest of {largest:,} ({shown}, ...), are "
-        "not kept together in the splits, since they are too many for that: a fixed camera's scene, a video, or most of a "
-        "class. Give a table with the column group (datamodule.table=FILE: by day, camera or patient), and no group is divided"
+        "divided between the splits, because they are too many to be copies: the scene of a fixed camera, a video, or "
+        "most of a class. To keep groups together, give a table with a column group (datamodule.table=FILE: by day, "
+        "camera or patient)"
     ), groups)  # fmt: skip
 
 

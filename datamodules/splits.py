@@ -242,8 +242,8 @@ def draw_splits(
     if moved:
         count = int(np.isin(unit_of, moved).sum())
         log.warning(
-            "%d image(s) went to the split that lacked their class, not to that of their hash: images that are added may move "
-            "them back; datamodule.splits=RUN keeps the splits of an earlier run", count,
+            "%d image(s) went to a split that lacked their class instead of the one of their hash: images added later may "
+            "move them back; datamodule.splits=RUN keeps the splits of an earlier run", count,
         )  # fmt: skip
 
 

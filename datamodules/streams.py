@@ -123,7 +123,7 @@ class TrainStream:
         """
         if counts.total() != self.n_images:
             raise UserError(
-                f"{self.shards.key}: has {counts.total():,} images, and {self.n_images:,} are stated; leave out "
+                f"{self.shards.key}: has {counts.total():,} images, but {self.n_images:,} are stated; leave out "
                 "datamodule.source.train_images, or correct classes.json"
             )
         self._class_counts = [0] * len(self.classes)
@@ -149,7 +149,7 @@ class TrainStream:
             self.take_counts(self._count())
         if self._class_counts is None:
             raise UserError(
-                f"{self.shards.key}: how many training images each class has is not known, and a loss that weighs classes "
+                f"{self.shards.key}: the number of training images of each class is unknown, and a loss that weighs classes "
                 "needs it; state class_counts in classes.json (docs/data.md), or use loss=cross_entropy"
             )
         return self._class_counts
@@ -166,7 +166,7 @@ class TrainStream:
             return int(label)
         if number is None:
             raise UserError(
-                f"{key or self.shards.key}: {sample.name}: label {label[:60]!r} is not among the {len(self.classes):,} classes "
+                f"{key or self.shards.key}: {sample.name}: label {label[:60]!r} is none of the {len(self.classes):,} classes "
                 f"{join_words(self.classes)}; correct it, or datamodule.source.classes"
             )
         return number
@@ -293,7 +293,7 @@ class StreamDataset(ImageDataset):
                     raise UserError(f"{error}; repair or remove it, or use datamodule.on_unreadable=skip") from error
                 errors.append(str(error))
         if not decoded:
-            raise UserError(f"no image of a whole batch can be read, as {errors[0]}")
+            raise UserError(f"no image of a whole batch can be read, e.g. {errors[0]}")
         others = list(decoded.values())
         for place, item in enumerate(items):
             if place not in decoded:
@@ -328,7 +328,7 @@ def check_streamed(*, rules: dict, sampler: str, mean: object) -> None:
         "datamodule.folds": (rules["folds"], None, "are not divided: train, val and test are given"),
         "datamodule.splits": (rules["splits"], None, "are not divided: train, val and test are given"),
         "datamodule.select_on": (rules["select_on"], "val", "need a validation split of their own"),
-        "datamodule.train_fraction": (rules["train_fraction"], 1, "are not thinned; name fewer shards"),
+        "datamodule.train_fraction": (rules["train_fraction"], 1, "are not reduced; name fewer shards"),
         "datamodule.on_leak": (rules["on_leak"], "warn", "are not compared with those of val and test"),
         "datamodule.sampler": (sampler, "shuffle", "come once an epoch; see loss=weighted_cross_entropy"),
     }  # fmt: skip
@@ -346,8 +346,8 @@ def check_streamed(*, rules: dict, sampler: str, mean: object) -> None:
 def not_compared(stream: TrainStream) -> Finding:
     """Say what was not looked for, since nobody has seen all images."""
     text = (
-        f"streamed: nobody has looked at the {stream.n_images:,} training images: duplicates, images that are also in val "
-        "or test, one image under two labels and odd sizes are not found among them"
+        f"streamed: the {stream.n_images:,} training images were not checked: duplicates, images that are also in val "
+        "or test, one image under two labels and unusual sizes are not found among them"
     )
     log.warning(text)
     return Finding("streamed", text, [])
@@ -356,6 +356,6 @@ def not_compared(stream: TrainStream) -> Finding:
 def range_missing(what: str) -> UserError:
     """Return the error of images of more than 8 bits without a range for them."""
     return UserError(
-        f"{what}: more than 8 bits a channel, and which values are black and white is not looked for in streamed images; say "
-        "it: datamodule.range=LOW,HIGH"
+        f"{what}: more than 8 bits per channel, and the range of streamed images is not determined automatically; set the "
+        "values that become black and white: datamodule.range=LOW,HIGH"
     )

@@ -43,7 +43,7 @@ class TransformList:
         for index, transform in enumerate(transforms):
             if not callable(transform):
                 raise UserError(
-                    f"augmentation.transforms[{index}]={str(transform)[:60]!r}: is no transform; give it a _target_, as "
+                    f"augmentation.transforms[{index}]={str(transform)[:60]!r}: is not a transform; give it a _target_, e.g. "
                     "torchvision.transforms.v2.RandomHorizontalFlip"
                 )
         self.transforms = transforms

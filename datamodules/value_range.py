@@ -40,12 +40,12 @@ def describe_range(catalog: Catalog, stats: ImageStats, value_range: ValueRange 
         states[:] = False
     parts = []
     if n_states := int((deep & states).sum()):
-        parts.append(f"{n_states:,} by the window or the bits that its file states")
+        parts.append(f"{n_states:,} by the window or the bits that the file states")
     if n_others := int((deep & ~states).sum()):
         origin = "datamodule.range" if value_range and value_range.of_all else "most values of the training images"
-        shown = f"{value_range} ({origin})" if value_range else "all that 16 bits hold (no training image is of them)"
+        shown = f"{value_range} ({origin})" if value_range else "the full range of 16 bits (no training image has them)"
         parts.append(f"{n_others:,} by one range for all, {shown}")
-    return f"more than 8 bits a channel, scaled to 8: {', '.join(parts)}" if parts else None
+    return f"more than 8 bits per channel, scaled to 8: {', '.join(parts)}" if parts else None
 
 
 def few_levels(catalog: Catalog, stats: ImageStats, value_range: ValueRange | None) -> Finding | None:
@@ -65,6 +65,6 @@ def few_levels(catalog: Catalog, stats: ImageStats, value_range: ValueRange | No
     order = np.argsort(levels[few], kind="stable")
     found, counts = rows[few][order], levels[few][order]
     named = join_words([f"{catalog.paths[row]} ({count})" for row, count in zip(found, counts, strict=True)], NAMED)
-    text = (f"few levels: {len(found):,} image(s) of more than 8 bits a channel use fewer than {FEW_LEVELS} of the 256 gray "
+    text = (f"few levels: {len(found):,} image(s) of more than 8 bits per channel use fewer than {FEW_LEVELS} of the 256 gray "
             f"levels: {named}; datamodule.range=LOW,HIGH sets which values become black and white")  # fmt: skip
     return Finding("few levels", text, [[int(row)] for row in found])

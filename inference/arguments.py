@@ -24,10 +24,10 @@ def checkpoint_argument(ckpt: str | Path | None, exported: bool = False) -> Path
         UserError: nothing is given, a folder, no such file, or an exported file where a checkpoint is needed.
     """
     if ckpt is None or ckpt == "":
-        raise UserError("ckpt: nothing is given; give a run's, ckpt=outputs/MODEL/DATE/checkpoints/best.ckpt")
+        raise UserError("ckpt is not set; give the checkpoint of a run: ckpt=outputs/MODEL/DATE/checkpoints/best.ckpt")
     path = Path(str(ckpt))
     if is_read_by_predict(path) and not exported:
-        raise UserError(f"ckpt={path}: is already an exported file; give the checkpoint that it was made from")
+        raise UserError(f"ckpt={path}: is an exported file already; give the checkpoint it was made from")
     if path.is_dir():
         best = RunFolder(path).best_checkpoint
         inside = next((file for file in (best, path / best.name) if file.is_file()), EXAMPLE)

@@ -68,7 +68,7 @@ class ModelDescription:
         try:
             values = {field.name: json.loads(texts[field.name]) for field in fields(cls)}
         except (ValueError, RecursionError) as error:
-            raise UserError(f"its description is no JSON: {error}") from error
+            raise UserError(f"its description is not JSON: {error}") from error
         decision = values.pop("decision")
         check_description(*values.values(), source="the file")
         return cls(**values, decision=check_decision(decision, values["classes"], "the file"))
@@ -128,7 +128,9 @@ class OnnxBackend:
         runtime = import_extra("onnxruntime", f"ckpt={path}", "onnx")
         available = runtime.get_available_providers()
         if device not in ("auto", "cpu") and "CUDAExecutionProvider" not in available:
-            raise UserError(f"device={device}: onnxruntime has {', '.join(available)} here; use device=cpu for {path}")
+            raise UserError(
+                f"device={device}: onnxruntime supports only {', '.join(available)} here; use device=cpu for {path}"
+            )
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # errors
         of_torch = os.environ.get("OMP_NUM_THREADS", "")
@@ -144,7 +146,7 @@ class OnnxBackend:
         except Exception as error:  # onnxruntime's errors have no common class
             reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"{path}: not an ONNX file of export.py, or a damaged one ({reason}); make it again with "
+                f"{path}: not an ONNX file of export.py, or a damaged one ({reason}); export it again with "
                 f"python export.py ckpt={EXAMPLE}"
             ) from error
         self.input = self.session.get_inputs()[0]
@@ -193,6 +195,6 @@ def torch_device(name: str):
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"device={name}: not here ({str(error).splitlines()[0]}); use auto, cpu, or with a GPU cuda or cuda:N"
+            f"device={name}: not available ({str(error).splitlines()[0]}); use auto, cpu, or with a GPU cuda or cuda:N"
         ) from error
     return device

@@ -51,12 +51,14 @@ class ImageInputs:
     def __init__(self, images: str | Sequence[str] | None, root: str | None = None):
         places = list(images) if isinstance(images, (list, tuple)) else [images]
         if not places or places[0] in (None, ""):
-            raise UserError(f"images: nothing is given; {EXAMPLE}")
+            raise UserError(f"images is not set; {EXAMPLE}")
         self._parts = [_open_place(str(place), root) for place in places]
         self.tables = [part for part in self._parts if isinstance(part, ImageTable)]
         given = ",".join(map(str, places)) if len(places) == 1 else f"[{','.join(map(str, places))}]"
         if root is not None and not self.tables:
-            raise UserError(f"root={root} is for the relative paths of a table, and images={given} has none")
+            raise UserError(
+                f"root={root} is only for the relative paths of a table, and images={given} has none; leave out root"
+            )
         self.count = sum(1 for part in self._parts for _ in part(True))
         if not self.count:
             raise UserError(f"images={given}: no images in it or below ({image_suffixes()}); {EXAMPLE}")
@@ -101,25 +103,25 @@ class ImageTable:
                     missing = missing or (None if found else row["path"])
                     if image_input.label != labels.setdefault(hash(image_input.path), image_input.label):
                         raise UserError(
-                            f"{self.path}: line {line}: {image_input.path[:200]} has two labels; leave one of the lines"
+                            f"{self.path}: line {line}: {image_input.path[:200]} has two labels; keep one of the lines"
                         )
                 yield image_input
             if missing and not n_found:
                 raise UserError(
-                    f"{self.path}: none of its files is there, as {missing[:200]}{files.advise(missing, 'root')}"
+                    f"{self.path}: none of its files exists, e.g. {missing[:200]}{files.advise(missing, 'root')}"
                 )
         except UserError as error:
             raise UserError(f"images={error}") from error
         notes = [text for text in (own.describe_notes(), files.describe_notes()) if text]
         if notes and warn:
-            log.info("images=%s: read in another way than written: %s", self.path, "; ".join(notes))
+            log.info("images=%s: interpreted: %s", self.path, "; ".join(notes))
 
     def _image(self, row: dict[str, str], line: int) -> ImageInput:
         path = row["path"]
         below = Path(path).is_absolute() or ".." not in PurePosixPath(path).parts
         if not path or "\0" in path or not below:
             raise UserError(
-                f"{self.path}: line {line}: path={path!r}: a relative path has to stay below {self.folder}; use paths below "
+                f"{self.path}: line {line}: path={path!r}: a relative path must stay below {self.folder}; use paths below "
                 "it, absolute ones, or root=DIR"
             )
         split = row.get("split") or self.split
@@ -139,7 +141,7 @@ class ImageTable:
         data = RunRecord.read(run).data or DataInfo()
         if (folder := images_folder(data)) is None:
             raise UserError(
-                f"images={self.path}: the run's images are not at {data.root} any more; give their folder: root=DIR"
+                f"images={self.path}: the run's images are no longer in {data.root}; give their folder: root=DIR"
             )
         return folder
 
@@ -216,7 +218,7 @@ def split_images(checkpoint: Path, split: str, root: str | None = None) -> tuple
     """Return the images of a split of the run that a checkpoint lies in, or none and the reason."""
     run = run_of_checkpoint(checkpoint)
     if run is None:
-        return [], "the checkpoint does not lie in the folder of a run with its record and splits"
+        return [], "the checkpoint is not in the folder of a run with its record and splits"
     try:
         images = [image_input for image_input in ImageTable(run.splits, root)(False) if image_input.split == split]
     except UserError as error:
@@ -243,5 +245,5 @@ def _open_place(place: str, root: str | None) -> Callable[[bool], Iterable[Image
         if Path(found).is_file() and not any(is_ignored(part) for part in set(Path(found).parts) - named)
     )  # fmt: skip
     if not files:
-        raise UserError(f"images={place}: the pattern fits no file; a folder is given without a pattern")
+        raise UserError(f"images={place}: no file matches the pattern; for a folder, give its name only")
     return lambda _: (ImageInput(found, Path(found)) for found in files)

@@ -67,7 +67,10 @@ def _run(config: DictConfig, checkpoint: Path, images: str | list[str] | None, p
             if explanations:
                 explanations.add(image_input, prediction)
     if own_test and own_test.unknown and summary.counts:
-        log.warning("whether these are test images of the model is unknown, and not counted: %s", own_test.unknown)
+        log.warning(
+            "it is unknown whether these are test images of the model, so this is not counted as a test evaluation: %s",
+            own_test.unknown,
+        )
     test_evaluations = count_test_evaluation(checkpoint) if summary.evaluates_test else None
     print(*summary.lines(test_evaluations), f"Predictions: {table}", sep="\n")
     if explanations:
@@ -75,13 +78,13 @@ def _run(config: DictConfig, checkpoint: Path, images: str | list[str] | None, p
     if summary.errors:
         example = summary.first_error if summary.errors == 1 else f"the first: {summary.first_error}"
         raise UserError(
-            f"{summary.errors:,} of {summary.n:,} images could not be read ({example}); see the column error"
+            f"{summary.errors:,} of {summary.n:,} images could not be read ({example}); see the column `error`"
         )
 
 
 def _table_path(out: str | None) -> Path:
     if out is None:
-        raise UserError("out: nothing is given; use out=DIR or out=NAME.csv")
+        raise UserError("out is not set; use out=DIR or out=NAME.csv")
     path = Path(str(out))
     return path if path.suffix.lower() == ".csv" else RunFolder(path).predictions("test")  # named as a run's
 
@@ -213,7 +216,7 @@ class PredictionSummary:
         if self.decision:
             which, promise = "abstained:", describe_promise(self.decision, like="those of validation")
             if self.decision.confidence is None:
-                which, promise = "abstained from all", f"{promise}; `predicted` is the most probable class all the same"
+                which, promise = "abstained from all", f"{promise}; `predicted` still has the most probable class"
             lines.append(f"{which} {self.abstained:,} ({promise})")
         if self.errors:
             lines.append(f"not read: {self.errors:,}")
@@ -229,8 +232,8 @@ class PredictionSummary:
         if self.unknown_labels:
             unknown = join_words([clean(name, 40) for name in sorted(self.unknown_labels)])
             lines.append(
-                f"not in the accuracy: {plural(self.unknown_labels.total(), 'image')} with a label that the network does not "
-                f"know ({unknown}); it knows {join_words(self.classes, 20)}"
+                f"excluded from the accuracy: {plural(self.unknown_labels.total(), 'image')} with a label that the "
+                f"network does not know ({unknown}); it knows {join_words(self.classes, 20)}"
             )
         return [printable(line) for line in lines]  # names of classes may come from an untrusted file
 

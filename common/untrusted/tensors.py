@@ -35,7 +35,7 @@ def read_safetensors(path: Path, *, tensors: bool = True) -> tuple[dict, dict[st
 
     size = path.stat().st_size
     if size > LARGEST:
-        raise UserError(f"{size / 2**30:.1f} GiB, and {LARGEST / 2**30:g} GiB is the most")
+        raise UserError(f"{size / 2**30:.1f} GiB; at most {LARGEST / 2**30:g} GiB can be read")
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
     if LARGEST_HEADER < header <= size:
@@ -48,7 +48,7 @@ def read_safetensors(path: Path, *, tensors: bool = True) -> tuple[dict, dict[st
                     raise UserError(f"{name[:100]!r} holds {dtype}; weights are of {', '.join(sorted(NUMBERS))}")
             return ({name: file.get_tensor(name) for name in names} if tensors else {}), texts
     except SafetensorError as error:
-        raise UserError(f"no safetensors file, or cut off: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"not a safetensors file, or cut off: {' '.join(str(error).split())[:200]}") from error
 
 
 def load_tensors(path: Path, *, archives_only: bool = True, mmap: bool = False):
@@ -74,13 +74,13 @@ def load_tensors(path: Path, *, archives_only: bool = True, mmap: bool = False):
     if zipfile.is_zipfile(path):
         _check_archive(path, size, check_sums=not mmap)
     elif archives_only:
-        raise UserError("no archive of torch, or cut off")
+        raise UserError("not an archive of torch, or cut off")
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # its type depends on what is in the file
         text = str(error) or type(error).__name__
         if named := re.search(r"GLOBAL (\S+)", text):
-            raise UserError(f"it names {named.group(1)}, and a file of weights names no code") from error
+            raise UserError(f"it refers to code ({named.group(1)}), which a weights file must not do") from error
         found = re.search(r"WeightsUnpickler error: (.+)", text)
         reason = (found.group(1) if found else text.splitlines()[0])[:200]
         raise UserError(f"torch.load with weights_only=True: {reason}") from error
@@ -98,7 +98,7 @@ def _check_archive(path: Path, size: int, *, check_sums: bool) -> None:
         if record.compress_type != zipfile.ZIP_STORED:
             raise UserError(f"{record.filename[:100]!r} is packed, which torch does not do")
         if record.filename.endswith("data.pkl") and record.file_size > LARGEST_PICKLE:
-            raise UserError(f"{record.file_size / 2**20:.0f} MiB that are no tensors")
+            raise UserError(f"{record.file_size / 2**20:.0f} MiB that are not tensors")
     if sum(record.file_size for record in records) > size:
         raise UserError("damaged: its records are larger than the file")
     if broken is not None:

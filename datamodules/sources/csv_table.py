@@ -65,7 +65,7 @@ class CsvTable(Source):
                 further = {column: row[column] for column in row if column not in SPLIT_COLUMNS}
                 if further and not self._lines:
                     shown = join_words([clean(column, 40) for column in further], 10)
-                    log.info("%s=%s: further columns, kept for reports.subsets: %s", self.key, self.table, shown)
+                    log.info("%s=%s: additional columns, kept for reports.subsets: %s", self.key, self.table, shown)
                 self._lines.append(line)
                 found, label = files.find(row["path"]), row["label"]
                 split, group, weight = (row.get(column) or "" for column in OPTIONAL)
@@ -84,9 +84,11 @@ class CsvTable(Source):
             raise UserError(f"{self.key}={error}") from error
         if not self._lines:
             needed, optional = ", ".join(NEEDED), ", ".join(OPTIONAL)
-            raise UserError(f"{self.key}={self.table}: there are no rows; needed are {needed}, optional {optional}")
+            raise UserError(
+                f"{self.key}={self.table}: the table has no rows; it needs the columns {needed}, and may have {optional}"
+            )
         if notes := "; ".join(filter(None, (rows.describe_notes(), files.describe_notes()))):
-            log.info("%s=%s: read in another way than written: %s", self.key, self.table, notes)
+            log.info("%s=%s: interpreted: %s", self.key, self.table, notes)
 
     def __str__(self) -> str:
         return str(self.table)
@@ -143,13 +145,13 @@ class FileFinder:
             )
             outside = below.parts[: len(below.parts) - len(wanted)]
             if alike < len(wanted) - 1 or not outside:
-                return f"; there is {below} in {self.root}: write it so{relative_to(self.root)}"
+                return f"; there is {below} in {self.root}: write the path like this{relative_to(self.root)}"
             folder = self.root.joinpath(*outside)
             if len(wanted) > 1:
                 return f"; did you mean {key}={folder}{relative_to(self.root)}"
             return (
-                f"; there is {below} in {self.root}{relative_to(self.root)}: write it so, or where all images "
-                f"lie there, use {key}={folder}"
+                f"; there is {below} in {self.root}{relative_to(self.root)}: write the path like this, or if all images "
+                f"are there, use {key}={folder}"
             )
         if not is_utf8(path):
             return "; is the table in UTF-8?"
@@ -166,11 +168,11 @@ def _readings(path: str) -> Iterator[tuple[str, str]]:
     """Yield the ways in which a path may be meant, with the words for each; first as it is written."""
     yield "", path
     if path != path.strip():
-        yield "blanks around a path left out", path.strip()
+        yield "spaces around a path removed", path.strip()
     path = path.strip()
     if "\\" in path:
         path = path.replace("\\", "/")
-        yield "path with \\ in place of /", path
+        yield "backslashes in a path read as /", path
     for form in ("NFC", "NFD"):
         if unicodedata.normalize(form, path) != path:
             yield f"path in Unicode form {form}", unicodedata.normalize(form, path)

@@ -78,7 +78,7 @@ class HuggingFace(UnpackedSource):
         folders = [Path(place).resolve() for place in (self.path, config.HF_CACHE_HOME, config.HF_DATASETS_CACHE)]
         if not file.is_file() or not any(file.is_relative_to(folder) for folder in folders):
             raise UserError(
-                f"datamodule.source.path={self.path}: names the file {file}, which is no file of the data set"
+                f"datamodule.source.path={self.path}: refers to the file {file}, which is not part of the data set"
             )
         return file.read_bytes()
 
@@ -121,7 +121,7 @@ def _column(split, given: str | None, kind: str) -> str:
     found = typed if len(typed) == 1 else [name for name in wanted if name in columns][:1]
     if not found:
         raise UserError(
-            f"datamodule.source.{kind} has no value, and it is not clear which column is meant: {', '.join(columns)}; give it "
+            f"datamodule.source.{kind} has no value, and it is unclear which column to use: {', '.join(columns)}; give it "
             f"one: datamodule.source.{kind}=COLUMN"
         )
     return found[0]

@@ -67,8 +67,8 @@ class ImageFolder(Source):
         self.classes = [as_label(name) for name in names]
         for label in (label for name, label in zip(names, self.classes, strict=True) if not is_utf8(name)):
             log.warning(
-                "datamodule.root=%s: the name of a class folder is not UTF-8, which no table can hold: the class is called %s "
-                "here; to call it otherwise, rename the folder, as with the program convmv", root, label,
+                "datamodule.root=%s: the name of a class folder is not UTF-8, which tables cannot hold, so the class "
+                "is called %s; for another name, rename the folder, e.g. with the program convmv", root, label,
             )  # fmt: skip
         for split, folder in split_folders.items():
             for name, label in zip(names, self.classes, strict=True):
@@ -79,7 +79,10 @@ class ImageFolder(Source):
         if others:
             listed = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(NAMED))
             log.warning(
-                "datamodule.root=%s: skipped %d file(s) that are no images of a class: %s", root, others.total(), listed
+                "datamodule.root=%s: skipped %d file(s) that are not images of a class: %s",
+                root,
+                others.total(),
+                listed,
             )
 
 
@@ -91,7 +94,7 @@ def as_label(name: str) -> str:
 def _split_folders(root: Path) -> dict[str, Path]:
     """Return the folder of each split; of images without a split, `root` itself."""
     if not root.is_dir():
-        what = "is a file and no folder" if root.is_file() else "no such folder"
+        what = "is a file, not a folder" if root.is_file() else "no such folder"
         raise UserError(f"datamodule.root={root}: {what}{relative_to(root)}; it should hold {LAYOUTS}")
     folders = _folders(root)
     split_folders: dict[str, Path] = {}
@@ -135,8 +138,9 @@ def _refuse_names_of_splits(root: Path, folders: list[Path]) -> None:
     names = join_words([each.name for each in named], NAMED)
     if not with_classes:
         raise UserError(
-            f"datamodule.root={root}: {names} are splits by their names, and hold images and no class folders; where a table "
-            "names the classes: datamodule.table=FILE with path,label,split; if they are the classes, such a table says so too"
+            f"datamodule.root={root}: the names {names} mean splits, but the folders contain images instead of class "
+            "folders; if a table has the classes, or if these folders are the classes: datamodule.table=FILE with "
+            "path,label,split"
         )
     moves = [
         f"{inner[each].relative_to(root)} to {split}"
@@ -145,8 +149,8 @@ def _refuse_names_of_splits(root: Path, folders: list[Path]) -> None:
     ]
     without = [each.name for each in named if each not in with_classes]
     raise UserError(
-        f"datamodule.root={root}: {names} are splits by their names, and no classes; rename {join_words(moves, NAMED)}, so "
-        "that it holds DIR/{train,val,test}/CLASS/*"
+        f"datamodule.root={root}: the names {names} mean splits, not classes; rename {join_words(moves, NAMED)} to get "
+        "DIR/{train,val,test}/CLASS/*"
         + (f", and move {join_words(without, NAMED)} elsewhere (no class folders inside)" if without else "")
     )
 
@@ -163,10 +167,10 @@ def _refuse_further_split(root: Path, split_folders: dict[str, Path], outside: l
         if "test" in missing or meant in missing:
             to = meant if meant in missing else " or ".join(missing)
             raise UserError(
-                f"datamodule.root={root}: {folder.name} is neither train, val nor test by its name, but holds the same class "
+                f"datamodule.root={root}: {folder.name} is not named train, val or test, but holds the same class "
                 f"folders as train; rename {inner.relative_to(root)} to {to}, or move it elsewhere"
             )
-        log.warning("datamodule.root=%s: %s holds the same class folders as train, and is not used", root, folder.name)
+        log.warning("datamodule.root=%s: %s holds the same class folders as train, but is not used", root, folder.name)
 
 
 def _refuse_parts(shown: str, root: Path, folder: Path, folders: list[Path]) -> None:
@@ -187,20 +191,20 @@ def _refuse_parts(shown: str, root: Path, folder: Path, folders: list[Path]) -> 
     forms = are_forms(names)
     if forms or are_parts(names) or any(map(split_in, names)):
         if not forms:
-            advice = f"rename them to {', '.join(SPLITS)} where they are splits, else"
+            advice = f"rename them to {', '.join(SPLITS)} if they are splits, or"
         elif folder == root:
             first = max(folders, key=lambda each: is_first_form(each.name))
-            advice = f"use one of them, as datamodule.root={inner[first]}, or"
+            advice = f"use one of them, e.g. datamodule.root={inner[first]}, or"
         else:
             advice = f"move the folders of one of them into {folder}, or"
         raise UserError(
-            f"{shown}: {parts} hold the same folders each, which seem to be the classes ({classes}); {advice} list all images "
-            "in a table, datamodule.table=FILE with path,label,group (images of one group, as of one patient, stay in one "
-            f"split); if {parts} are the classes, a table with path,label names them"
+            f"{shown}: {parts} hold the same folders, which seem to be the classes ({classes}); {advice} list all images "
+            "in a table, datamodule.table=FILE with path,label,group (images of one group, e.g. of one patient, stay in one "
+            f"split); if {parts} are the classes, use a table with path,label"
         )
     if set(counts.values()) == {len(folders)}:
         log.warning(
-            "%s: %s are taken as the classes; they hold the same folders each, %s: if those are the classes, list all images "
+            "%s: %s are taken as the classes, but they hold the same folders, %s: if those are the classes, list all images "
             "in a table, datamodule.table=FILE with path,label", shown, parts, classes,
         )  # fmt: skip
 
@@ -217,7 +221,7 @@ def _as_class(folder: Path) -> str:
     if not _has_images(folder) or _folders(folder):
         return ""
     return (
-        f"; {folder.name} is read as a split: if it is a class, rename the folder, or name it in a table: "
+        f"; {folder.name} is read as a split: if it is a class, rename the folder, or list the images in a table: "
         "datamodule.table=FILE with path,label"
     )
 
@@ -255,21 +259,23 @@ def _class_folders(root: Path, folder: Path) -> list[str]:
     folders = _folders(folder)
     if not folders:
         n = sum(file.suffix.lower() in SUFFIXES and not is_ignored(file.name) for file in folder.iterdir())
-        inside = f", and {n:,} image(s) directly in it, of which no class is known" if n else ""
+        inside = f", but {n:,} image(s) directly in it, whose class is unknown" if n else ""
         raise UserError(
             f"{shown}: no class folders inside{inside}; it should hold {LAYOUTS}, a folder for each class"
-            + ("; where a table names the classes: datamodule.table=FILE" if n else "")
+            + ("; if a table has the classes: datamodule.table=FILE" if n else "")
             + (f"; a {folder.name} folder without classes belongs elsewhere" if n and folder != root else "")
             + (_as_class(folder) if folder != root else "")
         )
     for each in folders:
         if folder != root and (split := split_of(each.name)):
             raise UserError(
-                f"{shown}: {each.name} inside it is a {split} split and no class; it should hold {LAYOUTS}"
+                f"{shown}: {each.name} inside it is a {split} split, not a class; it should hold {LAYOUTS}"
                 f"{_move_up(root, each)}"
             )
         if each.name != each.name.strip():
-            raise UserError(f"{shown}: the name of the class folder {each.name!r} has blanks around it; rename it")
+            raise UserError(
+                f"{shown}: the name of the class folder {each.name!r} starts or ends with a space; rename it"
+            )
     direct = {each for each in folders if _has_images(each)}
     full = {each for each in folders if each in direct or _holds_images(each)}
     with_folders = [each for each in folders if each in full and each not in direct]  # only in folders below
@@ -290,7 +296,7 @@ def _class_folders(root: Path, folder: Path) -> list[str]:
     if with_folders:
         below = join_words(list(dict.fromkeys(f.name for each in with_folders for f in _folders(each))), NAMED)
         log.warning(
-            "%s: no images directly in %s: those in the folders below (%s) are taken, and these are no classes",
+            "%s: no images directly in %s: those in the folders below (%s) are used; these folders are not classes",
             shown, join_words([each.name for each in with_folders], NAMED), below,
         )  # fmt: skip
     return [each.name for each in folders]

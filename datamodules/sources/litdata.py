@@ -16,7 +16,7 @@ from datamodules.streams import Sample, Shards, Share
 
 INDEX = "index.json"
 LARGEST_INDEX = 2**28  # bytes
-AGAIN = "write it again by litdata.optimize"
+AGAIN = "write it again with litdata.optimize"
 IMAGE_FORMATS = ("bytes", "jpeg", "image")  # of litdata, that are the content of a file
 LABEL_FORMATS = ("int", "str", "text")
 PLAIN = {
@@ -147,7 +147,7 @@ class Chunks(Shards):
             folder = Path(self.place)
             if not (folder / INDEX).is_file():
                 raise UserError(
-                    f"{self.key}: no {INDEX} there{relative_to(self.place)}; use a folder that litdata.optimize has written, "
+                    f"{self.key}: no {INDEX} in it{relative_to(self.place)}; use a folder written by litdata.optimize, "
                     "or its URL"
                 )
         else:
@@ -156,7 +156,7 @@ class Chunks(Shards):
         try:
             self._check_format(index["config"])
             if not index["chunks"]:
-                raise ValueError("it names no chunks")
+                raise ValueError("it lists no chunks")
             for chunk in index["chunks"]:
                 name, size = chunk["filename"], chunk["chunk_bytes"]
                 if Path(name).name != name or type(chunk["chunk_size"]) is not int or chunk["chunk_size"] < 1:
@@ -181,13 +181,13 @@ class Chunks(Shards):
         names, formats = json.loads(spec["context"]), [name.partition(":")[0] for name in config["data_format"]]
         is_flat = spec["type"] == "builtins.dict" and all(child["type"] is None for child in spec["children_spec"])
         if not is_flat or len(names) != len(formats) or any(config.get(name) != only for name, only in PLAIN.items()):
-            raise ValueError("its items are no plain dicts, {'image': BYTES, 'label': NUMBER}")
+            raise ValueError("its items are not plain dicts, {'image': BYTES, 'label': NUMBER}")
         found = dict(zip(names, formats, strict=True))
         for key, setting, allowed in zip(self.keys, ("image", "label"), (IMAGE_FORMATS, LABEL_FORMATS), strict=True):
             if key not in found:
-                raise ValueError(f"items have no {key}, but {join_words(names)}: datamodule.source.{setting}=KEY")
+                raise ValueError(f"items have no {key}, only {join_words(names)}; use datamodule.source.{setting}=KEY")
             if found[key] not in allowed:
                 wanted = "the content of an image file, as bytes" if setting == "image" else "a name or a number"
                 raise ValueError(f"{key} is written as {found[key]}; write {wanted}")
         if odd := [name for name in formats if name not in (*IMAGE_FORMATS, *LABEL_FORMATS, *FURTHER_FORMATS)]:
-            raise ValueError(f"items hold {odd[0]}, which is not read here; leave it out")
+            raise ValueError(f"items contain {odd[0]}, which cannot be read; leave it out")

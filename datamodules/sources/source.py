@@ -61,7 +61,7 @@ class Source:
 
     def images(self) -> Iterable[ImageRow]:
         """Yield a row an image; open none, unless there is no other way to list them."""
-        raise UserError(f"{self.key}={self}: its class has no method images, which yields an ImageRow an image")
+        raise UserError(f"{self.key}={self}: its class needs a method images that yields an ImageRow for each image")
 
     def __str__(self) -> str:
         """Name the source in a message."""
@@ -82,7 +82,7 @@ def read_source(source: Source) -> Catalog:
     listed = source.images()
     if not isinstance(listed, Iterable):
         raise UserError(
-            f"{source.key}={source}: its images() gives a {type(listed).__name__}; it yields an ImageRow an image"
+            f"{source.key}={source}: its images() returns a {type(listed).__name__}; it must yield an ImageRow for each image"
         )
     for number, row in enumerate(listed):
         if problem := _find_problem(row, source):
@@ -104,7 +104,7 @@ def read_source(source: Source) -> Catalog:
     similar = _similar_names(classes, counts, source)
     weights = np.frombuffer(columns.weights, np.float32)
     if not weights.any():
-        raise UserError(f"{shown}: every weight is 0, so that nothing would be learned")
+        raise UserError(f"{shown}: every weight is 0, so nothing would be learned")
     return Catalog(
         name=source.name,
         root=Path(source.root).absolute(),  # a record holds it, and the pixel cache asks for files by it
@@ -155,12 +155,12 @@ class _Columns:
         for row in repeated_rows(np.frombuffer(self._hashes, np.int64)).tolist():
             path = self.paths[row]
             if (earlier := seen.setdefault(_plain(path), row)) != row:
-                problem = f"{path[:200]} is in {self.source.place(earlier).rpartition(': ')[2]} already"
+                problem = f"{path[:200]} is already in {self.source.place(earlier).rpartition(': ')[2]}"
                 names = list(self.names)
                 there, here = (names[self.labels[each]][:60] for each in (earlier, row))
                 if there != here:
                     problem += f", and labeled {there!r} there, {here!r} here"
-                raise UserError(f"{self.source.key}={self.source.place(row)}: {problem}; leave one of the two lines")
+                raise UserError(f"{self.source.key}={self.source.place(row)}: {problem}; keep one of the two lines")
 
 
 def _similar_names(classes: Sequence[str], counts: Counter, source: Source) -> list[str]:
@@ -171,7 +171,7 @@ def _similar_names(classes: Sequence[str], counts: Counter, source: Source) -> l
     """
     found = []
     ways = {
-        "Unicode form or blanks": _look,
+        "Unicode form or spaces": _look,
         "case": lambda name: _look(name).casefold(),
         "the form of a number": _number_of,
     }
@@ -188,7 +188,7 @@ def _similar_names(classes: Sequence[str], counts: Counter, source: Source) -> l
             text = f"the classes {shown} differ only by {way}"
             if source.names_are_own and (way != "case" or len(_look(names[0])) > 1):
                 raise UserError(
-                    f"{source.key}={source}: {text}; if they are one class, give all its images one name, else names that "
+                    f"{source.key}={source}: {text}; if they are one class, give them one name; otherwise use names that "
                     "differ by a letter"
                 )
             found.append(f"names: {text}")
@@ -233,19 +233,19 @@ def relative_to(path: str | Path) -> str:
 def _find_problem(row, source: Source) -> str | None:
     """Return what is wrong with a row, None where it can be used."""
     if not isinstance(row, ImageRow):
-        return f"{str(row)[:60]!r} is no ImageRow"
+        return f"{str(row)[:60]!r} is not an ImageRow"
     path, label, split = row.path, row.label, row.split
     if path and isinstance(path, str) and (label == "" or (label in NO_LABELS and not source.classes)):
         found = f" (found {label})" if label else ""
-        return f"has no label{found}: remove the line or give it one"
+        return f"has no label{found}; add one, or remove the line"
     if not isinstance(path, str) or not isinstance(label, str) or not path or not label:
-        return f"path and label are needed, two texts; found path={path!r:.200} label={label!r:.60}"
+        return f"path and label must be texts; found path={path!r:.200} label={label!r:.60}"
     if label != label.strip() or "\0" in label:
-        return f"label={label[:60]!r}: a name without blanks around it is needed"
+        return f"label={label[:60]!r}: remove the spaces around the name"
     if not is_utf8(label):  # a path may be of other bytes, where there is such a file
         return f"label={label[:60]!r}: not in UTF-8"
     if source.classes and label not in source.classes:
-        return f"label={label[:60]!r} is not among the classes {', '.join(source.classes)[:200]}"
+        return f"label={label[:60]!r} is none of the classes {', '.join(source.classes)[:200]}"
     if split not in (*SPLITS, UNASSIGNED):
         return f"split={str(split)[:60]!r}; use {', '.join(SPLITS)} (or {', '.join(OTHER_WORDS)}), or leave it empty"
     if not isinstance(row.weight, (int, float)) or not 0 <= row.weight <= LARGEST_WEIGHT:
@@ -253,8 +253,8 @@ def _find_problem(row, source: Source) -> str | None:
     escapes = ".." in path and ".." in PurePosixPath(path).parts
     if escapes or "\0" in path or os.path.isabs(path):  # noqa: PTH117 a tenth of the time
         return (
-            f"path={path[:200]!r} leaves the folder {source.root}; use paths below it, or datamodule.root=DIR, a folder that "
-            "holds all images"
+            f"path={path[:200]!r} leaves the folder {source.root}; use paths below it, or set datamodule.root=DIR to a "
+            "folder that contains all images"
         )
     return None
 

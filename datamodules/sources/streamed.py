@@ -72,7 +72,7 @@ class StreamedSource(UnpackedSource):
         if not classes or not n_images:
             missing = "classes" if not classes else "train_images"
             raise UserError(
-                f"datamodule.source.{missing} has no value, and shards that are not on a disk are not read to count it; give "
+                f"datamodule.source.{missing} has no value, and only shards on a disk are counted; give "
                 f"it one: datamodule.source.{missing}={'[NAME,NAME]' if missing == 'classes' else 'N'}"
             )
         count = functools.partial(self._count, shards) if shards.is_local else None
@@ -116,8 +116,8 @@ class StreamedSource(UnpackedSource):
         )
         if not whole or not (n_images is None or (type(n_images) is int and n_images > 0)):
             raise UserError(
-                f'{path}: write {{"classes": [NAMES], "train_images": N, "class_counts": [N of each class]}}, of which the '
-                "last two may be left out"
+                f'{path}: must be {{"classes": [NAMES], "train_images": N, "class_counts": [N of each class]}}; the '
+                "last two keys are optional"
             )
         found = {"classes": [str(name) for name in classes], "class_counts": counts}
         found["train_images"] = n_images or (counts and sum(counts))
@@ -140,7 +140,9 @@ class StreamedSource(UnpackedSource):
                 for label in shards.labels():
                     counts[label] += 1
                     if len(counts) > MOST_CLASSES:
-                        raise UserError(f"{shards.key}: more than {MOST_CLASSES:,} different labels, as {label[:60]!r}")
+                        raise UserError(
+                            f"{shards.key}: more than {MOST_CLASSES:,} different labels, e.g. {label[:60]!r}"
+                        )
             if not counts:
                 raise UserError(f"{shards.key}: has no images")
             write_json(kept, dict(counts))
@@ -160,7 +162,7 @@ def _name_of(place: str) -> str:
 def _check_classes(classes: object, what: str) -> None:
     names = [str(name) for name in classes] if isinstance(classes, list) else []
     if not 2 <= len(set(names)) == len(names) or any(not name or name != name.strip() for name in names):
-        raise UserError(f"{clean(what, 200)}: two or more different names are needed, as a list")
+        raise UserError(f"{clean(what, 200)}: give a list of two or more different names")
 
 
 def _in_order(counts: Counter) -> list[str]:

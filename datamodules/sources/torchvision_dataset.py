@@ -50,7 +50,7 @@ class TorchvisionDataset(UnpackedSource):
     def records(self) -> Iterator[Record]:
         found = list(self._open_splits())
         if not found:
-            raise UserError(f"datamodule.source.dataset={self.name}: has none of the splits {', '.join(SPLITS)}")
+            raise UserError(f"datamodule.source.dataset={self.name}: is not divided into {', '.join(SPLITS)}")
         for split, dataset in found:
             names, without = getattr(dataset, "classes", None) or getattr(dataset, "categories", None), 0
             for index in range(len(dataset)):
@@ -96,8 +96,8 @@ class TorchvisionDataset(UnpackedSource):
         reason = " ".join(str(error).split())[:200]
         if self.given_root is None:
             return UserError(
-                f"datamodule.source.dataset={self.name}: cannot be downloaded or opened ({reason}); with its files in a "
-                "folder, as torchvision documents it: datamodule.root=DIR"
+                f"datamodule.source.dataset={self.name}: cannot be downloaded or opened ({reason}); if you have its files, "
+                "in the layout that torchvision documents: datamodule.root=DIR"
             )
         return UserError(
             f"datamodule.root={self.given_root}: torchvision cannot open {self.name} there ({reason}); without datamodule.root "

@@ -121,13 +121,13 @@ class TarShards(Shards):
 
         if pattern.startswith("pipe:") or (not self.is_local and not pattern.startswith(REMOTE)):
             raise UserError(
-                f"{self.key}: shards are files of a disk, or come by http or https; from a cloud: datamodule=litdata, or a "
-                "mounted folder"
+                f"{self.key}: shards must be files on a disk or http and https URLs; for other clouds use "
+                "datamodule=litdata or a mounted folder"
             )
         try:
             parts = list(braceexpand(pattern))
         except UnbalancedBracesError as error:
-            raise UserError(f"{self.key}: its braces are not closed; write them as {{000..146}}") from error
+            raise UserError(f"{self.key}: unbalanced braces; write e.g. {{000..146}}") from error
         if not self.is_local:
             return parts
         found = []
@@ -156,12 +156,12 @@ class TarShards(Shards):
         order = np.random.default_rng((seed, epoch)).permutation(len(self.urls))[share.rank :: share.world_size]
         if not len(order):
             raise UserError(
-                f"{self.key}: {len(self.urls)} shard(s) for {share.world_size} processes, of which each needs one; use fewer "
-                "trainer.devices, or write smaller shards"
+                f"{self.key}: {len(self.urls)} shard(s) for {share.world_size} processes; each needs at least one; use fewer "
+                "trainer.devices, or write more, smaller shards"
             )
         urls = [self.urls[index] for index in order]
         if skip:
-            log.info("%s: to resume here, %s images are read again, not decoded", self.key, f"{skip:,}")
+            log.info("%s: to resume, %s images are read again without decoding", self.key, f"{skip:,}")
         while True:
             drawn = shuffle(
                 self.shuffle_buffer, initial=self.shuffle_buffer, rng=random.Random(f"{seed} {epoch} {share.rank}")
@@ -206,7 +206,7 @@ class TarShards(Shards):
             ) as error:  # zlib's of a damaged .tar.gz is among them
                 reason = " ".join(str(part) for part in error.args if isinstance(part, str)) or type(error).__name__
                 raise UserError(
-                    f"{self.key}: {url}: cannot be read ({clean(reason, 300)}); write this shard again, or name the others"
+                    f"{self.key}: {url}: cannot be read ({clean(reason, 300)}); write this shard again, or list only the others"
                 ) from error
 
 

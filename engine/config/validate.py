@@ -312,7 +312,9 @@ def _complete_partial(key: str, node) -> None:
     """Add `_partial_` where a class or function is to be called later, with what only the run knows."""
     if not isinstance(node, dict) or "_target_" not in node or "_partial_" in node:
         return
-    if key == "loss" or key.startswith("metrics."):
+    if key in ("optimizer", "scheduler"):
+        node["_partial_"] = True
+    elif key == "loss" or key.startswith("metrics."):
         target = resolve_target(node["_target_"], f"{key}._target_")
         node["_partial_"] = "class_counts" in _parameters(target) or (key != "loss" and not inspect.isclass(target))
 

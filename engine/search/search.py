@@ -122,7 +122,9 @@ class Search:
         try:
             self.study.optimize(self._objective, catch=(RunFailed,), callbacks=[self._after_trial])
         except TakenOver as taken_over:
-            log.warning("%s: its heartbeats had stopped, so that it counted as failed; its result is used", self._title)
+            log.warning(
+                "%s: its heartbeats had stopped, so it was counted as failed; its result is used anyway", self._title
+            )
             self._retry(taken_over.number)
 
     def _wait_for_other_processes(self) -> int:
@@ -131,7 +133,8 @@ class Search:
         deadline_s = time.monotonic() + study.GRACE_S + 2  # databases keep whole seconds
         if running:
             log.info(
-                "Waiting for other processes, at most %d s unless a trial of theirs has to be retried", study.GRACE_S
+                "Waiting for other processes, for at most %d s unless one of their trials has to be retried",
+                study.GRACE_S,
             )
         with Progress("waiting for other processes", log):
             while running and not self._is_trial_left() and time.monotonic() < deadline_s:

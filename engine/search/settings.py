@@ -109,6 +109,6 @@ def _check_password(storage: str | None) -> None:
     """Refuse a password as written, before it is resolved: `${oc.env:NAME}` shows none."""
     if re.match(r"[^/]+://[^/@]*:[^/@]+@", storage or "") and "${" not in storage:
         raise UserError(
-            "storage: its password would be in every record and on every page; remove it from the URL and give it by "
+            "storage: the password would be in every record and on every page; remove it from the URL and set "
             "PGPASSWORD or ~/.pgpass, or write storage='${oc.env:NAME}'"
         )

@@ -200,7 +200,7 @@ def check_composed(overrides: list[str], where: str) -> None:
         raise UserError(f"{where}: {user_message(error)}") from error
     if swept := OmegaConf.select(config, "hydra.sweeper.params") or (config.seeds is not None and ["seed"]):
         keys = ", ".join(swept)
-        raise UserError(f"{where}: {' '.join(overrides)} sweeps {keys} itself; search those keys in its place")
+        raise UserError(f"{where}: {' '.join(overrides)} sweeps {keys} itself; search those keys instead")
     check_deploy(config.deploy)
     if config.datamodule.get("select_on") == "test":
         raise UserError(f"{where}: datamodule.select_on=test would search on the test images; remove it")

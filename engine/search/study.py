@@ -108,7 +108,7 @@ def open_study(
     ]
     if differences:
         raise UserError(
-            f"name={settings.name}: this study was started with other settings: {join_words(differences, 20)}. "
+            f"name={settings.name}: this study was started with different settings: {join_words(differences, 20)}. "
             "name=OTHER starts a new one"
         )
     return study

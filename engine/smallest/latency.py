@@ -112,7 +112,9 @@ class _Known:
                         for key, each in content["latencies"].items()
                     }
             except (UserError, AttributeError, KeyError, TypeError) as error:
-                log.warning("%s is not usable, so latencies are measured again: %s", path, clean(error, LONGEST_REASON))
+                log.warning(
+                    "%s cannot be used, so latencies are measured again: %s", path, clean(error, LONGEST_REASON)
+                )
 
     def take(self, candidate: Candidate) -> bool:
         """Give a candidate its latency; return whether it is known, perhaps that it cannot be measured."""

@@ -88,8 +88,8 @@ class Plan:
                     for key in keys
                 ]
                 raise UserError(
-                    f"{self.path.parent}: holds a search with {join_words(different)}; name=NAME starts another one, or delete "
-                    "this folder"
+                    f"{self.path.parent}: contains an earlier search with {join_words(different)}; use another "
+                    "name=NAME, or delete this folder"
                 )
             write_json(self.path, known)
 

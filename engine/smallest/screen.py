@@ -149,7 +149,7 @@ class Screen:
                 left = [key for key in waiting if not self._settle(key)]
                 if left == waiting:
                     names = ", ".join(f"{backbone} at {size} px" for backbone, size in left)
-                    self.progress.set("screen", f"waiting for another process, which does {names}")
+                    self.progress.set("screen", f"waiting for another process to finish {names}")
                     time.sleep(POLL_S)
                 waiting = left
         for key, result in self.results.items():
@@ -188,7 +188,7 @@ class Screen:
         try:
             result = to_type(read_json(path, LARGEST_RESULT), PassResult, path)
         except UserError as error:
-            log.info("screen: %s; this pass is done again", error)
+            log.info("screen: %s; this pass is repeated", error)
             return None
         if result.question != question:
             return None
@@ -307,7 +307,7 @@ class Screen:
         if look not in self.images:
             images = Images.of(config, preprocessing, self.folds)
             if images.described and not self.images:
-                log.info("screen: probes use %s, every class among them", images.described)
+                log.info("screen: probes use %s, with every class", images.described)
             self.images[look] = images
         return self.images[look]
 
@@ -428,7 +428,9 @@ def _folds(config: DictConfig, preprocessing: Preprocessing, folds: int) -> list
         try:
             data = _read_images(of_fold, preprocessing)
         except UserError as error:
-            raise UserError(f"{error}; with finals.folds={folds}: finals.folds_below=0 does without folds") from error
+            raise UserError(
+                f"{error}; this is with finals.folds={folds}: finals.folds_below=0 uses no folds"
+            ) from error
         found.append((data.rows("train"), data.rows("val")))
     return found
 

@@ -95,7 +95,7 @@ def read_settings(config: DictConfig, folder: Path, typed: Sequence[str]) -> Sma
     for key, least in NUMBERS.items():
         value = OmegaConf.select(config, key)
         if type(value) is not int or value < least:
-            raise UserError(f"{key}={value}: use a whole number from {least}")
+            raise UserError(f"{key}={value}: use a whole number of {least} or more")
     check_deploy(values["deploy"])
     overrides, folds = _of_runs(list(typed), config)
     return SmallestSettings(
@@ -120,7 +120,7 @@ def _check_groups(config: DictConfig) -> None:
     for name, parts in GROUPS.items():
         group = config[name]
         if not isinstance(group, DictConfig):
-            raise UserError(f"{name}={group}: has parts; use {name}.{parts[0]}=VALUE")
+            raise UserError(f"{name}={group}: is a group of settings; use {name}.{parts[0]}=VALUE")
         if unknown := [key for key in group if key not in parts]:
             raise UserError(f"{name}.{unknown[0]}: no such setting; {did_you_mean(str(unknown[0]), parts)}")
 
@@ -142,9 +142,9 @@ def _question(values: dict) -> Question:
         raise UserError(f"budget.minutes={minutes}: use a number above 0, or null for no limit")
     seeds = values["seeds"]
     if not isinstance(seeds, list) or not seeds or not all(type(s) is int and 0 <= s < 2**32 for s in seeds):
-        raise UserError(f"seeds={seeds}: give them by name, e.g. seeds=[1,2,3]")
+        raise UserError(f"seeds={seeds}: give a list, e.g. seeds=[1,2,3]")
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds={seeds}: each once")
+        raise UserError(f"seeds={seeds}: list each seed once")
     return Question(
         cost=costs, metric=metric, good_enough=float(values["good_enough"]), target=target,
         limits=check_limits(values["limits"]),
@@ -159,7 +159,7 @@ def _of_runs(typed: list[str], config: DictConfig) -> tuple[list[str], int | Non
     keys = {each.key_or_group for each in shared}
     for key in sorted(keys & set(RESERVED)):
         instead = f"use {RESERVED[key]}" if RESERVED[key] else "remove it"
-        raise UserError(f"{key}: is set by smallest.py in each run; {instead}")
+        raise UserError(f"{key} is set by smallest.py in each run; {instead}")
     folds = config.datamodule.get("folds")
     texts = [each.input_line for each in shared if each.key_or_group != "datamodule.folds"]
     texts += [f"{group}={name}" for group, name in (("recipe", "fast"), ("logger", "none")) if group not in keys]

@@ -199,7 +199,7 @@ class Smallest:
             if self.settings.folds is None:
                 self.note(
                     f"The validation split has only {self.n_val} images: the finals are a cross-validation over train and "
-                    f"validation images in {self.folds} folds in place of seeds."
+                    f"validation images in {self.folds} folds instead of several seeds."
                 )
             self.n_train, self.n_val = (
                 round((self.n_train + self.n_val) * (1 - 1 / self.folds)), round((self.n_train + self.n_val) / self.folds)
@@ -266,7 +266,7 @@ class Smallest:
         """Train those of the race until none is left; return the runs that failed."""
         with self._timed("race"), storage_errors():
             others = f"; {plural(len(places) - 1, 'other candidate')} race{'s' if len(places) == 2 else ''} against it"
-            log.info("The reference, which is trained first: %s%s", self.candidates[places[0]].name,
+            log.info("Reference, trained first: %s%s", self.candidates[places[0]].name,
                      others if len(places) > 1 else "; no cheaper candidate comes near it")  # fmt: skip
             race = Race(self.runs, places, self.times, self._run)
             with self.progress.quiet():
@@ -279,7 +279,7 @@ class Smallest:
         not_started = [index for index in places if self.runs.record(self.runs.first(index)) is None]
         if not_started and self.budget.minutes is not None:
             self.note(
-                f"Of the race {plural(len(not_started), 'candidate')} did not start, since the budget was used up."
+                f"{plural(len(not_started), 'candidate')} of the race did not start, because the budget was used up."
             )
         self._note_ended_early([self.runs.first(index) for index in places])
         return finished
@@ -292,8 +292,8 @@ class Smallest:
     def _why_none_finished(self, places: list[int]) -> str:
         if any(self.runs.is_cut_off(self.runs.first(index)) for index in places):
             return (
-                f"budget.minutes={self.question.budget_minutes}: the training of no network came to its end; use about "
-                f"budget.minutes={2 * self.question.budget_minutes:g}: what was trained is resumed"
+                f"budget.minutes={self.question.budget_minutes}: no network was trained to the end; use about "
+                f"budget.minutes={2 * self.question.budget_minutes:g}, which resumes what was trained"
             )
         return f"{self.folder}: no run of the race has finished; the log of each is runs/RUN/train.log"
 
@@ -323,17 +323,17 @@ class Smallest:
             tuning_s = self.times.of(best)
             self.note(
                 f"{len(frozen)} of {plural(len(racers), 'network')} of the race {'is' if len(frozen) == 1 else 'are'} frozen: "
-                "the budget has no time to fine-tune them, and only their heads are trained. The best probe of these has "
-                f"{best.network} at {best.image_size} px ({best.probe.value:.3f}); its fine-tuning takes about "
-                f"{duration(tuning_s)}, for which budget.minutes="
-                f"{self.budget.minutes_for(RESERVE_S + tuning_s / REFERENCE_SHARE)} has room."
+                "the budget leaves no time to fine-tune them, so only their heads are trained. The best of them by its "
+                f"probe is {best.network} at {best.image_size} px ({best.probe.value:.3f}). To fine-tune it takes about "
+                f"{duration(tuning_s)}: use budget.minutes="
+                f"{self.budget.minutes_for(RESERVE_S + tuning_s / REFERENCE_SHARE)} or more."
             )
         probed = [each for each in self.candidates if each.probe and not each.excluded]
         best = max(probed, key=lambda each: each.probe.value, default=None)
         if best and best.probe.value > max(each.probe.value if each.probe else 0.0 for each in listed):
             self.note(
-                f"The best probe has {best.name} ({best.probe.value:.3f}), for which the budget is too small even to train "
-                "its head; the reference is the most accurate one of the others."
+                f"The best network by its probe is {best.name} ({best.probe.value:.3f}), but the budget is too small even to "
+                "train its head; the reference is the most accurate of the others."
             )
 
     @property
@@ -367,12 +367,12 @@ class Smallest:
             if not each.excluded and (each.probe is not None or is_raced_unprobed(each))
         ]
         if not possible:
-            return f"candidates: not one network was screened. {' '.join(self.record.notes)}"
+            return f"candidates: no network was screened. {' '.join(self.record.notes)}"
         fastest_s = min(self.times.of_head(each) if each.pretrained else self.times.of(each) for each in possible)
         needed = self.budget.minutes_for(RESERVE_S + fastest_s / REFERENCE_SHARE)
         return (
-            f"budget.minutes={self.question.budget_minutes}: not one network can be trained in the time that is left; use "
-            f"budget.minutes={needed} or more: what was screened is kept"
+            f"budget.minutes={self.question.budget_minutes}: no network can be trained in the time that is left; use "
+            f"budget.minutes={needed} or more (the results of the screen are kept)"
         )
 
     def _left_s(self) -> float | None:

@@ -50,7 +50,7 @@ def measure_latencies(sweep: SweepProgress) -> None:
             log.exception("%s: no latency: %r", name, error)
     if n_flagged:
         print(
-            f"{n_flagged:,} of them cannot be relied on; the same command, when the machine is idle, measures them again"
+            f"{n_flagged:,} of them are unreliable; run the same command again when the machine is idle to repeat them"
         )
 
 

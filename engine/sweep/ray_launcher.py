@@ -73,11 +73,11 @@ def connect(settings: DictConfig) -> None:
         ray.remote(**options)(_job)
     if not any(_has(node, options) for node in _nodes(ray)):
         asked = " ".join(f"num_{kind.lower()}s={amount:g}" for kind, amount in _asked(options).items())
-        text = f"hydra.launcher.ray.remote: no node has what a job asks for, {asked}; there is {_found(ray)}"
+        text = f"hydra.launcher.ray.remote: no node has what a job asks for ({asked}); available: {_found(ray)}"
         if start.get("address") == "local":
             ray.shutdown()
             raise UserError(text)
-        log.warning("%s; the jobs wait for one", text)
+        log.warning("%s; the jobs wait for such a node", text)
 
 
 def _asked(options: dict) -> dict[str, float]:
@@ -179,7 +179,7 @@ def _stopping(ray: ModuleType, jobs: Sequence) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         stopped = StopRequested(received[0])
-        log.warning("%s: waiting for the jobs to save; a second signal waits no longer", stopped)
+        log.warning("%s: waiting for the jobs to save; a second signal ends them at once", stopped)
         with contextlib.suppress(KeyboardInterrupt):
             for job in jobs:
                 ray.cancel(job)
@@ -209,7 +209,7 @@ def _job(sweep: Sweep, number: int, overrides: Sequence[str]) -> JobReturn:
     folder = Path(sweep.place, sweep.config.hydra.sweep.dir)
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: not there on node {socket.gethostname()}; all nodes of a cluster see the sweep's folder"
+            f"{folder}: does not exist on node {socket.gethostname()}; all nodes of a cluster must see the folder of the sweep"
         )
     os.chdir(sweep.place)
     os.environ["OMP_NUM_THREADS"] = str(sweep.threads)

@@ -35,7 +35,8 @@ def check_single_run(config: DictConfig) -> None:
     seeds, typed = config.get("seeds"), _typed(config)
     if seeds is not None:
         raise UserError(
-            f"seeds={_shown(seeds)}: a single run has one seed: seed={config.seed}; several make a sweep: add -m"
+            f"seeds={_shown(seeds)}: a single run has one seed: use seed={config.seed}; for several seeds, add -m, "
+            "which makes it a sweep"
         )
     if "good_enough" in typed:
         raise UserError("good_enough: of the page of a sweep: add -m; or of python report.py runs=DIR good_enough=...")
@@ -58,14 +59,16 @@ def complete_sweep(config: DictConfig) -> str:
         ("deploy", "one; export.py makes files of other formats of the trained networks"),
     ):
         if len(values.get(key, [])) > 1:
-            raise UserError(f"{key}={','.join(values[key])}: is of the whole sweep and no axis of it; give {instead}")
+            raise UserError(
+                f"{key}={','.join(values[key])}: applies to the whole sweep and cannot be swept; give {instead}"
+            )
     for key, given in values.items():
         _check_repeated(key, given)
     seeds, typed = _seeds(config), _typed(config)
     if seeds and "seed" in typed and "seeds" in typed:
         raise UserError(
-            f"{typed['seed']} with {typed['seeds']}: give one of them: the seeds by name, seeds=[1,2,5], or how many from "
-            "the configuration's `seed` on, seeds=3"
+            f"{typed['seed']} with {typed['seeds']}: give one of them: a list, seeds=[1,2,5], or how many, starting at "
+            "the configuration's `seed`, seeds=3"
         )
     chosen = seeds and "seed" not in typed
     if chosen:
@@ -132,8 +135,8 @@ def _seeds(config: DictConfig) -> list[int]:
         or len(set(listed)) < len(listed)
     ):
         raise UserError(
-            f"seeds={_shown(value)}: give how many, as seeds=3 for {first} and the two after it, or which, each once, as "
-            "seeds=[1,2,5]"
+            f"seeds={_shown(value)}: give how many, e.g. seeds=3 for {first} and the next two, or a list without "
+            "repetitions, e.g. seeds=[1,2,5]"
         )
     return listed
 

@@ -92,14 +92,14 @@ def web_files(folder: Path) -> list[str]:
         raise UserError(f"ckpt={folder}: {MANIFEST} cannot be read ({error.strerror}); {MADE_AGAIN}") from error
     if manifest.get("format") != "web":
         of_format = clean(str(manifest.get("format")), 40)
-        raise UserError(f"ckpt={folder}: holds an export of format={of_format}, and no page; {MADE_AGAIN}")
+        raise UserError(f"ckpt={folder}: contains an export of format={of_format}, which is not a page; {MADE_AGAIN}")
     names = manifest.get("files")
     for name in names if isinstance(names, list) else [""]:
         file = folder / str(name)
         if not isinstance(name, str) or not file.is_file() or file.resolve().parent != folder.resolve():
             raise UserError(f"ckpt={folder}: its file {clean(str(name), 40)} is missing; {MADE_AGAIN}")
     if not {"index.html", "model.json", "model.onnx"} <= set(names):
-        raise UserError(f"ckpt={folder}: {MANIFEST} names no page; {MADE_AGAIN}")
+        raise UserError(f"ckpt={folder}: {MANIFEST} lists no page; {MADE_AGAIN}")
     if read_json(folder / "model.json", LARGEST).get("sha256") != _sha256(folder / "model.onnx"):
         raise UserError(f"ckpt={folder}: model.onnx is not the network that export.py verified; {MADE_AGAIN}")
     return names

@@ -51,11 +51,13 @@ def _address_errors(host: str, port: int):
         yield
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise UserError(f"port={port}: taken on {host}; use another one, e.g. port={port % 65535 + 1}") from error
+            raise UserError(
+                f"port={port}: already in use on {host}; use another one, e.g. port={port % 65535 + 1}"
+            ) from error
         if error.errno == errno.EACCES:
-            raise UserError(f"port={port}: not permitted; use one from 1024 on, e.g. port=7860") from error
+            raise UserError(f"port={port}: not permitted; use 1024 or higher, e.g. port=7860") from error
         raise UserError(
-            f"host={host}: no address of this machine ({error.strerror}); use 127.0.0.1, or 0.0.0.0 for all of them"
+            f"host={host}: not an address of this machine ({error.strerror}); use 127.0.0.1, or 0.0.0.0 for all addresses"
         ) from error
 
 

@@ -45,7 +45,7 @@ class Explainer:
         from inference.explain.grad_cam import last_feature_map  # late: torch
 
         if not hasattr(model.backend, "network"):
-            raise UserError(f"explain=true needs a checkpoint with its gradients; give ckpt={EXAMPLE}")
+            raise UserError(f"explain=true needs a checkpoint, not an exported file; give ckpt={EXAMPLE}")
         self.model = model
         self.network = model.backend.network
         self.layer, height, width = last_feature_map(self.network, model.image_size)

@@ -54,7 +54,7 @@ def last_feature_map(network: nn.Module, image_size: int) -> LastFeatureMap:
         for handle in handles:
             handle.remove()
     if not returned:
-        raise UserError("explain=true: this network has no feature map of convolutions to look at; use explain=false")
+        raise UserError("explain=true: this network has no convolutional feature map for Grad-CAM; use explain=false")
     several = [(module, shape) for module, shape in returned if shape[2] * shape[3] > 1]
     module, shape = (several or returned)[-1]
     return LastFeatureMap(module, shape[2], shape[3])

@@ -163,7 +163,7 @@ def export(
             format.write(model, file)
         if file.is_dir() != format.is_folder or not _size(file):
             what = "the folder" if format.is_folder else "the path"
-            raise UserError(f"{label}: its write has written no file; it has to write to {what} that it is given")
+            raise UserError(f"{label}: its method write wrote nothing; it must write to {what} that it is given")
         progress.set(f"format={format.name}: comparing with the checkpoint")
         with _format_errors(label, "open"):
             computes = format.open(file, model)
@@ -252,7 +252,7 @@ def _check_agreement(
     """
     if not found.resizing <= largest_difference:
         raise UserError(
-            f"{label}: {found.images}: resizing inside of the file changes a probability by {found.resizing:.1e}, which is "
+            f"{label}: {found.images}: resizing inside the file changes a probability by {found.resizing:.1e}, which is "
             f"above largest_difference={largest_difference:g}; nothing was written. Please report it"
         )
     if not found.agreement >= least_agreement:
@@ -272,7 +272,7 @@ def _label(format: FileFormat) -> str:
     """
     kind = f"{type(format).__module__}.{type(format).__qualname__}"
     if not isinstance(format, FileFormat):
-        raise UserError(f"format: {kind} is no subclass of {FileFormat.__module__}.{FileFormat.__qualname__}")
+        raise UserError(f"format: {kind} is not a subclass of {FileFormat.__module__}.{FileFormat.__qualname__}")
     for attribute in ("name", "suffix"):
         value = getattr(format, attribute, None)
         if not isinstance(value, str) or not value or Path(value).name != value:
@@ -313,7 +313,7 @@ def _check_replaceable(path: Path, format: FileFormat) -> None:
         return
     use_other = "give another folder, out=DIR"
     if not path.is_dir():
-        raise UserError(f"out={path}: is a file, where format={format.name} writes a folder; {use_other}")
+        raise UserError(f"out={path}: is a file, but format={format.name} writes a folder; {use_other}")
     found = {file.relative_to(path).as_posix() for file in _files(path)}
     if not found:
         return
@@ -323,10 +323,12 @@ def _check_replaceable(path: Path, format: FileFormat) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         of_format, known = None, set()
     if of_format not in (None, format.name):
-        raise UserError(f"out={path}: holds an export of format={clean(of_format, 40)}; {use_other}, or remove it")
+        raise UserError(f"out={path}: contains an export of format={clean(of_format, 40)}; {use_other}, or remove it")
     if others := sorted(found - known):
         names = join_words([clean(name, 40) for name in others], 3)
-        raise UserError(f"out={path}: holds files that are no export of format={format.name} ({names}); {use_other}")
+        raise UserError(
+            f"out={path}: contains files that are not an export of format={format.name} ({names}); {use_other}"
+        )
 
 
 @contextlib.contextmanager
@@ -348,7 +350,9 @@ def _compute(label: str, computes: Computes, k: int, pixels: np.ndarray) -> np.n
     with _format_errors(label, "what open returned"):
         found = np.asarray(computes(pixels))
     if found.shape != (len(pixels), k):
-        raise UserError(f"{label}: what open returned gives {found.shape}, where ({len(pixels)}, {k}) is expected")
+        raise UserError(
+            f"{label}: the function returned by open gives {found.shape}, but ({len(pixels)}, {k}) is expected"
+        )
     return found
 
 
@@ -362,7 +366,7 @@ def _calibration_images(format: FileFormat, splits: dict[str, list[ImageInput]],
     """Return training images, or those that are given without a split."""
     candidates = splits.get("train") or splits.get("")
     if not candidates:
-        reason = f"images={images} has none" if images is not None else "those of the run are not available"
+        reason = f"images={images} has none" if images is not None else "the images of the run are not available"
         raise UserError(f"format={format.name} needs training images, and {reason}; give some: images=DIR")
     return spread(candidates, N_CALIBRATION)
 

@@ -108,7 +108,7 @@ def convert(name: str, model: TrainedModel, floats_in: bool = False) -> bytes:
             reason = clean(f"{type(error).__name__}: {lines[0]}", LONGEST)  # below follow its graph and traceback
             raise UserError(
                 f"format={name}: this network cannot be converted to LiteRT ({reason}); nothing was written. format=onnx, "
-                "which phones run with onnxruntime, and format=torch_export take other operators"
+                "which runs on phones with onnxruntime, and format=torch_export support other operators"
             ) from error
         file = Path(folder, MODEL)
         converted.export(str(file))

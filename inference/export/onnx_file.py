@@ -45,12 +45,10 @@ class OnnxFile(FileFormat):
     def write(self, model: TrainedModel, path: Path) -> None:
         """Write the network's graph, with its preprocessing around it where that is asked for."""
         if self.native and not model.preprocessing:
-            raise UserError(
-                "format.resize=native: with preprocessing=false the file resizes nothing; leave one of them out"
-            )
+            raise UserError("format.resize=native has no effect with preprocessing=false; leave out one of them")
         if self.native and model.description.fit != "squash":
             fit = f"datamodule.fit={model.description.fit}"
-            raise UserError(f"format.resize=native: not of a network with {fit}; use format.resize=pillow")
+            raise UserError(f"format.resize=native cannot be used for a network with {fit}; use format.resize=pillow")
         graph = self.make_graph(model)
         if model.preprocessing:
             self._before = preprocessing_graph(model.description, self.native)

@@ -63,7 +63,7 @@ class Verification(NamedTuple):
         """Return how far the probabilities are the checkpoint's; the bound of a format that is not exact."""
         few = f"; {self.n} images prove little" if self.n < N_FEW else ""
         if self.variance < FLAT:
-            few += "; the checkpoint's hardly differ from image to image, so that it proves little"
+            few += "; the probabilities of the checkpoint hardly differ between images, so this proves little"
         return f"agreement of the probabilities {self.agreement:.3f} (1: equal, 0: no better than their average){few}"
 
     def describe_accuracies(self) -> str | None:
@@ -104,9 +104,7 @@ def known_images(checkpoint: Path, images: str | list[str] | None, root: str | N
     """
     run = run_of_checkpoint(checkpoint)
     if images is None and run is None:
-        log.warning(
-            "%s: does not lie in the folder of a run with its splits; verifying on synthetic images", checkpoint
-        )
+        log.warning("%s: not in the folder of a run with its splits; verifying on synthetic images", checkpoint)
         return {}
     found: dict[str, list[ImageInput]] = {}
     try:

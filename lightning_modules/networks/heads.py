@@ -32,13 +32,13 @@ def build_head(*, features: int, num_classes: int, name: str | None = None, **se
         raise NetworkError(f"the head {name!r} is not one of this project; if it is yours: register=[{name}]")
     parameters = inspect.signature(OWN[name]).parameters
     if missing := [given for given in ("features", "num_classes") if given not in parameters]:
-        raise NetworkError(f"model.head.name={name}: takes no {missing[0]}, which every head is built with")
+        raise NetworkError(f"model.head.name={name}: needs the argument {missing[0]}, which every head gets")
     accepted = [each for each in parameters if each not in ("features", "num_classes")]
     if unknown := sorted(set(settings) - set(accepted)):
         raise NetworkError(f"model.head.{unknown[0]}: unknown for the head {name}", name=unknown[0], allowed=accepted)
     built = OWN[name](features=features, num_classes=num_classes, **settings)
     if not isinstance(built, nn.Module):
-        raise NetworkError(f"model.head.name={name}: makes a {type(built).__name__} and no torch.nn.Module")
+        raise NetworkError(f"model.head.name={name}: returns a {type(built).__name__}, not a torch.nn.Module")
     return built
 
 

@@ -57,7 +57,7 @@ def build_network(*, network: str, num_classes: int, **arguments) -> nn.Module:
         raise NetworkError(message, name=unknown[0], allowed=accepted)
     built = find_network(network)(num_classes=num_classes, **arguments)
     if not isinstance(built, nn.Module):
-        raise NetworkError(f"model.network={network}: makes a {type(built).__name__} and no torch.nn.Module")
+        raise NetworkError(f"model.network={network}: returns a {type(built).__name__}, not a torch.nn.Module")
     if not is_full_name(network):
         _forget_sooner(built.backbone if head_name(arguments) else built)  # a head of the user's own stays as it is
     return built
@@ -84,7 +84,7 @@ def find_network(name: str) -> Callable[..., nn.Module]:
         if name not in OWN:
             raise NetworkError(f"the network {name!r} is not one of this project; if it is yours: register=[{name}]")
         if "num_classes" not in inspect.signature(OWN[name]).parameters:
-            raise NetworkError(f"model.network={name}: takes no num_classes, which every network is built with")
+            raise NetworkError(f"model.network={name}: needs the argument num_classes, which every network gets")
         return OWN[name]
     if not isinstance(name, str) or name not in NETWORKS:
         raise NetworkError(f"model.network={name!r}: no such network", name=str(name), allowed=NETWORKS)

@@ -112,7 +112,9 @@ def shufflenet_v1(*, groups: int = 3, width: float = 1.0, num_classes: int) -> S
         NetworkError: groups that the paper has no channels for, or that do not divide the channels at this width.
     """
     if groups not in STAGE2_CHANNELS:
-        raise NetworkError(f"model.groups={groups}: the paper has channels for {', '.join(map(str, STAGE2_CHANNELS))}")
+        raise NetworkError(
+            f"model.groups={groups}: use {', '.join(map(str, STAGE2_CHANNELS))}, for which the paper gives numbers of channels"
+        )
     if not 0 < width <= WIDEST:
         raise NetworkError(f"model.width={width}: use a number above 0 and up to {WIDEST}")
     first, second = first_channels(width), STAGE2_CHANNELS[groups] * width

@@ -31,7 +31,10 @@ def set_frozen(network: nn.Module, frozen: bool) -> None:
     """
     head = find_head(network)
     if head is None:
-        raise NetworkError("model.freeze: it is not known where the head of this network begins; use model.freeze=null")
+        raise NetworkError(
+            "model.freeze: the head of this network cannot be identified (its last part is not called head, fc or "
+            "classifier); use model.freeze=null"
+        )
     of_head = set(head.modules())
     for module in network.modules():
         if module not in of_head:

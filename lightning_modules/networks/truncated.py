@@ -72,7 +72,7 @@ def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -
     """
     whole = build_backbone(backbone)
     if isinstance(keep, str) and not keep:
-        raise NetworkError("model.keep=: has no value; how many blocks to keep, or the name of the last one")
+        raise NetworkError("model.keep has no value; give the number of blocks to keep, or the name of the last one")
     prefix = ""
     if has_numbered_children(backbone):
         prefix, children = numbered_children(whole)
@@ -86,8 +86,8 @@ def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -
         FOUND[backbone, keep] = features_of(kept, whole)
     if FOUND[backbone, keep] is None:
         raise NetworkError(
-            f"model.keep={keep}: cannot cut {backbone} after {last}, which gives no map of features: it works on "
-            f"pooled ones, or gives several maps. Cut elsewhere; the blocks are {shorten(names)}"
+            f"model.keep={keep}: cannot cut {backbone} after {last}, which gives no feature map: it works on "
+            f"pooled features, or gives several maps. Cut elsewhere; the blocks are {shorten(names)}"
         )
     features, to_map = FOUND[backbone, keep]
     if to_map is not None:
@@ -143,7 +143,7 @@ def find_block(blocks: Blocks, backbone: str, keep: int | str) -> str:
     cuts = blocks.cuts
     if not cuts:
         raise NetworkError(
-            f"model.backbone={backbone}: cannot be cut, since its blocks are not found ({_reason(blocks)})"
+            f"model.backbone={backbone}: cannot be cut, because its blocks were not found ({_reason(blocks)})"
         )
     further = "" if blocks.stopped is None else f"; further ones are not found ({_reason(blocks)})"
     if isinstance(keep, int):
@@ -165,8 +165,8 @@ def find_block(blocks: Blocks, backbone: str, keep: int | str) -> str:
         )
     if keep in modules:
         raise NetworkError(
-            f"model.keep={keep}: {backbone} cannot be cut there, since {keep} is no block that it runs once. The blocks are "
-            f"{shorten(cuts)}{further}"
+            f"model.keep={keep}: {backbone} cannot be cut there, because {keep} is not a block that runs exactly once. "
+            f"The blocks are {shorten(cuts)}{further}"
         )
     raise NetworkError(f"model.keep={keep}: no such block in {backbone}", name=keep, allowed=[*cuts, *blocks.ends])
 

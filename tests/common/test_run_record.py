@@ -170,7 +170,7 @@ def test_a_record_that_cannot_be_read_is_named_by_file_and_key(record, tmp_path,
         RunRecord.read(tmp_path)
     with caplog.at_level(logging.WARNING):
         assert record().previous is None
-    assert f"the record of the run before is not used: {path}" in caplog.text
+    assert f"the record of the earlier run cannot be used: {path}" in caplog.text
 
 
 def test_unknown_keys_of_a_record_are_skipped_and_missing_ones_have_defaults(tmp_path):

@@ -221,7 +221,7 @@ def test_constant_images_are_like_no_other():
 def test_what_was_not_looked_at_is_a_finding(textured, monkeypatch):
     catalog = catalog_of(["train", "test"] * 30)
     monkeypatch.setattr(near_duplicates, "MOST_PAIRS", 100)
-    assert "only the 100 most alike were compared" in audit(catalog, Pixels(textured))[0].text
+    assert "only the 100 most similar were compared" in audit(catalog, Pixels(textured))[0].text
     monkeypatch.setattr(near_duplicates, "MOST_IMAGES", 59)
     (finding,) = audit(catalog, Pixels(textured))
     assert finding.kind == "near duplicate" and not finding.leak
@@ -317,7 +317,7 @@ def test_copies_among_the_frames_of_fixed_cameras_are_found_and_other_frames_are
     same = planted | {(a, b) for a in range(600, 700) for b in range(a + 1, 700) if (a - b) % 20 == 0}  # of one frame
     assert len(planted & set(map(tuple, pairs))) >= 85
     assert len(set(map(tuple, pairs)) - same) <= 5
-    assert caplog.text.count("images are of one scene") == 2
+    assert caplog.text.count("images show one scene") == 2
 
 
 def test_names_that_may_be_one_class_are_found():

@@ -93,10 +93,10 @@ def test_shares_are_beta_distributed(batch):
 
 @pytest.mark.parametrize(("transform", "message"), [
     (v2.MixUp(num_classes=5), r"v2\.MixUp\): raised ValueError: .* 3 != 5"),
-    (v2.Resize(4), r"v2\.Resize\): gives \(4, 3, 4, 4\) float32 and \(4, 3\) float32 for images and targets \(4, 3, 8, 8\)"),
-    (lambda pixels, targets: pixels, r"gives \(4, 3, 8, 8\) float32 for images and targets"),
+    (v2.Resize(4), r"v2\.Resize\): returns \(4, 3, 4, 4\) float32 and \(4, 3\) float32 for images and targets \(4, 3, 8, 8\)"),
+    (lambda pixels, targets: pixels, r"returns \(4, 3, 8, 8\) float32 for images and targets"),
     (lambda pixels, targets: (pixels, targets.argmax(1)), r"and \(4,\) int64 for images and targets"),
-    (lambda pixels, targets: None, r"gives a NoneType for"),
+    (lambda pixels, targets: None, r"returns a NoneType for"),
     (lambda pixels: pixels, r"raised TypeError"),
 ])  # fmt: skip
 def test_what_gives_no_images_and_targets_is_named_before_training(transform, message):

@@ -62,7 +62,7 @@ def test_listed_images_keep_their_split_and_new_ones_go_by_their_hash(root, tmp_
     drawn = split_of(prepared(ImageFolder(root=root), tmp_path))
     new = [path for path in splits if "new " in path]
     assert [splits[path] for path in new] == [drawn[path] for path in new]
-    assert "2 image(s) that it lists are missing here: red/000.png and red/001.png" in caplog.text
+    assert "2 image(s) listed there are missing here: red/000.png and red/001.png" in caplog.text
     assert catalog.splits_from == f"{table}: 38 images as there, 61 new"
 
 
@@ -94,7 +94,7 @@ def test_a_label_that_changed_is_named(root, tmp_path, table, caplog):
     lines = [row.split(",") for row in (tmp_path / "splits.csv").read_text().splitlines()[1:]]
     table = write_table(tmp_path / "splits.csv", [(p, "red" if p == "blue/002.png" else la, s) for p, la, s in lines])
     assert split_of(prepared(ImageFolder(root=root), tmp_path, table))["blue/002.png"] == "test"
-    assert "1 image(s) have another label here: blue/002.png" in caplog.text
+    assert "1 image(s) have a different label here: blue/002.png" in caplog.text
 
 
 def test_val_that_was_drawn_from_train_is_no_contradiction_but_test_in_train_is(tmp_path):
@@ -108,7 +108,9 @@ def test_val_that_was_drawn_from_train_is_no_contradiction_but_test_in_train_is(
     assert {path: splits[path] for path, _, _ in rows} == {path: split for path, _, split in rows}
     assert {split for path, split in splits.items() if "new" in path} == {"train", "val"}
     rows[0] = (*rows[0][:2], "test")
-    with pytest.raises(UserError, match=r"line 2: train/blue/000\.png is in test there, and in train here"):
+    with pytest.raises(
+        UserError, match=r"line 2: train/blue/000\.png is in test there, but the source puts it into train"
+    ):
         prepared(ImageFolder(root=root), tmp_path, write_table(tmp_path / "splits.csv", rows))
 
 

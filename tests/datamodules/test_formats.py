@@ -194,8 +194,8 @@ def test_a_tiff_that_cannot_be_read_has_its_reason(tmp_path):
     tifffile.imwrite(tmp_path / "float.tif", VALUES.astype(np.float32), photometric="rgb")
     (tmp_path / "lzw.tif").write_bytes(_with_compression((tmp_path / "float.tif").read_bytes(), 5))
     for name, reason in (
-        ("complex", "a TIFF of 1 x 64 bits of complex64, which are no gray values"),
-        ("spectral", "a TIFF of 7 x 32 bits, and an image has up to 4 channels"),
+        ("complex", "a TIFF of 1 x 64 bits of complex64, which are not gray values"),
+        ("spectral", "a TIFF of 7 x 32 bits, and an image may have at most 4 channels"),
         ("cut", "corrupted IFD structure"), ("lzw", r'compressed by LZW.*pip install -e "\.\[tiff\]"'),
     ):  # fmt: skip
         with pytest.raises(UnreadableImageError, match=rf"{name}\.tif: not a readable image \(.*{reason}"):

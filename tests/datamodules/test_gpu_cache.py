@@ -99,7 +99,7 @@ def test_half_of_the_free_memory_is_left_to_the_training(data, caplog):
     cache = data().pixel_cache
     needed = 32 * 24 * 24 * 3
     assert not gpu_cache.fits_on_gpu(cache, 8, 2 * needed - 1)
-    assert "each batch is moved there" in caplog.text
+    assert "each batch is copied to the GPU" in caplog.text
 
 
 def test_where_the_images_are_is_decided_and_logged_once(data, monkeypatch, caplog):
@@ -108,4 +108,4 @@ def test_where_the_images_are_is_decided_and_logged_once(data, monkeypatch, capl
     made.train_dataloader()
     monkeypatch.setattr(gpu_cache, "free_bytes", lambda device: 2**30)
     made.val_dataloader()
-    assert made.gpu_pixels is None and caplog.text.count("each batch is moved there") == 1
+    assert made.gpu_pixels is None and caplog.text.count("each batch is copied to the GPU") == 1

@@ -265,7 +265,7 @@ def test_another_number_of_processes_sees_the_rest_of_a_pass_once(dataset):
     odd = iter(loader := loader_of(dataset, 3))
     next(odd)
     with pytest.raises(
-        UserError, match=r"after 3 images of an epoch, which 2 processes cannot share; .*trainer\.devices"
+        UserError, match=r"after 3 images of an epoch, which cannot be divided among 2 processes; .*trainer\.devices"
     ):
         loader_of(dataset, 2, world_size=2).load_state_dict(loader.state_dict())
 
@@ -280,12 +280,12 @@ def test_a_pass_of_another_order_or_without_a_rest_is_not_resumed(dataset):
     for odd in (other, loader_of(dataset, 4, images=12), loader_of(dataset, 4, balance=np.arange(10) % 2)):
         with pytest.raises(
             UserError,
-            match=r"after 8 images of .*another order here; resume with the run's own seed",
+            match=r"after 8 images of .*another order; resume with the run's own seed",
         ):
             odd.load_state_dict(state)
-    with pytest.raises(UserError, match=r"no batch is left of it; resume with the run's own datamodule\.batch_size=4"):
+    with pytest.raises(UserError, match=r"no batch is left; resume with the run's own datamodule\.batch_size=4"):
         loader_of(dataset, 9).load_state_dict(state)  # nine, and the tenth would be a single one
-    with pytest.raises(UserError, match="its number of images of an epoch is"):
+    with pytest.raises(UserError, match="the number of images seen in its epoch is"):
         loader_of(dataset, 4).load_state_dict({"images": "x"})
 
 

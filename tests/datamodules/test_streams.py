@@ -120,7 +120,7 @@ def test_a_pass_resumes_after_any_batch_with_the_very_images_that_would_have_com
         resumed.load_state_dict(state)
         assert same(list(resumed), straight[done:])
     other = opened("seed=3").train_dataloader()
-    with pytest.raises(UserError, match="which has other images or another order here"):
+    with pytest.raises(UserError, match="and this command has other images or another order"):
         other.load_state_dict(state)
 
 
@@ -165,7 +165,7 @@ def test_a_limit_takes_the_first_batches(opened):
 
 @pytest.mark.parametrize(("setting", "words"), [
     ("datamodule.folds=3", "datamodule.folds=3: streamed training images are not divided"),
-    ("datamodule.train_fraction=0.5", "are not thinned; name fewer shards; use datamodule.train_fraction=1"),
+    ("datamodule.train_fraction=0.5", "are not reduced; name fewer shards; use datamodule.train_fraction=1"),
     ("datamodule.sampler=balanced", "use datamodule.sampler=shuffle"),
     ("datamodule.select_on=test", "use datamodule.select_on=val"),
     ("datamodule.on_leak=drop", "are not compared with those of val and test; use datamodule.on_leak=warn"),
@@ -210,7 +210,7 @@ def test_an_image_that_cannot_be_read_ends_the_run_or_another_one_takes_its_plac
 
 def test_more_than_8_bits_need_a_range():
     deep = png(np.full((8, 8), 1000, np.uint16))
-    with pytest.raises(UserError, match=r"shard: 0: more than 8 bits a channel.*datamodule.range=LOW,HIGH"):
+    with pytest.raises(UserError, match=r"shard: 0: more than 8 bits per channel.*datamodule.range=LOW,HIGH"):
         dataset().__getitems__([item(0, deep)])
     batch = dataset(value_range=ValueRange(0, 4000, of_all=True)).__getitems__([item(0, deep)])
     assert (batch["pixels"] == 64).all()  # 255 * 1000 / 4000
@@ -240,7 +240,7 @@ def test_labels_are_names_or_numbers_of_the_classes():
     stream = TrainStream(OfNowhere, ["cat", "dog"], 10, None, None)
     assert [stream.label(Sample(b"", label, "x: 1")) for label in ("dog", "0", "01")] == [1, 0, 1]
     for label in ("2", "Dog", "-1", "1.0", "²"):
-        with pytest.raises(UserError, match="is not among the 2 classes cat and dog"):
+        with pytest.raises(UserError, match="is none of the 2 classes cat and dog"):
             stream.label(Sample(b"", label, "x: 1"))
     with pytest.raises(UserError, match="use loss=cross_entropy"):
         _ = stream.class_counts

@@ -191,7 +191,9 @@ def test_an_empty_list_changes_nothing(image):
 
 
 def test_what_is_no_transform_is_refused():
-    with pytest.raises(UserError, match=r"augmentation\.transforms\[1\]='flip': is no transform; give it a _target_"):
+    with pytest.raises(
+        UserError, match=r"augmentation\.transforms\[1\]='flip': is not a transform; give it a _target_"
+    ):
         TransformList(transforms=[v2.Identity(), "flip"])
 
 

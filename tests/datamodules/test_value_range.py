@@ -193,7 +193,7 @@ def test_deep_images_in_val_and_test_only_are_as_predict_sees_them(tmp_path, cap
 
     with caplog.at_level(logging.INFO):
         data = prepared(make(tmp_path / "data", values), tmp_path)
-    assert "24 by one range for all, all that 16 bits hold (no training image is of them)" in caplog.text
+    assert "24 by one range for all, the full range of 16 bits (no training image has them)" in caplog.text
     for row in data.catalog.rows("test"):
         seen = np.asarray(resize(open_image(data.catalog.files[row], SIDE, data.value_range), SIDE))
         assert np.array_equal(data.pixel_cache[row], seen) and seen.max() == 16

@@ -18,13 +18,13 @@ def run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("ckpt", "words"), [
-    (None, "ckpt: nothing is given"),
-    ("", "ckpt: nothing is given"),
+    (None, "ckpt is not set"),
+    ("", "ckpt is not set"),
     ("run", "ckpt=run: is a folder; give the file, ckpt=run/best.ckpt"),
     ("whole", "is a folder; give the file, ckpt=whole/checkpoints/best.ckpt"),
     ("empty", "is a folder; give the file, ckpt=RUN/checkpoints/best.ckpt"),
     ("nowhere.ckpt", "nowhere.ckpt: no such checkpoint; a run keeps its own in RUN/checkpoints/best.ckpt"),
-    ("best.onnx", "is already an exported file; give the checkpoint that it was made from"),
+    ("best.onnx", "is an exported file already; give the checkpoint it was made from"),
 ])  # fmt: skip
 def test_what_is_no_checkpoint(ckpt, words):
     with pytest.raises(UserError, match=words):
@@ -69,8 +69,8 @@ def test_where_an_exported_folder_goes():
 
 
 @pytest.mark.parametrize(("changes", "words"), [
-    ({"ckpt": None}, "ckpt: nothing is given"),
-    ({"ckpt": "best.onnx"}, "is already an exported file"),
+    ({"ckpt": None}, "ckpt is not set"),
+    ({"ckpt": "best.onnx"}, "is an exported file already"),
     ({"out": "file/x"}, r"out=file/x/best.onnx: cannot be written \(.*/file is a file\); use out=FILE or out=DIR"),
     ({"preprocessing": "yes"}, "preprocessing=yes: use true or false"),
     ({"largest_difference": -1}, "largest_difference=-1: use a number of 0 or more"),

@@ -42,12 +42,12 @@ def test_a_description_survives_as_metadata():
 
 @pytest.mark.parametrize(("changes", "words"), [
     ({"classes": None}, "its classes is missing"),
-    ({"mean": "[1, 2"}, "no JSON"),
+    ({"mean": "[1, 2"}, "not JSON"),
     ({"classes": '["ants"]'}, "its classes is"),
     ({"image_size": "1000000"}, "its image_size is 1000000"),
     ({"decision": '{"temperature": 0, "target_accuracy": 1, "positive_class": "ants"}'}, r"its decision\.temperature is 0"),
     ({"decision": '{"temperature": "1", "target_accuracy": 1}'}, "its decision is .*Expected `float`"),
-    ({"decision": "[" * 2000}, "no JSON"),
+    ({"decision": "[" * 2000}, "not JSON"),
     ({"fit": '"stretch"'}, "its fit is 'stretch' .one of squash, crop, pad."),
     ({"fit": '["pad"]'}, "its fit is"),
 ])  # fmt: skip
@@ -60,7 +60,7 @@ def test_a_description_is_not_trusted(changes, words):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "gpu", "xla"])
 def test_a_device_that_is_not_here(checkpoint, device):
-    with pytest.raises(UserError, match=f"device={device}: not here .*use auto, cpu"):
+    with pytest.raises(UserError, match=f"device={device}: not available .*use auto, cpu"):
         open_backend(checkpoint, device)
 
 
@@ -85,7 +85,7 @@ def test_files_of_another_kind(checkpoint, tmp_path):
         ("cut.ckpt", "cut.ckpt: not a checkpoint, or a damaged one"),
         ("other.ckpt", "not a checkpoint of this project"),
         ("evil.ckpt", "evil.module"),
-        ("unfit.ckpt", "do not fit the network that it names"),
+        ("unfit.ckpt", "do not fit the network named in it"),
     ):
         with pytest.raises(UserError, match=words):
             open_backend(tmp_path / name)

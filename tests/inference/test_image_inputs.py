@@ -80,7 +80,7 @@ def test_a_run_s_table_finds_the_run_s_images(root, tmp_path):
     run = make_labeled_run(tmp_path / "run", root, [root / "red/001.png"], ["red"], ["val"])
     assert [p.file for p in ImageInputs(str(run.splits))] == [root / "red/001.png"]
     change_record(run.path, data={"root": "/gone"})
-    with pytest.raises(UserError, match=r"not at /gone any more.*root=DIR"):
+    with pytest.raises(UserError, match=r"no longer in /gone.*root=DIR"):
         ImageInputs(str(run.splits))
 
 
@@ -101,17 +101,17 @@ def test_wrong_inputs_are_found_before_anything_is_read(root, tmp_path):
     (tmp_path / "other.csv").write_text("file\na.png\n")
     (tmp_path / "short.csv").write_text("path,label\na.png\n")
     for images, options, words in (
-        (None, {}, "images: nothing is given"),
-        ("", {}, "images: nothing is given"),
-        ([], {}, "images: nothing is given"),
+        (None, {}, "images is not set"),
+        ("", {}, "images is not set"),
+        ([], {}, "images is not set"),
         (str(tmp_path / "empty"), {}, "no images in it or below"),
         ("/nowhere", {}, "images=/nowhere: no such file or folder"),
         (3, {}, "images=3: no such file or folder"),
-        (f"{root}/*.tif", {}, "fits no file"),
-        (f"{root}/*/", {}, "fits no file; a folder is given without a pattern"),
+        (f"{root}/*.tif", {}, "no file matches"),
+        (f"{root}/*/", {}, "no file matches the pattern; for a folder, give its name only"),
         (str(tmp_path / "other.csv"), {}, "column path is missing; found file"),
         (str(tmp_path / "short.csv"), {}, "short.csv: line 2: values are missing"),
-        (str(root), {"root": str(root)}, "is for the relative paths of a table"),
+        (str(root), {"root": str(root)}, "is only for the relative paths of a table"),
     ):
         with pytest.raises(UserError, match=r"^(images|root)") as caught:
             ImageInputs(images, **options)
@@ -163,10 +163,10 @@ def test_the_images_of_a_checkpoint_s_run_or_why_there_are_none(checkpoint, tmp_
     elsewhere.parent.mkdir()
     shutil.copy(checkpoint, elsewhere)
     found, reason = split_images(elsewhere, "train")
-    assert not found and "does not lie in the folder of a run" in reason
+    assert not found and "not in the folder of a run" in reason
     change_record(tmp_path / "run", data={"root": str(tmp_path / "moved")})
     found, reason = split_images(checkpoint, "train")
-    assert not found and "are not at" in reason and "root=DIR" in reason
+    assert not found and "are no longer in" in reason and "root=DIR" in reason
     assert len(split_images(checkpoint, "train", str(two_colors))[0]) == 24
     (tmp_path / "empty").mkdir()
     found, reason = split_images(checkpoint, "train", str(tmp_path / "empty"))
@@ -196,7 +196,7 @@ def test_tables_of_other_programs_name_the_same_images(root, caplog):
     with caplog.at_level("INFO"):
         (found,) = ImageInputs(f"{root}/list.csv")
     assert (found.path, found.label, found.split) == ("red/001.png", "red", "test")
-    assert caplog.text.count("list.csv: read in another way than written: text in UTF-16; delimited by semicolons") == 1
+    assert caplog.text.count("list.csv: interpreted: text in UTF-16; delimited by semicolons") == 1
 
 
 def test_what_systems_keep_beside_files_is_no_image(root):
@@ -212,12 +212,12 @@ def test_tables_that_cannot_be_meant_are_refused(root):
         (
             "moved",
             "path\n001.png\n",
-            "none of its files is there, as 001.png; there is (blue|red)/001.png in .*: write it so, or",
+            "none of its files exists, e.g. 001.png; there is (blue|red)/001.png in .*: write the path like this, or",
         ),
         (
             "labels",
             "path,label\nred/001.png,red\nred/001.png,blue\n",
-            "line 3: red/001.png has two labels; leave one of the lines",
+            "line 3: red/001.png has two labels; keep one of the lines",
         ),
     ):
         (root / f"{name}.csv").write_text(rows)

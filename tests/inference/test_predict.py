@@ -97,7 +97,7 @@ def test_the_summary_is_counted_by_hand():
     assert "Val accuracy where not abstained: 1.0000 (2 of 2, " in text
     assert "Test accuracy: 0.0000 (0 of 1, " in text
     assert (
-        "not in the accuracy: 1 image with a label that the network does not know (wasps); it knows ants and bees"
+        "excluded from the accuracy: 1 image with a label that the network does not know (wasps); it knows ants and bees"
         in text
     )
     none = PredictionSummary(CLASSES, replace(DECISION, confidence=None))
@@ -105,7 +105,7 @@ def test_the_summary_is_counted_by_hand():
         none.add(image_input, replace(prediction, abstained=None if prediction.error else True))
     shown = "abstained from all 6 (accuracy 0.95 cannot be promised with 20 validation images (at least 45"
     assert shown in "\n".join(none.lines())
-    assert "`predicted` is the most probable class all the same" in "\n".join(none.lines())
+    assert "`predicted` still has the most probable class" in "\n".join(none.lines())
     assert "the test images were evaluated 3 times with this model; only the first" in "\n".join(summary.lines(3))
     assert "evaluated" not in "\n".join(summary.lines(1)) + text
     assert summary.errors == 1 and summary.first_error == "7.jpg: not a readable image"

@@ -61,11 +61,11 @@ def test_an_address_that_cannot_be_served():
         taken.listen()
         port = taken.getsockname()[1]
         for host, number, words in (
-            ("127.0.0.1", port, f"port={port}: taken on 127.0.0.1; use another one"),
+            ("127.0.0.1", port, f"port={port}: already in use on 127.0.0.1; use another one"),
             ("127.0.0.1", 70000, "port=70000: use 1 to 65535"),
             ("127.0.0.1", "http", "port=http: use 1 to 65535"),
             ("127.0.0.1", 80.5, "port=80.5: use 1 to 65535"),
-            ("192.0.2.1", port, "host=192.0.2.1: no address of this machine"),
+            ("192.0.2.1", port, "host=192.0.2.1: not an address of this machine"),
         ):
             with pytest.raises(UserError, match=words):
                 server.check_address(host, number)
@@ -85,7 +85,7 @@ def test_errors_are_one_line(demo, folder, tmp_path, monkeypatch):
     (outside / MANIFEST).write_text('{"format": "web", "files": ["index.html", "../best.ckpt"]}')
     before = sorted(tmp_path.rglob("*"))
     for arguments, words in (
-        ([], "ckpt: nothing is given; give a run's"),
+        ([], "ckpt is not set; give the checkpoint of a run"),
         (["ckpt=/nowhere.ckpt"], "ckpt=/nowhere.ckpt: no such checkpoint"),
         ([f"ckpt={tmp_path}"], f"ckpt={tmp_path}: is a folder; give the file"),
         ([f"ckpt={ending}"], "ending.ckpt: not a checkpoint"),
@@ -98,7 +98,7 @@ def test_errors_are_one_line(demo, folder, tmp_path, monkeypatch):
         ([f"ckpt={checkpoint}", "share=true"], "share: is no setting any more"),
         ([f"ckpt={checkpoint}", "device=cpu"], "device: is no setting any more: the browser computes"),
         ([f"ckpt={checkpoint}", "prot=1"], "prot: no such key; did you mean port or"),
-        ([f"ckpt={other}"], "other: holds an export of format=litert, and no page; export it again"),
+        ([f"ckpt={other}"], "other: contains an export of format=litert, which is not a page; export it again"),
         ([f"ckpt={changed}"], "changed: model.onnx is not the network that export.py verified; export it again"),
         ([f"ckpt={outside}"], "outside: its file ../best.ckpt is missing; export it again"),
     ):

@@ -111,7 +111,7 @@ def test_any_images_hostile_names_and_what_is_not_shown(predict, tmp_path):
     assert parsed.count("script") == 0 and parsed.count("b") == 10
     assert "<img src=x" not in text and HOSTILE[0] in parsed.words() and "<b>&'.png" in parsed.words()
     assert "10 images that could be read; the least certain first" in parsed.words()
-    assert "No similar training images: the checkpoint does not lie in the folder of a run" in parsed.words()
+    assert "No similar training images: the checkpoint is not in the folder of a run" in parsed.words()
     predict(
         f"ckpt={checkpoint}", f"images={tmp_path}/images", "explain=true", "explain_most=4", f"out={tmp_path}/b.csv"
     )

@@ -169,9 +169,9 @@ def test_what_a_file_can_be_made_of_is_checked(run, tmp_path):
         with pytest.raises(UserError, match=message):
             kind(**given)
     padded = make_checkpoint(tmp_path / "best.ckpt", fit="pad")
-    with pytest.raises(UserError, match=r"not of a network with datamodule\.fit=pad"):
+    with pytest.raises(UserError, match=r"cannot be used for a network with datamodule\.fit=pad"):
         module.export(str(padded), format=OnnxFile("native"))
-    with pytest.raises(UserError, match="the file resizes nothing"):
+    with pytest.raises(UserError, match="has no effect with preprocessing=false"):
         module.export(str(run.best_checkpoint), format=OnnxFile("native"), preprocessing=False)
 
 
@@ -293,7 +293,7 @@ def test_a_file_that_is_broken_is_refused_and_nothing_is_written(exported, run, 
     damage_before_writing(monkeypatch, kind, exported(kind).path, damage)
     words = {
         OnnxFile: r"above largest_difference=0\.0001; nothing was written",
-        Int8: r"(resizing inside of the file .*above largest_difference=0\.0001; nothing was|"
+        Int8: r"(resizing inside the file .*above largest_difference=0\.0001; nothing was|"
         r"agreement of the probabilities \S+ .*below least_agreement=0\.9: .*nothing was written.*format=onnx)",
     }
     with pytest.raises(UserError, match=words[kind]):
@@ -362,9 +362,7 @@ def test_what_the_command_prints(copy_network, export, run, tmp_path):
         patch.setattr(OnnxFile, "write", copy_network)
         status, out, err = export(f"ckpt={elsewhere}", "preprocessing=false", f"out={place}")
     assert (status, err) == (0, "")
-    assert (
-        "does not lie in the folder of a run" in out and "compared with the checkpoint on 16 synthetic images: " in out
-    )
+    assert "not in the folder of a run" in out and "compared with the checkpoint on 16 synthetic images: " in out
     assert f"{place}: " in out and "normalized images (N, 3, S, S) in, logits out" in out
     assert "python predict.py ckpt=" in out and list(place.parent.iterdir()) == [place]
     status, _, err = export(f"ckpt={elsewhere}", "format=int8")  # the older name
@@ -383,7 +381,7 @@ def test_errors_are_one_line(export, run, tmp_path, monkeypatch):
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     ckpt = f"ckpt={run.best_checkpoint}"
     for arguments, words in (
-        ([], "ckpt: nothing is given"),
+        ([], "ckpt is not set"),
         ([f"ckpt={tmp_path}/text.ckpt"], "text.ckpt: not a checkpoint"),
         ([ckpt, "format=onx"], "format=onx: no such choice; did you mean onnx or onnx_int8?"),
         ([ckpt, "images=/nowhere"], "images=/nowhere: no such file or folder"),
@@ -423,5 +421,5 @@ def test_a_file_whose_outputs_do_not_fit_its_classes(exported, tmp_path):
         entry.value = '["ants", "bees", "wasps"]' if entry.key == "classes" else entry.value
         entry.value = "null" if entry.key == "decision" else entry.value
     onnx.save(model, tmp_path / "other.onnx")
-    with pytest.raises(UserError, match=r"other\.onnx: not an ONNX file of export\.py.*for 3 classes.*make it again"):
+    with pytest.raises(UserError, match=r"other\.onnx: not an ONNX file of export\.py.*for 3 classes.*export it again"):
         open_backend(tmp_path / "other.onnx")

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from itertools import pairwise
 
 import pytest
 
@@ -14,7 +15,15 @@ from tests.support.helpers import make_images
 BLOCKS = re.findall(
     r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", (PROJECT / "docs" / "extending.md").read_text(), re.S | re.M
 )
-CHOSEN = ("model=tiny", "datamodule=cells", "loss=poly", "metrics=kappa", "callbacks=weight_norms")
+CHOSEN = (
+    "model=tiny",
+    "datamodule=cells",
+    "loss=poly",
+    "metrics=kappa",
+    "callbacks=weight_norms",
+    "optimizer=sign_momentum",
+)
+ONLY_YAML = ("optimizer=nadam", "scheduler=steps")
 
 
 @pytest.fixture
@@ -42,8 +51,8 @@ def cells(tmp_path):
 
 def test_each_door_is_one_file_and_its_yaml_of_ten_to_thirty_lines():
     lengths = {name: text.count("\n") for name, text in BLOCKS}
-    pairs = list(zip(lengths, list(lengths)[1:], strict=False))[::2]
-    assert all(code.endswith(".py") and settings.endswith(".yaml") for code, settings in pairs) and len(pairs) == 9
+    pairs = [(name, after) for name, after in pairwise(lengths) if name.endswith(".py")]
+    assert all(settings.endswith(".yaml") for _, settings in pairs) and len(pairs) == 10
     assert all(10 <= lengths[code] + lengths[settings] <= 30 for code, settings in pairs), lengths
 
 
@@ -101,10 +110,13 @@ def test_a_network_that_raises_in_predict_is_one_line(own, cells, train, in_proc
     assert len(err.splitlines()) == 1
 
 
-def test_a_head_of_the_user_s_own(own, cells, train, in_process, tmp_path):
+def test_a_head_of_the_user_s_own_and_optimizer_and_schedule_of_torch_by_yaml_only(
+    own, cells, train, in_process, tmp_path
+):
     import predict
 
-    ran = train(f"--config-dir={own / 'my_conf'}", "model=cosine", "datamodule=cells", "stages=[fit]", root=cells)
+    mine = f"--config-dir={own / 'my_conf'}"
+    ran = train(mine, "model=cosine", "datamodule=cells", *ONLY_YAML, "stages=[fit]", root=cells)
     assert ran.status == 0, ran.err
     arguments = [f"ckpt={ran.folder / 'checkpoints' / 'best.ckpt'}", f"images={cells}", f"out={tmp_path / 'labels'}"]
     OWN.clear()
@@ -168,7 +180,7 @@ BAD = [  # file of the page, what is replaced in it, and the message
     ("networks.py", "nn.Linear(width, num_classes)", "nn.Linear(width, 5)",
      r"model.network=my_package.networks.Tiny: gives \(1, 5\) for one image"),
     ("data.py", "def images(self):", "def images(self):\n        return None\n\n    def other(self):",
-     r"datamodule.source=my_package.data.Cells: its images\(\) gives a NoneType"),
+     r"datamodule.source=my_package.data.Cells: its images\(\) returns a NoneType"),
     ("data.py", "yield ImageRow(", "if False:\n                yield ImageRow(",
      "datamodule.source=my_package.data.Cells: lists no images"),
 ]  # fmt: skip

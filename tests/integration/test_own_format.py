@@ -176,7 +176,7 @@ def test_one_class_and_one_file_are_a_format(of_mine, checkpoint):
     (f"{__name__}.WithoutOpen", r"its constructor raised TypeError: Can't instantiate abstract class .*open"),
     ("my_format.Nothing", r"format\._target_=my_format\.Nothing: "),
     ("no_such_module.Format", r"format\._target_=no_such_module\.Format: cannot be imported .*install its package"),
-    ("collections.Counter", r"format: collections\.Counter is no subclass of inference\.export\.file_format\.FileFormat"),
+    ("collections.Counter", r"format: collections\.Counter is not a subclass of inference\.export\.file_format\.FileFormat"),
 ])  # fmt: skip
 def test_a_class_that_is_no_format_is_one_line(of_mine, checkpoint, target, words):
     status, _, err = of_mine(target)
@@ -188,13 +188,13 @@ def test_a_class_that_is_no_format_is_one_line(of_mine, checkpoint, target, word
 
 @pytest.mark.parametrize(("kind", "words"), [
     (Refuses, r"format=wrong \(.*Refuses\): write raised KeyError: 'layer\\n7'; nothing was written"),
-    (Unwritten, r"format=wrong \(.*Unwritten\): its write has written no file"),
+    (Unwritten, r"format=wrong \(.*Unwritten\): its method write wrote nothing"),
     (Unopened, r"format=wrong \(.*Unopened\): what open returned raised TypeError: 'NoneType' object is not callable"),
-    (OfOtherShape, r"format=wrong \(.*OfOtherShape\): what open returned gives \(2,\), where \(1, 2\) is expected"),
+    (OfOtherShape, r"format=wrong \(.*OfOtherShape\): the function returned by open gives \(2,\), but \(1, 2\) is expected"),
     (OfOtherWeights, r"format=wrong \(.*OfOtherWeights\): .*above largest_difference=0\.0001; nothing was written"),
     (FolderOfOtherWeights, r"format=folder \(.*\): .*above largest_difference=0\.0001; nothing was written"),
-    (FileForFolder, r"format=folder \(.*\): its write has written no file; it has to write to the folder that it is given"),
-    (EmptyFolder, r"format=folder \(.*\): its write has written no file"),
+    (FileForFolder, r"format=folder \(.*\): its method write wrote nothing; it must write to the folder"),
+    (EmptyFolder, r"format=folder \(.*\): its method write wrote nothing"),
     (Nameless, r"format: .*Nameless\.name is ''"),
     (NeedsPackage, r"format=wrong: no_such_package is not installed; install it with pip install no_such_package"),
 ])  # fmt: skip
@@ -237,21 +237,21 @@ def test_an_older_export_is_replaced_and_nothing_else(checkpoint, tmp_path):
     export_folder(checkpoint, out=place)
     assert (place / "readme.txt").read_text() == "1"
     for prepare, kind, words in (
-        (lambda: None, OtherFolder, "holds an export of format=folder; give another folder, out=DIR, or remove it"),
+        (lambda: None, OtherFolder, "contains an export of format=folder; give another folder, out=DIR, or remove it"),
         (
             lambda: (place / "CNAME").write_text("mine"),
             Folder,
-            "holds files that are no export of format=folder (CNAME)",
+            "contains files that are not an export of format=folder (CNAME)",
         ),
         (
             lambda: (place / "export.json").write_text("[]"),
             Folder,
-            "holds files that are no export of format=folder (CNAME, ",
+            "contains files that are not an export of format=folder (CNAME, ",
         ),
         (
             lambda: (shutil.rmtree(place), place.write_text("mine")),
             Folder,
-            "is a file, where format=folder writes a folder",
+            "is a file, but format=folder writes a folder",
         ),
     ):
         prepare()

@@ -130,7 +130,7 @@ def test_images_that_were_moved_are_found_below_root_and_damaged_tables_are_name
     a.predictions("test").write_text("path,fingerprint\nx")
     before = a.record.read_bytes()
     status, out, err = predict(f"ckpt={a.best_checkpoint}", f"images={a.splits}", table)
-    assert status == 0 and "whether these are test images of the model is unknown" in out + err
+    assert status == 0 and "it is unknown whether these are test images of the model" in out + err
     assert a.record.read_bytes() == before
 
 
@@ -201,8 +201,8 @@ def test_errors_are_one_line(predict, checkpoint, files, tmp_path):
     (tmp_path / "file").write_text("")
     images, ckpt = f"images={files[0]}", f"ckpt={checkpoint}"
     for arguments, words in (
-        ([images], "ckpt: nothing is given"),
-        ([ckpt], "images: nothing is given"),
+        ([images], "ckpt is not set"),
+        ([ckpt], "images is not set"),
         ([ckpt, images, "batch_size=0"], "batch_size=0: use a whole number of 1 or more"),
         ([ckpt, images, f"out={tmp_path}/file/x"], "cannot be written"),
         ([ckpt, images, "ouput=x"], "did you mean out"),

@@ -135,7 +135,7 @@ def test_a_run_of_the_race_is_an_ordinary_run(found):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["limits.macs=10"], "limits: 3 candidates and none below the limits"),
+        (["limits.macs=10"], "limits: 3 candidates but none below the limits"),
         (["good_enough=1"], "good_enough=1: use a difference"),
         (["candidates.weights.shufflenet_v2_x0_5=missing.pth"], "missing.pth"),
         (["datamodule.root=nowhere"], "nowhere"),
@@ -159,7 +159,7 @@ def test_what_a_folder_holds_stays_where_a_command_is_refused(found, command, im
     of_weights = weights.read_bytes()
     for arguments, path, content, message in (
         (["good_enough=0.2"], changed, kept, "good_enough=0.3, now 0.2"),
-        (["budget.minutes=0.01"], changed, kept, "not one network can be trained"),
+        (["budget.minutes=0.01"], changed, kept, "no network can be trained"),
         ([], changed, (images / "val" / "right" / "000.png").read_bytes(), "images, labels or splits"),
         ([], weights, of_weights + b"changed", "files of weights that have changed since"),
     ):

@@ -35,7 +35,7 @@ def test_a_run_in_the_middle_of_an_epoch_resumes_to_the_same_bits(train, setting
     assert straight.status == 0, straight.err
     record = straight.record
     assert (record.data.n_train, record.data.n_val, record.data.n_test) == (34, 12, 9)
-    assert [finding.kind for finding in record.data.audit] == ["streamed"] and "nobody has looked at" in straight.out
+    assert [finding.kind for finding in record.data.audit] == ["streamed"] and "images were not checked" in straight.out
     assert {row["split"] for row in read_csv(straight.folder / "splits.csv")} == {"val", "test"}
     at_step(monkeypatch, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))  # of 10, in the second epoch
     stopped = train(*given, small=False)
@@ -44,7 +44,7 @@ def test_a_run_in_the_middle_of_an_epoch_resumes_to_the_same_bits(train, setting
     resumed = train(last, *settings, cache, STAGES, small=False, to=stopped.folder)
     assert resumed.status == 0, resumed.err
     assert outcome(straight.folder) == outcome(stopped.folder)
-    assert ("are read again, not decoded" in resumed.out) == ("webdataset" in settings[0])
+    assert ("are read again without decoding" in resumed.out) == ("webdataset" in settings[0])
 
 
 def test_all_that_a_run_draws_and_each_recipe_of_the_head_have_images(train, settings, pretrained, tmp_path):
@@ -66,7 +66,7 @@ def test_a_loss_that_weighs_classes_gets_their_counts(train, settings, tmp_path)
 @pytest.mark.parametrize(("setting", "words"), [
     ("datamodule.folds=3", "datamodule.folds=3: streamed training images are not divided"),
     ("model.normalization=dataset", "model.normalization=dataset: mean and std of streamed training images"),
-    ("trainer.overfit_batches=1", "trainer.overfit_batches with streamed training images"),
+    ("trainer.overfit_batches=1", "trainer.overfit_batches cannot be used with streamed training images"),
     ("datamodule.batch_size=35", "datamodule.batch_size=35 is larger than the train split (34 images)"),
 ])  # fmt: skip
 def test_what_is_refused_is_one_line(train, settings, tmp_path, setting, words):

@@ -133,7 +133,7 @@ def test_a_resume_with_another_scheduler_starts_from_the_learning_rate_of_its_co
     resumed = train(f"ckpt_path={ran.folder}/checkpoints/last.ckpt", *settings, small=False, to=ran.folder)
     assert resumed.status == 0 and rates == pytest.approx(expected), resumed.err
     (line,) = [text for text in resumed.record.run.warnings if text.startswith("the learning rate")]
-    assert f"{expected[0]:.2g}, in place of {left:.2g} in the checkpoint" in line
+    assert f"{expected[0]:.2g} instead of {left:.2g} in the checkpoint" in line
 
 
 def test_a_shorter_resume_has_the_schedule_of_the_shorter_training(train, rates, monkeypatch):
@@ -381,7 +381,10 @@ def test_a_checkpoint_in_the_middle_of_another_epoch_is_refused(train, monkeypat
     copy = stopped.folder.parent / "copy"
     ran = train(f"ckpt_path={last}", "debug=fast", f"hydra.run.dir={copy}", small=False, to=copy)
     assert ran.status == 1
-    assert "ckpt_path: was written after 16 images of an epoch, which has other images or another order here" in ran.err
+    assert (
+        "ckpt_path: it was saved after 16 images of an epoch, and this command has other images or another order"
+        in ran.err
+    )
     ran = train(f"ckpt_path={last}", "seed=3", small=False, to=stopped.folder)
     assert ran.status == 1 and "resume with the run's own seed" in ran.err
 

@@ -212,7 +212,7 @@ def test_a_folder_with_another_weight_is_not_written(without_npm, run, graph, tm
 
 def test_a_folder_whose_maps_are_not_grad_cam_is_not_written(without_npm, truncated_run, graph, tmp_path, monkeypatch):
     change_weights(monkeypatch, "weights", lambda values: values[::-1].copy())
-    with pytest.raises(UserError, match=r"format=web: its maps .* differ from Grad-CAM by .*; nothing was written"):
+    with pytest.raises(UserError, match=r"format=web: its class maps differ from Grad-CAM by .*; nothing was written"):
         module.export(str(truncated_run.best_checkpoint), format=WebFolder(str(CACHE)), out=str(tmp_path / "site"))
     assert not (tmp_path / "site").exists()
 
@@ -225,7 +225,7 @@ def test_what_is_refused_writes_nothing(run, in_process, tmp_path, monkeypatch):
         (["format.runtime=/nowhere.tgz"], "format.runtime=/nowhere.tgz: no such file or folder"),
         (
             ["preprocessing=false"],
-            "preprocessing=false: the page of format=web gives whole images; use preprocessing=true",
+            "preprocessing=false: the page of format=web needs preprocessing in the file; use preprocessing=true",
         ),
     ):
         status, _, err = in_process(script, *arguments, *more)

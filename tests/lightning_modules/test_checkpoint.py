@@ -113,7 +113,7 @@ def test_networks_need_only_torchvision_and_checkpoints_no_lightning(tmp_path):
     ({"network": "os.system"}, "its network cannot be built here: the network 'os.system' is not one of this project"),
     ({"network": "torchvision", "name": "resnet19"}, "model.name=resnet19: unknown; did you mean resnet18"),
     ({"network": "simple_cnn"}, "its network cannot be built here"),
-    ({"network": "simple_cnn", "image_size": 32}, "the weights do not fit the network that it names .simple_cnn"),
+    ({"network": "simple_cnn", "image_size": 32}, "the weights do not fit the network named in it .simple_cnn"),
     ({"network": "simple_cnn", "image_size": 48, "depth": 3}, "cannot be built here"),
     ("simple_cnn", "its network is 'simple_cnn' .a network of this project and its settings"),
 ])  # fmt: skip
@@ -127,7 +127,7 @@ def test_a_network_that_is_unknown_or_does_not_fit(tmp_path, change, words):
 
 
 @pytest.mark.parametrize(("schema", "words"), [
-    (None, "written by version 0.1.0, which reads it"), (1, "of schema 1; this version reads schema 2"), ([2], "of schema"),
+    (None, "by version 0.1.0 and readable only there"), (1, "has schema 1; this version reads schema 2"), ([2], "has schema"),
 ])  # fmt: skip
 def test_a_checkpoint_of_another_version_gets_one_line(tmp_path, schema, words):
     path = make_checkpoint(tmp_path / "best.ckpt")

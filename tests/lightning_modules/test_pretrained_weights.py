@@ -83,8 +83,8 @@ def test_the_real_weights_fit_completely(network, tmp_path, caplog):
     ("content", "message"),
     [
         (None, "no such file"),
-        (b"not weights", "not a file of weights"),
-        ({"layer.weight": torch.zeros(2)}, "fits nothing"),
+        (b"not weights", "not a weights file"),
+        ({"layer.weight": torch.zeros(2)}, "none of its weights fit"),
         ([1, 2], "no state dict"),
     ],
 )
@@ -162,7 +162,7 @@ def test_weights_of_another_network_are_refused_though_some_fit(tmp_path):
     network = torchvision_model(name="resnet50", num_classes=2)
     before = network.conv1.weight.clone()
     with pytest.raises(
-        UserError, match=r"is of another network: layer1\.0\.conv1\.weight has the shape \(64, 64, 3, 3\)"
+        UserError, match=r"is from another network: layer1\.0\.conv1\.weight has the shape \(64, 64, 3, 3\)"
     ):
         load_initial_weights(network, str(tmp_path / "resnet18.pth"), backbone="resnet50", download_to=tmp_path)
     assert torch.equal(network.conv1.weight, before)

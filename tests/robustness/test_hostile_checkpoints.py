@@ -79,18 +79,18 @@ def refused(path: Path, *words: str) -> None:
 )
 def test_what_would_run_when_it_is_unpickled_is_named_and_does_not(base, tmp_path, canary, place, function, named):
     code = f"touch {canary}" if function is os.system else f"open({str(canary)!r}, 'w')"
-    refused(changed(base, tmp_path / "evil.ckpt", place, Payload(function, code)), named, "names no code")
+    refused(changed(base, tmp_path / "evil.ckpt", place, Payload(function, code)), named, "refers to code")
     with pytest.raises(UserError, match=f"evil.*{named}"):
         epochs_done(tmp_path / "evil.ckpt")
 
 
 def test_files_that_are_no_archives(base, tmp_path, canary):
     (tmp_path / "evil.ckpt").write_bytes(pickle.dumps(Payload(os.system, f"touch {canary}")))
-    refused(tmp_path / "evil.ckpt", "no archive of torch")
+    refused(tmp_path / "evil.ckpt", "not an archive of torch")
     torch.save(Payload(os.system, f"touch {canary}"), tmp_path / "evil.ckpt", _use_new_zipfile_serialization=False)
-    refused(tmp_path / "evil.ckpt", "no archive of torch")
+    refused(tmp_path / "evil.ckpt", "not an archive of torch")
 
-    with pytest.raises(UserError, match=r"evil\.ckpt: not a file of weights .*system"):
+    with pytest.raises(UserError, match=r"evil\.ckpt: not a weights file .*system"):
         load_initial_weights(torch.nn.Linear(2, 2), str(tmp_path / "evil.ckpt"), backbone=None, download_to=tmp_path)
 
 
@@ -186,15 +186,15 @@ def as_file(header: dict, content: bytes = b"") -> bytes:
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    (b"", ["no safetensors file, or cut off"]),
-    (b"not weights", ["no safetensors file, or cut off"]),
-    ((2**40).to_bytes(8, "little") + b"{", ["no safetensors file, or cut off"]),
-    ((2**24).to_bytes(8, "little") + b"{", ["no safetensors file, or cut off"]),
-    (as_file({"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 4]}}, bytes(4)), ["no safetensors file"]),
-    (as_file({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 2**50]}}, bytes(4)), ["no safetensors file"]),
+    (b"", ["not a safetensors file, or cut off"]),
+    (b"not weights", ["not a safetensors file, or cut off"]),
+    ((2**40).to_bytes(8, "little") + b"{", ["not a safetensors file, or cut off"]),
+    ((2**24).to_bytes(8, "little") + b"{", ["not a safetensors file, or cut off"]),
+    (as_file({"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 4]}}, bytes(4)), ["not a safetensors file"]),
+    (as_file({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 2**50]}}, bytes(4)), ["not a safetensors file"]),
     (as_file({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
-              "v": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)), ["no safetensors file"]),
-    (as_file({"w": {"dtype": "OBJ", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)), ["no safetensors file"]),
+              "v": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)), ["not a safetensors file"]),
+    (as_file({"w": {"dtype": "OBJ", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)), ["not a safetensors file"]),
     (as_file({"w": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}, bytes(4)), ["'w' holds F8_E4M3"]),
     (as_file({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)), ["not a checkpoint of this project"]),
     (as_file({"__metadata__": {"classes": "[" * 100_000}}), ["not a checkpoint of this project"]),
@@ -204,7 +204,7 @@ def test_safetensors_files_that_are_none(tmp_path, content, words):
     path.write_bytes(content)
     refused(path, *words)
     if "project" not in words[0]:
-        with pytest.raises(UserError, match=r"model\.weights=.*evil.*: not a file of weights"):
+        with pytest.raises(UserError, match=r"model\.weights=.*evil.*: not a weights file"):
             load_initial_weights(torch.nn.Linear(2, 2), str(path), backbone=None, download_to=tmp_path)
 
 
@@ -212,7 +212,7 @@ def test_safetensors_files_that_are_none(tmp_path, content, words):
     ({"classes": "5"}, ["its classes is 5"]), ({"classes": '["a", "a"]'}, ["no name twice"]),
     ({"mean": "[NaN, 0, 0]"}, ["its mean", "three numbers"]), ({"std": "[1e999, 1, 1]"}, ["its std"]),
     ({"image_size": "9" * 5000}, ["without image_size"]), ({"image_size": "1e3"}, ["its image_size is 1000.0"]),
-    ({"network": '{"network": "os.system"}'}, ["cannot be built here"]), ({"schema": "99"}, ["of schema 99"]),
+    ({"network": '{"network": "os.system"}'}, ["cannot be built here"]), ({"schema": "99"}, ["has schema 99"]),
     ({"network": "{" * 50_000}, ["without network"]), ({"decision": "[]"}, ["its decision"]),
     ({"fit": '"stretch"'}, ["its fit"]), ({"range": "[1]"}, ["its range"]),
     ({"w": torch.zeros(2)}, ["w is not in it"]), ({"features.block1.0.weight": None}, ["is missing"]),

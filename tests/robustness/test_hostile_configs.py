@@ -267,7 +267,7 @@ def test_keys_that_the_command_line_sets_again_are_not_checked(tmp_path):
 
 @pytest.mark.parametrize("name", ["../../evil", "/etc/x", "a b", "a=b", "x,y", "adam]", "..", "", "-m"])
 def test_a_saved_choice_is_a_plain_name(tmp_path, name):
-    with pytest.raises(ValueError, match="no name of a file in conf/optimizer"):
+    with pytest.raises(ValueError, match="not the name of a file in conf/optimizer"):
         read_saved_choices(saved(tmp_path / "run", "", f"{{optimizer: '{name}', model: resnet18}}"))
     allowed = "{model: resnet18, ckpt_path: evil, stages: '[test]', hydra/launcher: evil, hydra: evil, scheduler: null}"
     assert read_saved_choices(saved(tmp_path / "other", "", allowed)) == {"model": "resnet18"}
@@ -313,7 +313,7 @@ def test_resuming_an_untrusted_run(train, tmp_path, monkeypatch, canary):
         assert on.err.count("ERROR: ") == 1 and "swordfish" not in on.out + on.err
     config.write_text(usual)
     hydra.write_text(chosen.replace("optimizer: adam_1e-3", f"optimizer: ../../..{tmp_path}/evil"))
-    assert "is no name of a file in conf/optimizer" in train(f"ckpt_path={last}", fit, small=False).err
+    assert "is not the name of a file in conf/optimizer" in train(f"ckpt_path={last}", fit, small=False).err
     hydra.write_text(chosen)
     log = ran.folder / "train.log"
     log.unlink()

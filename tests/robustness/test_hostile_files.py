@@ -25,7 +25,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
     catalog = read_source(ImageFolder(root=root))
     assert len(catalog) == 7
     for name in ("pipe.png", "zero.png"):
-        with pytest.raises(UnreadableImageError, match=rf"{name}.*no file but a folder, pipe or device"):
+        with pytest.raises(UnreadableImageError, match=rf"{name}.*not a file but a folder, pipe or device"):
             open_image(root / "a" / name)
 
 

@@ -114,7 +114,7 @@ def test_evaluated_again_in_its_own_folder_a_run_keeps_what_it_was_trained_with(
         assert content(made.hydra) == config and content(made.checkpoints) == weights
     other = make_images(tmp_path / "other", {f"{s}/{c}": 6 for s in ("train", "val", "test") for c in ("blue", "red")})
     ran = train(*command, f"datamodule.root={other}", small=False, to=made.path)
-    assert ran.status == 1 and "its val and test are not those of the run; into " in ran.err, ran.err
+    assert ran.status == 1 and "its val and test images are not those of the run; " in ran.err, ran.err
     assert made_record(made).test.test_evaluations == 3
     longer = train(f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=3", small=False, to=made.path)
     assert longer.status == 0 and made_record(made).test.test_evaluations == 4, longer.err

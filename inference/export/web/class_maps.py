@@ -106,7 +106,7 @@ def check_class_maps(network: nn.Module, layer: nn.Module, images: Tensor, writt
             difference = float((np.abs(written[:, chosen] - expected) / np.where(scale > 0, scale, 1)).max())
     if not difference <= LARGEST_DIFFERENCE:
         raise UserError(
-            f"{label}: its maps of where the network looks differ from Grad-CAM by {difference:.1e} of their largest value, "
+            f"{label}: its class maps differ from Grad-CAM by {difference:.1e} of their largest value, "
             f"which is above {LARGEST_DIFFERENCE:g}; nothing was written. Please report it with the name of the network"
         )
     return difference

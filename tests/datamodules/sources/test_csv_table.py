@@ -36,14 +36,14 @@ def test_path_and_label_are_enough(root):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("", "line 0: column path, label is missing; found nothing"),
-    ("path,label\n", "there are no rows"),
+    ("path,label\n", "the table has no rows"),
     ("file,label\nx,a\n", "line 1: column path is missing; found file, label"),
     ("path,label,label\nx,a,a\n", "line 1: column label appears twice"),
     ("path,label\nimages/000.png,a\nimages/001.png,a\n", "a single class"),
     ("path,label\nimages/000.png,a\nimages/009.png,b\n", "line 3: no such file"),
-    ("path,label\nimages/000.png,a\nimages/000.png,b\n", "line 3: images/000.png is in line 2 already"),
+    ("path,label\nimages/000.png,a\nimages/000.png,b\n", "line 3: images/000.png is already in line 2"),
     ("path,label\nimages/000.png,a\nimages/001.png\n", "line 3: values are missing or too many"),
-    ("path,label\nimages/000.png,a\nimages/001.png,\n", "line 3: has no label: remove the line or give it one"),
+    ("path,label\nimages/000.png,a\nimages/001.png,\n", "line 3: has no label; add one, or remove the line"),
     ("path,label\n../000.png,a\n", "line 2: .* leaves the folder"),
     ("path,label\n/etc/passwd,a\n", "line 2: .* leaves the folder"),
     ("path,label,split\nimages/000.png,a,late\n", "line 2: split='late'; use train, val, test"),
@@ -61,7 +61,7 @@ def test_what_is_no_table(root):
         read_source(CsvTable(table=root / "nowhere.csv"))
     for content, message in (
         (b"\x89PNG\r\n\0\0\0", "is it a CSV"),
-        (b"PK\3\4", "is a workbook or an archive and no CSV"),
+        (b"PK\3\4", "is a workbook or an archive, not a CSV"),
     ):
         (root / "binary.csv").write_bytes(content)
         with pytest.raises(UserError, match=message):
@@ -85,8 +85,8 @@ def place(root, name):
 
 
 @pytest.mark.parametrize(("written", "note"), [
-    ("windows", r"path with \ in place of /"), ("absolute", "absolute path below the root"),
-    ("blanks", "blanks around a path left out"),
+    ("windows", "backslashes in a path read as /"), ("absolute", "absolute path below the root"),
+    ("blanks", "spaces around a path removed"),
     ("without suffix", "path with .png added"), ("dot", ""),
 ])  # fmt: skip
 def test_paths_are_found_as_other_programs_write_them(root, caplog, written, note):
@@ -106,9 +106,9 @@ def test_a_name_with_blanks_is_itself_first(root):
 
 
 @pytest.mark.parametrize(("path", "advice"), [
-    ("000.png", "there is images/000.png in ROOT: write it so, or where all images lie there, use datamodule.root=ROOT/images"),
-    ("IMAGES/000.PNG", "there is images/000.png in ROOT: write it so"),
-    ("C:\\Users\\me\\images\\000.png", "there is images/000.png in ROOT: write it so"),
+    ("000.png", "in ROOT: write the path like this, or if all images are there, use datamodule.root=ROOT/images"),
+    ("IMAGES/000.PNG", "there is images/000.png in ROOT: write the path like this"),
+    ("C:\\Users\\me\\images\\000.png", "there is images/000.png in ROOT: write the path like this"),
     ("deep/x.png", "did you mean datamodule.root=ROOT/images"),
     ("NAME/images/000.png", "did you mean datamodule.root=PARENT"),
     ("gone.png", "paths are relative to ROOT, or to another folder with datamodule.root=DIR"),
@@ -128,10 +128,10 @@ def test_a_file_that_lies_elsewhere_is_hinted_at(root, path, advice):
     ("images/000.png,1\nimages/001.png,1.0\nimages/002.png,0\n", r"the classes 1 .* and 1\.0 .* differ only by the form"),
     ("images/000.png,01\nimages/001.png,1\nimages/002.png,2\n", r"the classes 01 .* and 1 .* differ only by the form"),
     ("images/000.png,0\nimages/001.png,0.0\nimages/002.png,-1\n", r"the classes 0 .* and 0\.0 .* differ only by the form"),
-    ("images/000.png,a\nimages/001.png,nan\n", r"line 3: has no label \(found nan\): remove the line or give it one"),
+    ("images/000.png,a\nimages/001.png,nan\n", r"line 3: has no label \(found nan\); add one, or remove the line"),
     ("images/000.png,a\nimages/001.png,<NA>\n", r"line 3: has no label"),
     ("images/000.png,a\n'images/001.png',b\n", "line 3: values are in single quotes; write them in double quotes or in none"),
-    ("images/000.png,a\nimages/000.png,b\n", "is in line 2 already, and labeled 'a' there, 'b' here; leave one of the two"),
+    ("images/000.png,a\nimages/000.png,b\n", "is already in line 2, and labeled 'a' there, 'b' here; keep one of the two"),
 ])  # fmt: skip
 def test_labels_that_contradict_are_refused(root, rows, message):
     with pytest.raises(UserError, match=message):

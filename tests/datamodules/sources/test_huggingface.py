@@ -88,7 +88,7 @@ def test_a_file_outside_of_the_data_set_is_not_read(tmp_path):
     for path in (tmp_path / "secret", "/dev/zero", tmp_path / "data"):
         table = pyarrow.table({"image": [png(0), {"bytes": None, "path": str(path)}], "label": ["cat", "dog"]})
         pyarrow.parquet.write_table(table, tmp_path / "data" / "train.parquet")
-        with pytest.raises(UserError, match=f"names the file {path}, which is no file of the data set"):
+        with pytest.raises(UserError, match=f"refers to the file {path}, which is not part of the data set"):
             opened(tmp_path, tmp_path / "data")
     assert not list((tmp_path / "cache").iterdir())
 

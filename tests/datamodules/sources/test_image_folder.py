@@ -79,37 +79,37 @@ def test_what_systems_keep_beside_files_is_neither_class_nor_image(tmp_path):
     ("odd/set/blue odd/set/red samples more", "did you mean datamodule.root=DIR/odd/set; if odd is a class"),
     ("blue red old/blue old/red", "old holds no images itself, but DIR/old holds blue and red"),
     ("train/set/blue train/set/red", "train: set holds no images itself, .*: move these into DIR/train"),
-    ("train/train/blue train/train/red", "train: train inside it is a train split and no class"),
+    ("train/train/blue train/train/red", "train: train inside it is a train split, not a class"),
     ("train/train/a train/train/b test/test/a test/test/b",
      "move the folders in DIR/test/test to DIR/test and the folders in DIR/train/train to DIR/train$"),
     ("seg_train/seg_train/a seg_train/seg_train/b seg_test/seg_test/a seg_test/seg_test/b seg_pred/seg_pred",
-     "splits by their names.*; rename seg_test/seg_test to test and seg_train/seg_train to train.*move seg_pred elsewhere"),
+     "mean splits, not classes; rename seg_test/seg_test to test and seg_train/seg_train to train.*move seg_pred elsewhere"),
     ("abc_train/abc_train/a abc_train/abc_train/b abc_test/abc_test", "rename abc_train/abc_train to train.*move abc_test"),
     ("Train_Set/a Train_Set/b Test-Set/a Test-Set/b", "rename Test-Set to test and Train_Set to train"),
     ("train_images/a train_images/b test_images/a test_images/b", "rename test_images to test and train_images to train"),
     ("train_data/a train_data/b valid_data/a valid_data/b", "rename train_data to train and valid_data to val"),
-    ("TrainData/a TrainData/b test/a test/b", "rename TrainData to train, so"),
-    ("train_images test_images", "are splits by their names, and hold images and no class folders; .*path,label,split"),
-    ("fold1/a fold1/b fold2/a fold2/b", "fold1 and fold2 hold the same folders each.*; rename them to train, val, test"),
-    ("original/a original/b augmented/a augmented/b", "use one of them, as datamodule.root=DIR/original, or list"),
-    ("color/a color/b grayscale/a grayscale/b", "use one of them, as datamodule.root=DIR/color, .*path,label,group"),
+    ("TrainData/a TrainData/b test/a test/b", "rename TrainData to train to get"),
+    ("train_images test_images", "mean splits, but the folders contain images instead of class folders; .*path,label,split"),
+    ("fold1/a fold1/b fold2/a fold2/b", "fold1 and fold2 hold the same folders.*; rename them to train, val, test"),
+    ("original/a original/b augmented/a augmented/b", "use one of them, e.g. datamodule.root=DIR/original, or list"),
+    ("color/a color/b grayscale/a grayscale/b", "use one of them, e.g. datamodule.root=DIR/color, .*path,label,group"),
     ("8863/0 8863/1 8864/0 8864/1 8865/0", "8863, 8864 and 8865 hold the same folders.*path,label,group"),
     ("siteA/a siteA/b siteB/a siteB/b", "siteA and siteB hold the same folders"),
     ("train/color/a train/color/b train/gray/a train/gray/b", "move the folders of one of them into DIR/train"),
-    ("train/a train/b val/a val/b eval/a eval/b", "eval is neither .* same class folders as train; rename eval to test"),
+    ("train/a train/b val/a val/b eval/a eval/b", "eval is not named .* same class folders as train; rename eval to test"),
     ("train/a train/b holdout/holdout/a holdout/holdout/b", "rename holdout/holdout to test"),
     ("train/a train/b odd/a odd/b", "rename odd to val or test, or move it elsewhere"),
-    ("train bus car", "train is read as a split: if it is a class, rename the folder, or name it in a table"),
+    ("train bus car", "train is read as a split: if it is a class, rename the folder, or list the images in a table"),
     ("test control", "no train .*test is read as a split: if it is a class"),
     ("train/blue train/red val/blue Valid/blue", "Valid and val are both the val split"),
     ("blue/train blue/test red/train red/test",
      "blue is a class folder with the splits test, train inside; put the splits outside"),
-    (".", "no class folders inside, and 2 image.s. directly in it"),
-    ("train test", "no class folders inside, and 2 image.s. directly in it"),
+    (".", "no class folders inside, but 2 image.s. directly in it"),
+    ("train test", "no class folders inside, but 2 image.s. directly in it"),
     ("train/blue train/red test", "test: no class folders inside, .*a test folder without classes belongs elsewhere"),
     ("blue red:", r"red: a class folder without images \(it holds nothing\); add some .* or remove the folder"),
     ("Cat cat", r"the classes Cat \(2 images\) and cat \(2 images\) differ only by case; if they are one class"),
-    ("caf\u00e9 cafe\u0301", r"the classes 'cafe\\u0301' .* and 'caf\\xe9' .* differ only by Unicode form or blanks"),
+    ("caf\u00e9 cafe\u0301", r"the classes 'cafe\\u0301' .* and 'caf\\xe9' .* differ only by Unicode form or spaces"),
     ("train/caf\u00e9 train/a test/cafe\u0301 test/a", r"only in one of them: 'cafe\\u0301' and 'caf\\xe9'"),
 ])  # fmt: skip
 def test_folders_that_are_no_classes_are_named(tmp_path, folders, message):
@@ -124,7 +124,7 @@ def test_a_class_folder_that_is_no_utf8_is_a_class_of_a_name_that_can_be_written
     catalog = read_source(ImageFolder(root=make_images(tmp_path, {"blue": 2, "red\udce9": 2}, size=8)))
     assert catalog.classes == ["blue", r"red\xe9"] and catalog.labels.tolist() == [0, 0, 1, 1]
     assert all(Path(file).is_file() for file in catalog.files)
-    assert r"the class is called red\xe9 here" in caplog.text
+    assert r"the class is called red\xe9; for" in caplog.text
 
 
 def test_classes_of_folders_stay_classes_and_are_mentioned(tmp_path, caplog):
@@ -132,8 +132,7 @@ def test_classes_of_folders_stay_classes_and_are_mentioned(tmp_path, caplog):
     catalog = read_source(ImageFolder(root=make_images(tmp_path, dict.fromkeys(folders, 2), size=8)))
     assert catalog.classes == ["blue", "red"] and len(catalog) == 10
     assert (
-        "no images directly in blue and red: those in the folders below (p1, p2, day and night) are taken"
-        in caplog.text
+        "no images directly in blue and red: those in the folders below (p1, p2, day and night) are used" in caplog.text
     )
 
 
@@ -144,7 +143,7 @@ def test_outer_folders_that_may_be_classes_are_taken_and_both_readings_named(tmp
     outer = sorted({folder.partition("/")[0] for folder in folders.split()})
     root = make_images(tmp_path, dict.fromkeys(folders.split(), 2), size=8)
     assert read_source(ImageFolder(root=root)).classes == outer
-    assert f"{outer[0]} and {outer[1]} are taken as the classes; they hold the same folders each" in caplog.text
+    assert f"{outer[0]} and {outer[1]} are taken as the classes, but they hold the same folders" in caplog.text
     assert "if those are the classes, list all images in a table, datamodule.table=FILE" in caplog.text
 
 

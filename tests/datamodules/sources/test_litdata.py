@@ -82,7 +82,7 @@ def test_names_and_classes_that_are_found(tmp_path, chunks):
     source = opened(tmp_path, chunks, train=train, image="photo", label="kind")
     assert source.stream.classes == ["cat", "dog"] and source.stream.class_counts == [6, 3]
     with pytest.raises(
-        UserError, match=r"items have no image, but photo, kind and size: datamodule\.source\.image=KEY"
+        UserError, match=r"items have no image, only photo, kind and size; use datamodule\.source\.image=KEY"
     ):
         _ = opened(tmp_path, chunks, train=train).stream
 
@@ -94,10 +94,10 @@ class Evil:
 
 @pytest.mark.parametrize(("item", "words"), [
     ({"image": b"x", "label": Evil()}, "label is written as pickle; write a name or a number"),
-    ({"image": b"x", "label": 1, "more": Evil()}, "items hold pickle, which is not read here"),
+    ({"image": b"x", "label": 1, "more": Evil()}, "items contain pickle, which cannot be read"),
     ({"image": Evil(), "label": 1}, "image is written as pickle; write the content of an image file, as bytes"),
-    ({"image": b"x", "label": 1, "more": (1, 2)}, "its items are no plain dicts|items hold json"),
-    ((b"x", 1), "its items are no plain dicts"),
+    ({"image": b"x", "label": 1, "more": (1, 2)}, "its items are not plain dicts|items contain json"),
+    ((b"x", 1), "its items are not plain dicts"),
     ({"image": b"x", "label": 1.5}, "label is written as float"),
 ])  # fmt: skip
 def test_what_would_run_code_or_is_no_image_and_label_is_refused(tmp_path, chunks, item, words, monkeypatch):
@@ -126,15 +126,15 @@ SPEC = {
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    (lambda index, train: index["config"].update(data_spec=json.dumps([1, SPEC])), "its items are no plain dicts|malformed"),
-    (lambda index, train: index["config"].update(format="mds"), "its items are no plain dicts"),
+    (lambda index, train: index["config"].update(data_spec=json.dumps([1, SPEC])), "its items are not plain dicts|malformed"),
+    (lambda index, train: index["config"].update(format="mds"), "its items are not plain dicts"),
     (lambda index, train: index["config"].update(data_format=["bytes", "pickle"]), "label is written as pickle"),
     (lambda index, train: index["chunks"][0].update(filename="../val/0.bin"), "chunk '../val/0.bin' is malformed"),
     (lambda index, train: index["chunks"][0].update(chunk_size=-1), "is malformed"),
     (lambda index, train: index["chunks"][0].update(chunk_bytes=10**9), "is cut off"),
     (lambda index, train: (train / "chunk-0-1.bin").unlink(), "chunk-0-1.bin is missing"),
     (lambda index, train: index.pop("config"), "'config'"),
-    (lambda index, train: index.update(chunks=[]), "it names no chunks"),
+    (lambda index, train: index.update(chunks=[]), "it lists no chunks"),
     (lambda index, train: index.update(chunks=7), "not iterable"),
 ])  # fmt: skip
 def test_a_damaged_or_hostile_index_is_one_line(tmp_path, chunks, change, words):
@@ -155,7 +155,7 @@ def test_a_damaged_chunk_is_one_line(tmp_path, chunks):
 
 
 @pytest.mark.parametrize(("train", "words"), [
-    ("/nowhere", "no index.json there"), ("hf://datasets/nobody/none", "cannot be read"),
+    ("/nowhere", "no index.json in it"), ("hf://datasets/nobody/none", "cannot be read"),
 ])  # fmt: skip
 def test_a_folder_that_is_none_is_refused(tmp_path, chunks, train, words, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

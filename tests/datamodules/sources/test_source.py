@@ -35,16 +35,16 @@ OTHER = ImageRow("b", "y")
 @pytest.mark.parametrize(("rows", "message"), [
     ([], "test_source.Cells: lists no images"),
     ([ImageRow("a", "x"), ImageRow("b", "x")], r"Cells: a single class \(x\)"),
-    ([("a", "x"), OTHER], r"Cells: row 1: .* is no ImageRow"),
-    ([ImageRow("a", "x"), ImageRow("b", 1)], "row 2: path and label are needed, two texts; found path='b' label=1"),
-    ([ImageRow("", "x"), OTHER], "row 1: path and label are needed"),
-    ([ImageRow("a", "x "), OTHER], "row 1: label='x ': a name without blanks"),
+    ([("a", "x"), OTHER], r"Cells: row 1: .* is not an ImageRow"),
+    ([ImageRow("a", "x"), ImageRow("b", 1)], "row 2: path and label must be texts; found path='b' label=1"),
+    ([ImageRow("", "x"), OTHER], "row 1: path and label must be texts"),
+    ([ImageRow("a", "x "), OTHER], "row 1: label='x ': remove the spaces"),
     ([ImageRow("a", "x", "late"), OTHER], "row 1: split='late'; use train, val, test"),
     ([ImageRow("a", "x", weight=-1), OTHER], "row 1: weight='-1'; use a number of 0 or more"),
     ([ImageRow("a", "x", weight=0), OTHER._replace(weight=0)], "every weight is 0"),
     ([ImageRow("../a", "x"), OTHER], r"row 1: path='../a' leaves the folder DIR"),
     ([ImageRow("/a", "x"), OTHER], "row 1: path='/a' leaves the folder DIR"),
-    ([ImageRow("a", "x"), OTHER, ImageRow("./a", "y")], "row 3: ./a is in row 1 already"),
+    ([ImageRow("a", "x"), OTHER, ImageRow("./a", "y")], "row 3: ./a is already in row 1"),
 ])  # fmt: skip
 def test_rows_that_cannot_be_used_are_named(rows, message):
     with pytest.raises(UserError, match=f"^datamodule.source=.*{message}"):
@@ -59,12 +59,12 @@ def test_a_source_without_a_root_is_named():
 
 
 def test_a_label_that_the_source_does_not_declare_is_named():
-    with pytest.raises(UserError, match="row 2: label='z' is not among the classes x, y"):
+    with pytest.raises(UserError, match="row 2: label='z' is none of the classes x, y"):
         read_source(Cells(ImageRow("a", "x"), ImageRow("b", "z"), classes=["x", "y"]))
 
 
 def test_a_source_without_its_method_is_named():
-    with pytest.raises(UserError, match=r"^datamodule\.source=.*Source: its class has no method images"):
+    with pytest.raises(UserError, match=r"^datamodule\.source=.*Source: its class needs a method images"):
         read_source(Source())
 
 

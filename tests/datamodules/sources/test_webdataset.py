@@ -108,11 +108,11 @@ def test_a_sample_without_image_or_label_is_one_line(tmp_path, png, sample, word
 
 def test_a_label_of_no_class_is_one_line(tmp_path, tars):
     source = opened(tmp_path, tars, classes=["blue", "red"], train_images=34)
-    with pytest.raises(UserError, match="'green' is not among the 2 classes blue and red"):
+    with pytest.raises(UserError, match="'green' is none of the 2 classes blue and red"):
         read_source(source)  # of val
-    with pytest.raises(UserError, match=r"source\.train=.*: 11 image\(s\): label 'green' is not among"):
+    with pytest.raises(UserError, match=r"source\.train=.*: 11 image\(s\): label 'green' is none of"):
         _ = source.stream.class_counts
-    with pytest.raises(UserError, match="has 34 images, and 35 are stated"):
+    with pytest.raises(UserError, match="has 34 images, but 35 are stated"):
         _ = opened(tmp_path, tars, train_images=35).stream
 
 
@@ -130,11 +130,11 @@ def test_a_damaged_shard_is_one_line(tmp_path, tars, kept):
 
 
 @pytest.mark.parametrize(("settings", "words"), [
-    ({"train": "pipe:touch evil"}, "come by http or https"),
-    ({"val": "pipe:touch evil"}, "come by http or https"),
+    ({"train": "pipe:touch evil"}, "or http and https URLs"),
+    ({"val": "pipe:touch evil"}, "or http and https URLs"),
     ({"train": "{pipe:touch evil,a.tar}"}, "no shard pipe:touch evil"),
-    ({"train": "s3://bucket/0.tar"}, "come by http or https"),
-    ({"train": "file:///etc/passwd"}, "come by http or https"),
+    ({"train": "s3://bucket/0.tar"}, "or http and https URLs"),
+    ({"train": "file:///etc/passwd"}, "or http and https URLs"),
     ({"train": "/nowhere"}, "no shard /nowhere"),
     ({"train": "/nowhere/{0..2}.tar"}, "no shard /nowhere/0.tar"),
     ({"train": "/nowhere/{0..2.tar"}, "no shard|braces"),
@@ -182,7 +182,7 @@ def test_shards_come_by_http(tmp_path, tars):
         assert len(read_source(source)) == 21
         here, there = (each.stream.shards.read_in_order() for each in (opened(tmp_path, tars), source))
         assert [sample[:2] for sample in here] == [sample[:2] for sample in there]
-        with pytest.raises(UserError, match="how many training images each class has is not known"):
+        with pytest.raises(UserError, match="the number of training images of each class is unknown"):
             _ = source.stream.class_counts
         missing = opened(
             tmp_path, tars, train=f"{server.url}train/{{006..007}}.tar", classes=["a", "b"], train_images=9
@@ -193,5 +193,5 @@ def test_shards_come_by_http(tmp_path, tars):
 
 def test_fewer_shards_than_processes_are_refused(tmp_path, tars):
     shards = opened(tmp_path, tars).stream.shards
-    with pytest.raises(UserError, match=r"7 shard\(s\) for 8 processes, of which each needs one"):
+    with pytest.raises(UserError, match=r"7 shard\(s\) for 8 processes; each needs at least one"):
         next(shards.read(Share(7, 8), seed=1, epoch=0, skip=0))

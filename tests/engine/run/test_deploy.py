@@ -71,7 +71,7 @@ def test_the_file_is_that_of_export_py_which_predict_py_reads(train, two_colors,
     (["deploy=[onnx,onnx_int8]"], "deploy=['onnx', 'onnx_int8']: no such format"),
     (["deploy=missing"], 'deploy=missing: needs no_such_package, which is not installed: pip install -e ".[onnx]"'),
     (["deploy=first", "stages=[cost]"], "deploy=first: stages=[cost] trains and evaluates no network"),
-    (["-m", "deploy=first,fails"], "deploy=first,fails: is of the whole sweep and no axis of it; give one"),
+    (["-m", "deploy=first,fails"], "deploy=first,fails: applies to the whole sweep and cannot be swept; give one"),
     (["-m", "deploy=web"], "deploy=web: the page"),
 ])  # fmt: skip
 def test_what_cannot_be_is_known_before_anything_is_trained(train, formats, tmp_path, arguments, message):

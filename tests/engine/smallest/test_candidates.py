@@ -121,7 +121,7 @@ def test_a_backbone_for_one_size_is_left_out_with_that_size(config):
     notes = []
     assert {each.backbone for each in list_candidates(config(**both), 2, notes)} == {"squeezenet1_1"}
     assert notes == [
-        "vit_tiny_patch16_224: left out, since it takes images of 224 pixels only, which is none of "
+        "vit_tiny_patch16_224: left out, because it takes images of 224 pixels only, which is none of "
         "candidates.image_sizes=[64]."
     ]
     found = list_candidates(config(**both | {"image_sizes": [64, 224]}), 2)
@@ -138,7 +138,7 @@ def test_a_backbone_that_cannot_be_cut_is_left_out(config, monkeypatch):
     notes = []
     both = {"backbones": ["simple_cnn", "squeezenet1_1"], "weights": {"simple_cnn": None, "squeezenet1_1": None}}
     assert {each.backbone for each in list_candidates(config(**both), 2, notes)} == {"squeezenet1_1"}
-    assert len(notes) == 1 and notes[0].startswith("simple_cnn: left out, since it cannot be cut")
+    assert len(notes) == 1 and notes[0].startswith("simple_cnn: left out, because it cannot be cut")
 
 
 def test_without_timm_its_backbones_are_left_out(config, monkeypatch):
@@ -161,7 +161,7 @@ def test_weights_are_those_that_a_run_would_load(config, tmp_path):
     assert {(each.backbone, each.weights, each.pretrained) for each in found} == {
         ("squeezenet1_1", "file own.pth", True), ("simple_cnn", "random (auto: none exist)", False),
     }  # fmt: skip
-    assert notes[-1].startswith("Random weights, since there are no pretrained ones here: simple_cnn")
+    assert notes[-1].startswith("Random weights, because no pretrained ones are available: simple_cnn")
 
 
 def test_packaged_weights_count_as_pretrained(config, monkeypatch):
@@ -177,30 +177,30 @@ def test_packaged_weights_count_as_pretrained(config, monkeypatch):
     [
         ({"backbones": []}, "candidates.backbones=[]: use a list"),
         ({"backbones": "resnet18"}, "candidates.backbones=resnet18: use a list"),
-        ({"backbones": [18]}, "candidates.backbones: 18 is no name"),
-        ({"backbones": ["squeezenet1_1", "squeezenet1_1"]}, "squeezenet1_1 is there twice"),
+        ({"backbones": [18]}, "candidates.backbones: 18 is not the name"),
+        ({"backbones": ["squeezenet1_1", "squeezenet1_1"]}, "squeezenet1_1 is listed twice"),
         ({"backbones": ["squeezenet1_1", "resnet81"]}, "candidates.backbones=resnet81: unknown; did you mean"),
         ({"image_sizes": []}, "candidates.image_sizes=[]: use a list"),
-        ({"image_sizes": [64, 64]}, "candidates.image_sizes: 64 is there twice"),
+        ({"image_sizes": [64, 64]}, "candidates.image_sizes: 64 is listed twice"),
         ({"image_sizes": [8]}, "candidates.image_sizes: 8 is no size; use whole numbers from 16"),
         ({"image_sizes": [96.5]}, "candidates.image_sizes: 96.5 is no size"),
         ({"image_sizes": [True]}, "candidates.image_sizes: True is no size"),
         ({"sizes": [64]}, "candidates.sizes: no such setting; did you mean image_sizes"),
-        ({"cuts": {"squeezenet1_1": ["features.99"]}}, "candidates.cuts.squeezenet1_1: features.99 is no block"),
-        ({"cuts": {"squeezenet1_1": [1, "features.0"]}}, "features.0 is there twice"),
+        ({"cuts": {"squeezenet1_1": ["features.99"]}}, "squeezenet1_1 cannot be cut after features.99"),
+        ({"cuts": {"squeezenet1_1": [1, "features.0"]}}, "features.0 is listed twice"),
         ({"cuts": {"squeezenet1_1": []}}, "candidates.cuts.squeezenet1_1=[]: use a list of blocks"),
         ({"cuts": {"resnet18": ["layer1"]}}, "candidates.cuts.resnet18: is not one of candidates.backbones"),
         ({"cuts": ["layer1"]}, "candidates.cuts=['layer1']: use a mapping"),
         ({"weights": {"squeezenet1_1": "no.pth"}}, "candidates.weights.squeezenet1_1=no.pth: no such file"),
         ({"weights": {"squeezenet1_1": "imagenet"}}, "candidates.weights.squeezenet1_1=imagenet: the pretrained weights"),
         ({"weights": {"resnet18": "own.pth"}}, "candidates.weights.resnet18: is not one of candidates.backbones"),
-        ({"weights": {}}, "no pretrained weights of squeezenet1_1 are here"),
+        ({"weights": {}}, "no pretrained weights of squeezenet1_1 on this machine"),
         ({"limits": {"mac": 1e6}}, "limits.mac: no such cost; did you mean macs"),
         ({"limits": {"macs": 0}}, "limits.macs=0: use a number above 0"),
         ({"limits": {"macs": -1}}, "limits.macs=-1: use a number above 0"),
         ({"limits": {"macs": "3M"}}, "limits.macs=3M: use a number above 0"),
-        ({"limits": {"parameters": 10, "macs": 1e12}}, "limits.parameters=10 excludes 12, and the smallest value"),
-        ({"image_sizes": [16]}, "candidates: there are none. squeezenet1_1"),
+        ({"limits": {"parameters": 10, "macs": 1e12}}, "limits.parameters=10 excludes 12; the smallest value"),
+        ({"image_sizes": [16]}, "candidates: none are left. squeezenet1_1"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_one_line(settings, message, config):
@@ -212,7 +212,9 @@ def test_a_wrong_setting_is_one_line(settings, message, config):
 
 def test_weights_of_another_network_are_refused_at_once(config, tmp_path):
     torch.save({"a.weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match=r"^candidates.weights.squeezenet1_1=.*other.pth: fits nothing in this network"):
+    with pytest.raises(
+        UserError, match=r"^candidates.weights.squeezenet1_1=.*other.pth: none of its weights fit this network"
+    ):
         list_candidates(config(weights={"squeezenet1_1": str(tmp_path / "other.pth")}), 2)
 
 
@@ -232,8 +234,8 @@ def test_a_candidate_above_a_limit_says_so():
 def test_limits_that_exclude_all_are_named_with_what_there_is():
     with pytest.raises(UserError) as error:
         apply_limits([made_up(macs=5_000_000), made_up(macs=7_000, file_kib=9.5)], {"macs": 1e5, "file_kib": 2.0})
-    assert "limits.macs=100k excludes 1, and the smallest value there is is 7k" in str(error.value)
-    assert "limits.file_kib=2 excludes 1, and the smallest value there is is 1;" not in str(error.value)
+    assert "limits.macs=100k excludes 1; the smallest value is 7k" in str(error.value)
+    assert "limits.file_kib=2 excludes 1; the smallest value is 1;" not in str(error.value)
 
 
 def test_a_file_of_the_users_own_needs_only_backbones_and_sizes(tmp_path):

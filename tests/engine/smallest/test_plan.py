@@ -137,11 +137,11 @@ def test_a_folder_is_of_one_search(tmp_path):
     Plan(tmp_path, Budget(10)).claim(search)
     Plan(tmp_path, Budget(20)).claim(dict(reversed(search.items())))
     with pytest.raises(
-        UserError, match=r"holds a search with good_enough=0.02, now 0.05; name=NAME starts another one"
+        UserError, match=r"contains an earlier search with good_enough=0.02, now 0.05; use another name=NAME"
     ):
         Plan(tmp_path, Budget(10)).claim(search | {"good_enough": 0.05})
-    with pytest.raises(UserError, match="images, labels or splits that have changed since; name=NAME"):
+    with pytest.raises(UserError, match="images, labels or splits that have changed since; use another name=NAME"):
         Plan(tmp_path, Budget(10)).claim(search | {"images": "0b"})
-    with pytest.raises(UserError, match=r"with trainer.max_epochs=2, now null; name=NAME"):
+    with pytest.raises(UserError, match=r"with trainer.max_epochs=2, now null; use another name=NAME"):
         Plan(tmp_path, Budget(10)).claim({key: value for key, value in search.items() if key != "trainer.max_epochs"})
     Plan(tmp_path, Budget(10)).claim(search)

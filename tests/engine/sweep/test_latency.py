@@ -49,10 +49,12 @@ def test_a_disturbed_latency_is_measured_again_by_the_same_command(train, tmp_pa
     command = (*command, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     first = train(*command)
     assert "latency p50 99 ms, p95 99 ms at batch size 1 (5 repeats) (unreliable: busy)" in first.out
-    assert "1 of them cannot be relied on; the same command, when the machine is idle, measures them again" in first.out
+    assert "1 of them are unreliable; run the same command again when the machine is idle to repeat them" in first.out
     again = train(*command)
     assert (
-        "already finished, skipping" in again.out and "latency p50 5 ms" in again.out and "relied on" not in again.out
+        "already finished, skipping" in again.out
+        and "latency p50 5 ms" in again.out
+        and "are unreliable" not in again.out
     )
     (measured,) = RunRecord.read(next((tmp_path / "sweep").glob("*/result.json"))).model.latency
     assert (measured.latency_p50_ms, measured.is_reliable) == (5.0, True)

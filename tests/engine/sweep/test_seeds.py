@@ -96,7 +96,7 @@ def test_the_line_before_the_first_job(settings, task, line):
 @pytest.mark.parametrize(
     ("settings", "task", "words"),
     [
-        ({"seeds": 0}, [], "seeds=0: give how many, as seeds=3 for 48763 and the two after it, or which"),
+        ({"seeds": 0}, [], "seeds=0: give how many, e.g. seeds=3 for 48763 and the next two, or a list"),
         ({"seeds": "many"}, [], "seeds=many: give how many"),
         ({"seeds": True}, [], "seeds=True: give how many"),
         ({"seeds": []}, [], r"seeds=\[\]: give how many"),
@@ -104,8 +104,8 @@ def test_the_line_before_the_first_job(settings, task, line):
         ({"seeds": [-1]}, [], r"seeds=\[-1\]: give how many"),
         ({"seeds": 3, "seed": 2**32 - 2}, [], "seeds=3: give how many"),
         ({"seeds": 3}, ["seeds=3", "seed=1,2"], "seed=1,2 with seeds=3: give one of them"),
-        ({}, ["seeds=1,2"], "seeds=1,2: is of the whole sweep and no axis of it; give the seeds in brackets"),
-        ({}, ["good_enough=0.01,0.02"], "good_enough=0.01,0.02: is of the whole sweep"),
+        ({}, ["seeds=1,2"], "seeds=1,2: applies to the whole sweep and cannot be swept; give the seeds in brackets"),
+        ({}, ["good_enough=0.01,0.02"], "good_enough=0.01,0.02: applies to the whole sweep"),
         ({"seeds": 2**32}, [], "seeds=4294967296: give how many"),
         ({"good_enough": 0}, [], "good_enough=0: use a difference in accuracy above 0 and below 1"),
         ({"good_enough": 1.5}, [], "good_enough=1.5: use"),
@@ -120,7 +120,7 @@ def test_what_is_refused(settings, task, words):
 def test_a_single_run_has_one_seed():
     check_single_run(config("model=a"))
     for refused, words in (
-        (config("seeds=3", seeds=3), r"seeds=3: a single run has one seed: seed=48763; several make a sweep: add -m"),
+        (config("seeds=3", seeds=3), r"seeds=3: a single run has one seed: use seed=48763; for several seeds, add -m"),
         (config("good_enough=0.1", good_enough=0.1), "good_enough: of the page of a sweep: add -m"),
     ):
         with pytest.raises(UserError, match=words):

@@ -104,7 +104,7 @@ def test_the_smallest_images_and_no_convolution():
     network = build_network(num_classes=2, network="torchvision", name="resnet18").eval()
     assert last_feature_map(network, 32)[0] is network.layer3  # layer4 has a single position
     assert last_feature_map(network, 1)[1:] == (1, 1)
-    with pytest.raises(UserError, match="no feature map"):
+    with pytest.raises(UserError, match="no convolutional feature map"):
         last_feature_map(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), 2)
 
 

@@ -71,5 +71,5 @@ def test_other_maps_are_refused(linear):
         1.01 * written,
         written * float("nan"),
     ):
-        with pytest.raises(UserError, match=r"^x: its maps of where the network looks differ from Grad-CAM by "):
+        with pytest.raises(UserError, match=r"^x: its class maps differ from Grad-CAM by "):
             check_class_maps(network, found.layer, IMAGES, broken, "x")

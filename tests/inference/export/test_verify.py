@@ -54,10 +54,10 @@ def test_images_that_are_gone_or_given(run, tmp_path, caplog):
     elsewhere = tmp_path / "elsewhere.ckpt"
     given = known_images(elsewhere, str(tmp_path / "images"), None)
     assert verification_images(given, ORDER, 10).description == "6 images"
-    assert known_images(elsewhere, None, None) == {} and "does not lie in the folder of a run" in caplog.text
+    assert known_images(elsewhere, None, None) == {} and "not in the folder of a run" in caplog.text
     (tmp_path / "images").rename(tmp_path / "moved")
     assert known_images(run.best_checkpoint, None, None) == {}
-    assert "the run's images are not at" in caplog.text
+    assert "the run's images are no longer in" in caplog.text
     with pytest.raises(UserError, match="images=/nowhere"):
         known_images(run.best_checkpoint, "/nowhere", None)
     again = known_images(run.best_checkpoint, str(run.splits), str(tmp_path / "moved"))
@@ -124,7 +124,7 @@ def test_the_screen_says_where_an_agreement_proves_little(run):
     flat = compare_outputs(
         Brightness(), Brightness(), VerificationImages(list(ImageInputs(str(run.splits)))[:1], "one"), False
     )
-    assert flat.variance == 0 and "hardly differ from image to image" in flat.describe_agreement()
+    assert flat.variance == 0 and "hardly differ between images" in flat.describe_agreement()
 
 
 def test_what_costs_two_in_a_hundred_is_no_damage():
