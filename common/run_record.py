@@ -232,7 +232,7 @@ class ModelInfo:
     macs: int | None = None
     """Multiply-accumulates by torch's FlopCounterMode."""
     macs_thop: int | None = None
-    """Multiply-accumulates by thop, as the study counts them."""
+    """Multiply-accumulates by thop, as the study counts them. Screen and pages show the larger of the two, mostly this one."""
     macs_difference: str | None = None
     """Why the two differ."""
     checkpoint_mib: float | None = None
@@ -241,6 +241,11 @@ class ModelInfo:
     """Weights, one image and the activations alive at once, MiB."""
     latency: list[Latency] | None = None
     """At batch size 1 and at the training batch size; null until the end of a sweep whose jobs run side by side."""
+
+    @property
+    def counted_macs(self) -> int | None:
+        """The one count that screen and pages show: thop's, as in the study, or torch's where thop misses attention."""
+        return max((count for count in (self.macs, self.macs_thop) if count), default=None)
 
     @property
     def single_latencies(self) -> list[Latency]:

@@ -245,9 +245,8 @@ def _decisions(record: RunRecord, split: str, metrics: SplitMetrics) -> list[str
 def _cost(run: Run) -> list[str]:
     model, about, speed = run.model, run.record.run, run.record.throughput
     lines = [f"{model.parameters:,} parameters"] if model.parameters else []
-    if model.macs:
-        by_thop = f", {model.macs_thop:,} by thop" if model.macs_thop else ""
-        lines.append(f"{model.macs:,} multiply-accumulates an image (FlopCounterMode){by_thop}")
+    if model.counted_macs:
+        lines.append(f"{model.counted_macs:,} multiply-accumulates (MACs) an image")
     lines += [f"checkpoint {model.checkpoint_mib} MiB"] if model.checkpoint_mib else []
     lines += [_latency(each) for each in model.latency or []]
     lines += run.record.deployed.describe_lines() if run.record.deployed else []

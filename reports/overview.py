@@ -91,7 +91,7 @@ def _write_title(figure: Figure, record: RunRecord, metrics: SplitMetrics, split
 
 def _cost(model: ModelInfo) -> list[str]:
     """Return parameters, multiply-accumulates and latency, as far as they were measured."""
-    macs = model.macs_thop or model.macs
+    macs = model.counted_macs
     latency = next((each for each in model.single_latencies if each.is_reliable), None)
     return [
         *([f"{model.parameters:,} parameters"] if model.parameters else []),

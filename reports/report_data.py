@@ -134,7 +134,7 @@ class ResultRow:
 
     @property
     def macs(self) -> float | None:
-        return self._median(lambda run: run.model.macs)
+        return self._median(lambda run: run.model.counted_macs)
 
     @property
     def parameters(self) -> float | None:

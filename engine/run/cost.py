@@ -52,7 +52,7 @@ def profile_model(config: DictConfig, model: ImageClassifier, record: RunRecord)
     log.info(
         "cost: %s parameters%s, %s MACs for an image of %d x %d, %s",
         f"{info.parameters:,}", f" ({info.parameters_trainable:,} trainable)" if frozen else "",
-        f"{info.macs_thop:,}", size, size, latency,  # as the study counts them; the record has torch's count, too
+        f"{info.counted_macs:,}", size, size, latency,
     )  # fmt: skip
     return info
 

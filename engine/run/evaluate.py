@@ -117,7 +117,8 @@ def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers:
     finals = {
         f"final/{'part_of_' * bool(each.part)}{name}_accuracy": each.accuracy.value for name, each in measured.items()
     }
-    finals |= {f"cost/{name}": value for name in ("macs", "parameters") if (value := getattr(record.model, name))}
+    costs = {"macs": record.model.counted_macs, "parameters": record.model.parameters}
+    finals |= {f"cost/{name}": value for name, value in costs.items() if value}
     name = (metrics and metrics.part) or split
     log_results(loggers, config, record, finals)
     for line in describe_metrics(metrics, record.decision, name) if measured else ():
