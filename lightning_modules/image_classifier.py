@@ -168,7 +168,7 @@ class ImageClassifier(L.LightningModule):
         odd = (1e-2 if timed else 1e-6) * max(schedule.base_lrs)
         if any(abs(a - b) > odd for a, b in zip(after, before, strict=True)):
             log.warning(
-                "the learning rate is from here on that of a training of %s %s%s at %s of them: %.2g, in place of %.2g in the "
+                "the learning rate is from here on that of a training of %s %s%s at %s of them: %.2g instead of %.2g in the "
                 "checkpoint", f"{schedule.length:,}", "steps" if by_step else "epochs",
                 ", or of the time limit," if timed else "", f"{schedule.last_epoch:,}", max(after), max(before),
             )  # fmt: skip
