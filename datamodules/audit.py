@@ -101,7 +101,7 @@ def _by_split(
     leak = _finding(kind, "group(s) across train and val or test", catalog, across)
     if leak is not None:
         leak.leak, leak.pairs = True, pairs
-    return [leak, _finding(kind, "group(s) within a split", catalog, within)]
+    return [leak, _finding(kind, "group(s) within a split", catalog, within, examples=1)]
 
 
 def _leaks(catalog: Catalog, group: Iterable[int]) -> bool:
@@ -109,12 +109,12 @@ def _leaks(catalog: Catalog, group: Iterable[int]) -> bool:
     return "train" in splits and len(splits & set(SPLITS)) > 1
 
 
-def _finding(kind: str, what: str, catalog: Catalog, groups: list[list[int]]) -> Finding | None:
+def _finding(kind: str, what: str, catalog: Catalog, groups: list[list[int]], examples: int = NAMED) -> Finding | None:
     if not groups:
         return None
-    named = "; ".join(" = ".join(catalog.paths[row] for row in group[:NAMED]) for group in groups[:NAMED])
-    more = f"; and {len(groups) - NAMED} more" if len(groups) > NAMED else ""
-    return Finding(kind, f"{kind}: {len(groups)} {what}: {named}{more}", groups)
+    named = "; ".join(" = ".join(catalog.paths[row] for row in group[:NAMED]) for group in groups[:examples])
+    more = f"; and {len(groups) - examples:,} more" if len(groups) > examples else ""
+    return Finding(kind, f"{kind}: {len(groups):,} {what}: {named}{more}", groups)
 
 
 def _balance(catalog: Catalog) -> Finding | None:
