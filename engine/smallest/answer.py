@@ -8,6 +8,7 @@ from callbacks.run_progress import USED_UP
 from common.atomic_io import atomic_open, tolerate_disk_errors, write_text
 from common.checks import FEWEST_SEEDS
 from common.errors import UserError
+from common.run_folder import shown_path
 from common.run_record import write_record
 from common.smallest_record import Answer, Measured, SmallestRecord, Trained
 from common.text import plural, quote_override
@@ -114,10 +115,10 @@ class Answerer:
         # In the folder of its run a checkpoint has the images to verify an export with, and to quantize by
         own = self.runs.folder(self.keys[self.chosen][0]).best_checkpoint
         record.answer.commands = [
-            shlex.join(["python", f"{verb}.py", quote_override("ckpt", str(checkpoint)), *more])
+            shlex.join(["python", f"{verb}.py", quote_override("ckpt", str(shown_path(checkpoint))), *more])
             for verb, checkpoint, more in (
                 ("predict", folder / BEST, ["images=DIR"]),
-                ("export", own, [quote_override("out", str(folder / "best.onnx"))]),
+                ("export", own, [quote_override("out", str(shown_path(folder / "best.onnx")))]),
                 ("demo", folder / BEST, []),
             )
         ]
@@ -127,7 +128,7 @@ class Answerer:
         self._hand_out()
         record.write(folder)
         page = write_page(record, folder)
-        print("", *last_lines(record, page), "Then:", sep="\n")
+        print("", *last_lines(record, shown_path(page)), "Then:", sep="\n")
         for command in record.answer.commands[1:]:
             print(f"    {command}")
 

@@ -195,6 +195,13 @@ def test_a_chain_within_train_leaks_nothing():
     assert leaking_train_rows(catalog, near) == []
 
 
+def test_groups_within_a_split_have_one_example(textured):
+    pixels = Pixels([*textured[:6], jpeg(textured[0]), jpeg(textured[1])])
+    (near,) = audit(catalog_of(["train"] * 6 + ["train", "train"]), pixels)
+    assert near.groups == [[0, 6], [1, 7]]
+    assert near.text == "near duplicate: 2 group(s) within a split: 0.png = 6.png; and 1 more"
+
+
 def test_exact_copies_of_a_near_duplicate_leak_with_it():
     _, between, last, *others = chained()
     catalog = catalog_of(["train"] * 30 + ["test"] + ["train", "val", "train", "test"])
