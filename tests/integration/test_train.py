@@ -245,7 +245,7 @@ def test_tensorboard_holds_scalars_images_and_hyper_parameters(finished_run):
         "model": "shufflenet_mod", "optimizer": "adam_1e-3", "optimizer.lr": 0.003, "datamodule.batch_size": 8,
         "data": "two_colors0", "datamodule": "image_folder", "model.image_size": 32, "trainer": "cpu",
         "trainer.max_epochs": 2, "model.weights": "None", "final/test_accuracy": record.test.accuracy.value,
-        "final/val_accuracy": record.val.accuracy.value, "cost/macs": record.model.macs, "cost/parameters": 143_528,
+        "final/val_accuracy": record.val.accuracy.value, "cost/macs": record.model.macs_thop, "cost/parameters": 143_528,
     }  # fmt: skip
     assert "_hparams_/experiment" not in events.summary_metadata  # else those of one run would be the columns of all
 
