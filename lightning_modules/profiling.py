@@ -13,6 +13,11 @@ from common.table import Table
 from lightning_modules.latency import time_passes
 from lightning_modules.networks.meta import on_meta
 
+COUNTED = (  # layers whose derived classes cost the same
+    nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.LayerNorm,
+    nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd,
+)  # fmt: skip
+
 
 def count_parameters(network: nn.Module, trainable: bool = False) -> int:
     """Count all parameters, or those that training changes."""
@@ -30,11 +35,21 @@ def count_macs_thop(network: nn.Module, image_size: int) -> int:
 
 
 def profile_thop(network: nn.Module, inputs: torch.Tensor) -> tuple[float, float, dict]:
-    """Return thop's MACs, its parameters, and both of each module by name with those within."""
+    """Return thop's MACs, its parameters, and both of each module by name with those within.
+
+    thop knows a layer by its exact class and counts nothing for a class derived from it, such as timm's Conv2dSame and
+    BatchNormAct2d; here these cost what their base class costs, so that networks of different libraries compare.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # its import compares versions the old way
         import thop
-    return thop.profile(network, inputs=(inputs,), verbose=False, ret_layer_info=True)
+        from thop.profile import register_hooks
+    derived = {}
+    for kind in {type(module) for module in network.modules()} - set(register_hooks):
+        base = next((each for each in kind.__mro__ if each in register_hooks), None)
+        if base is not None and issubclass(base, COUNTED):
+            derived[kind] = register_hooks[base]
+    return thop.profile(network, inputs=(inputs,), custom_ops=derived, verbose=False, ret_layer_info=True)
 
 
 @torch.no_grad()
