@@ -41,6 +41,8 @@ def compare_to_best(group: ResultGroup, margin: float) -> None:
 
 def answer(group: ResultGroup) -> list[str]:
     """Answer in sentences: which is the best, which smaller network is good enough, and what the comparisons are of."""
+    if group.study and (own := group.study.own_answer):
+        return own
     best, *others = group.rows
     if best.ranked_by is None:
         costs = sorted((row for row in group.rows if row.macs is not None), key=lambda row: row.macs)

@@ -5,8 +5,10 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from common.errors import UserError
 from common.search_record import FILE as SEARCH_FILE
 from common.smallest_record import FILE as SMALLEST
+from common.smallest_record import SmallestRecord
 from common.text import clean
 
 SWEEP, SEARCH = "sweep.json", (SEARCH_FILE, "study.db")  # what a sweep and a search leave in their folders
@@ -25,6 +27,20 @@ class Study(NamedTuple):
         """Its own page, which it wrote at its end."""
         is_part = self.folder.name in ("retrained", *OF_SMALLEST) and not (self.folder / SWEEP).is_file()
         return (self.folder.parent if is_part else self.folder) / "report.html"
+
+    @property
+    def own_answer(self) -> list[str] | None:
+        """The answer of a smallest.py search whose runs these are; None of other studies.
+
+        The runs of its race do not answer the question again: some were stopped early, or trained on folds.
+        """
+        if self.folder.name not in OF_SMALLEST or not (self.folder.parent / SMALLEST).is_file():
+            return None
+        try:
+            found = SmallestRecord.read(self.folder.parent).answer
+        except UserError as error:
+            return [f"The answer of this search cannot be read ({error})."]
+        return list(found.sentences) if found and found.sentences else ["This search has no answer yet."]
 
 
 @cache

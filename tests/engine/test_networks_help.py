@@ -28,7 +28,7 @@ def test_a_backbone_is_listed_with_its_cuts(in_process):
     assert "weights: timm's in1k, timm/tf_efficientnet_lite0.in1k" in out
     assert "weights: torchvision's IMAGENET1K_V1, resnet18-f37072fd.pth" in out
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
-    assert rows["blocks.3.0"] == ["blocks.3.0", "7", "80", "80x16x16", "87,746", "142M", "35.5M", "7,680"]
+    assert rows["blocks.3.0"] == ["blocks.3.0", "7", "80", "80x16x16", "87,746", "189M", "47.3M", "7,680"]
     assert rows["layer2.0"][1] == "128"  # asked for by its name only
 
 

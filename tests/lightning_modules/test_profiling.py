@@ -86,6 +86,21 @@ def test_costs_by_hand():
     assert count_macs_thop(network, 8) == convolution + linear + norm
 
 
+class OwnConv(nn.Conv2d):
+    """As timm's Conv2dSame: thop has no rule for this class."""
+
+
+class OwnNorm(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d."""
+
+
+def test_layers_of_derived_classes_cost_what_their_base_class_costs():
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+    own = nn.Sequential(OwnConv(3, 8, 3, stride=2, bias=False), OwnNorm(8), nn.ReLU())
+    by_hand = 15 * 15 * 8 * (3 * 3 * 3) + 4 * 15 * 15 * 8
+    assert count_macs_thop(own, 32) == count_macs_thop(plain, 32) == by_hand
+
+
 def test_measuring_leaves_the_network_unchanged_and_keeps_nothing_alive():
     network = build_network(num_classes=2, **FINAL).train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

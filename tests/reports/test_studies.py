@@ -4,7 +4,11 @@ import pytest
 
 from common.smallest_record import FILE as SMALLEST
 from reports.report import write_report
+from reports.run_links import use
+from reports.significance import answer
+from reports.smallest_words import answer_sentences
 from tests.support.fake_runs import judged, make_run
+from tests.support.fake_smallest import ALL
 from tests.support.parsed_html import Parsed
 
 
@@ -57,6 +61,16 @@ def test_a_folder_that_was_given_itself_is_compared_with_the_others(outputs):
     page = Parsed(write_report(both, out=str(outputs)).page.read_text())
     assert "Contents" not in page.words() and "keep=8" in page.words() and "lr=0.1" in page.words()
     assert len(judged(outputs / "sweeps" / "depth").groups) == 1
+
+
+def test_a_search_of_smallest_keeps_its_own_answer(outputs):
+    record = ALL["shown"]()
+    record.answer.sentences = answer_sentences(record)
+    record.write(outputs / "smallest" / "pets")
+    make_run(outputs / "smallest" / "pets" / "runs" / "more_accurate", choices={"model": "d"}, accuracy=0.99, epochs=0)
+    (of_smallest,) = [g for g in judged_all(outputs).groups if g.study and g.study.folder.name == "runs"]
+    assert answer(of_smallest) == record.answer.sentences
+    assert use(of_smallest, outputs) is None
 
 
 def test_the_contents_lead_to_the_sections_and_their_own_pages(outputs):
