@@ -39,7 +39,7 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
     head = HEADS.get(answer.verdict, HEADS["not_shown"])
     if answer.verdict == "not_shown" and not _within(record, answer.val):
         head = "No network is shown to be good enough; the nearest one on validation"
-    itself = ", the most accurate one that was trained" if answer.chosen == answer.reference else ""
+    itself = _itself(record, chosen) if answer.chosen == answer.reference else ""
     if answer.verdict == "none":
         head, itself = "No smaller network to choose; trained to the end was only", ""
     better = _better_probe(record)
@@ -249,7 +249,22 @@ def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:
     if answer.nearest is not None and answer.val:
         nearest = at_size(record.candidates[answer.nearest])
         return f"{facts}; the nearest smaller one, {nearest}, is {wording.difference(answer.val)} on validation"
-    return f"{facts}; validation shows no smaller network to be within {record.question.good_enough:g} of it"
+    key = record.question.cost[0]
+    smaller = [
+        each for each in record.candidates
+        if each is not chosen and each.trained and each.trained.val and (each.costs.of(key) or 0) < (chosen.costs.of(key) or 0)
+    ]  # fmt: skip
+    if not smaller:
+        return f"{facts}; no smaller network was trained to the end, so none was compared with it"
+    return f"{facts}; no smaller network was shown to come within {record.question.good_enough:g} of it (on validation)"
+
+
+def _itself(record: SmallestRecord, chosen: Candidate) -> str:
+    """Say of a reference that is the answer itself how it compares with all that was trained."""
+    others = [e.trained.val.value for e in record.candidates if e is not chosen and e.trained and e.trained.val]
+    if chosen.trained and chosen.trained.val and max(others, default=0) > chosen.trained.val.value:
+        return ", the reference itself"  # others were measured on other images, or with fewer seeds
+    return ", the most accurate one that was trained"
 
 
 def _against(record: SmallestRecord, answer: Answer, pair: Pair, value: float | None) -> str:
@@ -284,9 +299,9 @@ def _what_would_decide(record: SmallestRecord, pair: Pair, value: float | None) 
         decide = clean(pair.would_decide)
         return decide if " would" in decide or "only if" in decide else f"{decide} would decide"
     if target is None and pair.difference <= -margin:
-        return f"the difference is not within {margin:g}, so that more images show it only if it shrinks"
+        return f"the difference is not within {margin:g}, so more images will not help unless it shrinks"
     if target is not None and value is not None and value <= target:
-        return f"the {metric_name(record)} is not above {target:g}, so that more images show it only if it rises"
+        return f"the {metric_name(record)} is not above {target:g}, so more images will not help unless it rises"
     return "more images would not decide it"
 
 

@@ -64,7 +64,7 @@ def what_would_decide(pair: PairedComparison, split: str, tests: int = 1) -> str
     """
     gap, level = pair.margin + min(pair.difference, 0.0), LEVEL / tests
     if gap <= 0:
-        return f"the difference is not within {pair.margin:g}, so more images would show it only if it shrinks"
+        return f"the difference is not within {pair.margin:g}, so more images will not help unless it shrinks"
     if images := _images(pair.spread, gap, pair.n, pair.n_seeds, level, split):
         supposed = "if the difference stays" if pair.difference < 0 else "if they are equally good"
         return f"{supposed}, {images} would decide"

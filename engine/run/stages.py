@@ -456,7 +456,9 @@ def fit(
         value=float(best.best_model_score),
         checkpoint=best.best_model_path,
     )
-    log.info("best: epoch %d, %s %.4f", found.epoch, found.monitor, found.value)
+    share = 1 - best.select_after_fraction
+    among = f" (best of the last {share:.0%} of the epochs)" if share < 1 else ""
+    log.info("best: epoch %d, %s %.4f%s", found.epoch, found.monitor, found.value, among)
     if found.monitor == "train/accuracy" and found.value < 1:
         log.warning(
             "the network did not memorize its training images: try more trainer.max_epochs or a larger optimizer.lr, "

@@ -81,6 +81,8 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
     print(f"{path}: {exported.size / 2**20:.2f} MiB, {made.describe(config.preprocessing)}")
     if is_read_by_predict(path):
         print(f"Label images with it: python predict.py ckpt={shlex.quote(str(path))} images=DIR")
+    if (path / "index.html").is_file():  # a browser loads no modules from file://
+        print(f"Open it: python -m http.server --directory {shlex.quote(str(path))}, then http://localhost:8000/")
 
 
 def checked_format(name: str, config: DictConfig, make_format: Callable[[], object]) -> FileFormat:

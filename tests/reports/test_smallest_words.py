@@ -48,7 +48,7 @@ PARTS = {  # of each record: the head, and what has to follow it
     ),
     "too_far": (
         "Smallest network by validation, not shown", "0.026 below resnet18, but up to 0.054 below cannot be excluded (95%)",
-        "the difference is not within 0.02, so that more images show it only if it shrinks",
+        "the difference is not within 0.02, so more images will not help unless it shrinks",
     ),
     "not_proved": (
         "Smallest network by validation, not proved to be good enough: mobilenet_v3_small",
@@ -69,7 +69,7 @@ PARTS = {  # of each record: the head, and what has to follow it
     "all_excluded": ("No answer: all 312 networks are excluded", "6,227 parameters, above limits.parameters=10"),
     "reference_itself": (
         "resnet18, 192 px, the most accurate one that was trained", "measured on test: accuracy 0.935",
-        "validation shows no smaller network to be within 0.02 of it",
+        "no smaller network was shown to come within 0.02 of it (on validation)",
     ),
     "limited": ("0.486 ms on this machine (ONNX, 1 thread; unreliable: other processes used 1.6 of 2 cores)",),
     "running": ("No answer yet: screened 150 networks",),
@@ -194,7 +194,7 @@ def test_where_more_images_would_not_decide():
     assert answer_sentences(record)[2].endswith("; more images would not decide it")
     record = ALL["target_not_shown"]()
     record.question.target, record.answer.test.would_decide = 0.95, None
-    assert "the accuracy is not above 0.95, so that more images show it only if it rises" in answer_sentences(record)[2]
+    assert "the accuracy is not above 0.95, so more images will not help unless it rises" in answer_sentences(record)[2]
 
 
 def test_a_frozen_network_is_named_and_explained():
@@ -214,3 +214,17 @@ def test_the_same_network_frozen_at_another_size_is_not_taken_for_the_chosen_one
     chosen, reference = (record.candidates[i] for i in (record.answer.chosen, record.answer.reference))
     reference.backbone, reference.keep, reference.whole, reference.frozen = chosen.backbone, chosen.keep, False, True
     assert "below the same frozen at 192 px" in answer_sentences(record)[2]
+
+
+def test_a_reference_that_is_the_answer_is_not_called_more_than_it_is():
+    record = ALL["reference_itself"]()
+    chosen = record.candidates[record.answer.chosen]
+    above = replace(chosen.trained.val, value=chosen.trained.val.value + 0.01, n=100)
+    for each in record.candidates:
+        each.trained = each.trained if each is chosen else None
+    text = "\n".join(answer_sentences(record))
+    assert "the most accurate one that was trained" in text
+    assert "no smaller network was trained to the end, so none was compared with it" in text
+    other = next(each for each in record.candidates if each.costs.macs > chosen.costs.macs)
+    other.trained = replace(chosen.trained, val=above)  # on fewer images
+    assert answer_sentences(record)[0].endswith(", the reference itself")
