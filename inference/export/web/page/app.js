@@ -321,7 +321,6 @@ function decide(probabilities) {
 
 function reasonToAbstain() {
   const { confidence, target_accuracy: target } = model.decision;
-  if (confidence === null) return `accuracy ${target} is promised for no image`;
   return `confidence below ${confidence.toFixed(3)}, too low for accuracy ${target}`;
 }
 
@@ -439,8 +438,10 @@ function showResult(row, found, thumbnail) {
     words.append(element("h2", "Not read"), element("p", row.error));
   } else {
     const sure = found.confidence.toFixed(3);
-    words.append(element("h2", row.abstained ? "Abstained" : row.predicted));
-    words.append(element("p", row.abstained ? `${reasonToAbstain()}; most probable: ${row.predicted} (${sure})` : `probability ${sure}`));
+    const guesses = model.decision && model.decision.confidence === null; // it abstains from every image: say what it would answer
+    words.append(element("h2", row.abstained && !guesses ? "Abstained" : row.predicted));
+    if (guesses) words.append(element("p", `best guess, probability ${sure}`));
+    else words.append(element("p", row.abstained ? `${reasonToAbstain()}; most probable: ${row.predicted} (${sure})` : `probability ${sure}`));
     if (row.decided && row.decided !== row.predicted) words.append(element("p", `by its threshold: ${row.decided}`));
     if (model.decision) words.append(element("p", `calibrated ${found.calibrated.toFixed(3)}`, "quiet"));
     item.append(showProbabilities(found.probabilities));
@@ -482,7 +483,7 @@ function showStatus(skipped = 0, left = 0) {
   counts.delete(undefined);
   const most = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 6);
   const parts = [`${plural(rows.length, "image")}: ${most.map(([name, n]) => `${name} ${n}`).join(", ") || "none labeled"}`];
-  if (model.decision) parts.push(`abstained from ${rows.filter((row) => row.abstained).length}`);
+  if (model.decision && model.decision.confidence !== null) parts.push(`abstained from ${rows.filter((row) => row.abstained).length}`);
   if (errors) parts.push(`not read ${errors}`);
   if (left) parts.push(`stopped before ${left} more`);
   if (skipped) parts.push(`${plural(skipped, "file")} skipped that ${skipped === 1 ? "is no image" : "are no images"} by name`);
@@ -505,7 +506,7 @@ function describeNetwork() {
     const { confidence, target_accuracy: target } = decision;
     abstains =
       confidence === null
-        ? ` It abstains from every image, since accuracy ${target} is promised for none.`
+        ? ` Its answers are best guesses: accuracy ${target} cannot be promised for any image, so the table has abstained for each.`
         : ` It abstains where its confidence is below ${confidence.toFixed(3)}, for accuracy ${target}.`;
   }
   $("about").textContent =
