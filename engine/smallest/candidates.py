@@ -325,7 +325,12 @@ def _version(package: str) -> str | None:
 def _code() -> str:
     """Return a hash of the code that builds networks and measures them."""
     folder = Path(lightning_modules.__file__).parent
-    files = [folder / "cut_costs.py", folder / "profiling.py", folder / "activation_memory.py", *sorted((folder / "networks").glob("*.py"))]
+    files = [
+        folder / "cut_costs.py",
+        folder / "profiling.py",
+        folder / "activation_memory.py",
+        *sorted((folder / "networks").glob("*.py")),
+    ]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 

@@ -613,7 +613,9 @@ def test_names_are_texts_and_decisions_those_of_predict(without_npm, site, tmp_p
         view.wait_for_selector("#results li")
         words = view.inner_text("#results")
         assert HOSTILE in words and hostile.name in words and HOSTILE in view.inner_text("#about")
-        assert "Its answers are best guesses: accuracy 0.95 cannot be promised for any image" in view.inner_text("#about")
+        assert "Its answers are best guesses: accuracy 0.95 cannot be promised for any image" in view.inner_text(
+            "#about"
+        )
         assert "\n\nbest guess, probability 0." in words and "Abstained" not in words
         assert view.locator("#results img, #about img, #results b").count() == 0 and messages == []
 

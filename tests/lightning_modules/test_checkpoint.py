@@ -127,7 +127,8 @@ def test_a_network_that_is_unknown_or_does_not_fit(tmp_path, change, words):
 
 
 @pytest.mark.parametrize(("schema", "words"), [
-    (None, "written by version 0.1.0 and readable only there"), (1, "has schema 1; this version reads schema 2"), ([2], "has schema"),
+    (None, "written by version 0.1.0 and readable only there"),
+    (1, "has schema 1; this version reads schema 2"), ([2], "has schema"),
 ])  # fmt: skip
 def test_a_checkpoint_of_another_version_gets_one_line(tmp_path, schema, words):
     path = make_checkpoint(tmp_path / "best.ckpt")
