@@ -12,6 +12,7 @@ from common.image_grid import encode_png, rows_of_images
 SHOWN = 6  # images a row
 MOST_CLASSES = 8
 MOST_SUSPICIONS = 12
+MOST_HARMLESS = 3  # duplicates within a split
 LAST: dict[bytes, bytes] = {}  # the sheet that was drawn last, by what it shows
 
 
@@ -56,7 +57,9 @@ def _suspicious_rows(data) -> list:
     """Make a titled row of images for each group that the audit found, of the first groups."""
     rows_shown, catalog = [], data.catalog
     for finding in data.findings:
-        for group in finding.groups[: MOST_SUSPICIONS // max(len(data.findings), 1) + 1]:
+        harmless = finding.kind.endswith("duplicate") and not finding.leak
+        most = MOST_HARMLESS if harmless else MOST_SUSPICIONS // max(len(data.findings), 1) + 1
+        for group in finding.groups[:most]:
             images = [
                 (data.pixel_cache[row], f"{catalog.splits[row] or 'excluded'}: {_name(catalog, row)}")
                 for row in group[:SHOWN]
