@@ -14,6 +14,7 @@ from common.text import clean
 SWEEP, SEARCH = "sweep.json", (SEARCH_FILE, "study.db")  # what a sweep and a search leave in their folders
 OF_SMALLEST = {"runs": "its runs", "test": "its runs on test"}  # folders in that of smallest.py
 LONGEST = 60  # characters of a name
+MOST_SENTENCES, LONGEST_SENTENCE = 12, 1000  # of the answer of a smallest.py search
 
 
 class Study(NamedTuple):
@@ -39,8 +40,9 @@ class Study(NamedTuple):
         try:
             found = SmallestRecord.read(self.folder.parent).answer
         except UserError as error:
-            return [f"The answer of this search cannot be read ({error})."]
-        return list(found.sentences) if found and found.sentences else ["This search has no answer yet."]
+            return [f"The answer of this search cannot be read ({clean(str(error), LONGEST_SENTENCE)})."]
+        sentences = found.sentences[:MOST_SENTENCES] if found else []
+        return [clean(each, LONGEST_SENTENCE) for each in sentences] or ["This search has no answer yet."]
 
 
 @cache
