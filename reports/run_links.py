@@ -57,9 +57,9 @@ def row_links(row: ResultRow, page_folder: Path) -> list[tuple[str, list[Link]]]
 
 def use(group: ResultGroup, page_folder: Path) -> dict | None:
     """Return what the page shows of the network that the answer names: commands, links, overview; None without a checkpoint."""
-    row = group.named_row
-    if group.study and group.study.own_answer:
+    if group.study and group.study.has_own_answer:
         return None  # its own page has them
+    row = group.named_row
     runs = [run for run in row.runs if run.folder.best_checkpoint.is_file()]
     if not runs or row.guesses or row.ranked_by is None:
         return None

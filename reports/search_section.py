@@ -93,8 +93,8 @@ def _history(what: str, found: list[Value], pruned: list[int], maximize: bool) -
         figure, axes = panel((4.4, 3.2))
         best = list(accumulate((each.value for each in found), max if maximize else min))
         axes.step([each.number for each in found], best, where="post", color=COLORS[0], linewidth=1.4, zorder=2)
-        for each, so_far in zip(found, best, strict=True):
-            improves = each.value == so_far and (each is found[0] or so_far != best[found.index(each) - 1])
+        for each, so_far, before in zip(found, best, [None, *best[:-1]], strict=True):
+            improves = each.value == so_far != before
             (dot,) = axes.plot(
                 each.number, each.value, "o", markersize=6.5, color=COLORS[0] if improves else PAPER, zorder=3,
                 markeredgecolor=COLORS[0] if improves else INK, markeredgewidth=1,

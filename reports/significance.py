@@ -41,8 +41,8 @@ def compare_to_best(group: ResultGroup, margin: float) -> None:
 
 def answer(group: ResultGroup) -> list[str]:
     """Answer in sentences: which is the best, which smaller network is good enough, and what the comparisons are of."""
-    if group.study and (own := group.study.own_answer):
-        return own
+    if group.study and group.study.has_own_answer:
+        return group.study.read_own_answer()
     best, *others = group.rows
     if best.ranked_by is None:
         costs = sorted((row for row in group.rows if row.macs is not None), key=lambda row: row.macs)
@@ -110,8 +110,8 @@ def _good_enough(group: ResultGroup) -> str:
     if group.choice is None:
         reason = smaller[0].comparison.reason or "validation predictions are missing"
         return f"{which} {'was' if len(smaller) == 1 else 'were'} not compared with it: {reason}."
-    shown = [row for row in smaller if row.comparison.shown]
-    row = min(shown, key=lambda each: (each.macs, each.rank)) if shown else group.choice.row
+    shown = group.named_row is not best
+    row = group.named_row if shown else group.choice.row
     size = f"{row.name} with {_macs(row)}, {row.macs / best.macs:.2g} times as many as {best.name}"
     pair = row.comparison.pair
     if group.split != "test" or pair is None:
@@ -120,7 +120,7 @@ def _good_enough(group: ResultGroup) -> str:
             f"Chosen on validation, not proved: {size}: {found}. Test images, on which nothing was chosen, would have to show "
             f"that it is good enough {within}."
         )
-    found = evidence(pair, "test", bool(shown), differs=row.comparison.p_value < LEVEL, tests=group.n_tests)
+    found = evidence(pair, "test", shown, differs=row.comparison.p_value < LEVEL, tests=group.n_tests)
     trained = "" if is_of_settings(pair) else " as trained"
     if shown:
         how = "chosen on validation, shown on test"

@@ -30,13 +30,15 @@ class Study(NamedTuple):
         return (self.folder.parent if is_part else self.folder) / "report.html"
 
     @property
-    def own_answer(self) -> list[str] | None:
-        """The answer of a smallest.py search whose runs these are; None of other studies.
+    def has_own_answer(self) -> bool:
+        """Whether these are runs of smallest.py, which do not answer its question again.
 
-        The runs of its race do not answer the question again: some were stopped early, or trained on folds.
+        Some were stopped early in its race, or trained on folds.
         """
-        if self.folder.name not in OF_SMALLEST or not (self.folder.parent / SMALLEST).is_file():
-            return None
+        return self.folder.name in OF_SMALLEST and (self.folder.parent / SMALLEST).is_file()
+
+    def read_own_answer(self) -> list[str]:
+        """Return the sentences of smallest.py's answer, or why there are none."""
         try:
             found = SmallestRecord.read(self.folder.parent).answer
         except UserError as error:
