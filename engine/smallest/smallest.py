@@ -279,7 +279,8 @@ class Smallest:
         not_started = [index for index in places if self.runs.record(self.runs.first(index)) is None]
         if not_started and self.budget.minutes is not None:
             self.note(
-                f"{plural(len(not_started), 'candidate')} of the race did not start, because the budget was used up."
+                f"{plural(len(not_started), 'candidate')} of the race did not start, because too little of "
+                f"budget.minutes={self.question.budget_minutes:g} was left for the next one."
             )
         self._note_ended_early([self.runs.first(index) for index in places])
         return finished
