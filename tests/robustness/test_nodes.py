@@ -135,7 +135,7 @@ def test_without_a_folder_all_processes_write_into_the_same_dated_one(two_colors
     assert first[0] == other[0] == 0, first[2] + other[2]
     (folder,) = (PROJECT / "outputs" / "of_two_nodes").iterdir()
     try:
-        assert re.search(rf"Run: {folder}\n", first[1]) and RunRecord.read(folder).run.nodes == 2
+        assert f"\nRun: {folder.relative_to(PROJECT)}\n" in first[1] and RunRecord.read(folder).run.nodes == 2
     finally:
         shutil.rmtree(folder.parent)
 
