@@ -204,10 +204,10 @@ def load_classifier(path: Path) -> "ImageClassifier":
     return _classifier(read_checkpoint(path), path)
 
 
-def load_best(path: Path) -> tuple["ImageClassifier", int]:
-    """Return `load_classifier` and `epochs_done` of a checkpoint, which is read once."""
+def load_best(path: Path) -> tuple["ImageClassifier", int, dict]:
+    """Return `load_classifier`, `epochs_done` and `read_checkpoint` of a checkpoint, which is read once."""
     state = read_checkpoint(path)
-    return _classifier(state, path), _count(state, "epoch", MOST_EPOCHS, path) + 1
+    return _classifier(dict(state), path), _count(state, "epoch", MOST_EPOCHS, path) + 1, state
 
 
 def _classifier(state: dict, path: Path) -> "ImageClassifier":

@@ -33,7 +33,6 @@ from engine.run.loggers import Loggers, how_to_view, log_results
 from evaluation.decision import DecisionRules, measure
 from evaluation.describe import describe_guessing, describe_metrics
 from evaluation.estimates import FurtherMetric, further_metric
-from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.image_classifier import ImageClassifier
 
 log = logging.getLogger(__name__)
@@ -46,8 +45,13 @@ def evaluate_val(
     model: ImageClassifier,
     data: L.LightningDataModule,
     rules: DecisionRules,
+    trained: dict | None,
 ) -> None:
-    """Fill the record's `val` and `decision`; a decision that is fitted here goes into the run's best.ckpt."""
+    """Fill the record's `val` and `decision`; a decision that is fitted here goes into the run's best.ckpt.
+
+    Args:
+        trained: the content of that best.ckpt; None: nothing was trained.
+    """
     if data.select_on == "test":  # there is no val to fit on
         return
     trainer.validate(model, datamodule=data, verbose=False)
@@ -56,8 +60,8 @@ def evaluate_val(
         model.decision = rules.fit(
             predictions.labels, predictions.probabilities, model.classes, predictions.logits, predictions.groups
         )
-        if record.best and trainer.is_global_zero:
-            add_decision(Path(record.best.checkpoint), model.decision)
+        if trained and trainer.is_global_zero:
+            add_decision(Path(record.best.checkpoint), trained, model.decision)
     record.decision = model.decision
     record.val = _metrics(config, trainer, model, "val")
     record.val.part = data.describe_part("val")
@@ -146,9 +150,9 @@ def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers:
         log_next_commands(record, checkpoint, find_callback(trainer, PredictionWriter).predictions.get("val"))
 
 
-def add_decision(path: Path, decision: Decision) -> None:
-    """Write a decision into a checkpoint, which is whole before and after; the weights keep their bits."""
-    write_checkpoint(path, {**read_checkpoint(path), "decision": asdict(decision)})
+def add_decision(path: Path, content: dict, decision: Decision) -> None:
+    """Write a checkpoint of this content with a decision; the file is whole before and after, the weights keep their bits."""
+    write_checkpoint(path, {**content, "decision": asdict(decision)})
 
 
 def find_callback(trainer: L.Trainer, kind: type[L.Callback]):

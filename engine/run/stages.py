@@ -128,14 +128,16 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         progress.set("starting the training")
         log_settings(loggers, config, record)
         log_limits(config, data)
+        trained = None
         if "fit" in config.stages:
             complete_loss(model, data)
             record.model.weights = weights
             record.save()
-            record.best, model = fit(config, record, trainer, model, data)
+            record.best, model, trained = fit(config, record, trainer, model, data)
             trainer.callbacks = evaluation_callbacks(config, trainer.callbacks)
         progress.set("computing the results on val")
-        evaluate_val(config, record, trainer, model, data, rules)
+        evaluate_val(config, record, trainer, model, data, rules, trained)
+        del trained  # with the optimizer's state it is three times as large as the network
         progress.set("computing the results on test")
         if "test" in config.stages and data.has_test:
             if data.rules["folds"] is not None and "fit" in config.stages:
@@ -421,8 +423,8 @@ def _how_to_train_longer(config: DictConfig) -> str:
 
 def fit(
     config: DictConfig, record: RunRecord, trainer: L.Trainer, model: ImageClassifier, data: L.LightningDataModule
-) -> tuple[BestEpoch, ImageClassifier]:
-    """Train, or resume training; return the record's `best` and the classifier of that epoch.
+) -> tuple[BestEpoch, ImageClassifier, dict]:
+    """Train, or resume training; return the record's `best`, the classifier of that epoch, and the content of best.ckpt.
 
     Raises:
         UserError: nothing was trained in the time that it had.
@@ -449,7 +451,7 @@ def fit(
         )
     record.batch_norms = next((c.choice for c in trainer.callbacks if isinstance(c, FreezeBatchNorm)), None)
     record.run.ended_by = "; ".join(ended_by(trainer)) or None
-    classifier, epoch = load_best(Path(best.best_model_path))
+    classifier, epoch, content = load_best(Path(best.best_model_path))
     found = BestEpoch(
         epoch=epoch,
         monitor=best.monitor.replace("val/", "train/" if data.overfits else f"{data.select_on}/"),
@@ -464,4 +466,4 @@ def fit(
             "the network did not memorize its training images: try more trainer.max_epochs or a larger optimizer.lr, "
             "then look for what is wrong with loss, labels or network"
         )
-    return found, classifier
+    return found, classifier, content

@@ -1,5 +1,6 @@
 """Write an ONNX file, which onnxruntime and predict.py read. N images, S pixels a side, K classes."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ IMAGES, NORMALIZED = "images", "normalized"  # inputs: (N, H, W, 3) uint8 of any
 LOGITS, PROBABILITIES = "logits", "probabilities"  # outputs, (N, K)
 # The lowest that torch's exporter writes by itself (Resize with antialiasing came with it), which most runtimes read
 OPSET, IR_VERSION = 18, 8
+GRAPHS = {}  # of preprocessing, by all that they depend on: the networks of a sweep mostly share one
 
 
 class OnnxFile(FileFormat):
@@ -95,9 +97,13 @@ def output_graphs(network: nn.Module, image_size: int, names: Sequence[str]) -> 
 
 
 def preprocessing_graph(description: ModelDescription, native: bool = False):
-    """Return the ONNX model that resizes and normalizes images, which takes seconds."""
-    sizes = dict(enumerate(torch.export.Dim(name) for name in ("batch", "height", "width")))
-    return _onnx(Preprocessing(description, native), example_images(), sizes, IMAGES, "resized")
+    """Return the ONNX model that resizes and normalizes images, which takes seconds the first time."""
+    about = description
+    key = (about.image_size, about.fit, about.interpolation, *about.mean, *about.std, native)
+    if key not in GRAPHS:
+        sizes = dict(enumerate(torch.export.Dim(name) for name in ("batch", "height", "width")))
+        GRAPHS[key] = _onnx(Preprocessing(description, native), example_images(), sizes, IMAGES, "resized")
+    return copy.deepcopy(GRAPHS[key])
 
 
 def add_preprocessing(core, description: ModelDescription, before=None):

@@ -12,6 +12,7 @@ from common.run_record import Decision, RunRecord, write_record
 from common.untrusted.tables import read_csv
 from engine.run.evaluate import add_decision
 from evaluation.calibration import with_temperature
+from lightning_modules.checkpoint import read_checkpoint
 from tests.support.helpers import SIMPLE_CNN, make_images
 
 UNBIASED = "only the first result is unbiased"
@@ -51,7 +52,7 @@ def test_writing_a_decision_keeps_the_weights_and_a_failure_keeps_the_file(finis
     shutil.copyfile(finished_run.folder / "checkpoints" / "best.ckpt", best)
     before = weights(best)
     decision = Decision(**torch.load(best, weights_only=True)["decision"] | {"temperature": 2.0})
-    add_decision(best, decision)
+    add_decision(best, read_checkpoint(best), decision)
     assert weights(best) == before and torch.load(best, weights_only=True)["decision"] == asdict(decision)
 
     def full(*_):
@@ -60,7 +61,7 @@ def test_writing_a_decision_keeps_the_weights_and_a_failure_keeps_the_file(finis
     content = best.read_bytes()
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        add_decision(best, replace(decision, temperature=3.0))
+        add_decision(best, read_checkpoint(best), replace(decision, temperature=3.0))
     assert best.read_bytes() == content and not list(best.parent.glob(".best*"))
 
 
