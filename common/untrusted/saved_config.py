@@ -17,7 +17,8 @@ from common.untrusted.description import LARGEST_IMAGE
 
 log = logging.getLogger(__name__)
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is twenty times as fast; PyYAML may be built without it
+# libyaml is twenty times as fast; PyYAML may be built without it
+SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 LARGEST = 64 * 2**10  # bytes; a run's has 2 to 4 KiB. OmegaConf takes 1.2 s for 64 KiB, and half a minute for 1 MiB
 DEEPEST = 20  # collections within one another
@@ -168,7 +169,7 @@ def _refuse(run: RunFolder, problems: Iterator[tuple[str, str]], config: DictCon
 
 def _read_hydra(run: RunFolder) -> dict:
     """Read .hydra/hydra.yaml, as `_read_plain_yaml`, without the time that OmegaConf takes for its nodes."""
-    return _read_plain_yaml(run.choices, lambda text: yaml.load(text, LOADER))
+    return _read_plain_yaml(run.choices, lambda text: SafeLoader(text).get_single_data())
 
 
 def _read_plain_yaml(path: Path, parse: Callable[[str], object] = OmegaConf.create) -> DictConfig | dict:
