@@ -11,7 +11,7 @@ CONTROL = dict.fromkeys((*range(32), 127, *range(128, 160), 8232, 8233), " ")
 CONTROL |= dict.fromkeys((*range(8234, 8239), *range(8294, 8298)), "")  # they reverse the order of letters
 PLAIN = re.compile(r"([A-Za-z_/]|\.{1,2}/)[A-Za-z0-9_./-]*")  # needs no quotes on Hydra's command line
 HYDRA_WORDS = {"null", "true", "false", "nan", "inf"}  # which are no texts there, in any case
-MOST_ALLOWED = 60  # names in a message
+MOST_ALLOWED, MOST_BESIDE_GUESS = 60, 20  # names in a message
 SPLIT_NAMES = {"val": "validation", "test": "test"}  # as texts name them
 
 
@@ -76,10 +76,12 @@ def plural(n: int, word: str) -> str:
 
 
 def did_you_mean(name: str, allowed: Iterable) -> str:
-    """Return `did you mean adam or adamw? Allowed: ...`, the closest names first."""
+    """Return `did you mean adam or adamw? Allowed: ...`, the closest names first; of many more than these only their number."""
     allowed = sorted(map(str, allowed))
     by_lower = {each.lower(): each for each in allowed}
     close = [by_lower[each] for each in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)]
+    if close and len(allowed) > MOST_BESIDE_GUESS:
+        return f"did you mean {' or '.join(close)}? {len(allowed) - len(close):,} others are allowed"
     meant = f"did you mean {' or '.join(close)}? " if close else ""
     more = f" and {len(allowed) - MOST_ALLOWED:,} more" if len(allowed) > MOST_ALLOWED else ""
     return f"{meant}Allowed: {', '.join(allowed[:MOST_ALLOWED])}{more}"

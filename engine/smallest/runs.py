@@ -134,7 +134,7 @@ class Runs:
                 if self._is_over(key, stage):
                     continue
                 done = sum(self._is_over(each, stage) for each in keys)
-                self.progress.begin(f"{title}: {done + 1} of {len(keys)}, {self.describe(key)}")
+                self.progress.begin(f"{title}: run {done + 1} of {len(keys)}, {self.describe(key)}")
                 with self.progress.quiet():
                     error = run_trial(self.folder(key, stage), overrides(key), run)
                 if error is not None and completed_record(self.folder(key, stage)) is None:

@@ -420,7 +420,7 @@ class Smallest:
             what = "folds" if self.folds else "seeds"
             self.note(
                 f"The budget allows {allowed} of {wanted} {what} in the finals; budget.minutes="
-                f"{self.budget.minutes_for(RESERVE_S + (wanted - 1) * each_s)} allows all."
+                f"{self.budget.minutes_for(RESERVE_S + (wanted - 1) * each_s)} allows all {what} of these networks."
             )
         return allowed
 

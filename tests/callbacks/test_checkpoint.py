@@ -84,6 +84,7 @@ def test_a_checkpoint_of_an_older_version_resumes_and_keeps_its_best_epoch_in_a_
     assert resumed.record.best.epoch == 2
 
 
+@pytest.mark.thorough
 def test_a_run_that_resumes_in_another_folder_keeps_the_best_epoch_and_leaves_the_other_run_as_it_is(
     train, given, tmp_path
 ):

@@ -42,6 +42,7 @@ def test_bad_values_are_named(options):
         DistillationLoss(**options)
 
 
+@pytest.mark.thorough
 def test_a_trained_network_teaches_a_small_one(train, finished_run):
     teacher = finished_run.folder / "checkpoints" / "best.ckpt"
     student = (*SIMPLE_CNN, "trainer.max_epochs=1", "stages=[fit]")

@@ -24,7 +24,13 @@ def statistics(weights):
     return {name: value for name, value in weights.items() if "running_" in name}
 
 
-@pytest.mark.parametrize("average", [[], ["callbacks.ema.enabled=true"]], ids=["weights", "average"])
+@pytest.mark.parametrize(
+    "average",
+    [
+        pytest.param([], id="weights", marks=pytest.mark.thorough),
+        pytest.param(["callbacks.ema.enabled=true"], id="average"),
+    ],
+)
 def test_the_statistics_are_those_of_the_training_images(train, small_data, average):
     ran = train(*ON, *average, "callbacks.best_checkpoint.monitor=val/loss")
     assert ran.status == 0, ran.err
@@ -53,6 +59,7 @@ def test_training_does_not_see_them(train):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.thorough
 def test_frozen_statistics_stay_and_the_epochs_before_are_validated_as_usual(train, pretrained):
     weights = [f"model.weights={pretrained}", "stages=[fit]"]
     frozen = train(*ON, *weights, "callbacks.freeze_batch_norm.enabled=true")

@@ -5,6 +5,7 @@ import signal
 from types import SimpleNamespace
 
 import lightning as L
+import pytest
 import torch
 
 from callbacks.step_seed import StepSeed
@@ -36,6 +37,7 @@ class Draws(L.Callback):
 MINE = f"+callbacks.mine._target_={Draws.__module__}.Draws"
 
 
+@pytest.mark.thorough
 def test_accumulated_batches_draw_other_numbers_also_after_resuming_between_them(train, monkeypatch):
     monkeypatch.setattr(Draws, "drawn", straight := {})
     assert train(*ACCUMULATED, MINE).status == 0

@@ -69,6 +69,7 @@ def test_evaluation_is_of_best_ckpt_where_that_is_not_the_last_average(train, gi
     assert ran.record.val.loss == pytest.approx(losses[1], rel=1e-6)
 
 
+@pytest.mark.thorough
 def test_interrupted_in_the_middle_and_resumed_it_has_the_same_bits(train, monkeypatch):
     straight = train(*EMA)
     at_step(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))

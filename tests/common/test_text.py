@@ -46,6 +46,9 @@ def test_untrusted_text_is_one_line_that_steers_nothing():
 def test_a_mistyped_name_gets_its_neighbors_first():
     assert did_you_mean("adan", ["sgd", "adam", "adamw"]) == "did you mean adam or adamw? Allowed: adam, adamw, sgd"
     assert did_you_mean("x", {5: 0, "b": 1}) == "Allowed: 5, b"
+    many = [f"layer{n}" for n in range(100, 125)]
+    assert did_you_mean("adan", [*many, "adam"]) == "did you mean adam? 25 others are allowed"
+    assert did_you_mean("adan", many).startswith("Allowed: layer100, ")
 
 
 def test_lists_and_counts():

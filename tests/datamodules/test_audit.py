@@ -303,6 +303,7 @@ def test_the_nearest_are_those_of_brute_force():
         assert np.sort(nearest[nearest[:, 0] == row, 2])[::-1] == pytest.approx(best, abs=1e-5)
 
 
+@pytest.mark.thorough
 def test_copies_among_the_frames_of_fixed_cameras_are_found_and_other_frames_are_not_the_same(caplog):
     """Of two cameras, 300 frames each, in which something else comes by; light and exposure change."""
     generator = np.random.default_rng(0)

@@ -60,6 +60,7 @@ def test_other_rules_share_the_pixels_and_not_the_splits(two_colors, tmp_path, c
     assert all(np.array_equal(found[0].pixel_cache[3], data.pixel_cache[3]) for data in found)
 
 
+@pytest.mark.thorough
 def test_the_jobs_of_a_sweep_list_and_audit_once(in_process, two_colors, tmp_path, counted):
     arguments = (
         *SMALL_RUN,

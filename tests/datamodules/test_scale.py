@@ -6,6 +6,7 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from datamodules.image_stats import Fingerprints, ImageStats
@@ -37,6 +38,7 @@ def peak_bytes(make):
     return made, peak
 
 
+@pytest.mark.thorough
 def test_a_row_of_a_catalog_takes_little_memory_also_while_it_is_made():
     """A list of the paths would take 80 bytes a row by itself, and an object a row 100 more."""
     catalog, peak = peak_bytes(lambda: read_source(ManyRows()))

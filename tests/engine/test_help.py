@@ -108,6 +108,7 @@ CASES = [
 NEED_SCIPY = [("export", [], 1), ("report", ["runs=/nowhere"], 1)]  # their errors do
 
 
+@pytest.mark.thorough
 def test_help_and_errors_of_the_command_line_import_nothing_heavy(tmp_path):
     code = f"""
 import importlib, sys

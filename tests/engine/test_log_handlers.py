@@ -87,6 +87,7 @@ def test_what_a_command_has_written_is_taken_back(log_to, tmp_path):
         assert (path.read_bytes() if path.exists() else None) == before
 
 
+@pytest.mark.thorough
 def test_training_into_a_closed_pipe_and_a_full_log_reaches_its_end(tmp_path):
     root = make_images(
         tmp_path / "data", {f"{split}/{c}": 8 for split in ("train", "val", "test") for c in ("größe", "数")}

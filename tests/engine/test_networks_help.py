@@ -8,6 +8,7 @@ import train
 from lightning_modules.networks.truncated import BACKBONES
 
 
+@pytest.mark.thorough
 def test_all_backbones_are_listed_with_their_weights(in_process):
     pytest.importorskip("timm", reason="needs the extra timm")
     status, out, err = in_process(train, "--networks")

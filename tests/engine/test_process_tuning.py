@@ -58,6 +58,7 @@ def test_waiting_threads_spin_shortly_unless_the_environment_says_how(untuned, m
     assert os.environ["GOMP_SPINCOUNT"] == "5"
 
 
+@pytest.mark.thorough
 def test_a_training_imports_what_it_needs_of_scipy_only():
     code = """
 import sys

@@ -108,6 +108,7 @@ def test_errors_are_one_line(demo, folder, tmp_path, monkeypatch):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.thorough
 def test_the_page_is_made_once_for_a_checkpoint(tmp_path, monkeypatch):
     pytest.importorskip("onnxscript")
     from inference.export.web import web_folder

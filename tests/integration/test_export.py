@@ -133,6 +133,7 @@ def test_without_preprocessing_it_computes_logits_of_normalized_images(exported,
     assert np.abs(table(tmp_path / "ckpt.csv")[1] - table(tmp_path / "onnx.csv")[1]).max() <= 1e-5
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("fit", "interpolation"), [
     pytest.param("crop", "bilinear", marks=pytest.mark.slow), ("pad", "bilinear"), ("squash", "bicubic"),
 ])  # fmt: skip

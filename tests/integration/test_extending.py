@@ -56,6 +56,7 @@ def test_each_door_is_one_file_and_its_yaml_of_ten_to_thirty_lines():
     assert all(10 <= lengths[code] + lengths[settings] <= 30 for code, settings in pairs), lengths
 
 
+@pytest.mark.thorough
 def test_the_user_s_own_classes_from_training_to_the_report(own, cells, train, in_process, tmp_path):
     import export
     import predict

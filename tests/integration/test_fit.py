@@ -56,6 +56,7 @@ def test_training_and_prediction_see_the_same_pixels(train, in_process, sides, t
     ] in run.model_card.read_text()
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_of_another_fit_or_size_is_refused(train, sides, tmp_path):
     ran = train(*SIMPLE_CNN, "trainer.max_epochs=1", "datamodule.fit=pad", "stages=[fit]", root=sides)
     place = tmp_path / "again"

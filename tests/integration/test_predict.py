@@ -238,6 +238,7 @@ def test_memory_does_not_grow_with_the_number_of_images(checkpoint, tmp_path):
     assert peaks[1] - peaks[0] < 20, peaks  # MiB
 
 
+@pytest.mark.thorough
 def test_a_network_of_16_bit_images_sees_them_as_in_training(in_process, predict, train, tmp_path):
     """By the checkpoint, by the ONNX file, after a resume and as arrays: the fingerprints and probabilities of the run."""
     pytest.importorskip("onnxscript")

@@ -77,6 +77,7 @@ def check_everywhere(ran, root, in_process, tmp_path, mean, std):
     assert "Images are resized bicubic, and normalized with mean" in run.model_card.read_text()
 
 
+@pytest.mark.thorough
 def test_training_prediction_and_export_see_the_same(train, in_process, fine, tmp_path):
     ran = train(*SIMPLE_CNN, "trainer.max_epochs=1", "optimizer.lr=0.01", *CUBIC, root=fine)
     assert ran.status == 0, ran.err
@@ -104,6 +105,7 @@ def test_training_prediction_and_export_see_the_same(train, in_process, fine, tm
     assert seen.mean == ran.record.data.preprocessing.mean
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not LITE0.is_file(), reason="needs the real weights beside the project")
 def test_lite0_is_used_as_it_was_trained(train, in_process, fine, tmp_path):
     pytest.importorskip("timm")

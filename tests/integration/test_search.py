@@ -147,6 +147,7 @@ def test_the_screen_after_a_trial(search):
     assert f"best so far val accuracy {max(values):.4f} by optimizer.lr=" in lines[3] and "left" not in lines[3]
 
 
+@pytest.mark.thorough
 def test_the_same_command_skips_what_is_finished_even_without_its_database(search):
     arguments = ("space={model.keep:[3,4,5]}", "seeds=[1]")
     accuracy = fake_run(lambda config: config.model.keep / 10)
@@ -167,6 +168,7 @@ def test_the_same_command_skips_what_is_finished_even_without_its_database(searc
     assert [t.params for t in more.trials[:2]] == [t.params for t in once_trials] and len(more.trials) == 3
 
 
+@pytest.mark.thorough
 def test_a_trial_behind_the_others_is_pruned_and_is_no_failure(search):
     ran = search(
         "space={optimizer.lr:[1e-3,1e-2,1e-05]}", "n_trials=30", "seeds=[1]", "seed=3",
@@ -205,6 +207,7 @@ def test_a_nan_loss_prunes_the_trial_and_is_no_failure(search):
     assert sorted(t.state.name for t in ran.trials) == ["COMPLETE", "PRUNED"]
 
 
+@pytest.mark.thorough
 def test_two_objectives_have_a_front_and_its_ends_are_retrained(search):
     macs = {3: 300, 4: 200, 5: 500, 6: 100, 7: 50}
     accuracy = {3: 0.8, 4: 0.7, 5: 0.75, 6: 0.65, 7: 0.5}  # 5 is worse than 3 in both

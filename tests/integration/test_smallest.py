@@ -150,6 +150,7 @@ def test_a_refused_command_gives_one_line_and_leaves_nothing(command, tmp_path, 
     assert not (tmp_path / "refused").exists()
 
 
+@pytest.mark.thorough
 def test_what_a_folder_holds_stays_where_a_command_is_refused(found, command, images, weights):
     folder, _ = found
     names = ("smallest.json", "report.html", "plan.json", "best.ckpt", "result.json")
@@ -175,6 +176,7 @@ def test_what_a_folder_holds_stays_where_a_command_is_refused(found, command, im
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.thorough
 def test_what_the_budget_cannot_fine_tune_races_frozen(command, tmp_path):
     own = [
         each for each in command if "hydra.run.dir" not in each and each not in ("trainer.max_epochs=2", "name=found")
@@ -197,6 +199,7 @@ def test_what_the_budget_cannot_fine_tune_races_frozen(command, tmp_path):
     assert all(RunRecord.read(RunFolder(tmp_path / "frozen" / name)).val for name in chosen.trained.runs)
 
 
+@pytest.mark.thorough
 def test_a_search_that_is_over_exports_its_finalists_where_that_is_asked_for(found, command, tmp_path, monkeypatch):
     allow_any_agreement(monkeypatch)
     folder, _ = found

@@ -23,7 +23,13 @@ def images(tmp_path_factory):
     return make_folder(tmp_path_factory.mktemp("images"))
 
 
-@pytest.fixture(scope="module", params=[write_tars, write_chunks], ids=["webdataset", "litdata"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(write_tars, id="webdataset"),
+        pytest.param(write_chunks, id="litdata", marks=pytest.mark.thorough),
+    ],
+)
 def settings(request, images, tmp_path_factory):
     return request.param(tmp_path_factory.mktemp("shards"), images, each=17)
 
@@ -47,6 +53,7 @@ def test_a_run_in_the_middle_of_an_epoch_resumes_to_the_same_bits(train, setting
     assert ("are read again without decoding" in resumed.out) == ("webdataset" in settings[0])
 
 
+@pytest.mark.thorough
 def test_all_that_a_run_draws_and_each_recipe_of_the_head_have_images(train, settings, pretrained, tmp_path):
     ran = train(*settings, "recipe=fast", f"model.weights={pretrained}", "model=shufflenet_mod", "model.image_size=32",
                 "trainer=cpu", "trainer.max_epochs=1", "datamodule.batch_size=8", f"datamodule.cache={tmp_path / 'cache'}",

@@ -78,6 +78,7 @@ def test_the_record_agrees_with_metrics_csv_and_the_screen(finished_run):
     assert record.throughput.train_images_per_s > 0 and record.throughput.time_to_first_step_s > 0
 
 
+@pytest.mark.thorough
 def test_whatever_may_take_long_has_words_for_the_screen(train, monkeypatch):
     """As common/progress.py shows them once the screen has been silent for a while."""
     named, usual = [], Progress.set
@@ -171,6 +172,7 @@ def test_the_same_settings_give_the_same_bits_and_another_seed_others(train, fin
     assert digests[0] == digests[1] != digests[2]
 
 
+@pytest.mark.thorough
 def test_a_run_of_more_epochs_resumes_to_what_it_had_given_at_once(train):
     plateau = ("scheduler=plateau", "scheduler.patience=0", "scheduler.monitor=train/loss")
     straight = train("trainer.max_epochs=3", *plateau, *SIMPLE_CNN)
@@ -259,6 +261,7 @@ def test_the_stage_cost_by_itself_opens_no_image_and_loads_no_weights(train, tmp
     assert ran.record.model.macs_thop == 44_046_916 and ran.record.val is None
 
 
+@pytest.mark.thorough
 def test_a_job_of_a_sweep_that_fails_is_recorded_and_the_others_run(train, tmp_path):
     ran = train("-m", "datamodule.batch_size=99,8", *SIMPLE_CNN, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert ran.status == 1

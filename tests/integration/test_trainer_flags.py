@@ -89,7 +89,10 @@ def test_with_a_time_limit_the_schedule_ends_with_it(train, rates, monkeypatch):
     assert rates == pytest.approx(half_cosine(12))  # four epochs, after the time is over
 
 
-@pytest.mark.parametrize(("scheduler", "length", "unit"), [("cosine", 4, "epochs"), ("one_cycle", 12, "steps")])
+@pytest.mark.parametrize(
+    ("scheduler", "length", "unit"),
+    [("cosine", 4, "epochs"), pytest.param("one_cycle", 12, "steps", marks=pytest.mark.thorough)],
+)
 def test_a_longer_resume_has_the_schedule_of_the_longer_training(train, rates, scheduler, length, unit):
     ran = train(*SIMPLE_CNN, f"scheduler={scheduler}", "stages=[fit]")
     rates.clear()
@@ -114,10 +117,10 @@ def test_a_longer_resume_has_the_schedule_of_the_longer_training(train, rates, s
 
 @pytest.mark.parametrize(("before", "after", "expected"), [
     ("cosine", "plateau", [0.003] * 3),
-    ("one_cycle", "none", [0.003] * 3),
-    ("plateau", "none", [0.003] * 3),
+    pytest.param("one_cycle", "none", [0.003] * 3, marks=pytest.mark.thorough),
+    pytest.param("plateau", "none", [0.003] * 3, marks=pytest.mark.thorough),
     ("plateau", "cosine", half_cosine(3, first=2) * 3),
-    ("none", "cosine", half_cosine(3, first=2) * 3),
+    pytest.param("none", "cosine", half_cosine(3, first=2) * 3, marks=pytest.mark.thorough),
 ])  # fmt: skip
 def test_a_resume_with_another_scheduler_starts_from_the_learning_rate_of_its_command(
     train, rates, monkeypatch, before, after, expected
@@ -136,6 +139,7 @@ def test_a_resume_with_another_scheduler_starts_from_the_learning_rate_of_its_co
     assert f"{expected[0]:.2g} instead of {left:.2g} in the checkpoint" in line
 
 
+@pytest.mark.thorough
 def test_a_shorter_resume_has_the_schedule_of_the_shorter_training(train, rates, monkeypatch):
     at_step(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
     stopped = train(*SIMPLE_CNN, "scheduler=one_cycle", "scheduler.warmup_fraction=0", "trainer.max_epochs=9")
@@ -161,6 +165,7 @@ def test_max_steps_ends_an_epoch_in_its_middle_with_a_whole_result(train, schedu
     assert ran.record.run.debug is None
 
 
+@pytest.mark.thorough
 def test_accumulated_batches_are_one_step_and_the_end_of_an_epoch_too(train):
     """Of three batches the first two are a step, the last one is another: two an epoch."""
     ran = train(*SIMPLE_CNN, "trainer.accumulate_grad_batches=2", "trainer.max_steps=3", "trainer.min_epochs=2")
@@ -175,6 +180,7 @@ def test_accumulated_batches_are_one_step_and_the_end_of_an_epoch_too(train):
     assert steps(ran.folder) == 5 and [row["epoch"] for row in metrics(ran.folder)] == ["1", "2", "3"]
 
 
+@pytest.mark.thorough
 def test_stopped_between_accumulated_batches_it_resumes_to_the_same_bits(train, monkeypatch):
     """Five batches of four images are stopped after the third, which waits for the step that the fourth makes."""
     flags = (
@@ -389,7 +395,14 @@ def test_a_checkpoint_in_the_middle_of_another_epoch_is_refused(train, monkeypat
     assert ran.status == 1 and "resume with the run's own seed" in ran.err
 
 
-@pytest.mark.parametrize(("size", "batches"), [(4, [4, 4]), (5, [4, 4]), (12, [8])])
+@pytest.mark.parametrize(
+    ("size", "batches"),
+    [
+        pytest.param(4, [4, 4], marks=pytest.mark.thorough),
+        (5, [4, 4]),
+        pytest.param(12, [8], marks=pytest.mark.thorough),
+    ],
+)
 def test_an_epoch_that_resumes_with_batches_of_another_size_sees_each_image_once(
     train, monkeypatch, rates, size, batches
 ):
@@ -427,6 +440,7 @@ def test_debug_on_top_of_a_run_that_resumes_sets_its_flags_and_marks_it(train):
     assert [row["epoch"] for row in metrics(fast.folder)] == ["1", "2", "3"] and ran.record.run.debug is None
 
 
+@pytest.mark.thorough
 def test_a_sweep_of_a_debug_file_is_refused_and_one_of_debug_runs_has_no_page(train, tmp_path):
     refused = train("-m", "debug=fast", "seed=1,2")
     assert refused.status == 1 and refused.err.startswith("ERROR: debug=fast with -m: a debug run is never ranked")

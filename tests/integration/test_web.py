@@ -170,6 +170,7 @@ def resize_roughly(resize_tensor):
     return nearest
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("part", "broken"), [
     ("normalize", shift), ("normalize", swap_channels), ("resize_tensor", resize_roughly),
 ])  # fmt: skip
@@ -211,6 +212,7 @@ def test_a_folder_with_another_weight_is_not_written(without_npm, run, graph, tm
     assert not (tmp_path / "site").exists()
 
 
+@pytest.mark.thorough
 def test_a_folder_whose_maps_are_not_grad_cam_is_not_written(without_npm, truncated_run, graph, tmp_path, monkeypatch):
     change_weights(monkeypatch, "weights", lambda values: values[::-1].copy())
     with pytest.raises(UserError, match=r"format=web: its class maps differ from Grad-CAM by .*; nothing was written"):

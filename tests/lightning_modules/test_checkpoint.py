@@ -90,6 +90,7 @@ def test_weights_that_two_layers_share_are_written_twice():
     assert torch.equal(written["a"], weight) and torch.equal(written["b"], weight.T)
 
 
+@pytest.mark.thorough
 def test_networks_need_only_torchvision_and_checkpoints_no_lightning(tmp_path):
     path = make_checkpoint(tmp_path / "best.ckpt")
     code = (

@@ -17,10 +17,10 @@ def cut(backbone: str, keep: str) -> nn.Module:
     [
         "shufflenet_v2_x0_5",  # numbered children
         "squeezenet1_1",  # of `features`
-        "resnet18",  # layers that change their input in place
-        "mnasnet0_5",  # in stages
-        "lcnet_050",
-        "vit_tiny_patch16_224",  # tokens
+        pytest.param("resnet18", marks=pytest.mark.thorough),  # layers that change their input in place
+        pytest.param("mnasnet0_5", marks=pytest.mark.thorough),  # in stages
+        pytest.param("lcnet_050", marks=pytest.mark.thorough),
+        pytest.param("vit_tiny_patch16_224", marks=pytest.mark.thorough),  # tokens
         pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow),  # NHWC
     ],
 )

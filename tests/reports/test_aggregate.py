@@ -138,6 +138,7 @@ def test_seeds_that_train_on_parts_of_their_own_are_one_row_unless_the_data_chan
     assert sorted(row.seeds for group in summary().groups for row in group.rows) == [[1, 2, 3], [4], [5]]
 
 
+@pytest.mark.thorough
 def test_seeds_of_a_command_with_half_of_the_training_images_are_one_row(train, tmp_path):
     sweep = tmp_path / "sweep"
     half = ("datamodule.train_fraction=0.5", "stages=[fit,test]", "trainer.max_epochs=1", *SIMPLE_CNN, "logger=none")

@@ -99,6 +99,7 @@ def test_the_overview_is_shown_small_and_a_damaged_one_is_not(runs, tmp_path):
     assert overview(path) is None
 
 
+@pytest.mark.thorough
 @needs_chromium
 def test_in_a_browser_commands_are_copied_and_tips_open_without_a_mouse(runs):
     page_file = write_report(str(runs)).page

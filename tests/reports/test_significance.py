@@ -213,7 +213,7 @@ def fake_row(name, macs, val, test):
 @pytest.mark.parametrize(("accuracies", "n", "seeds", "sd", "replicates"), [
     (np.arange(0.9, 0.79, -0.02), 445, 1, 0.0, 100),  # six networks, each 0.02 below the next larger
     # Validation chooses the luckiest seeds, which are as lucky on test: 0.13 to 0.25 where it was tested by itself
-    (np.array([0.9, *[0.8795] * 10]), 10_000, 5, 0.01, 40),
+    pytest.param(np.array([0.9, *[0.8795] * 10]), 10_000, 5, 0.01, 40, marks=pytest.mark.thorough),
 ])  # fmt: skip
 def test_more_rows_do_not_make_a_bad_network_pass(accuracies, n, seeds, sd, replicates):
     """The one that is named was truly 0.02 or more below the largest in all of 400 replicates before."""

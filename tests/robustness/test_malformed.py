@@ -214,6 +214,7 @@ def checked(tmp_path):
     return check
 
 
+@pytest.mark.thorough
 def test_settings(checked):
     checked([])
     for overrides in malformed.settings():

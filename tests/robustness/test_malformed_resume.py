@@ -46,6 +46,7 @@ def last(train, monkeypatch, tmp_path):
     return path
 
 
+@pytest.mark.thorough
 def test_parts_of_another_type(last):
     usual = torch.load(last, weights_only=True)
     assert intact_checkpoint(last) == last

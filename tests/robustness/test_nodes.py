@@ -59,6 +59,7 @@ def by_torchrun(*arguments, **environment):
     return start_all([([*launcher, f"--node-rank={node}", *arguments], environment) for node in range(2)])
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(200)
 def test_tasks_of_srun_train_one_network(train, two_colors, tmp_path):
     folder = tmp_path / "outputs" / "run"

@@ -71,8 +71,8 @@ def test_nor_is_it_lost_where_its_folder_is_named(train, made, more):
 
 @pytest.mark.parametrize("where", [
     "datamodules.image_datamodule.ImageDataModule.setup",  # while images are read
-    "engine.run.stages.fit",
-    "lightning_modules.image_classifier.ImageClassifier.training_step",
+    pytest.param("engine.run.stages.fit", marks=pytest.mark.thorough),
+    pytest.param("lightning_modules.image_classifier.ImageClassifier.training_step", marks=pytest.mark.thorough),
 ])  # fmt: skip
 @pytest.mark.parametrize("error", [KeyError("a defect"), StopRequested(signal.SIGTERM)])
 def test_nor_by_what_ends_a_longer_training_before_its_first_step(train, made, monkeypatch, where, error):
@@ -99,6 +99,7 @@ def test_a_new_folder_is_left_by_none(train, tmp_path, monkeypatch):
     assert ran.status == 1 and not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.thorough
 def test_evaluated_again_in_its_own_folder_a_run_keeps_what_it_was_trained_with(train, made, two_colors, tmp_path):
     before, config = made_record(made), content(made.hydra)
     weights = content(made.checkpoints)
@@ -124,6 +125,7 @@ def made_record(folder: RunFolder) -> RunRecord:
     return RunRecord.read(folder)
 
 
+@pytest.mark.thorough
 def test_a_longer_training_that_fails_keeps_the_number_of_test_evaluations(train, made, monkeypatch):
     monkeypatch.setattr("engine.run.stages.evaluate_val", fails(UserError("val: damaged")))
     command = (f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=3")
@@ -136,6 +138,7 @@ def test_a_longer_training_that_fails_keeps_the_number_of_test_evaluations(train
     assert again.status == 0 and again.record.test.test_evaluations == 2, again.err
 
 
+@pytest.mark.thorough
 def test_a_job_that_is_refused_when_its_sweep_runs_again(train, tmp_path):
     sweep = tmp_path / "sweep"
     command = ("-m", "seed=1,2", f"hydra.sweep.dir={sweep}", "trainer.max_epochs=1", *SIMPLE_CNN)
@@ -150,6 +153,7 @@ def test_a_job_that_is_refused_when_its_sweep_runs_again(train, tmp_path):
         assert kept[name] == {path: each for path, each in files.items() if path != "train.log"}
 
 
+@pytest.mark.thorough
 def test_what_a_killed_command_could_not_put_back_the_next_one_does(train, made, tmp_path):
     before = content(made.path)
     command = [f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=4"]

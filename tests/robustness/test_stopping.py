@@ -59,6 +59,7 @@ def straight_and_killed(train, at_step, tmp_path, *settings):
     return straight.folder, killed.path
 
 
+@pytest.mark.thorough
 def test_with_a_list_of_transforms_and_mixed_batches_too(train, at_step, tmp_path):
     settings = (*SIMPLE_CNN, "augmentation=trivial_augment", "batch_transform=mixup", EVERY_TWO_STEPS)
     straight, killed = straight_and_killed(train, at_step, tmp_path, *settings)
@@ -72,7 +73,14 @@ def test_with_loader_processes_too(train, at_step, tmp_path):
     assert outcome(straight) == outcome(killed) and scalars(straight) == scalars(killed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGHUP, marks=pytest.mark.thorough),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_saves_and_the_message_names_the_command_that_resumes(train, finished_run, at_step, number, request):
     if signal.getsignal(number) == signal.SIG_IGN:  # these tests were started by nohup
         signal.signal(number, signal.SIG_DFL)

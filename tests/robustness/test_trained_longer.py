@@ -28,6 +28,7 @@ def kept(made: RunFolder) -> list[Path]:
     return sorted(made.path.with_name("made.replaced").glob("*"))
 
 
+@pytest.mark.thorough
 def test_what_a_run_had_is_kept_beside_and_nothing_of_the_network_before_stays(train, made):
     before, written = content(made.path), {name: (made.path / name).stat().st_mtime_ns for name in OF_NETWORK}
     ran = train(f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=3", "stages=[fit]", small=False, to=made.path)
@@ -41,6 +42,7 @@ def test_what_a_run_had_is_kept_beside_and_nothing_of_the_network_before_stays(t
     assert ran.record.test.test_evaluations == 1 and ran.record.test.accuracy is None
 
 
+@pytest.mark.thorough
 def test_also_where_it_is_stopped_after_its_first_new_epoch(train, made, monkeypatch):
     before = content(made.path)
     at_step(monkeypatch, 10, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -51,6 +53,7 @@ def test_also_where_it_is_stopped_after_its_first_new_epoch(train, made, monkeyp
     assert not [name for name in OF_NETWORK if (made.path / name).exists()]
 
 
+@pytest.mark.thorough
 def test_without_a_readable_record_the_number_of_test_evaluations_is_unknown(train, made):
     made.record.write_text('{"schema": 2, "sta')
     before = content(made.path)
@@ -88,6 +91,7 @@ def test_images_that_changed_between_sessions(train, two_colors, tmp_path):
     assert (kept(made)[0] / "splits.csv").read_bytes() == splits
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_a_run_that_early_stopping_ended_is_not_resumed_without_a_word(train):
     first = train(*EARLY, *SIMPLE_CNN, "optimizer.lr=0.003")
@@ -102,6 +106,7 @@ def test_a_run_that_early_stopping_ended_is_not_resumed_without_a_word(train):
     assert longer.status == 0 and len(RunFolder(first.folder).read_metrics()) == 4, longer.err
 
 
+@pytest.mark.thorough
 def test_an_evaluation_counted_after_a_kill_is_not_taken_back(train, made, tmp_path):
     command = [f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=4"]
     kill_before_training(tmp_path, *command)

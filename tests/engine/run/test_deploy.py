@@ -81,6 +81,7 @@ def test_what_cannot_be_is_known_before_anything_is_trained(train, formats, tmp_
     assert not (tmp_path / "out").exists() and "epoch" not in ran.out
 
 
+@pytest.mark.thorough
 def test_a_format_that_fails_costs_no_run_which_is_measured_later_in_another_one(train, formats):
     ran = train(formats, *QUICK, "deploy=fails", "datamodule.select_on=test")
     found = ran.record.deployed
@@ -100,6 +101,7 @@ def test_a_format_that_fails_costs_no_run_which_is_measured_later_in_another_one
     assert found.other.images == "24 training images" and found.other.accuracy is None
 
 
+@pytest.mark.thorough
 def test_a_sweep_that_has_finished_is_exported_without_training(train, formats, tmp_path):
     sweep = tmp_path / "sweep"
     arguments = (formats, "-m", *QUICK, "seed=1,2", f"hydra.sweep.dir={sweep}")

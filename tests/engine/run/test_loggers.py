@@ -105,6 +105,7 @@ def mlflow_runs(tmp_path: Path) -> tuple:
     return client, client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
 
 
+@pytest.mark.thorough
 def test_csv_wandb_and_mlflow_at_once_have_all_and_change_nothing(train, finished_run, tmp_path, store):
     ran = train("stages=[cost,fit,test]", "logger=[csv,wandb,mlflow]", MAPS, *OFFLINE, store, drawn=True)
     assert ran.status == 0, ran.err
@@ -143,6 +144,7 @@ def test_csv_wandb_and_mlflow_at_once_have_all_and_change_nothing(train, finishe
     assert f"MLflow: mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db" in ran.out
 
 
+@pytest.mark.thorough
 def test_a_resumed_run_keeps_its_loggers_and_loses_nothing(train, finished_run, tmp_path, store, monkeypatch):
     at_step(monkeypatch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))  # in the second epoch
     chosen = ("logger=[tensorboard, csv,mlflow]", store)

@@ -147,6 +147,7 @@ def test_in_a_small_space_equal_points_are_one_trial():
     assert {name: t.number for name, t in study.effective_trials(searched, LETTERS).items()} == {"x-a": 2, "x-b": 4}
 
 
+@pytest.mark.thorough
 def test_the_trial_of_a_killed_process_is_retried_and_no_other(opened, monkeypatch):
     monkeypatch.setattr(study, "HEARTBEAT_S", 1)
     monkeypatch.setattr(study, "GRACE_S", 1)

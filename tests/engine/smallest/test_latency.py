@@ -50,8 +50,8 @@ def timed(monkeypatch) -> list[float]:
 @pytest.mark.parametrize(
     ("backbone", "keeps", "size"),
     [
-        ("squeezenet1_1", ["features.0", "features.7"], 48),
-        ("shufflenet_v2_x0_5", ["maxpool", "stage2"], 32),
+        pytest.param("squeezenet1_1", ["features.0", "features.7"], 48, marks=pytest.mark.thorough),
+        pytest.param("shufflenet_v2_x0_5", ["maxpool", "stage2"], 32, marks=pytest.mark.thorough),
         ("mnasnet0_5", ["layers.8.0"], 32),
         ("test_vit", ["patch_embed"], 160),  # tokens, of which a map is made
     ],
@@ -80,6 +80,7 @@ def test_a_file_computes_what_the_network_computes_that_a_run_builds(backbone, k
     assert len(whole) < len(build_backbone(backbone).state_dict())
 
 
+@pytest.mark.thorough
 def test_each_is_measured_once_and_kept(timed, tmp_path):
     first = [candidate("features.1"), candidate("features.3"), candidate("features.3", image_size=48)]
     measure_latencies(first, 2, tmp_path)

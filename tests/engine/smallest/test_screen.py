@@ -152,6 +152,7 @@ def test_test_images_are_not_looked_at(screened, two_colors, tmp_path):
     assert probes(screened(root=root, folder="b")[0]) == probes(here)
 
 
+@pytest.mark.thorough
 def test_the_same_command_reads_the_results_and_another_metric_the_features(screened, forward_passes, tmp_path):
     given, passes = screened()
     again, same = screened()
@@ -210,6 +211,7 @@ def test_too_little_time_for_any_pass_is_an_error_that_names_the_minutes(screene
     assert not list((tmp_path / "a" / "screen").glob("*.json"))
 
 
+@pytest.mark.thorough
 def test_what_cannot_be_loaded_is_skipped_in_words_and_tried_again(screened, tmp_path, caplog):
     given = [*candidates(), *candidates("squeezenet1_1", (32,))]
     other = tmp_path / "other.pth"
@@ -222,6 +224,7 @@ def test_what_cannot_be_loaded_is_skipped_in_words_and_tried_again(screened, tmp
     assert not any(each.skipped for each in screened(given, squeezenet1_1=str(other))[1])
 
 
+@pytest.mark.thorough
 def test_disk_that_is_full_and_no_cache_do_no_harm(screened, monkeypatch, caplog):
     expected, _ = screened()
 
@@ -246,6 +249,7 @@ def test_least_recently_used_features_are_removed(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.thorough
 def test_a_pass_of_another_process_is_waited_for(screened, forward_passes, tmp_path):
     given, _ = screened()
     folder = tmp_path / "a" / "screen"
@@ -275,6 +279,7 @@ def _killed_in_second_pass(run) -> None:
     run()
 
 
+@pytest.mark.thorough
 def test_killed_in_a_pass_only_that_one_is_done_again(screened, forward_passes, tmp_path):
     process = multiprocessing.get_context("fork").Process(target=_killed_in_second_pass, args=(screened,))
     process.start()
@@ -303,6 +308,7 @@ def test_many_images_a_part_with_every_class_is_used(screened, monkeypatch, capl
     assert caplog.text.count("probes use 9 of 24 images of train and 5 of 12 of val") == 1
 
 
+@pytest.mark.thorough
 def test_images_of_16_bits_and_twenty_classes(screened, tmp_path):
     generator = np.random.default_rng(0)
     for number in range(20):

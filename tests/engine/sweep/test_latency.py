@@ -18,7 +18,7 @@ def beside_others(monkeypatch):
     monkeypatch.setattr(SweepProgress, "is_training", lambda self, beside=None: beside is not None)
 
 
-@pytest.mark.parametrize("stages", ["[cost,fit,test]", "[cost]"])
+@pytest.mark.parametrize("stages", [pytest.param("[cost,fit,test]", marks=pytest.mark.thorough), "[cost]"])
 def test_jobs_side_by_side_are_measured_when_all_have_ended(train, tmp_path, beside_others, stages):
     command = ("-m", "seed=1,2", *SIMPLE_CNN, "trainer.max_epochs=1", f"stages={stages}")
     ran = train(*command, f"hydra.sweep.dir={tmp_path / 'sweep'}")
@@ -36,6 +36,7 @@ def test_jobs_side_by_side_are_measured_when_all_have_ended(train, tmp_path, bes
     assert "latency_p50_ms" in (tmp_path / "sweep" / "table.csv").read_text()  # of the page, which is made afterwards
 
 
+@pytest.mark.thorough
 def test_a_disturbed_latency_is_measured_again_by_the_same_command(train, tmp_path, monkeypatch):
     found = [("busy", 99.0), ("busy", 98.0), (None, 5.0)]
 
@@ -93,6 +94,7 @@ def test_a_network_that_is_gone_costs_the_sweep_nothing(train, tmp_path, beside_
     assert ran.status == 0 and "no such checkpoint" in ran.out and "Page: " in ran.out
 
 
+@pytest.mark.thorough
 def test_jobs_of_one_process_measure_networks_of_the_same_structure_once(train, tmp_path, monkeypatch):
     measured = []
 

@@ -22,6 +22,7 @@ def tables(folder):
     }
 
 
+@pytest.mark.thorough
 def test_a_killed_sweep_ends_as_one_that_was_not_and_reruns_only_what_failed(train, tmp_path, monkeypatch):
     def sweep(name):
         return train("-m", "seed=1,2", *SIMPLE_CNN, f"hydra.sweep.dir={tmp_path / name}", to=tmp_path / name)

@@ -150,6 +150,7 @@ def test_the_seeds_of_the_experiments(name):
     assert next(iter(completed.hydra.sweeper.params)) == "seed"
 
 
+@pytest.mark.thorough
 def test_a_sweep_with_seeds_is_one_row_and_resumes_in_its_folders(train, tmp_path):
     command = ("-m", "optimizer=adam,sgd", "seeds=2", "seed=5", *SIMPLE_CNN, "trainer.max_epochs=1")
     refused = train(*command, f"hydra.sweep.dir={tmp_path / 'sweep'}")
