@@ -50,6 +50,7 @@ def test_the_statistics_are_those_of_the_training_images(train, small_data, aver
     assert ran.record.val.loss == pytest.approx(min(float(row["val/loss"]) for row in rows), rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_training_does_not_see_them(train):
     usual, other = train("stages=[fit]"), train(*ON, "stages=[fit]")
     before, after = state(usual.folder), state(other.folder)

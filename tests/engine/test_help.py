@@ -138,6 +138,7 @@ for verb, arguments, status in {CASES + NEED_SCIPY!r}:
     assert all("True []" in line or "True ['scipy']" in line for line in with_scipy), lines
 
 
+@pytest.mark.thorough
 def test_names_are_completed():
     def completed(line: str) -> list[str]:
         done = run("train.py", "-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))

@@ -168,6 +168,7 @@ def quick_watch(monkeypatch):
         monkeypatch.setattr(heartbeat, name, seconds)
 
 
+@pytest.mark.thorough
 def test_a_process_that_reads_for_long_is_waited_for(both, quick_watch):
     def read(process):
         processes._store(process)

@@ -77,6 +77,7 @@ def test_none_is_a_choice():
     assert instantiate(config, "scheduler") is None and instantiate(config, "logger") is None
 
 
+@pytest.mark.thorough
 def test_callbacks_can_be_a_file_of_the_user_s_own(train, tmp_path):
     (tmp_path / "conf" / "callbacks").mkdir(parents=True)
     node = {"stamp": {"_target_": f"{Stamp.__module__}.Stamp", "text": "mine"}}

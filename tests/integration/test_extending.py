@@ -198,6 +198,7 @@ def test_what_does_not_do_its_part_is_refused_before_training(own, cells, train,
     assert not (ran.folder / "checkpoints").exists()
 
 
+@pytest.mark.thorough
 def test_a_loss_that_keeps_weights_and_a_metric_that_fails_once_cost_nothing_else(own, cells, train):
     """The loss has a buffer, the metric raises on resamples only; the network is measured all the same."""
     path = own / "my_package" / "losses.py"

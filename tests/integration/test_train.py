@@ -252,6 +252,7 @@ def test_tensorboard_holds_scalars_images_and_hyper_parameters(finished_run):
     assert "_hparams_/experiment" not in events.summary_metadata  # else those of one run would be the columns of all
 
 
+@pytest.mark.thorough
 def test_the_stage_cost_by_itself_opens_no_image_and_loads_no_weights(train, tmp_path):
     root = make_images(tmp_path / "data", {"blue": 10, "red": 10})
     for image in root.rglob("*.png"):

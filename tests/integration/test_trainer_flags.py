@@ -89,10 +89,8 @@ def test_with_a_time_limit_the_schedule_ends_with_it(train, rates, monkeypatch):
     assert rates == pytest.approx(half_cosine(12))  # four epochs, after the time is over
 
 
-@pytest.mark.parametrize(
-    ("scheduler", "length", "unit"),
-    [("cosine", 4, "epochs"), pytest.param("one_cycle", 12, "steps", marks=pytest.mark.thorough)],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize(("scheduler", "length", "unit"), [("cosine", 4, "epochs"), ("one_cycle", 12, "steps")])
 def test_a_longer_resume_has_the_schedule_of_the_longer_training(train, rates, scheduler, length, unit):
     ran = train(*SIMPLE_CNN, f"scheduler={scheduler}", "stages=[fit]")
     rates.clear()
@@ -395,14 +393,8 @@ def test_a_checkpoint_in_the_middle_of_another_epoch_is_refused(train, monkeypat
     assert ran.status == 1 and "resume with the run's own seed" in ran.err
 
 
-@pytest.mark.parametrize(
-    ("size", "batches"),
-    [
-        pytest.param(4, [4, 4], marks=pytest.mark.thorough),
-        (5, [4, 4]),
-        pytest.param(12, [8], marks=pytest.mark.thorough),
-    ],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize(("size", "batches"), [(4, [4, 4]), (5, [4, 4]), (12, [8])])
 def test_an_epoch_that_resumes_with_batches_of_another_size_sees_each_image_once(
     train, monkeypatch, rates, size, batches
 ):

@@ -54,6 +54,7 @@ def test_the_best_so_far_steps_at_each_better_trial(searched):
     )
 
 
+@pytest.mark.thorough
 def test_both_pages_of_a_search_show_it_and_that_of_the_retrained_leads_to_the_trials(searched):
     for folder, leads in (("", True), ("retrained", True), ("trials", False)):
         page = Parsed(write_report(str(searched / folder)).page.read_text())

@@ -130,6 +130,7 @@ def test_checkpoints(tmp_path, caplog):
     assert "27 of its weights are NaN" in caplog.text
 
 
+@pytest.mark.thorough
 def test_records_and_tables_of_runs(tmp_path):
     make_run(tmp_path / "good", n={"val": 6, "test": 6}, epochs=2)
     text = (tmp_path / "good" / "result.json").read_text()

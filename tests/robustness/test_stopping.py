@@ -113,6 +113,7 @@ def test_a_signal_ends_a_whole_sweep(train, at_step, tmp_path):
     assert not (tmp_path / "sweep" / "seed-2").exists()
 
 
+@pytest.mark.thorough
 def test_interrupted_between_training_and_test_only_the_test_is_run(train, finished_run, tmp_path):
     folder = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "run"))
     interrupted = finished_run.record

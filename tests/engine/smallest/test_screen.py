@@ -144,6 +144,7 @@ def test_what_is_known_of_the_images_is_shown_once(screened, two_colors, tmp_pat
     assert all(text.startswith("screen: ") for level, text in shown if level == "INFO")
 
 
+@pytest.mark.thorough
 def test_test_images_are_not_looked_at(screened, two_colors, tmp_path):
     root = shutil.copytree(two_colors, tmp_path / "images")
     here, _ = screened(root=root)
