@@ -91,7 +91,8 @@ class RacePruning(OptunaPruning):
 
     def _reason(self, epoch: int) -> str:
         return (
-            f"after epoch {epoch}: {self._label} {self._values[epoch]:.4f}, best at that epoch {self._best(epoch):.4f}"
+            f"after epoch {epoch}, behind by accuracy and cost: {self._label} {self._values[epoch]:.4f}, best at that epoch "
+            f"{self._best(epoch):.4f}"
         )
 
 

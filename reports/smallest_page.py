@@ -287,10 +287,8 @@ def _trained_table(record: SmallestRecord, ranked: list[int]) -> Table:
             Column("probe", lambda each: _measured_cell(each.probe)),
             Column("validation", lambda each: _measured_cell(each.trained.val)),
             Column("test", lambda each: _measured_cell(each.trained.test)),
-            Column("ended", lambda each: Cell(*[_ended(each.trained)] * 2), is_text=True),
+            Column("ended", lambda each: Cell(*[_ended(each.trained)] * 2, _length(each.trained)), is_text=True),
             *_cost_columns(candidates),
-            Column("runs", lambda each: Cell(str(len(each.trained.runs)), len(each.trained.runs))),
-            Column("epochs", lambda each: Cell(str(each.trained.epochs or "-"), each.trained.epochs)),
         ],
         candidates,
     )
@@ -350,6 +348,11 @@ def _exported_file(candidate: Candidate) -> Cell:
 def _ended(trained: Trained) -> str:
     reason = f": {clean(trained.reason)}" if trained.reason else ""
     return ENDED[trained.ended] + reason
+
+
+def _length(trained: Trained) -> str:
+    epochs = f" of {plural(trained.epochs, 'epoch')}" if trained.epochs else ""
+    return plural(len(trained.runs), "run") + epochs
 
 
 def _weights(candidate: Candidate) -> str:

@@ -148,7 +148,7 @@ def test_in_a_race_a_candidate_near_the_best_stays_and_the_worse_half_is_pruned_
     assert race([reference, near, far, as_near]) == [
         "finished",
         "finished",
-        "after epoch 2: val accuracy 0.7000, best at that epoch 0.8000",
+        "after epoch 2, behind by accuracy and cost: val accuracy 0.7000, best at that epoch 0.8000",
         "finished",
     ]
 
