@@ -58,6 +58,7 @@ def test_an_epoch_without_validation_is_not_compared(train, given):
     assert ran.record.best.epoch == 4
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("average", [[], ["callbacks=ema"]])
 def test_a_tie_with_an_epoch_before_an_interruption_is_decided_by_its_loss(train, given, average):
     given(accuracy=[0.8, 0.9], loss=[0.7, 0.5])
@@ -70,6 +71,7 @@ def test_a_tie_with_an_epoch_before_an_interruption_is_decided_by_its_loss(train
     assert resumed.record.best.epoch == 4
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_of_an_older_version_resumes_and_keeps_its_best_epoch_in_a_tie(train, given):
     given(accuracy=[0.8, 0.9], loss=[0.7, 0.5])
     ran = train("trainer.max_epochs=2", *FIT)

@@ -82,7 +82,8 @@ def test_measuring_the_shift_changes_nothing_in_the_network():
     assert not network[0]._forward_pre_hooks
 
 
-@pytest.mark.parametrize("similar_below, kept", [(100, True), pytest.param(0, False, marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("similar_below, kept", [(100, True), (0, False)])
 def test_auto_keeps_the_statistics_or_learns_them_and_a_resumed_run_does_the_same(
     train, pretrained, similar_below, kept
 ):

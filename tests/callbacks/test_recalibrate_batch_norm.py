@@ -24,10 +24,11 @@ def statistics(weights):
     return {name: value for name, value in weights.items() if "running_" in name}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "average",
     [
-        pytest.param([], id="weights", marks=pytest.mark.thorough),
+        pytest.param([], id="weights"),
         pytest.param(["callbacks.ema.enabled=true"], id="average"),
     ],
 )

@@ -187,6 +187,7 @@ def decoded(src: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(src.partition(",")[2])))
 
 
+@pytest.mark.thorough
 @needs_chromium
 def test_the_page_in_chromium(explained):
     playwright = pytest.importorskip("playwright.sync_api")

@@ -154,6 +154,7 @@ def test_the_file_resizes_and_normalizes_as_training_does(exported, images, tmp_
         )
 
 
+@pytest.mark.thorough
 def test_with_the_runtime_s_own_resize_the_difference_is_measured_and_binds_nothing(run, images, tmp_path):
     native, out = OnnxFile("native"), str(tmp_path / "native.onnx")
     made = module.export(str(run.best_checkpoint), format=native, images=str(images), out=out, largest_difference=1e-9)

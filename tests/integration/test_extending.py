@@ -111,6 +111,7 @@ def test_a_network_that_raises_in_predict_is_one_line(own, cells, train, in_proc
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.thorough
 def test_a_head_of_the_user_s_own_and_optimizer_and_schedule_of_torch_by_yaml_only(
     own, cells, train, in_process, tmp_path
 ):

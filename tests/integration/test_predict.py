@@ -80,6 +80,7 @@ def runs(finished_run, tmp_path):
     return [RunFolder(shutil.copytree(finished_run.folder, tmp_path / name)) for name in "AC"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tested", [True, False], ids=["tested before", "never tested"])
 def test_the_test_images_of_the_model_s_run_are_counted_whoever_lists_them(runs, predict, two_colors, tmp_path, tested):
     a, c = runs

@@ -75,6 +75,7 @@ def test_a_schedule_by_epochs_ends_with_a_fast_run_too(train, rates):
     assert refused.status == 1 and "scheduler.epochs=2: ends before trainer.max_epochs=3" in refused.err
 
 
+@pytest.mark.thorough
 def test_with_a_time_limit_the_schedule_ends_with_it(train, rates, monkeypatch):
     """By a clock of the test, on which a step takes a tenth of the limit."""
     from lightning.pytorch.callbacks import Timer
@@ -378,6 +379,7 @@ def test_overfitting_sees_the_same_images_without_augmentation_and_learns_them_b
     assert "same images accuracy 1.0000" in ran.out and "Accuracy on 8 training images only 1.000 (8 of 8" in ran.out
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_in_the_middle_of_another_epoch_is_refused(train, monkeypatch):
     at_step(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
     stopped = train(*SIMPLE_CNN)
@@ -422,6 +424,7 @@ def test_an_epoch_that_resumes_with_batches_of_another_size_sees_each_image_once
     assert [row["epoch"] for row in metrics(stopped.folder)] == ["1", "2"]
 
 
+@pytest.mark.thorough
 def test_debug_on_top_of_a_run_that_resumes_sets_its_flags_and_marks_it(train):
     ran = train(*SIMPLE_CNN)
     last = ran.folder / "checkpoints" / "last.ckpt"

@@ -39,6 +39,7 @@ def links(page):
     return [page.parent / unquote(urlsplit(href).path) for href in hrefs if href.startswith("./")]
 
 
+@pytest.mark.thorough
 def test_links_resolve_beside_the_runs_elsewhere_and_after_a_move(runs, tmp_path):
     page = write_report(str(runs)).page
     found = {path.resolve().relative_to(runs).as_posix() for path in links(page)}

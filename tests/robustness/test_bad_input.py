@@ -149,6 +149,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(train, tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_of_another_network_or_other_classes(train, tmp_path, finished):
     last = finished.last_checkpoint
     assert says(

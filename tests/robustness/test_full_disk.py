@@ -65,6 +65,7 @@ def ends_in_one_line(ran):
     assert "no space is left on the disk; free some, or write elsewhere: hydra.run.dir=DIR" in errors[0]
 
 
+@pytest.mark.thorough
 def test_filled_while_it_trains_the_best_checkpoint_stays_and_it_resumes_to_the_same_bits(
     train, finished_run, disk, monkeypatch
 ):

@@ -56,6 +56,7 @@ def test_a_run_and_a_sweep_end_before_they_start(train, place, monkeypatch, argu
     check(ran, place, argument or "hydra.run.dir")
 
 
+@pytest.mark.thorough
 def test_a_run_there_can_be_evaluated_but_not_resumed(train, finished_run, tmp_path):
     folder = shutil.copytree(finished_run.folder, tmp_path / "first")
     bound = subprocess.run(["mount", "--bind", folder, folder], capture_output=True, check=False)

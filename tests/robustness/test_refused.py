@@ -173,6 +173,7 @@ def test_a_run_without_a_readable_record_is_kept_beside(train, made):
     assert content(made.path.with_name("made.replaced") / "unreadable" / "checkpoints") == weights
 
 
+@pytest.mark.thorough
 def test_an_interrupted_run_is_as_it_was_after_what_is_refused_and_resumes(train, two_colors, tmp_path, monkeypatch):
     root = Path(shutil.copytree(two_colors, tmp_path / "data"))
     command = (*SIMPLE_CNN, f"hydra.run.dir={tmp_path / 'run'}")

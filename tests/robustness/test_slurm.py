@@ -55,6 +55,7 @@ def scontrol(tmp_path, monkeypatch):
         signal.signal(number, handler)
 
 
+@pytest.mark.thorough
 def test_its_signal_saves_and_the_same_command_resumes(train, finished_run, scontrol, monkeypatch, tmp_path):
     assert SLURMEnvironment.detect()  # Lightning, which can requeue too, sees the cluster
     at_step(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGUSR1))

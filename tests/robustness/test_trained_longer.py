@@ -73,6 +73,7 @@ def test_without_a_readable_record_the_number_of_test_evaluations_is_unknown(tra
     assert again.status == 0 and again.record.test.test_evaluations is None, again.err
 
 
+@pytest.mark.thorough
 def test_images_that_changed_between_sessions(train, two_colors, tmp_path):
     root = Path(shutil.copytree(two_colors, tmp_path / "data"))
     first = train(*SIMPLE_CNN, "trainer.max_epochs=1", root=root, to=tmp_path / "made")

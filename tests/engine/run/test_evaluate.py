@@ -65,6 +65,7 @@ def test_writing_a_decision_keeps_the_weights_and_a_failure_keeps_the_file(finis
     assert best.read_bytes() == content and not list(best.parent.glob(".best*"))
 
 
+@pytest.mark.thorough
 def test_evaluating_again_gives_the_same_and_is_counted_as_is_resuming(train, finished_run, tmp_path):
     folder = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "trained"))
     before = finished_run.record
@@ -106,6 +107,7 @@ def test_a_model_that_is_evaluated_on_other_images_is_evaluated_on_them_for_the_
     assert files_of(trained) == before
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tested", [True, False], ids=["tested before", "never tested"])
 def test_the_same_images_under_other_names_are_counted(train, finished_run, two_colors, tmp_path, tested):
     trained = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "trained"))
@@ -123,6 +125,7 @@ def test_the_same_images_under_other_names_are_counted(train, finished_run, two_
     assert ran.record.test.test_evaluations == RunRecord.read(trained).test.test_evaluations == 1 + tested
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("splits", [["datamodule.folds=null", "datamodule.fold=null"], []], ids=["val", "fold"])
 def test_a_fold_s_model_is_counted_on_the_test_images_whatever_is_val(train, tmp_path, splits):
     fold = train(*SIMPLE_CNN, "datamodule.folds=3", "datamodule.fold=1", "trainer.max_epochs=1")

@@ -169,6 +169,7 @@ def test_a_resumed_run_keeps_its_loggers_and_loses_nothing(train, finished_run, 
     assert len(client.get_metric_history(runs[1].info.run_id, "val/loss")) == 2
 
 
+@pytest.mark.thorough
 def test_each_job_of_a_sweep_is_a_run_of_its_own(train, tmp_path):
     place = tmp_path / "sweep"
     settings = ("trainer.max_epochs=1", *SIMPLE_CNN, "logger=wandb", *OFFLINE)

@@ -18,7 +18,8 @@ def beside_others(monkeypatch):
     monkeypatch.setattr(SweepProgress, "is_training", lambda self, beside=None: beside is not None)
 
 
-@pytest.mark.parametrize("stages", [pytest.param("[cost,fit,test]", marks=pytest.mark.thorough), "[cost]"])
+@pytest.mark.thorough
+@pytest.mark.parametrize("stages", ["[cost,fit,test]", "[cost]"])
 def test_jobs_side_by_side_are_measured_when_all_have_ended(train, tmp_path, beside_others, stages):
     command = ("-m", "seed=1,2", *SIMPLE_CNN, "trainer.max_epochs=1", f"stages={stages}")
     ran = train(*command, f"hydra.sweep.dir={tmp_path / 'sweep'}")
@@ -81,6 +82,7 @@ def test_a_job_of_another_process_is_noticed_by_its_lock(tmp_path, monkeypatch, 
     assert "the latencies of 2 runs are not measured yet: another process still runs jobs of this sweep" in caplog.text
 
 
+@pytest.mark.thorough
 def test_a_network_that_is_gone_costs_the_sweep_nothing(train, tmp_path, beside_others, monkeypatch, caplog):
     usual = latency._measure
 
