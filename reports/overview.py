@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
 from common.atomic_io import write_bytes
@@ -39,6 +39,18 @@ GRAY, BLUE, ORANGE, RED = "0.45", "tab:blue", "tab:orange", "tab:red"
 def overview(record: RunRecord, predictions: Predictions | None = None) -> bytes:
     """Return `draw_overview` as a PNG of 1600 x 900 pixels."""
     return encode_png(figure_pixels(draw_overview(record, predictions), DPI))
+
+
+def write_overview(folder: RunFolder) -> Path:
+    """Draw overview.png from what a run has left; return its path.
+
+    Raises:
+        UserError: see `draw_overview`; or the record cannot be read.
+        OSError: no permission to write, or a full disk.
+    """
+    path = folder.figure("overview")
+    write_bytes(path, overview(RunRecord.read(folder)))
+    return path
 
 
 def draw_overview(record: RunRecord, predictions: Predictions | None = None) -> Figure:
@@ -129,6 +141,9 @@ def _draw_curves(loss: Axes, accuracy: Axes, record: RunRecord) -> None:
     known = both[np.isfinite(both)]
     if known.size and 0 < known.min() < known.max() / 20:
         loss.set_yscale("log")
+        loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if known.max() < 1000 * known.min() else (1,)))
+        loss.yaxis.set_major_formatter("{x:g}")
+        loss.yaxis.set_minor_formatter(NullFormatter())  # its labels would overlap
     measured = record.test if record.data.select_on == "test" else record.val
     if epochs and measured and measured.guessing and chosen_on != "train":
         label = f"always '{axis_name(measured.guessing.name, LONGEST_NAME)}' ({names['val']})"
@@ -260,8 +275,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run that was evaluated")
     folder = RunFolder(parser.parse_args(arguments).run)
     try:
-        path = folder.figure("overview")
-        write_bytes(path, overview(RunRecord.read(folder)))
+        path = write_overview(folder)
     except (UserError, OSError) as error:
         print(f"ERROR: {error}", file=sys.stderr)
         return 1

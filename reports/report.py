@@ -11,11 +11,13 @@ from common.atomic_io import write_text
 from common.checks import check_good_enough, check_target_accuracy
 from common.errors import UserError
 from common.progress import Progress
+from common.run_folder import RunFolder
 from common.text import clean
 from reports.aggregate import aggregate
 from reports.load_runs import common_folder, find_records, given_folders, load_runs
 from reports.provenance import title_of
 from reports.renderers import as_csv, as_latex, as_markdown, as_text
+from reports.run_links import chosen_run
 from reports.studies import search_of
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,8 @@ def write_report(
     title: str | None = None,
     good_enough: float = 0.02,
     target_accuracy: float | None = None,
+    *,
+    draws_overview: bool = False,
 ) -> Written:
     """Write report.html, report.md, table.csv and table.tex.
 
@@ -55,8 +59,8 @@ def write_report(
             None: the folder that holds the runs.
         title: of the page; None: the experiment's name, or what differs.
         good_enough: accuracy that a smaller network may lack against the best and still be good enough.
-
         target_accuracy: accuracy that is enough whatever the best has; the answer then names the smallest network above it.
+        draws_overview: write overview.png into the folder of the chosen run where it has none; the page shows it.
 
     Raises:
         UserError: no runs, none that can be read, no such margin or target, or no permission to write.
@@ -64,7 +68,9 @@ def write_report(
     check_good_enough(good_enough)
     check_target_accuracy(target_accuracy)
     with Progress("reading the runs and writing the report", log):
-        return _write(find_records(where), given_folders(where), out, title, good_enough, target_accuracy)
+        return _write(
+            find_records(where), given_folders(where), out, title, good_enough, target_accuracy, draws_overview
+        )
 
 
 def _write(
@@ -74,8 +80,12 @@ def _write(
     title: str | None,
     good_enough: float,
     target_accuracy: float | None,
+    draws_overview: bool,
 ) -> Written:
     data = aggregate(load_runs(paths, given), good_enough, target_accuracy)
+    if draws_overview:
+        for run in filter(None, map(chosen_run, data.groups)):
+            _draw_overview(run.folder)
     title = clean(title, LONGEST_TITLE) if title else title_of(data)
     from reports.page import make_page  # late: errors come without matplotlib
 
@@ -93,6 +103,18 @@ def _write(
     except OSError as error:
         raise UserError(f"out={out}: {page.parent} cannot be written: {error.strerror}; use out=DIR") from error
     return Written(page, as_text(data).strip(), [why for _, why in data.excluded])
+
+
+def _draw_overview(folder: RunFolder) -> None:
+    """Draw what the jobs of a sweep leave out; where that cannot be done the page is made without it."""
+    if folder.figure("overview").is_file():
+        return
+    from reports.overview import write_overview  # late, as below
+
+    try:
+        write_overview(folder)
+    except (UserError, OSError, ValueError) as error:
+        log.warning("overview.png was not drawn: %s", error)
 
 
 def _names(out: Path) -> tuple[Path, Path, Path, Path]:

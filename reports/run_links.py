@@ -57,19 +57,16 @@ def row_links(row: ResultRow, page_folder: Path) -> list[tuple[str, list[Link]]]
 
 def use(group: ResultGroup, page_folder: Path) -> dict | None:
     """Return what the page shows of the network that the answer names: commands, links, overview; None without a checkpoint."""
-    if group.study and group.study.has_own_answer:
-        return None  # its own page has them
-    row = group.named_row
-    runs = [run for run in row.runs if run.folder.best_checkpoint.is_file()]
-    if not runs or row.guesses or row.ranked_by is None:
+    run = chosen_run(group)
+    if run is None:
         return None
-    run = max(runs, key=_validation_accuracy)
+    row = group.named_row
     why = "the best by validation" if row is group.rows[0] else "the smallest network that is shown to be good enough"
     if len(group.rows) == 1:
         why = ""
     if len(row.runs) > 1:
         seed = f"seed {run.seed}" if run.fold is None else f"seed {run.seed}, fold {run.fold}"
-        why += f"{'; ' if why else ''}{seed}, the best of its {plural(len(runs), 'run')} by validation"
+        why += f"{'; ' if why else ''}{seed}, the best of its {plural(len(_with_checkpoint(row)), 'run')} by validation"
     checkpoint = shlex.quote(quote_override("ckpt", _as_typed(run.folder.best_checkpoint)))
     commands = [f"python predict.py {checkpoint} images=DIR", f"python export.py {checkpoint}"]
     return {
@@ -80,6 +77,19 @@ def use(group: ResultGroup, page_folder: Path) -> dict | None:
         "overview": overview(run.folder.figure(OVERVIEW)),
         "overview_link": link(run.folder.figure(OVERVIEW), page_folder, "overview"),
     }
+
+
+def chosen_run(group: ResultGroup) -> Run | None:
+    """Return the run whose network the answer names; None where none is better than guessing, or has a checkpoint."""
+    if group.study and group.study.has_own_answer:
+        return None  # its own page has it
+    row = group.named_row
+    runs = _with_checkpoint(row)
+    return None if not runs or row.guesses or row.ranked_by is None else max(runs, key=_validation_accuracy)
+
+
+def _with_checkpoint(row: ResultRow) -> list[Run]:
+    return [run for run in row.runs if run.folder.best_checkpoint.is_file()]
 
 
 def overview(path: Path) -> str | None:

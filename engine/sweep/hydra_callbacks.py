@@ -79,7 +79,8 @@ class SweepReport(Callback):
             measure_latencies(self.progress)
             deploy_rest(self.progress, config.deploy, config.register)
         try:
-            report = write_report(str(folder), good_enough=config.good_enough)
+            drawn = config.get("overview") is not False
+            report = write_report(str(folder), good_enough=config.good_enough, draws_overview=drawn)
         except UserError as error:
             log.error("%s: no report: %s", folder, error)
         except Exception as error:  # the runs are done and recorded: a defect of the report must not fail them

@@ -228,6 +228,17 @@ def test_the_safetensors_file_is_evaluated_as_the_best_checkpoint_and_nothing_re
     assert resumed.status == 1 and "cannot be resumed" in resumed.err and "model.weights=FILE" in resumed.err
 
 
+@pytest.mark.parametrize("wanted", ["auto", "false"])
+def test_of_a_sweep_the_chosen_job_has_an_overview_that_its_page_shows(train, tmp_path, wanted):
+    place = tmp_path / "sweep"
+    settings = (*SIMPLE_CNN, "optimizer.lr=0.00001,0.02", "trainer.max_epochs=6", f"overview={wanted}", "logger=none")
+    ran = train("-m", *settings, f"hydra.sweep.dir={place}", to=place)
+    assert ran.status == 0, ran.err
+    drawn = [path.parent.name for path in place.glob("*/overview.png")]
+    assert drawn == (["lr-0.02"] if wanted == "auto" else []), ran.out
+    assert ("Overview of the run: its training" in (place / "report.html").read_text()) == (wanted == "auto")
+
+
 def test_tensorboard_holds_scalars_images_and_hyper_parameters(finished_run):
     events = EventAccumulator(str(finished_run.folder), size_guidance={"images": 0})
     events.Reload()
