@@ -43,7 +43,7 @@ class Int8(OnnxFile):
             return None
         graph = self._floats
         if model.preprocessing:
-            graph = add_preprocessing(graph, model.description, before=self._before)
+            graph = add_preprocessing(graph, model.description)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "floats.onnx")
             save_onnx(graph, file, model.metadata)

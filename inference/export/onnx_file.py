@@ -42,7 +42,6 @@ class OnnxFile(FileFormat):
         if self.native:
             self.exact_instead = "format.resize=pillow"
         self.versions = ""  # of the written file
-        self._before = None  # the graph of its preprocessing
 
     def write(self, model: TrainedModel, path: Path) -> None:
         """Write the network's graph, with its preprocessing around it where that is asked for."""
@@ -53,8 +52,7 @@ class OnnxFile(FileFormat):
             raise UserError(f"format.resize=native cannot be used for a network with {fit}; use format.resize=pillow")
         graph = self.make_graph(model)
         if model.preprocessing:
-            self._before = preprocessing_graph(model.description, self.native)
-            graph = add_preprocessing(graph, model.description, before=self._before)
+            graph = add_preprocessing(graph, model.description, self.native)
         save_onnx(graph, path, model.metadata)
         self.versions = (
             f"; ONNX IR version {graph.ir_version}, opset {max(each.version for each in graph.opset_import)}"
@@ -106,17 +104,17 @@ def preprocessing_graph(description: ModelDescription, native: bool = False):
     return copy.deepcopy(GRAPHS[key])
 
 
-def add_preprocessing(core, description: ModelDescription, before=None):
+def add_preprocessing(core, description: ModelDescription, native: bool = False):
     """Return an ONNX model with resizing and normalization before that of `network_graph` and a softmax after it.
 
     Args:
-        before: what `preprocessing_graph` returned; None: it is made.
+        native: as of `preprocessing_graph`.
     """
     import onnx
     from onnx import compose, helper
     from onnxscript.optimizer import remove_unused_nodes
 
-    before = before or preprocessing_graph(description)
+    before = preprocessing_graph(description, native)
     core = compose.add_prefix(core, "network/", rename_inputs=False, rename_outputs=False)
     further = [output for output in core.graph.output if output.name != LOGITS]
     before.ir_version = core.ir_version

@@ -25,13 +25,7 @@ def statistics(weights):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(
-    "average",
-    [
-        pytest.param([], id="weights"),
-        pytest.param(["callbacks.ema.enabled=true"], id="average"),
-    ],
-)
+@pytest.mark.parametrize("average", [[], ["callbacks.ema.enabled=true"]], ids=["weights", "average"])
 def test_the_statistics_are_those_of_the_training_images(train, small_data, average):
     ran = train(*ON, *average, "callbacks.best_checkpoint.monitor=val/loss")
     assert ran.status == 0, ran.err
