@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 SCHEMA = 2
 LARGEST = 16 * 2**20  # bytes; the record of a thousand classes is half a MiB
 OLDER = {1: "0.1.0"}  # schema -> the version that reads it
-PLACES = {"ckpt_path", "datamodule.cache", "datamodule.cache_max_gib", "datamodule.gpu_cache_gib"}  # where files lie
+PLACES = {  # where files lie, and what a GPU does with the same results
+    "ckpt_path", "datamodule.cache", "datamodule.cache_max_gib", "datamodule.gpu_cache_gib", "trainer.cuda_graphs",
+}  # fmt: skip
 AFTERWARDS = {"seeds", "good_enough", "deploy", "overview"}  # what is done with trained networks
 REPEATS = {"seed", "datamodule.fold"}  # settings that only repeat a run
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "thop", "numpy", "pillow")

@@ -15,6 +15,7 @@ from common.untrusted.description import NEXT, brief, check_decision, check_desc
 from common.untrusted.tensors import is_safetensors, load_tensors, read_safetensors
 from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import build_network, is_full_name
+from lightning_modules.weight_names import load_by_name
 
 if TYPE_CHECKING:
     from lightning_modules.image_classifier import ImageClassifier
@@ -287,7 +288,7 @@ def _check_fits(state: dict, path: Path) -> dict[str, Tensor]:
 
 def _fill(module: nn.Module, state_dict: dict[str, Tensor], path: Path) -> None:
     """Load all weights, and warn of those that are not finite."""
-    module.load_state_dict(state_dict, strict=True)
+    load_by_name(module, state_dict, strict=True)
     odd = sum(int((~torch.isfinite(tensor)).sum()) for tensor in state_dict.values())
     if odd:
         log.warning("%s: %s of its weights are NaN or infinite: its predictions mean nothing", path, f"{odd:,}")

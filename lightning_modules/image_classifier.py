@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from common.errors import UserError
 from common.run_record import Decision
 from common.untrusted.description import CHECKPOINT_SCHEMA
+from lightning_modules.captured_step import CapturedEvaluation, CapturedStep
 from lightning_modules.epoch_end import ends_epoch, steps_in_epoch, stops, time_share
 from lightning_modules.losses import CrossEntropy, DistillationLoss
 from lightning_modules.metrics import EpochMetrics, all_gather
@@ -97,21 +98,37 @@ class ImageClassifier(L.LightningModule):
         self._loaded_schedulers: list[dict] | None = None  # their states in the checkpoint that is resumed
         self._other_scheduler = False  # than in this checkpoint
         self.decision: Decision | None = None  # temperature, threshold, ..., where its checkpoint has them
+        self.captured: CapturedStep | None = None  # this and the next set by callbacks/cuda_graphs.py
+        self.captured_evaluation: CapturedEvaluation | None = None
+        self._is_replayed = False  # whether this step's gradients are there already
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return logits (B, K) of normalized images (B, 3, H, W)."""
         return self.network(pixels.to(self.dtype))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        self._is_replayed = self.captured is not None and self.captured.fits(batch)
+        logits, labels, loss = self.captured.replay(batch) if self._is_replayed else self.predict_and_score(batch)
+        self.train_metrics.update(logits.detach(), labels, loss.detach())
+        return loss
+
+    def optimizer_zero_grad(self, *arguments) -> None:
+        if not self._is_replayed:
+            super().optimizer_zero_grad(*arguments)
+
+    def backward(self, loss: Tensor, *arguments, **options) -> None:
+        if not self._is_replayed:
+            super().backward(loss, *arguments, **options)
+
+    def predict_and_score(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits (B, K), labels (B,) and the mean loss of a batch of the training."""
         logits = self(batch["pixels"])
         targets = batch.get("targets")  # (B, K), where the batch is mixed
         labels = batch["labels"] if targets is None else targets.argmax(1)
         losses = self.loss(logits, labels if targets is None else targets)  # (B,)
         if self.distillation is not None:
             losses = self.distillation(losses, logits, batch["teacher_logits"])
-        loss = (losses * batch["weights"]).mean() if "weights" in batch else losses.mean()
-        self.train_metrics.update(logits.detach(), labels, loss.detach())
-        return loss
+        return logits, labels, (losses * batch["weights"]).mean() if "weights" in batch else losses.mean()
 
     def on_train_start(self) -> None:
         if self.trainer.global_step == 0:
@@ -281,7 +298,9 @@ class ImageClassifier(L.LightningModule):
 
     def _evaluation_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return `rows` (B,), `logits` and `probabilities` (B, K) each, for callbacks/prediction_writer.py."""
-        logits = self(batch["pixels"]).float()
+        captured = self.captured_evaluation
+        logits = captured.replay(batch) if captured and captured.fits(batch) else self(batch["pixels"])
+        logits = logits.float()
         self.evaluation_metrics.update(logits, batch["labels"], F.cross_entropy(logits, batch["labels"]))
         return {"rows": batch["rows"], "logits": logits, "probabilities": logits.softmax(1)}
 

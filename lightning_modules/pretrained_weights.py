@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from lightning_modules.weight_names import head_weights, last_layer, rename
+from lightning_modules.weight_names import head_weights, last_layer, load_by_name, rename
 from lightning_modules.weight_sources import (
     NoneExistError,
     UnavailableError,
@@ -189,7 +189,7 @@ def _load_fitting(network: nn.Module, weights: Weights, classes: Sequence[str] |
     partly = {_layer(name) for name in own if name in renamed and name not in fitting}
     fitting = {name: tensor for name, tensor in fitting.items() if _layer(name) not in partly}
     _leave_last_layer(network, weights, classes, renamed, fitting)
-    network.load_state_dict(fitting, strict=False)
+    load_by_name(network, fitting, strict=False)
     if odd := sum(int((~torch.isfinite(own[name])).sum()) for name in fitting):
         log.warning("%s: %s numbers in it are NaN or infinite", key, f"{odd:,}")
     needed = [

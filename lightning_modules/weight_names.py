@@ -1,6 +1,7 @@
 """Names of weights: those of torchvision, timm, this project and wrappers around them become the network's own."""
 
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator
 
 from torch import Tensor, nn
@@ -71,3 +72,14 @@ def last_layer(network: nn.Module) -> list[str]:
 def _head_of_timm(network: nn.Module) -> str | None:
     head = network.get_classifier() if hasattr(network, "get_classifier") else None
     return next((name for name, module in network.named_modules() if name and module is head), None)
+
+
+def load_by_name(module: nn.Module, weights: State, *, strict: bool) -> None:
+    """Load weights whose names and shapes were compared with the module's.
+
+    A plain dictionary of them lacks the versions of the layers that wrote it, without which torchvision's MNASNet refuses
+    to load; that they fit shows that they are of these versions.
+    """
+    versioned = OrderedDict(weights)
+    versioned._metadata = module.state_dict()._metadata
+    module.load_state_dict(versioned, strict=strict)

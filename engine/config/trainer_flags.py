@@ -12,7 +12,7 @@ from engine.processes import on_nodes
 MOST_DEVICES = 1024
 LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches")
 DEBUGGING = ("fast_dev_run", "overfit_batches", *LIMITS)  # what a run of them measures says nothing about the network
-OWN = (*DEBUGGING, "max_steps")  # done by this project, not by Lightning
+OWN = (*DEBUGGING, "max_steps", "cuda_graphs")  # done by this project, not by Lightning
 WHOLE = (
     "max_epochs", "min_epochs", "max_steps", "min_steps", "accumulate_grad_batches", "check_val_every_n_epoch",
     "log_every_n_steps",
@@ -204,6 +204,8 @@ def _check_devices(trainer: dict) -> None:
             f"trainer.strategy={strategy}: use auto (one process) or ddp (several, each with the whole network); "
             "processes that are started otherwise, or share a network, are not supported"
         )
+    if trainer.get("cuda_graphs") not in (True, False, "auto", None):
+        raise UserError(f"trainer.cuda_graphs={trainer['cuda_graphs']}: use true, false or auto")
     if trainer.get("precision") == "16-true":
         raise UserError(
             "trainer.precision=16-true: weights of 16 bits do not train, since small steps and Adam's epsilon become 0; "

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.checkpoint import BestCheckpoint, LastCheckpoint, SingleFileCheckpoint
+from callbacks.cuda_graphs import CudaGraphs
 from callbacks.epoch_logger import EpochLogger
 from callbacks.epoch_scores import EpochScores
 from callbacks.freeze_backbone import FreezeBackbone
@@ -27,7 +28,7 @@ from common.text import did_you_mean
 from engine.config.instantiate import LIBRARIES, OURS, instantiate
 from engine.state import STATE
 
-OF_EVERY_RUN = (StepSeed, Throughput, EpochLogger, PredictionWriter, TerminateOnNaN, GracefulShutdown)
+OF_EVERY_RUN = (StepSeed, CudaGraphs, Throughput, EpochLogger, PredictionWriter, TerminateOnNaN, GracefulShutdown)
 METRICS = (*METRIC_COLUMNS[1:-1], *SCORE_COLUMNS)
 
 
@@ -57,6 +58,7 @@ def all_callbacks(config: DictConfig, record: RunRecord, further: Sequence[L.Cal
         *([FreezeBackbone(epochs=config.model.freeze)] if config.model.freeze else []),
         *(callback for callback in configured.values() if not isinstance(callback, kinds)),
         *([EpochScores(monitored=monitored)] if monitored else []),
+        CudaGraphs(enabled=config.trainer.get("cuda_graphs", "auto")),  # after all that change a batch or the network
         Throughput(started_s=STATE.started_s),
         EpochLogger(),
         PredictionWriter(),

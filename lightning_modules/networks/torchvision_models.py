@@ -2,7 +2,8 @@
 
 import functools
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torchvision import models
 
 from lightning_modules.networks.errors import NetworkError
@@ -37,4 +38,32 @@ def torchvision_model(*, name: str, num_classes: int) -> nn.Module:
     """
     if name not in TORCHVISION_WEIGHTS:
         raise NetworkError(f"model.name={name}: unknown", name=name, allowed=TORCHVISION_WEIGHTS)
-    return build_anywhere(functools.partial(models.get_model, name, weights=None, num_classes=num_classes))
+    built = build_anywhere(functools.partial(models.get_model, name, weights=None, num_classes=num_classes))
+    for module in built.modules():
+        if type(module) is nn.AdaptiveAvgPool2d and module.output_size not in (1, (1, 1)):  # VGG's
+            module.__class__ = RepeatablePool
+    return built
+
+
+class RepeatablePool(nn.AdaptiveAvgPool2d):
+    """Average (B, C, H, W) to a map of another size on a GPU, too, with gradients that are the same bits each time.
+
+    Those of torch's own adaptive pooling are not, so that `trainer.deterministic=true` refuses them.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pool_by_products(x, self.output_size) if x.is_cuda else super().forward(x)
+
+
+def pool_by_products(x: Tensor, output_size: tuple[int, int]) -> Tensor:
+    """Return what torch's adaptive_avg_pool2d returns for (B, C, H, W), as two matrix products."""
+    with torch.autocast(x.device.type, enabled=False):
+        rows, columns = (_windows(n, size, x.device) for n, size in zip(output_size, x.shape[-2:], strict=True))
+        return (rows @ x.float() @ columns.T).to(x.dtype)
+
+
+def _windows(n: int, size: int, device: torch.device) -> Tensor:
+    """Return (n, size): for each of n windows, what each place adds to its mean; made on the device, for CUDA graphs."""
+    index, place = torch.arange(n, device=device)[:, None], torch.arange(size, device=device)
+    inside = (place >= index * size // n) & (place < -(-(index + 1) * size // n))
+    return inside / inside.sum(1, keepdim=True)

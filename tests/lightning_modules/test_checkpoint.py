@@ -27,6 +27,20 @@ def test_the_plain_network_predicts_what_the_classifier_predicts(tmp_path):
     assert not trained.network.training and trained.description["classes"] == ["ants", "bees"]
 
 
+@pytest.mark.parametrize(
+    "name", ["mnasnet0_5", "mobilenet_v3_small", "shufflenet_v2_x1_0", "efficientnet_b0", "resnet18"]
+)
+def test_a_whole_network_of_torchvision_comes_back_from_its_files(tmp_path, name):
+    network = {"network": "torchvision", "name": name}
+    path = make_checkpoint(tmp_path / "best.ckpt", network=network, image_size=64)
+    classifier, trained = load_classifier(path), load_network(path).network
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(trained(images), classifier(images))
+    started = build_network(num_classes=2, **network).eval()
+    load_initial_weights(started, str(path), backbone=name, classes=["ants", "bees"], download_to=tmp_path)
+    torch.testing.assert_close(started(images), trained(images))
+
+
 def test_a_checkpoint_from_before_there_was_a_fit_squashes(tmp_path):
     path = make_checkpoint(tmp_path / "best.ckpt", fit="pad")
     assert load_network(path).description["fit"] == load_classifier(path).hparams["fit"] == "pad"

@@ -63,10 +63,14 @@ def outcome(folder: Path) -> list:
     tables = [path.read_bytes() for path in (run.metrics, run.predictions("val"), run.predictions("test"))]
     record = RunRecord.read(run)
     best, last = (torch.load(path, weights_only=True) for path in (run.best_checkpoint, run.last_checkpoint))
-    weights = [value.numpy().tobytes() for state in (best, last) for value in state["state_dict"].values()]
+    weights = [_bits(value) for state in (best, last) for value in state["state_dict"].values()]
     moments = last["optimizer_states"][0]["state"].values()
-    moments = [each[name].numpy().tobytes() for each in moments for name in ("exp_avg", "exp_avg_sq")]
+    moments = [_bits(each[name]) for each in moments for name in ("exp_avg", "exp_avg_sq") if name in each]
     return [tables, weights, moments, record.val, record.test, record.decision]
+
+
+def _bits(value: torch.Tensor) -> bytes:
+    return value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()  # bfloat16 too
 
 
 def at_step(monkeypatch, step: int, action) -> None:

@@ -10,6 +10,7 @@ from lightning_modules.networks.errors import NetworkError
 from lightning_modules.networks.registry import build_network, pretrained_name
 from lightning_modules.networks.shufflenet_v1 import channel_shuffle
 from lightning_modules.networks.surgery import batch_norms, set_frozen, shuffle_order, smallest_image_size
+from lightning_modules.networks.torchvision_models import pool_by_products
 from lightning_modules.networks.truncated import BACKBONES
 from tests.support.helpers import FINAL
 
@@ -241,3 +242,13 @@ def test_batch_norms_of_the_user_s_own_average_as_they_say(monkeypatch):
     built = build_network(num_classes=2, **cut)
     assert built.head.norm.momentum == 0.01 and {n.momentum for n in batch_norms(built.backbone).values()} == {0.1}
     assert build_network(num_classes=2, network="mine.SlowNetwork").norm.momentum == 0.01
+
+
+@pytest.mark.parametrize("size", [(7, 7), (8, 8), (2, 2), (13, 10), (1, 20)])
+def test_pooling_by_products_is_torch_s_own(size):
+    x = torch.randn(2, 3, *size, dtype=torch.float32, requires_grad=True)
+    pooled, expected = pool_by_products(x, (7, 7)), torch.nn.functional.adaptive_avg_pool2d(x, (7, 7))
+    torch.testing.assert_close(pooled, expected)
+    weights = torch.randn_like(expected)
+    (gradient,), (own,) = (torch.autograd.grad((each * weights).sum(), x) for each in (pooled, expected))
+    torch.testing.assert_close(gradient, own)
