@@ -325,6 +325,10 @@ class Screen:
         network = network.eval().to(device, memory_format=torch.channels_last)
         found = [np.empty((len(images.rows), channels), np.float32) for channels in network.channels]
         total, size, seconds = len(images.rows), BATCH_ON_GPU if device.type == "cuda" else BATCH_ON_CPU, 0.0
+        if device.type == "cuda":  # its first pass loads kernels for seconds, which says nothing about the others
+            side = images.data.image_size
+            network(torch.zeros(min(size, total), 3, side, side, device=device))
+            torch.cuda.synchronize(device)
         begun, watch = time.monotonic(), CoreWatch()
         for start in range(0, total, size):
             rows = images.rows[start : start + size]

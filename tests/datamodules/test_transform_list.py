@@ -197,6 +197,7 @@ def test_what_is_no_transform_is_refused():
         TransformList(transforms=[v2.Identity(), "flip"])
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 def test_on_a_gpu_the_draws_are_those_of_the_processor(image):
     augmentation = TransformList(transforms=[v2.RandomHorizontalFlip(), v2.RandomErasing(p=0.5)])
