@@ -24,6 +24,7 @@ from scipy import fft
 
 from common.atomic_io import write_bytes
 from common.locks import one_at_a_time
+from common.progress import Progress
 from datamodules.cached_pixels import Look, PixelCache
 from datamodules.deep_pixels import ValueRange
 
@@ -31,8 +32,8 @@ log = logging.getLogger(__name__)
 
 LOOK = 5  # version of both looks, whose answers are kept
 KEPT = "near.npz"  # beside the cached pixels
-MOST_IMAGES = 300_000  # compared all with all: 25 s of two cores for 100,000, and by the square of it
-MOST_PAIRS = 50_000  # looked at a second time
+MOST_IMAGES = 1_500_000  # compared all with all, which takes by the square of their number
+MOST_PAIRS = 50_000  # looked at a second time, or a fifth of the images
 PROPOSED = 20  # pairs an image
 PROPOSED_FROM = 0.8  # correlation of thumbnails; shifts and crops of 1 to 3% stay above it
 SAME_FROM = 0.45  # correlation of textures: of solar cells few pairs lie around it
@@ -43,7 +44,10 @@ FROM = 256  # pixels of the image of which these are means: small files are enla
 SHIFT = 0.05  # of a side, in each direction
 BORDER = 0.1  # of a side, not compared: frames, and what a shift pushes out
 CHUNK = 256  # images or pairs at once
-PRODUCT = (1024, 8192)  # rows and columns of a product of thumbnails at once: 32 MiB
+PRODUCT = (1024, 2048)  # rows and columns of a product at once: what a processor's cache holds
+DIMENSIONS = 47  # of the bound of a product, besides the length of what is left
+SAMPLED = 8192  # vectors of which these are principal components
+MARGIN = 1e-4  # of the bound, for its rounding
 AT_ONCE = 2**28  # bytes of what is compared of images, in memory
 
 # A fixed camera
@@ -65,6 +69,11 @@ STANDS_OUT = 2.5  # robust standard deviations
 CLIPPED = 3.0  # likewise, of what is left
 FLAT = 0.1  # gray levels of 255: the robust standard deviation of no texture
 LEAST_KEPT = 0.1  # share of the pixels; below it likewise
+
+
+Vectors = Callable[
+    [np.ndarray], np.ndarray
+]  # (n,) rows -> (n, D) of length 1 or 0, float16: all at once would take much memory
 
 
 @dataclass
@@ -112,11 +121,12 @@ def compared_look(value_range: ValueRange | Literal["own"] | None) -> Look:
     return Look(SIDE, value_range=value_range, gray_from=FROM)
 
 
-def find_pairs(rows: np.ndarray, pixels: PixelCache) -> NearDuplicates:
+def find_pairs(rows: np.ndarray, pixels: PixelCache, progress: Progress | None = None) -> NearDuplicates:
     """Return the pairs of near duplicates among `rows`; whatever the splits are, so that these can be drawn by them.
 
     Args:
         pixels: of `compared_look`.
+        progress: shows how far it is.
     """
     numbers = pixels.stats.fingerprints.numbers[rows]
     numbers, first = np.unique(numbers, return_index=True)
@@ -137,7 +147,7 @@ def find_pairs(rows: np.ndarray, pixels: PixelCache) -> NearDuplicates:
             search = Search(numbers, rows[first], pixels, same)
         else:
             search = Search(numbers, rows[first], pixels, kept)
-            search.run()
+            search.run(progress)
             search.answers().save(path)
     pairs = np.sort(rows[first][search.pairs[search.same]], axis=1)
     return NearDuplicates(pairs[np.lexsort(pairs.T[::-1])], search.notes)
@@ -162,20 +172,18 @@ class Search:
     def answers(self) -> Answers:
         return Answers(self.numbers, self.numbers[self.pairs], self.same)
 
-    def run(self) -> None:
+    def run(self, progress: Progress | None = None) -> None:
         """Compare the new images with all."""
-        thumbnails = self.pixels.stats.thumbnails[self.rows]
-        inner = _inner(thumbnails)
-        scene_of = self._find_scenes(inner)
+        scene_of = self._find_scenes()
         for scene in range(scene_of.max() + 1):
-            self._look_at_scene(np.flatnonzero(scene_of == scene), thumbnails)
+            self._look_at_scene(np.flatnonzero(scene_of == scene))
         plain = np.flatnonzero(scene_of < 0)
-        vectors = inner if len(plain) == len(inner) else inner[plain]
-        proposed = _pairs_of(plain, _nearest(vectors, self.is_new[plain], PROPOSED, PROPOSED_FROM))
-        del inner, vectors
-        if len(proposed) > MOST_PAIRS:
-            self.notes.append(f"of {len(proposed):,} similar pairs, only the {MOST_PAIRS:,} most similar were compared")
-        self._ask(proposed[:MOST_PAIRS], self._same_texture)
+        nearest = _nearest(lambda some: self._inner(plain[some]), self.is_new[plain], PROPOSED, PROPOSED_FROM, progress)
+        proposed = _pairs_of(plain, nearest)
+        most = max(MOST_PAIRS, len(self.numbers) // 5)
+        if len(proposed) > most:
+            self.notes.append(f"of {len(proposed):,} similar pairs, only the {most:,} most similar were compared")
+        self._ask(proposed[:most], self._same_texture)
         is_plain = scene_of < 0
         for group in connected(self.pairs[self.same & is_plain[self.pairs].all(axis=1)].tolist()):
             if 2 < len(group) <= COMPLETED:
@@ -189,30 +197,33 @@ class Search:
         if len(pairs):
             self.pairs, self.same = np.concatenate([self.pairs, pairs]), np.concatenate([self.same, look(pairs)])
 
-    def _find_scenes(self, inner: np.ndarray) -> np.ndarray:
+    def _thumbnails(self, images: np.ndarray) -> np.ndarray:
+        return self.pixels.stats.thumbnails[self.rows[images]]
+
+    def _inner(self, images: np.ndarray) -> np.ndarray:
+        return _inner(self._thumbnails(images))
+
+    def _find_scenes(self) -> np.ndarray:
         """Return (images,): the number of the fixed camera's scene that an image shows, or -1.
 
         Of a sample near duplicates are looked for; where they connect a good part of it, they are no copies.
         """
-        scene_of = np.full(len(inner), -1)
-        sample = np.arange(min(SAMPLE, len(inner)))  # in the order of fingerprints: at random, and always the same
-        if len(inner) < SCENE_IMAGES:
+        count = len(self.numbers)
+        scene_of = np.full(count, -1)
+        sample = np.arange(min(SAMPLE, count))  # in the order of fingerprints: at random, and always the same
+        if count < SCENE_IMAGES:
             return scene_of
-        self._ask(
-            _pairs_of(sample, _nearest(inner[sample], np.ones(len(sample), bool), PROPOSED, PROPOSED_FROM)),
-            self._same_texture,
-        )
-        least = max(SCENE_FROM, SCENE_IMAGES / len(inner)) * len(sample)
+        nearest = _nearest(self._inner, np.ones(len(sample), bool), PROPOSED, PROPOSED_FROM)
+        self._ask(_pairs_of(sample, nearest), self._same_texture)
+        least = max(SCENE_FROM, SCENE_IMAGES / count) * len(sample)
         in_sample = (self.pairs < len(sample)).all(axis=1)
-        best = np.full(len(inner), SCENE_ALIKE, np.float32)
+        best = np.full(count, SCENE_ALIKE, np.float32)
         for group in connected(self.pairs[self.same & in_sample].tolist()):
             if len(group) >= least:
-                mean = inner[group].mean(axis=0, dtype=np.float32)
+                mean = self._inner(np.array(group)).mean(axis=0, dtype=np.float32)
                 mean /= np.linalg.norm(mean)
-                blocks = range(0, len(inner), PRODUCT[1])
-                alike = np.concatenate(
-                    [inner[begin : begin + PRODUCT[1]].astype(np.float32) @ mean for begin in blocks]
-                )
+                blocks = np.array_split(np.arange(count), -(-count // SAMPLED))
+                alike = np.concatenate([self._inner(block).astype(np.float32) @ mean for block in blocks])
                 scene_of[alike > best] = scene_of.max() + 1
                 best = np.maximum(best, alike)
         asked_again = (scene_of[self.pairs] >= 0).any(axis=1) & in_sample
@@ -225,13 +236,14 @@ class Search:
             )
         return scene_of
 
-    def _look_at_scene(self, images: np.ndarray, thumbnails: np.ndarray) -> None:
+    def _look_at_scene(self, images: np.ndarray) -> None:
         """Compare the new ones of images of one scene with all of them, without the scene."""
         from datamodules.fixed_camera import Scene, normalize
 
-        scene = Scene(normalize(thumbnails[images[:SAMPLE]]))
-        left = _chunked(lambda part: scene.take_out(normalize(thumbnails[part])), images)[0]
-        pairs = _pairs_of(images, _nearest(left, self.is_new[images], SCENE_PROPOSED, SCENE_PROPOSED_FROM))
+        scene = Scene(normalize(self._thumbnails(images[:SAMPLE])))
+        left = _chunked(lambda part: scene.take_out(normalize(self._thumbnails(part))), images)[0]
+        nearest = _nearest(left.__getitem__, self.is_new[images], SCENE_PROPOSED, SCENE_PROPOSED_FROM)
+        pairs = _pairs_of(images, nearest)
         del left
         larger = Scene(normalize(self._gray(images[:SAMPLE])))
 
@@ -266,54 +278,87 @@ class Search:
 
 def _inner(thumbnails: np.ndarray) -> np.ndarray:
     """Return thumbnails as (images, pixels) float16 of length 1 without their mean and the outermost pixels, mostly frames."""
-    found = np.empty((len(thumbnails), (thumbnails.shape[1] - 2) ** 2), np.float16)
-    for begin in range(0, len(thumbnails), PRODUCT[1]):
-        block = thumbnails[begin : begin + PRODUCT[1], 1:-1, 1:-1]
-        inner = block.reshape(len(block), -1).astype(np.float32)
-        inner -= inner.mean(axis=1, keepdims=True)
-        length = np.linalg.norm(inner, axis=1, keepdims=True)
-        found[begin : begin + PRODUCT[1]] = inner / np.where(
-            length > 0, length, 1
-        )  # constant images correlate with none
-    return found
+    inner = thumbnails[:, 1:-1, 1:-1].reshape(len(thumbnails), (thumbnails.shape[1] - 2) ** 2).astype(np.float32)
+    inner -= inner.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(inner, axis=1, keepdims=True)
+    return (inner / np.where(length > 0, length, 1)).astype(np.float16)  # constant images correlate with none
 
 
-def _nearest(vectors: np.ndarray, asked: np.ndarray, most: int, least: float) -> np.ndarray:
-    """Return (found, 3) pairs of rows and their product: of each row that is asked, the `most` largest from `least` on."""
+def _nearest(
+    vectors: Vectors, asked: np.ndarray, most: int, least: float, progress: Progress | None = None
+) -> np.ndarray:
+    """Return (found, 3) pairs of rows and their product: of each row that is asked, the `most` largest from `least` on.
+
+    Where a bound in few dimensions (`_coarse`) shows of nearly all pairs that their product is smaller, it is computed of the
+    others only.
+
+    Args:
+        vectors: of `asked.size` rows.
+    """
     order = np.argsort(~asked, kind="stable")  # those that are asked first, so that two of them are multiplied once
-    count = int(asked.sum())
-    vectors = vectors if count == len(vectors) else vectors[order]
-    lowest = np.where(np.arange(len(vectors)) < count, np.float32(least), np.float32(np.inf))  # that a row still takes
+    count, helps = int(asked.sum()), True  # whether the bound does
+    coarse = _coarse(vectors, order)
+    lowest = np.where(np.arange(len(order)) < count, np.float32(least), np.float32(np.inf))  # that a row still takes
     best, waiting = np.zeros((0, 3), np.float64), []
     for begin in range(0, count, PRODUCT[0]):
-        own = vectors[begin : min(begin + PRODUCT[0], count)].astype(np.float32)
-        for start in range(begin, len(vectors), PRODUCT[1]):
-            product = own @ vectors[start : start + PRODUCT[1]].T.astype(np.float32)
-            if start == begin:
-                product[:, : len(product)][
-                    np.tri(*product[:, : len(product)].shape, dtype=bool)
-                ] = -1  # itself, the other half
-            ours, theirs = lowest[begin : begin + len(product)], lowest[start : start + product.shape[1]]  # views
-            hits = np.flatnonzero(product >= min(ours.min(), theirs.min()))  # most blocks have few: one pass over them
-            if len(hits) <= product.size // 20:
-                row, column = np.divmod(hits, product.shape[1])
-                hits = hits[product.ravel()[hits] >= np.minimum(ours[row], theirs[column])]
+        rows = slice(begin, min(begin + PRODUCT[0], count))
+        own, ours = vectors(order[rows]).astype(np.float32), lowest[rows]  # a view
+        if progress:
+            progress.how_far = (
+                f"{begin * (2 * len(order) - begin) / (count * (2 * len(order) - count)):.0%} of all pairs"
+            )
+        for start in range(begin, len(order), PRODUCT[1]):
+            columns = order[start : start + PRODUCT[1]]
+            theirs = lowest[start : start + PRODUCT[1]]  # a view
+            if helps:
+                bound = coarse[rows] @ coarse[start : start + PRODUCT[1]].T
+                hits = np.flatnonzero(bound >= min(ours.min(), theirs.min()) - MARGIN)
+                helps = (
+                    len(hits) <= bound.size // 20
+                )  # else not in other blocks either, as the order is that of fingerprints
+            if helps:
+                row, column = np.divmod(hits, len(columns))
+                used, place = np.unique(column, return_inverse=True)
+                values = np.einsum("ij,ij->i", own[row], vectors(columns[used]).astype(np.float32)[place])
             else:
+                product = own @ vectors(columns).astype(np.float32).T
+                if start == begin:
+                    product[:, : len(own)][np.tri(len(own), dtype=bool)] = -1  # itself, the other half
                 hits = np.flatnonzero(product >= np.minimum(ours[:, None], theirs))
-            if len(hits) > product.size // 20 and min(product.shape) > most:
-                ours[:] = np.maximum(ours, np.partition(product, -most, axis=1)[:, -most])
-                theirs[:] = np.maximum(theirs, np.partition(product, -most, axis=0)[-most])
-                hits = np.flatnonzero(product >= np.minimum(ours[:, None], theirs))
-            values = product.ravel()[hits]
-            row, column = np.divmod(hits, product.shape[1])
-            for one, other in ((row + begin, column + start), (column + start, row + begin)):
-                taken = values >= lowest[one]
+                if len(hits) > product.size // 20 and min(product.shape) > most:
+                    ours[:] = np.maximum(ours, np.partition(product, -most, axis=1)[:, -most])
+                    theirs[:] = np.maximum(theirs, np.partition(product, -most, axis=0)[-most])
+                    hits = np.flatnonzero(product >= np.minimum(ours[:, None], theirs))
+                row, column = np.divmod(hits, len(columns))
+                values = product.ravel()[hits]
+            row, column = row + begin, column + start
+            for one, other in ((row, column), (column, row)):
+                taken = (values >= lowest[one]) & (row < column)
                 waiting.append(np.column_stack([one[taken], other[taken], values[taken]]))
             if sum(map(len, waiting)) > AT_ONCE // 2**7:
                 best, waiting = _best(np.concatenate([best, *waiting]), most, lowest), []
+    if progress:
+        progress.how_far = ""
     best = _best(np.concatenate([best, *waiting]), most, lowest)
     best[:, :2] = order[best[:, :2].astype(np.int64)]
     return best
+
+
+def _coarse(vectors: Vectors, order: np.ndarray) -> np.ndarray:
+    """Return (rows, DIMENSIONS + 1) float32 whose products are at least as large as those of the vectors.
+
+    Each vector in the coordinates of the largest principal components of a sample, and the length of what is left of it: the
+    product of what is left of two is at most that of the lengths (Cauchy and Schwarz).
+    """
+    sample = vectors(order[:SAMPLED]).astype(np.float32)
+    basis = np.linalg.eigh(sample.T @ sample)[1][:, -DIMENSIONS:].astype(np.float32)
+    found = np.empty((len(order), basis.shape[1] + 1), np.float32)
+    for begin in range(0, len(order), SAMPLED):
+        block = vectors(order[begin : begin + SAMPLED]).astype(np.float32)
+        part = found[begin : begin + SAMPLED]
+        part[:, :-1] = block @ basis
+        part[:, -1] = np.linalg.norm(block - part[:, :-1] @ basis.T, axis=1)
+    return found
 
 
 def _best(found: np.ndarray, most: int, lowest: np.ndarray) -> np.ndarray:

@@ -60,8 +60,8 @@ def prepare_catalog(
     """
     _handle_unreadable(catalog, pixels.stats, on_unreadable)
     fingerprints, with_val = pixels.stats.fingerprints, select_on == "val"
-    with Progress("comparing the images with each other", log):
-        near = find_pairs(np.flatnonzero(catalog.present()), pixels)
+    with Progress("comparing the images with each other", log) as progress:
+        near = find_pairs(np.flatnonzero(catalog.present()), pixels, progress)
     together, torn = kept_together(
         catalog, list(connected(near.pairs.tolist())), fingerprints, parts=max(folds or 0, len(TRAIN_VAL_TEST))
     )

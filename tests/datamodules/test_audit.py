@@ -279,24 +279,29 @@ def test_answers_are_kept_by_fingerprint_and_only_new_images_are_looked_at(textu
         assert kept.read_bytes() == whole  # looked at again, and kept
 
 
-def test_the_nearest_are_those_of_brute_force():
-    """3,000 thumbnails, of which many are the same; in blocks that do not divide them evenly."""
+@pytest.mark.parametrize(("noise", "least"), [(256, 0.1), (40, 0.8)])
+def test_the_nearest_are_those_of_brute_force(noise, least):
+    """3,000 thumbnails, of which many are the same; in blocks that do not divide them evenly.
+
+    Of noise alone, whose products cannot be bounded in few dimensions, and of smooth images, of which they can.
+    """
     generator = np.random.default_rng(0)
-    thumbnails = generator.integers(0, 256, (3000, 16, 16), dtype=np.uint8)
+    smooth = np.kron(generator.integers(0, 256 - noise, (3000, 4, 4)), np.ones((4, 4), np.int64)) if noise < 256 else 0
+    thumbnails = (smooth + generator.integers(0, noise, (3000, 16, 16))).astype(np.uint8)
     thumbnails[1000:1500] = thumbnails[:500]
     thumbnails[2000:2040] = thumbnails[0]
     inner = near_duplicates._inner(thumbnails)
     asked = generator.random(3000) < 0.7
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(near_duplicates, "PRODUCT", (257, 511))
-        nearest = near_duplicates._nearest(inner, asked, 5, 0.1)
+        nearest = near_duplicates._nearest(inner.__getitem__, asked, 5, least)
     pixels = thumbnails[:, 1:-1, 1:-1].reshape(3000, -1)
     product = np.array([np.corrcoef(pixels[row], pixels[other])[0, 1] for row, other in nearest[:, :2].astype(int)])
     assert product == pytest.approx(nearest[:, 2], abs=5e-4)  # vectors are kept in 16 bits, of which 11 are digits
     every = inner.astype(float) @ inner.T.astype(float)
     np.fill_diagonal(every, -1)
     rows, counts = np.unique(nearest[:, 0].astype(int), return_counts=True)
-    wanted = np.minimum((every >= 0.1).sum(axis=1), 5)
+    wanted = np.minimum((every >= least).sum(axis=1), 5)
     assert counts.tolist() == wanted[asked & (wanted > 0)].tolist()
     for row in rows:
         best = np.sort(every[row])[::-1][: wanted[row]]
