@@ -299,14 +299,13 @@ def _nearest(
     count, helps = int(asked.sum()), True  # whether the bound does
     coarse = _coarse(vectors, order)
     lowest = np.where(np.arange(len(order)) < count, np.float32(least), np.float32(np.inf))  # that a row still takes
-    best, waiting = np.zeros((0, 3), np.float64), []
+    best, waiting, n_waiting = np.zeros((0, 3), np.float64), [], 0
     for begin in range(0, count, PRODUCT[0]):
         rows = slice(begin, min(begin + PRODUCT[0], count))
         own, ours = vectors(order[rows]).astype(np.float32), lowest[rows]  # a view
         if progress:
-            progress.how_far = (
-                f"{begin * (2 * len(order) - begin) / (count * (2 * len(order) - count)):.0%} of all pairs"
-            )
+            share = begin * (2 * len(order) - begin) / (count * (2 * len(order) - count))
+            progress.how_far = f"{share:.0%} of all pairs"
         for start in range(begin, len(order), PRODUCT[1]):
             columns = order[start : start + PRODUCT[1]]
             theirs = lowest[start : start + PRODUCT[1]]  # a view
@@ -315,7 +314,7 @@ def _nearest(
                 hits = np.flatnonzero(bound >= min(ours.min(), theirs.min()) - MARGIN)
                 helps = (
                     len(hits) <= bound.size // 20
-                )  # else not in other blocks either, as the order is that of fingerprints
+                )  # else not in other blocks either: their order is that of fingerprints
             if helps:
                 row, column = np.divmod(hits, len(columns))
                 used, place = np.unique(column, return_inverse=True)
@@ -333,10 +332,12 @@ def _nearest(
                 values = product.ravel()[hits]
             row, column = row + begin, column + start
             for one, other in ((row, column), (column, row)):
-                taken = (values >= lowest[one]) & (row < column)
-                waiting.append(np.column_stack([one[taken], other[taken], values[taken]]))
-            if sum(map(len, waiting)) > AT_ONCE // 2**7:
-                best, waiting = _best(np.concatenate([best, *waiting]), most, lowest), []
+                taken = np.flatnonzero((values >= lowest[one]) & (row < column))
+                if len(taken):  # a million images have half a million blocks, of which most have nothing
+                    waiting.append(np.column_stack([one[taken], other[taken], values[taken]]))
+                    n_waiting += len(taken)
+            if n_waiting > AT_ONCE // 2**7:
+                best, waiting, n_waiting = _best(np.concatenate([best, *waiting]), most, lowest), [], 0
     if progress:
         progress.how_far = ""
     best = _best(np.concatenate([best, *waiting]), most, lowest)
