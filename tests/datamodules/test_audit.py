@@ -283,7 +283,7 @@ def test_answers_are_kept_by_fingerprint_and_only_new_images_are_looked_at(textu
 def test_the_nearest_are_those_of_brute_force(noise, least):
     """3,000 thumbnails, of which many are the same; in blocks that do not divide them evenly.
 
-    Of noise alone, whose products cannot be bounded in few dimensions, and of smooth images, of which they can.
+    Of noise only, whose products cannot be bounded in few dimensions, and of smooth images, of which they can.
     """
     generator = np.random.default_rng(0)
     smooth = np.kron(generator.integers(0, 256 - noise, (3000, 4, 4)), np.ones((4, 4), np.int64)) if noise < 256 else 0
