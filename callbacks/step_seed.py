@@ -25,8 +25,7 @@ class StepSeed(L.Callback):
         seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "little")
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002 the old global generator is what libraries draw from
-        torch.default_generator.manual_seed(
-            seed
-        )  # torch.manual_seed takes 0.1 ms, in each step, for devices that are not there
+        # torch.manual_seed takes 0.1 ms for devices that are not there
+        torch.default_generator.manual_seed(seed)
         if torch.cuda.is_initialized():
             torch.cuda.manual_seed_all(seed)
