@@ -146,8 +146,8 @@ def find_pairs(rows: np.ndarray, pixels: PixelCache, progress: Progress | None =
             same = Answers(kept.compared, kept.pairs[kept.same], kept.same[kept.same])  # the others need no look
             search = Search(numbers, rows[first], pixels, same)
         else:
-            search = Search(numbers, rows[first], pixels, kept)
-            search.run(progress)
+            search = Search(numbers, rows[first], pixels, kept, progress)
+            search.run()
             search.answers().save(path)
     pairs = np.sort(rows[first][search.pairs[search.same]], axis=1)
     return NearDuplicates(pairs[np.lexsort(pairs.T[::-1])], search.notes)
@@ -159,10 +159,18 @@ class Search:
     Args:
         numbers: (images,) uint64, the images' fingerprints, sorted.
         rows: (images,) rows of `pixels`.
+        progress: shows how far the first look is.
     """
 
-    def __init__(self, numbers: np.ndarray, rows: np.ndarray, pixels: PixelCache, kept: Answers):
-        self.numbers, self.rows, self.pixels = numbers, rows, pixels
+    def __init__(
+        self,
+        numbers: np.ndarray,
+        rows: np.ndarray,
+        pixels: PixelCache,
+        kept: Answers,
+        progress: Progress | None = None,
+    ):
+        self.numbers, self.rows, self.pixels, self.progress = numbers, rows, pixels, progress
         self.is_new = ~np.isin(numbers, kept.compared)
         here = np.isin(kept.pairs, numbers).all(axis=1)
         self.pairs = np.searchsorted(numbers, kept.pairs[here]).reshape(-1, 2)  # of indices, the lower one first
@@ -172,13 +180,15 @@ class Search:
     def answers(self) -> Answers:
         return Answers(self.numbers, self.numbers[self.pairs], self.same)
 
-    def run(self, progress: Progress | None = None) -> None:
+    def run(self) -> None:
         """Compare the new images with all."""
         scene_of = self._find_scenes()
         for scene in range(scene_of.max() + 1):
             self._look_at_scene(np.flatnonzero(scene_of == scene))
         plain = np.flatnonzero(scene_of < 0)
-        nearest = _nearest(lambda some: self._inner(plain[some]), self.is_new[plain], PROPOSED, PROPOSED_FROM, progress)
+        nearest = _nearest(
+            lambda some: self._inner(plain[some]), self.is_new[plain], PROPOSED, PROPOSED_FROM, self.progress
+        )
         proposed = _pairs_of(plain, nearest)
         most = max(MOST_PAIRS, len(self.numbers) // 5)
         if len(proposed) > most:
