@@ -26,32 +26,30 @@ FINAL = {
 LIMIT = f"""
 import sys, time
 from engine.process_tuning import tune_process
-device, batch, memory = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-if memory == "kept":
+if sys.argv[1] == "kept":
     tune_process()
 import torch
 from lightning_modules.networks.registry import build_network
-net = build_network(num_classes=2, **{FINAL!r}).to(device, memory_format=torch.channels_last)
-x = torch.randn(batch, 3, 256, 256, device=device).contiguous(memory_format=torch.channels_last)
-y = torch.randint(0, 2, (batch,), device=device)
+net = build_network(num_classes=2, **{FINAL!r}).to(memory_format=torch.channels_last)
+x = torch.randn(16, 3, 256, 256).contiguous(memory_format=torch.channels_last)
+y = torch.randint(0, 2, (16,))
 optimizer = torch.optim.Adam(net.parameters(), lr=1e-4, fused=True)
 for step in range(65):
     if step == 5:
         loss.item()
         started = time.perf_counter()
     optimizer.zero_grad()
-    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-        loss = torch.nn.functional.cross_entropy(net(x), y)
+    loss = torch.nn.functional.cross_entropy(net(x), y)
     loss.backward()
     optimizer.step()
 loss.item()
-print(60 * batch / (time.perf_counter() - started))
+print(60 * 16 / (time.perf_counter() - started))
 """
 
 
-def compute_limit(device: str = "cpu", batch: int = 16, memory: str = "kept") -> float:
-    """Measure images a second on one resident batch; freed memory is `kept` as in train.py, or handled as `usual`."""
-    return float(run_python("-c", LIMIT, device, batch, memory)[1])
+def compute_limit(memory: str = "kept") -> float:
+    """Measure images a second on one resident batch of 16; freed memory is `kept` as in train.py, or handled as `usual`."""
+    return float(run_python("-c", LIMIT, memory)[1])
 
 
 def plain_loop(script: str, root: Path, weights: str | None, epochs: int) -> dict[str, float]:

@@ -71,9 +71,8 @@ FLAT = 0.1  # gray levels of 255: the robust standard deviation of no texture
 LEAST_KEPT = 0.1  # share of the pixels; below it likewise
 
 
-Vectors = Callable[
-    [np.ndarray], np.ndarray
-]  # (n,) rows -> (n, D) of length 1 or 0, float16: all at once would take much memory
+# (n,) rows -> (n, D) of length 1 or 0, float16: all at once would take much memory
+Vectors = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass

@@ -81,9 +81,8 @@ def validate(config: DictConfig) -> DictConfig:
     _check_schedule(values)
     _check_model(values["model"])
     nodes = {key: values.get(key) for key in (*NODES, *MAY_BE_EMPTY)}
-    nodes["trainer"] = {
-        key: value for key, value in values["trainer"].items() if key != "cuda_graphs"
-    }  # not Lightning's
+    # Not a setting of Lightning's Trainer, whose signature decides about the others; check_trainer has checked it
+    nodes["trainer"] = {key: value for key, value in values["trainer"].items() if key != "cuda_graphs"}
     nodes |= {f"{group}.{name}": node for group in OF_SEVERAL for name, node in values[group].items()}
     for key, node in nodes.items():
         _complete_partial(key, node)
