@@ -13,20 +13,26 @@ from evaluation.calibration import reliability, risk_coverage, selective_accurac
 from evaluation.intervals import design_effect, wilson
 
 MOST_NAMED = 60  # classes on an axis
+MOST_WITH_SHARES = 6  # classes; with more a cell has no room for it
 PLACES: dict[tuple[str, ...], list] = {}  # of the axes of the confusion matrix of these classes
 
 
 def confusion_matrix(counts: list[list[int]], classes: list[str]) -> Figure:
-    """Draw (K, K) counts, true classes down and predicted ones across, colored by the share of the true class."""
+    """Draw (K, K) counts, true classes down and predicted ones across, colored by the share of the true class.
+
+    Up to MOST_WITH_SHARES classes the share is written below each count; of more there is a color bar.
+    """
     counts = np.asarray(counts)
     k = len(classes)
     side = min(3.2 + 0.7 * k, 16)
-    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    with_shares = k <= MOST_WITH_SHARES
+    figure = Figure(figsize=(side + 0.8 * (not with_shares), side), layout="constrained")
     axes = figure.add_subplot()
     names = [axis_name(name) for name in classes]
-    image = draw_confusion(axes, counts, names, with_shares=k <= 6, most_written=20, most_named=MOST_NAMED)
-    axes.set_title(f"{counts.trace():,} of {counts.sum():,} right")
-    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    image = draw_confusion(axes, counts, names, with_shares=with_shares, most_written=20, most_named=MOST_NAMED)
+    axes.set_title(f"{counts.trace():,} of {counts.sum():,} right" + "\nshares of the true class" * with_shares, fontsize=10)
+    if not with_shares:
+        figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     _place_as_before(figure, tuple(names))
     return figure
 

@@ -9,8 +9,9 @@ from evaluation.figures import confusion_matrix, figure_pixels
 def test_further_confusion_matrices_of_the_same_classes_have_the_same_pixels(monkeypatch):
     drawn = {"few": ([[5, 3], [2, 6]], ["blue", "red"]), "many": ([[8000, 0], [1234, 7]], ["blue", "red"])}
     drawn["other"] = [[1, 0], [0, 1]], ["a class with a long name", "b"]
+    drawn["bar"] = np.eye(7, dtype=int).tolist(), [f"class {number}" for number in range(7)]
     with monkeypatch.context() as patch:
         patch.setattr(figures, "_place_as_before", lambda *_: None)
         each_by_itself = {name: figure_pixels(confusion_matrix(*given)) for name, given in drawn.items()}
-    for name in ("few", "many", "few", "other", "many"):
+    for name in ("few", "many", "few", "bar", "other", "many", "bar"):
         assert np.array_equal(figure_pixels(confusion_matrix(*drawn[name])), each_by_itself[name]), name
