@@ -30,7 +30,9 @@ def confusion_matrix(counts: list[list[int]], classes: list[str]) -> Figure:
     axes = figure.add_subplot()
     names = [axis_name(name) for name in classes]
     image = draw_confusion(axes, counts, names, with_shares=with_shares, most_written=20, most_named=MOST_NAMED)
-    axes.set_title(f"{counts.trace():,} of {counts.sum():,} right" + "\nshares of the true class" * with_shares, fontsize=10)
+    axes.set_title(
+        f"{counts.trace():,} of {counts.sum():,} right" + "\nshares of the true class" * with_shares, fontsize=10
+    )
     if not with_shares:
         figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     _place_as_before(figure, tuple(names))
