@@ -4,9 +4,10 @@
 
 The images are made up: a class a folder, noise of 8 x 8 enlarged to SIDE, so that no two are alike. For each count and each
 `datamodule.cache_format`, in a process of its own:
-- first: seconds to list, decode, compare and audit them, and the peak of resident memory;
+- first: seconds to list, decode, compare and audit them, and the peak of memory;
 - again: the same with all of it known, and an epoch of the loader with the study's augmentation, up to 20,000 images.
-Memory is what the data take beyond that of the process with all its imports. Writes outputs/benchmarks/scale.json.
+Memory is what the data take beyond that of the process with all its imports: its own, and pages of files that it has mapped,
+which the system takes back where memory is short. Writes outputs/benchmarks/scale.json.
 """
 
 import json
@@ -30,14 +31,18 @@ from engine.config.validate import validate
 import engine.run.stages
 
 def resident_mib():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+    own, mapped = (line.split()[1] for line in open("/proc/self/status") if line.startswith(("RssAnon", "RssFile")))
+    return int(own) / 2**10, int(mapped) / 2**10
 
 with initialize_config_dir(str(CONF), version_base="1.3"):
     config = compose("train", overrides=sys.argv[2:])
-most, peak, ended = int(sys.argv[1]), [0], threading.Event()
+most, peak, ended = int(sys.argv[1]), (0, 0), threading.Event()
+def look():
+    global peak
+    peak = tuple(map(max, peak, resident_mib()))
 def watch():
     while not ended.wait(0.02):
-        peak[0] = max(peak[0], resident_mib())
+        look()
 before = resident_mib()
 threading.Thread(target=watch, daemon=True).start()
 data = instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
@@ -52,7 +57,8 @@ if most:
             break
     found["images/s"] = images / (time.perf_counter() - started)
 ended.set()
-found["memory, MiB"] = max(peak[0], resident_mib()) - before
+look()
+found["own memory, MiB"], found["mapped memory, MiB"] = (most - base for most, base in zip(peak, before))
 print(json.dumps(found))
 """
 

@@ -105,7 +105,7 @@ def _by_split(
 
 
 def _leaks(catalog: Catalog, group: Iterable[int]) -> bool:
-    splits = {str(catalog.splits[row]) for row in group}
+    splits = {catalog.splits[row] for row in group}
     return "train" in splits and len(splits & set(SPLITS)) > 1
 
 

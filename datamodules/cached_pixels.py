@@ -204,6 +204,9 @@ def open_place(place: Path, look: Look, rows: int, stats: ImageStats | None = No
     if stats is None:
         thumbnails = np.load(place / THUMBNAILS, mmap_mode="r", allow_pickle=False) if look.gray_from else None
         stats = ImageStats.load(place / STATS, rows, thumbnails)
+        for name in ("spreads", "stated"):
+            if np.isnan(getattr(stats, name)).all():  # of images of 8 bits; a million would take 16 MB of each
+                setattr(stats, name, np.broadcast_to(np.nan, (rows, 2)))
     if look.jpeg_quality:
         return JpegPixels(place / PLACES, stats, look.image_size)
     return PixelCache(place / PIXELS, stats)

@@ -92,7 +92,7 @@ def _join(catalog: Catalog, groups: np.ndarray, wanted: np.ndarray, is_old: np.n
     """Put new images that belong to old ones into their split, or exclude them where these are in two."""
     old_splits = defaultdict(set)
     for row in np.flatnonzero(is_old & (catalog.splits != UNASSIGNED)):
-        old_splits[groups[row]].add(str(catalog.splits[row]))
+        old_splits[groups[row]].add(catalog.splits[row])
     between = []
     for row in np.flatnonzero(wanted):
         found = old_splits.get(groups[row], ())

@@ -102,17 +102,17 @@ class ImageStats:
         Raises:
             ValueError: the file is damaged or has another number of rows.
         """
-        loaded = cls.empty(rows, np.zeros((0, THUMBNAIL, THUMBNAIL), np.uint8) if thumbnails is None else thumbnails)
+        loaded = cls.empty(0, thumbnails)
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-                columns = {
-                    "fingerprints": loaded.fingerprints.numbers,
-                    **{name: getattr(loaded, name) for name in NUMERIC},
-                }
+                columns = {name: saved[name] for name in ("fingerprints", *NUMERIC)}
+                kinds = vars(loaded) | {"fingerprints": loaded.fingerprints.numbers}
                 for name, column in columns.items():
-                    if (saved[name].shape, saved[name].dtype) != (column.shape, column.dtype):
-                        raise ValueError(f"{name} are {saved[name].shape} {saved[name].dtype}")
-                    column[...] = saved[name]
+                    if (column.shape, column.dtype) != ((rows, *kinds[name].shape[1:]), kinds[name].dtype):
+                        raise ValueError(f"{name} are {column.shape} {column.dtype}")
+                loaded.fingerprints = Fingerprints(columns.pop("fingerprints"))
+                vars(loaded).update(columns)
+                loaded.errors = [""] * rows
                 names = [sys.intern(name) for name in saved["mode_names"].tolist()]
                 loaded.modes = [names[code] for code in saved["modes"].tolist()]
                 for row, error in zip(saved["failed"].tolist(), saved["errors"].tolist(), strict=True):

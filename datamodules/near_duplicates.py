@@ -47,7 +47,7 @@ CHUNK = 256  # images or pairs at once
 PRODUCT = (1024, 2048)  # rows and columns of a product at once: what a processor's cache holds
 DIMENSIONS = 47  # of the bound of a product, besides the length of what is left
 SAMPLED = 8192  # vectors of which these are principal components
-MARGIN = 1e-4  # of the bound, for its rounding
+MARGIN = 1.1e-3  # of the bound, for its rounding: 2 ** -11 of each factor in half precision, and that of the sums
 AT_ONCE = 2**28  # bytes of what is compared of images, in memory
 
 # A fixed camera
@@ -102,7 +102,8 @@ class Answers:
             kept = cls(saved["compared"], saved["pairs"], saved["same"])  # a damaged file raises whatever it likes
             shapes = kept.compared.ndim == 1, kept.pairs.shape == (len(kept.same), 2), kept.same.ndim == 1
             types = kept.compared.dtype == kept.pairs.dtype == np.uint64, kept.same.dtype == bool
-            if saved["look"] == LOOK and all(shapes + types):
+            is_sorted = (kept.compared[1:] > kept.compared[:-1]).all()
+            if saved["look"] == LOOK and all(shapes + types) and is_sorted:
                 return kept
         return cls(np.zeros(0, np.uint64), np.zeros((0, 2), np.uint64), np.zeros(0, bool))
 
@@ -138,10 +139,10 @@ def find_pairs(rows: np.ndarray, pixels: PixelCache, progress: Progress | None =
     path = path and path.with_name(KEPT)
     kept = Answers.load(path)
     with contextlib.ExitStack() as stack:
-        if path and not np.isin(numbers, kept.compared).all():
+        if path and not is_among(numbers, kept.compared).all():
             stack.enter_context(one_at_a_time(path.with_name("near.lock"), "comparing images"))
             kept = Answers.load(path)  # by another process meanwhile
-        if np.isin(numbers, kept.compared).all():
+        if is_among(numbers, kept.compared).all():
             same = Answers(kept.compared, kept.pairs[kept.same], kept.same[kept.same])  # the others need no look
             search = Search(numbers, rows[first], pixels, same)
         else:
@@ -150,6 +151,13 @@ def find_pairs(rows: np.ndarray, pixels: PixelCache, progress: Progress | None =
             search.answers().save(path)
     pairs = np.sort(rows[first][search.pairs[search.same]], axis=1)
     return NearDuplicates(pairs[np.lexsort(pairs.T[::-1])], search.notes)
+
+
+def is_among(numbers: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return of which numbers, of any shape, one of `known` is the same; np.isin would not know that these are sorted."""
+    if not len(known):
+        return np.zeros(numbers.shape, bool)
+    return known[np.searchsorted(known, numbers).clip(max=len(known) - 1)] == numbers
 
 
 class Search:
@@ -170,8 +178,8 @@ class Search:
         progress: Progress | None = None,
     ):
         self.numbers, self.rows, self.pixels, self.progress = numbers, rows, pixels, progress
-        self.is_new = ~np.isin(numbers, kept.compared)
-        here = np.isin(kept.pairs, numbers).all(axis=1)
+        self.is_new = ~is_among(numbers, kept.compared)
+        here = is_among(kept.pairs, numbers).all(axis=1)
         self.pairs = np.searchsorted(numbers, kept.pairs[here]).reshape(-1, 2)  # of indices, the lower one first
         self.same = kept.same[here]
         self.notes: list[str] = []
@@ -312,6 +320,7 @@ def _nearest(
     for begin in range(0, count, PRODUCT[0]):
         rows = slice(begin, min(begin + PRODUCT[0], count))
         own, ours = vectors(order[rows]).astype(np.float32), lowest[rows]  # a view
+        coarse_own = coarse[rows].astype(np.float32)
         if progress:
             share = begin * (2 * len(order) - begin) / (count * (2 * len(order) - count))
             progress.how_far = f"{share:.0%} of all pairs"
@@ -319,7 +328,7 @@ def _nearest(
             columns = order[start : start + PRODUCT[1]]
             theirs = lowest[start : start + PRODUCT[1]]  # a view
             if helps:
-                bound = coarse[rows] @ coarse[start : start + PRODUCT[1]].T
+                bound = coarse_own @ coarse[start : start + PRODUCT[1]].astype(np.float32).T
                 hits = np.flatnonzero(bound >= min(ours.min(), theirs.min()) - MARGIN)
                 helps = (
                     len(hits) <= bound.size // 20
@@ -355,19 +364,19 @@ def _nearest(
 
 
 def _coarse(vectors: Vectors, order: np.ndarray) -> np.ndarray:
-    """Return (rows, DIMENSIONS + 1) float32 whose products are at least as large as those of the vectors.
+    """Return (rows, DIMENSIONS + 1) float16 whose products are at least as large as those of the vectors, but for MARGIN.
 
     Each vector in the coordinates of the largest principal components of a sample, and the length of what is left of it: the
     product of what is left of two is at most that of the lengths (Cauchy and Schwarz).
     """
     sample = vectors(order[:SAMPLED]).astype(np.float32)
     basis = np.linalg.eigh(sample.T @ sample)[1][:, -DIMENSIONS:].astype(np.float32)
-    found = np.empty((len(order), basis.shape[1] + 1), np.float32)
+    found = np.empty((len(order), basis.shape[1] + 1), np.float16)
     for begin in range(0, len(order), SAMPLED):
         block = vectors(order[begin : begin + SAMPLED]).astype(np.float32)
-        part = found[begin : begin + SAMPLED]
-        part[:, :-1] = block @ basis
-        part[:, -1] = np.linalg.norm(block - part[:, :-1] @ basis.T, axis=1)
+        inside = block @ basis
+        found[begin : begin + SAMPLED, :-1] = inside
+        found[begin : begin + SAMPLED, -1] = np.linalg.norm(block - inside @ basis.T, axis=1)
     return found
 
 

@@ -82,7 +82,7 @@ class Catalog:
     classes: list[str]
     paths: Sequence[str]
     labels: np.ndarray  # (rows,) index into classes
-    splits: np.ndarray  # (rows,) of str
+    splits: np.ndarray  # (rows,) of str as objects, of which a million take half as much as of "<U5"
     groups: Sequence[str] = ()  # (rows,); "" where an image is its own group
     weights: np.ndarray | None = None  # (rows,) of the training loss; None: all equal
     subsets: dict[str, list[str]] = field(default_factory=dict)  # further columns (rows,), for accuracies by subset

@@ -111,7 +111,7 @@ def read_source(source: Source) -> Catalog:
         classes=classes,
         paths=columns.paths,
         labels=labels,
-        splits=np.array((*SPLITS, UNASSIGNED), dtype="<U5")[np.frombuffer(columns.splits, np.int8)],
+        splits=np.array((*SPLITS, UNASSIGNED), dtype=object)[np.frombuffer(columns.splits, np.int8)],
         groups=columns.groups or (),
         weights=None if (weights == 1).all() else weights.copy(),
         subsets=columns.subsets,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.cached_pixels import PIXELS, STATS, Look, open_place
 from datamodules.image_stats import Fingerprints, ImageStats
 from datamodules.loader import EpochSampler
 from datamodules.sources.source import ImageRow, Source, read_source
@@ -56,8 +57,22 @@ def test_statistics_are_read_without_an_object_a_row(tmp_path):
     stats.fingerprints.numbers[:] = np.random.default_rng(0).integers(1, 2**64, ROWS, np.uint64)
     stats.save(tmp_path / "stats.npz")
     read, peak = peak_bytes(lambda: ImageStats.load(tmp_path / "stats.npz", ROWS))
-    assert peak / ROWS < 120
+    assert peak / ROWS < 80
     assert read.errors == stats.errors and read.modes == stats.modes and read.fingerprints == stats.fingerprints
+
+
+def test_an_open_cache_of_images_of_8_bits_holds_nothing_of_their_range(tmp_path):
+    """Fingerprints, sizes and two lists: 32 bytes a row; two ranges of two numbers would be 32 more."""
+    stats = ImageStats.empty(ROWS)
+    stats.modes = ["RGB"] * ROWS
+    stats.save(tmp_path / STATS)
+    np.save(tmp_path / PIXELS, np.zeros((ROWS, 1, 1, 3), np.uint8))
+    tracemalloc.start()
+    cache = open_place(tmp_path, Look(1), ROWS)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held / ROWS < 40
+    assert np.isnan(cache.stats.spreads[[0, 99_999]]).all() and cache.stats.stated.shape == (ROWS, 2)
 
 
 def test_an_epoch_holds_no_object_a_row():
