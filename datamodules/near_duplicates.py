@@ -15,7 +15,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +30,7 @@ from datamodules.deep_pixels import ValueRange
 
 log = logging.getLogger(__name__)
 
-LOOK = 5  # version of both looks, whose answers are kept
+LOOK = 6  # version of both looks, whose answers are kept
 KEPT = "near.npz"  # beside the cached pixels
 MOST_IMAGES = 1_500_000  # compared all with all, which takes by the square of their number
 MOST_PAIRS = 50_000  # looked at a second time, or a fifth of the images
@@ -90,22 +90,34 @@ class Answers:
     compared: np.ndarray  # (images,) uint64, sorted
     pairs: np.ndarray  # (pairs, 2) uint64
     same: np.ndarray  # (pairs,) bool
+    in_scene: np.ndarray  # (images,) bool: which were compared without the scene of a fixed camera
+    takes: np.ndarray  # (images,) float32: the correlation from which on an image proposes a further pair
+    similar: np.ndarray  # (2,) int64: how many pairs were similar, and how many of these were looked at
+
+    @classmethod
+    def none(cls) -> "Answers":
+        images, pairs = np.zeros(0, np.uint64), np.zeros((0, 2), np.uint64)
+        return cls(images, pairs, np.zeros(0, bool), np.zeros(0, bool), np.zeros(0, np.float32), np.zeros(2, np.int64))
 
     @classmethod
     def load(cls, path: Path | None) -> "Answers":
         """Read what `save` wrote; none where there is no such file, or a damaged or an older one."""
+        none = cls.none()
         with (
             contextlib.suppress(Exception),
             (path or Path()).open("rb") as file,
             np.load(file, allow_pickle=False) as saved,
         ):
-            kept = cls(saved["compared"], saved["pairs"], saved["same"])  # a damaged file raises whatever it likes
-            shapes = kept.compared.ndim == 1, kept.pairs.shape == (len(kept.same), 2), kept.same.ndim == 1
-            types = kept.compared.dtype == kept.pairs.dtype == np.uint64, kept.same.dtype == bool
+            kept = cls(**{name: saved[name] for name in vars(none)})  # a damaged file raises whatever it likes
+            images, pairs = len(kept.compared), len(kept.pairs)
+            shapes = {"compared": (images,), "pairs": (pairs, 2), "same": (pairs,), "in_scene": (images,)}
+            shapes |= {"takes": (images,), "similar": (2,)}
+            wanted = [(shapes[name], column.dtype) for name, column in vars(none).items()]
+            is_whole = [(column.shape, column.dtype) for column in vars(kept).values()] == wanted
             is_sorted = (kept.compared[1:] > kept.compared[:-1]).all()
-            if saved["look"] == LOOK and all(shapes + types) and is_sorted:
+            if saved["look"] == LOOK and is_whole and is_sorted:
                 return kept
-        return cls(np.zeros(0, np.uint64), np.zeros((0, 2), np.uint64), np.zeros(0, bool))
+        return none
 
     def save(self, path: Path | None) -> None:
         """Write one file; not where nothing is cached, or the disk is full or read-only: the next run looks again."""
@@ -143,7 +155,7 @@ def find_pairs(rows: np.ndarray, pixels: PixelCache, progress: Progress | None =
             stack.enter_context(one_at_a_time(path.with_name("near.lock"), "comparing images"))
             kept = Answers.load(path)  # by another process meanwhile
         if is_among(numbers, kept.compared).all():
-            same = Answers(kept.compared, kept.pairs[kept.same], kept.same[kept.same])  # the others need no look
+            same = replace(kept, pairs=kept.pairs[kept.same], same=kept.same[kept.same])  # the others need no look
             search = Search(numbers, rows[first], pixels, same)
         else:
             search = Search(numbers, rows[first], pixels, kept, progress)
@@ -182,24 +194,38 @@ class Search:
         here = is_among(kept.pairs, numbers).all(axis=1)
         self.pairs = np.searchsorted(numbers, kept.pairs[here]).reshape(-1, 2)  # of indices, the lower one first
         self.same = kept.same[here]
-        self.notes: list[str] = []
+        earlier = is_among(kept.compared, numbers)
+        self.in_scene, self.takes = np.zeros(len(numbers), bool), np.zeros(len(numbers), np.float32)
+        self.in_scene[~self.is_new], self.takes[~self.is_new] = kept.in_scene[earlier], kept.takes[earlier]
+        self.similar = kept.similar * earlier.any()
 
     def answers(self) -> Answers:
-        return Answers(self.numbers, self.numbers[self.pairs], self.same)
+        return Answers(self.numbers, self.numbers[self.pairs], self.same, self.in_scene, self.takes, self.similar)
+
+    @property
+    def notes(self) -> list[str]:
+        similar, looked_at = self.similar.tolist()
+        text = f"of {similar:,} similar pairs, only the {looked_at:,} most similar were compared"
+        return [text] if looked_at < similar else []
 
     def run(self) -> None:
-        """Compare the new images with all."""
+        """Compare the new images with all, and again those that are now of a scene, or no longer."""
+        known = self.pairs, self.same  # those of a scene say nothing of textures, by which scenes are found
+        of_scene = self.in_scene[self.pairs].all(axis=1)
+        self.pairs, self.same = self.pairs[~of_scene], self.same[~of_scene]
         scene_of = self._find_scenes()
+        self.is_new |= (scene_of >= 0) != self.in_scene
+        self.in_scene = scene_of >= 0
+        stays = of_scene & self.in_scene[known[0]].all(axis=1)
+        self.pairs = np.concatenate([self.pairs, known[0][stays]])
+        self.same = np.concatenate([self.same, known[1][stays]])
         for scene in range(scene_of.max() + 1):
             self._look_at_scene(np.flatnonzero(scene_of == scene))
         plain = np.flatnonzero(scene_of < 0)
-        nearest = _nearest(
-            lambda some: self._inner(plain[some]), self.is_new[plain], PROPOSED, PROPOSED_FROM, self.progress
-        )
+        nearest = self._nearest(plain, lambda some: self._inner(plain[some]), PROPOSED, PROPOSED_FROM, self.progress)
         proposed = _pairs_of(plain, nearest)
         most = max(MOST_PAIRS, len(self.numbers) // 5)
-        if len(proposed) > most:
-            self.notes.append(f"of {len(proposed):,} similar pairs, only the {most:,} most similar were compared")
+        self.similar = self.similar + np.array([len(proposed), min(len(proposed), most)])
         self._ask(proposed[:most], self._same_texture)
         is_plain = scene_of < 0
         for group in connected(self.pairs[self.same & is_plain[self.pairs].all(axis=1)].tolist()):
@@ -213,6 +239,15 @@ class Search:
         pairs = pairs[~np.isin(pairs[:, 0] * count + pairs[:, 1], known)]
         if len(pairs):
             self.pairs, self.same = np.concatenate([self.pairs, pairs]), np.concatenate([self.same, look(pairs)])
+
+    def _nearest(
+        self, images: np.ndarray, vectors: Vectors, most: int, least: float, progress: Progress | None = None
+    ) -> np.ndarray:
+        """Return the nearest of the new ones of images, and of the others those that came into their nearest."""
+        takes = self.takes[images]
+        nearest = _nearest(vectors, self.is_new[images], most, least, progress, takes)
+        self.takes[images] = takes
+        return nearest
 
     def _thumbnails(self, images: np.ndarray) -> np.ndarray:
         return self.pixels.stats.thumbnails[self.rows[images]]
@@ -243,7 +278,7 @@ class Search:
                 alike = np.concatenate([self._inner(block).astype(np.float32) @ mean for block in blocks])
                 scene_of[alike > best] = scene_of.max() + 1
                 best = np.maximum(best, alike)
-        asked_again = (scene_of[self.pairs] >= 0).any(axis=1) & in_sample
+        asked_again = (scene_of[self.pairs] >= 0).any(axis=1)
         self.pairs, self.same = self.pairs[~asked_again], self.same[~asked_again]
         shown = np.bincount(scene_of + 1)[1:]
         for count in shown[shown > 0]:
@@ -259,7 +294,7 @@ class Search:
 
         scene = Scene(normalize(self._thumbnails(images[:SAMPLE])))
         left = _chunked(lambda part: scene.take_out(normalize(self._thumbnails(part))), images)[0]
-        nearest = _nearest(left.__getitem__, self.is_new[images], SCENE_PROPOSED, SCENE_PROPOSED_FROM)
+        nearest = self._nearest(images, left.__getitem__, SCENE_PROPOSED, SCENE_PROPOSED_FROM)
         pairs = _pairs_of(images, nearest)
         del left
         larger = Scene(normalize(self._gray(images[:SAMPLE])))
@@ -302,7 +337,12 @@ def _inner(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def _nearest(
-    vectors: Vectors, asked: np.ndarray, most: int, least: float, progress: Progress | None = None
+    vectors: Vectors,
+    asked: np.ndarray,
+    most: int,
+    least: float,
+    progress: Progress | None = None,
+    takes: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return (found, 3) pairs of rows and their product: of each row that is asked, the `most` largest from `least` on.
 
@@ -311,11 +351,14 @@ def _nearest(
 
     Args:
         vectors: of `asked.size` rows.
+        takes: (rows,) float32, filled with the product from which on each row takes a further pair; the rows that are not
+            asked take those that are from what it holds on. None: they take none.
     """
     order = np.argsort(~asked, kind="stable")  # those that are asked first, so that two of them are multiplied once
     count, helps = int(asked.sum()), True  # whether the bound does
     coarse = _coarse(vectors, order)
-    lowest = np.where(np.arange(len(order)) < count, np.float32(least), np.float32(np.inf))  # that a row still takes
+    others = np.float32(np.inf) if takes is None else takes
+    lowest = np.where(asked, np.float32(least), others)[order]  # that a row still takes
     best, waiting, n_waiting = np.zeros((0, 3), np.float64), [], 0
     for begin in range(0, count, PRODUCT[0]):
         rows = slice(begin, min(begin + PRODUCT[0], count))
@@ -359,6 +402,8 @@ def _nearest(
     if progress:
         progress.how_far = ""
     best = _best(np.concatenate([best, *waiting]), most, lowest)
+    if takes is not None:
+        takes[order] = lowest
     best[:, :2] = order[best[:, :2].astype(np.int64)]
     return best
 

@@ -287,6 +287,49 @@ def test_numbers_are_found_among_sorted_ones():
         assert np.array_equal(near_duplicates.is_among(asked, known), np.isin(asked, known))
 
 
+def kept_in(folder, images):
+    """Return the found pairs by fingerprints, of which the answers are kept in a folder."""
+    pixels = Pixels(images)
+    folder.mkdir(exist_ok=True)
+    pixels.path = folder / "pixels.npy"
+    return {frozenset(pixels.stats.fingerprints[row] for row in pair) for pair in found(pixels)}
+
+
+@pytest.mark.parametrize("before", [40, 150])
+def test_images_added_to_those_of_a_fixed_camera_give_the_pairs_of_all_at_once(before, tmp_path):
+    """Before, there are too few for a scene, or there is one: the same copies are found afterwards, and no other pair."""
+    generator = np.random.default_rng(0)
+    scene = 120 + 25 * field(generator, 5, 64) + 20 * field(generator, 1, 64)
+    frames = []
+    for _ in range(250):
+        frame = scene.copy()
+        for _ in range(3):
+            top, left, height, width = *generator.integers(4, 50, 2), *generator.integers(4, 12, 2)
+            frame[top : top + height, left : left + width] = generator.uniform(20, 235)
+        frames.append(to_image(frame + generator.normal(0, 3, (64, 64))))
+    frames += [CHANGES["brightness +3%"](frame) for frame in frames[:20]]
+    kept_in(tmp_path / "grown", [*frames[:before], *frames[-20:]])
+    grown, at_once = kept_in(tmp_path / "grown", frames), kept_in(tmp_path / "at once", frames)
+    assert len(at_once) == 20 and grown == at_once
+
+
+def test_an_image_is_compared_with_added_ones_that_have_nearer_images(tmp_path):
+    generator = np.random.default_rng(0)
+    pattern = 120 + 25 * field(generator, 2, 64) + 20 * field(generator, 1, 64)
+    images = [to_image(pattern + generator.normal(0, sd, (64, 64))) for sd in [30] * 8 + [2] * 60]
+    kept_in(tmp_path / "grown", images[:8])
+    grown, at_once = kept_in(tmp_path / "grown", images), kept_in(tmp_path / "at once", images)
+    assert len(at_once) > 1000 and grown == at_once
+
+
+def test_that_pairs_were_not_compared_is_reported_again(textured, tmp_path, monkeypatch):
+    monkeypatch.setattr(near_duplicates, "MOST_PAIRS", 100)
+    pixels = Pixels(textured)
+    pixels.path = tmp_path / "pixels.npy"
+    first, second = (near_duplicates.find_pairs(np.arange(len(textured)), pixels).notes for _ in range(2))
+    assert "only the 100 most similar were compared" in first[0] and second == first
+
+
 @pytest.mark.parametrize(("noise", "least"), [(256, 0.1), (40, 0.8)])
 def test_the_nearest_are_those_of_brute_force(noise, least):
     """3,000 thumbnails, of which many are the same; in blocks that do not divide them evenly.
