@@ -182,7 +182,7 @@ class _Building:
             self.writers[look].take(earlier, held)
             for known in earlier.place.glob("near*"):
                 shutil.copyfile(known, self.folder / look.name() / known.name)
-        except (ValueError, OSError, IndexError) as error:
+        except (ValueError, OSError, EOFError, IndexError) as error:
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 raise
             log.warning("pixel cache: %s; its images are decoded again", error)

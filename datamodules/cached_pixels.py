@@ -1,5 +1,6 @@
 """The images of a run as pixels of one size: from a memory-mapped file, from JPEGs in few files, or decoded each time."""
 
+import contextlib
 import hashlib
 import io
 import math
@@ -12,6 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from common.errors import UserError
 from common.untrusted.description import Interpolation
 from datamodules.decode import DECODER, DRAFT_SIZE, open_image, resize
 from datamodules.deep_pixels import ValueRange
@@ -156,13 +158,15 @@ class JpegPixels(PixelCache):
         content = self.jpeg(row)
         if not content:
             return np.zeros(self._shape, np.uint8)
-        try:
-            with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
-                pixels = np.array(image)
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"{self.path}: damaged (row {row}: {error})") from error
-        if pixels.shape != self._shape:
-            raise ValueError(f"{self.path}: damaged (row {row} has the shape {pixels.shape})")
+        pixels = None
+        with contextlib.suppress(Exception), Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+            pixels = np.array(image)  # of a damaged file Pillow raises whatever it likes
+        if pixels is None or pixels.shape != self._shape:
+            place = self.path.parent
+            raise UserError(
+                f"{place}: damaged (the JPEG of image {row} cannot be read); remove {place.parent}, since caches share files, "
+                "and the images are decoded again"
+            )
         return pixels
 
     def __reduce__(self):
@@ -199,7 +203,7 @@ def open_place(place: Path, look: Look, rows: int, stats: ImageStats | None = No
     """Open a cache of `rows` images; `stats` are theirs, where they are in memory already.
 
     Raises:
-        ValueError, OSError: a file of it is damaged or missing.
+        ValueError, OSError, EOFError: a file of it is damaged or missing.
     """
     if stats is None:
         thumbnails = np.load(place / THUMBNAILS, mmap_mode="r", allow_pickle=False) if look.gray_from else None

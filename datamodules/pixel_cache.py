@@ -101,7 +101,7 @@ def _open(place: Path, look: Look, rows: int, shared: dict[tuple, ImageStats]) -
         return None
     try:
         cache = open_place(place, look, rows, _known(look, shared))
-    except (ValueError, OSError, IndexError) as error:
+    except (ValueError, OSError, EOFError, IndexError) as error:
         log.warning("pixel cache: %s; building it again", error)
         shutil.rmtree(place, ignore_errors=True)
         return None

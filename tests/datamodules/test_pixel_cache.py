@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.errors import UserError
 from datamodules import cache_build
 from datamodules import pixel_cache as module
 from datamodules.cached_pixels import Look, UncachedPixels
@@ -199,9 +200,26 @@ def test_jpegs_are_those_of_pillow_and_take_a_fraction(tmp_path):
     for name in ("jpeg-0000.bin", "places.npy"):
         path = packed.path.parent / name
         content = path.read_bytes()
-        path.write_bytes(content[:-1])
-        again = open_pixel_cache(files, Look(256, jpeg_quality=95), tmp_path / "cache")
-        assert np.array_equal(again[4], packed[4])
+        for damaged in (content[:-1], b""):
+            path.write_bytes(damaged)
+            again = open_pixel_cache(files, Look(256, jpeg_quality=95), tmp_path / "cache")
+            assert np.array_equal(again[4], packed[4])
+
+
+def test_a_jpeg_that_is_damaged_in_the_cache_ends_the_run_with_what_to_remove(files, tmp_path):
+    packed = open_pixel_cache(files, Look(32, jpeg_quality=95), tmp_path / "cache")
+    path = packed.path.parent / "jpeg-0000.bin"
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(UserError, match=f"the JPEG of image 3 cannot be read.; remove {tmp_path / 'cache'},"):
+        open_pixel_cache(files, Look(32, jpeg_quality=95), tmp_path / "cache")[3]
+
+
+def test_empty_thumbnails_are_made_again(files, tmp_path):
+    look = compared_look(None)
+    thumbnails = [open_pixel_cache(files, look, tmp_path / "cache").stats.thumbnails.copy()]
+    next((tmp_path / "cache").glob("*/thumbnails.npy")).write_bytes(b"")
+    thumbnails.append(open_pixel_cache(files, look, tmp_path / "cache").stats.thumbnails)
+    assert np.array_equal(*thumbnails)
 
 
 def test_further_images_are_added_to_the_jpegs_without_a_copy(files, tmp_path, monkeypatch):
