@@ -122,6 +122,17 @@ def _runs(process: int) -> bool:
     return True
 
 
+def _reserve(path: Path) -> None:
+    """Take the space of a file that is mapped: on a disk that is full by then, writing to it would kill the process."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:  # not every file system can
+            if error.errno in DISK_ERRORS:
+                raise
+
+
 def _own_folder(place: Path) -> Path:
     """Make a folder that names this process."""
     prefix = f"{place.name}.building-{socket.gethostname()}-{os.getpid()}-"
@@ -143,28 +154,37 @@ class _Building:
         if (folder / STATE).is_file():
             with np.load(folder / STATE, allow_pickle=False) as saved:
                 state = saved["rows"], int(saved["done"])
+        self._thumbnails = any(look.gray_from for look in places)
+        thumbnails = self._map_thumbnails("r+" if state else "w+")
         self.writers = {
             look: (_JpegWriter if look.jpeg_quality else _ArrayWriter)(folder / look.name(), look, count)
             for look in places
         }
-        self._thumbnails = any(look.gray_from for look in places)
         if state is None:
-            self.stats = ImageStats.empty(count, self._map_thumbnails("w+"))
+            self.stats = ImageStats.empty(count, thumbnails)
         else:
-            self.stats = ImageStats.load(folder / STATS, count, self._map_thumbnails("r+"))
+            self.stats = ImageStats.load(folder / STATS, count, thumbnails)
             (self.rows, self._done), self.keeps = state, True
 
     @classmethod
     def begin(cls, places: Mapping[Look, Path], versions: np.ndarray) -> "_Building":
         folder = _own_folder(next(iter(places.values())))
-        np.save(folder / VERSIONS, versions)
-        return cls(folder, places, len(versions))
+        try:
+            np.save(folder / VERSIONS, versions)
+            return cls(folder, places, len(versions))
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def _map_thumbnails(self, mode: str) -> np.ndarray:
         shape = (self._count if self._thumbnails else 0, THUMBNAIL, THUMBNAIL)
         if not shape[0]:
             return np.zeros(shape, np.uint8)
-        return np.lib.format.open_memmap(self.folder / THUMBNAILS, mode, np.uint8, shape)
+        path = self.folder / THUMBNAILS
+        thumbnails = np.lib.format.open_memmap(path, mode, np.uint8, shape)
+        if mode == "w+":
+            _reserve(path)
+        return thumbnails
 
     def take_over(self, earlier: Mapping[Look, Earlier | None]) -> None:
         """Copy what is held of the files already, and decide which are read: those that one of the looks lacks."""

@@ -111,6 +111,19 @@ def test_without_space_images_are_decoded_each_time_with_a_warning(files, tmp_pa
     assert "decoding images in every epoch" in caplog.text and not list((tmp_path / "other").iterdir())
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="not on this system")
+def test_thumbnails_have_their_space_before_they_are_written(files, tmp_path, monkeypatch, caplog):
+    """They are mapped, and a page that the disk has no space for would be a signal."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(cache_build.os, "posix_fallocate", refuse)
+    cache = open_pixel_cache(files, compared_look(None), tmp_path / "cache")
+    assert cache.path is None and cache.stats.thumbnails.any()
+    assert "decoding images in every epoch" in caplog.text and not list((tmp_path / "cache").iterdir())
+
+
 def test_a_disk_without_room_is_known_before_anything_is_written(files, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     cache = open_pixel_cache(files, Look(32), tmp_path / "cache")
