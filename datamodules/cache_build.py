@@ -54,7 +54,7 @@ def find_earlier(place: Path, look: Look, versions: np.ndarray) -> Earlier | Non
         versions: (files, 2) uint64.
     """
     best = None
-    for other in place.parent.glob(f"{look.name()}-*"):
+    for other in place.parent.glob(f"{look.name()}-" + "[0-9a-f]" * 24):  # not what is being built
         with contextlib.suppress(OSError, ValueError, EOFError):  # damaged, or being removed by another process
             held = np.load(other / VERSIONS, allow_pickle=False)
             _, rows, earlier_rows = np.intersect1d(versions[:, 0], held[:, 0], return_indices=True)
@@ -98,7 +98,7 @@ def _claim(places: Mapping[Look, Path], versions: np.ndarray) -> "_Building | No
     """Return what another process has begun to build for the same files before it ended; None where there is no such folder."""
     first = next(iter(places.values()))
     for folder in first.parent.glob(f"{first.name}.building-*"):
-        with contextlib.suppress(OSError, ValueError, EOFError, KeyError):
+        with contextlib.suppress(Exception):  # numpy and zipfile raise what they like on a damaged file
             host, _, process = folder.name.partition(".building-")[2].rpartition("-")[0].rpartition("-")
             here = host == socket.gethostname() and not _runs(int(process))
             if (here or time.time() - folder.stat().st_mtime > SILENT_S) and np.array_equal(
@@ -152,7 +152,7 @@ class _Building:
         self.rows, self._done = None, 0
         state = None
         if (folder / STATE).is_file():
-            with np.load(folder / STATE, allow_pickle=False) as saved:
+            with (folder / STATE).open("rb") as file, np.load(file, allow_pickle=False) as saved:
                 state = saved["rows"], int(saved["done"])
         self._thumbnails = any(look.gray_from for look in places)
         thumbnails = self._map_thumbnails("r+" if state else "w+")

@@ -181,6 +181,28 @@ def test_what_a_killed_builder_has_read_and_saved_is_not_read_again(
     assert not [place for place in (tmp_path / "cache").iterdir() if ".building-" in place.name]
 
 
+def test_a_killed_builder_with_a_damaged_state_is_not_continued(files, tmp_path):
+    whole = open_pixel_cache(files, Look(32), tmp_path / "other")
+    building = tmp_path / "cache" / f"{whole.path.parent.name}.building-elsewhere-1-x"
+    building.mkdir(parents=True)
+    np.save(building / "versions.npy", module.versions_of(list(map(str, files))))
+    (building / "state.npz").write_bytes(b"PK\x03\x04 damaged")
+    os.utime(building, (0, 0))
+    cache = open_pixel_cache(files, Look(32), tmp_path / "cache")
+    assert all(np.array_equal(cache[row], whole[row]) for row in range(6))
+
+
+def test_what_is_being_built_is_not_taken_for_an_earlier_cache(files, tmp_path, monkeypatch, caplog):
+    open_pixel_cache(files[:4], Look(32), tmp_path / "cache")
+    building = tmp_path / "cache" / f"{Look(32).name()}-{'0' * 24}.building-elsewhere-1-x"
+    building.mkdir()
+    np.save(building / "versions.npy", module.versions_of(list(map(str, files))))
+    read, scan = [], cache_build.scan_image
+    monkeypatch.setattr(cache_build, "scan_image", lambda path, row, *rest: read.append(row) or scan(path, row, *rest))
+    open_pixel_cache(files, Look(32), tmp_path / "cache")
+    assert sorted(read) == [4, 5] and "again" not in caplog.text
+
+
 def test_what_was_begun_a_day_ago_is_removed(files, tmp_path):
     for name, used_s in (("a" * 24, 0), ("b" * 24, None)):
         (tmp_path / "cache" / f"{name}.building-host-1-x").mkdir(parents=True)
