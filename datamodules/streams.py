@@ -32,6 +32,7 @@ from datamodules.transforms import Augmentation
 log = logging.getLogger(__name__)
 
 READ_AHEAD = 256  # images, of each process
+MOST_DIGITS = 20  # of a label that is the number of a class
 WAIT_S = 0.1  # of the reading thread between two looks whether anybody still wants its images
 T = TypeVar("T")
 
@@ -122,10 +123,7 @@ class TrainStream:
             UserError: another number than stated, a label of no class, or a class without images.
         """
         if counts.total() != self.n_images:
-            raise UserError(
-                f"{self.shards.key}: has {counts.total():,} images, but {self.n_images:,} are stated; leave out "
-                "datamodule.source.train_images, or correct classes.json"
-            )
+            raise other_number(self.shards, counts.total(), self.n_images)
         self._class_counts = [0] * len(self.classes)
         for label, n in counts.items():
             self._class_counts[self.label(Sample(b"", label, f"{n:,} image(s)"))] += n
@@ -162,7 +160,7 @@ class TrainStream:
         """
         label = sample.label
         number = self._numbers.get(label)
-        if number is None and label.isascii() and label.isdigit() and int(label[:9]) < len(self.classes):
+        if number is None and is_number(label) and int(label) < len(self.classes):
             return int(label)
         if number is None:
             raise UserError(
@@ -170,6 +168,11 @@ class TrainStream:
                 f"{join_words(self.classes)}; correct it, or datamodule.source.classes"
             )
         return number
+
+
+def is_number(label: str) -> bool:
+    """Return whether a label is a whole number, of no more digits than a class may need with zeros before it."""
+    return label.isascii() and label.isdigit() and len(label) <= MOST_DIGITS
 
 
 class StreamItem(NamedTuple):
@@ -351,6 +354,14 @@ def not_compared(stream: TrainStream) -> Finding:
     )
     log.warning(text)
     return Finding("streamed", text, [])
+
+
+def other_number(shards: Shards, n_images: int, stated: int) -> UserError:
+    """Return the error of a stated number of training images that is not theirs."""
+    return UserError(
+        f"{shards.key}: has {n_images:,} images, but {stated:,} are stated; leave out datamodule.source.train_images, or "
+        "correct classes.json"
+    )
 
 
 def range_missing(what: str) -> UserError:

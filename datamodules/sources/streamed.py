@@ -22,7 +22,7 @@ from common.untrusted.json_files import read_json
 from datamodules.sources.catalog import split_of
 from datamodules.sources.source import MOST_CLASSES, ImageRow
 from datamodules.sources.unpacked import Record, UnpackedSource
-from datamodules.streams import Shards, TrainStream
+from datamodules.streams import Shards, TrainStream, is_number, other_number
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,8 @@ class StreamedSource(UnpackedSource):
         shards, stated = self.shards("train"), self._stated()
         classes = self.stated_classes or stated.get("classes")
         n_images = self.train_images or stated.get("train_images") or shards.n_images
+        if shards.n_images and n_images != shards.n_images:
+            raise other_number(shards, shards.n_images, n_images)
         counts = self._count(shards) if shards.is_local and not (classes and n_images) else Counter()
         classes, n_images = classes or _in_order(counts), n_images or counts.total()
         if not classes or not n_images:
@@ -119,6 +121,10 @@ class StreamedSource(UnpackedSource):
                 f'{path}: must be {{"classes": [NAMES], "train_images": N, "class_counts": [N of each class]}}; the '
                 "last two keys are optional"
             )
+        if counts and n_images and sum(counts) != n_images:
+            raise UserError(
+                f"{path}: class_counts sum to {sum(counts):,}, but train_images is {n_images:,}; correct one of them"
+            )
         found = {"classes": [str(name) for name in classes], "class_counts": counts}
         found["train_images"] = n_images or (counts and sum(counts))
         return {name: value for name, value in found.items() if value}
@@ -167,4 +173,4 @@ def _check_classes(classes: object, what: str) -> None:
 
 def _in_order(counts: Counter) -> list[str]:
     """Return the labels in the order of the classes: numbers as numbers."""
-    return sorted(counts, key=lambda label: (int(label), label) if all(map(str.isdigit, counts)) else (0, label))
+    return sorted(counts, key=lambda label: (int(label), label) if all(map(is_number, counts)) else (0, label))

@@ -163,18 +163,25 @@ class TarShards(Shards):
         if skip:
             log.info("%s: to resume, %s images are read again without decoding", self.key, f"{skip:,}")
         while True:
+            n_images = 0
             drawn = shuffle(
                 self.shuffle_buffer, initial=self.shuffle_buffer, rng=random.Random(f"{seed} {epoch} {share.rank}")
             )
-            is_empty = True
             for sample in drawn(self._samples(urls)):
-                is_empty = False
+                n_images += 1
                 if skip:
                     skip -= 1
                 else:
                     yield sample
-            if is_empty:
+            if not n_images:
                 raise UserError(f"{self.key}: {join_words(urls, 3)} hold no images")
+            if share.world_size == 1:
+                log.warning(
+                    "%s: holds %s images, and more are stated: the first ones are repeated in this epoch; correct classes.json "
+                    "or datamodule.source.train_images",
+                    self.key,
+                    f"{n_images:,}",
+                )
 
     def read_in_order(self) -> Iterator[Sample]:
         return self._samples(self.urls)

@@ -87,6 +87,14 @@ def test_names_and_classes_that_are_found(tmp_path, chunks):
         _ = opened(tmp_path, chunks, train=train).stream
 
 
+def test_another_number_than_that_of_the_index_is_refused(tmp_path, chunks):
+    train = written(tmp_path / "train", [{"image": b"x", "label": n % 2} for n in range(9)])
+    stated = {"classes": ["ant", "bee"], "train_images": 8}
+    (tmp_path / "train" / "classes.json").write_text(json.dumps(stated))
+    with pytest.raises(UserError, match="has 9 images, but 8 are stated"):
+        _ = opened(tmp_path, chunks, train=train).stream
+
+
 class Evil:
     def __reduce__(self):
         return Path.touch, (Path("evil"),)

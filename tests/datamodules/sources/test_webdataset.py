@@ -1,6 +1,7 @@
 import json
 import re
 import tarfile
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -69,10 +70,29 @@ def test_what_classes_json_states_is_not_counted(tmp_path, png):
     (tmp_path / "train" / "classes.json").write_text(json.dumps(stated))
     stream = opened(tmp_path, tmp_path, train=train).stream
     assert (stream.classes, stream.n_images, stream.class_counts) == (["ant", "bee"], 1000, [400, 600])
-    for wrong in ({"classes": ["a"]}, {"classes": ["a", "a"]}, {"classes": ["a", "b"], "class_counts": [1]}, {"x": 1}):
+    other_sum = {"classes": ["a", "b"], "class_counts": [1, 2], "train_images": 4}
+    for wrong in (
+        other_sum,
+        {"classes": ["a"]},
+        {"classes": ["a", "a"]},
+        {"classes": ["a", "b"], "class_counts": [1]},
+        {"x": 1},
+    ):
         (tmp_path / "train" / "classes.json").write_text(json.dumps(wrong))
         with pytest.raises(UserError, match=r"classes\.json"):
             _ = opened(tmp_path, tmp_path, train=train).stream
+
+
+def test_that_fewer_images_are_there_than_stated_is_reported(tmp_path, tars, caplog):
+    shards = opened(tmp_path, tars).shards("train")
+    assert len(list(islice(shards.read(Share(), seed=1, epoch=0, skip=0), 34))) == 34 and not caplog.text
+    assert len(list(islice(shards.read(Share(), seed=1, epoch=0, skip=30), 10))) == 10
+    assert "holds 34 images, and more are stated" in caplog.text
+
+
+def test_labels_that_only_look_like_numbers_are_names(tmp_path, png):
+    train = one_shard(tmp_path, [{"png": png, "cls": label.encode()} for label in ("²", "10", "9" * 5000)])
+    assert opened(tmp_path, tmp_path, train=train).stream.classes == ["10", "9" * 5000, "²"]
 
 
 def test_numbers_are_in_their_order_and_labels_may_be_in_json(tmp_path, png):
