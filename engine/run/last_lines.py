@@ -34,7 +34,9 @@ def log_verdict(record: RunRecord, name: str) -> None:
 
 
 def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | None) -> None:
-    """Log three commands that continue from a run, each whole: label images, export, look for a smaller network.
+    """Log commands that continue from a run, each whole: label images, export, look for a smaller network.
+
+    Streamed training images are refused by smallest.py, which is left out then.
 
     Args:
         record: of the run.
@@ -44,13 +46,14 @@ def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | No
     ckpt = _argument("ckpt", checkpoint)
     image = val and Path(record.data.root, val.paths[0])
     images = "images=DIR" if image is None or not image.is_file() else _argument("images", image)
-    log.info(
-        "Next: label images (a file, a folder or a CSV), export the network, find the smallest that is good enough"
-    )
+    streamed = any(finding.kind == "streamed" for finding in record.data.audit or [])
+    then = " and export the network" if streamed else ", export the network, find the smallest that is good enough"
+    log.info("Next: label images (a file, a folder or a CSV)%s", then)
     log.info("    python predict.py %s %s", ckpt, images)
     log.info("    python export.py %s", ckpt)
-    arguments = [*own_folders(shlex.split(record.run.command)), *_data_settings(record, checkpoint)]
-    log.info("    python smallest.py%s", "".join(f" {shlex.quote(each)}" for each in arguments))
+    if not streamed:
+        arguments = [*own_folders(shlex.split(record.run.command)), *_data_settings(record, checkpoint)]
+        log.info("    python smallest.py%s", "".join(f" {shlex.quote(each)}" for each in arguments))
 
 
 def _data_settings(record: RunRecord, checkpoint: Path) -> list[str]:

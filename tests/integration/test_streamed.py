@@ -42,6 +42,7 @@ def test_a_run_in_the_middle_of_an_epoch_resumes_to_the_same_bits(train, setting
     record = straight.record
     assert (record.data.n_train, record.data.n_val, record.data.n_test) == (34, 12, 9)
     assert [finding.kind for finding in record.data.audit] == ["streamed"] and "images were not checked" in straight.out
+    assert "python export.py" in straight.out and "smallest" not in straight.out  # which refuses such images
     assert {row["split"] for row in read_csv(straight.folder / "splits.csv")} == {"val", "test"}
     at_step(monkeypatch, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))  # of 10, in the second epoch
     stopped = train(*given, small=False)
