@@ -117,7 +117,7 @@ def run_cli(main: Callable[[], None]) -> None:
 
 def _remove_empty_folders() -> None:
     """Remove the folders that this command has made and, since it was refused, put nothing into."""
-    for folder in STATE.made_folders:
+    for folder in sorted(STATE.made_folders, key=lambda each: len(each.parts), reverse=True):  # the inner ones first
         with contextlib.suppress(OSError):  # not empty
             folder.rmdir()
 

@@ -20,6 +20,15 @@ def outputs(tmp_path, monkeypatch):
     new_run_dir.cache_clear()
 
 
+def test_folders_of_a_refused_command_are_removed_with_those_around_them(outputs, monkeypatch):
+    monkeypatch.setattr(cli.STATE, "made_folders", [])
+    for _ in range(2):  # Hydra asks again where the first answer failed
+        new_run_dir("resnet18")
+        new_run_dir.cache_clear()
+    cli._remove_empty_folders()
+    assert list(outputs.iterdir()) == []
+
+
 def test_two_runs_of_one_second_get_two_folders(monkeypatch):
     monkeypatch.setattr(cli.time, "strftime", lambda _: "2026-01-01_00-00-00")
     first = new_run_dir("resnet18")
