@@ -33,6 +33,11 @@ def beat(store, rank: int, name: str) -> None:
     atexit.register(end)
 
 
+def has_beaten(store, rank: int) -> bool:
+    """Return whether a process has given a sign of life."""
+    return store.check([_key(rank)])
+
+
 class Watch:
     """Find a process that gives no signs of life any more.
 

@@ -6,12 +6,12 @@ logs on the screen. Until Lightning connects them, and about errors, the process
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import logging
 import os
 import re
+import socket
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import StopRequested, UserError
-from engine.heartbeat import SILENT_S, Watch, beat
+from common.progress import Progress
+from engine.heartbeat import SILENT_S, Watch, beat, has_beaten
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +227,7 @@ def agreed_error(process: Process, error: Exception, message: str | None, *, los
             store.set(FAILED_ELSEWHERE, f"{process.name}: {message or f'{type(error).__name__}: {error}'}")
         if _ask(store, FAILED) is not None:
             return FirstProcessFailed()
-    except RuntimeError:  # the store is gone, with the first process or its launcher
+    except (RuntimeError, UserError):  # the store is gone, with the first process or its launcher, or was never found
         if lost:
             return FirstProcessFailed()
     return error if message is None else UserError(f"{process.name}: {message}")
@@ -277,28 +278,64 @@ def _wait(process: Process, keys: dict[str, int]) -> None:
         raise FirstProcessFailed from error
 
 
-@functools.cache
 def _store(process: Process):
-    """Return the store of all processes of a run: torchrun has one, of srun's the first process keeps it.
+    """Return the store of all processes of a run, found once: torchrun has one, of srun's the first process keeps it.
 
     Raises:
-        UserError: the others cannot be reached.
+        UserError: the others cannot be reached, or a signal ended the search for them.
     """
-    from torch.distributed import PrefixStore, rendezvous  # late: torch
+    if process not in _found:
+        _found[process] = UserError("stopped before all processes were there")
+        _found[process] = _find_store(process)
+    if isinstance(_found[process], UserError):
+        raise _found[process]
+    return _found[process]
 
-    if process.launcher == "srun":
-        environment = cluster_environment(process)
-        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
-    try:
-        wait = timedelta(seconds=CONNECT_S)
-        store, _, _ = next(rendezvous("env://", process.rank, process.world_size, timeout=wait))
-    except RuntimeError as error:
-        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(
-            f"MASTER_ADDR:MASTER_PORT={where}: the {process.world_size} processes of {process.launcher} do not find each other "
-            f"there ({reason}); name the first node and a free port"
-        ) from error
-    shared = PrefixStore("justenough", store)
-    beat(shared, process.rank, process.name)
+
+_found: dict[Process, object] = {}  # the store, or why there is none
+
+
+def _find_store(process: Process):
+    """Connect to the store and, in the first process, wait for the others; return an error if they are not there in time.
+
+    torch could do both, but it would say nothing meanwhile and take no signal.
+    """
+    if process.is_first:
+        log.setLevel(logging.INFO)  # Hydra's own log begins at warnings, when it asks for the folder
+    with Progress(f"waiting until the {process.world_size} processes of {process.launcher} find each other", log):
+        from torch.distributed import PrefixStore, TCPStore  # late: torch
+
+        if process.launcher == "srun":
+            environment = cluster_environment(process)
+            os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
+        host, port, end = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), time.monotonic() + CONNECT_S
+        keeps = process.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        try:
+            while not keeps and not _is_open(host, port):
+                if time.monotonic() > end:
+                    raise RuntimeError(f"nothing answers within {CONNECT_S:.0f} s")
+                time.sleep(POLL_S)
+            store = TCPStore(
+                host, port, process.world_size, keeps, timedelta(seconds=CONNECT_S),
+                wait_for_workers=False, multi_tenant=True,
+            )  # fmt: skip
+            shared = PrefixStore("justenough", store)
+            beat(shared, process.rank, process.name)
+            others = range(1, process.world_size) if process.is_first else ()
+            while missing := [rank for rank in others if not has_beaten(shared, rank)]:
+                if time.monotonic() > end:
+                    raise RuntimeError(f"no sign of process {', '.join(map(str, missing))} within {CONNECT_S:.0f} s")
+                time.sleep(POLL_S)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0][:200]
+            return UserError(
+                f"MASTER_ADDR:MASTER_PORT={host}:{port}: the {process.world_size} processes of {process.launcher} do not find "
+                f"each other there ({reason}); name the first node and a free port"
+            )
     return shared
+
+
+def _is_open(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=POLL_S):
+        return True
+    return False

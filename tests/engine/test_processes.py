@@ -1,6 +1,6 @@
 """Which process of a run this one is, by the variables of torchrun, srun and Lightning, and what the processes agree on."""
 
-import functools
+import signal
 import socket
 import threading
 import time
@@ -98,7 +98,7 @@ def both(monkeypatch):
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setattr(processes, "_store", functools.cache(processes._store.__wrapped__))
+    monkeypatch.setattr(processes, "_found", {})
     monkeypatch.setattr(processes, "ANSWER_S", 1.0)
     monkeypatch.setattr(processes, "SEEN_S", 0.5)
 
@@ -182,6 +182,32 @@ def test_the_first_process_says_which_one_was_killed(both, quick_watch, monkeypa
     monkeypatch.setattr(processes, "beat", lambda store, rank, name: store.set(f"alive {rank}", f"7 {name} (host)"))
     first, _ = both(lambda process: processes.meet(process, "images", "a", ""), processes._store)
     assert str(first).startswith("process 1 on node 1 (host) has given no sign of life for 60 s: it was killed")
+
+
+@pytest.mark.parametrize("process", [FIRST, OTHER])
+def test_a_process_that_finds_no_other_one_says_so_once(both, monkeypatch, process):
+    monkeypatch.setattr(processes, "CONNECT_S", 0.5)
+    started = time.monotonic()
+    with pytest.raises(UserError, match="the 2 processes of srun do not find each other there") as caught:
+        processes.share(process, "folder")
+    agreed = processes.agreed_error(process, caught.value, str(caught.value))
+    assert isinstance(agreed, UserError) and str(agreed).endswith(str(caught.value))
+    assert time.monotonic() - started < 10.0  # the error does not look for them again
+
+
+@pytest.mark.parametrize("process", [FIRST, OTHER])
+def test_a_signal_ends_the_search_for_the_others(both, process):
+    def stop(number, frame):
+        raise StopRequested(number)
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(StopRequested):
+            processes.share(process, "folder")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    processes.announce_stop(process, signal.SIGTERM)  # without another search
 
 
 def test_a_folder_that_the_nodes_do_not_share_is_refused(both, tmp_path):
