@@ -67,14 +67,20 @@ def run_cli(main: Callable[[], None]) -> None:
     tune_process()
     script = Path(sys.argv[0]).name
     STATE.command, STATE.made_folders = ["python", script, *sys.argv[1:]], []
-    found = launched_process()
-    STATE.process = Process() if found.launcher == "srun" else found
+    STATE.process, is_of_lightning = Process(), TRACEBACK in os.environ and "LOCAL_RANK" in os.environ
     log_handlers.protect_screen()
     # Of this command; the processes that it starts find Hydra's own variable set below
     wants_traceback = os.environ.setdefault(TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0")) == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print
     warnings.showwarning = log_handlers.log_python_warning
     try:
+        found = launched_process()
+        if "LOCAL_RANK" in os.environ and not found.launcher and not is_of_lightning:
+            raise UserError(
+                f"LOCAL_RANK={os.environ['LOCAL_RANK']}: is set, but neither torchrun nor srun has started this process; "
+                "unset LOCAL_RANK"
+            )
+        STATE.process = Process() if found.launcher == "srun" else found
         if script != "train.py" and set(MULTIRUN) & set(sys.argv):
             raise UserError(f"-m: {script} does not sweep; python train.py -m ... does")
         if script == "train.py" and (asked := networks_asked_for(sys.argv[1:])) is not None:
@@ -82,8 +88,7 @@ def run_cli(main: Callable[[], None]) -> None:
 
             print_networks(asked)
             return
-        # Lightning starts its processes with complete arguments
-        if STATE.process.launcher or "LOCAL_RANK" not in os.environ:
+        if found.launcher or not is_of_lightning:  # Lightning starts its processes with complete arguments
             sys.argv[1:] = complete_overrides(sys.argv[1:])
         main()
         if len(STATE.failed) == 1 and not STATE.failed[0].in_sweep:

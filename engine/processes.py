@@ -65,9 +65,22 @@ def launched_process(environment: Mapping[str, str] | None = None) -> Process:
 
     SLURM sets most of its variables in the batch script and in an interactive shell of a job as well. Only a task that srun
     has started has SLURM_STEP_NUM_TASKS, and srun inside of a job that has more tasks than the step counts its own.
+
+    Raises:
+        UserError: a variable is missing among those that torchrun and srun set together.
     """
     given = os.environ if environment is None else environment
-    found = {name: int(value) for name, value in given.items() if re.fullmatch(r"\d+", value)}
+    try:
+        return _launched_process(given, {name: int(text) for name, text in given.items() if re.fullmatch(r"\d+", text)})
+    except KeyError as error:
+        launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in given else "srun"
+        raise UserError(
+            f"{error.args[0]}={given.get(error.args[0], '')}: is no number, but {launcher} sets one beside its other "
+            f"variables; start with {launcher}, or in a shell without its variables"
+        ) from None
+
+
+def _launched_process(given: Mapping[str, str], found: Mapping[str, int]) -> Process:
     if "TORCHELASTIC_RUN_ID" in given and "RANK" in found:  # before srun, which may start torchrun on each node
         return Process(
             "torchrun", found["RANK"], found["LOCAL_RANK"], found.get("GROUP_RANK", 0), found["WORLD_SIZE"],

@@ -29,6 +29,15 @@ def test_folders_of_a_refused_command_are_removed_with_those_around_them(outputs
     assert list(outputs.iterdir()) == []
 
 
+def test_a_rank_that_no_launcher_has_set_is_refused(monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.delenv(cli.TRACEBACK, raising=False)
+    monkeypatch.setattr("sys.argv", ["train.py", "datamodule.root=images"])
+    with pytest.raises(SystemExit):
+        cli.run_cli(lambda: None)
+    assert capsys.readouterr().err.startswith("ERROR: LOCAL_RANK=0: is set, but neither torchrun nor srun has started ")
+
+
 def test_two_runs_of_one_second_get_two_folders(monkeypatch):
     monkeypatch.setattr(cli.time, "strftime", lambda _: "2026-01-01_00-00-00")
     first = new_run_dir("resnet18")

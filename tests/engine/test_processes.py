@@ -48,6 +48,12 @@ def test_a_process_is_found_by_the_variables_of_its_launcher(environment, proces
     assert launched_process(environment) == process
 
 
+@pytest.mark.parametrize(("environment", "missing"), [(TORCHRUN, "LOCAL_RANK"), (SRUN, "SLURM_PROCID")])
+def test_half_of_the_variables_of_a_launcher_are_refused(environment, missing):
+    with pytest.raises(UserError, match=f"^{missing}=: is no number"):
+        launched_process({name: value for name, value in environment.items() if name != missing})
+
+
 @pytest.mark.parametrize(
     ("environment", "kind"),
     [(TORCHRUN, TorchElasticEnvironment), (SRUN, SLURMEnvironment), (SRUN_NODES, SLURMEnvironment)],
