@@ -32,6 +32,7 @@ NAME = "hydra_plugins.ray_launcher.RayLauncher"  # Hydra takes launchers of this
 CONNECT_S = 10.0
 SAVING_S = 60.0  # that stopped jobs have to save
 LAST_LINES_S = 1.0  # until the last lines of the jobs are on this screen
+TOKEN_LOG = "ray._private.authentication.authentication_token_setup"  # it warns that a token is in use, the default
 # What Ray reads from the environment: lines of jobs uncolored and all of them, nothing sent to its makers, and no more trials
 # of a job that takes all memory than of one that is lost (by default it is tried forever)
 ENVIRONMENT = {
@@ -65,6 +66,7 @@ def connect(settings: DictConfig) -> None:
 
     if ray.is_initialized():
         return
+    logging.getLogger(TOKEN_LOG).setLevel(logging.ERROR)
     start, options = (OmegaConf.to_container(each, resolve=True) for each in (settings.init, settings.remote))
     with _as_user_error("init"):
         _look_for_cluster(start.get("address"))

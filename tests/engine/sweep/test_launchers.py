@@ -79,6 +79,7 @@ def test_ray_runs_jobs_here_and_reuses_their_processes(tmp_path, two_colors):
     ran = sweep(tmp_path, two_colors, "hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=1")
     check(ran, tmp_path)
     assert len(set(re.findall(r"job pid=(\d+)", ran.stdout))) == 1
+    assert "Token authentication" not in ran.stdout + ran.stderr  # Ray's own warning, of what it does by default
 
 
 @pytest.mark.parametrize(("launcher", "extra"), [("joblib", "joblib"), ("submitit_slurm", "slurm")])
