@@ -50,13 +50,18 @@ def user_message(error: BaseException) -> str | None:
         if isinstance(link, RuntimeError) and (message := _of_launcher(link) or _lost_process(link)):
             return message
         if isinstance(link, OSError) and link.errno in DISK_ERRORS:
-            return f"{link.filename or link.strerror}: {DISK_ERRORS[link.errno]}"
+            return f"{link.filename or link.strerror}: {DISK_ERRORS[link.errno]}".replace(ELSEWHERE, _elsewhere())
         if isinstance(link, FileNotFoundError) and _makes_a_folder(link):
-            return f"{link.filename}: cannot be created; write elsewhere: {ELSEWHERE}"
+            return f"{link.filename}: cannot be created; write elsewhere: {_elsewhere()}"
     for link in chain:
         if isinstance(link, OmegaConfBaseException | HydraException) and not isinstance(link, InstantiationException):
             return str(link)
     return None
+
+
+def _elsewhere() -> str:
+    """Return the setting that says where this command writes."""
+    return "out=DIR" if _script() in ("predict.py", "export.py", "report.py") else ELSEWHERE
 
 
 def _makes_a_folder(error: FileNotFoundError) -> bool:

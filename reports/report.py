@@ -101,7 +101,8 @@ def _write(
         for path, text in contents.items():
             write_text(path, text)
     except OSError as error:
-        raise UserError(f"out={out}: {page.parent} cannot be written: {error.strerror}; use out=DIR") from error
+        given, instead = (f"out={out}: ", "use") if out else ("", "python report.py takes")
+        raise UserError(f"{given}{page.parent} cannot be written: {error.strerror}; {instead} out=DIR") from error
     return Written(page, as_text(data).strip(), [why for _, why in data.excluded])
 
 

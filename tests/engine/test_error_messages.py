@@ -1,5 +1,6 @@
 """Mistakes at the command line, and the line that says what was meant."""
 
+import errno
 import shlex
 
 import pytest
@@ -10,6 +11,13 @@ import report as report_script
 import train as train_script
 from engine.error_messages import user_message
 from engine.hints import quoted
+from engine.state import STATE
+
+
+@pytest.mark.parametrize(("script", "instead"), [("predict.py", "out=DIR"), ("train.py", "hydra.run.dir=DIR, of a sweep ")])
+def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, instead):
+    monkeypatch.setattr(STATE, "command", ["python", script])
+    assert f"write elsewhere: {instead}" in user_message(OSError(errno.EROFS, "Read-only file system", "outputs"))
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

@@ -1,11 +1,13 @@
 """report.py, and the report at the end of a sweep."""
 
+import errno
 import subprocess
 import sys
 
 import pytest
 from omegaconf import OmegaConf
 
+from common.errors import UserError
 from common.run_record import RunRecord
 from reports.report import write_report
 from reports.top_losses import MOST_LOSSES
@@ -68,6 +70,15 @@ def test_errors_are_one_line(report, runs, tmp_path):
     ):
         status, _, err = report(*arguments)
         assert status == 1 and err.startswith("ERROR: ") and words in err and len(err.splitlines()) == 1, err
+
+
+def test_a_full_disk_beside_the_runs_names_no_argument_that_was_not_given(runs, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("reports.report.write_text", full)
+    with pytest.raises(UserError, match=f"^{runs} cannot be written: No space left on device; python report.py takes out"):
+        write_report(str(runs))
 
 
 def test_a_record_cut_off_is_a_warning(report, runs):
