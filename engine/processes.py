@@ -75,7 +75,7 @@ def launched_process(environment: Mapping[str, str] | None = None) -> Process:
     except KeyError as error:
         launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in given else "srun"
         raise UserError(
-            f"{error.args[0]}={given.get(error.args[0], '')}: is no number, but {launcher} sets one beside its other "
+            f"{error.args[0]}={given.get(error.args[0], '')}: is not a number, but {launcher} sets one beside its other "
             f"variables; start with {launcher}, or in a shell without its variables"
         ) from None
 

@@ -50,7 +50,7 @@ def test_a_process_is_found_by_the_variables_of_its_launcher(environment, proces
 
 @pytest.mark.parametrize(("environment", "missing"), [(TORCHRUN, "LOCAL_RANK"), (SRUN, "SLURM_PROCID")])
 def test_half_of_the_variables_of_a_launcher_are_refused(environment, missing):
-    with pytest.raises(UserError, match=f"^{missing}=: is no number"):
+    with pytest.raises(UserError, match=f"^{missing}=: is not a number"):
         launched_process({name: value for name, value in environment.items() if name != missing})
 
 
