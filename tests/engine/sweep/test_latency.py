@@ -62,6 +62,22 @@ def test_a_disturbed_latency_is_measured_again_by_the_same_command(train, tmp_pa
     assert (measured.latency_p50_ms, measured.is_reliable) == (5.0, True)
 
 
+@pytest.mark.thorough
+def test_a_run_that_counts_as_unreliable_shows_which_latency_is(train, tmp_path, monkeypatch):
+    found = [(None, 5.0), ("busy", 99.0), (None, 4.0), ("busy", 98.0)]  # of batches of 1 and 2, in the job and at the end
+
+    def measure(one_pass, threads):
+        flag, p50 = found.pop(0)
+        timed = {"latency_p50_ms": p50, "latency_p95_ms": p50, "repeats": 5, "warm_up": 3, "flag": flag}
+        return timed | {"threads": threads, "cores": 2, "load_1min": 0.5}
+
+    monkeypatch.setattr("lightning_modules.profiling.time_passes", measure)
+    command = ("-m", "seed=1", *SIMPLE_CNN, "datamodule.batch_size=2", "stages=[cost]")
+    ran = train(*command, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert "latency p50 98 ms, p95 98 ms at batch size 2 (5 repeats) (unreliable: busy)" in ran.out
+    assert "1 of them are unreliable" in ran.out
+
+
 def begun(folder):
     return SweepProgress(folder, ["python"], 2, 0.0)
 
