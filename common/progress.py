@@ -28,6 +28,7 @@ class Progress:
         own: beginning of the names of loggers whose lines are on the screen; by default all are.
     """
 
+    screen_s: ClassVar[float | None] = None  # when the screen of a command showed something last; None: no command
     _innermost: ClassVar["Progress | None"] = None
 
     def __init__(self, text: str = "", log: logging.Logger | None = None, own: str = ""):
@@ -45,6 +46,8 @@ class Progress:
         self._outer = Progress._innermost
         if self._outer is not None:
             self._shown_s = self._outer._shown_s
+        elif Progress.screen_s is not None:  # two short ones in a row are silent together
+            self._shown_s = Progress.screen_s
         if self._outer is None or not self._outer._own:
             Progress._innermost = self
         self._thread.start()

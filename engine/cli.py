@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import StopRequested, UserError
+from common.progress import Progress
 from common.run_folder import OUTPUTS, PROJECT, RunFolder, missing_folders
 from common.run_record import RunRecord, refuse_older_run
 from common.text import did_you_mean, printable, quote_override
@@ -112,6 +113,7 @@ def run_cli(main: Callable[[], None]) -> None:
         print(f"ERROR: {printable(message)}", file=sys.stderr)
         sys.exit(1)
     finally:
+        Progress.screen_s = None
         _remove_empty_folders()
     if STATE.failed:
         names = ", ".join(failed.name for failed in STATE.failed)

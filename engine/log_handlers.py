@@ -4,9 +4,11 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from common.progress import Progress
 from common.text import printable
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ class ProtectedStream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
+        if Progress.screen_s is not None:
+            Progress.screen_s = time.monotonic()
         self._protected(self._stream.write, text)
         return len(text)
 
@@ -78,6 +82,7 @@ def protect_screen() -> None:
             stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 open as long as the process
         if not isinstance(stream, ProtectedStream):
             setattr(sys, name, ProtectedStream(stream))
+    Progress.screen_s = time.monotonic()
 
 
 class LogFileHandler(logging.Handler):

@@ -40,6 +40,16 @@ def test_a_phase_has_a_line_at_least_every_five_seconds(after):
         assert after(60, progress) == []
 
 
+def test_phases_of_a_command_are_silent_together(after, monkeypatch):
+    """Two of three seconds each; without a command, as in a notebook, nobody has waited before."""
+    for screen_s, shown in ((None, []), (100.0, ["second: 1 s so far"])):
+        monkeypatch.setattr(Progress, "screen_s", screen_s and of_progress.time.monotonic())
+        with Progress("first") as progress:
+            assert after(3, progress) == []
+        with Progress("second") as progress:
+            assert after(3, progress) == shown
+
+
 def test_no_line_is_shown_twice(after):
     with Progress("writing") as progress:
         shown = after(200, progress)

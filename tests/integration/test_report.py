@@ -77,7 +77,9 @@ def test_a_full_disk_beside_the_runs_names_no_argument_that_was_not_given(runs, 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("reports.report.write_text", full)
-    with pytest.raises(UserError, match=f"^{runs} cannot be written: No space left on device; python report.py takes out"):
+    with pytest.raises(
+        UserError, match=f"^{runs} cannot be written: No space left on device; python report.py takes out"
+    ):
         write_report(str(runs))
 
 

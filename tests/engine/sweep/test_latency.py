@@ -64,7 +64,8 @@ def test_a_disturbed_latency_is_measured_again_by_the_same_command(train, tmp_pa
 
 @pytest.mark.thorough
 def test_a_run_that_counts_as_unreliable_shows_which_latency_is(train, tmp_path, monkeypatch):
-    found = [(None, 5.0), ("busy", 99.0), (None, 4.0), ("busy", 98.0)]  # of batches of 1 and 2, in the job and at the end
+    # Of batches of 1 and 2, in the job and at the end
+    found = [(None, 5.0), ("busy", 99.0), (None, 4.0), ("busy", 98.0)]
 
     def measure(one_pass, threads):
         flag, p50 = found.pop(0)
