@@ -30,7 +30,7 @@ from common.untrusted.saved_config import choices_of_several, read_saved_choices
 from engine import help, log_handlers
 from engine.config import data_overrides
 from engine.config.instantiate import OF_SEVERAL
-from engine.error_messages import user_message
+from engine.error_messages import PLACES, user_message
 from engine.flags import config_dir, networks_asked_for, own_folders, split_flags
 from engine.hints import keys_called, suggest
 from engine.process_tuning import tune_process
@@ -50,7 +50,7 @@ LONGEST_NAME = 90  # characters of a folder
 PATHS = (
     *data_overrides.PATHS, "hydra.run.dir", "hydra.sweep.dir", "ckpt_path", "teacher", "datamodule.source.path",
     "datamodule.source.train", "datamodule.source.val", "datamodule.source.test",
-    "datamodule.cache", "ckpt", "images", "out", "model.weights",
+    "datamodule.cache", "ckpt", "images", "root", "runs", "out", "model.weights",
 )  # fmt: skip
 MULTIRUN = ("-m", "--multirun")
 # Of a sweep that is resumed: how and where its jobs run, what its page accepts and measures, where decoded images lie
@@ -194,6 +194,11 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     if None in values or "" in values:
         raise UserError(
             f"{values.get('', values.get(None)).input_line}: a key is missing before =; KEY=VALUE, see --help"
+        )
+    script = Path(sys.argv[0]).name
+    if "hydra.run.dir" in values and script in PLACES:
+        raise UserError(
+            f"{values['hydra.run.dir'].input_line}: {script} has no folder of a run; where it writes is {PLACES[script]}"
         )
     for key, override in values.items():
         _check_choice(key, override)

@@ -4,6 +4,7 @@ Messages are those of UserError, of Hydra's command line and of the operating sy
 plain ValueError, is a defect of this project and keeps its traceback.
 """
 
+import errno
 import re
 import shlex
 import traceback
@@ -27,6 +28,8 @@ from engine.state import STATE
 
 LOST = "another process of this run has ended, and this one with it; resume: ckpt_path=RUN/checkpoints/last.ckpt"
 LONGEST = 80  # characters of an argument that an error repeats
+# Of the commands that have no folder of a run: the setting that says where they write
+PLACES = {"predict.py": "out=DIR", "export.py": "out=DIR", "report.py": "out=DIR", "demo.py": "format.cache=DIR"}
 LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm"}  # and their extras
 
 
@@ -51,6 +54,8 @@ def user_message(error: BaseException) -> str | None:
             return message
         if isinstance(link, OSError) and link.errno in DISK_ERRORS:
             return f"{link.filename or link.strerror}: {DISK_ERRORS[link.errno]}".replace(ELSEWHERE, _elsewhere())
+        if isinstance(link, OSError) and link.errno == errno.ENAMETOOLONG:
+            return f"{link.filename}: this name is too long for the file system; use a shorter path"
         if isinstance(link, FileNotFoundError) and _makes_a_folder(link):
             return f"{link.filename}: cannot be created; write elsewhere: {_elsewhere()}"
     for link in chain:
@@ -61,7 +66,7 @@ def user_message(error: BaseException) -> str | None:
 
 def _elsewhere() -> str:
     """Return the setting that says where this command writes."""
-    return "out=DIR" if _script() in ("predict.py", "export.py", "report.py") else ELSEWHERE
+    return PLACES.get(_script(), ELSEWHERE)
 
 
 def _makes_a_folder(error: FileNotFoundError) -> bool:

@@ -111,7 +111,18 @@ def test_choices_that_are_none_are_named(argument, message):
         complete_overrides([argument])
 
 
-@pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir", "ckpt_path", "teacher", *DATA_PATHS])
+@pytest.mark.parametrize(("script", "instead"), [
+    ("predict.py", "out=DIR"), ("export.py", "out=DIR"), ("report.py", "out=DIR"), ("demo.py", "format.cache=DIR"),
+])  # fmt: skip
+def test_a_command_without_a_folder_of_a_run_takes_none(monkeypatch, tmp_path, script, instead):
+    monkeypatch.setattr("sys.argv", [script])
+    with pytest.raises(UserError, match=f"hydra.run.dir={tmp_path}: {script} has no folder of a run; .* {instead}$"):
+        complete_overrides([f"hydra.run.dir={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    "key", ["hydra.run.dir", "hydra.sweep.dir", "ckpt_path", "teacher", "root", "runs", *DATA_PATHS]
+)
 def test_a_path_without_a_value_is_not_the_current_folder(key):
     for empty in ("", "''", '" "'):
         with pytest.raises(UserError, match=rf"^{key}=: has no value \(is a shell variable unset\?\)"):

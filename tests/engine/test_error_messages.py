@@ -14,9 +14,9 @@ from engine.hints import quoted
 from engine.state import STATE
 
 
-@pytest.mark.parametrize(
-    ("script", "instead"), [("predict.py", "out=DIR"), ("train.py", "hydra.run.dir=DIR, of a sweep ")]
-)
+@pytest.mark.parametrize(("script", "instead"), [
+    ("predict.py", "out=DIR"), ("demo.py", "format.cache=DIR"), ("train.py", "hydra.run.dir=DIR, of a sweep "),
+])  # fmt: skip
 def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, instead):
     monkeypatch.setattr(STATE, "command", ["python", script])
     assert f"write elsewhere: {instead}" in user_message(OSError(errno.EROFS, "Read-only file system", "outputs"))
