@@ -5,7 +5,7 @@ import csv
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -15,7 +15,7 @@ from common.atomic_io import atomic_open
 from common.errors import UserError
 from common.own_test_images import OwnTestImages
 from common.progress import Progress
-from common.run_folder import RunFolder
+from common.run_folder import RunFolder, missing_folders
 from common.run_record import Baseline, Decision, SplitMetrics, describe_test_evaluations
 from common.table import Table
 from common.text import clean, join_words, plural, printable
@@ -47,7 +47,8 @@ def _run(config: DictConfig, checkpoint: Path, images: str | list[str] | None, p
     from tqdm import tqdm
 
     inputs = resolve_images(images, config.root)
-    model = Predictor.from_checkpoint(checkpoint, str(config.device), list(config.register))
+    table = table_path(config.out, [part.path for part in inputs.tables])
+    model = Predictor.from_checkpoint(checkpoint, str(config.device), config.register)
     own_test = own_test_images(checkpoint, config.root)
     summary = PredictionSummary(model.classes, model.decision, own_test)
     explanations = None
@@ -55,7 +56,6 @@ def _run(config: DictConfig, checkpoint: Path, images: str | list[str] | None, p
         from inference.explain.explain import Explanations
 
         explanations = Explanations(model, checkpoint, inputs, config.explain_most, progress)
-    table = _table_path(config.out)
     stream = model.stream(inputs, config.batch_size)
     hidden = not sys.stderr.isatty()
     progress.set("labeling" if hidden else "")  # else the bar shows it
@@ -82,11 +82,27 @@ def _run(config: DictConfig, checkpoint: Path, images: str | list[str] | None, p
         )
 
 
-def _table_path(out: str | None) -> Path:
+def table_path(out: str | None, read: Sequence[Path] = ()) -> Path:
+    """Return the table that `out` names.
+
+    Args:
+        read: tables that the images come from.
+
+    Raises:
+        UserError: no path, or a table that would be lost: one of `read`, or a run's own.
+    """
     if out is None:
         raise UserError("out is not set; use out=DIR or out=NAME.csv")
+    if OmegaConf.is_config(out):
+        raise UserError(f"out={out}: is not one path; use out=DIR or out=NAME.csv")
     path = Path(str(out))
-    return path if path.suffix.lower() == ".csv" else RunFolder(path).predictions("test")  # named as a run's
+    path = path if path.suffix.lower() == ".csv" else RunFolder(path).predictions("test")  # named as a run's
+    if any(path.exists() and path.samefile(table) for table in read):
+        raise UserError(f"out={path}: is the table that the images are read from; use another out=DIR or out=NAME.csv")
+    run = RunFolder(path.parent)
+    if run.record.is_file() and path in (run.predictions("test"), run.predictions("val"), run.splits, run.metrics):
+        raise UserError(f"out={path}: is a table of the run itself; use another out=DIR or out=NAME.csv")
+    return path
 
 
 def prediction_columns(classes: list[str], decision: Decision | None) -> list[str]:
@@ -123,7 +139,7 @@ def open_table(path: Path, columns: list[str]) -> Iterator[Callable[[dict], None
     Raises:
         UserError: nothing can be written there.
     """
-    is_new_folder = not path.parent.exists()
+    made = missing_folders(path.parent)
     try:
         with contextlib.ExitStack() as stack:
             with _disk_errors(path):
@@ -141,9 +157,9 @@ def open_table(path: Path, columns: list[str]) -> Iterator[Callable[[dict], None
             with _disk_errors(path):
                 stack.close()
     except BaseException:
-        if is_new_folder:
+        for folder in made:
             with contextlib.suppress(OSError):
-                path.parent.rmdir()  # where nothing else is in it
+                folder.rmdir()  # where nothing else is in it
         raise
 
 

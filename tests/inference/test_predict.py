@@ -3,10 +3,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from common.errors import UserError
 from inference.image_inputs import ImageInput
-from inference.predict import PredictionSummary, open_table, prediction_columns, prediction_row
+from inference.predict import PredictionSummary, open_table, prediction_columns, prediction_row, table_path
 from inference.predictor import Prediction
 from tests.support.fake_checkpoints import DECISION
 
@@ -58,9 +59,26 @@ def test_a_table_is_whole_or_absent(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"out=.*cannot be written \(No space left"), open_table(place, ["path"]):
         pass
     assert list(place.parent.iterdir()) == [place]
-    with pytest.raises(KeyboardInterrupt), open_table(tmp_path / "made" / "a.csv", ["path"]):
+    with pytest.raises(KeyboardInterrupt), open_table(tmp_path / "made" / "below" / "a.csv", ["path"]):
         raise KeyboardInterrupt
     assert not (tmp_path / "made").exists()
+
+
+def test_no_table_that_is_read_or_a_run_s_own_is_replaced(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "list.csv").write_text("path\na.jpg\n")
+    (tmp_path / "link.csv").symlink_to("list.csv")
+    assert table_path(f"{tmp_path}/run") == tmp_path / "run" / "predictions.csv"
+    for out in ("list.csv", "run/../list.csv", "link.csv"):
+        with pytest.raises(UserError, match=f"^out={tmp_path}/{out}: is the table that the images are read from; use"):
+            table_path(f"{tmp_path}/{out}", [tmp_path / "list.csv"])
+    (tmp_path / "run" / "result.json").write_text("{}")
+    for out in ("run", "run/predictions_val.csv", "run/splits.csv", "run/metrics.csv"):
+        with pytest.raises(UserError, match=f"^out={tmp_path}/run/.*csv: is a table of the run itself; use another"):
+            table_path(f"{tmp_path}/{out}")
+    assert table_path(f"{tmp_path}/run/mine.csv").name == "mine.csv"
+    with pytest.raises(UserError, match=r"out=\['a'\]: is not one path"):
+        table_path(OmegaConf.create(["a"]))
 
 
 def test_a_place_that_cannot_be_written_and_errors_of_reading(tmp_path):
