@@ -72,10 +72,13 @@ def check_export_arguments(
     checkpoint = checkpoint_argument(ckpt)
     if not isinstance(preprocessing, bool):
         raise UserError(f"preprocessing={preprocessing}: use true or false")
-    if not isinstance(largest_difference, (int, float)) or not largest_difference >= 0:
+    is_number = isinstance(largest_difference, (int, float)) and not isinstance(largest_difference, bool)
+    if not is_number or not largest_difference >= 0:
         raise UserError(f"largest_difference={largest_difference}: use a number of 0 or more, e.g. 1e-4")
     if isinstance(least_agreement, bool) or not isinstance(least_agreement, (int, float)) or not least_agreement <= 1:
         raise UserError(f"least_agreement={least_agreement}: use a number of 1 or less, e.g. 0.9")
+    if isinstance(out, (list, dict)):
+        raise UserError(f"out={out}: is not one path; use {'out=DIR' if is_folder else 'out=FILE or out=DIR'}")
     path = checkpoint.with_name(checkpoint.stem + ("" if preprocessing else "_network") + suffix)
     if out is not None:
         place = Path(str(out))

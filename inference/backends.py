@@ -143,13 +143,15 @@ class OnnxBackend:
             shape, k = self.session.get_outputs()[0].shape, len(self.description.classes)
             if shape[1:] != [k]:
                 raise UserError(f"its outputs are of shape {shape}, for {k} classes")
+            self.input, side = self.session.get_inputs()[0], self.description.image_size
+            if self.input.type != "tensor(uint8)" and self.input.shape[1:] != [3, side, side]:
+                raise UserError(f"its input is of shape {self.input.shape}, for an image_size of {side}")
         except Exception as error:  # onnxruntime's errors have no common class
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{path}: not an ONNX file of export.py, or a damaged one ({reason}); export it again with "
                 f"python export.py ckpt={EXAMPLE}"
             ) from error
-        self.input = self.session.get_inputs()[0]
         mean, std = (np.array(values, np.float32) for values in (self.description.mean, self.description.std))
         self._scale, self._shift = 1 / (255 * std), -mean / std
 
@@ -192,7 +194,7 @@ def torch_device(name: str):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
         raise UserError(
             f"device={name}: not available ({str(error).splitlines()[0]}); use auto, cpu, or with a GPU cuda or cuda:N"

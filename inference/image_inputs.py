@@ -52,6 +52,8 @@ class ImageInputs:
         places = list(images) if isinstance(images, (list, tuple)) else [images]
         if not places or places[0] in (None, ""):
             raise UserError(f"images is not set; {EXAMPLE}")
+        if any(place in (None, "") for place in places):
+            raise UserError(f"images={places}: one of them is empty; {EXAMPLE}")
         self._parts = [_open_place(str(place), root) for place in places]
         self.tables = [part for part in self._parts if isinstance(part, ImageTable)]
         given = ",".join(map(str, places)) if len(places) == 1 else f"[{','.join(map(str, places))}]"
@@ -237,6 +239,8 @@ def _open_place(place: str, root: str | None) -> Callable[[bool], Iterable[Image
         return lambda warn: (ImageInput(str(file), file) for file in walk_images(path, warn))
     if path.is_file():
         return ImageTable(path, root) if path.suffix.lower() in TABLES else lambda _: [ImageInput(place, path)]
+    if path.exists():
+        raise UserError(f"images={place}: not a file but a pipe or device; {EXAMPLE}")
     if not glob.has_magic(place):
         raise UserError(f"images={place}: no such file or folder{relative_to(place)}; {EXAMPLE}")
     named = set(path.parts)  # a pattern may name a folder that is skipped otherwise

@@ -30,7 +30,7 @@ def register_by_name(names: Sequence[str], key: str) -> None:
     Raises:
         UserError: no list of names, or one that cannot be imported.
     """
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{key}={names}: use a list of full names, {key}=[package.module.Class]")
     for name in names:
         OWN[name] = resolve_target(name, key)

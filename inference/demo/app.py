@@ -57,7 +57,7 @@ def find_or_make(checkpoint: Path, runtime: str | None, cache: str, register: Se
             str(checkpoint),
             format=WebFolder(cache, runtime),
             out=str(folder),
-            register=list(register),
+            register=register,
             progress=progress,
         )
     print(f"compared with the checkpoint on {made.verification.describe()}")

@@ -76,6 +76,8 @@ def test_where_an_exported_folder_goes():
     ({"largest_difference": -1}, "largest_difference=-1: use a number of 0 or more"),
     ({"largest_difference": float("nan")}, "largest_difference=nan"),
     ({"largest_difference": None}, "largest_difference=None"),
+    ({"largest_difference": True}, "largest_difference=True"),
+    ({"out": ["a"]}, r"out=\['a'\]: is not one path; use out=FILE or out=DIR"),
 ])  # fmt: skip
 def test_wrong_settings_of_export(changes, words):
     settings = {"suffix": ".onnx", "preprocessing": True, "out": None, "largest_difference": 1e-4}

@@ -9,6 +9,7 @@ import torch
 
 from common.errors import UserError
 from inference.backends import ModelDescription, open_backend, softmax
+from inference.predictor import Predictor
 from tests.support.fake_checkpoints import DECISION, MEAN, STD, make_checkpoint
 
 
@@ -58,7 +59,7 @@ def test_a_description_is_not_trusted(changes, words):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-@pytest.mark.parametrize("device", ["cuda", "cuda:1", "gpu", "xla"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "gpu", "xla", "meta"])
 def test_a_device_that_is_not_here(checkpoint, device):
     with pytest.raises(UserError, match=f"device={device}: not available .*use auto, cpu"):
         open_backend(checkpoint, device)
@@ -69,6 +70,40 @@ def test_onnxruntime_not_installed(tmp_path, monkeypatch):
     (tmp_path / "best.onnx").write_bytes(b"")
     with pytest.raises(UserError, match=r"onnxruntime is not installed; install it with pip install -e '\.\[onnx\]'"):
         open_backend(tmp_path / "best.onnx")
+
+
+@pytest.mark.parametrize("register", [None, 1, "own.Network"])
+def test_a_register_that_is_no_list(checkpoint, register):
+    with pytest.raises(UserError, match=rf"register={register}: use a list of full names"):
+        Predictor.from_checkpoint(checkpoint, "cpu", register)
+
+
+def test_an_onnx_file_whose_description_names_another_size(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    nodes = [
+        helper.make_node("ReduceMean", ["normalized"], ["mean"], axes=[1, 3], keepdims=0),
+        helper.make_node("Slice", ["mean", "start", "end", "axis"], ["logits"]),
+    ]
+    constants = [
+        helper.make_tensor(name, onnx.TensorProto.INT64, [1], [value])
+        for name, value in (("start", 0), ("end", 2), ("axis", 1))
+    ]
+    ends = [
+        [helper.make_tensor_value_info(name, kind, shape)]
+        for name, shape in (("normalized", ["n", 3, 8, 8]), ("logits", ["n", 2]))
+    ]
+    graph = helper.make_graph(nodes, "network", *ends, constants)
+    for size in (8, 9):
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        helper.set_model_props(model, ModelDescription(["ants", "bees"], size, MEAN, STD, None).as_metadata())
+        onnx.save(model, tmp_path / f"{size}.onnx")
+    assert open_backend(tmp_path / "8.onnx", "cpu")(np.zeros((2, 8, 8, 3), np.uint8)).shape == (2, 2)
+    with pytest.raises(
+        UserError, match=r"9\.onnx: not an .* input is of shape \['n', 3, 8, 8\], for an image_size of 9"
+    ):
+        open_backend(tmp_path / "9.onnx", "cpu")
 
 
 def test_files_of_another_kind(checkpoint, tmp_path):

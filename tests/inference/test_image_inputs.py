@@ -1,4 +1,5 @@
 import logging
+import os
 import shutil
 
 import pytest
@@ -98,6 +99,7 @@ def test_a_relative_path_may_not_leave_its_folder(root, tmp_path, path):
 
 def test_wrong_inputs_are_found_before_anything_is_read(root, tmp_path):
     (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "other.csv").write_text("file\na.png\n")
     (tmp_path / "short.csv").write_text("path,label\na.png\n")
     for images, options, words in (
@@ -106,6 +108,9 @@ def test_wrong_inputs_are_found_before_anything_is_read(root, tmp_path):
         ([], {}, "images is not set"),
         (str(tmp_path / "empty"), {}, "no images in it or below"),
         ("/nowhere", {}, "images=/nowhere: no such file or folder"),
+        ([str(root / "red"), ""], {}, "one of them is empty"),
+        ([str(root / "red"), None], {}, "one of them is empty"),
+        (str(tmp_path / "pipe"), {}, "/pipe: not a file but a pipe or device"),
         (3, {}, "images=3: no such file or folder"),
         (f"{root}/*.tif", {}, "no file matches"),
         (f"{root}/*/", {}, "no file matches the pattern; for a folder, give its name only"),
