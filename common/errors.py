@@ -28,6 +28,7 @@ class TrialPruned(Exception):  # noqa: N818 not an error
 ELSEWHERE = "hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR"
 DISK_ERRORS = {
     errno.ENOSPC: f"no space is left on the disk; free some, or write elsewhere: {ELSEWHERE}",
+    errno.EFBIG: f"the file is larger than the file system or ulimit -f allows; write elsewhere: {ELSEWHERE}",
     errno.EDQUOT: f"the disk quota is used up; free some space, or write elsewhere: {ELSEWHERE}",
     errno.EACCES: f"no permission; choose a folder that you may write to: {ELSEWHERE}",
     errno.EPERM: f"not permitted; choose a folder that you may write to: {ELSEWHERE}",

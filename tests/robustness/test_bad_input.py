@@ -204,6 +204,7 @@ def test_a_defect_deep_inside_a_run_keeps_its_traceback(train, monkeypatch):
     (RuntimeError("shape '[3, 3]' is invalid for input of size 2"), None),
     (UserError("seed=x: use a number"), "seed=x: use a number"),
     (OSError(errno.ENOSPC, "x", "/a/b"), f"/a/b: {DISK_ERRORS[errno.ENOSPC]}"),
+    (OSError(errno.EFBIG, "x", "/a/b"), f"/a/b: {DISK_ERRORS.get(errno.EFBIG)}"),
     (OSError(errno.ENAMETOOLONG, "x", "/a/b"), "/a/b: this name is too long for the file system; use a shorter path"),
     (ConnectionError("x"), None),
 ], ids=repr)  # fmt: skip
