@@ -176,9 +176,11 @@ def decode_pixels(image: Image.Image | np.ndarray) -> DecodedImage:
     """Return what `read_image` returns, of an image in memory: a PIL image, or an array (H, W), (H, W, 3) RGB, (H, W, 4) RGBA.
 
     Raises:
-        UserError: an array that is no image.
+        UserError: an array that is no image, or one without pixels.
     """
     if isinstance(image, Image.Image):
+        if not image.width or not image.height:
+            raise UserError(f"an image of {image.width} x {image.height} pixels cannot be used")
         if not formats.has_deep_color(image) and not formats.has_deep_gray(image):
             return DecodedImage(upright(image), image.size, image.mode)
         return _read_opened(image, _content(image), 0)
@@ -189,6 +191,10 @@ def decode_pixels(image: Image.Image | np.ndarray) -> DecodedImage:
             f"an image of shape {array.shape} and {array.dtype} cannot be used; arrays are (H, W), (H, W, 3) in the order "
             "RGB or (H, W, 4), tensors (3, H, W): uint8 of 0 to 255, or the values of more bits that the network was trained on"
         )
+    if (
+        array.dtype == np.uint8 and channels == 4
+    ):  # as the PIL image of these pixels, also where alpha is the same everywhere
+        return decode_pixels(Image.fromarray(array))
     return _of_deep(DeepPixels(array, has_alpha=channels == 4), f"{array.dtype}")
 
 

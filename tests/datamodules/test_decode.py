@@ -3,6 +3,7 @@ import pytest
 from PIL import Image, ImageOps
 from torchvision.transforms import functional as F
 
+from common.errors import UserError
 from datamodules.decode import UnreadableImageError, decode_pixels, fingerprint, open_image, place, resize, to_rgb
 
 GRADIENT = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
@@ -28,6 +29,19 @@ def test_alpha_is_laid_over_white():
     image = Image.new("RGBA", (2, 1), (10, 20, 30, 0))
     image.putpixel((1, 0), (10, 20, 30, 255))
     assert np.asarray(to_rgb(image)).tolist() == [[[255, 255, 255], [10, 20, 30]]]
+
+
+@pytest.mark.parametrize("alpha", [[0, 0], [128, 128], [255, 255], [0, 200]])
+def test_an_array_with_alpha_is_the_pil_image_of_its_pixels(alpha):
+    array = np.array([[[10, 20, 30, value] for value in alpha]], np.uint8)
+    decoded, expected = decode_pixels(array), decode_pixels(Image.fromarray(array))
+    assert decoded.fingerprint() == expected.fingerprint()
+    assert np.array_equal(decoded.rgb(), to_rgb(Image.fromarray(array)))
+
+
+def test_an_image_without_pixels_is_refused():
+    with pytest.raises(UserError, match="an image of 0 x 5 pixels cannot be used"):
+        decode_pixels(Image.new("RGB", (0, 5)))
 
 
 def test_sixteen_bits_are_scaled_and_not_cut():
