@@ -275,3 +275,16 @@ def test_an_older_export_stays_where_the_new_one_cannot_be_moved(checkpoint, tmp
     with pytest.raises(UserError, match=r"site: cannot be written \(No space left on device\); use out=DIR"):
         export_folder(checkpoint, out=place)
     assert content(tmp_path) == before and sorted(path.name for path in tmp_path.iterdir()) == ["run", "site"]
+
+
+def test_a_full_disk_leaves_no_empty_folder(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("inference.export.export.write_bytes", full)
+    checkpoint = make_checkpoint(tmp_path / "best.ckpt")
+    with pytest.raises(
+        UserError, match=r"out=.*cannot be written \(No space left on device\); use out=FILE or out=DIR"
+    ):
+        export(str(checkpoint), format=Wrong(), preprocessing=False, out=f"{tmp_path}/new/place")
+    assert [path.name for path in tmp_path.iterdir()] == ["best.ckpt"]
