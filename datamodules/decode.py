@@ -191,9 +191,7 @@ def decode_pixels(image: Image.Image | np.ndarray) -> DecodedImage:
             f"an image of shape {array.shape} and {array.dtype} cannot be used; arrays are (H, W), (H, W, 3) in the order "
             "RGB or (H, W, 4), tensors (3, H, W): uint8 of 0 to 255, or the values of more bits that the network was trained on"
         )
-    if (
-        array.dtype == np.uint8 and channels == 4
-    ):  # as the PIL image of these pixels, also where alpha is the same everywhere
+    if array.dtype == np.uint8 and channels == 4:  # as the PIL image, also where alpha is the same everywhere
         return decode_pixels(Image.fromarray(array))
     return _of_deep(DeepPixels(array, has_alpha=channels == 4), f"{array.dtype}")
 
