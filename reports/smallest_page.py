@@ -11,7 +11,7 @@ from common.atomic_io import write_text
 from common.run_record import ExportMetrics
 from common.smallest_record import COSTS, Candidate, Measured, SmallestRecord, Trained
 from common.table import Cell, Column, Table, escape_markdown
-from common.text import clean, compact_count, duration, join_words, plural
+from common.text import SPLIT_NAMES, clean, compact_count, duration, join_words, plural
 from reports import svg
 from reports.page import environment_and_script
 from reports.smallest_words import (
@@ -449,8 +449,11 @@ def _facts(record: SmallestRecord) -> list[tuple[str, str]]:
     facts.append(("data", "; ".join(filter(None, about))))
     if isinstance(classes := data.get("classes"), list) and classes:
         facts.append(("classes", join_words([clean(name, LONGEST_NAME) for name in classes], MOST_CLASSES)))
-    if (guess := guess_share(record)) is not None:
-        facts.append(("guessing", f"always the largest class: {guess:.3f}"))
+    guesses = [
+        (guess_share(record, split), SPLIT_NAMES[split]) for split in ("val", "test") if data.get(f"n_{split}") != 0
+    ]
+    if shares := [f"{guess:.3f} on {name}" for guess, name in guesses if guess is not None]:
+        facts.append(("guessing", f"always the largest class: {join_words(shares)}"))
     by_weights: dict[str, list[str]] = {}
     for each in record.candidates:
         names = by_weights.setdefault(_weights(each), [])

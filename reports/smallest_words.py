@@ -184,10 +184,10 @@ def _share(value: float, full: float, whose: str) -> str:
     return f"1/{floor(ratio / step + 1e-9) * step:g} of {whose}"
 
 
-def guess_share(record: SmallestRecord) -> float | None:
-    """Return what always predicting the largest class gives."""
+def guess_share(record: SmallestRecord, split: str = "val") -> float | None:
+    """Return what always predicting the largest class gives on the images of a split."""
     if record.question.metric == "accuracy":
-        return record.data.get("majority")
+        return record.data.get(f"majority_{split}", record.data.get("majority"))  # of older versions: of all images
     classes = record.data.get("classes")
     n = classes if isinstance(classes, int) else len(classes or ())
     return 1 / n if n else None
@@ -195,7 +195,8 @@ def guess_share(record: SmallestRecord) -> float | None:
 
 def _guessing(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str | None:
     """Warn where the chosen one is not shown to be better than always predicting the largest class."""
-    measured, guess = chosen.trained and (chosen.trained.test or chosen.trained.val), guess_share(record)
+    split = "test" if chosen.trained and chosen.trained.test else "val"
+    measured, guess = chosen.trained and getattr(chosen.trained, split), guess_share(record, split)
     if not measured or guess is None or (measured.value if measured.low is None else measured.low) > guess:
         return None
     return f"not shown to be better than guessing: always predicting the largest class gives {guess:.3f}"

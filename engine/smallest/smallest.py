@@ -170,7 +170,14 @@ class Smallest:
         catalog = data.catalog
         counts = {split: len(catalog.rows(split)) for split in ("train", "val", "test")}
         self.n_train, self.n_val, self.has_test = counts["train"], counts["val"], counts["test"] > 0
-        labels = Counter(catalog.labels[catalog.present()].tolist())
+        # With folds each image of train and val is predicted once
+        rows = {
+            "val": np.isin(catalog.splits, ["train", "val"] if self.folds else ["val"]),
+            "test": catalog.splits == "test",
+        }
+        labels = {
+            split: Counter(catalog.labels[of_split].tolist()) for split, of_split in rows.items() if of_split.any()
+        }
         self.record = SmallestRecord(
             name=self.settings.name,
             command=STATE.command,
@@ -178,7 +185,8 @@ class Smallest:
             data={
                 "name": catalog.name, "root": str(catalog.root), "classes": catalog.classes,
                 **{f"n_{split}": n for split, n in counts.items()},
-                "majority": max(labels.values()) / sum(labels.values()), "folds": self.folds,
+                **{f"majority_{split}": max(found.values()) / found.total() for split, found in labels.items()},
+                "folds": self.folds,
             },
             machine={
                 "processor": processor_name(), "cores": os.cpu_count(),

@@ -150,7 +150,9 @@ def test_a_bound_next_to_the_target_is_not_shown_as_equal_to_it():
 def test_no_better_than_guessing_is_a_sentence_of_its_own():
     record = ALL["shown"]()
     assert "guessing" not in " ".join(answer_sentences(record))
-    record.data["majority"] = 0.92
+    record.data["majority_val"] = 0.92
+    assert "guessing" not in " ".join(answer_sentences(record))  # measured on test, where that class is rarer
+    record.data["majority_test"] = 0.92
     assert "not shown to be better than guessing: always predicting the largest class gives 0.920" in answer_sentences(
         record
     )
