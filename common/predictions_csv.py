@@ -16,6 +16,7 @@ import numpy as np
 from common.atomic_io import atomic_open, write_csv
 from common.errors import UserError
 from common.run_folder import RunFolder
+from common.run_record import SplitMetrics
 from common.text import clean
 from common.untrusted.tables import LARGEST_TABLE, check_size, iterate_csv
 
@@ -170,12 +171,29 @@ def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> dict[str,
         raise UserError(f"{path}: not a whole parquet file ({clean(error, 200)}); {RERUN}") from error
 
 
-def read_predictions(folder: RunFolder, split: str) -> Predictions:
+def read_predictions(folder: RunFolder, split: str, measured: SplitMetrics | None = None) -> Predictions:
     """Read the table of a run's split, test or val.
+
+    Args:
+        folder: of the run.
+        split: test or val.
+        measured: what the run's record has of the split, whose counts are those of a whole table.
 
     Raises:
         UserError: no such file, columns missing, cut off, or values that no run writes; with file and line.
     """
+    table = _read_predictions(folder, split)
+    if measured and measured.accuracy:
+        n, found = len(table.labels), measured.accuracy
+        if (int(table.correct.sum()), n) != (found.correct, found.n):
+            raise UserError(
+                f"{predictions_file(folder, split)}: {table.correct.sum():,} of {n:,} images are right, but "
+                f"{found.correct:,} of {found.n:,} in {folder.record.name}: lines are missing or changed; {RERUN}"
+            )
+    return table
+
+
+def _read_predictions(folder: RunFolder, split: str) -> Predictions:
     path = predictions_file(folder, split)
     if path is None:
         path = folder.predictions(split)

@@ -57,7 +57,7 @@ def read_tables(runs: Sequence[Run], split: str) -> list[Predictions] | str:
         if not has_predictions(run.folder, split):
             return f"{run.folder.predictions(split).name} is missing in {run.name}"
     try:
-        return [read_predictions(run.folder, split) for run in runs]
+        return [read_predictions(run.folder, split, getattr(run.record, split)) for run in runs]
     except (UserError, OSError) as error:
         return str(error)
 

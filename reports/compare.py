@@ -11,6 +11,7 @@ from common.checks import FEWEST_SEEDS, check_good_enough
 from common.errors import UserError
 from common.predictions_csv import correct_matrix, has_predictions, read_predictions
 from common.run_folder import RunFolder
+from common.text import clean
 from evaluation.intervals import (
     accuracy_interval,
     design_effect,
@@ -112,9 +113,9 @@ def compare(a: Side, b: Side, good_enough: float = 0.02) -> list[str]:
             f"seeds only in {a.name}: {_listed(a.seeds, b.seeds)}; only in {b.name}: {_listed(b.seeds, a.seeds)}; "
             "run the missing ones, or compare two single runs"
         )
-    folders = [run.folder for run in (*a.runs, *b.runs)]
-    split = "test" if all(has_predictions(folder, "test") for folder in folders) else "val"
-    tables = [read_predictions(folder, split) for folder in folders]
+    runs = (*a.runs, *b.runs)
+    split = "test" if all(has_predictions(run.folder, "test") for run in runs) else "val"
+    tables = [read_predictions(run.folder, split, getattr(run.record, split)) for run in runs]
     correct = correct_matrix(tables)
     groups = group_numbers(GroupNames().of(a.runs[0], tables[0].paths))
     right_a, right_b = correct[: len(a.runs)], correct[len(a.runs) :]
@@ -212,9 +213,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         check_good_enough(options.good_enough, "--good-enough")
-        print("\n".join(compare(load(options.run_a), load(options.run_b), options.good_enough)))
+        print("\n".join(map(clean, compare(load(options.run_a), load(options.run_b), options.good_enough))))
     except (UserError, OSError) as error:
-        print(f"ERROR: {error}", file=sys.stderr)
+        print(f"ERROR: {clean(error)}", file=sys.stderr)
         return 1
     return 0
 

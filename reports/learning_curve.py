@@ -73,7 +73,7 @@ def curves_of(trained: Sequence[Run], excluded: list[str]) -> Curves:
         f"{run.name}: its record lacks parameters or training images" for run in trained if not _has_sizes(run)
     ]
     split = "test" if all(has_predictions(run.folder, "test") for run in runs) else "val"
-    tables = [read_predictions(run.folder, split) for run in runs]
+    tables = [read_predictions(run.folder, split, getattr(run.record, split)) for run in runs]
     correct = correct_matrix(tables)  # refuses runs on other images
     groups = group_numbers(GroupNames().of(runs[0], tables[0].paths))
     places: dict[tuple, list[int]] = defaultdict(list)

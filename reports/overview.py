@@ -67,7 +67,7 @@ def draw_overview(record: RunRecord, predictions: Predictions | None = None) -> 
     if split is None:
         raise UserError(f"{record.folder.path}: was evaluated on no images; run the stage test")
     metrics = getattr(record, split)
-    predictions = predictions or read_predictions(record.folder, split)
+    predictions = predictions or read_predictions(record.folder, split, metrics)
     figure = Figure(figsize=(WIDTH, HEIGHT))
     _write_title(figure, record, metrics, split)
     _draw_curves(figure.add_axes((0.05, 0.655, 0.235, 0.165)), figure.add_axes((0.05, 0.4, 0.235, 0.205)), record)
@@ -277,7 +277,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         path = write_overview(folder)
     except (UserError, OSError) as error:
-        print(f"ERROR: {error}", file=sys.stderr)
+        print(f"ERROR: {clean(error)}", file=sys.stderr)
         return 1
     print(path)
     return 0

@@ -137,7 +137,7 @@ def main(arguments: list[str]) -> int:
     try:
         print(subset_table(Path(arguments[0])), end="")
     except (UserError, OSError) as error:
-        print(f"ERROR: {error}", file=sys.stderr)
+        print(f"ERROR: {clean(error)}", file=sys.stderr)
         return 1
     return 0
 

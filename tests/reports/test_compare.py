@@ -13,6 +13,7 @@ from common.run_record import DataInfo, RunInfo, RunRecord, write_record
 from evaluation.intervals import accuracy_interval, format_accuracy, proportion
 from evaluation.paired_tests import compare_pair
 from reports.compare import main
+from tests.support.fake_runs import make_run
 from tests.support.helpers import PROJECT
 
 LABELS = np.array([0, 1] * 20)
@@ -239,6 +240,25 @@ def test_spoiled_tables_are_named(run, compared, spoil, message):
     path.write_text(spoil(path.read_text()))
     found = compared(a, b)
     assert found.startswith(f"ERROR: {path}: ") and message in found
+
+
+def test_a_table_that_is_not_that_of_its_record_is_refused(compared, tmp_path):
+    a, b = (make_run(tmp_path / name, settings={"note": "two\nlines\x1b[2J"}) for name in "ab")
+    assert "80 test images" in compared(a, b)
+    for each in (a, b):  # both: images alone would be the same
+        path = each / "predictions.csv"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:21]))
+    assert compared(a, b).startswith(
+        f"ERROR: {a / 'predictions.csv'}: 17 of 20 images are right, but 64 of 80 in result.json: lines are missing or changed"
+    )
+
+
+def test_names_of_other_people_are_printed_as_one_line(compared, tmp_path):
+    a = make_run(tmp_path / "a", classes=("two\nlines", "\x1b[2J"), settings={"note": "two\nlines"})
+    b = make_run(tmp_path / "b", classes=("two\nlines", "\x1b[2J"), settings={"note": "\x1b[2J"})
+    assert any("note=two" in line and "lines, B has" in line for line in compared(a, b))
+    found = compared(a, make_run(tmp_path / "c"))
+    assert found.count("\n") == 1 and "\x1b" not in found
 
 
 def test_what_is_no_run_is_named(run, compared, tmp_path):
