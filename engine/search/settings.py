@@ -75,12 +75,14 @@ def read_settings(config: DictConfig) -> SearchSettings:
             raise UserError(f"{key}={value!r}: expected {expected}")
         if value is not None and key in SMALLEST and value < SMALLEST[key]:
             raise UserError(f"{key}={value}: use {SMALLEST[key]} or more")
-    _check_password(OmegaConf.to_container(config, resolve=False)["storage"])
+    check_password(OmegaConf.to_container(config, resolve=False)["storage"])
     name, seeds = values["name"], values["seeds"]
     if safe_name(name) != name:
         raise UserError(f"name={name}: use letters, digits, dots, - and _; e.g. name={safe_name(name)}")
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"seeds={seeds}: give at least one, and none twice")
+    if not all(0 <= seed < 2**32 for seed in seeds):
+        raise UserError(f"seeds={seeds}: use whole numbers from 0 to {2**32 - 1}")
     check_good_enough(values["good_enough"])
     default_space = values.pop("default_space")
     values["objectives"] = parse_objectives(values["objectives"])
@@ -105,7 +107,7 @@ def _pruning(pruning: dict | None, objectives: list[Objective]) -> dict | None:
     return {"n_startup_trials": pruning["n_startup_trials"], "n_warmup_steps": pruning["n_warmup_epochs"]}
 
 
-def _check_password(storage: str | None) -> None:
+def check_password(storage: str | None) -> None:
     """Refuse a password as written, before it is resolved: `${oc.env:NAME}` shows none."""
     if re.match(r"[^/]+://[^/@]*:[^/@]+@", storage or "") and "${" not in storage:
         raise UserError(

@@ -174,13 +174,22 @@ def first_line(error: Exception) -> str:
     return " ".join(str(getattr(error, "orig", None) or error).split())[:300]
 
 
-def _open_storage(url: str | None, folder: Path, attempts: int = 10) -> optuna.storages.RDBStorage:
-    """Open the database of this URL, or the one in the search's folder."""
+def database_url(url: str | None, folder: Path) -> URL:
+    """Return this URL, or that of the database in the search's folder.
+
+    Raises:
+        UserError: it is none.
+    """
     try:
-        parsed = make_url(url) if url is not None else URL.create("sqlite", database=str(folder / DATABASE))
+        return make_url(url) if url is not None else URL.create("sqlite", database=str(folder / DATABASE))
     except SQLAlchemyError as error:
         message = f"storage={url}: not a URL of a database; use null, or postgresql+psycopg://USER@HOST/DATABASE"
         raise UserError(message) from error
+
+
+def _open_storage(url: str | None, folder: Path, attempts: int = 10) -> optuna.storages.RDBStorage:
+    """Open the database of this URL, or the one in the search's folder."""
+    parsed = database_url(url, folder)
     shown = parsed.render_as_string(hide_password=True)
     timeouts = {"postgresql": {"connect_timeout": 10}, "sqlite": {"timeout": 60}}  # seconds; sqlite: for other writers
     try:

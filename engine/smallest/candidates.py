@@ -90,8 +90,10 @@ def check_limits(limits: Mapping | None) -> dict[str, float]:
     """Return the limits that are set.
 
     Raises:
-        UserError: an unknown cost, or a value that is not above 0.
+        UserError: no mapping, an unknown cost, or a value that is not above 0.
     """
+    if limits is not None and not isinstance(limits, Mapping):
+        raise UserError(f"limits={limits}: is a group of settings; use limits.macs=VALUE")
     found = {}
     for key, value in (limits or {}).items():
         if key not in COSTS:

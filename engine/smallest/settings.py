@@ -14,6 +14,7 @@ from common.smallest_record import COSTS, Question
 from common.text import did_you_mean
 from engine.cli import safe_name
 from engine.run.deploy import check_deploy
+from engine.search.settings import check_password
 from engine.search.space import check_composed
 from engine.smallest.candidates import check_limits
 
@@ -96,6 +97,9 @@ def read_settings(config: DictConfig, folder: Path, typed: Sequence[str]) -> Sma
         value = OmegaConf.select(config, key)
         if type(value) is not int or value < least:
             raise UserError(f"{key}={value}: use a whole number of {least} or more")
+    if values["storage"] is not None and not isinstance(values["storage"], str):
+        raise UserError(f"storage={values['storage']}: use the URL of a database, or null")
+    check_password(OmegaConf.to_container(config, resolve=False)["storage"])
     check_deploy(values["deploy"])
     overrides, folds = _of_runs(list(typed), config)
     return SmallestSettings(
@@ -133,7 +137,7 @@ def _question(values: dict) -> Question:
     check_target_accuracy(target)
     costs = values["cost"] if isinstance(values["cost"], list) else [values["cost"]]
     for cost in costs:
-        if cost not in COSTS:
+        if not isinstance(cost, str) or cost not in COSTS:
             raise UserError(f"cost={cost}: no such cost; {did_you_mean(str(cost), COSTS)}")
     if len(costs) not in (1, 2) or len(set(costs)) < len(costs):
         raise UserError(f"cost=[{','.join(map(str, costs))}]: give one, or two different ones")
@@ -142,7 +146,7 @@ def _question(values: dict) -> Question:
         raise UserError(f"budget.minutes={minutes}: use a number above 0, or null for no limit")
     seeds = values["seeds"]
     if not isinstance(seeds, list) or not seeds or not all(type(s) is int and 0 <= s < 2**32 for s in seeds):
-        raise UserError(f"seeds={seeds}: give a list, e.g. seeds=[1,2,3]")
+        raise UserError(f"seeds={seeds}: give a list of whole numbers from 0 to {2**32 - 1}, e.g. seeds=[1,2,3]")
     if len(set(seeds)) < len(seeds):
         raise UserError(f"seeds={seeds}: list each seed once")
     return Question(

@@ -31,7 +31,7 @@ from engine.config.validate import validate
 from engine.run.job import write_configuration
 from engine.run.stages import build_data
 from engine.search.space import compose_run
-from engine.search.study import storage_errors
+from engine.search.study import database_url, storage_errors
 from engine.search.trial import log_to
 from engine.smallest.candidates import apply_limits, check_candidates, list_candidates
 from engine.smallest.latency import check_onnx, measure_latencies, processor_name, take_known_latencies
@@ -122,6 +122,7 @@ class Smallest:
         return self._finals(self._race())
 
     def _prepare(self) -> None:
+        database_url(self.settings.storage, self.folder)
         if self._asks_latency:
             check_onnx(f"cost={LATENCY}" if LATENCY in self.question.cost else f"limits.{LATENCY}")
         check_candidates(self.config.candidates)

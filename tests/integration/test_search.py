@@ -358,6 +358,7 @@ def test_a_killed_trial_resumes_and_nothing_finished_runs_twice(search, base_ove
         (["n_trials=many"], "n_trials='many': expected int"),
         (["name=a/b"], "name=a/b: use letters"),
         (["seeds=[]"], "seeds=[]: give at least one"),
+        (["seeds=[1,-1]"], "seeds=[1, -1]: use whole numbers from 0 to 4294967295"),
         (["seeds=[1,1]"], "none twice"),
         (["good_enough=0"], "good_enough=0: use a difference in accuracy above 0"),
         (["pruning={n_startup_trials:-1}"], "pruning={'n_startup_trials': -1"),
