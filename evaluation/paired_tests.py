@@ -197,7 +197,8 @@ def balance(
 
     Linearized about the means of the classes, as in a stratified sample (Cochran 1977, ch. 5): of K classes image j of one
     with n_c of n images and the mean m_c counts as m + n / (K n_c) (y_j - m_c); what an image differs from the mean of its
-    class times sqrt(n_c / (n_c - 1)), for the degrees of freedom of the means. Each class has its part of the pseudo-images.
+    class times sqrt(n_c / (n_c - 1)), for the degrees of freedom of the means. Classes of one image, which show no spread, are
+    one stratum in this (collapsed strata, ch. 5A.12). Each class has its part of the pseudo-images.
 
     Args:
         outcomes: (S, n).
@@ -210,6 +211,8 @@ def balance(
     centers = of_class.mean(axis=0)
     weights, mean = len(labels) / (len(sizes) * sizes), float(centers.mean())
     within = np.sqrt(sizes / np.maximum(sizes - 1, 1))[labels] * (y - of_class[:, labels])
+    if (single := sizes == 1).sum() > 1:
+        within += np.where(single, centers - centers[single].mean(), 0.0)[labels]
     of_classes = [
         (mean + weight * (outcome - center), number / len(sizes))
         for weight, center in zip(weights, centers, strict=True)

@@ -179,6 +179,19 @@ def test_balancing_over_one_class_changes_nothing(world):
         assert balanced.margin_p_value == pytest.approx(plain.margin_p_value, abs=2e-3)
 
 
+def test_classes_of_one_image_have_the_spread_of_one_stratum():
+    generator, labels, rule = np.random.default_rng(0), np.arange(30), Rule(0.02, None, "balanced_accuracy")
+    covered = []
+    for _ in range(200):
+        right = generator.random((1, 30)) < 0.8
+        value, low, high = metric_interval(right, rule, labels)
+        assert value == pytest.approx(right.mean())
+        covered.append(low <= 0.8 <= high)
+    assert np.mean(covered) >= 0.93
+    outcomes = balance(right, np.minimum(labels, 20), [])[0]  # one class of ten
+    assert outcomes.mean() == pytest.approx(np.mean([*right[0, :20], right[0, 20:].mean()]))
+
+
 def test_the_error_of_balanced_outcomes_is_that_of_a_stratified_sample(world):
     right, _, labels, _ = world
     z, pseudo = balance(right[:1], labels, [(1.0, 1.0), (0.0, 1.0)])
