@@ -1,5 +1,6 @@
 """Turn runs into the rows of a report: runs that differ only in seed or fold are one, and rows on other data are apart."""
 
+import logging
 from collections import defaultdict
 
 from common.predictions_csv import has_predictions
@@ -12,6 +13,8 @@ from reports.report_data import ReportData, ResultGroup, ResultRow, split_finger
 from reports.significance import compare_to_best
 from reports.studies import Study
 from reports.top_losses import TopLosses, top_losses
+
+log = logging.getLogger(__name__)
 
 MOST_NAMED = 6  # settings in the name of a row; rows that differ in more are called by their folder
 
@@ -61,6 +64,8 @@ def _finished_row(runs: list[Run], names: GroupNames) -> ResultRow:
     outcomes, accuracies = {}, {}
     for split in SPLIT_NAMES:  # one after the other, since tables may be large
         tables = read_tables(runs, split)
+        if isinstance(tables, str) and all(has_predictions(run.folder, split) for run in runs):
+            log.warning("%s images are not compared: %s", SPLIT_NAMES[split], tables)
         outcomes[split] = correctness_matrix(runs, tables, names)
         accuracies[split] = accuracy(runs, split, outcomes[split])
         if split == shown:

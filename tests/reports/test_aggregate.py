@@ -50,12 +50,13 @@ def test_without_predictions_the_interval_is_over_seeds_only(run, summary):
     assert (val.low, val.high) == (pytest.approx(max(0, 0.75 - half)), pytest.approx(min(1, 0.75 + half)))
 
 
-def test_a_table_that_is_not_that_of_its_record_gives_no_interval_of_its_own(run, summary):
+def test_a_table_that_is_not_that_of_its_record_gives_no_interval_of_its_own(run, summary, caplog):
     folder = run("a")
     path = folder / "predictions.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:21]))
     row = summary().groups[0].rows[0]
     assert "17 of 20 images are right, but 64 of 80 in result.json" in row.outcomes["test"]
+    assert "test images are not compared: " in caplog.text
     assert row.accuracies["test"].n == 80 and row.accuracies["test"][1:3] == wilson_by_scipy(64, 80)
 
 
