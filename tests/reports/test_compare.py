@@ -245,7 +245,7 @@ def test_spoiled_tables_are_named(run, compared, spoil, message):
 def test_a_table_that_is_not_that_of_its_record_is_refused(compared, tmp_path):
     a, b = (make_run(tmp_path / name, settings={"note": "two\nlines\x1b[2J"}) for name in "ab")
     assert "80 test images" in compared(a, b)
-    for each in (a, b):  # both: images alone would be the same
+    for each in (a, b):  # both, so that they have the same images
         path = each / "predictions.csv"
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:21]))
     assert compared(a, b).startswith(
