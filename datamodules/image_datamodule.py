@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from common.checks import check_between
 from common.errors import UserError
-from common.text import join_words
+from common.text import clean, join_words
 from common.untrusted.description import IMAGENET_MEAN, IMAGENET_STD, Fit, Interpolation
 from datamodules import gpu_cache, near_duplicates
 from datamodules.audit import Finding
@@ -233,7 +233,8 @@ class ImageDataModule(L.LightningDataModule):
                 f"images); use {n_train} or fewer"
             )
         described = f"train {n_train:,} (streamed), {catalog.describe()}" if self.stream else catalog.describe()
-        log.info("%s: %s; classes %s", catalog.name, described, join_words(catalog.classes, CLASSES_SHOWN))
+        classes = join_words(list(map(clean, catalog.classes)), CLASSES_SHOWN)
+        log.info("%s: %s; classes %s", catalog.name, described, classes)
         width, height = pixel_cache.stats.sizes[catalog.present()].T
         if self.fit == "squash" and np.median(np.maximum(width, height) / np.minimum(width, height)) >= LONG:
             log.warning("half of the images are %g times as long as wide or more; datamodule.fit=squash distorts them, "

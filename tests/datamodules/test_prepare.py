@@ -16,6 +16,8 @@ from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.image_folder import ImageFolder
 from datamodules.sources.source import read_source
 from engine.config.instantiate import instantiate
+from engine.config.validate import validate
+from engine.run.stages import build_data
 from tests.support.configs import composed
 from tests.support.helpers import make_images
 
@@ -333,3 +335,14 @@ def test_train_fraction_is_stratified_and_nested_and_changes_nothing_else(tmp_pa
         assert len(catalog.rows("val")) == 8
         kept[fraction] = set(train)
     assert kept[0.25] < kept[0.5]
+
+
+def test_names_of_classes_are_one_line_of_the_screen(tmp_path, caplog):
+    names = ("red\nERROR: no", "blue\x1b[2J")
+    root = make_images(tmp_path / "data", {f"{split}/{name}": 4 for split in ("train", "val") for name in names})
+    config = composed(f"datamodule.cache={tmp_path / 'cache'}", "datamodule=image_folder", "datamodule.batch_size=4")
+    config.datamodule.source.root = str(root)
+    with caplog.at_level(logging.INFO):
+        build_data(validate(config), "bilinear", mean=[0.5] * 3, std=[0.5] * 3).setup()
+    (line,) = [each.getMessage() for each in caplog.records if "; classes " in each.getMessage()]
+    assert "\n" not in line and "\x1b" not in line
