@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.errors import UserError
 from common.own_test_images import OwnTestImages
-from common.run_folder import RunFolder
+from common.run_folder import PROJECT, RunFolder
 from common.run_record import RunRecord, flatten
 from common.untrusted.saved_config import read_saved_choices, read_saved_config
 from datamodules.sources.catalog import Catalog
@@ -160,8 +161,15 @@ def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -
     given = [name for name, text in typed.items() if text != str(choices.get(name))]
     if "debug" in given:
         given = list(dict.fromkeys([*_keys_of_debug(), *(key for key in given if key != "debug")]))
+    if "callbacks" in given:  # the settings of base/common.yaml, which are in this group too, stay those of the run
+        names = re.findall(r"[\w-]+", f"{choices.get('callbacks', '')},{typed['callbacks']}")
+        given = list(dict.fromkeys([*_keys_of_callbacks(names), *(key for key in given if key != "callbacks")]))
     merged, changed = read_saved_config(run, given, config), []
     for name in given:
+        if name.startswith("callbacks.") and (callback := name.split(".")[1]) not in config.callbacks:
+            if merged.callbacks.pop(callback, None) is not None:  # of the run's own file
+                changed.append(f"~callbacks.{callback}")
+            continue
         value = OmegaConf.select(config, name)
         if name not in COMMAND_KEYS and OmegaConf.select(merged, name) != value:
             changed.append(f"{name}={typed.get(name, value) if OmegaConf.is_config(value) else value}")
@@ -178,3 +186,10 @@ def _keys_of_debug() -> list[str]:
     """Return the settings of the chosen file of conf/debug, which is a group without a place of its own."""
     name = HydraConfig.get().runtime.choices.get("debug")
     return list(flatten(OmegaConf.to_container(hydra.compose(f"debug/{name}"), resolve=False))) if name else []
+
+
+def _keys_of_callbacks(names: Sequence[str]) -> list[str]:
+    """Return the settings of all files of conf/callbacks, which an earlier command may have chosen, and of the user's own."""
+    files = sorted({*names, *(file.stem for file in (PROJECT / "conf" / "callbacks").glob("*.yaml"))})
+    composed = [OmegaConf.to_container(hydra.compose(f"callbacks/{name}"), resolve=False) for name in files]
+    return [key for each in composed for key in flatten(each) if key != "callbacks"]  # an empty file

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data
 
@@ -355,6 +356,21 @@ def test_a_run_s_own_splits_can_be_given_back(train, tmp_path):
     again = train(*settings, f"datamodule.table={first.folder / 'splits.csv'}", root=root)
     for name in ("splits.csv", "metrics.csv", "predictions.csv"):
         assert (first.folder / name).read_bytes() == (again.folder / name).read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:.*ckpt_path", "ignore:.*WeightAveraging")  # of what is removed and added
+def test_other_callbacks_on_top_of_a_resumed_run_keep_its_settings_of_the_common_ones(train):
+    monitor = ("callbacks.best_checkpoint.monitor=val/loss", "callbacks=early_stopping")
+    begun = train("trainer.max_epochs=1", "stages=[fit]", *monitor, *SIMPLE_CNN)
+    last = begun.folder / "checkpoints" / "last.ckpt"
+    for epochs, files in ((2, "ema"), (3, "default")):
+        ran = train(
+            f"ckpt_path={last}", f"callbacks={files}", f"trainer.max_epochs={epochs}", small=False, to=begun.folder
+        )
+        assert ran.status == 0, ran.err
+        used = OmegaConf.load(begun.folder / ".hydra" / "config.yaml").callbacks
+        assert used.best_checkpoint.monitor == ran.record.best.monitor == "val/loss"
+        assert "early_stopping" not in used and used.ema.enabled == (files == "ema")
 
 
 @pytest.mark.parametrize(
