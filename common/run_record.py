@@ -107,7 +107,7 @@ class AuditFinding:
     """Something suspicious about the images."""
 
     kind: str
-    """conflict, exact duplicate, near duplicate, imbalance, odd or names."""
+    """conflict, group, exact duplicate, near duplicate, imbalance, odd, names, few levels or streamed."""
     leak: bool
     """Whether training images are also in val or test."""
     text: str

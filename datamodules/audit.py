@@ -7,6 +7,7 @@ from itertools import product
 
 import numpy as np
 
+from common.text import clean, join_words
 from datamodules.cached_pixels import PixelCache
 from datamodules.image_stats import ImageStats
 from datamodules.near_duplicates import NearDuplicates, connected, find_pairs
@@ -39,6 +40,7 @@ def audit(catalog: Catalog, pixels: PixelCache, near: NearDuplicates | None = No
     conflicts = [group for group in exact if len({int(catalog.labels[row]) for row in group}) > 1]
     findings = [
         _finding("conflict", "image(s) under two labels", catalog, conflicts),
+        _named_groups(catalog, rows),
         *_by_split("exact duplicate", catalog, exact),
         *_near_duplicates(catalog, pixels, rows, near),
         _balance(catalog),
@@ -56,6 +58,20 @@ def leaking_train_rows(catalog: Catalog, findings: list[Finding]) -> list[int]:
             same = finding.groups if finding.pairs is None else finding.pairs
             rows |= {row for group in same if _leaks(catalog, group) for row in group if catalog.splits[row] == "train"}
     return sorted(rows)
+
+
+def _named_groups(catalog: Catalog, rows: np.ndarray) -> Finding | None:
+    """Name the groups of the source, as of one patient, that its own splits have in train and in val or test."""
+    members = defaultdict(list)
+    for row in rows.tolist():
+        if name := catalog.groups[row]:
+            members[name].append(row)
+    across = {name: group for name, group in members.items() if _leaks(catalog, group)}
+    if not across:
+        return None
+    names = join_words([clean(name, 40) for name in across], NAMED + 1)
+    text = f"group: {len(across):,} named group(s) across train and val or test: {names}"
+    return Finding("group", text, list(across.values()), leak=True)
 
 
 def _exact_groups(stats: ImageStats, rows: np.ndarray) -> list[list[int]]:

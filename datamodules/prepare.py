@@ -58,6 +58,8 @@ def prepare_catalog(
     Raises:
         UserError: unreadable images, leaks or splits that the settings do not allow.
     """
+    if fold is not None and folds is None:
+        raise UserError(f"datamodule.fold={fold}: does nothing without datamodule.folds; add it, as datamodule.folds=5")
     _handle_unreadable(catalog, pixels.stats, on_unreadable)
     fingerprints, with_val = pixels.stats.fingerprints, select_on == "val"
     with Progress("comparing the images with each other", log) as progress:
@@ -106,6 +108,8 @@ def _handle_unreadable(catalog: Catalog, stats: ImageStats, on_unreadable: str) 
     listed = "\n  ".join(sorted(errors.values())[:SHOWN])
     more = f"\n  and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
     found = f"{len(errors)} of {len(catalog)} files cannot be read"
+    if len(errors) == len(catalog):
+        raise UserError(f"{found}, so that no image is left; repair or replace them:\n  {listed}{more}")
     if on_unreadable == "error":
         raise UserError(
             f"{found}; repair or remove them, or exclude them with datamodule.on_unreadable=skip:\n  {listed}{more}"

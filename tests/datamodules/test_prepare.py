@@ -269,6 +269,7 @@ def test_folds_partition_train_and_val_but_not_test(root, tmp_path):
     ({"folds": 3, "fold": 3}, "datamodule.fold=3: use 0 to 2"),
     ({"folds": 3}, "datamodule.fold=None"),
     ({"folds": 1, "fold": 0}, "datamodule.folds=1"),
+    ({"fold": 1}, "datamodule.fold=1: does nothing without datamodule.folds"),
 ])  # fmt: skip
 def test_impossible_folds(root, tmp_path, rules, message):
     with pytest.raises(UserError, match=message):
@@ -283,6 +284,41 @@ def test_a_table_with_groups_keeps_them_together(tmp_path):
     for patient in range(12):
         assert len(set(catalog.splits[patient * 5 : patient * 5 + 5])) == 1
     assert all(len(catalog.rows(split)) >= 5 for split in ("train", "val", "test"))
+
+
+def test_a_group_across_given_splits_is_a_leak_that_can_be_dropped(root, tmp_path, caplog):
+    lines = ["path,label,split,group"]
+    for split in ("train", "val", "test"):
+        lines += [f"{split}/{c}/{i:03}.png,{c},{split},{split} {i}" for c in ("blue", "red") for i in range(6)]
+    for line in (2, 20, 30):  # one image of each split
+        lines[line] = lines[line].rsplit(",", 1)[0] + ",patient 7"
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+
+    def table():
+        return read_source(CsvTable(table=tmp_path / "table.csv", root=root))
+
+    catalog, findings = prepared(table(), tmp_path)
+    assert kinds(findings) == [("group", True)] and len(catalog.rows("train")) == 12
+    assert "group: 1 named group(s) across train and val or test: patient 7; see datamodule.on_leak" in caplog.text
+    with pytest.raises(UserError, match=r"on_leak=error.*\n.*patient 7"):
+        prepared(table(), tmp_path, on_leak="error")
+    catalog, _ = prepared(table(), tmp_path, on_leak="drop")
+    assert [catalog.paths[row] for row in catalog.excluded] == ["train/blue/001.png"]
+
+
+def test_without_a_training_image_the_split_is_named(tmp_path):
+    root = make_images(tmp_path / "data", {"blue": 3, "red": 3})
+    lines = [f"{c}/{i:03}.png,{c},test" for c in ("blue", "red") for i in range(3)]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label,split", *lines]))
+    with pytest.raises(UserError, match="the train split has no image of class blue, red"):
+        prepared(read_source(CsvTable(table=tmp_path / "table.csv", root=root)), tmp_path)
+
+
+def test_files_none_of_which_can_be_read_are_refused_also_where_these_are_skipped(root, tmp_path):
+    for file in root.glob("*/*/*.png"):
+        file.write_bytes(b"no image")
+    with pytest.raises(UserError, match="36 of 36 files cannot be read, so that no image is left"):
+        prepared(read_source(ImageFolder(root=root)), tmp_path, on_unreadable="skip")
 
 
 def test_select_on_test_has_no_val_split_and_logs_it(root, tmp_path, caplog):
