@@ -69,6 +69,8 @@ def plateau(optimizer: Optimizer, *, monitor: Monitored, factor: float, patience
     """Multiply the learning rate by `factor` when `monitor` has not improved for more than `patience` epochs."""
     if patience < 0:
         raise UserError(f"scheduler.patience={patience}: use 0 or more")
+    if not 0 < factor < 1:
+        raise UserError(f"scheduler.factor={factor}: use a number above 0 and below 1")
     mode = direction(monitor)
     return {
         "scheduler": ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience),

@@ -100,3 +100,12 @@ def test_a_nan_is_a_value_and_no_error():
     )
     scores.on_validation_epoch_end(trainer, SimpleNamespace(log=lambda name, value, **_: logged.update({name: value})))
     assert np.isnan(logged["val/auroc"])
+
+
+@pytest.mark.parametrize(
+    "setting", [{"patience": -1}, {"patience": 1, "min_delta": -0.1}, {"patience": 1, "min_delta": np.nan}]
+)
+def test_early_stopping_names_a_setting_that_means_nothing(setting):
+    name, value = list(setting.items())[-1]
+    with pytest.raises(UserError, match=re.escape(f"callbacks.early_stopping.{name}={value}: use ")):
+        EarlyStopping(monitor="val/loss", **setting)

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from common.errors import UserError
 from lightning_modules.optim import (
     cosine,
     group_settings,
@@ -38,6 +39,12 @@ def test_plateau_by_a_literal_table(monitor, values, expected):
         config["scheduler"].step(value)
         seen.append(sgd.param_groups[0]["lr"])
     assert config["monitor"] == monitor and seen == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("factor", [-0.5, 0, 1])
+def test_a_plateau_lowers_the_learning_rate_and_not_to_zero(factor):
+    with pytest.raises(UserError, match=f"scheduler.factor={factor}: use a number above 0 and below 1"):
+        plateau(optimizer(), monitor="val/loss", factor=factor, patience=1)
 
 
 def test_the_study_s_log_is_reproduced_by_patience_7():
