@@ -15,6 +15,8 @@ from lightning_modules.optim import direction
 
 log = logging.getLogger(__name__)
 
+MOST = 1_000_000_000  # steps or minutes between two checkpoints; a timedelta holds no more than 1.4e12 minutes
+
 
 class SingleFileCheckpoint(ModelCheckpoint):
     """Keep one checkpoint of a fixed name in the run's own folder.
@@ -139,8 +141,10 @@ class LastCheckpoint(SingleFileCheckpoint):
 
     def __init__(self, *, every_n_train_steps: int | None = None, every_n_minutes: float | None = None):
         for name, value in (("every_n_train_steps", every_n_train_steps), ("every_n_minutes", every_n_minutes)):
-            if value is not None and value <= 0:
-                raise UserError(f"callbacks.last_checkpoint.{name}={value}: use more than 0, or null for never")
+            if value is not None and not 0 < value <= MOST:
+                raise UserError(
+                    f"callbacks.last_checkpoint.{name}={value}: use more than 0, up to {MOST:,}, or null for never"
+                )
         super().__init__(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
         # Set here, since ModelCheckpoint's constructor takes one of its triggers, and each epoch is one
         self._every_n_train_steps = every_n_train_steps or 0

@@ -4,6 +4,8 @@ In place of labels each takes the shares of mixed ones, (B, K) with rows that su
 classes of share times loss, as in mixup (Zhang et al. 2018, arXiv:1710.09412, section 2).
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,8 +52,8 @@ class FocalLoss(nn.Module):
 
     def __init__(self, *, gamma: float):
         super().__init__()
-        if gamma < 0:
-            raise UserError(f"loss.gamma={gamma}: use 0 or more")
+        if not 0 <= gamma < math.inf:
+            raise UserError(f"loss.gamma={gamma}: use a number from 0")
         self.gamma = gamma
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -72,7 +74,7 @@ class DistillationLoss(nn.Module):
 
     def __init__(self, *, temperature: float, weight: float):
         super().__init__()
-        if not temperature > 0:
+        if not 0 < temperature < math.inf:
             raise UserError(f"callbacks.distillation.temperature={temperature}: use a number above 0")
         if not 0 <= weight <= 1:
             raise UserError(f"callbacks.distillation.weight={weight}: use a share from 0 to 1")

@@ -191,7 +191,15 @@ def test_the_last_state_is_kept_after_so_many_minutes_too(train, monkeypatch, tm
         ),
         (
             lambda: LastCheckpoint(every_n_minutes=0),
-            "callbacks.last_checkpoint.every_n_minutes=0: use more than 0, or null for never",
+            "callbacks.last_checkpoint.every_n_minutes=0: use more than 0, up to 1,000,000,000, or null for never",
+        ),
+        (
+            lambda: LastCheckpoint(every_n_minutes=float("nan")),
+            "callbacks.last_checkpoint.every_n_minutes=nan: use more than 0",
+        ),
+        (
+            lambda: LastCheckpoint(every_n_minutes=1e15),
+            "callbacks.last_checkpoint.every_n_minutes=1000000000000000.0: use more than 0",
         ),
     ],
 )

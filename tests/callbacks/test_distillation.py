@@ -36,7 +36,14 @@ def test_a_teacher_that_agrees_adds_nothing():
     )
 
 
-@pytest.mark.parametrize("options", [{"temperature": 0, "weight": 0.5}, {"temperature": 1, "weight": 1.5}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0, "weight": 0.5},
+        {"temperature": float("inf"), "weight": 0.5},
+        {"temperature": 1, "weight": 1.5},
+    ],
+)
 def test_bad_values_are_named(options):
     with pytest.raises(UserError, match=r"distillation\.(temperature|weight)="):
         DistillationLoss(**options)

@@ -56,9 +56,10 @@ def test_focal_loss_has_gradients_where_the_network_is_certain():
     assert torch.isfinite(logits.grad).all()
 
 
-def test_a_negative_gamma_is_refused():
-    with pytest.raises(ValueError, match=r"loss\.gamma=-1"):
-        FocalLoss(gamma=-1)
+@pytest.mark.parametrize("gamma", [-1, float("nan"), float("inf")])
+def test_a_gamma_that_is_negative_or_no_number_is_refused(gamma):
+    with pytest.raises(ValueError, match=rf"loss\.gamma={gamma}: use a number from 0"):
+        FocalLoss(gamma=gamma)
 
 
 def test_label_smoothing_spreads_a_share_of_the_truth():
