@@ -1,6 +1,7 @@
 """Linear probing before fine-tuning: the head learns first, on features that are computed once."""
 
 import logging
+import math
 from collections.abc import Iterator
 
 import lightning as L
@@ -38,6 +39,10 @@ class LinearProbe(L.Callback):
     def __init__(self, *, steps: int, lr: float, weight_decay: float):
         if steps < 0:
             raise UserError(f"callbacks.linear_probe.steps={steps}: use 0 (none) or more")
+        if not 0 < lr < math.inf:
+            raise UserError(f"callbacks.linear_probe.lr={lr}: use a number above 0")
+        if not 0 <= weight_decay < math.inf:
+            raise UserError(f"callbacks.linear_probe.weight_decay={weight_decay}: use a number from 0")
         self.enabled = steps > 0
         self.steps = steps
         self.lr = lr

@@ -27,7 +27,7 @@ def discriminative_adamw(
     Raises:
         UserError: a factor below 0, or a network of which it is not known where its head begins.
     """
-    if backbone_lr_factor < 0:
+    if not 0 <= backbone_lr_factor < math.inf:
         raise UserError(f"optimizer.backbone_lr_factor={backbone_lr_factor}: use 0 or more")
     head = find_head(network)
     if head is None and backbone_lr_factor != 1:

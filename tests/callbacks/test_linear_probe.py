@@ -132,3 +132,12 @@ def test_resumed_the_dropout_is_off_only_where_the_head_was_probed(done, rates):
 def test_a_bad_value_is_named():
     with pytest.raises(UserError, match=r"callbacks\.linear_probe.steps=-1: use 0"):
         LinearProbe(steps=-1, lr=0.1, weight_decay=0)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"lr": -1}, {"lr": float("nan")}, {"weight_decay": -1}, {"weight_decay": float("nan")}]
+)
+def test_bad_values_are_named(setting):
+    [(name, value)] = setting.items()
+    with pytest.raises(UserError, match=f"callbacks.linear_probe.{name}={value}: use a number"):
+        LinearProbe(**{"steps": 1, "lr": 0.1, "weight_decay": 0} | setting)

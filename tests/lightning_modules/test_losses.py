@@ -57,7 +57,7 @@ def test_focal_loss_has_gradients_where_the_network_is_certain():
 
 
 @pytest.mark.parametrize("gamma", [-1, float("nan"), float("inf")])
-def test_a_gamma_that_is_negative_or_no_number_is_refused(gamma):
+def test_a_gamma_that_is_negative_infinite_or_nan_is_refused(gamma):
     with pytest.raises(ValueError, match=rf"loss\.gamma={gamma}: use a number from 0"):
         FocalLoss(gamma=gamma)
 

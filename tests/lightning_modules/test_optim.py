@@ -6,6 +6,7 @@ import torch
 from common.errors import UserError
 from lightning_modules.optim import (
     cosine,
+    discriminative_adamw,
     group_settings,
     one_cycle,
     plateau,
@@ -45,6 +46,12 @@ def test_plateau_by_a_literal_table(monitor, values, expected):
 def test_a_plateau_lowers_the_learning_rate_and_not_to_zero(factor):
     with pytest.raises(UserError, match=f"scheduler.factor={factor}: use a number above 0 and below 1"):
         plateau(optimizer(), monitor="val/loss", factor=factor, patience=1)
+
+
+def test_a_factor_of_the_backbone_that_is_nan_is_named():
+    options = {"lr": 0.1, "weight_decay": 0, "fused": False}
+    with pytest.raises(UserError, match=r"optimizer\.backbone_lr_factor=nan: use 0 or more"):
+        discriminative_adamw(torch.nn.Linear(1, 1), backbone_lr_factor=float("nan"), **options)
 
 
 def test_the_study_s_log_is_reproduced_by_patience_7():

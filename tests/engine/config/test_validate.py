@@ -68,7 +68,7 @@ def test_every_file_passes(file):
     ("optimizer=adamw_discriminative optimizer.backbone_lr_factor=-1", "optimizer.backbone_lr_factor=-1: use 0 or more"),
     ("~optimizer.fused optimizer=adamw_discriminative", "optimizer.fused has no value; give it one: optimizer.fused=VALUE"),
     ("scheduler=plateau scheduler.monitor=val/los", "scheduler.monitor='val/los': expected train/loss or train/accuracy or"),
-    ("scheduler=plateau scheduler.factor=2", "scheduler.factor=2: Factor should be < 1.0."),
+    ("scheduler=plateau scheduler.factor=2", "scheduler.factor=2: use a number above 0 and below 1"),
     ("+scheduler.factor=2", "scheduler.factor: no such setting"),
     ("augmentation.erasing=often", "augmentation.erasing='often': expected float"),
     ("datamodule.batch_size=2.5", "datamodule.batch_size=2.5: expected int"),
