@@ -63,7 +63,7 @@ def leaking_train_rows(catalog: Catalog, findings: list[Finding]) -> list[int]:
 def _named_groups(catalog: Catalog, rows: np.ndarray) -> Finding | None:
     """Name the groups of the source, as of one patient, that its own splits have in train and in val or test."""
     members = defaultdict(list)
-    for row in rows.tolist():
+    for row in rows.tolist() if any(catalog.groups) else ():
         if name := catalog.groups[row]:
             members[name].append(row)
     across = {name: group for name, group in members.items() if _leaks(catalog, group)}
