@@ -3,12 +3,13 @@
 import hydra
 from omegaconf import DictConfig
 
+from common.signals import stop_immediately
 from engine import cli
 
 
 @hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="export")
 def main(config: DictConfig) -> None:
-    with cli.keep_error("export", config):
+    with cli.keep_error("export", config), stop_immediately():
         from engine.config.instantiate import instantiate
         from inference.export.export import run  # late: help and errors of the command line come without torch
 

@@ -10,6 +10,7 @@ From Python:
 import hydra
 from omegaconf import DictConfig
 
+from common.signals import stop_immediately
 from engine import cli
 from inference.predict import run
 from inference.predictor import Predictor
@@ -19,7 +20,7 @@ __all__ = ["Predictor"]
 
 @hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="predict")
 def main(config: DictConfig) -> None:
-    with cli.keep_error("predict", config):
+    with cli.keep_error("predict", config), stop_immediately():
         run(config)
 
 

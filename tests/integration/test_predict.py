@@ -1,4 +1,5 @@
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -182,6 +183,18 @@ def test_without_out_each_command_has_a_folder_of_its_own(predict, checkpoint, f
     assert predict(f"ckpt={checkpoint}", "images=/nowhere")[0] == 1
     assert len(list((tmp_path / "outputs" / "predictions").iterdir())) == 2  # an error leaves no folder
     cli.new_run_dir.cache_clear()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_no_part_of_a_table(predict, checkpoint, files, tmp_path, monkeypatch, number):
+    def stopped(*_):
+        assert len(list((tmp_path / "new" / "place").iterdir())) == 1  # the table so far
+        signal.raise_signal(number)
+
+    monkeypatch.setattr("inference.predict.prediction_row", stopped)
+    status, _, err = predict(f"ckpt={checkpoint}", f"images={tmp_path}/images", f"out={tmp_path}/new/place")
+    assert (status, err) == (128 + number, f"stopped by {number.name}\n")
+    assert not (tmp_path / "new").exists()
 
 
 def test_unreadable_files_are_rows_and_are_counted_in_the_error(predict, checkpoint, files, tmp_path):
