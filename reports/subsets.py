@@ -47,9 +47,9 @@ def read_subsets(folder: Path) -> Subsets:
     Raises:
         UserError: no runs, runs of different images, or splits.csv without a further column.
     """
-    runs, debug = _without_debug_runs([RunFolder(path.parent) for path in find_records(str(folder))])
-    split = "test" if all(has_predictions(run, "test") for run in runs) else "val"
-    tables = [read_predictions(run, split) for run in runs]
+    runs, debug = _without_debug_runs([RunRecord.read(RunFolder(path.parent)) for path in find_records(str(folder))])
+    split = "test" if all(has_predictions(run.folder, "test") for run in runs) else "val"
+    tables = [read_predictions(run.folder, split, getattr(run, split)) for run in runs]
     correct = correct_matrix(tables)  # (runs, images); refuses runs on other images
     columns = _columns(tables[0])
     groups = group_numbers(columns.get("group", [""] * correct.shape[1]))
@@ -62,23 +62,22 @@ def read_subsets(folder: Path) -> Subsets:
                 rows.append(_row(f"{name}={value}", correct[:, chosen], None if groups is None else groups[chosen]))
     if len(rows) == 1:
         own = ", ".join(SPLIT_COLUMNS)
-        raise UserError(f"{runs[0].splits}: no column beside {own} with up to {MOST} values names subsets")
-    weights = _weights(columns, runs[0])
+        raise UserError(f"{runs[0].folder.splits}: no column beside {own} with up to {MOST} values names subsets")
+    weights = _weights(columns, runs[0].folder)
     weighted = None if weights is None else mean_over_seeds(np.average(correct, axis=1, weights=weights).tolist())
     return Subsets(split, len(runs), rows, weighted, debug)
 
 
-def _without_debug_runs(runs: list[RunFolder]) -> tuple[list[RunFolder], list[str]]:
+def _without_debug_runs(runs: list[RunRecord]) -> tuple[list[RunRecord], list[str]]:
     """Return the runs that count, and the debug runs with the reason.
 
     Raises:
         UserError: there are debug runs only.
     """
-    reasons = {run: RunRecord.read(run).run.debug for run in runs}
-    debug = [clean(f"{run.path}: a debug run ({reason})") for run, reason in reasons.items() if reason]
+    debug = [clean(f"{each.folder.path}: a debug run ({each.run.debug})") for each in runs if each.run.debug]
     if len(debug) == len(runs):
         raise UserError(f"{debug[0]}: its results mean nothing; train without it")
-    return [run for run, reason in reasons.items() if not reason], debug
+    return [each for each in runs if not each.run.debug], debug
 
 
 def _columns(predictions: Predictions) -> dict[str, list[str]]:

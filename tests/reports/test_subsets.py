@@ -89,6 +89,16 @@ def test_tables_that_no_run_writes_are_an_error(run, capsys, column, words):
     assert words in capsys.readouterr().err
 
 
+def test_a_table_of_predictions_that_was_cut_is_an_error(run, capsys):
+    folder = run("one")
+    n = len((folder / "predictions.csv").read_text().splitlines()) - 1
+    add_columns(folder, {"color": ["red", "blue"] * (n // 2)})
+    lines = (folder / "predictions.csv").read_text().splitlines(keepends=True)
+    (folder / "predictions.csv").write_text("".join(lines[:-1]))
+    assert main([str(folder)]) == 1
+    assert "lines are missing or changed" in capsys.readouterr().err
+
+
 def test_a_subset_of_one_image_has_a_wide_interval(run, capsys):
     folder = run("one")
     n = len((folder / "predictions.csv").read_text().splitlines()) - 1
