@@ -27,6 +27,7 @@ from common.locks import one_at_a_time
 from common.progress import Progress
 from datamodules.cached_pixels import Look, PixelCache
 from datamodules.deep_pixels import ValueRange
+from datamodules.nearest import SAMPLED, Vectors, find_nearest
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +45,6 @@ FROM = 256  # pixels of the image of which these are means: small files are enla
 SHIFT = 0.05  # of a side, in each direction
 BORDER = 0.1  # of a side, not compared: frames, and what a shift pushes out
 CHUNK = 256  # images or pairs at once
-PRODUCT = (1024, 2048)  # rows and columns of a product at once: what a processor's cache holds
-DIMENSIONS = 47  # of the bound of a product, besides the length of what is left
-SAMPLED = 8192  # vectors of which these are principal components
-MARGIN = 1.1e-3  # of the bound, for its rounding: 2 ** -11 of each factor in half precision, and that of the sums
 AT_ONCE = 2**28  # bytes of what is compared of images, in memory
 
 # A fixed camera
@@ -69,10 +66,6 @@ STANDS_OUT = 2.5  # robust standard deviations
 CLIPPED = 3.0  # likewise, of what is left
 FLAT = 0.1  # gray levels of 255: the robust standard deviation of no texture
 LEAST_KEPT = 0.1  # share of the pixels; below it likewise
-
-
-# (n,) rows -> (n, D) of length 1 or 0, float16: all at once would take much memory
-Vectors = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass
@@ -245,7 +238,7 @@ class Search:
     ) -> np.ndarray:
         """Return the nearest of the new ones of images, and of the others those that came into their nearest."""
         takes = self.takes[images]
-        nearest = _nearest(vectors, self.is_new[images], most, least, progress, takes)
+        nearest = find_nearest(vectors, self.is_new[images], most, least, progress, takes)
         self.takes[images] = takes
         return nearest
 
@@ -265,7 +258,7 @@ class Search:
         sample = np.arange(min(SAMPLE, count))  # in the order of fingerprints: at random, and always the same
         if count < SCENE_IMAGES:
             return scene_of
-        nearest = _nearest(self._inner, np.ones(len(sample), bool), PROPOSED, PROPOSED_FROM)
+        nearest = find_nearest(self._inner, np.ones(len(sample), bool), PROPOSED, PROPOSED_FROM)
         self._ask(_pairs_of(sample, nearest), self._same_texture)
         least = max(SCENE_FROM, SCENE_IMAGES / count) * len(sample)
         in_sample = (self.pairs < len(sample)).all(axis=1)
@@ -334,104 +327,6 @@ def _inner(thumbnails: np.ndarray) -> np.ndarray:
     inner -= inner.mean(axis=1, keepdims=True)
     length = np.linalg.norm(inner, axis=1, keepdims=True)
     return (inner / np.where(length > 0, length, 1)).astype(np.float16)  # constant images correlate with none
-
-
-def _nearest(
-    vectors: Vectors,
-    asked: np.ndarray,
-    most: int,
-    least: float,
-    progress: Progress | None = None,
-    takes: np.ndarray | None = None,
-) -> np.ndarray:
-    """Return (found, 3) pairs of rows and their product: of each row that is asked, the `most` largest from `least` on.
-
-    Where a bound in few dimensions (`_coarse`) shows of nearly all pairs that their product is smaller, it is computed of the
-    others only.
-
-    Args:
-        vectors: of `asked.size` rows.
-        takes: (rows,) float32, filled with the product from which on each row takes a further pair; the rows that are not
-            asked take those that are from what it holds on. None: they take none.
-    """
-    order = np.argsort(~asked, kind="stable")  # those that are asked first, so that two of them are multiplied once
-    count, helps = int(asked.sum()), True  # whether the bound does
-    coarse = _coarse(vectors, order)
-    others = np.float32(np.inf) if takes is None else takes
-    lowest = np.where(asked, np.float32(least), others)[order]  # that a row still takes
-    best, waiting, n_waiting = np.zeros((0, 3), np.float64), [], 0
-    for begin in range(0, count, PRODUCT[0]):
-        rows = slice(begin, min(begin + PRODUCT[0], count))
-        own, ours = vectors(order[rows]).astype(np.float32), lowest[rows]  # a view
-        coarse_own = coarse[rows].astype(np.float32)
-        if progress:
-            share = begin * (2 * len(order) - begin) / (count * (2 * len(order) - count))
-            progress.how_far = f"{share:.0%} of all pairs"
-        for start in range(begin, len(order), PRODUCT[1]):
-            columns = order[start : start + PRODUCT[1]]
-            theirs = lowest[start : start + PRODUCT[1]]  # a view
-            if helps:
-                bound = coarse_own @ coarse[start : start + PRODUCT[1]].astype(np.float32).T
-                hits = np.flatnonzero(bound >= min(ours.min(), theirs.min()) - MARGIN)
-                helps = (
-                    len(hits) <= bound.size // 20
-                )  # else not in other blocks either: their order is that of fingerprints
-            if helps:
-                row, column = np.divmod(hits, len(columns))
-                used, place = np.unique(column, return_inverse=True)
-                values = np.einsum("ij,ij->i", own[row], vectors(columns[used]).astype(np.float32)[place])
-            else:
-                product = own @ vectors(columns).astype(np.float32).T
-                if start == begin:
-                    product[:, : len(own)][np.tri(len(own), dtype=bool)] = -1  # itself, the other half
-                hits = np.flatnonzero(product >= np.minimum(ours[:, None], theirs))
-                if len(hits) > product.size // 20 and min(product.shape) > most:
-                    ours[:] = np.maximum(ours, np.partition(product, -most, axis=1)[:, -most])
-                    theirs[:] = np.maximum(theirs, np.partition(product, -most, axis=0)[-most])
-                    hits = np.flatnonzero(product >= np.minimum(ours[:, None], theirs))
-                row, column = np.divmod(hits, len(columns))
-                values = product.ravel()[hits]
-            row, column = row + begin, column + start
-            for one, other in ((row, column), (column, row)):
-                taken = np.flatnonzero((values >= lowest[one]) & (row < column))
-                if len(taken):  # a million images have half a million blocks, of which most have nothing
-                    waiting.append(np.column_stack([one[taken], other[taken], values[taken]]))
-                    n_waiting += len(taken)
-            if n_waiting > AT_ONCE // 2**7:
-                best, waiting, n_waiting = _best(np.concatenate([best, *waiting]), most, lowest), [], 0
-    if progress:
-        progress.how_far = ""
-    best = _best(np.concatenate([best, *waiting]), most, lowest)
-    if takes is not None:
-        takes[order] = lowest
-    best[:, :2] = order[best[:, :2].astype(np.int64)]
-    return best
-
-
-def _coarse(vectors: Vectors, order: np.ndarray) -> np.ndarray:
-    """Return (rows, DIMENSIONS + 1) float16 whose products are at least as large as those of the vectors, but for MARGIN.
-
-    Each vector in the coordinates of the largest principal components of a sample, and the length of what is left of it: the
-    product of what is left of two is at most that of the lengths (Cauchy and Schwarz).
-    """
-    sample = vectors(order[:SAMPLED]).astype(np.float32)
-    basis = np.linalg.eigh(sample.T @ sample)[1][:, -DIMENSIONS:].astype(np.float32)
-    found = np.empty((len(order), basis.shape[1] + 1), np.float16)
-    for begin in range(0, len(order), SAMPLED):
-        block = vectors(order[begin : begin + SAMPLED]).astype(np.float32)
-        inside = block @ basis
-        found[begin : begin + SAMPLED, :-1] = inside
-        found[begin : begin + SAMPLED, -1] = np.linalg.norm(block - inside @ basis.T, axis=1)
-    return found
-
-
-def _best(found: np.ndarray, most: int, lowest: np.ndarray) -> np.ndarray:
-    """Return of each row's pairs the `most` largest, and raise what the rows still take."""
-    found = found[np.lexsort((-found[:, 2], found[:, 0]))]
-    place = np.arange(len(found)) - np.searchsorted(found[:, 0], found[:, 0])  # among those of its row
-    full = found[place == most - 1]
-    lowest[full[:, 0].astype(np.int64)] = np.nextafter(full[:, 2].astype(np.float32), np.float32(2))
-    return found[place < most]
 
 
 def _pairs_of(images: np.ndarray, nearest: np.ndarray) -> np.ndarray:

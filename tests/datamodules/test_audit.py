@@ -13,6 +13,7 @@ from datamodules import near_duplicates
 from datamodules.audit import audit, leaking_train_rows
 from datamodules.decode import fingerprint, resize
 from datamodules.image_stats import ImageStats
+from datamodules.nearest import find_nearest
 from datamodules.sources.catalog import Catalog
 
 SIDE = 150
@@ -344,8 +345,8 @@ def test_the_nearest_are_those_of_brute_force(noise, least):
     inner = near_duplicates._inner(thumbnails)
     asked = generator.random(3000) < 0.7
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(near_duplicates, "PRODUCT", (257, 511))
-        nearest = near_duplicates._nearest(inner.__getitem__, asked, 5, least)
+        patched.setattr("datamodules.nearest.PRODUCT", (257, 511))
+        nearest = find_nearest(inner.__getitem__, asked, 5, least)
     pixels = thumbnails[:, 1:-1, 1:-1].reshape(3000, -1)
     product = np.array([np.corrcoef(pixels[row], pixels[other])[0, 1] for row, other in nearest[:, :2].astype(int)])
     assert product == pytest.approx(nearest[:, 2], abs=5e-4)  # vectors are kept in 16 bits, of which 11 are digits
