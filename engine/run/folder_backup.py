@@ -146,7 +146,7 @@ def remove_outdated(folder: RunFolder) -> None:
         "predictions*.csv",
         "predictions*.parquet",
         folder.model_card.name,
-        *(f"{name}.png" for name in FIGURES),
+        *(f"{name}.png" for name in FIGURES if name != "contact_sheet"),  # that is of the images
     )
     for kept in (path for name in of_network for path in folder.before_restart.glob(name)):
         path = folder.path / kept.name

@@ -37,6 +37,7 @@ def test_what_a_run_had_is_kept_beside_and_nothing_of_the_network_before_stays(t
     assert f"the earlier run is kept in {folder}" in ran.out
     assert content(folder) == {name: each for name, each in before.items() if name != "train.log"}
     assert not made.predictions("test").exists()
+    assert content(made.path)["contact_sheet.png"] == before["contact_sheet.png"]  # of the images, which are the same
     for name in OF_NETWORK:
         assert not (made.path / name).exists() or (made.path / name).stat().st_mtime_ns > written[name], name
     assert ran.record.test.test_evaluations == 1 and ran.record.test.accuracy is None
