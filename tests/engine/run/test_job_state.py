@@ -167,6 +167,10 @@ def test_a_single_run_refuses_an_interrupted_one_with_other_settings(jobs):
     error, ran = jobs.run("seed=5", in_sweep=False)
     assert ran == "skipped" and "holds a run that did not finish, with other settings: seed=5 (was 48763)" in str(error)
     assert jobs.folder.record.read_bytes() == content
+    assert str(error).endswith(f". Use another folder, or resume it with ckpt_path={jobs.folder.last_checkpoint}")
+    jobs.folder.last_checkpoint.unlink()
+    error, _ = jobs.run("seed=5", in_sweep=False)
+    assert str(error).endswith(". Use another folder, or its settings: it has no checkpoint yet")
 
 
 def test_a_folder_that_is_named_again(jobs):
@@ -177,6 +181,9 @@ def test_a_folder_that_is_named_again(jobs):
     assert stopped.value.next_step == resume
     refuse_finished_run(jobs.folder)
     jobs.run(in_sweep=False)
+    with pytest.raises(UserError, match=r"holds a finished run; use another folder$"):  # it has no best.ckpt
+        refuse_finished_run(jobs.folder)
+    jobs.folder.best_checkpoint.touch()
     with pytest.raises(UserError, match=r"holds a finished run; use another folder, or 'stages=\[test\]'"):
         refuse_finished_run(jobs.folder)
     jobs.folder.record.write_text("{")
