@@ -60,8 +60,8 @@ class RunInfo:
     choices: dict[str, str | None] = field(default_factory=dict)
     """The file that each group of conf/ took."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Every setting by its dotted key, as written: interpolations are not resolved. Places of files and what
-    changes no training, `seeds`, `good_enough`, `deploy` and `overview`, are excluded."""
+    """Every setting by its dotted key, as written: interpolations are not resolved. Places of checkpoint and cache
+    and what changes no training, `seeds`, `good_enough`, `deploy` and `overview`, are excluded."""
     config_hash: Hex | None = None
     """16 hex digits that name choices and settings; equal for runs that would do the same."""
     started_at: str | None = None
@@ -798,16 +798,17 @@ class RunRecord:
     def save(self) -> None:
         """Write what is known so far; of an evaluation only its end."""
         if not self.evaluates_again:
+            self.run.warnings = self._with_earlier(self.run.warnings)
             self._write("running", None)
 
     def mark_interrupted(self, warnings: list[str]) -> None:
         """Write the record of a run that a signal ended and that can be resumed."""
-        self.run.warnings = warnings
+        self.run.warnings = self._with_earlier(warnings)
         self._write("running", None)
 
     def finish(self, warnings: list[str]) -> None:
         """Write the record of a run that did all of its stages; a run that is only evaluated again is as finished as before."""
-        self.run.warnings = warnings
+        self.run.warnings = self._with_earlier(warnings)
         if not self.evaluates_again:
             self._write("finished", None)
             return
@@ -823,7 +824,7 @@ class RunRecord:
 
     def fail(self, reason: str, warnings: list[str]) -> None:
         """Write the record of a run that an error ended; where not even that can be written, the log says so."""
-        self.run.warnings = warnings
+        self.run.warnings = self._with_earlier(warnings)
         try:
             self._write("failed", reason)
         except OSError as error:
@@ -831,8 +832,12 @@ class RunRecord:
 
     def prune(self, reason: str, warnings: list[str]) -> None:
         """Write the record of a run that a search ended."""
-        self.run.warnings = warnings
+        self.run.warnings = self._with_earlier(warnings)
         self._write("pruned", reason)
+
+    def _with_earlier(self, warnings: list[str]) -> list[str]:
+        """Return warnings behind those from before an interruption, once each."""
+        return list(dict.fromkeys([*(self.previous.run.warnings if self.resumes else []), *warnings]))
 
     def _write(self, status: Status, reason: str | None) -> None:
         before_s = (self.previous and self.previous.run.wall_time_s) or 0

@@ -128,6 +128,18 @@ def test_a_failure_that_cannot_be_written_is_logged(record, tmp_path, caplog):
         made.finish([])
 
 
+def test_a_resumed_run_keeps_the_warnings_from_before(record, tmp_path):
+    record().mark_interrupted(["random weights", "careful"])
+    resumed = record()
+    resumed.save()
+    assert RunRecord.read(tmp_path).run.warnings == ["random weights", "careful"]  # also where it is killed now
+    resumed.finish(["careful", "few images"])
+    assert RunRecord.read(tmp_path).run.warnings == ["random weights", "careful", "few images"]
+    longer = record()  # of another network, about which the results of the one before say nothing
+    longer.finish(["few images"])
+    assert longer.run.warnings == ["few images"]
+
+
 def test_a_resumed_run_adds_its_time_and_knows_the_record_before(record, tmp_path):
     first = record()
     assert first.previous is None and not first.resumes and first.previous_test_evaluations == 0
