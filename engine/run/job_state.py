@@ -25,9 +25,10 @@ def refuse_finished_run(folder: RunFolder) -> None:
 
 
 def _finished(folder: RunFolder) -> UserError:
-    again = f", or 'stages=[test]' ckpt_path={folder.best_checkpoint} to evaluate it again"
-    again = again if folder.best_checkpoint.is_file() else ""  # as of 'stages=[cost]'
-    return UserError(f"hydra.run.dir={folder.path}: holds a finished run; use another folder{again}")
+    text = "holds a finished run; use another folder"  # after 'stages=[cost]' there is no checkpoint
+    if (best := folder.best_checkpoint).is_file():
+        text = f"holds a finished run; use another folder, or 'stages=[test]' ckpt_path={best} to evaluate it again"
+    return UserError(f"hydra.run.dir={folder.path}: {text}")
 
 
 def _is_unfinished(record: RunRecord) -> bool:
@@ -65,11 +66,12 @@ def should_run(config: DictConfig, record: RunRecord, *, in_sweep: bool) -> bool
         return True
     same = previous.run.config_hash == record.run.config_hash and _checkpoints_of(previous) == _checkpoints_of(record)
     if not in_sweep and _is_unfinished(previous) and not same:
-        last = folder.last_checkpoint
-        resume = f"resume it with ckpt_path={last}" if last.is_file() else "its settings: it has no checkpoint yet"
+        advice = "Use another folder, or its settings: it has no checkpoint yet"
+        if folder.last_checkpoint.is_file():
+            advice = f"Use another folder, or resume it with ckpt_path={folder.last_checkpoint}"
         raise UserError(
             f"hydra.run.dir={folder.path}: holds a run that did not finish, with other settings: "
-            f"{_differences(previous, record)}. Use another folder, or {resume}"
+            f"{_differences(previous, record)}. {advice}"
         )
     trains = previous.best is not None or "fit" in config.stages
     if not in_sweep and previous.status == "finished" and trains:
