@@ -53,9 +53,8 @@ def find_nearest(
             if helps:
                 bound = coarse_own @ coarse[start : start + PRODUCT[1]].astype(np.float32).T
                 hits = np.flatnonzero(bound >= min(ours.min(), theirs.min()) - MARGIN)
-                helps = (
-                    len(hits) <= bound.size // 20
-                )  # else not in other blocks either: their order is that of fingerprints
+                # Where it does not here, it does not in other blocks either: their order is that of fingerprints
+                helps = len(hits) <= bound.size // 20
             if helps:
                 row, column = np.divmod(hits, len(columns))
                 used, place = np.unique(column, return_inverse=True)
