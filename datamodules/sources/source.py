@@ -94,7 +94,7 @@ def read_source(source: Source) -> Catalog:
         raise UserError(f"{shown}: lists no images")
     if source.root is None:
         raise UserError(f"{shown}: has no root, the folder that its paths are relative to")
-    classes = list(source.classes or sorted(columns.names))
+    classes = [str(name) for name in source.classes or sorted(columns.names)]  # NumPy's texts no checkpoint may hold
     if not 2 <= len(classes) <= MOST_CLASSES:
         what = f"a single class ({classes[0]})" if len(classes) == 1 else f"{len(classes):,} classes"
         raise UserError(f"{shown}: {what}; a classifier needs two or more, up to {MOST_CLASSES:,}")
@@ -144,8 +144,8 @@ class _Columns:
             self.groups = [""] * number
         if row.group or self.groups:
             self.groups.append(row.group)
-        if not number:
-            self.subsets = {column: [] for column in row.subsets}
+        for column in [column for column in row.subsets if column not in self.subsets]:
+            self.subsets[column] = [""] * number
         for column, values in self.subsets.items():
             values.append(row.subsets.get(column, ""))
 
@@ -248,7 +248,11 @@ def _find_problem(row, source: Source) -> str | None:
         return f"label={label[:60]!r} is none of the classes {', '.join(source.classes)[:200]}"
     if split not in (*SPLITS, UNASSIGNED):
         return f"split={str(split)[:60]!r}; use {', '.join(SPLITS)} (or {', '.join(OTHER_WORDS)}), or leave it empty"
-    if not isinstance(row.weight, (int, float)) or not 0 <= row.weight <= LARGEST_WEIGHT:
+    if not isinstance(row.group, str):  # 0 would be no group
+        return f"group={str(row.group)[:60]!r}: must be a text, as str() makes of it; '' for none"
+    if not isinstance(row.subsets, dict) or not all(isinstance(text, str) for text in row.subsets.values()):
+        return f"subsets={str(row.subsets)[:60]}: use a dict of texts, such as {{'camera': 'A'}}"
+    if not isinstance(row.weight, (int, float, np.integer, np.floating)) or not 0 <= row.weight <= LARGEST_WEIGHT:
         return f"weight={str(row.weight)[:60]!r}; use a number of 0 or more, up to {LARGEST_WEIGHT:,.0f}"
     escapes = ".." in path and ".." in PurePosixPath(path).parts
     if escapes or "\0" in path or os.path.isabs(path):  # noqa: PTH117 a tenth of the time

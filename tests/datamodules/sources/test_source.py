@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from common.errors import UserError
@@ -29,6 +30,18 @@ def test_classes_keep_the_order_of_the_source():
     assert catalog.classes == ["small", "large"] and catalog.labels.tolist() == [0, 1] and catalog.weights is None
 
 
+def test_values_of_numpy_become_plain_ones():
+    rows = [ImageRow(name, np.str_(name), weight=np.float32(2)) for name in "ab"]
+    for classes in (None, list(np.array(["b", "a"]))):
+        catalog = read_source(Cells(*rows, classes=classes))
+        assert {type(name) for name in catalog.classes} == {str} and catalog.weights.tolist() == [2, 2]
+
+
+def test_a_column_of_subsets_may_begin_at_a_later_row():
+    catalog = read_source(Cells(ImageRow("a", "x"), ImageRow("b", "y", subsets={"site": "north"})))
+    assert catalog.subsets == {"site": ["", "north"]}
+
+
 OTHER = ImageRow("b", "y")
 
 
@@ -38,6 +51,10 @@ OTHER = ImageRow("b", "y")
     ([("a", "x"), OTHER], r"Cells: row 1: .* is not an ImageRow"),
     ([ImageRow("a", "x"), ImageRow("b", 1)], "row 2: path and label must be texts; found path='b' label=1"),
     ([ImageRow("", "x"), OTHER], "row 1: path and label must be texts"),
+    ([ImageRow("a", "x", group=0), OTHER], "row 1: group='0': must be a text"),
+    ([ImageRow("a", "x", group=None), OTHER], "row 1: group='None': must be a text"),
+    ([ImageRow("a", "x", subsets=None), OTHER], "row 1: subsets=None: use a dict of texts"),
+    ([ImageRow("a", "x", subsets={"site": 1}), OTHER], "row 1: subsets={'site': 1}: use a dict of texts"),
     ([ImageRow("a", "x "), OTHER], "row 1: label='x ': remove the spaces"),
     ([ImageRow("a", "x", "late"), OTHER], "row 1: split='late'; use train, val, test"),
     ([ImageRow("a", "x", weight=-1), OTHER], "row 1: weight='-1'; use a number of 0 or more"),
