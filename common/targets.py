@@ -1,5 +1,6 @@
 """Import what a user names: a class or function by its full name."""
 
+import importlib
 import inspect
 import pkgutil
 import re
@@ -29,9 +30,16 @@ def resolve_target(name: object, key: str) -> Callable:
         if isinstance(error, ModuleNotFoundError) and error.name == str(name).split(".")[0]:
             hint = "; install its package, or add its folder to PYTHONPATH"
         raise UserError(f"{shown}: cannot be imported ({error}){hint}") from error
+    except SyntaxError as error:
+        raise UserError(f"{shown}: {error.filename}, line {error.lineno}: {error.msg}; correct it") from error
     except AttributeError as error:
         parent = getattr(error.obj, "__name__", name.rpartition(".")[0])
         if error.name != name.rpartition(".")[2]:
+            try:  # again, since resolve_name does not say why
+                importlib.import_module(f"{parent}.{error.name}")
+            except ImportError as cause:
+                if cause.name != f"{parent}.{error.name}":
+                    raise UserError(f"{shown}: cannot be imported ({cause}); install what it imports") from cause
             raise UserError(f"{shown}: {parent} has no module {error.name}; check the name") from error
         classes = [n for n, v in inspect.getmembers(error.obj, inspect.isclass) if not n.startswith("_")]
         allowed = did_you_mean(error.name, classes) if classes else "check the name"
