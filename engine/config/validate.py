@@ -189,7 +189,14 @@ def check_metrics(config: DictConfig, k: int) -> None:
     labels = np.arange(4 * k) % k
     probabilities = generator.dirichlet(np.ones(k), len(labels))
     for name in config.metrics:
-        value = instantiate(config, f"metrics.{name}")(labels, probabilities)
+        metric = instantiate(config, f"metrics.{name}")
+        try:
+            inspect.signature(metric).bind(labels, probabilities)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"metrics.{name}={config.metrics[name]._target_}: is given labels (n,) and probabilities (n, K): {error}"
+            ) from error
+        value = metric(labels, probabilities)
         if not isinstance(value, (int, float, np.number)):
             raise UserError(
                 f"metrics.{name}={config.metrics[name]._target_}: gives {str(value)[:60]!r}; a number is needed"
@@ -224,19 +231,28 @@ def check_image_size(config: DictConfig, network: nn.Module, k: int) -> None:
 
 @torch.no_grad()
 def check_logits(config: DictConfig, network: nn.Module, k: int) -> None:
-    """Check that a network of the user's own gives logits (1, K) for one image (1, 3, S, S).
+    """Check that a network of the user's own has weights, and gives logits (1, K) for one image (1, 3, S, S), (2, K) for two.
 
     Raises:
-        UserError: another shape; names it. What the network itself raises is raised as it is.
+        UserError: other ones; names them. What the network itself raises is raised as it is.
     """
-    size, was_training = config.model.image_size, network.training
-    logits = network.eval()(torch.zeros(1, 3, size, size))
-    network.train(was_training)
-    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-    if shape != (1, k):
-        raise UserError(
-            f"model.network={config.model.network}: gives {shape} for one image; logits (1, classes) are needed: (1, {k})"
-        )
+    size, was_training, name = config.model.image_size, network.training, f"model.network={config.model.network}"
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise UserError(f"{name}: has no weights to train; a torch.nn.Parameter or layers with some are needed")
+    if config.optimizer.get("fused"):
+        complex_ones = [each for each, parameter in network.named_parameters() if parameter.is_complex()]
+        if complex_ones:
+            raise UserError(
+                f"optimizer.fused=true: {name} has complex weights ({complex_ones[0]}); use optimizer.fused=false"
+            )
+    for count, images in ((1, "one image"), (2, "two images")):
+        logits = network.eval()(torch.zeros(count, 3, size, size))
+        network.train(was_training)
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        if shape != (count, k):
+            raise UserError(f"{name}: gives {shape} for {images}; logits ({count}, classes) are needed: ({count}, {k})")
+        if not logits.is_floating_point():
+            raise UserError(f"{name}: gives logits of {logits.dtype}; floating-point ones are needed")
 
 
 def _try_optimizer(config: DictConfig) -> None:

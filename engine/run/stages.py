@@ -1,5 +1,6 @@
 """The stages of a run: from the configuration to objects, through training and evaluation, into the record."""
 
+import functools
 import logging
 import sys
 import warnings
@@ -326,16 +327,18 @@ def complete_loss(model: ImageClassifier, data: L.LightningDataModule) -> None:
     Raises:
         UserError: a loss that does not give one loss an image, or takes no mixed labels where there is a batch transform.
     """
-    weighs_classes = not isinstance(model.loss, nn.Module)
+    weighs_classes = isinstance(model.loss, functools.partial)
     if weighs_classes:
         model.loss = model.loss(class_counts=data.class_counts)
+    name = f"loss={type(model.loss).__module__}.{type(model.loss).__qualname__}"
+    if not isinstance(model.loss, nn.Module):
+        raise UserError(f"{name}: is no torch.nn.Module; derive the class from it")
     if data.sampler == "balanced" and (weighs_classes or getattr(model.loss, "weight", None) is not None):
         log.warning(
             "datamodule.sampler=balanced with loss=%s: rare classes are weighted twice, since they are drawn as often as the "
             "others and each of their images counts more; use datamodule.sampler=shuffle, or loss=cross_entropy",
             type(model.loss).__name__,
         )
-    name = f"loss={type(model.loss).__module__}.{type(model.loss).__qualname__}"
     losses = model.loss(torch.zeros(2, len(model.classes), requires_grad=True), torch.tensor([0, 1]))
     if not isinstance(losses, torch.Tensor) or losses.shape != (2,):
         shape = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
