@@ -236,7 +236,7 @@ def further_metric(
         groups: (n,) group numbers, of which whole ones are drawn; None where each image is its own.
     """
     labels, probabilities = checked(labels, probabilities)
-    value = float(metric(labels, probabilities))
+    value = float(metric(labels.copy(), probabilities.copy()))  # it may change what it is given
     if not np.isfinite(value):
         return FurtherMetric(None, None, "is NaN or infinite")
     generator, drawn = np.random.default_rng(0), []

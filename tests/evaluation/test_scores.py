@@ -319,6 +319,9 @@ def test_a_metric_of_the_users_own_holds_its_value_and_is_never_of_no_width():
     assert distinct.value == distinct.interval.high == 80
     undefined = further_metric(lambda y, p: np.nan, labels, probabilities)
     assert undefined[:2] == (None, None) and undefined.reason == "is NaN or infinite"
+    before = labels.copy(), probabilities.copy()
+    further_metric(lambda y, p: float(y.sort() or p.sort(axis=0) or 1), labels, probabilities)  # both in place
+    assert (labels == before[0]).all() and (probabilities == before[1]).all()
     alike = np.repeat(np.arange(4), 20)
     low, high = further_metric(youden, labels, probabilities, alike).interval
     assert low < high
