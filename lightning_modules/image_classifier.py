@@ -123,6 +123,12 @@ class ImageClassifier(L.LightningModule):
     def predict_and_score(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits (B, K), labels (B,) and the mean loss of a batch of the training."""
         logits = self(batch["pixels"])
+        if not logits.requires_grad:
+            name = self.hparams["network"]["network"]
+            raise UserError(
+                f"model.network={name}: its logits do not depend on its weights in training, so that nothing would be learned; "
+                "leave out no_grad and detach"
+            )
         targets = batch.get("targets")  # (B, K), where the batch is mixed
         labels = batch["labels"] if targets is None else targets.argmax(1)
         losses = self.loss(logits, labels if targets is None else targets)  # (B,)

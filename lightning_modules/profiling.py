@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.flop_counter import FlopCounterMode
 
+from common.errors import UserError
 from common.table import Table
 from lightning_modules.latency import time_passes
 from lightning_modules.networks.meta import on_meta
@@ -164,7 +165,13 @@ def _by_shapes(count: Callable[[nn.Module, torch.Tensor], object], network: nn.M
 
 
 def _copy(network: nn.Module) -> nn.Module:
-    return copy.deepcopy(network).cpu().float().eval()
+    try:
+        return copy.deepcopy(network).cpu().float().eval()
+    except TypeError as error:  # of what cannot be pickled
+        raise UserError(
+            f"model.network={type(network).__module__}.{type(network).__qualname__}: cannot be copied, which its cost needs "
+            f"({error}); keep open files and the like out of it, or leave the cost out: stages=[fit,test]"
+        ) from error
 
 
 def _image(image_size: int, batch_size: int = 1, device: str = "cpu") -> torch.Tensor:

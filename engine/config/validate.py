@@ -192,12 +192,14 @@ def check_metrics(config: DictConfig, k: int) -> None:
         metric = instantiate(config, f"metrics.{name}")
         try:
             inspect.signature(metric).bind(labels, probabilities)
-        except (TypeError, ValueError) as error:
+        except ValueError:  # of a builtin function, whose parameters Python does not know
+            pass
+        except TypeError as error:
             raise UserError(
                 f"metrics.{name}={config.metrics[name]._target_}: is given labels (n,) and probabilities (n, K): {error}"
             ) from error
         value = metric(labels, probabilities)
-        if not isinstance(value, (int, float, np.number)):
+        if not isinstance(value, (int, float, np.integer, np.floating)):
             raise UserError(
                 f"metrics.{name}={config.metrics[name]._target_}: gives {str(value)[:60]!r}; a number is needed"
             )
@@ -239,12 +241,8 @@ def check_logits(config: DictConfig, network: nn.Module, k: int) -> None:
     size, was_training, name = config.model.image_size, network.training, f"model.network={config.model.network}"
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise UserError(f"{name}: has no weights to train; a torch.nn.Parameter or layers with some are needed")
-    if config.optimizer.get("fused"):
-        complex_ones = [each for each, parameter in network.named_parameters() if parameter.is_complex()]
-        if complex_ones:
-            raise UserError(
-                f"optimizer.fused=true: {name} has complex weights ({complex_ones[0]}); use optimizer.fused=false"
-            )
+    if complex_ones := [each for each, value in network.state_dict().items() if value.is_complex()]:
+        raise UserError(f"{name}: has complex weights ({complex_ones[0]}), which no checkpoint may hold; use real ones")
     for count, images in ((1, "one image"), (2, "two images")):
         logits = network.eval()(torch.zeros(count, 3, size, size))
         network.train(was_training)

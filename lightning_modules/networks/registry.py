@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lightning_modules.networks.errors import NetworkError
 from lightning_modules.networks.heads import OWN, is_full_name
@@ -58,6 +59,10 @@ def build_network(*, network: str, num_classes: int, **arguments) -> nn.Module:
     built = find_network(network)(num_classes=num_classes, **arguments)
     if not isinstance(built, nn.Module):
         raise NetworkError(f"model.network={network}: returns a {type(built).__name__}, not a torch.nn.Module")
+    if any(map(is_lazy, built.parameters())):
+        raise NetworkError(
+            f"model.network={network}: has lazy layers, whose sizes are not known; give them their sizes"
+        )
     if not is_full_name(network):
         _forget_sooner(built.backbone if head_name(arguments) else built)  # a head of the user's own stays as it is
     return built

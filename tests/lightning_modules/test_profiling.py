@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.errors import UserError
 from lightning_modules import latency
 from lightning_modules.networks.registry import build_network
 from lightning_modules.networks.surgery import set_frozen
@@ -208,3 +209,12 @@ def test_a_network_that_looks_at_its_numbers_is_counted_too():
     costs = measure_cost(Looks(), 8)
     assert costs["macs"] == costs["macs_thop"] == 3 * 2 and costs["parameters"] == 3 * 2 + 2
     assert summary(Looks(), 8).splitlines()[-1].split()[-2:] == ["8", "6"]
+
+
+def test_a_network_that_cannot_be_copied_is_refused_by_name(tmp_path):
+    network = torch.nn.Conv2d(3, 2, 3)
+    with (
+        (tmp_path / "kept").open("w") as network.kept,
+        pytest.raises(UserError, match="Conv2d: cannot be copied, which"),
+    ):
+        count_macs(network, 8)
