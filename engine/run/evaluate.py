@@ -147,7 +147,8 @@ def finalize(config: DictConfig, record: RunRecord, trainer: L.Trainer, loggers:
     for line in how_to_view(loggers):
         log.info("%s", line)
     if measured and not (record.in_sweep or record.run.debug):
-        log_next_commands(record, checkpoint, find_callback(trainer, PredictionWriter).predictions.get("val"))
+        val = find_callback(trainer, PredictionWriter).predictions.get("val")
+        log_next_commands(record, checkpoint, val, trainer.lightning_module.hparams["network"])
 
 
 def add_decision(path: Path, content: dict, decision: Decision) -> None:

@@ -12,6 +12,7 @@ from common.untrusted.saved_config import read_saved_overrides
 from engine.flags import own_folders
 from engine.run.loggers import typed
 from evaluation.describe import compare_to_guessing, name_accuracy, short_accuracy
+from lightning_modules.networks.registry import head_name, is_full_name
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def log_verdict(record: RunRecord, name: str) -> None:
     log.info("%s%s", ", ".join(parts), "; the epoch was chosen on these images" if chose else "")
 
 
-def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | None) -> None:
+def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | None, network: dict) -> None:
     """Log commands that continue from a run, each whole: label images, export, look for a smaller network.
 
     Streamed training images are refused by smallest.py, which is left out then.
@@ -42,6 +43,7 @@ def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | No
         record: of the run.
         checkpoint: that was evaluated.
         val: predictions of its validation images, of which one is labeled: of test images it would be an evaluation.
+        network: its name and arguments; one of the user's own, or its head, must be registered.
     """
     ckpt = _argument("ckpt", checkpoint)
     image = val and Path(record.data.root, val.paths[0])
@@ -49,8 +51,10 @@ def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | No
     streamed = any(finding.kind == "streamed" for finding in record.data.audit or [])
     then = " and export the network" if streamed else ", export the network, find the smallest that is good enough"
     log.info("Next: label images (a file, a folder or a CSV)%s", then)
-    log.info("    python predict.py %s %s", ckpt, images)
-    log.info("    python export.py %s", ckpt)
+    own = [name for name in (network.get("network"), head_name(network)) if is_full_name(name)]
+    register = f" {shlex.quote('register=[' + ','.join(own) + ']')}" if own else ""
+    log.info("    python predict.py %s %s%s", ckpt, images, register)
+    log.info("    python export.py %s%s", ckpt, register)
     if not streamed:
         arguments = [*own_folders(shlex.split(record.run.command)), *_data_settings(record, checkpoint)]
         log.info("    python smallest.py%s", "".join(f" {shlex.quote(each)}" for each in arguments))

@@ -87,6 +87,10 @@ def test_the_user_s_own_classes_from_training_to_the_report(own, cells, train, i
     register = "register=[my_package.networks.Tiny]"
     status, out, err = in_process(predict, f"ckpt={best}", f"images={cells}", f"out={tmp_path / 'labels'}", register)
     assert status == 0 and len((tmp_path / "labels" / "predictions.csv").read_text().splitlines()) == 41, err
+    following = [
+        line for line in first.out.splitlines() if line.startswith(("    python predict", "    python export"))
+    ]
+    assert len(following) == 2 and all(line.endswith(f"'{register}'") for line in following)
     status, out, err = in_process(export, f"ckpt={best}", f"out={tmp_path / 'net.onnx'}", register)
     assert status == 0 and "0 of 11 predictions differ" in out, err
     out_file = f"out={tmp_path / 'net.npz'}"
