@@ -32,6 +32,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
         path = Path(path)
+        _check_states(checkpoint.get("callbacks", {}))
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = RunFolder(path.parent.parent)
         if path == folder.last_checkpoint and path.is_file():
@@ -66,6 +67,25 @@ def write_checkpoint(path: Path, checkpoint: dict) -> None:
             missing_ok=True
         )  # of an earlier epoch: where writing fails there is none, not a wrong one
         write_bytes(folder.best_weights, as_safetensors(checkpoint))
+
+
+def _check_states(states: dict) -> None:
+    """Check that what callbacks keep can be read again, which those of the user's own may forget.
+
+    Raises:
+        UserError: one that cannot; names the callback.
+    """
+    for name, state in states.items():
+        buffer = io.BytesIO()
+        try:
+            torch.save(state, buffer)
+            buffer.seek(0)
+            torch.load(buffer, weights_only=True)
+        except Exception as error:  # its type depends on what is in the state
+            raise UserError(
+                f"the callback {name}: its state_dict gives {brief(state)}, which a checkpoint cannot hold; use plain "
+                "numbers, texts, lists, dicts and tensors"
+            ) from error
 
 
 def _duplicate(path: Path, other: Path) -> None:

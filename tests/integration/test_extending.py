@@ -201,6 +201,8 @@ BAD = [  # file of the page, what is replaced in it, and the message
      r"model.network=my_package.networks.Tiny: has complex weights \(head.weight\)"),
     ("networks.py", ".flatten(1))\n", ".flatten(1)).detach()\n",
      "model.network=my_package.networks.Tiny: its logits do not depend on its weights in training"),
+    ("callbacks.py", "    def on_train_epoch_end", "    def state_dict(self):\n        return {'kept': Path('x')}\n\n"
+     "    def on_train_epoch_end", "the callback WeightNorms: its state_dict gives .*, which a checkpoint cannot hold"),
     ("losses.py", "class PolyLoss(nn.Module)", "class PolyLoss", "loss=my_package.losses.PolyLoss: is no torch.nn.Module"),
     ("metrics.py", "probabilities: np.ndarray) -> float:", "probabilities, other) -> float:",
      r"metrics.kappa=my_package.metrics.kappa: is given labels \(n,\) and probabilities \(n, K\): missing a required"),
