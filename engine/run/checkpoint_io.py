@@ -30,9 +30,13 @@ NEVER_EMPTY = ("loops", "callbacks", "optimizer_states", "train_sums", "pytorch-
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write checkpoints for Lightning, whole or not at all, and keep the previous last.ckpt; read them as untrusted."""
 
+    _has_checked = False  # what callbacks keep: at the first checkpoint
+
     def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
         path = Path(path)
-        _check_states(checkpoint.get("callbacks", {}))
+        if not self._has_checked:
+            _check_states(checkpoint.get("callbacks", {}))
+            self._has_checked = True
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = RunFolder(path.parent.parent)
         if path == folder.last_checkpoint and path.is_file():
