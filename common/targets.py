@@ -1,6 +1,5 @@
 """Import what a user names: a class or function by its full name."""
 
-import importlib
 import inspect
 import pkgutil
 import re
@@ -35,8 +34,8 @@ def resolve_target(name: object, key: str) -> Callable:
     except AttributeError as error:
         parent = getattr(error.obj, "__name__", name.rpartition(".")[0])
         if error.name != name.rpartition(".")[2]:
-            try:  # again, since resolve_name does not say why
-                importlib.import_module(f"{parent}.{error.name}")
+            try:  # again, with a colon: as a module, which gives the reason
+                pkgutil.resolve_name(f"{parent}.{error.name}:")
             except ImportError as cause:
                 if cause.name != f"{parent}.{error.name}":
                     raise UserError(f"{shown}: cannot be imported ({cause}); install what it imports") from cause

@@ -1,9 +1,11 @@
 """Checkpoints as files: whole or absent, with the previous last.ckpt beside the new one."""
 
+import contextlib
 import io
 import logging
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -14,6 +16,7 @@ from common.atomic_io import write_bytes
 from common.errors import UserError
 from common.run_folder import RunFolder
 from common.untrusted.description import brief
+from common.untrusted.tensors import load_tensors
 from engine.run.folder_backup import remove_outdated
 from lightning_modules.checkpoint import as_safetensors, read_checkpoint
 
@@ -79,17 +82,19 @@ def _check_states(states: dict) -> None:
     Raises:
         UserError: one that cannot; names the callback.
     """
-    for name, state in states.items():
-        buffer = io.BytesIO()
-        try:
-            torch.save(state, buffer)
-            buffer.seek(0)
-            torch.load(buffer, weights_only=True)
-        except Exception as error:  # its type depends on what is in the state
-            raise UserError(
-                f"the callback {name}: its state_dict gives {brief(state)}, which a checkpoint cannot hold; use plain "
-                "numbers, texts, lists, dicts and tensors"
-            ) from error
+    with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as place:  # a full disk is the checkpoint's affair
+        file = Path(place, "state")
+        for name, state in states.items():
+            try:
+                torch.save(state, file)
+                load_tensors(file)
+            except OSError:
+                raise
+            except Exception as error:  # its type depends on what is in the state
+                raise UserError(
+                    f"the callback {name}: its state_dict gives {brief(state)}, which a checkpoint cannot hold; use plain "
+                    "numbers, texts, lists, dicts and tensors"
+                ) from error
 
 
 def _duplicate(path: Path, other: Path) -> None:
