@@ -130,6 +130,10 @@ class ImageDataModule(L.LightningDataModule):
         check_between("datamodule.gpu_cache_gib", gpu_cache_gib, 0, 1_000_000)
         if not 0 < train_fraction <= 1:
             raise UserError(f"datamodule.train_fraction={train_fraction}: use a share above 0 and up to 1")
+        if fold is not None and folds is None:
+            raise UserError(
+                f"datamodule.fold={fold}: does nothing without datamodule.folds; add it, as datamodule.folds=5"
+            )
         if not isinstance(source, Source):
             raise UserError(
                 f"datamodule.source={type(source).__name__}: is not a Source; see datamodules/sources/source.py"

@@ -58,8 +58,6 @@ def prepare_catalog(
     Raises:
         UserError: unreadable images, leaks or splits that the settings do not allow.
     """
-    if fold is not None and folds is None:
-        raise UserError(f"datamodule.fold={fold}: does nothing without datamodule.folds; add it, as datamodule.folds=5")
     _handle_unreadable(catalog, pixels.stats, on_unreadable)
     fingerprints, with_val = pixels.stats.fingerprints, select_on == "val"
     with Progress("comparing the images with each other", log) as progress:

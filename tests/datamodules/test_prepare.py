@@ -269,7 +269,6 @@ def test_folds_partition_train_and_val_but_not_test(root, tmp_path):
     ({"folds": 3, "fold": 3}, "datamodule.fold=3: use 0 to 2"),
     ({"folds": 3}, "datamodule.fold=None"),
     ({"folds": 1, "fold": 0}, "datamodule.folds=1"),
-    ({"fold": 1}, "datamodule.fold=1: does nothing without datamodule.folds"),
 ])  # fmt: skip
 def test_impossible_folds(root, tmp_path, rules, message):
     with pytest.raises(UserError, match=message):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.errors import UserError
 from datamodules.cached_pixels import PIXELS, STATS, Look, open_place
 from datamodules.image_stats import Fingerprints, ImageStats
 from datamodules.loader import EpochSampler
@@ -96,6 +97,11 @@ def build(root, cache, *overrides):
     config = composed("datamodule=image_folder", *SIMPLE_CNN, "datamodule.batch_size=4", *overrides)
     config.datamodule.root, config.datamodule.cache = str(root), str(cache)
     return instantiate(config, "datamodule", augmentation=instantiate(config, "augmentation"))
+
+
+def test_a_fold_without_folds_is_refused_before_images_are_listed(tmp_path):
+    with pytest.raises(UserError, match=r"datamodule\.fold=1: does nothing without datamodule\.folds"):
+        build(tmp_path / "no such folder", tmp_path / "cache", "datamodule.fold=1")
 
 
 def test_the_fingerprint_of_the_data_is_that_of_the_sorted_lines(two_colors, tmp_path, monkeypatch):
