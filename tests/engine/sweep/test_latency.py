@@ -37,9 +37,8 @@ def test_jobs_side_by_side_are_measured_when_all_have_ended(train, tmp_path, bes
     assert "latency_p50_ms" in (tmp_path / "sweep" / "table.csv").read_text()  # of the page, which is made afterwards
 
 
-@pytest.mark.thorough
-def test_a_disturbed_latency_is_measured_again_by_the_same_command(train, tmp_path, monkeypatch):
-    found = [("busy", 99.0), ("busy", 98.0), (None, 5.0)]
+def will_find(monkeypatch, found):
+    """Have the next measurements give these flags and latencies in ms, one after the other."""
 
     def measure(one_pass, threads):
         flag, p50 = found.pop(0)
@@ -47,6 +46,11 @@ def test_a_disturbed_latency_is_measured_again_by_the_same_command(train, tmp_pa
         return timed | {"threads": threads, "cores": 2, "load_1min": 0.5}
 
     monkeypatch.setattr("lightning_modules.profiling.time_passes", measure)
+
+
+@pytest.mark.thorough
+def test_a_disturbed_latency_is_measured_again_by_the_same_command(train, tmp_path, monkeypatch):
+    will_find(monkeypatch, [("busy", 99.0), ("busy", 98.0), (None, 5.0)])
     command = ("-m", "seed=1", *SIMPLE_CNN, "datamodule.batch_size=1", "stages=[cost]")
     command = (*command, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     first = train(*command)
@@ -65,14 +69,7 @@ def test_a_disturbed_latency_is_measured_again_by_the_same_command(train, tmp_pa
 @pytest.mark.thorough
 def test_a_run_that_counts_as_unreliable_shows_which_latency_is(train, tmp_path, monkeypatch):
     # Of batches of 1 and 2, in the job and at the end
-    found = [(None, 5.0), ("busy", 99.0), (None, 4.0), ("busy", 98.0)]
-
-    def measure(one_pass, threads):
-        flag, p50 = found.pop(0)
-        timed = {"latency_p50_ms": p50, "latency_p95_ms": p50, "repeats": 5, "warm_up": 3, "flag": flag}
-        return timed | {"threads": threads, "cores": 2, "load_1min": 0.5}
-
-    monkeypatch.setattr("lightning_modules.profiling.time_passes", measure)
+    will_find(monkeypatch, [(None, 5.0), ("busy", 99.0), (None, 4.0), ("busy", 98.0)])
     command = ("-m", "seed=1", *SIMPLE_CNN, "datamodule.batch_size=2", "stages=[cost]")
     ran = train(*command, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert "latency p50 98 ms, p95 98 ms at batch size 2 (5 repeats) (unreliable: busy)" in ran.out
