@@ -798,17 +798,16 @@ class RunRecord:
     def save(self) -> None:
         """Write what is known so far; of an evaluation only its end."""
         if not self.evaluates_again:
-            self.run.warnings = self._with_earlier(self.run.warnings)
             self._write("running", None)
 
     def mark_interrupted(self, warnings: list[str]) -> None:
         """Write the record of a run that a signal ended and that can be resumed."""
-        self.run.warnings = self._with_earlier(warnings)
+        self.run.warnings = warnings
         self._write("running", None)
 
     def finish(self, warnings: list[str]) -> None:
         """Write the record of a run that did all of its stages; a run that is only evaluated again is as finished as before."""
-        self.run.warnings = self._with_earlier(warnings)
+        self.run.warnings = warnings
         if not self.evaluates_again:
             self._write("finished", None)
             return
@@ -824,7 +823,7 @@ class RunRecord:
 
     def fail(self, reason: str, warnings: list[str]) -> None:
         """Write the record of a run that an error ended; where not even that can be written, the log says so."""
-        self.run.warnings = self._with_earlier(warnings)
+        self.run.warnings = warnings
         try:
             self._write("failed", reason)
         except OSError as error:
@@ -832,16 +831,14 @@ class RunRecord:
 
     def prune(self, reason: str, warnings: list[str]) -> None:
         """Write the record of a run that a search ended."""
-        self.run.warnings = self._with_earlier(warnings)
+        self.run.warnings = warnings
         self._write("pruned", reason)
-
-    def _with_earlier(self, warnings: list[str]) -> list[str]:
-        """Return warnings behind those from before an interruption, once each."""
-        return list(dict.fromkeys([*(self.previous.run.warnings if self.resumes else []), *warnings]))
 
     def _write(self, status: Status, reason: str | None) -> None:
         before_s = (self.previous and self.previous.run.wall_time_s) or 0
         self.run.wall_time_s = round(before_s + time.perf_counter() - self._started, 2)
+        if self.resumes:  # those from before the interruption first, once each
+            self.run.warnings = list(dict.fromkeys([*self.previous.run.warnings, *self.run.warnings]))
         self.status, self.reason = status, reason
         if self.writes:
             write_json(self.folder.record, self._with_previous())
