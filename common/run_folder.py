@@ -1,5 +1,6 @@
 """The files of a run: their names, and the one reader and writer of splits.csv and metrics.csv."""
 
+import contextlib
 import csv
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -205,6 +206,13 @@ def missing_folders(path: Path) -> list[Path]:
     """Return which of a folder and those above it are not there, the inner ones first."""
     path = path.absolute()
     return [folder for folder in (path, *path.parents) if not folder.exists()]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove those of the folders that hold nothing, the inner ones first: a command that made them has left nothing there."""
+    for folder in sorted(folders, key=lambda each: len(each.parts), reverse=True):
+        with contextlib.suppress(OSError):  # not empty, or not there
+            folder.rmdir()
 
 
 def _finite(text: str) -> float:

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.errors import StopRequested, UserError
 from common.progress import Progress
-from common.run_folder import OUTPUTS, PROJECT, RunFolder, missing_folders
+from common.run_folder import OUTPUTS, PROJECT, RunFolder, missing_folders, remove_empty
 from common.run_record import RunRecord, refuse_older_run
 from common.text import did_you_mean, printable, quote_override
 from common.untrusted.saved_config import choices_of_several, read_saved_choices, read_saved_name
@@ -114,19 +114,12 @@ def run_cli(main: Callable[[], None]) -> None:
         sys.exit(1)
     finally:
         Progress.screen_s = None
-        _remove_empty_folders()
+        remove_empty(STATE.made_folders)
     if STATE.failed:
         names = ", ".join(failed.name for failed in STATE.failed)
         count = "1 job" if len(STATE.failed) == 1 else f"{len(STATE.failed)} jobs"
         print(f"ERROR: {count} failed: {names}. Rerun the same command to retry only these", file=sys.stderr)
         sys.exit(1)
-
-
-def _remove_empty_folders() -> None:
-    """Remove the folders that this command has made and, since it was refused, put nothing into."""
-    for folder in sorted(STATE.made_folders, key=lambda each: len(each.parts), reverse=True):  # the inner ones first
-        with contextlib.suppress(OSError):  # not empty
-            folder.rmdir()
 
 
 @contextlib.contextmanager

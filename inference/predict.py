@@ -15,7 +15,7 @@ from common.atomic_io import atomic_open
 from common.errors import UserError
 from common.own_test_images import OwnTestImages
 from common.progress import Progress
-from common.run_folder import RunFolder, missing_folders
+from common.run_folder import RunFolder, missing_folders, remove_empty
 from common.run_record import Baseline, Decision, SplitMetrics, describe_test_evaluations
 from common.table import Table
 from common.text import clean, join_words, plural, printable
@@ -157,9 +157,7 @@ def open_table(path: Path, columns: list[str]) -> Iterator[Callable[[dict], None
             with _disk_errors(path):
                 stack.close()
     except BaseException:
-        for folder in made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # where nothing else is in it
+        remove_empty(made)
         raise
 
 

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from common.atomic_io import replace_folder, write_bytes, write_json
 from common.errors import DISK_ERRORS, UserError
 from common.progress import Progress, quiet_native
-from common.run_folder import missing_folders
+from common.run_folder import missing_folders, remove_empty
 from common.run_record import Latency
 from common.targets import resolve_target
 from common.text import clean, join_words
@@ -189,9 +189,7 @@ def export(
             else:
                 write_bytes(path, file.read_bytes())
         except OSError as error:
-            for folder in made:
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
+            remove_empty(made)
             place = "out=DIR" if format.is_folder else "out=FILE or out=DIR"
             raise UserError(f"out={path}: cannot be written ({error.strerror}); use {place}") from error
     return Exported(path, verification, len(calibration), latency, _size(path), tuple(compared_further))

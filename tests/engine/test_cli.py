@@ -25,7 +25,7 @@ def test_folders_of_a_refused_command_are_removed_with_those_around_them(outputs
     for _ in range(2):  # Hydra asks again where the first answer failed
         new_run_dir("resnet18")
         new_run_dir.cache_clear()
-    cli._remove_empty_folders()
+    cli.remove_empty(cli.STATE.made_folders)
     assert list(outputs.iterdir()) == []
 
 
