@@ -101,6 +101,8 @@ def main() -> None:
     options.add_argument("--formats", nargs="+", default=["uint8", "jpeg"])
     options.add_argument("--folder", type=Path, help="keeps the images; they are made where they are not there")
     args = options.parse_args()
+    if args.folder:
+        args.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         measures = {}
         for count in args.counts:
