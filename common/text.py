@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+import shlex
 from collections.abc import Iterable
 
 SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -61,6 +62,16 @@ def clean(text: object, longest: int | None = None) -> str:
 def printable(text: object) -> str:
     """Return lines that are safe to print: each as of `clean`."""
     return "\n".join(map(clean, str(text).split("\n")))
+
+
+def register_argument(names: Iterable[str | None]) -> str:
+    """Return ` 'register=[package.Head]'`, which a command needs whose checkpoint has networks or heads of the user's own.
+
+    Args:
+        names: of its network and head; those without a dot are this project's.
+    """
+    own = list(dict.fromkeys(name for name in names if isinstance(name, str) and "." in name))
+    return f" {shlex.quote('register=[' + ','.join(own) + ']')}" if own else ""
 
 
 def join_words(parts: list[str], most: int = 5) -> str:

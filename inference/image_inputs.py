@@ -2,6 +2,7 @@
 
 import glob
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -11,10 +12,11 @@ from common.own_test_images import OwnTestImages, images_folder
 from common.predictions_csv import read_predicted_images
 from common.run_folder import RunFolder
 from common.run_record import DataInfo, RunRecord, increment_test_evaluations
+from common.text import plural
 from common.untrusted.tables import OwnTable
 from datamodules.sources.catalog import split_of
 from datamodules.sources.csv_table import FileFinder
-from datamodules.sources.image_folder import image_suffixes, is_ignored, walk_images
+from datamodules.sources.image_folder import NAMED, image_suffixes, is_ignored, walk_images
 from datamodules.sources.source import relative_to
 
 EXAMPLE = "give an image, a folder, a pattern with *, a table with a column path (.csv), or [A,B] of these"
@@ -232,11 +234,20 @@ def split_images(checkpoint: Path, split: str, root: str | None = None) -> tuple
     return images, ""
 
 
+def _open_folder(path: Path, warn: bool) -> Iterator[ImageInput]:
+    others = Counter()
+    for file in walk_images(path, warn, others):
+        yield ImageInput(str(file), file)
+    if warn and others:
+        listed = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(NAMED))
+        log.warning("images=%s: skipped %s by suffix: %s", path, plural(others.total(), "file"), listed)
+
+
 def _open_place(place: str, root: str | None) -> Callable[[bool], Iterable[ImageInput]]:
     """Return a function that lists the images of one place; its argument: whether to warn of what cannot be read."""
     path = Path(place)
     if path.is_dir():
-        return lambda warn: (ImageInput(str(file), file) for file in walk_images(path, warn))
+        return lambda warn: _open_folder(path, warn)
     if path.is_file():
         return ImageTable(path, root) if path.suffix.lower() in TABLES else lambda _: [ImageInput(place, path)]
     if path.exists():

@@ -293,7 +293,8 @@ def _check_node(key: str, node, given: tuple[str, ...] = (), filled: tuple[str, 
     partial = node.get("_partial_", False)
     if not isinstance(partial, bool):
         raise UserError(f"{key}._partial_={partial!r}: use true or false")
-    parameters = _parameters(resolve_target(node["_target_"], f"{key}._target_"))
+    target = resolve_target(node["_target_"], f"{key}._target_")
+    parameters = _parameters(target)
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name, value in node.items():
         if name in ("_target_", "_partial_") or (name in filled and name in parameters and value is None):
@@ -321,6 +322,11 @@ def _check_node(key: str, node, given: tuple[str, ...] = (), filled: tuple[str, 
         later = name in (*given, *filled) or (partial and parameter.kind is not parameter.KEYWORD_ONLY)
         variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if name not in node and parameter.default is parameter.empty and not later and not variadic:
+            if key == "loss" and not inspect.isclass(target):
+                raise UserError(
+                    f"loss._target_={node['_target_']}: is a function; give the class of a module that is called with logits "
+                    f"and labels, as torch.nn.CrossEntropyLoss, or a function that makes one with loss.{name}=VALUE"
+                )
             raise UserError(f"{key}.{name} has no value; give it one: {key}.{name}=VALUE")
 
 

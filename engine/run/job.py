@@ -92,7 +92,10 @@ def _run_locked(
             if process.is_first:
                 share(process, "checkpoint", os.environ[RESUME_FROM])
             check_shared(process, job.folder.config)
-            run(config, record)
+            try:
+                run(config, record)
+            except SystemExit as of_component:  # which would end the command without a word, and the job not as failed
+                raise RuntimeError("a component has called sys.exit in the middle of a run") from of_component
             _finish(record, config.ckpt_path, warning_list.messages)
             backup.discard()
         return None

@@ -7,12 +7,12 @@ from pathlib import Path
 from common.predictions_csv import Predictions
 from common.run_folder import RunFolder, shown_path
 from common.run_record import RunRecord
-from common.text import SPLIT_NAMES, quote_override
+from common.text import SPLIT_NAMES, quote_override, register_argument
 from common.untrusted.saved_config import read_saved_overrides
 from engine.flags import own_folders
 from engine.run.loggers import typed
 from evaluation.describe import compare_to_guessing, name_accuracy, short_accuracy
-from lightning_modules.networks.registry import head_name, is_full_name
+from lightning_modules.networks.registry import head_name
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +51,7 @@ def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | No
     streamed = any(finding.kind == "streamed" for finding in record.data.audit or [])
     then = " and export the network" if streamed else ", export the network, find the smallest that is good enough"
     log.info("Next: label images (a file, a folder or a CSV)%s", then)
-    own = [name for name in (network.get("network"), head_name(network)) if is_full_name(name)]
-    register = f" {shlex.quote('register=[' + ','.join(own) + ']')}" if own else ""
+    register = register_argument([network.get("network"), head_name(network)])
     log.info("    python predict.py %s %s%s", ckpt, images, register)
     log.info("    python export.py %s%s", ckpt, register)
     if not streamed:

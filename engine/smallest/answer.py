@@ -11,7 +11,7 @@ from common.errors import UserError
 from common.run_folder import shown_path
 from common.run_record import write_record
 from common.smallest_record import Answer, Measured, SmallestRecord, Trained
-from common.text import plural, quote_override
+from common.text import plural, quote_override, register_argument
 from engine.run.deploy import deploy
 from engine.smallest.latency import measure_latencies
 from engine.smallest.progress import Progress
@@ -114,8 +114,9 @@ class Answerer:
         record.front = self._front()
         # In the folder of its run a checkpoint has the images to verify an export with, and to quantize by
         own = self.runs.folder(self.keys[self.chosen][0]).best_checkpoint
+        register = register_argument([self.runs.record(self.keys[self.chosen][0]).run.settings.get("model.head.name")])
         record.answer.commands = [
-            shlex.join(["python", f"{verb}.py", quote_override("ckpt", str(shown_path(checkpoint))), *more])
+            shlex.join(["python", f"{verb}.py", quote_override("ckpt", str(shown_path(checkpoint))), *more]) + register
             for verb, checkpoint, more in (
                 ("predict", folder / BEST, ["images=DIR"]),
                 ("export", own, [quote_override("out", str(shown_path(folder / "best.onnx")))]),

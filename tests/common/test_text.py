@@ -11,6 +11,7 @@ from common.text import (
     plural,
     printable,
     quote_override,
+    register_argument,
 )
 
 
@@ -66,3 +67,12 @@ def test_numbers():
         "3 h 05 min",
     ]
     assert [numeral(text) for text in ("1e-05", "-.5", "3.", "1_0", "nan", "")] == [1e-05, -0.5, 3.0, None, None, None]
+
+
+@pytest.mark.parametrize(("names", "text"), [
+    (["truncated", None], ""),
+    (["my_package.Tiny", None], " 'register=[my_package.Tiny]'"),
+    (["my.Net", "my.Head", "my.Net"], " 'register=[my.Net,my.Head]'"),
+])  # fmt: skip
+def test_a_command_registers_what_is_the_user_s_own(names, text):
+    assert register_argument(names) == text

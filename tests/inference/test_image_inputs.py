@@ -40,6 +40,14 @@ def paths(*arguments, **options) -> list[str]:
     return [image_input.path for image_input in ImageInputs(*arguments, **options)]
 
 
+def test_files_that_are_no_images_by_their_suffix_are_counted(root, caplog):
+    (root / "blue" / "scan.ppm").touch()
+    assert len(paths(str(root))) == 7
+    assert [each.getMessage() for each in caplog.records] == [
+        f"images={root}: skipped 2 files by suffix: 1 .ppm, 1 .txt"
+    ]
+
+
 def test_a_folder_is_searched_in_the_order_of_its_paths(root):
     found = paths(str(root))
     assert found == sorted(found)

@@ -210,6 +210,8 @@ BAD = [  # file of the page, what is replaced in it, and the message
      r"datamodule.source=my_package.data.Cells: its images\(\) returns a NoneType"),
     ("data.py", "yield ImageRow(", "if False:\n                yield ImageRow(",
      "datamodule.source=my_package.data.Cells: lists no images"),
+    ("losses.py", "losses = ", "raise SystemExit(3)\n        losses = ",
+     "loss=my_package.losses.PolyLoss in .*: SystemExit: 3"),
 ]  # fmt: skip
 
 

@@ -93,6 +93,7 @@ def test_every_file_passes(file):
     ("+loss._target_=os.sep", "loss._target_=os.sep: is neither a class nor a function"),
     ("+loss._target_=torch.nm.L1Loss", "loss._target_=torch.nm.L1Loss: torch has no module nm; check the name"),
     ("+loss._target_=../../x.y", "loss._target_=../../x.y: use the full name of a class"),
+    ("+loss._target_=torch.nn.functional.cross_entropy", "loss._target_=torch.nn.functional.cross_entropy: is a function"),
     ("+loss.weight=3", "loss.weight: no such setting"),
     ("loss=focal loss.gamma=two", "loss.gamma='two': expected float"),
     ("+logger.name=x", "logger.name='x': expected a _target_ and its settings"),
