@@ -95,12 +95,14 @@ def _coarse(vectors: Vectors, order: np.ndarray) -> np.ndarray:
     """
     sample = vectors(order[:SAMPLED]).astype(np.float32)
     basis = np.linalg.eigh(sample.T @ sample)[1][:, -DIMENSIONS:].astype(np.float32)
+    del sample
     found = np.empty((len(order), basis.shape[1] + 1), np.float16)
-    for begin in range(0, len(order), SAMPLED):
-        block = vectors(order[begin : begin + SAMPLED]).astype(np.float32)
+    for begin in range(0, len(order), PRODUCT[0]):  # few rows, since this is when most memory is taken
+        rows = slice(begin, begin + PRODUCT[0])
+        block = vectors(order[rows]).astype(np.float32)
         inside = block @ basis
-        found[begin : begin + SAMPLED, :-1] = inside
-        found[begin : begin + SAMPLED, -1] = np.linalg.norm(block - inside @ basis.T, axis=1)
+        found[rows, :-1] = inside
+        found[rows, -1] = np.linalg.norm(block - inside @ basis.T, axis=1)
     return found
 
 
