@@ -249,7 +249,7 @@ def _legend(record: SmallestRecord, shows_guess: bool) -> list[dict]:
     return [{"kind": kind, "shape": Markup(shape), "words": words} for kind, shape, words in entries]
 
 
-def _cost_columns(candidates: Sequence[Candidate]) -> list[Column]:
+def _cost_columns() -> list[Column]:
     return [Column(COST_NAMES[key], lambda each, key=key: _cost_cell(each, key)) for key in COSTS]
 
 
@@ -288,7 +288,7 @@ def _trained_table(record: SmallestRecord, ranked: list[int]) -> Table:
             Column("validation", lambda each: _measured_cell(each.trained.val)),
             Column("test", lambda each: _measured_cell(each.trained.test)),
             Column("ended", lambda each: Cell(*[_ended(each.trained)] * 2, _length(each.trained)), is_text=True),
-            *_cost_columns(candidates),
+            *_cost_columns(),
         ],
         candidates,
     )
@@ -368,7 +368,7 @@ def _others_table(record: SmallestRecord, others: list[int], n_trained: int) -> 
             Column("#", lambda each: Cell(str(numbers[id(each)]), numbers[id(each)])),
             *_network_columns(),
             Column("probe", lambda each: _measured_cell(each.probe)),
-            *_cost_columns(candidates),
+            *_cost_columns(),
             Column("how far it came", lambda each: Cell(*[_how_far(each)] * 2), is_text=True),
             Column("weights", lambda each: Cell(*[_weights(each)] * 2), is_text=True),
         ],

@@ -45,7 +45,7 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
     better = _better_probe(record)
     if better and answer.verdict in ("shown", "shown_as_trained"):
         head = head.replace("good enough", "good enough among those that were trained")
-    guessing = _guessing(record, chosen, answer)
+    guessing = _guessing(record, chosen)
     if guessing and answer.verdict in ("shown", "shown_as_trained"):  # the most accurate one is no better
         margin, target = record.question.good_enough, record.question.target
         goal = f"within {margin:g} of the most accurate one" if target is None else f"above {target:g}"
@@ -90,7 +90,7 @@ def describe_cost(key: str, value: float | None) -> str:
 
 
 def describe_measured(found: Measured | None) -> str:
-    """Return `0.931 (0.912 to 0.946, n = 445, 3 seeds)`; a dash for None."""
+    """Return `0.931 (0.912 to 0.946, n = 445, mean of 3 networks)`; a dash for None."""
     if found is None:
         return "-"
     parts = [] if found.low is None or found.high is None else [f"{_down(found.low)} to {_up(found.high)}"]
@@ -100,7 +100,7 @@ def describe_measured(found: Measured | None) -> str:
 
 
 def describe_goal(record: SmallestRecord) -> str:
-    """Return `balanced accuracy at most 0.02 below the most accurate network`, or that of a target."""
+    """Return `balanced accuracy at most 0.02 below the most accurate network's`, or that of a target."""
     question = record.question
     metric = metric_name(record)
     if question.target is not None:
@@ -193,7 +193,7 @@ def guess_share(record: SmallestRecord, split: str = "val") -> float | None:
     return 1 / n if n else None
 
 
-def _guessing(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str | None:
+def _guessing(record: SmallestRecord, chosen: Candidate) -> str | None:
     """Warn where the chosen one is not shown to be better than always predicting the largest class."""
     split = "test" if chosen.trained and chosen.trained.test else "val"
     measured, guess = chosen.trained and getattr(chosen.trained, split), guess_share(record, split)
