@@ -171,7 +171,8 @@ def complete_overrides(arguments: list[str]) -> list[str]:
     """Add where the run or the sweep is written and, with a checkpoint, the choices of its run, unless they are given.
 
     Raises:
-        UserError: a choice that is no file of its group, a checkpoint that does not exist, or a folder with a finished run.
+        UserError: an argument for which Hydra has no message or another meaning, a checkpoint that does not exist or that this
+            version cannot read, or a folder with a finished run.
     """
     flags, typed = split_flags(arguments)
     for argument in typed:
@@ -273,7 +274,7 @@ def _of_checkpoint(ckpt_path: Path, values: dict[str, Override], added: list[str
 
 
 def _check_choice(key: str, override: Override) -> None:
-    """Raise UserError where a group is given a value that is no name, as null, for which Hydra has no message."""
+    """Raise UserError where a group is given what is no name, as null, or a list that it does not take or with a name twice."""
     folder = CONF / key
     if not re.fullmatch(r"[\w/]+", key) or not folder.is_dir() or override.is_delete() or override.is_sweep_override():
         return
