@@ -169,7 +169,7 @@ def _verdicts(
     if n_seeds < FEWEST_SEEDS:
         one = "one seed" if n_seeds == 1 else f"{n_seeds} seeds"
         lines.append(
-            f"with {one} each this is about these trained networks; about their settings say three seeds or more"
+            f"with {one} each this is about these trained networks; comparing their settings takes three seeds or more"
         )
     return lines
 
