@@ -271,6 +271,8 @@ def _find_weights(
         by_name = dict(zip(looked_up, pool.map(find, looked_up), strict=True))
     found = {name: by_name[name] if name in by_name else find(name) for name in backbones}
     random = [name for name in backbones if found[name].startswith("random (")]
+    # Hydra takes a key that the file of candidates does not list with a plus only
+    of_file = f"{'' if random[0] in policies else '+'}candidates.weights.{random[0]}=FILE" if random else ""
     if random and all(text.startswith("random") for text in found.values()):
         here = [name for name in installed_networks() if name not in backbones]
         ways = (
@@ -278,13 +280,13 @@ def _find_weights(
         )
         raise UserError(
             f"candidates: there are no pretrained weights of {join_words(random)} on this machine, and none can be downloaded. "
-            f"{ways}; candidates.weights.{random[0]}=FILE uses a weights file; to use random weights, which give a lower "
-            f"accuracy, set candidates.weights.NAME=null for each"
+            f"{ways}; {of_file} uses a weights file; to use random weights, which give a lower accuracy, set "
+            "++candidates.weights.NAME=null for each"
         )
     if random:
         notes.append(
             f"Random weights, because no pretrained ones are available: {join_words(random, most=20)}; "
-            f"candidates.weights.{random[0]}=FILE uses a weights file."
+            f"{of_file} uses a weights file."
         )
     return found
 

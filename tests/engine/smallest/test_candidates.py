@@ -1,6 +1,7 @@
 """Which networks are candidates, what they cost, and what is refused."""
 
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -208,6 +209,20 @@ def test_a_wrong_setting_is_one_line(settings, message, config):
     with pytest.raises(UserError) as error:
         list_candidates(config(**settings), 2)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("backbone", ["squeezenet1_1", "simple_cnn"])  # the first is in conf/candidates/default.yaml
+def test_settings_that_a_refusal_for_lack_of_weights_names_are_taken(backbone, tmp_path):
+    pytest.importorskip("timm", reason="needs the extra timm")
+    typed = [f"candidates.backbones=[{backbone}]", f"datamodule.cache={tmp_path}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        with pytest.raises(UserError) as error:
+            list_candidates(compose("smallest", typed), 2)
+        settings = re.findall(r"\S*candidates\.weights\.\S+=\w+", str(error.value))
+        of_file, of_none = (each.replace("NAME", backbone) for each in settings)
+        assert of_file.endswith(f"{backbone}=FILE") and of_none.endswith(f"{backbone}=null")
+        assert compose("smallest", [*typed, of_file]).candidates.weights[backbone] == "FILE"
+        assert compose("smallest", [*typed, of_none]).candidates.weights[backbone] is None
 
 
 def test_weights_of_another_network_are_refused_at_once(config, tmp_path):
