@@ -18,10 +18,15 @@ def as_text(data: ReportData) -> str:
         parts.append("\n".join([*_heading(group), *lines] if len(data.groups) > 1 else lines))
         if exports := export_table(group):
             parts.append("\n".join(exports.as_text()))
-        parts.append(" ".join(answer(group)))
+        parts.append(_answer(group))
     rest = [f"{row.status}: {row.runs[0].name}: {row.reason}" for row in data.unfinished]
     rest += [f"excluded: {why}" for _, why in data.excluded]
     return "\n\n".join([*parts, *(["\n".join(map(clean, rest))] if rest else [])]) or "no finished runs"
+
+
+def _answer(group: ResultGroup) -> str:
+    """Return the sentences of the answer as one text; those of smallest.py are lines without a period."""
+    return " ".join(each if each.endswith((".", "…")) else f"{each}." for each in answer(group))
 
 
 def _heading(group: ResultGroup) -> list[str]:
@@ -35,7 +40,7 @@ def as_markdown(data: ReportData, title: str) -> str:
     for group in data.groups:
         title, heading = escape_markdown(group.title), escape_markdown(group.heading)
         lines += [f"## {title}", "", f"{heading}.", ""] if len(data.groups) > 1 else [f"{heading}.", ""]
-        lines += [escape_markdown(" ".join(answer(group))), ""]
+        lines += [escape_markdown(_answer(group)), ""]
         lines += [*result_table(group).as_markdown(), "", escape_markdown(note(group)), ""]
         if exports := export_table(group):
             lines += [*exports.as_markdown(), "", escape_markdown(EXPORT_NOTE), ""]

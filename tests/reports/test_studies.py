@@ -3,6 +3,7 @@
 import pytest
 
 from common.smallest_record import FILE as SMALLEST
+from reports.renderers import as_markdown, as_text
 from reports.report import write_report
 from reports.run_links import use
 from reports.significance import answer
@@ -71,6 +72,9 @@ def test_a_search_of_smallest_keeps_its_own_answer(outputs):
     (of_smallest,) = [g for g in judged_all(outputs).groups if g.study and g.study.folder.name == "runs"]
     assert answer(of_smallest)[:-1] == record.answer.sentences[:-1]
     assert "\x1b" not in answer(of_smallest)[-1]
+    head, costs, *_ = answer_sentences(record)
+    for text in (as_text(judged_all(outputs)), as_markdown(judged_all(outputs), "").replace("\\", "")):
+        assert f"{head}. {costs}. " in text  # as sentences
     assert use(of_smallest, outputs) is None
 
 
