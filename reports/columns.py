@@ -24,10 +24,13 @@ from reports.report_data import (
 LONGEST_ERROR = 120  # characters
 NOTE = (
     "Each accuracy has its 95% interval, and after ± the standard deviation over seeds where there are several. Validation "
-    "also chose the epochs, which flatters its accuracies. The difference is from the best row's {split} accuracy, on the same "
+    "also chose the epochs, which flatters its accuracies. "
+)
+COMPARISON_NOTE = (
+    "The difference is from the best row's {split} accuracy, on the same "
     "images and seeds, with its 95% interval. Good enough: shown on test images to be at most {margin:g} below the best, "
     "corrected for the number of rows that could be shown to be. At most: the one-sided 95% bound of each row by itself. p: "
-    "the p-value for equal accuracy, Holm-corrected for {m}. Costs are for one image; MACs are multiply-accumulates."
+    "the p-value for equal accuracy, Holm-corrected for {m}. "
 )
 COST_NOTE = "Costs are for one image; MACs are multiply-accumulates."
 
@@ -166,7 +169,11 @@ def note(group: ResultGroup) -> str:
     if not any(row.ranked_by for row in group.rows):
         return COST_NOTE
     tests = sum(row.comparison.pair is not None for row in group.rows)
-    text = NOTE.format(split=SPLIT_NAMES[group.split], m=plural(tests, "comparison"), margin=group.margin)
+    text = NOTE
+    if tests:
+        m = plural(tests, "comparison")
+        text += COMPARISON_NOTE.format(split=SPLIT_NAMES[group.split], m=m, margin=group.margin)
+    text += COST_NOTE
     for split, guess in group.rows[0].baselines.items():
         name = clean(guess.name, 40)
         text += f" Always predicting '{name}' would be right on {guess.share:.3f} of the {SPLIT_NAMES[split]} images."
