@@ -43,12 +43,21 @@ class GroupNames:
 
     def of(self, run: Run, paths: Sequence[str]) -> list[str]:
         """Return the names of the groups of images, "" for none, also where the run has no splits.csv."""
-        key = run.data.fingerprint, run.data.root, None if run.data.fingerprint else run.folder.path
+        # Of runs on the same images one may name groups where another does not: its file is longer
+        size = run.folder.splits.stat().st_size if run.folder.splits.is_file() else None
+        key = run.data.fingerprint, run.data.root, size, None if run.data.fingerprint else run.folder.path
         if key not in self._known:
-            rows = run.folder.read_splits() if run.folder.splits.is_file() else []
+            rows = [] if size is None else run.folder.read_splits()
             self._known[key] = {row["path"]: row["group"] for row in rows if row.get("group")}
         known = self._known[key]
         return [known.get(path, "") for path in paths] if known else [""] * len(paths)
+
+
+def groups_of(runs: Sequence[Run], tables: Sequence[Predictions]) -> np.ndarray | None:
+    """Return the group numbers of images that all runs have in the same order, (n,), of the first run that has groups."""
+    names = GroupNames()
+    found = (group_numbers(names.of(run, table.paths)) for run, table in zip(runs, tables, strict=True))
+    return next((groups for groups in found if groups is not None), None)
 
 
 def read_tables(runs: Sequence[Run], split: str) -> list[Predictions] | str:
@@ -74,7 +83,7 @@ def correctness_matrix(
     seeds: dict[int | None, list[tuple[Run, Predictions]]] = defaultdict(list)
     for run, table in zip(runs, tables, strict=True):
         seeds[run.seed].append((run, table))
-    lines, images, groups = [], set(), None
+    lines, images, groups = [], set(), []
     for seed, folds in seeds.items():
         try:
             pooled = _pool(folds, names)
@@ -84,7 +93,7 @@ def correctness_matrix(
             return f"images are in several folds of seed {seed}"
         lines.append(pooled[0])
         images.add(pooled[1])
-        groups = pooled[2]
+        groups = groups if any(groups) else pooled[2]
     if len(images) > 1:
         return "its seeds were measured on different images"
     return CorrectnessMatrix(list(seeds), np.stack(lines), images.pop(), group_numbers(groups))

@@ -16,12 +16,11 @@ from evaluation.intervals import (
     accuracy_interval,
     design_effect,
     format_accuracy,
-    group_numbers,
     mean_over_seeds,
     proportion,
 )
 from evaluation.paired_tests import compare_pair, format_p
-from reports.accuracy import GroupNames
+from reports.accuracy import groups_of
 from reports.config_diff import changed_settings, value_of
 from reports.load_runs import EXAMPLE, Run, find_records, load_runs
 from reports.report_data import data_fingerprint
@@ -117,7 +116,7 @@ def compare(a: Side, b: Side, good_enough: float = 0.02) -> list[str]:
     split = "test" if all(has_predictions(run.folder, "test") for run in runs) else "val"
     tables = [read_predictions(run.folder, split, getattr(run.record, split)) for run in runs]
     correct = correct_matrix(tables)
-    groups = group_numbers(GroupNames().of(a.runs[0], tables[0].paths))
+    groups = groups_of(runs, tables)
     right_a, right_b = correct[: len(a.runs)], correct[len(a.runs) :]
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     lines = [

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from common.checks import FEWEST_SEEDS
 from common.errors import UserError
 from common.predictions_csv import correct_matrix, has_predictions, read_predictions
-from evaluation.intervals import Interval, accuracy_interval, group_numbers
+from evaluation.intervals import Interval, accuracy_interval
 from evaluation.paired_tests import PairedComparison, compare_pair, format_p, holm
-from reports.accuracy import GroupNames
+from reports.accuracy import groups_of
 from reports.load_runs import Run, find_records, load_runs
 from reports.svg import COLORS, STYLE, to_svg
 from reports.wording import LEVEL
@@ -75,7 +75,7 @@ def curves_of(trained: Sequence[Run], excluded: list[str]) -> Curves:
     split = "test" if all(has_predictions(run.folder, "test") for run in runs) else "val"
     tables = [read_predictions(run.folder, split, getattr(run.record, split)) for run in runs]
     correct = correct_matrix(tables)  # refuses runs on other images
-    groups = group_numbers(GroupNames().of(runs[0], tables[0].paths))
+    groups = groups_of(runs, tables)
     places: dict[tuple, list[int]] = defaultdict(list)
     for index in sorted(range(len(runs)), key=lambda index: runs[index].seed or 0):
         run = runs[index]

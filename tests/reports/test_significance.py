@@ -8,7 +8,9 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from benchmarks.worlds import draw_rows, seed_world
+from common.atomic_io import write_csv
 from common.run_record import Baseline
+from evaluation.paired_tests import compare_pair
 from reports.accuracy import Accuracy, CorrectnessMatrix
 from reports.aggregate import aggregate
 from reports.load_runs import find_records, load_runs
@@ -269,3 +271,20 @@ def test_the_smallest_network_above_a_target_is_chosen_on_validation_and_shown_o
     assert answer(group)[2] == words
     by_hand = binomtest(925, 1000).proportion_ci(0.9, method="exact").low
     assert floor(by_hand * 1000) == 909
+
+
+@pytest.mark.parametrize("named", ["a", "b"])
+def test_groups_that_one_run_names_count_for_the_pair(run, summary, named):
+    missed = {"a": {0, 1}, "b": set(range(24))}
+    for name, test in missed.items():
+        folder = run(name, choices={"model": name}, wrong={"val": set() if name == "a" else {0}, "test": test})
+        rows = [
+            {"path": f"0/test/{i:05}.png", "label": "cat", "split": "test", "group": f"p{i // 8}" * (name == named)}
+            for i in range(80)
+        ]
+        write_csv(folder / "splits.csv", list(rows[0]), rows)
+    right = [np.isin(np.arange(80), list(test), invert=True)[None] for test in missed.values()]
+    found = compare_pair(*reversed(right), 0.02, np.arange(80) // 8)
+    pair = summary().groups[0].rows[1].comparison.pair
+    assert (pair.low, pair.high, pair.p_value) == pytest.approx((found.low, found.high, found.p_value))
+    assert pair.p_value > 0.05 > compare_pair(*right, 0.02).p_value
