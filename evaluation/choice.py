@@ -223,13 +223,15 @@ def _above(
         outcomes, pseudo = balance(right, labels, pseudo)
     spread = Spread.of(outcomes, groups)
     if len(right) == 1 and labels is None:
+        n, variance = right.size, target * (1 - target)  # as the spread: with two pseudo-images
+        spread = spread._replace(at_target=variance / ((n * right.mean() * (1 - right.mean()) + 2) / (n + 1)))
         effect = design_effect(right, groups)
         correct, wrong = right.sum() / effect, (~right).sum() / effect
         if correct == 0:
             return 0.0, 1.0, spread
         at_least = float(betaincinv(correct, wrong + 1, level))
         return at_least, float(betainc(correct, wrong + 1, target)), spread  # P(X >= correct)
-    found = student(outcomes, pseudo, groups)
+    found, spread = student(outcomes, pseudo, groups), spread._replace(target=target)
     at_least = max(0.0, min(each.interval(1 - 2 * level).low for each in found))
     p_value = max(each.p_above(target) for each in found)
     for odds in (log_odds(each) for each in found if 0 < each.mean < 1):

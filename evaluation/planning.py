@@ -5,7 +5,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import chdtri, stdtrit
+from scipy.special import chdtri, logit, stdtrit
 
 from evaluation.intervals import by_group
 
@@ -15,13 +15,15 @@ MOST_SEEDS = 30
 
 
 class Spread(NamedTuple):
-    """Where the differences of a pair come from: variances of the seeds, of the images and of the rest."""
+    """Where the differences of a pair, or the outcomes of one side, come from: variances of seeds, images and the rest."""
 
     seeds: float
     units: float  # images, or groups of them
     residual: float
     n_seeds: int
     images_per_unit: float
+    target: float | None = None  # of outcomes that are tested as in `choice`, on the scale of log odds too
+    at_target: float = 1.0  # of those that are tested exactly: the variance at the target over that here
 
     @classmethod
     def of(cls, differences: np.ndarray, groups: np.ndarray | None = None) -> "Spread":
@@ -43,14 +45,19 @@ class Spread(NamedTuple):
         return cls(seeds, max(0.0, between - residual / n_seeds), residual, n_seeds, per_unit)
 
     def power(self, gap: float, n: float, n_seeds: int, alpha: float = 0.05) -> float:
-        """Return the chance that `compare_pair` shows, one-sided at `alpha`, a true difference that is `gap` off.
+        """Return the chance that a true difference, or a value, that is `gap` off its limit is shown, one-sided at `alpha`.
 
-        By drawing the mean squares of n images and so many seeds from their distributions (4,000 times, always the same).
+        As by `compare_pair`, and by `choice` for a target. Over seeds by drawing the mean squares of n images from their
+        distributions (4,000 times, always the same).
         """
         units = n / self.images_per_unit
+        if self.target is not None:
+            gap = _least_gap(self.target, gap, n)
         variance = self.seeds / n_seeds + self.units / units + self.residual / (n_seeds * units)
         if n_seeds == 1:
-            return NormalDist().cdf(gap / math.sqrt(variance) + NormalDist().inv_cdf(alpha))
+            less = 0.0 if self.at_target == 1 else 0.5 / n  # an exact test is as the normal one of half an image less
+            critical = NormalDist().inv_cdf(alpha) * math.sqrt(self.at_target)
+            return NormalDist().cdf((gap - less) / math.sqrt(variance) + critical)
         generator = np.random.default_rng(0)
         mean = gap + math.sqrt(variance) * generator.standard_normal(DRAWS)
         s, r = n_seeds - 1, (n_seeds - 1) * max(units - 1, 1)
@@ -66,6 +73,14 @@ class Spread(NamedTuple):
         shown = mean > stdtrit(np.maximum(freedom, 1), 1 - alpha) * np.sqrt(np.maximum(combined, 0) / (n_seeds * units))
         shown &= mean > stdtrit(s, 1 - alpha) * np.sqrt(of_seeds / (n_seeds * units))
         return float(shown.mean())
+
+
+def _least_gap(target: float, gap: float, n: float) -> float:
+    """Return how far a value is above its target with four pseudo-images, on its own scale or on that of log odds."""
+    value = (n * (target + gap) + 2) / (n + 4)
+    if value <= target:
+        return value - target
+    return min(value - target, float(logit(value) - logit(target)) * value * (1 - value))
 
 
 def images_needed(spread: Spread, gap: float, n_seeds: int, alpha: float = 0.05, power: float = 0.8) -> int | None:

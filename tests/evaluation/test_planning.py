@@ -4,14 +4,21 @@ from math import sqrt
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from benchmarks.worlds import draw_rows, seed_world
+from evaluation.choice import Finalist, Rule, measure
 from evaluation.paired_tests import compare_pair
 from evaluation.planning import Spread, images_needed, seeds_needed
 
 
 def pair(worlds, n_seeds, n, seed=0):
     return compare_pair(*draw_rows(np.random.default_rng(seed), worlds, n_seeds, n), 0.02)
+
+
+def above(right, target):
+    finalist = Finalist(1, right, list(range(len(right))))
+    return measure(finalist, finalist, Rule(0.02, target))
 
 
 @pytest.mark.parametrize("accuracy", [0.8, 0.95])
@@ -30,6 +37,26 @@ def test_the_power_at_the_printed_number_is_as_promised(n_seeds, accuracy):
     n = int(np.median([number or 10**7 for number in numbers]))
     shown = np.mean([pair(worlds, n_seeds, n, 100 + seed).margin_p_value < 0.05 for seed in range(200)])
     assert 0.8 - 3 * sqrt(0.16 / 200) <= shown
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "target"), [(850, 1000, 0.8), (970, 1000, 0.95), (990, 1000, 0.98), (50, 50, 0.95)]
+)
+def test_the_exact_power_of_one_network_above_a_target_is_as_promised(right, n, target):
+    found = above(np.arange(n)[None] < right, target)
+    number = images_needed(found.spread, found.own - target, 1)
+    enough = binom.isf(0.05, number, target) + 1  # right images whose exact test shows more than the target
+    assert 0.77 <= binom.sf(enough - 1, number, found.own) <= (0.87 if right < n else 1)
+
+
+@pytest.mark.parametrize(("n_seeds", "accuracy", "target"), [(4, 0.97, 0.95), (6, 0.9, 0.87)])
+def test_the_power_of_seeds_above_a_target_is_as_promised(n_seeds, accuracy, target):
+    world = [seed_world(accuracy, 0.005)]
+    (pilot,) = draw_rows(np.random.default_rng(1), world, 40, 4000)
+    spread = above(pilot, target).spread._replace(seeds=0.005**2, n_seeds=n_seeds)
+    n = images_needed(spread, accuracy - target, n_seeds)
+    draws = [draw_rows(np.random.default_rng(100 + seed), world, n_seeds, n)[0] for seed in range(200)]
+    assert 0.8 - 3 * sqrt(0.16 / 200) <= np.mean([above(right, target).shown for right in draws]) <= 0.93
 
 
 def test_where_the_seeds_decide_more_images_do_not_help():

@@ -258,7 +258,7 @@ def test_selection_bias_is_of_the_mean_over_seeds(run, summary):
     (0.9, "The smallest network shown to be above 0.9 as trained is model=small with 50M multiply-accumulates; chosen "
      "on validation, shown on test: 0.925, at least 0.909 (95%) with 1,000 test images and 1 seed."),
     (0.915, "No network is shown to be above 0.915. The smallest by validation is model=small with 50M multiply-accumulates: "
-     "on test 0.925, and down to 0.909 cannot be excluded (95%) with 1,000 test images and 1 seed; if it stays, about 4,500 "
+     "on test 0.925, and down to 0.909 cannot be excluded (95%) with 1,000 test images and 1 seed; if it stays, about 4,800 "
      "test images would decide."),
     (0.999, "No network is shown to be above 0.999. The nearest on validation is model=large with 200M multiply-accumulates: "
      "on test 0.960, and down to 0.948 cannot be excluded (95%) with 1,000 test images and 1 seed."),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from evaluation.choice import Finalist, Rule, measure
 from evaluation.paired_tests import compare_pair
@@ -41,8 +42,9 @@ def test_nothing_would_decide_what_is_shown_or_what_is_not_within(wrong, n, rule
 
 def test_images_decide_whether_a_value_lies_above_its_target():
     found = as_pair(evidence(network(30), network(8), Rule(0.02, 0.9)), "val")
-    by_hand = (1.6449 + 0.8416) ** 2 * ((0.925 * 0.075 * 400 + 2) / 401) / 0.025**2  # 735
-    assert found.would_decide == "about 740 validation images" and 730 < by_hand < 740
+    assert found.would_decide == "about 880 validation images"
+    enough = binom.isf(0.05, 880, 0.9) + 1  # right images whose exact test shows more than 0.9
+    assert binom.sf(enough - 1, 880, 0.9) < 0.05 and binom.sf(enough - 1, 880, 0.925) == pytest.approx(0.8, abs=0.04)
     assert found.difference == pytest.approx(-22 / 400) and 0.89 < found.at_least == found.smallest_margin < 0.9
 
 
