@@ -271,7 +271,7 @@ def bias_corrected_best(correct: np.ndarray, resamples: int = 1000, seed: int = 
     index = int(correct.sum(axis=1).argmax())
     value = float(correct[index].mean())
     measured = np.concatenate(accuracies)
-    corrected = float(measured.mean()) if len(measured) else value
+    corrected = min(value, float(measured.mean())) if len(measured) else value  # a mean above it is noise of the draws
     return BiasCorrectedBest(index, value, corrected, value - corrected)
 
 
