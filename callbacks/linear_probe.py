@@ -1,5 +1,6 @@
 """Linear probing before fine-tuning: the head learns first, on features that are computed once."""
 
+import copy
 import logging
 import math
 from collections.abc import Iterator
@@ -23,7 +24,8 @@ class LinearProbe(L.Callback):
     The gradients of a random head then do not distort a pretrained backbone (LP-FT: Kumar et al. 2022, arXiv:2202.10054), at
     the cost of one forward pass. All features are one batch, and standardized while the head learns: the features
     of the study's network have a standard deviation of 0.02, which a small learning rate takes dozens of epochs to make
-    up for. AdamW. The head's dropout is off from then on: it would remove a feature's mean with it, which is several times
+    up for. A head that cannot take that into its weights, since it normalizes features itself, learns on them as they are.
+    AdamW. The head's dropout is off from then on: it would remove a feature's mean with it, which is several times
     its deviation.
 
     Batch norms that learn their mean and variance take those of their batches from the first step on. Where these are of
@@ -85,9 +87,12 @@ class LinearProbe(L.Callback):
         self.done = bool(state_dict["done"])
 
     def _train(self, pl_module, head, features: Tensor, labels: Tensor, weights: Tensor | None) -> float:
-        head.train()
         mean, scale = standardization(features)
-        features = (features - mean) / scale
+        if not can_fold(head, features, mean, scale):  # one of the user's own, which learns on features as they are
+            mean = scale = None
+        else:
+            features = (features - mean) / scale
+        head.train()
         optimizer = torch.optim.AdamW(head.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         for _ in range(self.steps):
             losses = pl_module.loss(head(features).flatten(1), labels)
@@ -96,7 +101,8 @@ class LinearProbe(L.Callback):
             loss.backward()
             optimizer.step()
         optimizer.zero_grad()
-        fold_standardization(first_linear(head), mean, scale)
+        if mean is not None:
+            fold_standardization(first_linear(head), mean, scale)
         return loss.item()
 
 
@@ -136,6 +142,21 @@ def fold_standardization(linear: nn.Linear | nn.Conv2d, mean: Tensor, scale: Ten
     """Change the layer so that it maps features as it mapped standardized ones."""
     linear.weight /= scale
     linear.bias -= linear.weight.flatten(1) @ mean.flatten()
+
+
+@torch.no_grad()
+def can_fold(head: nn.Module, features: Tensor, mean: Tensor, scale: Tensor) -> bool:
+    """Return whether a head can be changed to map features as it maps standardized ones.
+
+    Not where its layer has no bias, or where features come to the layer otherwise than they are, as normalized.
+    """
+    if first_linear(head).bias is None:
+        return False
+    before = copy.deepcopy(head).eval()
+    after = copy.deepcopy(before)
+    fold_standardization(first_linear(after), mean, scale)
+    wanted = before((features - mean) / scale)
+    return bool((after(features) - wanted).abs().max() <= 0.01 * wanted.abs().max())
 
 
 @torch.no_grad()

@@ -87,6 +87,40 @@ def test_the_head_is_trained_on_the_features_that_training_begins_with(
     assert float(loss) == pytest.approx(float(caplog.text.split("loss ")[1].split()[0]), abs=0.02)
 
 
+class Cosine(nn.Linear):
+    """A head of the user's own that looks at directions only."""
+
+    def forward(self, x):
+        return 10 * nn.functional.linear(nn.functional.normalize(x), nn.functional.normalize(self.weight), self.bias)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda features: Cosine(features, 2, bias=False),
+        lambda features: Cosine(features, 2),
+        lambda features: nn.Linear(features, 2, bias=False),
+    ],
+    ids=["cosine", "cosine with bias", "without bias"],
+)
+def test_a_head_of_another_kind_gives_after_the_probe_what_it_has_learned(
+    model, build, fake_trainer, pretrained, tmp_path, caplog
+):
+    caplog.set_level("INFO")
+    load_initial_weights(model.network, str(pretrained), backbone=None, download_to=tmp_path)
+    torch.manual_seed(0)
+    model.network.head = build(first_linear(find_head(model.network)).in_features)
+    LinearProbe(steps=100, lr=0.01, weight_decay=0).on_train_start(fake_trainer, model)
+    batches = [
+        fake_trainer.strategy.batch_to_device(batch, "cpu")
+        for batch in fake_trainer.datamodule.unaugmented_train_dataloader()
+    ]
+    with torch.no_grad():  # in training mode, all images in one batch
+        logits = model.network(torch.cat([batch["pixels"] for batch in batches]))
+    loss = nn.functional.cross_entropy(logits, torch.cat([batch["labels"] for batch in batches]))
+    assert float(loss) == pytest.approx(float(caplog.text.split("loss ")[1].split()[0]), abs=0.05)
+
+
 @pytest.mark.parametrize("frozen", ["callbacks.freeze_batch_norm.enabled=true", "model.freeze=true"])
 def test_statistics_that_stay_are_those_of_the_probe(train, pretrained, frozen):
     ran = train(
