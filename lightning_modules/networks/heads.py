@@ -35,7 +35,10 @@ def build_head(*, features: int, num_classes: int, name: str | None = None, **se
         raise NetworkError(f"model.head.name={name}: needs the argument {missing[0]}, which every head gets")
     accepted = [each for each in parameters if each not in ("features", "num_classes")]
     if unknown := sorted(set(settings) - set(accepted)):
-        raise NetworkError(f"model.head.{unknown[0]}: unknown for the head {name}", name=unknown[0], allowed=accepted)
+        message = f"model.head.{unknown[0]}: unknown for the head {name}"
+        if of_linear := [f"~model.head.{each}" for each in unknown if each in ("hidden_dims", "dropout")]:
+            raise NetworkError(f"{message}, only for the built-in one; remove it with {' '.join(of_linear)}")
+        raise NetworkError(message, name=unknown[0], allowed=accepted)
     built = OWN[name](features=features, num_classes=num_classes, **settings)
     if not isinstance(built, nn.Module):
         raise NetworkError(f"model.head.name={name}: returns a {type(built).__name__}, not a torch.nn.Module")

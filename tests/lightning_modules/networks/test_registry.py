@@ -235,6 +235,13 @@ class SlowHead(nn.Module):
         self.norm, self.linear = nn.BatchNorm1d(features, momentum=0.01), nn.Linear(features, num_classes)
 
 
+def test_settings_of_the_built_in_head_are_refused_with_what_removes_them(monkeypatch):
+    monkeypatch.setitem(heads.OWN, "mine.SlowHead", SlowHead)
+    removed = "unknown for the head mine.SlowHead, .*; remove it with ~model.head.dropout ~model.head.hidden_dims$"
+    with pytest.raises(NetworkError, match=removed):
+        build_network(num_classes=2, **FINAL | {"head": HEAD | {"name": "mine.SlowHead"}})
+
+
 def test_batch_norms_of_the_user_s_own_average_as_they_say(monkeypatch):
     monkeypatch.setitem(heads.OWN, "mine.SlowHead", SlowHead)
     monkeypatch.setitem(heads.OWN, "mine.SlowNetwork", lambda *, num_classes: SlowHead(8, num_classes))
