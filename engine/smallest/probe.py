@@ -129,6 +129,7 @@ def _model(balanced: bool, strength: float = 1.0) -> LogisticRegression:
 def _fit(model: LogisticRegression, x: np.ndarray, y: np.ndarray) -> LogisticRegression:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # what is not quite done predicts all the same
+        warnings.filterwarnings("ignore", "The number of unique classes")  # many classes of few images
         return model.fit(x, y)
 
 

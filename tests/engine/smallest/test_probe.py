@@ -93,6 +93,7 @@ def test_balanced_accuracy_does_not_reward_the_largest_class():
         ([0] * 20 + [0, 1, 0], 2),  # a single class to learn from
         ([0, 1, 0, 1, 1], 2),  # two images
         (list(range(20)) * 2 + [0, 1, 2], 20),  # twenty classes of two images
+        ([*range(30), 0, 1, 2], 30),  # thirty of one image
     ],
 )
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
