@@ -24,10 +24,11 @@ FIRST_RATE = 1.5e9  # MACs a second, until a pass has shown the machine's
 PER_RUN_S = 6.0  # of a run besides its epochs
 RESERVE_S = 30.0  # for test images, latencies and the page
 CUT_OFF = 1.15  # of the budget, at which a training ends in the middle
-IMAGES, WEIGHTS = "images", "weights"
+IMAGES, WEIGHTS, FILES = "images", "weights", "files"
 CHANGED = {  # what a search is of besides settings, by its key -> what it is called where it differs
     IMAGES: "images, labels or splits that have changed since",
     WEIGHTS: "files of weights that have changed since",
+    FILES: "settings in files of conf or --config-dir that have changed since",
 }
 SEARCH = "search"  # what a folder's search is of, among its decisions
 
@@ -80,9 +81,13 @@ class Plan:
         with self._locked():
             known, search = self._read(), json.loads(json.dumps(search))
             before = known.setdefault(SEARCH, search)
+            if FILES in search and isinstance(before, dict):
+                before.setdefault(FILES, search[FILES])  # earlier versions did not look
             if before != search:
                 before = before if isinstance(before, dict) else {}
                 keys = [key for key in {**before, **search} if before.get(key) != search.get(key)]
+                if len(keys) > 1:
+                    keys = [key for key in keys if key != FILES]  # what was typed changes it, too
                 different = [
                     CHANGED.get(key) or f"{key}={_as_typed(before.get(key))}, now {_as_typed(search.get(key))}"
                     for key in keys

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import shlex
@@ -35,7 +36,7 @@ from engine.search.study import database_url, storage_errors
 from engine.search.trial import log_to
 from engine.smallest.candidates import apply_limits, check_candidates, list_candidates
 from engine.smallest.latency import check_onnx, measure_latencies, processor_name, take_known_latencies
-from engine.smallest.plan import IMAGES, RESERVE_S, WEIGHTS, Budget, Plan, TrainingTimes
+from engine.smallest.plan import FILES, IMAGES, RESERVE_S, WEIGHTS, Budget, Plan, TrainingTimes
 from engine.smallest.progress import Progress, repeats_hidden
 from engine.smallest.race import Race
 from engine.smallest.runs import STAGES, RunKey, Runs
@@ -459,13 +460,19 @@ def search_of(settings: SmallestSettings, config: DictConfig, data: L.LightningD
     typed = [each.partition("=") for each in settings.overrides if not MAY_DIFFER.match(each.lstrip("+"))]
     own = {key: OmegaConf.to_container(config[key], resolve=True) if OmegaConf.is_config(config[key]) else config[key]
            for key in DECISIVE}  # fmt: skip
+    if settings.folds is not None:
+        own["datamodule.folds"] = settings.folds
     catalog = data.catalog
     lines = sorted(zip(catalog.paths, catalog.groups, strict=True))
     images = hashlib.blake2b(f"{data.fingerprint()} {lines}".encode(errors="surrogateescape"), digest_size=8)
     files = [Path(str(policy)) for policy in check_candidates(config.candidates)[1].values()]
     weights = hashlib.blake2b(b"".join(_digest(file) for file in files if file.is_file()), digest_size=8)
+    composed = OmegaConf.to_container(compose_run([*map("".join, typed), "model=truncated"]))
+    of_files = hashlib.blake2b(json.dumps(composed, sort_keys=True, default=str).encode(), digest_size=8)
     settings = {key: value for key, _, value in typed}
-    return {**settings, **own, IMAGES: images.hexdigest(), WEIGHTS: weights.hexdigest()}
+    return {
+        **settings, **own, IMAGES: images.hexdigest(), WEIGHTS: weights.hexdigest(), FILES: of_files.hexdigest()
+    }  # fmt: skip
 
 
 def _digest(path: Path) -> bytes:

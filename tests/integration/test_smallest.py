@@ -177,6 +177,23 @@ def test_what_a_folder_holds_stays_where_a_command_is_refused(found, command, im
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_folds_and_settings_in_files_are_of_the_search(command, tmp_path):
+    file = tmp_path / "conf" / "optimizer" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    own = ("hydra.run.dir=", "budget.minutes=", "candidates.cuts=")
+    typed = [each for each in command if not each.startswith(own)]
+    typed += [f"hydra.run.dir={tmp_path / 'out'}", "budget.minutes=0.01", "optimizer=mine"]
+    typed += [f"--config-dir={file.parents[1]}", "candidates.cuts={shufflenet_v2_x0_5: [maxpool]}"]
+    for lr, further, message in (
+        (1e-3, (), "no network"),
+        (1e-3, ("datamodule.folds=3",), "datamodule.folds=null, now 3"),
+        (1e-2, (), "settings in files of conf or --config-dir that have changed"),
+    ):
+        file.write_text(f"_target_: torch.optim.NAdam\nlr: {lr}\n")
+        status, _, err = run_script(smallest, *typed, *further)
+        assert status == 1 and message in err, err
+
+
 @pytest.mark.thorough
 def test_what_the_budget_cannot_fine_tune_races_frozen(command, tmp_path):
     own = [

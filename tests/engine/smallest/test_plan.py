@@ -145,3 +145,8 @@ def test_a_folder_is_of_one_search(tmp_path):
     with pytest.raises(UserError, match=r"with trainer.max_epochs=2, now null; use another name=NAME"):
         Plan(tmp_path, Budget(10)).claim({key: value for key, value in search.items() if key != "trainer.max_epochs"})
     Plan(tmp_path, Budget(10)).claim(search)
+    Plan(tmp_path, Budget(10)).claim(search | {"files": "0a"})  # begun by a version that did not look
+    with pytest.raises(UserError, match="with settings in files of conf or --config-dir that have changed since; use"):
+        Plan(tmp_path, Budget(10)).claim(search | {"files": "0b"})
+    with pytest.raises(UserError, match=r"with good_enough=0.02, now 0.05; use another name=NAME"):
+        Plan(tmp_path, Budget(10)).claim(search | {"files": "0b", "good_enough": 0.05})
