@@ -165,6 +165,8 @@ def _of_runs(typed: list[str], config: DictConfig) -> tuple[list[str], int | Non
         instead = f"use {RESERVED[key]}" if RESERVED[key] else "remove it"
         raise UserError(f"{key} is set by smallest.py in each run; {instead}")
     folds = config.datamodule.get("folds")
+    if folds is not None and (type(folds) is not int or folds < 2):
+        raise UserError(f"datamodule.folds={folds}: use a whole number of 2 or more, or null")
     texts = [each.input_line for each in shared if each.key_or_group != "datamodule.folds"]
     texts += [f"{group}={name}" for group, name in (("recipe", "fast"), ("logger", "none")) if group not in keys]
     texts += [f"~callbacks.{name}" for name in QUIET if name in config.callbacks]

@@ -52,6 +52,8 @@ def read(*typed: str) -> SmallestSettings:
         ("race.candidates=0", "race.candidates=0: use a whole number of 1"),
         ("race.reduction_factor=1", "race.reduction_factor=1: use a whole number of 2"),
         ("finals.folds=1.5", "finals.folds=1.5: use a whole number of 2"),
+        ("datamodule.folds=1", "datamodule.folds=1: use a whole number of 2 or more, or null"),
+        ("datamodule.folds=a", "datamodule.folds=a: use a whole number of 2 or more, or null"),
         ("name=a/b", "name=a/b: use letters, digits"),
         ("model=resnet18", "model is set by smallest.py in each run; use candidates.backbones=[NAME]"),
         (
