@@ -114,6 +114,11 @@ class Answerer:
         record.front = self._front()
         # In the folder of its run a checkpoint has the images to verify an export with, and to quantize by
         own = self.runs.folder(self.keys[self.chosen][0]).best_checkpoint
+        if not own.is_file():
+            raise UserError(
+                f"{own}: missing, so that {BEST} cannot be made of it; delete the folders of its run below runs and test, "
+                "and the same command trains it again"
+            )
         register = register_argument([self.runs.record(self.keys[self.chosen][0]).run.settings.get("model.head.name")])
         record.answer.commands = [
             shlex.join(["python", f"{verb}.py", quote_override("ckpt", str(shown_path(checkpoint))), *more]) + register

@@ -151,6 +151,16 @@ def test_a_refused_command_gives_one_line_and_leaves_nothing(command, tmp_path, 
     assert not (tmp_path / "refused").exists()
 
 
+def test_a_missing_checkpoint_of_the_chosen_run_is_named(found, command, tmp_path):
+    folder, _ = found
+    shutil.copytree(folder, tmp_path / "copy")
+    for checkpoint in (tmp_path / "copy" / "runs").rglob("best.ckpt"):
+        checkpoint.unlink()
+    typed = [each for each in command if not each.startswith("hydra.run.dir")]
+    status, _, err = run_script(smallest, *typed, f"hydra.run.dir={tmp_path / 'copy'}")
+    assert status == 1 and "checkpoints/best.ckpt: missing" in err and len(err.strip().splitlines()) == 1, err
+
+
 @pytest.mark.thorough
 def test_what_a_folder_holds_stays_where_a_command_is_refused(found, command, images, weights):
     folder, _ = found
