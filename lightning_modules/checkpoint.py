@@ -170,7 +170,7 @@ def _load(path: Path, mmap: bool = False):
 
 
 def _check_tensors(state_dict, path: Path) -> None:
-    """Refuse weights that are no plain tensors, or larger than their file: expanded from few numbers, they fill the memory."""
+    """Refuse weights that are no plain tensors, or expanded from few numbers, which would fill the memory."""
     if not isinstance(state_dict, dict) or not all(isinstance(name, str) for name in state_dict):
         raise UserError(f"{path}: its state_dict is not a mapping of names, {NEXT}")
     for name, tensor in state_dict.items():
@@ -178,8 +178,6 @@ def _check_tensors(state_dict, path: Path) -> None:
             raise UserError(f"{path}: its weights {name[:100]} are no plain tensor, {NEXT}")
         if tensor.nbytes > tensor.untyped_storage().nbytes():
             raise UserError(f"{path}: its weights {name[:100]} are {tuple(tensor.shape)} of fewer numbers, {NEXT}")
-    if (nbytes := sum(tensor.nbytes for tensor in state_dict.values())) > path.stat().st_size:
-        raise UserError(f"{path}: its weights are {nbytes / 2**20:,.0f} MiB in a smaller file, {NEXT}")
 
 
 def load_network(path: Path) -> TrainedNetwork:
@@ -283,6 +281,10 @@ def _check_fits(state: dict, path: Path) -> dict[str, Tensor]:
             break
     if reason:
         raise UserError(f"{path}: the weights do not fit the network named in it ({_describe(described)}): {reason}")
+    # Names that are the same numbers in the file, but not in the network, fill the memory
+    distinct = {id(own): named[name].nbytes for name, own in network.state_dict(keep_vars=True).items()}
+    if (nbytes := sum(distinct.values())) > path.stat().st_size:
+        raise UserError(f"{path}: its weights are {nbytes / 2**20:,.0f} MiB in a smaller file, {NEXT}")
     return named
 
 

@@ -12,6 +12,7 @@ from common.run_record import Decision
 from engine.run import checkpoint_io
 from engine.run.checkpoint_io import AtomicCheckpointIO, write_checkpoint
 from lightning_modules.checkpoint import as_safetensors, epochs_done, load_classifier, load_network
+from lightning_modules.network_errors import register_by_name
 from lightning_modules.networks.registry import build_network
 from lightning_modules.pretrained_weights import load_initial_weights
 from tests.support.fake_checkpoints import DECISION, make_checkpoint
@@ -102,6 +103,34 @@ def test_weights_that_two_layers_share_are_written_twice():
     }
     written = load(as_safetensors(described))
     assert torch.equal(written["a"], weight) and torch.equal(written["b"], weight.T)
+
+
+class Tied(torch.nn.Module):
+    """Three convolutions of the same weights, which torch writes once."""
+
+    def __init__(self, *, num_classes: int):
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 64, 3)
+        self.steps = torch.nn.Sequential(*(torch.nn.Conv2d(64, 64, 3, padding=1) for _ in range(3)))
+        for step in self.steps:
+            step.weight = self.steps[0].weight
+        self.head = torch.nn.Linear(64, num_classes)
+
+    def forward(self, images):
+        return self.head(self.steps(self.stem(images)).mean((2, 3)))
+
+
+def test_a_network_whose_layers_share_weights_comes_back(tmp_path):
+    name = f"{Tied.__module__}.{Tied.__qualname__}"
+    register_by_name([name], "register")
+    path = make_checkpoint(tmp_path / "best.ckpt", network={"network": name})
+    state = torch.load(path, weights_only=True)["state_dict"]
+    assert sum(tensor.nbytes for tensor in state.values()) > path.stat().st_size
+    images = torch.randn(2, 3, 48, 48)
+    plain = Tied(num_classes=2)
+    plain.load_state_dict({key.removeprefix("network."): tensor for key, tensor in state.items()})
+    for load_it in (lambda: load_network(path).network, lambda: load_classifier(path)):
+        torch.testing.assert_close(load_it()(images), plain(images))
 
 
 @pytest.mark.thorough

@@ -118,6 +118,19 @@ def test_absurd_sizes_are_named_before_memory_is_taken(base, tmp_path, place, va
     refused(changed(base, tmp_path / "evil.ckpt", place, value), *words)
 
 
+def test_layers_that_are_the_same_numbers_only_in_the_file(tmp_path):
+    head = {"hidden_dims": [512] * 8, "dropout": [0.1] * 9}
+    network = {"network": "truncated", "backbone": "shufflenet_v2_x0_5", "keep": 1, "head": head}
+    path = make_checkpoint(tmp_path / "evil.ckpt", network=network)
+    load_network(path)
+    state = torch.load(path, weights_only=True)
+    weights = state["state_dict"]
+    one = next(tensor for tensor in weights.values() if tensor.shape == (512, 512))
+    weights.update({name: one for name, tensor in weights.items() if tensor.shape == one.shape})
+    torch.save(state, path)
+    refused(path, "MiB in a smaller file")
+
+
 def rewritten(base: Path, path: Path, change, method=zipfile.ZIP_STORED) -> Path:
     with zipfile.ZipFile(base) as old, zipfile.ZipFile(path, "w", method) as new:
         for record in old.infolist():
