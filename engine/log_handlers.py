@@ -30,8 +30,9 @@ class ScreenHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
-        if "tqdm" in sys.modules:  # not imported for this: help and errors have to be quick
-            sys.modules["tqdm"].tqdm.write(text, file=sys.stdout)
+        # Not imported for this: help and errors have to be quick. Another thread may be importing it just now
+        if (tqdm := getattr(sys.modules.get("tqdm"), "tqdm", None)) is not None:
+            tqdm.write(text, file=sys.stdout)
         else:
             print(text)
         sys.stdout.flush()

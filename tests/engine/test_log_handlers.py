@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,12 @@ def test_letters_beyond_its_encoding_are_escaped_and_a_closed_one_is_nowhere(mon
     sys.stdout.flush()
     sys.stderr.close()
     assert buffer.getvalue() == b"gr\\xf6\\xdfe, \\u6570\ncaf\\udce9\n"
+
+
+def test_a_line_of_one_thread_is_shown_while_another_imports_tqdm(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tqdm", types.ModuleType("tqdm"))  # as it is until its first line has run
+    ScreenHandler().emit(logging.makeLogRecord({"msg": "starting: 4 s so far"}))
+    assert capsys.readouterr().out == "starting: 4 s so far\n"
 
 
 @pytest.fixture
