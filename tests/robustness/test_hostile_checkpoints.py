@@ -118,6 +118,13 @@ def test_absurd_sizes_are_named_before_memory_is_taken(base, tmp_path, place, va
     refused(changed(base, tmp_path / "evil.ckpt", place, value), *words)
 
 
+def test_a_file_of_another_kind_as_weights_is_refused_without_the_advice_to_trust_it(tmp_path):
+    (tmp_path / "evil.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UserError, match=r"evil\.pth: not a weights file \(.*Unsupported operand") as caught:
+        load_initial_weights(torch.nn.Linear(2, 2), str(tmp_path / "evil.pth"), backbone=None, download_to=tmp_path)
+    assert "Re-running" not in str(caught.value)
+
+
 def test_layers_that_are_the_same_numbers_only_in_the_file(tmp_path):
     head = {"hidden_dims": [512] * 8, "dropout": [0.1] * 9}
     network = {"network": "truncated", "backbone": "shufflenet_v2_x0_5", "keep": 1, "head": head}
