@@ -6,7 +6,7 @@ from collections import defaultdict
 from common.predictions_csv import has_predictions
 from common.text import SPLIT_NAMES, clean
 from reports.accuracy import GroupNames, accuracy, correctness_matrix, read_tables
-from reports.config_diff import changed_settings, settings_key, value_of
+from reports.config_diff import changed_settings, settings_key, values_of
 from reports.load_runs import LoadedRuns, Run
 from reports.per_setting import compare_settings
 from reports.report_data import ReportData, ResultGroup, ResultRow, split_fingerprint
@@ -85,8 +85,10 @@ def _name(group: ResultGroup, of_study: list[ResultRow], unfinished: list[Result
     pruned = [row for row in unfinished if row.status == "pruned"]
     keys = changed_settings([run for row in (*rows, *pruned) for run in row.runs])
     group.changed = list(keys.values())
-    for row in (*group.rows, *unfinished):
-        row.changed = {short: value_of(row.runs[0], key) for key, short in keys.items()}
+    named = [*group.rows, *unfinished]
+    values = {short: values_of([row.runs[0] for row in named], key) for key, short in keys.items()}
+    for i, row in enumerate(named):
+        row.changed = {short: texts[i] for short, texts in values.items()}
     for row in group.rows:
         present = {name: value for name, value in row.changed.items() if value != "-"} or row.changed
         name = " ".join(f"{key}={value}" for key, value in present.items())

@@ -21,7 +21,7 @@ from evaluation.intervals import (
 )
 from evaluation.paired_tests import compare_pair, format_p
 from reports.accuracy import groups_of
-from reports.config_diff import changed_settings, value_of
+from reports.config_diff import changed_settings, values_of
 from reports.load_runs import EXAMPLE, Run, find_records, load_runs
 from reports.report_data import data_fingerprint
 from reports.wording import LEVEL, evidence
@@ -136,11 +136,12 @@ def compare(a: Side, b: Side, good_enough: float = 0.02) -> list[str]:
 
 def _changed(a: Side, b: Side) -> list[str]:
     """Return the line that names the settings in which the two differ, unless there are too many for a line."""
-    keys = changed_settings([a.runs[0], b.runs[0]])
+    runs = [a.runs[0], b.runs[0]]
+    keys = changed_settings(runs)
     if not 0 < len(keys) <= MOST_CHANGED:
         return []
-    sides = (" ".join(f"{short}={value_of(side.runs[0], key)}" for key, short in keys.items()) for side in (a, b))
-    return ["A has {}, B has {}".format(*sides)]
+    texts = [[f"{short}={value}" for value in values_of(runs, key)] for key, short in keys.items()]
+    return ["A has {}, B has {}".format(*map(" ".join, zip(*texts, strict=True)))]
 
 
 def _verdicts(

@@ -1,6 +1,7 @@
 """Which settings runs differ in, and their short names."""
 
 import json
+import os
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 
@@ -11,6 +12,7 @@ from reports.load_runs import Run
 WIDE = {"experiment"}  # a choice that may set anything
 OF_MEASURING = {"stages"}  # settings of what is done with a network, and not of the network
 LONGEST = 48  # characters of a name or value
+LONGEST_OF_EQUAL = 240  # of values that differ only further on
 
 
 def settings_key(run: Run) -> Hashable:
@@ -42,14 +44,30 @@ def changed_settings(runs: Sequence[Run]) -> dict[str, str]:
     return _short([*groups, *singles])
 
 
-def value_of(run: Run, key: str) -> str:
-    """Return a group's choice or a setting of a run as text; a dash where it has none."""
+def values_of(runs: Sequence[Run], key: str) -> list[str]:
+    """Return a group's choice or a setting of each run as short text; a dash where it has none.
+
+    Values that differ stay different: long ones, such as paths, then lack the folders that they share.
+    """
+    values = [_value(run, key) for run in runs]
+    whole = [str(value).removesuffix(".0") if isinstance(value, float) else str(value) for value in values]
+    short = [f"{value:g}" if isinstance(value, float) else value for value in values]
+    shared = os.path.commonprefix([text for text in whole if len(text) > LONGEST]).rfind("/")  # noqa: RUF071 any text
+    ends = [f"…{text[shared:]}" if shared > 0 and len(text) > LONGEST else text for text in whole]
+    for texts, longest in ((short, LONGEST), (ends, LONGEST), (ends, LONGEST_OF_EQUAL)):
+        shown = [clean(text, longest) for text in texts]
+        if len(set(shown)) >= len(set(whole)):
+            break
+    return shown
+
+
+def _value(run: Run, key: str) -> object:
     about = run.record.run
     table = about.settings if "." in key or key not in about.choices else about.choices
     value = table.get(key, "-")
     if isinstance(value, (dict, list, bool)) or value is None:
-        value = json.dumps(value, default=str, ensure_ascii=False)
-    return clean(f"{value:g}" if isinstance(value, float) else value, LONGEST)
+        return json.dumps(value, default=str, ensure_ascii=False)
+    return value
 
 
 def _typed(overrides: Sequence[list[str]]) -> set[str]:

@@ -2,8 +2,9 @@
 
 import pytest
 
-from reports.config_diff import changed_settings
+from reports.config_diff import changed_settings, values_of
 from reports.load_runs import find_records, load_runs
+from tests.support.fake_runs import judged
 
 
 @pytest.fixture
@@ -33,3 +34,31 @@ def test_a_rate_typed_for_each_optimizer_is_shown(run, changed):
     run("a", choices={"optimizer": "adam"}, settings={"optimizer.lr": 1.0}, overrides=("optimizer.lr=1",))
     run("b", choices={"optimizer": "sgd"}, settings={"optimizer.lr": 2.0}, overrides=("optimizer.lr=2",))
     assert set(changed().values()) == {"optimizer", "lr"}
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        (["/long/" * 9 + "a.pth", "/long/" * 9 + "b.pth", None], ["…/a.pth", "…/b.pth", "null"]),
+        ([f"/{'long/' * 11}{run}/best.ckpt" for run in "ab"], ["…/a/best.ckpt", "…/b/best.ckpt"]),
+        (["x" * 200 + end for end in "ab"], ["x" * 200 + end for end in "ab"]),
+        ([[0.5] * 20, [0.5] * 19 + [1.5]], [str([0.5] * 20), str([0.5] * 19 + [1.5])]),
+        ([0.12345678, 0.12345679, 1.0], ["0.12345678", "0.12345679", "1"]),
+        ([1.0, 0.1234567], ["1", "0.123457"]),
+    ],
+)
+def test_values_that_differ_are_shown_as_different(run, tmp_path, values, shown):
+    for i, value in enumerate(values):
+        run(f"run{i}", settings={"model.weights": value})
+    runs = load_runs(find_records(str(tmp_path))).runs
+    assert values_of(runs, "model.weights") == shown
+
+
+def test_long_paths_have_a_comparison_of_their_own(run, tmp_path):
+    for optimizer in ("adam", "sgd"):
+        for name in ("a", "b"):
+            path = f"/home/someone/projects/classification/checkpoints/pretrained/{name}.pth"
+            run(f"{optimizer}{name}", choices={"optimizer": optimizer}, settings={"model.weights": path})
+    (group,) = judged(tmp_path).groups
+    assert len({row.name for row in group.rows}) == 4
+    assert {comparison.setting for comparison in group.settings} == {"optimizer", "weights"}
