@@ -33,7 +33,8 @@ def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: fl
         same = repetitions[run.study, settings_key(run), split_fingerprint(run), _selection(run)]
         earlier = same.get((run.seed, run.fold))
         if earlier:
-            excluded.append((str(earlier.folder.path), f"the same settings, seed and fold as the later run {run.name}"))
+            here, later = str(earlier.folder.path), run.folder.path
+            excluded.append((here, f"{here}: the same settings, seed and fold as the later run {later}"))
         same[run.seed, run.fold] = run
     names = GroupNames()
     rows = [_finished_row(list(runs.values()), names) for runs in repetitions.values()]

@@ -195,12 +195,13 @@ def test_failed_and_running_runs_are_not_ranked(run, summary):
     assert {row.runs[0].name for row in made.unfinished} == {"failed", "running"}
 
 
-def test_of_two_equal_runs_the_later_counts(run, summary):
+def test_of_two_equal_runs_the_later_counts(run, summary, tmp_path):
     run("z_early", accuracy=0.5, run={"started_at": "2026-01-01"})
     run("a_late", accuracy=0.9, run={"started_at": "2026-01-02"})
     made = summary()
     assert [r.name for r in made.groups[0].rows[0].runs] == ["a_late"]
-    assert "the later run a_late" in made.excluded[0][1]
+    why = f"{tmp_path / 'z_early'}: the same settings, seed and fold as the later run {tmp_path / 'a_late'}"
+    assert made.excluded == [(str(tmp_path / "z_early"), why)]
 
 
 def test_nulls_are_gaps(run, summary):
