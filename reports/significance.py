@@ -58,10 +58,10 @@ def answer(group: ResultGroup) -> list[str]:
     if best.guesses and others:
         return [f"No row is shown to be better than guessing: the first by {by} is {best.name} with {has}."]
     if not others:
-        by = f", by {by}" if best.selected_on_test else ""
+        chosen = " The test images also chose its epoch, so this accuracy is too good." if best.selected_on_test else ""
         guess = ["It is not shown to be better than guessing."] if best.guesses else _above_target(group)
         return [
-            f"{best.name} has {has}{by}.",
+            f"{best.name} has {has}.{chosen}",
             *guess,
             "It is the only setting here, so there is nothing to compare it with.",
         ]

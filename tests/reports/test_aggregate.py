@@ -186,6 +186,12 @@ def test_runs_selected_on_test_are_ranked_by_it_in_a_group_with_a_warning(run, s
     assert chosen.selection_bias is None
 
 
+def test_a_single_run_selected_on_test_says_so_in_a_sentence_of_its_own(run, summary):
+    run("b", n={"test": 80}, accuracy=0.9, data={"select_on": "test", "n_val": 0})
+    first, *_ = answer(summary().groups[0])
+    assert first.endswith("gives 0.500. The test images also chose its epoch, so this accuracy is too good.")
+
+
 def test_failed_and_running_runs_are_not_ranked(run, summary):
     run("done")
     run("failed", status="failed", reason="out of memory", choices={}, settings={})
