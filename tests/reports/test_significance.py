@@ -1,5 +1,6 @@
 """Comparisons with the best row, the smallest network that is good enough, and the answer in sentences."""
 
+import re
 from math import floor
 from types import SimpleNamespace
 
@@ -252,6 +253,16 @@ def test_selection_bias_is_of_the_mean_over_seeds(run, summary):
         f"{found.value:.3f} as measured, {found.corrected:.3f} corrected for the choice of the row (not of the epoch)"
     )
     assert describe_selection_bias(group).endswith(words)
+
+
+@pytest.mark.parametrize("n_wrong", range(1, 13))
+def test_a_corrected_accuracy_is_never_above_the_measured_one(run, summary, n_wrong):
+    run("good", choices={"model": "good"}, wrong={"val": set(range(n_wrong)), "test": set()})
+    run("bad", choices={"model": "bad"}, wrong={"val": set(range(40)), "test": set(range(20))})
+    measured, corrected = re.findall(
+        r"([0-9.]+) (?:as measured|corrected)", describe_selection_bias(summary().groups[0])
+    )
+    assert float(corrected) <= float(measured)
 
 
 @pytest.mark.parametrize(("target", "words"), [
