@@ -14,7 +14,7 @@ from common.progress import Progress
 from common.run_folder import RunFolder
 from common.text import clean
 from reports.aggregate import aggregate
-from reports.load_runs import common_folder, find_records, given_folders, load_runs
+from reports.load_runs import EXAMPLE, common_folder, find_records, given_folders, load_runs
 from reports.provenance import title_of
 from reports.renderers import as_csv, as_latex, as_markdown, as_text
 from reports.run_links import chosen_run
@@ -34,9 +34,18 @@ class Written(NamedTuple):
 
 
 def run(config: DictConfig) -> None:
-    """Write the report that conf/report.yaml describes; print its table and answer."""
+    """Write the report that conf/report.yaml describes; print its table and answer.
+
+    Raises:
+        UserError: as write_report, and where `runs` or `out` is no path.
+    """
+    if OmegaConf.is_dict(config.runs):
+        raise UserError(f"runs={config.runs}: is no folder; {EXAMPLE}, or several, runs=[DIR,DIR]")
+    if OmegaConf.is_config(config.out):
+        raise UserError(f"out={config.out}: is not one path; use out=DIR or out=NAME.html")
     runs = OmegaConf.to_container(config.runs) if OmegaConf.is_list(config.runs) else config.runs
-    written = write_report(runs, config.out, config.title, config.good_enough, config.target_accuracy)
+    runs, out = (str(each) if isinstance(each, (int, float)) else each for each in (runs, config.out))
+    written = write_report(runs, out, config.title, config.good_enough, config.target_accuracy)
     for text in written.warnings:
         log.warning("excluded: %s", text)
     print(f"{written.text}\n\nPage: {written.page}")
