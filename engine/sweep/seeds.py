@@ -15,14 +15,29 @@ MOST = 10_000  # seeds
 
 
 def swept_values(config: DictConfig) -> dict[str, list[str]]:
-    """Return the values of each key, on the command line and in an experiment's file, as Hydra's sweeper combines them."""
+    """Return the values of each key, on the command line and in an experiment's file, as Hydra's sweeper combines them.
+
+    Raises:
+        UserError: a key is to be swept over an interval, or over no value.
+    """
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     values = {}
     hydra = GlobalHydra.instance()
     parser = OverridesParser.create(hydra.config_loader() if hydra.is_initialized() else None)  # for glob(*)
     for override in parser.parse_overrides([*params, *config.hydra.overrides.task]):
+        if override.is_interval_sweep():
+            raise UserError(
+                f"{override.input_line}: an interval has no values to run; give values, separated by commas, or "
+                "range(START,STOP,STEP); search.py searches in intervals"
+            )
         sweeps = override.is_sweep_override()
-        values[override.key_or_group] = list(override.sweep_string_iterator()) if sweeps else [override.input_line]
+        found = list(override.sweep_string_iterator()) if sweeps else [override.input_line]
+        if not found:
+            raise UserError(
+                f"{override.input_line}: has no value; a range ends before its second number, and glob(...) takes choices "
+                "that exist"
+            )
+        values[override.key_or_group] = found
     return values
 
 

@@ -110,6 +110,8 @@ def test_the_line_before_the_first_job(settings, task, line):
         ({"good_enough": 0}, [], "good_enough=0: use a difference in accuracy above 0 and below 1"),
         ({"good_enough": 1.5}, [], "good_enough=1.5: use"),
         ({"good_enough": "x"}, [], "good_enough=x: use"),
+        ({}, ["optimizer.lr=interval(0,1)"], r"optimizer.lr=interval\(0,1\): an interval has no values to run"),
+        ({}, ["model.keep=range(4,4)"], r"model.keep=range\(4,4\): has no value; a range ends before"),
     ],
 )
 def test_what_is_refused(settings, task, words):
