@@ -261,7 +261,7 @@ def _selection_bias(group: ResultGroup) -> tuple | None:
     first = group.rows[0].outcomes["val"]
     if isinstance(first, str) or group.selected_on_test or group.rows[0].guesses:
         return None
-    each = [row.outcomes["val"] for row in group.rows]
+    each = [row.outcomes["val"] for row in group.rows if not row.guesses]  # which are never the best
     same = [found for found in each if not isinstance(found, str) and found.images == first.images]
     n = first.correct.shape[1]
     if len(same) < 2 or n < 2:
