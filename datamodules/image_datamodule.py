@@ -228,6 +228,8 @@ class ImageDataModule(L.LightningDataModule):
                 "trainer.overfit_batches cannot be used with streamed training images, which differ in every epoch; "
                 "use debug=fast"
             )
+        if self.stream:
+            self.stream.shards.check_processes(self._world_size)  # here, where all of them end with the same error
         started = time.perf_counter()
         pixel_cache = self._prepare()
         catalog, n_train = self.catalog, self.n_images("train")

@@ -74,6 +74,13 @@ class Shards:
         """Return what changes where they are written again, in the same size too."""
         return ""
 
+    def check_processes(self, world_size: int) -> None:
+        """Check that each of so many processes gets images.
+
+        Raises:
+            UserError: too few shards for them.
+        """
+
     def read(self, share: Share, *, seed: int, epoch: int, skip: int) -> Iterator[Sample]:
         """Yield the images of one process in the order of an epoch, again and again, without the first `skip` ones.
 

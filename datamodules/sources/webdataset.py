@@ -1,6 +1,7 @@
 """WebDataset shards: tar files of images and labels, read by the package webdataset. Needs the extra `streaming`."""
 
 import glob
+import itertools
 import json
 import logging
 import random
@@ -150,19 +151,21 @@ class TarShards(Shards):
     def stamp(self) -> str:
         return f"{self.urls} {[Path(url).stat().st_mtime_ns for url in self.urls] if self.is_local else ''}"
 
+    def check_processes(self, world_size: int) -> None:
+        if len(self.urls) < world_size:
+            raise UserError(
+                f"{self.key}: {len(self.urls)} shard(s) for {world_size} processes; each needs at least one; use fewer "
+                "trainer.devices, or write more, smaller shards"
+            )
+
     def read(self, share: Share, *, seed: int, epoch: int, skip: int) -> Iterator[Sample]:
         from webdataset import shuffle
 
         order = np.random.default_rng((seed, epoch)).permutation(len(self.urls))[share.rank :: share.world_size]
-        if not len(order):
-            raise UserError(
-                f"{self.key}: {len(self.urls)} shard(s) for {share.world_size} processes; each needs at least one; use fewer "
-                "trainer.devices, or write more, smaller shards"
-            )
         urls = [self.urls[index] for index in order]
         if skip:
             log.info("%s: to resume, %s images are read again without decoding", self.key, f"{skip:,}")
-        while True:
+        for passes in itertools.count(1):
             n_images = 0
             drawn = shuffle(
                 self.shuffle_buffer, initial=self.shuffle_buffer, rng=random.Random(f"{seed} {epoch} {share.rank}")
@@ -175,11 +178,20 @@ class TarShards(Shards):
                     yield sample
             if not n_images:
                 raise UserError(f"{self.key}: {join_words(urls, 3)} hold no images")
-            if share.world_size == 1:
+            if share.world_size == 1 and passes == 1:
                 log.warning(
                     "%s: holds %s images, and more are stated: the first ones are repeated in this epoch; correct classes.json "
                     "or datamodule.source.train_images",
                     self.key,
+                    f"{n_images:,}",
+                )
+            elif share.world_size > 1 and passes == 2:  # shards of somewhat different sizes repeat a part of theirs
+                log.warning(
+                    "%s: the shards of process %d hold %s images, which come more than twice in this epoch: more images are "
+                    "stated than there are, or the shards differ much in size; correct classes.json or "
+                    "datamodule.source.train_images, or write shards of equal sizes",
+                    self.key,
+                    share.rank,
                     f"{n_images:,}",
                 )
 

@@ -4,13 +4,14 @@ import os
 import signal
 import sys
 
+import numpy as np
 import pytest
 
 from common.run_record import RunRecord
 from common.untrusted.tables import read_csv
 from tests.robustness.test_nodes import start_all, wait
-from tests.support.helpers import NOT_DRAWN, PROJECT, SIMPLE_CNN, at_step, outcome
-from tests.support.shards import make_folder, write_chunks, write_tars
+from tests.support.helpers import NOT_DRAWN, PROJECT, SIMPLE_CNN, at_step, free_port, outcome
+from tests.support.shards import make_folder, write_chunks, write_tar, write_tars
 
 pytest.importorskip("litdata", reason="needs the extra streaming")
 pytest.importorskip("webdataset", reason="needs the extra streaming")
@@ -83,12 +84,42 @@ def test_what_is_refused_is_one_line(train, settings, tmp_path, setting, words):
     assert ran.status == 1 and len(errors) == 1 and words in errors[0] and "Traceback" not in ran.err
 
 
+def test_fewer_shards_than_processes_are_one_line_before_the_others_start(train, settings, tmp_path):
+    if "webdataset" not in settings[0]:
+        pytest.skip("litdata divides the images of its chunks")
+    ran = train(*settings, *SMALL, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=3", "datamodule.batch_size=4",
+                f"datamodule.cache={tmp_path / 'cache'}", small=False)  # fmt: skip
+    assert ran.status == 1 and ran.err.count("ERROR: ") == 1
+    assert "2 shard(s) for 3 processes; each needs at least one" in ran.err
+    assert "starting the training" not in ran.out and not ran.folder.exists()
+
+
 def test_smallest_refuses_a_stream(in_process, settings, tmp_path):
     import smallest
 
     status, _, err = in_process(smallest, *settings, f"hydra.run.dir={tmp_path / 'out'}")
     assert status == 1 and "streams its training images, and smallest.py computes features of all of them" in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_an_image_that_the_second_process_cannot_read_ends_both_with_one_message_and_a_record(images, tmp_path):
+    """It is in the first batch of its shard, while the first process waits in the step of that batch."""
+    settings = write_tars(tmp_path / "shards", images, each=17)
+    second = int(np.random.default_rng((1, 0)).permutation(2)[1])  # the shard of process 1 in the first epoch
+    samples = [{"png": b"none", "cls": b"blue"}] * 17
+    write_tar(tmp_path / "shards" / "train" / f"{second:03}.tar", samples)
+    folder = tmp_path / "outputs" / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}",
+               str(PROJECT / "train.py"), *settings, *SMALL, "trainer=ddp", "trainer.accelerator=cpu", "seed=1", STAGES,
+               "datamodule.source.classes=[blue,green,red]", "datamodule.source.train_images=34", *NOT_DRAWN,
+               f"datamodule.cache={tmp_path / 'cache'}", f"hydra.run.dir={folder}"]  # fmt: skip
+    ((status, _, err),) = wait(start_all([(command, {})]))
+    assert status == 1 and err.count("ERROR: ") == 1, err
+    assert "ERROR: process 1: " in err and "no image of a whole batch can be read" not in err
+    assert not list(folder.glob("**/.result.json*"))
+    assert not (folder / "result.json").exists() or RunRecord.read(folder).status == "failed"
 
 
 @pytest.mark.slow

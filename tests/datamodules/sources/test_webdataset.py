@@ -90,6 +90,20 @@ def test_that_fewer_images_are_there_than_stated_is_reported(tmp_path, tars, cap
     assert "holds 34 images, and more are stated" in caplog.text
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_that_a_process_repeats_all_of_its_images_is_reported_once(tmp_path, tars, caplog, rank):
+    shards, share = opened(tmp_path, tars).shards("train"), Share(rank, 2)
+    one_pass = []
+    for sample in shards.read(share, seed=1, epoch=0, skip=0):
+        if sample.name in one_pass:
+            break
+        one_pass.append(sample.name)
+    assert 0 < len(one_pass) < 34
+    assert len(list(islice(shards.read(share, seed=1, epoch=0, skip=0), 2 * len(one_pass)))) and not caplog.text
+    assert len(list(islice(shards.read(share, seed=1, epoch=0, skip=0), 5 * len(one_pass)))) == 5 * len(one_pass)
+    assert caplog.text.count(f"process {rank} hold {len(one_pass)} images, which come more than twice") == 1
+
+
 def test_labels_that_only_look_like_numbers_are_names(tmp_path, png):
     train = one_shard(tmp_path, [{"png": png, "cls": label.encode()} for label in ("²", "10", "9" * 5000)])
     assert opened(tmp_path, tmp_path, train=train).stream.classes == ["10", "9" * 5000, "²"]
@@ -214,4 +228,6 @@ def test_shards_come_by_http(tmp_path, tars):
 def test_fewer_shards_than_processes_are_refused(tmp_path, tars):
     shards = opened(tmp_path, tars).stream.shards
     with pytest.raises(UserError, match=r"7 shard\(s\) for 8 processes; each needs at least one"):
-        next(shards.read(Share(7, 8), seed=1, epoch=0, skip=0))
+        shards.check_processes(8)
+    shards.check_processes(7)
+    assert next(shards.read(Share(6, 7), seed=1, epoch=0, skip=0)).content
