@@ -49,6 +49,19 @@ def stop_immediately() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def ignore_stops() -> Iterator[None]:
+    """Ignore the signals that ask a run to end, while how it has ended is written."""
+    before: dict[int, Callable | int | None] = {
+        number: signal.signal(number, signal.SIG_IGN) for number in stop_signals()
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _stop_behind(error: BaseException) -> StopRequested | None:
     """Return the stop during whose handling an error was raised."""
     seen: list[BaseException] = []

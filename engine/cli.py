@@ -34,7 +34,15 @@ from engine.error_messages import PLACES, user_message
 from engine.flags import config_dir, networks_asked_for, own_folders, split_flags
 from engine.hints import keys_called, suggest
 from engine.process_tuning import tune_process
-from engine.processes import FirstProcessFailed, Process, agreed_error, launched_process, process_of_run, share
+from engine.processes import (
+    FirstProcessFailed,
+    Process,
+    ShownElsewhere,
+    agreed_error,
+    launched_process,
+    process_of_run,
+    share,
+)
 from engine.run.component_errors import component_error
 from engine.run.job import Job, run_job
 from engine.run.job_state import refuse_finished_run
@@ -105,7 +113,7 @@ def run_cli(main: Callable[[], None]) -> None:
     except Exception as error:
         if not STATE.failed:  # otherwise the job has agreed
             error = agreed_error(STATE.process, error, user_message(error))
-        if isinstance(error, FirstProcessFailed):
+        if isinstance(error, FirstProcessFailed | ShownElsewhere):
             sys.exit(1)
         message = user_message(error)
         if wants_traceback or message is None:

@@ -30,10 +30,15 @@ SEEN_S = 60.0  # for a file to be seen from another node: network file systems r
 POLL_S = 0.1
 SHOWN_EVERY_S = 20.0
 FAILED, FAILED_ELSEWHERE, STOPPED = "failed", "failed elsewhere", "stopped"  # keys: the first process, another one, any
+SHOWN = "shown"  # key: whether another process has shown its error itself
 
 
 class FirstProcessFailed(Exception):  # noqa: N818 the first process shows the error
     """End a process of a run whose first process has ended with an error."""
+
+
+class ShownElsewhere(UserError):  # noqa: N818 another process has shown the error
+    """End the first process with an error that another one, which got no answer from it, has shown."""
 
 
 class Process(NamedTuple):
@@ -233,13 +238,14 @@ def agreed_error(process: Process, error: Exception, message: str | None, *, los
         store = _store(process)
         if process.is_first:
             if lost and (cause := _ask(store, FAILED_ELSEWHERE)):
-                error = UserError(cause)
+                error = ShownElsewhere(cause) if store.check([SHOWN]) else UserError(cause)
             store.set(FAILED, "")
             return error
         if not lost:
             store.set(FAILED_ELSEWHERE, f"{process.name}: {message or f'{type(error).__name__}: {error}'}")
         if _ask(store, FAILED) is not None:
             return FirstProcessFailed()
+        store.set(SHOWN, "")  # the first one may wait for this one in the middle of a step
     except (RuntimeError, UserError):  # the store is gone, with the first process or its launcher, or was never found
         if lost:
             return FirstProcessFailed()

@@ -17,7 +17,7 @@ from common.locks import locked
 from common.progress import Progress
 from common.run_folder import RunFolder
 from common.run_record import RunRecord, SplitMetrics, increment_test_evaluations
-from common.signals import slurm_requeue, stop_immediately
+from common.signals import ignore_stops, slurm_requeue, stop_immediately
 from engine import error_messages, log_handlers
 from engine.flags import own_folders
 from engine.process_tuning import collect_garbage
@@ -115,19 +115,21 @@ def _run_locked(
         backup.discard()
         return pruned
     except Exception as raised:
-        kept = _how_to_resume(job) if job.folder.last_checkpoint.is_file() else ""
-        error = component_error(raised, config, kept) or raised
-        message = error_messages.user_message(error)
-        agreed = agreed_error(process, error, message, lost=message == error_messages.LOST)
-        if agreed is not error:
-            error, message = agreed, error_messages.user_message(agreed)
-        if job.in_sweep:
-            log.error("%s: %s", job.folder.path.name, message or error, exc_info=message is None)
-        if record is not None:
-            with tolerate_disk_errors(job.folder.record):
-                if not _put_back(record, backup, else_recorded=job.in_sweep or message is None):
-                    _record_error(record, error, message, warning_list.messages)
-                    backup.discard()
+        # As soon as one process has ended, torchrun sends a signal to all others
+        with ignore_stops() if process.is_launched else contextlib.nullcontext():
+            kept = _how_to_resume(job) if job.folder.last_checkpoint.is_file() else ""
+            error = component_error(raised, config, kept) or raised
+            message = error_messages.user_message(error)
+            agreed = agreed_error(process, error, message, lost=message == error_messages.LOST)
+            if agreed is not error:
+                error, message = agreed, error_messages.user_message(agreed)
+            if job.in_sweep:
+                log.error("%s: %s", job.folder.path.name, message or error, exc_info=message is None)
+            if record is not None:
+                with tolerate_disk_errors(job.folder.record):
+                    if not _put_back(record, backup, else_recorded=job.in_sweep or message is None):
+                        _record_error(record, error, message, warning_list.messages)
+                        backup.discard()
         return error
 
 

@@ -4,7 +4,7 @@ import signal
 import pytest
 
 from common.errors import StopRequested
-from common.signals import stop_immediately, stop_signals
+from common.signals import ignore_stops, stop_immediately, stop_signals
 
 
 class Restores:
@@ -26,6 +26,16 @@ def test_a_signal_ends_a_command_whatever_error_a_library_makes_of_it():
             raise ValueError("composing failed") from error
     with pytest.raises(AttributeError), stop_immediately(), Restores():
         pass
+
+
+def test_a_signal_does_not_end_what_is_being_written_and_ends_what_follows():
+    written = []
+    with pytest.raises(StopRequested, match="SIGTERM"), stop_immediately():
+        with ignore_stops():
+            os.kill(os.getpid(), signal.SIGTERM)
+            written.append("whole")
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert written == ["whole"]
 
 
 def test_a_closed_terminal_asks_to_stop_unless_nohup_ignores_it():

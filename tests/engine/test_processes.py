@@ -161,6 +161,25 @@ def test_an_error_that_the_first_process_never_shows_is_shown_by_the_other(both)
     assert str(other) == "process 1 on node 1: x"
 
 
+def test_what_another_process_has_shown_is_recorded_but_not_shown_again(both, monkeypatch):
+    monkeypatch.setattr(processes, "ANSWER_S", 0.5)
+    ended = threading.Event()
+
+    def fail(process):
+        error = processes.agreed_error(process, UserError("no permission"), "no permission")
+        ended.set()
+        return error
+
+    def lose(process):  # which waits for the other one in a step, until that has ended
+        processes._store(process)
+        ended.wait(60)
+        return processes.agreed_error(process, RuntimeError("Connection closed by peer"), "lost", lost=True)
+
+    first, other = both(lose, fail)
+    assert str(first) == str(other) == "process 1 on node 1: no permission"
+    assert isinstance(first, processes.ShownElsewhere) and not isinstance(other, processes.ShownElsewhere)
+
+
 def test_a_signal_to_one_of_them_ends_a_wait_of_the_other(both):
     first, other = both(
         lambda process: processes.meet(process, "images", "a", ""), lambda process: processes.announce_stop(process, 15)
