@@ -25,11 +25,13 @@ from engine.processes import Process, agreed_error, announce_stop, check_shared,
 from engine.run.component_errors import component_error
 from engine.run.folder_backup import FolderBackup
 from engine.run.job_state import lies_in, should_run
-from engine.run.resume import resume_config
+from engine.run.resume import COMMAND_KEYS, resume_config
 from engine.state import STATE
 
 log = logging.getLogger(__name__)
 
+# What a run does not keep of its settings; stages, which a file may have chosen too, come apart from these
+NOT_KEPT = ("datamodule.source.", "logger.", *(f"{key}=" for key in COMMAND_KEYS if key not in ("ckpt_path", "stages")))
 RESUME_FROM = "JUSTENOUGH_RESUME_FROM"  # the checkpoint that a run's first process found, for its other processes
 
 
@@ -106,7 +108,7 @@ def _run_locked(
                 if not _put_back(record, backup, else_recorded=True):
                     record.mark_interrupted(warning_list.messages)
                     backup.discard()
-        stopped.next_step = _how_to_resume(job)
+        stopped.next_step = _how_to_resume(job, config)
         if stopped.number == getattr(signal, "SIGUSR1", None) and process.is_first:
             _requeue(job)
         raise
@@ -117,7 +119,7 @@ def _run_locked(
     except Exception as raised:
         # As soon as one process has ended, torchrun sends a signal to all others
         with ignore_stops() if process.is_launched else contextlib.nullcontext():
-            kept = _how_to_resume(job) if job.folder.last_checkpoint.is_file() else ""
+            kept = _how_to_resume(job, config) if job.folder.last_checkpoint.is_file() else ""
             error = component_error(raised, config, kept) or raised
             message = error_messages.user_message(error)
             agreed = agreed_error(process, error, message, lost=message == error_messages.LOST)
@@ -258,12 +260,15 @@ def _requeue(job: Job) -> None:
         )
 
 
-def _how_to_resume(job: Job) -> str:
-    if job.in_sweep:
+def _how_to_resume(job: Job, config: DictConfig) -> str:
+    stages = str(config.stages).replace("'", "").replace(" ", "")  # as typed: not checked where that failed
+    if job.in_sweep or "fit" not in stages:
         return f". Resume with: {shlex.join(job.command)}"
     if not job.folder.last_checkpoint.is_file():
         return "; no checkpoint was written yet"
-    again = [each for each in job.overrides if each.lstrip("+").startswith(("datamodule.source.", "logger."))]
+    again = [each for each in job.overrides if each.lstrip("+").startswith(NOT_KEPT)]
+    if "test" not in stages:  # else the test images would be opened
+        again.append(f"stages={stages}")
     launcher = {"": "python", "torchrun": "torchrun ...", "srun": "srun ... python"}[STATE.process.launcher]
     command = ["train.py", *own_folders(job.command), f"ckpt_path={job.folder.last_checkpoint}", *again]
     return f". Resume with: {launcher} {shlex.join(command)}"

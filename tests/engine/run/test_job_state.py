@@ -190,6 +190,24 @@ def test_a_folder_that_is_named_again(jobs):
     refuse_finished_run(jobs.folder)
 
 
+def test_the_command_that_resumes_opens_no_test_images(jobs):
+    stop = raising(StopRequested(signal.SIGTERM))
+    with pytest.raises(StopRequested) as stopped:
+        jobs.run("debug=overfit", "register=[a.Net]", "optimizer.lr=0.1", work=stop, in_sweep=False)
+    resume = f"ckpt_path={jobs.folder.last_checkpoint} 'register=[a.Net]' 'stages=[fit]'"
+    assert stopped.value.next_step == f". Resume with: python train.py {resume}"
+    with pytest.raises(StopRequested) as stopped:
+        jobs.run("stages=[fit]", f"ckpt_path={jobs.folder.last_checkpoint}", work=stop, in_sweep=False)
+    assert stopped.value.next_step.endswith(f"ckpt_path={jobs.folder.last_checkpoint} 'stages=[fit]'")
+
+
+def test_an_evaluation_is_repeated_by_its_own_command(tmp_path):
+    jobs = Jobs(tmp_path / "run")
+    with pytest.raises(StopRequested) as stopped:
+        jobs.run("stages=[cost]", work=raising(StopRequested(signal.SIGTERM)), in_sweep=False)
+    assert stopped.value.next_step == ". Resume with: python train.py -m seed=1,2"
+
+
 def test_a_folder_in_which_another_process_runs(jobs, caplog):
     handle = os.open(jobs.folder.lock, os.O_RDWR | os.O_CREAT)
     fcntl.flock(handle, fcntl.LOCK_EX)
