@@ -18,6 +18,7 @@ from common.progress import Progress
 from common.run_folder import RunFolder
 from common.run_record import RunRecord, SplitMetrics, increment_test_evaluations
 from common.signals import ignore_stops, slurm_requeue, stop_immediately
+from common.text import quote_override
 from engine import error_messages, log_handlers
 from engine.flags import own_folders
 from engine.process_tuning import collect_garbage
@@ -270,7 +271,8 @@ def _how_to_resume(job: Job, config: DictConfig) -> str:
     if "test" not in stages:  # else the test images would be opened
         again.append(f"stages={stages}")
     launcher = {"": "python", "torchrun": "torchrun ...", "srun": "srun ... python"}[STATE.process.launcher]
-    command = ["train.py", *own_folders(job.command), f"ckpt_path={job.folder.last_checkpoint}", *again]
+    checkpoint = quote_override("ckpt_path", str(job.folder.last_checkpoint))
+    command = ["train.py", *own_folders(job.command), checkpoint, *again]
     return f". Resume with: {launcher} {shlex.join(command)}"
 
 

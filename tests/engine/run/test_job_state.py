@@ -3,11 +3,13 @@
 import errno
 import fcntl
 import os
+import shlex
 import signal
 import subprocess
 import sys
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from common.errors import StopRequested, TrialPruned, UserError
 from common.run_folder import PROJECT, RunFolder
@@ -199,6 +201,14 @@ def test_the_command_that_resumes_opens_no_test_images(jobs):
     with pytest.raises(StopRequested) as stopped:
         jobs.run("stages=[fit]", f"ckpt_path={jobs.folder.last_checkpoint}", work=stop, in_sweep=False)
     assert stopped.value.next_step.endswith(f"ckpt_path={jobs.folder.last_checkpoint} 'stages=[fit]'")
+
+
+def test_the_command_that_resumes_can_be_pasted(tmp_path):
+    jobs = Jobs(tmp_path / "a b=c,ä")
+    with pytest.raises(StopRequested) as stopped:
+        jobs.run(work=raising(StopRequested(signal.SIGTERM)), in_sweep=False)
+    _, _, argument = shlex.split(stopped.value.next_step.partition("with: ")[2])
+    assert OverridesParser.create().parse_override(argument).value() == str(jobs.folder.last_checkpoint)
 
 
 def test_an_evaluation_is_repeated_by_its_own_command(tmp_path):
