@@ -26,13 +26,12 @@ from engine.processes import Process, agreed_error, announce_stop, check_shared,
 from engine.run.component_errors import component_error
 from engine.run.folder_backup import FolderBackup
 from engine.run.job_state import lies_in, should_run
-from engine.run.resume import COMMAND_KEYS, resume_config
+from engine.run.resume import resume_config
 from engine.state import STATE
 
 log = logging.getLogger(__name__)
 
-# What a run does not keep of its settings; stages, which a file may have chosen too, come apart from these
-NOT_KEPT = ("datamodule.source.", "logger.", *(f"{key}=" for key in COMMAND_KEYS if key not in ("ckpt_path", "stages")))
+NOT_KEPT = ("datamodule.source.", "logger.", "register=")  # what a run does not keep of its settings, beside stages
 RESUME_FROM = "JUSTENOUGH_RESUME_FROM"  # the checkpoint that a run's first process found, for its other processes
 
 
