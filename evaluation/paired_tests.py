@@ -68,6 +68,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
+def holm_against_best(p_values: Sequence[float]) -> list[float]:
+    """Return p-values of the best of K rows against the K - 1 others, where the same measurements chose the best.
+
+    Any row can come out as the best, so that all K (K - 1) / 2 pairs count: Holm's values times K / 2. Of rows that are equal
+    in truth in sets of b, an error needs p * (b - 1) * K / 2 below the level for one of b (b - 1) / 2 pairs of a set; added up
+    over the sets that is at most the level (Bonferroni). Without it the best of 12 equal networks was called better than
+    another one in 0.11 to 0.13 of simulated worlds.
+
+    Raises:
+        ValueError: a p-value outside of 0 to 1.
+    """
+    return [min(1.0, p * (len(p_values) + 1) / 2) for p in holm(p_values)]
+
+
 def paired_difference(only_a: int, only_b: int, n: int, confidence: float = 0.95) -> Difference:
     """Return the difference of two accuracies on the same n images, with the score interval.
 

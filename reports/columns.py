@@ -30,7 +30,7 @@ COMPARISON_NOTE = (
     "The difference is from the best row's {split} accuracy, on the same "
     "images and seeds, with its 95% interval. Good enough: shown on test images to be at most {margin:g} below the best, "
     "corrected for the number of rows that could be shown to be. At most: the one-sided 95% bound of each row by itself. p: "
-    "the p-value for equal accuracy, Holm-corrected for {m}. "
+    "the p-value for equal accuracy, Holm-corrected for {m}{choice}. "
 )
 COST_NOTE = "Costs are for one image; MACs are multiply-accumulates."
 
@@ -172,7 +172,10 @@ def note(group: ResultGroup) -> str:
     text = NOTE
     if tests:
         m = plural(tests, "comparison")
-        text += COMPARISON_NOTE.format(split=SPLIT_NAMES[group.split], m=m, margin=group.margin)
+        choice = (
+            " and for the choice of the best row by the same measurements" if group.chose_best and tests > 1 else ""
+        )
+        text += COMPARISON_NOTE.format(split=SPLIT_NAMES[group.split], m=m, margin=group.margin, choice=choice)
     text += COST_NOTE
     for split, guess in group.rows[0].baselines.items():
         name = clean(guess.name, 40)

@@ -251,6 +251,7 @@ class ResultGroup:
     margin: float = 0.02  # below the best that is good enough
     target: float | None = None  # accuracy that is enough whatever the best has; None: none was asked for
     choice: Choice | None = None
+    chose_best: bool = False  # whether the measurements that are compared have chosen the best row, too
     n_tests: int = 1  # for which the test of the named row is corrected
     selection_bias: tuple[BiasCorrectedBest, int] | None = None  # and the number of rows
     settings: list[SettingComparison] = field(default_factory=list)

@@ -5,7 +5,7 @@ import numpy as np
 from common.checks import FEWEST_SEEDS
 from common.text import SPLIT_NAMES, clean, compact_count, join_words
 from evaluation.choice import Finalist, Rule, measure, prove
-from evaluation.paired_tests import bias_corrected_best, compare_pair, holm
+from evaluation.paired_tests import bias_corrected_best, compare_pair, holm, holm_against_best
 from reports.accuracy import Accuracy, CorrectnessMatrix
 from reports.report_data import Choice, Comparison, ResultGroup, ResultRow
 from reports.wording import LEVEL, evidence, evidence_of_target, is_of_settings
@@ -18,7 +18,8 @@ def compare_to_best(group: ResultGroup, margin: float) -> None:
     """Give every row of a group its comparison with the best, and the group its choice and its selection bias.
 
     Every sentence and table takes a pair's numbers from here. Two families of tests, each at 5%: whether a row differs,
-    Holm-corrected over all rows; and whether a smaller network is good enough, shown on test images. Of trained networks (one
+    Holm-corrected over all rows, and for the choice of the best where these measurements chose it; and whether a smaller
+    network is good enough, shown on test images. Of trained networks (one
     seed) the one that validation chose comes first and by itself, since nothing was chosen on test, and only where that is
     shown the others, Holm-corrected. Over seeds all are Holm-corrected: validation then chooses the row of lucky seeds, whose
     networks are as lucky on test. More rows thus do not make it likelier that a bad one passes.
@@ -31,7 +32,10 @@ def compare_to_best(group: ResultGroup, margin: float) -> None:
     reason = "no better than guessing" if best.guesses else "the best" if best.ranked_by else "no accuracy"
     best.comparison = Comparison(reason=reason)
     found = [_compare(row.outcomes[group.split], best.outcomes[group.split], group.split, margin) for row in others]
-    corrected = iter(holm([each.pair.p_value for each in found if each.pair]))
+    # Of trained networks, test images have chosen nothing; networks of several seeds were lucky on validation and test alike
+    group.chose_best = group.split == "val" or best.selected_on_test or any(p.pair.n_seeds > 1 for p in found if p.pair)
+    correct = holm_against_best if group.chose_best else holm
+    corrected = iter(correct([each.pair.p_value for each in found if each.pair]))
     for row, comparison in zip(others, found, strict=True):
         row.comparison = comparison._replace(p_value=next(corrected)) if comparison.pair else comparison
     group.choice = _choose(group)

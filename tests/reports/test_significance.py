@@ -32,6 +32,17 @@ def test_comparisons_are_exact_mcnemar_after_holm(run, summary):
     assert str(best.comparison) == "the best"
 
 
+def test_where_the_same_images_chose_the_best_all_three_pairs_count(run, summary):
+    for name, wrong in (("best", {0}), ("near", {1, 2, 3}), ("far", set(range(20)))):
+        run(name, choices={"model": name}, wrong={"val": wrong}, n={"val": 80})
+    _, near, far = summary().groups[0].rows
+    p_near, p_far = binomtest(1, 4).pvalue, binomtest(0, 19).pvalue
+    assert far.comparison.p_value == pytest.approx(3 * p_far) and far.comparison.verdict == "worse as trained"
+    assert near.comparison.p_value == pytest.approx(p_near * 3 / 2 if p_near < 2 / 3 else 1)
+    text = "Holm-corrected for 2 comparisons and for the choice of the best row by the same measurements"
+    assert text in as_markdown(summary(), "")
+
+
 @pytest.mark.parametrize(
     ("seeds", "verdict"), [(1, "worse as trained"), (2, "worse as trained"), (3, "worse"), (5, "worse")]
 )
