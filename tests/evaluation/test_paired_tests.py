@@ -65,7 +65,7 @@ def test_holm_by_hand():
 
 
 def test_against_the_best_of_equal_rows_an_error_has_its_level():
-    """Twelve networks of accuracy 0.85 on 445 images, of which the best is taken: 0.05, and 0.11 by Holm alone (n = 600)."""
+    """Twelve networks of accuracy 0.85 on 445 images, of which the best is taken: 0.05, and 0.11 by only Holm (n = 600)."""
     assert holm_against_best([0.02]) == [0.02]  # the only pair
     assert holm_against_best([0.01, 0.04, 0.03]) == pytest.approx([0.06, 0.12, 0.12])  # 4 rows: Holm's times 2
     generator, errors = np.random.default_rng(0), []
@@ -74,8 +74,8 @@ def test_against_the_best_of_equal_rows_an_error_has_its_level():
         best = correct[correct.sum(axis=1).argmax()]
         p_values = [mcnemar(int((row & ~best).sum()), int((best & ~row).sum())) for row in correct if row is not best]
         errors.append([min(adjust(p_values)) < 0.05 for adjust in (holm_against_best, holm)])
-    mended, alone = np.mean(errors, axis=0)
-    assert mended <= 0.05 < 0.08 < alone, (mended, alone)
+    mended, by_holm = np.mean(errors, axis=0)
+    assert mended <= 0.05 < 0.08 < by_holm, (mended, by_holm)
 
 
 def test_the_score_interval_is_the_published_one():
