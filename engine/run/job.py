@@ -97,6 +97,8 @@ def _run_locked(
             try:
                 run(config, record)
             except SystemExit as of_component:  # which would end the command without a word, and the job not as failed
+                if isinstance(of_component.__context__, KeyboardInterrupt):  # Lightning's own
+                    raise
                 raise RuntimeError("a component has called sys.exit in the middle of a run") from of_component
             _finish(record, config.ckpt_path, warning_list.messages)
             backup.discard()

@@ -40,10 +40,10 @@ def graphs(monkeypatch):
     [
         ((), 4),
         (("trainer.precision=bf16-mixed",), 4),
-        (("trainer.gradient_clip_val=0.01",), 4),
-        (("batch_transform=mixup",), 4),
+        pytest.param(("trainer.gradient_clip_val=0.01",), 4, marks=pytest.mark.thorough),
+        pytest.param(("batch_transform=mixup",), 4, marks=pytest.mark.thorough),
         (("callbacks.progressive_resizing.initial_scale=0.5", "callbacks.progressive_resizing.epoch_fraction=0.5"), 5),
-        (("model.freeze=1",), 6),
+        pytest.param(("model.freeze=1",), 6, marks=pytest.mark.thorough),
         (("callbacks.ema.enabled=true", "callbacks.recalibrate_batch_norm.enabled=true"), 4),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
