@@ -94,12 +94,8 @@ def _run_locked(
             if process.is_first:
                 share(process, "checkpoint", os.environ[RESUME_FROM])
             check_shared(process, job.folder.config)
-            try:
+            with _exit_is_error():
                 run(config, record)
-            except SystemExit as of_component:  # which would end the command without a word, and the job not as failed
-                if isinstance(of_component.__context__, KeyboardInterrupt):  # Lightning's own
-                    raise
-                raise RuntimeError("a component has called sys.exit in the middle of a run") from of_component
             _finish(record, config.ckpt_path, warning_list.messages)
             backup.discard()
         return None
@@ -135,6 +131,17 @@ def _run_locked(
                         _record_error(record, error, message, warning_list.messages)
                         backup.discard()
         return error
+
+
+@contextlib.contextmanager
+def _exit_is_error() -> Iterator[None]:
+    """Turn sys.exit of a component into an error: it would end the command without a word, and the job not as failed."""
+    try:
+        yield
+    except SystemExit as of_component:
+        if isinstance(of_component.__context__, KeyboardInterrupt):  # Lightning's own
+            raise
+        raise RuntimeError("a component has called sys.exit in the middle of a run") from of_component
 
 
 def _backup(job: Job) -> FolderBackup:

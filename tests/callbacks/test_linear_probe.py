@@ -68,6 +68,15 @@ def test_only_the_head_learns_before_the_first_step(model, fake_trainer, pretrai
     assert {module.p for module in model.network.modules() if isinstance(module, nn.Dropout)} == {0.0}
 
 
+def training_loss(model, trainer) -> float:
+    """Return the cross entropy of all training images in one batch, in training mode."""
+    loader = trainer.datamodule.unaugmented_train_dataloader()
+    batches = [trainer.strategy.batch_to_device(batch, "cpu") for batch in loader]
+    with torch.no_grad():
+        logits = model.network(torch.cat([batch["pixels"] for batch in batches]))
+    return float(nn.functional.cross_entropy(logits, torch.cat([batch["labels"] for batch in batches])))
+
+
 def test_the_head_is_trained_on_the_features_that_training_begins_with(
     model, fake_trainer, pretrained, tmp_path, caplog
 ):
@@ -77,14 +86,9 @@ def test_the_head_is_trained_on_the_features_that_training_begins_with(
     modes = [module.training for module in model.network.modules()]
     LinearProbe(steps=100, lr=0.01, weight_decay=5).on_train_start(fake_trainer, model)
     assert [module.training for module in model.network.modules()] == modes
-    batches = [
-        fake_trainer.strategy.batch_to_device(batch, "cpu")
-        for batch in fake_trainer.datamodule.unaugmented_train_dataloader()
-    ]
-    with torch.no_grad():  # in training mode, all images in one batch
-        logits = model.network(torch.cat([batch["pixels"] for batch in batches]))
-    loss = nn.functional.cross_entropy(logits, torch.cat([batch["labels"] for batch in batches]))
-    assert float(loss) == pytest.approx(float(caplog.text.split("loss ")[1].split()[0]), abs=0.02)
+    assert training_loss(model, fake_trainer) == pytest.approx(
+        float(caplog.text.split("loss ")[1].split()[0]), abs=0.02
+    )
 
 
 class Cosine(nn.Linear):
@@ -111,14 +115,9 @@ def test_a_head_of_another_kind_gives_after_the_probe_what_it_has_learned(
     torch.manual_seed(0)
     model.network.head = build(first_linear(find_head(model.network)).in_features)
     LinearProbe(steps=100, lr=0.01, weight_decay=0).on_train_start(fake_trainer, model)
-    batches = [
-        fake_trainer.strategy.batch_to_device(batch, "cpu")
-        for batch in fake_trainer.datamodule.unaugmented_train_dataloader()
-    ]
-    with torch.no_grad():  # in training mode, all images in one batch
-        logits = model.network(torch.cat([batch["pixels"] for batch in batches]))
-    loss = nn.functional.cross_entropy(logits, torch.cat([batch["labels"] for batch in batches]))
-    assert float(loss) == pytest.approx(float(caplog.text.split("loss ")[1].split()[0]), abs=0.05)
+    assert training_loss(model, fake_trainer) == pytest.approx(
+        float(caplog.text.split("loss ")[1].split()[0]), abs=0.05
+    )
 
 
 @pytest.mark.parametrize("frozen", ["callbacks.freeze_batch_norm.enabled=true", "model.freeze=true"])
