@@ -137,13 +137,17 @@ def check_splits(catalog: Catalog, optional: set[str]) -> None:
 
 
 def assign_splits(
-    labels: np.ndarray, shares: dict[str, float], seed: int, groups: np.ndarray | None = None
+    labels: np.ndarray, shares: dict[str, float], seed: int, groups: np.ndarray | None = None, evens_out: bool = False
 ) -> np.ndarray:
     """Return (rows,) names of `shares`: each class is divided in those proportions, as near as whole groups allow.
 
     Groups of several images go first, the largest first, each to where its classes are missing most. Then single
     images are shuffled within their class and dealt out at the rounded cumulative shares of what is still missing, so
     that without groups every split has its share of every class to within one image.
+
+    Args:
+        evens_out: give what rounding leaves of a class to the splits with too few images so far, so that their sizes are right
+            too; a smaller share does not lie within a larger one then.
     """
     names = list(shares)
     generator = np.random.default_rng(seed)
@@ -168,6 +172,12 @@ def assign_splits(
             wanted = np.maximum(missing[:, code], 0)
             edges = np.cumsum(wanted / wanted.sum()) if wanted.sum() else np.cumsum(fractions)
             cuts = np.floor(edges * len(rows) + 0.5 + 1e-9).astype(int)
+            if evens_out:
+                counts = np.floor(np.diff(edges, prepend=0.0) * len(rows) + 1e-9).astype(int)
+                short = np.argsort(counts - missing.sum(axis=1), kind="stable")[: len(rows) - counts.sum()]
+                counts[short] += 1
+                missing[:, code] -= counts
+                cuts = np.cumsum(counts)
             for name, begin, end in zip(names, [0, *cuts[:-1]], cuts, strict=True):
                 result[rows[begin:end]] = name
     return result
@@ -176,7 +186,7 @@ def assign_splits(
 def assign_folds(labels: np.ndarray, folds: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
     """Return (rows,) fold numbers from 0, stratified and grouped like `assign_splits`."""
     shares = {f"{fold:04d}": 1 / folds for fold in range(folds)}
-    return assign_splits(labels, shares, seed, groups).astype(int)
+    return assign_splits(labels, shares, seed, groups, evens_out=True).astype(int)
 
 
 def stratified_rows(strata: list[str], wanted: int, seed: int) -> np.ndarray:

@@ -174,7 +174,9 @@ def _difference(a: Point, b: Point) -> PairedComparison:
 
 
 def _verdict(what: str, gain: PairedComparison, p_value: float) -> str:
-    return f"{what} helped here" if p_value < LEVEL and gain.difference > 0 else f"{what} showed no clear gain"
+    if p_value >= LEVEL:
+        return f"{what} showed no clear gain"
+    return f"{what} helped here" if gain.difference > 0 else f"{what} made it worse here"
 
 
 def _format_gain(gain: PairedComparison, p_value: float) -> str:

@@ -68,6 +68,17 @@ def test_folds_partition_and_are_stratified_and_grouped(folds):
     assert sizes.max() - sizes.min() <= 0.1 * 400 / folds + 10
 
 
+@pytest.mark.parametrize(
+    ("sizes", "folds"), [((50, 100, 50), 4), ((10, 20, 10, 10), 4), ((3,) * 25, 5), ((7, 13, 29), 6)]
+)
+def test_folds_are_equally_large_also_where_all_classes_round_the_same_way(sizes, folds):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    numbers = assign_folds(labels, folds, 3)
+    for part in (numbers, *(numbers[labels == label] for label in range(len(sizes)))):
+        counts = np.bincount(part, minlength=folds)
+        assert counts.max() - counts.min() <= 1
+
+
 def test_named_groups_and_equal_pixels_are_joined_also_over_several_steps():
     groups = ["a", "", "b", "", "a", ""]
     pixels = ["1", "2", "2", "3", "4", "3"]

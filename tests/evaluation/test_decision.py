@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
+from scipy.stats import binom
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassAUROC,
@@ -18,7 +19,13 @@ from common.errors import UserError
 from common.run_record import Baseline, Decision
 from evaluation.calibration import brier
 from evaluation.decision import DecisionRules, at_threshold, choose_threshold, measure
-from evaluation.describe import describe_accuracy, describe_guessing, describe_metrics, describe_promise
+from evaluation.describe import (
+    compare_to_guessing,
+    describe_accuracy,
+    describe_guessing,
+    describe_metrics,
+    describe_promise,
+)
 from evaluation.intervals import format_accuracy, proportion
 from evaluation.scores import per_class
 
@@ -259,6 +266,23 @@ def test_a_network_that_is_no_better_than_guessing_is_called_so(correct, counts,
         assert f"yet it tells classes apart: balanced accuracy {found.balanced_accuracy:.3f} (" in shown
     older = replace(found, baseline=None)
     assert older.guessing == found.baseline and older.no_better_than_guessing is worse
+
+
+@pytest.mark.parametrize("classes", [4, 5, 8, 20])
+def test_a_network_that_guesses_is_rarely_called_better_where_each_class_has_one_image(classes):
+    """Summed exactly over how many of the images it has right, each with the share of the largest class."""
+    labels = np.arange(classes)
+    called_better = 0.0
+    for right in range(classes + 1):
+        predicted = np.where(labels < right, labels, (labels + 1) % classes)
+        found = measure(labels, np.eye(classes)[predicted] * 0.8 + 0.1, [f"c{label}" for label in labels], None)
+        assert found.accuracy.correct == right and found.guessing.share == pytest.approx(1 / classes)
+        if describe_guessing(found) is None:
+            called_better += binom.pmf(right, classes, 1 / classes)
+            assert compare_to_guessing(found).startswith("clearly better")
+        else:
+            assert compare_to_guessing(found).startswith("not shown to be better")
+    assert 0 < called_better <= 0.025
 
 
 def test_a_network_that_always_guesses_tells_no_classes_apart():
