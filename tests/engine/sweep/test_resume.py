@@ -1,12 +1,15 @@
 """A sweep that was killed ends as one that was not."""
 
 import json
+import shutil
 
 import pytest
+from PIL import Image
 
 from callbacks.epoch_logger import EpochLogger
 from common.atomic_io import write_json
 from common.run_record import RunRecord
+from datamodules.memory import Memory
 from tests.support.helpers import SIMPLE_CNN
 
 
@@ -55,3 +58,29 @@ def test_a_killed_sweep_ends_as_one_that_was_not_and_reruns_only_what_failed(tra
         and "seed-2: failed; resuming from checkpoints/last.ckpt" in again.out
     )
     assert RunRecord.read(ran.folder / "seed-2").test.test_evaluations == 2
+
+
+def test_a_sweep_typed_again_names_finished_runs_that_had_other_images(train, two_colors, tmp_path, monkeypatch):
+    root = shutil.copytree(two_colors, tmp_path / "images")
+
+    def sweep(*settings):
+        monkeypatch.setattr("engine.run.stages.MEMORY", Memory())  # each command is a process of its own
+        arguments = ("-m", "seed=1,2", *SIMPLE_CNN, "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+        ran = train(*arguments, *settings, root=root, to=tmp_path / "sweep")
+        assert ran.status == 0, ran.err
+        return ran.out + ran.err
+
+    assert "of this sweep, skipped now" not in sweep()
+    again = sweep()
+    assert again.count("already finished, skipping") == 2 and "skipped now" not in again
+    image = next((root / "train" / "blue").iterdir())
+    Image.new("RGB", (48, 48), (0, 90, 200)).save(image.with_name("added.png"))
+    assert (
+        "are not those that 2 finished runs of this sweep, skipped now, had: seed-1, seed-2. To train them again, give the "
+        "sweep another folder: hydra.sweep.dir=DIR"
+    ) in sweep()
+    image.with_name("added.png").unlink()
+    image.rename(image.with_name("renamed.png"))  # the same images
+    assert "skipped now" not in sweep()
+    shutil.move(root, tmp_path / "elsewhere")
+    assert "2 finished runs skipped: whether the images are still those" in sweep()
