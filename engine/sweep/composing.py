@@ -1,21 +1,43 @@
 """Compose few configurations before a sweep: Hydra composes that of every job once more, two minutes for a thousand."""
 
-import functools
 from collections.abc import Sequence
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.plugins.sweeper import Sweeper
+from omegaconf import DictConfig, OmegaConf
 
-_validate_all = Sweeper.validate_batch_is_legal
-
-
-def validate_few() -> None:
-    """Have Hydra's sweepers validate one job of each combination of files of groups; other values compose the same."""
-    Sweeper.validate_batch_is_legal = functools.wraps(_validate_all)(_validate)
+from common.errors import UserError
 
 
-def _validate(sweeper: Sweeper, batch: Sequence[Sequence[str]]) -> None:
-    distinct = {tuple(each for each in overrides if not _is_setting(each)): overrides for overrides in reversed(batch)}
-    _validate_all(sweeper, list(reversed(distinct.values())))
+def check_jobs(config: DictConfig) -> None:
+    """Compose one job of each combination of files of groups; other values compose the same.
+
+    Hydra's sweeper would do so after it has written its own files, and for every job: its check is switched off.
+
+    Raises:
+        HydraException: as of a composition: an unknown choice or key.
+        UserError: all jobs would have one folder.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    overrides = OverridesParser.create(loader).parse_overrides([*params, *config.hydra.overrides.task])
+    (batch,) = BasicSweeper.split_arguments(overrides, None)
+    subdir = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])
+    if "${" not in subdir and len(batch) > 1:
+        raise UserError(
+            f"hydra.sweep.subdir={subdir}: is the same folder for all jobs, of which only the last one would be left; leave it "
+            "out, or name what is swept: 'hydra.sweep.subdir=${seed}'"
+        )
+    distinct = {tuple(each for each in job if not _is_setting(each)): job for job in reversed(batch)}
+    for job in reversed(distinct.values()):
+        loader.load_sweep_config(config, list(job))
+    Sweeper.validate_batch_is_legal = _is_checked
+
+
+def _is_checked(sweeper: Sweeper, batch: Sequence[Sequence[str]]) -> None:
+    pass
 
 
 def _is_setting(override: str) -> bool:

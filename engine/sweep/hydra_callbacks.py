@@ -14,6 +14,7 @@ from common.errors import UserError
 from common.progress import EVERY_S, Progress
 from common.run_folder import missing_folders
 from common.text import printable
+from engine.error_messages import user_message
 from engine.state import STATE, FailedJob
 from engine.sweep import ray_launcher
 from engine.sweep.latency import deploy_rest, measure_latencies
@@ -47,15 +48,15 @@ class SweepReport(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
         from engine.run.deploy import check_deploy
-        from engine.sweep.composing import validate_few
+        from engine.sweep.composing import check_jobs
 
-        validate_few()
         wait_for_all(config.hydra.launcher)
         with _refusing():
             about = complete_sweep(config)
             check_deploy(config.deploy, config.stages)
             if config.hydra.launcher._target_ == ray_launcher.NAME:
                 ray_launcher.connect(config.hydra.launcher.ray)
+            check_jobs(config)
             print(about, flush=True)  # Hydra makes the jobs of what this leaves in `config`
         with contextlib.suppress(OSError):  # Hydra meets the same error in its next step, and there it ends the sweep
             self.progress = SweepProgress.begin(config, STATE.command)
@@ -100,12 +101,14 @@ class SweepReport(Callback):
 
 @contextlib.contextmanager
 def _refusing() -> Iterator[None]:
-    """End the command at a UserError: of an exception Hydra would only warn, and start the jobs."""
+    """End the command at an error of the user's: of an exception Hydra would only warn, and start the jobs."""
     try:
         yield
-    except UserError as error:
+    except Exception as error:
+        if (message := user_message(error)) is None:
+            raise
         if STATE.process.is_first:
-            print(f"ERROR: {printable(str(error))}", file=sys.stderr)
+            print(f"ERROR: {printable(message)}", file=sys.stderr)
         sys.exit(1)
 
 

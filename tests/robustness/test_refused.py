@@ -99,6 +99,19 @@ def test_a_new_folder_is_left_by_none(train, tmp_path, monkeypatch):
     assert ran.status == 1 and not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["optimizer=adam,nope"], "optimizer=nope: no such choice; Allowed: adagrad, adam, "),
+    (["optimizer.nope=1,2"], "optimizer.nope: no such key in optimizer; "),
+    (["seed=1,2", "hydra.sweep.subdir=job"], "hydra.sweep.subdir=job: is the same folder for all jobs"),
+    (["optimizer.lr=interval(1,2)"], "an interval has no values to run"),
+])  # fmt: skip
+def test_a_refused_sweep_leaves_no_folder(train, tmp_path, arguments, message):
+    folder = tmp_path / "sweeps" / "mine"
+    ran = train("-m", *arguments, f"hydra.sweep.dir={folder}", to=folder)
+    assert ran.status == 1 and ran.err.startswith("ERROR: ") and message in ran.err and len(ran.err.splitlines()) == 1
+    assert not folder.parent.exists()
+
+
 @pytest.mark.thorough
 def test_evaluated_again_in_its_own_folder_a_run_keeps_what_it_was_trained_with(train, made, two_colors, tmp_path):
     before, config = made_record(made), content(made.hydra)
