@@ -19,6 +19,7 @@ from engine.smallest.runs import Outcomes, RunKey, Runs, read_outcomes
 from engine.smallest.selection import cost_of
 from engine.smallest.settings import SmallestSettings
 from evaluation.choice import Finalist, Rule, choose, metric_interval, prove
+from lightning_modules.checkpoint import load_classifier
 from reports.model_card import model_card
 from reports.smallest_page import card_section, write_page
 from reports.smallest_words import answer_sentences, last_lines
@@ -119,6 +120,7 @@ class Answerer:
                 f"{own}: missing, so that {BEST} cannot be made of it; delete the folders of its run below runs and test, "
                 "and the same command trains it again"
             )
+        load_classifier(own)  # a damaged one is not handed out
         register = register_argument([self.runs.record(self.keys[self.chosen][0]).run.settings.get("model.head.name")])
         record.answer.commands = [
             shlex.join(["python", f"{verb}.py", quote_override("ckpt", str(shown_path(checkpoint))), *more]) + register

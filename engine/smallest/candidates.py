@@ -192,6 +192,11 @@ def _list(values: dict, key: str, example: str) -> list:
 
 def _mapping(values: dict, key: str, backbones: list[str]) -> dict:
     """Return what is set of single backbones; that of others, as a file's for a shorter list, only where it is the default."""
+    if key == "weights" and key in values and values[key] is None:
+        raise UserError(
+            "candidates.weights=null: weights are chosen for each backbone; leave it out for pretrained weights, or set "
+            f"candidates.weights.{backbones[0]}=null for random ones"
+        )
     found = {} if values.get(key) is None else values[key]
     if not isinstance(found, dict):
         raise UserError(f"candidates.{key}={found}: use a mapping, as 'candidates.{key}={{{backbones[0]}: ...}}'")

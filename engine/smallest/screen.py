@@ -433,7 +433,8 @@ def _folds(config: DictConfig, preprocessing: Preprocessing, folds: int) -> list
             data = _read_images(of_fold, preprocessing)
         except UserError as error:
             raise UserError(
-                f"{error}; this is with finals.folds={folds}: finals.folds_below=0 uses no folds"
+                f"{error}; this is with {folds} folds: of datamodule.folds where it is given, else of finals.folds, which "
+                "finals.folds_below=0 leaves out"
             ) from error
         found.append((data.rows("train"), data.rows("val")))
     return found

@@ -223,6 +223,11 @@ class Smallest:
             return {"decision": decision, "notes": self.record.notes[before:]}
 
         found = self.plan.decide(name, take_with_notes)
+        if not _is_decision(name, found, len(self.candidates)):
+            raise UserError(
+                f"{self.plan.path}: what was decided for {name!r} is damaged; delete this file, and the same command decides "
+                "again with the runs that have finished"
+            )
         for text in found["notes"]:
             self.note(text)
         return found["decision"]
@@ -453,6 +458,21 @@ class Smallest:
         started_s = time.monotonic()
         yield
         self.record.seconds[stage] = round(self.record.seconds.get(stage, 0.0) + time.monotonic() - started_s, 1)
+
+
+def _is_decision(name: str, found: object, candidates: int) -> bool:
+    """Return whether a decision of plan.json is one of this name, about so many candidates."""
+    if not isinstance(found, dict) or not isinstance(notes := found.get("notes"), list):
+        return False
+    decision = found.get("decision")
+    if name == "repeats":
+        is_known = type(decision) is int and decision > 0
+    else:
+        parts = decision if isinstance(decision, dict) else {}
+        lists = [parts.get("places"), parts.get("frozen")] if name == "race" else [decision]
+        is_known = all(isinstance(each, list) for each in lists) and bool(lists[0])
+        is_known = is_known and all(type(place) is int and 0 <= place < candidates for each in lists for place in each)
+    return is_known and all(isinstance(text, str) for text in notes)
 
 
 def search_of(settings: SmallestSettings, config: DictConfig, data: L.LightningDataModule) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """python smallest.py on small images: all stages, the same command again, what is left on disk, what is refused."""
 
+import json
 import os
 import random
 import shlex
@@ -159,6 +160,35 @@ def test_a_missing_checkpoint_of_the_chosen_run_is_named(found, command, tmp_pat
     typed = [each for each in command if not each.startswith("hydra.run.dir")]
     status, _, err = run_script(smallest, *typed, f"hydra.run.dir={tmp_path / 'copy'}")
     assert status == 1 and "checkpoints/best.ckpt: missing" in err and len(err.strip().splitlines()) == 1, err
+
+
+@pytest.mark.thorough
+def test_a_damaged_checkpoint_of_the_chosen_run_is_not_handed_out(found, command, tmp_path):
+    copy = Path(shutil.copytree(found[0], tmp_path / "copy"))
+    for checkpoint in (copy / "runs").rglob("best.ckpt"):
+        checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+    typed = [each for each in command if not each.startswith("hydra.run.dir")]
+    status, _, err = run_script(smallest, *typed, f"hydra.run.dir={copy}")
+    assert status == 1 and "checkpoints/best.ckpt: " in err and len(err.strip().splitlines()) == 1, err
+    assert (copy / "best.ckpt").read_bytes() == (found[0] / "best.ckpt").read_bytes()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["race", "raced", "finals", "repeats"])
+def test_a_damaged_decision_is_named(found, command, tmp_path, name):
+    copy = Path(shutil.copytree(found[0], tmp_path / "copy"))
+    typed = [each for each in command if not each.startswith("hydra.run.dir")]
+    plan = json.loads((copy / "plan.json").read_text())
+    kinds = {"race": [], "raced": {}, "finals": 1, "repeats": [1]}  # of another decision, or none
+    for damaged in (kinds[name], "text", None, [99], [-1], ["0"], -3, {"places": [0]}, {"places": [], "frozen": []}):
+        plan[name]["decision"]["decision"] = damaged
+        (copy / "plan.json").write_text(json.dumps(plan))
+        status, _, err = run_script(smallest, *typed, f"hydra.run.dir={copy}")
+        assert status == 1 and f"plan.json: what was decided for '{name}' is damaged; delete this file" in err, (
+            damaged,
+            err,
+        )
+        assert len(err.strip().splitlines()) == 1
 
 
 @pytest.mark.thorough

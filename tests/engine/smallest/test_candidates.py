@@ -194,6 +194,7 @@ def test_packaged_weights_count_as_pretrained(config, monkeypatch):
         ({"cuts": ["layer1"]}, "candidates.cuts=['layer1']: use a mapping"),
         ({"weights": {"squeezenet1_1": "no.pth"}}, "candidates.weights.squeezenet1_1=no.pth: no such file"),
         ({"weights": {"squeezenet1_1": "imagenet"}}, "candidates.weights.squeezenet1_1=imagenet: the pretrained weights"),
+        ({"weights": None}, "candidates.weights=null: weights are chosen for each backbone"),
         ({"weights": {"resnet18": "own.pth"}}, "candidates.weights.resnet18: is not one of candidates.backbones"),
         ({"weights": {}}, "no pretrained weights of squeezenet1_1 on this machine"),
         ({"limits": {"mac": 1e6}}, "limits.mac: no such cost; did you mean macs"),
