@@ -176,6 +176,7 @@ def _no_such_key(error: ConfigCompositionException) -> str:
         if elsewhere and not above:
             return f"{key}: no such key; {suggest(elsewhere, _value_of(key))} --help lists groups and keys"
         place = f" in {'.'.join(above)}" if above else ""
+        elsewhere = [each for each in elsewhere if "." in each or not above]  # model.head.name does not mean name
         meant = f"{suggest(elsewhere, _value_of(key))} Or: " if elsewhere else ""
         hint = f". To add a setting that the file does not list: +{key}=VALUE" if above else ""
         return f"{key}: no such key{place}; {meant}{did_you_mean(last, keys)}{hint}"

@@ -2,6 +2,7 @@
 
 import glob
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -39,7 +40,7 @@ class ImageInputs:
     """List all images that `images` names, in their order, each time it is iterated over.
 
     Folders are searched to any depth. A file that is named itself, by a pattern or by a table is taken whatever it is; one
-    that is no image is found out when it is read.
+    that is no image is found out when it is read. One that several of them name is listed once.
 
     Args:
         images: an image, folder, pattern or table, or several.
@@ -63,7 +64,12 @@ class ImageInputs:
             raise UserError(
                 f"root={root} is only for the relative paths of a table, and images={given} has none; leave out root"
             )
-        self.count = sum(1 for part in self._parts for _ in part(True))
+        self._n_repeated = 0
+        self.count = sum(1 for _ in self._list(warn=True))
+        if self._n_repeated:
+            log.warning(
+                "images=%s: %s named more than once; each is taken once", given, plural(self._n_repeated, "image")
+            )
         if not self.count:
             raise UserError(f"images={given}: no images in it or below ({image_suffixes()}); {EXAMPLE}")
 
@@ -71,8 +77,19 @@ class ImageInputs:
         return self.count
 
     def __iter__(self) -> Iterator[ImageInput]:
-        for part in self._parts:
-            yield from part(False)
+        return self._list(warn=False)
+
+    def _list(self, warn: bool) -> Iterator[ImageInput]:
+        if len(self._parts) == 1:
+            yield from self._parts[0](warn)
+            return
+        of_part: dict[str, int] = {}  # file -> the first part that names it
+        for number, part in enumerate(self._parts):
+            for image_input in part(warn):
+                if of_part.setdefault(os.path.abspath(image_input.file), number) == number:  # noqa: PTH100 no link is followed
+                    yield image_input
+                else:
+                    self._n_repeated += warn
 
 
 class ImageTable:

@@ -20,7 +20,7 @@ from common.run_record import Baseline, Decision, SplitMetrics, describe_test_ev
 from common.table import Table
 from common.text import clean, join_words, plural, printable
 from inference.arguments import check_predict_arguments, checkpoint_argument
-from inference.image_inputs import ImageInput, count_test_evaluation, own_test_images, resolve_images
+from inference.image_inputs import TABLES, ImageInput, count_test_evaluation, own_test_images, resolve_images
 from inference.predictor import Prediction, Predictor
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,12 @@ def table_path(out: str | None, read: Sequence[Path] = ()) -> Path:
     if OmegaConf.is_config(out):
         raise UserError(f"out={out}: is not one path; use out=DIR or out=NAME.csv")
     path = Path(str(out))
+    if (
+        path.suffix.lower() in (*TABLES, ".json", ".txt", ".xlsx")
+        and path.suffix.lower() != ".csv"
+        and not path.is_dir()
+    ):
+        raise UserError(f"out={path}: predictions are written as .csv; use out={path.with_suffix('.csv')}, or out=DIR")
     path = path if path.suffix.lower() == ".csv" else RunFolder(path).predictions("test")  # named as a run's
     if any(path.exists() and path.samefile(table) for table in read):
         raise UserError(f"out={path}: is the table that the images are read from; use another out=DIR or out=NAME.csv")

@@ -253,6 +253,10 @@ def _as_list(images) -> Iterable:
     """Return one image as a list of one, and a path as the images that it names."""
     if isinstance(images, (str, Path)):
         return ImageInputs(str(images))
+    if not (hasattr(images, "ndim") or isinstance(images, (Image.Image, Iterable))):
+        raise UserError(
+            f"{type(images).__name__} is no image: give a path, a PIL image, an array, a tensor or several of these"
+        )
     single = isinstance(images, Image.Image) or (hasattr(images, "ndim") and images.ndim < 4)
     return [images] if single else images
 

@@ -29,6 +29,8 @@ from common.progress import Progress
 from common.run_record import AuditFinding, BestEpoch, DataInfo, Excluded, InputInfo, RunRecord
 from common.text import plural
 from datamodules.memory import Memory
+from datamodules.sources.catalog import split_of
+from datamodules.sources.image_folder import ImageFolder
 from engine.config.instantiate import instantiate
 from engine.config.trainer_flags import batch_limits, lightning_flags
 from engine.config.validate import check_image_size, check_metrics, validate
@@ -95,6 +97,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
     if record.in_sweep:
         data.memory = MEMORY
     data.limits, data.overfits = batch_limits(config.trainer), bool(config.trainer.get("overfit_batches"))
+    check_place(record, data)
     rules = instantiate(config, "decision")
     progress.set("listing the images")
     rules.check(data.catalog.classes)
@@ -171,6 +174,26 @@ def source_of(record: RunRecord) -> str | None:
     """Return where the run that resumes in its own folder has its preprocessing from."""
     data = record.previous and record.previous.data
     return data.preprocessing.source if data and data.preprocessing else None
+
+
+def check_place(record: RunRecord, data: L.LightningDataModule) -> None:
+    """Check that the figures of a run do not become images of the next one.
+
+    Raises:
+        UserError: the folder of the run is a class folder of a folder of images, or would be one.
+    """
+    if not isinstance(data.source, ImageFolder) or data.source.root is None:
+        return
+    root, folder = data.source.root.resolve(), record.folder.path.resolve()
+    if not folder.is_relative_to(root) or not root.is_dir():
+        return
+    top, *_ = (*folder.relative_to(root).parts, "")
+    has_splits = any(split_of(each.name) == "train" for each in root.iterdir())
+    if not has_splits or split_of(top):  # a folder beside those of splits is no class
+        raise UserError(
+            f"hydra.{'sweep' if record.in_sweep else 'run'}.dir={folder}: lies among the images of datamodule.root={data.source.root}, which would count its "
+            "figures as images of a class; write elsewhere"
+        )
 
 
 def check_left_to_train(config: DictConfig, record: RunRecord) -> None:

@@ -24,6 +24,7 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["epochs=3"], "did you mean trainer.max_epochs=3?"),
+    (["model.head.seed=3"], "model.head.seed: no such key in model.head; Allowed: dropout, hidden_dims. To add a setting that"),
     (["max_epochs=3"], "did you mean trainer.max_epochs=3?"),
     (["lr=0.1"], "did you mean optimizer.lr=0.1?"),
     (["learning_rate=0.1"], "did you mean optimizer.lr=0.1?"),

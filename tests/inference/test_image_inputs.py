@@ -48,6 +48,16 @@ def test_files_that_are_no_images_by_their_suffix_are_counted(root, caplog):
     ]
 
 
+def test_an_image_that_is_named_more_than_once_is_taken_once(root, caplog, monkeypatch):
+    one = f"{root}/red/001.png"
+    assert paths([one, f"{root}/red", f"{root}/blue", one])[:2] == [one, f"{root}/red/000.png"]
+    inputs = ImageInputs([one, f"{root}/red", one])
+    assert len(inputs) == 4 and [len(list(inputs)) for _ in range(2)] == [4, 4]
+    assert "2 images named more than once; each is taken once" in caplog.text
+    monkeypatch.chdir(root)
+    assert paths(["red/000.png", f"{root}/red/000.png", "./red/../red/000.png"]) == ["red/000.png"]
+
+
 def test_a_folder_is_searched_in_the_order_of_its_paths(root):
     found = paths(str(root))
     assert found == sorted(found)
@@ -60,7 +70,7 @@ def test_an_image_a_pattern_and_a_list_keep_their_order(root):
     one, pattern = f"{root}/red/001.png", f"{root}/*/000.png"
     assert paths(one) == [one]
     assert paths(pattern) == [f"{root}/blue/000.png", f"{root}/red/000.png"]
-    assert paths([one, pattern, f"{root}/blue"])[0] == one and len(ImageInputs([one, pattern, f"{root}/blue"])) == 5
+    assert paths([one, pattern, f"{root}/blue"])[0] == one and len(ImageInputs([one, pattern, f"{root}/blue"])) == 4
     assert len(paths(f"{root}/**")) == 8  # only files, each once; notes.txt was named
     (root / "a[1].png").write_bytes(b"")
     assert paths(f"{root}/a[1].png") == [f"{root}/a[1].png"]

@@ -82,6 +82,12 @@ def test_what_is_no_image(model, item):
         model.predict(item)
 
 
+@pytest.mark.parametrize("images", [None, 3, True])
+def test_what_cannot_hold_images_is_refused(model, images):
+    with pytest.raises(UserError, match="is no image: give a path, a PIL image, an array"):
+        model.predict(images)
+
+
 @pytest.mark.parametrize("item", [np.zeros((4, 4, 3)), torch.zeros(3, 4, 4), np.zeros((4, 4), np.int32)])
 def test_values_of_more_bits_need_a_range_in_the_checkpoint(model, item):
     with pytest.raises(UserError, match="whose black and white are not known"):

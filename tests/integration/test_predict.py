@@ -220,6 +220,10 @@ def test_errors_are_one_line(predict, checkpoint, files, tmp_path):
         ([ckpt, images, "batch_size=0"], "batch_size=0: use a whole number of 1 or more"),
         ([ckpt, images, f"out={tmp_path}/file/x"], "cannot be written"),
         ([ckpt, images, "ouput=x"], "did you mean out"),
+        (
+            [ckpt, images, f"out={tmp_path}/a.tsv"],
+            f"predictions are written as .csv; use out={tmp_path}/a.csv, or out=DIR",
+        ),
     ):
         status, _, err = predict(*arguments)
         assert status == 1 and err.startswith("ERROR: ") and words in err and len(err.splitlines()) == 1, err

@@ -99,6 +99,21 @@ def test_a_new_folder_is_left_by_none(train, tmp_path, monkeypatch):
     assert ran.status == 1 and not (tmp_path / "outputs").exists()
 
 
+def test_a_run_among_the_images_is_refused(train, two_colors, tmp_path):
+    """With splits a folder beside them is no class; without, any folder is."""
+    with_splits = Path(shutil.copytree(two_colors, tmp_path / "with"))
+    without = Path(shutil.copytree(two_colors / "train", tmp_path / "without"))
+    for folder, root in ((with_splits / "train" / "run", with_splits), (without / "run", without), (without, without)):
+        before = content(root)
+        ran = train(f"hydra.run.dir={folder}", root=root, to=folder)
+        assert ran.status == 1 and f"hydra.run.dir={folder}: lies among the images of datamodule.root={root}" in ran.err
+        assert content(root) == before and not (root / "run").exists()
+    beside = train(f"hydra.run.dir={with_splits / 'runs' / 'a'}", root=with_splits)
+    assert beside.status == 0, beside.err
+    again = train(root=with_splits)
+    assert again.status == 0, again.err
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["optimizer=adam,nope"], "optimizer=nope: no such choice; Allowed: adagrad, adam, "),
     (["optimizer.nope=1,2"], "optimizer.nope: no such key in optimizer; "),
