@@ -190,9 +190,10 @@ def check_place(record: RunRecord, data: L.LightningDataModule) -> None:
     top, *_ = (*folder.relative_to(root).parts, "")
     has_splits = any(split_of(each.name) == "train" for each in root.iterdir())
     if not has_splits or split_of(top):  # a folder beside those of splits is no class
+        key = f"hydra.{'sweep' if record.in_sweep else 'run'}.dir"
         raise UserError(
-            f"hydra.{'sweep' if record.in_sweep else 'run'}.dir={folder}: lies among the images of datamodule.root={data.source.root}, which would count its "
-            "figures as images of a class; write elsewhere"
+            f"{key}={folder}: lies among the images of datamodule.root={data.source.root}, which would count its figures as "
+            "images of a class; write elsewhere"
         )
 
 
