@@ -26,7 +26,7 @@ from engine.config.trainer_flags import refusal
 from engine.hints import REMOVED, keys_called, quoted, suggest, with_keys
 from engine.state import STATE
 
-LOST = "another process of this run has ended, and this one with it; resume: ckpt_path=RUN/checkpoints/last.ckpt"
+LOST = "another process of this run has ended, and this one with it"
 LONGEST = 80  # characters of an argument that an error repeats
 # Of the commands that have no folder of a run: the setting that says where they write
 PLACES = {"predict.py": "out=DIR", "export.py": "out=DIR", "report.py": "out=DIR", "demo.py": "format.cache=DIR"}

@@ -22,7 +22,16 @@ from common.text import quote_override
 from engine import error_messages, log_handlers
 from engine.flags import own_folders
 from engine.process_tuning import collect_garbage
-from engine.processes import Process, agreed_error, announce_stop, check_shared, launched_process, process_of_run, share
+from engine.processes import (
+    FirstProcessFailed,
+    Process,
+    agreed_error,
+    announce_stop,
+    check_shared,
+    launched_process,
+    process_of_run,
+    share,
+)
 from engine.run.component_errors import component_error
 from engine.run.folder_backup import FolderBackup
 from engine.run.job_state import lies_in, should_run
@@ -123,6 +132,10 @@ def _run_locked(
             agreed = agreed_error(process, error, message, lost=message == error_messages.LOST)
             if agreed is not error:
                 error, message = agreed, error_messages.user_message(agreed)
+            elif message == error_messages.LOST:
+                message += kept
+                shown = not process.is_first and _has_ended(job.folder)
+                error = FirstProcessFailed() if shown else UserError(message)
             if job.in_sweep:
                 log.error("%s: %s", job.folder.path.name, message or error, exc_info=message is None)
             if record is not None:
@@ -203,6 +216,14 @@ def write_configuration(folder: RunFolder, text: str, hydra: DictConfig | None) 
     if hydra is not None:
         write_text(folder.choices, OmegaConf.to_yaml(hydra))
         write_text(folder.overrides, OmegaConf.to_yaml(hydra.hydra.overrides.task))
+
+
+def _has_ended(folder: RunFolder) -> bool:
+    """Return whether the first process has recorded, or put back, what ended it; the record of a killed one says running."""
+    try:
+        return RunRecord.read(folder).status != "running"
+    except UserError:
+        return True
 
 
 def _put_back(record: RunRecord, backup: FolderBackup, *, else_recorded: bool) -> bool:
