@@ -13,7 +13,7 @@ LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "±": r"$\pm$", '"': r"\textquotedbl{}", "[": "{[}", "]": "{]}", "…": r"\ldots{}",
 }  # fmt: skip
-MARKDOWN = {**{c: f"\\{c}" for c in "\\`*_[]|#"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"}
+MARKDOWN = {**{c: f"\\{c}" for c in "\\`*_[]|#$"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
 class Cell(NamedTuple):

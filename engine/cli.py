@@ -67,6 +67,7 @@ MAY_DIFFER = re.compile(
 )
 TRACEBACK = "JUSTENOUGH_TRACEBACK"
 SMALLEST = "smallest.py"
+SEARCHES = OUTPUTS / "searches"
 # Of a search for the smallest network that is resumed: what it may take, and how its runs are spread
 MAY_DIFFER_IN_SMALLEST = re.compile(r"(budget\.minutes|workers|storage)=")
 
@@ -136,7 +137,8 @@ def keep_error(name: str, config: DictConfig) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        STATE.made_folders.append(Path(HydraConfig.get().runtime.output_dir))  # by Hydra, where it was not there
+        folder = Path(HydraConfig.get().runtime.output_dir)  # made by Hydra, where it was not there
+        STATE.made_folders += [folder, *([folder.parent] if folder.parent == SEARCHES else [])]
         STATE.failed = [FailedJob(name, component_error(error, config) or error, in_sweep=False)]
 
 

@@ -29,8 +29,8 @@ class Written(NamedTuple):
     """What was written, and what the screen shows of it."""
 
     page: Path
-    text: str  # tables with their answers
-    warnings: list[str]  # why records are excluded
+    text: str  # tables with their answers, and why records are excluded
+    excluded: list[str]  # the same by itself, for who does not show the text
 
 
 def run(config: DictConfig) -> None:
@@ -46,8 +46,6 @@ def run(config: DictConfig) -> None:
     runs = OmegaConf.to_container(config.runs) if OmegaConf.is_list(config.runs) else config.runs
     runs, out = (str(each) if isinstance(each, (int, float)) else each for each in (runs, config.out))
     written = write_report(runs, out, config.title, config.good_enough, config.target_accuracy)
-    for text in written.warnings:
-        log.warning("excluded: %s", text)
     print(f"{written.text}\n\nPage: {written.page}")
 
 

@@ -158,8 +158,9 @@ def _write_page(settings: SearchSettings, runs: list[Path], out: Path, title: st
         known = isinstance(error, UserError)
         log.error("%s: no report: %s", out, error if known else repr(error), exc_info=not known)
         return "no page"
-    for text in written.warnings:
-        log.warning("excluded: %s", text)
     if show:
         print(f"\n{written.text}")
+    else:
+        for why in written.excluded:
+            log.warning("excluded: %s", why)
     return written.page

@@ -89,8 +89,6 @@ class SweepReport(Callback):
         except Exception as error:  # the runs are done and recorded: a defect of the report must not fail them
             log.exception("%s: no report: %r", folder, error)
         else:
-            for text in report.warnings:
-                log.warning("excluded: %s", text)
             print(f"\n{report.text}\n\nPage: {report.page}")
         print(f"Sweep: {folder}")
         known = {failed.name for failed in STATE.failed}
