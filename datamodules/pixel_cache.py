@@ -161,11 +161,11 @@ def versions_of(files: Sequence[str]) -> np.ndarray:
     The inode and the time of the last change of it (ctime), which no program sets, tell copies of a folder apart that have the
     same names, sizes and times.
     """
-    digests, here = bytearray(), Path.cwd()
+    digests, here, stat = bytearray(), Path.cwd(), os.stat
     for file in files:
-        path = file if file.startswith("/") else os.path.abspath(here / file)  # noqa: PTH100 links are followed by stat
+        path = file if file[:1] == "/" else os.path.abspath(here / file)  # noqa: PTH100 links are followed by stat
         try:
-            status = os.stat(path)  # noqa: PTH116
+            status = stat(path)
             version = f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
         except OSError as error:  # a dangling link, or removed since it was listed: its row holds the reason
             version = error.strerror

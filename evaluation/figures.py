@@ -10,6 +10,7 @@ from matplotlib.image import AxesImage
 from common.run_record import Decision
 from common.text import clean
 from evaluation.calibration import reliability, risk_coverage, selective_accuracy, with_temperature
+from evaluation.fonts import fonts_of
 from evaluation.intervals import design_effect, wilson
 
 MOST_NAMED = 60  # classes on an axis
@@ -78,7 +79,8 @@ def draw_confusion(
 def _place_as_before(figure: Figure, names: tuple[str, ...]) -> None:
     """Lay a confusion matrix out once for its classes, whose names take the room; val, test and a sweep's jobs share them."""
     if names not in PLACES:
-        figure.draw_without_rendering()
+        with fonts_of(figure):
+            figure.draw_without_rendering()
         PLACES.clear()
         PLACES[names] = [axes.get_position(original=True).frozen() for axes in figure.axes]
     figure.set_layout_engine("none")
@@ -145,7 +147,8 @@ def figure_pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
     """Draw a figure into pixels, (H, W, 3) uint8."""
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with fonts_of(figure):
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from common.text import clean, compact_count
+from evaluation.fonts import fonts_of
 from reports.training_curves import Curve
 
 # Okabe & Ito 2008, Color Universal Design; its yellow is too pale on white, its black is the page's ink.
@@ -245,7 +246,7 @@ def to_svg(figure: Figure, label: str, tips: Mapping[str, str] | None = None) ->
         tips: what to show of the artists with these gids, where one is pointed at, tapped or reached by keyboard.
     """
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": label}):
+    with mpl.rc_context({"svg.hashsalt": label}), fonts_of(figure):
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)
     drawing = buffer.getvalue()

@@ -33,6 +33,9 @@ class ImageRow(NamedTuple):
     subsets: dict[str, str] = {}  # further columns, for the accuracy on each of their values
 
 
+PLAIN_TYPES = (str, str, str, str, float, dict)
+
+
 class Source:
     """List the images of a data set. A subclass sets `name` and `root` and yields rows from `images`.
 
@@ -84,9 +87,12 @@ def read_source(source: Source) -> Catalog:
         raise UserError(
             f"{source.key}={source}: its images() returns a {type(listed).__name__}; it must yield an ImageRow for each image"
         )
+    known: set[tuple[str, str]] = set()  # label and split of rows without a problem
     for number, row in enumerate(listed):
-        if problem := _find_problem(row, source):
-            raise UserError(f"{source.key}={source.place(number)}: {problem}")
+        if not _is_like_known(row, known):
+            if problem := _find_problem(row, source):
+                raise UserError(f"{source.key}={source.place(number)}: {problem}")
+            known.add((row.label, row.split))
         columns.append(row)
     columns.refuse_repeated()
     shown = f"{source.key}={source}"
@@ -144,10 +150,11 @@ class _Columns:
             self.groups = [""] * number
         if row.group or self.groups:
             self.groups.append(row.group)
-        for column in [column for column in row.subsets if column not in self.subsets]:
-            self.subsets[column] = [""] * number
-        for column, values in self.subsets.items():
-            values.append(row.subsets.get(column, ""))
+        if row.subsets or self.subsets:
+            for column in [column for column in row.subsets if column not in self.subsets]:
+                self.subsets[column] = [""] * number
+            for column, values in self.subsets.items():
+                values.append(row.subsets.get(column, ""))
 
     def refuse_repeated(self) -> None:
         """Raise UserError where a path is in two rows; names the first one that is there again."""
@@ -228,6 +235,16 @@ def is_utf8(text: str) -> bool:
 def relative_to(path: str | Path) -> str:
     """Return what a relative path of a message is relative to, in parentheses; nothing for an absolute one."""
     return "" if Path(path).is_absolute() else f" (relative to the current folder, {clean(Path.cwd())})"
+
+
+def _is_like_known(row, known: set[tuple[str, str]]) -> bool:
+    """Return whether a row has no problem, since another one had none and only their plain paths differ: most rows by far."""
+    if type(row) is not ImageRow or (*map(type, row),) != PLAIN_TYPES:
+        return False
+    path, label, split, group, weight, subsets = row
+    if group or weight != 1 or subsets or (label, split) not in known:
+        return False
+    return path != "" and path[0] not in "/\\" and ":" not in path and ".." not in path and "\0" not in path
 
 
 def _find_problem(row, source: Source) -> str | None:
