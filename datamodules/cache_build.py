@@ -23,6 +23,7 @@ from PIL import Image
 
 from common.atomic_io import atomic_open
 from common.errors import DISK_ERRORS
+from common.processor_time import own_cores
 from common.progress import Progress
 from datamodules.cached_pixels import JPEGS, PIXELS, PLACES, STATS, THUMBNAILS, VERSIONS, Look, open_place
 from datamodules.image_stats import THUMBNAIL, ImageStats, scan_image
@@ -282,7 +283,7 @@ def scan(
             write(row, image)
         progress.count(next(done), len(rows))
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress("reading the images", log) as progress:
+    with ThreadPoolExecutor(len(own_cores())) as pool, Progress("reading the images", log) as progress:
         for start in range(begin, len(rows), CHUNK):  # all futures of 100,000 files at once would take memory
             chunk = rows[start : start + CHUNK].tolist()
             parts = [chunk[first : first + PART] for first in range(0, len(chunk), PART)]

@@ -12,7 +12,6 @@ answers are kept beside these cached pixels by the images' fingerprints: only im
 import contextlib
 import io
 import logging
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from scipy import fft
 
 from common.atomic_io import write_bytes
 from common.locks import one_at_a_time
+from common.processor_time import own_cores
 from common.progress import Progress
 from datamodules.cached_pixels import Look, PixelCache
 from datamodules.deep_pixels import ValueRange
@@ -339,7 +339,7 @@ def _pairs_of(images: np.ndarray, nearest: np.ndarray) -> np.ndarray:
 def _chunked(features: Callable[[np.ndarray], tuple[np.ndarray, ...]], images: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return the features of images, made in threads by chunks: most of it is done without Python's lock."""
     whole = None
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(len(own_cores())) as pool:
         chunks = [slice(begin, begin + CHUNK) for begin in range(0, len(images), CHUNK)]
         for chunk, made in zip(chunks, pool.map(lambda chunk: features(images[chunk]), chunks), strict=True):
             whole = whole or tuple(np.empty((len(images), *column.shape[1:]), column.dtype) for column in made)

@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import StopRequested, UserError
+from common.processor_time import own_cores
 from common.progress import Progress
 from common.run_folder import OUTPUTS, PROJECT, RunFolder, missing_folders, remove_empty
 from common.run_record import RunRecord, refuse_older_run
@@ -32,7 +33,7 @@ from engine.config import data_overrides
 from engine.config.instantiate import OF_SEVERAL
 from engine.error_messages import PLACES, user_message
 from engine.flags import config_dir, networks_asked_for, own_folders, split_flags
-from engine.hints import keys_called, suggest
+from engine.hints import CONF, keys_called, suggest
 from engine.process_tuning import tune_process
 from engine.processes import (
     FirstProcessFailed,
@@ -53,7 +54,6 @@ from engine.sweep.progress import SweepProgress
 
 log = logging.getLogger(__name__)
 
-CONF = PROJECT / "conf"
 LONGEST_NAME = 90  # characters of a folder
 PATHS = (
     *data_overrides.PATHS, "hydra.run.dir", "hydra.sweep.dir", "ckpt_path", "teacher", "datamodule.source.path",
@@ -314,8 +314,7 @@ def sweep_name(arguments: list[str], overrides: list[Override]) -> str:
     name = str(experiment.value()) if experiment else swept or "sweep"
     if experiment and not hashed:
         return safe_name(name)
-    digest = hashlib.blake2b("\0".join(hashed).encode(errors="surrogateescape"), digest_size=4).hexdigest()
-    return safe_name(f"{name}-{digest}")
+    return safe_name(f"{name}-{_short_hash(hashed)}")
 
 
 def smallest_name(arguments: list[str], values: dict[str, Override]) -> str:
@@ -325,8 +324,7 @@ def smallest_name(arguments: list[str], values: dict[str, Override]) -> str:
         hashed += [argument for argument in arguments if argument.startswith("good_enough=")]
     given = {key: values[key].value() for key in ("datamodule.root", "datamodule.table", "datamodule") if key in values}
     data = Path(str(next(iter(given.values()), "elpv"))).stem
-    digest = hashlib.blake2b("\0".join(hashed).encode(errors="surrogateescape"), digest_size=4).hexdigest()
-    return safe_name(f"{data}-{digest}" if hashed else data)
+    return safe_name(f"{data}-{_short_hash(hashed)}" if hashed else data)
 
 
 def safe_name(text: str) -> str:
@@ -335,8 +333,12 @@ def safe_name(text: str) -> str:
     lossless = re.fullmatch(r"[A-Za-z0-9._=,-]*", text)
     if lossless and safe and len(safe) <= LONGEST_NAME:
         return safe
-    digest = hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=4).hexdigest()
-    return f"{safe[: LONGEST_NAME - 9]}-{digest}".lstrip("-")
+    return f"{safe[: LONGEST_NAME - 9]}-{_short_hash([text])}".lstrip("-")
+
+
+def _short_hash(texts: list[str]) -> str:
+    """Return 8 hex digits that name these texts in their order."""
+    return hashlib.blake2b("\0".join(texts).encode(errors="surrogateescape"), digest_size=4).hexdigest()
 
 
 def job_dir_name(overrides: list[str], same_in_all_jobs: list[str]) -> str:
@@ -376,8 +378,7 @@ def _make_run_dir(model: str) -> str:
 
 def threads_of_job(jobs: int) -> int:
     """Return each job's share of the cores where so many run at a time; -1: as many jobs as cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // jobs) if jobs > 0 else 1
+    return max(1, len(own_cores()) // jobs) if jobs > 0 else 1
 
 
 def gpus_of_job() -> int:

@@ -20,10 +20,9 @@ from hydra.errors import (
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from common.errors import DISK_ERRORS, ELSEWHERE, UserError
-from common.run_folder import PROJECT
 from common.text import clean, did_you_mean
 from engine.config.trainer_flags import refusal
-from engine.hints import REMOVED, keys_called, quoted, suggest, with_keys
+from engine.hints import CONF, REMOVED, keys_called, quoted, suggest, with_keys
 from engine.state import STATE
 
 LOST = "another process of this run has ended, and this one with it"
@@ -152,7 +151,7 @@ def _no_such_choice(error: MissingConfigException) -> str:
             f"{typed}: no such choice; a folder of images: datamodule=image_folder {quoted('datamodule.root', folder)}"
         )
     # Hydra gives none for one of several
-    options = error.options or [path.stem for path in (PROJECT / "conf" / group).glob("*.yaml")]
+    options = error.options or [path.stem for path in (CONF / group).glob("*.yaml")]
     return f"{group}={name}: no such choice; {did_you_mean(name, options)}" if group and options else str(error)
 
 
@@ -181,6 +180,6 @@ def _no_such_key(error: ConfigCompositionException) -> str:
         hint = f". To add a setting that the file does not list: +{key}=VALUE" if above else ""
         return f"{key}: no such key{place}; {meant}{did_you_mean(last, keys)}{hint}"
     if "No match in the defaults list" in text or "Could not override" in text:
-        groups = [folder.name for folder in (PROJECT / "conf").iterdir() if folder.is_dir()]
+        groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
         return f"{key}: no such group or key; {did_you_mean(key, [*groups, 'stages', 'seed', 'ckpt_path'])}"
     return text.splitlines()[0]

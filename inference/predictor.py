@@ -1,7 +1,6 @@
 """Predict with a trained network: images in, predictions out. B images, S pixels a side, K classes."""
 
 import logging
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError
+from common.processor_time import own_cores
 from common.run_record import Decision
 from datamodules.decode import DecodedImage, UnreadableImageError, decode_pixels, read_image, rgb
 from datamodules.deep_pixels import DeepPixels
@@ -142,7 +142,7 @@ class Predictor:
 
     def _read_ahead(self, images: Iterable, ahead: int) -> Iterator[tuple[object, ReadyImage | str]]:
         """Yield each image with its pixels or the reason why there are none; Pillow decodes outside of Python's lock."""
-        pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+        pool = ThreadPoolExecutor(len(own_cores()))
         try:
             started = deque()
             for item in images:

@@ -8,9 +8,10 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 
 from common.errors import UserError
-from common.run_folder import PROJECT, RunFolder
+from common.run_folder import RunFolder
 from common.text import PLAIN, clean, quote_override
 from common.untrusted.saved_config import read_saved_choices
+from engine.hints import CONF
 
 # Setting -> the source that it is of; the first that is given decides: a table has a root, too
 SOURCES = {
@@ -19,7 +20,7 @@ SOURCES = {
 }  # fmt: skip
 PATHS = ("datamodule.root", "datamodule.table", "datamodule.splits")
 RANGE = re.compile(r"(\+*datamodule\.range)=([^,\[\]{}()\s]+,[^,\[\]{}()\s]+)")  # for Hydra two values of a sweep
-GROUP = PROJECT / "conf" / "datamodule"
+GROUP = CONF / "datamodule"
 
 
 def expand_home(argument: str) -> str:

@@ -13,10 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.errors import UserError
 from common.own_test_images import OwnTestImages
-from common.run_folder import PROJECT, RunFolder
+from common.run_folder import RunFolder
 from common.run_record import RunRecord, flatten
 from common.untrusted.saved_config import read_saved_choices, read_saved_config
 from datamodules.sources.catalog import Catalog
+from engine.hints import CONF
 
 log = logging.getLogger(__name__)
 
@@ -190,6 +191,6 @@ def _keys_of_debug() -> list[str]:
 
 def _keys_of_callbacks(names: Sequence[str]) -> list[str]:
     """Return the settings of all files of conf/callbacks, which an earlier command may have chosen, and of the user's own."""
-    files = sorted({*names, *(file.stem for file in (PROJECT / "conf" / "callbacks").glob("*.yaml"))})
+    files = sorted({*names, *(file.stem for file in (CONF / "callbacks").glob("*.yaml"))})
     composed = [OmegaConf.to_container(hydra.compose(f"callbacks/{name}"), resolve=False) for name in files]
     return [key for each in composed for key in flatten(each) if key != "callbacks"]  # an empty file
