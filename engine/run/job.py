@@ -40,7 +40,8 @@ from engine.state import STATE
 
 log = logging.getLogger(__name__)
 
-NOT_KEPT = ("datamodule.source.", "logger.", "register=")  # what a run does not keep of its settings, beside stages
+# What a run does not keep of its settings, beside stages
+NOT_KEPT = ("datamodule.source.", "datamodule.cache", "datamodule.gpu_cache_gib", "logger.", "register=")
 RESUME_FROM = "JUSTENOUGH_RESUME_FROM"  # the checkpoint that a run's first process found, for its other processes
 
 

@@ -91,7 +91,8 @@ def test_a_signal_saves_and_the_message_names_the_command_that_resumes(train, fi
     assert stopped.status == 128 + number
     assert signal.getsignal(number) == handlers
     last = stopped.folder / "checkpoints" / "last.ckpt"
-    assert stopped.err == f"stopped by {number.name}. Resume with: python train.py ckpt_path={last}\n"
+    cache = f"datamodule.cache={stopped.folder.parent / 'cache'}"  # a run does not keep where its cache is
+    assert stopped.err == f"stopped by {number.name}. Resume with: python train.py ckpt_path={last} {cache}\n"
     assert stopped.record.status == "running"
     ran = train(f"ckpt_path={last}", small=False, to=stopped.folder)
     assert ran.status == 0, ran.err

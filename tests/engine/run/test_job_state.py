@@ -195,8 +195,9 @@ def test_a_folder_that_is_named_again(jobs):
 def test_the_command_that_resumes_opens_no_test_images(jobs):
     stop = raising(StopRequested(signal.SIGTERM))
     with pytest.raises(StopRequested) as stopped:
-        jobs.run("debug=overfit", "register=[a.Net]", "optimizer.lr=0.1", work=stop, in_sweep=False)
-    resume = f"ckpt_path={jobs.folder.last_checkpoint} 'register=[a.Net]' 'stages=[fit]'"
+        further = ("register=[a.Net]", "optimizer.lr=0.1", "datamodule.cache=/fast")
+        jobs.run("debug=overfit", *further, work=stop, in_sweep=False)
+    resume = f"ckpt_path={jobs.folder.last_checkpoint} 'register=[a.Net]' datamodule.cache=/fast 'stages=[fit]'"
     assert stopped.value.next_step == f". Resume with: python train.py {resume}"
     with pytest.raises(StopRequested) as stopped:
         jobs.run("stages=[fit]", f"ckpt_path={jobs.folder.last_checkpoint}", work=stop, in_sweep=False)
