@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import re
+import shlex
 import sys
 import time
 import warnings
@@ -109,7 +110,8 @@ def run_cli(main: Callable[[], None]) -> None:
         print(f"stopped by {stopped}{stopped.next_step}", file=sys.stderr)
         sys.exit(128 + stopped.number)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        resumes = bool(set(MULTIRUN) & set(STATE.command)) or script in (SMALLEST, "search.py")
+        print("stopped" + f". Resume with: {shlex.join(STATE.command)}" * resumes, file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if not STATE.failed:  # otherwise the job has agreed

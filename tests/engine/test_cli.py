@@ -29,6 +29,23 @@ def test_folders_of_a_refused_command_are_removed_with_those_around_them(outputs
     assert list(outputs.iterdir()) == []
 
 
+@pytest.mark.parametrize(("arguments", "says"), [
+    (["train.py", "-m", "seed=1,2"], "stopped. Resume with: python train.py -m seed=1,2\n"),
+    (["search.py", "n_trials=3"], "stopped. Resume with: python search.py n_trials=3\n"),
+    (["predict.py", "images=a.png"], "stopped\n"),
+])  # fmt: skip
+def test_an_interrupted_command_that_resumes_by_itself_says_so(monkeypatch, capsys, arguments, says):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    for variable in (cli.TRACEBACK, "HYDRA_FULL_ERROR"):  # which are set for further processes of the command
+        monkeypatch.setenv(variable, "0")
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        cli.run_cli(interrupt)
+    assert ended.value.code == 130 and capsys.readouterr().err == says
+
+
 def test_a_rank_that_no_launcher_has_set_is_refused(monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.delenv(cli.TRACEBACK, raising=False)
