@@ -85,6 +85,7 @@ class PixelCache:
     """
 
     kept_as = "uint8"
+    not_kept: str | None = None  # why the disk did not take it, where it did not
 
     def __init__(self, path: Path, stats: ImageStats):
         self.path = path

@@ -76,9 +76,13 @@ def open_pixel_caches(
                     limit_gib, f"{len(files):,}", (used + needed) / 2**30,
                 )  # fmt: skip
     keep = [beside and beside.path and beside.path.parent, *places.values()]
+    warned = beside and beside.not_kept  # of the same folder, for the same reason
     for reading in dict.fromkeys(look.reading for look in wanted):
         together = {look: needed for look, needed in wanted.items() if look.reading == reading}
-        _build(files, versions, {look: places[look] for look in together}, sum(together.values()), limit, keep)
+        reason = _build(files, versions, {look: places[look] for look in together}, sum(together.values()), limit, keep)
+        if reason and reason != warned:
+            log.warning("pixel cache: could not write %s (%s); decoding images in every epoch", folder, reason)
+            warned = reason
     for look in looks:
         if look not in caches:
             opened = _open(places[look], look, len(files), shared) if look in wanted else None
@@ -86,6 +90,7 @@ def open_pixel_caches(
                 stats = _known(look, shared) or read_statistics(files, look)
                 shared.setdefault(look.reading, stats)
                 opened = UncachedPixels(files, look, stats)
+                opened.not_kept = warned
             caches[look] = opened
     return [caches[look] for look in looks]
 
@@ -120,8 +125,8 @@ def _build(
     needed: int,
     limit: int,
     keep: Sequence[Path | None],
-) -> None:
-    """Build caches of one reading, one process at a time; where the disk does not take them, say so."""
+) -> str | None:
+    """Build caches of one reading, one process at a time; where the disk does not take them, return the reason."""
     first = next(iter(places.values()))
     try:
         first.parent.mkdir(parents=True, exist_ok=True)
@@ -134,9 +139,8 @@ def _build(
     except OSError as error:
         if error.errno not in (*DISK_ERRORS, errno.EEXIST):  # a file where the folder should be
             raise
-        log.warning(
-            "pixel cache: could not write %s (%s); decoding images in every epoch", first.parent, error.strerror
-        )
+        return error.strerror
+    return None
 
 
 def _needed(files: Sequence[str], look: Look) -> int:

@@ -60,11 +60,13 @@ class Shards:
         key: setting and value, as messages begin.
         is_local: whether they lie on a disk, so that reading all labels once costs little.
         n_images: None where nothing but reading all of them tells it.
+        stated: how many are taken for all of them: of a stream, set by it.
     """
 
     key: str
     is_local: bool
     n_images: int | None = None
+    stated: int | None = None
 
     def version(self) -> str:
         """Return what the images depend on, wherever they lie: another text, other images."""
@@ -119,7 +121,7 @@ class TrainStream:
     ):
         self.shards = shards
         self.classes = list(classes)
-        self.n_images = n_images
+        self.n_images = self.shards.stated = n_images
         self._class_counts, self._count = class_counts, count
         self._numbers = {name: number for number, name in enumerate(self.classes)}
 

@@ -27,6 +27,8 @@ PARTS = {
     "fold", "patient", "subject", "person", "participant", "volunteer", "case", "slide", "session", "batch", "part", "site",
     "hospital", "center", "centre", "camera", "cam", "scanner", "video", "sequence", "visit", "split", "subset", "client",
 }  # fmt: skip
+# A part drawn at random, which no network can recognize, as it may a patient or a camera
+DRAWN_PART = re.compile(r"(cv[\W_]*)?(fold|split|subset|partition)[\W_]*(\d+|(?<=[\W_])[a-z])")
 # What classes are counted by: grade1 and grade2 are classes
 CLASS_WORDS = {
     "class", "label", "type", "grade", "stage", "level", "category", "cat", "species", "object", "digit", "score", "group",
@@ -66,6 +68,11 @@ def are_parts(names: Sequence[str]) -> bool:
         return True
     stems = {re.sub(r"(?<=[^\W\d_])[\W_]*\d+$|(?<=[a-z])[A-Z]$|[\W_]+\w$", "", name).casefold() for name in names}
     return len(names) > 1 and len(stems) == 1 and CLASS_WORDS.isdisjoint(_words(stems.pop()))
+
+
+def are_drawn_parts(names: Sequence[str]) -> bool:
+    """Return whether all names are of parts that a data set is divided into, and nothing else: fold1 and fold2."""
+    return len(names) > 1 and all(DRAWN_PART.fullmatch(name.casefold()) for name in names)
 
 
 def _words(name: str) -> list[str]:

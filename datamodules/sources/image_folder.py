@@ -12,7 +12,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.text import clean, join_words
 from datamodules.sources.catalog import SPLITS, UNASSIGNED, split_of
-from datamodules.sources.folder_names import CONTAINERS, are_forms, are_parts, is_first_form, split_in
+from datamodules.sources.folder_names import CONTAINERS, are_drawn_parts, are_forms, are_parts, is_first_form, split_in
 from datamodules.sources.source import ImageRow, Source, is_utf8, readable_names, relative_to
 
 log = logging.getLogger(__name__)
@@ -178,6 +178,12 @@ def _refuse_parts(shown: str, root: Path, folder: Path, folders: list[Path]) -> 
 
     Which of two levels are the classes, names decide where they can, else a warning names both readings.
     """
+    if are_drawn_parts([each.name for each in folders]) and all(map(_has_images, folders)):
+        raise UserError(
+            f"{shown}: {join_words([each.name for each in folders], NAMED)} contain images directly, and their names mean "
+            "parts of a data set, not classes; list the images in a table, datamodule.table=FILE with path,label and perhaps "
+            "group (the part); if these folders are the classes, label them so in the table"
+        )
     if len(folders) < 2 or any(map(_has_images, folders)):
         return
     inner = {each: _inner(each) for each in folders}

@@ -116,6 +116,7 @@ class TarShards(Shards):
         self.members, self.shuffle_buffer = members, shuffle_buffer
         self.is_local = "://" not in pattern
         self.urls = self._expand(pattern)
+        self._warned = False  # of more images than stated: not in each epoch
 
     def _expand(self, pattern: str) -> list[str]:
         from braceexpand import UnbalancedBracesError, braceexpand
@@ -170,8 +171,16 @@ class TarShards(Shards):
             drawn = shuffle(
                 self.shuffle_buffer, initial=self.shuffle_buffer, rng=random.Random(f"{seed} {epoch} {share.rank}")
             )
-            for sample in drawn(self._samples(urls)):
+            for sample, following in itertools.pairwise(itertools.chain(drawn(self._samples(urls)), [None])):
                 n_images += 1
+                if n_images == self.stated and following and share.world_size == passes == 1 and not self._warned:
+                    self._warned = True
+                    log.warning(
+                        "%s: holds more than the %s images that are stated, and each epoch leaves out others; "
+                        "correct classes.json or datamodule.source.train_images",
+                        self.key,
+                        f"{n_images:,}",
+                    )
                 if skip:
                     skip -= 1
                 else:

@@ -91,6 +91,9 @@ def test_what_systems_keep_beside_files_is_neither_class_nor_image(tmp_path):
     ("TrainData/a TrainData/b test/a test/b", "rename TrainData to train to get"),
     ("train_images test_images", "mean splits, but the folders contain images instead of class folders; .*path,label,split"),
     ("fold1/a fold1/b fold2/a fold2/b", "fold1 and fold2 hold the same folders.*; rename them to train, val, test"),
+    ("train/fold1 train/fold2 train/fold3 test/fold1 test/fold2 test/fold3",
+     "DIR: test: fold1, fold2 and fold3 contain images directly, and their names mean parts of a data set, not classes"),
+    ("Split_A Split_B", "Split_A and Split_B contain images directly"),
     ("original/a original/b augmented/a augmented/b", "use one of them, e.g. datamodule.root=DIR/original, or list"),
     ("color/a color/b grayscale/a grayscale/b", "use one of them, e.g. datamodule.root=DIR/color, .*path,label,group"),
     ("8863/0 8863/1 8864/0 8864/1 8865/0", "8863, 8864 and 8865 hold the same folders.*path,label,group"),
@@ -118,6 +121,15 @@ def test_folders_that_are_no_classes_are_named(tmp_path, folders, message):
         read_source(ImageFolder(root=make_images(tmp_path / "DIR", counts, size=8)))
     assert re.search(message, str(caught.value).replace(str(tmp_path / "DIR"), "DIR")), caught.value
     str(caught.value).encode()  # can be shown
+
+
+@pytest.mark.parametrize(
+    "classes", [("flat", "fold1"), ("patient1", "patient2"), ("batch1", "batch2"), ("fold", "split")]
+)
+def test_names_of_parts_that_may_be_classes_are_classes(tmp_path, classes):
+    assert read_source(ImageFolder(root=make_images(tmp_path, dict.fromkeys(classes, 2), size=8))).classes == list(
+        classes
+    )
 
 
 def test_a_class_folder_that_is_no_utf8_is_a_class_of_a_name_that_can_be_written(tmp_path, caplog):

@@ -11,7 +11,7 @@ from PIL import Image
 from common.errors import UserError
 from datamodules.sources.source import read_source
 from datamodules.sources.webdataset import WebDataset
-from datamodules.streams import Share
+from datamodules.streams import Share, StreamSampler
 from tests.support.helpers import served
 from tests.support.shards import make_folder, write_tar, write_tars
 
@@ -148,6 +148,22 @@ def test_a_label_of_no_class_is_one_line(tmp_path, tars):
         _ = source.stream.class_counts
     with pytest.raises(UserError, match="has 34 images, but 35 are stated"):
         _ = opened(tmp_path, tars, train_images=35).stream
+
+
+@pytest.mark.parametrize(("stated", "buffer"), [(33, 1), (33, 1000), (1, 5), (34, 1), (34, 1000)])
+def test_more_images_than_stated_are_reported_once(tmp_path, tars, caplog, stated, buffer):
+    settings = {"classes": ["blue", "green", "red"], "train_images": stated, "shuffle_buffer": buffer}
+    sampler = StreamSampler(opened(tmp_path, tars, **settings).stream, n_images=stated, seed=0)
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        assert len(list(sampler)) == stated
+    shown = [message for message in caplog.messages if f"more than the {stated} images that are stated" in message]
+    assert len(shown) == (stated < 34) and not any("more are stated" in message for message in caplog.messages)
+
+
+def test_part_of_an_epoch_says_nothing_of_the_number_of_images(tmp_path, tars, caplog):
+    stream = opened(tmp_path, tars, classes=["blue", "green", "red"], train_images=34).stream
+    assert len(list(StreamSampler(stream, n_images=8, seed=0))) == 8 and not caplog.messages
 
 
 @pytest.mark.parametrize("kept", [0, 100, 700, 3000])
