@@ -146,8 +146,8 @@ def assign_splits(
     that without groups every split has its share of every class to within one image.
 
     Args:
-        evens_out: give what rounding leaves of a class to the splits with too few images so far, so that their sizes are right
-            too; a smaller share does not lie within a larger one then.
+        evens_out: give groups, and what rounding leaves of a class, to splits that lack the class and have too few images so
+            far, so that their sizes are right too; a smaller share does not lie within a larger one then.
     """
     names = list(shares)
     generator = np.random.default_rng(seed)
@@ -156,10 +156,13 @@ def assign_splits(
     result = np.full(len(labels), "", dtype=f"<U{max(map(len, names))}")
     kinds, codes = np.unique(labels, return_inverse=True)
     totals = np.bincount(codes, minlength=len(kinds))  # (K,)
-    missing = fractions[:, None] * totals[None, :]  # (splits, K)
+    if evens_out:
+        totals = np.append(totals, len(labels))  # (K + 1,): all images are one more class, of every image
+    missing = fractions[:, None] * totals[None, :]  # (splits, K), or K + 1
 
     for rows in _groups_of_several(groups, generator):
         counts = np.bincount(codes[rows], minlength=len(kinds))
+        counts = np.append(counts, len(rows)) if evens_out else counts
         after = missing - counts  # (splits, K), if the group went there
         cost = ((after**2 - missing**2) / np.maximum(totals, 1)).sum(axis=1)
         choice = int(np.argmin(cost))
@@ -174,9 +177,10 @@ def assign_splits(
             cuts = np.floor(edges * len(rows) + 0.5 + 1e-9).astype(int)
             if evens_out:
                 counts = np.floor(np.diff(edges, prepend=0.0) * len(rows) + 1e-9).astype(int)
-                short = np.argsort(counts - missing.sum(axis=1), kind="stable")[: len(rows) - counts.sum()]
+                has_room = wanted > counts + 1e-9  # of the class; as many splits as are left, or more
+                short = np.lexsort((counts - missing[:, -1], ~has_room))[: len(rows) - counts.sum()]
                 counts[short] += 1
-                missing[:, code] -= counts
+                missing[:, -1] -= counts
                 cuts = np.cumsum(counts)
             for name, begin, end in zip(names, [0, *cuts[:-1]], cuts, strict=True):
                 result[rows[begin:end]] = name

@@ -68,6 +68,19 @@ def test_folds_partition_and_are_stratified_and_grouped(folds):
     assert sizes.max() - sizes.min() <= 0.1 * 400 / folds + 10
 
 
+def test_groups_across_classes_leave_folds_equally_large_and_no_class_in_one_of_them():
+    labels, generator = np.repeat(np.arange(25), 3), np.random.default_rng(0)
+    for seed in range(100):
+        groups, drawn = np.arange(75), generator.permutation(75)[:20].reshape(2, 10)
+        groups[drawn[1]] = drawn[0]  # ten pairs, some of one class
+        numbers = assign_folds(labels, 5, seed, groups)
+        sizes = np.bincount(numbers, minlength=5)
+        assert sizes.max() - sizes.min() <= 2
+        for label in range(25):  # three images in three folds, or a pair in one and the third in another
+            of_class = labels == label
+            assert len(set(numbers[of_class])) == len(set(groups[of_class]))
+
+
 @pytest.mark.parametrize(
     ("sizes", "folds"), [((50, 100, 50), 4), ((10, 20, 10, 10), 4), ((3,) * 25, 5), ((7, 13, 29), 6)]
 )
