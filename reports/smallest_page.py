@@ -29,7 +29,10 @@ FILE = "report.html"
 SPAN = 0.25  # of the metric, that the figure shows at least where there is something to show
 MOST_CLASSES = 12  # by name
 LONGEST_NAME = 80  # characters
-STAGES = {"screen": "screen", "race": "race", "finals": "finals", "proof": "proof on test"}
+STAGES = {
+    "screen": "screen", "race": "race", "finals": "finals", "proof": "proof on test", "latency": "latencies",
+    "export": "exports",
+}  # fmt: skip
 ENDED = {"finished": "finished", "pruned": "stopped early", "failed": "failed", "waiting": "not finished"}
 ROLES = {"raced": "race", "final": "finals", "reference": "the reference", "chosen": "chosen"}
 CARD_HEADING = "How it was chosen"

@@ -1,7 +1,8 @@
 """The answer of smallest.py: the choice on validation, the proof on test, and everything that is written of them."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from callbacks.run_progress import USED_UP
@@ -102,8 +103,12 @@ class Answerer:
         n = len(found.seeds) if len(found.seeds) >= FEWEST_SEEDS else 1
         return Finalist(cost, found.right[:n], found.seeds[:n])
 
-    def write(self) -> None:
-        """Fill in what the runs gave, measure latencies, write best.ckpt, smallest.json and the page, and print the answer."""
+    def write(self, timed: Callable[[str], AbstractContextManager]) -> None:
+        """Fill in what the runs gave, measure latencies, write best.ckpt, smallest.json and the page, and print the answer.
+
+        Args:
+            timed: adds the seconds of a block to those of a stage.
+        """
         record, folder, candidates = self.record, self.settings.folder, self.record.candidates
         raced = [index for index, each in enumerate(candidates) if each.stage in ("raced", "final")]
         for index in raced:
@@ -111,7 +116,8 @@ class Answerer:
         record.n_trained = len(list((folder / "runs").glob("*/result.json")))
         wanted = raced if "latency_ms" in self.settings.question.cost else list(self.keys)
         self.progress.begin(f"latency of {plural(len(wanted), 'network')}, as ONNX on one thread, one after the other")
-        measure_latencies([candidates[index] for index in wanted], len(record.data["classes"]), folder)
+        with timed("latency"):
+            measure_latencies([candidates[index] for index in wanted], len(record.data["classes"]), folder)
         record.front = self._front()
         # In the folder of its run a checkpoint has the images to verify an export with, and to quantize by
         own = self.runs.folder(self.keys[self.chosen][0]).best_checkpoint
@@ -130,7 +136,8 @@ class Answerer:
                 ("demo", folder / BEST, []),
             )
         ]
-        self._deploy()
+        with timed("export") if record.question.deploy else nullcontext():
+            self._deploy()
         record.answer.sentences = answer_sentences(record)
         record.status = "finished"
         self._hand_out()

@@ -119,8 +119,12 @@ class Smallest:
         self._train()
 
     def _train(self) -> list[int]:
-        self._screen()
-        return self._finals(self._race())
+        try:
+            self._screen()
+            return self._finals(self._race())
+        except StopRequested:
+            self._save()  # how long it took so far
+            raise
 
     def _prepare(self) -> None:
         database_url(self.settings.storage, self.folder)
@@ -139,12 +143,16 @@ class Smallest:
             self.candidates = list_candidates(self.config, len(data.catalog.classes), notes)
             self.progress.begin("reading the images")
             data.setup()
-        self.folds = self._folds(data)
+            self.folds = self._folds(data)
         self._begin(data)
         self.record.notes = [*notes, *self.record.notes]
 
-    def _open_data(self) -> L.LightningDataModule:
-        """Return the data of the runs, without an image read: the classes are known from the names."""
+    def _open_data(self, *more: str) -> L.LightningDataModule:
+        """Return the data of the runs, without an image read: the classes are known from the names.
+
+        Args:
+            more: arguments of train.py besides those of all runs.
+        """
         size = min(self.config.candidates.image_sizes)
         overrides = [
             *self.settings.overrides,
@@ -152,6 +160,7 @@ class Smallest:
             f"model.image_size={size}",
             "model.weights=null",
             STAGES,
+            *more,
         ]
         return build_data(validate(compose_run(overrides)), "bilinear", mean=[0.5] * 3, std=[0.5] * 3)
 
@@ -165,7 +174,17 @@ class Smallest:
         labels = data.catalog.labels[np.concatenate([data.catalog.rows("train"), data.catalog.rows("val")])]
         if min(Counter(labels.tolist()).values()) < 2 * folds:
             return None
-        return folds
+        return folds if all(self._is_whole(fold, folds) for fold in range(folds)) else None
+
+    def _is_whole(self, fold: int, folds: int) -> bool:
+        """Return whether a fold has every class on both sides: a class of few groups, as of patients, may lack in one."""
+        try:
+            with repeats_hidden(all_information=True):
+                self._open_data(f"datamodule.folds={folds}", f"datamodule.fold={fold}").setup()
+        except UserError as error:
+            log.info("no cross-validation in %d folds: %s", folds, error)
+            return False
+        return True
 
     def _begin(self, data: L.LightningDataModule) -> None:
         """Begin the record, in a folder that now exists."""
@@ -360,7 +379,8 @@ class Smallest:
         """Measure the latency of these, and exclude what is above its limit."""
         listed = [self.candidates[index] for index in indices]
         self.progress.begin(f"latency of {plural(len(listed), 'network')}, as ONNX on one thread, one after the other")
-        measure_latencies(listed, len(self.record.data["classes"]), self.folder)
+        with self._timed("latency"):
+            measure_latencies(listed, len(self.record.data["classes"]), self.folder)
         apply_limits(self.candidates, self.question.limits)
 
     def _pick(self, pool: list[int], cost: str, most: int) -> list[Racer]:
@@ -447,7 +467,7 @@ class Smallest:
         with self._timed("proof"):
             answerer.choose(finals)
             answerer.prove()
-        answerer.write()
+        answerer.write(self._timed)
 
     def _save(self) -> None:
         if not self._has_answer:  # an earlier one stays until there is a new one
@@ -456,8 +476,10 @@ class Smallest:
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
         started_s = time.monotonic()
-        yield
-        self.record.seconds[stage] = round(self.record.seconds.get(stage, 0.0) + time.monotonic() - started_s, 1)
+        try:
+            yield
+        finally:
+            self.record.seconds[stage] = round(self.record.seconds.get(stage, 0.0) + time.monotonic() - started_s, 1)
 
 
 def _is_decision(name: str, found: object, candidates: int) -> bool:

@@ -94,7 +94,7 @@ def test_all_stages_end_in_an_answer_a_page_and_a_network_that_predicts(found, i
     of_the_run = card.partition("## How it was chosen")[0]
     assert "initial weights: file" in of_the_run and "runs/" not in of_the_run and "another run" not in of_the_run
     assert all(each in card for each in record.answer.commands)
-    assert record.machine["load_1min"] >= 0
+    assert record.machine["load_1min"] >= 0 and record.seconds["latency"] > 0
     status, printed, err = run_script(
         predict, f"ckpt={folder / 'best.ckpt'}", f"images={images / 'test'}", f"out={folder / 'labels.csv'}"
     )
@@ -232,6 +232,23 @@ def test_folds_and_settings_in_files_are_of_the_search(command, tmp_path):
         file.write_text(f"_target_: torch.optim.NAdam\nlr: {lr}\n")
         status, _, err = run_script(smallest, *typed, *further)
         assert status == 1 and message in err, err
+
+
+def test_few_validation_images_of_too_few_groups_for_folds_are_one_split(images, command, tmp_path):
+    """Four folds of three patients leave one without a patient."""
+    table, lines = tmp_path / "table.csv", ["path,label,split,group"]
+    for path in sorted(images.rglob("*.png")):
+        split, name = path.relative_to(images).parts[:2]
+        of_few = name == "left" and split != "test"
+        lines.append(f"{path.relative_to(images)},{name},{split},{f'patient {int(path.stem) % 3}' if of_few else ''}")
+    table.write_text("\n".join(lines) + "\n")
+    own = ("hydra.run.dir=", "budget.minutes=", "candidates.cuts=", "finals.folds_below=")
+    status, _, err = run_script(
+        smallest, *(each for each in command if not each.startswith(own)), f"datamodule.table={table}",
+        f"hydra.run.dir={tmp_path / 'out'}", "budget.minutes=0.01", "candidates.cuts={shufflenet_v2_x0_5: [maxpool]}",
+    )  # fmt: skip
+    assert status == 1 and "no network can be trained" in err, err
+    assert SmallestRecord.read(tmp_path / "out").data["folds"] is None
 
 
 @pytest.mark.thorough
