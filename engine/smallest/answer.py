@@ -16,7 +16,7 @@ from common.text import plural, quote_override, register_argument
 from engine.run.deploy import deploy
 from engine.smallest.latency import measure_latencies
 from engine.smallest.progress import Progress
-from engine.smallest.runs import Outcomes, RunKey, Runs, read_outcomes
+from engine.smallest.runs import Outcomes, RunKey, Runs, describe_failure, read_outcomes
 from engine.smallest.selection import cost_of
 from engine.smallest.settings import SmallestSettings
 from evaluation.choice import Finalist, Rule, choose, metric_interval, prove
@@ -201,7 +201,8 @@ class Answerer:
             found = next((record for record in records if record), None)
             ended, reason = ("pruned", found.reason) if found else ("waiting", None)
             if any(key in self.runs.failed for key in keys):
-                ended, reason = "failed", str(next(self.runs.failed[key] for key in keys if key in self.runs.failed))
+                error = next(self.runs.failed[key] for key in keys if key in self.runs.failed)
+                ended, reason = "failed", describe_failure(error)
         return Trained(
             runs=[f"runs/{self.runs.folder(key).path.name}" for key in done],
             seeds=[key.seed if key.fold is None else key.fold for key in done],

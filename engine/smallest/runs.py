@@ -139,7 +139,7 @@ class Runs:
                     error = run_trial(self.folder(key, stage), overrides(key), run)
                 if error is not None and completed_record(self.folder(key, stage)) is None:
                     self.failed[key] = error
-                    log.error("%s: failed: %s", self.describe(key), user_message(error) or repr(error))
+                    log.error("%s: failed: %s", self.describe(key), describe_failure(error))
             if not free:
                 time.sleep(POLL_S)
 
@@ -171,6 +171,11 @@ class Runs:
         record = self.record(key)
         found = getattr(record.val, self.settings.question.metric) if record and record.val else None
         return getattr(found, "value", found)
+
+
+def describe_failure(error: BaseException) -> str:
+    """Return why a run has failed, for its note and the page."""
+    return user_message(error) or repr(error)
 
 
 class Outcomes(NamedTuple):

@@ -39,7 +39,7 @@ from engine.smallest.latency import check_onnx, measure_latencies, processor_nam
 from engine.smallest.plan import FILES, IMAGES, RESERVE_S, WEIGHTS, Budget, Plan, TrainingTimes
 from engine.smallest.progress import Progress, repeats_hidden
 from engine.smallest.race import Race
-from engine.smallest.runs import STAGES, RunKey, Runs
+from engine.smallest.runs import STAGES, RunKey, Runs, describe_failure
 from engine.smallest.screen import SCREEN_SHARE, Screen
 from engine.smallest.selection import (
     REFERENCE_SHARE,
@@ -287,7 +287,7 @@ class Smallest:
         for index in places:
             self.candidates[index].stage = "raced"
         for folder, error in failed:
-            self.note(f"{folder.path.name} failed: {error}.")
+            self.note(f"{folder.path.name} failed: {describe_failure(error)}.")
         finished = [index for index in places if self.runs.is_trained(self.runs.first(index))]
         if not finished:
             raise UserError(self._why_none_finished(places))
@@ -425,7 +425,7 @@ class Smallest:
             order = [keys[i] for i in range(allowed) for keys in self.keys.values()]
             self.runs.train(order, "finals")
         for key, error in self.runs.failed.items():
-            self.note(f"{self.runs.describe(key)} failed: {error}.")
+            self.note(f"{self.runs.describe(key)} failed: {describe_failure(error)}.")
         self._note_ended_early(order)
         for index in self.keys:
             self.candidates[index].stage = "final"
