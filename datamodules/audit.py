@@ -112,12 +112,16 @@ def _spread(catalog: Catalog, one: list[int], other: list[int]) -> list[tuple[in
 def _by_split(
     kind: str, catalog: Catalog, groups: list[list[int]], pairs: list[tuple[int, int]] | None = None
 ) -> list[Finding | None]:
-    across = [group for group in groups if _leaks(catalog, group)]
-    within = [group for group in groups if not _leaks(catalog, group)]
+    across, between, within = [], [], []
+    for group in groups:
+        is_single = len(set(catalog.splits[group])) == 1
+        (across if _leaks(catalog, group) else within if is_single else between).append(group)
     leak = _finding(kind, "group(s) across train and val or test", catalog, across)
     if leak is not None:
         leak.leak, leak.pairs = True, pairs
-    return [leak, _finding(kind, "group(s) within a split", catalog, within, examples=1)]
+    # No training image is among them, but val chooses what test measures
+    chosen_by = _finding(kind, "group(s) across val and test", catalog, between)
+    return [leak, chosen_by, _finding(kind, "group(s) within a split", catalog, within, examples=1)]
 
 
 def _leaks(catalog: Catalog, group: Iterable[int]) -> bool:

@@ -203,6 +203,18 @@ def test_groups_within_a_split_have_one_example(textured):
     assert near.text == "near duplicate: 2 group(s) within a split: 0.png = 6.png; and 1 more"
 
 
+def test_the_same_image_in_val_and_test_is_not_called_within_a_split(textured):
+    pixels = Pixels([*textured[:6], jpeg(textured[0]), jpeg(textured[1]), textured[2]])
+    catalog = catalog_of(["val", "train", "val", "train", "val", "test", "test", "train", "test"])
+    found = [finding for finding in audit(catalog, pixels) if "duplicate" in finding.kind]
+    assert {(finding.text.partition(":")[0], finding.text.partition(")")[2], finding.leak) for finding in found} == {
+        ("exact duplicate", " across val and test: 2.png = 8.png", False),
+        ("near duplicate", " across val and test: 0.png = 6.png", False),
+        ("near duplicate", " within a split: 1.png = 7.png", False),
+    }
+    assert leaking_train_rows(catalog, found) == []
+
+
 def test_exact_copies_of_a_near_duplicate_leak_with_it():
     _, between, last, *others = chained()
     catalog = catalog_of(["train"] * 30 + ["test"] + ["train", "val", "train", "test"])
