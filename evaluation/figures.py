@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 
 from common.run_record import Decision
 from common.text import clean
@@ -66,6 +67,9 @@ def draw_confusion(
             range(k), names, rotation=0 if k <= 3 else 45, ha="center" if k <= 3 else "right", fontsize=size
         )
         axes.set_yticks(range(k), names, fontsize=size)
+    else:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
     which = "" if k <= most_named else " (number of the class, from 0)"
     axes.set_xlabel(f"predicted{which}", fontsize=size)
     axes.set_ylabel(f"true{which}", fontsize=size)

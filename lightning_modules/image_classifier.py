@@ -100,6 +100,7 @@ class ImageClassifier(L.LightningModule):
         self.decision: Decision | None = None  # temperature, threshold, ..., where its checkpoint has them
         self.captured: CapturedStep | None = None  # this and the next set by callbacks/cuda_graphs.py
         self.captured_evaluation: CapturedEvaluation | None = None
+        self._shapes: dict[str, tuple[int, ...] | None] = {}  # of the tensors in a checkpoint, before training
         self._is_replayed = False  # whether this step's gradients are there already
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -135,6 +136,9 @@ class ImageClassifier(L.LightningModule):
         if self.distillation is not None:
             losses = self.distillation(losses, logits, batch["teacher_logits"])
         return logits, labels, (losses * batch["weights"]).mean() if "weights" in batch else losses.mean()
+
+    def on_fit_start(self) -> None:
+        self._shapes = self._shapes_of_tensors()
 
     def on_train_start(self) -> None:
         if self.trainer.global_step == 0:
@@ -230,6 +234,32 @@ class ImageClassifier(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         # In the middle of an epoch; of each process, since one of them writes the file
         checkpoint["train_sums"] = [all_gather(value) for value in self.train_metrics.sums()]
+        self._check_shapes()
+
+    def _check_shapes(self) -> None:
+        """Check that a new network and loss, of the user's own perhaps, could take this one's tensors.
+
+        Raises:
+            UserError: names what has another shape than before training, or is no tensor.
+        """
+        for name, shape in self._shapes_of_tensors().items():
+            if shape is None or shape != self._shapes.get(name, shape):
+                owner, _, tensor = name.partition(".")
+                whose = f"model.network={self.hparams['network']['network']}" if owner == "network" else owner
+                now = (
+                    f"had the shape {self._shapes.get(name)} before training and has {shape} now"
+                    if shape is not None
+                    else "is no tensor"
+                )
+                raise UserError(
+                    f"{whose}: its {tensor} {now}, so that its checkpoints could not be loaded; use buffers that keep their "
+                    "shape, or persistent=False"
+                )
+
+    def _shapes_of_tensors(self) -> dict[str, tuple[int, ...] | None]:
+        """Return the shape of each entry of the state dict by its name; None where it is no tensor."""
+        entries = self.state_dict().items()
+        return {name: tuple(value.shape) if isinstance(value, Tensor) else None for name, value in entries}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self._loaded_schedulers = checkpoint.get("lr_schedulers")

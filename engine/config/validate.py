@@ -241,7 +241,13 @@ def check_logits(config: DictConfig, network: nn.Module, k: int) -> None:
     size, was_training, name = config.model.image_size, network.training, f"model.network={config.model.network}"
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise UserError(f"{name}: has no weights to train; a torch.nn.Parameter or layers with some are needed")
-    if complex_ones := [each for each, value in network.state_dict().items() if value.is_complex()]:
+    state = network.state_dict()
+    if others := [each for each, value in state.items() if not isinstance(value, torch.Tensor)]:
+        raise UserError(
+            f"{name}: has a state that is no tensor ({others[0]}), which no checkpoint may hold; use buffers in place of "
+            "get_extra_state"
+        )
+    if complex_ones := [each for each, value in state.items() if value.is_complex()]:
         raise UserError(f"{name}: has complex weights ({complex_ones[0]}), which no checkpoint may hold; use real ones")
     for count, images in ((1, "one image"), (2, "two images")):
         logits = network.eval()(torch.zeros(count, 3, size, size))
@@ -249,8 +255,10 @@ def check_logits(config: DictConfig, network: nn.Module, k: int) -> None:
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         if shape != (count, k):
             raise UserError(f"{name}: gives {shape} for {images}; logits ({count}, classes) are needed: ({count}, {k})")
-        if not logits.is_floating_point():
-            raise UserError(f"{name}: gives logits of {logits.dtype}; floating-point ones are needed")
+        if logits.dtype != torch.float32:  # of others losses are inexact and exports fail
+            raise UserError(
+                f"{name}: gives logits of {logits.dtype}; torch.float32 is needed: end its forward with .float()"
+            )
 
 
 def _try_optimizer(config: DictConfig) -> None:

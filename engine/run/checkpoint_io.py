@@ -27,18 +27,19 @@ TRAINING = (
     ("global_step", int, object), ("pytorch-lightning_version", str, object), ("loops", dict, dict), ("callbacks", dict, dict),
     ("optimizer_states", list, dict), ("lr_schedulers", list, dict), ("train_sums", list, Tensor),
 )  # fmt: skip
+WRITTEN_BY = {"optimizer_states": "the optimizer: its state_dict", "lr_schedulers": "the scheduler: its state_dict"}
 NEVER_EMPTY = ("loops", "callbacks", "optimizer_states", "train_sums", "pytorch-lightning_version")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write checkpoints for Lightning, whole or not at all, and keep the previous last.ckpt; read them as untrusted."""
 
-    _has_checked = False  # what callbacks keep: at the first checkpoint
+    _has_checked = False  # what callbacks and others of the user's own keep: at the first checkpoint
 
     def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
         path = Path(path)
         if not self._has_checked:
-            _check_states(checkpoint.get("callbacks", {}))
+            _check_states(checkpoint)
             self._has_checked = True
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = RunFolder(path.parent.parent)
@@ -76,12 +77,19 @@ def write_checkpoint(path: Path, checkpoint: dict) -> None:
         write_bytes(folder.best_weights, as_safetensors(checkpoint))
 
 
-def _check_states(states: dict) -> None:
-    """Check that what callbacks keep can be read again, which those of the user's own may forget.
+def _check_states(checkpoint: dict) -> None:
+    """Check that what a checkpoint holds beside weights can be read again, which components of the user's own may forget.
 
     Raises:
-        UserError: one that cannot; names the callback.
+        UserError: a part that cannot; names the callback, or the part.
     """
+    of_callbacks = checkpoint.get("callbacks", {})
+    states = {f"the callback {name}: its state_dict": state for name, state in of_callbacks.items()}
+    others = {key: part for key, part in checkpoint.items() if key not in ("callbacks", "state_dict")}
+    states |= {
+        WRITTEN_BY.get(key, f"a callback: its on_save_checkpoint, at {brief(key)},"): part
+        for key, part in others.items()
+    }
     with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as place:  # a full disk is the checkpoint's affair
         file = Path(place, "state")
         for name, state in states.items():
@@ -92,8 +100,8 @@ def _check_states(states: dict) -> None:
                 raise
             except Exception as error:  # its type depends on what is in the state
                 raise UserError(
-                    f"the callback {name}: its state_dict gives {brief(state)}, which a checkpoint cannot hold; use plain "
-                    "numbers, texts, lists, dicts and tensors"
+                    f"{name} gives {brief(state)}, which a checkpoint cannot hold; use plain numbers, texts, lists, dicts and "
+                    "tensors"
                 ) from error
 
 

@@ -1,9 +1,10 @@
 """Figures that are laid out once look as if they were laid out each time."""
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from evaluation import figures
-from evaluation.figures import confusion_matrix, figure_pixels
+from evaluation.figures import confusion_matrix, draw_confusion, figure_pixels
 
 
 def test_further_confusion_matrices_of_the_same_classes_have_the_same_pixels(monkeypatch):
@@ -15,3 +16,14 @@ def test_further_confusion_matrices_of_the_same_classes_have_the_same_pixels(mon
         each_by_itself = {name: figure_pixels(confusion_matrix(*given)) for name, given in drawn.items()}
     for name in ("few", "many", "few", "bar", "other", "many", "bar"):
         assert np.array_equal(figure_pixels(confusion_matrix(*drawn[name])), each_by_itself[name]), name
+
+
+def test_more_classes_than_names_fit_are_numbered_by_whole_numbers():
+    for k in (21, 25, 61, 150):
+        figure = Figure()
+        axes = figure.subplots()
+        draw_confusion(axes, np.eye(k, dtype=int), ["x"] * k, with_shares=False, most_written=0, most_named=20)
+        figure.draw_without_rendering()
+        for axis in (axes.xaxis, axes.yaxis):
+            texts = [label.get_text() for label in axis.get_ticklabels()]
+            assert len(texts) > 3 and all(text.lstrip("\N{MINUS SIGN}").isdecimal() for text in texts), texts

@@ -190,7 +190,7 @@ BAD = [  # file of the page, what is replaced in it, and the message
      r"model.network=my_package.networks.Tiny: gives \(1, 2\) for two images"),
     ("networks.py", "return self.head(self.pool(self.body(x)).flatten(1))",
      "return self.head(self.pool(self.body(x)).flatten(1)).long()",
-     r"model.network=my_package.networks.Tiny: gives logits of torch.int64; floating-point ones are needed"),
+     r"model.network=my_package.networks.Tiny: gives logits of torch.int64; torch.float32 is needed"),
     ("networks.py", "self.head = nn.Linear(width, num_classes)",
      "self.head = nn.Linear(width, num_classes)\n        self.requires_grad_(False)",
      r"model.network=my_package.networks.Tiny: has no weights to train"),
@@ -199,6 +199,24 @@ BAD = [  # file of the page, what is replaced in it, and the message
     ("networks.py", "self.head = nn.Linear(width, num_classes)",
      "self.head = nn.Linear(width, num_classes)\n        self.head.weight.data = self.head.weight.data.cfloat()",
      r"model.network=my_package.networks.Tiny: has complex weights \(head.weight\)"),
+    ("networks.py", "    def forward", "    def get_extra_state(self):\n        return {}\n\n    def forward",
+     r"model.network=my_package.networks.Tiny: has a state that is no tensor \(_extra_state\)"),
+    ("networks.py", ".flatten(1))\n", ".flatten(1)).half()\n",
+     r"model.network=my_package.networks.Tiny: gives logits of torch.float16; torch.float32 is needed"),
+    ("networks.py", "    def forward(self, x):\n",
+     "        self.register_buffer('seen', self.head.weight.new_zeros(0, 3))\n\n    def forward(self, x):\n"
+     "        if self.training:\n            self.seen = self.seen.new_zeros(len(self.seen) + len(x), 3)\n",
+     r"model.network=my_package.networks.Tiny: its seen had the shape \(0, 3\) before training and has \(\d+, 3\) now"),
+    ("losses.py", "    def forward", "    def get_extra_state(self):\n        return {}\n\n    def forward",
+     "loss: its _extra_state is no tensor, so that its checkpoints could not be loaded"),
+    ("callbacks.py", "    def on_train_epoch_end", "    def on_save_checkpoint(self, trainer, pl_module, checkpoint):\n"
+     "        checkpoint['kept'] = Path('x')\n\n    def on_train_epoch_end",
+     "a callback: its on_save_checkpoint, at 'kept', gives .*, which a checkpoint cannot hold"),
+    ("callbacks.py", "    def on_train_epoch_end", "    def on_save_checkpoint(self, trainer, pl_module, checkpoint):\n"
+     "        checkpoint['kept'] = lambda: 1\n\n    def on_train_epoch_end",
+     "a callback: its on_save_checkpoint, at 'kept', gives .*, which a checkpoint cannot hold"),
+    ("optimizers.py", "    @torch.no_grad()", "    def state_dict(self):\n        return super().state_dict() | {'kept': object()}\n\n"
+     "    @torch.no_grad()", "the optimizer: its state_dict gives .*, which a checkpoint cannot hold"),
     ("networks.py", ".flatten(1))\n", ".flatten(1)).detach()\n",
      "model.network=my_package.networks.Tiny: its logits do not depend on its weights in training"),
     ("callbacks.py", "    def on_train_epoch_end", "    def state_dict(self):\n        return {'kept': Path('x')}\n\n"

@@ -116,7 +116,9 @@ def test_each_result_is_in_its_place(record):
     )
     assert row(card, "| cat | 0.7") == "| cat | 0.714 (5 of 7, 0.359 to 0.918) | - | 0.432 | 7 |"
     assert "- chosen on validation images: epoch 17, for its val/accuracy of 0.8765" in card
-    assert "was evaluated on the test split 3 times" in card and "only the first result is unbiased" in card
+    assert (
+        "been evaluated on the test split 3 times; result.json" in card and "only the first result is unbiased" in card
+    )
     assert (
         "(ECE) test: 0.123 (a perfectly calibrated network shows 0.054, up to 0.136, with 80 images): no miscalibration can "
         "be seen; with temperature 1.37: 0.088"
