@@ -215,8 +215,9 @@ BAD = [  # file of the page, what is replaced in it, and the message
     ("callbacks.py", "    def on_train_epoch_end", "    def on_save_checkpoint(self, trainer, pl_module, checkpoint):\n"
      "        checkpoint['kept'] = lambda: 1\n\n    def on_train_epoch_end",
      "a callback: its on_save_checkpoint, at 'kept', gives .*, which a checkpoint cannot hold"),
-    ("optimizers.py", "    @torch.no_grad()", "    def state_dict(self):\n        return super().state_dict() | {'kept': object()}\n\n"
-     "    @torch.no_grad()", "the optimizer: its state_dict gives .*, which a checkpoint cannot hold"),
+    ("optimizers.py", "    @torch.no_grad()", "    def state_dict(self):\n"
+     "        return super().state_dict() | {'kept': object()}\n\n    @torch.no_grad()",
+     "the optimizer: its state_dict gives .*, which a checkpoint cannot hold"),
     ("networks.py", ".flatten(1))\n", ".flatten(1)).detach()\n",
      "model.network=my_package.networks.Tiny: its logits do not depend on its weights in training"),
     ("callbacks.py", "    def on_train_epoch_end", "    def state_dict(self):\n        return {'kept': Path('x')}\n\n"

@@ -110,6 +110,8 @@ def test_in_chromium_nothing_of_it_runs(written):
             assert page.evaluate("document.querySelectorAll('script').length") == 1
             assert (messages, requests) == ([], [written.page.as_uri()])
             assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+            page.set_viewport_size({"width": 390, "height": 844})
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def name_one_image(folder, path: str, own: str) -> None:
