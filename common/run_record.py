@@ -684,6 +684,7 @@ class RunRecord:
         self.latency_comes_later = False  # other jobs of its sweep run at the same time
         self.previous: RunRecord | None = None  # of the run that this one resumes
         self.tests_earlier_images = False  # some test images of `previous`, although its val and test were others
+        self.evaluated_elsewhere: int | None = 0  # on test: the training that continues here, where it began
         self.has_trained = False  # a step of the optimizer, in this command
         self.evaluates_again = False  # the checkpoint of `previous` in its own folder, without training
         self._started = time.perf_counter()
@@ -743,7 +744,7 @@ class RunRecord:
     def previous_test_evaluations(self) -> int | None:
         """How often this training was evaluated on these test images, or some of them, before; None: unknown."""
         if self.previous is None or self.previous.test is None:
-            return 0
+            return self.evaluated_elsewhere
         before, now = (each.data and each.data.fingerprint_val_test for each in (self.previous, self))
         known_others = before and now and before != now and not self.tests_earlier_images
         return 0 if known_others else self.previous.test.test_evaluations
@@ -847,9 +848,8 @@ class RunRecord:
         """Return the record with what the run before knows and this command has not come to: a resumed run that fails keeps
         its data, network and best epoch, and always the number of its test evaluations."""
         content = asdict(self)
-        if self.previous is None:
-            return content
-        for name in ("data", "model", "best") if self.status != "finished" else ():
+        known = self.previous is not None and self.status != "finished"
+        for name in ("data", "model", "best") if known else ():
             content[name] = content[name] or asdict(self.previous)[name]
         if self.test is None and (n := self.previous_test_evaluations) != 0:
             content["test"] = asdict(SplitMetrics(test_evaluations=n))

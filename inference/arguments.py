@@ -26,6 +26,9 @@ def checkpoint_argument(ckpt: str | Path | None, exported: bool = False) -> Path
     if ckpt is None or ckpt == "":
         raise UserError("ckpt is not set; give the checkpoint of a run: ckpt=outputs/MODEL/DATE/checkpoints/best.ckpt")
     path = Path(str(ckpt))
+    if path.suffix.lower() in (".pt2", ".tflite"):
+        reads = "a checkpoint or an .onnx file" if exported else "a checkpoint"
+        raise UserError(f"ckpt={path}: is an exported file for other programs; give {reads}, e.g. ckpt={EXAMPLE}")
     if is_read_by_predict(path) and not exported:
         raise UserError(f"ckpt={path}: is an exported file already; give the checkpoint it was made from")
     if path.is_dir():

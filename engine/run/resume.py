@@ -115,6 +115,24 @@ def compare_images(record: RunRecord, catalog: Catalog, fingerprints: Sequence[s
     )
 
 
+def evaluated_elsewhere(ckpt_path: str, record: RunRecord, catalog: Catalog, fingerprints: Sequence[str]) -> int | None:
+    """Return how often a training that continues in another folder was evaluated on these test images, or some of them.
+
+    None, with a warning, where the record of the folder where it began cannot be read.
+    """
+    began = RunFolder.of_checkpoint(Path(ckpt_path))
+    if began is None or not began.record.is_file() or began.path.resolve() == record.folder.path.resolve():
+        return 0
+    own = OwnTestImages(began, catalog.root)
+    if own.unknown:
+        log.warning("how often %s was evaluated on test is unknown: %s", ckpt_path, own.unknown)
+        return None
+    same = own.data.fingerprint_val_test == record.data.fingerprint_val_test
+    images = ((fingerprints[row], catalog.files[row]) for row in catalog.rows("test").tolist())
+    test = RunRecord.read(began).test
+    return test.test_evaluations if test and (same or own.include_any(images)) else 0
+
+
 @contextlib.contextmanager
 def resume_errors(ckpt_path: str | None) -> Iterator[None]:
     """Name the checkpoint in an error of the training inside, where the checkpoint's state caused it."""

@@ -42,7 +42,7 @@ from engine.run.debug import mark_debug
 from engine.run.deploy import check_deploy, deploy
 from engine.run.evaluate import evaluate_test, evaluate_val, finalize, find_callback
 from engine.run.loggers import Loggers, log_settings, open_loggers
-from engine.run.resume import check_unseen, compare_images, resume_errors
+from engine.run.resume import check_unseen, compare_images, evaluated_elsewhere, resume_errors
 from lightning_modules.checkpoint import (
     check_same_network,
     epochs_done,
@@ -125,6 +125,9 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         if config.ckpt_path is not None and not data.overfits:
             check_unseen(config.ckpt_path, data.catalog)
         compare_images(record, data.catalog, data.pixel_cache.stats.fingerprints)
+        if config.ckpt_path is not None and "fit" in config.stages:
+            fingerprints = data.pixel_cache.stats.fingerprints
+            record.evaluated_elsewhere = evaluated_elsewhere(config.ckpt_path, record, data.catalog, fingerprints)
         if record.writes:
             record.folder.write_splits(split_columns(data))
         progress.set("measuring the cost")

@@ -157,6 +157,11 @@ def compare_outputs(
     for image, label in decoded(images, description):
         resized = description.pixels(image)[None]
         expected = checkpoint(resized)[0]
+        if not np.isfinite(expected).all():
+            raise UserError(
+                "the network of the checkpoint gives NaN for one of the images: its weights are damaged, or its training "
+                "diverged; nothing was written. Use another checkpoint"
+            )
         actual = exported(np.asarray(image)[None] if native_sizes else resized)[0]
         if native_sizes and resizes_exactly and n < N_VERIFICATION:
             resizing = _larger(resizing, exported(resized)[0], actual)

@@ -25,6 +25,8 @@ def run(tmp_path, monkeypatch):
     ("empty", "is a folder; give the file, ckpt=RUN/checkpoints/best.ckpt"),
     ("nowhere.ckpt", "nowhere.ckpt: no such checkpoint; a run keeps its own in RUN/checkpoints/best.ckpt"),
     ("best.onnx", "is an exported file already; give the checkpoint it was made from"),
+    ("best.pt2", "is an exported file for other programs; give a checkpoint, "),
+    ("best_litert/model.tflite", "is an exported file for other programs; give a checkpoint, "),
 ])  # fmt: skip
 def test_what_is_no_checkpoint(ckpt, words):
     with pytest.raises(UserError, match=words):

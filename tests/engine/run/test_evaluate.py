@@ -89,6 +89,25 @@ def test_evaluating_again_gives_the_same_and_is_counted_as_is_resuming(train, fi
     assert "resuming after epoch 2" in resumed.out
 
 
+def test_a_training_that_continues_in_another_folder_was_evaluated_before(train, finished_run, tmp_path):
+    trained = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "trained"))
+    place = tmp_path / "longer"
+    command = [f"ckpt_path={trained.last_checkpoint}", "trainer.max_epochs=3", f"hydra.run.dir={place}"]
+    stopped = train(*command, "stages=[fit]", small=False, to=place)  # not evaluated there yet, but later
+    assert stopped.status == 0 and stopped.record.test.test_evaluations == 1, stopped.err
+    last = RunFolder(place).last_checkpoint
+    ran = train(f"ckpt_path={last}", "trainer.max_epochs=4", "stages=[fit,test]", small=False, to=place)
+    assert ran.status == 0 and ran.record.test.test_evaluations == 2, ran.err
+    assert f"the test images were evaluated 2 times with this model; {UNBIASED}" in ran.out
+    assert RunRecord.read(trained).test.test_evaluations == 1
+    other = make_images(
+        tmp_path / "other", {f"{s}/{c}": 6 for s in ("train", "val", "test") for c in ("blue", "red")}, seed=7
+    )
+    place = tmp_path / "other_images"
+    ran = train(*command[:2], f"hydra.run.dir={place}", f"datamodule.root={other}", small=False, to=place)
+    assert ran.status == 0 and ran.record.test.test_evaluations == 1, ran.err
+
+
 def files_of(run: RunFolder) -> dict:
     return {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
 

@@ -144,3 +144,13 @@ def test_without_labels_there_is_no_accuracy_and_unreadable_images_are_skipped(t
     with pytest.raises(UserError, match="none of the 1 images can be read"):
         compare_outputs(Brightness(), Brightness(), images, False)
     assert "skipped: " in caplog.text and "a.png" in caplog.text
+
+
+def test_a_checkpoint_that_gives_nan_is_named_and_not_the_format(run):
+    class Broken(Brightness):
+        def __call__(self, pixels):
+            return super().__call__(pixels) * np.nan
+
+    images = verification_images(known_images(run.best_checkpoint, None, None), ORDER, 200)
+    with pytest.raises(UserError, match="network of the checkpoint gives NaN"):
+        compare_outputs(Broken(), Brightness(), images, native_sizes=True)
