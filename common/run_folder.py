@@ -12,6 +12,7 @@ from common.errors import UserError
 from common.untrusted.tables import iterate_csv
 
 PROJECT = Path(__file__).resolve().parent.parent
+EXPORTED = (".onnx", ".pt2", ".tflite")  # suffixes of the files of export.py, which hold no training
 OUTPUTS = PROJECT / "outputs"
 
 # Any other column of splits.csv names subsets of the images

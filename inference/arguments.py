@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from common.errors import UserError
-from common.run_folder import RunFolder
+from common.run_folder import EXPORTED, RunFolder
 
 EXAMPLE = RunFolder(Path("RUN")).best_checkpoint
 
@@ -26,7 +26,7 @@ def checkpoint_argument(ckpt: str | Path | None, exported: bool = False) -> Path
     if ckpt is None or ckpt == "":
         raise UserError("ckpt is not set; give the checkpoint of a run: ckpt=outputs/MODEL/DATE/checkpoints/best.ckpt")
     path = Path(str(ckpt))
-    if path.suffix.lower() in (".pt2", ".tflite"):
+    if path.suffix.lower() in EXPORTED and not is_read_by_predict(path):
         reads = "a checkpoint or an .onnx file" if exported else "a checkpoint"
         raise UserError(f"ckpt={path}: is an exported file for other programs; give {reads}, e.g. ckpt={EXAMPLE}")
     if is_read_by_predict(path) and not exported:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.run_folder import EXPORTED
 from common.run_record import Decision
 from common.untrusted.description import NEXT, brief, check_decision, check_description, check_network, check_schema
 from common.untrusted.tensors import is_safetensors, load_tensors, read_safetensors
@@ -161,6 +162,8 @@ def _load(path: Path, mmap: bool = False):
         raise UserError(
             f"{path}: no such checkpoint; a run keeps its own in checkpoints/best.ckpt and checkpoints/last.ckpt"
         )
+    if path.suffix.lower() in EXPORTED:
+        raise UserError(f"{path}: is an exported file; give the checkpoint it was made from, best.ckpt of its run")
     try:
         return _from_safetensors(path, tensors=not mmap) if is_safetensors(path) else load_tensors(path, mmap=mmap)
     except (UserError, OSError) as error:

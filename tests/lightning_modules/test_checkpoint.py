@@ -11,7 +11,7 @@ from common.run_folder import RunFolder
 from common.run_record import Decision
 from engine.run import checkpoint_io
 from engine.run.checkpoint_io import AtomicCheckpointIO, write_checkpoint
-from lightning_modules.checkpoint import as_safetensors, epochs_done, load_classifier, load_network
+from lightning_modules.checkpoint import as_safetensors, epochs_done, load_classifier, load_network, read_checkpoint
 from lightning_modules.network_errors import register_by_name
 from lightning_modules.networks.registry import build_network
 from lightning_modules.pretrained_weights import load_initial_weights
@@ -189,3 +189,12 @@ def test_a_checkpoint_of_another_version_gets_one_line(tmp_path, schema, words):
         with pytest.raises(UserError, match=rf"best\.ckpt: {words}") as error:
             read(path)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["best.onnx", "best.PT2", "model.tflite"])
+def test_an_exported_file_is_not_called_damaged(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"anything")
+    for read in (read_checkpoint, epochs_done):
+        with pytest.raises(UserError, match="is an exported file; give the checkpoint it was made from"):
+            read(path)
