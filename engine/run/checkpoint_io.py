@@ -28,6 +28,7 @@ TRAINING = (
     ("optimizer_states", list, dict), ("lr_schedulers", list, dict), ("train_sums", list, Tensor),
 )  # fmt: skip
 WRITTEN_BY = {"optimizer_states": "the optimizer: its state_dict", "lr_schedulers": "the scheduler: its state_dict"}
+PLAIN = (int, float, str, bool, type(None))
 NEVER_EMPTY = ("loops", "callbacks", "optimizer_states", "train_sums", "pytorch-lightning_version")
 
 
@@ -93,6 +94,8 @@ def _check_states(checkpoint: dict) -> None:
     with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as place:  # a full disk is the checkpoint's affair
         file = Path(place, "state")
         for name, state in states.items():
+            if _is_plain(state):  # nearly always: writing and reading an optimizer's takes a twentieth of a short job
+                continue
             try:
                 torch.save(state, file)
                 load_tensors(file)
@@ -103,6 +106,13 @@ def _check_states(checkpoint: dict) -> None:
                     f"{name} gives {brief(state)}, which a checkpoint cannot hold; use plain numbers, texts, lists, dicts and "
                     "tensors"
                 ) from error
+
+
+def _is_plain(state: object) -> bool:
+    """Return whether a state is of numbers, texts and tensors, in lists and dicts, which every checkpoint can hold."""
+    if type(state) is dict:
+        return all(type(key) in PLAIN and _is_plain(value) for key, value in state.items())
+    return all(map(_is_plain, state)) if type(state) in (list, tuple) else type(state) in (*PLAIN, Tensor)
 
 
 def _duplicate(path: Path, other: Path) -> None:

@@ -30,7 +30,7 @@ from common.text import duration, plural
 from engine.cli import MAY_DIFFER
 from engine.config.validate import validate
 from engine.run.job import write_configuration
-from engine.run.stages import build_data
+from engine.run.stages import MEMORY, build_data
 from engine.search.space import compose_run
 from engine.search.study import database_url, storage_errors
 from engine.search.trial import log_to
@@ -180,7 +180,9 @@ class Smallest:
         """Return whether a fold has every class on both sides: a class of few groups, as of patients, may lack in one."""
         try:
             with repeats_hidden(all_information=True):
-                self._open_data(f"datamodule.folds={folds}", f"datamodule.fold={fold}").setup()
+                data = self._open_data(f"datamodule.folds={folds}", f"datamodule.fold={fold}")
+                data.memory = MEMORY
+                data.setup()
         except UserError as error:
             log.info("no cross-validation in %d folds: %s", folds, error)
             return False

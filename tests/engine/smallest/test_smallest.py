@@ -1,4 +1,4 @@
-"""The stages of smallest.py: how long they have taken, also where a signal ends one, and what is said of runs that failed."""
+"""The stages of smallest.py: how long they have taken, also where a signal ends one, and the notes of runs that failed."""
 
 import errno
 import os
