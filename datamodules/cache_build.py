@@ -56,7 +56,7 @@ def find_earlier(place: Path, look: Look, versions: np.ndarray) -> Earlier | Non
     """
     best = None
     for other in place.parent.glob(f"{look.name()}-" + "[0-9a-f]" * 24):  # not what is being built
-        with contextlib.suppress(OSError, ValueError, EOFError):  # damaged, or being removed by another process
+        with contextlib.suppress(Exception):  # damaged, of which NumPy raises whatever it likes, or being removed
             held = np.load(other / VERSIONS, allow_pickle=False)
             _, rows, earlier_rows = np.intersect1d(versions[:, 0], held[:, 0], return_indices=True)
             same = versions[rows, 1] == held[earlier_rows, 1]
@@ -203,7 +203,7 @@ class _Building:
             self.writers[look].take(earlier, held)
             for known in earlier.place.glob("near*"):
                 shutil.copyfile(known, self.folder / look.name() / known.name)
-        except (ValueError, OSError, EOFError, IndexError) as error:
+        except (ValueError, OSError) as error:
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 raise
             log.warning("pixel cache: %s; its images are decoded again", error)

@@ -204,8 +204,17 @@ def open_place(place: Path, look: Look, rows: int, stats: ImageStats | None = No
     """Open a cache of `rows` images; `stats` are theirs, where they are in memory already.
 
     Raises:
-        ValueError, OSError, EOFError: a file of it is damaged or missing.
+        ValueError, OSError: a file of it is damaged or missing.
     """
+    try:
+        return _open_files(place, look, rows, stats)
+    except (ValueError, OSError, MemoryError):
+        raise
+    except Exception as error:  # of a damaged header NumPy raises whatever it likes, such as tokenize.TokenError
+        raise ValueError(f"{place}: damaged ({error})") from error
+
+
+def _open_files(place: Path, look: Look, rows: int, stats: ImageStats | None) -> PixelCache:
     if stats is None:
         thumbnails = np.load(place / THUMBNAILS, mmap_mode="r", allow_pickle=False) if look.gray_from else None
         stats = ImageStats.load(place / STATS, rows, thumbnails)

@@ -106,7 +106,7 @@ def _open(place: Path, look: Look, rows: int, shared: dict[tuple, ImageStats]) -
         return None
     try:
         cache = open_place(place, look, rows, _known(look, shared))
-    except (ValueError, OSError, EOFError, IndexError) as error:
+    except (ValueError, OSError) as error:
         log.warning("pixel cache: %s; building it again", error)
         shutil.rmtree(place, ignore_errors=True)
         return None
@@ -180,7 +180,12 @@ def versions_of(files: Sequence[str]) -> np.ndarray:
 
 def _size_of(cache: Path) -> int:
     """Return the bytes of a cache, its share of files that it has in common with others."""
-    return sum((status := file.stat()).st_size // status.st_nlink for file in cache.iterdir())
+    size = 0
+    with contextlib.suppress(FileNotFoundError):  # another process is removing it
+        for file in cache.iterdir():
+            status = file.stat()
+            size += status.st_size // status.st_nlink
+    return size
 
 
 def _make_room(place: Path, needed: int, limit: int, keep: Sequence[Path | None]) -> None:

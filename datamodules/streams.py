@@ -76,6 +76,13 @@ class Shards:
         """Return what changes where they are written again, in the same size too."""
         return ""
 
+    def check_whole(self) -> None:
+        """Check that none of the shards was cut off, and warn where that is not known.
+
+        Raises:
+            UserError: one was.
+        """
+
     def check_processes(self, world_size: int) -> None:
         """Check that each of so many processes gets images.
 

@@ -219,6 +219,8 @@ class OwnTable:
         others = {need: next((n for n in found if _known_as(n) in OTHER_NAMES.get(need, ())), None) for need in missing}
         renamed = [f"{clean(name, 40)} to {need}" for need, name in others.items() if name]
         advice = f"rename the column {' and '.join(renamed)}" if renamed else "is it a CSV in UTF-8?"
+        if not renamed and len(missing) < len(self.needed):
+            advice = f"rename the column that holds it to {missing[0]}"
         if renamed and None in others.values():
             advice += f", and add {', '.join(need for need, name in others.items() if not name)}, one value an image"
         bits = [

@@ -267,6 +267,8 @@ def _find_problem(row, source: Source) -> str | None:
         return f"split={str(split)[:60]!r}; use {', '.join(SPLITS)} (or {', '.join(OTHER_WORDS)}), or leave it empty"
     if not isinstance(row.group, str):  # 0 would be no group
         return f"group={str(row.group)[:60]!r}: must be a text, as str() makes of it; '' for none"
+    if row.group in NO_LABELS:  # all images without a group would be one
+        return f"has no group (found {row.group}); leave the value empty where an image is a group by itself"
     if not isinstance(row.subsets, dict) or not all(isinstance(text, str) for text in row.subsets.values()):
         return f"subsets={str(row.subsets)[:60]}: use a dict of texts, such as {{'camera': 'A'}}"
     if not isinstance(row.weight, (int, float, np.integer, np.floating)) or not 0 <= row.weight <= LARGEST_WEIGHT:

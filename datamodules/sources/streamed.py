@@ -65,6 +65,7 @@ class StreamedSource(UnpackedSource):
     def stream(self) -> TrainStream:
         """The training images."""
         shards, stated = self.shards("train"), self._stated()
+        shards.check_whole()
         classes = self.stated_classes or stated.get("classes")
         n_images = self.train_images or stated.get("train_images") or shards.n_images
         if shards.n_images and n_images != shards.n_images:
@@ -85,6 +86,8 @@ class StreamedSource(UnpackedSource):
 
     def images(self) -> Iterator[ImageRow]:
         self.classes = self.stream.classes
+        for split in self._unpacked:
+            self.shards(split).check_whole()
         return super().images()
 
     def version(self) -> str:

@@ -4,6 +4,7 @@ import glob
 import itertools
 import json
 import logging
+import os
 import random
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,7 @@ JSON_KEYS = ("label", "cls")  # of a .json member
 REMOTE = ("http://", "https://")  # webdataset would also run commands (pipe:) and programs of clouds
 LARGEST_MEMBER = 2**28  # bytes, of a file in a shard
 LARGEST_LABEL = 2**20
+BLOCK, MAGIC_AT = 512, 257  # bytes, of a tar file
 
 
 class WebDataset(StreamedSource):
@@ -97,7 +99,7 @@ class Members(NamedTuple):
 
     def _text(self, suffix: str, content: bytes, name: str) -> str:
         try:
-            text: object = content.decode().strip()
+            text: object = content.decode("utf-8-sig").strip()
             if suffix == "json":
                 wanted, fields = self.label and self.label.partition(".")[2], json.loads(text)
                 text = next((fields[key] for key in ((wanted,) if wanted else JSON_KEYS) if key in fields), None)
@@ -151,6 +153,28 @@ class TarShards(Shards):
 
     def stamp(self) -> str:
         return f"{self.urls} {[Path(url).stat().st_mtime_ns for url in self.urls] if self.is_local else ''}"
+
+    def check_whole(self) -> None:
+        open_ended = []
+        for url in self.urls if self.is_local else []:
+            with Path(url).open("rb") as file:
+                is_plain = file.read(BLOCK)[MAGIC_AT:].startswith(b"ustar")  # not compressed
+                size = file.seek(0, os.SEEK_END)
+                if is_plain and size % BLOCK:
+                    raise UserError(
+                        f"{self.key}: {url}: cannot be read (cut off); write this shard again, or list only the others"
+                    )
+                file.seek(max(size - BLOCK, 0))
+                if is_plain and any(file.read()):
+                    open_ended.append(url)
+        if open_ended:
+            log.warning(
+                "%s: %d shard(s) do not end as tar files do, so that images may be missing where they were cut off; write them "
+                "again: %s",
+                self.key,
+                len(open_ended),
+                join_words(open_ended, 3),
+            )
 
     def check_processes(self, world_size: int) -> None:
         if len(self.urls) < world_size:

@@ -14,7 +14,7 @@ from PIL import Image
 from common.errors import UserError
 from datamodules import cache_build
 from datamodules import pixel_cache as module
-from datamodules.cached_pixels import Look, UncachedPixels
+from datamodules.cached_pixels import PIXELS, THUMBNAILS, VERSIONS, Look, UncachedPixels
 from datamodules.decode import open_image, resize
 from datamodules.deep_pixels import ValueRange
 from datamodules.near_duplicates import compared_look
@@ -248,6 +248,19 @@ def test_a_jpeg_that_is_damaged_in_the_cache_ends_the_run_with_what_to_remove(fi
     path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(UserError, match=f"the JPEG of image 3 cannot be read.; remove {tmp_path / 'cache'},"):
         open_pixel_cache(files, Look(32, jpeg_quality=95), tmp_path / "cache")[3]
+
+
+@pytest.mark.parametrize("name", [PIXELS, THUMBNAILS, VERSIONS])
+def test_a_damaged_header_is_made_again(files, tmp_path, name):
+    looks = [Look(32), compared_look(None)]
+    whole, _ = open_pixel_caches(files[:-1], looks, tmp_path / "cache")
+    for file in (tmp_path / "cache").glob(f"*/{name}"):
+        content = bytearray(file.read_bytes())
+        content[10] ^= 255  # the brace of its dictionary
+        file.write_bytes(content)
+    for some in (files[:-1], files):
+        again, _ = open_pixel_caches(some, looks, tmp_path / "cache")
+        assert again.kept_as == "uint8" and np.array_equal(again[0], whole[0])
 
 
 def test_empty_thumbnails_are_made_again(files, tmp_path):

@@ -47,6 +47,8 @@ def test_path_and_label_are_enough(root):
     ("path,label\n../000.png,a\n", "line 2: .* leaves the folder"),
     ("path,label\n/etc/passwd,a\n", "line 2: .* leaves the folder"),
     ("path,label,split\nimages/000.png,a,late\n", "line 2: split='late'; use train, val, test"),
+    ("path,label,group\nimages/000.png,a,nan\n", r"line 2: has no group \(found nan\); leave the value empty"),
+    ("path,fine_label,coarse_label\nx,a,b\n", "found path, fine_label, coarse_label; rename the column that holds it to label"),
     ("path,label,weight\nimages/000.png,a,-1\n", "line 2: weight='-1.0'"),
     ("path,label,weight\nimages/000.png,a,nan\n", "line 2: weight='nan'"),
     ("path,label,weight\nimages/000.png,a,much\n", "line 2: weight='much'"),

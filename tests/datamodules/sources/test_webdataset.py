@@ -1,5 +1,7 @@
+import gzip
 import json
 import re
+import shutil
 import tarfile
 from itertools import islice
 from pathlib import Path
@@ -177,6 +179,34 @@ def test_a_damaged_shard_is_one_line(tmp_path, tars, kept):
     (train / "0.tar").write_bytes(b"no tar" * 1000)
     with pytest.raises(UserError, match=r"0\.tar: cannot be read"):
         _ = opened(tmp_path, tars, train=str(train)).stream
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_shard_that_was_cut_off_between_two_images_is_not_taken_as_whole(tmp_path, tars, caplog, split):
+    source = f"{tars}/{split}/000.tar"
+    with tarfile.open(source) as tar:
+        third = tar.getmembers()[4].offset  # two files an image
+    shutil.copytree(f"{tars}/{split}", tmp_path / "cut")
+    shard, settings = tmp_path / "cut" / "000.tar", {split: str(tmp_path / "cut")}
+    shard.write_bytes(Path(source).read_bytes()[: third + 100])
+    with pytest.raises(
+        UserError, match=r"000\.tar: cannot be read \(cut off\); write this shard again, or list only the others"
+    ):
+        read_source(opened(tmp_path, tars, **settings))
+    shard.write_bytes(Path(source).read_bytes()[:third])
+    read_source(opened(tmp_path, tars, **settings))
+    assert "1 shard(s) do not end as tar files do, so that images may be missing" in caplog.text
+    caplog.clear()
+    shard.write_bytes(Path(source).read_bytes())
+    read_source(opened(tmp_path, tars, **settings))
+    assert "do not end" not in caplog.text
+
+
+def test_compressed_shards_are_read(tmp_path, tars, caplog):
+    (tmp_path / "gz").mkdir()
+    (tmp_path / "gz" / "0.tar").write_bytes(gzip.compress((tars / "val" / "000.tar").read_bytes()))
+    one, gz = (read_source(opened(tmp_path, tars, val=place)) for place in (f"{tars}/val/000.tar", f"{tmp_path}/gz"))
+    assert len(one) == len(gz) and "do not end" not in caplog.text
 
 
 @pytest.mark.parametrize(("settings", "words"), [
