@@ -24,6 +24,8 @@ THINNED = "datamodule.train_fraction={:g}"  # why an image is excluded
 NO_VAL = "datamodule.select_on=test has no val split"  # likewise
 DROPPED = "in val or test too"  # likewise
 GIVEN = "given by the source"  # where splits are from
+NO_TEST = ": there will be no test accuracy, only that of the validation split, which also chose the best epoch"
+NEEDED = "drawn splits need three images, or groups of images, of each class"
 FEW = 10  # near duplicates that are kept together in any data set
 TOO_MANY = 0.05  # share of the images, above which near duplicates are no copies but one scene
 
@@ -44,6 +46,10 @@ def fill_in_splits(
         shares = TRAIN_VAL_TEST if with_val else TRAIN_TEST
         draw_splits(catalog, np.flatnonzero(present), shares, groups, fingerprints, seed)
         catalog.splits_from = f"drawn by datamodule.split_seed={seed}"
+        if with_val and not len(catalog.rows("test")):
+            log.warning(
+                "no test images, since no class has three images or groups of them, one for each split%s", NO_TEST
+            )
         return
     catalog.splits_from = GIVEN
     unassigned = np.flatnonzero(present & (catalog.splits == UNASSIGNED))
@@ -55,10 +61,7 @@ def fill_in_splits(
         catalog.splits_from = f"{GIVEN}, val drawn from train by datamodule.split_seed={seed}"
         log.info("no val images: 20%% of train split off, seed %d", seed)
     if "test" not in given and with_val:
-        log.warning(
-            "no test folder or split: there will be no test accuracy, only that of the validation split, which also chose "
-            "the best epoch"
-        )
+        log.warning("no test folder or split%s", NO_TEST)
 
 
 def select_fold(catalog: Catalog, groups: np.ndarray, folds: int, fold: int | None, seed: int) -> None:
@@ -133,6 +136,7 @@ def check_splits(catalog: Catalog, optional: set[str]) -> None:
             raise UserError(
                 f"{catalog.root}: the {split} split has no image of class {', '.join(missing[:CLASSES_SHOWN])}{more}; "
                 f"every class needs some in every split (it has {len(rows)} images in all)"
+                + (f"; {NEEDED}" if (catalog.splits_from or "").startswith("drawn") else "")
             )
 
 

@@ -76,6 +76,10 @@ class Shards:
         """Return what changes where they are written again, in the same size too."""
         return ""
 
+    def places(self) -> list[str]:
+        """Return where the shards lie, so that none is of two splits."""
+        return []
+
     def check_whole(self) -> None:
         """Check that none of the shards was cut off, and warn where that is not known.
 

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +76,9 @@ class Chunks(Shards):
     def version(self) -> str:
         content = json.dumps(self.index, sort_keys=True).encode()
         return f"{self.keys} {hashlib.blake2b(content, digest_size=8).hexdigest()}"
+
+    def places(self) -> list[str]:
+        return [os.path.realpath(self.place) if self.is_local else self.place.rstrip("/")]
 
     def read(self, share: Share, *, seed: int, epoch: int, skip: int) -> Iterator[Sample]:
         while True:

@@ -86,8 +86,14 @@ class StreamedSource(UnpackedSource):
 
     def images(self) -> Iterator[ImageRow]:
         self.classes = self.stream.classes
-        for split in self._unpacked:
-            self.shards(split).check_whole()
+        shards = {"train": self.stream.shards} | {split: self.shards(split) for split in self._unpacked}
+        taken: dict[str, str] = {}
+        for split, each in shards.items():
+            for place in each.places():
+                if (other := taken.setdefault(place, split)) != split:
+                    raise UserError(f"{each.key}: {place} belongs to {other}, too; give each split shards of its own")
+            if split != "train":
+                each.check_whole()
         return super().images()
 
     def version(self) -> str:

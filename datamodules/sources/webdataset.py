@@ -154,6 +154,9 @@ class TarShards(Shards):
     def stamp(self) -> str:
         return f"{self.urls} {[Path(url).stat().st_mtime_ns for url in self.urls] if self.is_local else ''}"
 
+    def places(self) -> list[str]:
+        return [os.path.realpath(url) if self.is_local else url for url in self.urls]
+
     def check_whole(self) -> None:
         open_ended = []
         for url in self.urls if self.is_local else []:

@@ -256,6 +256,22 @@ def test_val_is_split_off_train_and_missing_test_is_logged(tmp_path, caplog):
     assert "no test folder" in caplog.text
 
 
+def test_too_few_images_for_three_splits_are_named(tmp_path, caplog):
+    root, refused = make_images(tmp_path / "data", {"blue": 2, "red": 2}, size=32), 0
+    for seed in range(20):
+        caplog.clear()
+        try:
+            catalog, _ = prepared(read_source(ImageFolder(root=root)), tmp_path, seed=seed)
+        except UserError as error:
+            assert "drawn splits need three images, or groups of images, of each class" in str(error)
+            refused += 1
+        else:
+            assert not len(catalog.rows("test")) and "no test images, since no class has three" in caplog.text
+    assert 0 < refused < 20
+    catalog, _ = prepared(read_source(ImageFolder(root=make_images(root, {"blue": 3, "red": 3}))), tmp_path)
+    assert len(catalog.rows("test")) == 2
+
+
 def test_folds_partition_train_and_val_but_not_test(root, tmp_path):
     seen = []
     for fold in range(3):

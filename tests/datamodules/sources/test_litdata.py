@@ -87,6 +87,13 @@ def test_names_and_classes_that_are_found(tmp_path, chunks):
         _ = opened(tmp_path, chunks, train=train).stream
 
 
+def test_chunks_of_two_splits_are_refused(tmp_path, chunks):
+    with pytest.raises(
+        UserError, match=r"source\.val=.*train belongs to train, too; give each split shards of its own"
+    ):
+        read_source(opened(tmp_path, chunks, val=f"{chunks}/val/../train/"))
+
+
 def test_another_number_than_that_of_the_index_is_refused(tmp_path, chunks):
     train = written(tmp_path / "train", [{"image": b"x", "label": n % 2} for n in range(9)])
     stated = {"classes": ["ant", "bee"], "train_images": 8}

@@ -202,6 +202,16 @@ def test_a_shard_that_was_cut_off_between_two_images_is_not_taken_as_whole(tmp_p
     assert "do not end" not in caplog.text
 
 
+def test_shards_of_two_splits_are_refused(tmp_path, tars):
+    link = tmp_path / "linked.tar"
+    link.symlink_to(tars / "train" / "001.tar")
+    for settings in ({"val": str(link)}, {"test": f"{tars}/val/00*.tar"}, {"val": f"{tars}/train"}):
+        with pytest.raises(
+            UserError, match=r"source\.(val|test)=.*00.\.tar belongs to (train|val), too; give each split"
+        ):
+            read_source(opened(tmp_path, tars, **settings))
+
+
 def test_compressed_shards_are_read(tmp_path, tars, caplog):
     (tmp_path / "gz").mkdir()
     (tmp_path / "gz" / "0.tar").write_bytes(gzip.compress((tars / "val" / "000.tar").read_bytes()))
