@@ -94,7 +94,11 @@ class Members(NamedTuple):
         label = next(((suffix, sample[suffix]) for suffix in self.label_suffixes if suffix in sample), None)
         if image is None or label is None:
             suffixes = self.image if image is None else self.label_suffixes
-            raise ValueError(f"{name}: has no {'image' if image is None else 'label'} ({', '.join(suffixes)})")
+            longer = next((key for key in sample if key.rpartition(".")[2] in suffixes), None)
+            hint = (
+                f"; names end at their first dot, so that the suffix of one of its files is {longer}" if longer else ""
+            )
+            raise ValueError(f"{name}: has no {'image' if image is None else 'label'} ({', '.join(suffixes)}){hint}")
         return Sample(image, self._text(*label, name), name)
 
     def _text(self, suffix: str, content: bytes, name: str) -> str:
