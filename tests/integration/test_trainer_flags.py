@@ -444,7 +444,7 @@ def test_a_sweep_of_a_debug_file_is_refused_and_one_of_debug_runs_has_no_page(tr
         "-m", *SIMPLE_CNN, "trainer.max_epochs=1", "trainer.limit_train_batches=1,null", f"hydra.sweep.dir={folder}"
     )
     assert ran.status == 0, ran.err
-    excluded = [line for line in ran.out.splitlines() if line.startswith("WARNING: excluded: ")]
+    excluded = [line for line in ran.out.splitlines() if line.startswith("excluded: ")]
     (line,) = excluded
     assert line.endswith("limit_train_batches-1: a debug run (trainer.limit_train_batches=1), never ranked")
     page = (folder / "report.md").read_text()

@@ -163,7 +163,7 @@ def test_records_and_tables_of_runs(tmp_path):
     shown = sum(len(row.runs) for group in data.groups for row in group.rows) + len(data.unfinished)
     assert shown + len(data.excluded) == len(paths)
     assert all("result.json" in why or "the same settings" in why or "a debug run" in why for _, why in data.excluded)
-    assert len(written.warnings) == len(data.excluded) and all(len(why) < 600 for why in written.warnings)
+    assert len(written.excluded) == len(data.excluded) and all(len(why) < 600 for why in written.excluded)
 
 
 def test_a_damaged_pixel_cache_is_rebuilt(tmp_path, caplog):
