@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 FIRST = 5  # rows on the screen
 WIDEST = 48  # characters of a path there
+OTHER_TABLES = {*TABLES, ".json", ".txt", ".xlsx"} - {".csv"}  # suffixes that are asked for, and not written
 TRUTH = {True: "true", False: "false", None: ""}
 
 
@@ -96,11 +97,7 @@ def table_path(out: str | None, read: Sequence[Path] = ()) -> Path:
     if OmegaConf.is_config(out):
         raise UserError(f"out={out}: is not one path; use out=DIR or out=NAME.csv")
     path = Path(str(out))
-    if (
-        path.suffix.lower() in (*TABLES, ".json", ".txt", ".xlsx")
-        and path.suffix.lower() != ".csv"
-        and not path.is_dir()
-    ):
+    if path.suffix.lower() in OTHER_TABLES and not path.is_dir():
         raise UserError(f"out={path}: predictions are written as .csv; use out={path.with_suffix('.csv')}, or out=DIR")
     path = path if path.suffix.lower() == ".csv" else RunFolder(path).predictions("test")  # named as a run's
     if any(path.exists() and path.samefile(table) for table in read):

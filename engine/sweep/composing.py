@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import UserError
+from engine.sweep.seeds import sweep_overrides
 
 
 def check_jobs(config: DictConfig) -> None:
@@ -21,9 +21,7 @@ def check_jobs(config: DictConfig) -> None:
         UserError: all jobs would have one folder.
     """
     loader = GlobalHydra.instance().config_loader()
-    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
-    overrides = OverridesParser.create(loader).parse_overrides([*params, *config.hydra.overrides.task])
-    (batch,) = BasicSweeper.split_arguments(overrides, None)
+    (batch,) = BasicSweeper.split_arguments(sweep_overrides(config), None)
     subdir = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])
     if "${" not in subdir and len(batch) > 1:
         raise UserError(

@@ -4,10 +4,10 @@ import logging
 
 from omegaconf import OmegaConf
 
-from common.errors import UserError
 from common.progress import Progress
 from common.run_record import RunRecord
 from common.text import plural
+from engine.error_messages import user_message
 from engine.sweep.progress import SweepProgress
 
 log = logging.getLogger(__name__)
@@ -29,10 +29,10 @@ def warn_of_other_images(sweep: SweepProgress) -> None:
         try:
             with Progress("comparing the images with those of finished runs", log):
                 now = _fingerprint(records[0])
-        except (UserError, OSError) as error:
+        except Exception as error:  # also of a source of the user's own: the sweep's report comes in any case
             log.warning(
                 "%s skipped: whether the images are still those that it was trained on cannot be checked: %s",
-                plural(len(records), "finished run"), error,
+                plural(len(records), "finished run"), user_message(error) or repr(error),
             )  # fmt: skip
             continue
         other += records if now != fingerprint else []

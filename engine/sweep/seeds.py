@@ -4,6 +4,7 @@ import math
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 
 from common.checks import FEWEST_SEEDS, check_good_enough
@@ -14,17 +15,22 @@ LARGEST = 2**32  # of a seed, not reached
 MOST = 10_000  # seeds
 
 
+def sweep_overrides(config: DictConfig) -> list[Override]:
+    """Return the overrides that Hydra's sweeper combines: those of an experiment's file, then those of the command line."""
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    hydra = GlobalHydra.instance()
+    parser = OverridesParser.create(hydra.config_loader() if hydra.is_initialized() else None)  # for glob(*)
+    return parser.parse_overrides([*params, *config.hydra.overrides.task])
+
+
 def swept_values(config: DictConfig) -> dict[str, list[str]]:
     """Return the values of each key, on the command line and in an experiment's file, as Hydra's sweeper combines them.
 
     Raises:
         UserError: a key is to be swept over an interval, or over no value.
     """
-    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     values = {}
-    hydra = GlobalHydra.instance()
-    parser = OverridesParser.create(hydra.config_loader() if hydra.is_initialized() else None)  # for glob(*)
-    for override in parser.parse_overrides([*params, *config.hydra.overrides.task]):
+    for override in sweep_overrides(config):
         if override.is_interval_sweep():
             raise UserError(
                 f"{override.input_line}: an interval has no values to run; give values, separated by commas, or "
