@@ -115,10 +115,11 @@ class MeanSquares(NamedTuple):
     residual: float
     n_seeds: int
     n_images: float  # columns, weighted
+    n_equal: float  # columns of equal size that tell as much
 
     def student(self) -> StudentT:
         """Return the mean with S n Var(mean) = MS_s + MS_p - MS_e, never below what one mean square gives by itself."""
-        s, n = self.n_seeds - 1, self.n_images - 1
+        s, n = self.n_seeds - 1, self.n_equal - 1
         parts = [(self.seeds, s), (self.images, n), (self.residual, s * n)]
         combined, largest = self.seeds + self.images - self.residual, max(square for square, _ in parts)
         if combined <= largest * (
@@ -130,9 +131,18 @@ class MeanSquares(NamedTuple):
         return StudentT(self.mean, math.sqrt(combined / (self.n_seeds * self.n_images)), float(freedom))
 
 
-def _mean_squares(y: np.ndarray, weights: np.ndarray) -> MeanSquares:
-    """Return the mean squares of y (S, n), whose columns count as often as `weights` (n,) says."""
+def _mean_squares(y: np.ndarray, weights: np.ndarray, shares: np.ndarray, equal: float) -> MeanSquares:
+    """Return the mean squares of y (S, n), whose columns count as often as `weights` (n,) says.
+
+    Args:
+        y: outcomes.
+        weights: of the columns.
+        shares: (n,) of all images that are in a column. The mean lies nearer to a large column than to a small one, so that
+            the squares of its distance are too small by its share (Bell & McCaffrey 2002, Survey Methodology 28:169-181).
+        equal: share of the columns that would tell as much if all were of equal size.
+    """
     seeds, n = len(y), float(weights.sum())
+    by = weights / (1 - shares)
     by_seed = y @ weights / n
     mean = float(by_seed.mean())
     by_image = y.mean(axis=0)
@@ -140,10 +150,11 @@ def _mean_squares(y: np.ndarray, weights: np.ndarray) -> MeanSquares:
     return MeanSquares(
         mean,
         n * float(((by_seed - mean) ** 2).sum()) / (seeds - 1),
-        seeds * float((weights * (by_image - mean) ** 2).sum()) / (n - 1),
-        float((weights * rest**2).sum()) / ((seeds - 1) * (n - 1)),
+        seeds * float((by * (by_image - mean) ** 2).sum()) / n,
+        float((by * rest**2).sum()) / ((seeds - 1) * n),
         seeds,
         n,
+        n * equal,
     )
 
 
@@ -157,29 +168,32 @@ def over_seeds_and_images(
     pseudo-images, as Agresti & Coull 1998 (Am. Stat. 52:119-126) and Bonett & Price 2012 (J. Educ. Behav. Stat. 37:479-488)
     add them for one seed: without them there is no width where no outcome varies, and too little near an accuracy of 1.
     The second is Student's of the S means: few seeds are never trusted beyond what they say themselves. With groups a
-    group of images is the unit (ratio estimate, Cochran 1977, ch. 6).
+    group of images is the unit (ratio estimate, Cochran 1977, ch. 6); degrees of freedom are those of as many groups of equal
+    size as tell as much.
 
     Args:
         outcomes: (S, n) 0 or 1, or differences -1, 0 or 1.
         pseudo: outcome and number of pseudo-images.
         groups: (n,) group numbers; None: each image is its own.
     """
-    y, scale = _columns(outcomes, groups)
+    y, scale, sizes = _columns(outcomes, groups)
     added = np.broadcast_to([value for value, _ in pseudo], (len(y), len(pseudo)))
     weights = np.append(np.ones(y.shape[1]), [number * scale for _, number in pseudo])
+    equal = float(sizes.sum() ** 2 / (sizes**2).sum()) / len(sizes)
     means = y.mean(axis=1)
     of_means = StudentT(float(means.mean()), float(means.std(ddof=1)) / math.sqrt(len(y)), len(y) - 1.0)
-    return _mean_squares(np.hstack([y, added]), weights).student(), of_means
+    shares = _shares(sizes, weights)
+    return _mean_squares(np.hstack([y, added]), weights, shares, equal).student(), of_means
 
 
 def over_images(outcomes: np.ndarray, pseudo: Sequence[tuple[float, float]], groups: np.ndarray) -> StudentT:
     """Return the t distribution of the mean of one network's outcomes (n,) in groups; as `over_seeds_and_images`."""
-    y, scale = _columns(outcomes[None], groups)
+    y, scale, sizes = _columns(outcomes[None], groups)
     values = np.append(y[0], [value for value, _ in pseudo])
     weights = np.append(np.ones(y.shape[1]), [number * scale for _, number in pseudo])
     n = float(weights.sum())
     mean = float(weights @ values) / n
-    error = math.sqrt(float(weights @ (values - mean) ** 2) / (n - 1) / n)
+    error = math.sqrt(float(weights @ ((values - mean) ** 2 / (1 - _shares(sizes, weights))))) / n
     return StudentT(mean, error, max(1.0, _effective_groups(groups) - 1))
 
 
@@ -192,13 +206,22 @@ def by_group(outcomes: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, floa
     return (sums - mean * sizes) / sizes.mean() + mean, float(sizes.mean())
 
 
-def _columns(outcomes: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, float]:
-    """Return the outcomes (S, n) of images, or of groups (S, G) with the same means; and how many columns one image is."""
+def _columns(outcomes: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, float, np.ndarray]:
+    """Return the outcomes of images, or of groups with the same means, as columns, how many one image is, and sizes.
+
+    Outcomes (S, n) become (S, n), or (S, G) of G groups; the number is that of columns that an image counts as.
+    """
     y = np.asarray(outcomes, dtype=np.float64)
     if groups is None:
-        return y, 1.0
+        return y, 1.0, np.ones(y.shape[1])
     of_groups, size = by_group(y, groups)
-    return of_groups, _clustering(y, groups) / size
+    return of_groups, _clustering(y, groups) / size, np.unique(groups, return_counts=True)[1].astype(np.float64)
+
+
+def _shares(sizes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the share of all images that each column has: of columns of these sizes and of pseudo-images of mean size."""
+    relative = np.append(sizes / sizes.mean(), np.ones(len(weights) - len(sizes)))
+    return relative / float(weights.sum())
 
 
 def _effective_groups(groups: np.ndarray) -> float:
@@ -246,7 +269,8 @@ def design_effect(correct: np.ndarray, groups: np.ndarray | None) -> float:
     The variance of the share of right images between groups over that of as many independent images (Kish 1965, Survey
     Sampling, ch. 5), with the t quantile of the effective number of groups (Dean & Pagano 2015, J. Surv. Stat. Methodol.
     3:484-503). A quarter of an all-right and of an all-wrong group of mean size are added, since a few groups that
-    are all right say little about how alike the images of a group are.
+    are all right say little about how alike the images of a group are. The mean lies nearer to a large group than to a small
+    one, which is corrected by the group's share of the images (Bell & McCaffrey 2002, Survey Methodology 28:169-181).
 
     Args:
         correct: (n,) or (S, n) bool, of one network or of S.
@@ -269,9 +293,9 @@ def _clustering(outcomes: np.ndarray, groups: np.ndarray, pseudo: float = 0.25) 
     for line in outcomes:
         sums = np.append(np.bincount(groups, weights=line), [size * low, size * high])
         squares = np.append(np.bincount(groups, weights=line.astype(np.float64) ** 2), [size * low**2, size * high**2])
-        n, number = float(weights @ of_all), float(weights.sum())
+        n = float(weights @ of_all)
         mean = float(weights @ sums) / n
-        between = number / (number - 1) * float(weights @ (sums - mean * of_all) ** 2) / n**2
+        between = float(weights @ ((sums - mean * of_all) ** 2 / (1 - of_all / n))) / n**2
         single = (float(weights @ squares) / n - mean**2) / n
         found.append(between / single)
     return float(np.clip(np.mean(found), 1.0, most))

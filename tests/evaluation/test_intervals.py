@@ -187,6 +187,41 @@ def test_images_that_are_alike_in_groups_count_as_their_groups():
     assert proportion(150, 200, 5.0).low == pytest.approx(wilson(30, 40).low)
 
 
+@pytest.mark.parametrize("sizes", [[200] + [1] * 200, [200] + [10] * 20], ids=["and single images", "and groups of 10"])
+@pytest.mark.parametrize("n_seeds", [1, 3])
+def test_intervals_cover_where_one_group_has_half_of_the_images(sizes, n_seeds):
+    """Three seeds covered 0.74 and 0.88 with degrees of freedom of as many groups of equal size."""
+    generator, groups, held = np.random.default_rng(4), np.repeat(np.arange(len(sizes)), sizes), []
+    for _ in range(400):
+        easy = 1.5 * generator.normal(size=len(sizes))[groups] + generator.normal(size=len(groups))
+        low, high = accuracy_interval(easy + generator.normal(size=(n_seeds, len(groups))) > 0, groups)
+        held.append(low <= 0.5 <= high)
+    assert np.mean(held) >= 0.95 - 3 * sqrt(0.05 * 0.95 / 400)
+
+
+@pytest.mark.parametrize("sizes", [[6, 6, 6, 6], [1, 2, 3, 8, 10], [12, 1, 1]])
+def test_the_design_effect_is_that_of_the_bias_reduced_variance(sizes):
+    """Bell & McCaffrey's by matrices: residuals by the inverse root of I - H of their group, which is all ones / n."""
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    correct = np.random.default_rng(1).random(len(groups)) < 0.6
+    size, n = np.mean(sizes), sum(sizes) + np.mean(sizes) / 2
+    columns = [(1.0, each, correct[groups == g].sum()) for g, each in enumerate(sizes)]
+    columns += [
+        (0.25, size, 0.0),
+        (0.25, size, size),
+    ]  # parts of a group that is all wrong, and of one that is all right
+    mean = sum(weight * right for weight, _, right in columns) / n
+    between = 0.0
+    for weight, number, right in columns:
+        # the eigenvalue of I - H for a vector that is the same for all of the group's images
+        between += weight * ((right - number * mean) / sqrt(1 - number / n)) ** 2
+    single = mean * (1 - mean) * n
+    effective = sum(sizes) ** 2 / sum(each**2 for each in sizes)
+    quantile = t.ppf(0.975, max(1.0, effective - 1)) / 1.959963984540054
+    expected = np.clip(between / single, 1, sum(each**2 for each in sizes) / sum(sizes)) * quantile**2
+    assert design_effect(correct, groups) == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("n_groups", "size", "alike", "plain"), [(20, 5, 1.2, 0.9), (10, 20, 1.2, 0.6), (40, 5, 3, 0.8)]
 )
