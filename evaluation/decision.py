@@ -24,7 +24,7 @@ from evaluation.calibration import (
     with_temperature,
 )
 from evaluation.estimates import FurtherMetric, estimate_metrics
-from evaluation.intervals import design_effect, proportion
+from evaluation.intervals import class_effects, design_effect, proportion
 from evaluation.scores import (
     MOST_IN_MATRIX,
     checked,
@@ -185,7 +185,9 @@ def measure(
         confused=None if k <= MOST_IN_MATRIX else most_confused(confusion, classes),
         intervals={name: tuple(interval) for name, interval in intervals.items()},
         further={name: metric.value for name, metric in own.items()},
-        per_class=per_class(confusion, classes, effect),
+        per_class=per_class(
+            confusion, classes, *(class_effects(predicted == labels, of, k, groups) for of in (labels, predicted))
+        ),
         binary=Binary(
             positive_class=classes[positive],
             average_precision=found["average_precision"].value,
@@ -229,15 +231,18 @@ def at_threshold(
     positive, scores = two_classes(labels, scores)
     predicted = scores >= threshold
     hits, predicted_n, positives = (int(x.sum()) for x in (predicted & positive, predicted, positive))
-    n, effect = len(scores), design_effect(predicted == positive, groups)
+    n = len(scores)
     negatives = n - positives
     rejected = negatives - (predicted_n - hits)
+    right = predicted == positive
+    of_negatives, of_positives = class_effects(right, positive.astype(int), 2, groups).tolist()
+    of_predicted = class_effects(right, predicted.astype(int), 2, groups).tolist()[1]
     return AtThreshold(
         threshold=float(threshold),
-        accuracy=proportion(hits + rejected, n, effect),
-        sensitivity=proportion(hits, positives, effect),
-        specificity=proportion(rejected, negatives, effect),
-        precision=proportion(hits, predicted_n, effect) if predicted_n else None,
+        accuracy=proportion(hits + rejected, n, design_effect(right, groups)),
+        sensitivity=proportion(hits, positives, of_positives),
+        specificity=proportion(rejected, negatives, of_negatives),
+        precision=proportion(hits, predicted_n, of_predicted) if predicted_n else None,
         balanced_accuracy=(hits / positives + rejected / negatives) / 2,
         f1=2 * hits / (positives + predicted_n),
     )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.text import clean, join_words
-from evaluation.intervals import Interval, design_effect
+from evaluation.intervals import Interval, class_effects, design_effect
 from evaluation.score_intervals import (
     auroc_model,
     confusion_interval,
@@ -89,19 +89,23 @@ def estimate_metrics(
     scores, scored = ranking_scores(probabilities, logits), scored_classes(labels, probabilities)
     predicted, k = probabilities.argmax(axis=1), probabilities.shape[1]
     confusion = count_confusion(labels, predicted, k)
-    effect = design_effect(predicted == labels, groups)
+    right = predicted == labels
+    # Of classes in other groups, or in fewer, each by itself; of all, since groups with images of several make them alike
+    effects = np.maximum(class_effects(right, labels, k, groups), design_effect(right, groups))
+    counted = confusion / effects[:, None]
     drawn = resample_metrics(labels, predicted, scores, groups, resamples, seed)
     closed = {
         "balanced_accuracy": (
             balanced_accuracy(confusion),
-            confusion_interval(confusion / effect, recall_derivatives, confidence),
+            confusion_interval(counted, recall_derivatives, confidence),
         ),
-        "f1": (macro_f1(confusion), confusion_interval(confusion / effect, f1_derivatives, confidence)),
+        "f1": (macro_f1(confusion), confusion_interval(counted, f1_derivatives, confidence)),
     }
     if scored:
         sides = [(labels == j, scores[:, j]) for j in scored]
-        informative = sum(_overlapping(*side) for side in sides) / effect
-        counts = np.unique(labels, return_counts=True)[1] / effect
+        present = np.unique(labels)
+        informative = sum(_overlapping(*side) for side in sides) / effects[present].max()
+        counts = np.bincount(labels)[present] / effects[present]
         ranked = {"auroc": macro_auroc(labels, probabilities, logits)}
         models = {"auroc": auroc_model(ranked["auroc"], counts)}
         if k == 2:

@@ -282,6 +282,22 @@ def design_effect(correct: np.ndarray, groups: np.ndarray | None) -> float:
     return _clustering(np.atleast_2d(correct), groups) * quantile**2
 
 
+def class_effects(correct: np.ndarray, of: np.ndarray, k: int, groups: np.ndarray | None) -> np.ndarray:
+    """Return the design effect on the images of each of k classes, (k,): its images may be of fewer groups than others'.
+
+    Args:
+        correct: (n,) bool.
+        of: (n,) class of each image, the true or the predicted one.
+        k: classes; one without images has 1.
+        groups: (n,) group numbers; None: each image is its own.
+    """
+    effects = np.ones(k)
+    if groups is not None:
+        for each in np.unique(of):
+            effects[each] = design_effect(correct[of == each], groups[of == each])
+    return effects
+
+
 def _clustering(outcomes: np.ndarray, groups: np.ndarray, pseudo: float = 0.25) -> float:
     """Return the design effect of groups on each line of outcomes (S, n), averaged; 1 to that of groups all alike."""
     _, groups = np.unique(groups, return_inverse=True)

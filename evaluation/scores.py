@@ -110,23 +110,30 @@ def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(weighted_average_precision(positive, scores, np.ones((1, len(scores)), np.int64))[0])
 
 
-def per_class(confusion: np.ndarray, classes: list[str], effect: float = 1.0) -> list[ClassScores]:
+def per_class(
+    confusion: np.ndarray,
+    classes: list[str],
+    of_recall: np.ndarray | None = None,
+    of_precision: np.ndarray | None = None,
+) -> list[ClassScores]:
     """Score each class against the rest.
 
     Args:
         confusion: (K, K) counts.
         classes: K names.
-        effect: `design_effect` of images in groups.
+        of_recall: `class_effects` of images in groups, of the true classes; None: each image is its own.
+        of_precision: of the predicted ones.
     """
     scores = []
-    counts = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
-    for name, hits, n, predicted in zip(classes, *(each.tolist() for each in counts), strict=True):
+    effects = (np.ones(len(classes)) if each is None else each for each in (of_recall, of_precision))
+    columns = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0), *effects
+    for name, hits, n, predicted, wider, wider_precision in zip(classes, *(c.tolist() for c in columns), strict=True):
         scores.append(
             ClassScores(
                 name=name,
                 n=n,
-                recall=proportion(hits, n, effect) if n else None,
-                precision=proportion(hits, predicted, effect) if predicted else None,
+                recall=proportion(hits, n, wider) if n else None,
+                precision=proportion(hits, predicted, wider_precision) if predicted else None,
                 f1=2 * hits / (n + predicted) if n + predicted else None,
             )
         )

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, logsumexp, ndtr, softmax
+from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torchmetrics.functional.classification import (
     binary_auroc,
@@ -286,11 +287,29 @@ def test_the_screen_names_classes_of_few_images():
 
 def test_recalls_of_images_in_groups_are_wider():
     confusion = np.array([[80, 20], [10, 90]])
-    (plain, _), (wide, _) = (per_class(confusion, ["a", "b"], effect) for effect in (1.0, 4.0))
+    (plain, _), (wide, _) = (per_class(confusion, ["a", "b"], *[np.full(2, effect)] * 2) for effect in (1.0, 4.0))
     assert (plain.recall.value, plain.recall.n) == (wide.recall.value, wide.recall.n)
     twenty = proportion(20, 25)
     assert (wide.recall.low, wide.recall.high) == pytest.approx((twenty.low, twenty.high))
     assert wide.precision.low < plain.precision.low
+
+
+def test_scores_cover_where_the_images_of_one_class_only_are_in_groups():
+    """400 single images and 10 groups of 10: the recall of the second class covered 0.75, balanced accuracy 0.86."""
+    generator, held = np.random.default_rng(6), []
+    labels, groups = np.repeat([0, 1], [400, 100]), np.append(np.arange(400), 400 + np.repeat(np.arange(10), 10))
+    for _ in range(150):
+        noise = np.sqrt(0.6) * generator.normal(size=410)[groups] + np.sqrt(0.4) * generator.normal(size=500)
+        margin = (norm.ppf(0.9) + noise) * (2 * labels - 1)
+        logits = np.stack([-margin, margin], axis=1)
+        probabilities = softmax(logits, axis=1)
+        found = measure(labels, probabilities, ["a", "b"], None, logits=logits, groups=groups)
+        at = found.binary.at_half
+        recalls = [each.recall for each in found.per_class]
+        assert [at.specificity, at.sensitivity] == recalls
+        intervals = [(each.low, each.high) for each in recalls] + [found.intervals["balanced_accuracy"]]
+        held.append([low <= 0.9 <= high for low, high in intervals])
+    assert (np.mean(held, axis=0) >= 0.95 - 3 * np.sqrt(0.05 * 0.95 / 150)).all()
 
 
 def test_few_resamples_give_their_mean_and_standard_deviation(monkeypatch):
