@@ -12,6 +12,7 @@ from evaluation.intervals import coverage_caveat, format_accuracy
 
 MOST_CLASSES = 10  # whose recall is shown; of more the WORST
 WORST = 5
+ROUNDING = 1e-9  # of sums of probabilities
 ONE_SIDED = 0.025  # level of a lower end of a 95% interval
 NAMES = {"balanced_accuracy": "balanced accuracy", "f1": "macro F1", "auroc": "AUROC"}
 
@@ -114,9 +115,10 @@ def describe_calibration(metrics: SplitMetrics, decision: Decision | None) -> st
     """Return the ECE with what chance gives beside it, and the ECE after the temperature."""
     text, chance = f"{metrics.ece:.3f}", metrics.ece_by_chance
     if chance:
-        verdict = "no miscalibration can be seen" if metrics.ece <= chance.p95 else "miscalibrated"
+        up_to = max(chance.mean, chance.p95)  # of rare large errors the mean may be above
+        # Where all images are right the two are the same sum, added up in another order
+        verdict = "no miscalibration can be seen" if metrics.ece <= up_to + ROUNDING else "miscalibrated"
         n = f"{metrics.accuracy.n:,}"
-        up_to = max(chance.mean, chance.p95)
         text += (
             f" (a perfectly calibrated network shows {chance.mean:.3f}, up to {up_to:.3f}, with {n} images): {verdict}"
         )

@@ -22,6 +22,7 @@ from evaluation.decision import DecisionRules, at_threshold, choose_threshold, m
 from evaluation.describe import (
     compare_to_guessing,
     describe_accuracy,
+    describe_calibration,
     describe_guessing,
     describe_metrics,
     describe_promise,
@@ -155,6 +156,16 @@ def test_a_class_without_images_leaves_its_metrics_out():
     assert len(describe_metrics(found, decision)) >= 2
     three = measure(made_up(50)[0], made_up(50, classes=3)[1], ["a", "b", "c"], None)
     assert three.per_class[2].recall is None and 0 < three.auroc < 1
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_is_all_right_and_sure_is_not_called_miscalibrated(seed):
+    """With so few images 95% of the draws have no error either, and the same ECE but for its rounding."""
+    generator = np.random.default_rng(seed)
+    confidence = 1 - 0.002 * generator.random(generator.integers(5, 20))
+    found = measure(np.zeros(len(confidence), int), np.stack([confidence, 1 - confidence], axis=1), TWO, None)
+    assert found.ece == pytest.approx(found.ece_by_chance.p95)
+    assert "no miscalibration can be seen" in describe_calibration(found, None)
 
 
 def test_what_the_screen_shows():
