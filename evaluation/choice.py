@@ -11,7 +11,7 @@ from scipy.special import betainc, betaincinv, expit, logit
 
 from common.checks import FEWEST_SEEDS
 from evaluation.intervals import accuracy_interval, design_effect, log_odds
-from evaluation.paired_tests import balance, compare_pair, student
+from evaluation.paired_tests import HALF, balance, compare_pair, student
 from evaluation.planning import Spread
 
 LEVEL = 0.05
@@ -224,7 +224,8 @@ def _above(
     spread = Spread.of(outcomes, groups)
     if len(right) == 1 and labels is None:
         n, variance = right.size, target * (1 - target)  # as the spread: with two pseudo-images
-        spread = spread._replace(at_target=variance / ((n * right.mean() * (1 - right.mean()) + 2) / (n + 1)))
+        here = (n * right.mean() * (1 - right.mean()) + 2) / (n + 1)
+        spread = spread._replace(at_limit=variance / here, less=HALF)  # an exact test is as the normal one of less
         effect = design_effect(right, groups)
         correct, wrong = right.sum() / effect, (~right).sum() / effect
         if correct == 0:

@@ -124,14 +124,25 @@ def tango_score(only_a: int, only_b: int, n: int, difference: float, less: float
         difference: above -1 and below 1.
         less: images that the count of A is taken as too large by.
     """
-    b = -only_a - only_b + (2 * n - only_a + only_b) * difference
-    c = -only_b * difference * (1 - difference)
-    q = (math.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (4 * n)  # share of `only_b` under this difference
-    variance = n * (2 * q + difference * (1 - difference))
+    variance = n * _tango_variance(only_a / n, only_b / n, difference)
     distance = only_a - only_b - n * difference - less
     if variance <= 0:  # no difference and no disagreement
         return 0.0 if abs(distance) < 1e-9 else math.copysign(math.inf, distance)
     return distance / math.sqrt(variance)
+
+
+def _tango_variance(only_a: float, only_b: float, difference: float) -> float:
+    """Return the variance of one image's difference under a true one, from the shares of images on which one is right."""
+    b = -only_a - only_b + (2 - only_a + only_b) * difference
+    c = -only_b * difference * (1 - difference)
+    q = (math.sqrt(max(0.0, b * b - 8 * c)) - b) / 4  # share of `only_b` under this difference
+    return 2 * q + difference * (1 - difference)
+
+
+def _variance_at(limit: float, difference: float, variance: float) -> float:
+    """Return the variance that `tango_score` will have at the limit where an image's difference has this mean and variance."""
+    disagree = min(1.0, variance + difference**2)
+    return _tango_variance((disagree + difference) / 2, (disagree - difference) / 2, limit)
 
 
 class PairedComparison(NamedTuple):
@@ -183,12 +194,13 @@ def compare_pair(
         sizes = np.unique(labels, return_counts=True)[1]
         less *= n / len(sizes) * math.sqrt(float((1 / sizes**2).sum()))
         differences, pseudo = balance(differences, labels, pseudo)
-    spread = Spread.of(differences, groups)
+    spread = Spread.of(differences, groups)._replace(less=less * n)
     if seeds == 1 and groups is None and labels is None:
         only_a, only_b = int((differences > 0).sum()), int((differences < 0).sum())
         value, low, high = paired_difference(only_a, only_b, n)
         p_value, at_least = mcnemar(only_a, only_b), lower_bound(only_a, only_b, n, level)
         margin_p = NormalDist().cdf(-tango_score(only_a, only_b, n, -margin, HALF))
+        spread = spread._replace(at_limit=_variance_at(-margin, min(value, 0.0), spread.units) / spread.units)
     else:
         found = student(differences, pseudo, groups)
         value = float(differences.mean())

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 from scipy.stats import binom
 
 from evaluation.choice import Finalist, Rule, measure
@@ -20,12 +21,18 @@ def evidence(a, b, rule, level=0.05):
     return measure(Finalist(1, a, seeds), Finalist(2, b, seeds), rule, level=level)
 
 
-def test_images_that_would_decide_are_those_of_the_normal_approximation():
+def test_images_that_would_decide_are_those_of_the_score_test():
     a, b = network(9), network(8, shift=200)
     found = as_pair(evidence(a, b, Rule(0.02)), "test")
     share, gap = 19 / 401, 0.02 - 1 / 400  # 17 disagreements and two pseudo-images
     number = int(found.would_decide.removeprefix("about ").removesuffix(" test images").replace(",", ""))
-    assert number == pytest.approx((1.6449 + 0.8416) ** 2 * share / gap**2, rel=0.1)
+    one, other = (share - 1 / 400) / 2, (share + 1 / 400) / 2  # only a, only b
+    likely = minimize_scalar(  # shares that are most likely where a is 0.02 below b
+        lambda q: -one * np.log(q - 0.02) - other * np.log(q) - (1 - share) * np.log(1.02 - 2 * q),
+        bounds=(0.0201, 0.5), method="bounded", options={"xatol": 1e-10},
+    ).x  # fmt: skip
+    at_margin = 2 * likely - 0.02 - 0.02**2
+    assert number == pytest.approx((1.6449 * at_margin**0.5 + 0.8416 * share**0.5) ** 2 / gap**2, rel=0.1)
     assert found.would_decide in what_would_decide(compare_pair(a, b, 0.02), "test")
     assert (found.n, found.n_seeds, found.of_settings) == (400, 1, False)
     assert found.difference == pytest.approx(-1 / 400) and found.smallest_margin == -found.at_least > 0.02
