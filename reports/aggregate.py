@@ -5,7 +5,7 @@ from collections import defaultdict
 
 from common.predictions_csv import has_predictions
 from common.text import SPLIT_NAMES, clean
-from reports.accuracy import GroupNames, accuracy, correctness_matrix, read_tables
+from reports.accuracy import CorrectnessMatrix, GroupNames, accuracy, correctness_matrix, read_tables
 from reports.config_diff import changed_settings, settings_key, values_of
 from reports.load_runs import LoadedRuns, Run
 from reports.per_setting import compare_settings
@@ -38,6 +38,7 @@ def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: fl
         same[run.seed, run.fold] = run
     names = GroupNames()
     rows = [_finished_row(list(runs.values()), names) for runs in repetitions.values()]
+    _share_groups(rows)
     unfinished = [_unfinished_row(run) for run in loaded.runs if run.status != "finished"]
     groups = []
     for study in _by_date(rows):
@@ -72,6 +73,17 @@ def _finished_row(runs: list[Run], names: GroupNames) -> ResultRow:
         if split == shown:
             losses = top_losses(runs, tables, split)
     return ResultRow(runs, accuracies, outcomes, losses)
+
+
+def _share_groups(rows: list[ResultRow]) -> None:
+    """Give rows that name no groups those that another row names of the same images, as their comparison has them."""
+    for split in SPLIT_NAMES:
+        found = [(row, row.outcomes[split]) for row in rows if isinstance(row.outcomes[split], CorrectnessMatrix)]
+        known = {each.images: each.groups for _, each in found if each.groups is not None}
+        for row, each in found:
+            if each.groups is None and each.images in known:
+                row.outcomes[split] = each._replace(groups=known[each.images])
+                row.accuracies[split] = accuracy(row.runs, split, row.outcomes[split])
 
 
 def _unfinished_row(run: Run) -> ResultRow:

@@ -11,6 +11,7 @@ from scipy.stats import binom, binomtest
 from benchmarks.worlds import draw_rows, seed_world
 from common.atomic_io import write_csv
 from common.run_record import Baseline
+from evaluation.intervals import design_effect
 from evaluation.paired_tests import compare_pair
 from reports.accuracy import Accuracy, CorrectnessMatrix
 from reports.aggregate import aggregate
@@ -316,6 +317,12 @@ def test_groups_that_one_run_names_count_for_the_pair(run, summary, named):
         write_csv(folder / "splits.csv", list(rows[0]), rows)
     right = [np.isin(np.arange(80), list(test), invert=True)[None] for test in missed.values()]
     found = compare_pair(*reversed(right), 0.02, np.arange(80) // 8)
-    pair = summary().groups[0].rows[1].comparison.pair
+    rows = summary().groups[0].rows
+    pair = rows[1].comparison.pair
     assert (pair.low, pair.high, pair.p_value) == pytest.approx((found.low, found.high, found.p_value))
+    for row, outcomes in zip(rows, right, strict=True):  # and for the accuracy of each
+        n = 80 / design_effect(outcomes, np.arange(80) // 8)
+        center, z = (outcomes.mean() + 1.959964**2 / 2 / n) / (1 + 1.959964**2 / n), 1.959964
+        half = z * np.sqrt(outcomes.mean() * (1 - outcomes.mean()) / n + z**2 / 4 / n**2) / (1 + z**2 / n)
+        assert row.accuracies["test"][1:3] == pytest.approx((center - half, min(1, center + half)), abs=1e-6)
     assert pair.p_value > 0.05 > compare_pair(*right, 0.02).p_value
