@@ -21,7 +21,7 @@ from scipy.stats import mannwhitneyu
 
 from benchmarks.worlds import POINTS, WEIGHTS, draw_groups, draw_rows, seed_world
 from evaluation.estimates import estimate_metrics
-from evaluation.intervals import Interval, accuracy_interval, design_effect, proportion
+from evaluation.intervals import Interval, accuracy_interval
 from evaluation.paired_tests import compare_pair
 
 Simulate = Callable[[np.random.Generator], dict[str, tuple[Interval, float]]]
@@ -108,32 +108,45 @@ def one_run(
 
 
 GROUPED = ((20, 5, 0.4), (40, 5, 0.7), (10, 20, 0.3), (44, 10, 0.1))  # groups, images in each, correlation of log odds
+HALF_GROUPED = (
+    (400, 10, 10, 0.6),
+    (200, 20, 10, 0.6),
+    (200, 40, 5, 0.5),
+)  # single images of one class, groups of the other
 
 
 def grouped_scores() -> list[Case]:
-    """Return the worlds of the metrics of one run on two classes of images in groups, of one class each or of both."""
+    """Return the worlds of the metrics of one run on two classes of images in groups, of one class each or of both.
+
+    In the last ones only the images of the second class are in groups.
+    """
+    worlds = []
+    for number, size, alike in GROUPED:
+        of = np.repeat(np.arange(number), size)
+        name = f"{number} groups of {size}, correlation {alike}"
+        worlds.append((f"{name}, one class", of % 2, of, alike))
+        worlds.append((f"{name}, both classes", np.arange(len(of)) % 2, of, alike))
+    for single, number, size, alike in HALF_GROUPED:
+        of = np.append(np.arange(single), single + np.repeat(np.arange(number), size))
+        name = f"{single} images and {number} groups of {size}, correlation {alike}"
+        worlds.append((name, (of >= single).astype(int), of, alike))
     return [
-        Case(
-            f"{number} groups of {size}, correlation {alike}, {'both classes' if mixed else 'one class'}, {recall}",
-            functools.partial(one_grouped_run, number, size, alike, mixed, recall),
-        )
-        for number, size, alike in GROUPED
-        for mixed in (False, True)
+        Case(f"{name}, {recall}", functools.partial(one_grouped_run, *world, recall))
+        for name, *world in worlds
         for recall in (0.8, 0.9, 0.95)
     ]
 
 
 def one_grouped_run(
-    number: int, size: int, alike: float, mixed: bool, recall: float, generator: np.random.Generator
+    labels: np.ndarray, of: np.ndarray, alike: float, recall: float, generator: np.random.Generator
 ) -> dict[str, tuple[Interval, float]]:
     """Draw one run of two classes, where the images of a group are about as hard as one another."""
-    of = np.repeat(np.arange(number), size)
-    labels = np.arange(len(of)) % 2 if mixed else of % 2
-    noise = np.sqrt(alike) * generator.normal(size=number)[of] + np.sqrt(1 - alike) * generator.normal(size=len(of))
+    hard = generator.normal(size=of.max() + 1)[of]
+    noise = np.sqrt(alike) * hard + np.sqrt(1 - alike) * generator.normal(size=len(of))
     margin = (shift(recall, 2) + noise * np.sqrt(2)) * (2 * labels - 1)
     logits = np.stack([-margin / 2, margin / 2], axis=1)
     found = estimate_metrics(labels, softmax(logits, axis=1), logits, of, resamples=1000)
-    truth = true_metrics((1, 1), recall)
+    truth = true_metrics(tuple(np.bincount(labels).tolist()), recall)
     return {METRICS[name]: (each.interval, truth[name]) for name, each in found.items()}
 
 
@@ -165,6 +178,11 @@ def true_metrics(counts: tuple[int, ...], recall: float) -> dict[str, float]:
 SEEDS, IMAGES, ACCURACIES = (1, 2, 3, 5), (25, 50, 100, 250, 1000), (0.7, 0.8, 0.9, 0.95, 0.97, 0.99)
 SPREADS = (0.0, 0.01, 0.02)  # standard deviations of the accuracies of seeds
 GROUPS = ((20, 5, 1.2), (20, 10, 1.2), (40, 5, 3.0), (10, 20, 1.2), (44, 10, 0.5))  # groups, images in each, how alike
+UNEQUAL = {
+    "one of 200, 200 single images": (200, *[1] * 200),
+    "one of 200, 20 of 10": (200, *[10] * 20),
+    "1, 2, 4 to 256": tuple(2**k for k in range(9)),
+}
 
 
 def accuracy() -> list[Case]:
@@ -178,10 +196,17 @@ def difference() -> list[Case]:
 
 
 def groups() -> list[Case]:
-    """Return the worlds of images in groups."""
+    """Return the worlds of images in groups, of equal and of very unequal sizes."""
+    worlds = [(f"{number} groups of {size}", (size,) * number, alike, 1) for number, size, alike in GROUPS]
+    worlds += [
+        (name, sizes, alike, seeds) for name, sizes in UNEQUAL.items() for alike in (0.5, 1.5) for seeds in (1, 3, 5)
+    ]
     return [
-        Case(f"{number} groups of {size}, alike {alike:g}", functools.partial(one_grouped, number, size, alike))
-        for number, size, alike in GROUPS
+        Case(
+            f"{name}, alike {alike:g}{f', {seeds} seeds' * (seeds > 1)}",
+            functools.partial(one_grouped, sizes, alike, seeds),
+        )
+        for name, sizes, alike, seeds in worlds
     ]
 
 
@@ -219,14 +244,13 @@ def one_difference(
 
 
 def one_grouped(
-    number: int, size: int, alike: float, generator: np.random.Generator
+    sizes: tuple[int, ...], alike: float, seeds: int, generator: np.random.Generator
 ) -> dict[str, tuple[Interval, float]]:
-    """Draw one network's right images in groups, for each accuracy."""
+    """Draw the right images of one network, or of several seeds, in groups of these sizes, for each accuracy."""
     found = {}
     for value in ACCURACIES:
-        right, of = draw_groups(generator, value, number, size, alike)
-        share = proportion(int(right.sum()), len(right), design_effect(right, of))
-        found[f"{value:g}"] = Interval(share.low, share.high), value
+        right, of = draw_groups(generator, value, sizes, alike, seeds)
+        found[f"{value:g}"] = accuracy_interval(right, of), value
     return found
 
 
@@ -236,7 +260,7 @@ PARTS: dict[str, tuple[str, Callable[[], list[Case]]]] = {
         "Difference of two settings, the second 0.02 worse: columns are accuracies of the first",
         difference,
     ),
-    "groups": ("Accuracy of one network on images in groups: columns are true accuracies", groups),
+    "groups": ("Accuracy on images in groups: columns are true accuracies", groups),
     "grouped_scores": ("One run on images in groups, the last number the true recall of each class", grouped_scores),
     "scores": ("One run: images of each class, true recall of each class", scores),
 }

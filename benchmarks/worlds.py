@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
@@ -38,8 +39,12 @@ def draw_rows(generator, worlds, n_seeds: int, n_images: int) -> list[np.ndarray
     return [a + sd * generator.normal(size=(n_seeds, 1)) + easy + generator.normal(size=noise) > 0 for a, sd in worlds]
 
 
-def draw_groups(generator, accuracy: float, n_groups: int, size: int, alike: float) -> tuple[np.ndarray, np.ndarray]:
-    """Draw images in groups, (n,) right or not and (n,) numbers; `alike` is the SD of groups in units of that of images."""
-    groups = np.repeat(np.arange(n_groups), size)
-    chance = norm.ppf(accuracy) * math.sqrt(1 + alike**2) + alike * generator.normal(size=n_groups)[groups]
-    return chance + generator.normal(size=len(groups)) > 0, groups
+def draw_groups(generator, accuracy: float, sizes: Sequence[int], alike: float, n_seeds: int = 1):
+    """Draw what seeds get right of images in groups of these sizes: (S, n) bool and the (n,) numbers of the groups.
+
+    `alike` is the SD of groups in units of that of images; beside it several seeds have noise of their own of that size.
+    """
+    groups, noise = np.repeat(np.arange(len(sizes)), sizes), float(n_seeds > 1)
+    chance = norm.ppf(accuracy) * math.sqrt(1 + alike**2 + noise) + alike * generator.normal(size=len(sizes))[groups]
+    chance = chance + generator.normal(size=len(groups))
+    return chance + noise * generator.normal(size=(n_seeds, len(groups))) > 0, groups

@@ -228,7 +228,7 @@ def test_the_design_effect_is_that_of_the_bias_reduced_variance(sizes):
 def test_intervals_of_groups_cover_and_those_of_images_do_not(n_groups, size, alike, plain):
     generator, hits = np.random.default_rng(2), np.zeros(3)
     for _ in range(500):
-        right, groups = draw_groups(generator, 0.9, n_groups, size, alike)
+        (right,), groups = draw_groups(generator, 0.9, [size] * n_groups, alike)
         of_groups = proportion(int(right.sum()), len(right), design_effect(right, groups))
         of_images = proportion(int(right.sum()), len(right))
         seeds = accuracy_interval(np.stack([right, right, right]), groups)  # three networks that agree
