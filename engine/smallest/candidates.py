@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 KEYS = ("backbones", "weights", "image_sizes", "cuts")
 SMALLEST_SIZE, LARGEST_SIZE = 16, 4096  # pixels
 LONGEST_REASON = 120  # characters
+ABOUT = 1.1  # times the limit, from which a latency that was guessed by MACs is above it
 LOOKED_UP = ("auto", "imagenet", None)  # values of model.weights that name no file and no repository
 PACKAGES = ("torch", "torchvision", "timm", "thop")  # that decide what a cut costs
 
@@ -107,7 +108,10 @@ def check_limits(limits: Mapping | None) -> dict[str, float]:
 
 
 def apply_limits(candidates: Sequence[Candidate], limits: Mapping[str, float]) -> None:
-    """Exclude the candidates that are above a limit; one whose latency was not measured yet is not above that.
+    """Exclude the candidates that are above a limit.
+
+    One whose latency was not measured yet is above that where it has about as many MACs as are too slow in another cut of
+    its backbone at its size: latencies of cuts grow about as their MACs do.
 
     Raises:
         UserError: all are; names what each limit excludes.
@@ -119,6 +123,7 @@ def apply_limits(candidates: Sequence[Candidate], limits: Mapping[str, float]) -
             if value is not None and value > limit:
                 by_limit[key].append(value)
                 candidate.excluded = candidate.excluded or f"{key} {_amounts(value, limit, f'above limits.{key}=')}"
+    _exclude_about_as_slow(candidates, limits.get("latency_ms", math.inf))
     if any(candidate.excluded is None for candidate in candidates):
         return
     each = [
@@ -131,6 +136,23 @@ def apply_limits(candidates: Sequence[Candidate], limits: Mapping[str, float]) -
         f"limits: {plural(len(candidates), 'candidate')} but none below the limits: {'; '.join(each)}. Raise the limits, or "
         "add smaller networks and sizes: candidates.backbones=[NAME], candidates.image_sizes=[64]"
     )
+
+
+def _exclude_about_as_slow(candidates: Sequence[Candidate], limit_ms: float) -> None:
+    slow: dict[
+        tuple[str, int], tuple[float, Costs]
+    ] = {}  # cuts of a backbone at a size: MACs that are too many, by one
+    for each in candidates:
+        found_ms, cuts = each.costs.latency_ms, (each.backbone, each.image_size)
+        if found_ms is not None and found_ms > limit_ms:
+            too_many = each.costs.macs * min(1.0, ABOUT * limit_ms / found_ms)
+            slow[cuts] = min((too_many, each.costs), slow.get(cuts, (math.inf, each.costs)), key=lambda pair: pair[0])
+    for each in candidates:
+        too_many, known = slow.get((each.backbone, each.image_size), (math.inf, each.costs))
+        if each.costs.latency_ms is None and each.costs.macs >= too_many:
+            about_ms = known.latency_ms * each.costs.macs / known.macs
+            about = _amounts(about_ms, limit_ms, "by its MACs, above limits.latency_ms=")
+            each.excluded = each.excluded or f"latency_ms about {about}"
 
 
 def _short(value: float) -> str:

@@ -26,7 +26,7 @@ from common.errors import StopRequested, UserError
 from common.run_folder import RunFolder
 from common.signals import stop_immediately
 from common.smallest_record import SmallestRecord
-from common.text import duration, plural
+from common.text import duration, milliseconds, plural
 from engine.cli import MAY_DIFFER
 from engine.config.validate import validate
 from engine.run.job import write_configuration
@@ -343,8 +343,7 @@ class Smallest:
         self.runs.reopen()
         cost, n, pool = self.question.cost[0], self.settings.n_raced, list(range(len(self.candidates)))
         if self._asks_latency:
-            pool = [each.index for each in self._pick(pool, "macs", 2 * n)]
-            self._measure_latencies(pool)
+            pool = self._pick_measured(pool, 2 * n)
         racers = self._pick(pool, cost, n)
         if not racers:
             raise UserError(self._why_none_fits())
@@ -377,9 +376,22 @@ class Smallest:
     def _asks_latency(self) -> bool:
         return LATENCY in (*self.question.cost, *self.question.limits)
 
+    def _pick_measured(self, pool: list[int], most: int) -> list[int]:
+        """Return those of a pool that are likely to race by their MACs, each with a latency that is not above its limit."""
+        before_s = self._left_s()
+        while True:  # what a limit excludes leaves its place to others
+            picked = [each.index for each in self._pick(pool, "macs", most)]
+            self._measure_latencies(picked)
+            fast, left_s = [index for index in picked if not self.candidates[index].excluded], self._left_s()
+            # Two thirds of the time are for the race
+            if len(fast) == len(picked) or (left_s is not None and left_s < before_s * 2 / 3):
+                return fast
+
     def _measure_latencies(self, indices: list[int]) -> None:
         """Measure the latency of these, and exclude what is above its limit."""
-        listed = [self.candidates[index] for index in indices]
+        listed = [each for each in (self.candidates[index] for index in indices) if each.costs.latency is None]
+        if not listed:
+            return
         self.progress.begin(f"latency of {plural(len(listed), 'network')}, as ONNX on one thread, one after the other")
         with self._timed("latency"):
             measure_latencies(listed, len(self.record.data["classes"]), self.folder)
@@ -399,6 +411,14 @@ class Smallest:
         return [each._replace(index=pool[each.index]) for each in (reference, *others)]
 
     def _why_none_fits(self) -> str:
+        measured = [each for each in self.candidates if each.costs.latency]
+        if measured and all(each.excluded for each in measured):
+            return (
+                f"limits.{LATENCY}={self.question.limits[LATENCY]:g}: the {plural(len(measured), 'network')} whose latency was "
+                f"measured are above it, the fastest with {milliseconds(min(each.costs.latency_ms for each in measured))}, and "
+                "no other one was screened and can be trained in the time that is left; raise the limit, or add smaller "
+                "networks and sizes: candidates.backbones=[NAME], candidates.image_sizes=[64]"
+            )
         possible = [
             each
             for each in self.candidates

@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from lightning_modules.activation_memory import peak_activations
 from lightning_modules.cut_costs import BackboneCosts, cut_costs
 from lightning_modules.networks.registry import build_network
 from lightning_modules.profiling import count_macs_thop, count_parameters
+from tests.support.fake_smallest import latency
 
 CHEAP = {"backbones": ["squeezenet1_1"], "image_sizes": [64], "weights": {"squeezenet1_1": None}, "cuts": None}
 
@@ -245,6 +247,23 @@ def test_a_candidate_above_a_limit_says_so():
     assert [each.excluded for each in found] == [
         "macs 44.2M above limits.macs=3M", "macs 3,000,001 above limits.macs=3,000,000", None, None,
     ]  # fmt: skip
+
+
+def test_a_cut_is_excluded_where_the_latency_of_another_cut_says_that_it_is_too_slow():
+    found = [made_up(macs=macs * 1_000_000) for macs in (8, 6, 5, 2)]
+    found.append(replace(made_up(macs=8_000_000), image_size=32))
+    found[1].costs.latency = latency(3.0)
+    apply_limits(found, {"latency_ms": 2.0})
+    assert [each.excluded for each in found] == [
+        "latency_ms about 4 by its MACs, above limits.latency_ms=2",
+        "latency_ms 3 above limits.latency_ms=2",
+        "latency_ms about 2.5 by its MACs, above limits.latency_ms=2",
+        None,
+        None,
+    ]
+    found[3].costs.latency = latency(1.0)
+    apply_limits(found, {"latency_ms": 2.0})  # as a command that resumes
+    assert found[3].excluded is None
 
 
 def test_limits_that_exclude_all_are_named_with_what_there_is():

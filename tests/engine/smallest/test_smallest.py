@@ -1,4 +1,4 @@
-"""The stages of smallest.py: how long they have taken, also where a signal ends one, and the notes of runs that failed."""
+"""The stages of smallest.py: how long they have taken, also where a signal ends one; notes on runs that failed; limits."""
 
 import errno
 import os
@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from common.errors import StopRequested
+from common.errors import StopRequested, UserError
 from common.smallest_record import Question, SmallestRecord
+from engine.smallest.plan import Budget
 from engine.smallest.runs import RunKey
 from engine.smallest.smallest import Smallest
+from tests.support.fake_smallest import candidates, latency
 
 
 def test_the_time_of_a_stage_that_is_stopped_is_kept_for_the_command_that_resumes(tmp_path):
@@ -46,3 +48,36 @@ def test_the_note_on_a_run_that_failed_says_what_to_do(tmp_path):
         search._finals([0])
         assert search.record.notes[-1].startswith("a, seed 1 failed: ") and wanted in search.record.notes[-1]
         assert "Errno" not in search.record.notes[-1]
+
+
+@pytest.mark.parametrize("n_below", [0, 1, 3, 40])
+def test_what_a_limit_of_latency_excludes_leaves_its_place_to_faster_networks(tmp_path, monkeypatch, n_below):
+    """One network in a million MACs takes a millisecond here; the reference is the best probe of all below the limit."""
+    search, found = object.__new__(Smallest), candidates(("resnet18", "mobilenet_v2"), cuts=6)
+    ms = sorted(each.costs.macs / 1e6 for each in found)
+    limit = (ms[n_below - 1] + ms[n_below]) / 2 if n_below else ms[0] / 2
+    search.question = Question(
+        cost=["macs"], metric="accuracy", good_enough=0.02, limits={"latency_ms": limit}, budget_minutes=10
+    )
+    search.settings, search.candidates, search.folder = SimpleNamespace(n_raced=2), found, tmp_path
+    search.progress, search.runs = SimpleNamespace(begin=lambda text: None), SimpleNamespace(reopen=lambda: None)
+    search.record, search.budget = SmallestRecord(question=search.question, data={"classes": ["a", "b"]}), Budget(10)
+    search.times = SimpleNamespace(of=lambda each: 1.0, of_head=lambda each: 0.1)
+    measured = []
+
+    def measure(listed, n_classes, folder) -> None:
+        measured.extend(listed)
+        for each in listed:
+            each.costs.latency = latency(each.costs.macs / 1e6)
+
+    monkeypatch.setattr("engine.smallest.smallest.measure_latencies", measure)
+    below = [index for index, each in enumerate(found) if each.costs.macs / 1e6 <= limit]
+    assert len(below) == n_below
+    if not below:
+        with pytest.raises(UserError, match=r"none below the limits.*latency_ms"):
+            search._plan_race()
+    else:
+        places = search._plan_race()["places"]
+        assert set(places) <= set(below)
+        assert found[places[0]].probe.value == max(found[index].probe.value for index in below)
+    assert len(measured) < len(found) * 2 / 3
