@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,9 @@ from lightning_modules.networks.surgery import batch_norms, evaluating, find_hea
 log = logging.getLogger(__name__)
 
 IMAGES = 1024  # of the training split, by which batch norms are measured
+DECAYS = (20.0, 5.0, 1.0, 0.2)  # that `auto` tries
+PARTS = 3  # of the training images, to choose the decay
+MUCH, ENOUGH = 2e7, 1000  # images x features x classes, and images, from which on one part of so many has to do
 
 
 class LinearProbe(L.Callback):
@@ -36,15 +40,17 @@ class LinearProbe(L.Callback):
         steps: of the optimizer; 0 for none.
         lr: its learning rate.
         weight_decay: its decay. A head that fits a few hundred images perfectly magnifies every change of the backbone.
+            `auto`, for one that stays as it is: of DECAYS that with the smallest loss on parts of the training images that the
+            head has not seen.
     """
 
-    def __init__(self, *, steps: int, lr: float, weight_decay: float):
+    def __init__(self, *, steps: int, lr: float, weight_decay: float | str):
         if steps < 0:
             raise UserError(f"callbacks.linear_probe.steps={steps}: use 0 (none) or more")
         if not 0 < lr < math.inf:
             raise UserError(f"callbacks.linear_probe.lr={lr}: use a number above 0")
-        if not 0 <= weight_decay < math.inf:
-            raise UserError(f"callbacks.linear_probe.weight_decay={weight_decay}: use a number from 0")
+        if weight_decay != "auto" and not (isinstance(weight_decay, int | float) and 0 <= weight_decay < math.inf):
+            raise UserError(f"callbacks.linear_probe.weight_decay={weight_decay}: use a number from 0, or auto")
         self.enabled = steps > 0
         self.steps = steps
         self.lr = lr
@@ -74,11 +80,12 @@ class LinearProbe(L.Callback):
                 replace_statistics(trainer, pl_module, learning, images=IMAGES)
             features, labels, weights = head_features(trainer, pl_module, head)
         with torch.enable_grad():
-            loss = self._train(pl_module, head, features, labels, weights)
+            loss, decay = self._train(trainer, pl_module, head, features, labels, weights)
         measured = ", with mean and variance of the batch norms measured on them" if learning else ""
         log.info(
-            "linear probe: %d steps on the features of %d images%s, loss %.4f", self.steps, len(labels), measured, loss
-        )
+            "linear probe: %d steps on the features of %d images%s%s, loss %.4f",
+            self.steps, len(labels), measured, f", weight decay {decay:g}" if self.weight_decay == "auto" else "", loss,
+        )  # fmt: skip
 
     def state_dict(self) -> dict:
         return {"done": self.done}
@@ -86,24 +93,73 @@ class LinearProbe(L.Callback):
     def load_state_dict(self, state_dict: dict) -> None:
         self.done = bool(state_dict["done"])
 
-    def _train(self, pl_module, head, features: Tensor, labels: Tensor, weights: Tensor | None) -> float:
+    def _train(
+        self, trainer, pl_module, head, features: Tensor, labels: Tensor, weights: Tensor | None
+    ) -> tuple[float, float]:
+        """Train the head; return the loss after it, and the weight decay."""
         mean, scale = standardization(features)
         if not can_fold(head, features, mean, scale):  # one of the user's own, which learns on features as they are
             mean = scale = None
         else:
             features = (features - mean) / scale
+        images = features, labels, torch.ones(len(labels), device=labels.device) if weights is None else weights
+        decay = self.weight_decay
+        if decay == "auto":
+            decay = self._choose_decay(pl_module, head, images, parts_of(trainer.datamodule, labels.cpu().numpy()))
+        loss = self._fit(pl_module, head, images, decay)
+        if mean is not None:
+            fold_standardization(first_linear(head), mean, scale)
+        return loss, decay
+
+    def _fit(self, pl_module, head, images: tuple[Tensor, Tensor, Tensor], weight_decay: float) -> float:
+        features, labels, weights = images
         head.train()
-        optimizer = torch.optim.AdamW(head.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(head.parameters(), lr=self.lr, weight_decay=weight_decay)
         for _ in range(self.steps):
-            losses = pl_module.loss(head(features).flatten(1), labels)
-            loss = losses.mean() if weights is None else (losses * weights).mean()
+            loss = (pl_module.loss(head(features).flatten(1), labels) * weights).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         optimizer.zero_grad()
-        if mean is not None:
-            fold_standardization(first_linear(head), mean, scale)
         return loss.item()
+
+    def _choose_decay(self, pl_module, head, images: tuple[Tensor, Tensor, Tensor], parts: np.ndarray) -> float:
+        """Return the decay with the smallest loss of parts that were held out; a tie: the stronger one."""
+        features, labels, _ = images
+        most = max(ENOUGH, int(MUCH / (features[0].numel() * (int(labels.max()) + 1))))
+        held_out = range(PARTS if len(labels) <= most else 1)
+        if len(labels) > most:
+            drawn = np.random.default_rng(0).permutation(len(labels))[:most]
+            images, parts = tuple(each[torch.from_numpy(drawn).to(labels.device)] for each in images), parts[drawn]
+            features, labels, _ = images
+        best, chosen = math.inf, DECAYS[0]
+        for decay in DECAYS:
+            loss = 0.0
+            for part in held_out:
+                others = torch.from_numpy(parts == part).to(labels.device)
+                copied = copy.deepcopy(head)
+                self._fit(pl_module, copied, tuple(each[~others] for each in images), decay)
+                with torch.no_grad():
+                    losses = pl_module.loss(copied.eval()(features[others]).flatten(1), labels[others])
+                    loss += float((losses * images[2][others]).sum())
+            if not loss < best:  # it has one minimum
+                break
+            best, chosen = loss, decay
+        return chosen
+
+
+def parts_of(datamodule, labels: np.ndarray) -> np.ndarray:
+    """Return the part of each training image, (N,) from 0, with about as many of each class; a group is never divided."""
+    groups = np.arange(len(labels))
+    if not datamodule.stream:
+        names = [datamodule.catalog.groups[row] for row in np.sort(datamodule.rows("train")).tolist()]
+        groups = np.unique([name or f"\0{row}" for row, name in enumerate(names)], return_inverse=True)[1]
+    _, first = np.unique(groups, return_index=True)
+    order = np.random.default_rng(0).permutation(len(first))
+    order = order[np.argsort(labels[first][order], kind="stable")]
+    part = np.empty(len(first), np.int64)
+    part[order] = np.arange(len(first)) % PARTS
+    return part[groups]
 
 
 def disable_dropout(head: nn.Module) -> None:

@@ -1,10 +1,14 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 from torch import nn
 
-from callbacks.linear_probe import LinearProbe, first_linear, fold_standardization, standardization
+from callbacks.linear_probe import LinearProbe, first_linear, fold_standardization, parts_of, standardization
 from common.errors import UserError
 from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.networks.registry import build_network
@@ -118,6 +122,51 @@ def test_a_head_of_another_kind_gives_after_the_probe_what_it_has_learned(
     assert training_loss(model, fake_trainer) == pytest.approx(
         float(caplog.text.split("loss ")[1].split()[0]), abs=0.05
     )
+
+
+class Features(SimpleNamespace):
+    """Stand for the data of images whose features are known, without groups unless they are given."""
+
+    def __init__(self, n: int, groups: list[str] | None = None):
+        catalog = SimpleNamespace(groups=groups or [""] * n)
+        super().__init__(datamodule=SimpleNamespace(stream=None, catalog=catalog, rows=lambda split: np.arange(n)))
+
+
+def trained_head(features: np.ndarray, labels: np.ndarray, weight_decay) -> tuple[nn.Linear, float]:
+    torch.manual_seed(0)
+    head, loss = nn.Linear(features.shape[1], int(labels.max()) + 1), nn.CrossEntropyLoss(reduction="none")
+    probe = LinearProbe(steps=200, lr=0.01, weight_decay=weight_decay)
+    tensors = torch.tensor(features, dtype=torch.float32), torch.tensor(labels)
+    return head, probe._train(Features(len(labels)), SimpleNamespace(loss=loss), head, *tensors, None)[1]
+
+
+def test_the_decay_that_is_chosen_suits_the_images():
+    """Digits of ten classes, as scikit-learn's regression whose strength is cross-validated; noise, of which none learns."""
+    digits = load_digits()
+    train, test = np.arange(500), np.arange(500, len(digits.target))
+    mean, deviation = digits.data[train].mean(0), digits.data[train].std()
+    by_hand = GridSearchCV(LogisticRegression(max_iter=2000), {"C": 10.0 ** np.arange(-3, 3)}, cv=3)
+    by_hand.fit((digits.data[train] - mean) / deviation, digits.target[train])
+    wanted = by_hand.score((digits.data[test] - mean) / deviation, digits.target[test])
+    found = {}
+    for decay in ("auto", 5):
+        head, _ = trained_head(digits.data[train], digits.target[train], decay)
+        with torch.no_grad():
+            right = head(torch.tensor(digits.data[test], dtype=torch.float32)).argmax(1).numpy() == digits.target[test]
+        found[decay] = right.mean()
+    assert found["auto"] >= wanted - 0.02 and found["auto"] > found[5]
+    noise = np.random.default_rng(0).normal(size=(300, 64))
+    assert trained_head(noise, np.arange(300) % 3, "auto")[1] == 20
+
+
+def test_the_parts_of_a_choice_are_balanced_and_divide_no_group():
+    labels = np.repeat([0, 1, 2], [90, 60, 30])
+    parts = parts_of(Features(180).datamodule, labels)
+    assert [np.bincount(parts[labels == k]).tolist() for k in range(3)] == [[30] * 3, [20] * 3, [10] * 3]
+    names = [f"patient {row // 7}" if row % 3 else "" for row in range(180)]
+    parts = parts_of(Features(180, names).datamodule, labels)
+    for name in set(names) - {""}:
+        assert len({part for part, each in zip(parts, names, strict=True) if each == name}) == 1
 
 
 @pytest.mark.parametrize("frozen", ["callbacks.freeze_batch_norm.enabled=true", "model.freeze=true"])
