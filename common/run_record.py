@@ -107,7 +107,7 @@ class AuditFinding:
     """Something suspicious about the images."""
 
     kind: str
-    """conflict, group, exact duplicate, near duplicate, imbalance, odd, names, few levels or streamed."""
+    """conflict, group, exact duplicate, near duplicate, imbalance, odd, pages, names, few levels, bit depth or streamed."""
     leak: bool
     """Whether training images are also in val or test."""
     text: str

@@ -9,6 +9,7 @@ import numpy as np
 
 from common.text import clean, join_words
 from datamodules.cached_pixels import PixelCache
+from datamodules.decode import FIRST_OF_SEVERAL
 from datamodules.image_stats import ImageStats
 from datamodules.near_duplicates import NearDuplicates, connected, find_pairs
 from datamodules.sources.catalog import SPLITS, Catalog, repeated_rows
@@ -45,6 +46,7 @@ def audit(catalog: Catalog, pixels: PixelCache, near: NearDuplicates | None = No
         *_near_duplicates(catalog, pixels, rows, near),
         _balance(catalog),
         _odd(catalog, stats, rows),
+        _pages(catalog, stats, rows),
         *(Finding("names", text, []) for text in catalog.similar_names),
     ]
     return [finding for finding in findings if finding is not None]
@@ -147,14 +149,28 @@ def _balance(catalog: Catalog) -> Finding | None:
     return Finding("imbalance", text, [])
 
 
+def _pages(catalog: Catalog, stats: ImageStats, rows: np.ndarray) -> Finding | None:
+    """Find files with several pages, of which only the first is used."""
+    several = {mode for mode in set(stats.modes) if mode.endswith(FIRST_OF_SEVERAL)}
+    found = [int(row) for row in rows if stats.modes[row] in several] if several else []
+    if not found:
+        return None
+    named = join_words([catalog.paths[row] for row in found], NAMED)
+    text = f"pages: {len(found):,} file(s) with several pages or frames, of which the first is used: {named}"
+    return Finding("pages", text, [[row] for row in found])
+
+
 def _odd(catalog: Catalog, stats: ImageStats, rows: np.ndarray) -> Finding | None:
     """Find images much smaller than the others, or of another mode than nearly all others."""
     area = stats.sizes[rows].prod(axis=1)
     small = rows[area * 16 < np.median(area)]
-    modes = Counter(map(stats.modes.__getitem__, rows))
+    plain = {mode: mode.removesuffix(FIRST_OF_SEVERAL) for mode in set(stats.modes)}  # pages are a finding of their own
+    modes = Counter(plain[stats.modes[row]] for row in rows)
     usual = modes.most_common(1)[0][0]
     rare = (
-        [int(row) for row in rows if stats.modes[row] != usual] if len(rows) > modes[usual] >= 0.95 * len(rows) else []
+        [int(row) for row in rows if plain[stats.modes[row]] != usual]
+        if len(rows) > modes[usual] >= 0.95 * len(rows)
+        else []
     )
     odd = sorted({*small.tolist(), *rare})
     if not odd:

@@ -30,6 +30,7 @@ warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 DRAFT_SIZE = 512  # big JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, not below this many pixels a side
 DECODER = f"pillow {Image.__version__}, draft {DRAFT_SIZE}, exif, white behind alpha"  # in a cache's key
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}  # with antialiasing
+FIRST_OF_SEVERAL = ", first of several"  # after the mode of a file with pages or frames
 ORIENTATION = 0x0112  # tag of EXIF
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -46,7 +47,7 @@ class DecodedImage(NamedTuple):
 
     source: Image.Image | DeepPixels  # upright RGB, or the values of more than 8 bits a channel
     size: tuple[int, int]  # width and height in the file
-    mode: str  # Pillow's, in the file
+    mode: str  # Pillow's, in the file, with FIRST_OF_SEVERAL
 
     def rgb(self, value_range: ValueRange | None = None) -> Image.Image:
         """Return the image as upright RGB; `value_range` is for more than 8 bits: `DeepPixels.range_of`.
@@ -156,13 +157,21 @@ def _read_opened(image: Image.Image, source: Path | bytes, image_size: int) -> D
     formats.check_pixels(*size)
     if formats.has_deep_color(image):
         deep = formats.read_deep_color(image, source)  # before its EXIF, for which a PNG is decoded
-        return _of_deep(replace(deep, turn=_turn(image)), f"{mode};16")
+        return _of_deep(replace(deep, turn=_turn(image)), f"{mode};16{_pages(image)}")
     side = max(DRAFT_SIZE, 2 * image_size)
     image.draft(None, (side, side))
     image.load()
     if formats.has_deep_gray(image):
-        return _of_deep(replace(formats.read_deep_gray(image), turn=_turn(image)), mode)
-    return DecodedImage(upright(image), size, mode)
+        return _of_deep(replace(formats.read_deep_gray(image), turn=_turn(image)), f"{mode}{_pages(image)}")
+    return DecodedImage(upright(image), size, f"{mode}{_pages(image)}")  # after its pixels: a GIF seeks
+
+
+def _pages(image: Image.Image) -> str:
+    """Return FIRST_OF_SEVERAL where a file has more pages or frames; not of a phone's JPEG with more beside the photo."""
+    try:
+        return FIRST_OF_SEVERAL * (image.format != "MPO" and getattr(image, "is_animated", False))
+    except Exception:  # the second one is damaged
+        return FIRST_OF_SEVERAL
 
 
 def _of_deep(deep: DeepPixels, mode: str) -> DecodedImage:

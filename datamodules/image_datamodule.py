@@ -45,7 +45,7 @@ from datamodules.streams import (
 )
 from datamodules.transform_list import TransformList, full_name
 from datamodules.transforms import Augmentation
-from datamodules.value_range import describe_range, few_levels, training_range
+from datamodules.value_range import describe_range, few_levels, mixed_depths, training_range
 
 log = logging.getLogger(__name__)
 
@@ -276,10 +276,11 @@ class ImageDataModule(L.LightningDataModule):
             [pixels] = self._pixels(look, beside=compared)
         if described := describe_range(self.catalog, stats, self.value_range):
             log.info("%s: %s", self.catalog.name, described)
-        few = few_levels(self.catalog, stats, self.value_range)
-        if few is not None:
-            log.warning(few.text)
-        self.findings = [*findings, *([few] if few else []), *([not_compared(self.stream)] if self.stream else [])]
+        of_values = [few_levels(self.catalog, stats, self.value_range), mixed_depths(self.catalog, stats)]
+        of_values = [finding for finding in of_values if finding is not None]
+        for finding in of_values:
+            log.warning(finding.text)
+        self.findings = [*findings, *of_values, *([not_compared(self.stream)] if self.stream else [])]
         errors = [
             pixels.stats.errors[row] for row in np.flatnonzero(self.catalog.present()) if pixels.stats.errors[row]
         ]

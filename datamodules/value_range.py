@@ -48,6 +48,25 @@ def describe_range(catalog: Catalog, stats: ImageStats, value_range: ValueRange 
     return f"more than 8 bits per channel, scaled to 8: {', '.join(parts)}" if parts else None
 
 
+def mixed_depths(catalog: Catalog, stats: ImageStats) -> Finding | None:
+    """Find images of more than 8 bits among those of 8, from which they may differ in brightness only by being scaled."""
+    present, deep = catalog.present(), np.isfinite(stats.spreads).all(axis=1)
+    n_deep, n = int((present & deep).sum()), int(present.sum())
+    if n_deep in (0, n):
+        return None
+    number = len(catalog.classes)
+    of_class = np.bincount(catalog.labels[present], minlength=number)
+    shares = np.bincount(catalog.labels[present & deep], minlength=number) / np.maximum(of_class, 1)
+    shares[of_class == 0] = np.nan
+    most, least = (catalog.classes[int(k)] for k in (np.nanargmax(shares), np.nanargmin(shares)))
+    skew = f"{np.nanmax(shares):.0%} of class {most}, {np.nanmin(shares):.0%} of class {least}"
+    named = join_words([catalog.paths[row] for row in np.flatnonzero(present & (deep == (2 * n_deep <= n)))], NAMED)
+    kind = f"{'more than ' * (2 * n_deep <= n)}8 bits"
+    text = (f"bit depth: {n_deep:,} image(s) of more than 8 bits per channel ({skew}) and {n - n_deep:,} of 8: scaled to 8 "
+            f"bits, they may differ in brightness by this only, which a network can learn; of {kind} are {named}")  # fmt: skip
+    return Finding("bit depth", text, [])
+
+
 def few_levels(catalog: Catalog, stats: ImageStats, value_range: ValueRange | None) -> Finding | None:
     """Find images of more than 8 bits of which hardly anything is left in 8: their values fill a small part of the range."""
     rows = np.flatnonzero(catalog.present() & np.isfinite(stats.spreads).all(axis=1))

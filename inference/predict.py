@@ -233,7 +233,8 @@ class PredictionSummary:
         if self.decision:
             which, promise = "abstained:", describe_promise(self.decision, like="those of validation")
             if self.decision.confidence is None:
-                which, promise = "abstained from all", f"{promise}; `predicted` still has the most probable class"
+                which = "abstained from all" if self.abstained > 1 else which
+                promise = f"{promise}; `predicted` still has the most probable class"
             lines.append(f"{which} {self.abstained:,} ({promise})")
         if self.errors:
             lines.append(f"not read: {self.errors:,}")

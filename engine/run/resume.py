@@ -158,7 +158,8 @@ def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -
         folder: of the run that starts now.
 
     Raises:
-        UserError: an experiment on top, where it would be unclear which of its settings win.
+        UserError: an experiment on top, where it would be unclear which of its settings win; or another optimizer, whose
+            state the checkpoint does not have.
     """
     if config.ckpt_path is None:
         return config, []
@@ -184,6 +185,7 @@ def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -
         names = re.findall(r"[\w-]+", f"{choices.get('callbacks', '')},{typed['callbacks']}")
         given = list(dict.fromkeys([*_keys_of_callbacks(names), *(key for key in given if key != "callbacks")]))
     merged, changed = read_saved_config(run, given, config), []
+    optimizer = OmegaConf.select(merged, "optimizer._target_")
     for name in given:
         if name.startswith("callbacks.") and (callback := name.split(".")[1]) not in config.callbacks:
             if merged.callbacks.pop(callback, None) is not None:  # of the run's own file
@@ -195,6 +197,11 @@ def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -
         OmegaConf.update(merged, name, value, merge=False, force_add=True)
     for key in COMMAND_KEYS:
         OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False, force_add=True)
+    if optimizer != OmegaConf.select(merged, "optimizer._target_") and "fit" in merged.stages:
+        raise UserError(
+            f"optimizer._target_={merged.optimizer._target_}: the checkpoint has the state of {optimizer}, which another "
+            f"optimizer cannot take over; keep it, or start from the weights: model.weights={config.ckpt_path}"
+        )
     log.info("settings of %s%s", run.path, f", changed: {', '.join(changed)}" if changed else "")
     if changed and folder == run:
         log.warning("resuming with other settings than the run started with: %s", ", ".join(changed))

@@ -55,7 +55,7 @@ def measure_latencies(candidates: Sequence[Candidate], num_classes: int, folder:
 
     The weights are random ones: they do not change the time. One export serves all cuts of a backbone at one size. Where it
     fails the reason is logged, and the latency stays None; so it does without the extra `onnx`. Of several processes one
-    measures, and the others wait for it.
+    measures, and the others wait for it. What was flagged, as of a busy machine, is measured again by the next command.
 
     Args:
         folder: of the search, which keeps them in latency.json.
@@ -74,7 +74,7 @@ def measure_latencies(candidates: Sequence[Candidate], num_classes: int, folder:
     with locked(folder / "latency.lock", timeout_s=-1):
         known = _Known(folder / FILE, num_classes)
         for group in waiting.values():
-            new = [each for each in group if not known.take(each)]
+            new = [each for each in group if not known.take(each) or (each.costs.latency and each.costs.latency.flag)]
             for candidate, found in _measure(new, num_classes) if new else ():
                 known.add(candidate, found)
                 known.take(candidate)

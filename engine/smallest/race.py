@@ -53,13 +53,14 @@ class Race(Search):
     accuracy below what is good enough counts against a candidate, accuracy above it does not count for it.
 
     Args:
-        places: candidates in the order in which they start; the first is the reference, which is not pruned.
+        places: candidates in the order in which they start; the first, as the reference, is not pruned.
+        title: on the screen.
     """
 
     stages = STAGES
 
-    def __init__(self, runs: Runs, places: list[int], times: TrainingTimes, run: Callable):
-        self.runs, self.places, self.times = runs, places, times
+    def __init__(self, runs: Runs, places: list[int], times: TrainingTimes, run: Callable, title: str = "race"):
+        self.runs, self.places, self.times, self.title = runs, places, times, title
         settings = runs.settings
         # Another budget decides again which runs it has the time for
         digest = hashlib.blake2b(repr((places, runs.budget.minutes)).encode(), digest_size=4).hexdigest()
@@ -115,7 +116,7 @@ class Race(Search):
 
         place = trial.params[PLACE]
         key = self.runs.first(self.places[place])
-        self.runs.progress.begin(f"race: {place + 1} of {len(self.places)}, {self.runs.describe(key)}")
+        self.runs.progress.begin(f"{self.title}: {place + 1} of {len(self.places)}, {self.runs.describe(key)}")
         kind = RacePruning if place else RaceReference
 
         def useful(value: float, best: float) -> float:

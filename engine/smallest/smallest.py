@@ -57,6 +57,7 @@ from engine.state import STATE
 log = logging.getLogger(__name__)
 
 LATENCY = "latency_ms"
+BELOW = "race below"  # a decision of plan.json
 DECISIVE = ("metric", "good_enough", "target_accuracy", "cost", "limits", "seeds", "race", "finals", "candidates")
 LINE = "%(asctime)s %(levelname)s %(message)s"  # of smallest.log
 
@@ -121,7 +122,7 @@ class Smallest:
     def _train(self) -> list[int]:
         try:
             self._screen()
-            return self._finals(self._race())
+            return self._finals(self._race_below(self._race()))
         except StopRequested:
             self._save()  # how long it took so far
             raise
@@ -277,34 +278,51 @@ class Smallest:
     def _race(self) -> list[int]:
         """Train the reference and those that may be good enough for less; return all of them, the reference first."""
         plan = self._decide("race", self._plan_race)
-        places = plan["places"]
         for index in plan["frozen"]:
             self.candidates[index].frozen = True
         if self._asks_latency:  # of a decision that was taken before, or by another process
             take_known_latencies(self.candidates, len(self.record.data["classes"]), self.folder)
             apply_limits(self.candidates, self.question.limits)
+        places = plan["places"]
+        others = f"; {plural(len(places) - 1, 'other candidate')} race{'s' if len(places) == 2 else ''} against it"
+        log.info("Reference, trained first: %s%s", self.candidates[places[0]].name,
+                 others if len(places) > 1 else "; no cheaper candidate comes near it")  # fmt: skip
+        finished = self._run_race(places, "raced", "race")
+        if not finished:
+            raise UserError(self._why_none_finished(places))
+        return finished
+
+    def _race_below(self, finished: list[int]) -> list[int]:
+        """Train cheaper ones where the most accurate of those that finished is the cheapest good one, too; return all."""
+        if self.plan.is_decided("finals") and not self.plan.is_decided(BELOW):  # by an earlier version
+            return finished
+        plan = self._decide(BELOW, lambda: self._plan_race_below(finished))
+        for index in plan["frozen"]:
+            self.candidates[index].frozen = True
+        if not plan["places"]:
+            return finished
+        found = self._run_race(plan["places"], "raced below", "second race")
+        return [*finished, *(index for index in found if index not in finished)]
+
+    def _run_race(self, places: list[int], decision: str, title: str) -> list[int]:
+        """Train those of a race until none is left; return those that have finished it."""
         failed = []
-        if not self.plan.is_decided("raced"):
-            failed = self._run_race(places)
+        if not self.plan.is_decided(decision):
+            failed = self._run_trials(places, title)
         for index in places:
             self.candidates[index].stage = "raced"
         for folder, error in failed:
             self.note(f"{folder.path.name} failed: {describe_failure(error)}.")
         finished = [index for index in places if self.runs.is_trained(self.runs.first(index))]
-        if not finished:
-            raise UserError(self._why_none_finished(places))
-        if not failed:  # else the same command tries again
-            finished = self._decide("raced", lambda: self._raced(places, finished))
+        if finished and not failed:  # else the same command tries again
+            finished = self._decide(decision, lambda: self._raced(places, finished))
         self._save()
         return finished
 
-    def _run_race(self, places: list[int]) -> list[tuple[RunFolder, Exception]]:
-        """Train those of the race until none is left; return the runs that failed."""
+    def _run_trials(self, places: list[int], title: str) -> list[tuple[RunFolder, Exception]]:
+        """Return the runs that failed."""
         with self._timed("race"), storage_errors():
-            others = f"; {plural(len(places) - 1, 'other candidate')} race{'s' if len(places) == 2 else ''} against it"
-            log.info("Reference, trained first: %s%s", self.candidates[places[0]].name,
-                     others if len(places) > 1 else "; no cheaper candidate comes near it")  # fmt: skip
-            race = Race(self.runs, places, self.times, self._run)
+            race = Race(self.runs, places, self.times, self._run, title)
             with self.progress.quiet():
                 while not race.run_trials():
                     time.sleep(1.0)
@@ -349,6 +367,40 @@ class Smallest:
             raise UserError(self._why_none_fits())
         self._note_frozen(racers)
         return {"places": [each.index for each in racers], "frozen": [each.index for each in racers if each.frozen]}
+
+    def _plan_race_below(self, finished: list[int]) -> dict[str, list[int]]:
+        """Return what races below the most accurate one, as `_plan_race`; nothing where a cheaper one is good enough already.
+
+        The first race is against the best probe. Where a network that costs much less is more accurate when trained, what is
+        cheaper than that one was hardly looked at.
+        """
+        cost, raced = self.question.cost[0], {i for i, each in enumerate(self.candidates) if each.stage == "raced"}
+        values, costs = self._values_and_costs(finished)
+        best = _most_accurate(values, costs)
+        need = self.question.target or values[best] - self.question.good_enough
+        if any(costs[index] < costs[best] and values[index] >= need for index in finished):
+            return {"places": [], "frozen": []}
+        pool = [best, *(
+            index for index, each in enumerate(self.candidates)
+            if index not in raced and cost_of(each, cost) < costs[best] and not (self._asks_latency and not each.costs.latency)
+        )]  # fmt: skip
+        reference = Racer(0, self.candidates[best].frozen, values[best])
+        racers = pick_race(
+            [self.candidates[index] for index in pool], reference, cost, need, self.settings.n_raced,
+            self.times.of, self.times.of_head, self._left_s(),
+        )  # fmt: skip
+        places = [pool[each.index] for each in racers]
+        if places:
+            self.note(
+                f"The most accurate network of the race, {self.candidates[best].name}, costs less than all others that are "
+                f"good enough, so {plural(len(places), 'cheaper network')} race{'s' if len(places) == 1 else ''} below it."
+            )
+        return {"places": places, "frozen": [pool[each.index] for each in racers if each.frozen]}
+
+    def _values_and_costs(self, indices: list[int]) -> tuple[dict[int, float], dict[int, float]]:
+        """Return the metric on validation and the cost of those that have finished the race."""
+        values = {index: self.runs.value(self.runs.first(index)) for index in indices}
+        return values, {index: cost_of(self.candidates[index], self.question.cost[0]) for index in indices}
 
     def _note_frozen(self, racers: list[Racer]) -> None:
         """Say which of those that race are frozen, and what it would take to fine-tune them; or which one cannot race."""
@@ -432,9 +484,10 @@ class Smallest:
             return f"candidates: no network was screened. {' '.join(self.record.notes)}"
         fastest_s = min(self.times.of_head(each) if each.pretrained else self.times.of(each) for each in possible)
         needed = self.budget.minutes_for(RESERVE_S + fastest_s / REFERENCE_SHARE)
+        answer = f"; the answer of an earlier command is in {self.folder / 'report.html'}" if self._has_answer else ""
         return (
             f"budget.minutes={self.question.budget_minutes}: no network can be trained in the time that is left; use "
-            f"budget.minutes={needed} or more (the results of the screen are kept)"
+            f"budget.minutes={needed} or more (the results of the screen are kept){answer}"
         )
 
     def _left_s(self) -> float | None:
@@ -459,10 +512,8 @@ class Smallest:
         return [reference, *finalists]
 
     def _plan_finals(self, raced: list[int]) -> list[int]:
-        cost = self.question.cost[0]
-        values = {index: self.runs.value(self.runs.first(index)) for index in raced}
-        costs = {index: cost_of(self.candidates[index], cost) for index in raced}
-        reference = min(values, key=lambda index: (-values[index], costs[index]))
+        values, costs = self._values_and_costs(raced)
+        reference = _most_accurate(values, costs)
         need = self.question.target or values[reference] - self.question.good_enough
         return [reference, *pick_finalists(values, costs, need, self.settings.n_finalists, reference)]
 
@@ -508,6 +559,11 @@ class Smallest:
             self.record.seconds[stage] = round(self.record.seconds.get(stage, 0.0) + time.monotonic() - started_s, 1)
 
 
+def _most_accurate(values: dict[int, float], costs: dict[int, float]) -> int:
+    """Return the index of the largest value; of equals that of the smallest cost."""
+    return min(values, key=lambda index: (-values[index], costs[index]))
+
+
 def _is_decision(name: str, found: object, candidates: int) -> bool:
     """Return whether a decision of plan.json is one of this name, about so many candidates."""
     if not isinstance(found, dict) or not isinstance(notes := found.get("notes"), list):
@@ -517,8 +573,8 @@ def _is_decision(name: str, found: object, candidates: int) -> bool:
         is_known = type(decision) is int and decision > 0
     else:
         parts = decision if isinstance(decision, dict) else {}
-        lists = [parts.get("places"), parts.get("frozen")] if name == "race" else [decision]
-        is_known = all(isinstance(each, list) for each in lists) and bool(lists[0])
+        lists = [parts.get("places"), parts.get("frozen")] if name in ("race", BELOW) else [decision]
+        is_known = all(isinstance(each, list) for each in lists) and (bool(lists[0]) or name == BELOW)
         is_known = is_known and all(type(place) is int and 0 <= place < candidates for each in lists for place in each)
     return is_known and all(isinstance(text, str) for text in notes)
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from datamodules import near_duplicates
 from datamodules.audit import audit, leaking_train_rows
-from datamodules.decode import fingerprint, resize
+from datamodules.decode import FIRST_OF_SEVERAL, fingerprint, resize
 from datamodules.image_stats import ImageStats
 from datamodules.nearest import find_nearest
 from datamodules.sources.catalog import Catalog
@@ -415,3 +415,11 @@ def test_noise_of_few_pixels_is_not_alike_by_chance():
         images = [to_image(disc + generator.normal(0, 20, (side, side))) for _ in range(84)]
         copies = [CHANGES[how](images[row]) for row, how in enumerate(("brightness +3%", "jpeg"))]
         assert found(Pixels(images + copies)) == [[0, 84], [1, 85]], side
+
+
+def test_files_with_several_pages_are_found():
+    pixels = Pixels([to_image(np.random.default_rng(row).uniform(0, 255, (SIDE, SIDE))) for row in range(6)])
+    pixels.stats.modes[2] += FIRST_OF_SEVERAL
+    (finding,) = [each for each in audit(catalog_of(["train"] * 6), pixels) if each.kind == "pages"]
+    assert finding.text == "pages: 1 file(s) with several pages or frames, of which the first is used: 2.png"
+    assert finding.groups == [[2]]

@@ -4,7 +4,17 @@ from PIL import Image, ImageOps
 from torchvision.transforms import functional as F
 
 from common.errors import UserError
-from datamodules.decode import UnreadableImageError, decode_pixels, fingerprint, open_image, place, resize, to_rgb
+from datamodules.decode import (
+    FIRST_OF_SEVERAL,
+    UnreadableImageError,
+    decode_pixels,
+    fingerprint,
+    open_image,
+    place,
+    read_image,
+    resize,
+    to_rgb,
+)
 
 GRADIENT = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
 
@@ -23,6 +33,23 @@ def test_common_formats_and_modes_become_rgb(tmp_path, name, mode):
     assert opened.mode == "RGB" and opened.size == (8, 8)
     tolerance = 12 if lossy else 0
     assert np.abs(np.asarray(opened).astype(int) - np.asarray(image.convert("RGB")).astype(int)).max() <= tolerance
+
+
+@pytest.mark.parametrize(("name", "options", "dtype"), [
+    ("a.tif", {}, np.uint8), ("a.tif", {}, np.uint16), ("a.gif", {}, np.uint8), ("a.webp", {}, np.uint8),
+    ("a.png", {}, np.uint8), ("a.avif", {}, np.uint8), ("a.jpg", {"format": "MPO"}, np.uint8),
+])  # fmt: skip
+def test_the_first_of_several_pages_is_read_and_the_others_are_known_of(tmp_path, name, options, dtype):
+    """But for a phone's JPEG with others beside the photo."""
+    first, second = (
+        Image.fromarray(each.astype(dtype) * (257 if dtype == np.uint16 else 1)) for each in (GRADIENT, GRADIENT.T)
+    )
+    for more in ([], [second]):
+        first.save(tmp_path / name, save_all=True, append_images=more, **options)
+        decoded = read_image(tmp_path / name)
+        assert decoded.mode.endswith(FIRST_OF_SEVERAL) == bool(more and not options)
+        pixels = np.asarray(decoded.rgb())[..., 0].astype(int)
+        assert np.abs(pixels - GRADIENT).max() < np.abs(pixels - GRADIENT.T).max() / 4
 
 
 def test_alpha_is_laid_over_white():

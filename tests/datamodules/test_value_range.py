@@ -93,6 +93,23 @@ def test_a_hot_pixel_decides_nothing_and_few_levels_are_found(tmp_path, caplog):
     assert "datamodule.range=LOW,HIGH" in caplog.text
 
 
+def test_images_of_8_and_of_more_bits_in_one_data_set_are_found(tmp_path, caplog):
+    """A network could tell the classes apart by their brightness only."""
+
+    def values(split, label, number):
+        is_deep = label == 1 and number < 3
+        return (RAMP * (4000 if is_deep else 250)).astype(np.uint16 if is_deep else np.uint8)
+
+    data = prepared(make(tmp_path / "data", values), tmp_path)
+    (finding,) = [finding for finding in data.findings if finding.kind == "bit depth"]
+    assert finding.text.startswith(
+        "bit depth: 9 image(s) of more than 8 bits per channel (50% of class b, 0% of class a) and 27 of 8: "
+    )
+    assert (
+        "of more than 8 bits are " in finding.text and "test/b/00.png" in finding.text and finding.text in caplog.text
+    )
+
+
 @pytest.mark.parametrize("setting", ["-1000,1000", [-1000, 1000]])
 def test_a_range_of_the_user_holds_for_all(tmp_path, setting):
     data = prepared(make(tmp_path / "data", lambda *_: (RAMP * 3000 - 1500).astype(np.int32)), tmp_path, range=setting)

@@ -174,13 +174,14 @@ def test_a_damaged_checkpoint_of_the_chosen_run_is_not_handed_out(found, command
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("name", ["race", "raced", "finals", "repeats"])
+@pytest.mark.parametrize("name", ["race", "raced", "race below", "finals", "repeats"])
 def test_a_damaged_decision_is_named(found, command, tmp_path, name):
     copy = Path(shutil.copytree(found[0], tmp_path / "copy"))
     typed = [each for each in command if not each.startswith("hydra.run.dir")]
     plan = json.loads((copy / "plan.json").read_text())
-    kinds = {"race": [], "raced": {}, "finals": 1, "repeats": [1]}  # of another decision, or none
-    for damaged in (kinds[name], "text", None, [99], [-1], ["0"], -3, {"places": [0]}, {"places": [], "frozen": []}):
+    kinds = {"race": [], "raced": {}, "race below": [], "finals": 1, "repeats": [1]}  # of another decision, or none
+    nothing = [] if name == "race below" else [{"places": [], "frozen": []}]
+    for damaged in (kinds[name], "text", None, [99], [-1], ["0"], -3, {"places": [0]}, *nothing):
         plan[name]["decision"]["decision"] = damaged
         (copy / "plan.json").write_text(json.dumps(plan))
         status, _, err = run_script(smallest, *typed, f"hydra.run.dir={copy}")

@@ -132,6 +132,15 @@ def test_a_busy_machine_is_shown(tmp_path, monkeypatch, caplog):
     assert "the machine was busy during 1 measurement: squeezenet1_1 cut after features.1" in caplog.text
 
 
+def test_what_a_busy_machine_gave_is_measured_again_by_the_next_command(tmp_path, monkeypatch):
+    for flag, p50, wanted in (("other processes", 9.0, 9.0), (None, 2.0, 2.0), (None, 3.0, 2.0)):
+        found = TIMED | {"flag": flag, "latency_p50_ms": p50}
+        monkeypatch.setattr("engine.smallest.latency.time_passes", lambda *_, found=found, **__: found)
+        again = candidate("features.0")
+        measure_latencies([again], 2, tmp_path)
+        assert (again.costs.latency_ms, again.costs.latency.flag) == (wanted, flag)
+
+
 def test_without_the_extra_it_is_named_where_a_setting_asks(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setitem(sys.modules, "onnxscript", None)

@@ -81,3 +81,26 @@ def test_what_a_limit_of_latency_excludes_leaves_its_place_to_faster_networks(tm
         assert set(places) <= set(below)
         assert found[places[0]].probe.value == max(found[index].probe.value for index in below)
     assert len(measured) < len(found) * 2 / 3
+
+
+@pytest.mark.parametrize(("left_s", "n"), [(None, 3), (20.0, 2), (0.0, 0)])
+def test_what_is_cheaper_races_below_the_most_accurate_one_where_none_of_the_race_is(left_s, n):
+    """A training of 9 s, half of which counts, in half of the time that is left."""
+    search, found = object.__new__(Smallest), candidates(("resnet18", "mobilenet_v2"), cuts=6)
+    search.question = Question(cost=["macs"], metric="accuracy", good_enough=0.02)
+    search.settings, search.candidates = SimpleNamespace(n_raced=3), found
+    search.record, search._has_answer = SmallestRecord(question=search.question), False
+    search.times = SimpleNamespace(of=lambda each: 9.0, of_head=lambda each: 99.0)
+    search._left_s = lambda: left_s
+    order = sorted(range(len(found)), key=lambda index: found[index].costs.macs)
+    best, others, cheap = order[30], order[35:40], order[5]
+    for index in (best, *others, cheap):
+        found[index].stage = "raced"
+    values = {best: 0.92, cheap: 0.6, **dict.fromkeys(others, 0.91)}
+    search.runs = SimpleNamespace(first=lambda index: index, value=values.get)
+    plan = search._plan_race_below(list(values))
+    assert len(plan["places"]) == n and plan["frozen"] == []
+    assert all(found[index].costs.macs < found[best].costs.macs and index != cheap for index in plan["places"])
+    assert bool(search.record.notes) == bool(n)
+    values[cheap] = 0.905  # good enough for less
+    assert search._plan_race_below(list(values)) == {"places": [], "frozen": []}
