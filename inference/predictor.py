@@ -145,8 +145,8 @@ class Predictor:
         pool = ThreadPoolExecutor(len(own_cores()))
         try:
             started = deque()
-            for item in images:
-                started.append((item, pool.submit(self._read, item)))
+            for number, item in enumerate(images):
+                started.append((item, pool.submit(self._read, item, number)))
                 if len(started) > ahead:
                     first, result = started.popleft()
                     yield first, result.result()
@@ -155,7 +155,7 @@ class Predictor:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _read(self, item) -> ReadyImage | str:
+    def _read(self, item, number: int) -> ReadyImage | str:
         try:
             decoded = decode_item(item, self.image_size)
             if isinstance(decoded.source, DeepPixels) and decoded.source.stated is None and not self.description.range:
@@ -164,6 +164,8 @@ class Predictor:
             image = rgb(decoded, path, value_range) if path else decoded.rgb(value_range)
         except UnreadableImageError as error:
             return str(error)
+        except UserError as error:
+            raise UserError(f"images[{number}]: {error}") from error
         return ReadyImage(self.description.pixels(image), decoded.fingerprint())
 
     def _warn_of_deep_pixels(self) -> None:

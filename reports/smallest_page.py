@@ -322,7 +322,7 @@ def _exports_table(record: SmallestRecord, ranked: list[int]) -> Table | None:
             *_network_columns(kinds),
             *(Column(name, partial(cell, make=make), is_text=name == "verdict") for name, make in of_val.items()),
             Column("size", _exported_size),
-            Column("latency p50", _exported_latency),
+            Column("latency p50, with preprocessing", _exported_latency),
             Column("file", _exported_file, is_text=True),
         ],
         candidates,

@@ -77,7 +77,7 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
     if not made.exact:
         print(exported.verification.describe_agreement())
     if exported.latency:
-        print(f"{exported.latency.describe()}, one thread of the processor")
+        print(f"{exported.latency.describe()}, one thread of the processor, preprocessing included")
     path = exported.path
     print(f"{path}: {exported.size / 2**20:.2f} MiB, {made.describe(config.preprocessing)}")
     if is_read_by_predict(path):

@@ -82,6 +82,12 @@ def test_what_is_no_image(model, item):
         model.predict(item)
 
 
+def test_of_several_the_one_that_is_no_image_is_named(model):
+    fine = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(UserError, match=r"^images\[2\]: an image of shape \(3, 8, 8\)"):
+        model.predict([fine, fine, np.zeros((3, 8, 8), np.uint8)])
+
+
 @pytest.mark.parametrize("images", [None, 3, True])
 def test_what_cannot_hold_images_is_refused(model, images):
     with pytest.raises(UserError, match="is no image: give a path, a PIL image, an array"):
