@@ -3,12 +3,14 @@
 import json
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -117,11 +119,18 @@ def test_test_images_are_opened_once_for_the_chosen_one_and_the_reference_only(f
 def test_the_same_command_again_trains_nothing_and_gives_the_same_answer(found, command):
     folder, _ = found
     before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("metrics.csv")}
-    answer = SmallestRecord.read(folder).answer
+
+    def answer() -> dict:
+        found = asdict(SmallestRecord.read(folder).answer)
+        # A latency of a busy machine, as that of the tests may be, is measured again
+        found["sentences"] = [re.sub(r"[\d.]+ ms on this machine \([^)]*\)", "", each) for each in found["sentences"]]
+        return found
+
+    first = answer()
     status, out, err = run_script(smallest, *command)
     assert status == 0, err
     assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("metrics.csv")} == before
-    assert SmallestRecord.read(folder).answer == answer
+    assert answer() == first
     assert "epoch" not in out
 
 
