@@ -6,9 +6,11 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit, logit, stdtr, stdtrit
+from scipy.special import betainc, expit, logit, stdtr, stdtrit
 
 from common.run_record import Proportion
+
+ONE_SIDED = 0.025  # level of a lower end of a 95% interval
 
 
 class Interval(NamedTuple):
@@ -69,6 +71,15 @@ def wilson(correct: float, n: float, confidence: float = 0.95) -> Interval:
     low = 0.0 if correct == 0 else max(0.0, center - half)
     high = 1.0 if correct == n else min(1.0, center + half)
     return Interval(low, high)
+
+
+def guessing_probability(correct: float, n: float, share: float) -> float:
+    """Return the probability that guessing, right with this share, has at least so many of n images right.
+
+    The exact binomial test of Clopper & Pearson 1934 (Biometrika 26:404-413). With few images Wilson's lower end is above the
+    true value more often than in one case of 40 (in 0.06 of 5 images, of which guessing is right in one).
+    """
+    return 1.0 if correct == 0 else float(betainc(correct, n - correct + 1, share))
 
 
 def proportion(correct: int, n: int, effect: float = 1.0) -> Proportion:
