@@ -205,7 +205,7 @@ def over_images(outcomes: np.ndarray, pseudo: Sequence[tuple[float, float]], gro
     n = float(weights.sum())
     mean = float(weights @ values) / n
     error = math.sqrt(float(weights @ ((values - mean) ** 2 / (1 - _shares(sizes, weights))))) / n
-    return StudentT(mean, error, max(1.0, _effective_groups(groups) - 1))
+    return StudentT(mean, error, max(1.0, effective_groups(groups) - 1))
 
 
 def by_group(outcomes: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, float]:
@@ -235,7 +235,7 @@ def _shares(sizes: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return relative / float(weights.sum())
 
 
-def _effective_groups(groups: np.ndarray) -> float:
+def effective_groups(groups: np.ndarray) -> float:
     """Return how many groups of equal size tell as much as these."""
     sizes = np.unique(groups, return_counts=True)[1].astype(np.float64)
     return float(sizes.sum() ** 2 / (sizes**2).sum())
@@ -289,7 +289,7 @@ def design_effect(correct: np.ndarray, groups: np.ndarray | None) -> float:
     """
     if groups is None or len(np.unique(groups)) == len(groups):
         return 1.0
-    quantile = float(stdtrit(max(1.0, _effective_groups(groups) - 1), 0.975)) / NormalDist().inv_cdf(0.975)
+    quantile = float(stdtrit(max(1.0, effective_groups(groups) - 1), 0.975)) / NormalDist().inv_cdf(0.975)
     return _clustering(np.atleast_2d(correct), groups) * quantile**2
 
 
