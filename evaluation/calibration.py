@@ -87,7 +87,7 @@ def ece_by_chance(
     for start in range(0, draws, max(1, CELLS // n)):
         right = generator.random((min(max(1, CELLS // n), draws - start), n)) < confidence  # (B, n)
         found.append(np.abs(np.add.reduceat(right, starts, axis=1, dtype=np.float64) - sums).sum(axis=1) / n)
-    errors = np.concatenate(found) * math.sqrt(effect)
+    errors = np.minimum(np.concatenate(found) * math.sqrt(effect), 1.0)
     return EceByChance(mean=float(errors.mean()), p95=float(np.quantile(errors, 0.95)))
 
 

@@ -2,18 +2,15 @@
 
 import math
 
-from scipy.special import betainc
-
 from common.run_record import ClassScores, Decision, Proportion, SplitMetrics
 from common.text import clean
 from evaluation.calibration import at_bound, images_needed
 from evaluation.estimates import few_images
-from evaluation.intervals import coverage_caveat, format_accuracy
+from evaluation.intervals import ONE_SIDED, coverage_caveat, format_accuracy, guessing_probability
 
 MOST_CLASSES = 10  # whose recall is shown; of more the WORST
 WORST = 5
 ROUNDING = 1e-9  # of sums of probabilities
-ONE_SIDED = 0.025  # level of a lower end of a 95% interval
 NAMES = {"balanced_accuracy": "balanced accuracy", "f1": "macro F1", "auroc": "AUROC"}
 
 
@@ -84,17 +81,11 @@ def compare_to_guessing(metrics: SplitMetrics) -> str | None:
 
 
 def describe_guessing(metrics: SplitMetrics) -> str | None:
-    """Say that a network is no better than guessing; None where it is better.
-
-    With few images Wilson's lower end is above the true value more often than in one case of 40 (in 0.06 of 5 images, of which
-    guessing is right in one), so the exact binomial test (Clopper & Pearson 1934, Biometrika 26:404-413) has to agree.
-    """
+    """Say that a network is no better than guessing; None where it is better, by its interval and by the exact test."""
     found, baseline = metrics.accuracy, metrics.guessing
     if not found or not baseline or not found.n:
         return None
-    by_chance = (
-        1.0 if found.correct == 0 else float(betainc(found.correct, found.n - found.correct + 1, baseline.share))
-    )
+    by_chance = guessing_probability(found.correct, found.n, baseline.share)
     if metrics.no_better_than_guessing:
         why = f"the interval of its accuracy reaches down to {found.low:.3f}, and always"
     elif by_chance > ONE_SIDED:

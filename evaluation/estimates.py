@@ -15,6 +15,7 @@ from evaluation.score_intervals import (
     auroc_model,
     confusion_interval,
     f1_derivatives,
+    pooled_interval,
     recall_derivatives,
     scaled_interval,
     unite,
@@ -39,6 +40,7 @@ MOST_SCORED = 400_000_000  # above which the AUROC is not resampled
 FEWEST_RESAMPLES = 200
 ENOUGH_FOR_PERCENTILES = 1000
 FURTHER_RESAMPLES = 1000  # of a metric that takes one resample at a time
+MANY_CLASSES = 3  # of few images; so many recalls of few images each hide how much they vary
 FEW_IMAGES = 10  # of a class; with fewer no interval is sure to cover, whatever its scores are like
 
 Metric = Callable[[np.ndarray, np.ndarray], float]  # labels (n,), probabilities (n, K)
@@ -65,7 +67,8 @@ def estimate_metrics(
 
     An interval holds the value, a score interval (evaluation/score_intervals.py) and the percentiles of a bootstrap stratified
     by class (Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13): near a value of 1 or with few images of
-    a class the bootstrap is too narrow, and in between a score interval is at times. Where all images are of one class
+    a class the bootstrap is too narrow, and in between a score interval is at times. Of many classes with few images a balanced
+    accuracy and a macro F1 also have a `pooled_interval`. Where all images are of one class
     there are no `auroc` and `average_precision`.
 
     Of many images or classes fewer resamples are drawn (`DRAWS` in all, never under 200 resamples); fewer than 1,000 give
@@ -101,6 +104,12 @@ def estimate_metrics(
         ),
         "f1": (macro_f1(confusion), confusion_interval(counted, f1_derivatives, confidence)),
     }
+    n = counted.sum(axis=1)
+    if ((n > 0) & (n < FEW_IMAGES)).sum() >= MANY_CLASSES:
+        closed = {
+            name: (value, unite(float(value), interval, pooled_interval(float(value), n, confidence)))
+            for name, (value, interval) in closed.items()
+        }
     if scored:
         sides = [(labels == j, scores[:, j]) for j in scored]
         present = np.unique(labels)

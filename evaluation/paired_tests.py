@@ -260,7 +260,9 @@ def format_p(p_value: float) -> str:
     return "p < 0.0001" if p_value < 0.0001 else f"p = {p_value:.{digits}g}"
 
 
-def bias_corrected_best(correct: np.ndarray, resamples: int = 1000, seed: int = 0) -> BiasCorrectedBest:
+def bias_corrected_best(
+    correct: np.ndarray, resamples: int = 1000, seed: int = 0, groups: np.ndarray | None = None
+) -> BiasCorrectedBest:
     """Estimate the accuracy of the best of N runs without the bias of choosing it on the same images.
 
     Bootstrap bias correction, Tsamardinos, Greasidou & Borboudakis 2018, Machine Learning 107:1895-1922, alg. 5: draw
@@ -272,6 +274,8 @@ def bias_corrected_best(correct: np.ndarray, resamples: int = 1000, seed: int = 
         correct: (N, n) bool or 0/1, runs on the same validation images.
         resamples: number of draws.
         seed: of the draws.
+        groups: (n,) group numbers, of which whole ones are drawn: images that are left out are as lucky as others of their
+            group that are in. None: each image is its own.
 
     Raises:
         ValueError: not a table of at least one run and two images, or no resamples.
@@ -284,10 +288,11 @@ def bias_corrected_best(correct: np.ndarray, resamples: int = 1000, seed: int = 
     n = correct.shape[1]
     generator = np.random.default_rng(seed)
     accuracies = []
+    unit = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
     at_once = max(1, CELLS // n)
     for start in range(0, resamples, at_once):
         count = min(at_once, resamples - start)
-        times = draw(generator, count, np.array([n]))  # (resamples, n)
+        times = draw(generator, count, np.array([unit.max() + 1]))[:, unit]  # (resamples, n)
         drawn = times @ correct.T  # (resamples, N)
         best = drawn >= drawn.max(axis=1, keepdims=True) - 1e-9
         excluded = (times == 0).astype(np.float64)

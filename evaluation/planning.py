@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import chdtri, logit, stdtrit
 
-from evaluation.intervals import by_group
+from evaluation.intervals import by_group, effective_groups
 
 DRAWS = 4000  # of mean squares
 MOST_IMAGES = 10_000_000
@@ -25,6 +25,7 @@ class Spread(NamedTuple):
     target: float | None = None  # of outcomes that are tested as in `choice`, on the scale of log odds too
     at_limit: float | None = None  # of one network without t: the variance at the margin or target over that here
     less: float = 0.0  # images that the test of one network takes as fewer
+    equal: float = 1.0  # share of the units that would tell as much if all were of equal size
 
     @classmethod
     def of(cls, differences: np.ndarray, groups: np.ndarray | None = None) -> "Spread":
@@ -34,16 +35,17 @@ class Spread(NamedTuple):
         that what is planned with it suffices in four of five cases (Browne 1995, Statistics in Medicine 14:1933-1940).
         """
         y, per_unit = (differences.astype(np.float64), 1.0) if groups is None else by_group(differences, groups)
+        equal = 1.0 if groups is None else effective_groups(groups) / y.shape[1]
         n_seeds, n = y.shape
         by_unit = y.mean(axis=0)
         between = float(((by_unit - y.mean()) ** 2).sum() + 2 / per_unit) / (n + 1)
         if n_seeds == 1:
-            return cls(0.0, between, 0.0, 1, per_unit)
+            return cls(0.0, between, 0.0, 1, per_unit, equal=equal)
         rest = y - by_unit - y.mean(axis=1, keepdims=True) + y.mean()
         residual = float((rest**2).sum()) / ((n_seeds - 1) * (n - 1)) if n > 1 else 0.0
         at_most = float(y.mean(axis=1).var(ddof=1)) * (n_seeds - 1) / float(chdtri(n_seeds - 1, 0.8))
         seeds = max(0.0, at_most - residual / n)
-        return cls(seeds, max(0.0, between - residual / n_seeds), residual, n_seeds, per_unit)
+        return cls(seeds, max(0.0, between - residual / n_seeds), residual, n_seeds, per_unit, equal=equal)
 
     def power(self, gap: float, n: float, n_seeds: int, alpha: float = 0.05) -> float:
         """Return the chance that a true difference, or a value, that is `gap` off its limit is shown, one-sided at `alpha`.
@@ -53,25 +55,26 @@ class Spread(NamedTuple):
         the mean squares of n images from their distributions (4,000 times, always the same).
         """
         units = n / self.images_per_unit
+        free = max(1.0, units * self.equal - 1)
         if self.target is not None:
             gap = _least_gap(self.target, gap, n)
         variance = self.seeds / n_seeds + self.units / units + self.residual / (n_seeds * units)
         if n_seeds == 1:
-            freedom, ratio = (max(1.0, units - 1), 1.0) if self.at_limit is None else (math.inf, self.at_limit)
+            freedom, ratio = (free, 1.0) if self.at_limit is None else (math.inf, self.at_limit)
             critical = float(stdtrit(freedom, alpha)) * math.sqrt(ratio)
             return NormalDist().cdf((gap - self.less / n) / math.sqrt(variance) + critical)
         generator = np.random.default_rng(0)
         mean = gap + math.sqrt(variance) * generator.standard_normal(DRAWS)
-        s, r = n_seeds - 1, (n_seeds - 1) * max(units - 1, 1)
+        s, r = n_seeds - 1, (n_seeds - 1) * free
 
         def square(expected: float, freedom: float) -> np.ndarray:
             return expected * generator.chisquare(freedom, DRAWS) / freedom
 
         of_seeds = square(units * self.seeds + self.residual, s)
-        of_units = square(n_seeds * self.units + self.residual, max(units - 1, 1))
+        of_units = square(n_seeds * self.units + self.residual, free)
         rest = square(self.residual, r)
         combined = of_seeds + of_units - rest
-        freedom = combined**2 / (of_seeds**2 / s + of_units**2 / max(units - 1, 1) + rest**2 / r)
+        freedom = combined**2 / (of_seeds**2 / s + of_units**2 / free + rest**2 / r)
         shown = mean > stdtrit(np.maximum(freedom, 1), 1 - alpha) * np.sqrt(np.maximum(combined, 0) / (n_seeds * units))
         shown &= mean > stdtrit(s, 1 - alpha) * np.sqrt(of_seeds / (n_seeds * units))
         return float(shown.mean())

@@ -96,6 +96,22 @@ def confusion_interval(confusion: np.ndarray, metric: Metric, confidence: float 
     return unite(estimate, Interval(end(1), end(-1)))
 
 
+def pooled_interval(value: float, n: np.ndarray, confidence: float = 0.95) -> Interval:
+    """Return Wilson's interval of a mean over classes that all have one recall: of K^2 / sum(1 / n) images.
+
+    Of classes of very few images the recalls that were found vary less about their own values than the true ones allow: of one
+    image each not at all. One recall for all of them has the largest variance that classes of this mean can have.
+
+    Args:
+        value: balanced accuracy, or macro F1, which of many alike classes is about as accurate.
+        n: (K,) images of each class; one without any does not count.
+        confidence: of the interval.
+    """
+    n = n[n > 0]
+    images = len(n) ** 2 / float((1 / n).sum())
+    return wilson(value * images, images, confidence)
+
+
 def scaled_interval(
     value: float, variance: float, model: float, informative: float, confidence: float = 0.95
 ) -> Interval:

@@ -34,6 +34,7 @@ class ImageInput(NamedTuple):
     file: Path
     label: str = ""  # where a table has one
     split: str = ""  # where a table has one
+    group: str = ""  # where a table has one
 
 
 class ImageInputs:
@@ -93,7 +94,7 @@ class ImageInputs:
 
 
 class ImageTable:
-    """List the images of a table with a column path and, optionally, label and split."""
+    """List the images of a table with a column path and, optionally, label, split and group."""
 
     def __init__(self, path: Path, root: str | None):
         self.path = path
@@ -113,7 +114,7 @@ class ImageTable:
 
     def __call__(self, warn: bool) -> Iterator[ImageInput]:
         """Yield all images; with `warn`, which is the first time, find what is wrong with all of the table."""
-        own, files = OwnTable(self.path, ("path",), ("label", "split")), FileFinder(self.folder)
+        own, files = OwnTable(self.path, ("path",), ("label", "split", "group")), FileFinder(self.folder)
         missing, n_found, labels = None, 0, {}
         try:
             for line, row in self._rows() if self._rows else own:
@@ -146,7 +147,9 @@ class ImageTable:
                 "it, absolute ones, or root=DIR"
             )
         split = row.get("split") or self.split
-        return ImageInput(path, self.folder / path, row.get("label", ""), split_of(split) or split)
+        return ImageInput(
+            path, self.folder / path, row.get("label", ""), split_of(split) or split, row.get("group", "")
+        )
 
     def _resolve_folder(self, run: RunFolder, root: str | None, of_run: bool) -> Path:
         """Return the folder of the relative paths."""

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from common import predictions_csv
@@ -67,7 +68,7 @@ def _run(config: DictConfig, checkpoint: Path, images: str | list[str] | None, p
             progress.count(summary.n, len(inputs))
             if explanations:
                 explanations.add(image_input, prediction)
-    if own_test and own_test.unknown and summary.counts:
+    if own_test and own_test.unknown and summary.known:
         log.warning(
             "it is unknown whether these are test images of the model, so this is not counted as a test evaluation: %s",
             own_test.unknown,
@@ -191,8 +192,8 @@ class PredictionSummary:
         self.first_error = ""
         self.predicted = Counter()
         self.unknown_labels = Counter()
-        # Split -> images that are correct, all, those of them that the model did not abstain from: correct, all
-        self.counts: dict[str, list[int]] = {}
+        # Split -> of each image with a label whether it is correct, whether the model did not abstain, and its group
+        self.known: dict[str, tuple[list[bool], list[bool], list[str]]] = {}
         self.labels: dict[str, Counter] = {}  # split -> images of each label
 
     def add(self, image_input: ImageInput, prediction: Prediction) -> None:
@@ -206,10 +207,9 @@ class PredictionSummary:
         self.predicted[prediction.predicted] += 1
         self.abstained += bool(prediction.abstained)
         if image_input.label in self.classes:
-            correct, kept = image_input.label == prediction.predicted, not prediction.abstained
-            counts = self.counts.setdefault(image_input.split, [0, 0, 0, 0])
-            for index, count in enumerate((correct, 1, correct and kept, kept)):
-                counts[index] += count
+            found = image_input.label == prediction.predicted, not prediction.abstained, image_input.group
+            for column, value in zip(self.known.setdefault(image_input.split, ([], [], [])), found, strict=True):
+                column.append(value)
             self.labels.setdefault(image_input.split, Counter())[image_input.label] += 1
             if self.own_test and not self.evaluates_test:
                 self.evaluates_test = self.own_test.include(prediction.fingerprint, image_input.file)
@@ -223,7 +223,7 @@ class PredictionSummary:
             test_evaluations: of this model so far, this one included; None where this is none.
         """
         from evaluation.describe import describe_accuracy, describe_caveats, describe_promise  # late: scipy
-        from evaluation.intervals import format_accuracy, proportion
+        from evaluation.intervals import design_effect, format_accuracy, group_numbers, proportion
 
         lines = [*self._first_rows().as_text(), ""]
         if self.n > len(self.first):
@@ -238,12 +238,16 @@ class PredictionSummary:
             lines.append(f"{which} {self.abstained:,} ({promise})")
         if self.errors:
             lines.append(f"not read: {self.errors:,}")
-        for split, (correct, n, correct_kept, kept) in self.counts.items():
+        for split, columns in self.known.items():
             name = f"{split} accuracy".strip().capitalize()
-            metrics = SplitMetrics(accuracy=proportion(correct, n), baseline=Baseline.of(self.labels[split]))
+            correct, kept, groups = *map(np.array, columns[:2]), group_numbers(columns[2])
+            accuracy = proportion(int(correct.sum()), len(correct), design_effect(correct, groups))
+            metrics = SplitMetrics(accuracy=accuracy, baseline=Baseline.of(self.labels[split]))
             lines += [f"{name}: {describe_accuracy(metrics)}", *describe_caveats(metrics)]
-            if self.decision and 0 < kept < n:
-                lines.append(f"{name} where not abstained: {format_accuracy(proportion(correct_kept, kept))}")
+            if self.decision and 0 < (n := int(kept.sum())) < len(kept):
+                effect = design_effect(correct[kept], None if groups is None else groups[kept])
+                found = format_accuracy(proportion(int(correct[kept].sum()), n, effect))
+                lines.append(f"{name} where not abstained: {found}")
         if test_evaluations and test_evaluations > 1:
             selected_on_test = self.own_test is not None and self.own_test.data.select_on == "test"
             lines.append(describe_test_evaluations(test_evaluations, selected_on_test))

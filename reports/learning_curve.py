@@ -1,6 +1,6 @@
 """Accuracy against the number of training images: would more images help, or a larger network?"""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -13,9 +13,11 @@ from matplotlib.figure import Figure
 from common.checks import FEWEST_SEEDS
 from common.errors import UserError
 from common.predictions_csv import correct_matrix, has_predictions, read_predictions
+from common.text import join_words
 from evaluation.intervals import Interval, accuracy_interval
 from evaluation.paired_tests import PairedComparison, compare_pair, format_p, holm
 from reports.accuracy import groups_of
+from reports.config_diff import changed_settings
 from reports.load_runs import Run, find_records, load_runs
 from reports.svg import COLORS, STYLE, to_svg
 from reports.wording import LEVEL
@@ -40,7 +42,7 @@ class Point(NamedTuple):
 
 
 class Curves(NamedTuple):
-    """Points by network, the smallest first, each by the number of training images."""
+    """Points by the name of the network, the smallest first, each by the number of training images."""
 
     split: str
     points: dict[str, list[Point]]
@@ -81,11 +83,14 @@ def curves_of(trained: Sequence[Run], excluded: list[str]) -> Curves:
         run = runs[index]
         places[run.model.parameters, str(run.model.name), _share(run)].append(index)
     points: dict[str, list[Point]] = defaultdict(list)
+    networks = Counter(name for _, name in {place[:2] for place in places})  # cuts of one backbone share its name
     sizes = {place: round(mean(runs[row].data.n_train for row in rows)) for place, rows in places.items()}
     for place, rows in sorted(places.items(), key=lambda item: (*item[0][:2], sizes[item[0]])):
         (parameters, name, _), n_train, seeds = place, sizes[place], [runs[row].seed for row in rows]
+        _check_only_seeds_differ(name, n_train, [runs[row] for row in rows])
         interval = accuracy_interval(correct[rows], groups)
-        points[name].append(Point(name, parameters, n_train, seeds, correct[rows], interval, groups))
+        curve = name if networks[name] == 1 else f"{name} with {parameters:,} parameters"
+        points[curve].append(Point(name, parameters, n_train, seeds, correct[rows], interval, groups))
     return Curves(split, dict(points), excluded)
 
 
@@ -94,6 +99,21 @@ def _share(run: Run) -> tuple:
     data, fraction = run.data, run.record.run.settings.get("datamodule.train_fraction")
     known = data.fingerprint_full is not None and isinstance(fraction, (int, float))
     return (fraction, data.fingerprint_full) if known else (data.n_train,)
+
+
+def _check_only_seeds_differ(model: str, n_train: int, runs: Sequence[Run]) -> None:
+    """Check that the runs of one point are its seeds: of other settings as well, they would count as seeds, some twice.
+
+    Raises:
+        UserError: two of them have other settings, or the same seed.
+    """
+    others = list(changed_settings(runs).values())
+    if others or len({run.seed for run in runs}) < len(runs):
+        which = f"differ in {join_words(others)}" if others else "have the same seed"
+        raise UserError(
+            f"{model}: runs on {n_train:,} training images {which}; a learning curve is of runs that differ in nothing but the "
+            "network, the number of training images and the seed"
+        )
 
 
 def _has_sizes(run: Run) -> bool:
@@ -111,10 +131,10 @@ def describe_curves(curves: Curves) -> list[str]:
             half, full = points[-2], points[-1]
             change = f"{name}: from {half.n_train:,} to {full.n_train:,} training images accuracy changes by"
             found.append((change, "more images", _difference(full, half)))
-    smallest, *larger = [points[-1] for points in curves.points.values()]
-    for other in larger:
+    (small, (*_, smallest)), *larger = curves.points.items()
+    for name, (*_, other) in larger:
         if other.n_train == smallest.n_train:
-            change = f"{other.model} instead of {smallest.model} at {other.n_train:,}:"
+            change = f"{name} instead of {small} at {other.n_train:,}:"
             found.append((change, "a larger network", _difference(other, smallest)))
     p_values = holm([gain.p_value for _, _, gain in found])
     sentences = [
@@ -132,10 +152,10 @@ def draw(curves: Curves, size: tuple[float, float] = (7.2, 4.6)) -> Figure:
     """Draw accuracy with its interval over seeds and images against training images on a logarithmic axis."""
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
-    for index, (name, points) in enumerate(curves.points.items()):
+    for index, points in enumerate(curves.points.values()):
         means = np.array([point.accuracy for point in points])
         reach = np.abs(np.array([point.interval for point in points]).T - means)
-        label = f"{name} ({points[0].parameters:,} parameters)"
+        label = f"{points[0].model} ({points[0].parameters:,} parameters)"
         color, marker = COLORS[index % len(COLORS)], "os^Dv"[index % 5]
         places = [point.n_train * 1.01**index for point in points]
         axes.errorbar(places, means, reach, fmt=f"{marker}-", color=color, capsize=3, markersize=5, label=label)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from common.run_record import Baseline, DataInfo, Deployed
 from common.text import clean, join_words, numeral, plural
-from evaluation.intervals import design_effect, wilson
+from evaluation.intervals import ONE_SIDED, design_effect, guessing_probability, wilson
 from evaluation.paired_tests import BiasCorrectedBest, PairedComparison, format_p
 from reports.accuracy import Accuracy, CorrectnessMatrix
 from reports.load_runs import Run
@@ -117,14 +117,16 @@ class ResultRow:
     def guesses(self) -> bool:
         """Whether its trained networks are on a split not shown to be right more often than the most frequent class is.
 
-        By Wilson's interval of their mean accuracy, as of one network: seeds that differ much are no reason.
+        By Wilson's interval and the exact test of their mean accuracy, as the screen has it of one network: seeds that differ
+        much are no reason.
         """
         for split, guess in self.baselines.items():
             found, right = self.accuracies[split], self.outcomes[split]
             if found is None or not found.n:
                 continue
             effect = design_effect(right.correct, right.groups) if isinstance(right, CorrectnessMatrix) else 1.0
-            if wilson(found.value * found.n / effect, found.n / effect).low <= guess.share:
+            low, correct = wilson(found.value * found.n / effect, found.n / effect).low, found.value * found.n
+            if low <= guess.share or guessing_probability(correct, found.n, guess.share) > ONE_SIDED:
                 return True
         return False
 

@@ -271,4 +271,4 @@ def _selection_bias(group: ResultGroup) -> tuple | None:
         return None
     means = np.stack([found.correct.mean(axis=0) for found in same])
     resamples = int(np.clip(DRAWS / means.size, 50, RESAMPLES))
-    return bias_corrected_best(means, resamples), len(same)
+    return bias_corrected_best(means, resamples, groups=first.groups), len(same)

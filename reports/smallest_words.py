@@ -9,6 +9,7 @@ from pathlib import Path
 from common.checks import FEWEST_SEEDS
 from common.smallest_record import Answer, Candidate, Measured, Pair, SmallestRecord
 from common.text import SPLIT_NAMES, clean, compact_count, duration, join_words, milliseconds, plural
+from evaluation.intervals import ONE_SIDED, guessing_probability
 from reports import wording
 
 COST_NAMES = {
@@ -197,7 +198,12 @@ def _guessing(record: SmallestRecord, chosen: Candidate) -> str | None:
     """Warn where the chosen one is not shown to be better than always predicting the largest class."""
     split = "test" if chosen.trained and chosen.trained.test else "val"
     measured, guess = chosen.trained and getattr(chosen.trained, split), guess_share(record, split)
-    if not measured or guess is None or (measured.value if measured.low is None else measured.low) > guess:
+    if not measured or guess is None:
+        return None
+    is_above = (measured.value if measured.low is None else measured.low) > guess
+    if measured.n and record.question.metric == "accuracy":  # as the screen of its run has it
+        is_above &= guessing_probability(measured.value * measured.n, measured.n, guess) <= ONE_SIDED
+    if is_above:
         return None
     return f"not shown to be better than guessing: always predicting the largest class gives {guess:.3f}"
 

@@ -12,11 +12,11 @@ import numpy as np
 from common.errors import UserError
 from common.predictions_csv import Predictions, correct_matrix, has_predictions, read_predictions
 from common.run_folder import SPLIT_COLUMNS, RunFolder
-from common.run_record import RunRecord
 from common.table import Table
-from common.text import clean, plural
+from common.text import clean, join_words, plural
 from evaluation.intervals import Interval, Seeds, accuracy_interval, group_numbers, mean_over_seeds
-from reports.load_runs import find_records
+from reports.config_diff import changed_settings
+from reports.load_runs import Run, find_records, load_runs
 
 MOST = 50  # values of a column; one that has more names images
 
@@ -38,18 +38,18 @@ class Subsets(NamedTuple):
     runs: int
     rows: list[SubsetRow]  # all, then a row a subset
     weighted: Seeds | None  # accuracy of all by the images' weights in training; None where they have none
-    debug: list[str]  # debug runs, which are excluded, with the reason
+    excluded: list[str]  # debug runs, unfinished ones and unreadable records, with the reason
 
 
 def read_subsets(folder: Path) -> Subsets:
     """Measure the subsets over the runs below a folder.
 
     Raises:
-        UserError: no runs, runs of different images, or splits.csv without a further column.
+        UserError: no runs, runs of different settings or images, or splits.csv without a further column.
     """
-    runs, debug = _without_debug_runs([RunRecord.read(RunFolder(path.parent)) for path in find_records(str(folder))])
+    runs, excluded = _repetitions(folder)
     split = "test" if all(has_predictions(run.folder, "test") for run in runs) else "val"
-    tables = [read_predictions(run.folder, split, getattr(run, split)) for run in runs]
+    tables = [read_predictions(run.folder, split, getattr(run.record, split)) for run in runs]
     correct = correct_matrix(tables)  # (runs, images); refuses runs on other images
     columns = _columns(tables[0])
     groups = group_numbers(columns.get("group", [""] * correct.shape[1]))
@@ -65,19 +65,25 @@ def read_subsets(folder: Path) -> Subsets:
         raise UserError(f"{runs[0].folder.splits}: no column beside {own} with up to {MOST} values names subsets")
     weights = _weights(columns, runs[0].folder)
     weighted = None if weights is None else mean_over_seeds(np.average(correct, axis=1, weights=weights).tolist())
-    return Subsets(split, len(runs), rows, weighted, debug)
+    return Subsets(split, len(runs), rows, weighted, excluded)
 
 
-def _without_debug_runs(runs: list[RunRecord]) -> tuple[list[RunRecord], list[str]]:
-    """Return the runs that count, and the debug runs with the reason.
+def _repetitions(folder: Path) -> tuple[list[Run], list[str]]:
+    """Return the finished runs below a folder, which differ in their seed, and the other ones with the reason.
 
     Raises:
-        UserError: there are debug runs only.
+        UserError: none is finished, or they differ in more: their mean would be that of no network.
     """
-    debug = [clean(f"{each.folder.path}: a debug run ({each.run.debug})") for each in runs if each.run.debug]
-    if len(debug) == len(runs):
-        raise UserError(f"{debug[0]}: its results mean nothing; train without it")
-    return [each for each in runs if not each.run.debug], debug
+    loaded = load_runs(find_records(str(folder)))
+    runs = loaded.finished
+    if not runs:
+        raise UserError(f"{folder}: no finished run; finish it first")
+    if others := list(changed_settings(runs).values()):
+        raise UserError(
+            f"{folder}: its runs differ in {join_words(others)}; give the folder of one of them, or of its seeds"
+        )
+    unfinished = [f"{run.folder.path}: not finished" for run in loaded.runs if run.status != "finished"]
+    return runs, [*unfinished, *(why for _, why in loaded.excluded)]
 
 
 def _columns(predictions: Predictions) -> dict[str, list[str]]:
@@ -115,7 +121,7 @@ def _cells(row: SubsetRow) -> list[str]:
 
 def subset_table(folder: Path) -> str:
     """Return the subsets below a folder as a Markdown table with its explanation."""
-    split, runs, rows, weighted, debug = read_subsets(folder)
+    split, runs, rows, weighted, excluded = read_subsets(folder)
     table = Table.of(["subset", "images", "accuracy", "SD of runs", "95% interval"], map(_cells, rows))
     lines = [f"Accuracy on subsets of {split}, {plural(runs, 'run')}; 95% intervals over runs and images.", ""]
     lines += table.as_markdown()
@@ -123,8 +129,8 @@ def subset_table(folder: Path) -> str:
         deviation = weighted.standard_deviation
         spread = "" if deviation is None else f" (SD of runs {deviation:.3f})"
         lines += ["", f"All, each image by its weight: {weighted.mean:.3f}{spread}."]
-    if debug:
-        lines += ["", *(f"Excluded: {clean(why)}." for why in debug)]
+    if excluded:
+        lines += ["", *(f"Excluded: {clean(why)}." for why in excluded)]
     return "\n".join(lines) + "\n"
 
 

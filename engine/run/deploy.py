@@ -130,6 +130,6 @@ def _metrics(found: "Verification") -> ExportMetrics:
     )
     cost = found.cost()
     if cost and found.split in MEASURED:
-        metrics.accuracy = proportion(found.correct_exported, found.n_labeled)
+        metrics.accuracy = proportion(found.correct_exported, found.n_labeled, found.effects[1])
         metrics.cost = cost
     return metrics

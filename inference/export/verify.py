@@ -11,8 +11,8 @@ from PIL import Image
 from common.errors import UserError
 from common.run_record import ExportCost, describe_difference
 from datamodules.decode import UnreadableImageError, open_image
-from evaluation.intervals import format_accuracy, proportion
-from evaluation.paired_tests import paired_difference
+from evaluation.intervals import design_effect, format_accuracy, group_numbers, proportion
+from evaluation.paired_tests import compare_pair, paired_difference
 from inference.backends import Backend, ModelDescription
 from inference.image_inputs import ImageInput, ImageInputs, run_of_checkpoint
 
@@ -54,6 +54,8 @@ class Verification(NamedTuple):
     agreement: float = 1.0  # of the probabilities of all images, 1: equal; 0: no better than their average
     variance: float = 1.0  # of the checkpoint's probabilities, from image to image
     resizing: float = 0.0  # how much a probability differs where the file resizes in place of this project
+    effects: tuple[float, float] = (1.0, 1.0)  # `design_effect` of images in groups, on the checkpoint and on the file
+    grouped: tuple[float, float] | None = None  # interval of the cost, of images in groups
 
     def describe(self) -> str:
         """Return `153 validation images: probabilities differ by at most 1.2e-07, 0 of 153 predictions differ`."""
@@ -71,8 +73,8 @@ class Verification(NamedTuple):
         if not self.n_labeled:
             return None
         checkpoint, exported = (
-            format_accuracy(proportion(correct, self.n_labeled))
-            for correct in (self.correct_checkpoint, self.correct_exported)
+            format_accuracy(proportion(correct, self.n_labeled, effect))
+            for correct, effect in zip((self.correct_checkpoint, self.correct_exported), self.effects, strict=True)
         )
         return f"accuracy of the checkpoint {checkpoint}, of the file {exported}"
 
@@ -81,6 +83,7 @@ class Verification(NamedTuple):
         if not self.n_labeled:
             return None
         cost, low, high = paired_difference(self.only_checkpoint, self.only_exported, self.n_labeled)
+        low, high = self.grouped or (low, high)
         if high <= MARGIN:
             verdict = f"within {MARGIN:g}"
         elif cost > MARGIN:
@@ -154,7 +157,8 @@ def compare_outputs(
     largest, changed, n_labeled, correct_checkpoint, correct_exported, n = 0.0, 0, 0, 0, 0, 0
     only_checkpoint = only_exported = 0
     first, all_expected, all_actual, resizing = [], [], [], 0.0
-    for image, label in decoded(images, description):
+    right, groups = [], []
+    for image, image_input in decoded(images, description):
         resized = description.pixels(image)[None]
         expected = checkpoint(resized)[0]
         if not np.isfinite(expected).all():
@@ -171,9 +175,11 @@ def compare_outputs(
         changed += int(expected.argmax() != actual.argmax())
         n += 1
         seen(n, len(images.images) or BATCH_SIZE)
-        if label in classes:
+        if image_input.label in classes:
             n_labeled += 1
-            before, after = (classes[p.argmax()] == label for p in (expected, actual))
+            before, after = (classes[p.argmax()] == image_input.label for p in (expected, actual))
+            right.append((before, after))
+            groups.append(image_input.group)
             correct_checkpoint += before
             correct_exported += after
             only_checkpoint += before and not after
@@ -182,6 +188,7 @@ def compare_outputs(
             first.append(resized[0])
     batch = np.stack(first)
     largest = _larger(largest, checkpoint(batch), exported(batch))
+    effects, grouped = _in_groups(np.array(right, bool), group_numbers(groups))
     return Verification(
         n,
         images.description,
@@ -196,7 +203,18 @@ def compare_outputs(
         agreement(np.stack(all_expected), np.stack(all_actual)),
         variance(np.stack(all_expected)),
         resizing,
+        effects,
+        grouped,
     )
+
+
+def _in_groups(right: np.ndarray, groups: np.ndarray | None) -> tuple[tuple[float, float], tuple[float, float] | None]:
+    """Return the design effects of groups on both, and the interval of the cost; (n, 2) bool of the checkpoint and the file."""
+    if groups is None:
+        return (1.0, 1.0), None
+    checkpoint, exported = right.T
+    pair = compare_pair(checkpoint[None], exported[None], MARGIN, groups)
+    return (design_effect(checkpoint, groups), design_effect(exported, groups)), (pair.low, pair.high)
 
 
 def _larger(largest: float, expected: np.ndarray, actual: np.ndarray) -> float:
@@ -217,10 +235,10 @@ def variance(probabilities: np.ndarray) -> float:
     return float(np.square(probabilities - probabilities.mean(0)).sum(1).mean())
 
 
-def decoded(images: VerificationImages, description: ModelDescription) -> Iterator[tuple[Image.Image, str]]:
-    """Yield decoded images with their labels; files that cannot be read are skipped with a warning."""
+def decoded(images: VerificationImages, description: ModelDescription) -> Iterator[tuple[Image.Image, ImageInput]]:
+    """Yield decoded images with what names them; files that cannot be read are skipped with a warning."""
     if not images.images:
-        yield from ((image, "") for image in synthetic_images())
+        yield from ((image, ImageInput("", Path())) for image in synthetic_images())
         return
     count = 0
     for image_input in images.images:
@@ -230,7 +248,7 @@ def decoded(images: VerificationImages, description: ModelDescription) -> Iterat
             log.warning("skipped: %s", error)
             continue
         count += 1
-        yield image, image_input.label
+        yield image, image_input
     if not count:
         raise UserError(f"none of the {images.description} can be read; give others: images=DIR")
 

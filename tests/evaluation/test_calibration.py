@@ -308,3 +308,10 @@ def test_nan_is_refused(function):
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_no_calibration_error_by_chance_is_above_one():
+    """Two groups of ten images each, one all right and the other all wrong, tell next to nothing."""
+    right, groups = np.arange(20) < 10, np.arange(20) // 10
+    found = ece_by_chance(np.tile([0.3, 0.7], (20, 1)), effect=design_effect(right, groups))
+    assert 0 < found.mean <= found.p95 <= 1

@@ -226,3 +226,15 @@ def test_the_best_of_equal_runs_is_not_corrected_upwards(seed):
     """Their choice flatters nothing; noise of the draws would say that it does so by less than nothing."""
     found = bias_corrected_best(np.tile(np.arange(60) >= 5, (3, 1)), seed=seed)
     assert found.value == pytest.approx(55 / 60) and 0 <= found.selection_bias < 0.01 and found.corrected <= found.value
+
+
+def test_the_best_of_equal_runs_is_corrected_by_groups_that_chose_nothing():
+    """Each run is good at groups of its own; images of the same groups, left out by themselves, are as lucky."""
+    generator, single, grouped = np.random.default_rng(0), [], []
+    for seed in range(150):
+        runs, groups = zip(*(draw_groups(generator, 0.8, [10] * 20, 3.0) for _ in range(20)), strict=True)
+        rows = np.concatenate(runs)
+        single.append(bias_corrected_best(rows, 200, seed).corrected - 0.8)
+        grouped.append(bias_corrected_best(rows, 200, seed, groups[0]).corrected - 0.8)
+    assert np.mean(single) > 0.05
+    assert abs(np.mean(grouped)) < 3 * np.std(grouped) / sqrt(150) + 0.005

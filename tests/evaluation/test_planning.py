@@ -107,3 +107,23 @@ def test_the_power_over_seeds_is_that_of_the_simulated_test():
         found = over_seeds_and_images(y, [(1.0, 1.0), (-1.0, 1.0)])
         shown.append(max(each.p_above(-0.03) for each in found) < 0.05)
     assert spread.power(0.03, 1500, 5) == pytest.approx(np.mean(shown), abs=3 * sqrt(0.16 / 600))
+
+
+@pytest.mark.parametrize(("n_seeds", "margin"), [(1, 0.22), (5, 0.2)])
+def test_the_power_on_groups_of_unequal_sizes_is_as_promised(n_seeds, margin):
+    """Of ten groups one has 60 of 69 images; with the degrees of freedom of as many equal groups it was 0.76."""
+
+    def groups_of(number, seed, n_seeds=n_seeds):
+        generator, sizes = np.random.default_rng(seed), [*[1] * 9, 60] * number
+        of = np.repeat(np.arange(len(sizes)), sizes)
+        easy = 1.5 + generator.normal(size=len(of))
+        sides = []
+        for _ in range(2):
+            right = generator.normal(size=len(sizes))[of] + easy + generator.normal(size=(n_seeds, len(of))) > 0
+            sides.append(right)
+        return compare_pair(*sides, margin, of)
+
+    pilot = groups_of(1500, 0, max(20, n_seeds) if n_seeds > 1 else 1).spread._replace(n_seeds=n_seeds, seeds=0.0)
+    number = round(images_needed(pilot, margin, n_seeds) / 69)
+    shown = np.mean([groups_of(number, 100 + seed).margin_p_value < 0.05 for seed in range(800)])
+    assert shown >= 0.8 - 2 * sqrt(0.16 / 800)

@@ -5,11 +5,13 @@ import pytest
 from scipy.optimize import brentq, minimize
 from statsmodels.stats.proportion import proportion_confint
 
+from evaluation.estimates import estimate_metrics
 from evaluation.intervals import Interval, wilson
 from evaluation.score_intervals import (
     auroc_model,
     confusion_interval,
     f1_derivatives,
+    pooled_interval,
     recall_derivatives,
     scaled_interval,
     unite,
@@ -125,3 +127,23 @@ def test_the_variance_is_the_models_where_nothing_shows_it_and_the_observed_one_
 def test_united_intervals_hold_the_value_and_stay_within_0_and_1():
     assert unite(0.9, Interval(0.5, 0.8), Interval(0.6, 1.1)) == (0.5, 1.0)
     assert unite(0.9, Interval(0.95, 0.96)) == (0.9, 0.96)
+
+
+def test_the_pooled_interval_is_wilsons_of_all_images_of_equal_classes():
+    assert pooled_interval(0.7, np.array([3.0] * 20)) == pytest.approx(wilson(42, 60))
+    # of classes of 1 and of 9 images, which weigh the same, the error is that of 2^2 / (1 + 1 / 9) images; 0 does not count
+    assert pooled_interval(0.5, np.array([1.0, 9.0, 0.0])) == pytest.approx(wilson(1.8, 3.6))
+
+
+@pytest.mark.parametrize("counts", [(1,) * 40, (1,) * 20 + (12,) * 20, (2,) * 30])
+def test_a_balanced_accuracy_of_many_classes_of_few_images_covers(counts):
+    """Recalls from 0.5 to 0.9; without the pooled interval 0.78 to 0.84."""
+    generator, recalls, covered = np.random.default_rng(0), np.linspace(0.5, 0.9, len(counts)), []
+    labels = np.repeat(np.arange(len(counts)), counts)
+    for _ in range(150):
+        right = generator.random(len(labels)) < recalls[labels]
+        predicted = np.where(right, labels, (labels + 1) % len(counts))
+        found = estimate_metrics(labels, np.eye(len(counts))[predicted] * 0.5 + 0.01, resamples=200)
+        low, high = found["balanced_accuracy"].interval
+        covered.append(low <= recalls.mean() <= high)
+    assert np.mean(covered) >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 150)

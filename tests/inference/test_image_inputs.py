@@ -89,6 +89,11 @@ def test_a_table_has_labels_and_splits(root):
     assert all(p.file.is_file() for p in found)
 
 
+def test_a_table_has_groups(root):
+    write_csv(root / "list.csv", ["path", "Group"], [{"path": "red/001.png", "Group": "p1"}])
+    assert [each.group for each in ImageInputs(f"{root}/list.csv")] == ["p1"]
+
+
 def test_a_table_elsewhere_has_a_root_or_absolute_paths(root, tmp_path):
     write_csv(tmp_path / "list.csv", ["path"], [{"path": "red/001.png"}, {"path": f"{root}/blue/000.png"}])
     found = list(ImageInputs(str(tmp_path / "list.csv"), root=str(root)))

@@ -2,10 +2,12 @@ import errno
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
 from common.errors import UserError
+from evaluation.intervals import accuracy_interval, proportion
 from inference.image_inputs import ImageInput
 from inference.predict import PredictionSummary, open_table, prediction_columns, prediction_row, table_path
 from inference.predictor import Prediction
@@ -135,3 +137,20 @@ def test_without_a_decision_or_labels_the_summary_leaves_them_out():
     text = "\n".join(summary.lines())
     assert "abstained" not in text and "ccuracy" not in text and "decided" not in text and "more" not in text
     assert "…666" in text and "6" * 60 not in text
+
+
+def test_images_in_groups_have_the_intervals_of_their_record():
+    """Ten groups of four, each right or wrong as a whole."""
+    summary, groups = PredictionSummary(CLASSES, DECISION), np.arange(40) // 4
+    right, kept = groups % 4 > 0, np.arange(40) % 5 > 0
+    for index, group in enumerate(groups):
+        image_input, prediction = predicted(
+            f"{index}.jpg", 0.9 if right[index] else 0.1, "bees", "test", not kept[index]
+        )
+        summary.add(image_input._replace(group=f"p{group}"), prediction)
+    text = "\n".join(summary.lines())
+    of_all, of_kept = accuracy_interval(right[None], groups), accuracy_interval(right[None, kept], groups[kept])
+    assert f"Test accuracy: 0.7000 (28 of 40, 95% interval {of_all.low:.3f} to {of_all.high:.3f})" in text
+    shown = f"Test accuracy where not abstained: {right[kept].mean():.4f} ({right[kept].sum()} of {kept.sum()}, 95% interval "
+    assert f"{shown}{of_kept.low:.3f} to {of_kept.high:.3f})" in text
+    assert of_all.low < proportion(28, 40).low - 0.1

@@ -161,3 +161,37 @@ def test_the_page_of_a_sweep_over_training_images_has_its_curve_and_sentences(tm
         assert sentence in words.replace("\u00a0", " ")
     (tmp_path / "small-200" / "predictions.csv").unlink()
     assert "There is no learning curve: " in Parsed(write_report(str(tmp_path)).page.read_text()).words()
+
+
+def test_runs_of_other_settings_are_no_seeds(tmp_path):
+    """They counted as seeds: of each seed one run twice, the other not at all."""
+    for rate in (0.1, 0.01):
+        for n_train in (100, 200):
+            for seed in (1, 2, 3):
+                about = RunInfo(seed=seed, settings={"optimizer.lr": rate})
+                make_run(tmp_path / f"{rate}-{n_train}-{seed}", seed=seed, n_train=n_train, run=about)
+    with pytest.raises(
+        ValueError, match="small: runs on 100 training images differ in lr; a learning curve is of runs"
+    ):
+        read_curves(tmp_path)
+    make_run(tmp_path / "twice" / "a", seed=1)
+    make_run(tmp_path / "twice" / "b", seed=1)
+    with pytest.raises(ValueError, match="small: runs on 100 training images have the same seed"):
+        read_curves(tmp_path / "twice")
+
+
+def test_cuts_of_one_backbone_are_a_curve_each(tmp_path):
+    """They have its name, and were one curve that went there and back."""
+    for parameters, accuracies in ((100, (0.6, 0.7)), (1000, (0.7, 0.9))):
+        for n_train, accuracy in zip((100, 200), accuracies, strict=True):
+            make_run(tmp_path / f"{parameters}-{n_train}", parameters=parameters, n_train=n_train, accuracy=accuracy)
+    curves = read_curves(tmp_path)
+    found = {name: [(p.parameters, p.n_train) for p in points] for name, points in curves.points.items()}
+    small, large = "small with 100 parameters", "small with 1,000 parameters"
+    assert found == {small: [(100, 100), (100, 200)], large: [(1000, 100), (1000, 200)]}
+    first, second, third, _ = describe_curves(curves)
+    assert first.startswith(f"{small}: from 100 to 200 training images accuracy changes by +0.")
+    assert second.startswith(f"{large}: from 100 to 200 training images accuracy changes by +0.")
+    assert third.startswith(f"{large} instead of {small} at 200: +0.")
+    legend = draw(curves).axes[0].get_legend().get_texts()
+    assert [text.get_text() for text in legend] == ["small (100 parameters)", "small (1,000 parameters)"]

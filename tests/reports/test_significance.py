@@ -10,7 +10,9 @@ from scipy.stats import binom, binomtest
 
 from benchmarks.worlds import draw_rows, seed_world
 from common.atomic_io import write_csv
-from common.run_record import Baseline
+from common.run_folder import RunFolder
+from common.run_record import Baseline, RunRecord
+from evaluation.describe import describe_guessing
 from evaluation.intervals import design_effect
 from evaluation.paired_tests import compare_pair
 from reports.accuracy import Accuracy, CorrectnessMatrix
@@ -326,3 +328,16 @@ def test_groups_that_one_run_names_count_for_the_pair(run, summary, named):
         half = z * np.sqrt(outcomes.mean() * (1 - outcomes.mean()) / n + z**2 / 4 / n**2) / (1 + z**2 / n)
         assert row.accuracies["test"][1:3] == pytest.approx((center - half, min(1, center + half)), abs=1e-6)
     assert pair.p_value > 0.05 > compare_pair(*right, 0.02).p_value
+
+
+def test_a_row_is_no_better_than_guessing_where_the_screen_says_so_of_its_network(run, summary):
+    """With one image of each of 30 classes: guessing has three of them right with a probability of 0.08."""
+    classes, n = tuple(f"c{index:02}" for index in range(30)), {"val": 30, "test": 30}
+    for right in (3, 4):
+        missed = set(range(30 - right))
+        folder = run(
+            str(right), choices={"model": str(right)}, classes=classes, n=n, wrong={"val": missed, "test": missed}
+        )
+        for split in ("val", "test"):
+            assert (describe_guessing(getattr(RunRecord.read(RunFolder(folder)), split)) is None) is (right == 4)
+    assert [(row.name, row.guesses) for row in summary().groups[0].rows] == [("model=4", False), ("model=3", True)]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from common.smallest_record import Measured, SmallestRecord
+from evaluation.intervals import wilson
 from reports.smallest_words import answer_sentences, describe_cost, describe_measured, last_lines
 from tests.support import fake_smallest
 from tests.support.fake_smallest import ALL
@@ -164,6 +165,15 @@ def test_no_better_than_guessing_is_a_sentence_of_its_own():
     assert (
         "gives 1.000" in " ".join(answer_sentences(record)) and "balanced accuracy 0.931" in answer_sentences(record)[2]
     )
+
+
+def test_the_exact_test_has_to_agree_that_it_is_better_than_guessing():
+    record = ALL["shown"]()
+    chosen = record.candidates[record.answer.chosen].trained
+    record.data["majority_test"] = 1 / 30
+    for right, guesses in ((3, True), (4, False)):  # guessing has three right with a probability of 0.08
+        chosen.test = Measured(value=right / 30, low=wilson(right, 30).low, high=wilson(right, 30).high, n=30)
+        assert chosen.test.low > 1 / 30 and ("guessing" in " ".join(answer_sentences(record))) is guesses
 
 
 def test_the_reference_is_named_so_that_it_cannot_be_taken_for_the_chosen_one():

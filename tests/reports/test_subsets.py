@@ -112,6 +112,24 @@ def test_debug_runs_do_not_count(run, tmp_path, capsys):
     before = subset_table(tmp_path)
     run("two", run={"debug": "trainer.limit_val_batches=2"}, accuracy=0.1)
     after = subset_table(tmp_path)
-    assert after == before + f"\nExcluded: {tmp_path / 'two'}: a debug run (trainer.limit_val_batches=2).\n"
+    assert (
+        after == before + f"\nExcluded: {tmp_path / 'two'}: a debug run (trainer.limit_val_batches=2), never ranked.\n"
+    )
     assert main([str(tmp_path / "two")]) == 1
-    assert "a debug run (trainer.limit_val_batches=2): its results mean nothing" in capsys.readouterr().err
+    assert "a debug run (trainer.limit_val_batches=2), never ranked" in capsys.readouterr().err
+
+
+def test_only_finished_runs_of_one_setting_are_its_seeds(run, tmp_path, capsys):
+    """Runs of other settings counted as seeds, and of an unfinished one that has no test images val was measured."""
+    for seed in (1, 2):
+        add_columns(run(f"a/{seed}", seed=seed, accuracy=0.9), {"color": ["dark", "light"] * 40})
+    before = subset_table(tmp_path / "a")
+    assert before.startswith("Accuracy on subsets of test, 2 runs;")
+    run("a/3", seed=3, status="failed")
+    assert subset_table(tmp_path / "a") == f"{before}\nExcluded: {tmp_path / 'a' / '3'}: not finished.\n"
+    run("b", seed=3, accuracy=0.5, settings={"optimizer.lr": 0.1})
+    assert main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        f"ERROR: {tmp_path}: its runs differ in lr; give the folder of one of them, or of its seeds\n"
+    )
+    assert main([str(tmp_path / "a" / "3")]) == 1 and "no finished run; finish it first" in capsys.readouterr().err
