@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import itertools
 import logging
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 HEADER = 132  # bytes of a file that tell its format
 MOST_CHANNELS = 4
 ALPHA = (1, 2)  # of TIFF's ExtraSamples
+OF_ANOTHER_PAGE = 0b101  # bits of TIFF's NewSubfileType: a smaller version of another page, a mask of it
 PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"IEND")  # of PNG
 PNG_HEADER = b"\x89PNG\r\n\x1a\n"
 
@@ -191,11 +193,27 @@ def read_tiff(source: Path | bytes) -> DeepPixels:
         has_alpha = bool(page.extrasamples) and page.extrasamples[0] in ALPHA
         if colors not in (1, 3):
             raise ValueError(f"{described}, of which {colors} are colors; gray or RGB is needed")
+        several = _has_further_pages(file)
     if values.ndim == 3:
         values = values[..., : colors + has_alpha]
-    return DeepPixels(
-        values.astype(np.uint8) if values.dtype.kind == "b" else values, stated, inverted, has_alpha=has_alpha
-    )
+    values = values.astype(np.uint8) if values.dtype.kind == "b" else values
+    return DeepPixels(values, stated, inverted, has_alpha=has_alpha, is_first_of_several=several)
+
+
+def has_further_pages(source: Path | bytes) -> bool:
+    """Return whether a TIFF has more pages than the first and its smaller versions and masks, as those of a pyramid."""
+    import tifffile
+
+    with tifffile.TiffFile(stream(source)) as file:
+        return _has_further_pages(file)
+
+
+def _has_further_pages(file) -> bool:
+    try:
+        further = itertools.islice(file.pages, 1, None)
+        return any(not getattr(page, "subfiletype", 0) & OF_ANOTHER_PAGE for page in further)
+    except Exception:  # the second one is damaged
+        return True
 
 
 def without_side_chunks(content: bytes) -> bytes | None:
@@ -239,10 +257,11 @@ def read_dicom(source: Path | bytes) -> DeepPixels:
         raise ValueError(f"a DICOM image that pydicom cannot decode: {' '.join(str(error).split())[:300]}") from error
     if header.PhotometricInterpretation == "PALETTE COLOR":
         values = pixels.apply_color_lut(values, header)
+    several = int(header.get("NumberOfFrames") or 1) > 1
     if values.ndim == 3:
-        return DeepPixels(values, (0.0, 2.0 ** int(header.BitsStored) - 1))
-    values = pixels.apply_modality_lut(values, header)
-    return DeepPixels(values, _window(header), inverted=header.PhotometricInterpretation == "MONOCHROME1")
+        return DeepPixels(values, (0.0, 2.0 ** int(header.BitsStored) - 1), is_first_of_several=several)
+    values, inverted = pixels.apply_modality_lut(values, header), header.PhotometricInterpretation == "MONOCHROME1"
+    return DeepPixels(values, _window(header), inverted=inverted, is_first_of_several=several)
 
 
 def _window(header) -> tuple[float, float] | None:

@@ -158,8 +158,8 @@ def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -
         folder: of the run that starts now.
 
     Raises:
-        UserError: an experiment on top, where it would be unclear which of its settings win; or another optimizer, whose
-            state the checkpoint does not have.
+        UserError: an experiment or another recipe on top, where it would be unclear which of its settings win; or another
+            optimizer, whose state the checkpoint does not have.
     """
     if config.ckpt_path is None:
         return config, []
@@ -174,11 +174,14 @@ def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -
         return config, []
     choices = read_saved_choices(run)
     keys = {override: override.lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides}
-    if "experiment" in keys.values():
-        raise UserError("experiment=... with ckpt_path: the run has its settings; change single ones on top of them")
     # what the run has chosen already is no change
     typed = {key.replace("/", "."): override.partition("=")[2] for override, key in keys.items()}
     given = [name for name, text in typed.items() if text != str(choices.get(name))]
+    for name in ("experiment", "recipe"):
+        if name in given:
+            raise UserError(
+                f"{name}={typed[name]} with ckpt_path: the run has its settings; change single ones on top of them"
+            )
     if "debug" in given:
         given = list(dict.fromkeys([*_keys_of_debug(), *(key for key in given if key != "debug")]))
     if "callbacks" in given:  # the settings of base/common.yaml, which are in this group too, stay those of the run
