@@ -123,16 +123,17 @@ def read_deep_color(image: Image.Image, source: Path | bytes) -> DeepPixels:
     if image.format == "TIFF" and (
         is_signed(image) or len(image.tag_v2.get(BITS_PER_SAMPLE, ())) != len(image.getbands())
     ):
-        return read_tiff(source)
+        return read_tiff(source, image.tell())
     raw_modes = {_raw_mode(tile) for tile in image.tile}
     if raw_modes == {"LA;16B"}:  # two bytes of gray and two of alpha are what four bytes of another image are
         pixels = _decode_as(image, "RGBA").astype(np.uint16)
         return DeepPixels(pixels[..., ::2] * 256 + pixels[..., 1::2], has_alpha=True)
     (raw_mode,) = raw_modes if len(raw_modes) == 1 else ("",)
     if raw_mode[-4:] not in OTHER_BYTE:  # a TIFF in planes
-        return read_tiff(source)
+        return read_tiff(source, image.tell())
     upper = _decode_as(image, raw_mode).astype(np.uint16)
     with Image.open(stream(source), formats=(image.format,)) as again:
+        again.seek(image.tell())
         lower = _decode_as(again, raw_mode[:-4] + OTHER_BYTE[raw_mode[-4:]])
     return DeepPixels(upper * 256 + lower, has_alpha=image.mode == "RGBA")
 
@@ -154,8 +155,8 @@ def _decode_as(image: Image.Image, raw_mode: str) -> np.ndarray:
     return np.asarray(image)
 
 
-def read_tiff(source: Path | bytes) -> DeepPixels:
-    """Read the first page of a TIFF: of floats, of 16 or 32 bits a channel, in planes, above 4 GiB.
+def read_tiff(source: Path | bytes, number: int = 0) -> DeepPixels:
+    """Read a page of a TIFF, the first by default: of floats, of 16 or 32 bits a channel, in planes, above 4 GiB.
 
     A further channel counts where the file says that it is alpha; others, as near infrared, are left out, as Pillow does.
 
@@ -168,7 +169,7 @@ def read_tiff(source: Path | bytes) -> DeepPixels:
     with tifffile.TiffFile(stream(source)) as file:
         if not len(file.pages):
             raise ValueError("a damaged TIFF: it has no page")
-        page = file.pages[0]
+        page = file.pages[number]
         described = f"a TIFF of {page.samplesperpixel} x {page.bitspersample} bits"
         check_pixels(page.imagewidth, page.imagelength)
         if page.samplesperpixel > MOST_CHANNELS or page.ndim > 3:

@@ -173,6 +173,17 @@ def test_further_frames_of_a_dicom_file_are_known_of(tmp_path, dtype, channels):
     assert read_image(both).fingerprint() == read_image(one).fingerprint()
 
 
+@pytest.mark.parametrize("options", [{}, {"planarconfig": "separate"}])
+def test_a_page_of_deep_color_that_pillow_is_at_keeps_its_values(tmp_path, options):
+    pages = np.stack([VALUES, VALUES[::-1]])
+    stored = np.moveaxis(pages, -1, 1) if options else pages
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", **options)
+    with Image.open(tmp_path / "a.tif") as opened:
+        for number, values in enumerate(pages):
+            opened.seek(number)
+            assert np.array_equal(decode_pixels(opened).source.values, values)
+
+
 def test_heic(tmp_path):
     pytest.importorskip("pillow_heif").register_heif_opener()
     image = Image.new("RGB", (64, 48), (200, 60, 40))
