@@ -405,7 +405,7 @@ def test_a_checkpoint_by_itself_does_not_resume_with_another_optimizer(
     train, finished_run, tmp_path, optimizer, missing
 ):
     """Without the configuration of its run beside it, only the state in the checkpoint tells; SGD went on with Adam's."""
-    last = shutil.copy(finished_run.folder / "checkpoints" / "last.ckpt", tmp_path / "alone.ckpt")
+    last = shutil.copy(finished_run.folder / "checkpoints" / "last.ckpt", tmp_path / "by_itself.ckpt")
     given = ("trainer.max_epochs=5", f"optimizer={optimizer}", f"ckpt_path={last}")
     ran = train(*given, to=tmp_path / "made")
     assert ran.status == 1 and f"has the state of another optimizer (without {missing})" in ran.err, ran.err
