@@ -157,25 +157,33 @@ def _read_opened(image: Image.Image, source: Path | bytes, image_size: int) -> D
     formats.check_pixels(*size)
     if formats.has_deep_color(image):
         deep = formats.read_deep_color(image, source)  # before its EXIF, for which a PNG is decoded
-        return _of_deep(replace(deep, turn=_turn(image)), f"{mode};16{_pages(image)}")
+        several = _is_first_of_several(image, source)
+        return _of_deep(replace(deep, turn=_turn(image), is_first_of_several=several), f"{mode};16")
     side = max(DRAFT_SIZE, 2 * image_size)
     image.draft(None, (side, side))
     image.load()
     if formats.has_deep_gray(image):
-        return _of_deep(replace(formats.read_deep_gray(image), turn=_turn(image)), f"{mode}{_pages(image)}")
-    return DecodedImage(upright(image), size, f"{mode}{_pages(image)}")  # after its pixels: a GIF seeks
+        deep = formats.read_deep_gray(image)
+        several = _is_first_of_several(image, source)
+        return _of_deep(replace(deep, turn=_turn(image), is_first_of_several=several), mode)
+    pixels = upright(image)
+    several = _is_first_of_several(image, source)  # after its pixels: a GIF seeks
+    return DecodedImage(pixels, size, mode + FIRST_OF_SEVERAL * several)
 
 
-def _pages(image: Image.Image) -> str:
-    """Return FIRST_OF_SEVERAL where a file has more pages or frames; not of a phone's JPEG with more beside the photo."""
+def _is_first_of_several(image: Image.Image, source: Path | bytes) -> bool:
+    """Return whether a file has more pages or frames; none are those beside a phone's photo, and smaller versions of it."""
     try:
-        return FIRST_OF_SEVERAL * (image.format != "MPO" and getattr(image, "is_animated", False))
+        if image.format == "MPO" or not getattr(image, "is_animated", False):
+            return False
+        return image.format != "TIFF" or formats.has_further_pages(source)
     except Exception:  # the second one is damaged
-        return FIRST_OF_SEVERAL
+        return True
 
 
 def _of_deep(deep: DeepPixels, mode: str) -> DecodedImage:
     """Return a decoded image; one whose values are bytes after all is an image like any other."""
+    mode += FIRST_OF_SEVERAL * deep.is_first_of_several
     if deep.values.dtype == np.uint8 and deep.stated in (None, (0.0, 255.0)):
         return DecodedImage(to_rgb(deep.to_image(0, 255)), deep.size, mode)
     return DecodedImage(deep, deep.size, mode)

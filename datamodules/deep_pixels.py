@@ -40,6 +40,7 @@ class DeepPixels:
         inverted: whether low values are white.
         turn: how it is turned upright; None where it is already.
         has_alpha: whether the last channel is alpha.
+        is_first_of_several: whether its file has more pages or frames.
     """
 
     values: np.ndarray
@@ -47,6 +48,7 @@ class DeepPixels:
     inverted: bool = False
     turn: Image.Transpose | None = None
     has_alpha: bool = False
+    is_first_of_several: bool = False
 
     @property
     def size(self) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import itertools
 import logging
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 HEADER = 132  # bytes of a file that tell its format
 MOST_CHANNELS = 4
 ALPHA = (1, 2)  # of TIFF's ExtraSamples
+OF_ANOTHER_PAGE = 0b101  # bits of TIFF's NewSubfileType: a smaller version of another page, a mask of it
 PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"IEND")  # of PNG
 PNG_HEADER = b"\x89PNG\r\n\x1a\n"
 
@@ -121,16 +123,17 @@ def read_deep_color(image: Image.Image, source: Path | bytes) -> DeepPixels:
     if image.format == "TIFF" and (
         is_signed(image) or len(image.tag_v2.get(BITS_PER_SAMPLE, ())) != len(image.getbands())
     ):
-        return read_tiff(source)
+        return read_tiff(source, image.tell())
     raw_modes = {_raw_mode(tile) for tile in image.tile}
     if raw_modes == {"LA;16B"}:  # two bytes of gray and two of alpha are what four bytes of another image are
         pixels = _decode_as(image, "RGBA").astype(np.uint16)
         return DeepPixels(pixels[..., ::2] * 256 + pixels[..., 1::2], has_alpha=True)
     (raw_mode,) = raw_modes if len(raw_modes) == 1 else ("",)
     if raw_mode[-4:] not in OTHER_BYTE:  # a TIFF in planes
-        return read_tiff(source)
+        return read_tiff(source, image.tell())
     upper = _decode_as(image, raw_mode).astype(np.uint16)
     with Image.open(stream(source), formats=(image.format,)) as again:
+        again.seek(image.tell())
         lower = _decode_as(again, raw_mode[:-4] + OTHER_BYTE[raw_mode[-4:]])
     return DeepPixels(upper * 256 + lower, has_alpha=image.mode == "RGBA")
 
@@ -152,8 +155,8 @@ def _decode_as(image: Image.Image, raw_mode: str) -> np.ndarray:
     return np.asarray(image)
 
 
-def read_tiff(source: Path | bytes) -> DeepPixels:
-    """Read the first page of a TIFF: of floats, of 16 or 32 bits a channel, in planes, above 4 GiB.
+def read_tiff(source: Path | bytes, number: int = 0) -> DeepPixels:
+    """Read a page of a TIFF, the first by default: of floats, of 16 or 32 bits a channel, in planes, above 4 GiB.
 
     A further channel counts where the file says that it is alpha; others, as near infrared, are left out, as Pillow does.
 
@@ -166,7 +169,7 @@ def read_tiff(source: Path | bytes) -> DeepPixels:
     with tifffile.TiffFile(stream(source)) as file:
         if not len(file.pages):
             raise ValueError("a damaged TIFF: it has no page")
-        page = file.pages[0]
+        page = file.pages[number]
         described = f"a TIFF of {page.samplesperpixel} x {page.bitspersample} bits"
         check_pixels(page.imagewidth, page.imagelength)
         if page.samplesperpixel > MOST_CHANNELS or page.ndim > 3:
@@ -191,11 +194,27 @@ def read_tiff(source: Path | bytes) -> DeepPixels:
         has_alpha = bool(page.extrasamples) and page.extrasamples[0] in ALPHA
         if colors not in (1, 3):
             raise ValueError(f"{described}, of which {colors} are colors; gray or RGB is needed")
+        several = _has_further_pages(file)
     if values.ndim == 3:
         values = values[..., : colors + has_alpha]
-    return DeepPixels(
-        values.astype(np.uint8) if values.dtype.kind == "b" else values, stated, inverted, has_alpha=has_alpha
-    )
+    values = values.astype(np.uint8) if values.dtype.kind == "b" else values
+    return DeepPixels(values, stated, inverted, has_alpha=has_alpha, is_first_of_several=several)
+
+
+def has_further_pages(source: Path | bytes) -> bool:
+    """Return whether a TIFF has more pages than the first and its smaller versions and masks, as those of a pyramid."""
+    import tifffile
+
+    with tifffile.TiffFile(stream(source)) as file:
+        return _has_further_pages(file)
+
+
+def _has_further_pages(file) -> bool:
+    try:
+        further = itertools.islice(file.pages, 1, None)
+        return any(not getattr(page, "subfiletype", 0) & OF_ANOTHER_PAGE for page in further)
+    except Exception:  # the second one is damaged
+        return True
 
 
 def without_side_chunks(content: bytes) -> bytes | None:
@@ -239,10 +258,11 @@ def read_dicom(source: Path | bytes) -> DeepPixels:
         raise ValueError(f"a DICOM image that pydicom cannot decode: {' '.join(str(error).split())[:300]}") from error
     if header.PhotometricInterpretation == "PALETTE COLOR":
         values = pixels.apply_color_lut(values, header)
+    several = int(header.get("NumberOfFrames") or 1) > 1
     if values.ndim == 3:
-        return DeepPixels(values, (0.0, 2.0 ** int(header.BitsStored) - 1))
-    values = pixels.apply_modality_lut(values, header)
-    return DeepPixels(values, _window(header), inverted=header.PhotometricInterpretation == "MONOCHROME1")
+        return DeepPixels(values, (0.0, 2.0 ** int(header.BitsStored) - 1), is_first_of_several=several)
+    values, inverted = pixels.apply_modality_lut(values, header), header.PhotometricInterpretation == "MONOCHROME1"
+    return DeepPixels(values, _window(header), inverted=inverted, is_first_of_several=several)
 
 
 def _window(header) -> tuple[float, float] | None:

@@ -56,10 +56,12 @@ def mixed_depths(catalog: Catalog, stats: ImageStats) -> Finding | None:
         return None
     number = len(catalog.classes)
     of_class = np.bincount(catalog.labels[present], minlength=number)
-    shares = np.bincount(catalog.labels[present & deep], minlength=number) / np.maximum(of_class, 1)
+    deep_of_class = np.bincount(catalog.labels[present & deep], minlength=number)
+    shares = deep_of_class / np.maximum(of_class, 1)
     shares[of_class == 0] = np.nan
-    most, least = (catalog.classes[int(k)] for k in (np.nanargmax(shares), np.nanargmin(shares)))
-    skew = f"{np.nanmax(shares):.0%} of class {most}, {np.nanmin(shares):.0%} of class {least}"
+    most, least = int(np.nanargmax(shares)), int(np.nanargmin(shares))
+    ends = [f"{deep_of_class[k]:,} of {of_class[k]:,} of class {catalog.classes[k]}" for k in (most, least)]
+    skew = ", ".join(ends) if most != least else f"{shares[most]:.1%} of each class"
     named = join_words([catalog.paths[row] for row in np.flatnonzero(present & (deep == (2 * n_deep <= n)))], NAMED)
     kind = f"{'more than ' * (2 * n_deep <= n)}8 bits"
     text = (f"bit depth: {n_deep:,} image(s) of more than 8 bits per channel ({skew}) and {n - n_deep:,} of 8: scaled to 8 "

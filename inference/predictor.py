@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,7 +127,7 @@ class Predictor:
         Raises:
             UserError: a batch size below 1.
         """
-        if not isinstance(batch_size, int) or batch_size < 1:
+        if not isinstance(batch_size, Integral) or batch_size < 1:
             raise UserError(f"batch_size={batch_size}: use a whole number of 1 or more")
         return self._stream(images, batch_size)
 
@@ -239,16 +240,25 @@ def decode_item(item, image_size: int) -> DecodedImage:
 
     Raises:
         UnreadableImageError: a file that is no image.
-        UserError: an array that is no image.
+        UserError: an array that is no image, or a PIL image or tensor that cannot be decoded.
     """
     if isinstance(item, ImageInput):
         item = item.file
     if isinstance(item, (str, Path)):
         return read_image(Path(item), image_size)
-    if hasattr(item, "detach"):
-        item = item.detach().cpu().numpy()
-        item = np.moveaxis(item, 0, -1) if item.ndim == 3 else item
-    return decode_pixels(item)
+    try:
+        if hasattr(item, "cpu"):
+            item = item.detach().cpu().numpy()
+            item = np.moveaxis(item, 0, -1) if item.ndim == 3 else item
+        return decode_pixels(item)
+    except UserError:
+        raise
+    except (
+        Exception
+    ) as error:  # of what was given: a PIL image of a file that is cut off or closed, a tensor of bfloat16
+        raise UserError(
+            f"a {type(item).__name__} cannot be decoded ({error}); give a path, another image or an array"
+        ) from error
 
 
 def _as_list(images) -> Iterable:

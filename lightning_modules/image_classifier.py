@@ -24,6 +24,7 @@ from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import build_network
 from lightning_modules.optim import (
     Schedule,
+    check_same_optimizer,
     group_settings,
     restart_lr,
     restore_group_settings,
@@ -146,6 +147,7 @@ class ImageClassifier(L.LightningModule):
         # Resumed: the checkpoint has restored what optimizer and schedule were set to when it was written. The settings of this
         # command count, and the epochs and steps to come, of which batches of another size or an epoch cut short make others.
         (optimizer,) = self.trainer.optimizers
+        check_same_optimizer(optimizer, self._group_settings)
         before = [group["lr"] for group in optimizer.param_groups]
         restore_group_settings(optimizer, self._group_settings)
         if self._other_scheduler:

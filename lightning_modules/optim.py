@@ -11,6 +11,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from common.errors import UserError
+from common.text import join_words
 from lightning_modules.networks.surgery import find_head
 
 log = logging.getLogger(__name__)
@@ -172,6 +173,24 @@ def group_settings(optimizer: Optimizer) -> list[dict]:
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+
+
+def check_same_optimizer(optimizer: Optimizer, settings: list[dict]) -> None:
+    """Check that a checkpoint has left what this optimizer needs.
+
+    Args:
+        settings: of the groups, as of `group_settings`, before the checkpoint was loaded.
+
+    Raises:
+        UserError: its groups are of an optimizer of another class.
+    """
+    of_class, found = ({name for group in each for name in group} for each in (settings, optimizer.param_groups))
+    if missing := sorted(of_class - found - {"initial_lr"}):  # which older versions did not keep
+        raise UserError(
+            f"optimizer._target_={type(optimizer).__name__}: the checkpoint has the state of another optimizer (without "
+            f"{join_words(missing)}), which this one cannot take over; use that optimizer, or start from the weights: "
+            "model.weights=FILE"
+        )
 
 
 def restore_group_settings(optimizer: Optimizer, settings: list[dict]) -> None:

@@ -11,7 +11,7 @@ from common.atomic_io import write_text
 from common.checks import check_good_enough, check_target_accuracy
 from common.errors import UserError
 from common.progress import Progress
-from common.run_folder import RunFolder
+from common.run_folder import RunFolder, missing_folders, remove_empty
 from common.text import clean
 from reports.aggregate import aggregate
 from reports.load_runs import EXAMPLE, common_folder, find_records, given_folders, load_runs
@@ -103,11 +103,13 @@ def _write(
         table: as_csv(data),
         latex: as_latex(data),
     }
+    made = missing_folders(page.parent)
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         for path, text in contents.items():
             write_text(path, text)
     except OSError as error:
+        remove_empty(made)
         given, instead = (f"out={out}: ", "use") if out else ("", "python report.py takes")
         raise UserError(f"{given}{page.parent} cannot be written: {error.strerror}; {instead} out=DIR") from error
     return Written(page, as_text(data).strip(), [why for _, why in data.excluded])

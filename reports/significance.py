@@ -57,8 +57,11 @@ def answer(group: ResultGroup) -> list[str]:
     test = best.accuracies["test"]
     results.append(f"{describe_accuracy(test)} on test" if test else "not evaluated on test")
     has = f"accuracy {join_words(results)}"
-    if guess := best.baselines.get("test") or best.baselines.get("val"):
-        has += f"; always predicting '{clean(guess.name, 40)}' gives {guess.share:.3f}"
+    guesses = {split: f"'{clean(guess.name, 40)}' gives {guess.share:.3f}" for split, guess in best.baselines.items()}
+    if best.guesses:  # on one of the splits
+        guesses = {split: f"{text} on {SPLIT_NAMES[split]}" for split, text in guesses.items()}
+    if guesses:
+        has += f"; always predicting {' and '.join(guesses.values() if best.guesses else [*guesses.values()][-1:])}"
     if best.guesses and others:
         return [f"No row is shown to be better than guessing: the first by {by} is {best.name} with {has}."]
     if not others:

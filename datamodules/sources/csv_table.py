@@ -71,7 +71,7 @@ class CsvTable(Source):
                 split, group, weight = (row.get(column) or "" for column in OPTIONAL)
                 if not is_utf8(label):
                     raise UserError(
-                        f"{self.table}: line {line}: label={label[:60]!r}: not in UTF-8; save the table as UTF-8"
+                        f"{self.table}: line {line}: label={clean(label, 60)!r}: not in UTF-8; save the table as UTF-8"
                     )
                 meant = split_of(split) or split
                 if meant != split:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.errors import UserError
 from common.own_test_images import OwnTestImages
+from common.predictions_csv import read_predicted_images
 from common.run_folder import RunFolder
 from common.run_record import RunRecord, flatten
 from common.untrusted.saved_config import read_saved_choices, read_saved_config
@@ -55,32 +56,47 @@ def run_to_resume(ckpt_path: Path) -> RunFolder | None:
     return folder
 
 
-def check_unseen(ckpt_path: str, catalog: Catalog) -> None:
-    """Make sure that a checkpoint is not tested on images that its own run trained on; warn where some are in val.
+def check_unseen(key: str, weights: str, catalog: Catalog, fingerprints: Sequence[str]) -> None:
+    """Make sure that the weights of a run are not tested on images that it trained on; warn where some are in val.
+
+    Args:
+        key: of the configuration.
+        weights: its value: a checkpoint or the folder of a run, else nothing is known.
 
     Raises:
         UserError: some of them are in test now, as with another datamodule.split_seed.
     """
-    run = RunFolder.of_checkpoint(Path(ckpt_path))
+    path = Path(weights)
+    run = RunFolder(path) if path.is_dir() else RunFolder.of_checkpoint(path)
     if run is None or not run.record.is_file() or not run.splits.is_file():
         return
     try:
         trained = RunRecord.read(run).data
     except UserError:  # a damaged one, which is named where the evaluation is to be counted
         return
-    if trained is None or trained.root is None or Path(trained.root) != catalog.root:
+    if trained is None or trained.root is None:
+        return
+    if Path(trained.root) != catalog.root and not _are_moved(run, catalog, fingerprints):
         return
     seen = {row["path"] for row in run.read_splits() if row["split"] == "train"}
     for split in ("test", "val"):
         rows = catalog.rows(split)
         if count := sum(catalog.paths[row] in seen for row in rows.tolist()):
             problem = (
-                f"ckpt_path={ckpt_path}: {count:,} of the {len(rows):,} {split} images are training images of its run, so that "
+                f"{key}={weights}: {count:,} of the {len(rows):,} {split} images are training images of its run, so that "
                 f"its accuracy on them would be too high; keep the splits of its run: datamodule.splits={run.path}"
             )
             if split == "test":
                 raise UserError(problem)
             log.warning(problem)
+
+
+def _are_moved(run: RunFolder, catalog: Catalog, fingerprints: Sequence[str]) -> bool:
+    """Return whether images of a run are here under the same paths, as in a folder that was moved or copied since."""
+    predicted = {}
+    with contextlib.suppress(UserError, OSError):
+        predicted = {row["path"]: row["fingerprint"] for row in read_predicted_images(run, "val")}
+    return any(predicted.get(path) == fingerprints[row] for row, path in enumerate(catalog.paths))
 
 
 def compare_images(record: RunRecord, catalog: Catalog, fingerprints: Sequence[str]) -> None:
@@ -158,8 +174,8 @@ def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -
         folder: of the run that starts now.
 
     Raises:
-        UserError: an experiment on top, where it would be unclear which of its settings win; or another optimizer, whose
-            state the checkpoint does not have.
+        UserError: an experiment or another recipe on top, where it would be unclear which of its settings win; or another
+            optimizer, whose state the checkpoint does not have.
     """
     if config.ckpt_path is None:
         return config, []
@@ -174,11 +190,14 @@ def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -
         return config, []
     choices = read_saved_choices(run)
     keys = {override: override.lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides}
-    if "experiment" in keys.values():
-        raise UserError("experiment=... with ckpt_path: the run has its settings; change single ones on top of them")
     # what the run has chosen already is no change
     typed = {key.replace("/", "."): override.partition("=")[2] for override, key in keys.items()}
     given = [name for name, text in typed.items() if text != str(choices.get(name))]
+    for name in ("experiment", "recipe"):
+        if name in given:
+            raise UserError(
+                f"{name}={typed[name]} with ckpt_path: the run has its settings; change single ones on top of them"
+            )
     if "debug" in given:
         given = list(dict.fromkeys([*_keys_of_debug(), *(key for key in given if key != "debug")]))
     if "callbacks" in given:  # the settings of base/common.yaml, which are in this group too, stay those of the run

@@ -122,8 +122,9 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         model.hparams["mean"], model.hparams["std"] = data.mean, data.std
         record.data = describe_data(data, source)
         record.check_same_images()
-        if config.ckpt_path is not None and not data.overfits:
-            check_unseen(config.ckpt_path, data.catalog)
+        key = "model.weights" if config.ckpt_path is None else "ckpt_path"
+        if (begins_with := OmegaConf.select(config, key)) is not None and not data.overfits:
+            check_unseen(key, str(begins_with), data.catalog, data.pixel_cache.stats.fingerprints)
         compare_images(record, data.catalog, data.pixel_cache.stats.fingerprints)
         if config.ckpt_path is not None and "fit" in config.stages:
             fingerprints = data.pixel_cache.stats.fingerprints

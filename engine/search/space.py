@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import shlex
 import warnings
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ RESERVED = {
     "deploy",
 }  # the search sets them, or they change no training
 IN_BASE = {"seed", "deploy"}  # which of them are allowed in base_overrides
+# Decides which images are in val
+OTHER_IMAGES = re.compile(r"datamodule(\.(root|table|splits|split_seed|folds?|source\.(path|dataset|val)))?")
 DIGITS = 4  # of a proposed number; the fifth changes no result, and commands stay short
 MAX_LISTED_POINTS = 10_000  # in a larger space hardly a point is proposed twice
 EXAMPLE = "e.g. 'space={optimizer.lr:{low:1e-4,high:1e-2,log:true},datamodule.batch_size:[8,16]}'"
@@ -142,6 +145,10 @@ def check_space(space: Space, base_overrides: list[str]) -> None:
         if name.split(".")[0] in RESERVED and (name not in IN_BASE or key in space):
             reason = REASONS.get(name, "is set by the search itself")
             raise UserError(f"{where}: {name} {reason}; remove it")
+        if key in space and OTHER_IMAGES.fullmatch(name):
+            raise UserError(
+                f"space: {name} changes the validation images, so that the trials could not be compared; remove it"
+            )
         if key in space and name in base_keys:
             raise UserError(f"{name} is in base_overrides and in space; remove it from one of them")
     check_composed(base_overrides, "base_overrides")

@@ -343,8 +343,15 @@ def _format_errors(label: str, method: str) -> Iterator[None]:
         yield
     except Exception as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        if isinstance(cause, UserError) or (isinstance(cause, OSError) and cause.errno in DISK_ERRORS):
+        if isinstance(cause, UserError):
             raise
+        if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
+            place = tempfile.gettempdir()  # where all is written first
+            if not str(cause.filename or place).startswith(place):
+                raise
+            raise UserError(
+                f"{place}: cannot be written ({cause.strerror}); free some space, or use TMPDIR=DIR"
+            ) from error
         text = " ".join(f"{type(cause).__name__}: {cause}".split())[:LONGEST]
         message = f"{label}: {method} raised {text}; nothing was written. HYDRA_FULL_ERROR=1 shows where"
         raise UserError(message) from error

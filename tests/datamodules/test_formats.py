@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 
 from common.errors import UserError
-from datamodules.decode import UnreadableImageError, decode_pixels, open_image, read_image
+from datamodules.decode import FIRST_OF_SEVERAL, UnreadableImageError, decode_pixels, open_image, read_image
 from datamodules.deep_pixels import DeepPixels, ValueRange
 
 VALUES = np.random.default_rng(0).integers(0, 4096, (20, 30, 3)).astype(np.uint16)
@@ -142,6 +142,46 @@ def test_dicom_of_8_bits_and_in_color(tmp_path):
     gray, color = (VALUES[..., 0] // 16).astype(np.uint8), (VALUES // 16).astype(np.uint8)
     assert np.array_equal(np.asarray(open_image(dicom(tmp_path / "gray.dcm", gray)))[..., 1], gray)
     assert np.array_equal(np.asarray(open_image(dicom(tmp_path / "color.dcm", color))), color)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.uint16])
+@pytest.mark.parametrize(("channels", "options"), [(1, {}), (3, {}), (3, {"planarconfig": "separate"})])
+def test_further_pages_of_a_tiff_are_known_of_and_smaller_versions_of_the_first_are_none(
+    tmp_path, dtype, channels, options
+):
+    """Also of those that Pillow does not read."""
+    values = VALUES[..., :channels].squeeze().astype(dtype)
+    values = np.moveaxis(values, -1, 0) if options else values
+    options = {"photometric": "rgb" if channels == 3 else "minisblack", **options}
+    for name, subfile_types in (("one", []), ("pyramid", [1, 1]), ("mask", [4]), ("stack", [0]), ("both", [1, 0])):
+        with tifffile.TiffWriter(tmp_path / name) as file:
+            file.write(values, metadata=None, **options)
+            for kind in subfile_types:
+                of_kind = {} if kind == 4 else options
+                further = VALUES[..., 0] > 2000 if kind == 4 else values[..., ::2, :]
+                file.write(further, metadata=None, subfiletype=kind, **of_kind)
+        assert read_image(tmp_path / name).mode.endswith(FIRST_OF_SEVERAL) == (0 in subfile_types), name
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_further_frames_of_a_dicom_file_are_known_of(tmp_path, dtype, channels):
+    frames = (VALUES[..., :channels] // 16).squeeze().astype(dtype)
+    both = dicom(tmp_path / "two", np.concatenate([frames, frames[::-1]]), Rows=len(frames), NumberOfFrames=2)
+    one = dicom(tmp_path / "one", frames, NumberOfFrames=1)
+    assert read_image(both).mode == f"DICOM{FIRST_OF_SEVERAL}" and read_image(one).mode == "DICOM"
+    assert read_image(both).fingerprint() == read_image(one).fingerprint()
+
+
+@pytest.mark.parametrize("options", [{}, {"planarconfig": "separate"}])
+def test_a_page_of_deep_color_that_pillow_is_at_keeps_its_values(tmp_path, options):
+    pages = np.stack([VALUES, VALUES[::-1]])
+    stored = np.moveaxis(pages, -1, 1) if options else pages
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", **options)
+    with Image.open(tmp_path / "a.tif") as opened:
+        for number, values in enumerate(pages):
+            opened.seek(number)
+            assert np.array_equal(decode_pixels(opened).source.values, values)
 
 
 def test_heic(tmp_path):

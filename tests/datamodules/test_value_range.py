@@ -103,11 +103,20 @@ def test_images_of_8_and_of_more_bits_in_one_data_set_are_found(tmp_path, caplog
     data = prepared(make(tmp_path / "data", values), tmp_path)
     (finding,) = [finding for finding in data.findings if finding.kind == "bit depth"]
     assert finding.text.startswith(
-        "bit depth: 9 image(s) of more than 8 bits per channel (50% of class b, 0% of class a) and 27 of 8: "
+        "bit depth: 9 image(s) of more than 8 bits per channel (9 of 18 of class b, 0 of 18 of class a) and 27 of 8: "
     )
     assert (
         "of more than 8 bits are " in finding.text and "test/b/00.png" in finding.text and finding.text in caplog.text
     )
+
+
+def test_equal_shares_of_several_bit_depths_are_those_of_each_class(tmp_path):
+    def values(split, label, number):
+        return (RAMP * 250 + number).astype(np.uint16 if number < 2 else np.uint8)
+
+    data = prepared(make(tmp_path / "data", values), tmp_path)
+    (finding,) = [finding for finding in data.findings if finding.kind == "bit depth"]
+    assert "12 image(s) of more than 8 bits per channel (33.3% of each class) and 24 of 8" in finding.text
 
 
 @pytest.mark.parametrize("setting", ["-1000,1000", [-1000, 1000]])

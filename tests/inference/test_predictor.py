@@ -88,6 +88,22 @@ def test_of_several_the_one_that_is_no_image_is_named(model):
         model.predict([fine, fine, np.zeros((3, 8, 8), np.uint8)])
 
 
+def test_a_pil_image_or_tensor_that_cannot_be_decoded_is_named(model, tmp_path):
+    """Pillow decodes a file when its pixels are asked for; NumPy has no bfloat16."""
+    torch = pytest.importorskip("torch")
+    fine = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    Image.fromarray(fine).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:4000])
+    with Image.open(tmp_path / "cut.png") as cut, (tmp_path / "whole.png").open("rb", buffering=0) as file:
+        for item, reason in (
+            (cut, "a PngImageFile cannot be decoded"),
+            (torch.zeros(3, 8, 8, dtype=torch.bfloat16), "a Tensor cannot be decoded"),
+            (file, "an image of shape"),
+        ):
+            with pytest.raises(UserError, match=rf"^images\[1\]: {reason}"):
+                model.predict([fine, item])
+
+
 @pytest.mark.parametrize("images", [None, 3, True])
 def test_what_cannot_hold_images_is_refused(model, images):
     with pytest.raises(UserError, match="is no image: give a path, a PIL image, an array"):

@@ -383,6 +383,7 @@ def test_other_callbacks_on_top_of_a_resumed_run_keep_its_settings_of_the_common
             ["trainer.max_epochs=5", "optimizer=sgd"],
             "has the state of torch.optim.Adam, which another optimizer cannot",
         ),
+        (["trainer.max_epochs=5", "recipe=fast"], "recipe=fast with ckpt_path: the run has its settings"),
     ],
 )
 def test_a_refusal_to_resume_leaves_the_run_as_it_was(train, finished_run, tmp_path, more, message):
@@ -397,3 +398,15 @@ def test_a_refusal_to_resume_leaves_the_run_as_it_was(train, finished_run, tmp_p
     ran = train(f"ckpt_path={made / 'checkpoints' / 'last.ckpt'}", *more, small=False, to=made)
     assert ran.status == 1 and [file.read_bytes() for file in files] == before, ran.err
     assert message in ran.err
+
+
+@pytest.mark.parametrize(("optimizer", "missing"), [("sgd", "dampening and momentum"), ("rmsprop", "alpha")])
+def test_a_checkpoint_by_itself_does_not_resume_with_another_optimizer(
+    train, finished_run, tmp_path, optimizer, missing
+):
+    """Without the configuration of its run beside it, only the state in the checkpoint tells; SGD went on with Adam's."""
+    last = shutil.copy(finished_run.folder / "checkpoints" / "last.ckpt", tmp_path / "by_itself.ckpt")
+    given = ("trainer.max_epochs=5", f"optimizer={optimizer}", f"ckpt_path={last}")
+    ran = train(*given, to=tmp_path / "made")
+    assert ran.status == 1 and f"has the state of another optimizer (without {missing})" in ran.err, ran.err
+    assert not (tmp_path / "made").exists()

@@ -207,6 +207,15 @@ def test_seeds_that_differ_are_not_guesses(run, summary):
     assert (good.name, good.guesses, poor.guesses) == ("model=good", False, False)
 
 
+def test_the_split_on_which_guessing_is_not_excluded_is_named(run, summary):
+    """All of two validation images right says little, whatever test has."""
+    labels = {"classes": ("cat", "dog"), "n": {"val": 2, "test": 40}}
+    run("few", choices={"model": "few"}, wrong={"val": set(), "test": set()}, **labels)
+    has, guessing, _ = answer(summary().groups[0])
+    assert "always predicting 'cat' gives 0.500 on validation and 'cat' gives 0.500 on test" in has
+    assert guessing == "It is not shown to be better than guessing."
+
+
 def test_what_guesses_on_test_is_not_the_best(run, summary):
     """As its screen and its model card have it, which judge by test."""
     wrong = {"val": set(range(10)), "test": set(range(40))}

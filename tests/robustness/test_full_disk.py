@@ -4,7 +4,9 @@ Most of it needs the right to mount a disk.
 """
 
 import errno
+import re
 import subprocess
+import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -14,9 +16,11 @@ from tensorboard.compat.tensorflow_stub.io import gfile
 from callbacks import image_logger
 from callbacks.epoch_logger import EpochLogger
 from callbacks.image_logger import save_figure
+from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from engine.run.loggers import TensorBoard, _quiet_threads
+from inference.export.export import _format_errors
 from lightning_modules.checkpoint import epochs_done, load_network
 from reports.report import write_report
 from tests.support.fake_runs import make_run
@@ -140,5 +144,16 @@ def test_a_report_on_a_full_disk(disk, tmp_path):
     make_run(tmp_path / "runs" / "a", epochs=0)
     disk.fill()
     with pytest.raises(ValueError, match="No space left on device; use out=DIR"):
-        write_report(str(tmp_path / "runs"), out=str(disk.place))
+        write_report(str(tmp_path / "runs"), out=str(disk.place / "new" / "folder"))
     assert [path.name for path in disk.place.iterdir()] == ["ballast"]
+
+
+def test_a_full_temporary_folder_is_what_export_names(tmp_path, monkeypatch):
+    """Another `out` would not help."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    words = rf"^{re.escape(str(tmp_path))}: cannot be written \(No space left on device\); free some space, or use TMPDIR=DIR$"
+    with pytest.raises(UserError, match=words), _format_errors("format=onnx", "write"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    elsewhere = OSError(errno.ENOSPC, "No space left on device", "/elsewhere/runtime")
+    with pytest.raises(OSError, match="elsewhere"), _format_errors("format=web", "write"):
+        raise elsewhere

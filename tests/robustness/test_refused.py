@@ -238,11 +238,16 @@ def test_a_checkpoint_is_not_evaluated_on_what_it_was_trained_on(train, tmp_path
         "datamodule.split_seed=2",
         f"hydra.run.dir={tmp_path}/again",
     )
-    refused = train(*again, small=False, to=tmp_path / "again")
-    assert refused.status == 1 and not (tmp_path / "again").exists()
-    assert (
-        "test images are training images of its run" in refused.err and f"datamodule.splits={run.path}" in refused.err
-    )
+    copied = shutil.copytree(root, tmp_path / "copied")
+    copied = f"datamodule.root={copied}"
+    starts = (*SIMPLE_CNN, "datamodule.split_seed=2", f"model.weights={run.path}", f"hydra.run.dir={tmp_path}/again")
+    for arguments in (again, (*again, copied), (*starts, f"datamodule.root={root}"), (*starts, copied)):
+        refused = train(*arguments, small=arguments[0] != again[0], to=tmp_path / "again")
+        assert refused.status == 1 and not (tmp_path / "again").exists()
+        assert "test images are training images of its run" in refused.err, refused.err
+        assert f"datamodule.splits={run.path}" in refused.err
+    in_other = (*starts[:-1], f"hydra.run.dir={tmp_path}/starts")
+    assert train(*in_other, copied, f"datamodule.splits={run.path}", to=tmp_path / "starts").status == 0
     kept = train(*again, f"datamodule.splits={run.path}", small=False, to=tmp_path / "again")
     assert kept.status == 0, kept.err
     assert kept.record.test.accuracy == first.record.test.accuracy

@@ -136,6 +136,11 @@ def test_groups_and_keys_of_train_are_a_space(check):
         ({"model.keep": [3]}, ["hydra.run.dir=x"], "base_overrides: hydra.run.dir is set by the search itself"),
         ({"model.keep": [3]}, ["debug=fast"], "base_overrides: debug makes debug runs, which are never ranked; remove it"),
         ({"debug": ["fast"]}, [], "space: debug makes debug runs"),
+        (
+            {"datamodule.split_seed": [1, 2]}, [],
+            "space: datamodule.split_seed changes the validation images, so that the trials could not be compared",
+        ),
+        ({"datamodule": ["elpv", "elpv_paper"]}, [], "space: datamodule changes the validation images"),
         ({"model.keep": [3]}, ["trainer.limit_val_batches=0.5"], "trainer.limit_val_batches=0.5 makes debug runs"),
         ({"trainer.overfit_batches": [1, 2]}, [], "space: trainer.overfit_batches=1 makes debug runs"),
         ({"model.keep": [3]}, ["experiment=optimizers"], "base_overrides: .*sweeps optimizer, optimizer.lr itself"),
