@@ -253,9 +253,7 @@ def decode_item(item, image_size: int) -> DecodedImage:
         return decode_pixels(item)
     except UserError:
         raise
-    except (
-        Exception
-    ) as error:  # of what was given: a PIL image of a file that is cut off or closed, a tensor of bfloat16
+    except Exception as error:  # a PIL image of a file that is cut off or closed, a tensor of bfloat16
         raise UserError(
             f"a {type(item).__name__} cannot be decoded ({error}); give a path, another image or an array"
         ) from error
