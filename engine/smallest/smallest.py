@@ -369,7 +369,9 @@ class Smallest:
         return {"places": [each.index for each in racers], "frozen": [each.index for each in racers if each.frozen]}
 
     def _plan_race_below(self, finished: list[int]) -> dict[str, list[int]]:
-        """Return what races below the most accurate one, as `_plan_race`; nothing where a cheaper one is good enough already.
+        """Return what races below the most accurate one, as `_plan_race`.
+
+        Nothing does where a cheaper one is good enough already, or none is.
 
         The first race is against the best probe. Where a network that costs much less is more accurate when trained, what is
         cheaper than that one was hardly looked at.
@@ -378,7 +380,8 @@ class Smallest:
         values, costs = self._values_and_costs(finished)
         best = _most_accurate(values, costs)
         need = self.question.target or values[best] - self.question.good_enough
-        if any(costs[index] < costs[best] and values[index] >= need for index in finished):
+        good = [index for index in finished if values[index] >= need]
+        if not good or any(costs[index] < costs[best] for index in good):
             return {"places": [], "frozen": []}
         pool = [best, *(
             index for index, each in enumerate(self.candidates)
@@ -387,7 +390,7 @@ class Smallest:
         reference = Racer(0, self.candidates[best].frozen, values[best])
         racers = pick_race(
             [self.candidates[index] for index in pool], reference, cost, need, self.settings.n_raced,
-            self.times.of, self.times.of_head, self._left_s(),
+            self.times.of, self.times.of_head, self._left_s(), with_best=False,
         )  # fmt: skip
         places = [pool[each.index] for each in racers]
         if places:

@@ -12,7 +12,7 @@ from common.smallest_record import Question, SmallestRecord
 from engine.smallest.plan import Budget
 from engine.smallest.runs import RunKey
 from engine.smallest.smallest import Smallest
-from tests.support.fake_smallest import candidates, latency
+from tests.support.fake_smallest import candidates, latency, measured
 
 
 def test_the_time_of_a_stage_that_is_stopped_is_kept_for_the_command_that_resumes(tmp_path):
@@ -104,3 +104,28 @@ def test_what_is_cheaper_races_below_the_most_accurate_one_where_none_of_the_rac
     assert bool(search.record.notes) == bool(n)
     values[cheap] = 0.905  # good enough for less
     assert search._plan_race_below(list(values)) == {"places": [], "frozen": []}
+
+
+@pytest.mark.parametrize(
+    ("value", "target", "n"),
+    [
+        (0.73, None, 3),
+        (0.95, None, 3),  # where training adds much, it may do so to the cheaper ones
+        (0.73, 0.75, 0),  # the target is missed, so that none is the cheapest good one
+        (0.95, 0.75, 3),
+    ],
+)
+def test_below_a_trained_network_what_it_gained_is_what_the_cheaper_ones_may_gain(value, target, n):
+    """Their probes are within 0.04 of its own; the best of them, for whose training there is time, is not frozen either."""
+    search, found = object.__new__(Smallest), candidates(("resnet18",), sizes=(96,), cuts=4)
+    for each, (macs, probe) in zip(found, ((10, 0.67), (20, 0.68), (40, 0.71), (100, 0.70)), strict=True):
+        each.costs.macs, each.probe = macs, measured(probe)
+    search.question = Question(cost=["macs"], metric="accuracy", good_enough=0.02, target=target)
+    search.settings, search.candidates = SimpleNamespace(n_raced=3), found
+    search.record, found[3].stage = SmallestRecord(question=search.question), "raced"
+    search.times = SimpleNamespace(of=lambda each: 9.0, of_head=lambda each: 0.1)
+    search._left_s = lambda: 100.0
+    search.runs = SimpleNamespace(first=lambda index: index, value={3: value}.get)
+    plan = search._plan_race_below([3])
+    assert sorted(plan["places"]) == list(range(3))[:n] and plan["frozen"] == []
+    assert bool(search.record.notes) == bool(n)
