@@ -3,12 +3,14 @@
 import errno
 import os
 import time
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
 
 from common.errors import StopRequested, UserError
-from common.smallest_record import Question, SmallestRecord
+from common.smallest_record import Candidate, Question, SmallestRecord
+from engine.smallest.latency import measure_latencies
 from engine.smallest.plan import Budget
 from engine.smallest.runs import RunKey
 from engine.smallest.smallest import Smallest
@@ -129,3 +131,34 @@ def test_below_a_trained_network_what_it_gained_is_what_the_cheaper_ones_may_gai
     plan = search._plan_race_below([3])
     assert sorted(plan["places"]) == list(range(3))[:n] and plan["frozen"] == []
     assert bool(search.record.notes) == bool(n)
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+def test_latencies_of_a_busy_machine_are_measured_again_where_they_decide_and_the_same_command_is_typed_again(
+    tmp_path, monkeypatch, is_answered
+):
+    """Those that raced; that of another one stays as it is, and so do all in a process that shares a search."""
+
+    def command(ms: float, flag: str | None) -> list[Candidate]:
+        found = candidates(("resnet18",), sizes=(96,), cuts=4)
+        made = replace(latency(ms), flag=flag)
+        monkeypatch.setattr(
+            "engine.smallest.latency._measure", lambda listed, _: ((each, asdict(made)) for each in listed)
+        )
+        return found
+
+    measure_latencies(command(9.0, "other processes")[:3], 2, tmp_path)
+    search, found = object.__new__(Smallest), command(2.0, None)
+    search.question = Question(cost=["latency_ms"], metric="accuracy", good_enough=0.02)
+    search.record = SmallestRecord(question=search.question, data={"classes": ["a", "b"]})
+    search.candidates, search.folder, search._is_answered = found, tmp_path, is_answered
+    search.plan, search.progress = (
+        SimpleNamespace(is_decided=lambda name: True),
+        SimpleNamespace(begin=lambda text: None),
+    )
+    plans = {"race": {"places": [1], "frozen": []}, "race below": {"places": [0], "frozen": []}}
+    search._decide, search._run_race = lambda name, take: plans[name], lambda places, *_: places
+    search._race()
+    wanted = [2.0, 2.0, 9.0, None] if is_answered else [9.0, 9.0, 9.0, None]
+    assert [each.costs.latency_ms for each in found] == wanted
+    assert [bool(each.costs.latency and each.costs.latency.flag) for each in found] == [ms == 9.0 for ms in wanted]
