@@ -162,3 +162,25 @@ def test_latencies_of_a_busy_machine_are_measured_again_where_they_decide_and_th
     wanted = [2.0, 2.0, 9.0, None] if is_answered else [9.0, 9.0, 9.0, None]
     assert [each.costs.latency_ms for each in found] == wanted
     assert [bool(each.costs.latency and each.costs.latency.flag) for each in found] == [ms == 9.0 for ms in wanted]
+
+
+@pytest.mark.parametrize("question", [{"cost": ["latency_ms"]}, {"cost": ["macs"], "limits": {"latency_ms": 9.5}}])
+def test_what_may_race_below_the_most_accurate_one_is_measured_where_latency_decides(tmp_path, monkeypatch, question):
+    """A network of n MACs takes n ms here; only that with 12 was measured before the first race, besides the one that raced."""
+    search, found = object.__new__(Smallest), candidates(("resnet18",), sizes=(96,), cuts=5)
+    for each, macs in zip(found, (8, 9, 10, 12, 20), strict=True):
+        each.costs.macs, each.probe = macs, measured(0.7)
+    found[3].costs.latency, found[4].costs.latency, found[4].stage = latency(12.0), latency(9.4), "raced"
+    search.question = Question(metric="accuracy", good_enough=0.02, **question)
+    search.settings, search.candidates, search.folder = SimpleNamespace(n_raced=4), found, tmp_path
+    search.record = SmallestRecord(question=search.question, data={"classes": ["a", "b"]})
+    search.times, search._left_s = SimpleNamespace(of=lambda each: 9.0, of_head=lambda each: 99.0), lambda: None
+    search.progress = SimpleNamespace(begin=lambda text: None)
+    search.runs = SimpleNamespace(first=lambda index: index, value={4: 0.8}.get)
+
+    def measure(listed, n_classes, folder) -> None:
+        for each in listed:
+            each.costs.latency = latency(float(each.costs.macs))
+
+    monkeypatch.setattr("engine.smallest.smallest.measure_latencies", measure)
+    assert sorted(search._plan_race_below([4])["places"]) == [0, 1]
