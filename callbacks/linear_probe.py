@@ -42,7 +42,7 @@ class LinearProbe(L.Callback):
         lr: its learning rate.
         weight_decay: its decay. A head that fits a few hundred images perfectly magnifies every change of the backbone.
             `auto`, for one that stays as it is: of DECAYS that with the smallest loss on parts of the training images that the
-            head has not seen.
+            head has not seen, of classes that it has.
     """
 
     def __init__(self, *, steps: int, lr: float, weight_decay: float | str):

@@ -318,7 +318,9 @@ class Smallest:
             self.note(f"{folder.path.name} failed: {describe_failure(error)}.")
         finished = [index for index in places if self.runs.is_trained(self.runs.first(index))]
         if finished and not failed:  # else the same command tries again
-            finished = self._decide(decision, lambda: self._raced(places, finished))
+            decided = self._decide(decision, lambda: self._raced(places, finished))
+            self.runs.train([self.runs.first(index) for index in decided], title)  # whose folders were deleted since
+            finished = [index for index in decided if self.runs.is_trained(self.runs.first(index))]
         self._save()
         return finished
 
