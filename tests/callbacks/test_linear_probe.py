@@ -159,15 +159,15 @@ def test_the_decay_that_is_chosen_suits_the_images():
     assert trained_head(noise, np.arange(300) % 3, "auto")[1] == 20
 
 
-@pytest.mark.parametrize("n_alone", [0, 30, 60])
-def test_classes_of_one_image_do_not_make_a_head_unsure_of_the_others(n_alone):
-    """The classes from `n_alone` on have six images each, and are far apart: a weak decay suits them."""
+@pytest.mark.parametrize("n_single", [0, 30, 60])
+def test_classes_of_one_image_do_not_make_a_head_unsure_of_the_others(n_single):
+    """The classes from `n_single` on have six images each, and are far apart: a weak decay suits them."""
     generator = np.random.default_rng(0)
-    labels = np.concatenate([np.arange(n_alone), np.repeat(np.arange(n_alone, 60), 6)])
+    labels = np.concatenate([np.arange(n_single), np.repeat(np.arange(n_single, 60), 6)])
     centers = generator.normal(size=(60, 64))
     features = centers[labels] + generator.normal(0, 0.3, (len(labels), 64))
     decay = trained_head(features, labels, "auto")[1]
-    assert decay == 5 if n_alone == 60 else decay < 5, decay  # of one image each nothing can be learned about it
+    assert decay == 5 if n_single == 60 else decay < 5, decay  # of one image each nothing can be learned about it
 
 
 def test_of_one_group_no_decay_can_be_chosen():
