@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 IMAGES = 1024  # of the training split, by which batch norms are measured
 DECAYS = (20.0, 5.0, 1.0, 0.2)  # that `auto` tries
+USUAL = 5.0  # that of recipe=fast, where no part can show which one is best
 PARTS = 3  # of the training images, to choose the decay
 MUCH, ENOUGH = 2e7, 1000  # images x features x classes, and images, from which on one part of so many has to do
 
@@ -41,7 +42,7 @@ class LinearProbe(L.Callback):
         lr: its learning rate.
         weight_decay: its decay. A head that fits a few hundred images perfectly magnifies every change of the backbone.
             `auto`, for one that stays as it is: of DECAYS that with the smallest loss on parts of the training images that the
-            head has not seen.
+            head has not seen, of classes that it has.
     """
 
     def __init__(self, *, steps: int, lr: float, weight_decay: float | str):
@@ -125,23 +126,31 @@ class LinearProbe(L.Callback):
 
     def _choose_decay(self, pl_module, head, images: tuple[Tensor, Tensor, Tensor], parts: np.ndarray) -> float:
         """Return the decay with the smallest loss of parts that were held out; a tie: the stronger one."""
-        features, labels, _ = images
+        features, labels, weights = images
         most = max(ENOUGH, int(MUCH / (features[0].numel() * (int(labels.max()) + 1))))
-        held_out = range(PARTS if len(labels) <= most else 1)
+        n_parts = PARTS if len(labels) <= most else 1
         if len(labels) > most:
             drawn = np.random.default_rng(0).permutation(len(labels))[:most]
             images, parts = tuple(each[torch.from_numpy(drawn).to(labels.device)] for each in images), parts[drawn]
-            features, labels, _ = images
+            features, labels, weights = images
+        held_out = []
+        for part in range(n_parts):
+            others = torch.from_numpy(parts == part).to(labels.device)
+            # Of a class that the other parts do not have, the loss only says how sure a head is
+            known = others & torch.isin(labels, labels[~others])
+            if known.any():
+                held_out.append((others, known))
+        if not held_out:
+            return USUAL
         best, chosen = math.inf, DECAYS[0]
         for decay in DECAYS:
             loss = 0.0
-            for part in held_out:
-                others = torch.from_numpy(parts == part).to(labels.device)
+            for others, known in held_out:
                 copied = copy.deepcopy(head)
                 self._fit(pl_module, copied, tuple(each[~others] for each in images), decay)
                 with torch.no_grad():
-                    losses = pl_module.loss(copied.eval()(features[others]).flatten(1), labels[others])
-                    loss += float((losses * images[2][others]).sum())
+                    losses = pl_module.loss(copied.eval()(features[known]).flatten(1), labels[known])
+                    loss += float((losses * weights[known]).sum())
             if not loss < best:  # it has one minimum
                 break
             best, chosen = loss, decay

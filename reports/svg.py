@@ -162,7 +162,7 @@ def smallest(found: Smallest, narrow: bool = False) -> str:
         costs += [mark.cost for mark in found.marks]
         axes.set_xscale("log")
         cost_ticks(axes, costs)
-        axes.set(xlabel=found.x_label, ylabel=found.y_label)
+        axes.set(xlabel=textwrap.fill(found.x_label, 40) if narrow else found.x_label, ylabel=found.y_label)
         _with_names(figure, axes, found, narrow)
         return to_svg(figure, found.words)
 

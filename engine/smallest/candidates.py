@@ -123,11 +123,12 @@ def apply_limits(candidates: Sequence[Candidate], limits: Mapping[str, float]) -
             if value is not None and value > limit:
                 by_limit[key].append(value)
                 candidate.excluded = candidate.excluded or f"{key} {_amounts(value, limit, f'above limits.{key}=')}"
-    _exclude_about_as_slow(candidates, limits.get("latency_ms", math.inf))
+    n_slow = _exclude_about_as_slow(candidates, limits.get("latency_ms", math.inf))
     if any(candidate.excluded is None for candidate in candidates):
         return
     each = [
-        f"limits.{key}={_short(limits[key])} excludes {len(above):,}; the smallest value is "
+        f"limits.{key}={_short(limits[key])} excludes {len(above):,}"
+        f"{f' and by their MACs {n_slow:,} more' if n_slow and key == 'latency_ms' else ''}; the smallest value is "
         f"{_short(min(candidate.costs.of(key) for candidate in candidates if candidate.costs.of(key) is not None))}"
         for key, above in by_limit.items()
         if above
@@ -138,7 +139,8 @@ def apply_limits(candidates: Sequence[Candidate], limits: Mapping[str, float]) -
     )
 
 
-def _exclude_about_as_slow(candidates: Sequence[Candidate], limit_ms: float) -> None:
+def _exclude_about_as_slow(candidates: Sequence[Candidate], limit_ms: float) -> int:
+    """Exclude those that were not measured and are about as slow as one that was; return how many these are."""
     slow: dict[
         tuple[str, int], tuple[float, Costs]
     ] = {}  # cuts of a backbone at a size: MACs that are too many, by one
@@ -147,12 +149,15 @@ def _exclude_about_as_slow(candidates: Sequence[Candidate], limit_ms: float) -> 
         if found_ms is not None and found_ms > limit_ms:
             too_many = each.costs.macs * min(1.0, ABOUT * limit_ms / found_ms)
             slow[cuts] = min((too_many, each.costs), slow.get(cuts, (math.inf, each.costs)), key=lambda pair: pair[0])
+    n_slow = 0
     for each in candidates:
         too_many, known = slow.get((each.backbone, each.image_size), (math.inf, each.costs))
         if each.costs.latency_ms is None and each.costs.macs >= too_many:
             about_ms = known.latency_ms * each.costs.macs / known.macs
             about = _amounts(about_ms, limit_ms, "by its MACs, above limits.latency_ms=")
             each.excluded = each.excluded or f"latency_ms about {about}"
+            n_slow += 1
+    return n_slow
 
 
 def _short(value: float) -> str:

@@ -89,12 +89,20 @@ def measure_latencies(candidates: Sequence[Candidate], num_classes: int, folder:
         )
 
 
-def take_known_latencies(candidates: Sequence[Candidate], num_classes: int, folder: Path) -> None:
-    """Give each candidate that has none the latency that this folder has of it; measure nothing."""
+def take_known_latencies(
+    candidates: Sequence[Candidate], num_classes: int, folder: Path, *, flagged: bool = True
+) -> None:
+    """Give each candidate that has none the latency that this folder has of it; measure nothing.
+
+    Args:
+        flagged: also one that was flagged, as of a busy machine.
+    """
     known = _Known(folder / FILE, num_classes)
     for candidate in candidates:
         if candidate.costs.latency is None:
             known.take(candidate)
+            if candidate.costs.latency and candidate.costs.latency.flag and not flagged:
+                candidate.costs.latency = None
 
 
 class _Known:

@@ -68,24 +68,30 @@ def pick_race(
     time_s: Time,
     head_s: Time,
     left_s: float | None,
+    *,
+    with_best: bool = True,
 ) -> list[Racer]:
     """Return what races against the reference: the frozen ones, which take seconds, then the most promising ones first.
 
     The best probe races in any case, though it may cost more than a reference that can be fine-tuned. The others are cheaper
     than one of the two, near the front of cost against probed value (SLACK), and so good that fine-tuning can lift them to
-    `need` (GAIN). Of more than `most` one is taken of each of so many equal steps of the logarithm of the cost: neighbors,
-    such as two cuts of the same stage, say much the same. Then as many as fit into the budget; of the others those race
-    frozen whose probe is about good enough as it is. Those with random weights that were asked for have no probe, and take
-    part as far as there are places.
+    `need` (GAIN), which adds to them at least what it has added to a reference that is trained. Of more than `most` one is
+    taken of each of so many equal steps of the logarithm of the cost: neighbors, such as two cuts of the same stage, say much
+    the same. Then as many as fit into the budget; of the others those race frozen whose probe is about good enough as it is.
+    Those with random weights that were asked for have no probe, and take part as far as there are places.
 
     Args:
         need: the value that is good enough.
         head_s: seconds to train the head of a frozen backbone.
         left_s: besides the training of the reference.
+        with_best: whether the best probe races in any case.
     """
+    lead, adds = candidates[reference.index], TUNING
+    if lead.probe is not None and not reference.frozen:
+        adds = max(TUNING, reference.expected - lead.probe.value)
     frozen = set() if left_s is None else set(_can_freeze(candidates, head_s, RACE_SHARE * left_s))
     best = max(frozen, key=lambda i: (_probed(candidates[i]), -cost_of(candidates[i], cost)), default=reference.index)
-    leads = best != reference.index and _probed(candidates[best]) > _probed(candidates[reference.index])
+    leads = with_best and best != reference.index and _probed(candidates[best]) > _probed(candidates[reference.index])
     top = max(cost_of(candidates[i], cost) for i in (reference.index, *([best] if leads else [])))
     cheaper = [
         i for i, each in enumerate(candidates)
@@ -94,14 +100,14 @@ def pick_race(
     hopeful, front = [], -math.inf
     for i in sorted(cheaper, key=lambda i: (cost_of(candidates[i], cost), -_probed(candidates[i]))):
         value = _probed(candidates[i])
-        if candidates[i].probe is not None and value >= front - SLACK and value >= need - TUNING - GAIN:
+        if candidates[i].probe is not None and value >= front - SLACK and value >= need - adds - GAIN:
             hopeful.append(i)
         front = max(front, value)
     chosen = _spread(candidates, hopeful, cost, most)
     unprobed = [i for i in cheaper if candidates[i].probe is None and is_raced_unprobed(candidates[i])]
     chosen += _spread(candidates, unprobed, cost, most - len(chosen))
     # Cheap ones that are good enough as they are come first, then those that lack least
-    chosen.sort(key=lambda i: (max(0.0, need - TUNING - _probed(candidates[i])), cost_of(candidates[i], cost)))
+    chosen.sort(key=lambda i: (max(0.0, need - adds - _probed(candidates[i])), cost_of(candidates[i], cost)))
     racers = [Racer(best, True, _probed(candidates[best]))] if leads else []
     free_s = (
         math.inf if left_s is None else RACE_SHARE * left_s - sum(head_s(candidates[each.index]) for each in racers)
@@ -109,7 +115,7 @@ def pick_race(
     for i in chosen:
         value, tuning_s, heads_s = _probed(candidates[i]), PRUNED_SHARE * time_s(candidates[i]), head_s(candidates[i])
         if tuning_s <= free_s:
-            racers.append(Racer(i, False, value + TUNING))
+            racers.append(Racer(i, False, value + adds))
             free_s -= tuning_s
         elif i in frozen and value >= need - SLACK and heads_s <= free_s:
             racers.append(Racer(i, True, value))

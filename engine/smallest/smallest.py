@@ -280,9 +280,11 @@ class Smallest:
         plan = self._decide("race", self._plan_race)
         for index in plan["frozen"]:
             self.candidates[index].frozen = True
-        if self._asks_latency:  # of a decision that was taken before, or by another process
-            take_known_latencies(self.candidates, len(self.record.data["classes"]), self.folder)
-            apply_limits(self.candidates, self.question.limits)
+        if self._asks_latency and self._is_answered:  # typed again: what a busy machine gave is measured again
+            take_known_latencies(self.candidates, len(self.record.data["classes"]), self.folder, flagged=False)
+            decided = [name for name in ("race", BELOW) if self.plan.is_decided(name)]
+            self._measure_latencies([index for name in decided for index in self._decide(name, dict)["places"]])
+        self._take_known_latencies()
         places = plan["places"]
         others = f"; {plural(len(places) - 1, 'other candidate')} race{'s' if len(places) == 2 else ''} against it"
         log.info("Reference, trained first: %s%s", self.candidates[places[0]].name,
@@ -299,6 +301,7 @@ class Smallest:
         plan = self._decide(BELOW, lambda: self._plan_race_below(finished))
         for index in plan["frozen"]:
             self.candidates[index].frozen = True
+        self._take_known_latencies()
         if not plan["places"]:
             return finished
         found = self._run_race(plan["places"], "raced below", "second race")
@@ -315,7 +318,9 @@ class Smallest:
             self.note(f"{folder.path.name} failed: {describe_failure(error)}.")
         finished = [index for index in places if self.runs.is_trained(self.runs.first(index))]
         if finished and not failed:  # else the same command tries again
-            finished = self._decide(decision, lambda: self._raced(places, finished))
+            decided = self._decide(decision, lambda: self._raced(places, finished))
+            self.runs.train([self.runs.first(index) for index in decided], title)  # whose folders were deleted since
+            finished = [index for index in decided if self.runs.is_trained(self.runs.first(index))]
         self._save()
         return finished
 
@@ -361,7 +366,7 @@ class Smallest:
         self.runs.reopen()
         cost, n, pool = self.question.cost[0], self.settings.n_raced, list(range(len(self.candidates)))
         if self._asks_latency:
-            pool = self._pick_measured(pool, 2 * n)
+            pool = self._pick_measured(self._pick, pool, 2 * n)
         racers = self._pick(pool, cost, n)
         if not racers:
             raise UserError(self._why_none_fits())
@@ -369,7 +374,9 @@ class Smallest:
         return {"places": [each.index for each in racers], "frozen": [each.index for each in racers if each.frozen]}
 
     def _plan_race_below(self, finished: list[int]) -> dict[str, list[int]]:
-        """Return what races below the most accurate one, as `_plan_race`; nothing where a cheaper one is good enough already.
+        """Return what races below the most accurate one, as `_plan_race`.
+
+        Nothing does where a cheaper one is good enough already, or none is.
 
         The first race is against the best probe. Where a network that costs much less is more accurate when trained, what is
         cheaper than that one was hardly looked at.
@@ -378,24 +385,30 @@ class Smallest:
         values, costs = self._values_and_costs(finished)
         best = _most_accurate(values, costs)
         need = self.question.target or values[best] - self.question.good_enough
-        if any(costs[index] < costs[best] and values[index] >= need for index in finished):
+        good = [index for index in finished if values[index] >= need]
+        if not good or any(costs[index] < costs[best] for index in good):
             return {"places": [], "frozen": []}
-        pool = [best, *(
-            index for index, each in enumerate(self.candidates)
-            if index not in raced and cost_of(each, cost) < costs[best] and not (self._asks_latency and not each.costs.latency)
-        )]  # fmt: skip
         reference = Racer(0, self.candidates[best].frozen, values[best])
-        racers = pick_race(
-            [self.candidates[index] for index in pool], reference, cost, need, self.settings.n_raced,
-            self.times.of, self.times.of_head, self._left_s(),
-        )  # fmt: skip
-        places = [pool[each.index] for each in racers]
+
+        def pick(pool: list[int], cost: str, most: int) -> list[Racer]:
+            racers = pick_race(
+                [self.candidates[index] for index in (best, *pool)], reference, cost, need, most,
+                self.times.of, self.times.of_head, self._left_s(), with_best=False,
+            )  # fmt: skip
+            return [each._replace(index=(best, *pool)[each.index]) for each in racers]
+
+        pool, n = [index for index in range(len(self.candidates)) if index not in raced], self.settings.n_raced
+        if self._asks_latency:
+            self._pick_measured(pick, pool, 2 * n)
+            pool = [index for index in pool if self.candidates[index].costs.latency]
+        racers = pick(pool, cost, n)
+        places = [each.index for each in racers]
         if places:
             self.note(
                 f"The most accurate network of the race, {self.candidates[best].name}, costs less than all others that are "
                 f"good enough, so {plural(len(places), 'cheaper network')} race{'s' if len(places) == 1 else ''} below it."
             )
-        return {"places": places, "frozen": [pool[each.index] for each in racers if each.frozen]}
+        return {"places": places, "frozen": [each.index for each in racers if each.frozen]}
 
     def _values_and_costs(self, indices: list[int]) -> tuple[dict[int, float], dict[int, float]]:
         """Return the metric on validation and the cost of those that have finished the race."""
@@ -432,11 +445,17 @@ class Smallest:
     def _asks_latency(self) -> bool:
         return LATENCY in (*self.question.cost, *self.question.limits)
 
-    def _pick_measured(self, pool: list[int], most: int) -> list[int]:
+    def _take_known_latencies(self) -> None:
+        """Take over the latencies by which this command or another process has decided."""
+        if self._asks_latency:
+            take_known_latencies(self.candidates, len(self.record.data["classes"]), self.folder)
+            apply_limits(self.candidates, self.question.limits)
+
+    def _pick_measured(self, pick: Callable[..., list[Racer]], pool: list[int], most: int) -> list[int]:
         """Return those of a pool that are likely to race by their MACs, each with a latency that is not above its limit."""
         before_s = self._left_s()
         while True:  # what a limit excludes leaves its place to others
-            picked = [each.index for each in self._pick(pool, "macs", most)]
+            picked = [each.index for each in pick(pool, "macs", most)]
             self._measure_latencies(picked)
             fast, left_s = [index for index in picked if not self.candidates[index].excluded], self._left_s()
             # Two thirds of the time are for the race

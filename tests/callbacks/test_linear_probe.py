@@ -159,6 +159,26 @@ def test_the_decay_that_is_chosen_suits_the_images():
     assert trained_head(noise, np.arange(300) % 3, "auto")[1] == 20
 
 
+@pytest.mark.parametrize("n_single", [0, 30, 60])
+def test_classes_of_one_image_do_not_make_a_head_unsure_of_the_others(n_single):
+    """The classes from `n_single` on have six images each, and are far apart: a weak decay suits them."""
+    generator = np.random.default_rng(0)
+    labels = np.concatenate([np.arange(n_single), np.repeat(np.arange(n_single, 60), 6)])
+    centers = generator.normal(size=(60, 64))
+    features = centers[labels] + generator.normal(0, 0.3, (len(labels), 64))
+    decay = trained_head(features, labels, "auto")[1]
+    assert decay == 5 if n_single == 60 else decay < 5, decay  # of one image each nothing can be learned about it
+
+
+def test_of_one_group_no_decay_can_be_chosen():
+    features, labels = np.random.default_rng(0).normal(size=(12, 4)), np.arange(12) % 2
+    probe = LinearProbe(steps=3, lr=0.01, weight_decay="auto")
+    images = torch.tensor(features).float(), torch.tensor(labels), torch.ones(12)
+    loss = SimpleNamespace(loss=nn.CrossEntropyLoss(reduction="none"))
+    parts = parts_of(Features(12, ["a"] * 12).datamodule, labels)
+    assert probe._choose_decay(loss, nn.Linear(4, 2), images, parts) == 5
+
+
 def test_the_parts_of_a_choice_are_balanced_and_divide_no_group():
     labels = np.repeat([0, 1, 2], [90, 60, 30])
     parts = parts_of(Features(180).datamodule, labels)

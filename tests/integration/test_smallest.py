@@ -182,6 +182,22 @@ def test_a_damaged_checkpoint_of_the_chosen_run_is_not_handed_out(found, command
     assert (copy / "best.ckpt").read_bytes() == (found[0] / "best.ckpt").read_bytes()
 
 
+def test_a_run_of_the_race_that_was_deleted_before_the_finals_is_trained_again(found, command, tmp_path):
+    copy = Path(shutil.copytree(found[0], tmp_path / "copy"))
+    typed = [each for each in command if not each.startswith("hydra.run.dir")]
+    plan = json.loads((copy / "plan.json").read_text())
+    (copy / "plan.json").write_text(json.dumps({key: plan[key] for key in ("search", "race", "raced")}))
+    record = SmallestRecord.read(copy)
+    deleted = copy / record.candidates[plan["raced"]["decision"]["decision"][-1]].trained.runs[0]
+    metrics = (deleted / "metrics.csv").read_bytes()
+    shutil.rmtree(deleted)
+    status, _, err = run_script(smallest, *typed, f"hydra.run.dir={copy}")
+    assert status == 0, err
+    assert (deleted / "metrics.csv").read_bytes() == metrics
+    again = SmallestRecord.read(copy).answer
+    assert (again.chosen, again.val, again.test) == (record.answer.chosen, record.answer.val, record.answer.test)
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", ["race", "raced", "race below", "finals", "repeats"])
 def test_a_damaged_decision_is_named(found, command, tmp_path, name):

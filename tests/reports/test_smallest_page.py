@@ -4,7 +4,10 @@ import functools
 import re
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from common.smallest_record import COSTS
+from reports import svg
 from reports.smallest_page import card_section, make_page, write_page
 from tests.support.fake_smallest import ALL, smallest_record, train
 from tests.support.helpers import in_chromium, needs_chromium
@@ -123,6 +126,22 @@ def test_two_costs_have_two_figures_and_a_table_of_the_front():
     labels = [a["aria-label"] for tag, a in found.tags if tag == "svg" and "aria-label" in a]
     assert len(labels) == 4 and "over MACs" in labels[0] and "over peak activations" in labels[2]
     assert "The front of both costs" in found.words()
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_the_names_of_the_axes_are_not_cut_off(cost, monkeypatch):
+    figures = []
+    monkeypatch.setattr(svg, "to_svg", lambda figure, words: figures.append(figure) or "<svg></svg>")
+    make_page(smallest_record(cost=(cost,)))
+    assert len(figures) == 2  # one for a phone
+    for figure in figures:
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        figure.draw_without_rendering()
+        for label in (figure.axes[0].xaxis.label, figure.axes[0].yaxis.label):
+            box = label.get_window_extent(renderer)
+            assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1, (
+                label.get_text()
+            )
 
 
 def test_the_figure_is_described():

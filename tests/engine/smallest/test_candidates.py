@@ -264,6 +264,10 @@ def test_a_cut_is_excluded_where_the_latency_of_another_cut_says_that_it_is_too_
     found[3].costs.latency = latency(1.0)
     apply_limits(found, {"latency_ms": 2.0})  # as a command that resumes
     assert found[3].excluded is None
+    with pytest.raises(
+        UserError, match=r"4 candidates .*latency_ms=0.5 excludes 2 and by their MACs 2 more; the smallest "
+    ):
+        apply_limits(found[:4], {"latency_ms": 0.5})
 
 
 def test_limits_that_exclude_all_are_named_with_what_there_is():

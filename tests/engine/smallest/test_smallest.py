@@ -3,16 +3,18 @@
 import errno
 import os
 import time
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
 
 from common.errors import StopRequested, UserError
-from common.smallest_record import Question, SmallestRecord
+from common.smallest_record import Candidate, Question, SmallestRecord
+from engine.smallest.latency import measure_latencies
 from engine.smallest.plan import Budget
 from engine.smallest.runs import RunKey
 from engine.smallest.smallest import Smallest
-from tests.support.fake_smallest import candidates, latency
+from tests.support.fake_smallest import candidates, latency, measured
 
 
 def test_the_time_of_a_stage_that_is_stopped_is_kept_for_the_command_that_resumes(tmp_path):
@@ -104,3 +106,81 @@ def test_what_is_cheaper_races_below_the_most_accurate_one_where_none_of_the_rac
     assert bool(search.record.notes) == bool(n)
     values[cheap] = 0.905  # good enough for less
     assert search._plan_race_below(list(values)) == {"places": [], "frozen": []}
+
+
+@pytest.mark.parametrize(
+    ("value", "target", "n"),
+    [
+        (0.73, None, 3),
+        (0.95, None, 3),  # where training adds much, it may do so to the cheaper ones
+        (0.73, 0.75, 0),  # the target is missed, so that none is the cheapest good one
+        (0.95, 0.75, 3),
+    ],
+)
+def test_below_a_trained_network_what_it_gained_is_what_the_cheaper_ones_may_gain(value, target, n):
+    """Their probes are within 0.04 of its own; the best of them, for whose training there is time, is not frozen either."""
+    search, found = object.__new__(Smallest), candidates(("resnet18",), sizes=(96,), cuts=4)
+    for each, (macs, probe) in zip(found, ((10, 0.67), (20, 0.68), (40, 0.71), (100, 0.70)), strict=True):
+        each.costs.macs, each.probe = macs, measured(probe)
+    search.question = Question(cost=["macs"], metric="accuracy", good_enough=0.02, target=target)
+    search.settings, search.candidates = SimpleNamespace(n_raced=3), found
+    search.record, found[3].stage = SmallestRecord(question=search.question), "raced"
+    search.times = SimpleNamespace(of=lambda each: 9.0, of_head=lambda each: 0.1)
+    search._left_s = lambda: 100.0
+    search.runs = SimpleNamespace(first=lambda index: index, value={3: value}.get)
+    plan = search._plan_race_below([3])
+    assert sorted(plan["places"]) == list(range(3))[:n] and plan["frozen"] == []
+    assert bool(search.record.notes) == bool(n)
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+def test_latencies_of_a_busy_machine_are_measured_again_where_they_decide_and_the_same_command_is_typed_again(
+    tmp_path, monkeypatch, is_answered
+):
+    """Those that raced; that of another one stays as it is, and so do all in a process that shares a search."""
+
+    def command(ms: float, flag: str | None) -> list[Candidate]:
+        found = candidates(("resnet18",), sizes=(96,), cuts=4)
+        made = replace(latency(ms), flag=flag)
+        monkeypatch.setattr(
+            "engine.smallest.latency._measure", lambda listed, _: ((each, asdict(made)) for each in listed)
+        )
+        return found
+
+    measure_latencies(command(9.0, "other processes")[:3], 2, tmp_path)
+    search, found = object.__new__(Smallest), command(2.0, None)
+    search.question = Question(cost=["latency_ms"], metric="accuracy", good_enough=0.02)
+    search.record = SmallestRecord(question=search.question, data={"classes": ["a", "b"]})
+    search.candidates, search.folder, search._is_answered = found, tmp_path, is_answered
+    search.plan, search.progress = (
+        SimpleNamespace(is_decided=lambda name: True),
+        SimpleNamespace(begin=lambda text: None),
+    )
+    plans = {"race": {"places": [1], "frozen": []}, "race below": {"places": [0], "frozen": []}}
+    search._decide, search._run_race = lambda name, take: plans[name], lambda places, *_: places
+    search._race()
+    wanted = [2.0, 2.0, 9.0, None] if is_answered else [9.0, 9.0, 9.0, None]
+    assert [each.costs.latency_ms for each in found] == wanted
+    assert [bool(each.costs.latency and each.costs.latency.flag) for each in found] == [ms == 9.0 for ms in wanted]
+
+
+@pytest.mark.parametrize("question", [{"cost": ["latency_ms"]}, {"cost": ["macs"], "limits": {"latency_ms": 9.5}}])
+def test_what_may_race_below_the_most_accurate_one_is_measured_where_latency_decides(tmp_path, monkeypatch, question):
+    """A network of n MACs takes n ms here; only that with 12 was measured before the first race, besides the one that raced."""
+    search, found = object.__new__(Smallest), candidates(("resnet18",), sizes=(96,), cuts=5)
+    for each, macs in zip(found, (8, 9, 10, 12, 20), strict=True):
+        each.costs.macs, each.probe = macs, measured(0.7)
+    found[3].costs.latency, found[4].costs.latency, found[4].stage = latency(12.0), latency(9.4), "raced"
+    search.question = Question(metric="accuracy", good_enough=0.02, **question)
+    search.settings, search.candidates, search.folder = SimpleNamespace(n_raced=4), found, tmp_path
+    search.record = SmallestRecord(question=search.question, data={"classes": ["a", "b"]})
+    search.times, search._left_s = SimpleNamespace(of=lambda each: 9.0, of_head=lambda each: 99.0), lambda: None
+    search.progress = SimpleNamespace(begin=lambda text: None)
+    search.runs = SimpleNamespace(first=lambda index: index, value={4: 0.8}.get)
+
+    def measure(listed, n_classes, folder) -> None:
+        for each in listed:
+            each.costs.latency = latency(float(each.costs.macs))
+
+    monkeypatch.setattr("engine.smallest.smallest.measure_latencies", measure)
+    assert sorted(search._plan_race_below([4])["places"]) == [0, 1]
