@@ -405,8 +405,8 @@ class Smallest:
         places = [each.index for each in racers]
         if places:
             self.note(
-                f"The most accurate network of the race, {self.candidates[best].name}, costs less than all others that are "
-                f"good enough, so {plural(len(places), 'cheaper network')} race{'s' if len(places) == 1 else ''} below it."
+                f"No network of the race is good enough for less than its most accurate one, {self.candidates[best].name}, so "
+                f"{plural(len(places), 'cheaper network')} race{'s' if len(places) == 1 else ''} below it."
             )
         return {"places": places, "frozen": [each.index for each in racers if each.frozen]}
 
