@@ -191,7 +191,7 @@ def compare_outputs(
     effects, grouped = _in_groups(np.array(right, bool), group_numbers(groups))
     return Verification(
         n,
-        images.description,
+        images.description if n == (len(images.images) or n) else f"{n:,} of {images.description}",
         largest,
         changed,
         n_labeled,

@@ -2,6 +2,7 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from common.errors import UserError
 from datamodules.decode import open_image, resize
@@ -147,6 +148,10 @@ def test_without_labels_there_is_no_accuracy_and_unreadable_images_are_skipped(t
     with pytest.raises(UserError, match="none of the 1 images can be read"):
         compare_outputs(Brightness(), Brightness(), images, False)
     assert "skipped: " in caplog.text and "a.png" in caplog.text
+    Image.new("RGB", (8, 8), "white").save(bad / "b.png")
+    images = verification_images(known_images(bad, str(bad), None), ORDER, 9)
+    found = compare_outputs(Brightness(), Brightness(), images, False)
+    assert found.describe().startswith("1 of 2 images: ") and "0 of 1 predictions differ" in found.describe()
 
 
 def test_a_checkpoint_that_gives_nan_is_named_and_not_the_format(run):
