@@ -135,7 +135,9 @@ def test_the_pooled_interval_is_wilsons_of_all_images_of_equal_classes():
     assert pooled_interval(0.5, np.array([1.0, 9.0, 0.0])) == pytest.approx(wilson(1.8, 3.6))
 
 
-@pytest.mark.parametrize("counts", [(1,) * 40, (1,) * 20 + (12,) * 20, (2,) * 30])
+@pytest.mark.parametrize("counts", [
+    (1,) * 40, *(pytest.param(each, marks=pytest.mark.thorough) for each in ((1,) * 20 + (12,) * 20, (2,) * 30)),
+])  # fmt: skip
 def test_a_balanced_accuracy_of_many_classes_of_few_images_covers(counts):
     """Recalls from 0.5 to 0.9; without the pooled interval 0.78 to 0.84."""
     generator, recalls, covered = np.random.default_rng(0), np.linspace(0.5, 0.9, len(counts)), []

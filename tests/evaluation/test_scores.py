@@ -294,6 +294,7 @@ def test_recalls_of_images_in_groups_are_wider():
     assert wide.precision.low < plain.precision.low
 
 
+@pytest.mark.thorough
 def test_scores_cover_where_the_images_of_one_class_only_are_in_groups():
     """400 single images and 10 groups of 10: the recall of the second class covered 0.75, balanced accuracy 0.86."""
     generator, held = np.random.default_rng(6), []

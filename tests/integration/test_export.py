@@ -106,6 +106,7 @@ def test_predict_gives_the_same_table_from_an_onnx_file(exported, run, images, p
     assert [[row[name] for name in same] for row in rows] == [[row[name] for name in same] for row in others]
 
 
+@pytest.mark.thorough
 def test_the_file_resizes_as_pillow_does_and_takes_batches_of_any_size(exported, run, images):
     checkpoint = CheckpointBackend(run.best_checkpoint, "cpu")
     session = onnxruntime.InferenceSession(exported().path)

@@ -182,6 +182,7 @@ def test_a_damaged_checkpoint_of_the_chosen_run_is_not_handed_out(found, command
     assert (copy / "best.ckpt").read_bytes() == (found[0] / "best.ckpt").read_bytes()
 
 
+@pytest.mark.thorough
 def test_a_run_of_the_race_that_was_deleted_before_the_finals_is_trained_again(found, command, tmp_path):
     copy = Path(shutil.copytree(found[0], tmp_path / "copy"))
     typed = [each for each in command if not each.startswith("hydra.run.dir")]
@@ -243,6 +244,7 @@ def test_what_a_folder_holds_stays_where_a_command_is_refused(found, command, im
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.thorough
 def test_folds_and_settings_in_files_are_of_the_search(command, tmp_path):
     file = tmp_path / "conf" / "optimizer" / "mine.yaml"
     file.parent.mkdir(parents=True)
@@ -260,6 +262,7 @@ def test_folds_and_settings_in_files_are_of_the_search(command, tmp_path):
         assert status == 1 and message in err, err
 
 
+@pytest.mark.thorough
 def test_few_validation_images_of_too_few_groups_for_folds_are_one_split(images, command, tmp_path):
     """Four folds of three patients leave one without a patient."""
     table, lines = tmp_path / "table.csv", ["path,label,split,group"]

@@ -89,6 +89,7 @@ def test_evaluating_again_gives_the_same_and_is_counted_as_is_resuming(train, fi
     assert "resuming after epoch 2" in resumed.out
 
 
+@pytest.mark.thorough
 def test_a_training_that_continues_in_another_folder_was_evaluated_before(train, finished_run, tmp_path):
     trained = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "trained"))
     place = tmp_path / "longer"

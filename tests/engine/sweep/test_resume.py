@@ -60,6 +60,7 @@ def test_a_killed_sweep_ends_as_one_that_was_not_and_reruns_only_what_failed(tra
     assert RunRecord.read(ran.folder / "seed-2").test.test_evaluations == 2
 
 
+@pytest.mark.thorough
 def test_a_sweep_typed_again_names_finished_runs_that_had_other_images(train, two_colors, tmp_path, monkeypatch):
     root = shutil.copytree(two_colors, tmp_path / "images")
 
