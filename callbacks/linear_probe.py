@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from callbacks.recalibrate_batch_norm import replace_statistics
 from common.errors import UserError
+from evaluation.intervals import group_numbers
 from lightning_modules.networks.surgery import batch_norms, evaluating, find_head, has_trained_statistics
 
 log = logging.getLogger(__name__)
@@ -159,10 +160,10 @@ class LinearProbe(L.Callback):
 
 def parts_of(datamodule, labels: np.ndarray) -> np.ndarray:
     """Return the part of each training image, (N,) from 0, with about as many of each class; a group is never divided."""
-    groups = np.arange(len(labels))
+    groups = None
     if not datamodule.stream:
-        names = [datamodule.catalog.groups[row] for row in np.sort(datamodule.rows("train")).tolist()]
-        groups = np.unique([name or f"\0{row}" for row, name in enumerate(names)], return_inverse=True)[1]
+        groups = group_numbers([datamodule.catalog.groups[row] for row in np.sort(datamodule.rows("train"))])
+    groups = np.arange(len(labels)) if groups is None else groups
     _, first = np.unique(groups, return_index=True)
     order = np.random.default_rng(0).permutation(len(first))
     order = order[np.argsort(labels[first][order], kind="stable")]

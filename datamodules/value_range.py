@@ -62,8 +62,9 @@ def mixed_depths(catalog: Catalog, stats: ImageStats) -> Finding | None:
     most, least = int(np.nanargmax(shares)), int(np.nanargmin(shares))
     ends = [f"{deep_of_class[k]:,} of {of_class[k]:,} of class {catalog.classes[k]}" for k in (most, least)]
     skew = ", ".join(ends) if most != least else f"{shares[most]:.1%} of each class"
-    named = join_words([catalog.paths[row] for row in np.flatnonzero(present & (deep == (2 * n_deep <= n)))], NAMED)
-    kind = f"{'more than ' * (2 * n_deep <= n)}8 bits"
+    deep_are_fewer = 2 * n_deep <= n
+    named = join_words([catalog.paths[row] for row in np.flatnonzero(present & (deep == deep_are_fewer))], NAMED)
+    kind = "more than 8 bits" if deep_are_fewer else "8 bits"
     text = (f"bit depth: {n_deep:,} image(s) of more than 8 bits per channel ({skew}) and {n - n_deep:,} of 8: scaled to 8 "
             f"bits, they may differ in brightness by this only, which a network can learn; of {kind} are {named}")  # fmt: skip
     return Finding("bit depth", text, [])

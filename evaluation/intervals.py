@@ -190,7 +190,7 @@ def over_seeds_and_images(
     y, scale, sizes = _columns(outcomes, groups)
     added = np.broadcast_to([value for value, _ in pseudo], (len(y), len(pseudo)))
     weights = np.append(np.ones(y.shape[1]), [number * scale for _, number in pseudo])
-    equal = float(sizes.sum() ** 2 / (sizes**2).sum()) / len(sizes)
+    equal = 1.0 if groups is None else effective_groups(groups) / len(sizes)
     means = y.mean(axis=1)
     of_means = StudentT(float(means.mean()), float(means.std(ddof=1)) / math.sqrt(len(y)), len(y) - 1.0)
     shares = _shares(sizes, weights)

@@ -222,8 +222,7 @@ def _compare(row: CorrectnessMatrix | str, best: CorrectnessMatrix | str, split:
     if len(pairs) > 1 and a.shape[1] < 2:
         return Comparison(reason="one image shows nothing")
     unused = max(len(row.seeds), len(best.seeds)) - len(pairs)
-    groups = best.groups if row.groups is None else row.groups
-    return Comparison(pair=compare_pair(a, b, margin, groups), n_unused_seeds=unused)
+    return Comparison(pair=compare_pair(a, b, margin, row.groups), n_unused_seeds=unused)
 
 
 def _choose(group: ResultGroup) -> Choice | None:

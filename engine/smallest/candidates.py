@@ -141,9 +141,8 @@ def apply_limits(candidates: Sequence[Candidate], limits: Mapping[str, float]) -
 
 def _exclude_about_as_slow(candidates: Sequence[Candidate], limit_ms: float) -> int:
     """Exclude those that were not measured and are about as slow as one that was; return how many these are."""
-    slow: dict[
-        tuple[str, int], tuple[float, Costs]
-    ] = {}  # cuts of a backbone at a size: MACs that are too many, by one
+    # Of the cuts of a backbone at a size: how many MACs are too many, and by which of them
+    slow: dict[tuple[str, int], tuple[float, Costs]] = {}
     for each in candidates:
         found_ms, cuts = each.costs.latency_ms, (each.backbone, each.image_size)
         if found_ms is not None and found_ms > limit_ms:

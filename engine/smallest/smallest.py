@@ -286,9 +286,10 @@ class Smallest:
             self._measure_latencies([index for name in decided for index in self._decide(name, dict)["places"]])
         self._take_known_latencies()
         places = plan["places"]
-        others = f"; {plural(len(places) - 1, 'other candidate')} race{'s' if len(places) == 2 else ''} against it"
-        log.info("Reference, trained first: %s%s", self.candidates[places[0]].name,
-                 others if len(places) > 1 else "; no cheaper candidate comes near it")  # fmt: skip
+        if not self.plan.is_decided("raced"):
+            others = f"; {plural(len(places) - 1, 'other candidate')} race{'s' if len(places) == 2 else ''} against it"
+            log.info("Reference, trained first: %s%s", self.candidates[places[0]].name,
+                     others if len(places) > 1 else "; no cheaper candidate comes near it")  # fmt: skip
         finished = self._run_race(places, "raced", "race")
         if not finished:
             raise UserError(self._why_none_finished(places))
