@@ -37,9 +37,10 @@ V2 = "torchvision.transforms.v2"
 
 @pytest.mark.parametrize(("augmentation", "mixed"), [
     ("random_resized_crop", ["batch_transform=mixup", "loss=focal"]),
-    ("trivial_augment", ["batch_transform=cutmix", "loss=weighted_cross_entropy"]),
-    ("rand_augment", [f"+batch_transform._target_={V2}.RandomChoice",
-                      f"+batch_transform.transforms=[{{_target_:{V2}.MixUp,alpha:1}},{{_target_:{V2}.CutMix}}]"]),
+    pytest.param("trivial_augment", ["batch_transform=cutmix", "loss=weighted_cross_entropy"], marks=pytest.mark.thorough),
+    pytest.param("rand_augment", [f"+batch_transform._target_={V2}.RandomChoice",
+                      f"+batch_transform.transforms=[{{_target_:{V2}.MixUp,alpha:1}},{{_target_:{V2}.CutMix}}]"],
+                 marks=pytest.mark.thorough),
     ("study_upright", ["batch_transform=cutmix", "teacher=best.ckpt"]),
 ])  # fmt: skip
 def test_every_augmentation_trains_with_mixed_batches(train, finished_run, augmentation, mixed):

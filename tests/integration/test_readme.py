@@ -1,6 +1,7 @@
 """The README is true: its commands run, its files exist, what it says of settings is so."""
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import re
@@ -234,6 +235,11 @@ def overrides_in_text() -> list[str]:
     return sorted(set(found))
 
 
+@functools.cache
+def keys_of(verb: str) -> set[str]:
+    return set(compose_verb(verb))
+
+
 @pytest.mark.parametrize("text", overrides_in_text())
 def test_settings_within_the_text_are_such(text):
     given = [part.replace("=N", "=1") for part in shlex.split(text) if part != "-m"]
@@ -245,8 +251,8 @@ def test_settings_within_the_text_are_such(text):
     given, _ = complete_data(given)  # as of the command line
     if "hydra.launcher.ray." in text and "hydra/launcher=ray" not in given:
         given.insert(0, "hydra/launcher=ray")  # whose settings they are
-    reasons = []
-    for verb in VERBS:
+    reasons, first = [], {re.split("[./@]", o.key_or_group)[0] for o in parsed}
+    for verb in sorted(VERBS, key=lambda verb: not first <= keys_of(verb)):
         try:
             compose_verb(verb, *given)
             return

@@ -50,9 +50,7 @@ GET_MODE = Hydra.get_mode
 def _mode(hydra: Hydra, config_name: str, overrides: list[str]):
     """Return `hydra.mode`, for which Hydra composes all files once more, a fifth of a short run: only some files set it."""
     given = (*overrides, *sys.argv[1:])
-    can_be_set = config_name == "smallest" or any(
-        "experiment=" in each or each.startswith(("-c", "--c")) for each in given
-    )
+    can_be_set = any("experiment=" in each or each.startswith(("-c", "--c")) for each in given)
     return GET_MODE(hydra, config_name, overrides) if can_be_set or "hydra.mode" in " ".join(given) else None
 
 
