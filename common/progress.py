@@ -54,9 +54,9 @@ class Progress:
         return self
 
     def __exit__(self, *_) -> None:
-        if Progress._innermost is self:
-            Progress._innermost = self._outer
         self._ended.set()
+        while Progress._innermost and Progress._innermost._ended.is_set():  # those of two threads end in any order
+            Progress._innermost = Progress._innermost._outer
         self._thread.join(timeout=SILENCE_S)
         logging.getLogger().removeHandler(self._heard)
 

@@ -82,6 +82,16 @@ def test_of_two_the_inner_one_shows_lines_unless_the_outer_one_keeps_others_off_
         assert after(4, outer, inner) == ["outer: 4 s so far"]
 
 
+def test_two_threads_may_end_theirs_in_any_order(after):
+    first, second = Progress("first").__enter__(), Progress("second").__enter__()
+    first.__exit__()
+    second.__exit__()
+    assert Progress._innermost is None
+    with Progress("third") as third:
+        first._shown_s = second._shown_s = 1e9  # what they have shown says nothing of it
+        assert after(4, third) == ["third: 4 s so far"]
+
+
 def test_what_a_library_writes_beside_python_is_not_shown(capfd):
     with quiet_native():
         os.write(2, b"INFO: a delegate\n")
