@@ -18,9 +18,10 @@ FIT = ("stages=[fit]", *SIMPLE_CNN, "logger=none")
 
 @pytest.mark.parametrize(("accuracy", "loss", "options", "epoch"), [
     ([0.9, 0.8, 0.3, 0.5, 0.5], [1.0] * 5, ["select_after_fraction=0.5"], 4),  # of the third to the fifth
-    ([0.9, 0.8, 0.5, 0.5, 0.5], [0.1, 0.1, 0.4, 0.2, 0.3], ["select_after_fraction=0.5"], 4),
+    pytest.param([0.9, 0.8, 0.5, 0.5, 0.5], [0.1, 0.1, 0.4, 0.2, 0.3], ["select_after_fraction=0.5"], 4,
+                 marks=pytest.mark.thorough),
     ([0.8, 0.9, 0.9, 0.9, 0.9], [0.1, 0.5, 0.3, 0.3, 0.4], [], 3),  # the lowest loss, of equal ones the earliest
-    ([0.8, 0.9, 0.9, 0.8, 0.9], [0.5, 0.3, 0.4, 0.1, 0.2], [], 5),
+    pytest.param([0.8, 0.9, 0.9, 0.8, 0.9], [0.5, 0.3, 0.4, 0.1, 0.2], [], 5, marks=pytest.mark.thorough),
     ([0.9, 0.9, 0.9, 0.9, 0.9], [float("inf"), 0.5, 0.6, 0.7, 0.8], [], 2),
     ([0.1, 0.2, 0.3, 0.4, 0.5], [0.5, 0.3, 0.3, 0.4, 0.6], ["monitor=val/loss"], 2),
 ])  # fmt: skip

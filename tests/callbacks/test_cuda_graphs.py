@@ -42,7 +42,11 @@ def graphs(monkeypatch):
         pytest.param(("trainer.precision=bf16-mixed",), 4, marks=pytest.mark.thorough),
         pytest.param(("trainer.gradient_clip_val=0.01",), 4, marks=pytest.mark.thorough),
         pytest.param(("batch_transform=mixup",), 4, marks=pytest.mark.thorough),
-        (("callbacks.progressive_resizing.initial_scale=0.5", "callbacks.progressive_resizing.epoch_fraction=0.5"), 5),
+        pytest.param(
+            ("callbacks.progressive_resizing.initial_scale=0.5", "callbacks.progressive_resizing.epoch_fraction=0.5"),
+            5,
+            marks=pytest.mark.thorough,
+        ),
         pytest.param(("model.freeze=1",), 6, marks=pytest.mark.thorough),
         pytest.param(
             ("callbacks.ema.enabled=true", "callbacks.recalibrate_batch_norm.enabled=true"),

@@ -63,7 +63,7 @@ def test_a_trained_network_teaches_a_small_one(train, finished_run):
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-@pytest.mark.parametrize("cache_teacher", [None, True, False])
+@pytest.mark.parametrize("cache_teacher", [None, True, pytest.param(False, marks=pytest.mark.thorough)])
 def test_without_augmentation_cached_predictions_are_those_of_every_step(finished_run, fake_trainer, cache_teacher):
     path = finished_run.folder / "checkpoints" / "best.ckpt"
     callback = Distillation(teacher=str(path), temperature=4, weight=0.5, cache_teacher=cache_teacher)

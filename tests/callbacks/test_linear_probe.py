@@ -159,7 +159,7 @@ def test_the_decay_that_is_chosen_suits_the_images():
     assert trained_head(noise, np.arange(300) % 3, "auto")[1] == 20
 
 
-@pytest.mark.parametrize("n_single", [0, 30, 60])
+@pytest.mark.parametrize("n_single", [0, pytest.param(30, marks=pytest.mark.thorough), 60])
 def test_classes_of_one_image_do_not_make_a_head_unsure_of_the_others(n_single):
     """The classes from `n_single` on have six images each, and are far apart: a weak decay suits them."""
     generator = np.random.default_rng(0)

@@ -400,7 +400,10 @@ def test_a_refusal_to_resume_leaves_the_run_as_it_was(train, finished_run, tmp_p
     assert message in ran.err
 
 
-@pytest.mark.parametrize(("optimizer", "missing"), [("sgd", "dampening and momentum"), ("rmsprop", "alpha")])
+@pytest.mark.parametrize(
+    ("optimizer", "missing"),
+    [pytest.param("sgd", "dampening and momentum", marks=pytest.mark.thorough), ("rmsprop", "alpha")],
+)
 def test_a_checkpoint_by_itself_does_not_resume_with_another_optimizer(
     train, finished_run, tmp_path, optimizer, missing
 ):

@@ -51,12 +51,12 @@ def trained(ran):
 
 @pytest.mark.parametrize(("flags", "steps_done"), [
     ((), 6),  # 24 images in batches of 8, two epochs
-    (("trainer.limit_train_batches=2",), 4),
+    pytest.param(("trainer.limit_train_batches=2",), 4, marks=pytest.mark.thorough),
     (("trainer.limit_train_batches=0.4",), 2),
     (("trainer.accumulate_grad_batches=2",), 4),  # the third batch is a step too
     (("datamodule.batch_size=23",), 2),  # the last single image is skipped
-    (("datamodule.sampler=balanced", "trainer.max_steps=5"), 5),
-    (("trainer.overfit_batches=1",), 2),
+    pytest.param(("datamodule.sampler=balanced", "trainer.max_steps=5"), 5, marks=pytest.mark.thorough),
+    pytest.param(("trainer.overfit_batches=1",), 2, marks=pytest.mark.thorough),
     (("trainer.fast_dev_run=3",), 3),
 ])  # fmt: skip
 def test_a_schedule_by_steps_counts_the_steps_that_are_done(train, rates, flags, steps_done):
