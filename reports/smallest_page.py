@@ -99,8 +99,8 @@ def _ranked(record: SmallestRecord) -> list[int]:
 
     def place(index: int) -> tuple:
         candidate = record.candidates[index]
-        cost = candidate.costs.of(key)
-        return first.index(index) if index in first else len(first), cost is None, cost or candidate.costs.macs, index
+        cost, macs = candidate.costs.of(key), candidate.costs.macs
+        return first.index(index) if index in first else len(first), cost is None, cost or macs, macs, index
 
     return sorted((i for i, each in enumerate(record.candidates) if each.trained is not None), key=place)
 
@@ -112,7 +112,7 @@ def _others(record: SmallestRecord, ranked: list[int]) -> list[int]:
 
     def place(index: int) -> tuple:
         costs = record.candidates[index].costs
-        return costs.of(key) is None, costs.of(key) or costs.macs, index
+        return costs.of(key) is None, costs.of(key) or costs.macs, costs.macs, index
 
     return sorted(rest, key=place)
 

@@ -44,11 +44,11 @@ from engine.smallest.screen import SCREEN_SHARE, Screen
 from engine.smallest.selection import (
     REFERENCE_SHARE,
     Racer,
-    cost_of,
     is_raced_unprobed,
     pick_finalists,
     pick_race,
     pick_reference,
+    rank_of,
 )
 from engine.smallest.settings import SmallestSettings, read_settings
 from engine.smallest.workers import has_launcher, prepare_worker, run_workers
@@ -411,10 +411,10 @@ class Smallest:
             )
         return {"places": places, "frozen": [each.index for each in racers if each.frozen]}
 
-    def _values_and_costs(self, indices: list[int]) -> tuple[dict[int, float], dict[int, float]]:
+    def _values_and_costs(self, indices: list[int]) -> tuple[dict[int, float], dict[int, tuple[float, int]]]:
         """Return the metric on validation and the cost of those that have finished the race."""
         values = {index: self.runs.value(self.runs.first(index)) for index in indices}
-        return values, {index: cost_of(self.candidates[index], self.question.cost[0]) for index in indices}
+        return values, {index: rank_of(self.candidates[index], self.question.cost[0]) for index in indices}
 
     def _note_frozen(self, racers: list[Racer]) -> None:
         """Say which of those that race are frozen, and what it would take to fine-tune them; or which one cannot race."""
@@ -579,7 +579,7 @@ class Smallest:
             self.record.seconds[stage] = round(self.record.seconds.get(stage, 0.0) + time.monotonic() - started_s, 1)
 
 
-def _most_accurate(values: dict[int, float], costs: dict[int, float]) -> int:
+def _most_accurate(values: dict[int, float], costs: dict[int, tuple[float, int]]) -> int:
     """Return the index of the largest value; of equals that of the smallest cost."""
     return min(values, key=lambda index: (-values[index], costs[index]))
 
