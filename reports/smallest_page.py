@@ -30,7 +30,8 @@ SPAN = 0.25  # of the metric, that the figure shows at least where there is some
 MOST_CLASSES = 12  # by name
 LONGEST_NAME = 80  # characters
 STAGES = {
-    "screen": "screen", "race": "race", "finals": "finals", "proof": "proof on test", "latency": "latencies",
+    "start": "start and reading of images", "screen": "screen",
+    "race": "race", "finals": "finals", "proof": "proof on test", "latency": "latencies",
     "export": "exports",
 }  # fmt: skip
 ENDED = {"finished": "finished", "pruned": "stopped early", "failed": "failed", "waiting": "not finished"}
@@ -413,8 +414,15 @@ def _trained_note(record: SmallestRecord) -> str:
     texts = [
         f"{metric_name(record).capitalize()} with its 95% interval. Validation also chose epochs and networks, which flatters."
     ]
-    if any(each.trained and each.trained.test for each in record.candidates):
+    opened = [number for number, each in enumerate(_ranked(record), 1) if record.candidates[each].trained.test]
+    if opened:
         texts.append("Test was opened once, at the end, for the chosen network and the reference only.")
+    answered = {record.answer.chosen, record.answer.reference} if record.answer else set()  # the first numbers
+    if earlier := [number for number in opened if number > len(answered)]:
+        which = join_words([f"#{number}" for number in earlier])
+        texts.append(
+            f"Earlier answers of this folder, of other budgets, opened it for {which}; that has chosen nothing here."
+        )
     if any(each.frozen for each in record.candidates):
         texts.append(
             "Of a frozen network only the head was trained, since the budget had no time to fine-tune the backbone."

@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.run_folder import shown_path
 from common.run_record import write_record
 from common.smallest_record import Answer, Measured, SmallestRecord, Trained
-from common.text import plural, quote_override, register_argument
+from common.text import quote_override, register_argument
 from engine.run.deploy import deploy
 from engine.smallest.latency import measure_latencies
 from engine.smallest.progress import Progress
@@ -115,7 +115,7 @@ class Answerer:
             candidates[index].trained = self._trained(index)
         record.n_trained = len(list((folder / "runs").glob("*/result.json")))
         wanted = raced if "latency_ms" in self.settings.question.cost else list(self.keys)
-        self.progress.begin(f"latency of {plural(len(wanted), 'network')}, as ONNX on one thread, one after the other")
+        self.progress.set("latency")
         with timed("latency"):
             measure_latencies([candidates[index] for index in wanted], len(record.data["classes"]), folder)
         record.front = self._front()

@@ -57,6 +57,7 @@ from engine.state import STATE
 log = logging.getLogger(__name__)
 
 LATENCY = "latency_ms"
+START = "start"  # among the seconds of stages: until the images are read, and the start of workers
 BELOW = "race below"  # a decision of plan.json
 DECISIVE = ("metric", "good_enough", "target_accuracy", "cost", "limits", "seeds", "race", "finals", "candidates")
 LINE = "%(asctime)s %(levelname)s %(message)s"  # of smallest.log
@@ -112,6 +113,7 @@ class Smallest:
                 self.progress.set(f"{plural(self.settings.workers, 'worker')} at work")
                 run_workers(self.config, self.settings.workers, None if left_s is None else left_s / 60)
                 self.record.seconds = SmallestRecord.read(self.folder).seconds  # as the workers took
+                self._count_start()
             self._answer(self._train())
 
     def train(self) -> None:
@@ -224,6 +226,8 @@ class Smallest:
         with contextlib.suppress(UserError, OSError):  # none, or of another version
             before = SmallestRecord.read(self.folder)
             self.record.seconds = before.seconds
+        self._before_s = sum(self.record.seconds.values())
+        self._count_start()
         self._has_answer = before is not None and before.status == "finished"
         self._is_answered = self._has_answer and self.plan.is_decided("repeats")
         write_configuration(RunFolder(self.folder), OmegaConf.to_yaml(self.config), HydraConfig.instance().cfg)
@@ -328,6 +332,7 @@ class Smallest:
     def _run_trials(self, places: list[int], title: str) -> list[tuple[RunFolder, Exception]]:
         """Return the runs that failed."""
         with self._timed("race"), storage_errors():
+            self.progress.set(title)  # that of the screen is over
             race = Race(self.runs, places, self.times, self._run, title)
             with self.progress.quiet():
                 while not race.run_trials():
@@ -468,7 +473,7 @@ class Smallest:
         listed = [each for each in (self.candidates[index] for index in indices) if each.costs.latency is None]
         if not listed:
             return
-        self.progress.begin(f"latency of {plural(len(listed), 'network')}, as ONNX on one thread, one after the other")
+        self.progress.set("latency")
         with self._timed("latency"):
             measure_latencies(listed, len(self.record.data["classes"]), self.folder)
         apply_limits(self.candidates, self.question.limits)
@@ -558,10 +563,10 @@ class Smallest:
 
     def _answer(self, finals: list[int]) -> None:
         """Choose on validation, prove on test, write the answer."""
-        from engine.smallest.answer import Answerer  # late: scipy
-
-        answerer = Answerer(self.settings, self.record, self.runs, self.keys, self.has_test, self.progress)
         with self._timed("proof"):
+            from engine.smallest.answer import Answerer  # late: scipy
+
+            answerer = Answerer(self.settings, self.record, self.runs, self.keys, self.has_test, self.progress)
             answerer.choose(finals)
             answerer.prove()
         answerer.write(self._timed)
@@ -569,6 +574,12 @@ class Smallest:
     def _save(self) -> None:
         if not self._has_answer:  # an earlier one stays until there is a new one
             self.record.write(self.folder)
+
+    def _count_start(self) -> None:
+        """Count what this command has taken so far and is of no stage, as the start of processes."""
+        seconds = self.record.seconds
+        further_s = self._before_s + self.budget.elapsed_s - sum(seconds.values())
+        seconds[START] = round(seconds.get(START, 0.0) + max(0.0, further_s), 1)
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
