@@ -170,6 +170,8 @@ class Smallest:
     def _folds(self, data: L.LightningDataModule) -> int | None:
         """Return into how many folds train and val are divided; None: one validation split, and seeds."""
         if self.settings.folds is not None:
+            for fold in range(self.settings.folds):  # refused before there is a folder
+                self._open_fold(fold, self.settings.folds)
             return self.settings.folds
         n_val, folds = len(data.catalog.rows("val")), self.settings.n_folds
         if n_val >= self.settings.folds_below:
@@ -182,14 +184,22 @@ class Smallest:
     def _is_whole(self, fold: int, folds: int) -> bool:
         """Return whether a fold has every class on both sides: a class of few groups, as of patients, may lack in one."""
         try:
-            with repeats_hidden(all_information=True):
-                data = self._open_data(f"datamodule.folds={folds}", f"datamodule.fold={fold}")
-                data.memory = MEMORY
-                data.setup()
+            self._open_fold(fold, folds)
         except UserError as error:
             log.info("no cross-validation in %d folds: %s", folds, error)
             return False
         return True
+
+    def _open_fold(self, fold: int, folds: int) -> None:
+        """Check the images of a fold.
+
+        Raises:
+            UserError: there are too few, or one side lacks a class.
+        """
+        with repeats_hidden(all_information=True):
+            data = self._open_data(f"datamodule.folds={folds}", f"datamodule.fold={fold}")
+            data.memory = MEMORY
+            data.setup()
 
     def _begin(self, data: L.LightningDataModule) -> None:
         """Begin the record, in a folder that now exists."""

@@ -148,6 +148,7 @@ def test_a_run_of_the_race_is_an_ordinary_run(found):
     [
         (["limits.macs=10"], "limits: 3 candidates but none below the limits"),
         (["good_enough=1"], "good_enough=1: use a difference"),
+        (["datamodule.folds=100"], "datamodule.folds=100: use 2 or more, up to the 72 images"),
         (["candidates.weights.shufflenet_v2_x0_5=missing.pth"], "missing.pth"),
         (["storage=here"], "storage=here: not a URL of a database"),
         (["datamodule.root=nowhere"], "nowhere"),
