@@ -197,7 +197,7 @@ class SmallestRecord:
     machine: dict[str, Any] = field(default_factory=dict)
     """processor, cores, load_1min."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Of each stage, of this and earlier commands that were not killed: screen, race, finals, proof, latency, export."""
+    """Of each stage, of this and earlier commands that were not killed: start, screen, race, finals, proof, latency, export."""
     n_trained: int = 0
     """Runs that were trained."""
     candidates: list[Candidate] = field(default_factory=list)

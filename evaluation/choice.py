@@ -28,7 +28,7 @@ class Rule(NamedTuple):
 class Finalist(NamedTuple):
     """A candidate's outcomes on one split."""
 
-    cost: float
+    cost: float | tuple[float, int]  # what orders candidates: of equal costs MACs
     right: np.ndarray  # (S, n) bool
     seeds: list[int]  # of the rows, or their folds; out-of-fold predictions are one row
 
@@ -115,7 +115,7 @@ def choose(
     if within := [each for each in of_all if each[2].shown]:
         index, _, evidence = min(within, key=lambda each: (each[1], -each[2].at_least))
     else:
-        index, _, evidence = max(of_all, key=lambda each: (each[2].at_least, -each[1]))
+        index, _, evidence = min(of_all, key=lambda each: (-each[2].at_least, each[1]))
     return Choice(index, evidence.shown, evidence, found, own)
 
 

@@ -30,7 +30,8 @@ SPAN = 0.25  # of the metric, that the figure shows at least where there is some
 MOST_CLASSES = 12  # by name
 LONGEST_NAME = 80  # characters
 STAGES = {
-    "screen": "screen", "race": "race", "finals": "finals", "proof": "proof on test", "latency": "latencies",
+    "start": "start and reading of images", "screen": "screen",
+    "race": "race", "finals": "finals", "proof": "proof on test", "latency": "latencies",
     "export": "exports",
 }  # fmt: skip
 ENDED = {"finished": "finished", "pruned": "stopped early", "failed": "failed", "waiting": "not finished"}
@@ -99,8 +100,8 @@ def _ranked(record: SmallestRecord) -> list[int]:
 
     def place(index: int) -> tuple:
         candidate = record.candidates[index]
-        cost = candidate.costs.of(key)
-        return first.index(index) if index in first else len(first), cost is None, cost or candidate.costs.macs, index
+        cost, macs = candidate.costs.of(key), candidate.costs.macs
+        return first.index(index) if index in first else len(first), cost is None, cost or macs, macs, index
 
     return sorted((i for i, each in enumerate(record.candidates) if each.trained is not None), key=place)
 
@@ -112,7 +113,7 @@ def _others(record: SmallestRecord, ranked: list[int]) -> list[int]:
 
     def place(index: int) -> tuple:
         costs = record.candidates[index].costs
-        return costs.of(key) is None, costs.of(key) or costs.macs, index
+        return costs.of(key) is None, costs.of(key) or costs.macs, costs.macs, index
 
     return sorted(rest, key=place)
 
@@ -413,8 +414,15 @@ def _trained_note(record: SmallestRecord) -> str:
     texts = [
         f"{metric_name(record).capitalize()} with its 95% interval. Validation also chose epochs and networks, which flatters."
     ]
-    if any(each.trained and each.trained.test for each in record.candidates):
+    opened = [number for number, each in enumerate(_ranked(record), 1) if record.candidates[each].trained.test]
+    if opened:
         texts.append("Test was opened once, at the end, for the chosen network and the reference only.")
+    answered = {record.answer.chosen, record.answer.reference} if record.answer else set()  # the first numbers
+    if earlier := [number for number in opened if number > len(answered)]:
+        which = join_words([f"#{number}" for number in earlier])
+        texts.append(
+            f"Earlier answers of this folder, of other budgets, opened it for {which}; that has chosen nothing here."
+        )
     if any(each.frozen for each in record.candidates):
         texts.append(
             "Of a frozen network only the head was trained, since the budget had no time to fine-tune the backbone."

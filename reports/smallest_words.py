@@ -257,9 +257,10 @@ def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:
         nearest = at_size(record.candidates[answer.nearest])
         return f"{facts}; the nearest smaller one, {nearest}, is {wording.difference(answer.val)} on validation"
     key = record.question.cost[0]
+    rank = (chosen.costs.of(key) or 0, chosen.costs.macs)
     smaller = [
         each for each in record.candidates
-        if each is not chosen and each.trained and each.trained.val and (each.costs.of(key) or 0) < (chosen.costs.of(key) or 0)
+        if each is not chosen and each.trained and each.trained.val and (each.costs.of(key) or 0, each.costs.macs) < rank
     ]  # fmt: skip
     if not smaller:
         return f"{facts}; no smaller network was trained to the end, so none was compared with it"

@@ -12,12 +12,12 @@ from common.errors import UserError
 from common.run_folder import shown_path
 from common.run_record import write_record
 from common.smallest_record import Answer, Measured, SmallestRecord, Trained
-from common.text import plural, quote_override, register_argument
+from common.text import quote_override, register_argument
 from engine.run.deploy import deploy
 from engine.smallest.latency import measure_latencies
 from engine.smallest.progress import Progress
 from engine.smallest.runs import Outcomes, RunKey, Runs, describe_failure, read_outcomes
-from engine.smallest.selection import cost_of
+from engine.smallest.selection import cost_of, rank_of
 from engine.smallest.settings import SmallestSettings
 from evaluation.choice import Finalist, Rule, choose, metric_interval, prove
 from lightning_modules.checkpoint import load_classifier
@@ -99,7 +99,7 @@ class Answerer:
 
     def _finalist(self, index: int, found: Outcomes) -> Finalist:
         """Return what the choice and the proof look at; of two seeds the first only, since two do not show how seeds differ."""
-        cost = cost_of(self.record.candidates[index], self.settings.question.cost[0])
+        cost = rank_of(self.record.candidates[index], self.settings.question.cost[0])
         n = len(found.seeds) if len(found.seeds) >= FEWEST_SEEDS else 1
         return Finalist(cost, found.right[:n], found.seeds[:n])
 
@@ -115,7 +115,7 @@ class Answerer:
             candidates[index].trained = self._trained(index)
         record.n_trained = len(list((folder / "runs").glob("*/result.json")))
         wanted = raced if "latency_ms" in self.settings.question.cost else list(self.keys)
-        self.progress.begin(f"latency of {plural(len(wanted), 'network')}, as ONNX on one thread, one after the other")
+        self.progress.set("latency")
         with timed("latency"):
             measure_latencies([candidates[index] for index in wanted], len(record.data["classes"]), folder)
         record.front = self._front()

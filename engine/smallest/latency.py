@@ -73,9 +73,14 @@ def measure_latencies(candidates: Sequence[Candidate], num_classes: int, folder:
         return
     with locked(folder / "latency.lock", timeout_s=-1):
         known = _Known(folder / FILE, num_classes)
-        for group in waiting.values():
-            new = [each for each in group if not known.take(each) or (each.costs.latency and each.costs.latency.flag)]
-            for candidate, found in _measure(new, num_classes) if new else ():
+        new = [
+            [each for each in group if not known.take(each) or (each.costs.latency and each.costs.latency.flag)]
+            for group in waiting.values()
+        ]
+        if n := sum(map(len, new)):
+            log.info("latency of %s, as ONNX on one thread, one after the other", plural(n, "network"))
+        for group in filter(None, new):
+            for candidate, found in _measure(group, num_classes):
                 known.add(candidate, found)
                 known.take(candidate)
     flagged = [each for group in waiting.values() for each in group if each.costs.latency and each.costs.latency.flag]

@@ -214,8 +214,8 @@ class Screen:
         except DoesNotFit as error:
             seconds = error.args[0]
             if number == 1:
-                before_s = SCREEN_SHARE * 60 * (self.budget_minutes or 0) - (left or 0)  # that the command took
-                needed = (before_s + result.reading_s + seconds * MARGIN) / 60 / SCREEN_SHARE
+                spent_s = SCREEN_SHARE * 60 * (self.budget_minutes or 0) - (self.remaining_s() or 0)  # reading included
+                needed = (spent_s + seconds * MARGIN) / 60 / SCREEN_SHARE
                 raise UserError(
                     f"budget.minutes={self.budget_minutes}: too short for a single pass over the images; the cheapest one, "
                     f"{done.name}, takes about {duration(seconds)}, and the screen has {SCREEN_SHARE:.0%} of the budget; use "

@@ -32,6 +32,11 @@ def cost_of(candidate: Candidate, key: str) -> float:
     return float(candidate.costs.macs if value is None else value)
 
 
+def rank_of(candidate: Candidate, key: str) -> tuple[float, int]:
+    """Return what orders candidates by a cost; of equals, as one cut at several image sizes has equal parameters, by MACs."""
+    return cost_of(candidate, key), candidate.costs.macs
+
+
 def is_raced_unprobed(candidate: Candidate) -> bool:
     """Return whether a candidate has random weights because that was asked for: a probe would say nothing of it."""
     return candidate.weights == "random" and not candidate.pretrained
@@ -53,9 +58,9 @@ def pick_reference(
     racers = [Racer(i, False, _probed(candidates[i]) + TUNING) for i in tuned if candidates[i].probe is not None]
     racers += [Racer(i, True, _probed(candidates[i])) for i in _can_freeze(candidates, head_s, within_s)]
     if racers:
-        return min(racers, key=lambda each: (-each.expected, cost_of(candidates[each.index], cost), each.frozen))
+        return min(racers, key=lambda each: (-each.expected, rank_of(candidates[each.index], cost), each.frozen))
     unprobed = [i for i in tuned if is_raced_unprobed(candidates[i])]
-    largest = max(unprobed, key=lambda i: cost_of(candidates[i], cost), default=None)
+    largest = max(unprobed, key=lambda i: rank_of(candidates[i], cost), default=None)
     return None if largest is None else Racer(largest, False, -math.inf)
 
 
@@ -90,15 +95,15 @@ def pick_race(
     if lead.probe is not None and not reference.frozen:
         adds = max(TUNING, reference.expected - lead.probe.value)
     frozen = set() if left_s is None else set(_can_freeze(candidates, head_s, RACE_SHARE * left_s))
-    best = max(frozen, key=lambda i: (_probed(candidates[i]), -cost_of(candidates[i], cost)), default=reference.index)
+    best = min(frozen, key=lambda i: (-_probed(candidates[i]), rank_of(candidates[i], cost)), default=reference.index)
     leads = with_best and best != reference.index and _probed(candidates[best]) > _probed(candidates[reference.index])
-    top = max(cost_of(candidates[i], cost) for i in (reference.index, *([best] if leads else [])))
+    top = max(rank_of(candidates[i], cost) for i in (reference.index, *([best] if leads else [])))
     cheaper = [
         i for i, each in enumerate(candidates)
-        if not each.excluded and cost_of(each, cost) < top and i not in (reference.index, best if leads else None)
+        if not each.excluded and rank_of(each, cost) < top and i not in (reference.index, best if leads else None)
     ]  # fmt: skip
     hopeful, front = [], -math.inf
-    for i in sorted(cheaper, key=lambda i: (cost_of(candidates[i], cost), -_probed(candidates[i]))):
+    for i in sorted(cheaper, key=lambda i: (rank_of(candidates[i], cost), -_probed(candidates[i]))):
         value = _probed(candidates[i])
         if candidates[i].probe is not None and value >= front - SLACK and value >= need - adds - GAIN:
             hopeful.append(i)
@@ -107,7 +112,7 @@ def pick_race(
     unprobed = [i for i in cheaper if candidates[i].probe is None and is_raced_unprobed(candidates[i])]
     chosen += _spread(candidates, unprobed, cost, most - len(chosen))
     # Cheap ones that are good enough as they are come first, then those that lack least
-    chosen.sort(key=lambda i: (max(0.0, need - adds - _probed(candidates[i])), cost_of(candidates[i], cost)))
+    chosen.sort(key=lambda i: (max(0.0, need - adds - _probed(candidates[i])), rank_of(candidates[i], cost)))
     racers = [Racer(best, True, _probed(candidates[best]))] if leads else []
     free_s = (
         math.inf if left_s is None else RACE_SHARE * left_s - sum(head_s(candidates[each.index]) for each in racers)
@@ -148,7 +153,7 @@ def _spread(candidates: Sequence[Candidate], indices: list[int], cost: str, most
         place = min(int((value - low) / step), most - 1)
         if place not in best or _probed(candidates[i]) > _probed(candidates[best[place]]):
             best[place] = i
-    return sorted(best.values(), key=lambda i: cost_of(candidates[i], cost))
+    return sorted(best.values(), key=lambda i: rank_of(candidates[i], cost))
 
 
 def utility(value: float, best: float, margin: float, target: float | None, cost_ratio: float) -> float:
@@ -165,12 +170,13 @@ def utility(value: float, best: float, margin: float, target: float | None, cost
 
 
 def pick_finalists(
-    values: dict[int, float], costs: dict[int, float], need: float, most: int, reference: int
+    values: dict[int, float], costs: dict[int, tuple[float, int]], need: float, most: int, reference: int
 ) -> list[int]:
     """Return who is trained with all seeds beside the reference: the cheapest that may be good enough, then the safest.
 
     Args:
         values: of those that finished the race, on validation, with one seed.
+        costs: what orders them, as of `rank_of`.
         need: the value that is good enough.
     """
     cheaper = [i for i in values if i != reference and costs[i] < costs[reference]]

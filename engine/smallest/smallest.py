@@ -44,11 +44,11 @@ from engine.smallest.screen import SCREEN_SHARE, Screen
 from engine.smallest.selection import (
     REFERENCE_SHARE,
     Racer,
-    cost_of,
     is_raced_unprobed,
     pick_finalists,
     pick_race,
     pick_reference,
+    rank_of,
 )
 from engine.smallest.settings import SmallestSettings, read_settings
 from engine.smallest.workers import has_launcher, prepare_worker, run_workers
@@ -57,6 +57,7 @@ from engine.state import STATE
 log = logging.getLogger(__name__)
 
 LATENCY = "latency_ms"
+START = "start"  # among the seconds of stages: until the images are read, and the start of workers
 BELOW = "race below"  # a decision of plan.json
 DECISIVE = ("metric", "good_enough", "target_accuracy", "cost", "limits", "seeds", "race", "finals", "candidates")
 LINE = "%(asctime)s %(levelname)s %(message)s"  # of smallest.log
@@ -112,6 +113,7 @@ class Smallest:
                 self.progress.set(f"{plural(self.settings.workers, 'worker')} at work")
                 run_workers(self.config, self.settings.workers, None if left_s is None else left_s / 60)
                 self.record.seconds = SmallestRecord.read(self.folder).seconds  # as the workers took
+                self._count_start()
             self._answer(self._train())
 
     def train(self) -> None:
@@ -168,6 +170,8 @@ class Smallest:
     def _folds(self, data: L.LightningDataModule) -> int | None:
         """Return into how many folds train and val are divided; None: one validation split, and seeds."""
         if self.settings.folds is not None:
+            for fold in range(self.settings.folds):  # refused before there is a folder
+                self._open_fold(fold, self.settings.folds)
             return self.settings.folds
         n_val, folds = len(data.catalog.rows("val")), self.settings.n_folds
         if n_val >= self.settings.folds_below:
@@ -180,14 +184,22 @@ class Smallest:
     def _is_whole(self, fold: int, folds: int) -> bool:
         """Return whether a fold has every class on both sides: a class of few groups, as of patients, may lack in one."""
         try:
-            with repeats_hidden(all_information=True):
-                data = self._open_data(f"datamodule.folds={folds}", f"datamodule.fold={fold}")
-                data.memory = MEMORY
-                data.setup()
+            self._open_fold(fold, folds)
         except UserError as error:
             log.info("no cross-validation in %d folds: %s", folds, error)
             return False
         return True
+
+    def _open_fold(self, fold: int, folds: int) -> None:
+        """Check the images of a fold.
+
+        Raises:
+            UserError: there are too few, or one side lacks a class.
+        """
+        with repeats_hidden(all_information=True):
+            data = self._open_data(f"datamodule.folds={folds}", f"datamodule.fold={fold}")
+            data.memory = MEMORY
+            data.setup()
 
     def _begin(self, data: L.LightningDataModule) -> None:
         """Begin the record, in a folder that now exists."""
@@ -224,6 +236,8 @@ class Smallest:
         with contextlib.suppress(UserError, OSError):  # none, or of another version
             before = SmallestRecord.read(self.folder)
             self.record.seconds = before.seconds
+        self._before_s = sum(self.record.seconds.values())
+        self._count_start()
         self._has_answer = before is not None and before.status == "finished"
         self._is_answered = self._has_answer and self.plan.is_decided("repeats")
         write_configuration(RunFolder(self.folder), OmegaConf.to_yaml(self.config), HydraConfig.instance().cfg)
@@ -328,6 +342,7 @@ class Smallest:
     def _run_trials(self, places: list[int], title: str) -> list[tuple[RunFolder, Exception]]:
         """Return the runs that failed."""
         with self._timed("race"), storage_errors():
+            self.progress.set(title)  # that of the screen is over
             race = Race(self.runs, places, self.times, self._run, title)
             with self.progress.quiet():
                 while not race.run_trials():
@@ -411,10 +426,10 @@ class Smallest:
             )
         return {"places": places, "frozen": [each.index for each in racers if each.frozen]}
 
-    def _values_and_costs(self, indices: list[int]) -> tuple[dict[int, float], dict[int, float]]:
+    def _values_and_costs(self, indices: list[int]) -> tuple[dict[int, float], dict[int, tuple[float, int]]]:
         """Return the metric on validation and the cost of those that have finished the race."""
         values = {index: self.runs.value(self.runs.first(index)) for index in indices}
-        return values, {index: cost_of(self.candidates[index], self.question.cost[0]) for index in indices}
+        return values, {index: rank_of(self.candidates[index], self.question.cost[0]) for index in indices}
 
     def _note_frozen(self, racers: list[Racer]) -> None:
         """Say which of those that race are frozen, and what it would take to fine-tune them; or which one cannot race."""
@@ -468,7 +483,7 @@ class Smallest:
         listed = [each for each in (self.candidates[index] for index in indices) if each.costs.latency is None]
         if not listed:
             return
-        self.progress.begin(f"latency of {plural(len(listed), 'network')}, as ONNX on one thread, one after the other")
+        self.progress.set("latency")
         with self._timed("latency"):
             measure_latencies(listed, len(self.record.data["classes"]), self.folder)
         apply_limits(self.candidates, self.question.limits)
@@ -558,10 +573,10 @@ class Smallest:
 
     def _answer(self, finals: list[int]) -> None:
         """Choose on validation, prove on test, write the answer."""
-        from engine.smallest.answer import Answerer  # late: scipy
-
-        answerer = Answerer(self.settings, self.record, self.runs, self.keys, self.has_test, self.progress)
         with self._timed("proof"):
+            from engine.smallest.answer import Answerer  # late: scipy
+
+            answerer = Answerer(self.settings, self.record, self.runs, self.keys, self.has_test, self.progress)
             answerer.choose(finals)
             answerer.prove()
         answerer.write(self._timed)
@@ -569,6 +584,12 @@ class Smallest:
     def _save(self) -> None:
         if not self._has_answer:  # an earlier one stays until there is a new one
             self.record.write(self.folder)
+
+    def _count_start(self) -> None:
+        """Count what this command has taken so far and is of no stage, as the start of processes."""
+        seconds = self.record.seconds
+        further_s = self._before_s + self.budget.elapsed_s - sum(seconds.values())
+        seconds[START] = round(seconds.get(START, 0.0) + max(0.0, further_s), 1)
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -579,7 +600,7 @@ class Smallest:
             self.record.seconds[stage] = round(self.record.seconds.get(stage, 0.0) + time.monotonic() - started_s, 1)
 
 
-def _most_accurate(values: dict[int, float], costs: dict[int, float]) -> int:
+def _most_accurate(values: dict[int, float], costs: dict[int, tuple[float, int]]) -> int:
     """Return the index of the largest value; of equals that of the smallest cost."""
     return min(values, key=lambda index: (-values[index], costs[index]))
 

@@ -43,6 +43,12 @@ def test_the_reference_may_be_the_only_candidate():
     assert prove(only, only, Rule(0.02), n_finalists=0, raced=[1]).verdict == "shown"
 
 
+def test_of_equal_costs_the_first_difference_of_what_orders_them_decides():
+    large, small = finalist((50, 9000), 8), finalist((50, 1000), 8)
+    assert choose(finalist((50, 10_000), 8), [large, small], Rule(0.02)).index == 1
+    assert choose(finalist((50, 10_000), 8), [large, small], Rule(1e-6)).index == 1  # none is shown, both are as near
+
+
 def test_a_target_is_that_of_the_value_itself_and_the_reference_is_a_candidate():
     others = [finalist(1, 60), finalist(2, 25)]
     assert choose(finalist(9, 8), others, Rule(0.02, 0.9)).index == 1

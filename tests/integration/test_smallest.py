@@ -97,6 +97,7 @@ def test_all_stages_end_in_an_answer_a_page_and_a_network_that_predicts(found, i
     assert "initial weights: file" in of_the_run and "runs/" not in of_the_run and "another run" not in of_the_run
     assert all(each in card for each in record.answer.commands)
     assert record.machine["load_1min"] >= 0 and record.seconds["latency"] > 0
+    assert record.seconds["start"] > 0 and "start and reading of images" in (folder / "report.html").read_text()
     status, printed, err = run_script(
         predict, f"ckpt={folder / 'best.ckpt'}", f"images={images / 'test'}", f"out={folder / 'labels.csv'}"
     )
@@ -147,6 +148,7 @@ def test_a_run_of_the_race_is_an_ordinary_run(found):
     [
         (["limits.macs=10"], "limits: 3 candidates but none below the limits"),
         (["good_enough=1"], "good_enough=1: use a difference"),
+        (["datamodule.folds=100"], "datamodule.folds=100: use 2 or more, up to the 72 images"),
         (["candidates.weights.shufflenet_v2_x0_5=missing.pth"], "missing.pth"),
         (["storage=here"], "storage=here: not a URL of a database"),
         (["datamodule.root=nowhere"], "nowhere"),

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from common.smallest_record import COSTS
 from reports import svg
 from reports.smallest_page import card_section, make_page, write_page
-from tests.support.fake_smallest import ALL, smallest_record, train
+from tests.support.fake_smallest import ALL, measured, smallest_record, train
 from tests.support.helpers import in_chromium, needs_chromium
 from tests.support.parsed_html import Parsed
 
@@ -43,6 +43,17 @@ def test_every_page_is_whole_needs_nothing_and_has_every_candidate_in_a_table(na
     front += exported + 1 if exported else 0
     heads = sum(a.get("class") == "main cards" for tag, a in found.tags if tag == "table")
     assert found.count("tr") == len(record.candidates) + heads + front
+
+
+def test_a_test_value_of_an_earlier_answer_is_named_as_such():
+    """Another budget chose a runner-up; its test value stays in the folder."""
+    record = smallest_record()
+    assert "Earlier answers" not in make_page(record)
+    opened = [each for each in record.candidates if each.trained and each.stage == "final" and not each.trained.test]
+    assert len(opened) == 1
+    opened[0].trained.test = measured(0.932, 445)
+    note = "Earlier answers of this folder, of other budgets, opened it for #5; that has chosen nothing here."
+    assert note in Parsed(make_page(record)).words() and note.replace("#", "\\#") in card_section(record)
 
 
 def test_the_files_of_the_finalists_have_a_table_with_what_they_cost():

@@ -132,6 +132,16 @@ def test_a_busy_machine_is_shown(tmp_path, monkeypatch, caplog):
     assert "the machine was busy during 1 measurement: squeezenet1_1 cut after features.1" in caplog.text
 
 
+def test_only_what_is_measured_is_shown_as_measured(timed, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    for names, wanted in ((["features.1"], "latency of 1 network,"), (["features.1"], None),
+                          (["features.1", "features.0", "features.3"], "latency of 2 networks,")):  # fmt: skip
+        caplog.clear()
+        measure_latencies([candidate(name) for name in names], 2, tmp_path)
+        shown = [each.getMessage() for each in caplog.records if "latency of" in each.getMessage()]
+        assert [each[: len(wanted or "")] for each in shown] == [wanted] * bool(wanted)
+
+
 def test_what_a_busy_machine_gave_is_measured_again_by_the_next_command(tmp_path, monkeypatch):
     for flag, p50, wanted in (("other processes", 9.0, 9.0), (None, 2.0, 2.0), (None, 3.0, 2.0)):
         found = TIMED | {"flag": flag, "latency_p50_ms": p50}

@@ -212,6 +212,14 @@ def test_too_little_time_for_any_pass_is_an_error_that_names_the_minutes(screene
     assert not list((tmp_path / "a" / "screen").glob("*.json"))
 
 
+def test_the_minutes_that_are_named_are_more_than_those_that_were_too_few(screened, monkeypatch):
+    """Three seconds are left before the weights are read, none while the images are passed."""
+    monkeypatch.setattr(screen, "MEASURED_S", 0.0)
+    left = iter([3.0])
+    with pytest.raises(UserError, match=r"budget\.minutes=1\.8: .*use budget\.minutes=(1\.9|2) or more"):
+        screened(left=lambda: next(left, 1e-9), minutes=1.8)
+
+
 @pytest.mark.thorough
 def test_what_cannot_be_loaded_is_skipped_in_words_and_tried_again(screened, tmp_path, caplog):
     given = [*candidates(), *candidates("squeezenet1_1", (32,))]

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from common.smallest_record import Candidate, Costs, Measured
-from engine.smallest.selection import Racer, pick_finalists, pick_race, pick_reference, utility
+from engine.smallest.selection import Racer, pick_finalists, pick_race, pick_reference, rank_of, utility
 
 
 def candidate(macs: int, probe: float | None, excluded: str | None = None) -> Candidate:
@@ -135,3 +135,16 @@ def test_finalists_are_the_cheapest_hopeful_one_and_the_safest():
 def test_where_none_is_hopeful_the_nearest_is_the_finalist():
     assert pick_finalists({0: 0.9, 1: 0.7, 2: 0.8}, {0: 100, 1: 1, 2: 50}, 0.88, 2, reference=0) == [2]
     assert pick_finalists({0: 0.9, 1: 0.95}, {0: 100, 1: 200}, 0.88, 2, reference=0) == []
+
+
+def test_of_equal_costs_fewer_macs_are_smaller():
+    """The same cut at 32, 64 and 96 px has equal parameters, but not equal MACs."""
+    listed = [candidate(macs, probe) for macs, probe in ((1000, 0.80), (4000, 0.90), (9000, 0.90))]
+    for each in listed:
+        each.costs.parameters = 50
+    best = pick_reference(listed, "parameters", seconds, never, None)
+    assert best.index == 1
+    raced = pick_race(listed, Racer(2, False, 0.93), "parameters", 0.88, 8, seconds, never, None)
+    assert [each.index for each in raced] == [1, 0]  # 0 lacks most
+    ranks = {i: rank_of(each, "parameters") for i, each in enumerate(listed)}
+    assert pick_finalists({0: 0.8, 1: 0.9, 2: 0.91}, ranks, 0.89, 2, reference=2) == [1]

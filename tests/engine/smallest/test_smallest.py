@@ -34,6 +34,19 @@ def test_the_time_of_a_stage_that_is_stopped_is_kept_for_the_command_that_resume
     assert SmallestRecord.read(tmp_path).seconds["screen"] == pytest.approx(2.3, abs=0.2)
 
 
+def test_what_is_of_no_stage_counts_as_the_start():
+    """40 s until the images are read; two processes then take 60 s, of which their stages are 45 s."""
+    search = object.__new__(Smallest)
+    search.record = SmallestRecord(question=Question(cost=["macs"], metric="accuracy", good_enough=0.02))
+    search.record.seconds, search._before_s = {"start": 3.0, "screen": 7.0}, 10.0  # of an earlier command
+    search.budget = SimpleNamespace(elapsed_s=40.0)
+    search._count_start()
+    assert search.record.seconds == {"start": 43.0, "screen": 7.0}
+    search.record.seconds, search.budget.elapsed_s = {"start": 8.0, "screen": 17.0, "race": 35.0}, 100.0
+    search._count_start()
+    assert sum(search.record.seconds.values()) == 110.0 and search.record.seconds["race"] == 35.0
+
+
 def test_the_note_on_a_run_that_failed_says_what_to_do(tmp_path):
     """And names an error without a text by its kind."""
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a/result.json")
@@ -62,7 +75,7 @@ def test_what_a_limit_of_latency_excludes_leaves_its_place_to_faster_networks(tm
         cost=["macs"], metric="accuracy", good_enough=0.02, limits={"latency_ms": limit}, budget_minutes=10
     )
     search.settings, search.candidates, search.folder = SimpleNamespace(n_raced=2), found, tmp_path
-    search.progress, search.runs = SimpleNamespace(begin=lambda text: None), SimpleNamespace(reopen=lambda: None)
+    search.progress, search.runs = SimpleNamespace(set=lambda text: None), SimpleNamespace(reopen=lambda: None)
     search.record, search.budget = SmallestRecord(question=search.question, data={"classes": ["a", "b"]}), Budget(10)
     search.times = SimpleNamespace(of=lambda each: 1.0, of_head=lambda each: 0.1)
     measured = []
@@ -154,7 +167,7 @@ def test_latencies_of_a_busy_machine_are_measured_again_where_they_decide_and_th
     search.candidates, search.folder, search._is_answered = found, tmp_path, is_answered
     search.plan, search.progress = (
         SimpleNamespace(is_decided=lambda name: True),
-        SimpleNamespace(begin=lambda text: None),
+        SimpleNamespace(set=lambda text: None),
     )
     plans = {"race": {"places": [1], "frozen": []}, "race below": {"places": [0], "frozen": []}}
     search._decide, search._run_race = lambda name, take: plans[name], lambda places, *_: places
@@ -175,7 +188,7 @@ def test_what_may_race_below_the_most_accurate_one_is_measured_where_latency_dec
     search.settings, search.candidates, search.folder = SimpleNamespace(n_raced=4), found, tmp_path
     search.record = SmallestRecord(question=search.question, data={"classes": ["a", "b"]})
     search.times, search._left_s = SimpleNamespace(of=lambda each: 9.0, of_head=lambda each: 99.0), lambda: None
-    search.progress = SimpleNamespace(begin=lambda text: None)
+    search.progress = SimpleNamespace(set=lambda text: None)
     search.runs = SimpleNamespace(first=lambda index: index, value={4: 0.8}.get)
 
     def measure(listed, n_classes, folder) -> None:
