@@ -236,10 +236,11 @@ class Smallest:
         with contextlib.suppress(UserError, OSError):  # none, or of another version
             before = SmallestRecord.read(self.folder)
             self.record.seconds = before.seconds
-        self._before_s = sum(self.record.seconds.values())
-        self._count_start()
         self._has_answer = before is not None and before.status == "finished"
         self._is_answered = self._has_answer and self.plan.is_decided("repeats")
+        self._before_s = sum(self.record.seconds.values())
+        if not self._is_answered:
+            self._count_start()
         write_configuration(RunFolder(self.folder), OmegaConf.to_yaml(self.config), HydraConfig.instance().cfg)
         if self.folds:
             if self.settings.folds is None:
@@ -573,7 +574,7 @@ class Smallest:
 
     def _answer(self, finals: list[int]) -> None:
         """Choose on validation, prove on test, write the answer."""
-        with self._timed("proof"):
+        with contextlib.nullcontext() if self._is_answered else self._timed("proof"):
             from engine.smallest.answer import Answerer  # late: scipy
 
             answerer = Answerer(self.settings, self.record, self.runs, self.keys, self.has_test, self.progress)
