@@ -160,7 +160,7 @@ def resample_metrics(
     if n * len(scored) * FEWEST_RESAMPLES > MOST_SCORED:
         scored = []
     resamples = min(resamples, max(FEWEST_RESAMPLES, DRAWS // (n * max(1, len(scored)))))
-    at_once = max(1, CELLS // max(n, classes * classes))
+    at_once = max(1, CELLS // max(n, classes))
     generator = np.random.default_rng(seed)
     counts, unit = np.bincount(labels, minlength=classes), slice(None)
     if groups is not None:

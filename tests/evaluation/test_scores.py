@@ -347,6 +347,22 @@ def test_a_metric_of_the_users_own_holds_its_value_and_is_never_of_no_width():
     assert low < high
 
 
+def test_resamples_of_many_classes_are_drawn_together(monkeypatch):
+    """One of 2,000 classes at a time took minutes: as many are drawn at once as images allow, not classes squared."""
+    shapes = []
+
+    def counted(*arguments):
+        shapes.append((drawn := draw(*arguments)).shape)
+        return drawn
+
+    draw = estimates.draw
+    monkeypatch.setattr(estimates, "draw", counted)
+    labels = np.repeat(np.arange(500), 3)
+    resample_metrics(labels, labels[::-1].copy(), np.zeros((1500, 500)), None, 2000, 0)
+    assert sum(resamples for resamples, _ in shapes) >= 200 and {n for _, n in shapes} == {1500}
+    assert len(shapes) == 1
+
+
 def test_a_metric_of_the_users_own_draws_groups_whole():
     """Images of a group were drawn by class, as if those of two classes were not alike."""
     # both images of a group are right, or both wrong
