@@ -261,10 +261,10 @@ def further_metric(
     for start in range(0, FURTHER_RESAMPLES, at_once):
         for times in draw(generator, min(at_once, FURTHER_RESAMPLES - start), counts)[:, unit]:
             rows = np.repeat(np.arange(n), times)
-            if len(np.unique(labels[rows])) == present:
+            if groups is None or np.count_nonzero(np.bincount(labels[rows])) == present:
                 drawn.append(float(metric(labels[rows], probabilities[rows])))
-    if not drawn:
-        return FurtherMetric(value, None, "has no interval: no draw of groups has images of all classes")
+    if len(drawn) < FEWEST_RESAMPLES:
+        return FurtherMetric(value, None, "has no interval: few draws of groups have images of all classes")
     if not np.isfinite(drawn).all():
         return FurtherMetric(value, None, "is NaN or infinite on a resample, so that it has no interval")
     low, high = np.quantile(drawn, [0.025, 0.975]).tolist()

@@ -383,7 +383,7 @@ def test_a_metric_of_the_users_own_draws_groups_whole():
     labels, groups = np.tile([0, *[1] * 50], 40), np.repeat(np.arange(40), 51)
     labels[labels > 0] = groups[labels > 0] + 1  # each group has most images of a class of its own
     none = further_metric(lambda y, _: y.mean(), labels, np.full((len(labels), 41), 1 / 41), groups)
-    assert none.interval is None and none.reason == "has no interval: no draw of groups has images of all classes"
+    assert none.interval is None and none.reason == "has no interval: few draws of groups have images of all classes"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
