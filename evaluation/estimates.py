@@ -160,7 +160,7 @@ def resample_metrics(
     if n * len(scored) * FEWEST_RESAMPLES > MOST_SCORED:
         scored = []
     resamples = min(resamples, max(FEWEST_RESAMPLES, DRAWS // (n * max(1, len(scored)))))
-    at_once = max(1, CELLS // max(n, classes * classes))
+    at_once = max(1, CELLS // max(n, classes))
     generator = np.random.default_rng(seed)
     counts, unit = np.bincount(labels, minlength=classes), slice(None)
     if groups is not None:
@@ -242,6 +242,9 @@ def further_metric(
 ) -> FurtherMetric:
     """Compute a metric of the user's own with a percentile interval, stratified by class, that holds its value.
 
+    As in `resample_metrics` a group is drawn whole, with its images of several classes: it makes those alike. A draw in which
+    a class is missing is left out, since the metric may not be defined there.
+
     Args:
         metric: labels (n,), probabilities (n, K) -> number.
         labels: (n,) class indices.
@@ -252,25 +255,22 @@ def further_metric(
     value = float(metric(labels.copy(), probabilities.copy()))  # it may change what it is given
     if not np.isfinite(value):
         return FurtherMetric(None, None, "is NaN or infinite")
-    generator, drawn = np.random.default_rng(0), []
-    of_class = [np.flatnonzero(labels == k) for k in np.unique(labels)]
-    for _ in range(FURTHER_RESAMPLES):
-        rows = np.concatenate([_draw_rows(generator, rows, groups) for rows in of_class])
-        drawn.append(float(metric(labels[rows], probabilities[rows])))
+    generator, n, drawn = np.random.default_rng(0), len(labels), []
+    counts, unit = _units(labels, np.arange(n) if groups is None else groups)
+    present, at_once = len(np.unique(labels)), max(1, CELLS // n)
+    for start in range(0, FURTHER_RESAMPLES, at_once):
+        for times in draw(generator, min(at_once, FURTHER_RESAMPLES - start), counts)[:, unit]:
+            rows = np.repeat(np.arange(n), times)
+            if groups is None or np.count_nonzero(np.bincount(labels[rows])) == present:
+                drawn.append(float(metric(labels[rows], probabilities[rows])))
+    if len(drawn) < FEWEST_RESAMPLES:
+        return FurtherMetric(value, None, "has no interval: few draws of groups have images of all classes")
     if not np.isfinite(drawn).all():
         return FurtherMetric(value, None, "is NaN or infinite on a resample, so that it has no interval")
     low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
     if low == high:
         return FurtherMetric(value, None, f"is {low:g} on every resample, so that it has no interval")
     return FurtherMetric(value, Interval(min(low, value), max(high, value)))
-
-
-def _draw_rows(generator: np.random.Generator, rows: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-    """Draw as many rows as there are, or as many of their groups."""
-    if groups is None:
-        return generator.choice(rows, len(rows))
-    numbers, group = np.unique(groups[rows], return_inverse=True)
-    return np.concatenate([rows[group == g] for g in generator.integers(len(numbers), size=len(numbers))])
 
 
 def few_images(counts: Sequence[int], classes: list[str]) -> str | None:

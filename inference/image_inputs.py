@@ -106,7 +106,7 @@ class ImageTable:
         self.split = predictions.get(path, "")  # of all images, in a table without the column
         self.folder = self._resolve_folder(run, root, of_run=path == run.splits or path in predictions)
         if path in predictions:
-            self._rows = lambda: enumerate(read_predicted_images(run, self.split), 2)
+            self._rows = lambda: enumerate(_with_groups(run, read_predicted_images(run, self.split)), 2)
         elif path == run.splits and is_run(run):
             self._rows = run.iterate_splits
         else:
@@ -168,6 +168,12 @@ class ImageTable:
                 f"images={self.path}: the run's images are no longer in {data.root}; give their folder: root=DIR"
             )
         return folder
+
+
+def _with_groups(run: RunFolder, rows: list[dict[str, str]]) -> Iterator[dict[str, str]]:
+    """Yield rows of a run's predictions with the groups of their images, which only its splits.csv has."""
+    groups = {row["path"]: row.get("group", "") for _, row in run.iterate_splits()} if run.splits.is_file() else {}
+    return (row | {"group": groups.get(row["path"], "")} for row in rows)
 
 
 class RunImages:

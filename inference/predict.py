@@ -242,7 +242,8 @@ class PredictionSummary:
             name = f"{split} accuracy".strip().capitalize()
             correct, kept, groups = *map(np.array, columns[:2]), group_numbers(columns[2])
             accuracy = proportion(int(correct.sum()), len(correct), design_effect(correct, groups))
-            metrics = SplitMetrics(accuracy=accuracy, baseline=Baseline.of(self.labels[split]))
+            counts = {name: self.labels[split][name] for name in self.classes}  # of equals the first, as in the record
+            metrics = SplitMetrics(accuracy=accuracy, baseline=Baseline.of(counts))
             lines += [f"{name}: {describe_accuracy(metrics)}", *describe_caveats(metrics)]
             if self.decision and 0 < (n := int(kept.sum())) < len(kept):
                 effect = design_effect(correct[kept], None if groups is None else groups[kept])

@@ -22,7 +22,7 @@ from evaluation.intervals import (
 from evaluation.paired_tests import compare_pair, format_p
 from reports.accuracy import groups_of
 from reports.config_diff import changed_settings, values_of
-from reports.load_runs import EXAMPLE, Run, find_records, load_runs
+from reports.load_runs import Run, load_below
 from reports.report_data import data_fingerprint
 from reports.wording import LEVEL, evidence
 
@@ -54,10 +54,7 @@ def load(folder: Path) -> Side:
         UserError: no folder, no record that can be read or none finished, or runs that differ in more.
     """
     single = RunFolder(folder).record
-    try:
-        loaded = load_runs(find_records(str(single if single.is_file() else folder)))
-    except UserError as error:
-        raise UserError(str(error).removeprefix("runs=").replace(EXAMPLE, "e.g. outputs/MODEL/DATE")) from error
+    loaded = load_below(single if single.is_file() else folder)
     if not loaded.finished:
         states = ", ".join(sorted({run.status for run in loaded.runs}))
         raise UserError(f"{folder}: no finished run (status {states}); finish it first")

@@ -136,6 +136,14 @@ def load_runs(paths: Sequence[Path], given: Sequence[Path] = ()) -> LoadedRuns:
     return LoadedRuns(runs, excluded)
 
 
+def load_below(path: Path) -> LoadedRuns:
+    """Load the runs below a folder, or a record, that a command has as its argument and not as `runs`; errors as of both."""
+    try:
+        return load_runs(find_records(str(path)))
+    except UserError as error:
+        raise UserError(str(error).removeprefix("runs=").replace(EXAMPLE, "e.g. outputs/MODEL/DATE")) from error
+
+
 def common_folder(paths: Sequence[Path]) -> Path:
     """Return the folder that holds all of these records."""
     parents = [path.parent.absolute() for path in paths]

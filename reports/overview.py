@@ -48,6 +48,10 @@ def write_overview(folder: RunFolder) -> Path:
         UserError: see `draw_overview`; or the record cannot be read.
         OSError: no permission to write, or a full disk.
     """
+    if not folder.record.is_file():
+        raise UserError(
+            f"{folder.path}: no {folder.record.name} in it; give the folder of a run, e.g. outputs/MODEL/DATE"
+        )
     path = folder.figure("overview")
     write_bytes(path, overview(RunRecord.read(folder)))
     return path

@@ -4,6 +4,7 @@ A subset is a value of a further column of the run's splits.csv, such as the cam
 """
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from common.table import Table
 from common.text import clean, join_words, plural
 from evaluation.intervals import Interval, Seeds, accuracy_interval, group_numbers, mean_over_seeds
 from reports.config_diff import changed_settings
-from reports.load_runs import Run, find_records, load_runs
+from reports.load_runs import Run, load_below
 
 MOST = 50  # values of a column; one that has more names images
 
@@ -74,7 +75,7 @@ def _repetitions(folder: Path) -> tuple[list[Run], list[str]]:
     Raises:
         UserError: none is finished, or they differ in more: their mean would be that of no network.
     """
-    loaded = load_runs(find_records(str(folder)))
+    loaded = load_below(folder)
     runs = loaded.finished
     if not runs:
         raise UserError(f"{folder}: no finished run; finish it first")
@@ -82,6 +83,8 @@ def _repetitions(folder: Path) -> tuple[list[Run], list[str]]:
         raise UserError(
             f"{folder}: its runs differ in {join_words(others)}; give the folder of one of them, or of its seeds"
         )
+    if repeated := [seed for seed, count in Counter((run.seed, run.fold) for run in runs).items() if count > 1]:
+        raise UserError(f"{folder}: seed {repeated[0][0]} appears twice, which would count as two; delete one")
     unfinished = [f"{run.folder.path}: not finished" for run in loaded.runs if run.status != "finished"]
     return runs, [*unfinished, *(why for _, why in loaded.excluded)]
 

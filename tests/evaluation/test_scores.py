@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, logsumexp, ndtr, softmax
-from scipy.stats import norm
+from scipy.stats import binom, norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torchmetrics.functional.classification import (
     binary_auroc,
@@ -345,6 +345,45 @@ def test_a_metric_of_the_users_own_holds_its_value_and_is_never_of_no_width():
     alike = np.repeat(np.arange(4), 20)
     low, high = further_metric(youden, labels, probabilities, alike).interval
     assert low < high
+
+
+def test_resamples_of_many_classes_are_drawn_together(monkeypatch):
+    """One of 2,000 classes at a time took minutes: as many are drawn at once as images allow, not classes squared."""
+    shapes = []
+
+    def counted(*arguments):
+        shapes.append((drawn := draw(*arguments)).shape)
+        return drawn
+
+    draw = estimates.draw
+    monkeypatch.setattr(estimates, "draw", counted)
+    labels = np.repeat(np.arange(500), 3)
+    resample_metrics(labels, labels[::-1].copy(), np.zeros((1500, 500)), None, 2000, 0)
+    assert sum(resamples for resamples, _ in shapes) >= 200 and {n for _, n in shapes} == {1500}
+    assert len(shapes) == 1
+
+
+def test_a_metric_of_the_users_own_draws_groups_whole():
+    """Images of a group were drawn by class, as if those of two classes were not alike."""
+    # both images of a group are right, or both wrong
+    groups, labels = np.repeat(np.arange(100), 2), np.tile([0, 1], 100)
+    probabilities = np.eye(2)[np.where(groups < 80, labels, 1 - labels)]
+
+    def balanced(y, p):
+        assert len(np.unique(y)) == 2
+        return balanced_accuracy(count_confusion(y, p.argmax(axis=1), 2))
+
+    low, high = further_metric(balanced, labels, probabilities, groups).interval
+    assert (low, high) == pytest.approx(binom(100, 0.8).interval(0.95) / np.array(100), abs=0.015)
+    # draws without the only group of a class are left out, which the metric refuses
+    few = further_metric(
+        balanced, np.array([0, 0, 0, 1, 1, 1, 1]), np.eye(2)[[0, 1, 0, 1, 1, 0, 1]], np.array([0, 1, 2, *[0] * 4])
+    )
+    assert few.interval and few.reason is None
+    labels, groups = np.tile([0, *[1] * 50], 40), np.repeat(np.arange(40), 51)
+    labels[labels > 0] = groups[labels > 0] + 1  # each group has most images of a class of its own
+    none = further_metric(lambda y, _: y.mean(), labels, np.full((len(labels), 41), 1 / 41), groups)
+    assert none.interval is None and none.reason == "has no interval: few draws of groups have images of all classes"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -94,6 +94,16 @@ def test_a_table_has_groups(root):
     assert [each.group for each in ImageInputs(f"{root}/list.csv")] == ["p1"]
 
 
+def test_a_run_s_predictions_have_the_groups_of_its_splits(tmp_path):
+    """Their table has none: their accuracy was that of single images, unlike the one in the record."""
+    run = RunFolder(make_run(tmp_path / "run", n={"test": 4}, data={"root": str(tmp_path)}))
+    assert [each.group for each in ImageInputs(str(run.predictions("test")))] == [""] * 4
+    rows = [{"path": f"0/test/{i:05}.png", "label": "cat", "split": "test", "group": f"p{i // 2}"} for i in range(3)]
+    write_csv(run.splits, ["path", "label", "split", "group"], reversed(rows))
+    found = list(ImageInputs(str(run.predictions("test"))))
+    assert [(each.split, each.group) for each in found] == [("test", name) for name in ("p0", "p0", "p1", "")]
+
+
 def test_a_table_elsewhere_has_a_root_or_absolute_paths(root, tmp_path):
     write_csv(tmp_path / "list.csv", ["path"], [{"path": "red/001.png"}, {"path": f"{root}/blue/000.png"}])
     found = list(ImageInputs(str(tmp_path / "list.csv"), root=str(root)))

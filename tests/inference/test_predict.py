@@ -139,6 +139,13 @@ def test_without_a_decision_or_labels_the_summary_leaves_them_out():
     assert "…666" in text and "6" * 60 not in text
 
 
+def test_of_equally_frequent_classes_the_first_is_named_as_in_the_record():
+    summary = PredictionSummary(CLASSES, None)
+    for label in ("bees", "ants"):
+        summary.add(*predicted(f"{label}.jpg", 0.9, label, "test"))
+    assert "; always 'ants': 0.5000" in "\n".join(summary.lines())
+
+
 def test_images_in_groups_have_the_intervals_of_their_record():
     """Ten groups of four, each right or wrong as a whole."""
     summary, groups = PredictionSummary(CLASSES, DECISION), np.arange(40) // 4

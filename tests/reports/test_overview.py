@@ -126,6 +126,9 @@ def test_it_is_drawn_again_from_the_folder(finished_run, tmp_path, capsys):
         assert drawn.size == (1600, 900)
         upper = (0, 0, 1600, 640)  # of errors below the table knows six digits of their probabilities only
         assert np.array_equal(drawn.crop(upper), again.crop(upper))
+    assert main([str(tmp_path)]) == 1 and capsys.readouterr().err == (
+        f"ERROR: {tmp_path}: no result.json in it; give the folder of a run, e.g. outputs/MODEL/DATE\n"
+    )
     make_run(tmp_path, status="failed")
     assert main([str(tmp_path)]) == 1 and "was evaluated on no images" in capsys.readouterr().err
     make_run(tmp_path / "run")

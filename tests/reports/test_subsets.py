@@ -133,3 +133,21 @@ def test_only_finished_runs_of_one_setting_are_its_seeds(run, tmp_path, capsys):
         f"ERROR: {tmp_path}: its runs differ in lr; give the folder of one of them, or of its seeds\n"
     )
     assert main([str(tmp_path / "a" / "3")]) == 1 and "no finished run; finish it first" in capsys.readouterr().err
+
+
+def test_a_seed_that_ran_twice_is_refused(run, tmp_path, capsys):
+    """It counted as two seeds, which agree on every image."""
+    for name in ("a", "b"):
+        add_columns(run(name, seed=3), {"color": ["dark", "light"] * 40})
+    assert main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"ERROR: {tmp_path}: seed 3 appears twice, which would count as two; delete one\n"
+
+
+def test_a_folder_without_runs_is_named_as_it_was_given(tmp_path, capsys):
+    for place, words in (
+        (tmp_path, "no result.json in it or below; e.g. "),
+        (tmp_path / "x", "no such folder; give the one "),
+    ):
+        assert main([str(place)]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"ERROR: {place}: {words}") and error.endswith("e.g. outputs/MODEL/DATE\n")
