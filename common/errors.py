@@ -25,7 +25,7 @@ class TrialPruned(Exception):  # noqa: N818 not an error
     """End a run of a search before its last epoch; the text is the reason."""
 
 
-ELSEWHERE = "hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR"
+ELSEWHERE = "hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR, of the caches datamodule.cache=DIR"
 DISK_ERRORS = {
     errno.ENOSPC: f"no space is left on the disk; free some, or write elsewhere: {ELSEWHERE}",
     errno.EFBIG: f"the file is larger than the file system or ulimit -f allows; write elsewhere: {ELSEWHERE}",

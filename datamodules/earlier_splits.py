@@ -108,13 +108,16 @@ def _join(catalog: Catalog, groups: np.ndarray, wanted: np.ndarray, is_old: np.n
 def _read(splits: str) -> dict[str, tuple[str, str, str, str]]:
     """Return path -> label, split, why it is excluded there, and file with line."""
     key = f"datamodule.splits={clean(splits, 300)}"
+    advice = "give the folder of a run, or its splits.csv"
     try:
         path = Path(splits).expanduser()
         folder = RunFolder(path if path.is_dir() else path.parent)
         table = folder.splits if path.is_dir() else path
         table.exists()
     except (OSError, RuntimeError, ValueError) as error:  # a name too long, or ~ of no user
-        raise UserError(f"{key}: {error}; give the folder of a run, or its splits.csv") from error
+        raise UserError(f"{key}: {error}; {advice}") from error
+    if path.is_file() and table != folder.splits:
+        advice += "; splits of your own are a column split: datamodule.table=FILE with path,label,split"
     reasons = _reasons(folder) if table == folder.splits else {}
     listed = {}
     try:
@@ -129,9 +132,9 @@ def _read(splits: str) -> dict[str, tuple[str, str, str, str]]:
             if split is not None:
                 listed[row["path"]] = row["label"], split, reason, f"line {line}"
     except UserError as error:
-        raise UserError(f"{key}: {error}; give the folder of a run, or its splits.csv") from error
+        raise UserError(f"{key}: {error}; {advice}") from error
     if not listed:
-        raise UserError(f"{key}: {table} lists no image; give the folder of a run, or its splits.csv")
+        raise UserError(f"{key}: {table} lists no image; {advice}")
     return listed
 
 

@@ -140,7 +140,7 @@ def keep_error(name: str, config: DictConfig) -> Iterator[None]:
         yield
     except Exception as error:
         folder = Path(HydraConfig.get().runtime.output_dir)  # made by Hydra, where it was not there
-        STATE.made_folders += [folder, *([folder.parent] if folder.parent == SEARCHES else [])]
+        STATE.made_folders += [folder, *(each for each in folder.parents if each.is_relative_to(SEARCHES))]
         STATE.failed = [FailedJob(name, component_error(error, config) or error, in_sweep=False)]
 
 

@@ -41,7 +41,7 @@ class ImageInputs:
     """List all images that `images` names, in their order, each time it is iterated over.
 
     Folders are searched to any depth. A file that is named itself, by a pattern or by a table is taken whatever it is; one
-    that is no image is found out when it is read. One that several of them name is listed once.
+    that is no image is found out when it is read. One that several of them name, or several lines of a table, is listed once.
 
     Args:
         images: an image, folder, pattern or table, or several.
@@ -67,6 +67,7 @@ class ImageInputs:
             )
         self._n_repeated = 0
         self.count = sum(1 for _ in self._list(warn=True))
+        self._n_repeated += sum(table.n_repeated for table in self.tables)
         if self._n_repeated:
             log.warning(
                 "images=%s: %s named more than once; each is taken once", given, plural(self._n_repeated, "image")
@@ -94,10 +95,14 @@ class ImageInputs:
 
 
 class ImageTable:
-    """List the images of a table with a column path and, optionally, label, split and group."""
+    """List the images of a table with a column path and, optionally, label, split and group.
+
+    Attributes:
+        n_repeated: lines that name an image of an earlier one, which are left out: it would count twice in an accuracy.
+    """
 
     def __init__(self, path: Path, root: str | None):
-        self.path = path
+        self.path, self.n_repeated = path, 0
         run = RunFolder(path.parent)
         predictions = {}
         if run.record.is_file():
@@ -120,13 +125,17 @@ class ImageTable:
             for line, row in self._rows() if self._rows else own:
                 found = None if self._rows else files.find(row["path"])
                 image_input = self._image(row | {"path": found or row["path"]}, line)
-                if warn and not self._rows:
+                if not self._rows:
                     n_found += found is not None
                     missing = missing or (None if found else row["path"])
-                    if image_input.label != labels.setdefault(hash(image_input.path), image_input.label):
+                    same, n_known = hash(os.path.abspath(image_input.file)), len(labels)  # noqa: PTH100 no link is followed
+                    if image_input.label != labels.setdefault(same, image_input.label):
                         raise UserError(
                             f"{self.path}: line {line}: {image_input.path[:200]} has two labels; keep one of the lines"
                         )
+                    if len(labels) == n_known:
+                        self.n_repeated += warn
+                        continue
                 yield image_input
             if missing and not n_found:
                 raise UserError(

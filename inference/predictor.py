@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from numbers import Integral
@@ -263,9 +263,10 @@ def _as_list(images) -> Iterable:
     """Return one image as a list of one, and a path as the images that it names."""
     if isinstance(images, (str, Path)):
         return ImageInputs(str(images))
-    if not (hasattr(images, "ndim") or isinstance(images, (Image.Image, Iterable))):
+    if isinstance(images, Mapping) or not (hasattr(images, "ndim") or isinstance(images, (Image.Image, Iterable))):
+        values = "; of its values: list(images.values())" if isinstance(images, Mapping) else ""
         raise UserError(
-            f"{type(images).__name__} is no image: give a path, a PIL image, an array, a tensor or several of these"
+            f"{type(images).__name__} is no image: give a path, a PIL image, an array, a tensor or several of these{values}"
         )
     single = isinstance(images, Image.Image) or (hasattr(images, "ndim") and images.ndim < 4)
     return [images] if single else images

@@ -272,7 +272,8 @@ def _find_problem(row, source: Source) -> str | None:
     if not isinstance(row.subsets, dict) or not all(isinstance(text, str) for text in row.subsets.values()):
         return f"subsets={str(row.subsets)[:60]}: use a dict of texts, such as {{'camera': 'A'}}"
     if not isinstance(row.weight, (int, float, np.integer, np.floating)) or not 0 <= row.weight <= LARGEST_WEIGHT:
-        return f"weight={str(row.weight)[:60]!r}; use a number of 0 or more, up to {LARGEST_WEIGHT:,.0f}"
+        point = " with a decimal point, not a comma" if "," in str(row.weight) else ""
+        return f"weight={str(row.weight)[:60]!r}; use a number of 0 or more{point}, up to {LARGEST_WEIGHT:,.0f}"
     escapes = ".." in path and ".." in PurePosixPath(path).parts
     if escapes or "\0" in path or os.path.isabs(path):  # noqa: PTH117 a tenth of the time
         return (

@@ -131,3 +131,10 @@ def test_a_table_that_is_none_is_refused_by_name(root, tmp_path, content, messag
     with pytest.raises(UserError, match=message) as error:
         prepared(ImageFolder(root=root), tmp_path, str(table))
     assert str(error.value).startswith(f"datamodule.splits={table}: ") and "\n" not in str(error.value)
+
+
+def test_a_table_of_splits_of_ones_own_is_shown_the_way(root, tmp_path):
+    table = tmp_path / "mine.csv"
+    table.write_text("path;label;split\nred/000.png;red;train\n")
+    with pytest.raises(UserError, match=r"a column split: datamodule\.table=FILE with path,label,split$"):
+        prepared(ImageFolder(root=root), tmp_path, str(table))

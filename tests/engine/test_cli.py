@@ -1,8 +1,10 @@
 import logging
 import re
+from types import SimpleNamespace
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from common.errors import UserError
 from engine import cli, log_handlers
@@ -27,6 +29,22 @@ def test_folders_of_a_refused_command_are_removed_with_those_around_them(outputs
         new_run_dir.cache_clear()
     cli.remove_empty(cli.STATE.made_folders)
     assert list(outputs.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["first", "team/first", "team/../../first"])
+def test_a_refused_search_leaves_no_folder_of_its_name(outputs, monkeypatch, name):
+    folder = outputs / "searches" / name
+    (outputs / "kept").mkdir()
+    folder.mkdir(parents=True)  # as Hydra does
+    monkeypatch.setattr(cli, "SEARCHES", outputs / "searches")
+    monkeypatch.setattr(cli.STATE, "made_folders", [])
+    monkeypatch.setattr(cli.STATE, "failed", [])
+    hydra = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(folder)))
+    monkeypatch.setattr(cli.HydraConfig, "get", lambda: hydra)
+    with cli.keep_error("search", OmegaConf.create({})):
+        raise UserError("name: refused")
+    cli.remove_empty(cli.STATE.made_folders)
+    assert [each.name for each in outputs.iterdir()] == ["kept"]
 
 
 @pytest.mark.parametrize(("arguments", "says"), [

@@ -2,6 +2,7 @@
 
 import errno
 import shlex
+from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -85,3 +86,13 @@ def test_what_slurm_does_not_take_is_one_line():
     message = user_message(refused)
     assert message.startswith("SLURM does not take the jobs: sbatch: error: Invalid generic resource (gres);")
     assert "hydra.launcher.gpus_per_node=null" in message and "\n" not in message
+
+
+def test_a_folder_that_cannot_be_made_names_the_setting_of_the_caches_too(monkeypatch):
+    monkeypatch.setattr(STATE, "command", ["python", "train.py"])
+    with pytest.raises(FileNotFoundError) as error:
+        Path("/proc/nowhere").mkdir()
+    assert user_message(error.value) == (
+        "/proc/nowhere: cannot be created; write elsewhere: hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR, of the caches "
+        "datamodule.cache=DIR"
+    )

@@ -245,6 +245,18 @@ def test_what_systems_keep_beside_files_is_no_image(root):
     assert len(paths(f"{root}/red/@eaDir/*/*.png")) == 1  # which is named
 
 
+def test_an_image_in_several_lines_of_a_table_counts_once(root, caplog):
+    """As of a table with a line for each box in an image: twice the images would be a shorter interval."""
+    lines = ["red/000.png,red", "./red/000.png,red", f"{root}/red/000.png,red", "red/001.png,red", "red/001.png,red"]
+    (root / "boxes.csv").write_text("\n".join(["path,label", *lines, ""]))
+    inputs = ImageInputs(f"{root}/boxes.csv")
+    assert len(inputs) == 2 and [[each.file.name for each in inputs] for _ in range(2)] == [["000.png", "001.png"]] * 2
+    assert "3 images named more than once; each is taken once" in caplog.text
+    (root / "boxes.csv").write_text("path,label\nred/000.png,red\n./red/000.png,blue\n")
+    with pytest.raises(UserError, match=r"line 3: \./red/000\.png has two labels"):
+        ImageInputs(f"{root}/boxes.csv")
+
+
 def test_tables_that_cannot_be_meant_are_refused(root):
     for name, rows, message in (
         (

@@ -110,6 +110,11 @@ def test_what_cannot_hold_images_is_refused(model, images):
         model.predict(images)
 
 
+def test_the_keys_of_a_dict_are_no_images(model):
+    with pytest.raises(UserError, match=r"^dict is no image: .*; of its values: list\(images.values\(\)\)$"):
+        model.predict({"a": np.zeros((4, 4, 3), np.uint8)})
+
+
 @pytest.mark.parametrize("item", [np.zeros((4, 4, 3)), torch.zeros(3, 4, 4), np.zeros((4, 4), np.int32)])
 def test_values_of_more_bits_need_a_range_in_the_checkpoint(model, item):
     with pytest.raises(UserError, match="whose black and white are not known"):

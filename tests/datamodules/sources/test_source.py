@@ -58,6 +58,7 @@ OTHER = ImageRow("b", "y")
     ([ImageRow("a", "x "), OTHER], "row 1: label='x ': remove the spaces"),
     ([ImageRow("a", "x", "late"), OTHER], "row 1: split='late'; use train, val, test"),
     ([ImageRow("a", "x", weight=-1), OTHER], "row 1: weight='-1'; use a number of 0 or more"),
+    ([ImageRow("a", "x", weight="0,5"), OTHER], "weight='0,5'; use a number of 0 or more with a decimal point, not a comma"),
     ([ImageRow("a", "x", weight=0), OTHER._replace(weight=0)], "every weight is 0"),
     ([ImageRow("../a", "x"), OTHER], r"row 1: path='../a' leaves the folder DIR"),
     ([ImageRow("/a", "x"), OTHER], "row 1: path='/a' leaves the folder DIR"),
