@@ -104,7 +104,7 @@ def _run_locked(
             if process.is_first:
                 share(process, "checkpoint", os.environ[RESUME_FROM])
             check_shared(process, job.folder.config)
-            with _exit_is_error():
+            with _ends_with_a_word():
                 run(config, record)
             _finish(record, config.ckpt_path, warning_list.messages)
             backup.discard()
@@ -148,14 +148,14 @@ def _run_locked(
 
 
 @contextlib.contextmanager
-def _exit_is_error() -> Iterator[None]:
-    """Turn sys.exit of a component into an error: it would end the command without a word, and the job not as failed."""
+def _ends_with_a_word() -> Iterator[None]:
+    """Turn what would end the command without a word, and leave the job as running, into a stop or an error."""
     try:
         yield
-    except SystemExit as of_component:
-        if isinstance(of_component.__context__, KeyboardInterrupt):  # Lightning's own
-            raise
-        raise RuntimeError("a component has called sys.exit in the middle of a run") from of_component
+    except (KeyboardInterrupt, SystemExit) as raised:
+        if KeyboardInterrupt in (type(raised), type(raised.__context__)):  # Lightning makes the second of the first
+            raise StopRequested(signal.SIGINT) from raised
+        raise RuntimeError("a component has called sys.exit in the middle of a run") from raised
 
 
 def _backup(job: Job) -> FolderBackup:

@@ -257,6 +257,13 @@ def test_what_does_not_do_its_part_is_refused_before_training(own, cells, train,
     assert not (ran.folder / "checkpoints").exists()
 
 
+def test_a_callback_that_interrupts_ends_the_run_as_ctrl_c_does(own, cells, train):
+    path = own / "my_package" / "callbacks.py"
+    path.write_text(path.read_text().replace("norm = sum(", "raise KeyboardInterrupt\n        norm = sum(", 1))
+    ran = train(f"--config-dir={own / 'my_conf'}", *CHOSEN, root=cells)
+    assert ran.status == 130 and ran.err == "stopped by SIGINT; no checkpoint was written yet\n", ran.err
+
+
 @pytest.mark.thorough
 def test_a_loss_that_keeps_weights_and_a_metric_that_fails_once_cost_nothing_else(own, cells, train):
     """The loss has a buffer, the metric raises on resamples only; the network is measured all the same."""
