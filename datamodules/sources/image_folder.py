@@ -409,7 +409,7 @@ def walk_images(folder: Path, warn: bool = True, others: Counter | None = None) 
 
 def _walk(folder: Path, warn: bool = True, others: Counter | None = None) -> Iterator[str]:
     """Yield what `walk_images` yields, relative to the folder: a hundred thousand Paths would take a second."""
-    seen: set[tuple[int, int]] = set()
+    seen = {_identity(parent) for parent in folder.resolve().parents}  # a link to one leads back here
     waiting = [("", True)]
     while waiting:
         path, is_folder = waiting.pop()
@@ -425,10 +425,9 @@ def _entries(root: Path, below_root: str, seen: set[tuple[int, int]], warn: bool
     """Return each entry of a folder and whether it is one itself, the last first; nothing where it was seen before."""
     folder = root / below_root
     try:
-        status = folder.stat()
-        if (status.st_dev, status.st_ino) in seen:
-            raise OSError(0, "a link to a folder that was read already")
-        seen.add((status.st_dev, status.st_ino))
+        if (identity := _identity(folder)) in seen:
+            raise OSError(0, "a link to a folder that was read already, or in which it lies")
+        seen.add(identity)
         with os.scandir(folder) as entries:
             below = {entry.name: _is_folder(entry) for entry in entries if not is_ignored(entry.name)}
     except OSError as error:
@@ -438,6 +437,11 @@ def _entries(root: Path, below_root: str, seen: set[tuple[int, int]], warn: bool
     beside = f"{below_root}/" if below_root else ""
     names = sorted((name + os.sep * is_folder for name, is_folder in below.items()), reverse=True)
     return [(beside + name.rstrip(os.sep), name.endswith(os.sep)) for name in names]
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

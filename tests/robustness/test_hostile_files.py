@@ -11,7 +11,7 @@ from datamodules.decode import UnreadableImageError, open_image
 from datamodules.near_duplicates import compared_look
 from datamodules.pixel_cache import open_pixel_cache
 from datamodules.prepare import prepare_catalog
-from datamodules.sources.image_folder import ImageFolder
+from datamodules.sources.image_folder import ImageFolder, walk_images
 from datamodules.sources.source import read_source
 from tests.support.helpers import PROJECT, make_images
 
@@ -63,6 +63,14 @@ def test_circular_links_are_followed_once(tmp_path, caplog):
     (root / "b" / "elsewhere").symlink_to(make_images(tmp_path / "other", {"c": 3}, size=8))
     assert len(read_source(ImageFolder(root=root))) == 7
     assert sum("was read already" in message for message in caplog.messages) == 3
+
+
+def test_a_link_to_the_whole_in_a_class_adds_no_images(tmp_path, caplog):
+    root = make_images(tmp_path / "images", {"ant": 3, "bee": 2}, size=8)
+    (root / "ant" / "loop").symlink_to(root)
+    assert [path.relative_to(root).parts[0] for path in walk_images(root / "ant")] == ["ant"] * 3
+    assert "ant/loop: skipped" in caplog.text
+    assert len(list(walk_images(root / "ant" / "loop"))) == 5  # asked for by itself
 
 
 def test_the_cache_removes_only_what_it_has_made(tmp_path):
