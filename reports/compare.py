@@ -59,8 +59,7 @@ def load(folder: Path) -> Side:
         states = ", ".join(sorted({run.status for run in loaded.runs}))
         raise UserError(f"{folder}: no finished run (status {states}); finish it first")
     finished = sorted(loaded.finished, key=lambda run: (run.seed or 0, run.folder.path))
-    unfinished = [f"{run.folder.path}: not finished" for run in loaded.runs if run.status != "finished"]
-    side = Side(str(folder), finished, [*unfinished, *(why for _, why in loaded.excluded)])
+    side = Side(str(folder), finished, loaded.left_out)
     _check_only_seeds_differ(side)
     return side
 

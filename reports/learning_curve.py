@@ -59,7 +59,7 @@ def read_curves(folder: Path) -> Curves:
     trained = [run for run in loaded.finished if run.record.best]
     if not any(map(_has_sizes, trained)):
         raise UserError(f"{folder}: no finished run to draw a learning curve from; see the errors of its runs")
-    return curves_of(trained, [why for _, why in loaded.excluded])
+    return curves_of(trained, loaded.left_out)
 
 
 def curves_of(trained: Sequence[Run], excluded: list[str]) -> Curves:

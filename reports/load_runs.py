@@ -64,6 +64,12 @@ class LoadedRuns(NamedTuple):
     def finished(self) -> list[Run]:
         return [run for run in self.runs if run.status == "finished"]
 
+    @property
+    def left_out(self) -> list[str]:
+        """The reason for each record that is not among the finished runs."""
+        unfinished = [f"{run.folder.path}: not finished" for run in self.runs if run.status != "finished"]
+        return [*unfinished, *(why for _, why in self.excluded)]
+
 
 def find_records(where: str | Sequence[str] | None) -> list[Path]:
     """Find the records below a folder, below several, or below those that match a pattern with *; each once, sorted.

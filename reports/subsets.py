@@ -85,8 +85,7 @@ def _repetitions(folder: Path) -> tuple[list[Run], list[str]]:
         )
     if repeated := [seed for seed, count in Counter((run.seed, run.fold) for run in runs).items() if count > 1]:
         raise UserError(f"{folder}: seed {repeated[0][0]} appears twice, which would count as two; delete one")
-    unfinished = [f"{run.folder.path}: not finished" for run in loaded.runs if run.status != "finished"]
-    return runs, [*unfinished, *(why for _, why in loaded.excluded)]
+    return runs, loaded.left_out
 
 
 def _columns(predictions: Predictions) -> dict[str, list[str]]:

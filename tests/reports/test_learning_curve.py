@@ -118,7 +118,9 @@ def test_what_is_excluded_is_reported(tmp_path):
     make_run(root / "odd", model=None, parameters=None)
     (root / "cut").mkdir()
     (root / "cut" / "result.json").write_text('{"schema": 2,')
-    _, *excluded = describe_curves(read_curves(root))
+    make_run(root / "stopped", status="failed")
+    _, unfinished, *excluded = describe_curves(read_curves(root))
+    assert unfinished == f"excluded: {root / 'stopped'}: not finished"
     assert excluded[0].startswith(f"excluded: {root / 'cut' / 'result.json'}: not a whole record")
     assert excluded[1:] == ["excluded: odd: its record lacks parameters or training images"]
 
