@@ -139,7 +139,7 @@ def keep_error(name: str, config: DictConfig) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        folder = Path(HydraConfig.get().runtime.output_dir)  # made by Hydra, where it was not there
+        folder = Path(HydraConfig.get().run.dir).absolute()  # made by Hydra, where it was not there; A/../B with its A
         STATE.made_folders += [folder, *(each for each in folder.parents if each.is_relative_to(SEARCHES))]
         STATE.failed = [FailedJob(name, component_error(error, config) or error, in_sweep=False)]
 

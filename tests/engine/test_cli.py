@@ -39,7 +39,7 @@ def test_a_refused_search_leaves_no_folder_of_its_name(outputs, monkeypatch, nam
     monkeypatch.setattr(cli, "SEARCHES", outputs / "searches")
     monkeypatch.setattr(cli.STATE, "made_folders", [])
     monkeypatch.setattr(cli.STATE, "failed", [])
-    hydra = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(folder)))
+    hydra = SimpleNamespace(run=SimpleNamespace(dir=str(folder)))
     monkeypatch.setattr(cli.HydraConfig, "get", lambda: hydra)
     with cli.keep_error("search", OmegaConf.create({})):
         raise UserError("name: refused")
