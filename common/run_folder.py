@@ -175,6 +175,10 @@ class RunFolder:
         """Read all rows of splits.csv; columns and errors as of `iterate_splits`."""
         return [row for _, row in self.iterate_splits()]
 
+    def group_names(self) -> dict[str, str]:
+        """Return path -> group of the images of splits.csv that are in one; errors as of `iterate_splits`."""
+        return {row["path"]: row["group"] for _, row in self.iterate_splits() if row.get("group")}
+
     def write_metrics(self, rows: Iterable[Mapping]) -> None:
         """Write metrics.csv, a row an epoch with METRIC_COLUMNS, and those of SCORE_COLUMNS that a row has."""
         rows = list(rows)

@@ -111,7 +111,7 @@ class ImageTable:
         self.split = predictions.get(path, "")  # of all images, in a table without the column
         self.folder = self._resolve_folder(run, root, of_run=path == run.splits or path in predictions)
         if path in predictions:
-            self._rows = lambda: enumerate(_with_groups(run, read_predicted_images(run, self.split)), 2)
+            self._rows = lambda: enumerate(_predicted_images(run, self.split), 2)
         elif path == run.splits and is_run(run):
             self._rows = run.iterate_splits
         else:
@@ -179,10 +179,10 @@ class ImageTable:
         return folder
 
 
-def _with_groups(run: RunFolder, rows: list[dict[str, str]]) -> Iterator[dict[str, str]]:
-    """Yield rows of a run's predictions with the groups of their images, which only its splits.csv has."""
-    groups = {row["path"]: row.get("group", "") for _, row in run.iterate_splits()} if run.splits.is_file() else {}
-    return (row | {"group": groups.get(row["path"], "")} for row in rows)
+def _predicted_images(run: RunFolder, split: str) -> Iterator[dict[str, str]]:
+    """Yield the rows of a run's predictions with the groups of their images, which only its splits.csv has."""
+    groups = run.group_names() if run.splits.is_file() else {}
+    return (row | {"group": groups.get(row["path"], "")} for row in read_predicted_images(run, split))
 
 
 class RunImages:

@@ -47,8 +47,7 @@ class GroupNames:
         size = run.folder.splits.stat().st_size if run.folder.splits.is_file() else None
         key = run.data.fingerprint, run.data.root, size, None if run.data.fingerprint else run.folder.path
         if key not in self._known:
-            rows = [] if size is None else run.folder.read_splits()
-            self._known[key] = {row["path"]: row["group"] for row in rows if row.get("group")}
+            self._known[key] = {} if size is None else run.folder.group_names()
         known = self._known[key]
         return [known.get(path, "") for path in paths] if known else [""] * len(paths)
 

@@ -204,7 +204,7 @@ def read_outcomes(runs: Runs, keys: Iterable[RunKey], split: str) -> Outcomes | 
     for key in keys:
         folder = runs.folder(key, stage)
         table = read_predictions(folder, split, getattr(runs.record(key, stage), split))
-        groups = {row["path"]: row.get("group") or "" for row in folder.read_splits()}
+        groups = folder.group_names()
         lines = zip(table.paths, table.labels.tolist(), table.correct.tolist(), strict=True)
         tables.append(sorted((path, label, groups.get(path, ""), right) for path, label, right in lines))
     if not tables:
