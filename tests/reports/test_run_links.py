@@ -124,6 +124,7 @@ def test_in_a_browser_commands_are_copied_and_tips_open_without_a_mouse(runs):
         page.locator("svg .tip").first.focus()
         assert page.locator("#tip").inner_text() == page.locator("svg .tip").first.get_attribute("aria-label")
         page.set_viewport_size({"width": 390, "height": 844})
+        page.locator("#tip").wait_for(state="hidden")  # the browser reports the new size a frame later
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         wide = "[...document.querySelectorAll('.wide')].filter(each => each.scrollWidth > each.clientWidth).length"
         assert page.evaluate(wide) == 0  # cards, and no table that scrolls
