@@ -86,6 +86,16 @@ def plural(n: int, word: str) -> str:
     return f"{n:,} {word}" if n == 1 else f"{n:,} {word}s"
 
 
+def rounded_down(value: float, digits: int = 3) -> str:
+    """Return a lower bound as text that is not above it."""
+    return f"{math.floor(value * 10**digits + 1e-9) / 10**digits:.{digits}f}"
+
+
+def rounded_up(value: float, digits: int = 3) -> str:
+    """Return an upper bound as text that is not below it."""
+    return f"{math.ceil(value * 10**digits - 1e-9) / 10**digits:.{digits}f}"
+
+
 def did_you_mean(name: str, allowed: Iterable) -> str:
     """Return `did you mean adam or adamw? Allowed: ...`, the closest names first; of many more than these only their number."""
     allowed = sorted(map(str, allowed))

@@ -3,7 +3,7 @@
 import math
 
 from common.run_record import ClassScores, Decision, Proportion, SplitMetrics
-from common.text import clean
+from common.text import clean, plural, rounded_up
 from evaluation.calibration import at_bound, images_needed
 from evaluation.estimates import few_images
 from evaluation.intervals import ONE_SIDED, coverage_caveat, format_accuracy, guessing_probability
@@ -93,8 +93,8 @@ def describe_guessing(metrics: SplitMetrics) -> str | None:
     else:
         return None
     text = (
-        f"no better than guessing as far as {found.n:,} images can tell: {why} '{clean(baseline.name, 40)}' is right in "
-        f"{baseline.share:.3f}"
+        f"no better than guessing as far as {plural(found.n, 'image')} can tell: {why} "
+        f"'{clean(baseline.name, 40)}' is right in {baseline.share:.3f}"
     )
     if metrics.better_than_guessing_by_class:
         interval = _interval(metrics.intervals["balanced_accuracy"])
@@ -130,11 +130,11 @@ def describe_promise(decision: Decision, like: str = "these") -> str:
     """
     target, n = f"accuracy {decision.target_accuracy:g}", decision.fitted_on or 0
     if decision.delta is None:  # of an older version, which chose the confidence that just reached the target
-        reached = "no confidence" if decision.confidence is None else f"confidence >= {decision.confidence:.3f}"
+        reached = "no confidence" if decision.confidence is None else f"confidence >= {rounded_up(decision.confidence)}"
         return f"{reached} reached {target} on validation, which promises nothing for other images"
     if decision.confidence is not None:
         sure = f"with {100 * (1 - decision.delta):g}% confidence on images like {like}"
-        return f"{target} {sure}: confidence >= {decision.confidence:.3f}"
+        return f"{target} {sure}: confidence >= {rounded_up(decision.confidence)}"
     needed = images_needed(decision.target_accuracy, decision.delta, decision.design_effect)
     if needed == math.inf:
         return f"{target} cannot be promised by any number of images"

@@ -187,6 +187,12 @@ def note(group: ResultGroup) -> str:
         text += " Where two or three seeds differ by more than half of the error rate, the interval may cover only 91%."
     if group.split == "val" and tests:
         text += " The best row was chosen on these validation images, which flatters it."
+        reasons = [each for row in group.rows if isinstance(each := row.outcomes["test"], str)]
+        if len(reasons) < len(group.rows):
+            text += (
+                f" Test images are not compared, since the predictions of {len(reasons):,} of {len(group.rows):,} rows cannot "
+                f"be used: {clean(reasons[0])}."
+            )
     if group.selected_on_test:
         text += " Here the test images chose the epoch: these accuracies are too good."
     counts = [run.record.test.test_evaluations or 1 for row in group.rows for run in row.runs if run.record.test]

@@ -8,7 +8,17 @@ from pathlib import Path
 
 from common.checks import FEWEST_SEEDS
 from common.smallest_record import Answer, Candidate, Measured, Pair, SmallestRecord
-from common.text import SPLIT_NAMES, clean, compact_count, duration, join_words, milliseconds, plural
+from common.text import (
+    SPLIT_NAMES,
+    clean,
+    compact_count,
+    duration,
+    join_words,
+    milliseconds,
+    plural,
+    rounded_down,
+    rounded_up,
+)
 from evaluation.intervals import ONE_SIDED, guessing_probability
 from reports import wording
 
@@ -94,7 +104,8 @@ def describe_measured(found: Measured | None) -> str:
     """Return `0.931 (0.912 to 0.946, n = 445, mean of 3 networks)`; a dash for None."""
     if found is None:
         return "-"
-    parts = [] if found.low is None or found.high is None else [f"{_down(found.low)} to {_up(found.high)}"]
+    known = found.low is not None and found.high is not None
+    parts = [f"{rounded_down(found.low)} to {rounded_up(found.high)}"] if known else []
     parts += [f"n = {found.n:,}"] if found.n else []
     parts += [f"mean of {found.n_seeds} networks"] if found.n_seeds > 1 else []  # of seeds, or of folds
     return f"{found.value:.3f}" + (f" ({', '.join(parts)})" if parts else "")
@@ -292,7 +303,7 @@ def _against(record: SmallestRecord, answer: Answer, pair: Pair, value: float | 
         text = f"{gap}, but up to {bound} cannot be excluded {share}, margin {question.good_enough:g},"
     if shown:
         return text
-    on = f"with {pair.n:,} {SPLIT_NAMES[pair.split]} images and {plural(pair.n_seeds, 'seed')}"
+    on = f"with {plural(pair.n, f'{SPLIT_NAMES[pair.split]} image')} and {plural(pair.n_seeds, 'seed')}"
     return f"not shown: {text} {on}; {_what_would_decide(record, pair, value)}"
 
 
@@ -351,11 +362,11 @@ def _what_is_shown(record: SmallestRecord, answer: Answer) -> str | None:
     margin = pair.smallest_margin
     if question.target is None:
         known = margin is not None and margin >= question.good_enough
-        smallest = [f"the smallest margin that is shown is {_up(margin)}"] if known else []
+        smallest = [f"the smallest margin that is shown is {rounded_up(margin)}"] if known else []
         only = f"{question.good_enough:g} is shown for no smaller network, only for the most accurate one itself"
         return "; ".join([*smallest, f"{only}, {at_size(reference)}"])
     known = margin is not None and margin <= question.target
-    parts = [f"the largest target that is shown is {_down(margin)}"] if known else []
+    parts = [f"the largest target that is shown is {rounded_down(margin)}"] if known else []
     test = reference.trained and reference.trained.test
     if answer.chosen != answer.reference and test and test.low is not None:
         value = f"the most accurate, {at_size(reference)}, has {describe_measured(test)} on test"
@@ -387,12 +398,4 @@ def _reference(record: SmallestRecord) -> Candidate | None:
 
 def _bound(value: float, target: float) -> str:
     """Return a lower bound, rounded down, with a digit more where it would else look equal to the target."""
-    return _down(value) if float(_down(value)) != round(target, 3) else _down(value, 4)
-
-
-def _down(value: float, digits: int = 3) -> str:
-    return f"{floor(value * 10**digits + 1e-9) / 10**digits:.{digits}f}"
-
-
-def _up(value: float, digits: int = 3) -> str:
-    return f"{ceil(value * 10**digits - 1e-9) / 10**digits:.{digits}f}"
+    return rounded_down(value) if float(rounded_down(value)) != round(target, 3) else rounded_down(value, 4)

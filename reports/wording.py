@@ -4,7 +4,7 @@ from math import ceil, floor, log10
 
 from common.checks import FEWEST_SEEDS
 from common.smallest_record import Pair
-from common.text import SPLIT_NAMES, plural
+from common.text import SPLIT_NAMES, plural, rounded_down, rounded_up
 from evaluation.choice import Evidence
 from evaluation.paired_tests import PairedComparison
 from evaluation.planning import Spread, images_needed, seeds_needed
@@ -25,8 +25,8 @@ def difference(pair: PairedComparison) -> str:
 
 def at_most(pair: PairedComparison) -> str:
     """Return `at most 0.031 below`, the one-sided 95% bound; rounded away from what would flatter."""
-    below = ceil(-pair.at_least * 1000 - 1e-9) / 1000
-    return f"at most {below:.3f} below" if below > 0 else "not below"
+    below = rounded_up(-pair.at_least)
+    return f"at most {below} below" if float(below) > 0 else "not below"
 
 
 def evidence(pair: PairedComparison, split: str, shown: bool, *, differs: bool | None = None, tests: int = 1) -> str:
@@ -39,11 +39,11 @@ def evidence(pair: PairedComparison, split: str, shown: bool, *, differs: bool |
         differs: whether the row counts as worse; None: as its own interval says.
         tests: rows that could have been shown to be good enough, for which one test counts.
     """
-    on = f"with {pair.n:,} {SPLIT_NAMES[split]} images and {plural(pair.n_seeds, 'seed')}"
+    on = f"with {plural(pair.n, f'{SPLIT_NAMES[split]} image')} and {plural(pair.n_seeds, 'seed')}"
     if shown:
         return f"{difference(pair)}, {at_most(pair)} (95%) {on}"
     if pair.high < -pair.margin and differs in (True, None):
-        return f"{difference(pair)}, at least {-pair.high:.3f} below (95%) {on}"
+        return f"{difference(pair)}, at least {rounded_down(-pair.high)} below (95%) {on}"
     if pair.margin_p_value < LEVEL:
         by_itself = (
             f"{difference(pair)}, by itself {at_most(pair)} (95%) {on}, which is not enough for one of {tests} rows"
@@ -76,8 +76,8 @@ def what_would_decide(pair: PairedComparison, split: str, tests: int = 1) -> str
 
 def evidence_of_target(found: Evidence, split: str) -> str:
     """Return the accuracy with its one-sided bound, and where that is not above the target also what would decide."""
-    on = f"with {found.n:,} {SPLIT_NAMES[split]} images and {plural(found.n_seeds, 'seed')}"
-    bound = f"{floor(found.at_least * 1000 + 1e-9) / 1000:.3f}"
+    on = f"with {plural(found.n, f'{SPLIT_NAMES[split]} image')} and {plural(found.n_seeds, 'seed')}"
+    bound = rounded_down(found.at_least)
     if found.shown:
         return f"{found.own:.3f}, at least {bound} (95%) {on}"
     text = f"{found.own:.3f}, and down to {bound} cannot be excluded (95%) {on}"

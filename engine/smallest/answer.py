@@ -9,11 +9,12 @@ from callbacks.run_progress import USED_UP
 from common.atomic_io import atomic_open, tolerate_disk_errors, write_text
 from common.checks import FEWEST_SEEDS
 from common.errors import UserError
-from common.run_folder import shown_path
+from common.run_folder import RunFolder, shown_path
 from common.run_record import write_record
 from common.smallest_record import Answer, Measured, SmallestRecord, Trained
 from common.text import quote_override, register_argument
 from engine.run.deploy import deploy
+from engine.search.trial import completed_record
 from engine.smallest.latency import measure_latencies
 from engine.smallest.progress import Progress
 from engine.smallest.runs import Outcomes, RunKey, Runs, describe_failure, read_outcomes
@@ -113,7 +114,8 @@ class Answerer:
         raced = [index for index, each in enumerate(candidates) if each.stage in ("raced", "final")]
         for index in raced:
             candidates[index].trained = self._trained(index)
-        record.n_trained = len(list((folder / "runs").glob("*/result.json")))
+        trained = [completed_record(RunFolder(path.parent)) for path in (folder / "runs").glob("*/result.json")]
+        record.n_trained = sum(each is not None for each in trained)
         wanted = raced if "latency_ms" in self.settings.question.cost else list(self.keys)
         self.progress.set("latency")
         with timed("latency"):

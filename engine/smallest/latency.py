@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib.metadata
 import logging
 import platform
 import tempfile
@@ -115,7 +114,9 @@ class _Known:
 
     def __init__(self, path: Path, num_classes: int):
         self.path, self.num_classes = path, num_classes
-        self.machine = f"{processor_name()}, onnxruntime {importlib.metadata.version('onnxruntime')}"
+        import onnxruntime  # late: it is of an extra, and asked itself: its package may be onnxruntime-gpu
+
+        self.machine = f"{processor_name()}, onnxruntime {onnxruntime.__version__}"
         self._latencies: dict[str, dict] = {}
         if path.is_file():
             try:

@@ -18,7 +18,7 @@ from common.locks import locked
 from common.processor_time import CoreWatch
 from common.progress import rounded
 from common.smallest_record import Candidate, Measured, Metric
-from common.text import duration, override_value, plural
+from common.text import duration, override_value, plural, rounded_down, rounded_up
 from common.untrusted.json_files import read_json, to_type
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.loader import as_batch
@@ -241,7 +241,7 @@ class Screen:
         found = "no cut gives features that are finite numbers"
         if best is not None:
             each = probes[best]
-            interval = "" if each.low is None else f" ({each.low:.3f} to {each.high:.3f})"
+            interval = "" if each.low is None else f" ({rounded_down(each.low)} to {rounded_up(each.high)})"
             found = f"the best probe: cut after {best}, {self.metric.replace('_', ' ')} {each.value:.3f}{interval}"
         seconds = duration(result.forward_s + result.reading_s + result.further_s)
         disturbed = f" ({done.flag})" if done.flag and result.forward_s else ""

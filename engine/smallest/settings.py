@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from common.checks import check_good_enough, check_target_accuracy
 from common.errors import UserError
 from common.smallest_record import COSTS, Question
-from common.text import did_you_mean
+from common.text import did_you_mean, quote_override
 from engine.cli import safe_name
 from engine.run.deploy import check_deploy
 from engine.search.settings import check_password
@@ -96,7 +96,7 @@ def read_settings(config: DictConfig, folder: Path, typed: Sequence[str]) -> Sma
     for key, least in NUMBERS.items():
         value = OmegaConf.select(config, key)
         if type(value) is not int or value < least:
-            raise UserError(f"{key}={value}: use a whole number of {least} or more")
+            raise UserError(f"{quote_override(key, value)}: use a whole number of {least} or more")
     if values["storage"] is not None and not isinstance(values["storage"], str):
         raise UserError(f"storage={values['storage']}: use the URL of a database, or null")
     check_password(OmegaConf.to_container(config, resolve=False)["storage"])
@@ -124,7 +124,7 @@ def _check_groups(config: DictConfig) -> None:
     for name, parts in GROUPS.items():
         group = config[name]
         if not isinstance(group, DictConfig):
-            raise UserError(f"{name}={group}: is a group of settings; use {name}.{parts[0]}=VALUE")
+            raise UserError(f"{quote_override(name, group)}: is a group of settings; use {name}.{parts[0]}=VALUE")
         if unknown := [key for key in group if key not in parts]:
             raise UserError(f"{name}.{unknown[0]}: no such setting; {did_you_mean(str(unknown[0]), parts)}")
 
@@ -138,7 +138,7 @@ def _question(values: dict) -> Question:
     costs = values["cost"] if isinstance(values["cost"], list) else [values["cost"]]
     for cost in costs:
         if not isinstance(cost, str) or cost not in COSTS:
-            raise UserError(f"cost={cost}: no such cost; {did_you_mean(str(cost), COSTS)}")
+            raise UserError(f"cost={'null' if cost is None else cost}: no such cost; {did_you_mean(str(cost), COSTS)}")
     if len(costs) not in (1, 2) or len(set(costs)) < len(costs):
         raise UserError(f"cost=[{','.join(map(str, costs))}]: give one, or two different ones")
     minutes = values["budget"]["minutes"]

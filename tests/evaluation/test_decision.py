@@ -1,5 +1,6 @@
 """The metrics of a split in one go, and the decision: fitted on validation images, measured on others, described."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -194,7 +195,7 @@ def test_what_the_screen_shows():
     )
     assert selective == (
         "selective prediction: accuracy 0.8 with 90% confidence on images like these: confidence >= "
-        f"{decision.confidence:.3f}, decides {found.selective.coverage:.0%} of test: "
+        f"{math.ceil(1000 * decision.confidence) / 1000:.3f}, decides {found.selective.coverage:.0%} of test: "
         f"{found.selective.accuracy.value:.3f} {low_high(found.selective.accuracy)}"
     )
 
@@ -206,6 +207,7 @@ def test_overconfidence_is_called_miscalibration():
 
 @pytest.mark.parametrize(("change", "words"), [
     ({"confidence": 0.912}, "accuracy 0.95 with 90% confidence on images like these: confidence >= 0.912"),
+    ({"confidence": 0.9123}, "images like these: confidence >= 0.913"),  # 0.912 would let in what is not promised
     ({"fitted_on": 30}, "accuracy 0.95 cannot be promised with 30 validation images (at least 45 without an error are needed)"),
     ({}, "accuracy 0.95 cannot be promised with these 444 validation images (too many errors among the most confident ones)"),
     ({"fitted_on": 80, "design_effect": 2.0}, "with 80 validation images, several of one group (at least 90 without an error"),

@@ -17,6 +17,7 @@ from evaluation.intervals import design_effect
 from evaluation.paired_tests import compare_pair
 from reports.accuracy import Accuracy, CorrectnessMatrix
 from reports.aggregate import aggregate
+from reports.columns import note
 from reports.load_runs import find_records, load_runs
 from reports.renderers import as_markdown
 from reports.report_data import ResultGroup
@@ -78,6 +79,9 @@ def test_where_test_predictions_lack_the_validation_ones_are_compared(run, summa
     (folder / "predictions.csv").write_text("path,fing")
     group = summary().groups[0]
     assert group.split == "val" and group.rows[1].comparison.pair.difference == pytest.approx(-3 / 60)
+    assert re.search(
+        r"Test images are not compared, since the predictions of 1 of 2 rows cannot be used: .*cut off", note(group)
+    )
     assert answer(group)[1].startswith(
         "Chosen on validation, not proved: model=b with 1M multiply-accumulates, 0.026 times"
     )
@@ -144,7 +148,7 @@ def test_the_answer_where_all_smaller_ones_are_worse(run, summary):
     run("small", choices={"model": "small"}, wrong={"val": {1}, "test": set(range(30))}, cost=(1e8, 1e6, 9))
     assert answer(summary().groups[0])[1] == (
         "No smaller network is shown to be good enough (at most 0.02 below model=large). The only smaller one is model=small "
-        "with 100M multiply-accumulates, 0.5 times as many as model=large: on test 0.375 below, at least 0.277 below (95%) "
+        "with 100M multiply-accumulates, 0.5 times as many as model=large: on test 0.375 below, at least 0.276 below (95%) "
         "with 80 test images and 1 seed."
     )
 
