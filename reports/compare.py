@@ -11,7 +11,7 @@ from common.checks import FEWEST_SEEDS, check_good_enough
 from common.errors import UserError
 from common.predictions_csv import correct_matrix, has_predictions, read_predictions
 from common.run_folder import RunFolder
-from common.text import clean, plural
+from common.text import clean, plural, rounded_down, rounded_up
 from evaluation.intervals import (
     accuracy_interval,
     design_effect,
@@ -155,7 +155,8 @@ def _verdicts(
         f"{'A' if of_a.difference > 0 else 'B'} is better" if of_a.p_value < LEVEL else "which is better is not decided"
     )
     lines = [
-        f"A - B: {of_a.difference:z.4f} (95% interval {of_a.low:z.3f} to {of_a.high:z.3f}), {format_p(of_a.p_value)} ({test})",
+        f"A - B: {of_a.difference:z.4f} (95% interval {rounded_down(of_a.low)} to {rounded_up(of_a.high)}), "
+        f"{format_p(of_a.p_value)} ({test})",
         f"{which} with {plural(of_a.n, 'image')}{seeds}",
     ]
     for one, other, pair in (("A", "B", of_a), ("B", "A", of_b)):
