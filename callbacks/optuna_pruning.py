@@ -36,21 +36,14 @@ class OptunaPruning(L.Callback):
                 continue
             self._values[row["epoch"]] = row[self.monitor]
             with contextlib.suppress(UpdateFinishedTrialError):  # its heartbeats had stopped; the run completes
-                self._trial.report(self._reported(row["epoch"], row[self.monitor]), step=row["epoch"])
+                self._trial.report(row[self.monitor], step=row["epoch"])
         epoch = rows[-1]["epoch"]
         if epoch == trainer.max_epochs or epoch not in self._values:
             return
         if math.isnan(self._values[epoch]):
             raise TrialPruned(f"after epoch {epoch}: {self._label} is NaN")
-        if self._is_behind():
+        if self._trial.should_prune():
             raise TrialPruned(self._reason(epoch))
-
-    def _reported(self, epoch: int, value: float) -> float:
-        """Return what the study compares."""
-        return value
-
-    def _is_behind(self) -> bool:
-        return self._trial.should_prune()
 
     @property
     def _label(self) -> str:
@@ -70,34 +63,18 @@ class OptunaPruning(L.Callback):
 
 
 class RacePruning(OptunaPruning):
-    """Report how useful a network of so much accuracy is beside the best of all trials at the same epoch.
+    """Name the best of all at the same epoch where a study's pruner weighs accuracy and cost.
 
     Args:
-        utility: takes the value of the metric and the best of all at that epoch, and returns what is to be maximized.
+        best: takes the study and an epoch, and returns the best value after it.
     """
 
-    def __init__(self, *, trial: optuna.Trial, monitor: str, utility: Callable[[float, float], float]):
+    def __init__(self, *, trial: optuna.Trial, monitor: str, best: Callable[[optuna.Study, int], float]):
         super().__init__(trial=trial, monitor=monitor)
-        self._utility = utility
-
-    def _reported(self, epoch: int, value: float) -> float:
-        self._trial.set_user_attr(f"epoch {epoch}", value)
-        return self._utility(value, max(value, self._best(epoch)))
-
-    def _best(self, epoch: int) -> float:
-        """Return the best value that a trial has had after an epoch; -inf where none was so far yet."""
-        trials = self._trial.study.get_trials(deepcopy=False)
-        return max((trial.user_attrs.get(f"epoch {epoch}", -math.inf) for trial in trials), default=-math.inf)
+        self._best = best
 
     def _reason(self, epoch: int) -> str:
         return (
             f"after epoch {epoch}, behind by accuracy and cost: {self._label} {self._values[epoch]:.4f}, best at that epoch "
-            f"{self._best(epoch):.4f}"
+            f"{self._best(self._trial.study, epoch):.4f}"
         )
-
-
-class RaceReference(RacePruning):
-    """Report the values of the run that the others are compared with, which is not pruned itself."""
-
-    def _is_behind(self) -> bool:
-        return False

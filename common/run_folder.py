@@ -187,14 +187,14 @@ class RunFolder:
         )
 
     def read_metrics(self) -> dict[int, dict[str, float]]:
-        """Read metrics.csv: epoch -> METRIC_COLUMNS, NaN where a value is missing or not finite.
+        """Read metrics.csv: epoch -> METRIC_COLUMNS and what it has of SCORE_COLUMNS, NaN for what is missing or not finite.
 
         Raises:
             UserError: no such file, not a whole table, or an epoch that is none; with file and line.
         """
         epochs = {}
         for line, row in iterate_csv(self.metrics, METRIC_COLUMNS, LARGEST_METRICS, complete=True):
-            values = {name: _finite(row[name]) for name in METRIC_COLUMNS}
+            values = {name: _finite(row[name]) for name in (*METRIC_COLUMNS, *SCORE_COLUMNS) if name in row}
             if not (0 <= values["epoch"] <= MOST_EPOCHS and values["epoch"].is_integer()):
                 raise UserError(f"{self.metrics}: line {line}: epoch is {row['epoch'][:40]!r}, not an epoch number")
             epochs[int(values["epoch"])] = values

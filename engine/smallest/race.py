@@ -2,14 +2,16 @@
 
 import hashlib
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import optuna
 from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from common.errors import UserError
 from common.locks import locked
 from common.run_folder import RunFolder
 from engine.search.objectives import Objective
@@ -46,24 +48,83 @@ class InOrder(optuna.samplers.BaseSampler):
         raise NotImplementedError("the place is sampled with the whole point")
 
 
-class Race(Search):
-    """Train candidates, and end those that the others leave behind: an asynchronous successive halving.
+class Halving(optuna.pruners.BasePruner):
+    """End a trial that is not among the most useful at a rung.
 
-    Li et al. 2020, MLSys 2:230-246, as Optuna's SuccessiveHalvingPruner has it. What it compares is `selection.utility`:
-    accuracy below what is good enough counts against a candidate, accuracy above it does not count for it.
+    An asynchronous successive halving (Li et al. 2020, MLSys 2:230-246). Optuna's SuccessiveHalvingPruner keeps what a trial
+    was worth when it came to its rung. Here a later one that is more accurate raises what is good enough, so all are weighed
+    again at each decision. The first place, of the reference, is never ended and takes no one's place.
 
     Args:
-        places: candidates in the order in which they start; the first, as the reference, is not pruned.
+        utility: takes a place, its value after an epoch, and the best value after that epoch.
+        known: best values of runs that were trained before, by epoch.
+        min_epochs: the first rung; each further one is `reduction_factor` times as far.
+        reduction_factor: one of so many resumes.
+    """
+
+    def __init__(
+        self, utility: Callable[[int, float, float], float], known: Mapping[int, float], min_epochs: int, reduction_factor: int
+    ):  # fmt: skip
+        self._utility, self._known = utility, known
+        self._min_epochs, self._factor = min_epochs, reduction_factor
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        epoch, place = trial.last_step, trial.params[PLACE]
+        if epoch is None or place == 0 or not self._is_rung(trial):
+            return False
+        values, best = self._values(study, epoch), self.best(study, epoch)
+        worth = {each: self._utility(each, value, best) for each, value in values.items() if each}
+        last = sorted(worth.values(), reverse=True)[max(1, len(worth) // self._factor) - 1]
+        return worth[place] < last
+
+    def best(self, study: optuna.Study, epoch: int) -> float:
+        """Return the best value that a run has had after an epoch; -inf where none was so far yet."""
+        return max([*self._values(study, epoch).values(), self._known.get(epoch, -math.inf)])
+
+    def _values(self, study: optuna.Study, epoch: int) -> dict[int, float]:
+        """Return the values after an epoch by place; a run that was resumed is a further trial of its place."""
+        found = {}
+        for trial in study.get_trials(deepcopy=False):
+            value = trial.intermediate_values.get(epoch, math.nan)
+            if not math.isnan(value):
+                found[trial.params[PLACE]] = value
+        return found
+
+    def _is_rung(self, trial: FrozenTrial) -> bool:
+        """Return whether the last epoch is the first one since a rung, as validations may be several epochs apart."""
+        before = max((epoch for epoch in trial.intermediate_values if epoch < trial.last_step), default=0)
+        rung = self._min_epochs
+        while rung <= before:
+            rung *= self._factor
+        return rung <= trial.last_step
+
+
+class Race(Search):
+    """Train candidates, and end those that the others leave behind at a rung (`Halving`).
+
+    What is compared is `selection.utility`: accuracy below what is good enough counts against a candidate, accuracy above it
+    does not count for it.
+
+    Args:
+        places: candidates in the order in which they start; the first is not pruned.
         title: on the screen.
+        trained: candidates whose accuracies count as well: those of an earlier race.
     """
 
     stages = STAGES
 
-    def __init__(self, runs: Runs, places: list[int], times: TrainingTimes, run: Callable, title: str = "race"):
+    def __init__(
+        self, runs: Runs, places: list[int], times: TrainingTimes, run: Callable, title: str = "race",
+        trained: Sequence[int] = (),
+    ):  # fmt: skip
         self.runs, self.places, self.times, self.title = runs, places, times, title
         settings = runs.settings
-        # Another budget decides again which runs it has the time for
-        digest = hashlib.blake2b(repr((places, runs.budget.minutes)).encode(), digest_size=4).hexdigest()
+        self._halving = Halving(
+            lambda place, value, best: self._utility(self.places[place], value, best),
+            _best_values(runs, [*trained, *places]), settings.min_epochs, settings.reduction_factor,
+        )  # fmt: skip
+        # Another budget decides again which runs it has the time for; earlier versions reported utilities
+        digest = hashlib.blake2b(repr((places, runs.budget.minutes, "values")).encode(), digest_size=4).hexdigest()
         own = SearchSettings(
             name=f"race-{digest}", n_trials=len(places), objectives=[Objective(f"val.{settings.question.metric}")],
             base_overrides=[], space={PLACE: IntDistribution(0, len(places) - 1)},
@@ -73,11 +134,7 @@ class Race(Search):
         super().__init__(own, settings.folder, run)
 
     def _open_study(self) -> optuna.Study:
-        settings = self.runs.settings
-        pruner = optuna.pruners.SuccessiveHalvingPruner(
-            min_resource=settings.min_epochs, reduction_factor=settings.reduction_factor
-        )
-        return open_study(self.settings, self.folder, InOrder(self.settings.space), pruner)
+        return open_study(self.settings, self.folder, InOrder(self.settings.space), self._halving)
 
     def run_trials(self) -> bool:
         """Run what is left, first of all what a killed process has begun; return whether no process runs one any more."""
@@ -112,17 +169,13 @@ class Race(Search):
             return super()._evaluate(trial)
 
     def _callbacks(self, trial: optuna.Trial) -> list:
-        from callbacks.optuna_pruning import RacePruning, RaceReference  # late: they import Lightning
+        from callbacks.optuna_pruning import RacePruning  # late: it imports Lightning
 
         place = trial.params[PLACE]
         key = self.runs.first(self.places[place])
         self.runs.progress.begin(f"{self.title}: {place + 1} of {len(self.places)}, {self.runs.describe(key)}")
-        kind = RacePruning if place else RaceReference
-
-        def useful(value: float, best: float) -> float:
-            return self._utility(self.places[place], value, best)
-
-        return [kind(trial=trial, monitor=self.runs.settings.monitor, utility=useful), *self.runs.callbacks()]
+        pruning = RacePruning(trial=trial, monitor=self.runs.settings.monitor, best=self._halving.best)
+        return [pruning, *self.runs.callbacks()]
 
     def _utility(self, candidate: int, value: float, best: float) -> float:
         question, (own, top) = self.runs.settings.question, (candidate, self.places[0])
@@ -146,3 +199,21 @@ class Race(Search):
             log.info("%s: %s", self.runs.describe(key), self._outcome)
         if not self._is_trial_left():
             self.study.stop()
+
+
+def _best_values(runs: Runs, candidates: Sequence[int]) -> dict[int, float]:
+    """Return the best value after each epoch that finished or pruned runs of the race have had."""
+    best: dict[int, float] = {}
+    for key in map(runs.first, candidates):
+        if runs.record(key) is None:
+            continue
+        try:
+            rows = runs.folder(key).read_metrics()
+        except UserError as error:
+            log.warning("%s: its accuracies do not count in the race: %s", runs.describe(key), error)
+            continue
+        for epoch, row in rows.items():
+            value = row.get(runs.settings.monitor, math.nan)
+            if not math.isnan(value):
+                best[epoch] = max(value, best.get(epoch, -math.inf))
+    return best

@@ -305,7 +305,7 @@ class Smallest:
             others = f"; {plural(len(places) - 1, 'other candidate')} race{'s' if len(places) == 2 else ''} against it"
             log.info("Reference, trained first: %s%s", self.candidates[places[0]].name,
                      others if len(places) > 1 else "; no cheaper candidate comes near it")  # fmt: skip
-        finished = self._run_race(places, "raced", "race")
+        finished = self._run_race(places, "raced", "race", [])
         if not finished:
             raise UserError(self._why_none_finished(places))
         return finished
@@ -320,14 +320,14 @@ class Smallest:
         self._take_known_latencies()
         if not plan["places"]:
             return finished
-        found = self._run_race(plan["places"], "raced below", "second race")
+        found = self._run_race(plan["places"], "raced below", "second race", finished)
         return [*finished, *(index for index in found if index not in finished)]
 
-    def _run_race(self, places: list[int], decision: str, title: str) -> list[int]:
-        """Train those of a race until none is left; return those that have finished it."""
+    def _run_race(self, places: list[int], decision: str, title: str, trained: list[int]) -> list[int]:
+        """Train those of a race, after those that are trained, until none is left; return those that have finished it."""
         failed = []
         if not self.plan.is_decided(decision):
-            failed = self._run_trials(places, title)
+            failed = self._run_trials(places, title, trained)
         for index in places:
             self.candidates[index].stage = "raced"
         for folder, error in failed:
@@ -340,11 +340,11 @@ class Smallest:
         self._save()
         return finished
 
-    def _run_trials(self, places: list[int], title: str) -> list[tuple[RunFolder, Exception]]:
+    def _run_trials(self, places: list[int], title: str, trained: list[int]) -> list[tuple[RunFolder, Exception]]:
         """Return the runs that failed."""
         with self._timed("race"), storage_errors():
             self.progress.set(title)  # that of the screen is over
-            race = Race(self.runs, places, self.times, self._run, title)
+            race = Race(self.runs, places, self.times, self._run, title, trained)
             with self.progress.quiet():
                 while not race.run_trials():
                     time.sleep(1.0)

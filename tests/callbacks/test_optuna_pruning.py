@@ -8,7 +8,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from optuna.trial import TrialState
 
 from callbacks.epoch_logger import EpochLogger
-from callbacks.optuna_pruning import OptunaPruning, RacePruning, RaceReference
+from callbacks.optuna_pruning import OptunaPruning, RacePruning
 from common.errors import TrialPruned
 
 
@@ -119,41 +119,9 @@ def test_it_ends_lightning_s_training(study, tmp_path):
     assert len(rows.rows) == 2 and searched.trials[-1].state == TrialState.RUNNING
 
 
-def race(values_by_trial):
-    """Give trials these values one after the other; the loss against the best of all is what counts, from 0.05 on."""
-    study = optuna.create_study(
-        direction="maximize", pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=2)
-    )
-    ended = []
-    for place, values in enumerate(values_by_trial):
-        trial = study.ask()
-        kind = RacePruning if place else RaceReference
-        try:
-            epochs(trial, values, kind=kind, utility=lambda value, best: min(0.0, value - best + 0.05))
-            study.tell(trial, values[-1])
-            ended.append("finished")
-        except TrialPruned as pruned:
-            study.tell(trial, state=TrialState.PRUNED)
-            ended.append(str(pruned))
-    return ended
-
-
-def test_in_a_race_a_candidate_near_the_best_stays_and_the_worse_half_is_pruned_at_its_rung():
-    reference, near, far, as_near = (
-        [0.5, 0.8, 0.9, 0.9],
-        [0.4, 0.76, 0.8, 0.86],
-        [0.7, 0.7, 0.9, 0.9],
-        [0.1, 0.78, 0.1, 0.9],
-    )
-    assert race([reference, near, far, as_near]) == [
-        "finished",
-        "finished",
-        "after epoch 2, behind by accuracy and cost: val accuracy 0.7000, best at that epoch 0.8000",
-        "finished",
-    ]
-
-
-def test_the_reference_of_a_race_is_never_pruned_and_fills_no_place():
-    worse = [[0.9] * 4, [0.5] * 4]
-    assert race(worse) == ["finished", "finished"]  # the only one that is compared
-    assert race([worse[1], worse[0]]) == ["finished", "finished"]
+def test_in_a_race_the_reason_names_the_best_of_all(study):
+    trial = study().ask()
+    words = r"^after epoch 2, behind by accuracy and cost: val accuracy 0\.1000, best at that epoch 0\.4500$"
+    best = {1: 0.225, 2: 0.45}  # of the three trials: 0.9 / 2
+    with pytest.raises(TrialPruned, match=words):
+        epochs(trial, [0.0, 0.1, 0.2], kind=RacePruning, best=lambda study, epoch: best[epoch])

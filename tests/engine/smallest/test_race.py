@@ -2,21 +2,29 @@
 
 from types import SimpleNamespace
 
+import optuna
 import pytest
+from optuna.distributions import IntDistribution
 
 from common.locks import locked
+from common.run_folder import RunFolder
 from engine.search.search import Search
 from engine.smallest.plan import Budget
-from engine.smallest.race import PLACE, Race
+from engine.smallest.race import PLACE, Halving, Race
 from engine.smallest.runs import Runs
+from engine.smallest.selection import utility
+from tests.support.fake_runs import make_run
 
 
 @pytest.fixture
 def race(tmp_path) -> Race:
     (tmp_path / "screen").mkdir()
     question = SimpleNamespace(metric="accuracy", seeds=[1], good_enough=0.1)
-    settings = SimpleNamespace(folder=tmp_path, question=question, min_epochs=1, reduction_factor=2, storage=None)
-    return Race(Runs(settings, [], {}, None, Budget(None), None, None), [1, 0], None, None)
+    settings = SimpleNamespace(
+        folder=tmp_path, question=question, min_epochs=1, reduction_factor=2, storage=None, monitor="val/accuracy"
+    )
+    candidates = [SimpleNamespace(backbone="a", keep="b", image_size=32, frozen=False)] * 2
+    return Race(Runs(settings, candidates, {}, None, Budget(None), None, None), [1, 0], None, None)
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
@@ -34,3 +42,88 @@ def test_the_race_is_over_when_no_process_runs_any_of_it(race, monkeypatch):
     with locked(race._lock(1)):
         assert not race.run_trials()
     assert race.run_trials()
+
+
+def halved(values_by_place, useful, known=None, every=1) -> list[int | None]:
+    """Report these values of places one after the other; return after which epoch each was ended.
+
+    The first rung is after epoch 2, the factor 2; values are of each `every`-th epoch.
+    """
+    study = optuna.create_study(direction="maximize", pruner=Halving(useful, known or {}, 2, 2))
+    ended = []
+    for values in values_by_place:
+        study.enqueue_trial({PLACE: len(ended)})
+        trial = study.ask({PLACE: IntDistribution(0, len(values_by_place))})
+        ended.append(None)
+        for epoch, value in zip(range(every, 100, every), values, strict=False):
+            trial.report(value, step=epoch)
+            if trial.should_prune():
+                ended[-1] = epoch
+                break
+        study.tell(trial.number, values[-1])
+    return ended
+
+
+def near(place, value, best):
+    """A loss of 0.05 against the best costs nothing."""
+    return min(0.0, value - best + 0.05)
+
+
+def test_a_candidate_near_the_best_stays_and_the_worse_half_is_ended_at_its_rung():
+    reference, close, far, as_close = (
+        [0.5, 0.8, 0.9, 0.9],
+        [0.4, 0.76, 0.8, 0.86],
+        [0.7, 0.7, 0.9, 0.9],
+        [0.1, 0.78, 0.1, 0.9],
+    )
+    assert halved([reference, close, far, as_close], near) == [None, None, 2, None]
+
+
+def test_the_reference_is_never_ended_and_takes_no_place():
+    worse = [[0.9] * 4, [0.5] * 4]
+    assert halved(worse, near) == [None, None]  # the only one that is compared
+    assert halved([worse[1], worse[0]], near) == [None, None]
+
+
+def test_who_is_more_accurate_than_all_before_it_stays():
+    """The four of a search for solar cells, after the epoch of the first rung, in MACs of the reference.
+
+    The last one is the best by 0.02. When it came, the second had kept what it was worth beside the reference, which was more.
+    """
+    ratio = [1.0, 0.27, 0.51, 1.26]
+
+    def useful(place, value, best):
+        return utility(value, best, 0.02, None, ratio[place])
+
+    values = [[0.8, 0.8230], [0.8, 0.8451], [0.8, 0.8296], [0.8, 0.8650]]
+    assert halved(values, useful) == [None, None, 2, None]
+    at_once = {place: useful(place, value[1], 0.8650) for place, value in enumerate(values)}
+    assert max(at_once, key=at_once.get) == 3
+    assert useful(1, 0.8451, 0.8451) > useful(3, 0.8650, 0.8650)
+
+
+def test_a_rung_between_two_validations_counts_at_the_next_one_and_only_once():
+    places = [[0.5] * 4, [0.9] * 4, [0.1, 0.95, 0.95, 0.95]]
+    assert halved(places, near, every=3) == [None, None, 3]  # rungs 2, 4, 8: epochs 3, 6, 9
+    places[2] = [0.95, 0.95, 0.95, 0.1]
+    assert halved(places, near, every=3) == [None, None, None]  # epoch 12 is no rung: 9 was that of 8
+
+
+def test_beside_better_runs_of_before_the_more_accurate_one_stays_and_not_the_cheaper_one():
+    def useful(place, value, best):
+        return near(place, value, best) - 0.01 * place  # later places cost more
+
+    places = [[0.5] * 2, [0.6, 0.60], [0.6, 0.64]]
+    assert halved(places, useful) == [None, None, 2]
+    assert halved(places, useful, known={2: 0.9}) == [None, None, None]
+
+
+def test_a_second_race_knows_the_values_of_the_first(race):
+    folder = race.runs.folder(race.runs.first(0))
+    row = dict.fromkeys(("train/loss", "train/accuracy", "val/loss", "lr"), 0.1)
+    RunFolder(make_run(folder.path)).write_metrics(
+        [row | {"epoch": epoch, "val/accuracy": value} for epoch, value in ((1, 0.7), (2, ""), (3, 0.9))]
+    )
+    second = Race(race.runs, [1], None, None, "second race", [0])
+    assert (second._halving.best(second.study, 1), second._halving.best(second.study, 3)) == (0.7, 0.9)
+    assert second._halving.best(second.study, 2) == float("-inf")
