@@ -109,9 +109,9 @@ def describe_calibration(metrics: SplitMetrics, decision: Decision | None) -> st
         up_to = max(chance.mean, chance.p95)  # of rare large errors the mean may be above
         # Where all images are right the two are the same sum, added up in another order
         verdict = "no miscalibration can be seen" if metrics.ece <= up_to + ROUNDING else "miscalibrated"
-        n = f"{metrics.accuracy.n:,}"
+        images = plural(metrics.accuracy.n, "image")
         text += (
-            f" (a perfectly calibrated network shows {chance.mean:.3f}, up to {up_to:.3f}, with {n} images): {verdict}"
+            f" (a perfectly calibrated network shows {chance.mean:.3f}, up to {up_to:.3f}, with {images}): {verdict}"
         )
     if decision is None or metrics.calibrated is None:
         return text
@@ -140,7 +140,7 @@ def describe_promise(decision: Decision, like: str = "these") -> str:
         return f"{target} cannot be promised by any number of images"
     grouped = ", several of one group" if decision.design_effect > 1 else ""
     if n < needed:
-        reason = f"with {n:,} validation images{grouped} (at least {needed:,} without an error are needed)"
+        reason = f"with {plural(n, 'validation image')}{grouped} (at least {needed:,} without an error are needed)"
     else:
         reason = f"with these {n:,} validation images{grouped} (too many errors among the most confident ones)"
     return f"{target} cannot be promised {reason}"

@@ -169,6 +169,13 @@ def test_what_is_all_right_and_sure_is_not_called_miscalibrated(seed):
     assert "no miscalibration can be seen" in describe_calibration(found, None)
 
 
+def test_a_single_image_is_one():
+    labels, probabilities = np.array([1]), np.array([[0.7, 0.3]])
+    decision = rules().fit(labels, probabilities, TWO)
+    shown = "\n".join(describe_metrics(measure(labels, probabilities, TWO, decision), decision))
+    assert "with 1 image): " in shown and "with 1 validation image (at least 45" in shown and "1 images" not in shown
+
+
 def test_what_the_screen_shows():
     labels, probabilities = made_up(sharpness=1)
     decision = rules(target_accuracy=0.8).fit(labels, probabilities, TWO)
