@@ -18,9 +18,9 @@ from engine.search.objectives import Objective
 from engine.search.search import RunFailed, Search
 from engine.search.settings import SearchSettings
 from engine.search.space import run_name, suggest_point
-from engine.search.study import effective_trials, open_study
+from engine.search.study import LOST_RUNS, effective_trials, open_study
 from engine.smallest.plan import RESERVE_S, TrainingTimes
-from engine.smallest.runs import STAGES, Runs
+from engine.smallest.runs import STAGES, RunKey, Runs
 from engine.smallest.selection import cost_of, utility
 
 log = logging.getLogger(__name__)
@@ -138,11 +138,19 @@ class Race(Search):
 
     def run_trials(self) -> bool:
         """Run what is left, first of all what a killed process has begun; return whether no process runs one any more."""
+        self._forget_lost_runs()
         if any(map(self._is_orphan, self._running())):
             time.sleep(LOCKING_S)
             for trial in filter(self._is_orphan, self._running()):
                 self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         return super().run_trials() and all(map(self._is_free, range(len(self.places))))
+
+    def _forget_lost_runs(self) -> None:
+        """Let the trials start again that have ended, but whose runs were deleted or damaged since, or were reopened."""
+        ended = (trial for trial in self._trials().values() if trial.state in (TrialState.COMPLETE, TrialState.PRUNED))
+        lost = [each.number for each in ended if self.runs.record(self._key(each)) is None]
+        if lost:
+            self.study.set_user_attr(LOST_RUNS, sorted({*self.study.user_attrs.get(LOST_RUNS, []), *lost}))
 
     def _is_orphan(self, trial: FrozenTrial) -> bool:
         """Return whether no process runs a trial that counts as running."""
@@ -155,6 +163,9 @@ class Race(Search):
     def _lock(self, place: int) -> Path:
         """Return the lock that a process holds from the start of a trial; that of the run's folder comes seconds later."""
         return self.folder / f".{self.settings.name}-{place}.lock"
+
+    def _key(self, trial: FrozenTrial | optuna.Trial) -> RunKey:
+        return self.runs.first(self.places[trial.params[PLACE]])
 
     def _job(self, point: dict) -> tuple[list[str], RunFolder]:
         key = self.runs.first(self.places[point[PLACE]])
@@ -172,7 +183,7 @@ class Race(Search):
         from callbacks.optuna_pruning import RacePruning  # late: it imports Lightning
 
         place = trial.params[PLACE]
-        key = self.runs.first(self.places[place])
+        key = self._key(trial)
         self.runs.progress.begin(f"{self.title}: {place + 1} of {len(self.places)}, {self.runs.describe(key)}")
         pruning = RacePruning(trial=trial, monitor=self.runs.settings.monitor, best=self._halving.best)
         return [pruning, *self.runs.callbacks()]
@@ -194,7 +205,7 @@ class Race(Search):
 
     def _after_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         if self._outcome and PLACE in trial.params:
-            key = self.runs.first(self.places[trial.params[PLACE]])
+            key = self._key(trial)
             self.times.learn(self.runs.candidates[key.candidate], self.runs.folder(key))
             log.info("%s: %s", self.runs.describe(key), self._outcome)
         if not self._is_trial_left():
