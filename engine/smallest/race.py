@@ -57,13 +57,15 @@ class Halving(optuna.pruners.BasePruner):
 
     Args:
         utility: takes a place, its value after an epoch, and the best value after that epoch.
-        known: best values of runs that were trained before, by epoch.
+        known: values of runs that were trained before, by place and epoch; of an earlier race by places below 0, which take no
+            one's place either.
         min_epochs: the first rung; each further one is `reduction_factor` times as far.
         reduction_factor: one of so many resumes.
     """
 
     def __init__(
-        self, utility: Callable[[int, float, float], float], known: Mapping[int, float], min_epochs: int, reduction_factor: int
+        self, utility: Callable[[int, float, float], float], known: Mapping[int, Mapping[int, float]], min_epochs: int,
+        reduction_factor: int,
     ):  # fmt: skip
         self._utility, self._known = utility, known
         self._min_epochs, self._factor = min_epochs, reduction_factor
@@ -73,17 +75,17 @@ class Halving(optuna.pruners.BasePruner):
         if epoch is None or place == 0 or not self._is_rung(trial):
             return False
         values, best = self._values(study, epoch), self.best(study, epoch)
-        worth = {each: self._utility(each, value, best) for each, value in values.items() if each}
+        worth = {each: self._utility(each, value, best) for each, value in values.items() if each > 0}
         last = sorted(worth.values(), reverse=True)[max(1, len(worth) // self._factor) - 1]
         return worth[place] < last
 
     def best(self, study: optuna.Study, epoch: int) -> float:
         """Return the best value that a run has had after an epoch; -inf where none was so far yet."""
-        return max([*self._values(study, epoch).values(), self._known.get(epoch, -math.inf)])
+        return max(self._values(study, epoch).values(), default=-math.inf)
 
     def _values(self, study: optuna.Study, epoch: int) -> dict[int, float]:
         """Return the values after an epoch by place; a run that was resumed is a further trial of its place."""
-        found = {}
+        found = {place: values[epoch] for place, values in self._known.items() if epoch in values}
         for trial in study.get_trials(deepcopy=False):
             value = trial.intermediate_values.get(epoch, math.nan)
             if not math.isnan(value):
@@ -121,7 +123,7 @@ class Race(Search):
         settings = runs.settings
         self._halving = Halving(
             lambda place, value, best: self._utility(self.places[place], value, best),
-            _best_values(runs, [*trained, *places]), settings.min_epochs, settings.reduction_factor,
+            _known_values(runs, places, trained), settings.min_epochs, settings.reduction_factor,
         )  # fmt: skip
         # Another budget decides again which runs it has the time for; earlier versions reported utilities
         digest = hashlib.blake2b(repr((places, runs.budget.minutes, "values")).encode(), digest_size=4).hexdigest()
@@ -212,10 +214,11 @@ class Race(Search):
             self.study.stop()
 
 
-def _best_values(runs: Runs, candidates: Sequence[int]) -> dict[int, float]:
-    """Return the best value after each epoch that finished or pruned runs of the race have had."""
-    best: dict[int, float] = {}
-    for key in map(runs.first, candidates):
+def _known_values(runs: Runs, places: Sequence[int], trained: Sequence[int]) -> dict[int, dict[int, float]]:
+    """Return the values of finished and pruned runs by place, below 0 of those of an earlier race, and epoch."""
+    known = {}
+    for place, candidate in [*enumerate(places), *enumerate(trained, -len(trained))]:
+        key = runs.first(candidate)
         if runs.record(key) is None:
             continue
         try:
@@ -223,8 +226,6 @@ def _best_values(runs: Runs, candidates: Sequence[int]) -> dict[int, float]:
         except UserError as error:
             log.warning("%s: its accuracies do not count in the race: %s", runs.describe(key), error)
             continue
-        for epoch, row in rows.items():
-            value = row.get(runs.settings.monitor, math.nan)
-            if not math.isnan(value):
-                best[epoch] = max(value, best.get(epoch, -math.inf))
-    return best
+        values = {epoch: row.get(runs.settings.monitor, math.nan) for epoch, row in rows.items()}
+        known[place] = {epoch: value for epoch, value in values.items() if not math.isnan(value)}
+    return known

@@ -93,7 +93,7 @@ def halved(values_by_place, useful, known=None, every=1) -> list[int | None]:
             if trial.should_prune():
                 ended[-1] = epoch
                 break
-        study.tell(trial.number, values[-1])
+        study.tell(trial.number, values[-1] if values else 0.0)
     return ended
 
 
@@ -148,7 +148,23 @@ def test_beside_better_runs_of_before_the_more_accurate_one_stays_and_not_the_ch
 
     places = [[0.5] * 2, [0.6, 0.60], [0.6, 0.64]]
     assert halved(places, useful) == [None, None, 2]
-    assert halved(places, useful, known={2: 0.9}) == [None, None, None]
+    assert halved(places, useful, known={-1: {2: 0.9}}) == [None, None, None]
+
+
+def test_runs_of_a_smaller_budget_are_among_those_that_are_compared(race):
+    """Its study is another one, in which they do not run again."""
+    places = [[0.5] * 4, [0.9] * 4, [0.6] * 4, [0.8] * 4]
+    assert halved(places, near) == [None, None, 2, 2]
+    before = {place: dict(enumerate(places[place], 1)) for place in (0, 1)}
+    assert halved([[], [], *places[2:]], near, before) == [None, None, 2, 2]
+    assert halved([[], [], *places[2:]], near) == [None, None, None, None]
+    for place, values in ((0, [0.5, 0.6]), (1, [0.9])):
+        folder = RunFolder(make_run(race.runs.folder(race.runs.first(race.places[place])).path))
+        row = dict.fromkeys(("train/loss", "train/accuracy", "val/loss", "lr"), 0.1)
+        folder.write_metrics([row | {"epoch": i, "val/accuracy": value} for i, value in enumerate(values, 1)])
+    again = Race(race.runs, race.places, None, None)
+    assert again._halving._values(again.study, 1) == {0: 0.5, 1: 0.9}
+    assert again._halving._values(again.study, 2) == {0: 0.6}
 
 
 def test_a_second_race_knows_the_values_of_the_first(race):
