@@ -28,6 +28,7 @@ DATABASE = "study.db"
 HEARTBEAT_S, GRACE_S = 10, 30  # the trial of a killed process is retried GRACE_S after its last heartbeat
 LOST = (SQLAlchemyError, StorageInternalError)
 SETTINGS = "settings"  # user attribute of a study: what it was started with
+LOST_RUNS = "lost runs"  # likewise: numbers of trials that have ended, but whose runs are no longer there
 STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING, TrialState.FAIL)
 
 
@@ -119,12 +120,12 @@ def effective_trials(study: optuna.Study, space: Space) -> dict[str | int, Froze
 
     A retried trial takes the place of the failed one, and in a small space two trials of one point, which two processes
     proposed at the same moment, have one place: the one that got furthest (STATES) counts. A trial that ended before all
-    of its point was proposed does not count.
+    of its point was proposed does not count, nor one of LOST_RUNS.
     """
-    small = bool(list_points(space))
+    small, lost = bool(list_points(space)), study.user_attrs.get(LOST_RUNS, [])
     found: dict[str | int, FrozenTrial] = {}
     for trial in study.get_trials(deepcopy=False):
-        if trial.params.keys() != space.keys():
+        if trial.params.keys() != space.keys() or trial.number in lost:
             continue
         first = optuna.storages.RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
         place = run_name(space, trial.params) if small else trial.number if first is None else first

@@ -18,9 +18,9 @@ from engine.search.objectives import Objective
 from engine.search.search import RunFailed, Search
 from engine.search.settings import SearchSettings
 from engine.search.space import run_name, suggest_point
-from engine.search.study import effective_trials, open_study
+from engine.search.study import LOST_RUNS, effective_trials, open_study
 from engine.smallest.plan import RESERVE_S, TrainingTimes
-from engine.smallest.runs import STAGES, Runs
+from engine.smallest.runs import STAGES, RunKey, Runs
 from engine.smallest.selection import cost_of, utility
 
 log = logging.getLogger(__name__)
@@ -57,13 +57,15 @@ class Halving(optuna.pruners.BasePruner):
 
     Args:
         utility: takes a place, its value after an epoch, and the best value after that epoch.
-        known: best values of runs that were trained before, by epoch.
+        known: values of runs that were trained before, by place and epoch; of an earlier race by places below 0, which take no
+            one's place either.
         min_epochs: the first rung; each further one is `reduction_factor` times as far.
         reduction_factor: one of so many resumes.
     """
 
     def __init__(
-        self, utility: Callable[[int, float, float], float], known: Mapping[int, float], min_epochs: int, reduction_factor: int
+        self, utility: Callable[[int, float, float], float], known: Mapping[int, Mapping[int, float]], min_epochs: int,
+        reduction_factor: int,
     ):  # fmt: skip
         self._utility, self._known = utility, known
         self._min_epochs, self._factor = min_epochs, reduction_factor
@@ -73,17 +75,17 @@ class Halving(optuna.pruners.BasePruner):
         if epoch is None or place == 0 or not self._is_rung(trial):
             return False
         values, best = self._values(study, epoch), self.best(study, epoch)
-        worth = {each: self._utility(each, value, best) for each, value in values.items() if each}
+        worth = {each: self._utility(each, value, best) for each, value in values.items() if each > 0}
         last = sorted(worth.values(), reverse=True)[max(1, len(worth) // self._factor) - 1]
         return worth[place] < last
 
     def best(self, study: optuna.Study, epoch: int) -> float:
         """Return the best value that a run has had after an epoch; -inf where none was so far yet."""
-        return max([*self._values(study, epoch).values(), self._known.get(epoch, -math.inf)])
+        return max(self._values(study, epoch).values(), default=-math.inf)
 
     def _values(self, study: optuna.Study, epoch: int) -> dict[int, float]:
         """Return the values after an epoch by place; a run that was resumed is a further trial of its place."""
-        found = {}
+        found = {place: values[epoch] for place, values in self._known.items() if epoch in values}
         for trial in study.get_trials(deepcopy=False):
             value = trial.intermediate_values.get(epoch, math.nan)
             if not math.isnan(value):
@@ -121,7 +123,7 @@ class Race(Search):
         settings = runs.settings
         self._halving = Halving(
             lambda place, value, best: self._utility(self.places[place], value, best),
-            _best_values(runs, [*trained, *places]), settings.min_epochs, settings.reduction_factor,
+            _known_values(runs, places, trained), settings.min_epochs, settings.reduction_factor,
         )  # fmt: skip
         # Another budget decides again which runs it has the time for; earlier versions reported utilities
         digest = hashlib.blake2b(repr((places, runs.budget.minutes, "values")).encode(), digest_size=4).hexdigest()
@@ -138,11 +140,19 @@ class Race(Search):
 
     def run_trials(self) -> bool:
         """Run what is left, first of all what a killed process has begun; return whether no process runs one any more."""
+        self._forget_lost_runs()
         if any(map(self._is_orphan, self._running())):
             time.sleep(LOCKING_S)
             for trial in filter(self._is_orphan, self._running()):
                 self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         return super().run_trials() and all(map(self._is_free, range(len(self.places))))
+
+    def _forget_lost_runs(self) -> None:
+        """Let the trials start again that have ended, but whose runs were deleted or damaged since, or were reopened."""
+        ended = (trial for trial in self._trials().values() if trial.state in (TrialState.COMPLETE, TrialState.PRUNED))
+        lost = [each.number for each in ended if self.runs.record(self._key(each)) is None]
+        if lost:
+            self.study.set_user_attr(LOST_RUNS, sorted({*self.study.user_attrs.get(LOST_RUNS, []), *lost}))
 
     def _is_orphan(self, trial: FrozenTrial) -> bool:
         """Return whether no process runs a trial that counts as running."""
@@ -155,6 +165,9 @@ class Race(Search):
     def _lock(self, place: int) -> Path:
         """Return the lock that a process holds from the start of a trial; that of the run's folder comes seconds later."""
         return self.folder / f".{self.settings.name}-{place}.lock"
+
+    def _key(self, trial: FrozenTrial | optuna.Trial) -> RunKey:
+        return self.runs.first(self.places[trial.params[PLACE]])
 
     def _job(self, point: dict) -> tuple[list[str], RunFolder]:
         key = self.runs.first(self.places[point[PLACE]])
@@ -172,7 +185,7 @@ class Race(Search):
         from callbacks.optuna_pruning import RacePruning  # late: it imports Lightning
 
         place = trial.params[PLACE]
-        key = self.runs.first(self.places[place])
+        key = self._key(trial)
         self.runs.progress.begin(f"{self.title}: {place + 1} of {len(self.places)}, {self.runs.describe(key)}")
         pruning = RacePruning(trial=trial, monitor=self.runs.settings.monitor, best=self._halving.best)
         return [pruning, *self.runs.callbacks()]
@@ -194,17 +207,18 @@ class Race(Search):
 
     def _after_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         if self._outcome and PLACE in trial.params:
-            key = self.runs.first(self.places[trial.params[PLACE]])
+            key = self._key(trial)
             self.times.learn(self.runs.candidates[key.candidate], self.runs.folder(key))
             log.info("%s: %s", self.runs.describe(key), self._outcome)
         if not self._is_trial_left():
             self.study.stop()
 
 
-def _best_values(runs: Runs, candidates: Sequence[int]) -> dict[int, float]:
-    """Return the best value after each epoch that finished or pruned runs of the race have had."""
-    best: dict[int, float] = {}
-    for key in map(runs.first, candidates):
+def _known_values(runs: Runs, places: Sequence[int], trained: Sequence[int]) -> dict[int, dict[int, float]]:
+    """Return the values of finished and pruned runs by place, below 0 of those of an earlier race, and epoch."""
+    known = {}
+    for place, candidate in [*enumerate(places), *enumerate(trained, -len(trained))]:
+        key = runs.first(candidate)
         if runs.record(key) is None:
             continue
         try:
@@ -212,8 +226,6 @@ def _best_values(runs: Runs, candidates: Sequence[int]) -> dict[int, float]:
         except UserError as error:
             log.warning("%s: its accuracies do not count in the race: %s", runs.describe(key), error)
             continue
-        for epoch, row in rows.items():
-            value = row.get(runs.settings.monitor, math.nan)
-            if not math.isnan(value):
-                best[epoch] = max(value, best.get(epoch, -math.inf))
-    return best
+        values = {epoch: row.get(runs.settings.monitor, math.nan) for epoch, row in rows.items()}
+        known[place] = {epoch: value for epoch, value in values.items() if not math.isnan(value)}
+    return known

@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 POLL_S = 1.0
 STAGES = "stages=[fit]"  # of a training: the costs are known, and the test split stays closed
 FROZEN = [
-    "model.freeze=true", "trainer.max_epochs=1", "callbacks.linear_probe.steps=200", "callbacks.linear_probe.weight_decay=auto",
+    "model.freeze=true", "trainer.max_epochs=1", "trainer.min_epochs=null",
+    "trainer.check_val_every_n_epoch=1", "callbacks.linear_probe.steps=200", "callbacks.linear_probe.weight_decay=auto",
 ]  # fmt: skip
 
 

@@ -186,11 +186,12 @@ def test_a_damaged_checkpoint_of_the_chosen_run_is_not_handed_out(found, command
 
 
 @pytest.mark.thorough
-def test_a_run_of_the_race_that_was_deleted_before_the_finals_is_trained_again(found, command, tmp_path):
+@pytest.mark.parametrize("decided", [("race",), ("race", "raced")])
+def test_a_run_of_the_race_that_was_deleted_before_the_finals_is_trained_again(found, command, tmp_path, decided):
     copy = Path(shutil.copytree(found[0], tmp_path / "copy"))
     typed = [each for each in command if not each.startswith("hydra.run.dir")]
     plan = json.loads((copy / "plan.json").read_text())
-    (copy / "plan.json").write_text(json.dumps({key: plan[key] for key in ("search", "race", "raced")}))
+    (copy / "plan.json").write_text(json.dumps({key: plan[key] for key in ("search", *decided)}))
     record = SmallestRecord.read(copy)
     deleted = copy / record.candidates[plan["raced"]["decision"]["decision"][-1]].trained.runs[0]
     metrics = (deleted / "metrics.csv").read_bytes()

@@ -1,13 +1,16 @@
 """The race that several processes share."""
 
+import shutil
 from types import SimpleNamespace
 
 import optuna
 import pytest
 from optuna.distributions import IntDistribution
+from optuna.trial import TrialState
 
 from common.locks import locked
 from common.run_folder import RunFolder
+from common.run_record import RunRecord, write_record
 from engine.search.search import Search
 from engine.smallest.plan import Budget
 from engine.smallest.race import PLACE, Halving, Race
@@ -23,7 +26,7 @@ def race(tmp_path) -> Race:
     settings = SimpleNamespace(
         folder=tmp_path, question=question, min_epochs=1, reduction_factor=2, storage=None, monitor="val/accuracy"
     )
-    candidates = [SimpleNamespace(backbone="a", keep="b", image_size=32, frozen=False)] * 2
+    candidates = [SimpleNamespace(backbone="a", keep=keep, image_size=32, frozen=False) for keep in "bc"]
     return Race(Runs(settings, candidates, {}, None, Budget(None), None, None), [1, 0], None, None)
 
 
@@ -44,6 +47,36 @@ def test_the_race_is_over_when_no_process_runs_any_of_it(race, monkeypatch):
     assert race.run_trials()
 
 
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+@pytest.mark.parametrize("how", ["finished", "pruned"])
+@pytest.mark.parametrize("happened", ["deleted", "damaged", "reopened"])
+def test_a_trial_without_the_record_of_its_run_starts_again(race, happened, how):
+    state = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED}[how]
+    for expected in (0, 1):
+        trial = race.study.ask(race.settings.space)
+        assert trial.params[PLACE] == expected
+        make_run(race.runs.folder(race._key(trial)).path, status=how)
+        race.study.tell(trial.number, 0.5 if how == "finished" else None, state=state)
+    assert len(race._trials()) == 2
+    race._forget_lost_runs()
+    assert len(race._trials()) == 2
+    folder = race.runs.folder(race.runs.first(0))  # of place 1
+    if happened == "deleted":
+        shutil.rmtree(folder.path)
+    elif happened == "damaged":
+        folder.record.write_text("{")
+    else:
+        record = RunRecord.read(folder)
+        record.status = "running"
+        write_record(record)
+    for again in range(2):  # it can be lost twice
+        race._forget_lost_runs()
+        assert {each.params[PLACE] for each in race._trials().values()} == {0}
+        trial = race.study.ask(race.settings.space)
+        assert trial.params[PLACE] == 1
+        race.study.tell(trial.number, 0.5 + again)
+
+
 def halved(values_by_place, useful, known=None, every=1) -> list[int | None]:
     """Report these values of places one after the other; return after which epoch each was ended.
 
@@ -60,7 +93,7 @@ def halved(values_by_place, useful, known=None, every=1) -> list[int | None]:
             if trial.should_prune():
                 ended[-1] = epoch
                 break
-        study.tell(trial.number, values[-1])
+        study.tell(trial.number, values[-1] if values else 0.0)
     return ended
 
 
@@ -115,7 +148,23 @@ def test_beside_better_runs_of_before_the_more_accurate_one_stays_and_not_the_ch
 
     places = [[0.5] * 2, [0.6, 0.60], [0.6, 0.64]]
     assert halved(places, useful) == [None, None, 2]
-    assert halved(places, useful, known={2: 0.9}) == [None, None, None]
+    assert halved(places, useful, known={-1: {2: 0.9}}) == [None, None, None]
+
+
+def test_runs_of_a_smaller_budget_are_among_those_that_are_compared(race):
+    """Its study is another one, in which they do not run again."""
+    places = [[0.5] * 4, [0.9] * 4, [0.6] * 4, [0.8] * 4]
+    assert halved(places, near) == [None, None, 2, 2]
+    before = {place: dict(enumerate(places[place], 1)) for place in (0, 1)}
+    assert halved([[], [], *places[2:]], near, before) == [None, None, 2, 2]
+    assert halved([[], [], *places[2:]], near) == [None, None, None, None]
+    for place, values in ((0, [0.5, 0.6]), (1, [0.9])):
+        folder = RunFolder(make_run(race.runs.folder(race.runs.first(race.places[place])).path))
+        row = dict.fromkeys(("train/loss", "train/accuracy", "val/loss", "lr"), 0.1)
+        folder.write_metrics([row | {"epoch": i, "val/accuracy": value} for i, value in enumerate(values, 1)])
+    again = Race(race.runs, race.places, None, None)
+    assert again._halving._values(again.study, 1) == {0: 0.5, 1: 0.9}
+    assert again._halving._values(again.study, 2) == {0: 0.6}
 
 
 def test_a_second_race_knows_the_values_of_the_first(race):

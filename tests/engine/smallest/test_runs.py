@@ -3,12 +3,17 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+
 from callbacks.run_progress import USED_UP
-from common.run_folder import RunFolder
+from common.run_folder import PROJECT, RunFolder
 from common.run_record import RunInfo, RunRecord, write_record
+from engine.config.trainer_flags import check_trainer
+from engine.search.space import compose_run
 from engine.smallest.answer import Answerer
 from engine.smallest.plan import Budget
-from engine.smallest.runs import RunKey, Runs
+from engine.smallest.runs import STAGES, RunKey, Runs
 
 
 def runs(folder: Path, folds: int | None = None) -> Runs:
@@ -34,6 +39,19 @@ def test_what_a_budget_has_cut_off_is_open_again_what_was_behind_is_not(tmp_path
     found.reopen()
     assert [found.record(key) is None for key in keys] == [True, False, False]
     assert RunRecord.read(found.folder(keys[0])).status == "running"  # so that its training resumes
+
+
+def test_a_frozen_network_has_one_epoch_whatever_the_others_have(tmp_path):
+    """It is fine-tuned networks that are validated every second epoch, and for which four epochs are the least."""
+    found = runs(tmp_path)
+    found.settings.question = SimpleNamespace(seeds=[1])
+    found.settings.overrides = ["recipe=fast", "trainer.check_val_every_n_epoch=2", "trainer.min_epochs=4"]
+    found.candidates[0].frozen = True
+    for index, n in ((0, 1), (1, 16)):
+        with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+            trainer = OmegaConf.to_container(compose_run([*found.overrides(RunKey(index, 1)), STAGES]).trainer)
+        assert check_trainer(trainer)["max_epochs"] == n
+    assert trainer["check_val_every_n_epoch"] == 2 and trainer["min_epochs"] == 4
 
 
 def test_finalists_are_compared_by_the_folds_that_all_have(tmp_path):
