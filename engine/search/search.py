@@ -62,6 +62,8 @@ def run_search(config: DictConfig, folder: Path, run: Callable) -> None:
         with stop_immediately(), study.storage_errors():
             with Progress("opening the study", log):
                 search = Search(settings, folder, run)
+            if STATE.data_source:  # not before: what is refused leaves no line in the log of the folder
+                log.info(STATE.data_source)
             write_configuration(RunFolder(folder), OmegaConf.to_yaml(config), HydraConfig.instance().cfg)
             is_over = search.run_trials()
             if is_over:

@@ -1,6 +1,5 @@
 """The settings of conf/search.yaml, checked before anything runs."""
 
-import logging
 import re
 from dataclasses import dataclass
 from typing import get_args
@@ -15,8 +14,7 @@ from engine.config.annotations import matches_type
 from engine.config.data_overrides import complete_data
 from engine.search.objectives import EPOCH_METRICS, Objective, parse_objectives
 from engine.search.space import Space, check_space, read_base_overrides, read_space
-
-log = logging.getLogger(__name__)
+from engine.state import STATE
 
 TYPES = {
     "name": str,
@@ -89,9 +87,7 @@ def read_settings(config: DictConfig) -> SearchSettings:
     values["space"] = read_space(default_space if values["space"] is None else values["space"])
     values["base_overrides"] = read_base_overrides(values["base_overrides"])
     if "datamodule" not in values["space"]:
-        values["base_overrides"], chosen = complete_data(values["base_overrides"])
-        if chosen:
-            log.info(chosen)
+        values["base_overrides"], STATE.data_source = complete_data(values["base_overrides"])
     values["pruning"] = _pruning(values["pruning"], values["objectives"])
     check_space(values["space"], values["base_overrides"])
     return SearchSettings(**values)

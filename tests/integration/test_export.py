@@ -6,6 +6,7 @@ Each file is exported once: torch's exporter takes seconds.
 import copy
 import functools
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 import export as script
@@ -360,14 +362,19 @@ def copy_network(exported):
 def test_what_the_command_prints(copy_network, export, run, tmp_path):
     elsewhere = tmp_path / "elsewhere.ckpt"
     shutil.copy(run.best_checkpoint, elsewhere)
-    place = tmp_path / "new" / "net.onnx"
+    place = tmp_path / "new, it's [1] = é" / "net.onnx"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OnnxFile, "write", copy_network)
-        status, out, err = export(f"ckpt={elsewhere}", "preprocessing=false", f"out={place}")
+        status, out, err = export(f"ckpt={elsewhere}", "preprocessing=false", f'out="{place}"')
     assert (status, err) == (0, "")
     assert "not in the folder of a run" in out and "compared with the checkpoint on 16 synthetic images: " in out
     assert f"{place}: " in out and "normalized images (N, 3, S, S) in, logits out" in out
-    assert "python predict.py ckpt=" in out and list(place.parent.iterdir()) == [place]
+    assert list(place.parent.iterdir()) == [place]
+    *_, argument, _ = shlex.split(
+        out[out.index("python predict.py ") :].splitlines()[0]
+    )  # as the shell and Hydra read it
+    (override,) = OverridesParser.create().parse_overrides([argument])
+    assert (override.key_or_group, override.value()) == ("ckpt", str(place))
     status, _, err = export(f"ckpt={elsewhere}", "format=int8")  # the older name
     assert status == 1 and "format=onnx_int8 needs training images" in err and "images=DIR" in err
 
