@@ -291,7 +291,9 @@ def _against(record: SmallestRecord, answer: Answer, pair: Pair, value: float | 
     question, within = record.question, _within(record, pair)
     share = f"({100 * (1 - pair.level):.4g}%)"
     shown = answer.verdict in ("shown", "shown_as_trained", "chosen_not_proved") and within
-    gap = f"{wording.difference(pair)} {_of_reference(record)}" if answer.chosen != answer.reference else ""
+    words = wording.difference(pair)
+    words += " to" if words == "no difference" else ""
+    gap = f"{words} {_of_reference(record)}" if answer.chosen != answer.reference else ""
     if question.target is not None:
         lies = "lies" if within else "does not lie"
         text = f"its own lower bound {_bound(pair.at_least, question.target)} {share} {lies} above {question.target:g}"

@@ -53,7 +53,7 @@ class Halving(optuna.pruners.BasePruner):
 
     An asynchronous successive halving (Li et al. 2020, MLSys 2:230-246). Optuna's SuccessiveHalvingPruner keeps what a trial
     was worth when it came to its rung. Here a later one that is more accurate raises what is good enough, so all are weighed
-    again at each decision. The first place, of the reference, is never ended and takes no one's place.
+    again at each decision. The first place, in the first race that of the reference, is never ended and takes no one's place.
 
     Args:
         utility: takes a place, its value after an epoch, and the best value after that epoch.

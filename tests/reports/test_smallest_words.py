@@ -142,6 +142,12 @@ def test_no_rounding_flatters():
     assert describe_measured(Measured(value=0.5, low=0.40096, high=0.59904, n=10)) == "0.500 (0.400 to 0.600, n = 10)"
 
 
+def test_no_difference_is_one_to_the_reference():
+    record = ALL["shown"]()
+    record.answer.test = replace(record.answer.test, difference=0.0)
+    assert "; no difference to resnet18, at most 0.017 below (97.5%), margin 0.02" in " ".join(answer_sentences(record))
+
+
 def test_a_bound_next_to_the_target_is_not_shown_as_equal_to_it():
     record = ALL["target"]()
     record.answer.test = replace(record.answer.test, at_least=0.9004)
