@@ -305,7 +305,7 @@ def _against(record: SmallestRecord, answer: Answer, pair: Pair, value: float | 
         text = f"{gap}, but up to {bound} cannot be excluded {share}, margin {question.good_enough:g},"
     if shown:
         return text
-    on = f"with {plural(pair.n, f'{SPLIT_NAMES[pair.split]} image')} and {plural(pair.n_seeds, 'seed')}"
+    on = wording.measured_on(pair.n, pair.split, pair.n_seeds)
     return f"not shown: {text} {on}; {_what_would_decide(record, pair, value)}"
 
 

@@ -29,6 +29,11 @@ def at_most(pair: PairedComparison) -> str:
     return f"at most {below} below" if float(below) > 0 else "not below"
 
 
+def measured_on(n: int, split: str, n_seeds: int) -> str:
+    """Return `with 445 test images and 3 seeds`."""
+    return f"with {plural(n, f'{SPLIT_NAMES[split]} image')} and {plural(n_seeds, 'seed')}"
+
+
 def evidence(pair: PairedComparison, split: str, shown: bool, *, differs: bool | None = None, tests: int = 1) -> str:
     """Return the difference with its bound and what it was measured on; where it is not shown also what would decide.
 
@@ -39,7 +44,7 @@ def evidence(pair: PairedComparison, split: str, shown: bool, *, differs: bool |
         differs: whether the row counts as worse; None: as its own interval says.
         tests: rows that could have been shown to be good enough, for which one test counts.
     """
-    on = f"with {plural(pair.n, f'{SPLIT_NAMES[split]} image')} and {plural(pair.n_seeds, 'seed')}"
+    on = measured_on(pair.n, split, pair.n_seeds)
     if shown:
         return f"{difference(pair)}, {at_most(pair)} (95%) {on}"
     if pair.high < -pair.margin and differs in (True, None):
@@ -76,7 +81,7 @@ def what_would_decide(pair: PairedComparison, split: str, tests: int = 1) -> str
 
 def evidence_of_target(found: Evidence, split: str) -> str:
     """Return the accuracy with its one-sided bound, and where that is not above the target also what would decide."""
-    on = f"with {plural(found.n, f'{SPLIT_NAMES[split]} image')} and {plural(found.n_seeds, 'seed')}"
+    on = measured_on(found.n, split, found.n_seeds)
     bound = rounded_down(found.at_least)
     if found.shown:
         return f"{found.own:.3f}, at least {bound} (95%) {on}"

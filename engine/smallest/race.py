@@ -74,7 +74,8 @@ class Halving(optuna.pruners.BasePruner):
         epoch, place = trial.last_step, trial.params[PLACE]
         if epoch is None or place == 0 or not self._is_rung(trial):
             return False
-        values, best = self._values(study, epoch), self.best(study, epoch)
+        values = self._values(study, epoch)
+        best = max(values.values())
         worth = {each: self._utility(each, value, best) for each, value in values.items() if each > 0}
         last = sorted(worth.values(), reverse=True)[max(1, len(worth) // self._factor) - 1]
         return worth[place] < last
