@@ -128,3 +128,8 @@ def override_value(value) -> str:
 def quote_override(key: str, value) -> str:
     """Return `KEY=VALUE` as Hydra reads it; a shell needs quotes of its own around it."""
     return f"{key}={override_value(value)}"
+
+
+def typed_override(key: str, value) -> str:
+    """Return `KEY=VALUE` as a shell and Hydra read it, in the quotes that both need."""
+    return shlex.quote(quote_override(key, value))

@@ -1,7 +1,6 @@
 """What an argument that the command line does not know may mean: its key elsewhere, or the key that it is without."""
 
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.run_folder import PROJECT
 from common.run_record import flatten
-from common.text import override_value, quote_override
+from common.text import typed_override
 from engine.flags import split_flags
 
 CONF = PROJECT / "conf"
@@ -91,7 +90,7 @@ def quoted(key: str, value: str) -> str:
     """Return an argument in the two kinds of quotes with which shell and Hydra take the value as it is; a list by its items."""
     inner = re.fullmatch(r"\[(.*)\]", value)
     items = [item.strip() for item in inner[1].split(",")] if inner and not set("[]") & set(inner[1]) else None
-    return shlex.quote(f"{key}=[{','.join(map(override_value, items))}]" if items else quote_override(key, value))
+    return typed_override(key, items or value)
 
 
 def with_keys(script: str, arguments: Sequence[str]) -> str:
@@ -104,11 +103,11 @@ def with_keys(script: str, arguments: Sequence[str]) -> str:
 def _keyed(script: str, text: str) -> list[str]:
     suffix = Path(text).suffix.lower()
     if script == "predict.py":
-        return [shlex.quote(quote_override("ckpt" if suffix in (".ckpt", ".onnx") else "images", text))]
+        return [typed_override("ckpt" if suffix in (".ckpt", ".onnx") else "images", text)]
     if script in POSITIONAL:
-        return [shlex.quote(quote_override(POSITIONAL[script], text))]
+        return [typed_override(POSITIONAL[script], text)]
     if suffix == ".ckpt":
-        return [shlex.quote(quote_override("ckpt_path", text))]
+        return [typed_override("ckpt_path", text)]
     if re.fullmatch(r"[\w-]+", text) and (files := sorted(CONF.glob(f"*/{text}.yaml"))):
         return [f"{files[0].parent.name}={text}"]
-    return ["datamodule=image_folder", shlex.quote(quote_override("datamodule.root", text))]
+    return ["datamodule=image_folder", typed_override("datamodule.root", text)]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.run_folder import EXPORTED, RunFolder
+from common.text import typed_override
 
 EXAMPLE = RunFolder(Path("RUN")).best_checkpoint
 
@@ -34,7 +35,7 @@ def checkpoint_argument(ckpt: str | Path | None, exported: bool = False) -> Path
     if path.is_dir():
         best = RunFolder(path).best_checkpoint
         inside = next((file for file in (best, path / best.name) if file.is_file()), EXAMPLE)
-        raise UserError(f"ckpt={path}: is a folder; give the file, ckpt={inside}")
+        raise UserError(f"ckpt={path}: is a folder; give the file, {typed_override('ckpt', inside)}")
     if not path.is_file():
         made = f"make it with python export.py ckpt={EXAMPLE}"
         next_step = made if is_read_by_predict(path) else f"a run keeps its own in {EXAMPLE}"

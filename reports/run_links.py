@@ -3,7 +3,6 @@
 import base64
 import io
 import os
-import shlex
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -12,7 +11,7 @@ from PIL import Image
 
 from common.image_grid import jpeg_base64
 from common.run_folder import PROJECT
-from common.text import plural, quote_override, register_argument
+from common.text import plural, register_argument, typed_override
 from reports.load_runs import Run
 from reports.report_data import ResultGroup, ResultRow
 
@@ -67,7 +66,7 @@ def use(group: ResultGroup, page_folder: Path) -> dict | None:
     if len(row.runs) > 1:
         seed = f"seed {run.seed}" if run.fold is None else f"seed {run.seed}, fold {run.fold}"
         why += f"{'; ' if why else ''}{seed}, the best of its {plural(len(_with_checkpoint(row)), 'run')} by validation"
-    checkpoint = shlex.quote(quote_override("ckpt", _as_typed(run.folder.best_checkpoint)))
+    checkpoint = typed_override("ckpt", _as_typed(run.folder.best_checkpoint))
     register = register_argument(run.record.run.settings.get(key) for key in ("model.network", "model.head.name"))
     commands = [f"python predict.py {checkpoint} images=DIR{register}", f"python export.py {checkpoint}{register}"]
     return {

@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.own_test_images import images_folder
 from common.run_folder import SPLIT_COLUMNS, RunFolder
 from common.run_record import DataInfo, RunRecord
-from common.text import clean, join_words
+from common.text import clean, join_words, typed_override
 from common.untrusted.tables import OwnTable
 from datamodules.sources.catalog import split_of
 from datamodules.sources.image_folder import SUFFIXES, walk_images
@@ -134,7 +134,7 @@ class FileFinder:
         wanted = PurePosixPath(path.replace("\\", "/")).parts or ("",)
         for parent in list(self.root.absolute().parents)[:MOST_ABOVE]:
             if is_utf8(path) and is_file(parent / path.replace("\\", "/")) and not path.startswith("/"):
-                return f"; did you mean {key}={parent}"
+                return f"; did you mean {typed_override(key, parent)}"
         names = {_same_name(wanted[-1]), *(_same_name(wanted[-1] + suffix) for suffix in SUFFIXES)}
         for file in itertools.islice(walk_images(self.root, warn=False), MOST_SEARCHED):
             if _same_name(file.name) not in names:
@@ -148,10 +148,10 @@ class FileFinder:
                 return f"; there is {below} in {self.root}: write the path like this{relative_to(self.root)}"
             folder = self.root.joinpath(*outside)
             if len(wanted) > 1:
-                return f"; did you mean {key}={folder}{relative_to(self.root)}"
+                return f"; did you mean {typed_override(key, folder)}{relative_to(self.root)}"
             return (
                 f"; there is {below} in {self.root}{relative_to(self.root)}: write the path like this, or if all images "
-                f"are there, use {key}={folder}"
+                f"are there, use {typed_override(key, folder)}"
             )
         if not is_utf8(path):
             return "; is the table in UTF-8?"

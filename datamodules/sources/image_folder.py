@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import UserError
-from common.text import clean, join_words
+from common.text import clean, join_words, typed_override
 from datamodules.sources.catalog import SPLITS, UNASSIGNED, split_of
 from datamodules.sources.folder_names import CONTAINERS, are_drawn_parts, are_forms, are_parts, is_first_form, split_in
 from datamodules.sources.source import ImageRow, Source, is_utf8, readable_names, relative_to
@@ -200,7 +200,7 @@ def _refuse_parts(shown: str, root: Path, folder: Path, folders: list[Path]) -> 
             advice = f"rename them to {', '.join(SPLITS)} if they are splits, or"
         elif folder == root:
             first = max(folders, key=lambda each: is_first_form(each.name))
-            advice = f"use one of them, e.g. datamodule.root={inner[first]}, or"
+            advice = f"use one of them, e.g. {typed_override('datamodule.root', inner[first])}, or"
         else:
             advice = f"move the folders of one of them into {folder}, or"
         raise UserError(
@@ -339,7 +339,8 @@ def _refuse_container(shown: str, root: Path, folder: Path, beside: set[str], n_
         return
     classes = join_words([each.name for each in below], NAMED)
     in_split = folder.parent != root and not inner_splits
-    advice = f"move these into {folder.parent}" if in_split else f"did you mean datamodule.root={inner}"
+    meant = f"did you mean {typed_override('datamodule.root', inner)}"
+    advice = f"move these into {folder.parent}" if in_split else meant
     rest = "" if len(beside) == 1 else f"; if {folder.name} is a class, put its images directly into it"
     raise UserError(f"{shown}: {folder.name} holds no images itself, but {inner} holds {classes}: {advice}{rest}")
 
@@ -357,7 +358,7 @@ def _did_you_mean(root: Path) -> str:
     """Return advice where a folder beside lonely split folders holds all of them."""
     for folder in _folders(root):
         if any(split_of(each.name) == "train" for each in _folders(folder)):
-            return f"; did you mean datamodule.root={folder}"
+            return f"; did you mean {typed_override('datamodule.root', folder)}"
     return ""
 
 

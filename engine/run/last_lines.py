@@ -7,7 +7,7 @@ from pathlib import Path
 from common.predictions_csv import Predictions
 from common.run_folder import RunFolder, shown_path
 from common.run_record import RunRecord
-from common.text import SPLIT_NAMES, quote_override, register_argument
+from common.text import SPLIT_NAMES, register_argument, typed_override
 from common.untrusted.saved_config import read_saved_overrides
 from engine.flags import own_folders
 from engine.run.loggers import typed
@@ -68,4 +68,4 @@ def _data_settings(record: RunRecord, checkpoint: Path) -> list[str]:
 
 
 def _argument(key: str, path: Path) -> str:
-    return shlex.quote(quote_override(key, shown_path(path)))
+    return typed_override(key, shown_path(path))

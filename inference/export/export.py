@@ -21,7 +21,7 @@ from common.progress import Progress, quiet_native
 from common.run_folder import missing_folders, remove_empty
 from common.run_record import Latency
 from common.targets import resolve_target
-from common.text import clean, join_words, quote_override
+from common.text import clean, join_words, typed_override
 from datamodules.decode import DECODER
 from inference.arguments import check_export_arguments, checkpoint_argument, is_read_by_predict
 from inference.backends import CheckpointBackend, import_extra
@@ -81,7 +81,7 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
     path = exported.path
     print(f"{path}: {exported.size / 2**20:.2f} MiB, {made.describe(config.preprocessing)}")
     if is_read_by_predict(path):
-        print(f"Label images with it: python predict.py {shlex.quote(quote_override('ckpt', path))} images=DIR")
+        print(f"Label images with it: python predict.py {typed_override('ckpt', path)} images=DIR")
     if (path / "index.html").is_file():  # a browser loads no modules from file://
         print(f"Open it: python -m http.server --directory {shlex.quote(str(path))}, then http://localhost:8000/")
 

@@ -1,8 +1,10 @@
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from common.errors import UserError
 from datamodules.sources.image_folder import ImageFolder, walk_images
@@ -121,6 +123,20 @@ def test_folders_that_are_no_classes_are_named(tmp_path, folders, message):
         read_source(ImageFolder(root=make_images(tmp_path / "DIR", counts, size=8)))
     assert re.search(message, str(caught.value).replace(str(tmp_path / "DIR"), "DIR")), caught.value
     str(caught.value).encode()  # can be shown
+
+
+@pytest.mark.parametrize("folders", [
+    ("NAME/blue", "NAME/red"),
+    ("NAME/Train/blue", "NAME/Train/red", "NAME/test/blue"),
+])  # fmt: skip
+@pytest.mark.parametrize("name", ["my images, 2", "it's (1)", "x=1"])
+def test_the_folder_of_an_advice_can_be_typed_as_it_is_shown(tmp_path, folders, name):
+    counts = {folder.replace("NAME", name): 2 for folder in folders}
+    with pytest.raises(UserError) as caught:
+        read_source(ImageFolder(root=make_images(tmp_path / "DIR", counts, size=8)))
+    advice = re.search("(?:did you mean|e.g.) (.*?)(?:; if|, or list|$)", str(caught.value))[1]
+    (typed,) = shlex.split(advice)
+    assert OverridesParser.create().parse_override(typed).value() == str(tmp_path / "DIR" / name)
 
 
 @pytest.mark.parametrize(
