@@ -92,9 +92,10 @@ def _depends(values: list, choices: list) -> bool:
 
 
 def _short(keys: list[str]) -> dict[str, str]:
-    """Return each key with its last word, or with the whole key where two end in the same word."""
-    words = Counter(key.split(".")[-1] for key in keys)
-    return {key: clean(key if words[key.split(".")[-1]] > 1 else key.split(".")[-1], LONGEST) for key in keys}
+    """Return each key with its last word, two where that says nothing; with the whole key where two end alike."""
+    ends = {key: ".".join(key.split(".")[-2 if key.endswith(".enabled") else -1 :]) for key in keys}
+    alike = Counter(ends.values())
+    return {key: clean(key if alike[end] > 1 else end, LONGEST) for key, end in ends.items()}
 
 
 def _keys(tables: Sequence[dict]) -> list[str]:

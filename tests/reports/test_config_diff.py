@@ -30,6 +30,12 @@ def test_a_swept_setting_is_shown_though_its_group_differs(run, changed):
     }
 
 
+def test_a_switch_is_named_by_what_it_switches(run, changed):
+    for number, (averages, freezes) in enumerate(((True, True), (True, False), (False, False))):
+        run(str(number), settings={"callbacks.ema.enabled": averages, "callbacks.freeze_batch_norm.enabled": freezes})
+    assert list(changed().values()) == ["ema.enabled", "freeze_batch_norm.enabled"]
+
+
 def test_a_rate_typed_for_each_optimizer_is_shown(run, changed):
     run("a", choices={"optimizer": "adam"}, settings={"optimizer.lr": 1.0}, overrides=("optimizer.lr=1",))
     run("b", choices={"optimizer": "sgd"}, settings={"optimizer.lr": 2.0}, overrides=("optimizer.lr=2",))
