@@ -52,7 +52,8 @@ def user_message(error: BaseException) -> str | None:
         if isinstance(link, RuntimeError) and (message := _of_launcher(link) or _lost_process(link)):
             return message
         if isinstance(link, OSError) and link.errno in DISK_ERRORS:
-            return f"{link.filename or link.strerror}: {DISK_ERRORS[link.errno]}".replace(ELSEWHERE, _elsewhere())
+            file = f"{link.filename}: " if link.filename else ""  # of an open file Python does not name it
+            return f"{file}{DISK_ERRORS[link.errno]}".replace(ELSEWHERE, _elsewhere())
         if isinstance(link, OSError) and link.errno == errno.ENAMETOOLONG:
             return f"{link.filename}: this name is too long for the file system; use a shorter path"
         if isinstance(link, FileNotFoundError) and _makes_a_folder(link):
