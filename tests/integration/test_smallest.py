@@ -232,7 +232,7 @@ def test_what_a_folder_holds_stays_where_a_command_is_refused(found, command, im
     of_weights = weights.read_bytes()
     for arguments, path, content, message in (
         (["good_enough=0.2"], changed, kept, "good_enough=0.3, now 0.2"),
-        (["budget.minutes=0.01"], changed, kept, "no network can be trained"),
+        (["budget.minutes=0.51"], changed, kept, "no network can be trained"),
         ([], changed, (images / "val" / "right" / "000.png").read_bytes(), "images, labels or splits"),
         ([], weights, of_weights + b"changed", "files of weights that have changed since"),
     ):
@@ -254,7 +254,7 @@ def test_folds_and_settings_in_files_are_of_the_search(command, tmp_path):
     file.parent.mkdir(parents=True)
     own = ("hydra.run.dir=", "budget.minutes=", "candidates.cuts=")
     typed = [each for each in command if not each.startswith(own)]
-    typed += [f"hydra.run.dir={tmp_path / 'out'}", "budget.minutes=0.01", "optimizer=mine"]
+    typed += [f"hydra.run.dir={tmp_path / 'out'}", "budget.minutes=0.51", "optimizer=mine"]
     typed += [f"--config-dir={file.parents[1]}", "candidates.cuts={shufflenet_v2_x0_5: [maxpool]}"]
     for lr, further, message in (
         (1e-3, (), "no network"),
@@ -278,7 +278,7 @@ def test_few_validation_images_of_too_few_groups_for_folds_are_one_split(images,
     own = ("hydra.run.dir=", "budget.minutes=", "candidates.cuts=", "finals.folds_below=")
     status, _, err = run_script(
         smallest, *(each for each in command if not each.startswith(own)), f"datamodule.table={table}",
-        f"hydra.run.dir={tmp_path / 'out'}", "budget.minutes=0.01", "candidates.cuts={shufflenet_v2_x0_5: [maxpool]}",
+        f"hydra.run.dir={tmp_path / 'out'}", "budget.minutes=0.51", "candidates.cuts={shufflenet_v2_x0_5: [maxpool]}",
     )  # fmt: skip
     assert status == 1 and "no network can be trained" in err, err
     assert SmallestRecord.read(tmp_path / "out").data["folds"] is None
