@@ -48,7 +48,7 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
         return _nothing_chosen(record, answer)
     chosen = record.candidates[answer.chosen]
     head = HEADS.get(answer.verdict, HEADS["not_shown"])
-    if answer.verdict == "not_shown" and not _within(record, answer.val):
+    if answer.verdict in ("not_shown", "chosen_not_proved") and not _within(record, answer.val):
         head = "No network is shown to be good enough; the nearest one on validation"
     itself = _itself(record, chosen) if answer.chosen == answer.reference else ""
     if answer.verdict == "none":
