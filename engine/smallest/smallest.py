@@ -388,6 +388,11 @@ class Smallest:
         if not racers:
             raise UserError(self._why_none_fits())
         self._note_frozen(racers)
+        least, epochs = self.settings.min_epochs, self.config.trainer.max_epochs
+        if least >= epochs and sum(not each.frozen for each in racers) > 1:
+            self.note(
+                f"The race ends no network early, since race.min_epochs={least} is not below trainer.max_epochs={epochs}."
+            )
         return {"places": [each.index for each in racers], "frozen": [each.index for each in racers if each.frozen]}
 
     def _plan_race_below(self, finished: list[int]) -> dict[str, list[int]]:
