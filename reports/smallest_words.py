@@ -228,10 +228,10 @@ def _frozen(chosen: Candidate, reference: Candidate | None) -> str | None:
 
 def _better_probe(record: SmallestRecord) -> str | None:
     """Warn where the probe of a network that was not trained shows that the reference is not the most accurate one."""
-    reference, margin = _reference(record), record.question.good_enough
+    reference, margin, answer = _reference(record), record.question.good_enough, record.answer
     probed = [each for each in record.candidates if each.probe and not each.trained and not each.excluded]
     if (
-        record.question.target is not None
+        (record.question.target is not None and _within(record, answer.test or answer.val))
         or not probed
         or not (reference and reference.trained and reference.trained.val)
     ):

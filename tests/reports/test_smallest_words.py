@@ -117,6 +117,15 @@ def test_a_probe_above_all_that_was_trained_stands_beside_the_answer():
     assert first.startswith("Smallest network that is good enough among those that were trained: ")
     (line,) = [line for line in rest if "a more accurate network was not trained" in line]
     assert waiting.backbone in line and f"the reference {reference:.3f}" in line
+    for name, is_named in (
+        ("target", False),
+        ("target_not_shown", True),
+    ):  # no one asks for more than a target that is shown
+        record = ALL[name]()
+        next(
+            each for each in record.candidates if each.probe and not each.trained and not each.excluded
+        ).probe.value = 1.0
+        assert any("a more accurate network was not trained" in line for line in answer_sentences(record)) == is_named
 
 
 def test_the_last_lines_have_page_and_command():
