@@ -333,7 +333,7 @@ class Smallest:
         for folder, error in failed:
             self.note(f"{folder.path.name} failed: {describe_failure(error)}.")
         finished = [index for index in places if self.runs.is_trained(self.runs.first(index))]
-        if finished and not failed:  # else the same command tries again
+        if (finished or self.plan.is_decided(decision)) and not failed:  # else the same command tries again
             decided = self._decide(decision, lambda: self._raced(places, finished))
             self.runs.train([self.runs.first(index) for index in decided], title)  # whose folders were deleted since
             finished = [index for index in decided if self.runs.is_trained(self.runs.first(index))]

@@ -186,6 +186,20 @@ def test_a_damaged_checkpoint_of_the_chosen_run_is_not_handed_out(found, command
 
 
 @pytest.mark.thorough
+def test_all_runs_that_were_deleted_after_the_answer_are_trained_again(found, command, tmp_path):
+    copy = Path(shutil.copytree(found[0], tmp_path / "copy"))
+    for name in ("runs", "test"):
+        shutil.rmtree(copy / name)
+    typed = [each for each in command if not each.startswith("hydra.run.dir")]
+    status, _, err = run_script(smallest, *typed, f"hydra.run.dir={copy}")
+    assert status == 0, err
+    before, after = SmallestRecord.read(found[0]), SmallestRecord.read(copy)
+    assert (before.answer.chosen, before.answer.test) == (after.answer.chosen, after.answer.test)
+    for run in before.candidates[before.answer.chosen].trained.runs:
+        assert (copy / run / "metrics.csv").read_bytes() == (found[0] / run / "metrics.csv").read_bytes()
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize("decided", [("race",), ("race", "raced")])
 def test_a_run_of_the_race_that_was_deleted_before_the_finals_is_trained_again(found, command, tmp_path, decided):
     copy = Path(shutil.copytree(found[0], tmp_path / "copy"))

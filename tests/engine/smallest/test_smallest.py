@@ -65,6 +65,17 @@ def test_the_note_on_a_run_that_failed_says_what_to_do(tmp_path):
         assert "Errno" not in search.record.notes[-1]
 
 
+def test_the_runs_of_a_race_that_is_over_are_trained_again_where_all_were_deleted():
+    search, trained = object.__new__(Smallest), []
+    search.candidates = [SimpleNamespace(stage="candidate") for _ in range(3)]
+    search.plan = SimpleNamespace(is_decided=lambda name: True)
+    search._decide, search._save = lambda name, take: [0, 2], lambda: None  # of three one was ended early
+    search.runs = SimpleNamespace(
+        first=lambda index: index, is_trained=lambda key: key in trained, train=lambda keys, title: trained.extend(keys)
+    )
+    assert search._run_race([0, 1, 2], "raced", "race", []) == [0, 2]
+
+
 @pytest.mark.parametrize(
     ("min_epochs", "n_raced", "is_noted"), [(3, 2, False), (4, 2, True), (9, 2, True), (9, 0, False)]
 )
