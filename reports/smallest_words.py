@@ -48,7 +48,7 @@ def answer_sentences(record: SmallestRecord) -> list[str]:
         return _nothing_chosen(record, answer)
     chosen = record.candidates[answer.chosen]
     head = HEADS.get(answer.verdict, HEADS["not_shown"])
-    if answer.verdict == "not_shown" and not _within(record, answer.val):
+    if answer.verdict in ("not_shown", "chosen_not_proved") and not _within(record, answer.val):
         head = "No network is shown to be good enough; the nearest one on validation"
     itself = _itself(record, chosen) if answer.chosen == answer.reference else ""
     if answer.verdict == "none":
@@ -228,10 +228,10 @@ def _frozen(chosen: Candidate, reference: Candidate | None) -> str | None:
 
 def _better_probe(record: SmallestRecord) -> str | None:
     """Warn where the probe of a network that was not trained shows that the reference is not the most accurate one."""
-    reference, margin = _reference(record), record.question.good_enough
+    reference, margin, answer = _reference(record), record.question.good_enough, record.answer
     probed = [each for each in record.candidates if each.probe and not each.trained and not each.excluded]
     if (
-        record.question.target is not None
+        (record.question.target is not None and _within(record, answer.test or answer.val))
         or not probed
         or not (reference and reference.trained and reference.trained.val)
     ):

@@ -123,12 +123,15 @@ class Answerer:
         record.front = self._front()
         # In the folder of its run a checkpoint has the images to verify an export with, and to quantize by
         own = self.runs.folder(self.keys[self.chosen][0]).best_checkpoint
-        if not own.is_file():
+        try:
+            if not own.is_file():
+                raise UserError(f"{own}: missing")
+            load_classifier(own)  # a damaged one is not handed out
+        except UserError as error:
             raise UserError(
-                f"{own}: missing, so that {BEST} cannot be made of it; delete the folders of its run below runs and test, "
-                "and the same command trains it again"
-            )
-        load_classifier(own)  # a damaged one is not handed out
+                f"{str(error).partition('; take ')[0]}, so that {BEST} cannot be made of it; delete the folders of its run "
+                "below runs and test, and the same command trains it again"
+            ) from error
         register = register_argument([self.runs.record(self.keys[self.chosen][0]).run.settings.get("model.head.name")])
         record.answer.commands = [
             shlex.join(["python", f"{verb}.py", quote_override("ckpt", str(shown_path(checkpoint))), *more]) + register

@@ -204,8 +204,14 @@ def read_outcomes(runs: Runs, keys: Iterable[RunKey], split: str) -> Outcomes | 
     keys = [key for key in keys if runs.is_trained(key) and (split == "val" or runs.record(key, "test") is not None)]
     for key in keys:
         folder = runs.folder(key, stage)
-        table = read_predictions(folder, split, getattr(runs.record(key, stage), split))
-        groups = folder.group_names()
+        try:
+            table = read_predictions(folder, split, getattr(runs.record(key, stage), split))
+            groups = folder.group_names()
+        except UserError as error:
+            if isinstance(error.__cause__, ImportError):
+                raise
+            found = str(error).partition("; run the stage test")[0]  # as of a run of the user's
+            raise UserError(f"{found}; delete the folder {folder.path}, and the same command makes it again") from error
         lines = zip(table.paths, table.labels.tolist(), table.correct.tolist(), strict=True)
         tables.append(sorted((path, label, groups.get(path, ""), right) for path, label, right in lines))
     if not tables:

@@ -17,6 +17,7 @@ from engine.run.deploy import check_deploy
 from engine.search.settings import check_password
 from engine.search.space import check_composed
 from engine.smallest.candidates import check_limits
+from engine.smallest.plan import RESERVE_S
 
 OWN = {
     "name", "metric", "good_enough", "target_accuracy", "cost", "limits", "budget", "seeds", "race", "finals", "workers",
@@ -142,8 +143,12 @@ def _question(values: dict) -> Question:
     if len(costs) not in (1, 2) or len(set(costs)) < len(costs):
         raise UserError(f"cost=[{','.join(map(str, costs))}]: give one, or two different ones")
     minutes = values["budget"]["minutes"]
-    if minutes is not None and (type(minutes) not in (int, float) or not 0 < minutes < math.inf):
-        raise UserError(f"budget.minutes={minutes}: use a number above 0, or null for no limit")
+    least = RESERVE_S / 60
+    if minutes is not None and (type(minutes) not in (int, float) or not least < minutes < math.inf):
+        raise UserError(
+            f"budget.minutes={minutes}: use a number above {least:g}, which test images, latencies and the page may take, or "
+            "null for no limit"
+        )
     seeds = values["seeds"]
     if not isinstance(seeds, list) or not seeds or not all(type(s) is int and 0 <= s < 2**32 for s in seeds):
         raise UserError(f"seeds={seeds}: give a list of whole numbers from 0 to {2**32 - 1}, e.g. seeds=[1,2,3]")

@@ -333,7 +333,7 @@ class Smallest:
         for folder, error in failed:
             self.note(f"{folder.path.name} failed: {describe_failure(error)}.")
         finished = [index for index in places if self.runs.is_trained(self.runs.first(index))]
-        if finished and not failed:  # else the same command tries again
+        if (finished or self.plan.is_decided(decision)) and not failed:  # else the same command tries again
             decided = self._decide(decision, lambda: self._raced(places, finished))
             self.runs.train([self.runs.first(index) for index in decided], title)  # whose folders were deleted since
             finished = [index for index in decided if self.runs.is_trained(self.runs.first(index))]
@@ -388,6 +388,11 @@ class Smallest:
         if not racers:
             raise UserError(self._why_none_fits())
         self._note_frozen(racers)
+        least, epochs = self.settings.min_epochs, self.config.trainer.max_epochs
+        if least >= epochs and sum(not each.frozen for each in racers) > 1:
+            self.note(
+                f"The race ends no network early, since race.min_epochs={least} is not below trainer.max_epochs={epochs}."
+            )
         return {"places": [each.index for each in racers], "frozen": [each.index for each in racers if each.frozen]}
 
     def _plan_race_below(self, finished: list[int]) -> dict[str, list[int]]:

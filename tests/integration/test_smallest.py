@@ -182,7 +182,24 @@ def test_a_damaged_checkpoint_of_the_chosen_run_is_not_handed_out(found, command
     typed = [each for each in command if not each.startswith("hydra.run.dir")]
     status, _, err = run_script(smallest, *typed, f"hydra.run.dir={copy}")
     assert status == 1 and "checkpoints/best.ckpt: " in err and len(err.strip().splitlines()) == 1, err
+    assert (
+        "or cut off), so that best.ckpt cannot be made of it; delete the folders of its run below runs and test" in err
+    )
     assert (copy / "best.ckpt").read_bytes() == (found[0] / "best.ckpt").read_bytes()
+
+
+@pytest.mark.thorough
+def test_all_runs_that_were_deleted_after_the_answer_are_trained_again(found, command, tmp_path):
+    copy = Path(shutil.copytree(found[0], tmp_path / "copy"))
+    for name in ("runs", "test"):
+        shutil.rmtree(copy / name)
+    typed = [each for each in command if not each.startswith("hydra.run.dir")]
+    status, _, err = run_script(smallest, *typed, f"hydra.run.dir={copy}")
+    assert status == 0, err
+    before, after = SmallestRecord.read(found[0]), SmallestRecord.read(copy)
+    assert (before.answer.chosen, before.answer.test) == (after.answer.chosen, after.answer.test)
+    for run in before.candidates[before.answer.chosen].trained.runs:
+        assert (copy / run / "metrics.csv").read_bytes() == (found[0] / run / "metrics.csv").read_bytes()
 
 
 @pytest.mark.thorough
@@ -232,7 +249,7 @@ def test_what_a_folder_holds_stays_where_a_command_is_refused(found, command, im
     of_weights = weights.read_bytes()
     for arguments, path, content, message in (
         (["good_enough=0.2"], changed, kept, "good_enough=0.3, now 0.2"),
-        (["budget.minutes=0.01"], changed, kept, "no network can be trained"),
+        (["budget.minutes=0.51"], changed, kept, "no network can be trained"),
         ([], changed, (images / "val" / "right" / "000.png").read_bytes(), "images, labels or splits"),
         ([], weights, of_weights + b"changed", "files of weights that have changed since"),
     ):
@@ -254,7 +271,7 @@ def test_folds_and_settings_in_files_are_of_the_search(command, tmp_path):
     file.parent.mkdir(parents=True)
     own = ("hydra.run.dir=", "budget.minutes=", "candidates.cuts=")
     typed = [each for each in command if not each.startswith(own)]
-    typed += [f"hydra.run.dir={tmp_path / 'out'}", "budget.minutes=0.01", "optimizer=mine"]
+    typed += [f"hydra.run.dir={tmp_path / 'out'}", "budget.minutes=0.51", "optimizer=mine"]
     typed += [f"--config-dir={file.parents[1]}", "candidates.cuts={shufflenet_v2_x0_5: [maxpool]}"]
     for lr, further, message in (
         (1e-3, (), "no network"),
@@ -278,7 +295,7 @@ def test_few_validation_images_of_too_few_groups_for_folds_are_one_split(images,
     own = ("hydra.run.dir=", "budget.minutes=", "candidates.cuts=", "finals.folds_below=")
     status, _, err = run_script(
         smallest, *(each for each in command if not each.startswith(own)), f"datamodule.table={table}",
-        f"hydra.run.dir={tmp_path / 'out'}", "budget.minutes=0.01", "candidates.cuts={shufflenet_v2_x0_5: [maxpool]}",
+        f"hydra.run.dir={tmp_path / 'out'}", "budget.minutes=0.51", "candidates.cuts={shufflenet_v2_x0_5: [maxpool]}",
     )  # fmt: skip
     assert status == 1 and "no network can be trained" in err, err
     assert SmallestRecord.read(tmp_path / "out").data["folds"] is None

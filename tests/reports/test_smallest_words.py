@@ -97,6 +97,15 @@ def test_shown_is_a_word_of_test_images(name):
     assert shown or not re.search(r"confirmed|that is good enough", text)
 
 
+@pytest.mark.parametrize(("at_least", "is_within"), [(-0.0201, False), (-0.0199, True)])
+def test_without_test_images_what_validation_does_not_show_is_only_the_nearest(at_least, is_within):
+    record = ALL["not_proved"]()
+    record.answer.val.at_least = at_least
+    head, *rest = answer_sentences(record)
+    assert head.startswith("Smallest network by validation, not proved" if is_within else "No network is shown")
+    assert any(line.startswith("chosen, not proved: there is no test split") for line in rest)
+
+
 def test_a_probe_above_all_that_was_trained_stands_beside_the_answer():
     record = ALL["shown"]()
     waiting = next(each for each in record.candidates if each.probe and not each.trained and not each.excluded)
@@ -108,6 +117,15 @@ def test_a_probe_above_all_that_was_trained_stands_beside_the_answer():
     assert first.startswith("Smallest network that is good enough among those that were trained: ")
     (line,) = [line for line in rest if "a more accurate network was not trained" in line]
     assert waiting.backbone in line and f"the reference {reference:.3f}" in line
+    for name, is_named in (
+        ("target", False),
+        ("target_not_shown", True),
+    ):  # no one asks for more than a target that is shown
+        record = ALL[name]()
+        next(
+            each for each in record.candidates if each.probe and not each.trained and not each.excluded
+        ).probe.value = 1.0
+        assert any("a more accurate network was not trained" in line for line in answer_sentences(record)) == is_named
 
 
 def test_the_last_lines_have_page_and_command():

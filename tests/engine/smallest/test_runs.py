@@ -1,19 +1,23 @@
 """Runs of smallest.py: what an earlier budget has cut off, and which trainings finalists are compared by."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from callbacks.run_progress import USED_UP
+from common.errors import UserError
 from common.run_folder import PROJECT, RunFolder
 from common.run_record import RunInfo, RunRecord, write_record
 from engine.config.trainer_flags import check_trainer
 from engine.search.space import compose_run
 from engine.smallest.answer import Answerer
 from engine.smallest.plan import Budget
-from engine.smallest.runs import STAGES, RunKey, Runs
+from engine.smallest.runs import STAGES, RunKey, Runs, read_outcomes
+from tests.support.fake_runs import make_run
 
 
 def runs(folder: Path, folds: int | None = None) -> Runs:
@@ -63,3 +67,18 @@ def test_finalists_are_compared_by_the_folds_that_all_have(tmp_path):
                         found, keys, True, None)  # fmt: skip
     compared = answerer._of_same_images([0, 1])
     assert {index: [key.fold for key in each] for index, each in compared.items()} == {0: [0, 2], 1: [0, 2]}
+
+
+@pytest.mark.parametrize("damaged", ["predictions_val.csv", "splits.csv"])
+def test_a_damaged_table_is_made_again_by_the_same_command(damaged, tmp_path):
+    """A run of a search is none of the user's: `stages=[test]` would not help."""
+    found, key = runs(tmp_path), RunKey(0, 1)
+    table = make_run(found.folder(key).path) / damaged
+    found.folder(key).splits.write_text("path,label,split,group\n")
+    assert len(read_outcomes(found, [key], "val").images) == 60
+    table.write_bytes(table.read_bytes()[:-20])
+    with pytest.raises(UserError, match=rf"{damaged}: .*; delete the folder .+, and the same command") as raised:
+        read_outcomes(found, [key], "val")
+    assert "the stage test" not in str(raised.value)
+    shutil.rmtree(str(raised.value).partition("delete the folder ")[2].partition(",")[0])
+    assert not found.is_trained(key)  # so that it is trained

@@ -65,6 +65,32 @@ def test_the_note_on_a_run_that_failed_says_what_to_do(tmp_path):
         assert "Errno" not in search.record.notes[-1]
 
 
+def test_the_runs_of_a_race_that_is_over_are_trained_again_where_all_were_deleted():
+    search, trained = object.__new__(Smallest), []
+    search.candidates = [SimpleNamespace(stage="candidate") for _ in range(3)]
+    search.plan = SimpleNamespace(is_decided=lambda name: True)
+    search._decide, search._save = lambda name, take: [0, 2], lambda: None  # of three one was ended early
+    search.runs = SimpleNamespace(
+        first=lambda index: index, is_trained=lambda key: key in trained, train=lambda keys, title: trained.extend(keys)
+    )
+    assert search._run_race([0, 1, 2], "raced", "race", []) == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("min_epochs", "n_raced", "is_noted"), [(3, 2, False), (4, 2, True), (9, 2, True), (9, 0, False)]
+)
+def test_a_race_without_a_rung_before_its_last_epoch_says_that_it_ends_no_one(min_epochs, n_raced, is_noted):
+    search, found = object.__new__(Smallest), candidates(("resnet18", "mobilenet_v2"), cuts=6)
+    search.question = Question(cost=["macs"], metric="accuracy", good_enough=0.02)
+    search.settings = SimpleNamespace(n_raced=n_raced, min_epochs=min_epochs)
+    search.candidates, search.config = found, SimpleNamespace(trainer=SimpleNamespace(max_epochs=4))
+    search.runs, search.record = SimpleNamespace(reopen=lambda: None), SmallestRecord(question=search.question)
+    search.budget, search.times = Budget(None), SimpleNamespace(of=lambda each: 1.0, of_head=lambda each: 0.1)
+    assert len(search._plan_race()["places"]) == n_raced + 1
+    noted = f"ends no network early, since race.min_epochs={min_epochs} is not below trainer.max_epochs=4"
+    assert any(noted in note for note in search.record.notes) == is_noted
+
+
 @pytest.mark.parametrize("n_below", [0, 1, 3, 40])
 def test_what_a_limit_of_latency_excludes_leaves_its_place_to_faster_networks(tmp_path, monkeypatch, n_below):
     """One network in a million MACs takes a millisecond here; the reference is the best probe of all below the limit."""
@@ -74,7 +100,8 @@ def test_what_a_limit_of_latency_excludes_leaves_its_place_to_faster_networks(tm
     search.question = Question(
         cost=["macs"], metric="accuracy", good_enough=0.02, limits={"latency_ms": limit}, budget_minutes=10
     )
-    search.settings, search.candidates, search.folder = SimpleNamespace(n_raced=2), found, tmp_path
+    search.settings, search.candidates, search.folder = SimpleNamespace(n_raced=2, min_epochs=4), found, tmp_path
+    search.config = SimpleNamespace(trainer=SimpleNamespace(max_epochs=16))
     search.progress, search.runs = SimpleNamespace(set=lambda text: None), SimpleNamespace(reopen=lambda: None)
     search.record, search.budget = SmallestRecord(question=search.question, data={"classes": ["a", "b"]}), Budget(10)
     search.times = SimpleNamespace(of=lambda each: 1.0, of_head=lambda each: 0.1)
