@@ -135,6 +135,18 @@ def test_only_finished_runs_of_one_setting_are_its_seeds(run, tmp_path, capsys):
     assert main([str(tmp_path / "a" / "3")]) == 1 and "no finished run; finish it first" in capsys.readouterr().err
 
 
+def test_folds_are_refused_with_a_way_out(run, tmp_path, capsys):
+    """The message was that they were tested on different images, to compare runs with the same splits."""
+    for fold in (0, 1):
+        folder = run(f"fold-{fold}", settings={"datamodule.folds": 2, "datamodule.fold": fold})
+        add_columns(folder, {"color": ["dark", "light"] * 40})
+    assert main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        f"ERROR: {tmp_path}: its runs are folds, each with other images; give the folder of one of them\n"
+    )
+    assert main([str(tmp_path / "fold-1")]) == 0
+
+
 def test_a_seed_that_ran_twice_is_refused(run, tmp_path, capsys):
     """It counted as two seeds, which agree on every image."""
     for name in ("a", "b"):
