@@ -117,6 +117,8 @@ def estimate_metrics(
         counts = np.bincount(labels)[present] / effects[present]
         ranked = {"auroc": macro_auroc(labels, probabilities, logits)}
         models = {"auroc": auroc_model(ranked["auroc"], counts)}
+        # Draws of m images have (m - 1) / m of their variance, of one image none; of two classes `informative` is the fewer's
+        hidden = auroc_model(ranked["auroc"], counts, 1 / np.maximum(counts, 1)) if len(sides) > 1 else 0.0
         if k == 2:
             ranked["average_precision"] = average_precision(*sides[0])
             models["average_precision"] = 1 / counts[1]  # Boyd, Eng & Page 2013, ECML PKDD, sec. 3.2
@@ -124,7 +126,8 @@ def estimate_metrics(
             # The average precision of few positives is too high on average, as that of its resamples is still higher
             draws = drawn.get(name, np.array([value]))
             center = max(0.0, value - max(0.0, float(draws.mean()) - value))
-            variance = float(draws.var()) if name in drawn else models[name] * value * (1 - value)
+            unit = value * (1 - value)
+            variance = float(draws.var()) + hidden * unit if name in drawn else models[name] * unit
             interval = scaled_interval(center, variance, models[name], informative, confidence)
             closed[name] = value, interval
     return {

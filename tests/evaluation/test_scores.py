@@ -115,6 +115,25 @@ def test_bootstrap_equals_a_plain_loop(classes):
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
+@pytest.mark.parametrize("counts", [(60, 60, 1), (1,) * 20, (30, 30, 30, 1, 2, 3)], ids=str)
+def test_the_interval_of_auroc_counts_classes_of_one_image(counts):
+    """Draws of one image are all the same, so that of 1,000 + 1,000 + 1 images it covered in 0.15."""
+    generator, k = np.random.default_rng(4), len(counts)
+
+    def drawn(of):
+        labels = np.repeat(np.arange(k), of)
+        logits = generator.normal(size=(len(labels), k))
+        logits[np.arange(len(labels)), labels] += 1.5
+        return labels, softmax(logits, axis=1), logits
+
+    labels, _, logits = drawn(np.full(k, 400))
+    odds = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True) - np.exp(logits))
+    weights = np.array(counts)[labels]
+    truth = np.mean([roc_auc_score(labels == each, odds[:, each], sample_weight=weights) for each in range(k)])
+    found = (estimate_metrics(*drawn(counts), resamples=200)["auroc"].interval for _ in range(100))
+    assert np.mean([low <= truth <= high for low, high in found]) >= 0.9
+
+
 def test_bootstrap_is_seeded_and_bounded(monkeypatch):
     labels, probabilities = made_up(500, 2)
     assert estimate_metrics(labels, probabilities) == estimate_metrics(labels, probabilities)
