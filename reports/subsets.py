@@ -108,6 +108,8 @@ def _weights(columns: dict[str, list[str]], run: RunFolder) -> np.ndarray | None
         weights = np.array(columns["weight"], float)
     except ValueError as error:
         raise UserError(f"{run.splits}: column weight: {error}; run train.py again") from error
+    if not ((weights >= 0) & (weights < np.inf)).all():
+        raise UserError(f"{run.splits}: column weight: some are negative, NaN or infinite; run train.py again")
     return weights if weights.sum() > 0 else None
 
 

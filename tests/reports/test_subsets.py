@@ -76,7 +76,11 @@ def test_a_table_s_further_columns_reach_the_run_s_splits(finished_run, two_colo
 
 @pytest.mark.parametrize(
     ("column", "words"),
-    [({"weight": "much"}, "column weight: could not convert"), ({"kind": "a,b"}, "values are missing or too many")],
+    [
+        ({"weight": "much"}, "column weight: could not convert"),
+        *(({"weight": weight}, "some are negative, NaN or infinite") for weight in ("nan", "inf", "-1")),
+        ({"kind": "a,b"}, "values are missing or too many"),
+    ],
     ids=str,
 )
 def test_tables_that_no_run_writes_are_an_error(run, capsys, column, words):
