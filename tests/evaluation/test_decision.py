@@ -408,6 +408,20 @@ def test_a_threshold_that_divides_nothing_is_a_warning(caplog, change, p, called
     assert words == ([called] if called else [])
 
 
+def test_the_threshold_of_a_rare_class_is_shown_with_its_digits():
+    """It read 0.000, at which every image is positive."""
+    p = np.repeat([1e-5, 4e-4, 6e-4], [90, 2, 8])
+    labels, probabilities = (p > 5e-4).astype(int), np.stack([1 - p, p], axis=1)
+    decision = rules().fit(labels, probabilities, TWO)
+    line = next(
+        line
+        for line in describe_metrics(measure(labels, probabilities, TWO, decision), decision)
+        if "threshold" in line
+    )
+    shown = float(re.search(r"'dog': (\S+) ", line)[1])
+    assert ((p >= shown) == (labels == 1)).all() and "sensitivity 1.000" in line and "specificity 1.000" in line
+
+
 def test_nan_has_no_threshold():
     with pytest.raises(ValueError, match="NaN"):
         choose_threshold(np.array([0, 1]), np.array([np.nan, 0.2]), "accuracy")
