@@ -50,7 +50,8 @@ def describe_caveats(metrics: SplitMetrics) -> list[str]:
     """Return what limits the intervals of these metrics, one sentence each."""
     caveats = [coverage_caveat(metrics.accuracy)] if metrics.accuracy else []
     if metrics.per_class:
-        caveats.append(few_images([each.n for each in metrics.per_class], [each.name for each in metrics.per_class]))
+        counts, classes = zip(*((each.n, each.name) for each in metrics.per_class), strict=True)
+        caveats.append(few_images(counts, list(classes), list(metrics.further)))
     return [text for text in caveats if text]
 
 

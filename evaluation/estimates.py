@@ -260,6 +260,10 @@ def further_metric(
         return FurtherMetric(None, None, "is NaN or infinite")
     generator, n, drawn = np.random.default_rng(0), len(labels), []
     counts, unit = _units(labels, np.arange(n) if groups is None else groups)
+    if (counts == 1).any():
+        return FurtherMetric(
+            value, None, "has no interval: a class has one image, or group, so that its draws are all alike"
+        )
     present, at_once = len(np.unique(labels)), max(1, CELLS // n)
     for start in range(0, FURTHER_RESAMPLES, at_once):
         for times in draw(generator, min(at_once, FURTHER_RESAMPLES - start), counts)[:, unit]:
@@ -276,19 +280,20 @@ def further_metric(
     return FurtherMetric(value, Interval(min(low, value), max(high, value)))
 
 
-def few_images(counts: Sequence[int], classes: list[str]) -> str | None:
+def few_images(counts: Sequence[int], classes: list[str], further: Sequence[str] = ()) -> str | None:
     """Return a sentence about classes of so few images that no interval of theirs is sure to cover, or None.
 
     Args:
         counts: images of each class.
         classes: K names.
+        further: names of the user's own metrics.
     """
     few = [
         f"{clean(name, 40)} ({count})" for name, count in zip(classes, counts, strict=True) if 0 < count < FEW_IMAGES
     ]
     if not few:
         return None
-    metrics = "balanced accuracy, F1, AUROC and average precision"
+    metrics = join_words(["balanced accuracy", "F1", "AUROC", "average precision", *further])
     return f"few images of {join_words(few)}: intervals of {metrics} may cover less than 93%"
 
 

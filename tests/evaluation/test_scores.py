@@ -291,6 +291,7 @@ def test_classes_of_few_images_are_named():
     assert few_images([48, 2, 0], ["cat", "dog", "fox"]) == (
         "few images of dog (2): intervals of balanced accuracy, F1, AUROC and average precision may cover less than 93%"
     )
+    assert "F1, AUROC, average precision and youden may" in few_images([48, 2], ["cat", "dog"], ["youden"])
     many = few_images([1] * 20, [f"c{k}" for k in range(20)])
     assert "c0 (1), c1 (1)" in many and "16 more" in many and len(many) < 200
 
@@ -352,6 +353,11 @@ def test_a_metric_of_the_users_own_holds_its_value_and_is_never_of_no_width():
     labels, probabilities = made_up(80, 2)
     value, (low, high), reason = further_metric(youden, labels, probabilities)
     assert low < value < high and reason is None
+    rest = labels == 0
+    single = further_metric(  # no interval of 60 held the truth of 300 + 300 + 1
+        youden, np.append(labels[rest], 1), np.append(probabilities[rest], [[0.2, 0.8]], axis=0)
+    )
+    assert 0 < single.value < 1 and single.interval is None and "a class has one image" in single.reason
     distinct = further_metric(
         lambda y, p: len(np.unique(p[:, 0])), labels, probabilities
     )  # a resample always has fewer
