@@ -17,6 +17,7 @@ OUTPUTS = PROJECT / "outputs"
 
 # Any other column of splits.csv names subsets of the images
 SPLIT_COLUMNS = ("path", "label", "split", "group", "weight")
+REVIEW_COLUMNS = ("predicted", "confidence")  # that labels_to_check.csv adds
 METRIC_COLUMNS = ("epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")
 SCORE_COLUMNS = ("val/balanced_accuracy", "val/f1", "val/auroc")  # further ones, where something monitors them
 FIGURES = ("overview", "calibration", "contact_sheet", "feature_maps", "channel_shuffle")

@@ -12,6 +12,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.run_record import AtThreshold, Baseline, Binary, Calibrated, Criterion, Decision, SplitMetrics
+from common.text import clean
 from evaluation.calibration import (
     at_bound,
     brier,
@@ -123,6 +124,12 @@ class DecisionRules:
             decision.threshold = choose_threshold(
                 labels == index, probabilities[:, index], self.threshold_criterion, self.false_negative_cost
             )
+            if not 0 < decision.threshold <= 1:
+                name = decision.positive_class if decision.threshold == 0 else classes[1 - index]
+                log.warning(
+                    "decision.threshold_criterion=%s: on validation no threshold is better than calling every image '%s', so "
+                    "by the threshold every image is", self.threshold_criterion, clean(name, 40),
+                )  # fmt: skip
         return decision
 
     def _settings(self, classes: list[str]) -> dict:

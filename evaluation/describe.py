@@ -37,7 +37,7 @@ def describe_metrics(metrics: SplitMetrics, decision: Decision | None, split: st
         at = metrics.binary.at_threshold
         goal = "minimizes" if decision.threshold_criterion == "cost" else "maximizes"
         lines.append(
-            f"threshold for '{clean(decision.positive_class)}': {at.threshold:.3f} "
+            f"threshold for '{clean(decision.positive_class)}': {format_threshold(at.threshold)} "
             f"({goal} {decision.threshold_criterion.replace('_', ' ')} on val): "
             f"sensitivity {_describe(at.sensitivity)}, specificity {_describe(at.specificity)}"
         )
@@ -50,7 +50,8 @@ def describe_caveats(metrics: SplitMetrics) -> list[str]:
     """Return what limits the intervals of these metrics, one sentence each."""
     caveats = [coverage_caveat(metrics.accuracy)] if metrics.accuracy else []
     if metrics.per_class:
-        caveats.append(few_images([each.n for each in metrics.per_class], [each.name for each in metrics.per_class]))
+        counts, classes = zip(*((each.n, each.name) for each in metrics.per_class), strict=True)
+        caveats.append(few_images(counts, list(classes), list(metrics.further)))
     return [text for text in caveats if text]
 
 
@@ -144,6 +145,11 @@ def describe_promise(decision: Decision, like: str = "these") -> str:
     else:
         reason = f"with these {n:,} validation images{grouped} (too many errors among the most confident ones)"
     return f"{target} cannot be promised {reason}"
+
+
+def format_threshold(threshold: float) -> str:
+    """Return `0.338`; near 0 and 1, where images of rare classes are, the digits that tell it from them: `0.000143295`."""
+    return f"{threshold:.3f}" if 0.01 <= threshold <= 0.99 else f"{threshold:.6g}"
 
 
 def _decided(metrics: SplitMetrics, split: str) -> str:

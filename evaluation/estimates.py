@@ -117,6 +117,8 @@ def estimate_metrics(
         counts = np.bincount(labels)[present] / effects[present]
         ranked = {"auroc": macro_auroc(labels, probabilities, logits)}
         models = {"auroc": auroc_model(ranked["auroc"], counts)}
+        # Draws of m images have (m - 1) / m of their variance, of one image none; of two classes `informative` is the fewer's
+        hidden = auroc_model(ranked["auroc"], counts, 1 / np.maximum(counts, 1)) if len(sides) > 1 else 0.0
         if k == 2:
             ranked["average_precision"] = average_precision(*sides[0])
             models["average_precision"] = 1 / counts[1]  # Boyd, Eng & Page 2013, ECML PKDD, sec. 3.2
@@ -124,7 +126,8 @@ def estimate_metrics(
             # The average precision of few positives is too high on average, as that of its resamples is still higher
             draws = drawn.get(name, np.array([value]))
             center = max(0.0, value - max(0.0, float(draws.mean()) - value))
-            variance = float(draws.var()) if name in drawn else models[name] * value * (1 - value)
+            unit = value * (1 - value)
+            variance = float(draws.var()) + hidden * unit if name in drawn else models[name] * unit
             interval = scaled_interval(center, variance, models[name], informative, confidence)
             closed[name] = value, interval
     return {
@@ -257,6 +260,10 @@ def further_metric(
         return FurtherMetric(None, None, "is NaN or infinite")
     generator, n, drawn = np.random.default_rng(0), len(labels), []
     counts, unit = _units(labels, np.arange(n) if groups is None else groups)
+    if (counts == 1).any():
+        return FurtherMetric(
+            value, None, "has no interval: a class has one image, or group, so that its draws are all alike"
+        )
     present, at_once = len(np.unique(labels)), max(1, CELLS // n)
     for start in range(0, FURTHER_RESAMPLES, at_once):
         for times in draw(generator, min(at_once, FURTHER_RESAMPLES - start), counts)[:, unit]:
@@ -273,19 +280,20 @@ def further_metric(
     return FurtherMetric(value, Interval(min(low, value), max(high, value)))
 
 
-def few_images(counts: Sequence[int], classes: list[str]) -> str | None:
+def few_images(counts: Sequence[int], classes: list[str], further: Sequence[str] = ()) -> str | None:
     """Return a sentence about classes of so few images that no interval of theirs is sure to cover, or None.
 
     Args:
         counts: images of each class.
         classes: K names.
+        further: names of the user's own metrics.
     """
     few = [
         f"{clean(name, 40)} ({count})" for name, count in zip(classes, counts, strict=True) if 0 < count < FEW_IMAGES
     ]
     if not few:
         return None
-    metrics = "balanced accuracy, F1, AUROC and average precision"
+    metrics = join_words(["balanced accuracy", "F1", "AUROC", "average precision", *further])
     return f"few images of {join_words(few)}: intervals of {metrics} may cover less than 93%"
 
 

@@ -133,7 +133,7 @@ def scaled_interval(
     return wilson(value / scaled, 1 / scaled, confidence)
 
 
-def auroc_model(value: float, counts: np.ndarray) -> float:
+def auroc_model(value: float, counts: np.ndarray, share: np.ndarray | float = 1.0) -> float:
     """Return the model variance of the mean of K AUROCs, one against the rest, over value (1 - value).
 
     Of one AUROC as Newcombe 2006 (Statistics in Medicine 25:559-573, method 5) has it, after Hanley & McNeil 1982. Of two
@@ -142,11 +142,12 @@ def auroc_model(value: float, counts: np.ndarray) -> float:
     Args:
         value: mean AUROC.
         counts: (K,) images of each class, K >= 2.
+        share: (K,) of the variance of each class that counts.
     """
     m, n = counts, counts.sum() - counts
     others = np.maximum((m + n) / 2 - 1, 0.0)
     each = (1 + others * ((1 - value) / (2 - value) + value / (1 + value))) / (m * n)
-    return float(each.sum()) / (len(counts) * (len(counts) - 1))
+    return float((share * each).sum()) / (len(counts) * (len(counts) - 1))
 
 
 def unite(value: float, *intervals: Interval) -> Interval:

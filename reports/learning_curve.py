@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from common.checks import FEWEST_SEEDS
 from common.errors import UserError
 from common.predictions_csv import correct_matrix, has_predictions, read_predictions
-from common.text import join_words
+from common.text import join_words, rounded_down, rounded_up
 from evaluation.intervals import Interval, accuracy_interval
 from evaluation.paired_tests import PairedComparison, compare_pair, format_p, holm
 from reports.accuracy import groups_of
@@ -200,4 +200,5 @@ def _verdict(what: str, gain: PairedComparison, p_value: float) -> str:
 
 
 def _format_gain(gain: PairedComparison, p_value: float) -> str:
-    return f"{gain.difference:+.3f} (95% interval {gain.low:.3f} to {gain.high:.3f}, {format_p(p_value)})"
+    low, high = rounded_down(gain.low), rounded_up(gain.high)
+    return f"{gain.difference:+z.3f} (95% interval {low} to {high}, {format_p(p_value)})"

@@ -20,6 +20,7 @@ from evaluation.describe import (
     describe_caveats,
     describe_guessing,
     describe_promise,
+    format_threshold,
 )
 from evaluation.intervals import format_accuracy
 from reports.load_runs import Run
@@ -227,8 +228,8 @@ def _decisions(record: RunRecord, split: str, metrics: SplitMetrics) -> list[str
     if metrics.binary and (at := metrics.binary.at_threshold):
         criterion = decision.threshold_criterion.replace("_", " ")
         lines.append(
-            f"threshold for {decision.positive_class}: {decision.threshold:.3f} (best {criterion} on validation): "
-            f"sensitivity {_share(at.sensitivity)}, specificity {_share(at.specificity)}"
+            f"threshold for {decision.positive_class}: {format_threshold(decision.threshold)} (best {criterion} on "
+            f"validation): sensitivity {_share(at.sensitivity)}, specificity {_share(at.specificity)}"
         )
     promise, selective = describe_promise(decision, like="those of validation"), metrics.selective
     if selective is None:

@@ -83,6 +83,8 @@ def _repetitions(folder: Path) -> tuple[list[Run], list[str]]:
         raise UserError(
             f"{folder}: its runs differ in {join_words(others)}; give the folder of one of them, or of its seeds"
         )
+    if len({run.fold for run in runs}) > 1:
+        raise UserError(f"{folder}: its runs are folds, each with other images; give the folder of one of them")
     if repeated := [seed for seed, count in Counter((run.seed, run.fold) for run in runs).items() if count > 1]:
         raise UserError(f"{folder}: seed {repeated[0][0]} appears twice, which would count as two; delete one")
     return runs, loaded.left_out
@@ -106,6 +108,8 @@ def _weights(columns: dict[str, list[str]], run: RunFolder) -> np.ndarray | None
         weights = np.array(columns["weight"], float)
     except ValueError as error:
         raise UserError(f"{run.splits}: column weight: {error}; run train.py again") from error
+    if not ((weights >= 0) & (weights < np.inf)).all():
+        raise UserError(f"{run.splits}: column weight: some are negative, NaN or infinite; run train.py again")
     return weights if weights.sum() > 0 else None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from common.errors import UserError
 from common.own_test_images import images_folder
-from common.run_folder import SPLIT_COLUMNS, RunFolder
+from common.run_folder import REVIEW_COLUMNS, SPLIT_COLUMNS, RunFolder
 from common.run_record import DataInfo, RunRecord
 from common.text import clean, join_words, typed_override
 from common.untrusted.tables import OwnTable
@@ -62,7 +62,8 @@ class CsvTable(Source):
         rows, files = OwnTable(self.table, NEEDED, OPTIONAL), FileFinder(self.root)
         try:
             for line, row in rows:
-                further = {column: row[column] for column in row if column not in SPLIT_COLUMNS}
+                own = SPLIT_COLUMNS + REVIEW_COLUMNS * all(column in row for column in REVIEW_COLUMNS)
+                further = {column: row[column] for column in row if column not in own}
                 if further and not self._lines:
                     shown = join_words([clean(column, 40) for column in further], 10)
                     log.info("%s=%s: additional columns, kept for reports.subsets: %s", self.key, self.table, shown)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.atomic_io import write_csv
-from common.run_folder import RunFolder
+from common.run_folder import REVIEW_COLUMNS, RunFolder
 from inference.explain.ranking import certainty
 from inference.image_inputs import ImageInput
 from inference.predictor import Prediction
@@ -21,7 +21,7 @@ class LabelReview:
     def add(self, image_input: ImageInput, prediction: Prediction) -> None:
         if not prediction.error:
             confidence = max(prediction.probabilities.values())
-            columns = {"predicted": prediction.predicted, "confidence": f"{confidence:.6f}"}
+            columns = dict(zip(REVIEW_COLUMNS, (prediction.predicted, f"{confidence:.6f}"), strict=True))
             self._predicted[image_input.path] = (certainty(image_input, prediction), columns)
 
     def write(self, path: Path) -> None:
@@ -29,6 +29,6 @@ class LabelReview:
         rows = self.run.read_splits()
         with_prediction = [row for row in rows if row["path"] in self._predicted]
         with_prediction.sort(key=lambda row: self._predicted[row["path"]][0])
-        others = [row | {"predicted": "", "confidence": ""} for row in rows if row["path"] not in self._predicted]
+        others = [row | dict.fromkeys(REVIEW_COLUMNS, "") for row in rows if row["path"] not in self._predicted]
         with_prediction = [row | self._predicted[row["path"]][1] for row in with_prediction]
-        write_csv(path, [*rows[0], "predicted", "confidence"], [*with_prediction, *others])
+        write_csv(path, list(dict.fromkeys([*rows[0], *REVIEW_COLUMNS])), [*with_prediction, *others])

@@ -1,6 +1,7 @@
 """The metrics of a split in one go, and the decision: fitted on validation images, measured on others, described."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -386,6 +387,39 @@ def test_the_threshold_follows_the_cost():
     assert choose_threshold(labels, certain, "f1") == 0.5
     near = np.array([0.5, np.nextafter(0.5, 1)])  # there is no float between them
     assert choose_threshold(np.array([0, 1]), near, "accuracy") == near[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "p", "called"),
+    [
+        ({}, [0.5] * 5, "dog"),
+        ({"positive_class": "cat"}, [0.5] * 5, "cat"),
+        ({"threshold_criterion": "accuracy"}, [0.9, 0.8, 0.7, 0.6, 0.5], "cat"),  # the higher, the more seldom a dog
+        ({"threshold_criterion": "cost", "false_negative_cost": 9}, [0.9, 0.8, 0.7, 0.6, 0.5], "dog"),
+        ({}, [0.1, 0.2, 0.3, 0.8, 0.9], None),
+    ],
+)
+def test_a_threshold_that_divides_nothing_is_a_warning(caplog, change, p, called):
+    p = np.array(p)
+    decision = rules(**change).fit(np.array([0, 0, 0, 1, 1]), np.stack([1 - p, p], axis=1), TWO)
+    above = np.array([1 - p, p])[TWO.index(decision.positive_class)] >= decision.threshold
+    assert len(set(above)) == (1 if called else 2)
+    words = re.findall("no threshold is better than calling every image '(.*)'", caplog.text)
+    assert words == ([called] if called else [])
+
+
+def test_the_threshold_of_a_rare_class_is_shown_with_its_digits():
+    """It read 0.000, at which every image is positive."""
+    p = np.repeat([1e-5, 4e-4, 6e-4], [90, 2, 8])
+    labels, probabilities = (p > 5e-4).astype(int), np.stack([1 - p, p], axis=1)
+    decision = rules().fit(labels, probabilities, TWO)
+    line = next(
+        line
+        for line in describe_metrics(measure(labels, probabilities, TWO, decision), decision)
+        if "threshold" in line
+    )
+    shown = float(re.search(r"'dog': (\S+) ", line)[1])
+    assert ((p >= shown) == (labels == 1)).all() and "sensitivity 1.000" in line and "specificity 1.000" in line
 
 
 def test_nan_has_no_threshold():

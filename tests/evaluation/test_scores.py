@@ -115,6 +115,25 @@ def test_bootstrap_equals_a_plain_loop(classes):
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
+@pytest.mark.parametrize("counts", [(60, 60, 1), (1,) * 20, (30, 30, 30, 1, 2, 3)], ids=str)
+def test_the_interval_of_auroc_counts_classes_of_one_image(counts):
+    """Draws of one image are all the same, so that of 1,000 + 1,000 + 1 images it covered in 0.15."""
+    generator, k = np.random.default_rng(4), len(counts)
+
+    def drawn(of):
+        labels = np.repeat(np.arange(k), of)
+        logits = generator.normal(size=(len(labels), k))
+        logits[np.arange(len(labels)), labels] += 1.5
+        return labels, softmax(logits, axis=1), logits
+
+    labels, _, logits = drawn(np.full(k, 400))
+    odds = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True) - np.exp(logits))
+    weights = np.array(counts)[labels]
+    truth = np.mean([roc_auc_score(labels == each, odds[:, each], sample_weight=weights) for each in range(k)])
+    found = (estimate_metrics(*drawn(counts), resamples=200)["auroc"].interval for _ in range(100))
+    assert np.mean([low <= truth <= high for low, high in found]) >= 0.9
+
+
 def test_bootstrap_is_seeded_and_bounded(monkeypatch):
     labels, probabilities = made_up(500, 2)
     assert estimate_metrics(labels, probabilities) == estimate_metrics(labels, probabilities)
@@ -272,6 +291,7 @@ def test_classes_of_few_images_are_named():
     assert few_images([48, 2, 0], ["cat", "dog", "fox"]) == (
         "few images of dog (2): intervals of balanced accuracy, F1, AUROC and average precision may cover less than 93%"
     )
+    assert "F1, AUROC, average precision and youden may" in few_images([48, 2], ["cat", "dog"], ["youden"])
     many = few_images([1] * 20, [f"c{k}" for k in range(20)])
     assert "c0 (1), c1 (1)" in many and "16 more" in many and len(many) < 200
 
@@ -333,6 +353,11 @@ def test_a_metric_of_the_users_own_holds_its_value_and_is_never_of_no_width():
     labels, probabilities = made_up(80, 2)
     value, (low, high), reason = further_metric(youden, labels, probabilities)
     assert low < value < high and reason is None
+    rest = labels == 0
+    single = further_metric(  # no interval of 60 held the truth of 300 + 300 + 1
+        youden, np.append(labels[rest], 1), np.append(probabilities[rest], [[0.2, 0.8]], axis=0)
+    )
+    assert 0 < single.value < 1 and single.interval is None and "a class has one image" in single.reason
     distinct = further_metric(
         lambda y, p: len(np.unique(p[:, 0])), labels, probabilities
     )  # a resample always has fewer

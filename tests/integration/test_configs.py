@@ -49,6 +49,7 @@ def test_every_augmentation_trains_with_mixed_batches(train, finished_run, augme
     assert ran.status == 0, ran.err
     of_results = (
         "test: no better than guessing",
+        "decision.threshold_criterion",  # no threshold divides the few images
         "no temperature is fitted",
         "the temperature is at a bound",
         "near duplicate: not looked for",  # of 16 pixels

@@ -1,5 +1,6 @@
 """Learning curves from made-up runs, and the experiment's command."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,9 @@ from common.atomic_io import write_csv
 from common.run_folder import RunFolder
 from common.run_record import BestEpoch, DataInfo, ModelInfo, RunInfo, RunRecord, write_record
 from common.untrusted.tables import read_csv
-from reports.learning_curve import describe_curves, draw, read_curves
+from evaluation.intervals import Interval
+from evaluation.paired_tests import paired_difference
+from reports.learning_curve import Curves, Point, describe_curves, draw, read_curves
 from reports.report import write_report
 from tests.support.configs import composed
 from tests.support.parsed_html import Parsed
@@ -85,6 +88,22 @@ def test_a_better_larger_network_helps_and_a_worse_one_harms(tmp_path):
     ]
     worse = make_runs(tmp_path / "worse", {("small", 100): 0.8, ("large", 100): 0.6})
     assert describe_curves(read_curves(worse))[0].endswith("a larger network made it worse here")
+
+
+def test_bounds_of_a_gain_are_rounded_outwards():
+    """One image fewer of 3,000 read `-0.000`."""
+    right = np.ones((1, 3000), bool)
+    right[0, 0] = False
+    points = [
+        Point("small", 100, n_train, [1], line, Interval(0, 1), None)
+        for n_train, line in ((9, ~right | right), (18, right))
+    ]
+    gain = re.search(
+        r"by (\S+) \(95% interval (\S+) to (\S+),", describe_curves(Curves("test", {"small": points}, []))[0]
+    )
+    exact = paired_difference(0, 1, 3000)  # which the exact test, p = 1, lets reach to 0
+    low, high = float(gain[2]), float(gain[3])
+    assert gain[1] == "+0.000" and exact.low - 0.001 < low <= exact.low and exact.high <= high < exact.high + 0.001
 
 
 def test_the_figure_is_labeled(tmp_path):

@@ -76,7 +76,11 @@ def test_a_table_s_further_columns_reach_the_run_s_splits(finished_run, two_colo
 
 @pytest.mark.parametrize(
     ("column", "words"),
-    [({"weight": "much"}, "column weight: could not convert"), ({"kind": "a,b"}, "values are missing or too many")],
+    [
+        ({"weight": "much"}, "column weight: could not convert"),
+        *(({"weight": weight}, "some are negative, NaN or infinite") for weight in ("nan", "inf", "-1")),
+        ({"kind": "a,b"}, "values are missing or too many"),
+    ],
     ids=str,
 )
 def test_tables_that_no_run_writes_are_an_error(run, capsys, column, words):
@@ -133,6 +137,18 @@ def test_only_finished_runs_of_one_setting_are_its_seeds(run, tmp_path, capsys):
         f"ERROR: {tmp_path}: its runs differ in lr; give the folder of one of them, or of its seeds\n"
     )
     assert main([str(tmp_path / "a" / "3")]) == 1 and "no finished run; finish it first" in capsys.readouterr().err
+
+
+def test_folds_are_refused_with_a_way_out(run, tmp_path, capsys):
+    """The message was that they were tested on different images, to compare runs with the same splits."""
+    for fold in (0, 1):
+        folder = run(f"fold-{fold}", settings={"datamodule.folds": 2, "datamodule.fold": fold})
+        add_columns(folder, {"color": ["dark", "light"] * 40})
+    assert main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        f"ERROR: {tmp_path}: its runs are folds, each with other images; give the folder of one of them\n"
+    )
+    assert main([str(tmp_path / "fold-1")]) == 0
 
 
 def test_a_seed_that_ran_twice_is_refused(run, tmp_path, capsys):

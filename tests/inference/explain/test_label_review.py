@@ -31,3 +31,19 @@ def test_all_rows_stay_with_groups_and_weights_and_the_least_certain_come_first(
     catalog = read_source(CsvTable(table=tmp_path / "check.csv", root=tmp_path))
     assert catalog.paths == [row["path"] for row in rows] and catalog.weights.tolist() == [1, 1, 1, 2, 1]
     assert catalog.splits.tolist() == ["test", "test", "test", "train", ""] and catalog.groups[3] == "g2"
+    assert catalog.subsets == {}  # the columns of the review name none
+
+
+def test_a_run_on_reviewed_labels_can_be_reviewed(tmp_path):
+    """Its table had the two columns twice, and training refused it; `reports.subsets` had a subset for each confidence."""
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    earlier = "path,label,split,group,camera,predicted,confidence\na.png,x,test,,new,y,0.900000\nb.png,y,train,,old,,\n"
+    for name, text in (("splits.csv", earlier), ("own.csv", "path,label,confidence\na.png,x,low\nb.png,y,high\n")):
+        (tmp_path / name).write_text(text)
+    review = LabelReview(RunFolder(tmp_path))
+    review.add(ImageInput("a.png", tmp_path / "a.png", "x"), Prediction("a.png", "", "x", {"x": 0.7, "y": 0.3}))
+    review.write(tmp_path / "check.csv")
+    assert (tmp_path / "check.csv").read_text() == earlier.replace("y,0.900000", "x,0.700000")
+    for name, subsets in (("check.csv", {"camera": ["new", "old"]}), ("own.csv", {"confidence": ["low", "high"]})):
+        assert read_source(CsvTable(table=tmp_path / name, root=tmp_path)).subsets == subsets
