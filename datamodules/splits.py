@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from common.errors import UserError
+from common.text import plural
 from datamodules.image_stats import Fingerprints
 from datamodules.sources.catalog import SPLITS, UNASSIGNED, Catalog, repeated_rows
 
@@ -135,7 +136,7 @@ def check_splits(catalog: Catalog, optional: set[str]) -> None:
             more = f" and {len(missing) - CLASSES_SHOWN:,} more" if len(missing) > CLASSES_SHOWN else ""
             raise UserError(
                 f"{catalog.root}: the {split} split has no image of class {', '.join(missing[:CLASSES_SHOWN])}{more}; "
-                f"every class needs some in every split (it has {len(rows)} images in all)"
+                f"every class needs some in every split (it has {plural(len(rows), 'image')} in all)"
                 + (f"; {NEEDED}" if (catalog.splits_from or "").startswith("drawn") else "")
             )
 

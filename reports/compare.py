@@ -11,7 +11,7 @@ from common.checks import FEWEST_SEEDS, check_good_enough
 from common.errors import UserError
 from common.predictions_csv import correct_matrix, has_predictions, read_predictions
 from common.run_folder import RunFolder
-from common.text import clean, plural, rounded_down, rounded_up
+from common.text import SPLIT_NAMES, clean, plural, rounded_down, rounded_up
 from evaluation.intervals import (
     accuracy_interval,
     design_effect,
@@ -26,7 +26,6 @@ from reports.load_runs import Run, load_below
 from reports.report_data import data_fingerprint
 from reports.wording import LEVEL, evidence
 
-IMAGES = {"test": "test images", "val": "validation images (they also chose the epoch, so accuracies are too good)"}
 MOST_CHANGED = 6  # settings that differ and are named
 HELP = """Compares the predictions of two runs, image by image.
 
@@ -119,7 +118,7 @@ def compare(a: Side, b: Side, good_enough: float = 0.02) -> list[str]:
         f"A, {a.name}: {_accuracy(right_a, a.seeds, groups)}",
         f"B, {b.name}: {_accuracy(right_b, b.seeds, groups)}",
         *_changed(a, b),
-        f"{correct.shape[1]:,} {IMAGES[split]}{_in_groups(groups)}",
+        f"{plural(correct.shape[1], f'{SPLIT_NAMES[split]} image')}{_flatters(split)}{_in_groups(groups)}",
         f"only A is right on {only_a:,}, only B on {only_b:,}{f', summed over {len(right_a)} seeds' if several else ''}",
         *_verdicts(right_a, right_b, groups, split, good_enough),
         *(f"excluded: {why}" for side in (a, b) for why in side.excluded),
@@ -169,6 +168,10 @@ def _verdicts(
             f"with {one} each this is about these trained networks; comparing their settings takes three seeds or more"
         )
     return lines
+
+
+def _flatters(split: str) -> str:
+    return " (they also chose the epoch, so accuracies are too good)" if split == "val" else ""
 
 
 def _in_groups(groups: np.ndarray | None) -> str:
