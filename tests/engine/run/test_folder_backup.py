@@ -1,4 +1,4 @@
-"""What a killed command has left is told from what was there by the checkpoints themselves, whatever the clock says."""
+"""What a killed command has trained is known by the checkpoints themselves, whatever the clock says."""
 
 import os
 import time
