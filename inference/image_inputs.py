@@ -217,8 +217,15 @@ class RunImages:
 
 def resolve_images(images: str | Sequence[str] | None, root: str | None) -> RunImages | ImageInputs:
     """Return the images that `images` names; the folder of a run means its test images."""
-    if isinstance(images, str) and is_run(run := RunFolder(Path(images))):
+    run = RunFolder(Path(images)) if isinstance(images, str) else None
+    if run and is_run(run):
         return RunImages(run, root)
+    if run and run.config.is_file():  # its figures are no images to label
+        missing = run.splits if run.record.is_file() else run.record
+        raise UserError(
+            f"images={images}: the folder of a run without {missing.name}, so that its test images are not known; copy that "
+            "file, too, or name images: images=DIR"
+        )
     return ImageInputs(images, root)
 
 
