@@ -152,6 +152,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
                 log.info("cross-validation: the test split stays closed; stages=[test] ckpt_path=CHECKPOINT opens it")
             else:
                 evaluate_test(config, record, trainer, model, data)
+        data.warn_of_changed_files()
         if config.get("deploy") is not None and record.writes and not record.latency_comes_later:
             record.save()  # its data, where the images of the table of splits are
             checkpoint = Path(record.best.checkpoint if record.best else config.ckpt_path)
