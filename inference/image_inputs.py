@@ -197,8 +197,8 @@ class RunImages:
 
     def __init__(self, run: RunFolder, root: str | None):
         self.run, self.root = run, root
-        metrics = RunRecord.read(run).test
-        self.split = "test" if metrics and metrics.accuracy else "val"
+        record = RunRecord.read(run)
+        self.split = "test" if record.test and record.test.accuracy else "val"
         self._table = ImageTable(run.splits, root)
         self.tables = [self._table]
         self.images_folder = self._table.folder
@@ -206,6 +206,12 @@ class RunImages:
         if not self.count:
             raise UserError(
                 f"images={run.path}: {run.splits.name} has no {self.split} images; name others: images={run.splits}"
+            )
+        recorded = getattr(record.data, f"n_{self.split}", None)
+        if recorded is not None and recorded != self.count:
+            raise UserError(
+                f"images={run.path}: {run.splits.name} has {self.count:,} {self.split} images, and {run.record.name} "
+                f"{recorded:,}: copied in part, or edited; copy the run once more, or name the table: images={run.splits}"
             )
 
     def __len__(self) -> int:
