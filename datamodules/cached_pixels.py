@@ -86,6 +86,7 @@ class PixelCache:
 
     kept_as = "uint8"
     not_kept: str | None = None  # why the disk did not take it, where it did not
+    versions: np.ndarray | None = None  # of the files, as of `versions_of`, where they are read again and again
 
     def __init__(self, path: Path, stats: ImageStats):
         self.path = path

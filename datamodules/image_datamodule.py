@@ -28,7 +28,7 @@ from datamodules.deep_pixels import ValueRange, parse_range
 from datamodules.loader import EpochSampler, ImageDataset, StatefulDataLoader, keep_batch, workers_that_fit
 from datamodules.memory import Memory
 from datamodules.normalize import channel_statistics, normalize, without_flat_channels
-from datamodules.pixel_cache import open_pixel_caches
+from datamodules.pixel_cache import open_pixel_caches, versions_of
 from datamodules.prepare import prepare_catalog
 from datamodules.sources.catalog import SPLITS, Catalog
 from datamodules.sources.csv_table import CsvTable
@@ -323,6 +323,18 @@ class ImageDataModule(L.LightningDataModule):
             (self._source_key, looks),
             lambda: open_pixel_caches(self.catalog.files, looks, place, self.cache_max_gib, beside),
         )
+
+    def warn_of_changed_files(self) -> None:
+        """Warn where files that are decoded in every epoch are no longer those that were checked and are recorded."""
+        if self.pixel_cache.versions is None:
+            return
+        changed = (versions_of(self.catalog.files) != self.pixel_cache.versions).any(axis=1) & self.catalog.present()
+        if changed.any():
+            log.warning(
+                "%s of %s files were changed since they were checked, such as %s, and images are decoded in every epoch: "
+                "results are partly of other images than those that are recorded; retrain",
+                f"{changed.sum():,}", f"{len(changed):,}", clean(self.catalog.files[int(changed.argmax())], 200),
+            )  # fmt: skip
 
     def fingerprint(self, *splits: str, thinned: bool = True) -> str:
         """Return 16 hex digits that name images, labels and splits of `splits` (none: all), whatever the files are called.

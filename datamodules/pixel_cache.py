@@ -90,7 +90,7 @@ def open_pixel_caches(
                 stats = _known(look, shared) or read_statistics(files, look)
                 shared.setdefault(look.reading, stats)
                 opened = UncachedPixels(files, look, stats)
-                opened.not_kept = warned
+                opened.not_kept, opened.versions = warned, versions
             caches[look] = opened
     return [caches[look] for look in looks]
 

@@ -85,6 +85,7 @@ def run_cli(main: Callable[[], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print
     warnings.showwarning = log_handlers.log_python_warning
     try:
+        _check_current_folder()
         found = launched_process()
         if "LOCAL_RANK" in os.environ and not found.launcher and not is_of_lightning:
             raise UserError(
@@ -131,6 +132,13 @@ def run_cli(main: Callable[[], None]) -> None:
         count = "1 job" if len(STATE.failed) == 1 else f"{len(STATE.failed)} jobs"
         print(f"ERROR: {count} failed: {names}. Rerun the same command to retry only these", file=sys.stderr)
         sys.exit(1)
+
+
+def _check_current_folder() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError("the current folder was removed; change to another one: cd DIR") from error
 
 
 @contextlib.contextmanager

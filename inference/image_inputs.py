@@ -197,8 +197,8 @@ class RunImages:
 
     def __init__(self, run: RunFolder, root: str | None):
         self.run, self.root = run, root
-        metrics = RunRecord.read(run).test
-        self.split = "test" if metrics and metrics.accuracy else "val"
+        record = RunRecord.read(run)
+        self.split = "test" if record.test and record.test.accuracy else "val"
         self._table = ImageTable(run.splits, root)
         self.tables = [self._table]
         self.images_folder = self._table.folder
@@ -206,6 +206,12 @@ class RunImages:
         if not self.count:
             raise UserError(
                 f"images={run.path}: {run.splits.name} has no {self.split} images; name others: images={run.splits}"
+            )
+        recorded = getattr(record.data, f"n_{self.split}", None)
+        if recorded is not None and recorded != self.count:
+            raise UserError(
+                f"images={run.path}: {run.splits.name} has {self.count:,} {self.split} images, and {run.record.name} "
+                f"{recorded:,}: copied in part, or edited; copy the run once more, or name the table: images={run.splits}"
             )
 
     def __len__(self) -> int:
@@ -217,8 +223,15 @@ class RunImages:
 
 def resolve_images(images: str | Sequence[str] | None, root: str | None) -> RunImages | ImageInputs:
     """Return the images that `images` names; the folder of a run means its test images."""
-    if isinstance(images, str) and is_run(run := RunFolder(Path(images))):
+    run = RunFolder(Path(images)) if isinstance(images, str) else None
+    if run and is_run(run):
         return RunImages(run, root)
+    if run and run.config.is_file():  # its figures are no images to label
+        missing = run.splits if run.record.is_file() else run.record
+        raise UserError(
+            f"images={images}: the folder of a run without {missing.name}, so that its test images are not known; copy that "
+            "file, too, or name images: images=DIR"
+        )
     return ImageInputs(images, root)
 
 

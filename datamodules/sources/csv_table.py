@@ -60,6 +60,7 @@ class CsvTable(Source):
             what = "is a folder; a folder is given by datamodule.root=DIR" if self.table.is_dir() else "no such file"
             raise UserError(f"{self.key}={self.table}: {what}{relative_to(self.table)}")
         rows, files = OwnTable(self.table, NEEDED, OPTIONAL), FileFinder(self.root)
+        like_splits: set[str] | None = None  # columns of another name in which every value is that of a split
         try:
             for line, row in rows:
                 own = SPLIT_COLUMNS + REVIEW_COLUMNS * all(column in row for column in REVIEW_COLUMNS)
@@ -68,6 +69,9 @@ class CsvTable(Source):
                     shown = join_words([clean(column, 40) for column in further], 10)
                     log.info("%s=%s: additional columns, kept for reports.subsets: %s", self.key, self.table, shown)
                 self._lines.append(line)
+                if "split" not in row and like_splits != set():
+                    of_splits = {column for column, value in further.items() if split_of(value)}
+                    like_splits = of_splits if like_splits is None else like_splits & of_splits
                 found, label = files.find(row["path"]), row["label"]
                 split, group, weight = (row.get(column) or "" for column in OPTIONAL)
                 if not is_utf8(label):
@@ -88,6 +92,11 @@ class CsvTable(Source):
             raise UserError(
                 f"{self.key}={self.table}: the table has no rows; it needs the columns {needed}, and may have {optional}"
             )
+        for column in sorted(like_splits or ()):
+            log.warning(
+                "%s=%s: the column %r holds splits and decides none, since it is not called split; rename it to keep these",
+                self.key, self.table, clean(column, 40),
+            )  # fmt: skip
         if notes := "; ".join(filter(None, (rows.describe_notes(), files.describe_notes()))):
             log.info("%s=%s: interpreted: %s", self.key, self.table, notes)
 

@@ -255,10 +255,12 @@ def _find_problem(row, source: Source) -> str | None:
     if path and isinstance(path, str) and (label == "" or (label in NO_LABELS and not source.classes)):
         found = f" (found {label})" if label else ""
         return f"has no label{found}; add one, or remove the line"
-    if not isinstance(path, str) or not isinstance(label, str) or not path or not label:
+    if path == "":
+        return "has no path; add one, or remove the line"
+    if not isinstance(path, str) or not isinstance(label, str) or not label:
         return f"path and label must be texts; found path={path!r:.200} label={label!r:.60}"
     if label != label.strip() or "\0" in label:
-        return f"label={label[:60]!r}: remove the spaces around the name"
+        return f"label={label[:60]!r}: remove the {'NUL bytes in' if chr(0) in label else 'spaces around'} the name"
     if not is_utf8(label):  # a path may be of other bytes, where there is such a file
         return f"label={label[:60]!r}: not in UTF-8"
     if source.classes and label not in source.classes:

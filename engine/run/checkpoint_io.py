@@ -145,6 +145,23 @@ def intact_checkpoint(path: Path) -> Path:
     return path
 
 
+def check_best(path: Path) -> None:
+    """Check that the best checkpoint beside the one that a training resumes from is whole, which it could end with.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    best = RunFolder(path.parent.parent).best_checkpoint
+    if path.parent == best.parent and best.is_file():
+        try:
+            read_checkpoint(best)
+        except UserError as error:
+            raise UserError(
+                f"ckpt_path={path}: {best} beside it is damaged; copy it once more, or remove it: the best of the coming "
+                "epochs replaces it"
+            ) from error
+
+
 def _check_training(state: dict, path: Path) -> None:
     """Check the types of the parts that Lightning resumes from; it finds itself what is wrong within them."""
     for key, kind, of in TRAINING:

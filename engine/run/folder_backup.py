@@ -5,13 +5,17 @@ import os
 import shutil
 from pathlib import Path
 
-from common.atomic_io import tolerate_disk_errors
+from common.atomic_io import tolerate_disk_errors, write_json
+from common.errors import UserError
 from common.run_folder import FIGURES, RunFolder
 from common.run_record import keep_test_evaluations, read_test_evaluations
+from common.untrusted.json_files import read_json
 
 log = logging.getLogger(__name__)
 
 LARGEST_COPY = 8 * 2**20  # bytes; of larger files, which are always written under a new name, a link is kept
+PRESENT = ".checkpoints.json"  # of a backup: the checkpoints that were here, by which new ones are known
+LARGEST_PRESENT = 2**20  # bytes
 
 
 class FolderBackup:
@@ -39,8 +43,11 @@ class FolderBackup:
             if not place.is_dir() or place.is_symlink():
                 continue
             self._place = place
-            written = [path.stat().st_mtime_ns for path in self.folder.checkpoints.glob("*.ckpt")]
-            if any(time >= place.stat().st_mtime_ns for time in written):
+            try:
+                present = read_json(place / PRESENT, LARGEST_PRESENT)
+            except UserError:  # unknown: what was trained last stays
+                present = {}
+            if any(present.get(name) != [*version] for name, version in self._versions().items()):
                 self.discard()
             else:
                 log.info("%s: the last command was killed before it had done anything: put back", self.folder.path)
@@ -58,7 +65,7 @@ class FolderBackup:
         self._kept_as = kept_as
         entries = self.folder.entries(self.whole)
         self._present = {path.name for path in entries}
-        self._checkpoints = self._identities()
+        self._checkpoints = self._versions()
         if not restarts and not extends:
             entries = [path for path in entries if path != self.folder.checkpoints]
         if entries:
@@ -66,7 +73,7 @@ class FolderBackup:
                 self._building.mkdir()
                 for path in entries:
                     _copy(path, self._building / path.name)
-                os.utime(self._building)
+                write_json(self._building / PRESENT, self._checkpoints)
                 self._place = self.folder.before_restart if restarts or extends else self.folder.before_resume
                 self._building.rename(self._place)
             except OSError as error:
@@ -82,7 +89,7 @@ class FolderBackup:
     @property
     def has_new_checkpoint(self) -> bool:
         """Whether a checkpoint was written since."""
-        return self._present is not None and self._identities() != self._checkpoints
+        return self._present is not None and self._versions() != self._checkpoints
 
     def restore(self) -> None:
         """Put everything back as it was."""
@@ -95,8 +102,9 @@ class FolderBackup:
                 _remove(path)
         if self._place:
             for path in self._place.iterdir():
-                path.rename(self.folder.path / path.name)
-            self._place.rmdir()
+                if path.name != PRESENT:
+                    path.rename(self.folder.path / path.name)
+            shutil.rmtree(self._place)
         self._place = self._present = None
         keep_test_evaluations(self.folder, counted)
 
@@ -107,6 +115,7 @@ class FolderBackup:
         if self._place == self.folder.before_restart:
             remove_outdated(self.folder)
             with tolerate_disk_errors(self.kept_in):  # then it stays where it is
+                (self._place / PRESENT).unlink(missing_ok=True)
                 kept = self._free_place()
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 self._place.rename(kept)
@@ -130,12 +139,8 @@ class FolderBackup:
                 break
         return place
 
-    def _identities(self) -> dict[str, tuple]:
-        return {
-            path.name: (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-            for path in self.folder.checkpoints.glob("*.ckpt")
-            for stat in [path.stat()]
-        }
+    def _versions(self) -> dict[str, tuple[int, int]]:
+        return {path.name: _version(path) for path in self.folder.checkpoints.glob("*.ckpt")}
 
 
 def remove_outdated(folder: RunFolder) -> None:

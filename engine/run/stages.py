@@ -36,7 +36,7 @@ from engine.config.trainer_flags import batch_limits, lightning_flags
 from engine.config.validate import check_image_size, check_metrics, validate
 from engine.processes import cluster_environment, meet, process_of_run, trainer_settings
 from engine.run.callback_list import all_callbacks, evaluation_callbacks
-from engine.run.checkpoint_io import AtomicCheckpointIO, intact_checkpoint
+from engine.run.checkpoint_io import AtomicCheckpointIO, check_best, intact_checkpoint
 from engine.run.cost import describe_model
 from engine.run.debug import mark_debug
 from engine.run.deploy import check_deploy, deploy
@@ -84,6 +84,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
     mark_debug(config, record)
     if config.ckpt_path is not None and "fit" in config.stages:
         config.ckpt_path = str(intact_checkpoint(Path(config.ckpt_path)))
+        check_best(Path(config.ckpt_path))
         if config.trainer.get("fast_dev_run"):
             config.trainer.max_epochs = epochs_done(Path(config.ckpt_path)) + 1
             if OmegaConf.select(config, "scheduler.epochs") == 1:
@@ -152,6 +153,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
                 log.info("cross-validation: the test split stays closed; stages=[test] ckpt_path=CHECKPOINT opens it")
             else:
                 evaluate_test(config, record, trainer, model, data)
+        data.warn_of_changed_files()
         if config.get("deploy") is not None and record.writes and not record.latency_comes_later:
             record.save()  # its data, where the images of the table of splits are
             checkpoint = Path(record.best.checkpoint if record.best else config.ckpt_path)

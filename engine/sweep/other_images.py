@@ -19,7 +19,9 @@ def warn_of_other_images(sweep: SweepProgress) -> None:
     Their accuracies stay, and beside those of jobs that ran now would not be comparable. Where images are added to a folder and
     the same command is typed, this is the only sign of it. One job stands for all that had the same images.
     """
-    skipped = [each for each in sweep.records() if (each.run.process_started_at or 0) < sweep.started_at]
+    skipped = [
+        each for each in sweep.records() if not sweep.has_run(each.folder.path.name, each.run.process_started_at)
+    ]
     by_images: dict[str, list[RunRecord]] = {}
     for record in skipped:
         if record.status == "finished" and record.data and record.data.fingerprint_full and record.data.preprocessing:

@@ -30,13 +30,18 @@ class SweepProgress(NamedTuple):
     command: list[str]  # as typed
     jobs: int
     started_at: float  # seconds since 1970
+    before: dict[str, list] = {}  # job -> version of the record that it had then, and when the process of that started
 
     @classmethod
     def begin(cls, config: DictConfig, command: list[str]) -> "SweepProgress":
         """Write sweep.json; `config` has Hydra's own part."""
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        progress = cls(folder, command, count_jobs(config), time.time())
+        before = {}
+        for path, stat in _find_records(folder):
+            outcome = _outcome(path, stat.st_mtime_ns, stat.st_size)
+            before[path.parent.name] = [stat.st_mtime_ns, outcome and outcome.process_started_at]
+        progress = cls(folder, command, count_jobs(config), time.time(), before)
         write_json(folder / FILE, {name: value for name, value in progress._asdict().items() if name != "folder"})
         return progress
 
@@ -45,7 +50,8 @@ class SweepProgress(NamedTuple):
         """Return the sweep that runs in this folder, or None where that is not known."""
         try:
             content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-            return cls(folder, list(content["command"]), int(content["jobs"]), float(content["started_at"]))
+            command, before = list(content["command"]), dict(content["before"])
+            return cls(folder, command, int(content["jobs"]), float(content["started_at"]), before)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -58,12 +64,15 @@ class SweepProgress(NamedTuple):
         outcomes = (_outcome(path, stat.st_mtime_ns, stat.st_size) for path, stat in self._files())
         return [each for each in outcomes if each is not None]
 
+    def has_run(self, job: str, process_started_at: float | None) -> bool:
+        """Return whether the record of a job is of this sweep; that of a skipped one is as it was."""
+        return process_started_at != self.before.get(job, (None, None))[1]
+
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        for path in self.folder.glob("*/result.json"):
-            with contextlib.suppress(OSError):  # removed in between
-                stat = path.stat()
-                if stat.st_mtime >= self.started_at - 1:  # clocks of file systems tick coarsely
-                    yield path, stat
+        """Yield the records that were written or marked since; not by their times, since clocks differ and are set."""
+        for path, stat in _find_records(self.folder):
+            if stat.st_mtime_ns != self.before.get(path.parent.name, (None,))[0]:
+                yield path, stat
 
     def describe(self) -> str:
         """Return `Sweep: 3 of 8 done, 1 running, 1 failed, about 4 min 10 s left`."""
@@ -72,11 +81,12 @@ class SweepProgress(NamedTuple):
             sum(each.status == status for each in outcomes) for status in ("finished", "running", "failed")
         )
         ended = [each for each in outcomes if each.status != "running"]
-        ran_now = sum((each.process_started_at or 0) >= self.started_at for each in ended)  # not skipped
+        ran_now = sum(self.has_run(each.name, each.process_started_at) for each in ended)
         left = self.jobs - finished - failed
         text = f"Sweep: {finished} of {self.jobs} done, {running} running, {failed} failed"
-        if left > 0 and ran_now:
-            text += f", about {duration((time.time() - self.started_at) / ran_now * left)} left"
+        elapsed_s = time.time() - self.started_at
+        if left > 0 and ran_now and elapsed_s > 0:  # else the clock was set back
+            text += f", about {duration(elapsed_s / ran_now * left)} left"
         return text
 
     def unfinished(self) -> list[str]:
@@ -100,6 +110,12 @@ class Outcome(NamedTuple):
     name: str
     status: str
     process_started_at: float | None
+
+
+def _find_records(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    for path in folder.glob("*/result.json"):
+        with contextlib.suppress(OSError):  # removed in between
+            yield path, path.stat()
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -73,6 +73,17 @@ def test_a_rank_that_no_launcher_has_set_is_refused(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("ERROR: LOCAL_RANK=0: is set, but neither torchrun nor srun has started ")
 
 
+def test_a_current_folder_that_was_removed_is_named(tmp_path, monkeypatch, capsys):
+    removed = tmp_path / "removed"
+    removed.mkdir()
+    monkeypatch.chdir(removed)
+    removed.rmdir()
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    with pytest.raises(SystemExit, match="1"):
+        cli.run_cli(pytest.fail)
+    assert capsys.readouterr().err == "ERROR: the current folder was removed; change to another one: cd DIR\n"
+
+
 def test_two_runs_of_one_second_get_two_folders(monkeypatch):
     monkeypatch.setattr(cli.time, "strftime", lambda _: "2026-01-01_00-00-00")
     first = new_run_dir("resnet18")

@@ -185,8 +185,26 @@ def test_a_run_means_its_test_images(checkpoint, tmp_path, two_colors):
     assert len(resolve_images(str(run.splits), None)) == 50
 
 
+@pytest.mark.parametrize("missing", ["result.json", "splits.csv"])
+def test_the_figures_of_a_run_that_was_copied_in_part_are_no_images(finished_run, tmp_path, missing):
+    copy = shutil.copytree(finished_run.folder, tmp_path / "copy")
+    assert list(copy.glob("*.png")) and len(resolve_images(str(copy), None)) == 14
+    (copy / missing).unlink()
+    with pytest.raises(UserError, match=f"^images={copy}: the folder of a run without {missing}, .*copy that file"):
+        resolve_images(str(copy), None)
+
+
+def test_a_table_of_splits_that_was_copied_in_part_is_not_all_test_images(finished_run, tmp_path):
+    copy = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "copy"))
+    lines = copy.splits.read_text().splitlines(keepends=True)
+    assert sum(",test," in line for line in lines) == 14
+    copy.splits.write_text("".join(lines[: 1 + next(n for n, line in enumerate(lines) if ",test," in line)]))
+    with pytest.raises(UserError, match=r"splits\.csv has 1 test images, and result\.json 14: copied in part"):
+        resolve_images(str(copy.path), None)
+
+
 def test_a_run_without_test_metrics_means_its_validation_images(checkpoint, tmp_path, two_colors):
-    make_run(tmp_path / "run", epochs=0, n={"val": 9}, data={"root": str(two_colors)})
+    make_run(tmp_path / "run", epochs=0, n={"val": 12}, data={"root": str(two_colors)})
     found = resolve_images(str(tmp_path / "run"), None)
     assert found.split == "val" and len(found) == 12
     RunFolder(tmp_path / "run").write_splits({"path": ["a.png"], "label": ["red"], "split": ["train"]})

@@ -54,6 +54,16 @@ def test_also_where_it_is_stopped_after_its_first_new_epoch(train, made, monkeyp
     assert not [name for name in OF_NETWORK if (made.path / name).exists()]
 
 
+def test_a_damaged_best_checkpoint_is_named_before_anything_is_trained(train, made):
+    made.best_checkpoint.write_bytes(made.best_checkpoint.read_bytes()[:1000])
+    ran = train(f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=3", small=False, to=made.path)
+    assert ran.status == 1 and "epoch 3/3" not in ran.out
+    assert f"{made.best_checkpoint} beside it is damaged; copy it once more, or remove it" in ran.err
+    made.best_checkpoint.unlink()
+    ran = train(f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=3", small=False, to=made.path)
+    assert ran.status == 0 and made.best_checkpoint.is_file(), ran.err
+
+
 @pytest.mark.thorough
 def test_without_a_readable_record_the_number_of_test_evaluations_is_unknown(train, made):
     made.record.write_text('{"schema": 2, "sta')

@@ -18,7 +18,8 @@ def make_explained_run(folder: Path, images: Path) -> Path:
 
 def make_labeled_run(folder: Path, root: Path, files: list[Path], labels: list[str], splits: list[str]) -> RunFolder:
     """Make the record of a run and its splits.csv on images below `root`; without a checkpoint."""
-    run = RunFolder(make_run(folder, epochs=0, classes=CLASSES, data={"root": str(root)}))
+    counts = {f"n_{split}": splits.count(split) for split in ("val", "test")}
+    run = RunFolder(make_run(folder, epochs=0, classes=CLASSES, data={"root": str(root), **counts}))
     paths = [file.relative_to(root).as_posix() for file in files]
     run.write_splits({"path": paths, "label": labels, "split": splits, "group": [""] * len(files)})
     return run

@@ -29,6 +29,19 @@ def test_all_columns_are_read(root):
     assert [Path(file).is_file() for file in catalog.files] == [True, True]
 
 
+@pytest.mark.parametrize(("column", "values", "warned"), [
+    ("Set", ("Train", "VALID"), True), ("dataset", ("train", ""), False), ("part", ("train", "left"), False),
+    ("split", ("train", "val"), False),
+])  # fmt: skip
+def test_splits_under_another_name_are_not_drawn_without_a_warning(root, caplog, column, values, warned):
+    text = f"path,label,{column}\nimages/000.png,b,{values[0]}\nimages/001.png,a,{values[1]}\n"
+    catalog = read_source(CsvTable(table=write(root, text)))
+    assert any(catalog.splits) == (column == "split")
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    text = f"datamodule.table={root / 'table.csv'}: the column {column!r} holds splits and decides none"
+    assert [warning.startswith(text) for warning in warnings] == [True] * warned
+
+
 def test_path_and_label_are_enough(root):
     catalog = read_source(CsvTable(table=write(root, "\ufeffpath,label\nimages/000.png,b\nimages/001.png,a\n")))
     assert catalog.splits.tolist() == ["", ""] and catalog.weights is None

@@ -45,23 +45,27 @@ def make_record(folder, status, started_at):
     write_record(record)
 
 
-def test_it_describes_done_running_failed_and_time_left(tmp_path):
-    make_record(tmp_path / "of_an_earlier_sweep", "failed", 0.0)
-    os.utime(tmp_path / "of_an_earlier_sweep" / "result.json", (1, 1))
+@pytest.mark.parametrize("set_by_s", [0, -10_000, 10_000])  # the clock, after the sweep has begun; or that of a server
+def test_it_describes_done_running_failed_and_time_left(tmp_path, set_by_s):
+    make_record(tmp_path / "of_an_earlier_sweep", "failed", time.time() - 100)
+    make_record(tmp_path / "skipped", "finished", time.time() - 1000)
+    for name in ("of_an_earlier_sweep", "skipped"):
+        os.utime(tmp_path / name / "result.json", (time.time() - 100,) * 2)
     begun = SweepProgress.begin(config(tmp_path, {"seed": "1,2,3,4,5,6"}), ["python", "train.py"])
     progress = SweepProgress.of(tmp_path)
     assert progress == begun and progress.jobs == 6 and progress.command == ["python", "train.py"]
     assert progress.describe() == "Sweep: 0 of 6 done, 0 running, 0 failed"
-    make_record(tmp_path / "skipped", "finished", progress.started_at - 1000)  # does not count for the pace
-    make_record(tmp_path / "now", "finished", time.time())
-    make_record(tmp_path / "failed", "failed", time.time())
-    make_record(tmp_path / "on", "running", time.time())
+    for name, status in {"now": "finished", "failed": "failed", "on": "running"}.items():
+        make_record(tmp_path / name, status, time.time() + set_by_s)
+    for name in ("now", "failed", "on", "skipped"):  # the last one does not count for the pace
+        os.utime(tmp_path / name / "result.json", (time.time() + set_by_s,) * 2)
     progress = progress._replace(started_at=time.time() - 20)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "result.json").write_text("{")
     # two ran in 20 s; three are left: one that runs and two that have not begun
     assert progress.describe().startswith("Sweep: 2 of 6 done, 1 running, 1 failed, about 30.")
     assert progress.unfinished() == ["failed", "on"]
+    assert "left" not in progress._replace(started_at=time.time() + 20).describe()  # the clock was set back
 
 
 def test_a_folder_without_a_sweep(tmp_path):
