@@ -164,6 +164,7 @@ def test_a_refused_command_gives_one_line_and_leaves_nothing(command, tmp_path, 
     assert not (tmp_path / "refused").exists()
 
 
+@pytest.mark.thorough
 def test_a_missing_checkpoint_of_the_chosen_run_is_named(found, command, tmp_path):
     folder, _ = found
     shutil.copytree(folder, tmp_path / "copy")

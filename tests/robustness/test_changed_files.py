@@ -7,7 +7,7 @@ import pytest
 from engine.run import stages
 
 
-@pytest.mark.parametrize(("limit_gib", "warned"), [(0, True), (50, False)])
+@pytest.mark.parametrize(("limit_gib", "warned"), [(0, True), pytest.param(50, False, marks=pytest.mark.thorough)])
 def test_images_replaced_during_a_run_are_named(train, two_colors, tmp_path, monkeypatch, limit_gib, warned):
     root = shutil.copytree(two_colors, tmp_path / "images")
     replaced = sorted((root / "test" / "blue").iterdir())
