@@ -45,8 +45,10 @@ def is_raced_unprobed(candidate: Candidate) -> bool:
 def pick_reference(
     candidates: Sequence[Candidate], cost: str, time_s: Time, head_s: Time, left_s: float | None
 ) -> Racer | None:
-    """Return the candidate that is likely to be the most accurate one within the time that is left; of equals the cheapest.
+    """Return the candidate that is likely to be the most accurate one within the time that is left.
 
+    Of equals the most expensive: few images have many equal probes, what is cheaper races against it, and a reference that
+    training does not lift would leave nothing to compare with (docs/experiments.md).
     Where none has a probe, the most expensive one of those with random weights. None: there is none, or none fits.
 
     Args:
@@ -58,7 +60,7 @@ def pick_reference(
     racers = [Racer(i, False, _probed(candidates[i]) + TUNING) for i in tuned if candidates[i].probe is not None]
     racers += [Racer(i, True, _probed(candidates[i])) for i in _can_freeze(candidates, head_s, within_s)]
     if racers:
-        return min(racers, key=lambda each: (-each.expected, rank_of(candidates[each.index], cost), each.frozen))
+        return max(racers, key=lambda each: (each.expected, rank_of(candidates[each.index], cost), not each.frozen))
     unprobed = [i for i in tuned if is_raced_unprobed(candidates[i])]
     largest = max(unprobed, key=lambda i: rank_of(candidates[i], cost), default=None)
     return None if largest is None else Racer(largest, False, -math.inf)

@@ -59,9 +59,10 @@ def test_a_frozen_network_is_the_reference_where_its_probe_exceeds_what_fine_tun
     assert reference(listed, 10 / 0.35, head_seconds) == (1, False)
 
 
-def test_of_equal_probes_the_cheaper_one_is_the_reference_and_an_excluded_one_is_not():
-    listed = [candidate(10**7, 0.9), candidate(10**6, 0.9), candidate(10**5, 0.99, excluded="above a limit")]
+def test_of_equal_probes_the_most_expensive_one_in_time_is_the_reference_and_an_excluded_one_is_not():
+    listed = [candidate(10**6, 0.9), candidate(10**7, 0.9), candidate(10**5, 0.99, excluded="above a limit")]
     assert reference(listed, None) == (1, False)
+    assert reference(listed, 2 / 0.35) == (0, False)  # of 1 and 10 s
 
 
 def test_the_race_takes_what_is_near_the_front_and_not_hopeless():
@@ -143,8 +144,8 @@ def test_of_equal_costs_fewer_macs_are_smaller():
     for each in listed:
         each.costs.parameters = 50
     best = pick_reference(listed, "parameters", seconds, never, None)
-    assert best.index == 1
-    raced = pick_race(listed, Racer(2, False, 0.93), "parameters", 0.88, 8, seconds, never, None)
+    assert best.index == 2
+    raced = pick_race(listed, best, "parameters", 0.88, 8, seconds, never, None)
     assert [each.index for each in raced] == [1, 0]  # 0 lacks most
     ranks = {i: rank_of(each, "parameters") for i, each in enumerate(listed)}
     assert pick_finalists({0: 0.8, 1: 0.9, 2: 0.91}, ranks, 0.89, 2, reference=2) == [1]
