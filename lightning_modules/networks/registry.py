@@ -1,7 +1,7 @@
 """The networks that a config or a checkpoint can ask for, by name."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -109,7 +109,7 @@ def network_arguments(settings: dict) -> dict:
 def head_name(settings: dict) -> str | None:
     """Return the name of the head in the settings of a model; None where it has none."""
     head = settings.get("head")
-    return head.get("name") if isinstance(head, dict) else None
+    return head.get("name") if isinstance(head, Mapping) else None
 
 
 def pretrained_name(arguments: dict) -> str | None:
