@@ -230,6 +230,12 @@ BAD = [  # file of the page, what is replaced in it, and the message
      r"datamodule.source=my_package.data.Cells: its images\(\) returns a NoneType"),
     ("data.py", "yield ImageRow(", "if False:\n                yield ImageRow(",
      "datamodule.source=my_package.data.Cells: lists no images"),
+    ("networks.py", "num_classes: int,", "num_classes: int, depth: int,",
+     "model.network=my_package.networks.Tiny: missing a required argument: 'depth'; it gets num_classes and, by name,"),
+    ("networks.py", "    def __init__", "    __hash__ = None\n\n    def __init__",
+     r"model.network=my_package.networks.Tiny: cannot be hashed, as torch needs it; use @dataclass\(eq=False\)"),
+    ("losses.py", "    def __init__", "    __hash__ = None\n\n    def __init__",
+     "loss=my_package.losses.PolyLoss: cannot be hashed, as torch needs it"),
     ("losses.py", "losses = ", "raise SystemExit(3)\n        losses = ",
      "loss=my_package.losses.PolyLoss in .*: SystemExit: 3"),
 ]  # fmt: skip
