@@ -236,6 +236,10 @@ BAD = [  # file of the page, what is replaced in it, and the message
      r"model.network=my_package.networks.Tiny: cannot be hashed, as torch needs it; use @dataclass\(eq=False\)"),
     ("losses.py", "    def __init__", "    __hash__ = None\n\n    def __init__",
      "loss=my_package.losses.PolyLoss: cannot be hashed, as torch needs it"),
+    ("optimizers.py", "def step(self, closure):", "def step(self):",
+     "optimizer=my_package.optimizers.SignMomentum: its step needs the argument closure"),
+    ("optimizers.py", "loss = closure()", "loss = None",
+     "optimizer=my_package.optimizers.SignMomentum: its step does not call the closure"),
     ("losses.py", "losses = ", "raise SystemExit(3)\n        losses = ",
      "loss=my_package.losses.PolyLoss in .*: SystemExit: 3"),
 ]  # fmt: skip
