@@ -71,6 +71,11 @@ def validate(config: DictConfig) -> DictConfig:
             raise UserError(
                 f"{group}={str(values[group])[:60]!r}: choose files of conf/{group}: {group}=NAME or {group}=[A,B]"
             )
+        if "_target_" in values[group]:
+            raise UserError(
+                f"{group}._target_={values[group]['_target_']}: is without a name, since several can be chosen; in its file: "
+                "NAME: {_target_: ..., and its settings}"
+            )
     values["stages"] = _stages(values)
     for key in ("model", *NODES):
         if not isinstance(values.get(key), dict) or not values[key]:
@@ -240,13 +245,13 @@ def check_logits(config: DictConfig, network: nn.Module, k: int) -> None:
         UserError: other ones; names them. What the network itself raises is raised as it is.
     """
     size, was_training, name = config.model.image_size, network.training, f"model.network={config.model.network}"
+    if not is_full_name(config.model.network):
+        name = f"model.head.name={head_name(config.model)}"
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise UserError(f"{name}: has no weights to train; a torch.nn.Parameter or layers with some are needed")
     state = network.state_dict()
     if others := [each for each, value in state.items() if not isinstance(value, torch.Tensor)]:
         raise UserError(
-    if not is_full_name(config.model.network):
-        name = f"model.head.name={head_name(config.model)}"
             f"{name}: has a state that is no tensor ({others[0]}), which no checkpoint may hold; use buffers in place of "
             "get_extra_state"
         )

@@ -89,6 +89,7 @@ def test_every_file_passes(file):
     ("callbacks.best_checkpoint.monitor=val/f2", "callbacks.best_checkpoint.monitor='val/f2': expected val/accuracy"),
     ("~callbacks.linear_probe.lr", "callbacks.linear_probe.lr has no value"),
     ("+callbacks.mine=5", "callbacks.mine='5': expected a _target_ and its settings"),
+    ("+callbacks._target_=x.Y", "callbacks._target_=x.Y: is without a name, since several can be chosen; in its file: NAME:"),
     ("+callbacks.mine.a=1", "callbacks.mine._target_ has no value"),
     ("+loss._target_=torch.nn.L1Los", "loss._target_=torch.nn.L1Los: not found in torch.nn; did you mean L1Loss"),
     ("+loss._target_=nowhere.X", "loss._target_=nowhere.X: cannot be imported (No module named 'nowhere')"),
