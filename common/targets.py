@@ -37,8 +37,10 @@ def resolve_target(name: object, key: str) -> Callable:
             try:  # again, with a colon: as a module, which gives the reason
                 pkgutil.resolve_name(f"{parent}.{error.name}:")
             except ImportError as cause:
-                if cause.name != f"{parent}.{error.name}":
-                    raise UserError(f"{shown}: cannot be imported ({cause}); install what it imports") from cause
+                is_missing = isinstance(cause, ModuleNotFoundError)  # else there is a circular import, or no such name
+                if not is_missing or cause.name != f"{parent}.{error.name}":
+                    hint = "install what it imports" if is_missing else "correct its imports"
+                    raise UserError(f"{shown}: cannot be imported ({cause}); {hint}") from cause
             raise UserError(f"{shown}: {parent} has no module {error.name}; check the name") from error
         classes = [n for n, v in inspect.getmembers(error.obj, inspect.isclass) if not n.startswith("_")]
         allowed = did_you_mean(error.name, classes) if classes else "check the name"

@@ -17,7 +17,13 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
 
 from common.errors import DISK_ERRORS, ELSEWHERE, UserError
 from common.text import clean, did_you_mean
@@ -59,6 +65,12 @@ def user_message(error: BaseException) -> str | None:
         if isinstance(link, FileNotFoundError) and _makes_a_folder(link):
             return f"{link.filename}: cannot be created; write elsewhere: {_elsewhere()}"
     for link in chain:
+        if isinstance(link, ConfigAttributeError | ConfigKeyError | InterpolationKeyError):
+            text = str(link).splitlines()[0]
+            referred = re.search(r"'(\w+\..+)'", text)  # which counts more than what refers to it
+            if key := referred[1] if referred else link.full_key:
+                group = key.split(".")[0]
+                return f"{key}: {text}; compare your {group} with a file of conf/{group}"
         if isinstance(link, OmegaConfBaseException | HydraException) and not isinstance(link, InstantiationException):
             return str(link)
     return None

@@ -11,7 +11,7 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from common.errors import UserError
 from common.run_record import Decision
@@ -24,6 +24,7 @@ from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import build_network
 from lightning_modules.optim import (
     Schedule,
+    check_made,
     check_same_optimizer,
     group_settings,
     restart_lr,
@@ -288,6 +289,7 @@ class ImageClassifier(L.LightningModule):
     def configure_optimizers(self):
         arguments = inspect.signature(self.optimizer).parameters
         optimizer = self.optimizer(self.network if "network" in arguments else self.parameters())
+        check_made(optimizer, torch.optim.Optimizer, "optimizer", self.optimizer)
         self._group_settings = group_settings(optimizer)
         if self.scheduler is None:
             self._forget_other(None)
@@ -305,6 +307,7 @@ class ImageClassifier(L.LightningModule):
             raise UserError("scheduler._target_: ReduceLROnPlateau needs a metric to monitor; use scheduler=plateau")
         if not isinstance(scheduler, dict):  # another one of torch's, which is stepped after each epoch
             scheduler = {"scheduler": scheduler}
+        check_made(scheduler.get("scheduler"), LRScheduler, "scheduler", self.scheduler)
         self._scheduler_settings = settings_of(scheduler["scheduler"])
         self._forget_other(scheduler["scheduler"])
         if "monitor" in scheduler:  # not by Lightning, which fails before the first validation

@@ -168,6 +168,27 @@ def one_cycle(
     return {"scheduler": Schedule(optimizer, factor, steps, time_share), "interval": "step"}
 
 
+def check_made(made: object, kind: type, key: str, make: Callable) -> None:
+    """Check that a class or function, perhaps of the user's own, has made an optimizer, or a scheduler, that can be used.
+
+    Raises:
+        UserError: it has made something else, or an optimizer whose step takes no closure.
+    """
+    of = getattr(make, "func", make)
+    name = f"{key}={of.__module__}.{of.__qualname__}"
+    if not isinstance(made, kind):
+        raise UserError(f"{name}: makes a {type(made).__name__}, not a {kind.__module__}.{kind.__qualname__}")
+    if isinstance(made, Optimizer):
+        if "closure" not in inspect.signature(made.step).parameters:
+            raise UserError(
+                f"{name}: its step needs the argument closure, which it must call: it computes the gradients"
+            )
+        if not all("lr" in group for group in made.param_groups):
+            raise UserError(
+                f"{name}: its groups have no lr, the learning rate, which is logged and scheduled; name it so"
+            )
+
+
 def group_settings(optimizer: Optimizer) -> list[dict]:
     """Return what the groups of parameters were set to; the learning rate also as what a checkpoint keeps of it."""
     for group in optimizer.param_groups:

@@ -142,7 +142,7 @@ def subset_table(folder: Path) -> str:
 
 def main(arguments: list[str]) -> int:
     """Print the table; return the exit status."""
-    if len(arguments) != 1:
+    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
         print("use: python -m reports.subsets RUN_OR_FOLDER", file=sys.stderr)
         return 2
     try:

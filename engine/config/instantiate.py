@@ -39,7 +39,13 @@ def instantiate(config: DictConfig, key: str, **arguments):
     if not node:
         return None
     try:
-        return hydra.utils.instantiate(node, _convert_="all", **arguments)
+        if not arguments:
+            return hydra.utils.instantiate(node, _convert_="all")
+        make = hydra.utils.instantiate(node, _convert_="all", _partial_=True)
+        try:
+            return make(**arguments)  # not by Hydra, which makes a dict of an argument that is a dataclass
+        except Exception as error:
+            raise InstantiationException(str(error)) from error
     except InstantiationException as error:
         cause = error.__cause__
         if cause is None:  # refused by Hydra's own list of what a configuration cannot call

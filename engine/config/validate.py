@@ -5,6 +5,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import fields
+from traceback import walk_tb
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from common.run_record import SplitMetrics
 from common.targets import resolve_target
 from common.text import did_you_mean
 from engine.config.annotations import PLAIN, matches_type, type_name
-from engine.config.instantiate import OF_SEVERAL, instantiate, is_about_settings, setting_error
+from engine.config.instantiate import LIBRARIES, OF_SEVERAL, OURS, instantiate, is_about_settings, setting_error
 from engine.config.trainer_flags import check_trainer
 from lightning_modules.network_errors import network_errors, register_by_name
 from lightning_modules.networks.registry import find_network, head_name, is_full_name, network_arguments
@@ -69,6 +70,11 @@ def validate(config: DictConfig) -> DictConfig:
         if not isinstance(values[group], dict):
             raise UserError(
                 f"{group}={str(values[group])[:60]!r}: choose files of conf/{group}: {group}=NAME or {group}=[A,B]"
+            )
+        if "_target_" in values[group]:
+            raise UserError(
+                f"{group}._target_={values[group]['_target_']}: is without a name, since several can be chosen; in its file: "
+                "NAME: {_target_: ..., and its settings}"
             )
     values["stages"] = _stages(values)
     for key in ("model", *NODES):
@@ -239,6 +245,8 @@ def check_logits(config: DictConfig, network: nn.Module, k: int) -> None:
         UserError: other ones; names them. What the network itself raises is raised as it is.
     """
     size, was_training, name = config.model.image_size, network.training, f"model.network={config.model.network}"
+    if not is_full_name(config.model.network):
+        name = f"model.head.name={head_name(config.model)}"
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise UserError(f"{name}: has no weights to train; a torch.nn.Parameter or layers with some are needed")
     state = network.state_dict()
@@ -250,7 +258,13 @@ def check_logits(config: DictConfig, network: nn.Module, k: int) -> None:
     if complex_ones := [each for each, value in state.items() if value.is_complex()]:
         raise UserError(f"{name}: has complex weights ({complex_ones[0]}), which no checkpoint may hold; use real ones")
     for count, images in ((1, "one image"), (2, "two images")):
-        logits = network.eval()(torch.zeros(count, 3, size, size))
+        try:
+            logits = network.eval()(torch.zeros(count, 3, size, size))
+        except Exception as error:
+            packages = {str(frame.f_globals.get("__name__")).split(".")[0] for frame, _ in walk_tb(error.__traceback__)}
+            if packages <= OURS | LIBRARIES:  # layers of torch, put together in a way that does not fit
+                raise UserError(f"{name}: takes no image of {size} x {size}: {' '.join(str(error).split())}") from error
+            raise
         network.train(was_training)
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         if shape != (count, k):

@@ -33,7 +33,11 @@ def component_error(error: BaseException, config: DictConfig, next_step: str = "
         return None
     cause = _innermost(error)
     text = clean(" ".join(f"{type(cause).__name__}: {cause}".split()), LONGEST)
-    if found := _own_class(cause, config):
+    if "closure hasn't been executed" in text:  # Lightning's words
+        made = UserError(
+            f"optimizer={config.optimizer._target_}: its step does not call the closure, which computes the gradients"
+        )
+    elif found := _own_class(cause, config):
         key, name, where = found
         made = UserError(f"{key}={name}{_file_of(key)}: {text} ({where}). {SHOW_TRACEBACK}{next_step}")
     elif found := _library_class(cause, config):

@@ -363,6 +363,8 @@ def complete_loss(model: ImageClassifier, data: L.LightningDataModule) -> None:
     name = f"loss={type(model.loss).__module__}.{type(model.loss).__qualname__}"
     if not isinstance(model.loss, nn.Module):
         raise UserError(f"{name}: is no torch.nn.Module; derive the class from it")
+    if model.loss.__hash__ is None:
+        raise UserError(f"{name}: cannot be hashed, as torch needs it; use @dataclass(eq=False)")
     if data.sampler == "balanced" and (weighs_classes or getattr(model.loss, "weight", None) is not None):
         log.warning(
             "datamodule.sampler=balanced with loss=%s: rare classes are weighted twice, since they are drawn as often as the "

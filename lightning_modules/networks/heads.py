@@ -39,9 +39,16 @@ def build_head(*, features: int, num_classes: int, name: str | None = None, **se
         if of_linear := [f"~model.head.{each}" for each in unknown if each in ("hidden_dims", "dropout")]:
             raise NetworkError(f"{message}, only for the built-in one; remove it with {' '.join(of_linear)}")
         raise NetworkError(message, name=unknown[0], allowed=accepted)
+    try:
+        inspect.signature(OWN[name]).bind(features=features, num_classes=num_classes, **settings)
+    except TypeError as error:
+        message = f"model.head.name={name}: {error}; it gets features, num_classes and, by name, what model.head lists"
+        raise NetworkError(message) from None
     built = OWN[name](features=features, num_classes=num_classes, **settings)
     if not isinstance(built, nn.Module):
         raise NetworkError(f"model.head.name={name}: returns a {type(built).__name__}, not a torch.nn.Module")
+    if built.__hash__ is None:
+        raise NetworkError(f"model.head.name={name}: cannot be hashed, as torch needs it; use @dataclass(eq=False)")
     return built
 
 

@@ -1,7 +1,7 @@
 """The networks that a config or a checkpoint can ask for, by name."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -56,9 +56,18 @@ def build_network(*, network: str, num_classes: int, **arguments) -> nn.Module:
     if unknown:
         message = f"model.{unknown[0]}: unknown for the network {network!r}"
         raise NetworkError(message, name=unknown[0], allowed=accepted)
-    built = find_network(network)(num_classes=num_classes, **arguments)
+    build = find_network(network)
+    try:
+        inspect.signature(build).bind(num_classes=num_classes, **arguments)
+    except TypeError as error:
+        raise NetworkError(
+            f"model.network={network}: {error}; it gets num_classes and, by name, what its file of conf/model lists"
+        ) from None
+    built = build(num_classes=num_classes, **arguments)
     if not isinstance(built, nn.Module):
         raise NetworkError(f"model.network={network}: returns a {type(built).__name__}, not a torch.nn.Module")
+    if built.__hash__ is None:
+        raise NetworkError(f"model.network={network}: cannot be hashed, as torch needs it; use @dataclass(eq=False)")
     if any(map(is_lazy, built.parameters())):
         raise NetworkError(
             f"model.network={network}: has lazy layers, whose sizes are not known; give them their sizes"
@@ -92,7 +101,8 @@ def find_network(name: str) -> Callable[..., nn.Module]:
             raise NetworkError(f"model.network={name}: needs the argument num_classes, which every network gets")
         return OWN[name]
     if not isinstance(name, str) or name not in NETWORKS:
-        raise NetworkError(f"model.network={name!r}: no such network", name=str(name), allowed=NETWORKS)
+        own = "one of your own has its full name, package.module.Class"
+        raise NetworkError(f"model.network={name!r}: no such network; {own}", name=str(name), allowed=NETWORKS)
     return NETWORKS[name]
 
 
@@ -109,7 +119,7 @@ def network_arguments(settings: dict) -> dict:
 def head_name(settings: dict) -> str | None:
     """Return the name of the head in the settings of a model; None where it has none."""
     head = settings.get("head")
-    return head.get("name") if isinstance(head, dict) else None
+    return head.get("name") if isinstance(head, Mapping) else None
 
 
 def pretrained_name(arguments: dict) -> str | None:

@@ -17,6 +17,11 @@ from common.targets import resolve_target
             "from os import no_such_name",
             r"=own_faults\.nets\.Tiny: cannot be imported \(cannot import name 'no_such_name'",
         ),
+        (
+            "import own_faults.circle\nclass Tiny: ...",
+            r"=own_faults\.nets\.Tiny: cannot be imported \(cannot import name 'Tiny' from partially initialized module "
+            r"'own_faults\.nets'.*\); correct its imports",
+        ),
         ("class Tiny(:", r"=own_faults\.nets\.Tiny: \S+nets\.py, line 1: invalid syntax"),
         (None, "=own_faults.nets.Tiny: own_faults has no module nets; check the name"),
     ],
@@ -25,6 +30,7 @@ def test_why_a_module_of_the_user_s_own_cannot_be_imported_is_named(tmp_path, mo
     folder = tmp_path / "own_faults"
     folder.mkdir()
     (folder / "__init__.py").touch()
+    (folder / "circle.py").write_text("from own_faults.nets import Tiny")
     if text is not None:
         (folder / "nets.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError
 
 import predict as predict_script
 import report as report_script
@@ -46,6 +48,8 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["--lr=3"], "--lr: settings have no dashes: did you mean optimizer.lr=3"),
     (["model=resnet18,resnet50"], "add -m: python train.py -m model=resnet18,resnet50; as one text"),
     (["seed=range(1,3)"], "add -m: python train.py -m 'seed=range(1,3)'"),
+    (["~model.name"], "model.name: Interpolation key 'model.name' not found; compare your model with a file of conf/model"),
+    (["+model.depth=${model.dept}"], "model.dept: Interpolation key 'model.dept' not found; compare your model with"),
     (["-m", "seed=1,1"], "seed=1,1: 1 is given twice; give each value once"),
     (["-m", "optimizer.lr=0.1,1e-1"], "is given twice"),
     (["model=nope", "--help"], "model=nope: no such choice; Allowed: densenet121"),
@@ -95,4 +99,13 @@ def test_a_folder_that_cannot_be_made_names_the_setting_of_the_caches_too(monkey
     assert user_message(error.value) == (
         "/proc/nowhere: cannot be created; write elsewhere: hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR, of the caches "
         "datamodule.cache=DIR"
+    )
+
+
+def test_a_key_that_a_file_of_the_user_s_own_lacks_is_one_line():
+    config = OmegaConf.create({"model": {"name": "tiny"}})
+    with pytest.raises(ConfigAttributeError) as caught:
+        _ = config.model.freeze
+    assert (
+        user_message(caught.value) == "model.freeze: Missing key freeze; compare your model with a file of conf/model"
     )

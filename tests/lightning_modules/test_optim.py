@@ -5,6 +5,7 @@ import torch
 
 from common.errors import UserError
 from lightning_modules.optim import (
+    check_made,
     cosine,
     discriminative_adamw,
     group_settings,
@@ -46,6 +47,26 @@ def test_plateau_by_a_literal_table(monitor, values, expected):
 def test_a_plateau_lowers_the_learning_rate_and_not_to_zero(factor):
     with pytest.raises(UserError, match=f"scheduler.factor={factor}: use a number above 0 and below 1"):
         plateau(optimizer(), monitor="val/loss", factor=factor, patience=1)
+
+
+@pytest.mark.parametrize(
+    ("made", "kind", "message"),
+    [
+        ([], torch.optim.Optimizer, "optimizer=.*made_by_me: makes a list, not a torch.optim.optimizer.Optimizer"),
+        (None, torch.optim.lr_scheduler.LRScheduler, "makes a NoneType, not a torch.optim.lr_scheduler.LRScheduler"),
+        (
+            torch.optim.Optimizer([torch.nn.Parameter(torch.ones(1))], {"rate": 1}),
+            torch.optim.Optimizer,
+            "its groups have no lr",
+        ),
+    ],
+)
+def test_what_is_no_optimizer_or_scheduler_is_named(made, kind, message):
+    def made_by_me():
+        return made
+
+    with pytest.raises(UserError, match=message):
+        check_made(made, kind, "optimizer", made_by_me)
 
 
 def test_a_factor_of_the_backbone_that_is_nan_is_named():

@@ -52,7 +52,8 @@ def test_without_subsets_one_line_says_what_is_needed(run, capsys):
     add_columns(folder, {})
     assert main([str(folder)]) == 1
     assert "no column beside path, label, split, group, weight" in capsys.readouterr().err
-    assert main([]) == 2 and "use: python -m reports.subsets" in capsys.readouterr().err
+    for asked in ([], ["--help"]):
+        assert main(asked) == 2 and "use: python -m reports.subsets" in capsys.readouterr().err
 
 
 def test_a_table_s_further_columns_reach_the_run_s_splits(finished_run, two_colors, tmp_path):

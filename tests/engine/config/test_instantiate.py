@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import pytest
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
@@ -28,6 +30,21 @@ def test_objects_and_functions_are_built():
 def test_arguments_of_the_run_are_added():
     node = OmegaConf.create({"key": {"_target_": f"{__name__}.Broken"}})
     assert isinstance(instantiate(node, "key", n=1), Broken)
+
+
+@dataclass
+class Kept:
+    """A callback that is a dataclass, say."""
+
+    callback: object = None
+
+
+def test_an_argument_of_the_run_that_is_a_dataclass_stays_what_it_is():
+    given = Kept()
+    assert (
+        instantiate(OmegaConf.create({"key": {"_target_": f"{__name__}.Kept"}}), "key", callback=given).callback
+        is given
+    )
 
 
 @pytest.mark.parametrize(

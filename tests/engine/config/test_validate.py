@@ -7,12 +7,14 @@ import pytest
 import torch
 import yaml
 from omegaconf import OmegaConf, open_dict
+from torch import nn
 from torch.optim import SGD
 
 from common.errors import UserError
 from engine.config import validate as validation
 from engine.config.validate import check_image_size, validate
-from lightning_modules.networks.registry import build_network
+from lightning_modules.network_errors import register_by_name
+from lightning_modules.networks.registry import build_network, network_arguments
 from tests.support.configs import EXTRA, FILES, composed
 
 
@@ -87,6 +89,7 @@ def test_every_file_passes(file):
     ("callbacks.best_checkpoint.monitor=val/f2", "callbacks.best_checkpoint.monitor='val/f2': expected val/accuracy"),
     ("~callbacks.linear_probe.lr", "callbacks.linear_probe.lr has no value"),
     ("+callbacks.mine=5", "callbacks.mine='5': expected a _target_ and its settings"),
+    ("+callbacks._target_=x.Y", "callbacks._target_=x.Y: is without a name, since several can be chosen; in its file: NAME:"),
     ("+callbacks.mine.a=1", "callbacks.mine._target_ has no value"),
     ("+loss._target_=torch.nn.L1Los", "loss._target_=torch.nn.L1Los: not found in torch.nn; did you mean L1Loss"),
     ("+loss._target_=nowhere.X", "loss._target_=nowhere.X: cannot be imported (No module named 'nowhere')"),
@@ -186,4 +189,29 @@ def test_a_network_for_images_of_one_size_names_it(name, size, message):
     with torch.device("meta"):
         network = build_network(network="timm", name=name, num_classes=2)
     with pytest.raises(UserError, match=re.escape(message)):
+        check_image_size(config, network, 2)
+
+
+class WideHead(nn.Linear):
+    """A head that forgets its last class, or what it is given."""
+
+    def __init__(self, *, features: int, num_classes: int, more_in: int = 0, more_out: int = 0):
+        super().__init__(features + more_in, num_classes + more_out)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"more_out": 1}, "gives (1, 3) for one image; logits (1, classes) are needed: (1, 2)"),
+        ({"more_in": 1}, "takes no image of 32 x 32: mat1 and mat2 shapes cannot be multiplied"),
+    ],
+)
+def test_a_head_of_the_user_s_own_is_tried_before_training(settings, message):
+    name = f"{__name__}.WideHead"
+    register_by_name([name], "model.head.name")
+    config = composed("model=truncated", "model.backbone=simple_cnn", "model.keep=1", "model.image_size=32")
+    with open_dict(config):
+        config.model.head = {"name": name, **settings}
+    network = build_network(**network_arguments(OmegaConf.to_container(config.model)), num_classes=2)
+    with pytest.raises(UserError, match=re.escape(f"model.head.name={name}: {message}")):
         check_image_size(config, network, 2)
