@@ -179,10 +179,12 @@ def check_made(made: object, kind: type, key: str, make: Callable) -> None:
     if not isinstance(made, kind):
         raise UserError(f"{name}: makes a {type(made).__name__}, not a {kind.__module__}.{kind.__qualname__}")
     if isinstance(made, Optimizer):
-        if "closure" not in inspect.signature(made.step).parameters:
+        try:
+            inspect.signature(made.step).bind(closure=None)
+        except TypeError as error:
             raise UserError(
                 f"{name}: its step needs the argument closure, which it must call: it computes the gradients"
-            )
+            ) from error
         if not all("lr" in group for group in made.param_groups):
             raise UserError(
                 f"{name}: its groups have no lr, the learning rate, which is logged and scheduled; name it so"

@@ -69,6 +69,15 @@ def test_what_is_no_optimizer_or_scheduler_is_named(made, kind, message):
         check_made(made, kind, "optimizer", made_by_me)
 
 
+def test_a_step_that_passes_its_arguments_on_is_taken():
+    class Passing(torch.optim.SGD):
+        def step(self, *arguments, **options):
+            return super().step(*arguments, **options)
+
+    made = Passing([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    check_made(made, torch.optim.Optimizer, "optimizer", Passing)
+
+
 def test_a_factor_of_the_backbone_that_is_nan_is_named():
     options = {"lr": 0.1, "weight_decay": 0, "fused": False}
     with pytest.raises(UserError, match=r"optimizer\.backbone_lr_factor=nan: use 0 or more"):
