@@ -26,6 +26,9 @@ class TrialPruned(Exception):  # noqa: N818 not an error
 
 
 ELSEWHERE = "hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR, of the caches datamodule.cache=DIR"
+REMOVED_FOLDER = (
+    "this folder was removed or moved while this command ran: what it wrote is lost or incomplete. Run it again"
+)
 DISK_ERRORS = {
     errno.ENOSPC: f"no space is left on the disk; free some, or write elsewhere: {ELSEWHERE}",
     errno.EFBIG: f"the file is larger than the file system or ulimit -f allows; write elsewhere: {ELSEWHERE}",

@@ -13,6 +13,8 @@ from common.text import printable
 
 log = logging.getLogger(__name__)
 
+OF_FONT_CACHE = ("mkdir -p failed for path", "is not a writable directory", "created a temporary cache directory")
+
 
 class ScreenFormatter(logging.Formatter):
     """Format information as `text`, the rest as `WARNING: text` and `ERROR: text`; behind a name where there is one."""
@@ -77,6 +79,8 @@ class ProtectedStream:
 
 def protect_screen() -> None:
     """Keep a closed pipe or terminal, a full disk behind `>` and letters beyond the screen's encoding from ending a command."""
+    logging.getLogger("matplotlib").addFilter(_concerns_user)
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed from the start: `>&-`
@@ -84,6 +88,11 @@ def protect_screen() -> None:
         if not isinstance(stream, ProtectedStream):
             setattr(sys, name, ProtectedStream(stream))
     Progress.screen_s = time.monotonic()
+
+
+def _concerns_user(record: logging.LogRecord) -> bool:
+    """Return False for where matplotlib keeps its list of fonts if not in the home folder: the figures are the same."""
+    return not any(text in str(record.msg) for text in OF_FONT_CACHE)
 
 
 class LogFileHandler(logging.Handler):

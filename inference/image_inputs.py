@@ -207,18 +207,27 @@ class RunImages:
             raise UserError(
                 f"images={run.path}: {run.splits.name} has no {self.split} images; name others: images={run.splits}"
             )
-        recorded = getattr(record.data, f"n_{self.split}", None)
-        if recorded is not None and recorded != self.count:
-            raise UserError(
-                f"images={run.path}: {run.splits.name} has {self.count:,} {self.split} images, and {run.record.name} "
-                f"{recorded:,}: copied in part, or edited; copy the run once more, or name the table: images={run.splits}"
-            )
+        check_whole(run, self.split, self.count)
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[ImageInput]:
         return (image_input for image_input in self._table(False) if image_input.split == self.split)
+
+
+def check_whole(run: RunFolder, split: str, n: int) -> None:
+    """Check that a run's splits.csv has as many images of a split as its record.
+
+    Raises:
+        UserError: it has not, as where it was copied in part.
+    """
+    recorded = getattr(RunRecord.read(run).data, f"n_{split}", None)
+    if recorded is not None and recorded != n:
+        raise UserError(
+            f"images={run.path}: {run.splits.name} has {n:,} {split} images, and {run.record.name} {recorded:,}: copied in "
+            f"part, or edited; copy the run once more, or name the table: images={run.splits}"
+        )
 
 
 def resolve_images(images: str | Sequence[str] | None, root: str | None) -> RunImages | ImageInputs:

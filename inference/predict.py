@@ -21,7 +21,7 @@ from common.run_record import Baseline, Decision, SplitMetrics, describe_test_ev
 from common.table import Table
 from common.text import clean, join_words, plural, printable
 from inference.arguments import check_predict_arguments, checkpoint_argument
-from inference.image_inputs import TABLES, ImageInput, count_test_evaluation, own_test_images, resolve_images
+from inference.image_inputs import TABLES, ImageInput, RunImages, count_test_evaluation, own_test_images, resolve_images
 from inference.predictor import Prediction, Predictor
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,8 @@ def _run(config: DictConfig, checkpoint: Path, images: str | list[str] | None, p
     model = Predictor.from_checkpoint(checkpoint, str(config.device), config.register)
     own_test = own_test_images(checkpoint, config.root)
     summary = PredictionSummary(model.classes, model.decision, own_test)
+    is_own = isinstance(inputs, RunImages) and inputs.run.path.resolve() == checkpoint.resolve().parent.parent
+    tested, changed = own_test.fingerprints if own_test and is_own and inputs.split == "test" else (), []
     explanations = None
     if config.explain:
         from inference.explain.explain import Explanations
@@ -65,6 +67,8 @@ def _run(config: DictConfig, checkpoint: Path, images: str | list[str] | None, p
         for image_input, prediction in tqdm(stream, total=len(inputs), unit="image", leave=False, disable=hidden):
             write_row(prediction_row(image_input, prediction))
             summary.add(image_input, prediction)
+            if tested and prediction.fingerprint and prediction.fingerprint not in tested:
+                changed.append(image_input.path)
             progress.count(summary.n, len(inputs))
             if explanations:
                 explanations.add(image_input, prediction)
@@ -73,6 +77,12 @@ def _run(config: DictConfig, checkpoint: Path, images: str | list[str] | None, p
             "it is unknown whether these are test images of the model, so this is not counted as a test evaluation: %s",
             own_test.unknown,
         )
+    if changed:
+        log.warning(
+            "images=%s: %s of its %s test images have other pixels than when the run was tested, such as %s: replaced since, "
+            "or decoded by another library; this accuracy is not that of the run",
+            images, f"{len(changed):,}", f"{len(inputs):,}", changed[0],
+        )  # fmt: skip
     test_evaluations = count_test_evaluation(checkpoint) if summary.evaluates_test else None
     print(*summary.lines(test_evaluations), f"Predictions: {table}", sep="\n")
     if explanations:

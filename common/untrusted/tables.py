@@ -18,6 +18,7 @@ MARKS = (  # of byte order, the longer ones first
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
 BITS = {"0", "1", "0.0", "1.0"}
+BROKEN = 'is the double quote (") that ends a value missing, here or in a line above?'
 SINGLE_QUOTES = "values are in single quotes; write them in double quotes or in none"
 OTHER_FILES = {
     b"PK\x03\x04": "a workbook or an archive",
@@ -87,13 +88,15 @@ def iterate_csv(
                 found = ", ".join(clean(name, 40) for name in columns[:20]) or "nothing"
                 raise ValueError(f"column {', '.join(missing)} is missing; found {found}; is it a CSV in UTF-8?")
             if len(set(columns)) < len(columns):
-                raise ValueError(f"column {max(columns, key=columns.count)} appears twice")
+                raise ValueError(
+                    f"column {clean(max(columns, key=columns.count), 40)} appears twice; remove or rename one"
+                )
             for row in reader:
                 if None in row or None in row.values():
                     raise ValueError("values are missing or too many")
                 yield reader.reader.line_num, row
         except (ValueError, csv.Error) as error:
-            raise UserError(f"{path}: line {reader.reader.line_num}: {error}") from error
+            raise UserError(f"{path}: line {reader.reader.line_num}: {_describe(error)}") from error
 
 
 class OwnTable:
@@ -153,7 +156,7 @@ class OwnTable:
                 f"{self.path}: line {line + 1}: is not {encoding.upper()}; is it a CSV? Save it as UTF-8"
             ) from error
         except (ValueError, csv.Error) as error:
-            raise UserError(f"{self.path}: line {reader.line_num if reader else 0}: {error}") from error
+            raise UserError(f"{self.path}: line {reader.line_num if reader else 0}: {_describe(error)}") from error
 
     def describe_notes(self) -> str:
         """Return `delimited by semicolons; blanks around values left out (40 times)`; nothing where all is as written."""
@@ -189,6 +192,7 @@ class OwnTable:
         """
         if any(map(_is_single_quoted, written)):
             raise ValueError(SINGLE_QUOTES)
+        written = [name.lstrip("\ufeff") for name in written]  # of a second byte order mark
         columns = [name if name in self.known else _known_as(name) for name in written]
         columns = [short if short in self.known else name.strip() for short, name in zip(columns, written, strict=True)]
         if columns and re.fullmatch(r"Unnamed: \d+", columns[0]):  # pandas read its own index
@@ -203,7 +207,7 @@ class OwnTable:
             bits = [name for name, value in zip(written, below, strict=False) if value.strip() in BITS]
             raise ValueError(self._advise(missing, named, bits))
         if len(set(named)) < len(named):
-            raise ValueError(f"column {max(named, key=named.count)} appears twice")
+            raise ValueError(f"column {clean(max(named, key=named.count), 40)} appears twice; remove or rename one")
         return columns
 
     def _advise(self, missing: list[str], found: list[str], bits: list[str]) -> str:
@@ -255,13 +259,17 @@ class OwnTable:
         return cells
 
 
+def _describe(error: ValueError | csv.Error) -> str:
+    return f"{error}; {BROKEN}" if isinstance(error, csv.Error) else str(error)
+
+
 def _is_single_quoted(value: str) -> bool:
     return len(value.strip()) > 1 and value.strip()[0] == value.strip()[-1] == "'"
 
 
 def _known_as(name: str) -> str:
     """Return the name of a column without blanks, quotes and capitals."""
-    return name.strip().strip("\"'").strip().casefold()
+    return name.lstrip("\ufeff").strip().strip("\"'").strip().casefold()
 
 
 def read_csv(path: Path, needed: Sequence[str] = ()) -> list[dict[str, str]]:

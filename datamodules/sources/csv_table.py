@@ -7,6 +7,7 @@ Further columns name subsets of the images; `python -m reports.subsets RUN` give
 
 import itertools
 import logging
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -168,9 +169,10 @@ class FileFinder:
         return f"; paths are relative to {self.root.absolute()}, or to another folder with {key}=DIR"
 
     def _below(self, path: str) -> str:
+        short = Path(os.path.normpath(path))  # ROOT/../ROOT/x is below the root, unless .. leaves a link
         for root in (self.root.absolute(), self.root.resolve()):
-            if Path(path).is_relative_to(root):
-                return str(Path(path).relative_to(root))
+            if short.is_relative_to(root) and (".." not in path or (is_file(short) and short.samefile(path))):
+                return str(short.relative_to(root))
         return path
 
 

@@ -67,7 +67,7 @@ def measure_latency_later(config: DictConfig, record: RunRecord) -> list[Latency
         UserError: the checkpoint is missing or damaged.
     """
     config = validate(config)
-    checkpoint, sweep = record.best.checkpoint if record.best else config.ckpt_path, record.folder.path.parent
+    checkpoint, sweep = record.folder.best_checkpoint if record.best else config.ckpt_path, record.folder.path.parent
     if checkpoint is not None:
         classifier = load_classifier(Path(checkpoint))
         return _measure(config, classifier.network, classifier.hparams["image_size"], sweep)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from common.atomic_io import tolerate_disk_errors, write_text
-from common.errors import DISK_ERRORS, StopRequested, TrialPruned, UserError
+from common.errors import DISK_ERRORS, REMOVED_FOLDER, StopRequested, TrialPruned, UserError
 from common.locks import locked
 from common.progress import Progress
 from common.run_folder import RunFolder
@@ -106,6 +106,8 @@ def _run_locked(
             check_shared(process, job.folder.config)
             with _ends_with_a_word():
                 run(config, record)
+            if process.is_first and not job.folder.config.is_file():  # what came later has made the folder again
+                raise UserError(f"{job.folder.path}: {REMOVED_FOLDER}")
             _finish(record, config.ckpt_path, warning_list.messages)
             backup.discard()
         return None
@@ -129,6 +131,8 @@ def _run_locked(
         with ignore_stops() if process.is_launched else contextlib.nullcontext():
             kept = _how_to_resume(job, config) if job.folder.last_checkpoint.is_file() else ""
             error = component_error(raised, config, kept) or raised
+            if isinstance(raised, FileNotFoundError) and not job.folder.path.is_dir():
+                error, record = UserError(f"{job.folder.path}: {REMOVED_FOLDER}"), None
             message = error_messages.user_message(error)
             agreed = agreed_error(process, error, message, lost=message == error_messages.LOST)
             if agreed is not error:

@@ -15,7 +15,7 @@ from datamodules.decode import UnreadableImageError, open_image
 from evaluation.intervals import design_effect, format_accuracy, group_numbers, proportion
 from evaluation.paired_tests import compare_pair, paired_difference
 from inference.backends import Backend, ModelDescription
-from inference.image_inputs import ImageInput, ImageInputs, run_of_checkpoint
+from inference.image_inputs import ImageInput, ImageInputs, check_whole, run_of_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +114,8 @@ def known_images(checkpoint: Path, images: str | list[str] | None, root: str | N
     try:
         for image_input in ImageInputs(str(run.splits) if images is None else images, root):
             found.setdefault(image_input.split, []).append(image_input)
+        for split in ("val", "test") if images is None else ():
+            check_whole(run, split, len(found.get(split, ())))
     except UserError as error:
         if images is not None:
             raise

@@ -94,6 +94,15 @@ def test_what_a_command_has_written_is_taken_back(log_to, tmp_path):
         assert (path.read_bytes() if path.exists() else None) == before
 
 
+def test_where_matplotlib_keeps_its_fonts_is_no_matter_of_the_user(tmp_path):
+    code = "from engine.log_handlers import protect_screen; protect_screen(); import matplotlib as m; print(m.get_cachedir())"
+    (tmp_path / "file").touch()
+    environment = {name: value for name, value in os.environ.items() if name != "MPLCONFIGDIR"}
+    environment |= {"HOME": str(tmp_path / "file"), "XDG_CONFIG_HOME": "", "XDG_CACHE_HOME": ""}
+    ran = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, env=environment, capture_output=True, check=True)
+    assert b"matplotlib-" in ran.stdout and ran.stderr == b""  # a temporary folder, as the one in HOME cannot be made
+
+
 @pytest.mark.thorough
 def test_training_into_a_closed_pipe_and_a_full_log_reaches_its_end(tmp_path):
     root = make_images(

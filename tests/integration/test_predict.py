@@ -161,6 +161,17 @@ def test_test_evaluations_are_counted_where_an_accuracy_on_test_is_shown(finishe
     assert "12 images" in predict(best, f"images={run.path}", table)[1]
 
 
+def test_test_images_that_were_replaced_since_are_named(finished_run, predict, two_colors, tmp_path):
+    run, root = RunFolder(tmp_path / "run"), shutil.copytree(two_colors, tmp_path / "images")
+    shutil.copytree(finished_run.folder, run.path)
+    arguments = f"ckpt={run.best_checkpoint}", f"images={run.path}", f"root={root}", f"out={tmp_path}/out.csv"
+    assert "other pixels" not in predict(*arguments)[1]
+    replaced = sorted((root / "test" / "blue").iterdir())[0]
+    shutil.copyfile(next((root / "train" / "red").iterdir()), replaced)
+    text = f"1 of its 14 test images have other pixels than when the run was tested, such as test/blue/{replaced.name}:"
+    assert text in predict(*arguments)[1]
+
+
 def test_what_is_written_and_shown(predict, checkpoint, files, tmp_path):
     status, out, err = predict(f"ckpt={checkpoint}", f"images={tmp_path}/images", f"out={tmp_path}/new/place")
     assert (status, err) == (0, "")

@@ -23,11 +23,11 @@ def test_rows_have_their_line_and_stay_text(tmp_path):
 @pytest.mark.parametrize(("content", "words"), [
     (b"", "line 0: column path is missing; found nothing"),
     (b"a,b\n1,2\n", "line 1: column path is missing; found a, b"),
-    (b"path,a,a\n1,2,3\n", "line 1: column a appears twice"),
+    (b"path,a,a\n1,2,3\n", "line 1: column a appears twice; remove or rename one"),
     (b"path,a\n1,2\n1\n", "line 3: values are missing or too many"),
     (b"path,a\n1,2,3\n", "line 2: values are missing or too many"),
-    (b'path,a\n1,"2\n', "line 2: unexpected end of data"),
-    (b"path,a\n1," + b"x" * 200_000, "line 2: field larger than field limit"),
+    (b'path,a\n1,"2\n', r"line 2: unexpected end of data; is the double quote \(\"\) that ends a value missing, here"),
+    (b"path,a\n1," + b"x" * 200_000, r"line 2: field larger than field limit \(131072\); is the double quote"),
 ], ids=str)  # fmt: skip
 def test_a_mistake_is_named_with_its_line(tmp_path, content, words):
     path = write(tmp_path, content)
@@ -56,6 +56,7 @@ ROWS = [{"path": "a b.png", "label": "x"}, {"path": "c.png", "label": "y"}]
 
 @pytest.mark.parametrize(("content", "notes"), [
     (b"\xef\xbb\xbfpath,label\r\na b.png,x\r\nc.png,y\r\n", ""),
+    (b"\xef\xbb\xbf\xef\xbb\xbfpath;label\na b.png;x\nc.png;y\n", "delimited by semicolons"),
     (b"path,label\ra b.png,x\rc.png,y", ""),
     ("path,label\na b.png,x\nc.png,y\n".encode("utf-16"), "text in UTF-16"),
     ("path\tlabel\na b.png\tx\nc.png\ty\n".encode("utf-16-le"), "text in UTF-16; delimited by tabs"),
@@ -89,7 +90,8 @@ def test_tables_of_spreadsheets_and_programs_are_read(tmp_path, content, notes):
     (b"'path','label'\n'a','b'\n", "line 1: values are in single quotes"),
     (b"path,label\n'a,b.png','x'\n", "line 2: values are in single quotes|values are missing or too many"),
     (b"a/b.png,x\nc.png,y\n", "write the names above it: path,label"),
-    (b"Path,path,label\na,a,b\n", "line 1: column path appears twice"),
+    (b"Path,path,label\na,a,b\n", "line 1: column path appears twice; remove or rename one"),
+    (b'path,label\n"a,b\nc,d\n', r"line 3: unexpected end of data; is the double quote .* missing, here or in a line above"),
     (b"path,label\na,b\nc\n", "line 3: values are missing or too many"),
     (b"PK\x03\x04xl", "is a workbook or an archive, not a CSV"),
     (b"\xff\xfep\0a", "line 1: .*(is not UTF-16|column path, label is missing)"),

@@ -95,12 +95,14 @@ def test_labels_are_utf8_and_paths_are_bytes(root):
 
 def place(root, name):
     """Return a table's path for images/000.png, as other programs write it."""
-    return {"windows": "images\\000.png", "absolute": f"{root}/images/000.png", "without suffix": "images/000",
+    return {"windows": "images\\000.png", "absolute": f"{root}/images/000.png",
+            "up and down": f"{root}/../{root.name}/images/000.png", "without suffix": "images/000",
             "blanks": "images/000.png ", "dot": "./images/000.png"}[name]  # fmt: skip
 
 
 @pytest.mark.parametrize(("written", "note"), [
     ("windows", "backslashes in a path read as /"), ("absolute", "absolute path below the root"),
+    ("up and down", "absolute path below the root"),
     ("blanks", "spaces around a path removed"),
     ("without suffix", "path with .png added"), ("dot", ""),
 ])  # fmt: skip

@@ -1,12 +1,17 @@
 """Latencies of jobs that run side by side: none while others train, all of them at the end."""
 
+import shutil
+
 import pytest
 from filelock import FileLock
+from omegaconf import OmegaConf
 
 from common.run_folder import RunFolder
 from common.run_record import RunRecord, write_record
+from engine.run.cost import measure_latency_later
 from engine.sweep import latency
 from engine.sweep.progress import SweepProgress
+from tests.support.fake_runs import change_record
 from tests.support.helpers import SIMPLE_CNN
 
 LATER = "latency: at the end of the sweep, when nothing trains"
@@ -46,6 +51,14 @@ def will_find(monkeypatch, found):
         return timed | {"threads": threads, "cores": 2, "load_1min": 0.5}
 
     monkeypatch.setattr("lightning_modules.profiling.time_passes", measure)
+
+
+def test_the_network_of_a_moved_sweep_is_measured(finished_run, tmp_path, monkeypatch):
+    moved = RunFolder(shutil.copytree(finished_run.folder, tmp_path / "moved" / "seed-1"))
+    change_record(moved.path, best={"checkpoint": str(tmp_path / "sweep" / "seed-1" / "checkpoints" / "best.ckpt")})
+    will_find(monkeypatch, [(None, 5.0), (None, 6.0)])
+    found = measure_latency_later(OmegaConf.load(moved.config), RunRecord.read(moved))
+    assert [each.latency_p50_ms for each in found] == [5.0, 6.0]
 
 
 @pytest.mark.thorough

@@ -24,6 +24,7 @@ from inference.export.verify import (
 from inference.image_inputs import ImageInputs
 from tests.support.fake_checkpoints import MEAN, STD, make_odd_images
 from tests.support.fake_explained import make_labeled_run
+from tests.support.fake_runs import change_record
 
 ORDER = ("val", "train", "")
 
@@ -67,6 +68,18 @@ def test_images_that_are_gone_or_given(run, tmp_path, caplog):
         known_images(run.best_checkpoint, "/nowhere", None)
     again = known_images(run.best_checkpoint, str(run.splits), str(tmp_path / "moved"))
     assert sorted(again) == ["test", "train", "val"]
+
+
+def test_a_table_of_splits_that_was_copied_in_part_is_not_the_run_s(run, caplog):
+    change_record(run.path, data={"n_val": 2, "n_test": 2})
+    lines = run.splits.read_text().splitlines(keepends=True)
+    assert len(known_images(run.best_checkpoint, None, None)["val"]) == 2 and not caplog.messages
+    for split in ("val", "test"):
+        run.splits.write_text("".join(lines).replace(next(line for line in lines if f",{split}," in line), ""))
+        caplog.clear()
+        assert known_images(run.best_checkpoint, None, None) == {}
+        assert f"splits.csv has 1 {split} images, and result.json 2: copied in part" in caplog.text
+        assert len(known_images(run.best_checkpoint, str(run.splits), None)[split]) == 1
 
 
 def test_spread_is_even():
