@@ -140,10 +140,11 @@ def describe_promise(decision: Decision, like: str = "these") -> str:
     if needed == math.inf:
         return f"{target} cannot be promised by any number of images"
     grouped = ", several of one group" if decision.design_effect > 1 else ""
+    few = ", or too few groups," if grouped else ""
     if n < needed:
         reason = f"with {plural(n, 'validation image')}{grouped} (at least {needed:,} without an error are needed)"
     else:
-        reason = f"with these {n:,} validation images{grouped} (too many errors among the most confident ones)"
+        reason = f"with these {n:,} validation images{grouped} (too many errors{few} among the most confident ones)"
     return f"{target} cannot be promised {reason}"
 
 

@@ -219,6 +219,7 @@ def test_overconfidence_is_called_miscalibration():
     ({"fitted_on": 30}, "accuracy 0.95 cannot be promised with 30 validation images (at least 45 without an error are needed)"),
     ({}, "accuracy 0.95 cannot be promised with these 444 validation images (too many errors among the most confident ones)"),
     ({"fitted_on": 80, "design_effect": 2.0}, "with 80 validation images, several of one group (at least 90 without an error"),
+    ({"fitted_on": 90, "design_effect": 2.0}, "several of one group (too many errors, or too few groups, among the most"),
     ({"target_accuracy": 1.0}, "accuracy 1 cannot be promised by any number of images"),
     ({"delta": None, "confidence": 0.851}, "confidence >= 0.851 reached accuracy 0.95 on validation, which promises nothing"),
     ({"delta": None}, "no confidence reached accuracy 0.95 on validation, which promises nothing for other images"),
