@@ -296,7 +296,7 @@ class Decision:
     fitted_on: int | None = None
     """Validation images."""
     design_effect: float = 1.0
-    """`confidence` counts fitted_on / design_effect images, where val has several of one group."""
+    """Of all fitted_on images, where val has several of one group; `confidence` takes that of the confident ones."""
     positive_class: str | None = None
     """Of two classes, the one that `threshold` is for."""
     threshold_criterion: Criterion | None = None

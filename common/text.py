@@ -96,6 +96,18 @@ def rounded_up(value: float, digits: int = 3) -> str:
     return f"{math.ceil(value * 10**digits - 1e-9) / 10**digits:.{digits}f}"
 
 
+def format_confidence(confidence: float) -> str:
+    """Return `0.913`, rounded up; near 1, where many networks have theirs, the digits that tell it from 1: `0.99994`."""
+    if confidence >= 1:
+        return f"{confidence:.3f}"
+    return next((text for digits in range(3, 9) if float(text := rounded_up(confidence, digits)) < 1), repr(confidence))
+
+
+def digits_of_share(share: float, least: int = 2) -> int:
+    """Return the digits after the point with which only a share of 0 reads 0, and only one of 1 reads 1."""
+    return next((d for d in range(least, 9) if share in (0, 1) or 0 < round(share, d) < 1), 9)
+
+
 def did_you_mean(name: str, allowed: Iterable) -> str:
     """Return `did you mean adam or adamw? Allowed: ...`, the closest names first; of many more than these only their number."""
     allowed = sorted(map(str, allowed))

@@ -17,6 +17,7 @@ from evaluation.scores import checked
 
 ROUNDED_TO_ZERO = 5e-7  # the largest probability that the six digits of predictions.csv show as 0
 TEMPERATURES = (0.05, 20.0)  # bounds of the search
+GROUPED_STEPS = 100  # a design effect each
 
 
 class ConfidenceBin(NamedTuple):
@@ -161,7 +162,11 @@ def risk_coverage(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.nda
 
 
 def confidence_for_accuracy(
-    labels: np.ndarray, probabilities: np.ndarray, target_accuracy: float, delta: float, effect: float = 1.0
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    target_accuracy: float,
+    delta: float,
+    groups: np.ndarray | None = None,
 ) -> float | None:
     """Find the smallest confidence from which on an accuracy can be promised; None where these images promise none.
 
@@ -170,7 +175,8 @@ def confidence_for_accuracy(
     of the m most confident images, m rising, the hypothesis "they are right less often than the target" is rejected
     while P(Binomial(m, 1 - target) <= errors among them) <= delta, from the first m that could be rejected at all; the
     first one that is not ends it. Only confidences order the hypotheses, so that one delta serves all of them. Images
-    of equal confidence enter together.
+    of equal confidence enter together. In groups m images count as m / design effect, the effect of these very images: the
+    most confident ones may be of few groups where all are of many. Then about `GROUPED_STEPS` values of m are tested.
 
     It presumes images that did not choose the network: where they also chose its epoch, it promises a little too much.
 
@@ -179,12 +185,20 @@ def confidence_for_accuracy(
         probabilities: (n, K).
         target_accuracy: above 0 and up to 1.
         delta: above 0 and below 1.
-        effect: `design_effect` of images in groups; the tests count m / effect images.
+        groups: (n,) group numbers; None: each image is its own.
     """
     confidence, correct = _sorted(labels, probabilities)
     distinct = np.diff(confidence, append=-np.inf) < 0
     m = np.flatnonzero(distinct) + 1  # images with at least each distinct confidence
-    m = m[m >= images_needed(target_accuracy, delta, effect)]
+    m = m[m >= images_needed(target_accuracy, delta)]
+    effect: np.ndarray | float = 1.0
+    if groups is not None and len(m):
+        groups = groups[np.argsort(-probabilities.max(axis=1), kind="stable")]
+        m = np.unique(m[np.searchsorted(m, np.geomspace(m[0], m[-1], GROUPED_STEPS).astype(int))])
+        # Without an error; which m are tested must not depend on what is right
+        needed = [images_needed(target_accuracy, delta, design_effect(np.ones(k, bool), groups[:k])) for k in m]
+        m = m[m >= needed]
+        effect = np.array([design_effect(correct[:k], groups[:k]) for k in m])
     errors = m - np.cumsum(correct)[m - 1]
     p = np.where(errors < m, betainc((m - errors) / effect, errors / effect + 1, target_accuracy), 1.0)
     passed = np.cumprod(p <= delta).sum()

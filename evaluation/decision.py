@@ -107,7 +107,7 @@ class DecisionRules:
         effect = design_effect(probabilities.argmax(axis=1) == labels, groups)
         decision = Decision(
             temperature=fit_temperature(labels, logarithm(probabilities) if logits is None else logits),
-            confidence=confidence_for_accuracy(labels, probabilities, self.target_accuracy, self.delta, effect),
+            confidence=confidence_for_accuracy(labels, probabilities, self.target_accuracy, self.delta, groups),
             fitted_on=len(labels),
             design_effect=effect,
             **self._settings(classes),

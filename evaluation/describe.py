@@ -3,7 +3,7 @@
 import math
 
 from common.run_record import ClassScores, Decision, Proportion, SplitMetrics
-from common.text import clean, plural, rounded_up
+from common.text import clean, digits_of_share, format_confidence, plural
 from evaluation.calibration import at_bound, images_needed
 from evaluation.estimates import few_images
 from evaluation.intervals import ONE_SIDED, coverage_caveat, format_accuracy, guessing_probability
@@ -131,19 +131,24 @@ def describe_promise(decision: Decision, like: str = "these") -> str:
     """
     target, n = f"accuracy {decision.target_accuracy:g}", decision.fitted_on or 0
     if decision.delta is None:  # of an older version, which chose the confidence that just reached the target
-        reached = "no confidence" if decision.confidence is None else f"confidence >= {rounded_up(decision.confidence)}"
+        reached = (
+            "no confidence"
+            if decision.confidence is None
+            else f"confidence >= {format_confidence(decision.confidence)}"
+        )
         return f"{reached} reached {target} on validation, which promises nothing for other images"
     if decision.confidence is not None:
         sure = f"with {100 * (1 - decision.delta):g}% confidence on images like {like}"
-        return f"{target} {sure}: confidence >= {rounded_up(decision.confidence)}"
+        return f"{target} {sure}: confidence >= {format_confidence(decision.confidence)}"
     needed = images_needed(decision.target_accuracy, decision.delta, decision.design_effect)
     if needed == math.inf:
         return f"{target} cannot be promised by any number of images"
     grouped = ", several of one group" if decision.design_effect > 1 else ""
+    few = ", or too few groups," if grouped else ""
     if n < needed:
         reason = f"with {plural(n, 'validation image')}{grouped} (at least {needed:,} without an error are needed)"
     else:
-        reason = f"with these {n:,} validation images{grouped} (too many errors among the most confident ones)"
+        reason = f"with these {n:,} validation images{grouped} (too many errors{few} among the most confident ones)"
     return f"{target} cannot be promised {reason}"
 
 
@@ -156,7 +161,8 @@ def _decided(metrics: SplitMetrics, split: str) -> str:
     if metrics.selective is None:
         return ", so that predict.py abstains from every image"
     accuracy = f": {_describe(metrics.selective.accuracy)}" if metrics.selective.accuracy else ""
-    return f", decides {metrics.selective.coverage:.0%} of {split}{accuracy}"
+    coverage = metrics.selective.coverage
+    return f", decides {coverage:.{digits_of_share(coverage) - 2}%} of {split}{accuracy}"
 
 
 def _recall(classes: list[ClassScores]) -> str:
@@ -166,10 +172,7 @@ def _recall(classes: list[ClassScores]) -> str:
     if len(known) > MOST_CLASSES:
         title = f"recall, the {WORST} worst of {len(known):,} classes"
         known = sorted(known, key=lambda scores: scores.recall.value)[:WORST]
-    parts = [
-        f"{clean(each.name, 40)} {each.recall.value:.2f} ({each.recall.low:.2f} to {each.recall.high:.2f}, n = {each.n:,})"
-        for each in known
-    ]
+    parts = [f"{clean(each.name, 40)} {_describe(each.recall, 2, f', n = {each.n:,}')}" for each in known]
     return f"{title}: {', '.join(parts)}"
 
 
@@ -177,5 +180,9 @@ def _interval(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
 
 
-def _describe(share: Proportion) -> str:
-    return f"{share.value:.3f} ({share.low:.3f} to {share.high:.3f})"
+def _describe(share: Proportion, least: int = 3, more: str = "") -> str:
+    """Return `0.930 (0.900 to 0.952)`, with more digits than `least` where these hide an error or the interval."""
+    digits = digits_of_share(share.value, least)
+    while digits < 9 and round(share.low, digits) == round(share.high, digits):
+        digits += 1
+    return f"{share.value:.{digits}f} ({share.low:.{digits}f} to {share.high:.{digits}f}{more})"

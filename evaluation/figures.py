@@ -9,7 +9,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from common.run_record import Decision
-from common.text import clean, rounded_up
+from common.text import clean, digits_of_share, format_confidence
 from evaluation.calibration import reliability, risk_coverage, selective_accuracy, with_temperature
 from evaluation.fonts import fonts_of
 from evaluation.intervals import design_effect, wilson
@@ -138,7 +138,7 @@ def calibration(
         at, label = 0.0, "promised for no share of the images"
         if decision.confidence is not None:
             at = selective_accuracy(labels, probabilities, decision.confidence).coverage
-            label = f"promised from confidence {rounded_up(decision.confidence)} on: {at:.0%}"
+            label = f"promised from confidence {format_confidence(decision.confidence)} on: {at:.{digits_of_share(at) - 2}%}"
         right.axvline(at, color="tab:orange", linewidth=1, linestyle="--", label=label)
         right.legend(loc="lower left", fontsize=9)
     right.set(xlim=(0, 1.02), ylim=(min(0.5, accuracy.min()), 1.01))

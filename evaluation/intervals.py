@@ -279,9 +279,10 @@ def design_effect(correct: np.ndarray, groups: np.ndarray | None) -> float:
 
     The variance of the share of right images between groups over that of as many independent images (Kish 1965, Survey
     Sampling, ch. 5), with the t quantile of the effective number of groups (Dean & Pagano 2015, J. Surv. Stat. Methodol.
-    3:484-503). A quarter of an all-right and of an all-wrong group of mean size are added, since a few groups that
-    are all right say little about how alike the images of a group are. The mean lies nearer to a large group than to a small
-    one, which is corrected by the group's share of the images (Bell & McCaffrey 2002, Survey Methodology 28:169-181).
+    3:484-503). As many images as are in a quarter of a group are added, of an all-right and of an all-wrong group as large as
+    an image's is on average: a few groups that are all right say little about how alike the images of a group are. The mean
+    lies nearer to a large group than to a small one, which is corrected by the group's share of the images (Bell & McCaffrey
+    2002, Survey Methodology 28:169-181).
 
     Args:
         correct: (n,) or (S, n) bool, of one network or of S.
@@ -313,8 +314,9 @@ def _clustering(outcomes: np.ndarray, groups: np.ndarray, pseudo: float = 0.25) 
     """Return the design effect of groups on each line of outcomes (S, n), averaged; 1 to that of groups all alike."""
     _, groups = np.unique(groups, return_inverse=True)
     sizes = np.bincount(groups).astype(np.float64)
-    most, size = float((sizes**2).sum() / sizes.sum()), float(sizes.mean())
+    size = float((sizes**2).sum() / sizes.sum())  # of the group that an image is in, on average
     low, high = (-1.0, 1.0) if outcomes.min() < 0 else (0.0, 1.0)
+    pseudo *= float(sizes.mean()) / size
     weights = np.append(np.ones(len(sizes)), [pseudo, pseudo])
     of_all, found = np.append(sizes, [size, size]), []
     for line in outcomes:
@@ -325,7 +327,7 @@ def _clustering(outcomes: np.ndarray, groups: np.ndarray, pseudo: float = 0.25) 
         between = float(weights @ ((sums - mean * of_all) ** 2 / (1 - of_all / n))) / n**2
         single = (float(weights @ squares) / n - mean**2) / n
         found.append(between / single)
-    return float(np.clip(np.mean(found), 1.0, most))
+    return float(np.clip(np.mean(found), 1.0, size))
 
 
 def coverage_caveat(found: Proportion) -> str | None:

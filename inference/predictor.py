@@ -15,7 +15,7 @@ from PIL import Image
 from common.errors import UserError
 from common.processor_time import own_cores
 from common.run_record import Decision
-from common.text import rounded_up
+from common.text import format_confidence
 from datamodules.decode import DecodedImage, UnreadableImageError, decode_pixels, read_image, rgb
 from datamodules.deep_pixels import DeepPixels
 from inference.backends import Backend, ModelDescription, open_backend
@@ -231,7 +231,7 @@ def reason_to_abstain(decision: Decision) -> str:
     target = f"accuracy {decision.target_accuracy:g}"
     if decision.confidence is None:
         return f"{target} is promised for no image"
-    return f"confidence below {rounded_up(decision.confidence)}, too low for {target}"
+    return f"confidence below {format_confidence(decision.confidence)}, too low for {target}"
 
 
 def decode_item(item, image_size: int) -> DecodedImage:

@@ -3,6 +3,8 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -127,10 +129,14 @@ def accuracy(runs: Sequence[Run], split: str, found: CorrectnessMatrix | str) ->
     n = counted[0][1]
     values = [c / n if n else entries[0].value for (c, n), entries in zip(counted, seeds.values(), strict=True)]
     known = isinstance(found, CorrectnessMatrix) and len(found.seeds) == len(values)
+    effect = max(map(_effect, chain(*seeds.values())))
+    if effect > 1 and known and found.groups is None:
+        known = False  # splits.csv, which names the groups, is missing
     if len(values) == 1:
         low, high = None, None
         if n:
-            low, high = accuracy_interval(found.correct, found.groups) if known else wilson(*counted[0])
+            single = wilson(values[0] * n / effect, n / effect)
+            low, high = accuracy_interval(found.correct, found.groups) if known else single
         return Accuracy(values[0], low, high, None, n or None, 1, "images")
     mean, deviation, low, high, _ = mean_over_seeds(values)
     over = "seeds"
@@ -138,9 +144,18 @@ def accuracy(runs: Sequence[Run], split: str, found: CorrectnessMatrix | str) ->
         low, high = accuracy_interval(found.correct, found.groups)
         over = "seeds and images"
     elif n:  # images count as well: never narrower than one network's interval
-        of_images = wilson(mean * n, n)
+        of_images = wilson(mean * n / effect, n / effect)
         low, high = min(low, of_images.low), max(high, of_images.high)
     return Accuracy(mean, max(0.0, low), min(1.0, high), deviation, n or None, len(values), over)
+
+
+def _effect(found: Proportion) -> float:
+    """Return the `design_effect` of images in groups by which a recorded Wilson interval is wide; 1 without groups."""
+    end = found.low if found.low > 0 else found.high
+    variance = end * (1 - end) * NormalDist().inv_cdf(0.975) ** 2
+    distance = found.value - end
+    effect = found.n * distance * distance / variance if variance > 0 else 1.0
+    return effect if 1 + 1e-6 < effect < found.n**2 else 1.0
 
 
 def _counts(entries: Sequence[Proportion]) -> tuple[int, int]:

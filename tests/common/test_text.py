@@ -5,7 +5,9 @@ from common.text import (
     clean,
     compact_count,
     did_you_mean,
+    digits_of_share,
     duration,
+    format_confidence,
     join_words,
     numeral,
     plural,
@@ -67,6 +69,20 @@ def test_numbers():
         "3 h 05 min",
     ]
     assert [numeral(text) for text in ("1e-05", "-.5", "3.", "1_0", "nan", "")] == [1e-05, -0.5, 3.0, None, None, None]
+
+
+@pytest.mark.parametrize(("confidence", "text"), [
+    (0.9123, "0.913"), (0.999, "0.999"), (0.9991, "0.9991"), (0.99999, "0.99999"), (1 - 1e-11, "0.99999999999"), (1.0, "1.000"),
+])  # fmt: skip
+def test_a_confidence_below_1_does_not_read_1(confidence, text):
+    assert format_confidence(confidence) == text and float(text) >= confidence - 1e-12
+
+
+@pytest.mark.parametrize(
+    ("share", "digits"), [(0, 2), (1, 2), (0.45, 2), (0.994, 2), (0.997, 3), (0.003, 3), (0.9999, 4)]
+)
+def test_only_a_share_of_0_reads_0_and_only_1_reads_1(share, digits):
+    assert digits_of_share(share) == digits and (float(f"{share:.{digits}f}") in (0, 1)) == (share in (0, 1))
 
 
 @pytest.mark.parametrize(("names", "text"), [

@@ -249,9 +249,27 @@ def test_a_promise_from_repeated_images_is_kept():
     for _ in range(200):
         right = generator.random(60)[groups] < 0.89  # at every confidence: each promise of 0.9 is broken
         images = two(generator.uniform(0.5, 0.99, 60)[groups] + generator.uniform(0, 0.01, 480), right)
-        for name, effect in (("each", 1.0), ("grouped", design_effect(right, groups))):
-            promised[name] += confidence_for_accuracy(*images, 0.9, 0.1, effect) is not None
+        for name, of in (("each", None), ("grouped", groups)):
+            promised[name] += confidence_for_accuracy(*images, 0.9, 0.1, of) is not None
     assert promised["grouped"] / 200 <= 0.1 + 3 * np.sqrt(0.1 * 0.9 / 200) < promised["each"] / 200
+
+
+def test_a_promise_from_confident_images_of_few_groups_is_kept():
+    """Five groups of 20 confident images, each right or wrong as a whole, and 400 unsure images by themselves."""
+    generator, promised = np.random.default_rng(4), 0
+    groups = np.concatenate([np.repeat(np.arange(5), 20), np.arange(5, 405)])
+    for _ in range(100):
+        right = np.concatenate([(generator.random(5) < 0.89).repeat(20), generator.random(400) < 0.7])
+        confidence = np.concatenate([generator.uniform(0.95, 1, 100), generator.uniform(0.5, 0.8, 400)])
+        promised += confidence_for_accuracy(*two(confidence, right), 0.9, 0.1, groups) is not None
+    assert promised / 100 <= 0.1 + 3 * np.sqrt(0.1 * 0.9 / 100)
+
+
+def test_a_promise_from_groups_of_one_image_is_that_of_single_images():
+    generator = np.random.default_rng(5)
+    confidence = np.sort(generator.uniform(0.5, 1, 150))
+    images = two(confidence, generator.random(150) < confidence + 0.1)
+    assert confidence_for_accuracy(*images, 0.9, 0.1, np.arange(150)) == confidence_for_accuracy(*images, 0.9, 0.1)
 
 
 @pytest.mark.parametrize(("n", "mean", "p95"), [(445, 0.04, 0.065), (109, 0.08, None), (40, 0.14, None)])

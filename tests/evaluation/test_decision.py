@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassAUROC,
@@ -219,12 +219,28 @@ def test_overconfidence_is_called_miscalibration():
     ({"fitted_on": 30}, "accuracy 0.95 cannot be promised with 30 validation images (at least 45 without an error are needed)"),
     ({}, "accuracy 0.95 cannot be promised with these 444 validation images (too many errors among the most confident ones)"),
     ({"fitted_on": 80, "design_effect": 2.0}, "with 80 validation images, several of one group (at least 90 without an error"),
+    ({"fitted_on": 90, "design_effect": 2.0}, "several of one group (too many errors, or too few groups, among the most"),
     ({"target_accuracy": 1.0}, "accuracy 1 cannot be promised by any number of images"),
     ({"delta": None, "confidence": 0.851}, "confidence >= 0.851 reached accuracy 0.95 on validation, which promises nothing"),
     ({"delta": None}, "no confidence reached accuracy 0.95 on validation, which promises nothing for other images"),
 ])  # fmt: skip
 def test_what_is_promised_in_words(change, words):
     assert words in describe_promise(replace(FITTED, **change))
+
+
+def test_digits_of_the_screen_hide_neither_an_error_nor_an_interval():
+    """Of 9,800 images one is wrong, and one is below the confidence; of another class 97 of 100 are right."""
+    labels = np.repeat([0, 1], [9_800, 100])
+    p = np.where(labels == 0, 0.99999, 0.00001)
+    p[0], p[-3:] = 0.00001, 0.99999
+    p[5] = 0.6
+    decision = replace(FITTED, confidence=0.99999, threshold=0.5, threshold_criterion="accuracy", positive_class="cat")
+    found = measure(labels, np.stack([p, 1 - p], axis=1), TWO, decision)
+    text = "\n".join(describe_metrics(found, decision, "test"))
+    low, high = binomtest(9_799, 9_800).proportion_ci(method="wilson")
+    assert f"recall: cat 0.9999 ({low:.4f} to {high:.4f}, n = 9,800), dog 0.97 (0.92 to 0.99, n = 100)" in text
+    assert f"sensitivity 0.9999 ({low:.4f} to {high:.4f}), specificity 0.970 (0.915 to 0.990)" in text
+    assert "confidence >= 0.99999, decides 99.99% of test: " in text
 
 
 def test_without_a_promise_every_image_is_left_undecided():

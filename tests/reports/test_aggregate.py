@@ -50,6 +50,20 @@ def test_without_predictions_the_interval_is_over_seeds_only(run, summary):
     assert (val.low, val.high) == (pytest.approx(max(0, 0.75 - half)), pytest.approx(min(1, 0.75 + half)))
 
 
+@pytest.mark.parametrize("missing", ["predictions.csv", "splits.csv"])
+def test_an_interval_is_as_wide_as_the_record_has_it_of_images_in_groups(run, summary, missing):
+    """40 of 80 images in pairs that are alike count as 20 of 40; their groups are in splits.csv."""
+    folder = run("a", wrong={"test": set(range(40))})
+    low, high = binomtest(20, 40).proportion_ci(method="wilson")
+    change_record(folder, test={"accuracy": Proportion(0.5, low, high, 40, 80)})
+    (folder / missing).unlink(missing_ok=True)
+    row = summary().groups[0].rows[0]
+    assert row.accuracies["test"][1:3] == pytest.approx((low, high))
+    run("b", seed=2, wrong={"test": set(range(40))})
+    test = summary().groups[0].rows[0].accuracies["test"]
+    assert test.n_seeds == 2 and test.low <= low + 1e-9 and test.high >= high - 1e-9
+
+
 def test_a_table_that_is_not_that_of_its_record_gives_no_interval_of_its_own(run, summary, caplog):
     folder = run("a")
     path = folder / "predictions.csv"
