@@ -82,6 +82,7 @@ def test_what_cannot_be_replayed_is_not_captured(train, graphs, monkeypatch, set
     assert set(reasons) == {reason} and not graphs
 
 
+@pytest.mark.thorough
 def test_modules_of_the_user_s_own_are_captured_only_when_asked(train, graphs, monkeypatch):
     monkeypatch.setattr(torch.nn.Dropout, "__module__", "theirs.layers")
     assert train(*SIMPLE_CNN).status == 0 and not graphs

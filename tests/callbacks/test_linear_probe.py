@@ -140,6 +140,7 @@ def trained_head(features: np.ndarray, labels: np.ndarray, weight_decay) -> tupl
     return head, probe._train(Features(len(labels)), SimpleNamespace(loss=loss), head, *tensors, None)[1]
 
 
+@pytest.mark.thorough
 def test_the_decay_that_is_chosen_suits_the_images():
     """Digits of ten classes, as scikit-learn's regression whose strength is cross-validated; noise, of which none learns."""
     digits = load_digits()

@@ -308,7 +308,7 @@ def kept_in(folder, images):
     return {frozenset(pixels.stats.fingerprints[row] for row in pair) for pair in found(pixels)}
 
 
-@pytest.mark.parametrize("before", [pytest.param(40, marks=pytest.mark.thorough), 150])
+@pytest.mark.parametrize("before", [40, pytest.param(150, marks=pytest.mark.thorough)])
 def test_images_added_to_those_of_a_fixed_camera_give_the_pairs_of_all_at_once(before, tmp_path):
     """Before, there are too few for a scene, or there is one: the same copies are found afterwards, and no other pair."""
     generator = np.random.default_rng(0)
@@ -406,6 +406,7 @@ def test_names_that_may_be_one_class_are_found():
     assert [(f.kind, f.text, f.leak) for f in findings] == [("names", catalog.similar_names[0], False)]
 
 
+@pytest.mark.thorough
 def test_noise_of_few_pixels_is_not_alike_by_chance():
     """Discs in noise: compared at 16 pixels a side most of them were called the same."""
     generator = np.random.default_rng(0)

@@ -63,6 +63,7 @@ def test_every_setting_is_listed_with_its_value(shown, verb):
 
 
 @pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.thorough
 def test_every_example_composes(shown, verb):
     text = shown(verb)
     assert "Hydra" not in text and max(map(len, text.splitlines())) <= help.WIDTH

@@ -21,6 +21,7 @@ def test_all_backbones_are_listed_with_their_weights(in_process):
     assert rows["tf_efficientnet_lite0"][1:5] == ["timm:", "in1k,", "pip", "18"]
 
 
+@pytest.mark.thorough
 def test_a_backbone_is_listed_with_its_cuts(in_process):
     pytest.importorskip("timm", reason="needs the extra timm")
     status, out, err = in_process(train, "--networks", "tf_efficientnet_lite0", "resnet18")

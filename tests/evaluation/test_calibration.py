@@ -242,6 +242,7 @@ def test_a_promised_accuracy_is_kept(accuracy, n, target, least):
     assert np.mean(shares) >= least
 
 
+@pytest.mark.thorough
 def test_a_promise_from_repeated_images_is_kept():
     """Images of a patient that are alike, right or wrong together: 60 patients with 8 images each."""
     generator, promised = np.random.default_rng(3), {"each": 0, "grouped": 0}

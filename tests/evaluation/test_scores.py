@@ -207,6 +207,7 @@ def test_of_few_images_the_intervals_hold_their_values_whatever_they_are():
 
 
 @pytest.mark.parametrize("counts", [(45, 5), (60, 30, 10)])
+@pytest.mark.thorough
 def test_intervals_cover(counts):
     """Logits of normal noise with the true class shifted: 150 replicates, 0.93 less three standard errors of them."""
     generator, labels, d = np.random.default_rng(3), np.repeat(np.arange(len(counts)), counts), 2.66

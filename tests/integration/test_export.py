@@ -125,6 +125,7 @@ def test_the_file_resizes_as_pillow_does_and_takes_batches_of_any_size(exported,
         np.testing.assert_allclose(session.run(None, {"images": batch})[0], one_by_one, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_without_preprocessing_it_computes_logits_of_normalized_images(exported, run, images, predict, tmp_path):
     path = exported(preprocessing=False).path
     assert path.name == "best_network.onnx"
@@ -180,6 +181,7 @@ def test_what_a_file_can_be_made_of_is_checked(run, tmp_path):
         module.export(str(run.best_checkpoint), format=OnnxFile("native"), preprocessing=False)
 
 
+@pytest.mark.thorough
 def test_the_latency_of_the_file_is_measured_on_one_thread(exported, run, monkeypatch):
     opened = []
     usual = onnxruntime.InferenceSession
@@ -294,6 +296,7 @@ DAMAGES = [other_normalization, channels_turned, other_resize, other_weight, not
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("kind", [OnnxFile, Int8])
+@pytest.mark.thorough
 def test_a_file_that_is_broken_is_refused_and_nothing_is_written(exported, run, tmp_path, monkeypatch, kind, damage):
     damage_before_writing(monkeypatch, kind, exported(kind).path, damage)
     words = {

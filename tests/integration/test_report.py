@@ -44,6 +44,7 @@ def test_writes_beside_the_runs_and_nothing_else(report, runs):
     assert not (PROJECT / "outputs" / ".hydra").exists()
 
 
+@pytest.mark.thorough
 def test_chosen_places_and_title(report, runs, tmp_path):
     status, _, _ = report(f"runs=[{runs}/a,{runs}/b]", f"out={tmp_path}/new/place", "title='A & B'")
     assert status == 0 and {path.name for path in (tmp_path / "new" / "place").iterdir()} == WRITTEN

@@ -187,6 +187,7 @@ def test_a_trial_behind_the_others_is_pruned_and_is_no_failure(search):
     assert len(ran.trials) == 3 and "The space has 3 points, so there are no more trials" in ran.out
 
 
+@pytest.mark.thorough
 def test_a_nan_loss_prunes_the_trial_and_is_no_failure(search):
     def run(config, record, callbacks=()):
         if config.model.keep == 4:
@@ -385,6 +386,7 @@ def test_a_study_of_the_same_name_and_another_space(search):
     assert "name=OTHER" in ran.err and len(ran.err.splitlines()) == 1
 
 
+@pytest.mark.thorough
 def test_a_refused_search_leaves_no_log_of_the_data_that_it_took(search, two_colors):
     data = f"datamodule.root={two_colors}"
     ran = search(f"base_overrides='{data} optimizer.lr=0.1'", f"space={{{RATE}}}", run=fake_run(near(1e-3)))

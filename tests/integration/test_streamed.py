@@ -65,6 +65,7 @@ def test_all_that_a_run_draws_and_each_recipe_of_the_head_have_images(train, set
     assert (ran.folder / "contact_sheet.png").is_file() and (ran.folder / "MODEL_CARD.md").is_file()
 
 
+@pytest.mark.thorough
 def test_a_loss_that_weighs_classes_gets_their_counts(train, settings, tmp_path):
     ran = train(*settings, *SMALL, "loss=weighted_cross_entropy", "debug=fast", f"datamodule.cache={tmp_path / 'cache'}",
                 *NOT_DRAWN, small=False)  # fmt: skip

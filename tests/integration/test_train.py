@@ -230,6 +230,7 @@ def test_the_safetensors_file_is_evaluated_as_the_best_checkpoint_and_nothing_re
 
 
 @pytest.mark.parametrize("wanted", ["auto", pytest.param("false", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
 def test_of_a_sweep_the_chosen_job_has_an_overview_that_its_page_shows(train, tmp_path, wanted):
     place = tmp_path / "sweep"
     settings = (*SIMPLE_CNN, "optimizer.lr=0.00001,0.02", "trainer.max_epochs=6", f"overview={wanted}", "logger=none")

@@ -121,6 +121,7 @@ def test_a_longer_resume_has_the_schedule_of_the_longer_training(train, rates, s
     ("plateau", "cosine", half_cosine(3, first=2) * 3),
     pytest.param("none", "cosine", half_cosine(3, first=2) * 3, marks=pytest.mark.thorough),
 ])  # fmt: skip
+@pytest.mark.thorough
 def test_a_resume_with_another_scheduler_starts_from_the_learning_rate_of_its_command(
     train, rates, monkeypatch, before, after, expected
 ):
@@ -206,6 +207,7 @@ def test_stopped_between_accumulated_batches_it_resumes_to_the_same_bits(train, 
     assert outcome(straight.folder) == outcome(stopped.folder)
 
 
+@pytest.mark.thorough
 def test_a_signal_in_the_step_that_ends_the_training_waits_for_its_result(train, monkeypatch):
     at_step(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
     stopped = train(*SIMPLE_CNN, "trainer.max_steps=2", "callbacks.last_checkpoint.every_n_train_steps=2")
@@ -215,6 +217,7 @@ def test_a_signal_in_the_step_that_ends_the_training_waits_for_its_result(train,
     assert resumed.record.status == "finished" and len(metrics(stopped.folder)) == 1
 
 
+@pytest.mark.thorough
 def test_the_time_is_up_in_the_middle_of_an_epoch(train, monkeypatch):
     """After the fifth step, by a clock of the test; whoever else sets should_stop has the same end."""
     from lightning.pytorch.callbacks import Timer
@@ -231,6 +234,7 @@ def test_the_time_is_up_in_the_middle_of_an_epoch(train, monkeypatch):
     assert ran.record.status == "finished" and ran.record.test.test_evaluations == 1
 
 
+@pytest.mark.thorough
 def test_epochs_without_validation_have_empty_cells_and_are_never_the_best(train):
     flags = ("trainer.check_val_every_n_epoch=2", "trainer.max_epochs=5", "scheduler=plateau", "scheduler.patience=0")
     ran = train(*SIMPLE_CNN, *flags, "scheduler.monitor=val/accuracy")
@@ -256,6 +260,7 @@ def test_other_flags_train(train, flags):
     assert len(trained(ran)) == 1 and steps(ran.folder) == 3 and ran.record.run.debug is None
 
 
+@pytest.mark.thorough
 def test_clipping_reaches_the_optimizer(train):
     """SGD moves each weight by no more than the learning rate times the largest allowed gradient."""
     flags = (
@@ -275,6 +280,7 @@ def test_clipping_reaches_the_optimizer(train):
     assert 0 < max(moved) < 1.2e-6
 
 
+@pytest.mark.thorough
 def test_clipping_with_mixed_precision_switches_a_fused_optimizer_off(train):
     flags = ("trainer.max_epochs=1", "trainer.precision=bf16-mixed", "trainer.gradient_clip_val=0.5", "stages=[fit]")
     ran = train(*SIMPLE_CNN, *flags)
@@ -283,6 +289,7 @@ def test_clipping_with_mixed_precision_switches_a_fused_optimizer_off(train):
     assert refused.status == 1 and refused.err.startswith("ERROR: optimizer.fused=true: a fused"), refused.err
 
 
+@pytest.mark.thorough
 def test_a_profile_lies_in_the_folder_and_the_screen_says_where(train):
     ran = train(*SIMPLE_CNN, "trainer.profiler=simple", "trainer.max_epochs=1")
     trained(ran)
@@ -341,6 +348,7 @@ def test_limits_leave_images_of_every_class_and_the_same_in_each_epoch(train, mo
     assert not re.search(r"(?i)test accuracy|accuracy test|\btest: ", ran.out + card)
 
 
+@pytest.mark.thorough
 def test_a_debug_run_never_replaces_the_results_of_a_run(train):
     ran = train(*SIMPLE_CNN)
     before = (ran.folder / "result.json").read_bytes()

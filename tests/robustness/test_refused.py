@@ -99,6 +99,7 @@ def test_a_new_folder_is_left_by_none(train, tmp_path, monkeypatch):
     assert ran.status == 1 and not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.thorough
 def test_a_run_among_the_images_is_refused(train, two_colors, tmp_path):
     """With splits a folder beside them is no class; without, any folder is."""
     with_splits = Path(shutil.copytree(two_colors, tmp_path / "with"))
@@ -226,6 +227,7 @@ def test_an_interrupted_run_is_as_it_was_after_what_is_refused_and_resumes(train
     assert train(*command, root=root).status == 0 and made_record(folder).status == "finished"
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_is_not_evaluated_on_what_it_was_trained_on(train, tmp_path):
     """Another seed of the splits would make training images test images; the run's own splits are kept by name."""
     root = make_images(tmp_path / "data", {"blue": 20, "red": 20}, size=16)

@@ -54,6 +54,7 @@ def test_also_where_it_is_stopped_after_its_first_new_epoch(train, made, monkeyp
     assert not [name for name in OF_NETWORK if (made.path / name).exists()]
 
 
+@pytest.mark.thorough
 def test_a_damaged_best_checkpoint_is_named_before_anything_is_trained(train, made):
     made.best_checkpoint.write_bytes(made.best_checkpoint.read_bytes()[:1000])
     ran = train(f"ckpt_path={made.last_checkpoint}", "trainer.max_epochs=3", small=False, to=made.path)

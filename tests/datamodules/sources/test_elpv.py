@@ -11,6 +11,7 @@ from datamodules.splits import fill_in_splits
 pytest.importorskip("elpv_dataset", reason="needs the extra samples")
 
 
+@pytest.mark.thorough
 def test_the_certain_cells_and_their_split_never_change():
     catalog = read_source(Elpv())
     assert np.bincount(catalog.labels).tolist() == [1508, 715] and catalog.license == Elpv.license

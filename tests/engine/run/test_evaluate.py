@@ -113,6 +113,7 @@ def files_of(run: RunFolder) -> dict:
     return {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
 
 
+@pytest.mark.thorough
 def test_a_model_that_is_evaluated_on_other_images_is_evaluated_on_them_for_the_first_time(
     train, finished_run, tmp_path
 ):

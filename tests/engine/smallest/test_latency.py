@@ -102,6 +102,7 @@ def test_what_cannot_be_read_is_measured_again(content, timed, tmp_path, monkeyp
     assert found.costs.latency_ms == 1.0 and len(json.loads((tmp_path / FILE).read_text())["latencies"]) == 1
 
 
+@pytest.mark.thorough
 def test_of_another_machine_it_is_measured_again(timed, tmp_path, monkeypatch):
     measure_latencies([candidate("features.1")], 2, tmp_path)
     monkeypatch.setattr("engine.smallest.latency.processor_name", lambda: "another")
@@ -109,6 +110,7 @@ def test_of_another_machine_it_is_measured_again(timed, tmp_path, monkeypatch):
     assert len(timed) == 2
 
 
+@pytest.mark.thorough
 def test_a_failed_export_leaves_the_others(timed, tmp_path, monkeypatch, caplog):
     def refuse(network, size, names):
         if "features.3" in network.keeps:
