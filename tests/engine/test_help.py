@@ -52,6 +52,7 @@ def test_every_file_of_every_group_is_listed(shown):
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "train"])
+@pytest.mark.thorough
 def test_every_setting_is_listed_with_its_value(shown, verb):
     text = shown(verb)
     settings = OmegaConf.to_container(OmegaConf.load(CONF / f"{verb}.yaml"))

@@ -217,6 +217,7 @@ def test_checkpoints_load_without_running_code_and_describe_themselves(finished_
     assert not load_classifier(finished_run.folder / "checkpoints" / "best.ckpt").training
 
 
+@pytest.mark.thorough
 def test_the_safetensors_file_is_evaluated_as_the_best_checkpoint_and_nothing_resumes_from_it(
     finished_run, train, tmp_path
 ):

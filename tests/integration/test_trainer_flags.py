@@ -67,6 +67,7 @@ def test_a_schedule_by_steps_counts_the_steps_that_are_done(train, rates, flags,
     assert last["optimizer_states"][0]["param_groups"][0]["lr"] == 0
 
 
+@pytest.mark.thorough
 def test_a_schedule_by_epochs_ends_with_a_fast_run_too(train, rates):
     ran = train(*SIMPLE_CNN, "trainer.fast_dev_run=2", "trainer.max_epochs=50", "stages=[fit]")
     last = torch.load(ran.folder / "checkpoints" / "last.ckpt", weights_only=True)
@@ -358,6 +359,7 @@ def test_a_debug_run_never_replaces_the_results_of_a_run(train):
     assert (ran.folder / "result.json").read_bytes() == before and (ran.folder / "checkpoints/best.ckpt").is_file()
 
 
+@pytest.mark.thorough
 def test_overfitting_sees_the_same_images_without_augmentation_and_learns_them_by_heart(train, monkeypatch):
     from lightning_modules.image_classifier import ImageClassifier
 

@@ -45,6 +45,7 @@ def test_every_page_is_whole_needs_nothing_and_has_every_candidate_in_a_table(na
     assert found.count("tr") == len(record.candidates) + heads + front
 
 
+@pytest.mark.thorough
 def test_a_test_value_of_an_earlier_answer_is_named_as_such():
     """Another budget chose a runner-up; its test value stays in the folder."""
     record = smallest_record()
