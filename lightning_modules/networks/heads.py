@@ -39,16 +39,31 @@ def build_head(*, features: int, num_classes: int, name: str | None = None, **se
         if of_linear := [f"~model.head.{each}" for each in unknown if each in ("hidden_dims", "dropout")]:
             raise NetworkError(f"{message}, only for the built-in one; remove it with {' '.join(of_linear)}")
         raise NetworkError(message, name=unknown[0], allowed=accepted)
+    gets = "features, num_classes and, by name, what model.head lists"
+    arguments = {"features": features, "num_classes": num_classes, **settings}
+    return build_module(f"model.head.name={name}", OWN[name], gets, arguments)
+
+
+def build_module(called: str, build: Callable, gets: str, arguments: dict) -> nn.Module:
+    """Build a network or a head, perhaps one of the user's own.
+
+    Args:
+        called: the setting that chose it, as in a message.
+        gets: what it is called with, in words.
+        arguments: it, by name.
+
+    Raises:
+        NetworkError: it does not take these arguments, or makes no module that torch can use.
+    """
     try:
-        inspect.signature(OWN[name]).bind(features=features, num_classes=num_classes, **settings)
+        inspect.signature(build).bind(**arguments)
     except TypeError as error:
-        message = f"model.head.name={name}: {error}; it gets features, num_classes and, by name, what model.head lists"
-        raise NetworkError(message) from None
-    built = OWN[name](features=features, num_classes=num_classes, **settings)
+        raise NetworkError(f"{called}: {error}; it gets {gets}") from None
+    built = build(**arguments)
     if not isinstance(built, nn.Module):
-        raise NetworkError(f"model.head.name={name}: returns a {type(built).__name__}, not a torch.nn.Module")
+        raise NetworkError(f"{called}: returns a {type(built).__name__}, not a torch.nn.Module")
     if built.__hash__ is None:
-        raise NetworkError(f"model.head.name={name}: cannot be hashed, as torch needs it; use @dataclass(eq=False)")
+        raise NetworkError(f"{called}: cannot be hashed, as torch needs it; use @dataclass(eq=False)")
     return built
 
 

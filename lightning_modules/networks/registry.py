@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from lightning_modules.networks.errors import NetworkError
-from lightning_modules.networks.heads import OWN, is_full_name
+from lightning_modules.networks.heads import OWN, build_module, is_full_name
 from lightning_modules.networks.shufflenet_v1 import shufflenet_v1
 from lightning_modules.networks.simple_cnn import simple_cnn
 from lightning_modules.networks.surgery import batch_norms
@@ -56,18 +56,8 @@ def build_network(*, network: str, num_classes: int, **arguments) -> nn.Module:
     if unknown:
         message = f"model.{unknown[0]}: unknown for the network {network!r}"
         raise NetworkError(message, name=unknown[0], allowed=accepted)
-    build = find_network(network)
-    try:
-        inspect.signature(build).bind(num_classes=num_classes, **arguments)
-    except TypeError as error:
-        raise NetworkError(
-            f"model.network={network}: {error}; it gets num_classes and, by name, what its file of conf/model lists"
-        ) from None
-    built = build(num_classes=num_classes, **arguments)
-    if not isinstance(built, nn.Module):
-        raise NetworkError(f"model.network={network}: returns a {type(built).__name__}, not a torch.nn.Module")
-    if built.__hash__ is None:
-        raise NetworkError(f"model.network={network}: cannot be hashed, as torch needs it; use @dataclass(eq=False)")
+    gets, build = "num_classes and, by name, what its file of conf/model lists", find_network(network)
+    built = build_module(f"model.network={network}", build, gets, {"num_classes": num_classes, **arguments})
     if any(map(is_lazy, built.parameters())):
         raise NetworkError(
             f"model.network={network}: has lazy layers, whose sizes are not known; give them their sizes"
