@@ -47,8 +47,8 @@ def pick_reference(
 ) -> Racer | None:
     """Return the candidate that is likely to be the most accurate one within the time that is left.
 
-    Of equals the most expensive: few images have many equal probes, what is cheaper races against it, and a reference that
-    training does not lift would leave nothing to compare with (docs/experiments.md).
+    Of those within a standard error of the best, which the images cannot tell apart, the most expensive: what is cheaper races
+    against it, and a reference that training does not lift would leave nothing to compare with (docs/experiments.md).
     Where none has a probe, the most expensive one of those with random weights. None: there is none, or none fits.
 
     Args:
@@ -60,7 +60,10 @@ def pick_reference(
     racers = [Racer(i, False, _probed(candidates[i]) + TUNING) for i in tuned if candidates[i].probe is not None]
     racers += [Racer(i, True, _probed(candidates[i])) for i in _can_freeze(candidates, head_s, within_s)]
     if racers:
-        return max(racers, key=lambda each: (each.expected, rank_of(candidates[each.index], cost), not each.frozen))
+        best = max(racers, key=lambda each: each.expected)
+        within = best.expected - _standard_error(candidates[best.index])
+        near = [each for each in racers if each.expected >= within]
+        return max(near, key=lambda each: (rank_of(candidates[each.index], cost), each.expected, not each.frozen))
     unprobed = [i for i in tuned if is_raced_unprobed(candidates[i])]
     largest = max(unprobed, key=lambda i: rank_of(candidates[i], cost), default=None)
     return None if largest is None else Racer(largest, False, -math.inf)
@@ -80,25 +83,26 @@ def pick_race(
 ) -> list[Racer]:
     """Return what races against the reference: the frozen ones, which take seconds, then the most promising ones first.
 
-    The best probe races in any case, though it may cost more than a reference that can be fine-tuned. The others are cheaper
-    than one of the two, near the front of cost against probed value (SLACK), and so good that fine-tuning can lift them to
-    `need` (GAIN), which adds to them at least what it has added to a reference that is trained. Of more than `most` one is
-    taken of each of so many equal steps of the logarithm of the cost: neighbors, such as two cuts of the same stage, say much
-    the same. Then as many as fit into the budget; of the others those race frozen whose probe is about good enough as it is.
-    Those with random weights that were asked for have no probe, and take part as far as there are places.
+    A better probe that costs more than the reference, which the time is too short to fine-tune, races in any case, frozen.
+    The others are cheaper than one of the two, near the front of cost against probed value (SLACK), and so good that
+    fine-tuning can lift them to `need` (GAIN), which adds to them at least what it has added to a reference that is trained.
+    Of more than `most` one is taken of each of so many equal steps of the logarithm of the cost: neighbors, such as two cuts
+    of the same stage, say much the same. Then as many as fit into the budget; of the others those race frozen whose probe is
+    about good enough as it is. Those with random weights that were asked for have no probe, and take part as far as there are
+    places.
 
     Args:
         need: the value that is good enough.
         head_s: seconds to train the head of a frozen backbone.
         left_s: besides the training of the reference.
-        with_best: whether the best probe races in any case.
+        with_best: whether a better probe that costs more does.
     """
     lead, adds = candidates[reference.index], TUNING
     if lead.probe is not None and not reference.frozen:
         adds = max(TUNING, reference.expected - lead.probe.value)
     frozen = set() if left_s is None else set(_can_freeze(candidates, head_s, RACE_SHARE * left_s))
     best = min(frozen, key=lambda i: (-_probed(candidates[i]), rank_of(candidates[i], cost)), default=reference.index)
-    leads = with_best and best != reference.index and _probed(candidates[best]) > _probed(candidates[reference.index])
+    leads = with_best and _probed(candidates[best]) > _probed(lead) and rank_of(candidates[best], cost) > rank_of(lead, cost)
     top = max(rank_of(candidates[i], cost) for i in (reference.index, *([best] if leads else [])))
     cheaper = [
         i for i, each in enumerate(candidates)
@@ -140,6 +144,12 @@ def _can_freeze(candidates: Sequence[Candidate], head_s: Time, within_s: float) 
 
 def _probed(candidate: Candidate) -> float:
     return -math.inf if candidate.probe is None else candidate.probe.value
+
+
+def _standard_error(candidate: Candidate) -> float:
+    """Return that of its probe, as of a share of its images; one that has all right counts as with half an error."""
+    value, n = candidate.probe.value, candidate.probe.n
+    return math.sqrt(max(value * (1 - value), 0.5 / n) / n) if n else 0.0
 
 
 def _spread(candidates: Sequence[Candidate], indices: list[int], cost: str, most: int) -> list[int]:

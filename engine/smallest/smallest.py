@@ -400,8 +400,8 @@ class Smallest:
 
         Nothing does where a cheaper one is good enough already, or none is.
 
-        The first race is against the best probe. Where a network that costs much less is more accurate when trained, what is
-        cheaper than that one was hardly looked at.
+        The first race is against one of the best probes. Where a network that costs much less is more accurate when trained,
+        what is cheaper than that one was hardly looked at.
         """
         cost, raced = self.question.cost[0], {i for i, each in enumerate(self.candidates) if each.stage == "raced"}
         values, costs = self._values_and_costs(finished)

@@ -8,11 +8,11 @@ from common.smallest_record import Candidate, Costs, Measured
 from engine.smallest.selection import Racer, pick_finalists, pick_race, pick_reference, rank_of, utility
 
 
-def candidate(macs: int, probe: float | None, excluded: str | None = None) -> Candidate:
+def candidate(macs: int, probe: float | None, excluded: str | None = None, n: int | None = None) -> Candidate:
     costs = Costs(parameters=macs, macs=macs, file_kib=1.0, activation_kib=1.0, activation_int8_kib=1.0)
     return Candidate(
         backbone="b", keep=str(macs), image_size=64, pretrained=True, weights="w", costs=costs, excluded=excluded,
-        probe=None if probe is None else Measured(value=probe),
+        probe=None if probe is None else Measured(value=probe, n=n),
     )  # fmt: skip
 
 
@@ -63,6 +63,22 @@ def test_of_equal_probes_the_most_expensive_one_in_time_is_the_reference_and_an_
     listed = [candidate(10**6, 0.9), candidate(10**7, 0.9), candidate(10**5, 0.99, excluded="above a limit")]
     assert reference(listed, None) == (1, False)
     assert reference(listed, 2 / 0.35) == (0, False)  # of 1 and 10 s
+
+
+def test_of_probes_within_a_standard_error_of_the_best_the_most_expensive_one_is_the_reference():
+    """0.9 of 100 images has 0.03, all of 50 count as all but half an image: sqrt(0.01 x 50) / 50 = 0.014."""
+    listed = [candidate(10**6, 0.9, n=100), candidate(10**7, 0.871, n=100), candidate(10**8, 0.869, n=100)]
+    assert reference(listed, None) == (1, False)
+    assert reference(listed, 9 / 0.35) == (0, False)  # of 1 and 10 s
+    assert reference([candidate(10**6, 1.0, n=50), candidate(10**7, 0.987, n=50)], None) == (1, False)
+    assert reference([candidate(10**6, 1.0, n=50), candidate(10**7, 0.985, n=50)], None) == (0, False)
+
+
+def test_the_best_probe_is_fine_tuned_beside_a_reference_that_costs_more():
+    listed = [candidate(10**6, 0.9, n=100), candidate(10**7, 0.88, n=100), candidate(2 * 10**6, 0.85, n=100)]
+    assert race(listed, 1, 0.89, 8, 100, head_seconds) == [0]
+    listed[0].costs.macs = 10**8  # out of reach, as is not to be fine-tuned within 5 s
+    assert race(listed, 1, 0.89, 8, 10, head_seconds) == [(0, "frozen"), 2]
 
 
 def test_the_race_takes_what_is_near_the_front_and_not_hopeless():
