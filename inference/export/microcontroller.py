@@ -33,9 +33,8 @@ class Microcontroller:
     changed: int  # images whose predicted class differs from that of the fast ones
     arena_bytes: int  # the smallest that works
     activation_bytes: int  # of it: inputs and outputs of the operators
-    own_bytes: (
-        int  # of it: what the interpreter keeps of operators, tensors and quantization, on this machine of 64 bits
-    )
+    # Of it: what the interpreter keeps of operators, tensors and quantization, on this machine of 64 bits
+    own_bytes: int
     computed_activation_bytes: int  # what limits.activation_int8_kib of smallest.py bounds
 
     def describe(self, ram_kib: float | None) -> str:
