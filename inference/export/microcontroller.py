@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +53,6 @@ class Microcontroller:
             return f"{parity}; {arena}"
         fits = "fits" if self.arena_bytes <= ram_kib * 1024 else "does not fit"
         return f"{parity}; {arena}; {fits} in {ram_kib:g} KiB of RAM, without the program's own variables"
-
-    def as_json(self) -> dict:
-        """Return it for a file."""
-        return asdict(self)
 
 
 def is_installed() -> bool:
