@@ -222,7 +222,7 @@ def complete_overrides(arguments: list[str]) -> list[str]:
             "debug one of its runs, without -m"
         )
     added = []
-    if Path(sys.argv[0]).name == SMALLEST:
+    if script == SMALLEST:
         added += [] if "name" in values else [f"name={smallest_name([*flags, *typed], values)}"]
     elif "hydra.sweep.dir" not in values:
         added.append(quote_override("hydra.sweep.dir", OUTPUTS / "sweeps" / sweep_name([*flags, *typed], overrides)))

@@ -34,9 +34,8 @@ def tune_process() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # not glibc
         return
-    if any(
-        mallopt(M_MMAP_THRESHOLD, size) for size in LARGEST_KEPT
-    ):  # the other setting without this one would be slower
+    # The second setting without the first one would be slower
+    if any(mallopt(M_MMAP_THRESHOLD, size) for size in LARGEST_KEPT):
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 

@@ -81,8 +81,9 @@ def check_export_arguments(
         raise UserError(f"largest_difference={largest_difference}: use a number of 0 or more, e.g. 1e-4")
     if isinstance(least_agreement, bool) or not isinstance(least_agreement, (int, float)) or not least_agreement <= 1:
         raise UserError(f"least_agreement={least_agreement}: use a number of 1 or less, e.g. 0.9")
+    usable = "out=DIR" if is_folder else "out=FILE or out=DIR"
     if isinstance(out, (list, dict)):
-        raise UserError(f"out={out}: is not one path; use {'out=DIR' if is_folder else 'out=FILE or out=DIR'}")
+        raise UserError(f"out={out}: is not one path; use {usable}")
     path = checkpoint.with_name(checkpoint.stem + ("" if preprocessing else "_network") + suffix)
     if out is not None:
         place = Path(str(out))
@@ -93,7 +94,5 @@ def check_export_arguments(
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         reason = "no permission" if parent.is_dir() else f"{parent} is a file"
-        raise UserError(
-            f"out={path}: cannot be written ({reason}); use {'out=DIR' if is_folder else 'out=FILE or out=DIR'}"
-        )
+        raise UserError(f"out={path}: cannot be written ({reason}); use {usable}")
     return path

@@ -58,10 +58,9 @@ class ModelDescription:
         Raises:
             UserError: a value is missing, is no JSON, or is one that export.py does not write.
         """
-        defaults = {"fit": cls.fit, "range": cls.range, "interpolation": cls.interpolation}
-        texts = {
-            name: json.dumps(value) for name, value in defaults.items()
-        } | texts  # of files from before there was a choice
+        # Of files from before there was a choice
+        defaults = {name: json.dumps(getattr(cls, name)) for name in ("fit", "range", "interpolation")}
+        texts = defaults | texts
         missing = [field.name for field in fields(cls) if field.name not in texts]
         if missing:
             raise UserError(f"its {', '.join(missing)} is missing")

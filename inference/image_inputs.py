@@ -275,19 +275,19 @@ def count_test_evaluation(checkpoint: Path) -> int | None:
         return None
 
 
-def split_images(checkpoint: Path, split: str, root: str | None = None) -> tuple[list[ImageInput], str]:
-    """Return the images of a split of the run that a checkpoint lies in, or none and the reason."""
+def training_images(checkpoint: Path, root: str | None = None) -> tuple[list[ImageInput], str]:
+    """Return the training images of the run that a checkpoint lies in, or none and the reason."""
     run = run_of_checkpoint(checkpoint)
     if run is None:
         return [], "the checkpoint is not in the folder of a run with its record and splits"
     try:
-        images = [image_input for image_input in ImageTable(run.splits, root)(False) if image_input.split == split]
+        images = [image_input for image_input in ImageTable(run.splits, root)(False) if image_input.split == "train"]
     except UserError as error:
         return [], str(error)
     if not images:
-        return [], f"{run.splits.name} of the run has no {split} images"
+        return [], f"{run.splits.name} of the run has no train images"
     if not any(image_input.file.is_file() for image_input in images[:100]):
-        return [], f"the {split} images of the run are not where they were ({images[0].file.parent})"
+        return [], f"the train images of the run are not where they were ({images[0].file.parent})"
     return images, ""
 
 

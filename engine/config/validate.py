@@ -53,9 +53,7 @@ def validate(config: DictConfig) -> DictConfig:
     Raises:
         UserError: names key, value and what is allowed.
     """
-    if OmegaConf.select(
-        config, "trainer.fast_dev_run", default=None
-    ):  # one epoch, also for a schedule that refers to it
+    if OmegaConf.select(config, "trainer.fast_dev_run"):  # one epoch, also for a schedule that refers to it
         config = OmegaConf.merge(config, {"trainer": {"max_epochs": 1}})
     try:
         config = _with_image_size(config)  # to which other settings refer
@@ -277,9 +275,8 @@ def check_logits(config: DictConfig, network: nn.Module, k: int) -> None:
 
 def _try_optimizer(config: DictConfig) -> None:
     """Build optimizer and scheduler of this project or of torch for a tiny network, so that they check their settings."""
-    network = nn.Sequential(
-        OrderedDict(body=nn.LayerNorm(1), head=nn.LayerNorm(1))
-    )  # their start draws no random numbers
+    # Layers whose start draws no random numbers
+    network = nn.Sequential(OrderedDict(body=nn.LayerNorm(1), head=nn.LayerNorm(1)))
     optimizer = _try(config, "optimizer", network=network, params=network.parameters())
     if optimizer is not None:
         _try(config, "scheduler", optimizer=optimizer, steps=1)

@@ -72,9 +72,8 @@ def write_checkpoint(path: Path, checkpoint: dict) -> None:
     torch.save(checkpoint, buffer)
     write_bytes(path, buffer.getvalue())
     if path == folder.best_checkpoint:
-        folder.best_weights.unlink(
-            missing_ok=True
-        )  # of an earlier epoch: where writing fails there is none, not a wrong one
+        # Of an earlier epoch: where writing fails there is none, not a wrong one
+        folder.best_weights.unlink(missing_ok=True)
         write_bytes(folder.best_weights, as_safetensors(checkpoint))
 
 

@@ -173,7 +173,7 @@ def _copy(path: Path, to: Path) -> None:
         _copy_file(path, to)
 
 
-def _copy_file(path: str | Path, to: str | Path, follow_symlinks: bool = False) -> None:
+def _copy_file(path: str | Path, to: str | Path) -> None:
     path = Path(path)
     if path.suffix == ".ckpt" or path.stat(follow_symlinks=False).st_size > LARGEST_COPY:
         try:

@@ -182,7 +182,7 @@ def _begin(job: Job, config: DictConfig, record: RunRecord, backup: FolderBackup
     if previous is not None and in_own_folder and "fit" not in config.stages:
         record.evaluate_again()
     text = OmegaConf.to_yaml(config)  # before an interrupted run's checkpoint is put in
-    if not should_run(config, record, in_sweep=job.in_sweep):
+    if not should_run(config, record):
         return False
     digest = previous.run.config_hash or "run" if previous else "unreadable"
     restarts = record.previous is None and not in_own_folder

@@ -41,7 +41,7 @@ def lies_in(folder: RunFolder, ckpt_path: str | None) -> bool:
     return ckpt_path is not None and Path(ckpt_path).resolve().parent == folder.checkpoints.resolve()
 
 
-def should_run(config: DictConfig, record: RunRecord, *, in_sweep: bool) -> bool:
+def should_run(config: DictConfig, record: RunRecord) -> bool:
     """Return whether a job is still to run, judged by what is in its folder; an interrupted one resumes (`ckpt_path`).
 
     In a sweep a finished job is skipped; one that failed resumes, too; one that has other settings restarts. A record without
@@ -51,12 +51,12 @@ def should_run(config: DictConfig, record: RunRecord, *, in_sweep: bool) -> bool
         UserError: a single run whose folder holds another one; or a sweep whose jobs would start further processes with
             the command line of the sweep.
     """
-    if in_sweep and str(config.trainer.strategy).startswith("ddp"):
+    if record.in_sweep and str(config.trainer.strategy).startswith("ddp"):
         raise UserError(
             "trainer=ddp in a sweep: each of its processes would start the whole sweep again. Use one "
             "device a job (trainer=auto), or start the runs one by one without -m"
         )
-    if in_sweep and (choice := record.run.choices.get("debug")):
+    if record.in_sweep and (choice := record.run.choices.get("debug")):
         raise UserError(
             f"debug={choice} in a sweep: a debug run is never ranked, and its page would be empty; debug one of its runs "
             "without -m"
@@ -65,7 +65,7 @@ def should_run(config: DictConfig, record: RunRecord, *, in_sweep: bool) -> bool
     if previous is None or lies_in(folder, config.ckpt_path):
         return True
     same = previous.run.config_hash == record.run.config_hash and _checkpoints_of(previous) == _checkpoints_of(record)
-    if not in_sweep and _is_unfinished(previous) and not same:
+    if not record.in_sweep and _is_unfinished(previous) and not same:
         advice = "Use another folder, or its settings: it has no checkpoint yet"
         if folder.last_checkpoint.is_file():
             advice = f"Use another folder, or resume it with ckpt_path={folder.last_checkpoint}"
@@ -74,9 +74,9 @@ def should_run(config: DictConfig, record: RunRecord, *, in_sweep: bool) -> bool
             f"{_differences(previous, record)}. {advice}"
         )
     trains = previous.best is not None or "fit" in config.stages
-    if not in_sweep and previous.status == "finished" and trains:
+    if not record.in_sweep and previous.status == "finished" and trains:
         raise _finished(folder)
-    if same and previous.status in ("finished", "pruned") and in_sweep:
+    if same and previous.status in ("finished", "pruned") and record.in_sweep:
         log.info("%s: already finished, skipping", name)
         os.utime(folder.record)  # belongs to the sweep that is running now
         return False
@@ -85,7 +85,7 @@ def should_run(config: DictConfig, record: RunRecord, *, in_sweep: bool) -> bool
         log.info("%s: %s; resuming from %s", name, ended, folder.last_checkpoint.relative_to(folder.path))
         config.ckpt_path = str(folder.last_checkpoint)
         return True
-    if not in_sweep and previous.status == "finished":
+    if not record.in_sweep and previous.status == "finished":
         log.info("%s: the earlier evaluation in this folder is replaced", name)
     elif same:
         log.info("%s: %s before its first checkpoint, restarting", name, ended)

@@ -123,12 +123,12 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         model.hparams["mean"], model.hparams["std"] = data.mean, data.std
         record.data = describe_data(data, source)
         record.check_same_images()
+        fingerprints = data.pixel_cache.stats.fingerprints
         key = "model.weights" if config.ckpt_path is None else "ckpt_path"
         if (begins_with := OmegaConf.select(config, key)) is not None and not data.overfits:
-            check_unseen(key, str(begins_with), data.catalog, data.pixel_cache.stats.fingerprints)
-        compare_images(record, data.catalog, data.pixel_cache.stats.fingerprints)
+            check_unseen(key, str(begins_with), data.catalog, fingerprints)
+        compare_images(record, data.catalog, fingerprints)
         if config.ckpt_path is not None and "fit" in config.stages:
-            fingerprints = data.pixel_cache.stats.fingerprints
             record.evaluated_elsewhere = evaluated_elsewhere(config.ckpt_path, record, data.catalog, fingerprints)
         if record.writes:
             record.folder.write_splits(split_columns(data))

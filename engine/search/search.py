@@ -178,7 +178,7 @@ class Search:
             raise optuna.TrialPruned(record.reason)
         try:
             if record is not None:
-                values = self._values(record)
+                values = [each.value_in(record) for each in self.settings.objectives]
                 described = ", ".join(each.describe(record) for each in self.settings.objectives)
                 self._outcome = f"finished, {described}"
         except UserError as not_measured:
@@ -212,9 +212,6 @@ class Search:
         from callbacks.optuna_pruning import OptunaPruning  # late: it imports Lightning
 
         return [OptunaPruning(trial=trial, monitor=self.settings.monitor)] if self.settings.monitor else []
-
-    def _values(self, record: RunRecord) -> list[float]:
-        return [each.value_in(record) for each in self.settings.objectives]
 
     def _after_trial(self, _, trial: FrozenTrial) -> None:
         """Log how a trial ended, and end the loop of Optuna where no trial is left."""

@@ -27,16 +27,8 @@ Space = dict[str, BaseDistribution]  # by dotted key; choices are texts as on a 
 
 REASONS = {"debug": "makes debug runs, which are never ranked", "deploy": "changes no training"}
 RANGE = {"low", "high", "log", "step"}
-RESERVED = {
-    "stages",
-    "ckpt_path",
-    "seed",
-    "seeds",
-    "good_enough",
-    "hydra",
-    "debug",
-    "deploy",
-}  # the search sets them, or they change no training
+# The search sets them, or they change no training
+RESERVED = {"stages", "ckpt_path", "seed", "seeds", "good_enough", "hydra", "debug", "deploy"}
 IN_BASE = {"seed", "deploy"}  # which of them are allowed in base_overrides
 # Decides which images are in val
 OTHER_IMAGES = re.compile(r"datamodule(\.(root|table|splits|split_seed|folds?|source\.(path|dataset|val)))?")

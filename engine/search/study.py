@@ -32,7 +32,20 @@ LOST_RUNS = "lost runs"  # likewise: numbers of trials that have ended, but whos
 STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING, TrialState.FAIL)
 
 
-class SeededTPESampler(optuna.samplers.BaseSampler):
+class WholePointSampler(optuna.samplers.BaseSampler):
+    """Propose all keys of a space together."""
+
+    def __init__(self, space: Space):
+        self._space = space
+
+    def infer_relative_search_space(self, study, trial) -> dict:
+        return self._space
+
+    def sample_independent(self, study, trial, param_name, param_distribution):
+        raise NotImplementedError("every key of the space is sampled together")
+
+
+class SeededTPESampler(WholePointSampler):
     """Propose points by TPE, drawn from the seed, the trial's number and the trials before it, whatever the process.
 
     Several processes with one seed therefore propose different points, and a resumed search proposes what it would have
@@ -41,11 +54,9 @@ class SeededTPESampler(optuna.samplers.BaseSampler):
     """
 
     def __init__(self, space: Space, *, seed: int, n_startup_trials: int):
-        self._space, self._seed, self._n_startup_trials = space, seed, n_startup_trials
+        super().__init__(space)
+        self._seed, self._n_startup_trials = seed, n_startup_trials
         self._points = {run_name(space, point): point for point in list_points(space)}  # none of a large space
-
-    def infer_relative_search_space(self, study, trial) -> dict:
-        return self._space
 
     def sample_relative(self, study, trial, search_space) -> dict:
         seed = int(np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0])
@@ -59,9 +70,6 @@ class SeededTPESampler(optuna.samplers.BaseSampler):
         if untried and run_name(self._space, point) in tried:
             return untried[np.random.default_rng(seed).integers(len(untried))]
         return point
-
-    def sample_independent(self, study, trial, param_name, param_distribution):
-        raise NotImplementedError("every key of the space is sampled together")
 
 
 def open_study(

@@ -18,7 +18,7 @@ from engine.search.objectives import Objective
 from engine.search.search import RunFailed, Search
 from engine.search.settings import SearchSettings
 from engine.search.space import run_name, suggest_point
-from engine.search.study import LOST_RUNS, effective_trials, open_study
+from engine.search.study import LOST_RUNS, WholePointSampler, effective_trials, open_study
 from engine.smallest.plan import RESERVE_S, TrainingTimes
 from engine.smallest.runs import STAGES, RunKey, Runs
 from engine.smallest.selection import cost_of, utility
@@ -29,23 +29,14 @@ LOCKING_S = 2.0  # from a trial's entry in the study to its lock, at most
 PLACE = "place"  # parameter of a trial: index into the list of those that race
 
 
-class InOrder(optuna.samplers.BaseSampler):
+class InOrder(WholePointSampler):
     """Propose the places from the first on, each once."""
-
-    def __init__(self, space: dict):
-        self._space = space
-
-    def infer_relative_search_space(self, study, trial) -> dict:
-        return self._space
 
     def sample_relative(self, study, trial, search_space) -> dict:
         tried = effective_trials(study, self._space)
         places = range(self._space[PLACE].high + 1)
         free = (place for place in places if run_name(self._space, {PLACE: place}) not in tried)
         return {PLACE: next(free, 0)}
-
-    def sample_independent(self, study, trial, param_name, param_distribution):
-        raise NotImplementedError("the place is sampled with the whole point")
 
 
 class Halving(optuna.pruners.BasePruner):

@@ -11,7 +11,7 @@ from inference.explain.explainer import Explainer, FeatureIndex
 from inference.explain.label_review import LABELS_TO_CHECK, LabelReview
 from inference.explain.page import page_items, render
 from inference.explain.ranking import LeastCertain
-from inference.image_inputs import ImageInput, ImageInputs, RunImages, run_of_checkpoint, split_images
+from inference.image_inputs import ImageInput, ImageInputs, RunImages, run_of_checkpoint, training_images
 from inference.predictor import Prediction, Predictor
 
 TEST_WARNING = (
@@ -63,7 +63,7 @@ class Explanations:
 
     def _feature_index(self) -> tuple[FeatureIndex | None, str]:
         """Return the index of training images, and a description of it."""
-        images, reason = split_images(self.checkpoint, "train", self.inputs.root if self.run else None)
+        images, reason = training_images(self.checkpoint, self.inputs.root if self.run else None)
         if not images:
             return None, f"No similar training images: {reason}."
         self.progress.set("features of training images, to find similar ones")

@@ -85,9 +85,8 @@ def grad_cam(network: nn.Module, layer: nn.Module, images: Tensor, classes: Tens
         with torch.no_grad():
             logits = network(images)
             chosen = logits.argmax(1) if classes is None else classes
-            total = logits.gather(
-                1, chosen[:, None]
-            ).sum()  # images do not mix in eval mode: one pass is enough for all
+            # Images do not mix in eval mode: one pass is enough for all
+            total = logits.gather(1, chosen[:, None]).sum()
             (gradient,) = torch.autograd.grad(total, maps[-1])
     finally:
         handle.remove()

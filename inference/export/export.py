@@ -24,7 +24,7 @@ from common.targets import resolve_target
 from common.text import clean, join_words, typed_override
 from datamodules.decode import DECODER
 from inference.arguments import check_export_arguments, checkpoint_argument, is_read_by_predict
-from inference.backends import CheckpointBackend, import_extra
+from inference.backends import CheckpointBackend, ModelDescription, import_extra
 from inference.export.file_format import Computes, FileFormat, TrainedModel
 from inference.export.verify import (
     N_CALIBRATION,
@@ -34,6 +34,7 @@ from inference.export.verify import (
     Verification,
     VerificationImages,
     compare_outputs,
+    decoded,
     known_images,
     spread,
     verification_images,
@@ -152,7 +153,7 @@ def export(
             import_extra(package, f"format={format.name}", format.extra)
     checkpoint = CheckpointBackend(Path(ckpt), "cpu", register)
     splits = known_images(Path(ckpt), images, root)
-    calibration = _calibration_images(format, splits, images) if format.calibrates else []
+    calibration = _calibration_images(format, splits, images, checkpoint.description) if format.calibrates else []
     compared = verification_images(
         splits, ("val", "train", ""), most or (N_VERIFICATION if format.exact else N_INEXACT)
     )
@@ -374,13 +375,16 @@ def _measure_latency(computes: Computes, image_size: int) -> Latency:
     return Latency(batch_size=1, device="cpu", **time_passes(lambda: computes(image), threads=1))
 
 
-def _calibration_images(format: FileFormat, splits: dict[str, list[ImageInput]], images) -> list[ImageInput]:
-    """Return training images, or those that are given without a split."""
+def _calibration_images(
+    format: FileFormat, splits: dict[str, list[ImageInput]], images, description: ModelDescription
+) -> list[ImageInput]:
+    """Return training images, or those that are given without a split; files that cannot be read are skipped."""
     candidates = splits.get("train") or splits.get("")
     if not candidates:
         reason = f"images={images} has none" if images is not None else "the images of the run are not available"
         raise UserError(f"format={format.name} needs training images, and {reason}; give some: images=DIR")
-    return spread(candidates, N_CALIBRATION)
+    chosen = VerificationImages(spread(candidates, N_CALIBRATION), "images to calibrate with")
+    return [image_input for _, image_input in decoded(chosen, description)]
 
 
 def _model(

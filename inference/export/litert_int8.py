@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ class LitertInt8(LitertFile):
             found = microcontroller.run_as_microcontroller(path / MODEL, *read_golden(path / GOLDEN), computed)
         except UserError as error:
             return f"does not run in tflite-micro: {error}"
-        write_json(path / "microcontroller.json", found.as_json())
+        write_json(path / "microcontroller.json", asdict(found))
         return found.describe(self.ram_kib)
 
     def describe(self, preprocessing: bool) -> str:

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +33,8 @@ class Microcontroller:
     changed: int  # images whose predicted class differs from that of the fast ones
     arena_bytes: int  # the smallest that works
     activation_bytes: int  # of it: inputs and outputs of the operators
-    own_bytes: (
-        int  # of it: what the interpreter keeps of operators, tensors and quantization, on this machine of 64 bits
-    )
+    # Of it: what the interpreter keeps of operators, tensors and quantization, on this machine of 64 bits
+    own_bytes: int
     computed_activation_bytes: int  # what limits.activation_int8_kib of smallest.py bounds
 
     def describe(self, ram_kib: float | None) -> str:
@@ -54,10 +53,6 @@ class Microcontroller:
             return f"{parity}; {arena}"
         fits = "fits" if self.arena_bytes <= ram_kib * 1024 else "does not fit"
         return f"{parity}; {arena}; {fits} in {ram_kib:g} KiB of RAM, without the program's own variables"
-
-    def as_json(self) -> dict:
-        """Return it for a file."""
-        return asdict(self)
 
 
 def is_installed() -> bool:

@@ -157,10 +157,8 @@ def compare_outputs(
         resizes_exactly: compare also its outputs of images that it resizes and that this project resizes.
     """
     description, classes = checkpoint.description, checkpoint.description.classes
-    largest, changed, n_labeled, correct_checkpoint, correct_exported, n = 0.0, 0, 0, 0, 0, 0
-    only_checkpoint = only_exported = 0
     first, all_expected, all_actual, resizing = [], [], [], 0.0
-    right, groups = [], []
+    right, groups = [], []  # of images with a label: whether the checkpoint and the file are right
     for image, image_input in decoded(images, description):
         resized = description.pixels(image)[None]
         expected = checkpoint(resized)[0]
@@ -170,44 +168,36 @@ def compare_outputs(
                 "diverged; nothing was written. Use another checkpoint"
             )
         actual = exported(np.asarray(image)[None] if native_sizes else resized)[0]
-        if native_sizes and resizes_exactly and n < N_VERIFICATION:
+        if native_sizes and resizes_exactly and len(all_actual) < N_VERIFICATION:
             resizing = _larger(resizing, exported(resized)[0], actual)
         all_expected.append(expected)
         all_actual.append(actual)
-        largest = _larger(largest, expected, actual)
-        changed += int(expected.argmax() != actual.argmax())
-        n += 1
-        seen(n, len(images.images) or BATCH_SIZE)
+        seen(len(all_actual), len(images.images) or BATCH_SIZE)
         if image_input.label in classes:
-            n_labeled += 1
-            before, after = (classes[p.argmax()] == image_input.label for p in (expected, actual))
-            right.append((before, after))
+            right.append([classes[p.argmax()] == image_input.label for p in (expected, actual)])
             groups.append(image_input.group)
-            correct_checkpoint += before
-            correct_exported += after
-            only_checkpoint += before and not after
-            only_exported += after and not before
         if len(first) < BATCH_SIZE:
             first.append(resized[0])
-    batch = np.stack(first)
-    largest = _larger(largest, checkpoint(batch), exported(batch))
-    effects, grouped = _in_groups(np.array(right, bool), group_numbers(groups))
+    batch, expected, actual, n = np.stack(first), np.stack(all_expected), np.stack(all_actual), len(all_actual)
+    right = np.array(right, bool).reshape(-1, 2)
+    before, after = right.T
+    effects, grouped = _in_groups(right, group_numbers(groups))
     return Verification(
-        n,
-        images.description if n == (len(images.images) or n) else f"{n:,} of {images.description}",
-        largest,
-        changed,
-        n_labeled,
-        correct_checkpoint,
-        correct_exported,
-        only_checkpoint,
-        only_exported,
-        images.split,
-        agreement(np.stack(all_expected), np.stack(all_actual)),
-        variance(np.stack(all_expected)),
-        resizing,
-        effects,
-        grouped,
+        n=n,
+        images=images.description if n == (len(images.images) or n) else f"{n:,} of {images.description}",
+        largest_difference=_larger(_larger(0.0, expected, actual), checkpoint(batch), exported(batch)),
+        changed=int((expected.argmax(1) != actual.argmax(1)).sum()),
+        n_labeled=len(right),
+        correct_checkpoint=int(before.sum()),
+        correct_exported=int(after.sum()),
+        only_checkpoint=int((before & ~after).sum()),
+        only_exported=int((after & ~before).sum()),
+        split=images.split,
+        agreement=agreement(expected, actual),
+        variance=variance(expected),
+        resizing=resizing,
+        effects=effects,
+        grouped=grouped,
     )
 
 

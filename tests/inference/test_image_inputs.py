@@ -15,7 +15,7 @@ from inference.image_inputs import (
     is_run,
     own_test_images,
     resolve_images,
-    split_images,
+    training_images,
 )
 from tests.support.fake_explained import make_explained_run, make_labeled_run
 from tests.support.fake_runs import change_record, make_run
@@ -213,19 +213,19 @@ def test_a_run_without_test_metrics_means_its_validation_images(checkpoint, tmp_
 
 
 def test_the_images_of_a_checkpoint_s_run_or_why_there_are_none(checkpoint, tmp_path, two_colors):
-    found, reason = split_images(checkpoint, "train")
+    found, reason = training_images(checkpoint)
     assert len(found) == 24 and reason == ""
     elsewhere = tmp_path / "elsewhere" / "net.ckpt"
     elsewhere.parent.mkdir()
     shutil.copy(checkpoint, elsewhere)
-    found, reason = split_images(elsewhere, "train")
+    found, reason = training_images(elsewhere)
     assert not found and "not in the folder of a run" in reason
     change_record(tmp_path / "run", data={"root": str(tmp_path / "moved")})
-    found, reason = split_images(checkpoint, "train")
+    found, reason = training_images(checkpoint)
     assert not found and "are no longer in" in reason and "root=DIR" in reason
-    assert len(split_images(checkpoint, "train", str(two_colors))[0]) == 24
+    assert len(training_images(checkpoint, str(two_colors))[0]) == 24
     (tmp_path / "empty").mkdir()
-    found, reason = split_images(checkpoint, "train", str(tmp_path / "empty"))
+    found, reason = training_images(checkpoint, str(tmp_path / "empty"))
     assert not found and "are not where they were" in reason
 
 
