@@ -33,7 +33,7 @@ DISK_ERRORS = {
     errno.ENOSPC: f"no space is left on the disk; free some, or write elsewhere: {ELSEWHERE}",
     errno.EFBIG: f"the file is larger than the file system or ulimit -f allows; write elsewhere: {ELSEWHERE}",
     errno.EDQUOT: f"the disk quota is used up; free some space, or write elsewhere: {ELSEWHERE}",
-    errno.EACCES: f"no permission; choose a folder that you may write to: {ELSEWHERE}",
+    errno.EACCES: f"no permission; to read, ask the owner for it; to write, choose another folder: {ELSEWHERE}",
     errno.EPERM: f"not permitted; choose a folder that you may write to: {ELSEWHERE}",
     errno.EROFS: f"the file system is read-only; write elsewhere: {ELSEWHERE}",
     errno.ENOTDIR: f"a part of this path is a file, not a folder; write elsewhere: {ELSEWHERE}",

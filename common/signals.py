@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -12,6 +13,7 @@ from common.errors import StopRequested
 
 log = logging.getLogger(__name__)
 
+AGAIN_S = 0.05
 SCONTROL_S = 60.0  # a busy controller answers late; SLURM gives about as much between the signal and the end
 
 
@@ -47,6 +49,26 @@ def stop_immediately() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def repeat_lost_stops() -> Iterator[None]:
+    """Raise a signal again that came while an object was removed: of what is raised there Python only prints a traceback."""
+    before = sys.unraisablehook
+
+    def repeat(lost: "sys.UnraisableHookArgs") -> None:
+        if isinstance(lost.exc_value, StopRequested | KeyboardInterrupt):
+            again = threading.Timer(AGAIN_S, signal.raise_signal, [getattr(lost.exc_value, "number", signal.SIGINT)])
+            again.daemon = True
+            again.start()  # here it would be lost as well
+        else:
+            before(lost)
+
+    sys.unraisablehook = repeat
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextlib.contextmanager

@@ -197,9 +197,14 @@ class _Building:
         self.rows = np.flatnonzero(lacks)
 
     def _copy(self, look: Look, earlier: Earlier) -> np.ndarray:
-        """Take over pixels, statistics and what is known of near duplicates; return the rows that need no decoding."""
+        """Take over pixels, statistics and what is known of near duplicates; return the rows that need no decoding.
+
+        What could not be read is read again, as the reason may be gone.
+        """
         try:
             held = open_place(earlier.place, look, earlier.count)
+            whole = np.array([not held.stats.errors[row] for row in earlier.earlier_rows.tolist()], bool)
+            earlier = earlier._replace(rows=earlier.rows[whole], earlier_rows=earlier.earlier_rows[whole])
             self.writers[look].take(earlier, held)
             for known in earlier.place.glob("near*"):
                 shutil.copyfile(known, self.folder / look.name() / known.name)

@@ -318,8 +318,9 @@ def _named(path: Path | str) -> Iterator[None]:
 
 def _reason(error: Exception, path: Path | str) -> str:
     if isinstance(error, OSError) and error.errno is not None and isinstance(path, Path):
-        missing = "a link to a file that does not exist" if path.is_symlink() else "no such file"
-        return missing if isinstance(error, FileNotFoundError) else error.strerror
+        if not isinstance(error, FileNotFoundError):
+            return error.strerror
+        return "a link to a file that does not exist" if path.is_symlink() else "no such file"
     if isinstance(error, UnidentifiedImageError):
         return f"no known image format; known are {KNOWN}"
     text = str(error) or type(error).__name__

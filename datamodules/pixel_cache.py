@@ -21,7 +21,7 @@ from common.locks import one_at_a_time
 from common.progress import Progress
 from datamodules.cache_build import build, encode, find_earlier, read_statistics
 from datamodules.cached_pixels import Look, PixelCache, UncachedPixels, open_place
-from datamodules.decode import open_image
+from datamodules.decode import UnreadableImageError, open_image, read_image
 from datamodules.image_stats import ImageStats
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 ABANDONED_S = 24 * 3600  # a cache that was begun a day ago is not continued
 OWN_NAMES = r"([0-9a-f]{12}-)?[0-9a-f]{24}(\.building-.*)?"  # of caches; without a look in 0.2.0
 VERSION_BYTES = 16  # that name a file
+OF_SYSTEM = tuple(f"({os.strerror(code)})" for code in errno.errorcode)  # a network drive, permissions, open files
 SAMPLE = 64  # images by which the size of a cache of JPEGs is estimated
 ESTIMATE = 1.1  # times as large as by the sample
 
@@ -61,7 +62,7 @@ def open_pixel_caches(
     digest = hashlib.blake2b(versions.tobytes(), digest_size=12).hexdigest()
     places = {look: folder / f"{look.name()}-{digest}" for look in looks}
     shared: dict[tuple, ImageStats] = {}  # the statistics of a reading, which serve all of its looks
-    caches = {look: cache for look, place in places.items() if (cache := _open(place, look, len(files), shared))}
+    caches = {look: cache for look, place in places.items() if (cache := _open(place, look, files, shared, known=True))}
     used = sum(_size_of(cache.path.parent) for cache in [beside, *caches.values()] if cache and cache.path)
     limit, wanted = int(limit_gib * 2**30), {}
     for look in looks:
@@ -85,7 +86,7 @@ def open_pixel_caches(
             warned = reason
     for look in looks:
         if look not in caches:
-            opened = _open(places[look], look, len(files), shared) if look in wanted else None
+            opened = _open(places[look], look, files, shared) if look in wanted else None
             if opened is None:
                 stats = _known(look, shared) or read_statistics(files, look)
                 shared.setdefault(look.reading, stats)
@@ -100,12 +101,33 @@ def _known(look: Look, shared: dict[tuple, ImageStats]) -> ImageStats | None:
     return stats if stats and (len(stats.thumbnails) or not look.gray_from) else None
 
 
-def _open(place: Path, look: Look, rows: int, shared: dict[tuple, ImageStats]) -> PixelCache | None:
-    """Open a cache and mark it as used; None where there is none, or a damaged one, which is removed."""
+def _newly_readable(files: Sequence[str], look: Look, errors: Sequence[str]) -> bool:
+    """Return whether there is a file that the system, and not what it holds, kept from being read, and no longer does."""
+    for file, error in zip(files, errors, strict=True):
+        if error and (error.endswith(OF_SYSTEM) or "MemoryError" in error):
+            with contextlib.suppress(UnreadableImageError):
+                read_image(Path(file), look.image_size)
+                return True
+    return False
+
+
+def _open(
+    place: Path, look: Look, files: Sequence[str], shared: dict[tuple, ImageStats], known: bool = False
+) -> PixelCache | None:
+    """Open a cache and mark it as used; None where there is none, or a damaged one, which is removed.
+
+    Args:
+        known: whether it is from an earlier command. If files can be read since then, it gets another name, under which the one
+            that is built finds it as an earlier one.
+    """
     if not place.is_dir():
         return None
     try:
-        cache = open_place(place, look, rows, _known(look, shared))
+        cache = open_place(place, look, len(files), _known(look, shared))
+        if known and _newly_readable(files, look, cache.stats.errors):
+            digest = hashlib.blake2b(place.name.encode(), digest_size=12).hexdigest()
+            place.replace(place.with_name(f"{look.name()}-{digest}"))
+            return None
     except (ValueError, OSError) as error:
         log.warning("pixel cache: %s; building it again", error)
         shutil.rmtree(place, ignore_errors=True)

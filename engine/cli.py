@@ -27,6 +27,7 @@ from common.processor_time import own_cores
 from common.progress import Progress
 from common.run_folder import OUTPUTS, PROJECT, RunFolder, missing_folders, remove_empty
 from common.run_record import RunRecord, refuse_older_run
+from common.signals import repeat_lost_stops
 from common.text import did_you_mean, printable, quote_override
 from common.untrusted.saved_config import choices_of_several, read_saved_choices, read_saved_name
 from engine import help, log_handlers
@@ -73,6 +74,7 @@ SEARCHES = OUTPUTS / "searches"
 MAY_DIFFER_IN_SMALLEST = re.compile(r"(budget\.minutes|workers|storage)=")
 
 
+@repeat_lost_stops()
 def run_cli(main: Callable[[], None]) -> None:
     """Run a root script's `main` on the completed command line; exit with a message and a status where it fails."""
     tune_process()

@@ -291,6 +291,7 @@ def _class_folders(root: Path, folder: Path) -> list[str]:
         _refuse_container(shown, root, each, beside, len(with_folders))
     for each in folders:
         if each not in full:
+            next(each.iterdir(), None)  # one that may not be read is not empty: the system's error names it
             found = Counter(
                 _kind(file.name) for file in each.rglob("*") if file.is_file() and not is_ignored(file.name)
             )

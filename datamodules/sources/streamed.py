@@ -101,9 +101,11 @@ class StreamedSource(UnpackedSource):
 
     def records(self) -> Iterator[Record]:
         for split in self._unpacked:
-            shards = self.shards(split)
+            shards, sample = self.shards(split), None
             for sample in shards.read_in_order():
                 yield Record(sample.content, self.classes[self.stream.label(sample, shards.key)], split)
+            if sample is None:
+                raise UserError(f"{shards.key}: has no images")
 
     @property
     def _unpacked(self) -> list[str]:

@@ -217,7 +217,10 @@ class TarShards(Shards):
                 else:
                     yield sample
             if not n_images:
-                raise UserError(f"{self.key}: {join_words(urls, 3)} hold no images")
+                raise UserError(
+                    f"{self.key}: the shards of process {share.rank} hold no images ({join_words(urls, 3)}); list only shards "
+                    "with images"
+                )
             if share.world_size == 1 and passes == 1:
                 log.warning(
                     "%s: holds %s images, and more are stated: the first ones are repeated in this epoch; correct classes.json "

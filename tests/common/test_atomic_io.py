@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from common.atomic_io import write_bytes, write_csv, write_json, write_text
+from common.atomic_io import atomic_folder, write_bytes, write_csv, write_json, write_text
 from common.untrusted.tables import read_csv
 from tests.support.helpers import PROJECT
 
@@ -39,6 +39,13 @@ def test_what_fails_in_between_leaves_the_old_file_and_nothing_else(tmp_path, mo
     with pytest.raises(PermissionError):
         write_text(path, "new")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_can_be_read_by_others(tmp_path):
+    """Of a cache that they share (datamodule.cache), as the pixel caches beside it."""
+    with atomic_folder(tmp_path / "cache" / "images") as building:
+        write_text(building / "images.csv", "path,label")
+    assert stat.S_IMODE((tmp_path / "cache" / "images").stat().st_mode) == 0o755
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

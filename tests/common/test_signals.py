@@ -1,10 +1,13 @@
+import contextlib
 import os
 import signal
+import time
+import weakref
 
 import pytest
 
 from common.errors import StopRequested
-from common.signals import ignore_stops, stop_immediately, stop_signals
+from common.signals import ignore_stops, repeat_lost_stops, stop_immediately, stop_signals
 
 
 class Restores:
@@ -26,6 +29,28 @@ def test_a_signal_ends_a_command_whatever_error_a_library_makes_of_it():
             raise ValueError("composing failed") from error
     with pytest.raises(AttributeError), stop_immediately(), Restores():
         pass
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, StopRequested), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_while_an_object_is_removed_ends_a_command_too(capsys, number, error):
+    """Python only prints what is raised there; SIGINT is that of a sweep between two jobs."""
+    waiting = stop_immediately() if error is StopRequested else contextlib.nullcontext()
+    removed = Restores()
+    link = weakref.ref(removed, lambda _: signal.raise_signal(number))
+    with pytest.raises(error), repeat_lost_stops(), waiting:
+        del removed
+        time.sleep(10)
+    assert link() is None and "Traceback" not in capsys.readouterr().err
+
+
+def test_other_errors_while_an_object_is_removed_are_shown_as_ever(monkeypatch):
+    shown = []
+    monkeypatch.setattr("sys.unraisablehook", lambda lost: shown.append(lost.exc_type))
+    removed = Restores()
+    link = weakref.ref(removed, lambda _: 1 / 0)
+    with repeat_lost_stops():
+        del removed
+    assert link() is None and shown == [ZeroDivisionError]
 
 
 def test_a_signal_does_not_end_what_is_being_written_and_ends_what_follows():

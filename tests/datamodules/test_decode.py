@@ -1,3 +1,6 @@
+import errno
+import os
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -171,3 +174,9 @@ def test_fingerprint_tells_size_and_pixels_apart():
     black = [fingerprint(Image.new("RGB", size)) for size in ((2, 8), (8, 2), (4, 4))]
     assert len(set(black)) == 3
     assert fingerprint(Image.new("RGB", (2, 8))) == black[0]
+
+
+def test_the_reason_of_the_system_is_named_where_the_file_cannot_even_be_looked_at(tmp_path):
+    """Root may look at every file, but at none of such a name; a folder that may not be entered is another such reason."""
+    with pytest.raises(UnreadableImageError, match=f"not a readable image \\({os.strerror(errno.ENAMETOOLONG)}\\)"):
+        open_image(tmp_path / ("long" * 100 + ".png"))

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
-from datamodules import cache_build
+from datamodules import cache_build, decode
 from datamodules import pixel_cache as module
 from datamodules.cached_pixels import PIXELS, THUMBNAILS, VERSIONS, Look, UncachedPixels
 from datamodules.decode import open_image, resize
@@ -95,6 +95,40 @@ def test_unreadable_files_are_black_and_hold_the_reason(files, tmp_path):
     assert [bool(error) for error in cache.stats.errors] == [False, True, False, True, False, False]
     assert "is empty" in cache.stats.errors[1] and files[3].name in cache.stats.errors[3]
     assert not cache[1].any() and cache[2].any()
+
+
+@pytest.mark.parametrize("jpeg_quality", [None, 95])
+@pytest.mark.parametrize("error", [OSError(errno.EIO, os.strerror(errno.EIO)), MemoryError()], ids=["disk", "memory"])
+def test_a_file_that_the_system_could_not_read_is_read_again(files, tmp_path, monkeypatch, error, jpeg_quality):
+    looks, read, asked = [Look(32, jpeg_quality=jpeg_quality), compared_look(None)], decode.formats.kind_of, []
+    files[3].write_text("no image")
+
+    def read_start(file):
+        return file.read_bytes()[: decode.formats.HEADER]
+
+    def read_caches(fails):
+        asked.clear()
+
+        def kind_of(header):
+            asked.append(header)
+            if fails and header == read_start(files[1]):
+                raise error
+            return read(header)
+
+        monkeypatch.setattr(decode.formats, "kind_of", kind_of)
+        return open_pixel_caches(files, looks, tmp_path / "cache")
+
+    for _ in range(2):  # it still cannot be read
+        for cache in read_caches(fails=True):
+            assert [bool(reason) for reason in cache.stats.errors] == [False, True, False, True, False, False]
+            assert not cache[1].any()
+    for cache in read_caches(fails=False):
+        assert [bool(reason) for reason in cache.stats.errors] == [False, False, False, True, False, False]
+        assert all(cache[row].any() for row in (0, 1, 2, 4, 5)) and cache.stats.fingerprints[1]
+    sampled = jpeg_quality is not None  # to estimate the size of the cache
+    assert asked.count(read_start(files[0])) == sampled  # what was known is not decoded again
+    read_caches(fails=False)
+    assert not asked
 
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EROFS])

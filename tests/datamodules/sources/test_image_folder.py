@@ -1,3 +1,5 @@
+import errno
+import os
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from common.errors import UserError
 from datamodules.sources.image_folder import ImageFolder, walk_images
 from datamodules.sources.source import read_source
+from engine.error_messages import user_message
 from tests.support.helpers import make_images
 
 
@@ -123,6 +126,25 @@ def test_folders_that_are_no_classes_are_named(tmp_path, folders, message):
         read_source(ImageFolder(root=make_images(tmp_path / "DIR", counts, size=8)))
     assert re.search(message, str(caught.value).replace(str(tmp_path / "DIR"), "DIR")), caught.value
     str(caught.value).encode()  # can be shown
+
+
+@pytest.mark.parametrize("name", ["red", "DIR"])
+def test_a_folder_that_may_not_be_read_is_not_called_empty(tmp_path, monkeypatch, name):
+    root = make_images(tmp_path / "DIR", {"blue": 2, "red": 2}, size=8)
+    refused = root / name if name == "red" else root
+    for function in ("listdir", "scandir"):  # root may read everything
+        read = getattr(os, function)
+
+        def pretend(path, read=read):
+            if os.fspath(path) == str(refused):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            return read(path)
+
+        monkeypatch.setattr(os, function, pretend)
+    with pytest.raises(PermissionError) as caught:
+        read_source(ImageFolder(root=root))
+    message = user_message(caught.value)
+    assert message.startswith(f"{refused}: no permission; to read, ask the owner for it; to write, "), message
 
 
 @pytest.mark.parametrize("folders", [

@@ -12,7 +12,7 @@ from PIL import Image
 
 from common.errors import UserError
 from datamodules.sources.source import read_source
-from datamodules.sources.webdataset import WebDataset
+from datamodules.sources.webdataset import Members, TarShards, WebDataset
 from datamodules.streams import Share, StreamSampler
 from tests.support.helpers import served
 from tests.support.shards import make_folder, write_tar, write_tars
@@ -280,6 +280,19 @@ def test_shards_come_by_http(tmp_path, tars):
         )
         with pytest.raises(UserError, match=re.escape("007.tar: cannot be read")):
             list(missing.stream.shards.read_in_order())
+
+
+def test_a_split_without_images_is_named_and_leaves_nothing(tmp_path, tars):
+    source = opened(tmp_path, tars, val=one_shard(tmp_path, [], "val"))
+    with pytest.raises(UserError, match=f"^datamodule.source.val={tmp_path}/val: has no images$"):
+        read_source(source)
+    assert [file.suffix for file in source.cache.iterdir()] == [".json"]  # of the number of training images
+
+
+def test_a_process_without_images_is_named(tmp_path):
+    shards = TarShards("datamodule.source.train", one_shard(tmp_path, []), Members(("png",), None), 10)
+    with pytest.raises(UserError, match=r"process 0 hold no images \(.*/train/0.tar\); list only shards with images"):
+        next(shards.read(Share(), seed=1, epoch=0, skip=0))
 
 
 def test_fewer_shards_than_processes_are_refused(tmp_path, tars):
