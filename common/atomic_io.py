@@ -44,7 +44,7 @@ def atomic_folder(place: Path) -> Iterator[Path]:
     place.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f"{place.name}.building-", dir=place.parent))
     try:
-        building.chmod(0o755)  # mkdtemp gives 700, and others may share the cache
+        building.chmod(place.parent.stat().st_mode & 0o777)  # mkdtemp gives 700, and others may share the cache
         yield building
         building.rename(place)
     except OSError:
