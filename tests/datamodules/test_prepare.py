@@ -134,7 +134,7 @@ def test_near_duplicates_are_found_within_and_across_splits(root, tmp_path, how)
     assert len(near) == 1 and near[0].leak and len(near[0].groups) == 1 and len(near[0].groups[0]) == 2
 
 
-def test_an_image_under_two_labels_is_named(root, tmp_path, caplog):
+def test_an_image_under_two_labels_is_named(root, tmp_path):
     copy(root, "train/blue/000.png", "train/red/wrong.png")
     _, findings = prepared(read_source(ImageFolder(root=root)), tmp_path)
     assert kinds(findings) == [("conflict", False), ("exact duplicate", False)]
@@ -150,7 +150,7 @@ def test_imbalance_and_odd_images_are_found(tmp_path):
     assert "tiny.png (8 x 8, RGB)" in findings[1].text and "gray.png (64 x 64, L)" in findings[1].text
 
 
-def test_unreadable_files_are_an_error_that_lists_all_or_are_skipped(root, tmp_path, caplog):
+def test_unreadable_files_are_an_error_that_lists_all_or_are_skipped(root, tmp_path):
     (root / "train/blue/empty.png").write_bytes(b"")
     (root / "val/red/text.jpg").write_text("no image")
     cut = (root / "test/red/000.png").read_bytes()[:-900]

@@ -334,7 +334,7 @@ def test_scores_cover_where_the_images_of_one_class_only_are_in_groups():
     assert (np.mean(held, axis=0) >= 0.95 - 3 * np.sqrt(0.05 * 0.95 / 150)).all()
 
 
-def test_few_resamples_give_their_mean_and_standard_deviation(monkeypatch):
+def test_few_resamples_give_their_mean_and_standard_deviation():
     labels, probabilities = made_up(400, 3)
     wide = estimate_metrics(labels, probabilities, resamples=999)["auroc"].interval
     drawn = resample_metrics(labels, probabilities.argmax(axis=1), ranking_scores(probabilities), None, 999, 0)["auroc"]
