@@ -194,10 +194,10 @@ def test_a_split_that_is_drawn_keeps_near_duplicates_together(tmp_path, caplog):
     assert "leak" not in caplog.text
 
 
-def frames_of_one_camera(count):
+def frames_of_one_camera():
     """One scene, and in each frame something small in another place."""
     scene, generator = np.asarray(image_with_shapes(0).convert("L")).copy(), np.random.default_rng(0)
-    for _ in range(count):
+    for _ in range(60):
         frame, (x, y) = scene.astype(float), generator.integers(0, 150, 2)
         frame[y : y + 10, x : x + 10] = generator.integers(0, 256)
         yield Image.fromarray((frame + generator.normal(0, 2, frame.shape)).clip(0, 255).astype(np.uint8))
@@ -207,7 +207,7 @@ def test_images_of_a_fixed_camera_are_no_group_and_it_says_what_to_do(tmp_path, 
     root = tmp_path / "data"
     for name in ("blue", "red"):
         (root / name).mkdir(parents=True)
-    for index, frame in enumerate(frames_of_one_camera(60)):
+    for index, frame in enumerate(frames_of_one_camera()):
         frame.save(root / ("blue", "red")[index % 2] / f"{index:03}.png")
     catalog, findings = prepared(read_source(ImageFolder(root=root)), tmp_path)
     assert all(len(catalog.rows(split)) >= 4 for split in ("train", "val", "test"))
