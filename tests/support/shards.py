@@ -46,14 +46,14 @@ def write_tars(root: Path, images: Path, *, each: int = 5) -> list[str]:
     ]
 
 
-def write_chunks(root: Path, images: Path) -> list[str]:
+def write_chunks(root: Path, images: Path, *, each: int = 5) -> list[str]:
     """Write all splits as litdata's chunks with numbers as labels, and their names beside them; return the settings."""
     from litdata.streaming.writer import BinaryWriter  # what litdata.optimize writes with, without its processes
 
     classes = ["blue", "green", "red"]
     for split in ("train", "val", "test"):
         (root / split).mkdir(parents=True)
-        writer = BinaryWriter(str(root / split), chunk_size=5)
+        writer = BinaryWriter(str(root / split), chunk_size=each)
         for number, (file, label) in enumerate(files_of(images / split)):
             writer[number] = {"image": file.read_bytes(), "label": classes.index(label)}
         writer.done()
