@@ -81,13 +81,13 @@ def steady(rates: list[float]) -> float:
     return len(rates[1:]) / sum(1 / rate for rate in rates[1:])
 
 
-def big_images(root: Path, count: int = 40) -> Path:
-    """Make `count` noisy JPEGs of 4000 x 3000 pixels a class, and a few for validation."""
+def big_images(root: Path) -> Path:
+    """Make 40 noisy JPEGs of 4000 x 3000 pixels a class, and a few for validation."""
     import numpy as np
     from PIL import Image
 
     generator = np.random.default_rng(0)
-    for folder, number in (("train/a", count), ("train/b", count), ("val/a", 4), ("val/b", 4)):
+    for folder, number in (("train/a", 40), ("train/b", 40), ("val/a", 4), ("val/b", 4)):
         (root / folder).mkdir(parents=True, exist_ok=True)
         for index in range(number):
             coarse = generator.integers(0, 256, (75, 100, 3), dtype=np.uint8)

@@ -73,8 +73,6 @@ def frame(generator: np.random.Generator, scene: np.ndarray, hour: float) -> np.
 class Frames:
     """Images in memory, as a pixel cache gives them."""
 
-    image_size = SIDE
-
     def __init__(self, count: int, cameras: int, folder: Path):
         generator = np.random.default_rng(0)
         scenes, own = [scene(generator) for _ in range(cameras)], count - PLANTED * len(CHANGES)

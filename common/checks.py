@@ -16,10 +16,10 @@ def check_between(key: str, value: float, low: float, high: float) -> None:
         raise UserError(f"{key}={value}: use {low} " + (f"or more, up to {high:,}" if high > LARGE else f"to {high}"))
 
 
-def check_target_accuracy(value: object, key: str = "target_accuracy") -> None:
+def check_target_accuracy(value: object) -> None:
     """Raise UserError unless it is None or an accuracy that can be reached and missed."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1):
-        raise UserError(f"{key}={value}: use an accuracy above 0 and below 1, e.g. 0.95, or null")
+        raise UserError(f"target_accuracy={value}: use an accuracy above 0 and below 1, e.g. 0.95, or null")
 
 
 def check_good_enough(value: object, key: str = "good_enough") -> None:

@@ -60,10 +60,10 @@ def thumbnail(image: Image.Image, side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC)
 
 
-def jpeg_base64(image: Image.Image, quality: int = 85) -> str:
+def jpeg_base64(image: Image.Image) -> str:
     """Return a JPEG of the image in base64, for a page that holds its images."""
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, format="jpeg", quality=quality)
+    image.convert("RGB").save(buffer, format="jpeg", quality=85)
     return base64.b64encode(buffer.getvalue()).decode()
 
 

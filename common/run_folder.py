@@ -124,7 +124,7 @@ class RunFolder:
         """The run that was here before another one started, until that one has done something."""
         return self.path / ".before-restart"
 
-    def entries(self, whole: bool = False) -> list[Path]:
+    def entries(self, whole: bool) -> list[Path]:
         """Return what a run has left here, without its log; `whole`: also files that no run is known to write."""
         of_commands = {self.log, self.lock, self.before_resume, self.before_restart}
         known = (

@@ -126,11 +126,11 @@ class DeepPixels:
         return digest.hexdigest()
 
 
-def parse_range(setting: object, key: str) -> ValueRange | None:
+def parse_range(setting: object) -> ValueRange | None:
     """Return the range that a user gives for all images: LOW,HIGH as a text or list; None for `auto`.
 
     Raises:
-        UserError: it is none; names the key.
+        UserError: it is none.
     """
     parts = setting.split(",") if isinstance(setting, str) else setting
     if setting == "auto":
@@ -140,5 +140,7 @@ def parse_range(setting: object, key: str) -> ValueRange | None:
     except (TypeError, ValueError):
         low = high = math.nan
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise UserError(f"{key}={setting}: use auto, or the values that become black and white, e.g. {key}=0,4095")
+        raise UserError(
+            f"datamodule.range={setting}: use auto, or the values that become black and white, e.g. datamodule.range=0,4095"
+        )
     return ValueRange(low, high, of_all=True)

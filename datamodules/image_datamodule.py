@@ -153,7 +153,7 @@ class ImageDataModule(L.LightningDataModule):
             check_streamed(rules=self.rules, sampler=sampler, mean=mean)
         self.sampler = sampler
         self.image_size, self.fit, self.interpolation = image_size, fit, interpolation
-        self.value_range = parse_range(range, "datamodule.range")  # None: not known before `setup`, or not needed
+        self.value_range = parse_range(range)  # None: not known before `setup`, or not needed
         self._finds_range = self.value_range is None
         self._compares_by_own = self._finds_range  # images are compared, each scaled by its own values
         self.train_size = image_size  # of a training image as the network sees it

@@ -383,24 +383,22 @@ def split_texture(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     band stands out of its robust standard deviation, with their surroundings, and what is constant along rows and columns.
 
     Args:
-        gray: (images, side, side) uint8.
+        gray: (images, SIDE, SIDE) uint8.
 
     Returns:
-        texture and band, (images, side, side) float32 around 1 in size, 0 where an image is not compared; (images,) bool.
+        texture and band, (images, SIDE, SIDE) float32 around 1 in size, 0 where an image is not compared; (images,) bool.
     """
     from scipy import ndimage  # late, as in _blur: where the answer is kept nothing is looked at
 
-    images, scale, border = gray.astype(np.float32), gray.shape[1] / SIDE, max(1, round(BORDER * gray.shape[1]))
+    images, border = gray.astype(np.float32), round(BORDER * SIDE)
     inner = (slice(None), slice(border, -border), slice(border, -border))
-    band = _blur(images, FINE * scale) - _blur(images, COARSE * scale)
-    around = max(1, round(AROUND * scale))
+    band = _blur(images, FINE) - _blur(images, COARSE)
     stands_out = np.abs(band) > STANDS_OUT * _robust_sd(band[inner])
-    kept = (~ndimage.maximum_filter(stands_out, (1, around, around))).astype(np.float32)
-    left = _blur(images, FINE * scale, kept) - _blur(images, COARSE * scale, kept)
-    along = max(3, round(RUN * scale))
+    kept = (~ndimage.maximum_filter(stands_out, (1, AROUND, AROUND))).astype(np.float32)
+    left = _blur(images, FINE, kept) - _blur(images, COARSE, kept)
     for axis in (2, 1):
-        level = ndimage.uniform_filter1d(left * kept, along, axis)
-        left = left - level / np.maximum(ndimage.uniform_filter1d(kept, along, axis), 0.1)
+        level = ndimage.uniform_filter1d(left * kept, RUN, axis)
+        left = left - level / np.maximum(ndimage.uniform_filter1d(kept, RUN, axis), 0.1)
     left *= kept
     texture, whole = np.zeros_like(left), np.zeros_like(left)
     is_kept = kept[inner] > 0

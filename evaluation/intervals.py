@@ -241,8 +241,8 @@ def effective_groups(groups: np.ndarray) -> float:
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
-def accuracy_interval(correct: np.ndarray, groups: np.ndarray | None = None, confidence: float = 0.95) -> Interval:
-    """Return the interval of the mean accuracy of S seeds on the same n images, over both, within 0 to 1.
+def accuracy_interval(correct: np.ndarray, groups: np.ndarray | None = None) -> Interval:
+    """Return the 95% interval of the mean accuracy of S seeds on the same n images, over both, within 0 to 1.
 
     One seed: Wilson's interval, of that trained network. Several: `over_seeds_and_images` with two pseudo-images that all
     get right and two that all get wrong; the first of its two also on the scale of log odds, since the accuracies of seeds
@@ -251,14 +251,13 @@ def accuracy_interval(correct: np.ndarray, groups: np.ndarray | None = None, con
     Args:
         correct: (S, n) bool.
         groups: (n,) group numbers; None: each image is its own.
-        confidence: of the interval.
     """
     if len(correct) == 1:
         effect = design_effect(correct, groups)
-        return wilson(int(correct.sum()) / effect, correct.size / effect, confidence)
+        return wilson(int(correct.sum()) / effect, correct.size / effect)
     both, of_means = over_seeds_and_images(correct, [(1.0, 2.0), (0.0, 2.0)], groups)
-    odds = Interval(*(float(expit(end)) for end in log_odds(both).interval(confidence)))
-    intervals = [both.interval(confidence), of_means.interval(confidence), odds]
+    odds = Interval(*(float(expit(end)) for end in log_odds(both).interval()))
+    intervals = [both.interval(), of_means.interval(), odds]
     return Interval(max(0.0, min(each.low for each in intervals)), min(1.0, max(each.high for each in intervals)))
 
 
@@ -310,13 +309,13 @@ def class_effects(correct: np.ndarray, of: np.ndarray, k: int, groups: np.ndarra
     return effects
 
 
-def _clustering(outcomes: np.ndarray, groups: np.ndarray, pseudo: float = 0.25) -> float:
+def _clustering(outcomes: np.ndarray, groups: np.ndarray) -> float:
     """Return the design effect of groups on each line of outcomes (S, n), averaged; 1 to that of groups all alike."""
     _, groups = np.unique(groups, return_inverse=True)
     sizes = np.bincount(groups).astype(np.float64)
     size = float((sizes**2).sum() / sizes.sum())  # of the group that an image is in, on average
     low, high = (-1.0, 1.0) if outcomes.min() < 0 else (0.0, 1.0)
-    pseudo *= float(sizes.mean()) / size
+    pseudo = 0.25 * float(sizes.mean()) / size  # `design_effect`
     weights = np.append(np.ones(len(sizes)), [pseudo, pseudo])
     of_all, found = np.append(sizes, [size, size]), []
     for line in outcomes:

@@ -82,11 +82,11 @@ def holm_against_best(p_values: Sequence[float]) -> list[float]:
     return [min(1.0, p * (len(p_values) + 1) / 2) for p in holm(p_values)]
 
 
-def paired_difference(only_a: int, only_b: int, n: int, confidence: float = 0.95) -> Difference:
-    """Return the difference of two accuracies on the same n images, with the score interval.
+def paired_difference(only_a: int, only_b: int, n: int) -> Difference:
+    """Return the difference of two accuracies on the same n images, with the 95% score interval.
 
     Tango 1998, Statistics in Medicine 17:891-908: the differences that its score test does not reject. It has a width
-    where the networks agree on all images, and its lower end is a one-sided bound of (1 + confidence) / 2.
+    where the networks agree on all images, and its lower end is a one-sided bound of 97.5%.
 
     Raises:
         ValueError: counts that n images cannot give, or no images.
@@ -94,7 +94,7 @@ def paired_difference(only_a: int, only_b: int, n: int, confidence: float = 0.95
     _check_counts(only_a, only_b, n)
     if n < 1:
         raise ValueError("a difference of accuracies needs at least one image")
-    z, value = NormalDist().inv_cdf(0.5 + confidence / 2), (only_a - only_b) / n
+    z, value = NormalDist().inv_cdf(0.975), (only_a - only_b) / n
 
     def excess(difference: float, side: float) -> float:
         return side * tango_score(only_a, only_b, n, difference) - z

@@ -16,7 +16,7 @@ from common.untrusted.description import NEXT, brief, check_decision, check_desc
 from common.untrusted.tensors import is_safetensors, load_tensors, read_safetensors
 from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import build_network, is_full_name
-from lightning_modules.weight_names import load_by_name
+from lightning_modules.weight_names import fits, is_plain, load_by_name
 
 if TYPE_CHECKING:
     from lightning_modules.image_classifier import ImageClassifier
@@ -177,7 +177,7 @@ def _check_tensors(state_dict, path: Path) -> None:
     if not isinstance(state_dict, dict) or not all(isinstance(name, str) for name in state_dict):
         raise UserError(f"{path}: its state_dict is not a mapping of names, {NEXT}")
     for name, tensor in state_dict.items():
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        if not is_plain(tensor):
             raise UserError(f"{path}: its weights {name[:100]} are no plain tensor, {NEXT}")
         if tensor.nbytes > tensor.untyped_storage().nbytes():
             raise UserError(f"{path}: its weights {name[:100]} are {tuple(tensor.shape)} of fewer numbers, {NEXT}")
@@ -279,7 +279,7 @@ def _check_fits(state: dict, path: Path) -> dict[str, Tensor]:
     reason = reason or next((f"{name[:100]} is not in it" for name in named if name not in wanted), None)
     for name, tensor in named.items() if not reason else ():
         here, there = wanted[name], tensor
-        if here.shape != there.shape or here.is_floating_point() != there.is_floating_point() or there.is_complex():
+        if not fits(there, here):
             reason = f"{name} is {tuple(here.shape)} there and {tuple(there.shape)} in the file, of {there.dtype}"
             break
     if reason:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from lightning_modules.weight_names import head_weights, last_layer, load_by_name, rename
+from lightning_modules.weight_names import fits, head_weights, last_layer, load_by_name, rename
 from lightning_modules.weight_sources import (
     NoneExistError,
     UnavailableError,
@@ -170,7 +170,7 @@ def _load_fitting(network: nn.Module, weights: Weights, classes: Sequence[str] |
     """
     own = network.state_dict()
     renamed = rename(weights.state, network)
-    fitting = {name: tensor for name, tensor in renamed.items() if name in own and _fits(tensor, own[name])}
+    fitting = {name: tensor for name, tensor in renamed.items() if name in own and fits(tensor, own[name])}
     of_head = set(head_weights(network))
     before_head = [name for name in own if name not in of_head] or list(own)
     if not any(name.endswith("weight") and name in fitting for name in before_head):
@@ -204,13 +204,6 @@ def _load_fitting(network: nn.Module, weights: Weights, classes: Sequence[str] |
         weights.source,
         _count_by_part(random),
         _count_by_part(name for name in renamed if name not in fitting),
-    )
-
-
-def _fits(tensor: torch.Tensor, own: torch.Tensor) -> bool:
-    """Return whether a weight of a file can be this one: torch would make one of 8-bit integers a wrong one of floats."""
-    return (
-        tensor.shape == own.shape and tensor.is_floating_point() == own.is_floating_point() and not tensor.is_complex()
     )
 
 

@@ -4,6 +4,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
 from lightning_modules.networks.surgery import HEADS
@@ -55,6 +56,18 @@ def _by_timm(state: State, network: nn.Module) -> State | None:
         return None
     plain = isinstance(converted, dict) and all(isinstance(tensor, Tensor) for tensor in converted.values())
     return converted if plain else None
+
+
+def is_plain(value: object) -> bool:
+    """Return whether it is a tensor with numbers in it, as a network's weights are."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized and not value.is_meta
+
+
+def fits(tensor: Tensor, own: Tensor) -> bool:
+    """Return whether a weight of a file can be this one: torch would make one of 8-bit integers a wrong one of floats."""
+    return (
+        tensor.shape == own.shape and tensor.is_floating_point() == own.is_floating_point() and not tensor.is_complex()
+    )
 
 
 def head_weights(network: nn.Module) -> list[str]:

@@ -26,6 +26,7 @@ from common.untrusted.description import check_schema
 from common.untrusted.tensors import is_safetensors, load_tensors
 from lightning_modules.checkpoint import read_description
 from lightning_modules.networks.torchvision_models import TORCHVISION_WEIGHTS
+from lightning_modules.weight_names import is_plain
 
 log = logging.getLogger(__name__)
 
@@ -395,14 +396,9 @@ def _read(path: Path, source: str) -> tuple[dict[str, Tensor], dict]:
         key := next((k for k in WRAPPED_IN if isinstance(content.get(k), dict)), None)
     ):
         content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in content.items()):
+    if not isinstance(content, dict) or not all(isinstance(k, str) and is_plain(v) for k, v in content.items()):
         raise UserError(f"{source}: holds no state dict (names with tensors)")
     return content, described
-
-
-def _is_plain(value) -> bool:
-    """Return whether it is a tensor with numbers in it, as a network's weights are."""
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized and not value.is_meta
 
 
 def _of_this_project(described) -> dict:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import UserError
-from common.predictions_csv import Predictions, has_predictions, read_predictions
+from common.predictions_csv import Predictions, correct_matrix, has_predictions, read_predictions
 from common.run_record import Proportion
 from evaluation.intervals import accuracy_interval, group_numbers, mean_over_seeds, wilson
 from reports.load_runs import Run
@@ -59,6 +59,13 @@ def groups_of(runs: Sequence[Run], tables: Sequence[Predictions]) -> np.ndarray 
     names = GroupNames()
     found = (group_numbers(names.of(run, table.paths)) for run, table in zip(runs, tables, strict=True))
     return next((groups for groups in found if groups is not None), None)
+
+
+def read_common(runs: Sequence[Run]) -> tuple[str, list[Predictions], np.ndarray]:
+    """Return the split (test where all runs have it), its tables and who is right, (runs, n); errors as of `correct_matrix`."""
+    split = "test" if all(has_predictions(run.folder, "test") for run in runs) else "val"
+    tables = [read_predictions(run.folder, split, getattr(run.record, split)) for run in runs]
+    return split, tables, correct_matrix(tables)
 
 
 def read_tables(runs: Sequence[Run], split: str) -> list[Predictions] | str:

@@ -131,7 +131,7 @@ def grid_table(grid: Grid) -> Table:
     return Table(columns, [[column.fill(line) for column in columns] for line in grid.lines])
 
 
-def accuracy_cell(accuracy: Accuracy | None, with_n: bool = False) -> Cell:
+def accuracy_cell(accuracy: Accuracy | None, with_n: bool) -> Cell:
     """Return `0.651 ± 0.013 (0.617 to 0.684)`."""
     if accuracy is None:
         return Cell("-", None)

@@ -9,7 +9,6 @@ import numpy as np
 
 from common.checks import FEWEST_SEEDS, check_good_enough
 from common.errors import UserError
-from common.predictions_csv import correct_matrix, has_predictions, read_predictions
 from common.run_folder import RunFolder
 from common.text import SPLIT_NAMES, clean, plural, rounded_down, rounded_up
 from evaluation.intervals import (
@@ -20,7 +19,7 @@ from evaluation.intervals import (
     proportion,
 )
 from evaluation.paired_tests import compare_pair, format_p
-from reports.accuracy import groups_of
+from reports.accuracy import groups_of, read_common
 from reports.config_diff import changed_settings, values_of
 from reports.load_runs import Run, load_below
 from reports.report_data import data_fingerprint
@@ -108,9 +107,7 @@ def compare(a: Side, b: Side, good_enough: float = 0.02) -> list[str]:
             "run the missing ones, or compare two single runs"
         )
     runs = (*a.runs, *b.runs)
-    split = "test" if all(has_predictions(run.folder, "test") for run in runs) else "val"
-    tables = [read_predictions(run.folder, split, getattr(run.record, split)) for run in runs]
-    correct = correct_matrix(tables)
+    split, tables, correct = read_common(runs)
     groups = groups_of(runs, tables)
     right_a, right_b = correct[: len(a.runs)], correct[len(a.runs) :]
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())

@@ -12,11 +12,10 @@ from matplotlib.figure import Figure
 
 from common.checks import FEWEST_SEEDS
 from common.errors import UserError
-from common.predictions_csv import correct_matrix, has_predictions, read_predictions
 from common.text import join_words, rounded_down, rounded_up
 from evaluation.intervals import Interval, accuracy_interval
 from evaluation.paired_tests import PairedComparison, compare_pair, format_p, holm
-from reports.accuracy import groups_of
+from reports.accuracy import groups_of, read_common
 from reports.config_diff import changed_settings
 from reports.load_runs import Run, find_records, load_runs
 from reports.svg import COLORS, STYLE, to_svg
@@ -74,9 +73,7 @@ def curves_of(trained: Sequence[Run], excluded: list[str]) -> Curves:
     excluded = excluded + [
         f"{run.name}: its record lacks parameters or training images" for run in trained if not _has_sizes(run)
     ]
-    split = "test" if all(has_predictions(run.folder, "test") for run in runs) else "val"
-    tables = [read_predictions(run.folder, split, getattr(run.record, split)) for run in runs]
-    correct = correct_matrix(tables)  # refuses runs on other images
+    split, tables, correct = read_common(runs)
     groups = groups_of(runs, tables)
     places: dict[tuple, list[int]] = defaultdict(list)
     for index in sorted(range(len(runs)), key=lambda index: runs[index].seed or 0):

@@ -1,7 +1,7 @@
 """The page of a search for the smallest network that is good enough, and its section in the model card."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -253,8 +253,8 @@ def _legend(record: SmallestRecord, shows_guess: bool) -> list[dict]:
     return [{"kind": kind, "shape": Markup(shape), "words": words} for kind, shape, words in entries]
 
 
-def _cost_columns() -> list[Column]:
-    return [Column(COST_NAMES[key], lambda each, key=key: _cost_cell(each, key)) for key in COSTS]
+def _cost_columns(keys: Iterable[str] = COSTS) -> list[Column]:
+    return [Column(COST_NAMES[key], lambda each, key=key: _cost_cell(each, key)) for key in keys]
 
 
 def _cost_cell(candidate: Candidate, key: str) -> Cell:
@@ -270,10 +270,12 @@ def _measured_cell(found: Measured | None) -> Cell:
     return Cell(value, found.value, detail.strip("()"))
 
 
-def _network_columns(roles: dict[int, str] | None = None) -> list[Column]:
-    """Make the columns that name a network, with what it is where that is known by its id."""
+def _network_columns(numbers: dict[int, int], roles: dict[int, str] | None = None) -> list[Column]:
+    """Make the columns that name a network, with its number and what it is where these are known by its id."""
     roles = roles or {}
+    number = Column("#", lambda each: Cell(str(numbers[id(each)]), numbers[id(each)]))
     return [
+        *([number] if numbers else []),
         Column("network", lambda each: Cell(clean(each.network), each.network, roles.get(id(each), "")), is_text=True),
         Column("px", lambda each: Cell(str(each.image_size), each.image_size)),
     ]
@@ -286,8 +288,7 @@ def _trained_table(record: SmallestRecord, ranked: list[int]) -> Table:
     kinds = {id(record.candidates[index]): ROLES[_kind(record, index)] for index in ranked}
     return Table.filled(
         [
-            Column("#", lambda each: Cell(str(numbers[id(each)]), numbers[id(each)])),
-            *_network_columns(kinds),
+            *_network_columns(numbers, kinds),
             Column("probe", lambda each: _measured_cell(each.probe)),
             Column("validation", lambda each: _measured_cell(each.trained.val)),
             Column("test", lambda each: _measured_cell(each.trained.test)),
@@ -319,8 +320,7 @@ def _exports_table(record: SmallestRecord, ranked: list[int]) -> Table | None:
 
     return Table.filled(
         [
-            Column("#", lambda each: Cell(str(numbers[id(each)]), numbers[id(each)])),
-            *_network_columns(kinds),
+            *_network_columns(numbers, kinds),
             *(Column(name, partial(cell, make=make), is_text=name == "verdict") for name, make in of_val.items()),
             Column("size", _exported_size),
             Column("latency p50, with preprocessing", _exported_latency),
@@ -369,8 +369,7 @@ def _others_table(record: SmallestRecord, others: list[int], n_trained: int) -> 
     numbers = {id(each): number for number, each in enumerate(candidates, n_trained + 1)}
     return Table.filled(
         [
-            Column("#", lambda each: Cell(str(numbers[id(each)]), numbers[id(each)])),
-            *_network_columns(),
+            *_network_columns(numbers),
             Column("probe", lambda each: _measured_cell(each.probe)),
             *_cost_columns(),
             Column("how far it came", lambda each: Cell(*[_how_far(each)] * 2), is_text=True),
@@ -398,8 +397,8 @@ def _front_table(record: SmallestRecord) -> Table | None:
     candidates = [record.candidates[index] for index in record.front]
     return Table.filled(
         [
-            *_network_columns(),
-            *(Column(COST_NAMES[key], lambda each, key=key: _cost_cell(each, key)) for key in record.question.cost),
+            *_network_columns({}),
+            *_cost_columns(record.question.cost),
             Column("validation", lambda each: _measured_cell(each.trained and each.trained.val)),
             Column("test", lambda each: _measured_cell(each.trained and each.trained.test)),
             Column("probe", lambda each: _measured_cell(each.probe)),

@@ -11,11 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import UserError
-from common.predictions_csv import Predictions, correct_matrix, has_predictions, read_predictions
+from common.predictions_csv import Predictions
 from common.run_folder import SPLIT_COLUMNS, RunFolder
 from common.table import Table
 from common.text import clean, join_words, plural
 from evaluation.intervals import Interval, Seeds, accuracy_interval, group_numbers, mean_over_seeds
+from reports.accuracy import read_common
 from reports.config_diff import changed_settings
 from reports.load_runs import Run, load_below
 
@@ -49,9 +50,7 @@ def read_subsets(folder: Path) -> Subsets:
         UserError: no runs, runs of different settings or images, or splits.csv without a further column.
     """
     runs, excluded = _repetitions(folder)
-    split = "test" if all(has_predictions(run.folder, "test") for run in runs) else "val"
-    tables = [read_predictions(run.folder, split, getattr(run.record, split)) for run in runs]
-    correct = correct_matrix(tables)  # (runs, images); refuses runs on other images
+    split, tables, correct = read_common(runs)
     columns = _columns(tables[0])
     groups = group_numbers(columns.get("group", [""] * correct.shape[1]))
     rows = [_row("all", correct, groups)]

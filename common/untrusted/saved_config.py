@@ -230,7 +230,7 @@ def _find_other_loggers(config: DictConfig, composed: DictConfig) -> Iterator[tu
 
     They name addresses, accounts and folders to which a run sends and writes, so none is taken from a run's folder.
     """
-    theirs, own = (dict(_leaves(each, "logger")) for each in (config, composed))
+    theirs, own = (dict(_of_loggers(each)) for each in (config, composed))
     names = composed.get("logger") or {}
     for key in sorted({*theirs, *own}):
         name = key.split(".")[1]
@@ -244,10 +244,10 @@ def _find_other_loggers(config: DictConfig, composed: DictConfig) -> Iterator[tu
             )
 
 
-def _leaves(config: DictConfig, group: str) -> Iterator[tuple[str, object]]:
-    """Yield dotted key and value of everything in a group that holds nothing else."""
-    node = OmegaConf.to_container(config.get(group) or OmegaConf.create(), resolve=False)
-    for place, _, value in _entries({group: node} if node else {}):
+def _of_loggers(config: DictConfig) -> Iterator[tuple[str, object]]:
+    """Yield dotted key and value of everything in the group logger that holds nothing else."""
+    node = OmegaConf.to_container(config.get("logger") or OmegaConf.create(), resolve=False)
+    for place, _, value in _entries({"logger": node} if node else {}):
         if not isinstance(value, (dict, list)) or not value:
             yield ".".join(map(str, place)), value
 

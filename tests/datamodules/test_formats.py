@@ -232,7 +232,7 @@ def test_a_tiff_that_cannot_be_read_has_its_reason(tmp_path):
     )
     (tmp_path / "cut.tif").write_bytes((tmp_path / "complex.tif").read_bytes()[:60])
     tifffile.imwrite(tmp_path / "float.tif", VALUES.astype(np.float32), photometric="rgb")
-    (tmp_path / "lzw.tif").write_bytes(_with_compression((tmp_path / "float.tif").read_bytes(), 5))
+    (tmp_path / "lzw.tif").write_bytes(_with_compression((tmp_path / "float.tif").read_bytes()))
     for name, reason in (
         ("complex", "a TIFF of 1 x 64 bits of complex64, which are not gray values"),
         ("spectral", "a TIFF of 7 x 32 bits, and an image may have at most 4 channels"),
@@ -242,11 +242,11 @@ def test_a_tiff_that_cannot_be_read_has_its_reason(tmp_path):
             open_image(tmp_path / f"{name}.tif")
 
 
-def _with_compression(content, number):
-    """Return a TIFF whose tag 259 says another compression."""
+def _with_compression(content):
+    """Return a TIFF whose tag 259 says LZW."""
     tag = struct.pack("<HHI", 259, 3, 1)
     place = content.index(tag) + len(tag)
-    return content[:place] + struct.pack("<H", number) + content[place + 2 :]
+    return content[:place] + struct.pack("<H", 5) + content[place + 2 :]
 
 
 def test_not_a_number_is_named(tmp_path):

@@ -134,7 +134,7 @@ def test_near_duplicates_are_found_within_and_across_splits(root, tmp_path, how)
     assert len(near) == 1 and near[0].leak and len(near[0].groups) == 1 and len(near[0].groups[0]) == 2
 
 
-def test_an_image_under_two_labels_is_named(root, tmp_path, caplog):
+def test_an_image_under_two_labels_is_named(root, tmp_path):
     copy(root, "train/blue/000.png", "train/red/wrong.png")
     _, findings = prepared(read_source(ImageFolder(root=root)), tmp_path)
     assert kinds(findings) == [("conflict", False), ("exact duplicate", False)]
@@ -150,7 +150,7 @@ def test_imbalance_and_odd_images_are_found(tmp_path):
     assert "tiny.png (8 x 8, RGB)" in findings[1].text and "gray.png (64 x 64, L)" in findings[1].text
 
 
-def test_unreadable_files_are_an_error_that_lists_all_or_are_skipped(root, tmp_path, caplog):
+def test_unreadable_files_are_an_error_that_lists_all_or_are_skipped(root, tmp_path):
     (root / "train/blue/empty.png").write_bytes(b"")
     (root / "val/red/text.jpg").write_text("no image")
     cut = (root / "test/red/000.png").read_bytes()[:-900]
@@ -194,10 +194,10 @@ def test_a_split_that_is_drawn_keeps_near_duplicates_together(tmp_path, caplog):
     assert "leak" not in caplog.text
 
 
-def frames_of_one_camera(count):
+def frames_of_one_camera():
     """One scene, and in each frame something small in another place."""
     scene, generator = np.asarray(image_with_shapes(0).convert("L")).copy(), np.random.default_rng(0)
-    for _ in range(count):
+    for _ in range(60):
         frame, (x, y) = scene.astype(float), generator.integers(0, 150, 2)
         frame[y : y + 10, x : x + 10] = generator.integers(0, 256)
         yield Image.fromarray((frame + generator.normal(0, 2, frame.shape)).clip(0, 255).astype(np.uint8))
@@ -207,7 +207,7 @@ def test_images_of_a_fixed_camera_are_no_group_and_it_says_what_to_do(tmp_path, 
     root = tmp_path / "data"
     for name in ("blue", "red"):
         (root / name).mkdir(parents=True)
-    for index, frame in enumerate(frames_of_one_camera(60)):
+    for index, frame in enumerate(frames_of_one_camera()):
         frame.save(root / ("blue", "red")[index % 2] / f"{index:03}.png")
     catalog, findings = prepared(read_source(ImageFolder(root=root)), tmp_path)
     assert all(len(catalog.rows(split)) >= 4 for split in ("train", "val", "test"))

@@ -131,7 +131,7 @@ def test_a_range_of_the_user_holds_for_all(tmp_path, setting):
 @pytest.mark.parametrize("setting", ["4095", "a,b", "5,1", "1,1", "nan,1", None, [1, 2, 3], [True, 2]])
 def test_what_is_no_range(setting):
     with pytest.raises(UserError, match=r"datamodule\.range=.*use auto, or the values that become black and white"):
-        parse_range(setting, "datamodule.range")
+        parse_range(setting)
 
 
 def test_prediction_sees_what_training_saw(tmp_path):

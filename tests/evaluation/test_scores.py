@@ -172,10 +172,10 @@ def test_classes_without_images_do_not_count():
     assert list(estimate_metrics(np.zeros(60, int), probabilities)) == ["balanced_accuracy", "f1"]
 
 
-def separated(counts, wrong=0, seed=0):
+def separated(counts, wrong=0):
     """Labels, probabilities and logits of classes that are far apart, but for some images of the first one."""
     labels = np.repeat(np.arange(len(counts)), counts)
-    logits = np.random.default_rng(seed).normal(0, 0.1, (len(labels), len(counts)))
+    logits = np.random.default_rng(0).normal(0, 0.1, (len(labels), len(counts)))
     logits[np.arange(len(labels)), labels] += 3
     logits[:wrong] = np.roll(logits[:wrong], 1, axis=1)
     return labels, softmax(logits, axis=1), logits
@@ -334,7 +334,7 @@ def test_scores_cover_where_the_images_of_one_class_only_are_in_groups():
     assert (np.mean(held, axis=0) >= 0.95 - 3 * np.sqrt(0.05 * 0.95 / 150)).all()
 
 
-def test_few_resamples_give_their_mean_and_standard_deviation(monkeypatch):
+def test_few_resamples_give_their_mean_and_standard_deviation():
     labels, probabilities = made_up(400, 3)
     wide = estimate_metrics(labels, probabilities, resamples=999)["auroc"].interval
     drawn = resample_metrics(labels, probabilities.argmax(axis=1), ranking_scores(probabilities), None, 999, 0)["auroc"]

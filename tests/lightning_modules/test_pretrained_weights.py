@@ -31,8 +31,8 @@ def load(network, policy, tmp_path):
     return load_initial_weights(network, policy, backbone=BACKBONE, download_to=tmp_path)
 
 
-def backbone_is(network, state, prefix=""):
-    return all(torch.equal(tensor, state[prefix + name]) for name, tensor in network.backbone.state_dict().items())
+def backbone_is(network, state):
+    return all(torch.equal(tensor, state[name]) for name, tensor in network.backbone.state_dict().items())
 
 
 def test_null_keeps_the_random_weights(network, tmp_path):

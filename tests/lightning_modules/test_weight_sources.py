@@ -73,9 +73,9 @@ def cache(tmp_path, monkeypatch):
     return folder
 
 
-def put_into(cache: Path, files: dict[str, bytes], name: str = REPOSITORY) -> None:
+def put_into(cache: Path, files: dict[str, bytes]) -> None:
     """Write a repository into the cache as the hub's library does."""
-    folder = cache / f"models--{name.replace('/', '--')}"
+    folder = cache / f"models--{REPOSITORY.replace('/', '--')}"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text(COMMIT)
     (folder / "snapshots" / COMMIT).mkdir(parents=True)

@@ -25,7 +25,7 @@ def add_columns(folder, columns):
     return rows
 
 
-def test_each_subset_has_its_accuracy_and_interval_and_weights_count(run, tmp_path, capsys):
+def test_each_subset_has_its_accuracy_and_interval_and_weights_count(run, capsys):
     folder = run("one")
     n = len((folder / "predictions.csv").read_text().splitlines()) - 1
     color = ["dark" if index % 3 else "light" for index in range(n)]

@@ -146,7 +146,7 @@ def test_a_report_shows_no_file_that_a_record_names_blindly(tmp_path, case):
     assert "root:x:0:0" not in text and base64.b64encode(b"root:x:0:0").decode()[:12] not in text
 
 
-def test_records_that_would_fill_the_memory_or_name_a_folder_elsewhere(tmp_path, monkeypatch):
+def test_records_that_would_fill_the_memory_or_name_a_folder_elsewhere(tmp_path):
     run = make_run(tmp_path / "run", epochs=0)
     usual = json.loads((run / "result.json").read_text())
     for record, words in (

@@ -26,13 +26,12 @@ def make_checkpoint(
     network: dict | None = None,
     fit: str = "squash",
     mean: list[float] = MEAN,
-    std: list[float] = STD,
     interpolation: str = "bilinear",
 ) -> Path:
     """Save a small network with seeded weights whose predictions differ from image to image."""
     torch.manual_seed(0)
     network = network or {"network": "simple_cnn", "image_size": image_size}
-    described = {"classes": list(classes), "image_size": image_size, "mean": mean, "std": std, "fit": fit}
+    described = {"classes": list(classes), "image_size": image_size, "mean": mean, "std": STD, "fit": fit}
     described["interpolation"] = interpolation
     model = ImageClassifier(network=network, **described).eval()
     with torch.no_grad():
@@ -54,9 +53,9 @@ def noisy(generator: np.random.Generator, width: int, height: int) -> Image.Imag
     return Image.fromarray((np.asarray(coarse) + fine).clip(0, 255).astype(np.uint8))
 
 
-def make_odd_images(folder: Path, count: int, seed: int = 0) -> list[Path]:
+def make_odd_images(folder: Path, count: int) -> list[Path]:
     """Save `count` images of odd sizes, in turn RGB, gray, palette, alpha, CMYK, 16 bits and turned by EXIF."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for index in range(count):

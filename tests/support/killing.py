@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
-sys.path[0] = str(PROJECT)  # not this folder, whose html.py would hide the standard one
+sys.path[0] = str(PROJECT)  # not this folder
 
 import lightning  # noqa: F401
 import torch

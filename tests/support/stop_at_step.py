@@ -4,9 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-sys.path[0] = str(
-    Path(__file__).resolve().parent.parent.parent
-)  # not this folder, whose html.py would hide the standard one
+sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)  # not this folder
 
 import train
 from callbacks.step_seed import StepSeed

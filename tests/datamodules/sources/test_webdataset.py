@@ -33,10 +33,10 @@ def opened(tmp_path, tars, **settings):
     return source
 
 
-def one_shard(tmp_path, samples, name="train"):
-    (tmp_path / name).mkdir()
-    write_tar(tmp_path / name / "0.tar", samples)
-    return str(tmp_path / name)
+def one_shard(tmp_path, samples):
+    (tmp_path / "train").mkdir()
+    write_tar(tmp_path / "train" / "0.tar", samples)
+    return str(tmp_path / "train")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ def formats(tmp_path, monkeypatch):
     return format_folder(tmp_path / "conf")
 
 
-def test_a_run_ends_with_the_costs_of_its_file(train, formats, tmp_path):
+def test_a_run_ends_with_the_costs_of_its_file(train, formats):
     ran = train(formats, *QUICK, "deploy=first")
     assert ran.status == 0, ran.err
     record, found = ran.record, ran.record.deployed

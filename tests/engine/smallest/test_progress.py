@@ -34,7 +34,7 @@ def test_what_takes_long_is_repeated_with_how_far_it_is(lines):
         assert lines()[-1] == "finals: 1 s so far"
 
 
-def test_what_takes_no_time_is_not_shown(monkeypatch, caplog):
+def test_what_takes_no_time_is_not_shown(caplog):
     with caplog.at_level(logging.INFO), Progress("starting") as progress:
         progress.set("screen")
     assert not caplog.records

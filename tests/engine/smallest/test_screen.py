@@ -192,7 +192,7 @@ def test_folds_are_those_of_runs_and_groups_are_respected(screened, monkeypatch,
     assert len(copies) == 7 and sum(bool(np.isin(copies, part.val).any()) for part in parts) == 1
 
 
-def test_a_pass_that_does_not_fit_is_skipped_in_words_and_stays_so(screened, forward_passes, caplog, tmp_path):
+def test_a_pass_that_does_not_fit_is_skipped_in_words_and_stays_so(screened, forward_passes):
     left = iter([1000.0] * 5)
     given, passes = screened(left=lambda: next(left, 0.001), minutes=1)
     assert passes[0].skipped is None and "budget.minutes=1" in passes[1].skipped and passes[1].seconds is None
@@ -221,7 +221,7 @@ def test_the_minutes_that_are_named_are_more_than_those_that_were_too_few(screen
 
 
 @pytest.mark.thorough
-def test_what_cannot_be_loaded_is_skipped_in_words_and_tried_again(screened, tmp_path, caplog):
+def test_what_cannot_be_loaded_is_skipped_in_words_and_tried_again(screened, tmp_path):
     given = [*candidates(), *candidates("squeezenet1_1", (32,))]
     other = tmp_path / "other.pth"
     torch.save({"other.weight": torch.zeros(1)}, other)
@@ -234,7 +234,7 @@ def test_what_cannot_be_loaded_is_skipped_in_words_and_tried_again(screened, tmp
 
 
 @pytest.mark.thorough
-def test_disk_that_is_full_and_no_cache_do_no_harm(screened, monkeypatch, caplog):
+def test_disk_that_is_full_and_no_cache_do_no_harm(screened, monkeypatch):
     expected, _ = screened()
 
     def full(*_, **__):
@@ -308,7 +308,7 @@ def test_how_far_a_pass_is_can_be_shown_at_any_time(screened, monkeypatch):
     assert "screen: pass 2 of 2, simple_cnn at 32 px: reading the images" in shown
 
 
-def test_many_images_a_part_with_every_class_is_used(screened, monkeypatch, caplog, tmp_path):
+def test_many_images_a_part_with_every_class_is_used(screened, monkeypatch, caplog):
     monkeypatch.setattr(screen, "MOST_TRAIN", 9)
     monkeypatch.setattr(screen, "MOST_VAL", 5)
     with caplog.at_level(logging.INFO):

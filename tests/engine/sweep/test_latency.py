@@ -110,7 +110,7 @@ def test_a_job_of_another_process_is_noticed_by_its_lock(tmp_path, monkeypatch, 
 
 
 @pytest.mark.thorough
-def test_a_network_that_is_gone_costs_the_sweep_nothing(train, tmp_path, beside_others, monkeypatch, caplog):
+def test_a_network_that_is_gone_costs_the_sweep_nothing(train, tmp_path, beside_others, monkeypatch):
     usual = latency._measure
 
     def without_checkpoint(record):
