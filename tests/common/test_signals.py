@@ -35,11 +35,14 @@ def test_a_signal_ends_a_command_whatever_error_a_library_makes_of_it():
 def test_a_signal_while_an_object_is_removed_ends_a_command_too(capsys, number, error):
     """Python only prints what is raised there; SIGINT is that of a sweep between two jobs."""
     waiting = stop_immediately() if error is StopRequested else contextlib.nullcontext()
-    removed = Restores()
+    removed, before = Restores(), signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
     link = weakref.ref(removed, lambda _: signal.raise_signal(number))
-    with pytest.raises(error), repeat_lost_stops(), waiting:
-        del removed
-        time.sleep(10)
+    try:
+        with pytest.raises(error), repeat_lost_stops(), waiting:
+            del removed
+            time.sleep(10)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert link() is None and "Traceback" not in capsys.readouterr().err
 
 

@@ -283,8 +283,8 @@ def test_shards_come_by_http(tmp_path, tars):
 
 
 def test_a_split_without_images_is_named_and_leaves_nothing(tmp_path, tars):
-    source = opened(tmp_path, tars, val=one_shard(tmp_path, [], "val"))
-    with pytest.raises(UserError, match=f"^datamodule.source.val={tmp_path}/val: has no images$"):
+    source = opened(tmp_path, tars, val=one_shard(tmp_path, []))
+    with pytest.raises(UserError, match=f"^datamodule.source.val={tmp_path}/train: has no images$"):
         read_source(source)
     assert [file.suffix for file in source.cache.iterdir()] == [".json"]  # of the number of training images
 
