@@ -58,7 +58,9 @@ def repeat_lost_stops() -> Iterator[None]:
 
     def repeat(lost: "sys.UnraisableHookArgs") -> None:
         if isinstance(lost.exc_value, StopRequested | KeyboardInterrupt):
-            again = threading.Timer(AGAIN_S, signal.raise_signal, [getattr(lost.exc_value, "number", signal.SIGINT)])
+            number = getattr(lost.exc_value, "number", signal.SIGINT)
+            # To the main thread, whose waiting it ends
+            again = threading.Timer(AGAIN_S, signal.pthread_kill, [threading.main_thread().ident, number])
             again.daemon = True
             again.start()  # here it would be lost as well
         else:
