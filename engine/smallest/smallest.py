@@ -460,7 +460,7 @@ class Smallest:
         if best and best.probe.value > max(each.probe.value if each.probe else 0.0 for each in listed):
             self.note(
                 f"The best network by its probe is {best.name} ({best.probe.value:.3f}), but the budget is too small even to "
-                "train its head; the reference is the most accurate of the others."
+                "train its head; the reference is one of the others."
             )
 
     @property
