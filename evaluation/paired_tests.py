@@ -10,7 +10,7 @@ import scipy  # loads scipy.optimize where it is first used: late, so that a tra
 from scipy.special import betainc
 
 from evaluation.estimates import CELLS, draw
-from evaluation.intervals import StudentT, over_images, over_seeds_and_images
+from evaluation.intervals import StudentT, intraclass_correlation, over_images, over_seeds_and_images
 from evaluation.planning import Spread
 
 # Images that a one-sided bound of trained networks is lower by. Without them Tango's test at 5% passes what is at the margin in
@@ -190,11 +190,13 @@ def compare_pair(
     differences = right_a.astype(np.int8) - right_b.astype(np.int8)
     (seeds, n), pseudo = differences.shape, [(1.0, 1.0), (-1.0, 1.0)]
     less = HALF / n if seeds == 1 else 0.0
+    # Groups in which no image tells the networks apart still show how alike their images are
+    alike = 0.0 if groups is None else max(intraclass_correlation(each, groups) for each in (right_a, right_b))
     if labels is not None:
         sizes = np.unique(labels, return_counts=True)[1]
         less *= n / len(sizes) * math.sqrt(float((1 / sizes**2).sum()))
         differences, pseudo = balance(differences, labels, pseudo)
-    spread = Spread.of(differences, groups)._replace(less=less * n)
+    spread = Spread.of(differences, groups, alike)._replace(less=less * n)
     if seeds == 1 and groups is None and labels is None:
         only_a, only_b = int((differences > 0).sum()), int((differences < 0).sum())
         value, low, high = paired_difference(only_a, only_b, n)
@@ -202,7 +204,7 @@ def compare_pair(
         margin_p = NormalDist().cdf(-tango_score(only_a, only_b, n, -margin, HALF))
         spread = spread._replace(at_limit=_variance_at(-margin, min(value, 0.0), spread.units) / spread.units)
     else:
-        found = student(differences, pseudo, groups)
+        found = student(differences, pseudo, groups, alike)
         value = float(differences.mean())
         low, high = (extreme(each.interval()[i] for each in found) for i, extreme in ((0, min), (1, max)))
         p_value = max(each.p_value() for each in found)
@@ -247,11 +249,13 @@ def balance(
     return mean + weights[labels] * ((of_class - centers)[:, labels] + within), of_classes
 
 
-def student(outcomes: np.ndarray, pseudo: list[tuple[float, float]], groups: np.ndarray | None) -> tuple[StudentT, ...]:
+def student(
+    outcomes: np.ndarray, pseudo: list[tuple[float, float]], groups: np.ndarray | None, alike: float = 0.0
+) -> tuple[StudentT, ...]:
     """Return the t distributions of the mean, of one network on images or groups, or of several over seeds and images."""
     if len(outcomes) > 1:
-        return over_seeds_and_images(outcomes, pseudo, groups)
-    return (over_images(outcomes[0], pseudo, np.arange(outcomes.shape[1]) if groups is None else groups),)
+        return over_seeds_and_images(outcomes, pseudo, groups, alike)
+    return (over_images(outcomes[0], pseudo, np.arange(outcomes.shape[1]) if groups is None else groups, alike),)
 
 
 def format_p(p_value: float) -> str:

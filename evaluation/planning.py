@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import chdtri, logit, stdtrit
 
-from evaluation.intervals import by_group, effective_groups
+from evaluation.intervals import columns_of, effective_groups
 
 DRAWS = 4000  # of mean squares
 MOST_IMAGES = 10_000_000
@@ -26,26 +26,30 @@ class Spread(NamedTuple):
     at_limit: float | None = None  # of one network without t: the variance at the margin or target over that here
     less: float = 0.0  # images that the test of one network takes as fewer
     equal: float = 1.0  # share of the units that would tell as much if all were of equal size
+    further: float = 0.0  # squares that pseudo-images larger than a unit add to those of all units
 
     @classmethod
-    def of(cls, differences: np.ndarray, groups: np.ndarray | None = None) -> "Spread":
+    def of(cls, differences: np.ndarray, groups: np.ndarray | None = None, alike: float = 0.0) -> "Spread":
         """Estimate the variances from differences (S, n) of -1, 0 or 1; the two pseudo-images count as images.
 
         Few seeds say little about the variance between seeds: it is taken at the upper end of its one-sided 80% interval, so
         that what is planned with it suffices in four of five cases (Browne 1995, Statistics in Medicine 14:1933-1940).
         """
-        y, per_unit = (differences.astype(np.float64), 1.0) if groups is None else by_group(differences, groups)
+        columns = columns_of(differences, groups, alike)
+        y, per_unit = columns.y, float(columns.sizes.mean())
+        further = 2 * columns.number * (columns.reach**2 - 1)
         equal = 1.0 if groups is None else effective_groups(groups) / y.shape[1]
         n_seeds, n = y.shape
         by_unit = y.mean(axis=0)
         between = float(((by_unit - y.mean()) ** 2).sum() + 2 / per_unit) / (n + 1)
         if n_seeds == 1:
-            return cls(0.0, between, 0.0, 1, per_unit, equal=equal)
+            return cls(0.0, between, 0.0, 1, per_unit, equal=equal, further=further)
         rest = y - by_unit - y.mean(axis=1, keepdims=True) + y.mean()
         residual = float((rest**2).sum()) / ((n_seeds - 1) * (n - 1)) if n > 1 else 0.0
         at_most = float(y.mean(axis=1).var(ddof=1)) * (n_seeds - 1) / float(chdtri(n_seeds - 1, 0.8))
         seeds = max(0.0, at_most - residual / n)
-        return cls(seeds, max(0.0, between - residual / n_seeds), residual, n_seeds, per_unit, equal=equal)
+        of_units = max(0.0, between - residual / n_seeds)
+        return cls(seeds, of_units, residual, n_seeds, per_unit, equal=equal, further=further)
 
     def power(self, gap: float, n: float, n_seeds: int, alpha: float = 0.05) -> float:
         """Return the chance that a true difference, or a value, that is `gap` off its limit is shown, one-sided at `alpha`.
@@ -58,7 +62,8 @@ class Spread(NamedTuple):
         free = max(1.0, units * self.equal - 1)
         if self.target is not None:
             gap = _least_gap(self.target, gap, n)
-        variance = self.seeds / n_seeds + self.units / units + self.residual / (n_seeds * units)
+        per_unit = self.units + self.further / units
+        variance = self.seeds / n_seeds + per_unit / units + self.residual / (n_seeds * units)
         if n_seeds == 1:
             freedom, ratio = (free, 1.0) if self.at_limit is None else (math.inf, self.at_limit)
             critical = float(stdtrit(freedom, alpha)) * math.sqrt(ratio)
@@ -71,7 +76,7 @@ class Spread(NamedTuple):
             return expected * generator.chisquare(freedom, DRAWS) / freedom
 
         of_seeds = square(units * self.seeds + self.residual, s)
-        of_units = square(n_seeds * self.units + self.residual, free)
+        of_units = square(n_seeds * per_unit + self.residual, free)
         rest = square(self.residual, r)
         combined = of_seeds + of_units - rest
         freedom = combined**2 / (of_seeds**2 / s + of_units**2 / free + rest**2 / r)
