@@ -24,7 +24,7 @@ ALIASES = {
     "data": "root", "data_dir": "root", "data_root": "root", "data_path": "root", "dataset": "root", "folder": "root",
     "csv": "table", "labels": "table", "arch": "model", "net": "model", "network": "model", "optim": "optimizer",
     "opt": "optimizer", "lr_scheduler": "scheduler", "sched": "scheduler", "random_seed": "seed", "augment": "augmentation",
-    "resume": "ckpt_path", "checkpoint": "ckpt_path", "criterion": "loss", "kfold": "folds",
+    "resume": "ckpt_path", "checkpoint": "ckpt_path", "criterion": "loss", "kfold": "folds", "device": "accelerator",
 }  # fmt: skip
 FOLDERS = dict.fromkeys(("out", "output", "output_dir", "out_dir", "save_dir", "run_dir", "log_dir"), "hydra.run.dir")
 # Settings that a script had before, and what to do now

@@ -60,6 +60,7 @@ def validate(config: DictConfig) -> DictConfig:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} has no value; give it one: {error.full_key}=VALUE") from error
+    _check_one_size(values)
     measured = {each.name for each in fields(SplitMetrics)} | {"average_precision"}
     if taken := sorted(measured & set(values.get("metrics") or {})):
         raise UserError(f"metrics.{taken[0]}: every run has a metric of this name; call it otherwise")
@@ -106,6 +107,16 @@ def _with_image_size(config: DictConfig) -> DictConfig:
     model = OmegaConf.to_container(config.model, resolve=True, throw_on_missing=True)
     size = decide_preprocessing(model, config.ckpt_path).image_size
     return OmegaConf.merge(config, {"model": {"image_size": size}})
+
+
+def _check_one_size(values: dict) -> None:
+    """Check that the data set gives images of the size that is written down for the network, which predict and export use."""
+    size, given = values["model"].get("image_size"), (values.get("datamodule") or {}).get("image_size")
+    if given is not None and given != size:
+        raise UserError(
+            f"datamodule.image_size={given}: takes the size of the network, model.image_size={size}; set that in its place: "
+            f"model.image_size={given}"
+        )
 
 
 def _stages(values: dict) -> list[str]:

@@ -37,6 +37,7 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["table=x.csv"], "did you mean datamodule.table=x.csv?"),
     (["num_workers=2"], "did you mean datamodule.num_workers=2?"),
     (["gpus=1"], "did you mean trainer.devices=1?"),
+    (["device=cpu"], "did you mean trainer.accelerator=cpu?"),
     (["output_dir=x"], "did you mean hydra.run.dir=x?"),
     (["patience=3"], "patience=3 with callbacks=early_stopping or scheduler.patience=3 with scheduler=plateau?"),
     (["weight_decay=1"], "did you mean optimizer.weight_decay=1 with optimizer="),

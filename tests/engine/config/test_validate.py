@@ -73,6 +73,7 @@ def test_every_file_passes(file):
     ("scheduler=plateau scheduler.factor=2", "scheduler.factor=2: use a number above 0 and below 1"),
     ("+scheduler.factor=2", "scheduler.factor: no such setting"),
     ("augmentation.erasing=often", "augmentation.erasing='often': expected float"),
+    ("datamodule.image_size=32", "datamodule.image_size=32: takes the size of the network, model.image_size=256"),
     ("datamodule.batch_size=2.5", "datamodule.batch_size=2.5: expected int"),
     ("+datamodule.batchsize=4", "datamodule.batchsize: no such setting; did you mean batch_size"),
     ("datamodule.on_leak=dropp", "datamodule.on_leak='dropp': expected warn or error or drop"),
