@@ -74,7 +74,12 @@ def select_fold(catalog: Catalog, groups: np.ndarray, folds: int, fold: int | No
     rows = np.flatnonzero((catalog.splits == "train") | (catalog.splits == "val"))
     if not 2 <= folds <= max(len(rows), 2):
         raise UserError(f"datamodule.folds={folds}: use 2 or more, up to the {len(rows):,} images, or null")
-    if fold is None or not 0 <= fold < folds:
+    if fold is None:
+        raise UserError(
+            f"datamodule.folds={folds}: which fold is val is missing: add datamodule.fold=0 (up to {folds - 1}), or for all "
+            f"of them -m 'datamodule.fold=range(0,{folds})'"
+        )
+    if not 0 <= fold < folds:
         raise UserError(f"datamodule.fold={fold}: use 0 to {folds - 1} with datamodule.folds={folds}")
     numbers = assign_folds(catalog.labels[rows], folds, seed, groups[rows])
     catalog.splits[rows] = np.where(numbers == fold, "val", "train")
