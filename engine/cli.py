@@ -218,11 +218,6 @@ def complete_overrides(arguments: list[str]) -> list[str]:
         )
     for key, override in values.items():
         _check_choice(key, override)
-    if "debug" in values and set(MULTIRUN) & set(arguments):
-        raise UserError(
-            f"{values['debug'].input_line} with -m: a debug run is never ranked, and the sweep's page would be empty; "
-            "debug one of its runs, without -m"
-        )
     added = []
     if script == SMALLEST:
         added += [] if "name" in values else [f"name={smallest_name([*flags, *typed], values)}"]

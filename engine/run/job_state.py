@@ -41,6 +41,28 @@ def lies_in(folder: RunFolder, ckpt_path: str | None) -> bool:
     return ckpt_path is not None and Path(ckpt_path).resolve().parent == folder.checkpoints.resolve()
 
 
+def check_in_sweep(config: DictConfig, debug: str | None) -> None:
+    """Check that a job can be one of a sweep or a search.
+
+    Args:
+        config: of the job.
+        debug: the chosen file of conf/debug.
+
+    Raises:
+        UserError: it would start further processes with the command line of the sweep, or is a debug run.
+    """
+    if str(config.trainer.strategy).startswith("ddp"):
+        raise UserError(
+            "trainer=ddp in a sweep: each of its processes would start the whole sweep again. Use one "
+            "device a job (trainer=auto), or start the runs one by one without -m"
+        )
+    if debug:
+        raise UserError(
+            f"debug={debug} in a sweep: a debug run is never ranked, and its page would be empty; debug one of its runs "
+            "without -m"
+        )
+
+
 def should_run(config: DictConfig, record: RunRecord) -> bool:
     """Return whether a job is still to run, judged by what is in its folder; an interrupted one resumes (`ckpt_path`).
 
@@ -48,19 +70,10 @@ def should_run(config: DictConfig, record: RunRecord) -> bool:
     `previous` then stands for a run that starts.
 
     Raises:
-        UserError: a single run whose folder holds another one; or a sweep whose jobs would start further processes with
-            the command line of the sweep.
+        UserError: a single run whose folder holds another one; or as of `check_in_sweep`.
     """
-    if record.in_sweep and str(config.trainer.strategy).startswith("ddp"):
-        raise UserError(
-            "trainer=ddp in a sweep: each of its processes would start the whole sweep again. Use one "
-            "device a job (trainer=auto), or start the runs one by one without -m"
-        )
-    if record.in_sweep and (choice := record.run.choices.get("debug")):
-        raise UserError(
-            f"debug={choice} in a sweep: a debug run is never ranked, and its page would be empty; debug one of its runs "
-            "without -m"
-        )
+    if record.in_sweep:
+        check_in_sweep(config, record.run.choices.get("debug"))
     previous, folder, name = record.previous, record.folder, record.folder.path.name
     if previous is None or lies_in(folder, config.ckpt_path):
         return True

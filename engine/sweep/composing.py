@@ -8,6 +8,7 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import UserError
+from engine.run.job_state import check_in_sweep
 from engine.sweep.seeds import sweep_overrides
 
 
@@ -18,7 +19,7 @@ def check_jobs(config: DictConfig) -> None:
 
     Raises:
         HydraException: as of a composition: an unknown choice or key.
-        UserError: all jobs would have one folder.
+        UserError: all jobs would have one folder, or as of `check_in_sweep`.
     """
     loader = GlobalHydra.instance().config_loader()
     (batch,) = BasicSweeper.split_arguments(sweep_overrides(config), None)
@@ -30,7 +31,8 @@ def check_jobs(config: DictConfig) -> None:
         )
     distinct = {tuple(each for each in job if not _is_setting(each)): job for job in reversed(batch)}
     for job in reversed(distinct.values()):
-        loader.load_sweep_config(config, list(job))
+        composed = loader.load_sweep_config(config, list(job))
+        check_in_sweep(composed, composed.hydra.runtime.choices.get("debug"))
     Sweeper.validate_batch_is_legal = _is_checked
 
 

@@ -448,7 +448,7 @@ def test_debug_on_top_of_a_run_that_resumes_sets_its_flags_and_marks_it(train):
 @pytest.mark.thorough
 def test_a_sweep_of_a_debug_file_is_refused_and_one_of_debug_runs_has_no_page(train, tmp_path):
     refused = train("-m", "debug=fast", "seed=1,2")
-    assert refused.status == 1 and refused.err.startswith("ERROR: debug=fast with -m: a debug run is never ranked")
+    assert refused.status == 1 and refused.err.startswith("ERROR: debug=fast in a sweep: a debug run is never ranked")
     folder = tmp_path / "sweep"
     ran = train(
         "-m", *SIMPLE_CNN, "trainer.max_epochs=1", "trainer.limit_train_batches=1,null", f"hydra.sweep.dir={folder}"

@@ -6,6 +6,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 
+from common.errors import UserError
 from common.run_folder import PROJECT
 from engine.sweep import composing
 
@@ -43,3 +44,15 @@ def test_one_job_of_each_combination_of_choices_is_composed(check):
 def test_a_choice_that_does_not_exist_is_an_error(check):
     with pytest.raises(HydraException, match="nope"):
         check("optimizer=adam,nope", "seed=1,2")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer=cpu,ddp", "trainer=ddp in a sweep: .*without -m"),
+        ("debug=fast", "debug=fast in a sweep: .*without -m"),
+    ],
+)
+def test_jobs_that_no_sweep_can_have_are_refused_before_it_starts(check, override, message):
+    with pytest.raises(UserError, match=message):
+        check(override, "seed=1,2")
