@@ -160,7 +160,7 @@ def test_the_decay_that_is_chosen_suits_the_images():
     assert trained_head(noise, np.arange(300) % 3, "auto")[1] == 20
 
 
-@pytest.mark.parametrize("n_single", [0, pytest.param(30, marks=pytest.mark.thorough), 60])
+@pytest.mark.parametrize("n_single", [*(pytest.param(each, marks=pytest.mark.thorough) for each in (0, 30)), 60])
 def test_classes_of_one_image_do_not_make_a_head_unsure_of_the_others(n_single):
     """The classes from `n_single` on have six images each, and are far apart: a weak decay suits them."""
     generator = np.random.default_rng(0)
@@ -190,7 +190,7 @@ def test_the_parts_of_a_choice_are_balanced_and_divide_no_group():
         assert len({part for part, each in zip(parts, names, strict=True) if each == name}) == 1
 
 
-@pytest.mark.parametrize("frozen", ["callbacks.freeze_batch_norm.enabled=true", "model.freeze=true"])
+@pytest.mark.parametrize("frozen", ["callbacks.freeze_batch_norm.enabled=true", pytest.param("model.freeze=true", marks=pytest.mark.thorough)])
 def test_statistics_that_stay_are_those_of_the_probe(train, pretrained, frozen):
     ran = train(
         f"model.weights={pretrained}", frozen, "callbacks.linear_probe.steps=5", "stages=[fit]", "trainer.max_epochs=1"

@@ -291,6 +291,7 @@ def test_the_last_process_retrains_and_a_killed_one_is_replaced(search, tmp_path
     assert len(last.records("trials")) == 2 and len(last.records("retrained")) == 1
 
 
+@pytest.mark.thorough
 def test_a_trial_that_another_process_takes_over_still_counts(search):
     """The heartbeats of a process had stopped, as those of a computer that slept."""
 

@@ -361,6 +361,7 @@ def test_a_run_s_own_splits_can_be_given_back(train, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*ckpt_path", "ignore:.*WeightAveraging")  # of what is removed and added
+@pytest.mark.thorough
 def test_other_callbacks_on_top_of_a_resumed_run_keep_its_settings_of_the_common_ones(train):
     monitor = ("callbacks.best_checkpoint.monitor=val/loss", "callbacks=early_stopping")
     begun = train("trainer.max_epochs=1", "stages=[fit]", *monitor, *SIMPLE_CNN)

@@ -40,13 +40,13 @@ LONGER = "trainer.max_epochs=5"
 @pytest.mark.parametrize("more", [
     [],  # nothing is left to train
     [LONGER, "optimizer.lr=-1"],
-    [LONGER, "optimizer=sgd", "optimizer.momentum=abc"],
+    pytest.param([LONGER, "optimizer=sgd", "optimizer.momentum=abc"], marks=pytest.mark.thorough),
     [LONGER, "datamodule.root=/nowhere"],
-    [LONGER, "model.image_size=0"],
-    [LONGER, "model.keep=3"],
+    pytest.param([LONGER, "model.image_size=0"], marks=pytest.mark.thorough),
+    pytest.param([LONGER, "model.keep=3"], marks=pytest.mark.thorough),
     [LONGER, "datamodule.batch_size=none"],
     [LONGER, "trainer=ddp", "trainer.devices=0"],
-    [LONGER, "teacher=/nowhere.ckpt"],
+    pytest.param([LONGER, "teacher=/nowhere.ckpt"], marks=pytest.mark.thorough),
     ["stages=[test]", "datamodule.root=/nowhere"],
     ["stages=[test]", "model.image_size=48"],
     ["stages=[test]", "debug=limit"],
