@@ -190,7 +190,10 @@ def test_the_parts_of_a_choice_are_balanced_and_divide_no_group():
         assert len({part for part, each in zip(parts, names, strict=True) if each == name}) == 1
 
 
-@pytest.mark.parametrize("frozen", ["callbacks.freeze_batch_norm.enabled=true", pytest.param("model.freeze=true", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "frozen",
+    ["callbacks.freeze_batch_norm.enabled=true", pytest.param("model.freeze=true", marks=pytest.mark.thorough)],
+)
 def test_statistics_that_stay_are_those_of_the_probe(train, pretrained, frozen):
     ran = train(
         f"model.weights={pretrained}", frozen, "callbacks.linear_probe.steps=5", "stages=[fit]", "trainer.max_epochs=1"
