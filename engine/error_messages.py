@@ -28,7 +28,7 @@ from omegaconf.errors import (
 from common.errors import DISK_ERRORS, ELSEWHERE, UserError
 from common.text import clean, did_you_mean
 from engine.config.trainer_flags import refusal
-from engine.hints import CONF, REMOVED, keys_called, quoted, suggest, with_keys
+from engine.hints import CONF, NO_SETTINGS, keys_called, quoted, suggest, with_keys
 from engine.state import STATE
 
 LOST = "another process of this run has ended, and this one with it"
@@ -174,8 +174,8 @@ def _no_such_key(error: ConfigCompositionException) -> str:
         return message
     match = re.search(r"Could not (?:override|append) '([^']+)'", text) or re.search(r"'([^']+)'", text)
     key = match.group(1).split("@")[0].lstrip("+~") if match else ""
-    if removed := REMOVED.get(_script(), {}).get(key):
-        return f"{key}: {removed}"
+    if advice := NO_SETTINGS.get(_script(), {}).get(key):
+        return f"{key}: {advice}"
     cause = error.__cause__
     parent = getattr(cause, "parent_node", None)
     if isinstance(cause, OmegaConfBaseException) and parent is not None and hasattr(parent, "keys"):

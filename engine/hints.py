@@ -25,15 +25,23 @@ ALIASES = {
     "csv": "table", "labels": "table", "arch": "model", "net": "model", "network": "model", "optim": "optimizer",
     "opt": "optimizer", "lr_scheduler": "scheduler", "sched": "scheduler", "random_seed": "seed", "augment": "augmentation",
     "resume": "ckpt_path", "checkpoint": "ckpt_path", "criterion": "loss", "kfold": "folds", "device": "accelerator",
+    "early_stopping": "patience", "early_stop": "patience", "cache_limit_gib": "cache_max_gib",
 }  # fmt: skip
 FOLDERS = dict.fromkeys(("out", "output", "output_dir", "out_dir", "save_dir", "run_dir", "log_dir"), "hydra.run.dir")
-# Settings that a script had before, and what to do now
-REMOVED = {
+SPLIT = (
+    "is no setting: images without folders train, val and test are split 60/20/20; folders, or a column split of a table, give "
+    "other parts: datamodule.table=FILE"
+)
+CLASSES = "is no setting: the classes are the folders of the images, or the labels of datamodule.table; leave it out"
+# What is no setting, or none any more, and what to do
+NO_SETTINGS = {
+    "train.py": dict.fromkeys(("split", "val_split", "test_split", "val_size"), SPLIT)
+    | dict.fromkeys(("num_classes", "n_classes", "classes"), CLASSES),
     "demo.py": {
         "share": "is no setting any more: demo.py sends nothing through other servers; python export.py format=web makes a "
         "folder for any static host",
         "device": "is no setting any more: the browser computes, on its processor; leave it out",
-    }
+    },
 }
 POSITIONAL = {"search.py": "name", "export.py": "ckpt", "report.py": "runs", "demo.py": "ckpt"}
 

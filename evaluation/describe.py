@@ -77,8 +77,12 @@ def compare_to_guessing(metrics: SplitMetrics) -> str | None:
     """Return `clearly better than always answering 'functional' (0.679)`, or that it is not shown; None where unknown."""
     if metrics.guessing is None:
         return None
-    better = "clearly better" if describe_guessing(metrics) is None else "not shown to be better"
-    return f"{better} than always answering '{clean(metrics.guessing.name, 40)}' ({metrics.guessing.share:.3f})"
+    better = "clearly better" if (worse := describe_guessing(metrics)) is None else "not shown to be better"
+    exact = ""
+    if worse and not metrics.no_better_than_guessing:  # the interval beside this sentence does not show why
+        by_chance = guessing_probability(metrics.accuracy.correct, metrics.accuracy.n, metrics.guessing.share)
+        exact = f"; exact test: p = {by_chance:.3f}"
+    return f"{better} than always answering '{clean(metrics.guessing.name, 40)}' ({metrics.guessing.share:.3f}{exact})"
 
 
 def describe_guessing(metrics: SplitMetrics) -> str | None:
