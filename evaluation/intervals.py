@@ -142,18 +142,16 @@ class MeanSquares(NamedTuple):
         return StudentT(self.mean, math.sqrt(combined / (self.n_seeds * self.n_images)), float(freedom))
 
 
-def _mean_squares(y: np.ndarray, weights: np.ndarray, shares: np.ndarray, equal: float) -> MeanSquares:
+def _mean_squares(y: np.ndarray, weights: np.ndarray, by: np.ndarray, equal: float) -> MeanSquares:
     """Return the mean squares of y (S, n), whose columns count as often as `weights` (n,) says.
 
     Args:
         y: outcomes.
         weights: of the columns.
-        shares: (n,) of all images that are in a column. The mean lies nearer to a large column than to a small one, so that
-            the squares of its distance are too small by its share (Bell & McCaffrey 2002, Survey Methodology 28:169-181).
+        by: (n,) what the square of a column's distance from the mean counts.
         equal: share of the columns that would tell as much if all were of equal size.
     """
     seeds, n = len(y), float(weights.sum())
-    by = weights / (1 - shares)
     by_seed = y @ weights / n
     mean = float(by_seed.mean())
     by_image = y.mean(axis=0)
@@ -189,21 +187,21 @@ def over_seeds_and_images(
         alike: as of `columns_of`.
     """
     columns = columns_of(outcomes, groups, alike)
-    values, weights, shares = columns.with_pseudo(pseudo)
+    values, weights, by = columns.with_pseudo(pseudo)
     equal = 1.0 if groups is None else effective_groups(groups) / len(columns.sizes)
     means = columns.y.mean(axis=1)
     of_means = StudentT(float(means.mean()), float(means.std(ddof=1)) / math.sqrt(len(means)), len(means) - 1.0)
-    return _mean_squares(values, weights, shares, equal).student(), of_means
+    return _mean_squares(values, weights, by, equal).student(), of_means
 
 
 def over_images(
     outcomes: np.ndarray, pseudo: Sequence[tuple[float, float]], groups: np.ndarray, alike: float = 0.0
 ) -> StudentT:
     """Return the t distribution of the mean of one network's outcomes (n,) in groups; as `over_seeds_and_images`."""
-    (values,), weights, shares = columns_of(outcomes[None], groups, alike).with_pseudo(pseudo)
+    (values,), weights, by = columns_of(outcomes[None], groups, alike).with_pseudo(pseudo)
     n = float(weights.sum())
     mean = float(weights @ values) / n
-    error = math.sqrt(float(weights @ ((values - mean) ** 2 / (1 - shares)))) / n
+    error = math.sqrt(float(by @ (values - mean) ** 2)) / n
     return StudentT(mean, error, max(1.0, effective_groups(groups) - 1))
 
 
@@ -225,13 +223,16 @@ class Columns(NamedTuple):
     reach: float  # columns' mean sizes that each of these is as large as, 1 or more
 
     def with_pseudo(self, pseudo: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the values (S, C) of all columns, their weights (C,) and their shares (C,) of all images."""
-        mean = float(self.y.mean())
-        added = [mean + (value - mean) * self.reach for value, _ in pseudo]
-        weights = np.append(np.ones(len(self.sizes)), [number * self.number for _, number in pseudo])
+        """Return the values (S, C) of all columns, their weights (C,) in the mean, and what their squares count (C,).
+
+        The mean lies nearer to a large column than to a small one, so that the squares of its distance are too small by its
+        share of all images (Bell & McCaffrey 2002, Survey Methodology 28:169-181).
+        """
+        values = np.hstack([self.y, np.broadcast_to([value for value, _ in pseudo], (len(self.y), len(pseudo)))])
+        reach = np.append(np.ones(len(self.sizes)), np.full(len(pseudo), self.reach))
+        weights = np.append(np.ones(len(self.sizes)), [number * self.number * self.reach for _, number in pseudo])
         relative = np.append(self.sizes / self.sizes.mean(), np.full(len(pseudo), self.reach))
-        values = np.hstack([self.y, np.broadcast_to(added, (len(self.y), len(pseudo)))])
-        return values, weights, relative / float(weights @ relative)
+        return values, weights, weights * reach / (1 - relative / float(weights.sum()))
 
 
 def columns_of(outcomes: np.ndarray, groups: np.ndarray | None, alike: float = 0.0) -> Columns:

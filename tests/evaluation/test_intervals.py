@@ -252,3 +252,15 @@ def test_intervals_of_groups_cover_and_those_of_images_do_not(n_groups, size, al
     margin = 3 * sqrt(0.95 * 0.05 / 500)
     assert hits[0] / 500 >= 0.95 - margin and hits[2] / 500 >= 0.95 - margin
     assert hits[1] / 500 < plain
+
+
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_pseudo_images_of_one_large_group_leave_the_mean_between_0_and_1(right):
+    """A group of 1,000 images beside nine: two pseudo-images of either kind, each of up to as many images."""
+    groups = np.minimum(np.arange(1009), 9)
+    outcomes = np.full((3, 1009), right)
+    both, _ = over_seeds_and_images(outcomes, [(1.0, 2.0), (0.0, 2.0)], groups)
+    nearest = (1009 * right + 2 * 1000) / (1009 + 4 * 1000)
+    assert min(right, nearest) <= both.mean <= max(right, nearest) and 0 < both.mean < 1
+    interval = accuracy_interval(outcomes == 1, groups)
+    assert interval.low <= right <= interval.high and interval.high - interval.low > 0.5
