@@ -36,7 +36,7 @@ CLASSES = "is no setting: the classes are the folders of the images, or the labe
 # What is no setting, or none any more, and what to do
 NO_SETTINGS = {
     "train.py": dict.fromkeys(("split", "val_split", "test_split", "val_size"), SPLIT)
-    | dict.fromkeys(("num_classes", "n_classes", "classes"), CLASSES),
+    | dict.fromkeys(("num_classes", "n_classes"), CLASSES),
     "demo.py": {
         "share": "is no setting any more: demo.py sends nothing through other servers; python export.py format=web makes a "
         "folder for any static host",

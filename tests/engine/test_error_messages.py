@@ -42,6 +42,7 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["cache_limit_gib=7"], "did you mean datamodule.cache_max_gib=7?"),
     (["val_split=0.2"], "val_split: is no setting: images without folders train, val and test are split 60/20/20;"),
     (["num_classes=3"], "num_classes: is no setting: the classes are the folders of the images"),
+    (["datamodule=webdataset", "classes=[a,b]"], "did you mean datamodule.source.classes=[a,b]?"),
     (["output_dir=x"], "did you mean hydra.run.dir=x?"),
     (["patience=3"], "patience=3 with callbacks=early_stopping or scheduler.patience=3 with scheduler=plateau?"),
     (["weight_decay=1"], "did you mean optimizer.weight_decay=1 with optimizer="),
