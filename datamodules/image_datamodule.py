@@ -134,6 +134,8 @@ class ImageDataModule(L.LightningDataModule):
             raise UserError(
                 f"datamodule.fold={fold}: does nothing without datamodule.folds; add it, as datamodule.folds=5"
             )
+        if fold is not None and folds > 1 and not 0 <= fold < folds:
+            raise UserError(f"datamodule.fold={fold}: use 0 to {folds - 1} with datamodule.folds={folds}")
         if not isinstance(source, Source):
             raise UserError(
                 f"datamodule.source={type(source).__name__}: is not a Source; see datamodules/sources/source.py"

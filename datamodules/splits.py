@@ -79,8 +79,6 @@ def select_fold(catalog: Catalog, groups: np.ndarray, folds: int, fold: int | No
             f"datamodule.folds={folds}: which fold is val is missing: add datamodule.fold=0 (up to {folds - 1}), or for all "
             f"of them -m 'datamodule.fold=range(0,{folds})'"
         )
-    if not 0 <= fold < folds:
-        raise UserError(f"datamodule.fold={fold}: use 0 to {folds - 1} with datamodule.folds={folds}")
     numbers = assign_folds(catalog.labels[rows], folds, seed, groups[rows])
     catalog.splits[rows] = np.where(numbers == fold, "val", "train")
     log.info("fold %d of 0 to %d is validation", fold, folds - 1)

@@ -1,4 +1,4 @@
-"""Compose few configurations before a sweep: Hydra composes that of every job once more, two minutes for a thousand."""
+"""Check the jobs of a sweep before it writes anything, by few of them: to compose a thousand takes minutes."""
 
 from collections.abc import Sequence
 
@@ -11,16 +11,20 @@ from common.errors import UserError
 from engine.run.job_state import check_in_sweep
 from engine.sweep.seeds import sweep_overrides
 
+ON_THIS_MACHINE = ("BasicLauncher", "JoblibLauncher")  # that of a cluster may have no GPU where its jobs have one
+
 
 def check_jobs(config: DictConfig) -> None:
-    """Compose one job of each combination of files of groups; other values compose the same.
+    """Compose a job of each combination of files of groups and of each value of a setting, and check its settings.
 
-    Hydra's sweeper would do so after it has written its own files, and for every job: its check is switched off.
+    Seeds, of which there may be many, are all alike. Hydra's sweeper would compose every job after it has written its own
+    files: its check is switched off.
 
     Raises:
         HydraException: as of a composition: an unknown choice or key.
-        UserError: all jobs would have one folder, or as of `check_in_sweep`.
+        UserError: all jobs would have one folder, or as of `check_in_sweep` and, where jobs run on this machine, about a setting.
     """
+    is_here = str(config.hydra.launcher._target_).endswith(ON_THIS_MACHINE)
     loader = GlobalHydra.instance().config_loader()
     (batch,) = BasicSweeper.split_arguments(sweep_overrides(config), None)
     subdir = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])
@@ -29,11 +33,30 @@ def check_jobs(config: DictConfig) -> None:
             f"hydra.sweep.subdir={subdir}: is the same folder for all jobs, of which only the last one would be left; leave it "
             "out, or name what is swept: 'hydra.sweep.subdir=${seed}'"
         )
-    distinct = {tuple(each for each in job if not _is_setting(each)): job for job in reversed(batch)}
-    for job in reversed(distinct.values()):
-        composed = loader.load_sweep_config(config, list(job))
-        check_in_sweep(composed, composed.hydra.runtime.choices.get("debug"))
+    seen = set()
+    for job in batch:
+        files = tuple(each for each in job if not _is_setting(each))
+        new = {files, *(each for each in job if _is_setting(each) and not _is_seed(each))} - seen
+        if new:
+            seen |= new
+            composed = loader.load_sweep_config(config, list(job))
+            check_in_sweep(composed, composed.hydra.runtime.choices.get("debug"))
+            if is_here and composed.ckpt_path is None:  # a job with a checkpoint takes the settings of its run
+                _check_settings(composed)
     Sweeper.validate_batch_is_legal = _is_checked
+
+
+def _check_settings(config: DictConfig) -> None:
+    """Check the settings of a composed job as far as that needs no images: its data module and network are built."""
+    from engine.config.validate import validate
+    from engine.run.stages import build_data
+    from lightning_modules.network_errors import network_errors
+    from lightning_modules.networks.registry import build_network, network_arguments
+
+    checked = validate(OmegaConf.masked_copy(config, [name for name in config if name != "hydra"]))
+    build_data(checked, "bilinear", mean=[0.5] * 3, std=[0.5] * 3)
+    with network_errors():
+        build_network(**network_arguments(OmegaConf.to_container(checked.model)), num_classes=2)
 
 
 def _is_checked(sweeper: Sweeper, batch: Sequence[Sequence[str]]) -> None:
@@ -44,3 +67,7 @@ def _is_setting(override: str) -> bool:
     """Return whether an override gives a single value: a group's name has no dot."""
     key = override.lstrip("+~").partition("=")[0]
     return key == "seed" or "." in key
+
+
+def _is_seed(override: str) -> bool:
+    return override.partition("=")[0].endswith("seed")

@@ -282,7 +282,6 @@ def test_folds_partition_train_and_val_but_not_test(root, tmp_path):
 
 
 @pytest.mark.parametrize(("rules", "message"), [
-    ({"folds": 3, "fold": 3}, "datamodule.fold=3: use 0 to 2"),
     ({"folds": 3}, r"missing: add datamodule.fold=0 \(up to 2\), or for all of them -m 'datamodule.fold=range\(0,3\)'"),
     ({"folds": 1, "fold": 0}, "datamodule.folds=1"),
 ])  # fmt: skip

@@ -20,9 +20,9 @@ def check(monkeypatch):
         composed.append(overrides)
         return usual(self, config, overrides)
 
-    def run(*arguments):
+    def run(*arguments, launcher="basic"):
         with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-            config = compose("train", return_hydra_config=True)
+            config = compose("train", [f"hydra/launcher={launcher}"], return_hydra_config=True)
             config.hydra.overrides.task = list(arguments)
             composing.check_jobs(config)
         return composed
@@ -32,11 +32,13 @@ def check(monkeypatch):
     return run
 
 
-def test_one_job_of_each_combination_of_choices_is_composed(check):
+def test_each_combination_of_choices_and_each_value_is_composed_once(check):
     assert check("model=shufflenet_mod,resnet18", "optimizer=adam,sgd", "optimizer.lr=1,2", "seed=range(0,50)") == [
-        [f"model={model}", f"optimizer={optimizer}", "optimizer.lr=1", "seed=0"]
-        for model in ("shufflenet_mod", "resnet18")
-        for optimizer in ("adam", "sgd")
+        ["model=shufflenet_mod", "optimizer=adam", "optimizer.lr=1", "seed=0"],
+        ["model=shufflenet_mod", "optimizer=adam", "optimizer.lr=2", "seed=0"],
+        ["model=shufflenet_mod", "optimizer=sgd", "optimizer.lr=1", "seed=0"],
+        ["model=resnet18", "optimizer=adam", "optimizer.lr=1", "seed=0"],
+        ["model=resnet18", "optimizer=sgd", "optimizer.lr=1", "seed=0"],
     ]
     Sweeper.validate_batch_is_legal(object(), [["model=nope"]])  # not composed once more
 
@@ -47,12 +49,22 @@ def test_a_choice_that_does_not_exist_is_an_error(check):
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("overrides", "message"),
     [
         ("trainer=cpu,ddp", "trainer=ddp in a sweep: .*without -m"),
         ("debug=fast", "debug=fast in a sweep: .*without -m"),
+        ("optimizer.lr=1e-3,abc", "optimizer.lr='abc': expected float"),
+        ("model=shufflenet_mod,resnet18 optimizer.lr=1e-3,-1", "optimizer.lr=-1"),
+        ("model.backbone=shufflenet_v2_x0_5,shufflenet", "model.backbone=shufflenet: .*shufflenet_v2_x0_5"),
+        ("datamodule.folds=5 datamodule.fold=0,7", "datamodule.fold=7: .*4"),
+        ("datamodule.batch_size=16,0", "datamodule.batch_size=0: .*1"),
     ],
 )
-def test_jobs_that_no_sweep_can_have_are_refused_before_it_starts(check, override, message):
+def test_jobs_that_no_sweep_can_have_are_refused_before_it_starts(check, overrides, message):
     with pytest.raises(UserError, match=message):
-        check(override, "seed=1,2")
+        check(*overrides.split(), "seed=1,2")
+
+
+@pytest.mark.parametrize("launcher", ["submitit_slurm", "ray"])
+def test_settings_that_another_machine_may_take_are_left_to_the_jobs(check, launcher):
+    assert len(check("trainer.devices=1,2", "trainer.accelerator=gpu", launcher=launcher)) == 2
