@@ -22,7 +22,7 @@ def check_jobs(config: DictConfig) -> None:
 
     Raises:
         HydraException: as of a composition: an unknown choice or key.
-        UserError: all jobs would have one folder, or as of `check_in_sweep`, or, where jobs run on this machine, a wrong setting.
+        UserError: all jobs would have one folder, or as of `check_in_sweep`; where jobs run on this machine, a wrong setting.
     """
     is_here = str(config.hydra.launcher._target_).endswith(ON_THIS_MACHINE)
     loader = GlobalHydra.instance().config_loader()
