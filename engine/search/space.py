@@ -22,6 +22,7 @@ from engine.config.data_overrides import expand_home
 from engine.config.trainer_flags import debug_reason
 from engine.error_messages import user_message
 from engine.run.deploy import check_deploy
+from engine.sweep.composing import check_settings
 
 Space = dict[str, BaseDistribution]  # by dotted key; choices are texts as on a command line
 
@@ -125,10 +126,10 @@ def compose_run(overrides: list[str]) -> DictConfig:
 
 
 def check_space(space: Space, base_overrides: list[str]) -> None:
-    """Compose every choice of every key once.
+    """Compose every choice of every key once, and check its settings.
 
     Raises:
-        UserError: a key or a choice that train.py does not have, or one that a search cannot use.
+        UserError: a key or a choice that train.py does not have, a wrong value, or what a search cannot use.
     """
     base_keys = [override.lstrip("+~").partition("=")[0] for override in base_overrides]
     for key in (*base_keys, *space):
@@ -144,11 +145,13 @@ def check_space(space: Space, base_overrides: list[str]) -> None:
         if key in space and name in base_keys:
             raise UserError(f"{name} is in base_overrides and in space; remove it from one of them")
     check_composed(base_overrides, "base_overrides")
-    choices = {key: _list_values(d) if isinstance(d, CategoricalDistribution) else [d.low] for key, d in space.items()}
+    choices = {
+        key: _list_values(d) if isinstance(d, CategoricalDistribution) else [d.low, d.high] for key, d in space.items()
+    }
     first = {key: values[0] for key, values in choices.items()}
     points = [first, *(first | {key: value} for key, values in choices.items() for value in values[1:])]
     for point in points:
-        check_composed([*base_overrides, *as_overrides(space, point)], "space")
+        check_settings(check_composed([*base_overrides, *as_overrides(space, point)], "space"))
 
 
 def _flatten(node: dict, prefix: str = "") -> dict:
@@ -192,7 +195,12 @@ def _list_values(dimension: BaseDistribution) -> Sequence:
     return too_long if len(steps) >= len(too_long) else [float(low + step * index) for index in steps]
 
 
-def check_composed(overrides: list[str], where: str) -> None:
+def check_composed(overrides: list[str], where: str) -> DictConfig:
+    """Compose and return the configuration of a run that a search, or smallest.py, is to repeat.
+
+    Raises:
+        UserError: names `where` the overrides are from; they do not compose, or such runs cannot be compared.
+    """
     try:
         config = compose_train_config(overrides)
     except (HydraException, OmegaConfBaseException) as error:
@@ -207,3 +215,4 @@ def check_composed(overrides: list[str], where: str) -> None:
         raise UserError(f"{where}: {reason} makes debug runs, which are never ranked; remove it")
     if str(config.trainer.strategy).startswith("ddp"):
         raise UserError(f"{where}: trainer=ddp would start one search per process; start search.py several times")
+    return config

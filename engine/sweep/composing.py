@@ -42,12 +42,16 @@ def check_jobs(config: DictConfig) -> None:
             composed = loader.load_sweep_config(config, list(job))
             check_in_sweep(composed, composed.hydra.runtime.choices.get("debug"))
             if is_here and composed.ckpt_path is None:  # a job with a checkpoint takes the settings of its run
-                _check_settings(composed)
+                check_settings(composed)
     Sweeper.validate_batch_is_legal = _is_checked
 
 
-def _check_settings(config: DictConfig) -> None:
-    """Check the settings of a composed job as far as that needs no images: its data module and network are built."""
+def check_settings(config: DictConfig) -> None:
+    """Check the settings of a composed run as far as that needs no images: its data module and network are built.
+
+    Raises:
+        UserError: what is wrong with one of them.
+    """
     from engine.config.validate import validate
     from engine.run.stages import build_data
     from lightning_modules.network_errors import network_errors

@@ -210,15 +210,15 @@ def test_a_nan_loss_prunes_the_trial_and_is_no_failure(search):
 
 @pytest.mark.thorough
 def test_two_objectives_have_a_front_and_its_ends_are_retrained(search):
-    macs = {3: 300, 4: 200, 5: 500, 6: 100, 7: 50}
-    accuracy = {3: 0.8, 4: 0.7, 5: 0.75, 6: 0.65, 7: 0.5}  # 5 is worse than 3 in both
+    macs = {2: 300, 3: 200, 4: 500, 5: 100, 6: 50}
+    accuracy = {2: 0.8, 3: 0.7, 4: 0.75, 5: 0.65, 6: 0.5}  # 4 is worse than 2 in both
     ran = search(
-        "space={model.keep:[3,4,5,6,7]}", "n_trials=60", "objectives=[val.accuracy,model.macs]", "seeds=[1]", "n_retrain=2",
+        "space={model.keep:[2,3,4,5,6]}", "n_trials=60", "objectives=[val.accuracy,model.macs]", "seeds=[1]", "n_retrain=2",
         run=fake_run(lambda config: accuracy[config.model.keep], lambda config: macs[config.model.keep]),
     )  # fmt: skip
     assert ran.status == 0, ran.err
     assert {r.model.macs for r in ran.records("trials").values()} == set(macs.values())
-    assert sorted(ran.records("retrained")) == [f"keep-{keep}_seed-1" for keep in (3, 7)]  # of 3, 4, 6 and 7
+    assert sorted(ran.records("retrained")) == [f"keep-{keep}_seed-1" for keep in (2, 6)]  # of 2, 3, 5 and 6
     assert "front of the search has 4 members" in ran.out and "n_retrain=4 retrains all of them" in ran.out
     assert ran.out.count("python train.py model.keep=") == 2
     assert [t.state for t in ran.trials] == [TrialState.COMPLETE] * 5
