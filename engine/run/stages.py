@@ -34,7 +34,7 @@ from datamodules.sources.image_folder import ImageFolder
 from engine.config.instantiate import instantiate
 from engine.config.trainer_flags import batch_limits, lightning_flags
 from engine.config.validate import check_image_size, check_metrics, validate
-from engine.processes import cluster_environment, meet, process_of_run, trainer_settings
+from engine.processes import Process, cluster_environment, meet, process_of_run, trainer_settings
 from engine.run.callback_list import all_callbacks, evaluation_callbacks
 from engine.run.checkpoint_io import AtomicCheckpointIO, check_best, intact_checkpoint
 from engine.run.cost import describe_model
@@ -83,13 +83,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
     check_deploy(config.get("deploy"), config.stages)  # a run of an earlier version has none
     mark_debug(config, record)
     if config.ckpt_path is not None and "fit" in config.stages:
-        config.ckpt_path = str(intact_checkpoint(Path(config.ckpt_path)))
-        check_best(Path(config.ckpt_path))
-        if config.trainer.get("fast_dev_run"):
-            config.trainer.max_epochs = epochs_done(Path(config.ckpt_path)) + 1
-            if OmegaConf.select(config, "scheduler.epochs") == 1:
-                config.scheduler.epochs = config.trainer.max_epochs
-        check_left_to_train(config, record)
+        take_checkpoint(config, record)
     L.seed_everything(config.seed, workers=True, verbose=False)
     preprocessing = decide_preprocessing(OmegaConf.to_container(config.model), config.ckpt_path)
     log.info("preprocessing: %s", preprocessing.describe())
@@ -114,24 +108,10 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
     with open_loggers(config, record) as loggers:
         trainer = build_trainer(config, record, loggers, callbacks=callbacks)
         data.trainer = trainer  # as Lightning sets it later: the limits count batches of all processes
-        if config.ckpt_path is not None:
-            data.keep_range(range_of_checkpoint(Path(config.ckpt_path)), config.ckpt_path)
         progress.set("reading the images")
-        data.setup()  # reads the images, which may take minutes: what can be refused without them was refused before
-        meet(process, "images", data.fingerprint(), "has other images or splits than the first one")
+        read_images(config, record, process, data, source)
         model.hparams["range"] = data.value_range and list(data.value_range)
         model.hparams["mean"], model.hparams["std"] = data.mean, data.std
-        record.data = describe_data(data, source)
-        record.check_same_images()
-        fingerprints = data.pixel_cache.stats.fingerprints
-        key = "model.weights" if config.ckpt_path is None else "ckpt_path"
-        if (begins_with := OmegaConf.select(config, key)) is not None and not data.overfits:
-            check_unseen(key, str(begins_with), data.catalog, fingerprints)
-        compare_images(record, data.catalog, fingerprints)
-        if config.ckpt_path is not None and "fit" in config.stages:
-            record.evaluated_elsewhere = evaluated_elsewhere(config.ckpt_path, record, data.catalog, fingerprints)
-        if record.writes:
-            record.folder.write_splits(split_columns(data))
         progress.set("measuring the cost")
         record.model = describe_model(config, model, record)
         progress.set("starting the training")
@@ -157,13 +137,8 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         if config.get("deploy") is not None and record.writes and not record.latency_comes_later:
             record.save()  # its data, where the images of the table of splits are
             checkpoint = Path(record.best.checkpoint if record.best else config.ckpt_path)
-            deploy(
-                record,
-                config.deploy,
-                checkpoint,
-                test=record.test is not None and record.test.part is None,
-                register=config.register,
-            )
+            whole_test = record.test is not None and record.test.part is None
+            deploy(record, config.deploy, checkpoint, test=whole_test, register=config.register)
         progress.set("writing the results")
         finalize(config, record, trainer, loggers)
 
@@ -203,12 +178,18 @@ def check_place(record: RunRecord, data: L.LightningDataModule) -> None:
         )
 
 
-def check_left_to_train(config: DictConfig, record: RunRecord) -> None:
-    """Check that a checkpoint has epochs or steps before it, before anything is opened or written.
+def take_checkpoint(config: DictConfig, record: RunRecord) -> None:
+    """Take the checkpoint that training resumes from, or the one before it if it is damaged, before anything is written.
 
     Raises:
-        UserError: its run has finished all of them.
+        UserError: none is intact, or its run has finished all of its epochs or steps.
     """
+    config.ckpt_path = str(intact_checkpoint(Path(config.ckpt_path)))
+    check_best(Path(config.ckpt_path))
+    if config.trainer.get("fast_dev_run"):
+        config.trainer.max_epochs = epochs_done(Path(config.ckpt_path)) + 1
+        if OmegaConf.select(config, "scheduler.epochs") == 1:
+            config.scheduler.epochs = config.trainer.max_epochs
     done, steps = epochs_done(Path(config.ckpt_path)), steps_done(Path(config.ckpt_path))
     max_steps = config.trainer.get("max_steps")
     if max_steps and steps >= max_steps and not record.resumes:
@@ -222,6 +203,31 @@ def check_left_to_train(config: DictConfig, record: RunRecord) -> None:
             f"ckpt_path={config.ckpt_path}: has finished {finished} of trainer.max_epochs={config.trainer.max_epochs} "
             f"epochs; to train longer: trainer.max_epochs={done + 10}; to evaluate it again: stages=[test]"
         )
+
+
+def read_images(
+    config: DictConfig, record: RunRecord, process: Process, data: L.LightningDataModule, source: str | None
+) -> None:
+    """Read the images, which may take minutes; record them, and compare them with those of a checkpoint and of earlier runs.
+
+    Raises:
+        UserError: images that cannot be read or divided, or others than another process or the run that is resumed has.
+    """
+    if config.ckpt_path is not None:
+        data.keep_range(range_of_checkpoint(Path(config.ckpt_path)), config.ckpt_path)
+    data.setup()
+    meet(process, "images", data.fingerprint(), "has other images or splits than the first one")
+    record.data = describe_data(data, source)
+    record.check_same_images()
+    fingerprints = data.pixel_cache.stats.fingerprints
+    key = "model.weights" if config.ckpt_path is None else "ckpt_path"
+    if (begins_with := OmegaConf.select(config, key)) is not None and not data.overfits:
+        check_unseen(key, str(begins_with), data.catalog, fingerprints)
+    compare_images(record, data.catalog, fingerprints)
+    if config.ckpt_path is not None and "fit" in config.stages:
+        record.evaluated_elsewhere = evaluated_elsewhere(config.ckpt_path, record, data.catalog, fingerprints)
+    if record.writes:
+        record.folder.write_splits(split_columns(data))
 
 
 def log_limits(config: DictConfig, data: L.LightningDataModule) -> None:
