@@ -287,6 +287,7 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.thorough
 def test_resuming_an_untrusted_run(train, tmp_path, monkeypatch, canary):
     monkeypatch.setenv("SECRET", "swordfish")
     fit = "stages=[fit]"

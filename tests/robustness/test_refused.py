@@ -44,12 +44,12 @@ LONGER = "trainer.max_epochs=5"
     [LONGER, "datamodule.root=/nowhere"],
     pytest.param([LONGER, "model.image_size=0"], marks=pytest.mark.thorough),
     pytest.param([LONGER, "model.keep=3"], marks=pytest.mark.thorough),
-    [LONGER, "datamodule.batch_size=none"],
+    pytest.param([LONGER, "datamodule.batch_size=none"], marks=pytest.mark.thorough),
     [LONGER, "trainer=ddp", "trainer.devices=0"],
     pytest.param([LONGER, "teacher=/nowhere.ckpt"], marks=pytest.mark.thorough),
     ["stages=[test]", "datamodule.root=/nowhere"],
     ["stages=[test]", "model.image_size=48"],
-    ["stages=[test]", "debug=limit"],
+    pytest.param(["stages=[test]", "debug=limit"], marks=pytest.mark.thorough),
 ])  # fmt: skip
 def test_a_refused_command_leaves_a_finished_run_to_the_byte(train, made, more):
     before = content(made.path)
@@ -59,7 +59,12 @@ def test_a_refused_command_leaves_a_finished_run_to_the_byte(train, made, more):
     assert content(made.path) == before
 
 
-@pytest.mark.parametrize("more", [["seed=7"], [], ["optimizer.lr=-1"], ["datamodule.root=/nowhere"]])
+@pytest.mark.parametrize("more", [
+    ["seed=7"],
+    [],
+    pytest.param(["optimizer.lr=-1"], marks=pytest.mark.thorough),
+    pytest.param(["datamodule.root=/nowhere"], marks=pytest.mark.thorough),
+])  # fmt: skip
 def test_nor_is_it_lost_where_its_folder_is_named(train, made, more):
     before = content(made.path)
     ran = train(*more, f"hydra.run.dir={made.path}", to=made.path)

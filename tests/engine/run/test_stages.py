@@ -33,7 +33,9 @@ def prepared(tmp_path, two_colors):
     return prepare
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "weighted_cross_entropy", "focal"])
+@pytest.mark.parametrize("loss", [
+    "cross_entropy", *(pytest.param(each, marks=pytest.mark.thorough) for each in ("weighted_cross_entropy", "focal")),
+])  # fmt: skip
 def test_the_network_overfits_one_batch_with_every_loss(prepared, loss):
     config, data = prepared(
         f"loss={loss}", "augmentation=none", "optimizer.lr=0.01", "scheduler=none", "datamodule.sampler=balanced"

@@ -19,8 +19,8 @@ from tests.support.fake_checkpoints import make_checkpoint
 from tests.support.helpers import SHARED
 
 HEAD = {"hidden_dims": [], "dropout": [0.2]}
-FEW = ["mnasnet0_5", "squeezenet1_1", "lcnet_050"]
-MORE = ["regnet_y_400mf", "tf_efficientnet_lite0", "edgenext_xx_small", "vit_tiny_patch16_224"]
+FEW = ["squeezenet1_1", "lcnet_050"]
+MORE = ["mnasnet0_5", "regnet_y_400mf", "tf_efficientnet_lite0", "edgenext_xx_small", "vit_tiny_patch16_224"]
 MANY = [
     "mobilenet_v3_small", "mobilenet_v3_large", "shufflenet_v2_x1_0", "efficientnet_b0", "mobilenet_v2", "resnet18",
     "lcnet_075", "tinynet_e", "mobilenetv4_conv_small_050", "repghostnet_050", "mobilenetv3_small_100", "resnet10t",
