@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from callbacks.checkpoint import LastCheckpoint
 from common.errors import StopRequested, UserError
-from common.signals import stop_signals
+from common.signals import is_repeated, stop_signals
 from lightning_modules.epoch_end import may_save
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,8 @@ class GracefulShutdown(L.Callback):
         self.on_train_epoch_start(trainer, pl_module)
 
     def _on_signal(self, number: int, frame) -> None:
+        if is_repeated(number):
+            return
         if self._signal:
             raise StopRequested(number)
         self._signal = number

@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 AGAIN_S = 0.05
 SCONTROL_S = 60.0  # a busy controller answers late; SLURM gives about as much between the signal and the end
+_asked: list[int] | None = None  # signals that a process received, as of `stop_once`
 
 
 def stop_signals() -> list[int]:
@@ -29,6 +30,28 @@ def stop_signals() -> list[int]:
     return asking
 
 
+def stop_once() -> None:
+    """Let this process of a launcher end at the first signal only: a terminal sends one, and its command passes one on."""
+    global _asked
+    if _asked is None:
+        _asked = []
+        for number in stop_signals():
+            signal.signal(number, lambda number, _: _asked.append(number))  # between two jobs
+
+
+def is_repeated(number: int) -> bool:
+    """Return whether a signal is to be ignored, since this process, as of `stop_once`, was asked to end before."""
+    if _asked is None:
+        return False
+    _asked.append(number)
+    return len(_asked) > 1
+
+
+def was_asked_to_stop() -> bool:
+    """Return whether this process, as of `stop_once`, has received a signal."""
+    return bool(_asked)
+
+
 @contextlib.contextmanager
 def stop_immediately() -> Iterator[None]:
     """Raise StopRequested on a signal; training has its own handler, callbacks/graceful_shutdown.py.
@@ -37,7 +60,8 @@ def stop_immediately() -> Iterator[None]:
     """
 
     def stop(number: int, frame) -> None:
-        raise StopRequested(number)
+        if not is_repeated(number):
+            raise StopRequested(number)
 
     before: dict[int, Callable | int | None] = {number: signal.signal(number, stop) for number in stop_signals()}
     try:

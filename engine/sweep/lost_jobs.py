@@ -34,11 +34,17 @@ def note_lost(config: DictConfig, reason: str) -> JobReturn:
 
 
 def wait_for_all(launcher: DictConfig) -> None:
-    """Have submitit's launchers wait for all jobs; of one that is canceled or killed they end the command with its traceback.
+    """Have the launchers of plugins wait for all jobs.
+
+    submitit's end the command with the traceback of one that is canceled or killed; joblib's kills the jobs at a signal.
 
     Args:
         launcher: the configured one, which may be another one.
     """
+    if "joblib" in launcher._target_:
+        from engine.sweep import joblib_workers  # late: an extra
+
+        joblib_workers.register()
     if "submitit" not in launcher._target_:
         return
     from submitit import Job  # late: an extra

@@ -4,8 +4,10 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from hydra.errors import MissingConfigException
@@ -65,6 +67,42 @@ def test_joblib_runs_jobs_side_by_side_each_with_its_share_of_the_cores(tmp_path
     assert all(job["model"]["latency"] for job in jobs.values() if job["status"] == "finished")
     threads = {job["run"]["threads"] for job in jobs.values() if job["status"] == "finished"}
     assert threads == {threads_of_job(2)}
+
+
+@pytest.mark.slow
+@needs("hydra_joblib_launcher")
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(("send", "number"), [(os.kill, signal.SIGTERM), (os.killpg, signal.SIGINT)])
+def test_a_signal_saves_the_jobs_of_joblib_and_leaves_none_behind(tmp_path, two_colors, send, number):
+    """One to the command by itself, as of kill; one to its processes too, as a terminal sends it."""
+    command = [sys.executable, str(PROJECT / "train.py"), "-m", "seed=1,2,3,4", *SIMPLE_CNN, *NOT_DRAWN]
+    command += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    command += [f"datamodule.root={two_colors}", f"datamodule.cache={tmp_path / 'cache'}"]
+    command += [
+        "trainer=cpu",
+        "trainer.max_epochs=100000",
+        "model.weights=null",
+        f"hydra.sweep.dir={tmp_path / 'sweep'}",
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    while len(list((tmp_path / "sweep").glob("*/checkpoints/last.ckpt"))) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    send(process.pid, number)
+    out, err = process.communicate()
+    assert process.returncode == 128 + number and f"stopped by {number.name}. Resume with: python train.py -m " in err
+    assert "Traceback" not in out + err and "leaked" not in err
+    jobs = {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/result.json")}
+    assert sorted(jobs) == ["seed-1", "seed-2"] and not (tmp_path / "sweep" / "seed-3").exists()
+    # Written after last.ckpt, which a job that is killed does not come to
+    assert all("stopping after this step" in str(job["run"]["warnings"]) for job in jobs.values())
+    with pytest.raises(ProcessLookupError):
+        while True:  # until the last helper of joblib has ended
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
 
 
 @pytest.mark.slow

@@ -1,0 +1,70 @@
+"""Stop the jobs that joblib runs side by side: at a signal they save and end, where joblib would kill them."""
+
+import logging
+import multiprocessing
+import os
+import shlex
+import signal
+from collections.abc import Sequence
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra_plugins.hydra_joblib_launcher import _core
+from hydra_plugins.hydra_joblib_launcher._core import execute_job as usual_job
+from hydra_plugins.hydra_joblib_launcher._core import launch as usual_launch
+
+from common.errors import StopRequested
+from common.signals import stop_once, stop_signals, was_asked_to_stop
+from engine.state import STATE
+
+log = logging.getLogger(__name__)
+
+
+def register() -> None:
+    """Have the launcher of the plugin use the functions below."""
+    _core.execute_job, _core.launch = execute_job, launch
+
+
+def launch(launcher, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    """Run the jobs; at a signal have the running ones save and end, and wait for them; a second signal ends them at once.
+
+    Raises:
+        StopRequested: there was a signal.
+    """
+    received = []
+
+    def stop(number: int, frame) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt  # at which joblib kills its processes
+        log.warning("%s: waiting for the jobs to save; a second signal ends them at once", StopRequested(number))
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, signal.SIGTERM)
+
+    before = {number: signal.signal(number, stop) for number in stop_signals()}
+    returned: Sequence[JobReturn] = []
+    try:
+        returned = usual_launch(launcher, job_overrides, initial_job_idx)
+    except (Exception, KeyboardInterrupt):  # of a worker that was still starting
+        if not received:
+            raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        stopped = StopRequested(received[0])
+        stopped.next_step = f". Resume with: {shlex.join(STATE.command)}"
+        raise stopped
+    return returned
+
+
+def execute_job(*arguments) -> JobReturn:
+    """Run a job in a process of joblib; once it was asked to stop, return at once, so that no other process is killed."""
+    if multiprocessing.current_process().name == "MainProcess":  # hydra.launcher.n_jobs=1
+        return usual_job(*arguments)
+    stop_once()
+    if not was_asked_to_stop():
+        try:
+            return usual_job(*arguments)
+        except StopRequested:
+            pass
+    return JobReturn(status=JobStatus.COMPLETED)
