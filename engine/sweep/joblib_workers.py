@@ -18,6 +18,8 @@ from engine.state import STATE
 
 log = logging.getLogger(__name__)
 
+STOPPED = "stopped"  # what a job returns that was asked to stop, or comes after one in its process
+
 
 def register() -> None:
     """Have the launcher of the plugin use the functions below."""
@@ -28,7 +30,7 @@ def launch(launcher, job_overrides: Sequence[Sequence[str]], initial_job_idx: in
     """Run the jobs; at a signal have the running ones save and end, and wait for them; a second signal ends them at once.
 
     Raises:
-        StopRequested: there was a signal.
+        StopRequested: there was a signal, to the command or to one of its processes.
     """
     received = []
 
@@ -50,8 +52,8 @@ def launch(launcher, job_overrides: Sequence[Sequence[str]], initial_job_idx: in
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if received:
-        stopped = StopRequested(received[0])
+    if received or any(each.return_value == STOPPED for each in returned):  # or one of the processes was sent a signal
+        stopped = StopRequested(received[0] if received else signal.SIGTERM)
         stopped.next_step = f". Resume with: {shlex.join(STATE.command)}"
         raise stopped
     return returned
@@ -67,4 +69,4 @@ def execute_job(*arguments) -> JobReturn:
             return usual_job(*arguments)
         except StopRequested:
             pass
-    return JobReturn(status=JobStatus.COMPLETED)
+    return JobReturn(status=JobStatus.COMPLETED, _return_value=STOPPED)
