@@ -1,5 +1,6 @@
 """What one job of a sweep has listed, opened and audited, kept for the next jobs of its process."""
 
+import logging
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
@@ -11,12 +12,31 @@ class Memory:
     """Make each thing once, as long as it is among the last used."""
 
     def __init__(self):
-        self._made: dict[Hashable, object] = {}
+        self._made: dict[Hashable, tuple[object, list[logging.LogRecord]]] = {}
 
     def get(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """Return what `make` gives, or what it gave for this key before."""
-        made = self._made.pop(key) if key in self._made else make()
-        self._made[key] = made
+        """Return what `make` gives, or what it gave for this key before, and then warn again: of this job's log and record."""
+        if key in self._made:
+            made, warnings = self._made.pop(key)
+            for each in warnings:
+                logging.getLogger(each.name).log(each.levelno, "%s", each.getMessage())
+        else:
+            root, collector = logging.getLogger(), _Collector(logging.WARNING)
+            root.addHandler(collector)
+            try:
+                made, warnings = make(), collector.records
+            finally:
+                root.removeHandler(collector)
+        self._made[key] = made, warnings
         while len(self._made) > MOST:
             del self._made[next(iter(self._made))]
         return made
+
+
+class _Collector(logging.Handler):
+    def __init__(self, level: int):
+        super().__init__(level)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)

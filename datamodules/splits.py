@@ -139,7 +139,7 @@ def check_splits(catalog: Catalog, optional: set[str]) -> None:
             more = f" and {len(missing) - CLASSES_SHOWN:,} more" if len(missing) > CLASSES_SHOWN else ""
             raise UserError(
                 f"{catalog.root}: the {split} split has no image of class {', '.join(missing[:CLASSES_SHOWN])}{more}; "
-                f"every class needs some in every split (it has {plural(len(rows), 'image')} in all)"
+                f"every class needs some in every split ({split} has {plural(len(rows), 'image')} in all)"
                 + (f"; {NEEDED}" if (catalog.splits_from or "").startswith("drawn") else "")
             )
 

@@ -163,6 +163,13 @@ def _no_such_choice(error: MissingConfigException) -> str:
         return (
             f"{typed}: no such choice; a folder of images: datamodule=image_folder {quoted('datamodule.root', folder)}"
         )
+    top, _, above = group.partition("/")
+    if above and top != "hydra" and (CONF / top).is_dir():  # the value is a path
+        stem = name.removesuffix(".yaml")
+        return (
+            f"{top}: files are chosen by name, not by path: put {stem}.yaml into DIR/{top}, and use --config-dir=DIR "
+            f"{top}={stem}"
+        )
     # Hydra gives none for one of several
     options = error.options or [path.stem for path in (CONF / group).glob("*.yaml")]
     return f"{group}={name}: no such choice; {did_you_mean(name, options)}" if group and options else str(error)

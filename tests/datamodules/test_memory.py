@@ -1,5 +1,7 @@
 """What the jobs of a sweep share: images are listed, opened and audited once a process."""
 
+import json
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -58,6 +60,21 @@ def test_other_rules_share_the_pixels_and_not_the_splits(two_colors, tmp_path, c
     assert splits[0] == splits[1] and len({tuple(each) for each in splits}) == 5
     assert len(found[4].catalog.excluded) == len(found[5].catalog.excluded) > 0 == len(found[0].catalog.excluded)
     assert all(np.array_equal(found[0].pixel_cache[3], data.pixel_cache[3]) for data in found)
+
+
+def test_every_job_of_a_sweep_records_the_warnings_of_its_images(in_process, two_colors, tmp_path):
+    root = shutil.copytree(two_colors, tmp_path / "images")
+    (root / "train" / "red" / "broken.png").write_bytes(b"no image")
+    arguments = [*SMALL_RUN, *SIMPLE_CNN, *NOT_DRAWN, f"datamodule.root={root}", "datamodule.on_unreadable=skip"]
+    arguments += [f"datamodule.cache={tmp_path}/cache", "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}/sweep"]
+    status, _, err = in_process(script, "-m", *arguments, "seed=1,2")
+    assert status == 0, err
+    for number in (1, 2):
+        folder = tmp_path / "sweep" / f"seed-{number}"
+        recorded = json.loads((folder / "result.json").read_text())["run"]["warnings"]
+        assert sum("broken.png" in text for text in recorded) == 1
+        assert "broken.png" in (folder / "train.log").read_text()
+        assert "cannot be read" in (folder / "MODEL_CARD.md").read_text()
 
 
 @pytest.mark.thorough
