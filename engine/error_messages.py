@@ -8,6 +8,7 @@ import errno
 import re
 import shlex
 import traceback
+from pathlib import Path
 
 import yaml
 from hydra.errors import (
@@ -28,6 +29,7 @@ from omegaconf.errors import (
 from common.errors import DISK_ERRORS, ELSEWHERE, UserError
 from common.text import clean, did_you_mean
 from engine.config.trainer_flags import refusal
+from engine.flags import config_dir
 from engine.hints import CONF, NO_SETTINGS, keys_called, quoted, suggest, with_keys
 from engine.state import STATE
 
@@ -171,7 +173,8 @@ def _no_such_choice(error: MissingConfigException) -> str:
             f"{top}={stem}"
         )
     # Hydra gives none for one of several
-    options = error.options or [path.stem for path in (CONF / group).glob("*.yaml")]
+    folders = [CONF, *([Path(own)] if (own := config_dir(_arguments())) else [])]
+    options = error.options or sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
     return f"{group}={name}: no such choice; {did_you_mean(name, options)}" if group and options else str(error)
 
 

@@ -97,7 +97,8 @@ def read_source(source: Source) -> Catalog:
     columns.refuse_repeated()
     shown = f"{source.key}={source}"
     if not len(columns.paths):
-        raise UserError(f"{shown}: lists no images")
+        of_root = "" if source.root is None else f" of root={source.root}"
+        raise UserError(f"{shown}: lists no images{of_root}; its images() must yield an ImageRow for each image")
     if source.root is None:
         raise UserError(f"{shown}: has no root, the folder that its paths are relative to")
     classes = [str(name) for name in source.classes or sorted(columns.names)]  # NumPy's texts no checkpoint may hold

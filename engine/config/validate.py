@@ -5,6 +5,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from traceback import walk_tb
 
 import numpy as np
@@ -21,6 +22,7 @@ from common.text import did_you_mean
 from engine.config.annotations import PLAIN, matches_type, type_name
 from engine.config.instantiate import LIBRARIES, OF_SEVERAL, OURS, instantiate, is_about_settings, setting_error
 from engine.config.trainer_flags import check_trainer
+from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.network_errors import network_errors, register_by_name
 from lightning_modules.networks.registry import find_network, head_name, is_full_name, network_arguments
 from lightning_modules.networks.surgery import smallest_image_size
@@ -144,6 +146,11 @@ def _check_run(values: dict) -> None:
         raise UserError(f"seed={seed}: use a whole number from 0 to {2**32 - 1}")
     if "fit" in values["stages"] and values["ckpt_path"] is None:
         check_policy(weights)
+    if "fit" in values["stages"] and (teacher := values.get("teacher")) is not None:
+        try:
+            read_checkpoint(Path(str(teacher)))
+        except UserError as error:
+            raise UserError(f"teacher={error}") from error
     if not (freeze is None or isinstance(freeze, bool) or (isinstance(freeze, int) and freeze > 0)):
         raise UserError(f"model.freeze={freeze}: use null, true, or the number of epochs after which to thaw")
     if type(freeze) is int and str(values["trainer"].get("strategy")).startswith("ddp"):

@@ -84,6 +84,14 @@ def test_of_other_scripts(in_process, script, arguments, words):
     assert status == 1 and words in error and error.count("\n") == 1, error
 
 
+@pytest.mark.parametrize("choice", ["callbacks=slow_donw", "callbacks=[ema,slow_donw]"])
+def test_files_of_the_user_s_own_are_among_the_choices_of_one_and_of_several(in_process, tmp_path, choice):
+    (folder := tmp_path / "callbacks").mkdir()
+    (folder / "slow_down.yaml").write_text("slow_down: {_target_: lightning.pytorch.callbacks.Timer}\n")
+    status, _, error = in_process(train_script, f"--config-dir={tmp_path}", choice)
+    assert status == 1 and "callbacks=slow_donw: no such choice; did you mean slow_down? " in error, error
+
+
 @pytest.mark.parametrize(
     "path", ["a/[ab]*.jpg", "a b.jpg", "a,b", "a=b", "a(1).jpg", "it's", 'x"y', "ü/数.png", "[a]", "$x"]
 )

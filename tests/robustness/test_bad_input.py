@@ -138,6 +138,13 @@ def test_checkpoints_that_are_none(train, tmp_path, finished):
     assert says(train("stages=[test]", f"ckpt_path={cut}"), "cut.ckpt", "damaged")
 
 
+def test_a_teacher_that_is_none_is_refused_before_an_image_is_read(train, tmp_path):
+    (text := tmp_path / "text.ckpt").write_text("no checkpoint")
+    for teacher, words in ((tmp_path / "nowhere.ckpt", "no such checkpoint"), (text, "not a checkpoint")):
+        ran = train(f"teacher={teacher}")
+        assert says(ran, f"teacher={teacher}", words) and "train 24" not in ran.out + ran.err
+
+
 def test_a_checkpoint_that_would_run_code_is_refused(train, tmp_path):
     class Payload:
         def __reduce__(self):

@@ -46,7 +46,7 @@ OTHER = ImageRow("b", "y")
 
 
 @pytest.mark.parametrize(("rows", "message"), [
-    ([], "test_source.Cells: lists no images"),
+    ([], "test_source.Cells: lists no images of root=DIR; its images.. must yield an ImageRow for each image"),
     ([ImageRow("a", "x"), ImageRow("b", "x")], r"Cells: a single class \(x\)"),
     ([("a", "x"), OTHER], r"Cells: row 1: .* is not an ImageRow"),
     ([ImageRow("a", "x"), ImageRow("b", 1)], "row 2: path and label must be texts; found path='b' label=1"),
