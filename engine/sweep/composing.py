@@ -47,11 +47,12 @@ def check_jobs(config: DictConfig) -> None:
 
 
 def check_settings(config: DictConfig) -> None:
-    """Check the settings of a composed run as far as that needs no images: its data module and network are built.
+    """Check the settings of a composed run as far as that needs no images: what it needs is built.
 
     Raises:
         UserError: what is wrong with one of them.
     """
+    from engine.config.instantiate import instantiate
     from engine.config.validate import validate
     from engine.run.stages import build_data
     from lightning_modules.network_errors import network_errors
@@ -59,6 +60,8 @@ def check_settings(config: DictConfig) -> None:
 
     checked = validate(OmegaConf.masked_copy(config, [name for name in config if name != "hydra"]))
     build_data(checked, "bilinear", mean=[0.5] * 3, std=[0.5] * 3)
+    for key in ("decision", "loss"):
+        instantiate(checked, key)
     with network_errors():
         build_network(**network_arguments(OmegaConf.to_container(checked.model)), num_classes=2)
 
@@ -74,4 +77,5 @@ def _is_setting(override: str) -> bool:
 
 
 def _is_seed(override: str) -> bool:
-    return override.partition("=")[0].endswith("seed")
+    key, _, value = override.partition("=")
+    return key.endswith("seed") and value.isdigit()

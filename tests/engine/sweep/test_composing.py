@@ -57,6 +57,8 @@ def test_a_choice_that_does_not_exist_is_an_error(check):
         ("model=shufflenet_mod,resnet18 optimizer.lr=1e-3,-1", "optimizer.lr=-1"),
         ("model.backbone=shufflenet_v2_x0_5,shufflenet", "model.backbone=shufflenet: .*shufflenet_v2_x0_5"),
         ("datamodule.folds=5 datamodule.fold=0,7", "datamodule.fold=7: .*4"),
+        ("loss=focal loss.gamma=2,-1", "loss.gamma=-1"),
+        ("datamodule.split_seed=1,-2", "datamodule.split_seed=-2: .*0"),
         ("datamodule.batch_size=16,0", "datamodule.batch_size=0: .*1"),
     ],
 )
