@@ -1,12 +1,15 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 import weakref
 
 import pytest
 
 from common.errors import StopRequested
+from common.run_folder import PROJECT
 from common.signals import ignore_stops, repeat_lost_stops, stop_immediately, stop_signals
 
 
@@ -45,6 +48,35 @@ def test_a_signal_while_an_object_is_removed_ends_a_command_too(capsys, number, 
         signal.signal(signal.SIGINT, before)
     assert link() is None and "Traceback" not in capsys.readouterr().err
     assert time.monotonic() - began < 30  # what the command waits for does not keep it
+
+
+ONCE = """
+import os, signal
+from common.errors import StopRequested
+from common.signals import stop_immediately, stop_once, was_asked_to_stop
+stop_once()
+assert not was_asked_to_stop()
+if FIRST:
+    os.kill(os.getpid(), FIRST)
+    assert was_asked_to_stop()
+try:
+    with stop_immediately():
+        os.kill(os.getpid(), signal.SIGINT)
+        print("job was not stopped")
+except StopRequested as stopped:
+    print(stopped)
+os.kill(os.getpid(), signal.SIGTERM)
+assert was_asked_to_stop()
+print("lives")
+"""
+
+
+@pytest.mark.parametrize(("first", "line"), [("0", "SIGINT"), ("signal.SIGHUP", "job was not stopped")])
+def test_a_process_of_a_launcher_takes_only_the_first_signal(first, line):
+    """In a job it stops that; between two jobs it is only noted, and the launcher begins no other one."""
+    code = ONCE.replace("FIRST", first)
+    ran = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert ran.stdout.splitlines() == [line, "lives"], ran.stderr
 
 
 def test_other_errors_while_an_object_is_removed_are_shown_as_ever(monkeypatch):
