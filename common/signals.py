@@ -65,6 +65,8 @@ def stop_immediately() -> Iterator[None]:
 
     before: dict[int, Callable | int | None] = {number: signal.signal(number, stop) for number in stop_signals()}
     try:
+        if _asked:  # between two jobs
+            raise StopRequested(_asked[0])
         yield
     except Exception as error:
         if stopped := _stop_behind(error):
