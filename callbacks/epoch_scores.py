@@ -46,7 +46,7 @@ class EpochScores(L.Callback):
         labels = trainer.datamodule.catalog.labels[rows]
         for name in self.monitored:
             value = _score(name, labels, probabilities, logits)
-            pl_module.log(name, value, logger=False, batch_size=1, sync_dist=trainer.world_size > 1)
+            pl_module.log(name, value, logger=False, batch_size=1, sync_dist=True)
 
     def _check(self, labels: np.ndarray, classes: list[str], split: str) -> None:
         """Refuse what is undefined on these images, and name the classes without images or with a single one.

@@ -356,5 +356,5 @@ class ImageClassifier(L.LightningModule):
                 on_epoch=True,
                 logger=False,
                 batch_size=1,
-                sync_dist=self.trainer.world_size > 1,
+                sync_dist=True,
             )

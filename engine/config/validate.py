@@ -355,8 +355,10 @@ def _check_node(key: str, node, given: tuple[str, ...] = (), filled: tuple[str, 
             and str(node["_target_"]).startswith("torchvision.")
         ):
             node[name] = float(value)  # MixUp and CutMix draw from a distribution of the type that they are given
-    for name, parameter in parameters.items():
-        later = name in (*given, *filled) or (partial and parameter.kind is not parameter.KEYWORD_ONLY)
+    for place, (name, parameter) in enumerate(parameters.items()):
+        # What is called later gets its first arguments then; an optimizer and a schedule get one
+        comes = partial and parameter.kind is not parameter.KEYWORD_ONLY
+        later = name in (*given, *filled) or (comes and (key not in ("optimizer", "scheduler") or place == 0))
         variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if name not in node and parameter.default is parameter.empty and not later and not variadic:
             if key == "loss" and not inspect.isclass(target):

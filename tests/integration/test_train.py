@@ -331,6 +331,21 @@ def test_two_processes_test_every_image_once(train, tmp_path, two_colors):
     assert again.record.test.loss == pytest.approx(record.test.loss, rel=1e-5)
 
 
+@pytest.mark.thorough
+def test_ddp_with_one_process_warns_of_nothing_that_its_user_could_change(tmp_path, two_colors):
+    command = [sys.executable, str(PROJECT / "train.py"), "datamodule=image_folder", f"datamodule.root={two_colors}",
+               *SIMPLE_CNN, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.max_epochs=1",
+               "model.weights=null", "datamodule.batch_size=4", "callbacks.best_checkpoint.monitor=val/auroc",
+               "stages=[fit,test]", f"datamodule.cache={tmp_path}/cache", f"hydra.run.dir={tmp_path}/run",
+               *NOT_DRAWN]  # fmt: skip
+    ran = subprocess.run(
+        command, capture_output=True, text=True, timeout=180, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "Test accuracy" in ran.stdout
+    assert "sync_dist" not in ran.stdout + ran.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real images and weights beside the project")

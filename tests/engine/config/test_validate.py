@@ -69,6 +69,7 @@ def test_every_file_passes(file):
     ("+optimizer.betas=[0.9,1.5]", "optimizer.betas=[0.9, 1.5]: Invalid beta parameter at index 1: 1.5"),
     ("optimizer=adamw_discriminative optimizer.backbone_lr_factor=-1", "optimizer.backbone_lr_factor=-1: use 0 or more"),
     ("~optimizer.fused optimizer=adamw_discriminative", "optimizer.fused has no value; give it one: optimizer.fused=VALUE"),
+    ("scheduler=none +scheduler._target_=torch.optim.lr_scheduler.StepLR", "scheduler.step_size has no value; give it one: "),
     ("scheduler=plateau scheduler.monitor=val/los", "scheduler.monitor='val/los': expected train/loss or train/accuracy or"),
     ("scheduler=plateau scheduler.factor=2", "scheduler.factor=2: use a number above 0 and below 1"),
     ("+scheduler.factor=2", "scheduler.factor: no such setting"),
