@@ -140,7 +140,8 @@ def parse_range(setting: object) -> ValueRange | None:
     except (TypeError, ValueError):
         low = high = math.nan
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        typed = ",".join(map(str, setting)) if isinstance(setting, list) else setting
         raise UserError(
-            f"datamodule.range={setting}: use auto, or the values that become black and white, e.g. datamodule.range=0,4095"
+            f"datamodule.range={typed}: use auto, or the values that become black and white, e.g. datamodule.range=0,4095"
         )
     return ValueRange(low, high, of_all=True)

@@ -114,7 +114,7 @@ class ImageDataModule(L.LightningDataModule):
         cache_max_gib: float,
         gpu_cache_gib: float,
         fit: Fit = "squash",  # runs that were made before there was a choice resume with it
-        range: str | list = "auto",
+        range: str | list | float = "auto",
         interpolation: Interpolation = "bilinear",
         mean: Sequence[float] | None = IMAGENET_MEAN,
         std: Sequence[float] | None = IMAGENET_STD,

@@ -3,6 +3,7 @@
 B images, S pixels a side, K classes.
 """
 
+import hashlib
 import importlib
 import json
 import os
@@ -20,6 +21,8 @@ from common.untrusted.description import Fit, Interpolation, check_decision, che
 from datamodules.decode import resize
 from datamodules.deep_pixels import ValueRange
 from inference.arguments import EXAMPLE, checkpoint_argument, is_read_by_predict
+
+CHECKSUM = "sha256"  # name in the metadata of an ONNX file
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,13 @@ class CheckpointBackend:
             return logits.float().softmax(1).cpu().numpy()
 
 
+def checksum_entry(content: bytes) -> bytes:
+    """Return the entry of metadata that ends an ONNX file, as protobuf writes it: the SHA-256 of all bytes before it."""
+    key, value = CHECKSUM.encode(), json.dumps(hashlib.sha256(content).hexdigest()).encode()
+    entry = b"\x0a" + bytes([len(key)]) + key + b"\x12" + bytes([len(value)]) + value
+    return b"\x72" + bytes([len(entry)]) + entry  # field 14 of ModelProto, metadata_props
+
+
 class OnnxBackend:
     """Compute probabilities with a file of export.py, whether or not it has its preprocessing inside."""
 
@@ -138,7 +148,13 @@ class OnnxBackend:
         providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if on_gpu else ["CPUExecutionProvider"]
         try:
             self.session = runtime.InferenceSession(path, options, providers=providers)
-            self.description = ModelDescription.from_metadata(self.session.get_modelmeta().custom_metadata_map)
+            texts = self.session.get_modelmeta().custom_metadata_map
+            if CHECKSUM in texts:  # older files have none
+                content = path.read_bytes()
+                start = len(content) - len(checksum_entry(b""))
+                if content[start:] != checksum_entry(content[:start]):
+                    raise UserError("it is not what was written: checksum")
+            self.description = ModelDescription.from_metadata(texts)
             shape, k = self.session.get_outputs()[0].shape, len(self.description.classes)
             if shape[1:] != [k]:
                 raise UserError(f"its outputs are of shape {shape}, for {k} classes")

@@ -1,6 +1,7 @@
 """Checkpoints as input: read without running code, checked, and turned into a network or a classifier again."""
 
 import contextlib
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -13,7 +14,7 @@ from common.errors import UserError
 from common.run_folder import EXPORTED
 from common.run_record import Decision
 from common.untrusted.description import NEXT, brief, check_decision, check_description, check_network, check_schema
-from common.untrusted.tensors import is_safetensors, load_tensors, read_safetensors
+from common.untrusted.tensors import CHECKSUM, is_safetensors, load_tensors, read_safetensors
 from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import build_network, is_full_name
 from lightning_modules.weight_names import fits, is_plain, load_by_name
@@ -136,10 +137,11 @@ def as_safetensors(checkpoint: dict) -> bytes:
 
 
 def _in_order(content: bytes) -> bytes:
-    """Return a safetensors file with its texts in order, which the library draws: the same weights are the same bytes."""
+    """Return a safetensors file with a checksum, and its texts in order, which the library draws: same weights, same bytes."""
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    texts = header["__metadata__"] | {CHECKSUM: hashlib.sha256(content[start:]).hexdigest()}
+    header["__metadata__"] = dict(sorted(texts.items()))
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # numbers begin at a multiple of 8
     return len(text).to_bytes(8, "little") + text + content[start:]

@@ -18,7 +18,7 @@ from common.errors import UserError
 from common.image_grid import encode_png, thumbnail
 from common.predictions_csv import Predictions, read_predictions
 from common.run_folder import RunFolder
-from common.run_record import ModelInfo, RunRecord, SplitMetrics
+from common.run_record import ModelInfo, RunRecord, SplitMetrics, describe_test_evaluations
 from common.text import SPLIT_NAMES, clean, compact_count, milliseconds
 from evaluation.describe import compare_to_guessing, name_accuracy, short_accuracy
 from evaluation.figures import axis_name, draw_confusion, figure_pixels
@@ -96,12 +96,13 @@ def _write_title(figure: Figure, record: RunRecord, metrics: SplitMetrics, split
     limits = []
     if record.run.debug:
         limits.append(f"a debug run ({clean(record.run.debug, 60)}): its results mean nothing")
-    if record.data.select_on == "test":
+    selected_on_test = record.data.select_on == "test"
+    if (metrics.test_evaluations or 0) > 1:
+        limits.append(describe_test_evaluations(metrics.test_evaluations, selected_on_test))
+    elif selected_on_test:
         limits.append("the test images chose the epoch, so this is too good")
     elif split == "val":
         limits.append("no test images were evaluated, and the validation images chose the epoch, so this is too good")
-    if (metrics.test_evaluations or 0) > 1:
-        limits.append(f"the test images were evaluated {metrics.test_evaluations} times with this network")
     figure.text(0.02, 0.871, "; ".join(limits), fontsize=11, color=RED, va="center", parse_math=False)
 
 

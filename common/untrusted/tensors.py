@@ -1,5 +1,6 @@
 """Open untrusted files of tensors: whole ones of a sensible size, without running what is in them."""
 
+import hashlib
 import re
 import zipfile
 from pathlib import Path
@@ -8,6 +9,7 @@ from common.errors import UserError
 
 LARGEST = 4 * 2**30  # bytes
 LARGEST_PICKLE = 64 * 2**20  # bytes of what is not tensors; a run's has some KiB
+CHECKSUM = "data_sha256"  # in a safetensors file's header, of all that comes behind it
 LARGEST_HEADER = 16 * 2**20  # bytes of a safetensors file's names, shapes and description; a network's has some KiB
 NUMBERS = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"}  # of weights in a safetensors file
 
@@ -43,6 +45,9 @@ def read_safetensors(path: Path, *, tensors: bool = True) -> tuple[dict, dict[st
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             texts, names = file.metadata() or {}, file.keys()
+            written = texts.pop(CHECKSUM, None)  # files of others and older ones have none
+            if tensors and written and hashlib.sha256(path.read_bytes()[8 + header :]).hexdigest() != written:
+                raise UserError(f"damaged: its weights do not fit {CHECKSUM} in its header")
             for name in names:
                 if (dtype := file.get_slice(name).get_dtype()) not in NUMBERS:
                     raise UserError(f"{name[:100]!r} holds {dtype}; weights are of {', '.join(sorted(NUMBERS))}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
@@ -343,7 +344,8 @@ def _format_errors(label: str, method: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        wraps = (InstantiationException, torch.onnx.OnnxExporterError)  # whose own words do not give the reason
+        cause = error.__cause__ if isinstance(error, wraps) and error.__cause__ else error
         if isinstance(cause, UserError):
             raise
         if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from inference.backends import ModelDescription, OnnxBackend
+from inference.backends import ModelDescription, OnnxBackend, checksum_entry
 from inference.export.file_format import Computes, FileFormat, TrainedModel
 from inference.export.preprocessing import Preprocessing, example_images, quiet
 
@@ -143,7 +143,8 @@ def save_onnx(model, path: Path, metadata: dict[str, str]) -> None:
     model.opset_import.extend(used)
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, metadata)
-    onnx.save(model, path)
+    content = model.SerializeToString()
+    path.write_bytes(content + checksum_entry(content))
 
 
 def _onnx(module: nn.Module, example: Tensor, sizes: dict, input_name: str, *output_names: str):

@@ -134,6 +134,12 @@ def test_what_is_no_range(setting):
         parse_range(setting)
 
 
+def test_a_wrong_range_is_shown_as_it_was_typed():
+    """Hydra gives `datamodule.range=5,1` as a list."""
+    with pytest.raises(UserError, match=r"^datamodule\.range=5,1: use auto"):
+        parse_range([5, 1])
+
+
 def test_prediction_sees_what_training_saw(tmp_path):
     """Through the range of a checkpoint; the fingerprint of an image is that of its values, whatever the range is."""
     data = prepared(make(tmp_path / "data", exposure(np.uint16, (900, 1100, 4095))), tmp_path)

@@ -286,6 +286,7 @@ def damage_before_writing(patch, kind, path, damage):
     def write(self, model, to):
         made = onnx.load(path)
         damage(made.graph)
+        del made.metadata_props[-1]  # the checksum
         onnx.save(made, to)
 
     patch.setattr(kind, "write", write)
@@ -428,11 +429,24 @@ def test_two_hundred_real_images_of_odd_sizes_and_modes(train, export, predict, 
     assert np.abs(tables[0] - outputs).max() <= 1e-5  # resized in the graph
 
 
+def test_a_file_with_a_damaged_weight_is_refused(exported, tmp_path):
+    """Its structure is sound, so that onnxruntime computes with it."""
+    content = exported().path.read_bytes()
+    weights = max((each.raw_data for each in onnx.load(exported().path).graph.initializer), key=len)
+    at = content.index(weights) + len(weights) // 2
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(content[:at] + bytes([content[at] ^ 0x40]) + content[at + 1 :])
+    onnx.checker.check_model(onnx.load(path))
+    with pytest.raises(UserError, match=r"damaged\.onnx: not an ONNX file of export\.py, or a damaged one.*checksum"):
+        open_backend(path)
+
+
 def test_a_file_whose_outputs_do_not_fit_its_classes(exported, tmp_path):
     model = onnx.load(exported().path)
     for entry in model.metadata_props:
         entry.value = '["ants", "bees", "wasps"]' if entry.key == "classes" else entry.value
         entry.value = "null" if entry.key == "decision" else entry.value
+    del model.metadata_props[-1]  # the checksum
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(UserError, match=r"other\.onnx: not an ONNX file of export\.py.*for 3 classes.*export it again"):
         open_backend(tmp_path / "other.onnx")

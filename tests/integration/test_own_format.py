@@ -8,12 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import export as script
 from common.errors import UserError
 from inference.export.export import export
 from inference.export.file_format import FileFormat
+from inference.export.onnx_file import OnnxFile
+from inference.export.torch_export import TorchExport
 from lightning_modules.checkpoint import load_network
+from lightning_modules.network_errors import register_by_name
 from tests.support.fake_checkpoints import make_checkpoint
 
 MINE = '''
@@ -202,6 +206,28 @@ def test_a_format_that_fails_is_named_and_leaves_nothing(checkpoint, tmp_path, k
     with pytest.raises(UserError, match=words):
         export(str(checkpoint), format=kind(), preprocessing=False, out=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists() and sorted(checkpoint.parent.iterdir()) == [checkpoint]
+
+
+class Branches(torch.nn.Module):
+    """Does what an image decides, which no exporter of torch can write down."""
+
+    def __init__(self, *, num_classes: int):
+        super().__init__()
+        self.head = torch.nn.Linear(3, num_classes)
+
+    def forward(self, images):
+        means = images.mean((2, 3))
+        return self.head(2 * means if means.max().item() > 9 else means)
+
+
+@pytest.mark.parametrize("kind", [OnnxFile, TorchExport])
+def test_a_network_that_cannot_be_converted_is_answered_with_the_reason(tmp_path, kind):
+    name = f"{Branches.__module__}.{Branches.__qualname__}"
+    register_by_name([name], "register")
+    path = make_checkpoint(tmp_path / "best.ckpt", network={"network": name})
+    with pytest.raises(UserError, match=r": write raised GuardOnDataDependentSymNode: .*data-dependent expression"):
+        export(str(path), format=kind(), preprocessing=False)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_python_api_takes_an_object(checkpoint, tmp_path):

@@ -96,6 +96,18 @@ def test_the_same_weights_are_the_same_bytes(tmp_path):
     assert len({as_safetensors(checkpoint) for _ in range(10)}) == 1
 
 
+def test_a_safetensors_file_with_a_damaged_weight_is_refused(tmp_path):
+    """Its header is sound, so that the library reads it."""
+    content = as_safetensors(torch.load(make_checkpoint(tmp_path / "best.ckpt"), weights_only=True))
+    path = tmp_path / "best.safetensors"
+    path.write_bytes(content)
+    load_network(path)
+    path.write_bytes(content[:-2] + bytes([content[-2] ^ 0x40]) + content[-1:])
+    load(path.read_bytes())
+    with pytest.raises(UserError, match=r"best\.safetensors: not a checkpoint, or a damaged one .*data_sha256"):
+        load_network(path)
+
+
 def test_weights_that_two_layers_share_are_written_twice():
     weight = torch.randn(4, 4)
     described = {

@@ -81,6 +81,15 @@ def test_its_numbers_are_those_of_the_predictions(pets):
     assert baseline.get_label().endswith("(val)") and set(baseline.get_ydata()) == {0.5}  # 30 of 60
 
 
+@pytest.mark.parametrize(
+    ("select_on", "words"), [("val", "only the first result is unbiased"), ("test", "no result is unbiased")]
+)
+def test_a_second_evaluation_on_test_is_named_with_its_consequence(pets, select_on, words):
+    pets.test.test_evaluations, pets.data.select_on = 2, select_on
+    (found,) = (text for text in texts(draw_overview(pets)) if "evaluated 2 times" in text)
+    assert found.endswith(words)
+
+
 def test_the_worst_errors_come_first_with_their_images(pets):
     figure = draw_overview(pets)
     found = texts(figure)

@@ -139,6 +139,10 @@ def test_nothing_is_resolved_twice(monkeypatch, value):
     assert "swordfish" not in str(caught.value)
 
 
+def test_a_single_number_is_left_to_the_message_of_a_range():
+    assert validate(changed("datamodule.range=5")).datamodule.range == 5
+
+
 def test_what_is_returned_is_resolved_and_in_order():
     config = validate(changed("stages=[test,cost,fit]", "~callbacks"))
     assert config.stages == ["cost", "fit", "test"] and config.callbacks == {}
