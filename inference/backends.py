@@ -153,7 +153,9 @@ class OnnxBackend:
                 content = path.read_bytes()
                 start = len(content) - len(checksum_entry(b""))
                 if content[start:] != checksum_entry(content[:start]):
-                    raise UserError("it is not what was written: checksum")
+                    raise UserError(
+                        f"its bytes do not fit {CHECKSUM} in its metadata; of a program that changes it on purpose, remove that"
+                    )
             self.description = ModelDescription.from_metadata(texts)
             shape, k = self.session.get_outputs()[0].shape, len(self.description.classes)
             if shape[1:] != [k]:
