@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 from common.errors import UserError
@@ -23,6 +24,7 @@ class OwnTestImages:
     """
 
     def __init__(self, run: RunFolder, root: str | Path | None = None):
+        self.run, self.root = run, root
         self.fingerprints: set[str] = set()
         self.files: set[str] = set()
         self.data, self.unknown = DataInfo(), ""
@@ -31,7 +33,7 @@ class OwnTestImages:
             if has_predictions(run, "test"):
                 self.fingerprints = {row["fingerprint"] for row in read_predicted_images(run, "test")}
             elif run.splits.is_file():
-                folders = [Path(folder) for folder in (root, images_folder(self.data)) if folder is not None]
+                folders = self._folders()
                 test = (row["path"] for _, row in run.iterate_splits() if row["split"] == "test")
                 self.files = {os.path.realpath(folder / path) for path in test for folder in folders}
         except (UserError, OSError) as error:
@@ -40,6 +42,23 @@ class OwnTestImages:
     def include(self, fingerprint: str, file: Path) -> bool:
         """Return whether an image is one of them: any copy of one where pixels are known, else only the file itself."""
         return fingerprint in self.fingerprints or (bool(self.files) and os.path.realpath(file) in self.files)
+
+    def chose_the_network(self, file: Path) -> bool:
+        """Return whether an image is a file of the train or validation split of the run, which its accuracy flatters."""
+        return hash(os.path.realpath(file)) in self._learned
+
+    @cached_property
+    def _learned(self) -> set[int]:
+        """Hashes of the files of train and val: of a million images the names would be large."""
+        folders = [os.path.realpath(folder) for folder in self._folders()]
+        try:
+            paths = [row["path"] for _, row in self.run.iterate_splits() if row["split"] in ("train", "val")]
+        except (UserError, OSError):
+            return set()
+        return {hash(os.path.normpath(Path(folder, path))) for path in paths for folder in folders}
+
+    def _folders(self) -> list[Path]:
+        return [Path(folder) for folder in (self.root, images_folder(self.data)) if folder is not None]
 
     def include_any(self, images: Iterable[tuple[str, Path]]) -> bool:
         """Return whether one of these images, fingerprint and file, is one of them."""

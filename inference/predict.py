@@ -205,6 +205,7 @@ class PredictionSummary:
         # Split -> of each image with a label whether it is correct, whether the model did not abstain, and its group
         self.known: dict[str, tuple[list[bool], list[bool], list[str]]] = {}
         self.labels: dict[str, Counter] = {}  # split -> images of each label
+        self.learned = Counter()  # split -> of them those that trained or chose the network, where it is another split
 
     def add(self, image_input: ImageInput, prediction: Prediction) -> None:
         self.n += 1
@@ -221,6 +222,8 @@ class PredictionSummary:
             for column, value in zip(self.known.setdefault(image_input.split, ([], [], [])), found, strict=True):
                 column.append(value)
             self.labels.setdefault(image_input.split, Counter())[image_input.label] += 1
+            if self.own_test and image_input.split not in ("train", "val"):
+                self.learned[image_input.split] += self.own_test.chose_the_network(image_input.file)
             if self.own_test and not self.evaluates_test:
                 self.evaluates_test = self.own_test.include(prediction.fingerprint, image_input.file)
         elif image_input.label:
@@ -255,6 +258,11 @@ class PredictionSummary:
             counts = {name: self.labels[split][name] for name in self.classes}  # of equals the first, as in the record
             metrics = SplitMetrics(accuracy=accuracy, baseline=Baseline.of(counts))
             lines += [f"{name}: {describe_accuracy(metrics)}", *describe_caveats(metrics)]
+            if learned := self.learned[split]:
+                lines.append(
+                    f"{learned:,} of these {plural(len(correct), 'image')} are train or validation images of this network, so "
+                    "this accuracy is too good"
+                )
             if self.decision and 0 < (n := int(kept.sum())) < len(kept):
                 effect = design_effect(correct[kept], None if groups is None else groups[kept])
                 found = format_accuracy(proportion(int(correct[kept].sum()), n, effect))

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from statistics import NormalDist
 from typing import NamedTuple
@@ -12,7 +12,7 @@ import numpy as np
 from common.errors import UserError
 from common.predictions_csv import Predictions, correct_matrix, has_predictions, read_predictions
 from common.run_record import Proportion
-from evaluation.intervals import accuracy_interval, group_numbers, mean_over_seeds, wilson
+from evaluation.intervals import accuracy_interval, coverage_caveat, group_numbers, mean_over_seeds, proportion, wilson
 from reports.load_runs import Run
 
 
@@ -154,6 +154,12 @@ def accuracy(runs: Sequence[Run], split: str, found: CorrectnessMatrix | str) ->
         of_images = wilson(mean * n / effect, n / effect)
         low, high = min(low, of_images.low), max(high, of_images.high)
     return Accuracy(mean, max(0.0, low), min(1.0, high), deviation, n or None, len(values), over)
+
+
+def caveats_of_one_seed(accuracies: Iterable[tuple[float, int]]) -> list[str]:
+    """Return what limits the intervals of single networks, each of which has an accuracy and its images; each caveat once."""
+    found = (coverage_caveat(proportion(round(value * n), n)) for value, n in accuracies)
+    return [f"of one network, {caveat}" for caveat in dict.fromkeys(filter(None, found))]
 
 
 def _effect(found: Proportion) -> float:

@@ -8,8 +8,7 @@ from statistics import fmean
 from common.run_record import Deployed, ExportCost
 from common.table import Cell, Column, Table
 from common.text import SPLIT_NAMES, clean, compact_count, duration, join_words, milliseconds, numeral, plural
-from evaluation.intervals import coverage_caveat, proportion
-from reports.accuracy import Accuracy
+from reports.accuracy import Accuracy, caveats_of_one_seed
 from reports.report_data import (
     BestOfValue,
     Comparison,
@@ -181,8 +180,8 @@ def note(group: ResultGroup) -> str:
         name = clean(guess.name, 40)
         text += f" Always predicting '{name}' would be right on {guess.share:.3f} of the {SPLIT_NAMES[split]} images."
     found = [each for row in group.rows for each in row.accuracies.values() if each and each.n]
-    single = [coverage_caveat(proportion(round(each.value * each.n), each.n)) for each in found if each.n_seeds == 1]
-    text += "".join(f" Of one network, {caveat}." for caveat in dict.fromkeys(filter(None, single)))
+    single = [(each.value, each.n) for each in found if each.n_seeds == 1]
+    text += "".join(f" {caveat.capitalize()}." for caveat in caveats_of_one_seed(single))
     if any(each.n_seeds in (2, 3) and each.standard_deviation > (1 - each.value) / 2 for each in found):
         text += " Where two or three seeds differ by more than half of the error rate, the interval may cover only 91%."
     if group.split == "val" and tests:

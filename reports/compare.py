@@ -19,7 +19,7 @@ from evaluation.intervals import (
     proportion,
 )
 from evaluation.paired_tests import compare_pair, format_p
-from reports.accuracy import groups_of, read_common
+from reports.accuracy import caveats_of_one_seed, groups_of, read_common
 from reports.config_diff import changed_settings, values_of
 from reports.load_runs import Run, load_below
 from reports.report_data import data_fingerprint
@@ -118,6 +118,7 @@ def compare(a: Side, b: Side, good_enough: float = 0.02) -> list[str]:
         f"{plural(correct.shape[1], f'{SPLIT_NAMES[split]} image')}{_flatters(split)}{_in_groups(groups)}",
         f"only A is right on {only_a:,}, only B on {only_b:,}{f', summed over {len(right_a)} seeds' if several else ''}",
         *_verdicts(right_a, right_b, groups, split, good_enough),
+        *([] if several else caveats_of_one_seed((float(right.mean()), right.size) for right in (right_a, right_b))),
         *(f"excluded: {why}" for side in (a, b) for why in side.excluded),
     ]
     selected = [side.name for side in (a, b) if any(run.selected_on_test for run in side.runs)]

@@ -16,7 +16,7 @@ from common.run_folder import SPLIT_COLUMNS, RunFolder
 from common.table import Table
 from common.text import clean, join_words, plural
 from evaluation.intervals import Interval, Seeds, accuracy_interval, group_numbers, mean_over_seeds
-from reports.accuracy import read_common
+from reports.accuracy import caveats_of_one_seed, read_common
 from reports.config_diff import changed_settings
 from reports.load_runs import Run, load_below
 
@@ -41,6 +41,7 @@ class Subsets(NamedTuple):
     rows: list[SubsetRow]  # all, then a row a subset
     weighted: Seeds | None  # accuracy of all by the images' weights in training; None where they have none
     excluded: list[str]  # debug runs, unfinished ones and unreadable records, with the reason
+    chose_epoch: bool  # these images: validation ones, or test ones with datamodule.select_on=test
 
 
 def read_subsets(folder: Path) -> Subsets:
@@ -65,7 +66,8 @@ def read_subsets(folder: Path) -> Subsets:
         raise UserError(f"{runs[0].folder.splits}: no column beside {own} with up to {MOST} values names subsets")
     weights = _weights(columns, runs[0].folder)
     weighted = None if weights is None else mean_over_seeds(np.average(correct, axis=1, weights=weights).tolist())
-    return Subsets(split, len(runs), rows, weighted, excluded)
+    chose_epoch = split == "val" or any(run.selected_on_test for run in runs)
+    return Subsets(split, len(runs), rows, weighted, excluded, chose_epoch)
 
 
 def _repetitions(folder: Path) -> tuple[list[Run], list[str]]:
@@ -126,7 +128,7 @@ def _cells(row: SubsetRow) -> list[str]:
 
 def subset_table(folder: Path) -> str:
     """Return the subsets below a folder as a Markdown table with its explanation."""
-    split, runs, rows, weighted, excluded = read_subsets(folder)
+    split, runs, rows, weighted, excluded, chose_epoch = read_subsets(folder)
     table = Table.of(["subset", "images", "accuracy", "SD of runs", "95% interval"], map(_cells, rows))
     lines = [f"Accuracy on subsets of {split}, {plural(runs, 'run')}; 95% intervals over runs and images.", ""]
     lines += table.as_markdown()
@@ -134,6 +136,11 @@ def subset_table(folder: Path) -> str:
         deviation = weighted.standard_deviation
         spread = "" if deviation is None else f" (SD of runs {deviation:.3f})"
         lines += ["", f"All, each image by its weight: {weighted.mean:.3f}{spread}."]
+    caveats = caveats_of_one_seed((row.accuracy, row.n) for row in rows) if runs == 1 else []
+    if chose_epoch:
+        caveats.append("these images also chose the epoch, so accuracies are too good")
+    if caveats:
+        lines += ["", *(f"{caveat.capitalize()}." for caveat in caveats)]
     if excluded:
         lines += ["", *(f"Excluded: {clean(why)}." for why in excluded)]
     return "\n".join(lines) + "\n"

@@ -7,11 +7,14 @@ import pytest
 from omegaconf import OmegaConf
 
 from common.errors import UserError
+from common.own_test_images import OwnTestImages
+from common.run_folder import RunFolder
 from evaluation.intervals import accuracy_interval, proportion
 from inference.image_inputs import ImageInput
 from inference.predict import PredictionSummary, open_table, prediction_columns, prediction_row, table_path
 from inference.predictor import Prediction
 from tests.support.fake_checkpoints import DECISION
+from tests.support.fake_runs import make_run
 
 CLASSES = ["ants", "bees"]
 
@@ -161,3 +164,18 @@ def test_images_in_groups_have_the_intervals_of_their_record():
     shown = f"Test accuracy where not abstained: {right[kept].mean():.4f} ({right[kept].sum()} of {kept.sum()}, 95% interval "
     assert f"{shown}{of_kept.low:.3f} to {of_kept.high:.3f})" in text
     assert of_all.low < proportion(28, 40).low - 0.1
+
+
+@pytest.mark.parametrize(("split", "learned"), [("", 3), ("test", 3), ("train", 0)])
+def test_an_accuracy_on_images_of_train_is_not_that_of_new_ones(tmp_path, split, learned):
+    """The table that a network was trained on, without its splits, gave an `Accuracy` of mostly training images."""
+    run = make_run(tmp_path / "run", data={"root": str(tmp_path)})
+    splits = {"a.png": "train", "b.png": "train", "c.png": "val", "d.png": "test"}
+    rows = "".join(f"{path},ants,{part}\n" for path, part in splits.items())
+    (run / "splits.csv").write_text(f"path,label,split\n{rows}")
+    summary = PredictionSummary(CLASSES, None, OwnTestImages(RunFolder(run)))
+    for path in (*splits, "new.png"):
+        summary.add(*predicted(str(tmp_path / "x" / ".." / path), 0.1, "ants", split))
+    text = "\n".join(summary.lines())
+    words = f"{learned} of these 5 images are train or validation images of this network, so this accuracy is too good"
+    assert (words in text) == (learned > 0) == ("too good" in text)

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.stats import binom, norm
 
 from common.atomic_io import write_csv
 from common.predictions_csv import correct_matrix, pair, read_predictions
@@ -77,7 +78,25 @@ def test_two_runs(run, compared):
         "B in place of A: not shown to be good enough (margin 0.02): 0.175 below, at least 0.034 below (95%) with 40 test "
         "images and 1 seed",
         "with one seed each this is about these trained networks; comparing their settings takes three seeds or more",
+        "of one network, with fewer than 3 errors the 95% interval of accuracy can cover as little as 84%",
+        "of one network, with 40 images or fewer the 95% interval of accuracy can cover as little as 91%",
     ]
+
+
+def test_an_interval_that_covers_less_is_not_shown_without_a_word(run, compared):
+    """The screen of a run, its card and the page have the caveat, which this command lacked."""
+
+    def covered(n, accuracy):
+        counts, z = np.arange(n + 1), norm.ppf(0.975)
+        off = np.abs(counts / n - accuracy) <= z * np.sqrt(accuracy * (1 - accuracy) / n)  # Wilson's: the score test
+        return binom.pmf(counts[off], n, accuracy).sum()
+
+    for n, errors in ((40, 0), (60, 1), (60, 12)):
+        near = np.clip(1 - errors / n + np.linspace(-0.03, 0.03, 61), 0.5, 0.9999)
+        few = min(covered(n, accuracy) for accuracy in near) < 0.93 and (n <= 40 or errors < 3)
+        labels = np.array([0, 1] * (n // 2))
+        sides = (run(f"{side}{n}{errors}", range(errors), labels=labels) for side in "ab")
+        assert any("can cover as little as" in line for line in compared(*sides)) is bool(few)
 
 
 def test_images_are_paired_by_their_pixels_and_never_by_line(run):
@@ -211,7 +230,7 @@ def test_validation_images_replace_missing_test_images(run, compared):
 def test_runs_selected_on_test_images_are_named(run, compared):
     lines = compared(run("a", select_on="test"), run("b"))
     assert (
-        lines[-1].endswith("a: the test images chose the epoch, so test accuracies are too good") and len(lines) == 10
+        lines[-1].endswith("a: the test images chose the epoch, so test accuracies are too good") and len(lines) == 11
     )
 
 

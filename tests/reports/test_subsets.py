@@ -14,13 +14,13 @@ from reports.subsets import main, read_subsets, subset_table
 from tests.support.configs import composed
 
 
-def add_columns(folder, columns):
+def add_columns(folder, columns, split="test"):
     """Write splits.csv of a fake run with further columns, one value an image."""
-    rows = list(csv.DictReader((folder / "predictions.csv").read_text().splitlines()))
+    rows = list(csv.DictReader(RunFolder(folder).predictions(split).read_text().splitlines()))
     names = ["path", "label", "split", *columns]
     lines = [",".join(names)]
     for index, row in enumerate(rows):
-        lines.append(",".join([row["path"], row["label"], "test", *(column[index] for column in columns.values())]))
+        lines.append(",".join([row["path"], row["label"], split, *(column[index] for column in columns.values())]))
     (folder / "splits.csv").write_text("\n".join(lines) + "\n")
     return rows
 
@@ -33,7 +33,7 @@ def test_each_subset_has_its_accuracy_and_interval_and_weights_count(run, capsys
     rows = add_columns(folder, {"color": color, "weight": weight, "name": [f"n{i}" for i in range(n)]})
     right = np.array([row["label"] == row["predicted"] for row in rows])
     dark = np.array(color) == "dark"
-    split, runs, found, weighted, _ = read_subsets(folder)
+    split, runs, found, weighted, *_ = read_subsets(folder)
     assert (split, runs) == ("test", 1)
     assert [row.name for row in found] == ["all", "color=dark", "color=light"]  # a value for each image is no subset
     for row, members in zip(found, (dark | True, dark, ~dark), strict=True):
@@ -109,7 +109,22 @@ def test_a_subset_of_one_image_has_a_wide_interval(run, capsys):
     n = len((folder / "predictions.csv").read_text().splitlines()) - 1
     add_columns(folder, {"color": ["red"] + ["blue"] * (n - 1)})
     assert main([str(folder)]) == 0
-    assert "| color=red | 1 | 1.000 |  | 0.207 to 1.000 |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| color=red | 1 | 1.000 |  | 0.207 to 1.000 |" in printed
+    # With a true accuracy of 0.2 it is right with a chance of 0.2, and then 0.207 to 1 does not hold the truth
+    assert (
+        "Of one network, with fewer than 3 errors the 95% interval of accuracy can cover as little as 84%." in printed
+    )
+    assert "chose the epoch" not in printed
+
+
+@pytest.mark.parametrize(("split", "made"), [("test", {"data": {"select_on": "test"}}), ("val", {"n": {"val": 80}})])
+def test_images_that_chose_the_epoch_are_named(run, capsys, split, made):
+    """`reports.compare` and the page have it of the same images."""
+    folder = run("one", **made)
+    add_columns(folder, {"color": ["dark", "light"] * 40}, split)
+    assert main([str(folder)]) == 0
+    assert "These images also chose the epoch, so accuracies are too good." in capsys.readouterr().out
 
 
 def test_debug_runs_do_not_count(run, tmp_path, capsys):
