@@ -57,11 +57,13 @@ def answer(group: ResultGroup) -> list[str]:
     test = best.accuracies["test"]
     results.append(f"{describe_accuracy(test)} on test" if test else "not evaluated on test")
     has = f"accuracy {join_words(results)}"
-    guesses = {split: f"'{clean(guess.name, 40)}' gives {guess.share:.3f}" for split, guess in best.baselines.items()}
-    if best.guesses:  # on one of the splits
-        guesses = {split: f"{text} on {SPLIT_NAMES[split]}" for split, text in guesses.items()}
+    guesses, before = [], None
+    for split, guess in [*best.baselines.items()][0 if best.guesses else -1 :]:  # the row guesses on one of the splits
+        name = "" if guess.name == before else f"'{clean(guess.name, 40)}' gives "
+        guesses.append(f"{name}{guess.share:.3f}" + f" on {SPLIT_NAMES[split]}" * best.guesses)
+        before = guess.name
     if guesses:
-        has += f"; always predicting {' and '.join(guesses.values() if best.guesses else [*guesses.values()][-1:])}"
+        has += f"; always predicting {' and '.join(guesses)}"
     if best.guesses and others:
         return [f"No row is shown to be better than guessing: the first by {by} is {best.name} with {has}."]
     if not others:
