@@ -437,7 +437,9 @@ def test_a_file_with_a_damaged_weight_is_refused(exported, tmp_path):
     path = tmp_path / "damaged.onnx"
     path.write_bytes(content[:at] + bytes([content[at] ^ 0x40]) + content[at + 1 :])
     onnx.checker.check_model(onnx.load(path))
-    with pytest.raises(UserError, match=r"damaged\.onnx: not an ONNX file of export\.py, or a damaged one.*do not fit sha256"):
+    with pytest.raises(
+        UserError, match=r"damaged\.onnx: not an ONNX file of export\.py, or a damaged one.*do not fit sha256"
+    ):
         open_backend(path)
 
 
