@@ -205,7 +205,7 @@ class PredictionSummary:
         # Split -> of each image with a label whether it is correct, whether the model did not abstain, and its group
         self.known: dict[str, tuple[list[bool], list[bool], list[str]]] = {}
         self.labels: dict[str, Counter] = {}  # split -> images of each label
-        self.learned = Counter()  # split -> of them those that trained or chose the network, where it is another split
+        self.learned = Counter()  # split -> of them those that trained or chose the network
 
     def add(self, image_input: ImageInput, prediction: Prediction) -> None:
         self.n += 1
@@ -222,7 +222,7 @@ class PredictionSummary:
             for column, value in zip(self.known.setdefault(image_input.split, ([], [], [])), found, strict=True):
                 column.append(value)
             self.labels.setdefault(image_input.split, Counter())[image_input.label] += 1
-            if self.own_test and image_input.split not in ("train", "val"):
+            if self.own_test:
                 self.learned[image_input.split] += self.own_test.chose_the_network(image_input.file)
             if self.own_test and not self.evaluates_test:
                 self.evaluates_test = self.own_test.include(prediction.fingerprint, image_input.file)

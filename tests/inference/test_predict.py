@@ -166,8 +166,8 @@ def test_images_in_groups_have_the_intervals_of_their_record():
     assert of_all.low < proportion(28, 40).low - 0.1
 
 
-@pytest.mark.parametrize(("split", "learned"), [("", 3), ("test", 3), ("train", 0)])
-def test_an_accuracy_on_images_of_train_is_not_that_of_new_ones(tmp_path, split, learned):
+@pytest.mark.parametrize("split", ["", "test", "val"])
+def test_an_accuracy_on_images_of_train_is_not_that_of_new_ones(tmp_path, split):
     """The table that a network was trained on, without its splits, gave an `Accuracy` of mostly training images."""
     run = make_run(tmp_path / "run", data={"root": str(tmp_path)})
     splits = {"a.png": "train", "b.png": "train", "c.png": "val", "d.png": "test"}
@@ -176,6 +176,5 @@ def test_an_accuracy_on_images_of_train_is_not_that_of_new_ones(tmp_path, split,
     summary = PredictionSummary(CLASSES, None, OwnTestImages(RunFolder(run)))
     for path in (*splits, "new.png"):
         summary.add(*predicted(str(tmp_path / "x" / ".." / path), 0.1, "ants", split))
-    text = "\n".join(summary.lines())
-    words = f"{learned} of these 5 images are train or validation images of this network, so this accuracy is too good"
-    assert (words in text) == (learned > 0) == ("too good" in text)
+    words = "3 of these 5 images are train or validation images of this network, so this accuracy is too good"
+    assert words in summary.lines()
