@@ -179,9 +179,9 @@ def test_a_job_that_is_refused_when_its_sweep_runs_again(train, tmp_path):
     command = ("-m", "seed=1,2", f"hydra.sweep.dir={sweep}", "trainer.max_epochs=1", *SIMPLE_CNN)
     assert train(*command).status == 0
     before = {name: content(sweep / name) for name in ("seed-1", "seed-2")}
-    for wrong, of_jobs in (("optimizer.lr=-1", 0), ("datamodule.batch_size=9999", 2)):  # the second takes the images to see
+    for wrong, jobs in (("optimizer.lr=-1", 0), ("datamodule.batch_size=9999", 2)):  # only the jobs see the images
         ran = train(*command, wrong)
-        assert ran.status == 1 and ("2 jobs failed" in ran.err) == (of_jobs > 0) and ran.out.count("ERROR: seed-") == of_jobs
+        assert ran.status == 1 and ran.out.count("ERROR: seed-") == jobs and ("2 jobs failed" in ran.err) == bool(jobs)
         assert {name: content(sweep / name) for name in before} == before and not list(tmp_path.glob("*.replaced"))
     assert train(*command, "optimizer.lr=0.1").status == 0  # another training, beside which the first ones are kept
     kept = {folder.name.rpartition("-")[0]: content(folder) for folder in (tmp_path / "sweep.replaced").iterdir()}
