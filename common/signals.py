@@ -53,6 +53,17 @@ def was_asked_to_stop() -> bool:
 
 
 @contextlib.contextmanager
+def handle_stops(handler: Callable | int) -> Iterator[None]:
+    """Use another handler for the signals that ask a run to end."""
+    before: dict[int, Callable | int | None] = {number: signal.signal(number, handler) for number in stop_signals()}
+    try:
+        yield
+    finally:
+        for number, usual in before.items():
+            signal.signal(number, usual)
+
+
+@contextlib.contextmanager
 def stop_immediately() -> Iterator[None]:
     """Raise StopRequested on a signal; training has its own handler, callbacks/graceful_shutdown.py.
 
@@ -63,18 +74,15 @@ def stop_immediately() -> Iterator[None]:
         if not is_repeated(number):
             raise StopRequested(number)
 
-    before: dict[int, Callable | int | None] = {number: signal.signal(number, stop) for number in stop_signals()}
-    try:
-        if _asked:  # between two jobs
-            raise StopRequested(_asked[0])
-        yield
-    except Exception as error:
-        if stopped := _stop_behind(error):
-            raise stopped from None
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with handle_stops(stop):
+        try:
+            if _asked:  # between two jobs
+                raise StopRequested(_asked[0])
+            yield
+        except Exception as error:
+            if stopped := _stop_behind(error):
+                raise stopped from None
+            raise
 
 
 @contextlib.contextmanager
@@ -102,14 +110,8 @@ def repeat_lost_stops() -> Iterator[None]:
 @contextlib.contextmanager
 def ignore_stops() -> Iterator[None]:
     """Ignore the signals that ask a run to end, while how it has ended is written."""
-    before: dict[int, Callable | int | None] = {
-        number: signal.signal(number, signal.SIG_IGN) for number in stop_signals()
-    }
-    try:
+    with handle_stops(signal.SIG_IGN):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _stop_behind(error: BaseException) -> StopRequested | None:

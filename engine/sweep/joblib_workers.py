@@ -13,7 +13,7 @@ from hydra_plugins.hydra_joblib_launcher._core import execute_job as usual_job
 from hydra_plugins.hydra_joblib_launcher._core import launch as usual_launch
 
 from common.errors import StopRequested
-from common.signals import stop_once, stop_signals, was_asked_to_stop
+from common.signals import handle_stops, stop_once, was_asked_to_stop
 from engine.state import STATE
 
 log = logging.getLogger(__name__)
@@ -42,16 +42,13 @@ def launch(launcher, job_overrides: Sequence[Sequence[str]], initial_job_idx: in
         for worker in multiprocessing.active_children():
             os.kill(worker.pid, signal.SIGTERM)
 
-    before = {number: signal.signal(number, stop) for number in stop_signals()}
     returned: Sequence[JobReturn] = []
-    try:
-        returned = usual_launch(launcher, job_overrides, initial_job_idx)
-    except (Exception, KeyboardInterrupt):  # of a worker that was still starting
-        if not received:
-            raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with handle_stops(stop):
+        try:
+            returned = usual_launch(launcher, job_overrides, initial_job_idx)
+        except (Exception, KeyboardInterrupt):  # of a worker that was still starting
+            if not received:
+                raise
     if received or any(each.return_value == STOPPED for each in returned):  # or one of the processes was sent a signal
         stopped = StopRequested(received[0] if received else signal.SIGTERM)
         stopped.next_step = f". Resume with: {shlex.join(STATE.command)}"
