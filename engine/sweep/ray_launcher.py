@@ -5,7 +5,6 @@ import importlib.util
 import logging
 import os
 import shlex
-import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import StopRequested, UserError
-from common.signals import stop_signals
+from common.signals import handle_stops
 from common.text import plural
 from engine.state import STATE
 from engine.sweep.lost_jobs import compose_job, note_lost
@@ -176,21 +175,18 @@ def _stopping(ray: ModuleType, jobs: Sequence) -> Iterator[None]:
         received.append(number)
         raise KeyboardInterrupt  # the only exception that Ray's own code lets through while it waits
 
-    before = {number: signal.signal(number, stop) for number in stop_signals()}
-    try:
-        yield
-    except KeyboardInterrupt:
-        stopped = StopRequested(received[0])
-        log.warning("%s: waiting for the jobs to save; a second signal ends them at once", stopped)
-        with contextlib.suppress(KeyboardInterrupt):
-            for job in jobs:
-                ray.cancel(job)
-            ray.wait(jobs, num_returns=len(jobs), timeout=SAVING_S)
-        stopped.next_step = f". Resume with: {shlex.join(STATE.command)}"
-        raise stopped from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with handle_stops(stop):
+        try:
+            yield
+        except KeyboardInterrupt:
+            stopped = StopRequested(received[0])
+            log.warning("%s: waiting for the jobs to save; a second signal ends them at once", stopped)
+            with contextlib.suppress(KeyboardInterrupt):
+                for job in jobs:
+                    ray.cancel(job)
+                ray.wait(jobs, num_returns=len(jobs), timeout=SAVING_S)
+            stopped.next_step = f". Resume with: {shlex.join(STATE.command)}"
+            raise stopped from None
 
 
 def _result(ray: ModuleType, sweep: Sweep, job, number: int, overrides: Sequence[str]) -> JobReturn:
