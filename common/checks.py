@@ -1,6 +1,7 @@
 """The checks of settings, and their limits, that are shared."""
 
 from common.errors import UserError
+from common.text import quote_override
 
 FEWEST_SEEDS = 3  # of a statement on a setting; with fewer it is on trained networks
 LARGE = 1000  # above it an upper limit is stated as such: nobody means to reach it
@@ -19,10 +20,12 @@ def check_between(key: str, value: float, low: float, high: float) -> None:
 def check_target_accuracy(value: object) -> None:
     """Raise UserError unless it is None or an accuracy that can be reached and missed."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1):
-        raise UserError(f"target_accuracy={value}: use an accuracy above 0 and below 1, e.g. 0.95, or null")
+        raise UserError(
+            f"{quote_override('target_accuracy', value)}: use an accuracy above 0 and below 1, e.g. 0.95, or null"
+        )
 
 
 def check_good_enough(value: object, key: str = "good_enough") -> None:
     """Raise UserError unless it is an accuracy that a smaller network may lack and still be good enough."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
-        raise UserError(f"{key}={value}: use a difference in accuracy above 0 and below 1, e.g. 0.02")
+        raise UserError(f"{quote_override(key, value)}: use a difference in accuracy above 0 and below 1, e.g. 0.02")

@@ -4,7 +4,7 @@ import difflib
 import math
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 NUMERAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")
@@ -126,9 +126,9 @@ def override_value(value) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, (int, float)):
         return repr(value)
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return f"[{','.join(map(override_value, value))}]"
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return f"{{{','.join(f'{key}:{override_value(each)}' for key, each in value.items())}}}"
     text = str(value)
     if PLAIN.fullmatch(text) and text.lower() not in HYDRA_WORDS:

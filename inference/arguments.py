@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.run_folder import EXPORTED, RunFolder
-from common.text import typed_override
+from common.text import quote_override, typed_override
 
 EXAMPLE = RunFolder(Path("RUN")).best_checkpoint
 
@@ -51,9 +51,9 @@ def check_predict_arguments(batch_size: int, explain: bool, explain_most: int) -
     """
     for name, value in (("batch_size", batch_size), ("explain_most", explain_most)):
         if type(value) is not int or value < 1:
-            raise UserError(f"{name}={value}: use a whole number of 1 or more")
+            raise UserError(f"{quote_override(name, value)}: use a whole number of 1 or more")
     if not isinstance(explain, bool):
-        raise UserError(f"explain={explain}: use true or false")
+        raise UserError(f"{quote_override('explain', explain)}: use true or false")
 
 
 def check_export_arguments(

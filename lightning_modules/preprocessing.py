@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from common.errors import UserError
-from common.text import did_you_mean
+from common.text import did_you_mean, override_value
 from common.untrusted.description import IMAGENET_MEAN, IMAGENET_STD, Interpolation, check_preprocessing
 from lightning_modules import pretrained_weights
 from lightning_modules.checkpoint import read_checkpoint
@@ -60,9 +60,13 @@ def decide_preprocessing(model: dict, ckpt_path: str | None = None) -> Preproces
     size, interpolation = model["image_size"], model.get("interpolation", "auto")
     given = parse_normalization(model.get("normalization", "auto"))
     if not isinstance(interpolation, str) or interpolation not in INTERPOLATIONS:
-        raise UserError(f"model.interpolation={interpolation}: {did_you_mean(str(interpolation), INTERPOLATIONS)}")
-    if isinstance(size, str) and size != "auto":
-        raise UserError(f"model.image_size={size}: use a number of pixels, or auto for that of the weights")
+        raise UserError(
+            f"model.interpolation={override_value(interpolation)}: {did_you_mean(str(interpolation), INTERPOLATIONS)}"
+        )
+    if type(size) is not int and size != "auto":
+        raise UserError(
+            f"model.image_size={override_value(size)}: use a whole number of pixels, or auto for that of the weights"
+        )
     if ckpt_path is not None:
         kept = of_checkpoint(ckpt_path)
         _check_kept(kept, interpolation, given, of_weights(model) if given == "dataset" else None, ckpt_path)
@@ -71,7 +75,7 @@ def decide_preprocessing(model: dict, ckpt_path: str | None = None) -> Preproces
     if size == "auto":
         if trained is None:
             raise UserError(
-                f"model.image_size=auto: the size of these weights (model.weights={_word(model.get('weights'))}) is "
+                f"model.image_size=auto: the size of these weights (model.weights={override_value(model.get('weights'))}) is "
                 "unknown; give a number of pixels, e.g. model.image_size=256"
             )
         size = trained.image_size
@@ -79,7 +83,7 @@ def decide_preprocessing(model: dict, ckpt_path: str | None = None) -> Preproces
     mean, std = {
         "auto": (default.mean, default.std), "imagenet": (list(IMAGENET_MEAN), list(IMAGENET_STD)), "dataset": (None, None),
     }.get(given, given) if isinstance(given, str) else given  # fmt: skip
-    chosen = [f"model.normalization={_word(model['normalization'])}"] if given != "auto" else []
+    chosen = [f"model.normalization={override_value(model['normalization'])}"] if given != "auto" else []
     chosen += [f"model.interpolation={interpolation}"] if interpolation != "auto" else []
     if given == "auto" or (trained is not None and interpolation == "auto"):
         chosen.append(f"else {default.source}" if chosen else default.source)
@@ -93,7 +97,7 @@ def parse_normalization(value) -> str | tuple[list[float], list[float]]:
     Raises:
         UserError: names the value and what is allowed.
     """
-    key = f"model.normalization={_word(value)}"
+    key = f"model.normalization={override_value(value)}"
     if isinstance(value, str) and value in NORMALIZATIONS:
         return value
     if isinstance(value, str):
@@ -179,7 +183,7 @@ def _check_kept(
     if other:
         shown = f"mean {_shown(kept.mean)} and std {_shown(kept.std)}"
         raise UserError(
-            f"ckpt_path={ckpt_path}: was trained with {shown}, which is not model.normalization={_word(given)}; leave "
+            f"ckpt_path={ckpt_path}: was trained with {shown}, which is not model.normalization={override_value(given)}; leave "
             "model.normalization out"
         )
 
@@ -242,10 +246,3 @@ def _same(left: tuple, right: tuple) -> bool:
 def _shown(values: list[float]) -> str:
     """Return `0.5`, or `0.485 0.456 0.406`."""
     return " ".join(f"{value:.4g}" for value in (values[:1] if len(set(values)) == 1 else values))
-
-
-def _word(value) -> str:
-    """Return a value as it is typed."""
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(_word, value))}]"
-    return "null" if value is None else str(value)

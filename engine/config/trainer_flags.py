@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from common.errors import UserError
 from common.run_folder import RunFolder
+from common.text import quote_override
 from engine.processes import on_nodes
 
 MOST_DEVICES = 1024
@@ -96,7 +97,7 @@ def check_trainer(trainer: dict) -> dict:
         if name in trainer and (type(trainer[name]), trainer[name]) not in [
             (type(each), each) for each in flag.neutral
         ]:
-            raise UserError(f"trainer.{name}={trainer[name]}: {refusal(name)}")
+            raise UserError(f"{quote_override(f'trainer.{name}', trainer[name])}: {refusal(name)}")
     _check_numbers(trainer)
     _check_limits(trainer)
     _check_time(trainer.get("max_time"))
@@ -122,7 +123,7 @@ def _check_numbers(trainer: dict) -> None:
             )
         unlimited = value is None or (name == "max_steps" and value == -1)
         if (name == "max_epochs" or not unlimited) and not (type(value) is int and value >= 1):
-            raise UserError(f"trainer.{name}={value}: use a whole number of 1 or more")
+            raise UserError(f"{quote_override(f'trainer.{name}', value)}: use a whole number of 1 or more")
     epochs, clip = trainer["max_epochs"], trainer.get("gradient_clip_val")
     for name in ("min_epochs", "check_val_every_n_epoch"):
         if (trainer.get(name) or 1) > epochs and not trainer.get("fast_dev_run"):
@@ -131,7 +132,7 @@ def _check_numbers(trainer: dict) -> None:
     if -1 < most_steps < (trainer.get("min_steps") or 0):
         raise UserError(f"trainer.min_steps={trainer['min_steps']}: use up to trainer.max_steps={most_steps}")
     if clip is not None and not (type(clip) in (int, float) and clip > 0):
-        raise UserError(f"trainer.gradient_clip_val={clip}: use a number above 0, or null")
+        raise UserError(f"{quote_override('trainer.gradient_clip_val', clip)}: use a number above 0, or null")
     algorithm = trainer.get("gradient_clip_algorithm")
     if algorithm not in (None, "norm", "value"):
         raise UserError(f"trainer.gradient_clip_algorithm={algorithm}: use norm, value or null")
@@ -157,7 +158,8 @@ def _check_limits(trainer: dict) -> None:
             what = {"limit_train_batches": "stages=[test] ckpt_path=FILE", "limit_test_batches": "stages=[cost,fit]"}
             instead = f"; for none: {what[name]}" if name in what else "; they choose the best epoch"
         raise UserError(
-            f"trainer.{name}={value}: use a number of batches (2), a share of them (above 0, up to 1.0), or null{instead}"
+            f"{quote_override(f'trainer.{name}', value)}: use a number of batches (2), a share of them (above 0, up to 1.0), "
+            f"or null{instead}"
         )
     for name in LIMITS[:2]:
         if overfit and _cuts(name, trainer.get(name)):
@@ -205,14 +207,14 @@ def _check_devices(trainer: dict) -> None:
             "processes that are started otherwise, or share a network, are not supported"
         )
     if trainer.get("cuda_graphs") not in (True, False, "auto", None):
-        raise UserError(f"trainer.cuda_graphs={trainer['cuda_graphs']}: use true, false or auto")
+        raise UserError(f"{quote_override('trainer.cuda_graphs', trainer['cuda_graphs'])}: use true, false or auto")
     if trainer.get("precision") == "16-true":
         raise UserError(
             "trainer.precision=16-true: weights of 16 bits do not train, since small steps and Adam's epsilon become 0; "
             "use 16-mixed, bf16-mixed or bf16-true"
         )
     if type(devices) is int and (devices == 0 or devices < -1):
-        raise UserError(f"trainer.devices={devices}: use 1 or more, or -1 for all GPUs")
+        raise UserError(f"{quote_override('trainer.devices', devices)}: use 1 or more, or -1 for all GPUs")
     if isinstance(devices, int) and devices > MOST_DEVICES:
         raise UserError(f"trainer.devices={devices}: use up to {MOST_DEVICES}")
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():

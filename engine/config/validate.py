@@ -18,7 +18,7 @@ from torch import nn
 from common.errors import UserError
 from common.run_record import SplitMetrics
 from common.targets import resolve_target
-from common.text import did_you_mean
+from common.text import did_you_mean, override_value, quote_override
 from engine.config.annotations import PLAIN, matches_type, type_name
 from engine.config.instantiate import LIBRARIES, OF_SEVERAL, OURS, instantiate, is_about_settings, setting_error
 from engine.config.trainer_flags import check_trainer
@@ -80,7 +80,7 @@ def validate(config: DictConfig) -> DictConfig:
     values["stages"] = _stages(values)
     for key in ("model", *NODES):
         if not isinstance(values.get(key), dict) or not values[key]:
-            raise UserError(f"{key}={values.get(key)}: choose a file of conf/{key}: {key}=NAME")
+            raise UserError(f"{quote_override(key, values.get(key))}: choose a file of conf/{key}: {key}=NAME")
     register_by_name(values.get("register") or [], "register")
     _check_run(values)  # first, since other settings refer to these
     values["trainer"] = check_trainer(values["trainer"])
@@ -104,7 +104,7 @@ def validate(config: DictConfig) -> DictConfig:
 
 def _with_image_size(config: DictConfig) -> DictConfig:
     """Return a configuration with the image size of the weights, or of the checkpoint, in place of auto."""
-    if not isinstance(OmegaConf.select(config, "model.image_size"), str):
+    if not OmegaConf.is_dict(config.get("model")) or type(OmegaConf.select(config, "model.image_size")) is int:
         return config
     model = OmegaConf.to_container(config.model, resolve=True, throw_on_missing=True)
     size = decide_preprocessing(model, config.ckpt_path).image_size
@@ -127,13 +127,16 @@ def _stages(values: dict) -> list[str]:
     chosen = stages if isinstance(stages, list) else [stages]
     for stage in chosen:
         if stage not in STAGES:
-            raise UserError(f"stages={stages}: {stage!r} is no stage; {did_you_mean(str(stage), STAGES)}")
+            raise UserError(
+                f"{quote_override('stages', stages)}: {override_value(stage)} is no stage; {did_you_mean(str(stage), STAGES)}"
+            )
     if not chosen:
         raise UserError("stages=[]: nothing to do; use some of cost, fit, test")
     ordered = [stage for stage in STAGES if stage in chosen]
     if "test" in chosen and "fit" not in chosen and values["ckpt_path"] is None:
         raise UserError(
-            f"stages={ordered}: without fit there is nothing to test; add ckpt_path=RUN/checkpoints/best.ckpt"
+            f"{quote_override('stages', ordered)}: without fit there is nothing to test; add "
+            "ckpt_path=RUN/checkpoints/best.ckpt"
         )
     return ordered
 
@@ -141,9 +144,9 @@ def _stages(values: dict) -> list[str]:
 def _check_run(values: dict) -> None:
     seed, weights, freeze = values.get("seed"), values["model"].get("weights"), values["model"].get("freeze")
     if values.get("overview", "auto") not in (True, False, "auto"):
-        raise UserError(f"overview={values['overview']}: use true, false or auto")
+        raise UserError(f"{quote_override('overview', values['overview'])}: use true, false or auto")
     if type(seed) is not int or not 0 <= seed < 2**32:
-        raise UserError(f"seed={seed}: use a whole number from 0 to {2**32 - 1}")
+        raise UserError(f"{quote_override('seed', seed)}: use a whole number from 0 to {2**32 - 1}")
     if "fit" in values["stages"] and values["ckpt_path"] is None:
         check_policy(weights)
     if "fit" in values["stages"] and (teacher := values.get("teacher")) is not None:
@@ -152,7 +155,9 @@ def _check_run(values: dict) -> None:
         except UserError as error:
             raise UserError(f"teacher={error}") from error
     if not (freeze is None or isinstance(freeze, bool) or (isinstance(freeze, int) and freeze > 0)):
-        raise UserError(f"model.freeze={freeze}: use null, true, or the number of epochs after which to thaw")
+        raise UserError(
+            f"{quote_override('model.freeze', freeze)}: use null, true, or the number of epochs after which to thaw"
+        )
     if type(freeze) is int and str(values["trainer"].get("strategy")).startswith("ddp"):
         raise UserError(
             f"model.freeze={freeze} with trainer=ddp: parameters that thaw later would not be averaged over the "
@@ -198,7 +203,9 @@ def _check_model(model: dict) -> None:
         build = find_network(arguments["network"])
     for name, parameter in inspect.signature(build).parameters.items():
         if name in arguments and not matches_type(arguments[name], parameter.annotation):
-            raise UserError(f"model.{name}={arguments[name]!r}: expected {type_name(parameter.annotation)}")
+            raise UserError(
+                f"{quote_override(f'model.{name}', arguments[name])}: expected {type_name(parameter.annotation)}"
+            )
 
 
 def check_metrics(config: DictConfig, k: int) -> None:
@@ -348,7 +355,7 @@ def _check_node(key: str, node, given: tuple[str, ...] = (), filled: tuple[str, 
             expected = type_name(parameters[name].annotation)
             if isinstance(parameters[name].annotation, type) and parameters[name].annotation not in PLAIN:
                 expected = f"a _target_ and its settings, which make a {expected}; a file of conf/ has them: {key}=NAME"
-            raise UserError(f"{key}.{name}={value!r}: expected {expected}")
+            raise UserError(f"{quote_override(f'{key}.{name}', value)}: expected {expected}")
         if (
             parameters[name].annotation is float
             and type(value) is int

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.checks import check_good_enough
 from common.errors import UserError
-from common.text import did_you_mean
+from common.text import did_you_mean, quote_override
 from engine.cli import safe_name
 from engine.config.annotations import matches_type
 from engine.config.data_overrides import complete_data
@@ -70,7 +70,7 @@ def read_settings(config: DictConfig) -> SearchSettings:
             raise UserError(f"{key}: no such key; {did_you_mean(key, TYPES)}")
         if not matches_type(value, TYPES[key]):
             expected = str(TYPES[key]).replace("None", "null") if get_args(TYPES[key]) else TYPES[key].__name__
-            raise UserError(f"{key}={value!r}: expected {expected}")
+            raise UserError(f"{quote_override(key, value)}: expected {expected}")
         if value is not None and key in SMALLEST and value < SMALLEST[key]:
             raise UserError(f"{key}={value}: use {SMALLEST[key]} or more")
     check_password(OmegaConf.to_container(config, resolve=False)["storage"])

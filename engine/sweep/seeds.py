@@ -5,11 +5,11 @@ import math
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, ListConfig, open_dict, read_write
 
 from common.checks import FEWEST_SEEDS, check_good_enough
 from common.errors import UserError
-from common.text import join_words, plural
+from common.text import join_words, plural, quote_override
 
 LARGEST = 2**32  # of a seed, not reached
 MOST = 10_000  # seeds
@@ -56,7 +56,7 @@ def check_single_run(config: DictConfig) -> None:
     seeds, typed = config.get("seeds"), _typed(config)
     if seeds is not None:
         raise UserError(
-            f"seeds={_shown(seeds)}: a single run has one seed: use seed={config.seed}; for several seeds, add -m, "
+            f"{quote_override('seeds', seeds)}: a single run has one seed: use seed={config.seed}; for several seeds, add -m, "
             "which makes it a sweep"
         )
     if "good_enough" in typed:
@@ -156,7 +156,7 @@ def _seeds(config: DictConfig) -> list[int]:
         or len(set(listed)) < len(listed)
     ):
         raise UserError(
-            f"seeds={_shown(value)}: give how many, e.g. seeds=3 for {first} and the next two, or a list without "
+            f"{quote_override('seeds', value)}: give how many, e.g. seeds=3 for {first} and the next two, or a list without "
             "repetitions, e.g. seeds=[1,2,5]"
         )
     return listed
@@ -170,10 +170,6 @@ def _typed(config: DictConfig) -> dict[str, str]:
 
 def _measures_costs_only(config: DictConfig) -> bool:
     return config.stages in ("cost", ["cost"])
-
-
-def _shown(value) -> str:
-    return str(OmegaConf.to_container(value)) if OmegaConf.is_config(value) else str(value)
 
 
 def _range(seeds: list[str]) -> str:

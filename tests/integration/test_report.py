@@ -66,7 +66,7 @@ def test_errors_are_one_line(report, runs, tmp_path):
         (["runs=2026"], "runs=2026: no such folder"),
         ([f"runs={runs}", "out=[a]"], "out=['a']: is not one path; use out=DIR or out=NAME.html"),
         ([f"runs={runs}", "good_enough=1"], "good_enough=1: use a difference in accuracy above 0 and below 1"),
-        ([f"runs={runs}", "good_enough=null"], "good_enough=None: use"),
+        ([f"runs={runs}", "good_enough=null"], "good_enough=null: use"),
         (
             [f"runs={runs}", "target_accuracy=95"],
             "target_accuracy=95: use an accuracy above 0 and below 1, e.g. 0.95, or null",

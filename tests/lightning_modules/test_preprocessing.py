@@ -113,8 +113,8 @@ def test_a_checkpoint_keeps_its_own(tmp_path):
     ({"normalization": 0.5}, "use one of auto"),
     ({"normalization": [0.5, 0.5, 0.5]}, "use one of auto"),
     ({"interpolation": "cubic"}, "model.interpolation=cubic: did you mean bicubic?"),
-    ({"interpolation": None}, "model.interpolation=None: "),
-    ({"image_size": "large"}, "model.image_size=large: use a number of pixels, or auto"),
+    ({"interpolation": None}, "model.interpolation=null: "),
+    ({"image_size": "large"}, "model.image_size=large: use a whole number of pixels, or auto"),
 ])  # fmt: skip
 def test_what_cannot_be_used_is_refused_in_one_line(settings, reason):
     with pytest.raises(UserError, match=reason) as raised:

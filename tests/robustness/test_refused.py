@@ -124,7 +124,7 @@ def test_a_run_among_the_images_is_refused(train, two_colors, tmp_path):
     (["optimizer=adam,nope"], "optimizer=nope: no such choice; Allowed: adagrad, adam, "),
     (["optimizer.nope=1,2"], "optimizer.nope: no such key in optimizer; "),
     (["seed=1,2", "hydra.sweep.subdir=job"], "hydra.sweep.subdir=job: is the same folder for all jobs"),
-    (["optimizer.lr=1e-3,abc"], "optimizer.lr='abc': expected float"),
+    (["optimizer.lr=1e-3,abc"], "optimizer.lr=abc: expected float"),
     (["optimizer.lr=interval(1,2)"], "an interval has no values to run"),
 ])  # fmt: skip
 def test_a_refused_sweep_leaves_no_folder(train, tmp_path, arguments, message):

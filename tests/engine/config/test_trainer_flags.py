@@ -97,7 +97,8 @@ def test_a_flag_that_is_refused_says_why_with_a_plus_sign_and_without(flag):
 def test_what_is_refused_is_named_with_its_value(flag, value, words):
     with pytest.raises(UserError, match=rf"^trainer\.{flag}=.*{words}") as caught:
         checked(**{flag: value})
-    assert "\n" not in str(caught.value) and str(caught.value).startswith(f"trainer.{flag}={value}")
+    typed = {"None": "null", "True": "true", "False": "false"}.get(str(value), value)
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(f"trainer.{flag}={typed}")
 
 
 def test_flags_that_contradict_each_other_are_refused():

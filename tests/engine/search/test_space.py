@@ -149,7 +149,7 @@ def test_groups_and_keys_of_train_are_a_space(check):
         ({"model.keep": [3]}, ["datamodule.select_on=test"], "would search on the test images"),
         ({"model.keep": [3]}, ["trainer=ddp"], "start search.py several times"),
         ({"model.keep": [3]}, ["datamodule.batch_size=8,16"], "base_overrides: "),
-        ({"optimizer.lr": [0.1, "abc"]}, [], "optimizer.lr='abc': expected float"),
+        ({"optimizer.lr": [0.1, "abc"]}, [], "optimizer.lr=abc: expected float"),
         ({"optimizer.lr": [0.1, 1]}, ["optimizer=adamw", "optimizer.weight_decay=-1"], "optimizer.weight_decay=-1"),
         ({"optimizer.weight_decay": {"low": -1.0, "high": 1.0}}, ["optimizer=adamw"], "optimizer.weight_decay=-1.0"),
         ({"model.keep": [3, 99]}, [], "model.keep=99: shufflenet_v2_x0_5 has"),

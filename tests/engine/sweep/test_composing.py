@@ -53,7 +53,7 @@ def test_a_choice_that_does_not_exist_is_an_error(check):
     [
         ("trainer=cpu,ddp", "trainer=ddp in a sweep: .*without -m"),
         ("debug=fast", "debug=fast in a sweep: .*without -m"),
-        ("optimizer.lr=1e-3,abc", "optimizer.lr='abc': expected float"),
+        ("optimizer.lr=1e-3,abc", "optimizer.lr=abc: expected float"),
         ("model=shufflenet_mod,resnet18 optimizer.lr=1e-3,-1", "optimizer.lr=-1"),
         ("model.backbone=shufflenet_v2_x0_5,shufflenet", "model.backbone=shufflenet: .*shufflenet_v2_x0_5"),
         ("datamodule.folds=5 datamodule.fold=0,7", "datamodule.fold=7: .*4"),

@@ -98,9 +98,9 @@ def test_the_line_before_the_first_job(settings, task, line):
     [
         ({"seeds": 0}, [], "seeds=0: give how many, e.g. seeds=3 for 48763 and the next two, or a list"),
         ({"seeds": "many"}, [], "seeds=many: give how many"),
-        ({"seeds": True}, [], "seeds=True: give how many"),
+        ({"seeds": True}, [], "seeds=true: give how many"),
         ({"seeds": []}, [], r"seeds=\[\]: give how many"),
-        ({"seeds": [1, 1]}, [], r"seeds=\[1, 1\]: give how many"),
+        ({"seeds": [1, 1]}, [], r"seeds=\[1,1\]: give how many"),
         ({"seeds": [-1]}, [], r"seeds=\[-1\]: give how many"),
         ({"seeds": 3, "seed": 2**32 - 2}, [], "seeds=3: give how many"),
         ({"seeds": 3}, ["seeds=3", "seed=1,2"], "seed=1,2 with seeds=3: give one of them"),
