@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 
-from common.text import clean, join_words
+from common.text import clean, join_words, plural
 from datamodules.cached_pixels import PixelCache
 from datamodules.decode import FIRST_OF_SEVERAL
 from datamodules.image_stats import ImageStats
@@ -40,7 +40,7 @@ def audit(catalog: Catalog, pixels: PixelCache, near: NearDuplicates | None = No
     exact = _exact_groups(stats, rows)
     conflicts = [group for group in exact if len({int(catalog.labels[row]) for row in group}) > 1]
     findings = [
-        _finding("conflict", "image(s) under two labels", catalog, conflicts),
+        _finding("conflict", "image", "under two labels", catalog, conflicts),
         _named_groups(catalog, rows),
         *_by_split("exact duplicate", catalog, exact),
         *_near_duplicates(catalog, pixels, rows, near),
@@ -72,7 +72,7 @@ def _named_groups(catalog: Catalog, rows: np.ndarray) -> Finding | None:
     if not across:
         return None
     names = join_words([clean(name, 40) for name in across], NAMED + 1)
-    text = f"group: {len(across):,} named group(s) across train and val or test: {names}"
+    text = f"group: {plural(len(across), 'named group')} across train and val or test: {names}"
     return Finding("group", text, list(across.values()), leak=True)
 
 
@@ -118,12 +118,12 @@ def _by_split(
     for group in groups:
         is_single = len(set(catalog.splits[group])) == 1
         (across if _leaks(catalog, group) else within if is_single else between).append(group)
-    leak = _finding(kind, "group(s) across train and val or test", catalog, across)
+    leak = _finding(kind, "group", "across train and val or test", catalog, across)
     if leak is not None:
         leak.leak, leak.pairs = True, pairs
     # No training image is among them, but val chooses what test measures
-    chosen_by = _finding(kind, "group(s) across val and test", catalog, between)
-    return [leak, chosen_by, _finding(kind, "group(s) within a split", catalog, within, examples=1)]
+    chosen_by = _finding(kind, "group", "across val and test", catalog, between)
+    return [leak, chosen_by, _finding(kind, "group", "within a split", catalog, within, examples=1)]
 
 
 def _leaks(catalog: Catalog, group: Iterable[int]) -> bool:
@@ -131,12 +131,14 @@ def _leaks(catalog: Catalog, group: Iterable[int]) -> bool:
     return "train" in splits and len(splits & set(SPLITS)) > 1
 
 
-def _finding(kind: str, what: str, catalog: Catalog, groups: list[list[int]], examples: int = NAMED) -> Finding | None:
+def _finding(
+    kind: str, thing: str, where: str, catalog: Catalog, groups: list[list[int]], examples: int = NAMED
+) -> Finding | None:
     if not groups:
         return None
     named = "; ".join(" = ".join(catalog.paths[row] for row in group[:NAMED]) for group in groups[:examples])
     more = f"; and {len(groups) - examples:,} more" if len(groups) > examples else ""
-    return Finding(kind, f"{kind}: {len(groups):,} {what}: {named}{more}", groups)
+    return Finding(kind, f"{kind}: {plural(len(groups), thing)} {where}: {named}{more}", groups)
 
 
 def _balance(catalog: Catalog) -> Finding | None:
@@ -156,7 +158,7 @@ def _pages(catalog: Catalog, stats: ImageStats, rows: np.ndarray) -> Finding | N
     if not found:
         return None
     named = join_words([catalog.paths[row] for row in found], NAMED)
-    text = f"pages: {len(found):,} file(s) with several pages or frames, of which the first is used: {named}"
+    text = f"pages: {plural(len(found), 'file')} with several pages or frames, of which the first is used: {named}"
     return Finding("pages", text, [[row] for row in found])
 
 
@@ -179,4 +181,6 @@ def _odd(catalog: Catalog, stats: ImageStats, rows: np.ndarray) -> Finding | Non
         f"{catalog.paths[r]} ({stats.sizes[r][0]} x {stats.sizes[r][1]}, {stats.modes[r]})" for r in odd[:NAMED]
     )
     more = f" and {len(odd) - NAMED} more" if len(odd) > NAMED else ""
-    return Finding("odd", f"odd: {len(odd)} image(s) of an unusual size or mode: {shown}{more}", [[row] for row in odd])
+    return Finding(
+        "odd", f"odd: {plural(len(odd), 'image')} of an unusual size or mode: {shown}{more}", [[row] for row in odd]
+    )

@@ -10,7 +10,7 @@ import numpy as np
 from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
-from common.text import clean, join_words
+from common.text import clean, join_words, plural
 from common.untrusted.tables import iterate_csv
 from datamodules.sources.catalog import SPLITS, UNASSIGNED, Catalog
 from datamodules.splits import DROPPED, NO_VAL, THINNED, TRAIN_TEST, TRAIN_VAL, TRAIN_VAL_TEST, draw_splits
@@ -61,17 +61,21 @@ def take_over_splits(
         raise UserError(f"{key}: lists none of the {len(catalog):,} images below {catalog.root}; paths are compared")
     here = set(catalog.paths)
     if missing := [path for path in listed if path not in here]:
-        log.warning("%s: %d image(s) listed there are missing here: %s", key, len(missing), join_words(missing, SHOWN))
+        log.warning(
+            "%s: %s listed there, but missing here: %s", key, plural(len(missing), "image"), join_words(missing, SHOWN)
+        )
     if renamed:
         names = [catalog.paths[row] for row in renamed]
-        log.warning("%s: %d image(s) have a different label here: %s", key, len(renamed), join_words(names, SHOWN))
+        log.warning(
+            "%s: %s with a different label here: %s", key, plural(len(renamed), "image"), join_words(names, SHOWN)
+        )
     is_new = present & ~is_old
     _join(catalog, groups, is_new & (given == UNASSIGNED), is_old, key)
     shares = TRAIN_VAL_TEST if with_val else TRAIN_TEST
     rows = np.flatnonzero(is_new & catalog.present() & (catalog.splits == UNASSIGNED))
     if source_splits:
         if len(rows):
-            log.warning("%d image(s) without a split are excluded, since others have one", len(rows))
+            log.warning("excluded %s without a split, since others have one", plural(len(rows), "image"))
             catalog.exclude(rows, "no split given")
         shares = TRAIN_VAL
         rows = (
@@ -102,7 +106,7 @@ def _join(catalog: Catalog, groups: np.ndarray, wanted: np.ndarray, is_old: np.n
             between.append(row)
             catalog.exclude([row], f"new, and belongs to images of {join_words(sorted(found), 3)} in {key}")
     if between:
-        log.warning("%s: %d new image(s) belong to images of two splits and are excluded", key, len(between))
+        log.warning("%s: excluded %s in a group with images of two splits", key, plural(len(between), "new image"))
 
 
 def _read(splits: str) -> dict[str, tuple[str, str, str, str]]:

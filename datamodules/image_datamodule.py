@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from common.checks import check_between
 from common.errors import UserError
-from common.text import clean, join_words
+from common.text import clean, join_words, plural
 from common.untrusted.description import IMAGENET_MEAN, IMAGENET_STD, Fit, Interpolation
 from datamodules import gpu_cache, near_duplicates
 from datamodules.audit import Finding
@@ -288,7 +288,7 @@ class ImageDataModule(L.LightningDataModule):
         ]
         if errors:  # of a kind that the training images are not of
             raise UserError(
-                f"{len(errors):,} image(s) cannot be scaled as the training images are; convert them, or give "
+                f"{plural(len(errors), 'image')} cannot be scaled as the training images are; convert them, or give "
                 f"datamodule.range=LOW,HIGH: {errors[0]}"
             )
         return pixels

@@ -6,6 +6,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.progress import Progress
+from common.text import plural
 from datamodules.audit import NAMED, Finding, audit, leaking_train_rows
 from datamodules.cached_pixels import PixelCache
 from datamodules.earlier_splits import take_over_splits
@@ -92,7 +93,7 @@ def _torn(catalog: Catalog, groups: list[list[int]]) -> Finding:
     images, largest = sum(map(len, groups)), max(map(len, groups))
     shown = ", ".join(catalog.paths[row] for row in max(groups, key=len)[:NAMED])
     return Finding("near duplicate", (
-        f"near duplicate: {images:,} image(s) in {len(groups):,} group(s), the largest of {largest:,} ({shown}, ...), are "
+        f"near duplicate: {images:,} images in {plural(len(groups), 'group')}, the largest of {largest:,} ({shown}, ...), are "
         "divided between the splits, because they are too many to be copies: the scene of a fixed camera, a video, or "
         "most of a class. To keep groups together, give a table with a column group (datamodule.table=FILE: by day, "
         "camera or patient)"
@@ -131,4 +132,4 @@ def _handle_leaks(catalog: Catalog, findings: list[Finding], on_leak: str) -> No
     if leaks and on_leak == "drop":
         rows = leaking_train_rows(catalog, findings)
         catalog.exclude(rows, DROPPED)
-        log.warning("datamodule.on_leak=drop: %d image(s) excluded from train", len(rows))
+        log.warning("datamodule.on_leak=drop: %s excluded from train", plural(len(rows), "image"))

@@ -55,7 +55,7 @@ def fill_in_splits(
     catalog.splits_from = GIVEN
     unassigned = np.flatnonzero(present & (catalog.splits == UNASSIGNED))
     if len(unassigned):
-        log.warning("%d image(s) without a split are excluded, since others have one", len(unassigned))
+        log.warning("excluded %s without a split, since others have one", plural(len(unassigned), "image"))
         catalog.exclude(unassigned, "no split given")
     if "val" not in given and with_val:
         draw_splits(catalog, catalog.rows("train"), TRAIN_VAL, groups, fingerprints, seed)
@@ -266,8 +266,8 @@ def draw_splits(
     if moved:
         count = int(np.isin(unit_of, moved).sum())
         log.warning(
-            "%d image(s) went to a split that lacked their class instead of the one of their hash: images added later may "
-            "move them back; datamodule.splits=RUN keeps the splits of an earlier run", count,
+            "%s put into a split that lacked the class, not into the one of the hash: images added later may undo that; "
+            "datamodule.splits=RUN keeps the splits of an earlier run", plural(count, "image"),
         )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import Sampler
 
 from common.errors import UserError
-from common.text import join_words
+from common.text import join_words, plural
 from datamodules.audit import Finding
 from datamodules.cached_pixels import Look
 from datamodules.decode import UnreadableImageError, read_content, rgb
@@ -146,7 +146,7 @@ class TrainStream:
             raise other_number(self.shards, counts.total(), self.n_images)
         self._class_counts = [0] * len(self.classes)
         for label, n in counts.items():
-            self._class_counts[self.label(Sample(b"", label, f"{n:,} image(s)"))] += n
+            self._class_counts[self.label(Sample(b"", label, plural(n, "image")))] += n
         missing = [name for name, n in zip(self.classes, self._class_counts, strict=True) if not n]
         if missing:
             raise UserError(f"{self.shards.key}: has no image of class {join_words(missing)}; every class needs some")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from common.text import join_words
+from common.text import join_words, plural
 from datamodules.audit import Finding
 from datamodules.deep_pixels import ValueRange
 from datamodules.image_stats import ImageStats
@@ -65,8 +65,9 @@ def mixed_depths(catalog: Catalog, stats: ImageStats) -> Finding | None:
     deep_are_fewer = 2 * n_deep <= n
     named = join_words([catalog.paths[row] for row in np.flatnonzero(present & (deep == deep_are_fewer))], NAMED)
     kind = "more than 8 bits" if deep_are_fewer else "8 bits"
-    text = (f"bit depth: {n_deep:,} image(s) of more than 8 bits per channel ({skew}) and {n - n_deep:,} of 8: scaled to 8 "
-            f"bits, they may differ in brightness by this only, which a network can learn; of {kind} are {named}")  # fmt: skip
+    text = (f"bit depth: {plural(n_deep, 'image')} of more than 8 bits per channel ({skew}) and {n - n_deep:,} of 8: scaled to "
+            f"8 bits, they may differ in brightness by this only, which a network can "
+            f"learn; of {kind} are {named}")  # fmt: skip
     return Finding("bit depth", text, [])
 
 
@@ -87,6 +88,7 @@ def few_levels(catalog: Catalog, stats: ImageStats, value_range: ValueRange | No
     order = np.argsort(levels[few], kind="stable")
     found, counts = rows[few][order], levels[few][order]
     named = join_words([f"{catalog.paths[row]} ({count})" for row, count in zip(found, counts, strict=True)], NAMED)
-    text = (f"few levels: {len(found):,} image(s) of more than 8 bits per channel use fewer than {FEW_LEVELS} of the 256 gray "
-            f"levels: {named}; datamodule.range=LOW,HIGH sets which values become black and white")  # fmt: skip
+    text = (f"few levels: fewer than {FEW_LEVELS} of the 256 gray levels are used by {plural(len(found), 'image')} of more "
+            f"than 8 bits per channel: {named}; datamodule.range=LOW,HIGH sets which values "
+            "become black and white")  # fmt: skip
     return Finding("few levels", text, [[int(row)] for row in found])

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import UserError
-from common.text import clean, join_words, typed_override
+from common.text import clean, join_words, plural, typed_override
 from datamodules.sources.catalog import SPLITS, UNASSIGNED, split_of
 from datamodules.sources.folder_names import CONTAINERS, are_drawn_parts, are_forms, are_parts, is_first_form, split_in
 from datamodules.sources.source import ImageRow, Source, is_utf8, readable_names, relative_to
@@ -79,9 +79,9 @@ class ImageFolder(Source):
         if others:
             listed = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(NAMED))
             log.warning(
-                "datamodule.root=%s: skipped %d file(s) that are not images of a class: %s",
+                "datamodule.root=%s: skipped %s (no images of a class): %s",
                 root,
-                others.total(),
+                plural(others.total(), "file"),
                 listed,
             )
 
@@ -265,7 +265,7 @@ def _class_folders(root: Path, folder: Path) -> list[str]:
     folders = _folders(folder)
     if not folders:
         n = sum(file.suffix.lower() in SUFFIXES and not is_ignored(file.name) for file in folder.iterdir())
-        inside = f", but {n:,} image(s) directly in it, whose class is unknown" if n else ""
+        inside = f", but {plural(n, 'image')} directly in it, whose class is unknown" if n else ""
         raise UserError(
             f"{shown}: no class folders inside{inside}; it should hold {LAYOUTS}, a folder for each class"
             + ("; if a table has the classes: datamodule.table=FILE" if n else "")

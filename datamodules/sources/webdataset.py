@@ -15,7 +15,7 @@ import numpy as np
 
 from common.checks import check_between
 from common.errors import UserError
-from common.text import clean, join_words
+from common.text import clean, join_words, plural
 from datamodules.sources.source import relative_to
 from datamodules.sources.streamed import StreamedSource
 from datamodules.streams import Sample, Shards, Share
@@ -176,17 +176,16 @@ class TarShards(Shards):
                     open_ended.append(url)
         if open_ended:
             log.warning(
-                "%s: %d shard(s) do not end as tar files do, so that images may be missing where they were cut off; write them "
-                "again: %s",
+                "%s: %s without the end of a tar file, so that images may be missing; write what was cut off again: %s",
                 self.key,
-                len(open_ended),
+                plural(len(open_ended), "shard"),
                 join_words(open_ended, 3),
             )
 
     def check_processes(self, world_size: int) -> None:
         if len(self.urls) < world_size:
             raise UserError(
-                f"{self.key}: {len(self.urls)} shard(s) for {world_size} processes; each needs at least one; use fewer "
+                f"{self.key}: {plural(len(self.urls), 'shard')} for {world_size} processes; each needs at least one; use fewer "
                 "trainer.devices, or write more, smaller shards"
             )
 

@@ -62,7 +62,7 @@ def test_listed_images_keep_their_split_and_new_ones_go_by_their_hash(root, tmp_
     drawn = split_of(prepared(ImageFolder(root=root), tmp_path))
     new = [path for path in splits if "new " in path]
     assert [splits[path] for path in new] == [drawn[path] for path in new]
-    assert "2 image(s) listed there are missing here: red/000.png and red/001.png" in caplog.text
+    assert "2 images listed there, but missing here: red/000.png and red/001.png" in caplog.text
     assert catalog.splits_from == f"{table}: 38 images as there, 61 new"
 
 
@@ -85,7 +85,7 @@ def test_a_new_image_goes_with_its_group_or_its_near_duplicate(root, tmp_path, t
     (reason,) = catalog.excluded.values()
     assert (
         "belongs to images of train and val" in reason
-        and "1 new image(s) belong to images of two splits" in caplog.text
+        and "excluded 1 new image in a group with images of two splits" in caplog.text
     )
 
 
@@ -94,7 +94,7 @@ def test_a_label_that_changed_is_named(root, tmp_path, table, caplog):
     lines = [row.split(",") for row in (tmp_path / "splits.csv").read_text().splitlines()[1:]]
     table = write_table(tmp_path / "splits.csv", [(p, "red" if p == "blue/002.png" else la, s) for p, la, s in lines])
     assert split_of(prepared(ImageFolder(root=root), tmp_path, table))["blue/002.png"] == "test"
-    assert "1 image(s) have a different label here: blue/002.png" in caplog.text
+    assert "1 image with a different label here: blue/002.png" in caplog.text
 
 
 def test_val_that_was_drawn_from_train_is_no_contradiction_but_test_in_train_is(tmp_path):

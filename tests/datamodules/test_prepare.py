@@ -108,7 +108,7 @@ def test_a_leak_can_be_repaired_by_dropping_from_train_only(root, tmp_path, capl
     excluded = {catalog.paths[row]: reason for row, reason in catalog.excluded.items()}
     assert excluded == {"train/blue/000.png": "in val or test too", "train/red/copy.png": "in val or test too"}
     assert [len(catalog.rows(split)) for split in ("train", "val", "test")] == [11, 12, 13]
-    assert "2 image(s) excluded from train" in caplog.text
+    assert "2 images excluded from train" in caplog.text
 
 
 def image_with_shapes(seed):
@@ -212,7 +212,7 @@ def test_images_of_a_fixed_camera_are_no_group_and_it_says_what_to_do(tmp_path, 
     catalog, findings = prepared(read_source(ImageFolder(root=root)), tmp_path)
     assert all(len(catalog.rows(split)) >= 4 for split in ("train", "val", "test"))
     torn, leak, *_ = findings
-    assert "60 image(s) in 1 group(s)" in torn.text and "datamodule.table=FILE" in torn.text and not torn.leak
+    assert "60 images in 1 group" in torn.text and "datamodule.table=FILE" in torn.text and not torn.leak
     assert leak.leak and leak.kind == "near duplicate"  # it is still there
     assert torn.text in caplog.text
 
@@ -313,7 +313,7 @@ def test_a_group_across_given_splits_is_a_leak_that_can_be_dropped(root, tmp_pat
 
     catalog, findings = prepared(table(), tmp_path)
     assert kinds(findings) == [("group", True)] and len(catalog.rows("train")) == 12
-    assert "group: 1 named group(s) across train and val or test: patient 7; see datamodule.on_leak" in caplog.text
+    assert "group: 1 named group across train and val or test: patient 7; see datamodule.on_leak" in caplog.text
     with pytest.raises(UserError, match=r"on_leak=error.*\n.*patient 7"):
         prepared(table(), tmp_path, on_leak="error")
     catalog, _ = prepared(table(), tmp_path, on_leak="drop")

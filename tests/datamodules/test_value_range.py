@@ -103,7 +103,7 @@ def test_images_of_8_and_of_more_bits_in_one_data_set_are_found(tmp_path, caplog
     data = prepared(make(tmp_path / "data", values), tmp_path)
     (finding,) = [finding for finding in data.findings if finding.kind == "bit depth"]
     assert finding.text.startswith(
-        "bit depth: 9 image(s) of more than 8 bits per channel (9 of 18 of class b, 0 of 18 of class a) and 27 of 8: "
+        "bit depth: 9 images of more than 8 bits per channel (9 of 18 of class b, 0 of 18 of class a) and 27 of 8: "
     )
     assert (
         "of more than 8 bits are " in finding.text and "test/b/00.png" in finding.text and finding.text in caplog.text
@@ -116,7 +116,7 @@ def test_equal_shares_of_several_bit_depths_are_those_of_each_class(tmp_path):
 
     data = prepared(make(tmp_path / "data", values), tmp_path)
     (finding,) = [finding for finding in data.findings if finding.kind == "bit depth"]
-    assert "12 image(s) of more than 8 bits per channel (33.3% of each class) and 24 of 8" in finding.text
+    assert "12 images of more than 8 bits per channel (33.3% of each class) and 24 of 8" in finding.text
 
 
 @pytest.mark.parametrize("setting", ["-1000,1000", [-1000, 1000]])
@@ -215,7 +215,7 @@ def test_one_overexposed_training_image_does_not_take_the_levels_of_the_others(t
 
     data = prepared(make(tmp_path / "one", values), tmp_path)
     assert data.value_range == ValueRange(0, 4095)
-    assert "few levels: 1 image(s)" in caplog.text and "train/a/03.png" in caplog.text
+    assert "levels are used by 1 image of more than 8 bits" in caplog.text and "train/a/03.png" in caplog.text
 
 
 def test_deep_images_in_val_and_test_only_are_as_predict_sees_them(tmp_path, caplog):
@@ -232,6 +232,6 @@ def test_deep_images_in_val_and_test_only_are_as_predict_sees_them(tmp_path, cap
     assert "few levels" in caplog.text
     floats = make(tmp_path / "floats", lambda split, *_: RAMP.astype(np.uint8 if split == "train" else np.float32))
     with pytest.raises(
-        UserError, match=r"24 image\(s\) cannot be scaled as the training images are; convert them, or give"
+        UserError, match=r"24 images cannot be scaled as the training images are; convert them, or give"
     ):
         prepared(floats, tmp_path, on_leak="drop")

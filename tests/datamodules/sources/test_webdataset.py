@@ -147,7 +147,7 @@ def test_a_label_of_no_class_is_one_line(tmp_path, tars):
     source = opened(tmp_path, tars, classes=["blue", "red"], train_images=34)
     with pytest.raises(UserError, match="'green' is none of the 2 classes blue and red"):
         read_source(source)  # of val
-    with pytest.raises(UserError, match=r"source\.train=.*: 11 image\(s\): label 'green' is none of"):
+    with pytest.raises(UserError, match=r"source\.train=.*: 11 images: label 'green' is none of"):
         _ = source.stream.class_counts
     with pytest.raises(UserError, match="has 34 images, but 35 are stated"):
         _ = opened(tmp_path, tars, train_images=35).stream
@@ -196,7 +196,7 @@ def test_a_shard_that_was_cut_off_between_two_images_is_not_taken_as_whole(tmp_p
         read_source(opened(tmp_path, tars, **settings))
     shard.write_bytes(Path(source).read_bytes()[:third])
     read_source(opened(tmp_path, tars, **settings))
-    assert "1 shard(s) do not end as tar files do, so that images may be missing" in caplog.text
+    assert "1 shard without the end of a tar file, so that images may be missing" in caplog.text
     caplog.clear()
     shard.write_bytes(Path(source).read_bytes())
     read_source(opened(tmp_path, tars, **settings))
@@ -297,7 +297,7 @@ def test_a_process_without_images_is_named(tmp_path):
 
 def test_fewer_shards_than_processes_are_refused(tmp_path, tars):
     shards = opened(tmp_path, tars).stream.shards
-    with pytest.raises(UserError, match=r"7 shard\(s\) for 8 processes; each needs at least one"):
+    with pytest.raises(UserError, match=r"7 shards for 8 processes; each needs at least one"):
         shards.check_processes(8)
     shards.check_processes(7)
     assert next(shards.read(Share(6, 7), seed=1, epoch=0, skip=0)).content
