@@ -66,7 +66,8 @@ class Look(NamedTuple):
 
     def name(self) -> str:
         """Return 12 hex digits that name the look and the decoder."""
-        readers = [name for name in OPTIONAL_READERS if find_spec(name)]  # a file may be readable once one is installed
+        found = [name for name in OPTIONAL_READERS if find_spec(name)]  # a file may be readable once one is installed
+        readers = [f"{name} {OPTIONAL_READERS[name]}".removesuffix(" 1") for name in found]
         how = f"{DECODER}, {self.interpolation}, {VERSION}"
         described = f"{how} {readers} {self.image_size} {self.fit} {tuple(self.value_range or ())}"
         described += f" gray from {self.gray_from}" if self.gray_from else ""

@@ -15,7 +15,8 @@ from PIL import Image
 from common.errors import UserError
 from datamodules.deep_pixels import DeepPixels
 
-OPTIONAL_READERS = ("pillow_heif", "pydicom", "imagecodecs")  # of the extras heif, dicom and tiff
+# Of the extras heif, dicom and tiff; the number is raised where the pixels of their files change
+OPTIONAL_READERS = {"pillow_heif": 1, "pydicom": 2, "imagecodecs": 1}
 TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 OTHER_BYTE = {";16L": ";16B", ";16B": ";16L", ";16N": ";16B" if sys.byteorder == "little" else ";16L"}
@@ -256,11 +257,13 @@ def read_dicom(source: Path | bytes) -> DeepPixels:
         values = pixels.pixel_array(header, index=0)
     except (RuntimeError, NotImplementedError, AttributeError, ValueError) as error:
         raise ValueError(f"a DICOM image that pydicom cannot decode: {' '.join(str(error).split())[:300]}") from error
+    bits = int(header.BitsStored)
     if header.PhotometricInterpretation == "PALETTE COLOR":
         values = pixels.apply_color_lut(values, header)
+        bits = min(header.RedPaletteColorLookupTableDescriptor[2], 8 * values.dtype.itemsize)  # of the colors
     several = int(header.get("NumberOfFrames") or 1) > 1
     if values.ndim == 3:
-        return DeepPixels(values, (0.0, 2.0 ** int(header.BitsStored) - 1), is_first_of_several=several)
+        return DeepPixels(values, (0.0, 2.0**bits - 1), is_first_of_several=several)
     values, inverted = pixels.apply_modality_lut(values, header), header.PhotometricInterpretation == "MONOCHROME1"
     return DeepPixels(values, _window(header), inverted=inverted, is_first_of_several=several)
 

@@ -144,6 +144,23 @@ def test_dicom_of_8_bits_and_in_color(tmp_path):
     assert np.array_equal(np.asarray(open_image(dicom(tmp_path / "color.dcm", color))), color)
 
 
+@pytest.mark.parametrize(("stored", "entries", "nominal"), [
+    (np.uint8, np.uint16, 16), (np.uint16, np.uint8, 8), (np.uint8, np.uint8, 8), (np.uint8, np.uint8, 16),
+    (np.uint16, np.uint16, 8),
+])  # fmt: skip
+def test_dicom_of_a_palette_has_the_bits_of_its_colors(tmp_path, stored, entries, nominal):
+    """Not those of its pixels, which are numbers of colors (PS3.3 C.7.6.3.1.5)."""
+    color = np.array([[0, 64, 255], [200, 128, 0], [10, 90, 30], [255, 1, 7]])
+    table = (color * (257 if (entries, nominal) == (np.uint16, 16) else 1)).astype(entries)
+    numbers = np.array([[2, 1, 0], [0, 3, 1]])
+    elements = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for channel, name in enumerate(("Red", "Green", "Blue")):
+        elements[f"{name}PaletteColorLookupTableDescriptor"] = [4, 0, nominal]
+        elements[f"{name}PaletteColorLookupTableData"] = table[:, channel].tobytes()
+    path = dicom(tmp_path / "palette", numbers.astype(stored), **elements)
+    assert np.array_equal(np.asarray(open_image(path)), color[numbers])
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.uint16])
 @pytest.mark.parametrize(("channels", "options"), [(1, {}), (3, {}), (3, {"planarconfig": "separate"})])
 def test_further_pages_of_a_tiff_are_known_of_and_smaller_versions_of_the_first_are_none(
