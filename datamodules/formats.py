@@ -25,6 +25,7 @@ HEADER = 132  # bytes of a file that tell its format
 MOST_CHANNELS = 4
 ALPHA = (1, 2)  # of TIFF's ExtraSamples
 OF_ANOTHER_PAGE = 0b101  # bits of TIFF's NewSubfileType: a smaller version of another page, a mask of it
+OWN_UNITS, OWN_WINDOW = "PixelValueTransformationSequence", "FrameVOILUTSequence"  # of a frame of DICOM
 PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"IEND")  # of PNG
 PNG_HEADER = b"\x89PNG\r\n\x1a\n"
 
@@ -257,6 +258,10 @@ def read_dicom(source: Path | bytes) -> DeepPixels:
         values = pixels.pixel_array(header, index=0)
     except (RuntimeError, NotImplementedError, AttributeError, ValueError) as error:
         raise ValueError(f"a DICOM image that pydicom cannot decode: {' '.join(str(error).split())[:300]}") from error
+    for sequence in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):  # of an enhanced file
+        for groups in header.get(sequence, [])[:1]:
+            for item in (*groups.get(OWN_UNITS, [])[:1], *groups.get(OWN_WINDOW, [])[:1]):
+                header.update(item)
     bits = int(header.BitsStored)
     if header.PhotometricInterpretation == "PALETTE COLOR":
         values = pixels.apply_color_lut(values, header)

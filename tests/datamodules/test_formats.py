@@ -128,6 +128,32 @@ def test_dicom_with_its_window(tmp_path):
     assert np.array_equal(bone, ((CT[0].clip(-1000, 1000) + 1000.0) * (255 / 2000)).round())
 
 
+@pytest.mark.parametrize("of_each", [(), ("window",), ("window", "units")])
+def test_enhanced_dicom_with_the_units_and_the_window_of_its_first_frame(tmp_path, of_each):
+    """They are in functional groups there (PS3.3 C.7.6.16), of all frames or of each; the pixels are those of a usual file."""
+    from pydicom.dataset import Dataset
+
+    stored, found = (CT[0] + 1024).astype(np.uint16), []
+    groups = {"units": ("PixelValueTransformationSequence", {"RescaleSlope": 1, "RescaleIntercept": -1024}),
+              "window": ("FrameVOILUTSequence", {"WindowCenter": [40, 500], "WindowWidth": [400, 2000]})}  # fmt: skip
+    shared, *frames = (Dataset() for _ in range(3))
+    for name, (sequence, values) in groups.items():
+        for number, frame in enumerate(frames if name in of_each else [shared]):
+            item = Dataset()
+            for key, value in values.items():
+                setattr(item, key, value if not number else 1)
+            setattr(frame, sequence, [item])
+    both = {"SharedFunctionalGroupsSequence": [shared], "PerFrameFunctionalGroupsSequence": frames}
+    usual = {key: value for _, values in groups.values() for key, value in values.items()}
+    for name, elements in (("enhanced", both | {"NumberOfFrames": 2, "Rows": len(stored)}), ("usual", usual)):
+        path = dicom(tmp_path / name, np.concatenate([stored, stored]) if name == "enhanced" else stored, **elements)
+        found.append([
+            np.asarray(open_image(path, value_range=given))
+            for given in (None, ValueRange(-1000, 400, of_all=True))
+        ])  # fmt: skip
+    assert np.array_equal(found[0], found[1])
+
+
 def test_dicom_without_a_window(tmp_path):
     """12 of 16 bits stored are its range; 16 of 16 say nothing, and negative values are values."""
     path = dicom(tmp_path / "xray.dcm", VALUES[..., 0], BitsStored=12)
