@@ -20,7 +20,7 @@ from datamodules.deep_pixels import ValueRange
 from datamodules.formats import OPTIONAL_READERS
 from datamodules.image_stats import ImageStats
 
-VERSION = 6  # of how files become pixels and statistics, in a cache's key
+VERSION = 7  # of how files become pixels and statistics, in a cache's key
 MAPPED_AROUND = 64 * 2**10  # bytes that the system maps around a page that is asked for
 PIXELS, THUMBNAILS, STATS, VERSIONS = "pixels.npy", "thumbnails.npy", "stats.npz", "versions.npy"
 JPEGS, PLACES = "jpeg-{:04d}.bin", "places.npy"
@@ -66,8 +66,7 @@ class Look(NamedTuple):
 
     def name(self) -> str:
         """Return 12 hex digits that name the look and the decoder."""
-        found = [name for name in OPTIONAL_READERS if find_spec(name)]  # a file may be readable once one is installed
-        readers = [f"{name} {OPTIONAL_READERS[name]}".removesuffix(" 1") for name in found]
+        readers = [name for name in OPTIONAL_READERS if find_spec(name)]  # a file may be readable once one is installed
         how = f"{DECODER}, {self.interpolation}, {VERSION}"
         described = f"{how} {readers} {self.image_size} {self.fit} {tuple(self.value_range or ())}"
         described += f" gray from {self.gray_from}" if self.gray_from else ""

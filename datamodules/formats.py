@@ -15,12 +15,16 @@ from PIL import Image
 from common.errors import UserError
 from datamodules.deep_pixels import DeepPixels
 
-# Of the extras heif, dicom and tiff; the number is raised where the pixels of their files change
-OPTIONAL_READERS = {"pillow_heif": 1, "pydicom": 2, "imagecodecs": 1}
+OPTIONAL_READERS = ("pillow_heif", "pydicom", "imagecodecs")  # of the extras heif, dicom and tiff
 TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 OTHER_BYTE = {";16L": ";16B", ";16B": ";16L", ";16N": ";16B" if sys.byteorder == "little" else ";16L"}
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+ORIENTATION = 0x0112  # tag of EXIF and TIFF
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 HEADER = 132  # bytes of a file that tell its format
 MOST_CHANNELS = 4
 ALPHA = (1, 2)  # of TIFF's ExtraSamples
@@ -196,11 +200,11 @@ def read_tiff(source: Path | bytes, number: int = 0) -> DeepPixels:
         has_alpha = bool(page.extrasamples) and page.extrasamples[0] in ALPHA
         if colors not in (1, 3):
             raise ValueError(f"{described}, of which {colors} are colors; gray or RGB is needed")
-        several = _has_further_pages(file)
+        several, turn = _has_further_pages(file), TURNS.get(page.tags.valueof(ORIENTATION))
     if values.ndim == 3:
         values = values[..., : colors + has_alpha]
     values = values.astype(np.uint8) if values.dtype.kind == "b" else values
-    return DeepPixels(values, stated, inverted, has_alpha=has_alpha, is_first_of_several=several)
+    return DeepPixels(values, stated, inverted, turn, has_alpha, is_first_of_several=several)
 
 
 def has_further_pages(source: Path | bytes) -> bool:

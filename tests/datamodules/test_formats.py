@@ -11,7 +11,14 @@ import tifffile
 from PIL import Image
 
 from common.errors import UserError
-from datamodules.decode import FIRST_OF_SEVERAL, UnreadableImageError, decode_pixels, open_image, read_image
+from datamodules.decode import (
+    FIRST_OF_SEVERAL,
+    UnreadableImageError,
+    decode_pixels,
+    open_image,
+    read_content,
+    read_image,
+)
 from datamodules.deep_pixels import DeepPixels, ValueRange
 
 VALUES = np.random.default_rng(0).integers(0, 4096, (20, 30, 3)).astype(np.uint16)
@@ -259,6 +266,37 @@ def test_a_broken_exif_block_of_a_png_is_as_one_of_a_jpeg(tmp_path, block):
     content = buffer.getvalue()
     (tmp_path / "a.png").write_bytes(content[:33] + chunk + content[33:])
     assert open_image(tmp_path / "a.png").size == (8, 4)
+
+
+TURNED = {  # by TIFF's tag 274: what is done with the rows of the file
+    1: lambda values: values, 2: np.fliplr, 3: lambda values: np.rot90(values, 2), 4: np.flipud,
+    5: lambda values: values.swapaxes(0, 1), 6: lambda values: np.rot90(values, -1),
+    7: lambda values: np.rot90(values, 2).swapaxes(0, 1), 8: np.rot90,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize(
+    ("dtype", "channels"), [(np.uint8, 1), (np.uint8, 4), (np.uint16, 1), (np.uint16, 3), (float, 1)]
+)
+def test_a_tiff_is_turned_once_from_its_file_its_content_and_pillow(tmp_path, dtype, channels, compression):
+    """Pillow maps uncompressed ones in the wrong shape, turns all as it loads them, and knows none of 64 bits."""
+    gray = (VALUES[..., 0] // 16).astype(np.uint8)
+    values = np.dstack([gray, 255 - gray, gray // 2, np.full_like(gray, 255)])[..., :channels].squeeze()
+    stored = (values.astype(int) * (257 if dtype == np.uint16 else 1)).astype(dtype)
+    kind = {"photometric": "rgb"} if channels > 1 else {}
+    kind |= {"extrasamples": ["unassalpha"]} if channels == 4 else {}
+    full = ValueRange(0, 255 if dtype is float else 65535)
+    for number, turned in TURNED.items():
+        path = tmp_path / f"{number}.tif"
+        tifffile.imwrite(path, stored, compression=compression, extratags=[(274, 3, 1, number, True)], **kind)
+        expected = turned(values if channels > 1 else np.dstack([values] * 3))[..., :3]
+        found = [read_image(path), read_content(path.read_bytes(), "content")]
+        if dtype is not float:
+            for source in (path, io.BytesIO(path.read_bytes())):
+                with Image.open(source) as opened:
+                    found.append(decode_pixels(opened))
+        assert all(np.array_equal(np.asarray(each.rgb(full)), expected) for each in found), number
 
 
 def test_deep_images_are_turned_by_their_exif(tmp_path):
