@@ -158,7 +158,7 @@ def _read_opened(image: Image.Image, source: Path | bytes, image_size: int) -> D
     image.draft(None, (side, side))
     _load(image)
     if formats.has_deep_gray(image):
-        deep = formats.read_deep_gray(image)
+        deep = formats.read_deep_gray(image, source)
         several = _is_first_of_several(image, source)
         return _of_deep(replace(deep, turn=_turn(image), is_first_of_several=several), mode)
     pixels = upright(image)
@@ -209,23 +209,23 @@ def decode_pixels(image: Image.Image | np.ndarray) -> DecodedImage:
 
 
 def _content(image: Image.Image) -> Path | bytes:
-    """Return the file that a PIL image was opened from: of color of 16 bits Pillow itself has only 8.
+    """Return the file that a PIL image was opened from, or its content: of color of 16 bits Pillow itself has only 8.
 
     Raises:
         UserError: it was decoded already.
     """
     if getattr(image, "filename", "") and Path(image.filename).is_file():
         return Path(image.filename)
-    if formats.has_deep_color(image):
-        if image.fp is None:
-            raise UserError(
-                "a PIL image of 16-bit color that Pillow has decoded to 8 bits already; give its path or its array"
-            )
+    if getattr(image, "fp", None) is not None:
         place = image.fp.tell()
         image.fp.seek(0)
         content = image.fp.read()
         image.fp.seek(place)
         return content
+    if formats.has_deep_color(image):
+        raise UserError(
+            "a PIL image of 16-bit color that Pillow has decoded to 8 bits already; give its path or its array"
+        )
     return b""
 
 

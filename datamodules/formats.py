@@ -90,7 +90,7 @@ def has_deep_gray(image: Image.Image) -> bool:
     return image.mode.startswith(("I", "F"))
 
 
-def read_deep_gray(image: Image.Image) -> DeepPixels:
+def read_deep_gray(image: Image.Image, source: Path | bytes) -> DeepPixels:
     """Return the values of a file that Pillow has opened as 16 or 32 bits, with the range that its format states."""
     values, stated = np.asarray(image), None
     if image.format == "TIFF":
@@ -102,17 +102,18 @@ def read_deep_gray(image: Image.Image) -> DeepPixels:
             stated = (0.0, 2.0**bits - 1)
         if tags.get(PHOTOMETRIC) == 0:  # white is zero
             return DeepPixels(values, stated, inverted=True)
-    if image.format == "JPEG2000" and getattr(image, "filename", "") and _jpeg2000_bits(image) < 16:
+    if image.format == "JPEG2000" and _jpeg2000_bits(source) < 16:
         stated = (0.0, 65535.0)  # to which Pillow has scaled its bits
     return DeepPixels(values, stated)
 
 
-def _jpeg2000_bits(image: Image.Image) -> int:
+def _jpeg2000_bits(source: Path | bytes) -> int:
     """Return the bits of a sample, from the marker SIZ of the codestream (ITU-T T.800, A.5.1)."""
-    with Path(image.filename).open("rb") as file:
-        content = file.read(2**16)
-    start = content.find(b"\xff\x4f\xff\x51")
-    return (content[start + 42] & 0x7F) + 1 if 0 <= start < len(content) - 42 else 16
+    if not isinstance(source, bytes):
+        with source.open("rb") as file:
+            source = file.read(2**16)
+    start = source.find(b"\xff\x4f\xff\x51", 0, 2**16)
+    return (source[start + 42] & 0x7F) + 1 if 0 <= start < len(source) - 42 else 16
 
 
 def read_deep_color(image: Image.Image, source: Path | bytes) -> DeepPixels:

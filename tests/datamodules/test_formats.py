@@ -95,6 +95,21 @@ def test_what_a_file_states_of_its_bits_comes_first(tmp_path):
     assert not np.array_equal(np.asarray(stating.rgb()), np.asarray(stating.rgb(ValueRange(0, 255, of_all=True))))
 
 
+def test_jpeg_2000_of_12_bits_has_its_range_from_a_file_its_content_and_pillow(tmp_path):
+    """One of 16 bits, of which the marker SIZ is changed to 12; its values lie 2**15 - 2**11 higher, by which it is shifted."""
+    content = io.BytesIO()
+    Image.fromarray(VALUES[..., 0] + np.uint16(2**15 - 2**11)).save(content, "JPEG2000")
+    content = bytearray(content.getvalue())
+    content[content.index(b"\xff\x4f\xff\x51") + 42] = 12 - 1
+    (tmp_path / "a.jp2").write_bytes(content)
+    found = [read_image(tmp_path / "a.jp2"), read_content(bytes(content), "content")]
+    for source in (tmp_path / "a.jp2", io.BytesIO(content)):
+        with Image.open(source) as opened:
+            found.append(decode_pixels(opened))
+    expected = (VALUES[..., 0] * (16 * 255 / 65535)).round()
+    assert all(np.array_equal(np.asarray(each.rgb(ValueRange(0, 9)))[..., 0], expected) for each in found)
+
+
 def dicom(path, values, **elements):
     pydicom = pytest.importorskip("pydicom")
     from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
