@@ -118,15 +118,15 @@ def _read(source: Path | bytes, kind: str | None, image_size: int) -> DecodedIma
         return _of_deep(formats.read_dicom(source), "DICOM")
     if kind == "heif":
         formats.register_heif()
+    compression = None
     try:
         with Image.open(formats.stream(source), formats=("HEIF",) if kind == "heif" else FORMATS) as image:
+            compression = image.info.get("compression")
             return _read_opened(image, source, image_size)
-    except (UnidentifiedImageError, ValueError):
-        if kind == "tiff":  # of a layout that Pillow does not know
+    except Exception as error:  # the content of the file decides which one
+        is_unknown = isinstance(error, (UnidentifiedImageError, ValueError)) or compression == "webp"
+        if kind == "tiff" and is_unknown:  # a layout that Pillow does not know, or a compression that its library lacks
             return _of_deep(formats.read_tiff(source), "TIFF")
-        if kind != "png":
-            raise
-    except Exception:  # the content of the file decides which one
         if kind != "png":
             raise
     return _read_damaged_png(source, image_size)

@@ -329,20 +329,23 @@ def test_a_tiff_that_cannot_be_read_has_its_reason(tmp_path):
     (tmp_path / "cut.tif").write_bytes((tmp_path / "complex.tif").read_bytes()[:60])
     tifffile.imwrite(tmp_path / "float.tif", VALUES.astype(np.float32), photometric="rgb")
     (tmp_path / "lzw.tif").write_bytes(_with_compression((tmp_path / "float.tif").read_bytes()))
+    tifffile.imwrite(tmp_path / "photo.tif", (VALUES // 16).astype(np.uint8), photometric="rgb")
+    (tmp_path / "webp.tif").write_bytes(_with_compression((tmp_path / "photo.tif").read_bytes(), 50001))
     for name, reason in (
         ("complex", "a TIFF of 1 x 64 bits of complex64, which are not gray values"),
         ("spectral", "a TIFF of 7 x 32 bits, and an image may have at most 4 channels"),
         ("cut", "corrupted IFD structure"), ("lzw", r'compressed by LZW.*pip install -e "\.\[tiff\]"'),
+        ("webp", r'compressed by WEBP.*pip install -e "\.\[tiff\]"'),
     ):  # fmt: skip
         with pytest.raises(UnreadableImageError, match=rf"{name}\.tif: not a readable image \(.*{reason}"):
             open_image(tmp_path / f"{name}.tif")
 
 
-def _with_compression(content):
-    """Return a TIFF whose tag 259 says LZW."""
+def _with_compression(content, number=5):
+    """Return a TIFF whose tag 259 says so: LZW by default."""
     tag = struct.pack("<HHI", 259, 3, 1)
     place = content.index(tag) + len(tag)
-    return content[:place] + struct.pack("<H", 5) + content[place + 2 :]
+    return content[:place] + struct.pack("<H", number) + content[place + 2 :]
 
 
 def test_not_a_number_is_named(tmp_path):
