@@ -31,11 +31,6 @@ DRAFT_SIZE = 512  # big JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, not 
 DECODER = f"pillow {Image.__version__}, draft {DRAFT_SIZE}, exif, white behind alpha"  # in a cache's key
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}  # with antialiasing
 FIRST_OF_SEVERAL = ", first of several"  # after the mode of a file with pages or frames
-ORIENTATION = 0x0112  # tag of EXIF
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
 
 
 class UnreadableImageError(UserError):
@@ -123,15 +118,15 @@ def _read(source: Path | bytes, kind: str | None, image_size: int) -> DecodedIma
         return _of_deep(formats.read_dicom(source), "DICOM")
     if kind == "heif":
         formats.register_heif()
+    compression = None
     try:
         with Image.open(formats.stream(source), formats=("HEIF",) if kind == "heif" else FORMATS) as image:
+            compression = image.info.get("compression")
             return _read_opened(image, source, image_size)
-    except (UnidentifiedImageError, ValueError):
-        if kind == "tiff":  # of a layout that Pillow does not know
+    except Exception as error:  # the content of the file decides which one
+        is_unknown = isinstance(error, (UnidentifiedImageError, ValueError)) or compression == "webp"
+        if kind == "tiff" and is_unknown:  # a layout that Pillow does not know, or a compression that its library lacks
             return _of_deep(formats.read_tiff(source), "TIFF")
-        if kind != "png":
-            raise
-    except Exception:  # the content of the file decides which one
         if kind != "png":
             raise
     return _read_damaged_png(source, image_size)
@@ -161,9 +156,9 @@ def _read_opened(image: Image.Image, source: Path | bytes, image_size: int) -> D
         return _of_deep(replace(deep, turn=_turn(image), is_first_of_several=several), f"{mode};16")
     side = max(DRAFT_SIZE, 2 * image_size)
     image.draft(None, (side, side))
-    image.load()
+    _load(image)
     if formats.has_deep_gray(image):
-        deep = formats.read_deep_gray(image)
+        deep = formats.read_deep_gray(image, source)
         several = _is_first_of_several(image, source)
         return _of_deep(replace(deep, turn=_turn(image), is_first_of_several=several), mode)
     pixels = upright(image)
@@ -214,38 +209,52 @@ def decode_pixels(image: Image.Image | np.ndarray) -> DecodedImage:
 
 
 def _content(image: Image.Image) -> Path | bytes:
-    """Return the file that a PIL image was opened from: of color of 16 bits Pillow itself has only 8.
+    """Return the file that a PIL image was opened from, or its content: of color of 16 bits Pillow itself has only 8.
 
     Raises:
         UserError: it was decoded already.
     """
     if getattr(image, "filename", "") and Path(image.filename).is_file():
         return Path(image.filename)
-    if formats.has_deep_color(image):
-        if image.fp is None:
-            raise UserError(
-                "a PIL image of 16-bit color that Pillow has decoded to 8 bits already; give its path or its array"
-            )
+    if getattr(image, "fp", None) is not None:
         place = image.fp.tell()
         image.fp.seek(0)
         content = image.fp.read()
         image.fp.seek(place)
         return content
+    if formats.has_deep_color(image):
+        raise UserError(
+            "a PIL image of 16-bit color that Pillow has decoded to 8 bits already; give its path or its array"
+        )
     return b""
 
 
 def upright(image: Image.Image) -> Image.Image:
     """Convert an opened image to RGB, turned according to its EXIF."""
+    _load(image)
     turn = _turn(image)
     image = to_rgb(image if turn is None else image.transpose(turn))
     image.info = {}  # with the EXIF that has been applied
     return image
 
 
+def _load(image: Image.Image) -> None:
+    """Load an opened image before its EXIF is asked for: Pillow turns a TIFF itself as it loads, and removes the tag.
+
+    From a file it maps the pixels of an uncompressed TIFF as if they were turned already; without its name it reads them.
+    """
+    name = getattr(image, "filename", "")
+    if image.format == "TIFF" and name:
+        image.filename = ""
+    image.load()
+    if name:
+        image.filename = name
+
+
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """Return how an image is turned upright; None also where its EXIF is damaged, as most software shows it."""
     try:
-        return TURNS.get(image.getexif().get(ORIENTATION))
+        return formats.TURNS.get(image.getexif().get(formats.ORIENTATION))
     except Exception:  # the content of the block decides which one
         return None
 

@@ -20,10 +20,16 @@ TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 OTHER_BYTE = {";16L": ";16B", ";16B": ";16L", ";16N": ";16B" if sys.byteorder == "little" else ";16L"}
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+ORIENTATION = 0x0112  # tag of EXIF and TIFF
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 HEADER = 132  # bytes of a file that tell its format
 MOST_CHANNELS = 4
 ALPHA = (1, 2)  # of TIFF's ExtraSamples
 OF_ANOTHER_PAGE = 0b101  # bits of TIFF's NewSubfileType: a smaller version of another page, a mask of it
+OWN_UNITS, OWN_WINDOW = "PixelValueTransformationSequence", "FrameVOILUTSequence"  # of a frame of DICOM
 PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"IEND")  # of PNG
 PNG_HEADER = b"\x89PNG\r\n\x1a\n"
 
@@ -84,7 +90,7 @@ def has_deep_gray(image: Image.Image) -> bool:
     return image.mode.startswith(("I", "F"))
 
 
-def read_deep_gray(image: Image.Image) -> DeepPixels:
+def read_deep_gray(image: Image.Image, source: Path | bytes) -> DeepPixels:
     """Return the values of a file that Pillow has opened as 16 or 32 bits, with the range that its format states."""
     values, stated = np.asarray(image), None
     if image.format == "TIFF":
@@ -96,17 +102,18 @@ def read_deep_gray(image: Image.Image) -> DeepPixels:
             stated = (0.0, 2.0**bits - 1)
         if tags.get(PHOTOMETRIC) == 0:  # white is zero
             return DeepPixels(values, stated, inverted=True)
-    if image.format == "JPEG2000" and getattr(image, "filename", "") and _jpeg2000_bits(image) < 16:
+    if image.format == "JPEG2000" and _jpeg2000_bits(source) < 16:
         stated = (0.0, 65535.0)  # to which Pillow has scaled its bits
     return DeepPixels(values, stated)
 
 
-def _jpeg2000_bits(image: Image.Image) -> int:
+def _jpeg2000_bits(source: Path | bytes) -> int:
     """Return the bits of a sample, from the marker SIZ of the codestream (ITU-T T.800, A.5.1)."""
-    with Path(image.filename).open("rb") as file:
-        content = file.read(2**16)
-    start = content.find(b"\xff\x4f\xff\x51")
-    return (content[start + 42] & 0x7F) + 1 if 0 <= start < len(content) - 42 else 16
+    if not isinstance(source, bytes):
+        with source.open("rb") as file:
+            source = file.read(2**16)
+    start = source.find(b"\xff\x4f\xff\x51", 0, 2**16)
+    return (source[start + 42] & 0x7F) + 1 if 0 <= start < len(source) - 42 else 16
 
 
 def read_deep_color(image: Image.Image, source: Path | bytes) -> DeepPixels:
@@ -194,11 +201,11 @@ def read_tiff(source: Path | bytes, number: int = 0) -> DeepPixels:
         has_alpha = bool(page.extrasamples) and page.extrasamples[0] in ALPHA
         if colors not in (1, 3):
             raise ValueError(f"{described}, of which {colors} are colors; gray or RGB is needed")
-        several = _has_further_pages(file)
+        several, turn = _has_further_pages(file), TURNS.get(page.tags.valueof(ORIENTATION))
     if values.ndim == 3:
         values = values[..., : colors + has_alpha]
     values = values.astype(np.uint8) if values.dtype.kind == "b" else values
-    return DeepPixels(values, stated, inverted, has_alpha=has_alpha, is_first_of_several=several)
+    return DeepPixels(values, stated, inverted, turn, has_alpha, is_first_of_several=several)
 
 
 def has_further_pages(source: Path | bytes) -> bool:
@@ -256,11 +263,17 @@ def read_dicom(source: Path | bytes) -> DeepPixels:
         values = pixels.pixel_array(header, index=0)
     except (RuntimeError, NotImplementedError, AttributeError, ValueError) as error:
         raise ValueError(f"a DICOM image that pydicom cannot decode: {' '.join(str(error).split())[:300]}") from error
+    for sequence in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):  # of an enhanced file
+        for groups in header.get(sequence, [])[:1]:
+            for item in (*groups.get(OWN_UNITS, [])[:1], *groups.get(OWN_WINDOW, [])[:1]):
+                header.update(item)
+    bits = int(header.BitsStored)
     if header.PhotometricInterpretation == "PALETTE COLOR":
         values = pixels.apply_color_lut(values, header)
+        bits = min(header.RedPaletteColorLookupTableDescriptor[2], 8 * values.dtype.itemsize)  # of the colors
     several = int(header.get("NumberOfFrames") or 1) > 1
     if values.ndim == 3:
-        return DeepPixels(values, (0.0, 2.0 ** int(header.BitsStored) - 1), is_first_of_several=several)
+        return DeepPixels(values, (0.0, 2.0**bits - 1), is_first_of_several=several)
     values, inverted = pixels.apply_modality_lut(values, header), header.PhotometricInterpretation == "MONOCHROME1"
     return DeepPixels(values, _window(header), inverted=inverted, is_first_of_several=several)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import UserError
+from common.text import clean
 from datamodules.sources.catalog import SPLIT_WORDS, split_of
 from datamodules.sources.unpacked import Record, UnpackedSource
 
@@ -59,9 +60,8 @@ class HuggingFace(UnpackedSource):
                 continue
             image, label = _column(split, self.image, "image"), _column(split, self.label, "label")
             names = getattr(split.features[label], "names", None)
-            rows = split.select_columns([image, label]).cast_column(image, self._datasets.Image(decode=False))
             without = 0
-            for row in rows:
+            for row in self._rows(split, image, label):
                 if row[label] is None or row[label] == -1 or row[image] is None:
                     without += 1
                     continue
@@ -69,6 +69,25 @@ class HuggingFace(UnpackedSource):
                 yield Record(self._content(row[image]), named, split_of(name) if len(splits) > 1 else "")
             if without:
                 log.warning("%s: %d rows of %s have no image or no label and are excluded", self.path, without, name)
+
+    def _rows(self, split, image: str, label: str) -> Iterator[dict]:
+        """Yield the images, not decoded, with their labels.
+
+        Raises:
+            UserError: a column holds something else.
+        """
+        kind = split.features[label]
+        if type(kind).__name__ not in ("Value", "ClassLabel"):
+            raise UserError(
+                f"datamodule.source.label={label}: holds {clean(kind, 100)}; a label is one text or number for each image"
+            )
+        try:
+            yield from split.select_columns([image, label]).cast_column(image, self._datasets.Image(decode=False))
+        except Exception as error:  # of many types, of pyarrow's
+            raise UserError(
+                f"datamodule.source.image={image}: holds {clean(split.features[image], 100)}, which is not one image a row "
+                f"({clean(error, 200)})"
+            ) from error
 
     def _content(self, image: dict) -> bytes:
         """Return the bytes of an image; from its file only where that belongs to the data set, which may be somebody else's."""

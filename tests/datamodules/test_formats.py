@@ -11,7 +11,14 @@ import tifffile
 from PIL import Image
 
 from common.errors import UserError
-from datamodules.decode import FIRST_OF_SEVERAL, UnreadableImageError, decode_pixels, open_image, read_image
+from datamodules.decode import (
+    FIRST_OF_SEVERAL,
+    UnreadableImageError,
+    decode_pixels,
+    open_image,
+    read_content,
+    read_image,
+)
 from datamodules.deep_pixels import DeepPixels, ValueRange
 
 VALUES = np.random.default_rng(0).integers(0, 4096, (20, 30, 3)).astype(np.uint16)
@@ -88,6 +95,21 @@ def test_what_a_file_states_of_its_bits_comes_first(tmp_path):
     assert not np.array_equal(np.asarray(stating.rgb()), np.asarray(stating.rgb(ValueRange(0, 255, of_all=True))))
 
 
+def test_jpeg_2000_of_12_bits_has_its_range_from_a_file_its_content_and_pillow(tmp_path):
+    """One of 16 bits, of which the marker SIZ is changed to 12; its values lie 2**15 - 2**11 higher, by which it is shifted."""
+    content = io.BytesIO()
+    Image.fromarray(VALUES[..., 0] + np.uint16(2**15 - 2**11)).save(content, "JPEG2000")
+    content = bytearray(content.getvalue())
+    content[content.index(b"\xff\x4f\xff\x51") + 42] = 12 - 1
+    (tmp_path / "a.jp2").write_bytes(content)
+    found = [read_image(tmp_path / "a.jp2"), read_content(bytes(content), "content")]
+    for source in (tmp_path / "a.jp2", io.BytesIO(content)):
+        with Image.open(source) as opened:
+            found.append(decode_pixels(opened))
+    expected = (VALUES[..., 0] * (16 * 255 / 65535)).round()
+    assert all(np.array_equal(np.asarray(each.rgb(ValueRange(0, 9)))[..., 0], expected) for each in found)
+
+
 def dicom(path, values, **elements):
     pydicom = pytest.importorskip("pydicom")
     from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
@@ -128,6 +150,32 @@ def test_dicom_with_its_window(tmp_path):
     assert np.array_equal(bone, ((CT[0].clip(-1000, 1000) + 1000.0) * (255 / 2000)).round())
 
 
+@pytest.mark.parametrize("of_each", [(), ("window",), ("window", "units")])
+def test_enhanced_dicom_with_the_units_and_the_window_of_its_first_frame(tmp_path, of_each):
+    """They are in functional groups there (PS3.3 C.7.6.16), of all frames or of each; the pixels are those of a usual file."""
+    from pydicom.dataset import Dataset
+
+    stored, found = (CT[0] + 1024).astype(np.uint16), []
+    groups = {"units": ("PixelValueTransformationSequence", {"RescaleSlope": 1, "RescaleIntercept": -1024}),
+              "window": ("FrameVOILUTSequence", {"WindowCenter": [40, 500], "WindowWidth": [400, 2000]})}  # fmt: skip
+    shared, *frames = (Dataset() for _ in range(3))
+    for name, (sequence, values) in groups.items():
+        for number, frame in enumerate(frames if name in of_each else [shared]):
+            item = Dataset()
+            for key, value in values.items():
+                setattr(item, key, value if not number else 1)
+            setattr(frame, sequence, [item])
+    both = {"SharedFunctionalGroupsSequence": [shared], "PerFrameFunctionalGroupsSequence": frames}
+    usual = {key: value for _, values in groups.values() for key, value in values.items()}
+    for name, elements in (("enhanced", both | {"NumberOfFrames": 2, "Rows": len(stored)}), ("usual", usual)):
+        path = dicom(tmp_path / name, np.concatenate([stored, stored]) if name == "enhanced" else stored, **elements)
+        found.append([
+            np.asarray(open_image(path, value_range=given))
+            for given in (None, ValueRange(-1000, 400, of_all=True))
+        ])  # fmt: skip
+    assert np.array_equal(found[0], found[1])
+
+
 def test_dicom_without_a_window(tmp_path):
     """12 of 16 bits stored are its range; 16 of 16 say nothing, and negative values are values."""
     path = dicom(tmp_path / "xray.dcm", VALUES[..., 0], BitsStored=12)
@@ -142,6 +190,23 @@ def test_dicom_of_8_bits_and_in_color(tmp_path):
     gray, color = (VALUES[..., 0] // 16).astype(np.uint8), (VALUES // 16).astype(np.uint8)
     assert np.array_equal(np.asarray(open_image(dicom(tmp_path / "gray.dcm", gray)))[..., 1], gray)
     assert np.array_equal(np.asarray(open_image(dicom(tmp_path / "color.dcm", color))), color)
+
+
+@pytest.mark.parametrize(("stored", "entries", "nominal"), [
+    (np.uint8, np.uint16, 16), (np.uint16, np.uint8, 8), (np.uint8, np.uint8, 8), (np.uint8, np.uint8, 16),
+    (np.uint16, np.uint16, 8),
+])  # fmt: skip
+def test_dicom_of_a_palette_has_the_bits_of_its_colors(tmp_path, stored, entries, nominal):
+    """Not those of its pixels, which are numbers of colors (PS3.3 C.7.6.3.1.5)."""
+    color = np.array([[0, 64, 255], [200, 128, 0], [10, 90, 30], [255, 1, 7]])
+    table = (color * (257 if (entries, nominal) == (np.uint16, 16) else 1)).astype(entries)
+    numbers = np.array([[2, 1, 0], [0, 3, 1]])
+    elements = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for channel, name in enumerate(("Red", "Green", "Blue")):
+        elements[f"{name}PaletteColorLookupTableDescriptor"] = [4, 0, nominal]
+        elements[f"{name}PaletteColorLookupTableData"] = table[:, channel].tobytes()
+    path = dicom(tmp_path / "palette", numbers.astype(stored), **elements)
+    assert np.array_equal(np.asarray(open_image(path)), color[numbers])
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.uint16])
@@ -218,6 +283,37 @@ def test_a_broken_exif_block_of_a_png_is_as_one_of_a_jpeg(tmp_path, block):
     assert open_image(tmp_path / "a.png").size == (8, 4)
 
 
+TURNED = {  # by TIFF's tag 274: what is done with the rows of the file
+    1: lambda values: values, 2: np.fliplr, 3: lambda values: np.rot90(values, 2), 4: np.flipud,
+    5: lambda values: values.swapaxes(0, 1), 6: lambda values: np.rot90(values, -1),
+    7: lambda values: np.rot90(values, 2).swapaxes(0, 1), 8: np.rot90,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize(
+    ("dtype", "channels"), [(np.uint8, 1), (np.uint8, 4), (np.uint16, 1), (np.uint16, 3), (float, 1)]
+)
+def test_a_tiff_is_turned_once_from_its_file_its_content_and_pillow(tmp_path, dtype, channels, compression):
+    """Pillow maps uncompressed ones in the wrong shape, turns all as it loads them, and knows none of 64 bits."""
+    gray = (VALUES[..., 0] // 16).astype(np.uint8)
+    values = np.dstack([gray, 255 - gray, gray // 2, np.full_like(gray, 255)])[..., :channels].squeeze()
+    stored = (values.astype(int) * (257 if dtype == np.uint16 else 1)).astype(dtype)
+    kind = {"photometric": "rgb"} if channels > 1 else {}
+    kind |= {"extrasamples": ["unassalpha"]} if channels == 4 else {}
+    full = ValueRange(0, 255 if dtype is float else 65535)
+    for number, turned in TURNED.items():
+        path = tmp_path / f"{number}.tif"
+        tifffile.imwrite(path, stored, compression=compression, extratags=[(274, 3, 1, number, True)], **kind)
+        expected = turned(values if channels > 1 else np.dstack([values] * 3))[..., :3]
+        found = [read_image(path), read_content(path.read_bytes(), "content")]
+        if dtype is not float:
+            for source in (path, io.BytesIO(path.read_bytes())):
+                with Image.open(source) as opened:
+                    found.append(decode_pixels(opened))
+        assert all(np.array_equal(np.asarray(each.rgb(full)), expected) for each in found), number
+
+
 def test_deep_images_are_turned_by_their_exif(tmp_path):
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"[6:]
     (tmp_path / "a.png").write_bytes(png(VALUES, (b"eXIf", exif)))
@@ -233,20 +329,23 @@ def test_a_tiff_that_cannot_be_read_has_its_reason(tmp_path):
     (tmp_path / "cut.tif").write_bytes((tmp_path / "complex.tif").read_bytes()[:60])
     tifffile.imwrite(tmp_path / "float.tif", VALUES.astype(np.float32), photometric="rgb")
     (tmp_path / "lzw.tif").write_bytes(_with_compression((tmp_path / "float.tif").read_bytes()))
+    tifffile.imwrite(tmp_path / "photo.tif", (VALUES // 16).astype(np.uint8), photometric="rgb")
+    (tmp_path / "webp.tif").write_bytes(_with_compression((tmp_path / "photo.tif").read_bytes(), 50001))
     for name, reason in (
         ("complex", "a TIFF of 1 x 64 bits of complex64, which are not gray values"),
         ("spectral", "a TIFF of 7 x 32 bits, and an image may have at most 4 channels"),
         ("cut", "corrupted IFD structure"), ("lzw", r'compressed by LZW.*pip install -e "\.\[tiff\]"'),
+        ("webp", r'compressed by WEBP.*pip install -e "\.\[tiff\]"'),
     ):  # fmt: skip
         with pytest.raises(UnreadableImageError, match=rf"{name}\.tif: not a readable image \(.*{reason}"):
             open_image(tmp_path / f"{name}.tif")
 
 
-def _with_compression(content):
-    """Return a TIFF whose tag 259 says LZW."""
+def _with_compression(content, number=5):
+    """Return a TIFF whose tag 259 says so: LZW by default."""
     tag = struct.pack("<HHI", 259, 3, 1)
     place = content.index(tag) + len(tag)
-    return content[:place] + struct.pack("<H", 5) + content[place + 2 :]
+    return content[:place] + struct.pack("<H", number) + content[place + 2 :]
 
 
 def test_not_a_number_is_named(tmp_path):

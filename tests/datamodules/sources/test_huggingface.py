@@ -79,6 +79,24 @@ def test_columns_that_are_not_clear_are_asked_for(tmp_path):
         opened(tmp_path, tmp_path / "two", image="photo")
 
 
+@pytest.mark.parametrize(("column", "words"), [
+    ({"label": "labels"}, r"source.label=labels: holds List\(Value\('int64'\)\); a label is one text or number for each image"),
+    ({"label": "image"}, r"source.label=image: holds Image\(.*; a label is one"),
+    ({"image": "images"}, r"source.image=images: holds (List|Sequence)\(.*Image\(.*, which is not one image a row \(.*\)"),
+    ({"image": "size"}, r"source.image=size: holds Value\('int64'\), which is not one image a row \(.*int64"),
+])  # fmt: skip
+def test_a_column_of_something_else_is_named(tmp_path, column, words):
+    """Several labels an image, several images a row, numbers."""
+    data = typed().add_column("labels", [[label] for label in LABELS]).add_column("size", LABELS)
+    images = datasets.Dataset.from_dict(
+        {"images": [[png(40 * index)] for index in range(len(LABELS))]},
+        features=datasets.Features({"images": datasets.Sequence(datasets.Image())}),
+    )
+    datasets.concatenate_datasets([data, images], axis=1).save_to_disk(tmp_path / "pets")
+    with pytest.raises(UserError, match=words):
+        opened(tmp_path, tmp_path / "pets", **{"image": "image", "label": "label"} | column)
+
+
 def test_a_file_outside_of_the_data_set_is_not_read(tmp_path):
     import pyarrow
     import pyarrow.parquet
