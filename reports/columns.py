@@ -230,7 +230,11 @@ def _further_of(row: ResultRow, split: str, name: str) -> Cell:
 
 
 def _accuracy_of(row: ResultRow, split: str, with_n: bool) -> Cell:
-    return accuracy_cell(row.accuracies[split], with_n)
+    cell, found = accuracy_cell(row.accuracies[split], with_n), row.accuracies[split]
+    if found is None or found.n_seeds == len(row.seeds):
+        return cell
+    few = f"{found.n_seeds} of {len(row.seeds)} seeds"  # the others were not evaluated on this split
+    return cell._replace(detail=f"{cell.detail}, {few}" if cell.detail else few)
 
 
 def _exported_as(row: ResultRow) -> Cell:

@@ -138,4 +138,6 @@ def test_a_metric_of_one_s_own_is_of_one_split_and_named_by_it(run, tmp_path):
         ("optimizer=sgd", "-"),
     }
     lines = {line["setting optimizer"]: line for line in csv.DictReader(io.StringIO(as_csv(made)))}
+    measured = {line[places[0]].text: line[table.titles.index("test accuracy (n = 80)")] for line in table.lines}
+    assert measured["optimizer=adam"].detail.endswith(", 2 of 3 seeds")
     assert (lines["adam"]["test kappa"], lines["sgd"]["test kappa"], lines["sgd"]["val kappa"]) == ("0.25", "", "0.75")
