@@ -291,7 +291,7 @@ def _itself(record: SmallestRecord, chosen: Candidate) -> str:
 def _against(record: SmallestRecord, answer: Answer, pair: Pair, value: float | None) -> str:
     """Compare with the margin or the target, and say what would decide where it is not shown."""
     question, within = record.question, _within(record, pair)
-    share = f"({100 * (1 - pair.level):.4g}%)"
+    share = wording.confidence(pair.level)
     shown = answer.verdict in ("shown", "shown_as_trained", "chosen_not_proved") and within
     words = wording.difference(pair)
     words += " to" if words == "no difference" else ""
