@@ -15,6 +15,7 @@ from evaluation.paired_tests import HALF, balance, compare_pair, student
 from evaluation.planning import Spread
 
 LEVEL = 0.05
+ROUNDED = 12  # digits of differences: 0.80 - 0.82 and 0.90 - 0.92 are one number, not last bits apart
 
 
 class Rule(NamedTuple):
@@ -60,7 +61,7 @@ class Evidence(NamedTuple):
     @property
     def gap(self) -> float:
         """How far the value is above the limit; a difference above 0 counts as 0, since that may be luck."""
-        return (self.own if self.absolute else min(self.value, 0.0)) - self.limit
+        return round((self.own if self.absolute else min(self.value, 0.0)) - self.limit, ROUNDED)
 
 
 class Choice(NamedTuple):
@@ -188,7 +189,7 @@ def measure(
         at_least, p_value, spread = _above(a, rule.target, labels, groups, level)
         limit = rule.target
     return Evidence(
-        own - mean_metric(b, labels), own, at_least, p_value, level, limit, a.shape[1], len(seeds),
+        round(own - mean_metric(b, labels), ROUNDED), own, at_least, p_value, level, limit, a.shape[1], len(seeds),
         len(seeds) >= FEWEST_SEEDS, rule.target is not None, spread,
     )  # fmt: skip
 

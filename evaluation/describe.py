@@ -3,7 +3,7 @@
 import math
 
 from common.run_record import ClassScores, Decision, Proportion, SplitMetrics
-from common.text import clean, digits_of_share, format_confidence, plural
+from common.text import clean, digits_of_share, format_confidence, join_words, plural
 from evaluation.calibration import at_bound, images_needed
 from evaluation.estimates import few_images
 from evaluation.intervals import ONE_SIDED, coverage_caveat, format_accuracy, guessing_probability
@@ -52,6 +52,13 @@ def describe_caveats(metrics: SplitMetrics) -> list[str]:
     if metrics.per_class:
         counts, classes = zip(*((each.n, each.name) for each in metrics.per_class), strict=True)
         caveats.append(few_images(counts, list(classes), list(metrics.further)))
+        drawn = [clean(name, 40) for name in metrics.further if name in metrics.intervals]
+        flawless = [clean(each.name, 40) for each in metrics.per_class if each.recall and each.recall.value == 1]
+        if drawn and flawless:  # a bootstrap knows no errors but those that were made
+            caveats.append(
+                f"all images of {join_words(flawless)} are right, also in every resample: the 95% interval of "
+                f"{join_words(drawn)} can cover as little as 84%"
+            )
     return [text for text in caveats if text]
 
 

@@ -215,18 +215,26 @@ def _accuracies(rows: Sequence[ResultRow]) -> list[Column]:
 
 
 def _further_metrics(rows: Sequence[ResultRow]) -> list[Column]:
-    """Make a column for each metric of the user's own, on test where there is one: the mean over the runs of a row."""
-    names = dict.fromkeys(name for row in rows for name in row.further)
-    return [Column(clean(name, 40), partial(_further_of, name=name)) for name in names]
+    """Make a column for each metric of the user's own, on test where a row was measured there: the mean over a row's runs."""
+    split = "test" if any(row.further("test") for row in rows) else "val"
+    names = dict.fromkeys(name for row in rows for name in row.further(split))
+    return [
+        Column(f"{SPLIT_NAMES[split]} {clean(name, 40)}", partial(_further_of, split=split, name=name))
+        for name in names
+    ]
 
 
-def _further_of(row: ResultRow, name: str) -> Cell:
-    value = row.further.get(name)
+def _further_of(row: ResultRow, split: str, name: str) -> Cell:
+    value = row.further(split).get(name)
     return Cell("-" if value is None else f"{value:.3f}", value)
 
 
 def _accuracy_of(row: ResultRow, split: str, with_n: bool) -> Cell:
-    return accuracy_cell(row.accuracies[split], with_n)
+    cell, found = accuracy_cell(row.accuracies[split], with_n), row.accuracies[split]
+    if found is None or found.n_seeds == len(row.seeds):
+        return cell
+    few = f"{found.n_seeds} of {len(row.seeds)} seeds"  # the others were not evaluated on this split
+    return cell._replace(detail=f"{cell.detail}, {few}" if cell.detail else few)
 
 
 def _exported_as(row: ResultRow) -> Cell:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from common.checks import FEWEST_SEEDS
 from common.errors import UserError
-from common.text import join_words, rounded_down, rounded_up
+from common.text import SPLIT_NAMES, join_words, rounded_down, rounded_up
 from evaluation.intervals import Interval, accuracy_interval
 from evaluation.paired_tests import PairedComparison, compare_pair, format_p, holm
 from reports.accuracy import groups_of, read_common
@@ -46,6 +46,7 @@ class Curves(NamedTuple):
     split: str
     points: dict[str, list[Point]]
     excluded: list[str]  # records, with the reason
+    chose_epoch: bool = False  # these images: validation ones, or test ones with datamodule.select_on=test
 
 
 def read_curves(folder: Path) -> Curves:
@@ -88,7 +89,8 @@ def curves_of(trained: Sequence[Run], excluded: list[str]) -> Curves:
         interval = accuracy_interval(correct[rows], groups)
         curve = name if networks[name] == 1 else f"{name} with {parameters:,} parameters"
         points[curve].append(Point(name, parameters, n_train, seeds, correct[rows], interval, groups))
-    return Curves(split, dict(points), excluded)
+    chose_epoch = split == "val" or any(run.selected_on_test for run in runs)
+    return Curves(split, dict(points), excluded, chose_epoch)
 
 
 def _share(run: Run) -> tuple:
@@ -142,6 +144,8 @@ def describe_curves(curves: Curves) -> list[str]:
         sentences.append(
             f"With fewer than {FEWEST_SEEDS} seeds, this is about these trained networks and these training images"
         )
+    if curves.chose_epoch:
+        sentences.append(f"The {SPLIT_NAMES[curves.split]} images also chose the epoch, so accuracies are too good")
     return [*sentences, *(f"excluded: {why}" for why in curves.excluded)]
 
 

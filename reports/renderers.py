@@ -91,6 +91,7 @@ def _csv_line(row: ResultRow) -> dict:
         for key in ("value", "low", "high", "standard_deviation", "n"):
             name = f"{split}_accuracy" if key == "value" else f"{split}_accuracy_{key}"
             line[name] = getattr(accuracy, key) if accuracy else None
+        line |= {f"{split} {clean(name, 40)}": value for name, value in row.further(split).items()}
     found = row.comparison or Comparison()
     for key in ("difference", "low", "high", "at_least"):
         name = "difference" if key == "difference" else f"difference_{key}"

@@ -160,10 +160,9 @@ class ResultRow:
         written = [each for each in self.deployed if not each.error]
         return written if len({each.format for each in written}) == 1 else []
 
-    @property
-    def further(self) -> dict[str, float | None]:
-        """Mean over the runs of each metric of the user's own, on test where it was measured, else on val."""
-        measured = [found.further for run in self.runs if (found := run.record.test or run.record.val)]
+    def further(self, split: str) -> dict[str, float | None]:
+        """Mean over the runs that were measured on a split of each metric of the user's own."""
+        measured = [found.further for run in self.runs if (found := getattr(run.record, split))]
         names = dict.fromkeys(name for each in measured for name in each)
         values = {name: [each[name] for each in measured if each.get(name) is not None] for name in names}
         return {name: fmean(each) if each else None for name, each in values.items()}

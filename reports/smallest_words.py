@@ -260,8 +260,10 @@ def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:
     lead = how[answer.verdict] if compared and answer.verdict in how else f"measured on {SPLIT_NAMES[split]}"
     facts = f"{lead}: {metric_name(record)} {describe_measured(measured)}"
     if compared:
-        one = "the network in best.ckpt: " if measured and pair.n_seeds == 1 < measured.n_seeds else ""
-        return f"{facts}; {one}{_against(record, answer, pair, measured.value if measured else None)}"
+        of = ""
+        if measured and pair.n_seeds < measured.n_seeds:  # without that of the race, or the one that is handed out
+            of = "the network in best.ckpt: " if pair.n_seeds == 1 else f"over {pair.n_seeds} of them: "
+        return f"{facts}; {of}{_against(record, answer, pair, measured.value if measured else None)}"
     if answer.verdict == "none":
         return facts
     if answer.nearest is not None and answer.val:
@@ -289,7 +291,7 @@ def _itself(record: SmallestRecord, chosen: Candidate) -> str:
 def _against(record: SmallestRecord, answer: Answer, pair: Pair, value: float | None) -> str:
     """Compare with the margin or the target, and say what would decide where it is not shown."""
     question, within = record.question, _within(record, pair)
-    share = f"({100 * (1 - pair.level):.4g}%)"
+    share = wording.confidence(pair.level)
     shown = answer.verdict in ("shown", "shown_as_trained", "chosen_not_proved") and within
     words = wording.difference(pair)
     words += " to" if words == "no difference" else ""

@@ -42,6 +42,7 @@ class Subsets(NamedTuple):
     weighted: Seeds | None  # accuracy of all by the images' weights in training; None where they have none
     excluded: list[str]  # debug runs, unfinished ones and unreadable records, with the reason
     chose_epoch: bool  # these images: validation ones, or test ones with datamodule.select_on=test
+    not_shown: list[str]  # columns of more than MOST values, with how many these are
 
 
 def read_subsets(folder: Path) -> Subsets:
@@ -54,10 +55,14 @@ def read_subsets(folder: Path) -> Subsets:
     split, tables, correct = read_common(runs)
     columns = _columns(tables[0])
     groups = group_numbers(columns.get("group", [""] * correct.shape[1]))
-    rows = [_row("all", correct, groups)]
+    rows, not_shown = [_row("all", correct, groups)], []
     for name, column in columns.items():
         values = sorted(set(column))
-        if name not in SPLIT_COLUMNS and len(values) <= MOST:
+        if name in SPLIT_COLUMNS:
+            continue
+        if len(values) > MOST:
+            not_shown.append(f"{name} with {len(values):,} values")
+        else:
             for value in values:
                 chosen = np.array(column) == value
                 rows.append(_row(f"{name}={value}", correct[:, chosen], None if groups is None else groups[chosen]))
@@ -67,7 +72,7 @@ def read_subsets(folder: Path) -> Subsets:
     weights = _weights(columns, runs[0].folder)
     weighted = None if weights is None else mean_over_seeds(np.average(correct, axis=1, weights=weights).tolist())
     chose_epoch = split == "val" or any(run.selected_on_test for run in runs)
-    return Subsets(split, len(runs), rows, weighted, excluded, chose_epoch)
+    return Subsets(split, len(runs), rows, weighted, excluded, chose_epoch, not_shown)
 
 
 def _repetitions(folder: Path) -> tuple[list[Run], list[str]]:
@@ -128,7 +133,7 @@ def _cells(row: SubsetRow) -> list[str]:
 
 def subset_table(folder: Path) -> str:
     """Return the subsets below a folder as a Markdown table with its explanation."""
-    split, runs, rows, weighted, excluded, chose_epoch = read_subsets(folder)
+    split, runs, rows, weighted, excluded, chose_epoch, not_shown = read_subsets(folder)
     table = Table.of(["subset", "images", "accuracy", "SD of runs", "95% interval"], map(_cells, rows))
     lines = [f"Accuracy on subsets of {split}, {plural(runs, 'run')}; 95% intervals over runs and images.", ""]
     lines += table.as_markdown()
@@ -141,6 +146,8 @@ def subset_table(folder: Path) -> str:
         caveats.append("these images also chose the epoch, so accuracies are too good")
     if caveats:
         lines += ["", *(f"{caveat.capitalize()}." for caveat in caveats)]
+    if not_shown:
+        lines += ["", f"Not shown, as subsets are of columns with up to {MOST} values: {clean(join_words(not_shown))}."]
     if excluded:
         lines += ["", *(f"Excluded: {clean(why)}." for why in excluded)]
     return "\n".join(lines) + "\n"

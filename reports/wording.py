@@ -34,6 +34,11 @@ def measured_on(n: int, split: str, n_seeds: int) -> str:
     return f"with {plural(n, f'{SPLIT_NAMES[split]} image')} and {plural(n_seeds, 'seed')}"
 
 
+def confidence(level: float) -> str:
+    """Return `(95%)`, or `(97.5%)` where a level of 0.05 was divided by two tests."""
+    return f"({100 * (1 - level):.4g}%)"
+
+
 def evidence(pair: PairedComparison, split: str, shown: bool, *, differs: bool | None = None, tests: int = 1) -> str:
     """Return the difference with its bound and what it was measured on; where it is not shown also what would decide.
 
@@ -81,11 +86,11 @@ def what_would_decide(pair: PairedComparison, split: str, tests: int = 1) -> str
 
 def evidence_of_target(found: Evidence, split: str) -> str:
     """Return the accuracy with its one-sided bound, and where that is not above the target also what would decide."""
-    on = measured_on(found.n, split, found.n_seeds)
+    on = f"{confidence(found.level)} {measured_on(found.n, split, found.n_seeds)}"
     bound = rounded_down(found.at_least)
     if found.shown:
-        return f"{found.own:.3f}, at least {bound} (95%) {on}"
-    text = f"{found.own:.3f}, and down to {bound} cannot be excluded (95%) {on}"
+        return f"{found.own:.3f}, at least {bound} {on}"
+    text = f"{found.own:.3f}, and down to {bound} cannot be excluded {on}"
     if found.gap <= 0:
         return text
     decide = would_decide(found, split)

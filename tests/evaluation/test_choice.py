@@ -36,6 +36,19 @@ def test_where_none_is_within_the_margin_the_nearest_is_chosen():
     assert found.evidence.smallest_margin == pytest.approx(-found.evidence.at_least)
 
 
+@pytest.mark.parametrize("seeds", [(1,), (1, 2, 3)])
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
+def test_a_difference_as_large_as_the_margin_is_no_gap_whatever_the_accuracies(metric, seeds):
+    labels = np.repeat([0, 1], 50)
+    for n_wrong in range(2, 100):
+        wrong = np.zeros((2, 100), bool)  # of the candidate, and of the reference one less of each class
+        wrong[0, np.r_[: n_wrong // 2, 50 : 50 + (n_wrong + 1) // 2]] = True
+        wrong[1, np.r_[: n_wrong // 2 - 1, 50 : 50 + (n_wrong + 1) // 2 - 1]] = True
+        candidate, reference = (Finalist(1, np.tile(~each, (len(seeds), 1)), list(seeds)) for each in wrong)
+        found = measure(candidate, reference, Rule(0.02, metric=metric), labels)
+        assert (found.value, found.gap) == (-0.02, 0)
+
+
 def test_the_reference_may_be_the_only_candidate():
     found = choose(finalist(9, 8), [], Rule(0.02))
     assert found.index is None and found.within and found.evidence.value == 0

@@ -29,6 +29,7 @@ from evaluation.describe import (
     describe_metrics,
     describe_promise,
 )
+from evaluation.estimates import further_metric
 from evaluation.intervals import format_accuracy, proportion
 from evaluation.scores import per_class
 
@@ -206,6 +207,31 @@ def test_what_the_screen_shows():
         f"{math.ceil(1000 * decision.confidence) / 1000:.3f}, decides {found.selective.coverage:.0%} of test: "
         f"{found.selective.accuracy.value:.3f} {low_high(found.selective.accuracy)}"
     )
+
+
+def test_the_interval_of_one_s_own_metric_has_a_caveat_where_it_covers_too_little():
+    """Of Cohen's kappa, with the recalls of both classes known."""
+
+    def cohen(y, p):
+        positive, p = y.mean(), (p[:, 1] > 0.5).astype(int)
+        chance = positive * p.mean() + (1 - positive) * (1 - p.mean())
+        return float(((p == y).mean() - chance) / (1 - chance))
+
+    labels, recall = np.repeat([0, 1], [90, 10]), 0.97
+    shares = np.bincount(labels) / 100
+    by_chance = shares @ (shares * recall + shares[::-1] * (1 - recall))
+    truth = (recall - by_chance) / (1 - by_chance)
+    generator, covered = np.random.default_rng(1), {True: [], False: []}
+    for _ in range(60):
+        right = generator.random(100) < recall
+        probabilities = np.eye(2)[np.where(right, labels, 1 - labels)]
+        kappa = further_metric(cohen, labels, probabilities)
+        if kappa.interval is not None:
+            lines = describe_metrics(measure(labels, probabilities, TWO, None, {"kappa": kappa}), None)
+            caveat = any("the 95% interval of kappa can cover" in line for line in lines)
+            assert caveat == any(right[labels == label].all() for label in (0, 1))
+            covered[caveat].append(kappa.interval.low <= truth <= kappa.interval.high)
+    assert np.mean(covered[True]) < 0.93 <= np.mean(covered[False])
 
 
 def test_overconfidence_is_called_miscalibration():

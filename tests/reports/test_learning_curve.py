@@ -106,6 +106,19 @@ def test_bounds_of_a_gain_are_rounded_outwards():
     assert gain[1] == "+0.000" and exact.low - 0.001 < low <= exact.low and exact.high <= high < exact.high + 0.001
 
 
+@pytest.mark.parametrize("select_on", ["val", "test"])
+def test_images_that_chose_the_epoch_are_reported_to_flatter(tmp_path, select_on):
+    for n_train in (100, 200):
+        for seed in (1, 2, 3):
+            folder = tmp_path / f"{n_train}-{seed}"
+            make_run(folder, n_train=n_train, seed=seed, data=DataInfo(n_train=n_train, select_on=select_on))
+            if select_on == "val":  # which is all that there is
+                RunFolder(folder).predictions("test").rename(RunFolder(folder).predictions("val"))
+    name = {"val": "validation"}.get(select_on, select_on)
+    _, flattered = describe_curves(read_curves(tmp_path))
+    assert flattered == f"The {name} images also chose the epoch, so accuracies are too good"
+
+
 def test_the_figure_is_labeled(tmp_path):
     figure = draw(read_curves(make_runs(tmp_path, {("small", 100): 0.6, ("small", 1200): 0.7})))
     axes = figure.axes[0]

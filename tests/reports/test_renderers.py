@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from common.run_record import Deployed, RunRecord, write_record
+from reports.columns import result_table
 from reports.renderers import as_csv, as_latex, as_markdown, as_text
 from reports.report import write_report
 from reports.significance import answer
 from tests.support import fake_smallest
-from tests.support.fake_runs import judged, make_run
+from tests.support.fake_runs import change_record, judged, make_run
 
 FORMULA = '=cmd|" /C calc"!A0'
 
@@ -119,3 +120,24 @@ def test_unfinished_runs_are_listed_with_their_reason(tmp_path):
     lines = as_text(judged(tmp_path)).splitlines()
     assert "pruned: pruned: behind the median in epoch 3" in lines
     assert any(line.startswith("running: running: started 2026-01-01") for line in lines)
+
+
+def test_a_metric_of_one_s_own_is_of_one_split_and_named_by_it(run, tmp_path):
+    for seed, on_val, on_test in ((1, 0.5, 0.125), (2, 0.5, 0.375), (3, 0.5, None)):
+        folder = run(f"s{seed}", seed=seed, n={"val": 60, **({} if on_test is None else {"test": 80})})
+        change_record(folder, val={"further": {"kappa": on_val}})
+        if on_test is not None:
+            change_record(folder, test={"further": {"kappa": on_test}})
+    change_record(run("val-only", choices={"optimizer": "sgd"}, n={"val": 60}), val={"further": {"kappa": 0.75}})
+    made = judged(tmp_path)
+    table = result_table(made.groups[0])
+    places = [table.titles.index(title) for title in ("setting", "test kappa")]
+    # of the two seeds that were evaluated on test
+    assert {tuple(line[i].text for i in places) for line in table.lines} == {
+        ("optimizer=adam", "0.250"),
+        ("optimizer=sgd", "-"),
+    }
+    lines = {line["setting optimizer"]: line for line in csv.DictReader(io.StringIO(as_csv(made)))}
+    measured = {line[places[0]].text: line[table.titles.index("test accuracy (n = 80)")] for line in table.lines}
+    assert measured["optimizer=adam"].detail.endswith(", 2 of 3 seeds")
+    assert (lines["adam"]["test kappa"], lines["sgd"]["test kappa"], lines["sgd"]["val kappa"]) == ("0.25", "", "0.75")

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scipy.stats import binom, binomtest
+from scipy.special import expit, logit
+from scipy.stats import binom, binomtest, t
 
 from benchmarks.worlds import draw_rows, seed_world
 from common.atomic_io import write_csv
@@ -318,6 +319,21 @@ def test_the_smallest_network_above_a_target_is_chosen_on_validation_and_shown_o
     assert answer(group)[2] == words
     by_hand = binomtest(925, 1000).proportion_ci(0.9, method="exact").low
     assert floor(by_hand * 1000) == 909
+
+
+def test_the_bound_of_a_setting_above_a_target_has_the_confidence_that_is_shown(run, tmp_path):
+    """Three rows could have been chosen: a bound of 1 - 0.05 / 3. Seeds that agree leave the t distribution of the images."""
+    for name, macs, missed in (("large", 200e6, 40), ("small", 50e6, 60), ("tiny", 1e6, 200)):
+        for seed in (1, 2, 3):
+            wrong = {"val": set(range(missed)), "test": set(range(missed))}
+            run(f"{name}-{seed}", choices={"model": name}, seed=seed, wrong=wrong, cost=(macs, macs / 10, 9), **LARGE)
+    (group,) = aggregate(load_runs(find_records(str(tmp_path))), target_accuracy=0.9).groups
+    shown = re.search(r"model=small .*: 0\.940, at least ([0-9.]+) \((.*)%\) with", answer(group)[2])
+    outcomes = np.repeat([1, 0], [942, 62])  # and four pseudo-images
+    mean, error = outcomes.mean(), outcomes.std(ddof=1) / np.sqrt(1004)
+    quantile = t.ppf(1 - 0.05 / 3, 1003)
+    by_hand = min(mean - quantile * error, expit(logit(mean) - quantile * error / (mean * (1 - mean))))
+    assert (float(shown[1]), shown[2]) == (floor(by_hand * 1000) / 1000, "98.33")
 
 
 @pytest.mark.parametrize("named", ["a", "b"])

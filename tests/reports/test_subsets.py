@@ -44,7 +44,9 @@ def test_each_subset_has_its_accuracy_and_interval_and_weights_count(run, capsys
     by_hand = (right[dark].sum() + 0.25 * right[~dark].sum()) / (dark.sum() + 0.25 * (~dark).sum())
     assert weighted.mean == pytest.approx(by_hand)
     assert main([str(folder)]) == 0
-    assert f"| color=dark | {dark.sum()} | {right[dark].mean():.3f} |" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"| color=dark | {dark.sum()} | {right[dark].mean():.3f} |" in shown
+    assert f"columns with up to 50 values: name with {n} values." in shown
 
 
 def test_without_subsets_one_line_says_what_is_needed(run, capsys):
