@@ -103,8 +103,12 @@ class BestCheckpoint(SingleFileCheckpoint):
         if "val" in pl_module.results:  # else its metric is of an earlier epoch
             super().on_train_epoch_end(trainer, pl_module)
 
+    def start_of_choice(self, trainer) -> int:
+        """Return how many epochs are over when the choice starts over."""
+        return int(self.select_after_fraction * trainer.max_epochs)
+
     def check_monitor_top_k(self, trainer, current: Tensor | None = None) -> bool:
-        start = int(self.select_after_fraction * trainer.max_epochs)
+        start = self.start_of_choice(trainer)
         first = start + -(start + 1) % self._every_n_validated  # validated epoch, from `start` on
         loss = float(trainer.callback_metrics["val/loss"])
         is_best = (
