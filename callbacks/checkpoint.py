@@ -1,6 +1,7 @@
 """The checkpoints of a run: the best epoch by a validation metric, and the last state."""
 
 import logging
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
@@ -102,8 +103,12 @@ class BestCheckpoint(SingleFileCheckpoint):
         if "val" in pl_module.results:  # else its metric is of an earlier epoch
             super().on_train_epoch_end(trainer, pl_module)
 
+    def start_of_choice(self, trainer) -> int:
+        """Return how many epochs are over when the choice starts over."""
+        return int(self.select_after_fraction * trainer.max_epochs)
+
     def check_monitor_top_k(self, trainer, current: Tensor | None = None) -> bool:
-        start = int(self.select_after_fraction * trainer.max_epochs)
+        start = self.start_of_choice(trainer)
         first = start + -(start + 1) % self._every_n_validated  # validated epoch, from `start` on
         loss = float(trainer.callback_metrics["val/loss"])
         is_best = (
@@ -149,10 +154,16 @@ class LastCheckpoint(SingleFileCheckpoint):
         # Set here, since ModelCheckpoint's constructor takes one of its triggers, and each epoch is one
         self._every_n_train_steps = every_n_train_steps or 0
         self._train_time_interval = None if every_n_minutes is None else timedelta(minutes=every_n_minutes)
+        self.before_save: Callable[[], None] | None = None
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if may_save(trainer, batch_idx):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def _save_checkpoint(self, trainer, filepath: str) -> None:
+        if self.before_save:
+            self.before_save()
+        super()._save_checkpoint(trainer, filepath)
 
     def save_now(self, trainer) -> None:
         """Write last.ckpt in the middle of an epoch."""

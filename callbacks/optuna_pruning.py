@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 
 from callbacks.epoch_logger import EpochLogger
 from common.errors import TrialPruned
+from common.text import plural
 
 
 class OptunaPruning(L.Callback):
@@ -57,7 +58,7 @@ class OptunaPruning(L.Callback):
         values = [trial.intermediate_values[epoch] for trial in others if epoch in trial.intermediate_values]
         at_best = "" if best == self._values[epoch] else " at best"
         return (
-            f"after epoch {epoch}: {self._label} {best:.4f}{at_best}, median of {len(values)} trials at that epoch "
+            f"after epoch {epoch}: {self._label} {best:.4f}{at_best}, median of {plural(len(values), 'trial')} at that epoch "
             f"{statistics.median(values):.4f}"
         )
 

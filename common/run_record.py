@@ -686,6 +686,7 @@ class RunRecord:
         self.tests_earlier_images = False  # some test images of `previous`, although its val and test were others
         self.evaluated_elsewhere: int | None = 0  # on test: the training that continues here, where it began
         self.has_trained = False  # a step of the optimizer, in this command
+        self.collected: list[str] = []  # warnings of this command so far
         self.evaluates_again = False  # the checkpoint of `previous` in its own folder, without training
         self._started = time.perf_counter()
 
@@ -799,7 +800,13 @@ class RunRecord:
     def save(self) -> None:
         """Write what is known so far; of an evaluation only its end."""
         if not self.evaluates_again:
+            self.run.warnings = list(self.collected)
             self._write("running", None)
+
+    def save_new_warnings(self) -> None:
+        """Write what is known so far where warnings came since: the command that resumes a killed run does not repeat them."""
+        if not set(self.collected) <= set(self.run.warnings):
+            self.save()
 
     def mark_interrupted(self, warnings: list[str]) -> None:
         """Write the record of a run that a signal ended and that can be resumed."""

@@ -199,8 +199,11 @@ def _no_such_key(error: ConfigCompositionException) -> str:
             return f"{key}: no such key; {suggest(elsewhere, _value_of(key))} --help lists groups and keys"
         place = f" in {'.'.join(above)}" if above else ""
         elsewhere = [each for each in elsewhere if "." in each or not above]  # model.head.name does not mean name
-        meant = f"{suggest(elsewhere, _value_of(key))} Or: " if elsewhere else ""
+        meant = suggest(elsewhere, _value_of(key)) if elsewhere else ""
         hint = f". To add a setting that the file does not list: +{key}=VALUE" if above else ""
+        if not keys:
+            return f"{key}: no such key{place}, which has none{f'; {meant}' if meant else hint}"
+        meant = meant and f"{meant} Or: "
         return f"{key}: no such key{place}; {meant}{did_you_mean(last, keys)}{hint}"
     if "No match in the defaults list" in text or "Could not override" in text:
         groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]

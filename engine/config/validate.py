@@ -349,7 +349,9 @@ def _check_node(key: str, node, given: tuple[str, ...] = (), filled: tuple[str, 
         if name not in parameters:
             if open_ended and not str(name).startswith("_"):
                 continue
-            raise UserError(f"{key}.{name}: no such setting; {did_you_mean(str(name), set(parameters) - set(given))}")
+            allowed = set(parameters) - set(given)
+            instead = did_you_mean(str(name), allowed) if allowed else f"{target.__name__} has none; remove it"
+            raise UserError(f"{key}.{name}: no such setting; {instead}")
         nested = isinstance(value, dict) and "_target_" in value
         if not nested and not matches_type(value, parameters[name].annotation):
             expected = type_name(parameters[name].annotation)

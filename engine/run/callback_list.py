@@ -50,6 +50,7 @@ def all_callbacks(config: DictConfig, record: RunRecord, further: Sequence[L.Cal
     kinds = (BestCheckpoint, LastCheckpoint)
     best, last = (next((c for c in configured.values() if isinstance(c, kind)), None) or kind() for kind in kinds)
     best.dirpath = last.dirpath = str(record.folder.checkpoints)
+    last.before_save = record.save_new_warnings
     monitored = _monitored_scores(config, configured, further)
     return [
         ResumeInEpoch(),  # before all that count batches

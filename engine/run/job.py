@@ -90,6 +90,7 @@ def _run_locked(
                 os.environ[RESUME_FROM] = share(process, "checkpoint")  # and the first one's record is there
             record = RunRecord.begin(job.folder, command=job.command, overrides=job.overrides, writes=process.is_first)
             record.in_sweep, record.latency_comes_later = job.in_sweep, job.side_by_side
+            record.collected = warning_list.messages
             config, changed = resume_config(config, job.overrides, job.folder)
             strategy = config.trainer.strategy  # that of the checkpoint's run
             if process_of_run(strategy, in_sweep=job.in_sweep).is_launched != process.is_launched:

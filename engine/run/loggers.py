@@ -50,6 +50,12 @@ class TensorBoard(TensorBoardLogger):
 
     def __init__(self, save_dir: str, **settings):
         super().__init__(save_dir, name="", version="", default_hp_metric=False, **settings)
+        self._is_folder = Path(save_dir).is_dir()  # as the run's own is
+
+    @property
+    def log_dir(self) -> str:
+        """The folder of the event file; Lightning replaces $NAME and ~ in it, also where a folder is called so."""
+        return str(Path(self.save_dir, self.sub_dir or "")) if self._is_folder else super().log_dir
 
     def save(self) -> None:
         self.experiment.flush()

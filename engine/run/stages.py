@@ -499,8 +499,11 @@ def fit(
         value=float(best.best_model_score),
         checkpoint=best.best_model_path,
     )
-    share = 1 - best.select_after_fraction
-    among = f" (best of the last {share:.0%} of the epochs)" if share < 1 else ""
+    among, share = "", f"last {1 - best.select_after_fraction:.0%} of the epochs"
+    if best.select_after_fraction and epoch > best.start_of_choice(trainer):
+        among = f" (best of the {share})"
+    elif best.select_after_fraction:
+        among = f" (best of all, since the training ended before the {share})"
     log.info("best: epoch %d, %s %.4f%s", found.epoch, found.monitor, found.value, among)
     if found.monitor == "train/accuracy" and found.value < 1:
         log.warning(

@@ -7,6 +7,7 @@ import optuna
 from optuna.trial import TrialState
 
 from common.search_record import SearchRecord, SearchTrial
+from common.text import plural
 from engine.search.settings import SearchSettings
 from engine.search.space import as_overrides, run_name
 from engine.search.study import effective_trials
@@ -49,7 +50,7 @@ def _importance(settings: SearchSettings, study: optuna.Study) -> tuple[dict[str
     if len(settings.space) < 2:
         return {}, "only one setting was searched"
     if n < FEWEST_TRIALS:
-        return {}, f"{n} finished trials are too few; it takes {FEWEST_TRIALS}"
+        return {}, f"{plural(n, 'finished trial')} {'is' if n == 1 else 'are'} too few; it takes {FEWEST_TRIALS}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is experimental

@@ -90,18 +90,14 @@ class SweepProgress(NamedTuple):
         return text
 
     def unfinished(self) -> list[str]:
-        """Return the names of the jobs of this sweep that started and did not finish."""
-        return sorted(each.name for each in self.outcomes() if each.status != "finished")
+        """Return the names of the jobs of this sweep that started, did not finish, and are not run by another process."""
+        names = sorted(each.name for each in self.outcomes() if each.status != "finished")
+        return [name for name in names if not _is_locked(RunFolder(self.folder / name))]
 
     def is_training(self, beside: Path | None = None) -> bool:
         """Return whether a process runs a job of this sweep; `beside`: other than the one in this folder."""
-        for path in self.folder.glob("*/result.json"):
-            folder = RunFolder(path.parent)
-            if path.parent != beside and folder.lock.is_file():
-                with folder_lock(folder) as is_free:
-                    if not is_free:
-                        return True
-        return False
+        folders = (path.parent for path in self.folder.glob("*/result.json"))
+        return any(folder != beside and _is_locked(RunFolder(folder)) for folder in folders)
 
 
 class Outcome(NamedTuple):
@@ -110,6 +106,14 @@ class Outcome(NamedTuple):
     name: str
     status: str
     process_started_at: float | None
+
+
+def _is_locked(folder: RunFolder) -> bool:
+    """Return whether a process runs the job of this folder."""
+    if not folder.lock.is_file():
+        return False
+    with folder_lock(folder) as is_free:
+        return not is_free
 
 
 def _find_records(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:

@@ -28,6 +28,8 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
 @pytest.mark.parametrize(("arguments", "words"), [
     (["epochs=3"], "did you mean trainer.max_epochs=3?"),
     (["model.head.seed=3"], "model.head.seed: no such key in model.head; Allowed: dropout, hidden_dims. To add a setting that"),
+    (["scheduler=none", "scheduler.x=3"], "no such key in scheduler, which has none. To add a setting that the file does not"),
+    (["scheduler=none", "scheduler.factor=3"], "which has none; did you mean scheduler.factor=3 with scheduler=plateau?"),
     (["max_epochs=3"], "did you mean trainer.max_epochs=3?"),
     (["lr=0.1"], "did you mean optimizer.lr=0.1?"),
     (["learning_rate=0.1"], "did you mean optimizer.lr=0.1?"),

@@ -14,6 +14,17 @@ EARLY += ("+callbacks.early_stopping.monitor=val/loss", "+callbacks.early_stoppi
 EARLY += ("+callbacks.early_stopping.min_delta=9", "trainer.max_epochs=6")
 
 
+@pytest.mark.parametrize(("fraction", "among"), [
+    (0.4, "best of the last 60% of the epochs"),  # 3 to 6
+    (0.5, "best of all, since the training ended before the last 50% of the epochs"),  # 4 to 6
+])  # fmt: skip
+def test_where_it_ends_before_the_choice_starts_over_the_best_is_of_all_epochs(train, fraction, among):
+    ran = train(*EARLY, f"callbacks.best_checkpoint.select_after_fraction={fraction}")
+    assert ran.status == 0 and f"({among})" in ran.out, ran.err
+    epochs = [float(row["val/accuracy"]) for row in read_csv(ran.folder / "metrics.csv")]
+    assert len(epochs) == 3 and ran.record.best.value == (epochs[2] if fraction == 0.4 else max(epochs))
+
+
 @pytest.mark.slow
 def test_interrupted_and_resumed_it_ends_in_the_same_epoch(train, monkeypatch):
     straight = train(*EARLY)

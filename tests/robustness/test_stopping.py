@@ -1,6 +1,7 @@
 """A run that is stopped in the middle of an epoch resumes to the same bits; its checkpoints are whole."""
 
 import functools
+import logging
 import os
 import shutil
 import signal
@@ -44,6 +45,23 @@ def test_killed_in_the_middle_of_an_epoch_it_resumes_to_the_same_bits(train, fin
     assert outcome(finished_run.folder) == outcome(killed.path)
     assert scalars(finished_run.folder) == scalars(killed.path)
     assert ran.record.test == finished_run.record.test
+
+
+def test_a_killed_run_keeps_its_warnings(train, at_step, tmp_path):
+    def warn_and_kill():
+        if killed.last_checkpoint.is_file():
+            raise Killed
+        logging.getLogger("callbacks").warning("in the first epoch")
+
+    killed = RunFolder(tmp_path / "run0")
+    at_step(2, warn_and_kill), at_step(4, warn_and_kill)
+    with pytest.raises(Killed):
+        train()
+    ran = train(f"ckpt_path={killed.last_checkpoint}", small=False, to=killed.path)
+    assert ran.status == 0 and "RANDOM WEIGHTS" not in ran.out + ran.err
+    random, *_ = found = [text for text in ran.record.run.warnings if "RANDOM" in text or "first epoch" in text]
+    assert random.startswith("RANDOM WEIGHTS") and found[1:] == ["in the first epoch"]
+    assert "RANDOM WEIGHTS" in killed.model_card.read_text()
 
 
 def straight_and_killed(train, at_step, tmp_path, *settings):

@@ -63,6 +63,7 @@ def test_every_file_passes(file):
     ("optimizer.lr=fast", "optimizer.lr=fast: expected float"),
     ("optimizer=sgd optimizer.lr=[1]", "optimizer.lr=[1]: expected float"),
     ("+optimizer.momentum=0.9", "optimizer.momentum: no such setting; Allowed: amsgrad, betas"),
+    ("loss=weighted_cross_entropy +loss.x=1", "loss.x: no such setting; WeightedCrossEntropy has none; remove it"),
     ("optimizer.lr=-1", "optimizer.lr=-1: Invalid learning rate: -1; use 0 or more"),
     ("optimizer.lr=.nan", "optimizer.lr=nan: Invalid learning rate: nan; use 0 or more"),
     ("optimizer=sgd +optimizer.momentum=-0.5", "optimizer.momentum=-0.5: Invalid momentum value: -0.5; use 0 or more"),

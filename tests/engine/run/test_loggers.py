@@ -14,6 +14,7 @@ from lightning_utilities.core.imports import RequirementCache
 from PIL import Image
 
 from common.untrusted.tables import read_csv
+from engine.run.loggers import TensorBoard
 from tests.support.helpers import SIMPLE_CNN, at_step, scalars
 
 MAPS = "callbacks.feature_maps.enabled=true"
@@ -103,6 +104,18 @@ def mlflow_runs(tmp_path: Path) -> tuple:
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("justenough")
     return client, client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+
+
+@pytest.mark.parametrize("name", ["$NAME", "~"])
+def test_tensorboard_writes_into_a_folder_of_any_name(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("NAME", "other")
+    monkeypatch.chdir(tmp_path)
+    folder = Path(name)
+    folder.mkdir()
+    logger = TensorBoard(str(folder))
+    logger.log_metrics({"loss": 1.0}, step=1)
+    logger.finalize("success")
+    assert list(folder.glob("events.out.tfevents.*")) and list(Path().iterdir()) == [folder]
 
 
 @pytest.mark.thorough

@@ -51,6 +51,7 @@ def test_trials_and_importance_are_those_of_the_study(tmp_path):
 
 @pytest.mark.parametrize(("keys", "n", "why"), [
     (1, 9, "only one setting was searched"), (2, 3, "3 finished trials are too few; it takes 4"),
+    (2, 1, "1 finished trial is too few; it takes 4"),
 ])  # fmt: skip
 def test_why_there_is_no_importance(keys, n, why):
     space = dict(list({"optimizer.lr": RATE, "optimizer.weight_decay": DECAY}.items())[:keys])

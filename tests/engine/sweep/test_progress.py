@@ -4,6 +4,7 @@ import pickle
 import time
 
 import pytest
+from filelock import FileLock
 from omegaconf import OmegaConf
 
 from common import progress as of_progress
@@ -66,6 +67,16 @@ def test_it_describes_done_running_failed_and_time_left(tmp_path, set_by_s):
     assert progress.describe().startswith("Sweep: 2 of 6 done, 1 running, 1 failed, about 30.")
     assert progress.unfinished() == ["failed", "on"]
     assert "left" not in progress._replace(started_at=time.time() + 20).describe()  # the clock was set back
+
+
+def test_a_job_that_another_command_runs_in_the_same_folder_has_not_failed(tmp_path):
+    progress = SweepProgress.begin(config(tmp_path, {"seed": "1,2"}), ["python", "train.py"])
+    for name in ("runs", "killed"):
+        make_record(tmp_path / name, "running", time.time())
+        (tmp_path / name / ".lock").touch()
+    with FileLock(tmp_path / "runs" / ".lock"):
+        assert progress.unfinished() == ["killed"]
+    assert progress.unfinished() == ["killed", "runs"]
 
 
 def test_a_folder_without_a_sweep(tmp_path):
