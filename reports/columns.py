@@ -325,4 +325,8 @@ def _chosen_from(best: BestOfValue) -> Cell:
 
 
 def _folds(row: ResultRow) -> Cell:
-    return Cell(f"{len(row.folds)} of {row.data.folds}", len(row.folds)) if row.folds else Cell("-", None)
+    if not row.folds:
+        return Cell("-", None)
+    of_seeds = Counter(run.seed for run in row.runs).values()
+    counts = " to ".join(map(str, dict.fromkeys((min(of_seeds), max(of_seeds)))))
+    return Cell(f"{counts} of {row.data.folds}", min(of_seeds))
