@@ -7,7 +7,18 @@ from statistics import fmean
 
 from common.run_record import Deployed, ExportCost
 from common.table import Cell, Column, Table
-from common.text import SPLIT_NAMES, clean, compact_count, duration, join_words, milliseconds, numeral, plural
+from common.text import (
+    SPLIT_NAMES,
+    clean,
+    compact_count,
+    duration,
+    join_words,
+    milliseconds,
+    numeral,
+    plural,
+    rounded_down,
+    rounded_up,
+)
 from reports.accuracy import Accuracy, caveats_of_one_seed
 from reports.report_data import (
     BestOfValue,
@@ -151,7 +162,8 @@ def difference_cell(found: Comparison) -> Cell:
     if found.pair is None:
         return Cell("-", 0.0 if found.is_best else None)
     pair = found.pair
-    return Cell(f"{pair.difference:+z.3f}", pair.difference, f"{pair.low:z.3f} to {pair.high:z.3f}")
+    interval = f"{rounded_down(pair.low)} to {rounded_up(pair.high)}"  # outwards, as everywhere
+    return Cell(f"{pair.difference:+z.3f}", pair.difference, interval)
 
 
 def comparison_cell(row: ResultRow) -> Cell:
