@@ -133,8 +133,8 @@ def accuracy(runs: Sequence[Run], split: str, found: CorrectnessMatrix | str) ->
     if not seeds:
         return None
     counted = [_counts(entries) for entries in seeds.values()]
-    n = counted[0][1]
-    values = [c / n if n else entries[0].value for (c, n), entries in zip(counted, seeds.values(), strict=True)]
+    n = min(of_seed for _, of_seed in counted)  # of seeds that lack folds the fewest
+    values = [c / m if m else entries[0].value for (c, m), entries in zip(counted, seeds.values(), strict=True)]
     known = isinstance(found, CorrectnessMatrix) and len(found.seeds) == len(values)
     effect = max(map(_effect, chain(*seeds.values())))
     if effect > 1 and known and found.groups is None:

@@ -7,7 +7,18 @@ from statistics import fmean
 
 from common.run_record import Deployed, ExportCost
 from common.table import Cell, Column, Table
-from common.text import SPLIT_NAMES, clean, compact_count, duration, join_words, milliseconds, numeral, plural
+from common.text import (
+    SPLIT_NAMES,
+    clean,
+    compact_count,
+    duration,
+    join_words,
+    milliseconds,
+    numeral,
+    plural,
+    rounded_down,
+    rounded_up,
+)
 from reports.accuracy import Accuracy, caveats_of_one_seed
 from reports.report_data import (
     BestOfValue,
@@ -151,7 +162,8 @@ def difference_cell(found: Comparison) -> Cell:
     if found.pair is None:
         return Cell("-", 0.0 if found.is_best else None)
     pair = found.pair
-    return Cell(f"{pair.difference:+z.3f}", pair.difference, f"{pair.low:z.3f} to {pair.high:z.3f}")
+    interval = f"{rounded_down(pair.low)} to {rounded_up(pair.high)}"  # outwards, as everywhere
+    return Cell(f"{pair.difference:+z.3f}", pair.difference, interval)
 
 
 def comparison_cell(row: ResultRow) -> Cell:
@@ -325,4 +337,8 @@ def _chosen_from(best: BestOfValue) -> Cell:
 
 
 def _folds(row: ResultRow) -> Cell:
-    return Cell(f"{len(row.folds)} of {row.data.folds}", len(row.folds)) if row.folds else Cell("-", None)
+    if not row.folds:
+        return Cell("-", None)
+    of_seeds = Counter(run.seed for run in row.runs).values()
+    counts = " to ".join(map(str, dict.fromkeys((min(of_seeds), max(of_seeds)))))
+    return Cell(f"{counts} of {row.data.folds}", min(of_seeds))

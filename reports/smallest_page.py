@@ -206,7 +206,14 @@ def _figure_note(record: SmallestRecord, key: str, floor: float, below: int, bel
     candidates = record.candidates
     images = "All values are of validation images"
     if folds := record.data.get("folds"):
-        images = f"Probes and finals predict each image of train and validation once, in {folds} folds; the race is of one fold"
+        once = f"predict each image of train and validation once, in {folds} folds"
+        finals = [
+            each.trained.val.n for each in candidates if each.stage == "final" and each.trained and each.trained.val
+        ]
+        n = sum(record.data.get(name) or 0 for name in ("n_train", "n_val"))
+        images = f"Probes and finals {once}; the race is of one fold"
+        if any((measured or n) < n for measured in finals):  # the budget did not allow all folds
+            images = f"Probes {once}; the race is of one fold, and finals are of as many images as the table has"
     left_out = [
         (sum(each.excluded is not None for each in candidates), "excluded"),
         (sum(each.excluded is None and each.probe is None and each.trained is None for each in candidates), "not screened"),

@@ -88,6 +88,22 @@ def test_folds_of_a_cross_validation_are_one_prediction_an_image(run, summary):
     assert "cross-validation in 3 folds" in group.heading
 
 
+def test_a_seed_that_lacks_a_fold_is_not_counted_with_the_images_of_the_others(run, summary):
+    for seed, folds in ((1, 4), (2, 3)):
+        for fold in range(folds):
+            settings = {"datamodule.fold": fold, "datamodule.folds": 4}
+            run(f"s{seed}f{fold}", seed=seed, settings=settings, n={"val": 40}, wrong={"val": {fold, 9, 19, 29}},
+                data={"fingerprint": f"fold{fold}", "folds": 4})  # fmt: skip
+    (group,) = summary().groups
+    val = group.rows[0].accuracies["val"]
+    assert (val.value, val.n, val.n_seeds) == (0.9, 120, 2)
+    assert (val.low, val.high) == wilson_by_scipy(
+        108, 120
+    )  # two seeds that agree show no more than the fewer images do
+    table = result_table(group)
+    assert table.lines[0][table.titles.index("folds")].text == "3 to 4 of 4"
+
+
 def test_equal_accuracies_are_ranked_by_macs(run, summary):
     wrong = {"val": {1, 2}, "test": {3}}
     run("large", choices={"model": "large"}, wrong=wrong, cost=(2e9, 1e7, 9))

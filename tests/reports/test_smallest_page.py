@@ -57,6 +57,19 @@ def test_a_test_value_of_an_earlier_answer_is_named_as_such():
     assert note in Parsed(make_page(record)).words() and note.replace("#", "\\#") in card_section(record)
 
 
+@pytest.mark.parametrize(("n", "words"), [
+    (346, "Probes and finals predict each image of train and validation once, in 4 folds; the race is of one fold;"),
+    (87, "Probes predict each image of train and validation once, in 4 folds; the race is of one fold, and finals are of as "
+     "many images as the table has;"),
+])  # fmt: skip
+def test_finals_of_fewer_folds_do_not_predict_each_image(n, words):
+    record = ALL["folds"]()  # 260 training and 86 validation images
+    for each in record.candidates:
+        if each.stage == "final":
+            each.trained.val = measured(0.93, n)
+    assert words in make_page(record)
+
+
 def test_the_files_of_the_finalists_have_a_table_with_what_they_cost():
     words = parsed("exported").words()
     _, _, table = words.partition("Exported files: onnx_int8")
