@@ -1,9 +1,14 @@
 """Train on smaller images first: most of the training at a fraction of the cost."""
 
+import logging
+
 import lightning as L
 
 from common.errors import UserError
+from lightning_modules.epoch_end import time_share
 from lightning_modules.networks.surgery import smallest_image_size
+
+log = logging.getLogger(__name__)
 
 
 class ProgressiveResizing(L.Callback):
@@ -14,7 +19,7 @@ class ProgressiveResizing(L.Callback):
 
     Args:
         initial_scale: side of the smaller images, as a share of the image size.
-        epoch_fraction: share of the epochs that see them, rounded down to whole epochs.
+        epoch_fraction: share of the epochs that see them, rounded down to whole epochs, or of the time limit, if it has one.
     """
 
     def __init__(self, *, initial_scale: float, epoch_fraction: float):
@@ -40,4 +45,12 @@ class ProgressiveResizing(L.Callback):
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         small = trainer.current_epoch < int(self.epoch_fraction * trainer.max_epochs)
+        small = small and (time_share(trainer) or 0) <= self.epoch_fraction
         trainer.datamodule.train_size = round((self.initial_scale if small else 1) * trainer.datamodule.image_size)
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        if self.epoch_fraction < 1 and trainer.datamodule.train_size < trainer.datamodule.image_size:
+            log.warning(
+                "callbacks.progressive_resizing: the training ended before it came to images in full size, which those of val "
+                "and test have; use a smaller callbacks.progressive_resizing.epoch_fraction"
+            )

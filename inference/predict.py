@@ -259,10 +259,9 @@ class PredictionSummary:
             metrics = SplitMetrics(accuracy=accuracy, baseline=Baseline.of(counts))
             lines += [f"{name}: {describe_accuracy(metrics)}", *describe_caveats(metrics)]
             if learned := self.learned[split]:
-                lines.append(
-                    f"{learned:,} of these {plural(len(correct), 'image')} are train or validation images of this network, so "
-                    "this accuracy is too good"
-                )
+                which = f"{learned:,} of these {len(correct):,} images" if len(correct) > 1 else "this image"
+                are = "is a train or validation image" if learned == 1 else "are train or validation images"
+                lines.append(f"{which} {are} of this network, so this accuracy is too good")
             if self.decision and 0 < (n := int(kept.sum())) < len(kept):
                 effect = design_effect(correct[kept], None if groups is None else groups[kept])
                 found = format_accuracy(proportion(int(correct[kept].sum()), n, effect))

@@ -24,6 +24,28 @@ def test_training_starts_with_smaller_images_and_val_has_full_size(train, monkey
     assert {side for training, side in seen if not training} == {32}
 
 
+def test_the_share_of_a_time_limit_counts_too(train, monkeypatch):
+    seen = []
+    usual = ImageClassifier.training_step
+    monkeypatch.setattr(
+        ImageClassifier, "training_step", lambda self, b, i: seen.append(b["pixels"].shape[-1]) or usual(self, b, i)
+    )
+    monkeypatch.setattr("callbacks.progressive_resizing.time_share", lambda trainer: trainer.current_epoch / 2)
+    resizing = [f"callbacks.progressive_resizing.{key}" for key in ("initial_scale=0.75", "epoch_fraction=0.4")]
+    ran = train(*resizing, "trainer.max_epochs=5", "stages=[fit]")
+    assert ran.status == 0, ran.err
+    assert seen == 3 * [24] + 12 * [32]  # by the epochs the first two would be small
+    assert not any("full size" in text for text in ran.record.run.warnings)
+
+
+def test_a_training_that_ends_before_images_in_full_size_warns(train):
+    stopping = [f"callbacks.early_stopping.{key}" for key in ("min_delta=9", "patience=1")]
+    resizing = "callbacks.progressive_resizing.initial_scale=0.75"
+    ran = train("callbacks=early_stopping", *stopping, resizing, "trainer.max_epochs=9", "stages=[fit]")
+    assert ran.status == 0, ran.err
+    assert any("ended before it came to images in full size" in text for text in ran.record.run.warnings)
+
+
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_smaller_images_are_resized_as_all_are(small_data, interpolation):
     small_data.interpolation, small_data.train_size = interpolation, 24

@@ -178,3 +178,6 @@ def test_an_accuracy_on_images_of_train_is_not_that_of_new_ones(tmp_path, split)
         summary.add(*predicted(str(tmp_path / "x" / ".." / path), 0.1, "ants", split))
     words = "3 of these 5 images are train or validation images of this network, so this accuracy is too good"
     assert words in summary.lines()
+    one = PredictionSummary(CLASSES, None, OwnTestImages(RunFolder(run)))
+    one.add(*predicted(str(tmp_path / "a.png"), 0.1, "ants", split))
+    assert "this image is a train or validation image of this network, so this accuracy is too good" in one.lines()

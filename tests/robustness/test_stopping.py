@@ -64,6 +64,16 @@ def test_a_killed_run_keeps_its_warnings(train, at_step, tmp_path):
     assert "RANDOM WEIGHTS" in killed.model_card.read_text()
 
 
+def test_a_killed_run_resumes_with_more_frequent_checkpoints(train, finished_run, at_step, tmp_path):
+    at_step(4, kill)
+    with pytest.raises(Killed):
+        train(drawn=True)
+    killed = RunFolder(tmp_path / "run0")
+    ran = train(f"ckpt_path={killed.last_checkpoint}", EVERY_TWO_STEPS, small=False, to=killed.path)
+    assert ran.status == 0 and outcome(finished_run.folder) == outcome(killed.path), ran.err
+    assert not [text for text in ran.record.run.warnings if "ckpt_path" in text]
+
+
 def straight_and_killed(train, at_step, tmp_path, *settings):
     """Train twice, the second time killed in its fifth step and resumed; return both folders."""
     straight = train(*settings)
