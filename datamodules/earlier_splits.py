@@ -13,6 +13,7 @@ from common.run_record import RunRecord
 from common.text import clean, join_words, plural
 from common.untrusted.tables import iterate_csv
 from datamodules.sources.catalog import SPLITS, UNASSIGNED, Catalog
+from datamodules.sources.source import plain_path
 from datamodules.splits import DROPPED, NO_VAL, THINNED, TRAIN_TEST, TRAIN_VAL, TRAIN_VAL_TEST, draw_splits
 
 log = logging.getLogger(__name__)
@@ -130,11 +131,12 @@ def _read(splits: str) -> dict[str, tuple[str, str, str, str]]:
                 raise UserError(
                     f"{table}: line {line}: split is {clean(row['split'], 40)!r}; allowed are train, val, test and nothing"
                 )
-            if row["path"] in listed:
+            image = plain_path(row["path"])
+            if image in listed:
                 raise UserError(f"{table}: line {line}: {clean(row['path'], 200)} is listed twice")
             split, reason = _decide_again(row["split"], reasons.get(row["path"], ""))
             if split is not None:
-                listed[row["path"]] = row["label"], split, reason, f"line {line}"
+                listed[image] = row["label"], split, reason, f"line {line}"
     except UserError as error:
         raise UserError(f"{key}: {error}; {advice}") from error
     if not listed:

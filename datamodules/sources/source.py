@@ -141,12 +141,12 @@ class _Columns:
 
     def append(self, row: ImageRow) -> None:
         """Add a row without a problem."""
-        number = len(self.paths)
-        self.paths.append(row.path)
+        number, path = len(self.paths), plain_path(row.path)  # the path below the root, by which other runs know it
+        self.paths.append(path)
         self.labels.append(self.names.setdefault(row.label, len(self.names)))
         self.splits.append(_SPLIT_NUMBERS[row.split])
         self.weights.append(row.weight)
-        self._hashes.append(hash(_plain(row.path)))
+        self._hashes.append(hash(path))
         if row.group and not self.groups:
             self.groups = [""] * number
         if row.group or self.groups:
@@ -162,7 +162,7 @@ class _Columns:
         seen: dict[str, int] = {}
         for row in repeated_rows(np.frombuffer(self._hashes, np.int64)).tolist():
             path = self.paths[row]
-            if (earlier := seen.setdefault(_plain(path), row)) != row:
+            if (earlier := seen.setdefault(path, row)) != row:
                 problem = f"{path[:200]} is already in {self.source.place(earlier).rpartition(': ')[2]}"
                 names = list(self.names)
                 there, here = (names[self.labels[each]][:60] for each in (earlier, row))
@@ -286,6 +286,6 @@ def _find_problem(row, source: Source) -> str | None:
     return None
 
 
-def _plain(path: str) -> str:
+def plain_path(path: str) -> str:
     """Return the same text for a.png, ./a.png and .//a.png."""
     return str(PurePosixPath(path)) if "//" in path or "./" in path else path

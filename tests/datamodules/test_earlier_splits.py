@@ -66,6 +66,19 @@ def test_listed_images_keep_their_split_and_new_ones_go_by_their_hash(root, tmp_
     assert catalog.splits_from == f"{table}: 38 images as there, 61 new"
 
 
+@pytest.mark.parametrize(("listed", "now"), [("./{}", "{}"), ("{}", "./{}"), (".//{}", "./{}")])
+def test_a_path_is_the_same_however_a_table_writes_it(root, tmp_path, listed, now):
+    """`./blue/000.png` is `blue/000.png`; in splits that no hash gives it would be seen if they were drawn."""
+    names = [f"{name}/{n:03}.png" for name in ("blue", "red") for n in range(20)]
+    splits = [("train", "val", "test")[n % 3] for n in range(len(names))]
+    rows = [(listed.format(name), name[:-8], split) for name, split in zip(names, splits, strict=True)]
+    earlier = write_table(tmp_path / "splits.csv", rows)
+    source = CsvTable(
+        table=write_table(tmp_path / "now.csv", [(now.format(n), n[:-8], "") for n in names]), root=str(root)
+    )
+    assert split_of(prepared(source, tmp_path, earlier)) == dict(zip(names, splits, strict=True))
+
+
 def test_a_new_image_goes_with_its_group_or_its_near_duplicate(root, tmp_path, table, caplog):
     blocks = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     image = Image.fromarray(blocks).resize((160, 160), Image.Resampling.BICUBIC)
