@@ -91,7 +91,7 @@ def test_fewer_shards_than_processes_are_one_line_before_the_others_start(train,
     ran = train(*settings, *SMALL, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=3", "datamodule.batch_size=4",
                 f"datamodule.cache={tmp_path / 'cache'}", small=False)  # fmt: skip
     assert ran.status == 1 and ran.err.count("ERROR: ") == 1
-    assert "2 shard(s) for 3 processes; each needs at least one" in ran.err
+    assert "2 shards for 3 processes; each needs at least one" in ran.err
     assert "starting the training" not in ran.out and not ran.folder.exists()
 
 
