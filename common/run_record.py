@@ -686,7 +686,7 @@ class RunRecord:
         self.tests_earlier_images = False  # some test images of `previous`, although its val and test were others
         self.evaluated_elsewhere: int | None = 0  # on test: the training that continues here, where it began
         self.has_trained = False  # a step of the optimizer, in this command
-        self.collected: list[str] = []  # warnings of this command so far
+        self.collected: list[str] = []  # warnings of this command so far, which each writing takes
         self.evaluates_again = False  # the checkpoint of `previous` in its own folder, without training
         self._started = time.perf_counter()
 
@@ -800,7 +800,6 @@ class RunRecord:
     def save(self) -> None:
         """Write what is known so far; of an evaluation only its end."""
         if not self.evaluates_again:
-            self.run.warnings = list(self.collected)
             self._write("running", None)
 
     def save_new_warnings(self) -> None:
@@ -808,19 +807,19 @@ class RunRecord:
         if not set(self.collected) <= set(self.run.warnings):
             self.save()
 
-    def mark_interrupted(self, warnings: list[str]) -> None:
+    def mark_interrupted(self) -> None:
         """Write the record of a run that a signal ended and that can be resumed."""
-        self.run.warnings = warnings
         self._write("running", None)
 
-    def finish(self, warnings: list[str]) -> None:
+    def finish(self) -> None:
         """Write the record of a run that did all of its stages; a run that is only evaluated again is as finished as before."""
-        self.run.warnings = warnings
         if not self.evaluates_again:
             self._write("finished", None)
             return
         before = self.previous
-        self.run = dataclasses.replace(before.run, warnings=list(dict.fromkeys([*before.run.warnings, *warnings])))
+        self.run = dataclasses.replace(
+            before.run, warnings=list(dict.fromkeys([*before.run.warnings, *self.collected]))
+        )
         self.model = _completed(self.model, before.model)
         for name in ("data", "decision", "val", "test", "deployed"):
             setattr(self, name, getattr(self, name) or getattr(before, name))
@@ -829,24 +828,22 @@ class RunRecord:
         if self.writes:
             write_record(self)
 
-    def fail(self, reason: str, warnings: list[str]) -> None:
+    def fail(self, reason: str) -> None:
         """Write the record of a run that an error ended; where not even that can be written, the log says so."""
-        self.run.warnings = warnings
         try:
             self._write("failed", reason)
         except OSError as error:
             log.warning("could not write %s (%s); continuing", self.folder.record, error.strerror)
 
-    def prune(self, reason: str, warnings: list[str]) -> None:
+    def prune(self, reason: str) -> None:
         """Write the record of a run that a search ended."""
-        self.run.warnings = warnings
         self._write("pruned", reason)
 
     def _write(self, status: Status, reason: str | None) -> None:
         before_s = (self.previous and self.previous.run.wall_time_s) or 0
         self.run.wall_time_s = round(before_s + time.perf_counter() - self._started, 2)
-        if self.resumes:  # those from before the interruption first, once each
-            self.run.warnings = list(dict.fromkeys([*self.previous.run.warnings, *self.run.warnings]))
+        before = self.previous.run.warnings if self.resumes else []  # from before the interruption: first, once each
+        self.run.warnings = list(dict.fromkeys([*before, *self.collected]))
         self.status, self.reason = status, reason
         if self.writes:
             write_json(self.folder.record, self._with_previous())

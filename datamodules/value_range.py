@@ -66,8 +66,8 @@ def mixed_depths(catalog: Catalog, stats: ImageStats) -> Finding | None:
     named = join_words([catalog.paths[row] for row in np.flatnonzero(present & (deep == deep_are_fewer))], NAMED)
     kind = "more than 8 bits" if deep_are_fewer else "8 bits"
     text = (f"bit depth: {plural(n_deep, 'image')} of more than 8 bits per channel ({skew}) and {n - n_deep:,} of 8: scaled to "
-            f"8 bits, they may differ in brightness by this only, which a network can "
-            f"learn; of {kind} are {named}")  # fmt: skip
+            f"8 bits, they may differ in brightness by this only, "
+            f"which a network can learn; of {kind} are {named}")  # fmt: skip
     return Finding("bit depth", text, [])
 
 
@@ -89,6 +89,6 @@ def few_levels(catalog: Catalog, stats: ImageStats, value_range: ValueRange | No
     found, counts = rows[few][order], levels[few][order]
     named = join_words([f"{catalog.paths[row]} ({count})" for row, count in zip(found, counts, strict=True)], NAMED)
     text = (f"few levels: fewer than {FEW_LEVELS} of the 256 gray levels are used by {plural(len(found), 'image')} of more "
-            f"than 8 bits per channel: {named}; datamodule.range=LOW,HIGH sets which values "
-            "become black and white")  # fmt: skip
+            f"than 8 bits per channel: {named}; datamodule.range=LOW,HIGH sets "
+            "which values become black and white")  # fmt: skip
     return Finding("few levels", text, [[int(row)] for row in found])

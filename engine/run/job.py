@@ -109,7 +109,7 @@ def _run_locked(
                 run(config, record)
             if process.is_first and not job.folder.config.is_file():  # what came later has made the folder again
                 raise UserError(f"{job.folder.path}: {REMOVED_FOLDER}")
-            _finish(record, config.ckpt_path, warning_list.messages)
+            _finish(record, config.ckpt_path)
             backup.discard()
         return None
     except StopRequested as stopped:
@@ -117,14 +117,14 @@ def _run_locked(
         if record is not None:
             with tolerate_disk_errors(job.folder.record):
                 if not _put_back(record, backup, else_recorded=True):
-                    record.mark_interrupted(warning_list.messages)
+                    record.mark_interrupted()
                     backup.discard()
         stopped.next_step = _how_to_resume(job, config)
         if stopped.number == getattr(signal, "SIGUSR1", None) and process.is_first:
             _requeue(job)
         raise
     except TrialPruned as pruned:
-        record.prune(str(pruned), warning_list.messages)
+        record.prune(str(pruned))
         backup.discard()
         return pruned
     except Exception as raised:
@@ -147,7 +147,7 @@ def _run_locked(
             if record is not None:
                 with tolerate_disk_errors(job.folder.record):
                     if not _put_back(record, backup, else_recorded=job.in_sweep or message is None):
-                        _record_error(record, error, message, warning_list.messages)
+                        _record_error(record, error, message)
                         backup.discard()
         return error
 
@@ -267,23 +267,24 @@ def _skip(job: Job) -> UserError | None:
     return None
 
 
-def _finish(record: RunRecord, ckpt_path: str | None, messages: list[str]) -> None:
+def _finish(record: RunRecord, ckpt_path: str | None) -> None:
     """Complete the record and write the model card of what was measured."""
     from reports.model_card import write_card  # late: scipy; but not between the record and the card
 
-    record.finish(messages)
+    record.finish()
     if record.writes and (record.val or record.test):
         with tolerate_disk_errors(record.folder.model_card), Progress("writing the model card", log):
             write_card(record, ckpt_path)
 
 
-def _record_error(record: RunRecord, error: Exception, message: str | None, messages: list[str]) -> None:
+def _record_error(record: RunRecord, error: Exception, message: str | None) -> None:
     """Record that a run failed; one that the disk ended after its first checkpoint as interrupted, since it can be resumed."""
     if isinstance(error, OSError) and error.errno in DISK_ERRORS and record.folder.last_checkpoint.is_file():
         with tolerate_disk_errors(record.folder.record):
-            record.mark_interrupted([*messages, message])
+            record.collected.append(message)
+            record.mark_interrupted()
     else:
-        record.fail(message or f"{type(error).__name__}: {error}", messages)
+        record.fail(message or f"{type(error).__name__}: {error}")
 
 
 def _requeue(job: Job) -> None:

@@ -101,11 +101,12 @@ def test_the_states_of_a_run(record, tmp_path):
     assert datetime.fromisoformat(running.run.started_at).tzinfo is not None
     assert running.run.versions["python"] == ".".join(map(str, sys.version_info[:3]))
     made.model = ModelInfo(name="x", peak_memory_mib=float("nan"))
-    made.fail("no memory", ["careful"])
+    made.collected = ["careful"]
+    made.fail("no memory")
     failed = RunRecord.read(tmp_path)
     assert (failed.status, failed.reason, failed.run.warnings) == ("failed", "no memory", ["careful"])
     assert failed.model == ModelInfo(name="x", peak_memory_mib=None)
-    made.finish([])
+    made.finish()
     finished = RunRecord.read(tmp_path / "result.json")
     assert (finished.status, finished.reason) == ("finished", None)
     assert list(tmp_path.iterdir()) == [tmp_path / "result.json"]
@@ -113,7 +114,7 @@ def test_the_states_of_a_run(record, tmp_path):
 
 def test_a_process_that_is_not_the_first_writes_nothing(tmp_path):
     made = RunRecord.begin(RunFolder(tmp_path), command=[], overrides=[], writes=False)
-    made.save(), made.finish([]), made.fail("", [])
+    made.save(), made.finish(), made.fail("")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -122,21 +123,25 @@ def test_a_failure_that_cannot_be_written_is_logged(record, tmp_path, caplog):
     folder.mkdir()
     made = record(folder=folder)
     folder.rmdir()
-    made.fail("no space", [])
+    made.fail("no space")
     assert f"could not write {folder / 'result.json'} (No such file or directory); continuing" in caplog.text
     with pytest.raises(FileNotFoundError):
-        made.finish([])
+        made.finish()
 
 
 def test_a_resumed_run_keeps_the_warnings_from_before(record, tmp_path):
-    record().mark_interrupted(["random weights", "careful"])
+    first = record()
+    first.collected = ["random weights", "careful"]
+    first.mark_interrupted()
     resumed = record()
     resumed.save()
     assert RunRecord.read(tmp_path).run.warnings == ["random weights", "careful"]  # also where it is killed now
-    resumed.finish(["careful", "few images"])
+    resumed.collected = ["careful", "few images"]
+    resumed.finish()
     assert RunRecord.read(tmp_path).run.warnings == ["random weights", "careful", "few images"]
     longer = record()  # of another network, about which the results of the one before say nothing
-    longer.finish(["few images"])
+    longer.collected = ["few images"]
+    longer.finish()
     assert longer.run.warnings == ["few images"]
 
 
@@ -147,12 +152,12 @@ def test_a_resumed_run_adds_its_time_and_knows_the_record_before(record, tmp_pat
     write_json(tmp_path / "result.json", content)
     resumed = record()
     assert resumed.resumes and resumed.previous_test_evaluations == 2
-    resumed.finish([])
+    resumed.finish()
     assert 100.5 <= RunRecord.read(tmp_path).run.wall_time_s < 130
     restarted = record()
     assert not restarted.resumes
     restarted.discard_previous()
-    restarted.finish([])
+    restarted.finish()
     assert restarted.previous_test_evaluations == 0 and RunRecord.read(tmp_path).run.wall_time_s < 30
 
 
