@@ -905,17 +905,15 @@ def keep_test_evaluations(folder: RunFolder, n: int) -> None:
 
 
 def describe_test_evaluations(n: int, selected_on_test: bool = False) -> str:
-    """Say how often a model was evaluated on its test images; shown from the second time on.
+    """Say how often a model was evaluated on its test images; on the screen from the second time on.
 
     Args:
         selected_on_test: whether they chose the epoch, too.
     """
-    bias = (
-        ", and they chose its epoch: no result is unbiased"
-        if selected_on_test
-        else "; only the first result is unbiased"
-    )
-    return f"the test images were evaluated {n} times with this model{bias}"
+    times, bias = ("once", "") if n == 1 else (f"{n} times", "; only the first result is unbiased")
+    if selected_on_test:
+        bias = ", and they chose its epoch: no result is unbiased"
+    return f"the test images were evaluated {times} with this model{bias}"
 
 
 def flatten(settings: dict, prefix: str = "") -> dict:

@@ -71,6 +71,7 @@ def model_card(record: RunRecord, checkpoint: str) -> str:
     run, measured = Run(record.folder, record), measured_splits(record)
     split, metrics = measured[0] if measured else (None, None)
     tables = [_metrics_table(measured), *_class_tables(run, split, metrics)] if measured else []
+    n = record.test and record.test.test_evaluations
     text = environment.get_template("model_card.md.jinja").render(
         name=run.name,
         classes=_classes(run),
@@ -83,7 +84,7 @@ def model_card(record: RunRecord, checkpoint: str) -> str:
         training=_training(run),
         command=Markup(clean(record.run.command).replace("`", "'")),  # in a block of code
         tables=[Markup("\n".join(table.as_markdown())) for table in tables],  # their cells are escaped
-        test_evaluations=record.test and record.test.test_evaluations,
+        test_evaluations=n and describe_test_evaluations(n, run.selected_on_test),
         decisions=_decisions(record, split, metrics) if measured else [],
         cost=_cost(run),
         warnings=_capped([clean(text, LONGEST_WARNING) for text in record.run.warnings], MOST_WARNINGS),
@@ -274,9 +275,6 @@ def _limits(run: Run, split: str | None, metrics: SplitMetrics | None) -> list[s
         lines.append("The test images chose the epoch (datamodule.select_on=test): all results here are too good.")
     elif split == "val":
         lines.append("There is no test result: validation chose the epoch, so its results are too good.")
-    if run.record.test and (n := run.record.test.test_evaluations or 0) > 1:
-        text = describe_test_evaluations(n, run.selected_on_test)
-        lines.append(f"{text[0].upper()}{text[1:]}.")
     if leaks := sum(finding.leak for finding in run.data.audit or []):
         lines.append(
             f"{plural(leaks, 'finding')} of the audit: training images are also in val or test, which flatters."

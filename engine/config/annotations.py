@@ -28,10 +28,14 @@ def matches_type(value, annotation) -> bool:
 
 
 def type_name(annotation) -> str:
-    """Name an annotated type as a user writes its values: `int or null`."""
-    if typing.get_origin(annotation) is typing.Literal:
-        return " or ".join(map(str, typing.get_args(annotation)))
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        plain = [o for o in typing.get_args(annotation) if o in PLAIN or typing.get_origin(o)]
-        return " or ".join(type_name(o) for o in plain or typing.get_args(annotation))
+    """Name an annotated type as a user writes its values: `int or null`, `[str, ...]`."""
+    origin, options = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return " or ".join(map(str, options))
+    if origin in (typing.Union, types.UnionType):
+        plain = [o for o in options if o in PLAIN or typing.get_origin(o)]
+        return " or ".join(type_name(o) for o in plain or options)
+    if origin in (list, tuple):
+        kinds = [type_name(o) for o in options if o is not Ellipsis]
+        return f"[{', '.join(kinds if origin is tuple and Ellipsis not in options else [*kinds, '...'])}]"
     return "null" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from typing import get_args
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -10,7 +9,7 @@ from common.checks import check_good_enough
 from common.errors import UserError
 from common.text import did_you_mean, quote_override
 from engine.cli import safe_name
-from engine.config.annotations import matches_type
+from engine.config.annotations import matches_type, type_name
 from engine.config.data_overrides import complete_data
 from engine.search.objectives import EPOCH_METRICS, Objective, parse_objectives
 from engine.search.space import Space, check_space, read_base_overrides, read_space
@@ -69,8 +68,7 @@ def read_settings(config: DictConfig) -> SearchSettings:
         if key not in TYPES:
             raise UserError(f"{key}: no such key; {did_you_mean(key, TYPES)}")
         if not matches_type(value, TYPES[key]):
-            expected = str(TYPES[key]).replace("None", "null") if get_args(TYPES[key]) else TYPES[key].__name__
-            raise UserError(f"{quote_override(key, value)}: expected {expected}")
+            raise UserError(f"{quote_override(key, value)}: expected {type_name(TYPES[key])}")
         if value is not None and key in SMALLEST and value < SMALLEST[key]:
             raise UserError(f"{key}={value}: use {SMALLEST[key]} or more")
     check_password(OmegaConf.to_container(config, resolve=False)["storage"])

@@ -358,6 +358,8 @@ def test_a_killed_trial_resumes_and_nothing_finished_runs_twice(search, base_ove
         (["objectives=[test.accuracy]"], "the test split stays closed"),
         (["n_trials=0"], "n_trials=0: use 1 or more"),
         (["n_trials=many"], "n_trials=many: expected int"),
+        (["seeds=3"], "seeds=3: expected [int, ...]"),
+        (["storage=3"], "storage=3: expected str or null"),
         (["name=a/b"], "name=a/b: use letters"),
         (["seeds=[]"], "seeds=[]: give at least one"),
         (["seeds=[1,-1]"], "seeds=[1, -1]: use whole numbers from 0 to 4294967295"),

@@ -117,9 +117,7 @@ def test_each_result_is_in_its_place(record):
     )
     assert row(card, "| cat | 0.7") == "| cat | 0.714 (5 of 7, 0.359 to 0.918) | - | 0.432 | 7 |"
     assert "- chosen on validation images: epoch 17, for its val/accuracy of 0.8765" in card
-    assert (
-        "been evaluated on the test split 3 times; result.json" in card and "only the first result is unbiased" in card
-    )
+    assert "images were evaluated 3 times with this model; only the first result is unbiased. result.json" in card
     assert (
         "(ECE) test: 0.123 (a perfectly calibrated network shows 0.054, up to 0.136, with 80 images): no miscalibration can "
         "be seen; with temperature 1.37: 0.088"
@@ -227,7 +225,10 @@ def test_the_card_of_a_trained_run(finished_run, two_colors, tmp_path):
     assert record.data.license is None
     assert f"- wall time of the whole run {record.run.wall_time_s:,.1f} s" in card
     accuracy = record.test.accuracy
-    assert f"({accuracy.correct} of {accuracy.n}, 95% interval" in card and "test split once" in card
+    assert (
+        f"({accuracy.correct} of {accuracy.n}, 95% interval" in card
+        and "evaluated once with this model. result" in card
+    )
     lines = re.search(r"```python\n(.*?)```", card, re.S).group(1).replace('["a.jpg", "b.png"]', "images")
     names = {"images": [str(file) for file in sorted((two_colors / "test" / "red").glob("*.png"))[:2]]}
     exec(compile(lines, "card", "exec"), names)

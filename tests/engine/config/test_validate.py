@@ -62,6 +62,8 @@ def test_every_file_passes(file):
 @pytest.mark.parametrize(("overrides", "message"), [
     ("optimizer.lr=fast", "optimizer.lr=fast: expected float"),
     ("optimizer=sgd optimizer.lr=[1]", "optimizer.lr=[1]: expected float"),
+    ("+optimizer.betas=0.9", "optimizer.betas=0.9: expected [float, float]"),
+    ("augmentation.crop_scale=0.5", "augmentation.crop_scale=0.5: expected [float, ...] or null"),
     ("+optimizer.momentum=0.9", "optimizer.momentum: no such setting; Allowed: amsgrad, betas"),
     ("loss=weighted_cross_entropy +loss.x=1", "loss.x: no such setting; WeightedCrossEntropy has none; remove it"),
     ("optimizer.lr=-1", "optimizer.lr=-1: Invalid learning rate: -1; use 0 or more"),

@@ -76,7 +76,7 @@ def test_evaluating_again_gives_the_same_and_is_counted_as_is_resuming(train, fi
     assert again.status == 0, again.err
     assert f"the test images were evaluated 2 times with this model; {UNBIASED}" in again.out
     card = (again.folder / "MODEL_CARD.md").read_text()
-    assert f"The test images were evaluated 2 times with this model; {UNBIASED}." in card
+    assert f"When this card was written: the test images were evaluated 2 times with this model; {UNBIASED}." in card
     assert again.record.val == before.val and again.record.decision == before.decision
     assert again.record.test == replace(before.test, test_evaluations=2)
     assert (again.folder / "predictions.csv").read_bytes() == folder.predictions("test").read_bytes()
