@@ -14,7 +14,16 @@ from common.text import clean, join_words, plural
 from common.untrusted.tables import iterate_csv
 from datamodules.sources.catalog import SPLITS, UNASSIGNED, Catalog
 from datamodules.sources.source import plain_path
-from datamodules.splits import DROPPED, NO_VAL, THINNED, TRAIN_TEST, TRAIN_VAL, TRAIN_VAL_TEST, draw_splits
+from datamodules.splits import (
+    DROPPED,
+    NO_VAL,
+    THINNED,
+    TRAIN_TEST,
+    TRAIN_VAL,
+    TRAIN_VAL_TEST,
+    draw_splits,
+    exclude_without_split,
+)
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +84,7 @@ def take_over_splits(
     shares = TRAIN_VAL_TEST if with_val else TRAIN_TEST
     rows = np.flatnonzero(is_new & catalog.present() & (catalog.splits == UNASSIGNED))
     if source_splits:
-        if len(rows):
-            log.warning("excluded %s without a split, since others have one", plural(len(rows), "image"))
-            catalog.exclude(rows, "no split given")
+        exclude_without_split(catalog, rows)
         shares = TRAIN_VAL
         rows = (
             np.flatnonzero(is_new & (catalog.splits == "train"))

@@ -53,16 +53,20 @@ def fill_in_splits(
             )
         return
     catalog.splits_from = GIVEN
-    unassigned = np.flatnonzero(present & (catalog.splits == UNASSIGNED))
-    if len(unassigned):
-        log.warning("excluded %s without a split, since others have one", plural(len(unassigned), "image"))
-        catalog.exclude(unassigned, "no split given")
+    exclude_without_split(catalog, np.flatnonzero(present & (catalog.splits == UNASSIGNED)))
     if "val" not in given and with_val:
         draw_splits(catalog, catalog.rows("train"), TRAIN_VAL, groups, fingerprints, seed)
         catalog.splits_from = f"{GIVEN}, val drawn from train by datamodule.split_seed={seed}"
         log.info("no val images: 20%% of train split off, seed %d", seed)
     if "test" not in given and with_val:
         log.warning("no test folder or split%s", NO_TEST)
+
+
+def exclude_without_split(catalog: Catalog, rows: np.ndarray) -> None:
+    """Exclude the images of `rows`, which have no split where others of the source have one."""
+    if len(rows):
+        log.warning("excluded %s without a split, since others have one", plural(len(rows), "image"))
+        catalog.exclude(rows, "no split given")
 
 
 def select_fold(catalog: Catalog, groups: np.ndarray, folds: int, fold: int | None, seed: int) -> None:
