@@ -29,7 +29,7 @@ from lightning_modules.weight_sources import (
 
 log = logging.getLogger(__name__)
 
-ALLOWED = "use auto, imagenet, null, a file of weights, or OWNER/NAME of a repository of the Hugging Face hub"
+ALLOWED = "use auto, imagenet, null (random weights), a file of weights, or OWNER/NAME of a repository of the Hugging Face hub"
 LONGEST_SHOWN = 300  # characters
 RANDOM = "RANDOM WEIGHTS: %s. Expect a lower accuracy"
 

@@ -230,7 +230,7 @@ def test_repositories_that_cannot_be_used_get_one_line(server, tmp_path, policy,
 )
 def test_what_names_no_weights_is_refused_before_anything_is_read(policy):
     with pytest.raises(
-        UserError, match=r"model\.weights=.*(no such file|is not a file or a name); use auto, imagenet, null"
+        UserError, match=r"model\.weights=.*(no such file|is not a file or a name); use auto, imagenet, null \(random"
     ) as error:
         check_policy(policy)
     assert len(str(error.value)) < 500 and describe_weights(policy) is None
