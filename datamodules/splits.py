@@ -247,8 +247,8 @@ def draw_splits(
 ) -> None:
     """Divide rows in those proportions, each group by the hash of one of its images: whatever else there is.
 
-    An image's hash is that of its group's name, or else of its pixels. Only where a class would have no image in a split, the
-    group whose hash is nearest goes there, and this is logged.
+    An image's hash is that of its group's name, or else of its pixels. Only where a class would have no image in a split, with
+    those that are in it already, the group whose hash is nearest goes there, and this is logged.
     """
     if not len(rows):  # as of a table that lists test images only; `check_splits` names what is missing
         return
@@ -261,7 +261,10 @@ def draw_splits(
     choice = np.minimum(np.searchsorted(ends, place, side="right"), len(ends) - 1)
     classes = len(catalog.classes)
     units, labels = np.divmod(np.unique(unit_of * classes + catalog.labels[rows][order]), classes)
-    moved = _fill_gaps(choice, place, units, labels, ends)
+    elsewhere = np.ones(len(catalog), bool)
+    elsewhere[rows] = False
+    there = [np.bincount(catalog.labels[elsewhere & (catalog.splits == split)], minlength=classes) for split in shares]
+    moved = _fill_gaps(choice, place, units, labels, ends, np.array(there))
     catalog.splits[rows[order]] = np.array(list(shares), dtype=object)[choice[unit_of]]
     if moved:
         count = int(np.isin(unit_of, moved).sum())
@@ -278,7 +281,7 @@ def _keys(groups: Sequence[str], fingerprints: Sequence[str], rows: np.ndarray) 
 
 
 def _fill_gaps(
-    choice: np.ndarray, place: np.ndarray, units: np.ndarray, labels: np.ndarray, ends: np.ndarray
+    choice: np.ndarray, place: np.ndarray, units: np.ndarray, labels: np.ndarray, ends: np.ndarray, there: np.ndarray
 ) -> list[int]:
     """Give each split a group of every class, in place, where others can spare one; return those that moved.
 
@@ -286,15 +289,16 @@ def _fill_gaps(
         choice: (groups,) number of the split; place: (groups,) from 0 to 1.
         units, labels: (pairs,) which groups have which classes, sorted by group.
         ends: (splits,) where each split ends.
+        there: (splits, classes) images that are in the splits already.
     """
-    classes = int(labels.max()) + 1
-    counts = np.bincount(choice[units] * classes + labels, minlength=len(ends) * classes).reshape(-1, classes)
+    classes = there.shape[1]
+    counts = there + np.bincount(choice[units] * classes + labels, minlength=there.size).reshape(-1, classes)
     moved = []
 
     def classes_of(unit: int) -> np.ndarray:
         return labels[np.searchsorted(units, unit) : np.searchsorted(units, unit, side="right")]
 
-    for label in np.flatnonzero(counts.any(axis=0)):
+    for label in np.unique(labels):
         for split in np.flatnonzero(counts[:, label] == 0):
             begin, end = ends[split - 1] if split else 0.0, ends[split]
             spared = [unit for unit in units[labels == label] if (counts[choice[unit], classes_of(unit)] > 1).all()]
