@@ -27,6 +27,7 @@ DROPPED = "in val or test too"  # likewise
 GIVEN = "given by the source"  # where splits are from
 NO_TEST = ": there will be no test accuracy, only that of the validation split, which also chose the best epoch"
 NEEDED = "drawn splits need three images, or groups of images, of each class"
+IN_FOLDS = "needs so many images, or groups of images, of each class in train and val; use fewer, or remove the class"
 FEW = 10  # near duplicates that are kept together in any data set
 TOO_MANY = 0.05  # share of the images, above which near duplicates are no copies but one scene
 
@@ -123,8 +124,11 @@ def thin_train(catalog: Catalog, groups: np.ndarray, fraction: float, seed: int)
     log.info("datamodule.train_fraction=%g: %d of %d train images", fraction, (parts == "kept").sum(), len(train))
 
 
-def check_splits(catalog: Catalog, optional: set[str]) -> None:
+def check_splits(catalog: Catalog, optional: set[str], folds: int | None = None) -> None:
     """Make sure that every class is in each split; splits of `optional` may be empty.
+
+    Args:
+        folds: into which train and val are divided, for the message.
 
     Raises:
         UserError: names the class, the split and the way out.
@@ -137,10 +141,12 @@ def check_splits(catalog: Catalog, optional: set[str]) -> None:
         missing = [catalog.classes[label] for label in np.flatnonzero(counts == 0)]
         if missing:
             more = f" and {len(missing) - CLASSES_SHOWN:,} more" if len(missing) > CLASSES_SHOWN else ""
+            needed = f"; {NEEDED}" if (catalog.splits_from or "").startswith("drawn") else ""
+            if folds and split != "test":
+                needed = f"; datamodule.folds={folds}: {IN_FOLDS}"
             raise UserError(
                 f"{catalog.root}: the {split} split has no image of class {', '.join(missing[:CLASSES_SHOWN])}{more}; "
-                f"every class needs some in every split ({split} has {plural(len(rows), 'image')} in all)"
-                + (f"; {NEEDED}" if (catalog.splits_from or "").startswith("drawn") else "")
+                f"every class needs some in every split ({split} has {plural(len(rows), 'image')} in all){needed}"
             )
 
 
