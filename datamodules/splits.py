@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from common.errors import UserError
-from common.text import plural
+from common.text import join_words, plural
 from datamodules.image_stats import Fingerprints
 from datamodules.sources.catalog import SPLITS, UNASSIGNED, Catalog, repeated_rows
 
@@ -125,7 +125,7 @@ def thin_train(catalog: Catalog, groups: np.ndarray, fraction: float, seed: int)
 
 
 def check_splits(catalog: Catalog, optional: set[str], folds: int | None = None) -> None:
-    """Make sure that every class is in each split; splits of `optional` may be empty.
+    """Make sure that every class is in each split, in train not only with weights of 0; splits of `optional` may be empty.
 
     Args:
         folds: into which train and val are divided, for the message.
@@ -147,6 +147,15 @@ def check_splits(catalog: Catalog, optional: set[str], folds: int | None = None)
             raise UserError(
                 f"{catalog.root}: the {split} split has no image of class {', '.join(missing[:CLASSES_SHOWN])}{more}; "
                 f"every class needs some in every split ({split} has {plural(len(rows), 'image')} in all){needed}"
+            )
+    train = catalog.rows("train")
+    if catalog.weights is not None and len(train):
+        weights = np.bincount(catalog.labels[train], catalog.weights[train], minlength=len(catalog.classes))
+        ignored = [catalog.classes[label] for label in np.flatnonzero(weights == 0)]
+        if ignored:
+            raise UserError(
+                f"{catalog.root}: every training image of class {join_words(ignored, CLASSES_SHOWN)} has the weight 0, so that "
+                "nothing would be learned of it; give some a weight, or remove the class"
             )
 
 
