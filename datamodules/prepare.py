@@ -84,7 +84,7 @@ def prepare_catalog(
     if train_fraction < 1:
         thin_train(catalog, groups, train_fraction, train_seed)
     optional = {"test"} if select_on == "val" else {"val"}
-    check_splits(catalog, optional | ({"train"} if streams_train else set()))
+    check_splits(catalog, optional | ({"train"} if streams_train else set()), folds)
     return findings
 
 

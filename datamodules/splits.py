@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from common.errors import UserError
-from common.text import plural
+from common.text import join_words, plural
 from datamodules.image_stats import Fingerprints
 from datamodules.sources.catalog import SPLITS, UNASSIGNED, Catalog, repeated_rows
 
@@ -27,6 +27,7 @@ DROPPED = "in val or test too"  # likewise
 GIVEN = "given by the source"  # where splits are from
 NO_TEST = ": there will be no test accuracy, only that of the validation split, which also chose the best epoch"
 NEEDED = "drawn splits need three images, or groups of images, of each class"
+IN_FOLDS = "needs so many images, or groups of images, of each class in train and val; use fewer, or remove the class"
 FEW = 10  # near duplicates that are kept together in any data set
 TOO_MANY = 0.05  # share of the images, above which near duplicates are no copies but one scene
 
@@ -127,8 +128,11 @@ def thin_train(catalog: Catalog, groups: np.ndarray, fraction: float, seed: int)
     log.info("datamodule.train_fraction=%g: %d of %d train images", fraction, (parts == "kept").sum(), len(train))
 
 
-def check_splits(catalog: Catalog, optional: set[str]) -> None:
-    """Make sure that every class is in each split; splits of `optional` may be empty.
+def check_splits(catalog: Catalog, optional: set[str], folds: int | None = None) -> None:
+    """Make sure that every class is in each split, in train not only with weights of 0; splits of `optional` may be empty.
+
+    Args:
+        folds: into which train and val are divided, for the message.
 
     Raises:
         UserError: names the class, the split and the way out.
@@ -141,10 +145,21 @@ def check_splits(catalog: Catalog, optional: set[str]) -> None:
         missing = [catalog.classes[label] for label in np.flatnonzero(counts == 0)]
         if missing:
             more = f" and {len(missing) - CLASSES_SHOWN:,} more" if len(missing) > CLASSES_SHOWN else ""
+            needed = f"; {NEEDED}" if (catalog.splits_from or "").startswith("drawn") else ""
+            if folds and split != "test":
+                needed = f"; datamodule.folds={folds}: {IN_FOLDS}"
             raise UserError(
                 f"{catalog.root}: the {split} split has no image of class {', '.join(missing[:CLASSES_SHOWN])}{more}; "
-                f"every class needs some in every split ({split} has {plural(len(rows), 'image')} in all)"
-                + (f"; {NEEDED}" if (catalog.splits_from or "").startswith("drawn") else "")
+                f"every class needs some in every split ({split} has {plural(len(rows), 'image')} in all){needed}"
+            )
+    train = catalog.rows("train")
+    if catalog.weights is not None and len(train):
+        weights = np.bincount(catalog.labels[train], catalog.weights[train], minlength=len(catalog.classes))
+        ignored = [catalog.classes[label] for label in np.flatnonzero(weights == 0)]
+        if ignored:
+            raise UserError(
+                f"{catalog.root}: every training image of class {join_words(ignored, CLASSES_SHOWN)} has the weight 0, so that "
+                "nothing would be learned of it; give some a weight, or remove the class"
             )
 
 
@@ -251,8 +266,8 @@ def draw_splits(
 ) -> None:
     """Divide rows in those proportions, each group by the hash of one of its images: whatever else there is.
 
-    An image's hash is that of its group's name, or else of its pixels. Only where a class would have no image in a split, the
-    group whose hash is nearest goes there, and this is logged.
+    An image's hash is that of its group's name, or else of its pixels. Only where a class would have no image in a split, with
+    those that are in it already, the group whose hash is nearest goes there, and this is logged.
     """
     if not len(rows):  # as of a table that lists test images only; `check_splits` names what is missing
         return
@@ -265,7 +280,10 @@ def draw_splits(
     choice = np.minimum(np.searchsorted(ends, place, side="right"), len(ends) - 1)
     classes = len(catalog.classes)
     units, labels = np.divmod(np.unique(unit_of * classes + catalog.labels[rows][order]), classes)
-    moved = _fill_gaps(choice, place, units, labels, ends)
+    elsewhere = np.ones(len(catalog), bool)
+    elsewhere[rows] = False
+    there = [np.bincount(catalog.labels[elsewhere & (catalog.splits == split)], minlength=classes) for split in shares]
+    moved = _fill_gaps(choice, place, units, labels, ends, np.array(there))
     catalog.splits[rows[order]] = np.array(list(shares), dtype=object)[choice[unit_of]]
     if moved:
         count = int(np.isin(unit_of, moved).sum())
@@ -282,7 +300,7 @@ def _keys(groups: Sequence[str], fingerprints: Sequence[str], rows: np.ndarray) 
 
 
 def _fill_gaps(
-    choice: np.ndarray, place: np.ndarray, units: np.ndarray, labels: np.ndarray, ends: np.ndarray
+    choice: np.ndarray, place: np.ndarray, units: np.ndarray, labels: np.ndarray, ends: np.ndarray, there: np.ndarray
 ) -> list[int]:
     """Give each split a group of every class, in place, where others can spare one; return those that moved.
 
@@ -290,15 +308,16 @@ def _fill_gaps(
         choice: (groups,) number of the split; place: (groups,) from 0 to 1.
         units, labels: (pairs,) which groups have which classes, sorted by group.
         ends: (splits,) where each split ends.
+        there: (splits, classes) images that are in the splits already.
     """
-    classes = int(labels.max()) + 1
-    counts = np.bincount(choice[units] * classes + labels, minlength=len(ends) * classes).reshape(-1, classes)
+    classes = there.shape[1]
+    counts = there + np.bincount(choice[units] * classes + labels, minlength=there.size).reshape(-1, classes)
     moved = []
 
     def classes_of(unit: int) -> np.ndarray:
         return labels[np.searchsorted(units, unit) : np.searchsorted(units, unit, side="right")]
 
-    for label in np.flatnonzero(counts.any(axis=0)):
+    for label in np.unique(labels):
         for split in np.flatnonzero(counts[:, label] == 0):
             begin, end = ends[split - 1] if split else 0.0, ends[split]
             spared = [unit for unit in units[labels == label] if (counts[choice[unit], classes_of(unit)] > 1).all()]

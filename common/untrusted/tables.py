@@ -24,6 +24,7 @@ OTHER_FILES = {
     b"PK\x03\x04": "a workbook or an archive",
     b"\xd0\xcf\x11\xe0": "an old workbook",
     b"PAR1": "a parquet file",
+    **dict.fromkeys((b'{"', b"{\n", b"[{", b"[\n"), "JSON"),
 }
 # What else people call the columns: a hint in an error, since a wrong guess would be worse
 OTHER_NAMES = {

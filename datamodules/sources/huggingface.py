@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import UserError
-from common.text import clean
+from common.text import clean, join_words
 from datamodules.sources.catalog import SPLIT_WORDS, split_of
 from datamodules.sources.unpacked import Record, UnpackedSource
 
 log = logging.getLogger(__name__)
 
+UNUSED = ("split", "group", "weight")  # columns that a table may have
 IMAGE_NAMES, LABEL_NAMES = ("image", "img", "pixels"), ("label", "labels", "class", "target")
 
 
@@ -49,6 +50,12 @@ class HuggingFace(UnpackedSource):
         """Return the fingerprints of all splits, which change with their files."""
         splits = self._load()
         info = next(iter(splits.values())).info
+        columns = [name for name in next(iter(splits.values())).column_names if name.strip().casefold() in UNUSED]
+        if unused := [name for name in columns if len(splits) == 1 or name.strip().casefold() != "split"]:
+            log.warning(
+                "datamodule.source.path=%s: not used here, unlike in a table (datamodule.table): column %s",
+                self.path, join_words([clean(name, 40) for name in unused]),
+            )  # fmt: skip
         self.license, self.citation = info.license or None, " ".join((info.citation or "").split()) or None
         return f"{self.image} {self.label} {[(name, split._fingerprint) for name, split in splits.items()]}"
 

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -52,7 +53,7 @@ class TorchvisionDataset(UnpackedSource):
         if not found:
             raise UserError(f"datamodule.source.dataset={self.name}: is not divided into {', '.join(SPLITS)}")
         for split, dataset in found:
-            names, without = getattr(dataset, "classes", None) or getattr(dataset, "categories", None), 0
+            names, without = _names(getattr(dataset, "classes", None) or getattr(dataset, "categories", None) or []), 0
             for index in range(len(dataset)):
                 image, target = dataset[index]
                 if target is None:
@@ -116,10 +117,14 @@ def _as_image(image) -> Image.Image:
     return image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
 
 
-def _label(names: list[str] | None, target) -> str:
+def _names(classes: list) -> list[str]:
+    """Return a name for each class, the first where it has several; with its number where others have it, as both cranes."""
+    names = [str(name[0] if isinstance(name, tuple) else name) for name in classes]
+    counts = Counter(names)
+    return [f"{name} ({number})" if counts[name] > 1 else name for number, name in enumerate(names)]
+
+
+def _label(names: list[str], target) -> str:
     """Return the name of a class where the data set has names, else its number."""
     target = int(target)
-    if names is None or not 0 <= target < len(names):
-        return str(target)
-    name = names[target]
-    return str(name[0] if isinstance(name, tuple) else name)
+    return names[target] if 0 <= target < len(names) else str(target)

@@ -1,5 +1,6 @@
 """WebDataset shards: tar files of images and labels, read by the package webdataset. Needs the extra `streaming`."""
 
+import collections
 import glob
 import itertools
 import json
@@ -238,6 +239,8 @@ class TarShards(Shards):
                 )
 
     def read_in_order(self) -> Iterator[Sample]:
+        if self.is_local:
+            collections.deque(self.labels(), maxlen=0)  # which refuses a shard that seems to end within
         return self._samples(self.urls)
 
     def labels(self) -> Iterator[str]:
@@ -291,3 +294,9 @@ def _headers(url: str, members: Members) -> Iterable[dict]:
             if file.size > (LARGEST_LABEL if is_label else LARGEST_MEMBER):
                 raise ValueError(f"{file.name} has {file.size / 2**20:,.0f} MiB")
             yield {"fname": file.name, "data": tar.extractfile(file).read() if is_label else b"", "__url__": url}
+        tar.fileobj.seek(tar.offset)  # where tarfile takes damage as the end
+        while part := tar.fileobj.read(LARGEST_LABEL):
+            if part.strip(b"\0"):
+                raise ValueError(
+                    f"damaged after {tar.offset:,} bytes, or several tar files in one: the rest would be lost"
+                )

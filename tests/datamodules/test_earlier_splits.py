@@ -1,6 +1,7 @@
 """datamodule.splits: the splits of an earlier run are taken over, and new images join them."""
 
 import csv
+import hashlib
 import logging
 
 import numpy as np
@@ -64,6 +65,21 @@ def test_listed_images_keep_their_split_and_new_ones_go_by_their_hash(root, tmp_
     assert [splits[path] for path in new] == [drawn[path] for path in new]
     assert "2 images listed there, but missing here: red/000.png and red/001.png" in caplog.text
     assert catalog.splits_from == f"{table}: 38 images as there, 61 new"
+
+
+def test_a_few_new_images_go_by_their_hash_since_their_class_is_in_every_split(root, tmp_path, table, caplog):
+    """By a hash of our own: what a class lacks is counted with its old images: new ones without them lack nearly all."""
+    make_images(tmp_path / "new", {"blue": 4, "red": 4}, size=32, seed=5)
+    for path in (tmp_path / "new").glob("*/*"):
+        path.rename(root / path.parent.name / f"new {path.name}")
+    catalog = prepared(ImageFolder(root=root), tmp_path, table)
+    stats = open_pixel_cache(catalog.files, compared_look(None), tmp_path / "caches").stats
+    new = [row for row, path in enumerate(catalog.paths) if "new " in path]
+    digests = [hashlib.blake2b(f"0 pixels {stats.fingerprints[row]}".encode(), digest_size=16).digest() for row in new]
+    places = [int.from_bytes(digest[:8]) / 2**64 for digest in digests]
+    expected = ["train" if place < 0.6 else "val" if place < 0.8 else "test" for place in places]
+    assert [catalog.splits[row] for row in new] == expected
+    assert "lacked the class" not in caplog.text
 
 
 @pytest.mark.parametrize(("listed", "now"), [("./{}", "{}"), ("{}", "./{}"), (".//{}", "./{}")])

@@ -272,6 +272,16 @@ def test_too_few_images_for_three_splits_are_named(tmp_path, caplog):
     assert len(catalog.rows("test")) == 2
 
 
+def test_more_folds_than_images_of_a_class_are_named(tmp_path):
+    """Four of blue are enough for the splits and for three folds, but at least one is in test."""
+    root = make_images(tmp_path / "data", {"blue": 4, "red": 30}, size=32)
+    with pytest.raises(
+        UserError, match=r"val split has no image of class blue.*datamodule\.folds=4: needs so many images"
+    ):
+        for fold in range(4):
+            prepared(read_source(ImageFolder(root=root)), tmp_path, folds=4, fold=fold)
+
+
 def test_folds_partition_train_and_val_but_not_test(root, tmp_path):
     seen = []
     for fold in range(3):

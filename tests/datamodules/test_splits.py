@@ -115,6 +115,16 @@ def test_every_split_needs_every_class():
         check_splits(images, optional={"test"})
 
 
+@pytest.mark.parametrize(("weights", "named"), [([1, 0, 1, 1, 1, 1], "b"), ([0, 0, 1, 1, 1, 1], "a and b")])
+def test_a_class_that_training_would_ignore_is_named(weights, named):
+    images = catalog()
+    images.weights = np.array(weights, np.float32)
+    with pytest.raises(UserError, match=f"every training image of class {named} has the weight 0"):
+        check_splits(images, optional=set())
+    images.weights[:] = 1, 0.5, 0, 0, 0, 0  # of val and test only means over images weigh them
+    check_splits(images, optional=set())
+
+
 def test_a_data_set_may_have_no_test_split():
     images = catalog()
     images.exclude([4, 5], "none")

@@ -55,6 +55,18 @@ def test_a_parquet_file_with_two_plain_columns(tmp_path):
     assert catalog.name == "pets" and set(catalog.splits) == {""}  # one split: this project splits
 
 
+def test_columns_that_would_count_in_a_table_are_named(tmp_path, caplog):
+    """Images of one patient would be in train and in test without a word."""
+    data = typed().add_column("Split", ["train", "test"] * 3).add_column("group", list("aabbcc"))
+    data.save_to_disk(tmp_path / "one")
+    assert set(opened(tmp_path, tmp_path / "one").splits) == {""}
+    assert "not used here, unlike in a table (datamodule.table): column Split and group" in caplog.text
+    caplog.clear()
+    datasets.DatasetDict({"train": data.remove_columns("group"), "test": typed()}).save_to_disk(tmp_path / "two")
+    opened(tmp_path, tmp_path / "two")
+    assert "not used" not in caplog.text  # its splits are
+
+
 def test_splits_names_and_missing_labels_of_a_saved_data_set(tmp_path, caplog):
     splits = {"train": typed(), "validation": typed([1, 0]), "test": typed([1, -1, 0]), "extra": typed([0])}
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "pets")

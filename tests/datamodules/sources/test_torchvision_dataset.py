@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import torchvision
 from PIL import Image
 
@@ -49,6 +50,19 @@ def test_files_in_a_folder_are_read_with_their_splits(tmp_path):
     catalog = opened(tmp_path, dataset="MNIST", root=str(tmp_path))
     assert catalog.splits.tolist() == ["train"] * 5 + ["test"] * 3 and catalog.classes == ["0 - zero", "1 - one"]
     assert np.array_equal(np.asarray(Image.open(catalog.files[6])), images["t10k"][1])
+
+
+def test_two_classes_of_one_name_stay_two(tmp_path):
+    """Of the 1,000 classes of ImageNet two are cranes, a bird and a machine, and two are maillots."""
+    names = {"n1": ("crane",), "n2": ("maillot", "tank suit"), "n3": ("crane",), "n4": ("hen",), "n5": ("maillot",)}
+    torch.save((names, []), tmp_path / "meta.bin")  # what torchvision writes of ImageNet's development kit
+    for split in ("train", "val"):
+        for folder in names:
+            (tmp_path / split / folder).mkdir(parents=True)
+            Image.new("RGB", (4, 4)).save(tmp_path / split / folder / f"{folder}.JPEG")
+    catalog = opened(tmp_path, dataset="ImageNet", root=str(tmp_path))
+    assert catalog.classes == ["crane (0)", "crane (2)", "hen", "maillot (1)", "maillot (4)"]
+    assert np.bincount(catalog.labels).tolist() == [2] * len(names)
 
 
 def test_what_is_not_there_is_named_and_leaves_nothing_behind(tmp_path):

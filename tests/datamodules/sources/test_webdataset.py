@@ -203,6 +203,24 @@ def test_a_shard_that_was_cut_off_between_two_images_is_not_taken_as_whole(tmp_p
     assert "do not end" not in caplog.text
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("damage", ["header", "end mark", "two in one", "compressed"])
+def test_a_shard_that_seems_to_end_within_is_refused(tmp_path, tars, split, damage):
+    """A tar file ends at the first header that is none, and what follows is lost; `cat` of two ends after the first."""
+    source = Path(f"{tars}/{split}/000.tar")
+    content = source.read_bytes()
+    with tarfile.open(source) as tar:
+        third = tar.getmembers()[4].offset  # two files an image
+    if damage == "two in one":
+        content += content
+    else:
+        content = content[:third] + (b"\0" if damage == "end mark" else b"\7") * 1024 + content[third + 1024 :]
+    shutil.copytree(source.parent, tmp_path / "shards")
+    (tmp_path / "shards" / "000.tar").write_bytes(gzip.compress(content) if damage == "compressed" else content)
+    with pytest.raises(UserError, match=r"000\.tar: cannot be read \(damaged after [\d,]+ bytes, or several tar files"):
+        read_source(opened(tmp_path, tars, **{split: str(tmp_path / "shards")}))
+
+
 def test_shards_of_two_splits_are_refused(tmp_path, tars):
     link = tmp_path / "linked.tar"
     link.symlink_to(tars / "train" / "001.tar")
