@@ -68,8 +68,8 @@ def estimate_metrics(
     An interval holds the value, a score interval (evaluation/score_intervals.py) and the percentiles of a bootstrap stratified
     by class (Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13): near a value of 1 or with few images of
     a class the bootstrap is too narrow, and in between a score interval is at times. Of many classes with few images a balanced
-    accuracy and a macro F1 also have a `pooled_interval`. Where all images are of one class
-    there are no `auroc` and `average_precision`.
+    accuracy and a macro F1 also have a `pooled_interval`, F1 one more where these classes have one F1 together. Where all
+    images are of one class there are no `auroc` and `average_precision`.
 
     Of many images or classes fewer resamples are drawn (`DRAWS` in all, never under 200 resamples); fewer than 1,000 give
     their mean and standard deviation to a normal distribution in place of percentiles. Where 200 would take minutes
@@ -105,11 +105,12 @@ def estimate_metrics(
         "f1": (macro_f1(confusion), confusion_interval(counted, f1_derivatives, confidence)),
     }
     n = counted.sum(axis=1)
-    if ((n > 0) & (n < FEW_IMAGES)).sum() >= MANY_CLASSES:
-        closed = {
-            name: (value, unite(float(value), interval, pooled_interval(float(value), n, confidence)))
-            for name, (value, interval) in closed.items()
-        }
+    few = (n > 0) & (n < FEW_IMAGES)
+    if few.sum() >= MANY_CLASSES:
+        for name, (value, interval) in closed.items():
+            centers = [value, macro_f1(confusion, few)] if name == "f1" else [value]
+            pooled = [pooled_interval(float(center), n, confidence) for center in centers]
+            closed[name] = value, unite(float(value), interval, *pooled)
     if scored:
         sides = [(labels == j, scores[:, j]) for j in scored]
         present = np.unique(labels)

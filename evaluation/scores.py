@@ -27,13 +27,22 @@ def balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
     return mean_ratio(_diagonal(confusion), confusion.sum(axis=-1))
 
 
-def macro_f1(confusion: np.ndarray) -> np.ndarray:
+def macro_f1(confusion: np.ndarray, together: np.ndarray | None = None) -> np.ndarray:
     """Return the mean over the classes of 2 TP / (2 TP + FP + FN): (..., K, K) counts -> (...).
 
     A class without images that was predicted has an F1 of 0.
+
+    Args:
+        confusion: counts.
+        together: (K,) classes that all have the F1 of their images together. Of few images each F1 is too low on average: a
+            wrong prediction takes more from a class of one image that is right than it could take from one that is wrong.
     """
     confusion = np.asarray(confusion, dtype=np.float64)
-    return mean_ratio(2 * _diagonal(confusion), confusion.sum(axis=-1) + confusion.sum(axis=-2))
+    right, both = 2 * _diagonal(confusion), confusion.sum(axis=-1) + confusion.sum(axis=-2)
+    if together is not None:
+        for each in (right, both):
+            each[..., together] = each[..., together].mean(axis=-1, keepdims=True)
+    return mean_ratio(right, both)
 
 
 def auroc(labels: np.ndarray, scores: np.ndarray) -> float:

@@ -149,3 +149,33 @@ def test_a_balanced_accuracy_of_many_classes_of_few_images_covers(counts):
         low, high = found["balanced_accuracy"].interval
         covered.append(low <= recalls.mean() <= high)
     assert np.mean(covered) >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 150)
+
+
+def classes_of_few_images(recall: float, counts: tuple[int, ...], generator: np.random.Generator):
+    """Return labels and probabilities of one network; a wrong prediction is any other class, each as likely."""
+    labels, k = np.repeat(np.arange(len(counts)), counts), len(counts)
+    wrong = generator.random(len(labels)) >= recall
+    predicted = np.where(wrong, (labels + generator.integers(1, k, len(labels))) % k, labels)
+    return labels, np.eye(k)[predicted] * 0.5 + 0.01
+
+
+@pytest.mark.parametrize("counts", [
+    (1,) * 40, *(pytest.param(each, marks=pytest.mark.thorough) for each in ((1,) * 100, (2,) * 40)),
+])  # fmt: skip
+def test_a_macro_f1_of_many_classes_of_few_images_covers(counts):
+    """Each class has a recall and a precision of 0.7, and so an F1 of 0.7; without one F1 of all the first two fail."""
+    generator, covered = np.random.default_rng(0), []
+    for _ in range(150):
+        low, high = estimate_metrics(*classes_of_few_images(0.7, counts, generator), resamples=200)["f1"].interval
+        covered.append(low <= 0.7 <= high)
+    assert np.mean(covered) >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 150)
+
+
+def test_an_interval_of_macro_f1_stays_by_its_estimate_where_few_images_are_mistaken_for_a_frequent_class():
+    """5 classes of 3 images beside one of 1,000, 2% of which are predicted as each of them: F1 of 6 / (3 + 23) there."""
+    labels = np.repeat(np.arange(6), (1000, 3, 3, 3, 3, 3))
+    predicted = labels.copy()
+    predicted[:100] = 1 + np.arange(100) % 5
+    found = estimate_metrics(labels, np.eye(6)[predicted] * 0.5 + 0.01, resamples=200)["f1"]
+    assert found.value == pytest.approx((5 * 6 / 26 + 1800 / 1900) / 6)
+    assert found.interval.high < 0.7  # the recalls are 1, 1, 1, 1, 1 and 0.9
