@@ -61,6 +61,7 @@ def evaluate_val(
             predictions.labels, predictions.probabilities, model.classes, predictions.logits, predictions.groups
         )
         if trained and trainer.is_global_zero:
+            record.save_new_warnings()  # of the fit, which a command that resumes now would not repeat
             add_decision(Path(record.best.checkpoint), trained, model.decision)
     record.decision = model.decision
     record.val = _metrics(config, trainer, model, "val")
