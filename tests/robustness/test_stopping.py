@@ -12,7 +12,7 @@ import torch
 
 from common.errors import UserError
 from common.run_folder import RunFolder
-from engine.run import checkpoint_io, evaluate
+from engine.run import checkpoint_io, evaluate, stages
 from engine.run.checkpoint_io import AtomicCheckpointIO, intact_checkpoint
 from evaluation.decision import DecisionRules
 from lightning_modules.image_classifier import ImageClassifier
@@ -76,6 +76,27 @@ def test_killed_after_its_decision_was_kept_it_keeps_the_warnings_of_that(train,
     ran = train(f"ckpt_path={killed.last_checkpoint}", small=False, to=killed.path)
     assert ran.status == 0 and "of the decision" not in ran.out + ran.err, ran.err
     assert ran.record.run.warnings.count("of the decision") == 1
+
+
+def test_stopped_after_its_test_evaluation_it_repeats_that_and_counts_it_once(
+    train, finished_run, monkeypatch, tmp_path
+):
+    finalize, begun = stages.finalize, []
+
+    def stop(*args):
+        begun.append(True)
+        if len(begun) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finalize(*args)
+
+    monkeypatch.setattr(stages, "finalize", stop)
+    stopped = train(drawn=True)
+    assert stopped.status == 128 + signal.SIGTERM and stopped.record.test.test_evaluations == 1, stopped.err
+    ran = train(f"ckpt_path={stopped.folder}/checkpoints/last.ckpt", small=False, to=stopped.folder)
+    assert ran.status == 0 and outcome(finished_run.folder) == outcome(stopped.folder), ran.err
+    assert "evaluated 2 times" not in ran.out + stopped.folder.joinpath("MODEL_CARD.md").read_text()
+    again = train("stages=[test]", f"ckpt_path={stopped.folder}/checkpoints/best.ckpt", small=False)
+    assert "evaluated 2 times" in again.out, again.err
 
 
 def test_a_killed_run_resumes_with_more_frequent_checkpoints(train, finished_run, at_step, tmp_path):
