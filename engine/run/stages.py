@@ -108,6 +108,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         return
     progress.set("loading the weights")
     weights = load_weights(config, record, model) if "fit" in config.stages else None
+    progress.set("starting the loggers")  # which may wait for a server
     with open_loggers(config, record) as loggers:
         trainer = build_trainer(config, record, loggers, callbacks=callbacks)
         data.trainer = trainer  # as Lightning sets it later: the limits count batches of all processes
