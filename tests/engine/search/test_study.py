@@ -223,7 +223,9 @@ def test_a_disk_that_is_full_when_the_database_is_made(opened, monkeypatch):
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr("sqlite3.dbapi2.connect", connect)
-    with pytest.raises(UserError, match=r"study\.db: not available: database or disk is full; free some space, or write"):
+    with pytest.raises(
+        UserError, match=r"study\.db: not available: database or disk is full; free some space, or write"
+    ):
         opened()
 
 
