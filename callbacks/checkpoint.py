@@ -11,7 +11,7 @@ from torch import Tensor
 
 from common.atomic_io import write_bytes
 from common.errors import UserError
-from lightning_modules.epoch_end import may_save
+from lightning_modules.epoch_end import is_past, may_save, time_share
 from lightning_modules.optim import direction
 
 log = logging.getLogger(__name__)
@@ -65,8 +65,9 @@ class BestCheckpoint(SingleFileCheckpoint):
 
     Args:
         monitor: metric of the validation images; f1 and auroc are means over the classes.
-        select_after_fraction: share of the epochs before the choice starts over; until then the best so far is kept. Where
-            the learning rate falls to zero the last epochs are the good ones, and few images cannot tell which is better.
+        select_after_fraction: share of the epochs, or of the time limit, before the choice starts over; until then the best
+            so far is kept. Where the learning rate falls to zero the last epochs are the good ones, and few images cannot
+            tell which is better.
     """
 
     def __init__(
@@ -81,6 +82,8 @@ class BestCheckpoint(SingleFileCheckpoint):
             )
         self.select_after_fraction = select_after_fraction
         self.best_loss: float | None = None  # val/loss of best.ckpt; None: unknown, as in checkpoints of older versions
+        self.best_epoch: int | None = None  # from 0; None: there is none, or it is unknown, as in older versions
+        self.started_over = False  # whether best.ckpt is of an epoch after this share
         self._restored = False  # from a checkpoint that was chosen by the same monitor
         super().__init__(
             filename="best",
@@ -97,27 +100,23 @@ class BestCheckpoint(SingleFileCheckpoint):
                 "callbacks.best_checkpoint.monitor=%s: the checkpoint has no best epoch by it, so the best to come "
                 "replaces best.ckpt", self.monitor,
             )  # fmt: skip
-        self._every_n_validated = trainer.check_val_every_n_epoch
+        # The epochs or the time may be others than before
+        late = (time_share(trainer) or 0) > self.select_after_fraction
+        epoch = trainer.current_epoch - 1 if self.best_epoch is None else self.best_epoch
+        start = int(self.select_after_fraction * trainer.max_epochs)
+        self.started_over = epoch >= start or (self.started_over and late)
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
         if "val" in pl_module.results:  # else its metric is of an earlier epoch
             super().on_train_epoch_end(trainer, pl_module)
 
-    def start_of_choice(self, trainer) -> int:
-        """Return how many epochs are over when the choice starts over."""
-        return int(self.select_after_fraction * trainer.max_epochs)
-
     def check_monitor_top_k(self, trainer, current: Tensor | None = None) -> bool:
-        start = self.start_of_choice(trainer)
-        first = start + -(start + 1) % self._every_n_validated  # validated epoch, from `start` on
+        starts_over = not self.started_over and is_past(trainer, self.select_after_fraction)
+        self.started_over |= starts_over
         loss = float(trainer.callback_metrics["val/loss"])
-        is_best = (
-            start <= trainer.current_epoch <= first
-            or super().check_monitor_top_k(trainer, current)
-            or self._wins_tie(trainer, current, loss)
-        )
+        is_best = starts_over or super().check_monitor_top_k(trainer, current) or self._wins_tie(trainer, current, loss)
         if is_best:
-            self.best_loss = loss
+            self.best_loss, self.best_epoch = loss, trainer.current_epoch
         return is_best
 
     def _wins_tie(self, trainer, current: Tensor, loss: float) -> bool:
@@ -125,14 +124,19 @@ class BestCheckpoint(SingleFileCheckpoint):
         return trainer.strategy.reduce_boolean_decision(wins)  # the same in all processes
 
     def state_dict(self) -> dict:
-        return {**super().state_dict(), "best_loss": self.best_loss}
+        own = {name: getattr(self, name) for name in ("best_loss", "best_epoch", "started_over")}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state_dict: dict) -> None:
         loss = state_dict.get("best_loss")
         if loss is not None and type(loss) is not float:
             raise UserError(f"best_loss of {self.filename}.ckpt is not a single number")
+        epoch = state_dict.get("best_epoch")
+        if epoch is not None and type(epoch) is not int:
+            raise UserError(f"best_epoch of {self.filename}.ckpt is not a whole number")
         super().load_state_dict(state_dict)
-        self.best_loss = loss
+        self.best_loss, self.best_epoch = loss, epoch
+        self.started_over = state_dict.get("started_over") is True
         self._restored = True
 
 

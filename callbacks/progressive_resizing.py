@@ -5,7 +5,7 @@ import logging
 import lightning as L
 
 from common.errors import UserError
-from lightning_modules.epoch_end import time_share
+from lightning_modules.epoch_end import is_past
 from lightning_modules.networks.surgery import smallest_image_size
 
 log = logging.getLogger(__name__)
@@ -44,9 +44,8 @@ class ProgressiveResizing(L.Callback):
         self.on_train_epoch_start(trainer, pl_module)  # Lightning skips it where an epoch is resumed in the middle
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
-        small = trainer.current_epoch < int(self.epoch_fraction * trainer.max_epochs)
-        small = small and (time_share(trainer) or 0) <= self.epoch_fraction
-        trainer.datamodule.train_size = round((self.initial_scale if small else 1) * trainer.datamodule.image_size)
+        scale = 1 if is_past(trainer, self.epoch_fraction) else self.initial_scale
+        trainer.datamodule.train_size = round(scale * trainer.datamodule.image_size)
 
     def on_train_end(self, trainer, pl_module) -> None:
         if self.epoch_fraction < 1 and trainer.datamodule.train_size < trainer.datamodule.image_size:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
+from lightning_modules.epoch_end import is_past
 from lightning_modules.networks.surgery import batch_norms
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class RecalibrateBatchNorm(L.Callback):
     Args:
         enabled: whether to do it.
         images: of the training split, at most; the same ones in each epoch, in random order.
-        after_fraction: share of the epochs before the first that is validated so.
+        after_fraction: share of the epochs, or of the time limit, before the first epoch that is validated so.
         augmented: whether the images are augmented, which those of validation are not.
     """
 
@@ -62,8 +63,7 @@ class RecalibrateBatchNorm(L.Callback):
                 )
 
     def on_validation_epoch_start(self, trainer, pl_module) -> None:
-        begun = trainer.current_epoch >= int(self.after_fraction * trainer.max_epochs)
-        if trainer.state.fn == "fit" and begun and self._norms:
+        if trainer.state.fn == "fit" and self._norms and is_past(trainer, self.after_fraction):
             self._recalibrate(trainer, pl_module, self._norms)
 
     def _recalibrate(self, trainer, pl_module, norms: list[nn.Module]) -> None:

@@ -922,7 +922,7 @@ def flatten(settings: dict, prefix: str = "") -> dict:
     for key, value in settings.items():
         if isinstance(value, dict) and value:
             lines |= flatten(value, f"{prefix}{key}.")
-        elif key == "_target_" or not key.startswith("_"):
+        elif key == "_target_" or not str(key).startswith("_"):  # a key may be a number
             lines[f"{prefix}{key}"] = value
     return lines
 

@@ -69,9 +69,11 @@ def stop_immediately() -> Iterator[None]:
 
     Also where a library that it came through has raised an error of its own in its place.
     """
+    received: list[int] = []
 
     def stop(number: int, frame) -> None:
         if not is_repeated(number):
+            received.append(number)
             raise StopRequested(number)
 
     with handle_stops(stop):
@@ -82,6 +84,8 @@ def stop_immediately() -> Iterator[None]:
         except Exception as error:
             if stopped := _stop_behind(error):
                 raise stopped from None
+            if received:  # C++, as that of matplotlib, forgets what was raised in it
+                raise StopRequested(received[0]) from None
             raise
 
 

@@ -52,3 +52,8 @@ def time_share(trainer) -> float | None:
         least = max(least, trainer.fit_loop.min_epochs * steps)
     share = min(max(shares), trainer.global_step / least) if least else max(shares)
     return trainer.strategy.broadcast(share)
+
+
+def is_past(trainer, fraction: float) -> bool:
+    """Return whether this epoch is after a share of the training: of its epochs, rounded down, or of its time limit."""
+    return trainer.current_epoch >= int(fraction * trainer.max_epochs) or (time_share(trainer) or 0) > fraction

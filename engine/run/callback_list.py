@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, StochasticWeightAveraging, Timer
+from lightning.pytorch.callbacks import (
+    Callback,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    ProgressBar,
+    StochasticWeightAveraging,
+    Timer,
+)
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig, OmegaConf
 
@@ -122,6 +129,11 @@ def _check(config: DictConfig, configured: dict[str, L.Callback]) -> None:
             raise UserError(
                 f"{key}: its average is there only after the last epoch, when best.ckpt is chosen; use callbacks=ema, "
                 "or lightning.pytorch.callbacks.WeightAveraging"
+            )
+        if isinstance(callback, GradientAccumulationScheduler):
+            raise UserError(
+                f"{key}: neither a schedule of the learning rate nor a run that resumes within an epoch knows its numbers; use "
+                "trainer.accumulate_grad_batches"
             )
         if isinstance(callback, Timer) and config.trainer.get("max_time") is not None:
             raise UserError(f"{key} and trainer.max_time: both end the training after a time; {way_out}")

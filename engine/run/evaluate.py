@@ -1,7 +1,7 @@
 """The end of a run: the best network's metrics on val and test, the decision, and the last lines of the screen."""
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import lightning as L
@@ -61,6 +61,7 @@ def evaluate_val(
             predictions.labels, predictions.probabilities, model.classes, predictions.logits, predictions.groups
         )
         if trained and trainer.is_global_zero:
+            record.save_new_warnings()  # of the fit, which a command that resumes now would not repeat
             add_decision(Path(record.best.checkpoint), trained, model.decision)
     record.decision = model.decision
     record.val = _metrics(config, trainer, model, "val")
@@ -92,7 +93,10 @@ def _count_test_evaluation(config: DictConfig, record: RunRecord, data: L.Lightn
         before = None if unknown else record.previous_test_evaluations
         if before is None:
             log.warning("how often %s was evaluated on test is unknown", record.folder.path)
-        return None if before is None else before + 1
+            return None
+        # A run that ended after its evaluation, before its record was finished, repeats that one
+        was_this = record.resumes and before and replace(record.previous.test, test_evaluations=None) == record.test
+        return before if was_this else before + 1
     own, catalog = OwnTestImages(trained_in), data.catalog
     if own.unknown:
         log.warning("how often %s was evaluated on test is unknown: %s", config.ckpt_path, own.unknown)

@@ -52,6 +52,7 @@ from lightning_modules.checkpoint import (
     steps_done,
     stopped_in_epoch,
 )
+from lightning_modules.epoch_end import time_share
 from lightning_modules.image_classifier import ImageClassifier
 from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import head_name, network_arguments, pretrained_name, timm_name
@@ -107,6 +108,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         return
     progress.set("loading the weights")
     weights = load_weights(config, record, model) if "fit" in config.stages else None
+    progress.set("starting the loggers")  # which may wait for a server
     with open_loggers(config, record) as loggers:
         trainer = build_trainer(config, record, loggers, callbacks=callbacks)
         data.trainer = trainer  # as Lightning sets it later: the limits count batches of all processes
@@ -502,7 +504,8 @@ def fit(
         checkpoint=best.best_model_path,
     )
     among, share = "", f"last {1 - best.select_after_fraction:.0%} of the epochs"
-    if best.select_after_fraction and epoch > best.start_of_choice(trainer):
+    share += " or of the time" * (time_share(trainer) is not None)
+    if best.select_after_fraction and best.started_over:
         among = f" (best of the {share})"
     elif best.select_after_fraction:
         among = f" (best of all, since the training ended before the {share})"

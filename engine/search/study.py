@@ -219,7 +219,10 @@ def _open_storage(url: str | None, folder: Path, attempts: int = 10) -> optuna.s
         if attempts and (isinstance(error, IntegrityError) or "already exists" in str(error)):
             time.sleep(0.2)  # another process is creating the tables
             return _open_storage(url, folder, attempts - 1)
-        hint = "" if url else ". If it is damaged, delete it: finished trials are found by their records"
+        if "disk is full" in str(error):
+            hint = "; free some space, or write elsewhere: hydra.run.dir=DIR"
+        else:
+            hint = "" if url else ". If it is damaged, delete it: finished trials are found by their records"
         raise UserError(f"storage={shown}: not available: {first_line(error)}{hint}") from error
 
 

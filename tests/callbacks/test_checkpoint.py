@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import Timer
 from scipy.stats import norm
 
 from callbacks.checkpoint import BestCheckpoint, LastCheckpoint
@@ -32,6 +33,24 @@ def test_the_best_epoch(train, given, accuracy, loss, options, epoch):
     monitored = loss if options == ["monitor=val/loss"] else accuracy
     assert (ran.record.best.epoch, ran.record.best.value) == (epoch, pytest.approx(monitored[epoch - 1]))
     assert epochs_done(ran.folder / "checkpoints" / "best.ckpt") == epoch
+
+
+def test_the_choice_starts_over_after_a_share_of_the_time_limit_and_of_a_longer_one(train, given, monkeypatch):
+    """By a clock of the test, on which a step takes six seconds, and so an epoch eighteen."""
+    done = []
+    usual = Timer.on_train_batch_end
+    monkeypatch.setattr(Timer, "on_train_batch_end", lambda *arguments: done.append(6.0) or usual(*arguments))
+    monkeypatch.setattr(Timer, "time_elapsed", lambda self, stage=None: sum(done))
+    given(accuracy=[0.9, 0.8, 0.5, 0.4], loss=[1.0])
+    share = ("callbacks.best_checkpoint.select_after_fraction=0.75", "trainer.max_epochs=100")
+    ran = train(*share, "trainer.max_time=00:00:01:00", *FIT)
+    assert ran.status == 0 and "(best of the last 25% of the epochs or of the time)" in ran.out, ran.err
+    assert (ran.record.best.epoch, ran.record.best.value) == (3, pytest.approx(0.5))  # of the two that end after 45 s
+    given(accuracy=[0.45, 0.3, 0.2], loss=[1.0])
+    last = f"ckpt_path={ran.folder / 'checkpoints' / 'last.ckpt'}"
+    longer = train(last, "trainer.max_time=00:00:02:00", "stages=[fit]", small=False, to=ran.folder)
+    assert longer.status == 0, longer.err
+    assert (longer.record.best.epoch, longer.record.best.value) == (6, pytest.approx(0.3))  # the first after 90 s
 
 
 @pytest.mark.parametrize("average", [[], ["callbacks=ema"]])
@@ -115,7 +134,8 @@ def test_a_malformed_loss_of_the_best_epoch_is_named(loss, tmp_path):
 
 
 def test_a_run_that_resumes_with_another_monitor_says_that_the_best_starts_over(caplog, tmp_path):
-    best, trainer = BestCheckpoint(monitor="val/f1"), SimpleNamespace(global_step=3, check_val_every_n_epoch=1)
+    best, trainer = BestCheckpoint(monitor="val/f1"), SimpleNamespace(global_step=3, current_epoch=1, max_epochs=2)
+    trainer.callbacks = []
     best.dirpath = str(tmp_path)
     best.on_train_start(trainer, None)
     assert "callbacks.best_checkpoint.monitor=val/f1: the checkpoint has no best epoch by it" in caplog.text
@@ -128,7 +148,7 @@ def test_a_run_that_resumes_with_another_monitor_says_that_the_best_starts_over(
 def test_all_processes_decide_a_tie_together():
     """One process of two whose last bit differs does not save by itself, which would wait forever for the other."""
     best = BestCheckpoint()
-    best._every_n_validated = 1
+    best.started_over = True
     score = torch.tensor(0.9)
     best.best_k_models, best.kth_best_model_path, best.best_model_score = {"best.ckpt": score}, "best.ckpt", score
     best.best_loss = 0.5
@@ -156,7 +176,7 @@ def test_the_lowest_loss_of_ties_is_a_better_epoch_than_the_earliest():
         margin = 2 * generator.normal(size=49) + means[:, None] + generator.normal(size=(12, 49))  # image, epoch, both
         accuracy, loss = (margin > 0).mean(1), np.logaddexp(0, -margin).mean(1)
         best = BestCheckpoint()
-        best._every_n_validated, best.best_model_score = 1, torch.tensor(-1.0)
+        best.started_over, best.best_model_score = True, torch.tensor(-1.0)
         chosen = None
         for epoch in range(12):
             current = torch.tensor(accuracy[epoch])

@@ -30,7 +30,7 @@ def test_the_share_of_a_time_limit_counts_too(train, monkeypatch):
     monkeypatch.setattr(
         ImageClassifier, "training_step", lambda self, b, i: seen.append(b["pixels"].shape[-1]) or usual(self, b, i)
     )
-    monkeypatch.setattr("callbacks.progressive_resizing.time_share", lambda trainer: trainer.current_epoch / 2)
+    monkeypatch.setattr("lightning_modules.epoch_end.time_share", lambda trainer: trainer.current_epoch / 2)
     resizing = [f"callbacks.progressive_resizing.{key}" for key in ("initial_scale=0.75", "epoch_fraction=0.4")]
     ran = train(*resizing, "trainer.max_epochs=5", "stages=[fit]")
     assert ran.status == 0, ran.err

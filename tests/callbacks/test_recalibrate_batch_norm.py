@@ -66,6 +66,17 @@ def test_frozen_statistics_stay_and_the_epochs_before_are_validated_as_usual(tra
     assert losses[0][0] == losses[1][0] and losses[0][1] != losses[1][1]
 
 
+def test_the_share_of_a_time_limit_counts_too(train, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        RecalibrateBatchNorm, "_recalibrate", lambda self, trainer, *arguments: seen.append(trainer.current_epoch)
+    )
+    monkeypatch.setattr("lightning_modules.epoch_end.time_share", lambda trainer: trainer.current_epoch / 4)
+    ran = train(*ON, "callbacks.recalibrate_batch_norm.after_fraction=0.4", "trainer.max_epochs=9", "stages=[fit]")
+    assert ran.status == 0, ran.err
+    assert seen == [2, 3, 4, 5, 6, 7, 8]  # by the epochs from the fourth one
+
+
 @pytest.mark.slow
 def test_with_all_that_changes_a_training_it_resumes_to_the_same_bits(train, monkeypatch, pretrained):
     """Head first, small images first, averaged weights and an epoch that is cut short by trainer.max_steps."""

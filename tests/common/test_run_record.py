@@ -89,6 +89,7 @@ def test_what_describes_the_configuration(record):
     assert flatten({"a": {"b": {}, "_c": 1, "_target_": "x.Y", "d": {"e": [1]}}}) == {
         "a.b": {}, "a._target_": "x.Y", "a.d.e": [1]
     }  # fmt: skip
+    assert flatten({"a": {"scheduling": {0: 1, 4: 2}}}) == {"a.scheduling.0": 1, "a.scheduling.4": 2}
 
 
 def test_the_states_of_a_run(record, tmp_path):

@@ -30,6 +30,10 @@ def test_a_signal_ends_a_command_whatever_error_a_library_makes_of_it():
                 os.kill(os.getpid(), signal.SIGTERM)
         except AttributeError as error:
             raise ValueError("composing failed") from error
+    with pytest.raises(StopRequested, match="SIGTERM"), stop_immediately():
+        with contextlib.suppress(StopRequested):  # as C++ does, which leaves no context
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise ValueError("Invalid bounding box")
     with pytest.raises(AttributeError), stop_immediately(), Restores():
         pass
 

@@ -93,8 +93,8 @@ def test_whatever_may_take_long_has_words_for_the_screen(train, monkeypatch):
     assert ran.status == 0, ran.err
     assert [text for text in named if text] == [
         "starting", "checking the settings", "listing the images", "making the network", "loading the weights",
-        "reading the images", "reading the images", "comparing the images with each other", "auditing the images",
-        "measuring the cost", "starting the training", "starting the training", "epoch 1/1",
+        "starting the loggers", "reading the images", "reading the images", "comparing the images with each other",
+        "auditing the images", "measuring the cost", "starting the training", "starting the training", "epoch 1/1",
         "epoch 1/1, val", "epoch 1/1", "computing the results on val", "evaluation on val", "computing the results on test",
         "evaluation on test", "writing the results", "writing the model card",
     ]  # fmt: skip

@@ -12,8 +12,9 @@ import torch
 
 from common.errors import UserError
 from common.run_folder import RunFolder
-from engine.run import checkpoint_io
+from engine.run import checkpoint_io, evaluate, stages
 from engine.run.checkpoint_io import AtomicCheckpointIO, intact_checkpoint
+from evaluation.decision import DecisionRules
 from lightning_modules.image_classifier import ImageClassifier
 from tests.support import helpers
 from tests.support.helpers import SIMPLE_CNN, outcome, scalars
@@ -62,6 +63,40 @@ def test_a_killed_run_keeps_its_warnings(train, at_step, tmp_path):
     random, *_ = found = [text for text in ran.record.run.warnings if "RANDOM" in text or "first epoch" in text]
     assert random.startswith("RANDOM WEIGHTS") and found[1:] == ["in the first epoch"]
     assert "RANDOM WEIGHTS" in killed.model_card.read_text()
+
+
+def test_killed_after_its_decision_was_kept_it_keeps_the_warnings_of_that(train, monkeypatch, tmp_path):
+    fit, add_decision = DecisionRules.fit, evaluate.add_decision
+    warning = logging.getLogger("evaluation").warning
+    monkeypatch.setattr(DecisionRules, "fit", lambda *args: warning("of the decision") or fit(*args))
+    monkeypatch.setattr(evaluate, "add_decision", lambda *args: add_decision(*args) or kill())
+    killed = RunFolder(tmp_path / "run0")
+    with pytest.raises(Killed):
+        train()
+    ran = train(f"ckpt_path={killed.last_checkpoint}", small=False, to=killed.path)
+    assert ran.status == 0 and "of the decision" not in ran.out + ran.err, ran.err
+    assert ran.record.run.warnings.count("of the decision") == 1
+
+
+def test_stopped_after_its_test_evaluation_it_repeats_that_and_counts_it_once(
+    train, finished_run, monkeypatch, tmp_path
+):
+    finalize, begun = stages.finalize, []
+
+    def stop(*args):
+        begun.append(True)
+        if len(begun) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finalize(*args)
+
+    monkeypatch.setattr(stages, "finalize", stop)
+    stopped = train(drawn=True)
+    assert stopped.status == 128 + signal.SIGTERM and stopped.record.test.test_evaluations == 1, stopped.err
+    ran = train(f"ckpt_path={stopped.folder}/checkpoints/last.ckpt", small=False, to=stopped.folder)
+    assert ran.status == 0 and outcome(finished_run.folder) == outcome(stopped.folder), ran.err
+    assert "evaluated 2 times" not in ran.out + stopped.folder.joinpath("MODEL_CARD.md").read_text()
+    again = train("stages=[test]", f"ckpt_path={stopped.folder}/checkpoints/best.ckpt", small=False)
+    assert "evaluated 2 times" in again.out, again.err
 
 
 def test_a_killed_run_resumes_with_more_frequent_checkpoints(train, finished_run, at_step, tmp_path):

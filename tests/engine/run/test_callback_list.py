@@ -49,6 +49,8 @@ def listed(folder: Path, *overrides: str, further=()) -> list:
     ([f"+callbacks.a={{_target_:{LIGHTNING}.Timer}}", "+trainer.max_time=00:01:00:00"],
      "callbacks.a and trainer.max_time: both end the training after a time"),
     ([f"+callbacks.a={{_target_:{LIGHTNING}.StochasticWeightAveraging,swa_lrs:0.1}}"], "callbacks.a: its average is there"),
+    ([f"+callbacks.a={{_target_:{LIGHTNING}.GradientAccumulationScheduler,scheduling:{{0:1,2:3}}}}"],
+     "callbacks.a: neither a schedule of the learning rate nor a run that resumes within an epoch knows its numbers"),
     ([f"+callbacks.a={{_target_:{LIGHTNING}.ModelCheckpoint,save_last:true}}"], "callbacks.a.save_last=True: every run keeps"),
     ([f"+callbacks.a={{_target_:{LIGHTNING}.ModelCheckpoint,filename:best}}"], "callbacks.a.filename=best: every run has"),
     ([f"+callbacks.a={{_target_:{LIGHTNING}.ModelCheckpoint,monitor:val/accurcy}}"],

@@ -1,4 +1,5 @@
 import itertools
+import sqlite3
 import time
 
 import numpy as np
@@ -214,6 +215,17 @@ def test_a_storage_that_is_not_available(opened, url, words):
 def test_a_database_that_is_damaged(opened, tmp_path):
     (tmp_path / study.DATABASE).write_text("no database" * 100)
     with pytest.raises(UserError, match=r"study\.db: not available: file is not a database.*delete it"):
+        opened()
+
+
+def test_a_disk_that_is_full_when_the_database_is_made(opened, monkeypatch):
+    def connect(*_, **__):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("sqlite3.dbapi2.connect", connect)
+    with pytest.raises(
+        UserError, match=r"study\.db: not available: database or disk is full; free some space, or write"
+    ):
         opened()
 
 
