@@ -53,7 +53,7 @@ class HuggingFace(UnpackedSource):
         columns = [name for name in next(iter(splits.values())).column_names if name.strip().casefold() in UNUSED]
         if unused := [name for name in columns if len(splits) == 1 or name.strip().casefold() != "split"]:
             log.warning(
-                "datamodule.source.path=%s: not used here, unlike in a table (datamodule.table): column %s",
+                "datamodule.source.path=%s: columns that are not used, unlike those of a table (datamodule.table): %s",
                 self.path, join_words([clean(name, 40) for name in unused]),
             )  # fmt: skip
         self.license, self.citation = info.license or None, " ".join((info.citation or "").split()) or None

@@ -60,7 +60,7 @@ def test_columns_that_would_count_in_a_table_are_named(tmp_path, caplog):
     data = typed().add_column("Split", ["train", "test"] * 3).add_column("group", list("aabbcc"))
     data.save_to_disk(tmp_path / "one")
     assert set(opened(tmp_path, tmp_path / "one").splits) == {""}
-    assert "not used here, unlike in a table (datamodule.table): column Split and group" in caplog.text
+    assert "columns that are not used, unlike those of a table (datamodule.table): Split and group" in caplog.text
     caplog.clear()
     datasets.DatasetDict({"train": data.remove_columns("group"), "test": typed()}).save_to_disk(tmp_path / "two")
     opened(tmp_path, tmp_path / "two")
