@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -54,13 +55,18 @@ class UnpackedSource(Source):
 
 
 def _unpack(records: Iterable[Record], folder: Path) -> None:
-    """Write all records into a folder with their table."""
+    """Write all records into a folder with their table; names follow from contents, by which datamodule.splits knows them."""
+    copies: Counter = Counter()  # of what is there more than once
     with atomic_folder(folder) as building, (building / TABLE).open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(("path", "label", "split"))
-        for number, record in enumerate(records):
+        for record in records:
             content, suffix = _encode(record.image)
-            path = f"{record.split or 'images'}/{number // 1000:03d}/{number:06d}.{suffix}"  # few files a folder
+            name = hashlib.blake2b(content, digest_size=8).hexdigest()
+            path = f"{record.split or 'images'}/{name[:2]}/{name}.{suffix}"  # few files a folder
+            if (building / path).exists():
+                copies[path] += 1
+                path = f"{path.removesuffix(suffix)}{copies[path]}.{suffix}"
             (building / path).parent.mkdir(parents=True, exist_ok=True)
             (building / path).write_bytes(content)
             table.writerow((path, record.label, record.split))
