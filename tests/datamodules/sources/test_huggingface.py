@@ -91,7 +91,9 @@ def test_splits_names_and_missing_labels_of_a_saved_data_set(tmp_path, caplog):
     assert catalog.splits.tolist() == ["train"] * 6 + ["val"] * 2 + ["test"] * 2
     check(catalog, [("cat", "dog")[i] for i in [*LABELS, 1, 0, 1, 0]], [0, 40, 80, 120, 160, 200, 0, 40, 0, 80])
     found = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "1 rows of test have no image or no label" in caplog.text and "split extra is skipped" in caplog.text
+    assert (
+        "excluded 1 row of test without an image or a label" in caplog.text and "split extra is skipped" in caplog.text
+    )
     caplog.clear()
     opened(tmp_path, tmp_path / "pets")  # whose images are there already: another run has its own record
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == found
