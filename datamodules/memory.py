@@ -1,7 +1,8 @@
 """What one job of a sweep has listed, opened and audited, kept for the next jobs of its process."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import TypeVar
 
 Made = TypeVar("Made")
@@ -21,16 +22,23 @@ class Memory:
             for each in warnings:
                 logging.getLogger(each.name).log(each.levelno, "%s", each.getMessage())
         else:
-            root, collector = logging.getLogger(), _Collector(logging.WARNING)
-            root.addHandler(collector)
-            try:
-                made, warnings = make(), collector.records
-            finally:
-                root.removeHandler(collector)
+            with collect_warnings() as warnings:
+                made = make()
         self._made[key] = made, warnings
         while len(self._made) > MOST:
             del self._made[next(iter(self._made))]
         return made
+
+
+@contextlib.contextmanager
+def collect_warnings() -> Iterator[list[logging.LogRecord]]:
+    """Give a list to which every warning inside is added as it is logged."""
+    root, collector = logging.getLogger(), _Collector(logging.WARNING)
+    root.addHandler(collector)
+    try:
+        yield collector.records
+    finally:
+        root.removeHandler(collector)
 
 
 class _Collector(logging.Handler):

@@ -159,7 +159,7 @@ def check_splits(catalog: Catalog, optional: set[str], folds: int | None = None)
         if ignored:
             raise UserError(
                 f"{catalog.root}: every training image of class {join_words(ignored, CLASSES_SHOWN)} has the weight 0, so that "
-                "nothing would be learned of it; give some a weight, or remove the class"
+                "nothing would be learned of it; use more of its images, give some a weight, or remove the class"
             )
 
 

@@ -3,7 +3,10 @@
 import argparse
 import base64
 import io
+import os
 import sys
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +81,8 @@ def draw_overview(record: RunRecord, predictions: Predictions | None = None) -> 
     _draw_confusion(figure, predictions, split)
     _draw_recalls(figure.add_axes((0.765, 0.4, 0.215, 0.42)), metrics, split)
     run = Run(record.folder, record)
-    _draw_losses(figure, with_thumbnails(top_losses([run], [_worst(predictions)], split, SHOWN), run))
+    losses = with_thumbnails(top_losses([run], [_worst(predictions)], split, SHOWN), run)
+    _draw_losses(figure, losses, _short_names(predictions.classes, LONGEST_NAME - 2))
     return figure
 
 
@@ -173,7 +177,8 @@ def _draw_confusion(figure: Figure, predictions: Predictions, split: str) -> Non
     counts = np.asarray(count_confusion(predictions.labels, predictions.predicted, k))
     written = k <= MOST_NAMED
     axes = figure.add_axes((0.375, 0.41, 0.29, 0.41) if written else (0.35, 0.485, 0.3, 0.335))
-    names = [_shorten(name) for name in predictions.classes]
+    short = _short_names(predictions.classes)
+    names = list(short.values())
     size = 10 if k <= 5 else 8 if k <= 8 else 7
     image = draw_confusion(
         axes, counts, names, with_shares=k <= MOST_WITH_SHARES, most_written=MOST_NAMED, most_named=MOST_NAMED,
@@ -187,9 +192,8 @@ def _draw_confusion(figure: Figure, predictions: Predictions, split: str) -> Non
     if not written:
         image.set_norm(PowerNorm(0.5, vmin=0, vmax=1))  # else a few images of many are too pale to be seen
         found = most_confused(counts, predictions.classes)[:4]
-        pairs = [f"{_shorten(each.label)} as {_shorten(each.predicted)} ({each.n:,})" for each in found]
-        lines = [", ".join(pairs[:2]), ", ".join(pairs[2:])]
-        text = "most frequent: " + ",\n".join(line for line in lines if line) if pairs else "no confusions"
+        pairs = [f"{short[each.label]} as {short[each.predicted]} ({each.n:,})" for each in found]
+        text = "most frequent: " + ",\n".join(pairs) if pairs else "no confusions"
         figure.text(0.345, 0.4, text, fontsize=9, va="center")
 
 
@@ -205,7 +209,8 @@ def _draw_recalls(axes: Axes, metrics: SplitMetrics, split: str) -> None:
         reach = [[max(found.value - found.low, 0)], [max(found.high - found.value, 0)]]
         axes.errorbar([found.value], [place], xerr=reach, fmt="o", color=BLUE, capsize=3, markersize=6, linewidth=1.5)
     joint = "\n" if len(shown) <= 6 else " "
-    labels = [f"{_shorten(each.name)}{joint}(n = {each.n:,})" for each in shown]
+    short = _short_names([each.name for each in metrics.per_class or []])
+    labels = [f"{short[each.name]}{joint}(n = {each.n:,})" for each in shown]
     axes.set_yticks(range(len(shown)), labels, fontsize=10 if len(shown) <= 6 else 8)
     axes.set_ylim(max(len(shown), 1) - 0.5, -0.5)
     axes.set_xlim(-0.02, 1.02)
@@ -228,8 +233,8 @@ def _worst(predictions: Predictions) -> Predictions:
     return predictions._replace(**texts, **arrays, logits=None, groups=None)
 
 
-def _draw_losses(figure: Figure, found: TopLosses) -> None:
-    """Show the most confident errors: the image, its label, and the predicted class with its probability."""
+def _draw_losses(figure: Figure, found: TopLosses, short: dict[str, str]) -> None:
+    """Show the most confident errors: the image, its label, and the predicted class with its probability; names by `short`."""
     n = len(found.losses)
     on = f"on {SPLIT_NAMES[found.split]}"
     title = f"No error {on}: every image is right"
@@ -247,8 +252,8 @@ def _draw_losses(figure: Figure, found: TopLosses) -> None:
         figure.figimage(pixels, left + (THUMBNAIL - width) // 2, 124 + (THUMBNAIL - height) // 2)
         name = Path(clean(loss.path)).name
         lines = (
-            (_shorten(loss.label), "black", "normal"),
-            (f"→ {_shorten(loss.predicted, LONGEST_NAME - 2)}", RED, "bold"),
+            (short[loss.label], "black", "normal"),
+            (f"→ {short[loss.predicted]}", RED, "bold"),
             (f"p = {loss.probability:.2f}", RED, "normal"),
             (_shorten(name, 20), GRAY, "normal"),
         )
@@ -272,6 +277,24 @@ def _shorten(name: str, longest: int = LONGEST_NAME) -> str:
     if len(name) > longest:
         name = f"{name[: longest // 2]}…{name[-(longest - longest // 2 - 1) :]}"
     return axis_name(name, longest)
+
+
+def _short_names(names: Sequence[str], longest: int = LONGEST_NAME) -> dict[str, str]:
+    """Return each name shortened; several that would look the same from the word on in which they differ."""
+    alike = defaultdict(list)
+    for name in names:
+        alike[_shorten(name, longest)].append(name)
+    short = {}
+    for look, same in alike.items():
+        texts = [clean(name) for name in same]
+        differ = len(os.path.commonprefix(texts))  # noqa: RUF071 letters are meant
+        begin = max(texts[0].rfind(mark, 0, differ) for mark in " _-.") + 1
+        begin = begin if differ - begin < longest // 2 else differ
+        short |= {
+            name: axis_name(f"…{text[begin:]}", longest) if len(same) > 1 else look
+            for name, text in zip(same, texts, strict=True)
+        }
+    return {name: short[name] for name in names}
 
 
 def main(arguments: list[str] | None = None) -> int:

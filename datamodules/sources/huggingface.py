@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import UserError
-from common.text import clean, join_words
+from common.text import clean, join_words, plural
 from datamodules.sources.catalog import SPLIT_WORDS, split_of
 from datamodules.sources.unpacked import Record, UnpackedSource
 
@@ -75,7 +75,9 @@ class HuggingFace(UnpackedSource):
                 named = names[row[label]] if names else str(row[label])
                 yield Record(self._content(row[image]), named, split_of(name) if len(splits) > 1 else "")
             if without:
-                log.warning("%s: %d rows of %s have no image or no label and are excluded", self.path, without, name)
+                log.warning(
+                    "%s: excluded %s of %s without an image or a label", self.path, plural(without, "row"), name
+                )
 
     def _rows(self, split, image: str, label: str) -> Iterator[dict]:
         """Yield the images, not decoded, with their labels.

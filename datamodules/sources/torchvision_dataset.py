@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from common.errors import UserError
-from common.text import did_you_mean
+from common.text import did_you_mean, plural
 from datamodules.sources.unpacked import Record, UnpackedSource
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class TorchvisionDataset(UnpackedSource):
                 else:
                     yield Record(_as_image(image), _label(names, target), split)
             if without:
-                log.warning("%s: %d images of %s have no label and are excluded", self.name, without, split)
+                log.warning("%s: excluded %s of %s without a label", self.name, plural(without, "image"), split)
 
     def _open_splits(self) -> Iterator[tuple[str, Dataset]]:
         """Yield each split that the data set has; one without a name where it has none."""

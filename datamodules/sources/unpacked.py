@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +13,15 @@ from PIL import Image
 
 from common.atomic_io import atomic_folder
 from common.locks import one_at_a_time
+from common.text import clean
+from datamodules.memory import collect_warnings
 from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.source import UNASSIGNED, ImageRow, Source
 
 log = logging.getLogger(__name__)
 
 TABLE = "images.csv"
+WARNINGS = "warnings.txt"  # of the writing, such as of rows without a label
 
 
 class Record(NamedTuple):
@@ -45,25 +49,41 @@ class UnpackedSource(Source):
     def images(self) -> Iterator[ImageRow]:
         digest = hashlib.blake2b(self.version().encode(), digest_size=8).hexdigest()
         self.root = self.cache / f"{self.name}-{digest}"
+        is_new = False
         if not (self.root / TABLE).is_file():
             with one_at_a_time(self.root.with_name(f"{self.root.name}.lock"), f"writing the images of {self.name}"):
-                if not (self.root / TABLE).is_file():
+                if is_new := not (self.root / TABLE).is_file():
                     log.info("%s: writing its images to %s, once", self.name, self.root)
                     _unpack(self.records(), self.root)
+        if not is_new and (self.root / WARNINGS).is_file():  # of this run's log and record, too
+            for text in (self.root / WARNINGS).read_text(encoding="utf-8").splitlines():
+                log.warning("%s", clean(text))
         yield from CsvTable(table=self.root / TABLE).images()
 
 
 def _unpack(records: Iterable[Record], folder: Path) -> None:
-    """Write all records into a folder with their table."""
-    with atomic_folder(folder) as building, (building / TABLE).open("w", encoding="utf-8", newline="") as file:
+    """Write all records into a folder with their table; names follow from contents, by which datamodule.splits knows them."""
+    copies: Counter = Counter()  # of what is there more than once
+    with (
+        atomic_folder(folder) as building,
+        (building / TABLE).open("w", encoding="utf-8", newline="") as file,
+        collect_warnings() as warnings,
+    ):
         table = csv.writer(file)
         table.writerow(("path", "label", "split"))
-        for number, record in enumerate(records):
+        for record in records:
             content, suffix = _encode(record.image)
-            path = f"{record.split or 'images'}/{number // 1000:03d}/{number:06d}.{suffix}"  # few files a folder
+            name = hashlib.blake2b(content, digest_size=8).hexdigest()
+            path = f"{record.split or 'images'}/{name[:2]}/{name}.{suffix}"  # few files a folder
+            if (building / path).exists():
+                copies[path] += 1
+                path = f"{path.removesuffix(suffix)}{copies[path]}.{suffix}"
             (building / path).parent.mkdir(parents=True, exist_ok=True)
             (building / path).write_bytes(content)
             table.writerow((path, record.label, record.split))
+        if warnings:
+            texts = "\n".join(clean(each.getMessage()) for each in warnings)
+            (building / WARNINGS).write_text(texts, encoding="utf-8", errors="replace")
 
 
 def _encode(image: bytes | Image.Image) -> tuple[bytes, str]:

@@ -118,6 +118,21 @@ def test_of_many_classes_the_worst_recalls_and_the_most_frequent_confusions(tmp_
     assert not [text for text in found if "\n" in text and text.endswith("%")]  # no counts in 10,000 cells
 
 
+@pytest.mark.parametrize("name", ["species {:03} of a genus", "a_long_beginning_{:03}_and_end", "Ab{:03} long"])
+def test_names_that_begin_and_end_alike_stay_different(tmp_path, name):
+    classes = [name.format(k) for k in range(100)]
+    labels = np.repeat(np.arange(100), 3)
+    probabilities = np.full((300, 100), 0.001)
+    probabilities[np.arange(300), np.where(labels == 7, 9, labels)] = 0.9
+    found = texts(draw_overview(evaluated(tmp_path, labels, probabilities, classes)))
+    (confusion,) = [text for text in found if text.startswith("most frequent: ")]
+    assert "007" in confusion and "009" in confusion
+    worst = {text for text in found if text.endswith("(n = 3)")}
+    assert len(worst) == 20 and all(len(text) <= 13 + len(" (n = 3)") for text in worst)
+    assert any("007" in text for text in worst)
+    assert {text for text in found if "007" in text and "(" not in text}  # of the worst errors
+
+
 def test_without_test_images_and_without_curves_it_says_so(tmp_path):
     record = evaluated(tmp_path, [0, 1, 1], [[0.6, 0.4], [0.1, 0.9], [0.2, 0.8]], ("$a$", "b"), split="val", epochs=0)
     found = texts(draw_overview(record))

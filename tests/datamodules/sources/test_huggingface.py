@@ -55,6 +55,23 @@ def test_a_parquet_file_with_two_plain_columns(tmp_path):
     assert catalog.name == "pets" and set(catalog.splits) == {""}  # one split: this project splits
 
 
+def test_an_image_keeps_its_path_where_others_are_added_before_it(tmp_path):
+    """By the pixels: `datamodule.splits` knows images by their paths, which were numbers."""
+
+    def value_of_path(name, order):
+        labels, values = [0, 1, 0, 1, 1, 0, 1, 1], [10, 20, 30, 40, 50, 60, 10, 10]  # of which three are one image
+        columns = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+        rows = {"image": [png(values[index]) for index in order], "label": [labels[index] for index in order]}
+        datasets.Dataset.from_dict(rows, features=columns).save_to_disk(tmp_path / name)
+        catalog = opened(tmp_path, tmp_path / name)
+        check(catalog, [("cat", "dog")[labels[index]] for index in order], [values[index] for index in order])
+        return dict(zip(catalog.paths, [values[index] for index in order], strict=True))
+
+    before, after = value_of_path("before", [0, 1, 2, 6]), value_of_path("after", [5, 4, 7, 0, 6, 3, 2, 1])
+    assert len(before) == 4 and len(after) == 8
+    assert before.items() <= after.items()
+
+
 def test_columns_that_would_count_in_a_table_are_named(tmp_path, caplog):
     """Images of one patient would be in train and in test without a word."""
     data = typed().add_column("Split", ["train", "test"] * 3).add_column("group", list("aabbcc"))
@@ -73,7 +90,13 @@ def test_splits_names_and_missing_labels_of_a_saved_data_set(tmp_path, caplog):
     catalog = opened(tmp_path, tmp_path / "pets")
     assert catalog.splits.tolist() == ["train"] * 6 + ["val"] * 2 + ["test"] * 2
     check(catalog, [("cat", "dog")[i] for i in [*LABELS, 1, 0, 1, 0]], [0, 40, 80, 120, 160, 200, 0, 40, 0, 80])
-    assert "1 rows of test have no image or no label" in caplog.text and "split extra is skipped" in caplog.text
+    found = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert (
+        "excluded 1 row of test without an image or a label" in caplog.text and "split extra is skipped" in caplog.text
+    )
+    caplog.clear()
+    opened(tmp_path, tmp_path / "pets")  # whose images are there already: another run has its own record
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == found
 
 
 def test_columns_that_are_not_clear_are_asked_for(tmp_path):
