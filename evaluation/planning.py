@@ -26,22 +26,28 @@ class Spread(NamedTuple):
     at_limit: float | None = None  # of one network without t: the variance at the margin or target over that here
     less: float = 0.0  # images that the test of one network takes as fewer
     equal: float = 1.0  # share of the units that would tell as much if all were of equal size
-    further: float = 0.0  # squares that pseudo-images larger than a unit add to those of all units
+    further: float = 0.0  # squares that pseudo-images add to those of all groups
 
     @classmethod
     def of(cls, differences: np.ndarray, groups: np.ndarray | None = None, alike: float = 0.0) -> "Spread":
         """Estimate the variances from differences (S, n) of -1, 0 or 1; the two pseudo-images count as images.
+
+        With groups a pseudo-image is a part of a group that depends on how alike their images are, and weighs as much among
+        other numbers of groups (`further`).
 
         Few seeds say little about the variance between seeds: it is taken at the upper end of its one-sided 80% interval, so
         that what is planned with it suffices in four of five cases (Browne 1995, Statistics in Medicine 14:1933-1940).
         """
         columns = columns_of(differences, groups, alike)
         y, per_unit = columns.y, float(columns.sizes.mean())
-        further = 2 * columns.number * (columns.reach**2 - 1)
         equal = 1.0 if groups is None else effective_groups(groups) / y.shape[1]
         n_seeds, n = y.shape
         by_unit = y.mean(axis=0)
-        between = float(((by_unit - y.mean()) ** 2).sum() + 2 / per_unit) / (n + 1)
+        squares, further = float(((by_unit - y.mean()) ** 2).sum()), 0.0
+        between = (squares + 2 / per_unit) / (n + 1)
+        if groups is not None:
+            further = 2 * columns.number * columns.reach**2
+            between = max(squares / max(n - 1, 1), 2 / per_unit / (n + 1))
         if n_seeds == 1:
             return cls(0.0, between, 0.0, 1, per_unit, equal=equal, further=further)
         rest = y - by_unit - y.mean(axis=1, keepdims=True) + y.mean()

@@ -55,6 +55,27 @@ def test_the_power_of_one_seed_on_few_groups_is_as_promised(n_groups):
     assert shown >= 0.8 - 3 * sqrt(0.16 / 400)
 
 
+@pytest.mark.parametrize(("n_seeds", "size", "margin"), [
+    (1, 5, 0.1), *(pytest.param(*each, marks=pytest.mark.thorough) for each in ((1, 10, 0.05), (3, 5, 0.06))),
+])  # fmt: skip
+def test_the_power_on_groups_of_which_most_are_right_is_as_promised(n_seeds, size, margin):
+    """A pseudo-image is a part of a group that counts among 30 to 70; where it counted as one image, the first had 0.63."""
+
+    def groups_of(number, seed, n_seeds=n_seeds):
+        generator, of = np.random.default_rng(seed), np.repeat(np.arange(number), size)
+        hard = 1.9 + generator.normal(size=number)[of] + generator.normal(size=len(of))
+        sides = []
+        for _ in range(2):
+            own = 0.5 * generator.normal(size=number)[of] + 0.5 * generator.normal(size=len(of))
+            sides.append(hard + own + 0.3 * (n_seeds > 1) * generator.normal(size=(n_seeds, len(of))) > 0)
+        return compare_pair(*sides, margin, of)
+
+    pilot = groups_of(2000, 0, max(20, n_seeds) if n_seeds > 1 else 1).spread._replace(n_seeds=n_seeds, seeds=0.0)
+    number = round(images_needed(pilot, margin, n_seeds) / size)
+    shown = np.mean([groups_of(number, 100 + seed).margin_p_value < 0.05 for seed in range(600)])
+    assert shown >= 0.8 - 2 * sqrt(0.16 / 600), (number, shown)
+
+
 @pytest.mark.parametrize(("n_seeds", "accuracy"), [(1, 0.8), (5, 0.8)])
 def test_the_power_at_the_printed_number_is_as_promised(n_seeds, accuracy):
     """Equal settings; the number from a pilot is checked with fresh images and seeds."""
