@@ -276,7 +276,7 @@ def test_folds_and_settings_in_files_are_of_the_search(command, tmp_path):
     typed += [f"--config-dir={file.parents[1]}", "candidates.cuts={shufflenet_v2_x0_5: [maxpool]}"]
     for lr, further, message in (
         (1e-3, (), "no network"),
-        (1e-3, ("datamodule.folds=3",), "datamodule.folds=null, now 3"),
+        (1e-3, ("datamodule.folds=3",), "datamodule.folds not set, now 3"),
         (1e-2, (), "settings in files of conf or --config-dir that have changed"),
     ):
         file.write_text(f"_target_: torch.optim.NAdam\nlr: {lr}\n")
