@@ -68,10 +68,16 @@ def register_argument(names: Iterable[str | None]) -> str:
     """Return ` 'register=[package.Head]'`, which a command needs whose checkpoint has networks or heads of the user's own.
 
     Args:
-        names: of its network and head; those without a dot are this project's.
+        names: of its network and head.
     """
-    own = list(dict.fromkeys(name for name in names if isinstance(name, str) and "." in name))
+    own = own_names(names)
     return f" {shlex.quote('register=[' + ','.join(own) + ']')}" if own else ""
+
+
+def own_names(names: Iterable[str | None]) -> list[str]:
+    """Return the full names of networks and heads of the user's own, each once; those of this project have no dot."""
+    dotted = [name for name in names if isinstance(name, str) and "." in name]
+    return list(dict.fromkeys(name for name in dotted if all(part.isidentifier() for part in name.split("."))))
 
 
 def join_words(parts: list[str], most: int = 5) -> str:

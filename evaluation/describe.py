@@ -57,7 +57,7 @@ def describe_caveats(metrics: SplitMetrics) -> list[str]:
         if drawn and flawless:  # a bootstrap knows no errors but those that were made
             caveats.append(
                 f"all images of {join_words(flawless)} are right, also in every resample: the 95% interval of "
-                f"{join_words(drawn)} can cover as little as 84%"
+                f"{join_words(drawn)} can cover as little as 63%"
             )
     return [text for text in caveats if text]
 

@@ -13,7 +13,7 @@ from common.atomic_io import write_text
 from common.html import jinja_environment
 from common.run_record import InputInfo, Latency, Proportion, RunRecord, SplitMetrics, describe_test_evaluations
 from common.table import Table, escape_markdown
-from common.text import SPLIT_NAMES, clean, join_words, plural
+from common.text import SPLIT_NAMES, clean, join_words, own_names, plural, register_argument
 from evaluation.describe import (
     describe_accuracy,
     describe_calibration,
@@ -72,6 +72,7 @@ def model_card(record: RunRecord, checkpoint: str) -> str:
     split, metrics = measured[0] if measured else (None, None)
     tables = [_metrics_table(measured), *_class_tables(run, split, metrics)] if measured else []
     n = record.test and record.test.test_evaluations
+    own = own_names(record.run.settings.get(key) for key in ("model.network", "model.head.name"))
     text = environment.get_template("model_card.md.jinja").render(
         name=run.name,
         classes=_classes(run),
@@ -79,6 +80,8 @@ def model_card(record: RunRecord, checkpoint: str) -> str:
         debug=record.run.debug,
         biased=split == "val" or run.selected_on_test,
         checkpoint=Markup(json.dumps(clean(PurePath(checkpoint)), ensure_ascii=False)),  # in a block of code
+        own=Markup(f", register={json.dumps(own)}" if own else ""),
+        register=Markup(register_argument(own)),
         data=_data(run),
         audit=run.data.audit and _capped([finding.text for finding in run.data.audit], MOST_FINDINGS),
         training=_training(run),

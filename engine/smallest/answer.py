@@ -138,7 +138,7 @@ class Answerer:
             for verb, checkpoint, more in (
                 ("predict", folder / BEST, ["images=DIR"]),
                 ("export", own, [quote_override("out", str(shown_path(folder / "best.onnx")))]),
-                ("demo", folder / BEST, []),
+                ("demo", own, []),
             )
         ]
         with timed("export") if record.question.deploy else nullcontext():

@@ -89,7 +89,7 @@ class Plan:
                 if len(keys) > 1:
                     keys = [key for key in keys if key != FILES]  # what was typed changes it, too
                 different = [
-                    CHANGED.get(key) or f"{key}={_as_typed(before.get(key))}, now {_as_typed(search.get(key))}"
+                    CHANGED.get(key) or f"{key}{_as_typed(before, key)}, now {_as_typed(search, key)[1:]}"
                     for key in keys
                 ]
                 raise UserError(
@@ -125,8 +125,11 @@ class Plan:
         return found if isinstance(found, dict) else {}
 
 
-def _as_typed(value: object) -> str:
-    return value if isinstance(value, str) else override_value(value)
+def _as_typed(search: dict[str, object], key: str) -> str:
+    """Return `=0.02`; of what was not typed, whose value a file of conf gives, ` not set`."""
+    if key not in search:
+        return " not set"
+    return f"={search[key] if isinstance(search[key], str) else override_value(search[key])}"
 
 
 class TrainingTimes:

@@ -87,9 +87,9 @@ def test_all_stages_end_in_an_answer_a_page_and_a_network_that_predicts(found, i
     assert all(each.probe and each.probe.n == 24 for each in record.candidates)
     assert record.answer.chosen is not None and record.answer.sentences[0].split(":")[0] in out
     assert (folder / "report.html").is_file() and "How it was chosen" in (folder / "MODEL_CARD.md").read_text()
-    exported = Path(shlex.split(record.answer.commands[1])[2].partition("=")[2])
-    assert exported.read_bytes() == (folder / "best.ckpt").read_bytes()
-    assert RunFolder.of_checkpoint(exported).splits.is_file()  # whose images verify an export
+    exported, shown = (Path(shlex.split(each)[2].partition("=")[2]) for each in record.answer.commands[1:])
+    assert exported.read_bytes() == (folder / "best.ckpt").read_bytes() and exported == shown
+    assert RunFolder.of_checkpoint(exported).splits.is_file()  # whose images verify an export, as that of the demo
     card = (folder / "MODEL_CARD.md").read_text()
     assert card.startswith("# Model card: shufflenet\\_v2\\_x0\\_5")
     assert f'from_checkpoint("{folder / "best.ckpt"}")' in card
@@ -276,7 +276,7 @@ def test_folds_and_settings_in_files_are_of_the_search(command, tmp_path):
     typed += [f"--config-dir={file.parents[1]}", "candidates.cuts={shufflenet_v2_x0_5: [maxpool]}"]
     for lr, further, message in (
         (1e-3, (), "no network"),
-        (1e-3, ("datamodule.folds=3",), "datamodule.folds=null, now 3"),
+        (1e-3, ("datamodule.folds=3",), "datamodule.folds not set, now 3"),
         (1e-2, (), "settings in files of conf or --config-dir that have changed"),
     ):
         file.write_text(f"_target_: torch.optim.NAdam\nlr: {lr}\n")

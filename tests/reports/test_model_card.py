@@ -260,3 +260,19 @@ def test_a_disturbed_latency_is_shown_with_its_load_and_its_reason(tmp_path):
         "- latency at batch size 16: p50 106.0 ms (cpu, 2 threads, n = 5, load average 3.2 on 2 cores); unreliable: other "
         "processes used 1.6 of 2 cores",
     ]
+
+
+def test_the_use_of_a_network_or_head_of_ones_own_names_it(tmp_path):
+    def card(settings: dict) -> str:
+        return model_card(
+            RunRecord.read(make_run(tmp_path / str(len(settings)), epochs=0, settings=settings)), "best.ckpt"
+        )
+
+    assert "register" not in card({})
+    own = card({"model.head.name": "my_package.heads.Cosine"})
+    assert 'Predictor.from_checkpoint("best.ckpt", register=["my_package.heads.Cosine"])' in own
+    assert "`python predict.py ckpt=FILE images=DIR 'register=[my_package.heads.Cosine]'`" in own
+    assert "`python export.py ckpt=FILE 'register=[my_package.heads.Cosine]'`" in own
+    assert (
+        "register" not in card({"model.head.name": "a.b`](http://e)", "model.network": "tiny"}).partition("## Data")[0]
+    )

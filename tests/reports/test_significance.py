@@ -336,6 +336,18 @@ def test_the_bound_of_a_setting_above_a_target_has_the_confidence_that_is_shown(
     assert (float(shown[1]), shown[2]) == (floor(by_hand * 1000) / 1000, "98.33")
 
 
+@pytest.mark.parametrize(("missed", "is_named"), [((10, 20, 30, 40, 100), True), ((38, 39, 40, 41, 42), False)])
+def test_a_target_over_few_seeds_that_differ_much_is_shown_with_a_caveat(run, tmp_path, missed, is_named):
+    """Both have 0.96; of the first the standard deviation is 0.035, of the second 0.0016."""
+    for seed, count in enumerate(missed):
+        wrong = {"val": set(range(40)), "test": set(range(count))}
+        run(f"net-{seed}", choices={"model": "net"}, seed=seed, wrong=wrong, cost=(5e6, 1e5, 9), **LARGE)
+    (group,) = aggregate(load_runs(find_records(str(tmp_path))), target_accuracy=0.9).groups
+    (found,) = (line for line in answer(group) if "shown to be above 0.9" in line)
+    assert "as trained" not in found
+    assert ("Its seeds differ by 0.035 (SD), much for a share of errors of 0.040" in found) == is_named
+
+
 @pytest.mark.parametrize("named", ["a", "b"])
 def test_groups_that_one_run_names_count_for_the_pair(run, summary, named):
     missed = {"a": {0, 1}, "b": set(range(24))}

@@ -142,8 +142,10 @@ def test_a_folder_is_of_one_search(tmp_path):
         Plan(tmp_path, Budget(10)).claim(search | {"good_enough": 0.05})
     with pytest.raises(UserError, match="images, labels or splits that have changed since; use another name=NAME"):
         Plan(tmp_path, Budget(10)).claim(search | {"images": "0b"})
-    with pytest.raises(UserError, match=r"with trainer.max_epochs=2, now null; use another name=NAME"):
+    with pytest.raises(UserError, match=r"with trainer.max_epochs=2, now not set; use another name=NAME"):
         Plan(tmp_path, Budget(10)).claim({key: value for key, value in search.items() if key != "trainer.max_epochs"})
+    with pytest.raises(UserError, match=r"with optimizer.lr not set, now 0.01; use another name=NAME"):
+        Plan(tmp_path, Budget(10)).claim(search | {"optimizer.lr": "0.01"})
     Plan(tmp_path, Budget(10)).claim(search)
     Plan(tmp_path, Budget(10)).claim(search | {"files": "0a"})  # begun by a version that did not look
     with pytest.raises(UserError, match="with settings in files of conf or --config-dir that have changed since; use"):
