@@ -16,9 +16,12 @@ LONGEST_OF_EQUAL = 240  # of values that differ only further on
 
 
 def settings_key(run: Run) -> Hashable:
-    """Return a key that is equal for runs that differ in nothing but REPEATS."""
+    """Return a key that is equal for runs that differ in nothing but REPEATS, and in whether their cost was measured."""
     about = run.record.run
-    return _text([{k: v for k, v in about.settings.items() if k not in REPEATS}, about.choices])
+    settings = {key: value for key, value in about.settings.items() if key not in REPEATS}
+    if isinstance(stages := settings.get("stages"), list):
+        settings["stages"] = [stage for stage in stages if stage != "cost"]
+    return _text([settings, about.choices])
 
 
 def changed_settings(runs: Sequence[Run]) -> dict[str, str]:

@@ -231,6 +231,14 @@ def test_failed_and_running_runs_are_not_ranked(run, summary):
     assert {row.runs[0].name for row in made.unfinished} == {"failed", "running"}
 
 
+def test_seeds_of_which_one_measured_the_cost_are_one_row(run, summary):
+    """As smallest.py evaluates its networks on test."""
+    run("a", settings={"stages": ["cost", "test"]}, seed=1)
+    run("b", settings={"stages": ["test"]}, seed=2, cost=None)
+    run("c", settings={"stages": ["fit"]}, seed=1)
+    assert sorted(row.seeds for row in summary().groups[0].rows) == [[1], [1, 2]]
+
+
 def test_of_two_equal_runs_the_later_counts(run, summary, tmp_path):
     run("z_early", accuracy=0.5, run={"started_at": "2026-01-01"})
     run("a_late", accuracy=0.9, run={"started_at": "2026-01-02"})
