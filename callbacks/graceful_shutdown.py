@@ -21,7 +21,8 @@ class GracefulShutdown(L.Callback):
 
     def __init__(self):
         self._signal = 0
-        self.if_ended = ""  # what to do where a callback has ended the training before; empty: only warn
+        self.if_ended = ""  # what to do where a callback has ended the training before; empty: only say so
+        self.has_changed = False  # whether a run that resumes has other settings, perhaps to train longer
 
     def on_fit_start(self, trainer, pl_module) -> None:
         for ending in ended_by(trainer):
@@ -29,9 +30,10 @@ class GracefulShutdown(L.Callback):
                 raise UserError(
                     f"{ending}; this has ended the training before, and nothing is left to train; {self.if_ended}"
                 )
-            log.warning(
+            log.log(
+                logging.WARNING if self.has_changed else logging.INFO,
                 "a callback has ended this training before (%s): nothing more is trained; to train longer, remove it: "
-                "+callbacks.NAME=null",
+                "++callbacks.NAME=null",
                 ending,
             )
             trainer.should_stop = True

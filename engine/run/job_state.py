@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
-from common.text import join_words
+from common.text import join_words, override_value, quote_override
 
 log = logging.getLogger(__name__)
 
@@ -121,4 +121,5 @@ def _differences(before: RunRecord, now: RunRecord) -> str:
         for settings, record in ((old, before), (new, now)):
             settings["ckpt_path"] = next(iter(_checkpoints_of(record)), None)
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return join_words([f"{key}={new.get(key)} (was {old.get(key)})" for key in keys]) if old else "not recorded before"
+    changed = [f"{quote_override(key, new.get(key))} (was {override_value(old.get(key))})" for key in keys]
+    return join_words(changed) if old else "not recorded before"

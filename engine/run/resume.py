@@ -16,6 +16,7 @@ from common.own_test_images import OwnTestImages
 from common.predictions_csv import read_predicted_images
 from common.run_folder import RunFolder
 from common.run_record import RunRecord, flatten
+from common.text import override_value
 from common.untrusted.saved_config import read_saved_choices, read_saved_config
 from datamodules.sources.catalog import Catalog
 from engine.hints import CONF
@@ -212,7 +213,7 @@ def resume_config(config: DictConfig, overrides: list[str], folder: RunFolder) -
             continue
         value = OmegaConf.select(config, name)
         if name not in COMMAND_KEYS and OmegaConf.select(merged, name) != value:
-            changed.append(f"{name}={typed.get(name, value) if OmegaConf.is_config(value) else value}")
+            changed.append(f"{name}={typed.get(name, value) if OmegaConf.is_config(value) else override_value(value)}")
         OmegaConf.update(merged, name, value, merge=False, force_add=True)
     for key in COMMAND_KEYS:
         OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False, force_add=True)

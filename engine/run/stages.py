@@ -477,8 +477,11 @@ def fit(
     if config.ckpt_path is not None:
         where = "in" if stopped_in_epoch(Path(config.ckpt_path)) else "after"
         log.info("resuming %s epoch %d", where, epochs_done(Path(config.ckpt_path)))
+        shutdown = find_callback(trainer, GracefulShutdown)
         if not record.resumes:
-            find_callback(trainer, GracefulShutdown).if_ended = _how_to_train_longer(config)
+            shutdown.if_ended = _how_to_train_longer(config)
+        else:
+            shutdown.has_changed = record.previous.run.config_hash != record.run.config_hash
     if config.teacher is not None:
         warn_of_other_splits(config.teacher, record)
     try:

@@ -1,10 +1,13 @@
 """Stop the jobs that joblib runs side by side: at a signal they save and end, where joblib would kill them."""
 
+import functools
 import logging
 import multiprocessing
 import os
 import shlex
 import signal
+import threading
+import time
 from collections.abc import Sequence
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -18,6 +21,7 @@ from engine.state import STATE
 
 log = logging.getLogger(__name__)
 
+LOOK_S = 0.5
 STOPPED = "stopped"  # what a job returns that was asked to stop, or comes after one in its process
 
 
@@ -61,9 +65,22 @@ def execute_job(*arguments) -> JobReturn:
     if multiprocessing.current_process().name == "MainProcess":  # hydra.launcher.n_jobs=1
         return usual_job(*arguments)
     stop_once()
+    end_with_command(os.getppid())
     if not was_asked_to_stop():
         try:
             return usual_job(*arguments)
         except StopRequested:
             pass
     return JobReturn(status=JobStatus.COMPLETED, _return_value=STOPPED)
+
+
+@functools.cache  # once a process
+def end_with_command(parent: int) -> None:
+    """Have this process save and end where its command was killed: its jobs would hold up the next one, and have no page."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

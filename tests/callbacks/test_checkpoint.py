@@ -131,6 +131,8 @@ def test_a_malformed_loss_of_the_best_epoch_is_named(loss, tmp_path):
     best.dirpath = str(tmp_path)
     with pytest.raises(UserError, match=r"best_loss of best\.ckpt is not a single number"):
         best.load_state_dict(best.state_dict() | {"best_loss": loss})
+    with pytest.raises(UserError, match=r"best_epoch of best\.ckpt is not a whole number"):
+        best.load_state_dict(best.state_dict() | {"best_epoch": [loss]})
 
 
 def test_a_run_that_resumes_with_another_monitor_says_that_the_best_starts_over(caplog, tmp_path):

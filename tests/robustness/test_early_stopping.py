@@ -1,11 +1,13 @@
 """Early stopping ends a run in the same epoch and with the same bits, wherever it was stopped on the way."""
 
 import os
+import shutil
 import signal
 
 import pytest
 
 from common.untrusted.tables import read_csv
+from engine.run import stages
 from tests.support.helpers import at_step, outcome, scalars
 
 # After the first epoch nothing is better by so much: the third one ends the run
@@ -38,5 +40,26 @@ def test_interrupted_and_resumed_it_ends_in_the_same_epoch(train, monkeypatch):
     assert (stopped.status, once_more.status) == (143, 143)
     ran = train(last, small=False, to=stopped.folder)
     assert ran.status == 0, ran.err
-    assert "a callback has ended this training before (early stopping: " in " ".join(ran.record.run.warnings)
+    assert "a callback has ended this training before (early stopping: " in ran.out
+    assert "a callback has ended" not in " ".join(ran.record.run.warnings)
     assert outcome(straight.folder) == outcome(ran.folder) and scalars(straight.folder) == scalars(ran.folder)
+
+
+@pytest.mark.thorough
+def test_killed_after_its_end_it_warns_only_where_it_was_to_train_longer(train, monkeypatch, tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def kill(*_):
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(stages, "evaluate_val", kill)
+        train(*EARLY)
+    found = {}
+    for further in ([], ["trainer.max_epochs=8"]):
+        folder = shutil.copytree(tmp_path / "run0", tmp_path / f"copy{len(further)}")
+        ran = train(f"ckpt_path={folder}/checkpoints/last.ckpt", *further, small=False, to=folder)
+        assert ran.status == 0 and "a callback has ended this training before" in ran.out + ran.err, ran.err
+        found[len(further)] = "a callback has ended this training before" in str(ran.record.run.warnings)
+    assert found == {0: False, 1: True}

@@ -341,3 +341,13 @@ def test_resuming_an_untrusted_run(train, tmp_path, monkeypatch, canary):
         torch.save(state | {name: "odd"}, last)
         on = train(f"ckpt_path={last}", fit, "trainer.max_epochs=3", small=False, to=ran.folder)
         assert on.status == 1 and f"{last}: its {name} is 'odd', so its training cannot be resumed" in on.err, on.err
+
+
+def test_what_changes_is_shown_as_it_is_typed(tmp_path):
+    folder = saved(
+        tmp_path / "run", "seed: 1\nteacher: x.ckpt\nmodel: {name: x}\ndatamodule: {}\ntrainer: {}\ncallbacks: {}\n"
+    )
+    folder.checkpoints.mkdir()
+    folder.last_checkpoint.touch()
+    config = {"ckpt_path": str(folder.last_checkpoint), "stages": ["fit"], "teacher": None, "datamodule": {}}
+    assert resume_config(OmegaConf.create(config), ["teacher=null"], folder)[1] == ["teacher=null"]

@@ -73,7 +73,7 @@ def test_a_checkpoint_of_elsewhere_is_named_as_what_differs(jobs, tmp_path):
         jobs.run(in_sweep=False, work=raising(StopRequested(signal.SIGTERM)))
     (tmp_path / "mine.ckpt").touch()
     error, ran = jobs.run(f"ckpt_path={tmp_path / 'mine.ckpt'}", in_sweep=False)
-    assert ran == "skipped" and f"with other settings: ckpt_path={tmp_path / 'mine.ckpt'} (was None)." in str(error)
+    assert ran == "skipped" and f"with other settings: ckpt_path={tmp_path / 'mine.ckpt'} (was null)." in str(error)
 
 
 def test_a_pruned_job_is_skipped(jobs):

@@ -1,5 +1,6 @@
 """Sweeps on the engines that Hydra's plugins bring, as processes of their own."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -69,15 +70,11 @@ def test_joblib_runs_jobs_side_by_side_each_with_its_share_of_the_cores(tmp_path
     assert threads == {threads_of_job(2)}
 
 
-@pytest.mark.slow
-@needs("hydra_joblib_launcher")
-@pytest.mark.timeout(200)
-@pytest.mark.parametrize(("send", "number"), [(os.kill, signal.SIGTERM), (os.killpg, signal.SIGINT)])
-def test_a_signal_saves_the_jobs_of_joblib_and_leaves_none_behind(tmp_path, two_colors, send, number):
-    """One to the command by itself, as of kill; one to its processes too, as a terminal sends it."""
+def start_joblib(tmp_path, images, out=subprocess.PIPE):
+    """Start a sweep of long jobs in a process group of its own; return once two of them have a checkpoint."""
     command = [sys.executable, str(PROJECT / "train.py"), "-m", "seed=1,2,3,4", *SIMPLE_CNN, *NOT_DRAWN]
     command += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    command += [f"datamodule.root={two_colors}", f"datamodule.cache={tmp_path / 'cache'}"]
+    command += [f"datamodule.root={images}", f"datamodule.cache={tmp_path / 'cache'}"]
     command += [
         "trainer=cpu",
         "trainer.max_epochs=100000",
@@ -85,12 +82,22 @@ def test_a_signal_saves_the_jobs_of_joblib_and_leaves_none_behind(tmp_path, two_
         f"hydra.sweep.dir={tmp_path / 'sweep'}",
     ]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        command, stdout=out, stderr=out, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
         start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     while len(list((tmp_path / "sweep").glob("*/checkpoints/last.ckpt"))) < 2:
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
+    return process
+
+
+@pytest.mark.slow
+@needs("hydra_joblib_launcher")
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(("send", "number"), [(os.kill, signal.SIGTERM), (os.killpg, signal.SIGINT)])
+def test_a_signal_saves_the_jobs_of_joblib_and_leaves_none_behind(tmp_path, two_colors, send, number):
+    """One to the command by itself, as of kill; one to its processes too, as a terminal sends it."""
+    process = start_joblib(tmp_path, two_colors)
     send(process.pid, number)
     out, err = process.communicate()
     assert process.returncode == 128 + number and f"stopped by {number.name}. Resume with: python train.py -m " in err
@@ -103,6 +110,24 @@ def test_a_signal_saves_the_jobs_of_joblib_and_leaves_none_behind(tmp_path, two_
         while True:  # until the last helper of joblib has ended
             os.killpg(process.pid, 0)
             time.sleep(0.1)
+
+
+@pytest.mark.slow
+@needs("hydra_joblib_launcher")
+@pytest.mark.timeout(200)
+def test_where_the_command_of_joblib_is_killed_its_jobs_save_and_end(tmp_path, two_colors):
+    process = start_joblib(tmp_path, two_colors, subprocess.DEVNULL)
+    try:
+        process.kill()
+        process.wait()
+        end_s = time.monotonic() + 30
+        for name in ("seed-1", "seed-2"):
+            while "stopping after this step" not in (tmp_path / "sweep" / name / "result.json").read_text():
+                assert time.monotonic() < end_s, f"{name} trains on"
+                time.sleep(0.1)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.slow
