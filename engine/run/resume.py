@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import re
 import traceback
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from common.own_test_images import OwnTestImages
 from common.predictions_csv import read_predicted_images
 from common.run_folder import RunFolder
 from common.run_record import RunRecord, flatten
-from common.text import override_value
+from common.text import override_value, typed_override
 from common.untrusted.saved_config import read_saved_choices, read_saved_config
 from datamodules.sources.catalog import Catalog
 from engine.hints import CONF
@@ -77,15 +78,23 @@ def check_unseen(key: str, weights: str, catalog: Catalog, fingerprints: Sequenc
         return
     if trained is None or trained.root is None:
         return
-    if Path(trained.root) != catalog.root and not _are_moved(run, catalog, fingerprints):
-        return
     seen = {row["path"] for row in run.read_splits() if row["split"] == "train"}
+    name, advice = catalog.paths.__getitem__, f"keep the splits of its run: datamodule.splits={run.path}"
+    if Path(trained.root) != catalog.root and not _are_moved(run, catalog, fingerprints):
+        # Perhaps the same files by other paths: below another folder, or through links
+        seen = {os.path.realpath(Path(trained.root, path)) for path in seen}
+        files = catalog.files
+        name = lambda row: os.path.realpath(files[row])  # noqa: E731
+        advice = (
+            f"keep the images and splits of its run: datamodule=csv {typed_override('datamodule.table', run.splits)} "
+            f"{typed_override('datamodule.root', trained.root)}"
+        )
     for split in ("test", "val"):
         rows = catalog.rows(split)
-        if count := sum(catalog.paths[row] in seen for row in rows.tolist()):
+        if count := sum(name(row) in seen for row in rows.tolist()):
             problem = (
                 f"{key}={weights}: {count:,} of the {len(rows):,} {split} images are training images of its run, so that "
-                f"its accuracy on them would be too high; keep the splits of its run: datamodule.splits={run.path}"
+                f"its accuracy on them would be too high; {advice}"
             )
             if split == "test":
                 raise UserError(problem)

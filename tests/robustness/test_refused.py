@@ -260,3 +260,33 @@ def test_a_checkpoint_is_not_evaluated_on_what_it_was_trained_on(train, tmp_path
     kept = train(*again, f"datamodule.splits={run.path}", small=False, to=tmp_path / "again")
     assert kept.status == 0, kept.err
     assert kept.record.test.accuracy == first.record.test.accuracy
+
+
+@pytest.mark.thorough
+def test_training_images_are_known_by_other_paths(train, tmp_path):
+    """A table above their folder, and a folder of links to them, list the same files by other paths."""
+    root = make_images(tmp_path / "data", {"blue": 20, "red": 20}, size=16)
+    first = train(*SIMPLE_CNN, f"datamodule.root={root}", "trainer.max_epochs=1", to=tmp_path / "first")
+    run = RunFolder(first.folder)
+    other = {"train": "test", "val": "val", "test": "train"}
+    rows = [(row["path"], row["label"], other[row["split"]]) for row in run.read_splits()]
+    (tmp_path / "links").mkdir()
+    for number, (path, _, _) in enumerate(rows):
+        (tmp_path / "links" / f"{number}.png").symlink_to(root / path)
+    above = [f"data/{path},{label},{split}" for path, label, split in rows]
+    linked = [f"links/{number}.png,{label},{split}" for number, (_, label, split) in enumerate(rows)]
+    again = (f"ckpt_path={run.best_checkpoint}", "stages=[test]", f"hydra.run.dir={tmp_path}/again", "datamodule=csv",
+             "datamodule.batch_size=4")  # fmt: skip
+    n, table = sum(split == "test" for _, _, split in rows), tmp_path / "table.csv"
+    for lines in (above, linked):
+        table.write_text("\n".join(["path,label,split", *lines, ""]))
+        given = f"datamodule.table={table}"
+        for refused in (
+            train(*SIMPLE_CNN, given, f"model.weights={run.path}", root=tmp_path),
+            train(*again, given, small=False, to=tmp_path / "again"),
+        ):
+            assert refused.status == 1, refused.err
+            assert f"{n} of the {n} test images are training images of its run" in refused.err, refused.err
+    advice = refused.err.partition("keep the images and splits of its run: ")[2].split()
+    kept = train(*again, *advice, small=False, to=tmp_path / "again")
+    assert kept.status == 0 and kept.record.test.accuracy == first.record.test.accuracy, kept.err
