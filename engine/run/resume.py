@@ -78,7 +78,8 @@ def check_unseen(key: str, weights: str, catalog: Catalog, fingerprints: Sequenc
         return
     if trained is None or trained.root is None:
         return
-    seen = {row["path"] for row in run.read_splits() if row["split"] == "train"}
+    listed = {row["path"]: row["split"] for row in run.read_splits()}
+    seen = {path for path, split in listed.items() if split == "train"}
     name, advice = catalog.paths.__getitem__, f"keep the splits of its run: datamodule.splits={run.path}"
     if Path(trained.root) != catalog.root and not _are_moved(run, catalog, fingerprints):
         # Perhaps the same files by other paths: below another folder, or through links
@@ -89,6 +90,8 @@ def check_unseen(key: str, weights: str, catalog: Catalog, fingerprints: Sequenc
             f"keep the images and splits of its run: datamodule=csv {typed_override('datamodule.table', run.splits)} "
             f"{typed_override('datamodule.root', trained.root)}"
         )
+    else:
+        _warn_of_moved(f"{key}={weights}", listed, catalog)
     for split in ("test", "val"):
         rows = catalog.rows(split)
         if count := sum(name(row) in seen for row in rows.tolist()):
@@ -99,6 +102,22 @@ def check_unseen(key: str, weights: str, catalog: Catalog, fingerprints: Sequenc
             if split == "test":
                 raise UserError(problem)
             log.warning(problem)
+
+
+def _warn_of_moved(shown: str, listed: dict[str, str], catalog: Catalog) -> None:
+    """Warn of test images that may be training images of a run, moved since: new, with the file names of some that are gone.
+
+    Args:
+        listed: path -> split in the run.
+    """
+    missing = (path for path in listed.keys() - set(catalog.paths) if listed[path] == "train")
+    gone = {Path(path).name for path in missing if not Path(catalog.root, path).exists()}
+    test = [catalog.paths[row] for row in catalog.rows("test").tolist()] if gone else []
+    if count := sum(path not in listed and Path(path).name in gone for path in test):
+        log.warning(
+            "%s: %s of the %s test images have the file names of training images that are gone: if these are the same, the "
+            "accuracy on test is too high", shown, f"{count:,}", f"{len(test):,}",
+        )  # fmt: skip
 
 
 def _are_moved(run: RunFolder, catalog: Catalog, fingerprints: Sequence[str]) -> bool:
@@ -129,13 +148,6 @@ def compare_images(record: RunRecord, catalog: Catalog, fingerprints: Sequence[s
         gone = [path for path in splits if path not in here]
         other = sum(here.get(path, split) != split for path, split in splits.items())
         counts.append(f"{len(here.keys() - splits.keys()):,} new, {len(gone):,} gone, {other:,} in another split")
-        trained = {Path(path).name for path in gone if splits[path] == "train"}
-        seen = sum(catalog.paths[row] not in splits and Path(catalog.paths[row]).name in trained for row in test)
-        if seen:
-            counts.append(
-                f"{seen:,} of the test images have the file names of training images that are gone: if these are the same, "
-                "the accuracy on test is too high"
-            )
     log.warning(
         "%s: the images or their splits are not those that the run began with: %s", folder.name, "; ".join(counts)
     )
