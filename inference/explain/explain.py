@@ -57,8 +57,11 @@ class Explanations:
         lines = [f"Explained: {page}"]
         if self.label_review:
             table = page.with_name(LABELS_TO_CHECK)
-            self.label_review.write(table)
-            lines += [f"Labels to check: {table}", f"then train on them: {self._training_command(table)}"]
+            lines.append(f"Labels to check: {table}")
+            if self.label_review.write(table):
+                lines.append(f"then train on them: {self._training_command(table)}")
+            else:
+                lines.append("the table has no training images, which are streamed: correct the labels in the shards")
         return lines
 
     def _feature_index(self) -> tuple[FeatureIndex | None, str]:

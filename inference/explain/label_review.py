@@ -24,11 +24,15 @@ class LabelReview:
             columns = dict(zip(REVIEW_COLUMNS, (prediction.predicted, f"{confidence:.6f}"), strict=True))
             self._predicted[image_input.path] = (certainty(image_input, prediction), columns)
 
-    def write(self, path: Path) -> None:
-        """Write all rows of the run's table, those with a prediction first, the least certain of them first."""
+    def write(self, path: Path) -> bool:
+        """Write all rows of the run's table, those with a prediction first, the least certain of them first.
+
+        Return whether training images are among them, as of every run but one that streams them.
+        """
         rows = self.run.read_splits()
         with_prediction = [row for row in rows if row["path"] in self._predicted]
         with_prediction.sort(key=lambda row: self._predicted[row["path"]][0])
         others = [row | dict.fromkeys(REVIEW_COLUMNS, "") for row in rows if row["path"] not in self._predicted]
         with_prediction = [row | self._predicted[row["path"]][1] for row in with_prediction]
         write_csv(path, list(dict.fromkeys([*rows[0], *REVIEW_COLUMNS])), [*with_prediction, *others])
+        return any(row["split"] == "train" for row in rows)

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+import predict
 from common.run_record import RunRecord
 from common.untrusted.tables import read_csv
 from tests.robustness.test_nodes import start_all, wait
@@ -56,13 +57,22 @@ def test_a_run_in_the_middle_of_an_epoch_resumes_to_the_same_bits(train, setting
 
 
 @pytest.mark.thorough
-def test_all_that_a_run_draws_and_each_recipe_of_the_head_have_images(train, settings, pretrained, tmp_path):
+def test_all_that_a_run_draws_and_each_recipe_of_the_head_have_images(
+    train, in_process, settings, pretrained, tmp_path
+):
     ran = train(*settings, "recipe=fast", f"model.weights={pretrained}", "model=shufflenet_mod", "model.image_size=32",
                 "trainer=cpu", "trainer.max_epochs=1", "datamodule.batch_size=8", f"datamodule.cache={tmp_path / 'cache'}",
                 small=False)  # fmt: skip
     assert ran.status == 0, ran.err
     assert "linear probe: " in ran.out and "of 34 images" in ran.out
     assert (ran.folder / "contact_sheet.png").is_file() and (ran.folder / "MODEL_CARD.md").is_file()
+    best, out = ran.folder / "checkpoints" / "best.ckpt", tmp_path / "explained"
+    status, printed, err = in_process(
+        predict, f"ckpt={best}", f"images={ran.folder}", "explain=true", f"out={out}", "device=cpu"
+    )
+    assert status == 0 and f"Labels to check: {out / 'labels_to_check.csv'}" in printed, err
+    assert {row["split"] for row in read_csv(out / "labels_to_check.csv")} == {"val", "test"}
+    assert "correct the labels in the shards" in printed and "then train on them" not in printed
 
 
 @pytest.mark.thorough
