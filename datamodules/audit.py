@@ -41,7 +41,7 @@ def audit(catalog: Catalog, pixels: PixelCache, near: NearDuplicates | None = No
     conflicts = [group for group in exact if len({int(catalog.labels[row]) for row in group}) > 1]
     findings = [
         _finding("conflict", "image", "under two labels", catalog, conflicts),
-        _named_groups(catalog, rows),
+        *_named_groups(catalog, rows),
         *_by_split("exact duplicate", catalog, exact),
         *_near_duplicates(catalog, pixels, rows, near),
         _balance(catalog),
@@ -62,18 +62,21 @@ def leaking_train_rows(catalog: Catalog, findings: list[Finding]) -> list[int]:
     return sorted(rows)
 
 
-def _named_groups(catalog: Catalog, rows: np.ndarray) -> Finding | None:
-    """Name the groups of the source, as of one patient, that its own splits have in train and in val or test."""
+def _named_groups(catalog: Catalog, rows: np.ndarray) -> list[Finding]:
+    """Name the groups of the source, as of one patient, that its own splits have in several splits."""
     members = defaultdict(list)
     for row in rows.tolist() if any(catalog.groups) else ():
         if name := catalog.groups[row]:
             members[name].append(row)
-    across = {name: group for name, group in members.items() if _leaks(catalog, group)}
-    if not across:
-        return None
-    names = join_words([clean(name, 40) for name in across], NAMED + 1)
-    text = f"group: {plural(len(across), 'named group')} across train and val or test: {names}"
-    return Finding("group", text, list(across.values()), leak=True)
+    spread = {name: group for name, group in members.items() if len(set(catalog.splits[group])) > 1}
+    findings = []
+    for leak, where in ((True, "train and val or test"), (False, "val and test")):
+        across = {name: group for name, group in spread.items() if _leaks(catalog, group) == leak}
+        if across:
+            names = join_words([clean(name, 40) for name in across], NAMED + 1)
+            text = f"group: {plural(len(across), 'named group')} across {where}: {names}"
+            findings.append(Finding("group", text, list(across.values()), leak))
+    return findings
 
 
 def _exact_groups(stats: ImageStats, rows: np.ndarray) -> list[list[int]]:

@@ -330,6 +330,19 @@ def test_a_group_across_given_splits_is_a_leak_that_can_be_dropped(root, tmp_pat
     assert [catalog.paths[row] for row in catalog.excluded] == ["train/blue/001.png"]
 
 
+def test_a_group_across_val_and_test_is_named_and_none_of_its_images_dropped(root, tmp_path, caplog):
+    """No training image is in it, but val chooses what test measures."""
+    lines = ["path,label,split,group"]
+    for split in ("train", "val", "test"):
+        of = "train" if split == "train" else "other"
+        lines += [f"{split}/{c}/{i:03}.png,{c},{split},{of} {i}" for c in ("blue", "red") for i in range(6)]
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    catalog = read_source(CsvTable(table=tmp_path / "table.csv", root=root))
+    catalog, findings = prepared(catalog, tmp_path, on_leak="drop")
+    assert kinds(findings) == [("group", False)] and not catalog.excluded
+    assert "group: 6 named groups across val and test: other 0, other 1, other 2" in caplog.text
+
+
 def test_without_a_training_image_the_split_is_named(tmp_path):
     root = make_images(tmp_path / "data", {"blue": 3, "red": 3})
     lines = [f"{c}/{i:03}.png,{c},test" for c in ("blue", "red") for i in range(3)]
