@@ -88,6 +88,20 @@ def test_folds_of_a_cross_validation_are_one_prediction_an_image(run, summary):
     assert "cross-validation in 3 folds" in group.heading
 
 
+def test_the_test_images_of_several_folds_count_once(run, summary):
+    """As where each fold's network is evaluated on test, which its cross-validation keeps closed."""
+    for fold, missed in enumerate((20, 26, 20)):
+        settings = {"datamodule.fold": fold, "datamodule.folds": 3}
+        run(f"f{fold}", settings=settings, n={"val": 20, "test": 80}, wrong={"test": set(range(missed))},
+            data={"fingerprint": f"fold{fold}", "folds": 3})  # fmt: skip
+    (row,) = summary().groups[0].rows
+    test = row.accuracies["test"]
+    assert (test.value, test.n) == (pytest.approx(1 - 22 / 80), 80)
+    assert (test.low, test.high) == wilson_by_scipy(58, 80)
+    assert [(loss.wrong, loss.runs) for loss in row.top_losses.losses] == [(3, 3)] * 12
+    assert len({loss.path for loss in row.top_losses.losses}) == 12
+
+
 def test_a_seed_that_lacks_a_fold_is_not_counted_with_the_images_of_the_others(run, summary):
     for seed, folds in ((1, 4), (2, 3)):
         for fold in range(folds):

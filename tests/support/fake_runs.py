@@ -126,6 +126,7 @@ def _write_predictions(
 ) -> SplitMetrics:
     """Write the table of a split and return what the record keeps of it."""
     k, rows = len(classes), []
+    part = (fold or 0) if split == "val" else 0  # test images are the same in each fold
     counts = np.zeros((k, k), int)
     for image in range(n):
         label = image % k
@@ -133,7 +134,7 @@ def _write_predictions(
         counts[label, predicted] += 1
         probability = 0.6 + 0.3 * (image * 7919 % 97) / 97
         others = (1 - probability) / (k - 1)
-        row = {"path": f"{fold or 0}/{split}/{image:05}.png", "fingerprint": f"{fold or 0:04x}{image:012x}"}
+        row = {"path": f"{part}/{split}/{image:05}.png", "fingerprint": f"{part:04x}{image:012x}"}
         row |= {"label": classes[label], "predicted": classes[predicted]}
         row |= {f"p_{name}": f"{probability if i == predicted else others:.6f}" for i, name in enumerate(classes)}
         rows.append(row)
