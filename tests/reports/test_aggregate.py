@@ -262,6 +262,27 @@ def test_of_two_equal_runs_the_later_counts(run, summary, tmp_path):
     assert made.excluded == [(str(tmp_path / "z_early"), why)]
 
 
+def test_a_network_that_is_evaluated_again_is_no_further_row(run, summary, tmp_path):
+    """Its row was that of one lucky seed, first of all, with the name of the row of all seeds and without a cost."""
+    for seed in (1, 2, 3):
+        change_record(run(f"s{seed}", seed=seed, settings={"stages": ["cost", "fit", "test"]}), best={"epoch": 1})
+    run("again", seed=1, settings={"stages": ["test"]}, cost=None)
+    run("elsewhere", seed=1, settings={"stages": ["test"]}, data={"fingerprint": "b", "fingerprint_val_test": "b"})
+    run("cost", seed=1, settings={"stages": ["cost"]}, n={"val": 0})
+    made = summary()
+    assert [[run.name for run in row.runs] for group in made.groups for row in group.rows] == [
+        ["s1", "s2", "s3"], ["cost"], ["elsewhere"]
+    ]  # fmt: skip
+    why = f"{tmp_path / 'again'}: evaluates again, on the same images, what {tmp_path / 's1'} trained"
+    assert made.excluded == [(str(tmp_path / "again"), why)]
+
+
+def test_only_an_evaluation_has_the_test_images_of_a_training_without(run, summary):
+    change_record(run("a", settings={"stages": ["fit"]}, n={"val": 60}), best={"epoch": 1})
+    run("b", settings={"stages": ["test"]})
+    assert len(summary().groups[0].rows) == 2
+
+
 def test_nulls_are_gaps(run, summary):
     folder = run("a", choices={"model": "a"})
     latency = [Latency(batch_size=1), Latency(batch_size=8, latency_p50_ms=3.0)]

@@ -8,7 +8,17 @@ import numpy as np
 
 from common.atomic_io import write_csv
 from common.run_folder import RunFolder
-from common.run_record import DataInfo, Latency, ModelInfo, Proportion, RunInfo, RunRecord, SplitMetrics, write_record
+from common.run_record import (
+    BestEpoch,
+    DataInfo,
+    Latency,
+    ModelInfo,
+    Proportion,
+    RunInfo,
+    RunRecord,
+    SplitMetrics,
+    write_record,
+)
 from evaluation.intervals import wilson
 from reports.aggregate import ReportData, aggregate
 from reports.load_runs import find_records, load_runs
@@ -65,10 +75,10 @@ def make_run(
 
 
 def change_record(folder: Path, **sections: dict) -> None:
-    """Change values in the sections of a run's record, `data={"root": ...}`."""
+    """Change values in the sections of a run's record, `data={"root": ...}`; `best` is new."""
     record = RunRecord.read(folder)
     for name, values in sections.items():
-        setattr(record, name, replace(getattr(record, name), **values))
+        setattr(record, name, replace(getattr(record, name) or BestEpoch(), **values))
     write_record(record)
 
 
