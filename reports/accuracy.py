@@ -124,7 +124,10 @@ def _pool(folds: Sequence[tuple[Run, Predictions]], names: GroupNames) -> tuple[
 
 
 def accuracy(runs: Sequence[Run], split: str, found: CorrectnessMatrix | str) -> Accuracy | None:
-    """Return the mean over seeds of the recorded accuracies, the folds of one seed taken together; None without any."""
+    """Return the mean over seeds of the recorded accuracies, the folds of one seed taken together; None without any.
+
+    Validation images of folds are different ones, which add up; test images are the same in each fold.
+    """
     seeds: dict[int | None, list[Proportion]] = defaultdict(list)
     for run in runs:
         metrics = getattr(run.record, split)
@@ -132,7 +135,7 @@ def accuracy(runs: Sequence[Run], split: str, found: CorrectnessMatrix | str) ->
             seeds[run.seed].append(metrics.accuracy)
     if not seeds:
         return None
-    counted = [_counts(entries) for entries in seeds.values()]
+    counted = [_counts(entries, same_images=split == "test") for entries in seeds.values()]
     n = min(of_seed for _, of_seed in counted)  # of seeds that lack folds the fewest
     values = [c / m if m else entries[0].value for (c, m), entries in zip(counted, seeds.values(), strict=True)]
     known = isinstance(found, CorrectnessMatrix) and len(found.seeds) == len(values)
@@ -171,8 +174,15 @@ def _effect(found: Proportion) -> float:
     return effect if 1 + 1e-6 < effect < found.n**2 else 1.0
 
 
-def _counts(entries: Sequence[Proportion]) -> tuple[int, int]:
-    """Return correct images and images of all folds; (0, 0) where counts contradict each other, which no run writes."""
+def _counts(entries: Sequence[Proportion], same_images: bool) -> tuple[float, int]:
+    """Return correct images and images of all folds, or on average where each fold has the same images.
+
+    They are (0, 0) where counts contradict each other, which no run writes.
+    """
     if not all(0 <= each.correct <= each.n and each.n for each in entries):
         return 0, 0
-    return sum(each.correct for each in entries), sum(each.n for each in entries)
+    correct, n = sum(each.correct for each in entries), sum(each.n for each in entries)
+    if not same_images:
+        return correct, n
+    fewest = min(each.n for each in entries)
+    return correct * fewest / n, fewest

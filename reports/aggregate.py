@@ -29,7 +29,13 @@ def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: fl
     """
     excluded = list(loaded.excluded)
     repetitions: dict[tuple, dict[tuple, Run]] = defaultdict(dict)
+    trained = {_network(run): run for run in loaded.finished if run.record.best}
     for run in sorted(loaded.finished, key=lambda r: str(r.record.run.started_at)):
+        first, record = trained.get(_network(run)), run.record
+        if first and not record.best and (record.test or record.val) and (first.record.test or not record.test):
+            here = str(run.folder.path)
+            excluded.append((here, f"{here}: evaluates again, on the same images, what {first.folder.path} trained"))
+            continue
         same = repetitions[run.study, settings_key(run), split_fingerprint(run), _selection(run)]
         earlier = same.get((run.seed, run.fold))
         if earlier:
@@ -112,6 +118,12 @@ def _name(group: ResultGroup, of_study: list[ResultRow], unfinished: list[Result
 def _selection(run: Run) -> tuple[str, str]:
     """Return what rows of one group have in common besides their images: the split that chose the epoch, and classes."""
     return str(run.data.select_on), str(run.data.classes)
+
+
+def _network(run: Run) -> tuple:
+    """Return a key that is equal for the training of a network and its evaluation on the same images."""
+    same_images = split_fingerprint(run), str(run.data.fingerprint_val_test), _selection(run)
+    return run.study, settings_key(run, of_network=True), *same_images, run.seed, run.fold
 
 
 def _measured_on(runs: list[Run]) -> list[str]:

@@ -15,10 +15,15 @@ LONGEST = 48  # characters of a name or value
 LONGEST_OF_EQUAL = 240  # of values that differ only further on
 
 
-def settings_key(run: Run) -> Hashable:
-    """Return a key that is equal for runs that differ in nothing but REPEATS, and in whether their cost was measured."""
-    about = run.record.run
-    settings = {key: value for key, value in about.settings.items() if key not in REPEATS}
+def settings_key(run: Run, *, of_network: bool = False) -> Hashable:
+    """Return a key that is equal for runs that differ in nothing but REPEATS, and in whether their cost was measured.
+
+    Args:
+        run: a run.
+        of_network: also for those that differ in what was done with the network.
+    """
+    about, ignored = run.record.run, REPEATS | OF_MEASURING if of_network else REPEATS
+    settings = {key: value for key, value in about.settings.items() if key not in ignored}
     if isinstance(stages := settings.get("stages"), list):
         settings["stages"] = [stage for stage in stages if stage != "cost"]
     return _text([settings, about.choices])

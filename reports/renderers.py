@@ -70,8 +70,11 @@ def _markdown_of_settings(group: ResultGroup) -> list[str]:
 
 
 def as_latex(data: ReportData) -> str:
-    """Format the tables of results, each after a comment that names its data."""
-    tables = [[f"% {clean(group.heading)}", *result_table(group).as_latex()] for group in data.groups]
+    """Format the tables of results, each after a comment that names its data, and its sweep where there are several."""
+    tables = [
+        [*(f"% {clean(line)}" for line in _heading(group) if line), *result_table(group).as_latex()]
+        for group in data.groups
+    ]
     return "\n\n".join(map("\n".join, tables)) + "\n"
 
 
@@ -84,7 +87,9 @@ def as_csv(data: ReportData) -> str:
 
 
 def _csv_line(row: ResultRow) -> dict:
-    line = {"rank": row.rank, "status": row.status, "data": row.data.fingerprint}
+    line = {"rank": row.rank, "status": row.status}
+    line |= {"study": row.study.title} if row.study else {}
+    line |= {"data": row.data.fingerprint}
     line |= {"data_val_test": row.data.fingerprint_val_test, "n_train": row.data.n_train}
     line |= {"name": row.name} | {f"setting {name}": value for name, value in row.changed.items()}
     for split, accuracy in row.accuracies.items():

@@ -173,6 +173,8 @@ def _above_target(group: ResultGroup) -> list[str]:
     finalist = Finalist(row.macs, test.correct, test.seeds)
     proof = prove(finalist, finalist, rule, groups=test.groups, n_finalists=len(found) - 1, raced=[])
     on_test = evidence_of_target(proof.evidence, "test")
+    if proof.verdict != "shown" and len(test.seeds) > 1:  # the row above has the mean of all
+        size += f", trained with seed {proof.seed}"
     if proof.verdict == "not_shown":
         return [f"No network is shown to be above {group.target:g}. {which} is {size}: on test {on_test}."]
     trained = "" if proof.verdict == "shown" else " as trained"

@@ -68,7 +68,7 @@ def top_losses(runs: Sequence[Run], tables: list[Predictions] | str, split: str,
         return TopLosses([], split, clean(tables))
     folds: dict[int | None, list[Predictions]] = defaultdict(list)
     for run, table in zip(runs, tables, strict=True):
-        folds[run.fold].append(table)
+        folds[run.fold if split == "val" else None].append(table)  # test images are the same in each fold
     try:
         found = [loss for fold in folds.values() for loss in _wrong_images(fold, most)]
     except UserError as error:

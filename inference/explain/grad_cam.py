@@ -31,6 +31,8 @@ def last_feature_map(network: nn.Module, image_size: int) -> LastFeatureMap:
     """Return the last layer with convolutions whose output has several positions; for images so small that there is none,
     the last of all.
 
+    Not a convolution that is the classifier, as SqueezeNet's: of its map, a channel a class, images of a class are all alike.
+
     Raises:
         UserError: a network without convolutions.
     """
@@ -49,12 +51,17 @@ def last_feature_map(network: nn.Module, image_size: int) -> LastFeatureMap:
     try:
         parameter = next(network.parameters())
         with torch.inference_mode():
-            network(torch.zeros(1, 3, image_size, image_size, device=parameter.device))
+            logits = network(torch.zeros(1, 3, image_size, image_size, device=parameter.device))
     finally:
         for handle in handles:
             handle.remove()
     if not returned:
         raise UserError("explain=true: this network has no convolutional feature map for Grad-CAM; use explain=false")
+    returned = [
+        (module, shape)
+        for module, shape in returned
+        if not (isinstance(module, nn.Conv2d) and shape[1] == logits.shape[1])
+    ] or returned
     several = [(module, shape) for module, shape in returned if shape[2] * shape[3] > 1]
     module, shape = (several or returned)[-1]
     return LastFeatureMap(module, shape[2], shape[3])

@@ -88,6 +88,20 @@ def test_folds_of_a_cross_validation_are_one_prediction_an_image(run, summary):
     assert "cross-validation in 3 folds" in group.heading
 
 
+def test_the_test_images_of_several_folds_count_once(run, summary):
+    """As where each fold's network is evaluated on test, which its cross-validation keeps closed."""
+    for fold, missed in enumerate((20, 26, 20)):
+        settings = {"datamodule.fold": fold, "datamodule.folds": 3}
+        run(f"f{fold}", settings=settings, n={"val": 20, "test": 80}, wrong={"test": set(range(missed))},
+            data={"fingerprint": f"fold{fold}", "folds": 3})  # fmt: skip
+    (row,) = summary().groups[0].rows
+    test = row.accuracies["test"]
+    assert (test.value, test.n) == (pytest.approx(1 - 22 / 80), 80)
+    assert (test.low, test.high) == wilson_by_scipy(58, 80)
+    assert [(loss.wrong, loss.runs) for loss in row.top_losses.losses] == [(3, 3)] * 12
+    assert len({loss.path for loss in row.top_losses.losses}) == 12
+
+
 def test_a_seed_that_lacks_a_fold_is_not_counted_with_the_images_of_the_others(run, summary):
     for seed, folds in ((1, 4), (2, 3)):
         for fold in range(folds):
@@ -246,6 +260,27 @@ def test_of_two_equal_runs_the_later_counts(run, summary, tmp_path):
     assert [r.name for r in made.groups[0].rows[0].runs] == ["a_late"]
     why = f"{tmp_path / 'z_early'}: the same settings, seed and fold as the later run {tmp_path / 'a_late'}"
     assert made.excluded == [(str(tmp_path / "z_early"), why)]
+
+
+def test_a_network_that_is_evaluated_again_is_no_further_row(run, summary, tmp_path):
+    """Its row was that of one lucky seed, first of all, with the name of the row of all seeds and without a cost."""
+    for seed in (1, 2, 3):
+        change_record(run(f"s{seed}", seed=seed, settings={"stages": ["cost", "fit", "test"]}), best={"epoch": 1})
+    run("again", seed=1, settings={"stages": ["test"]}, cost=None)
+    run("elsewhere", seed=1, settings={"stages": ["test"]}, data={"fingerprint": "b", "fingerprint_val_test": "b"})
+    run("cost", seed=1, settings={"stages": ["cost"]}, n={"val": 0})
+    made = summary()
+    assert [[run.name for run in row.runs] for group in made.groups for row in group.rows] == [
+        ["s1", "s2", "s3"], ["cost"], ["elsewhere"]
+    ]  # fmt: skip
+    why = f"{tmp_path / 'again'}: evaluates again, on the same images, what {tmp_path / 's1'} trained"
+    assert made.excluded == [(str(tmp_path / "again"), why)]
+
+
+def test_only_an_evaluation_has_the_test_images_of_a_training_without(run, summary):
+    change_record(run("a", settings={"stages": ["fit"]}, n={"val": 60}), best={"epoch": 1})
+    run("b", settings={"stages": ["test"]})
+    assert len(summary().groups[0].rows) == 2
 
 
 def test_nulls_are_gaps(run, summary):

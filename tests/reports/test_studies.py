@@ -1,9 +1,12 @@
 """A page about a folder of many sweeps: a section for each; folders that were given themselves are compared."""
 
+import csv
+import io
+
 import pytest
 
 from common.smallest_record import FILE as SMALLEST
-from reports.renderers import as_markdown, as_text
+from reports.renderers import as_csv, as_latex, as_markdown, as_text
 from reports.report import write_report
 from reports.run_links import use
 from reports.significance import answer
@@ -55,6 +58,16 @@ def test_each_study_is_a_section_whose_rows_are_named_by_what_differs_there(outp
     titles = [group.title for group in groups]
     assert titles[0].startswith("Sweep rates")  # the latest first
     assert titles[-1] == "Single runs on pets"
+
+
+def test_tables_of_several_studies_name_them(outputs):
+    data = judged_all(outputs)
+    of_rates = [line for line in csv.DictReader(io.StringIO(as_csv(data))) if line["study"] == "Sweep rates"]
+    assert {line["name"] for line in of_rates} == {"lr=0.1", "lr=0.01"}
+    comments = [line for line in as_latex(data).splitlines() if line.startswith("% ")]
+    assert comments[:2] == ["% Sweep rates: which learning rate?", f"% {data.groups[0].heading}"]
+    single = judged(outputs / "sweeps" / "rates")
+    assert "study" not in as_csv(single) and as_latex(single).startswith(f"% {single.groups[0].heading}\n")
 
 
 def test_a_folder_that_was_given_itself_is_compared_with_the_others(outputs):

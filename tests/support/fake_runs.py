@@ -8,7 +8,17 @@ import numpy as np
 
 from common.atomic_io import write_csv
 from common.run_folder import RunFolder
-from common.run_record import DataInfo, Latency, ModelInfo, Proportion, RunInfo, RunRecord, SplitMetrics, write_record
+from common.run_record import (
+    BestEpoch,
+    DataInfo,
+    Latency,
+    ModelInfo,
+    Proportion,
+    RunInfo,
+    RunRecord,
+    SplitMetrics,
+    write_record,
+)
 from evaluation.intervals import wilson
 from reports.aggregate import ReportData, aggregate
 from reports.load_runs import find_records, load_runs
@@ -65,10 +75,10 @@ def make_run(
 
 
 def change_record(folder: Path, **sections: dict) -> None:
-    """Change values in the sections of a run's record, `data={"root": ...}`."""
+    """Change values in the sections of a run's record, `data={"root": ...}`; `best` is new."""
     record = RunRecord.read(folder)
     for name, values in sections.items():
-        setattr(record, name, replace(getattr(record, name), **values))
+        setattr(record, name, replace(getattr(record, name) or BestEpoch(), **values))
     write_record(record)
 
 
@@ -126,6 +136,7 @@ def _write_predictions(
 ) -> SplitMetrics:
     """Write the table of a split and return what the record keeps of it."""
     k, rows = len(classes), []
+    part = (fold or 0) if split == "val" else 0  # test images are the same in each fold
     counts = np.zeros((k, k), int)
     for image in range(n):
         label = image % k
@@ -133,7 +144,7 @@ def _write_predictions(
         counts[label, predicted] += 1
         probability = 0.6 + 0.3 * (image * 7919 % 97) / 97
         others = (1 - probability) / (k - 1)
-        row = {"path": f"{fold or 0}/{split}/{image:05}.png", "fingerprint": f"{fold or 0:04x}{image:012x}"}
+        row = {"path": f"{part}/{split}/{image:05}.png", "fingerprint": f"{part:04x}{image:012x}"}
         row |= {"label": classes[label], "predicted": classes[predicted]}
         row |= {f"p_{name}": f"{probability if i == predicted else others:.6f}" for i, name in enumerate(classes)}
         rows.append(row)

@@ -19,6 +19,7 @@ LAST = {  # network -> the part that gives its last feature map, as its authors 
     "vgg16": "features",
     "vgg19": "features",
     "densenet121": "features",
+    "squeezenet1_1": "features",  # and not its classifier, a convolution
 }
 OWN = [
     ({"network": "simple_cnn", "image_size": 64}, "features"),
@@ -98,6 +99,13 @@ def test_it_leaves_the_network_as_it_was():
     assert torch.is_grad_enabled()
     assert all(p.grad is None and p.requires_grad for p in network.parameters())
     assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_features_are_not_those_of_a_classifier_that_is_a_convolution():
+    network = build_network(num_classes=2, network="torchvision", name="squeezenet1_1").eval()
+    images = torch.randn(2, 3, 64, 64)
+    features = pooled_features(network, last_feature_map(network, 64).layer, images)
+    torch.testing.assert_close(features, network.features(images).mean((2, 3)))  # of 512 channels, not of 2
 
 
 def test_the_smallest_images_and_no_convolution():
