@@ -31,6 +31,7 @@ from inference.export.verify import (
     N_CALIBRATION,
     N_INEXACT,
     N_VERIFICATION,
+    ORDER,
     SYNTHETIC,
     Verification,
     VerificationImages,
@@ -155,9 +156,7 @@ def export(
     checkpoint = CheckpointBackend(Path(ckpt), "cpu", register)
     splits = known_images(Path(ckpt), images, root)
     calibration = _calibration_images(format, splits, images, checkpoint.description) if format.calibrates else []
-    compared = verification_images(
-        splits, ("val", "train", ""), most or (N_VERIFICATION if format.exact else N_INEXACT)
-    )
+    compared = verification_images(splits, ORDER, most or (N_VERIFICATION if format.exact else N_INEXACT))
     model = _model(checkpoint, format, preprocessing, calibration, compared)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, path.name)
