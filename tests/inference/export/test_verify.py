@@ -82,14 +82,6 @@ def test_a_run_that_is_named_gives_its_images_and_not_its_figures(run, tmp_path)
         known_images(run.best_checkpoint, str(run.path), None)
 
 
-def test_test_images_that_are_given_are_refused(run):
-    """Made-up images in their place would be no answer to what was asked."""
-    table = run.path.parent / "table.csv"
-    table.write_text(f"path,split\n{next((run.path.parent / 'images').iterdir())},test\n")
-    with pytest.raises(UserError, match="has only images of the split test; give validation images"):
-        known_images(run.best_checkpoint, str(table), None)
-
-
 def test_a_table_of_splits_that_was_copied_in_part_is_not_the_run_s(run, caplog):
     change_record(run.path, data={"n_val": 2, "n_test": 2})
     lines = run.splits.read_text().splitlines(keepends=True)
