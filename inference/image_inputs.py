@@ -232,16 +232,26 @@ def check_whole(run: RunFolder, split: str, n: int) -> None:
 
 def resolve_images(images: str | Sequence[str] | None, root: str | None) -> RunImages | ImageInputs:
     """Return the images that `images` names; the folder of a run means its test images."""
+    run = named_run(images)
+    return RunImages(run, root) if run else ImageInputs(images, root)
+
+
+def named_run(images: str | Sequence[str] | None) -> RunFolder | None:
+    """Return the run whose folder `images` names; None where it names something else.
+
+    Raises:
+        UserError: the folder of a run in part, whose figures are no images to label.
+    """
     run = RunFolder(Path(images)) if isinstance(images, str) else None
     if run and is_run(run):
-        return RunImages(run, root)
-    if run and run.config.is_file():  # its figures are no images to label
+        return run
+    if run and run.config.is_file():
         missing = run.splits if run.record.is_file() else run.record
         raise UserError(
-            f"images={images}: the folder of a run without {missing.name}, so that its test images are not known; copy that "
+            f"images={images}: the folder of a run without {missing.name}, so that its images are not known; copy that "
             "file, too, or name images: images=DIR"
         )
-    return ImageInputs(images, root)
+    return None
 
 
 def is_run(folder: RunFolder) -> bool:

@@ -19,7 +19,7 @@ from common.text import format_confidence
 from datamodules.decode import DecodedImage, UnreadableImageError, decode_pixels, read_image, rgb
 from datamodules.deep_pixels import DeepPixels
 from inference.backends import Backend, ModelDescription, open_backend
-from inference.image_inputs import ImageInput, ImageInputs
+from inference.image_inputs import ImageInput, resolve_images
 
 log = logging.getLogger(__name__)
 
@@ -263,7 +263,7 @@ def decode_item(item, image_size: int) -> DecodedImage:
 def _as_list(images) -> Iterable:
     """Return one image as a list of one, and a path as the images that it names."""
     if isinstance(images, (str, Path)):
-        return ImageInputs(str(images))
+        return resolve_images(str(images), None)
     if isinstance(images, Mapping) or not (hasattr(images, "ndim") or isinstance(images, (Image.Image, Iterable))):
         values = "; of its values: list(images.values())" if isinstance(images, Mapping) else ""
         raise UserError(

@@ -54,6 +54,22 @@ def check_deploy(name: object, stages: Sequence[str] = ("fit",)) -> None:
         )
 
 
+def check_calibration(name: str | None, streams: bool) -> None:
+    """Check that a run has the training images that a format measures its ranges on.
+
+    Args:
+        streams: whether the run streams them, so that no file has them afterwards.
+
+    Raises:
+        UserError: it has not.
+    """
+    if name is not None and streams and make_format(name).calibrates:
+        raise UserError(
+            f"deploy={name}: needs training images, and this run streams them; leave it out, and after training use "
+            f"python export.py format={name} images=DIR"
+        )
+
+
 def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None

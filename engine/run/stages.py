@@ -39,7 +39,7 @@ from engine.run.callback_list import all_callbacks, evaluation_callbacks
 from engine.run.checkpoint_io import AtomicCheckpointIO, check_best, intact_checkpoint
 from engine.run.cost import describe_model
 from engine.run.debug import mark_debug
-from engine.run.deploy import check_deploy, deploy
+from engine.run.deploy import check_calibration, check_deploy, deploy
 from engine.run.evaluate import evaluate_test, evaluate_val, finalize, find_callback
 from engine.run.loggers import Loggers, log_settings, open_loggers
 from engine.run.resume import check_unseen, compare_images, evaluated_elsewhere, resume_errors
@@ -92,6 +92,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
     log.info("preprocessing: %s", preprocessing.describe())
     source = source_of(record) or preprocessing.source
     data = build_data(config, preprocessing.interpolation, preprocessing.mean, preprocessing.std)
+    check_calibration(config.get("deploy"), data.source.streams)
     if record.in_sweep:
         data.memory = MEMORY
     data.limits, data.overfits = batch_limits(config.trainer), bool(config.trainer.get("overfit_batches"))

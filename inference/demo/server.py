@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from common.errors import UserError
@@ -77,19 +78,27 @@ class Handler(BaseHTTPRequestHandler):
     timeout = TIMEOUT_S
 
     def do_GET(self) -> None:
-        name = unquote(urlsplit(self.path).path).removeprefix("/") or "index.html"
         if not is_address(self.headers.get("Host")):
-            self._refuse(HTTPStatus.FORBIDDEN, "open this page by its address, such as http://127.0.0.1:7860/")
-        elif name not in self.server.names:
+            port = self.server.server_port
+            self._refuse(HTTPStatus.FORBIDDEN, f"open this page by its address, such as http://127.0.0.1:{port}/")
+        elif (file := self._open()) is None:
             self._refuse(HTTPStatus.NOT_FOUND, "there is no such file")
         else:
-            with (self.server.folder / name).open("rb") as file:
-                self._start(HTTPStatus.OK, TYPES.get(Path(name).suffix, "application/octet-stream"), file.seek(0, 2))
+            with file:
+                kind = TYPES.get(Path(file.name).suffix, "application/octet-stream")
+                self._start(HTTPStatus.OK, kind, file.seek(0, 2))
                 file.seek(0)
                 if self.command == "GET":
                     shutil.copyfileobj(file, self.wfile)
 
     do_HEAD = do_GET  # noqa: N815
+
+    def _open(self) -> BinaryIO | None:
+        """Open the file that is asked for; None: the address is damaged, there is no such file, or it was removed since."""
+        with contextlib.suppress(ValueError, OSError):
+            name = unquote(urlsplit(self.path).path).removeprefix("/") or "index.html"
+            return (self.server.folder / name).open("rb") if name in self.server.names else None
+        return None
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
         content = f"{reason}\n".encode()

@@ -31,6 +31,7 @@ from inference.export.verify import (
     N_CALIBRATION,
     N_INEXACT,
     N_VERIFICATION,
+    ORDER,
     SYNTHETIC,
     Verification,
     VerificationImages,
@@ -154,10 +155,11 @@ def export(
             import_extra(package, f"format={format.name}", format.extra)
     checkpoint = CheckpointBackend(Path(ckpt), "cpu", register)
     splits = known_images(Path(ckpt), images, root)
+    if images is not None and not any(splits.get(split) for split in (*ORDER, *further)):
+        split = clean(min(splits), 40)
+        raise UserError(f"images={images}: has only images of the split {split}; give validation images: images=DIR")
     calibration = _calibration_images(format, splits, images, checkpoint.description) if format.calibrates else []
-    compared = verification_images(
-        splits, ("val", "train", ""), most or (N_VERIFICATION if format.exact else N_INEXACT)
-    )
+    compared = verification_images(splits, ORDER, most or (N_VERIFICATION if format.exact else N_INEXACT))
     model = _model(checkpoint, format, preprocessing, calibration, compared)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, path.name)
@@ -383,7 +385,7 @@ def _calibration_images(
     """Return training images, or those that are given without a split; files that cannot be read are skipped."""
     candidates = splits.get("train") or splits.get("")
     if not candidates:
-        reason = f"images={images} has none" if images is not None else "the images of the run are not available"
+        reason = f"images={images} has none" if images is not None else "those of the run are not available"
         raise UserError(f"format={format.name} needs training images, and {reason}; give some: images=DIR")
     chosen = VerificationImages(spread(candidates, N_CALIBRATION), "images to calibrate with")
     return [image_input for _, image_input in decoded(chosen, description)]

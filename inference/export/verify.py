@@ -15,7 +15,7 @@ from datamodules.decode import UnreadableImageError, open_image
 from evaluation.intervals import design_effect, format_accuracy, group_numbers, proportion
 from evaluation.paired_tests import compare_pair, paired_difference
 from inference.backends import Backend, ModelDescription
-from inference.image_inputs import ImageInput, ImageInputs, check_whole, run_of_checkpoint
+from inference.image_inputs import ImageInput, ImageInputs, check_whole, named_run, run_of_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ FLAT = 0.005  # variance of all probabilities together; below, what varies is mo
 MARGIN = 0.01  # of an accuracy, which a format in 8 bits may cost
 BATCH_SIZE = 16  # of the batch that shows that the file takes batches
 SYNTHETIC = f"{BATCH_SIZE} synthetic images"
+ORDER = ("val", "train", "")  # of which split a file is compared on; the first that has images
 # Test images only where a run opens them anyway
 SPLITS = {"val": " validation", "train": " training", "test": " test", "": ""}
 
@@ -105,16 +106,19 @@ def known_images(checkpoint: Path, images: str | list[str] | None, root: str | N
     """Return images by split: those that are given ("" without a split), or those of the run that a checkpoint lies in.
 
     Empty, with a warning, where those of the run are not available.
+
+    Raises:
+        UserError: none are there of those that are given.
     """
-    run = run_of_checkpoint(checkpoint)
+    run = run_of_checkpoint(checkpoint) if images is None else named_run(images)
     if images is None and run is None:
         log.warning("%s: not in the folder of a run with its splits; verifying on synthetic images", checkpoint)
         return {}
     found: dict[str, list[ImageInput]] = {}
     try:
-        for image_input in ImageInputs(str(run.splits) if images is None else images, root):
+        for image_input in ImageInputs(str(run.splits) if run else images, root):
             found.setdefault(image_input.split, []).append(image_input)
-        for split in ("val", "test") if images is None else ():
+        for split in ("val", "test") if run else ():
             check_whole(run, split, len(found.get(split, ())))
     except UserError as error:
         if images is not None:

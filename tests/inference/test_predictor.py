@@ -14,6 +14,7 @@ from inference import predictor
 from inference.predictor import Predictor, abstained, decided, reason_to_abstain
 from lightning_modules.checkpoint import as_safetensors
 from tests.support.fake_checkpoints import DECISION, make_checkpoint, make_odd_images
+from tests.support.fake_explained import make_labeled_run
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,13 @@ def test_an_image_is_the_same_as_path_image_array_and_tensor(model, files):
         own = read_image(file).fingerprint()  # of 16 bits: that of the values, whatever they become
         assert {predictions[0].fingerprint for predictions in found[:3]} == {own}
         assert (own == fingerprint(image)) == (read_image(file).mode != "I;16")
+
+
+def test_the_folder_of_a_run_means_its_test_images_as_in_the_command(model, files, tmp_path):
+    splits = ["test" if n < 2 else "train" for n in range(len(files))]
+    run = make_labeled_run(tmp_path, files[0].parent, files, ["bees"] * len(files), splits)
+    Image.new("RGB", (9, 9)).save(run.path / "contact_sheet.png")
+    assert [found.path for found in model.predict(run.path)] == [file.name for file in files[:2]]
 
 
 def test_gray_arrays_and_whole_batches(model):

@@ -182,6 +182,9 @@ def test_only_the_files_of_the_export_are_served(folder):
         ):
             assert ask(path)[0] == 404, path
         assert ask("/", "POST")[0] == 501
+        assert ask("http://[damaged/")[0] == 404
+        (folder / "app.js").unlink()  # as while the folder is exported again
+        assert ask("/app.js")[0] == 404
 
 
 def test_a_request_by_another_site_s_name_is_refused(folder):
@@ -190,6 +193,7 @@ def test_a_request_by_another_site_s_name_is_refused(folder):
         for host in ("attacker.example", "attacker.example:7860", "127.0.0.1.example", "localhost.example", "[bad", ""):
             status, content, _ = ask("/model.onnx", host=host)
             assert status == 403 and "network" not in content, host
+            assert "by its address, such as http://127.0.0.1:" in content and ":7860" not in content  # its own port
         for host in ("localhost:9999", "127.0.0.1", "[::1]:7860", "192.0.2.1:80"):
             assert ask("/", host=host)[0] == 200, host
 

@@ -17,6 +17,7 @@ import export as script
 import predict as predict_script
 from common.errors import UserError
 from common.run_folder import PROJECT, RunFolder
+from common.text import format_confidence
 from common.untrusted.tables import read_csv
 from datamodules.decode import open_image
 from inference.backends import CheckpointBackend, OnnxBackend
@@ -621,6 +622,17 @@ def test_names_are_texts_and_decisions_those_of_predict(without_npm, site, tmp_p
         )
         assert "\n\nbest guess, probability 0." in words and "Abstained" not in words
         assert view.locator("#results img, #about img, #results b").count() == 0 and messages == []
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_the_confidence_reads_as_in_predict(page):
+    """Near 1, where many networks have theirs, three digits would say that no image reaches it."""
+    values = [0.5, 0.6, 0.9131, 0.9999, 0.99994, 0.9999999, 1 - 1e-12, 1.0]
+    assert page[0].evaluate("values => values.map(formatConfidence)", values) == list(map(format_confidence, values))
+    page[0].evaluate("model.decision.confidence = 0.99994; describeNetwork()")
+    assert "where its confidence is below 0.99994, for accuracy 0.95" in page[0].inner_text("#about")
+    assert page[0].evaluate("reasonToAbstain()") == "confidence below 0.99994, too low for accuracy 0.95"
 
 
 @pytest.mark.slow

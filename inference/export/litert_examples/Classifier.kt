@@ -23,8 +23,8 @@ class Classifier(private val context: Context) {
         return output[0]
     }
 
-    // Your own image: upright (EXIF), S x S as "fit" in expected.json says. Bitmap.createScaledBitmap and ResizeOp look at
-    // four pixels only and skip the rest of a large image, which gives other probabilities; OpenCV's
+    // Your own image: upright (EXIF), on white where it is transparent, S x S as "fit" in expected.json says.
+    // Bitmap.createScaledBitmap and ResizeOp look at four pixels only and skip the rest of a large image, which gives other probabilities; OpenCV's
     // Imgproc.resize(..., Imgproc.INTER_AREA) weighs all. Then getPixels: red is (color shr 16).toByte(), and so on.
 
     /** Says how many golden images agree with the machine that exported the model, with its fast or its plain kernels. */

@@ -30,8 +30,8 @@ final class Classifier {
         return try interpreter.output(at: 0).data.withUnsafeBytes { Array($0.bindMemory(to: Float.self)) }
     }
 
-    // Your own image: upright (EXIF), S x S as "fit" in expected.json says. vImageScale_ARGB8888 with
-    // kvImageHighQualityResampling (Accelerate) weighs all pixels where an image becomes smaller; without that flag, or with
+    // Your own image: upright (EXIF), on white where it is transparent, S x S as "fit" in expected.json says.
+    // vImageScale_ARGB8888 with kvImageHighQualityResampling (Accelerate) weighs all pixels where an image becomes smaller; without that flag, or with
     // nearest neighbors, the probabilities are others. Then leave out alpha: red, green, blue.
 
     /// Says how many golden images agree with the machine that exported the model, with its fast or its plain kernels.

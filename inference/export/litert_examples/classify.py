@@ -26,10 +26,15 @@ def probabilities(pixels: np.ndarray) -> np.ndarray:
 
 
 def read(path: str) -> np.ndarray:
-    """Return an image as training saw it: upright, RGB, all pixels weighed where it becomes smaller."""
+    """Return an image as training saw it: upright, RGB, alpha over white, all pixels weighed where it becomes smaller."""
     from PIL import Image, ImageOps
 
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode[0] in "IF":
+        sys.exit(f"{path}: has more than 8 bits per channel; scale it to 8 first, as in training")
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    image = image.convert("RGB")
     filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
     how = filters[GOLDEN["interpolation"]]
     if GOLDEN["fit"] == "crop":

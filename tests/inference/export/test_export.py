@@ -5,9 +5,11 @@ from PIL import Image
 
 from common.errors import UserError
 from inference.backends import ModelDescription
-from inference.export.export import _calibration_images
+from inference.export.export import _calibration_images, export
 from inference.export.int8 import Int8
+from inference.export.torch_export import TorchExport
 from inference.image_inputs import ImageInputs
+from tests.support.fake_checkpoints import make_checkpoint
 
 DESCRIPTION = ModelDescription(["a", "b"], 8, [0.5] * 3, [0.5] * 3, decision=None)
 
@@ -23,3 +25,13 @@ def test_files_that_cannot_be_read_are_skipped_in_calibration_as_in_comparison(t
         (tmp_path / f"{name}.png").write_text("no image")
     with pytest.raises(UserError, match="none of the images to calibrate with can be read; give others: images=DIR"):
         _calibration_images(Int8(), splits, str(tmp_path), DESCRIPTION)
+
+
+def test_test_images_that_are_given_are_refused(tmp_path):
+    """Made-up images in their place would be no answer to what was asked."""
+    checkpoint = make_checkpoint(tmp_path / "best.ckpt")
+    Image.new("RGB", (9, 7)).save(tmp_path / "a.png")
+    (tmp_path / "table.csv").write_text("path,split\na.png,test\n")
+    with pytest.raises(UserError, match="has only images of the split test; give validation images"):
+        export(str(checkpoint), format=TorchExport(), images=str(tmp_path / "table.csv"))
+    assert export(str(checkpoint), format=TorchExport(), images=str(tmp_path / "table.csv"), further=["test"]).further

@@ -13,6 +13,7 @@ from inference.backends import ModelDescription
 from inference.export.verify import (
     FLAT,
     MARGIN,
+    ORDER,
     Verification,
     VerificationImages,
     agreement,
@@ -25,8 +26,6 @@ from inference.image_inputs import ImageInputs
 from tests.support.fake_checkpoints import MEAN, STD, make_odd_images
 from tests.support.fake_explained import make_labeled_run
 from tests.support.fake_runs import change_record
-
-ORDER = ("val", "train", "")
 
 
 class Brightness:
@@ -68,6 +67,19 @@ def test_images_that_are_gone_or_given(run, tmp_path, caplog):
         known_images(run.best_checkpoint, "/nowhere", None)
     again = known_images(run.best_checkpoint, str(run.splits), str(tmp_path / "moved"))
     assert sorted(again) == ["test", "train", "val"]
+
+
+def test_a_run_that_is_named_gives_its_images_and_not_its_figures(run, tmp_path):
+    Image.new("RGB", (9, 9)).save(run.path / "contact_sheet.png")
+    found = known_images(tmp_path / "elsewhere.ckpt", str(run.path), None)
+    assert {split: [each.file.parent for each in images] for split, images in found.items()} == {
+        split: [tmp_path / "images"] * 2 for split in ("train", "val", "test")
+    }
+    run.splits.unlink()
+    (run.path / ".hydra").mkdir(exist_ok=True)
+    run.config.write_text("")
+    with pytest.raises(UserError, match=r"the folder of a run without splits\.csv"):
+        known_images(run.best_checkpoint, str(run.path), None)
 
 
 def test_a_table_of_splits_that_was_copied_in_part_is_not_the_run_s(run, caplog):

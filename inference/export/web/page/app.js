@@ -319,9 +319,19 @@ function decide(probabilities) {
   return found;
 }
 
+/** Return `0.913`, rounded up, and near 1 the digits that tell it from 1, as format_confidence in common/text.py. */
+function formatConfidence(confidence) {
+  if (confidence >= 1) return confidence.toFixed(3);
+  for (let digits = 3; digits < 9; digits += 1) {
+    const text = (Math.ceil(confidence * 10 ** digits - 1e-9) / 10 ** digits).toFixed(digits);
+    if (Number(text) < 1) return text;
+  }
+  return String(confidence);
+}
+
 function reasonToAbstain() {
   const { confidence, target_accuracy: target } = model.decision;
-  return `confidence below ${confidence.toFixed(3)}, too low for accuracy ${target}`;
+  return `confidence below ${formatConfidence(confidence)}, too low for accuracy ${target}`;
 }
 
 // ---- predictions.csv, as predict.py writes it; a browser decodes JPEG in its own way, so that there is no fingerprint
@@ -507,7 +517,7 @@ function describeNetwork() {
     abstains =
       confidence === null
         ? ` Its answers are best guesses: accuracy ${target} cannot be promised for any image, so the table has abstained for each.`
-        : ` It abstains where its confidence is below ${confidence.toFixed(3)}, for accuracy ${target}.`;
+        : ` It abstains where its confidence is below ${formatConfidence(confidence)}, for accuracy ${target}.`;
   }
   $("about").textContent =
     `This network distinguishes ${names.join(", ")} and ${last}, and predicts one of them for any other image, too.${abstains}`;
