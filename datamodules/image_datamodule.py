@@ -134,7 +134,9 @@ class ImageDataModule(L.LightningDataModule):
             raise UserError(
                 f"datamodule.fold={fold}: does nothing without datamodule.folds; add it, as datamodule.folds=5"
             )
-        if fold is not None and folds > 1 and not 0 <= fold < folds:
+        if folds is not None and folds < 2:
+            raise UserError(f"datamodule.folds={folds}: use 2 or more, up to the number of images, or null")
+        if fold is not None and not 0 <= fold < folds:
             raise UserError(f"datamodule.fold={fold}: use 0 to {folds - 1} with datamodule.folds={folds}")
         if not isinstance(source, Source):
             raise UserError(
@@ -153,6 +155,11 @@ class ImageDataModule(L.LightningDataModule):
         }  # fmt: skip
         if self.source.streams:
             check_streamed(rules=self.rules, sampler=sampler, mean=mean)
+        elif folds is not None and fold is None:
+            raise UserError(
+                f"datamodule.folds={folds}: which fold is val is missing: add datamodule.fold=0 (up to {folds - 1}), or for "
+                f"all of them -m 'datamodule.fold=range(0,{folds})'"
+            )
         self.sampler = sampler
         self.image_size, self.fit, self.interpolation = image_size, fit, interpolation
         self.value_range = parse_range(range)  # None: not known before `setup`, or not needed

@@ -70,20 +70,15 @@ def exclude_without_split(catalog: Catalog, rows: np.ndarray) -> None:
         catalog.exclude(rows, "no split given")
 
 
-def select_fold(catalog: Catalog, groups: np.ndarray, folds: int, fold: int | None, seed: int) -> None:
+def select_fold(catalog: Catalog, groups: np.ndarray, folds: int, fold: int, seed: int) -> None:
     """Divide train and val again into `folds` parts, of which number `fold` is val. Test stays what it is.
 
     Raises:
-        UserError: so many folds, or such a fold, there cannot be.
+        UserError: so many folds there cannot be.
     """
     rows = np.flatnonzero((catalog.splits == "train") | (catalog.splits == "val"))
-    if not 2 <= folds <= max(len(rows), 2):
+    if folds > max(len(rows), 2):
         raise UserError(f"datamodule.folds={folds}: use 2 or more, up to the {len(rows):,} images, or null")
-    if fold is None:
-        raise UserError(
-            f"datamodule.folds={folds}: which fold is val is missing: add datamodule.fold=0 (up to {folds - 1}), or for all "
-            f"of them -m 'datamodule.fold=range(0,{folds})'"
-        )
     numbers = assign_folds(catalog.labels[rows], folds, seed, groups[rows])
     catalog.splits[rows] = np.where(numbers == fold, "val", "train")
     log.info("fold %d of 0 to %d is validation", fold, folds - 1)
