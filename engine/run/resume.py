@@ -80,12 +80,11 @@ def check_unseen(key: str, weights: str, catalog: Catalog, fingerprints: Sequenc
         return
     listed = {row["path"]: row["split"] for row in run.read_splits()}
     seen = {path for path, split in listed.items() if split == "train"}
-    name, advice = catalog.paths.__getitem__, f"keep the splits of its run: datamodule.splits={run.path}"
+    paths, identify, advice = catalog.paths, str, f"keep the splits of its run: datamodule.splits={run.path}"
     if Path(trained.root) != catalog.root and not _are_moved(run, catalog, fingerprints):
         # Perhaps the same files by other paths: below another folder, or through links
-        seen = {os.path.realpath(Path(trained.root, path)) for path in seen}
-        files = catalog.files
-        name = lambda row: os.path.realpath(files[row])  # noqa: E731
+        paths, identify = catalog.files, os.path.realpath
+        seen = {identify(Path(trained.root, path)) for path in seen}
         advice = (
             f"keep the images and splits of its run: datamodule=csv {typed_override('datamodule.table', run.splits)} "
             f"{typed_override('datamodule.root', trained.root)}"
@@ -94,7 +93,7 @@ def check_unseen(key: str, weights: str, catalog: Catalog, fingerprints: Sequenc
         _warn_of_moved(f"{key}={weights}", listed, catalog)
     for split in ("test", "val"):
         rows = catalog.rows(split)
-        if count := sum(name(row) in seen for row in rows.tolist()):
+        if count := sum(identify(paths[row]) in seen for row in rows.tolist()):
             problem = (
                 f"{key}={weights}: {count:,} of the {len(rows):,} {split} images are training images of its run, so that "
                 f"its accuracy on them would be too high; {advice}"
