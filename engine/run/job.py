@@ -130,26 +130,33 @@ def _run_locked(
     except Exception as raised:
         # As soon as one process has ended, torchrun sends a signal to all others
         with ignore_stops() if process.is_launched else contextlib.nullcontext():
-            kept = _how_to_resume(job, config) if job.folder.last_checkpoint.is_file() else ""
-            error = component_error(raised, config, kept) or raised
-            if isinstance(raised, FileNotFoundError) and not job.folder.path.is_dir():
-                error, record = UserError(f"{job.folder.path}: {REMOVED_FOLDER}"), None
-            message = error_messages.user_message(error)
-            agreed = agreed_error(process, error, message, lost=message == error_messages.LOST)
-            if agreed is not error:
-                error, message = agreed, error_messages.user_message(agreed)
-            elif message == error_messages.LOST:
-                message += kept
-                shown = not process.is_first and _has_ended(job.folder)
-                error = FirstProcessFailed() if shown else UserError(message)
-            if job.in_sweep:
-                log.error("%s: %s", job.folder.path.name, message or error, exc_info=message is None)
-            if record is not None:
-                with tolerate_disk_errors(job.folder.record):
-                    if not _put_back(record, backup, else_recorded=job.in_sweep or message is None):
-                        _record_error(record, error, message)
-                        backup.discard()
-        return error
+            return _record_failure(raised, job, config, process, record, backup)
+
+
+def _record_failure(
+    raised: Exception, job: Job, config: DictConfig, process: Process, record: RunRecord | None, backup: FolderBackup
+) -> Exception:
+    """Record what ended the job, unless the folder is put back as it was; return it as the user is to read it."""
+    kept = _how_to_resume(job, config) if job.folder.last_checkpoint.is_file() else ""
+    error = component_error(raised, config, kept) or raised
+    if isinstance(raised, FileNotFoundError) and not job.folder.path.is_dir():
+        error, record = UserError(f"{job.folder.path}: {REMOVED_FOLDER}"), None
+    message = error_messages.user_message(error)
+    agreed = agreed_error(process, error, message, lost=message == error_messages.LOST)
+    if agreed is not error:
+        error, message = agreed, error_messages.user_message(agreed)
+    elif message == error_messages.LOST:
+        message += kept
+        shown = not process.is_first and _has_ended(job.folder)
+        error = FirstProcessFailed() if shown else UserError(message)
+    if job.in_sweep:
+        log.error("%s: %s", job.folder.path.name, message or error, exc_info=message is None)
+    if record is not None:
+        with tolerate_disk_errors(job.folder.record):
+            if not _put_back(record, backup, else_recorded=job.in_sweep or message is None):
+                _record_error(record, error, message)
+                backup.discard()
+    return error
 
 
 @contextlib.contextmanager
