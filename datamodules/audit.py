@@ -150,7 +150,8 @@ def _balance(catalog: Catalog) -> Finding | None:
         return None
     small, large = catalog.classes[int(counts.argmin())], catalog.classes[int(counts.argmax())]
     text = (f"imbalance: {counts.max():,} of class {large} against {counts.min():,} of class {small}; see "
-            "loss=weighted_cross_entropy and datamodule.sampler=balanced")  # fmt: skip
+            "callbacks.best_checkpoint.monitor=val/balanced_accuracy, and loss=weighted_cross_entropy or "
+            "datamodule.sampler=balanced")  # fmt: skip
     return Finding("imbalance", text, [])
 
 
