@@ -112,7 +112,7 @@ def _group(group: ResultGroup, folder: Path, drawn: bool, detailed: bool) -> dic
     }
     if drawn:
         rows = group.rows[:MOST_DRAWN]
-        part |= {"capped": len(rows) < len(group.rows), **_costs(group, rows), "learning_curve": _learning_curve(group)}
+        part |= {"capped": len(rows) < len(group.rows), **_costs(group), "learning_curve": _learning_curve(group)}
     part["detailed"] = drawn and detailed
     if part["detailed"]:
         part |= {**_curves(rows), **_top_losses(rows[0])}
@@ -157,14 +157,20 @@ def _curves(rows: list[ResultRow]) -> dict:
     return {"curves": drawings, "legend": legend, "curve_notes": notes}
 
 
-def _costs(group: ResultGroup, rows: list[ResultRow]) -> dict:
-    """Draw accuracy against each cost that differs, or only the costs where nothing was measured; say what is left out."""
+def _costs(group: ResultGroup) -> dict:
+    """Draw accuracy against each cost that differs, or only the costs where nothing was measured; say what is left out.
+
+    Of many rows the best are drawn, and those on a front, whose cheap end is what a sweep for a small network is made for.
+    """
+    rows = group.rows
     measured = [row for row in rows if row.ranked_by]
+    best = {row.rank for row in measured[:MOST_DRAWN]}
     differ = any(len({getattr(row, key) for row in rows}) > 1 for key in ("macs", "parameters"))
     drawings, fronts = [], defaultdict(list)
     levels = _levels(group)
     for key, title, label, word in COSTS if differ else ():
-        points = [_point(row, getattr(row, key), label) for row in (measured or rows) if (getattr(row, key) or 0) > 0]
+        shown = measured or rows[:MOST_DRAWN]
+        points = [_point(row, getattr(row, key), label) for row in shown if (getattr(row, key) or 0) > 0]
         if len({point.cost for point in points}) < 2:
             continue
         if not measured:
@@ -173,17 +179,19 @@ def _costs(group: ResultGroup, rows: list[ResultRow]) -> dict:
             )
             continue
         front = pareto_front(points)
+        points = [point for point in points if point.rank in best | front]
         drawings.append(Markup(accuracy_figure(title, points, front, label, levels, f"{_split_of(group)} accuracy")))
         for rank in front:
             fronts[rank].append(word)
     points = [
         {"rank": row.rank, "name": row.name, "front": join_words(fronts[row.rank]) if row.rank in fronts else ""}
         for row in measured
+        if row.rank in best or row.rank in fronts
     ]
     return {
         "costs": drawings, "points": points, "cost_notes": _cost_notes(rows, bool(measured) and not differ),
         "needs_names": len(points) > MOST_NAMED or any(len(each["name"]) > LONGEST_LABEL for each in points),
-        "levels": levels, "split": _split_of(group).capitalize(),
+        "levels": levels, "split": _split_of(group).capitalize(), "n_best": len(best),
     }  # fmt: skip
 
 

@@ -113,6 +113,20 @@ def test_many_rows_are_capped_in_the_drawings(tmp_path):
     assert page.count("<tr") > 23
 
 
+def test_of_many_rows_the_cheap_ones_of_the_front_are_drawn_too(tmp_path):
+    for row in range(22):  # of one cost, the first of them on the front
+        make_run(tmp_path / f"r{row}", choices={"model": f"m{row}"}, accuracy=0.9, cost=(8e6, 8e5, 8), epochs=0)
+    make_run(tmp_path / "small", choices={"model": "small"}, accuracy=0.7, cost=(2e6, 2e5, 2), epochs=0)
+    make_run(tmp_path / "beaten", choices={"model": "beaten"}, accuracy=0.6, cost=(3e6, 3e5, 3), epochs=0)
+    page = Parsed(write_report(str(tmp_path)).page.read_text())
+    legend = [text for tag, text in page.text if tag == "li" and "model=" in text]
+    assert "The best 20 of 24 and all on the front are drawn." in page.words()
+    assert "All rows cost the same" not in page.words()
+    drawn = [a["aria-label"] for tag, a in page.tags if tag == "svg" and "points" in a.get("aria-label", "")]
+    assert [label.split(": ")[1].split()[0] for label in drawn] == ["21"] * 3
+    assert any("model=small" in text for text in legend) and not any("model=beaten" in text for text in legend)
+
+
 def test_runs_on_other_images_have_a_warning_and_tables_of_their_own(tmp_path):
     for name in ("d1", "d2"):
         make_run(tmp_path / name, choices={"model": name}, data={"fingerprint": name, "name": name}, epochs=0)
