@@ -37,6 +37,11 @@ def component_error(error: BaseException, config: DictConfig, next_step: str = "
         made = UserError(
             f"optimizer={config.optimizer._target_}: its step does not call the closure, which computes the gradients"
         )
+    elif "Expected more than 1 value per channel when training" in text:
+        made = UserError(
+            f"datamodule.batch_size={config.datamodule.batch_size}: batch norm cannot learn from a single image where the maps have "
+            f"one position, as in this network at model.image_size={config.model.image_size}; use a larger one of the two"
+        )
     elif found := _own_class(cause, config):
         key, name, where = found
         made = UserError(f"{key}={name}{_file_of(key)}: {text} ({where}). {SHOW_TRACEBACK}{next_step}")

@@ -37,6 +37,7 @@ def says(ran, *texts):
     ("optimizer._target_=os.system", ["optimizer.lr: no such setting"]),
     ("datamodule.batch_size=0", ["datamodule.batch_size=0", "1 or more"]),
     ("datamodule.batch_size=64", ["datamodule.batch_size=64 is larger than the train split (24"]),
+    ("datamodule.batch_size=1", ["datamodule.batch_size=1: batch norm cannot learn from a single image", "image_size=32"]),
     ("augmentation.erasing=2", ["augmentation.erasing=2", "0 to 1"]),
     ("trainer.max_epochs=0", ["trainer.max_epochs=0", "1 or more"]),
     ("trainer.accelerator=x", ["trainer.accelerator=x", "Available names are"]),
