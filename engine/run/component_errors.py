@@ -40,7 +40,8 @@ def component_error(error: BaseException, config: DictConfig, next_step: str = "
     elif "Expected more than 1 value per channel when training" in text:
         made = UserError(
             f"datamodule.batch_size={config.datamodule.batch_size}: batch norm cannot learn from a single image where the "
-            f"maps have one position, as this network's at model.image_size={config.model.image_size}; use a larger batch or image"
+            f"maps have one position, as this network's at model.image_size={config.model.image_size}; use a larger batch "
+            "or image"
         )
     elif found := _own_class(cause, config):
         key, name, where = found
