@@ -228,8 +228,7 @@ class Screen:
             result.budget_minutes = self.budget_minutes
         except _SkippedError as error:
             done.skipped = str(error)
-        if done.skipped:
-            log.info("screen: skipped %s: %s", done.name, done.skipped)
+        if done.skipped:  # the search notes it when all passes are done
             return result
         result.further_s = max(0.0, time.monotonic() - started - result.forward_s - result.reading_s)
         log.info("%s", self._line(result))
