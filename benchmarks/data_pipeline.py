@@ -1,6 +1,6 @@
 """How near training comes to the compute limit, and the gain of the pixel cache, against a plain loop.
 
-    python benchmarks/data_pipeline.py --plain-loop FILE --root DIR [--weights FILE] [--repeats 5]
+    python -m benchmarks.data_pipeline --plain-loop FILE --root DIR [--weights FILE] [--repeats 5]
 
 Alternating runs in one session:
 - compute limit: forward, backward and optimizer step of the same network on one resident batch, channels last;
@@ -15,7 +15,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from timing import PROJECT, alternate, parser, report, run_python
+from benchmarks.timing import PROJECT, alternate, parser, report, run_python
 
 FINAL = {
     "network": "truncated",

@@ -1,6 +1,6 @@
 """What a trained network costs where it is used: torch, torch with channels last, ONNX, ONNX in whole numbers of 8 bits.
 
-    python benchmarks/deployment.py --ckpt outputs/MODEL/DATE/checkpoints/best.ckpt [--repeats 5]
+    python -m benchmarks.deployment --ckpt outputs/MODEL/DATE/checkpoints/best.ckpt [--repeats 5]
 
 One thread, alternating; latency of one image (p50 of 50 passes) and images a second in batches of 32. All get normalized
 images and return logits; the last four start from a decoded photo of 500 x 375, resized by Pillow or by the ONNX file
@@ -18,8 +18,8 @@ import numpy as np
 import onnxruntime
 import torch
 from PIL import Image
-from timing import alternate, parser, report, times_ms
 
+from benchmarks.timing import alternate, parser, report, times_ms
 from inference.backends import Backend, CheckpointBackend, OnnxBackend
 from inference.export.export import export
 from inference.export.int8 import Int8

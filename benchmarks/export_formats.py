@@ -1,6 +1,6 @@
 """What a trained network is in each format of export.py: size, latency, accuracy and how far it is from the checkpoint.
 
-    python benchmarks/export_formats.py --ckpt RUN/checkpoints/best.ckpt ... [--formats onnx litert_int8] [--repeats 5]
+    python -m benchmarks.export_formats --ckpt RUN/checkpoints/best.ckpt ... [--formats onnx litert_int8] [--repeats 5]
 
 Each checkpoint is exported once in each format and compared on the images of its run, as export.py does; then the files take
 one image of the network's own size on one thread, by turns (p50 of 50 passes). Prints a table in Markdown and writes
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from timing import PROJECT, alternate, parser, report, spread, times_ms
 
+from benchmarks.timing import PROJECT, alternate, parser, report, spread, times_ms
 from common.errors import UserError
 from evaluation.describe import format_accuracy
 from evaluation.intervals import proportion

@@ -1,6 +1,6 @@
 """Images a second of train.py trainer=gpu, with CUDA graphs and without, against one batch that stays on the GPU.
 
-    python benchmarks/gpu.py --root DIR [--weights FILE] [--repeats 3] [--batch-sizes 16 128] [--epochs 4] [--device cuda]
+    python -m benchmarks.gpu --root DIR [--weights FILE] [--repeats 3] [--batch-sizes 16 128] [--epochs 4] [--device cuda]
 
 - the limit: forward, backward and optimizer step of the final network in bf16 on one resident batch, its kernels launched one
   by one, and the whole step as one CUDA graph; in one process, alternating;
@@ -15,8 +15,9 @@ import tempfile
 from pathlib import Path
 
 import torch
-from data_pipeline import FINAL, steady
-from timing import Measured, parser, report, run_python
+
+from benchmarks.data_pipeline import FINAL, steady
+from benchmarks.timing import Measured, parser, report, run_python
 
 LIMIT = f"""
 import json, sys, time, torch

@@ -1,6 +1,6 @@
 """How long near duplicates among the images of fixed cameras are looked for, and how many planted ones are found.
 
-    PYTHONPATH=. python benchmarks/near_duplicates.py [--images 3000 20000 100000] [--cameras 1] [--repeats 1]
+    python -m benchmarks.near_duplicates [--images 3000 20000 100000] [--cameras 1] [--repeats 1]
 
 Made-up frames of 64 x 64: a scene, one to four boxes in it, exposure, light that wanders, noise; and 100 copies each with
 brightness +3 and +10%, a shift by 1%, JPEG at quality 50, a crop of 3%. The first look, and a later one, whose answers are
@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from scipy import ndimage
-from timing import alternate, parser, report
 
+from benchmarks.timing import alternate, parser, report
 from datamodules.image_stats import ImageStats
 from datamodules.near_duplicates import connected, find_pairs
 

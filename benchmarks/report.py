@@ -1,24 +1,21 @@
 """A report of a thousand made-up runs: seconds and memory.
 
-    python benchmarks/report.py [--count 1000] [--images 200] [--repeats 3]
+    python -m benchmarks.report [--count 1000] [--images 200] [--repeats 3]
 
 Each run has metrics.csv of 12 epochs and predictions of test and validation. `--settings` is the number of rows, each with
 count / settings seeds. A measurement is `python report.py`, a process of its own. Writes outputs/benchmarks/report.json.
 """
 
 import resource
-import sys
 import tempfile
 from pathlib import Path
 
-from timing import PROJECT, alternate, parser, report, run_python
+from benchmarks.timing import alternate, parser, report, run_python
+from tests.support.fake_runs import make_run
 
 
 def make_runs(root: Path, count: int, settings: int, images: int) -> None:
     """Make `count` runs, some networks cheaper and worse than others."""
-    sys.path.insert(0, str(PROJECT))
-    from tests.support.fake_runs import make_run
-
     for index in range(count):
         row = index % settings
         make_run(

@@ -1,6 +1,6 @@
 """What many images cost: reading them once, starting a job that knows them, memory, and the speed of the loader.
 
-    python benchmarks/scale.py [--counts 1000 100000 1000000] [--side 32] [--image-size 32] [--folder DIR] [--repeats 3]
+    python -m benchmarks.scale [--counts 1000 100000 1000000] [--side 32] [--image-size 32] [--folder DIR] [--repeats 3]
 
 The images are made up: a class a folder, noise of 8 x 8 enlarged to SIDE, so that no two are alike. For each count and each
 `datamodule.cache_format`, in a process of its own:
@@ -18,7 +18,7 @@ from functools import partial
 from itertools import repeat
 from pathlib import Path
 
-from timing import alternate, parser, report, run_python
+from benchmarks.timing import alternate, parser, report, run_python
 
 CLASSES = 100
 MOST = 20_000  # images of an epoch

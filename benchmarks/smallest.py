@@ -1,6 +1,6 @@
 """smallest.py against the exhaustive grid and search.py over the same networks: what each answers, and what it costs.
 
-    PYTHONPATH=. python benchmarks/smallest.py --data ants_bees=DIR elpv cifar_cat_dog=DIR \\
+    python -m benchmarks.smallest --data ants_bees=DIR elpv cifar_cat_dog=DIR \\
         --weights shufflenet_v2_x0_5=FILE tf_efficientnet_lite0=FILE [--parts smallest grid search] [--overrides OVERRIDE ...]
 
 DIR holds train/CLASS and test/CLASS, or val/CLASS, whose images then are the test images; elpv needs none. Of each data set:
@@ -31,8 +31,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from timing import PROJECT, RESULTS
-
+from benchmarks.timing import PROJECT, RESULTS
 from common.errors import UserError
 from common.predictions_csv import read_predictions
 from common.run_folder import RunFolder

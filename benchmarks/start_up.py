@@ -1,6 +1,6 @@
 """How long a command takes until it does something, against nothing but the imports.
 
-    python benchmarks/start_up.py --root DIR [--runs FOLDER] [--repeats 5]
+    python -m benchmarks.start_up --root DIR [--runs FOLDER] [--repeats 5]
 
 Alternating in one session, whole processes: `import torch, torchvision, lightning`; train.py on DIR, its pixel cache warm,
 until its first optimizer step is done; `train.py --help`; a misspelt setting; report.py on FOLDER. Writes
@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from timing import PROJECT, alternate, parser, ratios, report, run_python, spread
+from benchmarks.timing import PROJECT, alternate, parser, ratios, report, run_python, spread
 
 TIMED = PROJECT / "benchmarks" / "baselines" / "timed.py"
 IMPORTS = "import torch, torchvision, lightning"

@@ -1,6 +1,6 @@
 """train.py against what one would write otherwise, in one table: start-up, speed, time to an accuracy, memory, processor time.
 
-    python benchmarks/suite.py --root DIR --weights FILE --plain-loop FILE [--fastai PYTHON] [--target 0.80] [--repeats 5]
+    python -m benchmarks.suite --root DIR --weights FILE --plain-loop FILE [--fastai PYTHON] [--target 0.80] [--repeats 5]
 
 DIR holds train/CLASS and val/CLASS. Alternating runs in one session; every contestant starts from the same pretrained backbone,
 trains with batches of 16 and prints a line an epoch; a run ends when its validation accuracy reaches the target, or at the
@@ -25,8 +25,8 @@ from pathlib import Path
 
 import psutil
 from matplotlib.figure import Figure
-from timing import PROJECT, RESULTS, Measured, alternate, parser, ratios, report, spread
 
+from benchmarks.timing import PROJECT, RESULTS, Measured, alternate, parser, ratios, report, spread
 from common.table import Table
 
 BASELINES = PROJECT / "benchmarks" / "baselines"

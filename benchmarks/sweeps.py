@@ -1,6 +1,6 @@
 """A sweep of eight jobs one after the other, and side by side with other launchers: whole processes, alternating.
 
-    python benchmarks/sweeps.py --root DIR [--repeats 3] [--jobs 8] [--launchers basic joblib ray] [OVERRIDE ...]
+    python -m benchmarks.sweeps --root DIR [--repeats 3] [--jobs 8] [--launchers basic joblib ray] [OVERRIDE ...]
 
 Also what one job more costs, from a sweep of one job and the one of all: jobs an hour, and seconds of the processor, which
 other processes do not change (of the launchers whose processes are this one's children). With tiny trainings (--root tests'
@@ -16,7 +16,7 @@ import resource
 import tempfile
 from pathlib import Path
 
-from timing import alternate, parser, ratios, report, run_python, spread
+from benchmarks.timing import alternate, parser, ratios, report, run_python, spread
 
 SETTINGS = ["datamodule=image_folder", "trainer=cpu", "trainer.max_epochs=2", "model.weights=null", "logger=none"]
 ONE_CORE = ["hydra.launcher.cpus_per_task=1", "hydra.launcher.gpus_per_node=null", "hydra.launcher.mem_gb=1"]

@@ -1,6 +1,6 @@
 """How long threads of OpenMP may spin for one another: images/s of training, on a quiet machine and beside busy processes.
 
-    python benchmarks/waiting_threads.py [--beside 0 1 2] [--repeats 5]
+    python -m benchmarks.waiting_threads [--beside 0 1 2] [--repeats 5]
 
 The compute limit of data_pipeline.py (one resident batch of the final network), each in a process of its own, by turns: as
 OpenMP of GNU is by itself, with several sizes of GOMP_SPINCOUNT, of them that of engine/process_tuning.py, and with
@@ -14,9 +14,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from data_pipeline import compute_limit
-from timing import alternate, parser, ratios, report, spread
-
+from benchmarks.data_pipeline import compute_limit
+from benchmarks.timing import alternate, parser, ratios, report, spread
 from engine.process_tuning import SPIN_ROUNDS
 
 AS_IT_IS = "as it is"

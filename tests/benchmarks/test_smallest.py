@@ -1,23 +1,11 @@
 """What the benchmark of smallest.py makes of a smallest.json made by hand; it trains nothing here."""
 
 import csv
-import importlib.util
 from argparse import Namespace
 
-import pytest
-
+from benchmarks import smallest as benchmark
 from common.smallest_record import Answer, Candidate, Costs, Measured, Question, SmallestRecord, Trained
-from tests.support.helpers import PROJECT, make_images
-
-
-@pytest.fixture
-def benchmark(monkeypatch):
-    pytest.importorskip("evaluation.choice")
-    monkeypatch.syspath_prepend(PROJECT / "benchmarks")
-    spec = importlib.util.spec_from_file_location("benchmark_of_smallest", PROJECT / "benchmarks" / "smallest.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from tests.support.helpers import make_images
 
 
 def candidate(macs, probe, test=None):
@@ -30,7 +18,7 @@ def candidate(macs, probe, test=None):
     )  # fmt: skip
 
 
-def test_the_grid_is_what_lies_near_the_front_of_cost_and_probe(benchmark):
+def test_the_grid_is_what_lies_near_the_front_of_cost_and_probe():
     probes = [0.6, 0.59, 0.57, 0.8, None, 0.9, 0.85, 0.89]
     candidates = [candidate(10 - place, probe) for place, probe in enumerate(reversed(probes))]
     macs = lambda found: [candidates[i].costs.macs for i in found]  # noqa: E731
@@ -40,7 +28,7 @@ def test_the_grid_is_what_lies_near_the_front_of_cost_and_probe(benchmark):
     assert macs(benchmark.near_front(candidates, "macs", 0.02, 9))[0] == 4
 
 
-def test_the_folder_val_is_test_where_there_is_no_other_and_done_parts_are_a_row(benchmark, tmp_path):
+def test_the_folder_val_is_test_where_there_is_no_other_and_done_parts_are_a_row(tmp_path):
     root = make_images(
         tmp_path / "data", {f"{split}/{color}": 2 for split in ("train", "val") for color in ("blue", "red")}
     )
