@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import logging
 import os
 import stat
 import warnings
@@ -27,6 +28,7 @@ Image.MAX_IMAGE_PIXELS = 200_000_000  # a decompression bomb is refused below; P
 # Once for all threads; a damaged EXIF is as none
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs what it raises, too
 DRAFT_SIZE = 512  # big JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, not below this many pixels a side
 DECODER = f"pillow {Image.__version__}, draft {DRAFT_SIZE}, exif, white behind alpha"  # in a cache's key
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}  # with antialiasing

@@ -1,7 +1,9 @@
 """Turn runs into the rows of a report: runs that differ only in seed or fold are one, and rows on other data are apart."""
 
 import logging
-from collections import defaultdict
+import os
+from collections import Counter, defaultdict
+from pathlib import Path
 
 from common.predictions_csv import has_predictions
 from common.text import SPLIT_NAMES, clean
@@ -30,8 +32,12 @@ def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: fl
     excluded = list(loaded.excluded)
     repetitions: dict[tuple, dict[tuple, Run]] = defaultdict(dict)
     trained = {_network(run): run for run in loaded.finished if run.record.best}
+    folders = {os.path.abspath(run.folder.path): run for run in loaded.finished}  # noqa: PTH100 of a run that may be gone
     for run in sorted(loaded.finished, key=lambda r: str(r.record.run.started_at)):
         first, record = trained.get(_network(run)), run.record
+        given = folders.get(_evaluated(run))  # on other images perhaps, of which `first` is trained since
+        if given and first:
+            first = given if _network(given) == _network(run) else None
         if first and not record.best and (record.test or record.val) and (first.record.test or not record.test):
             here = str(run.folder.path)
             excluded.append((here, f"{here}: evaluates again, on the same images, what {first.folder.path} trained"))
@@ -113,6 +119,10 @@ def _name(group: ResultGroup, of_study: list[ResultRow], unfinished: list[Result
         name = " ".join(f"{key}={value}" for key, value in present.items())
         own = row.runs[0].name if len(present) > MOST_NAMED else row.runs[0].model.name or row.runs[0].name
         row.name = name if name and len(present) <= MOST_NAMED else clean(own, 60)
+    names = Counter(row.name for row in group.rows)
+    for row in group.rows:
+        if names[row.name] > 1:  # as of one setting on images that were added since
+            row.name = f"{row.name} ({clean(row.runs[0].name, 60)})"
 
 
 def _selection(run: Run) -> tuple[str, str]:
@@ -124,6 +134,12 @@ def _network(run: Run) -> tuple:
     """Return a key that is equal for the training of a network and its evaluation on the same images."""
     same_images = split_fingerprint(run), str(run.data.fingerprint_val_test), _selection(run)
     return run.study, settings_key(run, of_network=True), *same_images, run.seed, run.fold
+
+
+def _evaluated(run: Run) -> str:
+    """Return the folder of the run whose checkpoint a run was given."""
+    typed = dict(text.partition("=")[::2] for text in run.record.run.overrides).get("ckpt_path", "")
+    return os.path.abspath(Path(typed.strip("'\"")).parent.parent)  # noqa: PTH100 the record is not to be trusted
 
 
 def _measured_on(runs: list[Run]) -> list[str]:

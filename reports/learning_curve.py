@@ -74,6 +74,10 @@ def curves_of(trained: Sequence[Run], excluded: list[str]) -> Curves:
     excluded = excluded + [
         f"{run.name}: its record lacks parameters or training images" for run in trained if not _has_sizes(run)
     ]
+    if len({run.fold for run in runs}) > 1:
+        raise UserError(
+            "it needs the same images for all runs, and each fold has others; use one fold, or datamodule.folds=null"
+        )
     split, tables, correct = read_common(runs)
     groups = groups_of(runs, tables)
     places: dict[tuple, list[int]] = defaultdict(list)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from common.errors import UserError
-from common.text import did_you_mean, plural
+from common.text import clean, did_you_mean, plural
 from datamodules.sources.unpacked import Record, UnpackedSource
 
 log = logging.getLogger(__name__)
@@ -55,13 +55,27 @@ class TorchvisionDataset(UnpackedSource):
         for split, dataset in found:
             names, without = _names(getattr(dataset, "classes", None) or getattr(dataset, "categories", None) or []), 0
             for index in range(len(dataset)):
-                image, target = dataset[index]
+                image, target = self._item(dataset, index, split)
                 if target is None:
                     without += 1
                 else:
-                    yield Record(_as_image(image), _label(names, target), split)
+                    yield Record(image, _label(names, target), split)
             if without:
                 log.warning("%s: excluded %s of %s without a label", self.name, plural(without, "image"), split)
+
+    def _item(self, dataset: Dataset, index: int, split: str) -> tuple[bytes | Image.Image, object]:
+        """Return an image and its target: of class folders the file as it is, which may turn out to be unreadable."""
+        try:
+            if isinstance(dataset, torchvision.datasets.DatasetFolder):
+                path, target = dataset.samples[index]
+                return Path(path).read_bytes(), target
+            image, target = dataset[index]
+            return _as_image(image), target
+        except Exception as error:  # of many types: what Pillow and SciPy make of a damaged file
+            raise UserError(
+                f"datamodule.source.dataset={self.name}: {split or 'its'} image {index} (from 0) cannot be read "
+                f"({clean(error, 300)}); repair its file"
+            ) from error
 
     def _open_splits(self) -> Iterator[tuple[str, Dataset]]:
         """Yield each split that the data set has; one without a name where it has none."""

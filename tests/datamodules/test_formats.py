@@ -321,11 +321,12 @@ def test_deep_images_are_turned_by_their_exif(tmp_path):
     assert turned.shape == (30, 20, 3) and np.abs(turned - np.rot90(VALUES, -1) * (255 / 4095)).max() <= 0.5001
 
 
-def test_a_tiff_that_cannot_be_read_has_its_reason(tmp_path):
+def test_a_tiff_that_cannot_be_read_has_its_reason(tmp_path, caplog):
     tifffile.imwrite(tmp_path / "complex.tif", np.zeros((4, 4), np.complex64))
     tifffile.imwrite(
         tmp_path / "spectral.tif", np.zeros((8, 8, 7), np.float32), photometric="minisblack", planarconfig="contig"
     )
+    tifffile.imwrite(tmp_path / "satellite.tif", np.zeros((8, 8, 13), np.uint8), planarconfig="contig")
     (tmp_path / "cut.tif").write_bytes((tmp_path / "complex.tif").read_bytes()[:60])
     tifffile.imwrite(tmp_path / "float.tif", VALUES.astype(np.float32), photometric="rgb")
     (tmp_path / "lzw.tif").write_bytes(_with_compression((tmp_path / "float.tif").read_bytes()))
@@ -334,11 +335,13 @@ def test_a_tiff_that_cannot_be_read_has_its_reason(tmp_path):
     for name, reason in (
         ("complex", "a TIFF of 1 x 64 bits of complex64, which are not gray values"),
         ("spectral", "a TIFF of 7 x 32 bits, and an image may have at most 4 channels"),
+        ("satellite", "a TIFF of 13 x 8 bits, and an image may have at most 4 channels"),
         ("cut", "corrupted IFD structure"), ("lzw", r'compressed by LZW.*pip install -e "\.\[tiff\]"'),
         ("webp", r'compressed by WEBP.*pip install -e "\.\[tiff\]"'),
     ):  # fmt: skip
         with pytest.raises(UnreadableImageError, match=rf"{name}\.tif: not a readable image \(.*{reason}"):
             open_image(tmp_path / f"{name}.tif")
+    assert not caplog.records  # Pillow and tifffile log some reasons, as errors of no file
 
 
 def _with_compression(content, number=5):

@@ -277,6 +277,22 @@ def test_a_network_that_is_evaluated_again_is_no_further_row(run, summary, tmp_p
     assert made.excluded == [(str(tmp_path / "again"), why)]
 
 
+def test_an_earlier_network_on_images_added_since_is_not_that_trained_on_them(run, summary, tmp_path):
+    """It was excluded as what the network of the same settings had trained, which knows the added images."""
+    grown = {"data": {"fingerprint": "b", "fingerprint_val_test": "b"}}
+    change_record(run("old", settings={"stages": ["fit"]}), best={"epoch": 1})
+    change_record(run("new", settings={"stages": ["fit"]}, **grown), best={"epoch": 1})
+    for name in ("old", "new"):
+        checkpoint = f"ckpt_path='{tmp_path / name}/checkpoints/best.ckpt'"
+        run(f"{name}_again", settings={"stages": ["test"]}, overrides=(checkpoint,), **grown)
+    made = summary()
+    rows = {run.name for group in made.groups for row in group.rows for run in row.runs}
+    assert rows == {"old", "new", "old_again"}
+    assert {row.name for row in made.groups[0].rows} == {"resnet18 (new)", "resnet18 (old_again)"}
+    why = f"{tmp_path / 'new_again'}: evaluates again, on the same images, what {tmp_path / 'new'} trained"
+    assert made.excluded == [(str(tmp_path / "new_again"), why)]
+
+
 def test_only_an_evaluation_has_the_test_images_of_a_training_without(run, summary):
     change_record(run("a", settings={"stages": ["fit"]}, n={"val": 60}), best={"epoch": 1})
     run("b", settings={"stages": ["test"]})

@@ -139,6 +139,12 @@ def test_what_cannot_be_drawn_is_an_error(tmp_path):
     make_run(tmp_path / "some" / "b", seed=1, n_train=200, images=300)
     with pytest.raises(ValueError, match="were tested on different images"):
         read_curves(tmp_path / "some")
+    for fold in (0, 1):  # whose test images are not evaluated: the message was that these differ
+        folder = tmp_path / "folds" / str(fold)
+        make_run(folder, images=300 + fold, data=DataInfo(n_train=100, fold=fold, folds=2))
+        RunFolder(folder).predictions("test").rename(RunFolder(folder).predictions("val"))
+    with pytest.raises(ValueError, match=r"each fold has others; use one fold, or datamodule\.folds=null"):
+        read_curves(tmp_path / "folds")
     make_run(tmp_path / "seeds" / "a", seed=1)
     make_run(tmp_path / "seeds" / "b", seed=2, n_train=200)
     with pytest.raises(ValueError, match="small: no seed was run with 200 and with 100"):

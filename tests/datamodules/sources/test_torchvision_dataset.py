@@ -65,6 +65,33 @@ def test_two_classes_of_one_name_stay_two(tmp_path):
     assert np.bincount(catalog.labels).tolist() == [2] * len(names)
 
 
+def test_files_of_class_folders_are_taken_as_they_are_damaged_ones_too(tmp_path):
+    """A damaged one ended with a traceback, so that datamodule.on_unreadable never saw it."""
+    written = {}
+    for number, label in enumerate(("River", "Forest")):
+        folder = tmp_path / "eurosat" / "2750" / label
+        folder.mkdir(parents=True)
+        Image.new("RGB", (4, 4), (200 * number, 0, 0)).save(folder / "0.jpg")
+        (folder / "1.jpg").write_bytes(b"damaged" + label.encode())
+        written |= {path.read_bytes(): label for path in folder.iterdir()}
+    catalog = opened(tmp_path, dataset="EuroSAT", root=str(tmp_path))
+    labels = [catalog.classes[label] for label in catalog.labels]
+    contents = [Path(file).read_bytes() for file in catalog.files]
+    assert len(contents) == 4 and dict(zip(contents, labels, strict=True)) == written
+
+
+def test_a_damaged_file_of_another_data_set_is_named(tmp_path):
+    folder = tmp_path / "dtd" / "dtd"
+    for name in ("labels", "images/banded"):
+        (folder / name).mkdir(parents=True)
+    (folder / "images" / "banded" / "0.jpg").write_bytes(b"damaged")
+    for split in ("train", "val", "test"):
+        (folder / "labels" / f"{split}1.txt").write_text("banded/0.jpg\n")
+    with pytest.raises(UserError, match=r"dataset=DTD: train image 0 .*cannot be read \(cannot identify.*0\.jpg"):
+        opened(tmp_path, dataset="DTD", root=str(tmp_path))
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
 def test_what_is_not_there_is_named_and_leaves_nothing_behind(tmp_path):
     with pytest.raises(UserError, match=r"datamodule.root=.*torchvision cannot open CIFAR10 there \(Dataset not found"):
         opened(tmp_path, dataset="CIFAR10", root=str(tmp_path / "nowhere"))
