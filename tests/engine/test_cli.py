@@ -84,6 +84,16 @@ def test_a_current_folder_that_was_removed_is_named(tmp_path, monkeypatch, capsy
     assert capsys.readouterr().err == "ERROR: the current folder was removed; change to another one: cd DIR\n"
 
 
+def test_an_installation_without_settings_says_how_to_install(tmp_path, monkeypatch, capsys):
+    conf = tmp_path / "site-packages" / "conf"
+    monkeypatch.setattr(cli, "CONF", conf)
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    with pytest.raises(SystemExit, match="1"):
+        cli.run_cli(pytest.fail)
+    message = f"ERROR: {conf}: no such folder, as after pip install without -e; in a clone: pip install -e .\n"
+    assert capsys.readouterr().err == message
+
+
 def test_two_runs_of_one_second_get_two_folders(monkeypatch):
     monkeypatch.setattr(cli.time, "strftime", lambda _: "2026-01-01_00-00-00")
     first = new_run_dir("resnet18")
