@@ -218,6 +218,8 @@ def complete_overrides(arguments: list[str]) -> list[str]:
         raise UserError(
             f"{values['hydra.run.dir'].input_line}: {script} has no folder of a run; where it writes is {PLACES[script]}"
         )
+    if "hydra.run.dir" in values and set(MULTIRUN) & set(flags):
+        raise UserError(f"{values['hydra.run.dir'].input_line}: is of a single run; of a sweep: hydra.sweep.dir=DIR")
     for key, override in values.items():
         _check_choice(key, override)
     added = []

@@ -66,6 +66,8 @@ def user_message(error: BaseException) -> str | None:
             return f"{link.filename}: this name is too long for the file system; use a shorter path"
         if isinstance(link, FileNotFoundError) and _makes_a_folder(link):
             return f"{link.filename}: cannot be created; write elsewhere: {_elsewhere()}"
+        if isinstance(link, FileExistsError) and _makes_a_folder(link) and Path(link.filename).is_file():
+            return f"{link.filename}: is a file, not a folder; write elsewhere: {_elsewhere()}"
     for link in chain:
         if isinstance(link, ConfigAttributeError | ConfigKeyError | InterpolationKeyError):
             text = str(link).splitlines()[0]
@@ -83,7 +85,7 @@ def _elsewhere() -> str:
     return PLACES.get(_script(), ELSEWHERE)
 
 
-def _makes_a_folder(error: FileNotFoundError) -> bool:
+def _makes_a_folder(error: FileNotFoundError | FileExistsError) -> bool:
     """Return whether it was raised while a folder was made, as in /proc, and not by reading what should be there."""
     return traceback.extract_tb(error.__traceback__)[-1].name in ("mkdir", "makedirs")
 

@@ -176,6 +176,12 @@ def test_a_command_without_a_folder_of_a_run_takes_none(monkeypatch, tmp_path, s
         complete_overrides([f"hydra.run.dir={tmp_path}"])
 
 
+@pytest.mark.parametrize("flag", ["-m", "--multirun"])
+def test_a_sweep_takes_no_folder_of_a_single_run(flag):
+    with pytest.raises(UserError, match=r"^hydra.run.dir=/x: is of a single run; of a sweep: hydra.sweep.dir=DIR$"):
+        complete_overrides([flag, "seed=1,2", "hydra.run.dir=/x"])
+
+
 @pytest.mark.parametrize(
     "key", ["hydra.run.dir", "hydra.sweep.dir", "ckpt_path", "teacher", "root", "runs", *DATA_PATHS]
 )

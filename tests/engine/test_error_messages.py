@@ -120,6 +120,17 @@ def test_a_folder_that_cannot_be_made_names_the_setting_of_the_caches_too(monkey
     )
 
 
+@pytest.mark.parametrize("arguments", [["hydra.run.dir={}"], ["-m", "seed=1,2", "hydra.sweep.dir={}"]])
+def test_a_file_in_the_place_of_a_folder_is_named(in_process, tmp_path, arguments):
+    file = tmp_path / "file"
+    file.write_text("kept")
+    status, _, error = in_process(train_script, *(each.format(file) for each in arguments))
+    assert (status, file.read_text()) == (1, "kept") and error.count("\n") == 1
+    assert error.startswith(
+        f"ERROR: {file}: is a file, not a folder; write elsewhere: hydra.run.dir=DIR, of a sweep "
+    ), error
+
+
 def test_a_key_that_a_file_of_the_user_s_own_lacks_is_one_line():
     config = OmegaConf.create({"model": {"name": "tiny"}})
     with pytest.raises(ConfigAttributeError) as caught:
