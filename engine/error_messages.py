@@ -23,6 +23,7 @@ from omegaconf.errors import (
     ConfigKeyError,
     InterpolationKeyError,
     InterpolationResolutionError,
+    InterpolationToMissingValueError,
     OmegaConfBaseException,
 )
 
@@ -75,6 +76,9 @@ def user_message(error: BaseException) -> str | None:
             if key := referred[1] if referred else link.full_key:
                 group = key.split(".")[0]
                 return f"{key}: {text}; compare your {group} with a file of conf/{group}"
+        if isinstance(link, InterpolationToMissingValueError):
+            key = str(link).splitlines()[0].rpartition(" ")[2]  # which the folder of the run is named by, as model.name
+            return f"{key} has no value; give it one: {key}=VALUE"
         if isinstance(link, OmegaConfBaseException | HydraException) and not isinstance(link, InstantiationException):
             return str(link)
     return None

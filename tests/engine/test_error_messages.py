@@ -62,6 +62,7 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["-m", "optimizer.lr=0.1,1e-1"], "is given twice"),
     (["model=/x/mine.yaml"], "model: files are chosen by name, not by path: put mine.yaml into DIR/model, and use "
                              "--config-dir=DIR model=mine"),
+    (["model=timm"], "model.name has no value; give it one: model.name=VALUE\n"),
     (["model=nope", "--help"], "model=nope: no such choice; Allowed: densenet121"),
     (["resnet18"], "an argument is KEY=VALUE: python train.py model=resnet18 "),
     (["images"], "python train.py datamodule=image_folder datamodule.root=images "),
