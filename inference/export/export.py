@@ -72,7 +72,8 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
         exported = export(**settings, format=made, progress=progress)
     if exported.calibrated_on:
         print(f"calibrated on {exported.calibrated_on:,} images")
-    print(f"compared with the checkpoint on {exported.verification.describe()}")
+    flat = exported.verification.describe_flat() if made.exact else ""  # of others with the agreement
+    print(f"compared with the checkpoint on {exported.verification.describe()}{flat}")
     if accuracies := exported.verification.describe_accuracies():
         print(accuracies)
         if not made.exact:
