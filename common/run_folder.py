@@ -208,6 +208,11 @@ def shown_path(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) and path != here else path
 
 
+def shown_script(name: str) -> str:
+    """Return a root script, with its folder where the command was typed in another one."""
+    return name if Path.cwd() == PROJECT else str(PROJECT / name)
+
+
 def missing_folders(path: Path) -> list[Path]:
     """Return which of a folder and those above it are not there, the inner ones first."""
     path = path.absolute()

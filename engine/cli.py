@@ -87,7 +87,7 @@ def run_cli(main: Callable[[], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print
     warnings.showwarning = log_handlers.log_python_warning
     try:
-        _check_current_folder()
+        _check_folders()
         found = launched_process()
         if "LOCAL_RANK" in os.environ and not found.launcher and not is_of_lightning:
             raise UserError(
@@ -136,11 +136,13 @@ def run_cli(main: Callable[[], None]) -> None:
         sys.exit(1)
 
 
-def _check_current_folder() -> None:
+def _check_folders() -> None:
     try:
         Path.cwd()
     except FileNotFoundError as error:
         raise UserError("the current folder was removed; change to another one: cd DIR") from error
+    if not CONF.is_dir():
+        raise UserError(f"{CONF}: no such folder, as after pip install without -e; in a clone: pip install -e .")
 
 
 @contextlib.contextmanager
@@ -216,6 +218,8 @@ def complete_overrides(arguments: list[str]) -> list[str]:
         raise UserError(
             f"{values['hydra.run.dir'].input_line}: {script} has no folder of a run; where it writes is {PLACES[script]}"
         )
+    if "hydra.run.dir" in values and set(MULTIRUN) & set(flags):
+        raise UserError(f"{values['hydra.run.dir'].input_line}: is of a single run; of a sweep: hydra.sweep.dir=DIR")
     for key, override in values.items():
         _check_choice(key, override)
     added = []

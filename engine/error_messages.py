@@ -23,6 +23,7 @@ from omegaconf.errors import (
     ConfigKeyError,
     InterpolationKeyError,
     InterpolationResolutionError,
+    InterpolationToMissingValueError,
     OmegaConfBaseException,
 )
 
@@ -66,6 +67,8 @@ def user_message(error: BaseException) -> str | None:
             return f"{link.filename}: this name is too long for the file system; use a shorter path"
         if isinstance(link, FileNotFoundError) and _makes_a_folder(link):
             return f"{link.filename}: cannot be created; write elsewhere: {_elsewhere()}"
+        if isinstance(link, FileExistsError) and _makes_a_folder(link) and Path(link.filename).is_file():
+            return f"{link.filename}: is a file, not a folder; write elsewhere: {_elsewhere()}"
     for link in chain:
         if isinstance(link, ConfigAttributeError | ConfigKeyError | InterpolationKeyError):
             text = str(link).splitlines()[0]
@@ -73,6 +76,9 @@ def user_message(error: BaseException) -> str | None:
             if key := referred[1] if referred else link.full_key:
                 group = key.split(".")[0]
                 return f"{key}: {text}; compare your {group} with a file of conf/{group}"
+        if isinstance(link, InterpolationToMissingValueError):
+            key = str(link).splitlines()[0].rpartition(" ")[2]  # which the folder of the run is named by, as model.name
+            return f"{key} has no value; give it one: {key}=VALUE"
         if isinstance(link, OmegaConfBaseException | HydraException) and not isinstance(link, InstantiationException):
             return str(link)
     return None
@@ -83,7 +89,7 @@ def _elsewhere() -> str:
     return PLACES.get(_script(), ELSEWHERE)
 
 
-def _makes_a_folder(error: FileNotFoundError) -> bool:
+def _makes_a_folder(error: FileNotFoundError | FileExistsError) -> bool:
     """Return whether it was raised while a folder was made, as in /proc, and not by reading what should be there."""
     return traceback.extract_tb(error.__traceback__)[-1].name in ("mkdir", "makedirs")
 

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from common.predictions_csv import Predictions
-from common.run_folder import RunFolder, shown_path
+from common.run_folder import RunFolder, shown_path, shown_script
 from common.run_record import RunRecord
 from common.text import SPLIT_NAMES, register_argument, typed_override
 from common.untrusted.saved_config import read_saved_overrides
@@ -52,11 +52,12 @@ def log_next_commands(record: RunRecord, checkpoint: Path, val: Predictions | No
     then = " and export the network" if streamed else ", export the network, find the smallest that is good enough"
     log.info("Next: label images (a file, a folder or a CSV)%s", then)
     register = register_argument([network.get("network"), head_name(network)])
-    log.info("    python predict.py %s %s%s", ckpt, images, register)
-    log.info("    python export.py %s%s", ckpt, register)
+    predict, export, smallest = (shlex.quote(shown_script(f"{verb}.py")) for verb in ("predict", "export", "smallest"))
+    log.info("    python %s %s %s%s", predict, ckpt, images, register)
+    log.info("    python %s %s%s", export, ckpt, register)
     if not streamed:
         arguments = [*own_folders(shlex.split(record.run.command)), *_data_settings(record, checkpoint)]
-        log.info("    python smallest.py%s", "".join(f" {shlex.quote(each)}" for each in arguments))
+        log.info("    python %s%s", smallest, "".join(f" {shlex.quote(each)}" for each in arguments))
 
 
 def _data_settings(record: RunRecord, checkpoint: Path) -> list[str]:

@@ -14,6 +14,7 @@ import_torchmetrics()  # before Lightning does
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -129,6 +130,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
             record.save()
             record.best, model, trained = fit(config, record, trainer, model, data)
             trainer.callbacks = evaluation_callbacks(config, trainer.callbacks)
+        trainer.strategy.precision_plugin = Precision()  # 32 bits, in which predict.py and exported files compute
         progress.set("computing the results on val")
         evaluate_val(config, record, trainer, model, data, rules, trained)
         del trained  # with the optimizer's state it is three times as large as the network

@@ -9,7 +9,7 @@ from callbacks.run_progress import USED_UP
 from common.atomic_io import atomic_open, tolerate_disk_errors, write_text
 from common.checks import FEWEST_SEEDS
 from common.errors import UserError
-from common.run_folder import RunFolder, shown_path
+from common.run_folder import RunFolder, shown_path, shown_script
 from common.run_record import write_record
 from common.smallest_record import Answer, Measured, SmallestRecord, Trained
 from common.text import quote_override, register_argument
@@ -134,7 +134,10 @@ class Answerer:
             ) from error
         register = register_argument([self.runs.record(self.keys[self.chosen][0]).run.settings.get("model.head.name")])
         record.answer.commands = [
-            shlex.join(["python", f"{verb}.py", quote_override("ckpt", str(shown_path(checkpoint))), *more]) + register
+            shlex.join(
+                ["python", shown_script(f"{verb}.py"), quote_override("ckpt", str(shown_path(checkpoint))), *more]
+            )
+            + register
             for verb, checkpoint, more in (
                 ("predict", folder / BEST, ["images=DIR"]),
                 ("export", own, [quote_override("out", str(shown_path(folder / "best.onnx")))]),

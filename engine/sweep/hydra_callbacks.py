@@ -83,7 +83,7 @@ class SweepReport(Callback):
             deploy_rest(self.progress, config.deploy, config.register)
         try:
             drawn = config.get("overview") is not False
-            report = write_report(str(folder), good_enough=config.good_enough, draws_overview=drawn)
+            report = write_report(str(folder), str(folder), good_enough=config.good_enough, draws_overview=drawn)
         except UserError as error:
             log.error("%s: no report: %s", folder, error)
         except Exception as error:  # the runs are done and recorded: a defect of the report must not fail them

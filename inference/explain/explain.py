@@ -88,7 +88,9 @@ class Explanations:
         n, n_kept = self.least_certain.n, len(self.least_certain.sorted())
         parts = [f"{plural(n, 'image')} that could be read"]
         parts[0] += f" ({SPLIT_NAMES[self.inputs.split]} split of the run)" if self.run else ""
-        parts.append("the least certain first, wrong ones before correct ones where labels are known")
+        parts.append(
+            "the least certain first; where labels are known wrong ones first, by the probability of their label"
+        )
         parts += [f"{n - n_kept:,} more certain ones not shown"] if n_kept < n else []
         parts += [f"{n_kept - n_shown:,} deleted since"] if n_shown < n_kept else []
         return "; ".join(parts) + "."

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from common.atomic_io import replace_folder, write_bytes, write_json
 from common.errors import DISK_ERRORS, UserError
 from common.progress import Progress, quiet_native
-from common.run_folder import missing_folders, remove_empty
+from common.run_folder import missing_folders, remove_empty, shown_script
 from common.run_record import Latency
 from common.targets import resolve_target
 from common.text import clean, join_words, typed_override
@@ -72,7 +72,8 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
         exported = export(**settings, format=made, progress=progress)
     if exported.calibrated_on:
         print(f"calibrated on {exported.calibrated_on:,} images")
-    print(f"compared with the checkpoint on {exported.verification.describe()}")
+    flat = exported.verification.describe_flat() if made.exact else ""  # of others with the agreement
+    print(f"compared with the checkpoint on {exported.verification.describe()}{flat}")
     if accuracies := exported.verification.describe_accuracies():
         print(accuracies)
         if not made.exact:
@@ -84,7 +85,9 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
     path = exported.path
     print(f"{path}: {exported.size / 2**20:.2f} MiB, {made.describe(config.preprocessing)}")
     if is_read_by_predict(path):
-        print(f"Label images with it: python predict.py {typed_override('ckpt', path)} images=DIR")
+        print(
+            f"Label images with it: python {shlex.quote(shown_script('predict.py'))} {typed_override('ckpt', path)} images=DIR"
+        )
     if (path / "index.html").is_file():  # a browser loads no modules from file://
         print(f"Open it: python -m http.server --directory {shlex.quote(str(path))}, then http://localhost:8000/")
 

@@ -29,7 +29,7 @@ BATCH_SIZE = 16  # of the batch that shows that the file takes batches
 SYNTHETIC = f"{BATCH_SIZE} synthetic images"
 ORDER = ("val", "train", "")  # of which split a file is compared on; the first that has images
 # Test images only where a run opens them anyway
-SPLITS = {"val": " validation", "train": " training", "test": " test", "": ""}
+SPLITS = {"val": "validation ", "train": "training ", "test": "test ", "": ""}
 
 
 class VerificationImages(NamedTuple):
@@ -65,10 +65,14 @@ class Verification(NamedTuple):
 
     def describe_agreement(self) -> str:
         """Return how far the probabilities are the checkpoint's; the bound of a format that is not exact."""
-        few = f"; {self.n} images prove little" if self.n < N_FEW else ""
-        if self.variance < FLAT:
-            few += "; the probabilities of the checkpoint hardly differ between images, so this proves little"
-        return f"agreement of the probabilities {self.agreement:.3f} (1: equal, 0: no better than their average){few}"
+        few = f"; {plural(self.n, 'image')} {'proves' if self.n == 1 else 'prove'} little" if self.n < N_FEW else ""
+        agreement = f"agreement of the probabilities {self.agreement:.3f} (1: equal, 0: no better than their average)"
+        return agreement + few + self.describe_flat()
+
+    def describe_flat(self) -> str:
+        """Return why equal probabilities prove little where all images have nearly the same; else nothing."""
+        flat = "; the probabilities of the checkpoint hardly differ between images, so this proves little"
+        return flat if self.variance < FLAT else ""
 
     def describe_accuracies(self) -> str | None:
         """Return both accuracies with intervals; None where no label is known."""
@@ -134,7 +138,7 @@ def verification_images(splits: dict[str, list[ImageInput]], order: Sequence[str
         if splits.get(split):
             chosen, n = spread(splits[split], most), len(splits[split])
             of_all = f"{len(chosen):,} of " if len(chosen) < n else ""
-            return VerificationImages(chosen, f"{of_all}{n:,}{SPLITS[split]} images", split)
+            return VerificationImages(chosen, f"{of_all}{plural(n, f'{SPLITS[split]}image')}", split)
     return VerificationImages([], SYNTHETIC)
 
 
@@ -247,7 +251,7 @@ def decoded(images: VerificationImages, description: ModelDescription) -> Iterat
         count += 1
         yield image, image_input
     if not count:
-        raise UserError(f"none of the {images.description} can be read; give others: images=DIR")
+        raise UserError(f"{images.description}: none can be read; give others: images=DIR")
 
 
 def synthetic_images() -> Iterator[Image.Image]:

@@ -84,6 +84,16 @@ def test_a_current_folder_that_was_removed_is_named(tmp_path, monkeypatch, capsy
     assert capsys.readouterr().err == "ERROR: the current folder was removed; change to another one: cd DIR\n"
 
 
+def test_an_installation_without_settings_says_how_to_install(tmp_path, monkeypatch, capsys):
+    conf = tmp_path / "site-packages" / "conf"
+    monkeypatch.setattr(cli, "CONF", conf)
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    with pytest.raises(SystemExit, match="1"):
+        cli.run_cli(pytest.fail)
+    message = f"ERROR: {conf}: no such folder, as after pip install without -e; in a clone: pip install -e .\n"
+    assert capsys.readouterr().err == message
+
+
 def test_two_runs_of_one_second_get_two_folders(monkeypatch):
     monkeypatch.setattr(cli.time, "strftime", lambda _: "2026-01-01_00-00-00")
     first = new_run_dir("resnet18")
@@ -164,6 +174,12 @@ def test_a_command_without_a_folder_of_a_run_takes_none(monkeypatch, tmp_path, s
     monkeypatch.setattr("sys.argv", [script])
     with pytest.raises(UserError, match=f"hydra.run.dir={tmp_path}: {script} has no folder of a run; .* {instead}$"):
         complete_overrides([f"hydra.run.dir={tmp_path}"])
+
+
+@pytest.mark.parametrize("flag", ["-m", "--multirun"])
+def test_a_sweep_takes_no_folder_of_a_single_run(flag):
+    with pytest.raises(UserError, match=r"^hydra.run.dir=/x: is of a single run; of a sweep: hydra.sweep.dir=DIR$"):
+        complete_overrides([flag, "seed=1,2", "hydra.run.dir=/x"])
 
 
 @pytest.mark.parametrize(

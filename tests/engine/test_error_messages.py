@@ -62,6 +62,7 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["-m", "optimizer.lr=0.1,1e-1"], "is given twice"),
     (["model=/x/mine.yaml"], "model: files are chosen by name, not by path: put mine.yaml into DIR/model, and use "
                              "--config-dir=DIR model=mine"),
+    (["model=timm"], "model.name has no value; give it one: model.name=VALUE\n"),
     (["model=nope", "--help"], "model=nope: no such choice; Allowed: densenet121"),
     (["resnet18"], "an argument is KEY=VALUE: python train.py model=resnet18 "),
     (["images"], "python train.py datamodule=image_folder datamodule.root=images "),
@@ -118,6 +119,17 @@ def test_a_folder_that_cannot_be_made_names_the_setting_of_the_caches_too(monkey
         "/proc/nowhere: cannot be created; write elsewhere: hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR, of the caches "
         "datamodule.cache=DIR"
     )
+
+
+@pytest.mark.parametrize("arguments", [["hydra.run.dir={}"], ["-m", "seed=1,2", "hydra.sweep.dir={}"]])
+def test_a_file_in_the_place_of_a_folder_is_named(in_process, tmp_path, arguments):
+    file = tmp_path / "file"
+    file.write_text("kept")
+    status, _, error = in_process(train_script, *(each.format(file) for each in arguments))
+    assert (status, file.read_text()) == (1, "kept") and error.count("\n") == 1
+    assert error.startswith(
+        f"ERROR: {file}: is a file, not a folder; write elsewhere: hydra.run.dir=DIR, of a sweep "
+    ), error
 
 
 def test_a_key_that_a_file_of_the_user_s_own_lacks_is_one_line():

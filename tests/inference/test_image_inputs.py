@@ -76,6 +76,12 @@ def test_an_image_a_pattern_and_a_list_keep_their_order(root):
     assert paths(f"{root}/a[1].png") == [f"{root}/a[1].png"]
 
 
+def test_a_label_that_is_not_in_utf_8_is_refused_as_in_training(root):
+    (root / "t.csv").write_bytes("path,label\nred/000.png,red\nblue/000.png,b\xe9\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"t\.csv: line 3: label='b\?': not in UTF-8; save the table as UTF-8$"):
+        ImageInputs(str(root / "t.csv"))
+
+
 def test_a_table_has_labels_and_splits(root):
     rows = [
         {"path": "red/001.png", "label": "red", "split": "val"},

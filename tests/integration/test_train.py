@@ -173,6 +173,15 @@ def test_the_same_settings_give_the_same_bits_and_another_seed_others(train, fin
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_the_next_commands_start_scripts_that_are_there_in_another_folder_too(train, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = train(*SIMPLE_CNN, "trainer.max_epochs=1", "stages=[fit]")
+    commands = [shlex.split(line) for line in ran.out.splitlines() if line.startswith("    python ")]
+    scripts = [Path(script) for _, script, *_ in commands]
+    assert [script.name for script in scripts] == ["predict.py", "export.py", "smallest.py"]
+    assert all(script.is_file() for script in scripts), scripts
+
+
 @pytest.mark.thorough
 def test_a_run_of_more_epochs_resumes_to_what_it_had_given_at_once(train):
     plateau = ("scheduler=plateau", "scheduler.patience=0", "scheduler.monitor=train/loss")

@@ -5,10 +5,12 @@ import math
 import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 
+from inference.predictor import Predictor
 from reports import compare
 from tests.support.helpers import SIMPLE_CNN, at_step, outcome
 
@@ -259,6 +261,21 @@ def test_epochs_without_validation_have_empty_cells_and_are_never_the_best(train
 def test_other_flags_train(train, flags):
     ran = train(*SIMPLE_CNN, "trainer.max_epochs=1", *flags)
     assert len(trained(ran)) == 1 and steps(ran.folder) == 3 and ran.record.run.debug is None
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", pytest.param("bf16-true", marks=pytest.mark.thorough)])
+def test_results_are_in_the_precision_in_which_the_network_is_used(train, precision):
+    ran = train(*SIMPLE_CNN, "trainer.max_epochs=1", f"trainer.precision={precision}", "trainer=cpu")
+    trained(ran)
+    model = Predictor.from_checkpoint(ran.folder / "checkpoints" / "best.ckpt")
+    for table in ("predictions.csv", "predictions_val.csv"):
+        with (ran.folder / table).open() as file:
+            rows = list(csv.DictReader(file))
+        found = model.predict([Path(ran.record.data.root, row["path"]) for row in rows])
+        for row, prediction in zip(rows, found, strict=True):
+            assert {name: float(row[f"p_{name}"]) for name in model.classes} == pytest.approx(
+                prediction.probabilities, abs=2e-6, rel=0
+            )
 
 
 @pytest.mark.thorough

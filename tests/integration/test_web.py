@@ -497,6 +497,27 @@ def test_it_is_usable_by_keyboard_and_on_a_phone(page, tmp_path):
     assert view.locator("#results li").count() == 0 and view.inner_text("#status") == "Ready."
 
 
+@pytest.mark.slow
+@needs_chromium
+def test_clear_ends_what_is_being_labeled(page, tmp_path):
+    view, messages = page[0], page[2]
+    images = make_odd_images(tmp_path / "images", 20)
+    view.evaluate("""() => {
+      const usual = predict;
+      predict = async (image) => (await new Promise((resolve) => setTimeout(resolve, 100)), usual(image));
+    }""")
+    view.set_input_files("#files", images)
+    view.set_input_files("#files", images[:3])  # waits for the others
+    view.wait_for_selector("#results li >> nth=2")
+    view.click("#clear")
+    view.wait_for_selector("#status:has-text('Ready.')")
+    view.wait_for_timeout(500)
+    assert view.inner_text("#status") == "Ready." and view.locator("#results li").count() == 0
+    view.set_input_files("#files", images[:1])
+    view.wait_for_selector("#status:has-text('1 image:')")
+    assert view.is_visible("#download") and view.evaluate("rows.length") == 1 and messages == []
+
+
 def drop(view, *files: Path) -> None:
     """Drop files or folders as a file manager does."""
     session, data = view.context.new_cdp_session(view), {"items": [], "files": [], "dragOperationsMask": 1}

@@ -75,8 +75,8 @@ def test_the_file_is_that_of_export_py_which_predict_py_reads(train, two_colors,
     (["-m", "deploy=web"], "deploy=web: the page"),
 ])  # fmt: skip
 def test_what_cannot_be_is_known_before_anything_is_trained(train, formats, tmp_path, arguments, message):
-    place = [f"hydra.run.dir={tmp_path / 'out'}", f"hydra.sweep.dir={tmp_path / 'out'}"]
-    ran = train(formats, *QUICK, *arguments, *place)
+    key = "hydra.sweep.dir" if "-m" in arguments else "hydra.run.dir"
+    ran = train(formats, *QUICK, *arguments, f"{key}={tmp_path / 'out'}")
     assert ran.status == 1 and ran.err.startswith(f"ERROR: {message}") and len(ran.err.splitlines()) == 1, ran.err
     assert not (tmp_path / "out").exists() and "epoch" not in ran.out
 

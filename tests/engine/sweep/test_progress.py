@@ -12,6 +12,7 @@ from common.run_folder import RunFolder
 from common.run_record import RunInfo, RunRecord, write_record
 from engine.sweep.hydra_callbacks import SweepReport
 from engine.sweep.progress import SweepProgress, count_jobs
+from tests.support.helpers import SIMPLE_CNN
 
 
 def config(folder, params=None, task=()):
@@ -111,3 +112,10 @@ def test_a_record_is_read_again_only_where_it_has_changed(tmp_path, monkeypatch)
     record.folder = RunFolder(tmp_path / "b")
     write_record(record)
     assert begun.describe().startswith("Sweep: 1 of 2 done, 1 running") and len(read) == 3
+
+
+def test_the_page_of_a_sweep_of_one_job_lies_in_the_folder_of_the_sweep(train, tmp_path):
+    sweep = tmp_path / "sweep"
+    ran = train("-m", "seed=1", *SIMPLE_CNN, "stages=[cost]", f"hydra.sweep.dir={sweep}")
+    assert ran.status == 0 and f"\nPage: {sweep}/report.html\n" in ran.out, ran.err
+    assert [path.parent for path in sweep.rglob("report.html")] == [sweep]

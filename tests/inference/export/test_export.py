@@ -23,7 +23,7 @@ def test_files_that_cannot_be_read_are_skipped_in_calibration_as_in_comparison(t
     assert [each.file.name for each in found] == ["a.png", "c.png"] and "skipped: " in caplog.text
     for name in "ac":
         (tmp_path / f"{name}.png").write_text("no image")
-    with pytest.raises(UserError, match="none of the images to calibrate with can be read; give others: images=DIR"):
+    with pytest.raises(UserError, match="images to calibrate with: none can be read; give others: images=DIR"):
         _calibration_images(Int8(), splits, str(tmp_path), DESCRIPTION)
 
 

@@ -48,6 +48,8 @@ def run(tmp_path):
 def test_the_run_s_validation_images_are_used_else_training_ones_and_never_test(run):
     splits = known_images(run.best_checkpoint, None, None)
     assert verification_images(splits, ORDER, 10).description == "2 validation images"
+    splits["val"].pop()
+    assert verification_images(splits, ORDER, 10).description == "1 validation image"
     splits.pop("val")
     found = verification_images(splits, ORDER, 1)
     assert found.description == "1 of 2 training images" and len(found.images) == 1
@@ -165,6 +167,7 @@ def test_the_screen_says_where_an_agreement_proves_little(run):
         found.describe_agreement() == "agreement of the probabilities 0.987 (1: equal, 0: no better than their average)"
     )
     assert found._replace(n=19).describe_agreement().endswith("; 19 images prove little")
+    assert found._replace(n=1).describe_agreement().endswith("; 1 image proves little")
     flat = compare_outputs(
         Brightness(), Brightness(), VerificationImages(list(ImageInputs(str(run.splits)))[:1], "one"), False
     )
@@ -185,7 +188,7 @@ def test_without_labels_there_is_no_accuracy_and_unreadable_images_are_skipped(t
     bad.mkdir()
     (bad / "a.png").write_text("no image")
     images = verification_images(known_images(bad, str(bad), None), ORDER, 9)
-    with pytest.raises(UserError, match="none of the 1 images can be read"):
+    with pytest.raises(UserError, match="1 image: none can be read"):
         compare_outputs(Brightness(), Brightness(), images, False)
     assert "skipped: " in caplog.text and "a.png" in caplog.text
     Image.new("RGB", (8, 8), "white").save(bad / "b.png")

@@ -13,6 +13,7 @@ let model; // model.json: classes, image_size, decision, ...
 let session; // onnxruntime's, which runs the network
 let rows = []; // of predictions.csv
 let stopped = false;
+let clears = 0; // how often all was cleared, also what was still waiting
 let working = Promise.resolve(); // images are labeled one after the other, in the order in which they came
 
 /** An error whose message is for the reader. */
@@ -361,7 +362,8 @@ function csv() {
 
 /** Label files one after the other, behind those that are being labeled. */
 function label(entries, skipped = 0) {
-  working = working.then(() => labelAll(entries, skipped)).catch((error) => showProblem(error));
+  const before = clears;
+  working = working.then(() => before === clears && labelAll(entries, skipped)).catch((error) => showProblem(error));
   return working;
 }
 
@@ -613,12 +615,16 @@ function download() {
 }
 
 function clear() {
-  rows = [];
-  $("results").replaceChildren();
-  $("after").hidden = true;
-  $("problem").hidden = true;
-  $("status").textContent = "Ready.";
-  $("choose").focus();
+  stopped = true;
+  clears += 1;
+  working = working.then(() => {
+    rows = [];
+    $("results").replaceChildren();
+    $("after").hidden = true;
+    $("problem").hidden = true;
+    $("status").textContent = "Ready.";
+    $("choose").focus();
+  });
 }
 
 function listen() {
