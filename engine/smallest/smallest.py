@@ -537,6 +537,7 @@ class Smallest:
 
     def _finals(self, raced: list[int]) -> list[int]:
         """Train the reference and the finalists with all seeds or folds, as far as the budget allows; return them."""
+        raced = [*raced, *self._trained_before()]
         reference, *finalists = self._decide("finals", lambda: self._plan_finals(raced))
         allowed = self._decide("repeats", lambda: self._plan_repeats([reference, *finalists]))
         self.keys = {index: self.runs.finals(index)[:allowed] for index in (reference, *finalists)}
@@ -551,6 +552,21 @@ class Smallest:
             self.candidates[index].stage = "final"
         self._save()
         return [reference, *finalists]
+
+    def _trained_before(self) -> list[int]:
+        """Return what was trained to the end within another budget, and is in no race of this one; it counts as raced."""
+        found = []
+        for index, each in enumerate(self.candidates):
+            if each.stage in ("raced", "final") or each.excluded:
+                continue
+            if not self.runs.is_trained(self.runs.first(index)):
+                each.frozen = True  # or as such
+            if self.runs.is_trained(self.runs.first(index)):
+                each.stage = "raced"
+                found.append(index)
+            else:
+                each.frozen = False
+        return found
 
     def _plan_finals(self, raced: list[int]) -> list[int]:
         values, costs = self._values_and_costs(raced)
