@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import betainc, betaincinv, expit, logit
 
 from common.checks import FEWEST_SEEDS
-from evaluation.intervals import accuracy_interval, design_effect, log_odds
+from evaluation.intervals import accuracy_interval, columns_of, design_effect, log_odds
 from evaluation.paired_tests import HALF, balance, compare_pair, student
 from evaluation.planning import Spread
 
@@ -234,6 +234,10 @@ def _above(
         at_least = float(betaincinv(correct, wrong + 1, level))
         return at_least, float(betainc(correct, wrong + 1, target)), spread  # P(X >= correct)
     found, spread = student(outcomes, pseudo, groups), spread._replace(target=target)
+    if right.all():  # then only pseudo-images vary, of which there are as many among more images
+        _, sizes, number, reach = columns_of(outcomes, groups)
+        weight = number * reach * float(sizes.mean())
+        spread = spread._replace(units=0.0, further=2 * number * reach**2, weight=weight)
     at_least = max(0.0, min(each.interval(1 - 2 * level).low for each in found))
     p_value = max(each.p_above(target) for each in found)
     for odds in (log_odds(each) for each in found if 0 < each.mean < 1):

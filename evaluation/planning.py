@@ -27,6 +27,7 @@ class Spread(NamedTuple):
     less: float = 0.0  # images that the test of one network takes as fewer
     equal: float = 1.0  # share of the units that would tell as much if all were of equal size
     further: float = 0.0  # squares that pseudo-images add to those of all groups
+    weight: float = 1.0  # images that a pseudo-image of the target counts as
 
     @classmethod
     def of(cls, differences: np.ndarray, groups: np.ndarray | None = None, alike: float = 0.0) -> "Spread":
@@ -67,7 +68,7 @@ class Spread(NamedTuple):
         units = n / self.images_per_unit
         free = max(1.0, units * self.equal - 1)
         if self.target is not None:
-            gap = _least_gap(self.target, gap, n)
+            gap = _least_gap(self.target, gap, n / self.weight)
         per_unit = self.units + self.further / units
         variance = self.seeds / n_seeds + per_unit / units + self.residual / (n_seeds * units)
         if n_seeds == 1:

@@ -431,7 +431,7 @@ def _trained_note(record: SmallestRecord) -> str:
         )
     if any(each.frozen for each in record.candidates):
         texts.append(
-            "Of a frozen network only the head was trained, since the budget had no time to fine-tune the backbone."
+            "Of a frozen network only the head was trained, since the budget of its race had no time to fine-tune the backbone."
         )
     texts.append("A probe is a logistic regression on the features of the backbone as it is. Costs are for one image.")
     if proof and proof.level < 0.05:

@@ -223,7 +223,7 @@ def _frozen(chosen: Candidate, reference: Candidate | None) -> str | None:
     """Say what frozen means, where the answer has such a network."""
     if not (chosen.frozen or (reference and reference.frozen)):
         return None
-    return "frozen: only the head was trained, since the budget had no time to fine-tune the backbone"
+    return "frozen: only the head was trained, since the budget of its race had no time to fine-tune the backbone"
 
 
 def _better_probe(record: SmallestRecord) -> str | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -537,6 +538,7 @@ class Smallest:
 
     def _finals(self, raced: list[int]) -> list[int]:
         """Train the reference and the finalists with all seeds or folds, as far as the budget allows; return them."""
+        raced = [*raced, *self._trained_before()]
         reference, *finalists = self._decide("finals", lambda: self._plan_finals(raced))
         allowed = self._decide("repeats", lambda: self._plan_repeats([reference, *finalists]))
         self.keys = {index: self.runs.finals(index)[:allowed] for index in (reference, *finalists)}
@@ -552,6 +554,21 @@ class Smallest:
         self._save()
         return [reference, *finalists]
 
+    def _trained_before(self) -> list[int]:
+        """Return what was trained to the end within another budget, and is in no race of this one; it counts as raced."""
+        found = []
+        for index, each in enumerate(self.candidates):
+            if each.stage in ("raced", "final") or each.excluded:
+                continue
+            if not self.runs.is_trained(self.runs.first(index)):
+                each.frozen = True  # or as such
+            if self.runs.is_trained(self.runs.first(index)):
+                each.stage = "raced"
+                found.append(index)
+            else:
+                each.frozen = False
+        return found
+
     def _plan_finals(self, raced: list[int]) -> list[int]:
         values, costs = self._values_and_costs(raced)
         reference = _most_accurate(values, costs)
@@ -565,15 +582,19 @@ class Smallest:
             return wanted
         for index in finals:
             self.times.learn(self.candidates[index], self.runs.folder(self.runs.first(index)))
-        each_s = sum(self.times.of(self.candidates[index]) for index in finals)
-        allowed = min(wanted, 1 + int(left_s / each_s))
+        keys = {index: self.runs.finals(index) for index in finals}
+        seconds = [  # of each further seed or fold, as far as another budget has not trained it
+            sum(self.times.of(self.candidates[i]) for i in finals if not self.runs.is_trained(keys[i][number]))
+            for number in range(1, wanted)
+        ]
+        allowed = 1 + sum(until_then <= left_s for until_then in itertools.accumulate(seconds))
         if self.folds is None and allowed < min(wanted, FEWEST_SEEDS):
             allowed = 1  # two seeds say next to nothing of how much seeds differ
         if allowed < wanted:
             what = "folds" if self.folds else "seeds"
             self.note(
                 f"The budget allows {allowed} of {wanted} {what} in the finals; budget.minutes="
-                f"{self.budget.minutes_for(RESERVE_S + (wanted - 1) * each_s)} allows all {what} of these networks."
+                f"{self.budget.minutes_for(RESERVE_S + sum(seconds))} allows all {what} of these networks."
             )
         return allowed
 

@@ -96,6 +96,23 @@ def test_the_exact_power_of_one_network_above_a_target_is_as_promised(right, n, 
     assert 0.77 <= binom.sf(enough - 1, number, found.own) <= (0.87 if right < n else 1)
 
 
+@pytest.mark.parametrize("size", [1, 5])  # images of a group
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
+@pytest.mark.parametrize("n_seeds", [1, 3])
+@pytest.mark.parametrize(("n", "target"), [(20, 0.9), (100, 0.99), (40, 0.95)])
+def test_where_all_images_are_right_more_that_are_right_show_it(n, target, n_seeds, metric, size):
+    """At the printed number all right are shown to be above the target, and at a fifth of it they are not."""
+
+    def all_right(n: int):
+        units = np.arange(n) // size
+        each = Finalist(1, np.ones((n_seeds, n), bool), list(range(n_seeds)))
+        return measure(each, each, Rule(0.02, target, metric), units % 2, None if size == 1 else units)
+
+    found = all_right(n)
+    number = images_needed(found.spread, 1 - target, n_seeds)
+    assert not found.shown and all_right(number).shown and not all_right(number // 5).shown
+
+
 @pytest.mark.parametrize(("n_seeds", "accuracy", "target"), [(4, 0.97, 0.95), (6, 0.9, 0.87)])
 def test_the_power_of_seeds_above_a_target_is_as_promised(n_seeds, accuracy, target):
     world = [seed_world(accuracy, 0.005)]

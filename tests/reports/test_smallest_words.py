@@ -249,7 +249,10 @@ def test_a_frozen_network_is_named_and_explained():
     record.candidates[answer.reference].frozen = True
     sentences = answer_sentences(record)
     assert "below frozen resnet18, at most" in sentences[2]
-    assert "frozen: only the head was trained, since the budget had no time to fine-tune the backbone" in sentences
+    assert (
+        "frozen: only the head was trained, since the budget of its race had no time to fine-tune the backbone"
+        in sentences
+    )
     record.candidates[answer.chosen].frozen = True
     assert "frozen mobilenet_v3_small cut after features.8, 128 px" in answer_sentences(record)[0]
 

@@ -75,13 +75,24 @@ def test_a_process_that_is_started_later_has_what_is_left():
 
 
 @pytest.mark.parametrize(
-    ("seeds", "left_s", "allowed"), [(2, 1000, 2), (4, 1000, 4), (4, 25, 3), (4, 15, 1), (2, 5, 1)]
+    ("seeds", "trained", "left_s", "allowed"),
+    [
+        (2, 1, 1000, 2),
+        (4, 1, 1000, 4),
+        (4, 1, 25, 3),
+        (4, 1, 15, 1),
+        (2, 1, 5, 1),
+        (4, 4, 0, 4),
+        (4, 3, 5, 3),
+        (4, 2, 15, 3),
+    ],
 )
-def test_seeds_are_left_out_only_where_the_budget_is_too_small(seeds, left_s, allowed):
-    """One candidate of 10 s a training, whose first seed is trained; 2 of 4 seeds do not show how much seeds differ."""
+def test_seeds_are_left_out_only_where_the_budget_is_too_small(seeds, trained, left_s, allowed):
+    """One candidate of 10 s a training, the first seeds of which are trained; 2 of 4 do not show how much seeds differ."""
     notes = []
     search = SimpleNamespace(
-        runs=SimpleNamespace(finals=lambda _: list(range(seeds)), folder=lambda _: None, first=lambda _: 0),
+        runs=SimpleNamespace(finals=lambda _: list(range(seeds)), folder=lambda _: None, first=lambda _: 0,
+                             is_trained=lambda seed: seed < trained),
         times=SimpleNamespace(learn=lambda *_: None, of=lambda _: 10.0), candidates=[None], folds=None, budget=Budget(10),
         note=notes.append, _left_s=lambda: left_s,
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """The stages of smallest.py: how long they have taken, also where a signal ends one; notes on runs that failed; limits."""
 
+import contextlib
 import errno
 import os
 import time
@@ -74,6 +75,27 @@ def test_the_runs_of_a_race_that_is_over_are_trained_again_where_all_were_delete
         first=lambda index: index, is_trained=lambda key: key in trained, train=lambda keys, title: trained.extend(keys)
     )
     assert search._run_race([0, 1, 2], "raced", "race", []) == [0, 2]
+
+
+def test_what_another_budget_has_trained_can_be_the_answer():
+    """Of six networks 5 and 4 race; 3 and, with a frozen backbone, 2 were trained before; 1 is above a limit."""
+    search, trained = object.__new__(Smallest), {(5, False), (3, False), (3, True), (2, True), (1, False)}
+    search.candidates, search.folds = candidates(("resnet18",), cuts=6)[:6], None
+    search.settings = SimpleNamespace(n_finalists=3)
+    search.question = Question(cost=["macs"], metric="accuracy", good_enough=0.02)
+    for index in (5, 4):
+        search.candidates[index].stage = "raced"
+    search.candidates[1].excluded = "1M MACs are above limits.macs=1"
+    search.runs = SimpleNamespace(
+        first=lambda index: (index, search.candidates[index].frozen), is_trained=lambda key: key in trained,
+        value=lambda key: {5: 0.90, 3: 0.91, 2: 0.89}[key[0]], finals=lambda index: [index], train=lambda keys, title: None,
+        failed={}, is_cut_off=lambda key: False,
+    )  # fmt: skip
+    search._decide = lambda name, take: take() if name == "finals" else 1
+    search._timed, search._save = lambda stage: contextlib.nullcontext(), lambda: None
+    assert search._finals([5]) == [3, 2]  # 3 is the most accurate one, and 2 is cheaper and good enough
+    assert [each.frozen for each in search.candidates] == [False, False, True, False, False, False]
+    assert [each.stage for each in search.candidates[2:]] == ["final", "final", "raced", "raced"]
 
 
 @pytest.mark.parametrize(
