@@ -213,5 +213,7 @@ def _no_such_key(error: ConfigCompositionException) -> str:
         return f"{key}: no such key{place}; {meant}{did_you_mean(last, keys)}{hint}"
     if "No match in the defaults list" in text or "Could not override" in text:
         groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
+        if key in groups:
+            return f"{key}: not a group of {_script()}; --help lists its groups and keys"
         return f"{key}: no such group or key; {did_you_mean(key, [*groups, 'stages', 'seed', 'ckpt_path'])}"
     return text.splitlines()[0]

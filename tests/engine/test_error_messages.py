@@ -52,6 +52,7 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["trainer.epochs=3"], "trainer.epochs: no such key in trainer; did you mean trainer.max_epochs=3?"),
     (["optimizer.learning_rate=3"], "did you mean optimizer.lr=3?"),
     (["--epochs", "3"], "--epochs: settings have no dashes: did you mean trainer.max_epochs=VALUE"),
+    (["format=onnx"], "format: not a group of train.py; --help lists its groups"),
     (["=3"], "=3: a key is missing before =; KEY=VALUE"),
     (["--lr=3"], "--lr: settings have no dashes: did you mean optimizer.lr=3"),
     (["model=resnet18,resnet50"], "add -m: python train.py -m model=resnet18,resnet50; as one text"),
