@@ -48,6 +48,7 @@ def test_killed_in_the_middle_of_an_epoch_it_resumes_to_the_same_bits(train, fin
     assert ran.record.test == finished_run.record.test
 
 
+@pytest.mark.thorough
 def test_a_killed_run_keeps_its_warnings(train, at_step, tmp_path):
     def warn_and_kill():
         if killed.last_checkpoint.is_file():
@@ -65,6 +66,7 @@ def test_a_killed_run_keeps_its_warnings(train, at_step, tmp_path):
     assert "RANDOM WEIGHTS" in killed.model_card.read_text()
 
 
+@pytest.mark.thorough
 def test_killed_after_its_decision_was_kept_it_keeps_the_warnings_of_that(train, monkeypatch, tmp_path):
     fit, add_decision = DecisionRules.fit, evaluate.add_decision
     warning = logging.getLogger("evaluation").warning
@@ -78,6 +80,7 @@ def test_killed_after_its_decision_was_kept_it_keeps_the_warnings_of_that(train,
     assert ran.record.run.warnings.count("of the decision") == 1
 
 
+@pytest.mark.thorough
 def test_stopped_after_its_test_evaluation_it_repeats_that_and_counts_it_once(
     train, finished_run, monkeypatch, tmp_path
 ):
@@ -99,6 +102,7 @@ def test_stopped_after_its_test_evaluation_it_repeats_that_and_counts_it_once(
     assert "evaluated 2 times" in again.out, again.err
 
 
+@pytest.mark.thorough
 def test_a_killed_run_resumes_with_more_frequent_checkpoints(train, finished_run, at_step, tmp_path):
     at_step(4, kill)
     with pytest.raises(Killed):
