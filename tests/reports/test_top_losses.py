@@ -64,10 +64,10 @@ def test_confusions_of_many_classes_are_counted_in_all_runs(tmp_path):
     made = confusion(row.runs)
     assert made.most_frequent[:5] == [(f"c{i:03}", f"c{i + 1:03}", 2) for i in range(55, 60)]
     assert {n for *_, n in made.most_frequent[5:]} == {1}
-    alone = confusion(row.runs[:1])
-    assert alone.most_frequent[0] == ("c000", "c001", 1)
+    single = confusion(row.runs[:1])
+    assert single.most_frequent[0] == ("c000", "c001", 1)
     (tmp_path / "s2" / "predictions.csv").unlink()
-    assert confusion(row.runs) is None and confusion(row.runs[:1]) == alone
+    assert confusion(row.runs) is None and confusion(row.runs[:1]) == single
 
 
 def test_a_path_may_not_leave_the_folder_of_the_images(tmp_path):
