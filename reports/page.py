@@ -98,7 +98,7 @@ def _group(group: ResultGroup, folder: Path, drawn: bool, detailed: bool) -> dic
         "answer": answer(group),
         "best": _best(group),
         "table": result_table(group),
-        "files": [row_links(row, folder) for row in group.rows],
+        "files": [(len(row.runs), row_links(row, folder)) for row in group.rows],
         "use": use(group, folder),
         "note": note(group),
         "exports": export_table(group),
