@@ -60,6 +60,7 @@ def make_page(data: ReportData, title: str, folder: Path, search: Path | None = 
         groups=groups,
         search=search and search_section(search, folder),
         has_studies=has_studies,
+        n_drawn=most,
         unfinished=[{"name": r.runs[0].name, "status": r.status, "reason": r.reason} for r in data.unfinished],
         excluded=[why for _, why in data.excluded],
         **script,
@@ -112,7 +113,12 @@ def _group(group: ResultGroup, folder: Path, drawn: bool, detailed: bool) -> dic
     }
     if drawn:
         rows = group.rows[:MOST_DRAWN]
-        part |= {"capped": len(rows) < len(group.rows), **_costs(group), "learning_curve": _learning_curve(group)}
+        part |= {
+            "capped": len(rows) < len(group.rows),
+            "n_costs": MOST_DRAWN,
+            **_costs(group),
+            "learning_curve": _learning_curve(group),
+        }
     part["detailed"] = drawn and detailed
     if part["detailed"]:
         part |= {**_curves(rows), **_top_losses(rows[0])}
