@@ -135,7 +135,7 @@ def test_runs_on_other_images_have_a_warning_and_tables_of_their_own(tmp_path):
     assert sum(a.get("class") == "main cards" for tag, a in page.tags if tag == "table") == 2
 
 
-def test_what_is_not_drawn_of_many_data_sets_and_of_many_costs_is_said(tmp_path):
+def test_what_is_not_drawn_of_many_data_sets_and_of_many_costs_is_named(tmp_path):
     for name in range(5):
         make_run(tmp_path / "data" / f"d{name}", data={"fingerprint": f"d{name}"}, n={"val": 8}, epochs=0)
     words = Parsed(write_report(str(tmp_path / "data")).page.read_text()).words()
