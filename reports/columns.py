@@ -12,6 +12,7 @@ from common.text import (
     clean,
     compact_count,
     duration,
+    file_size,
     join_words,
     milliseconds,
     numeral,
@@ -91,7 +92,7 @@ def export_table(group: ResultGroup) -> Table | None:
         Column(
             "largest difference", partial(_over_runs, value_of=_largest_difference, shown=lambda x: f"{x:.1e}", of=max)
         ),
-        Column("size", partial(_over_runs, value_of=lambda each: each.bytes, shown=lambda x: f"{x / 2**20:.2f} MiB")),
+        Column("size", partial(_over_runs, value_of=lambda each: each.bytes, shown=file_size)),
         Column("latency p50", partial(_over_runs, value_of=_reliable_ms, shown=milliseconds)),
     ]
     return Table.filled(columns, rows)
