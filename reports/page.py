@@ -259,8 +259,8 @@ def _top_losses(best: ResultRow) -> dict:
     boxes = any(loss.image for loss in found.losses)
     folds = f" ({plural(len(best.folds), 'fold')})" if best.folds else ""
     words = (
-        f"{SPLIT_NAMES[found.split].capitalize()} images that the runs of {best.name}{folds} get wrong most often, of equal ones "
-        "those with the least probability of the true class first; in brackets the mean probability of the predicted class."
+        f"{SPLIT_NAMES[found.split].capitalize()} images that the runs of {best.name}{folds} get wrong most often, of equal "
+        "ones those with the least probability of the true class first; in brackets the mean probability of the predicted class."
     )
     if not boxes:
         words += f" They cannot be shown: {join_words(sorted({loss.reason for loss in found.losses}))}."
