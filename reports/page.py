@@ -260,7 +260,7 @@ def _top_losses(best: ResultRow) -> dict:
     folds = f" ({plural(len(best.folds), 'fold')})" if best.folds else ""
     words = (
         f"{SPLIT_NAMES[found.split].capitalize()} images that the runs of {best.name}{folds} get wrong most often, of equal "
-        "ones those with the least probability of the true class first; in brackets the mean probability of the predicted class."
+        "ones those with the least probability of the true class first; in brackets the mean probability of what is predicted."
     )
     if not boxes:
         words += f" They cannot be shown: {join_words(sorted({loss.reason for loss in found.losses}))}."
