@@ -11,6 +11,7 @@ from omegaconf.errors import ConfigAttributeError
 
 import predict as predict_script
 import report as report_script
+import search as search_script
 import train as train_script
 from engine.error_messages import user_message
 from engine.hints import quoted
@@ -79,6 +80,10 @@ def test_of_train(in_process, tmp_path, arguments, words):
     (predict_script, ["ckpt=a.onnx", "x/[ab]*.jpg"], "python predict.py ckpt=a.onnx 'images=\"x/[ab]*.jpg\"' "),
     (predict_script, ["ckpt=a.ckpt", "images=x/[ab]*.jpg"], "two kinds of quotes: 'images=\"x/[ab]*.jpg\"'"),
     (predict_script, ["images=a,b"], "several values; as a list: 'images=[a,b]'; as one text: 'images=\"a,b\"'"),
+    (search_script, ["model=simple_cnn"], "is a setting of the trials; give it to them: 'base_overrides=\"model=simple_cnn\"'"),
+    (search_script, ["optimizer.lr=1"], "of the trials; give it to them: 'base_overrides=\"optimizer.lr=1\"'"),
+    (search_script, ["trails=1"], "trails: no such key; did you mean n_trials or "),
+    (predict_script, ["model=x"], "model: is no setting of predict.py; --help lists"),
     (predict_script, ["epochs=3"], "epochs: no such key; Allowed: batch_size"),
     (report_script, ["outputs/sweeps"], "python report.py runs=outputs/sweeps "),
 ])  # fmt: skip
