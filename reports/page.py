@@ -195,7 +195,7 @@ def _costs(group: ResultGroup) -> dict:
         if row.rank in best or row.rank in fronts
     ]
     return {
-        "costs": drawings, "points": points, "cost_notes": _cost_notes(rows, bool(measured) and not differ),
+        "costs": drawings, "points": points, "cost_notes": _cost_notes(rows, bool(measured and rows[0].macs) and not differ),
         "needs_names": len(points) > MOST_NAMED or any(len(each["name"]) > LONGEST_LABEL for each in points),
         "levels": levels, "split": _split_of(group).capitalize(), "n_best": len(best),
     }  # fmt: skip

@@ -148,6 +148,20 @@ def test_what_is_not_drawn_of_many_data_sets_and_of_many_costs_is_named(tmp_path
     assert "The 20 of fewest MACs of 23 are drawn." in page.words()
 
 
+def test_equal_rows_come_by_their_settings_and_unknown_costs_are_not_the_same(tmp_path):
+    """Whichever job of a sweep started first was the best of equal ones, and 16 came before 8."""
+    for second, (rate, size) in enumerate(((0.01, 8), (1e-5, 16), (1e-5, 8), (0.001, 128))):
+        settings = {"optimizer.lr": rate, "datamodule.batch_size": size}
+        make_run(tmp_path / f"lr-{rate}_batch_size-{size}", settings=settings, n={"val": 40}, cost=None, epochs=0,
+                 wrong={"val": {1, 2}}, run={"started_at": f"2026-01-01T00:00:0{second}+00:00"})  # fmt: skip
+    (group,) = judged(tmp_path).groups
+    assert [row.name for row in group.rows] == [
+        "lr=1e-05 batch_size=8", "lr=1e-05 batch_size=16", "lr=0.001 batch_size=128", "lr=0.01 batch_size=8"
+    ]  # fmt: skip
+    assert [row.rank for row in group.rows] == [1, 2, 3, 4]
+    assert "All rows cost the same" not in write_report(str(tmp_path)).page.read_text()
+
+
 def test_a_disturbed_latency_is_neither_drawn_nor_on_the_front(tmp_path, monkeypatch):
     drawn, usual = {}, page_module.accuracy_figure
 
