@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from benchmarks.timing import alternate, parser, report, times_ms
+from common.text import file_size
 from inference.backends import Backend, CheckpointBackend, OnnxBackend
 from inference.export.export import export
 from inference.export.int8 import Int8
@@ -74,7 +75,7 @@ def models(ckpt: str, folder: Path) -> dict[str, tuple[Model, Callable[[int], np
         made = export(ckpt, format=format(), preprocessing=preprocessing, out=str(folder / name))
         files[name] = made.path
         compared = f"{made.verification.describe()}; {made.verification.describe_accuracies()}"
-        print(f"{name}: {made.path.stat().st_size / 2**20:.2f} MiB; {compared}")
+        print(f"{name}: {file_size(made.path.stat().st_size)}; {compared}")
     return {
         "torch": (on_torch(plain(checkpoint.network), torch.contiguous_format), normalized),
         "torch, channels last": (on_torch(checkpoint.network, torch.channels_last), normalized),

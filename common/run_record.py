@@ -21,7 +21,7 @@ from msgspec import Meta
 from common.atomic_io import write_json
 from common.errors import UserError
 from common.run_folder import PROJECT, RunFolder
-from common.text import milliseconds
+from common.text import file_size, milliseconds
 from common.untrusted.json_files import read_json, to_type
 
 log = logging.getLogger(__name__)
@@ -589,10 +589,10 @@ class Deployed:
         return [each for each in (self.val, self.test, self.other) if each]
 
     def describe(self) -> str:
-        """Return `as onnx_int8: 0.41 MiB, 2.1 ms (p95 2.4 ms) an image on one thread, checkpoints/best_int8.onnx`."""
+        """Return `as onnx_int8: 420 KiB, 2.1 ms (p95 2.4 ms) an image on one thread, checkpoints/best_int8.onnx`."""
         if self.error:
             return f"as {self.format}: no file: {self.error}"
-        parts, found = [] if self.bytes is None else [f"{self.bytes / 2**20:.2f} MiB"], self.latency
+        parts, found = [] if self.bytes is None else [file_size(self.bytes)], self.latency
         if found:
             times = f"{milliseconds(found.latency_p50_ms)} (p95 {milliseconds(found.latency_p95_ms)})"
             flag = f" (unreliable: {found.flag})" if found.flag else ""

@@ -40,7 +40,18 @@ def compact_count(value: float | None) -> str:
 
 def milliseconds(value: float | None) -> str:
     """Return `12.2 ms`; a dash for None."""
-    return "-" if value is None else f"{value:.3g} ms" if value < 1000 else f"{value / 1000:.3g} s"
+    if value is None or value < 999.5:
+        return "-" if value is None else f"{value:.3g} ms"
+    return f"{value / 1000:.3g} s" if value < 999_500 else f"{value / 1000:,.0f} s"
+
+
+def file_size(n_bytes: float) -> str:
+    """Return `246 KiB`, `12.3 MiB`, `1.2 GiB`."""
+    kib = n_bytes / 2**10
+    for size, unit in ((2**20, "GiB"), (2**10, "MiB")):
+        if kib >= size * 999.5 / 1024:  # three digits of the smaller unit end there
+            return f"{kib / size:.3g} {unit}"
+    return f"{kib:.3g} KiB"
 
 
 def duration(seconds: float | None) -> str:

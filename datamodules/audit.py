@@ -40,7 +40,7 @@ def audit(catalog: Catalog, pixels: PixelCache, near: NearDuplicates | None = No
     exact = _exact_groups(stats, rows)
     conflicts = [group for group in exact if len({int(catalog.labels[row]) for row in group}) > 1]
     findings = [
-        _finding("conflict", "image", "under two labels", catalog, conflicts),
+        _finding("conflict", "image", "under two labels", catalog, _differing_first(conflicts, catalog.labels)),
         *_named_groups(catalog, rows),
         *_by_split("exact duplicate", catalog, exact),
         *_near_duplicates(catalog, pixels, rows, near),
@@ -75,7 +75,7 @@ def _named_groups(catalog: Catalog, rows: np.ndarray) -> list[Finding]:
         if across:
             names = join_words([clean(name, 40) for name in across], NAMED + 1)
             text = f"group: {plural(len(across), 'named group')} across {where}: {names}"
-            findings.append(Finding("group", text, list(across.values()), leak))
+            findings.append(Finding("group", text, _differing_first(across.values(), catalog.splits), leak))
     return findings
 
 
@@ -121,12 +121,22 @@ def _by_split(
     for group in groups:
         is_single = len(set(catalog.splits[group])) == 1
         (across if _leaks(catalog, group) else within if is_single else between).append(group)
+    across, between = _differing_first(across, catalog.splits), _differing_first(between, catalog.splits)
     leak = _finding(kind, "group", "across train and val or test", catalog, across)
     if leak is not None:
         leak.leak, leak.pairs = True, pairs
     # No training image is among them, but val chooses what test measures
     chosen_by = _finding(kind, "group", "across val and test", catalog, between)
     return [leak, chosen_by, _finding(kind, "group", "within a split", catalog, within, examples=1)]
+
+
+def _differing_first(groups: Iterable[list[int]], values: np.ndarray) -> list[list[int]]:
+    """Put a row of each value, split or label, first in a large group, of which only the first rows are named and drawn."""
+    ordered = []
+    for group in groups:
+        first = sorted({values[row]: row for row in reversed(group)}.values()) if len(group) > NAMED else []
+        ordered.append([*first, *(row for row in group if row not in first)])
+    return ordered
 
 
 def _leaks(catalog: Catalog, group: Iterable[int]) -> bool:

@@ -192,6 +192,10 @@ def _no_such_key(error: ConfigCompositionException) -> str:
     key = match.group(1).split("@")[0].lstrip("+~") if match else ""
     if advice := NO_SETTINGS.get(_script(), {}).get(key):
         return f"{key}: {advice}"
+    groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
+    if _script() == "search.py" and key.split(".")[0] in {*groups} - {"hydra", "format", "candidates"}:
+        typed = f"{key}={_value_of(key) or 'VALUE'}"
+        return f"{key}: is a setting of the trials; give it to them: 'base_overrides=\"{typed}\"'"
     cause = error.__cause__
     parent = getattr(cause, "parent_node", None)
     if isinstance(cause, OmegaConfBaseException) and parent is not None and hasattr(parent, "keys"):
@@ -212,8 +216,7 @@ def _no_such_key(error: ConfigCompositionException) -> str:
         meant = meant and f"{meant} Or: "
         return f"{key}: no such key{place}; {meant}{did_you_mean(last, keys)}{hint}"
     if "No match in the defaults list" in text or "Could not override" in text:
-        groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
         if key in groups:
-            return f"{key}: not a group of {_script()}; --help lists its groups and keys"
+            return f"{key}: is no setting of {_script()}; --help lists those that it has"
         return f"{key}: no such group or key; {did_you_mean(key, [*groups, 'stages', 'seed', 'ckpt_path'])}"
     return text.splitlines()[0]

@@ -11,7 +11,7 @@ from reports.accuracy import CorrectnessMatrix, GroupNames, accuracy, correctnes
 from reports.config_diff import changed_settings, settings_key, values_of
 from reports.load_runs import LoadedRuns, Run
 from reports.per_setting import compare_settings
-from reports.report_data import ReportData, ResultGroup, ResultRow, split_fingerprint
+from reports.report_data import ReportData, ResultGroup, ResultRow, by_settings, split_fingerprint
 from reports.significance import compare_to_best
 from reports.studies import Study
 from reports.top_losses import TopLosses, top_losses
@@ -123,6 +123,9 @@ def _name(group: ResultGroup, of_study: list[ResultRow], unfinished: list[Result
     for row in group.rows:
         if names[row.name] > 1:  # as of one setting on images that were added since
             row.name = f"{row.name} ({clean(row.runs[0].name, 60)})"
+    group.rows.sort(key=lambda row: (*_order(row), by_settings(row)))  # of equal ones, whichever started first
+    for rank, row in enumerate(group.rows, 1):
+        row.rank = rank
 
 
 def _selection(run: Run) -> tuple[str, str]:
@@ -171,8 +174,6 @@ def _groups(rows: list[ResultRow]) -> list[ResultGroup]:
     ranked = []
     for _, _, members in sorted(groups, key=lambda entry: -len(entry[2])):
         members.sort(key=_order)
-        for rank, row in enumerate(members, 1):
-            row.rank = rank
         ranked.append(ResultGroup(members))
     return ranked
 
@@ -180,4 +181,4 @@ def _groups(rows: list[ResultRow]) -> list[ResultGroup]:
 def _order(row: ResultRow) -> tuple:
     """Order by accuracy, then cost; what is no better than guessing comes last, so that it is never the best."""
     value = row.ranked_by.value if row.ranked_by else -1.0
-    return row.guesses, -value, float("inf") if row.macs is None else row.macs, row.name
+    return row.guesses, -value, float("inf") if row.macs is None else row.macs

@@ -12,6 +12,7 @@ from common.text import (
     clean,
     compact_count,
     duration,
+    file_size,
     join_words,
     milliseconds,
     numeral,
@@ -28,6 +29,7 @@ from reports.report_data import (
     ResultGroup,
     ResultRow,
     SettingComparison,
+    by_settings,
     value_name,
 )
 
@@ -48,7 +50,7 @@ COST_NOTE = "Costs are for one image; MACs are multiply-accumulates."
 def result_table(group: ResultGroup) -> Table:
     """Make the table of a group, a line a row."""
     rows = group.rows
-    places = {id(row): place for place, row in enumerate(sorted(rows, key=_by_settings))}
+    places = {id(row): place for place, row in enumerate(sorted(rows, key=by_settings))}
     title = "setting" if group.changed else "network"
     columns = [Column("#", lambda row: Cell(str(row.rank), row.rank))]
     columns.append(Column(title, lambda row: Cell(row.name, places[id(row)]), is_text=True))
@@ -91,16 +93,10 @@ def export_table(group: ResultGroup) -> Table | None:
         Column(
             "largest difference", partial(_over_runs, value_of=_largest_difference, shown=lambda x: f"{x:.1e}", of=max)
         ),
-        Column("size", partial(_over_runs, value_of=lambda each: each.bytes, shown=lambda x: f"{x / 2**20:.2f} MiB")),
+        Column("size", partial(_over_runs, value_of=lambda each: each.bytes, shown=file_size)),
         Column("latency p50", partial(_over_runs, value_of=_reliable_ms, shown=milliseconds)),
     ]
     return Table.filled(columns, rows)
-
-
-def _by_settings(row: ResultRow) -> tuple:
-    """Order by the first setting, then the second, ...: numbers by size and before words."""
-    values = [(numeral(value), value) for value in row.changed.values()]
-    return *((number is None, number or 0.0, text) for number, text in values), row.name
 
 
 def setting_table(comparison: SettingComparison) -> Table:

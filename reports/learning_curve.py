@@ -22,6 +22,10 @@ from reports.svg import COLORS, STYLE, to_svg
 from reports.wording import LEVEL
 
 MARGIN = 0.02  # of the comparison; nothing here depends on it
+WIDEST = 0.05  # of the number of images: how far apart networks of one number are drawn
+MOST_WITHIN = 5  # networks in a legend within the axes; that of more is below them
+SHORT_LABEL = 36  # characters: two fit beside each other
+LINE = 0.22  # inches of a legend's line
 
 
 class Point(NamedTuple):
@@ -157,12 +161,13 @@ def draw(curves: Curves, size: tuple[float, float] = (7.2, 4.6)) -> Figure:
     """Draw accuracy with its interval over seeds and images against training images on a logarithmic axis."""
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
+    step = min(0.01, WIDEST / len(curves.points))
     for index, points in enumerate(curves.points.values()):
         means = np.array([point.accuracy for point in points])
         reach = np.abs(np.array([point.interval for point in points]).T - means)
         label = f"{points[0].model} ({points[0].parameters:,} parameters)"
         color, marker = COLORS[index % len(COLORS)], "os^Dv"[index % 5]
-        places = [point.n_train * 1.01**index for point in points]
+        places = [point.n_train * (1 + step * index) for point in points]
         axes.errorbar(places, means, reach, fmt=f"{marker}-", color=color, capsize=3, markersize=5, label=label)
     ticks = sorted({point.n_train for points in curves.points.values() for point in points})
     axes.set_xscale("log")
@@ -173,7 +178,12 @@ def draw(curves: Curves, size: tuple[float, float] = (7.2, 4.6)) -> Figure:
     axes.set(xlabel="training images", ylabel=f"{curves.split} accuracy, 95% interval")
     axes.set_title(f"Learning curve, {n:,} {curves.split} images, {seeds} seed{'s' * (seeds > 1)}")
     axes.grid(axis="y", color="0.5", alpha=0.2)
-    axes.legend(loc="best", facecolor="none")
+    if len(curves.points) <= MOST_WITHIN:
+        axes.legend(loc="best", facecolor="none")
+    else:
+        columns = 2 if max(map(len, axes.get_legend_handles_labels()[1])) <= SHORT_LABEL else 1
+        figure.set_figheight(size[1] + LINE * -(-len(curves.points) // columns))
+        figure.legend(loc="outside lower center", facecolor="none", ncols=columns)
     return figure
 
 

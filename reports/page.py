@@ -60,6 +60,7 @@ def make_page(data: ReportData, title: str, folder: Path, search: Path | None = 
         groups=groups,
         search=search and search_section(search, folder),
         has_studies=has_studies,
+        n_drawn=most,
         unfinished=[{"name": r.runs[0].name, "status": r.status, "reason": r.reason} for r in data.unfinished],
         excluded=[why for _, why in data.excluded],
         **script,
@@ -98,7 +99,7 @@ def _group(group: ResultGroup, folder: Path, drawn: bool, detailed: bool) -> dic
         "answer": answer(group),
         "best": _best(group),
         "table": result_table(group),
-        "files": [row_links(row, folder) for row in group.rows],
+        "files": [(len(row.runs), row_links(row, folder)) for row in group.rows],
         "use": use(group, folder),
         "note": note(group),
         "exports": export_table(group),
@@ -112,7 +113,12 @@ def _group(group: ResultGroup, folder: Path, drawn: bool, detailed: bool) -> dic
     }
     if drawn:
         rows = group.rows[:MOST_DRAWN]
-        part |= {"capped": len(rows) < len(group.rows), **_costs(group), "learning_curve": _learning_curve(group)}
+        part |= {
+            "capped": len(rows) < len(group.rows),
+            "n_costs": MOST_DRAWN,
+            **_costs(group),
+            "learning_curve": _learning_curve(group),
+        }
     part["detailed"] = drawn and detailed
     if part["detailed"]:
         part |= {**_curves(rows), **_top_losses(rows[0])}
@@ -189,7 +195,7 @@ def _costs(group: ResultGroup) -> dict:
         if row.rank in best or row.rank in fronts
     ]
     return {
-        "costs": drawings, "points": points, "cost_notes": _cost_notes(rows, bool(measured) and not differ),
+        "costs": drawings, "points": points, "cost_notes": _cost_notes(rows, bool(measured and rows[0].macs) and not differ),
         "needs_names": len(points) > MOST_NAMED or any(len(each["name"]) > LONGEST_LABEL for each in points),
         "levels": levels, "split": _split_of(group).capitalize(), "n_best": len(best),
     }  # fmt: skip
@@ -253,8 +259,8 @@ def _top_losses(best: ResultRow) -> dict:
     boxes = any(loss.image for loss in found.losses)
     folds = f" ({plural(len(best.folds), 'fold')})" if best.folds else ""
     words = (
-        f"{SPLIT_NAMES[found.split].capitalize()} images that the runs of {best.name}{folds} get wrong most often, those with "
-        "the least probability of the true class first; in brackets the mean probability of the predicted class."
+        f"{SPLIT_NAMES[found.split].capitalize()} images that the runs of {best.name}{folds} get wrong most often, of equal "
+        "ones those with the least probability of the true class first; in brackets the mean probability of what is predicted."
     )
     if not boxes:
         words += f" They cannot be shown: {join_words(sorted({loss.reason for loss in found.losses}))}."

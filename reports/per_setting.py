@@ -32,8 +32,10 @@ def compare_settings(group: ResultGroup, unfinished: Sequence[ResultRow]) -> Non
         return
     swept = _swept(group.rows)
     if len(swept) > 1:
-        made = [_comparison(group, setting, swept) for setting in swept]
-        group.settings = [found for found in made if found][:MOST_SETTINGS]
+        made = [found for setting in swept if (found := _comparison(group, setting, swept))]
+        group.settings = made[:MOST_SETTINGS]
+        if others := [found.setting for found in made[MOST_SETTINGS:]]:
+            group.settings[-1].sentences.append(f"Without such a table: {join_words(others)}.")
     if len(swept) == 2:
         group.grid = _grid(group, swept)
     group.edges = _edges(group, swept, unfinished)

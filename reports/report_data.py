@@ -350,6 +350,12 @@ def value_name(setting: str, value: str) -> str:
     return value if numeral(value) is None and value.lower() not in NOT_A_NAME else f"{setting}={value}"
 
 
+def by_settings(row: ResultRow) -> tuple:
+    """Order by the first setting, then the second, ...: numbers by size and before words."""
+    values = [(numeral(value), value) for value in row.changed.values()]
+    return *((number is None, number or 0.0, text) for number, text in values), row.name
+
+
 def setting_words(setting: str) -> str:
     """Return a setting's name as a sentence has it, `learning rate`."""
     return SETTING_WORDS.get(setting, setting.replace("_", " "))

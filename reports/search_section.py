@@ -80,10 +80,12 @@ def _best(what: str, best: Value, n: int, maximize: bool) -> str:
 
 def _about_importance(record: SearchRecord, first: str, n_finished: int) -> str:
     rough = f" With {n_finished} finished trials it is a rough guide." if n_finished < ROUGH else ""
+    n = len(record.importance)
+    most = f" Of {n:,} settings the figure has the {MOST_BARS} of most importance." if n > MOST_BARS else ""
     what = "both objectives together" if len(record.objectives) > 1 else _words(record.objectives[0])
     return (
         f"{clean(first, 60)} mattered most for {what} within the ranges searched (importance by Optuna's PED-ANOVA: how much "
-        f"each setting by itself separates the best trials from the others).{rough}"
+        f"each setting by itself separates the best trials from the others).{most}{rough}"
     )
 
 

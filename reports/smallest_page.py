@@ -11,7 +11,7 @@ from common.atomic_io import write_text
 from common.run_record import ExportMetrics
 from common.smallest_record import COSTS, Candidate, Measured, SmallestRecord, Trained
 from common.table import Cell, Column, Table, escape_markdown
-from common.text import SPLIT_NAMES, clean, compact_count, duration, join_words, plural
+from common.text import SPLIT_NAMES, clean, compact_count, duration, file_size, join_words, plural
 from reports import svg
 from reports.page import environment_and_script
 from reports.smallest_words import (
@@ -339,7 +339,7 @@ def _exports_table(record: SmallestRecord, ranked: list[int]) -> Table | None:
 
 def _exported_size(candidate: Candidate) -> Cell:
     size = candidate.deployed.bytes
-    return Cell("-" if size is None else f"{size / 2**20:.2f} MiB", size)
+    return Cell("-" if size is None else file_size(size), size)
 
 
 def _exported_latency(candidate: Candidate) -> Cell:

@@ -13,6 +13,7 @@ from common.text import (
     clean,
     compact_count,
     duration,
+    file_size,
     join_words,
     milliseconds,
     plural,
@@ -96,7 +97,7 @@ def describe_cost(key: str, value: float | None) -> str:
     if key == "latency_ms":
         return milliseconds(value)
     if key.endswith("_kib"):
-        return f"{value:.3g} KiB" if value < 999.5 else f"{value / 1024:.3g} MiB"
+        return file_size(value * 1024)
     return compact_count(value)
 
 

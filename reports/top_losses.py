@@ -9,7 +9,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.image_grid import jpeg_base64, thumbnail
-from common.predictions_csv import Predictions, pair
+from common.predictions_csv import Predictions, pair, read_predicted_images
 from common.run_folder import PROJECT
 from common.text import clean
 from datamodules.decode import ValueRange, read_image
@@ -163,9 +163,10 @@ def confusion(runs: Sequence[Run]) -> Confusion | None:
         if any(run.data.classes != names for run in runs):
             continue
         if all(metrics and metrics.accuracy and metrics.confused is not None for metrics in measured):
-            pairs = Counter()
-            for metrics in measured:
-                pairs.update({(each.label, each.predicted): each.n for each in metrics.confused})
+            try:
+                pairs = _confused_pairs(runs, split)
+            except (UserError, OSError):
+                continue
             right, total = (sum(getattr(m.accuracy, name) for m in measured) for name in ("correct", "n"))
             frequent = [(*pair, n) for pair, n in pairs.most_common(MOST_FREQUENT)]
             return Confusion(split, names, right, total, None, frequent)
@@ -183,3 +184,11 @@ def confusion(runs: Sequence[Run]) -> Confusion | None:
             frequent = [(each.label, each.predicted, each.n) for each in most_confused(counts, names, MOST_FREQUENT)]
         return Confusion(split, names, int(counts.trace()), int(counts.sum()), counts, frequent)
     return None
+
+
+def _confused_pairs(runs: Sequence[Run], split: str) -> Counter:
+    """Count the confusions of all runs; of several from their tables, since a record has only its own most frequent ones."""
+    if len(runs) == 1:
+        return Counter({(each.label, each.predicted): each.n for each in getattr(runs[0].record, split).confused})
+    images = (image for run in runs for image in read_predicted_images(run.folder, split))
+    return Counter((i["label"], i["predicted"]) for i in images if i["label"] != i["predicted"])

@@ -22,7 +22,7 @@ from common.progress import Progress, quiet_native
 from common.run_folder import missing_folders, remove_empty, shown_script
 from common.run_record import Latency
 from common.targets import resolve_target
-from common.text import clean, join_words, typed_override
+from common.text import clean, file_size, join_words, typed_override
 from datamodules.decode import DECODER
 from inference.arguments import check_export_arguments, checkpoint_argument, is_read_by_predict
 from inference.backends import CheckpointBackend, ModelDescription, import_extra
@@ -83,7 +83,7 @@ def run(config: DictConfig, make_format: Callable[[], object]) -> None:
     if exported.latency:
         print(f"{exported.latency.describe()}, one thread of the processor, preprocessing included")
     path = exported.path
-    print(f"{path}: {exported.size / 2**20:.2f} MiB, {made.describe(config.preprocessing)}")
+    print(f"{path}: {file_size(exported.size)}, {made.describe(config.preprocessing)}")
     if is_read_by_predict(path):
         print(
             f"Label images with it: python {shlex.quote(shown_script('predict.py'))} {typed_override('ckpt', path)} images=DIR"

@@ -7,8 +7,10 @@ from common.text import (
     did_you_mean,
     digits_of_share,
     duration,
+    file_size,
     format_confidence,
     join_words,
+    milliseconds,
     numeral,
     plural,
     printable,
@@ -67,6 +69,19 @@ def test_numbers():
         "60.0 s",
         "2 min 16 s",
         "3 h 05 min",
+    ]
+    assert [milliseconds(ms) for ms in (None, 1e-3, 999.4, 999.6, 12_340, 2.5e6)] == [
+        "-", "0.001 ms", "999 ms", "1 s", "12.3 s", "2,500 s",
+    ]  # fmt: skip
+    sizes = (0, 3_400, 999.4 * 2**10, 2**20, 12.34 * 2**20, 999.9 * 2**20, 1.25 * 2**30)
+    assert [file_size(n) for n in sizes] == [
+        "0 KiB",
+        "3.32 KiB",
+        "999 KiB",
+        "1 MiB",
+        "12.3 MiB",
+        "0.976 GiB",
+        "1.25 GiB",
     ]
     assert [numeral(text) for text in ("1e-05", "-.5", "3.", "1_0", "nan", "")] == [1e-05, -0.5, 3.0, None, None, None]
 

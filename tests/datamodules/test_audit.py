@@ -189,6 +189,21 @@ def test_of_a_chain_only_the_image_that_is_itself_like_one_of_test_leaks():
     assert leaking_train_rows(catalog, near) == [1]
 
 
+def test_of_many_copies_those_that_tell_the_finding_are_named():
+    """Of a group three files are named, and six drawn: they were the first ones, here all of train and of one label."""
+    image = to_image(120 + 40 * field(np.random.default_rng(0), 2))
+    splits = ["train"] * 12 + ["val", "test"]
+    catalog = catalog_of(splits)
+    catalog.labels = np.array([0] * 11 + [1] * 3)
+    conflict, leak = [finding for finding in audit(catalog, Pixels([image] * len(splits))) if finding.groups]
+    assert conflict.text == "conflict: 1 image under two labels: 0.png = 11.png = 1.png"
+    assert leak.text == "exact duplicate: 1 group across train and val or test: 0.png = 12.png = 13.png"
+    assert sorted(leak.groups[0]) == sorted(conflict.groups[0]) == list(range(14))
+    catalog.groups = ["patient"] * 14
+    named = next(finding for finding in audit(catalog, Pixels([image] * len(splits))) if finding.kind == "group")
+    assert named.groups[0][:4] == [0, 12, 13, 1]
+
+
 def test_a_chain_within_train_leaks_nothing():
     catalog = catalog_of(["train", "train", "train", "train", "train", "val", "test"])
     near = audit(catalog, Pixels(chained()))

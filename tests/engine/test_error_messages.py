@@ -11,6 +11,7 @@ from omegaconf.errors import ConfigAttributeError
 
 import predict as predict_script
 import report as report_script
+import search as search_script
 import train as train_script
 from engine.error_messages import user_message
 from engine.hints import quoted
@@ -52,7 +53,6 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["trainer.epochs=3"], "trainer.epochs: no such key in trainer; did you mean trainer.max_epochs=3?"),
     (["optimizer.learning_rate=3"], "did you mean optimizer.lr=3?"),
     (["--epochs", "3"], "--epochs: settings have no dashes: did you mean trainer.max_epochs=VALUE"),
-    (["format=onnx"], "format: not a group of train.py; --help lists its groups"),
     (["=3"], "=3: a key is missing before =; KEY=VALUE"),
     (["--lr=3"], "--lr: settings have no dashes: did you mean optimizer.lr=3"),
     (["model=resnet18,resnet50"], "add -m: python train.py -m model=resnet18,resnet50; as one text"),
@@ -80,6 +80,10 @@ def test_of_train(in_process, tmp_path, arguments, words):
     (predict_script, ["ckpt=a.onnx", "x/[ab]*.jpg"], "python predict.py ckpt=a.onnx 'images=\"x/[ab]*.jpg\"' "),
     (predict_script, ["ckpt=a.ckpt", "images=x/[ab]*.jpg"], "two kinds of quotes: 'images=\"x/[ab]*.jpg\"'"),
     (predict_script, ["images=a,b"], "several values; as a list: 'images=[a,b]'; as one text: 'images=\"a,b\"'"),
+    (search_script, ["model=simple_cnn"], "is a setting of the trials; give it to them: 'base_overrides=\"model=simple_cnn\"'"),
+    (search_script, ["optimizer.lr=1"], "of the trials; give it to them: 'base_overrides=\"optimizer.lr=1\"'"),
+    (search_script, ["trails=1"], "trails: no such key; did you mean n_trials or "),
+    (predict_script, ["model=x"], "model: is no setting of predict.py; --help lists"),
     (predict_script, ["epochs=3"], "epochs: no such key; Allowed: batch_size"),
     (report_script, ["outputs/sweeps"], "python report.py runs=outputs/sweeps "),
 ])  # fmt: skip

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from common.atomic_io import write_csv
 from common.run_folder import RunFolder
@@ -125,6 +126,27 @@ def test_the_figure_is_labeled(tmp_path):
     assert axes.get_title() == "Learning curve, 400 test images, 3 seeds"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["100", "1,200"]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["small (100 parameters)"]
+
+
+@pytest.mark.parametrize("n", [3, 50])
+def test_many_networks_are_drawn_at_their_number_of_images_beside_a_whole_legend(n):
+    right = np.ones((1, 9), bool)
+    made = {
+        f"n{i}": [Point(f"n{i}", i, images, [1], right, Interval(0.7, 1.0), None) for images in (100, 200)]
+        for i in range(n)
+    }
+    figure = draw(Curves("test", made, []))
+    (axes,) = figure.axes
+    lines = [container.lines[0].get_xdata() for container in axes.containers]
+    assert len(lines) == n
+    assert all(places == pytest.approx([100, 200], rel=0.05) for places in lines)
+    assert len({tuple(places) for places in lines}) == n
+    FigureCanvasAgg(figure).draw()
+    (legend,) = [*figure.legends, *filter(None, [axes.get_legend()])]
+    assert [text.get_text() for text in legend.get_texts()] == [f"n{i} ({i} parameters)" for i in range(n)]
+    box, page = legend.get_window_extent(), figure.bbox
+    assert box.y0 >= page.y0 and box.y1 <= page.y1
+    assert n == 3 or not box.overlaps(axes.get_window_extent())
 
 
 def test_what_cannot_be_drawn_is_an_error(tmp_path):

@@ -135,6 +135,33 @@ def test_runs_on_other_images_have_a_warning_and_tables_of_their_own(tmp_path):
     assert sum(a.get("class") == "main cards" for tag, a in page.tags if tag == "table") == 2
 
 
+def test_what_is_not_drawn_of_many_data_sets_and_of_many_costs_is_named(tmp_path):
+    for name in range(5):
+        make_run(tmp_path / "data" / f"d{name}", data={"fingerprint": f"d{name}"}, n={"val": 8}, epochs=0)
+    words = Parsed(write_report(str(tmp_path / "data")).page.read_text()).words()
+    assert "Figures are of the first 4; those of another are on a page of its runs only." in words
+    for row in range(23):
+        make_run(tmp_path / "costs" / f"r{row}", choices={"model": f"m{row}"}, n={"train": 1}, cost=(1e6 + row, 1e5, 3))
+    page = Parsed(write_report(str(tmp_path / "costs")).page.read_text())
+    drawn = [a for tag, a in page.tags if tag == "g" and a.get("class") == "tip"]
+    assert len(drawn) % 20 == 0 and len(drawn) > 0
+    assert "The 20 of fewest MACs of 23 are drawn." in page.words()
+
+
+def test_equal_rows_come_by_their_settings_and_unknown_costs_are_not_the_same(tmp_path):
+    """Whichever job of a sweep started first was the best of equal ones, and 16 came before 8."""
+    for second, (rate, size) in enumerate(((0.01, 8), (1e-5, 16), (1e-5, 8), (0.001, 128))):
+        settings = {"optimizer.lr": rate, "datamodule.batch_size": size}
+        make_run(tmp_path / f"lr-{rate}_batch_size-{size}", settings=settings, n={"val": 40}, cost=None, epochs=0,
+                 wrong={"val": {1, 2}}, run={"started_at": f"2026-01-01T00:00:0{second}+00:00"})  # fmt: skip
+    (group,) = judged(tmp_path).groups
+    assert [row.name for row in group.rows] == [
+        "lr=1e-05 batch_size=8", "lr=1e-05 batch_size=16", "lr=0.001 batch_size=128", "lr=0.01 batch_size=8"
+    ]  # fmt: skip
+    assert [row.rank for row in group.rows] == [1, 2, 3, 4]
+    assert "All rows cost the same" not in write_report(str(tmp_path)).page.read_text()
+
+
 def test_a_disturbed_latency_is_neither_drawn_nor_on_the_front(tmp_path, monkeypatch):
     drawn, usual = {}, page_module.accuracy_figure
 

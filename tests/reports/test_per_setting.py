@@ -91,6 +91,16 @@ def test_seeds_are_no_tries(run, summary):
     assert "| 2 rows (4 runs) |" in as_markdown(summary(), "")
 
 
+def test_settings_beyond_the_cap_are_named(run, summary):
+    for row in range(6):
+        settings = {f"optimizer.p{i:02}": (row >> i % 3) % 2 for i in range(11)}
+        run(f"r{row}", settings=settings, wrong={"val": set(range(row)), "test": set()})
+    (group,) = summary().groups
+    assert [found.setting for found in group.settings] == [f"p{i:02}" for i in range(8)]
+    assert group.settings[-1].sentences[-1] == "Without such a table: p08, p09 and p10."
+    assert not any("Without such" in text for found in group.settings[:-1] for text in found.sentences)
+
+
 @pytest.mark.parametrize(
     "pairs", [[("adam", 1e-3), ("sgd", 1e-3)], [("adam", 1e-3), ("sgd", 1e-2), ("rmsprop", 1e-1)]], ids=str
 )

@@ -83,7 +83,7 @@ def test_exported_networks_have_a_table_where_some_run_has_one(tmp_path):
         "model=a onnx_int8 (2 of 3 runs, no file: no operator Conv) 0.930 0.012 1 within 0.01, 1 not within 0.01 3.1e-02"
         in a
     )
-    assert "model=b =web| 0.930 (0.902 to 0.951) 0.000 (-0.006 to 0.006) within 0.01 3.1e-02 0.41 MiB 2.1 ms" in b
+    assert "model=b =web| 0.930 (0.902 to 0.951) 0.000 (-0.006 to 0.006) within 0.01 3.1e-02 420 KiB 2.1 ms" in b
     lines = {row["setting model"]: row for row in csv.DictReader(io.StringIO(as_csv(data)))}
     assert float(lines["a"]["exported_cost"]) == pytest.approx(0.012) and lines["c"]["exported_cost"] == ""
     assert float(lines["b"]["exported_latency_p50_ms"]) == 2.1 and lines["b"]["exported_as"] == "'=web|"

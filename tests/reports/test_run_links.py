@@ -86,6 +86,15 @@ def test_of_several_seeds_the_best_on_validation_is_used_and_all_are_linked(tmp_
     assert {f"./s{seed}/checkpoints/best.ckpt" for seed in (1, 2, 3)} <= set(hrefs)
 
 
+def test_of_many_seeds_the_number_is_shown_and_the_first_are_linked(tmp_path):
+    for seed in range(15):
+        make_run(tmp_path / f"s{seed}", seed=seed, n={"val": 8}, epochs=0)
+    page = write_report(str(tmp_path)).page
+    files = "".join(page.read_text().split('data-label="files">')[1].split("</td>")[0].split("\n"))
+    assert "<summary>15 runs</summary>" in files and files.count("<a ") == 12
+    assert files.rstrip().endswith("<div>and 3 more</div></details>")
+
+
 def test_without_a_checkpoint_or_an_accuracy_above_guessing_nothing_is_offered(tmp_path):
     make_run(tmp_path / "a")
     assert "Use " not in write_report(str(tmp_path)).page.read_text().split("<main>")[1]

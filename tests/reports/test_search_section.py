@@ -54,6 +54,13 @@ def test_the_best_so_far_steps_at_each_better_trial(searched):
     )
 
 
+def test_the_most_important_of_many_settings_are_drawn_and_their_number_is_shown(searched):
+    replace(RECORD, importance={f"a.p{i:02}": 1 / 14 for i in range(14)}).write(searched)
+    section = search_section(searched, searched)
+    assert "p11 7%" in section["figures"][-1] and "p12 7%" not in section["figures"][-1]
+    assert "Of 14 settings the figure has the 12 of most importance." in " ".join(section["sentences"])
+
+
 @pytest.mark.thorough
 def test_both_pages_of_a_search_show_it_and_that_of_the_retrained_leads_to_the_trials(searched):
     for folder, leads in (("", True), ("retrained", True), ("trials", False)):

@@ -80,7 +80,7 @@ def test_the_files_of_the_finalists_have_a_table_with_what_they_cost():
         "within 0.01",
         "3.1e-02",
         "3 of 444",
-        "0.41 MiB",
+        "420 KiB",
         "2.1 ms",
     ):
         assert part in chosen, chosen

@@ -7,11 +7,12 @@ import io
 import pytest
 from PIL import Image
 
+from common.run_record import Confused
 from datamodules.decode import ValueRange, read_image
 from reports.accuracy import read_tables
 from reports.report import write_report
-from reports.top_losses import top_losses, verified_thumbnail, with_thumbnails
-from tests.support.fake_runs import judged, make_run
+from reports.top_losses import confusion, top_losses, verified_thumbnail, with_thumbnails
+from tests.support.fake_runs import change_record, judged, make_run
 from tests.support.parsed_html import Parsed
 
 
@@ -47,7 +48,28 @@ def test_top_losses_of_a_cross_validation_come_from_all_folds(tmp_path):
     tables = read_tables(row.runs, "val")
     assert [p.path for p in top_losses(row.runs, tables, "val", most=1).losses] == [found.losses[0].path]
     words = Parsed(write_report(str(tmp_path)).page.read_text()).words()
-    assert "Validation images that the runs of resnet18 (3 folds) get wrong most often" in words
+    assert (
+        "Validation images that the runs of resnet18 (3 folds) get wrong most often, of equal ones those with" in words
+    )
+
+
+def test_confusions_of_many_classes_are_counted_in_all_runs(tmp_path):
+    """A record has only the 50 most frequent of its own run, and what is one of them in one run may be none in another."""
+    classes = tuple(f"c{i:03}" for i in range(120))
+    for seed, wrong in ((1, set(range(60))), (2, set(range(55, 60)))):
+        run = make_run(
+            tmp_path / f"s{seed}", seed=seed, classes=classes, n={"test": 240}, wrong={"test": wrong}, epochs=0
+        )
+        kept = [Confused(label=classes[i], predicted=classes[i + 1], n=1) for i in sorted(wrong)[:50]]
+        change_record(run, test={"confusion": None, "confused": kept})
+    (row,) = judged(tmp_path).groups[0].rows
+    made = confusion(row.runs)
+    assert made.most_frequent[:5] == [(f"c{i:03}", f"c{i + 1:03}", 2) for i in range(55, 60)]
+    assert {n for *_, n in made.most_frequent[5:]} == {1}
+    single = confusion(row.runs[:1])
+    assert single.most_frequent[0] == ("c000", "c001", 1)
+    (tmp_path / "s2" / "predictions.csv").unlink()
+    assert confusion(row.runs) is None and confusion(row.runs[:1]) == single
 
 
 def test_a_path_may_not_leave_the_folder_of_the_images(tmp_path):

@@ -39,7 +39,7 @@ def test_a_run_ends_with_the_costs_of_its_file(train, formats):
         )
     assert found.latency.threads == 1 and found.latency.latency_p50_ms <= found.latency.latency_p95_ms
     assert (
-        "as first: 0.00 MiB, " in ran.out
+        "as first: 0.00684 KiB, " in ran.out
         and "as first: accuracy 0.500 (0.254 to 0.746) on 12 validation images" in ran.out
     )
     assert "as first: accuracy 0.500 " in (ran.folder / "MODEL_CARD.md").read_text()
