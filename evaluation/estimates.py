@@ -294,9 +294,8 @@ def few_images(counts: Sequence[int], classes: list[str], further: Sequence[str]
         classes: K names.
         further: names of the user's own metrics.
     """
-    few = [
-        f"{clean(name, 40)} ({count})" for name, count in zip(classes, counts, strict=True) if 0 < count < FEW_IMAGES
-    ]
+    by_count = sorted(zip(classes, counts, strict=True), key=lambda each: each[1])  # of many the first are named
+    few = [f"{clean(name, 40)} ({count})" for name, count in by_count if 0 < count < FEW_IMAGES]
     if not few:
         return None
     metrics = join_words(["balanced accuracy", "F1", "AUROC", "average precision", *further])

@@ -282,7 +282,8 @@ def _limits(run: Run, split: str | None, metrics: SplitMetrics | None) -> list[s
         lines.append(
             f"{plural(leaks, 'finding')} of the audit: training images are also in val or test, which flatters."
         )
-    if rare := [f"{e.name} ({e.n})" for e in (metrics and metrics.per_class) or [] if e.n < FEW_IMAGES]:
+    by_count = sorted((metrics and metrics.per_class) or [], key=lambda each: each.n)  # of many the first are named
+    if rare := [f"{e.name} ({e.n})" for e in by_count if e.n < FEW_IMAGES]:
         lines.append(f"Few {SPLIT_NAMES[split]} images, so that little is known: {join_words(rare, MOST_CLASSES)}.")
     if (run.model.weights or "").startswith("random"):
         lines.append("It was trained from random weights; with pretrained ones the same network is mostly better.")

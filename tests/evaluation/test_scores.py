@@ -293,6 +293,8 @@ def test_classes_of_few_images_are_named():
         "few images of dog (2): intervals of balanced accuracy, F1, AUROC and average precision may cover less than 93%"
     )
     assert "F1, AUROC, average precision and youden may" in few_images([48, 2], ["cat", "dog"], ["youden"])
+    rarest_last = few_images([6, 5, 4, 3, 2, 1], list("abcdef"))
+    assert rarest_last.startswith("few images of f (1), e (2), d (3), c (4) and 2 more: ")
     many = few_images([1] * 20, [f"c{k}" for k in range(20)])
     assert "c0 (1), c1 (1)" in many and "16 more" in many and len(many) < 200
 

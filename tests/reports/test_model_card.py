@@ -145,6 +145,14 @@ def test_each_result_is_in_its_place(record):
     assert "guessing as far as" not in model_card(better, "x")
 
 
+def test_of_many_classes_those_of_the_fewest_images_are_named(record):
+    scores = [replace(record.test.per_class[0], name=f"c{i:02}", n=29 - i) for i in range(20)]
+    many = replace(record, test=replace(record.test, per_class=scores))
+    many.folder = record.folder
+    card = model_card(many, "x")
+    assert "so that little is known: c19 (10), c18 (11), c17 (12), " in card and "c09 (20) and 9 more." in card
+
+
 def test_what_coverage_caveat_and_a_missing_promise_mean_is_shown(record):
     sure = replace(record, test=replace(record.test, accuracy=proportion(79, 80), selective=None))
     sure.decision, sure.folder = replace(record.decision, confidence=None, fitted_on=20), record.folder
