@@ -127,7 +127,9 @@ def _by_split(
         leak.leak, leak.pairs = True, pairs
     # No training image is among them, but val chooses what test measures
     chosen_by = _finding(kind, "group", "across val and test", catalog, between)
-    return [leak, chosen_by, _finding(kind, "group", "within a split", catalog, within, examples=1)]
+    is_measured = any(catalog.splits[group[0]] in ("val", "test") for group in within)
+    where = "within a split" + ", whose intervals take them for independent images" * is_measured
+    return [leak, chosen_by, _finding(kind, "group", where, catalog, within, examples=1)]
 
 
 def _differing_first(groups: Iterable[list[int]], values: np.ndarray) -> list[list[int]]:

@@ -218,6 +218,14 @@ def test_groups_within_a_split_have_one_example(textured):
     assert near.text == "near duplicate: 2 groups within a split: 0.png = 6.png; and 1 more"
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_copies_within_a_split_are_named_as_independent_for_its_intervals(textured, split):
+    pixels = Pixels([*textured[:6], textured[0]])
+    (exact,) = audit(catalog_of([split] + ["train"] * 5 + [split]), pixels)
+    words = "1 group within a split, whose intervals take them for independent images: 0.png = 6.png"
+    assert exact.text == f"exact duplicate: {words}" and not exact.leak
+
+
 def test_the_same_image_in_val_and_test_is_not_called_within_a_split(textured):
     pixels = Pixels([*textured[:6], jpeg(textured[0]), jpeg(textured[1]), textured[2]])
     catalog = catalog_of(["val", "train", "val", "train", "val", "test", "test", "train", "test"])
