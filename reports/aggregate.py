@@ -105,7 +105,10 @@ def _unfinished_row(run: Run) -> ResultRow:
 
 
 def _name(group: ResultGroup, of_study: list[ResultRow], unfinished: list[ResultRow]) -> None:
-    """Give rows their changed settings and names: what differs within the group, else within its study; `keep=4 lr=0.001`."""
+    """Give rows their changed settings, names and ranks; a name is what differs, as `keep=4 lr=0.001`.
+
+    Within the group, or where that has one row, within its study.
+    """
     rows = group.rows if len(group.rows) > 1 else [*of_study, *unfinished]
     pruned = [row for row in unfinished if row.status == "pruned"]
     keys = changed_settings([run for row in (*rows, *pruned) for run in row.runs])
