@@ -193,10 +193,13 @@ def _no_such_key(error: ConfigCompositionException) -> str:
     if advice := NO_SETTINGS.get(_script(), {}).get(key):
         return f"{key}: {advice}"
     groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
-    if _script() == "search.py" and key.split(".")[0] in {*groups} - {"hydra", "format", "candidates"}:
+    cause = error.__cause__
+    is_own = "." not in (
+        getattr(cause, "full_key", None) or key
+    )  # of search.py, not of its trials, which have that group
+    if _script() == "search.py" and is_own and key.split(".")[0] in {*groups} - {"hydra", "format", "candidates"}:
         typed = f"{key}={_value_of(key) or 'VALUE'}"
         return f"{key}: is a setting of the trials; give it to them: 'base_overrides=\"{typed}\"'"
-    cause = error.__cause__
     parent = getattr(cause, "parent_node", None)
     if isinstance(cause, OmegaConfBaseException) and parent is not None and hasattr(parent, "keys"):
         *above, last = (cause.full_key or key).split(".")
