@@ -127,9 +127,15 @@ def _by_split(
         leak.leak, leak.pairs = True, pairs
     # No training image is among them, but val chooses what test measures
     chosen_by = _finding(kind, "group", "across val and test", catalog, between)
-    is_measured = any(catalog.splits[group[0]] in ("val", "test") for group in within)
+    is_measured = any(catalog.splits[group[0]] in ("val", "test") and not _is_named(catalog, group) for group in within)
     where = "within a split" + ", whose intervals take them for independent images" * is_measured
     return [leak, chosen_by, _finding(kind, "group", where, catalog, within, examples=1)]
+
+
+def _is_named(catalog: Catalog, group: Iterable[int]) -> bool:
+    """Return whether the images are of one named group, which intervals draw whole."""
+    names = {catalog.groups[row] for row in group}
+    return len(names) == 1 and "" not in names
 
 
 def _differing_first(groups: Iterable[list[int]], values: np.ndarray) -> list[list[int]]:

@@ -143,9 +143,12 @@ def _network(run: Run) -> tuple:
 
 
 def _evaluated(run: Run) -> str:
-    """Return the folder of the run whose checkpoint a run was given."""
-    typed = dict(text.partition("=")[::2] for text in run.record.run.overrides).get("ckpt_path", "")
-    return os.path.abspath(Path(typed.strip("'\"")).parent.parent)  # noqa: PTH100 the record is not to be trusted
+    """Return the folder of the run whose checkpoint a run was given; nothing where it was given none."""
+    typed = {
+        key.lstrip("+"): value.strip("'\"") for key, _, value in (o.partition("=") for o in run.record.run.overrides)
+    }
+    path = typed.get("ckpt_path")
+    return os.path.abspath(Path(path).parent.parent) if path else ""  # noqa: PTH100 the record is not to be trusted
 
 
 def _measured_on(runs: list[Run]) -> list[str]:

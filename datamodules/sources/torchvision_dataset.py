@@ -11,7 +11,7 @@ import torchvision
 from PIL import Image
 from torch.utils.data import Dataset
 
-from common.errors import UserError
+from common.errors import DISK_ERRORS, UserError
 from common.text import clean, did_you_mean, plural
 from datamodules.sources.unpacked import Record, UnpackedSource
 
@@ -72,6 +72,8 @@ class TorchvisionDataset(UnpackedSource):
             image, target = dataset[index]
             return _as_image(image), target
         except Exception as error:  # of many types: what Pillow and SciPy make of a damaged file
+            if isinstance(error, MemoryError) or getattr(error, "errno", None) in DISK_ERRORS:
+                raise
             raise UserError(
                 f"datamodule.source.dataset={self.name}: {split or 'its'} image {index} (from 0) cannot be read "
                 f"({clean(error, 300)}); repair its file"

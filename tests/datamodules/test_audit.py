@@ -224,6 +224,11 @@ def test_copies_within_a_split_are_named_as_independent_for_its_intervals(textur
     (exact,) = audit(catalog_of([split] + ["train"] * 5 + [split]), pixels)
     words = "1 group within a split, whose intervals take them for independent images: 0.png = 6.png"
     assert exact.text == f"exact duplicate: {words}" and not exact.leak
+    grouped = catalog_of([split] + ["train"] * 5 + [split])
+    grouped.groups[:] = ["patient"] + [""] * 5 + ["patient"]
+    assert [found.text for found in audit(grouped, pixels)] == [
+        "exact duplicate: 1 group within a split: 0.png = 6.png"
+    ]
 
 
 def test_the_same_image_in_val_and_test_is_not_called_within_a_split(textured):
