@@ -57,6 +57,7 @@ def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: fl
         of_study, pending = ([row for row in part if row.study == study] for part in (rows, unfinished))
         for group in _groups(of_study):
             _name(group, of_study, pending)
+            _rank(group)
             compare_to_best(group, good_enough)
             group.target = target_accuracy
             compare_settings(group, pending)
@@ -105,10 +106,7 @@ def _unfinished_row(run: Run) -> ResultRow:
 
 
 def _name(group: ResultGroup, of_study: list[ResultRow], unfinished: list[ResultRow]) -> None:
-    """Give rows their changed settings, names and ranks; a name is what differs, as `keep=4 lr=0.001`.
-
-    Within the group, or where that has one row, within its study.
-    """
+    """Give rows their changed settings and names: what differs within the group, else within its study; `keep=4 lr=0.001`."""
     rows = group.rows if len(group.rows) > 1 else [*of_study, *unfinished]
     pruned = [row for row in unfinished if row.status == "pruned"]
     keys = changed_settings([run for row in (*rows, *pruned) for run in row.runs])
@@ -126,7 +124,18 @@ def _name(group: ResultGroup, of_study: list[ResultRow], unfinished: list[Result
     for row in group.rows:
         if names[row.name] > 1:  # as of one setting on images that were added since
             row.name = f"{row.name} ({clean(row.runs[0].name, 60)})"
-    group.rows.sort(key=lambda row: (*_order(row), by_settings(row)))  # of equal ones, whichever started first
+
+
+def _rank(group: ResultGroup) -> None:
+    """Order rows by accuracy, cost and settings; what is no better than guessing comes last, so that it is never the best."""
+    group.rows.sort(
+        key=lambda row: (
+            row.guesses,
+            -(row.ranked_by.value if row.ranked_by else -1.0),
+            float("inf") if row.macs is None else row.macs,
+            by_settings(row),
+        )
+    )
     for rank, row in enumerate(group.rows, 1):
         row.rank = rank
 
@@ -177,14 +186,4 @@ def _groups(rows: list[ResultRow]) -> list[ResultGroup]:
                 break
         else:
             groups.append((key, prints, [row]))
-    ranked = []
-    for _, _, members in sorted(groups, key=lambda entry: -len(entry[2])):
-        members.sort(key=_order)
-        ranked.append(ResultGroup(members))
-    return ranked
-
-
-def _order(row: ResultRow) -> tuple:
-    """Order by accuracy, then cost; what is no better than guessing comes last, so that it is never the best."""
-    value = row.ranked_by.value if row.ranked_by else -1.0
-    return row.guesses, -value, float("inf") if row.macs is None else row.macs
+    return [ResultGroup(members) for _, _, members in sorted(groups, key=lambda entry: -len(entry[2]))]
