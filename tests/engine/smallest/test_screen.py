@@ -269,6 +269,11 @@ def test_least_recently_used_features_are_removed(tmp_path):
         os.utime(cache.path, (number, number))
     assert len(list(tmp_path.iterdir())) == 1 and cache.load([(10, 10)])[1:] == (1.0, "busy")
     assert cache.load([(10, 11)]) is None
+    content = cache.path.read_bytes()
+    for place in range(content.index(b"PK\1\2"), len(content)):  # each byte of the directory of the archive
+        cache.path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        found = cache.load([(10, 10)])
+        assert found is None or (found[0][0] == 1).all()
     feature_cache.FeatureCache(tmp_path, ["none"], 0.0).save(features, 1.0)
     assert len(list(tmp_path.iterdir())) == 1
 
