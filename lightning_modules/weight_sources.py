@@ -335,6 +335,8 @@ def _from_url(url: str, download_to: Path) -> dict[str, Tensor]:
                 _check_reachable(url)
                 folder = download_to
                 stack.enter_context(one_at_a_time(folder / f"{Path(url).name}.lock", "downloading weights"))
+            else:
+                _check_name(folder / Path(url).name)
             return torch.hub.load_state_dict_from_url(
                 url, model_dir=str(folder), map_location="cpu", check_hash=True, weights_only=True, progress=False
             )
@@ -347,6 +349,18 @@ def _from_url(url: str, download_to: Path) -> dict[str, Tensor]:
     except Exception as error:  # of a file that is cut off or has other content than its name says
         path = Path(folder) / Path(url).name
         raise UserError(f"{path}: damaged ({_brief(error)}); remove it, and it is downloaded again") from error
+
+
+def _check_name(path: Path) -> None:
+    """Check that a file has the hash that its name ends with, which torch asks of a download only.
+
+    Raises:
+        ValueError: it has another one.
+    """
+    named = torch.hub.HASH_REGEX.search(path.name)
+    with path.open("rb") as file:
+        if named and not hashlib.file_digest(file, "sha256").hexdigest().startswith(named[1]):
+            raise ValueError(f"its sha256 does not begin with {named[1]}, which is in its name")
 
 
 def _check_reachable(url: str, any_answer: bool = False) -> None:

@@ -1,5 +1,6 @@
 """torchvision's classification data sets, by the names of their classes."""
 
+import hashlib
 import inspect
 import logging
 from collections import Counter
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset
 
 from common.errors import DISK_ERRORS, UserError
 from common.text import clean, did_you_mean, plural
+from datamodules.pixel_cache import versions_of
 from datamodules.sources.unpacked import Record, UnpackedSource
 
 log = logging.getLogger(__name__)
@@ -46,7 +48,11 @@ class TorchvisionDataset(UnpackedSource):
 
     def version(self) -> str:
         where = "downloaded" if self.given_root is None else self.given_root.resolve()
-        return f"torchvision {torchvision.__version__} {self.name} {where} {sorted(self.arguments.items())}"
+        version = f"torchvision {torchvision.__version__} {self.name} {where} {sorted(self.arguments.items())}"
+        if self.given_root is None or not issubclass(self.kind, torchvision.datasets.DatasetFolder):
+            return version
+        files = [path for _, dataset in self._open_splits() for path, _ in dataset.samples]
+        return f"{version} {hashlib.blake2b(versions_of(files), digest_size=8).hexdigest()}"
 
     def records(self) -> Iterator[Record]:
         found = list(self._open_splits())

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,7 +50,7 @@ class FeatureCache:
                 features = [held[f"f{index}"] for index in range(len(shapes))]
                 seconds = float(held["seconds"])
                 flag = (str(held["flag"]) if "flag" in held else "") or None  # earlier versions did not look
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # numpy and zipfile raise what they like on a damaged file
             log.info("%s: damaged (%s); the features are computed again", self.path, error)
             return None
         if [each.shape for each in features] != list(shapes) or any(each.dtype != np.float32 for each in features):

@@ -20,6 +20,7 @@ from common.progress import rounded
 from common.smallest_record import Candidate, Measured, Metric
 from common.text import duration, override_value, plural, rounded_down, rounded_up
 from common.untrusted.json_files import read_json, to_type
+from datamodules.cached_pixels import JpegPixels
 from datamodules.image_datamodule import ImageDataModule
 from datamodules.loader import as_batch
 from datamodules.normalize import normalize
@@ -30,6 +31,7 @@ from engine.config.validate import validate
 from engine.run.stages import MEMORY, build_data
 from engine.search.space import compose_run
 from engine.smallest.feature_cache import FeatureCache, weights_name
+from engine.smallest.latency import processor_name
 from engine.smallest.probe import Part, probe
 from engine.smallest.progress import Progress, repeats_hidden
 from lightning_modules.cut_features import CutFeatures, in_order
@@ -288,11 +290,13 @@ class Screen:
         mean, std = (data.mean, data.std) if preprocessing.mean is None else (preprocessing.mean, preprocessing.std)
         look = Look(size, data.fit, data.value_range, data.interpolation)
         fingerprints = [data.pixel_cache.stats.fingerprints[row] for row in images.rows]
-        named = [backbone, cuts, weights_name(network), look.name(), mean, std, fingerprints]
+        on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
+        machine = torch.cuda.get_device_name() if on_gpu else processor_name()  # by whose seconds trainings are planned
+        pixels = [look.name(), data.pixel_cache.kept_as == JpegPixels.kept_as, mean, std, fingerprints]
+        named = [backbone, cuts, weights_name(network), *pixels, machine, torch.get_num_threads()]
         cache = FeatureCache(data.cache / "features", named, data.cache_max_gib)
         found = cache.load([(len(images.rows), channels) for channels in network.channels])
         if found is None:
-            on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
             found = self._forward(key, network, images, (mean, std), torch.device("cuda" if on_gpu else "cpu"), head)
             result.forward_s = found[1]
             cache.save(*found)
@@ -451,7 +455,8 @@ def _load_network(config: DictConfig, data: ImageDataModule, backbone: str, cuts
     """
     arguments = network_arguments(OmegaConf.to_container(config.model))
     try:
-        with network_errors():
+        with network_errors(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)  # what the file of weights lacks is the same in every process
             network = build_network(**arguments, num_classes=len(data.catalog.classes))
             source = load_initial_weights(
                 network,

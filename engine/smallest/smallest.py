@@ -54,6 +54,7 @@ from engine.smallest.selection import (
 from engine.smallest.settings import SmallestSettings, read_settings
 from engine.smallest.workers import has_launcher, prepare_worker, run_workers
 from engine.state import STATE
+from lightning_modules.weight_sources import find_file
 
 log = logging.getLogger(__name__)
 
@@ -657,8 +658,8 @@ def search_of(settings: SmallestSettings, config: DictConfig, data: L.LightningD
     catalog = data.catalog
     lines = sorted(zip(catalog.paths, catalog.groups, strict=True))
     images = hashlib.blake2b(f"{data.fingerprint()} {lines}".encode(errors="surrogateescape"), digest_size=8)
-    files = [Path(str(policy)) for policy in check_candidates(config.candidates)[1].values()]
-    weights = hashlib.blake2b(b"".join(_digest(file) for file in files if file.is_file()), digest_size=8)
+    files = [find_file(str(policy)) for policy in check_candidates(config.candidates)[1].values()]  # None: no file
+    weights = hashlib.blake2b(b"".join(_digest(file) for file in files if file), digest_size=8)
     composed = OmegaConf.to_container(compose_run([*map("".join, typed), "model=truncated"]))
     of_files = hashlib.blake2b(json.dumps(composed, sort_keys=True, default=str).encode(), digest_size=8)
     settings = {key: value for key, _, value in typed}

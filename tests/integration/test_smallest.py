@@ -285,6 +285,18 @@ def test_folds_and_settings_in_files_are_of_the_search(command, tmp_path):
 
 
 @pytest.mark.thorough
+def test_a_folder_of_weights_that_has_changed_is_of_another_search(command, weights, tmp_path):
+    file = Path(shutil.copyfile(weights, tmp_path / "pytorch_model.bin"))
+    own = ("hydra.run.dir=", "budget.minutes=", "candidates.cuts=", "candidates.weights.")
+    typed = [each for each in command if not each.startswith(own)]
+    typed += [f"hydra.run.dir={tmp_path / 'out'}", "budget.minutes=0.51", f"{own[-1]}shufflenet_v2_x0_5={tmp_path}"]
+    for further, message in ((b"", "no network"), (b"changed", "files of weights that have changed since")):
+        file.write_bytes(file.read_bytes() + further)
+        status, _, err = run_script(smallest, *typed, "candidates.cuts={shufflenet_v2_x0_5: [maxpool]}")
+        assert status == 1 and message in err, err
+
+
+@pytest.mark.thorough
 def test_few_validation_images_of_too_few_groups_for_folds_are_one_split(images, command, tmp_path):
     """Four folds of three patients leave one without a patient."""
     table, lines = tmp_path / "table.csv", ["path,label,split,group"]

@@ -1,3 +1,4 @@
+import hashlib
 import logging
 import threading
 
@@ -134,17 +135,20 @@ def test_auto_does_not_wait_for_a_silent_server(network, tmp_path, unreachable, 
     release.set()
 
 
-def test_a_file_in_the_cache_is_used(network, tmp_path, unreachable, monkeypatch):
+def test_a_file_in_the_cache_is_used_if_it_is_what_its_name_says(network, tmp_path, unreachable, monkeypatch):
     state = torchvision_model(name=BACKBONE, num_classes=1000).state_dict()
-    name = weight_sources.TORCHVISION_WEIGHTS[BACKBONE].url.rsplit("/", 1)[1]
-    torch.save(state, tmp_path / name)
-    monkeypatch.setattr(
-        torch.hub,
-        "load_state_dict_from_url",
-        lambda url, model_dir, **_: torch.load(f"{model_dir}/{name}", weights_only=True),
-    )
+    published = weight_sources.TORCHVISION_WEIGHTS[BACKBONE]
+    torch.save(state, tmp_path / "own.pth")
+    digest = hashlib.sha256((tmp_path / "own.pth").read_bytes()).hexdigest()[:10]
+    (tmp_path / "own.pth").rename(tmp_path / f"shufflenet-{digest}.pth")
+    monkeypatch.setattr(published.value, "url", f"https://localhost/shufflenet-{digest}.pth")
     assert load(network, "imagenet", tmp_path).startswith("imagenet (ShuffleNet_V2_X0_5_Weights")
     assert backbone_is(network, state)
+    state["fc.bias"] += 1  # as trained by somebody: it fits as well
+    torch.save(state, tmp_path / f"shufflenet-{digest}.pth")
+    for policy in ("auto", "imagenet"):
+        with pytest.raises(UserError, match=rf"damaged \(ValueError: its sha256 does not begin with {digest}"):
+            load(network, policy, tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\3\4" + bytes(99)], ids=len)

@@ -78,6 +78,11 @@ def test_files_of_class_folders_are_taken_as_they_are_damaged_ones_too(tmp_path)
     labels = [catalog.classes[label] for label in catalog.labels]
     contents = [Path(file).read_bytes() for file in catalog.files]
     assert len(contents) == 4 and dict(zip(contents, labels, strict=True)) == written
+    again = opened(tmp_path, dataset="EuroSAT", root=str(tmp_path))
+    assert again.files == catalog.files
+    (folder / "1.jpg").write_bytes((folder / "0.jpg").read_bytes() + b" ")  # repaired
+    repaired = opened(tmp_path, dataset="EuroSAT", root=str(tmp_path))
+    assert (folder / "1.jpg").read_bytes() in [Path(file).read_bytes() for file in repaired.files]
 
 
 def test_a_damaged_file_of_another_data_set_is_named(tmp_path):

@@ -171,6 +171,21 @@ def test_the_same_command_reads_the_results_and_another_metric_the_features(scre
     assert probes(damaged) == probes(given) and forward_passes[2:] == [("simple_cnn", 16), ("simple_cnn", 32)]
 
 
+def test_features_are_of_the_same_pixels_weights_and_machine(screened, forward_passes, weights, tmp_path, monkeypatch):
+    part = {name: each for name, each in torch.load(weights).items() if not name.startswith("features.block3")}
+    torch.save(part, tmp_path / "part.pth")  # the last convolution is in no file
+    first, last = (
+        screened(candidates(sizes=(16,)), folder=folder, simple_cnn=str(tmp_path / "part.pth"))[0] for folder in "ab"
+    )
+    assert probes(first) == probes(last) and len(forward_passes) == 1
+    given = candidates(sizes=(16,))
+    screened(given, "datamodule.cache_format=jpeg", folder="c", simple_cnn=str(tmp_path / "part.pth"))
+    assert len(forward_passes) == 2
+    monkeypatch.setattr(screen, "processor_name", lambda: "a faster one")
+    screened(given, folder="d", simple_cnn=str(tmp_path / "part.pth"))
+    assert len(forward_passes) == 3
+
+
 def test_folds_are_those_of_runs_and_groups_are_respected(screened, monkeypatch, two_colors, tmp_path):
     root = shutil.copytree(two_colors, tmp_path / "images")
     for number in range(1, 6):  # copies of one image, in train and val
@@ -254,6 +269,11 @@ def test_least_recently_used_features_are_removed(tmp_path):
         os.utime(cache.path, (number, number))
     assert len(list(tmp_path.iterdir())) == 1 and cache.load([(10, 10)])[1:] == (1.0, "busy")
     assert cache.load([(10, 11)]) is None
+    content = cache.path.read_bytes()
+    for place in range(content.index(b"PK\1\2"), len(content)):  # each byte of the directory of the archive
+        cache.path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        found = cache.load([(10, 10)])
+        assert found is None or (found[0][0] == 1).all()
     feature_cache.FeatureCache(tmp_path, ["none"], 0.0).save(features, 1.0)
     assert len(list(tmp_path.iterdir())) == 1
 
