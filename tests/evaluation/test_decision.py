@@ -209,6 +209,7 @@ def test_what_the_screen_shows():
     )
 
 
+@pytest.mark.thorough
 def test_the_interval_of_one_s_own_metric_has_a_caveat_where_it_covers_too_little():
     """Of Cohen's kappa, with the recalls of both classes known."""
 

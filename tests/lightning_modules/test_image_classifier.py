@@ -46,11 +46,15 @@ def quiet_trainer(folder, **options) -> L.Trainer:
     )  # fmt: skip
 
 
+def marks_of(name: str) -> list:
+    if name.startswith(("vgg", "resnet50", "densenet")):  # which take as long as all others together
+        return [pytest.mark.slow]
+    short = name in ("shufflenet_mod", "simple_cnn", "squeezenet1_1", "timm", "truncated")
+    return [] if short else [pytest.mark.thorough]
+
+
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
-# These take as long as all others together
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * n.startswith(("vgg", "resnet50", "densenet"))) for n in MODELS]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name)) for name in MODELS])
 def test_every_model_file_trains_two_steps(name, tmp_path):
     if name == "timm":
         pytest.importorskip("timm", reason="needs the extra timm")

@@ -26,7 +26,12 @@ def parsed(name: str) -> Parsed:
     return Parsed(page(name))
 
 
-@pytest.mark.parametrize("name", ALL)
+SOME = ("shown", "two_costs", "running", "exported", "all_excluded")
+
+
+@pytest.mark.parametrize(
+    "name", [*SOME, *(pytest.param(each, marks=pytest.mark.thorough) for each in ALL if each not in SOME)]
+)
 def test_every_page_is_whole_needs_nothing_and_has_every_candidate_in_a_table(name):
     found = parsed(name)
     assert (found.open, found.wrong) == ([], [])
@@ -149,7 +154,9 @@ def test_two_costs_have_two_figures_and_a_table_of_the_front():
     assert "The front of both costs" in found.words()
 
 
-@pytest.mark.parametrize("cost", COSTS)
+@pytest.mark.parametrize(
+    "cost", [pytest.param(each, marks=[pytest.mark.thorough] * (each != "macs")) for each in COSTS]
+)
 def test_the_names_of_the_axes_are_not_cut_off(cost, monkeypatch):
     figures = []
     monkeypatch.setattr(svg, "to_svg", lambda figure, words: figures.append(figure) or "<svg></svg>")

@@ -146,9 +146,9 @@ def test_cuts_that_do_not_exist_are_refused(backbone, keep, message):
         cut(backbone, keep)
 
 
-@pytest.mark.parametrize(
-    ("backbone", "keep", "size"), [("lcnet_050.ra2_in1k", "blocks.2.1", 48), ("vit_tiny_patch16_224", 2, 224)]
-)
+@pytest.mark.parametrize(("backbone", "keep", "size"), [
+    ("lcnet_050.ra2_in1k", "blocks.2.1", 48), pytest.param("vit_tiny_patch16_224", 2, 224, marks=pytest.mark.thorough),
+])  # fmt: skip
 def test_a_checkpoint_gives_the_cut_back(backbone, keep, size, tmp_path):
     pytest.importorskip("timm", reason="needs the extra timm")
     network = {"network": "truncated", "backbone": backbone, "keep": keep, "head": HEAD}
