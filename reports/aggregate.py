@@ -38,7 +38,10 @@ def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: fl
         given = folders.get(_evaluated(run))  # on other images perhaps, of which `first` is trained since
         if given and first:
             first = given if _network(given) == _network(run) else None
-        if first and not record.best and (record.test or record.val) and (first.record.test or not record.test):
+        has_test = (
+            first and first.record.test and first.record.test.accuracy
+        )  # not only the number of evaluations elsewhere
+        if first and not record.best and (record.test or record.val) and (has_test or not record.test):
             here = str(run.folder.path)
             excluded.append((here, f"{here}: evaluates again, on the same images, what {first.folder.path} trained"))
             continue

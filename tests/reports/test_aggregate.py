@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, t
 
-from common.run_record import Latency, Proportion
+from common.run_folder import RunFolder
+from common.run_record import Latency, Proportion, increment_test_evaluations
 from reports.accuracy import CorrectnessMatrix
 from reports.columns import result_table
 from reports.compare import compare, load
@@ -294,9 +295,12 @@ def test_an_earlier_network_on_images_added_since_is_not_that_trained_on_them(ru
 
 
 def test_only_an_evaluation_has_the_test_images_of_a_training_without(run, summary):
-    change_record(run("a", settings={"stages": ["fit"]}, n={"val": 60}), best={"epoch": 1})
+    """It was excluded, as its evaluation is counted in the record of the training: no row had the accuracy on test."""
+    trained = run("a", settings={"stages": ["fit"]}, n={"val": 60})
+    change_record(trained, best={"epoch": 1})
     run("b", settings={"stages": ["test"]})
-    assert len(summary().groups[0].rows) == 2
+    assert increment_test_evaluations(RunFolder(trained)) == 1
+    assert [row.accuracies["test"] is not None for row in summary().groups[0].rows] == [False, True]
 
 
 def test_nulls_are_gaps(run, summary):
