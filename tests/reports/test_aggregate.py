@@ -294,6 +294,17 @@ def test_an_earlier_network_on_images_added_since_is_not_that_trained_on_them(ru
     assert made.excluded == [(str(tmp_path / "new_again"), why)]
 
 
+@pytest.mark.parametrize("settings", [{"datamodule.batch_size": 16}, {"seed": 2}, {"metrics.kappa": "x"}])
+def test_an_evaluation_with_other_settings_is_of_the_network_whose_checkpoint_it_names(run, summary, settings):
+    """It was a row `batch_size=16` of a network that was trained with 8; only a further metric is news."""
+    trained = run("a", settings={"datamodule.batch_size": 8, "stages": ["fit", "test"]})
+    change_record(trained, best={"epoch": 1})
+    typed = {"datamodule.batch_size": 8, "stages": ["test"], **settings}
+    run("b", seed=typed.get("seed", 1), settings=typed, overrides=(f"ckpt_path={trained}/checkpoints/best.ckpt",))
+    names = [run.name for group in summary().groups for row in group.rows for run in row.runs]
+    assert sorted(names) == (["a", "b"] if "metrics.kappa" in settings else ["a"])
+
+
 def test_only_an_evaluation_has_the_test_images_of_a_training_without(run, summary):
     """It was excluded, as its evaluation is counted in the record of the training: no row had the accuracy on test."""
     trained = run("a", settings={"stages": ["fit"]}, n={"val": 60})
