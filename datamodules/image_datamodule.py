@@ -33,7 +33,7 @@ from datamodules.prepare import prepare_catalog
 from datamodules.sources.catalog import SPLITS, Catalog
 from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.source import Source, read_source
-from datamodules.splits import THINNED, spread_rows
+from datamodules.splits import THINNED, check_folds, spread_rows
 from datamodules.streams import (
     Share,
     StreamDataset,
@@ -130,14 +130,6 @@ class ImageDataModule(L.LightningDataModule):
         check_between("datamodule.gpu_cache_gib", gpu_cache_gib, 0, 1_000_000)
         if not 0 < train_fraction <= 1:
             raise UserError(f"datamodule.train_fraction={train_fraction}: use a share above 0 and up to 1")
-        if fold is not None and folds is None:
-            raise UserError(
-                f"datamodule.fold={fold}: does nothing without datamodule.folds; add it, as datamodule.folds=5"
-            )
-        if folds is not None and folds < 2:
-            raise UserError(f"datamodule.folds={folds}: use 2 or more, up to the number of images, or null")
-        if fold is not None and not 0 <= fold < folds:
-            raise UserError(f"datamodule.fold={fold}: use 0 to {folds - 1} with datamodule.folds={folds}")
         if not isinstance(source, Source):
             raise UserError(
                 f"datamodule.source={type(source).__name__}: is not a Source; see datamodules/sources/source.py"
@@ -155,11 +147,7 @@ class ImageDataModule(L.LightningDataModule):
         }  # fmt: skip
         if self.source.streams:
             check_streamed(rules=self.rules, sampler=sampler, mean=mean)
-        elif folds is not None and fold is None:
-            raise UserError(
-                f"datamodule.folds={folds}: which fold is val is missing: add datamodule.fold=0 (up to {folds - 1}), or for "
-                f"all of them -m 'datamodule.fold=range(0,{folds})'"
-            )
+        check_folds(folds, fold)
         self.sampler = sampler
         self.image_size, self.fit, self.interpolation = image_size, fit, interpolation
         self.value_range = parse_range(range)  # None: not known before `setup`, or not needed

@@ -70,6 +70,29 @@ def exclude_without_split(catalog: Catalog, rows: np.ndarray) -> None:
         catalog.exclude(rows, "no split given")
 
 
+def check_folds(folds: int | None, fold: int | None) -> None:
+    """Check that folds come with the number of one of them, before the images are read.
+
+    Raises:
+        UserError: they do not; names both settings.
+    """
+    if folds is None:
+        if fold is not None:
+            raise UserError(
+                f"datamodule.fold={fold}: does nothing without datamodule.folds; add it, as datamodule.folds=5"
+            )
+        return
+    if folds < 2:
+        raise UserError(f"datamodule.folds={folds}: use 2 or more, up to the number of images, or null")
+    if fold is None:
+        raise UserError(
+            f"datamodule.folds={folds}: which fold is val is missing: add datamodule.fold=0 (up to {folds - 1}), or for "
+            f"all of them -m 'datamodule.fold=range(0,{folds})'"
+        )
+    if not 0 <= fold < folds:
+        raise UserError(f"datamodule.fold={fold}: use 0 to {folds - 1} with datamodule.folds={folds}")
+
+
 def select_fold(catalog: Catalog, groups: np.ndarray, folds: int, fold: int, seed: int) -> None:
     """Divide train and val again into `folds` parts, of which number `fold` is val. Test stays what it is.
 

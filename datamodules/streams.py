@@ -349,6 +349,7 @@ def check_streamed(*, rules: dict, sampler: str, mean: object) -> None:
     """
     wanted = {
         "datamodule.folds": (rules["folds"], None, "are not divided: train, val and test are given"),
+        "datamodule.fold": (rules["fold"], None, "are not divided: train, val and test are given"),
         "datamodule.splits": (rules["splits"], None, "are not divided: train, val and test are given"),
         "datamodule.select_on": (rules["select_on"], "val", "need a validation split of their own"),
         "datamodule.train_fraction": (rules["train_fraction"], 1, "are not reduced; name fewer shards"),

@@ -75,7 +75,8 @@ def user_message(error: BaseException) -> str | None:
             referred = re.search(r"'(\w+\..+)'", text)  # which counts more than what refers to it
             if key := referred[1] if referred else link.full_key:
                 group = key.split(".")[0]
-                return f"{key}: {text}; compare your {group} with a file of conf/{group}"
+                files = f"; compare your {group} with a file of conf/{group}" if (CONF / group).is_dir() else ""
+                return f"{key}: {text}{files}"
         if isinstance(link, InterpolationToMissingValueError):
             key = str(link).splitlines()[0].rpartition(" ")[2]  # which the folder of the run is named by, as model.name
             return f"{key} has no value; give it one: {key}=VALUE"

@@ -34,11 +34,13 @@ def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: fl
     trained = {_network(run): run for run in loaded.finished if run.record.best}
     folders = {os.path.abspath(run.folder.path): run for run in loaded.finished}  # noqa: PTH100 of a run that may be gone
     for run in sorted(loaded.finished, key=lambda r: str(r.record.run.started_at)):
-        first, record = trained.get(_network(run)), run.record
-        given = folders.get(_evaluated(run))  # on other images perhaps, of which `first` is trained since
-        if given and first:
-            first = given if _network(given) == _network(run) else None
-        if first and not record.best and (record.test or record.val) and (first.record.test or not record.test):
+        given, record = folders.get(_evaluated(run)), run.record
+        first = given or trained.get(_network(run))
+        if given and _measured(given) != _measured(run):
+            first = None  # on other images perhaps, of which another network is trained since
+        # The section of test may hold no more than the number of evaluations elsewhere
+        has_test = first and first.record.test and first.record.test.accuracy
+        if first and not record.best and (record.test or record.val) and (has_test or not record.test):
             here = str(run.folder.path)
             excluded.append((here, f"{here}: evaluates again, on the same images, what {first.folder.path} trained"))
             continue
@@ -147,8 +149,14 @@ def _selection(run: Run) -> tuple[str, str]:
 
 def _network(run: Run) -> tuple:
     """Return a key that is equal for the training of a network and its evaluation on the same images."""
-    same_images = split_fingerprint(run), str(run.data.fingerprint_val_test), _selection(run)
-    return run.study, settings_key(run, of_network=True), *same_images, run.seed, run.fold
+    return *_measured(run), settings_key(run, of_network=True), run.seed, run.fold
+
+
+def _measured(run: Run) -> tuple:
+    """Return a key that is equal for runs that measured the same on the same images."""
+    metrics = {key: value for key, value in run.record.run.settings.items() if key.split(".")[0] == "metrics"}
+    images = split_fingerprint(run), str(run.data.fingerprint_val_test), _selection(run)
+    return run.study, *images, str(metrics)
 
 
 def _evaluated(run: Run) -> str:

@@ -1,5 +1,6 @@
 """Check the jobs of a sweep before it writes anything, by few of them: to compose a thousand takes minutes."""
 
+import logging
 from collections.abc import Sequence
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -8,8 +9,12 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import UserError
+from common.progress import Progress
+from common.text import plural
 from engine.run.job_state import check_in_sweep
 from engine.sweep.seeds import sweep_overrides
+
+log = logging.getLogger(__name__)
 
 ON_THIS_MACHINE = ("BasicLauncher", "JoblibLauncher")  # that of a cluster may have no GPU where its jobs have one
 
@@ -33,17 +38,27 @@ def check_jobs(config: DictConfig) -> None:
             f"hydra.sweep.subdir={subdir}: is the same folder for all jobs, of which only the last one would be left; leave it "
             "out, or name what is swept: 'hydra.sweep.subdir=${seed}'"
         )
-    seen = set()
+    jobs = _jobs_to_check(batch)
+    with Progress("checking the settings", log) as progress:
+        for number, job in enumerate(jobs, 1):
+            progress.set("checking the settings", f"{number:,} of {plural(len(jobs), 'job')}")
+            composed = loader.load_sweep_config(config, job)
+            check_in_sweep(composed, composed.hydra.runtime.choices.get("debug"))
+            if is_here and composed.ckpt_path is None:  # a job with a checkpoint takes the settings of its run
+                check_settings(composed)
+    Sweeper.validate_batch_is_legal = _is_checked
+
+
+def _jobs_to_check(batch: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return the first job of each combination of files of groups, and of each value of a setting but seeds."""
+    jobs, seen = [], set()
     for job in batch:
         files = tuple(each for each in job if not _is_setting(each))
         new = {files, *(each for each in job if _is_setting(each) and not _is_seed(each))} - seen
         if new:
             seen |= new
-            composed = loader.load_sweep_config(config, list(job))
-            check_in_sweep(composed, composed.hydra.runtime.choices.get("debug"))
-            if is_here and composed.ckpt_path is None:  # a job with a checkpoint takes the settings of its run
-                check_settings(composed)
-    Sweeper.validate_batch_is_legal = _is_checked
+            jobs.append(list(job))
+    return jobs
 
 
 def check_settings(config: DictConfig) -> None:

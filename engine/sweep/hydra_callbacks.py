@@ -24,7 +24,7 @@ from engine.sweep.progress import SweepProgress
 from engine.sweep.seeds import check_single_run, complete_sweep
 
 log = logging.getLogger(__name__)
-# Loggers of what is done between jobs, when Hydra's own log begins at warnings
+# Loggers of what is done before and between jobs, when Hydra's own log begins at warnings
 SHOWN = ("engine.sweep", "engine.run.deploy", "reports.report", "common.progress")
 # Imports in the methods are late, since every start of a job imports this file
 
@@ -51,6 +51,8 @@ class SweepReport(Callback):
         from engine.sweep.composing import check_jobs
 
         wait_for_all(config.hydra.launcher)
+        for name in SHOWN:
+            logging.getLogger(name).setLevel(logging.INFO)
         with _refusing():
             about = complete_sweep(config)
             check_deploy(config.deploy, config.stages)
@@ -60,8 +62,6 @@ class SweepReport(Callback):
             print(about, flush=True)  # Hydra makes the jobs of what this leaves in `config`
         with contextlib.suppress(OSError):  # Hydra meets the same error in its next step, and there it ends the sweep
             self.progress = SweepProgress.begin(config, STATE.command)
-        for name in SHOWN:
-            logging.getLogger(name).setLevel(logging.INFO)
         if self.progress and not config.hydra.launcher._target_.endswith(".BasicLauncher"):
             self.show_lines()
 

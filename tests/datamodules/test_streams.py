@@ -165,6 +165,7 @@ def test_a_limit_takes_the_first_batches(opened):
 
 @pytest.mark.parametrize(("setting", "words"), [
     ("datamodule.folds=3", "datamodule.folds=3: streamed training images are not divided"),
+    ("datamodule.fold=0", "datamodule.fold=0: streamed training images are not divided"),  # folds would be refused as well
     ("datamodule.train_fraction=0.5", "are not reduced; name fewer shards; use datamodule.train_fraction=1"),
     ("datamodule.sampler=balanced", "use datamodule.sampler=shuffle"),
     ("datamodule.select_on=test", "use datamodule.select_on=val"),

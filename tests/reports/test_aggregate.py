@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, t
 
-from common.run_record import Latency, Proportion
+from common.run_folder import RunFolder
+from common.run_record import Latency, Proportion, increment_test_evaluations
 from reports.accuracy import CorrectnessMatrix
 from reports.columns import result_table
 from reports.compare import compare, load
@@ -293,10 +294,24 @@ def test_an_earlier_network_on_images_added_since_is_not_that_trained_on_them(ru
     assert made.excluded == [(str(tmp_path / "new_again"), why)]
 
 
+@pytest.mark.parametrize("settings", [{"datamodule.batch_size": 16}, {"seed": 2}, {"metrics.kappa": "x"}])
+def test_an_evaluation_with_other_settings_is_of_the_network_whose_checkpoint_it_names(run, summary, settings):
+    """It was a row `batch_size=16` of a network that was trained with 8; only a further metric is news."""
+    trained = run("a", settings={"datamodule.batch_size": 8, "stages": ["fit", "test"]})
+    change_record(trained, best={"epoch": 1})
+    typed = {"datamodule.batch_size": 8, "stages": ["test"], **settings}
+    run("b", seed=typed.get("seed", 1), settings=typed, overrides=(f"ckpt_path={trained}/checkpoints/best.ckpt",))
+    names = [run.name for group in summary().groups for row in group.rows for run in row.runs]
+    assert sorted(names) == (["a", "b"] if "metrics.kappa" in settings else ["a"])
+
+
 def test_only_an_evaluation_has_the_test_images_of_a_training_without(run, summary):
-    change_record(run("a", settings={"stages": ["fit"]}, n={"val": 60}), best={"epoch": 1})
+    """It was excluded, as its evaluation is counted in the record of the training: no row had the accuracy on test."""
+    trained = run("a", settings={"stages": ["fit"]}, n={"val": 60})
+    change_record(trained, best={"epoch": 1})
     run("b", settings={"stages": ["test"]})
-    assert len(summary().groups[0].rows) == 2
+    assert increment_test_evaluations(RunFolder(trained)) == 1
+    assert [row.accuracies["test"] is not None for row in summary().groups[0].rows] == [False, True]
 
 
 def test_nulls_are_gaps(run, summary):

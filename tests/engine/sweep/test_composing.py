@@ -6,6 +6,8 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 
+import train as train_script
+from common import progress
 from common.errors import UserError
 from common.run_folder import PROJECT
 from engine.sweep import composing
@@ -70,3 +72,13 @@ def test_jobs_that_no_sweep_can_have_are_refused_before_it_starts(check, overrid
 @pytest.mark.parametrize("launcher", ["submitit_slurm", "ray"])
 def test_settings_that_another_machine_may_take_are_left_to_the_jobs(check, launcher):
     assert len(check("trainer.devices=1,2", "trainer.accelerator=gpu", launcher=launcher)) == 2
+
+
+def test_a_check_that_takes_long_is_not_silent(in_process, monkeypatch, tmp_path):
+    """Of 200 values nothing was shown for more than a minute."""
+    monkeypatch.setattr(progress, "SILENCE_S", 0.0)
+    monkeypatch.setattr(progress, "POLL_S", 0.02)
+    _, shown, error = in_process(
+        train_script, "-m", "optimizer.lr=1e-3,2e-3,abc", f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    )
+    assert "optimizer.lr=abc" in error and "checking the settings: 2 of 3 jobs" in shown + error
