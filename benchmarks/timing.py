@@ -35,7 +35,7 @@ def alternate(measures: Mapping[str, Callable[[], float | dict[str, float]]], re
             for key, value in values.items() if isinstance(values, dict) else ((None, values),):
                 label = f"{name}, {key}" if key else name
                 found.setdefault(label, []).append(value)
-                print(f"{label}: {value:.4g}", flush=True)
+                print(f"{label}: {_four_digits(value)}", flush=True)
     return found
 
 
@@ -66,9 +66,13 @@ def spread(values: Sequence[float]) -> str:
     reached = [value for value in values if not math.isnan(value)]
     if not reached:
         return "-"
-    low, middle, high = (f"{f(reached):.4g}" for f in (min, statistics.median, max))
+    low, middle, high = (_four_digits(f(reached)) for f in (min, statistics.median, max))
     text = f"{middle} ({low} to {high})"
     return text if len(reached) == len(values) else f"{text}, {len(reached)} of {len(values)} runs"
+
+
+def _four_digits(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def ratios(values: Sequence[float], baseline: Sequence[float]) -> list[float]:
