@@ -129,7 +129,7 @@ class InputInfo:
     std: list[float] | None = None
     """Likewise."""
     source: str | None = None
-    """Where interpolation, mean and std are from: the weights, settings or a checkpoint."""
+    """Where interpolation, mean and std are from: weights, settings, a checkpoint, or ImageNet where these tell nothing."""
 
 
 @dataclass(kw_only=True)
@@ -286,7 +286,7 @@ class Decision:
     """Temperature, confidence and threshold, fitted on validation images; also in the checkpoint."""
 
     temperature: float
-    """Divides the logits: Guo et al. 2017, arXiv:1706.04599; 1 where val has no error to fit it on."""
+    """Divides the logits (Guo et al. 2017), fitted with targets smoothed as by Platt; 1 where val has no error to fit it on."""
     target_accuracy: float
     """decision.target_accuracy, for which `confidence` was chosen."""
     delta: float | None = None

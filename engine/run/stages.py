@@ -69,8 +69,8 @@ KNOWN_WARNINGS = (
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # lightning 2.6 with torch 2.14
     "The `srun` command is available.*",  # Lightning asks for it wherever SLURM is installed
     "Checkpoint directory .* exists and is not empty.*",  # a run that resumes in its own folder
-    # Of one that from now on saves within an epoch as well; LastCheckpoint has no state to lose
-    r"Be aware that when using `ckpt_path`[^\[]*\[\"LastCheckpoint\{[^\"]*\"\]",
+    # Of one that from now on saves within an epoch as well (LastCheckpoint has no state to lose), or ends no run early
+    r"Be aware that when using `ckpt_path`[^\[]*\[(('Timer'|\"(LastCheckpoint|EarlyStopping)\{[^\"]*\")(, )?)+\]",
 )
 
 

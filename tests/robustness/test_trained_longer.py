@@ -111,7 +111,6 @@ def test_images_that_changed_between_sessions(train, two_colors, tmp_path):
 
 
 @pytest.mark.thorough
-@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_a_run_that_early_stopping_ended_is_not_resumed_without_a_word(train):
     first = train(*EARLY, *SIMPLE_CNN, "optimizer.lr=0.003")
     assert first.status == 0 and "did not improve" in first.record.run.ended_by, first.err
@@ -123,6 +122,7 @@ def test_a_run_that_early_stopping_ended_is_not_resumed_without_a_word(train):
     assert content(first.folder) == before and not list(first.folder.parent.glob("*.replaced"))
     longer = train(last, "trainer.max_epochs=4", "++callbacks.early_stopping=null", small=False, to=first.folder)
     assert longer.status == 0 and len(RunFolder(first.folder).read_metrics()) == 4, longer.err
+    assert "Please add the following callbacks" not in longer.err  # the very one that had to be taken away
 
 
 @pytest.mark.thorough
