@@ -299,7 +299,9 @@ def _trained_table(record: SmallestRecord, ranked: list[int]) -> Table:
             Column("probe", lambda each: _measured_cell(each.probe)),
             Column("validation", lambda each: _measured_cell(each.trained.val)),
             Column("test", lambda each: _measured_cell(each.trained.test)),
-            Column("ended", lambda each: Cell(*[_ended(each.trained)] * 2, _length(each.trained)), is_text=True),
+            Column(
+                "ended", lambda each: Cell(*[ENDED[each.trained.ended]] * 2, _how_it_ended(each.trained)), is_text=True
+            ),
             *_cost_columns(),
         ],
         candidates,
@@ -356,14 +358,10 @@ def _exported_file(candidate: Candidate) -> Cell:
     return Cell(*[clean(f"no file: {found.error}" if found.error else found.file or "-")] * 2)
 
 
-def _ended(trained: Trained) -> str:
-    reason = f": {clean(trained.reason)}" if trained.reason else ""
-    return ENDED[trained.ended] + reason
-
-
-def _length(trained: Trained) -> str:
+def _how_it_ended(trained: Trained) -> str:
     epochs = f" of {plural(trained.epochs, 'epoch')}" if trained.epochs else ""
-    return plural(len(trained.runs), "run") + epochs
+    runs = plural(len(trained.runs), "run") + epochs
+    return f"{clean(trained.reason)}; {runs}" if trained.reason else runs
 
 
 def _weights(candidate: Candidate) -> str:

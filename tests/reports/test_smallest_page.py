@@ -101,7 +101,7 @@ def test_the_answer_comes_first_and_everything_else_follows():
         "Which is the smallest network that is good enough on solar?", "Screened 312 networks, trained 14 runs, 18 min 01 s.",
         "Smallest network that is good enough: mobilenet_v3_small cut after features.8, 128 px.", "Chosen on validation,",
         "Accuracy and MACs", "trained in the race", "the margin, 0.02 below the reference", "All values are of validation",
-        "What was trained", "stopped early: behind the better half after 4 epochs", "The 303 other networks", "Use it",
+        "What was trained", "stopped early behind the better half after 4 epochs; 1 run", "The 303 other networks", "Use it",
         "python export.py ckpt=outputs/smallest/solar/best.ckpt", "asked for", "pretrained", "AMD EPYC 7B13, 2 cores",
         "race 8 min 40 s", "python smallest.py 'datamodule.root=my images' budget.minutes=30",
     ):  # fmt: skip
@@ -187,8 +187,8 @@ def test_a_network_that_collapsed_does_not_flatten_the_figure():
     train(record, index, val=None, stage="raced", ended="failed", reason="loss is NaN")
     other = next(i for i, each in enumerate(record.candidates) if each.trained and each.stage == "raced" and i != index)
     record.candidates[other].trained.val.value = 0.1
-    text = make_page(record)
-    assert "1 trained with a value below 0.68" in text and "failed: loss is NaN" in text
+    words = Parsed(make_page(record)).words()
+    assert "1 trained with a value below 0.68" in words and "failed loss is NaN; 1 run" in words
 
 
 def test_the_page_is_written_beside_the_record(tmp_path):
