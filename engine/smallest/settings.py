@@ -27,10 +27,10 @@ OWN = {
 RESERVED = {
     "model": "candidates.backbones=[NAME]",
     "model.name": "candidates.backbones=[NAME]",
-    "model.backbone": "candidates.backbones=[NAME]",
-    "model.keep": "'candidates.cuts={BACKBONE: [BLOCK]}'",
-    "model.image_size": "candidates.image_sizes=[128]",
-    "model.weights": "candidates.weights.BACKBONE=FILE",
+    "model.backbone": "candidates.backbones=[{value}]",
+    "model.keep": "'candidates.cuts={{BACKBONE: [BLOCK]}}'",
+    "model.image_size": "candidates.image_sizes=[{value}]",
+    "model.weights": "candidates.weights.BACKBONE={value}",
     "stages": None,
     "ckpt_path": None,
     "seed": "seeds=[1,2,3]",
@@ -166,9 +166,11 @@ def _of_runs(typed: list[str], config: DictConfig) -> tuple[list[str], int | Non
     parsed = OverridesParser.create().parse_overrides(typed)
     shared = [each for each in parsed if each.key_or_group.split(".")[0] not in OWN]
     keys = {each.key_or_group for each in shared}
-    for key in sorted(keys & set(RESERVED)):
-        instead = f"use {RESERVED[key]}" if RESERVED[key] else "remove it"
-        raise UserError(f"{key} is set by smallest.py in each run; {instead}")
+    for each in shared:
+        if each.key_or_group in RESERVED:
+            instead = RESERVED[each.key_or_group]
+            instead = f"use {instead.format(value=each.get_value_element_as_str())}" if instead else "remove it"
+            raise UserError(f"{each.input_line}: is set by smallest.py in each run; {instead}")
     folds = config.datamodule.get("folds")
     if folds is not None and (type(folds) is not int or folds < 2):
         raise UserError(f"datamodule.folds={folds}: use a whole number of 2 or more, or null")
