@@ -170,6 +170,8 @@ class DataInfo:
     """The same with the training images that `datamodule.train_fraction` excluded: equal for all seeds."""
     fingerprint_val_test: str | None = None
     """`fingerprint` of only val and test, on which accuracies are measured."""
+    fingerprint_folds: str | None = None
+    """The same of all images of a cross-validation, equal for all of its folds; null without folds."""
     excluded: list[Excluded] = field(default_factory=list)
     """Images that were not used."""
     audit: list[AuditFinding] | None = None

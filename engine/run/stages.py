@@ -289,6 +289,7 @@ def describe_data(data: L.LightningDataModule, source: str | None = None) -> Dat
     is_thinned = data.rules["train_fraction"] < 1
     info.fingerprint_full = data.fingerprint(thinned=False) if is_thinned else info.fingerprint
     info.fingerprint_val_test = data.fingerprint("val", "test")
+    info.fingerprint_folds = None if info.folds is None else data.fingerprint(thinned=False, of_all_folds=True)
     info.excluded = [Excluded(path=catalog.paths[row], reason=reason) for row, reason in catalog.excluded.items()]
     info.audit = [AuditFinding(kind=f.kind, leak=f.leak, text=f.text) for f in data.findings]
     return info

@@ -1,6 +1,7 @@
 """The stages of a run, called without the command line."""
 
 import pytest
+from PIL import Image
 
 from callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from callbacks.freeze_backbone import FreezeBackbone
@@ -86,6 +87,27 @@ def test_runs_of_other_seeds_have_the_same_images(prepared, tmp_path):
     assert len({data.fingerprint for data in (seed_1, seed_2)}) == 1
     assert len({data.fingerprint for data in (seed_1, split_seed, half)}) == 3
     assert seed_1.fingerprint_val_test == half.fingerprint_val_test != split_seed.fingerprint_val_test
+
+
+def test_folds_have_the_same_images_until_there_are_others(prepared, tmp_path):
+    """Whatever is dropped from the training images of a fold, since it is in its val too, or left out by train_fraction."""
+    root = make_images(tmp_path / "data", {"blue": 24, "red": 24})
+    image = Image.open(root / "red" / "000.png")
+    for i in range(1, 20):  # so many near duplicates are divided between the folds
+        image.putpixel((i, 0), (0, 0, 0))
+        image.save(root / "red" / f"{i:03}.png")
+
+    def folds(*overrides):
+        settings = ("datamodule.folds=3", "datamodule.on_leak=drop", "datamodule.batch_size=4", *overrides)
+        return [describe_data(prepared(*settings, f"datamodule.fold={i}", root=root)[1]) for i in range(3)]
+
+    before, thinned = folds(), folds("datamodule.train_fraction=0.5")
+    assert len({tuple(each.path for each in data.excluded) for data in before}) == 3
+    assert len({data.fingerprint_val_test for data in before}) == 3
+    assert len({data.fingerprint_folds for data in before + thinned}) == 1
+    (make_images(tmp_path / "more", {"blue": 1}, seed=4) / "blue" / "000.png").rename(root / "blue" / "new.png")
+    assert len({data.fingerprint_folds for data in folds()} - {before[0].fingerprint_folds}) == 1
+    assert describe_data(prepared(root=root)[1]).fingerprint_folds is None
 
 
 def test_splits_of_a_run_are_those_of_any_later_run_and_the_record_says_so(prepared, tmp_path):
