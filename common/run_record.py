@@ -229,6 +229,8 @@ class ModelInfo:
     """model.name of the configuration."""
     weights: str | None = None
     """Initial weights: random, imagenet (...), file NAME, hub OWNER/NAME@COMMIT or checkpoint PATH."""
+    weights_digest: str | None = None
+    """16 hex digits of the file that `model.weights` names, itself or inside a folder; null where it names none."""
     parameters: int | None = None
     """All parameters."""
     parameters_trainable: int | None = None

@@ -227,6 +227,13 @@ def test_a_fold_that_ran_after_images_were_added_does_not_join_the_others(run, s
     assert sorted(row.folds for group in summary().groups for row in group.rows) == [[0, 1], [2]]
 
 
+def test_seeds_that_began_with_another_content_of_the_file_of_weights_are_another_row(run, summary, tmp_path):
+    for seed, digest in ((1, "before"), (2, "before"), (3, "after")):
+        change_record(run(f"s{seed}", seed=seed), model={"weights_digest": digest})
+    (group,) = summary().groups
+    assert sorted(row.seeds for row in group.rows) == [[1, 2], [3]]
+
+
 def test_runs_selected_on_test_are_ranked_by_it_in_a_group_with_a_warning(run, summary):
     run("honest", choices={"model": "a"}, accuracy=0.6)
     selected = {"select_on": "test", "n_val": 0}
