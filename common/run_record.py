@@ -165,7 +165,7 @@ class DataInfo:
     preprocessing: InputInfo | None = None
     """How they become the input of the network; null in records of earlier versions."""
     fingerprint: str | None = None
-    """16 hex digits of all images with labels and splits."""
+    """16 hex digits of all images with labels and splits, those of train with their weights."""
     fingerprint_full: str | None = None
     """The same with the training images that `datamodule.train_fraction` excluded: equal for all seeds."""
     fingerprint_val_test: str | None = None

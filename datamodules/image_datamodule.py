@@ -336,6 +336,8 @@ class ImageDataModule(L.LightningDataModule):
     def fingerprint(self, *splits: str, thinned: bool = True, of_all_folds: bool = False) -> str:
         """Return 16 hex digits that name images, labels and splits of `splits` (none: all), whatever the files are called.
 
+        Training images count with their weights, where a table has some.
+
         Args:
             thinned: whether without the training images that `train_fraction` excluded; with them it is that of all seeds.
             of_all_folds: take val for train, and what was dropped from train for a part of it: it is that of all folds.
@@ -352,8 +354,14 @@ class ImageDataModule(L.LightningDataModule):
         names = np.array(self.catalog.classes, object)
         digest = hashlib.blake2b(digest_size=8)
         for part in _parts_of(fingerprints[rows], LINES):  # of sorted lines: all of a million would take 100 MB
-            columns = (each[rows[part]].tolist() for each in (fingerprints, names[labels], in_split))
+            columns = [each[rows[part]].tolist() for each in (fingerprints, names[labels], in_split)]
             lines = [f"{image:016x} {name} {split}" for image, name, split in zip(*columns, strict=True)]
+            if self.catalog.weights is not None:
+                weights = self.catalog.weights[rows[part]].tolist()
+                lines = [
+                    f"{line} {weight}" if split == "train" else line
+                    for line, weight, split in zip(lines, weights, columns[2], strict=True)
+                ]
             digest.update(("\n" * bool(part.start) + "\n".join(sorted(lines))).encode())
         if self.stream and "train" in (splits or SPLITS):
             digest.update(f"\ntrain {self.stream.version()}".encode())

@@ -51,7 +51,7 @@ def _names(records: list[RunRecord]) -> str:
 
 
 def _warn_of_other_images(skipped: list[RunRecord]) -> None:
-    """Warn of other images, labels or splits; one job stands for all that had the same images."""
+    """Warn of other images, labels, splits or weights of images; one job stands for all that had the same images."""
     by_images: dict[str, list[RunRecord]] = {}
     for record in skipped:
         if record.status == "finished" and record.data and record.data.fingerprint_full and record.data.preprocessing:
@@ -70,7 +70,7 @@ def _warn_of_other_images(skipped: list[RunRecord]) -> None:
         other += records if now != fingerprint else []
     if other:
         log.warning(
-            "the images, labels or splits are not those that %s of this sweep, skipped now, had: %s. %s",
+            "the images, labels, splits or weights of images are not those that %s of this sweep, skipped now, had: %s. %s",
             plural(len(other), "finished run"), _names(other), TRAIN_AGAIN,
         )  # fmt: skip
 
