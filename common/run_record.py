@@ -165,11 +165,13 @@ class DataInfo:
     preprocessing: InputInfo | None = None
     """How they become the input of the network; null in records of earlier versions."""
     fingerprint: str | None = None
-    """16 hex digits of all images with labels and splits."""
+    """16 hex digits of all images with labels and splits, those of train with their weights."""
     fingerprint_full: str | None = None
     """The same with the training images that `datamodule.train_fraction` excluded: equal for all seeds."""
     fingerprint_val_test: str | None = None
     """`fingerprint` of only val and test, on which accuracies are measured."""
+    fingerprint_folds: str | None = None
+    """The same of all images of a cross-validation, equal for all of its folds; null without folds."""
     excluded: list[Excluded] = field(default_factory=list)
     """Images that were not used."""
     audit: list[AuditFinding] | None = None
@@ -227,6 +229,8 @@ class ModelInfo:
     """model.name of the configuration."""
     weights: str | None = None
     """Initial weights: random, imagenet (...), file NAME, hub OWNER/NAME@COMMIT or checkpoint PATH."""
+    weights_digest: str | None = None
+    """16 hex digits of the file that `model.weights` names, itself or inside a folder; null where it names none."""
     parameters: int | None = None
     """All parameters."""
     parameters_trainable: int | None = None

@@ -33,7 +33,7 @@ from datamodules.prepare import prepare_catalog
 from datamodules.sources.catalog import SPLITS, Catalog
 from datamodules.sources.csv_table import CsvTable
 from datamodules.sources.source import Source, read_source
-from datamodules.splits import THINNED, check_folds, spread_rows
+from datamodules.splits import DROPPED, THINNED, check_folds, spread_rows
 from datamodules.streams import (
     Share,
     StreamDataset,
@@ -333,24 +333,35 @@ class ImageDataModule(L.LightningDataModule):
                 f"{changed.sum():,}", f"{len(changed):,}", clean(self.catalog.files[int(changed.argmax())], 200),
             )  # fmt: skip
 
-    def fingerprint(self, *splits: str, thinned: bool = True) -> str:
+    def fingerprint(self, *splits: str, thinned: bool = True, of_all_folds: bool = False) -> str:
         """Return 16 hex digits that name images, labels and splits of `splits` (none: all), whatever the files are called.
+
+        Training images count with their weights, where a table has some.
 
         Args:
             thinned: whether without the training images that `train_fraction` excluded; with them it is that of all seeds.
+            of_all_folds: take val for train, and what was dropped from train for a part of it: it is that of all folds.
         """
         in_split = self.catalog.splits.copy()
-        if not thinned:
-            reason = THINNED.format(self.rules["train_fraction"])
-            in_split[[row for row, why in self.catalog.excluded.items() if why == reason]] = "train"
+        left_out = {THINNED.format(self.rules["train_fraction"])} if not thinned else set()
+        if of_all_folds:
+            left_out.add(DROPPED)
+            in_split[in_split == "val"] = "train"
+        in_split[[row for row, why in self.catalog.excluded.items() if why in left_out]] = "train"
         fingerprints, labels = self.pixel_cache.stats.fingerprints.numbers, self.catalog.labels
         rows = np.flatnonzero(np.isin(in_split, splits or SPLITS))
         rows = rows[np.argsort(fingerprints[rows], kind="stable")]
         names = np.array(self.catalog.classes, object)
         digest = hashlib.blake2b(digest_size=8)
         for part in _parts_of(fingerprints[rows], LINES):  # of sorted lines: all of a million would take 100 MB
-            columns = (each[rows[part]].tolist() for each in (fingerprints, names[labels], in_split))
+            columns = [each[rows[part]].tolist() for each in (fingerprints, names[labels], in_split)]
             lines = [f"{image:016x} {name} {split}" for image, name, split in zip(*columns, strict=True)]
+            if self.catalog.weights is not None:
+                weights = self.catalog.weights[rows[part]].tolist()
+                lines = [
+                    f"{line} {weight}" if split == "train" else line
+                    for line, weight, split in zip(lines, weights, columns[2], strict=True)
+                ]
             digest.update(("\n" * bool(part.start) + "\n".join(sorted(lines))).encode())
         if self.stream and "train" in (splits or SPLITS):
             digest.update(f"\ntrain {self.stream.version()}".encode())

@@ -70,7 +70,7 @@ def prepare_catalog(
     if splits is not None:
         take_over_splits(catalog, groups, fingerprints, splits, seed, with_val)
     else:
-        fill_in_splits(catalog, groups, fingerprints, seed, with_val)
+        fill_in_splits(catalog, groups, fingerprints, seed, with_val, in_folds=folds is not None)
     was_drawn = catalog.splits_from != GIVEN or folds is not None
     if select_on == "test":
         exclude_val(catalog, folds)

@@ -33,7 +33,12 @@ TOO_MANY = 0.05  # share of the images, above which near duplicates are no copie
 
 
 def fill_in_splits(
-    catalog: Catalog, groups: np.ndarray, fingerprints: Sequence[str], seed: int, with_val: bool = True
+    catalog: Catalog,
+    groups: np.ndarray,
+    fingerprints: Sequence[str],
+    seed: int,
+    with_val: bool = True,
+    in_folds: bool = False,
 ) -> None:
     """Split everything where no split is given, and val off train where val is not given.
 
@@ -41,6 +46,7 @@ def fill_in_splits(
         groups: (rows,) group numbers, as of `join_groups`.
         fingerprints: (rows,) of the images.
         with_val: False where test takes the place of val: no val split is made then.
+        in_folds: whether `select_fold` makes val: none is split off train then.
     """
     present = catalog.present()
     given = set(catalog.splits[present]) - {UNASSIGNED}
@@ -55,7 +61,7 @@ def fill_in_splits(
         return
     catalog.splits_from = GIVEN
     exclude_without_split(catalog, np.flatnonzero(present & (catalog.splits == UNASSIGNED)))
-    if "val" not in given and with_val:
+    if "val" not in given and with_val and not in_folds:
         draw_splits(catalog, catalog.rows("train"), TRAIN_VAL, groups, fingerprints, seed)
         catalog.splits_from = f"{GIVEN}, val drawn from train by datamodule.split_seed={seed}"
         log.info("no val images: 20%% of train split off, seed %d", seed)

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import re
-import shlex
 import sys
 import time
 import warnings
@@ -50,7 +49,7 @@ from engine.run.component_errors import component_error
 from engine.run.job import Job, run_job
 from engine.run.job_state import refuse_finished_run
 from engine.run.resume import run_to_resume
-from engine.state import STATE, FailedJob
+from engine.state import STATE, FailedJob, resume_advice
 from engine.sweep import ray_launcher
 from engine.sweep.progress import SweepProgress
 
@@ -114,7 +113,7 @@ def run_cli(main: Callable[[], None]) -> None:
         sys.exit(128 + stopped.number)
     except KeyboardInterrupt:
         resumes = bool(set(MULTIRUN) & set(STATE.command)) or script in (SMALLEST, "search.py")
-        print("stopped" + f". Resume with: {shlex.join(STATE.command)}" * resumes, file=sys.stderr)
+        print("stopped" + resume_advice(STATE.command) * resumes, file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if not STATE.failed:  # otherwise the job has agreed

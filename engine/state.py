@@ -1,10 +1,13 @@
 """What this process knows of the command that it runs."""
 
+import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from common.run_folder import shown_script
 from engine.processes import Process
 
 
@@ -30,3 +33,8 @@ class CliState:
 
 
 STATE = CliState()
+
+
+def resume_advice(command: Sequence[str]) -> str:
+    """Return `. Resume with: python train.py ...` of a command as STATE has it, for the folder that it was typed in."""
+    return f". Resume with: {shlex.join([*command[:1], *map(shown_script, command[1:2]), *command[2:]])}"

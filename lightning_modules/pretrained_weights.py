@@ -1,5 +1,6 @@
 """Initial weights of a network: `auto`, `imagenet`, `null`, a file, a folder or a repository of the Hugging Face hub."""
 
+import hashlib
 import logging
 import os
 from collections import Counter
@@ -127,6 +128,15 @@ def find_initial_weights(
     if policy != "auto":
         raise UserError(f"model.weights={policy}: {reason}") from cause
     return InitialWeights(None, f"random (auto: {described})", reason, brief)
+
+
+def digest_of_file(policy: str | None) -> str | None:
+    """Return 16 hex digits of the file of weights that a policy names, itself or inside a folder; None where it names none."""
+    path = find_file(policy) if isinstance(policy, str) and policy not in ("auto", "imagenet") else None
+    if path is None:
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def describe_weights(policy: str | None) -> dict | None:

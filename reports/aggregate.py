@@ -44,7 +44,9 @@ def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: fl
             here = str(run.folder.path)
             excluded.append((here, f"{here}: evaluates again, on the same images, what {first.folder.path} trained"))
             continue
-        same = repetitions[run.study, settings_key(run), split_fingerprint(run), _selection(run)]
+        images = split_fingerprint(run) or run.data.fingerprint_folds
+        began_with = run.model.weights_digest
+        same = repetitions[run.study, settings_key(run), images, began_with, _selection(run)]
         earlier = same.get((run.seed, run.fold))
         if earlier:
             here, later = str(earlier.folder.path), run.folder.path

@@ -73,6 +73,12 @@ def _check_only_seeds_differ(side: Side) -> None:
                 f"{names[0]}, {' '.join(sorted(there - here)) or 'nothing'} in {names[1]}; "
                 "compare two of them by their own folders"
             )
+        digests = first.model.weights_digest, other.model.weights_digest
+        if all(digests) and digests[0] != digests[1]:
+            raise UserError(
+                f"{side.name}: the file of model.weights had another content when {names[0]} began than when {names[1]} did "
+                f"(model.weights_digest {digests[0]}, {digests[1]}); compare two of them by their own folders"
+            )
         prints = data_fingerprint(first), data_fingerprint(other)
         if prints[0] != prints[1]:
             raise UserError(

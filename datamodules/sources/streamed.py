@@ -147,8 +147,11 @@ class StreamedSource(UnpackedSource):
         with one_at_a_time(kept.with_suffix(".lock"), f"counting the training images of {self.name}"):
             if kept.is_file():
                 try:
-                    return Counter(json.loads(kept.read_text(encoding="utf-8")))
-                except (ValueError, TypeError) as error:
+                    found = json.loads(kept.read_text(encoding="utf-8"))
+                    if not isinstance(found, dict) or not all(type(n) is int and n > 0 for n in found.values()):
+                        raise ValueError("not a number of images of each label")
+                    return Counter(found)
+                except ValueError as error:
                     log.warning("%s: damaged (%s); counting again", kept, error)
             counts: Counter = Counter()
             text = f"counting the training images of {self.name}, once (classes.json can state them)"

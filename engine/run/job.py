@@ -15,7 +15,7 @@ from common.atomic_io import tolerate_disk_errors, write_text
 from common.errors import DISK_ERRORS, REMOVED_FOLDER, StopRequested, TrialPruned, UserError
 from common.locks import locked
 from common.progress import Progress
-from common.run_folder import RunFolder
+from common.run_folder import RunFolder, shown_script
 from common.run_record import RunRecord, SplitMetrics, increment_test_evaluations
 from common.signals import ignore_stops, slurm_requeue, stop_immediately
 from common.text import quote_override
@@ -36,7 +36,7 @@ from engine.run.component_errors import component_error
 from engine.run.folder_backup import FolderBackup
 from engine.run.job_state import lies_in, should_run
 from engine.run.resume import resume_config
-from engine.state import STATE
+from engine.state import STATE, resume_advice
 
 log = logging.getLogger(__name__)
 
@@ -307,7 +307,7 @@ def _requeue(job: Job) -> None:
 def _how_to_resume(job: Job, config: DictConfig) -> str:
     stages = str(config.stages).replace("'", "").replace(" ", "")  # as typed: not checked where that failed
     if job.in_sweep or "fit" not in stages:
-        return f". Resume with: {shlex.join(job.command)}"
+        return resume_advice(job.command)
     if not job.folder.last_checkpoint.is_file():
         return "; no checkpoint was written yet"
     again = [each for each in job.overrides if each.lstrip("+").startswith(NOT_KEPT)]
@@ -315,7 +315,7 @@ def _how_to_resume(job: Job, config: DictConfig) -> str:
         again.append(f"stages={stages}")
     launcher = {"": "python", "torchrun": "torchrun ...", "srun": "srun ... python"}[STATE.process.launcher]
     checkpoint = quote_override("ckpt_path", str(job.folder.last_checkpoint))
-    command = ["train.py", *own_folders(job.command), checkpoint, *again]
+    command = [shown_script("train.py"), *own_folders(job.command), checkpoint, *again]
     return f". Resume with: {launcher} {shlex.join(command)}"
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import re
 import traceback
@@ -128,7 +129,7 @@ def _are_moved(run: RunFolder, catalog: Catalog, fingerprints: Sequence[str]) ->
 
 
 def compare_images(record: RunRecord, catalog: Catalog, fingerprints: Sequence[str]) -> None:
-    """Warn where a run continues in its folder with other images or splits than before, and find its test images in test."""
+    """Warn where a run continues in its folder with other images, splits or weights; find its test images in test."""
     before, now, folder = record.previous and record.previous.data, record.data, record.folder
     if not before or not before.fingerprint or before.fingerprint == now.fingerprint:
         return
@@ -141,14 +142,24 @@ def compare_images(record: RunRecord, catalog: Catalog, fingerprints: Sequence[s
     ]
     if measured and record.previous.test:
         counts.append(f"{measured:,} of the test images were test images before")
-    with contextlib.suppress(UserError, OSError):  # no splits.csv, or a damaged one
-        splits = {row["path"]: row["split"] for row in folder.read_splits()}
+    with contextlib.suppress(UserError, OSError, ValueError):  # no splits.csv, or a damaged one
+        listed = folder.read_splits()
+        splits = {row["path"]: row["split"] for row in listed}
         here = dict(zip(catalog.paths, catalog.splits, strict=True))
         gone = [path for path in splits if path not in here]
         other = sum(here.get(path, split) != split for path, split in splits.items())
         counts.append(f"{len(here.keys() - splits.keys()):,} new, {len(gone):,} gone, {other:,} in another split")
+        of_rows = [1.0] * len(catalog) if catalog.weights is None else catalog.weights.tolist()
+        weights = dict(zip(catalog.paths, of_rows, strict=True))
+        weighed = {row["path"]: float(row.get("weight") or 1) for row in listed if row["split"] == "train"}
+        if n := sum(
+            not math.isclose(weights.get(path, weight), weight, rel_tol=1e-6) for path, weight in weighed.items()
+        ):
+            counts.append(f"{n:,} of another weight")
     log.warning(
-        "%s: the images or their splits are not those that the run began with: %s", folder.name, "; ".join(counts)
+        "%s: the images, their splits or weights are not those that the run began with: %s",
+        folder.name,
+        "; ".join(counts),
     )
 
 

@@ -59,7 +59,7 @@ from lightning_modules.network_errors import network_errors
 from lightning_modules.networks.registry import head_name, network_arguments, pretrained_name, timm_name
 from lightning_modules.networks.surgery import set_frozen
 from lightning_modules.preprocessing import decide_preprocessing
-from lightning_modules.pretrained_weights import load_initial_weights
+from lightning_modules.pretrained_weights import digest_of_file, load_initial_weights
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         record.data, record.model = describe_data(data, source), describe_model(config, model, record)
         return
     progress.set("loading the weights")
-    weights = load_weights(config, record, model) if "fit" in config.stages else None
+    weights, digest = load_weights(config, record, model) if "fit" in config.stages else (None, None)
     progress.set("starting the loggers")  # which may wait for a server
     with open_loggers(config, record) as loggers:
         trainer = build_trainer(config, record, loggers, callbacks=callbacks)
@@ -126,7 +126,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         trained = None
         if "fit" in config.stages:
             complete_loss(model, data)
-            record.model.weights = weights
+            record.model.weights, record.model.weights_digest = weights, digest
             record.save()
             record.best, model, trained = fit(config, record, trainer, model, data)
             trainer.callbacks = evaluation_callbacks(config, trainer.callbacks)
@@ -289,6 +289,7 @@ def describe_data(data: L.LightningDataModule, source: str | None = None) -> Dat
     is_thinned = data.rules["train_fraction"] < 1
     info.fingerprint_full = data.fingerprint(thinned=False) if is_thinned else info.fingerprint
     info.fingerprint_val_test = data.fingerprint("val", "test")
+    info.fingerprint_folds = None if info.folds is None else data.fingerprint(thinned=False, of_all_folds=True)
     info.excluded = [Excluded(path=catalog.paths[row], reason=reason) for row, reason in catalog.excluded.items()]
     info.audit = [AuditFinding(kind=f.kind, leak=f.leak, text=f.text) for f in data.findings]
     return info
@@ -401,11 +402,14 @@ def complete_loss(model: ImageClassifier, data: L.LightningDataModule) -> None:
             ) from error
 
 
-def load_weights(config: DictConfig, record: RunRecord, model: ImageClassifier) -> str:
-    """Load the initial weights into the network; return their description for the record."""
+def load_weights(config: DictConfig, record: RunRecord, model: ImageClassifier) -> tuple[str, str | None]:
+    """Load the initial weights into the network; return their description and the digest of their file for the record."""
     if config.ckpt_path is not None:
         previous = record.previous and record.previous.model  # of the run that resumes in its own folder
-        return (previous and previous.weights) or f"checkpoint {config.ckpt_path}"
+        if previous and previous.weights:
+            return previous.weights, previous.weights_digest
+        return f"checkpoint {config.ckpt_path}", None
+    digest = digest_of_file(config.model.weights)
     network = model.hparams["network"]
     description = load_initial_weights(
         model.network,
@@ -417,7 +421,7 @@ def load_weights(config: DictConfig, record: RunRecord, model: ImageClassifier) 
         download_to=Path(config.datamodule.cache) / "weights",
     )
     model.pretrained = not description.startswith("random")
-    return description
+    return description, digest
 
 
 def build_trainer(

@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from common.errors import UserError
-from common.run_folder import RunFolder
+from common.run_folder import RunFolder, shown_script
 from common.text import join_words, plural
 from engine.cli import job_dir_name
 from engine.flags import own_folders
@@ -104,7 +104,7 @@ def report_search(settings: SearchSettings, study: optuna.Study, folder: Path, *
         for trial in selected:
             command = [
                 "python",
-                "train.py",
+                shown_script("train.py"),
                 *own_folders(STATE.command),
                 *settings.base_overrides,
                 *as_overrides(settings.space, trial.params),

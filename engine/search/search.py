@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import shlex
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from engine.search.retrain import describe_best, report_search, retrain
 from engine.search.settings import SearchSettings, read_settings
 from engine.search.space import as_overrides, list_points, run_name, suggest_point
 from engine.search.trial import completed_record, run_trial
-from engine.state import STATE, FailedJob
+from engine.state import STATE, FailedJob, resume_advice
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ def run_search(config: DictConfig, folder: Path, run: Callable) -> None:
                 search.failed += retrain(settings, search.study, folder, run)
             report_search(settings, search.study, folder, is_over=is_over)
     except StopRequested as stopped:
-        stopped.next_step = stopped.next_step or f". Resume with: {shlex.join(STATE.command)}"
+        stopped.next_step = stopped.next_step or resume_advice(STATE.command)
         raise
     for run_folder, error in search.failed:
         if completed_record(run_folder) is None:  # else another process has finished it

@@ -26,7 +26,7 @@ RESERVE_S = 30.0  # for test images, latencies and the page
 CUT_OFF = 1.15  # of the budget, at which a training ends in the middle
 IMAGES, WEIGHTS, FILES = "images", "weights", "files"
 CHANGED = {  # what a search is of besides settings, by its key -> what it is called where it differs
-    IMAGES: "images, labels or splits that have changed since",
+    IMAGES: "images, labels, splits or weights of images that have changed since",
     WEIGHTS: "files of weights that have changed since",
     FILES: "settings in files of conf or --config-dir that have changed since",
 }

@@ -6,7 +6,6 @@ import itertools
 import json
 import logging
 import os
-import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -53,7 +52,7 @@ from engine.smallest.selection import (
 )
 from engine.smallest.settings import SmallestSettings, read_settings
 from engine.smallest.workers import has_launcher, prepare_worker, run_workers
-from engine.state import STATE
+from engine.state import STATE, resume_advice
 from lightning_modules.weight_sources import find_file
 
 log = logging.getLogger(__name__)
@@ -81,7 +80,7 @@ def run_smallest(config: DictConfig, run: Callable, progress: Progress) -> None:
         with stop_immediately():
             Smallest(settings, config, run, progress).find()
     except StopRequested as stopped:
-        stopped.next_step = stopped.next_step or f". Resume with: {shlex.join(STATE.command)}"
+        stopped.next_step = stopped.next_step or resume_advice(STATE.command)
         raise
 
 

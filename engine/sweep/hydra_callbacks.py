@@ -19,7 +19,7 @@ from engine.state import STATE, FailedJob
 from engine.sweep import ray_launcher
 from engine.sweep.latency import deploy_rest, measure_latencies
 from engine.sweep.lost_jobs import wait_for_all
-from engine.sweep.other_images import warn_of_other_images
+from engine.sweep.other_inputs import warn_of_other_inputs
 from engine.sweep.progress import SweepProgress
 from engine.sweep.seeds import check_single_run, complete_sweep
 
@@ -78,7 +78,7 @@ class SweepReport(Callback):
         if self._lines:
             self._lines.__exit__()
         if self.progress:
-            warn_of_other_images(self.progress)
+            warn_of_other_inputs(self.progress)
             measure_latencies(self.progress)
             deploy_rest(self.progress, config.deploy, config.register)
         try:

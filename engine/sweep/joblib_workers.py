@@ -4,7 +4,6 @@ import functools
 import logging
 import multiprocessing
 import os
-import shlex
 import signal
 import threading
 import time
@@ -17,7 +16,7 @@ from hydra_plugins.hydra_joblib_launcher._core import launch as usual_launch
 
 from common.errors import StopRequested
 from common.signals import handle_stops, stop_once, was_asked_to_stop
-from engine.state import STATE
+from engine.state import STATE, resume_advice
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ def launch(launcher, job_overrides: Sequence[Sequence[str]], initial_job_idx: in
                 raise
     if received or any(each.return_value == STOPPED for each in returned):  # or one of the processes was sent a signal
         stopped = StopRequested(received[0] if received else signal.SIGTERM)
-        stopped.next_step = f". Resume with: {shlex.join(STATE.command)}"
+        stopped.next_step = resume_advice(STATE.command)
         raise stopped
     return returned
 

@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import logging
 import os
-import shlex
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from common.errors import StopRequested, UserError
 from common.signals import handle_stops
 from common.text import plural
-from engine.state import STATE
+from engine.state import STATE, resume_advice
 from engine.sweep.lost_jobs import compose_job, note_lost
 
 log = logging.getLogger(__name__)
@@ -185,7 +184,7 @@ def _stopping(ray: ModuleType, jobs: Sequence) -> Iterator[None]:
                 for job in jobs:
                     ray.cancel(job)
                 ray.wait(jobs, num_returns=len(jobs), timeout=SAVING_S)
-            stopped.next_step = f". Resume with: {shlex.join(STATE.command)}"
+            stopped.next_step = resume_advice(STATE.command)
             raise stopped from None
 
 

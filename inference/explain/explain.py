@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.atomic_io import write_text
 from common.progress import Progress
+from common.run_folder import shown_script
 from common.run_record import RunRecord
 from common.text import SPLIT_NAMES, clean, plural, quote_override
 from inference.explain.explainer import Explainer, FeatureIndex
@@ -108,4 +109,6 @@ class Explanations:
         positive = record.decision and record.decision.positive_class
         if positive is not None and positive != max(record.data.classes):  # a table's classes are sorted
             overrides["decision.positive_class"] = positive
-        return shlex.join(["python", "train.py", *(quote_override(key, value) for key, value in overrides.items())])
+        return shlex.join(
+            ["python", shown_script("train.py"), *(quote_override(key, value) for key, value in overrides.items())]
+        )

@@ -291,6 +291,14 @@ def test_folds_partition_train_and_val_but_not_test(root, tmp_path):
     assert sorted(seen) == sorted(set(seen)) and len(seen) == 24
 
 
+def test_no_val_is_split_off_train_where_folds_make_it(tmp_path, caplog):
+    root = make_images(tmp_path / "data", {"train/blue": 9, "train/red": 9, "test/blue": 4, "test/red": 4})
+    caplog.set_level("INFO")
+    catalog, _ = prepared(read_source(ImageFolder(root=root)), tmp_path, folds=3, fold=0)
+    assert len(catalog.rows("val")) == 6 and catalog.splits_from == "given by the source"
+    assert "fold 0 of 0 to 2 is validation" in caplog.text and "split off" not in caplog.text
+
+
 def test_more_folds_than_images(root, tmp_path):
     with pytest.raises(UserError, match=r"datamodule\.folds=25: use 2 or more, up to the 24 images, or null"):
         prepared(read_source(ImageFolder(root=root)), tmp_path, folds=25, fold=0)

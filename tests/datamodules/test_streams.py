@@ -247,6 +247,20 @@ def test_labels_are_names_or_numbers_of_the_classes():
         _ = stream.class_counts
 
 
+def test_damaged_counts_of_the_labels_are_counted_again(opened, tmp_path, caplog):
+    def counts():
+        return opened().stream.class_counts
+
+    right = counts()
+    (kept,) = (tmp_path / "sources").glob("*.labels.json")
+    whole = kept.read_bytes()
+    for damaged in ("", "[]", "7", '["blue", "green", "red"]', '{"blue": "14", "green": 11, "red": 9}'):
+        kept.write_text(damaged)
+        caplog.clear()
+        assert counts() == right and kept.read_bytes() == whole, damaged
+        assert f"{kept}: damaged" in caplog.text, damaged
+
+
 def test_reading_ahead_stays_bounded_and_ends_with_its_reader():
     read = []
 

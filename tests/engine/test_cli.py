@@ -7,6 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from common.errors import UserError
+from common.run_folder import PROJECT
 from engine import cli, log_handlers
 from engine.cli import complete_overrides, job_dir_name, new_run_dir, safe_name
 from engine.flags import own_folders, split_flags
@@ -52,16 +53,18 @@ def test_a_refused_search_leaves_no_folder_of_its_name(outputs, monkeypatch, nam
     (["search.py", "n_trials=3"], "stopped. Resume with: python search.py n_trials=3\n"),
     (["predict.py", "images=a.png"], "stopped\n"),
 ])  # fmt: skip
-def test_an_interrupted_command_that_resumes_by_itself_says_so(monkeypatch, capsys, arguments, says):
+def test_an_interrupted_command_that_resumes_by_itself_says_so(tmp_path, monkeypatch, capsys, arguments, says):
     def interrupt():
         raise KeyboardInterrupt
 
     for variable in (cli.TRACEBACK, "HYDRA_FULL_ERROR"):  # which are set for further processes of the command
         monkeypatch.setenv(variable, "0")
-    monkeypatch.setattr("sys.argv", arguments)
-    with pytest.raises(SystemExit) as ended:
-        cli.run_cli(interrupt)
-    assert ended.value.code == 130 and capsys.readouterr().err == says
+    for place, says_there in ((PROJECT, says), (tmp_path, says.replace("python ", f"python {PROJECT}/"))):
+        monkeypatch.setattr("sys.argv", list(arguments))
+        monkeypatch.chdir(place)
+        with pytest.raises(SystemExit) as ended:
+            cli.run_cli(interrupt)
+        assert ended.value.code == 130 and capsys.readouterr().err == says_there
 
 
 def test_a_rank_that_no_launcher_has_set_is_refused(monkeypatch, capsys):

@@ -251,7 +251,7 @@ def test_what_a_folder_holds_stays_where_a_command_is_refused(found, command, im
     for arguments, path, content, message in (
         (["good_enough=0.2"], changed, kept, "good_enough=0.3, now 0.2"),
         (["budget.minutes=0.51"], changed, kept, "no network can be trained"),
-        ([], changed, (images / "val" / "right" / "000.png").read_bytes(), "images, labels or splits"),
+        ([], changed, (images / "val" / "right" / "000.png").read_bytes(), "images, labels, splits or weights"),
         ([], weights, of_weights + b"changed", "files of weights that have changed since"),
     ):
         keys = {each.partition("=")[0] for each in arguments}

@@ -220,6 +220,20 @@ def test_folds_are_compared_whatever_share_of_the_others_is_trained_on(run, summ
     assert group.rows[1].comparison.pair.n == 40
 
 
+def test_a_fold_that_ran_after_images_were_added_does_not_join_the_others(run, summary):
+    for fold, images in enumerate(("before", "before", "after")):
+        data = {"fingerprint": f"fold{fold}", "folds": 3, "fingerprint_folds": images}
+        run(f"f{fold}", settings={"datamodule.fold": fold, "datamodule.folds": 3}, n={"val": 20}, data=data)
+    assert sorted(row.folds for group in summary().groups for row in group.rows) == [[0, 1], [2]]
+
+
+def test_seeds_that_began_with_another_content_of_the_file_of_weights_are_another_row(run, summary, tmp_path):
+    for seed, digest in ((1, "before"), (2, "before"), (3, "after")):
+        change_record(run(f"s{seed}", seed=seed), model={"weights_digest": digest})
+    (group,) = summary().groups
+    assert sorted(row.seeds for row in group.rows) == [[1, 2], [3]]
+
+
 def test_runs_selected_on_test_are_ranked_by_it_in_a_group_with_a_warning(run, summary):
     run("honest", choices={"model": "a"}, accuracy=0.6)
     selected = {"select_on": "test", "n_val": 0}

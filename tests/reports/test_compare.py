@@ -11,7 +11,7 @@ from scipy.stats import binom, norm
 from common.atomic_io import write_csv
 from common.predictions_csv import correct_matrix, pair, read_predictions
 from common.run_folder import RunFolder
-from common.run_record import DataInfo, RunInfo, RunRecord, write_record
+from common.run_record import DataInfo, ModelInfo, RunInfo, RunRecord, write_record
 from evaluation.intervals import accuracy_interval, format_accuracy, proportion
 from evaluation.paired_tests import compare_pair
 from reports.columns import result_table
@@ -210,6 +210,16 @@ def test_runs_that_differ_in_more_than_the_seed_are_refused(run, compared, tmp_p
     run("a/2", **{"seed": 2, **second})
     found = compared(tmp_path / "a", run("b"))
     assert found.startswith(f"ERROR: {tmp_path / 'a'}: ") and message in found
+
+
+def test_seeds_that_began_with_another_content_of_the_file_of_weights_are_refused(run, compared, tmp_path):
+    for seed, digest in ((1, "before"), (2, None), (3, "after")):  # None: of a version without it
+        record = RunRecord.read(run(f"a/{seed}", seed=seed))
+        record.model = ModelInfo(weights_digest=digest)
+        write_record(record)
+        run(f"b/{seed}", seed=seed)
+    message = "the file of model.weights had another content when 1 began than when 3 did (model.weights_digest before, after)"
+    assert message in compared(tmp_path / "a", tmp_path / "b")
 
 
 def test_unfinished_runs_below_a_folder_are_excluded_and_listed(run, compared, tmp_path):

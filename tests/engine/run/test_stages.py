@@ -1,6 +1,7 @@
 """The stages of a run, called without the command line."""
 
 import pytest
+from PIL import Image
 
 from callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from callbacks.freeze_backbone import FreezeBackbone
@@ -10,6 +11,7 @@ from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from engine.config.instantiate import instantiate
 from engine.run.callback_list import all_callbacks
+from engine.run.resume import compare_images
 from engine.run.stages import build_model, complete_loss, describe_data, split_columns
 from tests.support.configs import composed
 from tests.support.helpers import make_images
@@ -86,6 +88,63 @@ def test_runs_of_other_seeds_have_the_same_images(prepared, tmp_path):
     assert len({data.fingerprint for data in (seed_1, seed_2)}) == 1
     assert len({data.fingerprint for data in (seed_1, split_seed, half)}) == 3
     assert seed_1.fingerprint_val_test == half.fingerprint_val_test != split_seed.fingerprint_val_test
+
+
+def test_folds_have_the_same_images_until_there_are_others(prepared, tmp_path):
+    """Whatever is dropped from the training images of a fold, since it is in its val too, or left out by train_fraction."""
+    root = make_images(tmp_path / "data", {"blue": 24, "red": 24})
+    image = Image.open(root / "red" / "000.png")
+    for i in range(1, 20):  # so many near duplicates are divided between the folds
+        image.putpixel((i, 0), (0, 0, 0))
+        image.save(root / "red" / f"{i:03}.png")
+
+    def folds(*overrides):
+        settings = ("datamodule.folds=3", "datamodule.on_leak=drop", "datamodule.batch_size=4", *overrides)
+        return [describe_data(prepared(*settings, f"datamodule.fold={i}", root=root)[1]) for i in range(3)]
+
+    before, thinned = folds(), folds("datamodule.train_fraction=0.5")
+    assert len({tuple(each.path for each in data.excluded) for data in before}) == 3
+    assert len({data.fingerprint_val_test for data in before}) == 3
+    assert len({data.fingerprint_folds for data in before + thinned}) == 1
+    (make_images(tmp_path / "more", {"blue": 1}, seed=4) / "blue" / "000.png").rename(root / "blue" / "new.png")
+    assert len({data.fingerprint_folds for data in folds()} - {before[0].fingerprint_folds}) == 1
+    assert describe_data(prepared(root=root)[1]).fingerprint_folds is None
+
+
+def test_other_weights_of_training_images_are_another_fingerprint(prepared, tmp_path, caplog):
+    root, table = make_images(tmp_path / "data", {"blue": 20, "red": 20}), tmp_path / "table.csv"
+    paths = sorted(f"{path.parent.name}/{path.name}" for path in root.glob("*/*.png"))
+    splits = ("train", "train", "val", "test")
+
+    def described(of_train, of_others, *overrides):
+        lines = [
+            f"{path},{path[: path.index('/')]},{splits[i % 4]},{of_others if i % 4 > 1 else of_train(i)}\n"
+            for i, path in enumerate(paths)
+        ]
+        table.write_text("path,label,split,weight\n" + "".join(lines))
+        data = prepared(f"datamodule.table={table}", *overrides, root=root)[1]
+        opened.append(data)
+        return describe_data(data)
+
+    record, opened = RunRecord(), []
+    record.folder = RunFolder(tmp_path / "run")
+    record.folder.path.mkdir()
+    equal, some, others = (
+        described(lambda i: 1, 1),
+        described(lambda i: 1 + i % 2, 1),
+        described(lambda i: 2 - i % 2, 1),
+    )
+    assert len({each.fingerprint for each in (equal, some, others)}) == 3
+    assert len({each.fingerprint_val_test for each in (equal, some, others)}) == 1
+    assert described(lambda i: 1 + i % 2, 7).fingerprint == some.fingerprint  # which val and test do not use
+    halves = [described(lambda i: 1 + i % 2, 1, "datamodule.train_fraction=0.5", f"seed={seed}") for seed in (1, 2)]
+    assert {each.fingerprint_full for each in halves} == {some.fingerprint}
+    for before, now, n in ((0, 1, 10), (1, 0, 10), (1, 2, 20), (1, 3, 0)):
+        caplog.clear()
+        record.folder.write_splits(split_columns(opened[before]))
+        record.previous, record.data = RunRecord(data=describe_data(opened[before])), describe_data(opened[now])
+        compare_images(record, opened[now].catalog, opened[now].pixel_cache.stats.fingerprints)
+        assert ("0 in another split" in caplog.text) == (n > 0) and (f"{n} of another weight" in caplog.text) == (n > 0)
 
 
 def test_splits_of_a_run_are_those_of_any_later_run_and_the_record_says_so(prepared, tmp_path):

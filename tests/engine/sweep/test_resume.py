@@ -1,15 +1,18 @@
 """A sweep that was killed ends as one that was not."""
 
+import hashlib
 import json
 import shutil
 
 import pytest
+import torch
 from PIL import Image
 
 from callbacks.epoch_logger import EpochLogger
 from common.atomic_io import write_json
 from common.run_record import RunRecord
 from datamodules.memory import Memory
+from lightning_modules.networks.simple_cnn import simple_cnn
 from tests.support.helpers import SIMPLE_CNN
 
 
@@ -86,3 +89,27 @@ def test_a_sweep_typed_again_names_finished_runs_that_had_other_images(train, tw
     assert "skipped now" not in sweep()
     shutil.move(root, tmp_path / "elsewhere")
     assert "2 finished runs skipped: whether the images are still those" in sweep()
+
+
+def test_a_sweep_typed_again_names_finished_runs_that_began_with_other_weights(train, tmp_path):
+    folder, file, network = tmp_path / "sweep", tmp_path / "w.pth", simple_cnn(num_classes=2, image_size=16)
+
+    def sweep(seeds):
+        torch.save(network.state_dict(), file)
+        arguments = (*SIMPLE_CNN, f"model.weights={file}", "stages=[fit]", "trainer.max_epochs=1")
+        ran = train("-m", f"seed={seeds}", *arguments, f"hydra.sweep.dir={folder}", to=folder)
+        assert ran.status == 0, ran.err
+        return ran.out + ran.err
+
+    assert "skipped now" not in sweep("1")
+    digest = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
+    assert RunRecord.read(folder / "job").model.weights_digest == digest
+    assert "skipped now" not in sweep("1")  # the same content, written again
+    with torch.no_grad():
+        next(network.parameters()).add_(1)
+    again = sweep("1")
+    assert "job: already finished, skipping" in again
+    assert (
+        f"model.weights={file}: is another file than 1 finished run of this sweep, skipped now, began with: job."
+        in again
+    )
