@@ -33,6 +33,7 @@ def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: fl
     repetitions: dict[tuple, dict[tuple, Run]] = defaultdict(dict)
     trained = {_network(run): run for run in loaded.finished if run.record.best}
     folders = {os.path.abspath(run.folder.path): run for run in loaded.finished}  # noqa: PTH100 of a run that may be gone
+    of_others = _only_digests(loaded.finished)
     for run in sorted(loaded.finished, key=lambda r: str(r.record.run.started_at)):
         given, record = folders.get(_evaluated(run)), run.record
         first = given or trained.get(_network(run))
@@ -44,9 +45,8 @@ def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: fl
             here = str(run.folder.path)
             excluded.append((here, f"{here}: evaluates again, on the same images, what {first.folder.path} trained"))
             continue
-        images = split_fingerprint(run) or run.data.fingerprint_folds
-        began_with = run.model.weights_digest
-        same = repetitions[run.study, settings_key(run), images, began_with, _selection(run)]
+        key = _settings_and_images(run)
+        same = repetitions[*key, *(own or of_others[key, number] for number, own in enumerate(_digests(run)))]
         earlier = same.get((run.seed, run.fold))
         if earlier:
             here, later = str(earlier.folder.path), run.folder.path
@@ -67,6 +67,25 @@ def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: fl
             compare_settings(group, pending)
             groups.append(group)
     return ReportData(groups, unfinished, excluded, loaded.runs)
+
+
+def _settings_and_images(run: Run) -> tuple:
+    return run.study, settings_key(run), split_fingerprint(run), _selection(run)
+
+
+def _digests(run: Run) -> tuple[str | None, str | None]:
+    """Return what names the images of all folds and the file of the initial weights; None of an older version, or without."""
+    return run.data.fingerprint_folds, run.model.weights_digest
+
+
+def _only_digests(runs: list[Run]) -> dict[tuple, str | None]:
+    """Return the digest of the runs with these settings and images where there is but one: runs of an older version join it."""
+    found = defaultdict(set)
+    for run in runs:
+        for number, digest in enumerate(_digests(run)):
+            found[_settings_and_images(run), number].add(digest)
+    known = {key: digests - {None} for key, digests in found.items()}
+    return {key: min(digests) if len(digests) == 1 else None for key, digests in known.items()}
 
 
 def _by_date(rows: list[ResultRow]) -> list[Study | None]:

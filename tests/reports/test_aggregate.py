@@ -234,6 +234,18 @@ def test_seeds_that_began_with_another_content_of_the_file_of_weights_are_anothe
     assert sorted(row.seeds for row in group.rows) == [[1, 2], [3]]
 
 
+@pytest.mark.parametrize(("digests", "rows"), [
+    ((None, "before", "before"), [[1, 2, 3]]),
+    ((None, "before", "after"), [[1], [2], [3]]),
+    ((None, None, None), [[1, 2, 3]]),
+])  # fmt: skip
+def test_a_seed_of_an_older_version_joins_the_only_row_of_its_settings(run, summary, digests, rows):
+    for seed, digest in enumerate(digests, 1):
+        change_record(run(f"s{seed}", seed=seed), model={"weights_digest": digest})
+    (group,) = summary().groups
+    assert sorted(row.seeds for row in group.rows) == rows
+
+
 def test_runs_selected_on_test_are_ranked_by_it_in_a_group_with_a_warning(run, summary):
     run("honest", choices={"model": "a"}, accuracy=0.6)
     selected = {"select_on": "test", "n_val": 0}
