@@ -115,6 +115,8 @@ def _check_only_seeds_differ(model: str, n_train: int, runs: Sequence[Run]) -> N
         UserError: two of them have other settings, or the same seed.
     """
     others = list(changed_settings(runs).values())
+    if len({run.model.weights_digest for run in runs} - {None}) > 1:
+        others.append("the content of the file of model.weights")
     if others or len({run.seed for run in runs}) < len(runs):
         which = f"differ in {join_words(others)}" if others else "have the same seed"
         raise UserError(
