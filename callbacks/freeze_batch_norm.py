@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from callbacks.freeze_backbone import FreezeBackbone
 from common.errors import UserError
 from common.run_record import BatchNormChoice
 from common.text import finite_number
@@ -26,7 +27,7 @@ class FreezeBatchNorm(L.Callback):
     them can fail. `auto` measures which is the case before the first step: each batch norm compares the mean and variance
     of its input, over training images without augmentation, with those of the weights. Photographs are near those of
     ImageNet, solar cells and drawings are not (docs/results.md, "The fast recipe"). Scale and shift of the batch norms learn
-    either way. Batch norms without pretrained statistics train as usual.
+    either way. Batch norms without pretrained statistics train as usual. A backbone that stays frozen keeps its own unmeasured.
 
     Args:
         enabled: true, false, or auto: where the images differ by less than `similar_below`.
@@ -57,7 +58,7 @@ class FreezeBatchNorm(L.Callback):
             self.frozen = [name for name, norm in norms.items() if has_trained_statistics(norm)]
             if not self.frozen:
                 log.warning("callbacks.freeze_batch_norm: no pretrained batch-norm statistics to freeze")
-            elif self.enabled == "auto":
+            elif self.enabled == "auto" and not _stays_frozen(trainer):
                 self.choice = self._choose(trainer, pl_module)
                 if not self.choice.kept:
                     self.frozen = []
@@ -137,6 +138,11 @@ def statistics_shift(network: nn.Module, names: list[str], batches) -> float:
         distance = (mean - norms[name].running_mean).square() / running
         shifts.append(0.5 * (variance / running + distance - 1 - (variance / running).log()).median())
     return float(torch.stack(shifts).mean())
+
+
+def _stays_frozen(trainer: L.Trainer) -> bool:
+    """Return whether the backbone is frozen to the end, statistics included, so that there is nothing to choose."""
+    return any(isinstance(each, FreezeBackbone) and each.epochs is True for each in trainer.callbacks)
 
 
 def _is_choice(choice) -> bool:

@@ -29,6 +29,7 @@ from omegaconf.errors import (
 
 from common.errors import DISK_ERRORS, ELSEWHERE, UserError
 from common.text import clean, did_you_mean
+from engine.config.instantiate import OF_SEVERAL
 from engine.config.trainer_flags import refusal
 from engine.flags import config_dir
 from engine.hints import CONF, NO_SETTINGS, keys_called, quoted, suggest, with_keys
@@ -141,11 +142,15 @@ def _several_values(text: str) -> str | None:
         return None
     argument = clean(match[1], LONGEST)
     key, _, value = argument.partition("=")
-    as_text = f"as one text: {quoted(key, value)}" if "(" not in value else ""
-    instead = f"as a list: {shlex.quote(f'{key}=[{value}]')}"
+    instead = []
     if _script() == "train.py":
-        instead = f"they make a sweep: add -m: python train.py -m {shlex.quote(argument)}"
-    return f"{argument}: several values; {instead}; {as_text}".rstrip("; ")
+        instead += [f"they make a sweep: add -m: python train.py -m {shlex.quote(argument)}"]
+    is_group = (CONF / key.lstrip("+")).is_dir()
+    if "(" not in value and (not is_group or key in OF_SEVERAL):
+        instead += [f"as a list: {shlex.quote(f'{key}=[{value}]')}"]
+    if "(" not in value and not is_group:
+        instead += [f"as one text: {quoted(key, value)}"]
+    return "; ".join([f"{argument}: several values", *(instead or ["give one"])])
 
 
 def _script() -> str:

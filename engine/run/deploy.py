@@ -13,7 +13,7 @@ from hydra.core.object_type import ObjectType
 from common.errors import UserError
 from common.progress import Progress
 from common.run_record import Deployed, ExportMetrics, RunRecord
-from common.text import did_you_mean
+from common.text import clean, did_you_mean
 from engine.config.instantiate import instantiate
 from engine.error_messages import user_message
 from evaluation.intervals import proportion
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_IMAGES = 2000  # of a split
-LONGEST_REASON = 300  # characters
+LONGEST_REASON = 300  # characters of an error that is not written for users
 MEASURED = ("val", "test")  # splits whose images say how accurate a file is
 PAGE = "web"  # no format of a file: its network is the one of onnx
 
@@ -115,7 +115,8 @@ def deploy(
     try:
         _deploy(found, record, checkpoint, test, register)
     except Exception as error:  # of an exporter, which has no common class; the training is done and must not be lost
-        found.error = (user_message(error) or " ".join(f"{type(error).__name__}: {error}".split()))[:LONGEST_REASON]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        found.error = user_message(error) or clean(reason, LONGEST_REASON)
         log.warning("deploy=%s: not exported: %s", name, found.error)
     return found
 

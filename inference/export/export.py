@@ -270,9 +270,9 @@ def _check_agreement(
     if not found.agreement >= least_agreement:
         more = "calibrate on more training images like those of use (images=DIR), " if format.calibrates else ""
         raise UserError(
-            f"{label}: {found.describe()}, {found.describe_agreement()}, which is below least_agreement={least_agreement:g}: "
-            f"it is broken, or loses too much; nothing was written. Next: {more}use {format.exact_instead}, which is exact, "
-            "or allow it by a smaller least_agreement"
+            f"{label}: {found.describe()}, {found.describe_agreement()}. That is below least_agreement={least_agreement:g}: "
+            f"the file is broken, or loses too much; nothing was written. Next, by python export.py: {more}"
+            f"use {format.exact_instead}, which is exact, or allow it by a smaller least_agreement"
         )
 
 

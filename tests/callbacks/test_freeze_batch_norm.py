@@ -29,6 +29,18 @@ def test_statistics_stay_those_of_the_weights_while_scale_and_shift_learn(train,
     assert all(not torch.equal(after[f"network.backbone.{name}"], value) for name, value in learned.items())
 
 
+def test_auto_does_not_claim_that_a_backbone_that_stays_frozen_learns_its_statistics(train, pretrained):
+    ran = train(
+        f"model.weights={pretrained}", "callbacks.freeze_batch_norm.enabled=auto", "model.freeze=true", "stages=[fit]",
+        "callbacks.freeze_batch_norm.similar_below=0",
+    )  # fmt: skip
+    assert ran.status == 0, ran.err
+    before = norms_of(torch.load(pretrained, weights_only=True), "running_mean")
+    after = torch.load(ran.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(after[f"network.backbone.{name}"], value) for name, value in before.items())
+    assert ran.record.batch_norms is None and "are learned" not in ran.out + ran.err
+
+
 def test_batch_norms_without_pretrained_statistics_are_not_frozen(caplog):
     callback, model = FreezeBatchNorm(enabled=True), SimpleNamespace(network=build_network(num_classes=2, **FINAL))
     callback.setup(None, model, "fit")

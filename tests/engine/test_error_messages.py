@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
+import export as export_script
 import predict as predict_script
 import report as report_script
 import search as search_script
@@ -55,7 +56,9 @@ def test_a_full_disk_names_the_setting_of_the_command(monkeypatch, script, inste
     (["--epochs", "3"], "--epochs: settings have no dashes: did you mean trainer.max_epochs=VALUE"),
     (["=3"], "=3: a key is missing before =; KEY=VALUE"),
     (["--lr=3"], "--lr: settings have no dashes: did you mean optimizer.lr=3"),
-    (["model=resnet18,resnet50"], "add -m: python train.py -m model=resnet18,resnet50; as one text"),
+    (["model=resnet18,resnet50"], "add -m: python train.py -m model=resnet18,resnet50\n"),
+    (["callbacks=early_stopping,ema"], "-m callbacks=early_stopping,ema; as a list: 'callbacks=[early_stopping,ema]'\n"),
+    (["stages=cost,fit"], "-m stages=cost,fit; as a list: 'stages=[cost,fit]'; as one text: 'stages=\"cost,fit\"'\n"),
     (["seed=range(1,3)"], "add -m: python train.py -m 'seed=range(1,3)'"),
     (["~model.name"], "model.name: Interpolation key 'model.name' not found; compare your model with a file of conf/model"),
     (["seed=${no.such}"], "no.such: Interpolation key 'no.such' not found\n"),  # there is no conf/no
@@ -80,6 +83,7 @@ def test_of_train(in_process, tmp_path, arguments, words):
     (predict_script, ["a.ckpt", "DIR"], "a.ckpt: an argument is KEY=VALUE: python predict.py ckpt=a.ckpt images=DIR "),
     (predict_script, ["ckpt=a.onnx", "x/[ab]*.jpg"], "python predict.py ckpt=a.onnx 'images=\"x/[ab]*.jpg\"' "),
     (predict_script, ["ckpt=a.ckpt", "images=x/[ab]*.jpg"], "two kinds of quotes: 'images=\"x/[ab]*.jpg\"'"),
+    (export_script, ["format=onnx,web"], "format=onnx,web: several values; give one\n"),
     (predict_script, ["images=a,b"], "several values; as a list: 'images=[a,b]'; as one text: 'images=\"a,b\"'"),
     (search_script, ["model=simple_cnn"], "is a setting of the trials; give it to them: 'base_overrides=\"model=simple_cnn\"'"),
     (search_script, ["optimizer.lr=1"], "of the trials; give it to them: 'base_overrides=\"optimizer.lr=1\"'"),

@@ -1,12 +1,15 @@
 """deploy=FORMAT: the network as a file, what it costs, and what is known early; with a format that costs a known accuracy."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
 import predict
+from common.errors import UserError
 from common.run_record import RunRecord, write_record
 from common.untrusted.tables import read_csv
+from engine.run import deploy
 from evaluation.intervals import wilson
 from tests.support.fake_format import allow_any_agreement, format_folder
 from tests.support.helpers import SIMPLE_CNN
@@ -99,6 +102,15 @@ def test_a_format_that_fails_costs_no_run_which_is_measured_later_in_another_one
     # Without validation images: accuracy on test, the comparison on training images
     assert found.val is None and found.test.accuracy.value == 0.5
     assert found.other.images == "24 training images" and found.other.accuracy is None
+
+
+def test_the_reason_why_there_is_no_file_is_whole_with_its_advice_and_of_a_library_shortened(monkeypatch):
+    def reason(error):
+        monkeypatch.setattr(deploy, "_deploy", lambda *arguments: (_ for _ in ()).throw(error))
+        return deploy.deploy(SimpleNamespace(), "first", None).error
+
+    assert reason(UserError(f"{'long ' * 100}; allow it")) == f"{'long ' * 100}; allow it"
+    assert len(shortened := reason(RuntimeError("long " * 100))) == 300 and shortened.endswith("…")
 
 
 @pytest.mark.thorough
