@@ -82,8 +82,9 @@ def _only_digests(runs: list[Run]) -> dict[tuple, str | None]:
     """Return the digest of the runs with these settings and images where there is but one: runs of an older version join it."""
     found = defaultdict(set)
     for run in runs:
+        key = _settings_and_images(run)
         for number, digest in enumerate(_digests(run)):
-            found[_settings_and_images(run), number].add(digest)
+            found[key, number].add(digest)
     known = {key: digests - {None} for key, digests in found.items()}
     return {key: min(digests) if len(digests) == 1 else None for key, digests in known.items()}
 
