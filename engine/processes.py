@@ -238,7 +238,7 @@ def agreed_error(process: Process, error: Exception, message: str | None, *, los
         store = _store(process)
         if process.is_first:
             if lost and (cause := _ask(store, FAILED_ELSEWHERE)):
-                error = ShownElsewhere(cause) if store.check([SHOWN]) else UserError(cause)
+                error = _error_elsewhere(store, cause)
             store.set(FAILED, "")
             return error
         if not lost:
@@ -250,6 +250,20 @@ def agreed_error(process: Process, error: Exception, message: str | None, *, los
         if lost:
             return FirstProcessFailed()
     return error if message is None else UserError(f"{process.name}: {message}")
+
+
+def error_behind_stop(process: Process) -> UserError | None:
+    """Return the error for which the launcher has sent this first process a signal: that of another one, which has ended."""
+    if process.is_launched and process.is_first:
+        with contextlib.suppress(RuntimeError, UserError):
+            store = _store(process)
+            if store.check([FAILED_ELSEWHERE]):
+                return _error_elsewhere(store, store.get(FAILED_ELSEWHERE).decode())
+    return None
+
+
+def _error_elsewhere(store, cause: str) -> UserError:
+    return ShownElsewhere(cause) if store.check([SHOWN]) else UserError(cause)
 
 
 def announce_stop(process: Process, number: int) -> None:

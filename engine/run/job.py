@@ -28,6 +28,7 @@ from engine.processes import (
     agreed_error,
     announce_stop,
     check_shared,
+    error_behind_stop,
     launched_process,
     process_of_run,
     share,
@@ -113,6 +114,9 @@ def _run_locked(
             backup.discard()
         return None
     except StopRequested as stopped:
+        if (error := error_behind_stop(process)) is not None:
+            with ignore_stops():
+                return _record_failure(error, job, config, process, record, backup)
         announce_stop(process, stopped.number)
         if record is not None:
             with tolerate_disk_errors(job.folder.record):

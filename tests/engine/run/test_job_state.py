@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,9 +15,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from common.errors import StopRequested, TrialPruned, UserError
 from common.run_folder import PROJECT, RunFolder
 from common.run_record import RunRecord
+from engine import processes
 from engine.run.job import Job, folder_lock, run_job
 from engine.run.job_state import refuse_finished_run
 from tests.support.configs import composed
+from tests.support.helpers import free_port
 
 
 class Jobs:
@@ -115,6 +118,30 @@ def test_an_interrupted_job_resumes_from_its_last_checkpoint(jobs, caplog):
     last = str(jobs.folder.last_checkpoint)
     assert jobs.run() == (None, last) and "seed-1: interrupted; resuming from checkpoints/last.ckpt" in caplog.text
     assert jobs.record.status == "finished"
+
+
+def test_the_signal_of_a_launcher_after_the_error_of_another_process_is_recorded_as_that_error(jobs, monkeypatch):
+    """Torchrun ends all processes when one has ended; its signal may come before this one has lost the connection."""
+    other = processes.Process("torchrun", 1, 1, 0, 2, 1)
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1",
+                        "MASTER_PORT": free_port()}.items():  # fmt: skip
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(processes, "_found", {})
+    monkeypatch.setattr(processes, "ANSWER_S", 0.2)
+
+    def fail():
+        processes.agreed_error(other, UserError("blue.png: cannot be read"), "blue.png: cannot be read")
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+
+    def work(record):
+        thread.join(30)
+        raise StopRequested(signal.SIGTERM)
+
+    error, _ = jobs.run("trainer=ddp", work=work, in_sweep=False)
+    assert str(error) == "process 1: blue.png: cannot be read" and isinstance(error, processes.ShownElsewhere)
+    assert (jobs.record.status, jobs.record.reason) == ("failed", str(error))
 
 
 def test_a_job_that_a_full_disk_ended_resumes(jobs):
