@@ -105,14 +105,17 @@ class Distillation(L.Callback):
         return self.teacher(pixels * scale + shift).float()
 
 
-def warn_of_other_splits(teacher: str, record: RunRecord) -> None:
-    """Warn of a teacher that may have trained on images of val or test, which it would leak.
+def check_teacher(teacher: str, record: RunRecord) -> None:
+    """Warn of a teacher that may have trained on images of val or test, which it would leak, or that taught in no epoch before.
 
     Raises:
         UserError: there is no such checkpoint, or its run has a malformed record.
     """
     if not Path(teacher).is_file():
         raise UserError(f"teacher={teacher}: no such checkpoint; a run keeps its own in checkpoints/best.ckpt")
+    began = record.previous.model if record.resumes else None
+    if began and began.teacher_digest not in (None, record.model.teacher_digest):
+        log.warning("teacher=%s: is another file than the one with which this training began", teacher)
     folder = RunFolder.of_checkpoint(Path(teacher))
     data = RunRecord.read(folder).data if folder and folder.record.is_file() else None
     if data is None:

@@ -221,6 +221,10 @@ class Latency:
         return f"{text} (unreliable: {self.flag})" if self.flag else text
 
 
+# Settings that name a file, and the fields of `model` that say which content it had
+DIGESTS = {"model.weights": "weights_digest", "teacher": "teacher_digest"}
+
+
 @dataclass(kw_only=True)
 class ModelInfo:
     """The network and what it costs for one image."""
@@ -231,6 +235,8 @@ class ModelInfo:
     """Initial weights: random, imagenet (...), file NAME, hub OWNER/NAME@COMMIT or checkpoint PATH."""
     weights_digest: str | None = None
     """16 hex digits of the file that `model.weights` names, itself or inside a folder; null where it names none."""
+    teacher_digest: str | None = None
+    """16 hex digits of the checkpoint that `teacher` names; null without a teacher."""
     parameters: int | None = None
     """All parameters."""
     parameters_trainable: int | None = None

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from common.predictions_csv import has_predictions
+from common.run_record import DIGESTS
 from common.text import SPLIT_NAMES, clean
 from reports.accuracy import CorrectnessMatrix, GroupNames, accuracy, correctness_matrix, read_tables
 from reports.config_diff import changed_settings, settings_key, values_of
@@ -73,9 +74,9 @@ def _settings_and_images(run: Run) -> tuple:
     return run.study, settings_key(run), split_fingerprint(run), _selection(run)
 
 
-def _digests(run: Run) -> tuple[str | None, str | None]:
-    """Return what names the images of all folds and the file of the initial weights; None of an older version, or without."""
-    return run.data.fingerprint_folds, run.model.weights_digest
+def _digests(run: Run) -> list[str | None]:
+    """Return what names the images of all folds and the files of weights and teacher; None of an older version, or without."""
+    return [run.data.fingerprint_folds, *(getattr(run.model, field) for field in DIGESTS.values())]
 
 
 def _only_digests(runs: list[Run]) -> dict[tuple, str | None]:

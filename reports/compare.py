@@ -10,6 +10,7 @@ import numpy as np
 from common.checks import FEWEST_SEEDS, check_good_enough
 from common.errors import UserError
 from common.run_folder import RunFolder
+from common.run_record import DIGESTS
 from common.text import SPLIT_NAMES, clean, plural, rounded_down, rounded_up
 from evaluation.intervals import (
     accuracy_interval,
@@ -73,12 +74,13 @@ def _check_only_seeds_differ(side: Side) -> None:
                 f"{names[0]}, {' '.join(sorted(there - here)) or 'nothing'} in {names[1]}; "
                 "compare two of them by their own folders"
             )
-        digests = first.model.weights_digest, other.model.weights_digest
-        if all(digests) and digests[0] != digests[1]:
-            raise UserError(
-                f"{side.name}: the file of model.weights had another content when {names[0]} began than when {names[1]} did "
-                f"(model.weights_digest {digests[0]}, {digests[1]}); compare two of them by their own folders"
-            )
+        for setting, field in DIGESTS.items():
+            digests = getattr(first.model, field), getattr(other.model, field)
+            if all(digests) and digests[0] != digests[1]:
+                raise UserError(
+                    f"{side.name}: the file of {setting} had another content when {names[0]} began than when {names[1]} did "
+                    f"(model.{field} {digests[0]}, {digests[1]}); compare two of them by their own folders"
+                )
         prints = data_fingerprint(first), data_fingerprint(other)
         if prints[0] != prints[1]:
             raise UserError(

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from common.checks import FEWEST_SEEDS
 from common.errors import UserError
+from common.run_record import DIGESTS
 from common.text import SPLIT_NAMES, join_words, rounded_down, rounded_up
 from evaluation.intervals import Interval, accuracy_interval
 from evaluation.paired_tests import PairedComparison, compare_pair, format_p, holm
@@ -115,8 +116,9 @@ def _check_only_seeds_differ(model: str, n_train: int, runs: Sequence[Run]) -> N
         UserError: two of them have other settings, or the same seed.
     """
     others = list(changed_settings(runs).values())
-    if len({run.model.weights_digest for run in runs} - {None}) > 1:
-        others.append("the content of the file of model.weights")
+    for setting, field in DIGESTS.items():
+        if len({getattr(run.model, field) for run in runs} - {None}) > 1:
+            others.append(f"the content of the file of {setting}")
     if others or len({run.seed for run in runs}) < len(runs):
         which = f"differ in {join_words(others)}" if others else "have the same seed"
         raise UserError(

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from callbacks.checkpoint import BestCheckpoint
-from callbacks.distillation import warn_of_other_splits
+from callbacks.distillation import check_teacher
 from callbacks.freeze_batch_norm import FreezeBatchNorm
 from callbacks.graceful_shutdown import GracefulShutdown, ended_by
 from callbacks.line_progress import EpochBar, LineProgress
@@ -127,6 +127,7 @@ def _train_and_test(config: DictConfig, record: RunRecord, callbacks: Sequence[L
         if "fit" in config.stages:
             complete_loss(model, data)
             record.model.weights, record.model.weights_digest = weights, digest
+            record.model.teacher_digest = digest_of_file(config.teacher)
             record.save()
             record.best, model, trained = fit(config, record, trainer, model, data)
             trainer.callbacks = evaluation_callbacks(config, trainer.callbacks)
@@ -490,7 +491,7 @@ def fit(
         else:
             shutdown.has_changed = record.previous.run.config_hash != record.run.config_hash
     if config.teacher is not None:
-        warn_of_other_splits(config.teacher, record)
+        check_teacher(config.teacher, record)
     try:
         with resume_errors(config.ckpt_path):
             trainer.fit(model, data, ckpt_path=config.ckpt_path, weights_only=True)

@@ -7,7 +7,7 @@ from collections import defaultdict
 from omegaconf import OmegaConf
 
 from common.progress import Progress
-from common.run_record import RunRecord
+from common.run_record import DIGESTS, RunRecord
 from common.text import plural
 from engine.error_messages import user_message
 from engine.sweep.progress import SweepProgress
@@ -27,22 +27,23 @@ def warn_of_other_inputs(sweep: SweepProgress) -> None:
         each for each in sweep.records() if not sweep.has_run(each.folder.path.name, each.run.process_started_at)
     ]
     _warn_of_other_images(skipped)
-    _warn_of_other_weights(skipped)
+    _warn_of_other_files(skipped)
 
 
-def _warn_of_other_weights(skipped: list[RunRecord]) -> None:
+def _warn_of_other_files(skipped: list[RunRecord]) -> None:
     from lightning_modules.pretrained_weights import digest_of_file  # late: torch
 
     digest_now = functools.cache(digest_of_file)  # once a file
     other = defaultdict(list)
     for record in skipped:
-        policy, digest = record.run.settings.get("model.weights"), record.model and record.model.weights_digest
-        if record.status == "finished" and digest and digest_now(policy) != digest:
-            other[policy].append(record)
-    for policy, records in other.items():
+        for setting, field in DIGESTS.items():
+            path, digest = record.run.settings.get(setting), record.model and getattr(record.model, field)
+            if record.status == "finished" and digest and digest_now(path) != digest:
+                other[setting, path].append(record)
+    for (setting, path), records in other.items():
         log.warning(
-            "model.weights=%s: is another file than %s of this sweep, skipped now, began with: %s. %s",
-            policy, plural(len(records), "finished run"), _names(records), TRAIN_AGAIN,
+            "%s=%s: is another file than %s of this sweep, skipped now, began with: %s. %s",
+            setting, path, plural(len(records), "finished run"), _names(records), TRAIN_AGAIN,
         )  # fmt: skip
 
 

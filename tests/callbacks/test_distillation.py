@@ -6,11 +6,11 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from callbacks.distillation import Distillation, warn_of_other_splits
+from callbacks.distillation import Distillation, check_teacher
 from callbacks.linear_probe import unaugmented_batches
 from common.errors import UserError
 from common.run_folder import RunFolder
-from common.run_record import DataInfo, RunRecord
+from common.run_record import DataInfo, ModelInfo, RunRecord
 from datamodules.normalize import normalize
 from lightning_modules.checkpoint import load_classifier
 from lightning_modules.losses import DistillationLoss
@@ -138,14 +138,26 @@ def test_a_teacher_of_unknown_or_other_images_is_warned_of(tmp_path, finished_ru
     teacher.folder, teacher.data, teacher.writes = folder, data, True
     teacher.save()
     student = RunRecord(data=DataInfo(fingerprint_val_test="1" * 16))
-    warn_of_other_splits(str(folder.best_checkpoint), student)
+    check_teacher(str(folder.best_checkpoint), student)
     assert (reason in caplog.text) if reason else not caplog.text
 
 
 def test_a_teacher_outside_of_a_run_is_warned_of(tmp_path, caplog):
     path = make_checkpoint(tmp_path / "teacher.ckpt")
-    warn_of_other_splits(str(path), RunRecord(data=DataInfo(fingerprint_val_test="1" * 16)))
+    check_teacher(str(path), RunRecord(data=DataInfo(fingerprint_val_test="1" * 16)))
     assert "does not record on which images it was trained" in caplog.text
+
+
+def test_another_teacher_than_the_training_began_with_is_warned_of(tmp_path, caplog):
+    path = make_checkpoint(tmp_path / "teacher.ckpt")
+    for before, now in (("0" * 16, "1" * 16), ("0" * 16, "0" * 16), (None, "1" * 16)):  # None: of a version without it
+        caplog.clear()
+        record = RunRecord(model=ModelInfo(teacher_digest=now), data=DataInfo())
+        record.previous = RunRecord(status="running", model=ModelInfo(teacher_digest=before))
+        check_teacher(str(path), record)
+        assert ("is another file than the one with which this training began" in caplog.text) == (
+            before == "0" * 16 != now
+        )
 
 
 def test_a_wrong_teacher_is_refused_in_one_line(tmp_path):
@@ -156,4 +168,4 @@ def test_a_wrong_teacher_is_refused_in_one_line(tmp_path):
         callback.setup(None, student, "fit")
     missing = tmp_path / "other.ckpt"
     with pytest.raises(UserError, match=f"^teacher={missing}: no such checkpoint"):
-        warn_of_other_splits(str(missing), RunRecord(data=DataInfo()))
+        check_teacher(str(missing), RunRecord(data=DataInfo()))

@@ -227,9 +227,10 @@ def test_a_fold_that_ran_after_images_were_added_does_not_join_the_others(run, s
     assert sorted(row.folds for group in summary().groups for row in group.rows) == [[0, 1], [2]]
 
 
-def test_seeds_that_began_with_another_content_of_the_file_of_weights_are_another_row(run, summary, tmp_path):
+@pytest.mark.parametrize("field", ["weights_digest", "teacher_digest"])
+def test_seeds_that_began_with_another_content_of_a_file_are_another_row(run, summary, field):
     for seed, digest in ((1, "before"), (2, "before"), (3, "after")):
-        change_record(run(f"s{seed}", seed=seed), model={"weights_digest": digest})
+        change_record(run(f"s{seed}", seed=seed), model={field: digest})
     (group,) = summary().groups
     assert sorted(row.seeds for row in group.rows) == [[1, 2], [3]]
 

@@ -212,13 +212,14 @@ def test_runs_that_differ_in_more_than_the_seed_are_refused(run, compared, tmp_p
     assert found.startswith(f"ERROR: {tmp_path / 'a'}: ") and message in found
 
 
-def test_seeds_that_began_with_another_content_of_the_file_of_weights_are_refused(run, compared, tmp_path):
+@pytest.mark.parametrize(("setting", "field"), [("model.weights", "weights_digest"), ("teacher", "teacher_digest")])
+def test_seeds_that_began_with_another_content_of_a_file_are_refused(run, compared, tmp_path, setting, field):
     for seed, digest in ((1, "before"), (2, None), (3, "after")):  # None: of a version without it
         record = RunRecord.read(run(f"a/{seed}", seed=seed))
-        record.model = ModelInfo(weights_digest=digest)
+        record.model = ModelInfo(**{field: digest})
         write_record(record)
         run(f"b/{seed}", seed=seed)
-    message = "the file of model.weights had another content when 1 began than when 3 did (model.weights_digest before, after)"
+    message = f"the file of {setting} had another content when 1 began than when 3 did (model.{field} before, after)"
     assert message in compared(tmp_path / "a", tmp_path / "b")
 
 

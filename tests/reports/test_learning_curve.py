@@ -236,13 +236,14 @@ def test_runs_of_other_settings_are_no_seeds(tmp_path):
         ValueError, match="small: runs on 100 training images differ in lr; a learning curve is of runs"
     ):
         read_curves(tmp_path)
-    for seed, digest in ((1, "before"), (2, None), (3, "after")):  # None: of a version without it
-        make_run(tmp_path / "weights" / str(seed), seed=seed)
-        record = RunRecord.read(tmp_path / "weights" / str(seed))
-        record.model.weights_digest = digest
-        write_record(record)
-    with pytest.raises(ValueError, match=r"differ in the content of the file of model\.weights; a learning curve"):
-        read_curves(tmp_path / "weights")
+    for setting, field in (("model.weights", "weights_digest"), ("teacher", "teacher_digest")):
+        for seed, digest in ((1, "before"), (2, None), (3, "after")):  # None: of a version without it
+            make_run(tmp_path / setting / str(seed), seed=seed)
+            record = RunRecord.read(tmp_path / setting / str(seed))
+            setattr(record.model, field, digest)
+            write_record(record)
+        with pytest.raises(ValueError, match=f"differ in the content of the file of {setting}; a learning curve"):
+            read_curves(tmp_path / setting)
     make_run(tmp_path / "twice" / "a", seed=1)
     make_run(tmp_path / "twice" / "b", seed=1)
     with pytest.raises(ValueError, match="small: runs on 100 training images have the same seed"):

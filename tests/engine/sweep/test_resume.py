@@ -13,6 +13,7 @@ from common.atomic_io import write_json
 from common.run_record import RunRecord
 from datamodules.memory import Memory
 from lightning_modules.networks.simple_cnn import simple_cnn
+from tests.support.fake_checkpoints import make_checkpoint
 from tests.support.helpers import SIMPLE_CNN
 
 
@@ -91,25 +92,29 @@ def test_a_sweep_typed_again_names_finished_runs_that_had_other_images(train, tw
     assert "2 finished runs skipped: whether the images are still those" in sweep()
 
 
-def test_a_sweep_typed_again_names_finished_runs_that_began_with_other_weights(train, tmp_path):
+@pytest.mark.parametrize(("setting", "field"), [
+    ("model.weights", "weights_digest"), pytest.param("teacher", "teacher_digest", marks=pytest.mark.thorough),
+])  # fmt: skip
+def test_a_sweep_typed_again_names_finished_runs_that_began_with_other_weights(train, tmp_path, setting, field):
     folder, file, network = tmp_path / "sweep", tmp_path / "w.pth", simple_cnn(num_classes=2, image_size=16)
 
-    def sweep(seeds):
-        torch.save(network.state_dict(), file)
-        arguments = (*SIMPLE_CNN, f"model.weights={file}", "stages=[fit]", "trainer.max_epochs=1")
+    def sweep(seeds, value=0.1):
+        if setting == "teacher":
+            make_checkpoint(file, classes=("blue", "red"), image_size=16, mean=[value] * 3, decision=None)
+        else:
+            torch.nn.init.constant_(next(network.parameters()), value)
+            torch.save(network.state_dict(), file)
+        arguments = (*SIMPLE_CNN, f"{setting}={file}", "stages=[fit]", "trainer.max_epochs=1")
         ran = train("-m", f"seed={seeds}", *arguments, f"hydra.sweep.dir={folder}", to=folder)
         assert ran.status == 0, ran.err
         return ran.out + ran.err
 
     assert "skipped now" not in sweep("1")
     digest = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
-    assert RunRecord.read(folder / "job").model.weights_digest == digest
+    assert getattr(RunRecord.read(folder / "job").model, field) == digest
     assert "skipped now" not in sweep("1")  # the same content, written again
-    with torch.no_grad():
-        next(network.parameters()).add_(1)
-    again = sweep("1")
+    again = sweep("1", value=0.2)
     assert "job: already finished, skipping" in again
     assert (
-        f"model.weights={file}: is another file than 1 finished run of this sweep, skipped now, began with: job."
-        in again
+        f"{setting}={file}: is another file than 1 finished run of this sweep, skipped now, began with: job." in again
     )
