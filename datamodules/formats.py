@@ -188,6 +188,8 @@ def read_tiff(source: Path | bytes, number: int = 0) -> DeepPixels:
                 with needs_extra(f"{described}, compressed by {page.compression.name}", "tiff"):
                     import imagecodecs  # noqa: F401 which tifffile looks for
             raise ValueError(f"{described}: {error}") from error
+        if not values.size or values.ndim < 2:
+            raise ValueError(f"{described} and {page.imagewidth} x {page.imagelength} pixels")
         if values.ndim == 3 and page.axes.startswith("S"):
             values = np.moveaxis(values, 0, -1)
         if values.dtype.kind not in "uifb":

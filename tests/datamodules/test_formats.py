@@ -321,6 +321,17 @@ def test_deep_images_are_turned_by_their_exif(tmp_path):
     assert turned.shape == (30, 20, 3) and np.abs(turned - np.rot90(VALUES, -1) * (255 / 4095)).max() <= 0.5001
 
 
+@pytest.mark.parametrize(("tag", "size"), [(256, "0 x 30"), (257, "40 x 0")])
+def test_a_tiff_of_no_pixels_is_refused(tmp_path, tag, size):
+    """Which newer versions of tifffile read as an array of nothing."""
+    file = tmp_path / "a.tif"
+    tifffile.imwrite(file, np.zeros((30, 40), np.uint16))
+    with tifffile.TiffFile(file, mode="r+") as tiff:
+        tiff.pages[0].tags[tag].overwrite(0)
+    with pytest.raises(UnreadableImageError, match=f"a TIFF of 1 x 16 bits and {size} pixels"):
+        read_image(file, 16)
+
+
 def test_a_tiff_that_cannot_be_read_has_its_reason(tmp_path, caplog):
     tifffile.imwrite(tmp_path / "complex.tif", np.zeros((4, 4), np.complex64))
     tifffile.imwrite(
