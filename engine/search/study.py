@@ -16,6 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from common.errors import UserError
 from common.text import join_words, override_value
@@ -204,8 +205,12 @@ def _open_storage(url: str | None, folder: Path, attempts: int = 10) -> optuna.s
     try:
         return optuna.storages.RDBStorage(
             parsed.render_as_string(hide_password=False),
-            # A trial takes longer than some servers keep a connection
-            engine_kwargs={"pool_pre_ping": True, "connect_args": timeouts.get(parsed.get_backend_name(), {})},
+            # A trial takes longer than some servers keep a connection; that to a file is closed after each use
+            engine_kwargs={
+                "pool_pre_ping": True,
+                "connect_args": timeouts.get(parsed.get_backend_name(), {}),
+                "poolclass": NullPool if url is None else None,
+            },
             heartbeat_interval=HEARTBEAT_S,
             grace_period=GRACE_S,
             heartbeat_stale_trial_callback=retry_trial,

@@ -14,6 +14,7 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
+from sqlalchemy.pool import NullPool
 
 from callbacks.epoch_logger import EpochLogger
 from callbacks.terminate_on_nan import TerminateOnNaN
@@ -63,14 +64,19 @@ def near(rate):
     return lambda config: 0.9 - 0.1 * abs(math.log10(config.optimizer.lr / rate))
 
 
+def storage_of(folder, **options):
+    """Open the database of a search, as another process would, with connections that close after each use."""
+    return optuna.storages.RDBStorage(
+        f"sqlite:///{folder / study.DATABASE}", engine_kwargs={"poolclass": NullPool}, **options
+    )
+
+
 class Searched(SimpleNamespace):
     """What `python search.py` left: status, out, err, folder."""
 
     @property
     def trials(self):
-        return optuna.load_study(
-            study_name=self.folder.name, storage=f"sqlite:///{self.folder / study.DATABASE}"
-        ).trials
+        return optuna.load_study(study_name=self.folder.name, storage=storage_of(self.folder)).trials
 
     def records(self, kind):
         return {path.parent.name: RunRecord.read(path) for path in sorted((self.folder / kind).glob("*/result.json"))}
@@ -276,9 +282,7 @@ def test_the_last_process_retrains_and_a_killed_one_is_replaced(search, tmp_path
 
     with pytest.raises(Killed):
         search(*arguments, run=killed)
-    living = optuna.storages.RDBStorage(
-        f"sqlite:///{tmp_path / 'study' / study.DATABASE}", heartbeat_interval=1, grace_period=1
-    )
+    living = storage_of(tmp_path / "study", heartbeat_interval=1, grace_period=1)
     number = optuna.load_study(study_name="study", storage=living).trials[0]._trial_id
     with optuna.storages._heartbeat.get_heartbeat_thread(number, living):
         time.sleep(1.5)
@@ -298,7 +302,7 @@ def test_a_trial_that_another_process_takes_over_still_counts(search):
     def run(config, record, callbacks=()):
         if not taken_over:
             taken_over.append(True)
-            storage = f"sqlite:///{record.folder.path.parent.parent / study.DATABASE}"
+            storage = storage_of(record.folder.path.parent.parent)
             optuna.load_study(study_name="study", storage=storage).tell(0, state=TrialState.FAIL)
         runs.append(config.model.keep)
         fake_run(lambda _: 0.7)(config, record, callbacks)
