@@ -63,18 +63,18 @@ def groups_of(runs: Sequence[Run], tables: Sequence[Predictions]) -> np.ndarray 
 
 def read_common(runs: Sequence[Run]) -> tuple[str, list[Predictions], np.ndarray]:
     """Return the split (test where all runs have it), its tables and who is right, (runs, n); errors as of `correct_matrix`."""
-    split = "test" if all(has_predictions(run.folder, "test") for run in runs) else "val"
-    tables = [read_predictions(run.folder, split, getattr(run.record, split)) for run in runs]
+    split = "test" if all(has_predictions(run.folder_of("test"), "test") for run in runs) else "val"
+    tables = [read_predictions(run.folder_of(split), split, getattr(run.record, split)) for run in runs]
     return split, tables, correct_matrix(tables)
 
 
 def read_tables(runs: Sequence[Run], split: str) -> list[Predictions] | str:
     """Read the predictions of each run of a row, test or val; or return why they cannot be used."""
     for run in runs:
-        if not has_predictions(run.folder, split):
+        if not has_predictions(run.folder_of(split), split):
             return f"{run.folder.predictions(split).name} is missing in {run.name}"
     try:
-        return [read_predictions(run.folder, split, getattr(run.record, split)) for run in runs]
+        return [read_predictions(run.folder_of(split), split, getattr(run.record, split)) for run in runs]
     except (UserError, OSError) as error:
         return str(error)
 

@@ -1,5 +1,6 @@
 """Turn runs into the rows of a report: runs that differ only in seed or fold are one, and rows on other data are apart."""
 
+import copy
 import logging
 import os
 from collections import Counter, defaultdict
@@ -30,22 +31,11 @@ def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: fl
         good_enough: accuracy that a smaller network may lack against the best and still be good enough.
         target_accuracy: accuracy that is enough whatever the best has.
     """
-    excluded = list(loaded.excluded)
+    finished, of_evaluations = _join_evaluations(loaded.finished)
+    excluded = [*loaded.excluded, *of_evaluations]
     repetitions: dict[tuple, dict[tuple, Run]] = defaultdict(dict)
-    trained = {_network(run): run for run in loaded.finished if run.record.best}
-    folders = {os.path.abspath(run.folder.path): run for run in loaded.finished}  # noqa: PTH100 of a run that may be gone
-    of_others = _only_digests(loaded.finished)
-    for run in sorted(loaded.finished, key=lambda r: str(r.record.run.started_at)):
-        given, record = folders.get(_evaluated(run)), run.record
-        first = given or trained.get(_network(run))
-        if given and _measured(given) != _measured(run):
-            first = None  # on other images perhaps, of which another network is trained since
-        # The section of test may hold no more than the number of evaluations elsewhere
-        has_test = first and first.record.test and first.record.test.accuracy
-        if first and not record.best and (record.test or record.val) and (has_test or not record.test):
-            here = str(run.folder.path)
-            excluded.append((here, f"{here}: evaluates again, on the same images, what {first.folder.path} trained"))
-            continue
+    of_others = _only_digests(finished)
+    for run in finished:
         key = _settings_and_images(run)
         same = repetitions[*key, *(own or of_others[key, number] for number, own in enumerate(_digests(run)))]
         earlier = same.get((run.seed, run.fold))
@@ -68,6 +58,35 @@ def aggregate(loaded: LoadedRuns, good_enough: float = 0.02, target_accuracy: fl
             compare_settings(group, pending)
             groups.append(group)
     return ReportData(groups, unfinished, excluded, loaded.runs)
+
+
+def _join_evaluations(runs: list[Run]) -> tuple[list[Run], list[tuple[str, str]]]:
+    """Give trainings without results on test those of their first evaluation in another folder.
+
+    Return the runs without such evaluations by their start, and the folder of each evaluation with what became of it.
+    """
+    trained = {_network(run): run for run in runs if run.record.best}
+    folders = {os.path.abspath(run.folder.path): run for run in runs}  # noqa: PTH100 of a run that may be gone
+    joined, reasons = {}, []
+    for run in sorted(runs, key=lambda r: str(r.record.run.started_at)):
+        given, record, here = folders.get(_evaluated(run)), run.record, str(run.folder.path)
+        first = given or trained.get(_network(run))
+        if given and _measured(given) != _measured(run):
+            first = None  # on other images perhaps, of which another network is trained since
+        if not first or record.best or not (record.test or record.val):
+            joined.setdefault(run.folder.path, run)
+            continue
+        # The section of test may hold no more than the number of evaluations elsewhere
+        known = joined.get(first.folder.path, first)
+        if not record.test or (known.record.test and known.record.test.accuracy):
+            reasons.append((here, f"{here}: evaluates again, on the same images, what {first.folder.path} trained"))
+        elif record.test.part:
+            joined[run.folder.path] = run
+        else:
+            joined[first.folder.path] = known._replace(record=copy.copy(known.record), test_folder=run.folder)
+            joined[first.folder.path].record.test = record.test
+            reasons.append((here, f"{here}: no row of its own; that of {first.folder.path} has its results on test"))
+    return sorted(joined.values(), key=lambda r: str(r.record.run.started_at)), reasons
 
 
 def _settings_and_images(run: Run) -> tuple:
@@ -100,11 +119,11 @@ def _by_date(rows: list[ResultRow]) -> list[Study | None]:
 
 def _finished_row(runs: list[Run], names: GroupNames) -> ResultRow:
     runs.sort(key=lambda run: (run.seed or 0, run.fold or 0))
-    shown = "test" if all(has_predictions(run.folder, "test") for run in runs) else "val"
+    shown = "test" if all(has_predictions(run.folder_of("test"), "test") for run in runs) else "val"
     outcomes, accuracies = {}, {}
     for split in SPLIT_NAMES:  # one after the other, since tables may be large
         tables = read_tables(runs, split)
-        if isinstance(tables, str) and all(has_predictions(run.folder, split) for run in runs):
+        if isinstance(tables, str) and all(has_predictions(run.folder_of(split), split) for run in runs):
             log.warning("%s images are not compared: %s", SPLIT_NAMES[split], tables)
         outcomes[split] = correctness_matrix(runs, tables, names)
         accuracies[split] = accuracy(runs, split, outcomes[split])

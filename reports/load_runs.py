@@ -21,6 +21,9 @@ class Run(NamedTuple):
     folder: RunFolder
     record: RunRecord
     study: Study | None = None  # the sweep or search that it is of, where a page shows several
+    test_folder: RunFolder | None = (
+        None  # of the evaluation that its results on test are from, where that is another one
+    )
 
     @property
     def name(self) -> str:
@@ -43,6 +46,10 @@ class Run(NamedTuple):
     def model(self) -> ModelInfo:
         """The record's section, empty where the run did not come to its network."""
         return self.record.model or ModelInfo()
+
+    def folder_of(self, split: str) -> RunFolder:
+        """Return the folder with the predictions of a split, test or val."""
+        return self.test_folder or self.folder if split == "test" else self.folder
 
     @property
     def fold(self) -> int | None:

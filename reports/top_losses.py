@@ -190,5 +190,5 @@ def _confused_pairs(runs: Sequence[Run], split: str) -> Counter:
     """Count the confusions of all runs; of several from their tables, since a record has only its own most frequent ones."""
     if len(runs) == 1:
         return Counter({(each.label, each.predicted): each.n for each in getattr(runs[0].record, split).confused})
-    images = (image for run in runs for image in read_predicted_images(run.folder, split))
+    images = (image for run in runs for image in read_predicted_images(run.folder_of(split), split))
     return Counter((i["label"], i["predicted"]) for i in images if i["label"] != i["predicted"])

@@ -332,13 +332,46 @@ def test_an_evaluation_with_other_settings_is_of_the_network_whose_checkpoint_it
     assert sorted(names) == (["a", "b"] if "metrics.kappa" in settings else ["a"])
 
 
-def test_only_an_evaluation_has_the_test_images_of_a_training_without(run, summary):
-    """It was excluded, as its evaluation is counted in the record of the training: no row had the accuracy on test."""
+@pytest.mark.parametrize("started_at", ["2026-01-01", "2026-01-03"])  # an evaluation on a machine whose clock is behind
+def test_the_first_evaluation_of_a_training_without_test_is_the_test_accuracy_of_its_row(
+    run, summary, tmp_path, started_at
+):
+    """It was a row of its own, without a cost, and the best of the two rows was compared with itself."""
+    trained = run("a", settings={"stages": ["fit"]}, n={"val": 60}, run={"started_at": "2026-01-02"})
+    change_record(trained, best={"epoch": 1})
+    checkpoint = (f"ckpt_path={trained}/checkpoints/best.ckpt",)
+    test = {"settings": {"stages": ["test"]}, "cost": None, "overrides": checkpoint}
+    run("b", **test, n={"val": 60, "test": 40}, accuracy=0.75, run={"started_at": started_at})
+    run("c", **test, n={"val": 60, "test": 40}, accuracy=0.5, run={"started_at": "2026-01-04"})
+    assert increment_test_evaluations(RunFolder(trained)) == 1
+    made = summary()
+    ((row,),) = (group.rows for group in made.groups)
+    assert [each.name for each in row.runs] == ["a"] and row.macs is not None
+    assert row.accuracies["test"].value == 0.75 and row.outcomes["test"].correct.sum() == 30
+    assert [reason for _, reason in made.excluded] == [
+        f"{tmp_path / 'b'}: no row of its own; that of {tmp_path / 'a'} has its results on test",
+        f"{tmp_path / 'c'}: evaluates again, on the same images, what {tmp_path / 'a'} trained",
+    ]
+
+
+def test_folds_that_were_evaluated_on_test_later_are_one_row(run, summary):
+    for fold in (0, 1):
+        data = {"fingerprint": f"{fold}", "fingerprint_val_test": f"fold{fold}", "folds": 2}
+        settings = {"datamodule.fold": fold, "datamodule.folds": 2}
+        trained = run(f"f{fold}", settings={**settings, "stages": ["fit"]}, n={"val": 20}, data=data)
+        change_record(trained, best={"epoch": 1})
+        run(f"t{fold}", settings={**settings, "stages": ["test"]}, n={"val": 20, "test": 30}, data=data)
+    ((row,),) = (group.rows for group in summary().groups)
+    assert row.folds == [0, 1] and row.accuracies["test"].n == 30
+
+
+def test_an_evaluation_on_a_part_of_test_is_no_accuracy_of_its_training(run, summary):
     trained = run("a", settings={"stages": ["fit"]}, n={"val": 60})
     change_record(trained, best={"epoch": 1})
-    run("b", settings={"stages": ["test"]})
-    assert increment_test_evaluations(RunFolder(trained)) == 1
-    assert [row.accuracies["test"] is not None for row in summary().groups[0].rows] == [False, True]
+    typed = {"settings": {"stages": ["test"]}, "overrides": (f"ckpt_path={trained}/checkpoints/best.ckpt",)}
+    change_record(run("b", **typed), test={"part": "trainer.limit_test_batches=1"})
+    rows = {row.runs[0].name: row for row in summary().groups[0].rows}
+    assert rows.keys() == {"a", "b"} and rows["a"].accuracies["test"] is None
 
 
 def test_nulls_are_gaps(run, summary):
