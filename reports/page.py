@@ -78,7 +78,7 @@ def environment_and_script() -> tuple[Environment, dict]:
 
 
 def _subtitle(data: ReportData) -> str:
-    finished = sum(len(row.runs) for group in data.groups for row in group.rows)
+    finished = len(data.runs) - len(data.unfinished)
     parts = [f"{finished:,} of {plural(len(data.runs), 'run')} finished"]
     states = Counter(row.status for row in data.unfinished)
     parts += [f"{n:,} {'not finished' if state == 'running' else state}" for state, n in states.items()]

@@ -187,6 +187,13 @@ def test_a_disturbed_latency_is_neither_drawn_nor_on_the_front(tmp_path, monkeyp
     assert drawn["Accuracy and latency"][1] <= {5.0, 9.0}
 
 
+def test_a_finished_run_without_a_row_of_its_own_has_finished(tmp_path):
+    for name, day in (("a", 1), ("b", 2)):
+        make_run(tmp_path / "runs" / name, run={"started_at": f"2026-01-0{day}"})
+    page = write_report(str(tmp_path / "runs")).page.read_text()
+    assert "2 of 2 runs finished, 1 record excluded." in page
+
+
 def test_only_failed_runs_make_a_page(tmp_path):
     make_run(tmp_path / "a", status="failed", reason="broken")
     words = Parsed(write_report(str(tmp_path)).page.read_text()).words()
