@@ -453,11 +453,12 @@ class ImageDataModule(L.LightningDataModule):
         """Give all training images as they are, in catalog order, the same in every process; of a stream the first ones."""
         if self.stream:
             n = min(MOST_OF_STREAM, self.stream.n_images)
-            log.info(
-                "only the first %s of %s streamed training images are used for this",
-                f"{n:,}",
-                f"{self.stream.n_images:,}",
-            )
+            if n < self.stream.n_images:
+                log.info(
+                    "only the first %s of %s streamed training images are used for this",
+                    f"{n:,}",
+                    f"{self.stream.n_images:,}",
+                )
             return self.sample_of_train_dataloader(n, batch_size=self.batch_size, augmented=False)
         rows = EpochSampler(np.sort(self.rows("train")), shuffle=False, seed=self.seed)
         dataset = ImageDataset(self.catalog, self.pixel_cache, None, self.seed)

@@ -67,6 +67,17 @@ def test_listed_images_keep_their_split_and_new_ones_go_by_their_hash(root, tmp_
     assert catalog.splits_from == f"{table}: 38 images as there, 61 new"
 
 
+def test_with_folds_only_the_test_images_keep_their_split(root, tmp_path, table, caplog):
+    """Of 40 images 12 are in test; of the 28 others, in stratified thirds, fold 1 is val."""
+    with caplog.at_level(logging.INFO):
+        catalog = prepared(ImageFolder(root=root), tmp_path, table, folds=3, fold=1)
+    by_number = {row: ("train", "val", "test")[int(path[-7:-4]) % 3] for row, path in enumerate(catalog.paths)}
+    assert catalog.rows("test").tolist() == [row for row, split in by_number.items() if split == "test"]
+    assert catalog.rows("val").tolist() != [row for row, split in by_number.items() if split == "val"]
+    assert "12 test images keep their split, the 28 others are divided into folds, 0 are new" in caplog.text
+    assert catalog.splits_from == f"{table}: 40 images as there, 0 new; train and val divided into folds"
+
+
 def test_a_few_new_images_go_by_their_hash_since_their_class_is_in_every_split(root, tmp_path, table, caplog):
     """By a hash of our own: what a class lacks is counted with its old images: new ones without them lack nearly all."""
     make_images(tmp_path / "new", {"blue": 4, "red": 4}, size=32, seed=5)
