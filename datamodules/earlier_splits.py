@@ -105,9 +105,9 @@ def take_over_splits(
     n_old, n_new = int(is_old.sum()), int(is_new.sum())
     catalog.splits_from = f"{splits}: {n_old} images as there, {n_new} new"
     if in_folds:
-        n_test = int((is_old & (catalog.splits == "test")).sum())
+        n_test, n_others = ((is_old & np.isin(catalog.splits, splits)).sum() for splits in (["test"], ["train", "val"]))
         catalog.splits_from += "; train and val divided into folds"
-        kept = f"{n_test:,} test images keep their split, the {n_old - n_test:,} others are divided into folds"
+        kept = f"{n_test:,} test images keep their split, {n_others:,} others are divided into folds"
     else:
         kept = f"{n_old:,} images keep their split"
     log.info("%s: %s, %s are new", key, kept, f"{n_new:,}")

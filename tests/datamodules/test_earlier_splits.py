@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,13 +69,14 @@ def test_listed_images_keep_their_split_and_new_ones_go_by_their_hash(root, tmp_
 
 
 def test_with_folds_only_the_test_images_keep_their_split(root, tmp_path, table, caplog):
-    """Of 40 images 12 are in test; of the 28 others, in stratified thirds, fold 1 is val."""
+    """Of 40 images 12 are in test and one is excluded; of the 27 others, in stratified thirds, fold 1 is val."""
+    Path(table).write_text(Path(table).read_text().replace("blue/000.png,blue,train", "blue/000.png,blue,"))
     with caplog.at_level(logging.INFO):
         catalog = prepared(ImageFolder(root=root), tmp_path, table, folds=3, fold=1)
     by_number = {row: ("train", "val", "test")[int(path[-7:-4]) % 3] for row, path in enumerate(catalog.paths)}
     assert catalog.rows("test").tolist() == [row for row, split in by_number.items() if split == "test"]
     assert catalog.rows("val").tolist() != [row for row, split in by_number.items() if split == "val"]
-    assert "12 test images keep their split, the 28 others are divided into folds, 0 are new" in caplog.text
+    assert "12 test images keep their split, 27 others are divided into folds, 0 are new" in caplog.text
     assert catalog.splits_from == f"{table}: 40 images as there, 0 new; train and val divided into folds"
 
 
