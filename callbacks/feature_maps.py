@@ -16,7 +16,7 @@ SHOWN = 8  # channels of each layer
 
 
 class FeatureMaps(L.Callback):
-    """Draw feature_maps.png, and channel_shuffle.png where the network has one, after the last pass over test (or val).
+    """Draw feature_maps.png, and channel_shuffle.png where the network has one, of a test image, or of val without a test.
 
     The maps are those after the first and the last depthwise and pointwise convolution; of a network without depthwise
     convolutions, after its first and last convolution.
@@ -29,7 +29,7 @@ class FeatureMaps(L.Callback):
         self.enabled = enabled
 
     def on_validation_end(self, trainer, pl_module) -> None:
-        if trainer.state.fn == "validate" and not trainer.datamodule.has_test:
+        if trainer.state.fn == "validate":  # a pass over test, which not every run has, draws again
             self._draw(trainer, pl_module, "val")
 
     def on_test_end(self, trainer, pl_module) -> None:

@@ -31,7 +31,13 @@ SHOWN = 3  # images named in a warning
 
 
 def take_over_splits(
-    catalog: Catalog, groups: np.ndarray, fingerprints: Sequence[str], splits: str, seed: int, with_val: bool = True
+    catalog: Catalog,
+    groups: np.ndarray,
+    fingerprints: Sequence[str],
+    splits: str,
+    seed: int,
+    with_val: bool = True,
+    in_folds: bool = False,
 ) -> None:
     """Give the images that an earlier run lists the splits that they had there, and new ones theirs by their hash.
 
@@ -42,6 +48,7 @@ def take_over_splits(
         fingerprints: (rows,) of the images.
         splits: folder of the run, or a splits.csv.
         with_val: False where test takes the place of val.
+        in_folds: whether `select_fold` divides train and val again, so that only test keeps its images.
 
     Raises:
         UserError: no table of splits, a damaged one, or one that contradicts the splits of the source.
@@ -97,7 +104,13 @@ def take_over_splits(
         draw_splits(catalog, rows, shares, groups, fingerprints, seed)
     n_old, n_new = int(is_old.sum()), int(is_new.sum())
     catalog.splits_from = f"{splits}: {n_old} images as there, {n_new} new"
-    log.info("%s: %s images keep their split, %s are new", key, f"{n_old:,}", f"{n_new:,}")
+    if in_folds:
+        n_test, n_others = ((is_old & np.isin(catalog.splits, splits)).sum() for splits in (["test"], ["train", "val"]))
+        catalog.splits_from += "; train and val divided into folds"
+        kept = f"{n_test:,} test images keep their split, {n_others:,} others are divided into folds"
+    else:
+        kept = f"{n_old:,} images keep their split"
+    log.info("%s: %s, %s are new", key, kept, f"{n_new:,}")
 
 
 def _join(catalog: Catalog, groups: np.ndarray, wanted: np.ndarray, is_old: np.ndarray, key: str) -> None:

@@ -23,7 +23,7 @@ from common.untrusted.description import IMAGENET_MEAN, IMAGENET_STD, Fit, Inter
 from datamodules import gpu_cache, near_duplicates
 from datamodules.audit import Finding
 from datamodules.batch_transform import BatchTransform, check_batch_transform, mix_batch
-from datamodules.cached_pixels import Look, PixelCache
+from datamodules.cached_pixels import JpegPixels, Look, PixelCache
 from datamodules.deep_pixels import ValueRange, parse_range
 from datamodules.loader import EpochSampler, ImageDataset, StatefulDataLoader, keep_batch, workers_that_fit
 from datamodules.memory import Memory
@@ -254,6 +254,12 @@ class ImageDataModule(L.LightningDataModule):
         look = Look(self.image_size, self.fit, compared_look.value_range, self.interpolation)
         look = self._kept_as(look, beside=compared_look)
         compared, pixels = self._pixels(compared_look, look)
+        if self.cache_format == "auto" and pixels.kept_as == JpegPixels.kept_as:  # where they fit as JPEGs
+            log.info(
+                "datamodule.cache_max_gib=%g: %s images take %.1f GiB as uint8; they are kept as JPEGs of quality %d (see "
+                "docs/scale.md)", self.cache_max_gib, f"{len(self.catalog):,}", self._uint8_gib(look, compared_look),
+                JPEG_QUALITY,
+            )  # fmt: skip
         rules = self.rules if self.rules["train_fraction"] < 1 else self.rules | {"train_seed": None}
         key = f"{source_key} {compared_look} {sorted(rules.items())}"
         streams = self.source.streams
@@ -303,16 +309,13 @@ class ImageDataModule(L.LightningDataModule):
 
     def _kept_as(self, look: Look, beside: Look) -> Look:
         """Return how the images are kept: as JPEGs where they are too many for uint8, or as `cache_format` says."""
-        needed_gib = len(self.catalog) * (look.image_bytes + beside.image_bytes) / 2**30
-        is_too_much = needed_gib > self.cache_max_gib > 0
+        is_too_much = self._uint8_gib(look, beside) > self.cache_max_gib > 0
         if self.cache_format == "uint8" or (self.cache_format == "auto" and not is_too_much):
             return look
-        if is_too_much:
-            log.info(
-                "datamodule.cache_max_gib=%g: %s images take %.1f GiB as uint8; they are kept as JPEGs of quality %d (see "
-                "docs/scale.md)", self.cache_max_gib, f"{len(self.catalog):,}", needed_gib, JPEG_QUALITY,
-            )  # fmt: skip
         return look._replace(jpeg_quality=JPEG_QUALITY)
+
+    def _uint8_gib(self, look: Look, beside: Look) -> float:
+        return len(self.catalog) * (look.image_bytes + beside.image_bytes) / 2**30
 
     def _pixels(self, *looks: Look, beside: PixelCache | None = None) -> list[PixelCache]:
         place = self.cache / "pixels"
@@ -453,11 +456,12 @@ class ImageDataModule(L.LightningDataModule):
         """Give all training images as they are, in catalog order, the same in every process; of a stream the first ones."""
         if self.stream:
             n = min(MOST_OF_STREAM, self.stream.n_images)
-            log.info(
-                "only the first %s of %s streamed training images are used for this",
-                f"{n:,}",
-                f"{self.stream.n_images:,}",
-            )
+            if n < self.stream.n_images:
+                log.info(
+                    "only the first %s of %s streamed training images are used for this",
+                    f"{n:,}",
+                    f"{self.stream.n_images:,}",
+                )
             return self.sample_of_train_dataloader(n, batch_size=self.batch_size, augmented=False)
         rows = EpochSampler(np.sort(self.rows("train")), shuffle=False, seed=self.seed)
         dataset = ImageDataset(self.catalog, self.pixel_cache, None, self.seed)

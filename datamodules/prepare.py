@@ -68,7 +68,7 @@ def prepare_catalog(
     )
     groups = join_groups(catalog.groups, fingerprints, together)
     if splits is not None:
-        take_over_splits(catalog, groups, fingerprints, splits, seed, with_val)
+        take_over_splits(catalog, groups, fingerprints, splits, seed, with_val, in_folds=folds is not None)
     else:
         fill_in_splits(catalog, groups, fingerprints, seed, with_val, in_folds=folds is not None)
     was_drawn = catalog.splits_from != GIVEN or folds is not None

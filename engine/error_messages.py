@@ -25,6 +25,7 @@ from omegaconf.errors import (
     InterpolationResolutionError,
     InterpolationToMissingValueError,
     OmegaConfBaseException,
+    ValidationError,
 )
 
 from common.errors import DISK_ERRORS, ELSEWHERE, UserError
@@ -194,6 +195,8 @@ def _no_such_key(error: ConfigCompositionException) -> str:
     text = str(error)
     if message := _several_values(text):
         return message
+    if isinstance(error.__cause__, ValidationError):  # of Hydra's own settings, which have a type
+        return f"{clean(text.removeprefix('Error merging override '), LONGEST)}: {str(error.__cause__).splitlines()[0]}"
     match = re.search(r"Could not (?:override|append) '([^']+)'", text) or re.search(r"'([^']+)'", text)
     key = match.group(1).split("@")[0].lstrip("+~") if match else ""
     if advice := NO_SETTINGS.get(_script(), {}).get(key):

@@ -43,7 +43,10 @@ class HuggingFace(UnpackedSource):
         self._datasets = datasets
         self.path, self.subset, self.revision = path, subset, revision
         self.image, self.label = image, label
-        self.name = Path(path).stem if Path(path).exists() or "*" in path else path.rpartition("/")[2]
+        if "*" in path:  # by the folder: a * is no name for a data set, nor for its folder in the cache
+            self.name = next(parent.name for parent in Path(path).absolute().parents if "*" not in parent.name)
+        else:
+            self.name = Path(path).stem if Path(path).exists() else path.rpartition("/")[2]
         self._splits = None
 
     def version(self) -> str:

@@ -223,8 +223,25 @@ def _check_devices(trainer: dict) -> None:
             "trainer=auto or trainer=cpu; with a GPU in the machine, check its driver with nvidia-smi"
         )
     on_processor = accelerator == "cpu" or not torch.cuda.is_available()
+    n = _n_devices(devices, 0 if on_processor else torch.cuda.device_count())
+    if n > 1 and not str(strategy).startswith("ddp"):
+        raise UserError(
+            f"{quote_override('trainer.devices', devices)}: trainer.strategy={strategy} trains in one process, on one device; "
+            "use trainer.devices=1, or add trainer=ddp, which has a process for each device"
+        )
     if trainer.get("sync_batchnorm") and on_processor and str(trainer.get("strategy")).startswith("ddp"):
         raise UserError("trainer.sync_batchnorm=true: torch has it for GPUs only; use false")
+
+
+def _n_devices(devices: object, n_gpus: int) -> int:
+    """Return on how many devices Lightning trains with this setting: a number, `auto`, -1, [0,1] or "0,1"."""
+    if devices in ("auto", -1, "-1"):
+        return max(n_gpus, 1)
+    if isinstance(devices, str) and "," in devices:
+        return len([each for each in devices.split(",") if each.strip()])
+    if isinstance(devices, list | tuple):
+        return len(devices)
+    return int(devices) if str(devices).isdigit() else 1
 
 
 def _cuts(name: str, value) -> bool:

@@ -247,8 +247,8 @@ def log_limits(config: DictConfig, data: L.LightningDataModule) -> None:
             config.trainer.overfit_batches, f"{data.n_used('train'):,}",
         )  # fmt: skip
     counts = [
-        f"{data.n_used(split):,} of {total:,} {split}" for split in data.limits
-        if (total := data.n_images(split)) and (not data.overfits or split == "test")
+        f"{used:,} of {total:,} {split}" for split in data.limits
+        if (used := data.n_used(split)) < (total := data.n_images(split)) and (not data.overfits or split == "test")
     ]  # fmt: skip
     if counts:
         same = "of train the first ones of the stream of each epoch" if data.stream else "the same in every epoch"

@@ -50,10 +50,10 @@ class SweepReport(Callback):
         from engine.run.deploy import check_deploy
         from engine.sweep.composing import check_jobs
 
-        wait_for_all(config.hydra.launcher)
         for name in SHOWN:
             logging.getLogger(name).setLevel(logging.INFO)
         with _refusing():
+            wait_for_all(config.hydra.launcher)
             about = complete_sweep(config)
             check_deploy(config.deploy, config.stages)
             if config.hydra.launcher._target_ == ray_launcher.NAME:

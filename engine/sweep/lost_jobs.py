@@ -9,6 +9,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, open_dict
 
+from common.errors import UserError
 from engine.state import STATE, FailedJob
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,13 @@ def wait_for_all(launcher: DictConfig) -> None:
 
     Args:
         launcher: the configured one, which may be another one.
+
+    Raises:
+        UserError: no jobs at a time.
     """
     if "joblib" in launcher._target_:
+        if launcher.n_jobs == 0:
+            raise UserError("hydra.launcher.n_jobs=0: use how many jobs run at a time, or -1 for one per core")
         from engine.sweep import joblib_workers  # late: an extra
 
         joblib_workers.register()

@@ -126,6 +126,6 @@ def shufflenet_v1(*, groups: int = 3, width: float = 1.0, num_classes: int) -> S
         if count <= 0 or count % groups:
             raise NetworkError(
                 f"model.groups={groups} with model.width={width}: {count:g} {what} cannot be divided into {groups} "
-                "equal groups of whole channels; use width 1, 0.5 or 0.25, or fewer groups"
+                "equal groups of whole channels; use model.width=1, or model.groups=1 or 3, which also have 0.5 and 0.25"
             )
     return ShuffleNetV1(groups=groups, width=width, num_classes=num_classes)

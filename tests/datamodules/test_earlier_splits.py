@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,6 +66,18 @@ def test_listed_images_keep_their_split_and_new_ones_go_by_their_hash(root, tmp_
     assert [splits[path] for path in new] == [drawn[path] for path in new]
     assert "2 images listed there, but missing here: red/000.png and red/001.png" in caplog.text
     assert catalog.splits_from == f"{table}: 38 images as there, 61 new"
+
+
+def test_with_folds_only_the_test_images_keep_their_split(root, tmp_path, table, caplog):
+    """Of 40 images 12 are in test and one is excluded; of the 27 others, in stratified thirds, fold 1 is val."""
+    Path(table).write_text(Path(table).read_text().replace("blue/000.png,blue,train", "blue/000.png,blue,"))
+    with caplog.at_level(logging.INFO):
+        catalog = prepared(ImageFolder(root=root), tmp_path, table, folds=3, fold=1)
+    by_number = {row: ("train", "val", "test")[int(path[-7:-4]) % 3] for row, path in enumerate(catalog.paths)}
+    assert catalog.rows("test").tolist() == [row for row, split in by_number.items() if split == "test"]
+    assert catalog.rows("val").tolist() != [row for row, split in by_number.items() if split == "val"]
+    assert "12 test images keep their split, 27 others are divided into folds, 0 are new" in caplog.text
+    assert catalog.splits_from == f"{table}: 40 images as there, 0 new; train and val divided into folds"
 
 
 def test_a_few_new_images_go_by_their_hash_since_their_class_is_in_every_split(root, tmp_path, table, caplog):

@@ -1,6 +1,7 @@
 """Streamed training images: each once an epoch, the bits of the pixel cache, the same after a resume."""
 
 import io
+import logging
 import threading
 import time
 from collections import Counter
@@ -148,12 +149,15 @@ def test_a_process_with_too_few_images_repeats_its_first_ones(opened, skip):
     assert read(skip, 30) == read(0, skip + 30)[skip:]
 
 
-def test_a_sample_of_the_training_images_stands_for_all(opened, monkeypatch):
+def test_a_sample_of_the_training_images_stands_for_all(opened, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
     data = opened()
     sample = list(data.sample_of_train_dataloader(7, batch_size=4, augmented=False))
     assert [len(batch["labels"]) for batch in sample] == [4, 3]
+    assert len(names(data.unaugmented_train_dataloader())) == N_TRAIN and "only the first" not in caplog.text
     monkeypatch.setattr("datamodules.image_datamodule.MOST_OF_STREAM", 12)
     assert len(names(data.unaugmented_train_dataloader())) == 12
+    assert f"only the first 12 of {N_TRAIN} streamed training images" in caplog.text
 
 
 def test_a_limit_takes_the_first_batches(opened):

@@ -263,6 +263,17 @@ def test_other_flags_train(train, flags):
     assert len(trained(ran)) == 1 and steps(ran.folder) == 3 and ran.record.run.debug is None
 
 
+@pytest.mark.parametrize(("devices", "n_gpus"), [("2", 0), ("[0,1]", 2), ('"0,1"', 2), ("auto", 2), ("-1", 2)])
+def test_several_devices_need_a_process_each(train, monkeypatch, devices, n_gpus):
+    """Lightning would start processes that do not know of each other, and all but one would find the run's folder in use."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: n_gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: n_gpus)
+    ran = train(*SIMPLE_CNN, f"trainer.devices={devices}", "trainer.accelerator=auto")
+    assert ran.status == 1 and not ran.folder.exists()
+    assert f"trainer.devices={devices}: trainer.strategy=auto trains in one process, on one device" in ran.err
+    assert "use trainer.devices=1, or add trainer=ddp, which has a process for each device" in ran.err
+
+
 @pytest.mark.parametrize("precision", ["bf16-mixed", pytest.param("bf16-true", marks=pytest.mark.thorough)])
 def test_results_are_in_the_precision_in_which_the_network_is_used(train, precision):
     ran = train(*SIMPLE_CNN, "trainer.max_epochs=1", f"trainer.precision={precision}", "trainer=cpu")

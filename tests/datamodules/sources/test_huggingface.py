@@ -55,6 +55,15 @@ def test_a_parquet_file_with_two_plain_columns(tmp_path):
     assert catalog.name == "pets" and set(catalog.splits) == {""}  # one split: this project splits
 
 
+def test_parquet_files_of_a_pattern_have_the_name_of_their_folder(tmp_path):
+    (tmp_path / "pets").mkdir()
+    for part in range(2):
+        typed().to_parquet(tmp_path / f"pets/part-{part}.parquet")
+    catalog = opened(tmp_path, tmp_path / "pets/part-*.parquet")
+    assert catalog.name == "pets" and len(catalog) == 2 * len(LABELS)
+    assert [table.parent.name.rpartition("-")[0] for table in (tmp_path / "cache").glob("*/images.csv")] == ["pets"]
+
+
 def test_an_image_keeps_its_path_where_others_are_added_before_it(tmp_path):
     """By the pixels: `datamodule.splits` knows images by their paths, which were numbers."""
 

@@ -1,5 +1,7 @@
 """The stages of a run, called without the command line."""
 
+import logging
+
 import pytest
 from PIL import Image
 
@@ -12,7 +14,7 @@ from common.run_record import RunRecord
 from engine.config.instantiate import instantiate
 from engine.run.callback_list import all_callbacks
 from engine.run.resume import compare_images
-from engine.run.stages import build_model, complete_loss, describe_data, split_columns
+from engine.run.stages import build_model, complete_loss, describe_data, log_limits, split_columns
 from tests.support.configs import composed
 from tests.support.helpers import make_images
 
@@ -145,6 +147,20 @@ def test_other_weights_of_training_images_are_another_fingerprint(prepared, tmp_
         record.previous, record.data = RunRecord(data=describe_data(opened[before])), describe_data(opened[now])
         compare_images(record, opened[now].catalog, opened[now].pixel_cache.stats.fingerprints)
         assert ("0 in another split" in caplog.text) == (n > 0) and (f"{n} of another weight" in caplog.text) == (n > 0)
+
+
+def test_only_splits_of_which_images_are_left_out_are_called_limited(prepared, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    root = make_images(tmp_path / "data", {f"{s}/{c}": 8 for s in ("train", "val") for c in ("blue", "red")}, size=32)
+    config, data = prepared("datamodule.batch_size=4", root=root)
+    for limits, words in (
+        ({"train": 9, "val": 4}, None),
+        ({"train": 9, "val": 2}, "limited to 8 of 16 val images, the"),
+    ):
+        caplog.clear()
+        data.limits = limits
+        log_limits(config, data)
+        assert words in caplog.text if words else "limited" not in caplog.text
 
 
 def test_splits_of_a_run_are_those_of_any_later_run_and_the_record_says_so(prepared, tmp_path):

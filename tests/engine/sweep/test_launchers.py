@@ -160,6 +160,18 @@ def test_without_ray_the_command_names_the_extra_and_leaves_nothing(train, tmp_p
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.parametrize(("n_jobs", "message"), [
+    ("0", "hydra.launcher.n_jobs=0: use how many jobs run at a time, or -1 for one per core"),
+    ("two", "hydra.launcher.n_jobs=two: Value 'two' of type 'str' could not be converted to Integer"),
+])  # fmt: skip
+def test_an_impossible_number_of_jobs_is_refused_and_leaves_nothing(train, tmp_path, n_jobs, message):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs the extra joblib")
+    parallel = ("hydra/launcher=joblib", f"hydra.launcher.n_jobs={n_jobs}")
+    ran = train("-m", "seed=1,2", *parallel, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert ran.status == 1 and ran.err == f"ERROR: {message}\n"
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_threads_are_shared_out(monkeypatch):
     monkeypatch.setattr(cli.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     assert [threads_of_job(jobs) for jobs in (1, 2, 5, 16, 40, -1)] == [16, 8, 3, 1, 1, 1]

@@ -148,6 +148,19 @@ def test_other_impossible_networks_are_refused(arguments, message):
         build_network(num_classes=2, **arguments)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 3, 4, 8])
+def test_shufflenet_v1_has_the_widths_that_its_file_and_its_refusal_name(groups):
+    widths = (0.25, 0.5, 1.0) if groups in (1, 3) else (1.0,)
+    for width in (0.25, 0.5, 1.0):
+        if width in widths:
+            build_network(network="shufflenet_v1", groups=groups, width=width, num_classes=2)
+        else:
+            with pytest.raises(
+                NetworkError, match=r"; use model\.width=1, or model\.groups=1 or 3, which also have 0\.5 and"
+            ):
+                build_network(network="shufflenet_v1", groups=groups, width=width, num_classes=2)
+
+
 @pytest.mark.parametrize("name", ["hf-hub:someone/something", "local-dir:/tmp", "mobilenet_small_of_mine"])
 def test_timm_takes_no_network_from_elsewhere(name):
     pytest.importorskip("timm", reason="needs the extra timm")
