@@ -53,6 +53,7 @@ from engine.smallest.selection import (
 from engine.smallest.settings import SmallestSettings, read_settings
 from engine.smallest.workers import has_launcher, prepare_worker, run_workers
 from engine.state import STATE, resume_advice
+from engine.sweep.lost_jobs import wait_for_all
 from lightning_modules.weight_sources import find_file
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,8 @@ class Smallest:
 
     def find(self) -> None:
         """Run all stages."""
+        if has_launcher():
+            wait_for_all(HydraConfig.get().launcher)
         self._prepare()
         with log_to(self.folder / "smallest.log", LINE):
             if has_launcher() and not self._is_answered:

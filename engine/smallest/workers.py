@@ -14,7 +14,6 @@ from common.text import plural
 from engine import log_handlers
 from engine.process_tuning import tune_process
 from engine.state import STATE
-from engine.sweep.lost_jobs import wait_for_all
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +38,6 @@ def run_workers(config: DictConfig, n: int, left_minutes: float | None) -> None:
         whole.hydra.hydra_logging = {"root": None}  # the launcher leaves the log of this process as it is
     context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks())
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=work, config=whole)
-    wait_for_all(hydra.hydra.launcher)
     left = [] if left_minutes is None else [f"budget.left_minutes={left_minutes:.2f}"]
     typed = list(hydra.hydra.overrides.task)
     logging.getLogger("hydra_plugins").setLevel(logging.WARNING)  # it repeats the arguments of each

@@ -153,6 +153,10 @@ def test_a_run_of_the_race_is_an_ordinary_run(found):
         (["candidates.weights.shufflenet_v2_x0_5=missing.pth"], "missing.pth"),
         (["storage=here"], "storage=here: not a URL of a database"),
         (["datamodule.root=nowhere"], "nowhere"),
+        (
+            ["hydra/launcher=joblib", "hydra.launcher.n_jobs=0"],
+            "hydra.launcher.n_jobs=0: use how many jobs run at a time",
+        ),
     ],
 )
 def test_a_refused_command_gives_one_line_and_leaves_nothing(command, tmp_path, arguments, message):
