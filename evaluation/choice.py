@@ -233,11 +233,15 @@ def _above(
             return 0.0, 1.0, spread
         at_least = float(betaincinv(correct, wrong + 1, level))
         return at_least, float(betainc(correct, wrong + 1, target)), spread  # P(X >= correct)
-    found, spread = student(outcomes, pseudo, groups), spread._replace(target=target)
+    # In a balanced accuracy a pseudo-image of a rare class counts as much more as its images do
+    of_class = np.array([one - zero for (one, _), (zero, _) in zip(pseudo[::2], pseudo[1::2], strict=True)])
+    found, spread = student(outcomes, pseudo, groups), spread._replace(target=target, weight=float(of_class.mean()))
     if right.all():  # then only pseudo-images vary, of which there are as many among more images
         _, sizes, number, reach = columns_of(outcomes, groups)
-        weight = number * reach * float(sizes.mean())
-        spread = spread._replace(units=0.0, further=2 * number * reach**2, weight=weight)
+        further = 2 * number * reach**2 * float((of_class**2).mean())
+        spread = spread._replace(
+            units=0.0, further=further, weight=spread.weight * number * reach * float(sizes.mean())
+        )
     at_least = max(0.0, min(each.interval(1 - 2 * level).low for each in found))
     p_value = max(each.p_above(target) for each in found)
     for odds in (log_odds(each) for each in found if 0 < each.mean < 1):

@@ -97,20 +97,23 @@ def test_the_exact_power_of_one_network_above_a_target_is_as_promised(right, n, 
 
 
 @pytest.mark.parametrize("size", [1, 5])  # images of a group
-@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
+@pytest.mark.parametrize(("metric", "classes"), [("accuracy", 2), ("balanced_accuracy", 2), ("balanced_accuracy", 10)])
 @pytest.mark.parametrize("n_seeds", [1, 3])
 @pytest.mark.parametrize(("n", "target"), [(20, 0.9), (100, 0.99), (40, 0.95)])
-def test_where_all_images_are_right_more_that_are_right_show_it(n, target, n_seeds, metric, size):
-    """At the printed number all right are shown to be above the target, and at a fifth of it they are not."""
+def test_where_all_images_are_right_more_that_are_right_show_it(n, target, n_seeds, metric, classes, size):
+    """At the printed number all right are shown to be above the target, and at a fourth of it they are not.
+
+    Of two classes the first has every second unit, or every tenth: with that as if both had as many it took twice the number.
+    """
 
     def all_right(n: int):
         units = np.arange(n) // size
         each = Finalist(1, np.ones((n_seeds, n), bool), list(range(n_seeds)))
-        return measure(each, each, Rule(0.02, target, metric), units % 2, None if size == 1 else units)
+        return measure(each, each, Rule(0.02, target, metric), units % classes > 0, None if size == 1 else units)
 
-    found = all_right(n)
+    found = all_right(n * size)
     number = images_needed(found.spread, 1 - target, n_seeds)
-    assert not found.shown and all_right(number).shown and not all_right(number // 5).shown
+    assert not found.shown and all_right(number).shown and not all_right(number // 4).shown
 
 
 @pytest.mark.parametrize(("n_seeds", "accuracy", "target"), [(4, 0.97, 0.95), (6, 0.9, 0.87)])
