@@ -5,7 +5,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, multinomial
 
 from benchmarks.worlds import draw_rows, seed_world
 from evaluation.choice import Finalist, Rule, measure
@@ -37,6 +37,21 @@ def test_the_exact_power_of_one_seed_is_as_promised(disagree, margin):
         shown = [NormalDist().cdf(-tango_score(k, both - k, n, -margin, 0.5)) < 0.05 for k in range(both + 1)]
         power += binom.pmf(both, n, disagree) * float(binom.pmf(only_a, both, 0.5) @ shown)
     assert 0.79 <= power <= 0.93
+
+
+@pytest.mark.parametrize(("only_a", "only_b", "margin"), [(0.02, 0.03, 0.05), (0.005, 0.025, 0.05), (0.3, 0.36, 0.22)])
+def test_the_exact_power_of_one_seed_that_is_a_little_worse_is_as_promised(only_a, only_b, margin):
+    """Over all tables of networks that differ as they do on the pilot."""
+    right = np.ones((2, 1, 4000), bool)
+    first, second = round(only_a * 4000) - 1, round(only_b * 4000) - 1  # beside the two pseudo-images
+    right[1, :, :first], right[0, :, first : first + second] = False, False
+    n = images_needed(compare_pair(*right, margin).spread, margin + only_a - only_b, 1)
+    a, b = (grid.ravel() for grid in np.meshgrid(np.arange(n + 1), np.arange(n + 1)))
+    a, b = a[a + b <= n], b[a + b <= n]
+    chances = multinomial.pmf(np.stack([a, b, n - a - b], axis=1), n, [only_a, only_b, 1 - only_a - only_b])
+    likely = np.flatnonzero(chances > 1e-7)
+    shown = [tango_score(int(a[i]), int(b[i]), n, -margin, 0.5) > 1.6448536 for i in likely]
+    assert 0.78 <= chances[likely] @ shown <= 0.86
 
 
 @pytest.mark.parametrize("n_groups", [12, 40])
