@@ -241,6 +241,67 @@ def fake_row(name, macs, val, test):
     )  # fmt: skip
 
 
+def step_down(p_values, pairs_of_each=1.0):
+    """Holm's correction, one step after the other; where the same measurements chose the best, times K / 2 of K rows."""
+    adjusted, least = {}, 0.0
+    for done, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = max(least, p_values[index] * (len(p_values) - done))
+        adjusted[index] = min(1.0, min(1.0, least) * pairs_of_each)
+    return [adjusted[index] for index in range(len(p_values))]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_choice_and_what_is_shown_follow_the_rules_step_by_step(seeds):
+    generator, found = np.random.default_rng(seeds), {"chosen within": 0, "shown": 0, "worse": 0, "none smaller": 0}
+    for _ in range(60):
+        count, hard = int(generator.integers(2, 7)), generator.random((2, 300)) < 0.2
+        rows = []
+        for i in range(count):
+            chance = generator.choice([0.97, 0.95, 0.8])
+            val, test = (
+                generator.random((seeds, 300)) < np.where(each, generator.choice([0.5, 0.7]), chance) for each in hard
+            )
+            rows.append(fake_row(str(i), generator.choice([None, 1e6, 2e6, 3e6, 4e6]), val, test))
+        rows.sort(key=lambda row: -row.ranked_by.value)
+        rows[-1].guesses = count > 4
+        for rank, row in enumerate(rows, 1):
+            row.rank = rank
+        group = ResultGroup(rows)
+        compare_to_best(group, 0.09)
+
+        best, *others = rows
+        on = {
+            split: [compare_pair(*(each.outcomes[split].correct for each in (row, best)), 0.09) for row in others]
+            for split in ("val", "test")
+        }
+        differ = step_down([pair.p_value for pair in on["test"]], count / 2 if seeds > 1 else 1.0)
+        assert [row.comparison.p_value for row in others] == pytest.approx(differ)
+        assert [row.comparison.pair for row in others] == on["test"]
+        real = [i for i, row in enumerate(others) if not row.guesses]
+        smaller = [i for i in real if best.macs and others[i].macs and others[i].macs < best.macs]
+        within = [i for i in smaller if on["val"][i].margin_p_value < 0.05]
+        if within:
+            chosen = min(within, key=lambda i: (others[i].macs, i))
+        else:
+            chosen = max(smaller, key=lambda i: (on["val"][i].at_least, -others[i].macs), default=None)
+        assert (group.choice and group.choice.row) is (None if chosen is None else others[chosen])
+        tested, shown = smaller or real, []
+        if seeds == 1 and chosen is not None:  # the chosen one first, by itself
+            if on["test"][chosen].margin_p_value < 0.05:
+                shown.append(chosen)
+                tested = [i for i in tested if i != chosen]
+            else:
+                tested = []
+        corrected = step_down([on["test"][i].margin_p_value for i in tested])
+        shown += [i for i, p_value in zip(tested, corrected, strict=True) if p_value < 0.05]
+        assert [row.comparison.shown for row in others] == [i in shown for i in range(count - 1)]
+        found["chosen within"] += bool(within)
+        found["shown"] += len(shown)
+        found["worse"] += min(differ) < 0.05
+        found["none smaller"] += not smaller
+    assert min(found.values()) > 5, found
+
+
 @pytest.mark.parametrize(("accuracies", "n", "seeds", "sd", "replicates"), [
     (np.arange(0.9, 0.79, -0.02), 445, 1, 0.0, 100),  # six networks, each 0.02 below the next larger
     # Validation chooses the luckiest seeds, which are as lucky on test: 0.13 to 0.25 where it was tested by itself
