@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from common.locks import locked
 from common.run_folder import RunFolder
 from common.run_record import RunRecord, write_record
+from common.smallest_record import Costs
 from engine.search.search import Search
 from engine.smallest.plan import Budget
 from engine.smallest.race import PLACE, Halving, Race
@@ -75,6 +76,30 @@ def test_a_trial_without_the_record_of_its_run_starts_again(race, happened, how)
         trial = race.study.ask(race.settings.space)
         assert trial.params[PLACE] == 1
         race.study.tell(trial.number, 0.5 + again)
+
+
+def test_the_worth_of_a_candidate_is_by_its_cost_over_that_of_the_reference(race):
+    """Candidate 1 is the reference, the first that races; 0.02 is half of the margin below what is good enough."""
+    for candidate, macs in zip(race.runs.candidates, (250, 1000), strict=True):
+        candidate.costs = Costs(parameters=1, macs=macs, file_kib=1, activation_kib=1, activation_int8_kib=1)
+    race.runs.settings.question.cost, race.runs.settings.question.target = ["macs"], None
+    assert race._utility(0, 0.83, 0.9) == pytest.approx(0.83 - 0.85 + 0.002 * 2)  # a quarter: two halvings
+    assert race._utility(1, 0.83, 0.9) == pytest.approx(0.83 - 0.85)
+    assert race._halving._utility(1, 0.83, 0.9) == race._utility(0, 0.83, 0.9)  # by places
+    race.runs.settings.question.target = 0.7
+    assert race._utility(0, 0.7, 0.9) == pytest.approx(0.7 - 0.75 + 0.004)
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+@pytest.mark.parametrize(("left_s", "starts"), [(None, True), (131, True), (129, False)])
+def test_a_candidate_starts_if_it_can_end_half_a_minute_before_the_budget_and_the_reference_always(
+    race, left_s, starts
+):
+    race.times = SimpleNamespace(of=lambda candidate: {"c": 1e6, "b": 100}[candidate.keep])  # c is the reference
+    race.runs.budget.left_s = lambda: left_s
+    assert race._is_trial_left()
+    race.study.ask(race.settings.space)
+    assert race._is_trial_left() is starts
 
 
 def halved(values_by_place, useful, known=None, every=1) -> list[int | None]:
