@@ -2,6 +2,8 @@ import hashlib
 
 import numpy as np
 import pytest
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from scipy.stats import norm
 
 from common.errors import UserError
@@ -103,6 +105,23 @@ def test_named_groups_and_equal_pixels_are_joined_also_over_several_steps():
     assert len(set(join_groups(["", ""], ["", ""]).tolist())) == 2  # unreadable files are no duplicates of each other
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_joined_groups_are_the_connected_components(seed):
+    generator = np.random.default_rng(seed)
+    names = [f"g{number}" if number < 40 else "" for number in generator.integers(80, size=200)]
+    pixels = [f"{number}" for number in generator.integers(300, size=200)]
+    near = [generator.integers(200, size=generator.integers(1, 4)).tolist() for _ in range(25)]
+    links = [(row, other) for of in (names, pixels) for row in range(200) for other in range(row)
+             if of[row] and of[row] == of[other]] + [(one, other) for one, *others in near for other in others]  # fmt: skip
+    rows, others = np.array(links).T
+    _, expected = connected_components(
+        coo_matrix((np.ones(len(rows)), (rows, others)), shape=(200, 200)), directed=False
+    )
+    joined = join_groups(names, pixels, near)
+    pairs = set(zip(joined.tolist(), expected.tolist(), strict=True))
+    assert len(pairs) == len(set(joined.tolist())) == len(set(expected.tolist()))  # one to one
+
+
 def catalog():
     return Catalog(name="x", root="DIR", classes=["a", "b"], paths=list("pqrstu"), labels=np.array([0, 1] * 3),
                    splits=np.array(["train", "train", "val", "val", "test", "test"]))  # fmt: skip
@@ -182,6 +201,18 @@ def test_gaps_are_filled_wherever_a_group_can_be_spared_and_none_is_made(seed):
     for split, label in np.argwhere(counted(after) == 0):
         for unit in units[labels == label]:  # whoever has the class is the last one of some class where it is
             assert (counted(after)[after[unit], classes_of[unit]] == 1).any(), (split, label)
+    if len(moved) == 1:  # of those that can be spared the one whose hash is nearest
+        (split,), gained = after[moved], np.flatnonzero((counted(before) == 0)[after[moved][0]])
+
+        def distance(unit):
+            begin, end = [0.0, *ends][split : split + 2]
+            return max(begin - place[unit], place[unit] - end, 0.0)
+
+        spared = [
+            unit for unit in range(9)
+            if set(classes_of[unit]) & set(gained) and (counted(before)[before[unit], classes_of[unit]] > 1).all()
+        ]  # fmt: skip
+        assert len(gained) > 1 or distance(moved[0]) == min(map(distance, spared))
 
 
 def test_a_spread_part_has_every_class_first_and_then_each_by_its_share():
