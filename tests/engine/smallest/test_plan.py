@@ -9,7 +9,7 @@ from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import EpochSpeed, RunRecord, Throughput, write_record
 from common.smallest_record import Candidate, Costs
-from engine.smallest.plan import PER_RUN_S, TRAINING, Budget, Plan, TrainingTimes
+from engine.smallest.plan import HEAD, PER_RUN_S, TRAINING, Budget, Plan, TrainingTimes
 from engine.smallest.smallest import Smallest
 
 
@@ -107,6 +107,20 @@ def test_a_training_is_predicted_from_the_pass_of_its_backbone_by_macs():
     assert times.of(candidate("a", 4 * 10**6)) == pytest.approx(PER_RUN_S + 3 * (TRAINING * 50 + 10) * 20e-3)
     # Of no pass: the usual rate, 200M MACs a second
     assert times.of(candidate("other", 10**6)) == pytest.approx(PER_RUN_S + 3 * (TRAINING * 50 + 10) * 5e-3)
+
+
+def test_a_head_is_predicted_from_one_look_at_the_images_whatever_fine_tuning_takes(tmp_path):
+    times, of_a = TrainingTimes([Pass("a", 64, 100, 2.0, 4e6)], 50, 10, epochs=3), candidate("a", 4 * 10**6)
+    head_s = PER_RUN_S + (HEAD * 50 + 10) * 20e-3
+    assert times.of_head(of_a) == pytest.approx(head_s) and times.of(of_a) > head_s
+    record = RunRecord(throughput=Throughput(epochs=[EpochSpeed(images=50, seconds=100.0)]))
+    record.folder = RunFolder(tmp_path)
+    write_record(record)
+    before, of_a.frozen = times.of(of_a), True
+    times.learn(of_a, record.folder)  # seconds of a head say nothing of fine-tuning
+    assert times.of(of_a) == times.of_head(of_a) == pytest.approx(head_s)
+    of_a.frozen = False
+    assert times.of(of_a) == before
 
 
 def test_a_disturbed_pass_makes_no_network_seem_slower_than_usual():

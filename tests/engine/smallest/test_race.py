@@ -122,6 +122,21 @@ def halved(values_by_place, useful, known=None, every=1) -> list[int | None]:
     return ended
 
 
+@pytest.mark.parametrize("factor", [2, 3, 4])
+@pytest.mark.parametrize("others", range(1, 10))
+def test_one_of_as_many_as_the_factor_says_stays_and_of_fewer_the_best(others, factor):
+    """Beside others with 0.1, 0.2, ... after the rung; the reference, with 2.0, takes no place."""
+    known = {0: {2: 2.0}} | {1 + i: {2: (1 + i) / 10} for i in range(others)}
+    stay = max(1, (others + 1) // factor)
+    for rank in range(1, others + 2):  # of the new one among all
+        study = optuna.create_study(pruner=Halving(lambda place, value, best: value - best, known, 2, factor))
+        study.enqueue_trial({PLACE: others + 1})
+        trial = study.ask({PLACE: IntDistribution(0, others + 1)})
+        trial.report((others - rank + 1) / 10 + 0.05, step=2)
+        assert trial.should_prune() == (rank > stay)
+        assert study.pruner.best(study, 2) == 2.0
+
+
 def near(place, value, best):
     """A loss of 0.05 against the best costs nothing."""
     return min(0.0, value - best + 0.05)
