@@ -131,6 +131,25 @@ def test_where_all_images_are_right_more_that_are_right_show_it(n, target, n_see
     assert not found.shown and all_right(number).shown and not all_right(number // 4).shown
 
 
+@pytest.mark.parametrize("size", [1, 5])  # images of a group
+@pytest.mark.parametrize("classes", [2, 10])  # the first has every second unit, or every tenth
+@pytest.mark.parametrize("n_seeds", [1, 3])
+@pytest.mark.parametrize(("n", "margin"), [(20, 0.05), (40, 0.02), (100, 0.02)])
+def test_where_networks_agree_everywhere_more_such_images_show_it_for_rare_classes_too(
+    n, margin, n_seeds, classes, size
+):
+    """With one in ten as if both classes had as many it took up to twice the number on groups, and 1.3 times on images."""
+
+    def agreeing(n: int):
+        units, right = np.arange(n) // size, np.ones((n_seeds, n), bool)
+        return compare_pair(right, right, margin, None if size == 1 else units, units % classes > 0)
+
+    found = agreeing(n * size)
+    number = images_needed(found.spread, margin, n_seeds)
+    shown = [agreeing(each).margin_p_value < 0.05 for each in (n * size, number // 8, number)]
+    assert shown == [False, False, True]
+
+
 @pytest.mark.parametrize(("n_seeds", "accuracy", "target"), [(4, 0.97, 0.95), (6, 0.9, 0.87)])
 def test_the_power_of_seeds_above_a_target_is_as_promised(n_seeds, accuracy, target):
     world = [seed_world(accuracy, 0.005)]
