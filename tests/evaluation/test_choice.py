@@ -114,13 +114,13 @@ def test_the_bound_of_seeds_above_a_target_is_the_lowest_of_two_on_two_scales(gr
     generator = np.random.default_rng(5)
     for n_seeds in (2, 3, 5):
         seeds = tuple(range(n_seeds))
-        for accuracy, sd in ((0.7, 0.3), (0.95, 0.1), (0.985, 1.5)):
+        for accuracy, sd in ((0.25, 0.2), (0.7, 0.3), (0.95, 0.1), (0.985, 1.5)):
             chances = expit(logit(accuracy) + sd * generator.normal(size=(n_seeds, 1)))
             right = generator.random((n_seeds, 160)) < chances
             found = over_seeds_and_images(right, [(1.0, 2.0), (0.0, 2.0)], groups)
             shares = [(each.mean, each.error, each.degrees_of_freedom) for each in found]
             odds = [(logit(m), error / (m * (1 - m)), freedom) for m, error, freedom in shares]
-            for level, target in ((0.05, 0.6), (0.01, 0.9), (0.05, 0.97)):
+            for level, target in ((0.05, 0.15), (0.05, 0.6), (0.01, 0.9), (0.05, 0.97)):
                 each = Finalist(1, right, list(seeds))
                 ours = measure(each, each, Rule(0.02, target), None, groups, level)
                 lows = [m - t.ppf(1 - level, freedom) * error for m, error, freedom in shares]

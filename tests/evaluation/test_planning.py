@@ -111,7 +111,7 @@ def test_the_exact_power_of_one_network_above_a_target_is_as_promised(right, n, 
     assert 0.77 <= binom.sf(enough - 1, number, found.own) <= (0.87 if right < n else 1)
 
 
-@pytest.mark.parametrize("size", [1, 5])  # images of a group
+@pytest.mark.parametrize("size", [1, 5, 3.25])  # images of a group; 3.25: three single ones and one of ten
 @pytest.mark.parametrize(("metric", "classes"), [("accuracy", 2), ("balanced_accuracy", 2), ("balanced_accuracy", 10)])
 @pytest.mark.parametrize("n_seeds", [1, 3])
 @pytest.mark.parametrize(("n", "target"), [(20, 0.9), (100, 0.99), (40, 0.95)])
@@ -122,11 +122,11 @@ def test_where_all_images_are_right_more_that_are_right_show_it(n, target, n_see
     """
 
     def all_right(n: int):
-        units = np.arange(n) // size
+        units = np.arange(n) // size if size != 3.25 else np.repeat(np.arange(n), np.resize([1, 1, 1, 10], n))[:n]
         each = Finalist(1, np.ones((n_seeds, n), bool), list(range(n_seeds)))
         return measure(each, each, Rule(0.02, target, metric), units % classes > 0, None if size == 1 else units)
 
-    found = all_right(n * size)
+    found = all_right(int(n * size))
     number = images_needed(found.spread, 1 - target, n_seeds)
     assert not found.shown and all_right(number).shown and not all_right(number // 4).shown
 

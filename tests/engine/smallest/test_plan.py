@@ -132,6 +132,12 @@ def test_a_disturbed_pass_makes_no_network_seem_slower_than_usual():
     ]
     of_4m = {name: TrainingTimes(passes, 50, 10, 3).of(candidate(name, 4 * 10**6)) for name in "abc"}
     assert of_4m["b"] == of_4m["a"] > of_4m["c"]
+    busy = [Pass(name, 64, 100, 40.0, 4e6, flag="busy") for name in "de"]  # more of them do not make slow usual
+    more = TrainingTimes([*passes, *busy, Pass("f", 64, 100, 4.0, 4e6)], 50, 10, 3)  # f is slow in truth: 100M
+    seconds = {name: more.of(candidate(name, 4 * 10**6)) - PER_RUN_S for name in "abcdf"}
+    usual = (of_4m["a"] - PER_RUN_S) * 200 / 150  # the median of 200M and 100M
+    assert (seconds["b"], seconds["d"], seconds["f"]) == pytest.approx((usual, usual, 1.5 * usual))
+    assert seconds["a"] == pytest.approx(0.75 * usual) and seconds["c"] == pytest.approx(0.375 * usual)
     slow = TrainingTimes(passes[1:2], 50, 10, 3)  # nothing else is known
     assert slow.of(candidate("b", 4 * 10**6)) - PER_RUN_S == pytest.approx(10 * (of_4m["a"] - PER_RUN_S))
 
@@ -155,6 +161,7 @@ def test_a_disturbed_epoch_or_run_does_not_change_what_the_next_ones_are_expecte
     assert learn((18.0, "busy"), (20.0, "busy")) == pytest.approx(3 * 19.0)
     assert learn((45.0, "busy"), (45.0, "busy"), (6.0, None)) == pytest.approx(3 * 6.0)
     assert learn((90.0, "busy")) == pytest.approx(3 * 6.0)
+    assert learn((8.0, None)) == pytest.approx(3 * 7.0)  # the median of two
 
 
 def test_a_folder_is_of_one_search(tmp_path):
