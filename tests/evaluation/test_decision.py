@@ -372,6 +372,19 @@ def test_a_network_that_is_no_better_than_guessing_is_called_so(correct, counts,
     assert older.guessing == found.baseline and older.no_better_than_guessing is worse
 
 
+@pytest.mark.parametrize(
+    ("n", "classes", "right", "p_value"), [(16, 2, 12, 0.0384), (27, 3, 14, 0.0359), (24, 2, 18, 0.0113)]
+)
+def test_a_network_is_better_than_guessing_from_a_one_sided_level_of_0025_on(n, classes, right, p_value):
+    """That of the lower end of a 95% interval, which lies above the share of each class in all three."""
+    assert binomtest(right, n, 1 / classes, alternative="greater").pvalue == pytest.approx(p_value, abs=1e-4)
+    labels = np.arange(n) % classes
+    predicted = np.where(np.arange(n) < right, labels, (labels + 1) % classes)
+    found = measure(labels, np.eye(classes)[predicted] * 0.8 + 0.05, list("abc")[:classes], None)
+    assert found.accuracy.low > 1 / classes and not found.no_better_than_guessing
+    assert (describe_guessing(found) is None) == (p_value < 0.025)
+
+
 @pytest.mark.parametrize("classes", [4, 5, 8, 20])
 def test_a_network_that_guesses_is_rarely_called_better_where_each_class_has_one_image(classes):
     """Summed exactly over how many of the images it has right, each with the share of the largest class."""

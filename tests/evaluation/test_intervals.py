@@ -145,6 +145,8 @@ def test_groups_of_unequal_sizes_by_hand(alike):
     squares = ((sums - sizes * mean) ** 2 / (1 - sizes / 25)).sum()
     assert found[:] == pytest.approx((mean, sqrt(squares) / 25, freedom))
     assert effective_groups(groups) == pytest.approx(freedom + 1)
+    alike_seeds, _ = over_seeds_and_images(np.stack([right] * 3), [], groups)  # then only the groups vary
+    assert alike_seeds[:] == pytest.approx(found[:])
 
     within = max(alike, intraclass_correlation(right, groups))
     variances = sizes * (1 + (sizes - 1) * within)
