@@ -70,6 +70,7 @@ def test_seeds_are_matched(run, summary):
     run("c9", seed=9, choices={"model": "c"}, wrong={"val": {1, 2}})
     _, b, c = summary().groups[0].rows
     assert (b.comparison.pair.n_seeds, b.comparison.pair.difference) == (1, pytest.approx(-9 / 80))  # only seed 2
+    assert b.comparison.n_unused_seeds == 1
     assert b.comparison.details.endswith(", 1 common seed")  # beside means over both
     assert str(c.comparison) == "not compared: it has no seed in common with the best"
 
@@ -277,6 +278,7 @@ def test_the_choice_and_what_is_shown_follow_the_rules_step_by_step(seeds):
         differ = step_down([pair.p_value for pair in on["test"]], count / 2 if seeds > 1 else 1.0)
         assert [row.comparison.p_value for row in others] == pytest.approx(differ)
         assert [row.comparison.pair for row in others] == on["test"]
+        assert {row.comparison.n_unused_seeds for row in others} == {0}
         real = [i for i, row in enumerate(others) if not row.guesses]
         smaller = [i for i in real if best.macs and others[i].macs and others[i].macs < best.macs]
         within = [i for i in smaller if on["val"][i].margin_p_value < 0.05]
@@ -300,6 +302,28 @@ def test_the_choice_and_what_is_shown_follow_the_rules_step_by_step(seeds):
         found["worse"] += min(differ) < 0.05
         found["none smaller"] += not smaller
     assert min(found.values()) > 5, found
+
+
+def test_test_images_that_chose_the_epochs_show_no_smaller_network_and_chose_the_best():
+    generator = np.random.default_rng(0)
+    outcomes = [generator.random((1, 400)) < chance for chance in (0.95, 0.94, 0.8)]
+    for selected, times in ((False, 1.0), (True, 3 / 2)):
+        rows = [fake_row(str(i), 4e6 - i, right, right) for i, right in enumerate(outcomes)]
+        for row in rows:
+            row.selected_on_test = selected
+        group = ResultGroup(rows)
+        compare_to_best(group, 0.1)
+        p_values = [row.comparison.pair.p_value for row in rows[1:]]
+        assert [row.comparison.p_value for row in rows[1:]] == pytest.approx(step_down(p_values, times))
+        assert [row.comparison.shown for row in rows[1:]] == [not selected, False]
+        assert (group.choice is None, group.selection_bias is None) == (selected, selected)
+
+
+def test_one_validation_image_corrects_no_choice():
+    rows = [fake_row(str(i), 4e6 - i, np.full((1, 1), i == 0), np.arange(20)[None] > i) for i in range(3)]
+    group = ResultGroup(rows)
+    compare_to_best(group, 0.02)
+    assert group.selection_bias is None and group.rows[1].comparison.pair.n == 20
 
 
 @pytest.mark.parametrize(("accuracies", "n", "seeds", "sd", "replicates"), [
