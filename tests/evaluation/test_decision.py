@@ -424,6 +424,8 @@ def test_rules_recognize_their_decisions():
         assert not rules(**change).matches(decision, TWO)
     assert not rules().matches(replace(decision, delta=None), TWO)  # of an older version: fitted again
     assert rules(false_negative_cost=3).matches(decision, TWO)  # matters only with the criterion cost
+    three = rules(threshold_criterion="cost", false_negative_cost=3).fit(*made_up(classes=3), ["a", "b", "c"])
+    assert three.false_negative_cost is None  # and only for two classes
 
 
 @pytest.mark.parametrize(("change", "classes", "message"), [
