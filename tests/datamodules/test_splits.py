@@ -13,6 +13,7 @@ from datamodules.splits import (
     _fill_gaps,
     assign_folds,
     assign_splits,
+    check_folds,
     check_splits,
     draw_splits,
     join_groups,
@@ -125,6 +126,14 @@ def test_joined_groups_are_the_connected_components(seed):
 def catalog():
     return Catalog(name="x", root="DIR", classes=["a", "b"], paths=list("pqrstu"), labels=np.array([0, 1] * 3),
                    splits=np.array(["train", "train", "val", "val", "test", "test"]))  # fmt: skip
+
+
+def test_two_folds_are_enough():
+    check_folds(2, 0)
+    check_folds(2, 1)
+    for folds, fold in ((1, 0), (2, 2), (2, -1)):
+        with pytest.raises(UserError, match=r"datamodule\.fold"):
+            check_folds(folds, fold)
 
 
 def test_every_split_needs_every_class():
