@@ -11,7 +11,7 @@ from scipy.special import betainc, betaincinv, expit, logit
 
 from common.checks import FEWEST_SEEDS
 from evaluation.intervals import accuracy_interval, columns_of, design_effect, log_odds
-from evaluation.paired_tests import HALF, balance, compare_pair, student
+from evaluation.paired_tests import HALF, balance, class_weights, compare_pair, student
 from evaluation.planning import Spread
 
 LEVEL = 0.05
@@ -222,7 +222,9 @@ def _above(
     outcomes, pseudo = right, [(1.0, 2.0), (0.0, 2.0)]
     if labels is not None:
         outcomes, pseudo = balance(right, labels, pseudo)
-    spread = Spread.of(outcomes, groups)
+    weights = class_weights(labels)
+    square = float((weights**2).mean())
+    spread = Spread.of(outcomes, groups, square=square)
     if len(right) == 1 and labels is None:
         n, variance = right.size, target * (1 - target)  # as the spread: with two pseudo-images
         here = (n * right.mean() * (1 - right.mean()) + 2) / (n + 1)
@@ -233,11 +235,12 @@ def _above(
             return 0.0, 1.0, spread
         at_least = float(betaincinv(correct, wrong + 1, level))
         return at_least, float(betainc(correct, wrong + 1, target)), spread  # P(X >= correct)
-    found, spread = student(outcomes, pseudo, groups), spread._replace(target=target)
+    found, weight = student(outcomes, pseudo, groups), float(weights.mean())
+    spread = spread._replace(target=target, weight=weight)
     if right.all():  # then only pseudo-images vary, of which there are as many among more images
         _, sizes, number, reach = columns_of(outcomes, groups)
-        weight = number * reach * float(sizes.mean())
-        spread = spread._replace(units=0.0, further=2 * number * reach**2, weight=weight)
+        weight *= number * reach * float(sizes.mean())
+        spread = spread._replace(units=0.0, further=2 * square * number * reach**2, weight=weight)
     at_least = max(0.0, min(each.interval(1 - 2 * level).low for each in found))
     p_value = max(each.p_above(target) for each in found)
     for odds in (log_odds(each) for each in found if 0 < each.mean < 1):

@@ -192,11 +192,11 @@ def compare_pair(
     less = HALF / n if seeds == 1 else 0.0
     # Groups in which no image tells the networks apart still show how alike their images are
     alike = 0.0 if groups is None else max(intraclass_correlation(each, groups) for each in (right_a, right_b))
+    weights = class_weights(labels)
     if labels is not None:
-        sizes = np.unique(labels, return_counts=True)[1]
-        less *= n / len(sizes) * math.sqrt(float((1 / sizes**2).sum()))
+        less *= math.sqrt(float((weights**2).sum()))
         differences, pseudo = balance(differences, labels, pseudo)
-    spread = Spread.of(differences, groups, alike)._replace(less=less * n)
+    spread = Spread.of(differences, groups, alike, float((weights**2).mean()))._replace(less=less * n)
     if seeds == 1 and groups is None and labels is None:
         only_a, only_b = int((differences > 0).sum()), int((differences < 0).sum())
         value, low, high = paired_difference(only_a, only_b, n)
@@ -218,6 +218,14 @@ def compare_pair(
     )
 
 
+def class_weights(labels: np.ndarray | None) -> np.ndarray:
+    """Return what an image, or a pseudo-image, of each class counts in a balanced accuracy, (K,); [1] without labels."""
+    if labels is None:
+        return np.ones(1)
+    sizes = np.unique(labels, return_counts=True)[1]
+    return len(labels) / (len(sizes) * sizes)
+
+
 def balance(
     outcomes: np.ndarray, labels: np.ndarray, pseudo: Sequence[tuple[float, float]]
 ) -> tuple[np.ndarray, list[tuple[float, float]]]:
@@ -237,7 +245,7 @@ def balance(
     sizes, y = np.bincount(labels).astype(np.float64), np.asarray(outcomes, dtype=np.float64)
     of_class = np.stack([np.bincount(labels, weights=line) for line in y]) / sizes  # (S, K)
     centers = of_class.mean(axis=0)
-    weights, mean = len(labels) / (len(sizes) * sizes), float(centers.mean())
+    weights, mean = class_weights(labels), float(centers.mean())
     within = np.sqrt(sizes / np.maximum(sizes - 1, 1))[labels] * (y - of_class[:, labels])
     if (single := sizes == 1).sum() > 1:
         within += np.where(single, centers - centers[single].mean(), 0.0)[labels]

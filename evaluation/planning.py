@@ -30,7 +30,9 @@ class Spread(NamedTuple):
     weight: float = 1.0  # images that a pseudo-image of the target counts as
 
     @classmethod
-    def of(cls, differences: np.ndarray, groups: np.ndarray | None = None, alike: float = 0.0) -> "Spread":
+    def of(
+        cls, differences: np.ndarray, groups: np.ndarray | None = None, alike: float = 0.0, square: float = 1.0
+    ) -> "Spread":
         """Estimate the variances from differences (S, n) of -1, 0 or 1; the two pseudo-images count as images.
 
         With groups a pseudo-image is a part of a group that depends on how alike their images are, and weighs as much among
@@ -38,16 +40,22 @@ class Spread(NamedTuple):
 
         Few seeds say little about the variance between seeds: it is taken at the upper end of its one-sided 80% interval, so
         that what is planned with it suffices in four of five cases (Browne 1995, Statistics in Medicine 14:1933-1940).
+
+        Args:
+            differences: of accuracies, or `balance`d.
+            groups: (n,) group numbers; None: each image is its own.
+            alike: as of `columns_of`.
+            square: of what a pseudo-image counts, on average over the classes.
         """
         columns = columns_of(differences, groups, alike)
         y, per_unit = columns.y, float(columns.sizes.mean())
         equal = 1.0 if groups is None else effective_groups(groups) / y.shape[1]
         n_seeds, n = y.shape
         by_unit = y.mean(axis=0)
-        squares, further = float(((by_unit - y.mean()) ** 2).sum()), 0.0
+        squares, further = float(((by_unit - y.mean()) ** 2).sum()), 2 * (square - 1)
         between = (squares + 2 / per_unit) / (n + 1)
         if groups is not None:
-            further = 2 * columns.number * columns.reach**2
+            further = 2 * square * columns.number * columns.reach**2
             between = max(squares / max(n - 1, 1), 2 / per_unit / (n + 1))
         if n_seeds == 1:
             return cls(0.0, between, 0.0, 1, per_unit, equal=equal, further=further)

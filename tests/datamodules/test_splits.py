@@ -2,14 +2,18 @@ import hashlib
 
 import numpy as np
 import pytest
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from scipy.stats import norm
 
 from common.errors import UserError
 from datamodules.sources.catalog import Catalog
 from datamodules.splits import (
     TRAIN_VAL_TEST,
+    _fill_gaps,
     assign_folds,
     assign_splits,
+    check_folds,
     check_splits,
     draw_splits,
     join_groups,
@@ -102,9 +106,34 @@ def test_named_groups_and_equal_pixels_are_joined_also_over_several_steps():
     assert len(set(join_groups(["", ""], ["", ""]).tolist())) == 2  # unreadable files are no duplicates of each other
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_joined_groups_are_the_connected_components(seed):
+    generator = np.random.default_rng(seed)
+    names = [f"g{number}" if number < 40 else "" for number in generator.integers(80, size=200)]
+    pixels = [f"{number}" for number in generator.integers(300, size=200)]
+    near = [generator.integers(200, size=generator.integers(1, 4)).tolist() for _ in range(25)]
+    links = [(row, other) for of in (names, pixels) for row in range(200) for other in range(row)
+             if of[row] and of[row] == of[other]] + [(one, other) for one, *others in near for other in others]  # fmt: skip
+    rows, others = np.array(links).T
+    _, expected = connected_components(
+        coo_matrix((np.ones(len(rows)), (rows, others)), shape=(200, 200)), directed=False
+    )
+    joined = join_groups(names, pixels, near)
+    pairs = set(zip(joined.tolist(), expected.tolist(), strict=True))
+    assert len(pairs) == len(set(joined.tolist())) == len(set(expected.tolist()))  # one to one
+
+
 def catalog():
     return Catalog(name="x", root="DIR", classes=["a", "b"], paths=list("pqrstu"), labels=np.array([0, 1] * 3),
                    splits=np.array(["train", "train", "val", "val", "test", "test"]))  # fmt: skip
+
+
+def test_two_folds_are_enough():
+    check_folds(2, 0)
+    check_folds(2, 1)
+    for folds, fold in ((1, 0), (2, 2), (2, -1)):
+        with pytest.raises(UserError, match=r"datamodule\.fold"):
+            check_folds(folds, fold)
 
 
 def test_every_split_needs_every_class():
@@ -136,6 +165,63 @@ def test_stratified_rows_depend_on_the_seed_and_keep_the_shares():
     one, again, other = (stratified_rows(["a"] * 90 + ["b"] * 11, 26, seed) for seed in (1, 1, 2))
     assert one.tolist() == again.tolist() != other.tolist()
     assert len(set(one)) == 26 and (one >= 90).sum() in (2, 3)  # 11 * 26 / 101 = 2.8
+
+
+@pytest.mark.parametrize(("counts", "wanted", "expected"), [
+    ((50, 30, 20), 7, (4, 2, 1)),  # 3.5, 2.1 and 1.4
+    ((10, 10, 11), 5, (2, 1, 2)),  # 1.61, 1.61 and 1.77; of equals the first
+    ((3, 90), 31, (1, 30)),
+])  # fmt: skip
+def test_what_rounding_leaves_goes_to_the_largest_remainders(counts, wanted, expected):
+    names = np.repeat(["a", "b", "c"][: len(counts)], counts)
+    drawn = stratified_rows(names.tolist(), wanted, 1)
+    assert tuple(np.unique(names[drawn], return_counts=True)[1]) == expected and len(set(drawn.tolist())) == wanted
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_large_groups_are_dealt_out_before_small_ones(seed):
+    """Of 100 images 60, 20 and 20: small groups first would leave no room for the large one."""
+    groups = np.random.default_rng(seed).permutation(np.repeat(np.arange(7), [60, 10, 10, 5, 5, 5, 5]))
+    splits = assign_splits(np.zeros(100, int), TRAIN_VAL_TEST, seed, groups)
+    assert [(splits == split).sum() for split in ("train", "val", "test")] == [60, 20, 20]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_gaps_are_filled_wherever_a_group_can_be_spared_and_none_is_made(seed):
+    generator, ends = np.random.default_rng(seed), np.array([0.6, 0.8, 1.0])
+    classes_of = [
+        np.flatnonzero(generator.random(3) < 0.5) for _ in range(9)
+    ]  # groups of several classes, some of none
+    units = np.repeat(np.arange(9), [len(each) for each in classes_of])
+    labels, there = np.concatenate(classes_of), generator.integers(2, size=(3, 3)) * (seed % 2)
+    place = generator.random(9)
+    before = np.searchsorted(ends, place, side="right")
+
+    def counted(choice):
+        counts = there.copy()
+        for unit, label in zip(units, labels, strict=True):
+            counts[choice[unit], label] += 1
+        return counts
+
+    after = before.copy()
+    moved = _fill_gaps(after, place, units, labels, ends, there)
+    assert (counted(after) > 0)[counted(before) > 0].all()  # no split has lost a class
+    assert {int(unit) for unit in np.flatnonzero(after != before)} <= set(moved)
+    for split, label in np.argwhere(counted(after) == 0):
+        for unit in units[labels == label]:  # whoever has the class is the last one of some class where it is
+            assert (counted(after)[after[unit], classes_of[unit]] == 1).any(), (split, label)
+    if len(moved) == 1:  # of those that can be spared the one whose hash is nearest
+        (split,), gained = after[moved], np.flatnonzero((counted(before) == 0)[after[moved][0]])
+
+        def distance(unit):
+            begin, end = [0.0, *ends][split : split + 2]
+            return max(begin - place[unit], place[unit] - end, 0.0)
+
+        spared = [
+            unit for unit in range(9)
+            if set(classes_of[unit]) & set(gained) and (counted(before)[before[unit], classes_of[unit]] > 1).all()
+        ]  # fmt: skip
+        assert len(gained) > 1 or distance(moved[0]) == min(map(distance, spared))
 
 
 def test_a_spread_part_has_every_class_first_and_then_each_by_its_share():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.optimize import brentq
 from scipy.special import expit, log_softmax, softmax
-from scipy.stats import binom
+from scipy.stats import beta, binom
 from torchmetrics.classification import MulticlassCalibrationError
 
 from common.run_record import EceByChance, Selective
@@ -264,6 +264,29 @@ def test_a_promise_from_confident_images_of_few_groups_is_kept():
         confidence = np.concatenate([generator.uniform(0.95, 1, 100), generator.uniform(0.5, 0.8, 400)])
         promised += confidence_for_accuracy(*two(confidence, right), 0.9, 0.1, groups) is not None
     assert promised / 100 <= 0.1 + 3 * np.sqrt(0.1 * 0.9 / 100)
+
+
+@pytest.mark.parametrize("target", [0.6, 0.7])
+def test_the_promised_confidence_in_groups_equals_the_rule_image_by_image(target):
+    """Of the m most confident images, m rising, each counts as 1 / design effect of these m; so does the least number."""
+    generator, found = np.random.default_rng(6), []
+    groups = np.repeat(np.arange(20), [1, 2, 1, 4] * 5)  # 40 images, all of whose numbers are tested
+    for _ in range(20):
+        easy = generator.normal(size=20)[groups]
+        margin = np.abs(1.5 + easy + generator.normal(size=40))
+        right, confidence = generator.random(40) < expit(margin), expit(margin)
+        order, expected = np.argsort(-confidence), None
+        for m in range(1, 41):
+            sure, of = order[:m], groups[order[:m]]
+            if target ** (m / design_effect(np.ones(m, bool), of)) > 0.1:
+                continue  # so few promise nothing, even without an error
+            effect, errors = design_effect(right[sure], of), int((~right[sure]).sum())
+            if errors == m or beta.cdf(target, (m - errors) / effect, errors / effect + 1) > 0.1:
+                break  # P(Binomial <= errors) by its beta distribution, which takes fractions
+            expected = confidence[order[m - 1]]
+        found.append(expected)
+        assert confidence_for_accuracy(*two(confidence, right), target, 0.1, groups) == expected
+    assert sum(each is not None for each in found) > 5
 
 
 def test_a_promise_from_groups_of_one_image_is_that_of_single_images():

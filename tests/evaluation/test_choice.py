@@ -4,11 +4,12 @@ from math import sqrt
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, multinomial, norm
+from scipy.special import expit, logit
+from scipy.stats import binomtest, multinomial, norm, t
 
 from benchmarks.smallest_simulation import simulate, worlds
 from evaluation.choice import Finalist, Rule, choose, measure, metric_interval, prove
-from evaluation.intervals import accuracy_interval
+from evaluation.intervals import accuracy_interval, over_seeds_and_images
 from evaluation.paired_tests import balance, compare_pair, lower_bound, tango_score
 
 
@@ -50,8 +51,11 @@ def test_a_difference_as_large_as_the_margin_is_no_gap_whatever_the_accuracies(m
 
 
 def test_the_reference_may_be_the_only_candidate():
-    found = choose(finalist(9, 8), [], Rule(0.02))
-    assert found.index is None and found.within and found.evidence.value == 0
+    found = choose(finalist(9, 8, 40), [], Rule(0.02))  # so few images that another network would show nothing
+    assert found.index is None and found.within and found.evidence.value == found.evidence.at_least == 0
+    assert (found.evidence.p_value, found.evidence.limit) == (0, -0.02)
+    few = finalist(9, 8, 40)
+    assert prove(few, few, Rule(0.02), n_finalists=0, raced=[1]).verdict == "shown_as_trained"
     only = finalist(9, 8, seeds=(1, 2, 3, 4))
     assert prove(only, only, Rule(0.02), n_finalists=0, raced=[1]).verdict == "shown"
 
@@ -60,6 +64,8 @@ def test_of_equal_costs_the_first_difference_of_what_orders_them_decides():
     large, small = finalist((50, 9000), 8), finalist((50, 1000), 8)
     assert choose(finalist((50, 10_000), 8), [large, small], Rule(0.02)).index == 1
     assert choose(finalist((50, 10_000), 8), [large, small], Rule(1e-6)).index == 1  # none is shown, both are as near
+    better = finalist((50, 1000), 7)
+    assert choose(finalist((50, 10_000), 8), [large, small, better], Rule(0.02)).index == 2  # of equals the best bound
 
 
 def test_a_target_is_that_of_the_value_itself_and_the_reference_is_a_candidate():
@@ -68,7 +74,9 @@ def test_a_target_is_that_of_the_value_itself_and_the_reference_is_a_candidate()
     most = choose(finalist(9, 8), others, Rule(0.02, 0.96))
     assert most.index is None and most.within and most.evidence.value == 0  # the difference to itself
     none = choose(finalist(9, 8), others, Rule(0.02, 0.99))
-    assert none.index is None and not none.within and none.evidence.smallest_margin < 0.98
+    assert none.index is None and not none.within
+    assert none.evidence.smallest_margin == none.evidence.at_least == pytest.approx(0.964, abs=1e-3)  # 392 of 400
+    assert none.evidence.gap == pytest.approx(0.98 - 0.99)  # below its target, whatever the reference has
 
 
 @pytest.mark.parametrize(("n", "wrong"), [(60, 0), (60, 3), (445, 20), (20, 20)])
@@ -98,6 +106,38 @@ def test_bound_and_test_of_a_pair_agree_at_every_level():
         for level in (0.05, 0.025, 0.01):
             low = lower_bound(only_a, only_b, 400, level)
             assert tango_score(only_a, only_b, 400, low, 0.5) == pytest.approx(norm.ppf(1 - level), abs=1e-6)
+
+
+@pytest.mark.parametrize("groups", [None, np.repeat(np.arange(40), [1, 2, 9, 4] * 10)])
+def test_the_bound_of_seeds_above_a_target_is_the_lowest_of_two_on_two_scales(groups):
+    """By scipy's t: of seeds and images together and of the means of seeds, as shares and as log odds."""
+    generator = np.random.default_rng(5)
+    for n_seeds in (2, 3, 5):
+        seeds = tuple(range(n_seeds))
+        for accuracy, sd in ((0.25, 0.2), (0.7, 0.3), (0.95, 0.1), (0.985, 1.5)):
+            chances = expit(logit(accuracy) + sd * generator.normal(size=(n_seeds, 1)))
+            right = generator.random((n_seeds, 160)) < chances
+            found = over_seeds_and_images(right, [(1.0, 2.0), (0.0, 2.0)], groups)
+            shares = [(each.mean, each.error, each.degrees_of_freedom) for each in found]
+            odds = [(logit(m), error / (m * (1 - m)), freedom) for m, error, freedom in shares]
+            for level, target in ((0.05, 0.15), (0.05, 0.6), (0.01, 0.9), (0.05, 0.97)):
+                each = Finalist(1, right, list(seeds))
+                ours = measure(each, each, Rule(0.02, target), None, groups, level)
+                lows = [m - t.ppf(1 - level, freedom) * error for m, error, freedom in shares]
+                lows += [expit(m - t.ppf(1 - level, freedom) * error) for m, error, freedom in odds]
+                p_values = [t.sf((m - target) / error, freedom) for m, error, freedom in shares]
+                p_values += [t.sf((m - logit(target)) / error, freedom) for m, error, freedom in odds]
+                assert ours.at_least == pytest.approx(max(0.0, min(lows)), abs=1e-9)
+                assert ours.p_value == pytest.approx(max(p_values), abs=1e-9)
+                assert ours.shown == (ours.at_least > target)
+                assert (ours.n, ours.n_seeds, ours.of_settings) == (160, n_seeds, n_seeds >= 3)
+
+
+def test_a_difference_above_zero_is_no_gap_and_classes_count_only_for_the_balanced_accuracy():
+    labels = np.arange(400) < 40
+    found = measure(finalist(1, 0), finalist(9, 80), Rule(0.03), labels)  # 40 of either class
+    assert found.value == 0.2 and found.gap == 0.03 and found.smallest_margin == 0
+    assert found.own - found.value == pytest.approx(0.8)  # 320 of 400, and (0 + 320 / 360) / 2 over classes
 
 
 def test_seeds_are_paired_by_their_numbers():

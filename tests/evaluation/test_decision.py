@@ -30,7 +30,7 @@ from evaluation.describe import (
     describe_promise,
 )
 from evaluation.estimates import further_metric
-from evaluation.intervals import format_accuracy, proportion
+from evaluation.intervals import design_effect, format_accuracy, proportion, wilson
 from evaluation.scores import per_class
 
 RULES = {
@@ -118,6 +118,46 @@ def test_only_average_precision_depends_on_which_class_is_positive():
         low, high = each.intervals["average_precision"]
         assert low < precision < high
     assert all(getattr(found[0], name) == getattr(found[1], name) for name in ("auroc", "f1", "brier", "per_class"))
+
+
+@pytest.mark.parametrize("positive", TWO)
+def test_images_in_groups_count_as_their_design_effect_on_these_images_says(positive):
+    """Each share has Wilson's interval of n / effect images; the effect is that on the images which the share is of."""
+    generator, groups = np.random.default_rng(3), np.repeat(np.arange(80), [2, 3, 4, 11] * 20)
+    labels = generator.integers(2, size=80)[groups] ^ (generator.random(400) < 0.1)
+    score = np.clip(0.5 + (labels - 0.5) * 0.4 + 0.3 * generator.normal(size=80)[groups], 0.01, 0.99)
+    probabilities = np.stack([1 - score, score], axis=1)
+    decision = rules(positive_class=positive, target_accuracy=0.7).fit(labels, probabilities, TWO, groups=groups)
+    right, index = (score >= 0.5) == labels, TWO.index(positive)
+
+    def share(right, some):
+        low, high = wilson(
+            *(each / design_effect(right[some], groups[some]) for each in (right[some].sum(), some.sum()))
+        )
+        return pytest.approx((right[some].mean(), low, high))
+
+    def numbers(found):
+        return found.value, found.low, found.high
+
+    assert decision.design_effect == design_effect(right, groups) > 1.5
+    found = measure(labels, probabilities, TWO, decision, groups=groups)
+    every = np.ones(400, bool)
+    assert numbers(found.accuracy) == share(right, every)
+    for label, scores in enumerate(found.per_class):
+        assert numbers(scores.recall) == share(right, labels == label)
+        assert numbers(scores.precision) == share(right, (score >= 0.5) == label)
+    called = probabilities[:, index] >= decision.threshold
+    positives, at = labels == index, found.binary.at_threshold
+    assert numbers(at.accuracy) == share(called == positives, every)
+    assert numbers(at.sensitivity) == share(called == positives, positives)
+    assert numbers(at.specificity) == share(called == positives, ~positives)
+    assert numbers(at.precision) == share(called == positives, called)
+    sure = probabilities.max(axis=1) >= decision.confidence
+    assert numbers(found.selective.accuracy) == share(right, sure) and 0 < sure.mean() < 1
+    plain = measure(labels, probabilities, TWO, None)
+    assert plain.binary.positive_class == "dog" and plain.binary.at_half.precision == proportion(
+        int((right & (score >= 0.5)).sum()), int((score >= 0.5).sum())
+    )
 
 
 def test_a_dear_miss_lowers_the_threshold():
@@ -332,6 +372,19 @@ def test_a_network_that_is_no_better_than_guessing_is_called_so(correct, counts,
     assert older.guessing == found.baseline and older.no_better_than_guessing is worse
 
 
+@pytest.mark.parametrize(
+    ("n", "classes", "right", "p_value"), [(16, 2, 12, 0.0384), (27, 3, 14, 0.0359), (24, 2, 18, 0.0113)]
+)
+def test_a_network_is_better_than_guessing_from_a_one_sided_level_of_0025_on(n, classes, right, p_value):
+    """That of the lower end of a 95% interval, which lies above the share of each class in all three."""
+    assert binomtest(right, n, 1 / classes, alternative="greater").pvalue == pytest.approx(p_value, abs=1e-4)
+    labels = np.arange(n) % classes
+    predicted = np.where(np.arange(n) < right, labels, (labels + 1) % classes)
+    found = measure(labels, np.eye(classes)[predicted] * 0.8 + 0.05, list("abc")[:classes], None)
+    assert found.accuracy.low > 1 / classes and not found.no_better_than_guessing
+    assert (describe_guessing(found) is None) == (p_value < 0.025)
+
+
 @pytest.mark.parametrize("classes", [4, 5, 8, 20])
 def test_a_network_that_guesses_is_rarely_called_better_where_each_class_has_one_image(classes):
     """Summed exactly over how many of the images it has right, each with the share of the largest class."""
@@ -371,6 +424,8 @@ def test_rules_recognize_their_decisions():
         assert not rules(**change).matches(decision, TWO)
     assert not rules().matches(replace(decision, delta=None), TWO)  # of an older version: fitted again
     assert rules(false_negative_cost=3).matches(decision, TWO)  # matters only with the criterion cost
+    three = rules(threshold_criterion="cost", false_negative_cost=3).fit(*made_up(classes=3), ["a", "b", "c"])
+    assert three.false_negative_cost is None  # and only for two classes
 
 
 @pytest.mark.parametrize(("change", "classes", "message"), [
@@ -389,6 +444,7 @@ def test_bad_rules_are_named(change, classes, message):
 
 def test_a_class_may_be_named_by_a_whole_number():
     rules(positive_class=1).check(["0", "1"])
+    rules().check(["a", "b", "c"])  # without one any number of classes will do
     assert rules(positive_class=0).positive_class == "0"
     with pytest.raises(UserError, match="positive_class=7: allowed are 0, 1"):
         rules(positive_class=7).check(["0", "1"])

@@ -2,15 +2,23 @@ from math import sqrt
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 from scipy.stats import binom, binomtest, t, ttest_1samp
 
 from benchmarks.worlds import draw_groups, draw_rows, seed_world
 from evaluation.intervals import (
+    StudentT,
     accuracy_interval,
+    class_effects,
+    columns_of,
+    coverage_caveat,
     design_effect,
+    effective_groups,
     format_accuracy,
     group_numbers,
+    intraclass_correlation,
     mean_over_seeds,
+    over_images,
     over_seeds_and_images,
     proportion,
     wilson,
@@ -102,6 +110,92 @@ def test_two_way_by_hand():
     assert found.interval().high - 0.5 == pytest.approx(t.ppf(0.975, freedom) * error)
     assert found.p_value() == pytest.approx(2 * t.sf(0.5 / error, freedom))
     assert found.p_above(0.3) == pytest.approx(t.sf(0.2 / error, freedom))
+
+
+def test_a_p_value_is_two_sided_whatever_the_sign_and_without_an_error_certain():
+    for mean in (-0.3, -0.05, 0.05, 0.3):
+        assert StudentT(mean, 0.1, 4.0).p_value() == pytest.approx(2 * t.sf(abs(mean) / 0.1, 4))
+        assert StudentT(mean, 0.0, 4.0).p_value() == 0
+    assert StudentT(0.0, 0.1, 4.0).p_value() == StudentT(0.0, 0.0, 4.0).p_value() == 1
+    assert StudentT(0.9, 0.0, 4.0).p_above(0.9) == 1 and StudentT(0.9, 0.0, 4.0).p_above(0.8) == 0
+
+
+def test_groups_of_equal_sizes_are_the_t_test_of_their_means():
+    generator, groups = np.random.default_rng(7), np.repeat(np.arange(12), 5)
+    one = (generator.normal(size=12)[groups] + generator.normal(size=60) > 0).astype(float)
+    found, expected = over_images(one, [], groups), scipy_t(one.reshape(12, 5).mean(axis=1))
+    assert (*found.interval(), found.p_value(), found.degrees_of_freedom) == pytest.approx(expected[1:], abs=1e-9)
+    several = np.stack([one, one[::-1], generator.random(60) < 0.6])
+    both, of_means = over_seeds_and_images(several, [], groups)
+    assert both[:] == pytest.approx(two_way(several.reshape(3, 12, 5).mean(axis=2))[:])
+    expected = scipy_t(several.mean(axis=1))
+    assert (*of_means.interval(), of_means.p_value(), of_means.degrees_of_freedom) == pytest.approx(
+        expected[1:], abs=1e-9
+    )
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.9])
+def test_groups_of_unequal_sizes_by_hand(alike):
+    """The ratio estimate with the squares of Bell & McCaffrey, and pseudo-images that are parts of the groups that decide."""
+    sizes, sums = np.array([1, 1, 2, 3, 8, 10]), np.array([1, 0, 2, 1, 7, 4])
+    groups = np.repeat(np.arange(6), sizes)
+    right = np.concatenate([np.arange(size) < hits for size, hits in zip(sizes, sums, strict=True)])
+    freedom = 25**2 / (1 + 1 + 4 + 9 + 64 + 100) - 1
+    found, mean = over_images(right, [], groups), 15 / 25
+    squares = ((sums - sizes * mean) ** 2 / (1 - sizes / 25)).sum()
+    assert found[:] == pytest.approx((mean, sqrt(squares) / 25, freedom))
+    assert effective_groups(groups) == pytest.approx(freedom + 1)
+    alike_seeds, _ = over_seeds_and_images(np.stack([right] * 3), [], groups)  # then only the groups vary
+    assert alike_seeds[:] == pytest.approx(found[:])
+
+    within = max(alike, intraclass_correlation(right, groups))
+    variances = sizes * (1 + (sizes - 1) * within)
+    together = 1 + ((sizes * variances).sum() / variances.sum() - 1) * within  # of the images of a group, as many tell
+    columns = columns_of(right[None], groups, alike)
+    size, number, reach = 25 / 6, min(1, together / (25 / 6)), max(1, together / (25 / 6))
+    assert (columns.number, columns.reach) == pytest.approx((number, reach)) and (reach > 1) == (alike > 0)
+    found = over_images(right, [(1.0, 2.0), (0.0, 1.0)], groups, alike)
+    weight = number * reach  # of a pseudo-image, in groups of mean size
+    n = 6 + 3 * weight
+    center = (6 * mean + 2 * weight) / n
+    values = (sums - mean * sizes) / size + mean
+    squares = ((values - center) ** 2 / (1 - sizes / size / n)).sum()
+    squares += weight * reach * (2 * (1 - center) ** 2 + center**2) / (1 - reach / n)
+    assert found[:] == pytest.approx((center, sqrt(squares) / n, freedom))
+
+
+def test_images_of_a_group_are_alike_as_their_design_effect_says():
+    """Of G groups of m images the effect is 1 + (m - 1) times it, before the quantile of few groups."""
+    groups = np.repeat(np.arange(30), 4)
+    right = np.random.default_rng(2).normal(size=30)[groups] + np.random.default_rng(3).normal(size=120) > 0
+    quantile = t.ppf(0.975, 29) / 1.959963984540054
+    alike = intraclass_correlation(right, groups)
+    assert 0.1 < alike < 0.9 and design_effect(right, groups) == pytest.approx((1 + 3 * alike) * quantile**2)
+    assert intraclass_correlation(right, np.arange(120)) == 0
+    assert class_effects(right, groups % 2, 3, groups) == pytest.approx(
+        [design_effect(right[groups % 2 == each], groups[groups % 2 == each]) for each in (0, 1)] + [1]
+    )
+    assert class_effects(right, groups % 2, 2, None).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("groups", [None, np.repeat(np.arange(30), [1, 2, 9] * 10)])
+def test_the_interval_of_seeds_is_the_widest_of_two_and_of_that_of_log_odds(groups):
+    generator = np.random.default_rng(4)
+    for n_seeds, accuracy, sd in ((2, 0.97, 0.3), (3, 0.6, 0.1), (5, 0.99, 1.0)):
+        right = generator.random((n_seeds, 120)) < expit(logit(accuracy) + sd * generator.normal(size=(n_seeds, 1)))
+        both, of_means = over_seeds_and_images(right, [(1.0, 2.0), (0.0, 2.0)], groups)
+        halves = [t.ppf(0.975, each.degrees_of_freedom) * each.error for each in (both, of_means)]
+        half = halves[0] / (both.mean * (1 - both.mean))
+        low, high = (expit(logit(both.mean) + sign * half) for sign in (-1, 1))
+        low = min(low, both.mean - halves[0], of_means.mean - halves[1])
+        high = max(high, both.mean + halves[0], of_means.mean + halves[1])
+        assert accuracy_interval(right, groups) == pytest.approx((max(0, low), min(1, high)))
+
+
+def test_a_caveat_is_of_40_images_or_of_fewer_than_three_errors():
+    assert coverage_caveat(proportion(20, 41)) is None and "40 images" in coverage_caveat(proportion(20, 40))
+    assert coverage_caveat(proportion(97, 100)) is None and "3 errors" in coverage_caveat(proportion(98, 100))
+    assert coverage_caveat(proportion(3, 100)) is None and "3 right images" in coverage_caveat(proportion(2, 100))
 
 
 def test_two_way_covers_seeds_and_images_and_one_of_them_by_itself_does_not():
@@ -210,16 +304,17 @@ def test_a_few_large_groups_that_are_all_right_do_not_hide_how_alike_they_may_be
     assert covered / 200 >= 0.95 - 3 * sqrt(0.95 * 0.05 / 200)
 
 
+@pytest.mark.parametrize("low", [0, -1])  # -1: differences of two networks
 @pytest.mark.parametrize("sizes", [[6, 6, 6, 6], [1, 2, 3, 8, 10], [12, 1, 1]])
-def test_the_design_effect_is_that_of_the_bias_reduced_variance(sizes):
+def test_the_design_effect_is_that_of_the_bias_reduced_variance(sizes, low):
     """Bell & McCaffrey's by matrices: residuals by the inverse root of I - H of their group, which is all ones / n."""
     groups = np.repeat(np.arange(len(sizes)), sizes)
-    correct = np.random.default_rng(1).random(len(groups)) < 0.6
+    correct = np.where(np.random.default_rng(1).random(len(groups)) < 0.6, 1, low)
     size, n = sum(each**2 for each in sizes) / sum(sizes), sum(sizes) + np.mean(sizes) / 2  # size as an image sees it
     part = 0.25 * np.mean(sizes) / size
     columns = [(1.0, each, correct[groups == g].sum()) for g, each in enumerate(sizes)]
     columns += [
-        (part, size, 0.0),
+        (part, size, low * size),
         (part, size, size),
     ]  # parts of a group that is all wrong, and of one that is all right
     mean = sum(weight * right for weight, _, right in columns) / n
@@ -227,7 +322,8 @@ def test_the_design_effect_is_that_of_the_bias_reduced_variance(sizes):
     for weight, number, right in columns:
         # the eigenvalue of I - H for a vector that is the same for all of the group's images
         between += weight * ((right - number * mean) / sqrt(1 - number / n)) ** 2
-    single = mean * (1 - mean) * n
+    squares = (correct**2).sum() + part * size * (low**2 + 1)
+    single = squares - mean**2 * n
     effective = sum(sizes) ** 2 / sum(each**2 for each in sizes)
     quantile = t.ppf(0.975, max(1.0, effective - 1)) / 1.959963984540054
     expected = np.clip(between / single, 1, sum(each**2 for each in sizes) / sum(sizes)) * quantile**2

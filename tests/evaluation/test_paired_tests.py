@@ -4,11 +4,12 @@ from math import comb, sqrt
 import numpy as np
 import pytest
 from scipy.optimize import brentq, minimize_scalar
-from scipy.stats import binomtest, multinomial
+from scipy.stats import binomtest, multinomial, t
 
 from benchmarks.worlds import draw_groups, draw_rows, seed_world
-from evaluation.intervals import design_effect
+from evaluation.intervals import design_effect, intraclass_correlation, over_images, over_seeds_and_images
 from evaluation.paired_tests import (
+    balance,
     bias_corrected_best,
     compare_pair,
     format_p,
@@ -16,6 +17,7 @@ from evaluation.paired_tests import (
     holm_against_best,
     mcnemar,
     paired_difference,
+    tango_score,
 )
 
 
@@ -46,6 +48,9 @@ def test_nothing_disagrees():
     assert mcnemar(0, 0) == 1.0
     with pytest.raises(ValueError, match="-1 that only A"):
         mcnemar(-1, 3)
+    with pytest.raises(ValueError, match="-2 that only B"):
+        mcnemar(5, -2)
+    assert tango_score(0, 0, 40, 0.0) == 0 and tango_score(0, 0, 40, 0.0, 0.5) == -np.inf
 
 
 @pytest.mark.parametrize("disagreement", [0.05, 0.2, 0.5, 1.0])
@@ -135,6 +140,50 @@ def test_p_value_and_interval_of_a_pair_never_disagree():
                 assert (found.at_least > -0.02) == (found.margin_p_value < 0.05)
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("n_seeds", [1, 2, 4])
+def test_a_pair_by_t_tests_is_decided_by_the_strictest(n_seeds, balanced, grouped):
+    """By scipy's t, from the errors and degrees of freedom that tests of evaluation/intervals.py have by hand."""
+    if n_seeds == 1 and not (balanced or grouped):
+        return  # exact tests
+    generator, groups = np.random.default_rng(n_seeds), np.repeat(np.arange(24), [1, 2, 9] * 8)
+    labels, images = (groups % 3 == 0).astype(int), np.arange(96)
+    for chances in ((0.9, 0.7), (0.7, 0.9), (0.8, 0.8)):
+        hard = generator.random(24)[groups] < 0.3
+        a, b = (generator.random((n_seeds, 96)) < np.where(hard, chance / 2, chance) for chance in chances)
+        found = compare_pair(a, b, 0.05, groups if grouped else None, labels if balanced else None, level=0.02)
+        differences, pseudo, less = a.astype(int) - b, [(1.0, 1.0), (-1.0, 1.0)], 0.5 / 96
+        if balanced:
+            differences, pseudo = balance(differences, labels, pseudo)
+            less = sqrt(sum((0.5 / (labels == each).sum()) ** 2 for each in (0, 1))) / 2  # half an image of each class
+        alike = max(intraclass_correlation(each, groups) for each in (a, b)) if grouped else 0.0
+        if n_seeds == 1:
+            tests = [over_images(differences[0], pseudo, groups if grouped else images, alike)]
+        else:
+            tests, less = over_seeds_and_images(differences, pseudo, groups if grouped else None, alike), 0.0
+        tests = [(each.mean, each.error, each.degrees_of_freedom) for each in tests]
+        value = differences.mean()
+        p_value = max(2 * t.sf(abs(mean) / error, freedom) for mean, error, freedom in tests)
+        ends = [mean + sign * t.ppf(0.975, freedom) * error for mean, error, freedom in tests for sign in (-1, 1)]
+        ends += [value] if p_value < 0.05 else [value, 0.0]
+        at_least = min(mean - t.ppf(0.98, freedom) * error for mean, error, freedom in tests) - less
+        margin_p = max(t.sf((mean + 0.05 - less) / error, freedom) for mean, error, freedom in tests)
+        ours = (found.difference, found.p_value, found.low, found.high, found.at_least, found.margin_p_value)
+        theirs = (value, p_value, max(-1, min(ends)), min(1, max(ends)), max(-1, at_least), margin_p)
+        assert ours == pytest.approx(theirs, abs=1e-9)
+        assert (found.margin_p_value < 0.02) == (found.at_least > -0.05) and found.spread.less == pytest.approx(
+            96 * less
+        )
+
+
+def test_no_end_of_a_difference_lies_beyond_what_accuracies_can_differ_by():
+    """Two groups, of which one network has one right and the other the other: a t test of one degree of freedom."""
+    a, groups = np.arange(20)[None] < 10, np.arange(20) // 10
+    found = compare_pair(a, ~a, 0.02, groups)
+    assert (found.low, found.high, found.at_least) == (-1, 1, -1)
+
+
 def test_networks_that_agree_everywhere_still_have_an_interval():
     same = np.ones((3, 100), bool)
     found = compare_pair(same, same, 0.02)
@@ -185,8 +234,8 @@ def test_the_bias_of_equal_runs_does_not_depend_on_their_order():
 
 
 def test_a_p_value_never_reads_as_the_other_side_of_the_level():
-    words = [format_p(p) for p in (1.0, 0.6875, 0.04996, 0.00213, 1e-9)]
-    assert words == ["p = 1", "p = 0.69", "p = 0.04996", "p = 0.0021", "p < 0.0001"]
+    words = [format_p(p) for p in (1.0, 0.6875, 0.04996, 0.00213, 0.00013, 1e-9)]
+    assert words == ["p = 1", "p = 0.69", "p = 0.04996", "p = 0.0021", "p = 0.00013", "p < 0.0001"]
 
 
 def test_the_best_of_equal_runs_is_corrected_to_what_they_are():
@@ -219,6 +268,9 @@ def test_the_corrected_best_takes_the_first_of_equals_and_refuses_no_table():
     for shape in [(0, 5), (5,), (3, 1)]:
         with pytest.raises(ValueError, match="a row a run"):
             bias_corrected_best(np.ones(shape))
+    with pytest.raises(ValueError, match=r"a resample, not \(1, 40\), 0"):
+        bias_corrected_best(row[None], resamples=0)
+    assert bias_corrected_best(row[None]).index == 0  # of a single run
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -5,7 +5,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, multinomial
 
 from benchmarks.worlds import draw_rows, seed_world
 from evaluation.choice import Finalist, Rule, measure
@@ -37,6 +37,21 @@ def test_the_exact_power_of_one_seed_is_as_promised(disagree, margin):
         shown = [NormalDist().cdf(-tango_score(k, both - k, n, -margin, 0.5)) < 0.05 for k in range(both + 1)]
         power += binom.pmf(both, n, disagree) * float(binom.pmf(only_a, both, 0.5) @ shown)
     assert 0.79 <= power <= 0.93
+
+
+@pytest.mark.parametrize(("only_a", "only_b", "margin"), [(0.02, 0.03, 0.05), (0.005, 0.025, 0.05), (0.3, 0.36, 0.22)])
+def test_the_exact_power_of_one_seed_that_is_a_little_worse_is_as_promised(only_a, only_b, margin):
+    """Over all tables of networks that differ as they do on the pilot."""
+    right = np.ones((2, 1, 4000), bool)
+    first, second = round(only_a * 4000) - 1, round(only_b * 4000) - 1  # beside the two pseudo-images
+    right[1, :, :first], right[0, :, first : first + second] = False, False
+    n = images_needed(compare_pair(*right, margin).spread, margin + only_a - only_b, 1)
+    a, b = (grid.ravel() for grid in np.meshgrid(np.arange(n + 1), np.arange(n + 1)))
+    a, b = a[a + b <= n], b[a + b <= n]
+    chances = multinomial.pmf(np.stack([a, b, n - a - b], axis=1), n, [only_a, only_b, 1 - only_a - only_b])
+    likely = np.flatnonzero(chances > 1e-7)
+    shown = [tango_score(int(a[i]), int(b[i]), n, -margin, 0.5) > 1.6448536 for i in likely]
+    assert 0.78 <= chances[likely] @ shown <= 0.86
 
 
 @pytest.mark.parametrize("n_groups", [12, 40])
@@ -96,21 +111,43 @@ def test_the_exact_power_of_one_network_above_a_target_is_as_promised(right, n, 
     assert 0.77 <= binom.sf(enough - 1, number, found.own) <= (0.87 if right < n else 1)
 
 
-@pytest.mark.parametrize("size", [1, 5])  # images of a group
-@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
+@pytest.mark.parametrize("size", [1, 5, 3.25])  # images of a group; 3.25: three single ones and one of ten
+@pytest.mark.parametrize(("metric", "classes"), [("accuracy", 2), ("balanced_accuracy", 2), ("balanced_accuracy", 10)])
 @pytest.mark.parametrize("n_seeds", [1, 3])
 @pytest.mark.parametrize(("n", "target"), [(20, 0.9), (100, 0.99), (40, 0.95)])
-def test_where_all_images_are_right_more_that_are_right_show_it(n, target, n_seeds, metric, size):
-    """At the printed number all right are shown to be above the target, and at a fifth of it they are not."""
+def test_where_all_images_are_right_more_that_are_right_show_it(n, target, n_seeds, metric, classes, size):
+    """At the printed number all right are shown to be above the target, and at a fourth of it they are not.
+
+    Of two classes the first has every second unit, or every tenth: with that as if both had as many it took twice the number.
+    """
 
     def all_right(n: int):
-        units = np.arange(n) // size
+        units = np.arange(n) // size if size != 3.25 else np.repeat(np.arange(n), np.resize([1, 1, 1, 10], n))[:n]
         each = Finalist(1, np.ones((n_seeds, n), bool), list(range(n_seeds)))
-        return measure(each, each, Rule(0.02, target, metric), units % 2, None if size == 1 else units)
+        return measure(each, each, Rule(0.02, target, metric), units % classes > 0, None if size == 1 else units)
 
-    found = all_right(n)
+    found = all_right(int(n * size))
     number = images_needed(found.spread, 1 - target, n_seeds)
-    assert not found.shown and all_right(number).shown and not all_right(number // 5).shown
+    assert not found.shown and all_right(number).shown and not all_right(number // 4).shown
+
+
+@pytest.mark.parametrize("size", [1, 5])  # images of a group
+@pytest.mark.parametrize("classes", [2, 10])  # the first has every second unit, or every tenth
+@pytest.mark.parametrize("n_seeds", [1, 3])
+@pytest.mark.parametrize(("n", "margin"), [(20, 0.05), (40, 0.02), (100, 0.02)])
+def test_where_networks_agree_everywhere_more_such_images_show_it_for_rare_classes_too(
+    n, margin, n_seeds, classes, size
+):
+    """With one in ten as if both classes had as many it took up to twice the number on groups, and 1.3 times on images."""
+
+    def agreeing(n: int):
+        units, right = np.arange(n) // size, np.ones((n_seeds, n), bool)
+        return compare_pair(right, right, margin, None if size == 1 else units, units % classes > 0)
+
+    found = agreeing(n * size)
+    number = images_needed(found.spread, margin, n_seeds)
+    shown = [agreeing(each).margin_p_value < 0.05 for each in (n * size, number // 8, number)]
+    assert shown == [False, False, True]
 
 
 @pytest.mark.parametrize(("n_seeds", "accuracy", "target"), [(4, 0.97, 0.95), (6, 0.9, 0.87)])

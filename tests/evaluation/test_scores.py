@@ -165,6 +165,8 @@ def test_classes_without_images_do_not_count():
     assert balanced_accuracy(confusion) == pytest.approx((3 / 4 + 1 / 3) / 2)
     assert macro_f1(confusion) == pytest.approx((6 / 8 + 2 / 5 + 0) / 3)  # the third was predicted
     assert macro_f1(confusion[:, [0, 1, 1]] * [1, 1, 0]) == pytest.approx((6 / 8 + 2 / 4) / 2)
+    together = macro_f1(confusion, np.array([False, True, True]))  # 2 right of 3 + 3 that are or were called so
+    assert together == pytest.approx((6 / 8 + 2 * 2 / 6) / 3) and (confusion == [[3, 1, 0], [1, 1, 1], [0, 0, 0]]).all()
     labels, probabilities = made_up(60, 2)
     third = np.pad(probabilities, ((0, 0), (0, 1)))
     assert macro_auroc(labels, third) == pytest.approx(macro_auroc(labels, probabilities))

@@ -190,9 +190,11 @@ def test_a_margin_that_is_none_is_refused(run, capsys, margin):
 
 
 def test_other_seeds_are_refused(run, compared, tmp_path):
-    for side, seeds in (("a", (1, 2)), ("b", (2, 3, 4))):
+    for side, seeds in (("a", (1, 2)), ("b", (2, 3, 4)), ("c", (1, 3))):
         for seed in seeds:
             run(f"{side}/{seed}", seed=seed)
+    found = compared(tmp_path / "a", tmp_path / "c")
+    assert f"seeds only in {tmp_path / 'a'}: 2; only in {tmp_path / 'c'}: 3; run the missing ones" in found
     assert f"seeds only in {tmp_path / 'a'}: 1; only in {tmp_path / 'b'}: 3, 4" in compared(
         tmp_path / "a", tmp_path / "b"
     )
@@ -221,6 +223,13 @@ def test_seeds_that_began_with_another_content_of_a_file_are_refused(run, compar
         run(f"b/{seed}", seed=seed)
     message = f"the file of {setting} had another content when 1 began than when 3 did (model.{field} before, after)"
     assert message in compared(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "a/3").rename(tmp_path / "3")
+    (tmp_path / "b/3").rename(tmp_path / "another")
+    assert "40 test images" in compared(tmp_path / "a", tmp_path / "b")  # of an older version nothing is known
+
+
+def test_two_single_runs_may_have_different_seeds(run, compared):
+    assert "only A is right on 2, only B on 1" in compared(run("a", {0}, seed=1), run("b", {1, 2}, seed=2))
 
 
 def test_unfinished_runs_below_a_folder_are_excluded_and_listed(run, compared, tmp_path):

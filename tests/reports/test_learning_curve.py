@@ -244,10 +244,23 @@ def test_runs_of_other_settings_are_no_seeds(tmp_path):
             write_record(record)
         with pytest.raises(ValueError, match=f"differ in the content of the file of {setting}; a learning curve"):
             read_curves(tmp_path / setting)
+        setattr(record.model, field, "before")  # of the last seed
+        write_record(record)
+        assert [point.seeds for point in read_curves(tmp_path / setting).points["small"]] == [[1, 2, 3]]
     make_run(tmp_path / "twice" / "a", seed=1)
     make_run(tmp_path / "twice" / "b", seed=1)
     with pytest.raises(ValueError, match="small: runs on 100 training images have the same seed"):
         read_curves(tmp_path / "twice")
+
+
+def test_what_is_drawn_are_the_accuracies_and_their_intervals(tmp_path):
+    curves = read_curves(make_runs(tmp_path, {("small", 100): 0.6, ("small", 200): 0.7, ("large", 200): 0.9}))
+    drawn = draw(curves).axes[0].containers
+    assert len(drawn) == 2
+    for (line, _, (bars,)), points in zip(drawn, curves.points.values(), strict=True):
+        assert line.get_ydata() == pytest.approx([point.accuracy for point in points])
+        ends = [(low, high) for (_, low), (_, high) in bars.get_segments()]
+        assert np.array(ends) == pytest.approx(np.array([point.interval for point in points]))
 
 
 def test_cuts_of_one_backbone_are_a_curve_each(tmp_path):

@@ -70,6 +70,7 @@ def test_seeds_are_matched(run, summary):
     run("c9", seed=9, choices={"model": "c"}, wrong={"val": {1, 2}})
     _, b, c = summary().groups[0].rows
     assert (b.comparison.pair.n_seeds, b.comparison.pair.difference) == (1, pytest.approx(-9 / 80))  # only seed 2
+    assert b.comparison.n_unused_seeds == 1
     assert b.comparison.details.endswith(", 1 common seed")  # beside means over both
     assert str(c.comparison) == "not compared: it has no seed in common with the best"
 
@@ -239,6 +240,94 @@ def fake_row(name, macs, val, test):
         name=name, macs=macs, outcomes=images, accuracies=accuracies, ranked_by=accuracies["val"], guesses=False,
         selected_on_test=False, comparison=None, rank=0,
     )  # fmt: skip
+
+
+def step_down(p_values, pairs_of_each=1.0):
+    """Holm's correction, one step after the other; where the same measurements chose the best, times K / 2 of K rows."""
+    adjusted, least = {}, 0.0
+    for done, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = max(least, p_values[index] * (len(p_values) - done))
+        adjusted[index] = min(1.0, min(1.0, least) * pairs_of_each)
+    return [adjusted[index] for index in range(len(p_values))]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_choice_and_what_is_shown_follow_the_rules_step_by_step(seeds):
+    generator, found = np.random.default_rng(seeds), {"chosen within": 0, "shown": 0, "worse": 0, "none smaller": 0}
+    for _ in range(60):
+        count, hard = int(generator.integers(2, 7)), generator.random((2, 500)) < 0.2
+        rows = []
+        for i in range(count):
+            chance = generator.choice([0.97, 0.95, 0.93])
+            val, test = (
+                generator.random((seeds, 500)) < np.where(each, generator.choice([0.6, 0.8]), chance) for each in hard
+            )
+            rows.append(fake_row(str(i), generator.choice([None, 1e6, 2e6, 3e6, 4e6]), val, test))
+        rows.sort(key=lambda row: -row.ranked_by.value)
+        rows[0].macs = generator.choice([rows[0].macs, 5e6])
+        rows[-1].guesses = count > 4
+        for rank, row in enumerate(rows, 1):
+            row.rank = rank
+        group = ResultGroup(rows)
+        compare_to_best(group, 0.06)
+
+        best, *others = rows
+        on = {
+            split: [compare_pair(*(each.outcomes[split].correct for each in (row, best)), 0.06) for row in others]
+            for split in ("val", "test")
+        }
+        differ = step_down([pair.p_value for pair in on["test"]], count / 2 if seeds > 1 else 1.0)
+        assert [row.comparison.p_value for row in others] == pytest.approx(differ)
+        assert [row.comparison.pair for row in others] == on["test"]
+        assert {row.comparison.n_unused_seeds for row in others} == {0}
+        real = [i for i, row in enumerate(others) if not row.guesses]
+        smaller = [i for i in real if best.macs and others[i].macs and others[i].macs < best.macs]
+        within = [i for i in smaller if on["val"][i].margin_p_value < 0.05]
+        if within:
+            chosen = min(within, key=lambda i: (others[i].macs, i))
+        else:
+            chosen = max(smaller, key=lambda i: (on["val"][i].at_least, -others[i].macs), default=None)
+        assert (group.choice and group.choice.row) is (None if chosen is None else others[chosen])
+        tested, shown = smaller or real, []
+        if seeds == 1 and chosen is not None:  # the chosen one first, by itself
+            if on["test"][chosen].margin_p_value < 0.05:
+                shown.append(chosen)
+                tested = [i for i in tested if i != chosen]
+            else:
+                tested = []
+        corrected = step_down([on["test"][i].margin_p_value for i in tested])
+        shown += [i for i, p_value in zip(tested, corrected, strict=True) if p_value < 0.05]
+        assert [row.comparison.shown for row in others] == [i in shown for i in range(count - 1)]
+        found["chosen within"] += bool(within)
+        found["shown"] += len(shown)
+        found["worse"] += min(differ) < 0.05
+        found["none smaller"] += not smaller
+    assert min(found.values()) > 5, found
+
+
+def test_test_images_that_chose_the_epochs_show_no_smaller_network_and_chose_the_best():
+    generator = np.random.default_rng(0)
+    outcomes = [generator.random((1, 400)) < chance for chance in (0.95, 0.94, 0.8)]
+    for selected, times in ((False, 1.0), (True, 3 / 2)):
+        rows = [fake_row(str(i), 4e6 - i, right, right) for i, right in enumerate(outcomes)]
+        for row in rows:
+            row.selected_on_test = selected
+        group = ResultGroup(rows)
+        compare_to_best(group, 0.1)
+        p_values = [row.comparison.pair.p_value for row in rows[1:]]
+        assert [row.comparison.p_value for row in rows[1:]] == pytest.approx(step_down(p_values, times))
+        assert [row.comparison.shown for row in rows[1:]] == [not selected, False]
+        assert (group.choice is None, group.selection_bias is None) == (selected, selected)
+
+
+def test_one_validation_image_corrects_no_choice():
+    rows = [fake_row(str(i), 4e6 - i, np.full((1, 1), i == 0), np.arange(20)[None] > i) for i in range(3)]
+    group = ResultGroup(rows)
+    compare_to_best(group, 0.02)
+    assert group.selection_bias is None and group.rows[1].comparison.pair.n == 20
+    rows = [fake_row(str(i), 4e6 - i, *[np.full((3, 1), i == 0)] * 2) for i in range(3)]
+    compare_to_best(ResultGroup(rows), 0.02)
+    assert {row.comparison.reason for row in rows[1:]} == {"one image shows nothing"}
 
 
 @pytest.mark.parametrize(("accuracies", "n", "seeds", "sd", "replicates"), [

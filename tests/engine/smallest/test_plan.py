@@ -9,7 +9,7 @@ from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import EpochSpeed, RunRecord, Throughput, write_record
 from common.smallest_record import Candidate, Costs
-from engine.smallest.plan import PER_RUN_S, TRAINING, Budget, Plan, TrainingTimes
+from engine.smallest.plan import HEAD, PER_RUN_S, TRAINING, Budget, Plan, TrainingTimes
 from engine.smallest.smallest import Smallest
 
 
@@ -109,6 +109,20 @@ def test_a_training_is_predicted_from_the_pass_of_its_backbone_by_macs():
     assert times.of(candidate("other", 10**6)) == pytest.approx(PER_RUN_S + 3 * (TRAINING * 50 + 10) * 5e-3)
 
 
+def test_a_head_is_predicted_from_one_look_at_the_images_whatever_fine_tuning_takes(tmp_path):
+    times, of_a = TrainingTimes([Pass("a", 64, 100, 2.0, 4e6)], 50, 10, epochs=3), candidate("a", 4 * 10**6)
+    head_s = PER_RUN_S + (HEAD * 50 + 10) * 20e-3
+    assert times.of_head(of_a) == pytest.approx(head_s) and times.of(of_a) > head_s
+    record = RunRecord(throughput=Throughput(epochs=[EpochSpeed(images=50, seconds=100.0)]))
+    record.folder = RunFolder(tmp_path)
+    write_record(record)
+    before, of_a.frozen = times.of(of_a), True
+    times.learn(of_a, record.folder)  # seconds of a head say nothing of fine-tuning
+    assert times.of(of_a) == times.of_head(of_a) == pytest.approx(head_s)
+    of_a.frozen = False
+    assert times.of(of_a) == before
+
+
 def test_a_disturbed_pass_makes_no_network_seem_slower_than_usual():
     """200M MACs a second are usual; the disturbed pass of b has 20M, that of c 400M."""
     passes = [
@@ -118,6 +132,12 @@ def test_a_disturbed_pass_makes_no_network_seem_slower_than_usual():
     ]
     of_4m = {name: TrainingTimes(passes, 50, 10, 3).of(candidate(name, 4 * 10**6)) for name in "abc"}
     assert of_4m["b"] == of_4m["a"] > of_4m["c"]
+    busy = [Pass(name, 64, 100, 40.0, 4e6, flag="busy") for name in "de"]  # more of them do not make slow usual
+    more = TrainingTimes([*passes, *busy, Pass("f", 64, 100, 4.0, 4e6)], 50, 10, 3)  # f is slow in truth: 100M
+    seconds = {name: more.of(candidate(name, 4 * 10**6)) - PER_RUN_S for name in "abcdf"}
+    usual = (of_4m["a"] - PER_RUN_S) * 200 / 150  # the median of 200M and 100M
+    assert (seconds["b"], seconds["d"], seconds["f"]) == pytest.approx((usual, usual, 1.5 * usual))
+    assert seconds["a"] == pytest.approx(0.75 * usual) and seconds["c"] == pytest.approx(0.375 * usual)
     slow = TrainingTimes(passes[1:2], 50, 10, 3)  # nothing else is known
     assert slow.of(candidate("b", 4 * 10**6)) - PER_RUN_S == pytest.approx(10 * (of_4m["a"] - PER_RUN_S))
 
@@ -141,6 +161,7 @@ def test_a_disturbed_epoch_or_run_does_not_change_what_the_next_ones_are_expecte
     assert learn((18.0, "busy"), (20.0, "busy")) == pytest.approx(3 * 19.0)
     assert learn((45.0, "busy"), (45.0, "busy"), (6.0, None)) == pytest.approx(3 * 6.0)
     assert learn((90.0, "busy")) == pytest.approx(3 * 6.0)
+    assert learn((8.0, None)) == pytest.approx(3 * 7.0)  # the median of two
 
 
 def test_a_folder_is_of_one_search(tmp_path):

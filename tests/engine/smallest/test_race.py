@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from common.locks import locked
 from common.run_folder import RunFolder
 from common.run_record import RunRecord, write_record
+from common.smallest_record import Costs
 from engine.search.search import Search
 from engine.smallest.plan import Budget
 from engine.smallest.race import PLACE, Halving, Race
@@ -77,6 +78,30 @@ def test_a_trial_without_the_record_of_its_run_starts_again(race, happened, how)
         race.study.tell(trial.number, 0.5 + again)
 
 
+def test_the_worth_of_a_candidate_is_by_its_cost_over_that_of_the_reference(race):
+    """Candidate 1 is the reference, the first that races; 0.02 is half of the margin below what is good enough."""
+    for candidate, macs in zip(race.runs.candidates, (250, 1000), strict=True):
+        candidate.costs = Costs(parameters=1, macs=macs, file_kib=1, activation_kib=1, activation_int8_kib=1)
+    race.runs.settings.question.cost, race.runs.settings.question.target = ["macs"], None
+    assert race._utility(0, 0.83, 0.9) == pytest.approx(0.83 - 0.85 + 0.002 * 2)  # a quarter: two halvings
+    assert race._utility(1, 0.83, 0.9) == pytest.approx(0.83 - 0.85)
+    assert race._halving._utility(1, 0.83, 0.9) == race._utility(0, 0.83, 0.9)  # by places
+    race.runs.settings.question.target = 0.7
+    assert race._utility(0, 0.7, 0.9) == pytest.approx(0.7 - 0.75 + 0.004)
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+@pytest.mark.parametrize(("left_s", "starts"), [(None, True), (131, True), (129, False)])
+def test_a_candidate_starts_if_it_can_end_half_a_minute_before_the_budget_and_the_reference_always(
+    race, left_s, starts
+):
+    race.times = SimpleNamespace(of=lambda candidate: {"c": 1e6, "b": 100}[candidate.keep])  # c is the reference
+    race.runs.budget.left_s = lambda: left_s
+    assert race._is_trial_left()
+    race.study.ask(race.settings.space)
+    assert race._is_trial_left() is starts
+
+
 def halved(values_by_place, useful, known=None, every=1) -> list[int | None]:
     """Report these values of places one after the other; return after which epoch each was ended.
 
@@ -95,6 +120,21 @@ def halved(values_by_place, useful, known=None, every=1) -> list[int | None]:
                 break
         study.tell(trial.number, values[-1] if values else 0.0)
     return ended
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+@pytest.mark.parametrize("others", range(1, 10))
+def test_one_of_as_many_as_the_factor_says_stays_and_of_fewer_the_best(others, factor):
+    """Beside others with 0.1, 0.2, ... after the rung; the reference, with 2.0, takes no place."""
+    known = {0: {2: 2.0}} | {1 + i: {2: (1 + i) / 10} for i in range(others)}
+    stay = max(1, (others + 1) // factor)
+    for rank in range(1, others + 2):  # of the new one among all
+        study = optuna.create_study(pruner=Halving(lambda place, value, best: value - best, known, 2, factor))
+        study.enqueue_trial({PLACE: others + 1})
+        trial = study.ask({PLACE: IntDistribution(0, others + 1)})
+        trial.report((others - rank + 1) / 10 + 0.05, step=2)
+        assert trial.should_prune() == (rank > stay)
+        assert study.pruner.best(study, 2) == 2.0
 
 
 def near(place, value, best):

@@ -95,6 +95,44 @@ def test_the_race_takes_what_is_near_the_front_and_not_hopeless():
     assert race(listed, 5, 0.91, 8, None) == [4, 1, 3]  # 0.91 is 0.02 below what the reference is expected to have
 
 
+@pytest.mark.parametrize(("expected", "frozen", "racing"), [
+    (0.91, False, [1]),  # trained from 0.90 to 0.91: 0.03 is still what fine-tuning adds, and at most 0.07 more
+    (0.95, False, [1, 0]),  # to 0.95: it may add 0.05 to the others, too
+    (0.95, True, [1]),
+])  # fmt: skip
+def test_fine_tuning_adds_to_the_others_at_least_what_it_added_to_a_trained_reference(expected, frozen, racing):
+    listed = [candidate(10, 0.79), candidate(20, 0.81), candidate(100, 0.90)]
+    found = pick_race(listed, Racer(2, frozen, expected), "macs", 0.905, 8, seconds, never, None)
+    assert [each.index for each in found] == racing
+    adds = expected - 0.90 if len(racing) == 2 else 0.03
+    assert [each.expected for each in found] == pytest.approx([listed[i].probe.value + adds for i in racing])
+
+
+def test_random_weights_that_were_asked_for_have_the_places_that_are_left_and_others_without_a_probe_none():
+    listed = [candidate(10, 0.90), candidate(100, 0.90), *(candidate(cost, None) for cost in (20, 30, 80, 40, 200))]
+    for each in (*listed[2:5], listed[6]):
+        each.weights, each.pretrained = "random", False
+    assert race(listed, 1, 0.9, 8, None) == [0, 2, 3, 4]
+    assert sorted(race(listed, 1, 0.9, 3, None)) == [0, 2, 4]  # a cheap and an expensive one
+    assert race(listed, 1, 0.9, 1, None) == [0]
+    assert reference(listed[2:], None) == (4, False)  # where none has a probe, the most expensive of these
+    assert reference(listed[2:], 40e-6 / 0.35) == (1, False)  # that the time allows: 30 MACs take 30e-6 s
+    assert reference([listed[5]], None) is None  # pretrained, but its pass was not done
+
+
+def test_what_costs_as_much_as_the_reference_does_not_race_and_without_the_best_neither_does_a_better_probe():
+    listed = [candidate(10**7, 0.90), candidate(10**8, 0.90), candidate(10**8, 0.91), candidate(10**9, 0.95)]
+    assert race(listed, 1, 0.92, 8, 400, head_seconds) == [(3, "frozen"), 0, 2]  # 2 is cheaper than 3
+    later = pick_race(listed, Racer(1, False, 0.0), "macs", 0.92, 8, seconds, head_seconds, 400, with_best=False)
+    assert [(each.index, each.frozen) for each in later] == [(0, False)]
+
+
+def test_as_many_as_there_are_places_race_whatever_their_costs():
+    listed = [candidate(1000 + i, 0.9 + i / 1000) for i in range(3)] + [candidate(5000, 0.91)]
+    assert len(race(listed, 3, 0.91, 3, None)) == 3
+    assert pick_finalists({0: 0.9, 1: 0.88}, {0: 100, 1: 10}, 0.88, 2, reference=0) == [1]  # just good enough
+
+
 def test_of_many_neighbors_one_of_each_step_of_cost_races():
     listed = [candidate(round(1000 * 2 ** (i / 10)), 0.85 + i / 10000) for i in range(100)]
     chosen = race(listed, 99, 0.88, 4, None)
