@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -61,7 +62,7 @@ def replace_folder(source: Path, place: Path) -> None:
     building.mkdir()
     new, old = building / "new", building / "old"
     try:
-        shutil.copytree(source, new)
+        _copy_folder(source, new)
         if place.exists():
             place.rename(old)
         try:
@@ -73,6 +74,17 @@ def replace_folder(source: Path, place: Path) -> None:
     finally:
         if place.exists() or not old.exists():
             shutil.rmtree(building, ignore_errors=True)
+
+
+def _copy_folder(source: Path, place: Path) -> None:
+    """Copy a folder; raise the first error of a file as that file's own, which shutil keeps as a text in a list of all."""
+    try:
+        shutil.copytree(source, place)
+    except shutil.Error as error:
+        _, target, text = error.args[0][0]
+        if not (known := re.match(r"\[Errno (\d+)\] ([^:]*)", text)):
+            raise
+        raise OSError(int(known[1]), known[2], target) from error
 
 
 def _own_name(prefix: str) -> str:
