@@ -6,8 +6,9 @@ import json
 import logging
 import math
 import os
+import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Literal
@@ -20,19 +21,18 @@ log = logging.getLogger(__name__)
 @contextlib.contextmanager
 def atomic_open(path: Path, mode: Literal["w", "wb"]) -> Iterator[IO]:
     """Open a file to write, text as UTF-8; it gets its name when the block is left without an error."""
-    temporary = None
+    temporary = path.with_name(_own_name(f".{path.name}."))
     options = {} if mode == "wb" else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, mode, **options) as file:
+        # Not by tempfile: its permissions are its own, and those of any other file are the umask's
+        with temporary.open(mode.replace("w", "x"), **options) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # noqa: PTH101 mkstemp gives 600
-        os.replace(temporary, path)  # noqa: PTH105 the name is a string
+        temporary.replace(path)
     except BaseException as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         if isinstance(error, OSError):
             error.filename = error.filename or str(path)  # the error of a full disk has no name
         raise
@@ -42,9 +42,9 @@ def atomic_open(path: Path, mode: Literal["w", "wb"]) -> Iterator[IO]:
 def atomic_folder(place: Path) -> Iterator[Path]:
     """Give a folder of another name to fill, which becomes `place`: whole or absent; of two processes the first one's stays."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f"{place.name}.building-", dir=place.parent))
+    building = place.with_name(_own_name(f"{place.name}.building-"))
+    building.mkdir()
     try:
-        building.chmod(place.parent.stat().st_mode & 0o777)  # mkdtemp gives 700, and others may share the cache
         yield building
         building.rename(place)
     except OSError:
@@ -58,11 +58,11 @@ def replace_folder(source: Path, place: Path) -> None:
     """Copy a folder to its place, whole or not at all; an old one there is removed once the new one has its name."""
     place = place.resolve()  # of a link, what it leads to
     place.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{place.name}.building-", dir=place.parent))
+    building = place.with_name(_own_name(f".{place.name}.building-"))
+    building.mkdir()
     new, old = building / "new", building / "old"
     try:
-        shutil.copytree(source, new)
-        new.chmod(0o755)  # mkdtemp gives 700, which a server of another user cannot read
+        _copy_folder(source, new)
         if place.exists():
             place.rename(old)
         try:
@@ -74,6 +74,22 @@ def replace_folder(source: Path, place: Path) -> None:
     finally:
         if place.exists() or not old.exists():
             shutil.rmtree(building, ignore_errors=True)
+
+
+def _copy_folder(source: Path, place: Path) -> None:
+    """Copy a folder; raise the first error of a file as that file's own, which shutil keeps as a text in a list of all."""
+    try:
+        shutil.copytree(source, place)
+    except shutil.Error as error:
+        _, target, text = error.args[0][0]
+        if not (known := re.match(r"\[Errno (\d+)\] ([^:]*)", text)):
+            raise
+        raise OSError(int(known[1]), known[2], target) from error
+
+
+def _own_name(prefix: str) -> str:
+    """Return a name that no other process takes."""
+    return f"{prefix}{secrets.token_hex(4)}"
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -62,6 +62,10 @@ def user_message(error: BaseException) -> str | None:
             return f"{mark.name}: line {mark.line + 1}: no YAML: {link.problem or link.context}"
         if isinstance(link, RuntimeError) and (message := _of_launcher(link) or _lost_process(link)):
             return message
+        if isinstance(link, RuntimeError) and (
+            loop := re.match(r"Symlink loop from '(.*)'$", str(link))
+        ):  # Python < 3.13
+            return f"{loop[1]}: {DISK_ERRORS[errno.ELOOP]}".replace(ELSEWHERE, _elsewhere())
         if isinstance(link, OSError) and link.errno in DISK_ERRORS:
             file = f"{link.filename}: " if link.filename else ""  # of an open file Python does not name it
             return f"{file}{DISK_ERRORS[link.errno]}".replace(ELSEWHERE, _elsewhere())
@@ -69,8 +73,9 @@ def user_message(error: BaseException) -> str | None:
             return f"{link.filename}: this name is too long for the file system; use a shorter path"
         if isinstance(link, FileNotFoundError) and _makes_a_folder(link):
             return f"{link.filename}: cannot be created; write elsewhere: {_elsewhere()}"
-        if isinstance(link, FileExistsError) and _makes_a_folder(link) and Path(link.filename).is_file():
-            return f"{link.filename}: is a file, not a folder; write elsewhere: {_elsewhere()}"
+        if isinstance(link, FileExistsError) and _makes_a_folder(link) and not (path := Path(link.filename)).is_dir():
+            what = "is a link to a folder that does not exist" if path.is_symlink() else "is a file, not a folder"
+            return f"{path}: {what}; write elsewhere: {_elsewhere()}"
     for link in chain:
         if isinstance(link, ConfigAttributeError | ConfigKeyError | InterpolationKeyError):
             text = str(link).splitlines()[0]

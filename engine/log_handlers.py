@@ -81,6 +81,11 @@ def protect_screen() -> None:
     """Keep a closed pipe or terminal, a full disk behind `>` and letters beyond the screen's encoding from ending a command."""
     logging.getLogger("matplotlib").addFilter(_concerns_user)
     logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
+    # Of a screen that was closed from the start (`2>&-`) a file that is opened later would take the number, and hold
+    # what libraries in C++ print
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed from the start: `>&-`

@@ -1,6 +1,7 @@
 """Find and read the records below folders: those that can be read, and the excluded ones with the reason."""
 
 import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -94,12 +95,21 @@ def find_records(where: str | Sequence[str] | None) -> list[Path]:
             raise UserError(f"runs={place}: no such folder; give the one that train.py printed at its end, {EXAMPLE}")
         for folder in folders:
             name = RunFolder(folder).record.name
-            below = [] if folder.name == name else sorted(folder.rglob(name))
-            paths = [path for path in below if not _is_kept(path, folder)] if folder.name != name else [folder]
+            paths = [folder] if folder.name == name else _records_below(folder, name)
             found |= {path.resolve(): path for path in paths}
     if not found:
         raise UserError(f"runs={', '.join(map(str, places))}: no result.json in it or below; {EXAMPLE}")
     return list(found.values())
+
+
+def _records_below(folder: Path, name: str) -> list[Path]:
+    """Return the records below a folder, and the one that may be in a folder that cannot be read: `load_runs` excludes it."""
+    unreadable: list[str] = []
+    readable = [
+        place for place, _, files in os.walk(folder, onerror=lambda e: unreadable.append(e.filename)) if name in files
+    ]
+    paths = sorted(Path(place) / name for place in (*readable, *unreadable))
+    return [path for path in paths if not _is_kept(path, folder)]
 
 
 def given_folders(where: str | Sequence[str]) -> list[Path]:

@@ -148,7 +148,9 @@ def compare_images(record: RunRecord, catalog: Catalog, fingerprints: Sequence[s
         here = dict(zip(catalog.paths, catalog.splits, strict=True))
         gone = [path for path in splits if path not in here]
         other = sum(here.get(path, split) != split for path, split in splits.items())
-        counts.append(f"{len(here.keys() - splits.keys()):,} new, {len(gone):,} gone, {other:,} in another split")
+        listed_ones = "" if len(catalog.rows("train")) else "of val and test "  # those of a stream are not listed
+        new = len(here.keys() - splits.keys())
+        counts.append(f"{listed_ones}{new:,} new, {len(gone):,} gone, {other:,} in another split")
         of_rows = [1.0] * len(catalog) if catalog.weights is None else catalog.weights.tolist()
         weights = dict(zip(catalog.paths, of_rows, strict=True))
         weighed = {row["path"]: float(row.get("weight") or 1) for row in listed if row["split"] == "train"}

@@ -171,10 +171,10 @@ def check_place(record: RunRecord, data: L.LightningDataModule) -> None:
     Raises:
         UserError: the folder of the run is a class folder of a folder of images, or would be one.
     """
-    if not isinstance(data.source, ImageFolder) or data.source.root is None:
+    if not isinstance(data.source, ImageFolder) or data.source.root is None or not data.source.root.is_dir():
         return
     root, folder = data.source.root.resolve(), record.folder.path.resolve()
-    if not folder.is_relative_to(root) or not root.is_dir():
+    if not folder.is_relative_to(root):
         return
     top, *_ = (*folder.relative_to(root).parts, "")
     has_splits = any(split_of(each.name) == "train" for each in root.iterdir())

@@ -1,5 +1,6 @@
 """Write a program of torch.export, a .pt2 file, which runs in torch without this project."""
 
+import io
 import json
 from pathlib import Path
 
@@ -31,7 +32,9 @@ class TorchExport(FileFormat):
             for module in program.graph_module.modules():
                 for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
                     node.meta.pop("stack_trace", None)
-            torch.export.save(program, path, extra_files={METADATA: json.dumps(model.metadata)})
+            written = io.BytesIO()  # into a file on a full disk torch raises a RuntimeError that does not say so
+            torch.export.save(program, written, extra_files={METADATA: json.dumps(model.metadata)})
+        path.write_bytes(written.getbuffer())
 
     def open(self, path: Path, model: TrainedModel) -> Computes:
         """Load what was just written."""

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from common.atomic_io import atomic_folder, write_bytes, write_csv, write_json, write_text
+from common.atomic_io import atomic_folder, replace_folder, write_bytes, write_csv, write_json, write_text
 from common.untrusted.tables import read_csv
 from tests.support.helpers import PROJECT
 
@@ -27,7 +27,7 @@ def test_a_process_killed_before_the_renaming_leaves_the_old_file(tmp_path):
     assert path.read_text() == "newest"
 
 
-@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
+@pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_what_fails_in_between_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, step):
     path = tmp_path / "a.csv"
     write_text(path, "old")
@@ -81,10 +81,26 @@ def test_content_that_cannot_be_written_touches_nothing(tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_others_may_read_what_is_written(tmp_path):
-    write_bytes(tmp_path / "a", b"\x00\xff")
+@pytest.mark.parametrize(
+    ("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700), (0o002, 0o664, 0o775)]
+)
+def test_who_may_read_and_write_what_is_written_is_the_umasks(tmp_path, umask, file, folder):
+    """Images of patients stay private by 077, and a group shares its results by 002."""
+    before = os.umask(umask)
+    try:
+        (tmp_path / "source").mkdir()
+        write_bytes(tmp_path / "a", b"\x00\xff")
+        with atomic_folder(tmp_path / "cache" / "images"):
+            pass
+        replace_folder(tmp_path / "source", tmp_path / "export")
+    finally:
+        os.umask(before)
     assert (tmp_path / "a").read_bytes() == b"\x00\xff"
-    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644
+    modes = {
+        path.name: stat.S_IMODE(path.stat().st_mode)
+        for path in (tmp_path / "a", tmp_path / "cache/images", tmp_path / "export")
+    }
+    assert modes == {"a": file, "images": folder, "export": folder}
 
 
 def test_nan_and_infinity_are_null_to_any_depth(tmp_path):

@@ -142,6 +142,23 @@ def test_a_file_in_the_place_of_a_folder_is_named(in_process, tmp_path, argument
     ), error
 
 
+@pytest.mark.parametrize("arguments", [["hydra.run.dir={}"], ["-m", "seed=1,2", "hydra.sweep.dir={}"]])
+def test_a_link_to_a_disk_that_is_not_mounted_is_named(in_process, tmp_path, arguments):
+    (link := tmp_path / "outputs").symlink_to(tmp_path / "scratch")
+    status, _, error = in_process(train_script, *(each.format(link) for each in arguments))
+    assert (status, list(tmp_path.iterdir())) == (1, [link]) and error.count("\n") == 1
+    assert error.startswith(f"ERROR: {link}: is a link to a folder that does not exist; write elsewhere: "), error
+
+
+@pytest.mark.parametrize("argument", ["hydra.run.dir={}/run", "ckpt_path={}", "datamodule.root={}"])
+def test_a_link_that_leads_back_to_itself_is_one_line(in_process, tmp_path, argument):
+    (link := tmp_path / "loop").symlink_to(link)
+    run = [] if "run.dir" in argument else [f"hydra.run.dir={tmp_path / 'run'}"]
+    status, _, error = in_process(train_script, argument.format(link), *run)
+    assert (status, list(tmp_path.iterdir())) == (1, [link]) and error.count("\n") == 1
+    assert error.startswith("ERROR: ") and str(link) in error, error
+
+
 def test_a_key_that_a_file_of_the_user_s_own_lacks_is_one_line():
     config = OmegaConf.create({"model": {"name": "tiny"}})
     with pytest.raises(ConfigAttributeError) as caught:

@@ -50,6 +50,19 @@ def test_letters_beyond_its_encoding_are_escaped_and_a_closed_one_is_nowhere(mon
     assert buffer.getvalue() == b"gr\\xf6\\xdfe, \\u6570\ncaf\\udce9\n"
 
 
+def test_no_file_takes_the_place_of_a_screen_that_was_closed_from_the_start(tmp_path):
+    """What a library in C++ prints would be written into it."""
+    file = tmp_path / "checkpoint"
+    code = (
+        "import os, sys; from common.progress import quiet_native; from engine.log_handlers import protect_screen;"
+        "protect_screen(); file = open(sys.argv[1], 'wb'); os.write(1, b'a'); os.write(2, b'b'); quiet_native().__enter__();"
+        "file.write(b'content')"
+    )
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", code, file]
+    assert subprocess.run(command, cwd=PROJECT, check=False).returncode == 0
+    assert file.read_bytes() == b"content"
+
+
 def test_a_line_of_one_thread_is_shown_while_another_imports_tqdm(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tqdm", types.ModuleType("tqdm"))  # as it is until its first line has run
     ScreenHandler().emit(logging.makeLogRecord({"msg": "starting: 4 s so far"}))

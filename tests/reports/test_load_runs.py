@@ -1,6 +1,9 @@
 """Records: found below folders, read, or excluded with the reason."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +35,22 @@ def test_records_that_cannot_be_read_are_excluded_with_the_reason(run, summary, 
     run("good")
     ((folder, why),) = summary().excluded
     assert folder == str(odd.parent) and words in why
+
+
+def test_a_folder_that_cannot_be_read_is_excluded_with_the_reason(run, summary, tmp_path, monkeypatch):
+    """Such as the runs of a colleague whose umask is 077."""
+    closed, list_folder = tmp_path / "of a colleague", os.scandir
+    closed.mkdir()
+
+    def scandir(path="."):
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    run("good")
+    ((folder, why),) = summary().excluded
+    assert folder == str(closed) and str(closed / "result.json") in why
 
 
 def test_places_without_records(tmp_path):

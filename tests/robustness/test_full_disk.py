@@ -16,11 +16,13 @@ from tensorboard.compat.tensorflow_stub.io import gfile
 from callbacks import image_logger
 from callbacks.epoch_logger import EpochLogger
 from callbacks.image_logger import save_figure
+from common.atomic_io import replace_folder
 from common.errors import UserError
 from common.run_folder import RunFolder
 from common.run_record import RunRecord
 from engine.run.loggers import TensorBoard, _quiet_threads
-from inference.export.export import _format_errors
+from inference.export.export import _format_errors, export
+from inference.export.torch_export import TorchExport
 from lightning_modules.checkpoint import epochs_done, load_network
 from reports.report import write_report
 from tests.support.fake_runs import make_run
@@ -146,6 +148,28 @@ def test_a_report_on_a_full_disk(disk, tmp_path):
     with pytest.raises(ValueError, match="No space left on device; use out=DIR"):
         write_report(str(tmp_path / "runs"), out=str(disk.place / "new" / "folder"))
     assert [path.name for path in disk.place.iterdir()] == ["ballast"]
+
+
+def test_an_exported_folder_on_a_full_disk(disk, tmp_path):
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "index.html").write_bytes(b"x" * 2**16)
+    disk.fill()
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        replace_folder(tmp_path / "web", disk.place / "page")
+    assert caught.value.errno == errno.ENOSPC and caught.value.strerror == "No space left on device"
+    assert [path.name for path in disk.place.iterdir()] == ["ballast"]
+
+
+@pytest.mark.thorough
+def test_a_torch_export_on_a_full_disk(finished_run, disk, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(disk.place))
+    (disk.place / "ballast").write_bytes(b"x" * (12 * 2**20 - 2**15))  # room for the folder, not for the file
+    words = rf"^{re.escape(str(disk.place))}: cannot be written \(No space left on device\); free some space"
+    with pytest.raises(UserError, match=words):
+        export(
+            str(finished_run.folder / "checkpoints" / "best.ckpt"), format=TorchExport(), out=str(disk.place / "a.pt2")
+        )
+    assert [path.name for path in disk.place.iterdir() if path.is_file()] == ["ballast"]
 
 
 def test_a_full_temporary_folder_is_what_export_names(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -10,7 +11,8 @@ from callbacks.freeze_backbone import FreezeBackbone
 from callbacks.freeze_batch_norm import FreezeBatchNorm
 from common.errors import UserError
 from common.run_folder import RunFolder
-from common.run_record import RunRecord
+from common.run_record import DataInfo, RunRecord
+from datamodules.sources.catalog import Catalog
 from engine.config.instantiate import instantiate
 from engine.run.callback_list import all_callbacks
 from engine.run.resume import compare_images
@@ -161,6 +163,18 @@ def test_only_splits_of_which_images_are_left_out_are_called_limited(prepared, t
         data.limits = limits
         log_limits(config, data)
         assert words in caplog.text if words else "limited" not in caplog.text
+
+
+def test_training_images_added_to_a_stream_are_not_counted_as_listed_ones(tmp_path, caplog):
+    """Its splits.csv has those of val and test only, so that `0 new` would be wrong."""
+    paths, splits = ["val/a.png", "test/b.png"], np.array(["val", "test"], object)
+    catalog = Catalog("stream", tmp_path, ["a", "b"], paths, np.zeros(2, int), splits)
+    record = RunRecord(data=DataInfo(fingerprint="b", n_train=39, n_val=1, n_test=1))
+    record.previous = RunRecord(data=DataInfo(fingerprint="a", n_train=34, n_val=1, n_test=1))
+    record.folder = RunFolder(tmp_path)
+    record.folder.write_splits({"path": paths, "label": ["a", "b"], "split": splits})
+    compare_images(record, catalog, ["0", "1"])
+    assert "39 train (were 34); 1 val (were 1); 1 test (were 1); of val and test 0 new, 0 gone" in caplog.text
 
 
 def test_splits_of_a_run_are_those_of_any_later_run_and_the_record_says_so(prepared, tmp_path):
