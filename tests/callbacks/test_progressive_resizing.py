@@ -24,6 +24,7 @@ def test_training_starts_with_smaller_images_and_val_has_full_size(train, monkey
     assert {side for training, side in seen if not training} == {32}
 
 
+@pytest.mark.thorough
 def test_the_share_of_a_time_limit_counts_too(train, monkeypatch):
     seen = []
     usual = ImageClassifier.training_step

@@ -66,6 +66,7 @@ def test_frozen_statistics_stay_and_the_epochs_before_are_validated_as_usual(tra
     assert losses[0][0] == losses[1][0] and losses[0][1] != losses[1][1]
 
 
+@pytest.mark.thorough
 def test_the_share_of_a_time_limit_counts_too(train, monkeypatch):
     seen = []
     monkeypatch.setattr(

@@ -338,7 +338,8 @@ def kept_in(folder, images):
     return {frozenset(pixels.stats.fingerprints[row] for row in pair) for pair in found(pixels)}
 
 
-@pytest.mark.parametrize("before", [40, pytest.param(150, marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("before", [40, 150])
 def test_images_added_to_those_of_a_fixed_camera_give_the_pairs_of_all_at_once(before, tmp_path):
     """Before, there are too few for a scene, or there is one: the same copies are found afterwards, and no other pair."""
     generator = np.random.default_rng(0)

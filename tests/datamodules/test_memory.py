@@ -62,6 +62,7 @@ def test_other_rules_share_the_pixels_and_not_the_splits(two_colors, tmp_path, c
     assert all(np.array_equal(found[0].pixel_cache[3], data.pixel_cache[3]) for data in found)
 
 
+@pytest.mark.thorough
 def test_every_job_of_a_sweep_records_the_warnings_of_its_images(in_process, two_colors, tmp_path):
     root = shutil.copytree(two_colors, tmp_path / "images")
     (root / "train" / "red" / "broken.png").write_bytes(b"no image")

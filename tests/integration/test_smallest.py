@@ -148,10 +148,10 @@ def test_a_run_of_the_race_is_an_ordinary_run(found):
     ("arguments", "message"),
     [
         (["limits.macs=10"], "limits: 3 candidates but none below the limits"),
-        (["good_enough=1"], "good_enough=1: use a difference"),
+        pytest.param(["good_enough=1"], "good_enough=1: use a difference", marks=pytest.mark.thorough),
         (["datamodule.folds=100"], "datamodule.folds=100: use 2 or more, up to the 72 images"),
-        (["candidates.weights.shufflenet_v2_x0_5=missing.pth"], "missing.pth"),
-        (["storage=here"], "storage=here: not a URL of a database"),
+        pytest.param(["candidates.weights.shufflenet_v2_x0_5=missing.pth"], "missing.pth", marks=pytest.mark.thorough),
+        pytest.param(["storage=here"], "storage=here: not a URL of a database", marks=pytest.mark.thorough),
         (["datamodule.root=nowhere"], "nowhere"),
         (
             ["hydra/launcher=joblib", "hydra.launcher.n_jobs=0"],

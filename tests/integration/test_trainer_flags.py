@@ -54,12 +54,12 @@ def trained(ran):
 @pytest.mark.parametrize(("flags", "steps_done"), [
     ((), 6),  # 24 images in batches of 8, two epochs
     pytest.param(("trainer.limit_train_batches=2",), 4, marks=pytest.mark.thorough),
-    (("trainer.limit_train_batches=0.4",), 2),
+    pytest.param(("trainer.limit_train_batches=0.4",), 2, marks=pytest.mark.thorough),
     (("trainer.accumulate_grad_batches=2",), 4),  # the third batch is a step too
     (("datamodule.batch_size=23",), 2),  # the last single image is skipped
     pytest.param(("datamodule.sampler=balanced", "trainer.max_steps=5"), 5, marks=pytest.mark.thorough),
     pytest.param(("trainer.overfit_batches=1",), 2, marks=pytest.mark.thorough),
-    (("trainer.fast_dev_run=3",), 3),
+    pytest.param(("trainer.fast_dev_run=3",), 3, marks=pytest.mark.thorough),
 ])  # fmt: skip
 def test_a_schedule_by_steps_counts_the_steps_that_are_done(train, rates, flags, steps_done):
     ran = train(*SIMPLE_CNN, "scheduler=one_cycle", "scheduler.warmup_fraction=0", "stages=[fit]", *flags)
@@ -253,7 +253,8 @@ def test_epochs_without_validation_have_empty_cells_and_are_never_the_best(train
 
 @pytest.mark.parametrize("flags", [
     ["trainer.precision=bf16-mixed"],
-    ["trainer.gradient_clip_val=0.01", "trainer.gradient_clip_algorithm=value", "trainer.detect_anomaly=true"],
+    pytest.param(["trainer.gradient_clip_val=0.01", "trainer.gradient_clip_algorithm=value", "trainer.detect_anomaly=true"],
+                 marks=pytest.mark.thorough),
     ["trainer.inference_mode=false", "trainer.benchmark=true", "trainer.deterministic=false", "trainer.sync_batchnorm=true",
      "trainer.log_every_n_steps=2", "trainer.enable_progress_bar=false", "trainer.strategy=auto",
      "+trainer.num_nodes=1", "trainer.min_epochs=1", "trainer.min_steps=1", "trainer.max_time={minutes: 5}"],

@@ -205,10 +205,12 @@ def as_pickle(content) -> bytes:
 @pytest.mark.parametrize(("policy", "files", "words"), [
     ("me/nothing", None, "no such file, and no such repository at http://127.0.0.1"),
     ("hf-hub:nothing", None, "not the name of a repository; use OWNER/NAME"),
-    ("me/a..b", None, "not the name of a repository"),
-    ("me/empty", {"README.md": b"x"}, "has none of model.safetensors, pytorch_model.bin"),
+    pytest.param("me/a..b", None, "not the name of a repository", marks=pytest.mark.thorough),
+    pytest.param("me/empty", {"README.md": b"x"}, "has none of model.safetensors, pytorch_model.bin",
+                 marks=pytest.mark.thorough),
     ("me/other", {"model.safetensors": save({"a.weight": torch.zeros(2)})}, "none of its weights fit this network"),
-    ("me/cut", {"model.safetensors": save({"a.weight": torch.zeros(99)})[:-9]}, "not a weights file .not a safetensors file"),
+    pytest.param("me/cut", {"model.safetensors": save({"a.weight": torch.zeros(99)})[:-9]},
+                 "not a weights file .not a safetensors file", marks=pytest.mark.thorough),
     ("me/code", {"pytorch_model.bin": "evil"}, "refers to code .posix.system."),
 ])  # fmt: skip
 def test_repositories_that_cannot_be_used_get_one_line(server, tmp_path, policy, files, words):

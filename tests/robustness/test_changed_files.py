@@ -30,7 +30,14 @@ def test_images_replaced_during_a_run_are_named(train, two_colors, tmp_path, mon
     assert (text in ran.out) == warned
 
 
-@pytest.mark.parametrize("moment", ["first epoch", "after the last epoch", "before TensorBoard makes it again"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "first epoch",
+        pytest.param("after the last epoch", marks=pytest.mark.thorough),
+        "before TensorBoard makes it again",
+    ],
+)
 def test_a_run_whose_folder_is_removed_ends_with_an_error(train, tmp_path, monkeypatch, moment):
     run = tmp_path / "run"
     owner, name = {

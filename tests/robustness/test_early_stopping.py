@@ -18,7 +18,8 @@ EARLY += ("+callbacks.early_stopping.min_delta=9", "trainer.max_epochs=6")
 
 @pytest.mark.parametrize(("fraction", "among"), [
     (0.4, "best of the last 60% of the epochs"),  # 3 to 6
-    (0.5, "best of all, since the training ended before the last 50% of the epochs"),  # 4 to 6
+    pytest.param(0.5, "best of all, since the training ended before the last 50% of the epochs",
+                 marks=pytest.mark.thorough),  # 4 to 6
 ])  # fmt: skip
 def test_where_it_ends_before_the_choice_starts_over_the_best_is_of_all_epochs(train, fraction, among):
     ran = train(*EARLY, f"callbacks.best_checkpoint.select_after_fraction={fraction}")

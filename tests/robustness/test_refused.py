@@ -41,14 +41,14 @@ LONGER = "trainer.max_epochs=5"
     [],  # nothing is left to train
     [LONGER, "optimizer.lr=-1"],
     pytest.param([LONGER, "optimizer=sgd", "optimizer.momentum=abc"], marks=pytest.mark.thorough),
-    [LONGER, "datamodule.root=/nowhere"],
+    pytest.param([LONGER, "datamodule.root=/nowhere"], marks=pytest.mark.thorough),
     pytest.param([LONGER, "model.image_size=0"], marks=pytest.mark.thorough),
     pytest.param([LONGER, "model.keep=3"], marks=pytest.mark.thorough),
     pytest.param([LONGER, "datamodule.batch_size=none"], marks=pytest.mark.thorough),
     [LONGER, "trainer=ddp", "trainer.devices=0"],
     pytest.param([LONGER, "teacher=/nowhere.ckpt"], marks=pytest.mark.thorough),
     ["stages=[test]", "datamodule.root=/nowhere"],
-    ["stages=[test]", "model.image_size=48"],
+    pytest.param(["stages=[test]", "model.image_size=48"], marks=pytest.mark.thorough),
     pytest.param(["stages=[test]", "debug=limit"], marks=pytest.mark.thorough),
 ])  # fmt: skip
 def test_a_refused_command_leaves_a_finished_run_to_the_byte(train, made, more):

@@ -69,13 +69,13 @@ def test_the_file_is_that_of_export_py_which_predict_py_reads(train, two_colors,
 @pytest.mark.parametrize(("arguments", "message"), [
     (["deploy=web"], "deploy=web: the page computes with the same file as deploy=onnx; use that"),
     (["deploy=onxx"], "deploy=onxx: no such format; did you mean onnx"),
-    (["deploy=''"], "deploy=: no such format; Allowed: "),
-    (["deploy=3"], "deploy=3: no such format; Allowed: "),
-    (["deploy=[onnx,onnx_int8]"], "deploy=['onnx', 'onnx_int8']: no such format"),
+    pytest.param(["deploy=''"], "deploy=: no such format; Allowed: ", marks=pytest.mark.thorough),
+    pytest.param(["deploy=3"], "deploy=3: no such format; Allowed: ", marks=pytest.mark.thorough),
+    pytest.param(["deploy=[onnx,onnx_int8]"], "deploy=['onnx', 'onnx_int8']: no such format", marks=pytest.mark.thorough),
     (["deploy=missing"], 'deploy=missing: needs no_such_package, which is not installed: pip install -e ".[onnx]"'),
     (["deploy=first", "stages=[cost]"], "deploy=first: stages=[cost] trains and evaluates no network"),
     (["-m", "deploy=first,fails"], "deploy=first,fails: applies to the whole sweep and cannot be swept; give one"),
-    (["-m", "deploy=web"], "deploy=web: the page"),
+    pytest.param(["-m", "deploy=web"], "deploy=web: the page", marks=pytest.mark.thorough),
 ])  # fmt: skip
 def test_what_cannot_be_is_known_before_anything_is_trained(train, formats, tmp_path, arguments, message):
     key = "hydra.sweep.dir" if "-m" in arguments else "hydra.run.dir"

@@ -52,7 +52,7 @@ def timed(monkeypatch) -> list[float]:
     [
         pytest.param("squeezenet1_1", ["features.0", "features.7"], 48, marks=pytest.mark.thorough),
         pytest.param("shufflenet_v2_x0_5", ["maxpool", "stage2"], 32, marks=pytest.mark.thorough),
-        ("mnasnet0_5", ["layers.8.0"], 32),
+        pytest.param("mnasnet0_5", ["layers.8.0"], 32, marks=pytest.mark.thorough),
         ("test_vit", ["patch_embed"], 160),  # tokens, of which a map is made
     ],
 )

@@ -24,7 +24,15 @@ def halves(n: int) -> list[Part]:
     return [Part(np.arange(n // 2), np.arange(n // 2, n))]
 
 
-@pytest.mark.parametrize(("c", "k"), [(8, 2), (8, 5), (300, 2), (300, 5)])
+@pytest.mark.parametrize(
+    ("c", "k"),
+    [
+        (8, 2),
+        pytest.param(8, 5, marks=pytest.mark.thorough),
+        pytest.param(300, 2, marks=pytest.mark.thorough),
+        (300, 5),
+    ],
+)
 def test_it_predicts_as_sklearn_does_with_its_own_choice_of_the_strength(c, k):
     features, labels = made(200, c, k, distance=0.5)
     found = probe(features, labels, halves(200), classes=k, metric="accuracy")

@@ -54,14 +54,18 @@ def test_a_choice_that_does_not_exist_is_an_error(check):
     ("overrides", "message"),
     [
         ("trainer=cpu,ddp", "trainer=ddp in a sweep: .*without -m"),
-        ("debug=fast", "debug=fast in a sweep: .*without -m"),
+        pytest.param("debug=fast", "debug=fast in a sweep: .*without -m", marks=pytest.mark.thorough),
         ("optimizer.lr=1e-3,abc", "optimizer.lr=abc: expected float"),
         ("model=shufflenet_mod,resnet18 optimizer.lr=1e-3,-1", "optimizer.lr=-1"),
-        ("model.backbone=shufflenet_v2_x0_5,shufflenet", "model.backbone=shufflenet: .*shufflenet_v2_x0_5"),
+        pytest.param(
+            "model.backbone=shufflenet_v2_x0_5,shufflenet",
+            "model.backbone=shufflenet: .*shufflenet_v2_x0_5",
+            marks=pytest.mark.thorough,
+        ),
         ("datamodule.folds=5 datamodule.fold=0,7", "datamodule.fold=7: .*4"),
-        ("loss=focal loss.gamma=2,-1", "loss.gamma=-1"),
-        ("datamodule.split_seed=1,-2", "datamodule.split_seed=-2: .*0"),
-        ("datamodule.batch_size=16,0", "datamodule.batch_size=0: .*1"),
+        pytest.param("loss=focal loss.gamma=2,-1", "loss.gamma=-1", marks=pytest.mark.thorough),
+        pytest.param("datamodule.split_seed=1,-2", "datamodule.split_seed=-2: .*0", marks=pytest.mark.thorough),
+        pytest.param("datamodule.batch_size=16,0", "datamodule.batch_size=0: .*1", marks=pytest.mark.thorough),
     ],
 )
 def test_jobs_that_no_sweep_can_have_are_refused_before_it_starts(check, overrides, message):

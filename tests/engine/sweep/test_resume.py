@@ -92,9 +92,8 @@ def test_a_sweep_typed_again_names_finished_runs_that_had_other_images(train, tw
     assert "2 finished runs skipped: whether the images are still those" in sweep()
 
 
-@pytest.mark.parametrize(("setting", "field"), [
-    ("model.weights", "weights_digest"), pytest.param("teacher", "teacher_digest", marks=pytest.mark.thorough),
-])  # fmt: skip
+@pytest.mark.thorough
+@pytest.mark.parametrize(("setting", "field"), [("model.weights", "weights_digest"), ("teacher", "teacher_digest")])
 def test_a_sweep_typed_again_names_finished_runs_that_began_with_other_weights(train, tmp_path, setting, field):
     folder, file, network = tmp_path / "sweep", tmp_path / "w.pth", simple_cnn(num_classes=2, image_size=16)
 
