@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from common.progress import Progress
 from common.run_record import RunRecord
 from engine.log_handlers import LogFileHandler, ProtectedStream, ScreenHandler, protect_screen, undo_log_file
 from tests.support.commands import SMALL_RUN
@@ -41,6 +42,7 @@ def test_letters_beyond_its_encoding_are_escaped_and_a_closed_one_is_nowhere(mon
     buffer = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding="ascii"))
     monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(Progress, "screen_s", None)  # and back
     protect_screen()
     ScreenHandler().emit(logging.makeLogRecord({"msg": "größe, 数"}))
     print("caf\udce9")
