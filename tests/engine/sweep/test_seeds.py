@@ -162,7 +162,7 @@ def test_a_sweep_with_seeds_is_one_row_and_resumes_in_its_folders(train, tmp_pat
     command = ("-m", "optimizer=adam,sgd", "seeds=2", *SIMPLE_CNN, "trainer.max_epochs=1")
     ran = train(*command, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert ran.status == 0, ran.err
-    assert ran.out.startswith("Sweep: 4 runs: 2 settings x 2 seeds (48763 and 48764)")
+    assert "Sweep: 4 runs: 2 settings x 2 seeds (48763 and 48764)" in ran.out
     names = [
         "seed-48763_optimizer-adam",
         "seed-48763_optimizer-sgd",
