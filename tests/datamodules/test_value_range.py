@@ -8,7 +8,7 @@ from PIL import Image
 
 from common.errors import UserError
 from datamodules.decode import open_image, read_image, resize
-from datamodules.deep_pixels import ValueRange, parse_range
+from datamodules.deep_pixels import MOST_VALUES, DeepPixels, ValueRange, parse_range
 from engine.config.instantiate import instantiate
 from tests.support.configs import composed
 
@@ -91,6 +91,17 @@ def test_a_hot_pixel_decides_nothing_and_few_levels_are_found(tmp_path, caplog):
     dark = [row for row, path in enumerate(data.catalog.paths) if path == "val/b/02.png"]
     assert finding.kind == "few levels" and finding.groups == [dark] and "val/b/02.png (13)" in finding.text
     assert "datamodule.range=LOW,HIGH" in caplog.text
+
+
+@pytest.mark.parametrize("step", [1, 3, 6])
+def test_of_a_large_color_image_all_channels_count(step):
+    """Of its values every `step`-th is looked at; where that is a multiple of 3, it was red only."""
+    n_pixels = MOST_VALUES * step // 3
+    pixels = np.zeros((n_pixels // 1024, 1024, 3), np.uint16)
+    pixels[...] = 100, 2000, 4000
+    assert DeepPixels(pixels).spread() == (100, 4000)
+    with_alpha = np.concatenate([pixels[:32], np.full_like(pixels[:32, :, :1], 65535)], axis=2)
+    assert DeepPixels(with_alpha, has_alpha=True).spread() == (100, 4000)
 
 
 def test_images_of_8_and_of_more_bits_in_one_data_set_are_found(tmp_path, caplog):
