@@ -281,10 +281,15 @@ def read_dicom(source: Path | bytes) -> DeepPixels:
 
 
 def _window(header) -> tuple[float, float] | None:
-    """Return the values that become black and white: DICOM PS3.3 C.11.2.1.2; None where the file says nothing of it."""
+    """Return the values that become black and white: DICOM PS3.3 C.11.2.1; None where the file says nothing of it."""
     center, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
-    if center is not None and width is not None and width > 1:
-        return center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
+    if center is not None and width is not None:
+        if header.get("VOILUTFunction") != "LINEAR_EXACT":  # the default counts in whole units
+            center, width = center - 0.5, width - 1
+        if width > 0:
+            return center - width / 2, center + width / 2
+    if table := header.get("ModalityLUTSequence"):  # its values have the bits of its entries, whatever is stored
+        return (0.0, 255.0) if table[0].LUTDescriptor[2] == 8 else None
     stored, signed = int(header.BitsStored), int(header.PixelRepresentation)
     if "FloatPixelData" in header or (stored >= header.BitsAllocated and stored != 8):
         return None

@@ -150,6 +150,34 @@ def test_dicom_with_its_window(tmp_path):
     assert np.array_equal(bone, ((CT[0].clip(-1000, 1000) + 1000.0) * (255 / 2000)).round())
 
 
+@pytest.mark.parametrize(("function", "slope", "center", "width"), [
+    ("LINEAR_EXACT", 0.001, 0.5, 1.0), ("LINEAR_EXACT", 1, 2000, 9), ("LINEAR", 1, 2000, 9), ("LINEAR", 0.01, 20, 1.5),
+])  # fmt: skip
+def test_the_window_of_dicom_is_pydicom_s(tmp_path, function, slope, center, width):
+    """Of small units, such as uptake in PET, a width of 1 is a window: C.11.2.1.3.2."""
+    from pydicom import dcmread, pixels
+
+    units = {"RescaleSlope": slope, "RescaleIntercept": 0}
+    window = {"VOILUTFunction": function, "WindowCenter": center, "WindowWidth": width}
+    path = dicom(tmp_path / "a", VALUES[..., 0], BitsStored=12, **units, **window)
+    expected = pixels.apply_windowing(VALUES[..., 0] * slope, dcmread(path)) / (4095 * slope) * 255
+    assert np.abs(np.asarray(open_image(path))[..., 0] - expected).max() <= 0.5001
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_dicom_of_a_table_of_units_has_the_bits_of_its_entries(tmp_path, bits):
+    """C.11.1.1.1: not those of what is stored, which are places in the table."""
+    from pydicom.dataset import Dataset
+
+    table = Dataset()
+    table.LUTDescriptor = [4096, 0, bits]
+    entries = np.linspace(0, 2**bits - 1, 4096).round().astype(np.uint16)[::-1]
+    table.add_new("LUTData", "OW", entries.tobytes())
+    path = dicom(tmp_path / "a", VALUES[..., 0], BitsStored=12, ModalityLUTSequence=[table])
+    pixels = np.asarray(open_image(path, value_range=ValueRange(0, 65535)))[..., 0]
+    assert np.abs(pixels - (4095 - VALUES[..., 0].astype(float)) * (255 / 4095)).max() <= 1
+
+
 @pytest.mark.parametrize("of_each", [(), ("window",), ("window", "units")])
 def test_enhanced_dicom_with_the_units_and_the_window_of_its_first_frame(tmp_path, of_each):
     """They are in functional groups there (PS3.3 C.7.6.16), of all frames or of each; the pixels are those of a usual file."""
