@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -372,6 +373,45 @@ def test_that_pairs_were_not_compared_is_reported_again(textured, tmp_path, monk
     pixels.path = tmp_path / "pixels.npy"
     first, second = (near_duplicates.find_pairs(np.arange(len(textured)), pixels).notes for _ in range(2))
     assert "only the 100 most similar were compared" in first[0] and second == first
+    assert near_duplicates.find_pairs(np.arange(1, len(textured)), pixels).notes == first  # without one of them
+
+
+def test_answers_of_another_version_or_shape_are_none(tmp_path, monkeypatch):
+    answers = near_duplicates.Answers.none()
+    answers.compared, answers.in_scene = np.array([3, 7], np.uint64), np.zeros(2, bool)
+    answers.takes = np.zeros(2, np.float32)
+
+    def is_taken(**changes):
+        replace(answers, **changes).save(tmp_path / "near.npz")
+        return len(near_duplicates.Answers.load(tmp_path / "near.npz").compared) > 0
+
+    assert is_taken()
+    assert not is_taken(compared=np.array([7, 3], np.uint64)) and not is_taken(in_scene=np.zeros(3, bool))
+    assert not is_taken(takes=np.zeros(2)) and not is_taken(same=np.zeros(1, bool))
+    is_taken()
+    monkeypatch.setattr(near_duplicates, "LOOK", near_duplicates.LOOK + 1)
+    assert len(near_duplicates.Answers.load(tmp_path / "near.npz").compared) == 0
+
+
+def test_textures_correlate_as_by_brute_force():
+    """At every shift of up to 5% of a side, by what both have there; of each pair another shift is the best."""
+    generator = np.random.default_rng(0)
+    side, shifts = 40, range(-2, 3)
+    a = np.zeros((6, side, side))
+    a[:, 6:-6, 6:-6] = generator.normal(size=(6, side - 12, side - 12))
+    a[:, 10:20, 12:17] = 0  # not compared
+    by = [(0, 0), (2, -1), (-2, 2), (1, 0), (0, -2), (-1, -2)]
+    b = np.stack([np.roll(each, shift, (0, 1)) for each, shift in zip(a, by, strict=True)])
+    b[:, 22:30, 8:24] = 0
+    b = np.where(b != 0, b + generator.normal(size=b.shape) * generator.uniform(0, 3, (1, side, side)), 0)
+
+    def at(one, other, down, right):
+        moved = np.roll(other, (-down, -right), (0, 1))
+        common = (one != 0) & (moved != 0)
+        return (one * moved).sum() / np.sqrt((one[common] ** 2).sum() * (moved[common] ** 2).sum())
+
+    expected = [max(at(x, y, down, right) for down in shifts for right in shifts) for x, y in zip(a, b, strict=True)]
+    assert near_duplicates.correlate(a, b) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(("noise", "least"), [(256, 0.1), (40, 0.8)])
