@@ -93,6 +93,20 @@ def test_a_hot_pixel_decides_nothing_and_few_levels_are_found(tmp_path, caplog):
     assert "datamodule.range=LOW,HIGH" in caplog.text
 
 
+@pytest.mark.parametrize(("n_hot", "apart", "counts"), [
+    (5, 90, True), (5, 110, False), (5, 150, False), (15, 5000, True), (9, 5000, False),
+])  # fmt: skip
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_thousandth_of_the_values_counts_where_it_is_near_the_others(n_hot, apart, counts, sign):
+    """Of 10,000 values over 1000 the outermost 10 at either end count up to 100 away."""
+    values = np.linspace(0, 1000, 10_000) * sign
+    values[-n_hot:] = (1000 + apart) * sign
+    ends = sorted([0, (1000 + apart) * sign if counts else 999 * sign])
+    assert DeepPixels(values.reshape(100, 100)).spread() == pytest.approx(ends, abs=1)
+    broken = np.append(values, [np.inf, -np.inf, np.nan] * 100)
+    assert DeepPixels(broken.reshape(2, -1)).spread() == pytest.approx(ends, abs=1)
+
+
 @pytest.mark.parametrize("step", [1, 3, 6])
 def test_of_a_large_color_image_all_channels_count(step):
     """Of its values every `step`-th is looked at; where that is a multiple of 3, it was red only."""
