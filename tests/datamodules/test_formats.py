@@ -43,7 +43,7 @@ def test_png_of_16_bits_keeps_its_values(tmp_path, channels):
     (tmp_path / "a.png").write_bytes(png(values))
     with Image.open(tmp_path / "a.png") as opened:  # as the Python API gets it
         decoded = decode_pixels(opened)
-    assert decoded.fingerprint() == read_image(tmp_path / "a.png").fingerprint()
+    assert decoded.fingerprint() == read_image(tmp_path / "a.png").fingerprint() and decoded.size == (30, 20)
     pixels = np.asarray(open_image(tmp_path / "a.png", value_range=OF_12_BITS)).astype(float)
     expected = np.broadcast_to((values[..., :1] if channels < 3 else values[..., :3]) * (255 / 4095), pixels.shape)
     assert np.abs(pixels - expected).max() <= 0.5001

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
-from datamodules.decode import open_image, read_image, resize
+from datamodules.decode import open_image, read_image, resize, to_rgb
 from datamodules.deep_pixels import MOST_VALUES, DeepPixels, ValueRange, parse_range
 from engine.config.instantiate import instantiate
 from tests.support.configs import composed
@@ -113,9 +113,10 @@ def test_of_a_large_color_image_all_channels_count(step):
     n_pixels = MOST_VALUES * step // 3
     pixels = np.zeros((n_pixels // 1024, 1024, 3), np.uint16)
     pixels[...] = 100, 2000, 4000
-    assert DeepPixels(pixels).spread() == (100, 4000)
+    pixels[: len(pixels) // 2] -= 100  # the upper half is darker
+    assert DeepPixels(pixels).spread() == (0, 4000)
     with_alpha = np.concatenate([pixels[:32], np.full_like(pixels[:32, :, :1], 65535)], axis=2)
-    assert DeepPixels(with_alpha, has_alpha=True).spread() == (100, 4000)
+    assert DeepPixels(with_alpha, has_alpha=True).spread() == (0, 3900)
 
 
 def test_images_of_8_and_of_more_bits_in_one_data_set_are_found(tmp_path, caplog):
@@ -153,7 +154,9 @@ def test_a_range_of_the_user_holds_for_all(tmp_path, setting):
     assert np.array_equal(data.pixel_cache[0][..., 0], expected)
 
 
-@pytest.mark.parametrize("setting", ["4095", "a,b", "5,1", "1,1", "nan,1", None, [1, 2, 3], [True, 2]])
+@pytest.mark.parametrize(
+    "setting", ["4095", "a,b", "5,1", "1,1", "nan,1", "0,inf", "-inf,0", None, [1, 2, 3], [True, 2]]
+)
 def test_what_is_no_range(setting):
     with pytest.raises(UserError, match=r"datamodule\.range=.*use auto, or the values that become black and white"):
         parse_range(setting)
@@ -226,6 +229,45 @@ def test_a_network_of_8_bits_sees_16_bits_in_full_and_no_floats(tmp_path):
     assert "few levels" in {finding.kind for finding in data.findings}
     with pytest.raises(UserError, match="whose black and white are not known"):
         open_image(save(tmp_path / "float", RAMP.astype(np.float32)))
+
+
+@pytest.mark.parametrize(("dtype", "top"), [
+    (np.uint8, 255), (np.uint16, 65535), (np.int8, None), (np.int16, None), (np.uint32, None), (np.float16, None),
+])  # fmt: skip
+def test_only_unsigned_numbers_of_up_to_16_bits_have_a_range_of_their_own(dtype, top):
+    pixels = DeepPixels(np.zeros((2, 2), dtype))
+    if top is not None:
+        assert pixels.range_of(None) == (0, top)
+    else:
+        with pytest.raises(UserError, match=f"its pixels are {np.dtype(dtype)}, whose black and white are not known"):
+            pixels.range_of(None)
+
+
+def test_images_of_one_value_or_of_nothing_but_nan():
+    assert DeepPixels(np.full((4, 4), np.nan)).spread() == (0, 0)
+    assert not np.asarray(DeepPixels(np.full((4, 4), 7, np.uint16)).to_image(7, 7)).any()
+
+
+@pytest.mark.parametrize("alpha", [[np.nan, 0.5], [-1.0, 0.0], [np.inf, 1.0]])
+def test_alpha_that_is_none_says_nothing(alpha):
+    array = np.array([[[1, 2, 3, value] for value in alpha]])
+    assert np.array_equal(DeepPixels(array, has_alpha=True).to_image(0, 255), array[..., :3])
+
+
+@pytest.mark.parametrize(("dtype", "half"), [(np.uint8, 102), (np.uint16, 26214), (np.int32, 102), (np.float64, 0.4)])
+def test_deep_alpha_is_laid_over_white(dtype, half):
+    """Of unsigned numbers all of their bits are opaque, of others the largest alpha of the image."""
+    opaque = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 255 if dtype == np.int32 else 1
+    array = np.array([[[0, half], [200, half], [200, 0], [200, opaque]]], dtype)
+    array = np.concatenate([array[..., :1]] * 3 + [array[..., 1:]], axis=2)
+    made = [array, array[:, :2]] if np.dtype(dtype).kind == "u" else [array]
+    for each in made:
+        if len(np.unique(each[..., 3])) == 1:
+            each[0, 0, 3] = 0  # else alpha says nothing
+        share = each[..., 3:].astype(float) / opaque
+        expected = each[..., :3] * share + 255 * (1 - share)
+        seen = np.asarray(to_rgb(DeepPixels(each, has_alpha=True).to_image(0, 255)))
+        assert np.abs(seen - expected).max() <= 1
 
 
 def test_one_overexposed_training_image_does_not_take_the_levels_of_the_others(tmp_path, caplog):
