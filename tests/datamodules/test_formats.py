@@ -15,6 +15,7 @@ from datamodules.decode import (
     FIRST_OF_SEVERAL,
     UnreadableImageError,
     decode_pixels,
+    fingerprint,
     open_image,
     read_content,
     read_image,
@@ -48,6 +49,13 @@ def test_png_of_16_bits_keeps_its_values(tmp_path, channels):
     pixels = np.asarray(open_image(tmp_path / "a.png", value_range=OF_12_BITS)).astype(float)
     expected = np.broadcast_to((values[..., :1] if channels < 3 else values[..., :3]) * (255 / 4095), pixels.shape)
     assert np.abs(pixels - expected).max() <= 0.5001
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_png_of_16_bits_keeps_its_alpha(tmp_path, channels):
+    values = np.concatenate([VALUES[..., :channels], VALUES[::-1, :, :1] * np.uint16(16)], axis=2)
+    decoded = read_content(png(values), "content").source
+    assert decoded.has_alpha and np.array_equal(decoded.values, values)
 
 
 @pytest.mark.parametrize("options", [
@@ -278,6 +286,11 @@ def test_dicom_of_8_bits_and_in_color(tmp_path):
     gray, color = (VALUES[..., 0] // 16).astype(np.uint8), (VALUES // 16).astype(np.uint8)
     assert np.array_equal(np.asarray(open_image(dicom(tmp_path / "gray.dcm", gray)))[..., 1], gray)
     assert np.array_equal(np.asarray(open_image(dicom(tmp_path / "color.dcm", color))), color)
+    for name in ("gray.dcm", "color.dcm"):
+        assert read_image(tmp_path / name).fingerprint() == fingerprint(open_image(tmp_path / name))  # no deep pixels
+    window = {"WindowCenter": 100.5, "WindowWidth": 101}
+    seen = np.asarray(open_image(dicom(tmp_path / "window.dcm", gray, **window)))[..., 1]
+    assert np.array_equal(seen, ((gray.astype(float).clip(50, 150) - 50) * 2.55).round())
 
 
 @pytest.mark.parametrize(("stored", "entries", "nominal"), [
