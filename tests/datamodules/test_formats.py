@@ -543,6 +543,8 @@ def test_what_is_damaged_beside_the_pixels_of_a_png_does_not_matter(tmp_path, ch
     damaged = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk) ^ crc)
     (tmp_path / "a.png").write_bytes(content[:33] + damaged + content[33:])
     assert np.array_equal(np.asarray(open_image(tmp_path / "a.png")), VALUES // 16)
+    deep = png(VALUES)
+    assert np.array_equal(read_content(deep[:33] + damaged + deep[33:], "deep").source.values, VALUES)
     (tmp_path / "cut.png").write_bytes(content[:33] + damaged + content[33:-40])
     with pytest.raises(UnreadableImageError, match=r"cut\.png: not a readable image"):
         open_image(tmp_path / "cut.png")

@@ -1,6 +1,7 @@
 """Images of more than 8 bits a channel: one range for all of a data set, the same in training and prediction."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,9 @@ from PIL import Image
 from common.errors import UserError
 from datamodules.decode import open_image, read_image, resize, to_rgb
 from datamodules.deep_pixels import MOST_VALUES, DeepPixels, ValueRange, parse_range
+from datamodules.image_stats import ImageStats
+from datamodules.sources.catalog import Catalog
+from datamodules.value_range import describe_range, few_levels, training_range
 from engine.config.instantiate import instantiate
 from tests.support.configs import composed
 
@@ -302,3 +306,60 @@ def test_deep_images_in_val_and_test_only_are_as_predict_sees_them(tmp_path, cap
         UserError, match=r"24 images cannot be scaled as the training images are; convert them, or give"
     ):
         prepared(floats, tmp_path, on_leak="drop")
+
+
+def stats_of(spreads, stated=None, splits=None):
+    """Return a catalog and statistics of images of these spreads; NaN: of 8 bits."""
+    stats = ImageStats.empty(len(spreads))
+    stats.spreads[:] = spreads
+    if stated is not None:
+        stats.stated[:] = stated
+    n = len(spreads)
+    paths, labels = [f"{row}.png" for row in range(n)], np.array([row % 2 for row in range(n)])
+    catalog = Catalog("made up", Path("root"), ["a", "b"], paths, labels, np.array(splits or ["train"] * n, object))
+    return catalog, stats
+
+
+@pytest.mark.parametrize("side", ["dark", "bright"])
+@pytest.mark.parametrize(("n", "n_apart", "far", "counts"), [
+    (9, 1, 500, True), (10, 1, 500, False), (10, 1, 90, True), (10, 1, 110, False), (39, 2, 500, True), (40, 2, 500, False),
+    (40, 3, 500, True),
+])  # fmt: skip
+def test_of_ten_training_images_one_and_of_many_a_twentieth_may_lie_apart(n, n_apart, far, counts, side):
+    """By more than the distance from the darkest to the brightest of the others, here 100."""
+    spreads = np.array([(1000, 1100)] * n, float)
+    spreads[:n_apart, 0 if side == "dark" else 1] += -far if side == "dark" else far
+    expected = [1000, 1100]
+    if counts:
+        expected[side == "bright"] += far * (1 if side == "bright" else -1)
+    assert training_range(*stats_of(spreads)) == ValueRange(*expected)
+    others = [(0, 9999), (np.nan, np.nan), (0, 9999)]  # of test, of 8 bits, one that states its range
+    stated = [(np.nan, np.nan)] * (n + 2) + [(0, 4095)]
+    splits = ["train"] * n + ["test", "train", "train"]
+    assert training_range(*stats_of([*spreads, *others], stated, splits)) == ValueRange(*expected)
+
+
+def test_the_levels_that_an_image_uses_are_counted_in_its_own_range():
+    """Of 255 steps of 100 values each: 31 steps are 32 levels, which are enough."""
+    nan, of_all = (np.nan, np.nan), ValueRange(0, 25500, of_all=True)
+    spreads = [(0, 3100), (0, 3099), (500, 500), (-9999, 99), (0, 3100), (0, 3100), nan]
+    stated = [nan, nan, nan, nan, (-12750, 12750), (0, 31000), nan]
+    catalog, stats = stats_of(spreads, stated)
+    found = few_levels(catalog, stats, ValueRange(0, 25500))
+    assert found.groups == [[2], [3], [5], [1]]  # those of the fewest levels first
+    assert "4 images" in found.text and "2.png (1), 3.png (1), 5.png (26) and 1.png (31)" in found.text
+    assert few_levels(catalog, stats, of_all).groups == [[2], [3], [1]]
+    full = few_levels(*stats_of([(0, 257 * 31), (0, 257 * 31 - 1)]), None)  # of 16 bits, where the network is of 8
+    assert full.groups == [[1]] and few_levels(*stats_of([(0, 257 * 31)]), None) is None
+
+
+def test_which_ranges_hold_is_one_sentence():
+    nan = (np.nan, np.nan)
+    catalog, stats = stats_of([(0, 9)] * 3 + [nan], [(0, 4095), nan, nan, nan])
+    start, own = "more than 8 bits per channel, scaled to 8: ", "1 by the window or the bits that the file states"
+    by_training = "2 by one range for all, 5 to 10 (most values of the training images)"
+    assert describe_range(catalog, stats, ValueRange(5, 10)) == f"{start}{own}, {by_training}"
+    given = ValueRange(5, 10, of_all=True)
+    assert describe_range(catalog, stats, given) == f"{start}3 by one range for all, 5 to 10 (datamodule.range)"
+    assert describe_range(*stats_of([(0, 9)], [(0, 4095)]), None) == start + own
+    assert describe_range(*stats_of([nan]), None) is None
