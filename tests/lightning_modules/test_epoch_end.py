@@ -49,6 +49,7 @@ def test_a_share_of_the_training_is_over_by_its_epochs_or_its_time(epoch, elapse
 
 def test_the_share_of_the_time_is_the_largest_and_waits_for_the_least_epochs_and_steps():
     assert time_share(trainer()) is None and time_share(trainer(Clock(50, limit=None))) is None
+    assert time_share(trainer(Clock(0, limit=0))) == 0
     assert time_share(trainer(Clock(20))) == pytest.approx(0.2)
     assert time_share(trainer(Clock(20), Clock(30), Clock(90, limit=None))) == pytest.approx(0.3)
     # 25 batches are 7 steps of 4, so 2 epochs are 14
@@ -58,7 +59,7 @@ def test_the_share_of_the_time_is_the_largest_and_waits_for_the_least_epochs_and
     ):  # fmt: skip
         for step in (0, 3, 13, 14, 41):
             expected = min(0.9, step / least)
-            assert time_share(trainer(Clock(90), global_step=step, **changes)) == pytest.approx(expected)
+            assert time_share(trainer(Clock(90), Clock(5), global_step=step, **changes)) == pytest.approx(expected)
     before_training = trainer(Clock(90), min_epochs=2, num_training_batches=math.inf)
     assert time_share(before_training) == pytest.approx(0.9)
 
@@ -67,5 +68,8 @@ def test_a_checkpoint_within_an_epoch_comes_after_a_whole_step():
     saved = [index for index in range(10) if may_save(trainer(accumulate_grad_batches=3), index)]
     assert saved == [2, 5, 8]
     assert not may_save(trainer(is_last_batch=True), 4) and not may_save(trainer(should_stop=True), 4)
-    resumed = {"accumulate_grad_batches": 3, "batch_idx": 5}
-    assert (steps_in_epoch(trainer(**resumed, restarting=True)), steps_in_epoch(trainer(**resumed))) == (2, 0)
+    done = [
+        steps_in_epoch(trainer(accumulate_grad_batches=3, batch_idx=index, restarting=True)) for index in range(-1, 8)
+    ]
+    assert done == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert steps_in_epoch(trainer(batch_idx=5)) == 0
