@@ -4,11 +4,13 @@ import io
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
+from scipy.sparse.csgraph import connected_components
 
 from datamodules import near_duplicates
 from datamodules.audit import audit, leaking_train_rows
@@ -495,3 +497,64 @@ def test_files_with_several_pages_are_found():
     (finding,) = [each for each in audit(catalog_of(["train"] * 6), pixels) if each.kind == "pages"]
     assert finding.text == "pages: 1 file with several pages or frames, of which the first is used: 2.png"
     assert finding.groups == [[2]]
+
+
+def looked_at(numbers, splits, pairs=()):
+    """Return a catalog, pixels and near duplicates of images of these fingerprints, without looking at any."""
+    stats = ImageStats.empty(len(numbers))
+    stats.fingerprints.numbers[:], stats.sizes[:], stats.modes[:] = numbers, 64, ["RGB"] * len(numbers)
+    near = near_duplicates.NearDuplicates(np.array(pairs, np.int64).reshape(-1, 2), [])
+    return catalog_of(splits), SimpleNamespace(stats=stats), near
+
+
+def test_copies_of_near_duplicates_leak_as_by_brute_force():
+    """Every copy of one image is a near duplicate of every copy of the other: groups and training images that leak."""
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        numbers = generator.integers(1, 9, 20)
+        splits = generator.choice(["train", "val", "test"], 20, p=[0.6, 0.2, 0.2]).tolist()
+        firsts = [int(np.flatnonzero(numbers == number)[0]) for number in np.unique(numbers)]
+        pairs = sorted(tuple(sorted(generator.choice(firsts, 2, replace=False).tolist())) for _ in range(3))
+        catalog, pixels, near = looked_at(numbers, splits, sorted(set(pairs)))
+        alike = np.zeros((20, 20), bool)
+        for a, b in near.pairs:
+            alike |= (numbers == numbers[a])[:, None] & (numbers == numbers[b])
+        alike |= alike.T
+        _, group_of = connected_components(alike)
+        found = [each for each in audit(catalog, pixels, near) if each.kind == "near duplicate"]
+        groups = {frozenset(group) for each in found for group in each.groups}
+        every = {frozenset(np.flatnonzero(group_of == k).tolist()) for k in range(group_of.max() + 1)}
+        assert groups == {group for group in every if len(group) > 1}
+        is_train = np.array(splits) == "train"
+        leaks = np.flatnonzero(is_train & alike[:, ~is_train].any(axis=1)).tolist()
+        assert leaking_train_rows(catalog, found) == leaks
+
+
+@pytest.mark.parametrize(("counts", "is_found"), [
+    ((30, 3), True), ((29, 3), False), ((3, 30), True), ((10, 0), True), ((9, 0), False), ((100, 11), False),
+])  # fmt: skip
+def test_ten_times_as_many_of_a_class_are_an_imbalance(counts, is_found):
+    n = sum(counts)
+    catalog, pixels, near = looked_at(np.arange(n + 50) + 1, ["train"] * (n + 50))
+    catalog.excluded = dict.fromkeys(range(n, n + 50), "not counted")
+    catalog.labels = np.array([0] * counts[0] + [1] * counts[1] + [0] * 50)
+    found = [each.text for each in audit(catalog, pixels, near) if each.kind == "imbalance"]
+    large, small = ("blue", "red") if counts[0] > counts[1] else ("red", "blue")
+    assert bool(found) == is_found
+    assert not found or found[0].startswith(
+        f"imbalance: {max(counts)} of class {large} against {min(counts)} of class {small};"
+    )
+
+
+@pytest.mark.parametrize(("side", "n_gray", "odd"), [
+    (16, 0, []), (15, 0, [0]), (16, 1, [1]), (15, 1, [0, 1]), (16, 2, []), (15, 2, [0]), (16, 19, [0]),
+])  # fmt: skip
+def test_a_sixteenth_of_the_usual_area_or_a_mode_of_one_in_twenty_is_odd(side, n_gray, odd):
+    catalog, pixels, near = looked_at(np.arange(25) + 1, ["train"] * 25)
+    catalog.excluded = dict.fromkeys(range(20, 25), "not counted")
+    pixels.stats.sizes[0] = 16, side
+    pixels.stats.sizes[20:] = 1
+    pixels.stats.modes[1 : 1 + n_gray] = ["L"] * n_gray
+    found = [each for each in audit(catalog, pixels, near) if each.kind == "odd"]
+    assert [row for each in found for group in each.groups for row in group] == odd
+    assert not odd or f"odd: {len(odd)} image" in found[0].text
