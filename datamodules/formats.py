@@ -290,9 +290,8 @@ def _window(header) -> tuple[float, float] | None:
             center, width = center - 0.5, width - 1
         if width > 0:
             return center - width / 2, center + width / 2
-    if any(
-        name in header for name in (*FLOATS, "ModalityLUTSequence")
-    ):  # a table, whose entries have bits of their own
+    # A table of units has bits of its own
+    if any(name in header for name in (*FLOATS, "ModalityLUTSequence")):
         return None
     stored, signed = int(header.BitsStored), int(header.PixelRepresentation)
     if stored >= header.BitsAllocated and stored != 8:

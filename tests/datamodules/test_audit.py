@@ -227,6 +227,9 @@ def test_copies_within_a_split_are_named_as_independent_for_its_intervals(textur
     (exact,) = audit(catalog_of([split] + ["train"] * 5 + [split]), pixels)
     words = "1 group within a split, whose intervals take them for independent images: 0.png = 6.png"
     assert exact.text == f"exact duplicate: {words}" and not exact.leak
+    also_in_train = Pixels([*textured[:6], textured[0], textured[1]])
+    (exact,) = audit(catalog_of([split] + ["train"] * 5 + [split, "train"]), also_in_train)
+    assert exact.text.startswith("exact duplicate: 2 groups within a split, whose intervals take them for")
     grouped = catalog_of([split] + ["train"] * 5 + [split])
     grouped.groups[:] = ["patient"] + [""] * 5 + ["patient"]
     assert [found.text for found in audit(grouped, pixels)] == [
