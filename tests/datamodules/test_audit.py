@@ -561,3 +561,13 @@ def test_a_sixteenth_of_the_usual_area_or_a_mode_of_one_in_twenty_is_odd(side, n
     found = [each for each in audit(catalog, pixels, near) if each.kind == "odd"]
     assert [row for each in found for group in each.groups for row in group] == odd
     assert not odd or f"odd: {len(odd)} image" in found[0].text
+
+
+def test_named_groups_across_splits_are_found_where_few_images_have_one():
+    catalog, pixels, near = looked_at(
+        np.arange(8) + 1, ["train", "val", "val", "test", "train", "train", "val", "test"]
+    )
+    catalog.groups = ["a", "a", "b", "b", "c", "c", "", ""]
+    found = [each for each in audit(catalog, pixels, near) if each.kind == "group"]
+    assert [(each.leak, each.groups) for each in found] == [(True, [[0, 1]]), (False, [[2, 3]])]
+    assert leaking_train_rows(catalog, found) == [0]
