@@ -11,7 +11,7 @@ from torch import Tensor
 
 from common.atomic_io import write_bytes
 from common.errors import UserError
-from lightning_modules.epoch_end import is_past, may_save, time_share
+from lightning_modules.epoch_end import epochs_in, is_past, may_save, time_share
 from lightning_modules.optim import direction
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class BestCheckpoint(SingleFileCheckpoint):
         # The epochs or the time may be others than before
         late = (time_share(trainer) or 0) > self.select_after_fraction
         epoch = trainer.current_epoch - 1 if self.best_epoch is None else self.best_epoch
-        start = int(self.select_after_fraction * trainer.max_epochs)
+        start = epochs_in(trainer, self.select_after_fraction)
         self.started_over = epoch >= start or (self.started_over and late)
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:

@@ -61,8 +61,8 @@ class DeepPixels:
 
     def spread(self) -> tuple[float, float]:
         """Return between which values nearly all lie: up to the extremes, or where these lie apart, the outer percentiles."""
-        values = self.colors.ravel()
-        values = values[:: -(-values.size // MOST_VALUES)]
+        pixels = self.colors.reshape(self.values.shape[0] * self.values.shape[1], -1)
+        values = pixels[:: -(-pixels.size // MOST_VALUES)].ravel()  # whole pixels: every third value may be of red only
         if values.dtype.kind == "f":
             values = values[np.isfinite(values)]
         if not values.size:

@@ -29,6 +29,7 @@ HEADER = 132  # bytes of a file that tell its format
 MOST_CHANNELS = 4
 ALPHA = (1, 2)  # of TIFF's ExtraSamples
 OF_ANOTHER_PAGE = 0b101  # bits of TIFF's NewSubfileType: a smaller version of another page, a mask of it
+FLOATS = ("FloatPixelData", "DoubleFloatPixelData")  # of DICOM: parametric maps, of which no bits are stated
 OWN_UNITS, OWN_WINDOW = "PixelValueTransformationSequence", "FrameVOILUTSequence"  # of a frame of DICOM
 PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"IEND")  # of PNG
 PNG_HEADER = b"\x89PNG\r\n\x1a\n"
@@ -183,9 +184,10 @@ def read_tiff(source: Path | bytes, number: int = 0) -> DeepPixels:
             raise ValueError(f"{described}, and an image may have at most {MOST_CHANNELS} channels")
         try:
             values = page.asarray()
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, NotImplementedError) as error:
             if "imagecodecs" in str(error):
-                with needs_extra(f"{described}, compressed by {page.compression.name}", "tiff"):
+                how = "" if page.compression.name == "NONE" else f", compressed by {page.compression.name}"
+                with needs_extra(described + how, "tiff"):
                     import imagecodecs  # noqa: F401 which tifffile looks for
             raise ValueError(f"{described}: {error}") from error
         if not values.size or values.ndim < 2:
@@ -258,7 +260,7 @@ def read_dicom(source: Path | bytes) -> DeepPixels:
     # Odd values elsewhere in a file do not matter
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     header = pydicom.dcmread(stream(source))
-    if "Rows" not in header or ("PixelData" not in header and "FloatPixelData" not in header):
+    if "Rows" not in header or not any(name in header for name in ("PixelData", *FLOATS)):
         raise ValueError("a DICOM file without an image")
     check_pixels(header.Columns, header.Rows)
     try:
@@ -269,7 +271,7 @@ def read_dicom(source: Path | bytes) -> DeepPixels:
         for groups in header.get(sequence, [])[:1]:
             for item in (*groups.get(OWN_UNITS, [])[:1], *groups.get(OWN_WINDOW, [])[:1]):
                 header.update(item)
-    bits = int(header.BitsStored)
+    bits = int(header.get("BitsStored", header.BitsAllocated))
     if header.PhotometricInterpretation == "PALETTE COLOR":
         values = pixels.apply_color_lut(values, header)
         bits = min(header.RedPaletteColorLookupTableDescriptor[2], 8 * values.dtype.itemsize)  # of the colors
@@ -281,12 +283,18 @@ def read_dicom(source: Path | bytes) -> DeepPixels:
 
 
 def _window(header) -> tuple[float, float] | None:
-    """Return the values that become black and white: DICOM PS3.3 C.11.2.1.2; None where the file says nothing of it."""
+    """Return the values that become black and white: DICOM PS3.3 C.11.2.1; None where the file says nothing of it."""
     center, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
-    if center is not None and width is not None and width > 1:
-        return center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
+    if center is not None and width is not None:
+        if header.get("VOILUTFunction") != "LINEAR_EXACT":  # the default counts in whole units
+            center, width = center - 0.5, width - 1
+        if width > 0:
+            return center - width / 2, center + width / 2
+    # A table of units has bits of its own
+    if any(name in header for name in (*FLOATS, "ModalityLUTSequence")):
+        return None
     stored, signed = int(header.BitsStored), int(header.PixelRepresentation)
-    if "FloatPixelData" in header or (stored >= header.BitsAllocated and stored != 8):
+    if stored >= header.BitsAllocated and stored != 8:
         return None
     slope, intercept = (_first(header.get(name)) for name in ("RescaleSlope", "RescaleIntercept"))
     lowest = -(2.0 ** (stored - 1)) if signed else 0.0

@@ -2,12 +2,15 @@
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
+from scipy.sparse.csgraph import connected_components
 
 from datamodules import near_duplicates
 from datamodules.audit import audit, leaking_train_rows
@@ -224,6 +227,9 @@ def test_copies_within_a_split_are_named_as_independent_for_its_intervals(textur
     (exact,) = audit(catalog_of([split] + ["train"] * 5 + [split]), pixels)
     words = "1 group within a split, whose intervals take them for independent images: 0.png = 6.png"
     assert exact.text == f"exact duplicate: {words}" and not exact.leak
+    also_in_train = Pixels([*textured[:6], textured[0], textured[1]])
+    (exact,) = audit(catalog_of([split] + ["train"] * 5 + [split, "train"]), also_in_train)
+    assert exact.text.startswith("exact duplicate: 2 groups within a split, whose intervals take them for")
     grouped = catalog_of([split] + ["train"] * 5 + [split])
     grouped.groups[:] = ["patient"] + [""] * 5 + ["patient"]
     assert [found.text for found in audit(grouped, pixels)] == [
@@ -372,6 +378,45 @@ def test_that_pairs_were_not_compared_is_reported_again(textured, tmp_path, monk
     pixels.path = tmp_path / "pixels.npy"
     first, second = (near_duplicates.find_pairs(np.arange(len(textured)), pixels).notes for _ in range(2))
     assert "only the 100 most similar were compared" in first[0] and second == first
+    assert near_duplicates.find_pairs(np.arange(1, len(textured)), pixels).notes == first  # without one of them
+
+
+def test_answers_of_another_version_or_shape_are_none(tmp_path, monkeypatch):
+    answers = near_duplicates.Answers.none()
+    answers.compared, answers.in_scene = np.array([3, 7], np.uint64), np.zeros(2, bool)
+    answers.takes = np.zeros(2, np.float32)
+
+    def is_taken(**changes):
+        replace(answers, **changes).save(tmp_path / "near.npz")
+        return len(near_duplicates.Answers.load(tmp_path / "near.npz").compared) > 0
+
+    assert is_taken()
+    assert not is_taken(compared=np.array([7, 3], np.uint64)) and not is_taken(in_scene=np.zeros(3, bool))
+    assert not is_taken(takes=np.zeros(2)) and not is_taken(same=np.zeros(1, bool))
+    is_taken()
+    monkeypatch.setattr(near_duplicates, "LOOK", near_duplicates.LOOK + 1)
+    assert len(near_duplicates.Answers.load(tmp_path / "near.npz").compared) == 0
+
+
+def test_textures_correlate_as_by_brute_force():
+    """At every shift of up to 5% of a side, by what both have there; of each pair another shift is the best."""
+    generator = np.random.default_rng(0)
+    side, shifts = 40, range(-2, 3)
+    a = np.zeros((6, side, side))
+    a[:, 6:-6, 6:-6] = generator.normal(size=(6, side - 12, side - 12))
+    a[:, 10:20, 12:17] = 0  # not compared
+    by = [(0, 0), (2, -1), (-2, 2), (1, 0), (0, -2), (-1, -2)]
+    b = np.stack([np.roll(each, shift, (0, 1)) for each, shift in zip(a, by, strict=True)])
+    b[:, 22:30, 8:24] = 0
+    b = np.where(b != 0, b + generator.normal(size=b.shape) * generator.uniform(0, 3, (1, side, side)), 0)
+
+    def at(one, other, down, right):
+        moved = np.roll(other, (-down, -right), (0, 1))
+        common = (one != 0) & (moved != 0)
+        return (one * moved).sum() / np.sqrt((one[common] ** 2).sum() * (moved[common] ** 2).sum())
+
+    expected = [max(at(x, y, down, right) for down in shifts for right in shifts) for x, y in zip(a, b, strict=True)]
+    assert near_duplicates.correlate(a, b) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(("noise", "least"), [(256, 0.1), (40, 0.8)])
@@ -455,3 +500,74 @@ def test_files_with_several_pages_are_found():
     (finding,) = [each for each in audit(catalog_of(["train"] * 6), pixels) if each.kind == "pages"]
     assert finding.text == "pages: 1 file with several pages or frames, of which the first is used: 2.png"
     assert finding.groups == [[2]]
+
+
+def looked_at(numbers, splits, pairs=()):
+    """Return a catalog, pixels and near duplicates of images of these fingerprints, without looking at any."""
+    stats = ImageStats.empty(len(numbers))
+    stats.fingerprints.numbers[:], stats.sizes[:], stats.modes[:] = numbers, 64, ["RGB"] * len(numbers)
+    near = near_duplicates.NearDuplicates(np.array(pairs, np.int64).reshape(-1, 2), [])
+    return catalog_of(splits), SimpleNamespace(stats=stats), near
+
+
+def test_copies_of_near_duplicates_leak_as_by_brute_force():
+    """Every copy of one image is a near duplicate of every copy of the other: groups and training images that leak."""
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        numbers = generator.integers(1, 9, 20)
+        splits = generator.choice(["train", "val", "test"], 20, p=[0.6, 0.2, 0.2]).tolist()
+        firsts = [int(np.flatnonzero(numbers == number)[0]) for number in np.unique(numbers)]
+        pairs = sorted(tuple(sorted(generator.choice(firsts, 2, replace=False).tolist())) for _ in range(3))
+        catalog, pixels, near = looked_at(numbers, splits, sorted(set(pairs)))
+        alike = np.zeros((20, 20), bool)
+        for a, b in near.pairs:
+            alike |= (numbers == numbers[a])[:, None] & (numbers == numbers[b])
+        alike |= alike.T
+        _, group_of = connected_components(alike)
+        found = [each for each in audit(catalog, pixels, near) if each.kind == "near duplicate"]
+        groups = {frozenset(group) for each in found for group in each.groups}
+        every = {frozenset(np.flatnonzero(group_of == k).tolist()) for k in range(group_of.max() + 1)}
+        assert groups == {group for group in every if len(group) > 1}
+        is_train = np.array(splits) == "train"
+        leaks = np.flatnonzero(is_train & alike[:, ~is_train].any(axis=1)).tolist()
+        assert leaking_train_rows(catalog, found) == leaks
+
+
+@pytest.mark.parametrize(("counts", "is_found"), [
+    ((30, 3), True), ((29, 3), False), ((3, 30), True), ((10, 0), True), ((9, 0), False), ((100, 11), False),
+])  # fmt: skip
+def test_ten_times_as_many_of_a_class_are_an_imbalance(counts, is_found):
+    n = sum(counts)
+    catalog, pixels, near = looked_at(np.arange(n + 50) + 1, ["train"] * (n + 50))
+    catalog.excluded = dict.fromkeys(range(n, n + 50), "not counted")
+    catalog.labels = np.array([0] * counts[0] + [1] * counts[1] + [0] * 50)
+    found = [each.text for each in audit(catalog, pixels, near) if each.kind == "imbalance"]
+    large, small = ("blue", "red") if counts[0] > counts[1] else ("red", "blue")
+    assert bool(found) == is_found
+    assert not found or found[0].startswith(
+        f"imbalance: {max(counts)} of class {large} against {min(counts)} of class {small};"
+    )
+
+
+@pytest.mark.parametrize(("side", "n_gray", "odd"), [
+    (16, 0, []), (15, 0, [0]), (16, 1, [1]), (15, 1, [0, 1]), (16, 2, []), (15, 2, [0]), (16, 19, [0]),
+])  # fmt: skip
+def test_a_sixteenth_of_the_usual_area_or_a_mode_of_one_in_twenty_is_odd(side, n_gray, odd):
+    catalog, pixels, near = looked_at(np.arange(25) + 1, ["train"] * 25)
+    catalog.excluded = dict.fromkeys(range(20, 25), "not counted")
+    pixels.stats.sizes[0] = 16, side
+    pixels.stats.sizes[20:] = 1
+    pixels.stats.modes[1 : 1 + n_gray] = ["L"] * n_gray
+    found = [each for each in audit(catalog, pixels, near) if each.kind == "odd"]
+    assert [row for each in found for group in each.groups for row in group] == odd
+    assert not odd or f"odd: {len(odd)} image" in found[0].text
+
+
+def test_named_groups_across_splits_are_found_where_few_images_have_one():
+    catalog, pixels, near = looked_at(
+        np.arange(8) + 1, ["train", "val", "val", "test", "train", "train", "val", "test"]
+    )
+    catalog.groups = ["a", "a", "b", "b", "c", "c", "", ""]
+    found = [each for each in audit(catalog, pixels, near) if each.kind == "group"]
+    assert [(each.leak, each.groups) for each in found] == [(True, [[0, 1]]), (False, [[2, 3]])]
+    assert leaking_train_rows(catalog, found) == [0]

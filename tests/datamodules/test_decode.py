@@ -72,6 +72,8 @@ def test_an_array_with_alpha_is_the_pil_image_of_its_pixels(alpha):
 def test_an_image_without_pixels_is_refused():
     with pytest.raises(UserError, match="an image of 0 x 5 pixels cannot be used"):
         decode_pixels(Image.new("RGB", (0, 5)))
+    with pytest.raises(UserError, match=r"an image of shape \(0, 5, 3\) and uint8 cannot be used; arrays are"):
+        decode_pixels(np.zeros((0, 5, 3), np.uint8))
 
 
 def test_sixteen_bits_are_scaled_and_not_cut():

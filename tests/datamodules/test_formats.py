@@ -15,11 +15,13 @@ from datamodules.decode import (
     FIRST_OF_SEVERAL,
     UnreadableImageError,
     decode_pixels,
+    fingerprint,
     open_image,
     read_content,
     read_image,
 )
 from datamodules.deep_pixels import DeepPixels, ValueRange
+from datamodules.formats import read_tiff
 
 VALUES = np.random.default_rng(0).integers(0, 4096, (20, 30, 3)).astype(np.uint16)
 OF_12_BITS = ValueRange(0, 4095)
@@ -43,10 +45,17 @@ def test_png_of_16_bits_keeps_its_values(tmp_path, channels):
     (tmp_path / "a.png").write_bytes(png(values))
     with Image.open(tmp_path / "a.png") as opened:  # as the Python API gets it
         decoded = decode_pixels(opened)
-    assert decoded.fingerprint() == read_image(tmp_path / "a.png").fingerprint()
+    assert decoded.fingerprint() == read_image(tmp_path / "a.png").fingerprint() and decoded.size == (30, 20)
     pixels = np.asarray(open_image(tmp_path / "a.png", value_range=OF_12_BITS)).astype(float)
     expected = np.broadcast_to((values[..., :1] if channels < 3 else values[..., :3]) * (255 / 4095), pixels.shape)
     assert np.abs(pixels - expected).max() <= 0.5001
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_png_of_16_bits_keeps_its_alpha(tmp_path, channels):
+    values = np.concatenate([VALUES[..., :channels], VALUES[::-1, :, :1] * np.uint16(16)], axis=2)
+    decoded = read_content(png(values), "content").source
+    assert decoded.has_alpha and np.array_equal(decoded.values, values)
 
 
 @pytest.mark.parametrize("options", [
@@ -71,6 +80,39 @@ def test_tiff_of_any_gray_numbers(tmp_path, dtype, byteorder):
     tifffile.imwrite(tmp_path / "a.tif", values, byteorder=byteorder)
     pixels = np.asarray(open_image(tmp_path / "a.tif", value_range=ValueRange(low, low + 2047))).astype(float)
     assert np.abs(pixels[..., 0] - (values.astype(float) - low) * (255 / 2047)).max() <= 0.5001
+
+
+def test_tiff_of_unsigned_32_bits_has_no_negative_values(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", VALUES[..., 0].astype(np.uint32) << 20)
+    assert np.array_equal(read_image(tmp_path / "a.tif").source.values, VALUES[..., 0].astype(np.int64) << 20)
+
+
+def test_tiff_of_12_bits_states_its_range(tmp_path):
+    """Written as bytes, of which three are two values, with the tags of 12 bits."""
+    values = VALUES[..., 0].astype(int)
+    values[0, :2] = 0, 4095
+    first, second = values[:, ::2], values[:, 1::2]
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=2).reshape(20, 45)
+    tifffile.imwrite(tmp_path / "a.tif", packed.astype(np.uint8))
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
+        file.pages[0].tags[256].overwrite(30)
+        file.pages[0].tags[258].overwrite(12)
+    pixels = np.asarray(open_image(tmp_path / "a.tif", value_range=ValueRange(0, 9)))[..., 0]
+    assert np.array_equal(pixels, (values * (255 / 4095)).round())
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
+        file.pages[0].tags[262].overwrite(0)  # white is zero: beyond Pillow
+    try:
+        seen = np.asarray(open_image(tmp_path / "a.tif"))[..., 0]
+    except UnreadableImageError as error:
+        assert 'a TIFF of 1 x 12 bits, which needs another package: pip install -e ".[tiff]"' in str(error)
+    else:  # with the extra
+        assert np.array_equal(seen, 255 - pixels)
+
+
+def test_tiff_of_one_bit_read_without_pillow(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", VALUES[..., 0] > 2000, photometric="minisblack")
+    seen = read_tiff(tmp_path / "a.tif")
+    assert np.array_equal(seen.to_image(*seen.range_of(None)), (VALUES[..., 0] > 2000) * 255)
 
 
 def test_tiff_whose_white_is_zero(tmp_path):
@@ -150,6 +192,49 @@ def test_dicom_with_its_window(tmp_path):
     assert np.array_equal(bone, ((CT[0].clip(-1000, 1000) + 1000.0) * (255 / 2000)).round())
 
 
+@pytest.mark.parametrize(("function", "slope", "center", "width"), [
+    ("LINEAR_EXACT", 0.001, 0.5, 1.0), ("LINEAR_EXACT", 1, 2000, 9), ("LINEAR", 1, 2000, 9), ("LINEAR", 0.01, 20, 1.5),
+])  # fmt: skip
+def test_the_window_of_dicom_is_pydicom_s(tmp_path, function, slope, center, width):
+    """Of small units, such as uptake in PET, a width of 1 is a window: C.11.2.1.3.2."""
+    from pydicom import dcmread, pixels
+
+    units = {"RescaleSlope": slope, "RescaleIntercept": 0}
+    window = {"VOILUTFunction": function, "WindowCenter": center, "WindowWidth": width}
+    path = dicom(tmp_path / "a", VALUES[..., 0], BitsStored=12, **units, **window)
+    expected = pixels.apply_windowing(VALUES[..., 0] * slope, dcmread(path)) / (4095 * slope) * 255
+    assert np.abs(np.asarray(open_image(path))[..., 0] - expected).max() <= 0.5001
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("FloatPixelData", np.float32), ("DoubleFloatPixelData", np.float64)])
+@pytest.mark.parametrize("window", [{}, {"VOILUTFunction": "LINEAR_EXACT", "WindowCenter": 0.5, "WindowWidth": 1}])
+def test_dicom_of_floats(tmp_path, name, dtype, window):
+    """Parametric maps, whose files state no bits (PS3.3 C.7.6.24)."""
+    from pydicom import dcmread
+
+    header = dcmread(dicom(tmp_path / "a", VALUES[..., 0], **window))
+    del header.PixelData, header.BitsStored, header.HighBit, header.PixelRepresentation
+    header.BitsAllocated = 8 * np.dtype(dtype).itemsize
+    setattr(header, name, (VALUES[..., 0] / 4095).astype(dtype).tobytes())
+    header.save_as(tmp_path / "a")
+    pixels = np.asarray(open_image(tmp_path / "a", value_range=ValueRange(0, 9 if window else 1)))[..., 0]
+    assert np.abs(pixels - VALUES[..., 0] * (255 / 4095)).max() <= 0.5001
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_dicom_of_a_table_of_units_has_the_bits_of_its_entries(tmp_path, bits):
+    """C.11.1.1.1: not those of what is stored, which are places in the table."""
+    from pydicom.dataset import Dataset
+
+    table = Dataset()
+    table.LUTDescriptor = [4096, 0, bits]
+    entries = np.linspace(0, 2**bits - 1, 4096).round().astype(np.uint16)[::-1]
+    table.add_new("LUTData", "OW", entries.tobytes())
+    path = dicom(tmp_path / "a", VALUES[..., 0], BitsStored=12, ModalityLUTSequence=[table])
+    pixels = np.asarray(open_image(path, value_range=ValueRange(0, 65535)))[..., 0]
+    assert np.abs(pixels - (4095 - VALUES[..., 0].astype(float)) * (255 / 4095)).max() <= 1
+
+
 @pytest.mark.parametrize("of_each", [(), ("window",), ("window", "units")])
 def test_enhanced_dicom_with_the_units_and_the_window_of_its_first_frame(tmp_path, of_each):
     """They are in functional groups there (PS3.3 C.7.6.16), of all frames or of each; the pixels are those of a usual file."""
@@ -186,10 +271,26 @@ def test_dicom_without_a_window(tmp_path):
     assert np.array_equal(np.asarray(open_image(inverted)), 255 - np.asarray(open_image(path)))
 
 
+@pytest.mark.parametrize("signed", [0, 1])
+@pytest.mark.parametrize(("slope", "intercept"), [(2, -1024), (-1, 5), (0.5, 1000)])
+def test_the_stored_bits_of_dicom_are_a_range_in_its_own_units(tmp_path, slope, intercept, signed):
+    stored = VALUES[..., 0].astype(np.int16) - 2048 * signed
+    path = dicom(tmp_path / "a", stored, BitsStored=12, PixelRepresentation=signed, RescaleSlope=slope,
+                 RescaleIntercept=intercept)  # fmt: skip
+    pixels = np.asarray(open_image(path, value_range=ValueRange(0, 9)))[..., 0]
+    expected = VALUES[..., 0] * (255 / 4095)
+    assert np.abs(pixels - (expected if slope > 0 else 255 - expected)).max() <= 0.5001
+
+
 def test_dicom_of_8_bits_and_in_color(tmp_path):
     gray, color = (VALUES[..., 0] // 16).astype(np.uint8), (VALUES // 16).astype(np.uint8)
     assert np.array_equal(np.asarray(open_image(dicom(tmp_path / "gray.dcm", gray)))[..., 1], gray)
     assert np.array_equal(np.asarray(open_image(dicom(tmp_path / "color.dcm", color))), color)
+    for name in ("gray.dcm", "color.dcm"):
+        assert read_image(tmp_path / name).fingerprint() == fingerprint(open_image(tmp_path / name))  # no deep pixels
+    window = {"WindowCenter": 100.5, "WindowWidth": 101}
+    seen = np.asarray(open_image(dicom(tmp_path / "window.dcm", gray, **window)))[..., 1]
+    assert np.array_equal(seen, ((gray.astype(float).clip(50, 150) - 50) * 2.55).round())
 
 
 @pytest.mark.parametrize(("stored", "entries", "nominal"), [
@@ -341,12 +442,14 @@ def test_a_tiff_that_cannot_be_read_has_its_reason(tmp_path, caplog):
     (tmp_path / "cut.tif").write_bytes((tmp_path / "complex.tif").read_bytes()[:60])
     tifffile.imwrite(tmp_path / "float.tif", VALUES.astype(np.float32), photometric="rgb")
     (tmp_path / "lzw.tif").write_bytes(_with_compression((tmp_path / "float.tif").read_bytes()))
+    tifffile.imwrite(tmp_path / "lab.tif", VALUES, photometric="cielab")
     tifffile.imwrite(tmp_path / "photo.tif", (VALUES // 16).astype(np.uint8), photometric="rgb")
     (tmp_path / "webp.tif").write_bytes(_with_compression((tmp_path / "photo.tif").read_bytes(), 50001))
     for name, reason in (
         ("complex", "a TIFF of 1 x 64 bits of complex64, which are not gray values"),
         ("spectral", "a TIFF of 7 x 32 bits, and an image may have at most 4 channels"),
         ("satellite", "a TIFF of 13 x 8 bits, and an image may have at most 4 channels"),
+        ("lab", "a TIFF of 3 x 16 bits of cielab; convert it to gray or RGB"),
         ("cut", "corrupted IFD structure"), ("lzw", r'compressed by LZW.*pip install -e "\.\[tiff\]"'),
         ("webp", r'compressed by WEBP.*pip install -e "\.\[tiff\]"'),
     ):  # fmt: skip
@@ -440,6 +543,8 @@ def test_what_is_damaged_beside_the_pixels_of_a_png_does_not_matter(tmp_path, ch
     damaged = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk) ^ crc)
     (tmp_path / "a.png").write_bytes(content[:33] + damaged + content[33:])
     assert np.array_equal(np.asarray(open_image(tmp_path / "a.png")), VALUES // 16)
+    deep = png(VALUES)
+    assert np.array_equal(read_content(deep[:33] + damaged + deep[33:], "deep").source.values, VALUES)
     (tmp_path / "cut.png").write_bytes(content[:33] + damaged + content[33:-40])
     with pytest.raises(UnreadableImageError, match=r"cut\.png: not a readable image"):
         open_image(tmp_path / "cut.png")

@@ -186,6 +186,9 @@ def test_augmentation_is_the_same_on_any_number_of_workers_and_differs_between_e
         sampler.set_epoch(number)
         loader = DataLoader(dataset, batch_size=4, sampler=sampler, num_workers=workers, collate_fn=keep_batch)
         batches = list(loader)
+        assert all(
+            set(b) == {"pixels", "labels", "rows", "mix_seed"} for b in batches
+        )  # by params the GPU would augment
         order = torch.cat([b["rows"] for b in batches]).argsort()
         return torch.cat([b["pixels"] for b in batches])[order], [b["mix_seed"] for b in batches]
 
@@ -285,6 +288,9 @@ def test_a_pass_of_another_order_or_without_a_rest_is_not_resumed(dataset):
             odd.load_state_dict(state)
     with pytest.raises(UserError, match=r"no batch is left; resume with the run's own datamodule\.batch_size=4"):
         loader_of(dataset, 9).load_state_dict(state)  # nine, and the tenth would be a single one
+    single = loader_of(dataset, 1)
+    single.load_state_dict(state | {"images": 9})  # one image is a batch where all batches are
+    assert [len(batch["rows"]) for batch in single] == [1]
     with pytest.raises(UserError, match="the number of images seen in its epoch is"):
         loader_of(dataset, 4).load_state_dict({"images": "x"})
 

@@ -1,14 +1,18 @@
 """Images of more than 8 bits a channel: one range for all of a data set, the same in training and prediction."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from common.errors import UserError
-from datamodules.decode import open_image, read_image, resize
-from datamodules.deep_pixels import ValueRange, parse_range
+from datamodules.decode import open_image, read_image, resize, to_rgb
+from datamodules.deep_pixels import MOST_VALUES, DeepPixels, ValueRange, parse_range
+from datamodules.image_stats import ImageStats
+from datamodules.sources.catalog import Catalog
+from datamodules.value_range import describe_range, few_levels, training_range
 from engine.config.instantiate import instantiate
 from tests.support.configs import composed
 
@@ -93,6 +97,32 @@ def test_a_hot_pixel_decides_nothing_and_few_levels_are_found(tmp_path, caplog):
     assert "datamodule.range=LOW,HIGH" in caplog.text
 
 
+@pytest.mark.parametrize(("n_hot", "apart", "counts"), [
+    (5, 90, True), (5, 110, False), (5, 150, False), (15, 5000, True), (9, 5000, False),
+])  # fmt: skip
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_thousandth_of_the_values_counts_where_it_is_near_the_others(n_hot, apart, counts, sign):
+    """Of 10,000 values over 1000 the outermost 10 at either end count up to 100 away."""
+    values = np.linspace(0, 1000, 10_000) * sign
+    values[-n_hot:] = (1000 + apart) * sign
+    ends = sorted([0, (1000 + apart) * sign if counts else 999 * sign])
+    assert DeepPixels(values.reshape(100, 100)).spread() == pytest.approx(ends, abs=1)
+    broken = np.append(values, [np.inf, -np.inf, np.nan] * 100)
+    assert DeepPixels(broken.reshape(2, -1)).spread() == pytest.approx(ends, abs=1)
+
+
+@pytest.mark.parametrize("step", [1, 3, 6])
+def test_of_a_large_color_image_all_channels_count(step):
+    """Of its values every `step`-th is looked at; where that is a multiple of 3, it was red only."""
+    n_pixels = MOST_VALUES * step // 3
+    pixels = np.zeros((n_pixels // 1024, 1024, 3), np.uint16)
+    pixels[...] = 100, 2000, 4000
+    pixels[: len(pixels) // 2] -= 100  # the upper half is darker
+    assert DeepPixels(pixels).spread() == (0, 4000)
+    with_alpha = np.concatenate([pixels[:32], np.full_like(pixels[:32, :, :1], 65535)], axis=2)
+    assert DeepPixels(with_alpha, has_alpha=True).spread() == (0, 3900)
+
+
 def test_images_of_8_and_of_more_bits_in_one_data_set_are_found(tmp_path, caplog):
     """A network could tell the classes apart by their brightness only."""
 
@@ -128,7 +158,9 @@ def test_a_range_of_the_user_holds_for_all(tmp_path, setting):
     assert np.array_equal(data.pixel_cache[0][..., 0], expected)
 
 
-@pytest.mark.parametrize("setting", ["4095", "a,b", "5,1", "1,1", "nan,1", None, [1, 2, 3], [True, 2]])
+@pytest.mark.parametrize(
+    "setting", ["4095", "a,b", "5,1", "1,1", "nan,1", "0,inf", "-inf,0", None, [1, 2, 3], [True, 2]]
+)
 def test_what_is_no_range(setting):
     with pytest.raises(UserError, match=r"datamodule\.range=.*use auto, or the values that become black and white"):
         parse_range(setting)
@@ -203,6 +235,45 @@ def test_a_network_of_8_bits_sees_16_bits_in_full_and_no_floats(tmp_path):
         open_image(save(tmp_path / "float", RAMP.astype(np.float32)))
 
 
+@pytest.mark.parametrize(("dtype", "top"), [
+    (np.uint8, 255), (np.uint16, 65535), (np.int8, None), (np.int16, None), (np.uint32, None), (np.float16, None),
+])  # fmt: skip
+def test_only_unsigned_numbers_of_up_to_16_bits_have_a_range_of_their_own(dtype, top):
+    pixels = DeepPixels(np.zeros((2, 2), dtype))
+    if top is not None:
+        assert pixels.range_of(None) == (0, top)
+    else:
+        with pytest.raises(UserError, match=f"its pixels are {np.dtype(dtype)}, whose black and white are not known"):
+            pixels.range_of(None)
+
+
+def test_images_of_one_value_or_of_nothing_but_nan():
+    assert DeepPixels(np.full((4, 4), np.nan)).spread() == (0, 0)
+    assert not np.asarray(DeepPixels(np.full((4, 4), 7, np.uint16)).to_image(7, 7)).any()
+
+
+@pytest.mark.parametrize("alpha", [[np.nan, 0.5], [-1.0, 0.0], [np.inf, 1.0]])
+def test_alpha_that_is_none_says_nothing(alpha):
+    array = np.array([[[1, 2, 3, value] for value in alpha]])
+    assert np.array_equal(DeepPixels(array, has_alpha=True).to_image(0, 255), array[..., :3])
+
+
+@pytest.mark.parametrize(("dtype", "half"), [(np.uint8, 102), (np.uint16, 26214), (np.int32, 102), (np.float64, 0.4)])
+def test_deep_alpha_is_laid_over_white(dtype, half):
+    """Of unsigned numbers all of their bits are opaque, of others the largest alpha of the image."""
+    opaque = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 255 if dtype == np.int32 else 1
+    array = np.array([[[0, half], [200, half], [200, 0], [200, opaque]]], dtype)
+    array = np.concatenate([array[..., :1]] * 3 + [array[..., 1:]], axis=2)
+    made = [array, array[:, :2]] if np.dtype(dtype).kind == "u" else [array]
+    for each in made:
+        if len(np.unique(each[..., 3])) == 1:
+            each[0, 0, 3] = 0  # else alpha says nothing
+        share = each[..., 3:].astype(float) / opaque
+        expected = each[..., :3] * share + 255 * (1 - share)
+        seen = np.asarray(to_rgb(DeepPixels(each, has_alpha=True).to_image(0, 255)))
+        assert np.abs(seen - expected).max() <= 1
+
+
 def test_one_overexposed_training_image_does_not_take_the_levels_of_the_others(tmp_path, caplog):
     """And many of them do count: they are a part of the data."""
     many = make(
@@ -235,3 +306,60 @@ def test_deep_images_in_val_and_test_only_are_as_predict_sees_them(tmp_path, cap
         UserError, match=r"24 images cannot be scaled as the training images are; convert them, or give"
     ):
         prepared(floats, tmp_path, on_leak="drop")
+
+
+def stats_of(spreads, stated=None, splits=None):
+    """Return a catalog and statistics of images of these spreads; NaN: of 8 bits."""
+    stats = ImageStats.empty(len(spreads))
+    stats.spreads[:] = spreads
+    if stated is not None:
+        stats.stated[:] = stated
+    n = len(spreads)
+    paths, labels = [f"{row}.png" for row in range(n)], np.array([row % 2 for row in range(n)])
+    catalog = Catalog("made up", Path("root"), ["a", "b"], paths, labels, np.array(splits or ["train"] * n, object))
+    return catalog, stats
+
+
+@pytest.mark.parametrize("side", ["dark", "bright"])
+@pytest.mark.parametrize(("n", "n_apart", "far", "counts"), [
+    (9, 1, 500, True), (10, 1, 500, False), (10, 1, 90, True), (10, 1, 110, False), (39, 2, 500, True), (40, 2, 500, False),
+    (40, 3, 500, True),
+])  # fmt: skip
+def test_of_ten_training_images_one_and_of_many_a_twentieth_may_lie_apart(n, n_apart, far, counts, side):
+    """By more than the distance from the darkest to the brightest of the others, here 100."""
+    spreads = np.array([(1000, 1100)] * n, float)
+    spreads[:n_apart, 0 if side == "dark" else 1] += -far if side == "dark" else far
+    expected = [1000, 1100]
+    if counts:
+        expected[side == "bright"] += far * (1 if side == "bright" else -1)
+    assert training_range(*stats_of(spreads)) == ValueRange(*expected)
+    others = [(0, 9999), (np.nan, np.nan), (0, 9999)]  # of test, of 8 bits, one that states its range
+    stated = [(np.nan, np.nan)] * (n + 2) + [(0, 4095)]
+    splits = ["train"] * n + ["test", "train", "train"]
+    assert training_range(*stats_of([*spreads, *others], stated, splits)) == ValueRange(*expected)
+
+
+def test_the_levels_that_an_image_uses_are_counted_in_its_own_range():
+    """Of 255 steps of 100 values each: 31 steps are 32 levels, which are enough."""
+    nan, of_all = (np.nan, np.nan), ValueRange(0, 25500, of_all=True)
+    spreads = [(0, 3100), (0, 3099), (500, 500), (-9999, 99), (0, 3100), (0, 3100), nan]
+    stated = [nan, nan, nan, nan, (-12750, 12750), (0, 31000), nan]
+    catalog, stats = stats_of(spreads, stated)
+    found = few_levels(catalog, stats, ValueRange(0, 25500))
+    assert found.groups == [[2], [3], [5], [1]]  # those of the fewest levels first
+    assert "4 images" in found.text and "2.png (1), 3.png (1), 5.png (26) and 1.png (31)" in found.text
+    assert few_levels(catalog, stats, of_all).groups == [[2], [3], [1]]
+    full = few_levels(*stats_of([(0, 257 * 31), (0, 257 * 31 - 1)]), None)  # of 16 bits, where the network is of 8
+    assert full.groups == [[1]] and few_levels(*stats_of([(0, 257 * 31)]), None) is None
+
+
+def test_which_ranges_hold_is_one_sentence():
+    nan = (np.nan, np.nan)
+    catalog, stats = stats_of([(0, 9)] * 3 + [nan], [(0, 4095), nan, nan, nan])
+    start, own = "more than 8 bits per channel, scaled to 8: ", "1 by the window or the bits that the file states"
+    by_training = "2 by one range for all, 5 to 10 (most values of the training images)"
+    assert describe_range(catalog, stats, ValueRange(5, 10)) == f"{start}{own}, {by_training}"
+    given = ValueRange(5, 10, of_all=True)
+    assert describe_range(catalog, stats, given) == f"{start}3 by one range for all, 5 to 10 (datamodule.range)"
+    assert describe_range(*stats_of([(0, 9)], [(0, 4095)]), None) == start + own
+    assert describe_range(*stats_of([nan]), None) is None

@@ -47,6 +47,8 @@ def test_plateau_by_a_literal_table(monitor, values, expected):
 def test_a_plateau_lowers_the_learning_rate_and_not_to_zero(factor):
     with pytest.raises(UserError, match=f"scheduler.factor={factor}: use a number above 0 and below 1"):
         plateau(optimizer(), monitor="val/loss", factor=factor, patience=1)
+    with pytest.raises(UserError, match=r"scheduler\.patience=-1: use 0 or more"):
+        plateau(optimizer(), monitor="val/loss", factor=0.1, patience=-1)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,13 @@ def test_a_plateau_lowers_the_learning_rate_and_not_to_zero(factor):
         (None, torch.optim.lr_scheduler.LRScheduler, "makes a NoneType, not a torch.optim.lr_scheduler.LRScheduler"),
         (
             torch.optim.Optimizer([torch.nn.Parameter(torch.ones(1))], {"rate": 1}),
+            torch.optim.Optimizer,
+            "its groups have no lr",
+        ),
+        (
+            torch.optim.Optimizer(
+                [{"params": [torch.nn.Parameter(torch.ones(1))], **own} for own in ({"lr": 1}, {})], {}
+            ),
             torch.optim.Optimizer,
             "its groups have no lr",
         ),
@@ -121,6 +130,19 @@ def test_one_cycle_rises_along_a_line_and_falls_along_half_a_cosine():
         one_cycle(optimizer, steps=10, warmup_fraction=1)
 
 
+@pytest.mark.parametrize(("fraction", "expected"), [
+    (0, [1, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 - math.cos(math.pi / 4)) / 2, 0]), (0.9, [0.2, 0.4, 0.6, 0.8, 0]),
+])  # fmt: skip
+def test_one_cycle_that_only_falls_or_only_rises(fraction, expected):
+    sgd = optimizer()
+    scheduler = one_cycle(sgd, steps=4, warmup_fraction=fraction)["scheduler"]
+    rates = []
+    for done in range(5):
+        scheduler.move(done)
+        rates.append(sgd.param_groups[0]["lr"] / 1e-4)
+    assert rates == pytest.approx(expected)
+
+
 def test_a_schedule_ends_at_zero_and_stays_there():
     for make in (lambda sgd: cosine(sgd, epochs=4), lambda sgd: one_cycle(sgd, steps=4, warmup_fraction=0.25)):
         sgd = optimizer()
@@ -182,6 +204,9 @@ def test_a_resumed_optimizer_has_the_settings_of_its_command():
     del same.param_groups[0]["initial_lr"]  # a checkpoint of an older version
     restore_group_settings(same, settings)
     assert same.param_groups[0]["lr"] == 1e-4
+    same.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.5})  # by a callback
+    restore_group_settings(same, settings)
+    assert [group["lr"] for group in same.param_groups] == [1e-4, 0.5]
 
 
 def test_another_scheduler_is_recognized_and_each_group_starts_from_its_own_learning_rate():
@@ -221,6 +246,12 @@ def test_a_resumed_plateau_has_the_patience_of_its_command_and_another_scheduler
     restore_settings(accuracy, settings)
     accuracy.step(0.5)
     assert (accuracy.best, accuracy.num_bad_epochs) == (0.5, 0)
+    loss = plateau(optimizer(), monitor="val/loss", factor=0.1, patience=0)["scheduler"]
+    settings = settings_of(loss)
+    loss.load_state_dict({**accuracy.state_dict(), "best": 0.01, "num_bad_epochs": 3})  # an accuracy
+    restore_settings(loss, settings)
+    loss.step(0.5)
+    assert (loss.best, loss.num_bad_epochs) == (0.5, 0)
     steps = [torch.optim.lr_scheduler.StepLR(optimizer(), step_size=n) for n in (4, 8)]
     settings = settings_of(steps[1])
     steps[1].load_state_dict(steps[0].state_dict())

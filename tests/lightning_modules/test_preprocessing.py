@@ -58,6 +58,7 @@ def test_given_values_win():
     found = decide(normalization=[[0.1, 0.2, 0.3], 1], interpolation="bicubic")
     assert (found.mean, found.std, found.interpolation) == ([0.1, 0.2, 0.3], [1.0] * 3, "bicubic")
     assert found.source == "model.normalization=[[0.1,0.2,0.3],1]; model.interpolation=bicubic"
+    assert decide(normalization=[0, 1]).mean == [0.0] * 3  # as networks that take pixels from 0 to 1
     assert decide(normalization="dataset").mean is None
     assert decide(normalization="imagenet", name="efficientnet_b0").interpolation == "bicubic"
 
@@ -92,11 +93,16 @@ def test_a_checkpoint_keeps_its_own(tmp_path):
     usual = str(make_checkpoint(tmp_path / "b.ckpt"))
     with pytest.raises(UserError, match=r"which is not model\.normalization=dataset"):
         decide(usual, normalization="dataset")
+    weights = str(make_checkpoint(tmp_path / "weights.ckpt", mean=[0.1, 0.2, 0.3]))
+    with pytest.raises(UserError, match=r"which is not model\.normalization=dataset"):  # but those of its weights
+        decide(path, normalization="dataset", weights=weights)
 
 
 @pytest.mark.parametrize(("settings", "reason"), [
     ({"normalization": [[0.5, 0.5], [0.5, 0.5]]}, r"model.normalization=\[\[0.5,0.5\],\[0.5,0.5\]\]: its mean has 2 numbers"),
     ({"normalization": [0.5, 0]}, "its std has 0; use numbers above 0"),
+    ({"normalization": [0.5, [0.5, 0.5, 0]]}, "its std has 0; use numbers above 0"),
+    ({"normalization": [1.01, 0.5]}, "its mean has 1.01, as if for pixels from 0 to 255"),
     ({"normalization": [0.5, [0.5, 0.5, -1]]}, "its std has -1; use numbers above 0"),
     ({"normalization": [-0.5, 0.5]}, "its mean has -0.5; use numbers from 0 to 1"),
     ({"normalization": [0.5, float("nan")]}, "its std has nan, which is not a finite number"),

@@ -85,6 +85,20 @@ def test_costs_by_hand():
     assert count_parameters(network) == 3 * 8 * 9 + 16 + 512 * 5 + 5
     assert count_macs(network, 8) == convolution + linear
     assert count_macs_thop(network, 8) == convolution + linear + norm
+    assert type(count_macs(network, 8)) is int
+    assert measure_cost(network, 8)["macs_difference"].startswith("thop counts 2,048 more than FlopCounterMode")
+
+
+def test_latencies_are_of_images_of_the_size_in_batches_of_the_size():
+    shapes = set()
+
+    class Recording(nn.Module):
+        def forward(self, x):
+            shapes.add((tuple(x.shape), x.is_contiguous(memory_format=torch.channels_last)))
+            return x
+
+    measure_latencies(Recording(), 16, batch_size=4, device=CPU)
+    assert shapes == {((1, 3, 16, 16), True), ((4, 3, 16, 16), True)}
 
 
 class OwnConv(nn.Conv2d):
