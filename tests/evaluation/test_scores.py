@@ -450,7 +450,9 @@ def test_nan_and_infinite_are_refused(call, bad):
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: auroc(np.array([1, 1]), np.array([0.1, 0.2])), "2 positive of 2"),
     (lambda: auroc(np.array([1, 0, 1]), np.array([0.1, 0.2])), "one an image"),
+    (lambda: auroc(np.eye(3)[:, :2], np.eye(3)[:, :2]), "one an image"),
     (lambda: macro_auroc(np.array([0, 2]), np.ones((2, 2))), "labels lie in 0 to 1"),
+    (lambda: macro_auroc(np.array([-1, 1]), np.ones((2, 2))), "labels lie in 0 to 1, not -1 to 1"),
     (lambda: macro_auroc(np.array([0, 1]), np.ones(2)), r"\(n, classes\)"),
     (lambda: macro_auroc(np.array([1, 1]), np.full((2, 3), 1 / 3)), "2 positive of 2"),
     (lambda: estimate_metrics(np.array([0, 1]), np.eye(2), np.ones((2, 3))), r"logits are needed .* \(2, 2\), not \(2, 3\)"),

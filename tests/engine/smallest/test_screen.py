@@ -235,6 +235,47 @@ def test_the_minutes_that_are_named_are_more_than_those_that_were_too_few(screen
         screened(left=lambda: next(left, 1e-9), minutes=1.8)
 
 
+def test_a_pass_is_expected_to_take_what_its_macs_took_in_calm_passes_of_its_backbone(tmp_path):
+    """Passes of 200 images; what comes on top of their seconds is the mean of all of them."""
+    sizes = {("a", 16): 1, ("b", 16): 2, ("a", 32): 4, ("b", 32): 8, ("c", 32): 16}  # million MACs
+    given = [
+        Candidate(backbone=backbone, keep=keep, image_size=size, pretrained=True, weights="file", costs=Costs(
+            parameters=1, macs=macs * share, file_kib=1, activation_kib=1, activation_int8_kib=1))
+        for (backbone, size), macs in sizes.items() for keep, share in (("half", 500_000), ("whole", 1_000_000))
+    ]  # fmt: skip
+    left = [None]
+    found = screen.Screen(
+        given, OmegaConf.create({}), tmp_path, folds=None, metric="accuracy", remaining_s=lambda: left[0], overrides=[],
+        progress=Progress(),
+    )  # fmt: skip
+
+    def add(key, seconds, further, reading, flag=None):
+        done = screen.Pass(
+            backbone=key[0], image_size=key[1], images=200, seconds=seconds, macs=found.macs[key], flag=flag
+        )
+        found.results[key] = screen.PassResult(question={}, done=done, further_s=further, reading_s=reading)
+
+    def expected(*keys):
+        return [found._expected_s(key) for key in keys]
+
+    assert list(found.macs) == list(sizes) and expected(("a", 16)) == [None]
+    add(("a", 16), 1.0, 0.5, 3.0)
+    add(("b", 16), None, 9.0, 9.0)  # skipped, which shows nothing
+    assert expected(("a", 32), ("b", 32)) == [0.5 + 3 + 4 * 1.0, 0.5 + 3 + 8 * 1.0]
+    add(("b", 16), 1.0, 1.5, 0.0)  # on the images that the pass before it has read
+    assert expected(("a", 32), ("b", 32)) == [1 + 3 + 4 * 1.0, 1 + 3 + 8 * 0.5]
+    assert expected(("c", 32)) == [pytest.approx(1 + 3 + 16 * 2 / 3)]  # one that was not timed: as all of them
+    found.images[32, "bilinear", False] = None  # read
+    assert expected(("a", 32), ("b", 32)) == [1 + 4 * 1.0, 1 + 8 * 0.5]
+    assert found._rest_s(("a", 32), 7.0) == pytest.approx(1 + 8 * 0.5 + 1 + 16 * 2 / 3)
+    left[0] = 2.5
+    assert found._rest_s(("a", 32), 7.0) == 2.5
+    add(("a", 16), 5.0, 0.5, 3.0, flag="busy")
+    assert expected(("a", 32), ("b", 32)) == [1 + 4 * 0.5, 1 + 8 * 0.5]  # of b, which nothing disturbed
+    add(("b", 16), 1.0, 1.5, 0.0, flag="busy")
+    assert expected(("a", 32), ("b", 32)) == [1 + 4 * 5.0, 1 + 8 * 0.5]
+
+
 @pytest.mark.thorough
 def test_what_cannot_be_loaded_is_skipped_in_words_and_tried_again(screened, tmp_path):
     given = [*candidates(), *candidates("squeezenet1_1", (32,))]
