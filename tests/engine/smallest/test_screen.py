@@ -259,6 +259,7 @@ def test_a_pass_is_expected_to_take_what_its_macs_took_in_calm_passes_of_its_bac
         return [found._expected_s(key) for key in keys]
 
     assert list(found.macs) == list(sizes) and expected(("a", 16)) == [None]
+    assert found._rest_s(("a", 16), 3.0) == 3.0 * (2 + 4 + 8 + 16)  # nothing is known but the pass itself
     add(("a", 16), 1.0, 0.5, 3.0)
     add(("b", 16), None, 9.0, 9.0)  # skipped, which shows nothing
     assert expected(("a", 32), ("b", 32)) == [0.5 + 3 + 4 * 1.0, 0.5 + 3 + 8 * 1.0]
@@ -274,6 +275,35 @@ def test_a_pass_is_expected_to_take_what_its_macs_took_in_calm_passes_of_its_bac
     assert expected(("a", 32), ("b", 32)) == [1 + 4 * 0.5, 1 + 8 * 0.5]  # of b, which nothing disturbed
     add(("b", 16), 1.0, 1.5, 0.0, flag="busy")
     assert expected(("a", 32), ("b", 32)) == [1 + 4 * 5.0, 1 + 8 * 0.5]
+
+
+def test_the_minutes_that_are_named_by_hand(screened, monkeypatch):
+    """Of a minute the screen has 21 s, of which 15 are left; the pass takes 420 s, and a fifth more to spare."""
+
+    def too_long(*_):
+        raise screen.DoesNotFit(420.0)
+
+    monkeypatch.setattr(screen.Screen, "_features", too_long)
+    least = (6 + 420 * 1.2) / 0.35 / 60
+    assert 24.2 < least < 24.3
+    with pytest.raises(
+        UserError, match=r"takes about 7 min.* has 35% of the budget; use budget\.minutes=24\.3 or more"
+    ):
+        screened(left=15.0, minutes=1)
+
+
+def test_the_line_on_a_pass_has_its_best_cut_and_all_of_its_seconds(tmp_path):
+    found = screen.Screen(
+        [], OmegaConf.create({}), tmp_path, folds=None, metric="balanced_accuracy", remaining_s=lambda: None, overrides=[],
+        progress=Progress(),
+    )  # fmt: skip
+    done = screen.Pass(backbone="a", image_size=16, images=9, macs=1.0, seconds=70.0, flag="busy")
+    probes = {"x": Measured(value=0.7), "y": Measured(value=0.9, low=0.81239, high=0.94321), "z": Measured(value=0.8)}
+    result = screen.PassResult(question={}, done=done, forward_s=70.0, reading_s=40.0, further_s=15.0, probes=probes)
+    line = "screen: a at 16 px: 3 cuts in 2 min 05 s{}; the best probe: cut after y, balanced accuracy 0.900 (0.812 to 0.944)"
+    assert found._line(result) == line.format(" (busy)")
+    result.forward_s, result.further_s = 0.0, 85.0  # from the disk, which is not what the machine was busy during
+    assert found._line(result) == line.format("")
 
 
 @pytest.mark.thorough
