@@ -1,5 +1,6 @@
 """Images a second, and what disturbed an epoch."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -28,9 +29,9 @@ def epochs(monkeypatch):
 
     monkeypatch.setattr(throughput, "CoreWatch", Watch)
 
-    def train(*each_epoch, device="cpu"):
+    def train(*each_epoch, device="cpu", processes=1):
         trainer = SimpleNamespace(
-            world_size=1,
+            world_size=processes,
             strategy=SimpleNamespace(root_device=torch.device(device)),
             should_stop=False,
             is_last_batch=False,
@@ -76,6 +77,29 @@ def test_a_rate_of_disturbed_epochs_only_is_flagged(epochs):
     assert found.describe() == f"50.0 images/s (unreliable: {found.flag})"
     assert epochs(CALM, CALM).describe() == "100.0 images/s"
     assert epochs(BUSY).train_images_per_s is None and epochs(BUSY).flag is None  # of one epoch there is no rate
+
+
+def test_images_are_those_of_all_processes_and_the_first_step_counts_from_the_start(epochs):
+    found = epochs(CALM, ([0.19] * 20, 0.0, 0.8), processes=4)
+    assert [each.images for each in found.epochs] == [800, 800] and found.train_images_per_s == 200.0
+    assert (found.epochs[1].others_cores, found.epochs[1].stolen_cores) == (0.0, 0.8)
+    assert found.time_to_first_step_s == 0.1
+
+
+def test_steps_that_differ_by_a_factor_of_three_are_not_steady(epochs):
+    found = epochs(([*[0.09] * 18, 0.26, 0.26], 0.0, 0.0), ([*[0.09] * 18, 0.28, 0.28], 0.0, 0.0))
+    assert [each.flag for each in found.epochs] == [None, "p95 of the steps is 3.1 times p50"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs the files of Linux")
+def test_the_peak_of_memory_is_that_of_the_system():
+    (peak,) = (
+        line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
+    )
+    found = throughput.peak_memory_mib()["process"]
+    assert (
+        0.95 * int(peak) / 1024 <= found < 20 * int(peak) / 1024
+    )  # it may be that of the process which started this one
 
 
 def test_without_proc_stat_only_the_spread_of_the_steps_can_tell(epochs):

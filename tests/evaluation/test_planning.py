@@ -5,7 +5,8 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from scipy.stats import binom, multinomial
+from scipy.stats import binom, chi2, multinomial, norm
+from scipy.stats import t as student
 
 from benchmarks.worlds import draw_rows, seed_world
 from evaluation.choice import Finalist, Rule, measure
@@ -158,6 +159,53 @@ def test_the_power_of_seeds_above_a_target_is_as_promised(n_seeds, accuracy, tar
     n = images_needed(spread, accuracy - target, n_seeds)
     draws = [draw_rows(np.random.default_rng(100 + seed), world, n_seeds, n)[0] for seed in range(200)]
     assert 0.8 - 3 * sqrt(0.16 / 200) <= np.mean([above(right, target).shown for right in draws]) <= 0.93
+
+
+def test_the_variances_of_seeds_and_images_by_hand():
+    y = np.array([[1, 1, 0, -1, 0, 1, 0, 0], [0, 1, 0, -1, 1, 1, 0, 0], [1, 1, 1, -1, 0, 0, 1, 1]]) * 1.0
+    found = Spread.of(y, square=1.5)
+    of_images, of_seeds = y.mean(axis=0), y.mean(axis=1)
+    rest = sum((y[s, i] - of_images[i] - of_seeds[s] + y.mean()) ** 2 for s in range(3) for i in range(8)) / (2 * 7)
+    at_most = sum((of_seeds - y.mean()) ** 2) / chi2.ppf(0.2, 2)  # the upper end of the one-sided 80% interval
+    between = (sum((of_images - y.mean()) ** 2) + 2) / 9  # with two pseudo-images, whose squares are 1
+    assert found == pytest.approx((at_most - rest / 8, between - rest / 3, rest, 3, 1, None, None, 0, 1, 2 * 0.5, 1))
+    one = Spread.of(y[:1])
+    assert one == pytest.approx((0, (sum((y[0] - 0.25) ** 2) + 2) / 9, 0, 1, 1, None, None, 0, 1, 0, 1))
+
+
+@pytest.mark.parametrize(("sizes", "alike", "together"), [
+    ([1] * 9 + [12], 1, (9 + 12**3) / (9 + 12**2)),  # images that lie in the group of the variance, all of them alike
+    ([4] * 6, 0.5, 1 + 3 * 0.5),
+])  # fmt: skip
+def test_the_variance_of_groups_by_hand(sizes, alike, together):
+    n, of = len(sizes), np.repeat(np.arange(len(sizes)), sizes)
+    y = np.random.default_rng(0).permutation(np.resize([1.0, 0, 0, -1, 0], sum(sizes)))
+    mean = sum(sizes) / n
+    squares = sum(((y[of == group] - y.mean()).sum() / mean) ** 2 for group in range(n))  # of a ratio of sums
+    number, reach = min(1, together / mean), max(1, together / mean)
+    found = Spread.of(y[None], of, alike, square=1.5)
+    assert found.units == pytest.approx(max(squares / (n - 1), 2 / mean / (n + 1)))
+    assert found.further == pytest.approx(2 * 1.5 * number * reach**2)
+    assert found.equal == pytest.approx(sum(sizes) ** 2 / sum(size**2 for size in sizes) / n)
+    agree = Spread.of(np.zeros((1, sum(sizes))), of, alike)
+    assert agree.units == pytest.approx(2 / mean / (n + 1)) and agree.images_per_unit == mean
+
+
+def test_the_power_of_one_seed_by_hand():
+    spread = Spread(0.0, 0.3, 0.0, 1, 4.0, equal=0.5, further=3.0)
+    deviation = sqrt((0.3 + 3 / 30) / 30)  # of 120 images in 30 groups, which tell as much as 15 of equal size
+    assert spread.power(0.2, 120, 1, 0.025) == pytest.approx(norm.cdf(0.2 / deviation + student.ppf(0.025, 14)))
+    at_margin = Spread(0.0, 0.3, 0.0, 1, 4.0, at_limit=1.7, less=2.0)
+    critical = norm.ppf(0.05) * sqrt(1.7)
+    assert at_margin.power(0.2, 120, 1) == pytest.approx(norm.cdf((0.2 - 2 / 120) / sqrt(0.3 / 30) + critical))
+
+
+def test_as_many_seeds_as_are_proposed_at_most_are_proposed():
+    spread = Spread(seeds=0.05**2, units=0.1, residual=0.1, n_seeds=3, images_per_unit=1)
+    gap = next(gap for gap in np.arange(0.02, 0.05, 0.0002) if spread.power(gap, 5000, 30) >= 0.8)
+    assert seeds_needed(spread, gap, 5000) in (29, 30)
+    assert seeds_needed(spread, gap - 0.0004, 5000) is None
+    assert any(seeds_needed(spread, gap + further, 5000) == 30 for further in (0.0, 0.0001, 0.0002))
 
 
 def test_where_the_seeds_decide_more_images_do_not_help():

@@ -56,6 +56,31 @@ def test_of_three_classes_its_ends_are_what_the_estimate_just_does_not_contradic
         assert abs(estimate - end) / deviation == pytest.approx(Z, abs=1e-3)
 
 
+def test_of_macro_f1_its_ends_are_what_the_estimate_just_does_not_contradict():
+    """The wrong images of a class lie where they were found, and half an image more is spread evenly over the others."""
+    counts = np.array([[9.0, 3, 0], [1, 16, 3], [0, 2, 38]])
+    n, right = counts.sum(axis=1), counts.diagonal()
+    wrong = counts + np.where(np.eye(3), -counts, 0.25)
+    wrong /= wrong.sum(axis=1, keepdims=True)
+
+    def supposed(p):
+        return n[:, None] * (np.diag(p) + (1 - p)[:, None] * wrong)
+
+    def deviation(p):  # of a product of multinomials, by differences of the metric
+        moved = supposed(p) + 1e-6 * np.eye(9).reshape(9, 3, 3)
+        slopes = (macro_f1(moved) - macro_f1(supposed(p))).reshape(3, 3) / 1e-6
+        shares = supposed(p) / n[:, None]
+        return np.sqrt((n * ((shares * slopes**2).sum(axis=1) - (shares * slopes).sum(axis=1) ** 2)).sum())
+
+    for end in confusion_interval(counts, f1_derivatives):
+        likely = minimize(  # the most likely recalls of which macro F1 is the end
+            lambda p: -(right * np.log(p) + (n - right) * np.log(1 - p)).sum(), right / n, bounds=[(1e-6, 1 - 1e-6)] * 3,
+            constraints={"type": "eq", "fun": lambda p, end=end: macro_f1(supposed(p)) - end}, method="SLSQP",
+            options={"ftol": 1e-12},
+        ).x  # fmt: skip
+        assert abs(macro_f1(counts) - end) / deviation(likely) == pytest.approx(Z, abs=2e-3)
+
+
 def test_classes_of_equal_size_that_are_all_right_are_one_sample():
     for counts in ([10, 10], [5] * 20):
         found = confusion_interval(np.diag(counts), recall_derivatives)

@@ -18,8 +18,16 @@ from common.run_record import ClassScores
 from evaluation import estimates
 from evaluation.decision import measure
 from evaluation.describe import describe_metrics
-from evaluation.estimates import _sum_by, estimate_metrics, few_images, further_metric, resample_metrics
+from evaluation.estimates import _of_draws, _sum_by, estimate_metrics, few_images, further_metric, resample_metrics
 from evaluation.intervals import proportion
+from evaluation.score_intervals import (
+    auroc_model,
+    confusion_interval,
+    f1_derivatives,
+    pooled_interval,
+    recall_derivatives,
+    scaled_interval,
+)
 from evaluation.scores import (
     auroc,
     average_precision,
@@ -134,6 +142,48 @@ def test_the_interval_of_auroc_counts_classes_of_one_image(counts):
     truth = np.mean([roc_auc_score(labels == each, odds[:, each], sample_weight=weights) for each in range(k)])
     found = (estimate_metrics(*drawn(counts), resamples=200)["auroc"].interval for _ in range(100))
     assert np.mean([low <= truth <= high for low, high in found]) >= 0.9
+
+
+@pytest.mark.parametrize("resamples", [1000, 999])  # of fewer than 1,000 mean and standard deviation count
+@pytest.mark.parametrize("counts", [(12, 30), (30, 12, 20), (4, 3, 40), (4, 3, 1, 40)], ids=str)
+def test_an_interval_reaches_to_the_farthest_of_its_parts(counts, resamples):
+    """Two classes of few images have no pooled interval, three have; what draws of few images hide is that of more classes."""
+    generator, k, n = np.random.default_rng(6), len(counts), np.array(counts)
+    labels = np.repeat(np.arange(k), counts)
+    probabilities = softmax(generator.normal(size=(len(labels), k)) + 1.5 * np.eye(k)[labels], axis=1)
+    predicted, scores = probabilities.argmax(axis=1), ranking_scores(probabilities)
+    drawn = resample_metrics(labels, predicted, scores, None, resamples, 0)
+    confusion = confusion_of(labels, predicted, k)
+    found = estimate_metrics(labels, probabilities, resamples=resamples)
+    parts = {
+        "balanced_accuracy": [confusion_interval(confusion, recall_derivatives)],
+        "f1": [confusion_interval(confusion, f1_derivatives)],
+    }
+    if k == 4:
+        value, of_f1, together = balanced_accuracy(confusion), macro_f1(confusion), macro_f1(confusion, n < 10)
+        parts["balanced_accuracy"].append(pooled_interval(value, n))
+        parts["f1"] += [pooled_interval(of_f1, n), pooled_interval(together, n)]
+    sides = [(scores[labels == j, j], scores[labels != j, j]) for j in ([1] if k == 2 else range(k))]
+    shows = sum(min((a <= b.max()).sum(), (b >= a.min()).sum()) for a, b in sides)
+    models = {"auroc": auroc_model(found["auroc"].value, n), "average_precision": 1 / n[1]}
+    for name in list(drawn)[2:]:
+        value, draws = found[name].value, drawn[name]
+        hidden = auroc_model(value, n, 1 / n) * value * (1 - value) if k > 2 else 0
+        center = value - max(0, draws.mean() - value)
+        parts[name] = [scaled_interval(center, draws.var() + hidden, models[name], shows)]
+    for name, draws in drawn.items():
+        of_draws = (
+            norm(draws.mean(), draws.std()).interval(0.95) if resamples < 1000 else np.quantile(draws, [0.025, 0.975])
+        )
+        lows, highs = zip(*parts[name], of_draws, [found[name].value] * 2, strict=True)
+        assert found[name].interval == pytest.approx((min(lows), min(1, max(highs))), abs=1e-9), name
+
+
+def test_the_ends_of_draws_leave_out_as_much_on_both_sides():
+    draws = np.random.default_rng(0).exponential(size=1000)
+    assert _of_draws(draws, 0.9) == [pytest.approx(np.quantile(draws, [0.05, 0.95]))]
+    few = norm(draws[1:].mean(), draws[1:].std()).interval(0.9)
+    assert _of_draws(draws[1:], 0.9) == [pytest.approx(few)] and _of_draws(None, 0.9) == []
 
 
 def test_bootstrap_is_seeded_and_bounded(monkeypatch):
@@ -379,6 +429,24 @@ def test_a_metric_of_the_users_own_holds_its_value_and_is_never_of_no_width():
     assert low < high
 
 
+def test_the_expanded_interval_by_hand():
+    """Of 2, 5 and 9 images, whose draws have 1/2, 4/5 and 8/9 of their variance."""
+    labels, values = np.repeat([0, 1, 2], [2, 5, 9]), []
+    probabilities = np.eye(3)[[0, 1, 1, 1, 1, 0, 2, *[2] * 7, 0, 1]]
+
+    def share(y, p):
+        values.append(float((p.argmax(axis=1) == y).mean()))
+        return values[-1]
+
+    low, high = further_metric(share, labels, probabilities).interval
+    value, *drawn = values
+    ends = np.quantile(drawn, [0.025, 0.975])
+    further = 2 * value - np.mean(drawn) + np.sqrt((2 / 1 + 5 / 4 + 9 / 8) / 3) * (ends - np.mean(drawn))
+    further = np.clip(further, min(drawn), max(drawn))
+    assert (low, high) == pytest.approx((min(ends[0], further[0]), max(ends[1], further[1])))
+    assert low < ends[0] and high > ends[1] and len(drawn) == 1000
+
+
 def test_the_interval_of_ones_own_metric_of_many_classes_covers(monkeypatch):
     """20 classes of 5 images with recalls and precisions of 0.7; draws of 5 images vary less, and percentiles cover 0.87."""
     monkeypatch.setattr(estimates, "FURTHER_RESAMPLES", 250)
@@ -450,7 +518,9 @@ def test_nan_and_infinite_are_refused(call, bad):
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: auroc(np.array([1, 1]), np.array([0.1, 0.2])), "2 positive of 2"),
     (lambda: auroc(np.array([1, 0, 1]), np.array([0.1, 0.2])), "one an image"),
+    (lambda: auroc(np.eye(3)[:, :2], np.eye(3)[:, :2]), "one an image"),
     (lambda: macro_auroc(np.array([0, 2]), np.ones((2, 2))), "labels lie in 0 to 1"),
+    (lambda: macro_auroc(np.array([-1, 1]), np.ones((2, 2))), "labels lie in 0 to 1, not -1 to 1"),
     (lambda: macro_auroc(np.array([0, 1]), np.ones(2)), r"\(n, classes\)"),
     (lambda: macro_auroc(np.array([1, 1]), np.full((2, 3), 1 / 3)), "2 positive of 2"),
     (lambda: estimate_metrics(np.array([0, 1]), np.eye(2), np.ones((2, 3))), r"logits are needed .* \(2, 2\), not \(2, 3\)"),

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from reports.cost_figures import Levels, Point, accuracy_figure, cost_figure, pareto_front
 from reports.report import write_report
@@ -59,6 +60,43 @@ def test_a_baseline_far_below_is_an_arrow_and_does_not_flatten_the_points():
     near = accuracy_figure("T", points((0.8, 1e6), (0.7, 3e6)), {1}, "MACs", Levels(0.8, 0.02, 0.01))
     assert "↓ always the most frequent class: 0.010" in near and "stroke-dasharray: 1,1.5" not in near
     assert min(float(number) for _, number in TICK.findall(near)) > 0.5
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Keep what the axes are given to draw, by the name of the method."""
+    found = {"step": [], "axhline": [], "set_ylim": []}
+
+    def keep(name, usual):
+        def kept(self, *given, **options):
+            found[name].append(given)
+            return usual(self, *given, **options)
+
+        monkeypatch.setattr(Axes, name, kept)
+
+    for name in found:
+        keep(name, getattr(Axes, name))
+    return found
+
+
+def test_the_line_joins_the_front_and_nothing_else_by_cost(drawn):
+    given = points((0.8, 3e6), (0.7, 1e6), (0.75, 2e6), (0.6, 2.5e6))
+    accuracy_figure("T", given, {1, 2, 3}, "MACs", Levels())
+    assert drawn["step"] == [([1e6, 2e6, 3e6], [0.7, 0.75, 0.8])]
+    drawn["step"].clear()
+    accuracy_figure("T", given, {4}, "MACs", Levels())
+    assert drawn["step"] == []  # one point has nothing to be joined with
+
+
+@pytest.mark.parametrize(("target", "is_shown"), [(0.9, True), (0.7, True), (1.0, False), (0.5, False)])
+def test_a_target_is_a_line_within_the_heights_that_are_shown_unless_it_lies_far_away(drawn, target, is_shown):
+    """Heights are 0.72 to 0.83 of the intervals; a target up to two times that from their middle does not flatten them."""
+    accuracy_figure("T", points((0.8, 1e6), (0.75, 3e6)), {1}, "MACs", Levels(target=target))
+    assert drawn["axhline"] == [(target,)] * is_shown
+    ((low, high),) = (given for given in drawn["set_ylim"] if len(given) == 2)  # matplotlib's own calls give a list
+    ends = [0.72, 0.83, *[target] * is_shown]
+    span = max(ends) - min(ends)
+    assert (low, high) == (pytest.approx(min(ends) - 0.07 * span), pytest.approx(max(ends) + 0.05 * span))
 
 
 def test_a_tip_is_text():

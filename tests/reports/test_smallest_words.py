@@ -8,7 +8,7 @@ import pytest
 
 from common.smallest_record import Measured, SmallestRecord
 from evaluation.intervals import wilson
-from reports.smallest_words import answer_sentences, describe_cost, describe_measured, last_lines
+from reports.smallest_words import answer_sentences, describe_cost, describe_measured, guess_share, last_lines
 from tests.support import fake_smallest
 from tests.support.fake_smallest import ALL
 
@@ -169,6 +169,45 @@ def test_no_rounding_flatters():
     assert describe_measured(Measured(value=0.5, low=0.40096, high=0.59904, n=10)) == "0.500 (0.400 to 0.600, n = 10)"
 
 
+def test_what_is_not_half_as_large_is_given_in_hundredths_rounded_up():
+    record = ALL["shown"]()
+    chosen, reference = (record.candidates[index] for index in (record.answer.chosen, record.answer.reference))
+    for times in np.random.default_rng(0).uniform(0.51, 1.5, 50):
+        chosen.costs.macs = times * reference.costs.macs
+        assert 0 <= bound_of(record, r"\(([\d.]+) times resnet18 at 192 px\)") - times < 0.01 + 1e-9
+    chosen.costs.macs = 0.71 * reference.costs.macs
+    assert bound_of(record, r"\(([\d.]+) times") == 0.71
+    chosen.costs.macs = reference.costs.macs / 2
+    assert bound_of(record, r"\(1/([\d.]+) of resnet18") == 2
+
+
+def test_the_smallest_margin_and_the_largest_target_are_named_only_where_the_one_asked_for_is_beyond_them():
+    record = ALL["not_shown"]()
+    record.answer.test = replace(record.answer.test, smallest_margin=record.question.good_enough - 0.001)
+    assert "the smallest margin that is shown" not in " ".join(answer_sentences(record))
+    record = ALL["target_not_shown"]()
+    record.answer.test = replace(record.answer.test, smallest_margin=record.question.target + 0.001)
+    assert "the largest target that is shown" not in " ".join(answer_sentences(record))
+
+
+@pytest.mark.parametrize("classes", [4, ["a", "b", "c", "d"]])
+def test_guessing_has_a_balanced_accuracy_of_one_in_as_many_as_there_are_classes(classes):
+    record = ALL["shown"]()
+    record.question.metric, record.data["classes"] = "balanced_accuracy", classes
+    assert guess_share(record) == 1 / 4
+
+
+@pytest.mark.parametrize(
+    ("difference", "words"), [(0.0, ", the most accurate one that"), (0.001, ", the reference itself")]
+)
+def test_who_is_as_accurate_as_the_best_is_the_most_accurate_one(difference, words):
+    record = ALL["reference_itself"]()
+    chosen = record.candidates[record.answer.chosen]
+    other = next(each for each in record.candidates if each is not chosen and each.trained and each.trained.val)
+    other.trained.val = replace(other.trained.val, value=chosen.trained.val.value + difference)
+    assert words in answer_sentences(record)[0]
+
+
 def test_no_difference_is_one_to_the_reference():
     record = ALL["shown"]()
     record.answer.test = replace(record.answer.test, difference=0.0)
@@ -203,10 +242,11 @@ def test_no_better_than_guessing_is_a_sentence_of_its_own():
 def test_the_exact_test_has_to_agree_that_it_is_better_than_guessing():
     record = ALL["shown"]()
     chosen = record.candidates[record.answer.chosen].trained
-    record.data["majority_test"] = 1 / 30
-    for right, guesses in ((3, True), (4, False)):  # guessing has three right with a probability of 0.08
+    for share, right, guesses in ((1 / 30, 3, True), (1 / 30, 4, False), (0.043, 4, True)):
+        # Guessing has so many right with a probability of 0.08, 0.02 and 0.04
+        record.data["majority_test"] = share
         chosen.test = Measured(value=right / 30, low=wilson(right, 30).low, high=wilson(right, 30).high, n=30)
-        assert chosen.test.low > 1 / 30 and ("guessing" in " ".join(answer_sentences(record))) is guesses
+        assert chosen.test.low > share and ("guessing" in " ".join(answer_sentences(record))) is guesses
 
 
 def test_the_reference_is_named_so_that_it_cannot_be_taken_for_the_chosen_one():

@@ -90,7 +90,8 @@ def test_tables_that_no_run_writes_are_an_error(run, capsys, column, words):
     folder = run("one")
     n = len((folder / "predictions.csv").read_text().splitlines()) - 1
     add_columns(
-        folder, {"color": ["dark", "light"] * (n // 2), **{name: [value] * n for name, value in column.items()}}
+        folder,
+        {"color": ["dark", "light"] * (n // 2), **{name: [value, *["1"] * (n - 1)] for name, value in column.items()}},
     )
     assert main([str(folder)]) == 1
     assert words in capsys.readouterr().err
@@ -155,6 +156,32 @@ def test_only_finished_runs_of_one_setting_are_its_seeds(run, tmp_path, capsys):
         f"ERROR: {tmp_path}: its runs differ in lr; give the folder of one of them, or of its seeds\n"
     )
     assert main([str(tmp_path / "a" / "3")]) == 1 and "no finished run; finish it first" in capsys.readouterr().err
+
+
+def test_of_several_seeds_the_table_has_the_spread_of_each_row_by_hand(run, tmp_path):
+    light = np.arange(80) % 2 == 1
+    weights, right = np.where(light, 0.5, 2.0), []
+    kinds = {"color": np.where(light, "light", "dark"), "bin": np.arange(80) % 50, "step": np.arange(80) % 51}
+    for seed, accuracy in ((1, 0.9), (2, 0.7), (3, 0.6)):
+        rows = add_columns(
+            run(f"{seed}", seed=seed, accuracy=accuracy),
+            {name: [str(each) for each in values] for name, values in {**kinds, "weight": weights}.items()},
+        )
+        right.append([row["label"] == row["predicted"] for row in rows])
+    shown = subset_table(tmp_path)
+    for name, members in (("all", light | True), ("color=dark", ~light), ("color=light", light)):
+        each = np.mean(np.array(right)[:, members], axis=1)
+        assert f"| {name} | {members.sum()} | {each.mean():.3f} | {each.std(ddof=1):.3f} |" in shown
+    each = np.average(right, axis=1, weights=weights)
+    assert f"All, each image by its weight: {each.mean():.3f} (SD of runs {each.std(ddof=1):.3f})." in shown
+    assert "Of one network" not in shown
+    assert "| bin=49 |" in shown and "columns with up to 50 values: step with 51 values." in shown
+
+
+def test_weights_that_are_all_0_give_no_weighted_accuracy(run):
+    folder = run("one")
+    add_columns(folder, {"color": ["dark", "light"] * 40, "weight": ["0"] * 80})
+    assert read_subsets(folder).weighted is None and "by its weight" not in subset_table(folder)
 
 
 def test_folds_are_refused_with_a_way_out(run, tmp_path, capsys):

@@ -6,8 +6,9 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binom
 
 from evaluation.choice import Finalist, Rule, measure
-from evaluation.paired_tests import compare_pair
-from reports.wording import as_pair, what_would_decide
+from evaluation.paired_tests import PairedComparison, compare_pair
+from evaluation.planning import Spread, seeds_needed
+from reports.wording import _rounded, as_pair, at_most, verdict, what_would_decide
 
 
 def network(wrong, n=400, shift=0):
@@ -60,3 +61,52 @@ def test_where_seeds_decide_more_of_them_are_named():
     a = np.vstack([network(40), network(30), network(20)])
     found = as_pair(evidence(a, np.repeat(network(30), 3, axis=0), Rule(0.06), 0.025), "test")
     assert found.would_decide.endswith("seeds with these images") and found.of_settings
+
+
+def compared(difference=0.0, n_seeds=1, margin=0.02, spread=None, **given):
+    spread = spread or Spread(seeds=0.0, units=0.1, residual=0.0, n_seeds=n_seeds, images_per_unit=1)
+    values = {"low": -0.03, "high": 0.03, "p_value": 0.5, "at_least": -0.03, "margin_p_value": 0.2, "n": 400}
+    return PairedComparison(difference=difference, n_seeds=n_seeds, margin=margin, spread=spread, **values | given)
+
+
+def test_what_is_supposed_where_images_would_decide_and_where_nothing_would():
+    assert what_would_decide(compared(), "test").startswith("if they are equally good, about ")
+    assert what_would_decide(compared(0.01), "test") == what_would_decide(compared(), "test")
+    assert what_would_decide(compared(-0.001), "test").startswith("if the difference stays, about ")
+    for difference in (-0.02, -0.03):
+        assert what_would_decide(compared(difference), "test").startswith("the difference is not within 0.02, so more")
+    near = what_would_decide(compared(-0.02 + 1e-7), "test")
+    assert near == "the difference is too near to the margin for any number of images"
+    seeds = Spread(seeds=0.02**2, units=0.1, residual=0.1, n_seeds=3, images_per_unit=1)
+    enough = seeds_needed(seeds, 0.02, 4000)
+    assert enough > 3 and what_would_decide(compared(n_seeds=3, spread=seeds, n=4000), "test") == (
+        "3 seeds do not show how much seeds differ, so more images may not decide it; "
+        f"about {enough} seeds with these images would"
+    )
+    many = seeds._replace(seeds=0.3**2)
+    assert what_would_decide(compared(n_seeds=3, spread=many), "test").endswith("; more seeds and images would")
+
+
+@pytest.mark.parametrize(("p_value", "difference", "shown", "text"), [
+    (0.049, 0.01, True, "better"), (0.049, 0.01, False, "better"), (0.049, -0.01, True, "worse but good enough"),
+    (0.049, -0.01, False, "worse"), (0.05, -0.01, True, "good enough"), (0.05, 0.01, True, "good enough"),
+    (0.05, 0.01, False, "not decided"), (0.05, -0.01, False, "not decided"),
+])  # fmt: skip
+def test_the_verdict_is_of_the_level_of_the_sign_and_of_the_seeds(p_value, difference, shown, text):
+    assert verdict(compared(difference, n_seeds=3), p_value, shown) == text
+    as_trained = text if text == "not decided" else f"{text} as trained"
+    assert verdict(compared(difference, n_seeds=2), p_value, shown) == as_trained
+
+
+@pytest.mark.parametrize(("at_least", "text"), [
+    (-0.0301, "at most 0.031 below"), (-0.0001, "at most 0.001 below"), (0.0, "not below"), (0.01, "not below"),
+])  # fmt: skip
+def test_a_bound_that_is_not_below_is_not_called_so(at_least, text):
+    assert at_most(compared(at_least=at_least)) == text
+
+
+def test_a_number_of_images_has_two_digits_and_is_never_too_small():
+    for number in (1, 7, 9, 10, 99, 100, 101, 999, 1001, 12_345, 99_001):
+        text = _rounded(number)
+        digits = text.replace(",", "").rstrip("0")
+        assert len(digits) <= 2 and number <= int(text.replace(",", "")) < number * 1.1

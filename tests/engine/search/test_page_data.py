@@ -45,6 +45,7 @@ def test_trials_and_importance_are_those_of_the_study(tmp_path):
     assert record.importance == optuna.importance.get_param_importances(study)
     assert next(iter(record.importance)) == "optimizer.lr" and record.no_importance is None
     assert sum(record.importance.values()) == pytest.approx(1)
+    assert (record.objectives, record.maximize) == (["val.accuracy"], [True])
     record.write(tmp_path)
     assert SearchRecord.read(tmp_path) == record
 
@@ -59,6 +60,15 @@ def test_why_there_is_no_importance(keys, n, why):
     trial = (optuna.trial.TrialState.COMPLETE, 0.5, {key: params[key] for key in space})
     record = search_record(*searched(space, [trial] * n))
     assert (record.importance, record.no_importance) == ({}, why)
+
+
+def test_only_finished_trials_count_for_the_importance_and_four_are_enough():
+    space = {"optimizer.lr": RATE, "optimizer.weight_decay": DECAY}
+    finished, pruned = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
+    trials = [(finished, i / 10, {"optimizer.lr": 1e-4 * 3**i, "optimizer.weight_decay": i / 5}) for i in range(4)]
+    assert search_record(*searched(space, trials)).importance
+    few = search_record(*searched(space, [(pruned, *trials[0][1:]), *trials[1:]]))
+    assert (few.importance, few.no_importance) == ({}, "3 finished trials are too few; it takes 4")
 
 
 def test_equal_trials_have_no_importance_that_is_nan():

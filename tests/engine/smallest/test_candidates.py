@@ -270,6 +270,14 @@ def test_a_cut_is_excluded_where_the_latency_of_another_cut_says_that_it_is_too_
         apply_limits(found[:4], {"latency_ms": 0.5})
 
 
+def test_what_is_just_too_slow_excludes_what_has_as_many_macs():
+    """A tenth to spare is for guesses, not for what was measured: 2.1 ms are above 2, and so are as many MACs."""
+    found = [made_up(macs=macs * 1_000_000) for macs in (60, 61, 59)]
+    found[0].costs.latency = latency(2.1)
+    apply_limits(found, {"latency_ms": 2.0})
+    assert [each.excluded is None for each in found] == [False, False, True]
+
+
 def test_limits_that_exclude_all_are_named_with_what_there_is():
     with pytest.raises(UserError) as error:
         apply_limits([made_up(macs=5_000_000), made_up(macs=7_000, file_kib=9.5)], {"macs": 1e5, "file_kib": 2.0})

@@ -4,11 +4,12 @@ import warnings
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegressionCV
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from engine.smallest.probe import STRENGTHS, Part, probe
+from engine.smallest.probe import STRENGTHS, Part, _choose_strength, _standardized, probe
 from evaluation.intervals import wilson
 
 
@@ -62,6 +63,51 @@ def test_the_strength_is_not_chosen_on_the_predicted_images():
     assert abs(b.value - (a.value * agrees + (1 - a.value) * (1 - agrees))) < 0.15  # the same predictions, other labels
 
 
+def test_features_are_standardized_by_the_training_images_as_sklearn_does():
+    features = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32) * [1e-3, 1, 10, 1, 0, 1e-4] + 1000
+    features[:, 0] -= 1000
+    part = Part(np.arange(10, 40), np.r_[40:50, 0:10])
+    scaler = StandardScaler().fit(features[part.train])
+    expected = scaler.transform(features[[*part.train, *part.val]])
+    expected[:, 4:] = 0  # what does not change, or by rounding only
+    assert _standardized(features, part) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("thorough", [True, False])  # False: by one fold, of every second strength
+@pytest.mark.parametrize("balanced", [True, False])
+def test_the_strength_is_that_of_the_smallest_loss_of_unseen_images_by_brute_force(balanced, thorough):
+    generator, y = (
+        np.random.default_rng(9),
+        np.repeat([0, 1], [40, 12]),
+    )  # whose losses by either weight differ in the best
+    x = generator.normal(size=(52, 4)) + y[:, None] * [1, 1, 0, 0]
+    inner, weights = np.resize([0, 1, 2, 0, 1], 52), np.where(y, 1 / 12, 1 / 40) if balanced else np.ones(52)
+    losses = {}
+    for strength in STRENGTHS[:: 1 if thorough else 2]:
+        losses[strength] = 0
+        for fold in range(3 if thorough else 1):
+            unseen = inner == fold
+            model = LogisticRegression(C=strength, class_weight="balanced" if balanced else None, max_iter=5000)
+            p = model.fit(x[~unseen], y[~unseen]).predict_proba(x[unseen])
+            losses[strength] += log_loss(y[unseen], p, sample_weight=weights[unseen], normalize=False)
+    assert _choose_strength(x, y, inner, balanced, thorough) == min(losses, key=losses.get)
+
+
+def test_where_no_fold_has_two_classes_the_strength_is_the_middle_one():
+    assert (
+        _choose_strength(np.ones((2, 1)), np.array([0, 1]), np.array([0, 1]), False, True)
+        == STRENGTHS[len(STRENGTHS) // 2]
+    )
+
+
+@pytest.mark.parametrize("n_parts", [1, 2])
+def test_the_strength_is_chosen_thoroughly_unless_there_are_several_probes(n_parts, monkeypatch):
+    seen = []
+    monkeypatch.setattr("engine.smallest.probe._choose_strength", lambda *given: seen.append(given[-1]) or 1.0)
+    probe(*made(40, 3), halves(40) * n_parts, classes=2, metric="accuracy")
+    assert seen == [n_parts == 1] * n_parts
+
+
 def test_out_of_fold_every_image_is_predicted_once_by_a_probe_that_has_not_seen_it():
     generator = np.random.default_rng(0)
     features, labels = generator.normal(size=(120, 60)).astype(np.float32), np.resize([0, 1], 120)
@@ -91,6 +137,14 @@ def test_balanced_accuracy_does_not_reward_the_largest_class():
         probe(features, labels, part, classes=2, metric=metric) for metric in ("accuracy", "balanced_accuracy")
     )
     assert plain.value > 0.85 and 0.5 < balanced.value < 1 and balanced.low is None
+
+
+def test_balanced_accuracy_is_the_mean_recall_and_not_the_mean_precision(monkeypatch):
+    labels, predicted = np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 1, 1])
+    monkeypatch.setattr("engine.smallest.probe._predict", lambda *_: predicted)
+    part = [Part(np.arange(0), np.arange(6))]
+    found = probe(np.zeros((6, 1)), labels, part, classes=2, metric="balanced_accuracy")
+    assert found.value == balanced_accuracy_score(labels, predicted) == (3 / 4 + 1) / 2
 
 
 @pytest.mark.parametrize(

@@ -235,6 +235,77 @@ def test_the_minutes_that_are_named_are_more_than_those_that_were_too_few(screen
         screened(left=lambda: next(left, 1e-9), minutes=1.8)
 
 
+def test_a_pass_is_expected_to_take_what_its_macs_took_in_calm_passes_of_its_backbone(tmp_path):
+    """Passes of 200 images; what comes on top of their seconds is the mean of all of them."""
+    sizes = {("a", 16): 1, ("b", 16): 2, ("a", 32): 4, ("b", 32): 8, ("c", 32): 16}  # million MACs
+    given = [
+        Candidate(backbone=backbone, keep=keep, image_size=size, pretrained=True, weights="file", costs=Costs(
+            parameters=1, macs=macs * share, file_kib=1, activation_kib=1, activation_int8_kib=1))
+        for (backbone, size), macs in sizes.items() for keep, share in (("half", 500_000), ("whole", 1_000_000))
+    ]  # fmt: skip
+    left = [None]
+    found = screen.Screen(
+        given, OmegaConf.create({}), tmp_path, folds=None, metric="accuracy", remaining_s=lambda: left[0], overrides=[],
+        progress=Progress(),
+    )  # fmt: skip
+
+    def add(key, seconds, further, reading, flag=None):
+        done = screen.Pass(
+            backbone=key[0], image_size=key[1], images=200, seconds=seconds, macs=found.macs[key], flag=flag
+        )
+        found.results[key] = screen.PassResult(question={}, done=done, further_s=further, reading_s=reading)
+
+    def expected(*keys):
+        return [found._expected_s(key) for key in keys]
+
+    assert list(found.macs) == list(sizes) and expected(("a", 16)) == [None]
+    assert found._rest_s(("a", 16), 3.0) == 3.0 * (2 + 4 + 8 + 16)  # nothing is known but the pass itself
+    add(("a", 16), 1.0, 0.5, 3.0)
+    add(("b", 16), None, 9.0, 9.0)  # skipped, which shows nothing
+    assert expected(("a", 32), ("b", 32)) == [0.5 + 3 + 4 * 1.0, 0.5 + 3 + 8 * 1.0]
+    add(("b", 16), 1.0, 1.5, 0.0)  # on the images that the pass before it has read
+    assert expected(("a", 32), ("b", 32)) == [1 + 3 + 4 * 1.0, 1 + 3 + 8 * 0.5]
+    assert expected(("c", 32)) == [pytest.approx(1 + 3 + 16 * 2 / 3)]  # one that was not timed: as all of them
+    found.images[32, "bilinear", False] = None  # read
+    assert expected(("a", 32), ("b", 32)) == [1 + 4 * 1.0, 1 + 8 * 0.5]
+    assert found._rest_s(("a", 32), 7.0) == pytest.approx(1 + 8 * 0.5 + 1 + 16 * 2 / 3)
+    left[0] = 2.5
+    assert found._rest_s(("a", 32), 7.0) == 2.5
+    add(("a", 16), 5.0, 0.5, 3.0, flag="busy")
+    assert expected(("a", 32), ("b", 32)) == [1 + 4 * 0.5, 1 + 8 * 0.5]  # of b, which nothing disturbed
+    add(("b", 16), 1.0, 1.5, 0.0, flag="busy")
+    assert expected(("a", 32), ("b", 32)) == [1 + 4 * 5.0, 1 + 8 * 0.5]
+
+
+def test_the_minutes_that_are_named_by_hand(screened, monkeypatch):
+    """Of a minute the screen has 21 s, of which 15 are left; the pass takes 420 s, and a fifth more to spare."""
+
+    def too_long(*_):
+        raise screen.DoesNotFit(420.0)
+
+    monkeypatch.setattr(screen.Screen, "_features", too_long)
+    least = (6 + 420 * 1.2) / 0.35 / 60
+    assert 24.2 < least < 24.3
+    with pytest.raises(
+        UserError, match=r"takes about 7 min.* has 35% of the budget; use budget\.minutes=24\.3 or more"
+    ):
+        screened(left=15.0, minutes=1)
+
+
+def test_the_line_on_a_pass_has_its_best_cut_and_all_of_its_seconds(tmp_path):
+    found = screen.Screen(
+        [], OmegaConf.create({}), tmp_path, folds=None, metric="balanced_accuracy", remaining_s=lambda: None, overrides=[],
+        progress=Progress(),
+    )  # fmt: skip
+    done = screen.Pass(backbone="a", image_size=16, images=9, macs=1.0, seconds=70.0, flag="busy")
+    probes = {"x": Measured(value=0.7), "y": Measured(value=0.9, low=0.81239, high=0.94321), "z": Measured(value=0.8)}
+    result = screen.PassResult(question={}, done=done, forward_s=70.0, reading_s=40.0, further_s=15.0, probes=probes)
+    line = "screen: a at 16 px: 3 cuts in 2 min 05 s{}; the best probe: cut after y, balanced accuracy 0.900 (0.812 to 0.944)"
+    assert found._line(result) == line.format(" (busy)")
+    result.forward_s, result.further_s = 0.0, 85.0  # from the disk, which is not what the machine was busy during
+    assert found._line(result) == line.format("")
+
+
 @pytest.mark.thorough
 def test_what_cannot_be_loaded_is_skipped_in_words_and_tried_again(screened, tmp_path):
     given = [*candidates(), *candidates("squeezenet1_1", (32,))]

@@ -1,0 +1,181 @@
+"""Which network is handed out and what is recorded of it, by made-up outcomes in place of trained networks."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from common.run_folder import RunFolder
+from common.smallest_record import Candidate, Costs, Measured, Question, SmallestRecord, Trained
+from engine.smallest import answer
+from engine.smallest.answer import Answerer
+from engine.smallest.runs import Outcomes, RunKey
+
+N = 1000
+
+
+def candidate(macs: int, parameters: int = 1, **given) -> Candidate:
+    costs = Costs(parameters=parameters, macs=macs, file_kib=1, activation_kib=1, activation_int8_kib=1)
+    return Candidate(backbone="a", keep="k", image_size=64, pretrained=True, weights="x", costs=costs, **given)
+
+
+@pytest.fixture
+def answerer(tmp_path, monkeypatch):
+    """Make an Answerer of networks that get the first so many of 1,000 images wrong; None: it was not trained.
+
+    The first is the reference; each costs half of the one before it.
+    """
+
+    def make(
+        wrong: list[int | None], *, n_seeds: int = 1, test: list[int] | None = None, has_test: bool = True, **given
+    ):
+        question = Question(**{"cost": ["macs"], "metric": "accuracy", "good_enough": 0.02, **given})
+        listed = [candidate(2 ** (20 - index), stage="raced") for index in range(len(wrong))]
+        record, opened = SmallestRecord(question=question, candidates=listed), []
+        keys = {index: [RunKey(index, seed) for seed in range(1, n_seeds + 1)] for index in range(len(wrong))}
+        runs = SimpleNamespace(
+            folds=None, first=lambda index: keys[index][0], is_trained=lambda key: wrong[key.candidate] is not None,
+            test=lambda tested, split, cost_of: opened.append((tested, split, cost_of)),
+        )  # fmt: skip
+
+        def outcomes(_, given_keys, split):
+            found = [key for key in given_keys if runs.is_trained(key)]
+            if not found:
+                return None
+            errors = (test if split == "test" and test else wrong)[found[0].candidate]
+            right = np.tile(np.arange(N) >= errors, (len(found), 1))
+            return Outcomes([key.seed for key in found], right, np.arange(N) % 2, None, list(map(str, range(N))))
+
+        monkeypatch.setattr(answer, "read_outcomes", outcomes)
+        made = Answerer(SimpleNamespace(question=question, folder=tmp_path), record, runs, keys, has_test, None)
+        made.opened = opened
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize(("wrong", "given", "chosen", "nearest"), [
+    ([50, 52, 55], {}, 2, None),  # the cheapest one that is shown to be good enough
+    ([50, 52, 90], {}, 1, None),
+    ([50, None, 52], {}, 2, None),
+    ([50, 65], {}, 1, None),  # not shown, but within the margin where it was chosen
+    ([50, 70], {}, 0, 1),  # at the margin itself
+    ([50, 90, 95], {}, 0, 1),
+    ([50], {}, 0, None),
+    ([50, 90], {"target": 0.99}, 0, None),  # with a target the reference is a candidate as well, and the best bound decides
+    ([50, 40], {"target": 0.99}, 1, None),
+    ([20, 30], {"target": 0.9}, 1, None),
+])  # fmt: skip
+def test_who_is_chosen_and_who_was_only_the_nearest(answerer, wrong, given, chosen, nearest):
+    found = answerer(wrong, **given)
+    found.choose(range(len(wrong)))
+    recorded = found.record.answer
+    assert (recorded.verdict, recorded.chosen, recorded.reference, recorded.nearest) == (
+        "chosen_not_proved", chosen, 0, nearest
+    )  # fmt: skip
+    trained = [each for each in wrong if each is not None]
+    assert recorded.n_finalists == max(1, len(trained) - 1)
+    compared = chosen if nearest is None else nearest
+    assert recorded.val.split == "val" and recorded.val.difference == pytest.approx((wrong[0] - wrong[compared]) / N)
+
+
+@pytest.mark.parametrize(("wrong", "test", "n_seeds", "given", "verdict"), [
+    ([50, 52], None, 1, {}, "shown_as_trained"),
+    ([50, 52], None, 4, {}, "shown"),  # three seeds besides that of the race
+    ([50, 52], None, 3, {}, "shown_as_trained"),
+    ([50, 52], [50, 90], 4, {}, "not_shown"),  # what validation shows test does not
+    ([50, 90], None, 1, {}, "shown"),  # the reference itself, beside another one that was trained
+    ([50], None, 1, {}, "none"),
+    ([50, None], None, 1, {}, "none"),
+    ([50], None, 1, {"target": 0.9}, "shown_as_trained"),
+    ([50], None, 1, {"target": 0.96}, "not_shown"),
+    ([50], None, 4, {"target": 0.9}, "shown"),
+])  # fmt: skip
+def test_what_the_test_images_show(answerer, wrong, test, n_seeds, given, verdict):
+    found = answerer(wrong, test=test, n_seeds=n_seeds, **given)
+    found.choose(range(len(wrong)))
+    found.prove()
+    recorded, chosen = found.record.answer, found.chosen
+    assert recorded.verdict == verdict
+    tested = [key for index in dict.fromkeys((chosen, 0)) for key in found.keys[index]]
+    assert found.opened == [(tested, "test", found.keys[chosen][0])]  # only the chosen one and the reference, once
+    if chosen == 0 and not given:
+        assert recorded.test is None
+        return
+    pair, of_settings = recorded.test, n_seeds == 4 and verdict == "shown"
+    assert (pair.split, pair.n, pair.n_seeds, pair.of_settings) == ("test", N, 3 if of_settings else 1, of_settings)
+    assert pair.level == (0.05 / (2 if given else 1) if of_settings else 0.05)
+    errors = test or wrong
+    assert pair.difference == pytest.approx((errors[0] - errors[chosen]) / N)
+
+
+def test_without_test_images_nothing_is_opened_and_nothing_is_proved(answerer):
+    found = answerer([50, 52], has_test=False)
+    found.choose([0, 1])
+    found.prove()
+    assert (found.record.answer.verdict, found.record.answer.test, found.opened) == ("chosen_not_proved", None, [])
+
+
+@pytest.mark.parametrize(("n_seeds", "counted"), [(1, 1), (2, 1), (3, 3)])
+def test_of_two_seeds_the_first_counts(answerer, n_seeds, counted):
+    found = answerer([50, 52], n_seeds=n_seeds)
+    found.choose([0, 1])
+    assert found.record.answer.val.n_seeds == counted
+
+
+def test_a_training_that_was_cut_off_is_not_tested(answerer):
+    found = answerer([50, 52], n_seeds=2)
+    found.runs.is_trained = lambda key: key.seed == 1
+    found.choose([0, 1])
+    found.prove()
+    assert found.opened == [([RunKey(1, 1), RunKey(0, 1)], "test", RunKey(1, 1))]
+
+
+def test_the_front_of_two_costs_is_that_of_brute_force(answerer):
+    generator, found = np.random.default_rng(4), answerer([0], cost=["macs", "parameters"])
+    found.record.candidates = [
+        candidate(int(a), int(b), trained=Trained(val=Measured(value=v / 8)) if v else None if a % 2 else Trained())
+        for a, b, v in generator.integers(0, 7, (60, 3))
+    ]
+    measured = {
+        index: (each.costs.macs, each.costs.parameters, -each.trained.val.value)
+        for index, each in enumerate(found.record.candidates) if each.trained and each.trained.val
+    }  # fmt: skip
+    beaten = {
+        i for i, mine in measured.items() for other in measured.values()
+        if other != mine and all(x <= y for x, y in zip(other, mine, strict=True))
+    }  # fmt: skip
+    assert found._front() == [index for index in measured if index not in beaten] and beaten
+    found.settings.question.cost = ["macs"]
+    assert found._front() == []
+
+
+def test_what_became_of_the_trainings_of_a_candidate(answerer, tmp_path):
+    found = answerer([50, 52], n_seeds=3)
+    records, runs, keys = {}, found.runs, found.keys[0]
+
+    def record(status, epochs=0, reason=None):
+        return SimpleNamespace(status=status, reason=reason, throughput=SimpleNamespace(epochs=[None] * epochs))
+
+    runs.record, runs.failed = records.get, {}
+    runs.folder = lambda key: RunFolder(tmp_path / f"run-{key.seed}")
+    outcome = found._trained(0)
+    assert (outcome.runs, outcome.ended, outcome.epochs) == ([], "waiting", None)
+    runs.failed = {keys[1]: ValueError("broken")}
+    outcome = found._trained(0)
+    assert outcome.ended == "failed" and "broken" in outcome.reason
+    records[keys[0]], runs.failed = record("pruned", 2, "behind"), {}
+    outcome = found._trained(0)
+    assert (outcome.runs, outcome.seeds, outcome.ended, outcome.reason, outcome.epochs) == (
+        ["runs/run-1"], [1], "pruned", "behind", 2
+    )  # fmt: skip
+    records[keys[2]] = record("finished", 5)
+    outcome = found._trained(0)
+    assert (outcome.runs, outcome.seeds, outcome.ended, outcome.reason, outcome.epochs) == (
+        ["runs/run-1", "runs/run-3"], [1, 3], "finished", None, 5
+    )  # fmt: skip
+    assert (outcome.val.value, outcome.val.n, outcome.val.n_seeds) == (0.95, N, 3)
+    assert outcome.val.low < 0.95 < outcome.val.high and outcome.test == outcome.val
+    del found.keys[0]  # of the race only, with its first seed
+    runs.first = lambda _: keys[0]
+    assert found._trained(0).test is None and found._trained(0).val.n_seeds == 1
