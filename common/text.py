@@ -13,6 +13,12 @@ CONTROL |= dict.fromkeys((*range(8234, 8239), *range(8294, 8298)), "")  # they r
 PLAIN = re.compile(r"([A-Za-z_/]|\.{1,2}/)[A-Za-z0-9_./-]*")  # needs no quotes on Hydra's command line
 HYDRA_WORDS = {"null", "true", "false", "nan", "inf"}  # which are no texts there, in any case
 MOST_ALLOWED, MOST_BESIDE_GUESS = 60, 20  # names in a message
+OWN_KEYS = (
+    "model.network",
+    "model.head.name",
+    BACKBONE := "model.backbone",
+)  # which the user's own code may be named at
+TIMM_TAG = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")  # architecture.tag
 SPLIT_NAMES = {"val": "validation", "test": "test"}  # as texts name them
 
 
@@ -75,20 +81,33 @@ def printable(text: object) -> str:
     return "\n".join(map(clean, str(text).split("\n")))
 
 
-def register_argument(names: Iterable[str | None]) -> str:
-    """Return ` 'register=[package.Head]'`, which a command needs whose checkpoint has networks or heads of the user's own.
+def register_argument(model: Mapping[str, object]) -> str:
+    """Return ` 'register=[package.Head]'`, which a command needs whose checkpoint has parts of the user's own.
 
     Args:
-        names: of its network and head.
+        model: as of `own_names`.
     """
-    own = own_names(names)
+    own = own_names(model)
     return f" {shlex.quote('register=[' + ','.join(own) + ']')}" if own else ""
 
 
-def own_names(names: Iterable[str | None]) -> list[str]:
-    """Return the full names of networks and heads of the user's own, each once; those of this project have no dot."""
+def own_names(model: Mapping[str, object]) -> list[str]:
+    """Return the full names of network, head and backbone that are the user's own, each once; the project's have no dot.
+
+    Args:
+        model: settings by their keys, of which those of OWN_KEYS are read.
+    """
+    names = [model.get(key) for key in OWN_KEYS if key != BACKBONE or is_own_backbone(model.get(key))]
     dotted = [name for name in names if isinstance(name, str) and "." in name]
     return list(dict.fromkeys(name for name in dotted if all(part.isidentifier() for part in name.split("."))))
+
+
+def is_own_backbone(name: object) -> bool:
+    """Return whether a backbone is named in full, package.module.Class, as the user's own are.
+
+    timm's names with a tag (`resnet18.a1_in1k`) have one dot and no capitals.
+    """
+    return isinstance(name, str) and "." in name and not TIMM_TAG.fullmatch(name)
 
 
 def join_words(parts: list[str], most: int = 5) -> str:

@@ -6,10 +6,10 @@ import torch
 
 from common.errors import UserError
 from common.table import Table
-from common.text import compact_count, plural
+from common.text import compact_count, is_own_backbone, plural
 from lightning_modules.activation_memory import FLOAT_BYTES, kibibytes
 from lightning_modules.cut_costs import CutCost, cut_costs
-from lightning_modules.network_errors import network_errors
+from lightning_modules.network_errors import network_errors, register_by_name
 from lightning_modules.networks.blocks import Blocks
 from lightning_modules.networks.errors import NetworkError
 from lightning_modules.networks.timm_models import find_timm, timm_weights
@@ -31,6 +31,7 @@ def print_networks(names: Sequence[str]) -> None:
     Raises:
         UserError: no such backbone.
     """
+    register_by_name([name for name in names if is_own_backbone(name)], "--networks")
     with network_errors():
         if names:
             print("\n\n".join("\n".join(describe_backbone(name)) for name in names))
@@ -126,7 +127,7 @@ def _weights(name: str, short: bool = False) -> list[str]:
     if name in TORCHVISION_WEIGHTS:
         weights = TORCHVISION_WEIGHTS[name]
         return ["torchvision"] if short else [f"torchvision's {weights.name}, {weights.url.rsplit('/', 1)[1]}"]
-    if name in BACKBONES:
+    if name in BACKBONES or is_own_backbone(name):
         return []
     found = [tag if short else f"timm's {tag}, {where}" for tag, where in timm_weights(name)[: 1 if short else None]]
     packaged = PACKAGES.get(name)

@@ -21,7 +21,7 @@ def network_errors() -> Iterator[None]:
 
 
 def register_by_name(names: Sequence[str], key: str) -> None:
-    """Make networks and heads of the user's own known by their full names, so that checkpoints may name them.
+    """Make networks, backbones and heads of the user's own known by their full names, so that checkpoints may name them.
 
     Args:
         names: package.module.Class of each; from the command line or the user's configuration, never from a checkpoint.

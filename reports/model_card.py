@@ -72,7 +72,7 @@ def model_card(record: RunRecord, checkpoint: str) -> str:
     split, metrics = measured[0] if measured else (None, None)
     tables = [_metrics_table(measured), *_class_tables(run, split, metrics)] if measured else []
     n = record.test and record.test.test_evaluations
-    own = own_names(record.run.settings.get(key) for key in ("model.network", "model.head.name"))
+    own = own_names(record.run.settings)
     text = environment.get_template("model_card.md.jinja").render(
         name=run.name,
         classes=_classes(run),
@@ -81,7 +81,7 @@ def model_card(record: RunRecord, checkpoint: str) -> str:
         biased=split == "val" or run.selected_on_test,
         checkpoint=Markup(json.dumps(clean(PurePath(checkpoint)), ensure_ascii=False)),  # in a block of code
         own=Markup(f", register={json.dumps(own)}" if own else ""),
-        register=Markup(register_argument(own)),
+        register=Markup(register_argument(record.run.settings)),
         data=_data(run),
         audit=run.data.audit and _capped([finding.text for finding in run.data.audit], MOST_FINDINGS),
         training=_training(run),

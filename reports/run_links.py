@@ -67,7 +67,7 @@ def use(group: ResultGroup, page_folder: Path) -> dict | None:
         seed = f"seed {run.seed}" if run.fold is None else f"seed {run.seed}, fold {run.fold}"
         why += f"{'; ' if why else ''}{seed}, the best of its {plural(len(_with_checkpoint(row)), 'run')} by validation"
     checkpoint = typed_override("ckpt", _as_typed(run.folder.best_checkpoint))
-    register = register_argument(run.record.run.settings.get(key) for key in ("model.network", "model.head.name"))
+    register = register_argument(run.record.run.settings)
     commands = [f"python predict.py {checkpoint} images=DIR{register}", f"python export.py {checkpoint}{register}"]
     return {
         "name": row.name,

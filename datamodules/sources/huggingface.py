@@ -116,6 +116,12 @@ class HuggingFace(UnpackedSource):
     def _load(self) -> dict:
         """Return the splits by their names."""
         if self._splits is None:
+            for name in ("subset", "revision") if self._is_saved or self._is_parquet else ():
+                if (value := getattr(self, name)) is not None:
+                    raise UserError(
+                        f"datamodule.source.{name}={value}: has no effect on datamodule.source.path={self.path}, which is read "
+                        "from this disk as it is; remove it"
+                    )
             try:
                 loaded = self._open()
             except Exception as error:  # of many types, and of the network's libraries
@@ -127,11 +133,20 @@ class HuggingFace(UnpackedSource):
             self._splits = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
         return self._splits
 
-    def _open(self):
+    @property
+    def _is_saved(self) -> bool:
+        """Whether the path is a folder that save_to_disk wrote."""
         folder = Path(self.path)
-        if folder.is_dir() and any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return folder.is_dir() and any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+    @property
+    def _is_parquet(self) -> bool:
+        return Path(self.path).is_file() or "*" in self.path
+
+    def _open(self):
+        if self._is_saved:
             return self._datasets.load_from_disk(self.path)
-        if folder.is_file() or "*" in self.path:
+        if self._is_parquet:
             return self._datasets.load_dataset("parquet", data_files=sorted(glob.glob(self.path)))  # noqa: PTH207 any folder
         return self._datasets.load_dataset(self.path, self.subset, revision=self.revision)
 

@@ -18,13 +18,13 @@ from torch import nn
 from common.errors import UserError
 from common.run_record import SplitMetrics
 from common.targets import resolve_target
-from common.text import did_you_mean, override_value, quote_override
+from common.text import BACKBONE, OWN_KEYS, did_you_mean, is_own_backbone, override_value, quote_override
 from engine.config.annotations import PLAIN, matches_type, type_name
 from engine.config.instantiate import LIBRARIES, OF_SEVERAL, OURS, instantiate, is_about_settings, setting_error
 from engine.config.trainer_flags import check_trainer
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.network_errors import network_errors, register_by_name
-from lightning_modules.networks.registry import find_network, head_name, is_full_name, network_arguments
+from lightning_modules.networks.registry import find_network, is_full_name, network_arguments
 from lightning_modules.networks.surgery import smallest_image_size
 from lightning_modules.preprocessing import decide_preprocessing
 from lightning_modules.pretrained_weights import check_policy
@@ -58,6 +58,7 @@ def validate(config: DictConfig) -> DictConfig:
     if OmegaConf.select(config, "trainer.fast_dev_run"):  # one epoch, also for a schedule that refers to it
         config = OmegaConf.merge(config, {"trainer": {"max_epochs": 1}})
     try:
+        _register_own(config)  # first, since the image size may be that of a backbone's weights
         config = _with_image_size(config)  # to which other settings refer
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -100,6 +101,18 @@ def validate(config: DictConfig) -> DictConfig:
     if "fit" in checked.stages:
         _try_optimizer(checked)
     return checked
+
+
+def _register_own(config: DictConfig) -> None:
+    """Register network, head and backbone that are named in full: the user's configuration names them, not a checkpoint."""
+    for key, name in _own_parts(config) if OmegaConf.is_dict(config.get("model")) else ():
+        register_by_name([name], key)
+
+
+def _own_parts(config: DictConfig) -> list[tuple[str, str]]:
+    """Return the settings of the model that name the user's own code, and the names."""
+    named = [(key, OmegaConf.select(config, key)) for key in OWN_KEYS]
+    return [(key, name) for key, name in named if (is_own_backbone if key == BACKBONE else is_full_name)(name)]
 
 
 def _with_image_size(config: DictConfig) -> DictConfig:
@@ -191,13 +204,7 @@ def _check_schedule(values: dict) -> None:
 
 
 def _check_model(model: dict) -> None:
-    """Check that the model's settings are of the types that its network takes; their ranges the network checks itself.
-
-    A network or head that is named by its full name is registered: the user's configuration names it, not a checkpoint.
-    """
-    for key, name in (("model.network", model.get("network")), ("model.head.name", head_name(model))):
-        if is_full_name(name):
-            register_by_name([name], key)
+    """Check that the model's settings are of the types that its network takes; their ranges the network checks itself."""
     with network_errors():
         arguments = network_arguments(model)
         build = find_network(arguments["network"])
@@ -241,7 +248,7 @@ def check_image_size(config: DictConfig, network: nn.Module, k: int) -> None:
         UserError: too small; names the smallest size that it takes.
     """
     size = config.model.image_size
-    if is_full_name(config.model.network) or is_full_name(head_name(config.model)):
+    if _own_parts(config):
         check_logits(config, network, k)
     elif str(config.model) in ACCEPTED:
         return
@@ -267,9 +274,7 @@ def check_logits(config: DictConfig, network: nn.Module, k: int) -> None:
     Raises:
         UserError: other ones; names them. What the network itself raises is raised as it is.
     """
-    size, was_training, name = config.model.image_size, network.training, f"model.network={config.model.network}"
-    if not is_full_name(config.model.network):
-        name = f"model.head.name={head_name(config.model)}"
+    size, was_training, name = config.model.image_size, network.training, "=".join(_own_parts(config)[0])
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise UserError(f"{name}: has no weights to train; a torch.nn.Parameter or layers with some are needed")
     state = network.state_dict()

@@ -14,10 +14,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import DISK_ERRORS, UserError
-from common.text import clean
+from common.text import OWN_KEYS, clean
 from engine.config.instantiate import LIBRARIES, OF_SEVERAL, OURS, missing_package
 
 LONGEST = 300  # characters of its message
+CANDIDATES = ("candidates", "backbones")  # of smallest.py
 SHOW_TRACEBACK = "HYDRA_FULL_ERROR=1 shows the traceback"
 
 
@@ -80,12 +81,10 @@ def _own_class(cause: BaseException, config: DictConfig) -> tuple[str, str, str]
 
 
 def _own_names(node, place: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
-    """Yield key and name of each class of the user's own in a configuration, networks and heads included."""
+    """Yield key and name of each class of the user's own in a configuration, parts of the network included."""
     for name, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
         here = (*place, str(name))
-        is_name = (
-            name == "_target_" or here[0] == "register" or here in (("model", "network"), ("model", "head", "name"))
-        )
+        is_name = name == "_target_" or here[0] == "register" or ".".join(here) in OWN_KEYS or here[:-1] == CANDIDATES
         if is_name and isinstance(value, str) and "." in value and value.split(".")[0] not in OURS | LIBRARIES:
             yield ".".join(here).removesuffix("._target_"), value
         yield from _own_names(value, here)

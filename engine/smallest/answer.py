@@ -132,7 +132,7 @@ class Answerer:
                 f"{str(error).partition('; take ')[0]}, so that {BEST} cannot be made of it; delete the folders of its run "
                 "below runs and test, and the same command trains it again"
             ) from error
-        register = register_argument([self.runs.record(self.keys[self.chosen][0]).run.settings.get("model.head.name")])
+        register = register_argument(self.runs.record(self.keys[self.chosen][0]).run.settings)
         record.answer.commands = [
             shlex.join(
                 ["python", shown_script(f"{verb}.py"), quote_override("ckpt", str(shown_path(checkpoint))), *more]

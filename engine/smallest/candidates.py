@@ -18,7 +18,7 @@ import lightning_modules
 from common.atomic_io import tolerate_disk_errors, write_bytes
 from common.errors import UserError
 from common.smallest_record import COSTS, Candidate, Costs
-from common.text import clean, compact_count, did_you_mean, join_words, plural
+from common.text import clean, compact_count, did_you_mean, is_own_backbone, join_words, plural
 from engine.cli import safe_name
 from lightning_modules.activation_memory import FLOAT_BYTES, INT8_BYTES, kibibytes
 from lightning_modules.cut_costs import BackboneCosts, CutCost, cut_costs
@@ -244,19 +244,21 @@ def _naming_weights_of(backbone: str) -> Iterator[None]:
 
 
 def _known(backbones: list[str], notes: list[str]) -> list[str]:
-    """Return the backbones that exist here: those of timm only where it is installed."""
-    of_timm = [name for name in backbones if name not in BACKBONES]
+    """Return the backbones that exist here: those of timm only where it is installed, the user's own by their full names."""
+    own = [name for name in backbones if is_own_backbone(name)]
+    register_by_name(own, "candidates.backbones")
+    of_timm = [name for name in backbones if name not in BACKBONES and name not in own]
     try:
         find_timm("candidates.backbones")
     except NetworkError as error:
-        if len(of_timm) == len(backbones):
+        if of_timm and len(of_timm) == len(backbones):
             raise UserError(
                 f"candidates.backbones={join_words(backbones)}: unknown without timm, which is not installed "
                 f"(pip install -e '.[timm]'); {did_you_mean(of_timm[0], BACKBONES)}"
             ) from error
         if of_timm:
             notes.append(f"{join_words(of_timm)}: left out, because timm is not installed: pip install -e '.[timm]'.")
-        return [name for name in backbones if name in BACKBONES]
+        return [name for name in backbones if name not in of_timm]
     with network_errors():
         for name in of_timm:
             check_timm_name(name, key="candidates.backbones", further=BACKBONES)
@@ -281,6 +283,11 @@ def _find_weights(
 
     def find(name: str) -> str:
         policy = policies.get(name, "auto")
+        if policy == "auto" and is_own_backbone(name):
+            notes.append(
+                f"{name} starts from random weights; '++candidates.weights={{{name}: FILE}}' loads a file of weights."
+            )
+            return "random"  # as asked for with null: nobody publishes weights of it
         network = {"network": "truncated", "backbone": name}
         sources = {
             "backbone": pretrained_name(network),
@@ -328,7 +335,7 @@ def _costs_of(name: str, sizes: tuple[int, ...], num_classes: int, head: dict, f
     made_of = [name, sizes, num_classes, head, versions, _code()]
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / f"{safe_name(name)}-{key}.json"
-    is_own = is_full_name(head.get("name"))  # whose code may change
+    is_own = is_full_name(head.get("name")) or is_own_backbone(name)  # whose code may change
     try:
         if not is_own:
             return msgspec.json.decode(path.read_bytes(), type=BackboneCosts)

@@ -18,7 +18,7 @@ from common.locks import locked
 from common.processor_time import CoreWatch
 from common.progress import rounded
 from common.smallest_record import Candidate, Measured, Metric
-from common.text import duration, override_value, plural, rounded_down, rounded_up
+from common.text import duration, is_own_backbone, override_value, plural, rounded_down, rounded_up
 from common.untrusted.json_files import read_json, to_type
 from datamodules.cached_pixels import JpegPixels
 from datamodules.image_datamodule import ImageDataModule
@@ -294,7 +294,8 @@ class Screen:
         machine = torch.cuda.get_device_name() if on_gpu else processor_name()  # by whose seconds trainings are planned
         pixels = [look.name(), data.pixel_cache.kept_as == JpegPixels.kept_as, mean, std, fingerprints]
         named = [backbone, cuts, weights_name(network), *pixels, machine, torch.get_num_threads()]
-        cache = FeatureCache(data.cache / "features", named, data.cache_max_gib)
+        kept_gib = 0 if is_own_backbone(backbone) else data.cache_max_gib  # of the user's own the code may change
+        cache = FeatureCache(data.cache / "features", named, kept_gib)
         found = cache.load([(len(images.rows), channels) for channels in network.channels])
         if found is None:
             found = self._forward(key, network, images, (mean, std), torch.device("cuda" if on_gpu else "cpu"), head)

@@ -11,7 +11,7 @@ from torch import nn
 from lightning_modules.networks.errors import NetworkError
 
 WIDEST = 65_536  # of a layer
-# Networks and heads of the user's own, by their full names: what network_errors.register_by_name has put there
+# Networks, backbones and heads of the user's own, by their full names: what network_errors.register_by_name has put there
 OWN: dict[str, Callable[..., nn.Module]] = {}
 
 

@@ -62,7 +62,7 @@ def build_network(*, network: str, num_classes: int, **arguments) -> nn.Module:
         raise NetworkError(
             f"model.network={network}: has lazy layers, whose sizes are not known; give them their sizes"
         )
-    if not is_full_name(network):
+    if not is_full_name(network) and arguments.get("backbone") not in OWN:
         _forget_sooner(built.backbone if head_name(arguments) else built)  # a head of the user's own stays as it is
     return built
 
@@ -125,7 +125,8 @@ def pretrained_name(arguments: dict) -> str | None:
 def timm_name(arguments: dict) -> str | None:
     """Return timm's name of the network whose weights fit these `network_arguments`, perhaps with a tag, or None."""
     name = {"timm": arguments.get("name"), "truncated": arguments.get("backbone")}.get(arguments["network"])
-    return name if name is not None and (arguments["network"] == "timm" or name not in BACKBONES) else None
+    of_timm = arguments["network"] == "timm" or (name not in BACKBONES and name not in OWN)
+    return name if name is not None and of_timm else None
 
 
 def _accepted(network: str) -> list[str]:

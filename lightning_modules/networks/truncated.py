@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from lightning_modules.networks.blocks import Blocks, ToMap, as_map
 from lightning_modules.networks.errors import NetworkError
-from lightning_modules.networks.heads import build_head
-from lightning_modules.networks.meta import on_meta
+from lightning_modules.networks.heads import OWN, build_head, build_module, is_full_name
+from lightning_modules.networks.meta import build_anywhere, on_meta
 from lightning_modules.networks.shufflenet_v1 import shufflenet_v1
 from lightning_modules.networks.simple_cnn import simple_cnn
 from lightning_modules.networks.timm_models import check_timm_name, timm_model
@@ -60,7 +60,7 @@ def truncated(*, backbone: str, keep: int | str, head: dict, num_classes: int) -
 
     Args:
         backbone: a network of this project, or of timm by its name there; where both have it, this project's. A name with
-            timm's tag (`resnet18.a1_in1k`) is always timm's.
+            timm's tag (`resnet18.a1_in1k`) is always timm's. Or one of the user's own, by the full name that is registered.
         keep: how many blocks, or the name of the last one. Blocks are the children of `features` where the backbone has
             one, else its own; a name may go deeper (`layer2.0`) along containers that run their children in order. Blocks of
             a network of timm are those of `networks.blocks`.
@@ -103,7 +103,15 @@ def build_backbone(name: str) -> nn.Module:
     """
     if name in BACKBONES:
         return BACKBONES[name]()
-    check_timm_name(name, key="model.backbone", further=BACKBONES)
+    if name in OWN:
+        called, given = f"model.backbone={name}", {"num_classes": 1000}
+        return build_anywhere(lambda: build_module(called, OWN[name], "num_classes", given))
+    try:
+        check_timm_name(name, key="model.backbone", further=BACKBONES)
+    except NetworkError as error:
+        if is_full_name(name) and error.allowed:
+            error.message += f"; if it is yours: register=[{name}]"
+        raise
     return timm_model(name=name, num_classes=1000)
 
 

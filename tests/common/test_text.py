@@ -101,9 +101,14 @@ def test_only_a_share_of_0_reads_0_and_only_1_reads_1(share, digits):
 
 
 @pytest.mark.parametrize(("names", "text"), [
-    (["truncated", None], ""),
-    (["my_package.Tiny", None], " 'register=[my_package.Tiny]'"),
-    (["my.Net", "my.Head", "my.Net"], " 'register=[my.Net,my.Head]'"),
+    (("truncated", None, "shufflenet_v2_x0_5"), ""),
+    (("truncated", None, "resnet18.a1_in1k"), ""),  # of timm, with a tag
+    (("my_package.Tiny", None, None), " 'register=[my_package.Tiny]'"),
+    (("my.Net", "my.Head", "my.Net"), " 'register=[my.Net,my.Head]'"),
+    (("truncated", None, "nets.Tiny"), " 'register=[nets.Tiny]'"),
+    (("truncated", None, "my_package.nets.tiny"), " 'register=[my_package.nets.tiny]'"),
+    (("truncated", None, "a.b`](http://e)"), ""),  # no name of Python's
 ])  # fmt: skip
 def test_a_command_registers_what_is_the_user_s_own(names, text):
-    assert register_argument(names) == text
+    settings = dict(zip(("model.network", "model.head.name", "model.backbone"), names, strict=True))
+    assert register_argument(settings | {"model.name": "a.B"}) == text

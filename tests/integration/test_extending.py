@@ -133,6 +133,49 @@ def test_a_head_of_the_user_s_own_and_optimizer_and_schedule_of_torch_by_yaml_on
     assert status == 0, err
 
 
+@pytest.mark.thorough
+def test_a_backbone_of_the_user_s_own_is_cut_and_is_a_candidate(own, cells, train, in_process, tmp_path):
+    """Its two convolutions, 224 and 584 parameters, and a head for two classes, 18."""
+    import export
+    import predict
+    import smallest
+
+    name, register = "my_package.networks.Tiny", "register=[my_package.networks.Tiny]"
+    cut = ["model=truncated", f"model.backbone={name}", "model.keep=body"]
+    ran = train(f"datamodule.root={cells_by_class(cells)}", *cut, "stages=[cost,fit]", "trainer.max_epochs=2")
+    assert ran.status == 0 and "RANDOM WEIGHTS" in ran.out, (ran.out, ran.err)
+    assert ran.record.model.parameters == (3 * 9 + 1) * 8 + (8 * 9 + 1) * 8 + (8 + 1) * 2
+    best = f"ckpt={ran.folder / 'checkpoints' / 'best.ckpt'}"
+    arguments = [best, f"images={cells}", f"out={tmp_path / 'labels'}"]
+    following = [line for line in ran.out.splitlines() if line.startswith(("    python predict", "    python export"))]
+    assert all(line.endswith(f"'{register}'") for line in following)
+    OWN.clear()  # another process would know none
+    status, _, err = in_process(predict, *arguments)
+    assert status == 1 and f"if it is yours: {register}" in err and "Traceback" not in err, err
+    status, _, err = in_process(predict, *arguments, register)
+    assert status == 0, err
+
+    folder = tmp_path / "search"
+    status, out, err = in_process(
+        smallest, f"datamodule.root={tmp_path / 'classes'}", f"candidates.backbones=[{name}]", "candidates.image_sizes=[32]",
+        f"hydra.run.dir={folder}", "budget.minutes=null", "seeds=[1]", "finals.folds_below=0", "trainer.max_epochs=2", "datamodule.num_workers=0",
+        f"datamodule.cache={tmp_path / 'cache'}", "trainer=cpu",
+    )  # fmt: skip
+    assert status == 0 and f"{name} starts from random weights" in out and f"'{register}'" in out, (out, err)
+    OWN.clear()
+    status, out, err = in_process(export, f"ckpt={folder / 'best.ckpt'}", f"out={tmp_path / 'a.onnx'}", register)
+    assert status == 0, err
+
+
+def cells_by_class(cells):
+    """Sort the images into DIR/CLASS by the beginning of their names; return DIR."""
+    folder = cells.parent / "classes"
+    for file in cells.iterdir():
+        (folder / file.name.split("_")[0]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, folder / file.name.split("_")[0] / file.name)
+    return folder
+
+
 RAISES = [
     (
         "data.py",

@@ -64,14 +64,20 @@ def test_the_commands_name_the_network_of_the_answer_and_survive_shell_and_hydra
         assert (parsed.key_or_group, parsed.value()) == ("ckpt", str(checkpoint))
 
 
-def test_the_commands_register_network_and_head_of_the_user_s_own(tmp_path):
-    settings = {"model.network": "my.Net", "model.head.name": "my.Head"}
+@pytest.mark.parametrize("settings", [
+    {"model.network": "my.Net", "model.head.name": "my.Head"},
+    {"model.network": "truncated", "model.backbone": "my.Net", "model.head.name": "my.Head"},
+])  # fmt: skip
+def test_the_commands_register_network_backbone_and_head_of_the_user_s_own(settings, tmp_path):
     folder = RunFolder(make_run(tmp_path / "own", settings=settings, wrong={"val": {1}, "test": {1}}))
     folder.checkpoints.mkdir()
     folder.best_checkpoint.write_text("")
     page = Parsed(write_report(str(tmp_path)).page.read_text())
     commands = [text for tag, text in page.text if tag == "pre"][:2]
-    assert [shlex.split(command)[-1] for command in commands] == ["register=[my.Net,my.Head]"] * 2
+    assert [shlex.split(command)[-1] for command in commands] in (
+        ["register=[my.Net,my.Head]"] * 2,
+        ["register=[my.Head,my.Net]"] * 2,
+    )
 
 
 def test_of_several_seeds_the_best_on_validation_is_used_and_all_are_linked(tmp_path):

@@ -1,5 +1,6 @@
 """Untrusted configurations and runs: they name no code, read no secret and write nowhere else; each is refused by its key."""
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -210,6 +211,21 @@ def test_a_saved_configuration_reads_and_fetches_only_what_the_user_s_own_names(
     mine = {"_target_": "datamodules.sources.huggingface.HuggingFace", "path": "???"}
     with pytest.raises(UserError, match=re.escape(words)):
         read_saved_config(run, (), OmegaConf.create({"datamodule": {"source": mine}}))
+
+
+@pytest.mark.parametrize(("key", "value", "is_refused"), [
+    ("network", "theirs.Net", True), ("backbone", "theirs.Net", True), ("backbone", "theirs.nets.tiny", True),
+    ("backbone", "${evil}", True), ("backbone", "resnet18.a1_in1k", False), ("backbone", "resnet18", False),
+])  # fmt: skip
+def test_a_saved_configuration_names_no_code_for_a_network(tmp_path, key, value, is_refused):
+    run = saved(tmp_path / "run", "evil: theirs.Net\n")
+    lines = run.config.read_text().replace("{name: simple_cnn}", f"{{name: x, {key}: '{value}'}}")
+    run.config.write_text(lines)
+    expected = pytest.raises(UserError, match=rf"model\.{key} is .*, a class that your conf/ does not name")
+    with expected if is_refused else contextlib.nullcontext():
+        read_saved_config(run, (), OmegaConf.create({"model": {key: "vgg16"}}))
+    if "$" not in value:
+        read_saved_config(run, (), OmegaConf.create({"model": {key: value}}))  # the user's own names the same
 
 
 LAUGHS = "\n".join(

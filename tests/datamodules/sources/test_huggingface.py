@@ -64,6 +64,16 @@ def test_parquet_files_of_a_pattern_have_the_name_of_their_folder(tmp_path):
     assert [table.parent.name.rpartition("-")[0] for table in (tmp_path / "cache").glob("*/images.csv")] == ["pets"]
 
 
+@pytest.mark.parametrize("setting", [{"subset": "en"}, {"revision": "v1"}])
+def test_what_only_a_data_set_of_the_hub_has_is_refused_of_local_files(setting, tmp_path):
+    typed().to_parquet(tmp_path / "pets.parquet")
+    typed().save_to_disk(tmp_path / "saved")
+    ((name, value),) = setting.items()
+    for place in (tmp_path / "pets.parquet", tmp_path / "pets*.parquet", tmp_path / "saved"):
+        with pytest.raises(UserError, match=rf"^datamodule\.source\.{name}={value}: has no effect on .*; remove it$"):
+            opened(tmp_path, place, **setting)
+
+
 def test_an_image_keeps_its_path_where_others_are_added_before_it(tmp_path):
     """By the pixels: `datamodule.splits` knows images by their paths, which were numbers."""
 

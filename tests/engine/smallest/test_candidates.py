@@ -17,6 +17,7 @@ from common.smallest_record import Candidate, Costs
 from engine.cli import CONF
 from engine.smallest import candidates
 from engine.smallest.candidates import apply_limits, check_limits, list_candidates
+from engine.smallest.selection import is_raced_unprobed
 from lightning_modules.activation_memory import peak_activations
 from lightning_modules.cut_costs import BackboneCosts, cut_costs
 from lightning_modules.networks.registry import build_network
@@ -131,6 +132,43 @@ def test_a_backbone_for_one_size_is_left_out_with_that_size(config):
     assert {(each.backbone, each.image_size) for each in found} == {
         ("squeezenet1_1", 64), ("squeezenet1_1", 224), ("vit_tiny_patch16_224", 224),
     }  # fmt: skip
+
+
+class Own(torch.nn.Module):
+    """A backbone of the user's own: 1,792 parameters and, at 64 px, 27 * 64 * 64 * 64 MACs in its first convolution."""
+
+    def __init__(self, *, num_classes: int):
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 64, 3, padding=1)
+        self.norm = torch.nn.BatchNorm2d(64, momentum=0.01)
+        self.more = torch.nn.Sequential(torch.nn.MaxPool2d(2), torch.nn.Conv2d(64, 8, 1))
+        self.fc = torch.nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        return self.fc(self.more(self.norm(self.stem(x))).mean((2, 3)))
+
+
+def test_a_backbone_of_the_users_own_is_cut_counted_and_raced_with_random_weights(config, tmp_path):
+    name = f"{Own.__module__}.Own"
+    first, second = list_candidates(config(backbones=[name], weights={}), num_classes=5)
+    assert [(each.keep, each.whole) for each in (first, second)] == [("norm", False), ("more", True)]
+    assert first.costs.parameters == (27 + 1) * 64 + 2 * 64 + (64 + 1) * 5
+    assert second.costs.parameters == (27 + 1) * 64 + 2 * 64 + (64 + 1) * 8 + (8 + 1) * 5
+    values = (
+        64 * 64 * 64
+    )  # of which thop counts 27 of the convolution, 4 of the norm and 1 of the pooling, and its divisions
+    assert first.costs.macs == values * (27 + 4 + 1) + 64 + 64 * 5
+    assert all(is_raced_unprobed(each) and each.weights == "random" for each in (first, second))
+    assert not list((tmp_path / "cache").rglob("*.json")), "costs of code that may change are not kept"
+    built = build_network(
+        network="truncated", backbone=name, keep="norm", head={"hidden_dims": [], "dropout": [0]}, num_classes=2
+    )
+    assert built.backbone.norm.momentum == 0.01, "its batch norms stay as its author wrote them"
+
+
+def test_a_backbone_of_the_users_own_that_cannot_be_imported_is_one_line(config):
+    with pytest.raises(UserError, match=r"candidates\.backbones=nowhere\.Net: cannot be imported.*PYTHONPATH"):
+        list_candidates(config(backbones=["nowhere.Net"], weights={}), num_classes=2)
 
 
 def test_a_backbone_that_cannot_be_cut_is_left_out(config, monkeypatch):
