@@ -158,7 +158,8 @@ def test_a_backbone_of_the_user_s_own_is_cut_and_is_a_candidate(own, cells, trai
     folder = tmp_path / "search"
     status, out, err = in_process(
         smallest, f"datamodule.root={tmp_path / 'classes'}", f"candidates.backbones=[{name}]", "candidates.image_sizes=[32]",
-        f"hydra.run.dir={folder}", "budget.minutes=null", "seeds=[1]", "finals.folds_below=0", "trainer.max_epochs=2", "datamodule.num_workers=0",
+        f"hydra.run.dir={folder}", "budget.minutes=null", "seeds=[1]", "finals.folds_below=0", "trainer.max_epochs=2",
+        "datamodule.num_workers=0",
         f"datamodule.cache={tmp_path / 'cache'}", "trainer=cpu",
     )  # fmt: skip
     assert status == 0 and f"{name} starts from random weights" in out and f"'{register}'" in out, (out, err)
