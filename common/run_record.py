@@ -1,4 +1,4 @@
-"""result.json, the record of a run, as typed sections; docs/make_result.py makes docs/result.md of their docstrings."""
+"""result.json, the record of a run, as typed sections; docs/make_result.py makes docs/result.md from their docstrings."""
 
 import dataclasses
 import hashlib
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 SCHEMA = 2
 LARGEST = 16 * 2**20  # bytes; the record of a thousand classes is half a MiB
 OLDER = {1: "0.1.0"}  # schema -> the version that reads it
-PLACES = {  # where files lie, and what a GPU does with the same results
+PLACES = {  # where files are, and how a GPU computes the same results
     "ckpt_path", "datamodule.cache", "datamodule.cache_max_gib", "datamodule.gpu_cache_gib", "trainer.cuda_graphs",
 }  # fmt: skip
 AFTERWARDS = {"seeds", "good_enough", "deploy", "overview"}  # what is done with trained networks
@@ -50,44 +50,44 @@ class RunInfo:
     """How the run was started, on which machine and with which settings."""
 
     name: str = ""
-    """Folder of the run, below outputs/ where it lies there."""
+    """Folder of the run, relative to outputs/ if it is there."""
     command: str = ""
     """The command as typed."""
     overrides: list[str] = field(default_factory=list)
-    """Settings of the command line and of the sweep."""
+    """Settings from the command line and the sweep."""
     seed: int | None = None
     """Seed of weights, order, augmentation and dropout."""
     choices: dict[str, str | None] = field(default_factory=dict)
-    """The file that each group of conf/ took."""
+    """The file chosen for each group of conf/."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Every setting by its dotted key, as written: interpolations are not resolved. Places of checkpoint and cache
-    and what changes no training, `seeds`, `good_enough`, `deploy` and `overview`, are excluded."""
+    """Every setting by its dotted key, as written: interpolations are not resolved. Excluded are the locations of checkpoint
+    and cache, and settings that change no training, such as `seeds`, `good_enough`, `deploy` and `overview`."""
     config_hash: Hex | None = None
-    """16 hex digits that name choices and settings; equal for runs that would do the same."""
+    """16 hex digits that identify choices and settings; equal for runs that would do the same."""
     started_at: str | None = None
     """Local time with its offset, ISO 8601."""
     process_started_at: float | None = None
-    """Seconds since 1970 when the last process that wrote this record began with it."""
+    """Seconds since 1970 when the last process that wrote this record began it."""
     wall_time_s: float | None = None
-    """Seconds of the whole run, those before an interruption included."""
+    """Seconds of the whole run, including those before an interruption."""
     git_commit: str | None = None
-    """Commit of the code; null where it is no clone."""
+    """Commit of the code; null if the project is not a clone."""
     git_dirty: bool | None = None
     """Whether the code had changed since that commit."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Version of Python and of the packages that decide the numbers."""
+    """Versions of Python and of the packages that determine the numbers."""
     device: str | None = None
     """cpu, or the name of the GPU."""
     processes: int | None = None
     """Processes that trained together."""
     nodes: int | None = None
-    """Machines that they ran on."""
+    """Machines that these processes ran on."""
     threads: int | None = None
     """Threads of each process."""
     ended_by: str | None = None
-    """What ended the training before its last epoch: early stopping or the time that it had."""
+    """What ended the training before its last epoch: early stopping or the time limit."""
     debug: str | None = None
-    """What made it a debug run, as debug=fast or trainer.limit_train_batches=0.1: never ranked; null for any other."""
+    """What made this a debug run, which is never ranked: debug=fast, trainer.limit_train_batches=0.1, ...; else null."""
     warnings: list[str] = field(default_factory=list)
     """Every warning that the run showed, once each."""
 
@@ -97,9 +97,9 @@ class Excluded:
     """An image that the run did not use."""
 
     path: str
-    """Path below the root."""
+    """Path relative to the root."""
     reason: str
-    """Why."""
+    """Why it was not used."""
 
 
 @dataclass(kw_only=True)
@@ -119,33 +119,33 @@ class InputInfo:
     """How images become the input of the network."""
 
     image_size: int | None = None
-    """Pixels, height and width."""
+    """Height and width in pixels."""
     fit: str | None = None
     """How an image becomes a square: squash, crop or pad."""
     interpolation: str | None = None
-    """How it is resized: bilinear or bicubic."""
+    """How the image is resized: bilinear or bicubic."""
     mean: list[float] | None = None
-    """Of each channel, by which it is normalized, as shares of 1; null where those of the training images were not computed."""
+    """Mean of each channel for normalization, from 0 to 1; null if that of the training images was not computed."""
     std: list[float] | None = None
-    """Likewise."""
+    """Standard deviation of each channel, as for `mean`."""
     source: str | None = None
-    """Where interpolation, mean and std are from: weights, settings, a checkpoint, or ImageNet where these tell nothing."""
+    """Where interpolation, mean and std come from: weights, settings, a checkpoint, or ImageNet if none of these has them."""
 
 
 @dataclass(kw_only=True)
 class DataInfo:
-    """The images: which, how many, split how."""
+    """The images: which ones, how many, and how they are split."""
 
     name: str | None = None
     """Name of the data set."""
     root: str | None = None
-    """Folder that the paths of the tables are below."""
+    """Folder to which the paths in the tables are relative."""
     classes: list[str] = field(default_factory=list)
     """Names in the order of the logits."""
     select_on: str | None = None
-    """Split that chose the epoch: val, or test where the study is replayed."""
+    """Split that chose the epoch: val, or test when the study is replayed."""
     splits_from: str | None = None
-    """Whether the splits were given by the source, drawn, or those of an earlier run."""
+    """Whether the splits were given by the source, drawn, or taken from an earlier run."""
     n_train: int | None = None
     """Training images."""
     n_val: int | None = None
@@ -155,31 +155,31 @@ class DataInfo:
     folds: int | None = None
     """Folds of a cross-validation."""
     fold: int | None = None
-    """Number of the fold that is val, from 0."""
+    """Number of the fold used as val, from 0."""
     read_s: float | None = None
-    """Seconds for listing, decoding and auditing."""
+    """Seconds for listing, decoding and auditing the images."""
     kept_as: str | None = None
-    """How the decoded images are kept: uint8, JPEG (last bits of pixels differ), or files that are decoded in every epoch."""
+    """How the decoded images are kept: uint8, JPEG (last bits of pixels differ), or as files, decoded in every epoch."""
     range: tuple[float, float, bool] | None = None
-    """Values of more than 8 bits a channel that become 0 and 255, and whether also in files that state a range themselves."""
+    """With more than 8 bits a channel: values that become 0 and 255, and whether this includes files that state a range."""
     preprocessing: InputInfo | None = None
-    """How they become the input of the network; null in records of earlier versions."""
+    """How images become the input of the network; null in records of earlier versions."""
     fingerprint: str | None = None
-    """16 hex digits of all images with labels and splits, those of train with their weights."""
+    """16 hex digits of all images with labels and splits, and of the weights of the training images."""
     fingerprint_full: str | None = None
-    """The same with the training images that `datamodule.train_fraction` excluded: equal for all seeds."""
+    """As `fingerprint`, including training images that `datamodule.train_fraction` excluded: equal for all seeds."""
     fingerprint_val_test: str | None = None
-    """`fingerprint` of only val and test, on which accuracies are measured."""
+    """As `fingerprint`, for only val and test, on which accuracies are measured."""
     fingerprint_folds: str | None = None
-    """The same of all images of a cross-validation, equal for all of its folds; null without folds."""
+    """As `fingerprint`, for all images of a cross-validation: equal for all of its folds; null without folds."""
     excluded: list[Excluded] = field(default_factory=list)
     """Images that were not used."""
     audit: list[AuditFinding] | None = None
-    """Findings of the audit; empty where it found nothing."""
+    """Findings of the audit; empty if it found nothing."""
     license: str | None = None
-    """License of the images where the source states one."""
+    """License of the images, if the source states one."""
     citation: str | None = None
-    """What to cite for the images, where the source states it."""
+    """What to cite for the images, if the source states it."""
 
 
 @dataclass(kw_only=True)
@@ -195,25 +195,25 @@ class Latency:
     repeats: int | None = None
     """Timed passes."""
     warm_up: int | None = None
-    """Passes before the clock started."""
+    """Passes before timing started."""
     device: str | None = None
     """cpu or cuda."""
     threads: int | None = None
-    """Threads on the processor."""
+    """Processor threads that were used."""
     cores: int | None = None
     """Cores that the process may use."""
     load_1min: float | None = None
-    """Load average of the machine in the minute before; the run's own work counts."""
+    """Load average of the machine in the minute before, including the run's own work."""
     flag: str | None = None
-    """Why the figure is not reliable, as `other processes used 1.6 of 2 cores`; null where nothing speaks against it."""
+    """Why the time is not reliable, such as `other processes used 1.6 of 2 cores`; null if it is reliable."""
 
     @property
     def is_reliable(self) -> bool:
-        """Whether it was measured, and nothing disturbed that."""
+        """Whether it was measured without a disturbance."""
         return self.latency_p50_ms is not None and self.flag is None
 
     def describe(self) -> str:
-        """Return `latency p50 5.3 ms, p95 5.6 ms at batch size 1 (94 repeats)`, and why it is unreliable where it is."""
+        """Return `latency p50 5.3 ms, p95 5.6 ms at batch size 1 (94 repeats)`, and why it is unreliable, if it is."""
         text = (
             f"latency p50 {milliseconds(self.latency_p50_ms)}, p95 {milliseconds(self.latency_p95_ms)} at batch size "
             f"{self.batch_size} ({self.repeats} repeats)"
@@ -221,20 +221,20 @@ class Latency:
         return f"{text} (unreliable: {self.flag})" if self.flag else text
 
 
-# Settings that name a file, and the fields of `model` that say which content it had
+# Settings that name a file -> fields of `model` with the digest of its content
 DIGESTS = {"model.weights": "weights_digest", "teacher": "teacher_digest"}
 
 
 @dataclass(kw_only=True)
 class ModelInfo:
-    """The network and what it costs for one image."""
+    """The network and its cost for one image."""
 
     name: str | None = None
-    """model.name of the configuration."""
+    """model.name in the configuration."""
     weights: str | None = None
     """Initial weights: random, imagenet (...), file NAME, hub OWNER/NAME@COMMIT or checkpoint PATH."""
     weights_digest: str | None = None
-    """16 hex digits of the file that `model.weights` names, itself or inside a folder; null where it names none."""
+    """16 hex digits of the file that `model.weights` names, directly or as a folder; null if it names none."""
     teacher_digest: str | None = None
     """16 hex digits of the checkpoint that `teacher` names; null without a teacher."""
     parameters: int | None = None
@@ -242,21 +242,21 @@ class ModelInfo:
     parameters_trainable: int | None = None
     """Parameters that training changes."""
     macs: int | None = None
-    """Multiply-accumulates by torch's FlopCounterMode."""
+    """Multiply-accumulates counted by torch's FlopCounterMode."""
     macs_thop: int | None = None
-    """Multiply-accumulates by thop, as the study counts them. Screen and pages show the larger of the two, mostly this one."""
+    """Multiply-accumulates counted by thop, as in the study. Screen and pages show the larger count, mostly this one."""
     macs_difference: str | None = None
-    """Why the two differ."""
+    """Why the two counts differ."""
     checkpoint_mib: float | None = None
     """Size of the evaluated checkpoint, MiB."""
     peak_memory_mib: float | None = None
-    """Weights, one image and the activations alive at once, MiB."""
+    """Weights, one image, and the activations in memory at the same time, MiB."""
     latency: list[Latency] | None = None
     """At batch size 1 and at the training batch size; null until the end of a sweep whose jobs run side by side."""
 
     @property
     def counted_macs(self) -> int | None:
-        """The one count that screen and pages show: thop's, as in the study, or torch's where thop misses attention."""
+        """The count that screen and pages show: thop's, as in the study, or torch's when thop misses attention."""
         return max((count for count in (self.macs, self.macs_thop) if count), default=None)
 
     @property
@@ -270,13 +270,13 @@ class BestEpoch:
     """The epoch whose weights were kept."""
 
     epoch: int | None = None
-    """From 1."""
+    """Number of the epoch, from 1."""
     monitor: str | None = None
-    """What chose it: val/accuracy, val/loss, val/f1, ..., or the same of test, or of train where a debug run overfits."""
+    """Metric that chose it: val/accuracy, val/loss, val/f1, ..., or the same on test, or on train if a debug run overfits."""
     value: float | None = None
-    """Its value there."""
+    """Value of this metric at that epoch."""
     checkpoint: str | None = None
-    """File of the weights."""
+    """File with the weights."""
 
 
 @dataclass(kw_only=True)
@@ -284,11 +284,11 @@ class BatchNormChoice:
     """What callbacks.freeze_batch_norm.enabled=auto measured before the first step."""
 
     shift: float | None = None
-    """How far the training images are from the statistics of the pretrained batch norms, in nats."""
+    """How far the training images differ from the statistics of the pretrained batch norms, in nats."""
     kept: bool | None = None
-    """Whether these statistics stayed as they were."""
+    """Whether these statistics were kept."""
     lr_factor: float | None = None
-    """What the backbone's learning rate was multiplied by."""
+    """Factor applied to the backbone's learning rate."""
 
 
 @dataclass(kw_only=True)
@@ -296,25 +296,25 @@ class Decision:
     """Temperature, confidence and threshold, fitted on validation images; also in the checkpoint."""
 
     temperature: float
-    """Divides the logits (Guo et al. 2017), fitted with targets smoothed as by Platt; 1 where val has no error to fit it on."""
+    """Divisor of the logits (Guo et al. 2017), fitted with targets smoothed as by Platt; 1 if val has no error to fit it on."""
     target_accuracy: float
-    """decision.target_accuracy, for which `confidence` was chosen."""
+    """Value of decision.target_accuracy for which `confidence` was chosen."""
     delta: float | None = None
-    """decision.delta, the probability with which the promise of `confidence` fails; null: an older version's, no promise."""
+    """decision.delta: the probability that the promise of `confidence` fails; null in older records, which promise nothing."""
     confidence: float | None = None
-    """Smallest confidence at which a prediction is made; null where val promises the target for no share of images."""
+    """Smallest confidence at which a prediction is made; null if val promises the target for no share of the images."""
     fitted_on: int | None = None
-    """Validation images."""
+    """Number of validation images."""
     design_effect: float = 1.0
-    """Of all fitted_on images, where val has several of one group; `confidence` takes that of the confident ones."""
+    """Design effect of all `fitted_on` images if val has groups; `confidence` uses the one of the confident images."""
     positive_class: str | None = None
-    """Of two classes, the one that `threshold` is for."""
+    """The class that `threshold` is for, if there are two classes."""
     threshold_criterion: Criterion | None = None
-    """What `threshold` maximizes on val: accuracy, balanced_accuracy or f1; or minimizes: cost."""
+    """What `threshold` maximizes on val (accuracy, balanced_accuracy or f1) or minimizes (cost)."""
     false_negative_cost: float | None = None
-    """With the criterion cost: what a missed positive costs in false alarms."""
+    """For the criterion cost: how many false alarms a missed positive is worth."""
     threshold: float | None = None
-    """Probability of the positive class from which it is predicted; null where val has images of one class only."""
+    """Probability of the positive class from which it is predicted; null if val has images of only one class."""
 
 
 @dataclass
@@ -326,9 +326,9 @@ class Proportion:
     low: float
     """Lower end of the interval."""
     high: float
-    """Upper end."""
+    """Upper end of the interval."""
     correct: int
-    """Images that count."""
+    """Images counted as correct."""
     n: int
     """All images."""
 
@@ -342,43 +342,43 @@ class ClassScores:
     n: int
     """Images of the class."""
     recall: Proportion | None = None
-    """Null without images of the class."""
+    """Null if there are no images of the class."""
     precision: Proportion | None = None
-    """Null where it was never predicted."""
+    """Null if the class was never predicted."""
     f1: float | None = None
     """2 TP / (2 TP + FP + FN)."""
 
 
 @dataclass(kw_only=True)
 class Confused:
-    """Images of one class that were predicted to be of another."""
+    """Images of one class that were predicted as another."""
 
     label: str
     """True class."""
     predicted: str
     """Predicted class."""
     n: int
-    """Images."""
+    """Number of such images."""
 
 
 @dataclass(kw_only=True)
 class AtThreshold:
-    """Two classes, where the positive one is predicted from a threshold on."""
+    """Two classes: the positive one is predicted if its probability reaches a threshold."""
 
     threshold: float
-    """Of the positive class's probability."""
+    """Threshold on the probability of the positive class."""
     accuracy: Proportion
-    """Images predicted correctly."""
+    """Share of images predicted correctly."""
     sensitivity: Proportion
-    """Positives predicted as such."""
+    """Share of positives predicted as positive."""
     specificity: Proportion
-    """Negatives predicted as such."""
+    """Share of negatives predicted as negative."""
     balanced_accuracy: float
     """Mean of sensitivity and specificity."""
     f1: float
-    """Of the positive class."""
+    """F1 of the positive class."""
     precision: Proportion | None = None
-    """Null where nothing is predicted positive."""
+    """Null if nothing is predicted as positive."""
 
 
 @dataclass(kw_only=True)
@@ -386,18 +386,18 @@ class Binary:
     """Metrics that only two classes have."""
 
     positive_class: str
-    """The class that they are for."""
+    """The class that counts as positive."""
     average_precision: float
-    """Sum over thresholds of the gain in recall times the precision."""
+    """Sum over thresholds of the increase in recall times the precision."""
     at_half: AtThreshold
-    """At a threshold of 0.5."""
+    """Metrics at a threshold of 0.5."""
     at_threshold: AtThreshold | None = None
-    """At the threshold of `decision`."""
+    """Metrics at the threshold of `decision`."""
 
 
 @dataclass(kw_only=True)
 class Calibrated:
-    """Metrics of the probabilities after the temperature of `decision`."""
+    """Metrics of the probabilities after scaling with the temperature of `decision`."""
 
     loss: float
     """Mean cross entropy, nats."""
@@ -409,16 +409,16 @@ class Calibrated:
 
 @dataclass
 class Selective:
-    """Selective prediction: images at or above the confidence of `decision`."""
+    """Selective prediction: only images at or above the confidence of `decision`."""
 
     confidence: float
-    """The limit."""
+    """The confidence limit."""
     coverage: float
     """Share of the images at or above it."""
     n: int
-    """How many these are."""
+    """Number of these images."""
     accuracy: Proportion | None = None
-    """Accuracy among them; null where there are none."""
+    """Accuracy on these images; null if there are none."""
 
 
 @dataclass
@@ -426,73 +426,73 @@ class EceByChance:
     """Expected calibration error of a perfectly calibrated network with the same confidences, 15 bins."""
 
     mean: float
-    """Mean over draws of which images are right."""
+    """Mean over random draws of which images are right."""
     p95: float
-    """95th percentile; a larger `ece` shows a miscalibration."""
+    """95th percentile; an `ece` above it shows miscalibration."""
 
 
 @dataclass
 class Baseline:
-    """Guessing the most frequent class of a split for every image."""
+    """Predicting the most frequent class of a split for every image."""
 
     name: str
     """The class."""
     share: float
-    """Its share of the images, which is the accuracy of guessing it."""
+    """Its share of the images, which is the accuracy of always predicting it."""
 
     @classmethod
     def of(cls, counts: Mapping[str, int]) -> "Baseline":
-        """Return that of so many images of each class; of equally frequent ones the first."""
+        """Return the baseline for these counts of images per class; among equally frequent classes the first."""
         name = max(counts, key=counts.get)
         return cls(name, counts[name] / sum(counts.values()))
 
 
 @dataclass(kw_only=True)
 class SplitMetrics:
-    """What the best checkpoint reaches on val or test."""
+    """Results of the best checkpoint on val or test."""
 
     part: str | None = None
-    """`8 of 14 test images` where a debug run was limited to these (predictions_*.csv lists them); null where it is of all."""
+    """`8 of 14 test images` if a debug run was limited to these (listed in predictions_*.csv); null if all were used."""
     accuracy: Proportion | None = None
-    """Of the largest probability."""
+    """Accuracy of the most probable class."""
     baseline: Baseline | None = None
-    """What guessing the most frequent class reaches; in records of older versions it follows from `confusion`."""
+    """Accuracy of always predicting the most frequent class; in records of older versions it follows from `confusion`."""
     loss: float | None = None
     """Mean cross entropy, nats."""
     balanced_accuracy: float | None = None
-    """Mean recall of the classes that have images."""
+    """Mean recall over the classes that have images."""
     f1: float | None = None
     """Macro F1."""
     auroc: float | None = None
-    """Macro AUROC, one against the rest; null where all images are of one class."""
+    """Macro AUROC, one against the rest; null if all images are of one class."""
     ece: float | None = None
     """Expected calibration error, 15 bins."""
     ece_by_chance: EceByChance | None = None
-    """What `ece` is by chance."""
+    """The `ece` expected by chance."""
     brier: float | None = None
     """Brier score, 0 to 2."""
     confusion: list[list[int]] | None = None
-    """Counts; rows are true classes, columns predicted ones. Null with more than 100 classes, which have `confused`."""
+    """Counts: rows are true classes, columns are predicted ones. Null with more than 100 classes, which have `confused`."""
     confused: list[Confused] | None = None
     """With more than 100 classes, the most frequent confusions."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """95% intervals by the name of the metric, of a score interval and a bootstrap stratified by class the wider ends."""
+    """95% intervals by metric: the wider ends of a score interval and a bootstrap stratified by class."""
     further: dict[str, float | None] = field(default_factory=dict)
-    """Metrics of the user's own (conf/metrics) by their names; `intervals` has theirs. Null where one is NaN."""
+    """The user's own metrics (conf/metrics) by name, with their intervals in `intervals`. Null for NaN."""
     per_class: list[ClassScores] | None = None
-    """One entry a class."""
+    """One entry per class."""
     binary: Binary | None = None
-    """With images of two classes."""
+    """Only if the images are of two classes."""
     calibrated: Calibrated | None = None
-    """With a decision."""
+    """Only with a decision."""
     selective: Selective | None = None
-    """With a decision that has a confidence."""
+    """Only with a decision that has a confidence."""
     test_evaluations: int | None = None
-    """How often this training was evaluated on its test images, this time included; on others 1. Null: val, or unknown."""
+    """How often this training was evaluated on its test images, including this time; 1 on others. Null: val, or unknown."""
 
     @property
     def guessing(self) -> Baseline | None:
-        """The baseline, also of records that only have the confusion matrix; None where they have neither."""
+        """The baseline, also of records that only have the confusion matrix; None if they have neither."""
         counts = self.class_counts
         if self.baseline or not counts:
             return self.baseline
@@ -503,7 +503,7 @@ class SplitMetrics:
 
     @property
     def class_counts(self) -> list[int] | None:
-        """Images of each class; None where they are not known."""
+        """Images of each class; None if they are not known."""
         if self.confusion:
             return [sum(row) for row in self.confusion]
         return [scores.n for scores in self.per_class] if self.per_class else None
@@ -515,7 +515,7 @@ class SplitMetrics:
 
     @property
     def better_than_guessing_by_class(self) -> bool:
-        """Whether the interval of balanced accuracy lies above that of guessing, one in so many classes with images."""
+        """Whether the interval of balanced accuracy is above that of guessing: 1 / (number of classes with images)."""
         interval = self.intervals.get("balanced_accuracy")
         classes = sum(n > 0 for n in self.class_counts or [])
         return bool(interval and classes and interval[0] > 1 / classes)
@@ -523,34 +523,34 @@ class SplitMetrics:
 
 @dataclass
 class ExportCost:
-    """What an exported file costs of the accuracy: that of its checkpoint on the same images minus its own."""
+    """What an exported file costs in accuracy: the accuracy of its checkpoint minus its own, on the same images."""
 
     value: float
     """The difference."""
     low: float
-    """Lower end of its 95% interval, paired."""
+    """Lower end of its paired 95% interval."""
     high: float
-    """Upper end."""
+    """Upper end of this interval."""
     verdict: str
     """`within 0.01`, `not within 0.01`, or `not shown to be within 0.01 by 28 images`."""
 
 
 @dataclass(kw_only=True)
 class ExportMetrics:
-    """What an exported file answers on the images of one split, against its checkpoint image by image."""
+    """How the outputs of an exported file compare with those of its checkpoint, image by image on one split."""
 
     images: str
-    """Which images, as `2,000 of 9,812 validation images`."""
+    """Which images, such as `2,000 of 9,812 validation images`."""
     n: int
-    """How many these are."""
+    """Number of these images."""
     largest_difference: float
-    """Of a probability."""
+    """Largest difference of a probability."""
     changed: int
     """Images whose predicted class differs."""
     accuracy: Proportion | None = None
-    """Of the file; null on training images, which would flatter it, and on synthetic ones."""
+    """Accuracy of the file; null on training images, which would flatter it, and on synthetic ones."""
     cost: ExportCost | None = None
-    """Likewise."""
+    """Null in the same cases as `accuracy`."""
 
     def describe(self) -> str:
         """Return `accuracy 0.861 (0.826 to 0.890) on 400 validation images, costs 0.004 (-0.002 to 0.010): within 0.01`."""
@@ -569,29 +569,29 @@ def describe_difference(largest: float, changed: int, n: int) -> str:
 
 @dataclass(kw_only=True)
 class Deployed:
-    """The checkpoint as the file that `deploy` asks for, verified and measured as export.py does."""
+    """The checkpoint, exported in the format that `deploy` names, and verified and measured as by export.py."""
 
     format: str
-    """File of conf/format."""
+    """Name of the file in conf/format."""
     file: str | None = None
-    """What was written, below the run's folder."""
+    """What was written, relative to the run's folder."""
     bytes: int | None = None
-    """Its size; of a folder that of all its files."""
+    """Size of the file; for a folder, of all its files."""
     latency: Latency | None = None
-    """Of one image on one thread of the processor, preprocessing included; null where the format measures none."""
+    """Latency of one image on one processor thread, including preprocessing; null if the format measures none."""
     calibrated_on: int = 0
-    """Training images that set its ranges."""
+    """Number of training images that set its ranges."""
     val: ExportMetrics | None = None
-    """On validation images; null where there are none."""
+    """Results on validation images; null if there are none."""
     test: ExportMetrics | None = None
-    """On test images; null where the run did not open them when the file was made."""
+    """Results on test images; null if the run did not evaluate them when the file was made."""
     other: ExportMetrics | None = None
-    """On training images, else on synthetic ones, where there are no validation images; without accuracy."""
+    """Without validation images: results on training images, else on synthetic ones; no accuracy."""
     error: str | None = None
     """Why there is no file."""
 
     def is_file_of(self, name: str) -> bool:
-        """Return whether this is a file of that format, and no failed attempt."""
+        """Return whether this is a file of that format, not a failed attempt."""
         return self.format == name and self.error is None
 
     @property
@@ -610,7 +610,7 @@ class Deployed:
         return f"as {self.format}: {', '.join([*parts, *([self.file] if self.file else [])])}"
 
     def describe_lines(self) -> list[str]:
-        """Return `describe`, and a line for each split, beginning with the format."""
+        """Return `describe`, and one line per split, each beginning with the format."""
         return [self.describe(), *(f"as {self.format}: {each.describe()}" for each in self.measured)]
 
 
@@ -621,21 +621,21 @@ class EpochSpeed:
     images: int
     """Images trained on."""
     seconds: float
-    """Their wall time."""
+    """Wall time of this part."""
     step_p50_ms: float | None = None
-    """Median of the steps without what gives them their images, milliseconds; null in records of earlier versions."""
+    """Median time of a step without loading its images, milliseconds; null in records of earlier versions."""
     step_p95_ms: float | None = None
-    """95th percentile, likewise."""
+    """95th percentile of the same."""
     others_cores: float | None = None
-    """Cores that other processes used meanwhile, of those that the run may use; null where the system does not tell."""
+    """Cores that other processes used meanwhile, out of those that the run may use; null if the system does not report it."""
     stolen_cores: float | None = None
-    """Cores that a virtual machine was not given meanwhile (stolen time); null likewise."""
+    """Cores that a virtual machine was denied meanwhile (stolen time); null if the system does not report it."""
     flag: str | None = None
-    """Why the time is not reliable, as `other processes used 1.6 of 2 cores`; null where nothing speaks against it."""
+    """Why the time is not reliable, such as `other processes used 1.6 of 2 cores`; null if it is reliable."""
 
 
 def undisturbed(epochs: list[EpochSpeed]) -> list[EpochSpeed]:
-    """Return the epochs without a flag; all where each has one."""
+    """Return the epochs without a flag; all epochs if each has one."""
     return [each for each in epochs if each.flag is None] or epochs
 
 
@@ -644,18 +644,18 @@ class Throughput:
     """How fast the run trained."""
 
     train_images_per_s: float | None = None
-    """Images a second, of all epochs but the first; where some of these have no flag, of them only."""
+    """Images per second over all epochs but the first; if some of these have no flag, only over those."""
     flag: str | None = None
-    """Why that is not reliable: each of these epochs has a flag; null where nothing speaks against it."""
+    """Why this is not reliable: each of these epochs has a flag; null if it is reliable."""
     epochs: list[EpochSpeed] = field(default_factory=list)
     """Every epoch of this process."""
     time_to_first_step_s: float | None = None
     """Seconds from the start of the process to the end of the first optimizer step."""
     peak_memory_mib: dict[str, float] = field(default_factory=dict)
-    """Largest memory of `process` and, where one was used, of `gpu`."""
+    """Peak memory of `process` and, if a GPU was used, of `gpu`."""
 
     def describe(self) -> str:
-        """Return `55.2 images/s`, and what disturbed the epochs where something did."""
+        """Return `55.2 images/s`, and what disturbed the epochs, if anything did."""
         text, steady = f"{self.train_images_per_s} images/s", self.epochs[1:]
         if self.flag:
             return f"{text} (unreliable: {self.flag})"
@@ -667,13 +667,13 @@ class Throughput:
 class RunRecord:
     """The record of a run. It grows with the run and is written at its start, at training, on failure and at its end.
 
-    A section is null where its stage did not run.
+    A section is null if its stage did not run.
     """
 
     schema: int = SCHEMA
     """Version of this layout."""
     status: Status = "running"
-    """running: not at its end; finished; failed; pruned: a search ended it."""
+    """running: has not reached its end; finished; failed; pruned: a search ended it."""
     reason: str | None = None
     """Why it failed or was pruned."""
     run: RunInfo = field(default_factory=RunInfo)
@@ -692,12 +692,12 @@ class RunRecord:
         self.writes = False
         self.in_sweep = False  # one of the jobs of a sweep or a search
         self.latency_comes_later = False  # other jobs of its sweep run at the same time
-        self.previous: RunRecord | None = None  # of the run that this one resumes
-        self.tests_earlier_images = False  # some test images of `previous`, although its val and test were others
-        self.evaluated_elsewhere: int | None = 0  # on test: the training that continues here, where it began
-        self.has_trained = False  # a step of the optimizer, in this command
-        self.collected: list[str] = []  # warnings of this command so far, which each writing takes
-        self.evaluates_again = False  # the checkpoint of `previous` in its own folder, without training
+        self.previous: RunRecord | None = None  # record of the run that this one resumes
+        self.tests_earlier_images = False  # some test images are those of `previous`, whose val and test differ
+        self.evaluated_elsewhere: int | None = 0  # test evaluations in the folder where this training began
+        self.has_trained = False  # whether this command made an optimizer step
+        self.collected: list[str] = []  # warnings of this command so far; each write includes them
+        self.evaluates_again = False  # evaluates the checkpoint of `previous` in its own folder, without training
         self._started = time.perf_counter()
 
     @classmethod
@@ -705,7 +705,7 @@ class RunRecord:
         """Make the record of a run that starts now.
 
         Args:
-            folder: of the run; what a run before has recorded there becomes `previous`, unless it cannot be read.
+            folder: of the run; what an earlier run recorded there becomes `previous`, unless it cannot be read.
             command: as typed.
             overrides: settings of the command line and of the sweep.
             writes: False in all processes of a run but the first.
@@ -753,7 +753,7 @@ class RunRecord:
 
     @property
     def previous_test_evaluations(self) -> int | None:
-        """How often this training was evaluated on these test images, or some of them, before; None: unknown."""
+        """How often this training was evaluated on some of these test images before; None if unknown."""
         if self.previous is None or self.previous.test is None:
             return self.evaluated_elsewhere
         before, now = (each.data and each.data.fingerprint_val_test for each in (self.previous, self))
@@ -762,7 +762,7 @@ class RunRecord:
 
     @property
     def resumes(self) -> bool:
-        """Whether the run before in this folder did not reach its end."""
+        """Whether the previous run in this folder did not reach its end."""
         return self.previous is not None and self.previous.status in ("running", "failed")
 
     @property
@@ -771,9 +771,9 @@ class RunRecord:
         return self.has_trained or self.val is not None or self.test is not None
 
     def describe(self, settings: dict, choices: dict[str, str | None]) -> None:
-        """Take in the configuration as composed: every setting by its dotted key, and which file each group took.
+        """Store the composed configuration: every setting by its dotted key, and the file chosen for each group.
 
-        Two runs of one `config_hash` would do the same; runs that differ only in REPEATS are repetitions of one another.
+        Two runs with the same `config_hash` would do the same; runs that differ only in REPEATS are repetitions of each other.
         """
         self.run.seed = settings["seed"]
         self.run.choices = {group: choice for group, choice in choices.items() if group.isidentifier()}
@@ -781,18 +781,18 @@ class RunRecord:
         self.run.config_hash = config_digest(self.run.settings, self.run.choices)
 
     def discard_previous(self) -> None:
-        """Take over nothing of the run before in this folder, which is not the same."""
+        """Ignore the previous run in this folder, which is a different one."""
         self.previous = None
 
     def evaluate_again(self) -> None:
-        """Keep what `previous` has trained and how: only what is measured now replaces what it had measured."""
+        """Keep what `previous` trained, and how: new measurements replace only what it measured."""
         self.evaluates_again = True
 
     def check_same_images(self) -> None:
-        """Check what is evaluated again in the run's own folder, once the images are known.
+        """Check a repeated evaluation in the run's own folder, once the images are known.
 
         Raises:
-            UserError: other images than the run's, or a part of them.
+            UserError: the images are not those of the run, or only a part of them.
         """
         if not self.evaluates_again or self.previous is None:
             return
@@ -808,12 +808,12 @@ class RunRecord:
             )
 
     def save(self) -> None:
-        """Write what is known so far; of an evaluation only its end."""
+        """Write what is known so far; a repeated evaluation is written only at its end."""
         if not self.evaluates_again:
             self._write("running", None)
 
     def save_new_warnings(self) -> None:
-        """Write what is known so far where warnings came since: the command that resumes a killed run does not repeat them."""
+        """Write what is known so far if there are new warnings: the command that resumes a killed run does not repeat them."""
         if not set(self.collected) <= set(self.run.warnings):
             self.save()
 
@@ -822,7 +822,7 @@ class RunRecord:
         self._write("running", None)
 
     def finish(self) -> None:
-        """Write the record of a run that did all of its stages; a run that is only evaluated again is as finished as before."""
+        """Write the record of a run that completed its stages; a run that is only evaluated again keeps its status."""
         if not self.evaluates_again:
             self._write("finished", None)
             return
@@ -839,7 +839,7 @@ class RunRecord:
             write_record(self)
 
     def fail(self, reason: str) -> None:
-        """Write the record of a run that an error ended; where not even that can be written, the log says so."""
+        """Write the record of a run that an error ended; if that fails too, the log says so."""
         try:
             self._write("failed", reason)
         except OSError as error:
@@ -859,8 +859,8 @@ class RunRecord:
             write_json(self.folder.record, self._with_previous())
 
     def _with_previous(self) -> dict:
-        """Return the record with what the run before knows and this command has not come to: a resumed run that fails keeps
-        its data, network and best epoch, and always the number of its test evaluations."""
+        """Return the record, completed from the previous run with what this command did not reach: a resumed run that fails
+        keeps its data, network and best epoch, and always the number of its test evaluations."""
         content = asdict(self)
         known = self.previous is not None and self.status != "finished"
         for name in ("data", "model", "best") if known else ():
@@ -871,7 +871,7 @@ class RunRecord:
 
 
 def _completed(section: ModelInfo | None, before: ModelInfo | None) -> ModelInfo | None:
-    """Return a section with the values of the one before where it has none."""
+    """Return a section whose missing values are filled from the previous one."""
     if section is None or before is None:
         return section or before
     missing = {key: value for key, value in vars(before).items() if getattr(section, key) is None}
@@ -879,14 +879,14 @@ def _completed(section: ModelInfo | None, before: ModelInfo | None) -> ModelInfo
 
 
 def write_record(record: RunRecord) -> None:
-    """Write result.json, whole or not at all."""
+    """Write result.json atomically."""
     write_json(record.folder.record, asdict(record))
 
 
 def increment_test_evaluations(folder: RunFolder) -> int | None:
-    """Count one more evaluation on test in the record of the run that was trained in this folder.
+    """Count one more test evaluation in the record of the run that was trained in this folder.
 
-    Returns the number, or None where that run has no record that can be read, or one that does not know it.
+    Return the new number, or None if that run has no readable record, or one without the number.
     """
     record = _previous(folder)
     if record is None or (record.test and record.test.test_evaluations is None):
@@ -898,7 +898,7 @@ def increment_test_evaluations(folder: RunFolder) -> int | None:
 
 
 def read_test_evaluations(folder: RunFolder) -> int:
-    """Return the number in a run's record, 0 where there is none."""
+    """Return the number of test evaluations in a run's record, 0 if there is none."""
     try:
         test = RunRecord.read(folder).test
     except (UserError, OSError):
@@ -907,7 +907,7 @@ def read_test_evaluations(folder: RunFolder) -> int:
 
 
 def keep_test_evaluations(folder: RunFolder, n: int) -> None:
-    """Write a number of test evaluations into a run's record that has a smaller one, from before they were counted."""
+    """Write a number of test evaluations into a run's record if that has a smaller one, from before they were counted."""
     record = _previous(folder) if n > read_test_evaluations(folder) else None
     if record is not None and (record.test is None or record.test.test_evaluations is not None):
         record.test = dataclasses.replace(record.test or SplitMetrics(), test_evaluations=n)
@@ -915,10 +915,10 @@ def keep_test_evaluations(folder: RunFolder, n: int) -> None:
 
 
 def describe_test_evaluations(n: int, selected_on_test: bool = False) -> str:
-    """Say how often a model was evaluated on its test images; on the screen from the second time on.
+    """Describe how often a model was evaluated on its test images; shown on the screen from the second time on.
 
     Args:
-        selected_on_test: whether they chose the epoch, too.
+        selected_on_test: whether the test images also chose the epoch.
     """
     times, bias = ("once", "") if n == 1 else (f"{n} times", "; only the first result is unbiased")
     if selected_on_test:
@@ -927,7 +927,7 @@ def describe_test_evaluations(n: int, selected_on_test: bool = False) -> str:
 
 
 def flatten(settings: dict, prefix: str = "") -> dict:
-    """Flatten nested settings to one level of dotted keys; of those that begin with _ only the class, `_target_`."""
+    """Flatten nested settings to one level of dotted keys; of keys that begin with _ keep only `_target_`."""
     lines = {}
     for key, value in settings.items():
         if isinstance(value, dict) and value:
@@ -938,9 +938,9 @@ def flatten(settings: dict, prefix: str = "") -> dict:
 
 
 def config_digest(settings: dict, choices: dict) -> str:
-    """Name a configuration with 16 hex digits, whatever the order of its keys.
+    """Identify a configuration by 16 hex digits, whatever the order of its keys.
 
-    torch.optim.adam.Adam is torch.optim.Adam: of a library's class the package and the last name count.
+    torch.optim.adam.Adam is torch.optim.Adam: for a class of a library, only the package and the last name count.
     """
     settings = {
         key: ".".join(value.split(".")[:: max(1, value.count("."))])
@@ -953,30 +953,30 @@ def config_digest(settings: dict, choices: dict) -> str:
 
 
 def _previous(folder: RunFolder) -> RunRecord | None:
-    """What a run left in this folder before; None where there is none, or none that can be read."""
+    """Return the record of an earlier run in this folder; None if there is none that can be read."""
     if not folder.record.is_file():
         return None
     try:
         return RunRecord.read(folder)
     except OlderRecordError:
-        raise  # its folder is whole, and neither resumed nor written over by this version
+        raise  # its folder is intact; this version neither resumes nor overwrites it
     except UserError as error:
         log.warning("the record of the earlier run cannot be used: %s", error)
         return None
 
 
 def refuse_older_run(folder: RunFolder) -> None:
-    """Raise OlderRecordError where a run was recorded by a version whose settings and weights have other names."""
+    """Raise OlderRecordError if a run was recorded by a version whose settings and weights have other names."""
     try:
         RunRecord.read(folder)
     except OlderRecordError:
         raise
     except UserError:
-        return  # no record, or a damaged one: the checkpoint may still be whole
+        return  # no record, or a damaged one: the checkpoint may still be intact
 
 
 def _git() -> dict:
-    """The commit of the code, None where it is no clone or there is no git."""
+    """Return the commit of the code, None if it is not a clone or git is missing."""
 
     def ask(*arguments: str) -> str:
         environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
