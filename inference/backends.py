@@ -88,7 +88,7 @@ def open_backend(path: Path, device: str = "auto", register: Sequence[str] = ())
     """Load a checkpoint or an ONNX file onto a device: auto, cpu, cuda or cuda:N.
 
     Args:
-        register: full names of networks and heads of the user's own, which the checkpoint may name.
+        register: full names of networks, backbones and heads of the user's own, which the checkpoint may name.
 
     Raises:
         UserError: no such file, one of another kind, a device that is not here, or onnxruntime not installed.

@@ -109,7 +109,7 @@ def deploy(
         record: of the run, with its data, whose splits.csv names the images.
         name: of the format.
         test: compare it on the test images as well.
-        register: full names of networks and heads of the user's own, which the checkpoint may name.
+        register: full names of networks, backbones and heads of the user's own, which the checkpoint may name.
     """
     found = record.deployed = Deployed(format=name)
     try:
