@@ -160,9 +160,9 @@ def accuracy(runs: Sequence[Run], split: str, found: CorrectnessMatrix | str) ->
 
 
 def caveats_of_one_seed(accuracies: Iterable[tuple[float, int]]) -> list[str]:
-    """Return what limits the intervals of single networks, each of which has an accuracy and its images; each caveat once."""
+    """Return the caveats on the intervals of single networks, each caveat once; `accuracies` are pairs of value and n."""
     found = (coverage_caveat(proportion(round(value * n), n)) for value, n in accuracies)
-    return [f"of one network, {caveat}" for caveat in dict.fromkeys(filter(None, found))]
+    return [f"for a single network, {caveat}" for caveat in dict.fromkeys(filter(None, found))]
 
 
 def _effect(found: Proportion) -> float:

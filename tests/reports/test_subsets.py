@@ -116,7 +116,7 @@ def test_a_subset_of_one_image_has_a_wide_interval(run, capsys):
     assert "| color=red | 1 | 1.000 |  | 0.207 to 1.000 |" in printed
     # With a true accuracy of 0.2 it is right with a chance of 0.2, and then 0.207 to 1 does not hold the truth
     assert (
-        "Of one network, with fewer than 3 errors the 95% interval of accuracy can cover as little as 84%." in printed
+        "For a single network, with fewer than 3 errors the 95% interval of accuracy can cover as little as 84%." in printed
     )
     assert "chose the epoch" not in printed
 
@@ -174,7 +174,7 @@ def test_of_several_seeds_the_table_has_the_spread_of_each_row_by_hand(run, tmp_
         assert f"| {name} | {members.sum()} | {each.mean():.3f} | {each.std(ddof=1):.3f} |" in shown
     each = np.average(right, axis=1, weights=weights)
     assert f"All, each image by its weight: {each.mean():.3f} (SD of runs {each.std(ddof=1):.3f})." in shown
-    assert "Of one network" not in shown
+    assert "For a single network" not in shown
     assert "| bin=49 |" in shown and "columns with up to 50 values: step with 51 values." in shown
 
 
