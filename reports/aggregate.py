@@ -1,4 +1,4 @@
-"""Turn runs into the rows of a report: runs that differ only in seed or fold are one, and rows on other data are apart."""
+"""Turn runs into a report's rows: runs that differ only in seed or fold are one row, rows on different data are apart."""
 
 import copy
 import logging
@@ -79,13 +79,13 @@ def _join_evaluations(runs: list[Run]) -> tuple[list[Run], list[tuple[str, str]]
         # The section of test may hold no more than the number of evaluations elsewhere
         known = joined.get(first.folder.path, first)
         if not record.test or (known.record.test and known.record.test.accuracy):
-            reasons.append((here, f"{here}: evaluates again, on the same images, what {first.folder.path} trained"))
+            reasons.append((here, f"{here}: evaluates the network of {first.folder.path} again on the same images"))
         elif record.test.part:
             joined[run.folder.path] = run
         else:
             joined[first.folder.path] = known._replace(record=copy.copy(known.record), test_folder=run.folder)
             joined[first.folder.path].record.test = record.test
-            reasons.append((here, f"{here}: no row of its own; that of {first.folder.path} has its results on test"))
+            reasons.append((here, f"{here}: no row of its own; its test results are in the row of {first.folder.path}"))
     return sorted(joined.values(), key=lambda r: str(r.record.run.started_at)), reasons
 
 

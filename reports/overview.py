@@ -1,4 +1,4 @@
-"""overview.png: what a run has learned, how good it is and what it gets wrong, on one sheet for a slide."""
+"""overview.png: how a run learned, how good it is and what it gets wrong, on one slide."""
 
 import argparse
 import base64
@@ -45,7 +45,7 @@ def overview(record: RunRecord, predictions: Predictions | None = None) -> bytes
 
 
 def write_overview(folder: RunFolder) -> Path:
-    """Draw overview.png from what a run has left; return its path.
+    """Draw overview.png from the files of a finished run; return its path.
 
     Raises:
         UserError: see `draw_overview`; or the record cannot be read.
@@ -72,7 +72,7 @@ def draw_overview(record: RunRecord, predictions: Predictions | None = None) -> 
     """
     split = next((name for name in ("test", "val") if getattr(record, name) and getattr(record, name).accuracy), None)
     if split is None:
-        raise UserError(f"{record.folder.path}: was evaluated on no images; run the stage test")
+        raise UserError(f"{record.folder.path}: it was not evaluated on any images; run the stage test")
     metrics = getattr(record, split)
     predictions = predictions or read_predictions(record.folder, split, metrics)
     figure = Figure(figsize=(WIDTH, HEIGHT))
@@ -122,7 +122,7 @@ def _cost(model: ModelInfo) -> list[str]:
 
 
 def _draw_curves(loss: Axes, accuracy: Axes, record: RunRecord) -> None:
-    """Draw loss and accuracy of the epochs with the chosen one, and the baseline of the images that chose it."""
+    """Draw loss and accuracy over epochs, the chosen epoch, and the baseline of the images that chose it."""
     try:
         rows = record.folder.read_metrics() if record.folder.metrics.is_file() else {}
     except UserError:
@@ -172,7 +172,7 @@ def _draw_curves(loss: Axes, accuracy: Axes, record: RunRecord) -> None:
 
 
 def _draw_confusion(figure: Figure, predictions: Predictions, split: str) -> None:
-    """Draw the confusion matrix; of many classes with a color bar, and the most frequent confusions in words."""
+    """Draw the confusion matrix; with many classes also a color bar and the most frequent confusions in words."""
     k = len(predictions.classes)
     counts = np.asarray(count_confusion(predictions.labels, predictions.predicted, k))
     written = k <= MOST_NAMED
@@ -198,7 +198,7 @@ def _draw_confusion(figure: Figure, predictions: Predictions, split: str) -> Non
 
 
 def _draw_recalls(axes: Axes, metrics: SplitMetrics, split: str) -> None:
-    """Draw the recall of each class with its 95% interval; of many classes that of the worst."""
+    """Draw the recall of each class with its 95% interval; with many classes only the worst."""
     known = [each for each in metrics.per_class or [] if each.recall]
     shown, title = known, "Recall of each class, 95% intervals"
     if len(known) > MOST_NAMED:
@@ -224,7 +224,7 @@ def _draw_recalls(axes: Axes, metrics: SplitMetrics, split: str) -> None:
 
 
 def _worst(predictions: Predictions) -> Predictions:
-    """Return the errors of the highest loss, so that the probabilities of many other images are not copied."""
+    """Return only the errors with the highest loss, to avoid copying the probabilities of many other images."""
     truth = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
     wrong = np.flatnonzero(~predictions.correct)
     rows = wrong[np.argsort(truth[wrong], kind="stable")[:SHOWN]]
@@ -272,7 +272,7 @@ def _thumbnail(jpeg: str | None) -> np.ndarray:
 
 
 def _shorten(name: str, longest: int = LONGEST_NAME) -> str:
-    """Return a name with its beginning and its end: those of many classes differ at the end."""
+    """Return a name shortened in the middle, because the names of many classes differ at the end."""
     name = clean(name)
     if len(name) > longest:
         name = f"{name[: longest // 2]}…{name[-(longest - longest // 2 - 1) :]}"
@@ -280,7 +280,7 @@ def _shorten(name: str, longest: int = LONGEST_NAME) -> str:
 
 
 def _short_names(names: Sequence[str], longest: int = LONGEST_NAME) -> dict[str, str]:
-    """Return each name shortened; several that would look the same from the word on in which they differ."""
+    """Return each name shortened; names that would look the same start at the word in which they differ."""
     alike = defaultdict(list)
     for name in names:
         alike[_shorten(name, longest)].append(name)
@@ -298,7 +298,7 @@ def _short_names(names: Sequence[str], longest: int = LONGEST_NAME) -> dict[str,
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Draw overview.png again from what a run has left, or print an error of one line; return the exit status."""
+    """Draw overview.png again from a run's files, or print an error of one line; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m reports.overview", description=__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run that was evaluated")
     folder = RunFolder(parser.parse_args(arguments).run)

@@ -70,7 +70,7 @@ def _values(record: SearchRecord, place: int) -> list[Value]:
 
 
 def _best(what: str, best: Value, n: int, maximize: bool) -> str:
-    """Say what was the best, and in which trial, since a late one is a sign that more trials may help."""
+    """Say what was the best, and in which trial: a late one is a sign that more trials may help."""
     superlative = "highest" if maximize else "lowest"
     late = "; it came late, so more trials may find a better one" if n > 3 and best.number > 0.8 * n else ""
     return (
@@ -81,7 +81,7 @@ def _best(what: str, best: Value, n: int, maximize: bool) -> str:
 def _about_importance(record: SearchRecord, first: str, n_finished: int) -> str:
     rough = f" With {n_finished} finished trials it is a rough guide." if n_finished < ROUGH else ""
     n = len(record.importance)
-    most = f" Of {n:,} settings the figure has the {MOST_BARS} of most importance." if n > MOST_BARS else ""
+    most = f" The figure shows the {MOST_BARS} most important of {n:,} settings." if n > MOST_BARS else ""
     what = "both objectives together" if len(record.objectives) > 1 else _words(record.objectives[0])
     return (
         f"{clean(first, 60)} mattered most for {what} within the ranges searched (importance by Optuna's PED-ANOVA: how much "

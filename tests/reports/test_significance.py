@@ -57,7 +57,7 @@ def test_nothing_is_called_worse_as_a_setting_below_three_seeds(run, summary, se
         run(f"b{seed}", seed=seed, choices={"model": "b"}, wrong={"val": {1}, "test": set(range(40))})
     group = summary().groups[0]
     assert group.rows[1].comparison.verdict == verdict
-    labels = [sentence for sentence in answer(group) if "seeds=3 or more compares settings" in sentence]
+    labels = [sentence for sentence in answer(group) if "To compare settings, use seeds=3 or more" in sentence]
     assert len(labels) == (seeds < 3)
     assert as_markdown(summary(), "").count("these trained networks are compared, not the settings") == (seeds < 3)
 
@@ -82,7 +82,7 @@ def test_where_test_predictions_lack_the_validation_ones_are_compared(run, summa
     group = summary().groups[0]
     assert group.split == "val" and group.rows[1].comparison.pair.difference == pytest.approx(-3 / 60)
     assert re.search(
-        r"Test images are not compared, since the predictions of 1 of 2 rows cannot be used: .*cut off", note(group)
+        r"Test images are not compared, because the predictions of 1 of 2 rows cannot be used: .*cut off", note(group)
     )
     assert answer(group)[1].startswith(
         "Chosen on validation, not proved: model=b with 1M multiply-accumulates, 0.026 times"

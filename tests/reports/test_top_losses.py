@@ -49,7 +49,7 @@ def test_top_losses_of_a_cross_validation_come_from_all_folds(tmp_path):
     assert [p.path for p in top_losses(row.runs, tables, "val", most=1).losses] == [found.losses[0].path]
     words = Parsed(write_report(str(tmp_path)).page.read_text()).words()
     assert (
-        "Validation images that the runs of resnet18 (3 folds) get wrong most often, of equal ones those with" in words
+        "Validation images that the runs of resnet18 (3 folds) get wrong most often; ties are ordered by" in words
     )
 
 
