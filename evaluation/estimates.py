@@ -265,7 +265,7 @@ def further_metric(
     counts, unit = _units(labels, np.arange(n) if groups is None else groups)
     if (counts == 1).any():
         return FurtherMetric(
-            value, None, "has no interval: a class has one image, or group, so that its draws are all alike"
+            value, None, "has no interval: a class has one image, or group, so its draws are all alike"
         )
     present, at_once = len(np.unique(labels)), max(1, CELLS // n)
     for start in range(0, FURTHER_RESAMPLES, at_once):
@@ -276,11 +276,11 @@ def further_metric(
     if len(drawn) < FEWEST_RESAMPLES:
         return FurtherMetric(value, None, "has no interval: few draws of groups have images of all classes")
     if not np.isfinite(drawn).all():
-        return FurtherMetric(value, None, "is NaN or infinite on a resample, so that it has no interval")
+        return FurtherMetric(value, None, "is NaN or infinite on a resample, so it has no interval")
     ends, center = np.quantile(drawn, [0.025, 0.975]), float(np.mean(drawn))
     low, high = ends.tolist()
     if low == high:
-        return FurtherMetric(value, None, f"is {low:g} on every resample, so that it has no interval")
+        return FurtherMetric(value, None, f"is {low:g} on every resample, so it has no interval")
     stretch = np.sqrt(np.mean(counts[counts > 1] / (counts[counts > 1] - 1)))
     expanded = np.clip(2 * value - center + stretch * (ends - center), min(drawn), max(drawn)).tolist()
     return FurtherMetric(value, Interval(min(low, expanded[0], value), max(high, expanded[1], value)))

@@ -297,4 +297,4 @@ def test_a_network_of_16_bit_images_sees_them_as_in_training(in_process, predict
     again = (f"ckpt_path={run.best_checkpoint}", "stages=[test]", f"hydra.run.dir={tmp_path}/again")
     status, _, err = in_process(train_script, *again, "datamodule.range=[0,100]")
     assert status == 1 and "was trained with the range 0 to 3" in err
-    assert "more than 8 bits a channel the values" in run.model_card.read_text(encoding="utf-8")
+    assert "more than 8 bits per channel, the values" in run.model_card.read_text(encoding="utf-8")
