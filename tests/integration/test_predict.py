@@ -168,7 +168,7 @@ def test_test_images_that_were_replaced_since_are_named(finished_run, predict, t
     assert "other pixels" not in predict(*arguments)[1]
     replaced = sorted((root / "test" / "blue").iterdir())[0]
     shutil.copyfile(next((root / "train" / "red").iterdir()), replaced)
-    text = f"1 of its 14 test images have other pixels than when the run was tested, such as test/blue/{replaced.name}:"
+    text = f"1 of its 14 test images have different pixels than when the run was tested, such as test/blue/{replaced.name}:"
     assert text in predict(*arguments)[1]
 
 
