@@ -14,7 +14,7 @@ from inference.export.preprocessing import Preprocessing, example_images, quiet
 
 IMAGES, NORMALIZED = "images", "normalized"  # inputs: (N, H, W, 3) uint8 of any size; (N, 3, S, S) float
 LOGITS, PROBABILITIES = "logits", "probabilities"  # outputs, (N, K)
-# The lowest opset that torch's exporter writes without conversion (the first one whose Resize has antialiasing)
+# The lowest opset that torch's exporter writes by itself (the first whose Resize has antialiasing); most runtimes read it
 OPSET, IR_VERSION = 18, 8
 GRAPHS = {}  # of preprocessing, by everything they depend on: the networks of a sweep mostly share one
 
