@@ -1,4 +1,4 @@
-"""What is needed to reproduce a sweep, and its title: commands, seeds, versions, code, device, data."""
+"""What it takes to reproduce a sweep (commands, seeds, versions, code, device, data), and a page's title."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def provenance(data: ReportData, folder: Path) -> dict:
 
 
 def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """Return name and value; where runs differ, each value with its number of runs."""
+    """Return names and values; if runs differ, each value with its number of runs."""
     about = [run.record.run for run in runs]
     data = [run.data for run in runs]
     names = list(dict.fromkeys(name for each in about for name in each.versions))
@@ -77,7 +77,7 @@ def _sizes(run: Run) -> str:
 
 
 def _each(values: Sequence) -> str:
-    """Return the one value, or each with its number of runs; empty where there is none."""
+    """Return the only value, or each value with its number of runs; empty if there is none."""
     found = Counter(clean(value, 300) for value in values if value is not None and value != "")
     if len(found) == 1 and found.total() == len(values):
         return next(iter(found))
