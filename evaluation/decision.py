@@ -95,7 +95,7 @@ class DecisionRules:
         logits: np.ndarray | None = None,
         groups: np.ndarray | None = None,
     ) -> Decision:
-        """Fit temperature and confidence, and a threshold where there are images of two classes.
+        """Fit temperature and confidence, and a threshold if there are images of two classes.
 
         Args:
             labels: (n,) class indices.

@@ -118,7 +118,8 @@ def estimate_metrics(
         counts = np.bincount(labels)[present] / effects[present]
         ranked = {"auroc": macro_auroc(labels, probabilities, logits)}
         models = {"auroc": auroc_model(ranked["auroc"], counts)}
-        # Draws of m images have (m - 1) / m of their variance, of one image none; with two classes `informative` counts the fewer
+        # Draws of m images have (m - 1) / m of their variance, draws of one image have none; with two classes `informative`
+        # counts only the fewer
         hidden = auroc_model(ranked["auroc"], counts, 1 / np.maximum(counts, 1)) if len(sides) > 1 else 0.0
         if k == 2:
             ranked["average_precision"] = average_precision(*sides[0])

@@ -302,7 +302,7 @@ def bias_corrected_best(
     correct = np.asarray(correct, dtype=np.float64)
     if correct.ndim != 2 or correct.shape[0] < 1 or correct.shape[1] < 2 or resamples < 1:
         raise ValueError(
-            f"the best of many needs a row a run, two images or more and a resample, not {correct.shape}, {resamples}"
+            f"the best of many needs one row per run, at least two images and a resample, not {correct.shape}, {resamples}"
         )
     n = correct.shape[1]
     generator = np.random.default_rng(seed)

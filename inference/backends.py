@@ -43,7 +43,7 @@ class ModelDescription:
 
     @property
     def value_range(self) -> ValueRange | None:
-        """Which values of pixels of more than 8 bits become 0 and 255, as in training."""
+        """The values that become 0 and 255 in pixels of more than 8 bits, as in training."""
         return None if self.range is None else ValueRange(*self.range)
 
     def pixels(self, image: Image.Image) -> np.ndarray:

@@ -33,8 +33,8 @@ MOST_WAITING = 16  # batches' worth of inputs that may wait for one full batch w
 class Prediction:
     """Hold the prediction for one image.
 
-    If the image could not be read, `error` is the reason and everything else is empty; likewise if a network with damaged
-    weights gives NaN.
+    If the image could not be read, `error` is the reason and everything else is empty. If a network with damaged weights gives
+    NaN, `error` says so.
 
     Attributes:
         path: where the image came from; None for an image in memory.

@@ -33,9 +33,9 @@ WIDTH, HEIGHT, DPI = 16, 9, 100  # inches of a slide, pixels an inch
 SHOWN = 12  # images
 THUMBNAIL = 118  # pixels, the longer side
 LONGEST_NAME = 13  # letters of a class
-MOST_NAMED = 20  # classes up to which the matrix has counts and names, and each has its recall; of more the worst have
+MOST_NAMED = 20  # classes up to which the matrix has counts and names, and every recall is drawn, not only the worst
 MOST_WITH_SHARES = 10  # classes up to which the matrix has shares, too
-FEW_EPOCHS = 30  # which have a marker each
+FEW_EPOCHS = 30  # up to this number each epoch has a marker
 GRAY, BLUE, ORANGE, RED = "0.45", "tab:blue", "tab:orange", "tab:red"
 
 
@@ -65,7 +65,7 @@ def draw_overview(record: RunRecord, predictions: Predictions | None = None) -> 
 
     Args:
         record: of a run that was evaluated, with its folder.
-        predictions: those on test, or on val where there is no test; None: of the run's table.
+        predictions: on test, or on val if there is no test; None: those of the run's table.
 
     Raises:
         UserError: nothing was evaluated, or the table cannot be read.
@@ -190,7 +190,7 @@ def _draw_confusion(figure: Figure, predictions: Predictions, split: str) -> Non
     if k > MOST_WITH_SHARES:
         figure.colorbar(image, ax=axes, shrink=0.9).set_label("share of the true class", fontsize=8)
     if not written:
-        image.set_norm(PowerNorm(0.5, vmin=0, vmax=1))  # else a few images of many are too pale to be seen
+        image.set_norm(PowerNorm(0.5, vmin=0, vmax=1))  # else small shares are too pale to be seen
         found = most_confused(counts, predictions.classes)[:4]
         pairs = [f"{short[each.label]} as {short[each.predicted]} ({each.n:,})" for each in found]
         text = "most frequent: " + ",\n".join(pairs) if pairs else "no confusions"
@@ -264,7 +264,7 @@ def _draw_losses(figure: Figure, found: TopLosses, short: dict[str, str]) -> Non
 
 
 def _thumbnail(jpeg: str | None) -> np.ndarray:
-    """Return a thumbnail's pixels, (H, W, 3) uint8; a gray square where there is none."""
+    """Return a thumbnail's pixels, (H, W, 3) uint8; a gray square if there is none."""
     if jpeg is None:
         return np.full((THUMBNAIL, THUMBNAIL, 3), 225, np.uint8)
     with Image.open(io.BytesIO(base64.b64decode(jpeg))) as image:

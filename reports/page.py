@@ -28,7 +28,7 @@ from reports.training_curves import training_curves
 
 MOST_DRAWN = svg.MOST_LINES
 MOST_GROUPS = 4  # that are drawn
-MOST_BRIEF = 20  # likewise, where each is a study with a page of its own, and only its costs are drawn
+MOST_BRIEF = 20  # the same if each is a study with its own page, so only its costs are drawn
 MOST_MATRICES = 12
 MOST_NOTES = 5
 LONGEST = 2000  # characters of one text

@@ -19,11 +19,11 @@ def provenance(data: ReportData, folder: Path) -> dict:
     commands = Counter(run.record.run.command for run in runs)
     shown = [command for command, _ in commands.most_common(MOST) if command]
     if len(commands) > MOST:
-        shown.append(f"# and {len(commands) - MOST:,} further commands")
+        shown.append(f"# and {len(commands) - MOST:,} more commands")
     warnings = Counter(clean(text) for run in runs for text in run.record.run.warnings)
     listed = [f"{text}{f' (in {n:,} runs)' if n > 1 else ''}" for text, n in warnings.most_common(MOST)]
     if len(warnings) > MOST:
-        listed.append(f"and {len(warnings) - MOST:,} further warnings")
+        listed.append(f"and {len(warnings) - MOST:,} more warnings")
     capped = f", the first {MOST_RUNS} of them" if len(runs) > MOST_RUNS else ""
     return {
         "commands": shown,

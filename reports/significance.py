@@ -11,7 +11,7 @@ from reports.report_data import Choice, Comparison, ResultGroup, ResultRow
 from reports.wording import LEVEL, evidence, evidence_of_target, is_of_settings
 
 RESAMPLES = 1000
-MUCH = 0.25  # of the share of errors, from which a standard deviation of seeds makes their accuracies skewed
+MUCH = 0.25  # share of the error rate: seeds with at least this standard deviation have skewed accuracies
 DRAWS = 4_000_000_000  # resamples x images x rows, about a second
 
 
@@ -83,7 +83,7 @@ def answer(group: ResultGroup) -> list[str]:
 
 
 def describe_accuracy(accuracy: Accuracy | None) -> str:
-    """Return `0.820 (0.780 to 0.850, n = 445)`, with the number of seeds where there are several."""
+    """Return `0.820 (0.780 to 0.850, n = 445)`, with the number of seeds if there are several."""
     if accuracy is None:
         return "-"
     parts = []

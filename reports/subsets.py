@@ -38,7 +38,7 @@ class Subsets(NamedTuple):
 
     split: str
     runs: int
-    rows: list[SubsetRow]  # all, then a row a subset
+    rows: list[SubsetRow]  # all images, then one row per subset
     weighted: Seeds | None  # accuracy of all by the images' weights in training; None where they have none
     excluded: list[str]  # debug runs, unfinished ones and unreadable records, with the reason
     chose_epoch: bool  # these images: validation ones, or test ones with datamodule.select_on=test
@@ -132,7 +132,7 @@ def _cells(row: SubsetRow) -> list[str]:
 
 
 def subset_table(folder: Path) -> str:
-    """Return the subsets below a folder as a Markdown table with its explanation."""
+    """Return the subsets of the runs below a folder as a Markdown table with its explanation."""
     split, runs, rows, weighted, excluded, chose_epoch, not_shown = read_subsets(folder)
     table = Table.of(["subset", "images", "accuracy", "SD of runs", "95% interval"], map(_cells, rows))
     lines = [f"Accuracy on subsets of {split}, {plural(runs, 'run')}; 95% intervals over runs and images.", ""]

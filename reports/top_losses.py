@@ -54,7 +54,7 @@ class Confusion(NamedTuple):
     right: int
     total: int
     counts: np.ndarray | None  # (K, K); None with many classes
-    most_frequent: list[tuple[str, str, int]] | None  # true, predicted, count; in place of a large matrix
+    most_frequent: list[tuple[str, str, int]] | None  # true, predicted, count; instead of a large matrix
 
     @property
     def shares(self) -> np.ndarray:

@@ -127,13 +127,13 @@ def as_pair(found: Evidence, split: str) -> Pair:
 
 
 def _images(spread: Spread, gap: float, n: int, n_seeds: int, level: float, split: str) -> str | None:
-    """Return `about 610 test images`; None if no number of images would decide."""
+    """Return `about 610 test images`; None if more images cannot decide."""
     images = images_needed(spread, gap, n_seeds, level)
     return images and f"about {_rounded(max(images, n + 1))} {SPLIT_NAMES[split]} images"
 
 
 def _seeds(spread: Spread, gap: float, n: int, level: float) -> str | None:
-    """Return `about 8 seeds with these images`; None if this many images decide with no number of seeds."""
+    """Return `about 8 seeds with these images`; None if more seeds on these images cannot decide."""
     seeds = seeds_needed(spread, gap, n, level)
     return seeds and f"about {seeds} seeds with these images"
 
