@@ -109,7 +109,7 @@ def _least_gap(target: float, gap: float, n: float) -> float:
 
 
 def images_needed(spread: Spread, gap: float, n_seeds: int, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """Return how many images show a true difference `gap` above its limit with this power; None: none does.
+    """Return how many images show a true difference `gap` above its limit with this power; None: not even MOST_IMAGES do.
 
     If the variance between seeds is too large, more images cannot help.
     """
