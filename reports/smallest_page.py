@@ -213,7 +213,7 @@ def _figure_note(record: SmallestRecord, key: str, floor: float, below: int, bel
         n = sum(record.data.get(name) or 0 for name in ("n_train", "n_val"))
         images = f"Probes and finals {once}; the race uses one fold"
         if any((measured or n) < n for measured in finals):  # the budget did not allow all folds
-            images = f"Probes {once}; the race uses one fold, and the finals the number of images in the table"
+            images = f"Probes {once}; the race uses one fold, and the table says how many images the finals use"
     left_out = [
         (sum(each.excluded is not None for each in candidates), "excluded"),
         (sum(each.excluded is None and each.probe is None and each.trained is None for each in candidates), "not screened"),

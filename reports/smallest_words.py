@@ -344,7 +344,7 @@ def _kind_of_proof(record: SmallestRecord, answer: Answer) -> str | None:
     if answer.verdict == "chosen_not_proved":
         if record.data.get("n_test"):
             return "chosen, not proved: the test images, which played no part in the choice, were not opened"
-        return "chosen, not proved: there is no test split, whose images could prove it without a part in the choice"
+        return "chosen, not proved: there is no test split, and a proof needs images that played no part in the choice"
     if answer.verdict != "shown_as_trained" or not answer.test:
         return None
     return (

@@ -64,8 +64,8 @@ def test_a_test_value_of_an_earlier_answer_is_named_as_such():
 
 @pytest.mark.parametrize(("n", "words"), [
     (346, "Probes and finals predict each image of train and validation once, in 4 folds; the race uses one fold;"),
-    (87, "Probes predict each image of train and validation once, in 4 folds; the race uses one fold, and the finals the "
-     "number of images in the table;"),
+    (87, "Probes predict each image of train and validation once, in 4 folds; the race uses one fold, and the table says "
+     "how many images the finals use;"),
 ])  # fmt: skip
 def test_finals_of_fewer_folds_do_not_predict_each_image(n, words):
     record = ALL["folds"]()  # 260 training and 86 validation images
