@@ -321,7 +321,7 @@ def bias_corrected_best(
     index = int(correct.sum(axis=1).argmax())
     value = float(correct[index].mean())
     measured = np.concatenate(accuracies)
-    corrected = min(value, float(measured.mean())) if len(measured) else value  # a mean above `value` is noise of the draws
+    corrected = min(value, float(measured.mean())) if len(measured) else value  # more is noise of the draws
     return BiasCorrectedBest(index, value, corrected, value - corrected)
 
 

@@ -23,7 +23,7 @@ class Spread(NamedTuple):
     n_seeds: int
     images_per_unit: float
     target: float | None = None  # for outcomes tested against a target as in `choice`, also on the scale of log odds
-    at_limit: float | None = None  # for one network without a t test: variance at the margin or target over variance here
+    at_limit: float | None = None  # for one network without t test: variance at the limit over that here
     less: float = 0.0  # images by which the test of one network lowers its count
     equal: float = 1.0  # ratio of the number of equally large units with as much information to the number of units
     further: float = 0.0  # squares that pseudo-images add to those of all groups

@@ -150,7 +150,9 @@ def _training(run: Run) -> list[str]:
     about, best = run.record.run, run.record.best
     norms = run.record.batch_norms
     kept = (
-        f"kept from the weights, learning rate of the backbone times {norms.lr_factor:g}" if norms and norms.kept else None
+        f"kept from the weights, learning rate of the backbone times {norms.lr_factor:g}"
+        if norms and norms.kept
+        else None
     )
     lines = _facts(initial_weights=run.model.weights, statistics_of_batch_norms=kept)
     if best:

@@ -147,7 +147,10 @@ def subset_table(folder: Path) -> str:
     if caveats:
         lines += ["", *(f"{caveat.capitalize()}." for caveat in caveats)]
     if not_shown:
-        lines += ["", f"Not shown, because a column of subsets has at most {MOST} values: {clean(join_words(not_shown))}."]
+        lines += [
+            "",
+            f"Not shown, because a column of subsets has at most {MOST} values: {clean(join_words(not_shown))}.",
+        ]
     if excluded:
         lines += ["", *(f"Excluded: {clean(why)}." for why in excluded)]
     return "\n".join(lines) + "\n"

@@ -56,7 +56,7 @@ def evidence(pair: PairedComparison, split: str, shown: bool, *, differs: bool |
         return f"{difference(pair)}, at least {rounded_down(-pair.high)} below (95%) {on}"
     if pair.margin_p_value < LEVEL:
         by_itself = (
-            f"{difference(pair)}, by itself {at_most(pair)} (95%) {on}, which is not enough when {tests} rows are tested"
+            f"{difference(pair)}, by itself {at_most(pair)} (95%) {on}, which is not enough with {tests} rows tested"
         )
         return f"{by_itself}; {what_would_decide(pair, split, tests)}"
     bound = at_most(pair).removeprefix("at most ")

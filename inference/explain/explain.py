@@ -62,7 +62,9 @@ class Explanations:
             if self.label_review.write(table):
                 lines.append(f"then train on them: {self._training_command(table)}")
             else:
-                lines.append("the table has no training images, because they are streamed: correct labels in the shards")
+                lines.append(
+                    "the table has no training images, because they are streamed: correct labels in the shards"
+                )
         return lines
 
     def _feature_index(self) -> tuple[FeatureIndex | None, str]:

@@ -233,7 +233,8 @@ def test_runs_of_other_settings_are_no_seeds(tmp_path):
                 about = RunInfo(seed=seed, settings={"optimizer.lr": rate})
                 make_run(tmp_path / f"{rate}-{n_train}-{seed}", seed=seed, n_train=n_train, run=about)
     with pytest.raises(
-        ValueError, match="small: runs on 100 training images differ in lr; the runs of a learning curve may differ only"
+        ValueError,
+        match="small: runs on 100 training images differ in lr; the runs of a learning curve may differ only",
     ):
         read_curves(tmp_path)
     for setting, field in (("model.weights", "weights_digest"), ("teacher", "teacher_digest")):

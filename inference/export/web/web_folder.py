@@ -104,7 +104,9 @@ class WebFolder(OnnxFile):
         """Return what the folder is for."""
         page = "a page for any static host, which labels images in the browser"
         if self.found is None:
-            return f"{page}; without Grad-CAM, because this network's head is not linear: predict.py explain=true has it"
+            return (
+                f"{page}; without Grad-CAM, because this network's head is not linear: predict.py explain=true has it"
+            )
         return f"{page} and shows where the network looks (Grad-CAM)"
 
 
