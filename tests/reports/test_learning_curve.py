@@ -243,7 +243,9 @@ def test_runs_of_other_settings_are_no_seeds(tmp_path):
             record = RunRecord.read(tmp_path / setting / str(seed))
             setattr(record.model, field, digest)
             write_record(record)
-        with pytest.raises(ValueError, match=f"differ in the content of the file of {setting}; a learning curve"):
+        with pytest.raises(
+            ValueError, match=f"differ in the content of the file of {setting}; the runs of a learning curve"
+        ):
             read_curves(tmp_path / setting)
         setattr(record.model, field, "before")  # of the last seed
         write_record(record)
