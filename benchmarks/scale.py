@@ -85,7 +85,7 @@ def _make_part(root: Path, begin: int, count: int, side: int) -> None:
 
 
 def measure(root: Path, cache: Path, image_size: int, form: str, most: int) -> dict[str, float]:
-    """Set up the data module in a new process, and time up to `most` images of the loader's epoch; 0: none."""
+    """Set up the data module in a new process, and time `most` images of the loader's epoch; 0: none."""
     _, printed = run_python(
         "-c", PART, most, "datamodule=image_folder", f"datamodule.root={root}", f"datamodule.cache={cache}",
         f"model.image_size={image_size}", f"datamodule.cache_format={form}",

@@ -342,7 +342,7 @@ def class_effects(correct: np.ndarray, of: np.ndarray, k: int, groups: np.ndarra
 
 
 def _clustering(outcomes: np.ndarray, groups: np.ndarray) -> float:
-    """Return the mean design effect of groups over the lines of outcomes (S, n), from 1 to that of groups of equal images."""
+    """Return the mean design effect of groups over the lines of outcomes (S, n); at most that of groups of alike images."""
     _, groups = np.unique(groups, return_inverse=True)
     sizes = np.bincount(groups).astype(np.float64)
     size = float((sizes**2).sum() / sizes.sum())  # mean size of the group that an image is in

@@ -148,7 +148,7 @@ def accuracy_cell(accuracy: Accuracy | None, with_n: bool) -> Cell:
 
 
 def setting_cell(text: str, name: str) -> Cell:
-    """Return `keep=4`, sorted by the value as a number where it is one."""
+    """Return `keep=4`, sorted by the value as a number if it is one."""
     value = numeral(text)
     return Cell(name, text if value is None else value)
 

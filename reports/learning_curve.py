@@ -55,7 +55,7 @@ class Curves(NamedTuple):
 
 
 def read_curves(folder: Path) -> Curves:
-    """Read the finished runs below a folder; accuracy is on test images, or on those of val where a run has no test.
+    """Read the finished runs below a folder; accuracy is on test images, or on those of val if a run has no test.
 
     Raises:
         UserError: no record, none finished, or runs that were measured on different images.

@@ -78,7 +78,7 @@ def _swept(rows: Sequence[ResultRow]) -> Swept:
 
 
 def _comparison(group: ResultGroup, setting: str, swept: Swept) -> SettingComparison | None:
-    """Compare the best of each value; None where no value has two rows to choose from."""
+    """Compare the best row of each value; None if no value has two rows to choose from."""
     by_value: dict[str, list[ResultRow]] = defaultdict(list)
     for row in _measured(group.rows):
         if row.changed[setting] != "-":

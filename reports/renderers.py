@@ -11,7 +11,7 @@ EXPORTED = ("exported_as", "exported_accuracy", "exported_cost", "exported_bytes
 
 
 def as_text(data: ReportData) -> str:
-    """Format for the screen: for each group its table, one line per row, and its answer; then what is in no table."""
+    """Format for the screen: for each group its table, one line per row, and its answer; then what no table has."""
     parts = []
     for group in data.groups:
         lines = result_table(group).as_text()

@@ -26,7 +26,7 @@ LONGEST_TITLE = 200  # characters
 
 
 class Written(NamedTuple):
-    """What was written, and what the screen shows of it."""
+    """The page that was written, and what the screen shows."""
 
     page: Path
     text: str  # tables with their answers, and why records are excluded

@@ -147,7 +147,7 @@ def _good_enough(group: ResultGroup) -> str:
 
 
 def _above_target(group: ResultGroup) -> list[str]:
-    """Name the smallest network whose accuracy has its own bound above the target, chosen on validation, shown on test."""
+    """Name the smallest network whose own bound is above the target, chosen on validation and shown on test."""
     if group.target is None:
         return []
     rule, found = Rule(group.margin, group.target), []

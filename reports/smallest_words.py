@@ -198,7 +198,7 @@ def _share(value: float, full: float, whose: str) -> str:
 
 
 def guess_share(record: SmallestRecord, split: str = "val") -> float | None:
-    """Return what always predicting the largest class scores on a split; None where it is unknown."""
+    """Return what always predicting the largest class scores on a split; None if that is unknown."""
     if record.question.metric == "accuracy":
         return record.data.get(f"majority_{split}", record.data.get("majority"))  # older records: over all images
     classes = record.data.get("classes")
@@ -282,7 +282,7 @@ def _evidence(record: SmallestRecord, chosen: Candidate, answer: Answer) -> str:
 
 
 def _itself(record: SmallestRecord, chosen: Candidate) -> str:
-    """Say how the reference, where it is itself the answer, compares with the other trained networks."""
+    """Say how the reference compares with the other trained networks, if it is itself the answer."""
     others = [e.trained.val.value for e in record.candidates if e is not chosen and e.trained and e.trained.val]
     if chosen.trained and chosen.trained.val and max(others, default=0) > chosen.trained.val.value:
         return ", the reference itself"  # others were measured on other images, or with fewer seeds
@@ -290,7 +290,7 @@ def _itself(record: SmallestRecord, chosen: Candidate) -> str:
 
 
 def _against(record: SmallestRecord, answer: Answer, pair: Pair, value: float | None) -> str:
-    """Compare with the margin or the target; where that is not shown, say what would decide."""
+    """Compare with the margin or the target; if that is not shown, say what would decide."""
     question, within = record.question, _within(record, pair)
     share = wording.confidence(pair.level)
     shown = answer.verdict in ("shown", "shown_as_trained", "chosen_not_proved") and within
@@ -354,7 +354,7 @@ def _kind_of_proof(record: SmallestRecord, answer: Answer) -> str | None:
 
 
 def _what_is_shown(record: SmallestRecord, answer: Answer) -> str | None:
-    """Return the smallest margin or the largest target that is shown, and for which network, where the asked one is not."""
+    """If the margin or target asked for is not shown, return the smallest or largest that is, and for which network."""
     pair, reference, question = answer.test, _reference(record), record.question
     if answer.verdict != "not_shown" or reference is None:
         return None

@@ -39,7 +39,7 @@ class Subsets(NamedTuple):
     split: str
     runs: int
     rows: list[SubsetRow]  # all images, then one row per subset
-    weighted: Seeds | None  # accuracy of all by the images' weights in training; None where they have none
+    weighted: Seeds | None  # accuracy of all by the images' weights in training; None if they have none
     excluded: list[str]  # debug runs, unfinished ones and unreadable records, with the reason
     chose_epoch: bool  # these images: validation ones, or test ones with datamodule.select_on=test
     not_shown: list[str]  # columns of more than MOST values, with how many these are
@@ -107,7 +107,7 @@ def _columns(predictions: Predictions) -> dict[str, list[str]]:
 
 
 def _weights(columns: dict[str, list[str]], run: RunFolder) -> np.ndarray | None:
-    """Return the images' weights in training, (n,), or None where they have none."""
+    """Return the images' weights in training, (n,), or None if they have none."""
     if "weight" not in columns:
         return None
     try:

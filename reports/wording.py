@@ -35,12 +35,12 @@ def measured_on(n: int, split: str, n_seeds: int) -> str:
 
 
 def confidence(level: float) -> str:
-    """Return `(95%)`, or `(97.5%)` where a level of 0.05 was divided by two tests."""
+    """Return `(95%)`, or `(97.5%)` if a level of 0.05 was divided by two tests."""
     return f"({100 * (1 - level):.4g}%)"
 
 
 def evidence(pair: PairedComparison, split: str, shown: bool, *, differs: bool | None = None, tests: int = 1) -> str:
-    """Return the difference, its bound and what it was measured on; where good enough is not shown, also what would decide.
+    """Return the difference, its bound and what it was measured on; if good enough is not shown, also what would decide.
 
     Args:
         pair: the row that could be good enough against the reference.
